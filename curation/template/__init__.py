@@ -1,0 +1,54 @@
+"""What `curate init` writes: a working project (icd10) or an honest empty one (blank)."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Literal
+
+from curation.errors import ProjectError
+
+Template = Literal["icd10", "blank"]
+
+
+def write_template(
+    folder: Path,
+    template: Template,
+    *,
+    offline: bool = False,
+    instruction: int = 240,
+    preference: int = 100,
+    argilla: str | None = None,
+    annotators: tuple[str, ...] = (),
+) -> None:
+    """Write a new project into FOLDER; project.yaml goes last, so its presence means the rest is there.
+
+    Raises:
+        ProjectError: the folder already holds a project, or cannot be a project's name.
+    """
+    if (folder / "project.yaml").exists():
+        raise ProjectError(str(folder), "already holds a project", f"curate status {folder}")
+    if folder.exists() and not folder.is_dir():
+        raise ProjectError(str(folder), "is a file", "name a folder that does not exist yet")
+    name = re.sub(r"[^a-z0-9_-]+", "-", folder.resolve().name.lower()).strip("-_") or "project"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "protected").mkdir(exist_ok=True)
+    if template == "icd10":
+        from curation.template.icd10 import write_tables
+
+        write_tables(folder)
+    else:
+        (folder / "seeds.jsonl").touch()
+    text = (Path(__file__).parent / f"{template}.yaml").read_text(encoding="utf-8")
+    values = {
+        "name": name[:41],
+        "provider": "offline-stand-in" if offline else "anthropic",
+        "instruction": str(instruction),
+        "preference": str(preference),
+        "argilla": json.dumps(argilla),
+        "annotators": json.dumps(list(annotators)),
+    }
+    for key, value in values.items():
+        text = text.replace("{" + key + "}", value)
+    (folder / "project.yaml").write_text(text, encoding="utf-8")

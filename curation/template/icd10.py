@@ -1,0 +1,149 @@
+"""The tables of the icd10 template, made from PyPI's `simple-icd-10-cm`: the ICD-10-CM release of the US CDC/NCHS, which
+is in the public domain. Everything is derived by fixed rules, so two machines write the same files.
+
+A protected phrase is an official inclusion term that is unlike every other name of its code. It is held out with its
+rewordings; the code's other names may be trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curation.errors import ProjectError
+
+SYSTEM = "Assign the ICD-10-CM code."
+SCOPE, HELD_OUT, SEEDS = 360, 130, 24
+"""Codes the demo writes about, phrases held out for evaluation, and worked examples."""
+
+_SCHEMA = pa.schema(
+    [
+        ("code", pa.string()),
+        ("description", pa.string()),
+        ("chapter", pa.string()),
+        ("parent", pa.string()),
+        ("billable", pa.bool_()),
+        ("terms", pa.list_(pa.string())),
+        ("scope", pa.bool_()),
+    ]
+)
+
+
+def write_tables(folder: Path) -> None:
+    """Write tables/icd10cm.parquet, protected/icd10_eval.jsonl and seeds.jsonl under FOLDER."""
+    rows = _read_codes()
+    siblings = _siblings(rows)
+    scope = _choose_scope(rows, siblings)
+    for row in rows.values():
+        row["scope"] = row["code"] in scope
+    held_out = _hold_out(scope, rows)
+    for name in ("tables", "protected"):
+        (folder / name).mkdir(exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(list(rows.values()), schema=_SCHEMA), folder / "tables" / "icd10cm.parquet", compression="zstd")
+    _write_jsonl(folder / "protected" / "icd10_eval.jsonl", [_eval_item(rows[c], term, siblings[c], rows) for c, term in held_out.items()])
+    _write_jsonl(folder / "seeds.jsonl", [_seed(rows[c]) for c in scope if c not in held_out][:SEEDS])
+
+
+def format_answer(row: dict[str, Any], reason: str) -> str:
+    """The answer's four lines."""
+    return f"Code: {row['code']}\nDescription: {row['description']}\nChapter: {row['chapter']}\nReason: {reason}"
+
+
+def _read_codes() -> dict[str, dict[str, Any]]:
+    try:
+        import simple_icd_10_cm as icd
+    except ImportError as error:
+        raise ProjectError(
+            "template icd10", "needs the package simple-icd-10-cm, which is not installed", "pip install 'seedcorn[icd10]'"
+        ) from error
+    rows: dict[str, dict[str, Any]] = {}
+    chapter = ""
+    for code in icd.get_all_codes(with_dots=True):
+        if icd.is_chapter(code):
+            chapter = icd.get_description(code)
+        if icd.is_chapter_or_block(code):
+            continue
+        rows[code] = {
+            "code": code,
+            "description": icd.get_description(code),
+            "chapter": chapter,
+            "parent": icd.get_parent(code),
+            "billable": icd.is_leaf(code),
+            "terms": [term for term in icd.get_inclusion_term(code) if term != icd.get_description(code)],
+        }
+    return rows
+
+
+def _siblings(rows: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """For each billable code the billable codes with the same parent."""
+    families: dict[str, list[str]] = defaultdict(list)
+    for row in rows.values():
+        if row["billable"]:
+            families[row["parent"]].append(row["code"])
+    return {code: [other for other in family if other != code] for family in families.values() for code in family}
+
+
+def _choose_scope(rows: dict[str, dict[str, Any]], siblings: dict[str, list[str]]) -> list[str]:
+    """Billable codes with official inclusion terms and three siblings, chapters taken in turn, ordered by a hash."""
+    by_chapter: dict[str, list[str]] = defaultdict(list)
+    for code, row in rows.items():
+        plain = len(row["description"]) <= 90 and not row["description"].startswith("Other")
+        if row["billable"] and plain and row["terms"] and len(siblings[code]) >= 3 and not code.startswith(("V", "W", "X", "Y")):
+            by_chapter[row["chapter"]].append(code)
+    queues = [sorted(codes, key=_spread) for codes in by_chapter.values()]
+    chosen: list[str] = []
+    while len(chosen) < SCOPE and any(queues):
+        chosen += [queue.pop(0) for queue in queues if queue]
+    return chosen[:SCOPE]
+
+
+def _hold_out(scope: list[str], rows: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """One term for each of HELD_OUT codes: a term unlike the code's other names, so that those stay free to train on."""
+    from rapidfuzz import fuzz
+
+    held: dict[str, str] = {}
+    for code in scope:
+        row = rows[code]
+        for term in sorted(row["terms"], key=_spread):
+            others = [row["description"], *(t for t in row["terms"] if t != term)]
+            distinct = all(fuzz.token_set_ratio(term.lower(), other.lower()) < 72 for other in others)
+            stands_alone = 8 <= len(term) <= 80 and not term.endswith("NOS") and not re.search(r"\b[A-Z]\d\d", term)
+            if distinct and stands_alone:
+                held[code] = term
+                break
+        if len(held) == HELD_OUT:
+            break
+    return held
+
+
+def _eval_item(row: dict[str, Any], term: str, siblings: list[str], rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    options = sorted([row["code"], *sorted(siblings, key=_spread)[:3]], key=lambda code: _spread(term + code))
+    return {
+        "phrase": term,
+        "code": row["code"],
+        "description": row["description"],
+        "chapter": row["chapter"],
+        "options": options,
+        "descriptions": [rows[code]["description"] for code in options],
+    }
+
+
+def _seed(row: dict[str, Any]) -> dict[str, str]:
+    term = row["terms"][0]
+    reason = f"“{term}” is listed under this code." if len(term) < 60 else "The wording is an official term of this code."
+    return {"instruction": SYSTEM, "input": term, "output": format_answer(row, reason)}
+
+
+def _spread(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
