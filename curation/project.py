@@ -242,13 +242,14 @@ def load_project(folder: Path) -> Project:
 
 def describe_error(error: ValidationError, model: type[BaseModel], path: Path) -> tuple[str, str, str]:
     """The first error as (what with its key path, the fact, the next step), with the nearest known key for a typo."""
-    first = error.errors()[0]
+    # A typo shows as an unknown key and a missing one: the unknown one says more.
+    first = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")[0]
     keys = [str(part) for part in first["loc"]]
     what = f"{path}: {'.'.join(keys)}"
     others = f" ({len(error.errors()) - 1} more after this one)" if len(error.errors()) > 1 else ""
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(keys[-1], _known_keys(model, keys[:-1]), n=1)
-        hint = f"; did you mean `{near[0]}`?" if near else ""
+        hint = f"; the nearest one is `{near[0]}` (did you mean that?)" if near else ""
         return what, f"is not a known key{hint}{others}", "mend the key in project.yaml and run again"
     if first["type"] == "missing":
         return what, f"is missing{others}", "add it to project.yaml and run again"

@@ -1,0 +1,186 @@
+"""From facts to verdicts. Nothing here measures; thresholds are read here and nowhere else, so that moving a cut
+recomputes verdicts and nothing more.
+
+Machines propose (`to_review` or `dropped`), people decide (`approved`, `rejected`, `disputed`), an override outranks both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Verdict = Literal["unscored", "dropped", "to_review", "in_review", "approved", "rejected", "disputed", "edited"]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why: the stage, what was seen, and the evidence in words."""
+
+    stage: str
+    kind: str
+    evidence: str = ""
+    twin: int | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What one person said of one row, in canonical terms."""
+
+    user: str
+    says: Literal["approve", "reject", "edit", "first", "second", "neither", "tie"]
+    edited: str | None = None
+    simulated: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a verdict on one row depends on."""
+
+    seq: int
+    kind: Literal["instruction", "preference"]
+    total: float | None
+    """0 to 10; for a pair the total of its better candidate."""
+    better: int | None = None
+    """For a pair: the canonical index its maker meant to be better."""
+    choices: Mapping[str, int | None] = field(default_factory=dict)
+    """For a pair: the judge's winner by order shown."""
+    drops: Sequence[Reason] = ()
+    """Findings that take the row out."""
+    notes: Sequence[Reason] = ()
+    """Findings that people should look at."""
+    opinions: Sequence[Opinion] = ()
+    override: tuple[str, str] | None = None
+    """(keep or drop, reason)."""
+    edited_by: str | None = None
+    """For a row that a person's edit made: that person."""
+    needs_score: bool = True
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A verdict with its reasons."""
+
+    seq: int
+    verdict: Verdict
+    better: int | None
+    reasons: tuple[Reason, ...]
+
+
+def keep_rule(totals: Iterable[float], *, threshold: float, top_percent: float | None) -> Callable[[float], bool]:
+    """The rule that keeps: a threshold on the total, or the best N % of the totals given (ties are kept)."""
+    if top_percent is None:
+        return lambda total: total >= threshold
+    ranked = sorted(totals, reverse=True)
+    cut = ranked[max(0, round(len(ranked) * top_percent / 100) - 1)] if ranked else 0.0
+    return lambda total: total >= cut
+
+
+def decide(facts: Facts, *, keeps: Callable[[float], bool], overlap: int) -> Decision:
+    """The verdict on one row."""
+    if facts.override is not None and facts.override[0] == "drop":
+        return _decision(facts, "dropped", Reason("override", "drop", facts.override[1]))
+    proposal = _propose(facts, keeps)
+    if proposal.verdict in ("dropped", "unscored") and not (facts.override and facts.override[0] == "keep"):
+        return proposal
+    return _hear(facts, overlap)
+
+
+def shown_first(record_id: str) -> int:
+    """Which canonical completion of a pair is shown as A (0 or 1): derived from the id, so it is fixed and unrelated to
+    who is better."""
+    return hashlib.sha256(b"shown:" + bytes.fromhex(record_id)).digest()[0] & 1
+
+
+def agreement(opinions_by_row: Iterable[Sequence[Opinion]]) -> float | None:
+    """Krippendorff's alpha (nominal) over what people said; None where fewer than two rows were answered twice or all
+    said the same everywhere (alpha is then undefined).
+
+    Source: Krippendorff, Content Analysis (2004), through the package `krippendorff`.
+    """
+    import krippendorff
+
+    rows = [{o.user: "approve" if o.says == "edit" and o.edited is None else o.says for o in opinions} for opinions in opinions_by_row]
+    paired = [row for row in rows if len(row) >= 2]
+    users = sorted({user for row in rows for user in row})
+    values = sorted({says for row in rows for says in row.values()})
+    if len(paired) < 2 or len(values) < 2:
+        return None
+    codes = {says: float(n) for n, says in enumerate(values)}
+    matrix = [[codes[row[user]] if user in row else float("nan") for row in rows] for user in users]
+    return float(krippendorff.alpha(reliability_data=matrix, level_of_measurement="nominal"))
+
+
+def estimate_error_rate(opinions_by_row: Iterable[Sequence[Opinion]]) -> float | None:
+    """Each reviewer's error rate as seen from disagreement alone: two independent people who err at rate e on a two-way
+    question disagree at d = 2e(1 - e), so e = (1 - sqrt(1 - 2d)) / 2. None without pairs; .5 when they disagree at random.
+    """
+    pairs = [tuple(_side(o) for o in opinions[:2]) for opinions in opinions_by_row if len(opinions) >= 2]
+    if not pairs:
+        return None
+    disagreement = sum(a != b for a, b in pairs) / len(pairs)
+    return (1 - max(0.0, 1 - 2 * disagreement) ** 0.5) / 2
+
+
+def reasons_as_values(reasons: Sequence[Reason]) -> list[dict[str, Any]]:
+    """For the store."""
+    return [{k: v for k, v in vars(reason).items() if v not in (None, "")} for reason in reasons]
+
+
+def _propose(facts: Facts, keeps: Callable[[float], bool]) -> Decision:
+    reasons = list(facts.drops)
+    if facts.total is not None and not keeps(facts.total):
+        reasons.insert(0, Reason("score", "below_cut", f"total {facts.total:.2f} of 10", score=facts.total))
+    if facts.kind == "preference":
+        reasons += _judge_against_pair(facts)
+    if reasons:
+        return Decision(facts.seq, "dropped", facts.better, tuple(reasons))
+    waits = facts.needs_score and (facts.total is None or (facts.kind == "preference" and len(facts.choices) < 2))
+    return _decision(facts, "unscored" if waits else "to_review", *facts.notes)
+
+
+def _judge_against_pair(facts: Facts) -> list[Reason]:
+    if len(facts.choices) < 2:
+        return []
+    winners = set(facts.choices.values())
+    if len(winners) > 1 or None in winners:
+        return [Reason("score", "flips", f"the judge's choice depends on the order shown: {dict(facts.choices)}")]
+    if facts.better is not None and winners != {facts.better}:
+        return [Reason("score", "judge_prefers_other", "in both orders the judge prefers the answer that was written as the worse one")]
+    return []
+
+
+def _hear(facts: Facts, overlap: int) -> Decision:
+    opinions = list(facts.opinions)
+    if facts.edited_by is not None and all(o.user != facts.edited_by for o in opinions):
+        opinions.append(Opinion(facts.edited_by, "approve"))
+    edits = {o.edited for o in opinions if o.says == "edit"}
+    if len(edits) > 1:
+        return _decision(facts, "disputed", Reason("review", "two_edits", "two people changed the text differently"))
+    if edits:
+        return _decision(facts, "edited", Reason("review", "edit", "a person changed the text; the changed row goes on"))
+    said = {_canonical(o) for o in opinions}
+    if len(opinions) < overlap:
+        return _decision(facts, "in_review" if opinions else "to_review", *facts.notes)
+    if len(said) > 1:
+        evidence = ", ".join(f"{o.user}: {o.says}" for o in opinions)
+        return _decision(facts, "disputed", Reason("review", "disagreement", evidence))
+    verdict = said.pop()
+    if verdict in ("reject", "neither", "tie"):
+        return _decision(facts, "rejected", Reason("review", verdict, ", ".join(o.user for o in opinions)))
+    better = {"first": 0, "second": 1}.get(verdict, facts.better)
+    return Decision(facts.seq, "approved", better, (Reason("review", "approved", ", ".join(o.user for o in opinions)), *facts.notes))
+
+
+def _canonical(opinion: Opinion) -> str:
+    return "reject" if opinion.says == "neither" else opinion.says
+
+
+def _side(opinion: Opinion) -> str:
+    return {"edit": "reject", "neither": "reject", "tie": "reject"}.get(opinion.says, opinion.says)
+
+
+def _decision(facts: Facts, verdict: Verdict, *reasons: Reason) -> Decision:
+    return Decision(facts.seq, verdict, facts.better, tuple(reasons))

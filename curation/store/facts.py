@@ -1,0 +1,167 @@
+"""What was measured about records: scores, choices, failures, findings, vectors, overrides, verdicts, splits."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from curation.requests import Failure
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something a gate saw about a row, with its evidence. `drops` says whether it takes the row out by itself."""
+
+    seq: int
+    stage: str
+    kind: str
+    drops: bool
+    twin: int | None = None
+    item: str | None = None
+    score: float | None = None
+    evidence: str = ""
+
+
+def add_scores(db: sqlite3.Connection, rows: Iterable[tuple[int, str, str, int, str, str | None]], run: int) -> None:
+    """Rows of (seq, digest, criterion, value, rationale, call)."""
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        db.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?)", [(*row, run) for row in rows])
+
+
+def add_choices(db: sqlite3.Connection, rows: Iterable[tuple[int, str, str, int | None, str, str | None]], run: int) -> None:
+    """Rows of (seq, digest, order shown, winner's canonical index or None for a tie, rationale, call)."""
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        db.executemany("INSERT OR IGNORE INTO choices VALUES (?, ?, ?, ?, ?, ?, ?)", [(*row, run) for row in rows])
+
+
+def scores_by_seq(db: sqlite3.Connection, digest: str) -> dict[int, dict[str, int]]:
+    """Criterion to value (1 to 5) for every record scored under this rubric."""
+    out: dict[int, dict[str, int]] = defaultdict(dict)
+    for row in db.execute("SELECT seq, criterion, value FROM scores WHERE digest = ?", (digest,)):
+        out[row["seq"]][row["criterion"]] = row["value"]
+    return dict(out)
+
+
+def choices_by_seq(db: sqlite3.Connection, digest: str) -> dict[int, dict[str, int | None]]:
+    """Order shown to winner for every pair judged under this rubric."""
+    out: dict[int, dict[str, int | None]] = defaultdict(dict)
+    for row in db.execute("SELECT seq, shown, winner FROM choices WHERE digest = ?", (digest,)):
+        out[row["seq"]][row["shown"]] = row["winner"]
+    return dict(out)
+
+
+def all_scores(db: sqlite3.Connection, seq: int) -> list[dict[str, Any]]:
+    """Every score a record ever got, older rubrics included."""
+    return [dict(row) for row in db.execute("SELECT * FROM scores WHERE seq = ? ORDER BY run, criterion", (seq,))]
+
+
+def all_choices(db: sqlite3.Connection, seq: int) -> list[dict[str, Any]]:
+    """Every choice the judge made on a pair."""
+    return [dict(row) for row in db.execute("SELECT * FROM choices WHERE seq = ? ORDER BY run, shown", (seq,))]
+
+
+def add_failures(db: sqlite3.Connection, failures: Iterable[Failure], run: int) -> None:
+    """Count what did not become what it should; the same failure is counted once."""
+    rows = [(f.stage, f.slot, f.key or "", f.reason, f.detail, run) for f in failures]
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        db.executemany("INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+
+def failed_slots(db: sqlite3.Connection, stage: str) -> dict[str, str]:
+    """Slot to reason."""
+    return {row["slot"]: row["reason"] for row in db.execute("SELECT slot, reason FROM failures WHERE stage = ?", (stage,))}
+
+
+def failed_calls(db: sqlite3.Connection, stage: str) -> set[str]:
+    """Keys of calls whose answer could not be used."""
+    return {row["call"] for row in db.execute("SELECT call FROM failures WHERE stage = ? AND call <> ''", (stage,))}
+
+
+def failure_counts(db: sqlite3.Connection) -> dict[str, dict[str, int]]:
+    """Stage to reason to count."""
+    out: dict[str, dict[str, int]] = defaultdict(dict)
+    for row in db.execute("SELECT stage, reason, count(*) AS n FROM failures GROUP BY stage, reason ORDER BY stage, n DESC"):
+        out[row["stage"]][row["reason"]] = row["n"]
+    return dict(out)
+
+
+def add_findings(db: sqlite3.Connection, findings: Sequence[Finding], run: int) -> None:
+    """Write a run's findings; they become visible when the run is done."""
+    rows = [(run, f.seq, f.stage, f.kind, int(f.drops), f.twin, f.item, f.score, f.evidence) for f in findings]
+    for start in range(0, len(rows), 5000):
+        with db:
+            db.execute("BEGIN IMMEDIATE")
+            db.executemany("INSERT INTO findings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows[start : start + 5000])
+
+
+def latest_findings(db: sqlite3.Connection, stages: Iterable[str]) -> list[Finding]:
+    """The findings of the latest finished run of each stage."""
+    out = []
+    for stage in stages:
+        sql = "SELECT * FROM findings WHERE run = (SELECT max(run) FROM runs WHERE stage = ? AND state = 'done') ORDER BY seq, kind"
+        for row in db.execute(sql, (stage,)):
+            out.append(
+                Finding(
+                    row["seq"], row["stage"], row["kind"], bool(row["drops"]), row["twin"], row["item"], row["score"], row["evidence"] or ""
+                )
+            )
+    return out
+
+
+def load_vectors(db: sqlite3.Connection, model: str) -> dict[int, bytes]:
+    """float32 bytes by seq, for one model's digest."""
+    return {row["seq"]: row["vector"] for row in db.execute("SELECT seq, vector FROM vectors WHERE model = ?", (model,))}
+
+
+def add_vectors(db: sqlite3.Connection, model: str, vectors: Mapping[int, bytes]) -> None:
+    """Keep vectors, so that a text is embedded once."""
+    rows = [(seq, model, vector) for seq, vector in vectors.items()]
+    for start in range(0, len(rows), 5000):
+        with db:
+            db.execute("BEGIN IMMEDIATE")
+            db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows[start : start + 5000])
+
+
+def add_override(db: sqlite3.Connection, seq: int, *, action: str, reason: str, by: str) -> None:
+    """A person's keep or drop, which outranks every rule."""
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    db.execute("INSERT INTO overrides (seq, action, reason, by, at) VALUES (?, ?, ?, ?, ?)", (seq, action, reason, by, at))
+
+
+def overrides_by_seq(db: sqlite3.Connection) -> dict[int, dict[str, Any]]:
+    """The latest override of each record that has one."""
+    return {row["seq"]: dict(row) for row in db.execute("SELECT * FROM overrides ORDER BY override")}
+
+
+def replace_verdicts(db: sqlite3.Connection, verdicts: Iterable[tuple[int, str, int | None, list[dict[str, Any]]]], run: int) -> None:
+    """Verdicts are computed, so the new ones take the place of all old ones."""
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("DELETE FROM verdicts")
+        rows = [(seq, verdict, better, json.dumps(reasons, ensure_ascii=False), run) for seq, verdict, better, reasons in verdicts]
+        db.executemany("INSERT INTO verdicts VALUES (?, ?, ?, ?, ?)", rows)
+
+
+def verdicts_by_seq(db: sqlite3.Connection) -> dict[int, dict[str, Any]]:
+    """Verdict, better index and reasons by seq."""
+    return {row["seq"]: {**dict(row), "reasons": json.loads(row["reasons"])} for row in db.execute("SELECT * FROM verdicts")}
+
+
+def splits_by_seq(db: sqlite3.Connection) -> dict[int, tuple[str, str]]:
+    """(split, cluster) by seq: decided once, never changed."""
+    return {row["seq"]: (row["split"], row["cluster"]) for row in db.execute("SELECT seq, split, cluster FROM splits")}
+
+
+def add_splits(db: sqlite3.Connection, rows: Iterable[tuple[int, str, str]], run: int) -> None:
+    """Rows of (seq, split, cluster)."""
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        db.executemany("INSERT OR IGNORE INTO splits VALUES (?, ?, ?, ?)", [(*row, run) for row in rows])

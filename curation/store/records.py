@@ -1,0 +1,165 @@
+"""Records, their origins and the plan's cells."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from curation.errors import ProjectError
+from curation.records import Kind, Record, dump_record, load_record, record_id
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a record came to be, once."""
+
+    how: str
+    """generated, imported or edited."""
+    source: str
+    """Key of the call, digest of the file, or id of the response that edited."""
+    item: int
+    """Ordinal in the answer, or line in the file."""
+    part: int = 0
+    """0 for the record itself; 1 and 2 for a pair's candidates."""
+    cell: str | None = None
+    better: int | None = None
+    """For a pair: the canonical index that its maker meant to be better."""
+    parent: int | None = None
+    seed_group: str | None = None
+    raw: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A record with what the stages need to know of where it came from."""
+
+    seq: int
+    id: str
+    record: Record
+    cell: str | None
+    better: int | None
+    how: str
+    seed_group: str | None
+    parent: int | None
+
+
+def add_records(db: sqlite3.Connection, made: Iterable[tuple[Record, Origin]], run: int) -> tuple[int, int]:
+    """Add records and origins in one transaction; what is already there stays. Returns (new records, new origins)."""
+    new_records = new_origins = 0
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        for record, origin in made:
+            seq, is_new = _add_record(db, record)
+            new_records += is_new
+            new_origins += _add_origin(db, seq, origin, run)
+    return new_records, new_origins
+
+
+def list_rows(db: sqlite3.Connection, kind: Kind, *, role: str = "row") -> list[Row]:
+    """The records of a kind that stand for themselves (role row), or only as a pair's candidates; first origins first."""
+    sql = """
+      SELECT r.seq, r.id, r.body, o.cell, o.better, o.how, o.seed_group, o.parent FROM records r
+      JOIN origins o ON o.origin = (SELECT min(origin) FROM origins WHERE seq = r.seq AND role = ?)
+      WHERE r.kind = ? AND r.erased IS NULL ORDER BY r.seq"""
+    return [_row(row) for row in db.execute(sql, (role, kind))]
+
+
+def find_seq(db: sqlite3.Connection, prefix: str) -> int:
+    """The record whose id starts with PREFIX (hex, at least 6 characters).
+
+    Raises:
+        ProjectError: none or several do.
+    """
+    low = prefix.lower()
+    if len(low) < 6 or any(c not in "0123456789abcdef" for c in low):
+        raise ProjectError(f"record id {prefix!r}", "must be at least 6 hexadecimal characters", "curate status . --json lists ids")
+    found = db.execute("SELECT seq FROM records WHERE lower(hex(id)) LIKE ? LIMIT 2", (low + "%",)).fetchall()
+    if len(found) != 1:
+        fact = "several records start with it" if found else "there is no such record in this project"
+        raise ProjectError(f"record id {prefix}", fact, "give the whole id, as shown by `curate report` or in a snapshot's id column")
+    return int(found[0]["seq"])
+
+
+def ids_of(db: sqlite3.Connection) -> dict[int, str]:
+    """Hex id by seq."""
+    return {row["seq"]: row["id"].hex() for row in db.execute("SELECT seq, id FROM records")}
+
+
+def load_row(db: sqlite3.Connection, seq: int) -> dict[str, Any]:
+    """One record with all its origins, as plain values."""
+    row = db.execute("SELECT * FROM records WHERE seq = ?", (seq,)).fetchone()
+    origins = [dict(o) for o in db.execute("SELECT * FROM origins WHERE seq = ? ORDER BY origin", (seq,))]
+    for origin in origins:
+        origin["raw"] = json.loads(origin["raw"]) if origin["raw"] else None
+    body = json.loads(row["body"]) if row["body"] else None
+    return {"seq": seq, "id": row["id"].hex(), "kind": row["kind"], "record": body, "erased": row["erased"], "origins": origins}
+
+
+def erase(db: sqlite3.Connection, seq: int, reason: str) -> None:
+    """Take the body and the raw fields; the id, the facts and a tombstone stay."""
+    stamp = json.dumps({"reason": reason, "at": datetime.now(UTC).isoformat(timespec="seconds")})
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("UPDATE records SET body = NULL, label = NULL, erased = ? WHERE seq = ?", (stamp, seq))
+        db.execute("UPDATE origins SET raw = NULL WHERE seq = ?", (seq,))
+        db.execute("DELETE FROM vectors WHERE seq = ?", (seq,))
+
+
+def add_cells(db: sqlite3.Connection, cells: Iterable[tuple[str, str, int, bytes]]) -> int:
+    """Add plan cells (id, kind, ordinal, body) that are not there yet; a cell once written is never changed."""
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        before = db.execute("SELECT count(*) AS n FROM cells").fetchone()["n"]
+        db.executemany("INSERT OR IGNORE INTO cells VALUES (?, ?, ?, ?)", cells)
+        return int(db.execute("SELECT count(*) AS n FROM cells").fetchone()["n"] - before)
+
+
+def list_cells(db: sqlite3.Connection) -> Iterator[bytes]:
+    """The bodies of all cells in plan order."""
+    for row in db.execute("SELECT body FROM cells ORDER BY kind, ordinal"):
+        yield row["body"]
+
+
+def cells_made(db: sqlite3.Connection) -> set[str]:
+    """Cells that have at least one record."""
+    return {row["cell"] for row in db.execute("SELECT DISTINCT cell FROM origins WHERE cell IS NOT NULL")}
+
+
+def origin_sources(db: sqlite3.Connection, how: str) -> set[str]:
+    """The calls or files that have already become records."""
+    return {row["source"] for row in db.execute("SELECT DISTINCT source FROM origins WHERE how = ?", (how,))}
+
+
+def count_duplicates_by_id(db: sqlite3.Connection) -> list[tuple[int, int]]:
+    """(seq, further origins) of records that were produced more than once: exact copies."""
+    sql = "SELECT seq, count(*) - 1 AS n FROM origins WHERE role = 'row' GROUP BY seq HAVING n > 0"
+    return [(row["seq"], row["n"]) for row in db.execute(sql)]
+
+
+def _add_record(db: sqlite3.Connection, record: Record) -> tuple[int, int]:
+    identity = bytes.fromhex(record_id(record))
+    label = record.label if record.kind == "instruction" else None
+    added = db.execute(
+        "INSERT OR IGNORE INTO records (id, kind, label, body) VALUES (?, ?, ?, ?)", (identity, record.kind, label, dump_record(record))
+    ).rowcount
+    seq = db.execute("SELECT seq FROM records WHERE id = ?", (identity,)).fetchone()["seq"]
+    return int(seq), added
+
+
+def _add_origin(db: sqlite3.Connection, seq: int, origin: Origin, run: int) -> int:
+    role = "candidate" if origin.part else "row"
+    raw = json.dumps(origin.raw, ensure_ascii=False) if origin.raw is not None else None
+    return db.execute(
+        "INSERT OR IGNORE INTO origins (seq, how, role, source, item, part, cell, better, parent, seed_group, raw, run)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (seq, origin.how, role, origin.source, origin.item, origin.part, origin.cell, origin.better, origin.parent, origin.seed_group, raw, run),
+    ).rowcount
+
+
+def _row(row: sqlite3.Row) -> Row:
+    record = load_record(row["body"])
+    return Row(row["seq"], row["id"].hex(), record, row["cell"], row["better"], row["how"], row["seed_group"], row["parent"])

@@ -1,0 +1,72 @@
+"""Runs: each time a stage worked, with the digest of all that shaped its result."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+
+@dataclass
+class Run:
+    """A stage at work; the stage fills in what it counted before the run closes."""
+
+    number: int
+    stage: str
+    rows_in: int = 0
+    rows_out: int = 0
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def record_run(db: sqlite3.Connection, stage: str, digest: str = "") -> Iterator[Run]:
+    """Open a run and close it as done, or as failed when the stage raises. Facts of runs that are not done are invisible."""
+    watermark = db.execute("SELECT coalesce(max(seq), 0) AS n FROM records").fetchone()["n"]
+    cursor = db.execute(
+        "INSERT INTO runs (stage, digest, watermark, started, state) VALUES (?, ?, ?, ?, 'running')",
+        (stage, digest, watermark, datetime.now(UTC).isoformat(timespec="seconds")),
+    )
+    run, start = Run(int(cursor.lastrowid or 0), stage), time.monotonic()
+    state = "failed"
+    try:
+        yield run
+        state = "done"
+    finally:
+        db.execute(
+            "UPDATE runs SET ended = ?, state = ?, rows_in = ?, rows_out = ?, seconds = ?, detail = ? WHERE run = ?",
+            (
+                datetime.now(UTC).isoformat(timespec="seconds"),
+                state,
+                run.rows_in,
+                run.rows_out,
+                round(time.monotonic() - start, 3),
+                json.dumps(run.detail, ensure_ascii=False),
+                run.number,
+            ),
+        )
+
+
+def latest_run(db: sqlite3.Connection, stage: str) -> sqlite3.Row | None:
+    """The latest finished run of a stage."""
+    row: sqlite3.Row | None = db.execute(
+        "SELECT * FROM runs WHERE stage = ? AND state = 'done' ORDER BY run DESC LIMIT 1", (stage,)
+    ).fetchone()
+    return row
+
+
+def list_runs(db: sqlite3.Connection) -> list[dict[str, Any]]:
+    """Every run, oldest first, its detail read."""
+    rows = [dict(row) for row in db.execute("SELECT * FROM runs ORDER BY run")]
+    return [{**row, "detail": json.loads(row["detail"] or "{}")} for row in rows]
+
+
+def is_current(db: sqlite3.Connection, stage: str, digest: str) -> bool:
+    """Whether the latest finished run of a set-wide stage still describes the records as they are."""
+    row = latest_run(db, stage)
+    watermark = db.execute("SELECT coalesce(max(seq), 0) AS n FROM records").fetchone()["n"]
+    return row is not None and row["digest"] == digest and row["watermark"] == watermark

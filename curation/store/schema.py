@@ -1,0 +1,75 @@
+"""The tables of workbench.db. Records never change; every other table holds facts that point at `records.seq`."""
+
+from __future__ import annotations
+
+VERSION = 1
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS records (
+  seq INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, kind TEXT NOT NULL, label TEXT, body BLOB,
+  erased TEXT                       -- reason and time; the body is then gone
+);
+
+-- One row each time a record was produced. role: 'row', or 'candidate' for the rivals inside a pair.
+CREATE TABLE IF NOT EXISTS origins (
+  origin INTEGER PRIMARY KEY, seq INTEGER NOT NULL REFERENCES records, how TEXT NOT NULL, role TEXT NOT NULL,
+  source TEXT NOT NULL, item INTEGER NOT NULL, part INTEGER NOT NULL DEFAULT 0,
+  cell TEXT, better INTEGER, parent INTEGER, seed_group TEXT, raw BLOB, run INTEGER NOT NULL,
+  UNIQUE (how, source, item, part)
+);
+CREATE INDEX IF NOT EXISTS origins_seq ON origins (seq);
+
+CREATE TABLE IF NOT EXISTS runs (
+  run INTEGER PRIMARY KEY, stage TEXT NOT NULL, digest TEXT NOT NULL, watermark INTEGER NOT NULL,
+  started TEXT NOT NULL, ended TEXT, state TEXT NOT NULL, rows_in INTEGER, rows_out INTEGER, seconds REAL, detail TEXT
+);
+CREATE INDEX IF NOT EXISTS runs_stage ON runs (stage, state, run);
+
+CREATE TABLE IF NOT EXISTS cells (cell TEXT PRIMARY KEY, kind TEXT NOT NULL, ordinal INTEGER NOT NULL, body BLOB NOT NULL);
+
+CREATE TABLE IF NOT EXISTS scores (
+  seq INTEGER NOT NULL, digest TEXT NOT NULL, criterion TEXT NOT NULL, value INTEGER NOT NULL, rationale TEXT,
+  call TEXT, run INTEGER NOT NULL, PRIMARY KEY (seq, digest, criterion)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS choices (
+  seq INTEGER NOT NULL, digest TEXT NOT NULL, shown TEXT NOT NULL, winner INTEGER, rationale TEXT,
+  call TEXT, run INTEGER NOT NULL, PRIMARY KEY (seq, digest, shown)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS failures (
+  stage TEXT NOT NULL, slot TEXT NOT NULL, call TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL, detail TEXT, run INTEGER NOT NULL,
+  PRIMARY KEY (stage, slot, call)
+) WITHOUT ROWID;
+
+-- Set facts: readers take the latest finished run of the stage.
+CREATE TABLE IF NOT EXISTS findings (
+  run INTEGER NOT NULL, seq INTEGER NOT NULL, stage TEXT NOT NULL, kind TEXT NOT NULL, drops INTEGER NOT NULL,
+  twin INTEGER, item TEXT, score REAL, evidence TEXT
+);
+CREATE INDEX IF NOT EXISTS findings_run ON findings (run, seq);
+CREATE TABLE IF NOT EXISTS vectors (
+  seq INTEGER NOT NULL, model TEXT NOT NULL, vector BLOB NOT NULL, PRIMARY KEY (seq, model)
+) WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS overrides (
+  override INTEGER PRIMARY KEY, seq INTEGER NOT NULL, action TEXT NOT NULL, reason TEXT NOT NULL, by TEXT NOT NULL, at TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS pushed (
+  seq INTEGER NOT NULL, dataset TEXT NOT NULL, payload TEXT NOT NULL, at TEXT NOT NULL, PRIMARY KEY (seq, dataset)
+) WITHOUT ROWID;
+-- Append-only: a changed answer is a new row of the same response.
+CREATE TABLE IF NOT EXISTS answers (
+  response TEXT NOT NULL, updated TEXT NOT NULL, seq INTEGER NOT NULL, user TEXT NOT NULL, status TEXT NOT NULL, body TEXT NOT NULL,
+  payload TEXT NOT NULL, form TEXT NOT NULL, simulated INTEGER NOT NULL, run INTEGER NOT NULL, PRIMARY KEY (response, updated)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS verdicts (
+  seq INTEGER PRIMARY KEY, verdict TEXT NOT NULL, better INTEGER, reasons TEXT NOT NULL, run INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS splits (seq INTEGER PRIMARY KEY, split TEXT NOT NULL, cluster TEXT NOT NULL, run INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS snapshots (
+  digest TEXT PRIMARY KEY, name TEXT NOT NULL, version INTEGER NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL,
+  rows INTEGER NOT NULL, created TEXT NOT NULL, UNIQUE (name, version)
+);
+CREATE TABLE IF NOT EXISTS locks (name TEXT PRIMARY KEY, owner TEXT NOT NULL, heartbeat REAL NOT NULL) WITHOUT ROWID;
+"""
