@@ -1,0 +1,44 @@
+"""A snapshot: one folder of rows that never change, with a manifest, a digest of the content and a signature.
+
+Curation writes and signs it; training loads it and trusts nothing else. Read `manifest.py` for what a folder holds,
+`digest.py` for the digest, `verify.py` for what is checked before a row is used.
+"""
+
+from curation.snapshot.diff import SnapshotDiff, diff_snapshots
+from curation.snapshot.digest import SCHEME, content_digest
+from curation.snapshot.keys import add_trusted_key, config_folder, create_key, describe_signer, find_trusted_keys, remove_trusted_key
+from curation.snapshot.manifest import Manifest, ProtectedSet, find_snapshots, read_manifest
+from curation.snapshot.revoke import Revocation, read_revocation, revoke
+from curation.snapshot.sign import sign_folder, sign_snapshot
+from curation.snapshot.verify import Problem, Snapshot, Verification, load_snapshot, read_split, verify_folder, verify_snapshot
+from curation.snapshot.write import write_snapshot
+
+__all__ = [
+    "SCHEME",
+    "Manifest",
+    "Problem",
+    "ProtectedSet",
+    "Revocation",
+    "Snapshot",
+    "SnapshotDiff",
+    "Verification",
+    "add_trusted_key",
+    "config_folder",
+    "content_digest",
+    "create_key",
+    "describe_signer",
+    "diff_snapshots",
+    "find_snapshots",
+    "find_trusted_keys",
+    "load_snapshot",
+    "read_manifest",
+    "read_revocation",
+    "read_split",
+    "remove_trusted_key",
+    "revoke",
+    "sign_folder",
+    "sign_snapshot",
+    "verify_folder",
+    "verify_snapshot",
+    "write_snapshot",
+]

@@ -1,0 +1,108 @@
+"""The digest of a snapshot's content: scheme `seedcorn-merkle-v1`.
+
+- A row is the RFC 8785 JSON of its columns (prompt, completion, id, label; or prompt, chosen, rejected, id).
+- Leaf = sha256(0x00 | row). Node = sha256(0x01 | left | right). A split's tree is that of RFC 6962 over its rows sorted
+  by id; the tree of no rows is sha256 of nothing. So one row's membership can be proved without the others.
+- Root = sha256(0x02 | RFC 8785 JSON of {scheme, kind, splits: {name: {rows, root}}}).
+
+It says nothing about Parquet: the bytes of a Parquet file differ between pyarrow releases, the rows do not. Row order and
+column types do not count; moving a row to another split does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from curation.errors import RowError, SnapshotError
+from curation.records import Kind, Record, canonical_json, parse_record, record_id
+from curation.snapshot.manifest import SPLITS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCHEME = "seedcorn-merkle-v1"
+COLUMNS: dict[Kind, tuple[str, ...]] = {
+    "instruction": ("prompt", "completion", "id", "label"),
+    "preference": ("prompt", "chosen", "rejected", "id"),
+}
+_BATCH = 10_000
+
+
+def content_digest(tables: Mapping[str, pa.Table]) -> str:
+    """The root (hex) over the splits' rows; splits that are absent count as empty."""
+    kind = kind_of(tables)
+    splits = {name: _split_digest(tables[name], kind) if name in tables else _tree(()) for name in SPLITS}
+    rows = {name: tables[name].num_rows if name in tables else 0 for name in SPLITS}
+    top = {"scheme": SCHEME, "kind": kind, "splits": {n: {"rows": rows[n], "root": splits[n].hex()} for n in SPLITS}}
+    return hashlib.sha256(b"\x02" + canonical_json(top)).hexdigest()
+
+
+def kind_of(tables: Mapping[str, pa.Table]) -> Kind:
+    """What the rows are, by their columns; refuses unknown splits, and columns that no snapshot has."""
+    if unknown := sorted(set(tables) - set(SPLITS)):
+        raise SnapshotError("splits", f"{unknown[0]!r} is none of {', '.join(SPLITS)}")
+    kinds = {_kind_of_columns(name, table.column_names) for name, table in tables.items()}
+    if len(kinds) != 1:
+        raise SnapshotError("splits", "are of two kinds, instruction and preference" if kinds else "there are none")
+    return kinds.pop()
+
+
+def read_rows_of(table: pa.Table, kind: Kind) -> Iterator[dict[str, Any]]:
+    """The rows as plain values, every column of the kind present (a missing label is null)."""
+    columns = [name for name in COLUMNS[kind] if name in table.column_names]
+    for batch in table.select(columns).to_batches(max_chunksize=_BATCH):
+        for row in batch.to_pylist():
+            yield {name: row.get(name) for name in COLUMNS[kind]}
+
+
+def record_of(row: Mapping[str, Any], kind: Kind) -> Record:
+    """The record a snapshot row stands for; raises RowError if the row is not one, or its id is another record's."""
+    completions = [_only(row, name) for name in (("completion",) if kind == "instruction" else ("chosen", "rejected"))]
+    value: dict[str, Any] = {"kind": kind, "prompt": row["prompt"]}
+    if kind == "instruction":
+        value |= {"completion": completions[0], "label": row.get("label")}
+    else:
+        value["completions"] = tuple(sorted(completions, key=lambda message: str(message.get("content"))))
+    record = parse_record(value)
+    if record_id(record) != row["id"]:
+        raise RowError("id", f"is {row['id']!r}; the content's is {record_id(record)}")
+    return record
+
+
+def _only(row: Mapping[str, Any], column: str) -> dict[str, Any]:
+    messages = row[column]
+    if not isinstance(messages, Sequence) or isinstance(messages, str) or len(messages) != 1:
+        raise RowError(column, "must hold exactly one message")
+    message = messages[0]
+    if not isinstance(message, Mapping):
+        raise RowError(column, "its message is null")
+    return dict(message)
+
+
+def _kind_of_columns(split: str, columns: Sequence[str]) -> Kind:
+    for kind, expected in COLUMNS.items():
+        optional = {"label"} if kind == "instruction" else set()
+        if set(expected) - optional <= set(columns) <= set(expected):
+            return kind
+    raise SnapshotError(
+        f"split {split}",
+        f"has the columns {', '.join(columns)}; snapshot rows have "
+        + " or ".join(f"{', '.join(names)} ({kind})" for kind, names in COLUMNS.items()),
+    )
+
+
+def _split_digest(table: pa.Table, kind: Kind) -> bytes:
+    leaves = [(str(row["id"]), hashlib.sha256(b"\x00" + canonical_json(row)).digest()) for row in read_rows_of(table, kind)]
+    return _tree([leaf for _, leaf in sorted(leaves)])
+
+
+def _tree(level: Sequence[bytes]) -> bytes:
+    """RFC 6962's tree: pairing from the left and carrying an odd last node up gives its split at powers of two."""
+    if not level:
+        return hashlib.sha256(b"").digest()
+    while len(level) > 1:
+        paired = [hashlib.sha256(b"\x01" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
+        level = paired + list(level[len(paired) * 2 :])
+    return level[0]

@@ -1,0 +1,151 @@
+"""Signing keys (P-256, PEM) and the store of public keys a person trusts.
+
+    CONFIG/keys/signing.pem    private, 0600        CONFIG/keys/signing.pub
+    CONFIG/trusted/*.pub       whose snapshots are accepted
+    CONFIG/revocations/*.json  signed statements that a snapshot must not be used any more
+
+CONFIG is $SEEDCORN_CONFIG_DIR, or the platform's user config folder for "seedcorn".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from curation.errors import SnapshotError
+from curation.snapshot.manifest import plain_name
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
+
+PRIVATE, PUBLIC = "signing.pem", "signing.pub"
+
+
+def config_folder() -> Path:
+    """Where this user's keys, trust store and revocations live; it need not exist."""
+    if named := os.environ.get("SEEDCORN_CONFIG_DIR"):
+        return Path(named)
+    import platformdirs
+
+    return platformdirs.user_config_path("seedcorn")
+
+
+def create_key(folder: Path) -> tuple[Path, Path]:
+    """Make a P-256 key pair in `folder`; returns (private, public). Never overwrites a key."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    private, public = folder / PRIVATE, folder / PUBLIC
+    if taken := next((p for p in (private, public) if p.exists()), None):
+        raise SnapshotError(str(taken), "exists already; a key is never overwritten", "sign with it, or name another folder")
+    key = ec.generate_private_key(ec.SECP256R1())
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    with open(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(pem)
+    public.write_bytes(key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
+    return private, public
+
+
+def describe_signer(public_key: Path, *, short: bool = False) -> str:
+    """The key's fingerprint, `sha256:` and the hash of its DER form (`openssl pkey -pubin -outform DER | sha256sum`)."""
+    return fingerprint(load_public_key(public_key), short=short)
+
+
+def find_trusted_keys(folder: Path | None = None) -> list[Path]:
+    """The public keys in the trust store, `folder` or the user's own."""
+    return sorted((folder or config_folder() / "trusted").glob("*.pub"))
+
+
+def add_trusted_key(public_key: Path, *, name: str | None = None, folder: Path | None = None) -> Path:
+    """Copy a public key into the trust store as NAME.pub; the same key again is no change."""
+    from cryptography.hazmat.primitives import serialization
+
+    key, store = load_public_key(public_key), folder or config_folder() / "trusted"
+    target = store / f"{_key_name(name or public_key.stem)}.pub"
+    if target.exists():
+        if describe_signer(target) == fingerprint(key):
+            return target
+        raise SnapshotError(str(target), f"holds another key ({describe_signer(target, short=True)})", "give this one another name")
+    store.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
+    return target
+
+
+def remove_trusted_key(name: str, *, folder: Path | None = None) -> Path:
+    """Take NAME.pub out of the trust store; snapshots signed with it are then refused."""
+    target = (folder or config_folder() / "trusted") / f"{_key_name(name)}.pub"
+    if not target.exists():
+        known = ", ".join(p.stem for p in find_trusted_keys(folder)) or "none"
+        raise SnapshotError(str(target), f"is not in the trust store; it holds: {known}")
+    target.unlink()
+    return target
+
+
+def load_public_key(path: Path) -> EllipticCurvePublicKey:
+    """A public P-256, P-384 or P-521 key from PEM."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    body = _read_key(path)
+    if b"PRIVATE KEY" in body:
+        raise SnapshotError(str(path), "is a private key; trust is given to public ones", f"name the {PUBLIC} beside it")
+    try:
+        key = serialization.load_pem_public_key(body)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise SnapshotError(str(path), "is no public key in PEM form", "curate key --help") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise SnapshotError(str(path), "is no elliptic curve key", "curate key --help")
+    return key
+
+
+def load_private_key(path: Path) -> EllipticCurvePrivateKey:
+    """A private elliptic curve key from PEM; one that others on the machine can read is refused."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    body = _read_key(path)
+    if os.name == "posix" and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise SnapshotError(str(path), f"can be read by others (mode {path.stat().st_mode & 0o777:o})", f"chmod 600 {path}")
+    try:
+        key = serialization.load_pem_private_key(body, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise SnapshotError(str(path), "is no unencrypted private key in PEM form", "curate key --help") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise SnapshotError(str(path), "is no elliptic curve key", "curate key --help")
+    return key
+
+
+def fingerprint(key: EllipticCurvePublicKey, *, short: bool = False) -> str:
+    """See `describe_signer`."""
+    from cryptography.hazmat.primitives import serialization
+
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    digest = hashlib.sha256(der).hexdigest()
+    return f"sha256:{digest[:12] if short else digest}"
+
+
+def signature_hint(key: EllipticCurvePublicKey) -> str:
+    """How model-signing names a key inside a signature: sha256 of its PEM form."""
+    from cryptography.hazmat.primitives import serialization
+
+    pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(pem).hexdigest()
+
+
+def _key_name(name: str) -> str:
+    try:
+        return plain_name(name)
+    except ValueError as error:
+        raise SnapshotError("key name", str(error)) from error
+
+
+def _read_key(path: Path) -> bytes:
+    if not path.is_file():
+        raise SnapshotError(str(path), "does not exist", "curate key --help")
+    return path.read_bytes()

@@ -1,0 +1,188 @@
+"""What a snapshot folder holds, and its manifest.
+
+    icd10-instruction-v1-3f9c2a1b/
+      train.parquet  validation.parquet  test.parquet
+      README.md  [report.html]
+      manifest.json      written last: its presence says the folder is complete
+      model.sig          OpenSSF Model Signing, added by `curate sign`
+
+The manifest names every file with its sha256, the digest of the content, the protected sets the rows were screened
+against, who reviewed them and which models wrote and judged them.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from curation.errors import SnapshotError
+from curation.records import Kind
+
+MANIFEST = "manifest.json"
+SIGNATURE = "model.sig"
+CARD = "README.md"
+REPORT = "report.html"
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+_HEX = r"^[0-9a-f]{64}$"
+_PLAIN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+
+
+class Digest(BaseModel):
+    """The digest of the content and the name of the scheme that made it (see digest.py)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scheme: Literal["seedcorn-merkle-v1"] = "seedcorn-merkle-v1"
+    root: str = Field(pattern=_HEX)
+
+
+class SplitFile(BaseModel):
+    """One split: its file and how many rows it has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    rows: int = Field(ge=1)
+
+
+class ProtectedSet(BaseModel):
+    """An evaluation set the rows were screened against; the file itself is not part of the snapshot."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    file: str
+    sha256: str = Field(pattern=_HEX)
+    items: int = Field(ge=0)
+    text: str | tuple[str, ...] | None = None
+    """The field (or fields) of an item that was compared."""
+    label: str | None = None
+    """The field of an item that holds its class, where it has one."""
+
+
+class ReviewFacts(BaseModel):
+    """Who looked at the rows. `simulated` means that no person did, and training refuses it unless told otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    simulated: bool
+    reviewers: tuple[str, ...] = ()
+    overlap: int = 0
+    agreement: float | None = None
+    answers: int = 0
+    disputed: int = 0
+
+
+class ModelFacts(BaseModel):
+    """Which models wrote and judged the rows."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    teacher: str | None = None
+    judge: str | None = None
+    simulated: bool
+
+
+class Manifest(BaseModel):
+    """manifest.json, checked; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    name: str
+    version: int = Field(ge=1)
+    kind: Kind
+    created: AwareDatetime
+    digest: Digest
+    splits: dict[Split, SplitFile]
+    """train and validation always; test when it has rows."""
+    files: dict[str, str]
+    """sha256 of every file but manifest.json and model.sig."""
+    protected: tuple[ProtectedSet, ...] = ()
+    review: ReviewFacts
+    models: ModelFacts
+    intended_use: str = ""
+    licence: str = ""
+    settings: dict[str, Any] = {}
+    """What decided which rows are in: thresholds, rubric digest, embedding model."""
+    counts: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    parents: tuple[str, ...] = ()
+    """Digest roots of the snapshots this one continues."""
+    lineage: dict[str, Any] | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _is_plain(cls, name: str) -> str:
+        return plain_name(name)
+
+    @field_validator("files")
+    @classmethod
+    def _are_inside(cls, files: dict[str, str]) -> dict[str, str]:
+        for name in files:
+            plain_name(name)
+            if name in (MANIFEST, SIGNATURE):
+                raise ValueError(f"{name} cannot be listed among the files it vouches for")
+        return files
+
+    @field_validator("splits")
+    @classmethod
+    def _are_all_there(cls, splits: dict[Split, SplitFile]) -> dict[Split, SplitFile]:
+        if missing := [name for name in ("train", "validation") if name not in splits]:
+            raise ValueError(f"the split {missing[0]} is missing")
+        return splits
+
+    @property
+    def folder_name(self) -> str:
+        """NAME-vN- and the first eight digits of the digest."""
+        return f"{self.name}-v{self.version}-{self.digest.root[:8]}"
+
+    def to_json(self) -> bytes:
+        """The bytes of manifest.json: indented, keys in the order of this page."""
+        return self.model_dump_json(by_alias=True, indent=2).encode() + b"\n"
+
+
+def plain_name(name: str) -> str:
+    """The name, if it is safe as a file name on any system; a ValueError otherwise."""
+    if not _PLAIN_NAME.match(name) or name.endswith("."):
+        raise ValueError(f"{name!r} is no plain name; use letters, digits, '.', '_' and '-', and start with a letter or digit")
+    return name
+
+
+def read_manifest(path: Path) -> Manifest:
+    """manifest.json of the snapshot folder `path`, parsed and checked by itself; files and signature are not looked at."""
+    file = path / MANIFEST
+    if not path.is_dir():
+        raise SnapshotError(str(path), "is no folder" if path.exists() else "does not exist", "curate snapshot --help")
+    if not file.is_file() or file.is_symlink():
+        raise SnapshotError(str(path), f"holds no {MANIFEST}, so it is no finished snapshot", "curate snapshot --help")
+    return parse_manifest(file.read_bytes(), file=file)
+
+
+def parse_manifest(body: bytes, *, file: Path) -> Manifest:
+    """A manifest from its bytes; `file` only names it in errors."""
+    try:
+        return Manifest.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "content"
+        raise SnapshotError(str(file), f"{where}: {first['msg']}", f"curate verify {file.parent}") from error
+
+
+def find_snapshots(folder: Path) -> list[Path]:
+    """Every finished snapshot below `folder`, by name and version; unfinished ones (their names start with a dot) are left out."""
+    if not folder.is_dir():
+        return []
+    found = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".") and (p / MANIFEST).is_file()]
+    return sorted(found, key=_by_version)
+
+
+def _by_version(path: Path) -> tuple[str, int, str]:
+    match = re.match(r"(.+)-v(\d+)-[0-9a-f]{8}$", path.name)
+    return (match[1], int(match[2]), path.name) if match else (path.name, 0, path.name)

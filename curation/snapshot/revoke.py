@@ -1,0 +1,101 @@
+"""Take a snapshot back after it has left: a signed statement outside its folder that names its digest.
+
+A statement that names the digest stops the snapshot even when its own signature does not hold: whoever can write such a file
+could delete the snapshot as well, and a damaged statement must not bring a revoked snapshot back.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from curation.errors import SnapshotError
+from curation.records import canonical_json
+from curation.snapshot.keys import config_folder, fingerprint, load_private_key, load_public_key
+from curation.snapshot.write import sync_folder
+
+FOLDER = "revocations"
+_CONTEXT = b"seedcorn-revocation-v1\n"
+"""Signed with the statement, so that a signature made for something else never passes for a revocation."""
+
+
+class Revocation(BaseModel):
+    """Who takes which snapshot back, when and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    reason: str = Field(min_length=1)
+    at: AwareDatetime
+    by: str
+    """Fingerprint of the signing key."""
+    signature: str = ""
+    """ECDSA over the other fields, base64."""
+
+    def statement(self) -> bytes:
+        """The bytes that are signed."""
+        return _CONTEXT + canonical_json(self.model_dump(mode="json", exclude={"signature"}))
+
+
+def revoke(digest: str, private_key: Path, *, reason: str, at: datetime, folder: Path | None = None) -> Path:
+    """Write a signed revocation of the snapshot with this digest root into `folder` (by default the user's own)."""
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, target = load_private_key(private_key), folder or config_folder() / FOLDER
+    try:
+        draft = Revocation(digest=digest, reason=reason, at=at, by=fingerprint(key.public_key()))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SnapshotError(f"revocation.{first['loc'][0]}", first["msg"]) from error
+    signature = base64.b64encode(key.sign(draft.statement(), ec.ECDSA(hashes.SHA256()))).decode()
+    target.mkdir(parents=True, exist_ok=True)
+    file = target / f"{digest[:16]}-{draft.by.removeprefix('sha256:')[:8]}.json"
+    aside = target / f".{file.name}.{os.getpid()}"
+    aside.write_text(draft.model_copy(update={"signature": signature}).model_dump_json(indent=2) + "\n")
+    aside.replace(file)
+    sync_folder(target)
+    return file
+
+
+def read_revocation(file: Path) -> Revocation:
+    """One revocation, parsed; its signature is not checked."""
+    try:
+        return Revocation.model_validate_json(file.read_bytes())
+    except (ValidationError, OSError) as error:
+        fact = "cannot be read as a revocation, so what it takes back is unknown"
+        raise SnapshotError(str(file), fact, "restore the file, or remove it") from error
+
+
+def find_revocation(digest: str, *, trusted_keys: Sequence[Path], folders: Sequence[Path] | None, beside: Path) -> str | None:
+    """A sentence if some revocation names the digest, or cannot be read; None if none does."""
+    places = list(folders) if folders is not None else [config_folder() / FOLDER, beside / FOLDER]
+    for file in (f for place in places for f in sorted(place.glob("*.json"))):
+        try:
+            found = read_revocation(file)
+        except SnapshotError as error:
+            return f"a revocation cannot be read: {error.what}"
+        if found.digest == digest:
+            doubt = "" if _is_signed(found, trusted_keys) else ", in a statement that no trusted key signed"
+            return f"was revoked on {found.at:%Y-%m-%d} by {found.by[:19]}{doubt}: {found.reason} ({file})"
+    return None
+
+
+def _is_signed(revocation: Revocation, trusted_keys: Sequence[Path]) -> bool:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    for key in (load_public_key(file) for file in trusted_keys):
+        try:
+            key.verify(base64.b64decode(revocation.signature, validate=True), revocation.statement(), ec.ECDSA(hashes.SHA256()))
+        except (InvalidSignature, binascii.Error):
+            continue
+        return True
+    return False

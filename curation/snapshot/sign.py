@@ -1,0 +1,90 @@
+"""Sign a folder with OpenSSF Model Signing, so that anyone can check it with the public tool:
+
+    model_signing verify key FOLDER --signature FOLDER/model.sig --public_key KEY.pub
+
+The signature covers every file but itself, files named .gitignore and the like included.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from curation.errors import SnapshotError
+from curation.snapshot.keys import load_private_key
+from curation.snapshot.manifest import SIGNATURE, read_manifest
+from curation.snapshot.write import sync_folder
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+
+
+def sign_snapshot(path: Path, private_key: Path, *, replace: bool = False) -> Path:
+    """Sign a snapshot that is intact, down to the digest; what does not agree with its manifest is never signed."""
+    from curation.snapshot.verify import find_problems
+
+    if problems := find_problems(path, read_manifest(path), deep=True):
+        raise SnapshotError(str(path / problems[0].file), f"{problems[0].fact}; it was not signed", f"curate verify {path}")
+    return sign_folder(path, private_key, replace=replace)
+
+
+def sign_folder(path: Path, private_key: Path, *, replace: bool = False) -> Path:
+    """Sign all files of a folder into FOLDER/model.sig; another key's signature is only replaced when told to.
+
+    Signing again with the same key renews the signature.
+    """
+    import model_signing
+
+    key = load_private_key(private_key)
+    if not path.is_dir():
+        raise SnapshotError(str(path), "is no folder")
+    if odd := next((p for p in walk_files(path) if p.is_symlink() or not p.is_file()), None):
+        raise SnapshotError(str(odd), "is no plain file; it was not signed")
+    _check_replaceable(path / SIGNATURE, key.public_key(), replace)
+    config: Any = model_signing.signing.Config()  # type: ignore[no-untyped-call]
+    config.use_elliptic_key_signer(private_key=private_key)
+    config.set_hashing_config(hashing_config())
+    handle, aside = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".sig", dir=path.parent)
+    try:
+        config.sign(path, aside)
+        os.fsync(handle)
+        Path(aside).chmod(0o444)
+        Path(aside).replace(path / SIGNATURE)
+    finally:
+        os.close(handle)
+        Path(aside).unlink(missing_ok=True)
+    sync_folder(path)
+    return path / SIGNATURE
+
+
+def hashing_config() -> Any:
+    """model-signing's hashing over all files but the signature; its default would leave out git's files."""
+    import model_signing
+
+    config: Any = model_signing.hashing.Config()  # type: ignore[no-untyped-call]
+    return config.set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
+
+
+def walk_files(path: Path) -> Iterator[Path]:
+    """Everything below a folder that is not a folder itself, links to folders included, sorted."""
+    for entry in sorted(path.iterdir()):
+        if entry.is_dir() and not entry.is_symlink():
+            yield from walk_files(entry)
+        else:
+            yield entry
+
+
+def _check_replaceable(signature: Path, key: EllipticCurvePublicKey, replace: bool) -> None:
+    from curation.snapshot.keys import signature_hint
+    from curation.snapshot.verify import read_signature
+
+    if replace or not signature.exists():
+        return
+    signed = read_signature(signature)
+    if signed is None or signed.hint != signature_hint(key):
+        raise SnapshotError(
+            str(signature), "is another key's signature, or none that can be read", "sign with replace to put yours in its place"
+        )

@@ -1,0 +1,249 @@
+"""What is checked before a row of a snapshot is used, and in which order.
+
+1. The manifest parses. 2. The folder holds exactly the files it names, each with the named sha256; no links, no extra files.
+3. With `deep`, the rows give the digest and every row is a valid record. 4. The signature lists the same files. 5. One of the
+trusted keys made it (checked by model-signing itself). 6. No revocation names the digest.
+
+Without any trusted key the best answer is "intact, signer unknown".
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from curation.errors import SnapshotError
+from curation.records import Kind
+from curation.snapshot.digest import content_digest
+from curation.snapshot.keys import fingerprint, load_public_key, signature_hint
+from curation.snapshot.manifest import MANIFEST, SIGNATURE, SPLITS, Manifest, Split, read_manifest
+from curation.snapshot.revoke import find_revocation
+from curation.snapshot.sign import hashing_config, walk_files
+from curation.snapshot.write import check_rows, file_sha256, schema_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Status = Literal["verified", "intact, signer unknown", "unsigned", "altered", "foreign key", "revoked", "no snapshot"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One file and what is wrong with it."""
+
+    file: str
+    fact: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.fact}"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The answer of a check; only "verified" is good enough to train on."""
+
+    status: Status
+    problems: tuple[Problem, ...] = ()
+    signer: str | None = None
+    """Fingerprint of the trusted key that made the signature."""
+    key: Path | None = None
+    digest: str | None = None
+
+    @property
+    def is_verified(self) -> bool:
+        return self.status == "verified"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A verified snapshot."""
+
+    path: Path
+    manifest: Manifest
+    signer: str
+    """Fingerprint (`sha256:...`) of the trusted key that signed it."""
+
+    def table(self, split: Split) -> pa.Table:
+        """The rows of one split; the bytes are hashed again as they are read, so nothing can be swapped in between."""
+        return read_split(self.path, split, manifest=self.manifest)
+
+
+@dataclass(frozen=True)
+class Signed:
+    """What a signature claims, before any key is asked: the key's hint and the files' hashes."""
+
+    hint: str
+    files: dict[str, str]
+
+
+def load_snapshot(
+    path: Path,
+    *,
+    trusted_keys: Sequence[Path],
+    kind: Kind | None = None,
+    deep: bool = False,
+    revocations: Sequence[Path] | None = None,
+) -> Snapshot:
+    """The snapshot at `path`, if a trusted key signed exactly what is there and it is of the `kind` asked for.
+
+    Raises SnapshotError otherwise, naming the file and the fact.
+    """
+    manifest = read_manifest(path)
+    checked = verify_snapshot(path, trusted_keys=trusted_keys, deep=deep, revocations=revocations)
+    if not checked.is_verified or checked.signer is None:
+        first, more = checked.problems[0], len(checked.problems) - 1
+        fact = f"{first.fact} ({more} more)" if more else first.fact
+        raise SnapshotError(str(path / first.file), fact, f"curate verify {path}")
+    if kind is not None and manifest.kind != kind:
+        raise SnapshotError(str(path), f"holds {manifest.kind} rows; {kind} rows are needed here", f"name a snapshot of {kind} rows")
+    return Snapshot(path, manifest, checked.signer)
+
+
+def verify_snapshot(
+    path: Path, *, trusted_keys: Sequence[Path], deep: bool = False, revocations: Sequence[Path] | None = None
+) -> Verification:
+    """Check a snapshot and say what was found; never raises for a bad snapshot.
+
+    Args:
+        deep: also read every row, check it and recompute the digest.
+        revocations: folders of revocations; by default the user's own and the one beside the snapshot.
+    """
+    try:
+        manifest = read_manifest(path)
+    except SnapshotError as error:
+        known = (path / MANIFEST).exists()
+        return Verification("altered" if known else "no snapshot", (Problem(MANIFEST if known else ".", error.fact),))
+    digest = manifest.digest.root
+    if problems := find_problems(path, manifest, deep=deep):
+        return Verification("altered", tuple(problems), digest=digest)
+    result = verify_folder(path, trusted_keys)
+    if result.status in ("unsigned", "altered"):
+        return Verification(result.status, result.problems, digest=digest)
+    if fact := find_revocation(digest, trusted_keys=trusted_keys, folders=revocations, beside=path.parent):
+        return Verification("revoked", (Problem(".", fact),), digest=digest)
+    return Verification(result.status, result.problems, result.signer, result.key, digest)
+
+
+def verify_folder(path: Path, trusted_keys: Sequence[Path]) -> Verification:
+    """Check any signed folder (an adapter, say): the signature's files are the folder's, and a trusted key made it."""
+    if not path.is_dir():
+        return Verification("no snapshot", (Problem(".", "is no folder"),))
+    if odd := [p for p in walk_files(path) if p.is_symlink() or not p.is_file()]:
+        return Verification("altered", tuple(Problem(_below(p, path), "is no plain file") for p in odd))
+    if not (path / SIGNATURE).exists():
+        return Verification("unsigned", (Problem(SIGNATURE, "is missing; nobody has signed this"),))
+    signed = read_signature(path / SIGNATURE)
+    if signed is None:
+        return Verification("altered", (Problem(SIGNATURE, "cannot be read as a signature"),))
+    here = {_below(p, path): file_sha256(p) for p in walk_files(path) if p != path / SIGNATURE}
+    if problems := _compare(here, signed.files, "the signature"):
+        return Verification("altered", tuple(problems))
+    if not trusted_keys:
+        return Verification("intact, signer unknown", (Problem(SIGNATURE, "no key is trusted here, so the signer is unknown"),))
+    return _verify_signer(path, signed, trusted_keys)
+
+
+def find_problems(path: Path, manifest: Manifest, *, deep: bool) -> list[Problem]:
+    """Where the folder and its manifest disagree; the signature is not looked at."""
+    entries = list(walk_files(path))
+    odd = [Problem(_below(p, path), "is a link or no plain file") for p in entries if p.is_symlink() or not p.is_file()]
+    empty = [Problem(p.name, "is a folder; a snapshot has none") for p in sorted(path.iterdir()) if p.is_dir() and not p.is_symlink()]
+    if odd or empty:
+        return odd + empty
+    here = {_below(p, path): file_sha256(p) for p in entries if p.name not in (MANIFEST, SIGNATURE)}
+    problems = _compare(here, manifest.files, "the manifest")
+    unlisted = [split.file for split in manifest.splits.values() if split.file not in manifest.files]
+    problems += [Problem(MANIFEST, f"names the split file {name} without its sha256") for name in unlisted]
+    return problems or (_find_deep_problems(path, manifest) if deep else [])
+
+
+def read_split(path: Path, split: Split, *, manifest: Manifest | None = None) -> pa.Table:
+    """One split's rows, from bytes whose sha256 is the manifest's; a split without a file has no rows."""
+    import hashlib
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    manifest = manifest or read_manifest(path)
+    if split not in manifest.splits:
+        return schema_of(manifest.kind).empty_table()
+    file = path / manifest.splits[split].file
+    body = file.read_bytes() if file.is_file() else b""
+    if hashlib.sha256(body).hexdigest() != manifest.files.get(file.name):
+        raise SnapshotError(str(file), "is not the file the manifest names", f"curate verify {path}")
+    try:
+        return pq.read_table(io.BytesIO(body))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise SnapshotError(str(file), f"is no Parquet file ({error})", f"curate verify {path}") from error
+
+
+def read_signature(path: Path) -> Signed | None:
+    """What a signature file claims; None if it is no such file. Nothing here is proof of anything."""
+    try:
+        bundle: Any = json.loads(path.read_bytes())
+        payload = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"], validate=True))
+        files = {str(item["name"]): str(item["digest"]) for item in payload["predicate"]["resources"]}
+        return Signed(str(bundle["verificationMaterial"]["publicKey"]["hint"]), files)
+    except (OSError, ValueError, KeyError, TypeError, binascii.Error, RecursionError):
+        return None
+
+
+def _verify_signer(path: Path, signed: Signed, trusted_keys: Sequence[Path]) -> Verification:
+    keys = {signature_hint(key): (file, key) for file in trusted_keys for key in [load_public_key(file)]}
+    if signed.hint not in keys:
+        fact = f"was made with a key that is not trusted here (hint {signed.hint[:12]}; {len(keys)} trusted)"
+        return Verification("foreign key", (Problem(SIGNATURE, fact),))
+    file, key = keys[signed.hint]
+    if refusal := _refusal(path, file):
+        return Verification("altered", (Problem(SIGNATURE, refusal),))
+    return Verification("verified", signer=fingerprint(key), key=file)
+
+
+def _refusal(path: Path, public_key: Path) -> str | None:
+    """Why model-signing refuses the folder under this key, or None."""
+    import model_signing
+
+    config: Any = model_signing.verifying.Config()  # type: ignore[no-untyped-call]
+    config.use_elliptic_key_verifier(public_key=public_key)
+    config.set_hashing_config(hashing_config())
+    try:
+        config.verify(path, path / SIGNATURE)
+    except Exception as error:  # its parsers let through whatever a damaged file makes them raise; anything means no
+        return f"does not hold: {str(error).strip() or type(error).__name__}"
+    return None
+
+
+def _compare(here: dict[str, str], named: dict[str, str], who: str) -> list[Problem]:
+    extra = [Problem(name, f"is not among the files of {who}") for name in sorted(set(here) - set(named))]
+    missing = [Problem(name, f"is missing; {who} names it") for name in sorted(set(named) - set(here))]
+    changed = [
+        Problem(name, f"has sha256 {here[name][:12]}..., {who} says {named[name][:12]}...")
+        for name in sorted(set(here) & set(named))
+        if here[name] != named[name]
+    ]
+    return changed + missing + extra
+
+
+def _find_deep_problems(path: Path, manifest: Manifest) -> list[Problem]:
+    try:
+        tables: dict[str, pa.Table] = {split: read_split(path, split, manifest=manifest) for split in SPLITS}
+        root = content_digest(tables)
+        check_rows(tables, manifest.kind)
+    except SnapshotError as error:
+        return [Problem(MANIFEST, f"{error.what}: {error.fact}")]
+    counts = {split: tables[split].num_rows for split in manifest.splits}
+    wrong = [s for s in manifest.splits if counts[s] != manifest.splits[s].rows]
+    problems = [Problem(manifest.splits[s].file, f"has {counts[s]} rows, the manifest says {manifest.splits[s].rows}") for s in wrong]
+    if root != manifest.digest.root:
+        problems.append(Problem(MANIFEST, f"says digest {manifest.digest.root[:12]}..., the rows give {root[:12]}..."))
+    return problems
+
+
+def _below(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()

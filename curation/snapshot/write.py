@@ -1,0 +1,194 @@
+"""Write a snapshot folder: every file aside and synced, the manifest last, then one rename.
+
+A kill leaves either the whole folder or a hidden one that nothing reads. The files are made read-only (0444) so that no
+editor changes a signed file by accident; the folder itself stays writable, so `rm -r` and `make clean` still work, and so does
+`curate sign`. Against someone who means to change it there is the signature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from curation.errors import RowError, SnapshotError
+from curation.records import Kind
+from curation.snapshot.digest import COLUMNS, content_digest, kind_of, read_rows_of, record_of
+from curation.snapshot.manifest import CARD, MANIFEST, REPORT, SPLITS, Manifest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_ROW_GROUP = 20_000
+
+
+def write_snapshot(
+    folder: Path,
+    *,
+    name: str,
+    version: int,
+    kind: Kind,
+    splits: Mapping[str, pa.Table],
+    facts: Mapping[str, Any],
+    card: str,
+    report_html: str | None = None,
+    created: datetime,
+) -> Path:
+    """Freeze the splits as NAME-vN-DIGEST8 below `folder`; returns that path.
+
+    Args:
+        splits: instruction rows have prompt, completion, id, label; preference rows prompt, chosen, rejected, id.
+            train and validation must have rows; an empty test split gets no file.
+        facts: the other keys of the manifest: protected, review, models, intended_use, licence, settings, counts, ...
+        card: the text of README.md.
+    """
+    tables: dict[str, pa.Table] = {split: canonical_table(splits.get(split), kind=kind) for split in SPLITS}
+    _check_splits(splits, tables, kind)
+    manifest = _draft(dict(facts), name=name, version=version, kind=kind, created=created, tables=tables)
+    _check_free(folder, manifest)
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{name}-v{version}-", suffix=".partial", dir=folder))
+    try:
+        _write_files(aside, tables, {CARD: card} | ({REPORT: report_html} if report_html is not None else {}))
+        files = {p.name: file_sha256(p) for p in sorted(aside.iterdir())}
+        write_synced(aside / MANIFEST, manifest.model_copy(update={"files": files}).to_json())
+        aside.chmod(0o755)
+        sync_folder(aside)
+        aside.rename(folder / manifest.folder_name)
+    except OSError as error:
+        raise SnapshotError(str(folder / manifest.folder_name), f"could not be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    sync_folder(folder)
+    return folder / manifest.folder_name
+
+
+def canonical_table(table: pa.Table | None, *, kind: Kind) -> pa.Table:
+    """The rows sorted by id, with the kind's columns in order and exactly their types; no table gives no rows."""
+    import pyarrow as pa
+
+    schema = schema_of(kind)
+    if table is None:
+        return schema.empty_table()
+    if kind == "instruction" and "label" not in table.column_names:
+        table = table.append_column("label", pa.nulls(table.num_rows, pa.string()))
+    if set(table.column_names) != set(schema.names):
+        raise SnapshotError("columns", f"are {', '.join(table.column_names)}; {kind} rows have {', '.join(schema.names)}")
+    try:
+        return table.select(schema.names).sort_by("id").cast(schema).combine_chunks()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        raise SnapshotError("columns", f"have other types than {kind} rows have ({error})") from error
+
+
+def schema_of(kind: Kind) -> pa.Schema:
+    """TRL's conversational columns, then ours: id (hex), and label for instructions."""
+    import pyarrow as pa
+
+    messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+    plain = {"id", "label"}
+    return pa.schema([(name, pa.string() if name in plain else messages) for name in COLUMNS[kind]])
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_synced(path: Path, body: bytes) -> None:
+    """Write a new read-only file and wait until it is on the disk."""
+    with path.open("xb") as file:
+        file.write(body)
+        file.flush()
+        os.fsync(file.fileno())
+    path.chmod(0o444)
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the folder's entries are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def check_rows(tables: Mapping[str, pa.Table], kind: Kind) -> None:
+    """Every row is a record under its own id, and no id stands twice, in one split or in two."""
+    seen: dict[str, str] = {}
+    for split, table in tables.items():
+        for number, row in enumerate(read_rows_of(table, kind)):
+            try:
+                record_of(row, kind)
+            except RowError as error:
+                raise SnapshotError(f"split {split}, row {number}, {error.what}", error.fact) from error
+            if row["id"] in seen:
+                raise SnapshotError(f"split {split}, row {number}", f"record {row['id'][:12]} is in {seen[row['id']]} already")
+            seen[row["id"]] = split
+
+
+def _check_splits(given: Mapping[str, pa.Table], tables: Mapping[str, pa.Table], kind: Kind) -> None:
+    if kind_of(given) != kind:
+        raise SnapshotError("splits", f"hold {kind_of(given)} rows, not {kind}")
+    for split in ("train", "validation"):
+        if tables[split].num_rows == 0:
+            raise SnapshotError(
+                f"split {split}",
+                "would be empty; training stops early on the validation loss, so both need rows",
+                "approve more records, or raise the share of validation in project.yaml",
+            )
+    check_rows(tables, kind)
+
+
+def _draft(facts: dict[str, Any], *, name: str, version: int, kind: Kind, created: datetime, tables: Mapping[str, pa.Table]) -> Manifest:
+    own = {
+        "schema": 1,
+        "name": name,
+        "version": version,
+        "kind": kind,
+        "created": created,
+        "digest": {"root": content_digest(tables)},
+        "splits": {split: {"file": f"{split}.parquet", "rows": table.num_rows} for split, table in _filled(tables).items()},
+        "files": {},
+    }
+    if doubled := sorted(set(own) & set(facts)):
+        raise SnapshotError(f"manifest.{doubled[0]}", "is written by the snapshot itself and cannot be given")
+    try:
+        return Manifest.model_validate(own | facts)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SnapshotError("manifest." + ".".join(str(part) for part in first["loc"]), first["msg"]) from error
+
+
+def _check_free(folder: Path, manifest: Manifest) -> None:
+    taken = sorted(folder.glob(f"{manifest.name}-v{manifest.version}-{'[0-9a-f]' * 8}"))
+    if taken:
+        same = taken[0].name == manifest.folder_name
+        fact = "exists already with the same rows" if same else f"is version {manifest.version} already, with other rows"
+        raise SnapshotError(str(taken[0]), f"{fact}; a snapshot never changes", "use the next version number")
+
+
+def _filled(tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
+    """The splits that get a file: `datasets.load_dataset` cannot open a Parquet file without rows."""
+    return {split: table for split, table in tables.items() if table.num_rows}
+
+
+def _write_files(aside: Path, tables: Mapping[str, pa.Table], texts: Mapping[str, str]) -> None:
+    import pyarrow.parquet as pq
+
+    for split, table in _filled(tables).items():
+        path = aside / f"{split}.parquet"
+        with path.open("xb") as file:
+            pq.write_table(table, file, compression="zstd", row_group_size=_ROW_GROUP)
+            file.flush()
+            os.fsync(file.fileno())
+        path.chmod(0o444)
+    for name, text in texts.items():
+        write_synced(aside / name, text.encode())
