@@ -1,0 +1,186 @@
+"""Run a project's checks (`checks.py`) over rows: does the answer fit the pattern, the schema, the table.
+
+A row that fails gets one finding per reason, with what was found beside what was wanted. Several checks may fail on one
+row; none of them stops the others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+import pyarrow as pa
+
+from curation.checks import Check, PatternCheck, SchemaCheck, TableCheck
+from curation.dedup.text import checked_length, normalize, strings
+from curation.errors import ProjectError
+
+FAILURES = pa.schema({"row": pa.int64(), "check": pa.string(), "kind": pa.string(), "evidence": pa.string()})
+
+_SHOWN = 120
+
+
+class Row(NamedTuple):
+    """What a check may look at."""
+
+    completion: str
+    prompt: str
+    expected: str | None
+
+
+Judge = Callable[[Row], Iterator[tuple[str, str]]]
+"""Yields (kind, evidence) for each thing that is wrong with a row."""
+
+
+def check_rows(
+    completions: Sequence[str] | pa.Array,
+    checks: Sequence[Check],
+    *,
+    prompts: Sequence[str] | pa.Array | None = None,
+    expected: Sequence[str | None] | None = None,
+    tables: Mapping[str, pa.Table] | None = None,
+) -> pa.Table:
+    """Hold every row against every check.
+
+    Args:
+        prompts: needed by checks whose target is the prompt.
+        expected: the value the plan asked for in each row (its label), for table checks with `expected`; None is not checked.
+        tables: the tables that table checks name, loaded (`load_table`).
+
+    Returns one line per failure: row, check (its name), kind (no_match, match, not_json, schema, unreadable, unknown_key,
+    mismatch, not_required, unexpected), evidence.
+    """
+    answers = strings(completions)
+    asked = strings(prompts) if prompts is not None else [""] * len(answers)
+    checked_length(asked, len(answers), "prompts")
+    checked_length(expected, len(answers), "expected")
+    if prompts is None and (blind := [check.name for check in checks if check.target == "prompt"]):
+        raise ValueError(f"checks {blind} look at prompts, and none were given")
+    judges = [(check.name, _judge(check, tables or {})) for check in checks]
+    wanted = expected if expected is not None else [None] * len(answers)
+    lines = [
+        {"row": row, "check": name, "kind": kind, "evidence": evidence}
+        for row, values in enumerate(zip(answers, asked, wanted, strict=True))
+        for name, judge in judges
+        for kind, evidence in judge(Row(*values))
+    ]
+    return pa.Table.from_pylist(lines, schema=FAILURES)
+
+
+def load_table(path: Path) -> pa.Table:
+    """Read a Parquet or CSV table; every CSV column is read as text, so codes keep their leading zeros."""
+    if not path.is_file():
+        raise ProjectError(f"table {path.name}", f"there is no file {path}", "check `table:` under `checks:` in project.yaml")
+    try:
+        if path.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            return pq.read_table(path)
+        from pyarrow import csv
+
+        names = csv.open_csv(path).schema.names
+        return csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())))
+    except pa.ArrowInvalid as error:
+        raise ProjectError(f"table {path.name}", f"cannot be read ({error})", "save it as Parquet or as CSV with a header") from error
+
+
+def _judge(check: Check, tables: Mapping[str, pa.Table]) -> Judge:
+    if isinstance(check, PatternCheck):
+        return _pattern_judge(check)
+    if isinstance(check, SchemaCheck):
+        return _schema_judge(check)
+    if check.table not in tables:
+        raise ValueError(f"check {check.name!r} looks at table {check.table!r}, and it was not given")
+    return _table_judge(check, tables[check.table])
+
+
+def _pattern_judge(check: PatternCheck) -> Judge:
+    pattern = re.compile(check.pattern, re.MULTILINE)
+
+    def judge(row: Row) -> Iterator[tuple[str, str]]:
+        text = _text(row, check)
+        found = pattern.search(text)
+        if found and check.absent:
+            yield "match", f"contains {_shorten(found.group())!r}"
+        elif not found and not check.absent:
+            yield "no_match", f"does not fit {check.pattern!r}: {_shorten(text)!r}"
+
+    return judge
+
+
+def _schema_judge(check: SchemaCheck) -> Judge:
+    from jsonschema.exceptions import SchemaError, best_match
+    from jsonschema.validators import validator_for
+
+    kind = validator_for(check.json_schema)
+    try:
+        kind.check_schema(check.json_schema)
+    except SchemaError as error:
+        raise ProjectError(f"check {check.name!r}: schema", error.message, "mend the schema in project.yaml") from error
+    validator = kind(check.json_schema)
+
+    def judge(row: Row) -> Iterator[tuple[str, str]]:
+        try:
+            value = orjson.loads(_text(row, check))
+        except (orjson.JSONDecodeError, UnicodeEncodeError) as error:
+            yield "not_json", f"{error}: {_shorten(_text(row, check))!r}"
+            return
+        if wrong := best_match(validator.iter_errors(value)):
+            yield "schema", f"{wrong.json_path}: {_shorten(wrong.message)}"
+
+    return judge
+
+
+def _table_judge(check: TableCheck, table: pa.Table) -> Judge:
+    pattern = re.compile(check.pattern, re.MULTILINE)
+    index = _index(check, table)
+
+    def judge(row: Row) -> Iterator[tuple[str, str]]:
+        found = pattern.search(_text(row, check))
+        if not found or found[check.key] is None:
+            yield "unreadable", f"no {check.key} could be read: {_shorten(_text(row, check))!r}"
+            return
+        key = found[check.key].strip()
+        if check.expected and row.expected is not None and key != row.expected:
+            yield "unexpected", f"{check.key} {key!r}, asked for {row.expected!r}"
+        entry = index.get(key)
+        if entry is None:
+            yield "unknown_key", f"{check.key} {_shorten(key)!r} is not in {check.table}"
+            return
+        for column in check.require:
+            if not _is_true(entry[column]):
+                yield "not_required", f"{check.key} {key!r}: {column} is {entry[column]!r} in {check.table}"
+        for group, column in check.equals.items():
+            said, holds = found[group] or "", str(entry[column] or "")
+            if normalize(said) != normalize(holds):
+                yield "mismatch", f"{group} {_shorten(said)!r}, {check.table} says {_shorten(holds)!r} for {key!r}"
+
+    return judge
+
+
+def _index(check: TableCheck, table: pa.Table) -> dict[str, dict[str, Any]]:
+    columns = list(dict.fromkeys([check.key, *check.equals.values(), *check.require]))
+    missing = [column for column in columns if column not in table.column_names]
+    if missing:
+        raise ProjectError(
+            f"check {check.name!r}: table {check.table}",
+            f"has no column {', '.join(missing)}; it has {', '.join(table.column_names)}",
+            "mend the check in project.yaml, or name the pattern's key group after the key column",
+        )
+    return {str(entry[check.key]): entry for entry in table.select(columns).to_pylist()}
+
+
+def _is_true(value: Any) -> bool:
+    """A boolean column of Parquet, or its text in a CSV."""
+    return value is True or (isinstance(value, str) and value.strip().lower() in {"true", "1", "yes"})
+
+
+def _text(row: Row, check: Check) -> str:
+    return row.prompt if check.target == "prompt" else row.completion
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
