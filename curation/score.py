@@ -1,0 +1,188 @@
+"""The judge: a rubric scored criterion by criterion, and pairs compared in both orders. The judge gives integers from an enum and
+says why first; the totals are computed here. A judgment that cannot be read is a counted failure and never a 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeGuard
+
+from curation.generate import fail, message_body, object_schema, read_json
+from curation.project import Project, settings_digest
+from curation.prompts import fill, prompt_digest
+from curation.records import InstructionRecord, Message, PairRecord
+from curation.requests import Answer, Failure, Request
+
+SCALE = (1, 2, 3, 4, 5)
+DISAGREEMENT = 2.5
+"""Points of 10 between the overall score and the criteria's mean (one step of the scale) above which they are said to disagree."""
+
+Order = Literal["ab", "ba"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scorable:
+    """A record to be scored, with the table row it is about where there is one."""
+
+    id: str
+    record: InstructionRecord
+    reference: dict[str, Any] | None = None
+    attributes: Mapping[str, str] | None = None
+    """What the plan asked for; the judge of "fits the brief" needs it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What the judge said about a record."""
+
+    record_id: str
+    values: dict[str, int]
+    """Criterion to 1..5."""
+    rationales: dict[str, str]
+    overall: int
+    total: float
+    """0 to 10, the mean of the criteria, computed here."""
+    findings: tuple[dict[str, Any], ...] = ()
+    """What is odd about the judgment: kind, score, evidence."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairChoice:
+    """Which answer of a pair the judge preferred in one order."""
+
+    record_id: str
+    order: Order
+    winner: int | None
+    """Canonical index of the preferred answer, or None for a tie."""
+    rationale: str = ""
+
+
+def rubric_digest(project: Project) -> str:
+    """Digest of all that shapes a score: another rubric, prompt, brief or judge adds scores beside the old ones."""
+    return settings_digest(prompt_digest("judge"), *_shaping(project))
+
+
+def pair_digest(project: Project) -> str:
+    """Digest of all that shapes a comparison."""
+    return settings_digest(prompt_digest("judge_pair"), *_shaping(project))
+
+
+def requests_for(items: Iterable[Scorable], *, project: Project) -> Iterator[Request]:
+    """One request per record."""
+    digest, schema = rubric_digest(project), _score_schema(project)
+    for item in items:
+        system, user = fill("judge", **_shared(project, item.reference), attributes=item.attributes, example=_example(item.record))
+        body = message_body(project.models.judge, system, user, schema)
+        yield Request(stage="score", slot=f"{item.id}:{digest}", role="judge", body=body)
+
+
+def pair_requests_for(items: Iterable[tuple[str, PairRecord, dict[str, Any] | None]], *, project: Project) -> Iterator[Request]:
+    """Two requests per pair, one in each order."""
+    digest = pair_digest(project)
+    schema = object_schema({"rationale": {"type": "string"}, "winner": {"type": "string", "enum": ["A", "B", "tie"]}})
+    for id_, pair, reference in items:
+        first, second = (c.content for c in pair.completions)
+        for order, (a, b) in (("ab", (first, second)), ("ba", (second, first))):
+            system, user = fill("judge_pair", **_shared(project, reference), prompt=_turns(pair.prompt), a=a, b=b)
+            body = message_body(project.models.judge, system, user, schema)
+            yield Request(stage="score", slot=f"{id_}:{digest}:{order}", role="judge", body=body)
+
+
+def scores_from(answer: Answer, *, project: Project) -> Scores | Failure:
+    """The scores of a judgment, with a finding where the overall score and the criteria disagree."""
+    value = read_json(answer)
+    if isinstance(value, Failure):
+        return value
+    given, overall = value.get("scores"), value.get("overall")
+    values: dict[str, int] = {}
+    rationales: dict[str, str] = {}
+    for criterion in project.score.rubric:
+        entry = given.get(criterion) if isinstance(given, dict) else None
+        if not (isinstance(entry, dict) and _is_score(entry.get("score")) and isinstance(entry.get("rationale"), str)):
+            return fail(answer, "schema", f"`{criterion}` has no rationale with a score from 1 to 5")
+        values[criterion], rationales[criterion] = entry["score"], entry["rationale"]
+    if not _is_score(overall):
+        return fail(answer, "schema", "`overall` is no score from 1 to 5")
+    total = total_of(values)
+    return Scores(answer.request.slot.split(":")[0], values, rationales, overall, total, _findings(overall, total, rationales))
+
+
+def choice_from(answer: Answer) -> PairChoice | Failure:
+    """The judge's choice, turned back from A and B to the pair's canonical order."""
+    value = read_json(answer)
+    if isinstance(value, Failure):
+        return value
+    winner, record_id, order = value.get("winner"), answer.request.slot.split(":")[0], answer.request.slot.rsplit(":", 1)[1]
+    if winner not in ("A", "B", "tie"):
+        return fail(answer, "schema", "`winner` is neither A, B nor tie")
+    index = None if winner == "tie" else int((winner == "B") != (order == "ba"))
+    return PairChoice(record_id, "ba" if order == "ba" else "ab", index, str(value.get("rationale", "")))
+
+
+def settle(choices: Sequence[PairChoice]) -> int | None:
+    """The answer preferred in both orders; None when the judge flipped with the order, called a tie, or saw one order only."""
+    winners = {choice.winner for choice in choices}
+    return winners.pop() if {c.order for c in choices} == {"ab", "ba"} and len(winners) == 1 else None
+
+
+def total_of(values: Mapping[str, int]) -> float:
+    """The criteria's mean on a scale from 0 to 10."""
+    return sum((value - 1) / 4 * 10 for value in values.values()) / len(values)
+
+
+def passes(total: float, threshold: float) -> bool:
+    """Whether a total reaches the threshold."""
+    return total >= threshold - 1e-9
+
+
+def top_cut(totals: Sequence[float], percent: float) -> float:
+    """The total that the best PERCENT % of the rows reach; rows equal to it all pass. Infinite when there are no rows."""
+    if not totals:
+        return math.inf
+    count = max(1, math.floor(len(totals) * percent / 100 + 1e-9))
+    return sorted(totals, reverse=True)[count - 1]
+
+
+def _findings(overall: int, total: float, rationales: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
+    apart = abs((overall - 1) / 4 * 10 - total)
+    found: list[dict[str, Any]] = []
+    if apart > DISAGREEMENT:
+        found.append({"kind": "overall_disagrees", "score": apart, "evidence": f"overall {overall} of 5, criteria {total:.1f} of 10"})
+    silent = [criterion for criterion, text in rationales.items() if not text.strip()]
+    if silent:
+        found.append({"kind": "no_rationale", "score": float(len(silent)), "evidence": ", ".join(silent)})
+    return tuple(found)
+
+
+def _score_schema(project: Project) -> dict[str, Any]:
+    # Minima and maxima are not enforced by structured output; an enum is.
+    score = {"type": "integer", "enum": list(SCALE)}
+    criterion = object_schema({"rationale": {"type": "string"}, "score": score})
+    return object_schema({"scores": object_schema(dict.fromkeys(project.score.rubric, criterion)), "overall": score})
+
+
+def _shared(project: Project, reference: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        "brief": project.brief.strip(),
+        "output_format": project.records.output_format.strip(),
+        "rubric": project.score.rubric,
+        "reference": reference,
+    }
+
+
+def _shaping(project: Project) -> tuple[Any, ...]:
+    return project.score.rubric, project.brief, project.records.output_format, project.models.judge.model
+
+
+def _example(record: InstructionRecord) -> dict[str, Any]:
+    return {"prompt": _turns(record.prompt), "answer": record.completion.content}
+
+
+def _turns(prompt: Sequence[Message]) -> list[dict[str, str]]:
+    return [message.model_dump() for message in prompt]
+
+
+def _is_score(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value in SCALE
