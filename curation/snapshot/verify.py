@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from curation.errors import SnapshotError
 from curation.records import Kind
-from curation.snapshot.digest import content_digest
+from curation.snapshot.digest import content_digest, kind_of
 from curation.snapshot.keys import fingerprint, load_public_key, signature_hint
 from curation.snapshot.manifest import MANIFEST, SIGNATURE, SPLITS, Manifest, Split, read_manifest
 from curation.snapshot.revoke import find_revocation
@@ -233,6 +233,8 @@ def _compare(here: dict[str, str], named: dict[str, str], who: str) -> list[Prob
 def _find_deep_problems(path: Path, manifest: Manifest) -> list[Problem]:
     try:
         tables: dict[str, pa.Table] = {split: read_split(path, split, manifest=manifest) for split in SPLITS}
+        if (kind := kind_of(tables)) != manifest.kind:
+            return [Problem(MANIFEST, f"says {manifest.kind}, the rows are {kind}")]
         root = content_digest(tables)
         check_rows(tables, manifest.kind)
     except SnapshotError as error:

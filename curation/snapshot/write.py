@@ -121,9 +121,10 @@ def sync_folder(path: Path) -> None:
 
 
 def check_rows(tables: Mapping[str, pa.Table], kind: Kind) -> None:
-    """Every row is a record under its own id, and no id stands twice, in one split or in two."""
+    """Every row is a record under its own id, rows stand in the order of ids, and no id stands twice, in one split or in two."""
     seen: dict[str, str] = {}
     for split, table in tables.items():
+        last = ""
         for number, row in enumerate(read_rows_of(table, kind)):
             try:
                 record_of(row, kind)
@@ -131,7 +132,9 @@ def check_rows(tables: Mapping[str, pa.Table], kind: Kind) -> None:
                 raise SnapshotError(f"split {split}, row {number}, {error.what}", error.fact) from error
             if row["id"] in seen:
                 raise SnapshotError(f"split {split}, row {number}", f"record {row['id'][:12]} is in {seen[row['id']]} already")
-            seen[row["id"]] = split
+            if row["id"] < last:
+                raise SnapshotError(f"split {split}, row {number}", "does not stand in the order of ids")
+            seen[row["id"]], last = split, row["id"]
 
 
 def _check_splits(given: Mapping[str, pa.Table], tables: Mapping[str, pa.Table], kind: Kind) -> None:

@@ -1,0 +1,12 @@
+"""Rows in and out in the shapes people have: alpaca, ShareGPT, OpenAI messages, prompt/completion, preference pairs.
+
+`read.py` reads a file row by row (`files.py` opens it, `shapes.py` maps a row to a record); `export.py` writes a snapshot's
+split for people who train elsewhere. One bad row is a counted `RowFailure`; only a file that cannot be read at all raises.
+"""
+
+from curation.formats.export import ExportFormat, write_rows
+from curation.formats.files import RowFailure
+from curation.formats.read import read_rows
+from curation.formats.shapes import PairWithFact, Shape
+
+__all__ = ["ExportFormat", "PairWithFact", "RowFailure", "Shape", "read_rows", "write_rows"]

@@ -1,0 +1,165 @@
+"""The shapes a row can have, how each is recognised, and how it becomes a record.
+
+| shape             | columns                                                                              |
+|-------------------|--------------------------------------------------------------------------------------|
+| alpaca            | instruction, output, and if present input, system, history                           |
+| sharegpt          | conversations (from/value), and if present system                                    |
+| messages          | messages (role/content)                                                              |
+| prompt-completion | prompt and completion, each text or messages, and if present system                  |
+| preference        | chosen and rejected (text, a message, messages, or whole conversations) and a prompt: |
+|                   | prompt, conversations, or instruction with input; none when both are conversations   |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from curation.errors import RowError
+from curation.formats.turns import Turn, is_transcript, text_of, transcript_turns, turns_of
+from curation.records import InstructionRecord, Message, PairRecord, make_pair, parse_record
+
+Shape = Literal["alpaca", "sharegpt", "messages", "prompt-completion", "preference"]
+SHAPES: tuple[Shape, ...] = get_args(Shape)
+NEEDS: dict[Shape, tuple[str, ...]] = {
+    "preference": ("chosen", "rejected"),
+    "messages": ("messages",),
+    "sharegpt": ("conversations",),
+    "prompt-completion": ("prompt", "completion"),
+    "alpaca": ("instruction", "output"),
+}
+"""The columns that tell a shape, in the order the shapes are tried."""
+
+
+@dataclass(frozen=True)
+class PairWithFact:
+    """A pair, and the fact that came with it: which of its two completions (0 or 1) was chosen."""
+
+    record: PairRecord
+    chosen: int
+
+
+def find_shape(row: Mapping[str, Any]) -> Shape | None:
+    """The first shape whose columns are all there and not null."""
+    return next((shape for shape, names in NEEDS.items() if all(row.get(name) is not None for name in names)), None)
+
+
+def record_from(
+    row: Mapping[str, Any], *, shape: Shape, system_instruction: bool = False, label: str | None = None
+) -> InstructionRecord | PairWithFact:
+    """The record a row stands for; raises RowError that names the field and the fact."""
+    if missing := [name for name in NEEDS[shape] if row.get(name) is None]:
+        raise RowError(missing[0], f"is missing; {shape} rows have {', '.join(NEEDS[shape])}")
+    if shape == "preference":
+        return _pair(row, system_instruction)
+    if row.get("label") is False and shape != "alpaca":
+        raise RowError("label", "is false: unpaired feedback says that this is a bad answer")
+    if shape == "alpaca":
+        turns = [*_alpaca_prompt(row, system_instruction), _answer(text_of(row["output"], "output"))]
+    elif shape == "prompt-completion":
+        turns = _prompt(row["prompt"], row) + _completion(row["completion"], "completion")
+    else:
+        field = NEEDS[shape][0]
+        turns = _with_system(turns_of(row[field], field), row)
+    if not turns or turns[-1]["role"] != "assistant":
+        raise RowError(NEEDS[shape][-1], "does not end with an assistant message")
+    record = parse_record({"kind": "instruction", "prompt": turns[:-1], "completion": turns[-1], "label": label})
+    assert isinstance(record, InstructionRecord)
+    return record
+
+
+def _alpaca_prompt(row: Mapping[str, Any], system_instruction: bool) -> list[Turn]:
+    instruction, extra = text_of(row["instruction"], "instruction"), text_of(row.get("input"), "input")
+    history = [
+        {"role": role, "content": text_of(text, "history")}
+        for exchange in _exchanges(row.get("history"))
+        for role, text in zip(("user", "assistant"), exchange, strict=True)
+    ]
+    if not system_instruction:
+        text = f"{instruction}\n\n{extra}" if extra else instruction
+        return _with_system([*history, {"role": "user", "content": text}], row)
+    if not extra:
+        raise RowError("input", "is empty, and the instruction is the system message here, so the user says nothing")
+    if row.get("system"):
+        raise RowError("system", "is given beside an instruction that is the system message here")
+    return [{"role": "system", "content": instruction}, *history, {"role": "user", "content": extra}]
+
+
+def _exchanges(value: Any) -> list[list[Any]]:
+    exchanges = value or []
+    if not isinstance(exchanges, list) or any(not isinstance(e, list) or len(e) != 2 for e in exchanges):
+        raise RowError("history", "must be a list of [user, assistant] texts")
+    return exchanges
+
+
+def _with_system(turns: list[Turn], row: Mapping[str, Any]) -> list[Turn]:
+    system = text_of(row.get("system"), "system")
+    if system and turns and turns[0]["role"] == "system":
+        raise RowError("system", "is given beside a conversation that has a system message")
+    return [{"role": "system", "content": system}, *turns] if system else turns
+
+
+def _prompt(value: Any, row: Mapping[str, Any]) -> list[Turn]:
+    if is_transcript(value):
+        turns = transcript_turns(value.rstrip().removesuffix("Assistant:").rstrip("\n"), "prompt")
+    else:
+        turns = [{"role": "user", "content": value}] if isinstance(value, str) else turns_of(value, "prompt")
+    return _with_system(turns, row)
+
+
+def _completion(value: Any, field: str) -> list[Turn]:
+    turns = [_answer(value)] if isinstance(value, str) else turns_of(value, field)
+    if len(turns) != 1:
+        raise RowError(field, f"must be one assistant message; it has {len(turns)} messages")
+    return turns
+
+
+def _answer(text: str) -> Turn:
+    return {"role": "assistant", "content": text}
+
+
+def _pair(row: Mapping[str, Any], system_instruction: bool) -> PairWithFact:
+    (before, better), (other, worse) = (_rival(row[name], name) for name in ("chosen", "rejected"))
+    if before != other:
+        raise RowError("rejected", "does not answer the same conversation as chosen")
+    prompt = _given_prompt(row, system_instruction)
+    if before:
+        prompt = _agreed(prompt, _with_system(before, row))
+    if not prompt:
+        raise RowError("prompt", "is missing, and chosen and rejected are no whole conversations")
+    parsed = parse_record({"kind": "instruction", "prompt": prompt, "completion": _answer(better)})
+    messages: tuple[Message, ...] = parsed.prompt
+    record, chosen = make_pair(messages, better, worse)
+    return PairWithFact(record, chosen)
+
+
+def _rival(value: Any, field: str) -> tuple[list[Turn], str]:
+    """One rival as the turns before its answer (none for a bare answer) and the answer."""
+    if isinstance(value, str):
+        if not is_transcript(value):
+            return [], value
+        turns = transcript_turns(value, field)
+    else:
+        turns = turns_of(value, field)
+    if not turns or turns[-1]["role"] != "assistant":
+        raise RowError(field, "does not end with an assistant message")
+    return turns[:-1], turns[-1]["content"]
+
+
+def _given_prompt(row: Mapping[str, Any], system_instruction: bool) -> list[Turn]:
+    if row.get("prompt") is not None:
+        return _prompt(row["prompt"], row)
+    if row.get("conversations") is not None:
+        return _with_system(turns_of(row["conversations"], "conversations"), row)
+    return _alpaca_prompt(row, system_instruction) if row.get("instruction") is not None else []
+
+
+def _agreed(prompt: list[Turn], before: list[Turn]) -> list[Turn]:
+    """One prompt from the prompt column and the conversation before the answers; UltraFeedback gives both."""
+    if not prompt or prompt == before:
+        return before
+    users = [turn for turn in before if turn["role"] == "user"]
+    if len(prompt) == 1 and prompt[0] in (users[:1] + users[-1:]):
+        return before
+    raise RowError("prompt", "is not what chosen and rejected answer")
