@@ -178,14 +178,16 @@ def _shown(row: Row, grounding: Grounding, protected: set[str]) -> Row | None:
         value = row[column]
         if isinstance(value, str) and normalized(value) in protected:
             return None
-        shown[column] = [v for v in value if normalized(str(v)) not in protected] if isinstance(value, list) else value
+        shown[column] = [v for v in value if not _holds(normalized(str(v)), protected)] if isinstance(value, list) else value
     topic = row[grounding.topic] if grounding.topic else None
-    return {
-        "key": str(row[grounding.key]),
-        "shown": shown,
-        "topic": topic,
-        "family": row[grounding.siblings] if grounding.siblings else None,
-    }
+    family = row[grounding.siblings] if grounding.siblings else None
+    return {"key": str(row[grounding.key]), "shown": shown, "topic": topic, "family": family}
+
+
+def _holds(text: str, protected: set[str]) -> bool:
+    """Whether a run of the text's words is a protected text; a longer name with it inside gives it away too."""
+    words = text.split()
+    return any(" ".join(words[i:j]) in protected for i in range(len(words)) for j in range(i + 1, len(words) + 1))
 
 
 def _walk_rows(pool: Sequence[Row], grounding: Grounding | None, *, seed: int, backwards: bool) -> Iterator[tuple[Row, int] | None]:
