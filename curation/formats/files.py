@@ -9,6 +9,7 @@ import csv
 import gzip
 import json
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,40 +130,55 @@ def _skip(text: str, at: int) -> int:
 
 def _read_csv(path: Path, delimiter: str) -> Iterator[tuple[int, Row | RowFailure]]:
     csv.field_size_limit(max(csv.field_size_limit(), _MAX_FIELD))
-    taken: list[str] = []
-    broken: list[RowFailure] = []
-    reader = csv.reader(_text_lines(path, taken, broken), delimiter=delimiter, strict=True)
+    broken: list[tuple[int, RowFailure]] = []
+    source, again, taken = _numbered_text(path, broken), deque[tuple[int, str]](), list[tuple[int, str]]()
     header: list[str] | None = None
+    reader = csv.reader(_feed(source, again, taken), delimiter=delimiter, strict=True)
     while True:
-        start = reader.line_num + 1
         taken.clear()
         try:
-            fields = next(reader)
-        except StopIteration:
-            break
+            fields = next(reader, None)
         except csv.Error as error:
-            yield start, RowFailure(f"is no CSV row ({error})", "".join(taken))
+            if header is None:
+                raise ProjectError(str(path), f"its header is no CSV row ({error})", "curate import --help") from error
+            # A quote that is never closed takes the lines after it along: give up the first one and read the others again.
+            again.extendleft(reversed(taken[1:]))
+            reader = csv.reader(_feed(source, again, taken), delimiter=delimiter, strict=True)
+            yield taken[0][0], RowFailure(f"is no CSV row ({error})", taken[0][1])
             continue
-        if not fields:
-            continue
+        if fields is None:
+            break
         if header is None:
-            header = [name.strip() for name in fields]
-        elif len(fields) != len(header):
-            yield start, RowFailure(f"has {len(fields)} fields; the header has {len(header)}", "".join(taken))
-        else:
-            yield start, dict(zip(header, fields, strict=True))
-    yield from ((reader.line_num + 1, failure) for failure in broken)
+            header = _header(path, fields)
+        elif len(fields) != len(header) and fields:
+            raw = "".join(text for _, text in taken)
+            yield taken[0][0], RowFailure(f"has {len(fields)} fields; the header has {len(header)}", raw)
+        elif fields:
+            yield taken[0][0], dict(zip(header, fields, strict=True))
+    yield from broken
 
 
-def _text_lines(path: Path, taken: list[str], broken: list[RowFailure]) -> Iterator[str]:
-    """The lines as text for csv.reader; remembers them in `taken`. Bytes that are no UTF-8 become surrogates, refused later."""
-    for number, line in enumerate(_lines(path)):
+def _header(path: Path, fields: list[str]) -> list[str]:
+    header = [name.strip() for name in fields]
+    if doubled := next((name for name in header if header.count(name) > 1), None):
+        raise ProjectError(str(path), f"names the column {doubled!r} twice in its header", "rename one of them")
+    return header
+
+
+def _feed(source: Iterator[tuple[int, str]], again: deque[tuple[int, str]], taken: list[tuple[int, str]]) -> Iterator[str]:
+    """Lines for csv.reader, those to be read again first; what it takes is remembered in `taken`."""
+    while item := again.popleft() if again else next(source, None):
+        taken.append(item)
+        yield item[1]
+
+
+def _numbered_text(path: Path, broken: list[tuple[int, RowFailure]]) -> Iterator[tuple[int, str]]:
+    """The lines as text with their numbers. Bytes that are no UTF-8 become lone surrogates, which no record accepts."""
+    for number, line in enumerate(_lines(path), start=1):
         if isinstance(line, RowFailure):
-            broken.append(line)
+            broken.append((number, line))
             return
-        text = (line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line).decode(errors="surrogateescape")
-        taken.append(text)
-        yield text
+        yield number, (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).decode(errors="surrogateescape")
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[int, Row | RowFailure]]:

@@ -121,7 +121,7 @@ def _label(value: Any) -> str | None:
 
 
 def _raw(row: Row) -> str:
-    """The row as JSON, for whoever looks into the failure; text that is no Unicode is shown with replacement marks."""
+    """The row as JSON, for whoever looks into the failure; text that is no Unicode is shown escaped, as Python shows it."""
     try:
         return orjson.dumps(row, default=repr).decode()
     except orjson.JSONEncodeError:
