@@ -1,0 +1,113 @@
+"""Bring an Argilla server to the state that review needs: a workspace, people in it, a dataset with our form. All of it idempotent."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from argilla_setup.errors import UserError
+from argilla_setup.users import Account, ArgillaRefused, ArgillaUnreachable, ensure_account, open_api
+
+if TYPE_CHECKING:
+    import argilla as rg
+
+__all__ = [
+    "ArgillaRefused",
+    "ArgillaUnreachable",
+    "FormMismatch",
+    "connect",
+    "ensure_annotators",
+    "ensure_dataset",
+    "ensure_workspace",
+]
+
+
+class FormMismatch(UserError):
+    """A dataset of that name holds another form, whose fields and questions Argilla does not let us change."""
+
+
+def connect(url: str, api_key: str, *, timeout: int = 60) -> rg.Argilla:
+    """A client that has been seen to work; it also becomes the SDK's default client.
+
+    Raises:
+        ArgillaUnreachable: nothing answers there.
+        ArgillaRefused: the key is not known.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise ArgillaUnreachable(f"Argilla's address {url!r}", "must begin with http:// or https://", "give the whole address")
+    if not api_key:
+        raise ArgillaRefused("Argilla's key", "is empty", "argilla-setup secrets")
+    with open_api(url, api_key) as api:
+        api.get("me")
+    import argilla as rg
+
+    return rg.Argilla(api_url=url.rstrip("/"), api_key=api_key, timeout=timeout)
+
+
+def ensure_workspace(client: rg.Argilla, name: str) -> rg.Workspace:
+    """The workspace, made if need be."""
+    import argilla as rg
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the SDK warns when there is none, which is why we ask
+        found = client.workspaces(name)
+    return found if found is not None else rg.Workspace(name=name, client=client).create()
+
+
+def ensure_annotators(client: rg.Argilla, names: Sequence[str], workspace: str, *, folder: Path | None = None) -> list[Account]:
+    """The annotators' accounts, members of the workspace.
+
+    Args:
+        folder: where each one's credentials are kept as NAME.json, readable by this user only. Without it a generated password
+            is only in the returned value.
+    """
+    return [ensure_account(client.api_url, client.api_key, name=name, workspace=workspace, folder=folder) for name in names]
+
+
+def ensure_dataset(client: rg.Argilla, name: str, *, workspace: str, settings: rg.Settings) -> rg.Dataset:
+    """The published dataset with this form; what an existing one lacks and can still be given (metadata, vectors) is added.
+
+    The guidelines follow the settings; so does the overlap while nobody has answered.
+    """
+    import argilla as rg
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = client.datasets(name, workspace=workspace)
+    if found is None:
+        return rg.Dataset(name=name, workspace=workspace, settings=settings, client=client).create()
+    found.settings.get()
+    _check_form(found, settings)
+    missing = _missing_properties(found.settings, settings)
+    for item in missing:
+        found.settings.add(item)
+    overlap = settings.distribution.min_submitted
+    changes = found.settings.guidelines != settings.guidelines or found.settings.distribution.min_submitted != overlap
+    if missing or changes:
+        found.settings.guidelines = settings.guidelines
+        if found.progress()["completed"] == 0:
+            found.settings.distribution = rg.TaskDistribution(min_submitted=overlap)
+        found.settings.update()
+        found.settings.get()
+    return found
+
+
+def _check_form(found: rg.Dataset, settings: rg.Settings) -> None:
+    for part in ("fields", "questions"):
+        held = {item.name: type(item).__name__ for item in getattr(found.settings, part)}
+        wanted = {item.name: type(item).__name__ for item in getattr(settings, part)}
+        if held != wanted:
+            fact = f"holds the {part} {', '.join(held)}; this form has {', '.join(wanted)}"
+            raise FormMismatch(f"dataset {found.name}", fact, "choose another dataset name, or delete that dataset in Argilla")
+    sizes = {vector.name: vector.dimensions for vector in found.settings.vectors}
+    for vector in settings.vectors:
+        if sizes.get(vector.name, vector.dimensions) != vector.dimensions:
+            fact = f"holds {vector.name} vectors of {sizes[vector.name]} numbers; these have {vector.dimensions}"
+            raise FormMismatch(f"dataset {found.name}", fact, "use the embedding model it was made with, or another dataset name")
+
+
+def _missing_properties(held: rg.Settings, wanted: rg.Settings) -> list[Any]:
+    names = {item.name for item in (*held.metadata, *held.vectors)}
+    return [item for item in (*wanted.metadata, *wanted.vectors) if item.name not in names]

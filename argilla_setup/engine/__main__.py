@@ -1,0 +1,46 @@
+"""The commands that run inside the server's own environment; `argilla-setup` starts them, people need not.
+
+    python argilla_setup/engine/__main__.py prepare | serve | worker | reindex
+
+The file loads its package by path instead of by PYTHONPATH, so that nothing else of ours can shadow what the server installed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import sys
+from pathlib import Path
+
+
+def main(argv: list[str]) -> None:
+    """Run one command; secrets come by environment, never by argument."""
+    _load_package()
+    from argilla_setup.engine import commands
+
+    verb, *rest = argv
+    if verb == "prepare":
+        commands.prepare()
+    elif verb == "serve":
+        commands.serve(host=rest[0], port=int(rest[1]))
+    elif verb == "worker":
+        commands.work()
+    elif verb == "reindex":
+        asyncio.run(commands.reindex())
+    else:
+        sys.exit(f"unknown command {verb}; one of prepare, serve, worker, reindex")
+
+
+def _load_package() -> None:
+    folder = Path(__file__).resolve().parents[1]
+    # sys.path[0] is this folder, whose module names are ordinary words.
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != folder / "engine"]
+    spec = importlib.util.spec_from_file_location("argilla_setup", folder / "__init__.py", submodule_search_locations=[str(folder)])
+    assert spec is not None and spec.loader is not None
+    package = importlib.util.module_from_spec(spec)
+    sys.modules["argilla_setup"] = package
+    spec.loader.exec_module(package)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,79 @@
+"""What the server's environment is asked to do: prepare the database, serve, work, rebuild the index."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+from pathlib import Path
+
+from argilla_server.contexts import accounts
+from argilla_server.database import ALEMBIC_CONFIG_FILE, AsyncSessionLocal
+from argilla_server.models import User, UserRole
+from argilla_server.settings import settings
+
+from argilla_setup.engine import adapter
+
+
+def prepare() -> None:
+    """Bring the database to the newest schema and see that the owner exists; safe to repeat."""
+    import alembic.config
+
+    database = Path(settings.home_path) / "argilla.db"
+    with contextlib.closing(sqlite3.connect(database)) as db:
+        db.execute("PRAGMA journal_mode = WAL")  # kept in the file; readers and the writer no longer block each other
+    database.chmod(0o600)
+    alembic.config.main(argv=["-c", ALEMBIC_CONFIG_FILE, "upgrade", "head"])
+    asyncio.run(_create_owner())
+
+
+def serve(*, host: str, port: int) -> None:
+    """The web page and the API, over an index that is whole."""
+    import uvicorn
+
+    from argilla_setup.engine.app import make_app
+    from argilla_setup.engine.check import find_gaps
+
+    gaps = find_gaps(Path(settings.home_path) / "argilla.db", adapter.shared_index().path)
+    if gaps:
+        print(f"the index and the database differ in {', '.join(gaps)}; building the index again", flush=True)
+        asyncio.run(reindex())
+    uvicorn.run(make_app(), host=host, port=port, access_log=False, server_header=False, timeout_graceful_shutdown=5)
+
+
+def work() -> None:
+    """Background jobs: statuses after a change of `min_submitted`, webhooks.
+
+    One worker in this process, not argilla-server's pool: the pool starts fresh interpreters on some systems, which would not
+    know our search engine.
+    """
+    from argilla_server.jobs.queues import DEFAULT_QUEUE, HIGH_QUEUE, REDIS_CONNECTION
+    from rq import Worker
+
+    Worker([HIGH_QUEUE, DEFAULT_QUEUE], connection=REDIS_CONNECTION).work(logging_level="WARNING")
+
+
+async def reindex() -> None:
+    """Build the index again from the database."""
+    from argilla_server.cli.search_engine.reindex import Reindexer
+
+    engine = await adapter.SQLiteSearchEngine.new_instance()
+    async with AsyncSessionLocal() as session:
+        async for dataset in Reindexer.reindex_datasets(session, engine):
+            async for records in Reindexer.reindex_dataset_records(session, engine, dataset):
+                print(f"{dataset.name}: {len(records)} records", flush=True)
+
+
+async def _create_owner() -> None:
+    async with AsyncSessionLocal() as session:
+        name = os.environ["SEEDCORN_OWNER_USERNAME"]
+        if await accounts.get_user_by_username(session, name) is None:
+            await User.create(
+                session,
+                first_name=name,
+                username=name,
+                role=UserRole.owner,
+                password_hash=accounts.hash_password(os.environ["SEEDCORN_OWNER_PASSWORD"]),
+                api_key=os.environ["SEEDCORN_OWNER_API_KEY"],
+            )

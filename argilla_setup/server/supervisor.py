@@ -1,0 +1,140 @@
+"""Starts Valkey, the web server and the worker, and starts again what falls, waiting longer each time it falls soon."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from argilla_setup.server.home import Home, Secrets
+from argilla_setup.server.processes import MARK, write_processes
+
+ENGINE = Path(__file__).resolve().parents[1] / "engine" / "__main__.py"
+LONGEST_WAIT = 30.0
+STEADY = 60.0
+"""A child that ran this long is forgiven its earlier falls."""
+
+LARGEST_LOG = 10 * 2**20
+
+
+@dataclass
+class Child:
+    """One process to keep up."""
+
+    name: str
+    command: Sequence[str]
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    falls: int = 0
+    not_before: float = 0.0
+
+
+@dataclass
+class Supervisor:
+    """The processes of one server, in the order in which they start; they end in the reverse order."""
+
+    home: Home
+    port: int
+    environment: Mapping[str, str]
+    children: list[Child] = field(default_factory=list)
+    stopping: bool = False
+
+    def start(self) -> None:
+        """Start each child that is not running and may be."""
+        now = time.monotonic()
+        changed = False
+        for child in self.children:
+            if child.process is not None and child.process.poll() is not None:
+                self._note_fall(child, now)
+            if child.process is None and now >= child.not_before:
+                child.process, child.started, changed = self._spawn(child), now, True
+        if changed:
+            running = {child.name: child.process.pid for child in self.children if child.process is not None}
+            write_processes(self.home, port=self.port, children=running)
+
+    def run(self) -> None:
+        """Keep the children up until SIGTERM or SIGINT."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._stop_soon)
+        try:
+            while not self.stopping:
+                self.start()
+                time.sleep(0.2)
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """End the children, the last started first, so that the web server never meets a dead Valkey."""
+        for child in reversed(self.children):
+            if child.process is None or child.process.poll() is not None:
+                continue
+            child.process.terminate()
+            try:
+                child.process.wait(timeout=8)
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+        self.home.processes_file.unlink(missing_ok=True)
+
+    def _stop_soon(self, *_: object) -> None:
+        self.stopping = True
+
+    def _note_fall(self, child: Child, now: float) -> None:
+        assert child.process is not None
+        child.falls = 1 if now - child.started > STEADY else child.falls + 1
+        wait = min(0.5 * 2 ** (child.falls - 1), LONGEST_WAIT)
+        print(f"{child.name} ended with {child.process.returncode}; starting it again in {wait:g} s", flush=True)
+        child.process, child.not_before = None, now + wait
+
+    def _spawn(self, child: Child) -> subprocess.Popen[bytes]:
+        with open_log(self.home, child.name) as log:
+            streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            return subprocess.Popen(child.command, env=dict(self.environment), cwd=self.home.folder, umask=0o077, **streams)
+
+
+def make_children(home: Home, *, python: Path, port: int, environment: Mapping[str, str], valkey: Path | None) -> list[Child]:
+    """Valkey (unless an external Redis is named), the web server, the worker."""
+    children = []
+    if valkey is not None:
+        # A rewritten process title would wipe the mark by which `down` finds the process.
+        home.socket.parent.mkdir(mode=0o700, exist_ok=True)
+        home.socket.parent.chmod(0o700)
+        options = ["--port", "0", "--unixsocket", str(home.socket), "--unixsocketperm", "600", "--dir", str(home.folder / "valkey")]
+        children.append(Child("valkey", [str(valkey), *options, "--save", "60", "1", "--daemonize", "no", "--set-proc-title", "no"]))
+    children.append(Child("web", [str(python), str(ENGINE), "serve", "127.0.0.1", str(port)]))
+    children.append(Child("worker", [str(python), str(ENGINE), "worker"]))
+    return children
+
+
+def server_environment(home: Home, secrets: Secrets, *, port: int) -> dict[str, str]:
+    """What the server is told. Secrets travel here and never in a command line, which every user of the machine can read."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "ARGILLA_", "VIRTUAL_ENV"))}
+    return kept | {
+        MARK: str(home.folder),
+        "ARGILLA_HOME_PATH": str(home.folder),
+        "ARGILLA_SEARCH_ENGINE": "sqlite",
+        "ARGILLA_REDIS_URL": os.environ.get("ARGILLA_REDIS_URL") or f"unix://{home.socket}?db=0",
+        "ARGILLA_AUTH_SECRET_KEY": secrets.auth_secret,
+        "ARGILLA_CORS_ORIGINS": f'["http://127.0.0.1:{port}", "http://localhost:{port}"]',
+        "ARGILLA_DATABASE_SQLITE_TIMEOUT": "30",
+        "ARGILLA_ENABLE_SHARE_YOUR_PROGRESS": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONNOUSERSITE": "1",
+        # Tracebacks of its command line would print local variables, secrets among them.
+        "_TYPER_STANDARD_TRACEBACK": "1",
+    }
+
+
+def open_log(home: Home, name: str) -> IO[bytes]:
+    """A child's log, opened at its end; a large one is set aside as NAME.log.1 first."""
+    path = home.logs_folder / f"{name}.log"
+    if path.exists() and path.stat().st_size > LARGEST_LOG:
+        path.replace(path.with_suffix(".log.1"))
+    return path.open("ab")

@@ -1,0 +1,141 @@
+"""People's accounts on the server, and the private files that hold what they log in with.
+
+Speaks HTTP to Argilla, so that a machine that only runs the server need not install the SDK.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from argilla_setup.errors import UserError
+from argilla_setup.server.home import write_private
+
+ROLES = ("annotator", "admin", "owner")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+TIMEOUT = 30.0
+
+
+class ArgillaUnreachable(UserError):
+    """No Argilla answers at the address."""
+
+
+class ArgillaRefused(UserError):
+    """Argilla does not know the key, or the key may not do this."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """A person who may log in."""
+
+    username: str
+    role: str
+    workspaces: tuple[str, ...]
+    api_key: str
+    password: str | None
+    """None when the account was made elsewhere: Argilla does not tell passwords."""
+    id: str = ""
+
+
+def ensure_account(
+    url: str, api_key: str, *, name: str, workspace: str | None, role: str = "annotator", folder: Path | None = None
+) -> Account:
+    """The account of that name, made with a generated password if need be, a member of the workspace.
+
+    Args:
+        folder: where its credentials are kept as NAME.json, readable by this user only.
+    """
+    check_name(name)
+    if role not in ROLES:
+        raise UserError("--role", f"is {role}; it must be one of {', '.join(ROLES)}", "argilla-setup users add --help")
+    with open_api(url, api_key) as api:
+        user = next((u for u in api.get("users") if u["username"] == name), None)
+        password = _read_password(folder, name)
+        if user is None:
+            password = secrets.token_urlsafe(12)
+            user = api.post("users", {"first_name": name, "username": name, "role": role, "password": password})
+        elif user["role"] != role:
+            raise UserError(f"user {name}", f"exists already as {user['role']}, not {role}", "choose another name")
+        if workspace is not None and user["role"] != "owner":
+            _join_workspace(api, user["id"], workspace)
+        joined = tuple(w["name"] for w in api.get(f"users/{user['id']}/workspaces"))
+    account = Account(name, user["role"], joined, user["api_key"], password, user["id"])
+    if folder is not None:
+        write_private(folder / f"{name}.json", json.dumps(asdict(account), indent=2) + "\n")
+    return account
+
+
+def list_accounts(url: str, api_key: str) -> list[dict[str, Any]]:
+    """Every account: name, role, workspaces. No keys."""
+    with open_api(url, api_key) as api:
+        return [
+            {"username": u["username"], "role": u["role"], "workspaces": [w["name"] for w in api.get(f"users/{u['id']}/workspaces")]}
+            for u in api.get("users")
+        ]
+
+
+def check_name(name: str) -> None:
+    """A name that is safe as a user's and as a file's."""
+    if not _NAME.fullmatch(name):
+        raise UserError(f"user name {name!r}", "may hold letters, digits, dots, dashes and underscores, at most 64", "choose such a name")
+
+
+def open_api(url: str, api_key: str) -> Api:
+    """A connection that turns Argilla's refusals into sentences."""
+    return Api(url, api_key)
+
+
+class Api:
+    """Argilla's HTTP interface, version 1."""
+
+    def __init__(self, url: str, api_key: str) -> None:
+        import httpx
+
+        self.url = url.rstrip("/")
+        self._client = httpx.Client(base_url=f"{self.url}/api/v1/", headers={"X-Argilla-Api-Key": api_key}, timeout=TIMEOUT)
+
+    def __enter__(self) -> Api:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def get(self, path: str) -> Any:
+        """The answer to a GET; for a list, its items."""
+        return self._send("GET", path, None)
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """The answer to a POST."""
+        return self._send("POST", path, body)
+
+    def _send(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+        import httpx
+
+        try:
+            answer = self._client.request(method, path, json=body)
+        except httpx.TransportError as error:
+            raise ArgillaUnreachable(f"Argilla at {self.url}", f"cannot be reached ({error})", "argilla-setup status") from error
+        if answer.status_code in (401, 403):
+            raise ArgillaRefused(f"Argilla at {self.url}", "does not accept the key for this", "argilla-setup secrets") from None
+        if answer.is_error:
+            raise UserError(f"Argilla at {self.url}", f"answered {answer.status_code} to {method} {path}: {answer.text[:200]}")
+        value = answer.json()
+        return value["items"] if isinstance(value, dict) and set(value) == {"items"} else value
+
+
+def _join_workspace(api: Api, user: str, workspace: str) -> None:
+    found = next((w for w in api.get("me/workspaces") if w["name"] == workspace), None) or api.post("workspaces", {"name": workspace})
+    if all(member["id"] != user for member in api.get(f"workspaces/{found['id']}/users")):
+        api.post(f"workspaces/{found['id']}/users", {"user_id": user})
+
+
+def _read_password(folder: Path | None, name: str) -> str | None:
+    path = folder / f"{name}.json" if folder is not None else None
+    if path is None or not path.exists():
+        return None
+    password = json.loads(path.read_text()).get("password")
+    return None if password is None else str(password)
