@@ -20,7 +20,8 @@ from argilla_server.models import Dataset, MetadataProperty, Record, Response, S
 from argilla_server.search_engine import base
 from argilla_server.settings import settings
 
-from argilla_setup.engine.index import Index, RecordDoc, ResponseDoc, SuggestionDoc
+from argilla_setup.engine.documents import RecordDoc, ResponseDoc, SuggestionDoc
+from argilla_setup.engine.index import Index
 from argilla_setup.engine.search import (
     Page,
     Question,

@@ -11,12 +11,13 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from argilla_setup.engine import text
+from argilla_setup.engine.documents import RecordDoc, ResponseDoc, SuggestionDoc, searchable_values
 from argilla_setup.engine.vectors import VectorCache, raise_generation, write_vector
 from argilla_setup.engine.where import Scope, attribute_name
 
@@ -39,41 +40,6 @@ CREATE INDEX IF NOT EXISTS vectors_by_name ON vectors (vector);
 CREATE TABLE IF NOT EXISTS generations (vector TEXT PRIMARY KEY, count INTEGER NOT NULL);
 """
 SEARCHED_QUESTIONS = frozenset({"label_selection", "multi_label_selection", "rating"})
-LONGEST_VALUE = 1000
-"""Characters; longer metadata texts are not something people filter by."""
-
-
-@dataclass(frozen=True)
-class SuggestionDoc:
-    question: str
-    value: Any
-    score: float | list[float] | None = None
-    agent: str | None = None
-    type: str | None = None
-
-
-@dataclass(frozen=True)
-class ResponseDoc:
-    id: str
-    user: str | None
-    status: str
-    values: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class RecordDoc:
-    """A record as it is searched: whole, so that writing it again replaces what was there."""
-
-    id: str
-    fields: Mapping[str, str]
-    status: str = "pending"
-    external_id: str | None = None
-    inserted_at: float | None = None
-    updated_at: float | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    suggestions: Sequence[SuggestionDoc] = ()
-    responses: Sequence[ResponseDoc] = ()
-    vectors: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -293,17 +259,3 @@ def _delete_response(db: sqlite3.Connection, response: str) -> None:
 def _find_seq(db: sqlite3.Connection, record: str) -> int | None:
     row = db.execute("SELECT seq FROM records WHERE id = ?", (record,)).fetchone()
     return None if row is None else int(row[0])
-
-
-def searchable_values(value: Any) -> list[str | float]:
-    """The plain values inside a metadata, suggestion or answer value; a list gives its items, an object nothing."""
-    if isinstance(value, list | tuple):
-        return [item for part in value for item in searchable_values(part)]
-    if isinstance(value, bool):
-        return ["true" if value else "false"]
-    if isinstance(value, int | float):
-        # SQLite's integers end at 64 bits.
-        return [float(value)]
-    if isinstance(value, str) and len(value) <= LONGEST_VALUE:
-        return [value.encode("utf-8", "replace").decode()]
-    return []

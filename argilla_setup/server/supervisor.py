@@ -93,8 +93,15 @@ class Supervisor:
 
     def _spawn(self, child: Child) -> subprocess.Popen[bytes]:
         with open_log(self.home, child.name) as log:
-            streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-            return subprocess.Popen(child.command, env=dict(self.environment), cwd=self.home.folder, umask=0o077, **streams)
+            return subprocess.Popen(
+                child.command,
+                env=dict(self.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.home.folder,
+                umask=0o077,
+            )
 
 
 def make_children(home: Home, *, python: Path, port: int, environment: Mapping[str, str], valkey: Path | None) -> list[Child]:
