@@ -1,0 +1,280 @@
+"""Saying the same in other words, three ways: swaps of expressions that the official table itself treats as the same, changes of word
+order and frame, and small slips of the hand. None of it is known to the gates.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+from curation.standin.tables import Codes, squeezed
+
+# Pairs that the table uses as two names of one code and that a reader would call the same. `mine_swaps` finds many more, but most of
+# them narrow the meaning (metal ~ nickel), so only these reviewed ones are used, and only where the table at hand bears them out.
+REVIEWED = (
+    ("unspecified", "NOS"),
+    ("disseminated", "generalized"),
+    ("insufficiency", "regurgitation"),
+    ("insufficiency", "incompetence"),
+    ("respiratory syncytial virus", "RSV"),
+    ("partial", "incomplete"),
+    ("age-related", "senile"),
+    ("puerperal", "postpartum"),
+    ("perforation", "rupture"),
+    ("patent", "persistent"),
+    ("displacement", "malposition"),
+    ("intellectual disabilities", "mental subnormality"),
+    ("self-harm", "self-injury"),
+    ("fluency disorder", "stuttering"),
+    ("upper", "proximal"),
+    ("lower", "distal"),
+    ("pharyngitis", "sore throat"),
+)
+
+EVERYDAY = (
+    ("malignant neoplasm of", "cancer of"),
+    ("benign neoplasm of", "benign tumor of"),
+    ("neoplasm of uncertain behavior of", "tumor of uncertain behavior of"),
+    ("neoplasm", "tumor"),
+    ("carcinoma", "cancer"),
+    ("renal", "kidney"),
+    ("hepatic", "liver"),
+    ("cardiac", "heart"),
+    ("pulmonary", "lung"),
+    ("cerebral", "brain"),
+    ("gastric", "stomach"),
+    ("cutaneous", "skin"),
+    ("ocular", "eye"),
+    ("hemorrhage", "bleeding"),
+    ("calculus", "stone"),
+    ("contusion", "bruise"),
+    ("edema", "swelling"),
+    ("pruritus", "itching"),
+    ("fever", "pyrexia"),
+    ("dyspnea", "shortness of breath"),
+    ("hypertension", "high blood pressure"),
+    ("hyperglycemia", "high blood sugar"),
+    ("hypoglycemia", "low blood sugar"),
+    ("myocardial infarction", "heart attack"),
+    ("diabetes mellitus", "diabetes"),
+    ("pressure ulcer", "pressure sore"),
+    ("due to", "caused by"),
+    ("without", "with no"),
+    ("following", "after"),
+    ("associated with", "linked to"),
+    ("during", "in the course of"),
+    ("congenital", "inborn"),
+    ("newborn", "neonate"),
+    ("neonatal", "newborn"),
+    ("in the puerperium", "after delivery"),
+    ("in pregnancy", "while pregnant"),
+    ("malformation", "anomaly"),
+    ("deficiency", "lack"),
+    ("elevated", "raised"),
+    ("abnormal", "irregular"),
+    ("encounter for screening for", "screening visit for"),
+    ("encounter for", "visit for"),
+    ("personal history of", "past history of"),
+    ("family history of", "relatives with"),
+    ("acute", "sudden-onset"),
+    ("chronic", "long-standing"),
+    ("recurrent", "recurring"),
+    ("bilateral", "on both sides"),
+    ("not elsewhere classified", "NEC"),
+    ("inflammation", "inflammatory change"),
+    ("painful", "pain-causing"),
+    ("obstruction", "blockage"),
+    ("enlargement", "increased size"),
+    ("loss of", "lost"),
+    ("slow", "slowed"),
+    ("failure", "insufficiency"),
+    ("lesion", "damage"),
+    ("atrophy", "wasting"),
+    ("disease", "illness"),
+    ("disorder", "condition"),
+    ("syndrome", "symptom complex"),
+    ("stenosis", "narrowing"),
+    ("rupture", "tear"),
+    ("abscess", "collection of pus"),
+    ("cyst", "fluid-filled sac"),
+    ("infection", "infective process"),
+    ("hypertrophy", "overgrowth"),
+    ("absence of", "missing"),
+    ("sepsis", "septicemia"),
+)
+
+_KEEP = "{}"
+
+
+@dataclass(frozen=True)
+class Reworder:
+    """The three generators over one table."""
+
+    swaps: tuple[tuple[str, str], ...]
+    codes: Codes
+
+    @classmethod
+    def over(cls, codes: Codes) -> Reworder:
+        """Swaps that the table bears out, then everyday ones."""
+        mined = mine_swaps(codes)
+        known = {frozenset(map(str.lower, pair)) for pair in mined}
+        return cls(tuple(pair for pair in REVIEWED if not mined or frozenset(map(str.lower, pair)) in known) + EVERYDAY, codes)
+
+    def reword(self, text: str, *, random_: random.Random, avoid: Iterable[str] = ()) -> str | None:
+        """The phrase in other words with the same meaning, or None when it has no other (a lone eponym)."""
+        taken = {squeezed(text), *map(squeezed, avoid)}
+        for ways in ((self._swap, reorder), (self._swap,), (reorder,)):
+            for _ in range(4):
+                changed = text
+                for way in ways:
+                    changed = way(changed, random_)
+                if squeezed(changed) not in taken and not self.codes.is_name(changed) and _apart(text, changed):
+                    return changed
+        return None
+
+    def soften(self, text: str, random_: random.Random) -> str:
+        """One swap at most, for everyday variety; the text itself when nothing fits or the result is another official name."""
+        changed = self._swap(text, random_, most=1)
+        return text if self.codes.is_name(changed) else changed
+
+    def _swap(self, text: str, random_: random.Random, *, most: int = 2) -> str:
+        found = [(a, b) for pair in self.swaps for a, b in (pair, pair[::-1]) if _word(a).search(text)]
+        found = [pair for pair in found if pair not in _ONE_WAY]
+        for a, b in random_.sample(found, min(most, len(found))):
+            text = _word(a).sub(lambda m, b=b: _like(m.group(0), b), text, count=1)  # type: ignore[misc]
+        return text
+
+
+# The second expression is wider or plays another part of speech: it may replace the first, never the other way round.
+_ONE_WAY = {(b, a) for a, b in EVERYDAY if a in {
+    "renal", "hepatic", "cardiac", "pulmonary", "cerebral", "gastric", "cutaneous", "ocular", "carcinoma", "failure", "loss of", "lesion",
+    "disease", "disorder", "slow", "neonatal", "newborn", "diabetes mellitus", "without", "following", "during", "absence of", "rupture",
+    "deficiency", "abnormal", "cyst", "infection", "neoplasm", "inflammation", "fever", "encounter for", "malformation", "bilateral", "painful",
+}} | {("NOS", "unspecified"), ("proximal", "upper"), ("distal", "lower"), ("regurgitation", "insufficiency"), ("incompetence", "insufficiency"),
+      ("incomplete", "partial"), ("persistent", "patent"), ("rupture", "perforation"), ("malposition", "displacement")}  # fmt: skip
+
+
+def mine_swaps(codes: Codes, *, least: int = 2) -> dict[tuple[str, str], int]:
+    """Expressions that stand for each other in the description and a term of one code, with the number of categories that do so."""
+    found: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in codes.rows.values():
+        one = _tokens(row["description"])
+        for term in row["terms"]:
+            if pair := _only_difference(one, _tokens(term)):
+                found[pair].add(row["code"][:3])
+    return {pair: len(where) for pair, where in found.items() if len(where) >= least}
+
+
+def reorder(text: str, random_: random.Random) -> str:
+    """The same words in another order: what a coder's index, a ward round or a patient would make of it."""
+    plain = re.sub(r"\s*\[[^\]]*\]", "", text).strip()
+    options = [pattern.sub(put, plain) for pattern, put in _ORDERS if pattern.fullmatch(plain)]
+    return random_.choice(options) if options else plain
+
+
+_ORDERS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = tuple(
+    (re.compile(pattern, re.IGNORECASE), put)
+    for pattern, put in (
+        (
+            r"(\w[\w' -]*?) of (?:the )?([\w' -]+)",
+            lambda m: f"{m[2]} {m[1].lower()}" if len(m[2].split()) <= 3 else f"{m[2]}: {m[1].lower()}",
+        ),
+        (r"([\w' -]+?) due to ([\w' -]+)", lambda m: f"{m[2]} causing {_lower(m[1])}"),
+        (r"([\w' -]+?) with ([\w' -]+)", lambda m: f"{m[2]} together with {_lower(m[1])}"),
+        (r"([\w' -]+?), ([\w' -]+)", lambda m: f"{m[2]} {_lower(m[1])}"),
+        (r"((?:[\w'-]+ ){1,4})([a-z]+)", lambda m: f"{m[2].capitalize()}, {m[1].strip()}"),
+        (r"((?:[\w'-]+ ){1,4})([a-z]+)", lambda m: f"{m[2]} of the {_lower(m[1].strip())} type"),
+    )
+)
+
+
+def slip(text: str, random_: random.Random) -> str:
+    """One to three small edits: a typing slip, a doubled or lost letter, a changed joint or ending. The meaning stays."""
+    changed = text
+    while squeezed(changed) == squeezed(text) or changed == text:
+        for _ in range(random_.choice((1, 1, 2, 3))):
+            changed = random_.choice(_SLIPS)(changed, random_)
+    return changed
+
+
+def _swap_letters(text: str, random_: random.Random) -> str:
+    return _in_word(text, random_, lambda w, i: w[:i] + w[i + 1] + w[i] + w[i + 2 :])
+
+
+def _lose_letter(text: str, random_: random.Random) -> str:
+    return _in_word(text, random_, lambda w, i: w[:i] + w[i + 1 :])
+
+
+def _double_letter(text: str, random_: random.Random) -> str:
+    return _in_word(text, random_, lambda w, i: w[:i] + w[i] + w[i:])
+
+
+def _small_word(text: str, random_: random.Random) -> str:
+    return random_.choice(
+        (
+            re.sub(r"\band\b", "&", text, count=1),
+            re.sub(r"\bof\b", "of the", text, count=1),
+            text.replace("-", " ", 1),
+            text.rstrip(".") + " noted",
+            re.sub(r"\bNOS\b", "(NOS)", text),
+        )
+    )
+
+
+_SLIPS = (_swap_letters, _lose_letter, _double_letter, _small_word)
+
+
+def _in_word(text: str, random_: random.Random, change: Callable[[str, int], str]) -> str:
+    places = [m.span() for m in re.finditer(r"[A-Za-z]{5,}", text)]
+    if not places:
+        return text + " "
+    start, end = random_.choice(places)
+    word = text[start:end]
+    return text[:start] + change(word, random_.randrange(1, len(word) - 2)) + text[end:]
+
+
+def sentence_case(name: str, codes: Codes) -> str:
+    """A name as it stands inside a sentence: its first letter small unless it is an eponym or an abbreviation."""
+    first = name.split(" ", 1)[0]
+    keeps = first in codes.proper_words or any(c.isupper() or c.isdigit() for c in first[1:]) or first.endswith("'s") or len(first) == 1
+    return name if keeps else name[:1].lower() + name[1:]
+
+
+def fill_frame(frame: str, values: Mapping[str, str]) -> str:
+    """Put values into a frame and mend its spacing and first letter."""
+    text = re.sub(r"\s+", " ", frame.format(**values)).strip()
+    return text[:1].upper() + text[1:]
+
+
+def _tokens(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9']+(?:-[a-z0-9']+)*", text.lower())
+
+
+def _only_difference(one: list[str], other: list[str]) -> tuple[str, str] | None:
+    """The single stretch in which two token lists differ."""
+    steps = [step for step in SequenceMatcher(None, one, other, autojunk=False).get_opcodes() if step[0] != "equal"]
+    if len(steps) != 1 or steps[0][0] != "replace" or len(one) - (steps[0][2] - steps[0][1]) < 1:
+        return None
+    _, i, j, k, n = steps[0]
+    return (" ".join(one[i:j]), " ".join(other[k:n])) if j - i <= 4 and n - k <= 4 else None
+
+
+def _apart(one: str, other: str) -> bool:
+    """Whether two phrases differ by more than spelling."""
+    return SequenceMatcher(None, squeezed(one), squeezed(other), autojunk=False).ratio() < 0.97
+
+
+def _word(expression: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![\w-]){re.escape(expression)}(?![\w-])", re.IGNORECASE if not expression.isupper() else 0)
+
+
+def _like(old: str, new: str) -> str:
+    return new[:1].upper() + new[1:] if old[:1].isupper() and new[:1].islower() else new
+
+
+def _lower(text: str) -> str:
+    return text if any(c.isupper() for c in text[1:2]) else text[:1].lower() + text[1:]
