@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from snapshot_rows import instruction, pair
 
 from curation.errors import ProjectError
-from curation.formats import ExportFormat, PairWithFact, RowFailure, read_rows, write_rows
+from curation.formats import ExportFormat, PairWithFact, RowFailure, Shape, read_rows, write_rows
+from curation.formats.shapes import SHAPES
 from curation.records import InstructionRecord, Message, make_instruction, make_pair, record_id
 
 ASKED, ANSWER = "What is 2 + 2?", "4"
@@ -286,6 +287,36 @@ def test_a_file_that_cannot_be_read_at_all_is_refused(name: str, body: bytes, fa
         list(read_rows(tmp_path / name))
     with pytest.raises(ProjectError, match="does not exist"):
         list(read_rows(tmp_path / "none.jsonl"))
+
+
+LEAF = st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from(["", "x", "user", "gpt", HH.format("a", "b")])
+WORDS = ["role", "content", "from", "value", "type", "text", "tool_calls"]
+JSON = st.recursive(
+    LEAF, lambda value: st.lists(value, max_size=3) | st.dictionaries(st.sampled_from(WORDS), value, max_size=3), max_leaves=8
+)
+COLUMNS = [
+    "messages",
+    "conversations",
+    "prompt",
+    "completion",
+    "chosen",
+    "rejected",
+    "instruction",
+    "input",
+    "output",
+    "system",
+    "history",
+    "label",
+]
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(row=st.dictionaries(st.sampled_from(COLUMNS), JSON), shape=st.sampled_from(SHAPES), system=st.booleans())
+def test_whatever_a_row_holds_it_is_a_record_or_a_failure(row: dict[str, Any], shape: Shape, system: bool, tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", row, {"messages": user() + said(ANSWER)})
+    found = list(read_rows(path, format=shape, system_instruction=system))
+    assert [line for line, _ in found] == [1, 2]
+    assert all(isinstance(record, InstructionRecord | PairWithFact | RowFailure) for _, record in found)
 
 
 def test_a_given_shape_is_not_guessed(tmp_path: Path) -> None:

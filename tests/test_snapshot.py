@@ -246,6 +246,19 @@ def test_what_is_no_snapshot_is_said_to_be_none(where: str, tmp_path: Path, keys
         load_snapshot(path, trusted_keys=[keys[1]])
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take on another user to be refused")
+def test_a_file_that_may_not_be_read_is_a_fact_and_no_traceback(signed: Path, keys: tuple[Path, Path]) -> None:
+    for folder in (signed.parents[1], signed.parents[2], signed.parents[3]):
+        folder.chmod(0o755)
+    (signed / "train.parquet").chmod(0o600)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(SnapshotError, match=r"train\.parquet: cannot be read \(Permission denied\)"):
+            load_snapshot(signed, trusted_keys=[keys[1]])
+    finally:
+        os.seteuid(0)
+
+
 def test_the_wrong_kind_is_refused(signed: Path, keys: tuple[Path, Path]) -> None:
     with pytest.raises(SnapshotError, match="holds instruction rows; preference rows are needed here"):
         load_snapshot(signed, trusted_keys=[keys[1]], kind="preference")
@@ -318,6 +331,13 @@ def test_unknown_columns_and_splits_are_refused(tmp_path: Path) -> None:
         write(tmp_path, splits=rows | {"dev": rows["train"]})
 
 
+def test_a_message_field_that_would_be_lost_is_refused(tmp_path: Path) -> None:
+    rows = [instruction(n) for n in range(12)]
+    rows[0]["prompt"][0]["name"] = "ana"
+    with pytest.raises(SnapshotError, match="column prompt: has messages with name; only role and content can be kept"):
+        write(tmp_path, splits=splits_of(instruction) | {"train": pa.Table.from_pylist(rows)})
+
+
 def test_a_version_is_written_once(signed: Path) -> None:
     with pytest.raises(SnapshotError, match="exists already with the same rows"):
         write(signed.parent)
@@ -371,7 +391,7 @@ def test_a_kill_before_the_manifest_leaves_no_snapshot_and_the_next_run_writes_i
         process.wait(30)
     assert seen == ["README.md", "manifest.json"]
     assert find_snapshots(tmp_path) == []
-    assert find_snapshots(tmp_path) == [] and write(tmp_path).is_dir() and len(find_snapshots(tmp_path)) == 1
+    assert [write(tmp_path)] == find_snapshots(tmp_path)
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:

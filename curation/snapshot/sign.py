@@ -7,9 +7,13 @@ The signature covers every file but itself, files named .gitignore and the like 
 
 from __future__ import annotations
 
+import base64
+import binascii
+import json
 import os
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +24,14 @@ from curation.snapshot.write import sync_folder
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+
+
+@dataclass(frozen=True)
+class Signed:
+    """What a signature claims, before any key is asked: the key's hint and the files' hashes."""
+
+    hint: str
+    files: dict[str, str]
 
 
 def sign_snapshot(path: Path, private_key: Path, *, replace: bool = False) -> Path:
@@ -60,6 +72,17 @@ def sign_folder(path: Path, private_key: Path, *, replace: bool = False) -> Path
     return path / SIGNATURE
 
 
+def read_signature(path: Path) -> Signed | None:
+    """What a signature file claims; None if it is no such file. Nothing here is proof of anything."""
+    try:
+        bundle: Any = json.loads(path.read_bytes())
+        payload = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"], validate=True))
+        files = {str(item["name"]): str(item["digest"]) for item in payload["predicate"]["resources"]}
+        return Signed(str(bundle["verificationMaterial"]["publicKey"]["hint"]), files)
+    except (OSError, ValueError, KeyError, TypeError, binascii.Error, RecursionError):
+        return None
+
+
 def hashing_config() -> Any:
     """model-signing's hashing over all files but the signature; its default would leave out git's files."""
     import model_signing
@@ -79,7 +102,6 @@ def walk_files(path: Path) -> Iterator[Path]:
 
 def _check_replaceable(signature: Path, key: EllipticCurvePublicKey, replace: bool) -> None:
     from curation.snapshot.keys import signature_hint
-    from curation.snapshot.verify import read_signature
 
     if replace or not signature.exists():
         return

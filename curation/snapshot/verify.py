@@ -9,12 +9,10 @@ Without any trusted key the best answer is "intact, signer unknown".
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
-import json
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +22,7 @@ from curation.snapshot.digest import content_digest, kind_of
 from curation.snapshot.keys import fingerprint, load_public_key, signature_hint
 from curation.snapshot.manifest import MANIFEST, SIGNATURE, SPLITS, Manifest, Split, read_manifest
 from curation.snapshot.revoke import find_revocation
-from curation.snapshot.sign import hashing_config, walk_files
+from curation.snapshot.sign import Signed, hashing_config, read_signature, walk_files
 from curation.snapshot.write import check_rows, file_sha256, schema_of
 
 if TYPE_CHECKING:
@@ -54,6 +52,9 @@ class Verification:
     """Fingerprint of the trusted key that made the signature."""
     key: Path | None = None
     digest: str | None = None
+    """Root of the content digest, as the manifest gives it."""
+    manifest: Manifest | None = None
+    """Only of a snapshot that is verified."""
 
     @property
     def is_verified(self) -> bool:
@@ -74,14 +75,6 @@ class Snapshot:
         return read_split(self.path, split, manifest=self.manifest)
 
 
-@dataclass(frozen=True)
-class Signed:
-    """What a signature claims, before any key is asked: the key's hint and the files' hashes."""
-
-    hint: str
-    files: dict[str, str]
-
-
 def load_snapshot(
     path: Path,
     *,
@@ -94,15 +87,18 @@ def load_snapshot(
 
     Raises SnapshotError otherwise, naming the file and the fact.
     """
-    manifest = read_manifest(path)
     checked = verify_snapshot(path, trusted_keys=trusted_keys, deep=deep, revocations=revocations)
-    if not checked.is_verified or checked.signer is None:
+    manifest, signer = checked.manifest, checked.signer
+    if manifest is None or signer is None:
         first, more = checked.problems[0], len(checked.problems) - 1
         fact = f"{first.fact} ({more} more)" if more else first.fact
-        raise SnapshotError(str(path / first.file), fact, f"curate verify {path}")
+        known = checked.status != "no snapshot"
+        raise SnapshotError(
+            str(path / first.file), fact, f"curate verify {path}" if known else "name a folder that `curate snapshot` wrote"
+        )
     if kind is not None and manifest.kind != kind:
         raise SnapshotError(str(path), f"holds {manifest.kind} rows; {kind} rows are needed here", f"name a snapshot of {kind} rows")
-    return Snapshot(path, manifest, checked.signer)
+    return Snapshot(path, manifest, signer)
 
 
 def verify_snapshot(
@@ -115,19 +111,9 @@ def verify_snapshot(
         revocations: folders of revocations; by default the user's own and the one beside the snapshot.
     """
     try:
-        manifest = read_manifest(path)
-    except SnapshotError as error:
-        known = (path / MANIFEST).exists()
-        return Verification("altered" if known else "no snapshot", (Problem(MANIFEST if known else ".", error.fact),))
-    digest = manifest.digest.root
-    if problems := find_problems(path, manifest, deep=deep):
-        return Verification("altered", tuple(problems), digest=digest)
-    result = verify_folder(path, trusted_keys)
-    if result.status in ("unsigned", "altered"):
-        return Verification(result.status, result.problems, digest=digest)
-    if fact := find_revocation(digest, trusted_keys=trusted_keys, folders=revocations, beside=path.parent):
-        return Verification("revoked", (Problem(".", fact),), digest=digest)
-    return Verification(result.status, result.problems, result.signer, result.key, digest)
+        return _verify_snapshot(path, trusted_keys, deep, revocations)
+    except OSError as error:
+        return Verification("altered", (Problem(_named(error, path), f"cannot be read ({error.strerror or error})"),))
 
 
 def verify_folder(path: Path, trusted_keys: Sequence[Path]) -> Verification:
@@ -183,15 +169,27 @@ def read_split(path: Path, split: Split, *, manifest: Manifest | None = None) ->
         raise SnapshotError(str(file), f"is no Parquet file ({error})", f"curate verify {path}") from error
 
 
-def read_signature(path: Path) -> Signed | None:
-    """What a signature file claims; None if it is no such file. Nothing here is proof of anything."""
+def _verify_snapshot(path: Path, trusted_keys: Sequence[Path], deep: bool, revocations: Sequence[Path] | None) -> Verification:
     try:
-        bundle: Any = json.loads(path.read_bytes())
-        payload = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"], validate=True))
-        files = {str(item["name"]): str(item["digest"]) for item in payload["predicate"]["resources"]}
-        return Signed(str(bundle["verificationMaterial"]["publicKey"]["hint"]), files)
-    except (OSError, ValueError, KeyError, TypeError, binascii.Error, RecursionError):
-        return None
+        manifest = read_manifest(path)
+    except SnapshotError as error:
+        known = (path / MANIFEST).exists()
+        return Verification("altered" if known else "no snapshot", (Problem(MANIFEST if known else ".", error.fact),))
+    digest = manifest.digest.root
+    if problems := find_problems(path, manifest, deep=deep):
+        return Verification("altered", tuple(problems), digest=digest)
+    result = verify_folder(path, trusted_keys)
+    if result.status in ("unsigned", "altered"):
+        return replace(result, digest=digest)
+    if fact := find_revocation(digest, trusted_keys=trusted_keys, folders=revocations, beside=path.parent):
+        return Verification("revoked", (Problem(".", fact),), digest=digest)
+    return replace(result, digest=digest, manifest=manifest if result.is_verified else None)
+
+
+def _named(error: OSError, path: Path) -> str:
+    """The file an OSError is about, as seen from the snapshot."""
+    named = Path(os.fsdecode(error.filename)) if error.filename is not None else path
+    return _below(named, path) if named.is_relative_to(path) else str(named)
 
 
 def _verify_signer(path: Path, signed: Signed, trusted_keys: Sequence[Path]) -> Verification:

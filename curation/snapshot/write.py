@@ -81,10 +81,19 @@ def canonical_table(table: pa.Table | None, *, kind: Kind) -> pa.Table:
         table = table.append_column("label", pa.nulls(table.num_rows, pa.string()))
     if set(table.column_names) != set(schema.names):
         raise SnapshotError("columns", f"are {', '.join(table.column_names)}; {kind} rows have {', '.join(schema.names)}")
+    for name in set(schema.names) - {"id", "label"}:
+        if extra := _message_fields(table.schema.field(name).type) - {"role", "content"}:
+            raise SnapshotError(f"column {name}", f"has messages with {', '.join(sorted(extra))}; only role and content can be kept")
     try:
         return table.select(schema.names).sort_by("id").cast(schema).combine_chunks()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         raise SnapshotError("columns", f"have other types than {kind} rows have ({error})") from error
+
+
+def _message_fields(column: pa.DataType) -> set[str]:
+    """The fields of the messages in a list<struct> column; a cast would drop those it does not know without a word."""
+    item = getattr(column, "value_type", column)
+    return {field.name for field in getattr(item, "fields", [])}
 
 
 def schema_of(kind: Kind) -> pa.Schema:
