@@ -16,6 +16,7 @@ SCHEMA = 1
 """Version of the content that an id is computed over; part of the hash."""
 
 Kind = Literal["instruction", "preference"]
+KINDS: tuple[Kind, ...] = ("instruction", "preference")
 
 
 class Message(BaseModel):

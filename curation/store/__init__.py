@@ -42,7 +42,9 @@ def open_store(folder: Path) -> Iterator[Database]:
         yield db
     except sqlite3.DatabaseError as error:
         if "disk is full" in str(error) or "disk I/O" in str(error):
-            raise ProjectError(str(path), f"cannot be written ({error})", "make space on the disk and run again; nothing is lost") from error
+            raise ProjectError(
+                str(path), f"cannot be written ({error})", "make space on the disk and run again; nothing is lost"
+            ) from error
         if "not a database" in str(error) or "malformed" in str(error):
             raise ProjectError(str(path), f"is damaged ({error})", "restore it from a backup") from error
         raise

@@ -85,6 +85,16 @@ def failed_calls(db: sqlite3.Connection, stage: str) -> set[str]:
     return {row["call"] for row in db.execute("SELECT call FROM failures WHERE stage = ? AND call <> ''", (stage,))}
 
 
+def count_failures(db: sqlite3.Connection, stage: str, slot: str) -> int:
+    """How often a slot has failed."""
+    return int(db.execute("SELECT count(*) AS n FROM failures WHERE stage = ? AND slot = ?", (stage, slot)).fetchone()["n"])
+
+
+def calls_read(db: sqlite3.Connection) -> set[str]:
+    """Keys of the judge's calls that have become scores or choices."""
+    return {row["call"] for row in db.execute("SELECT call FROM scores UNION SELECT call FROM choices")}
+
+
 def failure_counts(db: sqlite3.Connection) -> dict[str, dict[str, int]]:
     """Stage to reason to count."""
     out: dict[str, dict[str, int]] = defaultdict(dict)

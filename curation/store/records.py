@@ -48,14 +48,18 @@ class Row:
 
 
 def add_records(db: sqlite3.Connection, made: Iterable[tuple[Record, Origin]], run: int) -> tuple[int, int]:
-    """Add records and origins in one transaction; what is already there stays. Returns (new records, new origins)."""
+    """Add records and origins in one transaction; what is already there stays.
+
+    Returns (new records, new origins); a pair's candidates count only among the records.
+    """
     new_records = new_origins = 0
     with db:
         db.execute("BEGIN IMMEDIATE")
         for record, origin in made:
             seq, is_new = _add_record(db, record)
             new_records += is_new
-            new_origins += _add_origin(db, seq, origin, run)
+            added = _add_origin(db, seq, origin, run)
+            new_origins += added if origin.part == 0 else 0
     return new_records, new_origins
 
 
@@ -134,6 +138,11 @@ def origin_sources(db: sqlite3.Connection, how: str) -> set[str]:
     return {row["source"] for row in db.execute("SELECT DISTINCT source FROM origins WHERE how = ?", (how,))}
 
 
+def edit_sources(db: sqlite3.Connection) -> dict[int, str]:
+    """For each record that an edit made, the response it came from."""
+    return {row["seq"]: row["source"] for row in db.execute("SELECT seq, source FROM origins WHERE how = 'edited' ORDER BY origin DESC")}
+
+
 def count_duplicates_by_id(db: sqlite3.Connection) -> list[tuple[int, int]]:
     """(seq, further origins) of records that were produced more than once: exact copies."""
     sql = "SELECT seq, count(*) - 1 AS n FROM origins WHERE role = 'row' GROUP BY seq HAVING n > 0"
@@ -156,7 +165,20 @@ def _add_origin(db: sqlite3.Connection, seq: int, origin: Origin, run: int) -> i
     return db.execute(
         "INSERT OR IGNORE INTO origins (seq, how, role, source, item, part, cell, better, parent, seed_group, raw, run)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (seq, origin.how, role, origin.source, origin.item, origin.part, origin.cell, origin.better, origin.parent, origin.seed_group, raw, run),
+        (
+            seq,
+            origin.how,
+            role,
+            origin.source,
+            origin.item,
+            origin.part,
+            origin.cell,
+            origin.better,
+            origin.parent,
+            origin.seed_group,
+            raw,
+            run,
+        ),
     ).rowcount
 
 

@@ -1,0 +1,61 @@
+"""The stages in order, and the only place where anything is read or written.
+
+    plan ─ import ─ generate ─ score ─ dedup ─ screen ─ push ─▶ people ─▶ pull ─ decide ─ snapshot ─ sign
+
+Each verb of the command line is one function here, named in the file its stage stands in: making.py (plan … score),
+gating.py (dedup, screen, decide), reviewing.py (push, pull), shipping.py (snapshot, sign, verify, export), telling.py
+(status, trace, report, keep, drop, erase).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from curation.errors import ProjectError
+from curation.pipeline.bench import Summary, open_bench
+from curation.pipeline.gating import decide, dedup, screen
+from curation.pipeline.making import Progress, estimate, generate, import_rows, plan, score
+from curation.pipeline.reviewing import pull, push
+from curation.pipeline.shipping import export, sign, snapshot, verify
+from curation.pipeline.telling import erase, override, report, status, trace
+
+__all__ = [
+    "Progress",
+    "Summary",
+    "decide",
+    "dedup",
+    "erase",
+    "estimate",
+    "export",
+    "generate",
+    "import_rows",
+    "open_bench",
+    "override",
+    "plan",
+    "pull",
+    "push",
+    "report",
+    "run",
+    "score",
+    "screen",
+    "sign",
+    "snapshot",
+    "status",
+    "trace",
+    "verify",
+]
+
+WALK = ("plan", "generate", "score", "dedup", "screen", "push")
+
+
+def run(folder: Path, *, until: str = "push", progress: Progress | None = None) -> Iterator[Summary]:
+    """Walk the stages from the plan up to UNTIL; each asks only for what is missing."""
+    if until not in WALK:
+        raise ProjectError(f"--until {until}", f"is not one of {', '.join(WALK)}", f"curate run {folder} --until push")
+    for name in WALK[: WALK.index(until) + 1]:
+        if name == "plan":
+            yield plan(folder)
+        else:
+            stage = {"generate": generate, "score": score, "dedup": dedup, "screen": screen, "push": push}[name]
+            yield stage(folder, progress=progress)

@@ -1,0 +1,155 @@
+"""What every stage has at hand: the project's folder, its file and its workbench; and what every stage tells when it is done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from curation.errors import ProjectError
+from curation.plan import Cell
+from curation.project import Project, Suite, load_project
+from curation.store import Database, open_store, records
+from curation.store.records import Row
+from curation.validate import load_table
+
+
+@dataclass(frozen=True)
+class Bench:
+    """An open project."""
+
+    folder: Path
+    project: Project
+    db: Database
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a stage did, for the screen and for `--json`."""
+
+    stage: str
+    rows_in: int = 0
+    rows_out: int = 0
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    """Sentences: what to look at, what to do next."""
+
+    def as_values(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {"stage": self.stage, "in": self.rows_in, "out": self.rows_out, **self.counts, "notes": list(self.notes)}
+
+
+@dataclass(frozen=True)
+class ProtectedItems:
+    """A protected set, read."""
+
+    name: str
+    file: Path
+    sha256: str
+    suite: Suite
+    texts: list[str]
+    labels: list[str | None]
+
+
+@contextmanager
+def open_bench(folder: Path) -> Iterator[Bench]:
+    """Open the project in FOLDER."""
+    project = load_project(folder)
+    with open_store(folder) as db:
+        yield Bench(folder, project, db)
+
+
+def load_cells(bench: Bench) -> list[Cell]:
+    """The plan as it stands in the workbench."""
+    return [Cell.model_validate_json(body) for body in records.list_cells(bench.db)]
+
+
+def load_seeds(folder: Path) -> list[dict[str, str]]:
+    """The worked examples in seeds.jsonl.
+
+    Raises:
+        ProjectError: a line is no JSON object, with its number.
+    """
+    path = folder / "seeds.jsonl"
+    if not path.is_file():
+        return []
+    seeds = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            seed = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ProjectError(f"{path}, line {number}", f"is not JSON ({error.msg})", "mend the line and run again") from error
+        if not isinstance(seed, dict) or not {"instruction", "output"} <= seed.keys():
+            raise ProjectError(f"{path}, line {number}", "has no `instruction` and `output`", "mend the line and run again")
+        seeds.append({key: str(seed.get(key) or "") for key in ("instruction", "input", "output")})
+    return seeds
+
+
+def load_protected(bench: Bench) -> list[ProtectedItems]:
+    """Every protected set of the project, with the digest of its file.
+
+    Raises:
+        ProjectError: a file is missing, cannot be read, or has no such column.
+    """
+    return [_read_suite(bench.folder, name, suite) for name, suite in bench.project.screen.protected.items()]
+
+
+def load_grounding(bench: Bench) -> pa.Table | None:
+    """The table the plan writes about."""
+    grounding = bench.project.plan.grounding
+    return load_table(bench.folder / grounding.table) if grounding else None
+
+
+def references_of(bench: Bench, rows: Sequence[Row], cells: Sequence[Cell]) -> dict[int, dict[str, Any]]:
+    """The table row each record is about, by seq: its cell's, or the one its label names."""
+    by_cell = {cell.id: cell.row for cell in cells if cell.row is not None}
+    references = {row.seq: by_cell[row.cell] for row in rows if row.cell in by_cell}
+    missing = {
+        row.seq: row.record.label for row in rows if row.seq not in references and row.record.kind == "instruction" and row.record.label
+    }
+    grounding, table = bench.project.plan.grounding, load_grounding(bench) if missing else None
+    if grounding is None or table is None:
+        return references
+    import pyarrow.compute as pc
+
+    wanted = table.filter(pc.is_in(table[grounding.key].cast(pa.string()), value_set=pa.array(sorted(set(missing.values())), pa.string())))
+    shown = {str(row[grounding.key]): {k: row[k] for k in (grounding.show or row)} for row in wanted.to_pylist()}
+    return references | {seq: shown[label] for seq, label in missing.items() if label in shown}
+
+
+def _read_suite(folder: Path, name: str, suite: Suite) -> ProtectedItems:
+    path = folder / suite.file
+    if not path.is_file():
+        raise ProjectError(f"project.yaml: screen.protected.{name}", f"there is no file {path}", "put it there, or take the suite out")
+    table = _read_table(path)
+    for column in filter(None, (suite.text, suite.label)):
+        if column not in table.column_names:
+            raise ProjectError(
+                f"project.yaml: screen.protected.{name}",
+                f"names the column `{column}`; {suite.file} has {', '.join(table.column_names)}",
+                "mend the name in project.yaml",
+            )
+    texts = [str(value or "") for value in table[suite.text].to_pylist()]
+    labels = [None if v is None else str(v) for v in table[suite.label].to_pylist()] if suite.label else [None] * len(texts)
+    return ProtectedItems(name, path, hashlib.sha256(path.read_bytes()).hexdigest(), suite, texts, labels)
+
+
+def _read_table(path: Path) -> pa.Table:
+    if ".jsonl" not in path.suffixes and ".json" not in path.suffixes:
+        return load_table(path)
+    from pyarrow import json as arrow_json
+
+    try:
+        return arrow_json.read_json(path)
+    except pa.ArrowInvalid as error:
+        raise ProjectError(
+            f"protected file {path.name}", f"cannot be read ({error})", "one JSON object a line, the same keys in each"
+        ) from error

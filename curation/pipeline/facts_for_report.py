@@ -1,0 +1,319 @@
+"""Gather from the workbench what the report shows. Read-only. Core: report/."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from curation import decide as deciding
+from curation import report as page
+from curation import score as scoring
+from curation.decide import Opinion
+from curation.pipeline.bench import Bench, load_cells, load_protected
+from curation.pipeline.gating import GATES, label_of
+from curation.pipeline.making import count_failed, totals_by_seq
+from curation.pipeline.opinions import opinions_by_seq
+from curation.project import settings_digest
+from curation.records import KINDS, Kind, completion_text, prompt_text
+from curation.snapshot import read_signer
+from curation.store import CallLedger, facts, records, reviews, runs
+from curation.store.facts import Finding
+from curation.store.records import Row
+
+PACKAGES = ("seedcorn", "argilla", "anthropic", "datasketch", "faiss-cpu", "sentence-transformers", "pyarrow")
+SHOWN_STAGES = ("generate", "import", "score", "dedup", "screen", "push", "pull", "snapshot")
+
+
+def report_data(bench: Bench) -> page.ReportData:
+    """Everything the page shows, as it stands now; parts that were not run are None."""
+    project, db = bench.project, bench.db
+    rows = {kind: records.list_rows(db, kind) for kind in KINDS}
+    by_seq = {row.seq: row for kind in KINDS for row in rows[kind]}
+    verdicts, findings = facts.verdicts_by_seq(db), facts.latest_findings(db, GATES)
+    ran = {stage for stage in SHOWN_STAGES if runs.latest_run(db, stage)}
+    standin = "offline-stand-in" in (project.models.teacher.provider, project.models.judge.provider)
+    return page.ReportData(
+        project=project.name,
+        brief=project.brief.strip(),
+        created=datetime.now(UTC),
+        digest=settings_digest(project),
+        versions={package: importlib.metadata.version(package) for package in PACKAGES},
+        intended_use=project.intended_use.strip(),
+        models={"teacher": project.models.teacher.model, "judge": project.models.judge.model},
+        models_simulated=standin,
+        funnel=_funnel(bench, verdicts) if verdicts else None,
+        scores=_scores(bench, rows, findings) if "score" in ran else None,
+        judge=_judge(bench, verdicts, rows) if "score" in ran else None,
+        drops=_drops(verdicts, by_seq) if verdicts else None,
+        suites=_suites(bench, findings, len(by_seq)) if "screen" in ran else None,
+        leaks=_leaks(findings, by_seq),
+        conflicts=_conflicts(bench, findings, by_seq) if "screen" in ran else None,
+        distributions=_distributions(bench, rows, verdicts) if by_seq else None,
+        coverage=_coverage(bench, verdicts, rows),
+        review=_review(bench, verdicts, by_seq) if "pull" in ran else None,
+        cost=_cost(bench, verdicts, standin),
+        failures=_failures(bench),
+        snapshots=_snapshots(bench) if "snapshot" in ran else None,
+        runs=_runs(bench),
+    )
+
+
+def _funnel(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]]) -> tuple[page.FunnelStep, ...]:
+    """Each row is counted at the first stage that stopped it."""
+    first = Counter(
+        (v["reasons"][0]["stage"], v["reasons"][0]["kind"]) for v in verdicts.values() if v["verdict"] == "dropped" and v["reasons"]
+    )
+    left, steps = len(verdicts), []
+    failed = sum(count_failed(bench, "generate").values())
+    steps.append(page.FunnelStep(stage="written or imported", entered=left + failed, left=left, reasons=count_failed(bench, "generate")))
+    for stage in ("score", "dedup", "screen", "override"):
+        reasons = {kind: n for (at, kind), n in first.items() if at == stage}
+        if reasons or stage != "override":
+            steps.append(page.FunnelStep(stage=stage, entered=left, left=left - sum(reasons.values()), reasons=reasons))
+            left -= sum(reasons.values())
+    people = Counter(v["verdict"] for v in verdicts.values())
+    waiting = {k: people[k] for k in ("unscored", "to_review", "in_review") if people[k]}
+    settled = {k: people[k] for k in ("rejected", "disputed", "edited") if people[k]}
+    steps.append(page.FunnelStep(stage="review", entered=left, left=people["approved"], reasons={**settled, **waiting}))
+    return tuple(steps)
+
+
+def _scores(bench: Bench, rows: Mapping[Kind, Sequence[Row]], findings: Sequence[Finding]) -> tuple[page.ScoreSet, ...]:
+    totals, values = totals_by_seq(bench), facts.scores_by_seq(bench.db, scoring.rubric_digest(bench.project))
+    rule, invalid = bench.project.score, {f.seq for f in findings if f.kind.startswith("check_")}
+    keeps = deciding.keep_rule(totals.values(), threshold=rule.threshold, top_percent=rule.top_percent)
+    scored = [row for row in rows["instruction"] if row.seq in totals]
+    if not scored:
+        return ()
+    points = [totals[row.seq] for row in scored]
+    kept = [keeps(total) for total in points]
+    selections = page.compare_selections(
+        points, [len(completion_text(row.record)) for row in scored], kept=kept, valid=[row.seq not in invalid for row in scored]
+    )
+    return (
+        page.ScoreSet(
+            kind="instruction",
+            totals=tuple(points),
+            threshold=rule.threshold
+            if rule.top_percent is None
+            else min((p for p, k in zip(points, kept, strict=True) if k), default=None),
+            rule=f"total of {rule.threshold:g} or more" if rule.top_percent is None else f"best {rule.top_percent:g} %",
+            kept=sum(kept),
+            criteria={c: tuple(float(values[row.seq][c]) for row in scored) for c in rule.rubric},
+            selections=selections,
+            rubric_digest=scoring.rubric_digest(bench.project),
+        ),
+    )
+
+
+def _judge(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]], rows: Mapping[Kind, Sequence[Row]]) -> page.JudgeQuality:
+    choices = facts.choices_by_seq(bench.db, scoring.pair_digest(bench.project))
+    both = [c for c in choices.values() if len(c) == 2]
+    totals, values = totals_by_seq(bench), facts.scores_by_seq(bench.db, scoring.rubric_digest(bench.project))
+    settled = {row.seq: verdicts[row.seq]["verdict"] == "approved" for row in rows["instruction"]
+               if verdicts.get(row.seq, {}).get("verdict") in ("approved", "rejected") and row.seq in totals}  # fmt: skip
+    return page.JudgeQuality(
+        pairs=len(both),
+        flipped=sum(len(set(c.values())) > 1 for c in both),
+        compared=len(settled),
+        agreed=sum(good == (totals[seq] >= bench.project.score.threshold) for seq, good in settled.items()),
+        contradictions=sum(abs(total - (values[seq]["overall"] - 1) / 4 * 10) > scoring.DISAGREEMENT for seq, total in totals.items()),
+    )
+
+
+def _drops(verdicts: Mapping[int, Mapping[str, Any]], by_seq: Mapping[int, Row]) -> tuple[page.Drop, ...]:
+    measures = {"near": "similarity", "exact": "similarity", "semantic": "cosine", "below_cut": "total"}
+    out = []
+    for seq, verdict in verdicts.items():
+        if verdict["verdict"] != "dropped" or seq not in by_seq or not verdict["reasons"]:
+            continue
+        row, why = by_seq[seq], verdict["reasons"][0]
+        twin = by_seq.get(why.get("twin", 0))
+        text = f"{prompt_text(row.record)}\n\n{completion_text(row.record)}"
+        twin_text = f"{prompt_text(twin.record)}\n\n{completion_text(twin.record)}" if twin else None
+        out.append(
+            page.Drop(
+                row=row.id, stage=why["stage"], reason=why["kind"], text=text, kind=row.record.kind, twin=twin.id if twin else None,
+                twin_text=twin_text, measure=measures.get(why["kind"], "score"), value=why.get("score"), evidence=why.get("evidence", ""),
+            )
+        )  # fmt: skip
+    return tuple(out)
+
+
+def _suites(bench: Bench, findings: Sequence[Finding], screened: int) -> tuple[page.ProtectedSuite, ...]:
+    flagged = Counter((f.item or "").split(":")[0] for f in findings if f.kind.startswith("leak_"))
+    rate = bench.project.screen.false_positive_rate
+    return tuple(
+        page.ProtectedSuite(
+            name=p.name, file=p.file.name, items=len(p.texts), screened=screened, flagged=flagged[p.name], digest=p.sha256,
+            operating_point=f"{rate:.1%} of clean rows may be flagged, estimated against the nearest other protected items",
+        )
+        for p in load_protected(bench)
+    )  # fmt: skip
+
+
+def _leaks(findings: Sequence[Finding], by_seq: Mapping[int, Row]) -> tuple[page.Leak, ...]:
+    out = []
+    for f in findings:
+        if f.kind.startswith("leak_") and f.seq in by_seq:
+            suite, _, item = (f.item or ":").partition(":")
+            shown, _, evidence = f.evidence.removeprefix("protected: ").partition(". ")
+            row = by_seq[f.seq]
+            out.append(page.Leak(row=row.id, suite=suite, item=item, method=f.kind.removeprefix("leak_").replace("_", " "),
+                                 text=prompt_text(row.record), item_text=shown.strip("'\""), score=f.score, evidence=evidence))  # fmt: skip
+    return tuple(out)
+
+
+def _conflicts(bench: Bench, findings: Sequence[Finding], by_seq: Mapping[int, Row]) -> tuple[page.Conflict, ...]:
+    out = []
+    for f in findings:
+        if f.kind == "conflict" and f.twin in by_seq and f.seq in by_seq:
+            row, twin = by_seq[f.seq], by_seq[f.twin]
+            out.append(page.Conflict(row=row.id, text=prompt_text(row.record), label=label_of(bench, row) or "", twin=twin.id,
+                                     twin_text=prompt_text(twin.record), twin_label=label_of(bench, twin) or "", outcome="sent to review"))  # fmt: skip
+    return tuple(out)
+
+
+def _distributions(
+    bench: Bench, rows: Mapping[Kind, Sequence[Row]], verdicts: Mapping[int, Mapping[str, Any]]
+) -> tuple[page.Distribution, ...]:
+    cells = {cell.id: cell for cell in load_cells(bench)}
+    everything = [row for kind in KINDS for row in rows[kind]]
+    good = {seq for seq, v in verdicts.items() if v["verdict"] in ("approved", "to_review", "in_review")}
+    grounding, out = bench.project.plan.grounding, []
+    names = ([grounding.topic] if grounding and grounding.topic else []) + list(bench.project.plan.attributes)
+    for name in names:
+
+        def value(cell: Any, name: str = name) -> str | None:
+            found = (cell.row or {}).get(name) if grounding and name == grounding.topic else cell.attributes.get(name)
+            return str(found) if found is not None else None
+
+        planned = Counter(v for c in cells.values() if (v := value(c)))
+        before = Counter(v for r in everything if r.cell in cells and (v := value(cells[r.cell])))
+        after = Counter(v for r in everything if r.seq in good and r.cell in cells and (v := value(cells[r.cell])))
+        classes = tuple(page.ClassCount(name=v, before=before[v], after=after[v], planned=n) for v, n in planned.most_common())
+        out.append(page.Distribution(name=name, classes=classes))
+    return tuple(out)
+
+
+def _coverage(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]], rows: Mapping[Kind, Sequence[Row]]) -> page.Coverage | None:
+    names = list(bench.project.plan.attributes)[:2]
+    cells = load_cells(bench)
+    if len(names) < 2 or not cells:
+        return None
+    alive = {
+        row.cell
+        for kind in KINDS
+        for row in rows[kind]
+        if verdicts.get(row.seq, {}).get("verdict") in ("approved", "to_review", "in_review")
+    }
+    planned = Counter((c.attributes[names[0]], c.attributes[names[1]]) for c in cells)
+    have = Counter((c.attributes[names[0]], c.attributes[names[1]]) for c in cells if c.id in alive)
+    crossed = tuple(page.CoverageCell(row=a, column=b, planned=n, have=have[a, b]) for (a, b), n in sorted(planned.items()))
+    return page.Coverage(rows=names[0], columns=names[1], cells=crossed)
+
+
+def _review(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]], by_seq: Mapping[int, Row]) -> page.Review:
+    opinions = {seq: said for seq, said in opinions_by_seq(bench).items() if said}
+    counts = Counter(verdicts[seq]["verdict"] for seq in opinions if seq in verdicts)
+    flat = [o for said in opinions.values() for o in said]
+    disputed = {seq for seq in opinions if verdicts.get(seq, {}).get("verdict") == "disputed"}
+    waiting = sum(v["verdict"] in ("to_review", "in_review") for v in verdicts.values())
+    per_kind = {kind: {s: o for s, o in opinions.items() if s in by_seq and by_seq[s].record.kind == kind} for kind in KINDS}
+    return page.Review(
+        simulated=any(o.simulated for o in flat),
+        overlap=bench.project.review.overlap,
+        rows=len(opinions),
+        answers=len(flat),
+        approved=counts["approved"],
+        rejected=counts["rejected"],
+        edited=counts["edited"],
+        disputed=len(disputed),
+        waiting=waiting,
+        agreements=tuple(_agreement(kind, said) for kind, said in per_kind.items() if said),
+        reviewers=tuple(_reviewer(name, opinions, disputed) for name in sorted({o.user for o in flat})),
+        disputes=tuple(
+            page.Dispute(row=by_seq[seq].id, text=prompt_text(by_seq[seq].record), answers={o.user: o.says for o in opinions[seq]})
+            for seq in sorted(disputed)
+            if seq in by_seq
+        ),
+        error_rates=tuple(
+            page.ErrorRate(name=f"each reviewer, {kind}", estimated=deciding.estimate_error_rate(said.values()))
+            for kind, said in per_kind.items()
+            if said
+        ),
+    )
+
+
+def _agreement(kind: Kind, said: Mapping[int, Sequence[Opinion]]) -> page.Agreement:
+    question = "May this be used?" if kind == "instruction" else "Which response is better?"
+    twice = sum(len(o) >= 2 for o in said.values())
+    return page.Agreement(question=question, alpha=deciding.agreement(said.values()), rows=twice, answers=sum(map(len, said.values())))
+
+
+def _reviewer(name: str, opinions: Mapping[int, Sequence[Opinion]], disputed: set[int]) -> page.Reviewer:
+    own = [(seq, o) for seq, said in opinions.items() for o in said if o.user == name]
+    says = Counter(o.says for _, o in own)
+    return page.Reviewer(
+        name=name, simulated=any(o.simulated for _, o in own), answers=len(own), approved=says["approve"] + says["first"] + says["second"],
+        rejected=says["reject"] + says["neither"] + says["tie"], edited=says["edit"], disputed=sum(seq in disputed for seq, _ in own),
+    )  # fmt: skip
+
+
+def _cost(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]], simulated: bool) -> page.Cost | None:
+    costs = CallLedger(bench.db).costs()
+    if not costs:
+        return None
+    return page.Cost(
+        models=tuple(
+            page.ModelCost(model=c.model, stage=c.stage, calls=c.calls, input_tokens=c.input_tokens, output_tokens=c.output_tokens,
+                           usd=c.cost_usd + c.uncertain_usd, cached_tokens=c.cache_read_tokens)
+            for c in costs
+        ),
+        prices_date=max((c.price_date or "" for c in costs), default=""),
+        simulated=simulated,
+        approved_rows=sum(v["verdict"] == "approved" for v in verdicts.values()),
+        budget_usd=bench.project.budget.usd,
+        uncertain_calls=sum(c.uncertain for c in costs),
+    )  # fmt: skip
+
+
+def _failures(bench: Bench) -> tuple[page.FailureCount, ...] | None:
+    ledger = CallLedger(bench.db)
+    if not any(ledger.counts().values()):
+        return None
+    out = []
+    for stage in ("generate", "score", "import"):
+        for reason, count in count_failed(bench, stage).items():
+            category = ", ".join(f"{name} {n}" for name, n in ledger.refusals(stage).items()) if reason == "refusal" else ""
+            out.append(page.FailureCount(stage=stage, reason=reason, count=count, category=category))
+    return tuple(out)
+
+
+def _snapshots(bench: Bench) -> tuple[page.SnapshotFacts, ...]:
+    out = []
+    for s in reviews.list_snapshots(bench.db):
+        splits = Counter(split for split, _ in facts.splits_by_seq(bench.db).values())
+        manifest = bench.folder / s["path"] / "manifest.json"
+        if manifest.is_file():
+            splits = Counter({name: part["rows"] for name, part in json.loads(manifest.read_text())["splits"].items()})
+        out.append(
+            page.SnapshotFacts(
+                name=s["name"], version=s["version"], kind=s["kind"], splits=dict(splits), digest=s["digest"], created=s["created"],
+                signed_by=read_signer(bench.folder / s["path"]),
+            )
+        )  # fmt: skip
+    return tuple(out)
+
+
+def _runs(bench: Bench) -> tuple[page.RunFacts, ...]:
+    return tuple(
+        page.RunFacts(
+            stage=r["stage"], started=r["started"], seconds=r["seconds"], state=r["state"], entered=r["rows_in"], left=r["rows_out"]
+        )
+        for r in runs.list_runs(bench.db)
+    )

@@ -1,0 +1,300 @@
+"""The stages that look at all rows together and say which may go on: dedup, screen, decide. Core: dedup/, leakage, validate.py,
+decide.py.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from curation import decide as deciding
+from curation import score as scoring
+from curation.checks import TableCheck
+from curation.decide import Decision, Facts, Reason
+from curation.dedup import cluster_alarms, find_conflicts, find_exact, find_near, find_semantic
+from curation.embed import embed, model_digest
+from curation.pipeline.bench import Bench, ProtectedItems, Summary, load_cells, load_protected, open_bench
+from curation.pipeline.making import Progress, totals_by_seq
+from curation.pipeline.opinions import opinions_by_seq
+from curation.project import settings_digest
+from curation.records import KINDS, completion_text, prompt_text
+from curation.store import facts, hold_lock, records, reviews, runs
+from curation.store.facts import Finding
+from curation.store.records import Row
+from curation.validate import check_rows, load_table
+
+GATES = ("dedup", "screen")
+
+
+def dedup(folder: Path, *, progress: Progress | None = None) -> Summary:
+    """Find copies, near copies and rewordings; the kept one is the approved, then the pushed, then the best. Core: dedup/."""
+    with open_bench(folder) as bench, hold_lock(bench.db, "dedup"):
+        ranks = rank_rows(bench)
+        digest = settings_digest(bench.project.dedup, model_digest(bench.project.dedup.model), sorted(ranks.items()))
+        if runs.is_current(bench.db, "dedup", digest):
+            return _tell_dedup(bench, "nothing has changed since the last run; its findings stand")
+        with runs.record_run(bench.db, "dedup", digest) as run:
+            findings, alarms = [], []
+            for kind in KINDS:
+                rows = records.list_rows(bench.db, kind)
+                found, alarm = _find_twins(bench, rows, ranks, progress)
+                findings, alarms = findings + found, alarms + alarm
+                run.rows_in += len(rows)
+            facts.add_findings(bench.db, findings, run.number)
+            copies = records.count_duplicates_by_id(bench.db)
+            run.rows_out = run.rows_in - len({f.seq for f in findings})
+            run.detail = {"kinds": Counter(f.kind for f in findings), "second_origins": sum(n for _, n in copies), "alarms": alarms}
+        return _tell_dedup(bench, *alarms)
+
+
+def screen(folder: Path, *, progress: Progress | None = None) -> Summary:
+    """Find leaks of the protected sets, rows of one text and two labels, and rows that fail a check. Core: leakage, validate.py."""
+    with open_bench(folder) as bench, hold_lock(bench.db, "screen"):
+        protected = load_protected(bench)
+        digest = settings_digest(bench.project.screen, [items.sha256 for items in protected], model_digest(bench.project.dedup.model))
+        if runs.is_current(bench.db, "screen", digest):
+            return _tell_screen(bench, "nothing has changed since the last run; its findings stand")
+        with runs.record_run(bench.db, "screen", digest) as run:
+            findings: list[Finding] = []
+            for kind in KINDS:
+                rows = records.list_rows(bench.db, kind)
+                run.rows_in += len(rows)
+                findings += leak_findings(bench, rows, protected, progress) + conflict_findings(bench, rows) + check_findings(bench, rows)
+            facts.add_findings(bench.db, findings, run.number)
+            run.rows_out = run.rows_in - len({f.seq for f in findings if f.drops})
+            run.detail = {"kinds": Counter(f.kind for f in findings)}
+        return _tell_screen(bench)
+
+
+def decide(folder: Path) -> Summary:
+    """Compute every row's verdict from the facts, the thresholds and the overrides. Nothing is measured. Core: decide.py."""
+    with open_bench(folder) as bench:
+        with runs.record_run(bench.db, "decide", settings_digest(bench.project.score, bench.project.review.overlap)) as run:
+            decisions = decide_rows(bench)
+            facts.replace_verdicts(
+                bench.db, ((d.seq, d.verdict, d.better, deciding.reasons_as_values(d.reasons)) for d in decisions), run.number
+            )
+            verdicts = Counter(d.verdict for d in decisions)
+            run.rows_in, run.rows_out = len(decisions), len(decisions) - verdicts["dropped"] - verdicts["rejected"]
+            run.detail = dict(verdicts)
+        reasons = Counter(f"{d.reasons[0].stage}: {d.reasons[0].kind}" for d in decisions if d.verdict == "dropped")
+        return Summary("decide", run.rows_in, run.rows_out, {**verdicts, "dropped_for": dict(reasons.most_common())})
+
+
+def decide_rows(bench: Bench) -> list[Decision]:
+    """A decision for every row that stands for itself, in order."""
+    totals, choices = totals_by_seq(bench), facts.choices_by_seq(bench.db, scoring.pair_digest(bench.project))
+    keeps = deciding.keep_rule(totals.values(), threshold=bench.project.score.threshold, top_percent=bench.project.score.top_percent)
+    drops, notes = _findings_by_seq(bench)
+    opinions, overrides, editors = opinions_by_seq(bench), facts.overrides_by_seq(bench.db), _editors(bench)
+    candidates = {row.id: row.seq for row in records.list_rows(bench.db, "instruction", role="candidate")}
+    decisions = []
+    for kind in KINDS:
+        for row in records.list_rows(bench.db, kind):
+            override = overrides.get(row.seq)
+            given = Facts(
+                seq=row.seq,
+                kind=kind,
+                total=totals.get(better_candidate(row, candidates) if kind == "preference" else row.seq),
+                better=row.better,
+                choices=choices.get(row.seq, {}),
+                drops=drops.get(row.seq, ()),
+                notes=notes.get(row.seq, ()),
+                opinions=opinions.get(row.seq, ()),
+                override=(override["action"], override["reason"]) if override else None,
+                edited_by=editors.get(row.seq),
+                needs_score=row.how != "edited",
+            )
+            decisions.append(deciding.decide(given, keeps=keeps, overlap=bench.project.review.overlap))
+    return decisions
+
+
+def better_candidate(row: Row, candidates: Mapping[str, int]) -> int:
+    """Seq of the candidate of a pair that was meant to be better (0, which is no seq, where none was)."""
+    from curation.records import PairRecord, candidates_of, record_id
+
+    if not isinstance(row.record, PairRecord) or row.better is None:
+        return 0
+    return candidates.get(record_id(candidates_of(row.record)[row.better]), 0)
+
+
+def rank_rows(bench: Bench) -> dict[int, int]:
+    """Who is kept among duplicates, 0 first: approved, then seen by people, then the best score, then the earliest."""
+    verdicts, pushed, totals = facts.verdicts_by_seq(bench.db), reviews.pushed_seqs(bench.db), totals_by_seq(bench)
+    rows = [row.seq for kind in KINDS for row in records.list_rows(bench.db, kind)]
+
+    def place(seq: int) -> tuple[bool, bool, float, int]:
+        return verdicts.get(seq, {}).get("verdict") != "approved", seq not in pushed, -totals.get(seq, 0.0), seq
+
+    return {seq: n for n, seq in enumerate(sorted(rows, key=place))}
+
+
+def vectors_of(bench: Bench, rows: Sequence[Row], *, progress: Progress | None = None) -> np.ndarray[Any, Any]:
+    """float32 (rows, dimensions): the kept vectors of the rows' prompts, made for those that have none."""
+    model = bench.project.dedup.model
+    digest = model_digest(model)
+    kept = facts.load_vectors(bench.db, digest)
+    missing = [row for row in rows if row.seq not in kept]
+    if missing:
+        made = embed([prompt_text(row.record) for row in missing], model=model)
+        new = {row.seq: vector.astype(np.float32).tobytes() for row, vector in zip(missing, made, strict=True)}
+        facts.add_vectors(bench.db, digest, new)
+        kept |= new
+    return np.stack([np.frombuffer(kept[row.seq], dtype=np.float32) for row in rows]) if rows else np.zeros((0, 0), dtype=np.float32)
+
+
+def leak_findings(
+    bench: Bench, rows: Sequence[Row], protected: Sequence[ProtectedItems], progress: Progress | None = None
+) -> list[Finding]:
+    """Rows too close to a protected item, each with its evidence."""
+    if not rows or not protected:
+        return []
+    from curation.leakage import find_leaks
+
+    labels = [label_of(bench, row) for row in rows]
+    found = find_leaks(
+        [prompt_text(row.record) for row in rows],
+        {items.name: items.texts for items in protected},
+        false_positive_rate=bench.project.screen.false_positive_rate,
+        labels=labels if any(labels) else None,
+        protected_labels={items.name: items.labels for items in protected} if any(labels) else None,
+        model=bench.project.dedup.model,
+    )
+    lines = found.to_pylist()
+    texts = {items.name: items.texts for items in protected}
+    return [
+        Finding(rows[line["row"]].seq, "screen", f"leak_{line['kind']}", True, item=f"{line['suite']}:{line['item']}", score=line["score"],
+                evidence=f"protected: {texts[line['suite']][line['item']]!r}. {line['evidence']}")
+        for line in lines
+    ]  # fmt: skip
+
+
+def conflict_findings(bench: Bench, rows: Sequence[Row]) -> list[Finding]:
+    """Rows of one text and two labels: for people to settle, so nothing is dropped."""
+    labels = [label_of(bench, row) for row in rows]
+    lines = find_conflicts([prompt_text(row.record) for row in rows], labels).to_pylist()
+    return [
+        Finding(rows[line["row"]].seq, "screen", "conflict", False, rows[line["twin"]].seq, evidence=f"{line['label']} here, {line['twin_label']} there")
+        for line in lines
+    ]  # fmt: skip
+
+
+def check_findings(bench: Bench, rows: Sequence[Row]) -> list[Finding]:
+    """Rows that fail one of the project's checks; of a pair, the answer meant to be better is checked."""
+    checks = bench.project.screen.checks
+    if not rows or not checks:
+        return []
+    tables = {check.table: load_table(bench.folder / check.table) for check in checks if isinstance(check, TableCheck)}
+    expected = {cell.id: cell.key for cell in load_cells(bench)}
+    answers = [_checked_answer(row) for row in rows]
+    lines = check_rows(
+        answers,
+        checks,
+        prompts=[prompt_text(row.record) for row in rows],
+        # A person who changed an answer outranks the plan.
+        expected=[None if row.how == "edited" else expected.get(row.cell or "") for row in rows],
+        tables=tables,
+    ).to_pylist()
+    return [
+        Finding(rows[line["row"]].seq, "screen", f"check_{line['check']}_{line['kind']}", True, evidence=line["evidence"]) for line in lines
+    ]
+
+
+def label_of(bench: Bench, row: Row) -> str | None:
+    """The record's class; for a pair what the answer meant to be better says."""
+    if row.record.kind == "instruction":
+        return row.record.label
+    pattern = bench.project.records.label_pattern
+    found = re.search(pattern, _checked_answer(row)) if pattern and row.better is not None else None
+    return found.group(1) if found else None
+
+
+def texts_for_dedup(bench: Bench, rows: Sequence[Row]) -> list[str]:
+    """The text of each row that duplicates are looked for in, as the project chooses."""
+    choice = bench.project.dedup.text
+    read = {
+        "prompt": lambda r: prompt_text(r),
+        "completion": lambda r: completion_text(r),
+        "both": lambda r: f"{prompt_text(r)}\n\n{completion_text(r)}",
+    }[choice]
+    return [read(row.record) for row in rows]
+
+
+def _find_twins(bench: Bench, rows: Sequence[Row], ranks: Mapping[int, int], progress: Progress | None) -> tuple[list[Finding], list[str]]:
+    """Exact, then near among what is left, then semantic among what is left after that: dearer steps see fewer rows."""
+    settings, findings, alarms = bench.project.dedup, list[Finding](), list[str]()
+    left = list(rows)
+    for step in ("exact", "near", "semantic"):
+        if len(left) < 2:
+            break
+        texts, labels = texts_for_dedup(bench, left), [label_of(bench, row) for row in left]
+        common: dict[str, Any] = {"labels": labels if any(labels) else None, "rank": [ranks[row.seq] for row in left]}
+        if step == "exact":
+            table = find_exact(texts, **common)
+        elif step == "near":
+            table = find_near(texts, threshold=settings.near, shingle=settings.shingle, **common)
+        else:
+            vectors = vectors_of(bench, left, progress=progress)
+            table = find_semantic(texts, vectors, threshold=settings.semantic, same_label_threshold=settings.same_label, **common)
+        findings += _twin_findings(table, left, step)
+        alarms += [_alarm(left, line) for line in cluster_alarms(table, len(left)).to_pylist()]
+        dropped = set(table["row"].to_pylist())
+        left = [row for n, row in enumerate(left) if n not in dropped]
+    return findings, alarms
+
+
+def _twin_findings(table: pa.Table, rows: Sequence[Row], step: str) -> list[Finding]:
+    return [
+        Finding(rows[line["row"]].seq, "dedup", step, True, rows[line["kept"]].seq, item=str(line["cluster"]), score=line["similarity"],
+                evidence=f"{line['measure']} {line['similarity']:.3f}")
+        for line in table.to_pylist()
+    ]  # fmt: skip
+
+
+def _alarm(rows: Sequence[Row], line: Mapping[str, Any]) -> str:
+    share, text = line["share"], prompt_text(rows[line["kept"]].record)[:80]
+    return f"A cluster of {line['size']} rows ({share:.0%} of all) looks alike; look before you believe it. It is kept as {text!r}."
+
+
+def _findings_by_seq(bench: Bench) -> tuple[dict[int, list[Reason]], dict[int, list[Reason]]]:
+    drops: dict[int, list[Reason]] = {}
+    notes: dict[int, list[Reason]] = {}
+    for f in facts.latest_findings(bench.db, GATES):
+        (drops if f.drops else notes).setdefault(f.seq, []).append(Reason(f.stage, f.kind, f.evidence, f.twin, f.score))
+    return drops, notes
+
+
+def _editors(bench: Bench) -> dict[int, str]:
+    """Who made each edited record: the answer it came from names the person."""
+    answered = {a.response: a.user for answers in reviews.answers_by_seq(bench.db).values() for a in answers}
+    sources = records.edit_sources(bench.db)
+    return {seq: answered[response] for seq, response in sources.items() if response in answered}
+
+
+def _checked_answer(row: Row) -> str:
+    if row.record.kind == "instruction":
+        return row.record.completion.content
+    return row.record.completions[row.better or 0].content
+
+
+def _tell_dedup(bench: Bench, *notes: str) -> Summary:
+    run = runs.latest_run(bench.db, "dedup")
+    assert run is not None
+    detail = json.loads(run["detail"])
+    kinds = {step: detail["kinds"].get(step, 0) for step in ("exact", "near", "semantic")}
+    counts = {**kinds, "identical_records": detail["second_origins"]}
+    return Summary("dedup", run["rows_in"], run["rows_out"], counts, list(notes))
+
+
+def _tell_screen(bench: Bench, *notes: str) -> Summary:
+    run = runs.latest_run(bench.db, "screen")
+    assert run is not None
+    kinds = json.loads(run["detail"])["kinds"]
+    return Summary("screen", run["rows_in"], run["rows_out"], {"findings": kinds}, list(notes))

@@ -1,0 +1,50 @@
+"""From stored answers to opinions: what each person said of each row, A and B turned back to canonical order."""
+
+from __future__ import annotations
+
+from argilla_setup import forms
+from curation.decide import Opinion, shown_first
+from curation.pipeline.bench import Bench
+from curation.records import InstructionRecord, Record
+from curation.store import records, reviews
+from curation.store.reviews import StoredAnswer
+
+
+def opinions_by_seq(bench: Bench) -> dict[int, list[Opinion]]:
+    """The submitted answers on each row; drafts and discards are no opinions."""
+    stored = reviews.answers_by_seq(bench.db)
+    rows = {row.seq: row for kind in ("instruction", "preference") for row in records.list_rows(bench.db, kind)} if stored else {}  # type: ignore[arg-type]
+    out: dict[int, list[Opinion]] = {}
+    for seq, answers in stored.items():
+        if seq not in rows:
+            continue
+        said = [opinion_of(answer, rows[seq].record, rows[seq].id) for answer in answers if answer.status == "submitted"]
+        out[seq] = [opinion for opinion in said if opinion is not None]
+    return out
+
+
+def opinion_of(answer: StoredAnswer, record: Record, record_id: str) -> Opinion | None:
+    """One person's opinion; None where the question that decides was left open."""
+    if not isinstance(record, InstructionRecord):
+        return _choice_of(answer, record_id)
+    verdict = answer.values.get(forms.VERDICT)
+    edited = str(answer.values.get(forms.EDITED_COMPLETION) or "").strip()
+    if verdict == forms.REJECT:
+        return Opinion(answer.user, "reject", simulated=answer.simulated)
+    if verdict != forms.APPROVE:
+        return None
+    if edited and edited != record.completion.content.strip():
+        return Opinion(answer.user, "edit", edited, simulated=answer.simulated)
+    return Opinion(answer.user, "approve", simulated=answer.simulated)
+
+
+def _choice_of(answer: StoredAnswer, record_id: str) -> Opinion | None:
+    choice, first = answer.values.get(forms.BETTER), shown_first(record_id)
+    if choice == forms.BOTH_BAD:
+        return Opinion(answer.user, "neither", simulated=answer.simulated)
+    if choice == forms.TIE:
+        return Opinion(answer.user, "tie", simulated=answer.simulated)
+    if choice not in (forms.A, forms.B):
+        return None
+    index = first if choice == forms.A else 1 - first
+    return Opinion(answer.user, "first" if index == 0 else "second", simulated=answer.simulated)

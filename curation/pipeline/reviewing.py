@@ -1,0 +1,182 @@
+"""The stages around people: push rows to Argilla, pull what they said. Core: decide.py; effect: review.py."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from curation import decide as deciding
+from curation import review as argilla
+from curation import score as scoring
+from curation.decide import Decision
+from curation.errors import RowError
+from curation.pipeline.bench import Bench, Summary, load_cells, open_bench
+from curation.pipeline.gating import better_candidate, decide, decide_rows, vectors_of
+from curation.pipeline.making import Progress, totals_by_seq
+from curation.pipeline.opinions import opinions_by_seq
+from curation.project import settings_digest
+from curation.records import KINDS, InstructionRecord, Kind, parse_record
+from curation.review import ArgillaReview, Shown
+from curation.store import facts, records, reviews, runs
+from curation.store.records import Origin, Row
+from curation.store.reviews import StoredAnswer
+
+REVIEWED = ("to_review", "in_review", "approved", "rejected", "disputed", "edited")
+
+
+def push(folder: Path, *, progress: Progress | None = None) -> Summary:
+    """Show people every row that machines let through; what Argilla already holds is updated only where it differs."""
+    with open_bench(folder) as bench:
+        project = bench.project
+        with runs.record_run(bench.db, "push", settings_digest(project.review, list(project.score.rubric))) as run:
+            review = _connect(bench)
+            by_kind, withdrawn = Counter[str](), 0
+            for kind in KINDS:
+                rows = _rows_to_show(bench, kind)
+                withdrawn += _withdrawn(bench, kind, rows)
+                run.rows_in += len(rows)
+                if rows:
+                    by_kind[kind] = _push_kind(bench, review, kind, rows, progress)
+            run.rows_out = sum(by_kind.values())
+            run.detail = dict(by_kind)
+        counts = {"to_show": run.rows_in, "sent": dict(by_kind), "unchanged": run.rows_in - run.rows_out}
+        notes = [f"{withdrawn} rows that people may have seen no longer pass; they stay in Argilla and do not count."] if withdrawn else []
+        notes.append(f"Annotators answer at {review.url}")
+        return Summary("push", run.rows_in, run.rows_out, counts, notes)
+
+
+def pull(folder: Path) -> Summary:
+    """Bring back what people said, make a record of every edit, and decide again. Core: decide.py."""
+    with open_bench(folder) as bench:
+        with runs.record_run(bench.db, "pull", settings_digest(bench.project.review)) as run:
+            review = _connect(bench)
+            seqs = {identity: seq for seq, identity in records.ids_of(bench.db).items()}
+            new = 0
+            for kind in KINDS:
+                dataset = dataset_name(bench, kind)
+                payloads, form = reviews.pushed_payloads(bench.db, dataset), _form_digest(bench, kind)
+                answers = [
+                    StoredAnswer(given.response, given.updated, seqs[given.record], given.user, given.status, dict(given.values),
+                                 payloads.get(seqs[given.record], ""), form, given.user.startswith(argilla.SIMULATED))
+                    for given in argilla.pull_answers(review, dataset)
+                    if given.record in seqs
+                ]  # fmt: skip
+                run.rows_in += len(answers)
+                new += reviews.add_answers(bench.db, answers, run.number)
+            edits = _add_edits(bench, run.number)
+            run.rows_out = new
+            run.detail = {"new": new, "edits": edits}
+        verdicts = decide(folder).counts
+        counts = {"answers": run.rows_in, "new": new, "edited_records": edits, **review_counts(bench), "verdicts": verdicts}
+        return Summary("pull", run.rows_in, run.rows_out, counts)
+
+
+def review_counts(bench: Bench) -> dict[str, Any]:
+    """How far the review is and how well people agree."""
+    opinions = opinions_by_seq(bench)
+    verdicts = Counter(v["verdict"] for v in facts.verdicts_by_seq(bench.db).values())
+    flat = [o for said in opinions.values() for o in said]
+    return {
+        "records": len([said for said in opinions.values() if said]),
+        "opinions": len(flat),
+        "disputed": verdicts["disputed"],
+        "agreement": deciding.agreement(opinions.values()),
+        "estimated_error_rate": deciding.estimate_error_rate(opinions.values()),
+        "simulated": any(o.simulated for o in flat),
+        "reviewers": sorted({o.user for o in flat}),
+    }
+
+
+def dataset_name(bench: Bench, kind: Kind) -> str:
+    """Name of the dataset in Argilla."""
+    return f"{bench.project.name}-{kind}"
+
+
+def _connect(bench: Bench) -> ArgillaReview:
+    review = bench.project.review
+    return argilla.connect(bench.folder, argilla=review.argilla, workspace=review.workspace, annotators=review.annotators)
+
+
+def _rows_to_show(bench: Bench, kind: Kind) -> list[tuple[Row, Decision]]:
+    decisions = {d.seq: d for d in decide_rows(bench) if d.verdict in REVIEWED}
+    return [(row, decisions[row.seq]) for row in records.list_rows(bench.db, kind) if row.seq in decisions]
+
+
+def _withdrawn(bench: Bench, kind: Kind, rows: Sequence[tuple[Row, Decision]]) -> int:
+    return len(reviews.pushed_payloads(bench.db, dataset_name(bench, kind)).keys() - {row.seq for row, _ in rows})
+
+
+def _push_kind(bench: Bench, review: ArgillaReview, kind: Kind, rows: Sequence[tuple[Row, Decision]], progress: Progress | None) -> int:
+    dataset, criteria = dataset_name(bench, kind), [*bench.project.score.rubric]
+    vectors = vectors_of(bench, [row for row, _ in rows])
+    shown = _shown(bench, kind, [row for row, _ in rows], vectors)
+    held = reviews.pushed_payloads(bench.db, dataset)
+    changed = {item.id: (row.seq, item) for (row, _), item in zip(rows, shown, strict=True) if held.get(row.seq) != item.digest}
+    settings = argilla.form_settings(kind, criteria=criteria, dimensions=vectors.shape[1], overlap=bench.project.review.overlap)
+    sent = 0
+    for batch in argilla.push_records(review, dataset, (item for _, item in changed.values()), settings=settings):
+        reviews.mark_pushed(bench.db, dataset, [(changed[item.id][0], item.digest) for item in batch])
+        sent += len(batch)
+        if progress:
+            progress("push", sent, len(changed), kind)
+    return sent
+
+
+def _shown(bench: Bench, kind: Kind, rows: Sequence[Row], vectors: Any) -> list[Shown]:
+    digest = scoring.rubric_digest(bench.project)
+    values, totals = facts.scores_by_seq(bench.db, digest), totals_by_seq(bench)
+    candidates = {row.id: row.seq for row in records.list_rows(bench.db, "instruction", role="candidate")} if kind == "preference" else {}
+    attributes = {cell.id: {**cell.attributes, **_topic(bench, cell.row)} for cell in load_cells(bench)}
+    out = []
+    for row, vector in zip(rows, vectors, strict=True):
+        seq = row.seq if kind == "instruction" else better_candidate(row, candidates)
+        scores = {name: float(value) for name, value in values.get(seq, {}).items()}
+        if seq in totals:
+            scores["total"] = round(totals[seq], 2)
+        terms = {**attributes.get(row.cell or "", {}), "source": row.how}
+        out.append(argilla.show(row.record, row.id, scores=scores, terms=terms, vector=[round(float(v), 6) for v in vector]))
+    return out
+
+
+def _topic(bench: Bench, row: Mapping[str, Any] | None) -> dict[str, str]:
+    grounding = bench.project.plan.grounding
+    topic = row.get(grounding.topic) if row and grounding and grounding.topic else None
+    return {"topic": str(topic)} if topic else {}
+
+
+def _form_digest(bench: Bench, kind: Kind) -> str:
+    return argilla.form_digest(kind, criteria=list(bench.project.score.rubric), overlap=bench.project.review.overlap)
+
+
+def _add_edits(bench: Bench, run: int) -> int:
+    """A record for each text a person changed; its origin names the answer and the record it came from."""
+    rows = {row.seq: row for row in records.list_rows(bench.db, "instruction")}
+    answers = reviews.answers_by_seq(bench.db)
+    known = set(records.edit_sources(bench.db).values())
+    made = []
+    for seq, opinions in opinions_by_seq(bench).items():
+        for opinion in opinions:
+            if opinion.says != "edit" or opinion.edited is None or not isinstance(rows[seq].record, InstructionRecord):
+                continue
+            response = next(a.response for a in answers[seq] if a.user == opinion.user)
+            child = _edited(bench, rows[seq], opinion.edited) if response not in known else None
+            if child is not None:
+                made.append((child, Origin("edited", response, 0, cell=rows[seq].cell, parent=seq, seed_group=rows[seq].seed_group)))
+    return records.add_records(bench.db, made, run)[1]
+
+
+def _edited(bench: Bench, row: Row, text: str) -> InstructionRecord | None:
+    import re
+
+    pattern = bench.project.records.label_pattern
+    found = re.search(pattern, text) if pattern else None
+    value = json.loads(row.record.model_dump_json())
+    value["completion"]["content"], value["label"] = text, found.group(1) if found else value["label"] if not pattern else None
+    try:
+        record = parse_record(value)
+    except RowError:
+        return None
+    return record if isinstance(record, InstructionRecord) else None

@@ -1,0 +1,124 @@
+"""The verbs that only look, and the ones by which a person overrules: status, trace, report, keep, drop, erase."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from curation import score as scoring
+from curation.errors import ProjectError
+from curation.pipeline.bench import Summary, open_bench
+from curation.pipeline.facts_for_report import report_data
+from curation.pipeline.gating import GATES, decide
+from curation.report import render_report
+from curation.store import CallLedger, facts, records, reviews, runs
+
+NEXT = {
+    None: "curate plan",
+    "plan": "curate generate",
+    "import": "curate generate",
+    "generate": "curate score",
+    "score": "curate dedup",
+    "dedup": "curate screen",
+    "screen": "curate push",
+    "decide": "curate push",
+    "push": "curate pull (after people have answered)",
+    "pull": "curate snapshot",
+    "snapshot": "curate sign",
+}
+
+
+def status(folder: Path) -> Summary:
+    """Where the project stands and what comes next."""
+    with open_bench(folder) as bench:
+        done = runs.list_runs(bench.db)
+        verdicts = Counter(v["verdict"] for v in facts.verdicts_by_seq(bench.db).values())
+        counts = {
+            "project": bench.project.name,
+            "rows": {kind: len(records.list_rows(bench.db, kind)) for kind in ("instruction", "preference")},  # type: ignore[arg-type]
+            "verdicts": dict(verdicts),
+            "calls": CallLedger(bench.db).counts(),
+            "cost_usd": round(CallLedger(bench.db).spent_usd(), 6),
+            "budget_usd": bench.project.budget.usd,
+            "cost_simulated": "offline-stand-in" in (bench.project.models.teacher.provider, bench.project.models.judge.provider),
+            "snapshots": [{k: s[k] for k in ("path", "kind", "rows", "digest")} for s in reviews.list_snapshots(bench.db)],
+            "last": {r["stage"]: {"in": r["rows_in"], "out": r["rows_out"], "state": r["state"], "seconds": r["seconds"]} for r in done},
+        }
+        finished = [r["stage"] for r in done if r["state"] == "done" and r["stage"] in NEXT]
+        following = NEXT.get(finished[-1] if finished else None)
+        with runs.record_run(bench.db, "status"):
+            total = sum(counts["rows"].values())
+        return Summary("status", total, total, counts, [f"Next: {following}"] if following else [])
+
+
+def trace(folder: Path, identity: str) -> dict[str, Any]:
+    """One row's whole story: how it came to be, what was measured, what people said, and where it went."""
+    with open_bench(folder) as bench:
+        seq = records.find_seq(bench.db, identity)
+        story = records.load_row(bench.db, seq)
+        ids = records.ids_of(bench.db)
+        ledger = CallLedger(bench.db)
+        for origin in story["origins"]:
+            answer = ledger.answer(origin["source"]) if origin["how"] == "generated" else None
+            origin["call"] = _call(answer.message, answer.request.body) if answer else None
+            origin["parent"] = ids.get(origin["parent"])
+        criteria = scoring.rubric_digest(bench.project)
+        story["scores"] = [{**s, "current": s["digest"] == criteria} for s in facts.all_scores(bench.db, seq)]
+        story["choices"] = facts.all_choices(bench.db, seq)
+        story["findings"] = [_finding(f, ids) for f in facts.latest_findings(bench.db, GATES) if f.seq == seq]
+        story["answers"] = [vars(a) for a in reviews.answers_by_seq(bench.db).get(seq, [])]
+        story["override"] = facts.overrides_by_seq(bench.db).get(seq)
+        story["verdict"] = facts.verdicts_by_seq(bench.db).get(seq)
+        story["split"] = facts.splits_by_seq(bench.db).get(seq)
+        story["snapshots"] = [s["path"] for s in reviews.list_snapshots(bench.db) if story["split"] and s["kind"] == story["kind"]]
+        return story
+
+
+def report(folder: Path, *, out: Path | None = None) -> Summary:
+    """Write the project's page: one HTML file that needs nothing else. Core: report/."""
+    with open_bench(folder) as bench:
+        with runs.record_run(bench.db, "report") as run:
+            target = out or folder / "report.html"
+            page = render_report(report_data(bench))
+            aside = target.with_name(f".{target.name}.{os.getpid()}")
+            aside.write_text(page, encoding="utf-8")
+            aside.replace(target)
+            run.rows_in = run.rows_out = sum(len(records.list_rows(bench.db, kind)) for kind in ("instruction", "preference"))  # type: ignore[arg-type]
+        return Summary("report", run.rows_in, run.rows_out, {"file": str(target), "bytes": len(page.encode())})
+
+
+def override(folder: Path, identity: str, *, action: str, reason: str) -> Summary:
+    """Keep or drop a row whatever the rules say; the reason and the name are kept. Core: decide.py."""
+    if not reason.strip():
+        raise ProjectError("--reason", "is empty", f"curate {action} {identity} --reason 'why'")
+    with open_bench(folder) as bench:
+        seq = records.find_seq(bench.db, identity)
+        facts.add_override(bench.db, seq, action=action, reason=reason, by=getpass.getuser())
+    decide(folder)
+    with open_bench(folder) as bench:
+        verdict = facts.verdicts_by_seq(bench.db).get(seq, {}).get("verdict")
+    return Summary(action, 1, 1, {"id": identity, "verdict": verdict})
+
+
+def erase(folder: Path, identity: str, *, reason: str) -> Summary:
+    """Take a row's text out for good; its id, its facts and a tombstone stay, and so do snapshots already written."""
+    with open_bench(folder) as bench:
+        seq = records.find_seq(bench.db, identity)
+        records.erase(bench.db, seq, reason)
+        frozen = [s["path"] for s in reviews.list_snapshots(bench.db)] if seq in facts.splits_by_seq(bench.db) else []
+    notes = [f"{path} may still hold the text: a snapshot never changes. Write a new one and revoke the old." for path in frozen]
+    return Summary("erase", 1, 0, {"id": identity}, notes)
+
+
+def _call(message: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any]:
+    return {"id": message.get("id"), "model": body.get("model"), "stop_reason": message.get("stop_reason"), "usage": message.get("usage")}
+
+
+def _finding(finding: Any, ids: Mapping[int, str]) -> dict[str, Any]:
+    values = vars(finding) | {"twin": ids.get(finding.twin) if finding.twin else None}
+    return json.loads(json.dumps({k: v for k, v in values.items() if v not in (None, "") and k != "seq"}))  # type: ignore[no-any-return]

@@ -1,0 +1,217 @@
+"""The only code that speaks Argilla: show rows to people, bring back what they said. What is shown is a value (`Shown`) with a
+digest, so that pushing again sends only differences and every answer can be held against exactly what was seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from argilla_setup import bootstrap, forms
+from curation.decide import shown_first
+from curation.errors import ReviewError
+from curation.records import InstructionRecord, Kind, Message, Record, canonical_json
+
+SIMULATED = "simulated-"
+"""Names of annotators that are programs start with this; their answers never pass for a person's."""
+BATCH = 250
+"""Records a request; the server takes at most 500."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One record as people see it, and what owners may filter by."""
+
+    id: str
+    fields: Mapping[str, str]
+    metadata: Mapping[str, str | float]
+    suggestions: Mapping[str, str]
+    vector: Sequence[float] | None = None
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex, 16 characters) of all of it; the vector by its values."""
+        plain = {
+            "fields": dict(self.fields),
+            "suggestions": dict(self.suggestions),
+            "metadata": {k: str(v) for k, v in self.metadata.items()},
+        }
+        vector = hashlib.sha256(repr(list(self.vector)).encode()).hexdigest() if self.vector is not None else ""
+        return hashlib.sha256(canonical_json(plain) + vector.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Given:
+    """One response as Argilla holds it."""
+
+    response: str
+    record: str
+    user: str
+    status: str
+    updated: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ArgillaReview:
+    """A connection to the workspace of one project."""
+
+    client: Any
+    workspace: str
+    url: str
+    key: str = field(repr=False)
+
+
+def connect(folder: Path, *, argilla: str | None, workspace: str, annotators: Sequence[str]) -> ArgillaReview:
+    """Open the workspace, making it on first use, and let the named annotators in.
+
+    Args:
+        argilla: the folder of `argilla-setup up --home`, relative to the project; None to read ARGILLA_API_URL and
+            ARGILLA_API_KEY from the environment.
+
+    Raises:
+        UserError: Argilla cannot be reached, refuses the key, or an annotator does not exist.
+    """
+    accounts = folder / ".annotators"
+    if argilla is not None:
+        url, key, accounts = _read_home((folder / argilla).resolve())
+    else:
+        url, key = os.environ.get("ARGILLA_API_URL", ""), os.environ.get("ARGILLA_API_KEY", "")
+        if not url or not key:
+            raise ReviewError(
+                "Argilla", "project.yaml names no `review.argilla` folder and ARGILLA_API_URL and ARGILLA_API_KEY are not set",
+                "argilla-setup up --detach, then put its --home folder under review.argilla",
+            )  # fmt: skip
+    client = bootstrap.connect(url, key)
+    bootstrap.ensure_workspace(client, workspace)
+    bootstrap.ensure_annotators(client, annotators, workspace, folder=accounts)
+    return ArgillaReview(client, workspace, url.rstrip("/"), key)
+
+
+def show(record: Record, identity: str, *, scores: Mapping[str, float], terms: Mapping[str, str], vector: Sequence[float] | None) -> Shown:
+    """What people see of a record: the text, never a score and never which answer its maker meant to be better."""
+    metadata: dict[str, str | float] = {forms.score_name(name): value for name, value in scores.items()}
+    metadata |= {name: terms[name] for name in forms.HIDDEN_TERMS if name in terms}
+    prompt = _conversation(record.prompt)
+    if isinstance(record, InstructionRecord):
+        text = record.completion.content
+        return Shown(identity, {forms.PROMPT: prompt, forms.COMPLETION: text}, metadata, {forms.EDITED_COMPLETION: text}, vector)
+    first = shown_first(identity)
+    fields = {
+        forms.PROMPT: prompt,
+        forms.RESPONSE_A: record.completions[first].content,
+        forms.RESPONSE_B: record.completions[1 - first].content,
+    }
+    return Shown(identity, fields, metadata, {}, vector)
+
+
+def form_settings(kind: Kind, *, criteria: Sequence[str], dimensions: int | None, overlap: int) -> Any:
+    """The form for a kind of record."""
+    make = forms.instruction_settings if kind == "instruction" else forms.preference_settings
+    return make(list(criteria), vector_dimensions=dimensions, overlap=overlap)
+
+
+def form_digest(kind: Kind, *, criteria: Sequence[str], overlap: int) -> str:
+    """Digest of the questions asked, kept with each answer."""
+    return hashlib.sha256(canonical_json([kind, list(criteria), overlap, forms.guidelines_text(kind)])).hexdigest()[:16]
+
+
+def push_records(review: ArgillaReview, dataset: str, shown: Iterable[Shown], *, settings: Any) -> Iterator[list[Shown]]:
+    """Add or update records by their id, batch by batch; each batch is given back once Argilla holds it."""
+    import argilla as rg
+
+    target = bootstrap.ensure_dataset(review.client, dataset, workspace=review.workspace, settings=settings)
+    batch: list[Shown] = []
+    for item in shown:
+        batch.append(item)
+        if len(batch) == BATCH:
+            _log(target, batch, rg)
+            yield batch
+            batch = []
+    if batch:
+        _log(target, batch, rg)
+        yield batch
+
+
+def pull_answers(review: ArgillaReview, dataset: str) -> Iterator[Given]:
+    """Every response to a dataset of ours, drafts and discards included; none where it was never pushed."""
+    import httpx
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the SDK warns where there is none
+        found = review.client.datasets(dataset, workspace=review.workspace)
+    if found is None:
+        return
+    names = {str(user.id): user.username for user in review.client.users}
+    offset = 0
+    with httpx.Client(base_url=review.url, headers={"X-Argilla-Api-Key": review.key}, timeout=60) as http:
+        while True:
+            reply = http.get(
+                f"/api/v1/datasets/{found.id}/records", params={"include": "responses", "limit": BATCH, "offset": offset}
+            )  # fmt: skip
+            if reply.status_code != 200:
+                raise ReviewError(
+                    f"Argilla at {review.url}", f"answered {reply.status_code} when asked for answers", "argilla-setup status"
+                )
+            items = reply.json()["items"]
+            for item in items:
+                yield from _given(item, names)
+            if len(items) < BATCH:
+                return
+            offset += BATCH
+
+
+def _read_home(folder: Path) -> tuple[str, str, Path]:
+    """Address, owner's key and the annotators' folder of a server on this machine."""
+    from argilla_setup.server.control import describe_server
+    from argilla_setup.server.home import load_secrets, open_home
+
+    if not (folder / "secrets.json").is_file():
+        raise ReviewError(f"{folder}", "holds no Argilla server", f"argilla-setup up --detach --home {folder}")
+    home = open_home(folder)
+    status = describe_server(home)
+    if not status.healthy:
+        raise ReviewError(f"Argilla in {folder}", "is not running", f"argilla-setup up --detach --home {folder}")
+    return status.url, load_secrets(home).owner_api_key, home.users_folder
+
+
+def _given(item: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[Given]:
+    for response in item.get("responses") or []:
+        values = {name: value.get("value") for name, value in (response.get("values") or {}).items()}
+        yield Given(
+            str(response["id"]),
+            str(item["external_id"]),
+            names.get(str(response["user_id"]), str(response["user_id"])),
+            response["status"],
+            response["updated_at"],
+            values,
+        )
+
+
+def _log(target: Any, batch: Sequence[Shown], rg: Any) -> None:
+    target.records.log(
+        [
+            rg.Record(
+                id=item.id,
+                fields=dict(item.fields),
+                metadata=dict(item.metadata),
+                vectors={forms.EMBEDDING: list(item.vector)} if item.vector is not None else None,
+                suggestions=[rg.Suggestion(name, value, agent="seedcorn") for name, value in item.suggestions.items()],
+            )
+            for item in batch
+        ],
+        batch_size=BATCH,
+    )
+
+
+def _conversation(prompt: Sequence[Message]) -> str:
+    if len(prompt) == 1:
+        return prompt[0].content
+    if len(prompt) == 2 and prompt[0].role == "system":
+        return f"*{prompt[0].content}*\n\n{prompt[1].content}"
+    return "\n\n".join(f"**{m.role}**: {m.content}" for m in prompt)

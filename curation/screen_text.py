@@ -1,0 +1,82 @@
+"""How summaries and stories look on the screen: numbers first, one fact a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from curation.pipeline import Summary
+
+
+def show_summary(summary: Summary, as_json: bool) -> None:
+    """Print a stage's summary."""
+    if as_json:
+        typer.echo(json.dumps(summary.as_values(), ensure_ascii=False, default=str))
+        return
+    typer.echo(f"{summary.stage}: {summary.rows_in:,} in, {summary.rows_out:,} out")
+    for name, value in summary.counts.items():
+        if name in ("attributes", "last"):
+            continue
+        if isinstance(value, Mapping):
+            inner = ", ".join(f"{k} {_number(v)}" for k, v in value.items() if v not in (0, None))
+            typer.echo(f"  {_words(name)}: {inner or 'none'}")
+        elif isinstance(value, list):
+            typer.echo(f"  {_words(name)}: {', '.join(_plain(item) for item in value) or 'none'}")
+        elif value is not None:
+            typer.echo(f"  {_words(name)}: {_number(value)}")
+    for note in summary.notes:
+        typer.echo(note)
+
+
+def show_story(story: Mapping[str, Any], as_json: bool) -> None:
+    """Print a row's whole story."""
+    if as_json:
+        typer.echo(json.dumps(story, ensure_ascii=False, default=str))
+        return
+    typer.echo(f"{story['kind']} {story['id']}")
+    record = story["record"] or {}
+    for message in [*record.get("prompt", ()), *([record["completion"]] if "completion" in record else record.get("completions", ()))]:
+        typer.echo(f"  {message['role']}: {message['content']}")
+    if story["erased"]:
+        typer.echo(f"  erased: {story['erased']}")
+    for origin in story["origins"]:
+        call = f", answer {origin['call']['id']} of {origin['call']['model']}" if origin.get("call") else ""
+        cell = f", cell {origin['cell']}" if origin["cell"] else ""
+        typer.echo(f"{origin['how']}: {origin['source'][:12]}, item {origin['item']}{cell}{call}")
+    for score in story["scores"]:
+        old = "" if score["current"] else " (an earlier rubric)"
+        typer.echo(f"score {score['criterion']}: {score['value']} of 5{old}. {score['rationale'] or ''}".rstrip())
+    for choice in story["choices"]:
+        winner = "tie" if choice["winner"] is None else f"answer {choice['winner'] + 1}"
+        typer.echo(f"judge, shown {choice['shown']}: {winner}")
+    for finding in story["findings"]:
+        twin = f", twin {finding['twin'][:12]}" if finding.get("twin") else ""
+        typer.echo(f"{finding['stage']}: {finding['kind']}{twin}. {finding.get('evidence', '')}")
+    for answer in story["answers"]:
+        typer.echo(f"{answer['user']} {answer['status']}{' (simulated)' if answer['simulated'] else ''}: {answer['values']}")
+    if story["override"]:
+        typer.echo(f"override: {story['override']['action']} by {story['override']['by']}: {story['override']['reason']}")
+    verdict = story["verdict"]
+    typer.echo(f"verdict: {verdict['verdict'] if verdict else 'not decided yet (curate decide)'}")
+    if story["split"]:
+        typer.echo(f"split: {story['split'][0]}, in {', '.join(story['snapshots']) or 'no snapshot'}")
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _plain(item: Any) -> str:
+    return " ".join(str(v)[:60] for v in item.values()) if isinstance(item, Mapping) else str(item)
