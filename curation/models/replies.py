@@ -1,0 +1,145 @@
+"""What a response means: an answer with its usage, a failure of the call, a reason to try again, or the end of the run.
+
+Successes are read only after they are on disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from curation.errors import ModelUnavailable
+from curation.models.client import STAND_IN, NoReply, Reply
+from curation.project import ModelSpec
+
+THROTTLED = frozenset({429, 529})
+_RETRIED = frozenset({408, 409, 425, 429})
+_ENDS_THE_RUN = frozenset({401, 402, 403, 404})
+_LONGEST_WAIT_S = 300.0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A kept response, read."""
+
+    tokens: dict[str, int] | None
+    """Usage by our names, or None when it could not be read."""
+    stop_reason: str | None = None
+    refusal: str | None = None
+    failure: tuple[str, str] | None = None
+    """(reason, detail) when it is no usable message."""
+
+
+def read_message(raw: bytes) -> Reading:
+    """Read a response of status 200. A refusal is an answer, with its category; a body that is no message is a failure."""
+    try:
+        message = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        return Reading(None, failure=("not_json", f"{error}; {len(raw)} bytes are kept"))
+    usage = message.get("usage") if isinstance(message, dict) else None
+    tokens = _tokens(usage) if isinstance(usage, dict) else None
+    if tokens is None or message.get("type") != "message" or not _is_content(message.get("content")):
+        return Reading(tokens, failure=("not_message", f"the body is JSON but no message: {raw[:200].decode(errors='replace')}"))
+    stop, details = message.get("stop_reason"), message.get("stop_details")
+    category = details.get("category") if isinstance(details, dict) else None
+    return Reading(tokens, stop_reason=stop, refusal=(str(category or "unnamed") if stop == "refusal" else None))
+
+
+def is_retried(status: int) -> bool:
+    """Whether the same request may succeed later."""
+    return status in _RETRIED or status >= 500
+
+
+def describe_failure(reply: Reply) -> tuple[str, str]:
+    """(reason, detail) of an error response: "http_400" and the provider's words."""
+    kind, text = _error_of(reply.raw)
+    return f"http_{reply.status}", f"{kind}: {text}" if kind else text
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds the provider asks to wait, at most five minutes."""
+    for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        with contextlib.suppress(ValueError):
+            if headers.get(name):
+                return min(max(float(headers[name]) / scale, 0.0), _LONGEST_WAIT_S)
+    return None
+
+
+def tokens_left(headers: Mapping[str, str], *, now: datetime | None = None) -> tuple[float, float] | None:
+    """(smallest share left of any rate limit, seconds until that one is full again), or None without such headers."""
+    found = []
+    for kind in ("requests", "input-tokens", "output-tokens", "tokens"):
+        with contextlib.suppress(ValueError, KeyError, ZeroDivisionError):
+            prefix = f"anthropic-ratelimit-{kind}"
+            share = float(headers[f"{prefix}-remaining"]) / float(headers[f"{prefix}-limit"])
+            reset = datetime.fromisoformat(headers[f"{prefix}-reset"])
+            wait = (reset - (now or datetime.now(UTC))).total_seconds()
+            found.append((share, min(max(wait, 0.0), _LONGEST_WAIT_S)))
+    return min(found) if found else None
+
+
+def ends_the_run(reply: Reply, *, spec: ModelSpec, address: str) -> ModelUnavailable | None:
+    """The error that ends a run when no call can succeed: the key, the account, the permission or the model's name."""
+    kind, text = _error_of(reply.raw)
+    if reply.status == 400 and ("credit balance" in text.lower() or kind == "billing_error"):
+        return ModelUnavailable("the account of ANTHROPIC_API_KEY", f"cannot pay ({text})", "add credit, then run again; nothing is lost")
+    if reply.status not in _ENDS_THE_RUN:
+        return None
+    said = f"HTTP {reply.status} {kind}: {text}".strip().rstrip(":")
+    if spec.provider == STAND_IN and reply.status != 404:
+        return ModelUnavailable("the offline stand-in", f"refuses us at {address} ({said})", "start it with: curate standin start")
+    what, mend = f"model {spec.model}", "mend the model's name in project.yaml and run again"
+    if reply.status == 401:
+        return ModelUnavailable("the key in ANTHROPIC_API_KEY", f"is refused by {address} ({said})", "export a valid key and run again")
+    if reply.status == 402:
+        return ModelUnavailable("the account of ANTHROPIC_API_KEY", f"cannot pay ({said})", "add credit, then run again; nothing is lost")
+    if reply.status == 403:
+        return ModelUnavailable(what, f"may not be used with this ANTHROPIC_API_KEY ({said})", "use another key or another model")
+    if kind:
+        return ModelUnavailable(what, f"is not known at {address} ({said})", mend)
+    return ModelUnavailable(address, f"has no Messages API ({said})", "mend base_url in project.yaml and run again")
+
+
+def describe_unreachable(error: NoReply, *, spec: ModelSpec, address: str) -> ModelUnavailable:
+    """A plain sentence with the address and what to do."""
+    fact = f"cannot be reached at {address} ({error.detail})"
+    if spec.provider == STAND_IN:
+        return ModelUnavailable("the offline stand-in", fact, "start it with: curate standin start")
+    return ModelUnavailable(f"model {spec.model}", fact, "check the network and base_url in project.yaml, then run again; nothing is lost")
+
+
+def _tokens(usage: dict[str, Any]) -> dict[str, int] | None:
+    created, details = (part if isinstance(part := usage.get(name), dict) else {} for name in ("cache_creation", "output_tokens_details"))
+    found = {
+        "input_tokens": usage.get("input_tokens"),
+        "output_tokens": usage.get("output_tokens"),
+        "thinking_tokens": details.get("thinking_tokens") or 0,
+        "cache_write_tokens": usage.get("cache_creation_input_tokens") or 0,
+        "cache_write_1h_tokens": created.get("ephemeral_1h_input_tokens") or 0,
+        "cache_read_tokens": usage.get("cache_read_input_tokens") or 0,
+    }
+    counts = {name: n for name, n in found.items() if isinstance(n, int) and n >= 0}
+    return counts if len(counts) == len(found) else None
+
+
+def _is_content(content: Any) -> bool:
+    return isinstance(content, list) and all(
+        isinstance(block, dict) and (block.get("type") != "text" or isinstance(block.get("text"), str)) for block in content
+    )
+
+
+def _error_of(raw: bytes) -> tuple[str, str]:
+    text = raw[:500].decode(errors="replace").strip()
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return "", text
+    error = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(error, dict):
+        return "", text
+    return str(error.get("type", "")), str(error.get("message", ""))[:500]

@@ -1,0 +1,232 @@
+"""The life of one call: sent, kept, read; or tried again with growing, jittered waits; or a counted failure."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+
+from curation.errors import BudgetReached, ModelUnavailable
+from curation.models import replies
+from curation.models.client import ChatModel, NoReply, Reply
+from curation.models.commit import GroupCommit
+from curation.models.ledger import Held, Ledger
+from curation.models.limits import AdaptiveLimit, Circuit
+from curation.models.prices import cost_nano, find_rates, is_priced
+from curation.project import ModelSpec
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long one call is tried. Waits are drawn at random below a doubling bound; a `retry-after` is kept to."""
+
+    tries: int = 8
+    unreachable_tries: int = 4
+    lost_tries: int = 3
+    """A try that was sent and never answered may have been paid for, so there are fewer of them."""
+    first_wait_s: float = 0.5
+    longest_wait_s: float = 60.0
+
+
+@dataclass
+class Tally:
+    """What a run has done so far."""
+
+    answered: int = 0
+    reused: int = 0
+    failed: int = 0
+    uncertain: int = 0
+    spent_nano: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    refusals: Counter[str] = field(default_factory=Counter)
+
+
+class StopRun(Exception):
+    """No further call may be sent, for the reason given; the call at hand is given back."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+        super().__init__(str(error))
+
+
+class TryAgain(Exception):
+    """One try did not succeed, the next may."""
+
+    def __init__(self, reason: str, detail: str, *, status: int | None = None, after: float | None = None, lost: bool = False) -> None:
+        self.reason, self.detail, self.status, self.after, self.lost = reason, detail, status, after, lost
+        super().__init__(f"{reason}: {detail}")
+
+
+class Sender:
+    """Sends claimed calls; shared by the workers of one run."""
+
+    def __init__(
+        self, *, model: ChatModel, spec: ModelSpec, ledger: Ledger, budget_usd: float, patience: Patience, stopping: asyncio.Event
+    ) -> None:
+        self.tally, self.limit, self.circuit, self.commit = Tally(), AdaptiveLimit(spec.concurrency), Circuit(), GroupCommit(ledger)
+        self._model, self._spec, self._ledger, self._budget_usd = model, spec, ledger, budget_usd
+        self._rates, self._patience, self._stopping = find_rates(spec), patience, stopping
+
+    async def send(self, call: Held) -> None:
+        """Until it is answered or has failed; raises StopRun when the run must end first."""
+        if not is_priced(call.request, self._rates):
+            limit = self._rates.up_to_prompt_tokens
+            await self._fail(call, TryAgain("unpriced_length", f"the list price of {self._spec.model} holds up to {limit} prompt tokens"))
+            return
+        tries = AsyncRetrying(
+            sleep=self._sleep, wait=self._wait_s, stop=self._is_enough, retry=retry_if_exception_type(TryAgain), reraise=True
+        )
+        try:
+            async for attempt in tries:
+                with attempt:
+                    await self._try(call)
+        except TryAgain as error:
+            await self._fail(call, error)
+            if error.reason == "unreachable":
+                unreachable = NoReply(error.reason, error.detail, sent=False)
+                raise StopRun(replies.describe_unreachable(unreachable, spec=self._spec, address=self._model.address)) from error
+
+    def settle_left(self) -> None:
+        """Read the responses that a process kept and did not live to read."""
+        while left := self._ledger.unsettled(self._spec.model):
+            with self._ledger.transaction():
+                for seq, raw in left:
+                    self._settle(seq, replies.read_message(raw))
+
+    async def _try(self, call: Held) -> None:
+        sent = await self.limit.enter()
+        if sent is None:
+            raise StopRun
+        try:
+            await self.commit.write(partial(self._ledger.mark_sent, call.seq))
+            try:
+                reply = await self._model.send(call.request.body)
+            except NoReply as error:
+                await self._retry(call, TryAgain(error.reason, error.detail, lost=error.sent))
+            else:
+                await self._keep(call, reply, sent=sent)
+        finally:
+            self.limit.leave()
+
+    async def _keep(self, call: Held, reply: Reply, *, sent: float) -> None:
+        """First to disk, then look."""
+        if 200 <= reply.status < 300:
+            request_id = reply.headers.get("request-id")
+            await self.commit.write(
+                partial(self._ledger.record_answer, call.seq, status=reply.status, raw=reply.raw, request_id=request_id)
+            )
+            self.limit.speed_up(reply.headers)
+            reading = replies.read_message(reply.raw)
+            cost = await self.commit.write(partial(self._settle, call.seq, reading))
+            self._count(reading, call.held_nano if cost is None else cost)
+            return
+        reason, detail = replies.describe_failure(reply)
+        if replies.is_retried(reply.status):
+            after = replies.retry_after(reply.headers)
+            if reply.status in replies.THROTTLED:
+                self.limit.slow_down(sent=sent, wait=after)
+            await self._retry(call, TryAgain(reason, detail, status=reply.status, after=after))
+        await self._fail(call, TryAgain(reason, detail, status=reply.status), raw=reply.raw)
+        if (end := replies.ends_the_run(reply, spec=self._spec, address=self._model.address)) is not None:
+            raise StopRun(end)
+        self._judge_circuit(reason)
+
+    def _settle(self, seq: int, reading: replies.Reading) -> int | None:
+        cost = None if reading.tokens is None else cost_nano(reading.tokens, self._rates)
+        self._ledger.settle(
+            seq,
+            cost_nano=cost,
+            tokens=reading.tokens or {},
+            price_date=self._rates.date,
+            stop_reason=reading.stop_reason,
+            refusal=reading.refusal,
+            failure=reading.failure,
+        )
+        return cost
+
+    def _count(self, reading: replies.Reading, cost: int) -> None:
+        self.tally.spent_nano += cost
+        if reading.failure is None:
+            self.tally.answered += 1
+            self.tally.refusals.update([reading.refusal] if reading.refusal else [])
+        else:
+            self.tally.failed += 1
+            self.tally.failures[reading.failure[0]] += 1
+        self._judge_circuit(reading.failure[0] if reading.failure else None)
+
+    async def _retry(self, call: Held, error: TryAgain) -> None:
+        fits = await self.commit.write(
+            partial(
+                self._ledger.record_retry,
+                call.seq,
+                status=error.status,
+                reason=error.reason,
+                detail=error.detail,
+                lost=error.lost,
+                budget_usd=self._budget_usd,
+            )
+        )
+        if error.lost:
+            self.tally.uncertain += 1
+            self.tally.spent_nano += call.held_nano
+        if not fits:
+            raise StopRun(budget_reached(self._budget_usd))
+        if error.status != 429:
+            self._judge_circuit(error.reason, detail=error.detail)
+        raise error
+
+    async def _fail(self, call: Held, error: TryAgain, *, raw: bytes | None = None) -> None:
+        await self.commit.write(
+            partial(self._ledger.record_failure, call.seq, status=error.status, reason=error.reason, detail=error.detail, raw=raw)
+        )
+        self.tally.failed += 1
+        self.tally.failures[error.reason] += 1
+
+    def _judge_circuit(self, failure: str | None, *, detail: str = "") -> None:
+        self.circuit.add(failure)
+        opening = self.circuit.describe_opening() if failure else None
+        if opening is None:
+            return
+        if failure == "unreachable":
+            raise StopRun(replies.describe_unreachable(NoReply(failure, detail, sent=False), spec=self._spec, address=self._model.address))
+        what = f"model {self._spec.model} at {self._model.address}"
+        raise StopRun(ModelUnavailable(what, opening, "run the same command again later; what was answered is kept"))
+
+    def _is_enough(self, state: RetryCallState) -> bool:
+        error = _error_of(state)
+        most = self._patience.tries
+        if error.reason == "unreachable":
+            most = self._patience.unreachable_tries
+        if error.lost:
+            most = self._patience.lost_tries
+        return state.attempt_number >= most
+
+    def _wait_s(self, state: RetryCallState) -> float:
+        error, patience = _error_of(state), self._patience
+        bound: float = min(patience.longest_wait_s, patience.first_wait_s * 2.0 ** (state.attempt_number - 1))
+        if error.after is not None:
+            return error.after + random.uniform(0, patience.first_wait_s)
+        return random.uniform(bound / 2, bound)
+
+    async def _sleep(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except TimeoutError:
+            return
+        raise StopRun
+
+
+def budget_reached(budget_usd: float) -> BudgetReached:
+    """The sentence; what was answered is kept, so it says how to go on."""
+    fact = f"of {budget_usd:.2f} USD is reached: one more call could pass it"
+    return BudgetReached("budget.usd", fact, "raise budget.usd in project.yaml and run the same command again; what was answered is kept")
+
+
+def _error_of(state: RetryCallState) -> TryAgain:
+    error = state.outcome.exception() if state.outcome is not None else None
+    assert isinstance(error, TryAgain)
+    return error

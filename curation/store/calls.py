@@ -1,0 +1,420 @@
+"""Every call to a model, before it is sent and after it is answered: what was asked, who asks it now, what came back, what it cost.
+
+A response is here before anyone looks at it, so a crash at any point loses nothing that reached us and buys nothing twice.
+What was on its way when a process died is `uncertain`: counted, and charged at its upper bound. Money is kept in whole
+nano-dollars (a cached token of the cheapest model costs ten), so sums are exact.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import orjson
+
+from curation.requests import Answer, Failure, Request
+from curation.store.owner import LEASE_S, is_alive, owner_name
+
+CallState = Literal["reserved", "sent", "answered", "failed", "uncertain"]
+NANO = 1_000_000_000
+PAGE = 500
+
+CALLS_SCHEMA = """
+CREATE TABLE IF NOT EXISTS call_owners (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, lease REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS call_batches (
+    id INTEGER PRIMARY KEY,
+    batch_id TEXT UNIQUE,      -- the provider's; null from the moment before it is asked for until it is known
+    model TEXT NOT NULL, simulated INTEGER NOT NULL, requests INTEGER NOT NULL,
+    created REAL NOT NULL, ended REAL
+);
+CREATE TABLE IF NOT EXISTS calls (
+    seq INTEGER PRIMARY KEY,
+    key BLOB NOT NULL,
+    simulated INTEGER NOT NULL, -- an offline stand-in's answer never passes for a model's
+    stage TEXT NOT NULL, slot TEXT NOT NULL, attempt INTEGER NOT NULL, role TEXT NOT NULL,
+    provider TEXT NOT NULL, model TEXT NOT NULL,
+    body BLOB NOT NULL,         -- JSON, zlib
+    state TEXT NOT NULL CHECK (state IN ('reserved', 'sent', 'answered', 'failed', 'uncertain')),
+    owner INTEGER REFERENCES call_owners(id),
+    batch INTEGER REFERENCES call_batches(id),
+    tries INTEGER NOT NULL DEFAULT 0,
+    held_nano INTEGER NOT NULL DEFAULT 0,  -- reserved: the most it may cost
+    lost_nano INTEGER NOT NULL DEFAULT 0,  -- charged for tries whose answer never reached us
+    cost_nano INTEGER NOT NULL DEFAULT 0,  -- from the usage of the answer
+    lost INTEGER NOT NULL DEFAULT 0,       -- how many such tries
+    status INTEGER, request_id TEXT, response BLOB,  -- raw bytes, zlib
+    settled INTEGER NOT NULL DEFAULT 0,    -- the answer has been read and its cost is known
+    stop_reason TEXT, refusal TEXT, reason TEXT, detail TEXT,
+    input_tokens INTEGER, output_tokens INTEGER, thinking_tokens INTEGER, cache_write_tokens INTEGER, cache_read_tokens INTEGER,
+    price_date TEXT, created REAL NOT NULL, ended REAL,
+    UNIQUE (key, simulated)
+);
+CREATE INDEX IF NOT EXISTS calls_by_stage ON calls (stage, state, seq);
+CREATE INDEX IF NOT EXISTS calls_held ON calls (owner) WHERE owner IS NOT NULL;
+CREATE INDEX IF NOT EXISTS calls_unsettled ON calls (seq) WHERE state = 'answered' AND settled = 0;
+CREATE INDEX IF NOT EXISTS calls_by_batch ON calls (batch) WHERE batch IS NOT NULL;
+CREATE TABLE IF NOT EXISTS call_spend (simulated INTEGER PRIMARY KEY, held_nano INTEGER NOT NULL, spent_nano INTEGER NOT NULL);
+INSERT OR IGNORE INTO call_spend VALUES (0, 0, 0), (1, 0, 0);
+CREATE TRIGGER IF NOT EXISTS call_spend_insert AFTER INSERT ON calls BEGIN
+    UPDATE call_spend SET held_nano = held_nano + NEW.held_nano, spent_nano = spent_nano + NEW.lost_nano + NEW.cost_nano
+    WHERE simulated = NEW.simulated;
+END;
+CREATE TRIGGER IF NOT EXISTS call_spend_update AFTER UPDATE OF held_nano, lost_nano, cost_nano ON calls BEGIN
+    UPDATE call_spend SET held_nano = held_nano + NEW.held_nano - OLD.held_nano,
+        spent_nano = spent_nano + NEW.lost_nano + NEW.cost_nano - OLD.lost_nano - OLD.cost_nano
+    WHERE simulated = NEW.simulated;
+END;
+CREATE TRIGGER IF NOT EXISTS call_spend_delete AFTER DELETE ON calls BEGIN
+    UPDATE call_spend SET held_nano = held_nano - OLD.held_nano, spent_nano = spent_nano - OLD.lost_nano - OLD.cost_nano
+    WHERE simulated = OLD.simulated;
+END;
+"""
+
+_instances = itertools.count(1)
+_OUR_CLAIM = "seq = ? AND owner = ? AND state IN ('reserved', 'sent')"
+_RESERVED = "state = 'reserved' AND batch IS NULL"
+# A claimed call that will not be sent now: as if never claimed, unless something is already known of it.
+_FORGET = f"DELETE FROM calls WHERE {_RESERVED} AND tries = 0 AND reason IS NULL AND lost = 0 AND "
+_FREE = (
+    f"UPDATE calls SET state = CASE WHEN lost > 0 THEN 'uncertain' ELSE 'failed' END, owner = NULL, held_nano = 0 WHERE {_RESERVED} AND "
+)
+
+
+@dataclass(frozen=True)
+class ClaimedCall:
+    """A call that is ours to send."""
+
+    seq: int
+    request: Request
+    held_nano: int
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What became of the first `looked_at` requests of those offered."""
+
+    calls: tuple[ClaimedCall, ...] = ()
+    looked_at: int = 0
+    reused: int = 0
+    """Already answered."""
+    failed: int = 0
+    """Failed since the run began, or failed in a way that was paid for; not asked again under this key."""
+    elsewhere: tuple[Request, ...] = ()
+    """On their way already, in this process or another."""
+    over_budget: bool = False
+    """The next one could pass the budget."""
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What dead processes left behind."""
+
+    uncertain: int = 0
+    freed: int = 0
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """What the calls of one stage to one model came to."""
+
+    stage: str
+    provider: str
+    model: str
+    simulated: bool
+    price_date: str | None
+    calls: int
+    answered: int
+    failed: int
+    uncertain: int
+    """Tries whose answer never reached us; charged at their upper bound."""
+    input_tokens: int
+    output_tokens: int
+    thinking_tokens: int
+    cache_write_tokens: int
+    cache_read_tokens: int
+    cost_usd: float
+    uncertain_usd: float
+
+
+class CallLedger:
+    """The calls of one workbench. Used from one thread; several processes may each have one on the same file.
+
+    Args:
+        connection: in autocommit (`isolation_level=None`), with `row_factory=sqlite3.Row` and `CALLS_SCHEMA` executed.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, *, now: Callable[[], float] = time.time) -> None:
+        self._db, self._now = connection, now
+        self._name = f"{owner_name()}/{next(_instances)}"
+        self._owner: int | None = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """One immediate transaction; inside another it is part of that one."""
+        if self._db.in_transaction:
+            yield
+            return
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def claim(
+        self, offers: Sequence[tuple[Request, int]], *, provider: str, simulated: bool, limit: int, budget_usd: float, since: float
+    ) -> Claim:
+        """Make up to `limit` of the offered requests ours, in order, each with the most it may cost (nano-dollars) held back.
+
+        Args:
+            since: when this run began; what failed after that is not asked again.
+        """
+        calls, elsewhere = list[ClaimedCall](), list[Request]()
+        reused = failed = looked_at = 0
+        with self.transaction():
+            left = self._left_nano(budget_usd, simulated=simulated)
+            for request, hold in offers:
+                key = bytes.fromhex(request.key)
+                found = self._find(key, simulated=simulated)
+                if found is None or found["state"] == "uncertain" or (found["state"] == "failed" and not _is_final(found, since)):
+                    if len(calls) == limit or hold > left:
+                        return Claim(tuple(calls), looked_at, reused, failed, tuple(elsewhere), over_budget=len(calls) < limit)
+                    calls.append(self._hold(request, key, found, hold, provider=provider, simulated=simulated))
+                    left -= hold
+                elif found["state"] in ("reserved", "sent"):
+                    elsewhere.append(request)
+                else:
+                    reused += found["state"] == "answered"
+                    failed += found["state"] == "failed"
+                looked_at += 1
+        return Claim(tuple(calls), looked_at, reused, failed, tuple(elsewhere))
+
+    def mark_sent(self, seq: int) -> None:
+        """About to be sent; from here on it may cost money."""
+        self._change(f"UPDATE calls SET state = 'sent', tries = tries + 1 WHERE {_OUR_CLAIM}", seq)
+
+    def record_answer(self, seq: int, *, status: int, raw: bytes, request_id: str | None) -> None:
+        """Keep the response as it came; nobody has looked at it yet."""
+        values = (status, zlib.compress(raw), request_id, self._now())
+        self._change(
+            "UPDATE calls SET state = 'answered', status = ?, response = ?, request_id = ?, ended = ?, reason = NULL, detail = NULL, "
+            f"owner = NULL WHERE {_OUR_CLAIM}",
+            seq,
+            *values,
+        )
+
+    def settle(
+        self,
+        seq: int,
+        *,
+        cost_nano: int | None,
+        tokens: dict[str, int],
+        price_date: str,
+        stop_reason: str | None = None,
+        refusal: str | None = None,
+        failure: tuple[str, str] | None = None,
+    ) -> None:
+        """Write what reading a kept response told: its cost (None: unknown, so what was held), or why it is no answer. Idempotent."""
+        reason, detail = failure or (None, None)
+        names = ("input_tokens", "output_tokens", "thinking_tokens", "cache_write_tokens", "cache_read_tokens")
+        self._db.execute(
+            "UPDATE calls SET settled = 1, cost_nano = cost_nano + COALESCE(?, held_nano), held_nano = 0, price_date = ?, stop_reason = ?, "
+            f"refusal = ?, reason = ?, detail = ?, state = ?, {', '.join(f'{name} = ?' for name in names)} "
+            "WHERE seq = ? AND state = 'answered' AND settled = 0",
+            (
+                *(cost_nano, price_date, stop_reason, refusal, reason, detail, "failed" if failure else "answered"),
+                *(tokens.get(name, 0) for name in names),
+                seq,
+            ),
+        )
+
+    def unsettled(self, model: str) -> list[tuple[int, bytes]]:
+        """(seq, raw) of up to 500 of a model's responses that were kept and not read: a process died between the two."""
+        rows = self._db.execute(
+            "SELECT seq, response FROM calls WHERE state = 'answered' AND settled = 0 AND model = ? LIMIT ?", (model, PAGE)
+        )
+        return [(row["seq"], zlib.decompress(row["response"])) for row in rows]
+
+    def record_retry(self, seq: int, *, status: int | None, reason: str, detail: str, lost: bool, budget_usd: float) -> bool:
+        """Back to reserved, to be sent again; False when a lost try was charged and another could pass the budget."""
+        with self.transaction():
+            self._change(
+                "UPDATE calls SET state = 'reserved', status = ?, reason = ?, detail = ?, lost = lost + ?, lost_nano = lost_nano + "
+                f"held_nano * ? WHERE {_OUR_CLAIM}",
+                *(seq, status, reason, detail, lost, lost),
+            )
+            row = self._db.execute("SELECT simulated FROM calls WHERE seq = ?", (seq,)).fetchone()
+            fits = not lost or self._left_nano(budget_usd, simulated=bool(row["simulated"])) >= 0
+            if not fits:
+                self.release([seq])
+        return fits
+
+    def record_failure(
+        self, seq: int, *, status: int | None, reason: str, detail: str, raw: bytes | None = None, lost: bool = False
+    ) -> None:
+        """It ended without an answer. A lost try (sent, nothing came back) is charged what was held."""
+        kept = None if raw is None else zlib.compress(raw)
+        self._change(
+            "UPDATE calls SET state = 'failed', status = ?, reason = ?, detail = ?, response = ?, ended = ?, "
+            f"held_nano = 0, owner = NULL WHERE {_OUR_CLAIM}",
+            *(seq, status, reason, detail, kept, self._now()),
+        )
+
+    def release(self, seqs: Sequence[int] | None = None) -> Recovered:
+        """Give back what we claimed and will not send now; without numbers, everything, and what was on its way is uncertain."""
+        if self._owner is None:
+            return Recovered()
+        with self.transaction():
+            if seqs is None:
+                return self._abandon(self._owner)
+            freed = sum(self._free("seq = ? AND owner = ?", seq, self._owner) for seq in seqs)
+        return Recovered(freed=freed)
+
+    def beat(self) -> None:
+        """A sign of life for processes on other machines."""
+        self._db.execute("UPDATE call_owners SET lease = ? WHERE id = ?", (self._now() + LEASE_S, self._owner))
+
+    def recover(self) -> Recovered:
+        """Take back what dead processes held: sent calls become uncertain and are charged, reserved ones are free again."""
+        uncertain = freed = 0
+        with self.transaction():
+            for owner in self._db.execute("SELECT id, name, lease FROM call_owners").fetchall():
+                if owner["name"] != self._name and not is_alive(owner["name"], lease=owner["lease"], now=self._now()):
+                    left = self._abandon(owner["id"])
+                    uncertain, freed = uncertain + left.uncertain, freed + left.freed
+        return Recovered(uncertain, freed)
+
+    def spent_usd(self, *, simulated: bool | None = None) -> float:
+        """What answered, failed and uncertain calls have cost; without reservations. Simulated money counts apart when asked for."""
+        row = self._db.execute("SELECT SUM(spent_nano) FROM call_spend WHERE ?1 IS NULL OR simulated = ?1", (simulated,)).fetchone()
+        return int(row[0]) / NANO
+
+    def answers(self, stage: str, *, simulated: bool | None = None) -> Iterator[Answer]:
+        """Every answer of a stage, in the order they were asked for; read page by page, so the ledger may be written meanwhile."""
+        for row in self._pages(stage, "state = 'answered' AND settled = 1", simulated=simulated):
+            yield Answer(request=_request(row), message=orjson.loads(zlib.decompress(row["response"])))
+
+    def answer(self, key: str) -> Answer | None:
+        """The answer to one call, a real one before a simulated one."""
+        row = self._db.execute(
+            "SELECT * FROM calls WHERE key = ? AND state = 'answered' AND settled = 1 ORDER BY simulated", (bytes.fromhex(key),)
+        ).fetchone()
+        return Answer(request=_request(row), message=orjson.loads(zlib.decompress(row["response"]))) if row else None
+
+    def failures(self, stage: str, *, simulated: bool | None = None) -> Iterator[Failure]:
+        """Every call of a stage that ended without an answer, or whose end is not known."""
+        for row in self._pages(stage, "state IN ('failed', 'uncertain')", simulated=simulated):
+            reason = row["reason"] or "uncertain"
+            yield Failure(stage=stage, slot=row["slot"], reason=reason, detail=row["detail"] or "", key=row["key"].hex())
+
+    def costs(self) -> list[CostRow]:
+        """What was spent, by stage and model."""
+        sums = ", ".join(f"COALESCE(SUM({n}), 0) {n}" for n in ("input_tokens", "output_tokens", "thinking_tokens"))
+        cache = ", ".join(f"COALESCE(SUM({n}), 0) {n}" for n in ("cache_write_tokens", "cache_read_tokens"))
+        rows = self._db.execute(
+            "SELECT stage, provider, model, simulated, MAX(price_date) price_date, COUNT(*) calls, SUM(state = 'answered') answered, "
+            f"SUM(state = 'failed') failed, SUM(lost) uncertain, {sums}, {cache}, SUM(cost_nano) cost_nano, SUM(lost_nano) lost_nano "
+            "FROM calls GROUP BY stage, provider, model, simulated ORDER BY stage, model, simulated"
+        )
+        return [_cost_row(dict(row)) for row in rows]
+
+    def counts(self, stage: str | None = None) -> dict[CallState, int]:
+        """How many calls are in each state."""
+        found = dict(
+            self._db.execute("SELECT state, COUNT(*) FROM calls WHERE ?1 IS NULL OR stage = ?1 GROUP BY state", (stage,)).fetchall()
+        )
+        return {state: found.get(state, 0) for state in get_args(CallState)}
+
+    def refusals(self, stage: str | None = None) -> dict[str, int]:
+        """How many answers were refusals, by the provider's category."""
+        rows = self._db.execute(
+            "SELECT COALESCE(refusal, 'unnamed'), COUNT(*) FROM calls WHERE stop_reason = 'refusal' AND (?1 IS NULL OR stage = ?1) "
+            "GROUP BY 1 ORDER BY 1",
+            (stage,),
+        )
+        return dict(rows.fetchall())
+
+    def _find(self, key: bytes, *, simulated: bool) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = self._db.execute(
+            "SELECT seq, state, settled, ended FROM calls WHERE key = ? AND simulated = ?", (key, simulated)
+        ).fetchone()
+        return row
+
+    def _hold(self, request: Request, key: bytes, found: sqlite3.Row | None, hold: int, *, provider: str, simulated: bool) -> ClaimedCall:
+        owner = self._own()
+        if found is not None:
+            self._db.execute("UPDATE calls SET state = 'reserved', owner = ?, held_nano = ? WHERE seq = ?", (owner, hold, found["seq"]))
+            return ClaimedCall(found["seq"], request, hold)
+        body = zlib.compress(orjson.dumps(request.body))
+        asked = (key, simulated, request.stage, request.slot, request.attempt, request.role)
+        cursor = self._db.execute(
+            "INSERT INTO calls (key, simulated, stage, slot, attempt, role, provider, model, body, state, owner, held_nano, created) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'reserved', ?, ?, ?)",
+            (*asked, provider, request.body["model"], body, owner, hold, self._now()),
+        )
+        assert cursor.lastrowid is not None
+        return ClaimedCall(cursor.lastrowid, request, hold)
+
+    def _own(self) -> int:
+        if self._owner is None:
+            lease = (self._name, self._now() + LEASE_S)
+            self._owner = self._db.execute("INSERT INTO call_owners (name, lease) VALUES (?, ?) RETURNING id", lease).fetchone()["id"]
+        assert self._owner is not None
+        return self._owner
+
+    def _abandon(self, owner: int) -> Recovered:
+        freed = self._free("owner = ?", owner)
+        uncertain = self._db.execute(
+            "UPDATE calls SET state = 'uncertain', owner = NULL, lost = lost + 1, lost_nano = lost_nano + held_nano, held_nano = 0 "
+            "WHERE owner = ? AND state = 'sent' AND batch IS NULL",
+            (owner,),
+        ).rowcount
+        self._db.execute("UPDATE calls SET owner = NULL WHERE owner = ?", (owner,))  # what stands in a batch waits for the batch
+        self._db.execute("DELETE FROM call_owners WHERE id = ?", (owner,))
+        self._owner = None if owner == self._owner else self._owner
+        return Recovered(uncertain, freed)
+
+    def _free(self, where: str, *values: int) -> int:
+        return self._db.execute(_FORGET + where, values).rowcount + self._db.execute(_FREE + where, values).rowcount
+
+    def _change(self, sql: str, seq: int, *values: Any) -> None:
+        changed = self._db.execute(sql, (*values, seq, self._owner)).rowcount
+        if changed != 1:
+            raise RuntimeError(f"call {seq} is not ours to change")
+
+    def _left_nano(self, budget_usd: float, *, simulated: bool) -> int:
+        row = self._db.execute("SELECT held_nano + spent_nano AS used FROM call_spend WHERE simulated = ?", (simulated,)).fetchone()
+        return int(budget_usd * NANO) - int(row["used"])
+
+    def _pages(self, stage: str, where: str, *, simulated: bool | None) -> Iterator[sqlite3.Row]:
+        last = 0
+        while True:
+            rows = self._db.execute(
+                f"SELECT * FROM calls WHERE stage = ? AND {where} AND seq > ? AND (? IS NULL OR simulated = ?) ORDER BY seq LIMIT ?",
+                (stage, last, simulated, simulated, PAGE),
+            ).fetchall()
+            if not rows:
+                return
+            yield from rows
+            last = rows[-1]["seq"]
+
+
+def _is_final(row: sqlite3.Row, since: float) -> bool:
+    return bool(row["settled"]) or (row["ended"] is not None and row["ended"] >= since)
+
+
+def _request(row: sqlite3.Row) -> Request:
+    names = ("stage", "slot", "attempt", "role")
+    return Request(**{name: row[name] for name in names}, body=orjson.loads(zlib.decompress(row["body"])))
+
+
+def _cost_row(row: dict[str, Any]) -> CostRow:
+    money = {"cost_usd": row.pop("cost_nano") / NANO, "uncertain_usd": row.pop("lost_nano") / NANO}
+    return CostRow(**{**row, "simulated": bool(row["simulated"])}, **money)
