@@ -380,6 +380,13 @@ def test_the_system_message_can_be_alpaca_s_instruction_both_ways(tmp_path: Path
     assert isinstance(back, InstructionRecord) and record_id(back) == instruction(1)["id"]
 
 
+def test_the_system_message_is_the_instruction_if_every_row_has_one(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    for rows, expected in (([CALC, CALC], ["You add."] * 2), ([CALC, PLAIN], [ASKED] * 2)):
+        write_rows(pa.Table.from_pylist([row_of(r) for r in rows]), path, "alpaca", system_instruction=None)
+        assert [json.loads(text)["instruction"] for text in path.read_text().splitlines()] == expected
+
+
 def test_what_a_format_cannot_say_is_refused_and_no_file_is_left(tmp_path: Path) -> None:
     odd = InstructionRecord(prompt=PLAIN.prompt * 2, completion=PLAIN.completion)
     path = tmp_path / "out.jsonl"

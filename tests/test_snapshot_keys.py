@@ -20,6 +20,7 @@ from curation.snapshot import (
     find_trusted_keys,
     load_snapshot,
     read_manifest,
+    read_signer,
     read_split,
     remove_trusted_key,
     revoke,
@@ -116,6 +117,16 @@ def test_the_trust_store_keeps_public_keys_by_name(tmp_path: Path, keys: tuple[P
         remove_trusted_key("bo")
     remove_trusted_key("ana")
     assert find_trusted_keys() == []
+
+
+def test_the_signer_is_named_by_a_known_key_or_by_the_hint(signed: Path, tmp_path: Path, keys: tuple[Path, Path]) -> None:
+    assert str(read_signer(signed)).startswith("unknown key (hint ")
+    add_trusted_key(keys[1], name="ana")
+    assert read_signer(signed) == describe_signer(keys[1])
+    own = create_key(tmp_path / "config" / "keys")
+    sign_snapshot(signed, own[0], replace=True)
+    assert read_signer(signed) == describe_signer(own[1])
+    assert read_signer(write(tmp_path / "unsigned")) is None
 
 
 # Revocations

@@ -23,16 +23,19 @@ _BATCH = 10_000
 Row = Mapping[str, Any]
 
 
-def write_rows(table: pa.Table, path: Path, format: ExportFormat, *, system_instruction: bool = False) -> int:
+def write_rows(table: pa.Table, path: Path, format: ExportFormat, *, system_instruction: bool | None = False) -> int:
     """Write the rows of a split to `path`, aside first and then renamed; returns their number.
 
     Pairs can be written as preference (prompt, chosen, rejected as messages), sharegpt (conversations, chosen, rejected) or
     alpaca (instruction, input, chosen, rejected); instructions as alpaca, sharegpt or messages.
 
     Args:
-        system_instruction: alpaca's instruction is the system message and its input the user's, as in `read_rows`.
+        system_instruction: alpaca's instruction is the system message and its input the user's, as in `read_rows`; None for
+            yes if every row has a system message.
     """
     is_pairs = "chosen" in table.column_names
+    if system_instruction is None:
+        system_instruction = all(row["prompt"][0]["role"] == "system" for row in _rows(table.select(["prompt"])))
     convert = _converter(format, is_pairs=is_pairs, system_instruction=system_instruction)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.partial")

@@ -10,7 +10,7 @@ from curation.snapshot.keys import add_trusted_key, config_folder, create_key, d
 from curation.snapshot.manifest import Manifest, ProtectedSet, find_snapshots, read_manifest
 from curation.snapshot.revoke import Revocation, read_revocation, revoke
 from curation.snapshot.sign import sign_folder, sign_snapshot
-from curation.snapshot.verify import Problem, Snapshot, Verification, load_snapshot, read_split, verify_folder, verify_snapshot
+from curation.snapshot.verify import Problem, Snapshot, Verification, load_snapshot, read_signer, read_split, verify_folder, verify_snapshot
 from curation.snapshot.write import write_snapshot
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "load_snapshot",
     "read_manifest",
     "read_revocation",
+    "read_signer",
     "read_split",
     "remove_trusted_key",
     "revoke",

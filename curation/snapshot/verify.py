@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from curation.errors import SnapshotError
 from curation.records import Kind
 from curation.snapshot.digest import content_digest, kind_of
-from curation.snapshot.keys import fingerprint, load_public_key, signature_hint
+from curation.snapshot.keys import PUBLIC, config_folder, find_trusted_keys, fingerprint, load_public_key, signature_hint
 from curation.snapshot.manifest import MANIFEST, SIGNATURE, SPLITS, Manifest, Split, read_manifest
 from curation.snapshot.revoke import find_revocation
 from curation.snapshot.sign import Signed, hashing_config, read_signature, walk_files
@@ -133,6 +133,19 @@ def verify_folder(path: Path, trusted_keys: Sequence[Path]) -> Verification:
     if not trusted_keys:
         return Verification("intact, signer unknown", (Problem(SIGNATURE, "no key is trusted here, so the signer is unknown"),))
     return _verify_signer(path, signed, trusted_keys)
+
+
+def read_signer(path: Path) -> str | None:
+    """Whose signature a folder carries, for display: a known key's fingerprint, or the key's hint; None if it carries none.
+
+    Known are the user's own key and the trust store. The signature itself is not checked; `verify_snapshot` does that.
+    """
+    signed = read_signature(path / SIGNATURE)
+    if signed is None:
+        return None
+    own = config_folder() / "keys" / PUBLIC
+    keys = [load_public_key(file) for file in (*([own] if own.is_file() else []), *find_trusted_keys())]
+    return next((fingerprint(key) for key in keys if signature_hint(key) == signed.hint), f"unknown key (hint {signed.hint[:12]})")
 
 
 def find_problems(path: Path, manifest: Manifest, *, deep: bool) -> list[Problem]:
