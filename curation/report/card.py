@@ -1,0 +1,107 @@
+"""The dataset card of a snapshot: README.md in the Hub's format, YAML front matter first, then what a reader must know.
+
+The card says what was simulated, what was measured and where it stops; it promises nothing the manifest does not hold.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from curation.report.attention import describe_alpha
+from curation.report.data import CardInput
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
+"""The Hub's size categories, by their upper edge."""
+COMMONS = ("cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0")
+DATA = ("odc-by", "odbl", "cdla-permissive-2.0", "cdla-sharing-1.0")
+CODE = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-3.0", "lgpl-3.0", "mpl-2.0", "unlicense")
+LICENCES = frozenset((*COMMONS, *DATA, *CODE, "other", "unknown"))
+"""Identifiers the Hub knows; any other goes under `other` with its name."""
+
+
+def render_card(card: CardInput) -> str:
+    """README.md of a snapshot."""
+    front = yaml.safe_dump(_front_matter(card), sort_keys=False, allow_unicode=True, width=1_000)
+    body = _template().render(
+        card=card,
+        folder=f"{card.name}-v{card.version}-{card.digest[:8]}",
+        total=sum(card.splits.values()),
+        describe_alpha=describe_alpha,
+        limits=(*_limits(card), *card.limits),
+    )
+    return f"---\n{front}---\n\n{body.rstrip()}\n"
+
+
+def _front_matter(card: CardInput) -> dict[str, Any]:
+    known = card.licence.lower() in LICENCES
+    is_pair = card.kind == "preference"
+    people = bool(card.review.answers) and not card.review.simulated
+    return {
+        "pretty_name": f"{card.name} v{card.version}",
+        "language": [card.language],
+        "license": card.licence.lower() if known else "other",
+        **({} if known else {"license_name": re.sub(r"[^a-z0-9.]+", "-", card.licence.lower()).strip("-") or "unnamed"}),
+        "task_categories": ["text-generation"],
+        "size_categories": [next((name for edge, name in SIZES if sum(card.splits.values()) < edge), "10M<n<100M")],
+        "annotations_creators": ["other" if people else "machine-generated"],
+        "language_creators": ["machine-generated"],
+        "source_datasets": ["original"],
+        "tags": [
+            "seedcorn",
+            "synthetic",
+            "trl",
+            "dpo" if is_pair else "sft",
+            *(["simulated-review"] if card.review.simulated else []),
+        ],
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [{"split": split, "path": f"{split}.parquet"} for split, rows in card.splits.items() if rows],
+            }
+        ],
+    }
+
+
+def _limits(card: CardInput) -> list[str]:
+    """What follows from the facts, in sentences."""
+    found = ["The texts were written by a language model; they can be fluent and wrong."]
+    if card.models.simulated:
+        found.append("The offline stand-in wrote and judged the rows. The set is for trying things out, never for a real model.")
+    if card.review.simulated:
+        found.append("The review is simulated: no person has looked at the rows.")
+    elif not card.review.answers:
+        found.append("No person has reviewed the rows.")
+    if not card.protected:
+        found.append("No protected evaluation set was screened against, so leaks of one are unknown.")
+    return found
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )  # Markdown, not HTML: `plain` and `quote` take the markup out of what people and models wrote
+    environment.filters |= {"plain": _plain, "quote": _quote}
+    return environment.get_template("card.md")
+
+
+def _plain(value: object) -> str:
+    """One table cell or sentence: no HTML, no line break, no column break."""
+    text = " ".join(str(value).split())
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    return re.sub(r"([`*_\[\]])", r"\\\1", text)
+
+
+def _quote(value: str) -> str:
+    """A block quote that keeps its paragraphs."""
+    return "\n".join(f"> {_plain(part)}".rstrip() for part in value.strip().splitlines())

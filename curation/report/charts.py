@@ -1,0 +1,105 @@
+"""The pictures, drawn as inline SVG. Shapes stretch with the page and the labels stand beside them as HTML,
+so that text keeps its size on a narrow screen. Every picture has a text alternative.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from statistics import fmean, median
+
+
+def histogram(
+    values: Sequence[float],
+    *,
+    low: float,
+    high: float,
+    bins: int,
+    name: str,
+    cut: float | None = None,
+    labels: Sequence[str] | None = None,
+) -> str:
+    """Bars over [low, high]; values at or above the cut in the accent colour, and a mark at the cut.
+
+    `labels` names each bar (for scores that are whole numbers) in place of the scale.
+    """
+    every = count_bins(values, low=low, high=high, bins=bins)
+    kept = count_bins([v for v in values if cut is None or v >= cut], low=low, high=high, bins=bins)
+    tallest = max(every, default=0) or 1
+    bars = "".join(_bar(i, bins, kept=k / tallest, every=n / tallest) for i, (k, n) in enumerate(zip(kept, every, strict=True)))
+    mark = flag = ""
+    if cut is not None:
+        at = 100 * (min(max(cut, low), high) - low) / (high - low)
+        mark = f'<line class="cut" x1="{at:.2f}" x2="{at:.2f}" y1="0" y2="100"/>'
+        flag = f'<span class="flag{" before" if at > 55 else ""}" style="left:{at:.2f}%">cut {cut:.3g}</span>'
+    under = "".join(f"<span>{escape(label)}</span>" for label in labels) if labels else _ticks(low, high)
+    return (
+        f'<div class="plot"><div class="top" aria-hidden="true">{tallest:,}</div>{flag}'
+        f'<svg class="bars" viewBox="0 0 100 100" preserveAspectRatio="none" role="img" '
+        f'aria-label="{escape(_spoken(values, cut, name))}"><line class="grid" x1="0" x2="100" y1="50" y2="50"/>{bars}{mark}</svg>'
+        f'<div class="axis{" each" if labels else ""}" aria-hidden="true">{under}</div></div>'
+    )
+
+
+def share_bar(parts: Sequence[tuple[str, float, str]], *, total: float, name: str) -> str:
+    """One horizontal bar of several parts: (label, amount, css class)."""
+    at, shapes = 0.0, []
+    for label, amount, look in parts:
+        width = 100 * amount / total if total else 0.0
+        shapes.append(f'<rect class="{look}" x="{at:.3f}" y="0" width="{width:.3f}" height="10"><title>{escape(label)}</title></rect>')
+        at += width
+    spoken = f"{name}: " + ", ".join(label for label, _, _ in parts)
+    return (
+        f'<svg class="share" viewBox="0 0 100 10" preserveAspectRatio="none" role="img" aria-label="{escape(spoken)}">'
+        f'<rect class="track" x="0" y="0" width="100" height="10"/>{"".join(shapes)}</svg>'
+    )
+
+
+def gauge(value: float, marks: Sequence[tuple[float, str]], *, low: float, high: float, name: str) -> str:
+    """A value on a scale with named marks, for agreement."""
+    at = 100 * (min(max(value, low), high) - low) / (high - low)
+    places = [(100 * (mark - low) / (high - low), text) for mark, text in marks]
+    ticks = "".join(f'<line class="cut" x1="{x:.2f}" x2="{x:.2f}" y1="0" y2="10"/>' for x, _ in places)
+    labels = "".join(
+        f'<span class="under{" before" if i < len(places) - 1 else ""}" style="left:{x:.2f}%">{escape(text)}</span>'
+        for i, (x, text) in enumerate(places)
+    )
+    return (
+        f'<div class="gauge"><svg class="share" viewBox="0 0 100 10" preserveAspectRatio="none" role="img" '
+        f'aria-label="{escape(f"{name}: {value:.3f} on a scale to {high:g}")}"><rect class="track" x="0" y="0" width="100" height="10"/>'
+        f'<rect class="kept" x="0" y="0" width="{at:.2f}" height="10"/>{ticks}</svg><div aria-hidden="true">{labels}</div></div>'
+    )
+
+
+def count_bins(values: Sequence[float], *, low: float, high: float, bins: int) -> list[int]:
+    """Counts in equal bins; what lies outside the range is counted in the outermost bin, so the sum stays whole."""
+    step = (high - low) / bins
+    counts = [0] * bins
+    for value in values:
+        counts[min(max(math.floor((value - low) / step + 1e-9), 0), bins - 1)] += 1
+    return counts
+
+
+def _bar(index: int, bins: int, *, kept: float, every: float) -> str:
+    """One column: the kept part below, the rest of it above."""
+    width = 100 / bins
+    x, w = index * width + width * 0.06, width * 0.88
+    parts = (("kept", 0.0, kept), ("lost", kept, every))
+    return "".join(
+        f'<rect class="{look}" x="{x:.3f}" y="{100 - 94 * top:.3f}" width="{w:.3f}" height="{94 * (top - bottom):.3f}"/>'
+        for look, bottom, top in parts
+        if top > bottom
+    )
+
+
+def _ticks(low: float, high: float) -> str:
+    steps = 5 if (high - low) % 5 == 0 or high - low <= 1 else 4
+    return "".join(f"<span>{low + i * (high - low) / steps:.3g}</span>" for i in range(steps + 1))
+
+
+def _spoken(values: Sequence[float], cut: float | None, name: str) -> str:
+    if not values:
+        return f"{name}: no values"
+    above = "" if cut is None else f", {sum(v >= cut for v in values):,} at or above the cut of {cut:.3g}"
+    return f"{name}: {len(values):,} values, mean {fmean(values):.2f}, median {median(values):.2f}{above}"

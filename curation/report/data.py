@@ -1,0 +1,99 @@
+"""What `render_report` and `render_card` take: frozen values that the pipeline fills from the store.
+
+A part that is None was not run and the page says so; an empty part was run and found nothing, which is also said.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import Field
+
+from curation.records import Kind
+from curation.report.rows import Closed, Conflict, Coverage, Distribution, Drop, FunnelStep, Leak, ProtectedSuite, ScoreSet
+from curation.report.work import Cost, FailureCount, JudgeQuality, Review, RunFacts, SnapshotFacts
+
+
+class ReportData(Closed):
+    """The whole page."""
+
+    project: str
+    brief: str
+    created: datetime
+    digest: str
+    """Digest of what shaped the result: settings, prompts, protected sets."""
+    versions: dict[str, str]
+    """Package to version."""
+    intended_use: str = ""
+    models: dict[str, str] = Field(default_factory=dict)
+    """Role to model: {"teacher": …, "judge": …}."""
+    models_simulated: bool = False
+    """True when the offline stand-in wrote or judged the rows."""
+    funnel: tuple[FunnelStep, ...] | None = None
+    scores: tuple[ScoreSet, ...] | None = None
+    judge: JudgeQuality | None = None
+    drops: tuple[Drop, ...] | None = None
+    suites: tuple[ProtectedSuite, ...] | None = None
+    leaks: tuple[Leak, ...] = ()
+    conflicts: tuple[Conflict, ...] | None = None
+    distributions: tuple[Distribution, ...] | None = None
+    coverage: Coverage | None = None
+    review: Review | None = None
+    cost: Cost | None = None
+    failures: tuple[FailureCount, ...] | None = None
+    snapshots: tuple[SnapshotFacts, ...] | None = None
+    runs: tuple[RunFacts, ...] | None = None
+
+
+class CardModels(Closed):
+    """Who wrote and who judged."""
+
+    teacher: str | None = None
+    judge: str | None = None
+    simulated: bool = False
+
+
+class CardReview(Closed):
+    """What people (or simulated reviewers) said, in numbers."""
+
+    simulated: bool = False
+    reviewers: tuple[str, ...] = ()
+    overlap: int = 1
+    agreement: float | None = None
+    """Krippendorff's alpha."""
+    answers: int = 0
+    disputed: int = 0
+
+
+class CardSuite(Closed):
+    """A protected evaluation set the rows were screened against."""
+
+    name: str
+    file: str
+    items: int
+    sha256: str
+
+
+class CardInput(Closed):
+    """What the dataset card of a snapshot needs, known before its manifest is written."""
+
+    name: str
+    version: int
+    kind: Kind
+    created: datetime
+    splits: dict[str, int]
+    """Split to rows."""
+    licence: str
+    intended_use: str
+    brief: str
+    digest: str
+    models: CardModels = CardModels()
+    review: CardReview = CardReview()
+    settings: dict[str, object] = Field(default_factory=dict)
+    """Thresholds and digests of the gates."""
+    protected: tuple[CardSuite, ...] = ()
+    counts: dict[str, int] = Field(default_factory=dict)
+    """Rows at each step, for example generated, duplicates, leaks, approved."""
+    language: str = "en"
+    limits: tuple[str, ...] = ()
+    """Known limits, each one sentence, added to those that follow from the facts."""

@@ -1,0 +1,184 @@
+"""One self-contained HTML page of a project: no request leaves it, it opens from a disk, prints, and works without a mouse.
+
+Row texts come from models and files, so the template escapes everything, and the page's own policy lets no script run
+but the one whose hash it names.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from curation.report import charts
+from curation.report.attention import describe_alpha, find_attention
+from curation.report.data import ReportData
+from curation.report.rows import Distribution, Drop
+from curation.report.words import mark_differences
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+FOLDER = Path(__file__).parent
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+"""What HTML cannot carry; shown as the replacement sign."""
+
+NOT_RUN = {
+    "funnel": ("Funnel", "no stage has run yet"),
+    "scores": ("Scores", "`curate score` has not run, so no row has a judge's score"),
+    "judge": ("Judge quality", "no pair was judged in both orders and no judged row has been answered by people"),
+    "drops": ("Rows left out", "no gate has run (`curate dedup`, `curate screen`)"),
+    "suites": ("Leaks", "no protected set was screened against; leaks are unknown, not absent"),
+    "conflicts": ("Label conflicts", "`curate screen` has not looked for equal texts with different labels"),
+    "distributions": ("Classes", "class counts were not computed"),
+    "coverage": ("Plan coverage", "the plan has no two attributes to cross, or nothing was planned"),
+    "review": ("Review", "nobody has been asked yet (`curate push`, `curate pull`)"),
+    "cost": ("Cost", "no model was called"),
+    "failures": ("Failures and refusals", "no call was made that could fail"),
+    "snapshots": ("Snapshots", "`curate snapshot` has not run"),
+    "runs": ("Runs", "no run is recorded"),
+}
+"""Part to its title and why it may be missing."""
+
+
+def render_report(data: ReportData, *, drops_per_reason: int = 200) -> str:
+    """The page as one string of HTML.
+
+    At most `drops_per_reason` rows of each stage and reason are written out; the page says how many it leaves to
+    `curate trace`.
+    """
+    page = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            data=data,
+            notices=find_attention(data),
+            missing=[NOT_RUN[part] for part in NOT_RUN if getattr(data, part) is None],
+            drop_groups=_drop_groups(data.drops or (), drops_per_reason),
+            balance=[(d, _describe_balance(d)) for d in data.distributions or ()],
+            script=_safe(FOLDER.joinpath("script.html").read_text)(encoding="utf-8"),
+            script_hash=_script_hash(),
+        )
+    )
+    return UNPRINTABLE.sub("\ufffd", page)
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"count": _count, "money": _money, "percent": _percent, "seconds": _seconds, "code": _code, "rows": _rows}
+    environment.globals |= {
+        "histogram": _safe(charts.histogram),
+        "share_bar": _safe(charts.share_bar),
+        "gauge": _safe(charts.gauge),
+        "differences": _safe_pair,
+        "score_range": _score_range,
+        "interval": wilson,
+        "describe_alpha": describe_alpha,
+        "zip": zip,
+    }
+    return environment
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson's, which holds for small n)."""
+    if not n:
+        return 0.0, 1.0
+    z, p = 1.959964, hits / n
+    middle, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return (middle - spread) / scale, (middle + spread) / scale
+
+
+def _drop_groups(drops: Sequence[Drop], most: int) -> list[dict[str, Any]]:
+    """Drops by stage in the order met; each stage with its reasons, the rows shown and how many are not."""
+    stages = list(dict.fromkeys(drop.stage for drop in drops))
+    ordered = sorted(drops, key=lambda drop: (stages.index(drop.stage), drop.reason))
+    groups = []
+    for stage, members in groupby(ordered, key=lambda drop: drop.stage):
+        rows = list(members)
+        shown = [row for _, same in groupby(rows, key=lambda drop: drop.reason) for row in list(same)[:most]]
+        reasons = Counter(row.reason for row in rows)
+        groups.append({"stage": stage, "reasons": reasons.most_common(), "rows": shown, "hidden": len(rows) - len(shown)})
+    return groups
+
+
+def _describe_balance(distribution: Distribution) -> dict[str, float | None]:
+    """Largest to smallest class, and evenness: entropy over its maximum, 1 when all classes are equal."""
+    result: dict[str, float | None] = {}
+    for when in ("before", "after"):
+        counts = [getattr(c, when) for c in distribution.classes if getattr(c, when)]
+        total = sum(counts)
+        result[f"ratio_{when}"] = max(counts) / min(counts) if counts else None
+        entropy = -sum(n / total * math.log(n / total) for n in counts) if total else 0.0
+        most = math.log(len(distribution.classes)) if len(distribution.classes) > 1 else 0.0
+        result[f"evenness_{when}"] = entropy / most if most else None
+    return result
+
+
+def _score_range(values: Iterable[float]) -> dict[str, Any]:
+    """Range and bins that suit a criterion: one bar a value where scores are whole numbers, else ten."""
+    known = list(values)
+    if known and all(float(v).is_integer() for v in known) and max(known) - min(known) <= 10:
+        low, high = (1, 5) if min(known) >= 1 and max(known) <= 5 else (0, 10)
+        return {"low": low - 0.5, "high": high + 0.5, "bins": high - low + 1, "labels": [str(v) for v in range(low, high + 1)]}
+    return {"low": 0.0, "high": 1.0 if known and max(known) <= 1 else 10.0, "bins": 20, "labels": None}
+
+
+def _safe(draw: Any) -> Any:
+    from markupsafe import Markup
+
+    return lambda *args, **kwargs: Markup(draw(*args, **kwargs))
+
+
+def _safe_pair(left: str, right: str) -> tuple[Any, Any]:
+    from markupsafe import Markup
+
+    first, second = mark_differences(left, right)
+    return Markup(first), Markup(second)
+
+
+def _script_hash() -> str:
+    """sha256 of the page's script, as a content security policy wants it."""
+    return base64.b64encode(hashlib.sha256(FOLDER.joinpath("script.html").read_bytes()).digest()).decode()
+
+
+def _code(text: str) -> Any:
+    """Escaped text in which `backticks` become code."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _rows(count: int, noun: str = "row") -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _money(value: float) -> str:
+    return f"${value:,.2f}" if value >= 0.1 or not value else f"${value:.4f}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _seconds(value: float) -> str:
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"

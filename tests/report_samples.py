@@ -1,0 +1,368 @@
+"""Facts of a believable project for the tests of the report and the card."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, timedelta
+
+from pydantic import BaseModel
+
+from curation.report import (
+    Agreement,
+    CardInput,
+    ClassCount,
+    Conflict,
+    Cost,
+    Coverage,
+    CoverageCell,
+    Dispute,
+    Distribution,
+    Drop,
+    ErrorRate,
+    FailureCount,
+    FunnelStep,
+    JudgeQuality,
+    Leak,
+    ModelCost,
+    ProtectedSuite,
+    ReportData,
+    Review,
+    Reviewer,
+    RunFacts,
+    ScoreSet,
+    SnapshotFacts,
+    compare_selections,
+)
+
+NOW = datetime(2026, 11, 24, 14, 30, tzinfo=UTC)
+ATTACK = '<script>window.hit=1</script><img src=x onerror="window.hit=2">\'"&`</style></title>]]>{{7*7}}'
+
+ANSWER = "Code: {code}\nDescription: {text}\nChapter: Endocrine, nutritional and metabolic diseases (E00-E89)\nReason: {why}"
+
+
+def drops() -> tuple[Drop, ...]:
+    """Rows left out by five stages, two with long texts, one in Japanese."""
+    diabetes = "Type 2 diabetes mellitus with hyperglycemia"
+    near = [
+        Drop(
+            row=f"{i:02x}" * 32,
+            stage="dedup",
+            reason="near duplicate",
+            text=f"Pt {50 + i} y/o with poorly controlled type 2 diabetes, glucose {210 + i}, no ketones.\n\n"
+            + ANSWER.format(code="E11.65", text=diabetes, why="High glucose without coma."),
+            twin=f"{i + 90:02x}" * 32,
+            twin_text=f"Patient aged {50 + i} with poorly controlled type 2 diabetes, glucose {210 + i}, no ketones.\n\n"
+            + ANSWER.format(code="E11.65", text=diabetes, why="Hyperglycemia is documented."),
+            measure="Jaccard",
+            value=0.71 + i / 60,
+            evidence=f"candidate pair verified: {140 + i} of {190 + i} shingles shared",
+            cluster=f"n{i // 4}",
+            label="E11.65",
+            twin_label="E11.65",
+        )
+        for i in range(12)
+    ]
+    semantic = [
+        Drop(
+            row=f"a{i:x}" * 32,
+            stage="dedup",
+            reason="same meaning",
+            text="Woke up with crushing chest pain radiating to the left arm.",
+            twin=f"b{i:x}" * 32,
+            twin_text="Severe substernal pressure on waking that spreads into his left arm.",
+            measure="cosine",
+            value=0.913 + i / 100,
+            label="I21.9",
+            twin_label="I21.9",
+        )
+        for i in range(3)
+    ]
+    rest = [
+        Drop(
+            row="c1" * 32,
+            stage="score",
+            reason="below the threshold",
+            text="Sugar disease.\n\n" + ANSWER.format(code="E11.9", text="Diabetes", why="It says so."),
+            measure="total",
+            value=4.25,
+            evidence="accuracy 2: the description is not the official one; clarity 3; usefulness 2; on_brief 3",
+        ),
+        Drop(
+            row="d1" * 32,
+            stage="screen",
+            reason="code does not exist",
+            text="Chronic kidney disease stage 3c\n\n" + ANSWER.format(code="N18.33", text="CKD stage 3c", why="Stage given."),
+            evidence="N18.33 is not in icd10cm.parquet; the nearest codes are N18.30, N18.31, N18.32",
+            label="N18.33",
+        ),
+        Drop(
+            row="e1" * 32,
+            stage="screen",
+            reason="not billable",
+            text="2型糖尿病で血糖コントロール不良の患者",
+            twin="e2" * 32,
+            twin_text="2型糖尿病で血糖管理不良の患者",
+            evidence="E11.6 has children",
+            label="E11.6",
+        ),
+    ]
+    return (*near, *semantic, *rest)
+
+
+def scores() -> ScoreSet:
+    draw = random.Random(3)
+    totals = tuple(min(10.0, max(0.5, draw.gauss(7.6, 1.5))) for _ in range(412))
+    lengths = [draw.randint(160, 420) for _ in totals]
+    kept = [t >= 7 for t in totals]
+    valid = [draw.random() < (0.97 if keep else 0.6) for keep in kept]
+    return ScoreSet(
+        kind="instruction",
+        totals=totals,
+        threshold=7.0,
+        rule="total of 7.0 or more",
+        kept=sum(kept),
+        criteria={
+            name: tuple(float(min(5, max(1, round(t / 2 + draw.gauss(0.1, 0.5))))) for t in totals)
+            for name in ("accuracy", "clarity", "usefulness", "on_brief")
+        },
+        selections=compare_selections(totals, lengths, kept=kept, valid=valid, seed=1),
+        rubric_digest="9c1b44fe0d",
+    )
+
+
+def review(*, simulated: bool = True) -> Review:
+    return Review(
+        simulated=simulated,
+        overlap=2,
+        rows=236,
+        answers=470,
+        approved=204,
+        rejected=14,
+        edited=11,
+        disputed=16,
+        waiting=2,
+        agreements=(
+            Agreement(question="verdict", alpha=0.742, rows=234, answers=468),
+            Agreement(question="better", alpha=0.861, rows=96, answers=192),
+        ),
+        reviewers=(
+            Reviewer(name="simulated-ada", simulated=simulated, answers=236, approved=218, rejected=18, edited=7, disputed=16),
+            Reviewer(name="simulated-ben", simulated=simulated, answers=234, approved=210, rejected=24, edited=4, disputed=16),
+        ),
+        disputes=(
+            Dispute(
+                row="f1" * 32,
+                text="Fall from ladder, wrist pain, x-ray pending",
+                answers={"simulated-ada": "approve", "simulated-ben": "reject"},
+                comment="No fracture confirmed yet.",
+            ),
+        ),
+        error_rates=(ErrorRate(name="wrong approvals", estimated=0.031, true=0.04), ErrorRate(name="wrong rejections", estimated=0.022)),
+    )
+
+
+def distributions() -> tuple[Distribution, ...]:
+    draw = random.Random(5)
+    codes = [f"E{10 + i // 4}.{i % 4 * 3}" for i in range(26)]
+    topics = ["Endocrine", "Circulatory", "Respiratory", "Injury", "Pregnancy, childbirth and the puerperium"]
+    return (
+        Distribution(
+            name="label", classes=tuple(ClassCount(name=c, before=n + 3, after=n) for c in codes for n in [draw.choice([0, 4, 6, 9, 14])])
+        ),
+        Distribution(
+            name="topic", classes=tuple(ClassCount(name=t, before=60 + 7 * i, after=40 + 5 * i, planned=80) for i, t in enumerate(topics))
+        ),
+    )
+
+
+def full(**changes: object) -> ReportData:
+    """Every part filled."""
+    started = NOW - timedelta(minutes=40)
+    leak = "72-year-old admitted with acute on chronic diastolic heart failure, on furosemide."
+    values: dict[str, object] = {
+        "project": "icd10-demo",
+        "brief": "Write clinical phrases and short notes as a coder would meet them, with the ICD-10-CM code, its official description, "
+        "the chapter and one sentence of reason.",
+        "intended_use": "A small coding assistant that proposes billable ICD-10-CM codes for a human coder to check.",
+        "created": NOW,
+        "digest": "3f9c2a1b5d7e" * 5,
+        "versions": {"seedcorn": "0.1.0", "argilla": "2.8.0", "datasketch": "2.0.0", "faiss-cpu": "1.15.1", "python": "3.11.2"},
+        "models": {"teacher": "claude-sonnet-5-5", "judge": "claude-haiku-5-5"},
+        "models_simulated": True,
+        "funnel": (
+            FunnelStep(stage="generate", entered=480, left=431, reasons={"refusal": 11, "not_json": 26, "truncated": 12}),
+            FunnelStep(stage="score", entered=431, left=352, reasons={"below the threshold": 79}),
+            FunnelStep(stage="dedup", entered=352, left=291, reasons={"exact duplicate": 17, "near duplicate": 29, "same meaning": 15}),
+            FunnelStep(
+                stage="screen",
+                entered=291,
+                left=236,
+                reasons={"leak": 18, "code does not exist": 21, "not billable": 9, "label conflict": 7},
+            ),
+            FunnelStep(
+                stage="review", entered=236, left=204, reasons={"disputed": 16, "rejected": 14}, note="2 waiting for a second answer"
+            ),
+            FunnelStep(stage="snapshot", entered=204, left=201, reasons={"twinned to two splits": 3}),
+        ),
+        "scores": (scores(),),
+        "judge": JudgeQuality(pairs=120, flipped=27, compared=218, agreed=197, contradictions=3),
+        "drops": drops(),
+        "suites": (
+            ProtectedSuite(
+                name="icd10_eval",
+                file="protected/icd10_eval.jsonl",
+                items=120,
+                screened=291,
+                flagged=2,
+                operating_point="score of 0.74 or more; about 1 % of clean rows expected above",
+                threshold=0.74,
+                scores=tuple(min(0.99, max(0.05, random.Random(i).gauss(0.42, 0.13))) for i in range(291)),
+                digest="77aa01fe" * 8,
+            ),
+        ),
+        "leaks": (
+            Leak(
+                row="9a" * 32,
+                suite="icd10_eval",
+                item="17",
+                method="exact",
+                text=leak,
+                item_text=leak,
+                score=1.0,
+                evidence="same normalized text",
+            ),
+            Leak(
+                row="9b" * 32,
+                suite="icd10_eval",
+                item="42",
+                method="leak judge",
+                text="Elderly patient, 72, came in with an acute flare of long-standing diastolic heart failure; takes furosemide.",
+                item_text=leak,
+                score=0.81,
+                evidence="lexical 0.44, dense 0.86; the leak judge says: same case reworded",
+            ),
+        ),
+        "conflicts": (
+            Conflict(
+                row="1c" * 32,
+                text="Low back pain for six weeks",
+                label="M54.50",
+                twin="2c" * 32,
+                twin_text="Lower back pain for six weeks",
+                twin_label="M54.59",
+                similarity=0.93,
+                outcome="Both were left out.",
+            ),
+        ),
+        "distributions": distributions(),
+        "coverage": Coverage(
+            rows="topic",
+            columns="difficulty",
+            cells=tuple(
+                CoverageCell(row=t, column=d, planned=n, have=(n * (7 - i) // 7 if t != "Injury" or d != "advanced" else 0))
+                for i, t in enumerate(["Endocrine", "Circulatory", "Respiratory", "Injury"])
+                for d, n in (("basic", 40), ("intermediate", 24), ("advanced", 16))
+            ),
+        ),
+        "review": review(),
+        "cost": Cost(
+            models=(
+                ModelCost(model="claude-sonnet-5-5", stage="generate", calls=480, input_tokens=412_300, output_tokens=98_200, usd=1.8066),
+                ModelCost(
+                    model="claude-haiku-5-5",
+                    stage="score",
+                    calls=1_240,
+                    input_tokens=890_120,
+                    output_tokens=61_400,
+                    usd=0.1197,
+                    cached_tokens=402_000,
+                ),
+            ),
+            prices_date="2026-11-01",
+            simulated=True,
+            approved_rows=204,
+            budget_usd=5.0,
+            uncertain_calls=1,
+        ),
+        "failures": (
+            FailureCount(stage="generate", reason="refusal", count=11, category="medical_advice", example="I can't help with diagnosing…"),
+            FailureCount(stage="generate", reason="not_json", count=26, example="Expecting ',' delimiter: line 3 column 12"),
+        ),
+        "snapshots": (
+            SnapshotFacts(
+                name="icd10-instruction",
+                version=1,
+                kind="instruction",
+                splits={"train": 161, "validation": 20, "test": 20},
+                digest="3f9c2a1b" * 8,
+                created=NOW,
+                signed_by="lead@clinic (P-256 4f:1a…)",
+            ),
+            SnapshotFacts(
+                name="icd10-preference",
+                version=1,
+                kind="preference",
+                splits={"train": 70, "validation": 9},
+                digest="51d0" * 16,
+                created=NOW,
+            ),
+        ),
+        "runs": tuple(
+            RunFacts(
+                stage=stage,
+                started=started + timedelta(minutes=5 * i),
+                seconds=seconds,
+                state="done" if seconds else "cut off",
+                entered=480 - 40 * i,
+                left=450 - 45 * i,
+            )
+            for i, (stage, seconds) in enumerate(
+                [("generate", 74.2), ("score", 141.0), ("dedup", 9.4), ("screen", 22.8), ("push", 11.7), ("pull", None)]
+            )
+        ),
+    }
+    return ReportData.model_validate(values | changes)
+
+
+def bare() -> ReportData:
+    """A project in which nothing has run."""
+    return ReportData(project="new", brief="Answer support mail.", created=NOW, digest="0" * 64, versions={"seedcorn": "0.1.0"})
+
+
+def card(**changes: object) -> CardInput:
+    values: dict[str, object] = {
+        "name": "icd10-instruction",
+        "version": 1,
+        "kind": "instruction",
+        "created": NOW,
+        "splits": {"train": 1610, "validation": 200, "test": 0},
+        "licence": "CC-BY-4.0",
+        "intended_use": "Propose billable codes for a human coder to check.",
+        "brief": "Write clinical phrases.\n\nKeep <b>short</b> | plain.",
+        "digest": "3f9c2a1b" * 8,
+        "models": {"teacher": "claude-sonnet-5-5", "judge": "claude-haiku-5-5", "simulated": True},
+        "review": {
+            "simulated": True,
+            "reviewers": ["sim-ada", "sim-ben"],
+            "overlap": 2,
+            "agreement": 0.742,
+            "answers": 470,
+            "disputed": 16,
+        },
+        "settings": {"near duplicates (Jaccard)": 0.7, "rubric": "9c1b44fe"},
+        "protected": ({"name": "icd10_eval", "file": "icd10_eval.jsonl", "items": 120, "sha256": "77aa01fe" * 8},),
+        "counts": {"generated": 480, "near_duplicates": 29},
+    }
+    return CardInput.model_validate(values | changes)
+
+
+def attack(value: object) -> object:
+    """The same facts with every free text, and every name in a mapping, turned into markup that would run."""
+    if isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        return value.model_copy(update={name: attack(getattr(value, name)) for name in fields if name != "kind"})
+    if isinstance(value, str):
+        return ATTACK
+    if isinstance(value, dict):
+        return {f"{key}{ATTACK}": attack(part) for key, part in value.items()}
+    return tuple(attack(part) for part in value) if isinstance(value, tuple) else value
