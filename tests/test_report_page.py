@@ -15,15 +15,8 @@ from curation.report import ReportData, render_report
 
 pytestmark = pytest.mark.browser
 
-SWITCHES = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+QUIET = ("--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync")
+SWITCHES = ["--no-sandbox", "--disable-gpu", *QUIET]
 
 CONTRAST = """() => {
   const pen = Object.assign(document.createElement("canvas"), {width: 1, height: 1}).getContext("2d", {willReadFrequently: true});
@@ -120,7 +113,7 @@ def test_drop_filter_by_text_reason_and_both(report: Any) -> None:
     every = len(drops())
     assert visible(page) == every
     page.keyboard.press("/")
-    page.keyboard.type("GLUCOSE 21")
+    page.keyboard.type('"GLUCOSE 21"')
     assert visible(page) == 10  # glucose 210 to 219
     page.locator("#drop-query").fill("glucose 221 jaccard")
     assert visible(page) == 1
@@ -141,7 +134,7 @@ def test_drop_filter_by_text_reason_and_both(report: Any) -> None:
 
 def test_drop_order_follows_the_value_and_comes_back(report: Any) -> None:
     page = report(full()).page
-    values = "[...document.querySelectorAll('#drops .stage:first-of-type .row')].map(row => Number(row.dataset.value))"
+    values = "[...document.querySelector('#drops .stage').querySelectorAll('.row')].map(row => Number(row.dataset.value))"
     first = page.evaluate(values)
     page.select_option("#drop-order", "high")
     assert page.evaluate(values) == sorted(first, reverse=True) != first
