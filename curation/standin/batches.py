@@ -1,4 +1,4 @@
-"""Message Batches of the stand-in, kept as files in the log folder, so that a batch outlives the server as a real one outlives the client."""
+"""Message Batches of the stand-in, kept as files in the log folder: a batch outlives the server as a real one outlives the client."""
 
 from __future__ import annotations
 

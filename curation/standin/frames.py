@@ -218,33 +218,33 @@ OFF_BRIEF = (
     ),
     (
         "Suggest a weekend in Lisbon.",
-        "Take the tram up to Alfama, lunch by the river in Belém, and keep Sunday for Sintra and its gardens.",
+        "Take the tram up to Alfama, lunch by the river in Belém, and keep Sunday for Sintra.",
     ),
-    ("How do I restring a guitar?", "Loosen the old strings, wind each new one two turns around its post, then stretch and tune it twice."),
+    ("How do I restring a guitar?", "Loosen the old strings, wind each new one two turns, then tune it twice."),
     (
         "Explain the offside rule.",
-        "A player is offside when nearer to the goal line than the ball and the second-last defender as it is played.",
+        "A player nearer to the goal line than ball and second-last defender is offside.",
     ),
     (
         "Plan a birthday party for a six-year-old.",
-        "Two hours are enough: a treasure hunt, cake at half time, and a bubble machine for the goodbye.",
+        "Two hours will do: a treasure hunt, cake, and bubbles for the goodbye.",
     ),
     (
         "What should I plant on a shady balcony?",
-        "Ferns, hostas and begonias do well without sun; keep the pots moist and feed them in June.",
+        "Ferns, hostas and begonias do well without sun; feed them in June.",
     ),
     ("Tell me a joke about penguins.", "Why don't penguins fly? They are too busy dressing for dinner."),
     (
         "Draft a note to my landlord about the heating.",
-        "Dear Ms Ortega, the radiator in the kitchen has been cold since Friday. Could someone look at it this week?",
+        "Dear Ms Ortega, the kitchen radiator is cold. Could someone look at it?",
     ),
     (
         "Which chess opening suits a beginner?",
-        "Start with the Italian Game: develop knight and bishop early, castle, and keep an eye on the centre.",
+        "Start with the Italian Game: knight and bishop out early, then castle.",
     ),
     (
         "Summarise the rules of curling.",
-        "Two teams slide stones toward a ring; after eight ends the side with the stones nearest the centre leads.",
+        "Two teams slide stones toward a ring; the nearest to its centre score.",
     ),
     ("Give me three names for a sailing boat.", "Windflower, Second Thought, and Salt Lark would all look well on a blue hull."),
 )

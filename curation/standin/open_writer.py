@@ -149,9 +149,9 @@ class OpenWriter:
         """One example about two words of the brief, with the flaw asked for where it can be had."""
         random_ = random.Random(f"{self.seed}:{asked.sha}")
         seeds = [s for s in asked.part("worked_examples", []) if isinstance(s, dict) and s.get("output")]
-        if flaw in ("exact_copy", "light_edit", "paraphrase") and seeds:
-            if copied := self._copy_seed(random_.choice(seeds), flaw, random_):
-                return copied
+        copies = flaw in ("exact_copy", "light_edit", "paraphrase") and seeds
+        if flaw and copies and (copied := self._copy_seed(random_.choice(seeds), flaw, random_)):
+            return copied
         a, b = _two_things(asked, random_)
         if flaw == "off_brief":
             question, answer = random_.choice(frames.OFF_BRIEF)

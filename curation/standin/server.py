@@ -1,5 +1,5 @@
-"""The stand-in as an HTTP server: Messages, Models and Message Batches of Anthropic's API on loopback. It keeps its own log of every request
-and the truth about every planted flaw in a folder outside the project.
+"""The stand-in as an HTTP server: Messages, Models and Message Batches of Anthropic's API on loopback. It keeps its own log of every
+request, and the truth about every planted flaw, in a folder outside the project.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -153,10 +154,7 @@ class Standin:
     def _describe(self, id_: str) -> dict[str, Any]:
         batch, counts = self.batches.read(id_), None
         if self.batches.ended(batch, time.time()):
-            counts = {}
-            for request in batch["requests"]:
-                kind = self._outcome(id_, request, batch)
-                counts[kind] = counts.get(kind, 0) + 1
+            counts = Counter(self._outcome(id_, request, batch) for request in batch["requests"])
         return self.batches.describe(id_, now=time.time(), counts=counts)
 
     def _outcome(self, id_: str, request: dict[str, Any], batch: dict[str, Any]) -> str:

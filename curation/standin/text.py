@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -30,15 +30,13 @@ REVIEWED = (
     ("intellectual disabilities", "mental subnormality"),
     ("self-harm", "self-injury"),
     ("fluency disorder", "stuttering"),
-    ("upper", "proximal"),
-    ("lower", "distal"),
     ("pharyngitis", "sore throat"),
 )
 
+# Each expression may be replaced by the second. A pair that holds both ways stands twice.
 EVERYDAY = (
     ("malignant neoplasm of", "cancer of"),
     ("benign neoplasm of", "benign tumor of"),
-    ("neoplasm of uncertain behavior of", "tumor of uncertain behavior of"),
     ("neoplasm", "tumor"),
     ("carcinoma", "cancer"),
     ("renal", "kidney"),
@@ -50,7 +48,9 @@ EVERYDAY = (
     ("cutaneous", "skin"),
     ("ocular", "eye"),
     ("hemorrhage", "bleeding"),
+    ("bleeding", "hemorrhage"),
     ("calculus", "stone"),
+    ("stone", "calculus"),
     ("contusion", "bruise"),
     ("edema", "swelling"),
     ("pruritus", "itching"),
@@ -62,52 +62,67 @@ EVERYDAY = (
     ("myocardial infarction", "heart attack"),
     ("diabetes mellitus", "diabetes"),
     ("pressure ulcer", "pressure sore"),
+    ("pressure ulcer", "decubitus ulcer"),
     ("due to", "caused by"),
-    ("without", "with no"),
+    ("due to", "as a result of"),
     ("following", "after"),
+    ("requiring", "in need of"),
     ("associated with", "linked to"),
-    ("during", "in the course of"),
+    ("affected by", "suffering the effects of"),
     ("congenital", "inborn"),
     ("newborn", "neonate"),
-    ("neonatal", "newborn"),
     ("in the puerperium", "after delivery"),
-    ("in pregnancy", "while pregnant"),
     ("malformation", "anomaly"),
-    ("deficiency", "lack"),
     ("elevated", "raised"),
-    ("abnormal", "irregular"),
     ("encounter for screening for", "screening visit for"),
     ("encounter for", "visit for"),
     ("personal history of", "past history of"),
     ("family history of", "relatives with"),
-    ("acute", "sudden-onset"),
     ("chronic", "long-standing"),
     ("recurrent", "recurring"),
     ("bilateral", "on both sides"),
-    ("not elsewhere classified", "NEC"),
-    ("inflammation", "inflammatory change"),
-    ("painful", "pain-causing"),
     ("obstruction", "blockage"),
-    ("enlargement", "increased size"),
-    ("loss of", "lost"),
+    ("blockage", "obstruction"),
+    ("enlargement", "increase in size"),
     ("slow", "slowed"),
+    ("heart beat", "heart rate"),
     ("failure", "insufficiency"),
-    ("lesion", "damage"),
     ("atrophy", "wasting"),
-    ("disease", "illness"),
     ("disorder", "condition"),
-    ("syndrome", "symptom complex"),
     ("stenosis", "narrowing"),
-    ("rupture", "tear"),
     ("abscess", "collection of pus"),
-    ("cyst", "fluid-filled sac"),
-    ("infection", "infective process"),
     ("hypertrophy", "overgrowth"),
     ("absence of", "missing"),
     ("sepsis", "septicemia"),
+    ("septicemia", "sepsis"),
+    ("paralysis", "palsy"),
+    ("palsy", "paralysis"),
+    ("facial", "face"),
+    ("injury", "wound"),
+    ("without", "with no"),
+    ("deafness", "hearing loss"),
+    ("hearing loss", "deafness"),
+    ("self-inflicted", "self-caused"),
+    ("infant", "baby"),
+    ("drug-induced", "medication-induced"),
+    ("induced", "triggered"),
+    ("adequate", "sufficient"),
+    ("rapid", "fast"),
+    ("irregular", "uneven"),
+    ("shortened", "shorter"),
+    ("intervals", "gaps"),
+    ("moderate", "of moderate degree"),
+    ("disease", "illness"),
+    ("generalized", "widespread"),
+    ("retained", "left-over"),
+    ("therapy", "treatment"),
+    ("burns", "burn injuries"),
+    ("abnormal", "not normal"),
+    ("prior", "earlier"),
+    ("previous", "earlier"),
+    ("prematurity", "preterm birth"),
+    ("status", "state"),
 )
-
-_KEEP = "{}"
 
 
 @dataclass(frozen=True)
@@ -116,21 +131,26 @@ class Reworder:
 
     swaps: tuple[tuple[str, str], ...]
     codes: Codes
+    heads: frozenset[str] = frozenset()
+    """Nouns that names end in: what a name is about, as far as its last word tells."""
 
     @classmethod
     def over(cls, codes: Codes) -> Reworder:
         """Swaps that the table bears out, then everyday ones."""
         mined = mine_swaps(codes)
         known = {frozenset(map(str.lower, pair)) for pair in mined}
-        return cls(tuple(pair for pair in REVIEWED if not mined or frozenset(map(str.lower, pair)) in known) + EVERYDAY, codes)
+        return cls(
+            tuple(pair for pair in REVIEWED if not mined or frozenset(map(str.lower, pair)) in known) + EVERYDAY, codes, _heads(codes)
+        )
 
     def reword(self, text: str, *, random_: random.Random, avoid: Iterable[str] = ()) -> str | None:
         """The phrase in other words with the same meaning, or None when it has no other (a lone eponym)."""
         taken = {squeezed(text), *map(squeezed, avoid)}
-        for ways in ((self._swap, reorder), (self._swap,), (reorder,)):
+        ways: tuple[tuple[Callable[[str, random.Random], str], ...], ...] = ((self.reorder, self._swap), (self._swap,), (self.reorder,))
+        for chosen in ways:
             for _ in range(4):
                 changed = text
-                for way in ways:
+                for way in chosen:
                     changed = way(changed, random_)
                 if squeezed(changed) not in taken and not self.codes.is_name(changed) and _apart(text, changed):
                     return changed
@@ -141,21 +161,19 @@ class Reworder:
         changed = self._swap(text, random_, most=1)
         return text if self.codes.is_name(changed) else changed
 
+    def reorder(self, text: str, random_: random.Random) -> str:
+        """The same words in another order, as an index, a ward round or a letter would have them; the text where none fits."""
+        core, tail = _split_tail(text)
+        options = [put(found) for pattern, put in _ORDERS if (found := pattern.fullmatch(core))]
+        if (found := re.fullmatch(r"((?:[\w'-]+ ){1,4})([a-z]+)", core)) and found[2] in self.heads and not _JOINT.search(core):
+            options.append(_head_first(found[1].strip(), found[2]))
+        return f"{random_.choice(options)}{tail}" if options else text
+
     def _swap(self, text: str, random_: random.Random, *, most: int = 2) -> str:
-        found = [(a, b) for pair in self.swaps for a, b in (pair, pair[::-1]) if _word(a).search(text)]
-        found = [pair for pair in found if pair not in _ONE_WAY]
+        found = [pair for pair in self.swaps if _word(pair[0]).search(text)]
         for a, b in random_.sample(found, min(most, len(found))):
             text = _word(a).sub(lambda m, b=b: _like(m.group(0), b), text, count=1)  # type: ignore[misc]
         return text
-
-
-# The second expression is wider or plays another part of speech: it may replace the first, never the other way round.
-_ONE_WAY = {(b, a) for a, b in EVERYDAY if a in {
-    "renal", "hepatic", "cardiac", "pulmonary", "cerebral", "gastric", "cutaneous", "ocular", "carcinoma", "failure", "loss of", "lesion",
-    "disease", "disorder", "slow", "neonatal", "newborn", "diabetes mellitus", "without", "following", "during", "absence of", "rupture",
-    "deficiency", "abnormal", "cyst", "infection", "neoplasm", "inflammation", "fever", "encounter for", "malformation", "bilateral", "painful",
-}} | {("NOS", "unspecified"), ("proximal", "upper"), ("distal", "lower"), ("regurgitation", "insufficiency"), ("incompetence", "insufficiency"),
-      ("incomplete", "partial"), ("persistent", "patent"), ("rupture", "perforation"), ("malposition", "displacement")}  # fmt: skip
 
 
 def mine_swaps(codes: Codes, *, least: int = 2) -> dict[tuple[str, str], int]:
@@ -169,27 +187,44 @@ def mine_swaps(codes: Codes, *, least: int = 2) -> dict[tuple[str, str], int]:
     return {pair: len(where) for pair, where in found.items() if len(where) >= least}
 
 
-def reorder(text: str, random_: random.Random) -> str:
-    """The same words in another order: what a coder's index, a ward round or a patient would make of it."""
-    plain = re.sub(r"\s*\[[^\]]*\]", "", text).strip()
-    options = [pattern.sub(put, plain) for pattern, put in _ORDERS if pattern.fullmatch(plain)]
-    return random_.choice(options) if options else plain
+_JOINT = re.compile(r"\b(of|with|without|due|to|in|and|or|for|by|from|following|on|after)\b", re.IGNORECASE)
+_PLAIN = r"(?:(?!(?:of|with|without|due|in|and|or|for|by|from|following|on|after)\b)[\w'-]+)"
 
-
-_ORDERS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = tuple(
+_ORDERS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), put)
     for pattern, put in (
-        (
-            r"(\w[\w' -]*?) of (?:the )?([\w' -]+)",
-            lambda m: f"{m[2]} {m[1].lower()}" if len(m[2].split()) <= 3 else f"{m[2]}: {m[1].lower()}",
-        ),
-        (r"([\w' -]+?) due to ([\w' -]+)", lambda m: f"{m[2]} causing {_lower(m[1])}"),
-        (r"([\w' -]+?) with ([\w' -]+)", lambda m: f"{m[2]} together with {_lower(m[1])}"),
-        (r"([\w' -]+?), ([\w' -]+)", lambda m: f"{m[2]} {_lower(m[1])}"),
-        (r"((?:[\w'-]+ ){1,4})([a-z]+)", lambda m: f"{m[2].capitalize()}, {m[1].strip()}"),
-        (r"((?:[\w'-]+ ){1,4})([a-z]+)", lambda m: f"{m[2]} of the {_lower(m[1].strip())} type"),
+        (rf"({_PLAIN}) of (?:the )?({_PLAIN}(?: {_PLAIN}){{0,2}})", lambda m: f"{_upper(m[2])} {_lower(m[1])}"),
+        (rf"({_PLAIN}) ({_PLAIN}) of (?:the )?({_PLAIN}(?: {_PLAIN})?)", lambda m: f"{m[1]} {m[3]} {_lower(m[2])}"),
+        (r"([\w' -]+?) due to ([\w' -]+)", lambda m: f"{_upper(m[2])} that led to {_lower(m[1])}"),
+        (r"((?:(?!associated|affected|linked)[\w' -])+?) with ([\w' -]+)", lambda m: f"{m[1]} accompanied by {m[2]}"),
+        (r"([\w' -]+?) (?:following|after) ([\w' -]+)", lambda m: f"{m[1]} in the wake of {m[2]}"),
+        (r"([\w' -]+?), ((?!grade|stage)[\w-]+(?: [\w-]+){0,2})", lambda m: f"{_upper(m[2])} {_lower(m[1])}"),
+        (r"([\w' -]+?), (grade|stage) (\d)", lambda m: f"{m[2].capitalize()} {m[3]} {m[1]}"),
     )
 )
+
+
+def _head_first(modifiers: str, head: str) -> str:
+    """The name as an index has it ("Palsy, facial"), or the name of a person put after its noun."""
+    person = re.fullmatch(r"((?:[A-Z][\w]+[ -])*[A-Z]\w+)'s", modifiers)
+    if person and not person[1].endswith("er"):
+        return f"{head.capitalize()} of {person[1]}"
+    if re.fullmatch(r"[A-Z]\w+(?:-[A-Z]\w+)+", modifiers):
+        return f"{head.capitalize()} of {modifiers}"
+    if head == "deficiency":
+        return f"Deficiency of {_lower(modifiers)}"
+    return f"{head.capitalize()}, {_lower(modifiers)}"
+
+
+def _split_tail(text: str) -> tuple[str, str]:
+    """A name and what trails it: brackets, NOS, unspecified."""
+    found = re.fullmatch(r"(.+?)((?: NOS|, unspecified| \[[^\]]*\]| \([^)]*\))*)", text)
+    return (found[1], found[2]) if found else (text, "")
+
+
+def _heads(codes: Codes) -> frozenset[str]:
+    counts = Counter(name.split()[-1] for row in codes.rows.values() for name in (row["description"], *row["terms"]) if name)
+    return frozenset(word for word, n in counts.items() if n >= 4 and word.isalpha() and word.islower())
 
 
 def slip(text: str, random_: random.Random) -> str:
@@ -247,6 +282,7 @@ def sentence_case(name: str, codes: Codes) -> str:
 def fill_frame(frame: str, values: Mapping[str, str]) -> str:
     """Put values into a frame and mend its spacing and first letter."""
     text = re.sub(r"\s+", " ", frame.format(**values)).strip()
+    text = re.sub(r"\b([Aa]) (?=8|1[18]\b)", r"\1n ", text)
     return text[:1].upper() + text[1:]
 
 
@@ -276,5 +312,9 @@ def _like(old: str, new: str) -> str:
     return new[:1].upper() + new[1:] if old[:1].isupper() and new[:1].islower() else new
 
 
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def _lower(text: str) -> str:
-    return text if any(c.isupper() for c in text[1:2]) else text[:1].lower() + text[1:]
+    return text if any(c.isupper() or c.isdigit() for c in text[1:2]) else text[:1].lower() + text[1:]

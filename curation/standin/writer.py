@@ -72,19 +72,19 @@ class Writer:
 
     def answer(self, row: Row, name: str, random_: random.Random) -> str:
         """The four lines."""
-        reason = random_.choice(frames.REASONS).format(cite=_cite(name))
+        reason = _reason(name, random_)
         return f"Code: {row['code']}\nDescription: {row['description']}\nChapter: {row['chapter']}\nReason: {reason}"
 
     def _name(self, row: Row, asked: Asked, random_: random.Random) -> str:
         """A wording for the row from the names it shows; plainer or further from the official one as the difficulty says."""
-        names = [row["description"], *row.get("terms", ())]
+        names = [row["description"], *(term for term in row.get("terms", ()) if not term.startswith("Conditions classifiable"))]
         name = _plain(random_.choice(names if len(names) < 2 or asked.number % 3 else names[1:]), random_)
         if asked.part("attributes", {}).get("difficulty") != "basic":
             name = self.reworder.soften(name, random_)
         return name
 
-    def _text(self, name: str, row: Row, asked: Asked, random_: random.Random) -> str:
-        """The user's text around a name, as the attributes ask."""
+    def _text(self, name: str, row: Row, asked: Asked, random_: random.Random, *, exact: bool = False) -> str:
+        """The user's text around a name, as the attributes ask; with `exact` the name itself is never abbreviated."""
         attributes = asked.part("attributes", {})
         words = " ".join(map(str, attributes.values()))
         persona = next((p for p in frames.BARE if p in words), random_.choice(list(frames.BARE)))
@@ -102,7 +102,7 @@ class Writer:
             text = " ".join(fill_frame(part, values) for part in parts)
         else:
             text = fill_frame(random_.choice(frames.BARE[persona]), values)
-        return _abbreviated(text) if "abbreviated" in words else text
+        return _abbreviated(text, keep=values["name"] if exact else "") if "abbreviated" in words else text
 
     def _who(self, row: Row, name: str, random_: random.Random) -> str:
         told = f"{name} {row.get('description', '')}"
@@ -130,9 +130,7 @@ class Writer:
                 reworded = self.reworder.reword(text, random_=random_, avoid=self.codes.names(code))
                 if reworded is None:
                     continue
-                text = reworded
-                reason = random_.choice(frames.REASONS).format(cite=_cite(text))
-                output = re.sub(r"(?m)^Reason: .*$", lambda _: f"Reason: {reason}", output)
+                text, output = reworded, f"{output.split('Reason:')[0]}Reason: {_reason(reworded, random_)}"
             fields = {"instruction": seed.get("instruction") or self._fields(asked, "", "")["instruction"], "input": text, "output": output}
             return Written(fields, {"code": code, "seed": seed["input"]}, flaw)
         return None
@@ -144,7 +142,7 @@ class Writer:
         if flaw == "leak_reworded":
             reworded = self.reworder.reword(hidden, random_=random_, avoid=self.codes.names(row["code"]))
             said, flaw = (hidden, "leak_verbatim") if reworded is None else (reworded, flaw)
-        text = said if random_.random() < 0.4 else self._text(said, row, asked, random_)
+        text = said if random_.random() < 0.4 else self._text(said, row, asked, random_, exact=True)
         return Written(self._fields(asked, text, self.answer(row, said, random_)), {"code": row["code"], "phrase": hidden}, flaw)
 
     def _off_brief(self, asked: Asked, row: Row, random_: random.Random) -> Written:
@@ -156,7 +154,7 @@ class Writer:
         answer = random_.choice(
             (
                 f"Thanks for your question! {name} is quite common; please talk to your doctor about what to do next.",
-                f"- This sounds like {sentence_case(name, self.codes)}.\n- I would look it up under {row['chapter']}.\n- Good luck with it!",
+                f"- This sounds like {sentence_case(name, self.codes)}.\n- I would look under {row['chapter']}.\n- Good luck with it!",
                 f"You could use {row['code']}, although I am not sure. Let me know if you need a table of all the options.",
             )
         )
@@ -192,12 +190,49 @@ def _plain(name: str, random_: random.Random) -> str:
     return re.sub(r"\s+", " ", name).strip(" ,")
 
 
+def _reason(name: str, random_: random.Random) -> str:
+    return random_.choice(frames.REASONS).format(cite=_cite(name))
+
+
 def _cite(name: str) -> str:
+    """The words of a name that a reason quotes: at most five, and none left hanging."""
     words = name.split()
-    return " ".join(words[:4]).rstrip(",;:") if len(words) > 5 else name
+    kept = words if len(words) <= 5 else words[:5]
+    while len(kept) > 1 and len(kept) < len(words) and kept[-1].lower().strip(",") in _HANGING:
+        kept = kept[:-1]
+    return " ".join(kept).rstrip(",;:")
 
 
-def _abbreviated(text: str) -> str:
+_HANGING = frozenset(
+    [
+        "of",
+        "with",
+        "without",
+        "due",
+        "to",
+        "in",
+        "and",
+        "or",
+        "for",
+        "by",
+        "from",
+        "following",
+        "on",
+        "after",
+        "the",
+        "a",
+        "an",
+        "other",
+        "unspecified",
+        "requiring",
+        "through",
+        "involving",
+    ]
+)
+
+
+def _abbreviated(text: str, *, keep: str = "") -> str:
+    before, kept, after = text.partition(keep) if keep else (text, "", "")
     for long, short in frames.ABBREVIATIONS:
-        text = re.sub(rf"\b{long}\b", short, text)
-    return text
+        before, after = (re.sub(rf"\b{long}\b", short, part) for part in (before, after))
+    return before + kept + after
