@@ -83,6 +83,16 @@ def test_any_folder_is_signed_the_same_way(tmp_path: Path, keys: tuple[Path, Pat
     assert str(verify_folder(adapter, [keys[1]]).problems[0]).startswith("below/a.json: has sha256")
 
 
+def test_git_s_files_are_signed_too(tmp_path: Path, keys: tuple[Path, Path]) -> None:
+    for name in ("adapter.bin", ".gitattributes"):
+        (tmp_path / "adapter").mkdir(exist_ok=True)
+        (tmp_path / "adapter" / name).write_text("as signed")
+    sign_folder(tmp_path / "adapter", keys[0])
+    assert verify_folder(tmp_path / "adapter", [keys[1]]).is_verified
+    (tmp_path / "adapter" / ".gitattributes").write_text("changed")
+    assert verify_folder(tmp_path / "adapter", [keys[1]]).problems[0].file == ".gitattributes"
+
+
 def test_a_key_is_private_never_overwritten_and_named_as_openssl_names_it(tmp_path: Path) -> None:
     private, public = create_key(tmp_path / "keys")
     assert stat.S_IMODE(private.stat().st_mode) == 0o600

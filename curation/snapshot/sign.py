@@ -2,7 +2,8 @@
 
     model_signing verify key FOLDER --signature FOLDER/model.sig --public_key KEY.pub
 
-The signature covers every file but itself, files named .gitignore and the like included.
+The signature covers every file but itself, files named .gitignore and the like included; for a folder that has such files the
+public tool needs --no-ignore-git-paths. A snapshot never has them.
 """
 
 from __future__ import annotations
