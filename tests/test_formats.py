@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from snapshot_rows import instruction, pair
 
 from curation.errors import ProjectError
 from curation.formats import ExportFormat, PairWithFact, RowFailure, Shape, read_rows, write_rows
 from curation.formats.shapes import SHAPES
 from curation.records import InstructionRecord, Message, make_instruction, make_pair, record_id
+from tests.snapshot_rows import instruction, pair
 
 ASKED, ANSWER = "What is 2 + 2?", "4"
 PLAIN = make_instruction(ASKED, ANSWER)

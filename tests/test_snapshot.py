@@ -15,7 +15,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from snapshot_rows import FACTS, flip, instruction, pair, public_verify, splits_of, unlock, write
 
 from curation.errors import SnapshotError
 from curation.snapshot import (
@@ -30,6 +29,7 @@ from curation.snapshot import (
     sign_snapshot,
     verify_snapshot,
 )
+from tests.snapshot_rows import FACTS, flip, instruction, pair, public_verify, splits_of, unlock, write
 
 
 @pytest.fixture(autouse=True)

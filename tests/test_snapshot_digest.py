@@ -17,12 +17,12 @@ import pytest
 import rfc8785
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from snapshot_rows import instruction, pair, splits_of, unlock, write
 
 from curation.records import canonical_json
 from curation.snapshot import content_digest, create_key, sign_snapshot, verify_snapshot
 from curation.snapshot.sign import hashing_config
 from curation.snapshot.write import schema_of
+from tests.snapshot_rows import instruction, pair, splits_of, unlock, write
 
 TEXT = st.text(min_size=1, max_size=30)
 ROWS = st.lists(st.tuples(TEXT, st.none() | TEXT), min_size=2, max_size=8, unique=True)

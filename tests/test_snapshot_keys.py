@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from snapshot_rows import NOW, flip, instruction, pair, public_verify, splits_of, write
 
 from curation.errors import SnapshotError
 from curation.snapshot import (
@@ -29,6 +28,7 @@ from curation.snapshot import (
     verify_folder,
     verify_snapshot,
 )
+from tests.snapshot_rows import NOW, flip, instruction, pair, public_verify, splits_of, write
 
 
 @pytest.fixture(autouse=True)
