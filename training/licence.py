@@ -1,0 +1,88 @@
+"""What a licence lets an adapter be used for, and where a base model's licence is recorded.
+
+A licence nobody has recorded is refused, not guessed: the answer is one line in the run file.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from training.config import TrainingError, Use
+
+RECORD = "base-model.json"
+"""Written beside a checkpoint by `train prepare-model`: id, licence, source, note."""
+
+# Terms of the licences themselves. A condition does not stop a run; it is repeated in preflight.json and on the screen.
+_OPEN = dict.fromkeys(
+    ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "odc-by", "pddl-1.0", "openrail"),
+    "",
+)
+_CONDITIONAL = {
+    "llama2": "Meta's acceptable-use policy applies; a licence from Meta is needed above 700 million monthly users",
+    "llama3": "name the adapter 'Llama 3 ...', show 'Built with Meta Llama 3'; a licence from Meta is needed above 700 million monthly users",
+    "llama3.1": "name the adapter 'Llama ...', show 'Built with Llama'; a licence from Meta is needed above 700 million monthly users",
+    "llama3.2": "name the adapter 'Llama ...', show 'Built with Llama'; a licence from Meta is needed above 700 million monthly users",
+    "llama3.3": "name the adapter 'Llama ...', show 'Built with Llama'; a licence from Meta is needed above 700 million monthly users",
+    "gemma": "Gemma's prohibited-use policy must be passed on with the adapter",
+}
+_NOT_COMMERCIAL = ("cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0")
+_RESEARCH_ONLY = ("mrl", "mnpl-0.1")
+
+
+@dataclass(frozen=True)
+class BaseModelRecord:
+    """What is known about a base model, and from where."""
+
+    id: str
+    licence: str
+    source: str
+    note: str = ""
+
+
+def find_base_record(folder: Path, *, declared: str | None = None) -> BaseModelRecord:
+    """The base model's licence: its record, else the front matter of its README.md, else what the run file declares."""
+    if not (folder / "config.json").is_file():
+        fact = "is no checkpoint folder (no config.json)" if folder.exists() else "does not exist"
+        raise TrainingError(f"base_model {folder}", fact, f"train prepare-model {folder}")
+    record, readme = folder / RECORD, folder / "README.md"
+    if record.is_file():
+        value = json.loads(record.read_text())
+        return BaseModelRecord(value["id"], value["licence"], value.get("source", ""), value.get("note", ""))
+    if readme.is_file() and (licence := _front_matter(readme).get("license")):
+        return BaseModelRecord(folder.name, str(licence), "README.md of the base model")
+    if declared:
+        return BaseModelRecord(folder.name, declared, "base_licence in the run file")
+    raise TrainingError(
+        f"base_model {folder}", "records no licence", "read the model's licence, then add base_licence: SPDX-ID to the run file"
+    )
+
+
+def check_use(licence: str, use: Use, *, of: str) -> str:
+    """The condition that goes with using something under this licence ('' for none); refuses what the licence does not allow."""
+    key = licence.strip().lower().removeprefix("license:").strip()
+    if key in _OPEN:
+        return _OPEN[key]
+    if key in _CONDITIONAL:
+        return _CONDITIONAL[key]
+    if (key in _NOT_COMMERCIAL and use == "commercial") or (key in _RESEARCH_ONLY and use != "research"):
+        raise TrainingError(f"{of}: licence {licence}", f"does not allow use: {use}", "change use in the run file, or take another one")
+    if key in _NOT_COMMERCIAL or key in _RESEARCH_ONLY:
+        return f"not for {'commercial' if key in _NOT_COMMERCIAL else 'any but research'} use"
+    if use == "research":
+        return f"'{licence}' is not in our list; its terms were not checked"
+    raise TrainingError(f"{of}: licence {licence}", f"is not one whose terms we know, so use: {use} cannot be checked", "set use: research")
+
+
+def _front_matter(readme: Path) -> dict[str, object]:
+    parts = readme.read_text(errors="replace").split("---", 2)
+    if len(parts) < 3 or parts[0].strip():
+        return {}
+    try:
+        value = yaml.safe_load(parts[1])
+    except yaml.YAMLError:
+        return {}
+    return value if isinstance(value, dict) else {}

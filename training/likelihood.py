@@ -1,0 +1,131 @@
+"""How likely a model finds rival completions of the same prompt, and what it writes itself.
+
+The prompt is read once and its key-value cache shared by the rivals, which is most of the speed on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+Messages = Sequence[dict[str, str]]
+
+
+def score_rivals(
+    model: Any, tokenizer: Any, prompts: Sequence[Messages], rivals: Sequence[Sequence[str]], *, batch: int
+) -> list[list[float]]:
+    """The log-probability of each rival completion of each prompt; every prompt has the same number of rivals.
+
+    A rival is scored as the text the trainer saw, end-of-turn token included when the text is a whole answer (no newline at its end).
+    """
+    encoded = [_encode(tokenizer, prompt, texts) for prompt, texts in zip(prompts, rivals, strict=True)]
+    # Rows of like length share a batch, so that little of it is padding.
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
+    scores: list[list[float]] = [[] for _ in encoded]
+    for chunk in _chunks(order, batch):
+        for index, row in zip(chunk, _score_batch(model, tokenizer, [encoded[i] for i in chunk]), strict=True):
+            scores[index] = row
+    return scores
+
+
+def write_answers(
+    model: Any, tokenizer: Any, prompts: Sequence[Messages], *, max_new_tokens: int, batch: int, stop_lines: int
+) -> list[str]:
+    """Greedy answers, cut after `stop_lines` lines; a row that is done waits for its batch."""
+    texts = [tokenizer.apply_chat_template(list(p), tokenize=False, add_generation_prompt=True) for p in prompts]
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    answers = [""] * len(texts)
+    for chunk in _chunks(order, batch):
+        for index, text in zip(chunk, _generate(model, tokenizer, [texts[i] for i in chunk], max_new_tokens, stop_lines), strict=True):
+            answers[index] = text
+    return answers
+
+
+def _generate(model: Any, tokenizer: Any, texts: list[str], max_new_tokens: int, stop_lines: int) -> list[str]:
+    import torch
+    from transformers import StoppingCriteria, StoppingCriteriaList
+
+    tokenizer.padding_side = "left"
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
+    start = inputs["input_ids"].shape[1]
+
+    class EnoughLines(StoppingCriteria):
+        def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+            written = tokenizer.batch_decode(input_ids[:, start:], skip_special_tokens=True)
+            return torch.tensor([text.count("\n") >= stop_lines for text in written], device=input_ids.device)
+
+    with torch.inference_mode():
+        output = model.generate(
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            use_cache=True,
+            pad_token_id=tokenizer.pad_token_id,
+            stopping_criteria=StoppingCriteriaList([EnoughLines()]),
+        )
+    return [text.strip() for text in tokenizer.batch_decode(output[:, start:], skip_special_tokens=True)]
+
+
+def _encode(tokenizer: Any, prompt: Messages, rivals: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+    head = tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True)
+    whole = [_render(tokenizer, prompt, text, head) for text in rivals]
+    ids = tokenizer([head, *whole], add_special_tokens=False)["input_ids"]
+    # Tokens may merge across the boundary; the completion starts where the sequences part, as it does in training.
+    cut = min(_common_prefix(ids[0], row) for row in ids[1:])
+    return ids[0][:cut], [row[cut:] for row in ids[1:]]
+
+
+def _render(tokenizer: Any, prompt: Messages, text: str, head: str) -> str:
+    if text.endswith("\n"):
+        return head + text
+    whole: str = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": text}], tokenize=False)
+    return whole
+
+
+def _score_batch(model: Any, tokenizer: Any, rows: list[tuple[list[int], list[list[int]]]]) -> list[list[float]]:
+    import torch
+
+    rivals, device = len(rows[0][1]), model.device
+    # The last prompt token goes with the rivals: its output is the distribution of their first token.
+    heads, tails = [ids[:-1] for ids, _ in rows], [[ids[-1], *option] for ids, options in rows for option in options]
+    prompt, prompt_mask = _pad(heads, tokenizer.pad_token_id, left=True, device=device)
+    options, option_mask = _pad(tails, tokenizer.pad_token_id, left=False, device=device)
+    with torch.inference_mode():
+        position = (prompt_mask.cumsum(1) - 1).clamp(min=0)
+        cache = model(input_ids=prompt, attention_mask=prompt_mask, position_ids=position, use_cache=True, logits_to_keep=1).past_key_values
+        cache.batch_repeat_interleave(rivals)
+        mask = torch.cat([prompt_mask.repeat_interleave(rivals, 0), option_mask], dim=1)
+        offset = prompt_mask.sum(1).repeat_interleave(rivals)[:, None]
+        position = offset + torch.arange(options.shape[1], device=device)[None]
+        logits = model(input_ids=options, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True).logits
+        sums = [_sum_log_probability(row, ids) for row, ids in zip(logits, tails, strict=True)]
+    return [sums[i : i + rivals] for i in range(0, len(sums), rivals)]
+
+
+def _sum_log_probability(logits: Any, ids: list[int]) -> float:
+    import torch
+
+    scores = torch.log_softmax(logits[: len(ids) - 1].float(), dim=-1)
+    target = torch.tensor(ids[1:], device=logits.device)
+    return float(scores.gather(1, target[:, None]).sum())
+
+
+def _pad(rows: list[list[int]], pad: int, *, left: bool, device: Any) -> tuple[Any, Any]:
+    import torch
+
+    width = max(len(row) for row in rows)
+    filled, mask = [], []
+    for row in rows:
+        gap = width - len(row)
+        filled.append([pad] * gap + row if left else row + [pad] * gap)
+        mask.append([0] * gap + [1] * len(row) if left else [1] * len(row) + [0] * gap)
+    return torch.tensor(filled, device=device), torch.tensor(mask, device=device)
+
+
+def _common_prefix(a: list[int], b: list[int]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _chunks(order: list[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(order), size):
+        yield order[start : start + size]

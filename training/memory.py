@@ -1,0 +1,156 @@
+"""How much memory a run needs, by arithmetic, before anything is loaded.
+
+Weights in NF4 with quantized constants, the adapter with its gradients and AdamW, activations with or without checkpointing,
+logits, and a dequantized matrix at a time. Only the weight part has been checked against a real model; the rest is an estimate.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from training.config import RunFile
+
+GIB = 1024**3
+_OPTIMIZER_BYTES = {"float32": 8, "bfloat16": 4, "8bit": 2}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder's dimensions, from its config.json."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    tied: bool
+
+    @property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """(in, out) of each linear module of a block, by name."""
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        hidden, inner = self.hidden, self.intermediate
+        return {
+            "q_proj": (hidden, q),
+            "k_proj": (hidden, kv),
+            "v_proj": (hidden, kv),
+            "o_proj": (q, hidden),
+            "gate_proj": (hidden, inner),
+            "up_proj": (hidden, inner),
+            "down_proj": (inner, hidden),
+        }
+
+    @property
+    def linear_parameters(self) -> int:
+        return self.layers * sum(a * b for a, b in self.linears.values())
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes by what they hold."""
+
+    weights: int
+    adapter: int
+    activations: int
+    logits: int
+    dequantization: int
+    overhead: int
+
+    @property
+    def total(self) -> int:
+        return sum(asdict(self).values())
+
+    def as_gib(self) -> dict[str, float]:
+        """The parts and the total, GiB, rounded for people."""
+        return {**{key: round(value / GIB, 2) for key, value in asdict(self).items()}, "total": round(self.total / GIB, 2)}
+
+
+def read_shape(folder: Path) -> Shape:
+    """The dimensions in a checkpoint's config.json."""
+    value = json.loads((folder / "config.json").read_text())
+    heads = value["num_attention_heads"]
+    return Shape(
+        layers=value["num_hidden_layers"],
+        hidden=value["hidden_size"],
+        intermediate=value["intermediate_size"],
+        heads=heads,
+        kv_heads=value.get("num_key_value_heads") or heads,
+        head_dim=value.get("head_dim") or value["hidden_size"] // heads,
+        vocabulary=value["vocab_size"],
+        tied=bool(value.get("tie_word_embeddings", False)),
+    )
+
+
+def adapter_parameters(shape: Shape, *, r: int, targets: tuple[str, ...] | str) -> int:
+    """Parameters of a LoRA: the sum of r * (in + out) over the adapted modules."""
+    names = shape.linears if targets == "all-linear" else {name: shape.linears[name] for name in targets if name in shape.linears}
+    return shape.layers * sum(r * (a + b) for a, b in names.values())
+
+
+def estimate_memory(
+    shape: Shape,
+    *,
+    parameters: int,
+    batch: int,
+    length: int,
+    dpo: bool,
+    quantized: bool = True,
+    checkpointing: bool = True,
+    optimizer: str = "float32",
+    adapter_bytes: int = 4,
+) -> Estimate:
+    """Peak memory of a step. DPO holds the reference adapter and two sequences a row.
+
+    Args:
+        parameters: of the adapter.
+        optimizer: float32, bfloat16 or 8bit; AdamW keeps two numbers a parameter.
+    """
+    # 4 bits, plus an 8-bit constant per 64 weights, plus a 32-bit one per 64 * 256.
+    bits = 4 + 8 / 64 + 32 / (64 * 256) if quantized else 16
+    rows = batch * (2 if dpo else 1)
+    embeddings = shape.vocabulary * shape.hidden * 2 * (1 if shape.tied else 2)
+    weights = int(shape.linear_parameters * bits / 8) + embeddings
+    adapter = parameters * (2 * adapter_bytes + _OPTIMIZER_BYTES[optimizer] + (adapter_bytes if dpo else 0))
+    block = rows * length * (12 * shape.hidden + 8 * shape.intermediate + 8 * shape.heads * shape.head_dim)
+    boundaries = shape.layers * rows * length * shape.hidden * 2
+    activations = boundaries + block if checkpointing else shape.layers * block
+    logits = rows * length * shape.vocabulary * 10
+    dequantization = shape.hidden * shape.intermediate * 2 if quantized else 0
+    subtotal = weights + adapter + activations + logits + dequantization
+    return Estimate(weights, adapter, activations, logits, dequantization, int(subtotal * 0.05) + GIB)
+
+
+def estimate_run(run: RunFile, *, shape: Shape, lora: dict[str, Any], longest: int, on_gpu: bool) -> Estimate:
+    """The estimate for a run file; `longest` is the longest row in tokens, which max_length may cut."""
+    settings = run.optimizer
+    checkpointing = settings.gradient_checkpointing if settings.gradient_checkpointing is not None else on_gpu
+    return estimate_memory(
+        shape,
+        parameters=adapter_parameters(shape, r=lora["r"], targets=lora["targets"]),
+        batch=settings.batch_size,
+        length=min(longest, settings.max_length),
+        dpo=run.kind == "dpo",
+        quantized=run.quantization.kind == "nf4",
+        checkpointing=checkpointing,
+        optimizer="8bit" if on_gpu else settings.adapter_dtype,
+        adapter_bytes=4 if settings.adapter_dtype == "float32" else 2,
+    )
+
+
+def available_memory() -> int:
+    """Bytes this process may still take: what the machine says is free, or less where a container's limit is lower."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
+        free = min(free, max(0, int(text) - int(used.read_text())))
+    return free

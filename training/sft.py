@@ -1,0 +1,108 @@
+"""Supervised fine-tuning: QLoRA on the completions of an instruction snapshot, with early stopping on its validation split.
+
+Reads top to bottom; `dpo.py` is its sibling and the two are kept alike. Killed at any moment and started again, it goes on
+from the last whole checkpoint and ends at the same adapter.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import Any
+
+from training.adapter import folder_digest, live_digest
+from training.config import Lora, RunFile, TrainingError
+from training.data import open_snapshot, read_rows, to_dataset
+from training.folder import (
+    CHECKPOINTS,
+    RUN,
+    describe_environment,
+    find_checkpoint,
+    find_finished,
+    relative,
+    require_preflight,
+    restore_metrics,
+    save_adapter,
+    write_json,
+)
+from training.progress import Say, run_callbacks
+
+
+def train_sft(run: RunFile, *, say: Say = print) -> dict[str, Any]:
+    """Train the adapter a run file describes and return run.json; a finished run is returned as it is."""
+    if run.kind != "sft":
+        raise TrainingError(run.source.name, f"is of kind {run.kind}", f"train {run.kind} {run.source.name}")
+    if done := find_finished(run):
+        say(f"Done already: {run.output} (adapter {done['adapter_digest'][:12]}); nothing was changed")
+        return done
+    checked = require_preflight(run)
+    started = time.monotonic()
+    trainer, tokenizer = build_trainer(run, checked=checked, say=say)
+    checkpoint = find_checkpoint(run.output)
+    restore_metrics(run.output, checkpoint)
+    if checkpoint:
+        say(f"Going on from {checkpoint.name}")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    adapter = save_adapter(trainer.model, tokenizer, folder=run.output, base_id=checked["base"]["id"])
+    digest = folder_digest(adapter)
+    if digest != live_digest(trainer.model, "default"):
+        raise TrainingError(str(adapter), "is not what was trained; the file on disk differs from the weights in memory", "check the disk")
+    result = describe_run(run, trainer.state, checked=checked, adapter_digest=digest)
+    result["resumed_from"] = int(checkpoint.name.split("-")[1]) if checkpoint else None
+    result["seconds"] = round(time.monotonic() - started, 1)
+    write_json(run.output / RUN, result)
+    shutil.rmtree(run.output / CHECKPOINTS, ignore_errors=True)
+    return result
+
+
+def build_trainer(run: RunFile, *, checked: dict[str, Any], say: Say) -> tuple[Any, Any]:
+    """The SFTTrainer over the verified rows, and its tokenizer."""
+    import torch
+    from transformers import EarlyStoppingCallback, set_seed
+    from trl import SFTConfig, SFTTrainer
+
+    from training.model import cast_adapters, load_base, load_tokenizer, lora_config, resuming, training_arguments
+
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    snapshot = open_snapshot(run, run.output / checked["snapshot"]["path"], kind="instruction")
+    if snapshot.manifest.digest.root != checked["snapshot"]["digest"]:
+        raise TrainingError(str(snapshot.path), "is not the snapshot preflight looked at", f"train preflight {run.source.name}")
+    set_seed(run.seed)
+    tokenizer = load_tokenizer(run.base_model)
+    trainer = resuming(SFTTrainer)(
+        model=load_base(run.base_model, run.quantization),
+        args=SFTConfig(**training_arguments(run, folder=run.output), packing=run.optimizer.packing, completion_only_loss=True),
+        train_dataset=to_dataset(read_rows(snapshot, "train"), kind="instruction"),
+        eval_dataset=to_dataset(read_rows(snapshot, "validation"), kind="instruction"),
+        processing_class=tokenizer,
+        peft_config=lora_config(run.lora or Lora()),
+        callbacks=[EarlyStoppingCallback(run.stopping.patience), *run_callbacks(run.output, say)],
+    )
+    trainer.adapter_dtype = run.optimizer.adapter_dtype
+    cast_adapters(trainer.model, run.optimizer.adapter_dtype)
+    return trainer, tokenizer
+
+
+def describe_run(run: RunFile, state: Any, *, checked: dict[str, Any], adapter_digest: str) -> dict[str, Any]:
+    """What run.json says of a finished run of either kind."""
+    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+    evaluations = [(entry["eval_loss"], entry["step"]) for entry in state.log_history if "eval_loss" in entry]
+    best = min(evaluations, default=(None, None))
+    return {
+        "schema": 1,
+        "kind": run.kind,
+        "steps": state.global_step,
+        "first_loss": float(losses[0]) if losses else None,
+        "last_loss": float(losses[-1]) if losses else None,
+        "best_eval_loss": best[0],
+        "best_step": best[1],
+        "early_stopped_at": state.global_step if state.global_step < state.max_steps else None,
+        "adapter": "adapter",
+        "adapter_digest": adapter_digest,
+        "snapshot": checked["snapshot"],
+        "base": checked["base"],
+        "config_digest": run.digest,
+        "run_file": relative(run.source, run.output),
+        **describe_environment(),
+    }
