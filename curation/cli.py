@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +36,7 @@ Reason = Annotated[str, typer.Option("--reason", help="Why; kept with the row.")
 
 def main() -> None:
     """Run the command line; an error a person can mend is one line on stderr and exit 2."""
+    quiet_libraries()
     try:
         app()
     except UserError as error:
@@ -203,6 +206,17 @@ def verify(
 
 
 @app.command()
+def key() -> None:
+    """Make your signing key if you have none, and say where its public half is. Example: curate key"""
+    from curation.snapshot import config_folder, create_key, describe_signer
+
+    public = config_folder() / "keys" / "signing.pub"
+    if not public.is_file():
+        create_key(public.parent)
+    typer.echo(f"{describe_signer(public)}\nPublic key, to give away: {public}\nPrivate key, to keep: {public.with_suffix('.pem')}")
+
+
+@app.command()
 def trust(public_key: Annotated[Path, typer.Argument(help="A public key (PEM).")]) -> None:
     """Trust the snapshots of a key's owner from now on. Example: curate trust alice.pub"""
     from curation.snapshot import add_trusted_key, describe_signer
@@ -300,7 +314,7 @@ def standin_start(
 ) -> None:
     """Start the offline stand-in for a project. Example: curate standin start my-project --log /tmp/standin"""
     from curation.project import load_project
-    from curation.standin import start
+    from curation.standin.lifecycle import start
 
     grounding = load_project(folder).plan.grounding
     url = start(folder, table=folder / grounding.table if grounding else None, seed=seed, log=log, port=port)
@@ -310,7 +324,7 @@ def standin_start(
 @standin.command("stop")
 def standin_stop(folder: Folder) -> None:
     """Stop the offline stand-in. Example: curate standin stop my-project"""
-    from curation.standin import stop
+    from curation.standin.lifecycle import stop
 
     typer.echo("Stopped." if stop(folder) else "It was not running.")
 
@@ -327,6 +341,15 @@ def standin_review(
     from curation.simulated_review import review_as
 
     show_summary(review_as(folder, name=name, log=log, seed=seed), as_json)
+
+
+def quiet_libraries() -> None:
+    """Keep other people's progress bars and notices off the screen; our own say what is going on."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name in ("argilla.sdk", "bitsandbytes", "httpx", "sentence_transformers", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @contextmanager

@@ -128,6 +128,12 @@ class Score(Closed):
     top_percent: float | None = Field(None, gt=0, le=100)
     """Instead of the threshold, keep the best N % of the scored rows."""
 
+    @model_validator(mode="after")
+    def _names_are_free(self) -> Score:
+        if not self.rubric or {"overall", "total"} & self.rubric.keys():
+            raise ValueError("rubric needs a criterion, and none may be called overall or total")
+        return self
+
 
 class Dedup(Closed):
     """What counts as the same row."""

@@ -24,6 +24,7 @@ from curation.store import facts, records, reviews, runs
 from curation.store.records import Origin, Row
 from curation.store.reviews import StoredAnswer
 
+OVERALL = "overall"
 REVIEWED = ("to_review", "in_review", "approved", "rejected", "disputed", "edited")
 
 
@@ -110,7 +111,7 @@ def _withdrawn(bench: Bench, kind: Kind, rows: Sequence[tuple[Row, Decision]]) -
 
 
 def _push_kind(bench: Bench, review: ArgillaReview, kind: Kind, rows: Sequence[tuple[Row, Decision]], progress: Progress | None) -> int:
-    dataset, criteria = dataset_name(bench, kind), [*bench.project.score.rubric]
+    dataset, criteria = dataset_name(bench, kind), [*bench.project.score.rubric, OVERALL]
     vectors = vectors_of(bench, [row for row, _ in rows])
     shown = _shown(bench, kind, [row for row, _ in rows], vectors)
     held = reviews.pushed_payloads(bench.db, dataset)
@@ -133,7 +134,8 @@ def _shown(bench: Bench, kind: Kind, rows: Sequence[Row], vectors: Any) -> list[
     out = []
     for row, vector in zip(rows, vectors, strict=True):
         seq = row.seq if kind == "instruction" else better_candidate(row, candidates)
-        scores = {name: float(value) for name, value in values.get(seq, {}).items()}
+        known = {*bench.project.score.rubric, OVERALL}
+        scores = {name: float(value) for name, value in values.get(seq, {}).items() if name in known}
         if seq in totals:
             scores["total"] = round(totals[seq], 2)
         terms = {**attributes.get(row.cell or "", {}), "source": row.how}

@@ -91,7 +91,7 @@ def export(path: Path, target: Path, *, shape: ExportFormat, split: str = "train
     found = snapshots.load_snapshot(path, trusted_keys=trusted)
     if split not in found.manifest.splits:
         raise SnapshotError(f"{path}: split {split}", "is not there", f"choose one of {', '.join(found.manifest.splits)}")
-    written = write_rows(found.table(split), target, shape, system_instruction=True)  # type: ignore[arg-type]
+    written = write_rows(found.table(split), target, shape, system_instruction=None)  # type: ignore[arg-type]
     _record_beside(path, "export", found.manifest.digest.root, written, {"file": target.name, "format": shape})
     return Summary("export", written, written, {"file": str(target), "format": shape, "split": split})
 

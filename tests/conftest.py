@@ -1,0 +1,56 @@
+"""What all tests share: a home of their own, so that no test reads or writes the user's, and small projects to work on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("SEEDCORN_CACHE_DIR", str(ROOT / "build" / "cache"))
+
+pytest_plugins = ["tests.integration.argilla_server"] if (ROOT / "tests" / "integration" / "argilla_server.py").exists() else []
+
+
+@pytest.fixture(autouse=True)
+def own_config(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Keys and trust store of this test alone; no key of the user's is ever sent anywhere."""
+    folder = tmp_path_factory.mktemp("config")
+    monkeypatch.setenv("SEEDCORN_CONFIG_DIR", str(folder))
+    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "ARGILLA_API_URL", "ARGILLA_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    yield folder
+
+
+@pytest.fixture(scope="session")
+def icd10_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project as `curate init --template icd10 --offline` writes it, with small counts; copy it before use."""
+    from curation.template import write_template
+
+    folder = tmp_path_factory.mktemp("template") / "coding"
+    write_template(folder, "icd10", offline=True, instruction=40, preference=12)
+    return folder
+
+
+@pytest.fixture
+def project(icd10_template: Path, tmp_path: Path) -> Path:
+    """A fresh small icd10 project."""
+    target = tmp_path / "coding"
+    shutil.copytree(icd10_template, target)
+    return target
+
+
+def shared(*parts: str) -> Path:
+    """A file of the team's test data; the test is skipped with a reason where there is none."""
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"the team's test data is not here ({'/'.join(parts)})")
+    return path
