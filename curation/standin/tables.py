@@ -62,6 +62,11 @@ class Codes:
         return frozenset(found)
 
     @cached_property
+    def words(self) -> frozenset[str]:
+        """The longer words of all names: what the table is about."""
+        return frozenset(w for name in self._all_names for w in name.split() if len(w) > 5)
+
+    @cached_property
     def _families(self) -> dict[str, list[Row]]:
         families: dict[str, list[Row]] = defaultdict(list)
         for row in self.billable:
