@@ -1,0 +1,358 @@
+"""The real argilla-server over our search engine, through its SDK and its HTTP interface: each question must leave known records out."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from argilla_setup import forms
+from argilla_setup.bootstrap import (
+    ArgillaRefused,
+    ArgillaUnreachable,
+    FormMismatch,
+    connect,
+    ensure_annotators,
+    ensure_dataset,
+    ensure_workspace,
+)
+from argilla_setup.server.control import describe_server, start_detached, stop_server
+from argilla_setup.server.home import load_secrets, open_home
+from argilla_setup.server.processes import find_processes
+from argilla_setup.users import Account
+from tests.integration.argilla_server import RunningArgilla
+
+pytestmark = pytest.mark.argilla
+WORKSPACE = "review"
+COUNT = 30
+
+
+@pytest.fixture(scope="module")
+def client(argilla_home: RunningArgilla) -> Any:
+    made = connect(argilla_home.url, argilla_home.api_key)
+    ensure_workspace(made, WORKSPACE)
+    return made
+
+
+@pytest.fixture(scope="module")
+def people(argilla_home: RunningArgilla, client: Any) -> dict[str, Account]:
+    folder = argilla_home.home.users_folder
+    return {a.username: a for a in ensure_annotators(client, ["ada", "bob"], WORKSPACE, folder=folder)}
+
+
+@pytest.fixture(scope="module")
+def dataset(client: Any) -> Any:
+    """30 records: even ones on asthma, odd ones on diabetes; total score n / 3; vectors turning from [1, 0] towards [0, 1]."""
+    return make_dataset(client, "known", range(COUNT))
+
+
+def make_dataset(client: Any, name: str, numbers: Sequence[int], *, overlap: int = 2) -> Any:
+    import argilla as rg
+
+    made = ensure_dataset(client, name, workspace=WORKSPACE, settings=settings(overlap=overlap))
+    records = [
+        rg.Record(
+            id=f"r{n:02}",
+            fields={"prompt": f"{'diabetes' if n % 2 else 'asthma'} case number {n}", "completion": f"Code: J45.{n}"},
+            metadata={"score_total": n / 3, "score_accuracy": float(n % 5), "topic": "lung" if n % 2 == 0 else "sugar"},
+            vectors={"embedding": [float(COUNT - n), float(n)]},
+            suggestions=[rg.Suggestion("edited_completion", f"Code: J45.{n}", agent="teacher")],
+        )
+        for n in numbers
+    ]
+    made.records.log(records)
+    return made
+
+
+def settings(*, overlap: int = 2, criteria: Sequence[str] = ("accuracy",), dimensions: int = 2) -> Any:
+    return forms.instruction_settings(criteria, vector_dimensions=dimensions, overlap=overlap)
+
+
+def names(dataset: Any, **query: Any) -> list[str]:
+    import argilla as rg
+
+    return [record.id for record in dataset.records(rg.Query(**query))]
+
+
+def as_person(argilla: RunningArgilla, person: Account) -> httpx.Client:
+    return httpx.Client(base_url=f"{argilla.url}/api/v1/", headers={"X-Argilla-Api-Key": person.api_key}, timeout=30)
+
+
+def record_id(dataset: Any, name: str) -> str:
+    return next(str(record._server_id) for record in dataset.records if record.id == name)
+
+
+def submit(http: httpx.Client, record: str, *, verdict: str, status: str = "submitted") -> dict[str, Any]:
+    body = {"values": {"verdict": {"value": verdict}}, "status": status}
+    answer = http.post(f"records/{record}/responses", json=body)
+    assert answer.status_code == 201, answer.text
+    return dict(answer.json())
+
+
+def search(http: httpx.Client, dataset: Any, body: dict[str, Any] | None = None, *, offset: int = 0, limit: int = 50) -> dict[str, Any]:
+    include = {"include": ["responses", "suggestions"]}
+    path = f"me/datasets/{dataset.id}/records/search"
+    answer = http.post(path, params={"offset": offset, "limit": limit} | include, json=body or {})
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def shown(found: dict[str, Any]) -> list[str]:
+    return [item["record"]["external_id"] for item in found["items"]]
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float = 40) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.1)
+
+
+def test_a_text_query_leaves_out_what_does_not_match(dataset: Any) -> None:
+    assert sorted(names(dataset, query="asthma")) == [f"r{n:02}" for n in range(0, COUNT, 2)]
+    assert names(dataset, query='asthma +"number 4"') == ["r04"]
+    assert sorted(names(dataset, query="J45.7 | (diab* -(number | case))")) == ["r07"]
+    assert names(dataset, query="nothing") == []
+
+
+def test_a_metadata_range_leaves_out_what_is_outside(dataset: Any) -> None:
+    import argilla as rg
+
+    between = rg.Filter([("metadata.score_total", ">=", 3.0), ("metadata.score_total", "<=", 4.0)])
+    assert sorted(names(dataset, filter=between)) == ["r09", "r10", "r11", "r12"]
+    assert len(names(dataset, filter=rg.Filter([("metadata.topic", "==", "lung")]))) == COUNT // 2
+
+
+def test_a_sort_orders_and_puts_missing_last(client: Any) -> None:
+    import argilla as rg
+
+    made = make_dataset(client, "sorted", range(5))
+    made.records.log([rg.Record(id="bare", fields={"prompt": "no score", "completion": "x"})])
+    with httpx.Client(base_url=f"{client.api_url}/api/v1/", headers={"X-Argilla-Api-Key": client.api_key}) as http:
+        for order in ("asc", "desc"):
+            body = {"sort": [{"scope": {"entity": "metadata", "metadata_property": "score_total"}, "order": order}]}
+            found = http.post(f"datasets/{made.id}/records/search", json=body).json()
+            expected = [f"r{n:02}" for n in range(5)]
+            assert shown(found) == [*(expected if order == "asc" else reversed(expected)), "bare"]
+            assert found["total"] == 6
+
+
+def test_an_answer_is_read_back_at_once_and_filters_leave_out_the_rest(
+    argilla_home: RunningArgilla, client: Any, people: dict[str, Account]
+) -> None:
+    import argilla as rg
+
+    made = make_dataset(client, "answered", range(6))
+    with as_person(argilla_home, people["ada"]) as ada, as_person(argilla_home, people["bob"]) as bob:
+        pending = {"filters": {"and": [{"type": "terms", "scope": {"entity": "response", "property": "status"}, "values": ["pending"]}]}}
+        submit(ada, record_id(made, "r01"), verdict="approve")
+        submit(ada, record_id(made, "r02"), verdict="reject")
+        submit(bob, record_id(made, "r02"), verdict="approve")
+        assert set(shown(search(ada, made, pending))) == {"r00", "r03", "r04", "r05"}
+        assert set(shown(search(bob, made, pending))) == {"r00", "r01", "r03", "r04", "r05"}
+        approved = {"filters": {"and": [{"type": "terms", "scope": {"entity": "response", "question": "verdict"}, "values": ["approve"]}]}}
+        assert shown(search(ada, made, approved)) == ["r01"]
+        assert shown(search(bob, made, approved)) == ["r02"]
+        metrics = ada.get(f"me/datasets/{made.id}/metrics").json()["responses"]
+    assert (metrics["total"], metrics["submitted"], metrics["pending"]) == (6, 2, 4)
+    assert sorted(names(made, filter=rg.Filter([("verdict.response", "==", "approve")]))) == ["r01", "r02"]
+    assert names(made, filter=rg.Filter([("status", "==", "completed")])) == ["r02"]
+
+
+def test_a_persons_queue_is_shuffled_stays_and_covers_everything(
+    argilla_home: RunningArgilla, dataset: Any, people: dict[str, Account]
+) -> None:
+    with as_person(argilla_home, people["ada"]) as ada, as_person(argilla_home, people["bob"]) as bob:
+        whole = shown(search(ada, dataset))
+        pages = [search(ada, dataset, offset=offset, limit=7) for offset in range(0, COUNT + 5, 7)]
+        theirs = shown(search(bob, dataset))
+    assert [name for page in pages for name in shown(page)] == whole
+    assert {page["total"] for page in pages} == {COUNT}
+    assert sorted(whole) == sorted(theirs) == [f"r{n:02}" for n in range(COUNT)]
+    assert whole != theirs and whole != sorted(whole)
+
+
+def test_similar_records_come_by_nearness(dataset: Any) -> None:
+    import argilla as rg
+
+    asked = next(record for record in dataset.records if record.id == "r10")
+    found = [
+        pair[0].id if isinstance(pair, tuple) else pair.id
+        for pair in dataset.records(rg.Query(similar=rg.Similar("embedding", asked)), limit=4)
+    ]
+    assert found[0] in ("r09", "r11") and set(found) == {"r08", "r09", "r11", "r12"}
+
+
+def test_scores_can_be_added_later_and_old_records_are_found_by_them(client: Any) -> None:
+    import argilla as rg
+
+    made = make_dataset(client, "grown", range(4))
+    grown = ensure_dataset(client, "grown", workspace=WORKSPACE, settings=settings(criteria=("accuracy", "clarity")))
+    assert made.id == grown.id and "score_clarity" in {item.name for item in grown.settings.metadata}
+    grown.records.log([rg.Record(id="r02", fields={"prompt": "changed", "completion": "x"}, metadata={"score_clarity": 9.0})])
+    assert names(grown, filter=rg.Filter([("metadata.score_clarity", ">=", 8)])) == ["r02"]
+    assert names(grown, query="changed") == ["r02"]
+
+
+def test_a_deleted_record_is_not_found(client: Any) -> None:
+    made = make_dataset(client, "shrunk", range(3))
+    made.records.delete([record for record in made.records if record.id == "r01"])
+    assert sorted(names(made, query="case")) == ["r00", "r02"]
+
+
+def test_the_worker_recomputes_statuses_when_the_overlap_changes(
+    argilla_home: RunningArgilla, client: Any, people: dict[str, Account]
+) -> None:
+    import argilla as rg
+
+    made = make_dataset(client, "overlap", range(2), overlap=2)
+    with as_person(argilla_home, people["ada"]) as ada:
+        submit(ada, record_id(made, "r00"), verdict="approve")
+    completed = rg.Filter([("status", "==", "completed")])
+    assert names(made, filter=completed) == []
+    grown = ensure_dataset(client, "overlap", workspace=WORKSPACE, settings=settings(overlap=1))
+    wait_for(lambda: names(grown, filter=completed) == ["r00"])
+
+
+def test_annotators_see_their_workspace_and_no_score(
+    argilla_home: RunningArgilla, client: Any, dataset: Any, people: dict[str, Account]
+) -> None:
+    ensure_workspace(client, "secret")
+    hidden = ensure_dataset(client, "hidden", workspace="secret", settings=settings())
+    with as_person(argilla_home, people["ada"]) as ada:
+        listed = ada.get("me/datasets").json()["items"]
+        assert "known" in {item["name"] for item in listed} and "hidden" not in {item["name"] for item in listed}
+        assert ada.get(f"datasets/{hidden.id}").status_code == 403
+        assert "score_" not in ada.get(f"me/datasets/{dataset.id}/metadata-properties").text
+        found = search(ada, dataset)
+    assert all(not item["record"]["metadata"] for item in found["items"])
+    suggested = {s["question_id"] for item in found["items"] for s in item["record"]["suggestions"]}
+    prefilled = {str(question.id) for question in dataset.settings.questions if question.name in forms.PREFILLED}
+    assert suggested == prefilled
+
+
+def test_bootstrap_is_idempotent_and_refuses_another_form(
+    argilla_home: RunningArgilla, client: Any, dataset: Any, people: dict[str, Account]
+) -> None:
+    again = ensure_dataset(client, "known", workspace=WORKSPACE, settings=settings())
+    assert again.id == dataset.id and len(list(again.records)) == COUNT
+    assert ensure_workspace(client, WORKSPACE).id == ensure_workspace(client, WORKSPACE).id
+    assert ensure_annotators(client, ["ada"], WORKSPACE, folder=argilla_home.home.users_folder)[0] == people["ada"]
+    other = forms.preference_settings(["accuracy"], vector_dimensions=2, overlap=2)
+    with pytest.raises(FormMismatch, match="response_a"):
+        ensure_dataset(client, "known", workspace=WORKSPACE, settings=other)
+    with pytest.raises(FormMismatch, match="2 numbers"):
+        ensure_dataset(client, "known", workspace=WORKSPACE, settings=settings(dimensions=3))
+
+
+def test_preference_records_take_an_answer(argilla_home: RunningArgilla, client: Any, people: dict[str, Account]) -> None:
+    import argilla as rg
+
+    made = ensure_dataset(
+        client, "pairs", workspace=WORKSPACE, settings=forms.preference_settings(["accuracy"], vector_dimensions=None, overlap=1)
+    )
+    made.records.log([rg.Record(id="p", fields={"prompt": "x", "response_a": "one", "response_b": "two"})])
+    with as_person(argilla_home, people["bob"]) as bob:
+        body = {"values": {"better": {"value": forms.TIE}}, "status": "submitted"}
+        assert bob.post(f"records/{record_id(made, 'p')}/responses", json=body).status_code == 201
+    assert names(made, filter=rg.Filter([("better.response", "==", forms.TIE)])) == ["p"]
+    assert names(made, filter=rg.Filter([("better.response", "==", forms.A)])) == []
+
+
+def test_refusals_are_sentences(argilla_home: RunningArgilla) -> None:
+    with pytest.raises(ArgillaRefused, match="does not accept the key"):
+        connect(argilla_home.url, "wrong")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        closed = probe.getsockname()[1]
+    with pytest.raises(ArgillaUnreachable, match="cannot be reached"):
+        connect(f"http://127.0.0.1:{closed}", "any")
+    with pytest.raises(ArgillaUnreachable, match="http://"):
+        connect("localhost:6900", "any")
+
+
+def test_no_default_login_no_secret_on_show_and_loopback_only(argilla_home: RunningArgilla) -> None:
+    secrets = load_secrets(argilla_home.home)
+    assert httpx.post(f"{argilla_home.url}/api/v1/token", data={"username": "argilla", "password": "1234"}).status_code == 401
+    assert httpx.get(f"{argilla_home.url}/api/v1/me", headers={"X-Argilla-Api-Key": "argilla.apikey"}).status_code == 401
+    good = {"username": "owner", "password": secrets.owner_password}
+    assert httpx.post(f"{argilla_home.url}/api/v1/token", data=good).status_code == 201
+    hidden = (secrets.owner_password, secrets.owner_api_key, secrets.auth_secret)
+    processes = find_processes(argilla_home.home)
+    lines = [" ".join(process.cmdline()) for process in processes]
+    assert {name for name in describe_server(argilla_home.home).processes} == {"supervisor", "valkey", "web", "worker"}
+    logs = [path.read_text(errors="replace") for path in argilla_home.home.logs_folder.glob("*.log")]
+    assert len(lines) >= 4 and not any(secret in text for secret in hidden for text in (*lines, *logs))
+    listening = {c.laddr.ip for p in processes for c in p.net_connections(kind="inet") if c.status == psutil.CONN_LISTEN}
+    assert listening == {"127.0.0.1"}
+    private = [argilla_home.home.secrets_file, argilla_home.home.database, argilla_home.home.index]
+    assert {oct(path.stat().st_mode & 0o777) for path in private} == {"0o600"}
+
+
+def test_the_page_may_call_this_server_only(argilla_home: RunningArgilla) -> None:
+    answer = httpx.get(argilla_home.url)
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    assert answer.headers["x-frame-options"] == "DENY"
+    sheets = [part.split('"')[0] for part in answer.text.split('href="') if ".css" in part.split('"')[0]]
+    assert sheets and not any("googleapis" in httpx.get(argilla_home.url + sheet).text for sheet in sheets)
+
+
+@pytest.mark.parametrize("name", ["worker", "web", "valkey"])
+def test_what_is_killed_comes_back(argilla_home: RunningArgilla, dataset: Any, name: str) -> None:
+    before = describe_server(argilla_home.home).processes
+    psutil.Process(before[name]).kill()
+    wait_for(lambda: describe_server(argilla_home.home).processes.get(name) not in (None, before[name]))
+    wait_for(lambda: describe_server(argilla_home.home).healthy)
+    after = describe_server(argilla_home.home).processes
+    assert {other: pid for other, pid in after.items() if other != name} == {other: pid for other, pid in before.items() if other != name}
+    assert len(names(dataset, query="asthma")) == COUNT // 2
+
+
+@pytest.fixture
+def second_home(tmp_path: Path) -> Iterator[Any]:
+    home = open_home(tmp_path / "second")
+    try:
+        yield home
+    finally:
+        stop_server(home)
+
+
+def test_a_life_up_twice_broken_and_down(argilla_home: RunningArgilla, second_home: Any) -> None:
+    """One server's life, told in one test because each start costs seconds."""
+    first = start_detached(second_home, port=0, say=print)
+    assert first.healthy and start_detached(second_home, port=0, say=print).pid == first.pid
+    client = connect(first.url, load_secrets(second_home).owner_api_key)
+    ensure_workspace(client, WORKSPACE)
+    made = make_dataset(client, "kept", range(10))
+    assert len(names(made, query="case")) == 10
+
+    # The supervisor dies; its children are found by their mark, ended, and the port and the data are the same again.
+    psutil.Process(first.pid).kill()
+    orphans = find_processes(second_home)
+    assert orphans
+    began = time.monotonic()
+    second = start_detached(second_home, port=None, say=print)
+    assert time.monotonic() - began < 60
+    assert second.url == first.url and second.counts["records"] == 10
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in orphans)
+
+    # A crash between Argilla's commit and the index's write: the next start sees the gap and rebuilds.
+    stop_server(second_home)
+    assert not find_processes(second_home) and not second_home.socket.exists()
+    with contextlib.closing(sqlite3.connect(second_home.index)) as db, db:
+        db.execute("DELETE FROM records WHERE external_id < 'r05'")
+    third = start_detached(second_home, port=None, say=print)
+    again = connect(third.url, load_secrets(second_home).owner_api_key).datasets("kept", workspace=WORKSPACE)
+    assert len(names(again, query="case")) == 10
+
+    assert stop_server(second_home) >= 4
+    assert not find_processes(second_home) and not describe_server(second_home).up
+    assert stop_server(second_home) == 0
