@@ -101,6 +101,7 @@ class MessagesServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: MessagesServer
 
     def do_POST(self) -> None:

@@ -129,7 +129,10 @@ class _Run:
             tasks = [asyncio.create_task(self._work()) for _ in range(self.spec.concurrency)]
             beat = asyncio.create_task(self._beat())
             try:
-                await self._feed()
+                try:
+                    await self._feed()
+                except Exception as error:  # the caller's requests or the ledger failed: ends the run, after what is on its way is kept
+                    self._stop(error)
                 for _ in tasks:
                     self.queue.put_nowait(None)
                 await asyncio.gather(*tasks)
@@ -177,8 +180,7 @@ class _Run:
             offers, provider=self.spec.provider, simulated=self.simulated, limit=room, budget_usd=self.budget_usd, since=self.since
         )
         self.ahead = deque(offers[claim.looked_at :])
-        keys = {request.key for request in claim.elsewhere}
-        self.elsewhere += [offer for offer in offers[: claim.looked_at] if keys and offer[0].key in keys]
+        self.elsewhere += [offers[place] for place in claim.elsewhere]
         self.sender.tally.reused += claim.reused
         self.sender.tally.failed += claim.failed
         self.pending += len(claim.calls)

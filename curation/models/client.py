@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from curation.errors import ModelUnavailable
@@ -104,9 +105,18 @@ class AnthropicModel:
 
             timeout = httpx2.Timeout(self._timeout_s, connect=_CONNECT_S, pool=None)
             limits = httpx2.Limits(max_connections=self._connections, max_keepalive_connections=self._connections)
-            # The stand-in is on this machine: no proxy, and no header that the environment adds for the real one.
-            http = anthropic.DefaultAsyncHttpxClient(timeout=timeout, limits=limits, trust_env=not self._is_local)
-            headers: Any = {name: anthropic.Omit() for name in _headers_from_environment()} if self._is_local else None
+            # The stand-in is on this machine: no proxy (the SDK's own client takes one from the environment whatever it is told),
+            # and no header that the environment adds for the real one.
+            plain, usual = partial(httpx2.AsyncClient, trust_env=False, follow_redirects=True), anthropic.DefaultAsyncHttpxClient
+            http = (plain if self._is_local else usual)(timeout=timeout, limits=limits)
+            headers: Any = (
+                {
+                    name: f"Bearer {self._key}" if name.lower() == "authorization" else anthropic.Omit()
+                    for name in _headers_from_environment()
+                }
+                if self._is_local
+                else None
+            )
             self._client = anthropic.AsyncAnthropic(
                 api_key=self._key, base_url=self.address, max_retries=0, timeout=timeout, http_client=http, default_headers=headers
             )

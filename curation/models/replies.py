@@ -87,7 +87,9 @@ def ends_the_run(reply: Reply, *, spec: ModelSpec, address: str) -> ModelUnavail
     """The error that ends a run when no call can succeed: the key, the account, the permission or the model's name."""
     kind, text = _error_of(reply.raw)
     if reply.status == 400 and ("credit balance" in text.lower() or kind == "billing_error"):
-        return ModelUnavailable("the account of ANTHROPIC_API_KEY", f"cannot pay ({text})", "add credit, then run again; nothing is lost")
+        return ModelUnavailable(
+            "the account of ANTHROPIC_API_KEY", f"cannot pay at {address} ({text})", "add credit, then run again; nothing is lost"
+        )
     if reply.status not in _ENDS_THE_RUN:
         return None
     said = f"HTTP {reply.status} {kind}: {text}".strip().rstrip(":")
@@ -97,9 +99,13 @@ def ends_the_run(reply: Reply, *, spec: ModelSpec, address: str) -> ModelUnavail
     if reply.status == 401:
         return ModelUnavailable("the key in ANTHROPIC_API_KEY", f"is refused by {address} ({said})", "export a valid key and run again")
     if reply.status == 402:
-        return ModelUnavailable("the account of ANTHROPIC_API_KEY", f"cannot pay ({said})", "add credit, then run again; nothing is lost")
+        return ModelUnavailable(
+            "the account of ANTHROPIC_API_KEY", f"cannot pay at {address} ({said})", "add credit, then run again; nothing is lost"
+        )
     if reply.status == 403:
-        return ModelUnavailable(what, f"may not be used with this ANTHROPIC_API_KEY ({said})", "use another key or another model")
+        return ModelUnavailable(
+            what, f"may not be used with this ANTHROPIC_API_KEY at {address} ({said})", "use another key or another model"
+        )
     if kind:
         return ModelUnavailable(what, f"is not known at {address} ({said})", mend)
     return ModelUnavailable(address, f"has no Messages API ({said})", "mend base_url in project.yaml and run again")
@@ -111,6 +117,11 @@ def describe_unreachable(error: NoReply, *, spec: ModelSpec, address: str) -> Mo
     if spec.provider == STAND_IN:
         return ModelUnavailable("the offline stand-in", fact, "start it with: curate standin start")
     return ModelUnavailable(f"model {spec.model}", fact, "check the network and base_url in project.yaml, then run again; nothing is lost")
+
+
+def _cannot_pay(address: str, said: str) -> ModelUnavailable:
+    fact = f"cannot pay at {address} ({said})"
+    return ModelUnavailable("the account of ANTHROPIC_API_KEY", fact, "add credit, then run again; nothing is lost")
 
 
 def _tokens(usage: dict[str, Any]) -> dict[str, int] | None:

@@ -105,8 +105,8 @@ class Claim:
     """Already answered."""
     failed: int = 0
     """Failed since the run began, or failed in a way that was paid for; not asked again under this key."""
-    elsewhere: tuple[Request, ...] = ()
-    """On their way already, in this process or another."""
+    elsewhere: tuple[int, ...] = ()
+    """Places (in what was offered) of those already on their way, in this process or another."""
     over_budget: bool = False
     """The next one could pass the budget."""
 
@@ -176,7 +176,7 @@ class CallLedger:
         Args:
             since: when this run began; what failed after that is not asked again.
         """
-        calls, elsewhere = list[ClaimedCall](), list[Request]()
+        calls, elsewhere = list[ClaimedCall](), list[int]()
         reused = failed = looked_at = 0
         with self.transaction():
             left = self._left_nano(budget_usd, simulated=simulated)
@@ -189,7 +189,7 @@ class CallLedger:
                     calls.append(self._hold(request, key, found, hold, provider=provider, simulated=simulated))
                     left -= hold
                 elif found["state"] in ("reserved", "sent"):
-                    elsewhere.append(request)
+                    elsewhere.append(looked_at)
                 else:
                     reused += found["state"] == "answered"
                     failed += found["state"] == "failed"
