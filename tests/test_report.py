@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from report_samples import attack, bare, card, full, review
 
 from curation.report import Drop, FunnelStep, ReportData, compare_selections, render_card, render_report
 from curation.report.attention import find_attention
 from curation.report.charts import count_bins, histogram
 from curation.report.page import wilson
 from curation.report.words import mark_differences
+from tests.report_samples import attack, bare, card, full, review
 
 
 class Reader(HTMLParser):
@@ -120,6 +120,12 @@ def test_long_groups_are_cut_and_say_by_how_much() -> None:
     assert page.count('<details class="row"') == 11
     assert "26 rows; 11 shown, 15 more are in the project" in page
     assert 'data-key="score/below the threshold">score: below the threshold <span>25</span>' in page
+
+
+def test_long_texts_are_cut_and_say_by_how_much() -> None:
+    one = Drop(row="a" * 64, stage="score", reason="too long", text="word " * 2_000, twin_text="other " * 2_000)
+    page = render_report(bare().model_copy(update={"drops": (one,)}))
+    assert "… (4,000 more characters)" in page and "… (6,000 more characters)" in page
 
 
 def test_text_html_cannot_carry_is_replaced() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_samples import attack, bare, drops, full
 
 from curation.report import ReportData, render_report
+from tests.report_samples import attack, bare, drops, full
 
 pytestmark = pytest.mark.browser
 

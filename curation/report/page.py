@@ -30,6 +30,9 @@ FOLDER = Path(__file__).parent
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 """What HTML cannot carry; shown as the replacement sign."""
 
+LONGEST = 6_000
+"""Characters of a row's text that the page shows; the rest is in the project."""
+
 NOT_RUN = {
     "funnel": ("Funnel", "no stage has run yet"),
     "scores": ("Scores", "`curate score` has not run, so no row has a judge's score"),
@@ -77,7 +80,8 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"count": _count, "money": _money, "percent": _percent, "seconds": _seconds, "code": _code, "rows": _rows}
+    environment.filters |= {"count": _count, "money": _money, "percent": _percent, "seconds": _seconds}
+    environment.filters |= {"code": _code, "rows": _rows, "clip": _clip}
     environment.globals |= {
         "histogram": _safe(charts.histogram),
         "share_bar": _safe(charts.share_bar),
@@ -145,8 +149,12 @@ def _safe(draw: Any) -> Any:
 def _safe_pair(left: str, right: str) -> tuple[Any, Any]:
     from markupsafe import Markup
 
-    first, second = mark_differences(left, right)
+    first, second = mark_differences(_clip(left), _clip(right))
     return Markup(first), Markup(second)
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text) - LONGEST:,} more characters)"
 
 
 def _script_hash() -> str:
