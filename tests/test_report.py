@@ -212,6 +212,19 @@ def test_card_says_what_was_done_and_where_it_stops() -> None:
     assert "No person has reviewed these rows." in plain and "leaks of one are unknown" in plain and "imulated" not in plain
 
 
+def test_card_takes_a_manifest_as_it_stands() -> None:
+    text = render_card(
+        card(
+            models={"teacher": "m (offline stand-in: made-up text)", "judge": "j", "simulated": True},
+            settings={"score": {"threshold": 7.0, "top_percent": None}, "splits": {"train": 0.8}},
+            protected=[{"name": "s", "file": "s.jsonl", "items": 1200, "sha256": "ab" * 32, "text": "phrase", "label": "code"}],
+        )
+    )
+    assert "| Teacher | m (offline stand-in: made-up text) |" in text and "| Judge | j (offline stand-in) |" in text
+    assert "| score.threshold | 7.0 |" in text and "| splits.train | 0.8 |" in text and "top\\_percent" not in text
+    assert "| s | 1,200 | s.jsonl |" in text
+
+
 def test_card_example_loads_the_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The code in the card is run as it stands, on files of the card's name."""
     import pyarrow as pa

@@ -6,6 +6,7 @@ The card says what was simulated, what was measured and where it stops; it promi
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ def render_card(card: CardInput) -> str:
         total=sum(card.splits.values()),
         describe_alpha=describe_alpha,
         limits=(*_limits(card), *card.limits),
+        settings=dict(_flat(card.settings)),
     )
     return f"---\n{front}---\n\n{body.rstrip()}\n"
 
@@ -68,6 +70,15 @@ def _front_matter(card: CardInput) -> dict[str, Any]:
             }
         ],
     }
+
+
+def _flat(settings: Mapping[str, object], path: str = "") -> Iterator[tuple[str, object]]:
+    """Nested settings by dotted path; what is not set is left out."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{path}{name}.")
+        elif value is not None:
+            yield f"{path}{name}", value
 
 
 def _limits(card: CardInput) -> list[str]:

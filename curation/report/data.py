@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from curation.records import Kind
 from curation.report.rows import Closed, Conflict, Coverage, Distribution, Drop, FunnelStep, Leak, ProtectedSuite, ScoreSet
@@ -45,7 +45,13 @@ class ReportData(Closed):
     runs: tuple[RunFacts, ...] | None = None
 
 
-class CardModels(Closed):
+class ManifestPart(BaseModel):
+    """Part of a manifest as it stands there; what the card does not show is passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class CardModels(ManifestPart):
     """Who wrote and who judged."""
 
     teacher: str | None = None
@@ -53,7 +59,7 @@ class CardModels(Closed):
     simulated: bool = False
 
 
-class CardReview(Closed):
+class CardReview(ManifestPart):
     """What people (or simulated reviewers) said, in numbers."""
 
     simulated: bool = False
@@ -65,7 +71,7 @@ class CardReview(Closed):
     disputed: int = 0
 
 
-class CardSuite(Closed):
+class CardSuite(ManifestPart):
     """A protected evaluation set the rows were screened against."""
 
     name: str
@@ -90,7 +96,7 @@ class CardInput(Closed):
     models: CardModels = CardModels()
     review: CardReview = CardReview()
     settings: dict[str, object] = Field(default_factory=dict)
-    """Thresholds and digests of the gates."""
+    """Thresholds and digests of the gates; may be nested, the card names them by their path."""
     protected: tuple[CardSuite, ...] = ()
     counts: dict[str, int] = Field(default_factory=dict)
     """Rows at each step, for example generated, duplicates, leaks, approved."""
