@@ -122,6 +122,13 @@ def test_long_groups_are_cut_and_say_by_how_much() -> None:
     assert 'data-key="score/below the threshold">score: below the threshold <span>25</span>' in page
 
 
+def test_earlier_runs_are_folded_and_none_is_lost() -> None:
+    runs = full().runs or ()
+    page = render_report(full(runs=[runs[0]] * 20 + list(runs)))
+    assert "1 earlier run</summary>" in page
+    assert page.split('id="runs"')[1].split("</section>")[0].count('<th scope="row">') == 26
+
+
 def test_long_texts_are_cut_and_say_by_how_much() -> None:
     one = Drop(row="a" * 64, stage="score", reason="too long", text="word " * 2_000, twin_text="other " * 2_000)
     page = render_report(bare().model_copy(update={"drops": (one,)}))
