@@ -122,6 +122,22 @@ def test_long_groups_are_cut_and_say_by_how_much() -> None:
     assert 'data-key="score/below the threshold">score: below the threshold <span>25</span>' in page
 
 
+def test_copy_for_a_snapshot_carries_no_protected_text() -> None:
+    data = full()
+    leak = data.leaks[1]
+    secret = "furosemide"
+    dropped = (
+        Drop(row=leak.row, stage="screen", reason="leak", text=leak.text, evidence=f"says {secret}"),
+        Drop(row="5" * 64, stage="dedup", reason="near duplicate", text="takes furosemide daily", twin=leak.row, twin_text=leak.text),
+        Drop(row="6" * 64, stage="score", reason="below the threshold", text="an innocent row"),
+    )
+    data = data.model_copy(update={"drops": dropped})
+    assert secret in render_report(data)
+    page = render_report(data, protected_text=False)
+    assert secret not in page
+    assert "an innocent row" in page and "2 of 291 rows flagged" in page and page.count("Not shown here") >= 4
+
+
 def test_earlier_runs_are_folded_and_none_is_lost() -> None:
     runs = full().runs or ()
     page = render_report(full(runs=[runs[0]] * 20 + list(runs)))

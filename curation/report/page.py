@@ -21,6 +21,7 @@ from curation.report import charts
 from curation.report.attention import describe_alpha, find_attention
 from curation.report.data import ReportData
 from curation.report.rows import Distribution, Drop
+from curation.report.withhold import withhold_protected
 from curation.report.words import mark_differences
 
 if TYPE_CHECKING:
@@ -51,12 +52,15 @@ NOT_RUN = {
 """Part to its title and why it may be missing."""
 
 
-def render_report(data: ReportData, *, drops_per_reason: int = 200) -> str:
+def render_report(data: ReportData, *, drops_per_reason: int = 200, protected_text: bool = True) -> str:
     """The page as one string of HTML.
+
+    With `protected_text=False`, as for the copy in a snapshot, no protected item and no row that repeats one is shown.
 
     At most `drops_per_reason` rows of each stage and reason are written out; the page says how many it leaves to
     `curate trace`.
     """
+    data = data if protected_text else withhold_protected(data)
     page = (
         _environment()
         .get_template("page.html")

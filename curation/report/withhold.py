@@ -1,0 +1,36 @@
+"""The report that travels with a snapshot must not carry the protected items along, nor the rows that repeat them:
+whoever trains on the snapshot would have the evaluation set in the same folder.
+"""
+
+from __future__ import annotations
+
+from curation.report.data import ReportData
+
+WITHHELD = "Not shown here: it would carry a protected item into the snapshot. The report in the project has it."
+
+
+def withhold_protected(data: ReportData) -> ReportData:
+    """The same facts without the text of protected items, of leaking rows, and of what was said about them."""
+    leaking = {leak.row for leak in data.leaks}
+    hidden = {"text": WITHHELD, "evidence": ""}
+    return data.model_copy(
+        update={
+            "leaks": tuple(leak.model_copy(update={**hidden, "item_text": WITHHELD}) for leak in data.leaks),
+            "drops": data.drops
+            and tuple(
+                drop.model_copy(update={**hidden, "twin_text": None}) if {drop.row, drop.twin} & leaking else drop for drop in data.drops
+            ),
+            "conflicts": data.conflicts
+            and tuple(
+                c.model_copy(update={"text": WITHHELD, "twin_text": WITHHELD}) if {c.row, c.twin} & leaking else c for c in data.conflicts
+            ),
+            "review": data.review
+            and data.review.model_copy(
+                update={
+                    "disputes": tuple(
+                        d.model_copy(update={"text": WITHHELD, "comment": ""}) if d.row in leaking else d for d in data.review.disputes
+                    )
+                }
+            ),
+        }
+    )
