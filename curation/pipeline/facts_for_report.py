@@ -161,10 +161,11 @@ def _leaks(findings: Sequence[Finding], by_seq: Mapping[int, Row]) -> tuple[page
     for f in findings:
         if f.kind.startswith("leak_") and f.seq in by_seq:
             suite, _, item = (f.item or ":").partition(":")
-            shown, _, evidence = f.evidence.removeprefix("protected: ").partition(". ")
+            shown, end = json.JSONDecoder().raw_decode(f.evidence.removeprefix("protected: "))
+            evidence = f.evidence.removeprefix("protected: ")[end:].removeprefix(". ")
             row = by_seq[f.seq]
             out.append(page.Leak(row=row.id, suite=suite, item=item, method=f.kind.removeprefix("leak_").replace("_", " "),
-                                 text=prompt_text(row.record), item_text=shown.strip("'\""), score=f.score, evidence=evidence))  # fmt: skip
+                                 text=prompt_text(row.record), item_text=shown, score=f.score, evidence=evidence))  # fmt: skip
     return tuple(out)
 
 

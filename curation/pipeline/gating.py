@@ -4,6 +4,7 @@ decide.py.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections import Counter
@@ -20,6 +21,7 @@ from curation.checks import TableCheck
 from curation.decide import Decision, Facts, Reason
 from curation.dedup import cluster_alarms, find_conflicts, find_exact, find_near, find_semantic
 from curation.embed import embed, model_digest
+from curation.leakage import find_leaks
 from curation.pipeline.bench import Bench, ProtectedItems, Summary, load_cells, load_protected, open_bench
 from curation.pipeline.making import Progress, totals_by_seq
 from curation.pipeline.opinions import opinions_by_seq
@@ -62,11 +64,11 @@ def screen(folder: Path, *, progress: Progress | None = None) -> Summary:
         if runs.is_current(bench.db, "screen", digest):
             return _tell_screen(bench, "nothing has changed since the last run; its findings stand")
         with runs.record_run(bench.db, "screen", digest) as run:
-            findings: list[Finding] = []
+            rows = [row for kind in KINDS for row in records.list_rows(bench.db, kind)]
+            run.rows_in = len(rows)
+            findings = leak_findings(bench, rows, protected) + check_findings(bench, rows)
             for kind in KINDS:
-                rows = records.list_rows(bench.db, kind)
-                run.rows_in += len(rows)
-                findings += leak_findings(bench, rows, protected, progress) + conflict_findings(bench, rows) + check_findings(bench, rows)
+                findings += conflict_findings(bench, [row for row in rows if row.record.kind == kind])
             facts.add_findings(bench.db, findings, run.number)
             run.rows_out = run.rows_in - len({f.seq for f in findings if f.drops})
             run.detail = {"kinds": Counter(f.kind for f in findings)}
@@ -136,44 +138,43 @@ def rank_rows(bench: Bench) -> dict[int, int]:
     return {seq: n for n, seq in enumerate(sorted(rows, key=place))}
 
 
-def vectors_of(bench: Bench, rows: Sequence[Row], *, progress: Progress | None = None) -> np.ndarray[Any, Any]:
-    """float32 (rows, dimensions): the kept vectors of the rows' prompts, made for those that have none."""
+def vectors_of(bench: Bench, texts: Sequence[str]) -> np.ndarray[Any, Any]:
+    """float32 (texts, dimensions), L2-normalized: the kept vectors, made for texts that have none yet."""
     model = bench.project.dedup.model
     digest = model_digest(model)
-    kept = facts.load_vectors(bench.db, digest)
-    missing = [row for row in rows if row.seq not in kept]
+    kept = facts.load_vectors(bench.db, digest, set(texts))
+    missing = [text for text in dict.fromkeys(texts) if text not in kept]
     if missing:
-        made = embed([prompt_text(row.record) for row in missing], model=model)
-        new = {row.seq: vector.astype(np.float32).tobytes() for row, vector in zip(missing, made, strict=True)}
+        made = embed(missing, model=model)
+        new = {text: vector.astype(np.float32).tobytes() for text, vector in zip(missing, made, strict=True)}
         facts.add_vectors(bench.db, digest, new)
         kept |= new
-    return np.stack([np.frombuffer(kept[row.seq], dtype=np.float32) for row in rows]) if rows else np.zeros((0, 0), dtype=np.float32)
+    return np.stack([np.frombuffer(kept[text], dtype=np.float32) for text in texts]) if texts else np.zeros((0, 0), dtype=np.float32)
 
 
-def leak_findings(
-    bench: Bench, rows: Sequence[Row], protected: Sequence[ProtectedItems], progress: Progress | None = None
-) -> list[Finding]:
-    """Rows too close to a protected item, each with its evidence."""
+def leak_findings(bench: Bench, rows: Sequence[Row], protected: Sequence[ProtectedItems]) -> list[Finding]:
+    """Rows too close to a protected item, each with its evidence; answers are looked through as well as prompts."""
     if not rows or not protected:
         return []
-    from curation.leakage import find_leaks
-
     labels = [label_of(bench, row) for row in rows]
-    found = find_leaks(
-        [prompt_text(row.record) for row in rows],
-        {items.name: items.texts for items in protected},
-        false_positive_rate=bench.project.screen.false_positive_rate,
-        labels=labels if any(labels) else None,
-        protected_labels={items.name: items.labels for items in protected} if any(labels) else None,
-        model=bench.project.dedup.model,
-    )
-    lines = found.to_pylist()
+    has_labels = any(labels) and any(items.suite.label for items in protected)
     texts = {items.name: items.texts for items in protected}
-    return [
-        Finding(rows[line["row"]].seq, "screen", f"leak_{line['kind']}", True, item=f"{line['suite']}:{line['item']}", score=line["score"],
-                evidence=f"protected: {texts[line['suite']][line['item']]!r}. {line['evidence']}")
-        for line in lines
-    ]  # fmt: skip
+    common: dict[str, Any] = {
+        "allowed": allowed_texts(bench),
+        "false_positive_rate": bench.project.screen.false_positive_rate,
+        "labels": labels if has_labels else None,
+        "protected_labels": {items.name: items.labels for items in protected} if has_labels else None,
+    }
+    prompts = find_leaks([prompt_text(r.record) for r in rows], texts, encode=functools.partial(vectors_of, bench), **common)
+    answers = find_leaks([completion_text(r.record) for r in rows], texts, **common)
+    copied = [line for line in answers.to_pylist() if line["kind"] != "reworded"]  # an answer names what it is about
+    return [_leak(rows[line["row"]], line, texts) for line in [*prompts.to_pylist(), *copied]]
+
+
+def allowed_texts(bench: Bench) -> list[str]:
+    """What the plan may show of the rows it is about: other names of the same thing, which may lie near a protected text."""
+    texts = {value for cell in load_cells(bench) for column in (cell.row or {}).values() for value in _texts_in(column)}
+    return sorted(texts)
 
 
 def conflict_findings(bench: Bench, rows: Sequence[Row]) -> list[Finding]:
@@ -241,7 +242,7 @@ def _find_twins(bench: Bench, rows: Sequence[Row], ranks: Mapping[int, int], pro
         elif step == "near":
             table = find_near(texts, threshold=settings.near, shingle=settings.shingle, **common)
         else:
-            vectors = vectors_of(bench, left, progress=progress)
+            vectors = vectors_of(bench, [prompt_text(row.record) for row in left])
             table = find_semantic(texts, vectors, threshold=settings.semantic, same_label_threshold=settings.same_label, **common)
         findings += _twin_findings(table, left, step)
         alarms += [_alarm(left, line) for line in cluster_alarms(table, len(left)).to_pylist()]
@@ -261,6 +262,18 @@ def _twin_findings(table: pa.Table, rows: Sequence[Row], step: str) -> list[Find
 def _alarm(rows: Sequence[Row], line: Mapping[str, Any]) -> str:
     share, text = line["share"], prompt_text(rows[line["kept"]].record)[:80]
     return f"A cluster of {line['size']} rows ({share:.0%} of all) looks alike; look before you believe it. It is kept as {text!r}."
+
+
+def _leak(row: Row, line: Mapping[str, Any], texts: Mapping[str, Sequence[str]]) -> Finding:
+    shown = json.dumps(texts[line["suite"]][line["item"]], ensure_ascii=False)
+    return Finding(
+        row.seq, "screen", f"leak_{line['kind']}", True, item=f"{line['suite']}:{line['item']}", score=line["score"],
+        evidence=f"protected: {shown}. {line['evidence']}",
+    )  # fmt: skip
+
+
+def _texts_in(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else [v for v in value if isinstance(v, str)] if isinstance(value, list) else []
 
 
 def _findings_by_seq(bench: Bench) -> tuple[dict[int, list[Reason]], dict[int, list[Reason]]]:

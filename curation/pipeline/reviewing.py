@@ -18,7 +18,7 @@ from curation.pipeline.gating import better_candidate, decide, decide_rows, vect
 from curation.pipeline.making import Progress, totals_by_seq
 from curation.pipeline.opinions import opinions_by_seq
 from curation.project import settings_digest
-from curation.records import KINDS, InstructionRecord, Kind, parse_record
+from curation.records import KINDS, InstructionRecord, Kind, parse_record, prompt_text
 from curation.review import ArgillaReview, Shown
 from curation.store import facts, records, reviews, runs
 from curation.store.records import Origin, Row
@@ -112,7 +112,7 @@ def _withdrawn(bench: Bench, kind: Kind, rows: Sequence[tuple[Row, Decision]]) -
 
 def _push_kind(bench: Bench, review: ArgillaReview, kind: Kind, rows: Sequence[tuple[Row, Decision]], progress: Progress | None) -> int:
     dataset, criteria = dataset_name(bench, kind), [*bench.project.score.rubric, OVERALL]
-    vectors = vectors_of(bench, [row for row, _ in rows])
+    vectors = vectors_of(bench, [prompt_text(row.record) for row, _ in rows])
     shown = _shown(bench, kind, [row for row, _ in rows], vectors)
     held = reviews.pushed_payloads(bench.db, dataset)
     changed = {item.id: (row.seq, item) for (row, _), item in zip(rows, shown, strict=True) if held.get(row.seq) != item.digest}

@@ -15,6 +15,7 @@ from curation.errors import ProjectError
 from curation.pipeline.bench import Summary, open_bench
 from curation.pipeline.facts_for_report import report_data
 from curation.pipeline.gating import GATES, decide
+from curation.records import parse_record, prompt_text
 from curation.report import render_report
 from curation.store import CallLedger, facts, records, reviews, runs
 
@@ -109,7 +110,9 @@ def erase(folder: Path, identity: str, *, reason: str) -> Summary:
     """Take a row's text out for good; its id, its facts and a tombstone stay, and so do snapshots already written."""
     with open_bench(folder) as bench:
         seq = records.find_seq(bench.db, identity)
-        records.erase(bench.db, seq, reason)
+        body = records.load_row(bench.db, seq)["record"]
+        text = prompt_text(parse_record(body)) if body else ""
+        records.erase(bench.db, seq, reason, vector_key=facts.text_key(text))
         frozen = [s["path"] for s in reviews.list_snapshots(bench.db)] if seq in facts.splits_by_seq(bench.db) else []
     notes = [f"{path} may still hold the text: a snapshot never changes. Write a new one and revoke the old." for path in frozen]
     return Summary("erase", 1, 0, {"id": identity}, notes)

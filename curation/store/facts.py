@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 from collections import defaultdict
@@ -126,18 +127,28 @@ def latest_findings(db: sqlite3.Connection, stages: Iterable[str]) -> list[Findi
     return out
 
 
-def load_vectors(db: sqlite3.Connection, model: str) -> dict[int, bytes]:
-    """float32 bytes by seq, for one model's digest."""
-    return {row["seq"]: row["vector"] for row in db.execute("SELECT seq, vector FROM vectors WHERE model = ?", (model,))}
+def load_vectors(db: sqlite3.Connection, model: str, texts: Iterable[str]) -> dict[str, bytes]:
+    """float32 bytes by text, for those that one model's digest has embedded."""
+    out = {}
+    for text in texts:
+        row = db.execute("SELECT vector FROM vectors WHERE text = ? AND model = ?", (text_key(text), model)).fetchone()
+        if row is not None:
+            out[text] = row["vector"]
+    return out
 
 
-def add_vectors(db: sqlite3.Connection, model: str, vectors: Mapping[int, bytes]) -> None:
+def add_vectors(db: sqlite3.Connection, model: str, vectors: Mapping[str, bytes]) -> None:
     """Keep vectors, so that a text is embedded once."""
-    rows = [(seq, model, vector) for seq, vector in vectors.items()]
+    rows = [(text_key(text), model, vector) for text, vector in vectors.items()]
     for start in range(0, len(rows), 5000):
         with db:
             db.execute("BEGIN IMMEDIATE")
             db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows[start : start + 5000])
+
+
+def text_key(text: str) -> bytes:
+    """Key of a text's vector."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def add_override(db: sqlite3.Connection, seq: int, *, action: str, reason: str, by: str) -> None:

@@ -103,14 +103,14 @@ def load_row(db: sqlite3.Connection, seq: int) -> dict[str, Any]:
     return {"seq": seq, "id": row["id"].hex(), "kind": row["kind"], "record": body, "erased": row["erased"], "origins": origins}
 
 
-def erase(db: sqlite3.Connection, seq: int, reason: str) -> None:
+def erase(db: sqlite3.Connection, seq: int, reason: str, *, vector_key: bytes) -> None:
     """Take the body and the raw fields; the id, the facts and a tombstone stay."""
     stamp = json.dumps({"reason": reason, "at": datetime.now(UTC).isoformat(timespec="seconds")})
     with db:
         db.execute("BEGIN IMMEDIATE")
         db.execute("UPDATE records SET body = NULL, label = NULL, erased = ? WHERE seq = ?", (stamp, seq))
         db.execute("UPDATE origins SET raw = NULL WHERE seq = ?", (seq,))
-        db.execute("DELETE FROM vectors WHERE seq = ?", (seq,))
+        db.execute("DELETE FROM vectors WHERE text = ?", (vector_key,))
 
 
 def add_cells(db: sqlite3.Connection, cells: Iterable[tuple[str, str, int, bytes]]) -> int:

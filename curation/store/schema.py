@@ -48,8 +48,9 @@ CREATE TABLE IF NOT EXISTS findings (
   twin INTEGER, item TEXT, score REAL, evidence TEXT
 );
 CREATE INDEX IF NOT EXISTS findings_run ON findings (run, seq);
+-- Keyed by the text's sha256: a text is embedded once, whichever row or protected set it stands in.
 CREATE TABLE IF NOT EXISTS vectors (
-  seq INTEGER NOT NULL, model TEXT NOT NULL, vector BLOB NOT NULL, PRIMARY KEY (seq, model)
+  text BLOB NOT NULL, model TEXT NOT NULL, vector BLOB NOT NULL, PRIMARY KEY (text, model)
 ) WITHOUT ROWID;
 
 CREATE TABLE IF NOT EXISTS overrides (
