@@ -123,7 +123,7 @@ class _Run:
             patience=patience,
             stopping=self.stopping,
         )
-        uncertain = self.ledger.recover().uncertain
+        self._recover()
         self.sender.settle_left()
         with self._interruptible():
             tasks = [asyncio.create_task(self._work()) for _ in range(self.spec.concurrency)]
@@ -144,14 +144,14 @@ class _Run:
                     task.cancel()
                 await asyncio.gather(beat, *tasks, return_exceptions=True)
                 self.sender.commit.flush()
-                uncertain += self.ledger.release().uncertain
+                self.sender.tally.uncertain += self.ledger.release().uncertain
                 await self.model.close()
         self._tell(always=True)
         if self.stopped_by is not None:
             raise self.stopped_by
         tally = self.sender.tally
         return AskSummary(
-            *(tally.answered, tally.reused, tally.failed, tally.uncertain + uncertain, tally.spent_nano / 1e9),
+            *(tally.answered, tally.reused, tally.failed, tally.uncertain, tally.spent_nano / 1e9),
             failures=dict(tally.failures),
             refusals=dict(tally.refusals),
         )
@@ -164,7 +164,7 @@ class _Run:
                 if not self.elsewhere:
                     return
                 await self._wait(_POLL_S)
-                self.ledger.recover()
+                self._recover()
                 self.ahead, self.elsewhere = deque(self.elsewhere), []
             room = self.spec.concurrency - self.queue.qsize()
             if room * 2 < self.spec.concurrency:
@@ -192,6 +192,9 @@ class _Run:
             self._stop(budget_reached(self.budget_usd))
         else:
             await self._wait()  # what is on its way costs less than is held for it; then there may be room
+
+    def _recover(self) -> None:
+        self.sender.tally.uncertain += self.ledger.recover().uncertain
 
     def _look_ahead(self) -> None:
         while len(self.ahead) < _LOOK_AHEAD and (request := next(self.requests, None)) is not None:
