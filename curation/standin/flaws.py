@@ -17,7 +17,7 @@ RATES: dict[str, float] = {
     "light_edit": 0.045,
     "paraphrase": 0.045,
     "off_brief": 0.045,
-    "leak_verbatim": 0.1,
+    "leak_verbatim": 0.13,
     "leak_reworded": 0.2,
     "wrong_sibling": 0.14,
     "pair_truncated_json": 0.02,

@@ -1,0 +1,58 @@
+"""Simulated annotators as real users of a real Argilla: two of them answer, the overlap completes the rows, a third finds nothing to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from curation.standin.reviews import simulate_reviews
+from tests.icd_samples import TABLE, answer_lines
+from tests.integration.argilla_server import RunningArgilla
+
+pytestmark = pytest.mark.argilla
+ROWS, WORKSPACE = 130, "simulated-reviews"
+
+
+def test_two_annotators_complete_what_a_third_then_leaves_alone(argilla_home: RunningArgilla, tmp_path: Path) -> None:
+    import argilla as rg
+
+    from argilla_setup import bootstrap, forms
+
+    client = bootstrap.connect(argilla_home.url, argilla_home.api_key)
+    bootstrap.ensure_workspace(client, WORKSPACE)
+    people = {name: argilla_home.account(name, workspace=WORKSPACE) for name in ("simulated-one", "simulated-two", "simulated-three")}
+    settings = forms.instruction_settings(["accuracy"], vector_dimensions=None, overlap=2)
+    dataset: Any = bootstrap.ensure_dataset(client, "sim-instruction", workspace=WORKSPACE, settings=settings)
+    text = answer_lines("I44.1", "“Second degree block” decides.")
+    fields = {"prompt": "*Assign the ICD-10-CM code.*\n\nsecond degree block, type I and II", "completion": text}
+    dataset.records.log([rg.Record(id=f"{n:064x}", fields=fields) for n in range(ROWS)])
+    pair = forms.preference_settings(["accuracy"], vector_dimensions=None, overlap=2)
+    pairs: Any = bootstrap.ensure_dataset(client, "sim-preference", workspace=WORKSPACE, settings=pair)
+    rivals = {"prompt": fields["prompt"], "response_a": answer_lines("I44.2"), "response_b": text}
+    pairs.records.log([rg.Record(id=f"{n:064x}", fields=rivals) for n in range(20)])
+    pq.write_table(TABLE, tmp_path / "t.parquet")
+
+    def review(name: str) -> int:
+        return simulate_reviews(
+            argilla_home.url,
+            people[name].api_key,
+            workspace=WORKSPACE,
+            datasets=["sim-instruction", "sim-preference"],
+            name=name,
+            seed=7,
+            log=tmp_path / "log",
+            table=tmp_path / "t.parquet",
+        ).answered
+
+    assert (review("simulated-one"), review("simulated-one")) == (ROWS + 20, 0)
+    assert (review("simulated-two"), review("simulated-three")) == (ROWS + 20, 0)
+    answers = [r for record in dataset.records(with_responses=True) for r in record.responses[forms.VERDICT]]
+    assert len(answers) == 2 * ROWS and {str(a.user_id) for a in answers} == {str(people[n].id) for n in ("simulated-one", "simulated-two")}
+    truth = [json.loads(line) for line in (tmp_path / "log" / "review-truth.jsonl").read_text().splitlines()]
+    wrong = sum(t["given"] == "reject" for t in truth if t["kind"] == "instruction")
+    assert sum(a.value == "reject" for a in answers) == wrong > 0
+    assert sum(t["given"] == "B" for t in truth if t["kind"] == "preference") > 25

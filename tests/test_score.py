@@ -1,0 +1,154 @@
+"""The judge's answers become totals that code computes; what cannot be read is a failure and never a 0."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from curation.project import Score
+from curation.records import make_instruction, make_pair, record_id
+from curation.requests import Failure, Request
+from curation.score import (
+    PairChoice,
+    Scorable,
+    Scores,
+    choice_from,
+    pair_requests_for,
+    passes,
+    requests_for,
+    rubric_digest,
+    scores_from,
+    settle,
+    top_cut,
+    total_of,
+)
+from tests.icd_samples import ROWS, SYSTEM, answer, answer_lines, project
+
+RECORD = make_instruction("second degree block", answer_lines("I44.1"), system=SYSTEM, label="I44.1")
+PAIR, BETTER = make_pair(RECORD.prompt, answer_lines("I44.1"), answer_lines("I44.2"))
+
+
+def asked(**changes: Any) -> Request:
+    reference = {k: v for k, v in ROWS["I44.1"].items() if k in ("code", "description", "chapter", "terms")}
+    return next(iter(requests_for([Scorable(record_id(RECORD), RECORD, reference, {"task": "phrase"})], project=project(**changes))))
+
+
+def judgment(*scores: int, overall: int = 5, rationale: str = "The code is right.") -> str:
+    names = project().score.rubric
+    given = {name: {"rationale": rationale, "score": score} for name, score in zip(names, scores, strict=True)}
+    return json.dumps({"scores": given, "overall": overall})
+
+
+def read(text: str, **message: Any) -> Scores | Failure:
+    return scores_from(answer(asked(), text, **message), project=project())
+
+
+def test_a_request_asks_for_the_reason_before_the_score_and_scores_are_an_enum() -> None:
+    schema = asked().body["output_config"]["format"]["schema"]
+    for criterion in schema["properties"]["scores"]["properties"].values():
+        assert list(criterion["properties"]) == ["rationale", "score"]
+        assert criterion["properties"]["score"]["enum"] == [1, 2, 3, 4, 5]
+    text = asked().body["system"][0]["text"] + asked().body["messages"][0]["content"]
+    assert (
+        all(question in text for question in project().score.rubric.values()) and "Wenckebach's block" in text and '"task":"phrase"' in text
+    )
+
+
+@pytest.mark.parametrize(
+    ("scores", "total"), [((5, 5, 5, 5), 10.0), ((1, 1, 1, 1), 0.0), ((3, 3, 3, 3), 5.0), ((5, 4, 4, 5), 8.75), ((1, 5, 5, 5), 7.5)]
+)
+def test_the_total_is_the_mean_on_ten(scores: tuple[int, ...], total: float) -> None:
+    found = read(judgment(*scores, overall=max(1, round(sum(scores) / 4))))
+    assert isinstance(found, Scores) and found.total == total and found.record_id == record_id(RECORD)
+    assert tuple(found.values.values()) == scores and total_of(found.values) == total
+
+
+def test_an_overall_score_apart_from_the_criteria_is_a_finding() -> None:
+    apart = read(judgment(1, 1, 1, 2, overall=5))
+    near = read(judgment(4, 4, 5, 4, overall=5))
+    assert isinstance(apart, Scores) and [f["kind"] for f in apart.findings] == ["overall_disagrees"] and apart.total == 0.625
+    assert isinstance(near, Scores) and near.findings == ()
+
+
+def test_a_score_without_a_reason_is_a_finding() -> None:
+    found = read(judgment(5, 5, 5, 5, rationale=" "))
+    assert isinstance(found, Scores) and found.findings[0]["kind"] == "no_rationale"
+
+
+def missing_one() -> str:
+    value = json.loads(judgment(5, 5, 5, 5))
+    del value["scores"]["clarity"]
+    return json.dumps(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "reason"),
+    [
+        ("", {"stop": "refusal"}, "refusal"),
+        (judgment(5, 5, 5, 5)[:60], {"stop": "max_tokens"}, "truncated"),
+        ("10/10", {}, "schema"),
+        ("great", {}, "not_json"),
+        (judgment(5, 5, 5, 6), {}, "schema"),
+        (judgment(5, 0, 5, 5), {}, "schema"),
+        (judgment(5, 5, 5, 5, overall=10), {}, "schema"),
+        (judgment(5, 5, 5, 5).replace('"score": 5', '"score": true', 1), {}, "schema"),
+        (judgment(5, 5, 5, 5).replace('"score": 5', '"score": "5"', 1), {}, "schema"),
+        (missing_one(), {}, "schema"),
+    ],
+)
+def test_a_judgment_that_cannot_be_read_is_a_failure_and_never_a_zero(text: str, message: dict[str, str], reason: str) -> None:
+    text = text if text != "10/10" else "10"
+    found = read(text, **message)
+    assert isinstance(found, Failure) and (found.stage, found.reason) == ("score", reason)
+
+
+def test_another_rubric_or_judge_scores_anew_and_another_threshold_does_not() -> None:
+    base = project()
+    digest = rubric_digest(base)
+    rubric = base.model_copy(update={"score": Score(rubric={"accuracy": "Is it right?"})})
+    judge = base.model_copy(update={"models": base.models.model_copy(update={"judge": base.models.teacher})})
+    cut = base.model_copy(update={"score": base.score.model_copy(update={"threshold": 9.0})})
+    assert len({digest, rubric_digest(rubric), rubric_digest(judge)}) == 3 and rubric_digest(cut) == digest
+    assert asked().slot == f"{record_id(RECORD)}:{digest}"
+
+
+def pair_requests() -> list[Request]:
+    return list(pair_requests_for([(record_id(PAIR), PAIR, None)], project=project()))
+
+
+def test_a_pair_is_shown_in_both_orders() -> None:
+    ab, ba = pair_requests()
+    first, second = (json.dumps(c.content, ensure_ascii=False)[1:-1] for c in PAIR.completions)
+    for request, (a, b) in ((ab, (first, second)), (ba, (second, first))):
+        user = request.body["messages"][0]["content"]
+        assert user.index(a) < user.index(b)
+    assert ab.slot.endswith(":ab") and ba.slot.endswith(":ba") and ab.key != ba.key
+
+
+@pytest.mark.parametrize(("order", "winner", "index"), [(0, "A", 0), (0, "B", 1), (1, "A", 1), (1, "B", 0), (0, "tie", None)])
+def test_a_choice_is_turned_back_to_canonical_order(order: int, winner: str, index: int | None) -> None:
+    found = choice_from(answer(pair_requests()[order], json.dumps({"rationale": "r", "winner": winner})))
+    assert found == PairChoice(record_id(PAIR), ("ab", "ba")[order], index, "r")  # type: ignore[arg-type]
+
+
+def test_an_unreadable_choice_is_a_failure() -> None:
+    found = choice_from(answer(pair_requests()[0], '{"rationale": "r", "winner": "C"}'))
+    assert isinstance(found, Failure) and found.reason == "schema"
+
+
+def test_a_pair_is_settled_only_by_the_same_choice_in_both_orders() -> None:
+    def choices(ab: int | None, ba: int | None) -> list[PairChoice]:
+        return [PairChoice("r", "ab", ab), PairChoice("r", "ba", ba)]
+
+    assert [settle(choices(*c)) for c in ((0, 0), (1, 1), (0, 1), (None, None), (1, None))] == [0, 1, None, None, None]
+    assert settle([PairChoice("r", "ab", 1)]) is None
+
+
+def test_threshold_and_top_percent() -> None:
+    assert passes(7.0, 7.0) and passes(total_of({"a": 4, "b": 4, "c": 4, "d": 3}), 6.875) and not passes(6.99, 7.0)
+    totals = [float(n) for n in range(10)]
+    assert [top_cut(totals, p) for p in (10, 25, 100)] == [9.0, 8.0, 0.0]
+    assert top_cut([5.0, 5.0, 5.0, 1.0], 50) == 5.0 and math.isinf(top_cut([], 10))
