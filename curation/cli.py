@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from curation.errors import UserError
 from curation.screen_text import show_story, show_summary
@@ -18,7 +19,21 @@ from curation.screen_text import show_story, show_summary
 if TYPE_CHECKING:
     from curation.pipeline import Progress, Summary
 
+
+class Commands(TyperGroup):
+    """The verbs. Ctrl-C is told here: Typer turns it into a bare exit code before `main` could."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            said = str(stop) or "stopped; run the same command again to go on, nothing that came back is lost"
+            sys.stderr.write(f"\n{said[0].upper()}{said[1:]}.\n")
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=Commands,
     help="From a brief to reviewed, signed training data. Example: curate init my-project --template icd10 && curate run my-project",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -42,9 +57,6 @@ def main() -> None:
     except UserError as error:
         sys.stderr.write(f"Error: {error}\n")
         raise SystemExit(2) from None
-    except KeyboardInterrupt as error:
-        sys.stderr.write(f"\nStopped. {error}\nRun the same command again to go on; nothing that came back is lost.\n")
-        raise SystemExit(130) from None
 
 
 @app.command()
