@@ -49,29 +49,22 @@ def records(draw: st.DrawFn) -> Record:
     return make_pair(tuple(Message(**m) for m in prompt), better, worse)[0]
 
 
-@pytest.mark.parametrize(
-    ("record", "expected"),
-    [
-        (
-            make_instruction("What is ataxia?", "A loss of coordination."),
-            "2c9be803cbf9d1a2b71b8e97dd18d21e7902958677623be8a2a35be5d0814616",
-        ),
-        (
-            make_instruction("What is ataxia?", "A loss of coordination.", system="Be brief.", label="R27.0"),
-            "c8bb677db8a27eff1a378e7c7d8ce21ca9edbe6fc27aebe8d897952f6c1c14b9",
-        ),
-        (
-            make_instruction("Was ist ein Ödem? \U0001f9e0 e\u0301 vs \u00e9", 'Wasser\u2028im "Gewebe"\n\t\\ \x7f'),
-            "2a21558f27e0a9ba67670aafbb89ac78f07cfd5ce85680dfffbf7393e3ae786e",
-        ),
-        (
-            make_pair((Message(role="user", content="Hi"),), "Hello.", "Go away.")[0],
-            "ead706b6b62c968597f0c8d11cd17b913a2601cc249e3ff1d62d9a971af672bc",
-        ),
-    ],
+HI = (Message(role="user", content="Hi"),)
+GOLDEN: dict[str, Record] = {}
+GOLDEN["2c9be803cbf9d1a2b71b8e97dd18d21e7902958677623be8a2a35be5d0814616"] = make_instruction("What is ataxia?", "A loss of coordination.")
+GOLDEN["c8bb677db8a27eff1a378e7c7d8ce21ca9edbe6fc27aebe8d897952f6c1c14b9"] = make_instruction(
+    "What is ataxia?", "A loss of coordination.", system="Be brief.", label="R27.0"
 )
-def test_ids_never_change(record: Record, expected: str) -> None:
-    assert record_id(record) == expected
+GOLDEN["2a21558f27e0a9ba67670aafbb89ac78f07cfd5ce85680dfffbf7393e3ae786e"] = make_instruction(
+    "Was ist ein Ödem? \U0001f9e0 e\u0301 vs \u00e9", 'Wasser\u2028im "Gewebe"\n\t\\ \x7f'
+)
+GOLDEN["ead706b6b62c968597f0c8d11cd17b913a2601cc249e3ff1d62d9a971af672bc"] = make_pair(HI, "Hello.", "Go away.")[0]
+"""Computed once with the package rfc8785 from values written out by hand."""
+
+
+@pytest.mark.parametrize("expected", GOLDEN)
+def test_ids_never_change(expected: str) -> None:
+    assert record_id(GOLDEN[expected]) == expected
 
 
 @given(records())
@@ -160,6 +153,7 @@ def test_prompt_text_leaves_the_standing_system_message_out() -> None:
     assert completion_text(pair) == "a\n\nb"
 
 
+SYSTEM = {"role": "system", "content": "Be brief."}
 PAIR = {"kind": "preference", "prompt": [USER]}
 
 
