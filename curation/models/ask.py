@@ -147,9 +147,14 @@ class _Run:
                 self.sender.tally.uncertain += self.ledger.release().uncertain
                 await self.model.close()
         self._tell(always=True)
+        tally = self.sender.tally
+        if isinstance(self.stopped_by, KeyboardInterrupt):  # told now, when those on their way have come home
+            total = "" if self.total is None else f" of {self.total}"
+            raise KeyboardInterrupt(
+                f"stopped after {tally.answered + tally.reused}{total} answers, all kept; run the same command again to go on"
+            )
         if self.stopped_by is not None:
             raise self.stopped_by
-        tally = self.sender.tally
         return AskSummary(
             *(tally.answered, tally.reused, tally.failed, tally.uncertain, tally.spent_nano / 1e9),
             failures=dict(tally.failures),
@@ -251,8 +256,7 @@ class _Run:
         def interrupt() -> None:
             if self.stopping.is_set() and task is not None:
                 task.cancel()
-            done, total = self.sender.tally.answered + self.sender.tally.reused, "" if self.total is None else f" of {self.total}"
-            self._stop(KeyboardInterrupt(f"stopped after {done}{total} answers, all kept; run the same command again to go on"))
+            self._stop(KeyboardInterrupt())
 
         loop.add_signal_handler(signal.SIGINT, interrupt)
         try:
