@@ -171,7 +171,7 @@ def _freeze(
     )  # fmt: skip
     path = snapshots.write_snapshot(
         bench.folder / "snapshots", name=name, version=version, kind=kind, splits=tables, facts=manifest_facts, card=render_card(card),
-        report_html=render_report(report_data(bench)), created=created,
+        report_html=render_report(report_data(bench), protected_text=False), created=created,
     )  # fmt: skip
     reviews.add_snapshot(
         bench.db, digest=digest, name=name, version=version, kind=kind, path=str(path.relative_to(bench.folder)), rows=sum(counts.values())

@@ -24,7 +24,17 @@ from curation.snapshot import find_trusted_keys, verify_snapshot
 from curation.store import CallLedger, facts, reviews, runs
 from curation.store.records import sources_by_seq
 
-INSTRUCTION_KINDS = ("wrong_code", "truncated_json", "refusal", "exact_copy", "light_edit", "paraphrase", "leak_verbatim", "leak_reworded", "off_brief")
+INSTRUCTION_KINDS = (
+    "wrong_code",
+    "truncated_json",
+    "refusal",
+    "exact_copy",
+    "light_edit",
+    "paraphrase",
+    "leak_verbatim",
+    "leak_reworded",
+    "off_brief",
+)
 KINDS = (*INSTRUCTION_KINDS, "wrong_sibling")
 DUPLICATES = ("exact_copy", "light_edit", "paraphrase")
 LEAKS = ("leak_verbatim", "leak_reworded")
@@ -131,24 +141,34 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     lines.append(f"  false alarms    {alarms['flagged']:>4} of {alarms['clean']} clean rows")
     review = summary["review"]
     agreement = "not defined" if review["agreement"] is None else f"{review['agreement']:.2f}"
-    lines += ["", f"Review (simulated): {review['answers']} answers on {review['records']} rows, {review['disputed']} disputed, agreement {agreement}"]
+    lines += [
+        "",
+        f"Review (simulated): {review['answers']} answers on {review['records']} rows, {review['disputed']} disputed, agreement {agreement}",
+    ]
     for name in ("wrong_approvals", "wrong_rejections", "errors"):
         pair = review["error_rates"][name]
         estimated = "-" if pair["estimated"] is None else f"{pair['estimated']:.3f}"
         lines.append(f"  {name.replace('_', ' '):<18} estimated {estimated}, true {pair['true']:.3f}")
     lines.append("")
     for kind, snap in summary["snapshots"].items():
-        lines.append(f"Snapshot {kind}: {snap['rows']} rows, {snap['digest'][:12]}, signature {'verified' if snap['signature_verified'] else 'BAD'}")
+        lines.append(
+            f"Snapshot {kind}: {snap['rows']} rows, {snap['digest'][:12]}, signature {'verified' if snap['signature_verified'] else 'BAD'}"
+        )
     for kind in ("sft", "dpo"):
         run = summary[kind]
-        lines.append(f"{kind.upper()}: {run['steps']} steps, loss {run['first_loss']:.3f} to {run['last_loss']:.3f}, adapter {run['adapter_digest'][:12]}")
+        lines.append(
+            f"{kind.upper()}: {run['steps']} steps, loss {run['first_loss']:.3f} to {run['last_loss']:.3f}, adapter {run['adapter_digest'][:12]}"
+        )
     lines += ["", f"  {'on held-out phrases':<18}" + "".join(f"{name:>24}" for name in summary["eval"])]
     for metric in summary["eval"]["base"]:
         cells = [summary["eval"][name].get(metric) for name in summary["eval"]]
         shown = [f"{c['value']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" if c else "-" for c in cells]
         lines.append(f"  {metric:<18}" + "".join(f"{text:>24}" for text in shown))
     lines += [f"  {text}" for text in summary["eval_changes"]] if "eval_changes" in summary else []
-    lines += ["", f"At list prices this would have cost ${summary['cost_usd']:.2f}; the stand-in costs nothing. {summary['seconds']:.0f} seconds."]
+    lines += [
+        "",
+        f"At list prices this would have cost ${summary['cost_usd']:.2f}; the stand-in costs nothing. {summary['seconds']:.0f} seconds.",
+    ]
     return "\n".join(lines)
 
 
@@ -226,14 +246,17 @@ def _review(bench: Bench, log: Path) -> dict[str, Any]:
 
     counts = review_counts(bench)
     true = true_error_rates(log)
-    estimated = counts["estimated_error_rates"]
+    # Two reviewers' disagreement tells how often they err, not in which direction.
+    estimated = {"errors": counts["estimated_error_rate"]}
     return {
         "records": counts["records"],
         "answers": counts["opinions"],
         "disputed": counts["disputed"],
         "agreement": counts["agreement"],
         "simulated": counts["simulated"],
-        "error_rates": {name: {"estimated": estimated.get(name), "true": true[name]} for name in ("wrong_approvals", "wrong_rejections", "errors")},
+        "error_rates": {
+            name: {"estimated": estimated.get(name), "true": true[name]} for name in ("wrong_approvals", "wrong_rejections", "errors")
+        },
     }
 
 
@@ -278,4 +301,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-

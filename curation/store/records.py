@@ -143,6 +143,18 @@ def edit_sources(db: sqlite3.Connection) -> dict[int, str]:
     return {row["seq"]: row["source"] for row in db.execute("SELECT seq, source FROM origins WHERE how = 'edited' ORDER BY origin DESC")}
 
 
+def sources_by_seq(db: sqlite3.Connection, how: str) -> list[tuple[int, str, int]]:
+    """(seq, source, item) of every origin of a kind that stands for itself."""
+    rows = db.execute("SELECT seq, source, item FROM origins WHERE how = ? AND role = 'row'", (how,))
+    return [(row["seq"], row["source"], row["item"]) for row in rows]
+
+
+def repeated_sources(db: sqlite3.Connection) -> set[tuple[str, int]]:
+    """(source, item) of origins that only repeated a record which was there already."""
+    sql = "SELECT source, item FROM origins o WHERE role = 'row' AND origin > (SELECT min(origin) FROM origins WHERE seq = o.seq AND role = 'row')"
+    return {(row["source"], row["item"]) for row in db.execute(sql)}
+
+
 def count_duplicates_by_id(db: sqlite3.Connection) -> list[tuple[int, int]]:
     """(seq, further origins) of records that were produced more than once: exact copies."""
     sql = "SELECT seq, count(*) - 1 AS n FROM origins WHERE role = 'row' GROUP BY seq HAVING n > 0"

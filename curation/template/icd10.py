@@ -40,7 +40,8 @@ def write_tables(folder: Path) -> None:
     """Write tables/icd10cm.parquet, protected/icd10_eval.jsonl and seeds.jsonl under FOLDER."""
     rows = _read_codes()
     siblings = _siblings(rows)
-    scope = _choose_scope(rows, siblings)
+    chosen = _choose_scope(rows, siblings)
+    scope, examples = chosen[:SCOPE], chosen[SCOPE : SCOPE + SEEDS]
     for row in rows.values():
         row["scope"] = row["code"] in scope
     held_out = _hold_out(scope, rows)
@@ -48,7 +49,7 @@ def write_tables(folder: Path) -> None:
         (folder / name).mkdir(exist_ok=True)
     pq.write_table(pa.Table.from_pylist(list(rows.values()), schema=_SCHEMA), folder / "tables" / "icd10cm.parquet", compression="zstd")
     _write_jsonl(folder / "protected" / "icd10_eval.jsonl", [_eval_item(rows[c], term, siblings[c], rows) for c, term in held_out.items()])
-    _write_jsonl(folder / "seeds.jsonl", [_seed(rows[c]) for c in scope if c not in held_out][:SEEDS])
+    _write_jsonl(folder / "seeds.jsonl", [_seed(rows[c]) for c in examples])
 
 
 def format_answer(row: dict[str, Any], reason: str) -> str:
@@ -99,9 +100,9 @@ def _choose_scope(rows: dict[str, dict[str, Any]], siblings: dict[str, list[str]
             by_chapter[row["chapter"]].append(code)
     queues = [sorted(codes, key=_spread) for codes in by_chapter.values()]
     chosen: list[str] = []
-    while len(chosen) < SCOPE and any(queues):
+    while len(chosen) < SCOPE + SEEDS and any(queues):
         chosen += [queue.pop(0) for queue in queues if queue]
-    return chosen[:SCOPE]
+    return chosen
 
 
 def _hold_out(scope: list[str], rows: dict[str, dict[str, Any]]) -> dict[str, str]:
@@ -137,7 +138,9 @@ def _eval_item(row: dict[str, Any], term: str, siblings: list[str], rows: dict[s
 
 def _seed(row: dict[str, Any]) -> dict[str, str]:
     term = row["terms"][0]
-    reason = f"“{term}” is listed under this code." if len(term) < 60 else "The wording is an official term of this code."
+    ways = ("“{0}” is an official name listed under this code.", "The term “{0}” is indexed here, not under a sibling.",
+            "ICD-10-CM lists “{0}” as a term of this code.", "The words “{0}” point to this code and no other.")  # fmt: skip
+    reason = ways[int(_spread(term), 16) % len(ways)].format(term if len(term) < 60 else term[:57].rsplit(" ", 1)[0] + " …")
     return {"instruction": SYSTEM, "input": term, "output": format_answer(row, reason)}
 
 
