@@ -25,6 +25,19 @@ from curation.store.facts import Finding
 from curation.store.records import Row
 
 PACKAGES = ("seedcorn", "argilla", "anthropic", "datasketch", "faiss-cpu", "sentence-transformers", "pyarrow")
+WORDS = {
+    "below_cut": "below the cut",
+    "flips": "judge flips with the order",
+    "exact": "copy",
+    "near": "near copy",
+    "semantic": "says the same",
+    "leak_exact": "protected text",
+    "leak_contained": "contains protected text",
+    "leak_span": "shares a long span",
+    "leak_edited": "edited protected text",
+    "leak_reworded": "reworded protected text",
+}
+"""Kinds of findings whose names need better words."""
 SHOWN_STAGES = ("generate", "import", "score", "dedup", "screen", "push", "pull", "snapshot")
 
 
@@ -62,6 +75,11 @@ def report_data(bench: Bench) -> page.ReportData:
     )
 
 
+def in_words(kind: str) -> str:
+    """A kind of finding as people say it."""
+    return WORDS.get(kind, kind.replace("_", " "))
+
+
 def _funnel(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]]) -> tuple[page.FunnelStep, ...]:
     """Each row is counted at the first stage that stopped it."""
     first = Counter(
@@ -71,12 +89,12 @@ def _funnel(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]]) -> tuple[pa
     failed = sum(count_failed(bench, "generate").values())
     steps.append(page.FunnelStep(stage="written or imported", entered=left + failed, left=left, reasons=count_failed(bench, "generate")))
     for stage in ("score", "dedup", "screen", "override"):
-        reasons = {kind: n for (at, kind), n in first.items() if at == stage}
+        reasons = {in_words(kind): n for (at, kind), n in first.items() if at == stage}
         if reasons or stage != "override":
             steps.append(page.FunnelStep(stage=stage, entered=left, left=left - sum(reasons.values()), reasons=reasons))
             left -= sum(reasons.values())
     people = Counter(v["verdict"] for v in verdicts.values())
-    waiting = {k: people[k] for k in ("unscored", "to_review", "in_review") if people[k]}
+    waiting = {in_words(k): people[k] for k in ("unscored", "to_review", "in_review") if people[k]}
     settled = {k: people[k] for k in ("rejected", "disputed", "edited") if people[k]}
     steps.append(page.FunnelStep(stage="review", entered=left, left=people["approved"], reasons={**settled, **waiting}))
     return tuple(steps)
@@ -137,7 +155,7 @@ def _drops(verdicts: Mapping[int, Mapping[str, Any]], by_seq: Mapping[int, Row])
         twin_text = f"{prompt_text(twin.record)}\n\n{completion_text(twin.record)}" if twin else None
         out.append(
             page.Drop(
-                row=row.id, stage=why["stage"], reason=why["kind"], text=text, kind=row.record.kind, twin=twin.id if twin else None,
+                row=row.id, stage=why["stage"], reason=in_words(why["kind"]), text=text, kind=row.record.kind, twin=twin.id if twin else None,
                 twin_text=twin_text, measure=measures.get(why["kind"], "score"), value=why.get("score"), evidence=why.get("evidence", ""),
             )
         )  # fmt: skip
