@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.errors import ReviewError
-from curation.standin.annotators import SAYS_SO, ReviewRates, answer_instruction, answer_preference, find_faults
+from curation.standin.annotators import SAYS_SO, ReviewRates, answer_instruction, answer_preference, find_faults, true_error_rates
 from curation.standin.reviews import simulate_reviews
 from curation.standin.tables import Codes
 from tests.icd_samples import ROWS, TABLE, answer_lines
@@ -194,6 +194,8 @@ def test_all_that_is_pending_is_answered_once_and_nothing_on_a_second_run(argill
     assert {t["annotator"] for t in truth} == {"simulated-one"} and sum(t["error"] is not None for t in truth) == sum(
         summary.errors.values()
     )
+    rates = true_error_rates(tmp_path / "log")
+    assert rates["wrong_approvals"] is None and rates["wrong_rejections"] == rates["errors"] == sum(summary.errors.values()) / 248
     assert review(url, tmp_path).answered == 0 and len(state.answers) == 249
 
 

@@ -1,14 +1,16 @@
 """Simulated annotators: what one answers about a row, from what it sees and the code table, with mistakes, corrections and quarrels at
-stated rates. Pure functions of the row, the name and the seed. They stand in for people in the demo and the tests only, and each
+stated rates. Answers are functions of the row, the name and the seed. They stand in for people in the demo and the tests only, and each
 answer says so.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from argilla_setup import forms
@@ -16,6 +18,8 @@ from curation.standin.flaws import chance, fraction
 from curation.standin.reading import answer_fields
 from curation.standin.tables import Codes, squeezed
 
+TRUTH_FILE = "review-truth.jsonl"
+"""In the log folder: a line for each answer, with the error put in, if any."""
 SAYS_SO = "Simulated annotator (offline stand-in), not a person."
 """Stands in the comment of every answer."""
 
@@ -73,6 +77,26 @@ def answer_preference(row: Mapping[str, str], *, name: str, seed: int, rates: Re
         given, error = forms.TIE, "wrong_rejection"
     values = {forms.BETTER: given, forms.COMMENT: SAYS_SO}
     return Answered(values, _truth(row, name, "preference", honest, given, error))
+
+
+def true_error_rates(log: Path) -> dict[str, float | None]:
+    """How often the simulated annotators of a log folder really erred; None where there was no occasion.
+
+    `wrong_approvals` of the completions that should be rejected, `wrong_rejections` of those that should be approved,
+    `errors` of all answers of both kinds.
+    """
+    path = log / TRUTH_FILE
+    truths = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+    def share(of: Callable[[dict[str, Any]], bool]) -> float | None:
+        told = [truth["given"] != truth["honest"] for truth in truths if of(truth)]
+        return sum(told) / len(told) if told else None
+
+    return {
+        "wrong_approvals": share(lambda t: t["kind"] == "instruction" and t["honest"] == forms.REJECT),
+        "wrong_rejections": share(lambda t: t["kind"] == "instruction" and t["honest"] == forms.APPROVE),
+        "errors": share(lambda t: True),
+    }
 
 
 def find_faults(prompt: str, completion: str, codes: Codes) -> tuple[str, ...]:

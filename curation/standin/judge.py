@@ -12,7 +12,7 @@ from curation.standin.flaws import chance, fraction
 from curation.standin.reading import Asked, answer_fields, format_fields
 from curation.standin.tables import Codes, squeezed
 
-OVERLOOKS, HARSH, FLIPS, MISTAKEN = 0.06, 0.03, 0.06, 0.03
+OVERLOOKS, HARSH, FLIPS, MISTAKEN = 0.06, 0.012, 0.04, 0.015
 """How often the judge misses a defect, marks down a sound row, follows the order of a pair, or prefers the wrong answer in both orders."""
 
 

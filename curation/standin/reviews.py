@@ -13,7 +13,7 @@ from typing import Any
 
 from argilla_setup import forms
 from curation.errors import ReviewError
-from curation.standin.annotators import Answered, ReviewRates, answer_instruction, answer_preference
+from curation.standin.annotators import TRUTH_FILE, Answered, ReviewRates, answer_instruction, answer_preference
 from curation.standin.tables import Codes
 
 PAGE = 100
@@ -60,7 +60,7 @@ def simulate_reviews(
     errors: Counter[str] = Counter()
     answered = edited = 0
     log.mkdir(parents=True, exist_ok=True)
-    with _open_api(url, api_key) as api, (log / "review-truth.jsonl").open("a", encoding="utf-8") as truths:
+    with _open_api(url, api_key) as api, (log / TRUTH_FILE).open("a", encoding="utf-8") as truths:
         for dataset in _datasets(api, workspace, datasets):
             for record in _pending(api, dataset["id"]):
                 said = _answer(record, name, seed, rates or ReviewRates(), codes)

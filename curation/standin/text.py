@@ -12,117 +12,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 from curation.standin.tables import Codes, squeezed
-
-# Pairs that the table uses as two names of one code and that a reader would call the same. `mine_swaps` finds many more, but most of
-# them narrow the meaning (metal ~ nickel), so only these reviewed ones are used, and only where the table at hand bears them out.
-REVIEWED = (
-    ("unspecified", "NOS"),
-    ("disseminated", "generalized"),
-    ("insufficiency", "regurgitation"),
-    ("insufficiency", "incompetence"),
-    ("respiratory syncytial virus", "RSV"),
-    ("partial", "incomplete"),
-    ("age-related", "senile"),
-    ("puerperal", "postpartum"),
-    ("perforation", "rupture"),
-    ("patent", "persistent"),
-    ("displacement", "malposition"),
-    ("intellectual disabilities", "mental subnormality"),
-    ("self-harm", "self-injury"),
-    ("fluency disorder", "stuttering"),
-    ("pharyngitis", "sore throat"),
-)
-
-# Each expression may be replaced by the second. A pair that holds both ways stands twice.
-EVERYDAY = (
-    ("malignant neoplasm of", "cancer of"),
-    ("benign neoplasm of", "benign tumor of"),
-    ("neoplasm", "tumor"),
-    ("carcinoma", "cancer"),
-    ("renal", "kidney"),
-    ("hepatic", "liver"),
-    ("cardiac", "heart"),
-    ("pulmonary", "lung"),
-    ("cerebral", "brain"),
-    ("gastric", "stomach"),
-    ("cutaneous", "skin"),
-    ("ocular", "eye"),
-    ("hemorrhage", "bleeding"),
-    ("bleeding", "hemorrhage"),
-    ("calculus", "stone"),
-    ("stone", "calculus"),
-    ("contusion", "bruise"),
-    ("edema", "swelling"),
-    ("pruritus", "itching"),
-    ("fever", "pyrexia"),
-    ("dyspnea", "shortness of breath"),
-    ("hypertension", "high blood pressure"),
-    ("hyperglycemia", "high blood sugar"),
-    ("hypoglycemia", "low blood sugar"),
-    ("myocardial infarction", "heart attack"),
-    ("diabetes mellitus", "diabetes"),
-    ("pressure ulcer", "pressure sore"),
-    ("pressure ulcer", "decubitus ulcer"),
-    ("due to", "caused by"),
-    ("due to", "as a result of"),
-    ("following", "after"),
-    ("requiring", "in need of"),
-    ("associated with", "linked to"),
-    ("affected by", "suffering the effects of"),
-    ("congenital", "inborn"),
-    ("newborn", "neonate"),
-    ("in the puerperium", "after delivery"),
-    ("malformation", "anomaly"),
-    ("elevated", "raised"),
-    ("encounter for screening for", "screening visit for"),
-    ("encounter for", "visit for"),
-    ("personal history of", "past history of"),
-    ("family history of", "relatives with"),
-    ("chronic", "long-standing"),
-    ("recurrent", "recurring"),
-    ("bilateral", "on both sides"),
-    ("obstruction", "blockage"),
-    ("blockage", "obstruction"),
-    ("enlargement", "increase in size"),
-    ("slow", "slowed"),
-    ("heart beat", "heart rate"),
-    ("failure", "insufficiency"),
-    ("atrophy", "wasting"),
-    ("disorder", "condition"),
-    ("stenosis", "narrowing"),
-    ("abscess", "collection of pus"),
-    ("hypertrophy", "overgrowth"),
-    ("absence of", "missing"),
-    ("sepsis", "septicemia"),
-    ("septicemia", "sepsis"),
-    ("paralysis", "palsy"),
-    ("palsy", "paralysis"),
-    ("facial", "face"),
-    ("injury", "wound"),
-    ("without", "with no"),
-    ("deafness", "hearing loss"),
-    ("hearing loss", "deafness"),
-    ("self-inflicted", "self-caused"),
-    ("infant", "baby"),
-    ("drug-induced", "medication-induced"),
-    ("induced", "triggered"),
-    ("adequate", "sufficient"),
-    ("rapid", "fast"),
-    ("irregular", "uneven"),
-    ("shortened", "shorter"),
-    ("intervals", "gaps"),
-    ("moderate", "of moderate degree"),
-    ("disease", "illness"),
-    ("generalized", "widespread"),
-    ("retained", "left-over"),
-    ("therapy", "treatment"),
-    ("burns", "burn injuries"),
-    ("abnormal", "not normal"),
-    ("prior", "earlier"),
-    ("previous", "earlier"),
-    ("prematurity", "preterm birth"),
-    ("status", "state"),
-)
+from curation.standin.words import EVERYDAY, REVIEWED
 
 
 @dataclass(frozen=True)
@@ -146,8 +36,8 @@ class Reworder:
     def reword(self, text: str, *, random_: random.Random, avoid: Iterable[str] = ()) -> str | None:
         """The phrase in other words with the same meaning, or None when it has no other (a lone eponym)."""
         taken = {squeezed(text), *map(squeezed, avoid)}
-        ways: tuple[tuple[Callable[[str, random.Random], str], ...], ...] = ((self.reorder, self._swap), (self._swap,), (self.reorder,))
-        for chosen in ways:
+        ways: list[tuple[Callable[[str, random.Random], str], ...]] = [(self.reorder, self._swap), (self._swap,), (self.reorder,)]
+        for chosen in random_.sample(ways, len(ways)):
             for _ in range(4):
                 changed = text
                 for way in chosen:
@@ -171,7 +61,8 @@ class Reworder:
 
     def _swap(self, text: str, random_: random.Random, *, most: int = 2) -> str:
         found = [pair for pair in self.swaps if _word(pair[0]).search(text)]
-        for a, b in random_.sample(found, min(most, len(found))):
+        # Of a short phrase one word must stay, or nobody could tell that it is the same.
+        for a, b in random_.sample(found, min(most if len(text.split()) > 3 else 1, len(found))):
             text = _word(a).sub(lambda m, b=b: _like(m.group(0), b), text, count=1)  # type: ignore[misc]
         return text
 
@@ -228,10 +119,11 @@ def _heads(codes: Codes) -> frozenset[str]:
 
 
 def slip(text: str, random_: random.Random) -> str:
-    """One to three small edits: a typing slip, a doubled or lost letter, a changed joint or ending. The meaning stays."""
+    """One to three small edits, one for about fifty characters: a typing slip, a doubled or lost letter, a changed joint or ending."""
     changed = text
-    while squeezed(changed) == squeezed(text) or changed == text:
-        for _ in range(random_.choice((1, 1, 2, 3))):
+    while squeezed(changed) == squeezed(text):
+        changed = text
+        for _ in range(min(3, 1 + len(text) // 50)):
             changed = random_.choice(_SLIPS)(changed, random_)
     return changed
 

@@ -121,7 +121,11 @@ class Writer:
     def _copy_seed(self, asked: Asked, flaw: str, random_: random.Random) -> Written | None:
         """A seed example given back: as it is, with a slip of the hand, or in other words. Its own code stays."""
         seeds = [s for s in asked.part("worked_examples", []) if s.get("input") and s.get("output")]
-        for seed in random_.sample(seeds, len(seeds)):
+        turns = random_.sample(seeds, len(seeds))
+        if flaw == "light_edit":
+            # A slip in a phrase of two words is no light edit, so the longest of the seeds shown is taken.
+            turns.sort(key=lambda seed: len(seed["input"]), reverse=True)
+        for seed in turns:
             text, output = seed["input"], seed["output"]
             code = answer_fields(output).get("code", "")
             if flaw == "light_edit":
