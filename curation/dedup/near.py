@@ -23,7 +23,7 @@ def find_near(
     *,
     threshold: float = 0.7,
     shingle: int = 5,
-    edits: float | None = 0.8,
+    edits: float | None = 0.85,
     labels: Sequence[str | None] | None = None,
     rank: Sequence[int] | None = None,
     bands: tuple[int, int] | None = None,
@@ -37,6 +37,8 @@ def find_near(
         shingle: code points in a shingle (not bytes, not words).
         edits: short texts that carry the *same label* are twins also from this normalized Levenshtein similarity on.
             Unlabelled texts never are: "capital of Iran" and "capital of Iraq" are two questions. None turns it off.
+            At 0.85, nine in ten phrases with one or two edits are found, and one in forty other official terms of the
+            same ICD-10-CM code besides those that Jaccard pairs already.
         labels: the class of each row.
         rank: lower is kept; ties by position.
         bands: (bands, rows) of the LSH, when the ones chosen for recall are not wanted.

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from curation.dedup.text import checked_length, normalize, strings
 from curation.leakage.similarity import Array, Encoder, Resemblance, segments
-from curation.leakage.spans import ANCHOR, Span, SpanIndex, words
+from curation.leakage.spans import ANCHOR, SHARED_BY, Span, SpanIndex, words
 
 LEAKS = pa.schema(
     {"row": pa.int64(), "suite": pa.string(), "item": pa.int64(), "kind": pa.string(), "score": pa.float64(), "evidence": pa.string()}
@@ -21,7 +21,10 @@ SPAN_SHARE = 0.5
 """Part of a long item that a shared span must hold."""
 FLOOR = {True: 1.0, False: 0.4}
 """Least similarity (lexical plus dense, or lexical alone) at which two texts may say the same at all."""
-OTHER_LABEL = 0.1
+ENOUGH = 100
+"""Items from which the similarity of the nearest other one says where a cut belongs; fewer get `UNCALIBRATED` at least."""
+UNCALIBRATED = {True: 1.2, False: 0.6}
+OTHER_LABEL = 0.3
 """How much nearer than any allowed text an item of another label must be: the same words for another class are rarely it."""
 EDITED = 90.0
 """Partial ratio from which a long item counts as copied and edited, unless two protected items are that alike."""
@@ -157,8 +160,9 @@ class _Screen:
         self.resemblance = Resemblance(texts, self.allowed, encode=encode, known=known)
         fellows = _Fellows(self.resemblance, texts)
         self.crowding = np.zeros(len(items)) if self.allowed else fellows.crowding
-        floor = FLOOR[self.resemblance.dense]
-        self.cut = floor if self.allowed else max(0.8 * floor, fellows.similarity_at(false_positive_rate))
+        self.cut = FLOOR[self.resemblance.dense] if self.allowed else fellows.similarity_at(false_positive_rate)
+        if not self.allowed and len(items) < ENOUGH:
+            self.cut = max(self.cut, UNCALIBRATED[self.resemblance.dense])
         self.edited = max(EDITED, fellows.ratio_at(false_positive_rate))
 
     def judge(self, texts: Sequence[str], labels: Sequence[str | None]) -> Iterator[Found]:
@@ -169,36 +173,37 @@ class _Screen:
         stop = 0
         for text, label, row in zip(texts, labels, pieces, strict=True):
             start, stop = stop, stop + len(row)
-            yield self._word_for_word(text) or self._in_other_words(text, label, row, to_items[start:stop], to_allowed[start:stop])
+            alike = to_items[start:stop]
+            found = self._word_for_word(text, label, row) or self._edited(text, alike)
+            yield found or self._in_other_words(label, row, alike, to_allowed[start:stop])
 
-    def _word_for_word(self, text: str) -> Found | None:
+    def _word_for_word(self, text: str, label: str | None, pieces: Sequence[str]) -> Found | None:
         tokens = words(text)
         cover = self.allowed_spans.spans(tokens) if self.allowed else []
         spans = sorted(self.spans.spans(tokens), key=lambda span: (-span.share, span.start - span.stop, span.item))
         for span in spans:
+            length, shared = span.stop - span.start, tokens[span.start : span.stop]
             whole = span.share == 1
-            long = span.stop - span.start >= ANCHOR
-            if not (whole or (long and span.share >= SPAN_SHARE) or (long and span.stop - span.start == len(tokens))):
+            if not whole and (length < ANCHOR or (span.share < SPAN_SHARE and length < len(tokens))):
                 continue
+            if length == 1 and label != self.labels[span.item] and not any(words(piece) == shared for piece in pieces):
+                continue  # one common word in passing
             if any(_explains(other, span) for other in cover):
                 continue
-            kind = "exact" if whole and span.stop - span.start == len(tokens) else "contained" if whole else "span"
-            shared = " ".join(tokens[span.start : span.stop])
-            return Found(span.item, kind, 2 * span.share, f"shares {shared!r}, {span.share:.0%} of the item", True)
+            kind = "exact" if whole and length == len(tokens) else "contained" if whole else "span"
+            return Found(span.item, kind, 2 * span.share, f"shares {' '.join(shared)!r}, {span.share:.0%} of the item", True)
         return None
 
-    def _in_other_words(self, text: str, label: str | None, pieces: Sequence[str], to_items: Array, to_allowed: Array) -> Found:
+    def _in_other_words(self, label: str | None, pieces: Sequence[str], to_items: Array, to_allowed: Array) -> Found:
         if self.allowed:
             demand = np.array([OTHER_LABEL if label is not None and own is not None and own != label else 0.0 for own in self.labels])
             margin = to_items - np.maximum(to_allowed, 0.0)[:, None] - demand
             ranked = np.where(to_items >= self.cut, margin, margin - 10)
         else:
-            ranked = to_items - self.crowding
+            ranked = margin = np.where(_is_boilerplate(to_items)[:, None], 0.0, to_items - self.crowding)
         place, item = divmod(int(ranked.argmax()), ranked.shape[1])
         score = float(to_items[place, item] - self.crowding[item])
-        is_leak = score >= self.cut and (not self.allowed or bool(margin[place, item] > 0))
-        if not is_leak and (edited := self._edited(text, to_items)):
-            return edited
+        is_leak = score >= self.cut and bool(margin[place, item] > 0)
         return Found(item, "reworded", score, self._evidence(pieces[place], item, score, float(to_allowed[place])), is_leak)
 
     def _edited(self, text: str, to_items: Array) -> Found | None:
@@ -256,6 +261,14 @@ class _Fellows:
             among, _ = self.resemblance.compare(self.texts[start : start + _BLOCK])
             same = self.keys[start : start + _BLOCK, None] == self.keys[None, :]  # an item is no negative of its own copy
             yield np.where(same, -1.0, among)
+
+
+def _is_boilerplate(to_items: Array) -> Array:
+    """Pieces as like to several items as to the best one: a frame they share, not the one item that leaked."""
+    if to_items.shape[1] < SHARED_BY:
+        return np.zeros(len(to_items), dtype=bool)
+    best = np.sort(to_items, axis=1)[:, ::-1]
+    return np.asarray(best[:, SHARED_BY - 1] >= 0.9 * best[:, 0])
 
 
 def _explains(allowed: Span, span: Span) -> bool:

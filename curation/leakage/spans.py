@@ -43,10 +43,11 @@ class SpanIndex:
                 holders[tokens[place : place + size]].append((item, place))
         self.holders = {gram: found for gram, found in holders.items() if not self._is_boilerplate(gram, found)}
         self.sizes = sorted({len(gram) for gram in self.holders})
+        self.whole = {tokens: item for item, tokens in reversed(list(enumerate(self.items)))}
 
     def spans(self, row: tuple[str, ...]) -> list[Span]:
         """The longest span that the row shares with each item it shares one with."""
-        best: dict[int, Span] = {}
+        best = {item: Span(item, 0, len(row), 1.0) for item in [self.whole.get(row)] if item is not None}
         for item, start, stop in self._matches(row):
             if item not in best or stop - start > best[item].stop - best[item].start:
                 best[item] = Span(item, start, stop, (stop - start) / len(self.items[item]))
@@ -63,7 +64,10 @@ class SpanIndex:
                     while start + length < len(row) and place + length < len(tokens) and row[start + length] == tokens[place + length]:
                         length += 1
                     open_until[item, start - place] = start + length
-                    yield item, start, start + length
+                    before = 0  # words of boilerplate that lead into the anchor belong to the span
+                    while start > before < place and row[start - before - 1] == tokens[place - before - 1]:
+                        before += 1
+                    yield item, start - before, start + length
 
     def _is_boilerplate(self, gram: tuple[str, ...], found: Sequence[tuple[int, int]]) -> bool:
         return len(gram) == ANCHOR and len({item for item, _ in found if len(self.items[item]) > ANCHOR}) >= SHARED_BY

@@ -1,0 +1,195 @@
+"""Leaks: what is found, by which layer, with which evidence, and what is left alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from curation.leakage import LEAKS, SCORES, find_leaks, score_leaks
+from curation.leakage.similarity import segments
+from curation.leakage.spans import SpanIndex, words
+
+PROTECTED = {"icd": ["Hepatic amebiasis", "Pneumonia due to respiratory syncytial virus", "Toxic liver disease with fibrosis of liver"]}
+ALLOWED = [
+    "Amebic liver abscess",
+    "Amebic lung abscess",
+    "Respiratory syncytial virus bronchitis",
+    "Viral pneumonia, unspecified",
+    "Toxic liver disease with cirrhosis of liver",
+    "Hepatic fibrosis",
+]
+LONG = (
+    "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. "
+    "How many clips did Natalia sell altogether in April and May?"
+)
+
+
+def kinds(texts: list[str], **options: object) -> dict[int, str]:
+    table = find_leaks(texts, PROTECTED, allowed=ALLOWED, **options)  # type: ignore[arg-type]
+    assert table.schema == LEAKS
+    return dict(zip(table["row"].to_pylist(), table["kind"].to_pylist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("hepatic  AMEBIASIS", "exact"),
+        ("52-year-old man with hepatic amebiasis, afebrile. Started on metronidazole.", "contained"),
+        ("Labs pending. Impression: amebiasis, hepatic. Will return in two weeks.", "reworded"),
+        ("Respiratory syncytial virus pneumonia", "reworded"),
+        ("Fibrosis of the liver in toxic liver disease", "reworded"),
+    ],
+)
+def test_a_leak_is_found_and_named(text: str, kind: str) -> None:
+    assert kinds(["Fever of unknown origin", text]) == {1: kind}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Amebic liver abscess",
+        "52-year-old man with an amebic liver abscess, afebrile.",
+        "Viral pneumonia, unspecified",
+        "Seen today for toxic liver disease with cirrhosis of liver.",
+        "Write a poem about the sea.",
+        "",
+        "?",
+        "\x00",
+        "a",
+    ],
+)
+def test_texts_that_may_be_trained_on_and_texts_of_no_kin_are_left_alone(text: str) -> None:
+    assert kinds([text]) == {}
+
+
+def test_the_item_and_the_evidence_are_named() -> None:
+    table = find_leaks(["x", "Known hepatic amebiasis since May."], PROTECTED, allowed=ALLOWED)
+    assert table.to_pylist() == [
+        {
+            "row": 1,
+            "suite": "icd",
+            "item": 0,
+            "kind": "contained",
+            "score": 2.0,
+            "evidence": "shares 'hepatic amebiasis', 100% of the item",
+        }
+    ]
+
+
+def test_a_protected_phrase_inside_an_allowed_one_is_explained_by_it() -> None:
+    protected = {"icd": ["Chronic pancreatitis"]}
+    rows = ["Alcohol-induced chronic pancreatitis with cyst", "Chronic pancreatitis with alcohol"]
+    assert find_leaks(rows, protected)["row"].to_pylist() == [0, 1]
+    allowed = ["Alcohol-induced chronic pancreatitis"]
+    assert find_leaks(rows, protected, allowed=allowed)["row"].to_pylist() == [1]
+
+
+def test_an_item_of_another_label_needs_more_evidence() -> None:
+    rows, protected, allowed = (
+        ["Crushing injury of hand and wrist"],
+        {"icd": ["Crushing injury of wrist and hand"]},
+        ["Crushing injury of wrist, hand"],
+    )
+    options = {"allowed": allowed, "protected_labels": {"icd": ["S67.4"]}}
+    same = score_leaks(rows, protected, labels=["S67.4"], **options)  # type: ignore[arg-type]
+    other = score_leaks(rows, protected, labels=["S67.3"], **options)  # type: ignore[arg-type]
+    assert (same["is_leak"].to_pylist(), other["is_leak"].to_pylist()) == ([True], [False])
+    assert same["score"].to_pylist() == other["score"].to_pylist()
+
+
+def test_long_items_leak_by_a_long_span_and_by_an_edited_copy() -> None:
+    part = "Solve: she sold half as many clips in May. How many clips did Natalia sell altogether in April and May? Show your work."
+    edited = LONG.replace("Natalia sold", "Natalie sold").replace("friends", "frends").replace("half", "haf").replace("did", "had")
+    assert find_leaks([f"Please help me with homework. {edited} Thank you very much."], {"gsm": [LONG]})["kind"].to_pylist() == ["edited"]
+    assert find_leaks([part], {"gsm": [LONG]})["kind"].to_pylist() == ["span"]
+    assert find_leaks(["How many clips did Tom buy?"], {"gsm": [LONG]}).num_rows == 0
+
+
+def test_a_row_inside_an_item_leaks_too() -> None:
+    passage = " ".join(f"w{n}" for n in range(200))
+    table = find_leaks([" ".join(f"w{n}" for n in range(50, 70)), " ".join(f"w{n}" for n in range(50, 54))], {"suite": [passage]})
+    assert table["row"].to_pylist() == [0] and table["kind"].to_pylist() == ["span"]
+
+
+def test_boilerplate_of_many_items_is_no_leak() -> None:
+    frame = "Read the passage and choose the one best answer from the four options given below:"
+    topics = ["tides", "wheat prices", "Hittite law", "volcanoes"]
+    items = [f"{frame} {topic} {n}" for n, topic in enumerate(topics)]
+    row = f"{frame} my shopping list"
+    assert find_leaks([row, items[2]], {"quiz": items})["row"].to_pylist() == [1]
+    assert find_leaks([row], {"quiz": items[:1]})["kind"].to_pylist() == ["span"]  # alone it is no boilerplate
+
+
+def test_without_allowed_texts_near_twins_in_the_suite_raise_the_cut() -> None:
+    stages = [f"Pressure ulcer of {side} heel, stage {n}" for side in ("left", "right") for n in range(1, 5)]
+    assert find_leaks(["Ulcer by pressure of left heel, at stage 5"], {"icd": stages}).num_rows == 0
+    apart = [stages[0], "Hepatic amebiasis", "Acute bronchitis due to streptococcus", "Fracture of the jaw"]
+    assert find_leaks(["Stage 1 pressure ulcer of left heel"], {"icd": apart})["item"].to_pylist() == [0]
+
+
+def test_a_one_word_item_leaks_as_a_clause_or_with_its_label_and_not_in_passing() -> None:
+    protected = {"icd": ["Donovanosis"]}
+    rows = ["Donovanosis", "Impression: donovanosis. Labs pending.", "We ruled out donovanosis and other ulcers today"]
+    assert find_leaks(rows, protected, labels=["A58", "A58", "A60"], protected_labels={"icd": ["A58"]})["row"].to_pylist() == [0, 1]
+    assert find_leaks(rows[2:], protected, labels=["A58"], protected_labels={"icd": ["A58"]})["kind"].to_pylist() == ["contained"]
+
+
+def test_a_stricter_rate_flags_no_more() -> None:
+    rng = np.random.default_rng(0)
+    vocabulary = [f"{a}{b}" for a in ("ren", "hep", "card", "pulm", "derm", "neur") for b in ("itis", "osis", "algia", "oma")]
+    items = [" ".join(rng.choice(vocabulary, 4)) for _ in range(120)]
+    rows = [" ".join(rng.choice(vocabulary, 4)) for _ in range(200)]
+    flagged = [set(find_leaks(rows, {"s": items}, false_positive_rate=rate)["row"].to_pylist()) for rate in (0.01, 0.2, 0.6)]
+    assert flagged[0] <= flagged[1] <= flagged[2] and len(flagged[0]) < len(flagged[2])
+
+
+def test_scores_cover_every_row_and_order_like_the_leak() -> None:
+    rows = ["Hepatic amebiasis", "amebiasis of liver, hepatic", "Write a poem about the sea"]
+    table = score_leaks(rows, PROTECTED, allowed=ALLOWED)
+    assert table.schema == SCORES and table["row"].to_pylist() == [0, 1, 2]
+    first, second, third = table["score"].to_pylist()
+    assert first == 2.0 > second > third
+
+
+def test_embeddings_join_the_decision_and_known_ones_are_not_asked_for() -> None:
+    asked: list[str] = []
+
+    def encode(texts: list[str]) -> np.ndarray:
+        asked.extend(texts)
+        return np.stack([[1.0, 0.0] if "amebiasis" in t.lower() else [0.0, 1.0] for t in texts]).astype(np.float32)
+
+    rows = ["amebiasis of hepatic kind"]
+    table = find_leaks(
+        rows, PROTECTED, allowed=ALLOWED, encode=encode, vectors=encode(rows), protected_vectors={"icd": encode(PROTECTED["icd"])}
+    )
+    assert table["kind"].to_pylist() == ["reworded"]
+    assert asked.count(rows[0]) == 1 and all(asked.count(item) == 1 for item in PROTECTED["icd"])
+
+
+def test_nothing_to_protect_and_nothing_to_screen() -> None:
+    assert find_leaks(["a"], {}).num_rows == find_leaks([], PROTECTED).num_rows == find_leaks(["a"], {"s": ["", "?"]}).num_rows == 0
+    assert score_leaks([], PROTECTED).schema == SCORES
+
+
+def test_columns_of_another_length_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"protected_labels\['icd'\] has 1 values for 3 texts"):
+        find_leaks(["a"], PROTECTED, protected_labels={"icd": ["x"]})
+
+
+def test_words_and_spans_on_scripts_without_spaces() -> None:
+    assert words("发热3天 COVID-19") == ("发", "热", "3", "天", "covid", "19")
+    index = SpanIndex(["发热三天"])
+    assert [(span.start, span.stop, span.share) for span in index.spans(words("患者发热三天入院"))] == [(2, 6, 1.0)]
+    assert find_leaks(["患者发热三天入院。"], {"zh": ["发热三天"]})["kind"].to_pylist() == ["contained"]
+
+
+def test_segments_are_the_whole_and_its_clauses() -> None:
+    note = "72-year-old man. Assessment: hepatic amebiasis; afebrile."
+    assert segments(note) == [note, "72-year-old man", "Assessment", "hepatic amebiasis", "afebrile"]
+    assert segments("无咳嗽。发热三天入院治疗") == ["无咳嗽。发热三天入院治疗", "发热三天入院治疗"]
+
+
+def test_a_very_long_row_and_a_repeating_one_stay_linear() -> None:
+    repeated = "she sold half as many clips in May and then " * 20_000
+    table = find_leaks([repeated, "word " * 200_000], {"gsm": [LONG, "she sold half as many clips in may and then " * 5]})
+    assert table["row"].to_pylist() == [0]
