@@ -80,6 +80,7 @@ def instruction_settings(
     """
     import argilla as rg
 
+    check_criteria(criteria)
     return rg.Settings(
         guidelines=guidelines_text("instruction", guidelines),
         fields=[rg.TextField(PROMPT, title="Prompt"), rg.TextField(COMPLETION, title="Completion")],
@@ -118,6 +119,7 @@ def preference_settings(
     """The form for saying which of two responses is better. Arguments as for `instruction_settings`."""
     import argilla as rg
 
+    check_criteria(criteria)
     return rg.Settings(
         guidelines=guidelines_text("preference", guidelines),
         fields=[
@@ -150,6 +152,14 @@ def guidelines_text(kind: Kind, project: str | None = None) -> str:
     return text
 
 
+def check_criteria(criteria: Sequence[str]) -> None:
+    """Criteria become names of metadata properties, for which Argilla has rules."""
+    for criterion in criteria:
+        if not _CRITERION.fullmatch(criterion) or score_name(criterion) == SCORE_TOTAL or list(criteria).count(criterion) > 1:
+            fact = "is no usable name: small letters, digits, - and _, each name once, and not `total`"
+            raise UserError(f"criterion {criterion!r}", fact, "rename it in the rubric")
+
+
 def _comment_question() -> rg.TextQuestion:
     import argilla as rg
 
@@ -159,10 +169,6 @@ def _comment_question() -> rg.TextQuestion:
 def _hidden_metadata(criteria: Sequence[str]) -> list[rg.FloatMetadataProperty | rg.TermsMetadataProperty]:
     import argilla as rg
 
-    for criterion in criteria:
-        if not _CRITERION.fullmatch(criterion) or score_name(criterion) == SCORE_TOTAL or list(criteria).count(criterion) > 1:
-            fact = "is no usable name: small letters, digits, - and _, each name once, and not `total`"
-            raise UserError(f"criterion {criterion!r}", fact, "rename it in the rubric")
     scores = [SCORE_TOTAL, *map(score_name, criteria)]
     return [
         *(rg.FloatMetadataProperty(name, title=_title(name), visible_for_annotators=False) for name in scores),

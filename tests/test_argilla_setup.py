@@ -1,0 +1,217 @@
+"""`argilla-setup` without a server: its refusals, its secrets, its ports, and the supervisor over harmless children."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from argilla_setup.errors import UserError
+from argilla_setup.server.control import PortInUse, choose_port
+from argilla_setup.server.environment import LOCK, ensure_environment
+from argilla_setup.server.home import Home, ensure_secrets, load_secrets, open_home
+from argilla_setup.server.processes import MARK, find_processes, read_processes, stop_processes
+from argilla_setup.server.supervisor import Child, Supervisor, server_environment
+from argilla_setup.users import check_name
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(120)"]
+
+
+def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "argilla_setup", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, check=False, timeout=120)
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 2, done
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert not done.stdout
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    made = open_home(tmp_path / "argilla")
+    try:
+        yield made
+    finally:
+        stop_processes(made)
+
+
+@pytest.fixture
+def busy_port() -> Iterator[int]:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        yield taken.getsockname()[1]
+
+
+def test_the_command_is_light() -> None:
+    code = "import argilla_setup.cli, sys; print(sorted({'argilla', 'httpx', 'psutil', 'numpy', 'platformdirs'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("verb", [["up"], ["down"], ["status"], ["secrets"], ["users", "add"], ["users", "list"]])
+def test_each_verb_has_an_example_and_json(verb: list[str]) -> None:
+    done = run(*verb, "--help")
+    assert done.returncode == 0 and "Example: argilla-setup" in done.stdout and "--json" in done.stdout
+
+
+def test_a_port_in_use_is_one_sentence(home: Home, busy_port: int) -> None:
+    done = run("up", "--detach", "--home", home.folder, "--port", str(busy_port))
+    assert_refused(done, f"port {busy_port}", "something else listens", "--port 0")
+
+
+@pytest.mark.parametrize("port", ["70000", "-3"])
+def test_a_port_that_is_none(home: Home, port: str) -> None:
+    assert_refused(run("up", "--detach", "--home", home.folder, "--port", port), "1 to 65535")
+
+
+def test_before_the_first_start(home: Home) -> None:
+    assert_refused(run("secrets", "--home", home.folder), "holds no Argilla server", "argilla-setup up")
+    assert_refused(run("users", "add", "ada", "--workspace", "w", "--home", home.folder), "not up")
+    done = run("status", "--home", home.folder, "--json")
+    assert done.returncode == 1 and json.loads(done.stdout)["up"] is False
+    done = run("down", "--home", home.folder, "--json")
+    assert done.returncode == 0 and json.loads(done.stdout) == {"stopped": 0}
+
+
+def test_a_home_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert_refused(run("up", "--detach", "--home", tmp_path / "file"), "cannot hold the server's state", "--home")
+
+
+def test_packages_that_cannot_be_had_leave_nothing_half_built(home: Home, tmp_path: Path) -> None:
+    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_EXTRA_INDEX_URL": "", "PIP_RETRIES": "0", "PIP_NO_CACHE_DIR": "1"}
+    nowhere |= {"PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": "", "SEEDCORN_CACHE_DIR": str(tmp_path / "cache")}
+    done = run("up", "--detach", "--home", home.folder, "--port", "0", **nowhere)
+    assert done.returncode == 2
+    assert "could not be installed" in done.stderr.splitlines()[-1]
+    assert not list((tmp_path / "cache").rglob(".ready"))
+
+
+def test_a_python_the_server_does_not_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 14, 0))
+    with pytest.raises(UserError, match=r"3\.11, 3\.12 and 3\.13"):
+        ensure_environment(print)
+
+
+def test_the_chosen_port_is_kept(home: Home, busy_port: int) -> None:
+    first = choose_port(home, 0)
+    assert choose_port(home, None) == choose_port(home, 0) == first
+    with pytest.raises(PortInUse):
+        choose_port(home, busy_port)
+    assert choose_port(home, None) == first
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", first))
+        taken.listen()
+        assert choose_port(home, 0) != first
+
+
+def test_secrets_are_made_once_private_and_shown_only_when_asked(home: Home) -> None:
+    made = ensure_secrets(home)
+    assert ensure_secrets(home) == load_secrets(home) == made
+    assert home.secrets_file.stat().st_mode & 0o777 == 0o600 and home.folder.stat().st_mode & 0o777 == 0o700
+    assert made.owner_password != "1234" and len({made.owner_password, made.owner_api_key, made.auth_secret}) == 3
+    done = run("secrets", "--home", home.folder)
+    assert str(home.secrets_file) in done.stdout and made.owner_password not in done.stdout
+    done = run("secrets", "--home", home.folder, "--show", "--json")
+    assert json.loads(done.stdout)["password"] == made.owner_password
+
+
+def test_damaged_secrets_are_named(home: Home) -> None:
+    home.secrets_file.write_text("{}")
+    with pytest.raises(UserError, match="is damaged"):
+        load_secrets(home)
+
+
+def test_compose_secrets_are_private_and_kept(tmp_path: Path) -> None:
+    done = run("secrets", "--compose", tmp_path / "s", "--json")
+    files = [Path(name) for name in json.loads(done.stdout)["files"]]
+    assert {f.name for f in files} == {"postgres_password", "argilla_auth_secret", "argilla_owner_password", "argilla_owner_api_key"}
+    assert {f.stat().st_mode & 0o777 for f in files} == {0o600}
+    before = [f.read_text() for f in files]
+    assert len(set(before)) == 4 and all(len(text) >= 24 and text.strip() == text for text in before)
+    run("secrets", "--compose", tmp_path / "s")
+    assert [f.read_text() for f in files] == before
+
+
+def test_secrets_do_not_come_from_or_go_to_the_wrong_environment(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARGILLA_DATABASE_URL", "sqlite:///somewhere-else.db")
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    monkeypatch.setenv("ARGILLA_REDIS_URL", "redis://127.0.0.1:7777/1")
+    told = server_environment(home, ensure_secrets(home), port=6900)
+    assert "ARGILLA_DATABASE_URL" not in told and "PYTHONPATH" not in told
+    assert told["ARGILLA_REDIS_URL"] == "redis://127.0.0.1:7777/1"
+    assert told["HF_HUB_DISABLE_TELEMETRY"] == "1" and "*" not in told["ARGILLA_CORS_ORIGINS"]
+    assert load_secrets(home).owner_password not in told.values()
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a b", "-x", "a" * 65])
+def test_names_that_are_no_file_names(name: str) -> None:
+    with pytest.raises(UserError, match="letters, digits"):
+        check_name(name)
+
+
+def test_every_line_of_the_lock_is_hashed() -> None:
+    text = LOCK.read_text()
+    pins = [line for line in text.splitlines() if "==" in line and not line.startswith((" ", "#"))]
+    assert len(pins) > 80 and text.count("--hash=sha256:") > len(pins)
+    assert any(line.startswith("argilla-server==2.8.0") for line in pins)
+
+
+def make_supervisor(home: Home, *commands: list[str]) -> Supervisor:
+    environment = dict(os.environ) | {MARK: str(home.folder)}
+    return Supervisor(home, 1, environment, [Child(f"child{n}", command) for n, command in enumerate(commands)])
+
+
+def test_a_killed_child_is_started_again_and_the_others_stay(home: Home) -> None:
+    keeper = make_supervisor(home, SLEEP, SLEEP)
+    keeper.start()
+    before = [child.process.pid for child in keeper.children if child.process]
+    assert read_processes(home) is not None and len(find_processes(home)) == 2
+    psutil.Process(before[0]).kill()
+    until = time.monotonic() + 10
+    while (time.monotonic() < until and len(find_processes(home)) < 2) or keeper.children[0].falls == 0:
+        keeper.start()
+        time.sleep(0.05)
+    after = [child.process.pid for child in keeper.children if child.process]
+    assert after[0] != before[0] and after[1] == before[1]
+    keeper.stop()
+    assert find_processes(home) == [] and read_processes(home) is None
+
+
+def test_a_child_that_keeps_falling_is_started_ever_later(home: Home) -> None:
+    keeper = make_supervisor(home, [sys.executable, "-c", "raise SystemExit(3)"])
+    waits, until = [], time.monotonic() + 20
+    while len(waits) < 3 and time.monotonic() < until:
+        keeper.start()
+        child = keeper.children[0]
+        if child.falls > len(waits):
+            waits.append(child.not_before - time.monotonic())
+        time.sleep(0.02)
+    keeper.stop()
+    assert waits == pytest.approx([0.5, 1.0, 2.0], abs=0.2)
+
+
+def test_down_finds_the_children_of_a_dead_supervisor(home: Home) -> None:
+    stubborn = [sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(120)"]
+    keeper = make_supervisor(home, SLEEP, stubborn)
+    keeper.start()
+    home.processes_file.write_text(json.dumps({"supervisor": 2**22 - 1, "started": 0.0, "port": 1, "children": {}}))
+    assert read_processes(home) is None
+    time.sleep(0.5)
+    done = run("down", "--home", home.folder, "--json")
+    assert json.loads(done.stdout) == {"stopped": 2}
+    for child in keeper.children:
+        assert child.process is not None and child.process.wait(timeout=5) != 0
+    assert find_processes(home) == []
