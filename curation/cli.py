@@ -350,7 +350,7 @@ def standin_review(
     as_json: Json = False,
 ) -> None:
     """Let a simulated annotator answer what is pending, as a real user over Argilla's API. Example: curate standin review my-project --name simulated-one --log /tmp/standin"""
-    from curation.simulated_review import review_as
+    from curation.standin.visit import review_as
 
     show_summary(review_as(folder, name=name, log=log, seed=seed), as_json)
 

@@ -242,7 +242,7 @@ def _second_origins(bench: Bench) -> set[tuple[str, int]]:
 
 
 def _review(bench: Bench, log: Path) -> dict[str, Any]:
-    from curation.standin.annotators import true_error_rates
+    from curation.standin.visit import true_error_rates
 
     counts = review_counts(bench)
     true = true_error_rates(log)
