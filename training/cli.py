@@ -44,6 +44,26 @@ def prepare_model(folder: Annotated[Path, typer.Argument(help="Checkpoint folder
 
 
 @app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where the run files and run folders go.")],
+    project: Annotated[Path, typer.Option(help="The project folder, with its snapshots and protected set.")],
+    model: Annotated[Path, typer.Option(help="The base model's checkpoint folder.")],
+    key: Annotated[list[Path] | None, typer.Option(help="Public key whose snapshots are trusted; may be given again.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Epochs of the SFT run.")] = None,
+    items: Annotated[int | None, typer.Option(help="Lines of the protected set to evaluate.")] = None,
+    allow_simulated_review: Annotated[bool, typer.Option("--allow-simulated-review", help="Accept rows no person has approved.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write sft.yaml and dpo.yaml for a project's newest snapshots. Example: train init runs --project . --model models/smollm2"""
+    from training.run_files import write_run_files
+
+    result = write_run_files(
+        folder, project=project, model=model, keys=key or (), epochs=epochs, items=items, allow_simulated_review=allow_simulated_review
+    )
+    _show(result, as_json, "\n".join([*result.values(), f"Next: train preflight {result['sft']}"]))
+
+
+@app.command()
 def preflight(run_file: RunArg, as_json: Json = False) -> None:
     """Check everything a run depends on before it starts. Example: train preflight sft.yaml"""
     from training.config import load_run_file
@@ -136,7 +156,7 @@ def _show(result: dict[str, Any], as_json: bool, text: str) -> None:
 def _preflight_text(result: dict[str, Any], run_file: Path) -> str:
     snapshot, memory, lengths = result["snapshot"], result["memory"], result["lengths"]["train"]
     lines = [
-        f"snapshot {snapshot['name']} v{snapshot['version']} {snapshot['digest'][:12]}: signed, {snapshot['rows']['train']} rows to train on",
+        f"snapshot {snapshot['name']} v{snapshot['version']} {snapshot['digest'][:12]}: signed, {lengths['rows']} rows to train on",
         f"base model {result['base']['id']}: {result['base']['licence']}, use {result['use']}",
         f"tokens a row: median {lengths['median']}, longest {lengths['longest']}",
         f"memory on {memory['device']}: about {memory['total']} GiB needed, {memory['available']} GiB free",
@@ -153,8 +173,9 @@ def _preflight_text(result: dict[str, Any], run_file: Path) -> str:
 
 
 def _run_text(result: dict[str, Any], folder: Path, run_file: Path) -> str:
+    losses = f"loss {result['first_loss']:.4f} to {result['last_loss']:.4f}"
     lines = [
-        f"{result['kind']}: {result['steps']} steps in {result['seconds']:.0f} s, loss {result['first_loss']:.4f} to {result['last_loss']:.4f}",
+        f"{result['kind']}: {result['steps']} steps in {result['seconds']:.0f} s, {losses}",
         f"  best validation loss {result['best_eval_loss']:.4f} at step {result['best_step']}",
         f"  adapter {folder / result['adapter']}  {result['adapter_digest'][:12]}",
     ]

@@ -157,6 +157,8 @@ class RunFile(BaseModel):
         for key, value in (("sft_adapter", self.sft_adapter), ("beta", self.beta)):
             if self.kind == "sft" and value is not None:
                 raise ValueError(f"{key} belongs to kind dpo; SFT and DPO are two runs with two run files")
+        if self.optimizer.adapter_dtype == "bfloat16" and self.kind == "dpo":
+            raise ValueError("optimizer.adapter_dtype bfloat16 is for kind sft; it would round DPO's small updates and the reference")
         if self.optimizer.packing and self.kind == "dpo":
             raise ValueError("optimizer.packing is for kind sft; DPO compares whole completions")
         return self

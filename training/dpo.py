@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from training.adapter import folder_digest, live_digest
+from training.adapter import adapter_tensors, folder_digest, live_digest
 from training.config import RunFile, TrainingError
 from training.data import open_snapshot, read_rows, to_dataset
 from training.folder import (
@@ -33,7 +33,7 @@ from training.folder import (
 from training.progress import Say, run_callbacks
 from training.sft import describe_run
 
-REFERENCE, BETA = "ref", 0.1
+POLICY, REFERENCE, BETA = "default", "ref", 0.1
 MARGIN_TOLERANCE = 1e-4
 """Policy and reference are the same numbers in the same dtype at step 1, so any true difference is far above this."""
 
@@ -86,7 +86,7 @@ def build_trainer(run: RunFile, *, checked: dict[str, Any], say: Say) -> tuple[A
     import torch
     from peft import PeftModel
     from transformers import EarlyStoppingCallback, set_seed
-    from trl import DPOConfig, DPOTrainer
+    from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined]
 
     from training.model import cast_adapters, load_base, load_tokenizer, resuming, training_arguments
 
@@ -110,7 +110,16 @@ def build_trainer(run: RunFile, *, checked: dict[str, Any], say: Say) -> tuple[A
     )
     trainer.adapter_dtype = run.optimizer.adapter_dtype
     cast_adapters(trainer.model, run.optimizer.adapter_dtype)
+    start_at_reference(trainer.model)
     return trainer, tokenizer
+
+
+def start_at_reference(model: Any) -> None:
+    """Give the policy the reference's exact weights: TRL has rounded the policy to bfloat16, and only the policy."""
+    if REFERENCE in model.peft_config:
+        reference = dict(adapter_tensors(model, REFERENCE))
+        for name, parameter in adapter_tensors(model, POLICY):
+            parameter.data.copy_(reference[name].data)
 
 
 def check_reference(model: Any, sft_digest: str, *, when: str) -> str:

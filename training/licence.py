@@ -21,12 +21,13 @@ _OPEN = dict.fromkeys(
     ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "odc-by", "pddl-1.0", "openrail"),
     "",
 )
+_META = "Meta's acceptable-use policy applies, and above 700 million monthly users a licence from Meta is needed"
 _CONDITIONAL = {
-    "llama2": "Meta's acceptable-use policy applies; a licence from Meta is needed above 700 million monthly users",
-    "llama3": "name the adapter 'Llama 3 ...', show 'Built with Meta Llama 3'; a licence from Meta is needed above 700 million monthly users",
-    "llama3.1": "name the adapter 'Llama ...', show 'Built with Llama'; a licence from Meta is needed above 700 million monthly users",
-    "llama3.2": "name the adapter 'Llama ...', show 'Built with Llama'; a licence from Meta is needed above 700 million monthly users",
-    "llama3.3": "name the adapter 'Llama ...', show 'Built with Llama'; a licence from Meta is needed above 700 million monthly users",
+    "llama2": _META,
+    "llama3": f"the adapter's name must start with 'Llama 3' and 'Built with Meta Llama 3' be shown; {_META}",
+    **dict.fromkeys(
+        ("llama3.1", "llama3.2", "llama3.3"), f"the adapter's name must start with 'Llama' and 'Built with Llama' be shown; {_META}"
+    ),
     "gemma": "Gemma's prohibited-use policy must be passed on with the adapter",
 }
 _NOT_COMMERCIAL = ("cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0")

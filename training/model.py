@@ -42,7 +42,7 @@ def load_base(folder: Path, quantization: Quantization) -> Any:
 
     settings: dict[str, Any] = {"dtype": torch.bfloat16, "device_map": {"": 0 if torch.cuda.is_available() else "cpu"}}
     if quantization.kind == "nf4":
-        settings["quantization_config"] = BitsAndBytesConfig(
+        settings["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=quantization.double,
@@ -62,7 +62,7 @@ def mend_linear4bit(model: Any) -> int:
     """
     import bitsandbytes
 
-    modules = [m for m in model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
+    modules = [m for m in model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]  # type: ignore[attr-defined]
     for module in modules:
         module.support_avx512bf16_for_cpu = False
     return len(modules)

@@ -28,8 +28,8 @@ FOLDER_BYTES = 280_000_000
 def prepare_model(folder: Path) -> dict[str, Any]:
     """Make the checkpoint folder, or say that it is there already. Written aside and renamed, so it is whole or absent."""
     if (folder / RECORD).is_file():
-        record = find_base_record(folder)
-        return {"path": str(folder), "id": record.id, "licence": record.licence, "note": record.note, "made": False}
+        there = find_base_record(folder)
+        return {"path": str(folder), "id": there.id, "licence": there.licence, "note": there.note, "made": False}
     if folder.exists() and any(folder.iterdir()):
         raise TrainingError(str(folder), f"holds files but no {RECORD}; nothing was overwritten", "name an empty or new folder")
     source = _find_gguf()

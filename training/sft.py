@@ -59,7 +59,7 @@ def build_trainer(run: RunFile, *, checked: dict[str, Any], say: Say) -> tuple[A
     """The SFTTrainer over the verified rows, and its tokenizer."""
     import torch
     from transformers import EarlyStoppingCallback, set_seed
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
     from training.model import cast_adapters, load_base, load_tokenizer, lora_config, resuming, training_arguments
 

@@ -52,9 +52,8 @@ def sign_run(run: RunFile, *, key: Path | None = None) -> dict[str, Any]:
 def trace_text(result: Mapping[str, Any]) -> str:
     """The trace, newest first."""
     snapshot, base = result["snapshot"], result["base"]
-    lines = [
-        f"adapter {result['adapter_digest'][:12]} ({result['kind']}{', signed' if result['adapter_signed'] else ''}): unchanged since it was trained"
-    ]
+    signed = ", signed" if result["adapter_signed"] else ""
+    lines = [f"adapter {result['adapter_digest'][:12]} ({result['kind']}{signed}): unchanged since it was trained"]
     if "sft_run" in result:
         lines.append(
             f"  from the SFT adapter {result['sft_run']['adapter_digest'][:12]} in {result['sft_run']['path']}, its frozen reference"
