@@ -335,4 +335,5 @@ def _runs(bench: Bench) -> tuple[page.RunFacts, ...]:
             stage=r["stage"], started=r["started"], seconds=r["seconds"], state=r["state"], entered=r["rows_in"], left=r["rows_out"]
         )
         for r in runs.list_runs(bench.db)
+        if r["stage"] not in ("status", "report")
     )

@@ -167,8 +167,11 @@ def leak_findings(bench: Bench, rows: Sequence[Row], protected: Sequence[Protect
     }
     prompts = find_leaks([prompt_text(r.record) for r in rows], texts, encode=functools.partial(vectors_of, bench), **common)
     answers = find_leaks([completion_text(r.record) for r in rows], texts, **common)
-    copied = [line for line in answers.to_pylist() if line["kind"] != "reworded"]  # an answer names what it is about
-    return [_leak(rows[line["row"]], line, texts) for line in [*prompts.to_pylist(), *copied]]
+    flagged = set(prompts["row"].to_pylist())
+    # An answer names what it is about, so only copied text counts there; a row that leaks by its prompt is told once.
+    copied = [line for line in answers.to_pylist() if line["kind"] != "reworded" and line["row"] not in flagged]
+    found = [_leak(rows[line["row"]], line, texts) for line in prompts.to_pylist()]
+    return found + [_leak(rows[line["row"]], {**line, "evidence": f"In the answer: {line['evidence']}"}, texts) for line in copied]
 
 
 def allowed_texts(bench: Bench) -> list[str]:

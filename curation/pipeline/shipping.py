@@ -61,7 +61,7 @@ def sign(path: Path, *, key: Path | None = None) -> Summary:
     """Sign a snapshot with your key, made on first use. Core: snapshot/."""
     private = key or snapshots.config_folder() / "keys" / "signing.pem"
     if key is None and not private.is_file():
-        snapshots.create_key(private.parent)
+        snapshots.add_trusted_key(snapshots.create_key(private.parent)[1], name="own")
     snapshots.sign_snapshot(path, private)
     manifest = snapshots.read_manifest(path)
     rows = sum(split.rows for split in manifest.splits.values())

@@ -83,9 +83,9 @@ def trace(folder: Path, identity: str) -> dict[str, Any]:
 def report(folder: Path, *, out: Path | None = None) -> Summary:
     """Write the project's page: one HTML file that needs nothing else. Core: report/."""
     with open_bench(folder) as bench:
+        page = render_report(report_data(bench))
         with runs.record_run(bench.db, "report") as run:
             target = out or folder / "report.html"
-            page = render_report(report_data(bench))
             aside = target.with_name(f".{target.name}.{os.getpid()}")
             aside.write_text(page, encoding="utf-8")
             aside.replace(target)

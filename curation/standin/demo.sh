@@ -69,7 +69,12 @@ for name in simulated-reviewer-1 simulated-reviewer-2; do
   run "curate standin review" "A simulated reviewer answers over Argilla's own API, with errors at stated rates" \
     curate standin review "$project" --name $name --log "$standin"
 done
-run "curate pull" "Bring the answers back; only what both approve counts as approved" curate pull "$project"
+run "curate pull" "Bring the answers back; only what both approve counts, and every edit becomes a row of its own" curate pull "$project"
+run "curate push" "The edited rows go back for a second pair of eyes" curate push "$project"
+for name in simulated-reviewer-1 simulated-reviewer-2; do
+  run "curate standin review" "The second round" curate standin review "$project" --name $name --log "$standin"
+done
+run "curate pull" "And back again" curate pull "$project"
 for kind in instruction preference; do
   run "curate snapshot" "Freeze the approved $kind rows, after one last pass of the gates" curate snapshot "$project" --kind $kind
   run "curate sign" "Sign it with your own key, made on first use" curate sign "$(latest $kind)"
