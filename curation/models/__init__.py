@@ -1,6 +1,7 @@
 """Models over HTTP: what they cost, how they are asked, and that nothing they answer is lost or bought twice."""
 
 from curation.models.ask import AskProgress, AskSummary, ask
+from curation.models.batches import ask_batch
 from curation.models.check import ModelInfo, check_model, same_family
 from curation.models.client import AnthropicModel, ChatModel, NoReply, Reply, open_model
 from curation.models.prices import Estimate, estimate_cost, family, find_rates
@@ -17,6 +18,7 @@ __all__ = [
     "Patience",
     "Reply",
     "ask",
+    "ask_batch",
     "check_model",
     "estimate_cost",
     "family",

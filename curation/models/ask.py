@@ -16,10 +16,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 
+from curation.errors import ModelUnavailable
 from curation.models.client import ChatModel
 from curation.models.ledger import Held, Ledger
 from curation.models.prices import bound_nano, find_rates, is_priced
-from curation.models.sending import Patience, Sender, StopRun, budget_reached
+from curation.models.sending import Patience, Sender, StopRun, Tally, budget_reached
 from curation.project import ModelSpec
 from curation.requests import Request
 
@@ -85,9 +86,50 @@ def ask(
         KeyboardInterrupt: Ctrl-C, with a sentence that says where it stopped. Calls on their way were awaited and kept;
             a second Ctrl-C leaves them uncertain.
     """
+    if ledger.batches.open(model=spec.model, simulated=simulated):
+        from curation.models.batches import ask_batch  # which itself asks one by one
+
+        ask_batch(
+            (), model=model, spec=spec, ledger=ledger, budget_usd=budget_usd, simulated=simulated, progress=progress, patience=patience
+        )
+    return asyncio.run(
+        ask_async(
+            requests,
+            model=model,
+            spec=spec,
+            ledger=ledger,
+            budget_usd=budget_usd,
+            simulated=simulated,
+            progress=progress,
+            patience=patience,
+        )
+    )
+
+
+async def ask_async(
+    requests: Iterable[Request],
+    *,
+    model: ChatModel,
+    spec: ModelSpec,
+    ledger: Ledger,
+    budget_usd: float,
+    simulated: bool,
+    progress: Callable[[AskProgress], None] | None = None,
+    patience: Patience = Patience(),
+) -> AskSummary:
+    """`ask` inside a running event loop; the ledger is used from its thread."""
     total = len(requests) if isinstance(requests, Sized) else None
     run = _Run(iter(requests), total, model=model, spec=spec, ledger=ledger, budget_usd=budget_usd, simulated=simulated, progress=progress)
-    return asyncio.run(run.run(patience))
+    return await run.run(patience)
+
+
+def summarize(tally: Tally) -> AskSummary:
+    """The tally of a run that has ended."""
+    return AskSummary(
+        *(tally.answered, tally.reused, tally.failed, tally.uncertain, tally.spent_nano / 1e9),
+        failures=dict(tally.failures),
+        refusals=dict(tally.refusals),
+    )
 
 
 class _Run:
@@ -155,11 +197,7 @@ class _Run:
             )
         if self.stopped_by is not None:
             raise self.stopped_by
-        return AskSummary(
-            *(tally.answered, tally.reused, tally.failed, tally.uncertain, tally.spent_nano / 1e9),
-            failures=dict(tally.failures),
-            refusals=dict(tally.refusals),
-        )
+        return summarize(tally)
 
     async def _feed(self) -> None:
         """Claim calls as the workers need them, then wait for those that another process has on its way."""
@@ -170,6 +208,8 @@ class _Run:
                     return
                 await self._wait(_POLL_S)
                 self._recover()
+                if self.ledger.batches.open(model=self.spec.model, simulated=self.simulated):
+                    raise ModelUnavailable(f"{len(self.elsewhere)} calls", "are in a batch of another process", "run again to wait for it")
                 self.ahead, self.elsewhere = deque(self.elsewhere), []
             room = self.spec.concurrency - self.queue.qsize()
             if room * 2 < self.spec.concurrency:

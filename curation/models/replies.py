@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -21,6 +21,17 @@ THROTTLED = frozenset({429, 529})
 _RETRIED = frozenset({408, 409, 425, 429})
 _ENDS_THE_RUN = frozenset({401, 402, 403, 404})
 _LONGEST_WAIT_S = 300.0
+_STATUS_OF = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "overloaded_error": 529,
+}
+"""Batches name an error's type only."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,37 @@ def read_message(raw: bytes) -> Reading:
     stop, details = message.get("stop_reason"), message.get("stop_details")
     category = details.get("category") if isinstance(details, dict) else None
     return Reading(tokens, stop_reason=stop, refusal=(str(category or "unnamed") if stop == "refusal" else None))
+
+
+class BatchLine(NamedTuple):
+    """One line of a batch's results: the message where the request succeeded, else why not."""
+
+    key: str
+    raw: bytes | None
+    status: int | None
+    reason: str
+    detail: str
+
+    @property
+    def is_resubmitted(self) -> bool:
+        """Expired, or an error that may pass; a canceled request is not asked again, nor one that was refused as malformed."""
+        return self.raw is None and (self.reason == "expired" or (self.status is not None and is_retried(self.status)))
+
+
+def read_batch_line(line: bytes) -> BatchLine | None:
+    """Read one line of results; None for one that was cut or is of another kind."""
+    try:
+        value = orjson.loads(line)
+        key, result = value["custom_id"], value["result"]
+        if result["type"] == "succeeded":
+            return BatchLine(key, orjson.dumps(result["message"]), 200, "", "")
+        if result["type"] == "errored":
+            kind, text = _error_of(orjson.dumps(result["error"]))
+            status = _STATUS_OF.get(kind, 500)
+            return BatchLine(key, None, status, f"http_{status}", f"{kind}: {text}")
+        return BatchLine(key, None, None, str(result["type"]), "in the batch")
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
 
 
 def is_retried(status: int) -> bool:

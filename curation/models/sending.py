@@ -94,8 +94,19 @@ class Sender:
         """Read the responses that a process kept and did not live to read."""
         while left := self._ledger.unsettled(self._spec.model):
             with self._ledger.transaction():
-                for seq, raw in left:
-                    self._settle(seq, replies.read_message(raw))
+                for seq, raw, in_batch in left:
+                    self._settle(seq, replies.read_message(raw), in_batch=in_batch)
+
+    def settle_from_batch(self, seq: int, raw: bytes) -> None:
+        """Read a response that came in a batch and was kept."""
+        reading = replies.read_message(raw)
+        cost = self._settle(seq, reading, in_batch=True)
+        self._count(reading, cost or 0)
+
+    def count_failure(self, reason: str) -> None:
+        """One more call that ended without an answer."""
+        self.tally.failed += 1
+        self.tally.failures[reason] += 1
 
     async def _try(self, call: Held) -> None:
         sent = await self.limit.enter()
@@ -123,6 +134,7 @@ class Sender:
             reading = replies.read_message(reply.raw)
             cost = await self.commit.write(partial(self._settle, call.seq, reading))
             self._count(reading, call.held_nano if cost is None else cost)
+            self._judge_circuit(reading.failure[0] if reading.failure else None)
             return
         reason, detail = replies.describe_failure(reply)
         if replies.is_retried(reply.status):
@@ -135,8 +147,8 @@ class Sender:
             raise StopRun(end)
         self._judge_circuit(reason)
 
-    def _settle(self, seq: int, reading: replies.Reading) -> int | None:
-        cost = None if reading.tokens is None else cost_nano(reading.tokens, self._rates)
+    def _settle(self, seq: int, reading: replies.Reading, *, in_batch: bool = False) -> int | None:
+        cost = None if reading.tokens is None else cost_nano(reading.tokens, self._rates, in_batch=in_batch)
         self._ledger.settle(
             seq,
             cost_nano=cost,
@@ -154,9 +166,7 @@ class Sender:
             self.tally.answered += 1
             self.tally.refusals.update([reading.refusal] if reading.refusal else [])
         else:
-            self.tally.failed += 1
-            self.tally.failures[reading.failure[0]] += 1
-        self._judge_circuit(reading.failure[0] if reading.failure else None)
+            self.count_failure(reading.failure[0])
 
     async def _retry(self, call: Held, error: TryAgain) -> None:
         fits = await self.commit.write(
@@ -183,8 +193,7 @@ class Sender:
         await self.commit.write(
             partial(self._ledger.record_failure, call.seq, status=error.status, reason=error.reason, detail=error.detail, raw=raw)
         )
-        self.tally.failed += 1
-        self.tally.failures[error.reason] += 1
+        self.count_failure(error.reason)
 
     def _judge_circuit(self, failure: str | None, *, detail: str = "") -> None:
         self.circuit.add(failure)

@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 import orjson
 
 from curation.requests import Answer, Failure, Request
+from curation.store.call_batches import CallBatches
 from curation.store.owner import LEASE_S, is_alive, owner_name
 
 CallState = Literal["reserved", "sent", "answered", "failed", "uncertain"]
@@ -26,12 +27,12 @@ NANO = 1_000_000_000
 PAGE = 500
 
 CALLS_SCHEMA = """
-CREATE TABLE IF NOT EXISTS call_owners (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, lease REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS call_owners (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, lease REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS call_batches (
     id INTEGER PRIMARY KEY,
     batch_id TEXT UNIQUE,      -- the provider's; null from the moment before it is asked for until it is known
     model TEXT NOT NULL, simulated INTEGER NOT NULL, requests INTEGER NOT NULL,
-    created REAL NOT NULL, ended REAL
+    owner INTEGER NOT NULL, created REAL NOT NULL, ended REAL
 );
 CREATE TABLE IF NOT EXISTS calls (
     seq INTEGER PRIMARY KEY,
@@ -235,12 +236,12 @@ class CallLedger:
             ),
         )
 
-    def unsettled(self, model: str) -> list[tuple[int, bytes]]:
-        """(seq, raw) of up to 500 of a model's responses that were kept and not read: a process died between the two."""
+    def unsettled(self, model: str) -> list[tuple[int, bytes, bool]]:
+        """(seq, raw, whether in a batch) of up to 500 of a model's responses that were kept and not read: a process died between."""
         rows = self._db.execute(
-            "SELECT seq, response FROM calls WHERE state = 'answered' AND settled = 0 AND model = ? LIMIT ?", (model, PAGE)
+            "SELECT seq, response, batch FROM calls WHERE state = 'answered' AND settled = 0 AND model = ? LIMIT ?", (model, PAGE)
         )
-        return [(row["seq"], zlib.decompress(row["response"])) for row in rows]
+        return [(row["seq"], zlib.decompress(row["response"]), row["batch"] is not None) for row in rows]
 
     def record_retry(self, seq: int, *, status: int | None, reason: str, detail: str, lost: bool, budget_usd: float) -> bool:
         """Back to reserved, to be sent again; False when a lost try was charged and another could pass the budget."""
@@ -276,6 +277,24 @@ class CallLedger:
                 return self._abandon(self._owner)
             freed = sum(self._free("seq = ? AND owner = ?", seq, self._owner) for seq in seqs)
         return Recovered(freed=freed)
+
+    def hand_over(self, seqs: Sequence[int], *, model: str, simulated: bool) -> int:
+        """Put reserved calls into a new batch that is about to be sent; they wait for it, whoever lives. Returns the batch's number."""
+        with self.transaction():
+            batch = self._db.execute(
+                "INSERT INTO call_batches (model, simulated, requests, owner, created) VALUES (?, ?, ?, ?, ?)",
+                (model, simulated, len(seqs), self._own(), self._now()),
+            ).lastrowid
+            for seq in seqs:
+                self._change(f"UPDATE calls SET state = 'sent', tries = tries + 1, batch = {batch:d} WHERE {_OUR_CLAIM}", seq)
+                self._db.execute("UPDATE calls SET owner = NULL WHERE seq = ?", (seq,))
+        assert batch is not None
+        return batch
+
+    @property
+    def batches(self) -> CallBatches:
+        """The calls that were sent together."""
+        return CallBatches(self._db, now=self._now)
 
     def beat(self) -> None:
         """A sign of life for processes on other machines."""

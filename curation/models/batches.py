@@ -1,0 +1,306 @@
+"""Message Batches: half the price, up to a day's wait. The calls stand in the ledger before the batch is made, its id before the first
+look at it, and its results are joined by key, in any order, however often they are read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from curation.errors import ModelUnavailable
+from curation.models import replies
+from curation.models.ask import AskProgress, AskSummary, ask_async, summarize
+from curation.models.client import ChatModel, NoReply, Reply
+from curation.models.prices import bound_nano, find_rates, is_priced
+from curation.models.sending import Patience, Sender, budget_reached
+from curation.project import ModelSpec
+from curation.requests import Request
+
+if TYPE_CHECKING:
+    from curation.models.ledger import Held, Ledger, OpenBatch
+
+_MOST_CALLS = 5000
+_MOST_BYTES = 200 * 2**20
+_PATH = "/v1/messages/batches"
+_ROUNDS = 3
+
+
+def ask_batch(
+    requests: Iterable[Request],
+    *,
+    model: ChatModel,
+    spec: ModelSpec,
+    ledger: Ledger,
+    budget_usd: float,
+    simulated: bool,
+    progress: Callable[[AskProgress], None] | None = None,
+    patience: Patience = Patience(),
+    poll_s: float = 30.0,
+) -> AskSummary:
+    """As `ask`, in Message Batches: one request goes ahead alone, since a batch is validated late, then the rest together.
+
+    What errored or expired is submitted again, up to three times; what was canceled is a counted failure. A process that dies or
+    is interrupted leaves the batch at the provider, and the next run fetches it.
+    """
+    run = _BatchRun(
+        model=model,
+        spec=spec,
+        ledger=ledger,
+        budget_usd=budget_usd,
+        simulated=simulated,
+        progress=progress,
+        patience=patience,
+        poll_s=poll_s,
+    )
+    try:
+        return asyncio.run(run.run(list(requests)))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("stopped; a batch on its way goes on at the provider, and the same command fetches it") from None
+
+
+class _BatchRun:
+    def __init__(
+        self,
+        *,
+        model: ChatModel,
+        spec: ModelSpec,
+        ledger: Ledger,
+        budget_usd: float,
+        simulated: bool,
+        progress: Callable[[AskProgress], None] | None,
+        patience: Patience,
+        poll_s: float,
+    ) -> None:
+        self.model, self.spec, self.ledger, self.budget_usd, self.simulated = model, spec, ledger, budget_usd, simulated
+        self.progress, self.patience, self.poll_s = progress, patience, poll_s
+        self.rates, self.since, self.began = find_rates(spec), time.time(), time.monotonic()
+        self.again: list[str] = []
+        self.rounds = Counter[str]()
+
+    async def run(self, requests: list[Request]) -> AskSummary:
+        self.total = len(requests)
+        self.sender = Sender(
+            model=self.model,
+            spec=self.spec,
+            ledger=self.ledger,
+            budget_usd=self.budget_usd,
+            patience=self.patience,
+            stopping=asyncio.Event(),
+        )
+        try:
+            await self._finish_open()
+            await self._probe(requests)
+            await self._ask_all(requests)
+        finally:
+            self.sender.tally.uncertain += self.ledger.release().uncertain
+            await self.model.close()
+        return summarize(self.sender.tally)
+
+    async def _ask_all(self, requests: list[Request]) -> None:
+        todo, by_key = requests, {request.key: request for request in requests}
+        while todo:
+            offers = [(r, bound_nano(r, self.rates, in_batch=True) if is_priced(r, self.rates) else 0) for r in _head(todo)]
+            claim = self.ledger.claim(
+                offers,
+                provider=self.spec.provider,
+                simulated=self.simulated,
+                limit=_MOST_CALLS,
+                budget_usd=self.budget_usd,
+                since=self.since,
+            )
+            elsewhere = [offers[place][0] for place in claim.elsewhere]
+            self.sender.tally.reused += claim.reused
+            self.sender.tally.failed += claim.failed
+            todo = todo[claim.looked_at :]
+            if claim.calls:
+                await self._submit([call for call in claim.calls if call.held_nano])
+                for call in claim.calls:
+                    if not call.held_nano:
+                        await self.sender.send(call)
+            elif claim.over_budget:
+                raise budget_reached(self.budget_usd)
+            elif elsewhere and not todo:
+                await asyncio.sleep(self.poll_s)
+            await self._finish_open()
+            todo += elsewhere + [by_key[key] for key in self.again if key in by_key]
+            self.again, self.since = [], time.time() + 1e-3 if self.again else self.since
+
+    async def _probe(self, requests: Sequence[Request]) -> None:
+        """The first request that is not answered, alone and at full price: a mistake in the body shows now and not in a day."""
+        offers = [(request, 0) for request in requests]
+        claim = self.ledger.claim(
+            offers, provider=self.spec.provider, simulated=self.simulated, limit=1, budget_usd=self.budget_usd, since=self.since
+        )
+        self.ledger.release([call.seq for call in claim.calls])
+        if not claim.calls:
+            return
+        summary = await ask_async(
+            [claim.calls[0].request],
+            model=self.model,
+            spec=self.spec,
+            ledger=self.ledger,
+            budget_usd=self.budget_usd,
+            simulated=self.simulated,
+            patience=self.patience,
+        )
+        refused = {"http_400", "http_413", "http_422"} & set(summary.failures)
+        if refused:
+            fact = f"refuses the first request of the batch ({refused.pop()})"
+            raise ModelUnavailable(f"model {self.spec.model}", fact, "see `curate status`, mend the request's settings and run again")
+        tally = self.sender.tally
+        tally.answered += summary.answered
+        tally.reused -= summary.answered  # it will be met again among the others
+        tally.spent_nano += round(summary.cost_usd * 1e9)
+        tally.uncertain += summary.uncertain
+        tally.refusals.update(summary.refusals)
+
+    async def _submit(self, calls: Sequence[Held]) -> None:
+        if not calls:
+            return
+        number = self.ledger.hand_over([call.seq for call in calls], model=self.spec.model, simulated=self.simulated)
+        body = {"requests": [{"custom_id": call.request.key, "params": call.request.body} for call in calls]}
+        try:
+            reply = await self._call("POST", _PATH, body)
+        except NoReply as error:
+            if error.sent:
+                raise replies.describe_unreachable(error, spec=self.spec, address=self.model.address) from error
+            with self.ledger.transaction():
+                self.ledger.batches.undo(number, status=None, reason=error.reason, detail=error.detail)
+            raise replies.describe_unreachable(error, spec=self.spec, address=self.model.address) from error
+        made = _as_object(reply.raw)
+        if reply.status == 200 and isinstance(made.get("id"), str):
+            self.ledger.batches.name(number, made["id"])
+            return
+        reason, detail = replies.describe_failure(reply)
+        with self.ledger.transaction():
+            self.ledger.batches.undo(number, status=reply.status, reason=reason, detail=detail)
+        end = replies.ends_the_run(reply, spec=self.spec, address=self.model.address)
+        raise end or ModelUnavailable(
+            f"model {self.spec.model}", f"takes no batch ({reason} {detail})", "run again, or without batch: true"
+        )
+
+    async def _finish_open(self) -> None:
+        """Wait for every batch of this model that is not read yet, those of dead processes included, and read it."""
+        self.sender.tally.uncertain += self.ledger.recover().uncertain
+        self.sender.settle_left()
+        for batch in self.ledger.batches.open(model=self.spec.model, simulated=self.simulated):
+            if batch.batch_id is not None:
+                await self._wait(batch.batch_id)
+                await self._read(batch.number, batch.batch_id)
+            elif not await self._find_lost(batch):
+                with self.ledger.transaction():
+                    self.ledger.batches.undo(batch.number, status=None, reason="never_arrived", detail="the provider lists no such batch")
+
+    async def _wait(self, batch_id: str) -> None:
+        while True:
+            reply = await self._call("GET", f"{_PATH}/{batch_id}")
+            state = _as_object(reply.raw)
+            if reply.status != 200:
+                raise ModelUnavailable(f"batch {batch_id}", " ".join(replies.describe_failure(reply)), "run the same command again later")
+            self._tell()
+            if state.get("processing_status") == "ended":
+                return
+            await asyncio.sleep(self.poll_s)
+
+    async def _read(self, number: int, batch_id: str) -> None:
+        """Keep all results, then look at them. A body that was cut is fetched again."""
+        for left in reversed(range(_ROUNDS)):
+            reply = await self._call("GET", f"{_PATH}/{batch_id}/results")
+            if reply.status != 200:
+                raise ModelUnavailable(f"batch {batch_id}", " ".join(replies.describe_failure(reply)), "run the same command again later")
+            waiting = self.ledger.batches.waiting(number)
+            self._keep(number, reply.raw, waiting)
+            if left == 0 or not self.ledger.batches.waiting(number):
+                break
+        with self.ledger.transaction():
+            self.sender.tally.uncertain += self.ledger.batches.end(number)
+
+    def _keep(self, number: int, raw: bytes, waiting: dict[str, int]) -> None:
+        results = [result for line in raw.splitlines() if (result := replies.read_batch_line(line)) is not None]
+        mine = list({result.key: result for result in results if result.key in waiting}.values())
+        for start in range(0, len(mine), _MOST_CALLS):
+            with self.ledger.transaction():
+                self.ledger.batches.keep(number, mine[start : start + _MOST_CALLS])
+        for result in mine:
+            if result.raw is not None:
+                continue
+            self.rounds[result.key] += 1
+            if result.is_resubmitted and self.rounds[result.key] < _ROUNDS:
+                self.again.append(result.key)
+            else:
+                self.sender.count_failure(result.reason)
+        with self.ledger.transaction():
+            for result in mine:
+                if result.raw is not None:
+                    self.sender.settle_from_batch(waiting[result.key], result.raw)
+
+    async def _find_lost(self, batch: OpenBatch) -> bool:
+        """A process died between making the batch and keeping its id: look for it by its age and size, and be sure by its results."""
+        known, after = self.ledger.batches.known_ids(), ""
+        while True:
+            page = _as_object((await self._call("GET", f"{_PATH}?limit=100{after}")).raw)
+            for found in page.get("data") or []:
+                total = sum((found.get("request_counts") or {}).values())
+                is_older = datetime.fromisoformat(found["created_at"]).timestamp() < batch.created - 60
+                if found["id"] in known or total != batch.requests or is_older:
+                    continue
+                await self._wait(found["id"])
+                results = await self._call("GET", f"{_PATH}/{found['id']}/results")
+                keys = {r.key for line in results.raw.splitlines() if (r := replies.read_batch_line(line)) is not None}
+                if keys & set(self.ledger.batches.waiting(batch.number)):
+                    self.ledger.batches.name(batch.number, found["id"])
+                    await self._read(batch.number, found["id"])
+                    return True
+            if not page.get("has_more"):
+                return False
+            after = f"&after_id={page['last_id']}"
+
+    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Reply:
+        """With the waits of `Patience`. A POST that was sent and not answered is not repeated: it may have made a batch."""
+        for tried in itertools.count(1):
+            try:
+                reply = await self.model.request(method, path, body)
+                if not replies.is_retried(reply.status) or tried >= self.patience.tries:
+                    return reply
+                wait = replies.retry_after(reply.headers)
+            except NoReply as error:
+                if tried >= self.patience.unreachable_tries or (error.sent and method == "POST"):
+                    raise
+                wait = None
+            grown: float = min(self.patience.longest_wait_s, self.patience.first_wait_s * 2.0**tried)
+            await asyncio.sleep(grown if wait is None else wait)
+        raise AssertionError("the last try returns or raises")
+
+    def _tell(self) -> None:
+        if self.progress is None:
+            return
+        tally = self.sender.tally
+        done = tally.answered + tally.reused + tally.failed
+        counts = (done, self.total, self.total - done, tally.answered, tally.reused, tally.failed)
+        self.progress(AskProgress(*counts, cost_usd=tally.spent_nano / 1e9, seconds=time.monotonic() - self.began))
+
+
+def _head(requests: Sequence[Request]) -> list[Request]:
+    """As many as one batch may hold."""
+    size, taken = 0, list[Request]()
+    for request in requests[:_MOST_CALLS]:
+        size += len(orjson.dumps(request.body)) + 100
+        if size > _MOST_BYTES and taken:
+            break
+        taken.append(request)
+    return taken
+
+
+def _as_object(raw: bytes) -> dict[str, Any]:
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}

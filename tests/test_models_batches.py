@@ -1,0 +1,240 @@
+"""Message Batches: half price, unordered, read once however often they are fetched, and found again after a crash."""
+
+from __future__ import annotations
+
+import json
+import random
+import sqlite3
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation.errors import BudgetReached, ModelUnavailable
+from curation.models import AskSummary, ask_batch, find_rates, open_model
+from curation.models.prices import bound_nano
+from curation.project import ModelSpec
+from curation.requests import Request
+from curation.store.calls import CallLedger
+from tests.messages_server import Act, MessagesServer, error_body, message, messages_server, prompt_of
+from tests.test_models import CHEAP_ANSWER_USD, MODEL, QUICK, database, ledger, make_request, open_database, run
+
+__all__ = ["database", "ledger"]
+
+
+class Died(BaseException):
+    """The process ends here."""
+
+
+@dataclass
+class Provider:
+    """The batches' side of the API. `fates` says what becomes of a prompt, try by try; without a word it succeeds."""
+
+    fates: dict[str, list[str]] = field(default_factory=dict)
+    batches: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    results: dict[str, bytes] = field(default_factory=dict)
+    polls: Counter[str] = field(default_factory=Counter)
+    cut_first_results: bool = False
+    created: list[Act] = field(default_factory=list)
+    """What to do with the next creations instead of answering; the batch is made all the same unless the status is an error."""
+
+    def other(self, method: str, path: str, body: Any) -> Act | None:
+        name, _, rest = path.removeprefix("/v1/messages/batches").lstrip("/").partition("/")
+        if not path.startswith("/v1/messages/batches"):
+            return None
+        if method == "POST":
+            return self.create(body["requests"])
+        if not name or name.startswith("?"):
+            return self.reply({"data": [self.describe(b) for b in reversed(self.batches)], "has_more": False})
+        if rest == "results":
+            self.polls[f"{name}/results"] += 1
+            cut = len(self.results[name]) // 2 if self.cut_first_results and self.polls[f"{name}/results"] == 1 else None
+            return Act(raw=self.results[name][:cut])
+        self.polls[name] += 1
+        return self.reply(self.describe(name))
+
+    def create(self, requests: list[dict[str, Any]]) -> Act:
+        act = self.created.pop(0) if self.created else None
+        if act is not None and act.status != 200:
+            return act
+        name = f"msgbatch_{len(self.batches)}"
+        self.batches[name] = requests
+        lines = [json.dumps({"custom_id": r["custom_id"], "result": self.result(r["params"])}) for r in requests]
+        random.Random(name).shuffle(lines)
+        self.results[name] = "\n".join([*lines, *lines[:2]]).encode()  # two of them twice
+        return act or self.reply(self.describe(name))
+
+    def result(self, params: dict[str, Any]) -> dict[str, Any]:
+        fates = self.fates.get(prompt_of(params), [])
+        fate = fates.pop(0) if fates else "succeeded"
+        if fate == "succeeded":
+            return {"type": "succeeded", "message": message(f"answer to {prompt_of(params)}")}
+        if fate in ("expired", "canceled"):
+            return {"type": fate}
+        return {"type": "errored", "error": json.loads(error_body(int(fate)))}
+
+    def describe(self, name: str) -> dict[str, Any]:
+        status = "ended" if self.polls[name] >= 2 else "in_progress"
+        counts = {"processing": 0, "succeeded": len(self.batches[name])}
+        return {"id": name, "processing_status": status, "request_counts": counts, "created_at": datetime.now(UTC).isoformat()}
+
+    @staticmethod
+    def reply(value: Any) -> Act:
+        return Act(raw=json.dumps(value).encode())
+
+    def asked(self) -> Counter[str]:
+        return Counter(prompt_of(request["params"]) for requests in self.batches.values() for request in requests)
+
+
+def run_batch(ledger: CallLedger, server: MessagesServer, requests: list[Request], **more: Any) -> AskSummary:
+    spec = ModelSpec(model=MODEL, base_url=server.address)
+    model = open_model(spec, environ={"ANTHROPIC_API_KEY": "k"}, timeout_s=5)
+    settings = {"budget_usd": 5.0, "simulated": False, "patience": QUICK, "poll_s": 0.02, **more}
+    return ask_batch(requests, model=model, spec=spec, ledger=ledger, **settings)
+
+
+def cells(count: int) -> list[Request]:
+    return [make_request(f"cell {n}") for n in range(count)]
+
+
+def test_one_goes_ahead_and_the_rest_come_at_half_price_in_any_order(ledger: CallLedger) -> None:
+    provider = Provider()
+    with messages_server(other=provider.other) as server:
+        summary = run_batch(ledger, server, cells(50))
+        again = run_batch(ledger, server, cells(50))
+        assert server.log.received == ["cell 0"]
+    assert provider.asked() == Counter(f"cell {n}" for n in range(1, 50))
+    assert (summary.answered, summary.failed, again.answered, again.reused) == (50, 0, 0, 50)
+    assert sorted(a.text for a in ledger.answers("generate")) == sorted(f"answer to cell {n}" for n in range(50))
+    assert ledger.spent_usd() == pytest.approx(CHEAP_ANSWER_USD * (1 + 49 / 2)) == pytest.approx(summary.cost_usd)
+
+
+def test_errored_and_expired_are_submitted_again_and_canceled_is_counted(ledger: CallLedger) -> None:
+    fates = {"cell 1": ["500"], "cell 2": ["expired", "expired"], "cell 3": ["canceled"], "cell 4": ["400"], "cell 5": ["529"] * 9}
+    provider = Provider(fates=fates)
+    with messages_server(other=provider.other) as server:
+        summary = run_batch(ledger, server, cells(10))
+    assert summary.failures == {"canceled": 1, "http_400": 1, "http_529": 1} and (summary.answered, summary.failed) == (7, 3)
+    assert {n: c for n, c in provider.asked().items() if c > 1} == {"cell 1": 2, "cell 2": 3, "cell 5": 3}
+    assert {f.slot: f.reason for f in ledger.failures("generate")} == {"cell 3": "canceled", "cell 4": "http_400", "cell 5": "http_529"}
+    assert ledger.spent_usd() == pytest.approx(CHEAP_ANSWER_USD * (1 + 6 / 2))
+
+
+def test_a_cut_body_of_results_is_fetched_again(ledger: CallLedger) -> None:
+    provider = Provider(cut_first_results=True)
+    with messages_server(other=provider.other) as server:
+        assert run_batch(ledger, server, cells(30)).answered == 30
+    assert provider.polls["msgbatch_0/results"] == 2 and len(provider.batches) == 1
+    assert ledger.spent_usd() == pytest.approx(CHEAP_ANSWER_USD * (1 + 29 / 2))
+
+
+@pytest.mark.parametrize("where", ["before the id is kept", "while it waits", "before results are kept", "before results are read"])
+def test_a_batch_outlives_the_process_that_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    from curation.models import batches, replies
+    from curation.store.call_batches import CallBatches
+
+    spots: dict[str, tuple[Any, str]] = {
+        "before the id is kept": (CallBatches, "name"),
+        "while it waits": (batches._BatchRun, "_wait"),
+        "before results are kept": (CallBatches, "keep"),
+        "before results are read": (replies, "read_message"),
+    }
+
+    def die(*_: Any, **__: Any) -> None:
+        raise Died
+
+    path, provider = tmp_path / "w.db", Provider()
+    with messages_server(other=provider.other) as server:
+        first = open_database(path)
+        run(CallLedger(first), server.address, cells(1))
+        with monkeypatch.context() as patch:
+            patch.setattr(*spots[where], die)
+            patch.setattr(batches._BatchRun, "_probe", no_probe)
+            with pytest.raises(Died):
+                run_batch(CallLedger(first), server, cells(20))
+        first.close()
+        second = open_database(path)
+        ledger = CallLedger(second)
+        summary = run_batch(ledger, server, cells(20))
+    assert len(provider.batches) == 1 and provider.asked() == Counter(f"cell {n}" for n in range(1, 20))
+    assert summary.failed == summary.uncertain == 0
+    assert sorted(a.request.slot for a in ledger.answers("generate")) == sorted(r.slot for r in cells(20))
+    assert ledger.spent_usd() == pytest.approx(CHEAP_ANSWER_USD * (1 + 19 / 2))
+    second.close()
+
+
+async def no_probe(self: Any, requests: Any) -> None:
+    """The first cell is answered already."""
+
+
+def test_a_batch_that_never_arrived_is_made_again(ledger: CallLedger, database: sqlite3.Connection) -> None:
+    """Dropped while it was sent, and the provider lists none: no money is gone."""
+    provider = Provider(created=[Act(503), Act(503)])
+    requests = cells(10)
+    claim = ledger.claim([(r, 1000) for r in requests], provider="x", simulated=False, limit=99, budget_usd=1, since=0)
+    ledger.hand_over([c.seq for c in claim.calls], model=MODEL, simulated=False)
+    ledger.release()
+    with messages_server(other=provider.other) as server:
+        summary = run_batch(CallLedger(database), server, requests)
+    assert (summary.answered, summary.uncertain, len(provider.batches)) == (10, 0, 1)
+    assert ledger.spent_usd() == pytest.approx(CHEAP_ANSWER_USD * (1 + 9 / 2))
+
+
+def test_a_lost_reply_to_the_creation_is_found_by_listing(ledger: CallLedger, database: sqlite3.Connection) -> None:
+    provider = Provider(created=[Act(drop="before")])
+    with messages_server(other=provider.other) as server:
+        with pytest.raises(ModelUnavailable, match="cannot be reached"):
+            run_batch(ledger, server, cells(10))
+        summary = run_batch(CallLedger(database), server, cells(10))
+    assert len(provider.batches) == 1 and (summary.failed, summary.uncertain) == (0, 0)
+    assert ledger.counts()["answered"] == 10 and ledger.spent_usd() == pytest.approx(CHEAP_ANSWER_USD * (1 + 9 / 2))
+
+
+def test_a_malformed_request_is_found_before_the_batch_is_made(ledger: CallLedger) -> None:
+    provider = Provider()
+    with messages_server(lambda body, seen: Act(400), other=provider.other) as server:
+        with pytest.raises(ModelUnavailable, match=r"refuses the first request of the batch \(http_400\)"):
+            run_batch(ledger, server, cells(10))
+    assert provider.batches == {} and ledger.spent_usd() == 0
+
+
+def test_results_that_are_missing_at_the_end_are_uncertain_and_charged(ledger: CallLedger) -> None:
+    provider = Provider()
+    requests = cells(6)
+    bound = bound_nano(requests[3], find_rates(ModelSpec(model=MODEL)), in_batch=True) / 1e9
+    create = provider.create
+
+    def forget_one(asked: list[dict[str, Any]]) -> Act:
+        act = create(asked)
+        lines = provider.results["msgbatch_0"].split(b"\n")
+        provider.results["msgbatch_0"] = b"\n".join(line for line in lines if b"cell 3" not in line)
+        return act
+
+    provider.create = forget_one  # type: ignore[method-assign]
+    with messages_server(other=provider.other) as server:
+        summary = run_batch(ledger, server, requests)
+    assert (summary.answered, summary.uncertain, ledger.counts()["uncertain"]) == (5, 1, 1)
+    assert ledger.spent_usd() == pytest.approx(CHEAP_ANSWER_USD * (1 + 4 / 2) + bound)
+
+
+def test_the_budget_holds_across_batches(ledger: CallLedger) -> None:
+    provider, requests = Provider(), cells(40)
+    bound = bound_nano(requests[0], find_rates(ModelSpec(model=MODEL))) / 1e9
+    with messages_server(other=provider.other) as server:
+        with pytest.raises(BudgetReached):
+            run_batch(ledger, server, requests, budget_usd=bound * 2)
+    assert 2 < ledger.counts()["answered"] < 40 and ledger.spent_usd() <= bound * 2
+    assert ledger.counts()["reserved"] == ledger.counts()["sent"] == 0
+
+
+def test_asking_one_by_one_first_reads_a_batch_that_is_on_its_way(ledger: CallLedger, database: sqlite3.Connection) -> None:
+    provider = Provider(created=[Act(drop="before")])
+    with messages_server(other=provider.other) as server:
+        with pytest.raises(ModelUnavailable):
+            run_batch(ledger, server, cells(10))
+        summary = run(CallLedger(database), server.address, cells(12))
+        assert sorted(server.log.received) == ["cell 0", "cell 10", "cell 11"]
+    assert (summary.answered, summary.reused) == (2, 10)
