@@ -14,68 +14,20 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import orjson
 
 from curation.requests import Answer, Failure, Request
+from curation.store import call_facts
 from curation.store.call_batches import CallBatches
+from curation.store.call_facts import NANO, CallState, CostRow
+from curation.store.calls_schema import CALLS_SCHEMA
 from curation.store.owner import LEASE_S, is_alive, owner_name
 
-CallState = Literal["reserved", "sent", "answered", "failed", "uncertain"]
-NANO = 1_000_000_000
 PAGE = 500
 
-CALLS_SCHEMA = """
-CREATE TABLE IF NOT EXISTS call_owners (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, lease REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS call_batches (
-    id INTEGER PRIMARY KEY,
-    batch_id TEXT UNIQUE,      -- the provider's; null from the moment before it is asked for until it is known
-    model TEXT NOT NULL, simulated INTEGER NOT NULL, requests INTEGER NOT NULL,
-    owner INTEGER NOT NULL, created REAL NOT NULL, ended REAL
-);
-CREATE TABLE IF NOT EXISTS calls (
-    seq INTEGER PRIMARY KEY,
-    key BLOB NOT NULL,
-    simulated INTEGER NOT NULL, -- an offline stand-in's answer never passes for a model's
-    stage TEXT NOT NULL, slot TEXT NOT NULL, attempt INTEGER NOT NULL, role TEXT NOT NULL,
-    provider TEXT NOT NULL, model TEXT NOT NULL,
-    body BLOB NOT NULL,         -- JSON, zlib
-    state TEXT NOT NULL CHECK (state IN ('reserved', 'sent', 'answered', 'failed', 'uncertain')),
-    owner INTEGER REFERENCES call_owners(id),
-    batch INTEGER REFERENCES call_batches(id),
-    tries INTEGER NOT NULL DEFAULT 0,
-    held_nano INTEGER NOT NULL DEFAULT 0,  -- reserved: the most it may cost
-    lost_nano INTEGER NOT NULL DEFAULT 0,  -- charged for tries whose answer never reached us
-    cost_nano INTEGER NOT NULL DEFAULT 0,  -- from the usage of the answer
-    lost INTEGER NOT NULL DEFAULT 0,       -- how many such tries
-    status INTEGER, request_id TEXT, response BLOB,  -- raw bytes, zlib
-    settled INTEGER NOT NULL DEFAULT 0,    -- the answer has been read and its cost is known
-    stop_reason TEXT, refusal TEXT, reason TEXT, detail TEXT,
-    input_tokens INTEGER, output_tokens INTEGER, thinking_tokens INTEGER, cache_write_tokens INTEGER, cache_read_tokens INTEGER,
-    price_date TEXT, created REAL NOT NULL, ended REAL,
-    UNIQUE (key, simulated)
-);
-CREATE INDEX IF NOT EXISTS calls_by_stage ON calls (stage, state, seq);
-CREATE INDEX IF NOT EXISTS calls_held ON calls (owner) WHERE owner IS NOT NULL;
-CREATE INDEX IF NOT EXISTS calls_unsettled ON calls (seq) WHERE state = 'answered' AND settled = 0;
-CREATE INDEX IF NOT EXISTS calls_by_batch ON calls (batch) WHERE batch IS NOT NULL;
-CREATE TABLE IF NOT EXISTS call_spend (simulated INTEGER PRIMARY KEY, held_nano INTEGER NOT NULL, spent_nano INTEGER NOT NULL);
-INSERT OR IGNORE INTO call_spend VALUES (0, 0, 0), (1, 0, 0);
-CREATE TRIGGER IF NOT EXISTS call_spend_insert AFTER INSERT ON calls BEGIN
-    UPDATE call_spend SET held_nano = held_nano + NEW.held_nano, spent_nano = spent_nano + NEW.lost_nano + NEW.cost_nano
-    WHERE simulated = NEW.simulated;
-END;
-CREATE TRIGGER IF NOT EXISTS call_spend_update AFTER UPDATE OF held_nano, lost_nano, cost_nano ON calls BEGIN
-    UPDATE call_spend SET held_nano = held_nano + NEW.held_nano - OLD.held_nano,
-        spent_nano = spent_nano + NEW.lost_nano + NEW.cost_nano - OLD.lost_nano - OLD.cost_nano
-    WHERE simulated = NEW.simulated;
-END;
-CREATE TRIGGER IF NOT EXISTS call_spend_delete AFTER DELETE ON calls BEGIN
-    UPDATE call_spend SET held_nano = held_nano - OLD.held_nano, spent_nano = spent_nano - OLD.lost_nano - OLD.cost_nano
-    WHERE simulated = OLD.simulated;
-END;
-"""
+__all__ = ["CALLS_SCHEMA", "CallLedger", "CallState", "Claim", "ClaimedCall", "CostRow", "Recovered"]
 
 _instances = itertools.count(1)
 _OUR_CLAIM = "seq = ? AND owner = ? AND state IN ('reserved', 'sent')"
@@ -118,29 +70,6 @@ class Recovered:
 
     uncertain: int = 0
     freed: int = 0
-
-
-@dataclass(frozen=True)
-class CostRow:
-    """What the calls of one stage to one model came to."""
-
-    stage: str
-    provider: str
-    model: str
-    simulated: bool
-    price_date: str | None
-    calls: int
-    answered: int
-    failed: int
-    uncertain: int
-    """Tries whose answer never reached us; charged at their upper bound."""
-    input_tokens: int
-    output_tokens: int
-    thinking_tokens: int
-    cache_write_tokens: int
-    cache_read_tokens: int
-    cost_usd: float
-    uncertain_usd: float
 
 
 class CallLedger:
@@ -316,49 +245,28 @@ class CallLedger:
         return int(row[0]) / NANO
 
     def answers(self, stage: str, *, simulated: bool | None = None) -> Iterator[Answer]:
-        """Every answer of a stage, in the order they were asked for; read page by page, so the ledger may be written meanwhile."""
-        for row in self._pages(stage, "state = 'answered' AND settled = 1", simulated=simulated):
-            yield Answer(request=_request(row), message=orjson.loads(zlib.decompress(row["response"])))
+        """Every answer of a stage, in the order they were asked for; the ledger may be written meanwhile."""
+        return call_facts.find_answers(self._db, stage, simulated=simulated)
 
     def answer(self, key: str) -> Answer | None:
         """The answer to one call, a real one before a simulated one."""
-        row = self._db.execute(
-            "SELECT * FROM calls WHERE key = ? AND state = 'answered' AND settled = 1 ORDER BY simulated", (bytes.fromhex(key),)
-        ).fetchone()
-        return Answer(request=_request(row), message=orjson.loads(zlib.decompress(row["response"]))) if row else None
+        return call_facts.find_answer(self._db, key)
 
     def failures(self, stage: str, *, simulated: bool | None = None) -> Iterator[Failure]:
         """Every call of a stage that ended without an answer, or whose end is not known."""
-        for row in self._pages(stage, "state IN ('failed', 'uncertain')", simulated=simulated):
-            reason = row["reason"] or "uncertain"
-            yield Failure(stage=stage, slot=row["slot"], reason=reason, detail=row["detail"] or "", key=row["key"].hex())
+        return call_facts.find_failures(self._db, stage, simulated=simulated)
 
     def costs(self) -> list[CostRow]:
         """What was spent, by stage and model."""
-        sums = ", ".join(f"COALESCE(SUM({n}), 0) {n}" for n in ("input_tokens", "output_tokens", "thinking_tokens"))
-        cache = ", ".join(f"COALESCE(SUM({n}), 0) {n}" for n in ("cache_write_tokens", "cache_read_tokens"))
-        rows = self._db.execute(
-            "SELECT stage, provider, model, simulated, MAX(price_date) price_date, COUNT(*) calls, SUM(state = 'answered') answered, "
-            f"SUM(state = 'failed') failed, SUM(lost) uncertain, {sums}, {cache}, SUM(cost_nano) cost_nano, SUM(lost_nano) lost_nano "
-            "FROM calls GROUP BY stage, provider, model, simulated ORDER BY stage, model, simulated"
-        )
-        return [_cost_row(dict(row)) for row in rows]
+        return call_facts.sum_costs(self._db)
 
     def counts(self, stage: str | None = None) -> dict[CallState, int]:
         """How many calls are in each state."""
-        found = dict(
-            self._db.execute("SELECT state, COUNT(*) FROM calls WHERE ?1 IS NULL OR stage = ?1 GROUP BY state", (stage,)).fetchall()
-        )
-        return {state: found.get(state, 0) for state in get_args(CallState)}
+        return call_facts.count_states(self._db, stage)
 
     def refusals(self, stage: str | None = None) -> dict[str, int]:
         """How many answers were refusals, by the provider's category."""
-        rows = self._db.execute(
-            "SELECT COALESCE(refusal, 'unnamed'), COUNT(*) FROM calls WHERE stop_reason = 'refusal' AND (?1 IS NULL OR stage = ?1) "
-            "GROUP BY 1 ORDER BY 1",
-            (stage,),
-        )
-        return dict(rows.fetchall())
+        return call_facts.count_refusals(self._db, stage)
 
     def _find(self, key: bytes, *, simulated: bool) -> sqlite3.Row | None:
         row: sqlite3.Row | None = self._db.execute(
@@ -412,28 +320,6 @@ class CallLedger:
         row = self._db.execute("SELECT held_nano + spent_nano AS used FROM call_spend WHERE simulated = ?", (simulated,)).fetchone()
         return int(budget_usd * NANO) - int(row["used"])
 
-    def _pages(self, stage: str, where: str, *, simulated: bool | None) -> Iterator[sqlite3.Row]:
-        last = 0
-        while True:
-            rows = self._db.execute(
-                f"SELECT * FROM calls WHERE stage = ? AND {where} AND seq > ? AND (? IS NULL OR simulated = ?) ORDER BY seq LIMIT ?",
-                (stage, last, simulated, simulated, PAGE),
-            ).fetchall()
-            if not rows:
-                return
-            yield from rows
-            last = rows[-1]["seq"]
-
 
 def _is_final(row: sqlite3.Row, since: float) -> bool:
     return bool(row["settled"]) or (row["ended"] is not None and row["ended"] >= since)
-
-
-def _request(row: sqlite3.Row) -> Request:
-    names = ("stage", "slot", "attempt", "role")
-    return Request(**{name: row[name] for name in names}, body=orjson.loads(zlib.decompress(row["body"])))
-
-
-def _cost_row(row: dict[str, Any]) -> CostRow:
-    money = {"cost_usd": row.pop("cost_nano") / NANO, "uncertain_usd": row.pop("lost_nano") / NANO}
-    return CostRow(**{**row, "simulated": bool(row["simulated"])}, **money)
