@@ -1,0 +1,44 @@
+"""The embedding model: real vectors, in order, unit length, offline; an unknown name is the person's to mend."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from curation.dedup import find_semantic
+from curation.embed import dimension, embed, model_digest
+from curation.errors import UserError
+
+pytestmark = pytest.mark.model
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def test_vectors_are_unit_length_in_the_order_given_and_do_not_depend_on_their_neighbours() -> None:
+    texts = ["Kidney failure", "A long note about many things. " * 40, "Renal failure", "Fracture of jaw", "", "Kidney failure", "\ud800"]
+    seen: list[tuple[int, int]] = []
+    vectors = embed(texts, progress=lambda done, total: seen.append((done, total)))
+    assert vectors.shape == (7, dimension()) == (7, 384) and vectors.dtype == np.float32
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(7), abs=1e-5)
+    assert vectors[0] == pytest.approx(embed(["Kidney failure"])[0], abs=1e-5)
+    assert (vectors[0] == vectors[5]).all() and seen[-1] == (6, 6)
+    assert vectors[0] @ vectors[2] > 0.8 > 0.5 > vectors[0] @ vectors[3]
+    assert embed([]).shape == (0, 384)
+
+
+def test_semantic_finds_a_paraphrase_and_not_a_neighbour() -> None:
+    texts = ["Patient with kidney failure", "Fracture of the lower jaw", "Patient presenting with renal failure", "Fracture of the hip"]
+    table = find_semantic(texts, embed(texts), threshold=0.85)
+    assert list(zip(table["row"].to_pylist(), table["kept"].to_pylist(), strict=True)) == [(2, 0)]
+
+
+def test_digest_is_that_of_the_weights() -> None:
+    assert model_digest() == model_digest("sentence-transformers/all-MiniLM-L6-v2") and len(model_digest()) == 64
+
+
+def test_a_model_that_does_not_exist_is_named_with_the_way_out() -> None:
+    with pytest.raises(UserError, match=r"no-such-model.*cannot be loaded.*Next: use 'all-MiniLM-L6-v2'"):
+        embed(["x"], model="no-such-model-anywhere")
