@@ -76,6 +76,9 @@ def ensure_dataset(client: rg.Argilla, name: str, *, workspace: str, settings: r
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = client.datasets(name, workspace=workspace)
+    if found is not None and found.api_model().status == "draft":
+        found.delete()  # a process died while making it; it was never open to anyone and holds no record
+        found = None
     if found is None:
         return rg.Dataset(name=name, workspace=workspace, settings=settings, client=client).create()
     found.settings.get()

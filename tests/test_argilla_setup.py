@@ -154,6 +154,13 @@ def test_secrets_do_not_come_from_or_go_to_the_wrong_environment(home: Home, mon
     assert told["ARGILLA_REDIS_URL"] == "redis://127.0.0.1:7777/1"
     assert told["HF_HUB_DISABLE_TELEMETRY"] == "1" and "*" not in told["ARGILLA_CORS_ORIGINS"]
     assert load_secrets(home).owner_password not in told.values()
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "a-teachers-key")
+    assert "a-teachers-key" not in server_environment(home, ensure_secrets(home), port=6900).values()
+
+
+def test_a_redis_that_cannot_be_reached_is_named(home: Home) -> None:
+    done = run("up", "--detach", "--home", home.folder, "--port", "0", ARGILLA_REDIS_URL="redis://127.0.0.1:9/0")
+    assert_refused(done, "ARGILLA_REDIS_URL", "127.0.0.1:9", "built-in Valkey")
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", "-x", "a" * 65])

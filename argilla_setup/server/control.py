@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ def start_detached(home: Home, *, port: int | None, say: Say) -> Status:
             command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=home.folder, start_new_session=True, umask=0o077
         )
     try:
-        _wait_until_healthy(home, chosen, process)
+        _wait_until_healthy(home, chosen, process, say=say)
     except BaseException:
         stop_processes(home)
         raise
@@ -148,6 +149,7 @@ def _prepare(home: Home, *, port: int | None, say: Say) -> tuple[int, Path]:
         say("Ending what an earlier server left behind")
         stop_server(home)
     chosen = choose_port(home, port)
+    _check_redis(os.environ.get("ARGILLA_REDIS_URL"))
     python = ensure_environment(say)
     secrets = ensure_secrets(home)
     digest = hashlib.sha256(LOCK.read_bytes()).hexdigest()
@@ -164,9 +166,25 @@ def _prepare(home: Home, *, port: int | None, say: Say) -> tuple[int, Path]:
     return chosen, python
 
 
-def _wait_until_healthy(home: Home, port: int, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + START_SECONDS
+def _check_redis(url: str | None) -> None:
+    """Argilla itself would try for a minute before it said so."""
+    parts = urllib.parse.urlsplit(url or "")
+    if parts.scheme not in ("redis", "rediss"):
+        return
+    try:
+        socket.create_connection((parts.hostname or "localhost", parts.port or 6379), timeout=5).close()
+    except OSError as error:
+        fact = f"names {parts.hostname}:{parts.port or 6379}, which cannot be reached ({error.strerror or error})"
+        raise UserError("ARGILLA_REDIS_URL", fact, "start that Redis, or unset the variable to use the built-in Valkey") from error
+
+
+def _wait_until_healthy(home: Home, port: int, process: subprocess.Popen[bytes], *, say: Say) -> None:
+    began, told = time.monotonic(), 0
+    until = began + START_SECONDS
     while time.monotonic() < until:
+        if time.monotonic() - began > told + 10:
+            told += 10
+            say(f"Starting Argilla ({told} s)")
         if process.poll() is not None:
             raise UserError("Argilla did not start", _last_line(home, "supervisor"), f"read the logs in {home.logs_folder}")
         # Health alone could be another server's that took the port between our look and our start.

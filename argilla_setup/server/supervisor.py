@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from argilla_setup.errors import UserError
 from argilla_setup.server.home import Home, Secrets
 from argilla_setup.server.processes import MARK, write_processes
 
@@ -20,6 +21,7 @@ STEADY = 60.0
 """A child that ran this long is forgiven its earlier falls."""
 
 LARGEST_LOG = 10 * 2**20
+PASSED_ON = frozenset({"PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "HF_HUB_OFFLINE"})
 
 
 @dataclass
@@ -109,8 +111,7 @@ def make_children(home: Home, *, python: Path, port: int, environment: Mapping[s
     children = []
     if valkey is not None:
         # A rewritten process title would wipe the mark by which `down` finds the process.
-        home.socket.parent.mkdir(mode=0o700, exist_ok=True)
-        home.socket.parent.chmod(0o700)
+        _make_socket_folder(home.socket.parent)
         options = ["--port", "0", "--unixsocket", str(home.socket), "--unixsocketperm", "600", "--dir", str(home.folder / "valkey")]
         children.append(Child("valkey", [str(valkey), *options, "--save", "60", "1", "--daemonize", "no", "--set-proc-title", "no"]))
     children.append(Child("web", [str(python), str(ENGINE), "serve", "127.0.0.1", str(port)]))
@@ -119,8 +120,11 @@ def make_children(home: Home, *, python: Path, port: int, environment: Mapping[s
 
 
 def server_environment(home: Home, secrets: Secrets, *, port: int) -> dict[str, str]:
-    """What the server is told. Secrets travel here and never in a command line, which every user of the machine can read."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "ARGILLA_", "VIRTUAL_ENV"))}
+    """What the server is told. Secrets travel here and never in a command line, which every user of the machine can read.
+
+    Little is passed on: a teacher's key in the user's environment is none of Argilla's business.
+    """
+    kept = {name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith("LC_")}
     return kept | {
         MARK: str(home.folder),
         "ARGILLA_HOME_PATH": str(home.folder),
@@ -131,12 +135,19 @@ def server_environment(home: Home, secrets: Secrets, *, port: int) -> dict[str, 
         "ARGILLA_DATABASE_SQLITE_TIMEOUT": "30",
         "ARGILLA_ENABLE_SHARE_YOUR_PROGRESS": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
         "PYTHONNOUSERSITE": "1",
         # Tracebacks of its command line would print local variables, secrets among them.
         "_TYPER_STANDARD_TRACEBACK": "1",
     }
+
+
+def _make_socket_folder(folder: Path) -> None:
+    # Its name can be guessed and its parent is open to all, so another user's folder of that name must not be trusted.
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise UserError(f"{folder}", "belongs to another user", "set TMPDIR to a folder of your own")
+    folder.chmod(0o700)
 
 
 def open_log(home: Home, name: str) -> IO[bytes]:

@@ -233,6 +233,10 @@ def test_annotators_see_their_workspace_and_no_score(
         assert ada.get(f"datasets/{hidden.id}").status_code == 403
         assert "score_" not in ada.get(f"me/datasets/{dataset.id}/metadata-properties").text
         found = search(ada, dataset)
+        by_score = {"scope": {"entity": "metadata", "metadata_property": "score_total"}}
+        for body in ({"filters": {"and": [{"type": "range", "ge": 5, **by_score}]}}, {"sort": [{"order": "desc", **by_score}]}):
+            refused = ada.post(f"me/datasets/{dataset.id}/records/search", json=body)
+            assert refused.status_code == 422 and "not open to annotators" in refused.text
     assert all(not item["record"]["metadata"] for item in found["items"])
     suggested = {s["question_id"] for item in found["items"] for s in item["record"]["suggestions"]}
     prefilled = {str(question.id) for question in dataset.settings.questions if question.name in forms.PREFILLED}
