@@ -7,6 +7,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+import types
+import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -46,6 +49,8 @@ class ModelSpec(Closed):
     """Another address that speaks the Messages API; for the stand-in, the address it was started on."""
     max_tokens: int = Field(1024, ge=16)
     concurrency: int = Field(8, ge=1, le=256)
+    batch: bool = False
+    """Send by Message Batches: half the price, answers within 24 hours."""
     price: Price | None = None
 
 
@@ -106,7 +111,13 @@ class RecordRules(Closed):
 
     @model_validator(mode="after")
     def _compiles(self) -> RecordRules:
-        if self.label_pattern is not None and re.compile(self.label_pattern).groups < 1:
+        if self.label_pattern is None:
+            return self
+        try:
+            groups = re.compile(self.label_pattern).groups
+        except re.error as error:
+            raise ValueError(f"label_pattern is not a regular expression: {error}") from error
+        if groups < 1:
             raise ValueError("label_pattern needs one group in parentheses")
         return self
 
@@ -132,6 +143,9 @@ class Score(Closed):
     def _names_are_free(self) -> Score:
         if not self.rubric or {"overall", "total"} & self.rubric.keys():
             raise ValueError("rubric needs a criterion, and none may be called overall or total")
+        for name in self.rubric:
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,60}", name):
+                raise ValueError(f"rubric: {name!r} cannot name a score; use small letters, digits, - and _")
         return self
 
 
@@ -230,7 +244,9 @@ def load_project(folder: Path) -> Project:
     if not path.is_file():
         raise ProjectError(str(path), "there is no such file", f"curate init {folder} --template blank")
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_OnceLoader)
+    except UnicodeDecodeError as error:
+        raise ProjectError(str(path), f"is not UTF-8 text ({error.reason} at byte {error.start})", "save it as UTF-8") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
@@ -241,20 +257,27 @@ def load_project(folder: Path) -> Project:
         project = Project.model_validate(value)
     except ValidationError as error:
         raise ProjectError(*describe_error(error, Project, path)) from error
-    if not project.brief.strip() or "TODO" in project.brief or project.brief.strip().startswith("<"):
+    if is_open(project.brief):
         raise ProjectError(f"{path}: brief", "is not filled in", "write what the model should do under `brief:` and run again")
+    if not project.intended_use.strip():
+        raise ProjectError(f"{path}: intended_use", "is not filled in", "write what the model is for under `intended_use:` and run again")
     return project
+
+
+def is_open(text: str) -> bool:
+    """Whether a person still has to write this: it is empty, or stands as the template wrote it."""
+    return not text.strip() or text.strip().startswith(("TODO", "<"))
 
 
 def describe_error(error: ValidationError, model: type[BaseModel], path: Path) -> tuple[str, str, str]:
     """The first error as (what with its key path, the fact, the next step), with the nearest known key for a typo."""
     # A typo shows as an unknown key and a missing one: the unknown one says more.
     first = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")[0]
-    keys = [str(part) for part in first["loc"]]
+    keys, known = _follow(model, first["loc"])
     what = f"{path}: {'.'.join(keys)}"
     others = f" ({len(error.errors()) - 1} more after this one)" if len(error.errors()) > 1 else ""
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(keys[-1], _known_keys(model, keys[:-1]), n=1)
+        near = difflib.get_close_matches(keys[-1], known, n=1)
         hint = f"; the nearest one is `{near[0]}` (did you mean that?)" if near else ""
         return what, f"is not a known key{hint}{others}", "mend the key in project.yaml and run again"
     if first["type"] == "missing":
@@ -276,11 +299,49 @@ def planned_rows(project: Project) -> dict[Kind, int]:
     return {"instruction": project.plan.instruction, "preference": project.plan.preference}
 
 
-def _known_keys(model: type[BaseModel], path: list[str]) -> list[str]:
-    for key in path:
-        field = model.model_fields.get(key)
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return list(model.model_fields)
+class _OnceLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice, where YAML would take the last one in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"`{name}` stands twice", key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def _follow(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[list[str], list[str]]:
+    """The key path of an error as a person writes it, and the keys that are known where it ends."""
+    path, known, here = list[str](), list[str](), [model]
+    for part in loc:
+        models = [inner for inner in here if _is_model(inner)]
+        tagged = [m for m in models if len(models) > 1 and part in typing.get_args(m.model_fields["kind"].annotation)]
+        if tagged:  # pydantic names the kind it chose, which is no key of the file
+            here = tagged
+            continue
+        path.append(str(part))
+        known = [field.alias or name for m in models for name, field in m.model_fields.items()]
+        here = [option for inner in here for option in _options(_child(inner, part))]
+    return path, known
+
+
+def _child(annotation: Any, part: str | int) -> Any:
+    """What may stand under a key of a model, a mapping or a list."""
+    if _is_model(annotation):
+        return next((field.annotation for name, field in annotation.model_fields.items() if part in (name, field.alias)), None)
+    return next(reversed([a for a in typing.get_args(annotation) if a is not Ellipsis]), None)
+
+
+def _options(annotation: Any) -> list[Any]:
+    """The alternatives of a union, without their annotations."""
+    if typing.get_origin(annotation) is Annotated:
+        return _options(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [option for inner in typing.get_args(annotation) for option in _options(inner)]
+    return [annotation]
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

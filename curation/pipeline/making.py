@@ -40,7 +40,9 @@ def plan(folder: Path) -> Summary:
         shares = coverage(cells, done)
         by_kind = {kind: sum(c.kind == kind for c in cells) for kind in ("instruction", "preference")}
         counts = {"cells": len(cells), "new": added, **by_kind, "attributes": shares}
-        return Summary("plan", len(cells), len(cells), counts)
+        family = models.same_family(bench.project.models)
+        notes = [f"Teacher and judge are both of the family {family}: a judge is kinder to its own kind."] if family else []
+        return Summary("plan", len(cells), len(cells), counts, notes)
 
 
 def import_rows(
@@ -153,14 +155,15 @@ def ask(bench: Bench, requests: Iterable[Request], spec: ModelSpec, *, progress:
     todo = list(requests)
     if not todo:
         return
-    simulated = spec.provider == "offline-stand-in"
+    simulated = is_simulated(spec)
     base_url = spec.base_url or (standin_address.read_address(bench.folder) if simulated else None)
 
     def tell(at: models.AskProgress) -> None:
         if progress:
             progress(todo[0].stage, at.done, at.total or len(todo), f"${at.cost_usd:.3f}, {at.failed} failed")
 
-    models.ask(
+    send = models.ask_batch if spec.batch else models.ask
+    send(
         todo,
         model=models.open_model(spec, environ=os.environ, base_url=base_url),
         spec=spec,
@@ -171,13 +174,18 @@ def ask(bench: Bench, requests: Iterable[Request], spec: ModelSpec, *, progress:
     )
 
 
+def is_simulated(spec: ModelSpec) -> bool:
+    """Whether the offline stand-in answers for this model; its answers and its money never mix with real ones."""
+    return spec.provider == "offline-stand-in"
+
+
 def read_generated(bench: Bench, cells: Sequence[Cell], run: int) -> int:
     """Turn the teacher's answers that were not read yet into records; returns how many rows they gave."""
     by_id = {cell.id: cell for cell in cells}
     seen = records.origin_sources(bench.db, "generated") | facts.failed_calls(bench.db, "generate")
     made: list[tuple[Record, Origin]] = []
     failures: list[Failure] = []
-    for answer in CallLedger(bench.db).answers("generate"):
+    for answer in CallLedger(bench.db).answers("generate", simulated=is_simulated(bench.project.models.teacher)):
         key = answer.request.key
         if key in seen or answer.request.slot not in by_id:
             continue
@@ -202,7 +210,7 @@ def read_judged(bench: Bench, run: int) -> int:
     scores: list[tuple[int, str, str, int, str, str | None]] = []
     choices: list[tuple[int, str, str, int | None, str, str | None]] = []
     failures: list[Failure] = []
-    for answer in CallLedger(bench.db).answers("score"):
+    for answer in CallLedger(bench.db).answers("score", simulated=is_simulated(bench.project.models.judge)):
         key, (identity, digest, *order) = answer.request.key, answer.request.slot.split(":")
         if key in seen or identity not in seqs or digest not in current:
             continue
