@@ -40,8 +40,8 @@ def plan(folder: Path) -> Summary:
         shares = coverage(cells, done)
         by_kind = {kind: sum(c.kind == kind for c in cells) for kind in ("instruction", "preference")}
         counts = {"cells": len(cells), "new": added, **by_kind, "attributes": shares}
-        family = models.same_family(bench.project.models)
-        notes = [f"Teacher and judge are both of the family {family}: a judge is kinder to its own kind."] if family else []
+        warning = models.same_family(bench.project.models)
+        notes = [f"Note: {warning}."] if warning else []
         return Summary("plan", len(cells), len(cells), counts, notes)
 
 
