@@ -161,7 +161,8 @@ def _pools(project: Project, table: pa.Table | None, protected: set[str]) -> dic
 def _families(grounding: Grounding, table: pa.Table, wanted: set[Any], protected: set[str]) -> dict[Any, list[Row]]:
     if grounding.siblings is None:
         return {}
-    mask = pc.is_in(table[grounding.siblings], value_set=pa.array(sorted(w for w in wanted if w is not None)))
+    known = pa.array(sorted(w for w in wanted if w is not None), type=table[grounding.siblings].type)
+    mask = pc.is_in(table[grounding.siblings], value_set=known)
     if grounding.sibling_where:
         mask = pc.and_(mask, pc.equal(table[grounding.sibling_where], True))
     families: dict[Any, list[Row]] = defaultdict(list)
@@ -225,3 +226,11 @@ def _check_columns(grounding: Grounding, table: pa.Table) -> None:
                     f"names the column `{column}`; {grounding.table} has {', '.join(table.column_names)}",
                     "mend the name in project.yaml",
                 )
+    for field in ("where", "sibling_where"):
+        column = named[field][0]
+        if column is not None and not pa.types.is_boolean(table[column].type):
+            raise ProjectError(
+                f"project.yaml: plan.grounding.{field}",
+                f"names `{column}`, which holds {table[column].type} and not true or false",
+                "name a true/false column, or remove the key",
+            )

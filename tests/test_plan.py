@@ -121,6 +121,15 @@ def test_a_missing_column_is_named_with_those_there_are(change: dict[str, object
     assert what in error.value.what and "`nope`" in error.value.fact and "description" in error.value.fact
 
 
+def test_a_filter_column_must_be_true_or_false() -> None:
+    base = project()
+    assert base.plan.grounding
+    grounding = base.plan.grounding.model_copy(update={"where": "description"})
+    broken = base.model_copy(update={"plan": base.plan.model_copy(update={"grounding": grounding})})
+    with pytest.raises(ProjectError, match=r"plan\.grounding\.where.*`description`.*string"):
+        make_plan(broken, table=TABLE, protected_texts=())
+
+
 def test_a_missing_table_and_a_weightless_attribute_are_refused() -> None:
     with pytest.raises(ProjectError, match=r"icd10cm\.parquet"):
         make_plan(project(), table=None, protected_texts=())

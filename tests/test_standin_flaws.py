@@ -227,6 +227,20 @@ def test_pairs_set_the_code_against_a_sibling_at_equal_length(demo: Demo) -> Non
     assert abs(first - second) <= 0.1 * max(first, second)
 
 
+def test_pairs_of_an_open_brief_differ_in_one_sentence_of_like_length() -> None:
+    p = project(grounded=False, instruction=0, preference=40)
+    p = p.model_copy(update={"plan": p.plan.model_copy(update={"attributes": {"format": {"short answer": 1, "list": 1}}})})
+    answers = Answers.load(None, seed=7, rates=parse_rates("wrong_sibling=0,pair_refusal=0,pair_truncated_json=0"))
+    cells = make_plan(p, table=None, protected_texts=())
+    for cell, request in zip(cells, requests_for(cells, project=p, seeds=[]), strict=True):
+        made = records_from(Answer(request=request, message=answers.answer(request.body).message), cell, project=p)[0]
+        assert isinstance(made, Made)
+        better, worse = made.raw["better"], made.raw["worse"]
+        assert (better.count("\n"), better.count("- ")) == (worse.count("\n"), worse.count("- "))
+        assert SequenceMatcher(None, better, worse, autojunk=False).ratio() > 0.5
+        assert abs(len(better) - len(worse)) <= 0.35 * len(better)
+
+
 def ask(demo: Demo, request: Request) -> Answer:
     return Answer(request=request, message=demo.answers.answer(request.body).message)
 

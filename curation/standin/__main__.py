@@ -45,7 +45,8 @@ def _serve(listener: socket.socket, options: argparse.Namespace, rates: dict[str
     log = Log(options.log)
     answers = Answers.load(options.table, seed=options.seed, rates=rates)
     app = make_app(Standin(answers, log, faults, Batches(options.log / "batches", options.batch_seconds)))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
+    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=3)
+    server = uvicorn.Server(config)
     listener.listen(256)
     url = f"http://{options.host}:{listener.getsockname()[1]}"
     if options.state is not None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from argilla_setup import forms
 from curation.standin.flaws import chance, fraction
+from curation.standin.judge import RECKLESS
 from curation.standin.reading import answer_fields
 from curation.standin.tables import Codes, squeezed
 
@@ -103,6 +104,8 @@ def find_faults(prompt: str, completion: str, codes: Codes) -> tuple[str, ...]:
     """What a careful annotator finds wrong with a completion, as the form's reasons; empty when nothing is."""
     fields, text = answer_fields(completion), _user_text(prompt)
     if not codes.rows:
+        if RECKLESS.search(completion):
+            return ("wrong",)
         shared = set(squeezed(text).split()) & set(squeezed(completion).split())
         return () if any(len(word) > 4 for word in shared) else ("off_brief",)
     if list(fields) != ["code", "description", "chapter", "reason"]:
@@ -142,6 +145,10 @@ def _better(row: Mapping[str, str], codes: Codes, key: tuple[Any, ...]) -> str:
         fits = {letter: closeness(text, answer_fields(said).get("code", ""), codes) for letter, said in texts.items()}
         if fits[forms.A] != fits[forms.B]:
             return max(fits, key=lambda letter: fits[letter])
+    else:
+        faults = {letter: len(find_faults(row["prompt"], text, codes)) for letter, text in texts.items()}
+        if faults[forms.A] != faults[forms.B]:
+            return min(faults, key=lambda letter: faults[letter])
     # Nothing to tell them apart by: the same answer whichever letter it bears, so that two annotators mostly agree.
     return min(texts, key=lambda letter: fraction(key[0], texts[letter]))
 

@@ -14,6 +14,8 @@ from curation.standin.tables import Codes, squeezed
 
 OVERLOOKS, HARSH, FLIPS, MISTAKEN = 0.06, 0.012, 0.04, 0.015
 """How often the judge misses a defect, marks down a sound row, follows the order of a pair, or prefers the wrong answer in both orders."""
+RECKLESS = re.compile(r"for good|so that you save|no need to|twice as much|never differs|only confuses|skip the", re.IGNORECASE)
+"""Turns of phrase by which careless advice is told where there is no table to hold an answer against."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class Judge:
         return any(len({w[:5] for w in squeezed(n).split()} & said) >= max(1, len(n.split()) // 3) for n in names if n)
 
     def _open(self, prompt: str, answer: str) -> tuple[int, str]:
+        if reckless := RECKLESS.search(answer):
+            return 2, f"“{reckless[0]}” is careless advice."
         shared = set(squeezed(prompt).split()) & set(squeezed(answer).split())
         return (5, "It answers what was asked.") if any(len(w) > 4 for w in shared) else (3, "It hardly touches what was asked.")
 

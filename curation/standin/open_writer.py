@@ -165,7 +165,7 @@ class OpenWriter:
         a, b = _two_things(asked, random_)
         question = random_.choice(_QUESTIONS).format(a=a, b=b)
         better = _answer(asked, a, b, random_)
-        middle = max(re.split(r"(?<=[.]) ", better), key=len)
+        middle = max((part.removeprefix("- ") for part in re.split(r"(?<=[.])[ \n]", better)), key=len)
         defect = min((d.format(a=a, b=b) for d in random_.sample(_DEFECTS, 3)), key=lambda d: abs(len(d) - len(middle)))
         worse = better.replace(middle, defect, 1)
         if worse == better:
