@@ -1,0 +1,105 @@
+"""The run file: a typo, a wrong value or two kinds in one run is a sentence with the key's path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.training_samples import run_settings, write_run_file
+from training.config import RunFileError, load_run_file
+from training.data import resolve_snapshot
+
+
+def load(tmp_path: Path, settings: dict) -> object:
+    return load_run_file(write_run_file(tmp_path, "run.yaml", settings))
+
+
+def test_paths_are_relative_to_the_run_file(tmp_path: Path) -> None:
+    run = load_run_file(write_run_file(tmp_path, "run.yaml", run_settings()))
+    assert (run.base_model / ".").resolve() == tmp_path / "model"
+    assert run.output == tmp_path / "runs" / "sft"
+    assert run.snapshot.endswith("tiny-instruction@latest")
+    assert Path(run.snapshot).is_absolute()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"lern": 1}, "run.yaml: lern: is not a key of a run file"),
+        ({"base_modle": "x"}, "run.yaml: base_modle: is not a key of a run file. Next: did you mean base_model?"),
+        ({"lora": {"rr": 8, "dropot": 0.1}}, "run.yaml: lora"),
+        ({"lora": {"dropot": 0.1}}, "run.yaml: lora.dropot: is not a key of a run file. Next: did you mean dropout?"),
+        ({"optimizer": {"epochs": -1}}, "run.yaml: optimizer.epochs: Input should be greater than 0; it is -1"),
+        ({"schema": 2}, "run.yaml: schema: Input should be 1; it is 2"),
+        ({"kind": "ppo"}, "run.yaml: kind: Input should be 'sft' or 'dpo'; it is 'ppo'"),
+        ({"kind": ["sft", "dpo"]}, "asks for SFT and DPO in one run"),
+        ({"sft": {}, "dpo": {}}, "asks for SFT and DPO in one run"),
+        ({"sft_adapter": "runs/sft"}, "sft_adapter belongs to kind dpo; SFT and DPO are two runs"),
+        ({"beta": 0.1}, "beta belongs to kind dpo"),
+        ({"kind": "dpo", "lora": None}, "kind dpo needs sft_adapter"),
+    ],
+)
+def test_mistake_is_a_sentence_with_the_key_path(tmp_path: Path, change: dict, sentence: str) -> None:
+    with pytest.raises(RunFileError) as caught:
+        load(tmp_path, run_settings() | change)
+    assert sentence in str(caught.value)
+
+
+def test_dpo_refuses_what_belongs_to_sft(tmp_path: Path) -> None:
+    with pytest.raises(RunFileError, match="lora belongs to kind sft"):
+        load(tmp_path, run_settings("dpo", lora={"r": 4}))
+    with pytest.raises(RunFileError, match="bfloat16 is for kind sft"):
+        load(tmp_path, run_settings("dpo", optimizer={"adapter_dtype": "bfloat16"}))
+
+
+def test_default_rates_are_those_of_the_papers(tmp_path: Path) -> None:
+    assert load_run_file(write_run_file(tmp_path, "a.yaml", run_settings("sft", optimizer={}))).learning_rate == 2e-4
+    assert load_run_file(write_run_file(tmp_path, "b.yaml", run_settings("dpo", optimizer={}))).learning_rate == 5e-7
+
+
+def test_missing_key_and_broken_yaml_are_sentences(tmp_path: Path) -> None:
+    settings = run_settings()
+    del settings["eval"]
+    with pytest.raises(RunFileError, match=r"run.yaml: eval: is missing"):
+        load(tmp_path, settings)
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("kind: [sft")
+    with pytest.raises(RunFileError, match="is not YAML"):
+        load_run_file(broken)
+    with pytest.raises(RunFileError, match="does not exist"):
+        load_run_file(tmp_path / "none.yaml")
+
+
+def test_digest_follows_settings_and_ignores_layout_place_and_evaluation_size(tmp_path: Path) -> None:
+    first = write_run_file(tmp_path / "a", "run.yaml", run_settings()) if (tmp_path / "a").mkdir() is None else None
+    (tmp_path / "b").mkdir()
+    settings = run_settings()
+    second = write_run_file(tmp_path / "b", "run.yaml", settings | {"eval": {**settings["eval"], "n": 99}, "logger": "tensorboard"})
+    second.write_text("# another comment\n" + second.read_text())
+    third = write_run_file(tmp_path / "b", "other.yaml", settings | {"seed": 8})
+    assert first is not None
+    digests = [load_run_file(file).digest for file in (first, second, third)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_shipped_templates_open_with_their_command_and_load(tmp_path: Path) -> None:
+    folder = Path(load_run_file.__code__.co_filename).parent / "template"
+    for kind in ("sft", "dpo"):
+        text = (folder / f"{kind}.yaml").read_text()
+        assert text.startswith(f"# train preflight {kind}.yaml && train {kind} {kind}.yaml")
+        assert load_run_file(folder / f"{kind}.yaml").kind == kind
+        assert set(yaml.safe_load(text)) <= set(run_settings(kind)) | {"use", "allow_simulated_review", "beta", "seed", "logger", "lora"}
+
+
+def test_latest_is_the_highest_version_of_that_name(tmp_path: Path) -> None:
+    for name in ("codes-v2-aaaaaaaa", "codes-v10-bbbbbbbb", "codes-more-v11-cccccccc", "codes-v12-unfinished"):
+        (tmp_path / name).mkdir()
+    assert resolve_snapshot(f"{tmp_path}/codes@latest").name == "codes-v10-bbbbbbbb"
+    assert resolve_snapshot(f"{tmp_path}/codes-v2-aaaaaaaa").name == "codes-v2-aaaaaaaa"
+    (tmp_path / "codes-v10-dddddddd").mkdir()
+    with pytest.raises(Exception, match="version 10 exists twice"):
+        resolve_snapshot(f"{tmp_path}/codes@latest")
+    with pytest.raises(Exception, match="no snapshot of that name"):
+        resolve_snapshot(f"{tmp_path}/none@latest")

@@ -1,0 +1,170 @@
+"""A tiny base model with its tokenizer, signed snapshots and run files, built in seconds for the training tests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from curation.records import Message, make_instruction, make_pair, record_id
+from curation.snapshot import create_key, sign_snapshot, write_snapshot
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+SYSTEM = "Assign the code."
+WORDS = ("fever", "cough", "ulcer", "left", "right", "acute", "chronic", "pain", "knee", "hip", "lung", "skin", "mild", "severe")
+CHAPTERS = ("Bones", "Breath", "Surface")
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def phrase(number: int) -> str:
+    return f"{WORDS[number % 14]} {WORDS[(number // 14) % 14]} {WORDS[(number * 5 + 3) % 14]} {number}"
+
+
+def answer(number: int, *, wrong: int = 0) -> str:
+    kind = (number + wrong) % 3
+    return f"Code: A{kind}.{number % 4}\nDescription: kind {kind}\nChapter: {CHAPTERS[kind]}\nReason: it says so."
+
+
+def instruction(number: int) -> dict[str, Any]:
+    record = make_instruction(phrase(number), answer(number), system=SYSTEM, label=f"A{number % 3}")
+    prompt = [m.model_dump() for m in record.prompt]
+    return {"prompt": prompt, "completion": [record.completion.model_dump()], "id": record_id(record), "label": record.label}
+
+
+def pair(number: int) -> dict[str, Any]:
+    prompt = (Message(role="system", content=SYSTEM), Message(role="user", content=phrase(number)))
+    better, worse = answer(number), answer(number, wrong=1)
+    record, _ = make_pair(prompt, better, worse)
+    rivals = {"chosen": [{"role": "assistant", "content": better}], "rejected": [{"role": "assistant", "content": worse}]}
+    return {"prompt": [m.model_dump() for m in prompt], **rivals, "id": record_id(record)}
+
+
+def build_model(folder: Path, *, seed: int = 3) -> Path:
+    """A random two-layer Llama with a word tokenizer and a ChatML template."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    from tokenizers import decoders
+
+    tokenizer.decoder = decoders.ByteLevel()
+    texts = [f"system\n{SYSTEM}\nuser\n{phrase(n)}\nassistant\n{answer(n)}" for n in range(80)]
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=512, special_tokens=special, initial_alphabet=alphabet))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    fast.chat_template = TEMPLATE
+    fast.save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=fast.eos_token_id,
+        pad_token_id=fast.pad_token_id,
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    record = {"id": "tiny", "licence": "Apache-2.0", "source": "built in a test", "note": ""}
+    (folder / "base-model.json").write_text(json.dumps(record))
+    return folder
+
+
+def write_eval(project: Path, *, n: int = 12) -> str:
+    """protected/eval.jsonl and tables/codes.parquet; returns the file's sha256."""
+    import pyarrow.parquet as pq
+
+    lines = []
+    for number in range(200, 200 + n):
+        code = f"A{number % 3}.{number % 4}"
+        options = [f"A{number % 3}.{(number + i) % 4}" for i in range(4)]
+        lines.append({"phrase": phrase(number), "code": code, "description": "x", "chapter": CHAPTERS[number % 3], "options": options})
+    file = project / "protected" / "eval.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    codes = [f"A{a}.{b}" for a in range(3) for b in range(4)]
+    (project / "tables").mkdir(exist_ok=True)
+    pq.write_table(pa.table({"code": codes, "billable": [c != "A0.0" for c in codes], "chapter": ["x"] * 12}), project / "tables/codes.parquet")
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def write_signed(project: Path, kind: str, *, key: Path | None, sha256: str, simulated: bool = False, version: int = 1) -> Path:
+    """A snapshot of the kind; unsigned without a key."""
+    make = instruction if kind == "instruction" else pair
+    ranges = {"train": range(24), "validation": range(24, 32), "test": range(32, 40)}
+    folder = project / "snapshots"
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "protected": [{"name": "eval", "file": "eval.jsonl", "sha256": sha256, "items": 12, "text": "phrase", "label": "code"}],
+        "review": {"simulated": simulated, "reviewers": ["ann"]},
+        "models": {"simulated": True},
+        "intended_use": "tests",
+        "licence": "CC0-1.0",
+    }
+    path = write_snapshot(
+        folder,
+        name=f"tiny-{kind}",
+        version=version,
+        kind=kind,  # type: ignore[arg-type]
+        splits={split: pa.Table.from_pylist([make(n) for n in numbers]) for split, numbers in ranges.items()},
+        facts=facts,
+        card="# Card\n",
+        report_html=None,
+        created=NOW,
+    )
+    if key is not None:
+        sign_snapshot(path, key)
+    return path
+
+
+def build_project(folder: Path) -> Path:
+    """A project with a tiny model, a key pair, an evaluation file and a signed snapshot of each kind."""
+    build_model(folder / "model")
+    private, _ = create_key(folder / "keys")
+    sha256 = write_eval(folder)
+    for kind in ("instruction", "preference"):
+        write_signed(folder, kind, key=private, sha256=sha256)
+    return folder
+
+
+def run_settings(kind: str = "sft", **changes: Any) -> dict[str, Any]:
+    """The settings of a small run in PROJECT/runs; `changes` replace whole keys."""
+    rows = "instruction" if kind == "sft" else "preference"
+    settings: dict[str, Any] = {
+        "schema": 1,
+        "kind": kind,
+        "snapshot": f"../snapshots/tiny-{rows}@latest",
+        "base_model": "../model",
+        "output": kind,
+        "trusted_keys": ["../keys/signing.pub"],
+        "eval": {"file": "../protected/eval.jsonl", "n": 12, "table": "../tables/codes.parquet", "max_new_tokens": 12},
+        "optimizer": {"learning_rate": 1e-3, "epochs": 3, "batch_size": 4, "max_length": 200},
+        "stopping": {"every_steps": 4, "patience": 3},
+        "threads": 1,
+    }
+    if kind == "dpo":
+        settings["sft_adapter"] = "sft"
+    else:
+        settings["lora"] = {"r": 4, "alpha": 8, "dropout": 0.1}
+    return settings | changes
+
+
+def write_run_file(project: Path, name: str, settings: dict[str, Any]) -> Path:
+    file = project / "runs" / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(f"# train preflight {name}\n" + yaml.safe_dump(settings, sort_keys=False))
+    return file
