@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -326,6 +327,22 @@ def test_what_was_written_survives_and_another_process_sees_it(tmp_path: Path) -
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s.db")], capture_output=True, text=True, check=True)
     assert int(done.stdout) == sum(doc.fields["prompt"] == "asthma" for doc in DOCS)
+
+
+def test_writers_in_several_threads_lose_nothing(tmp_path: Path) -> None:
+    made = fill(tmp_path / "s.db", [RecordDoc(f"r{n}", {"prompt": "x"}) for n in range(20)])
+
+    def answer(user: str) -> list[int]:
+        counts = []
+        for n in range(20):
+            made.put_response("d", f"r{n}", ResponseDoc(f"{user}-{n}", user, "submitted", {"verdict": "approve"}))
+            counts.append(count_responses(made, "d", user=user)["submitted"])
+        return counts
+
+    with ThreadPoolExecutor(4) as threads:
+        # Each reads its own write at once, whatever the others do.
+        assert list(threads.map(answer, ["a", "b", "c", "d"])) == [list(range(1, 21))] * 4
+    assert made.db.execute("SELECT count(*) FROM responses").fetchone() == (80,)
 
 
 def test_deleting_a_dataset_leaves_the_other(tmp_path: Path) -> None:

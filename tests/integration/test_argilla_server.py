@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -191,6 +195,47 @@ def test_similar_records_come_by_nearness(dataset: Any) -> None:
     assert found[0] in ("r09", "r11") and set(found) == {"r08", "r09", "r11", "r12"}
 
 
+def test_the_text_of_a_conversation_is_searched(client: Any) -> None:
+    import argilla as rg
+
+    made = rg.Dataset(
+        "chats",
+        workspace=WORKSPACE,
+        client=client,
+        settings=rg.Settings(fields=[rg.ChatField("talk"), rg.TextField("note")], questions=[rg.TextQuestion("comment")]),
+    ).create()
+    talks = {"t1": "my knee hurts", "t2": "my hip hurts"}
+    made.records.log([rg.Record(id=n, fields={"talk": [{"role": "user", "content": t}], "note": "seen"}) for n, t in talks.items()])
+    assert names(made, query="knee seen") == ["t1"]
+    assert sorted(names(made, query="hurts")) == ["t1", "t2"]
+    body = {"query": {"text": {"q": "knee", "field": "note"}}}
+    url = f"{client.api_url}/api/v1/datasets/{made.id}/records/search"
+    assert httpx.post(url, json=body, headers={"X-Argilla-Api-Key": client.api_key}).json()["total"] == 0
+
+
+def test_the_command_shows_users_and_status(argilla_home: RunningArgilla) -> None:
+    home = str(argilla_home.home.folder)
+
+    def run(*arguments: str) -> Any:
+        command = [sys.executable, "-m", "argilla_setup", *arguments, "--home", home, "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    added = run("users", "add", "cleo", "--workspace", "by-hand")
+    kept = json.loads(Path(added["credentials"]).read_text())
+    assert Path(added["credentials"]).stat().st_mode & 0o777 == 0o600
+    assert kept["password"] not in str(added) and kept["api_key"] not in str(added)
+    assert {"username": "cleo", "role": "annotator", "workspaces": ["by-hand"]} in run("users", "list")
+    again = run("users", "add", "cleo", "--workspace", "second")
+    assert (
+        again["workspaces"] == ["by-hand", "second"] and json.loads(Path(added["credentials"]).read_text())["password"] == kept["password"]
+    )
+    found = run("status")
+    assert found["healthy"] and found["url"] == argilla_home.url and found["counts"]["users"] >= 2
+    assert httpx.post(f"{found['url']}/api/v1/token", data={"username": "cleo", "password": kept["password"]}).status_code == 201
+
+
 def test_scores_can_be_added_later_and_old_records_are_found_by_them(client: Any) -> None:
     import argilla as rg
 
@@ -360,3 +405,14 @@ def test_a_life_up_twice_broken_and_down(argilla_home: RunningArgilla, second_ho
     assert stop_server(second_home) >= 4
     assert not find_processes(second_home) and not describe_server(second_home).up
     assert stop_server(second_home) == 0
+
+    # In the foreground: Ctrl-C ends all of it.
+    command = [sys.executable, "-m", "argilla_setup", "up", "--home", str(second_home.folder)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as foreground:
+        try:
+            wait_for(lambda: describe_server(second_home).healthy, seconds=60)
+            foreground.send_signal(signal.SIGINT)
+            assert foreground.wait(timeout=30) == 0
+        finally:
+            foreground.kill()
+    assert not find_processes(second_home)
