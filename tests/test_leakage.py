@@ -52,6 +52,7 @@ def test_a_leak_is_found_and_named(text: str, kind: str) -> None:
         "Viral pneumonia, unspecified",
         "Seen today for toxic liver disease with cirrhosis of liver.",
         "Write a poem about the sea.",
+        "Toxic: mumps. Fibrosis note: mumps.",
         "",
         "?",
         "\x00",
@@ -185,7 +186,7 @@ def test_words_and_spans_on_scripts_without_spaces() -> None:
 
 def test_segments_are_the_whole_and_its_clauses() -> None:
     note = "72-year-old man. Assessment: hepatic amebiasis; afebrile."
-    assert segments(note) == [note, "72-year-old man", "Assessment", "hepatic amebiasis", "afebrile"]
+    assert segments(note) == [note, "72-year-old man", "hepatic amebiasis", "afebrile"]
     assert segments("无咳嗽。发热三天入院治疗") == ["无咳嗽。发热三天入院治疗", "发热三天入院治疗"]
 
 

@@ -201,6 +201,8 @@ class _Screen:
             ranked = np.where(to_items >= self.cut, margin, margin - 10)
         else:
             ranked = margin = np.where(_is_boilerplate(to_items)[:, None], 0.0, to_items - self.crowding)
+        passing = [place > 0 and len(words(piece)) == 1 for place, piece in enumerate(pieces)]  # one word is no rewording
+        ranked = np.where(np.array(passing)[:, None], -20.0, ranked)
         place, item = divmod(int(ranked.argmax()), ranked.shape[1])
         score = float(to_items[place, item] - self.crowding[item])
         is_leak = score >= self.cut and bool(margin[place, item] > 0)

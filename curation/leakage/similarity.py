@@ -14,13 +14,17 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Encoder = Callable[[Sequence[str]], Array]
 """Texts to L2-normalized rows, as `functools.partial(embed, model=...)` gives."""
 
+_HEADING = re.compile(r"(?:^|(?<=[.;!?\n]))\s*(?:[^\W\d]+[ /-]?){1,3}:\s")
 _CLAUSE = re.compile(r"[.;:!?]+\s|[\n。！？；：]+")
 _SHORTLIST_SIMILARITY, _SHORTLIST_MARGIN = 0.15, -0.4
 
 
 def segments(text: str) -> list[str]:
-    """The whole text, then its sentences and clauses: a short phrase drowns in the average of a long note."""
-    parts = (part.strip(" .") for part in _CLAUSE.split(text))
+    """The whole text, then its sentences and clauses: a short phrase drowns in the average of a long note.
+
+    Headings ("Impression:", "Clinic note:") are left out: they stand in many rows and say nothing of any.
+    """
+    parts = (part.strip(" .") for part in _CLAUSE.split(_HEADING.sub("\n", text)))
     return list(dict.fromkeys([text, *(part for part in parts if len(part.split()) > 1 or len(part) > 3)]))
 
 
