@@ -99,7 +99,7 @@ def estimate_memory(
     parameters: int,
     batch: int,
     length: int,
-    dpo: bool,
+    dpo: bool = False,
     quantized: bool = True,
     checkpointing: bool = True,
     optimizer: str = "float32",
@@ -118,6 +118,9 @@ def estimate_memory(
     weights = int(shape.linear_parameters * bits / 8) + embeddings
     adapter = parameters * (2 * adapter_bytes + _OPTIMIZER_BYTES[optimizer] + (adapter_bytes if dpo else 0))
     block = rows * length * (12 * shape.hidden + 8 * shape.intermediate + 8 * shape.heads * shape.head_dim)
+    if not checkpointing:
+        # Each adapted module keeps its input twice in the adapter's dtype, before and after dropout.
+        block += rows * length * 2 * adapter_bytes * sum(inputs for inputs, _ in shape.linears.values())
     boundaries = shape.layers * rows * length * shape.hidden * 2
     activations = boundaries + block if checkpointing else shape.layers * block
     logits = rows * length * shape.vocabulary * 10

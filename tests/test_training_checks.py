@@ -1,0 +1,226 @@
+"""What is known before a model is loaded: memory, licences, digests, intervals, the evaluation file, the room on the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.training_samples import write_eval
+from training.adapter import digest_of, folder_digest
+from training.config import TrainingError
+from training.data import describe_lengths, read_eval_items
+from training.evaluate import read_answers
+from training.intervals import compare, measure
+from training.licence import check_use, find_base_record
+from training.memory import GIB, Shape, adapter_parameters, estimate_memory, read_shape
+from training.prepare import check_space
+
+LLAMA_70B = Shape(layers=80, hidden=8192, intermediate=28672, heads=64, kv_heads=8, head_dim=128, vocabulary=128256, tied=False)
+SMOL = Shape(layers=30, hidden=576, intermediate=1536, heads=9, kv_heads=3, head_dim=64, vocabulary=49152, tied=True)
+
+
+def test_weights_of_70b_in_nf4_are_what_the_formula_says() -> None:
+    # 68.45 G linear parameters at 4.127 bits and 2.10 G of embedding and head at 16.
+    assert LLAMA_70B.linear_parameters == 80 * (2 * 8192 * 8192 + 2 * 8192 * 1024 + 3 * 8192 * 28672)
+    estimate = estimate_memory(LLAMA_70B, parameters=0, batch=1, length=1)
+    assert estimate.weights / GIB == pytest.approx(68.451e9 * 4.12695 / 8 / GIB + 2.1013e9 * 2 / GIB, rel=1e-3)
+
+
+def test_qlora_of_70b_needs_some_48_gib_as_llama_factory_says() -> None:
+    parameters = adapter_parameters(LLAMA_70B, r=16, targets="all-linear")
+    sft = estimate_memory(LLAMA_70B, parameters=parameters, batch=1, length=2048, optimizer="8bit", adapter_bytes=2)
+    dpo = estimate_memory(LLAMA_70B, parameters=parameters, batch=1, length=2048, optimizer="8bit", adapter_bytes=2, dpo=True)
+    assert 46 < sft.total / GIB < 50
+    assert sft.total < dpo.total < 60 * GIB
+
+
+def test_smollm_adapter_has_the_parameters_peft_counts() -> None:
+    # PEFT's print_trainable_parameters for r 16 over all linear modules of SmolLM2-135M: 4,884,480.
+    assert adapter_parameters(SMOL, r=16, targets="all-linear") == 4_884_480
+    assert adapter_parameters(SMOL, r=16, targets=("q_proj", "v_proj")) == 30 * 16 * (576 + 576 + 576 + 192)
+
+
+def test_dpo_and_longer_rows_and_wider_batches_need_more() -> None:
+    plain = estimate_memory(SMOL, parameters=10**6, batch=4, length=128)
+    assert estimate_memory(SMOL, parameters=10**6, batch=8, length=128).total > plain.total
+    assert estimate_memory(SMOL, parameters=10**6, batch=4, length=256).total > plain.total
+    assert estimate_memory(SMOL, parameters=10**6, batch=4, length=128, dpo=True).logits == 2 * plain.logits
+    assert estimate_memory(SMOL, parameters=10**6, batch=4, length=128, checkpointing=False).activations > plain.activations
+
+
+def test_shape_is_read_from_a_checkpoint(tmp_path: Path) -> None:
+    config = {"num_hidden_layers": 30, "hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 49152, "tie_word_embeddings": True}))
+    assert read_shape(tmp_path) == SMOL
+
+
+@pytest.mark.parametrize("use", ["research", "internal", "commercial"])
+def test_open_licences_allow_every_use(use: str) -> None:
+    assert check_use("Apache-2.0", use, of="m") == check_use("MIT", use, of="m") == ""  # type: ignore[arg-type]
+
+
+def test_non_commercial_and_unknown_licences_stop_a_commercial_run() -> None:
+    with pytest.raises(TrainingError, match=r"licence CC-BY-NC-4\.0: does not allow use: commercial"):
+        check_use("CC-BY-NC-4.0", "commercial", of="m")
+    assert check_use("CC-BY-NC-4.0", "internal", of="m") == "not for commercial use"
+    with pytest.raises(TrainingError, match="is not one whose terms we know"):
+        check_use("our-own-licence", "commercial", of="m")
+    assert "not checked" in check_use("our-own-licence", "research", of="m")
+    assert "Built with Llama" in check_use("llama3.1", "commercial", of="m")
+
+
+def test_licence_comes_from_the_record_then_the_card_then_the_run_file(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="does not exist"):
+        find_base_record(tmp_path / "none")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(TrainingError, match="records no licence"):
+        find_base_record(tmp_path)
+    assert find_base_record(tmp_path, declared="MIT").licence == "MIT"
+    (tmp_path / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n# A model\n")
+    assert find_base_record(tmp_path, declared="MIT").licence == "cc-by-nc-4.0"
+    (tmp_path / "base-model.json").write_text(json.dumps({"id": "m", "licence": "Apache-2.0"}))
+    assert find_base_record(tmp_path).licence == "Apache-2.0"
+
+
+def write_safetensors(file: Path, tensors: dict[str, tuple[str, list[int], bytes]]) -> None:
+    header, body = {}, b""
+    for name, (dtype, shape, raw) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(body), len(body) + len(raw)]}
+        body += raw
+    text = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + body)
+
+
+def test_adapter_digest_sees_values_shapes_and_names_but_not_dtype_or_order(tmp_path: Path) -> None:
+    values = np.array([[1.0, -2.0], [0.5, 0.0]], dtype="<f4")
+    bf16 = (values.view("<u4") >> 16).astype("<u2").tobytes()
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    write_safetensors(one / "adapter_model.safetensors", {"a": ("F32", [2, 2], values.tobytes()), "b": ("F32", [4], values.tobytes())})
+    write_safetensors(two / "adapter_model.safetensors", {"b": ("BF16", [4], bf16), "a": ("BF16", [2, 2], bf16)})
+    expected = digest_of({"a": values, "b": values.reshape(4)})
+    assert folder_digest(one) == folder_digest(two) == expected
+    assert digest_of({"a": values.reshape(4), "b": values.reshape(4)}) != expected
+    assert digest_of({"a": values, "c": values.reshape(4)}) != expected
+    assert digest_of({"a": values + 1e-6, "b": values.reshape(4)}) != expected
+
+
+def test_damaged_or_missing_adapter_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="it is no adapter"):
+        folder_digest(tmp_path)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"\xff" * 40)
+    with pytest.raises(TrainingError, match="is damaged"):
+        folder_digest(tmp_path)
+
+
+def test_interval_covers_the_mean_and_narrows_with_n() -> None:
+    small, large = measure([1, 0] * 20), measure([1, 0] * 200)
+    assert small.value == large.value == 0.5
+    assert small.low < 0.4 < 0.6 < small.high
+    # The standard error of a share of one half over 400 is .025, so the interval is about +-.049.
+    assert large.low == pytest.approx(0.451, abs=0.006)
+    assert large.high == pytest.approx(0.549, abs=0.006)
+
+
+def test_interval_of_all_wrong_is_not_a_point() -> None:
+    nothing = measure([0.0] * 120)
+    assert (nothing.value, nothing.low, nothing.method) == (0.0, 0.0, "wilson")
+    assert nothing.high == pytest.approx(0.031, abs=0.001)
+    assert measure([1.0] * 120).low == pytest.approx(0.969, abs=0.001)
+
+
+def test_difference_that_covers_zero_is_no_change() -> None:
+    rng = np.random.default_rng(1)
+    before = rng.integers(0, 2, 120).astype(float).tolist()
+    flipped = [1 - v if i in (3, 50) else v for i, v in enumerate(before)]
+    assert compare(flipped, before).verdict == "no change"
+    assert compare(before, before).verdict == "no change"
+    better = [1.0 if i % 3 == 0 else v for i, v in enumerate(before)]
+    assert compare(better, before).verdict == "better"
+    assert compare(before, better).verdict == "worse"
+
+
+def test_pairing_finds_what_two_separate_intervals_would_miss() -> None:
+    before = [1.0] * 60 + [0.0] * 60
+    after = [1.0] * 68 + [0.0] * 52
+    assert measure(before).high > measure(after).low
+    assert compare(after, before).verdict == "better"
+
+
+def test_answers_are_read_line_by_line() -> None:
+    item = {"code": "A1.1", "chapter": "Certain Things (A00-B99)"}
+    texts = [
+        "Code: A1.1\nDescription: x\nChapter: certain  things (A00-B99)",
+        "Code: A1.2 because\nChapter: Other",
+        "The code is A1.1, chapter Certain Things (A00-B99)",
+    ]
+    values = read_answers(texts, [item] * 3, billable=frozenset({"A1.1", "A1.2"}))
+    assert values == {"chapter": [1, 0, 0], "exact_code": [1, 0, 0], "valid_code": [1, 1, 0]}
+
+
+def test_bad_line_of_the_evaluation_file_is_named(tmp_path: Path) -> None:
+    write_eval(tmp_path, n=3)
+    file = tmp_path / "protected" / "eval.jsonl"
+    assert len(read_eval_items(file, n=2)) == 2
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([lines[0], json.dumps(json.loads(lines[1]) | {"options": ["B9.9"]}), "{"]) + "\n")
+    with pytest.raises(TrainingError, match=r"eval.jsonl line 2: options do not hold the right code"):
+        read_eval_items(file, n=3)
+    file.write_text(lines[0] + "\n{\n")
+    with pytest.raises(TrainingError, match=r"eval.jsonl line 2: is not JSON"):
+        read_eval_items(file, n=3)
+
+
+def test_rows_above_max_length_are_named() -> None:
+    rows = [{"id": "aa"}, {"id": "bb"}, {"id": "cc"}]
+    stats = describe_lengths(rows, [10, 300, 20], max_length=256)
+    assert (stats.rows, stats.median, stats.longest, stats.too_long) == (3, 20, 300, ("bb",))
+
+
+def test_no_room_on_the_disk_is_said_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"needs 999000000 MB and \d+ MB are free"):
+        check_space(tmp_path / "deep" / "model", needed=999_000_000 * 1_000_000)
+    check_space(tmp_path / "deep" / "model", needed=1000)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="ulimit is POSIX")
+def test_file_size_limit_of_the_shell_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    command = f"ulimit -f 100000; {sys.executable} -m training prepare-model {tmp_path / 'model'}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "one file of it has 270 MB and this shell allows 102 MB a file. Next: ulimit -f unlimited" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_with_other_files_is_never_overwritten(tmp_path: Path) -> None:
+    from training.prepare import prepare_model
+
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(TrainingError, match="nothing was overwritten"):
+        prepare_model(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_folder_that_is_no_snapshot_is_one_sentence_and_exit_2(tmp_path: Path) -> None:
+    from tests.training_samples import run_settings, write_run_file
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "base-model.json").write_text(json.dumps({"id": "m", "licence": "MIT"}))
+    (tmp_path / "notes").mkdir()
+    file = write_run_file(tmp_path, "sft.yaml", run_settings(snapshot="../notes"))
+    command = [sys.executable, "-m", "training", "preflight", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "holds no manifest.json, so it is no finished snapshot. Next:" in done.stderr
