@@ -4,21 +4,17 @@ never a silent default. Secrets never stand here.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
-import types
-import typing
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from curation.checks import Check
 from curation.errors import ProjectError
 from curation.records import Kind, canonical_json
+from curation.yaml_file import describe_error, read_yaml
 
 VERSION = 1
 
@@ -47,8 +43,8 @@ class ModelSpec(Closed):
     model: str
     base_url: str | None = None
     """Another address that speaks the Messages API; for the stand-in, the address it was started on."""
-    max_tokens: int = Field(1024, ge=16)
-    concurrency: int = Field(8, ge=1, le=256)
+    max_tokens: int = Field(default=1024, ge=16)
+    concurrency: int = Field(default=8, ge=1, le=256)
     batch: bool = False
     """Send by Message Batches: half the price, answers within 24 hours."""
     price: Price | None = None
@@ -64,7 +60,7 @@ class Models(Closed):
 class Budget(Closed):
     """The hard cap on what all calls of this project may cost."""
 
-    usd: float = Field(5.0, gt=0)
+    usd: float = Field(default=5.0, gt=0)
 
 
 class Grounding(Closed):
@@ -88,14 +84,14 @@ class Plan(Closed):
     """How many examples of what."""
 
     seed: int = 7
-    instruction: int = Field(0, ge=0)
+    instruction: int = Field(default=0, ge=0)
     """Instruction examples to write."""
-    preference: int = Field(0, ge=0)
+    preference: int = Field(default=0, ge=0)
     """Preference pairs to write."""
     attributes: dict[str, dict[str, float]] = {}
     """For each attribute its values and their weights, for example difficulty: {basic: 5, intermediate: 3, advanced: 2}."""
     grounding: Grounding | None = None
-    examples_shown: int = Field(3, ge=0, le=20)
+    examples_shown: int = Field(default=3, ge=0, le=20)
     """Seed examples shown to the teacher in each request."""
 
 
@@ -134,9 +130,9 @@ class Score(Closed):
     """The rubric and the rule that keeps."""
 
     rubric: dict[str, str] = DEFAULT_RUBRIC
-    threshold: float = Field(7.0, ge=0, le=10)
+    threshold: float = Field(default=7.0, ge=0, le=10)
     """Keep rows whose total (0 to 10) reaches this."""
-    top_percent: float | None = Field(None, gt=0, le=100)
+    top_percent: float | None = Field(default=None, gt=0, le=100)
     """Instead of the threshold, keep the best N % of the scored rows."""
 
     @model_validator(mode="after")
@@ -153,12 +149,12 @@ class Dedup(Closed):
     """What counts as the same row."""
 
     text: Literal["prompt", "completion", "both"] = "prompt"
-    near: float = Field(0.7, ge=0.3, le=1)
+    near: float = Field(default=0.7, ge=0.3, le=1)
     """True Jaccard similarity of character shingles at which two rows are near duplicates."""
-    shingle: int = Field(5, ge=2, le=9)
-    semantic: float = Field(0.9, ge=0.5, le=1)
+    shingle: int = Field(default=5, ge=2, le=9)
+    semantic: float = Field(default=0.9, ge=0.5, le=1)
     """Cosine at which two rows say the same."""
-    same_label: float | None = Field(None, ge=0.5, le=1)
+    same_label: float | None = Field(default=None, ge=0.5, le=1)
     """A lower cosine for two rows of one label; rows of different labels are never duplicates."""
     model: str = "all-MiniLM-L6-v2"
     """Any sentence-transformers model; also the vectors for find-similar in Argilla."""
@@ -177,7 +173,7 @@ class Screen(Closed):
     """Leaks and validators."""
 
     protected: dict[str, Suite] = {}
-    false_positive_rate: float = Field(0.01, gt=0, lt=0.5)
+    false_positive_rate: float = Field(default=0.01, gt=0, lt=0.5)
     """Share of clean rows that may be flagged, estimated against the nearest other protected items."""
     checks: tuple[Check, ...] = ()
 
@@ -188,7 +184,7 @@ class Review(Closed):
     argilla: str | None = None
     """Folder of `argilla-setup up --home` (its secrets are read from there), or null to use ARGILLA_API_URL and ARGILLA_API_KEY."""
     workspace: str
-    overlap: int = Field(2, ge=1)
+    overlap: int = Field(default=2, ge=1)
     """How many people answer each row."""
     annotators: tuple[str, ...] = ()
 
@@ -243,14 +239,7 @@ def load_project(folder: Path) -> Project:
     path = folder / "project.yaml"
     if not path.is_file():
         raise ProjectError(str(path), "there is no such file", f"curate init {folder} --template blank")
-    try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=_OnceLoader)
-    except UnicodeDecodeError as error:
-        raise ProjectError(str(path), f"is not UTF-8 text ({error.reason} at byte {error.start})", "save it as UTF-8") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise ProjectError(where, f"is not valid YAML ({getattr(error, 'problem', error)})", "mend the line and run again") from error
+    value = read_yaml(path)
     if not isinstance(value, dict):
         raise ProjectError(str(path), "holds no keys", f"curate init {folder}-new --template blank")
     try:
@@ -269,25 +258,6 @@ def is_open(text: str) -> bool:
     return not text.strip() or text.strip().startswith(("TODO", "<"))
 
 
-def describe_error(error: ValidationError, model: type[BaseModel], path: Path) -> tuple[str, str, str]:
-    """The first error as (what with its key path, the fact, the next step), with the nearest known key for a typo."""
-    # A typo shows as an unknown key and a missing one: the unknown one says more.
-    first = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")[0]
-    keys, known = _follow(model, first["loc"])
-    what = f"{path}: {'.'.join(keys)}"
-    others = f" ({len(error.errors()) - 1} more after this one)" if len(error.errors()) > 1 else ""
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(keys[-1], known, n=1)
-        hint = f"; the nearest one is `{near[0]}` (did you mean that?)" if near else ""
-        return what, f"is not a known key{hint}{others}", "mend the key in project.yaml and run again"
-    if first["type"] == "missing":
-        return what, f"is missing{others}", "add it to project.yaml and run again"
-    fact = first["msg"].removeprefix("Value error, ")
-    given = first.get("input")
-    shown = f", found {given!r}" if isinstance(given, str | int | float | bool) else ""
-    return what, f"{fact[:1].lower()}{fact[1:]}{shown}{others}", "mend the value in project.yaml and run again"
-
-
 def settings_digest(*values: Any) -> str:
     """sha256 (hex, 16 characters) of what shapes a result; a stage's results are reused while it stays the same."""
     plain = [v.model_dump(mode="json") if isinstance(v, BaseModel) else v for v in values]
@@ -297,51 +267,3 @@ def settings_digest(*values: Any) -> str:
 def planned_rows(project: Project) -> dict[Kind, int]:
     """How many examples of each kind the plan asks for."""
     return {"instruction": project.plan.instruction, "preference": project.plan.preference}
-
-
-class _OnceLoader(yaml.SafeLoader):
-    """Refuses a key that stands twice, where YAML would take the last one in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key, _ in node.value:
-            name = self.construct_object(key, deep=True)
-            if name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"`{name}` stands twice", key.start_mark)
-            seen.add(name)
-        return super().construct_mapping(node, deep)
-
-
-def _follow(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[list[str], list[str]]:
-    """The key path of an error as a person writes it, and the keys that are known where it ends."""
-    path, known, here = list[str](), list[str](), [model]
-    for part in loc:
-        models = [inner for inner in here if _is_model(inner)]
-        tagged = [m for m in models if len(models) > 1 and part in typing.get_args(m.model_fields["kind"].annotation)]
-        if tagged:  # pydantic names the kind it chose, which is no key of the file
-            here = tagged
-            continue
-        path.append(str(part))
-        known = [field.alias or name for m in models for name, field in m.model_fields.items()]
-        here = [option for inner in here for option in _options(_child(inner, part))]
-    return path, known
-
-
-def _child(annotation: Any, part: str | int) -> Any:
-    """What may stand under a key of a model, a mapping or a list."""
-    if _is_model(annotation):
-        return next((field.annotation for name, field in annotation.model_fields.items() if part in (name, field.alias)), None)
-    return next(reversed([a for a in typing.get_args(annotation) if a is not Ellipsis]), None)
-
-
-def _options(annotation: Any) -> list[Any]:
-    """The alternatives of a union, without their annotations."""
-    if typing.get_origin(annotation) is Annotated:
-        return _options(typing.get_args(annotation)[0])
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return [option for inner in typing.get_args(annotation) for option in _options(inner)]
-    return [annotation]
-
-
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
