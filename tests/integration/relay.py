@@ -1,0 +1,81 @@
+"""A relay in front of a server on loopback: what a process sent it, in order, so that a test can end the process at a chosen request."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+
+_OWN = {"connection", "content-encoding", "content-length", "date", "server", "transfer-encoding"}
+
+
+@dataclass
+class Relay:
+    """Where it listens, and what has arrived there: "METHOD /path"."""
+
+    url: str = ""
+    arrived: list[str] = field(default_factory=list)
+    busy: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, *parts: str) -> int:
+        """How many requests arrived whose method and path hold all these parts."""
+        with self.lock:
+            return sum(all(part in line for part in parts) for line in self.arrived)
+
+
+@contextmanager
+def relay_to(server: str) -> Iterator[Relay]:
+    """Relay to SERVER for the length of a `with` block. A request that arrived reaches it even when its sender dies."""
+    relay, upstream = Relay(), httpx.Client(base_url=server, timeout=120)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def relay(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length", 0)))
+            with relay.lock:
+                relay.arrived.append(f"{self.command} {self.path}")
+                relay.busy += 1
+            try:
+                headers = {name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection")}
+                reply = upstream.request(self.command, self.path, content=body, headers=headers)
+            finally:
+                with relay.lock:
+                    relay.busy -= 1
+            with suppress(BrokenPipeError, ConnectionResetError):
+                self.send_response(reply.status_code)
+                for name, value in reply.headers.items():
+                    if name not in _OWN:
+                        self.send_header(name, value)
+                self.send_header("content-length", str(len(reply.content)))
+                self.end_headers()
+                self.wfile.write(reply.content)
+
+        do_DELETE = do_GET = do_PATCH = do_POST = do_PUT = relay
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            """A sender that was killed is what the tests are about."""
+
+    listener = Server(("127.0.0.1", 0), Handler)
+    relay.url = f"http://127.0.0.1:{listener.server_port}"
+    thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield relay
+    finally:
+        listener.shutdown()
+        listener.server_close()
+        thread.join()
+        upstream.close()

@@ -1,0 +1,106 @@
+"""`push` killed with SIGKILL again and again, checked against Argilla's own records."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from curation import pipeline
+from curation import score as scoring
+from curation.pipeline import open_bench
+from curation.store import facts, records
+from tests.integration.argilla_server import RunningArgilla
+from tests.integration.killing import LANDED, finish, kill_at, kills_of, query
+from tests.integration.relay import Relay, relay_to
+
+pytestmark = [pytest.mark.argilla, pytest.mark.timeout(2400)]
+ROWS_PER_KILL = 150
+NAME = "coding"
+
+
+@pytest.fixture
+def relay(argilla_home: RunningArgilla, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
+    """Argilla behind a relay, where `curate push` finds it."""
+    with relay_to(argilla_home.url) as relay:
+        monkeypatch.setenv("ARGILLA_API_URL", relay.url)
+        monkeypatch.setenv("ARGILLA_API_KEY", argilla_home.api_key)
+        yield relay
+
+
+def prepare(project: Path, *, rows: int, name: str) -> dict[str, str]:
+    """A project whose rows are scored, as `score` leaves them; id to completion."""
+    settings = project / "project.yaml"
+    settings.write_text(settings.read_text().replace(f"name: {NAME}", f"name: {name}").replace(f"workspace: {NAME}", f"workspace: {name}"))
+    file = project.with_name("rows.jsonl")
+    lines = ({"prompt": f"Case {n}: pain in joint {n * 7919 % rows}", "completion": f"Code: M{n}"} for n in range(rows))
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    pipeline.import_rows(project, file)
+    with open_bench(project) as bench:
+        held, digest = records.list_rows(bench.db, "instruction"), scoring.rubric_digest(bench.project)
+        criteria = [*bench.project.score.rubric, "overall"]
+        facts.add_scores(bench.db, [(row.seq, digest, criterion, 4 + row.seq % 2, "", None) for row in held for criterion in criteria], 1)
+    assert len(held) == rows
+    return {row.id: str(row.record.completion.content) for row in held if row.record.kind == "instruction"}
+
+
+def dataset_of(server: RunningArgilla, name: str) -> dict[str, Any]:
+    """A project's dataset, asked for over HTTP with the owner's key; it must be there once."""
+    with owner(server) as api:
+        [found] = [item for item in api.get("me/datasets").json()["items"] if item["name"] == f"{name}-instruction"]
+    return dict(found)
+
+
+def held_by_argilla(server: RunningArgilla, name: str) -> list[dict[str, Any]]:
+    """Every record of a project's dataset."""
+    path, out = f"datasets/{dataset_of(server, name)['id']}/records", list[dict[str, Any]]()
+    with owner(server) as api:
+        while page := api.get(path, params={"limit": 500, "offset": len(out)}).json()["items"]:
+            out += page
+    return out
+
+
+def owner(server: RunningArgilla) -> httpx.Client:
+    return httpx.Client(base_url=f"{server.url}/api/v1", headers={"X-Argilla-Api-Key": server.api_key}, timeout=60)
+
+
+def arrivals(relay: Relay, number: int, draw: random.Random) -> Callable[[], bool]:
+    """The moment of a kill: the first finds it making the form, the others with records on their way."""
+    method, part, place = ("POST", "/datasets/", draw.randint(3, 8)) if number == 0 else ("", "/records/bulk", 1 + number % 2)
+    least = relay.count(method, part) + place
+    return lambda: relay.count(method, part) >= least
+
+
+def test_push_killed_at_any_moment_shows_each_record_once(
+    argilla_home: RunningArgilla, relay: Relay, project: Path, tmp_path: Path
+) -> None:
+    kills, draw = kills_of("push"), random.Random(3)
+    texts = prepare(project, rows=ROWS_PER_KILL * kills, name="killed")
+    landed = 0
+    for number in range(kills):
+        ready, delay = arrivals(relay, number, draw), draw.uniform(0, 2.0 if number else 0.1)
+        landed += kill_at("curation", "push", str(project), folder=tmp_path / f"{number}", ready=ready, delay=delay)
+        if number == 0:
+            assert dataset_of(argilla_home, "killed")["status"] == "draft"
+            continue
+        marked = {row[0] for row in query(project, "SELECT lower(hex(id)) FROM pushed JOIN records USING (seq)")}
+        assert marked <= {item["external_id"] for item in held_by_argilla(argilla_home, "killed")}
+    assert landed >= LANDED * kills
+
+    told = finish("curation", "push", str(project), "--json", folder=tmp_path / "end")
+    assert told["to_show"] == len(texts) and dataset_of(argilla_home, "killed")["status"] == "ready"
+    shown = held_by_argilla(argilla_home, "killed")
+    assert Counter(item["external_id"] for item in shown) == Counter(list(texts))
+    assert {item["external_id"]: item["fields"]["completion"] for item in shown} == texts
+
+    sent = relay.count("/records/bulk")
+    again = finish("curation", "push", str(project), "--json", folder=tmp_path / "again")
+    assert again["sent"] == {"instruction": 0} and again["unchanged"] == len(texts)
+    assert relay.count("/records/bulk") == sent
+    assert {i["id"]: i["updated_at"] for i in held_by_argilla(argilla_home, "killed")} == {i["id"]: i["updated_at"] for i in shown}
