@@ -98,7 +98,9 @@ def write_eval(project: Path, *, n: int = 12) -> str:
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     codes = [f"A{a}.{b}" for a in range(3) for b in range(4)]
     (project / "tables").mkdir(exist_ok=True)
-    pq.write_table(pa.table({"code": codes, "billable": [c != "A0.0" for c in codes], "chapter": ["x"] * 12}), project / "tables/codes.parquet")
+    pq.write_table(
+        pa.table({"code": codes, "billable": [c != "A0.0" for c in codes], "chapter": ["x"] * 12}), project / "tables/codes.parquet"
+    )
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 

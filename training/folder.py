@@ -107,7 +107,8 @@ def save_adapter(model: Any, tokenizer: Any, *, folder: Path, base_id: str) -> P
     target, aside = folder / ADAPTER, folder / f".{ADAPTER}.part"
     shutil.rmtree(aside, ignore_errors=True)
     model.peft_config["default"].base_model_name_or_path = base_id
-    model.save_pretrained(aside, selected_adapters=["default"])
+    # Not asking for embeddings also keeps PEFT from looking the base model up on a hub.
+    model.save_pretrained(aside, selected_adapters=["default"], save_embedding_layers=False)
     tokenizer.save_pretrained(aside)
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
