@@ -31,7 +31,7 @@ from tests.integration.killing import (
     wait_for,
 )
 
-CONCURRENCY, LATENCY = 4, 0.15
+CONCURRENCY, LATENCY = 4, 0.1
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,7 @@ def spent(project: Path, stage: str) -> int:
     return int(str(query(project, f"SELECT sum(cost_nano) FROM calls WHERE stage = '{stage}'")[0][0]))
 
 
+@pytest.mark.model  # half a minute of process starts
 @pytest.mark.timeout(1200)
 def test_generate_killed_at_any_moment_loses_nothing_and_buys_nothing_twice(bought: Bought, tmp_path: Path) -> None:
     project = copied(bought.planned, tmp_path / "project")
@@ -144,6 +145,7 @@ def test_generate_killed_at_any_moment_loses_nothing_and_buys_nothing_twice(boug
     assert kills.log.bought().total() == asked
 
 
+@pytest.mark.model  # half a minute of process starts
 @pytest.mark.timeout(1200)
 def test_score_killed_at_any_moment_scores_each_row_once(bought: Bought, tmp_path: Path) -> None:
     project = copied(bought.generated, tmp_path / "project")

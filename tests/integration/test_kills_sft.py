@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,17 @@ def learned(folder: Path) -> list[tuple[int, dict[str, float]]]:
     return [(step, values) for step, values in kept if values]
 
 
+def has_learned(folder: Path, step: int) -> bool:
+    """Whether it has come as far as this step."""
+    return any(done >= max(1, step) for done, _ in learned(folder))
+
+
+def is_writing(folder: Path, step: int) -> bool:
+    """Whether a checkpoint of this step or a later one is half there."""
+    found = (folder / CHECKPOINTS).glob("checkpoint-*")
+    return any(int(path.name.removeprefix("checkpoint-")) >= step and not (path / MARK).is_file() for path in found)
+
+
 def test_sft_killed_while_it_trains_ends_at_the_same_adapter(tmp_path: Path) -> None:
     project, kills = build_project(tmp_path / "project"), kills_of("sft")
     file, undisturbed = checked_run(project, "undisturbed")
@@ -46,14 +58,13 @@ def test_sft_killed_while_it_trains_ends_at_the_same_adapter(tmp_path: Path) -> 
     file, folder = checked_run(project, "killed")
     landed, steps = 0, int(str(whole["steps"]))
     for number, (step, delay) in enumerate(moments(steps, kills, seed=4, jitter=0.3)):
-        is_last = number == kills - 1
-
-        def ready(least: int = max(1, step), is_last: bool = is_last) -> bool:
-            if is_last:  # trained to the end, and nothing of it written but the last checkpoint
-                return (folder / CHECKPOINTS / f"checkpoint-{steps}" / MARK).is_file()
-            return any(done >= least for done, _ in learned(folder))
-
-        landed += kill_at("training", "sft", str(file), folder=tmp_path / f"{number}", ready=ready, delay=0 if is_last else delay)
+        if number == 0:
+            ready, delay = partial(is_writing, folder, step), 0
+        elif number == kills - 1:  # trained to the end, and nothing of it written but the last checkpoint
+            ready, delay = (folder / CHECKPOINTS / f"checkpoint-{steps}" / MARK).is_file, 0
+        else:
+            ready = partial(has_learned, folder, step)
+        landed += kill_at("training", "sft", str(file), folder=tmp_path / f"{number}", ready=ready, delay=delay)
         assert (folder / RUN).is_file() == (landed <= number)
     assert landed >= LANDED * kills
     told = finish("training", "sft", str(file), "--json", folder=tmp_path / "end")
