@@ -24,7 +24,7 @@ from training.folder import ADAPTER, EVAL, read_json, require_preflight, require
 from training.intervals import compare, measure
 from training.progress import Say
 
-SCHEMA = 1
+SCHEMA = 2
 _CODE, _CHAPTER = re.compile(r"^Code:[ \t]*(\S+)", re.M), re.compile(r"^Chapter:[ \t]*(.+?)[ \t]*$", re.M)
 ANSWER_LINES = 3
 """Code, Description, Chapter; the Reason after them is not read."""
@@ -101,7 +101,8 @@ def measure_subject(run: RunFile, *, checked: Mapping[str, Any], base: bool, say
         model = PeftModel.from_pretrained(model, run.output / ADAPTER)
     model.eval()
     items = read_eval_items(run.eval.file, n=run.eval.n)
-    values = {**measure_choice(run, model, tokenizer, items, checked=checked), **measure_preference(run, model, tokenizer)}
+    values = measure_choice(run, model, tokenizer, items, checked=checked)
+    values |= measure_preference(run, model, tokenizer, items, checked=checked)
     say(f"  likelihoods of {len(items)} items: {time.monotonic() - started:.0f} s")
     answers = _answers(run, model, tokenizer, items, checked=checked)
     values |= read_answers(answers, items, billable=_billable_codes(run.eval.table))
@@ -131,19 +132,31 @@ def measure_choice(
     return {"choice": [float(code == item["code"]) for code, item in zip(best, items, strict=True)]}
 
 
-def measure_preference(run: RunFile, model: Any, tokenizer: Any) -> dict[str, list[float]]:
-    """1 where the chosen completion is likelier than the rejected one; nothing when no preference snapshot is named."""
+def measure_preference(
+    run: RunFile, model: Any, tokenizer: Any, items: Sequence[Mapping[str, Any]], *, checked: Mapping[str, Any]
+) -> dict[str, list[float]]:
+    """1 where the right answer, written out, is likelier than a sibling's; `preference_test` asks the same of the test pairs
+    of the preference snapshot, where one is named and has some."""
     from training.likelihood import score_rivals
 
+    half = max(1, run.eval.batch_size // 2)
+    scores = score_rivals(model, tokenizer, _prompts(run, items, checked=checked), [_right_and_wrong(item) for item in items], batch=half)
+    values = {"preference": [float(right > wrong) for right, wrong in scores]}
     if run.eval.preference_snapshot is None:
-        return {}
-    snapshot = open_snapshot(run, resolve_snapshot(run.eval.preference_snapshot), kind="preference")
-    rows = read_rows(snapshot, "test")
+        return values
+    rows = read_rows(open_snapshot(run, resolve_snapshot(run.eval.preference_snapshot), kind="preference"), "test")
     if not rows:
-        raise TrainingError(str(snapshot.path), "has no test rows to measure preferences on", "leave eval.preference_snapshot out")
+        return values
     rivals = [[row["chosen"][0]["content"].rstrip("\n"), row["rejected"][0]["content"].rstrip("\n")] for row in rows]
-    scores = score_rivals(model, tokenizer, [row["prompt"] for row in rows], rivals, batch=max(1, run.eval.batch_size // 2))
-    return {"preference": [float(chosen > rejected) for chosen, rejected in scores]}
+    scores = score_rivals(model, tokenizer, [row["prompt"] for row in rows], rivals, batch=half)
+    return values | {"preference_test": [float(chosen > rejected) for chosen, rejected in scores]}
+
+
+def _right_and_wrong(item: Mapping[str, Any]) -> list[str]:
+    """The right answer's lines, and those of the first of its siblings."""
+    described = dict(zip(item["options"], item["descriptions"], strict=True))
+    other = next(code for code in item["options"] if code != item["code"])
+    return [f"Code: {code}\nDescription: {described[code]}\nChapter: {item['chapter']}\n" for code in (item["code"], other)]
 
 
 def read_answers(answers: Sequence[str], items: Sequence[Mapping[str, Any]], *, billable: frozenset[str] | None) -> dict[str, list[float]]:

@@ -12,40 +12,31 @@ import importlib.metadata
 import json
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from curation.cli import quiet_libraries
 from curation.errors import ProjectError, UserError
 from curation.pipeline.bench import Bench, open_bench
 from curation.pipeline.reviewing import review_counts
 from curation.snapshot import find_trusted_keys, verify_snapshot
-from curation.store import CallLedger, facts, reviews, runs
-from curation.store.records import sources_by_seq
+from curation.standin.annotators import true_error_rates
+from curation.standin.planted import score_gates
+from curation.store import CallLedger, reviews, runs
 
-INSTRUCTION_KINDS = (
-    "wrong_code",
-    "truncated_json",
-    "refusal",
-    "exact_copy",
-    "light_edit",
-    "paraphrase",
-    "leak_verbatim",
-    "leak_reworded",
-    "off_brief",
-)
-KINDS = (*INSTRUCTION_KINDS, "wrong_sibling")
-DUPLICATES = ("exact_copy", "light_edit", "paraphrase")
-LEAKS = ("leak_verbatim", "leak_reworded")
-CURATE_STEPS = ("plan", "import", "generate", "score", "dedup", "screen", "push", "pull", "decide", "snapshot", "sign", "verify", "export", "report",
-                "status")  # fmt: skip
-OTHER_STEPS = (
-    "argilla-setup up", "argilla-setup users", "curate init", "curate standin start", "curate standin review", "curate trace", "train prepare-model",
-    "train init", "train preflight", "train sft", "train eval", "train dpo", "train trace",
+CURATE_STEPS = (
+    "plan", "import", "generate", "score", "dedup", "screen", "push", "pull", "decide", "snapshot", "sign", "verify", "export",
+    "report", "status",
 )  # fmt: skip
-PACKAGES = ("seedcorn", "argilla", "anthropic", "datasets", "datasketch", "faiss-cpu", "sentence-transformers", "torch", "transformers", "peft", "trl",
-            "bitsandbytes")  # fmt: skip
+OTHER_STEPS = (
+    "argilla-setup up", "argilla-setup users", "curate init", "curate standin start", "curate standin review", "curate trace",
+    "train prepare-model", "train init", "train preflight", "train sft", "train eval", "train dpo", "train trace",
+)  # fmt: skip
+PACKAGES = (
+    "seedcorn", "argilla", "anthropic", "datasets", "datasketch", "faiss-cpu", "sentence-transformers", "torch", "transformers",
+    "peft", "trl", "bitsandbytes",
+)  # fmt: skip
 
 
 def write_summary(demo: Path) -> dict[str, Any]:
@@ -62,7 +53,7 @@ def write_summary(demo: Path) -> dict[str, Any]:
             "review": _review(bench, demo / "standin"),
             "snapshots": {kind: _snapshot(bench, kind) for kind in ("instruction", "preference")},
             **{kind: _training(demo, kind) for kind in ("sft", "dpo")},
-            "eval": _evaluation(demo),
+            **_evaluation(demo),
             "cost_usd": round(CallLedger(bench.db).spent_usd(), 6),
             "cost_simulated": True,
             "seconds": round(sum(step["seconds"] for step in steps), 1),
@@ -75,49 +66,16 @@ def write_summary(demo: Path) -> dict[str, Any]:
     return summary
 
 
-def score_gates(bench: Bench, log: Path) -> dict[str, Any]:
-    """Planted and caught by kind, and clean rows that were flagged.
-
-    A copy, an edit or a paraphrase counts as caught only when dedup saw it, a leak only when the leak screen did, a failed
-    answer when it was counted as a failure, and any other flaw when a score or a check took the row out. A clean row counts
-    as flagged when anything at all took it out.
-    """
-    planted, clean = _truth(log)
-    row_of, failed = _rows_by_message(bench), _failed_messages(bench)
-    findings: dict[int, set[str]] = defaultdict(set)
-    for f in facts.latest_findings(bench.db, ("dedup", "screen")):
-        findings[f.seq].add(f.stage if f.stage == "dedup" else f.kind.split("_")[0])
-    dropped = {seq for seq, v in facts.verdicts_by_seq(bench.db).items() if v["verdict"] == "dropped"}
-    copies = _second_origins(bench)
-
-    def is_caught(kind: str, message: str, item: int) -> bool:
-        if kind in ("truncated_json", "refusal"):
-            return message in failed
-        seq = row_of.get((message, item))
-        if seq is None:
-            return message in failed
-        if kind in DUPLICATES:
-            return "dedup" in findings[seq] or (message, item) in copies
-        return "leak" in findings[seq] if kind in LEAKS else seq in dropped
-
-    gates: dict[str, Any] = {}
-    for kind in KINDS:
-        hits = [is_caught(kind, message, item) for message, item in planted[kind]]
-        gates[kind] = {"planted": len(hits), "caught": sum(hits)}
-    rows = [row_of[key] for key in clean if key in row_of]
-    gates["false_alarms"] = {"flagged": sum(seq in dropped for seq in rows), "clean": len(rows)}
-    return gates
-
-
 def calibrate() -> float:
     """Seconds for a fixed piece of work, best of three: 20 products of 1024 x 1024 float32 matrices, and ten forward and
     backward steps of 32 rows through a 1024 x 1024 NF4 layer. Lets the demo's times be compared between machines."""
-    import bitsandbytes as bnb
+    import bitsandbytes
     import torch
 
+    modules: Any = bitsandbytes.nn
     torch.manual_seed(0)
     a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    layer = bnb.nn.LinearNF4(1024, 1024, compute_dtype=torch.bfloat16).to("cpu")
+    layer = modules.LinearNF4(1024, 1024, compute_dtype=torch.bfloat16).to("cpu")
     rows = torch.randn(32, 1024, dtype=torch.bfloat16, requires_grad=True)
 
     def once() -> float:
@@ -143,12 +101,13 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     agreement = "not defined" if review["agreement"] is None else f"{review['agreement']:.2f}"
     lines += [
         "",
-        f"Review (simulated): {review['answers']} answers on {review['records']} rows, {review['disputed']} disputed, agreement {agreement}",
+        f"Review (simulated): {review['answers']} answers on {review['records']} rows, {review['disputed']} disputed, "
+        f"agreement {agreement}",
     ]
     for name in ("wrong_approvals", "wrong_rejections", "errors"):
         pair = review["error_rates"][name]
-        estimated = "-" if pair["estimated"] is None else f"{pair['estimated']:.3f}"
-        lines.append(f"  {name.replace('_', ' '):<18} estimated {estimated}, true {pair['true']:.3f}")
+        estimated, true = ("-" if pair[key] is None else f"{pair[key]:.3f}" for key in ("estimated", "true"))
+        lines.append(f"  {name.replace('_', ' '):<18} estimated {estimated}, true {true}")
     lines.append("")
     for kind, snap in summary["snapshots"].items():
         lines.append(
@@ -157,14 +116,15 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     for kind in ("sft", "dpo"):
         run = summary[kind]
         lines.append(
-            f"{kind.upper()}: {run['steps']} steps, loss {run['first_loss']:.3f} to {run['last_loss']:.3f}, adapter {run['adapter_digest'][:12]}"
+            f"{kind.upper()}: {run['steps']} steps, loss {run['first_loss']:.3f} to {run['last_loss']:.3f}, "
+            f"adapter {run['adapter_digest'][:12]}"
         )
     lines += ["", f"  {'on held-out phrases':<18}" + "".join(f"{name:>24}" for name in summary["eval"])]
     for metric in summary["eval"]["base"]:
         cells = [summary["eval"][name].get(metric) for name in summary["eval"]]
         shown = [f"{c['value']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" if c else "-" for c in cells]
         lines.append(f"  {metric:<18}" + "".join(f"{text:>24}" for text in shown))
-    lines += [f"  {text}" for text in summary["eval_changes"]] if "eval_changes" in summary else []
+    lines += [f"  {change}" for change in summary["eval_changes"]]
     lines += [
         "",
         f"At list prices this would have cost ${summary['cost_usd']:.2f}; the stand-in costs nothing. {summary['seconds']:.0f} seconds.",
@@ -201,49 +161,7 @@ def _stages(bench: Bench, steps: list[dict[str, Any]]) -> dict[str, Any]:
     return stages
 
 
-def _truth(log: Path) -> tuple[dict[str, list[tuple[str, int]]], list[tuple[str, int]]]:
-    planted: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    clean = []
-    seen = set()
-    for line in (log / "truth.jsonl").read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        key = (entry["message_id"], entry["item"])
-        if key in seen:
-            continue
-        seen.add(key)
-        if entry["flaw"]:
-            planted[entry["flaw"]].append(key)
-        else:
-            clean.append(key)
-    return planted, clean
-
-
-def _messages(bench: Bench) -> Iterator[tuple[str, str]]:
-    for answer in CallLedger(bench.db).answers("generate"):
-        yield answer.request.key, str(answer.message["id"])
-
-
-def _rows_by_message(bench: Bench) -> dict[tuple[str, int], int]:
-    message_of = dict(_messages(bench))
-    return {(message_of[key], item): seq for seq, key, item in sources_by_seq(bench.db, "generated") if key in message_of}
-
-
-def _failed_messages(bench: Bench) -> set[str]:
-    failed = facts.failed_calls(bench.db, "generate")
-    return {message for key, message in _messages(bench) if key in failed}
-
-
-def _second_origins(bench: Bench) -> set[tuple[str, int]]:
-    """Answers that only repeated a record which was there already."""
-    from curation.store.records import repeated_sources
-
-    message_of = dict(_messages(bench))
-    return {(message_of[key], item) for key, item in repeated_sources(bench.db) if key in message_of}
-
-
 def _review(bench: Bench, log: Path) -> dict[str, Any]:
-    from curation.standin.visit import true_error_rates
-
     counts = review_counts(bench)
     true = true_error_rates(log)
     # Two reviewers' disagreement tells how often they err, not in which direction.
@@ -286,11 +204,18 @@ def _evaluation(demo: Path) -> dict[str, Any]:
     for name, file in files.items():
         if not file.is_file():
             raise ProjectError("the demo", f"has no evaluation of {name}", "make demo")
-    return {name: json.loads(file.read_text())["metrics"] for name, file in files.items()}
+    results = {name: json.loads(file.read_text()) for name, file in files.items()}
+    changes = [
+        f"{metric}: {found['difference']:+.3f} from {other} to {name}, {found['verdict']}"
+        for name, other in (("sft", "base"), ("dpo", "sft"))
+        for metric, found in results[name]["against"].get(other, {}).items()
+    ]
+    return {"eval": {name: result["metrics"] for name, result in results.items()}, "eval_changes": changes}
 
 
 def main() -> None:
     """Write summary.json and print the table."""
+    quiet_libraries()
     try:
         summary = write_summary(Path(sys.argv[1]))
     except UserError as error:

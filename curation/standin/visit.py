@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from curation.errors import ReviewError
 from curation.pipeline import Summary
 from curation.project import load_project
 from curation.records import KINDS
-from curation.standin.annotators import TRUTH_FILE
 from curation.standin.reviews import simulate_reviews
 
 
@@ -25,7 +23,8 @@ def review_as(folder: Path, *, name: str, log: Path, seed: int) -> Summary:
 
     project = load_project(folder)
     if project.review.argilla is None:
-        raise ReviewError(f"{folder}/project.yaml: review.argilla", "names no server on this machine", "argilla-setup up --detach --home FOLDER")
+        what = f"{folder}/project.yaml: review.argilla"
+        raise ReviewError(what, "names no server on this machine", "argilla-setup up --detach --home FOLDER")
     home = open_home((folder / project.review.argilla).resolve())
     status = describe_server(home)
     if not status.healthy:
@@ -47,21 +46,3 @@ def review_as(folder: Path, *, name: str, log: Path, seed: int) -> Summary:
     )
     notes = [f"{name} is simulated; its answers say so and snapshots made from them are marked."]
     return Summary("standin review", done.answered, done.answered, {"edited": done.edited}, notes)
-
-
-def true_error_rates(log: Path) -> dict[str, float]:
-    """How often the simulated annotators were wrong, from their own log: wrong approvals among the answers that should have
-    been rejections, wrong rejections among those that should have been approvals, and all errors among all answers."""
-    entries: dict[tuple[str, str], dict[str, Any]] = {}
-    for line in (log / TRUTH_FILE).read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        entries[entry["record_id"], entry["annotator"]] = entry
-    instructions = [e for e in entries.values() if e["kind"] == "instruction"]
-
-    def rate(honest: str) -> float:
-        those = [e for e in instructions if e["honest"] == honest]
-        return sum(e["given"] != honest for e in those) / len(those) if those else 0.0
-
-    everything = list(entries.values())
-    wrong = sum(e["given"] != e["honest"] for e in everything)
-    return {"wrong_approvals": rate("reject"), "wrong_rejections": rate("approve"), "errors": wrong / len(everything) if everything else 0.0}

@@ -1,0 +1,118 @@
+"""A project's rows through the real page: pushed by `curate push`, answered by a person at the keyboard, brought back by `curate pull`."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation import pipeline
+from curation.pipeline.bench import open_bench
+from curation.pipeline.opinions import opinions_by_seq
+from curation.standin.lifecycle import start, stop
+from curation.store import facts, reviews
+from tests.integration.argilla_server import RunningArgilla
+from tests.integration.test_argilla_page import SCREENSHOTS, browser, log_in, watch
+
+__all__ = ["browser"]
+pytestmark = [pytest.mark.argilla, pytest.mark.browser, pytest.mark.model]
+
+
+def curate(*arguments: object) -> None:
+    """In a process of its own, as people run it; the browser holds this process's event loop."""
+    done = subprocess.run([sys.executable, "-m", "curation", *map(str, arguments)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def pushed(project: Path, argilla_home: RunningArgilla, tmp_path: Path) -> Iterator[Path]:
+    """A small project, written, scored and pushed; one annotator called ada."""
+    file = project / "project.yaml"
+    text = file.read_text()
+    for old, new in (
+        ("instruction: 40", "instruction: 12"),
+        ("preference: 12", "preference: 0"),
+        ("argilla: null", f"argilla: {argilla_home.home.folder}"),
+        ("workspace: coding", "workspace: page-coding"),
+        ("name: coding", "name: page-coding"),
+        ("annotators: []", "annotators: [ada]"),
+        ("overlap: 2", "overlap: 1"),
+    ):
+        assert old in text, old
+        text = text.replace(old, new, 1)
+    file.write_text(text)
+    start(project, table=project / "tables" / "icd10cm.parquet", seed=7, log=tmp_path / "log")
+    try:
+        curate("run", project, "--until", "push")
+        yield project
+    finally:
+        stop(project)
+
+
+def test_an_answer_given_in_the_page_comes_back_by_pull(pushed: Path, argilla_home: RunningArgilla, browser: Any) -> None:  # noqa: F811
+    person = argilla_home.account("ada", workspace="page-coding")
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.set_default_timeout(20_000)
+    seen = watch(page, argilla_home.url)
+    log_in(page, argilla_home.url, person)
+    page.get_by_text("page-coding-instruction", exact=True).click()
+    completion = page.get_by_text(re.compile("^Code: ")).first
+    completion.wait_for()
+    page.wait_for_function("() => document.querySelector('#verdict_approve') !== null")
+    page.keyboard.press("Tab")
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / "review.png")
+    first = page.locator(".fields").first.inner_text() if page.locator(".fields").count() else completion.inner_text()
+    page.keyboard.press("1")
+    page.keyboard.press("Enter")
+    page.wait_for_function("text => !document.body.innerText.includes(text)", arg=_code_of(first))
+    page.get_by_text(re.compile("^Code: ")).first.wait_for()
+    page.close()
+
+    pulled = pipeline.pull(pushed)
+    assert (pulled.counts["answers"], pulled.counts["new"], pulled.counts["simulated"]) == (1, 1, False)
+    assert pipeline.pull(pushed).counts["new"] == 0
+    with open_bench(pushed) as bench:
+        [(seq, [opinion])] = opinions_by_seq(bench).items()
+        assert (opinion.user, opinion.says) == ("ada", "approve")
+        assert facts.verdicts_by_seq(bench.db)[seq]["verdict"] == "approved"
+        [answer] = reviews.answers_by_seq(bench.db)[seq]
+        assert answer.payload == reviews.pushed_payloads(bench.db, "page-coding-instruction")[seq]
+
+    assert not seen.foreign and not seen.complaints
+    hidden = ("score_total", "score_accuracy", "score_overall", "usefulness", '"source"')
+    bodies = {name: body for name, body in seen.bodies.items() if "/api/" in name}
+    assert bodies and not [name for name, body in bodies.items() if any(word in body for word in hidden)]
+
+
+def test_scoring_again_updates_what_owners_filter_by_in_place(pushed: Path, argilla_home: RunningArgilla) -> None:
+    import httpx
+
+    def held() -> dict[str, dict[str, Any]]:
+        headers = {"X-Argilla-Api-Key": argilla_home.api_key}
+        datasets = httpx.get(f"{argilla_home.url}/api/v1/me/datasets", headers=headers).json()["items"]
+        wanted = next(d["id"] for d in datasets if d["name"] == "page-coding-instruction")
+        items = httpx.get(f"{argilla_home.url}/api/v1/datasets/{wanted}/records", params={"limit": 100}, headers=headers).json()["items"]
+        assert len({item["external_id"] for item in items}) == len(items)
+        return {item["external_id"]: item["metadata"] for item in items}
+
+    before = held()
+    assert all({"score_total", "score_accuracy", "source"} <= metadata.keys() for metadata in before.values())
+    file = pushed / "project.yaml"
+    file.write_text(file.read_text().replace("clarity: Is the phrase", "clarity: Above all, is the phrase"))
+    curate("score", pushed)
+    curate("push", pushed)
+    after = held()
+    assert before.keys() <= after.keys()
+    assert any(before[key] != after[key] for key in before), "another rubric gave exactly the same scores everywhere"
+
+
+def _code_of(text: str) -> str:
+    found = re.search(r"Code: (\S+)", text)
+    assert found, text
+    return f"Code: {found.group(1)}"
