@@ -343,6 +343,25 @@ def test_likelihood_over_a_shared_prompt_is_that_of_each_whole_text(built: Path)
             assert score == pytest.approx(expected, abs=1e-3)
 
 
+def test_written_answers_are_those_of_generate_cut_at_the_line(built: Path) -> None:
+    import torch
+    from peft import PeftModel
+
+    from training.likelihood import write_answers
+    from training.model import load_base, load_tokenizer
+
+    tokenizer, base = load_tokenizer(built / "model"), load_base(built / "model", Quantization(kind="none")).float()
+    model = PeftModel.from_pretrained(base, built / "runs" / "sft" / "adapter").eval()
+    prompts = [[{"role": "user", "content": phrase(n) + " again" * (n % 4)}] for n in range(9)]
+    found = write_answers(model, tokenizer, prompts, max_new_tokens=24, batch=4, stop_lines=2)
+    for prompt, text in zip(prompts, found, strict=True):
+        ids = tokenizer(tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True), return_tensors="pt").input_ids
+        with torch.no_grad():
+            whole = model.generate(input_ids=ids, max_new_tokens=24, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+        expected = tokenizer.decode(whole[0, ids.shape[1] :], skip_special_tokens=True)
+        assert text == "\n".join(expected.split("\n")[:2]).strip()
+
+
 def test_evaluation_is_cached_by_digest_and_compared_in_pairs(project: Path) -> None:
     from training.evaluate import evaluate_run
 

@@ -49,7 +49,7 @@ class EvalSet(BaseModel):
     """Parquet with the columns code, billable, chapter; without it the share of valid codes is not measured."""
     preference_snapshot: str | None = None
     """A preference snapshot whose test split gives the preference accuracy."""
-    max_new_tokens: int = Field(default=72, ge=8)
+    max_new_tokens: int = Field(default=64, ge=8)
     batch_size: int = Field(default=24, ge=1)
 
 

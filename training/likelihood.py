@@ -43,27 +43,41 @@ def write_answers(
 
 def _generate(model: Any, tokenizer: Any, texts: list[str], max_new_tokens: int, stop_lines: int) -> list[str]:
     import torch
-    from transformers import StoppingCriteria, StoppingCriteriaList
 
-    tokenizer.padding_side = "left"
-    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
-    start = inputs["input_ids"].shape[1]
-
-    class EnoughLines(StoppingCriteria):
-        def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
-            written = tokenizer.batch_decode(input_ids[:, start:], skip_special_tokens=True)
-            return torch.tensor([text.count("\n") >= stop_lines for text in written], device=input_ids.device)
-
+    body, head = _body_and_head(model)
+    prompt, mask = _pad(tokenizer(texts, add_special_tokens=False)["input_ids"], tokenizer.pad_token_id, left=True, device=model.device)
+    written: list[list[int]] = [[] for _ in texts]
+    live = list(range(len(texts)))
     with torch.inference_mode():
-        output = model.generate(
-            **inputs,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            use_cache=True,
-            pad_token_id=tokenizer.pad_token_id,
-            stopping_criteria=StoppingCriteriaList([EnoughLines()]),
-        )
-    return [text.strip() for text in tokenizer.batch_decode(output[:, start:], skip_special_tokens=True)]
+        step = body(input_ids=prompt, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), use_cache=True)
+        for _ in range(max_new_tokens):
+            tokens = head(step.last_hidden_state[:, -1].contiguous()).argmax(-1)
+            going = []
+            for row, (index, token) in enumerate(zip(live, tokens.tolist(), strict=True)):
+                if token != tokenizer.eos_token_id:
+                    written[index].append(token)
+                    if tokenizer.decode(written[index]).count("\n") < stop_lines:
+                        going.append(row)
+            if not going:
+                break
+            # Rows that are done leave the batch, so the slowest answer does not cost all of them.
+            chosen = torch.tensor(going, device=model.device)
+            live, cache = [live[row] for row in going], step.past_key_values
+            cache.batch_select_indices(chosen)
+            mask = torch.cat([mask[chosen], torch.ones_like(mask[chosen, :1])], dim=1)
+            position = mask.sum(1, keepdim=True) - 1
+            step = body(input_ids=tokens[chosen, None], attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True)
+    return [text.strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
+
+
+def _body_and_head(model: Any) -> tuple[Any, Any]:
+    """The decoder without its output head, and the head.
+
+    Asked for the last position's logits only, transformers multiplies a strided slice, for which torch copies the head's weights
+    once for each row of the batch; that was a quarter of the time.
+    """
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    return getattr(inner, inner.base_model_prefix), inner.get_output_embeddings()
 
 
 def _encode(tokenizer: Any, prompt: Messages, rivals: Sequence[str]) -> tuple[list[int], list[list[int]]]:
@@ -86,13 +100,14 @@ def _score_batch(model: Any, tokenizer: Any, rows: list[tuple[list[int], list[li
     import torch
 
     rivals, device = len(rows[0][1]), model.device
+    body, _ = _body_and_head(model)
     # The last prompt token goes with the rivals: its output is the distribution of their first token.
     heads, tails = [ids[:-1] for ids, _ in rows], [[ids[-1], *option] for ids, options in rows for option in options]
     prompt, prompt_mask = _pad(heads, tokenizer.pad_token_id, left=True, device=device)
     options, option_mask = _pad(tails, tokenizer.pad_token_id, left=False, device=device)
     with torch.inference_mode():
         position = (prompt_mask.cumsum(1) - 1).clamp(min=0)
-        cache = model(input_ids=prompt, attention_mask=prompt_mask, position_ids=position, use_cache=True, logits_to_keep=1).past_key_values
+        cache = body(input_ids=prompt, attention_mask=prompt_mask, position_ids=position, use_cache=True).past_key_values
         cache.batch_repeat_interleave(rivals)
         mask = torch.cat([prompt_mask.repeat_interleave(rivals, 0), option_mask], dim=1)
         offset = prompt_mask.sum(1).repeat_interleave(rivals)[:, None]
