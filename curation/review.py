@@ -213,5 +213,6 @@ def _conversation(prompt: Sequence[Message]) -> str:
     if len(prompt) == 1:
         return prompt[0].content
     if len(prompt) == 2 and prompt[0].role == "system":
-        return f"*{prompt[0].content}*\n\n{prompt[1].content}"
-    return "\n\n".join(f"**{m.role}**: {m.content}" for m in prompt)
+        return f"Standing instruction: {prompt[0].content}\n\n{prompt[1].content}"
+    names = {"system": "Standing instruction", "user": "User", "assistant": "Assistant"}
+    return "\n\n".join(f"{names[m.role]}: {m.content}" for m in prompt)

@@ -20,7 +20,7 @@ from tests.icd_samples import ROWS, TABLE, answer_lines
 
 CODES = Codes(ROWS)
 NEVER = ReviewRates(wrong_approval=0, wrong_rejection=0, edit=0, quarrel=0)
-SHOWN = "*Assign the ICD-10-CM code.*\n\n"
+SHOWN = "Standing instruction: Assign the ICD-10-CM code.\n\n"
 GOOD = {
     "prompt": f"{SHOWN}Seen on telemetry: second degree block, type I and II",
     "completion": answer_lines("I44.1", "“Second degree block” decides."),

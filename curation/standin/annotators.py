@@ -183,5 +183,5 @@ def _truth(row: Mapping[str, str], name: str, kind: str, honest: str, given: str
 
 
 def _user_text(prompt: str) -> str:
-    """The user's turn of a prompt as the form shows it: a standing instruction stands before it in italics."""
-    return re.sub(r"\A\*[^*\n]+\*\n\n", "", prompt)
+    """The user's turn of a prompt as the form shows it: a standing instruction stands before it."""
+    return re.sub(r"\AStanding instruction: [^\n]+\n\n", "", prompt)

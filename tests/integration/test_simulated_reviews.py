@@ -28,7 +28,7 @@ def test_two_annotators_complete_what_a_third_then_leaves_alone(argilla_home: Ru
     settings = forms.instruction_settings(["accuracy"], vector_dimensions=None, overlap=2)
     dataset: Any = bootstrap.ensure_dataset(client, "sim-instruction", workspace=WORKSPACE, settings=settings)
     text = answer_lines("I44.1", "“Second degree block” decides.")
-    fields = {"prompt": "*Assign the ICD-10-CM code.*\n\nsecond degree block, type I and II", "completion": text}
+    fields = {"prompt": "Standing instruction: Assign the ICD-10-CM code.\n\nsecond degree block, type I and II", "completion": text}
     dataset.records.log([rg.Record(id=f"{n:064x}", fields=fields) for n in range(ROWS)])
     pair = forms.preference_settings(["accuracy"], vector_dimensions=None, overlap=2)
     pairs: Any = bootstrap.ensure_dataset(client, "sim-preference", workspace=WORKSPACE, settings=pair)
