@@ -350,9 +350,12 @@ def standin_review(
     as_json: Json = False,
 ) -> None:
     """Let a simulated annotator answer what is pending, as a real user over Argilla's API. Example: curate standin review my-project --name simulated-one --log /tmp/standin"""
+    from curation.pipeline import Summary
     from curation.standin.visit import review_as
 
-    show_summary(review_as(folder, name=name, log=log, seed=seed), as_json)
+    done = review_as(folder, name=name, log=log, seed=seed)
+    notes = [f"{name} is simulated; its answers say so and snapshots made from them are marked."]
+    show_summary(Summary("standin review", done.answered, done.answered, {"edited": done.edited}, notes), as_json)
 
 
 def quiet_libraries() -> None:

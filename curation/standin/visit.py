@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 
 from curation.errors import ReviewError
-from curation.pipeline import Summary
 from curation.project import load_project
 from curation.records import KINDS
-from curation.standin.reviews import simulate_reviews
+from curation.standin.reviews import ReviewSummary, simulate_reviews
 
 
-def review_as(folder: Path, *, name: str, log: Path, seed: int) -> Summary:
+def review_as(folder: Path, *, name: str, log: Path, seed: int) -> ReviewSummary:
     """Answer everything that waits for this annotator.
 
     Raises:
@@ -34,7 +33,7 @@ def review_as(folder: Path, *, name: str, log: Path, seed: int) -> Summary:
         next_step = f"argilla-setup users add {name} --workspace {project.review.workspace} --home {home.folder}"
         raise ReviewError(f"annotator {name}", "has no account on this server", next_step)
     grounding = project.plan.grounding
-    done = simulate_reviews(
+    return simulate_reviews(
         status.url,
         json.loads(account.read_text())["api_key"],
         workspace=project.review.workspace,
@@ -44,5 +43,3 @@ def review_as(folder: Path, *, name: str, log: Path, seed: int) -> Summary:
         log=log,
         table=folder / grounding.table if grounding else None,
     )
-    notes = [f"{name} is simulated; its answers say so and snapshots made from them are marked."]
-    return Summary("standin review", done.answered, done.answered, {"edited": done.edited}, notes)
