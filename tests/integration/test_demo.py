@@ -1,0 +1,99 @@
+"""`make demo QUICK=1`, as a newcomer runs it, and what its summary promises to other programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from curation.errors import ProjectError
+from curation.standin.planted import KINDS
+from curation.standin.scoreboard import CURATE_STEPS, OTHER_STEPS, write_summary
+
+pytestmark = [pytest.mark.demo, pytest.mark.argilla, pytest.mark.model]
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "curation" / "standin" / "demo.sh"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A finished demo with small counts."""
+    folder = tmp_path_factory.mktemp("demo") / "demo"
+    environment = {**os.environ, "QUICK": "1", "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"}
+    environment.pop("SEEDCORN_CONFIG_DIR", None)
+    done = subprocess.run(["bash", str(SCRIPT), str(folder)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1500)
+    (folder.parent / "log.txt").write_text(done.stdout + done.stderr)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    yield folder
+
+
+@pytest.fixture(scope="module")
+def summary(demo: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads((demo / "summary.json").read_text())
+    return value
+
+
+@pytest.mark.timeout(1600)
+def test_every_planted_kind_is_caught_and_clean_rows_pass(summary: dict[str, Any]) -> None:
+    gates = summary["gates"]
+    assert set(gates) == {*KINDS, "false_alarms"}
+    for kind in KINDS:
+        assert gates[kind]["planted"] >= 3, kind
+        assert gates[kind]["caught"] >= 0.8 * gates[kind]["planted"], (kind, gates[kind])
+    assert gates["false_alarms"]["clean"] > 60
+    assert gates["false_alarms"]["flagged"] <= 0.05 * gates["false_alarms"]["clean"], gates["false_alarms"]
+
+
+def test_the_summary_has_the_keys_that_others_rely_on(summary: dict[str, Any]) -> None:
+    assert {"stages", "gates", "review", "snapshots", "sft", "dpo", "eval", "cost_usd", "cost_simulated", "seconds"} <= summary.keys()
+    assert all({"in", "out", "seconds"} <= stage.keys() for stage in summary["stages"].values())
+    assert set(CURATE_STEPS) | set(OTHER_STEPS) <= summary["stages"].keys()
+    assert summary["cost_simulated"] is True and summary["cost_usd"] > 0
+    assert isinstance(summary["calibration_seconds"], float) and summary["versions"]["torch"]
+    for kind in ("instruction", "preference"):
+        found = summary["snapshots"][kind]
+        assert found["signature_verified"] is True and found["rows"] > 10 and Path(found["path"]).is_dir()
+    review = summary["review"]
+    assert review["simulated"] is True and review["answers"] >= 2 * review["records"] > 0 and review["disputed"] > 0
+    assert 0 < review["error_rates"]["errors"]["true"] < 0.3 and review["error_rates"]["errors"]["estimated"] is not None
+
+
+def test_dpo_started_at_the_sft_policy_and_kept_it_as_reference(summary: dict[str, Any]) -> None:
+    sft, dpo = summary["sft"], summary["dpo"]
+    assert sft["last_loss"] < sft["first_loss"]
+    assert dpo["reference_digest"] == sft["adapter_digest"] != dpo["adapter_digest"]
+    assert dpo["first_margin"] == 0 and dpo["first_loss"] == pytest.approx(math.log(2), abs=1e-3)
+
+
+def test_every_model_is_measured_with_n_and_an_interval(summary: dict[str, Any]) -> None:
+    for name in ("base", "sft", "dpo"):
+        for metric in ("choice", "chapter", "valid_code", "exact_code", "preference"):
+            found = summary["eval"][name][metric]
+            assert found["n"] >= 100 and found["low"] <= found["value"] <= found["high"], (name, metric)
+
+
+def test_a_demo_with_any_step_taken_out_is_refused(demo: Path, tmp_path: Path) -> None:
+    lines = (demo / "steps.jsonl").read_text().splitlines()
+    verbs = {json.loads(line)["verb"] for line in lines}
+    copy = tmp_path / "demo"
+    copy.mkdir()
+    for entry in demo.iterdir():
+        if entry.name not in ("steps.jsonl", "summary.json"):
+            (copy / entry.name).symlink_to(entry)
+    for verb in sorted(verbs):
+        (copy / "steps.jsonl").write_text("\n".join(line for line in lines if json.loads(line)["verb"] != verb) + "\n")
+        with pytest.raises(ProjectError, match="has not run"):
+            write_summary(copy)
+    assert not (copy / "summary.json").exists()
+
+
+def test_nothing_is_left_running(demo: Path) -> None:
+    left = [p.info for p in psutil.process_iter(["pid", "cmdline"]) if str(demo) in " ".join(p.info["cmdline"] or [])]
+    assert left == []
