@@ -7,6 +7,7 @@ Machines propose (`to_review` or `dropped`), people decide (`approved`, `rejecte
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -121,7 +122,7 @@ def estimate_error_rate(opinions_by_row: Iterable[Sequence[Opinion]]) -> float |
     if not pairs:
         return None
     disagreement = sum(a != b for a, b in pairs) / len(pairs)
-    return (1 - max(0.0, 1 - 2 * disagreement) ** 0.5) / 2
+    return (1 - math.sqrt(max(0.0, 1 - 2 * disagreement))) / 2
 
 
 def reasons_as_values(reasons: Sequence[Reason]) -> list[dict[str, Any]]:

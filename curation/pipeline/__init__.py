@@ -3,7 +3,7 @@
     plan ─ import ─ generate ─ score ─ dedup ─ screen ─ push ─▶ people ─▶ pull ─ decide ─ snapshot ─ sign
 
 Each verb of the command line is one function here, named in the file its stage stands in: making.py (plan … score),
-gating.py (dedup, screen, decide), reviewing.py (push, pull), shipping.py (snapshot, sign, verify, export), telling.py
+gating.py (dedup, screen), reviewing.py (push, pull), deciding.py (decide), shipping.py (snapshot, sign, verify, export), telling.py
 (status, trace, report, keep, drop, erase).
 """
 
@@ -14,7 +14,8 @@ from pathlib import Path
 
 from curation.errors import ProjectError
 from curation.pipeline.bench import Summary, open_bench
-from curation.pipeline.gating import decide, dedup, screen
+from curation.pipeline.deciding import decide
+from curation.pipeline.gating import dedup, screen
 from curation.pipeline.making import Progress, estimate, generate, import_rows, plan, score
 from curation.pipeline.reviewing import pull, push
 from curation.pipeline.shipping import export, sign, snapshot, verify

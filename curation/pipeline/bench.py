@@ -138,7 +138,8 @@ def _read_suite(folder: Path, name: str, suite: Suite) -> ProtectedItems:
                 "mend the name in project.yaml",
             )
     texts = [str(value or "") for value in table[suite.text].to_pylist()]
-    labels = [None if v is None else str(v) for v in table[suite.label].to_pylist()] if suite.label else [None] * len(texts)
+    found = table[suite.label].to_pylist() if suite.label else [None] * len(texts)
+    labels = [None if v is None else str(v) for v in found]
     return ProtectedItems(name, path, hashlib.sha256(path.read_bytes()).hexdigest(), suite, texts, labels)
 
 

@@ -12,15 +12,14 @@ from typing import Any
 from curation import decide as deciding
 from curation import report as page
 from curation import score as scoring
-from curation.decide import Opinion
+from curation.pipeline import facts_of_work as work
 from curation.pipeline.bench import Bench, load_cells, load_protected
-from curation.pipeline.gating import GATES, label_of
+from curation.pipeline.deciding import GATES
+from curation.pipeline.gating import label_of
 from curation.pipeline.making import count_failed, totals_by_seq
-from curation.pipeline.opinions import opinions_by_seq
 from curation.project import settings_digest
 from curation.records import KINDS, Kind, completion_text, prompt_text
-from curation.snapshot import read_signer
-from curation.store import CallLedger, facts, records, reviews, runs
+from curation.store import facts, records, runs
 from curation.store.facts import Finding
 from curation.store.records import Row
 
@@ -67,11 +66,11 @@ def report_data(bench: Bench) -> page.ReportData:
         conflicts=_conflicts(bench, findings, by_seq) if "screen" in ran else None,
         distributions=_distributions(bench, rows, verdicts) if by_seq else None,
         coverage=_coverage(bench, verdicts, rows),
-        review=_review(bench, verdicts, by_seq) if "pull" in ran else None,
-        cost=_cost(bench, verdicts, standin),
-        failures=_failures(bench),
-        snapshots=_snapshots(bench) if "snapshot" in ran else None,
-        runs=_runs(bench),
+        review=work.review_facts(bench, verdicts, by_seq) if "pull" in ran else None,
+        cost=work.cost_facts(bench, verdicts, standin),
+        failures=work.failures_facts(bench),
+        snapshots=work.snapshots_facts(bench) if "snapshot" in ran else None,
+        runs=work.runs_facts(bench),
     )
 
 
@@ -155,8 +154,9 @@ def _drops(verdicts: Mapping[int, Mapping[str, Any]], by_seq: Mapping[int, Row])
         twin_text = f"{prompt_text(twin.record)}\n\n{completion_text(twin.record)}" if twin else None
         out.append(
             page.Drop(
-                row=row.id, stage=why["stage"], reason=in_words(why["kind"]), text=text, kind=row.record.kind, twin=twin.id if twin else None,
-                twin_text=twin_text, measure=measures.get(why["kind"], "score"), value=why.get("score"), evidence=why.get("evidence", ""),
+                row=row.id, stage=why["stage"], reason=in_words(why["kind"]), text=text, kind=row.record.kind,
+                twin=twin.id if twin else None, twin_text=twin_text, measure=measures.get(why["kind"], "score"),
+                value=why.get("score"), evidence=why.get("evidence", ""),
             )
         )  # fmt: skip
     return tuple(out)
@@ -190,10 +190,19 @@ def _leaks(findings: Sequence[Finding], by_seq: Mapping[int, Row]) -> tuple[page
 def _conflicts(bench: Bench, findings: Sequence[Finding], by_seq: Mapping[int, Row]) -> tuple[page.Conflict, ...]:
     out = []
     for f in findings:
-        if f.kind == "conflict" and f.twin in by_seq and f.seq in by_seq:
-            row, twin = by_seq[f.seq], by_seq[f.twin]
-            out.append(page.Conflict(row=row.id, text=prompt_text(row.record), label=label_of(bench, row) or "", twin=twin.id,
-                                     twin_text=prompt_text(twin.record), twin_label=label_of(bench, twin) or "", outcome="sent to review"))  # fmt: skip
+        row, twin = by_seq.get(f.seq), by_seq.get(f.twin or 0)
+        if f.kind == "conflict" and row and twin:
+            out.append(
+                page.Conflict(
+                    row=row.id,
+                    text=prompt_text(row.record),
+                    label=label_of(bench, row) or "",
+                    twin=twin.id,
+                    twin_text=prompt_text(twin.record),
+                    twin_label=label_of(bench, twin) or "",
+                    outcome="sent to review",
+                )
+            )
     return tuple(out)
 
 
@@ -234,106 +243,3 @@ def _coverage(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]], rows: Map
     have = Counter((c.attributes[names[0]], c.attributes[names[1]]) for c in cells if c.id in alive)
     crossed = tuple(page.CoverageCell(row=a, column=b, planned=n, have=have[a, b]) for (a, b), n in sorted(planned.items()))
     return page.Coverage(rows=names[0], columns=names[1], cells=crossed)
-
-
-def _review(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]], by_seq: Mapping[int, Row]) -> page.Review:
-    opinions = {seq: said for seq, said in opinions_by_seq(bench).items() if said}
-    counts = Counter(verdicts[seq]["verdict"] for seq in opinions if seq in verdicts)
-    flat = [o for said in opinions.values() for o in said]
-    disputed = {seq for seq in opinions if verdicts.get(seq, {}).get("verdict") == "disputed"}
-    waiting = sum(v["verdict"] in ("to_review", "in_review") for v in verdicts.values())
-    per_kind = {kind: {s: o for s, o in opinions.items() if s in by_seq and by_seq[s].record.kind == kind} for kind in KINDS}
-    return page.Review(
-        simulated=any(o.simulated for o in flat),
-        overlap=bench.project.review.overlap,
-        rows=len(opinions),
-        answers=len(flat),
-        approved=counts["approved"],
-        rejected=counts["rejected"],
-        edited=counts["edited"],
-        disputed=len(disputed),
-        waiting=waiting,
-        agreements=tuple(_agreement(kind, said) for kind, said in per_kind.items() if said),
-        reviewers=tuple(_reviewer(name, opinions, disputed) for name in sorted({o.user for o in flat})),
-        disputes=tuple(
-            page.Dispute(row=by_seq[seq].id, text=prompt_text(by_seq[seq].record), answers={o.user: o.says for o in opinions[seq]})
-            for seq in sorted(disputed)
-            if seq in by_seq
-        ),
-        error_rates=tuple(
-            page.ErrorRate(name=f"each reviewer, {kind}", estimated=deciding.estimate_error_rate(said.values()))
-            for kind, said in per_kind.items()
-            if said
-        ),
-    )
-
-
-def _agreement(kind: Kind, said: Mapping[int, Sequence[Opinion]]) -> page.Agreement:
-    question = "May this be used?" if kind == "instruction" else "Which response is better?"
-    twice = sum(len(o) >= 2 for o in said.values())
-    return page.Agreement(question=question, alpha=deciding.agreement(said.values()), rows=twice, answers=sum(map(len, said.values())))
-
-
-def _reviewer(name: str, opinions: Mapping[int, Sequence[Opinion]], disputed: set[int]) -> page.Reviewer:
-    own = [(seq, o) for seq, said in opinions.items() for o in said if o.user == name]
-    says = Counter(o.says for _, o in own)
-    return page.Reviewer(
-        name=name, simulated=any(o.simulated for _, o in own), answers=len(own), approved=says["approve"] + says["first"] + says["second"],
-        rejected=says["reject"] + says["neither"] + says["tie"], edited=says["edit"], disputed=sum(seq in disputed for seq, _ in own),
-    )  # fmt: skip
-
-
-def _cost(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]], simulated: bool) -> page.Cost | None:
-    costs = CallLedger(bench.db).costs()
-    if not costs:
-        return None
-    return page.Cost(
-        models=tuple(
-            page.ModelCost(model=c.model, stage=c.stage, calls=c.calls, input_tokens=c.input_tokens, output_tokens=c.output_tokens,
-                           usd=c.cost_usd + c.uncertain_usd, cached_tokens=c.cache_read_tokens)
-            for c in costs
-        ),
-        prices_date=max((c.price_date or "" for c in costs), default=""),
-        simulated=simulated,
-        approved_rows=sum(v["verdict"] == "approved" for v in verdicts.values()),
-        budget_usd=bench.project.budget.usd,
-        uncertain_calls=sum(c.uncertain for c in costs),
-    )  # fmt: skip
-
-
-def _failures(bench: Bench) -> tuple[page.FailureCount, ...] | None:
-    ledger = CallLedger(bench.db)
-    if not any(ledger.counts().values()):
-        return None
-    out = []
-    for stage in ("generate", "score", "import"):
-        for reason, count in count_failed(bench, stage).items():
-            category = ", ".join(f"{name} {n}" for name, n in ledger.refusals(stage).items()) if reason == "refusal" else ""
-            out.append(page.FailureCount(stage=stage, reason=reason, count=count, category=category))
-    return tuple(out)
-
-
-def _snapshots(bench: Bench) -> tuple[page.SnapshotFacts, ...]:
-    out = []
-    for s in reviews.list_snapshots(bench.db):
-        splits = Counter(split for split, _ in facts.splits_by_seq(bench.db).values())
-        manifest = bench.folder / s["path"] / "manifest.json"
-        if manifest.is_file():
-            splits = Counter({name: part["rows"] for name, part in json.loads(manifest.read_text())["splits"].items()})
-        out.append(
-            page.SnapshotFacts(
-                name=s["name"], version=s["version"], kind=s["kind"], splits=dict(splits), digest=s["digest"], created=s["created"],
-                signed_by=read_signer(bench.folder / s["path"]),
-            )
-        )  # fmt: skip
-    return tuple(out)
-
-
-def _runs(bench: Bench) -> tuple[page.RunFacts, ...]:
-    return tuple(
-        page.RunFacts(
-            stage=r["stage"], started=r["started"], seconds=r["seconds"], state=r["state"], entered=r["rows_in"], left=r["rows_out"]
-        )
-        for r in runs.list_runs(bench.db)
-        if r["stage"] not in ("status", "report")
-    )

@@ -1,6 +1,4 @@
-"""The stages that look at all rows together and say which may go on: dedup, screen, decide. Core: dedup/, leakage, validate.py,
-decide.py.
-"""
+"""The stages that look at all rows together and find what must not go on: dedup, screen. Core: dedup/, leakage/, validate.py."""
 
 from __future__ import annotations
 
@@ -15,24 +13,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from curation import decide as deciding
-from curation import score as scoring
 from curation.checks import TableCheck
-from curation.decide import Decision, Facts, Reason
 from curation.dedup import cluster_alarms, find_conflicts, find_exact, find_near, find_semantic
 from curation.embed import embed, model_digest
 from curation.leakage import find_leaks
 from curation.pipeline.bench import Bench, ProtectedItems, Summary, load_cells, load_protected, open_bench
-from curation.pipeline.making import Progress, totals_by_seq
-from curation.pipeline.opinions import opinions_by_seq
+from curation.pipeline.deciding import rank_rows
+from curation.pipeline.making import Progress
 from curation.project import settings_digest
 from curation.records import KINDS, completion_text, prompt_text
-from curation.store import facts, hold_lock, records, reviews, runs
+from curation.store import facts, hold_lock, records, runs
 from curation.store.facts import Finding
 from curation.store.records import Row
 from curation.validate import check_rows, load_table
-
-GATES = ("dedup", "screen")
 
 
 def dedup(folder: Path, *, progress: Progress | None = None) -> Summary:
@@ -43,7 +36,7 @@ def dedup(folder: Path, *, progress: Progress | None = None) -> Summary:
         if runs.is_current(bench.db, "dedup", digest):
             return _tell_dedup(bench, "nothing has changed since the last run; its findings stand")
         with runs.record_run(bench.db, "dedup", digest) as run:
-            findings, alarms = [], []
+            findings, alarms = list[Finding](), list[str]()
             for kind in KINDS:
                 rows = records.list_rows(bench.db, kind)
                 found, alarm = _find_twins(bench, rows, ranks, progress)
@@ -73,69 +66,6 @@ def screen(folder: Path, *, progress: Progress | None = None) -> Summary:
             run.rows_out = run.rows_in - len({f.seq for f in findings if f.drops})
             run.detail = {"kinds": Counter(f.kind for f in findings)}
         return _tell_screen(bench)
-
-
-def decide(folder: Path) -> Summary:
-    """Compute every row's verdict from the facts, the thresholds and the overrides. Nothing is measured. Core: decide.py."""
-    with open_bench(folder) as bench:
-        with runs.record_run(bench.db, "decide", settings_digest(bench.project.score, bench.project.review.overlap)) as run:
-            decisions = decide_rows(bench)
-            facts.replace_verdicts(
-                bench.db, ((d.seq, d.verdict, d.better, deciding.reasons_as_values(d.reasons)) for d in decisions), run.number
-            )
-            verdicts = Counter(d.verdict for d in decisions)
-            run.rows_in, run.rows_out = len(decisions), len(decisions) - verdicts["dropped"] - verdicts["rejected"]
-            run.detail = dict(verdicts)
-        reasons = Counter(f"{d.reasons[0].stage}: {d.reasons[0].kind}" for d in decisions if d.verdict == "dropped")
-        return Summary("decide", run.rows_in, run.rows_out, {**verdicts, "dropped_for": dict(reasons.most_common())})
-
-
-def decide_rows(bench: Bench) -> list[Decision]:
-    """A decision for every row that stands for itself, in order."""
-    totals, choices = totals_by_seq(bench), facts.choices_by_seq(bench.db, scoring.pair_digest(bench.project))
-    keeps = deciding.keep_rule(totals.values(), threshold=bench.project.score.threshold, top_percent=bench.project.score.top_percent)
-    drops, notes = _findings_by_seq(bench)
-    opinions, overrides, editors = opinions_by_seq(bench), facts.overrides_by_seq(bench.db), _editors(bench)
-    candidates = {row.id: row.seq for row in records.list_rows(bench.db, "instruction", role="candidate")}
-    decisions = []
-    for kind in KINDS:
-        for row in records.list_rows(bench.db, kind):
-            override = overrides.get(row.seq)
-            given = Facts(
-                seq=row.seq,
-                kind=kind,
-                total=totals.get(better_candidate(row, candidates) if kind == "preference" else row.seq),
-                better=row.better,
-                choices=choices.get(row.seq, {}),
-                drops=drops.get(row.seq, ()),
-                notes=notes.get(row.seq, ()),
-                opinions=opinions.get(row.seq, ()),
-                override=(override["action"], override["reason"]) if override else None,
-                edited_by=editors.get(row.seq),
-                needs_score=row.how != "edited",
-            )
-            decisions.append(deciding.decide(given, keeps=keeps, overlap=bench.project.review.overlap))
-    return decisions
-
-
-def better_candidate(row: Row, candidates: Mapping[str, int]) -> int:
-    """Seq of the candidate of a pair that was meant to be better (0, which is no seq, where none was)."""
-    from curation.records import PairRecord, candidates_of, record_id
-
-    if not isinstance(row.record, PairRecord) or row.better is None:
-        return 0
-    return candidates.get(record_id(candidates_of(row.record)[row.better]), 0)
-
-
-def rank_rows(bench: Bench) -> dict[int, int]:
-    """Who is kept among duplicates, 0 first: approved, then seen by people, then the best score, then the earliest."""
-    verdicts, pushed, totals = facts.verdicts_by_seq(bench.db), reviews.pushed_seqs(bench.db), totals_by_seq(bench)
-    rows = [row.seq for kind in KINDS for row in records.list_rows(bench.db, kind)]
-
-    def place(seq: int) -> tuple[bool, bool, float, int]:
-        return verdicts.get(seq, {}).get("verdict") != "approved", seq not in pushed, -totals.get(seq, 0.0), seq
-
-    return {seq: n for n, seq in enumerate(sorted(rows, key=place))}
 
 
 def vectors_of(bench: Bench, texts: Sequence[str]) -> np.ndarray[Any, Any]:
@@ -185,9 +115,11 @@ def conflict_findings(bench: Bench, rows: Sequence[Row]) -> list[Finding]:
     labels = [label_of(bench, row) for row in rows]
     lines = find_conflicts([prompt_text(row.record) for row in rows], labels).to_pylist()
     return [
-        Finding(rows[line["row"]].seq, "screen", "conflict", False, rows[line["twin"]].seq, evidence=f"{line['label']} here, {line['twin_label']} there")
-        for line in lines
-    ]  # fmt: skip
+        Finding(
+            rows[n["row"]].seq, "screen", "conflict", False, rows[n["twin"]].seq, evidence=f"{n['label']} here, {n['twin_label']} there"
+        )
+        for n in lines
+    ]
 
 
 def check_findings(bench: Bench, rows: Sequence[Row]) -> list[Finding]:
@@ -223,12 +155,9 @@ def label_of(bench: Bench, row: Row) -> str | None:
 def texts_for_dedup(bench: Bench, rows: Sequence[Row]) -> list[str]:
     """The text of each row that duplicates are looked for in, as the project chooses."""
     choice = bench.project.dedup.text
-    read = {
-        "prompt": lambda r: prompt_text(r),
-        "completion": lambda r: completion_text(r),
-        "both": lambda r: f"{prompt_text(r)}\n\n{completion_text(r)}",
-    }[choice]
-    return [read(row.record) for row in rows]
+    if choice == "both":
+        return [f"{prompt_text(row.record)}\n\n{completion_text(row.record)}" for row in rows]
+    return [prompt_text(row.record) if choice == "prompt" else completion_text(row.record) for row in rows]
 
 
 def _find_twins(bench: Bench, rows: Sequence[Row], ranks: Mapping[int, int], progress: Progress | None) -> tuple[list[Finding], list[str]]:
@@ -277,21 +206,6 @@ def _leak(row: Row, line: Mapping[str, Any], texts: Mapping[str, Sequence[str]])
 
 def _texts_in(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else [v for v in value if isinstance(v, str)] if isinstance(value, list) else []
-
-
-def _findings_by_seq(bench: Bench) -> tuple[dict[int, list[Reason]], dict[int, list[Reason]]]:
-    drops: dict[int, list[Reason]] = {}
-    notes: dict[int, list[Reason]] = {}
-    for f in facts.latest_findings(bench.db, GATES):
-        (drops if f.drops else notes).setdefault(f.seq, []).append(Reason(f.stage, f.kind, f.evidence, f.twin, f.score))
-    return drops, notes
-
-
-def _editors(bench: Bench) -> dict[int, str]:
-    """Who made each edited record: the answer it came from names the person."""
-    answered = {a.response: a.user for answers in reviews.answers_by_seq(bench.db).values() for a in answers}
-    sources = records.edit_sources(bench.db)
-    return {seq: answered[response] for seq, response in sources.items() if response in answered}
 
 
 def _checked_answer(row: Row) -> str:

@@ -18,7 +18,7 @@ from curation.formats import RowFailure, Shape, read_rows
 from curation.pipeline.bench import Bench, Summary, load_cells, load_grounding, load_protected, load_seeds, open_bench, references_of
 from curation.plan import Cell, coverage, make_plan
 from curation.project import ModelSpec, settings_digest
-from curation.records import InstructionRecord, Kind, Record
+from curation.records import KINDS, InstructionRecord, Record
 from curation.requests import Failure, Request
 from curation.store import CallLedger, facts, records, runs
 from curation.store.records import Origin
@@ -38,7 +38,7 @@ def plan(folder: Path) -> Summary:
             run.rows_in = run.rows_out = len(cells)
             done = records.cells_made(bench.db)
         shares = coverage(cells, done)
-        by_kind = {kind: sum(c.kind == kind for c in cells) for kind in ("instruction", "preference")}
+        by_kind = dict[str, int]((kind, sum(c.kind == kind for c in cells)) for kind in KINDS)
         counts = {"cells": len(cells), "new": added, **by_kind, "attributes": shares}
         warning = models.same_family(bench.project.models)
         notes = [f"Note: {warning}."] if warning else []
@@ -290,7 +290,7 @@ def _attempts(bench: Bench, slot: str) -> int:
 def _tell_generated(bench: Bench, cells: Sequence[Cell], asked: int, new: int, stopped: str) -> Summary:
     made = records.cells_made(bench.db)
     failures = count_failed(bench, "generate")
-    by_kind: dict[Kind, int] = {kind: sum(c.id in made and c.kind == kind for c in cells) for kind in ("instruction", "preference")}  # type: ignore[misc]
+    by_kind = dict[str, int]((kind, sum(c.id in made and c.kind == kind for c in cells)) for kind in KINDS)
     counts = {"asked": asked, **by_kind, "cells_filled": len(made & {c.id for c in cells}), "cells": len(cells), "failures": failures}
     notes = [stopped] if stopped else []
     if bench.project.models.teacher.provider == "offline-stand-in":

@@ -14,7 +14,8 @@ from curation import score as scoring
 from curation.decide import Decision
 from curation.errors import RowError
 from curation.pipeline.bench import Bench, Summary, load_cells, open_bench
-from curation.pipeline.gating import better_candidate, decide, decide_rows, vectors_of
+from curation.pipeline.deciding import better_candidate, decide, decide_rows
+from curation.pipeline.gating import vectors_of
 from curation.pipeline.making import Progress, totals_by_seq
 from curation.pipeline.opinions import opinions_by_seq
 from curation.project import settings_digest

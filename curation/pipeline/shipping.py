@@ -17,8 +17,9 @@ from curation import snapshot as snapshots
 from curation.errors import ProjectError, SnapshotError
 from curation.formats import ExportFormat, write_rows
 from curation.pipeline.bench import Bench, ProtectedItems, Summary, load_protected, open_bench
+from curation.pipeline.deciding import decide_rows
 from curation.pipeline.facts_for_report import report_data
-from curation.pipeline.gating import check_findings, decide_rows, label_of, leak_findings, texts_for_dedup
+from curation.pipeline.gating import check_findings, label_of, leak_findings, texts_for_dedup
 from curation.pipeline.reviewing import review_counts
 from curation.project import settings_digest
 from curation.records import KINDS, Kind, prompt_text
@@ -50,7 +51,8 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> Summary:
             run.rows_out = sum(table.num_rows for table in tables.values())
             run.detail = {"kind": kind, "path": path.name, "stopped": Counter(stopped.values()), "left_out": left_out}
         counts = {
-            "path": str(path), "digest": snapshots.read_manifest(path).digest.root, **{split: table.num_rows for split, table in tables.items()},
+            "path": str(path), "digest": snapshots.read_manifest(path).digest.root,
+            **{split: table.num_rows for split, table in tables.items()},
             "stopped_at_last_gate": dict(Counter(stopped.values())), "left_out_of_splits": left_out,
         }  # fmt: skip
         notes = [] if is_new else ["These very rows are already frozen; nothing was written."]
@@ -196,7 +198,10 @@ def _manifest_facts(bench: Bench, kind: Kind, protected: Sequence[ProtectedItems
         "intended_use": project.intended_use.strip(),
         "licence": project.licence,
         "settings": {
-            "score": {"threshold": project.score.threshold, "top_percent": project.score.top_percent, "rubric": scoring.rubric_digest(project)},
+            "score": {
+                "threshold": project.score.threshold, "top_percent": project.score.top_percent,
+                "rubric": scoring.rubric_digest(project),
+            },
             "dedup": project.dedup.model_dump(),
             "leaks": {"false_positive_rate": project.screen.false_positive_rate},
             "splits": project.splits.model_dump(),

@@ -13,9 +13,9 @@ from typing import Any
 from curation import score as scoring
 from curation.errors import ProjectError
 from curation.pipeline.bench import Summary, open_bench
+from curation.pipeline.deciding import GATES, decide
 from curation.pipeline.facts_for_report import report_data
-from curation.pipeline.gating import GATES, decide
-from curation.records import parse_record, prompt_text
+from curation.records import KINDS, parse_record, prompt_text
 from curation.report import render_report
 from curation.store import CallLedger, facts, records, reviews, runs
 
@@ -39,9 +39,10 @@ def status(folder: Path) -> Summary:
     with open_bench(folder) as bench:
         done = runs.list_runs(bench.db)
         verdicts = Counter(v["verdict"] for v in facts.verdicts_by_seq(bench.db).values())
+        rows = dict[str, int]((kind, len(records.list_rows(bench.db, kind))) for kind in KINDS)
         counts = {
             "project": bench.project.name,
-            "rows": {kind: len(records.list_rows(bench.db, kind)) for kind in ("instruction", "preference")},  # type: ignore[arg-type]
+            "rows": rows,
             "verdicts": dict(verdicts),
             "calls": CallLedger(bench.db).counts(),
             "cost_usd": round(CallLedger(bench.db).spent_usd(), 6),
@@ -53,7 +54,7 @@ def status(folder: Path) -> Summary:
         finished = [r["stage"] for r in done if r["state"] == "done" and r["stage"] in NEXT]
         following = NEXT.get(finished[-1] if finished else None)
         with runs.record_run(bench.db, "status"):
-            total = sum(counts["rows"].values())
+            total = sum(rows.values())
         return Summary("status", total, total, counts, [f"Next: {following}"] if following else [])
 
 
@@ -89,7 +90,7 @@ def report(folder: Path, *, out: Path | None = None) -> Summary:
             aside = target.with_name(f".{target.name}.{os.getpid()}")
             aside.write_text(page, encoding="utf-8")
             aside.replace(target)
-            run.rows_in = run.rows_out = sum(len(records.list_rows(bench.db, kind)) for kind in ("instruction", "preference"))  # type: ignore[arg-type]
+            run.rows_in = run.rows_out = sum(len(records.list_rows(bench.db, kind)) for kind in KINDS)
         return Summary("report", run.rows_in, run.rows_out, {"file": str(target), "bytes": len(page.encode())})
 
 

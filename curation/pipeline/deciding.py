@@ -1,0 +1,101 @@
+"""From all that is known to a verdict on every row. Nothing is measured here. Core: decide.py."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from curation import decide as rules
+from curation import score as scoring
+from curation.decide import Decision, Facts, Reason
+from curation.pipeline.bench import Bench, Summary, open_bench
+from curation.pipeline.making import totals_by_seq
+from curation.pipeline.opinions import opinions_by_seq
+from curation.project import settings_digest
+from curation.records import KINDS
+from curation.store import facts, records, reviews, runs
+from curation.store.records import Row
+
+GATES = ("dedup", "screen")
+"""The stages whose findings a verdict reads."""
+
+
+def decide(folder: Path) -> Summary:
+    """Compute every row's verdict from the facts, the thresholds and the overrides. Nothing is measured. Core: decide.py."""
+    with open_bench(folder) as bench:
+        with runs.record_run(bench.db, "decide", settings_digest(bench.project.score, bench.project.review.overlap)) as run:
+            decisions = decide_rows(bench)
+            facts.replace_verdicts(
+                bench.db, ((d.seq, d.verdict, d.better, rules.reasons_as_values(d.reasons)) for d in decisions), run.number
+            )
+            verdicts = Counter(d.verdict for d in decisions)
+            counts: dict[str, Any] = {name: n for name, n in verdicts.items()}
+            run.rows_in, run.rows_out = len(decisions), len(decisions) - verdicts["dropped"] - verdicts["rejected"]
+            run.detail = {**counts}
+        reasons = Counter(f"{d.reasons[0].stage}: {d.reasons[0].kind}" for d in decisions if d.verdict == "dropped")
+        return Summary("decide", run.rows_in, run.rows_out, {**counts, "dropped_for": dict(reasons.most_common())})
+
+
+def decide_rows(bench: Bench) -> list[Decision]:
+    """A decision for every row that stands for itself, in order."""
+    totals, choices = totals_by_seq(bench), facts.choices_by_seq(bench.db, scoring.pair_digest(bench.project))
+    keeps = rules.keep_rule(totals.values(), threshold=bench.project.score.threshold, top_percent=bench.project.score.top_percent)
+    drops, notes = _findings_by_seq(bench)
+    opinions, overrides, editors = opinions_by_seq(bench), facts.overrides_by_seq(bench.db), _editors(bench)
+    candidates = {row.id: row.seq for row in records.list_rows(bench.db, "instruction", role="candidate")}
+    decisions = []
+    for kind in KINDS:
+        for row in records.list_rows(bench.db, kind):
+            override = overrides.get(row.seq)
+            given = Facts(
+                seq=row.seq,
+                kind=kind,
+                total=totals.get(better_candidate(row, candidates) if kind == "preference" else row.seq),
+                better=row.better,
+                choices=choices.get(row.seq, {}),
+                drops=drops.get(row.seq, ()),
+                notes=notes.get(row.seq, ()),
+                opinions=opinions.get(row.seq, ()),
+                override=(override["action"], override["reason"]) if override else None,
+                edited_by=editors.get(row.seq),
+                needs_score=row.how != "edited",
+            )
+            decisions.append(rules.decide(given, keeps=keeps, overlap=bench.project.review.overlap))
+    return decisions
+
+
+def better_candidate(row: Row, candidates: Mapping[str, int]) -> int:
+    """Seq of the candidate of a pair that was meant to be better (0, which is no seq, where none was)."""
+    from curation.records import PairRecord, candidates_of, record_id
+
+    if not isinstance(row.record, PairRecord) or row.better is None:
+        return 0
+    return candidates.get(record_id(candidates_of(row.record)[row.better]), 0)
+
+
+def rank_rows(bench: Bench) -> dict[int, int]:
+    """Who is kept among duplicates, 0 first: approved, then seen by people, then the best score, then the earliest."""
+    verdicts, pushed, totals = facts.verdicts_by_seq(bench.db), reviews.pushed_seqs(bench.db), totals_by_seq(bench)
+    rows = [row.seq for kind in KINDS for row in records.list_rows(bench.db, kind)]
+
+    def place(seq: int) -> tuple[bool, bool, float, int]:
+        return verdicts.get(seq, {}).get("verdict") != "approved", seq not in pushed, -totals.get(seq, 0.0), seq
+
+    return {seq: n for n, seq in enumerate(sorted(rows, key=place))}
+
+
+def _findings_by_seq(bench: Bench) -> tuple[dict[int, list[Reason]], dict[int, list[Reason]]]:
+    drops: dict[int, list[Reason]] = {}
+    notes: dict[int, list[Reason]] = {}
+    for f in facts.latest_findings(bench.db, GATES):
+        (drops if f.drops else notes).setdefault(f.seq, []).append(Reason(f.stage, f.kind, f.evidence, f.twin, f.score))
+    return drops, notes
+
+
+def _editors(bench: Bench) -> dict[int, str]:
+    """Who made each edited record: the answer it came from names the person."""
+    answered = {a.response: a.user for answers in reviews.answers_by_seq(bench.db).values() for a in answers}
+    sources = records.edit_sources(bench.db)
+    return {seq: answered[response] for seq, response in sources.items() if response in answered}
