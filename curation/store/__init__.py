@@ -6,9 +6,10 @@ never span a network call.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from pathlib import Path
 from curation.errors import ProjectError
 from curation.store import facts, records, reviews, runs
 from curation.store.calls import CALLS_SCHEMA, CallLedger
+from curation.store.owner import is_alive, owner_name
 from curation.store.schema import SCHEMA, VERSION
 
 __all__ = ["CallLedger", "Database", "facts", "hold_lock", "open_store", "records", "reviews", "runs"]
@@ -35,36 +37,34 @@ def open_store(folder: Path) -> Iterator[Database]:
         ProjectError: the file is not a workbench, or was written by a newer version.
     """
     path = folder / "workbench.db"
-    db = sqlite3.connect(path, timeout=60, isolation_level=None)
-    try:
+    with _explained(path), contextlib.closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as db:
         db.row_factory = sqlite3.Row
         _prepare(db, path)
         yield db
-    except sqlite3.DatabaseError as error:
-        if "disk is full" in str(error) or "disk I/O" in str(error):
-            raise ProjectError(
-                str(path), f"cannot be written ({error})", "make space on the disk and run again; nothing is lost"
-            ) from error
-        if "not a database" in str(error) or "malformed" in str(error):
-            raise ProjectError(str(path), f"is damaged ({error})", "restore it from a backup") from error
-        raise
-    finally:
-        db.close()
 
 
 @contextmanager
 def hold_lock(db: Database, name: str) -> Iterator[None]:
     """Let one process at a time do a set-wide stage; a second one is told who holds it."""
-    owner = f"{os.uname().nodename}:{os.getpid()}"
+    owner = owner_name()
     with db:
         db.execute("BEGIN IMMEDIATE")
         row = db.execute("SELECT owner, heartbeat FROM locks WHERE name = ?", (name,)).fetchone()
-        if row and row["owner"] != owner and time.time() - row["heartbeat"] < LOCK_SECONDS and _is_alive(row["owner"]):
-            raise ProjectError(f"curate {name}", f"is already running on this project ({row['owner']})", "wait for it to end and run again")
+        if row and is_alive(row["owner"], lease=row["heartbeat"] + LOCK_SECONDS, now=time.time()):
+            holder = row["owner"].partition("@")[0]
+            raise ProjectError(
+                f"curate {name}", f"is already running on this project (process {holder})", "wait for it to end and run again"
+            )
         db.execute("INSERT OR REPLACE INTO locks VALUES (?, ?, ?)", (name, owner, time.time()))
+    ended = threading.Event()
+    file = db.execute("PRAGMA database_list").fetchone()["file"]
+    beat = threading.Thread(target=_beat, args=(file, name, owner, ended), daemon=True)
+    beat.start()
     try:
         yield
     finally:
+        ended.set()
+        beat.join()
         db.execute("DELETE FROM locks WHERE name = ? AND owner = ?", (name, owner))
 
 
@@ -80,10 +80,27 @@ def batched(rows: Iterable[tuple[object, ...]], size: int = 5000) -> Iterator[li
         yield chunk
 
 
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What SQLite says, as a sentence for what a person can mend."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        text = str(error)
+        if "disk is full" in text or "disk I/O" in text:
+            raise ProjectError(str(path), f"cannot be written ({text})", "make space on the disk and run again; nothing is lost") from error
+        if "not a database" in text or "malformed" in text:
+            raise ProjectError(str(path), f"is damaged ({text})", "restore it from a backup") from error
+        if "unable to open" in text or "readonly" in text:
+            raise ProjectError(str(path), f"cannot be opened ({text})", "look at who may write there, and run again") from error
+        raise
+
+
 def _prepare(db: Database, path: Path) -> None:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = FULL")  # a paid response that was committed survives a power cut
     db.execute("PRAGMA foreign_keys = ON")
+    db.execute("PRAGMA secure_delete = ON")  # what `erase` takes is overwritten, not only unlinked
     has_meta = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone()
     found = db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone() if has_meta else None
     if found and int(found["value"]) > VERSION:
@@ -95,6 +112,9 @@ def _prepare(db: Database, path: Path) -> None:
         db.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", [("schema", str(VERSION)), ("created", stamp)])
 
 
-def _is_alive(owner: str) -> bool:
-    host, _, pid = owner.rpartition(":")
-    return host != os.uname().nodename or Path(f"/proc/{pid}").exists() or not Path("/proc/self").exists()
+def _beat(file: str, name: str, owner: str, ended: threading.Event) -> None:
+    """Show those on another machine, or in another container, that the lock's holder lives."""
+    while not ended.wait(LOCK_SECONDS / 4):
+        with contextlib.suppress(sqlite3.OperationalError):  # the disk is full or busy: the next beat comes soon
+            with contextlib.closing(sqlite3.connect(file, timeout=5, isolation_level=None)) as db:
+                db.execute("UPDATE locks SET heartbeat = ? WHERE name = ? AND owner = ?", (time.time(), name, owner))

@@ -80,11 +80,13 @@ def find_seq(db: sqlite3.Connection, prefix: str) -> int:
     """
     low = prefix.lower()
     if len(low) < 6 or any(c not in "0123456789abcdef" for c in low):
-        raise ProjectError(f"record id {prefix!r}", "must be at least 6 hexadecimal characters", "curate status . --json lists ids")
+        raise ProjectError(
+            f"record id {prefix!r}", "must be at least 6 hexadecimal characters", "take it from the report or from a snapshot's id column"
+        )
     found = db.execute("SELECT seq FROM records WHERE lower(hex(id)) LIKE ? LIMIT 2", (low + "%",)).fetchall()
     if len(found) != 1:
         fact = "several records start with it" if found else "there is no such record in this project"
-        raise ProjectError(f"record id {prefix}", fact, "give the whole id, as shown by `curate report` or in a snapshot's id column")
+        raise ProjectError(f"record id {prefix}", fact, "take the whole id from the report or from a snapshot's id column")
     return int(found[0]["seq"])
 
 
@@ -104,13 +106,18 @@ def load_row(db: sqlite3.Connection, seq: int) -> dict[str, Any]:
 
 
 def erase(db: sqlite3.Connection, seq: int, reason: str, *, vector_key: bytes) -> None:
-    """Take the body and the raw fields; the id, the facts and a tombstone stay."""
+    """Take the body and the raw fields, a pair's rivals with them; the ids, the facts and a tombstone stay."""
     stamp = json.dumps({"reason": reason, "at": datetime.now(UTC).isoformat(timespec="seconds")})
+    rivals = """
+      SELECT DISTINCT c.seq FROM origins c JOIN origins p ON (c.how, c.source, c.item) = (p.how, p.source, p.item)
+      WHERE p.seq = ? AND p.part = 0 AND c.part > 0 AND NOT EXISTS (SELECT 1 FROM origins r WHERE r.seq = c.seq AND r.role = 'row')"""
     with db:
         db.execute("BEGIN IMMEDIATE")
-        db.execute("UPDATE records SET body = NULL, label = NULL, erased = ? WHERE seq = ?", (stamp, seq))
-        db.execute("UPDATE origins SET raw = NULL WHERE seq = ?", (seq,))
+        for gone in (seq, *(row["seq"] for row in db.execute(rivals, (seq,)).fetchall())):
+            db.execute("UPDATE records SET body = NULL, label = NULL, erased = ? WHERE seq = ?", (stamp, gone))
+            db.execute("UPDATE origins SET raw = NULL WHERE seq = ?", (gone,))
         db.execute("DELETE FROM vectors WHERE text = ?", (vector_key,))
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # or the old pages would lie on in the log
 
 
 def add_cells(db: sqlite3.Connection, cells: Iterable[tuple[str, str, int, bytes]]) -> int:
@@ -151,7 +158,9 @@ def sources_by_seq(db: sqlite3.Connection, how: str) -> list[tuple[int, str, int
 
 def repeated_sources(db: sqlite3.Connection) -> set[tuple[str, int]]:
     """(source, item) of origins that only repeated a record which was there already."""
-    sql = "SELECT source, item FROM origins o WHERE role = 'row' AND origin > (SELECT min(origin) FROM origins WHERE seq = o.seq AND role = 'row')"
+    sql = """
+      SELECT source, item FROM origins o
+      WHERE role = 'row' AND origin > (SELECT min(origin) FROM origins WHERE seq = o.seq AND role = 'row')"""
     return {(row["source"], row["item"]) for row in db.execute(sql)}
 
 
