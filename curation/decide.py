@@ -103,11 +103,11 @@ def agreement(opinions_by_row: Iterable[Sequence[Opinion]]) -> float | None:
     """
     import krippendorff
 
-    rows = [{o.user: "approve" if o.says == "edit" and o.edited is None else o.says for o in opinions} for opinions in opinions_by_row]
-    paired = [row for row in rows if len(row) >= 2]
+    everyone = [{o.user: "approve" if o.says == "edit" and o.edited is None else o.says for o in opinions} for opinions in opinions_by_row]
+    rows = [row for row in everyone if len(row) >= 2]
     users = sorted({user for row in rows for user in row})
     values = sorted({says for row in rows for says in row.values()})
-    if len(paired) < 2 or len(values) < 2:
+    if len(rows) < 2 or len(values) < 2:
         return None
     codes = {says: float(n) for n, says in enumerate(values)}
     matrix = [[codes[row[user]] if user in row else float("nan") for row in rows] for user in users]

@@ -41,18 +41,22 @@ def decide(folder: Path) -> Summary:
 def decide_rows(bench: Bench) -> list[Decision]:
     """A decision for every row that stands for itself, in order."""
     totals, choices = totals_by_seq(bench), facts.choices_by_seq(bench.db, scoring.pair_digest(bench.project))
-    keeps = rules.keep_rule(totals.values(), threshold=bench.project.score.threshold, top_percent=bench.project.score.top_percent)
     drops, notes = _findings_by_seq(bench)
     opinions, overrides, editors = opinions_by_seq(bench), facts.overrides_by_seq(bench.db), _editors(bench)
     candidates = {row.id: row.seq for row in records.list_rows(bench.db, "instruction", role="candidate")}
     decisions = []
     for kind in KINDS:
-        for row in records.list_rows(bench.db, kind):
+        rows = records.list_rows(bench.db, kind)
+        scored = {row.seq: better_candidate(row, candidates) if kind == "preference" else row.seq for row in rows}
+        # The best part is of the rows of this kind: a pair's worse answers are meant to score low and would fill the rest.
+        ranked = [totals[seq] for seq in scored.values() if seq in totals]
+        keeps = rules.keep_rule(ranked, threshold=bench.project.score.threshold, top_percent=bench.project.score.top_percent)
+        for row in rows:
             override = overrides.get(row.seq)
             given = Facts(
                 seq=row.seq,
                 kind=kind,
-                total=totals.get(better_candidate(row, candidates) if kind == "preference" else row.seq),
+                total=totals.get(scored[row.seq]),
                 better=row.better,
                 choices=choices.get(row.seq, {}),
                 drops=drops.get(row.seq, ()),

@@ -102,11 +102,11 @@ def _funnel(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]]) -> tuple[pa
 def _scores(bench: Bench, rows: Mapping[Kind, Sequence[Row]], findings: Sequence[Finding]) -> tuple[page.ScoreSet, ...]:
     totals, values = totals_by_seq(bench), facts.scores_by_seq(bench.db, scoring.rubric_digest(bench.project))
     rule, invalid = bench.project.score, {f.seq for f in findings if f.kind.startswith("check_")}
-    keeps = deciding.keep_rule(totals.values(), threshold=rule.threshold, top_percent=rule.top_percent)
     scored = [row for row in rows["instruction"] if row.seq in totals]
     if not scored:
         return ()
     points = [totals[row.seq] for row in scored]
+    keeps = deciding.keep_rule(points, threshold=rule.threshold, top_percent=rule.top_percent)
     kept = [keeps(total) for total in points]
     selections = page.compare_selections(
         points, [len(completion_text(row.record)) for row in scored], kept=kept, valid=[row.seq not in invalid for row in scored]

@@ -1,0 +1,263 @@
+"""Verdicts: machines propose, people decide, an override outranks the rules; thresholds are read here and nowhere else."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curation.decide import (
+    Decision,
+    Facts,
+    Opinion,
+    Reason,
+    agreement,
+    decide,
+    estimate_error_rate,
+    keep_rule,
+    reasons_as_values,
+    shown_first,
+)
+
+LEAK = Reason("screen", "leak_verbatim", "protected: x")
+CONFLICT = Reason("screen", "conflict", "A here, B there", twin=2)
+BOTH = {"ab": 0, "ba": 0}
+
+
+def facts(**changes: Any) -> Facts:
+    return Facts(**{"seq": 1, "kind": "instruction", "total": 8.0, **changes})
+
+
+def pair(**changes: Any) -> Facts:
+    return facts(**{"kind": "preference", "better": 0, "choices": BOTH, **changes})
+
+
+def verdict(given_facts: Facts, *, overlap: int = 2, threshold: float = 7.0) -> Decision:
+    return decide(given_facts, keeps=keep_rule([], threshold=threshold, top_percent=None), overlap=overlap)
+
+
+def said(*says: str) -> tuple[Opinion, ...]:
+    return tuple(Opinion(f"user{n}", word) for n, word in enumerate(says))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given_facts", "expected", "kinds"),
+    [
+        (facts(total=None), "unscored", []),
+        (facts(total=None, needs_score=False), "to_review", []),
+        (facts(total=7.0), "to_review", []),
+        (facts(total=6.99), "dropped", ["below_cut"]),
+        (facts(drops=[LEAK]), "dropped", ["leak_verbatim"]),
+        (facts(total=1.0, drops=[LEAK]), "dropped", ["below_cut", "leak_verbatim"]),
+        (facts(total=None, drops=[LEAK]), "dropped", ["leak_verbatim"]),
+        (facts(notes=[CONFLICT]), "to_review", ["conflict"]),
+        (pair(), "to_review", []),
+        (pair(choices={}), "unscored", []),
+        (pair(choices={"ab": 0}), "unscored", []),
+        (pair(choices={"ab": 0, "ba": 1}), "dropped", ["flips"]),
+        (pair(choices={"ab": None, "ba": None}), "dropped", ["flips"]),
+        (pair(choices={"ab": 0, "ba": None}), "dropped", ["flips"]),
+        (pair(choices={"ab": 1, "ba": 1}), "dropped", ["judge_prefers_other"]),
+        (pair(better=None), "to_review", []),
+        (pair(total=5.0), "dropped", ["below_cut"]),
+    ],
+)
+def test_what_machines_propose(given_facts: Facts, expected: str, kinds: list[str]) -> None:
+    decision = verdict(given_facts)
+    assert decision.verdict == expected
+    assert [reason.kind for reason in decision.reasons] == kinds
+    assert decision.better == given_facts.better
+
+
+@pytest.mark.parametrize(
+    ("says", "expected", "why"),
+    [
+        ((), "to_review", None),
+        (("approve",), "in_review", None),
+        (("approve", "approve"), "approved", "approved"),
+        (("reject", "reject"), "rejected", "reject"),
+        (("approve", "reject"), "disputed", "disagreement"),
+        (("approve", "approve", "reject"), "disputed", "disagreement"),
+    ],
+)
+def test_what_people_decide(says: tuple[str, ...], expected: str, why: str | None) -> None:
+    decision = verdict(facts(opinions=said(*says)))
+    assert decision.verdict == expected
+    assert [reason.kind for reason in decision.reasons] == ([why] if why else [])
+
+
+@pytest.mark.parametrize(
+    ("says", "expected", "better"),
+    [
+        (("first", "first"), "approved", 0),
+        (("second", "second"), "approved", 1),  # people outrank the maker of the pair
+        (("first", "second"), "disputed", 0),
+        (("neither", "neither"), "rejected", 0),
+        (("tie", "tie"), "rejected", 0),
+        (("neither", "tie"), "disputed", 0),
+        (("first", "tie"), "disputed", 0),
+    ],
+)
+def test_what_people_decide_on_pairs(says: tuple[str, ...], expected: str, better: int) -> None:
+    decision = verdict(pair(opinions=said(*says)))
+    assert (decision.verdict, decision.better) == (expected, better)
+
+
+def test_one_answer_is_enough_where_the_project_asks_for_one() -> None:
+    assert verdict(facts(opinions=said("approve")), overlap=1).verdict == "approved"
+
+
+def test_an_edit_sends_the_changed_row_on_in_place_of_this_one() -> None:
+    edit = Opinion("ada", "edit", "better text")
+    assert verdict(facts(opinions=[edit])).verdict == "edited"
+    assert verdict(facts(opinions=[edit, Opinion("bob", "approve")])).verdict == "edited"
+    assert verdict(facts(opinions=[edit, Opinion("bob", "edit", "better text")])).verdict == "edited"
+
+
+def test_two_different_edits_are_a_dispute() -> None:
+    decision = verdict(facts(opinions=[Opinion("ada", "edit", "one"), Opinion("bob", "edit", "two")]))
+    assert (decision.verdict, decision.reasons[0].kind) == ("disputed", "two_edits")
+
+
+def test_the_editor_stands_behind_the_edited_row_and_a_second_person_must_agree() -> None:
+    child = {"total": None, "needs_score": False, "edited_by": "ada"}
+    assert verdict(facts(**child)).verdict == "in_review"
+    assert verdict(facts(**child, opinions=[Opinion("bob", "approve")])).verdict == "approved"
+    assert verdict(facts(**child, opinions=[Opinion("bob", "reject")])).verdict == "disputed"
+    # Her own later answer on it takes the place of the one she gave by editing, and is not counted twice.
+    assert verdict(facts(**child, opinions=[Opinion("ada", "approve")])).verdict == "in_review"
+    assert verdict(facts(**child, opinions=[Opinion("ada", "reject"), Opinion("bob", "reject")])).verdict == "rejected"
+
+
+def test_a_machine_may_still_stop_an_edited_row() -> None:
+    assert verdict(facts(total=None, needs_score=False, edited_by="ada", drops=[LEAK])).verdict == "dropped"
+
+
+def test_a_row_that_no_longer_passes_is_dropped_whatever_was_answered_before() -> None:
+    assert verdict(facts(drops=[LEAK], opinions=said("approve", "approve"))).verdict == "dropped"
+
+
+def test_keep_takes_a_row_back_from_the_rules_but_not_from_the_people() -> None:
+    kept = {"override": ("keep", "looked at it"), "drops": [LEAK], "total": 2.0}
+    assert verdict(facts(**kept)).verdict == "to_review"
+    assert verdict(facts(**kept, opinions=said("approve", "approve"))).verdict == "approved"
+    assert verdict(facts(**kept, opinions=said("reject", "reject"))).verdict == "rejected"
+    assert verdict(pair(override=("keep", "x"), choices={"ab": 0, "ba": 1})).verdict == "to_review"
+    assert verdict(facts(total=None, override=("keep", "x"))).verdict == "to_review"
+
+
+def test_drop_outranks_rules_and_people() -> None:
+    decision = verdict(facts(override=("drop", "ambiguous"), opinions=said("approve", "approve")))
+    assert decision == Decision(1, "dropped", None, (Reason("override", "drop", "ambiguous"),))
+
+
+def test_a_note_goes_along_to_the_people_and_stays_with_an_approved_row() -> None:
+    decision = verdict(facts(notes=[CONFLICT], opinions=said("approve", "approve")))
+    assert [r.kind for r in decision.reasons] == ["approved", "conflict"]
+
+
+def test_reasons_are_stored_without_what_is_empty() -> None:
+    assert reasons_as_values([CONFLICT]) == [{"stage": "screen", "kind": "conflict", "evidence": "A here, B there", "twin": 2}]
+    zero = reasons_as_values([Reason("score", "below_cut", "total 0", score=0.0)])
+    assert zero == [{"stage": "score", "kind": "below_cut", "evidence": "total 0", "score": 0.0}]
+
+
+def test_the_threshold_itself_is_kept() -> None:
+    keeps = keep_rule([1, 2], threshold=7.0, top_percent=None)
+    assert [keeps(t) for t in (6.99, 7.0, 10.0)] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("totals", "percent", "kept"),
+    [
+        ([9, 8, 7, 6], 50, [9, 8]),
+        ([9, 8, 8, 8, 1], 40, [9, 8, 8, 8]),  # ties at the cut are kept
+        ([5, 5, 5], 10, [5, 5, 5]),
+        ([1, 2, 3], 1, [3]),  # never fewer than one
+        ([1, 2, 3], 100, [1, 2, 3]),
+        ([], 50, []),
+    ],
+)
+def test_the_best_part_is_kept_ties_included(totals: list[float], percent: float, kept: list[float]) -> None:
+    keeps = keep_rule(totals, threshold=7.0, top_percent=percent)
+    assert [t for t in totals if keeps(t)] == kept
+
+
+@given(st.lists(st.integers(0, 10), min_size=1, max_size=40), st.integers(1, 100))
+def test_the_best_part_has_at_least_its_size_and_no_better_row_is_left_out(totals: list[int], percent: int) -> None:
+    keeps = keep_rule(totals, threshold=0, top_percent=percent)
+    kept, left = [t for t in totals if keeps(t)], [t for t in totals if not keeps(t)]
+    assert len(kept) >= max(1, round(len(totals) * percent / 100))
+    assert all(worse < best for worse in left for best in kept)
+
+
+# Krippendorff (2011), Computing Krippendorff's Alpha-Reliability, examples A and B.
+EXAMPLE_A = ("0100000010", "1110010000", 0.095)
+EXAMPLE_B = ("aabbdcccedda", "babbbccceddd", 0.692)
+WORDS = dict(zip("01abcde", ("approve", "reject", "approve", "reject", "edit", "neither", "tie"), strict=True))
+
+
+@pytest.mark.parametrize(("one", "other", "alpha"), [EXAMPLE_A, EXAMPLE_B])
+def test_agreement_is_krippendorffs_alpha(one: str, other: str, alpha: float) -> None:
+    rows = [[Opinion("ada", WORDS[a], a), Opinion("bob", WORDS[b], b)] for a, b in zip(one, other, strict=True)]  # type: ignore[arg-type]
+    assert agreement(rows) == pytest.approx(alpha, abs=5e-4)
+
+
+def test_rows_answered_once_do_not_count_and_the_order_of_people_does_not_matter() -> None:
+    twice = [said("approve", "approve"), said("reject", "reject"), said("approve", "reject"), said("approve", "approve")]
+    # 8 answers, 5 approve: observed disagreement 2/8, expected 2·5·3/(8·7), so alpha = 1 - (1/4)/(15/28).
+    expected = 1 - (2 / 8) / (2 * 5 * 3 / (8 * 7))
+    assert agreement(twice) == pytest.approx(expected)
+    assert agreement([*twice, said("approve"), ()]) == pytest.approx(expected)
+    assert agreement([tuple(reversed(row)) for row in twice]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [said("approve")],
+        [said("approve", "reject")],
+        [said("approve", "approve"), said("approve", "approve")],
+        [said("approve", "approve"), said("approve", "approve"), said("reject")],
+    ],
+)
+def test_agreement_is_unknown_where_alpha_is_undefined(rows: list[tuple[Opinion, ...]]) -> None:
+    assert agreement(rows) is None
+
+
+def test_the_error_rate_follows_from_disagreement() -> None:
+    """At e = 0.1 two independent people disagree on 2·0.1·0.9 = 18 % of the rows."""
+    rows = [said("approve", "reject")] * 18 + [said("approve", "approve")] * 60 + [said("reject", "reject")] * 22
+    assert estimate_error_rate(rows) == pytest.approx(0.1)
+    assert estimate_error_rate([said("approve", "approve")]) == 0
+    assert estimate_error_rate([said("approve", "reject")]) == 0.5
+    assert estimate_error_rate([said("approve")]) is None
+    assert estimate_error_rate([]) is None
+
+
+@given(st.integers(0, 50), st.integers(1, 50))
+def test_the_error_rate_solves_its_equation(differ: int, agree: int) -> None:
+    rows = [said("first", "second")] * differ + [said("first", "first")] * agree
+    rate, disagreement = estimate_error_rate(rows), differ / (differ + agree)
+    assert rate is not None and 0 <= rate <= 0.5
+    if disagreement <= 0.5:
+        assert math.isclose(2 * rate * (1 - rate), disagreement, abs_tol=1e-9)
+
+
+def test_an_edit_counts_as_a_no_to_the_row_as_it_stands() -> None:
+    rows = [[Opinion("ada", "edit", "x"), Opinion("bob", "reject")], [Opinion("ada", "edit", "x"), Opinion("bob", "approve")]]
+    assert estimate_error_rate(rows) == 0.5
+    assert estimate_error_rate(rows[:1]) == 0
+
+
+def test_which_answer_is_shown_as_a_is_fixed_and_even() -> None:
+    ids = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(2000)]
+    firsts = [shown_first(i) for i in ids]
+    assert firsts == [shown_first(i) for i in ids]
+    assert 900 < sum(firsts) < 1100
+    assert [shown_first(i) for i in ids[:8]] != [int(i, 16) & 1 for i in ids[:8]]
