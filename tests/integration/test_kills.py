@@ -32,6 +32,7 @@ from tests.integration.killing import (
 )
 
 CONCURRENCY, LATENCY = 4, 0.1
+CALLS_PER_KILL = 6
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def bought(icd10_template: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     planned, generated, scored = (root / name for name in ("planned", "generated", "scored"))
     shutil.copytree(icd10_template, planned)
     settings = planned / "project.yaml"
-    settings.write_text(re.sub(r"concurrency: \d+", f"concurrency: {CONCURRENCY}", settings.read_text()))
+    text = re.sub(r"concurrency: \d+", f"concurrency: {CONCURRENCY}", settings.read_text())
+    settings.write_text(re.sub(r"(?m)^  instruction: \d+", f"  instruction: {CALLS_PER_KILL * kills_of('generate')}", text))
     pipeline.plan(planned)
     try:
         start(planned, table=planned / "tables" / "icd10cm.parquet", seed=7, log=root / "log", options={"latency": str(LATENCY)})
