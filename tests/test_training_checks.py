@@ -172,7 +172,7 @@ def test_bad_line_of_the_evaluation_file_is_named(tmp_path: Path) -> None:
     assert len(read_eval_items(file, n=2)) == 2
     lines = file.read_text().splitlines()
     file.write_text("\n".join([lines[0], json.dumps(json.loads(lines[1]) | {"options": ["B9.9"]}), "{"]) + "\n")
-    with pytest.raises(TrainingError, match=r"eval.jsonl line 2: options do not hold the right code"):
+    with pytest.raises(TrainingError, match=r"eval.jsonl line 2: options do not hold the right code and a wrong one"):
         read_eval_items(file, n=3)
     file.write_text(lines[0] + "\n{\n")
     with pytest.raises(TrainingError, match=r"eval.jsonl line 2: is not JSON"):

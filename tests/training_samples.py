@@ -92,7 +92,8 @@ def write_eval(project: Path, *, n: int = 12) -> str:
     for number in range(200, 200 + n):
         code = f"A{number % 3}.{number % 4}"
         options = [f"A{number % 3}.{(number + i) % 4}" for i in range(4)]
-        lines.append({"phrase": phrase(number), "code": code, "description": "x", "chapter": CHAPTERS[number % 3], "options": options})
+        line = {"phrase": phrase(number), "code": code, "description": "x", "chapter": CHAPTERS[number % 3]}
+        lines.append(line | {"options": options, "descriptions": ["x"] * 4})
     file = project / "protected" / "eval.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -141,11 +141,11 @@ def sign(
 
 def _quietly(work: Callable[[Callable[[str], None]], dict[str, Any]], *, log: Path | None) -> dict[str, Any]:
     """Run with the libraries' words in the run folder's log (or nowhere) and ours on stderr."""
-    from training.progress import library_logs, quiet_libraries
+    from training.progress import keep_freed_memory, library_logs, quiet_libraries
 
     quiet_libraries()
-    wanted = Path("/dev/null") if log is None or not log.parent.is_dir() else log
-    with library_logs(wanted) if wanted else nullcontext(print) as say:
+    keep_freed_memory()
+    with library_logs(log if log is not None and log.parent.is_dir() else Path(os.devnull)) as say:
         return work(say)
 
 

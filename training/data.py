@@ -129,8 +129,11 @@ def _eval_lines(file: Path, n: int) -> Iterator[dict[str, Any]]:
                 item = orjson.loads(line)
             except orjson.JSONDecodeError as error:
                 raise TrainingError(f"{file.name} line {number}", f"is not JSON ({error})") from error
-            missing = {"phrase", "code", "chapter", "options"} - set(item) if isinstance(item, dict) else {"phrase"}
-            if missing or item["code"] not in item["options"]:
-                fact = f"lacks {', '.join(sorted(missing))}" if missing else "options do not hold the right code"
-                raise TrainingError(f"{file.name} line {number}", fact)
+            missing = {"phrase", "code", "chapter", "options", "descriptions"} - set(item) if isinstance(item, dict) else {"phrase"}
+            if missing:
+                raise TrainingError(f"{file.name} line {number}", f"lacks {', '.join(sorted(missing))}")
+            if item["code"] not in item["options"] or len(item["options"]) < 2:
+                raise TrainingError(f"{file.name} line {number}", "options do not hold the right code and a wrong one")
+            if len(item["options"]) != len(item["descriptions"]):
+                raise TrainingError(f"{file.name} line {number}", "options and descriptions differ in number")
             yield item

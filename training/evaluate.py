@@ -3,7 +3,8 @@
     choice                 the right code's line is likelier than its siblings' (likelihood, nothing is generated)
     chapter, exact_code    what the model writes itself, read line by line
     valid_code             the share of written codes that exist and may be billed
-    preference             chosen likelier than rejected, on the preference snapshot's test split
+    preference             the right answer, written out, is likelier than a sibling's
+    preference_test        chosen likelier than rejected, on the preference snapshot's test split, where it has rows
 
 Results are kept in eval.json with the digests they belong to; the base model is measured once for all runs beside it.
 """
@@ -187,7 +188,7 @@ def result_text(result: Mapping[str, Any]) -> str:
     """The result as a short table: value, interval, and what changed."""
     lines = [f"{result['subject']}, {result['file']['name']}, {result['seconds']:.0f} s"]
     for name, metric in result["metrics"].items():
-        text = f"  {name:<11} {metric['value']:.3f}  [{metric['low']:.3f}, {metric['high']:.3f}]  n={metric['n']}"
+        text = f"  {name:<15} {metric['value']:.3f}  [{metric['low']:.3f}, {metric['high']:.3f}]  n={metric['n']}"
         for other, differences in result["against"].items():
             if name in differences:
                 found = differences[name]
