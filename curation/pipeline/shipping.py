@@ -21,7 +21,7 @@ from curation.pipeline.deciding import decide_rows
 from curation.pipeline.facts_for_report import report_data
 from curation.pipeline.gating import check_findings, label_of, leak_findings, texts_for_dedup
 from curation.pipeline.reviewing import review_counts
-from curation.project import settings_digest
+from curation.project import is_open, settings_digest
 from curation.records import KINDS, Kind, prompt_text
 from curation.report import CardInput, render_card, render_report
 from curation.snapshot.write import schema_of
@@ -39,12 +39,17 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> Summary:
         rows = [row for row in records.list_rows(bench.db, kind) if row.seq in decisions]
         if not rows:
             raise SnapshotError(f"a snapshot of {kind} rows", "would be empty: no row is approved", f"curate status {folder}")
+        if is_open(bench.project.intended_use):
+            what = f"{folder}/project.yaml: intended_use"
+            raise ProjectError(what, "is not filled in, and every snapshot records it", "write what the model is for, and run again")
         protected = load_protected(bench)
         with runs.record_run(bench.db, "snapshot", settings_digest(kind, [row.id for row in rows])) as run:
             run.rows_in = len(rows)
             stopped = _last_gate(bench, rows, protected)
             kept = [row for row in rows if row.seq not in stopped]
-            splits, left_out = _split(bench, kept, run.number)
+            splits, left_out, new = _split(bench, kept)
+            _check_filled(splits)
+            facts.add_splits(bench.db, new, run.number)
             better = {row.seq: decisions[row.seq].better for row in kept}
             tables = {split: _table(bench, kind, part, better) for split, part in splits.items()}
             path, is_new = _freeze(bench, kind, name or f"{bench.project.name}-{kind}", tables, protected, stopped)
@@ -114,8 +119,21 @@ def _last_gate(bench: Bench, rows: Sequence[Row], protected: Sequence[ProtectedI
     return stopped
 
 
-def _split(bench: Bench, kept: Sequence[Row], run: int) -> tuple[dict[str, list[Row]], int]:
-    """Rows by split. Earlier rows of both kinds hold their clusters in place, so twins never end up on two sides."""
+def _check_filled(splits: Mapping[str, Sequence[Row]]) -> None:
+    """Before a split is stored, for a split once stored stays: a person must still be able to change the shares."""
+    for split in ("train", "validation"):
+        if not splits[split]:
+            counts = ", ".join(f"{name} {len(rows)}" for name, rows in splits.items())
+            raise SnapshotError(
+                f"split {split}", f"would be empty ({counts})", f"approve more rows, or raise `splits: {split}` in project.yaml"
+            )
+
+
+def _split(bench: Bench, kept: Sequence[Row]) -> tuple[dict[str, list[Row]], int, list[tuple[int, str, str]]]:
+    """Rows by split, how many were left out, and what is new to be stored.
+
+    Earlier rows of both kinds hold their clusters in place, so twins never end up on two sides.
+    """
     frozen = facts.splits_by_seq(bench.db)
     wanted = {row.seq for row in kept}
     everyone = [row for kind in KINDS for row in records.list_rows(bench.db, kind) if row.seq in frozen or row.seq in wanted]
@@ -129,14 +147,13 @@ def _split(bench: Bench, kept: Sequence[Row], run: int) -> tuple[dict[str, list[
         threshold=bench.project.dedup.near,
     )
     new = [(row.seq, split, cluster) for row, (split, cluster) in zip(everyone, assigned, strict=True) if split and row.seq not in frozen]
-    facts.add_splits(bench.db, new, run)
     split_of = {row.seq: split for row, (split, _) in zip(everyone, assigned, strict=True)}
     parts: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
     for row in kept:
         split = split_of[row.seq]
         if split:
             parts[split].append(row)
-    return parts, sum(split_of[row.seq] is None for row in kept)
+    return parts, sum(split_of[row.seq] is None for row in kept), new
 
 
 def _table(bench: Bench, kind: Kind, rows: Sequence[Row], better: Mapping[int, int | None]) -> pa.Table:

@@ -12,7 +12,7 @@ from typing import Any
 
 from curation import score as scoring
 from curation.errors import ProjectError
-from curation.pipeline.bench import Summary, open_bench
+from curation.pipeline.bench import Bench, Summary, open_bench
 from curation.pipeline.deciding import GATES, decide
 from curation.pipeline.facts_for_report import report_data
 from curation.records import KINDS, parse_record, prompt_text
@@ -77,7 +77,7 @@ def trace(folder: Path, identity: str) -> dict[str, Any]:
         story["override"] = facts.overrides_by_seq(bench.db).get(seq)
         story["verdict"] = facts.verdicts_by_seq(bench.db).get(seq)
         story["split"] = facts.splits_by_seq(bench.db).get(seq)
-        story["snapshots"] = [s["path"] for s in reviews.list_snapshots(bench.db) if story["split"] and s["kind"] == story["kind"]]
+        story["snapshots"] = _snapshots_with(bench, story["id"]) if story["split"] else []
         return story
 
 
@@ -114,9 +114,24 @@ def erase(folder: Path, identity: str, *, reason: str) -> Summary:
         body = records.load_row(bench.db, seq)["record"]
         text = prompt_text(parse_record(body)) if body else ""
         records.erase(bench.db, seq, reason, vector_key=facts.text_key(text))
-        frozen = [s["path"] for s in reviews.list_snapshots(bench.db)] if seq in facts.splits_by_seq(bench.db) else []
-    notes = [f"{path} may still hold the text: a snapshot never changes. Write a new one and revoke the old." for path in frozen]
+        called = any(origin["how"] == "generated" for origin in records.load_row(bench.db, seq)["origins"])
+        frozen = _snapshots_with(bench, records.ids_of(bench.db)[seq]) if seq in facts.splits_by_seq(bench.db) else []
+    notes = [f"{path} still holds the text: a snapshot never changes. Write a new one and revoke the old." for path in frozen]
+    if called:
+        notes.append(
+            "The kept answer of the teacher and what the judge was asked still hold the text: they are the proof of what was paid."
+        )
     return Summary("erase", 1, 0, {"id": identity}, notes)
+
+
+def _snapshots_with(bench: Bench, identity: str) -> list[str]:
+    """The snapshots on disk that hold a record."""
+    import pyarrow.parquet as pq
+
+    def holds(path: Path) -> bool:
+        return any(pq.read_table(part, columns=["id"], filters=[("id", "=", identity)]).num_rows for part in path.glob("*.parquet"))
+
+    return [s["path"] for s in reviews.list_snapshots(bench.db) if holds(bench.folder / s["path"])]
 
 
 def _call(message: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any]:
