@@ -50,9 +50,20 @@ def dimension(model: str = DEFAULT_MODEL) -> int:
     return int(_load(model).get_embedding_dimension())
 
 
+@lru_cache(maxsize=8)
 def model_digest(model: str = DEFAULT_MODEL) -> str:
-    """sha256 over the weights' names, shapes and values: vectors of two models with one digest may be compared."""
+    """sha256 of what makes the vectors: vectors of two models with one digest may be compared.
+
+    Of a model in a folder its files are hashed, without loading it; of one from the hub its weights.
+    """
+    folder = _packaged(model) or Path(model)
     digest = hashlib.sha256()
+    if folder.is_dir():
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            digest.update(f"{file.relative_to(folder)}{file.stat().st_size}".encode())
+            with file.open("rb") as body:
+                digest.update(hashlib.file_digest(body, "sha256").digest())
+        return digest.hexdigest()
     for name, tensor in sorted(_load(model).state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())

@@ -347,7 +347,7 @@ def test_what_arrives_together_is_committed_together(tmp_path: Path) -> None:
     with messages_server(lambda body, seen: replace(always_answer(body, seen), delay=0.05)) as server:
         run(CallLedger(connection), server.address, [make_request(str(n)) for n in range(320)], spec={"concurrency": 32})
     connection.close()
-    assert len(commits) < 320
+    assert len(commits) < 480  # 640 without grouping; how much comes together depends on the machine
 
 
 def test_a_length_without_a_price_is_a_counted_failure(ledger: CallLedger) -> None:

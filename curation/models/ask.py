@@ -14,13 +14,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
-from dataclasses import dataclass
 
 from curation.errors import ModelUnavailable
 from curation.models.client import ChatModel
 from curation.models.ledger import Held, Ledger
 from curation.models.prices import bound_nano, find_rates, is_priced
 from curation.models.sending import Patience, Sender, StopRun, Tally, budget_reached
+from curation.models.told import AskProgress, AskSummary
 from curation.project import ModelSpec
 from curation.requests import Request
 
@@ -28,39 +28,6 @@ _LOOK_AHEAD = 256
 _POLL_S = 0.25
 _BEAT_S = 20.0
 _TELL_S = 0.2
-
-
-@dataclass(frozen=True)
-class AskProgress:
-    """Where a run of calls stands."""
-
-    done: int
-    total: int | None
-    in_flight: int
-    answered: int
-    reused: int
-    failed: int
-    cost_usd: float
-    """Of this run."""
-    seconds: float
-
-
-@dataclass(frozen=True)
-class AskSummary:
-    """What a run of calls did."""
-
-    answered: int
-    reused: int
-    """Answered before, or by another process meanwhile."""
-    failed: int
-    uncertain: int
-    """Tries, of this run and of processes that died before it, whose answer never reached us; charged at their upper bound."""
-    cost_usd: float
-    """What this process spent in this run, its uncertain tries included."""
-    failures: dict[str, int]
-    """By reason."""
-    refusals: dict[str, int]
-    """Answers that are refusals, by the provider's category."""
 
 
 def ask(

@@ -16,10 +16,11 @@ import orjson
 
 from curation.errors import ModelUnavailable
 from curation.models import replies
-from curation.models.ask import AskProgress, AskSummary, ask_async, summarize
+from curation.models.ask import ask_async, summarize
 from curation.models.client import ChatModel, NoReply, Reply
 from curation.models.prices import bound_nano, find_rates, is_priced
 from curation.models.sending import Patience, Sender, budget_reached
+from curation.models.told import AskProgress, AskSummary
 from curation.project import ModelSpec
 from curation.requests import Request
 
@@ -174,7 +175,7 @@ class _BatchRun:
             with self.ledger.transaction():
                 self.ledger.batches.undo(number, status=None, reason=error.reason, detail=error.detail)
             raise replies.describe_unreachable(error, spec=self.spec, address=self.model.address) from error
-        made = _as_object(reply.raw)
+        made = replies.as_object(reply.raw)
         if reply.status == 200 and isinstance(made.get("id"), str):
             self.ledger.batches.name(number, made["id"])
             return
@@ -201,7 +202,7 @@ class _BatchRun:
     async def _wait(self, batch_id: str) -> None:
         while True:
             reply = await self._call("GET", f"{_PATH}/{batch_id}")
-            state = _as_object(reply.raw)
+            state = replies.as_object(reply.raw)
             if reply.status != 200:
                 raise ModelUnavailable(f"batch {batch_id}", " ".join(replies.describe_failure(reply)), "run the same command again later")
             self._tell()
@@ -245,7 +246,7 @@ class _BatchRun:
         """A process died between making the batch and keeping its id: look for it by its age and size, and be sure by its results."""
         known, after = self.ledger.batches.known_ids(), ""
         while True:
-            page = _as_object((await self._call("GET", f"{_PATH}?limit=100{after}")).raw)
+            page = replies.as_object((await self._call("GET", f"{_PATH}?limit=100{after}")).raw)
             for found in page.get("data") or []:
                 total = sum((found.get("request_counts") or {}).values())
                 is_older = datetime.fromisoformat(found["created_at"]).timestamp() < batch.created - 60
@@ -296,11 +297,3 @@ def _head(requests: Sequence[Request]) -> list[Request]:
             break
         taken.append(request)
     return taken
-
-
-def _as_object(raw: bytes) -> dict[str, Any]:
-    try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return {}
-    return value if isinstance(value, dict) else {}

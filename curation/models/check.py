@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import quote
-
-import orjson
 
 from curation.errors import ModelUnavailable
 from curation.models import replies
@@ -90,7 +87,7 @@ def _read_info(reply: Reply, *, spec: ModelSpec, address: str) -> ModelInfo:
             said = " ".join(replies.describe_failure(reply))
             raise ModelUnavailable(f"model {spec.model}", f"cannot be looked at at {address} ({said})", "run the same command again later")
         return ModelInfo(spec.model, address, spec.model, "unknown", None, None, None)
-    info = _as_object(reply.raw)
+    info = replies.as_object(reply.raw)
     retires = str(info["retires_at"])[:10] if info.get("retires_at") else None
     if info.get("lifecycle") == "retired":
         raise ModelUnavailable(f"model {spec.model}", f"was retired on {retires or 'an unknown day'}", "name another model in project.yaml")
@@ -100,11 +97,3 @@ def _read_info(reply: Reply, *, spec: ModelSpec, address: str) -> ModelInfo:
         raise ModelUnavailable(what, fact, "lower max_tokens in project.yaml and run again")
     name, lifecycle = str(info.get("display_name") or spec.model), str(info.get("lifecycle") or "unknown")
     return ModelInfo(spec.model, address, name, lifecycle, retires, info.get("max_input_tokens"), most)
-
-
-def _as_object(raw: bytes) -> dict[str, Any]:
-    try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -196,3 +196,12 @@ def _error_of(raw: bytes) -> tuple[str, str]:
     if not isinstance(error, dict):
         return "", text
     return str(error.get("type", "")), str(error.get("message", ""))[:500]
+
+
+def as_object(raw: bytes) -> dict[str, Any]:
+    """The JSON object in a body; an empty one where there is none."""
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}

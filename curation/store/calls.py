@@ -13,7 +13,6 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -23,6 +22,7 @@ from curation.store import call_facts
 from curation.store.call_batches import CallBatches
 from curation.store.call_facts import NANO, CallState, CostRow
 from curation.store.calls_schema import CALLS_SCHEMA
+from curation.store.claims import Claim, ClaimedCall, Recovered
 from curation.store.owner import LEASE_S, is_alive, owner_name
 
 PAGE = 500
@@ -37,39 +37,6 @@ _FORGET = f"DELETE FROM calls WHERE {_RESERVED} AND tries = 0 AND reason IS NULL
 _FREE = (
     f"UPDATE calls SET state = CASE WHEN lost > 0 THEN 'uncertain' ELSE 'failed' END, owner = NULL, held_nano = 0 WHERE {_RESERVED} AND "
 )
-
-
-@dataclass(frozen=True)
-class ClaimedCall:
-    """A call that is ours to send."""
-
-    seq: int
-    request: Request
-    held_nano: int
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What became of the first `looked_at` requests of those offered."""
-
-    calls: tuple[ClaimedCall, ...] = ()
-    looked_at: int = 0
-    reused: int = 0
-    """Already answered."""
-    failed: int = 0
-    """Failed since the run began, or failed in a way that was paid for; not asked again under this key."""
-    elsewhere: tuple[int, ...] = ()
-    """Places (in what was offered) of those already on their way, in this process or another."""
-    over_budget: bool = False
-    """The next one could pass the budget."""
-
-
-@dataclass(frozen=True)
-class Recovered:
-    """What dead processes left behind."""
-
-    uncertain: int = 0
-    freed: int = 0
 
 
 class CallLedger:

@@ -54,7 +54,7 @@ def pushed(project: Path, argilla_home: RunningArgilla, tmp_path: Path) -> Itera
         stop(project)
 
 
-def test_an_answer_given_in_the_page_comes_back_by_pull(pushed: Path, argilla_home: RunningArgilla, browser: Any) -> None:  # noqa: F811
+def test_an_answer_given_in_the_page_comes_back_by_pull(pushed: Path, argilla_home: RunningArgilla, browser: Any) -> None:
     person = argilla_home.account("ada", workspace="page-coding")
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.set_default_timeout(20_000)

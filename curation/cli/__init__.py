@@ -1,0 +1,21 @@
+"""The `curate` command: parse, call one function of the pipeline, show its summary. Nothing heavy is imported before a verb runs."""
+
+from __future__ import annotations
+
+import sys
+
+from curation.cli import stages, frozen, rows, standin  # isort: skip  (in the order of --help)
+from curation.cli.app import app, quiet_libraries
+from curation.errors import UserError
+
+__all__ = ["app", "frozen", "main", "quiet_libraries", "rows", "stages", "standin"]
+
+
+def main() -> None:
+    """Run the command line; an error a person can mend is one line on stderr and exit 2."""
+    quiet_libraries()
+    try:
+        app()
+    except UserError as error:
+        sys.stderr.write(f"Error: {error}\n")
+        raise SystemExit(2) from None

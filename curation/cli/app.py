@@ -1,0 +1,94 @@
+"""The `curate` program and what its commands share: their common options, the progress bar, quiet libraries."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from curation.screen_text import show_summary
+
+if TYPE_CHECKING:
+    from curation.pipeline import Progress, Summary
+
+
+class Commands(TyperGroup):
+    """The verbs. Ctrl-C is told here: Typer turns it into a bare exit code before `main` could."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            said = str(stop) or "stopped; run the same command again to go on, nothing that came back is lost"
+            sys.stderr.write(f"\n{said[0].upper()}{said[1:]}.\n")
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="From a brief to reviewed, signed training data. Example: curate init my-project --template icd10 && curate run my-project",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+standin = typer.Typer(help="The offline stand-in: made-up answers on this machine, for trying things out.", no_args_is_help=True)
+app.add_typer(standin, name="standin")
+
+Folder = Annotated[Path, typer.Argument(help="The project's folder.")]
+SnapshotFolder = Annotated[Path, typer.Argument(help="A snapshot's folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Key = Annotated[list[Path] | None, typer.Option("--key", help="A public key (PEM) to trust; may be given several times.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; kept with the row.")]
+
+
+def run_stage(name: str, folder: Path, as_json: bool) -> None:
+    """Run a stage that takes a while, with a bar, and show what it did."""
+    from curation import pipeline
+
+    stage: Any = getattr(pipeline, name)
+    with progress_bar(as_json) as progress:
+        summary: Summary = stage(folder, progress=progress)
+    show_summary(summary, as_json)
+
+
+@contextmanager
+def progress_bar(quiet: bool) -> Iterator[Progress | None]:
+    """A bar on stderr; nothing for `--json` or where stderr is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[words]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def tell(stage: str, done: int, total: int, words: str) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total, words=words)
+            bar.update(tasks[stage], completed=done, total=total, words=words)
+
+        yield tell
+
+
+def quiet_libraries() -> None:
+    """Keep other people's progress bars and notices off the screen; our own say what is going on."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name in ("argilla.sdk", "bitsandbytes", "httpx", "sentence_transformers", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)

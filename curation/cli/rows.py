@@ -1,0 +1,74 @@
+"""The commands that look at a project, and those by which a person overrules it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from curation.cli.app import Folder, Json, Reason, app
+from curation.screen_text import show_story, show_summary
+
+
+@app.command()
+def status(folder: Folder, as_json: Json = False) -> None:
+    """Say where a project stands and what comes next. Example: curate status my-project"""
+    from curation import pipeline
+
+    show_summary(pipeline.status(folder), as_json)
+
+
+@app.command()
+def trace(
+    folder: Folder, row: Annotated[str, typer.Argument(help="A record's id, or its first characters.")], as_json: Json = False
+) -> None:
+    """Tell one row's whole story. Example: curate trace my-project 3f9c2a1b"""
+    from curation import pipeline
+
+    show_story(pipeline.trace(folder, row), as_json)
+
+
+@app.command()
+def report(folder: Folder, out: Annotated[Path | None, typer.Option(help="Where to write it.")] = None, as_json: Json = False) -> None:
+    """Write the project's page, one HTML file. Example: curate report my-project"""
+    from curation import pipeline
+
+    show_summary(pipeline.report(folder, out=out), as_json)
+
+
+@app.command()
+def keep(folder: Folder, row: Annotated[str, typer.Argument(help="A record's id.")], reason: Reason, as_json: Json = False) -> None:
+    """Take a row back whatever the rules say. Example: curate keep my-project 3f9c2a1b --reason 'checked by hand'"""
+    from curation import pipeline
+
+    show_summary(pipeline.override(folder, row, action="keep", reason=reason), as_json)
+
+
+@app.command()
+def drop(folder: Folder, row: Annotated[str, typer.Argument(help="A record's id.")], reason: Reason, as_json: Json = False) -> None:
+    """Take a row out whatever the rules say. Example: curate drop my-project 3f9c2a1b --reason 'ambiguous'"""
+    from curation import pipeline
+
+    show_summary(pipeline.override(folder, row, action="drop", reason=reason), as_json)
+
+
+@app.command()
+def erase(folder: Folder, row: Annotated[str, typer.Argument(help="A record's id.")], reason: Reason, as_json: Json = False) -> None:
+    """Take a row's text out for good, leaving a tombstone. Example: curate erase my-project 3f9c2a1b --reason 'personal data'"""
+    from curation import pipeline
+
+    show_summary(pipeline.erase(folder, row, reason=reason), as_json)
+
+
+@app.command()
+def serve(
+    folder: Folder,
+    port: Annotated[int, typer.Option(help="Port of the health page.")] = 8600,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    every: Annotated[float, typer.Option(min=1, help="Seconds between two looks at Argilla.")] = 60,
+) -> None:
+    """Bring answers in as they come, with GET /healthz and GET /status. Example: curate serve my-project"""
+    from curation.service import serve_project
+
+    serve_project(folder, host=host, port=port, every=every)

@@ -1,0 +1,127 @@
+"""The commands that walk the stages, in their order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from curation.cli.app import Folder, Json, app, progress_bar, run_stage
+from curation.screen_text import show_summary
+
+
+@app.command()
+def init(
+    folder: Folder,
+    template: Annotated[Literal["icd10", "blank"], typer.Option(help="icd10 works as it is; blank waits for your brief.")] = "blank",
+    offline: Annotated[bool, typer.Option(help="Name the offline stand-in as teacher and judge.")] = False,
+    instruction: Annotated[int, typer.Option(min=0, help="Instruction examples to plan.")] = 240,
+    preference: Annotated[int, typer.Option(min=0, help="Preference pairs to plan.")] = 100,
+    argilla: Annotated[str | None, typer.Option(help="Folder of `argilla-setup up --home`, relative to the project.")] = None,
+    annotator: Annotated[list[str] | None, typer.Option(help="A person who answers; may be given several times.")] = None,
+) -> None:
+    """Write a new project. Example: curate init my-project --template icd10"""
+    from curation.template import write_template
+
+    people = tuple(annotator or ())
+    write_template(folder, template, offline=offline, instruction=instruction, preference=preference, argilla=argilla, annotators=people)
+    following = f"curate plan {folder}" if template == "icd10" else f"fill in `brief` and `intended_use` in {folder}/project.yaml"
+    typer.echo(f"Wrote {folder}/project.yaml. Next: {following}")
+
+
+@app.command()
+def plan(folder: Folder, as_json: Json = False) -> None:
+    """Lay out what to write, cell by cell. Example: curate plan my-project"""
+    from curation import pipeline
+
+    show_summary(pipeline.plan(folder), as_json)
+
+
+@app.command(name="import")
+def import_rows(
+    folder: Folder,
+    file: Annotated[Path, typer.Argument(help="JSONL, JSON, CSV or Parquet, also gzipped.")],
+    shape: Annotated[str, typer.Option("--format", help="auto, alpaca, sharegpt, messages, completion or preference.")] = "auto",
+    column: Annotated[list[str] | None, typer.Option(help="ours=theirs, for example prompt=question.")] = None,
+    group: Annotated[str | None, typer.Option(help="Rows of one group stay in one split.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Bring in rows that already exist. Example: curate import my-project rows.jsonl --format alpaca"""
+    from curation import pipeline
+
+    pairs = [entry.partition("=") for entry in column or ()]
+    columns = {ours: theirs for ours, _, theirs in pairs}
+    show_summary(pipeline.import_rows(folder, file, shape=shape, columns=columns, seed_group=group), as_json)  # type: ignore[arg-type]
+
+
+@app.command()
+def generate(
+    folder: Folder,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")] = False,
+    retry_failed: Annotated[bool, typer.Option(help="Ask again for cells whose answer could not be used.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Have the teacher write what the plan still lacks. Example: curate generate my-project"""
+    from curation import pipeline
+
+    if dry_run:
+        show_summary(pipeline.estimate(folder), as_json)
+        return
+    with progress_bar(as_json) as progress:
+        summary = pipeline.generate(folder, progress=progress, retry_failed=retry_failed)
+    show_summary(summary, as_json)
+
+
+@app.command()
+def score(folder: Folder, as_json: Json = False) -> None:
+    """Have the judge score what has no score under the present rubric. Example: curate score my-project"""
+    run_stage("score", folder, as_json)
+
+
+@app.command()
+def dedup(folder: Folder, as_json: Json = False) -> None:
+    """Find copies, near copies and rewordings. Example: curate dedup my-project"""
+    run_stage("dedup", folder, as_json)
+
+
+@app.command()
+def screen(folder: Folder, as_json: Json = False) -> None:
+    """Find leaks of the protected sets, label conflicts and rows that fail a check. Example: curate screen my-project"""
+    run_stage("screen", folder, as_json)
+
+
+@app.command()
+def push(folder: Folder, as_json: Json = False) -> None:
+    """Show people in Argilla every row that passed. Example: curate push my-project"""
+    run_stage("push", folder, as_json)
+
+
+@app.command()
+def pull(folder: Folder, as_json: Json = False) -> None:
+    """Bring back what people said. Example: curate pull my-project"""
+    from curation import pipeline
+
+    show_summary(pipeline.pull(folder), as_json)
+
+
+@app.command()
+def decide(folder: Folder, as_json: Json = False) -> None:
+    """Compute every row's verdict from what is known; nothing is measured. Example: curate decide my-project"""
+    from curation import pipeline
+
+    show_summary(pipeline.decide(folder), as_json)
+
+
+@app.command()
+def run(
+    folder: Folder,
+    until: Annotated[str, typer.Option(help="Last stage: plan, generate, score, dedup, screen or push.")] = "push",
+    as_json: Json = False,
+) -> None:
+    """Walk the stages from the plan to a stage. Example: curate run my-project --until push"""
+    from curation import pipeline
+
+    with progress_bar(as_json) as progress:
+        for summary in pipeline.run(folder, until=until, progress=progress):
+            show_summary(summary, as_json)

@@ -1,0 +1,55 @@
+"""The commands of the offline stand-in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from curation.cli.app import Folder, Json, standin
+from curation.screen_text import show_summary
+
+
+@standin.command("start")
+def standin_start(
+    folder: Folder,
+    log: Annotated[Path, typer.Option(help="Folder outside the project for its request log.")],
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
+    seed: Annotated[int, typer.Option(help="Same seed, same answers.")] = 7,
+) -> None:
+    """Start the offline stand-in for a project. Example: curate standin start my-project --log /tmp/standin"""
+    from curation.project import load_project
+    from curation.standin.lifecycle import start
+
+    grounding = load_project(folder).plan.grounding
+    url = start(folder, table=folder / grounding.table if grounding else None, seed=seed, log=log, port=port)
+    typer.echo(f"The offline stand-in answers at {url} with made-up text. Next: curate generate {folder}")
+
+
+@standin.command("stop")
+def standin_stop(folder: Folder) -> None:
+    """Stop the offline stand-in. Example: curate standin stop my-project"""
+    from curation.standin.lifecycle import stop
+
+    typer.echo("Stopped." if stop(folder) else "It was not running.")
+
+
+@standin.command("review")
+def standin_review(
+    folder: Folder,
+    name: Annotated[str, typer.Option(help="The simulated annotator, an account made by argilla-setup users add.")],
+    log: Annotated[Path, typer.Option(help="Folder outside the project for what it got wrong on purpose.")],
+    seed: Annotated[int, typer.Option(help="Same seed, same answers.")] = 7,
+    as_json: Json = False,
+) -> None:
+    """Let a simulated annotator answer what is pending, as a real user over Argilla's API.
+
+    Example: curate standin review my-project --name simulated-one --log /tmp/standin
+    """
+    from curation.pipeline import Summary
+    from curation.standin.visit import review_as
+
+    done = review_as(folder, name=name, log=log, seed=seed)
+    notes = [f"{name} is simulated; its answers say so and snapshots made from them are marked."]
+    show_summary(Summary("standin review", done.answered, done.answered, {"edited": done.edited}, notes), as_json)
