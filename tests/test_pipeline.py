@@ -1,0 +1,528 @@
+"""The stages on a small real project, with the offline stand-in answering over HTTP as the teacher and the judge."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation import pipeline
+from curation.errors import ProjectError, SnapshotError
+from curation.project import load_project
+from curation.records import InstructionRecord
+from curation.standin import lifecycle
+from curation.store import facts, open_store, records, reviews, runs
+from curation.store.reviews import StoredAnswer
+from curation.template import write_template
+
+BRIEF = "Answer gardening questions for beginners in two sentences."
+
+
+@dataclass(frozen=True)
+class Bed:
+    """A project whose models are a running stand-in, and that stand-in's own log of requests."""
+
+    folder: Path
+    log: Path
+
+    def requests(self) -> int:
+        """How many Messages calls reached the stand-in, by its own account."""
+        lines = (self.log / "requests.jsonl").read_text().splitlines()
+        return sum(json.loads(line)["path"] == "POST /v1/messages" for line in lines)
+
+    def set(self, pattern: str, new: str) -> None:
+        """Change project.yaml as a person would."""
+        path = self.folder / "project.yaml"
+        text, count = re.subn(pattern, new, path.read_text(), count=1, flags=re.M)
+        assert count == 1, pattern
+        path.write_text(text)
+
+    def rows(self) -> list[records.Row]:
+        with open_store(self.folder) as db:
+            return [row for kind in ("instruction", "preference") for row in records.list_rows(db, kind)]  # type: ignore[arg-type]
+
+    def dump(self, *tables: str) -> dict[str, list[tuple[Any, ...]]]:
+        with open_store(self.folder) as db:
+            return {table: [tuple(row) for row in db.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3")] for table in tables}
+
+    def verdicts(self) -> dict[int, str]:
+        with open_store(self.folder) as db:
+            return {seq: v["verdict"] for seq, v in facts.verdicts_by_seq(db).items()}
+
+
+@contextmanager
+def standin(folder: Path, log: Path) -> Iterator[Bed]:
+    grounding = load_project(folder).plan.grounding
+    lifecycle.start(folder, table=folder / grounding.table if grounding else None, seed=7, log=log)
+    try:
+        yield Bed(folder, log)
+    finally:
+        lifecycle.stop(folder)
+
+
+@pytest.fixture(scope="module")
+def scored_project(icd10_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Planned, generated and scored once for all tests of this file; they work on copies."""
+    home = tmp_path_factory.mktemp("scored")
+    shutil.copytree(icd10_template, home / "coding")
+    with standin(home / "coding", home / "log") as bed:
+        pipeline.plan(bed.folder)
+        pipeline.generate(bed.folder)
+        pipeline.score(bed.folder)
+    return home
+
+
+@pytest.fixture
+def bed(scored_project: Path, tmp_path: Path) -> Iterator[Bed]:
+    """A copy with its own stand-in, whose log starts empty."""
+    shutil.copytree(scored_project / "coding", tmp_path / "coding")
+    with standin(tmp_path / "coding", tmp_path / "log") as opened:
+        yield opened
+
+
+def blank(folder: Path, **plan: int) -> Path:
+    write_template(folder, "blank", offline=True, **{"instruction": 0, "preference": 0, **plan})
+    path = folder / "project.yaml"
+    path.write_text(re.sub(r"(?m)^(brief|intended_use): .*$", rf"\1: {BRIEF}", path.read_text()))
+    return folder
+
+
+def approve(folder: Path, *, users: tuple[str, ...] = ("ada", "bob"), says: str = "approve") -> None:
+    """Answers as `curate pull` stores them."""
+    with open_store(folder) as db:
+        for row in records.list_rows(db, "instruction"):
+            values = {"verdict": says, "edited_completion": ""}
+            given = [StoredAnswer(f"{row.id}:{u}", "t", row.seq, u, "submitted", values, "", "", False) for u in users]
+            reviews.add_answers(db, given, 1)
+
+
+def import_plain(folder: Path, count: int, name: str = "rows.jsonl") -> None:
+    file = folder.parent / name
+    texts = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(count)]
+    lines = [{"prompt": f"{text}?", "completion": f"Answer to {text[:8]}."} for text in texts]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    pipeline.import_rows(folder, file)
+
+
+def score_by_hand(folder: Path) -> None:
+    """Full marks for every row, so that people have the last word."""
+    with open_store(folder) as db:
+        from curation import score as scoring
+
+        project = load_project(folder)
+        digest = scoring.rubric_digest(project)
+        for row in records.list_rows(db, "instruction"):
+            facts.add_scores(db, [(row.seq, digest, c, 5, "", None) for c in (*project.score.rubric, "overall")], 1)
+
+
+def test_each_planned_cell_becomes_a_row_or_a_counted_failure(scored_project: Path) -> None:
+    bed = Bed(scored_project / "coding", scored_project / "log")
+    rows = bed.rows()
+    kinds = Counter(row.record.kind for row in rows)
+    assert kinds["instruction"] >= 30
+    assert 8 <= kinds["preference"] <= 12
+    failed = bed.dump("failures")["failures"]
+    cells = {row.cell for row in rows} | {slot for stage, slot, *_ in failed if stage == "generate"}
+    assert len(cells) == 52
+    assert {row.how for row in rows} == {"generated"}
+    labelled = [row.record for row in rows if isinstance(row.record, InstructionRecord)]
+    assert all(f"Code: {r.label}\n" in r.completion.content for r in labelled if r.label)
+    assert all(r.prompt[0].content == "Assign the ICD-10-CM code." for r in labelled)
+
+
+def test_every_row_and_every_candidate_is_scored_and_every_pair_judged_in_both_orders(scored_project: Path) -> None:
+    with open_store(scored_project / "coding") as db:
+        scored = {row["seq"] for row in db.execute("SELECT DISTINCT seq FROM scores")}
+        singles = records.list_rows(db, "instruction") + records.list_rows(db, "instruction", role="candidate")
+        failed = facts.failed_slots(db, "score")
+        assert {r.seq for r in singles} - scored == {r.seq for r in singles if any(slot.startswith(r.id) for slot in failed)}
+        judged = Counter(row["seq"] for row in db.execute("SELECT seq FROM choices"))
+        assert set(judged) == {r.seq for r in records.list_rows(db, "preference")}
+        assert set(judged.values()) == {2}
+
+
+def test_the_teacher_was_asked_once_for_each_cell(scored_project: Path) -> None:
+    bed = Bed(scored_project / "coding", scored_project / "log")
+    assert bed.requests() == len(bed.dump("calls")["calls"])
+
+
+def test_protected_phrases_are_never_shown_to_the_teacher(scored_project: Path) -> None:
+    folder = scored_project / "coding"
+    protected = [json.loads(line)["phrase"].casefold() for line in (folder / "protected/icd10_eval.jsonl").read_text().splitlines()]
+    with open_store(folder) as db:
+        from curation.store import CallLedger
+
+        bodies = [json.dumps(a.request.body, ensure_ascii=False).casefold() for a in CallLedger(db).answers("generate")]
+    assert bodies
+    assert [phrase for phrase in protected for body in bodies if phrase in body] == []
+
+
+def test_running_again_asks_nothing_and_changes_no_fact(bed: Bed) -> None:
+    before = bed.dump("records", "origins", "cells", "scores", "choices", "failures", "calls")
+    for verb in (pipeline.plan, pipeline.generate, pipeline.score):
+        summary = verb(bed.folder)
+        assert summary.counts.get("asked", 0) == summary.counts.get("new", 0) == 0
+    assert bed.dump("records", "origins", "cells", "scores", "choices", "failures", "calls") == before
+    assert bed.requests() == 0
+
+
+def test_moving_the_threshold_moves_verdicts_and_nothing_else(bed: Bed) -> None:
+    pipeline.decide(bed.folder)
+    before, measured = bed.verdicts(), bed.dump("records", "scores", "choices", "findings", "calls")
+    bed.set(r"^  threshold: 7\.0", "  threshold: 9.9")
+    stricter = pipeline.decide(bed.folder)
+    assert Counter(bed.verdicts().values())["dropped"] > Counter(before.values())["dropped"]
+    assert stricter.counts["dropped_for"]["score: below_cut"] > 0
+    pipeline.score(bed.folder)
+    bed.set(r"^  threshold: 9\.9", "  threshold: 7.0")
+    pipeline.decide(bed.folder)
+    assert bed.verdicts() == before
+    assert bed.dump("records", "scores", "choices", "findings", "calls") == measured
+    assert bed.requests() == 0
+
+
+def test_the_best_part_is_taken_of_each_kind(bed: Bed) -> None:
+    bed.set(r"^  threshold: 7\.0", "  threshold: 7.0\n  top_percent: 50")
+    pipeline.decide(bed.folder)
+    below = []
+    with open_store(bed.folder) as db:
+        for kind in ("instruction", "preference"):
+            rows = records.list_rows(db, kind)  # type: ignore[arg-type]
+            verdicts = facts.verdicts_by_seq(db)
+            cut = sum(any(r["kind"] == "below_cut" for r in verdicts[row.seq]["reasons"]) for row in rows)
+            below.append(cut / len(rows))
+    assert all(share <= 0.5 for share in below), below
+    assert below[0] > 0
+
+
+def test_a_new_rubric_scores_again_and_keeps_the_old_scores(bed: Bed) -> None:
+    pipeline.decide(bed.folder)
+    old = bed.dump("scores")["scores"]
+    bed.set(r"^    usefulness: .*$", "    usefulness: Would an experienced coder learn from it?")
+    pipeline.decide(bed.folder)
+    undecided = Counter(bed.verdicts().values())
+    assert undecided["to_review"] == 0 and undecided["unscored"] > 0
+    summary = pipeline.score(bed.folder)
+    assert bed.requests() == summary.counts["asked"] > 30
+    new = bed.dump("scores")["scores"]
+    assert set(old) < set(new)
+    assert len({row[1] for row in new}) == 2
+    pipeline.decide(bed.folder)
+    assert Counter(bed.verdicts().values())["to_review"] > 0
+    # Back to the old words: the old scores are there, nothing is asked.
+    asked = bed.requests()
+    bed.set(r"^    usefulness: .*$", "    usefulness: Would a coder in training learn from this example?")
+    assert pipeline.score(bed.folder).counts["asked"] == 0
+    assert bed.requests() == asked
+
+
+def test_raising_the_plan_only_adds(bed: Bed) -> None:
+    before = bed.dump("records", "origins", "cells", "scores")
+    bed.set(r"^  instruction: 40", "  instruction: 46")
+    assert pipeline.plan(bed.folder).counts["new"] == 6
+    summary = pipeline.generate(bed.folder)
+    assert summary.counts["asked"] == bed.requests() == 6
+    after = bed.dump("records", "origins", "cells", "scores")
+    assert all(set(before[table]) <= set(after[table]) for table in before)
+    assert len(after["cells"]) == len(before["cells"]) + 6
+
+
+def test_failed_cells_are_asked_again_only_on_request(bed: Bed) -> None:
+    failed = {slot for stage, slot, *_ in bed.dump("failures")["failures"] if stage == "generate"}
+    failed -= {row.cell for row in bed.rows()}
+    assert failed, "the stand-in plants refusals and broken JSON at this size"
+    assert pipeline.generate(bed.folder).counts["asked"] == 0
+    assert pipeline.generate(bed.folder, retry_failed=True).counts["asked"] == len(failed)
+    assert bed.requests() == len(failed)
+
+
+def test_dry_run_sends_nothing(bed: Bed) -> None:
+    bed.set(r"^  instruction: 40", "  instruction: 60")
+    pipeline.plan(bed.folder)
+    summary = pipeline.estimate(bed.folder)
+    assert summary.counts["calls"] >= 20
+    assert bed.requests() == 0
+
+
+def test_the_budget_is_a_hard_cap_and_what_was_bought_stays(tmp_path: Path, icd10_template: Path) -> None:
+    shutil.copytree(icd10_template, tmp_path / "coding")
+    with standin(tmp_path / "coding", tmp_path / "log") as bed:
+        bed.set(r"^budget: \{usd: 5\.0\}", "budget: {usd: 0.05}")
+        pipeline.plan(bed.folder)
+        summary = pipeline.generate(bed.folder)
+        assert any("budget" in note for note in summary.notes)
+        bought = bed.requests()
+        assert 0 < bought < 52
+        assert pipeline.status(bed.folder).counts["cost_usd"] <= 0.05
+        bed.set(r"^budget: \{usd: 0\.05\}", "budget: {usd: 5.0}")
+        pipeline.generate(bed.folder)
+        assert bed.requests() == 52
+        assert bought < 52
+
+
+def test_import_counts_broken_lines_and_brings_in_the_others(tmp_path: Path) -> None:
+    folder = blank(tmp_path / "garden")
+    good = [{"prompt": f"Question {n}?", "completion": f"Answer {n}."} for n in range(3)]
+    lines = [
+        json.dumps(good[0]),
+        '{"prompt": "cut',
+        "",
+        json.dumps({"prompt": "no answer"}),
+        json.dumps(good[1]),
+        "[1]",
+        json.dumps(good[2]),
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    summary = pipeline.import_rows(folder, tmp_path / "rows.jsonl")
+    assert (summary.rows_in, summary.rows_out, summary.counts["failed"]) == (6, 3, 3)
+    assert [re.match(r"rows\.jsonl:(\d+) was left out", note)[1] for note in summary.notes] == ["2", "4", "6"]  # type: ignore[index]
+    assert [row.record.prompt[-1].content for row in Bed(folder, tmp_path).rows()] == [f"Question {n}?" for n in range(3)]
+    again = pipeline.import_rows(folder, tmp_path / "rows.jsonl")
+    assert (again.counts["new_records"], again.counts["seen_before"]) == (0, 3)
+    assert len(Bed(folder, tmp_path).dump("failures")["failures"]) == 3
+
+
+def test_a_mended_file_brings_in_what_was_broken(tmp_path: Path) -> None:
+    folder = blank(tmp_path / "garden")
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c"\n')
+    assert pipeline.import_rows(folder, file).counts["failed"] == 1
+    file.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d"}\n')
+    summary = pipeline.import_rows(folder, file)
+    assert (summary.counts["new_records"], summary.counts["failed"]) == (1, 0)
+
+
+def test_import_keeps_pairs_with_who_is_better(tmp_path: Path) -> None:
+    folder = blank(tmp_path / "garden")
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "Hi", "chosen": "Zebra.", "rejected": "Aardvark."}\n')
+    assert pipeline.import_rows(folder, tmp_path / "pairs.jsonl", shape="preference").counts["new_records"] == 3
+    (pair,) = Bed(folder, tmp_path).rows()
+    assert pair.record.kind == "preference"
+    assert pair.record.completions[pair.better or 0].content == "Zebra."
+
+
+def test_keep_and_drop_outrank_the_rules_and_say_who_and_why(bed: Bed) -> None:
+    pipeline.decide(bed.folder)
+    verdicts = bed.verdicts()
+    ids = {row.seq: row.id for row in bed.rows()}
+    low = next(seq for seq, verdict in verdicts.items() if verdict == "dropped")
+    good = next(seq for seq, verdict in verdicts.items() if verdict == "to_review")
+    assert pipeline.override(bed.folder, ids[low][:10], action="keep", reason="checked by hand").counts["verdict"] == "to_review"
+    assert pipeline.override(bed.folder, ids[good], action="drop", reason="ambiguous").counts["verdict"] == "dropped"
+    story = pipeline.trace(bed.folder, ids[good])
+    assert story["override"]["reason"] == "ambiguous" and story["override"]["by"]
+    assert story["verdict"]["reasons"][0]["kind"] == "drop"
+    pipeline.decide(bed.folder)
+    assert (bed.verdicts()[low], bed.verdicts()[good]) == ("to_review", "dropped")
+    with pytest.raises(ProjectError, match="--reason: is empty"):
+        pipeline.override(bed.folder, ids[good], action="keep", reason="  ")
+
+
+def test_trace_tells_the_whole_story_of_a_row(bed: Bed) -> None:
+    pipeline.decide(bed.folder)
+    row = next(r for r in bed.rows() if r.record.kind == "instruction")
+    story = pipeline.trace(bed.folder, row.id[:12])
+    (origin,) = story["origins"]
+    assert (story["id"], origin["how"], origin["cell"]) == (row.id, "generated", row.cell)
+    assert origin["call"]["id"].startswith("msg_") and origin["call"]["usage"]["output_tokens"] > 0
+    assert {s["criterion"] for s in story["scores"]} == {"accuracy", "clarity", "usefulness", "on_brief", "overall"}
+    assert all(s["current"] and s["call"] for s in story["scores"])
+    assert story["verdict"]["verdict"] in ("to_review", "dropped")
+    assert story["snapshots"] == [] and story["answers"] == []
+    json.dumps(story)
+
+
+def test_status_says_where_the_project_stands_and_what_comes_next(bed: Bed) -> None:
+    summary = pipeline.status(bed.folder)
+    assert summary.counts["rows"]["instruction"] == sum(r.record.kind == "instruction" for r in bed.rows())
+    assert summary.counts["cost_simulated"] is True
+    assert 0 < summary.counts["cost_usd"] < summary.counts["budget_usd"] == 5.0
+    assert summary.counts["last"]["score"]["state"] == "done"
+    assert summary.notes == ["Next: curate dedup"]
+    fresh = blank(bed.folder.parent / "fresh")
+    assert pipeline.status(fresh).notes == ["Next: curate plan"]
+
+
+def test_a_stage_that_is_cut_off_does_not_count_as_done(bed: Bed) -> None:
+    with open_store(bed.folder) as db, pytest.raises(RuntimeError), runs.record_run(db, "screen"):
+        raise RuntimeError
+    assert pipeline.status(bed.folder).notes == ["Next: curate dedup"]
+
+
+def test_generate_without_a_plan_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match=r"has no plan yet.*curate plan"):
+        pipeline.generate(blank(tmp_path / "garden", instruction=4))
+
+
+def test_the_open_brief_is_written_about_too(tmp_path: Path) -> None:
+    folder = blank(tmp_path / "garden", instruction=12, preference=4)
+    with standin(folder, tmp_path / "log") as bed:
+        summaries = list(pipeline.run(folder, until="score"))
+        assert [s.stage for s in summaries] == ["plan", "generate", "score"]
+        kinds = Counter(row.record.kind for row in bed.rows())
+        assert kinds["instruction"] >= 9 and kinds["preference"] >= 2
+
+
+def test_run_refuses_a_stage_it_does_not_walk(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match="is not one of plan, generate"):
+        list(pipeline.run(blank(tmp_path / "garden"), until="sign"))
+
+
+def test_a_snapshot_without_validation_rows_is_refused_and_freezes_nothing(tmp_path: Path) -> None:
+    folder = blank(tmp_path / "garden")
+    import_plain(folder, 60)
+    score_by_hand(folder)
+    approve(folder)
+    bed = Bed(folder, tmp_path)
+    bed.set(r"^splits: \{.*?\}", "splits: {train: 1.0, validation: 0.0, test: 0.0}")
+    with pytest.raises(SnapshotError, match=r"split validation: would be empty \(train \d+, validation 0, test 0\)"):
+        pipeline.snapshot(folder, "instruction")
+    assert bed.dump("splits")["splits"] == []
+    assert not (folder / "snapshots").exists() or list((folder / "snapshots").iterdir()) == []
+    bed.set(r"^splits: \{.*?\}", "splits: {train: 0.6, validation: 0.2, test: 0.2}")
+    summary = pipeline.snapshot(folder, "instruction")
+    assert summary.counts["validation"] > 0
+
+
+def test_a_snapshot_of_nothing_names_the_next_command(tmp_path: Path) -> None:
+    with pytest.raises(SnapshotError, match=r"would be empty: no row is approved.*curate status"):
+        pipeline.snapshot(blank(tmp_path / "garden"), "instruction")
+
+
+def test_an_intended_use_that_nobody_wrote_stops_at_the_snapshot(tmp_path: Path) -> None:
+    folder = blank(tmp_path / "garden")
+    import_plain(folder, 40)
+    score_by_hand(folder)
+    approve(folder)
+    Bed(folder, tmp_path).set(r"^intended_use: .*$", "intended_use: TODO what the fine-tuned model is for")
+    with pytest.raises(ProjectError, match="intended_use: is not filled in"):
+        pipeline.snapshot(folder, "instruction")
+
+
+def test_approved_rows_become_a_snapshot_that_grows_without_moving_a_row(tmp_path: Path) -> None:
+    folder = blank(tmp_path / "garden")
+    import_plain(folder, 60)
+    score_by_hand(folder)
+    approve(folder)
+    first = pipeline.snapshot(folder, "instruction")
+    assert sum(first.counts[split] for split in ("train", "validation", "test")) == first.rows_out
+    again = pipeline.snapshot(folder, "instruction")
+    assert again.counts["path"] == first.counts["path"]
+    assert "already frozen" in again.notes[0]
+    bed, before = Bed(folder, tmp_path), None
+    before = bed.dump("splits")["splits"]
+    import_plain(folder, 90, "more.jsonl")
+    score_by_hand(folder)
+    approve(folder)
+    second = pipeline.snapshot(folder, "instruction")
+    assert second.counts["path"] != first.counts["path"] and second.rows_out > first.rows_out
+    assert {row[:3] for row in before} <= {row[:3] for row in bed.dump("splits")["splits"]}
+    newest = bed.rows()[-1]
+    assert pipeline.trace(folder, newest.id)["snapshots"] == [str(Path(second.counts["path"]).relative_to(folder))]
+    assert len(pipeline.trace(folder, bed.rows()[0].id)["snapshots"]) == 2
+
+
+def test_the_last_gate_holds_back_copies_that_were_never_screened(tmp_path: Path) -> None:
+    folder = blank(tmp_path / "garden")
+    import_plain(folder, 40)
+    twin = folder.parent / "twin.jsonl"
+    first = Bed(folder, tmp_path).rows()[0]
+    twin.write_text(json.dumps({"prompt": first.record.prompt[0].content, "completion": "Another answer."}) + "\n")
+    pipeline.import_rows(folder, twin)
+    score_by_hand(folder)
+    approve(folder)
+    summary = pipeline.snapshot(folder, "instruction")
+    assert summary.counts["stopped_at_last_gate"] == {"duplicate": 1}
+    assert summary.rows_out == summary.rows_in - 1 == 40
+
+
+def test_signed_then_verified_then_exported(tmp_path: Path) -> None:
+    folder = blank(tmp_path / "garden")
+    import_plain(folder, 60)
+    score_by_hand(folder)
+    approve(folder)
+    path = Path(pipeline.snapshot(folder, "instruction").counts["path"])
+    pipeline.sign(path)
+    checked = pipeline.verify(path, deep=True)
+    assert checked.counts["verified"] is True
+    out = tmp_path / "train.jsonl"
+    written = pipeline.export(path, out, shape="messages")
+    assert len(out.read_text().splitlines()) == written.rows_out > 0
+    (path / "extra.txt").write_text("x")
+    assert pipeline.verify(path).counts["verified"] is False
+
+
+def test_people_who_disagree_keep_a_row_out(tmp_path: Path) -> None:
+    folder = blank(tmp_path / "garden")
+    import_plain(folder, 30)
+    score_by_hand(folder)
+    approve(folder, users=("ada",))
+    approve(folder, users=("bob",), says="reject")
+    summary = pipeline.decide(folder)
+    assert summary.counts["disputed"] == 30
+    with pytest.raises(SnapshotError, match="no row is approved"):
+        pipeline.snapshot(folder, "instruction")
+
+
+def test_erase_says_which_snapshots_still_hold_the_text(tmp_path: Path) -> None:
+    folder = blank(tmp_path / "garden")
+    import_plain(folder, 40)
+    score_by_hand(folder)
+    approve(folder)
+    path = pipeline.snapshot(folder, "instruction").counts["path"]
+    victim = Bed(folder, tmp_path).rows()[0]
+    summary = pipeline.erase(folder, victim.id, reason="asked by the person")
+    assert [Path(path).name in note for note in summary.notes] == [True]
+    assert pipeline.trace(folder, victim.id)["record"] is None
+    pipeline.decide(folder)
+    pipeline.status(folder)
+    pipeline.report(folder)
+    assert victim.record.prompt[0].content not in (folder / "report.html").read_text()
+    assert pipeline.snapshot(folder, "instruction").rows_out == 39
+
+
+@pytest.mark.model
+def test_the_gates_find_what_was_planted_and_a_second_run_measures_nothing(bed: Bed) -> None:
+    deduped, screened = pipeline.dedup(bed.folder), pipeline.screen(bed.folder)
+    assert deduped.rows_out < deduped.rows_in and screened.rows_out < screened.rows_in
+    before = bed.dump("findings", "vectors")
+    assert any("nothing has changed" in note for note in pipeline.dedup(bed.folder).notes)
+    assert any("nothing has changed" in note for note in pipeline.screen(bed.folder).notes)
+    assert bed.dump("findings", "vectors") == before
+    pipeline.decide(bed.folder)
+    dropped = [pipeline.trace(bed.folder, row.id) for row in bed.rows() if bed.verdicts()[row.seq] == "dropped"]
+    assert all(reason["evidence"] for story in dropped for reason in story["verdict"]["reasons"])
+    pipeline.report(bed.folder)
+
+
+@pytest.mark.model
+def test_an_edited_row_passes_the_gates_in_place_of_its_parent(bed: Bed) -> None:
+    """The edit has its parent's prompt; that must not make it the parent's duplicate."""
+    from curation.pipeline.reviewing import _add_edits
+
+    pipeline.dedup(bed.folder)
+    pipeline.screen(bed.folder)
+    pipeline.decide(bed.folder)
+    kinds = {row.seq: row for row in bed.rows() if row.record.kind == "instruction"}
+    parent = next(kinds[seq] for seq, verdict in bed.verdicts().items() if verdict == "to_review" and seq in kinds)
+    edited = parent.record.completion.content + " Seen by a coder."  # type: ignore[union-attr]
+    with open_store(bed.folder) as db:
+        values = {"verdict": "approve", "edited_completion": edited}
+        reviews.add_answers(db, [StoredAnswer("r1", "t", parent.seq, "ada", "submitted", values, "", "", False)], 1)
+    with pipeline.open_bench(bed.folder) as bench:
+        assert _add_edits(bench, 1) == 1
+    pipeline.dedup(bed.folder)
+    pipeline.screen(bed.folder)
+    pipeline.decide(bed.folder)
+    child = bed.rows()[[row.how for row in bed.rows()].index("edited")]
+    assert bed.verdicts()[parent.seq] == "edited"
+    assert bed.verdicts()[child.seq] == "in_review"
