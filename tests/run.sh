@@ -18,5 +18,5 @@ step() { echo "== $1"; shift; "$@" || failed=1; }
 step "style" ruff check .
 step "layout" ruff format --check -q .
 step "types" mypy
-step "tests" pytest -q -p no:cacheprovider ${SEEDCORN_SOAK:+--durations=20} -m "$tiers" "$@"
+step "tests" pytest -q -p no:cacheprovider --durations=15 -m "$tiers" "$@"
 exit $failed
