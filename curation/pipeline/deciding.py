@@ -80,9 +80,11 @@ def better_candidate(row: Row, candidates: Mapping[str, int]) -> int:
 
 
 def rank_rows(bench: Bench) -> dict[int, int]:
-    """Who is kept among duplicates, 0 first: approved, then seen by people, then the best score, then the earliest."""
+    """Who is kept among duplicates, 0 first: approved, then seen by people, then the best score, then the earliest. A row
+    that a person rewrote is out: its changed child goes on in its place."""
     verdicts, pushed, totals = facts.verdicts_by_seq(bench.db), reviews.pushed_seqs(bench.db), totals_by_seq(bench)
     rows = [row.seq for kind in KINDS for row in records.list_rows(bench.db, kind)]
+    rows = [seq for seq in rows if verdicts.get(seq, {}).get("verdict") != "edited"]
 
     def place(seq: int) -> tuple[bool, bool, float, int]:
         return verdicts.get(seq, {}).get("verdict") != "approved", seq not in pushed, -totals.get(seq, 0.0), seq

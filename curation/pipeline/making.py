@@ -68,7 +68,9 @@ def import_rows(
             while batch := list(itertools.islice(everything, 5000)):
                 run.rows_in += len(batch)
                 failures += [
-                    Failure(stage="import", slot=f"{file.name}:{line}", reason="row", detail=f"{value.reason}: {value.raw[:500]}")
+                    Failure(
+                        stage="import", slot=f"{file.name}:{line}", key=source, reason="row", detail=f"{value.reason}: {value.raw[:500]}"
+                    )
                     for line, value in batch
                     if isinstance(value, RowFailure)
                 ]
