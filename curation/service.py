@@ -85,6 +85,8 @@ async def _poll(folder: Path, pulse: Pulse, every: float) -> None:
             pulse.at, pulse.answers, pulse.error = time.time(), summary.rows_in, ""
         except UserError as error:  # Argilla is down or not set up yet: said on /healthz, tried again
             pulse.error = str(error)
+        except Exception as error:  # an Argilla that answers nonsense must not end the polling: said on /healthz, tried again
+            pulse.error = f"{type(error).__name__}: {error}"
         await asyncio.sleep(every)
 
 

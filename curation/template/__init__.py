@@ -42,7 +42,7 @@ def write_template(
         (folder / "seeds.jsonl").touch()
     text = (Path(__file__).parent / f"{template}.yaml").read_text(encoding="utf-8")
     values = {
-        "name": name[:41],
+        "name": _as_text(name[:41]),
         "provider": "offline-stand-in" if offline else "anthropic",
         "instruction": str(instruction),
         "preference": str(preference),
@@ -52,3 +52,10 @@ def write_template(
     for key, value in values.items():
         text = text.replace("{" + key + "}", value)
     (folder / "project.yaml").write_text(text, encoding="utf-8")
+
+
+def _as_text(name: str) -> str:
+    """A name as YAML reads it back as text: `2026`, `no` and `null` need quotes."""
+    import yaml
+
+    return name if yaml.safe_load(name) == name else json.dumps(name)

@@ -1,0 +1,134 @@
+"""`curate init`: a project that works as it is, and an honest empty one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from curation import pipeline
+from curation.checks import TableCheck
+from curation.errors import ProjectError
+from curation.pipeline.bench import load_seeds
+from curation.project import load_project
+from curation.template import write_template
+from curation.validate import check_rows
+
+
+def read_jsonl(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_icd10_template_stands_on_the_real_tables(icd10_template: Path) -> None:
+    table = pq.read_table(icd10_template / "tables" / "icd10cm.parquet")
+    assert table.column_names == ["code", "description", "chapter", "parent", "billable", "terms", "scope"]
+    rows = {row["code"]: row for row in table.to_pylist()}
+    assert len(rows) > 90_000 and sum(row["billable"] for row in rows.values()) > 70_000
+    diabetes = rows["E11.65"]
+    assert diabetes["description"] == "Type 2 diabetes mellitus with hyperglycemia"
+    assert diabetes["chapter"] == "Endocrine, nutritional and metabolic diseases (E00-E89)"
+    assert (diabetes["parent"], diabetes["billable"], rows["E11.6"]["billable"]) == ("E11.6", True, False)
+    scope = [row for row in rows.values() if row["scope"]]
+    families = Counter(row["parent"] for row in rows.values() if row["billable"])
+    assert len(scope) == 360 and len({row["chapter"] for row in scope}) >= 10
+    assert all(row["billable"] and row["terms"] and families[row["parent"]] >= 4 for row in scope)
+
+
+def test_the_protected_phrases_are_official_terms_with_a_right_answer_among_four(icd10_template: Path) -> None:
+    rows = {row["code"]: row for row in pq.read_table(icd10_template / "tables" / "icd10cm.parquet").to_pylist()}
+    items = read_jsonl(icd10_template / "protected" / "icd10_eval.jsonl")
+    assert len(items) >= 100
+    assert len({item["phrase"] for item in items}) == len(items)
+    places = Counter()
+    for item in items:
+        row = rows[item["code"]]  # type: ignore[index]
+        assert item["phrase"] in row["terms"] and row["scope"]
+        options = item["options"]
+        assert len(set(options)) == 4 and item["code"] in options  # type: ignore[arg-type, operator]
+        assert {rows[code]["parent"] for code in options} == {row["parent"]}  # type: ignore[union-attr]
+        assert item["descriptions"] == [rows[code]["description"] for code in options]  # type: ignore[union-attr]
+        places[options.index(item["code"])] += 1  # type: ignore[union-attr]
+    assert all(places[n] / len(items) > 0.12 for n in range(4)), places
+
+
+def test_the_seeds_pass_the_projects_own_check_and_touch_nothing_protected(icd10_template: Path) -> None:
+    seeds = load_seeds(icd10_template)
+    assert len(seeds) == 24
+    phrases = {str(item["phrase"]).casefold() for item in read_jsonl(icd10_template / "protected" / "icd10_eval.jsonl")}
+    assert [seed["input"] for seed in seeds if seed["input"].casefold() in phrases] == []
+    project = load_project(icd10_template)
+    (check,) = project.screen.checks
+    assert isinstance(check, TableCheck)
+    table = pq.read_table(icd10_template / check.table)
+    assert check_rows([seed["output"] for seed in seeds], [check], tables={check.table: table}).num_rows == 0
+    assert project.records.label_pattern and all(re.search(project.records.label_pattern, seed["output"]) for seed in seeds)
+
+
+def test_two_machines_write_the_same_files(icd10_template: Path, tmp_path: Path) -> None:
+    write_template(tmp_path / "coding", "icd10", offline=True, instruction=40, preference=12)
+    for name in ("project.yaml", "seeds.jsonl", "protected/icd10_eval.jsonl", "tables/icd10cm.parquet"):
+        assert (tmp_path / "coding" / name).read_bytes() == (icd10_template / name).read_bytes(), name
+
+
+def test_a_project_that_is_there_is_never_written_over(tmp_path: Path) -> None:
+    folder = tmp_path / "garden"
+    write_template(folder, "blank")
+    (folder / "project.yaml").write_text("mine")
+    with pytest.raises(ProjectError, match="already holds a project"):
+        write_template(folder, "icd10")
+    assert (folder / "project.yaml").read_text() == "mine"
+    assert not (folder / "tables").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(ProjectError, match="is a file"):
+        write_template(tmp_path / "file", "blank")
+
+
+def test_seeds_that_people_wrote_before_are_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "garden"
+    folder.mkdir()
+    (folder / "seeds.jsonl").write_text('{"instruction": "a", "output": "b"}\n')
+    write_template(folder, "blank")
+    assert load_seeds(folder) == [{"instruction": "a", "input": "", "output": "b"}]
+
+
+@pytest.mark.parametrize(
+    "name", ["garden", "My Garden (2026)", "2026", "1e5", "null", "true", "no", "-x-", "Größe", "ü", "a" * 60, "12_34"]
+)
+def test_any_folder_name_gives_a_project_that_loads(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    write_template(folder, "blank")
+    path = folder / "project.yaml"
+    path.write_text(re.sub(r"(?m)^brief: .*$", "brief: Say hello.", path.read_text()))
+    project = load_project(folder)
+    assert re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,40}", project.name)
+    assert project.review.workspace == project.name
+    assert pipeline.plan(folder).counts["instruction"] == 240
+
+
+def test_what_init_is_told_stands_in_the_file(tmp_path: Path) -> None:
+    folder = tmp_path / "garden"
+    write_template(folder, "blank", offline=True, instruction=3, preference=2, argilla="../argilla home", annotators=("ada", "bob"))
+    path = folder / "project.yaml"
+    path.write_text(re.sub(r"(?m)^brief: .*$", "brief: Say hello.", path.read_text()))
+    project = load_project(folder)
+    assert (project.plan.instruction, project.plan.preference) == (3, 2)
+    assert (project.review.argilla, project.review.annotators) == ("../argilla home", ("ada", "bob"))
+    assert {m.provider for m in (project.models.teacher, project.models.judge)} == {"offline-stand-in"}
+
+
+@pytest.mark.parametrize(
+    ("line", "fact"),
+    [
+        ('{"instruction": "a"', r"line 2.*is not JSON"),
+        ('{"instruction": "a"}', "line 2.*has no `instruction` and `output`"),
+        ("[1]", "line 2"),
+    ],
+)
+def test_a_broken_seed_is_named_with_its_line(tmp_path: Path, line: str, fact: str) -> None:
+    (tmp_path / "seeds.jsonl").write_text('{"instruction": "a", "output": "b"}\n' + line + "\n")
+    with pytest.raises(ProjectError, match=fact):
+        load_seeds(tmp_path)
