@@ -78,7 +78,7 @@ def load_table(path: Path) -> pa.Table:
         if path.suffix == ".parquet":
             import pyarrow.parquet as pq
 
-            return pq.read_table(path)
+            return pq.read_table(path, use_threads=False)
         from pyarrow import csv
 
         names = csv.open_csv(path).schema.names

@@ -282,3 +282,16 @@ def test_a_pipeline_function_stands_behind_every_verb() -> None:
     doors = {"init", "key", "trust", "serve"}  # these have nothing to do with the stages
     assert [verb for verb in sorted(verbs - doors) if not hasattr(pipeline, behind.get(verb, verb))] == []
     assert set(pipeline.WALK) <= verbs
+
+
+def test_small_parquet_reads_start_no_threads() -> None:
+    """pyarrow 26 aborts at exit ("terminate called without an active exception") when its pool has only just been used."""
+    calls = [
+        (path, node)
+        for package in PACKAGES
+        for path in python_files(package)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "pq.read_table"
+    ]
+    assert len(calls) >= 5
+    assert [str(path) for path, node in calls if "use_threads=False" not in ast.unparse(node)] == []

@@ -226,7 +226,7 @@ def _billable_codes(table: Path | None) -> frozenset[str] | None:
         return None
     import pyarrow.parquet as pq
 
-    rows = pq.read_table(table, columns=["code", "billable"]).to_pydict()
+    rows = pq.read_table(table, columns=["code", "billable"], use_threads=False).to_pydict()
     return frozenset(code for code, billable in zip(rows["code"], rows["billable"], strict=True) if billable)
 
 

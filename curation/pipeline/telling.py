@@ -88,8 +88,13 @@ def report(folder: Path, *, out: Path | None = None) -> Summary:
         with runs.record_run(bench.db, "report") as run:
             target = out or folder / "report.html"
             aside = target.with_name(f".{target.name}.{os.getpid()}")
-            aside.write_text(page, encoding="utf-8")
-            aside.replace(target)
+            try:
+                aside.write_text(page, encoding="utf-8")
+                aside.replace(target)
+            except OSError as error:
+                raise ProjectError(str(target), f"could not be written ({error.strerror})", "name another file with --out") from error
+            finally:
+                aside.unlink(missing_ok=True)
             run.rows_in = run.rows_out = sum(len(records.list_rows(bench.db, kind)) for kind in KINDS)
         return Summary("report", run.rows_in, run.rows_out, {"file": str(target), "bytes": len(page.encode())})
 
@@ -129,7 +134,10 @@ def _snapshots_with(bench: Bench, identity: str) -> list[str]:
     import pyarrow.parquet as pq
 
     def holds(path: Path) -> bool:
-        return any(pq.read_table(part, columns=["id"], filters=[("id", "=", identity)]).num_rows for part in path.glob("*.parquet"))
+        return any(
+            pq.read_table(part, columns=["id"], filters=[("id", "=", identity)], use_threads=False).num_rows
+            for part in path.glob("*.parquet")
+        )
 
     return [s["path"] for s in reviews.list_snapshots(bench.db) if holds(bench.folder / s["path"])]
 

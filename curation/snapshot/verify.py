@@ -177,7 +177,8 @@ def read_split(path: Path, split: Split, *, manifest: Manifest | None = None) ->
     if hashlib.sha256(body).hexdigest() != manifest.files.get(file.name):
         raise SnapshotError(str(file), "is not the file the manifest names", f"curate verify {path}")
     try:
-        return pq.read_table(io.BytesIO(body))
+        # pyarrow 26 aborts about one process in ten at exit when its thread pool has only just been used on a small buffer.
+        return pq.read_table(io.BytesIO(body), use_threads=False, pre_buffer=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise SnapshotError(str(file), f"is no Parquet file ({error})", f"curate verify {path}") from error
 

@@ -26,7 +26,7 @@ class Codes:
         import pyarrow.parquet as pq
 
         columns = ["code", "description", "chapter", "parent", "billable", "terms"]
-        return cls({row["code"]: row for row in pq.read_table(path, columns=columns).to_pylist()})
+        return cls({row["code"]: row for row in pq.read_table(path, columns=columns, use_threads=False).to_pylist()})
 
     def names(self, code: str) -> list[str]:
         """What the code is called: its description and its official terms."""
