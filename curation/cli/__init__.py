@@ -17,5 +17,5 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        sys.stderr.write(f"Error: {error}\n")
+        sys.stderr.write(f"Error: {' '.join(str(error).split())}\n")
         raise SystemExit(2) from None

@@ -1,20 +1,16 @@
-"""The stages that make rows: plan, import, generate, score. Core: plan.py, formats/, generate.py, score.py."""
+"""The stages that ask models: plan, generate, score. Core: plan.py, generate.py, score.py."""
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 from curation import generate as generation
 from curation import models, standin_address
 from curation import score as scoring
 from curation.errors import BudgetReached, ProjectError
-from curation.formats import RowFailure, Shape, read_rows
 from curation.pipeline.bench import Bench, Summary, load_cells, load_grounding, load_protected, load_seeds, open_bench, references_of
 from curation.plan import Cell, coverage, make_plan
 from curation.project import ModelSpec, settings_digest
@@ -43,46 +39,6 @@ def plan(folder: Path) -> Summary:
         warning = models.same_family(bench.project.models)
         notes = [f"Note: {warning}."] if warning else []
         return Summary("plan", len(cells), len(cells), counts, notes)
-
-
-def import_rows(
-    folder: Path,
-    file: Path,
-    *,
-    shape: Shape | Literal["auto"] = "auto",
-    columns: dict[str, str] | None = None,
-    seed_group: str | None = None,
-) -> Summary:
-    """Bring in rows that already exist; a line that cannot be read is counted and shown. Core: formats/."""
-    with open_bench(folder) as bench:
-        rules = bench.project.records
-        rows = read_rows(
-            file, format=shape, columns=columns, system_instruction=rules.system is not None, label_pattern=rules.label_pattern
-        )  # fmt: skip
-        first = next(rows, None)
-        source = hashlib.sha256(file.read_bytes()).hexdigest()
-        with runs.record_run(bench.db, "import", source) as run:
-            failures: list[Failure] = []
-            new_records = new_origins = 0
-            everything = itertools.chain([first] if first else [], rows)
-            while batch := list(itertools.islice(everything, 5000)):
-                run.rows_in += len(batch)
-                failures += [
-                    Failure(
-                        stage="import", slot=f"{file.name}:{line}", key=source, reason="row", detail=f"{value.reason}: {value.raw[:500]}"
-                    )
-                    for line, value in batch
-                    if isinstance(value, RowFailure)
-                ]
-                made = [m for line, value in batch if not isinstance(value, RowFailure) for m in _imported(value, source, line, seed_group)]
-                added, seen = records.add_records(bench.db, made, run.number)
-                new_records, new_origins = new_records + added, new_origins + seen
-            facts.add_failures(bench.db, failures, run.number)
-            run.rows_out = run.rows_in - len(failures)
-            run.detail = {"file": file.name, "failed": len(failures)}
-        notes = [f"{failure.slot} was left out: {failure.detail}" for failure in failures[:5]]
-        counts = {"new_records": new_records, "seen_before": run.rows_out - new_origins, "failed": len(failures)}
-        return Summary("import", run.rows_in, run.rows_out, counts, notes)
 
 
 def generate(folder: Path, *, progress: Progress | None = None, retry_failed: bool = False) -> Summary:
@@ -272,17 +228,6 @@ def _judge_requests(bench: Bench, rubric: str, pairwise: str) -> Iterator[Reques
     ]
     requests = scoring.pair_requests_for(rivals, project=bench.project)  # type: ignore[arg-type]
     yield from (request for request in requests if request.slot not in failed)
-
-
-def _imported(value: Any, source: str, line: int, seed_group: str | None) -> Iterator[tuple[Record, Origin]]:
-    if isinstance(value, InstructionRecord):
-        yield value, Origin("imported", source, line, seed_group=seed_group)
-        return
-    from curation.records import candidates_of
-
-    yield value.record, Origin("imported", source, line, better=value.chosen, seed_group=seed_group)
-    for part, candidate in enumerate(candidates_of(value.record), 1):
-        yield candidate, Origin("imported", source, line, part, seed_group=seed_group)
 
 
 def _attempts(bench: Bench, slot: str) -> int:

@@ -83,6 +83,8 @@ def verify(path: Path, *, keys: Sequence[Path] = (), deep: bool = False) -> Summ
     """Say whether a snapshot is whole and whose it is. Core: snapshot/."""
     trusted = [*keys, *snapshots.find_trusted_keys(), *_project_keys(path)]
     result = snapshots.verify_snapshot(path, trusted_keys=trusted, deep=deep)
+    if result.status == "no snapshot":
+        raise SnapshotError(str(path), "; ".join(problem.fact for problem in result.problems), "name a folder that `curate snapshot` wrote")
     counts = {"path": str(path), "status": result.status, "signer": result.signer, "verified": result.is_verified, "deep": deep}
     if result.is_verified:
         manifest = snapshots.read_manifest(path)
