@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -103,3 +104,17 @@ def test_latest_is_the_highest_version_of_that_name(tmp_path: Path) -> None:
         resolve_snapshot(f"{tmp_path}/codes@latest")
     with pytest.raises(Exception, match="no snapshot of that name"):
         resolve_snapshot(f"{tmp_path}/none@latest")
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    import typer
+
+    from training.cli import _quietly
+
+    def interrupted(_: Any) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(typer.Exit) as stopped:
+        _quietly(interrupted, log=tmp_path / "log.txt")
+    assert stopped.value.exit_code == 130
+    assert "Run the same command again" in capfd.readouterr().err

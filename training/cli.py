@@ -146,7 +146,11 @@ def _quietly(work: Callable[[Callable[[str], None]], dict[str, Any]], *, log: Pa
     quiet_libraries()
     keep_freed_memory()
     with library_logs(log if log is not None and log.parent.is_dir() else Path(os.devnull)) as say:
-        return work(say)
+        try:
+            return work(say)
+        except KeyboardInterrupt:
+            say("Stopped. Run the same command again to go on from the last checkpoint.")
+            raise typer.Exit(130) from None
 
 
 def _show(result: dict[str, Any], as_json: bool, text: str) -> None:
