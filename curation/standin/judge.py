@@ -12,7 +12,7 @@ from curation.standin.flaws import chance, fraction
 from curation.standin.reading import Asked, answer_fields, format_fields
 from curation.standin.tables import Codes, squeezed
 
-OVERLOOKS, HARSH, FLIPS, MISTAKEN = 0.06, 0.012, 0.04, 0.015
+OVERLOOKS, HARSH, FLIPS, MISTAKEN = 0.06, 0.003, 0.012, 0.004
 """How often the judge misses a defect, marks down a sound row, follows the order of a pair, or prefers the wrong answer in both orders."""
 RECKLESS = re.compile(r"for good|so that you save|no need to|twice as much|never differs|only confuses|skip the", re.IGNORECASE)
 """Turns of phrase by which careless advice is told where there is no table to hold an answer against."""
