@@ -1,7 +1,8 @@
 """From facts to verdicts. Nothing here measures; thresholds are read here and nowhere else, so that moving a cut
 recomputes verdicts and nothing more.
 
-Machines propose (`to_review` or `dropped`), people decide (`approved`, `rejected`, `disputed`), an override outranks both.
+Machines propose (`to_review` or `dropped`), people decide (`approved`, `rejected`, `disputed`). An override to
+drop outranks both; one to keep outranks the machines only.
 """
 
 from __future__ import annotations

@@ -40,6 +40,7 @@ def put_text(db: sqlite3.Connection, table: str, *, seq: int, texts: Sequence[st
 
 
 def delete_text(db: sqlite3.Connection, table: str, *, seq: int) -> None:
+    """Take a record's text out of the index."""
     db.execute(f"DELETE FROM {table} WHERE rowid = ?", (seq,))
 
 

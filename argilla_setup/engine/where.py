@@ -31,12 +31,16 @@ class Scope:
 
 @dataclass(frozen=True)
 class Terms:
+    """The value is one of these."""
+
     scope: Scope
     values: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Range:
+    """The value lies between these, both included."""
+
     scope: Scope
     ge: float | str | None = None
     le: float | str | None = None
@@ -44,6 +48,8 @@ class Range:
 
 @dataclass(frozen=True)
 class All:
+    """Every filter holds."""
+
     filters: tuple[Filter, ...]
 
 
@@ -52,6 +58,8 @@ Filter = Terms | Range | All
 
 @dataclass(frozen=True)
 class Sort:
+    """What to order by; records without it come last."""
+
     scope: Scope
     descending: bool = False
 

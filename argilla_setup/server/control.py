@@ -126,6 +126,7 @@ def count_contents(home: Home) -> dict[str, int]:
 
 
 def server_url(port: int) -> str:
+    """Where the server on this machine is reached."""
     return f"http://127.0.0.1:{port}"
 
 
