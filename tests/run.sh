@@ -12,13 +12,12 @@ if ! command -v chromium >/dev/null; then
     echo "No Chromium here: the browser tests are skipped. On Debian: sudo apt-get install chromium"
   fi
 fi
-soak="and not soak"; [[ -n ${SEEDCORN_SOAK:-} ]] && soak=""
-whole="(argilla or browser or model or demo${SEEDCORN_SOAK:+ or soak}) and not gpu $soak"
+tiers="not gpu and not soak"; [[ -n ${SEEDCORN_SOAK:-} ]] && tiers="not gpu"
 failed=0
 step() { echo "== $1"; shift; "$@" || failed=1; }
 step "style" ruff check .
 step "layout" ruff format --check -q .
 step "types" mypy
-step "fast tests" pytest -q -p no:cacheprovider -n 2 --dist loadfile "$@"
-step "whole tests" pytest -q -p no:cacheprovider --durations=15 -m "$whole" "$@"
+# Two files at a time: half of the time is spent waiting (servers that start, models that load, calls that are slow on purpose).
+step "tests" pytest -q -p no:cacheprovider -n 2 --dist loadfile --durations=15 -m "$tiers" "$@"
 exit $failed

@@ -106,6 +106,12 @@ def watch(page: Any, url: str) -> Traffic:
     return seen
 
 
+def leave(page: Any) -> None:
+    """Close the page; what is still on its way to it is waited for, so that it cannot fail in a later test."""
+    page.unroute_all(behavior="wait")
+    page.close()
+
+
 def log_in(page: Any, url: str, person: Account) -> None:
     page.goto(f"{url}/sign-in")
     page.locator("input[name=Username]").fill(person.username)
@@ -171,7 +177,7 @@ def test_an_annotators_visit(argilla_home: RunningArgilla, browser: Any, review:
     # The look for leaks can fail: the owner's search does carry the scores.
     assert SIGN in search(argilla_home, argilla_home.api_key, f"datasets/{dataset.id}")
     assert SIGN not in search(argilla_home, person.api_key, f"me/datasets/{dataset.id}")
-    page.close()
+    leave(page)
 
 
 def read_answers(argilla: RunningArgilla, dataset: Any) -> dict[str, str]:
@@ -207,4 +213,4 @@ def test_an_owner_filters_by_score_in_the_page(argilla_home: RunningArgilla, bro
     assert page.get_by_text("seen for complication").all_inner_texts() == ["Type 2 diabetes, seen for complication 2"]
     page.screenshot(path=SCREENSHOTS / "argilla-owner-filter.png")
     assert not seen.foreign and not seen.complaints
-    page.close()
+    leave(page)

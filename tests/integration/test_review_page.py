@@ -17,7 +17,7 @@ from curation.pipeline.opinions import opinions_by_seq
 from curation.standin.lifecycle import start, stop
 from curation.store import facts, reviews
 from tests.integration.argilla_server import RunningArgilla
-from tests.integration.test_argilla_page import SCREENSHOTS, browser, log_in, watch
+from tests.integration.test_argilla_page import SCREENSHOTS, browser, leave, log_in, watch
 
 __all__ = ["browser"]
 pytestmark = [pytest.mark.argilla, pytest.mark.browser, pytest.mark.model]
@@ -72,7 +72,7 @@ def test_an_answer_given_in_the_page_comes_back_by_pull(pushed: Path, argilla_ho
     page.keyboard.press("Enter")
     page.wait_for_function("text => !document.body.innerText.includes(text)", arg=_code_of(first))
     page.get_by_text(re.compile("^Code: ")).first.wait_for()
-    page.close()
+    leave(page)
 
     pulled = pipeline.pull(pushed)
     assert (pulled.counts["answers"], pulled.counts["new"], pulled.counts["simulated"]) == (1, 1, False)
