@@ -194,7 +194,7 @@ def _training(demo: Path, kind: str) -> dict[str, Any]:
     run = json.loads(path.read_text())
     keys = ("steps", "first_loss", "last_loss", "best_eval_loss", "adapter", "adapter_digest")
     extra = ("reference_digest", "first_margin") if kind == "dpo" else ()
-    return {key: run[key] for key in (*keys, *extra)}
+    return {key: run[key] for key in (*keys, *extra)} | {"adapter": str(path.parent / run["adapter"])}
 
 
 def _evaluation(demo: Path) -> dict[str, Any]:

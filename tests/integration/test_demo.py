@@ -68,6 +68,7 @@ def test_the_summary_has_the_keys_that_others_rely_on(summary: dict[str, Any]) -
 def test_dpo_started_at_the_sft_policy_and_kept_it_as_reference(summary: dict[str, Any]) -> None:
     sft, dpo = summary["sft"], summary["dpo"]
     assert sft["last_loss"] < sft["first_loss"]
+    assert (Path(sft["adapter"]) / "adapter_model.safetensors").is_file() and (Path(dpo["adapter"]) / "adapter_model.safetensors").is_file()
     assert dpo["reference_digest"] == sft["adapter_digest"] != dpo["adapter_digest"]
     assert dpo["first_margin"] == 0 and dpo["first_loss"] == pytest.approx(math.log(2), abs=1e-3)
 
