@@ -2,9 +2,9 @@
 
     plan ─ import ─ generate ─ score ─ dedup ─ screen ─ push ─▶ people ─▶ pull ─ decide ─ snapshot ─ sign
 
-Each verb of the command line is one function here, named in the file its stage stands in: making.py (plan, generate, score),
-importing.py (import), gating.py (dedup, screen), reviewing.py (push, pull), deciding.py (decide), shipping.py (snapshot, sign,
-verify, export), telling.py (status, trace, report, keep, drop, erase).
+Each verb of the command line is one function here, named in the file its stage stands in: writing.py (plan, generate),
+judging.py (score), importing.py (import), duplicates.py (dedup), screening.py (screen), reviewing.py (push, pull),
+deciding.py (decide), shipping.py (snapshot, sign, verify, export), telling.py (status, trace, report, keep, drop, erase).
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from curation.errors import ProjectError
+from curation.pipeline.asking import Progress
 from curation.pipeline.bench import Summary, open_bench
 from curation.pipeline.deciding import decide
-from curation.pipeline.gating import dedup, screen
+from curation.pipeline.duplicates import dedup
 from curation.pipeline.importing import import_rows
-from curation.pipeline.making import Progress, estimate, generate, plan, score
+from curation.pipeline.judging import score
 from curation.pipeline.reviewing import pull, push
+from curation.pipeline.screening import screen
 from curation.pipeline.shipping import export, sign, snapshot, verify
 from curation.pipeline.telling import erase, override, report, status, trace
+from curation.pipeline.writing import estimate, generate, plan
 
 __all__ = [
     "Progress",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -123,6 +124,22 @@ def references_of(bench: Bench, rows: Sequence[Row], cells: Sequence[Cell]) -> d
     wanted = table.filter(pc.is_in(table[grounding.key].cast(pa.string()), value_set=pa.array(sorted(set(missing.values())), pa.string())))
     shown = {str(row[grounding.key]): {k: row[k] for k in (grounding.show or row)} for row in wanted.to_pylist()}
     return references | {seq: shown[label] for seq, label in missing.items() if label in shown}
+
+
+def label_of(bench: Bench, row: Row) -> str | None:
+    """The record's class; for a pair what the answer meant to be better says."""
+    if row.record.kind == "instruction":
+        return row.record.label
+    pattern = bench.project.records.label_pattern
+    found = re.search(pattern, checked_answer(row)) if pattern and row.better is not None else None
+    return found.group(1) if found else None
+
+
+def checked_answer(row: Row) -> str:
+    """The answer that checks and labels read: of a pair, the one meant to be better."""
+    if row.record.kind == "instruction":
+        return row.record.completion.content
+    return row.record.completions[row.better or 0].content
 
 
 def _read_suite(folder: Path, name: str, suite: Suite) -> ProtectedItems:

@@ -11,7 +11,7 @@ from curation import decide as rules
 from curation import score as scoring
 from curation.decide import Decision, Facts, Reason
 from curation.pipeline.bench import Bench, Summary, open_bench
-from curation.pipeline.making import totals_by_seq
+from curation.pipeline.judging import totals_by_seq
 from curation.pipeline.opinions import opinions_by_seq
 from curation.project import settings_digest
 from curation.records import KINDS

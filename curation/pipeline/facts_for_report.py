@@ -13,10 +13,10 @@ from curation import decide as deciding
 from curation import report as page
 from curation import score as scoring
 from curation.pipeline import facts_of_work as work
-from curation.pipeline.bench import Bench, load_cells, load_protected
+from curation.pipeline.asking import count_failed
+from curation.pipeline.bench import Bench, label_of, load_cells, load_protected
 from curation.pipeline.deciding import GATES
-from curation.pipeline.gating import label_of
-from curation.pipeline.making import count_failed, totals_by_seq
+from curation.pipeline.judging import totals_by_seq
 from curation.project import settings_digest
 from curation.records import KINDS, Kind, completion_text, prompt_text
 from curation.store import facts, records, runs

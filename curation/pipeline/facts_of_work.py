@@ -10,8 +10,8 @@ from typing import Any
 from curation import decide as deciding
 from curation import report as page
 from curation.decide import Opinion
+from curation.pipeline.asking import count_failed
 from curation.pipeline.bench import Bench
-from curation.pipeline.making import count_failed
 from curation.pipeline.opinions import opinions_by_seq
 from curation.records import KINDS, Kind, prompt_text
 from curation.snapshot import read_signer

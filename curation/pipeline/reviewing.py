@@ -13,10 +13,11 @@ from curation import review as argilla
 from curation import score as scoring
 from curation.decide import Decision
 from curation.errors import RowError
+from curation.pipeline.asking import Progress
 from curation.pipeline.bench import Bench, Summary, load_cells, open_bench
 from curation.pipeline.deciding import better_candidate, decide, decide_rows
-from curation.pipeline.gating import vectors_of
-from curation.pipeline.making import Progress, totals_by_seq
+from curation.pipeline.duplicates import vectors_of
+from curation.pipeline.judging import totals_by_seq
 from curation.pipeline.opinions import opinions_by_seq
 from curation.project import settings_digest
 from curation.records import KINDS, InstructionRecord, Kind, parse_record, prompt_text

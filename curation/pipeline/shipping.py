@@ -16,11 +16,12 @@ from curation import score as scoring
 from curation import snapshot as snapshots
 from curation.errors import ProjectError, SnapshotError
 from curation.formats import ExportFormat, write_rows
-from curation.pipeline.bench import Bench, ProtectedItems, Summary, load_protected, open_bench
+from curation.pipeline.bench import Bench, ProtectedItems, Summary, label_of, load_protected, open_bench
 from curation.pipeline.deciding import decide_rows
+from curation.pipeline.duplicates import texts_for_dedup
 from curation.pipeline.facts_for_report import report_data
-from curation.pipeline.gating import check_findings, label_of, leak_findings, texts_for_dedup
 from curation.pipeline.reviewing import review_counts
+from curation.pipeline.screening import check_findings, leak_findings
 from curation.project import is_open, settings_digest
 from curation.records import KINDS, Kind, prompt_text
 from curation.report import CardInput, render_card, render_report

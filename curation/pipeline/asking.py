@@ -1,0 +1,51 @@
+"""How every stage asks a model: what has no answer yet, within the budget, each response on disk before it is read. Core: models/."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from curation import models, standin_address
+from curation.pipeline.bench import Bench
+from curation.project import ModelSpec
+from curation.requests import Request
+from curation.store import CallLedger, facts
+
+Progress = Callable[[str, int, int, str], None]
+"""Told (stage, done, total, a few words)."""
+
+
+def ask(bench: Bench, requests: Iterable[Request], spec: ModelSpec, *, progress: Progress | None) -> None:
+    """Send what has no answer yet. The model is opened only when there is something to send."""
+    todo = list(requests)
+    if not todo:
+        return
+    simulated = is_simulated(spec)
+    base_url = spec.base_url or (standin_address.read_address(bench.folder) if simulated else None)
+
+    def tell(at: models.AskProgress) -> None:
+        if progress:
+            progress(todo[0].stage, at.done, at.total or len(todo), f"${at.cost_usd:.3f}, {at.failed} failed")
+
+    send = models.ask_batch if spec.batch else models.ask
+    send(
+        todo,
+        model=models.open_model(spec, environ=os.environ, base_url=base_url),
+        spec=spec,
+        ledger=CallLedger(bench.db),
+        budget_usd=bench.project.budget.usd,
+        simulated=simulated,
+        progress=tell,
+    )
+
+
+def is_simulated(spec: ModelSpec) -> bool:
+    """Whether the offline stand-in answers for this model; its answers and its money never mix with real ones."""
+    return spec.provider == "offline-stand-in"
+
+
+def count_failed(bench: Bench, stage: str) -> dict[str, int]:
+    """Reason to count: answers that could not be used, and calls that got none."""
+    unanswered = Counter(failure.reason for failure in CallLedger(bench.db).failures(stage))
+    return dict(Counter(facts.failure_counts(bench.db).get(stage, {})) + unanswered)

@@ -1,0 +1,112 @@
+"""The stage that finds copies, near copies and rewordings. Core: dedup/, embed.py."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from curation.dedup import cluster_alarms, find_exact, find_near, find_semantic
+from curation.embed import embed, model_digest
+from curation.pipeline.asking import Progress
+from curation.pipeline.bench import Bench, Summary, label_of, open_bench
+from curation.pipeline.deciding import rank_rows
+from curation.project import settings_digest
+from curation.records import KINDS, completion_text, prompt_text
+from curation.store import facts, hold_lock, records, runs
+from curation.store.facts import Finding
+from curation.store.records import Row
+
+
+def dedup(folder: Path, *, progress: Progress | None = None) -> Summary:
+    """Find copies, near copies and rewordings; the kept one is the approved, then the pushed, then the best. Core: dedup/."""
+    with open_bench(folder) as bench, hold_lock(bench.db, "dedup"):
+        ranks = rank_rows(bench)
+        digest = settings_digest(bench.project.dedup, model_digest(bench.project.dedup.model), sorted(ranks.items()))
+        if runs.is_current(bench.db, "dedup", digest):
+            return _tell_dedup(bench, "nothing has changed since the last run; its findings stand")
+        with runs.record_run(bench.db, "dedup", digest) as run:
+            findings, alarms = list[Finding](), list[str]()
+            for kind in KINDS:
+                # A row that a person rewrote has gone on as its child, which must not fall as its copy.
+                rows = [row for row in records.list_rows(bench.db, kind) if row.seq in ranks]
+                found, alarm = _find_twins(bench, rows, ranks, progress)
+                findings, alarms = findings + found, alarms + alarm
+                run.rows_in += len(rows)
+            facts.add_findings(bench.db, findings, run.number)
+            copies = records.count_duplicates_by_id(bench.db)
+            run.rows_out = run.rows_in - len({f.seq for f in findings})
+            run.detail = {"kinds": Counter(f.kind for f in findings), "second_origins": sum(n for _, n in copies), "alarms": alarms}
+        return _tell_dedup(bench, *alarms)
+
+
+def vectors_of(bench: Bench, texts: Sequence[str]) -> np.ndarray[Any, Any]:
+    """float32 (texts, dimensions), L2-normalized: the kept vectors, made for texts that have none yet."""
+    model = bench.project.dedup.model
+    digest = model_digest(model)
+    kept = facts.load_vectors(bench.db, digest, set(texts))
+    missing = [text for text in dict.fromkeys(texts) if text not in kept]
+    if missing:
+        made = embed(missing, model=model)
+        new = {text: vector.astype(np.float32).tobytes() for text, vector in zip(missing, made, strict=True)}
+        facts.add_vectors(bench.db, digest, new)
+        kept |= new
+    return np.stack([np.frombuffer(kept[text], dtype=np.float32) for text in texts]) if texts else np.zeros((0, 0), dtype=np.float32)
+
+
+def texts_for_dedup(bench: Bench, rows: Sequence[Row]) -> list[str]:
+    """The text of each row that duplicates are looked for in, as the project chooses."""
+    choice = bench.project.dedup.text
+    if choice == "both":
+        return [f"{prompt_text(row.record)}\n\n{completion_text(row.record)}" for row in rows]
+    return [prompt_text(row.record) if choice == "prompt" else completion_text(row.record) for row in rows]
+
+
+def _find_twins(bench: Bench, rows: Sequence[Row], ranks: Mapping[int, int], progress: Progress | None) -> tuple[list[Finding], list[str]]:
+    """Exact, then near among what is left, then semantic among what is left after that: dearer steps see fewer rows."""
+    settings, findings, alarms = bench.project.dedup, list[Finding](), list[str]()
+    left = list(rows)
+    for step in ("exact", "near", "semantic"):
+        if len(left) < 2:
+            break
+        texts, labels = texts_for_dedup(bench, left), [label_of(bench, row) for row in left]
+        common: dict[str, Any] = {"labels": labels if any(labels) else None, "rank": [ranks[row.seq] for row in left]}
+        if step == "exact":
+            table = find_exact(texts, **common)
+        elif step == "near":
+            table = find_near(texts, threshold=settings.near, shingle=settings.shingle, **common)
+        else:
+            vectors = vectors_of(bench, [prompt_text(row.record) for row in left])
+            table = find_semantic(texts, vectors, threshold=settings.semantic, same_label_threshold=settings.same_label, **common)
+        findings += _twin_findings(table, left, step)
+        alarms += [_alarm(left, line) for line in cluster_alarms(table, len(left)).to_pylist()]
+        dropped = set(table["row"].to_pylist())
+        left = [row for n, row in enumerate(left) if n not in dropped]
+    return findings, alarms
+
+
+def _twin_findings(table: pa.Table, rows: Sequence[Row], step: str) -> list[Finding]:
+    return [
+        Finding(rows[line["row"]].seq, "dedup", step, True, rows[line["kept"]].seq, item=str(line["cluster"]), score=line["similarity"],
+                evidence=f"{line['measure']} {line['similarity']:.3f}")
+        for line in table.to_pylist()
+    ]  # fmt: skip
+
+
+def _alarm(rows: Sequence[Row], line: Mapping[str, Any]) -> str:
+    share, text = line["share"], prompt_text(rows[line["kept"]].record)[:80]
+    return f"A cluster of {line['size']} rows ({share:.0%} of all) looks alike; look before you believe it. It is kept as {text!r}."
+
+
+def _tell_dedup(bench: Bench, *notes: str) -> Summary:
+    run = runs.latest_run(bench.db, "dedup")
+    assert run is not None
+    detail = json.loads(run["detail"])
+    kinds = {step: detail["kinds"].get(step, 0) for step in ("exact", "near", "semantic")}
+    counts = {**kinds, "identical_records": detail["second_origins"]}
+    return Summary("dedup", run["rows_in"], run["rows_out"], counts, list(notes))

@@ -1,0 +1,108 @@
+"""project.yaml: what people decide, as frozen values. A closed schema; an unknown key is a sentence with a suggestion,
+never a silent default. Secrets never stand here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from curation.errors import ProjectError
+from curation.project.calling import Budget, Models, ModelSpec, Price
+from curation.project.closed import Closed
+from curation.project.gates import Dedup, Screen, Suite
+from curation.project.reviewing import Review, Signing, Splits
+from curation.project.scoring import DEFAULT_RUBRIC, Score
+from curation.project.writing import Grounding, Plan, RecordRules
+from curation.records import Kind, canonical_json
+from curation.yaml_file import describe_error, read_yaml
+
+VERSION = 1
+
+__all__ = [
+    "DEFAULT_RUBRIC",
+    "VERSION",
+    "Budget",
+    "Closed",
+    "Dedup",
+    "Grounding",
+    "ModelSpec",
+    "Models",
+    "Plan",
+    "Price",
+    "Project",
+    "RecordRules",
+    "Review",
+    "Score",
+    "Screen",
+    "Signing",
+    "Splits",
+    "Suite",
+    "is_open",
+    "load_project",
+    "planned_rows",
+    "settings_digest",
+]
+
+
+class Project(Closed):
+    """The whole file."""
+
+    version: Literal[1]
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")
+    brief: str
+    intended_use: str
+    """What the fine-tuned model is for; recorded in every snapshot (providers' terms depend on it)."""
+    licence: str = "other"
+    models: Models
+    budget: Budget = Budget()
+    plan: Plan
+    records: RecordRules = RecordRules()
+    score: Score = Score()
+    dedup: Dedup = Dedup()
+    screen: Screen = Screen()
+    review: Review
+    splits: Splits = Splits()
+    signing: Signing = Signing()
+
+
+def load_project(folder: Path) -> Project:
+    """Read FOLDER/project.yaml.
+
+    Raises:
+        ProjectError: missing file, broken YAML, or a key that does not fit, with its path and a suggestion.
+    """
+    path = folder / "project.yaml"
+    if not path.is_file():
+        raise ProjectError(str(path), "there is no such file", f"curate init {folder} --template blank")
+    value = read_yaml(path)
+    if not isinstance(value, dict):
+        raise ProjectError(str(path), "holds no keys", f"curate init {folder}-new --template blank")
+    try:
+        project = Project.model_validate(value)
+    except ValidationError as error:
+        raise ProjectError(*describe_error(error, Project, path)) from error
+    if is_open(project.brief):
+        raise ProjectError(f"{path}: brief", "is not filled in", "write what the model should do under `brief:` and run again")
+    if not project.intended_use.strip():
+        raise ProjectError(f"{path}: intended_use", "is not filled in", "write what the model is for under `intended_use:` and run again")
+    return project
+
+
+def is_open(text: str) -> bool:
+    """Whether a person still has to write this: it is empty, or stands as the template wrote it."""
+    return not text.strip() or text.strip().startswith(("TODO", "<"))
+
+
+def settings_digest(*values: Any) -> str:
+    """sha256 (hex, 16 characters) of what shapes a result; a stage's results are reused while it stays the same."""
+    plain = [v.model_dump(mode="json") if isinstance(v, BaseModel) else v for v in values]
+    return hashlib.sha256(canonical_json(plain)).hexdigest()[:16]
+
+
+def planned_rows(project: Project) -> dict[Kind, int]:
+    """How many examples of each kind the plan asks for."""
+    return {"instruction": project.plan.instruction, "preference": project.plan.preference}

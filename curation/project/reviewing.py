@@ -1,0 +1,38 @@
+"""Sections `review`, `splits` and `signing`: who looks, how the rows part, whom the project trusts."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from curation.project.closed import Closed, Share
+
+
+class Review(Closed):
+    """Where people look at the rows."""
+
+    argilla: str | None = None
+    """Folder of `argilla-setup up --home` (its secrets are read from there), or null to use ARGILLA_API_URL and ARGILLA_API_KEY."""
+    workspace: str
+    overlap: int = Field(default=2, ge=1)
+    """How many people answer each row."""
+    annotators: tuple[str, ...] = ()
+
+
+class Splits(Closed):
+    """Shares of the rows; clusters of near-duplicate prompts stay on one side."""
+
+    train: Share = 0.8
+    validation: Share = 0.1
+    test: Share = 0.1
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> Splits:
+        if abs(self.train + self.validation + self.test - 1) > 1e-6:
+            raise ValueError("train, validation and test must add up to 1")
+        return self
+
+
+class Signing(Closed):
+    """Whose signatures this project trusts."""
+
+    trusted_keys: tuple[str, ...] = ()

@@ -1,0 +1,35 @@
+"""Section `score`: the rubric and the rule that keeps."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import Field, model_validator
+
+from curation.project.closed import Closed
+
+DEFAULT_RUBRIC = {
+    "accuracy": "Is every statement of the answer true and does it answer what was asked?",
+    "clarity": "Is it well put, complete and easy to read?",
+    "usefulness": "Would a learner of this task be better for this example?",
+    "on_brief": "Does it fit the brief, the attributes and the output format?",
+}
+
+
+class Score(Closed):
+    """The rubric and the rule that keeps."""
+
+    rubric: dict[str, str] = DEFAULT_RUBRIC
+    threshold: float = Field(default=7.0, ge=0, le=10)
+    """Keep rows whose total (0 to 10) reaches this."""
+    top_percent: float | None = Field(default=None, gt=0, le=100)
+    """Instead of the threshold, keep the best N % of the scored rows."""
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> Score:
+        if not self.rubric or {"overall", "total"} & self.rubric.keys():
+            raise ValueError("rubric needs a criterion, and none may be called overall or total")
+        for name in self.rubric:
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,60}", name):
+                raise ValueError(f"rubric: {name!r} cannot name a score; use small letters, digits, - and _")
+        return self
