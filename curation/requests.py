@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from curation.records import canonical_json
 
-Role = Literal["teacher", "judge"]
+Role = Literal["teacher", "judge", "leak_judge"]
 
 
 class Request(BaseModel):

@@ -19,11 +19,15 @@ class Price(Closed):
 class ModelSpec(Closed):
     """A model and who serves it."""
 
-    provider: Literal["anthropic", "offline-stand-in"] = "anthropic"
-    """`offline-stand-in` answers on this machine with made-up text: for trying things out, never for real data."""
+    provider: Literal["anthropic", "openai", "transformers", "offline-stand-in"] = "anthropic"
+    """`openai` is any endpoint that speaks chat completions (OpenAI, vLLM, TGI, Ollama); `transformers` a model in a local folder.
+    `offline-stand-in` answers on this machine with made-up text: for trying things out, never for real data."""
     model: str
+    """The model's name at the provider; for `transformers` its folder."""
     base_url: str | None = None
-    """Another address that speaks the Messages API; for the stand-in, the address it was started on."""
+    """Another address that speaks the same protocol (http://127.0.0.1:8000/v1 for vLLM); for the stand-in, where it was started."""
+    key_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """Name of the environment variable that holds the key; ANTHROPIC_API_KEY or OPENAI_API_KEY by default."""
     max_tokens: int = Field(default=1024, ge=16)
     concurrency: int = Field(default=8, ge=1, le=256)
     batch: bool = False
@@ -36,6 +40,24 @@ class Models(Closed):
 
     teacher: ModelSpec
     judge: ModelSpec
+    leak_judge: ModelSpec | None = None
+    """Who says whether a row gives away a protected item; the judge where none is named."""
+    panel: tuple[ModelSpec, ...] = ()
+    """More judges, of other families, beside the judge."""
+    writers: tuple[ModelSpec, ...] = ()
+    """More teachers, for the candidates of preference pairs."""
+
+    @property
+    def leaks(self) -> ModelSpec:
+        """Who judges leaks."""
+        return self.leak_judge or self.judge
+
+    def named(self) -> tuple[tuple[str, ModelSpec], ...]:
+        """(key in project.yaml, spec) of every model that is named."""
+        some = [("teacher", self.teacher), ("judge", self.judge)]
+        some += [("leak_judge", self.leak_judge)] if self.leak_judge else []
+        some += [(f"panel[{place}]", spec) for place, spec in enumerate(self.panel)]
+        return tuple(some + [(f"writers[{place}]", spec) for place, spec in enumerate(self.writers)])
 
 
 class Budget(Closed):
