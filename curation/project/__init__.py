@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from curation.errors import ProjectError
-from curation.project.calling import Budget, Models, ModelSpec, Price
+from curation.project.calling import Budget, IntendedKind, Models, ModelSpec, Price
 from curation.project.closed import Closed
 from curation.project.gates import Dedup, Screen, Suite
 from curation.project.reviewing import Review, Signing, Splits
@@ -29,6 +29,7 @@ __all__ = [
     "Closed",
     "Dedup",
     "Grounding",
+    "IntendedKind",
     "ModelSpec",
     "Models",
     "Plan",
@@ -56,6 +57,8 @@ class Project(Closed):
     brief: str
     intended_use: str
     """What the fine-tuned model is for; recorded in every snapshot (providers' terms depend on it)."""
+    intended_kind: IntendedKind = "task_model"
+    """The same as one word, which the known terms of the named providers are held against before anything is bought."""
     licence: str = "other"
     models: Models
     budget: Budget = Budget()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from curation.project.closed import Closed
+
+IntendedKind = Literal["task_model", "classifier", "extractor", "summarizer", "embedder", "assistant", "general_model"]
+"""What the fine-tuned model will be; `assistant` and `general_model` may compete with the models that write the data."""
 
 
 class Price(Closed):
@@ -33,6 +36,12 @@ class ModelSpec(Closed):
     batch: bool = False
     """Send by Message Batches: half the price, answers within 24 hours."""
     price: Price | None = None
+
+    @model_validator(mode="after")
+    def _batches_where_there_are_any(self) -> ModelSpec:
+        if self.batch and self.provider in ("openai", "transformers"):
+            raise ValueError(f"batch: true goes with provider anthropic; {self.provider} is asked one by one")
+        return self
 
 
 class Models(Closed):
