@@ -8,7 +8,7 @@ import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from curation.errors import ProjectError
 from curation.project.calling import Budget, IntendedKind, Models, ModelSpec, Price
@@ -70,6 +70,14 @@ class Project(Closed):
     review: Review
     splits: Splits = Splits()
     signing: Signing = Signing()
+
+    @model_validator(mode="after")
+    def _ranks_within_a_planned_attribute(self) -> Project:
+        topic = {"topic"} if self.plan.grounding and self.plan.grounding.topic else set()
+        known = sorted({*self.plan.attributes, *topic})
+        if self.score.top_by is not None and self.score.top_by not in known:
+            raise ValueError(f"score.top_by names {self.score.top_by!r}; the plan has {', '.join(known) or 'no attribute'}")
+        return self
 
 
 def load_project(folder: Path) -> Project:

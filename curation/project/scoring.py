@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -24,6 +25,18 @@ class Score(Closed):
     """Keep rows whose total (0 to 10) reaches this."""
     top_percent: float | None = Field(default=None, gt=0, le=100)
     """Instead of the threshold, keep the best N % of the scored rows."""
+    top_by: str | None = None
+    """With top_percent: the best N % within each value of this attribute (or `topic`), so that a hard topic is not emptied."""
+    panel: Literal["auto", "always", "never"] = "auto"
+    """Whether the judges under `models: panel` score too; `auto` asks them while they cost at most a tenth of the writing."""
+    combine: Literal["mean", "median"] = "mean"
+    """How the totals of several judges become one."""
+
+    @model_validator(mode="after")
+    def _has_a_part_to_take(self) -> Score:
+        if self.top_by is not None and self.top_percent is None:
+            raise ValueError("top_by says within what the best part is taken, so it needs top_percent")
+        return self
 
     @model_validator(mode="after")
     def _names_are_free(self) -> Score:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
 from curation.generate import fail, message_body, object_schema, read_json
-from curation.project import Project, settings_digest
+from curation.project import ModelSpec, Project, settings_digest
 from curation.prompts import fill, prompt_digest
 from curation.records import InstructionRecord, Message, PairRecord
 from curation.requests import Answer, Failure, Request
@@ -20,15 +20,17 @@ DISAGREEMENT = 2.5
 """Points of 10 between the overall score and the criteria's mean (one step of the scale) above which they are said to disagree."""
 
 Order = Literal["ab", "ba"]
+Reference = Mapping[str, Any] | str
+"""What the judge may hold an answer against: a table row, or a passage of text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scorable:
-    """A record to be scored, with the table row it is about where there is one."""
+    """A record to be scored, with the table row or the passage it is about where there is one."""
 
     id: str
     record: InstructionRecord
-    reference: dict[str, Any] | None = None
+    reference: Reference | None = None
     attributes: Mapping[str, str] | None = None
     """What the plan asked for; the judge of "fits the brief" needs it."""
 
@@ -59,34 +61,36 @@ class PairChoice:
     rationale: str = ""
 
 
-def rubric_digest(project: Project) -> str:
+def rubric_digest(project: Project, judge: ModelSpec | None = None) -> str:
     """Digest of all that shapes a score: another rubric, prompt, brief or judge adds scores beside the old ones."""
-    return settings_digest(prompt_digest("judge"), *_shaping(project))
+    return settings_digest(prompt_digest("judge"), *_shaping(project, judge))
 
 
-def pair_digest(project: Project) -> str:
+def pair_digest(project: Project, judge: ModelSpec | None = None) -> str:
     """Digest of all that shapes a comparison."""
-    return settings_digest(prompt_digest("judge_pair"), *_shaping(project))
+    return settings_digest(prompt_digest("judge_pair"), *_shaping(project, judge))
 
 
-def requests_for(items: Iterable[Scorable], *, project: Project) -> Iterator[Request]:
-    """One request per record."""
-    digest, schema = rubric_digest(project), _score_schema(project)
+def requests_for(items: Iterable[Scorable], *, project: Project, judge: ModelSpec | None = None) -> Iterator[Request]:
+    """One request per record, to the judge or to another member of the panel."""
+    digest, schema = rubric_digest(project, judge), _score_schema(project)
     for item in items:
         system, user = fill("judge", **_shared(project, item.reference), attributes=item.attributes, example=_example(item.record))
-        body = message_body(project.models.judge, system, user, schema)
+        body = message_body(judge or project.models.judge, system, user, schema)
         yield Request(stage="score", slot=f"{item.id}:{digest}", role="judge", body=body)
 
 
-def pair_requests_for(items: Iterable[tuple[str, PairRecord, dict[str, Any] | None]], *, project: Project) -> Iterator[Request]:
+def pair_requests_for(
+    items: Iterable[tuple[str, PairRecord, Reference | None]], *, project: Project, judge: ModelSpec | None = None
+) -> Iterator[Request]:
     """Two requests per pair, one in each order."""
-    digest = pair_digest(project)
+    digest = pair_digest(project, judge)
     schema = object_schema({"rationale": {"type": "string"}, "winner": {"type": "string", "enum": ["A", "B", "tie"]}})
     for id_, pair, reference in items:
         first, second = (c.content for c in pair.completions)
         for order, (a, b) in (("ab", (first, second)), ("ba", (second, first))):
             system, user = fill("judge_pair", **_shared(project, reference), prompt=_turns(pair.prompt), a=a, b=b)
-            body = message_body(project.models.judge, system, user, schema)
+            body = message_body(judge or project.models.judge, system, user, schema)
             yield Request(stage="score", slot=f"{id_}:{digest}:{order}", role="judge", body=body)
 
 
@@ -163,7 +167,7 @@ def _score_schema(project: Project) -> dict[str, Any]:
     return object_schema({"scores": object_schema(dict.fromkeys(project.score.rubric, criterion)), "overall": score})
 
 
-def _shared(project: Project, reference: dict[str, Any] | None) -> dict[str, Any]:
+def _shared(project: Project, reference: Reference | None) -> dict[str, Any]:
     return {
         "brief": project.brief.strip(),
         "output_format": project.records.output_format.strip(),
@@ -172,8 +176,11 @@ def _shared(project: Project, reference: dict[str, Any] | None) -> dict[str, Any
     }
 
 
-def _shaping(project: Project) -> tuple[Any, ...]:
-    return project.score.rubric, project.brief, project.records.output_format, project.models.judge.model
+def _shaping(project: Project, judge: ModelSpec | None) -> tuple[Any, ...]:
+    spec = judge or project.models.judge
+    # The stand-in's scores never pass for those of the model in whose place it answers.
+    name = f"{spec.model} (stand-in)" if spec.provider == "offline-stand-in" else spec.model
+    return project.score.rubric, project.brief, project.records.output_format, name
 
 
 def _example(record: InstructionRecord) -> dict[str, Any]:
