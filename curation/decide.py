@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from curation.score.panel import settle_panel
+
 Verdict = Literal["unscored", "dropped", "to_review", "in_review", "approved", "rejected", "disputed", "edited"]
 
 
@@ -49,6 +51,8 @@ class Facts:
     """For a pair: the canonical index its maker meant to be better."""
     choices: Mapping[str, int | None] = field(default_factory=dict)
     """For a pair: the judge's winner by order shown."""
+    panel: Sequence[Mapping[str, int | None]] = ()
+    """For a pair: the same of each further judge that was asked."""
     drops: Sequence[Reason] = ()
     """Findings that take the row out."""
     notes: Sequence[Reason] = ()
@@ -144,13 +148,18 @@ def _propose(facts: Facts, keeps: Callable[[float], bool]) -> Decision:
 
 
 def _judge_against_pair(facts: Facts) -> list[Reason]:
-    if len(facts.choices) < 2:
+    judges = [given for given in (facts.choices, *facts.panel) if len(given) == 2]
+    if not judges:
         return []
-    winners = set(facts.choices.values())
-    if len(winners) > 1 or None in winners:
-        return [Reason("score", "flips", f"the judge's choice depends on the order shown: {dict(facts.choices)}")]
-    if facts.better is not None and winners != {facts.better}:
-        return [Reason("score", "judge_prefers_other", "in both orders the judge prefers the answer that was written as the worse one")]
+    winner = settle_panel(judges)
+    if winner is None:
+        shown = ", ".join(str(dict(given)) for given in judges)
+        if len(judges) == 1:
+            return [Reason("score", "flips", f"the judge's choice depends on the order shown: {shown}")]
+        return [Reason("score", "flips", f"no answer is preferred in both orders by more than half of {len(judges)} judges: {shown}")]
+    if facts.better is not None and winner != facts.better:
+        by = "the judge prefers" if len(judges) == 1 else "most judges prefer"
+        return [Reason("score", "judge_prefers_other", f"in both orders {by} the answer that was written as the worse one")]
     return []
 
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from curation import decide as rules
-from curation import score as scoring
 from curation.decide import Decision, Facts, Reason
 from curation.pipeline.bench import Bench, Summary, open_bench
-from curation.pipeline.judging import totals_by_seq
+from curation.pipeline.judged import choices_by_seq, totals_by_seq
+from curation.pipeline.keeping import better_candidate, keep_rules, tell_kept, total_of_rows
 from curation.pipeline.opinions import opinions_by_seq
 from curation.project import settings_digest
 from curation.records import KINDS
 from curation.store import facts, records, reviews, runs
-from curation.store.records import Row
+
+__all__ = ["GATES", "better_candidate", "decide", "decide_rows", "rank_rows"]
 
 GATES = ("dedup", "screen")
 """The stages whose findings a verdict reads."""
@@ -35,30 +35,30 @@ def decide(folder: Path) -> Summary:
             run.rows_in, run.rows_out = len(decisions), len(decisions) - verdicts["dropped"] - verdicts["rejected"]
             run.detail = {**counts}
         reasons = Counter(f"{d.reasons[0].stage}: {d.reasons[0].kind}" for d in decisions if d.verdict == "dropped")
-        return Summary("decide", run.rows_in, run.rows_out, {**counts, "dropped_for": dict(reasons.most_common())})
+        _, notes = tell_kept(bench)
+        return Summary("decide", run.rows_in, run.rows_out, {**counts, "dropped_for": dict(reasons.most_common())}, notes)
 
 
 def decide_rows(bench: Bench) -> list[Decision]:
     """A decision for every row that stands for itself, in order."""
-    totals, choices = totals_by_seq(bench), facts.choices_by_seq(bench.db, scoring.pair_digest(bench.project))
+    choices = choices_by_seq(bench)
     drops, notes = _findings_by_seq(bench)
     opinions, overrides, editors = opinions_by_seq(bench), facts.overrides_by_seq(bench.db), _editors(bench)
-    candidates = {row.id: row.seq for row in records.list_rows(bench.db, "instruction", role="candidate")}
     decisions = []
     for kind in KINDS:
         rows = records.list_rows(bench.db, kind)
-        scored = {row.seq: better_candidate(row, candidates) if kind == "preference" else row.seq for row in rows}
         # The best part is of the rows of this kind: a pair's worse answers are meant to score low and would fill the rest.
-        ranked = [totals[seq] for seq in scored.values() if seq in totals]
-        keeps = rules.keep_rule(ranked, threshold=bench.project.score.threshold, top_percent=bench.project.score.top_percent)
+        totals = total_of_rows(bench, kind, rows)
+        keeps = keep_rules(bench, rows, totals)
         for row in rows:
             override = overrides.get(row.seq)
             given = Facts(
                 seq=row.seq,
                 kind=kind,
-                total=totals.get(scored[row.seq]),
+                total=totals.get(row.seq),
                 better=row.better,
-                choices=choices.get(row.seq, {}),
+                choices=choices.get(row.seq, ({},))[0],
+                panel=choices.get(row.seq, ())[1:],
                 drops=drops.get(row.seq, ()),
                 notes=notes.get(row.seq, ()),
                 opinions=opinions.get(row.seq, ()),
@@ -66,17 +66,8 @@ def decide_rows(bench: Bench) -> list[Decision]:
                 edited_by=editors.get(row.seq),
                 needs_score=row.how != "edited",
             )
-            decisions.append(rules.decide(given, keeps=keeps, overlap=bench.project.review.overlap))
+            decisions.append(rules.decide(given, keeps=keeps[row.seq], overlap=bench.project.review.overlap))
     return decisions
-
-
-def better_candidate(row: Row, candidates: Mapping[str, int]) -> int:
-    """Seq of the candidate of a pair that was meant to be better (0, which is no seq, where none was)."""
-    from curation.records import PairRecord, candidates_of, record_id
-
-    if not isinstance(row.record, PairRecord) or row.better is None:
-        return 0
-    return candidates.get(record_id(candidates_of(row.record)[row.better]), 0)
 
 
 def rank_rows(bench: Bench) -> dict[int, int]:

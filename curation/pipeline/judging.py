@@ -1,106 +1,157 @@
-"""The stage in which the judge scores. Core: score.py."""
+"""The stage in which the judges score. Core: score/."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
+from curation import generate as generation
+from curation import models
 from curation import score as scoring
 from curation.errors import BudgetReached
 from curation.pipeline.asking import Progress, ask, count_failed, is_simulated
-from curation.pipeline.bench import Bench, Summary, load_cells, open_bench, references_of
-from curation.records import InstructionRecord
+from curation.pipeline.bench import Bench, Summary, load_cells, load_seeds, open_bench, references_of
+from curation.pipeline.judged import judge_totals, totals_by_seq
+from curation.plan import Cell
+from curation.project import ModelSpec
+from curation.records import InstructionRecord, PairRecord
 from curation.requests import Failure, Request
 from curation.store import CallLedger, facts, records, runs
+from curation.store.records import Row
+
+__all__ = ["read_judged", "score", "totals_by_seq"]
+
+SAMPLED = 100
+"""Requests looked at to estimate what all of them cost."""
 
 
 def score(folder: Path, *, progress: Progress | None = None) -> Summary:
-    """Have the judge score what has no score under the present rubric, and compare pairs in both orders. Core: score.py."""
+    """Have the judges score what has no score under the present rubric, and compare pairs in both orders. Core: score/."""
     with open_bench(folder) as bench:
-        rubric, pairwise = scoring.rubric_digest(bench.project), scoring.pair_digest(bench.project)
-        with runs.record_run(bench.db, "score", rubric) as run:
+        with runs.record_run(bench.db, "score", scoring.rubric_digest(bench.project)) as run:
             read_judged(bench, run.number)
-            requests = list(_judge_requests(bench, rubric, pairwise))
-            run.rows_in = len(requests)
-            stopped = ""
+            panel, stopped = decide_panel(bench), ""
+            judges = scoring.judges_of(bench.project) if panel.used else (bench.project.models.judge,)
             try:
-                ask(bench, requests, bench.project.models.judge, progress=progress)
+                for judge in judges:  # one judge after the other: when the budget ends, every row has at least one opinion
+                    requests = list(_judge_requests(bench, judge))
+                    run.rows_in += len(requests)
+                    ask(bench, requests, judge, progress=progress)
             except BudgetReached as error:
                 stopped = str(error)
             finally:
                 run.rows_out = read_judged(bench, run.number)
-        totals = [total for total in totals_by_seq(bench).values()]
-        keeps = sum(total >= bench.project.score.threshold for total in totals)
-        failed = count_failed(bench, "score")
-        counts = {
-            "asked": len(requests),
-            "scored": len(totals),
-            "at_or_above_threshold": keeps,
-            "failed": sum(failed.values()),
-            "failures": failed,
-        }
-        return Summary("score", run.rows_in, run.rows_out, counts, [stopped] if stopped else [])
+            counts, notes = _tell(bench, asked=run.rows_in)
+            run.detail = {**counts, "panel": panel.why}
+        said = [stopped, panel.why, *notes]
+        return Summary("score", run.rows_in, run.rows_out, counts, [note for note in said if note])
 
 
 def read_judged(bench: Bench, run: int) -> int:
-    """Turn the judge's answers that were not read yet into scores and choices; returns how many."""
+    """Turn the judges' answers that were not read yet into scores and choices; returns how many."""
     seqs = {identity: seq for seq, identity in records.ids_of(bench.db).items()}
     seen = facts.calls_read(bench.db) | facts.failed_calls(bench.db, "score")
-    current = {scoring.rubric_digest(bench.project), scoring.pair_digest(bench.project)}
     scores: list[tuple[int, str, str, int, str, str | None]] = []
     choices: list[tuple[int, str, str, int | None, str, str | None]] = []
     failures: list[Failure] = []
-    for answer in CallLedger(bench.db).answers("score", simulated=is_simulated(bench.project.models.judge)):
-        key, (identity, digest, *order) = answer.request.key, answer.request.slot.split(":")
-        if key in seen or identity not in seqs or digest not in current:
-            continue
-        result = scoring.choice_from(answer) if order else scoring.scores_from(answer, project=bench.project)
-        if isinstance(result, Failure):
-            failures.append(result)
-        elif isinstance(result, scoring.PairChoice):
-            choices.append((seqs[identity], digest, result.order, result.winner, result.rationale, key))
-        else:
-            scores += [(seqs[identity], digest, c, v, result.rationales.get(c, ""), key) for c, v in result.values.items()]
-            scores.append((seqs[identity], digest, "overall", result.overall, "", key))
+    judges = scoring.judges_of(bench.project)
+    for simulated in sorted({is_simulated(judge) for judge in judges}):
+        asked = [judge for judge in judges if is_simulated(judge) == simulated]
+        current = {digest(bench.project, judge) for judge in asked for digest in (scoring.rubric_digest, scoring.pair_digest)}
+        for answer in CallLedger(bench.db).answers("score", simulated=simulated):
+            key, (identity, digest, *order) = answer.request.key, answer.request.slot.split(":")
+            if key in seen or identity not in seqs or digest not in current:
+                continue
+            result = scoring.choice_from(answer) if order else scoring.scores_from(answer, project=bench.project)
+            if isinstance(result, Failure):
+                failures.append(result)
+            elif isinstance(result, scoring.PairChoice):
+                choices.append((seqs[identity], digest, result.order, result.winner, result.rationale, key))
+            else:
+                scores += [(seqs[identity], digest, c, v, result.rationales.get(c, ""), key) for c, v in result.values.items()]
+                scores.append((seqs[identity], digest, "overall", result.overall, "", key))
     facts.add_scores(bench.db, scores, run)
     facts.add_choices(bench.db, choices, run)
     facts.add_failures(bench.db, failures, run)
     return len({s[5] for s in scores}) + len(choices)
 
 
-def totals_by_seq(bench: Bench) -> dict[int, float]:
-    """Total (0 to 10) of every record scored under the present rubric."""
-    found = facts.scores_by_seq(bench.db, scoring.rubric_digest(bench.project))
-    criteria = set(bench.project.score.rubric)
-    return {
-        seq: scoring.total_of({c: v for c, v in values.items() if c in criteria})
-        for seq, values in found.items()
-        if criteria <= values.keys()
-    }
+def decide_panel(bench: Bench) -> scoring.PanelDecision:
+    """Whether the panel is asked: its bound over all rows, beside the bound of writing the whole plan."""
+    members = scoring.judges_of(bench.project)[1:]
+    if not members or bench.project.score.panel == "never":
+        return scoring.decide_panel(bench.project, panel_usd=0.0, writing_usd=0.0)
+    singles, pairs = _rows_to_judge(bench)
+    cells, teacher = load_cells(bench), bench.project.models.teacher
 
+    def asked(judge: ModelSpec, rows: Sequence[Row]) -> Iterable[Request]:
+        return _requests(bench, rows, judge, cells)
 
-def _judge_requests(bench: Bench, rubric: str, pairwise: str) -> Iterator[Request]:
-    cells = load_cells(bench)
-    attributes = {cell.id: cell.attributes for cell in cells}
-    singles = records.list_rows(bench.db, "instruction") + records.list_rows(bench.db, "instruction", role="candidate")
-    unique = {row.seq: row for row in singles}
-    pairs = records.list_rows(bench.db, "preference")
-    references = references_of(bench, [*unique.values(), *pairs], cells)
-    scored, compared = facts.scores_by_seq(bench.db, rubric), facts.choices_by_seq(bench.db, pairwise)
-    failed = facts.failed_slots(bench.db, "score")
-    todo = [row for row in unique.values() if row.seq not in scored and f"{row.id}:{rubric}" not in failed]
-    yield from scoring.requests_for(
-        [
-            scoring.Scorable(row.id, row.record, references.get(row.seq), attributes.get(row.cell or ""))
-            for row in todo
-            if isinstance(row.record, InstructionRecord)
-        ],
-        project=bench.project,
+    panel = sum(
+        _bound(lambda rows, m=member: asked(m, rows), part, member)  # type: ignore[misc]
+        for member in members
+        for part in (singles, pairs)
     )
-    rivals = [
-        (row.id, row.record, references.get(row.seq))
-        for row in pairs
-        if len(compared.get(row.seq, ())) < 2 and row.record.kind == "preference"
-    ]
-    requests = scoring.pair_requests_for(rivals, project=bench.project)  # type: ignore[arg-type]
-    yield from (request for request in requests if request.slot not in failed)
+    seeds = load_seeds(bench.folder)
+    writing = _bound(lambda some: generation.requests_for(some, project=bench.project, seeds=seeds), cells, teacher)
+    return scoring.decide_panel(bench.project, panel_usd=panel, writing_usd=writing)
+
+
+def _bound(requests: Callable[[Sequence[Any]], Iterable[Request]], items: Sequence[Any], spec: ModelSpec) -> float:
+    """The most that asking for all items can cost, from an even sample of them."""
+    some = items[:: max(1, len(items) // SAMPLED)]
+    if not some:
+        return 0.0
+    return models.estimate_cost(requests(some), spec, in_batch=spec.batch).cost_usd * len(items) / len(some)
+
+
+def _rows_to_judge(bench: Bench) -> tuple[list[Row], list[Row]]:
+    """Every instruction record, candidates of pairs included, once; and every pair."""
+    singles = records.list_rows(bench.db, "instruction") + records.list_rows(bench.db, "instruction", role="candidate")
+    return list({row.seq: row for row in singles}.values()), records.list_rows(bench.db, "preference")
+
+
+def _judge_requests(bench: Bench, judge: ModelSpec) -> Iterator[Request]:
+    """What a judge has not said yet and has not failed at."""
+    singles, pairs = _rows_to_judge(bench)
+    scored = facts.scores_by_seq(bench.db, scoring.rubric_digest(bench.project, judge))
+    compared = facts.choices_by_seq(bench.db, scoring.pair_digest(bench.project, judge))
+    failed = facts.failed_slots(bench.db, "score")
+    rows = [row for row in singles if row.seq not in scored] + [row for row in pairs if len(compared.get(row.seq, ())) < 2]
+    return (request for request in _requests(bench, rows, judge, load_cells(bench)) if request.slot not in failed)
+
+
+def _requests(bench: Bench, rows: Sequence[Row], judge: ModelSpec, cells: Sequence[Cell]) -> Iterator[Request]:
+    attributes = {cell.id: cell.attributes for cell in cells}
+    references = references_of(bench, rows, cells)
+    singles = (
+        scoring.Scorable(row.id, row.record, references.get(row.seq), attributes.get(row.cell or ""))
+        for row in rows
+        if isinstance(row.record, InstructionRecord)
+    )
+    pairs = ((row.id, row.record, references.get(row.seq)) for row in rows if isinstance(row.record, PairRecord))
+    return chain(
+        scoring.requests_for(singles, project=bench.project, judge=judge),
+        scoring.pair_requests_for(pairs, project=bench.project, judge=judge),
+    )
+
+
+def _tell(bench: Bench, *, asked: int) -> tuple[dict[str, Any], list[str]]:
+    from curation.pipeline.keeping import tell_kept
+
+    kept, notes = tell_kept(bench)
+    totals, failed, by_judge = totals_by_seq(bench), count_failed(bench, "score"), judge_totals(bench)
+    counts: dict[str, Any] = {
+        "asked": asked,
+        "scored": len(totals),
+        "at_or_above_threshold": sum(total >= bench.project.score.threshold for total in totals.values()),
+        "kept": {kind: told["kept"] for kind, told in kept.items()},
+        "failed": sum(failed.values()),
+        "failures": failed,
+        "refusals": CallLedger(bench.db).refusals("score"),
+    }
+    if len(by_judge) > 1:
+        counts["scored_by"] = {name: len(found) for name, found in by_judge.items()}
+    return counts, notes

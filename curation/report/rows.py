@@ -39,6 +39,12 @@ class Selection(Closed):
     """Share that passes the validators, which the judge does not see."""
     mean_length: float | None = None
     """Characters."""
+    kept_share: float | None = None
+    """Share of these rows that the filter keeps too."""
+    approved_share: float | None = None
+    """Share of the reviewed rows among them that people approved as they stood."""
+    reviewed: float = 0
+    """How many of them people have settled; for a random selection the mean."""
 
 
 class ScoreSet(Closed):
@@ -48,7 +54,7 @@ class ScoreSet(Closed):
     totals: tuple[float, ...]
     """One total (0 to 10) a scored row."""
     threshold: float | None
-    """The lowest total that is kept; for a top-N rule the total of the last row kept."""
+    """The lowest total that is kept; for a top-N rule the total of the last row kept. None where each group has its own."""
     rule: str
     """The keep rule in words: "total of 7.0 or more", "best 40 %"."""
     kept: int
@@ -56,6 +62,8 @@ class ScoreSet(Closed):
     """Criterion to its scores."""
     selections: tuple[Selection, ...] = ()
     """What `compare_selections` returns."""
+    groups: dict[str, tuple[int, int, float]] = Field(default_factory=dict)
+    """Where the best part is taken by group: group to rows scored, rows kept, and the lowest total kept."""
     rubric_digest: str = ""
 
 

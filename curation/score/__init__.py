@@ -21,16 +21,21 @@ from curation.score.judgment import (
     top_cut,
     total_of,
 )
+from curation.score.panel import PanelDecision, combine, decide_panel, judges_of, settle_panel, spread
 
 __all__ = [
     "DISAGREEMENT",
     "SCALE",
     "Order",
     "PairChoice",
+    "PanelDecision",
     "Reference",
     "Scorable",
     "Scores",
     "choice_from",
+    "combine",
+    "decide_panel",
+    "judges_of",
     "pair_digest",
     "pair_requests_for",
     "passes",
@@ -38,6 +43,8 @@ __all__ = [
     "rubric_digest",
     "scores_from",
     "settle",
+    "settle_panel",
+    "spread",
     "top_cut",
     "total_of",
 ]

@@ -1,0 +1,143 @@
+"""Which rows the keep rule takes, and as many rows taken at random or by length beside them. Core: decide.py, report/compare.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from curation import decide as rules
+from curation.pipeline.bench import Bench, checked_answer, load_cells
+from curation.pipeline.judging import totals_by_seq
+from curation.records import KINDS, Kind, PairRecord, candidates_of, record_id
+from curation.report import Selection, compare_selections
+from curation.store import facts, records
+from curation.store.records import Row
+
+Rule = Callable[[float], bool]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the keep rule does with the scored rows of one kind."""
+
+    kind: Kind
+    rows: tuple[Row, ...]
+    """The rows that have a total."""
+    totals: tuple[float, ...]
+    kept: tuple[bool, ...]
+    groups: tuple[str, ...]
+    """Each row's value of `score.top_by`; empty where there is none."""
+
+    @property
+    def cut(self) -> float | None:
+        """The lowest total that is kept."""
+        return min((total for total, keep in zip(self.totals, self.kept, strict=True) if keep), default=None)
+
+
+def keep_rules(bench: Bench, rows: Sequence[Row], totals: Mapping[int, float]) -> dict[int, Rule]:
+    """The rule for each row (by seq), given each row's total; the best part is taken within the row's group."""
+    groups, settings = groups_of(bench, rows), bench.project.score
+    by_group: dict[str, list[float]] = {}
+    for row in rows:
+        by_group.setdefault(groups[row.seq], []).extend([totals[row.seq]] if row.seq in totals else [])
+    made = {
+        name: rules.keep_rule(ranked, threshold=settings.threshold, top_percent=settings.top_percent) for name, ranked in by_group.items()
+    }
+    return {row.seq: made[groups[row.seq]] for row in rows}
+
+
+def groups_of(bench: Bench, rows: Sequence[Row]) -> dict[int, str]:
+    """Each row's value of `score.top_by`; rows that no cell planned are a group of their own."""
+    name = bench.project.score.top_by
+    if name is None:
+        return {row.seq: "" for row in rows}
+    grounding = bench.project.plan.grounding
+    column = grounding.topic if grounding and name == "topic" and name not in bench.project.plan.attributes else None
+    values = {c.id: str((c.row or {}).get(column, "")) if column else c.attributes.get(name, "") for c in load_cells(bench)}
+    return {row.seq: values.get(row.cell or "", "") for row in rows}
+
+
+def total_of_rows(bench: Bench, kind: Kind, rows: Sequence[Row]) -> dict[int, float]:
+    """Each row's total by seq; a pair's is that of the answer meant to be better."""
+    totals = totals_by_seq(bench)
+    if kind == "instruction":
+        return {row.seq: totals[row.seq] for row in rows if row.seq in totals}
+    candidates = {row.id: row.seq for row in records.list_rows(bench.db, "instruction", role="candidate")}
+    found = {row.seq: totals.get(better_candidate(row, candidates)) for row in rows}
+    return {seq: total for seq, total in found.items() if total is not None}
+
+
+def better_candidate(row: Row, candidates: Mapping[str, int]) -> int:
+    """Seq of the candidate of a pair that was meant to be better (0, which is no seq, where none was)."""
+    if not isinstance(row.record, PairRecord) or row.better is None:
+        return 0
+    return candidates.get(record_id(candidates_of(row.record)[row.better]), 0)
+
+
+def kept_rows(bench: Bench, kind: Kind) -> Kept:
+    """What the keep rule does with each scored row of a kind."""
+    rows = records.list_rows(bench.db, kind)
+    totals, groups = total_of_rows(bench, kind, rows), groups_of(bench, rows)
+    keeps = keep_rules(bench, rows, totals)
+    scored = tuple(row for row in rows if row.seq in totals)
+    return Kept(
+        kind,
+        scored,
+        tuple(totals[row.seq] for row in scored),
+        tuple(keeps[row.seq](totals[row.seq]) for row in scored),
+        tuple(groups[row.seq] for row in scored),
+    )
+
+
+def selections_of(bench: Bench, found: Kept) -> tuple[Selection, ...]:
+    """The kept rows, random rows and the longest rows, all of one number, each with what the judge did not see."""
+    invalid = {f.seq for f in facts.latest_findings(bench.db, ("screen",)) if f.kind.startswith("check_")}
+    verdicts = facts.verdicts_by_seq(bench.db)
+    people = [people_say(verdicts.get(row.seq, {}).get("verdict")) for row in found.rows]
+    return compare_selections(
+        found.totals,
+        [len(checked_answer(row)) for row in found.rows],
+        kept=found.kept,
+        valid=[row.seq not in invalid for row in found.rows] if bench.project.screen.checks else None,
+        approved=people,
+    )
+
+
+def people_say(verdict: str | None) -> bool | None:
+    """What people settled of a row as it stands: a text they had to change was not good as it stood. None while open."""
+    return {"approved": True, "rejected": False, "edited": False}.get(verdict or "")
+
+
+def tell_kept(bench: Bench) -> tuple[dict[str, dict[str, int | float | None]], list[str]]:
+    """Counts and sentences for a summary: what the rule keeps of each kind, beside chance and beside length."""
+    counts: dict[str, dict[str, int | float | None]] = {}
+    notes = []
+    for kind in KINDS:
+        found = kept_rows(bench, kind)
+        chosen = selections_of(bench, found)
+        if not found.rows:
+            continue
+        counts[kind] = {"scored": len(found.rows), "kept": sum(found.kept), "cut": found.cut}
+        if chosen:
+            said = "; ".join(describe(selection) for selection in chosen)
+            notes.append(f"Keep rule, {kind} ({rule_in_words(bench)}): {said}.")
+    return counts, notes
+
+
+def rule_in_words(bench: Bench) -> str:
+    """The keep rule as people say it."""
+    settings = bench.project.score
+    if settings.top_percent is None:
+        return f"total of {settings.threshold:g} or more"
+    return f"best {settings.top_percent:g} %" + (f" of each {settings.top_by}" if settings.top_by else "")
+
+
+def describe(selection: Selection) -> str:
+    """One selection in a few words."""
+    parts = [f"mean total {selection.mean_score or 0:.2f}"]
+    if selection.valid_share is not None:
+        parts.append(f"{selection.valid_share:.1%} pass the validators")
+    if selection.approved_share is not None:
+        parts.append(f"{selection.approved_share:.1%} of {selection.reviewed:,.0f} reviewed approved")
+    parts.append(f"{selection.mean_length or 0:,.0f} characters")
+    return f"{selection.name.lower()} {selection.rows:,} rows: {', '.join(parts)}"
