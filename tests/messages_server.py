@@ -87,8 +87,8 @@ class MessagesServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, script: Script, models: dict[str, Any], other: Callable[[str, str, Any], Act | None]) -> None:
-        self.script, self.models, self.other, self.log = script, models, other, Log()
+    def __init__(self, script: Script, models: dict[str, Any], other: Callable[[str, str, Any], Act | None], path: str) -> None:
+        self.script, self.models, self.other, self.path, self.log = script, models, other, path, Log()
         super().__init__(("127.0.0.1", 0), _Handler)
 
     @property
@@ -108,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         log = self.server.log
         log.keys.add(self.headers.get("authorization", "").removeprefix("Bearer ") or self.headers.get("x-api-key", ""))
-        if self.path != "/v1/messages":
+        if self.path != self.server.path:
             self._perform(self.server.other("POST", self.path, body) or Act(404, error_body(404)))
             return
         prompt = prompt_of(body)
@@ -168,9 +168,10 @@ def messages_server(
     *,
     models: dict[str, Any] | None = None,
     other: Callable[[str, str, Any], Act | None] = _nothing_else,
+    path: str = "/v1/messages",
 ) -> Iterator[MessagesServer]:
-    """Run one for the length of a `with` block."""
-    server = MessagesServer(script, models or {}, other)
+    """Run one for the length of a `with` block; PATH is where a model is asked."""
+    server = MessagesServer(script, models or {}, other, path)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

@@ -18,7 +18,7 @@ import pytest
 from tests.conftest import ROOT
 
 PACKAGES = ("argilla_setup", "curation", "training")
-NOUNS = {"errors", "records", "requests", "checks", "project", "standin_address", "yaml_file"}
+NOUNS = {"errors", "records", "requests", "completions", "checks", "project", "standin_address", "yaml_file"}
 EFFECTS = {"store", "models", "review", "snapshot"}
 CORE = {"plan", "generate", "score", "dedup", "leakage", "embed", "validate", "decide", "split", "report", "formats", "prompts"}
 GATES = {"dedup", "leakage", "embed", "validate", "decide", "split"}

@@ -1,15 +1,20 @@
-"""Look at a model before money is spent on it: reachable, known under this name, not retired, and its limits."""
+"""Look at a model before money is spent on it: reachable, known under this name, not retired, its limits, whether it takes batches."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import quote
+
+import orjson
 
 from curation.errors import ModelUnavailable
 from curation.models import replies
-from curation.models.client import ChatModel, NoReply, Reply, open_model
+from curation.models.client import ChatModel, NoReply, Reply
+from curation.models.opening import open_model
 from curation.models.prices import family, find_rates
 from curation.project import Models, ModelSpec
 
@@ -30,6 +35,8 @@ class ModelInfo:
     """The day (YYYY-MM-DD) of its scheduled end of life."""
     max_input_tokens: int | None
     max_tokens: int | None
+    takes_batches: bool | None
+    """Whether it can be asked in batches; None where the address does not say."""
 
     @property
     def warning(self) -> str | None:
@@ -39,7 +46,7 @@ class ModelInfo:
         return f"{self.model} is deprecated: it has no long future" if self.lifecycle == "deprecated" else None
 
 
-def check_model(spec: ModelSpec, *, environ: Mapping[str, str], base_url: str | None = None) -> ModelInfo:
+def check_model(spec: ModelSpec, *, environ: Mapping[str, str], base_url: str | None = None, folder: Path | None = None) -> ModelInfo:
     """Ask the provider about a model; nothing is billed.
 
     Raises:
@@ -47,9 +54,14 @@ def check_model(spec: ModelSpec, *, environ: Mapping[str, str], base_url: str | 
         ModelUnavailable: no key, refused, unreachable, unknown, retired, or `max_tokens` above what it can write.
     """
     find_rates(spec)
-    model = open_model(spec, environ=environ, base_url=base_url, timeout_s=_ANSWER_S)
-    reply = asyncio.run(_fetch(model, f"/v1/models/{quote(spec.model, safe='')}", spec=spec))
-    return _read_info(reply, spec=spec, address=model.address)
+    model = open_model(spec, environ=environ, base_url=base_url, folder=folder, timeout_s=_ANSWER_S)
+    if spec.provider == "transformers":
+        return _read_folder(spec, Path(model.address))
+    if spec.provider == "openai":
+        return _read_list(asyncio.run(_fetch_all(model, ["/models"], spec=spec))[0], spec=spec, address=model.address)
+    paths = [f"/v1/models/{quote(spec.model, safe='')}", "/v1/models?limit=1000"]
+    one, known = asyncio.run(_fetch_all(model, paths, spec=spec, enough=lambda reply: reply.status != 404))
+    return _read_info(one, _ids(known), spec=spec, address=model.address)
 
 
 def same_family(models: Models) -> str | None:
@@ -60,33 +72,82 @@ def same_family(models: Models) -> str | None:
     return f"teacher and judge are both of the {judge} family; judges favour their own family's writing, so read the scores with care"
 
 
-async def _fetch(model: ChatModel, path: str, *, spec: ModelSpec) -> Reply:
+async def _fetch_all(
+    model: ChatModel, paths: Sequence[str], *, spec: ModelSpec, enough: Callable[[Reply], bool] = lambda reply: False
+) -> list[Reply]:
+    """The replies of each path in turn; empty ones after the first that is enough."""
+    found = list[Reply]()
     try:
-        for left in reversed(range(_TRIES)):
-            try:
-                reply = await model.request("GET", path)
-            except NoReply as error:
-                if left == 0 or error.reason == "unreachable":
-                    raise replies.describe_unreachable(error, spec=spec, address=model.address) from error
-            else:
-                if left == 0 or not replies.is_retried(reply.status):
-                    return reply
-                await asyncio.sleep(min(replies.retry_after(reply.headers) or 0.5, 5.0))
-        raise AssertionError("the last try returns or raises")
+        for path in paths:
+            found.append(await _fetch(model, path, spec=spec))
+            if enough(found[-1]):
+                break
     finally:
         await model.close()
+    return found + [Reply(404, b"")] * (len(paths) - len(found))
 
 
-def _read_info(reply: Reply, *, spec: ModelSpec, address: str) -> ModelInfo:
+async def _fetch(model: ChatModel, path: str, *, spec: ModelSpec) -> Reply:
+    for left in reversed(range(_TRIES)):
+        try:
+            reply = await model.request("GET", path)
+        except NoReply as error:
+            if left == 0 or error.reason == "unreachable":
+                raise replies.describe_unreachable(error, spec=spec, address=model.address) from error
+        else:
+            if left == 0 or not replies.is_retried(reply.status):
+                return reply
+            await asyncio.sleep(min(replies.retry_after(reply.headers) or 0.5, 5.0))
+    raise AssertionError("the last try returns or raises")
+
+
+def _ids(reply: Reply) -> list[str]:
+    """The names in a list of models; none where there is no list."""
+    listed = replies.as_object(reply.raw).get("data") if reply.status == 200 else None
+    return [str(entry["id"]) for entry in listed or () if isinstance(entry, dict) and "id" in entry]
+
+
+def _unknown(spec: ModelSpec, address: str, known: Sequence[str]) -> ModelUnavailable:
+    lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(spec.model.lower(), lower, n=1)
+    hint = f"did you mean {lower[close[0]]}?" if close else f"it knows {', '.join(known[:8])}"
+    fact = f"is not known at {address}" + (f"; {hint}" if known else "")
+    return ModelUnavailable(f"model {spec.model}", fact, "mend the model's name in project.yaml and run again")
+
+
+def _read_folder(spec: ModelSpec, folder: Path) -> ModelInfo:
+    if not (folder / "config.json").is_file():
+        raise ModelUnavailable(f"model {folder}", "is no folder with a model (no config.json)", "name the model's folder in project.yaml")
+    room = orjson.loads((folder / "config.json").read_bytes()).get("max_position_embeddings")
+    return ModelInfo(spec.model, str(folder), folder.name, "local", None, room, room, False)
+
+
+def _read_list(reply: Reply, *, spec: ModelSpec, address: str) -> ModelInfo:
+    """What an OpenAI-compatible server tells: names, and vLLM the context too."""
+    _raise_for(reply, spec=spec, address=address)
+    known = _ids(reply)
+    if known and spec.model not in known and f"{spec.model}:latest" not in known:  # Ollama lists a tag that need not be said
+        raise _unknown(spec, address, known)
+    entry = next((e for e in replies.as_object(reply.raw).get("data") or () if isinstance(e, dict) and e.get("id") == spec.model), {})
+    return ModelInfo(spec.model, address, spec.model, "unknown", None, entry.get("max_model_len"), None, False)
+
+
+def _raise_for(reply: Reply, *, spec: ModelSpec, address: str) -> None:
+    """For a reply that is neither a description nor the silence of a server that describes no models."""
+    if reply.status == 200 or reply.status in (404, 405, 501):
+        return
+    if (error := replies.ends_the_run(reply, spec=spec, address=address)) is not None:
+        raise error
+    said = " ".join(replies.describe_failure(reply))
+    raise ModelUnavailable(f"model {spec.model}", f"cannot be looked at at {address} ({said})", "run the same command again later")
+
+
+def _read_info(reply: Reply, known: Sequence[str], *, spec: ModelSpec, address: str) -> ModelInfo:
+    _raise_for(reply, spec=spec, address=address)
     if reply.status != 200:
-        error = replies.ends_the_run(reply, spec=spec, address=address)
-        is_silent = reply.status in (404, 405, 501) and not replies.describe_failure(reply)[1].startswith("not_found_error")
-        if error is not None and not is_silent:
-            raise error
-        if not is_silent:
-            said = " ".join(replies.describe_failure(reply))
-            raise ModelUnavailable(f"model {spec.model}", f"cannot be looked at at {address} ({said})", "run the same command again later")
-        return ModelInfo(spec.model, address, spec.model, "unknown", None, None, None)
+        if replies.describe_failure(reply)[1].startswith("not_found_error"):
+            raise _unknown(spec, address, known)
+        return ModelInfo(spec.model, address, spec.model, "unknown", None, None, None, None)
     info = replies.as_object(reply.raw)
     retires = str(info["retires_at"])[:10] if info.get("retires_at") else None
     if info.get("lifecycle") == "retired":
@@ -96,4 +157,9 @@ def _read_info(reply: Reply, *, spec: ModelSpec, address: str) -> ModelInfo:
         what, fact = f"model {spec.model}: max_tokens", f"is {spec.max_tokens}; the model writes at most {most}"
         raise ModelUnavailable(what, fact, "lower max_tokens in project.yaml and run again")
     name, lifecycle = str(info.get("display_name") or spec.model), str(info.get("lifecycle") or "unknown")
-    return ModelInfo(spec.model, address, name, lifecycle, retires, info.get("max_input_tokens"), most)
+    able = info.get("capabilities")
+    batch = able.get("batch") if isinstance(able, dict) else None
+    takes = batch.get("supported") if isinstance(batch, dict) else batch
+    if takes is False and spec.batch:
+        raise ModelUnavailable(f"model {spec.model}", "takes no batches", "take `batch: true` out of project.yaml, or name another model")
+    return ModelInfo(spec.model, address, name, lifecycle, retires, info.get("max_input_tokens"), most, takes)

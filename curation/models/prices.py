@@ -63,17 +63,19 @@ def find_rates(spec: ModelSpec) -> Rates:
     Raises:
         ProjectError: the model has no price, so no budget could hold.
     """
-    listed = _price_list()
+    if spec.provider == "transformers":
+        return Rates(0.0, 0.0, 0.0, 0.0, 0.0, batch=1.0, up_to_prompt_tokens=None, date="no price")
+    listed = _price_list()["openai" if spec.provider == "openai" else "anthropic"]
+    # A server that only speaks like OpenAI has prices of its own, whatever its models are called.
+    known = {} if spec.provider == "openai" and spec.base_url else listed["models"]
+    entry, date = known.get(spec.model) or known.get(re.sub(r"-20\d{6}$|-20\d\d-\d\d-\d\d$", "", spec.model)), str(listed["date"])
     if spec.price is not None:
-        entry: dict[str, Any] | None = {"input": spec.price.input, "output": spec.price.output}
-        date = "project.yaml"
-    else:
-        known = listed["models"]
-        entry, date = known.get(spec.model) or known.get(re.sub(r"-20\d{6}$", "", spec.model)), str(listed["date"])
+        entry, date = {"input": spec.price.input, "output": spec.price.output}, "project.yaml"
     if entry is None:
-        fact = f"has no price in the list of {listed['date']} (it knows {', '.join(sorted(listed['models']))})"
-        raise ProjectError(f"model {spec.model}", fact, "state it in project.yaml under the model: price: {input: 2, output: 10}")
-    cached = {name: entry["input"] * listed[name] for name in ("cache_write_5m", "cache_write_1h", "cache_read")}
+        fact = f"has no price in the list of {date}" + (f" (it knows {', '.join(sorted(known))})" if known else f" for {spec.base_url}")
+        zero = ", or {input: 0, output: 0} for a server of your own" if spec.provider == "openai" else ""
+        raise ProjectError(f"model {spec.model}", fact, f"state it in project.yaml under the model: price: {{input: 2, output: 10}}{zero}")
+    cached = {name: entry["input"] * entry.get(name, listed[name]) for name in ("cache_write_5m", "cache_write_1h", "cache_read")}
     limit = entry.get("up_to_prompt_tokens")
     return Rates(entry["input"], entry["output"], **cached, batch=listed["batch"], up_to_prompt_tokens=limit, date=date)
 

@@ -6,6 +6,7 @@ Successes are read only after they are on disk.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,8 +14,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from curation.completions import message_of
 from curation.errors import ModelUnavailable
-from curation.models.client import STAND_IN, NoReply, Reply
+from curation.models.client import STAND_IN, NoReply, Reply, key_name
 from curation.project import ModelSpec
 
 THROTTLED = frozenset({429, 529})
@@ -47,14 +49,18 @@ class Reading:
 
 
 def read_message(raw: bytes) -> Reading:
-    """Read a response of status 200. A refusal is an answer, with its category; a body that is no message is a failure."""
+    """Read a response of status 200. A refusal is an answer, with its category; a body that is no message is a failure.
+
+    A server that tells no usage is charged what was held.
+    """
     try:
-        message = orjson.loads(raw)
+        message = message_of(raw)
     except orjson.JSONDecodeError as error:
         return Reading(None, failure=("not_json", f"{error}; {len(raw)} bytes are kept"))
     usage = message.get("usage") if isinstance(message, dict) else None
     tokens = _tokens(usage) if isinstance(usage, dict) else None
-    if tokens is None or message.get("type") != "message" or not _is_content(message.get("content")):
+    is_told = tokens is not None or (isinstance(message, dict) and "usage" not in message)
+    if not is_told or message.get("type") != "message" or not _is_content(message.get("content")):
         return Reading(tokens, failure=("not_message", f"the body is JSON but no message: {raw[:200].decode(errors='replace')}"))
     stop, details = message.get("stop_reason"), message.get("stop_details")
     category = details.get("category") if isinstance(details, dict) else None
@@ -100,7 +106,8 @@ def is_retried(status: int) -> bool:
 def describe_failure(reply: Reply) -> tuple[str, str]:
     """(reason, detail) of an error response: "http_400" and the provider's words."""
     kind, text = _error_of(reply.raw)
-    return f"http_{reply.status}", f"{kind}: {text}" if kind else text
+    reason = "refused_by_filter" if reply.status == 400 and kind == "content_filter" else f"http_{reply.status}"
+    return reason, f"{kind}: {text}" if kind else text
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -120,37 +127,35 @@ def tokens_left(headers: Mapping[str, str], *, now: datetime | None = None) -> t
             prefix = f"anthropic-ratelimit-{kind}"
             share = float(headers[f"{prefix}-remaining"]) / float(headers[f"{prefix}-limit"])
             reset = datetime.fromisoformat(headers[f"{prefix}-reset"])
-            wait = (reset - (now or datetime.now(UTC))).total_seconds()
-            found.append((share, min(max(wait, 0.0), _LONGEST_WAIT_S)))
-    return min(found) if found else None
+            found.append((share, (reset - (now or datetime.now(UTC))).total_seconds()))
+        with contextlib.suppress(ValueError, KeyError, ZeroDivisionError):
+            share = float(headers[f"x-ratelimit-remaining-{kind}"]) / float(headers[f"x-ratelimit-limit-{kind}"])
+            found.append((share, _span_s(headers[f"x-ratelimit-reset-{kind}"])))
+    return min((share, min(max(wait, 0.0), _LONGEST_WAIT_S)) for share, wait in found) if found else None
 
 
 def ends_the_run(reply: Reply, *, spec: ModelSpec, address: str) -> ModelUnavailable | None:
     """The error that ends a run when no call can succeed: the key, the account, the permission or the model's name."""
     kind, text = _error_of(reply.raw)
-    if reply.status == 400 and ("credit balance" in text.lower() or kind == "billing_error"):
-        return ModelUnavailable(
-            "the account of ANTHROPIC_API_KEY", f"cannot pay at {address} ({text})", "add credit, then run again; nothing is lost"
-        )
+    key = key_name(spec)
+    cannot_pay = "credit balance" in text.lower() or kind in ("billing_error", "insufficient_quota")
+    if (reply.status in (400, 429) and cannot_pay) or reply.status == 402:
+        fact = f"cannot pay at {address} ({text or kind})"
+        return ModelUnavailable(f"the account of {key}", fact, "add credit, then run again; nothing is lost")
     if reply.status not in _ENDS_THE_RUN:
         return None
     said = f"HTTP {reply.status} {kind}: {text}".strip().rstrip(":")
     if spec.provider == STAND_IN and reply.status != 404:
         return ModelUnavailable("the offline stand-in", f"refuses us at {address} ({said})", "start it with: curate standin start")
-    what, mend = f"model {spec.model}", "mend the model's name in project.yaml and run again"
     if reply.status == 401:
-        return ModelUnavailable("the key in ANTHROPIC_API_KEY", f"is refused by {address} ({said})", "export a valid key and run again")
-    if reply.status == 402:
-        return ModelUnavailable(
-            "the account of ANTHROPIC_API_KEY", f"cannot pay at {address} ({said})", "add credit, then run again; nothing is lost"
-        )
+        return ModelUnavailable(f"the key in {key}", f"is refused by {address} ({said})", "export a valid key and run again")
+    what = f"model {spec.model}"
     if reply.status == 403:
-        return ModelUnavailable(
-            what, f"may not be used with this ANTHROPIC_API_KEY at {address} ({said})", "use another key or another model"
-        )
+        return ModelUnavailable(what, f"may not be used with this {key} at {address} ({said})", "use another key or another model")
     if kind:
-        return ModelUnavailable(what, f"is not known at {address} ({said})", mend)
-    return ModelUnavailable(address, f"has no Messages API ({said})", "mend base_url in project.yaml and run again")
+        return ModelUnavailable(what, f"is not known at {address} ({said})", "mend the model's name in project.yaml and run again")
+    speaks, mend = ("chat completions", "; it mostly ends in /v1") if spec.provider == "openai" else ("Messages API", "")
+    return ModelUnavailable(address, f"has no {speaks} ({said})", f"mend base_url in project.yaml and run again{mend}")
 
 
 def describe_unreachable(error: NoReply, *, spec: ModelSpec, address: str) -> ModelUnavailable:
@@ -161,9 +166,13 @@ def describe_unreachable(error: NoReply, *, spec: ModelSpec, address: str) -> Mo
     return ModelUnavailable(f"model {spec.model}", fact, "check the network and base_url in project.yaml, then run again; nothing is lost")
 
 
-def _cannot_pay(address: str, said: str) -> ModelUnavailable:
-    fact = f"cannot pay at {address} ({said})"
-    return ModelUnavailable("the account of ANTHROPIC_API_KEY", fact, "add credit, then run again; nothing is lost")
+def _span_s(text: str) -> float:
+    """Seconds of "6m0s", "1.5s", "20ms"."""
+    parts = re.findall(r"([0-9.]+)(ms|s|m|h|d)", text)
+    if not parts:
+        return float(text)
+    scale = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+    return sum(float(number) * scale[unit] for number, unit in parts)
 
 
 def _tokens(usage: dict[str, Any]) -> dict[str, int] | None:
@@ -192,10 +201,17 @@ def _error_of(raw: bytes) -> tuple[str, str]:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError:
         return "", text
-    error = body.get("error") if isinstance(body, dict) else None
-    if not isinstance(error, dict):
+    if not isinstance(body, dict):
         return "", text
-    return str(error.get("type", "")), str(error.get("message", ""))[:500]
+    error = body.get("error")
+    if isinstance(error, str):  # TGI and Ollama
+        return str(body.get("error_type") or body.get("type") or ""), error[:500]
+    error = error if isinstance(error, dict) else body if isinstance(body.get("message"), str) else None  # the latter is older vLLM
+    if error is None:
+        return "", text
+    code = error.get("code")
+    kind = code if isinstance(code, str) and code else error.get("type")  # OpenAI's code is the finer word
+    return str(kind or ""), str(error.get("message", ""))[:500]
 
 
 def as_object(raw: bytes) -> dict[str, Any]:

@@ -126,7 +126,7 @@ class Sender:
     async def _keep(self, call: Held, reply: Reply, *, sent: float) -> None:
         """First to disk, then look."""
         if 200 <= reply.status < 300:
-            request_id = reply.headers.get("request-id")
+            request_id = reply.headers.get("request-id") or reply.headers.get("x-request-id")
             await self.commit.write(
                 partial(self._ledger.record_answer, call.seq, status=reply.status, raw=reply.raw, request_id=request_id)
             )
@@ -137,13 +137,14 @@ class Sender:
             self._judge_circuit(reading.failure[0] if reading.failure else None)
             return
         reason, detail = replies.describe_failure(reply)
-        if replies.is_retried(reply.status):
+        end = replies.ends_the_run(reply, spec=self._spec, address=self._model.address)
+        if replies.is_retried(reply.status) and end is None:
             after = replies.retry_after(reply.headers)
             if reply.status in replies.THROTTLED:
                 self.limit.slow_down(sent=sent, wait=after)
             await self._retry(call, TryAgain(reason, detail, status=reply.status, after=after))
         await self._fail(call, TryAgain(reason, detail, status=reply.status), raw=reply.raw)
-        if (end := replies.ends_the_run(reply, spec=self._spec, address=self._model.address)) is not None:
+        if end is not None:
             raise StopRun(end)
         self._judge_circuit(reason)
 

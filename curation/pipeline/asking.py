@@ -31,7 +31,7 @@ def ask(bench: Bench, requests: Iterable[Request], spec: ModelSpec, *, progress:
     send = models.ask_batch if spec.batch else models.ask
     send(
         todo,
-        model=models.open_model(spec, environ=os.environ, base_url=base_url),
+        model=models.open_model(spec, environ=os.environ, base_url=base_url, folder=bench.folder),
         spec=spec,
         ledger=CallLedger(bench.db),
         budget_usd=bench.project.budget.usd,

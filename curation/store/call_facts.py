@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 import orjson
 
+from curation.completions import message_of
 from curation.requests import Answer, Failure, Request
 
 CallState = Literal["reserved", "sent", "answered", "failed", "uncertain"]
@@ -43,7 +44,7 @@ class CostRow:
 def find_answers(db: sqlite3.Connection, stage: str, *, simulated: bool | None = None) -> Iterator[Answer]:
     """Every answer of a stage, in the order they were asked for; read page by page, so the ledger may be written meanwhile."""
     for row in _pages(db, stage, "state = 'answered' AND settled = 1", simulated=simulated):
-        yield Answer(request=_request(row), message=orjson.loads(zlib.decompress(row["response"])))
+        yield Answer(request=_request(row), message=message_of(zlib.decompress(row["response"])))
 
 
 def find_answer(db: sqlite3.Connection, key: str) -> Answer | None:
@@ -51,7 +52,7 @@ def find_answer(db: sqlite3.Connection, key: str) -> Answer | None:
     row = db.execute(
         "SELECT * FROM calls WHERE key = ? AND state = 'answered' AND settled = 1 ORDER BY simulated", (bytes.fromhex(key),)
     ).fetchone()
-    return Answer(request=_request(row), message=orjson.loads(zlib.decompress(row["response"]))) if row else None
+    return Answer(request=_request(row), message=message_of(zlib.decompress(row["response"]))) if row else None
 
 
 def find_failures(db: sqlite3.Connection, stage: str, *, simulated: bool | None = None) -> Iterator[Failure]:

@@ -1,0 +1,102 @@
+"""The two shapes in which models are asked and answer, turned into one another: Anthropic's Messages and OpenAI's chat completions.
+
+All of the product speaks Messages. A server of the other kind is sent a translation; what it answers is kept as it came and
+translated each time it is read, so a mistake here can be mended without buying anything again.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import orjson
+
+Limit = Literal["max_tokens", "max_completion_tokens"]
+_STOPS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal", "tool_calls": "tool_use", "function_call": "tool_use"}
+
+
+def completion_body(body: dict[str, Any], *, limit: Limit) -> dict[str, Any]:
+    """A chat completions request that asks the same as a Messages request.
+
+    Args:
+        limit: OpenAI's own models refuse the old name of the limit, most other servers know only that one.
+    """
+    system = _text_of(body.get("system"))
+    messages = [{"role": "system", "content": system}] if system else []
+    messages += [{"role": turn["role"], "content": _text_of(turn["content"])} for turn in body["messages"]]
+    asked = {"model": body["model"], "messages": messages, limit: body["max_tokens"]}
+    wanted = body.get("output_config") or {}
+    schema = (wanted.get("format") or {}).get("schema")
+    if schema is not None:
+        named = {"name": "answer", "schema": schema, "strict": _is_strict(schema)}
+        asked["response_format"] = {"type": "json_schema", "json_schema": named}
+    if wanted.get("effort") is not None:
+        asked["reasoning_effort"] = wanted["effort"]
+    return asked
+
+
+def message_of(raw: bytes) -> Any:
+    """The JSON of a response, as a message whichever server it came from; anything else as it is.
+
+    Raises:
+        orjson.JSONDecodeError: it is no JSON.
+    """
+    value = orjson.loads(raw)
+    if not isinstance(value, dict) or "type" in value or not isinstance(value.get("choices"), list):
+        return value
+    choices = [choice for choice in value["choices"] if isinstance(choice, dict) and isinstance(choice.get("message"), dict)]
+    return _message(value, choices[0]) if choices else value
+
+
+def _message(completion: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any]:
+    said, stop = choice["message"], choice.get("finish_reason")
+    reason = _STOPS.get(stop or "stop", str(stop))
+    message: dict[str, Any] = {"id": completion.get("id"), "type": "message", "role": "assistant", "model": completion.get("model")}
+    if isinstance(said.get("refusal"), str) and said["refusal"]:
+        reason, category, text = "refusal", "declined", said["refusal"]
+    else:
+        category, text = "content_filter", _text_of(said.get("content"))
+    thought = said.get("reasoning_content") or said.get("reasoning")
+    content = [{"type": "thinking", "thinking": thought}] if isinstance(thought, str) else []
+    message |= {"content": [*content, {"type": "text", "text": text}], "stop_reason": reason, "stop_sequence": None}
+    if reason == "refusal":
+        message["stop_details"] = {"category": category}
+    usage = completion.get("usage")
+    return {**message, "usage": _usage(usage)} if isinstance(usage, dict) else message
+
+
+def _usage(usage: dict[str, Any]) -> dict[str, Any]:
+    """Cached tokens are part of `prompt_tokens` there and beside `input_tokens` here."""
+    read, asked = _part(usage, "prompt_tokens_details", "cached_tokens"), usage.get("prompt_tokens")
+    fresh = max(asked - read, 0) if isinstance(asked, int) else asked
+    thought = _part(usage, "completion_tokens_details", "reasoning_tokens")
+    return {
+        "input_tokens": fresh,
+        "output_tokens": usage.get("completion_tokens"),
+        "cache_read_input_tokens": read,
+        "output_tokens_details": {"thinking_tokens": thought},
+    }
+
+
+def _part(usage: dict[str, Any], group: str, name: str) -> int:
+    details = usage.get(group)
+    count = details.get(name) if isinstance(details, dict) else None
+    return count if isinstance(count, int) and count >= 0 else 0
+
+
+def _text_of(content: Any) -> str:
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else ""
+    return "\n\n".join(block["text"] for block in content if isinstance(block, dict) and isinstance(block.get("text"), str))
+
+
+def _is_strict(schema: Any) -> bool:
+    """Whether every object in it names all its keys as required and closes itself: strict mode refuses other schemas."""
+    if isinstance(schema, list):
+        return all(_is_strict(part) for part in schema)
+    if not isinstance(schema, dict):
+        return True
+    if schema.get("type") == "object":
+        keys = set(schema.get("properties") or ())
+        if schema.get("additionalProperties") is not False or keys != set(schema.get("required") or ()):
+            return False
+    return all(_is_strict(part) for part in schema.values())
