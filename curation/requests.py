@@ -64,3 +64,9 @@ class Failure(BaseModel):
     detail: str = ""
     key: str | None = None
     """The call that failed, where there was one."""
+
+
+def cells_in(slot: str) -> tuple[str, ...]:
+    """The plan cells that a slot of the teacher is about: "instruction:00004+00005#2" is about two."""
+    kind, _, ordinals = slot.partition("#")[0].partition(":")
+    return tuple(f"{kind}:{ordinal}" for ordinal in ordinals.split("+"))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from itertools import pairwise
 
+import pyarrow as pa
 import pytest
 
 from curation.errors import ProjectError
-from curation.plan import coverage, make_plan, normalized
+from curation.plan import Cell, Values, coverage, find_passages, make_plan, normalized, values_from_lines, values_from_table
+from curation.project import Project, ValuesFile
 from tests.icd_samples import ROWS, TABLE, project
 
 
@@ -143,3 +145,116 @@ def test_coverage_counts_what_is_reached() -> None:
     cells = plan(instruction=10, preference=0)
     done = {c.id for c in cells if c.attributes["task"] == "phrase"}
     assert coverage(cells, done)["task"] == {"phrase": (6, 6), "short note": (0, 4)}
+
+
+def changed(**plan: object) -> Project:
+    """The open test project with other keys under `plan`."""
+    base = project(grounded=False, instruction=40, preference=4).model_dump(mode="json")
+    return Project.model_validate({**base, "plan": {**base["plan"], **plan}})
+
+
+def cells_of(p: Project, **given: object) -> list[Cell]:
+    return make_plan(p, table=None, protected_texts=(), **given)  # type: ignore[arg-type]
+
+
+def test_an_attribute_may_be_a_list_and_a_value_may_be_described() -> None:
+    p = changed(attributes={"topic": ["roots", "pests"], "persona": {"nurse": {"weight": 3, "says": "Works nights."}, "patient": 1}})
+    cells = [c for c in cells_of(p) if c.kind == "instruction"]
+    assert Counter(c.attributes["topic"] for c in cells) == {"roots": 20, "pests": 20}
+    assert Counter(c.attributes["persona"] for c in cells) == {"nurse": 30, "patient": 10}
+    assert {(c.attributes["persona"], c.described.get("nurse")) for c in cells} == {("nurse", "Works nights."), ("patient", None)}
+
+
+def test_values_come_from_lines_and_from_columns() -> None:
+    assert values_from_lines("# topics\nroots\n\n pests \n", "topic", ValuesFile(file="t.txt")).weights == {"roots": 1.0, "pests": 1.0}
+    table = pa.table({"n": ["2", "3", "1"], "t": ["roots", "pests", "roots"], "about": ["", "Slugs.", "Carrots."]})
+    values = values_from_table(table, "topic", ValuesFile(file="t.csv", column="t", weight="n", says="about"))
+    assert values == Values({"roots": 3.0, "pests": 3.0}, {"pests": "Slugs.", "roots": "Carrots."})
+    for source, fact in (({"column": "x"}, "has n, t, about"), ({"column": "t", "weight": "about"}, "reads the weight ''")):
+        with pytest.raises(ProjectError, match=rf"plan\.attributes\.topic.*{fact}"):
+            values_from_table(table, "topic", ValuesFile(file="t.csv", **source))
+    with pytest.raises(ProjectError, match=r"plan\.attributes\.topic.*holds no value"):
+        values_from_lines("# nothing\n", "topic", ValuesFile(file="t.txt"))
+
+
+def test_quotas_are_met_exactly_and_the_rest_keeps_out_of_them() -> None:
+    quotas = [
+        {"where": {"difficulty": "advanced", "task": "phrase"}, "cells": 9},
+        {"where": {"difficulty": "advanced", "task": "short note"}, "cells": 0},
+        {"where": {"persona": "patient", "difficulty": "basic"}, "cells": 7},
+    ]
+    cells = [c for c in cells_of(changed(quotas=quotas)) if c.kind == "instruction"]
+    seen = Counter((c.attributes["difficulty"], c.attributes["task"]) for c in cells)
+    assert len(cells) == 40 and seen["advanced", "phrase"] == 9 and seen["advanced", "short note"] == 0
+    assert sum(c.attributes["persona"] == "patient" and c.attributes["difficulty"] == "basic" for c in cells) == 7
+    longer = [c for c in cells_of(changed(quotas=quotas, instruction=60)) if c.kind == "instruction"]
+    assert longer[:40] == cells
+
+
+@pytest.mark.parametrize(
+    ("quotas", "fact"),
+    [
+        ([{"where": {"dificulty": "basic"}, "cells": 2}], "there are task, difficulty, persona"),
+        ([{"where": {"difficulty": "hard"}, "cells": 2}], "basic, intermediate, advanced"),
+        ([{"where": {"difficulty": "basic"}, "cells": 2}, {"where": {"task": "phrase"}, "cells": 1}], "can hold the same cell"),
+        ([{"where": {"difficulty": "basic"}, "cells": 41}], "ask for 41 cells, the plan for 40"),
+        ([{"where": {"task": v}, "cells": 4} for v in ("phrase", "short note")], "32 more cells are planned"),
+    ],
+)
+def test_a_quota_that_cannot_be_is_refused_with_its_place(quotas: list[dict[str, object]], fact: str) -> None:
+    with pytest.raises(ProjectError, match=rf"plan\.quotas.*{fact}"):
+        cells_of(changed(quotas=quotas))
+
+
+def test_thousands_of_values_are_spread_in_time() -> None:
+    topics = [f"topic {n}" for n in range(5000)]
+    cells = [c for c in cells_of(changed(attributes={"topic": topics, "task": ["a", "b"]}, instruction=400)) if c.kind == "instruction"]
+    assert len({c.attributes["topic"] for c in cells}) == 400
+    assert Counter(c.attributes["task"] for c in cells) == {"a": 200, "b": 200}
+
+
+def test_documents_become_passages_of_whole_paragraphs() -> None:
+    text = "# Soil\n\n" + "Dig it over. " * 20 + "\n\n" + "Rake it. " * 20 + "\n\n# Pests\n\nPick the slugs."
+    passages = find_passages({"a.md": text, "b.txt": "Water at dawn.\n"}, chunk_chars=300)
+    assert [(p["file"], text[p["start"] : p["start"] + len(p["text"])] == p["text"]) for p in passages[:-1]] == [("a.md", True)] * 2
+    assert passages[0]["text"].startswith("# Soil\n\nDig") and "# Pests\n\nPick" in passages[1]["text"]
+    assert max(len(p["text"]) for p in find_passages({"a": "word " * 900}, chunk_chars=300)) <= 300
+    assert "".join(p["text"] for p in find_passages({"a": "x" * 900}, chunk_chars=400)) == "x" * 900
+    kept = find_passages({"a": text}, chunk_chars=300, protected={normalized("Pick the slugs")})
+    assert ["slugs" in p["text"] for p in kept] == [False] and len(passages) == 3
+
+
+def test_each_cell_gets_a_passage_and_each_passage_comes_once_before_any_again() -> None:
+    passages = [{"file": f"{n % 3}.md", "start": n, "text": f"passage {n}"} for n in range(12)]
+    cells = [c for c in cells_of(changed(instruction=24, preference=0), passages=passages)]
+    assert {c.passage["text"] for c in cells[:12] if c.passage} == {p["text"] for p in passages}
+    assert [c.visit for c in cells] == [0] * 12 + [1] * 12 and all(c.key is None for c in cells)
+    assert cells[0].reference == {"document": cells[0].passage["file"], "passage": cells[0].passage["text"]}  # type: ignore[index]
+
+
+def test_a_share_of_the_cells_grows_from_earlier_ones() -> None:
+    p = changed(instruction=100, preference=0, evolve={"deeper": 0.2, "broader": 0.1})
+    cells = {c.id: c for c in cells_of(p)}
+    grown = [c for c in cells.values() if c.evolve]
+    assert Counter(c.evolve for c in grown) == {"deeper": 20, "broader": 10}
+    for cell in grown:
+        parent = cells[cell.parent or ""]
+        assert parent.evolve is None and parent.ordinal < cell.ordinal
+    assert max(Counter(c.parent for c in grown).values()) <= 2
+    longer = cells_of(changed(instruction=130, preference=0, evolve={"deeper": 0.2, "broader": 0.1}))
+    assert longer[:100] == list(cells.values())
+
+
+def test_what_grows_deeper_is_about_the_same_row() -> None:
+    base = project(instruction=20, preference=0).model_dump(mode="json")
+    p = Project.model_validate({**base, "plan": {**base["plan"], "evolve": {"deeper": 0.3, "broader": 0.1}}})
+    cells = {c.id: c for c in make_plan(p, table=TABLE, protected_texts=())}
+    same = {c.evolve: c.key == cells[c.parent].key for c in cells.values() if c.parent}
+    assert same == {"deeper": True, "broader": False}
+
+
+@pytest.mark.parametrize(("written", "expected"), [(2, {2: 10}), ("1..2", {1: 5, 2: 5}), ({1: 4, 3: 1}, {1: 8, 3: 2})])
+def test_turns_are_a_number_a_range_or_weights(written: object, expected: dict[int, int]) -> None:
+    cells = cells_of(changed(instruction=10, preference=2, turns=written))
+    assert Counter(c.turns for c in cells if c.kind == "instruction") == expected
+    assert {c.turns for c in cells if c.kind == "preference"} == {1}

@@ -17,8 +17,8 @@ import pytest
 from curation import store
 from curation.errors import ProjectError
 from curation.records import InstructionRecord, Message, candidates_of, make_instruction, make_pair, record_id
-from curation.requests import Failure
-from curation.store import Database, facts, hold_lock, open_store, records, reviews, runs
+from curation.requests import Failure, Request
+from curation.store import CallLedger, Database, asks, facts, hold_lock, open_store, records, reviews, runs
 from curation.store.facts import Finding
 from curation.store.records import Origin
 from curation.store.reviews import StoredAnswer
@@ -369,3 +369,29 @@ def test_what_was_committed_survives_a_kill(tmp_path: Path) -> None:
 def test_a_record_needs_its_origin_to_point_at_something(db: Database) -> None:
     with pytest.raises(sqlite3.IntegrityError):
         db.execute("INSERT INTO origins (seq, how, role, source, item, run) VALUES (99, 'imported', 'row', 'f', 1, 1)")
+
+
+def test_an_older_workbench_is_brought_forward_with_a_copy_beside_it(tmp_path: Path) -> None:
+    with open_store(tmp_path) as db:
+        records.add_cells(db, [("instruction:00000", "instruction", 0, b"one")])
+        db.execute("DROP TABLE asks")
+        db.execute("UPDATE meta SET value = '1' WHERE key = 'schema'")
+    with open_store(tmp_path) as db:
+        asks.add_asks(db, "generate", [("instruction:00000", 1, b"body")])
+        assert asks.load_asks(db, "generate") == {("instruction:00000", 1): b"body"}
+        assert list(records.list_cells(db)) == [b"one"]
+        assert db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()["value"] == str(VERSION)
+    with sqlite3.connect(tmp_path / "workbench.db.v1") as old:
+        assert old.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone() == ("1",)
+        assert old.execute("SELECT count(*) FROM cells").fetchone() == (1,)
+
+
+def test_cells_follow_the_plan_until_they_are_asked_for(db: Database) -> None:
+    def plan(*bodies: bytes) -> list[tuple[str, str, int, bytes]]:
+        return [(f"instruction:{n:05d}", "instruction", n, body) for n, body in enumerate(bodies)]
+
+    assert records.refresh_cells(db, plan(b"a", b"b", b"c", b"d")) == (4, 0, 0)
+    request = Request(stage="generate", slot="instruction:00000+00001", role="teacher", body={"model": "claude-haiku-5-5"})
+    CallLedger(db).claim([(request, 0)], provider="anthropic", simulated=False, limit=1, budget_usd=1, since=0)
+    assert records.refresh_cells(db, plan(b"A", b"b", b"C")) == (0, 1, 1)
+    assert list(records.list_cells(db)) == [b"a", b"b", b"C"]

@@ -110,8 +110,8 @@ def load_grounding(bench: Bench) -> pa.Table | None:
 
 
 def references_of(bench: Bench, rows: Sequence[Row], cells: Sequence[Cell]) -> dict[int, dict[str, Any]]:
-    """The table row each record is about, by seq: its cell's, or the one its label names."""
-    by_cell = {cell.id: cell.row for cell in cells if cell.row is not None}
+    """The table row or passage each record is about, by seq: its cell's, or the row its label names."""
+    by_cell = {cell.id: cell.reference for cell in cells if cell.reference is not None}
     references = {row.seq: by_cell[row.cell] for row in rows if row.cell in by_cell}
     missing = {
         row.seq: row.record.label for row in rows if row.seq not in references and row.record.kind == "instruction" and row.record.label

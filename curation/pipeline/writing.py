@@ -1,4 +1,4 @@
-"""The stages in which the teacher writes: plan, generate. Core: plan.py, generate.py."""
+"""The stages in which the teacher writes: plan, generate. Core: plan/, generate/."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from curation import generate as generation
 from curation import models
 from curation.errors import BudgetReached, ProjectError
 from curation.pipeline.asking import Progress, ask, count_failed, is_simulated
-from curation.pipeline.bench import Bench, Summary, load_cells, load_grounding, load_protected, load_seeds, open_bench
-from curation.plan import Cell, coverage, make_plan
+from curation.pipeline.bench import Bench, Summary, load_cells, load_protected, load_seeds, open_bench
+from curation.pipeline.sources import lay_out
+from curation.plan import Cell, coverage
 from curation.project import settings_digest
 from curation.records import KINDS, Record
 from curation.requests import Failure
@@ -19,18 +20,19 @@ from curation.store.records import Origin
 
 
 def plan(folder: Path) -> Summary:
-    """Lay out what to write, cell by cell. Raising a count in project.yaml only adds cells. Core: plan.py."""
+    """Lay out what to write, cell by cell. Raising a count in project.yaml only adds cells. Core: plan/."""
     with open_bench(folder) as bench:
-        protected = [text for items in load_protected(bench) for text in items.texts]
         digest = settings_digest(bench.project.plan)
         with runs.record_run(bench.db, "plan", digest) as run:
-            cells = make_plan(bench.project, table=load_grounding(bench), protected_texts=protected)
-            added = records.add_cells(bench.db, ((c.id, c.kind, c.ordinal, c.model_dump_json().encode()) for c in cells))
+            made = [(c.id, c.kind, c.ordinal, c.model_dump_json().encode()) for c in lay_out(bench)]
+            added, changed, gone = records.refresh_cells(bench.db, made)
+            cells = load_cells(bench)
             run.rows_in = run.rows_out = len(cells)
             done = records.cells_made(bench.db)
         shares = coverage(cells, done)
         by_kind = dict[str, int]((kind, sum(c.kind == kind for c in cells)) for kind in KINDS)
-        counts = {"cells": len(cells), "new": added, **by_kind, "attributes": shares}
+        moved = {name: n for name, n in (("changed", changed), ("gone", gone)) if n}
+        counts = {"cells": len(cells), "new": added, **moved, **by_kind, "attributes": shares}
         warning = models.same_family(bench.project.models)
         notes = [f"Note: {warning}."] if warning else []
         return Summary("plan", len(cells), len(cells), counts, notes)

@@ -16,7 +16,7 @@ from curation.project.closed import Closed
 from curation.project.gates import Dedup, Screen, Suite
 from curation.project.reviewing import Review, Signing, Splits
 from curation.project.scoring import DEFAULT_RUBRIC, Score
-from curation.project.writing import Grounding, Plan, RecordRules
+from curation.project.writing import Documents, Grounding, Plan, Quota, RecordRules, ValuesFile
 from curation.records import Kind, canonical_json
 from curation.yaml_file import describe_error, read_yaml
 
@@ -28,6 +28,7 @@ __all__ = [
     "Budget",
     "Closed",
     "Dedup",
+    "Documents",
     "Grounding",
     "IntendedKind",
     "ModelSpec",
@@ -35,6 +36,7 @@ __all__ = [
     "Plan",
     "Price",
     "Project",
+    "Quota",
     "RecordRules",
     "Review",
     "Score",
@@ -42,6 +44,7 @@ __all__ = [
     "Signing",
     "Splits",
     "Suite",
+    "ValuesFile",
     "is_open",
     "load_project",
     "planned_rows",

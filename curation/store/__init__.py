@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -17,12 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from curation.errors import ProjectError
-from curation.store import facts, records, reviews, runs
+from curation.store import asks, facts, records, reviews, runs
 from curation.store.calls import CALLS_SCHEMA, CallLedger
 from curation.store.owner import is_alive, owner_name
-from curation.store.schema import SCHEMA, VERSION
+from curation.store.schema import MIGRATIONS, SCHEMA, VERSION
 
-__all__ = ["CallLedger", "Database", "facts", "hold_lock", "open_store", "records", "reviews", "runs"]
+__all__ = ["CallLedger", "Database", "asks", "facts", "hold_lock", "open_store", "records", "reviews", "runs"]
 
 Database = sqlite3.Connection
 LOCK_SECONDS = 60
@@ -110,6 +111,30 @@ def _prepare(db: Database, path: Path) -> None:
         db.executescript(CALLS_SCHEMA)
         stamp = json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds")})
         db.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", [("schema", str(VERSION)), ("created", stamp)])
+    elif int(found["value"]) < VERSION:
+        _migrate(db, path)
+
+
+def _migrate(db: Database, path: Path) -> None:
+    """Bring an older workbench to this version, step by step; a copy of it as it was is left beside it."""
+    version = int(db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()["value"])
+    backup = path.with_name(f"{path.name}.v{version}")
+    if not backup.exists():
+        aside = backup.with_name(f"{backup.name}.part{os.getpid()}")
+        with contextlib.closing(sqlite3.connect(aside)) as copy:
+            db.backup(copy)
+        aside.replace(backup)
+    db.execute("BEGIN IMMEDIATE")  # another process may have been quicker
+    try:
+        version = int(db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()["value"])
+        for step in range(version + 1, VERSION + 1):
+            for statement in filter(str.strip, MIGRATIONS[step].split(";")):
+                db.execute(statement)
+            db.execute("UPDATE meta SET value = ? WHERE key = 'schema'", (str(step),))
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
 
 
 def _beat(file: str, name: str, owner: str, ended: threading.Event) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from curation.errors import ProjectError
 from curation.records import Kind, Record, dump_record, load_record, record_id
+from curation.requests import cells_in
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,25 @@ def add_cells(db: sqlite3.Connection, cells: Iterable[tuple[str, str, int, bytes
         before = db.execute("SELECT count(*) AS n FROM cells").fetchone()["n"]
         db.executemany("INSERT OR IGNORE INTO cells VALUES (?, ?, ?, ?)", cells)
         return int(db.execute("SELECT count(*) AS n FROM cells").fetchone()["n"] - before)
+
+
+def refresh_cells(db: sqlite3.Connection, cells: Sequence[tuple[str, str, int, bytes]]) -> tuple[int, int, int]:
+    """Make the cells follow the plan; one that has been asked for or has a record stays as it is, whatever the plan says now.
+
+    Returns how many are new, changed and gone.
+    """
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        before = {row["cell"]: row["body"] for row in db.execute("SELECT cell, body FROM cells")}
+        fixed = cells_made(db) | {
+            cell for row in db.execute("SELECT DISTINCT slot FROM calls WHERE stage = 'generate'") for cell in cells_in(row["slot"])
+        }
+        changed = [cell for cell in cells if cell[0] in before and cell[0] not in fixed and before[cell[0]] != cell[3]]
+        gone = before.keys() - {cell[0] for cell in cells} - fixed
+        db.executemany("INSERT OR IGNORE INTO cells VALUES (?, ?, ?, ?)", cells)
+        db.executemany("UPDATE cells SET body = ? WHERE cell = ?", [(body, cell) for cell, _, _, body in changed])
+        db.executemany("DELETE FROM cells WHERE cell = ?", [(cell,) for cell in gone])
+    return sum(cell[0] not in before for cell in cells), len(changed), len(gone)
 
 
 def list_cells(db: sqlite3.Connection) -> Iterator[bytes]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-VERSION = 1
+VERSION = 2
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -28,6 +28,11 @@ CREATE TABLE IF NOT EXISTS runs (
 CREATE INDEX IF NOT EXISTS runs_stage ON runs (stage, state, run);
 
 CREATE TABLE IF NOT EXISTS cells (cell TEXT PRIMARY KEY, kind TEXT NOT NULL, ordinal INTEGER NOT NULL, body BLOB NOT NULL);
+-- What a request was made from beside the plan (which cells, which texts are taken, which record it grows from): a run that goes on
+-- makes the same request again, whatever has been written meanwhile.
+CREATE TABLE IF NOT EXISTS asks (
+  stage TEXT NOT NULL, slot TEXT NOT NULL, attempt INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (stage, slot, attempt)
+) WITHOUT ROWID;
 
 CREATE TABLE IF NOT EXISTS scores (
   seq INTEGER NOT NULL, digest TEXT NOT NULL, criterion TEXT NOT NULL, value INTEGER NOT NULL, rationale TEXT,
@@ -74,3 +79,12 @@ CREATE TABLE IF NOT EXISTS snapshots (
 );
 CREATE TABLE IF NOT EXISTS locks (name TEXT PRIMARY KEY, owner TEXT NOT NULL, heartbeat REAL NOT NULL) WITHOUT ROWID;
 """
+
+MIGRATIONS: dict[int, str] = {
+    2: """
+CREATE TABLE IF NOT EXISTS asks (
+  stage TEXT NOT NULL, slot TEXT NOT NULL, attempt INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (stage, slot, attempt)
+) WITHOUT ROWID;
+""",
+}
+"""What makes a workbench of the version before into one of this version."""
