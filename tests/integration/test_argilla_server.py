@@ -384,7 +384,9 @@ def test_a_life_up_twice_broken_and_down(argilla_home: RunningArgilla, second_ho
     assert len(names(made, query="case")) == 10
 
     # The supervisor dies; its children are found by their mark, ended, and the port and the data are the same again.
-    psutil.Process(first.pid).kill()
+    supervisor = psutil.Process(first.pid)
+    supervisor.kill()
+    psutil.wait_procs([supervisor], timeout=10)
     orphans = find_processes(second_home)
     assert orphans
     began = time.monotonic()
