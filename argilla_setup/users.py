@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from argilla_setup.errors import UserError
-from argilla_setup.server.home import write_private
+from argilla_setup.server.home import OWNER, Home, ensure_secrets, load_secrets, write_private
 
 ROLES = ("annotator", "admin", "owner")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -78,6 +78,21 @@ def list_accounts(url: str, api_key: str) -> list[dict[str, Any]]:
         ]
 
 
+def renew_credentials(home: Home, name: str) -> Path:
+    """Give a person a new password and key; what they had is refused from now on. The server need not be up.
+
+    Returns the private file that holds the new ones.
+    """
+    return _set_credentials(home, name, verb="credentials")
+
+
+def lock_out(home: Home, name: str) -> None:
+    """Take a person out of every workspace and make what they log in with worthless. Their answers stay, under their name."""
+    if name == load_secrets(home).owner_username:
+        raise UserError(f"user {name}", "owns this server and cannot be removed", "argilla-setup users rotate-key owner renews its key")
+    _set_credentials(home, name, verb="lock-out").unlink()
+
+
 def check_name(name: str) -> None:
     """A name that is safe as a user's and as a file's."""
     if not _NAME.fullmatch(name):
@@ -131,6 +146,25 @@ def _join_workspace(api: Api, user: str, workspace: str) -> None:
     found = next((w for w in api.get("me/workspaces") if w["name"] == workspace), None) or api.post("workspaces", {"name": workspace})
     if all(member["id"] != user for member in api.get(f"workspaces/{found['id']}/users")):
         api.post(f"workspaces/{found['id']}/users", {"user_id": user})
+
+
+def _set_credentials(home: Home, name: str, *, verb: str) -> Path:
+    from argilla_setup.server.choices import load_choices
+    from argilla_setup.server.environment import ensure_environment
+    from argilla_setup.server.migrate import run_engine
+
+    check_name(name)
+    held = ensure_secrets(home) if name == OWNER else load_secrets(home)
+    password, key = secrets.token_urlsafe(18), secrets.token_urlsafe(32)
+    told = {"SEEDCORN_NEW_PASSWORD": password, "SEEDCORN_NEW_API_KEY": key}
+    run_engine(home, load_choices(home), python=ensure_environment(print), arguments=[verb, name], extra=told)
+    if name == held.owner_username:
+        write_private(home.secrets_file, json.dumps(asdict(replace(held, owner_password=password, owner_api_key=key)), indent=2) + "\n")
+        return home.secrets_file
+    file = home.users_folder / f"{name}.json"
+    before = json.loads(file.read_text()) if file.exists() else {"username": name}
+    write_private(file, json.dumps(before | {"password": password, "api_key": key}, indent=2) + "\n")
+    return file
 
 
 def _read_password(folder: Path | None, name: str) -> str | None:

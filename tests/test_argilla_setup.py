@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from argilla_setup.errors import UserError
+from argilla_setup.server.choices import Choices
 from argilla_setup.server.control import PortInUse, choose_port
 from argilla_setup.server.environment import LOCK, ensure_environment
 from argilla_setup.server.home import Home, ensure_secrets, load_secrets, open_home
@@ -146,21 +147,20 @@ def test_compose_secrets_are_private_and_kept(tmp_path: Path) -> None:
 
 
 def test_secrets_do_not_come_from_or_go_to_the_wrong_environment(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ARGILLA_DATABASE_URL", "sqlite:///somewhere-else.db")
+    monkeypatch.setenv("ARGILLA_DATABASE_URL", "postgresql://somewhere/else")
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
-    monkeypatch.setenv("ARGILLA_REDIS_URL", "redis://127.0.0.1:7777/1")
-    told = server_environment(home, ensure_secrets(home), port=6900)
+    told = server_environment(home, ensure_secrets(home), Choices(redis_url="redis://127.0.0.1:7777/1"))
     assert "ARGILLA_DATABASE_URL" not in told and "PYTHONPATH" not in told
     assert told["ARGILLA_REDIS_URL"] == "redis://127.0.0.1:7777/1"
     assert told["HF_HUB_DISABLE_TELEMETRY"] == "1" and "*" not in told["ARGILLA_CORS_ORIGINS"]
     assert load_secrets(home).owner_password not in told.values()
     monkeypatch.setenv("ANTHROPIC_API_KEY", "a-teachers-key")
-    assert "a-teachers-key" not in server_environment(home, ensure_secrets(home), port=6900).values()
+    assert "a-teachers-key" not in server_environment(home, ensure_secrets(home), Choices()).values()
 
 
 def test_a_redis_that_cannot_be_reached_is_named(home: Home) -> None:
     done = run("up", "--detach", "--home", home.folder, "--port", "0", ARGILLA_REDIS_URL="redis://127.0.0.1:9/0")
-    assert_refused(done, "ARGILLA_REDIS_URL", "127.0.0.1:9", "built-in Valkey")
+    assert_refused(done, "ARGILLA_REDIS_URL", "127.0.0.1:9", "built-in one")
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", "-x", "a" * 65])

@@ -1,6 +1,6 @@
 """The commands that run inside the server's own environment; `argilla-setup` starts them, people need not.
 
-    python argilla_setup/engine/__main__.py prepare | serve | worker | reindex
+    python argilla_setup/engine/__main__.py prepare | serve | worker | reindex | credentials | lock-out
 
 The file loads its package by path instead of by PYTHONPATH, so that nothing else of ours can shadow what the server installed.
 """
@@ -27,8 +27,12 @@ def main(argv: list[str]) -> None:
         commands.work()
     elif verb == "reindex":
         asyncio.run(commands.reindex())
+    elif verb in ("credentials", "lock-out"):
+        from argilla_setup.engine.credentials import set_credentials
+
+        asyncio.run(set_credentials(rest[0], lock_out=verb == "lock-out"))
     else:
-        sys.exit(f"unknown command {verb}; one of prepare, serve, worker, reindex")
+        sys.exit(f"unknown command {verb}; one of prepare, serve, worker, reindex, credentials, lock-out")
 
 
 def _load_package() -> None:

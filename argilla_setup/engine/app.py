@@ -14,6 +14,7 @@ from argilla_server.api.schemas.v1.questions import QuestionSettings
 from argilla_server.errors.future import UnprocessableEntityError
 from argilla_server.models import MetadataProperty, Question
 from argilla_server.models.metadata_properties import MetadataPropertySettings
+from argilla_server.settings import settings
 from pydantic import TypeAdapter
 from starlette.datastructures import MutableHeaders
 
@@ -52,7 +53,8 @@ class SafeHeaders:
 
 def make_app() -> Any:
     """The app for uvicorn."""
-    adapter.shared_index()
+    if settings.search_engine == adapter.NAME:
+        adapter.shared_index()
     keep_parsed_settings()
     refuse_hidden_metadata()
     app = argilla_server.app

@@ -7,10 +7,12 @@ import contextlib
 import os
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 from argilla_server.contexts import accounts
-from argilla_server.database import ALEMBIC_CONFIG_FILE, AsyncSessionLocal
+from argilla_server.database import ALEMBIC_CONFIG_FILE, AsyncSessionLocal, async_engine
 from argilla_server.models import User, UserRole
+from argilla_server.search_engine import SearchEngine
 from argilla_server.settings import settings
 
 from argilla_setup.engine import adapter
@@ -20,10 +22,11 @@ def prepare() -> None:
     """Bring the database to the newest schema and see that the owner exists; safe to repeat."""
     import alembic.config
 
-    database = Path(settings.home_path) / "argilla.db"
-    with contextlib.closing(sqlite3.connect(database)) as db:
-        db.execute("PRAGMA journal_mode = WAL")  # kept in the file; readers and the writer no longer block each other
-    database.chmod(0o600)
+    if settings.database_is_sqlite:
+        database = Path(settings.home_path) / "argilla.db"
+        with contextlib.closing(sqlite3.connect(database)) as db:
+            db.execute("PRAGMA journal_mode = WAL")  # kept in the file; readers and the writer no longer block each other
+        database.chmod(0o600)
     alembic.config.main(argv=["-c", ALEMBIC_CONFIG_FILE, "upgrade", "head"])
     asyncio.run(_create_owner())
 
@@ -33,13 +36,11 @@ def serve(*, host: str, port: int) -> None:
     import uvicorn
 
     from argilla_setup.engine.app import make_app
-    from argilla_setup.engine.check import find_gaps
 
-    gaps = find_gaps(Path(settings.home_path) / "argilla.db", adapter.shared_index().path)
-    if gaps:
-        print(f"the index and the database differ in {', '.join(gaps)}; building the index again", flush=True)
-        asyncio.run(reindex())
-    uvicorn.run(make_app(), host=host, port=port, access_log=False, server_header=False, timeout_graceful_shutdown=5)
+    asyncio.run(_make_index_whole())
+    uvicorn.run(
+        make_app(), host=host, port=port, access_log=False, server_header=False, timeout_graceful_shutdown=5, log_config=_timed_logs()
+    )
 
 
 def work() -> None:
@@ -58,11 +59,38 @@ async def reindex() -> None:
     """Build the index again from the database."""
     from argilla_server.cli.search_engine.reindex import Reindexer
 
-    engine = await adapter.SQLiteSearchEngine.new_instance()
-    async with AsyncSessionLocal() as session:
+    async with SearchEngine.get_by_name(settings.search_engine) as engine, AsyncSessionLocal() as session:
         async for dataset in Reindexer.reindex_datasets(session, engine):
             async for records in Reindexer.reindex_dataset_records(session, engine, dataset):
                 print(f"{dataset.name}: {len(records)} records", flush=True)
+
+
+async def _make_index_whole() -> None:
+    try:
+        gaps = await _find_gaps()
+        if gaps:
+            print(f"the index and the database differ in {', '.join(gaps)}; building the index again", flush=True)
+            await reindex()
+    finally:
+        await async_engine.dispose()  # its connections belong to this event loop; the web server has another
+
+
+def _timed_logs() -> dict[str, Any]:
+    from uvicorn.config import LOGGING_CONFIG
+
+    default = LOGGING_CONFIG["formatters"]["default"] | {"fmt": "%(asctime)s %(levelname)s %(message)s", "use_colors": False}
+    return LOGGING_CONFIG | {"formatters": LOGGING_CONFIG["formatters"] | {"default": default}}
+
+
+async def _find_gaps() -> list[str]:
+    from argilla_setup.engine.check import find_gaps, find_gaps_in
+
+    if settings.search_engine != adapter.NAME:
+        return []
+    if settings.database_is_sqlite:
+        return find_gaps(Path(settings.home_path) / "argilla.db", adapter.shared_index().path)
+    async with AsyncSessionLocal() as session:
+        return await find_gaps_in(session, adapter.shared_index().path)
 
 
 async def _create_owner() -> None:

@@ -33,14 +33,29 @@ def cache_folder() -> Path:
     return user_cache_path("seedcorn")
 
 
+def lock_digest() -> str:
+    """Digest of the shipped lock; an environment, a database and a running server each remember the one they were made with."""
+    return hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]
+
+
+def environment_folder() -> Path:
+    """Where the environment of this lock and this Python is, or will be."""
+    return cache_folder() / "argilla-server" / f"{lock_digest()}-py{sys.version_info[0]}{sys.version_info[1]}"
+
+
+def find_older_environments() -> list[Path]:
+    """Environments of earlier locks, which nothing removes by itself: another release of ours may still use one."""
+    current = environment_folder()
+    return sorted(ready.parent for ready in current.parent.glob("*/.ready") if ready.parent != current)
+
+
 def ensure_environment(say: Callable[[str], None]) -> Path:
     """The environment's Python; built on first use, which takes about 40 seconds and 620 MB.
 
     The folder carries the lock's digest and the Python version, so a new lock builds anew and an old one is left alone.
     """
     _check_python()
-    digest = hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]
-    folder = cache_folder() / "argilla-server" / f"{digest}-py{sys.version_info[0]}{sys.version_info[1]}"
+    folder = environment_folder()
     ready = folder / ".ready"
     if not ready.exists():
         with _only_one(folder.with_suffix(".lock")):

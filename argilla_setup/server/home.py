@@ -9,7 +9,6 @@ import secrets
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from argilla_setup.errors import UserError
 
@@ -38,7 +37,7 @@ class Home:
 
     @property
     def settings_file(self) -> Path:
-        """The port, kept so that bookmarks go on working."""
+        """The port, kept so that bookmarks go on working, and the stores by address."""
         return self.folder / "server.json"
 
     @property
@@ -103,11 +102,6 @@ def load_secrets(home: Home) -> Secrets:
         raise UserError(f"{home.folder}", "holds no Argilla server yet", f"argilla-setup up --home {home.folder}") from None
     except (TypeError, ValueError) as error:
         raise UserError(f"{home.secrets_file}", "is damaged", "restore it from a backup; without it nobody can log in as owner") from error
-
-
-def load_settings(home: Home) -> dict[str, Any]:
-    """What was chosen at an earlier start: the port."""
-    return dict(json.loads(home.settings_file.read_text())) if home.settings_file.exists() else {}
 
 
 def write_private(path: Path, text: str) -> None:

@@ -12,14 +12,16 @@ from typing import Any
 
 import psutil
 
+from argilla_setup.server.environment import lock_digest
 from argilla_setup.server.home import Home, write_private
 
 MARK = "SEEDCORN_ARGILLA_HOME"
 
 
-def write_processes(home: Home, *, port: int, children: dict[str, int]) -> None:
-    """Note the supervisor (this process) and its children."""
+def write_processes(home: Home, *, port: int, children: dict[str, int], falls: dict[str, int] | None = None) -> None:
+    """Note the supervisor (this process), its children and how often each has fallen, and the lock they run from."""
     body = {"supervisor": os.getpid(), "started": psutil.Process().create_time(), "port": port, "children": children}
+    body |= {"falls": falls or {}, "lock": lock_digest()}
     write_private(home.processes_file, json.dumps(body, indent=2) + "\n")
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import IO
 
 from argilla_setup.errors import UserError
+from argilla_setup.server.choices import Choices
 from argilla_setup.server.home import Home, Secrets
 from argilla_setup.server.processes import MARK, write_processes
 
@@ -45,6 +48,7 @@ class Supervisor:
     environment: Mapping[str, str]
     children: list[Child] = field(default_factory=list)
     stopping: bool = False
+    say: Callable[[str], None] = print
 
     def start(self) -> None:
         """Start each child that is not running and may be."""
@@ -57,7 +61,8 @@ class Supervisor:
                 child.process, child.started, changed = self._spawn(child), now, True
         if changed:
             running = {child.name: child.process.pid for child in self.children if child.process is not None}
-            write_processes(self.home, port=self.port, children=running)
+            falls = {child.name: child.falls for child in self.children if child.falls}
+            write_processes(self.home, port=self.port, children=running, falls=falls)
 
     def run(self) -> None:
         """Keep the children up until SIGTERM or SIGINT."""
@@ -90,7 +95,7 @@ class Supervisor:
         assert child.process is not None
         child.falls = 1 if now - child.started > STEADY else child.falls + 1
         wait = min(0.5 * 2 ** (child.falls - 1), LONGEST_WAIT)
-        print(f"{child.name} ended with {child.process.returncode}; starting it again in {wait:g} s", flush=True)
+        self.say(f"{datetime.now():%Y-%m-%d %H:%M:%S} {child.name} ended with {child.process.returncode}; starting it again in {wait:g} s")
         child.process, child.not_before = None, now + wait
 
     def _spawn(self, child: Child) -> subprocess.Popen[bytes]:
@@ -106,7 +111,7 @@ class Supervisor:
             )
 
 
-def make_children(home: Home, *, python: Path, port: int, environment: Mapping[str, str], valkey: Path | None) -> list[Child]:
+def make_children(home: Home, *, python: Path, choices: Choices, valkey: Path | None) -> list[Child]:
     """Valkey (unless an external Redis is named), the web server, the worker."""
     children = []
     if valkey is not None:
@@ -114,32 +119,38 @@ def make_children(home: Home, *, python: Path, port: int, environment: Mapping[s
         _make_socket_folder(home.socket.parent)
         options = ["--port", "0", "--unixsocket", str(home.socket), "--unixsocketperm", "600", "--dir", str(home.folder / "valkey")]
         children.append(Child("valkey", [str(valkey), *options, "--save", "60", "1", "--daemonize", "no", "--set-proc-title", "no"]))
-    children.append(Child("web", [str(python), str(ENGINE), "serve", "127.0.0.1", str(port)]))
+    children.append(Child("web", [str(python), str(ENGINE), "serve", choices.host, str(choices.port)]))
     children.append(Child("worker", [str(python), str(ENGINE), "worker"]))
     return children
 
 
-def server_environment(home: Home, secrets: Secrets, *, port: int) -> dict[str, str]:
+def server_environment(home: Home, secrets: Secrets, choices: Choices) -> dict[str, str]:
     """What the server is told. Secrets travel here and never in a command line, which every user of the machine can read.
 
     Little is passed on: a teacher's key in the user's environment is none of Argilla's business.
     """
     kept = {name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith("LC_")}
-    return kept | {
-        MARK: str(home.folder),
-        "ARGILLA_HOME_PATH": str(home.folder),
-        "ARGILLA_SEARCH_ENGINE": "sqlite",
-        "ARGILLA_REDIS_URL": os.environ.get("ARGILLA_REDIS_URL") or f"unix://{home.socket}?db=0",
-        "ARGILLA_AUTH_SECRET_KEY": secrets.auth_secret,
-        "ARGILLA_CORS_ORIGINS": f'["http://127.0.0.1:{port}", "http://localhost:{port}"]',
-        "ARGILLA_DATABASE_SQLITE_TIMEOUT": "30",
-        "ARGILLA_ENABLE_SHARE_YOUR_PROGRESS": "false",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONNOUSERSITE": "1",
-        # Tracebacks of its command line would print local variables, secrets among them.
-        "_TYPER_STANDARD_TRACEBACK": "1",
-    }
+    stores = {"ARGILLA_DATABASE_URL": choices.database_url, "ARGILLA_ELASTICSEARCH": choices.elasticsearch_url}
+    origins = [f"http://127.0.0.1:{choices.port}", f"http://localhost:{choices.port}", *choices.origins]
+    return (
+        kept
+        | {name: url for name, url in stores.items() if url}
+        | {
+            MARK: str(home.folder),
+            "ARGILLA_HOME_PATH": str(home.folder),
+            "ARGILLA_SEARCH_ENGINE": "elasticsearch" if choices.elasticsearch_url else "sqlite",
+            "ARGILLA_REDIS_URL": choices.redis_url or f"unix://{home.socket}?db=0",
+            "ARGILLA_AUTH_SECRET_KEY": secrets.auth_secret,
+            "ARGILLA_CORS_ORIGINS": json.dumps(origins),
+            "ARGILLA_DATABASE_SQLITE_TIMEOUT": "30",
+            "ARGILLA_ENABLE_SHARE_YOUR_PROGRESS": "false",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONNOUSERSITE": "1",
+            # Tracebacks of its command line would print local variables, secrets among them.
+            "_TYPER_STANDARD_TRACEBACK": "1",
+        }
+    )
 
 
 def _make_socket_folder(folder: Path) -> None:

@@ -1,0 +1,116 @@
+"""Commands for accounts and secrets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from argilla_setup.cli.app import HomeOption, JsonOption, app, show
+from argilla_setup.errors import UserError
+
+users_app = typer.Typer(help="Who may log in.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(users_app, name="users")
+
+
+@users_app.command("add")
+def add_user(
+    name: str,
+    workspace: Annotated[str, typer.Option(help="Workspace to join; made if need be.")],
+    role: Annotated[str, typer.Option(help="annotator, admin or owner.")] = "annotator",
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make an account with a generated password, or add an existing one to a workspace.
+
+    Example: argilla-setup users add ada --workspace review
+    """
+    from argilla_setup.server.home import load_secrets, open_home
+    from argilla_setup.users import ensure_account
+
+    place = open_home(home)
+    account = ensure_account(
+        _url(place), load_secrets(place).owner_api_key, name=name, workspace=workspace, role=role, folder=place.users_folder
+    )
+    file = place.users_folder / f"{name}.json"
+    known = "Password and key" if account.password else "Key (Argilla does not tell the password; users rotate-key makes a new one)"
+    body = {"username": account.username, "role": account.role, "workspaces": list(account.workspaces), "credentials": str(file)}
+    show(body, f"{name} ({account.role}) in {', '.join(account.workspaces)}\n{known}: {file}", as_json=as_json)
+
+
+@users_app.command("list")
+def list_users(home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """List accounts with role and workspaces.
+
+    Example: argilla-setup users list
+    """
+    from argilla_setup.server.home import load_secrets, open_home
+    from argilla_setup.users import list_accounts
+
+    place = open_home(home)
+    found = list_accounts(_url(place), load_secrets(place).owner_api_key)
+    show(found, "\n".join(f"{u['username']:<20} {u['role']:<10} {', '.join(u['workspaces'])}" for u in found), as_json=as_json)
+
+
+@users_app.command("rotate-key")
+def rotate_key(name: str, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Give an account a new password and key; the old ones are refused at once. A page that is open stays open for at most a day.
+
+    Example: argilla-setup users rotate-key ada
+    """
+    from argilla_setup.server.home import open_home
+    from argilla_setup.users import renew_credentials
+
+    file = renew_credentials(open_home(home), name)
+    show({"username": name, "credentials": str(file)}, f"{name}: new password and key in {file}", as_json=as_json)
+
+
+@users_app.command("remove")
+def remove_user(name: str, home: HomeOption = None, as_json: JsonOption = False) -> None:
+    """Lock an account out: no workspace, no password, no key. What the person answered stays, under their name.
+
+    Example: argilla-setup users remove ada
+    """
+    from argilla_setup.server.home import open_home
+    from argilla_setup.users import lock_out
+
+    lock_out(open_home(home), name)
+    show({"username": name, "removed": True}, f"{name} is locked out; the answers stay", as_json=as_json)
+
+
+@app.command()
+def secrets(
+    home: HomeOption = None,
+    show_them: Annotated[bool, typer.Option("--show", help="Print the secrets themselves.")] = False,
+    compose: Annotated[Path | None, typer.Option(help="Write new secrets for docker-compose.yml into this folder.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show where the owner's password and key are kept.
+
+    Example: argilla-setup secrets --show
+    """
+    from argilla_setup.server.compose import write_compose_secrets
+    from argilla_setup.server.home import load_secrets, open_home
+
+    if compose is not None:
+        files = write_compose_secrets(compose)
+        show({"files": [str(f) for f in files]}, "\n".join(f"{f}" for f in files), as_json=as_json)
+        return
+    place = open_home(home)
+    found = load_secrets(place)
+    body: dict[str, Any] = {"secrets_file": str(place.secrets_file), "users_folder": str(place.users_folder)}
+    text = f"{place.secrets_file}\nUsers' credentials: {place.users_folder}"
+    if show_them:
+        shown = {"owner": found.owner_username, "password": found.owner_password, "api_key": found.owner_api_key}
+        body, text = body | shown, "\n".join([text, *(f"{name}: {value}" for name, value in shown.items())])
+    show(body, text, as_json=as_json)
+
+
+def _url(place: Any) -> str:
+    from argilla_setup.server.status import describe_server
+
+    found = describe_server(place)
+    if not found.up:
+        raise UserError(f"{place.folder}", "its server is not up", f"argilla-setup up --detach --home {place.folder}")
+    return found.url

@@ -1,0 +1,70 @@
+"""What a server is doing and what it holds."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+
+from argilla_setup.server.choices import LOOPBACK, Choices, hide_password, load_choices
+from argilla_setup.server.home import Home
+from argilla_setup.server.processes import read_processes
+
+COUNTED = ("workspaces", "users", "datasets", "records", "responses")
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a server is doing."""
+
+    url: str
+    up: bool
+    healthy: bool
+    home: str
+    pid: int | None
+    processes: dict[str, int]
+    counts: dict[str, int]
+    stores: dict[str, str]
+    """The stores by address, passwords hidden; empty when all are the server's own."""
+
+
+def describe_server(home: Home) -> Status:
+    """Whether it is up, where, and how much it holds."""
+    body, choices = read_processes(home), load_choices(home)
+    port = int(body["port"]) if body else choices.port
+    healthy = body is not None and is_healthy(port)
+    processes = {"supervisor": body["supervisor"], **body["children"]} if body else {}
+    counts = {} if choices.database_url else count_contents(home)
+    pid = body["supervisor"] if body else None
+    return Status(server_url(port), body is not None, healthy, str(home.folder), pid, processes, counts, describe_stores(choices))
+
+
+def describe_stores(choices: Choices) -> dict[str, str]:
+    """The stores that are not the server's own, as they may be shown."""
+    named = {"database": choices.database_url, "redis": choices.redis_url, "elasticsearch": choices.elasticsearch_url}
+    return {name: hide_password(url) for name, url in named.items() if url}
+
+
+def is_healthy(port: int) -> bool:
+    """Does the API answer, database and search engine behind it included?"""
+    try:
+        with urllib.request.urlopen(f"{server_url(port)}/api/v1/status", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (OSError, urllib.error.URLError, ValueError):
+        return False
+
+
+def count_contents(home: Home) -> dict[str, int]:
+    """Rows in the server's own database, read without the server."""
+    if not home.database.exists():
+        return {}
+    with contextlib.closing(sqlite3.connect(f"{home.database.as_uri()}?mode=ro", uri=True)) as db:
+        held = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        return {table: db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in COUNTED if table in held}
+
+
+def server_url(port: int) -> str:
+    """Where the server on this machine is reached."""
+    return f"http://{LOOPBACK}:{port}"
