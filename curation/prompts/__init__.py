@@ -9,7 +9,16 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any, Literal
 
-Name = Literal["teacher_instruction", "teacher_preference", "judge", "judge_pair"]
+Name = Literal[
+    "teacher_instruction",
+    "teacher_preference",
+    "teacher_conversation",
+    "teacher_evolve",
+    "teacher_answer",
+    "teacher_naive",
+    "judge",
+    "judge_pair",
+]
 
 
 def fill(name: Name, **values: Any) -> tuple[str, str]:

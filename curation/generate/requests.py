@@ -1,0 +1,161 @@
+"""Requests to the teacher. What all of a kind share stands first and what changes last, so that the beginning can be cached."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from curation.generate.asks import Ask, slot_of
+from curation.plan import Cell, normalized
+from curation.project import ModelSpec, Project, settings_digest
+from curation.prompts import Name, fill, prompt_digest
+from curation.records import Kind
+from curation.requests import Request
+
+PROMPTS: dict[Kind, Name] = {"instruction": "teacher_instruction", "preference": "teacher_preference"}
+FIELDS: dict[str, tuple[str, ...]] = {"examples": ("instruction", "input", "output"), "pairs": ("input", "better", "worse")}
+"""Name of the list in an answer to the texts of each item."""
+WAYS = (
+    "one more condition that the answer has to meet",
+    "a question that goes deeper into the same matter",
+    "something general made particular",
+    "several steps of reasoning where one was enough",
+    "harder material: longer, messier, or with something beside the point in it",
+)
+"""How an example can be made harder: the in-depth operations of Evol-Instruct (Xu et al. 2023, arXiv:2304.12244)."""
+_TEXT, _NUMBER = {"type": "string"}, {"type": "number"}
+
+
+def requests_for(
+    cells: Iterable[Cell], *, project: Project, seeds: Sequence[Mapping[str, str]], protected_texts: Collection[str] = ()
+) -> Iterator[Request]:
+    """One request per cell. Seed examples that are protected texts are not shown."""
+    known = {cell.id: cell for cell in cells}
+    asks = [Ask(slot=slot_of([cell])) for cell in known.values()]
+    yield from ask_requests(asks, known, project=project, seeds=seeds, protected_texts=protected_texts)
+
+
+def ask_requests(
+    asks: Iterable[Ask],
+    cells: Mapping[str, Cell],
+    *,
+    project: Project,
+    seeds: Sequence[Mapping[str, str]],
+    protected_texts: Collection[str] = (),
+) -> Iterator[Request]:
+    """One request per ask. The same project, plan and ask make the same request, whatever has been written meanwhile."""
+    protected = {normalized(text) for text in protected_texts}
+    usable = [dict(seed) for seed in seeds if protected.isdisjoint(normalized(v) for v in seed.values() if isinstance(v, str))]
+    for ask in asks:
+        about = [cells[cell] for cell in ask.cells]
+        yield Request(stage="generate", slot=ask.slot, attempt=ask.attempt, role="teacher", body=_body(ask, about, project, usable))
+
+
+def generation_digest(project: Project, kind: Kind) -> str:
+    """Digest of what shapes the teacher's answers of a kind, beside the plan."""
+    return settings_digest(prompt_digest(PROMPTS[kind]), project.brief, project.intended_use, project.records, project.models.teacher.model)
+
+
+def message_body(model: ModelSpec, system: str, user: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """Body of a Messages request whose answer is JSON of a schema. No temperature: current models refuse it."""
+    return {
+        "model": model.model,
+        "max_tokens": model.max_tokens,
+        "system": [{"type": "text", "text": system}],
+        "messages": [{"role": "user", "content": user}],
+        "output_config": {"format": {"type": "json_schema", "schema": schema}},
+    }
+
+
+def object_schema(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """A closed JSON Schema object that requires all its properties, in their order."""
+    return {"type": "object", "properties": dict(properties), "required": list(properties), "additionalProperties": False}
+
+
+def list_schema(name: str, item: Mapping[str, Any]) -> dict[str, Any]:
+    """An object that holds one list."""
+    return object_schema({name: {"type": "array", "items": object_schema(item)}})
+
+
+def writer_of(ask: Ask, project: Project) -> ModelSpec:
+    """The model that is asked."""
+    return (project.models.teacher, *project.models.writers)[ask.writer]
+
+
+def _body(ask: Ask, cells: Sequence[Cell], project: Project, seeds: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    cell = cells[0]
+    shared = {
+        "brief": project.brief.strip(),
+        "intended_use": project.intended_use.strip(),
+        "system": project.records.system,
+        "output_format": project.records.output_format.strip(),
+    }
+    if ask.asked is not None:
+        system, user = fill("teacher_answer", **shared, asked=ask.asked, approach=ask.approach)
+        return message_body(writer_of(ask, project), system, user, object_schema({"answer": _TEXT}))
+    about = {
+        **shared,
+        "grounded": cell.row is not None,
+        "has_passage": cell.passage is not None,
+        "examples": _choose_seeds(cell, project, seeds),
+        "taken": ask.taken,
+        **_entry(cell),
+    }
+    if ask.parent is not None:
+        parent = {"how": cell.evolve, "prompt": ask.parent.prompt, "answer": ask.parent.answer}
+        way = WAYS[(cell.ordinal + ask.attempt) % len(WAYS)] if cell.evolve == "deeper" else "a rarer matter of the same field"
+        system, user = fill("teacher_evolve", **about, parent=parent, way=f"{cell.evolve}: {way}")
+        return message_body(project.models.teacher, system, user, list_schema("examples", dict.fromkeys(FIELDS["examples"], _TEXT)))
+    if cell.turns > 1:
+        system, user = fill("teacher_conversation", **about, turns=cell.turns)
+        turns = {"type": "array", "items": object_schema({"user": _TEXT, "assistant": _TEXT})}
+        return _longer(message_body(project.models.teacher, system, user, list_schema("conversations", {"turns": turns})), cell.turns)
+    return _written_body(cells, about, project)
+
+
+def _written_body(cells: Sequence[Cell], about: dict[str, Any], project: Project) -> dict[str, Any]:
+    """The usual request: one example, several at once, or several candidates for one."""
+    prompt, name = PROMPTS[cells[0].kind], "examples" if cells[0].kind == "instruction" else "pairs"
+    if project.plan.candidates:  # a pair then begins as one example whose answer is the first candidate
+        prompt, name = "teacher_instruction", "examples"
+    count, candidates = len(cells), project.plan.sampling.candidates
+    system, user = fill(prompt, **about, count=count, candidates=candidates, entries=[_entry_shown(cell) for cell in cells])
+    item: dict[str, Any] = dict.fromkeys(FIELDS[name], _TEXT)
+    if count > 1:
+        item = {"number": {"type": "integer"}, **item}
+    elif candidates > 1:
+        item = {"probability": _NUMBER, **item}
+    return _longer(message_body(project.models.teacher, system, user, list_schema(name, item)), max(count, candidates))
+
+
+def _longer(body: dict[str, Any], times: int) -> dict[str, Any]:
+    """`max_tokens` in project.yaml is for one example; several need room for several."""
+    return {**body, "max_tokens": body["max_tokens"] * times}
+
+
+def _entry(cell: Cell) -> dict[str, Any]:
+    return {
+        "row": cell.row,
+        "siblings": cell.siblings,
+        "passage": cell.passage["text"] if cell.passage else None,
+        "attributes": cell.attributes,
+        "described": cell.described,
+        "ordinal": cell.ordinal + 1,
+        "visit": cell.visit,
+    }
+
+
+def _entry_shown(cell: Cell) -> dict[str, Any]:
+    """A cell as one of several entries: what it has, under its number."""
+    entry = {name: value for name, value in _entry(cell).items() if value and name not in ("ordinal", "visit")}
+    return {"number": cell.ordinal + 1, **entry, **({"written_about_before": cell.visit} if cell.visit else {})}
+
+
+def _choose_seeds(cell: Cell, project: Project, seeds: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """A few seed examples, others for each cell and the same again for the same cell."""
+
+    def turn(seed: Mapping[str, str]) -> bytes:
+        return hashlib.sha256(f"{project.plan.seed}:{cell.id}:{sorted(seed.items())}".encode()).digest()
+
+    return [dict(seed) for seed in sorted(seeds, key=turn)[: project.plan.examples_shown]]
