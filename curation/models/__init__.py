@@ -2,11 +2,13 @@
 
 from curation.models.ask import ask
 from curation.models.batches import ask_batch
-from curation.models.check import ModelInfo, check_model, same_family
-from curation.models.client import ChatModel, NoReply, Reply
+from curation.models.check import ModelInfo, NotReached, check_model, same_family
+from curation.models.client import ChatModel, NoReply, Reply, key_name
+from curation.models.counting import count_tokens
 from curation.models.opening import has_key, open_model
-from curation.models.prices import Estimate, estimate_cost, family, find_rates
+from curation.models.prices import Estimate, estimate_cost, family, find_rates, usd_of
 from curation.models.sending import Patience
+from curation.models.terms import check_terms, find_terms
 from curation.models.told import AskProgress, AskSummary
 
 __all__ = [
@@ -16,15 +18,21 @@ __all__ = [
     "Estimate",
     "ModelInfo",
     "NoReply",
+    "NotReached",
     "Patience",
     "Reply",
     "ask",
     "ask_batch",
     "check_model",
+    "check_terms",
+    "count_tokens",
     "estimate_cost",
     "family",
     "find_rates",
+    "find_terms",
     "has_key",
+    "key_name",
     "open_model",
     "same_family",
+    "usd_of",
 ]

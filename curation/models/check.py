@@ -22,6 +22,10 @@ _TRIES = 3
 _ANSWER_S = 20.0
 
 
+class NotReached(ModelUnavailable):
+    """The provider could not be asked; of the model nothing is known."""
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """What the provider says of a model."""
@@ -51,7 +55,8 @@ def check_model(spec: ModelSpec, *, environ: Mapping[str, str], base_url: str | 
 
     Raises:
         ProjectError: it has no price.
-        ModelUnavailable: no key, refused, unreachable, unknown, retired, or `max_tokens` above what it can write.
+        NotReached: the network or the provider is away.
+        ModelUnavailable: no key, refused, unknown, retired, no batches, or `max_tokens` above what it can write.
     """
     find_rates(spec)
     model = open_model(spec, environ=environ, base_url=base_url, folder=folder, timeout_s=_ANSWER_S)
@@ -65,11 +70,14 @@ def check_model(spec: ModelSpec, *, environ: Mapping[str, str], base_url: str | 
 
 
 def same_family(models: Models) -> str | None:
-    """A warning where the judge would score its own family's writing, which it is known to favour."""
-    teacher, judge = family(models.teacher.model), family(models.judge.model)
-    if teacher != judge:
+    """A warning where a judge would score its own family's writing, which it is known to favour."""
+    written = {family(spec.model) for spec in (models.teacher, *models.writers)}
+    both = sorted(written & {family(spec.model) for spec in (models.judge, *models.panel)})
+    if not both:
         return None
-    return f"teacher and judge are both of the {judge} family; judges favour their own family's writing, so read the scores with care"
+    pair = not models.writers and not models.panel
+    who = f"teacher and judge are both of the {both[0]} family" if pair else f"teachers and judges share the {' and '.join(both)} family"
+    return f"{who}; judges favour their own family's writing, so read the scores with care"
 
 
 async def _fetch_all(
@@ -93,7 +101,8 @@ async def _fetch(model: ChatModel, path: str, *, spec: ModelSpec) -> Reply:
             reply = await model.request("GET", path)
         except NoReply as error:
             if left == 0 or error.reason == "unreachable":
-                raise replies.describe_unreachable(error, spec=spec, address=model.address) from error
+                told = replies.describe_unreachable(error, spec=spec, address=model.address)
+                raise NotReached(told.what, told.fact, told.next_step) from error
         else:
             if left == 0 or not replies.is_retried(reply.status):
                 return reply
@@ -139,7 +148,7 @@ def _raise_for(reply: Reply, *, spec: ModelSpec, address: str) -> None:
     if (error := replies.ends_the_run(reply, spec=spec, address=address)) is not None:
         raise error
     said = " ".join(replies.describe_failure(reply))
-    raise ModelUnavailable(f"model {spec.model}", f"cannot be looked at at {address} ({said})", "run the same command again later")
+    raise NotReached(f"model {spec.model}", f"cannot be looked at at {address} ({said})", "run the same command again later")
 
 
 def _read_info(reply: Reply, known: Sequence[str], *, spec: ModelSpec, address: str) -> ModelInfo:

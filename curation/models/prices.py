@@ -121,6 +121,12 @@ def estimate_cost(requests: Iterable[Request], spec: ModelSpec, *, in_batch: boo
     return Estimate(spec.model, calls, prompt, output, nano / NANO, rates.date, in_batch)
 
 
+def usd_of(prompt_tokens: int, output_tokens: int, spec: ModelSpec, *, in_batch: bool = False) -> float:
+    """What so many tokens cost, nothing cached."""
+    rates = find_rates(spec)
+    return _nano(prompt_tokens * rates.input + output_tokens * rates.output, rates.batch if in_batch else 1) / NANO
+
+
 def family(model: str) -> str:
     """Who a model descends from ("claude", "gpt", "llama"): a judge favours the writing of its own family."""
     name = model.lower().rpartition("/")[2]

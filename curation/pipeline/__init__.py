@@ -3,8 +3,9 @@
     plan ─ import ─ generate ─ score ─ dedup ─ screen ─ push ─▶ people ─▶ pull ─ decide ─ snapshot ─ sign
 
 Each verb of the command line is one function here, named in the file its stage stands in: writing.py (plan, generate),
-judging.py (score), importing.py (import), duplicates.py (dedup), screening.py (screen), reviewing.py (push, pull),
-deciding.py (decide), shipping.py (snapshot, sign, verify, export), telling.py (status, trace, report, keep, drop, erase).
+estimating.py (generate --dry-run), judging.py (score), importing.py (import), duplicates.py (dedup), screening.py (screen),
+reviewing.py (push, pull), deciding.py (decide), shipping.py (snapshot, sign, verify, export), telling.py (status, trace, report, keep,
+drop, erase).
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from curation.pipeline.asking import Progress
 from curation.pipeline.bench import Summary, open_bench
 from curation.pipeline.deciding import decide
 from curation.pipeline.duplicates import dedup
+from curation.pipeline.estimating import estimate
 from curation.pipeline.importing import import_rows
 from curation.pipeline.judging import score
 from curation.pipeline.reviewing import pull, push
 from curation.pipeline.screening import screen
 from curation.pipeline.shipping import export, sign, snapshot, verify
 from curation.pipeline.telling import erase, override, report, status, trace
-from curation.pipeline.writing import estimate, generate, plan
+from curation.pipeline.writing import generate, plan
 
 __all__ = [
     "Progress",

@@ -21,6 +21,8 @@ def ask(bench: Bench, requests: Iterable[Request], spec: ModelSpec, *, progress:
     todo = list(requests)
     if not todo:
         return
+    if todo[0].role == "teacher":
+        models.check_terms([spec], bench.project.intended_kind)
     simulated = is_simulated(spec)
     base_url = spec.base_url or (standin_address.read_address(bench.folder) if simulated else None)
 

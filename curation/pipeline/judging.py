@@ -21,7 +21,7 @@ from curation.requests import Failure, Request
 from curation.store import CallLedger, facts, records, runs
 from curation.store.records import Row
 
-__all__ = ["read_judged", "score", "totals_by_seq"]
+__all__ = ["judge_requests", "read_judged", "score", "totals_by_seq"]
 
 SAMPLED = 100
 """Requests looked at to estimate what all of them cost."""
@@ -36,7 +36,7 @@ def score(folder: Path, *, progress: Progress | None = None) -> Summary:
             judges = scoring.judges_of(bench.project) if panel.used else (bench.project.models.judge,)
             try:
                 for judge in judges:  # one judge after the other: when the budget ends, every row has at least one opinion
-                    requests = list(_judge_requests(bench, judge))
+                    requests = list(judge_requests(bench, judge))
                     run.rows_in += len(requests)
                     ask(bench, requests, judge, progress=progress)
             except BudgetReached as error:
@@ -113,7 +113,7 @@ def _rows_to_judge(bench: Bench) -> tuple[list[Row], list[Row]]:
     return list({row.seq: row for row in singles}.values()), records.list_rows(bench.db, "preference")
 
 
-def _judge_requests(bench: Bench, judge: ModelSpec) -> Iterator[Request]:
+def judge_requests(bench: Bench, judge: ModelSpec) -> Iterator[Request]:
     """What a judge has not said yet and has not failed at."""
     singles, pairs = _rows_to_judge(bench)
     scored = facts.scores_by_seq(bench.db, scoring.rubric_digest(bench.project, judge))

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from curation import generate as generation
-from curation import models
 from curation.errors import BudgetReached, ProjectError
 from curation.pipeline.asking import Progress, ask, count_failed, is_simulated
 from curation.pipeline.bench import Bench, Summary, load_cells, load_protected, load_seeds, open_bench
+from curation.pipeline.checking import check_before
 from curation.pipeline.sources import lay_out
 from curation.plan import Cell, coverage
 from curation.project import settings_digest
@@ -22,6 +22,7 @@ from curation.store.records import Origin
 def plan(folder: Path) -> Summary:
     """Lay out what to write, cell by cell. Raising a count in project.yaml only adds cells. Core: plan/."""
     with open_bench(folder) as bench:
+        known, notes = check_before(bench)
         digest = settings_digest(bench.project.plan)
         with runs.record_run(bench.db, "plan", digest) as run:
             made = [(c.id, c.kind, c.ordinal, c.model_dump_json().encode()) for c in lay_out(bench)]
@@ -33,9 +34,7 @@ def plan(folder: Path) -> Summary:
         by_kind = dict[str, int]((kind, sum(c.kind == kind for c in cells)) for kind in KINDS)
         moved = {name: n for name, n in (("changed", changed), ("gone", gone)) if n}
         counts = {"cells": len(cells), "new": added, **moved, **by_kind, "attributes": shares}
-        warning = models.same_family(bench.project.models)
-        notes = [f"Note: {warning}."] if warning else []
-        return Summary("plan", len(cells), len(cells), counts, notes)
+        return Summary("plan", len(cells), len(cells), {**counts, "models": known}, notes)
 
 
 def generate(folder: Path, *, progress: Progress | None = None, retry_failed: bool = False) -> Summary:
@@ -64,17 +63,6 @@ def generate(folder: Path, *, progress: Progress | None = None, retry_failed: bo
             run.rows_out = new
             run.detail = {"asked": len(missing), "records": new}
             return _tell_generated(bench, cells, run.rows_in, new, stopped)
-
-
-def estimate(folder: Path) -> Summary:
-    """What writing and scoring what is still missing would cost, as an upper bound; nothing is sent."""
-    with open_bench(folder) as bench:
-        cells, made = load_cells(bench), records.cells_made(bench.db)
-        missing = [c for c in cells if c.id not in made]
-        requests = list(generation.requests_for(missing, project=bench.project, seeds=load_seeds(folder)))
-        bound = models.estimate_cost(requests, bench.project.models.teacher)
-        counts = {"calls": len(requests), **{k: v for k, v in vars(bound).items()}, "budget_usd": bench.project.budget.usd}
-        return Summary("generate --dry-run", len(cells), len(requests), counts, ["Nothing was sent."])
 
 
 def read_generated(bench: Bench, cells: Sequence[Cell], run: int) -> int:
