@@ -7,13 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 
-from curation.dedup.sketch import band_keys, bands_for, jaccard, shingle_hashes, sketches
-from curation.dedup.text import normalize
-
-SHINGLE = 5
-"""Code points in a shingle."""
+from curation.dedup.clusters import find_clusters
 
 Assigned = tuple[str | None, str]
 """(split or None when the row's twins stand on two sides, cluster)."""
@@ -38,7 +33,7 @@ def split_rows(
     Returns (split, cluster) for each row; None where the cluster is already on two sides, which only an outside change of
     the threshold can bring about.
     """
-    parents = _join_near(prompts, threshold)
+    parents: list[int] = find_clusters(list(prompts), threshold=threshold).tolist()
     for a, b in _grouped(groups or [None] * len(prompts)):
         _join(parents, a, b)
     roots = [_root(parents, n) for n in range(len(prompts))]
@@ -68,44 +63,6 @@ def pick_split(identity: str, shares: Mapping[str, float]) -> str:
         if point < reached:
             return split
     return next(reversed([split for split, share in shares.items() if share > 0]))
-
-
-def _join_near(prompts: Sequence[str], threshold: float) -> list[int]:
-    """A forest over the rows in which equal and near prompts hang together, through any number of others.
-
-    Dedup asks which row stands for another; here every pair counts, those among rows that dedup drops too.
-    """
-    texts = [normalize(prompt) for prompt in prompts]
-    first = {text: n for n, text in reversed(list(enumerate(texts)))}
-    parents = [first[text] for text in texts]
-    rows = [n for n, text in enumerate(texts) if first[text] == n and text]
-    if not rows:
-        return parents
-    shingles = lru_cache(maxsize=65_536)(lambda row: shingle_hashes(texts[row], SHINGLE))
-    for bucket in _buckets(rows, texts, threshold):
-        clusters: list[list[int]] = []
-        for row in bucket:
-            own, others = [row], list[list[int]]()
-            for cluster in clusters:
-                is_joined = _root(parents, cluster[0]) == _root(parents, row)
-                if is_joined or any(jaccard(shingles(row), shingles(other)) >= threshold for other in cluster):
-                    _join(parents, cluster[0], row)
-                    own += cluster
-                else:
-                    others.append(cluster)
-            clusters = [*others, own]
-    return parents
-
-
-def _buckets(rows: Sequence[int], texts: Sequence[str], threshold: float) -> list[list[int]]:
-    """Rows that share a band of their sketches: among them are the near pairs."""
-    bands, width = bands_for(threshold)
-    keys = band_keys(sketches([texts[row] for row in rows], shingle=SHINGLE, permutations=bands * width), bands, width)
-    found: dict[int, list[int]] = {}
-    for row, own in zip(rows, keys.tolist(), strict=True):
-        for key in own:
-            found.setdefault(key, []).append(row)
-    return [bucket for bucket in found.values() if len(bucket) > 1]
 
 
 def _root(parents: list[int], n: int) -> int:

@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 PACKAGES = ("argilla_setup", "curation", "training")
 NOUNS = {"errors", "records", "requests", "completions", "checks", "project", "standin_address", "yaml_file"}
 EFFECTS = {"store", "models", "review", "snapshot"}
-CORE = {"plan", "generate", "score", "dedup", "leakage", "embed", "validate", "decide", "split", "report", "formats", "prompts"}
+CORE = {"plan", "generate", "score", "hygiene", "dedup", "leakage", "embed", "validate", "decide", "split", "report", "formats", "prompts"}
 GATES = {"dedup", "leakage", "embed", "validate", "decide", "split"}
 DOORS = {"cli", "service", "screen_text", "__main__"}
 SHELL = {"pipeline", "simulated_review"}
@@ -165,11 +165,22 @@ def test_only_review_and_the_stand_in_speak_argilla() -> None:
 
 
 def test_heavy_packages_are_imported_inside_the_function_that_needs_them() -> None:
-    # The engine runs in the server's own environment, where nothing of ours waits for it.
-    files = [path for path in python_files(*PACKAGES) if "engine" not in path.parts]
+    # The engine runs in the server's own environment, where nothing of ours waits for it; numba compiles whole modules.
+    files = [path for path in python_files(*PACKAGES) if "engine" not in path.parts and not is_kernel(path)]
     found = [i for path in files for i in imports_of(path)]
     assert bad([i for i in found if i.at_top and i.name.split(".")[0] in HEAVY]) == []
     assert {i.name.split(".")[0] for i in found} >= {"torch", "argilla", "datasets", "transformers"}
+
+
+def is_kernel(path: Path) -> bool:
+    """Compiled loops: the only files that import numba at their top."""
+    return "kernels" in path.parts or path.stem == "kernels"
+
+
+def test_compiled_loops_are_imported_inside_functions() -> None:
+    found = [i for path in python_files(*PACKAGES) if not is_kernel(path) for i in imports_of(path)]
+    kernels = [i for i in found if "kernels" in i.name.split(".")]
+    assert kernels and bad([i for i in kernels if i.at_top]) == []
 
 
 @pytest.mark.parametrize("package", PACKAGES)

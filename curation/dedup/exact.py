@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 
-from curation.dedup.keep import copies, drop_table, equal_groups, keeping_order
-from curation.dedup.text import checked_length, normalize, strings
+from curation.dedup.keep import Decided, drop_table, first_of_equal, keeping_order, label_codes
+from curation.dedup.rows import Texts, keyed_rows
+from curation.dedup.text import checked_length
 
 CONFLICTS = pa.schema({"row": pa.int64(), "twin": pa.int64(), "label": pa.string(), "twin_label": pa.string()})
 
 
-def find_exact(
-    texts: Sequence[str] | pa.Array, *, labels: Sequence[str | None] | None = None, rank: Sequence[int] | None = None
-) -> pa.Table:
+def find_exact(texts: Texts, *, labels: Sequence[str | None] | pa.Array | None = None, rank: Sequence[int] | None = None) -> pa.Table:
     """Pair texts that are equal once case, width, spacing and invisible marks are folded.
 
     Args:
@@ -23,28 +23,25 @@ def find_exact(
 
     Returns one line per dropped row: row, kept, twin, similarity (1.0), cluster, measure ("exact").
     """
-    values = strings(texts)
-    checked_length(labels, len(values), "labels")
-    checked_length(rank, len(values), "rank")
-    keys = [(normalize(text), labels[row] if labels is not None else None) for row, text in enumerate(values)]
-    return drop_table(copies(equal_groups(keys, keeping_order(len(values), rank)), {}))
+    checked_length(labels, len(texts), "labels")
+    checked_length(rank, len(texts), "rank")
+    first = first_of_equal(keyed_rows(texts), label_codes(labels, len(texts)), keeping_order(len(texts), rank))
+    return drop_table(first, Decided(first, first, np.ones(len(first)), np.zeros(len(first), np.int8), first))
 
 
-def find_conflicts(texts: Sequence[str] | pa.Array, labels: Sequence[str | None]) -> pa.Table:
+def find_conflicts(texts: Texts, labels: Sequence[str | None]) -> pa.Table:
     """Find equal texts that carry different labels: at most one can be right, and a person should say which.
 
     The first row of each text is the one the others are held against; rows without a label are in no conflict.
 
     Returns one line per row that disagrees: row, twin, label, twin_label.
     """
-    values = strings(texts)
-    checked_length(labels, len(values), "labels")
-    first: dict[str, int] = {}
-    lines = []
-    for row, text in enumerate(values):
-        if labels[row] is None:
-            continue
-        twin = first.setdefault(normalize(text), row)
-        if labels[twin] != labels[row]:
-            lines.append({"row": row, "twin": twin, "label": labels[row], "twin_label": labels[twin]})
+    checked_length(labels, len(texts), "labels")
+    keyed, n = keyed_rows(texts), len(texts)
+    codes = label_codes(labels, n)
+    # Rows without a label come last, so that the first of each text has one where any has.
+    first = first_of_equal(keyed, np.full(n, -1, np.int64), np.argsort(codes < 0, kind="stable"))
+    rows = np.flatnonzero((codes >= 0) & (codes != codes[first])).tolist()
+    twins = first[rows].tolist() if rows else []
+    lines = [{"row": row, "twin": twin, "label": labels[row], "twin_label": labels[twin]} for row, twin in zip(rows, twins, strict=True)]
     return pa.Table.from_pylist(lines, schema=CONFLICTS)

@@ -7,11 +7,15 @@ rows that stay, not with the square of a cluster: a thousand equal rows cost a t
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
-from typing import NamedTuple
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+
+from curation.dedup.rows import Array, Keyed, spread
 
 DROPS = pa.schema(
     {
@@ -23,89 +27,111 @@ DROPS = pa.schema(
         "measure": pa.string(),
     }
 )
-ALARMS = pa.schema({"cluster": pa.int64(), "kept": pa.int64(), "size": pa.int64(), "share": pa.float64()})
+ALARMS = pa.schema(
+    {"cluster": pa.int64(), "kept": pa.int64(), "size": pa.int64(), "share": pa.float64(), "elsewhere": pa.int64(), "reason": pa.string()}
+)
+MEASURES = ("exact", "jaccard", "levenshtein", "cosine")
 
 
-class Drop(NamedTuple):
-    """A row, the kept row that stands for it, and how alike the two are by which measure."""
+@dataclass(frozen=True)
+class Decided:
+    """What stands for each of some rows: `kept` is the row itself where it stays; `root` one row of all that hang together."""
 
-    row: int
-    kept: int
-    similarity: float
-    measure: str
+    rows: Array
+    kept: Array
+    similarity: Array
+    measure: Array
+    """Place in MEASURES."""
+    root: Array
 
 
-def keeping_order(n: int, rank: Sequence[int] | None) -> list[int]:
+def keeping_order(n: int, rank: Sequence[int] | None) -> Array:
     """Rows from the one most worth keeping to the least; ties by position."""
-    return list(range(n)) if rank is None else sorted(range(n), key=lambda row: (rank[row], row))
+    return np.arange(n) if rank is None else np.argsort(np.asarray(rank), kind="stable")
 
 
-def equal_groups(keys: Sequence[Hashable], order: Sequence[int]) -> list[list[int]]:
-    """Rows with the same key together, each group and the groups among themselves in keeping order."""
-    groups: dict[Hashable, list[int]] = {}
-    for row in order:
-        groups.setdefault(keys[row], []).append(row)
-    return list(groups.values())
+def label_codes(labels: Sequence[str | None] | pa.Array | None, n: int) -> Array:
+    """A number for each label, -1 for none: rows whose numbers differ are never paired."""
+    if labels is None:
+        return np.full(n, -1, np.int64)
+    if isinstance(labels, pa.Array | pa.ChunkedArray):
+        whole: Any = labels.combine_chunks() if isinstance(labels, pa.ChunkedArray) else labels
+        return np.asarray(whole.dictionary_encode().indices.fill_null(-1)).astype(np.int64)
+    numbers: defaultdict[str | None, int] = defaultdict(lambda: len(numbers) - 1)
+    numbers[None] = -1
+    return np.fromiter((numbers[label] for label in labels), np.int64, n)
 
 
-def copies(groups: Iterable[Sequence[int]], decided: dict[int, Drop]) -> list[Drop]:
-    """Every drop: those decided among the first of each group, and the equal rows behind each first."""
-    drops = []
-    for first, *rest in groups:
-        verdict = decided.get(first)
-        if verdict:
-            drops.append(verdict)
-        drops += [verdict._replace(row=row) if verdict else Drop(row, first, 1.0, "exact") for row in rest]
-    return drops
+def salts_of(codes: Array) -> Array:
+    """The labels as 64-bit numbers that mix well into keys."""
+    return (codes.astype(np.uint64) + np.uint64(2)) * np.uint64(0xD6E8FEB86659FD93)
 
 
-def drop_table(drops: Iterable[Drop], links: Iterable[tuple[int, int]] = ()) -> pa.Table:
-    """The drops in row order, each with its cluster: the smallest row of all that hang together.
+def first_of_equal(keyed: Keyed, codes: Array, order: Array) -> Array:
+    """For each row the first, in keeping order, of those with its text and label; equal hashes are proven by the texts."""
+    from curation.dedup.kernels.sketch import equal_rows
+
+    n = len(order)
+    first = np.arange(n)
+    if n < 2:
+        return first
+    keys = (keyed.keys ^ salts_of(codes))[order]
+    bits = np.uint64(max(1, (n - 1).bit_length()))
+    packed = np.sort((keys >> bits << bits) | np.arange(n, dtype=np.uint64))
+    places = (packed & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
+    starts = np.flatnonzero(np.concatenate([[True], np.diff(packed >> bits) != 0]))
+    heads = np.repeat(places[starts], np.diff(np.append(starts, n)))
+    same = keys[heads] == keys[places]
+    for place in places[~same].tolist():  # keys alike in the bits that were sorted and no others: some of a million million
+        rivals = places[(packed >> bits) == (keys[place] >> bits)]
+        heads[places == place] = rivals[keys[rivals] == keys[place]][0]
+    pairs = np.stack([order[heads], order[places]], axis=1)[heads != places]
+    equal = np.ones(len(pairs), np.bool_)
+    spread(equal_rows, len(pairs), pairs, *keyed.rows.arguments, equal)
+    first[pairs[equal, 1]] = pairs[equal, 0]
+    return first
+
+
+def drop_table(first: Array, decided: Decided, **told: Any) -> pa.Table:
+    """The drops in row order: those decided among the first of each group of equal rows, and the equal rows behind each first.
 
     Args:
-        drops: one per dropped row.
-        links: further true pairs of a dropped and a kept row; they join clusters and drop nothing.
+        first: for each row the first of its group.
+        told: noted in the table's metadata.
     """
-    ordered = sorted(drops)
-    names = _clusters([*((d.row, d.kept) for d in ordered), *links])
-    return pa.table(
-        {
-            "row": [d.row for d in ordered],
-            "kept": [d.kept for d in ordered],
-            "twin": [d.kept for d in ordered],
-            "similarity": [d.similarity for d in ordered],
-            "cluster": [names[d.row] for d in ordered],
-            "measure": [d.measure for d in ordered],
-        },
-        schema=DROPS,
-    )
+    n = len(first)
+    kept, similarity, measure, root = np.arange(n), np.ones(n), np.zeros(n, np.int8), np.arange(n)
+    kept[decided.rows], similarity[decided.rows] = decided.kept, decided.similarity
+    measure[decided.rows], root[decided.rows] = decided.measure, decided.root
+    kept, similarity, measure, root = kept[first], similarity[first], measure[first], root[first]
+    rows = np.flatnonzero(kept != np.arange(n))
+    smallest = np.arange(n)
+    np.minimum.at(smallest, root, np.arange(n))
+    names = pa.DictionaryArray.from_arrays(pa.array(measure[rows]), pa.array(MEASURES)).cast(pa.string())
+    columns = [rows, kept[rows], kept[rows], similarity[rows], smallest[root[rows]], names]
+    table = pa.table([pa.array(column) for column in columns], schema=DROPS)
+    return table.replace_schema_metadata({key: str(value) for key, value in told.items()}) if told else table
 
 
-def cluster_alarms(table: pa.Table, n_rows: int, share: float = 0.05, *, least: int = 20) -> pa.Table:
-    """Clusters so large that a person should look before they are believed (a shared template, empty rows).
+def cluster_alarms(table: pa.Table, n_rows: int, share: float = 0.05, *, least: int = 20, disagree: float = 0.5) -> pa.Table:
+    """Clusters that a person should look at before they are believed: so large that a template or empty rows may be behind
+    them, or chains whose members mostly resemble something else than the row that stands for the cluster.
 
-    Returns one line per cluster of at least `least` rows and over `share` of all: cluster, kept (the row that stands
-    for most of it), size (dropped and kept rows together), share; largest first.
+    Returns one line per cluster of at least `least` rows and over `share` of all ("large"), or with more than `disagree` of its
+    dropped rows standing behind other kept rows ("chained"): cluster, kept (the row that stands for most of it), size (dropped
+    and kept rows together), share, elsewhere (rows that are no twins of that kept row), reason; largest first.
     """
-    kept: dict[int, Counter[int]] = {}
-    for cluster, row in zip(table["cluster"].to_pylist(), table["kept"].to_pylist(), strict=True):
-        kept.setdefault(cluster, Counter())[row] += 1
-    sizes = {cluster: rows.total() + len(rows) for cluster, rows in kept.items()}
-    large = sorted((c for c, size in sizes.items() if size >= least and size > share * n_rows), key=lambda c: (-sizes[c], c))
-    lines = [{"cluster": c, "kept": kept[c].most_common(1)[0][0], "size": sizes[c], "share": sizes[c] / n_rows} for c in large]
-    return pa.Table.from_pylist(lines, schema=ALARMS)
-
-
-def _clusters(pairs: Iterable[tuple[int, int]]) -> dict[int, int]:
-    parent: dict[int, int] = {}
-
-    def root(row: int) -> int:
-        while (up := parent.setdefault(row, row)) != row:
-            parent[row] = parent.get(up, up)
-            row = up
-        return row
-
-    for a, b in pairs:
-        low, high = sorted((root(a), root(b)))
-        parent[high] = low
-    return {row: root(row) for row in list(parent)}
+    clusters, kept = table["cluster"].to_numpy(), table["kept"].to_numpy()
+    pairs, counts = np.unique(np.stack([clusters, kept], axis=1), axis=0, return_counts=True) if len(kept) else (np.empty((0, 2)), [])
+    by_cluster: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+    for (cluster, row), count in zip(np.asarray(pairs, np.int64).tolist(), np.asarray(counts).tolist(), strict=True):
+        by_cluster[cluster].append((count, -row))
+    lines: list[dict[str, Any]] = []
+    for cluster, found in by_cluster.items():
+        (most, row), dropped = max(found), sum(count for count, _ in found)
+        size = dropped + len(found)
+        reason = "large" if size > share * n_rows else "chained" if dropped - most > disagree * dropped else None
+        if size >= least and reason:
+            where = {"cluster": cluster, "kept": -row, "size": size, "share": size / n_rows}
+            lines.append({**where, "elsewhere": dropped - most, "reason": reason})
+    return pa.Table.from_pylist(sorted(lines, key=lambda line: (-line["size"], line["cluster"])), schema=ALARMS)

@@ -2,35 +2,55 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Hashable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from curation.dedup.keep import Drop, copies, drop_table, equal_groups, keeping_order
-from curation.dedup.sketch import band_keys, bands_for, jaccard, shingle_hashes, sketches
-from curation.dedup.text import checked_length, normalize, strings
+from curation.dedup.bands import choose_bands
+from curation.dedup.buckets import band_keys_of, buckets_of, label_buckets
+from curation.dedup.keep import MEASURES, Decided, drop_table, first_of_equal, keeping_order, label_codes, salts_of
+from curation.dedup.rows import Array, Keyed, Texts, keyed_rows, read_rows, spread
+from curation.dedup.text import checked_length
 
-SHORT = 240
-"""Code points up to which a text is also compared by edits: one edit takes `shingle` shingles with it, which a long text
-bears and a short phrase does not."""
+LOOKS = 500
+"""Rivals that a row is held against in vain before it is kept: where a whole corpus lies just under the threshold, this and
+not the square of the rows bounds the time. How many rows gave up stands in the table's metadata."""
+
+
+@dataclass(frozen=True)
+class Firsts:
+    """The first of each group of equal rows, best first, with what LSH says of them. A place is an index into `which`."""
+
+    keyed: Keyed
+    first: Array
+    """For each row the first of its group."""
+    which: Array
+    """Row at each place."""
+    codes: Array
+    """Label at each place."""
+    bands: tuple[int, int]
+    keys: Array
+    """(bands, places) 32-bit band keys."""
+    counts: Array
+    """Shingles at each place, repeated ones counted."""
+    shingle: int
 
 
 def find_near(
-    texts: Sequence[str] | pa.Array,
+    texts: Texts,
     *,
     threshold: float = 0.7,
     shingle: int = 5,
     edits: float | None = 0.85,
-    labels: Sequence[str | None] | None = None,
+    labels: Sequence[str | None] | pa.Array | None = None,
     rank: Sequence[int] | None = None,
     bands: tuple[int, int] | None = None,
 ) -> pa.Table:
     """Pair texts whose character shingles overlap.
 
-    Candidates from MinHash are verified, so `similarity` is the true Jaccard; texts whose labels differ are never paired.
+    Candidates from sketches are verified, so `similarity` is the true Jaccard; texts whose labels differ are never paired.
 
     Args:
         threshold: Jaccard similarity from which a row is a twin.
@@ -41,113 +61,93 @@ def find_near(
             same ICD-10-CM code besides those that Jaccard pairs already.
         labels: the class of each row.
         rank: lower is kept; ties by position.
-        bands: (bands, rows) of the LSH, when the ones chosen for recall are not wanted.
+        bands: (bands, bins in each) of the LSH, when the ones chosen for recall are not wanted.
 
     Returns one line per dropped row: row, kept, twin, similarity, cluster, measure ("exact", "jaccard" or "levenshtein").
     """
-    values = [normalize(text) for text in strings(texts)]
-    checked_length(labels, len(values), "labels")
-    checked_length(rank, len(values), "rank")
-    kinds = list(labels) if labels is not None else [None] * len(values)
-    groups = equal_groups(list(zip(values, kinds, strict=True)), keeping_order(len(values), rank))
-    firsts = [group[0] for group in groups if values[group[0]]]
-    found = bands or bands_for(threshold)
-    indexes: list[_Overlap | _Edits] = [_Overlap(values, kinds, firsts, threshold=threshold, shingle=shingle, bands=found)]
-    if edits is not None and labels is not None:
-        indexes.append(_Edits(values, kinds, edits))
-    decided, links = _keep_best(firsts, indexes)
-    return drop_table(copies(groups, decided), links)
+    firsts = read_firsts(texts, threshold=threshold, shingle=shingle, labels=labels, rank=rank, bands=bands)
+    decided, tired = _decide(firsts, threshold, edits if labels is not None else None)
+    return drop_table(firsts.first, decided, bands=firsts.bands, gave_up=tired)
 
 
-def _keep_best(firsts: Sequence[int], indexes: Sequence[_Overlap | _Edits]) -> tuple[dict[int, Drop], list[tuple[int, int]]]:
-    """Walk the rows best first; each is kept, or points at the most similar row kept before it."""
-    decided: dict[int, Drop] = {}
-    links = []
-    for row in firsts:
-        twins, measure = next(((twins, index.measure) for index in indexes if (twins := index.twins(row))), ([], ""))
-        if not twins:
-            for index in indexes:
-                index.keep(row)
-            continue
-        similarity, kept = max(twins, key=lambda twin: twin[0])
-        decided[row] = Drop(row, kept, similarity, measure)
-        links += [(row, other) for _, other in twins]
-    return decided, links
+def find_near_against(
+    texts: Texts,
+    earlier: Texts,
+    *,
+    threshold: float = 0.7,
+    shingle: int = 5,
+    labels: Sequence[str | None] | None = None,
+    earlier_labels: Sequence[str | None] | None = None,
+) -> pa.Table:
+    """Find the rows that are near to one of `earlier`, all of which stay, whatever they resemble among themselves.
+
+    Returns one line per such row: row, twin (place in `earlier`, of the most similar), similarity, measure.
+    """
+    both = pa.chunked_array([*_chunks(earlier), *_chunks(texts)]) if not isinstance(texts, list) else [*_listed(earlier), *texts]
+    n = len(both) - len(texts)
+    kinds = None if labels is None else [*(earlier_labels or [None] * n), *labels]
+    firsts = read_firsts(both, threshold=threshold, shingle=shingle, labels=kinds)
+    decided, _ = _decide(firsts, threshold, None, fixed=int((firsts.which < n).sum()))
+    table = drop_table(firsts.first, decided)
+    rows, kept = table["row"].to_numpy(), table["kept"].to_numpy()
+    found = table.filter(pa.array((rows >= n) & (kept < n)))
+    columns = {"row": pa.array(found["row"].to_numpy() - n), "twin": found["twin"]}
+    return pa.table({**columns, "similarity": found["similarity"], "measure": found["measure"]})
 
 
-class _Overlap:
-    """The kept rows by the band keys of their sketches; twins are verified by their true Jaccard."""
-
-    measure = "jaccard"
-
-    def __init__(
-        self,
-        texts: Sequence[str],
-        labels: Sequence[Hashable],
-        rows: Sequence[int],
-        *,
-        threshold: float,
-        shingle: int,
-        bands: tuple[int, int],
-    ) -> None:
-        self.labels, self.threshold = labels, threshold
-        self.keys = dict(zip(rows, _shared_keys([texts[row] for row in rows], shingle, bands), strict=True))
-        self.kept: defaultdict[tuple[int, Hashable], list[int]] = defaultdict(list)
-        self.shingles = lru_cache(maxsize=8192)(lambda row: shingle_hashes(texts[row], shingle))
-
-    def twins(self, row: int) -> list[tuple[float, int]]:
-        label = self.labels[row]
-        rivals = dict.fromkeys(other for key in self.keys[row] for other in self.kept.get((key, label), ()))
-        if not rivals:
-            return []
-        own = self.shingles(row)
-        scored = ((jaccard(own, self.shingles(other)), other) for other in rivals)
-        return [(similarity, other) for similarity, other in scored if similarity >= self.threshold]
-
-    def keep(self, row: int) -> None:
-        for key in self.keys[row]:
-            self.kept[key, self.labels[row]].append(row)
+def read_firsts(
+    texts: Texts,
+    *,
+    threshold: float,
+    shingle: int,
+    labels: Sequence[str | None] | pa.Array | None = None,
+    rank: Sequence[int] | None = None,
+    bands: tuple[int, int] | None = None,
+) -> Firsts:
+    """Normalize, group what is equal, and sketch the first of each group; empty texts have no shingles and are only equal."""
+    checked_length(labels, len(texts), "labels")
+    checked_length(rank, len(texts), "rank")
+    keyed = keyed_rows(texts)
+    codes, order = label_codes(labels, len(texts)), keeping_order(len(texts), rank)
+    first = first_of_equal(keyed, codes, order)
+    which = order[(first[order] == order) & (keyed.lengths[order] > 0)]
+    bands = bands or choose_bands(keyed.rows, which, threshold=threshold, shingle=shingle, codes=codes[which])
+    keys, counts = band_keys_of(keyed.rows, which, salts_of(codes[which]), bands=bands, shingle=shingle)
+    return Firsts(keyed, first, which, codes[which], bands, keys, counts, shingle)
 
 
-class _Edits:
-    """The kept short rows of each label; twins by normalized Levenshtein similarity. Exact: no candidate is skipped."""
+def _decide(firsts: Firsts, threshold: float, edits: float | None, *, fixed: int = 0) -> tuple[Decided, int]:
+    """Walk the places best first; each is kept, or points at the most similar one kept before it."""
+    from curation.dedup.kernels.keep import compare_with_first, keep_best
 
-    measure = "levenshtein"
-
-    def __init__(self, texts: Sequence[str], labels: Sequence[Hashable], threshold: float) -> None:
-        self.texts, self.labels, self.threshold = texts, labels, threshold
-        self.kept: defaultdict[Hashable, list[int]] = defaultdict(list)
-
-    def twins(self, row: int) -> list[tuple[float, int]]:
-        from rapidfuzz.distance import Levenshtein
-        from rapidfuzz.process import cdist
-
-        rivals = self.kept[self.labels[row]] if self._compares(row) else []
-        if not rivals:
-            return []
-        scores = cdist(
-            [self.texts[row]],
-            [self.texts[other] for other in rivals],
-            scorer=Levenshtein.normalized_similarity,
-            score_cutoff=self.threshold,
-            dtype=np.float64,
-        )[0]
-        return [(float(scores[place]), rivals[place]) for place in np.flatnonzero(scores >= self.threshold)]
-
-    def keep(self, row: int) -> None:
-        if self._compares(row):
-            self.kept[self.labels[row]].append(row)
-
-    def _compares(self, row: int) -> bool:
-        return self.labels[row] is not None and len(self.texts[row]) <= SHORT
+    which, counts, rows = firsts.which, firsts.counts, firsts.keyed.rows.arguments
+    buckets = buckets_of(firsts.keys)
+    short = label_buckets(firsts, None if edits is None else 1 - edits)
+    others, scores = np.full(len(buckets.members), -1, np.int32), np.empty(len(buckets.members))
+    common = (which, counts, rows, firsts.shingle, threshold)
+    heads = buckets.heads()
+    spread(compare_with_first, len(which), buckets.begins, buckets.members, heads, fixed, *common, others, scores)
+    parent, kept = np.arange(len(which)), np.arange(len(which))
+    similarity = np.ones(len(which))
+    tired = keep_best(
+        buckets.begins, buckets.members, buckets.count, fixed, *common, LOOKS, others, scores, short.arguments, parent, kept, similarity
+    )
+    by_edits = kept < 0
+    kept = np.where(by_edits, ~kept, kept)
+    measure = np.where(by_edits, MEASURES.index("levenshtein"), MEASURES.index("jaccard"))
+    return Decided(which, which[kept], similarity, measure, which[roots_of(parent)]), int(tired)
 
 
-def _shared_keys(texts: Sequence[str], shingle: int, bands: tuple[int, int]) -> list[list[int]]:
-    """The band keys of each text that at least one other text has too; most texts have none and cost nothing more."""
-    if not texts:
-        return []
-    count, width = bands
-    keys = band_keys(sketches(texts, shingle=shingle, permutations=count * width), count, width)
-    _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    shared = (counts > 1)[inverse].reshape(keys.shape)
-    return [row[mask].tolist() for row, mask in zip(keys, shared, strict=True)]
+def roots_of(parent: Array) -> Array:
+    """The last ancestor of each place."""
+    while (above := parent[parent]) is not parent and (above != parent).any():
+        parent = above
+    return parent
+
+
+def _chunks(texts: Texts) -> list[pa.Array]:
+    return [chunk.cast(pa.large_binary()) for chunk in read_rows(texts).owners]
+
+
+def _listed(texts: Texts) -> list[str | None]:
+    return texts.to_pylist() if isinstance(texts, pa.Array | pa.ChunkedArray) else list(texts)

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 
-from curation.dedup.keep import Drop, copies, drop_table, equal_groups, keeping_order
-from curation.dedup.text import checked_length, normalize, strings
-
-EXACT_UP_TO = 50_000
-"""Rows up to which every pair is looked at; above, an inverted file whose recall is measured on the rows themselves."""
-RECALL = 0.995
-
-_BLOCK = 1024
-_SAMPLE = 512
-
-Array = np.ndarray[Any, np.dtype[Any]]
-Search = Callable[[Array], tuple[Array, Array]]
-"""Queries in; cosine and place of the nearest kept row out (place -1: none)."""
+from curation.dedup.keep import MEASURES, Decided, drop_table, first_of_equal, keeping_order, label_codes
+from curation.dedup.nearest import nearest_kept
+from curation.dedup.rows import Array, Texts, keyed_rows
+from curation.dedup.text import checked_length
 
 
 def find_semantic(
-    texts: Sequence[str] | pa.Array,
+    texts: Texts,
     vectors: Array,
     *,
     threshold: float = 0.9,
     same_label_threshold: float | None = None,
-    labels: Sequence[str | None] | None = None,
+    labels: Sequence[str | None] | pa.Array | None = None,
     rank: Sequence[int] | None = None,
 ) -> pa.Table:
     """Pair texts whose embeddings point the same way.
@@ -43,95 +33,22 @@ def find_semantic(
         rank: lower is kept; ties by position.
 
     Returns one line per dropped row: row, kept, twin, similarity (true cosine), cluster, measure ("exact" or "cosine").
+    The table's metadata says how the rows were searched.
     """
-    values = strings(texts)
     for column, name in ((vectors, "vectors"), (labels, "labels"), (rank, "rank")):
-        checked_length(column, len(values), name)
-    kinds = list(labels) if labels is not None else [None] * len(values)
-    groups = equal_groups([(normalize(t), k) for t, k in zip(values, kinds, strict=True)], keeping_order(len(values), rank))
-    by_label: dict[str | None, list[int]] = {}
-    for group in groups:
-        if normalize(values[group[0]]):
-            by_label.setdefault(kinds[group[0]], []).append(group[0])
-    decided: dict[int, Drop] = {}
-    for label, rows in by_label.items():
-        cut = threshold if label is None or same_label_threshold is None else same_label_threshold
-        found = _nearest_kept(np.ascontiguousarray(vectors[rows], dtype=np.float32), cut)
-        decided |= {rows[a]: Drop(rows[a], rows[b], cosine, "cosine") for a, b, cosine in found}
-    return drop_table(copies(groups, decided))
-
-
-def _nearest_kept(vectors: Array, threshold: float) -> list[tuple[int, int, float]]:
-    """Walk the vectors in order; each that has a kept one at the threshold is dropped for the nearest of them."""
-    index = _Kept(vectors, threshold)
-    found = []
-    for start in range(0, len(vectors), _BLOCK):
-        block = vectors[start : start + _BLOCK]
-        best, place = index.search(block)
-        within = block @ block.T
-        stays: list[int] = []
-        for row in range(len(block)):
-            cosine, kept = float(best[row]), int(place[row])
-            if stays and (near := within[row, stays]).max() > cosine:
-                cosine, kept = float(near.max()), start + stays[int(near.argmax())]
-            if kept >= 0 and cosine >= threshold:
-                found.append((start + row, kept, min(cosine, 1.0)))
-            else:
-                stays.append(row)
-        index.add(start + np.array(stays, dtype=np.int64))
-    return found
-
-
-class _Kept:
-    """The kept vectors, searched for the nearest one: all of them when few, by an inverted file when many."""
-
-    def __init__(self, vectors: Array, threshold: float) -> None:
-        import faiss
-
-        self.vectors = vectors
-        self.places = np.empty(0, dtype=np.int64)
-        exact = len(vectors) <= EXACT_UP_TO
-        self.index = faiss.IndexFlatIP(vectors.shape[1]) if exact else _inverted_file(vectors, threshold)
-
-    def search(self, block: Array) -> tuple[Array, Array]:
-        if not len(self.places):
-            return np.full(len(block), -2.0), np.full(len(block), -1)
-        cosine, where = self.index.search(block, 1)
-        return cosine[:, 0], np.where(where[:, 0] >= 0, self.places[where[:, 0]], -1)
-
-    def add(self, places: Array) -> None:
-        if len(places):
-            self.index.add(self.vectors[places])
-            self.places = np.concatenate([self.places, places])
-
-
-def _inverted_file(vectors: Array, threshold: float) -> Any:
-    """An empty IVF index over full-precision vectors, probing as many cells as the recall asked for needs.
-
-    Recall is measured on a sample of the rows: of those with a twin at the threshold, the share whose twin is found.
-    """
-    import faiss
-
-    cells = int(4 * np.sqrt(len(vectors)))
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(vectors.shape[1]), vectors.shape[1], cells, faiss.METRIC_INNER_PRODUCT)
-    index.train(vectors[np.random.default_rng(0).permutation(len(vectors))[: cells * 50]])
-    index.add(vectors)
-    sample = vectors[np.random.default_rng(1).permutation(len(vectors))[:_SAMPLE]]
-    truth = np.sort(_top(sample, vectors), axis=1)[:, 0]  # the second best: the best is the row itself
-    index.nprobe = 4
-    while index.nprobe < cells:
-        seen = index.search(sample, 2)[0][:, 1]
-        has_twin = truth >= threshold
-        if not has_twin.any() or (seen[has_twin] >= truth[has_twin] - 1e-5).mean() >= RECALL:
-            break
-        index.nprobe *= 2
-    index.reset()
-    return index
-
-
-def _top(queries: Array, vectors: Array) -> Array:
-    best = np.full((len(queries), 2), -2.0, dtype=np.float32)
-    for start in range(0, len(vectors), 16 * _BLOCK):
-        scores = np.concatenate([best, queries @ vectors[start : start + 16 * _BLOCK].T], axis=1)
-        best = np.partition(scores, -2, axis=1)[:, -2:]
-    return best
+        checked_length(column, len(texts), name)
+    keyed = keyed_rows(texts)
+    codes, order = label_codes(labels, len(texts)), keeping_order(len(texts), rank)
+    first = first_of_equal(keyed, codes, order)
+    which = order[(first[order] == order) & (keyed.lengths[order] > 0)]
+    kept, similarity, searches = which.copy(), np.ones(len(which)), set()
+    by_label = np.argsort(codes[which], kind="stable")
+    cuts = np.flatnonzero(np.diff(codes[which][by_label])) + 1
+    for places in np.split(by_label, cuts) if len(which) else ():
+        is_labelled = codes[which[places[0]]] >= 0
+        cut = same_label_threshold if is_labelled and same_label_threshold is not None else threshold
+        twin, cosine, search = nearest_kept(np.ascontiguousarray(vectors[which[places]], dtype=np.float32), cut)
+        kept[places], similarity[places] = which[places[twin]], cosine
+        searches.add(search)
+    measure = np.full(len(which), MEASURES.index("cosine"), np.int8)
+    return drop_table(first, Decided(which, kept, similarity, measure, kept), search="; ".join(sorted(searches)))

@@ -9,8 +9,8 @@ from functools import cache
 from typing import Any
 
 # NFKC would make 5² equal 52. So: canonical composition, and only the foldings below, which never join two meanings.
-_INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 def normalize(text: str) -> str:
@@ -19,8 +19,8 @@ def normalize(text: str) -> str:
     Joiners inside emoji and Indic or Persian words stay: they change what is read.
     """
     if not text.isascii():
-        text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text).translate(_foldings()))
-    return " ".join(_CONTROL.sub(" ", text).casefold().split())
+        text = unicodedata.normalize("NFC", INVISIBLE.sub("", text).translate(foldings()))
+    return " ".join(CONTROL.sub(" ", text).casefold().split())
 
 
 def strings(texts: Iterable[Any]) -> list[str]:
@@ -36,7 +36,8 @@ def checked_length(values: Sized | None, n: int, name: str) -> None:
 
 
 @cache
-def _foldings() -> dict[int, str]:
+def foldings() -> dict[int, str]:
+    """Code point to what is read in its place: width, quotes, dashes, the ellipsis."""
     wide = {code: unicodedata.normalize("NFKC", chr(code)) for code in (*range(0xFF01, 0xFFEF), 0x3000)}
     quotes = dict.fromkeys(map(ord, "‘’‚‛′"), "'") | dict.fromkeys(map(ord, "“”„‟″"), '"')
     dashes = dict.fromkeys(map(ord, "‐‑‒–—―−"), "-")

@@ -1,0 +1,78 @@
+"""How many bands of how many bins: enough to find next to every pair at the threshold, and no more work than that takes.
+
+datasketch's search proposes pairs of numbers for several sketch sizes; a sample of the rows says how many unlike pairs each
+would bring up, since on text with a common vocabulary that, and not the sketch, is what grows with the rows.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import comb
+
+import numpy as np
+
+from curation.dedup.rows import Array, Rows, spread
+
+RECALL = 0.995
+"""Least probability with which a pair *at* the threshold is found; pairs above do better."""
+_SIZES = (64, 96, 128, 192, 256, 320)
+_FEW = 10_000
+"""Rows below which there is nothing to gain by a sample."""
+_SAMPLE, _BINS = 1024, 64
+
+
+def bands_for(threshold: float) -> tuple[int, int]:
+    """(bands, bins in each) for rows of which nothing is known."""
+    return max(_proposals(threshold), key=lambda pair: (pair[0] * pair[1] <= 192, pair[1]))
+
+
+def choose_bands(rows: Rows, which: Array, *, threshold: float, shingle: int, codes: Array) -> tuple[int, int]:
+    """(bands, bins in each) for these rows: of the proposals the one that costs the least at their density."""
+    if len(which) < _FEW:
+        return bands_for(threshold)
+    alike = _alike(rows, which, shingle)
+    n, pairs = (
+        len(which),
+        len(which) * (len(which) - 1) / 2 * float((np.bincount(codes + 1) / len(codes)) @ (np.bincount(codes + 1) / len(codes))),
+    )
+    length = float(rows.sizes[which[:: max(1, n // _SAMPLE)]].mean())
+
+    def cost(pair: tuple[int, int]) -> float:
+        """Nanoseconds: sorting a band, filling a bin, and looking at a candidate, as measured on two cores."""
+        bands, width = pair
+        found = sum(float(share) * min(1.0, bands * comb(same, width) / comb(_BINS, width)) for same, share in enumerate(alike))
+        return n * bands * (25 + 4 * width) + pairs * found * (400 + 8 * length)
+
+    return min(_proposals(threshold), key=cost)
+
+
+def found_at(similarity: float, bands: int, width: int) -> float:
+    """The probability that a pair of this similarity shares a band."""
+    return float(1 - (1 - similarity**width) ** bands)
+
+
+@lru_cache(maxsize=64)
+def _proposals(threshold: float) -> list[tuple[int, int]]:
+    from datasketch.lsh import _optimal_param
+
+    if threshold >= 1:
+        return [(1, 8)]
+    # Candidates are verified, so a miss weighs 499 times a false alarm; datasketch's own default weighs them alike.
+    found = {_optimal_param(threshold, size, 0.002, 0.998) for size in _SIZES}
+    good = sorted(pair for pair in found if found_at(threshold, *pair) >= RECALL)
+    if good:
+        return good
+    width = 1 if threshold < 0.5 else 2
+    return [(int(np.ceil(np.log(1 - RECALL) / np.log1p(-(threshold**width)))), width)]
+
+
+def _alike(rows: Rows, which: Array, shingle: int) -> Array:
+    """Share of the sample's pairs that have 0, 1, … of `_BINS` bins in common."""
+    from curation.dedup.kernels.sketch import bin_values, count_alike
+
+    sample = which[np.linspace(0, len(which) - 1, _SAMPLE).astype(np.int64)]
+    values, found = np.empty((_SAMPLE, _BINS), np.uint32), np.zeros((_SAMPLE, _BINS + 1), np.int64)
+    spread(bin_values, _SAMPLE, sample, *rows.arguments, shingle, values)
+    spread(count_alike, _SAMPLE, values, found)
+    totals = found.sum(axis=0)
+    return np.asarray(totals / totals.sum())

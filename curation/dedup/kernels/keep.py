@@ -1,0 +1,216 @@
+"""Who stays: rows are taken best first, and each is kept or falls to the most similar row kept before it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from curation.dedup.kernels.compare import edits_within, fill_set, jaccard, new_set
+from curation.dedup.kernels.read import hash_shingles, read_row
+
+_32 = np.uint64(32)
+
+
+@njit(nogil=True, cache=True)
+def compare_with_first(start, stop, begins, buckets, heads, fixed, which, counts, rows, width, floor, others, scores):
+    """Ahead of `keep_best`, on all cores: each place against the first of each of its buckets, which mostly decides it.
+
+    others, scores: for each place, from begins[place] on, the firsts it was held against (each once; -1 ends them).
+    """
+    addresses, sizes, is_normal, table, sequences = rows
+    longest, most = 1, 1
+    for place in range(start, stop):
+        for i in range(begins[place], begins[place + 1]):
+            longest = max(longest, counts[place], counts[heads[buckets[i]]])
+            most = max(most, sizes[which[place]], sizes[which[heads[buckets[i]]]])
+    codes, hashes = np.empty(most + most // 2 + 16, np.uint32), np.empty(most + most // 2 + 16, np.uint64)
+    own, (other_table, other_stamps, _) = new_set(longest), new_set(longest)
+    other_turn = 0
+    for place in range(max(start, fixed), stop):
+        n_others, begin, turn, distinct, mask = 0, begins[place], place + 1, 0, 0
+        for i in range(begin, begins[place + 1]):
+            head = heads[buckets[i]]
+            is_known = head == place
+            for j in range(n_others):
+                is_known = is_known or others[begin + j] == head
+            if is_known:
+                continue
+            if n_others == 0:
+                row = which[place]
+                n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
+                distinct, mask = fill_set(hashes, hash_shingles(codes, n, width, hashes), own[0], own[1], turn)
+            other_turn += 1
+            score = -1.0
+            if counts[head] >= floor * distinct:
+                row = which[head]
+                n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
+                count = hash_shingles(codes, n, width, hashes)
+                score = jaccard(hashes, count, own, distinct, mask, turn, (other_table, other_stamps), other_turn, floor)
+            others[begin + n_others], scores[begin + n_others] = head, score
+            n_others += 1
+
+
+@njit(nogil=True, cache=True)
+def root_of(parent, place):
+    """The place that stands for all that hang together."""
+    while parent[place] != place:
+        parent[place] = parent[parent[place]]
+        place = parent[place]
+    return place
+
+
+@njit(nogil=True, cache=True)
+def unite(parent, a, b):
+    """Two places hang together from now on."""
+    a, b = root_of(parent, a), root_of(parent, b)
+    parent[max(a, b)] = min(a, b)
+
+
+@njit(nogil=True, cache=True)
+def compare_now(place, other, which, counts, rows, width, floor, scratch, state):
+    """The similarity of two places; the first one's set stays in the scratch tables until another place is first."""
+    addresses, sizes, is_normal, table, sequences = rows
+    codes, hashes, own, others = scratch
+    if state[0] != place:
+        row = which[place]
+        n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
+        state[1] += 1
+        state[2], state[3] = fill_set(hashes, hash_shingles(codes, n, width, hashes), own[0], own[1], state[1])
+        state[0] = place
+    if counts[other] < floor * state[2]:
+        return -1.0
+    state[4] += 1
+    row = which[other]
+    n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
+    count = hash_shingles(codes, n, width, hashes)
+    return jaccard(hashes, count, own, state[2], state[3], state[1], (others[0], others[1]), state[4], floor)
+
+
+@njit(nogil=True, cache=True)
+def make_scratch(which, counts, sizes, is_wanted):
+    """Buffers with room for the longest of the wanted places, and the state of `compare_now`."""
+    longest, most = 1, 1
+    for place in range(len(which)):
+        if is_wanted[place + 1] > is_wanted[place]:
+            longest, most = max(longest, counts[place]), max(most, sizes[which[place]])
+    codes, hashes = np.empty(most + most // 2 + 16, np.uint32), np.empty(most + most // 2 + 16, np.uint64)
+    state = np.zeros(5, np.int64)
+    state[0] = -1
+    return (codes, hashes, new_set(longest), new_set(longest)), state
+
+
+@njit(nogil=True, cache=True)
+def keep_best(begins, buckets, n_buckets, fixed, which, counts, rows, width, floor, looks, others, scores, edits, parent, kept, similarity):
+    """Fill kept (the place that stands for each; itself where it stays; ~ of it where edits decided), similarity and parent.
+
+    Places below `fixed` always stay. A place that has looked at `looks` rivals in vain stays; gives how many did so.
+    """
+    scratch, state = make_scratch(which, counts, rows[1], begins)
+    first, following, owner = np.full(n_buckets, -1, np.int64), np.full(len(buckets), -1, np.int64), np.empty(len(buckets), np.int64)
+    mark, tired = np.full(len(which), -1, np.int64), 0
+    edit_begins, edit_buckets, n_edit_buckets = edits[0], edits[1], edits[2]
+    edit_first, edit_following = np.full(n_edit_buckets, -1, np.int64), np.full(len(edit_buckets), -1, np.int64)
+    edit_owner = np.empty(len(edit_buckets), np.int64)
+    for place in range(len(which)):
+        best, best_score, misses = -1, -1.0, 0
+        begin, end = (begins[place], begins[place + 1]) if place >= fixed else (0, 0)
+        for i in range(begin, end):
+            slot = first[buckets[i]]
+            while slot >= 0 and misses <= looks:
+                rival = owner[slot]
+                slot = following[slot]
+                if mark[rival] == place:
+                    continue
+                mark[rival] = place
+                score = -2.0
+                for j in range(begin, end):
+                    if others[j] < 0 or others[j] == rival:
+                        score = scores[j] if others[j] == rival else score
+                        break
+                if score == -2.0:
+                    score = compare_now(place, rival, which, counts, rows, width, floor, scratch, state)
+                misses += score < 0
+                if score >= 0:
+                    unite(parent, place, rival)
+                    if score > best_score or (score == best_score and rival < best):
+                        best, best_score = rival, score
+        tired += misses > looks
+        by_edits = False
+        if best < 0 and place >= fixed and edit_begins[place + 1] > edit_begins[place]:
+            best, best_score = closest_by_edits(place, edits, edit_first, edit_following, edit_owner, mark, parent)
+            by_edits = best >= 0
+        if best >= 0:
+            kept[place], similarity[place] = ~best if by_edits else best, best_score
+        else:
+            add_kept(place, begins, buckets, first, following, owner)
+            add_kept(place, edit_begins, edit_buckets, edit_first, edit_following, edit_owner)
+    return tired
+
+
+@njit(nogil=True, cache=True)
+def add_kept(place, begins, buckets, first, following, owner):
+    """Hang a place that stays into its buckets."""
+    for i in range(begins[place], begins[place + 1]):
+        owner[i], following[i], first[buckets[i]] = place, first[buckets[i]], i
+
+
+@njit(nogil=True, cache=True)
+def closest_by_edits(place, edits, first, following, owner, mark, parent):
+    """The kept short row of one label with the fewest edits (and 1 - edits / length), or -1."""
+    begins, buckets, _, texts, at, tolerance = edits
+    best, best_score, own = -1, -1.0, texts[at[place] : at[place + 1]]
+    seen = len(mark) + place  # a mark of its own: the same rival may have been held against this place by shingles
+    for i in range(begins[place], begins[place + 1]):
+        slot = first[buckets[i]]
+        while slot >= 0:
+            rival = owner[slot]
+            slot = following[slot]
+            if mark[rival] == seen:
+                continue
+            mark[rival] = seen
+            text = texts[at[rival] : at[rival + 1]]
+            longer = max(len(own), len(text))
+            distance = edits_within(own, len(own), text, len(text), np.int64(tolerance * longer + 1e-9))
+            if distance < 0:
+                continue
+            unite(parent, place, rival)
+            score = 1.0 - distance / longer
+            if score > best_score or (score == best_score and rival < best):
+                best, best_score = rival, score
+    return best, best_score
+
+
+@njit(nogil=True, cache=True)
+def join_buckets(packed, begins, which, counts, rows, width, floor, looks, parent):
+    """Unite every two places of a bucket that are alike: sorted (bucket, place), each cluster of a bucket asked in turn."""
+    scratch, state = make_scratch(which, counts, rows[1], begins)
+    member, heads, start = np.empty(len(packed), np.int64), np.empty(len(packed), np.int64), 0
+    for i in range(1, len(packed) + 1):
+        if i < len(packed) and packed[i] >> _32 == packed[start] >> _32:
+            continue
+        n_heads = 0
+        for j in range(start, i):
+            place = np.int64(packed[j] & np.uint64(0xFFFFFFFF))
+            member[j] = -1
+            own = j
+            kept_heads = 0
+            for h in range(n_heads):
+                head = heads[h]
+                slot, seen = head, 0
+                joined = root_of(parent, np.int64(packed[head] & np.uint64(0xFFFFFFFF))) == root_of(parent, place)
+                while not joined and slot >= 0 and seen < looks:
+                    other = np.int64(packed[slot] & np.uint64(0xFFFFFFFF))
+                    joined = compare_now(place, other, which, counts, rows, width, floor, scratch, state) >= 0
+                    slot, seen = member[slot], seen + 1
+                if not joined:
+                    heads[kept_heads] = head
+                    kept_heads += 1
+                    continue
+                unite(parent, place, np.int64(packed[head] & np.uint64(0xFFFFFFFF)))
+                tail = own
+                while member[tail] >= 0:
+                    tail = member[tail]
+                member[tail] = head
+            heads[kept_heads] = own
+            n_heads = kept_heads + 1
+        start = i

@@ -1,0 +1,146 @@
+"""One hash per row for equal texts, and per row the band keys of its sketch for near ones."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from curation.dedup.kernels.read import PRIME, hash_shingles, mix, read_row, room
+
+_EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
+_LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
+
+
+@njit(nogil=True, cache=True)
+def exact_keys(start, stop, which, addresses, sizes, is_normal, table, sequences, keys, lengths):
+    """For each row a 64-bit hash of its normalized code points and their number (-1: Python must normalize the row)."""
+    codes = np.empty(room(sizes, which, start, stop), np.uint32)
+    for i in range(start, stop):
+        row = which[i]
+        n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
+        lengths[row] = n
+        if n < 0:
+            continue
+        a, b, c, d = PRIME, PRIME ^ np.uint64(1), PRIME ^ np.uint64(2), PRIME ^ np.uint64(3)
+        whole = n - n % 4  # four chains, so that no multiplication waits for the one before
+        for at in range(0, whole, 4):
+            a = (a ^ np.uint64(codes[at])) * PRIME
+            b = (b ^ np.uint64(codes[at + 1])) * PRIME
+            c = (c ^ np.uint64(codes[at + 2])) * PRIME
+            d = (d ^ np.uint64(codes[at + 3])) * PRIME
+            if at % 64 == 60:
+                a, b, c, d = mix(a), mix(b), mix(c), mix(d)
+        for at in range(whole, n):
+            a = (a ^ np.uint64(codes[at])) * PRIME
+        keys[row] = mix(mix(mix(mix(a) ^ b) ^ c) ^ d ^ np.uint64(n))
+
+
+@njit(nogil=True, cache=True)
+def equal_rows(start, stop, pairs, addresses, sizes, is_normal, table, sequences, equal):
+    """For pairs of rows whether their normalized texts are the same; a hash alone is no proof."""
+    most = 16
+    for i in range(start, stop):
+        most = max(most, sizes[pairs[i, 0]], sizes[pairs[i, 1]])
+    one, two = np.empty(most + most // 2 + 16, np.uint32), np.empty(most + most // 2 + 16, np.uint32)
+    last, n = -1, 0
+    for i in range(start, stop):
+        a, b = pairs[i, 0], pairs[i, 1]
+        if a != last:
+            n = read_row(addresses[a], sizes[a], is_normal[a], table, sequences, one)
+            last = a
+        m = read_row(addresses[b], sizes[b], is_normal[b], table, sequences, two)
+        same = n == m
+        at = 0
+        while same and at < n:
+            same = one[at] == two[at]
+            at += 1
+        equal[i] = same
+
+
+@njit(nogil=True, cache=True)
+def fill_bins(hashes, count, bins):
+    """The fast similarity sketch (Dahlgaard, Knudsen, Thorup 2017): every shingle goes to one bin a round, each bin keeps its
+    least value, and rounds end when no bin is empty. Long texts take one or two rounds instead of a hash per bin and shingle.
+    """
+    size = np.uint64(len(bins))
+    bins[:] = _EMPTY
+    empty = len(bins)
+    for turn in range(2 * len(bins)):
+        salt, high = np.uint64(turn) * PRIME, np.uint64(turn) << _32
+        for i in range(count):
+            h = hashes[i] if turn == 0 else mix(hashes[i] + salt)
+            at = ((h >> _32) * size) >> _32 if turn < len(bins) else np.uint64(turn - len(bins))
+            value = high | (h & _LOW)
+            old = bins[at]
+            if value < old:
+                bins[at] = value
+                if old == _EMPTY:
+                    empty -= 1
+        if empty == 0:
+            return
+
+
+@njit(nogil=True, cache=True)
+def band_keys(start, stop, which, addresses, sizes, is_normal, table, sequences, width, bands, salts, keys, counts):
+    """Per row `bands[0]` 32-bit keys of `bands[1]` bins each, mixed with the row's salt (its label), and its shingle count."""
+    length = room(sizes, which, start, stop)
+    codes, hashes = np.empty(length, np.uint32), np.empty(length, np.uint64)
+    bins = np.empty(bands[0] * bands[1], np.uint64)
+    for i in range(start, stop):
+        row = which[i]
+        n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
+        count = hash_shingles(codes, n, width, hashes)
+        counts[i] = count
+        fill_bins(hashes, count, bins)
+        for band in range(bands[0]):
+            key = salts[i]
+            for place in range(band * bands[1], (band + 1) * bands[1]):
+                key = (key ^ bins[place]) * PRIME
+                key ^= key >> _32
+            keys[band, i] = np.uint32(mix(key) >> _32)
+
+
+@njit(nogil=True, cache=True)
+def bin_values(start, stop, which, addresses, sizes, is_normal, table, sequences, width, values):
+    """The low half of each row's bins: enough to see how alike two rows are."""
+    length = room(sizes, which, start, stop)
+    codes, hashes = np.empty(length, np.uint32), np.empty(length, np.uint64)
+    bins = np.empty(values.shape[1], np.uint64)
+    for i in range(start, stop):
+        row = which[i]
+        n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
+        fill_bins(hashes, hash_shingles(codes, n, width, hashes), bins)
+        for at in range(len(bins)):
+            values[i, at] = np.uint32(bins[at] & _LOW)
+
+
+@njit(nogil=True, cache=True)
+def count_alike(start, stop, values, found):
+    """How many pairs of rows share how many of their bins."""
+    for i in range(start, stop):
+        for j in range(i):
+            same = 0
+            for at in range(values.shape[1]):
+                same += values[i, at] == values[j, at]
+            found[i, same] += 1
+
+
+@njit(nogil=True, cache=True)
+def minhash_rows(start, stop, which, addresses, sizes, is_normal, table, sequences, width, a, b, out):
+    """Bit for bit datasketch's `affine32` sketches of the upper halves of the shingle hashes."""
+    length = room(sizes, which, start, stop)
+    codes, hashes, mixed = np.empty(length, np.uint32), np.empty(length, np.uint64), np.empty(length, np.uint32)
+    for i in range(start, stop):
+        row = which[i]
+        n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
+        count = hash_shingles(codes, n, width, hashes)
+        for at in range(count):
+            h = np.uint32(hashes[at] >> _32)
+            h = np.uint32((h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B))
+            h = np.uint32((h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35))
+            mixed[at] = h ^ (h >> np.uint32(16))
+        for place in range(len(a)):
+            least = np.uint32(0xFFFFFFFF)
+            for at in range(count):
+                least = min(least, np.uint32(a[place] * mixed[at] + b[place]))
+            out[i, place] = least
