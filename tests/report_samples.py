@@ -7,8 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel
 
+from curation.hygiene import Pair, describe_pairs
 from curation.report import (
     Agreement,
+    Apart,
     CardInput,
     ClassCount,
     Conflict,
@@ -21,9 +23,12 @@ from curation.report import (
     ErrorRate,
     FailureCount,
     FunnelStep,
+    Judge,
     JudgeQuality,
     Leak,
     ModelCost,
+    Odd,
+    PairHygiene,
     ProtectedSuite,
     ReportData,
     Review,
@@ -33,6 +38,9 @@ from curation.report import (
     SnapshotFacts,
     compare_selections,
 )
+from curation.score.crosscheck import check_rationales, length_sensitivity, order_bias
+from curation.score.measures import Rate
+from curation.score.people import hold_against
 
 NOW = datetime(2026, 11, 24, 14, 30, tzinfo=UTC)
 ATTACK = '<script>window.hit=1</script><img src=x onerror="window.hit=2">\'"&`</style></title>]]>{{7*7}}'
@@ -130,6 +138,44 @@ def scores() -> ScoreSet:
     )
 
 
+def judge() -> JudgeQuality:
+    draw = random.Random(5)
+    totals = [draw.choice((5.0, 6.25, 7.5, 8.75, 10.0)) for _ in range(218)]
+    approved = [draw.random() < total / 11 for total in totals]
+    lengths = [int(total * 30 + draw.randint(0, 200)) for total in totals]
+    order = order_bias([{"ab": 0, "ba": 1}] * 20 + [{"ab": 1, "ba": 0}] * 7 + [{"ab": 1, "ba": 1}] * 93)
+    said = [(n, "accuracy", *draw.choice(((5, "The code is right."), (2, "The code is wrong.")))) for n in range(60)]
+    rationales = check_rationales([*said, (99, "accuracy", 5, "The code is <b>wrong</b>.")])  # type: ignore[list-item]
+    first = Judge(
+        name="claude-haiku-5-5",
+        scored=412,
+        constant={"clarity": 0.94},
+        length=length_sensitivity({"total": totals, "accuracy": totals[::-1]}, lengths),
+        rationales=rationales,
+        order=order,
+        own_agreement=Rate(80, 93),
+        overall_apart=3,
+        against=hold_against("claude-haiku-5-5", totals, approved, kept=[t >= 7 for t in totals], lengths=lengths),
+        pairs_against=Rate(70, 80),
+    )
+    other = Judge(name="gpt-5-mini", scored=400)
+    odd = Odd(row="a1" * 32, text="a text", judge=first.name, criterion="accuracy", score=5, rationale="The code is <b>wrong</b>.")
+    apart = Apart(row="a2" * 32, twin="a3" * 32, text="angina at rest", twin_text="angina at <rest>", total=9.0, twin_total=4.0)
+    return JudgeQuality(
+        pairs=120, flipped=27, compared=218, agreed=197, contradictions=3, panel="Panel: on; at most $0.01.", judges=(first, other),
+        judges_apart=4, apart=(apart,), odd=(odd,),
+    )  # fmt: skip
+
+
+def pairs() -> PairHygiene:
+    shiny = [Pair(f"Sure, here it is:\n- **{n}** and some more words", f"plain {n}") for n in range(40)]
+    same = [Pair("Code: I20.9 <angina>", "Code: I20.8 <angina>")]
+    return PairHygiene(
+        before=describe_pairs([*shiny, *same, Pair("short", "a long answer")]), after=describe_pairs(shiny + same),
+        left_out={"flips": 27, "judge_prefers_other": 4}, near_identical=(("b1" * 32, *same[0]),),
+    )  # fmt: skip
+
+
 def review(*, simulated: bool = True) -> Review:
     return Review(
         simulated=simulated,
@@ -205,7 +251,8 @@ def full(**changes: object) -> ReportData:
             FunnelStep(stage="snapshot", entered=204, left=201, reasons={"twinned to two splits": 3}),
         ),
         "scores": (scores(),),
-        "judge": JudgeQuality(pairs=120, flipped=27, compared=218, agreed=197, contradictions=3),
+        "judge": judge(),
+        "pairs": pairs(),
         "drops": drops(),
         "suites": (
             ProtectedSuite(

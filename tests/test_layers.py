@@ -20,14 +20,30 @@ from tests.conftest import ROOT
 PACKAGES = ("argilla_setup", "curation", "training")
 NOUNS = {"errors", "records", "requests", "completions", "checks", "project", "standin_address", "yaml_file"}
 EFFECTS = {"store", "models", "review", "snapshot"}
-CORE = {"plan", "generate", "score", "hygiene", "dedup", "leakage", "embed", "validate", "decide", "split", "report", "formats", "prompts"}
+CORE = {
+    "plan",
+    "generate",
+    "score",
+    "hygiene",
+    "dedup",
+    "leakage",
+    "embed",
+    "distribution",
+    "balance",
+    "validate",
+    "decide",
+    "split",
+    "report",
+    "formats",
+    "prompts",
+}
 GATES = {"dedup", "leakage", "embed", "validate", "decide", "split"}
 DOORS = {"cli", "service", "screen_text", "__main__"}
 SHELL = {"pipeline", "simulated_review"}
 
 HEAVY = {
     "accelerate", "anthropic", "argilla", "bitsandbytes", "datasets", "datasketch", "faiss", "fastapi", "krippendorff", "model_signing",
-    "numba", "openai", "openvino", "peft", "sentence_transformers", "simple_icd_10_cm", "sklearn", "tensorboard", "torch",
+    "numba", "openai", "openvino", "peft", "phonenumbers", "py3langid", "sentence_transformers", "simple_icd_10_cm", "sklearn", "tensorboard", "torch",
     "transformers", "trl",
 }  # fmt: skip
 FORBIDDEN_IN_HELP = ("torch", "argilla", "datasets", "numba", "transformers", "sentence_transformers")

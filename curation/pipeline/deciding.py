@@ -9,6 +9,8 @@ from typing import Any
 from curation import decide as rules
 from curation.decide import Decision, Facts, Reason
 from curation.pipeline.bench import Bench, Summary, open_bench
+from curation.pipeline.facts_of_judging import judge_notes
+from curation.pipeline.facts_of_pairs import hygiene_values, pair_hygiene
 from curation.pipeline.judged import choices_by_seq, totals_by_seq
 from curation.pipeline.keeping import better_candidate, keep_rules, tell_kept, total_of_rows
 from curation.pipeline.opinions import opinions_by_seq
@@ -33,7 +35,8 @@ def decide(folder: Path) -> Summary:
             verdicts = Counter(d.verdict for d in decisions)
             counts: dict[str, Any] = {name: n for name, n in verdicts.items()}
             run.rows_in, run.rows_out = len(decisions), len(decisions) - verdicts["dropped"] - verdicts["rejected"]
-            run.detail = {**counts}
+            pairs = pair_hygiene(bench, facts.verdicts_by_seq(bench.db))
+            run.detail = {**counts, **({"pairs": hygiene_values(pairs)} if pairs else {})}
         reasons = Counter(f"{d.reasons[0].stage}: {d.reasons[0].kind}" for d in decisions if d.verdict == "dropped")
         _, notes = tell_kept(bench)
         return Summary("decide", run.rows_in, run.rows_out, {**counts, "dropped_for": dict(reasons.most_common())}, notes)
@@ -43,6 +46,8 @@ def decide_rows(bench: Bench) -> list[Decision]:
     """A decision for every row that stands for itself, in order."""
     choices = choices_by_seq(bench)
     drops, notes = _findings_by_seq(bench)
+    for seq, odd in judge_notes(bench).items():
+        notes.setdefault(seq, []).extend(Reason("score", kind, evidence, score=points) for kind, points, evidence in odd)
     opinions, overrides, editors = opinions_by_seq(bench), facts.overrides_by_seq(bench.db), _editors(bench)
     decisions = []
     for kind in KINDS:

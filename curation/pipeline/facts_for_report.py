@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from curation import decide as deciding
 from curation import report as page
-from curation import score as scoring
 from curation.pipeline import facts_of_work as work
 from curation.pipeline.asking import count_failed
 from curation.pipeline.bench import Bench, label_of, load_cells, load_protected
 from curation.pipeline.deciding import GATES
-from curation.pipeline.judging import totals_by_seq
+from curation.pipeline.facts_of_judging import judge_quality, score_sets
+from curation.pipeline.facts_of_pairs import pair_hygiene
 from curation.project import settings_digest
 from curation.records import KINDS, Kind, completion_text, prompt_text
 from curation.store import facts, records, runs
@@ -58,8 +57,9 @@ def report_data(bench: Bench) -> page.ReportData:
         models={"teacher": project.models.teacher.model, "judge": project.models.judge.model},
         models_simulated=standin,
         funnel=_funnel(bench, verdicts) if verdicts else None,
-        scores=_scores(bench, rows, findings) if "score" in ran else None,
-        judge=_judge(bench, verdicts, rows) if "score" in ran else None,
+        scores=score_sets(bench) if "score" in ran else None,
+        judge=judge_quality(bench, verdicts) if "score" in ran else None,
+        pairs=pair_hygiene(bench, verdicts) if verdicts else None,
         drops=_drops(verdicts, by_seq) if verdicts else None,
         suites=_suites(bench, findings, len(by_seq)) if "screen" in ran else None,
         leaks=_leaks(findings, by_seq),
@@ -97,49 +97,6 @@ def _funnel(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]]) -> tuple[pa
     settled = {k: people[k] for k in ("rejected", "disputed", "edited") if people[k]}
     steps.append(page.FunnelStep(stage="review", entered=left, left=people["approved"], reasons={**settled, **waiting}))
     return tuple(steps)
-
-
-def _scores(bench: Bench, rows: Mapping[Kind, Sequence[Row]], findings: Sequence[Finding]) -> tuple[page.ScoreSet, ...]:
-    totals, values = totals_by_seq(bench), facts.scores_by_seq(bench.db, scoring.rubric_digest(bench.project))
-    rule, invalid = bench.project.score, {f.seq for f in findings if f.kind.startswith("check_")}
-    scored = [row for row in rows["instruction"] if row.seq in totals]
-    if not scored:
-        return ()
-    points = [totals[row.seq] for row in scored]
-    keeps = deciding.keep_rule(points, threshold=rule.threshold, top_percent=rule.top_percent)
-    kept = [keeps(total) for total in points]
-    selections = page.compare_selections(
-        points, [len(completion_text(row.record)) for row in scored], kept=kept, valid=[row.seq not in invalid for row in scored]
-    )
-    return (
-        page.ScoreSet(
-            kind="instruction",
-            totals=tuple(points),
-            threshold=rule.threshold
-            if rule.top_percent is None
-            else min((p for p, k in zip(points, kept, strict=True) if k), default=None),
-            rule=f"total of {rule.threshold:g} or more" if rule.top_percent is None else f"best {rule.top_percent:g} %",
-            kept=sum(kept),
-            criteria={c: tuple(float(values[row.seq][c]) for row in scored) for c in rule.rubric},
-            selections=selections,
-            rubric_digest=scoring.rubric_digest(bench.project),
-        ),
-    )
-
-
-def _judge(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]], rows: Mapping[Kind, Sequence[Row]]) -> page.JudgeQuality:
-    choices = facts.choices_by_seq(bench.db, scoring.pair_digest(bench.project))
-    both = [c for c in choices.values() if len(c) == 2]
-    totals, values = totals_by_seq(bench), facts.scores_by_seq(bench.db, scoring.rubric_digest(bench.project))
-    settled = {row.seq: verdicts[row.seq]["verdict"] == "approved" for row in rows["instruction"]
-               if verdicts.get(row.seq, {}).get("verdict") in ("approved", "rejected") and row.seq in totals}  # fmt: skip
-    return page.JudgeQuality(
-        pairs=len(both),
-        flipped=sum(len(set(c.values())) > 1 for c in both),
-        compared=len(settled),
-        agreed=sum(good == (totals[seq] >= bench.project.score.threshold) for seq, good in settled.items()),
-        contradictions=sum(abs(total - (values[seq]["overall"] - 1) / 4 * 10) > scoring.DISAGREEMENT for seq, total in totals.items()),
-    )
 
 
 def _drops(verdicts: Mapping[int, Mapping[str, Any]], by_seq: Mapping[int, Row]) -> tuple[page.Drop, ...]:

@@ -13,7 +13,9 @@ from curation import score as scoring
 from curation.errors import BudgetReached
 from curation.pipeline.asking import Progress, ask, count_failed, is_simulated
 from curation.pipeline.bench import Bench, Summary, load_cells, load_seeds, open_bench, references_of
-from curation.pipeline.judged import judge_totals, totals_by_seq
+from curation.pipeline.facts_of_judging import tell_judges
+from curation.pipeline.judged import judged_by, totals_by_seq
+from curation.pipeline.keeping import tell_kept
 from curation.plan import Cell
 from curation.project import ModelSpec
 from curation.records import InstructionRecord, PairRecord
@@ -139,10 +141,8 @@ def _requests(bench: Bench, rows: Sequence[Row], judge: ModelSpec, cells: Sequen
 
 
 def _tell(bench: Bench, *, asked: int) -> tuple[dict[str, Any], list[str]]:
-    from curation.pipeline.keeping import tell_kept
-
     kept, notes = tell_kept(bench)
-    totals, failed, by_judge = totals_by_seq(bench), count_failed(bench, "score"), judge_totals(bench)
+    totals, failed, judged = totals_by_seq(bench), count_failed(bench, "score"), judged_by(bench)
     counts: dict[str, Any] = {
         "asked": asked,
         "scored": len(totals),
@@ -152,6 +152,6 @@ def _tell(bench: Bench, *, asked: int) -> tuple[dict[str, Any], list[str]]:
         "failures": failed,
         "refusals": CallLedger(bench.db).refusals("score"),
     }
-    if len(by_judge) > 1:
-        counts["scored_by"] = {name: len(found) for name, found in by_judge.items()}
-    return counts, notes
+    if len(judged) > 1:
+        counts["scored_by"] = {judge.name: len(judge.totals) for judge in judged}
+    return counts, notes + tell_judges(bench)

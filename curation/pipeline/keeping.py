@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from curation import decide as rules
 from curation.pipeline.bench import Bench, checked_answer, load_cells
-from curation.pipeline.judging import totals_by_seq
+from curation.pipeline.judged import totals_by_seq
 from curation.records import KINDS, Kind, PairRecord, candidates_of, record_id
 from curation.report import Selection, compare_selections
 from curation.store import facts, records

@@ -70,7 +70,8 @@ def trace(folder: Path, identity: str) -> dict[str, Any]:
             origin["call"] = _call(answer.message, answer.request.body) if answer else None
             origin["parent"] = ids.get(origin["parent"])
         judges = {scoring.rubric_digest(bench.project, spec): spec.model for spec in scoring.judges_of(bench.project)}
-        story["scores"] = [{**s, "current": s["digest"] in judges, "judge": judges.get(s["digest"])} for s in facts.all_scores(bench.db, seq)]
+        scores = facts.all_scores(bench.db, seq)
+        story["scores"] = [{**s, "current": s["digest"] in judges, "judge": judges.get(s["digest"])} for s in scores]
         story["choices"] = facts.all_choices(bench.db, seq)
         story["findings"] = [_finding(f, ids) for f in facts.latest_findings(bench.db, GATES) if f.seq == seq]
         story["answers"] = [vars(a) for a in reviews.answers_by_seq(bench.db).get(seq, [])]

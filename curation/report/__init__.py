@@ -1,8 +1,10 @@
 """What people read: the report of a project (one HTML page) and the dataset card of a snapshot (README.md)."""
 
+from curation.report.attention import judge_notices
 from curation.report.card import render_card
 from curation.report.compare import compare_selections
 from curation.report.data import CardInput, CardModels, CardReview, CardSuite, ReportData
+from curation.report.judge import Apart, Judge, JudgeQuality, Odd, PairHygiene
 from curation.report.page import render_report
 from curation.report.rows import (
     ClassCount,
@@ -23,7 +25,6 @@ from curation.report.work import (
     Dispute,
     ErrorRate,
     FailureCount,
-    JudgeQuality,
     ModelCost,
     Review,
     Reviewer,
@@ -33,6 +34,7 @@ from curation.report.work import (
 
 __all__ = [
     "Agreement",
+    "Apart",
     "CardInput",
     "CardModels",
     "CardReview",
@@ -48,9 +50,12 @@ __all__ = [
     "ErrorRate",
     "FailureCount",
     "FunnelStep",
+    "Judge",
     "JudgeQuality",
     "Leak",
     "ModelCost",
+    "Odd",
+    "PairHygiene",
     "ProtectedSuite",
     "ReportData",
     "Review",
@@ -60,6 +65,7 @@ __all__ = [
     "Selection",
     "SnapshotFacts",
     "compare_selections",
+    "judge_notices",
     "render_card",
     "render_report",
 ]

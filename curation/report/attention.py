@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from curation.report.data import ReportData
+from curation.report.judge import Judge, JudgeQuality
+from curation.score.measures import Estimate
 
 RELIABLE, TENTATIVE = 0.8, 0.667
 """Krippendorff's own limits: from .800 conclusions may rest on the data, from .667 tentative ones."""
 FLIPS = 0.2
 """A judge that changes its mind with the order on more pairs than this has little to say about the rest."""
+LENGTH = 0.3
+"""Rank correlation of total and length from which length is more than a side remark (Cohen's medium effect)."""
 CLUSTER = 0.05
 """A duplicate cluster above this share of the rows is more often a bad threshold than bad luck."""
 
@@ -27,7 +31,8 @@ class Notice:
 
 def find_attention(data: ReportData) -> list[Notice]:
     """All notices, the gravest first."""
-    found = [*_simulated(data), *_review(data), *_judge(data), *_gates(data), *_cost(data), *_snapshots(data)]
+    judges = judge_notices(data.judge) if data.judge else []
+    found = [*_simulated(data), *_review(data), *judges, *_pairs(data), *_gates(data), *_cost(data), *_snapshots(data)]
     order = {"stop": 0, "look": 1, "note": 2}
     return sorted(found, key=lambda notice: order[notice.level])
 
@@ -70,18 +75,88 @@ def _review(data: ReportData) -> list[Notice]:
     return found
 
 
-def _judge(data: ReportData) -> list[Notice]:
-    judge = data.judge
-    if judge is None:
+def judge_notices(quality: JudgeQuality) -> list[Notice]:
+    """What speaks against the judges, from their own words and from people's."""
+    found = [notice for judge in quality.judges for notice in (*_one_judge(judge), *_beside_people(judge))]
+    if quality.judges_apart:
+        text = f"The judges differ by more than one step of the scale on {quality.judges_apart:,} rows."
+        found.append(Notice("look", text, "judge"))
+    if quality.apart:
+        text = f"{len(quality.apart):,} pairs of rows that say the same were scored more than one step apart."
+        found.append(Notice("look", text, "judge"))
+    if quality.panel:
+        found.append(Notice("note", quality.panel, "judge"))
+    return found
+
+
+def _one_judge(judge: Judge) -> list[Notice]:
+    """What a judge's own words show."""
+    found, name = [], judge.name
+    if "total" in judge.constant:
+        share = judge.constant["total"]
+        text = f"{name} gives {share:.0%} of {judge.scored:,} rows one and the same total: its scores tell next to nothing apart."
+        found.append(Notice("stop" if share == 1 else "look", text, "judge"))
+    if judge.order and judge.order.pairs and judge.order.flipped.share > FLIPS:
+        share = judge.order.flipped.share
+        text = f"{name} changed its mind with the order on {share:.1%} of {judge.order.pairs:,} pairs."
+        found.append(Notice("look", text, "judge"))
+    if judge.order and judge.order.first and judge.order.first.excludes(0.5):
+        first = judge.order.first
+        place = "first" if first.value > 0.5 else "second"
+        text = f"{name} prefers the answer shown {place}: {_interval(first)} of its choices fall on the first."
+        found.append(Notice("look", text, "judge"))
+    if (total := judge.length.get("total")) and abs(total.value) >= LENGTH and total.excludes(0):
+        text = f"{name}'s totals go with length: rank correlation {total.value:+.2f} (95 % interval {total.low:+.2f} to {total.high:+.2f})."
+        found.append(Notice("look", text, "judge"))
+    if judge.overall_apart:
+        text = f"{judge.overall_apart:,} of {name}'s scores contradict themselves: the overall and the criteria disagree."
+        found.append(Notice("look", text, "judge"))
+    return found + _rationales(judge)
+
+
+def _rationales(judge: Judge) -> list[Notice]:
+    check = judge.rationales
+    if check is None or check.read < 10:
         return []
-    found = []
-    if judge.pairs and judge.flipped / judge.pairs > FLIPS:
-        share = judge.flipped / judge.pairs
-        found.append(Notice("look", f"The judge changed its mind with the order on {share:.1%} of {judge.pairs:,} pairs.", "judge"))
-    if judge.contradictions:
-        text = f"{judge.contradictions:,} scores contradict themselves: the overall and the criteria disagree."
+    if check.follows is None or check.follows.low <= 0:
+        text = f"{judge.name}'s scores do not follow its rationales, as far as {check.read:,} of them can be read by their words."
+        return [Notice("look", text, "judge")]
+    if not check.contradictions:
+        return []
+    text = f"{len(check.contradictions):,} of {judge.name}'s {check.read:,} readable rationales say the opposite of their score."
+    return [Notice("look", text, "judge")]
+
+
+def _beside_people(judge: Judge) -> list[Notice]:
+    against, found = judge.against, []
+    if against is None or against.auc is None:
+        return []
+    if not against.auc.low > 0.5:
+        text = f"{judge.name} tells approved rows from the others no better than a coin does (AUC {_interval(against.auc)})."
+        found.append(Notice("look", text, "judge"))
+    elif against.by_length is not None and against.by_length >= against.auc.value:
+        text = f"The answer's length alone tells approved rows as well as {judge.name} does (AUC {against.by_length:.2f})."
         found.append(Notice("look", text, "judge"))
     return found
+
+
+def _pairs(data: ReportData) -> list[Notice]:
+    pairs = data.pairs
+    if pairs is None:
+        return []
+    found = []
+    if pairs.after.biases:
+        text = f"Chosen answers differ from rejected ones in more than substance: {', '.join(pairs.after.biases)}."
+        found.append(Notice("look", text, "pairs"))
+    if pairs.after.near_identical:
+        count = len(pairs.after.near_identical)
+        text = f"{count:,} of {pairs.after.pairs:,} pairs have two answers that hardly differ."
+        found.append(Notice("look", text, "pairs"))
+    return found
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f}, 95 % interval {estimate.low:.2f} to {estimate.high:.2f}"
 
 
 def _gates(data: ReportData) -> list[Notice]:

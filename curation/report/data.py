@@ -9,9 +9,11 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from curation.hygiene import Hygiene
 from curation.records import Kind
+from curation.report.judge import JudgeQuality, PairHygiene
 from curation.report.rows import Closed, Conflict, Coverage, Distribution, Drop, FunnelStep, Leak, ProtectedSuite, ScoreSet
-from curation.report.work import Cost, FailureCount, JudgeQuality, Review, RunFacts, SnapshotFacts
+from curation.report.work import Cost, FailureCount, Review, RunFacts, SnapshotFacts
 
 
 class ReportData(Closed):
@@ -32,6 +34,7 @@ class ReportData(Closed):
     funnel: tuple[FunnelStep, ...] | None = None
     scores: tuple[ScoreSet, ...] | None = None
     judge: JudgeQuality | None = None
+    pairs: PairHygiene | None = None
     drops: tuple[Drop, ...] | None = None
     suites: tuple[ProtectedSuite, ...] | None = None
     leaks: tuple[Leak, ...] = ()
@@ -98,6 +101,8 @@ class CardInput(Closed):
     settings: dict[str, object] = Field(default_factory=dict)
     """Thresholds and digests of the gates; may be nested, the card names them by their path."""
     protected: tuple[CardSuite, ...] = ()
+    hygiene: Hygiene | None = None
+    """For preference pairs: what tells chosen from rejected beside substance."""
     counts: dict[str, int] = Field(default_factory=dict)
     """Rows at each step, for example generated, duplicates, leaks, approved."""
     language: str = "en"

@@ -38,6 +38,7 @@ NOT_RUN = {
     "funnel": ("Funnel", "no stage has run yet"),
     "scores": ("Scores", "`curate score` has not run, so no row has a judge's score"),
     "judge": ("Judge quality", "no pair was judged in both orders and no judged row has been answered by people"),
+    "pairs": ("Preference pairs", "there are no preference pairs, or `curate decide` has not run"),
     "drops": ("Rows left out", "no gate has run (`curate dedup`, `curate screen`)"),
     "suites": ("Leaks", "no protected set was screened against; leaks are unknown, not absent"),
     "conflicts": ("Label conflicts", "`curate screen` has not looked for equal texts with different labels"),

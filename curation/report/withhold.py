@@ -5,6 +5,7 @@ whoever trains on the snapshot would have the evaluation set in the same folder.
 from __future__ import annotations
 
 from curation.report.data import ReportData
+from curation.report.judge import JudgeQuality
 
 WITHHELD = "Not shown here: it would carry a protected item into the snapshot. The report in the project has it."
 
@@ -16,6 +17,7 @@ def withhold_protected(data: ReportData) -> ReportData:
     return data.model_copy(
         update={
             "leaks": tuple(leak.model_copy(update={**hidden, "item_text": WITHHELD}) for leak in data.leaks),
+            "judge": data.judge and _withhold_judged(data.judge, leaking),
             "drops": data.drops
             and tuple(
                 drop.model_copy(update={**hidden, "twin_text": None}) if {drop.row, drop.twin} & leaking else drop for drop in data.drops
@@ -32,5 +34,16 @@ def withhold_protected(data: ReportData) -> ReportData:
                     )
                 }
             ),
+        }
+    )
+
+
+def _withhold_judged(judge: JudgeQuality, leaking: set[str]) -> JudgeQuality:
+    return judge.model_copy(
+        update={
+            "apart": tuple(
+                a.model_copy(update={"text": WITHHELD, "twin_text": WITHHELD}) if {a.row, a.twin} & leaking else a for a in judge.apart
+            ),
+            "odd": tuple(o.model_copy(update={"text": WITHHELD, "rationale": ""}) if o.row in leaking else o for o in judge.odd),
         }
     )

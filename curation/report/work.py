@@ -1,4 +1,4 @@
-"""What the report shows of the work: review, the judge's quality, cost, failures, snapshots, runs.
+"""What the report shows of the work: review, cost, failures, snapshots, runs.
 
 Shares are 0 to 1, money is US dollars.
 """
@@ -70,20 +70,6 @@ class Review(Closed):
     reviewers: tuple[Reviewer, ...] = ()
     disputes: tuple[Dispute, ...] = ()
     error_rates: tuple[ErrorRate, ...] = ()
-
-
-class JudgeQuality(Closed):
-    """Whether the judge can be believed."""
-
-    pairs: int = 0
-    """Pairs judged in both orders."""
-    flipped: int = 0
-    """Pairs whose winner changed with the order."""
-    compared: int = 0
-    """Rows with both a judge's verdict and a settled human one."""
-    agreed: int = 0
-    contradictions: int = 0
-    """Scores whose overall and criteria disagree."""
 
 
 class ModelCost(Closed):

@@ -16,8 +16,6 @@ from curation.score.judgment import rubric_digest
 
 SHARE = 0.1
 """What the panel may cost, as a share of what the writing costs, before `panel: auto` leaves it out."""
-SPREAD = 2.5
-"""Points of 10 between the kindest and the harshest judge (one step of the scale) above which a row is told."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,12 @@ def scores_by_seq(db: sqlite3.Connection, digest: str) -> dict[int, dict[str, in
     return dict(out)
 
 
+def rationales(db: sqlite3.Connection, digest: str) -> list[tuple[int, str, int, str]]:
+    """(seq, criterion, value, rationale) of every score under this rubric whose judge gave a reason."""
+    sql = "SELECT seq, criterion, value, rationale FROM scores WHERE digest = ? AND rationale <> '' ORDER BY seq, criterion"
+    return [tuple(row) for row in db.execute(sql, (digest,))]  # type: ignore[misc]
+
+
 def choices_by_seq(db: sqlite3.Connection, digest: str) -> dict[int, dict[str, int | None]]:
     """Order shown to winner for every pair judged under this rubric."""
     out: dict[int, dict[str, int | None]] = defaultdict(dict)

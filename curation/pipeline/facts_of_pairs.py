@@ -1,0 +1,55 @@
+"""Gather what the preference pairs would teach, as they were written and as they would leave. Read-only. Core: hygiene.py."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from curation import hygiene
+from curation import report as page
+from curation.pipeline.bench import Bench
+from curation.records import PairRecord
+from curation.store import records
+from curation.store.records import Row
+
+SHOWN = 40
+STANDING = ("approved", "to_review", "in_review")
+NO_PAIRS = ("flips", "judge_prefers_other", "neither", "tie")
+"""Why two answers are no pair."""
+
+
+def pair_hygiene(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]]) -> page.PairHygiene | None:
+    """The pairs before the gates and after; None where there are none."""
+    rows = [row for row in records.list_rows(bench.db, "preference") if row.seq in verdicts]
+    before = [(row, row.better) for row in rows if row.better is not None]
+    after = [(row, verdicts[row.seq]["better"]) for row in rows if verdicts[row.seq]["verdict"] in STANDING]
+    after = [(row, better) for row, better in after if better is not None]
+    if not before and not after:
+        return None
+    left, out = hygiene.describe_pairs(texts_of_pairs(after)), Counter[str]()
+    for row in rows:
+        if verdicts[row.seq]["verdict"] not in STANDING:
+            out.update({reason["kind"] for reason in verdicts[row.seq]["reasons"] if reason["kind"] in NO_PAIRS})
+    near = [after[place] for place in left.near_identical[:SHOWN]]
+    return page.PairHygiene(
+        before=hygiene.describe_pairs(texts_of_pairs(before)),
+        after=left,
+        left_out=dict(out.most_common()),
+        near_identical=tuple((row.id, *pair) for (row, _), pair in zip(near, texts_of_pairs(near), strict=True)),
+    )
+
+
+def texts_of_pairs(pairs: Sequence[tuple[Row, int | None]]) -> list[hygiene.Pair]:
+    """Chosen and rejected texts, given who is better."""
+    out = []
+    for row, better in pairs:
+        if isinstance(row.record, PairRecord) and better is not None:
+            texts = [completion.content for completion in row.record.completions]
+            out.append(hygiene.Pair(texts[better], texts[1 - better]))
+    return out
+
+
+def hygiene_values(found: page.PairHygiene) -> dict[str, Any]:
+    """For the store and the manifest."""
+    return {"before": hygiene.as_values(found.before), "after": hygiene.as_values(found.after), "left_out": found.left_out}
