@@ -1,0 +1,106 @@
+"""Balance: the measures against their definitions, the cap's choice, weights that add up, and what a refill asks for."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import Counter
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from curation.balance import class_weights, count_classes, measure_balance, refill_quota, rows_over_cap
+from curation.errors import ProjectError
+from tests.conftest import shared
+
+COUNTS = st.dictionaries(st.text("abcdefgh", min_size=1, max_size=3), st.integers(0, 200), max_size=12)
+
+
+def test_even_classes_are_even_and_one_class_is_one() -> None:
+    even = measure_balance({"a": 5, "b": 5, "c": 5, "d": 5})
+    assert (even.effective, even.gini, even.ratio, even.rare) == (pytest.approx(4), 0.0, 1.0, ())
+    one = measure_balance({"a": 9})
+    assert (one.effective, one.gini, one.ratio) == (pytest.approx(1), 0.0, 1.0)
+    none = measure_balance({})
+    assert (none.rows, none.effective, none.gini, none.ratio) == (0, 0.0, 0.0, None)
+
+
+@given(COUNTS)
+def test_the_measures_are_what_their_definitions_say(counts: dict[str, int]) -> None:
+    found, sizes, total = measure_balance(counts), list(counts.values()), sum(counts.values())
+    if not total:
+        assert found.gini == 0.0 and found.effective == 0.0
+        return
+    differences = sum(abs(a - b) for a in sizes for b in sizes)
+    assert found.gini == pytest.approx(differences / (2 * len(sizes) ** 2 * (total / len(sizes))))
+    assert math.log(found.effective) == pytest.approx(-sum(n / total * math.log(n / total) for n in sizes if n))
+    assert 1 - 1e-9 <= found.effective <= sum(n > 0 for n in sizes) + 1e-9
+    assert {name for name, _ in found.rare} >= set(found.empty)
+
+
+def test_rare_classes_are_named_the_smallest_first() -> None:
+    assert measure_balance({"big": 90, "small": 6, "none": 0, "fair": 40}).rare == (("none", 0), ("small", 6))
+
+
+def test_a_cap_keeps_the_best_of_each_class_and_says_who_falls() -> None:
+    classes, ranks = ["a", "b", "a", None, "a", "a"], [3, 0, 1, 9, 0, 2]
+    expected = [{"row": 0, "class": "a", "place": 4, "cap": 2}, {"row": 5, "class": "a", "place": 3, "cap": 2}]
+    assert rows_over_cap(classes, ranks, cap=2).to_pylist() == expected
+    assert rows_over_cap(pa.array(classes), ranks, cap=2).to_pylist() == expected
+    assert rows_over_cap([], [], cap=1).num_rows == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", "c", None]), st.integers(0, 50)), max_size=60), st.integers(1, 9))
+def test_after_a_cap_no_class_is_over_it_and_no_smaller_one_lost_a_row(rows: list[tuple[str | None, int]], cap: int) -> None:
+    classes, ranks = [c for c, _ in rows], [r for _, r in rows]
+    over = set(rows_over_cap(classes, ranks, cap=cap)["row"].to_pylist())
+    before, after = Counter(classes), Counter(c for n, c in enumerate(classes) if n not in over)
+    assert all(after[c] == (n if c is None else min(n, cap)) for c, n in before.items())
+    for n in over:
+        assert all(ranks[m] <= ranks[n] for m, c in enumerate(classes) if c == classes[n] and m not in over)
+
+
+def test_raising_a_cap_brings_back_those_it_left_out() -> None:
+    classes, ranks = ["a"] * 10, list(range(10))
+    tight, loose = (set(rows_over_cap(classes, ranks, cap=cap)["row"].to_pylist()) for cap in (3, 7))
+    assert loose < tight and len(tight - loose) == 4
+
+
+@pytest.mark.parametrize(("cap", "ranks", "fact"), [(0, [0], "lose all its rows"), (1, [], "0 ranks for 1 rows")])
+def test_a_cap_that_makes_no_sense_is_a_sentence(cap: int, ranks: list[int], fact: str) -> None:
+    with pytest.raises(ProjectError, match=fact):
+        rows_over_cap(["a"], ranks, cap=cap)
+
+
+@given(COUNTS, st.sampled_from(["sqrt", "inverse"]))
+def test_weights_have_a_mean_of_one_over_the_rows(counts: dict[str, int], scheme: str) -> None:
+    weights = class_weights(counts, scheme=scheme)  # type: ignore[arg-type]
+    assert set(weights) == {name for name, n in counts.items() if n}
+    if weights:
+        assert sum(counts[name] * weight for name, weight in weights.items()) == pytest.approx(sum(counts.values()))
+        if scheme == "inverse":
+            assert len({round(counts[name] * weight, 6) for name, weight in weights.items()}) == 1
+
+
+def test_a_refill_asks_for_what_is_missing_the_emptiest_first() -> None:
+    assert refill_quota({"a": 12, "b": 3, "c": 0, "d": 10}, target=10) == {"c": 10, "b": 7}
+    assert refill_quota({}, target=5) == {}
+
+
+def test_known_classes_without_rows_are_counted() -> None:
+    assert count_classes(["b", None, "b"], known=["a", "b"]) == {"a": 0, "b": 2}
+
+
+def test_bank_intents_are_evened_out() -> None:
+    """77 intents of 35 to 187 questions: a cap of 60 leaves no rare class and makes all but even."""
+    with shared("classbalance", "banking77_train.csv").open() as file:
+        classes = [row["category"] for row in csv.DictReader(file)]
+    before = measure_balance(count_classes(classes))
+    over = set(rows_over_cap(classes, list(range(len(classes))), cap=60)["row"].to_pylist())
+    after = measure_balance(count_classes([c for n, c in enumerate(classes) if n not in over]))
+    assert (before.classes, before.rows) == (77, 10_003) and before.ratio == pytest.approx(187 / 35)
+    assert before.gini > 0.14 and after.gini < 0.02
+    assert before.effective < 74.5 and after.effective > 76.8
+    assert after.ratio == pytest.approx(60 / 35) and after.rare == () and before.rare == ()

