@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from curation import hygiene
 from curation import score as scoring
 from curation import snapshot as snapshots
 from curation.errors import ProjectError, SnapshotError
@@ -20,6 +21,7 @@ from curation.pipeline.bench import Bench, ProtectedItems, Summary, label_of, lo
 from curation.pipeline.deciding import decide_rows
 from curation.pipeline.duplicates import texts_for_dedup
 from curation.pipeline.facts_for_report import report_data
+from curation.pipeline.judged import judged_by
 from curation.pipeline.reviewing import review_counts
 from curation.pipeline.screening import check_findings, leak_findings
 from curation.project import is_open, settings_digest
@@ -185,12 +187,15 @@ def _freeze(
     created = datetime.now(UTC).replace(microsecond=0)
     counts = {split: table.num_rows for split, table in tables.items()}
     manifest_facts = _manifest_facts(bench, kind, protected, stopped)
+    clean = hygiene.describe_pairs(_pairs_of(tables)) if kind == "preference" else None
     card = CardInput(
         name=name, version=version, kind=kind, created=created, splits=counts, digest=digest, licence=bench.project.licence,
         intended_use=bench.project.intended_use, brief=bench.project.brief, models=manifest_facts["models"],
         review=manifest_facts["review"], settings=manifest_facts["settings"], protected=tuple(manifest_facts["protected"]),
-        counts=manifest_facts["counts"],
+        counts=dict(manifest_facts["counts"]), hygiene=clean,
     )  # fmt: skip
+    if clean:
+        manifest_facts["counts"]["pairs"] = hygiene.as_values(clean)
     path = snapshots.write_snapshot(
         bench.folder / "snapshots", name=name, version=version, kind=kind, splits=tables, facts=manifest_facts, card=render_card(card),
         report_html=render_report(report_data(bench), protected_text=False), created=created,
@@ -199,6 +204,12 @@ def _freeze(
         bench.db, digest=digest, name=name, version=version, kind=kind, path=str(path.relative_to(bench.folder)), rows=sum(counts.values())
     )
     return path, True
+
+
+def _pairs_of(tables: Mapping[str, pa.Table]) -> list[hygiene.Pair]:
+    """The texts of the pairs that leave."""
+    sides = [[turns[0]["content"] for table in tables.values() for turns in table[side].to_pylist()] for side in ("chosen", "rejected")]
+    return [hygiene.Pair(*pair) for pair in zip(*sides, strict=True)]
 
 
 def _manifest_facts(bench: Bench, kind: Kind, protected: Sequence[ProtectedItems], stopped: Mapping[int, str]) -> dict[str, Any]:
@@ -220,7 +231,8 @@ def _manifest_facts(bench: Bench, kind: Kind, protected: Sequence[ProtectedItems
         "settings": {
             "score": {
                 "threshold": project.score.threshold, "top_percent": project.score.top_percent,
-                "rubric": scoring.rubric_digest(project),
+                "top_by": project.score.top_by, "rubric": scoring.rubric_digest(project),
+                "judges": {judge.name: scoring.rubric_digest(project, judge.spec) for judge in judged_by(bench) if judge.totals},
             },
             "dedup": project.dedup.model_dump(),
             "leaks": {"false_positive_rate": project.screen.false_positive_rate},
