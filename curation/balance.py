@@ -48,9 +48,14 @@ def measure_balance(counts: Mapping[str, int]) -> Imbalance:
     fair = total / len(sizes) if sizes else 0.0
     rare = sorted(((name, n) for name, n in counts.items() if n < RARE * fair), key=lambda item: (item[1], item[0]))
     return Imbalance(
-        rows=total, classes=len(sizes), effective=math.exp(entropy) if filled else 0.0, gini=ranks / (len(sizes) * total) if total else 0.0,
-        ratio=filled[-1] / filled[0] if filled else None, empty=tuple(sorted(n for n, size in counts.items() if not size)), rare=tuple(rare),
-    )  # fmt: skip
+        rows=total,
+        classes=len(sizes),
+        effective=math.exp(entropy) if filled else 0.0,
+        gini=ranks / (len(sizes) * total) if total else 0.0,
+        ratio=filled[-1] / filled[0] if filled else None,
+        empty=tuple(sorted(name for name, n in counts.items() if not n)),
+        rare=tuple(rare),
+    )
 
 
 def rows_over_cap(classes: Sequence[str | None] | pa.Array, ranks: Sequence[int], *, cap: int) -> pa.Table:

@@ -146,7 +146,7 @@ def _wording(completions: Sequence[str], owners: Sequence[int], total: int, exam
 
 
 def _personal(
-    spans: Mapping[Part, Sequence[Sequence[Found]]], rows_of: Mapping[str, Sequence[int]], examples: _Examples
+    spans: Mapping[Part, Sequence[Sequence[Found]]], rows_of: Mapping[Part, Sequence[int]], examples: _Examples
 ) -> tuple[Personal, ...]:
     rows: dict[tuple[str, str], set[int]] = defaultdict(set)
     shown: dict[tuple[str, str], list[Example]] = defaultdict(list)
