@@ -49,7 +49,9 @@ class Answer(BaseModel):
     @property
     def text(self) -> str:
         """The text blocks joined."""
-        return "".join(block.get("text", "") for block in self.message.get("content", []) if block.get("type") == "text")
+        blocks = self.message.get("content")
+        texts = [b.get("text") for b in blocks if isinstance(b, dict) and b.get("type") == "text"] if isinstance(blocks, list) else []
+        return "".join(text for text in texts if isinstance(text, str))
 
 
 class Failure(BaseModel):

@@ -36,6 +36,16 @@ def answered(request: Any, text: str, stop: Any, details: Any) -> Answer:
     return Answer(request=request, message=body)
 
 
+@settings(max_examples=COUNT, deadline=None)
+@given(values, values, st.sampled_from(["end_turn", "refusal", "max_tokens"]) | values, values)
+@example("text", "uncategorised", "refusal", None)
+@example([None, {"type": "text"}, {"type": "text", "text": None}], {"category": ["x"]}, "refusal", 5)
+def test_a_message_of_any_shape_is_a_counted_failure(content: Any, details: Any, stop: Any, usage: Any) -> None:
+    message = {"content": content, "stop_details": details, "stop_reason": stop, "usage": usage}
+    found = scores_from(Answer(request=ASKED, message=message), project=project())
+    assert isinstance(found, Failure) and found.reason in ("refusal", "truncated", "stopped", "not_json", "schema")
+
+
 details = st.none() | st.fixed_dictionaries({"category": st.none() | st.text(max_size=8)})
 
 

@@ -73,10 +73,10 @@ def read_json(answer: Answer) -> dict[str, Any] | Failure:
     """The JSON object of an answer, or the reason it has none: refusal, truncated, stopped, not_json, schema."""
     stop = answer.message.get("stop_reason")
     if stop == "refusal":
-        details = answer.message.get("stop_details") or {}
-        return fail(answer, "refusal", details.get("category") or "uncategorised")
+        details = _mapping(answer.message.get("stop_details"))
+        return fail(answer, "refusal", str(details.get("category") or "uncategorised"))
     if stop in ("max_tokens", "model_context_window_exceeded"):
-        tokens = (answer.message.get("usage") or {}).get("output_tokens")
+        tokens = _mapping(answer.message.get("usage")).get("output_tokens")
         return fail(answer, "truncated", f"{stop} after {tokens} tokens")
     if stop not in ("end_turn", "stop_sequence"):
         return fail(answer, "stopped", f"stop reason {stop}")
@@ -255,3 +255,7 @@ def _without_fence(text: str) -> str:
     if text.startswith("```") and text.endswith("```") and "\n" in text:
         return text.split("\n", 1)[1].removesuffix("```")
     return text
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
