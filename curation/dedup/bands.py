@@ -26,22 +26,19 @@ def bands_for(threshold: float) -> tuple[int, int]:
     return max(_proposals(threshold), key=lambda pair: (pair[0] * pair[1] <= 192, pair[1]))
 
 
-def choose_bands(rows: Rows, which: Array, *, threshold: float, shingle: int, codes: Array) -> tuple[int, int]:
+def choose_bands(rows: Rows, *, threshold: float, shingle: int, codes: Array) -> tuple[int, int]:
     """(bands, bins in each) for these rows: of the proposals the one that costs the least at their density."""
-    if len(which) < _FEW:
+    n = len(rows)
+    if n < _FEW:
         return bands_for(threshold)
-    alike = _alike(rows, which, shingle)
-    n, pairs = (
-        len(which),
-        len(which) * (len(which) - 1) / 2 * float((np.bincount(codes + 1) / len(codes)) @ (np.bincount(codes + 1) / len(codes))),
-    )
-    length = float(rows.sizes[which[:: max(1, n // _SAMPLE)]].mean())
+    alike, shares = _alike(rows, shingle), np.bincount(codes + 1) / n
+    pairs, length = n * (n - 1) / 2 * float(shares @ shares), float(rows.sizes[:: n // _SAMPLE].mean())
 
     def cost(pair: tuple[int, int]) -> float:
-        """Nanoseconds: sorting a band, filling a bin, and looking at a candidate, as measured on two cores."""
+        """Nanoseconds: finding equal keys in a band, filling a bin, and looking at a candidate, as measured."""
         bands, width = pair
         found = sum(float(share) * min(1.0, bands * comb(same, width) / comb(_BINS, width)) for same, share in enumerate(alike))
-        return n * bands * (25 + 4 * width) + pairs * found * (400 + 8 * length)
+        return n * bands * (15 + 11 * width) + pairs * found * (400 + 16 * length)
 
     return min(_proposals(threshold), key=cost)
 
@@ -66,11 +63,11 @@ def _proposals(threshold: float) -> list[tuple[int, int]]:
     return [(int(np.ceil(np.log(1 - RECALL) / np.log1p(-(threshold**width)))), width)]
 
 
-def _alike(rows: Rows, which: Array, shingle: int) -> Array:
+def _alike(rows: Rows, shingle: int) -> Array:
     """Share of the sample's pairs that have 0, 1, … of `_BINS` bins in common."""
     from curation.dedup.kernels.sketch import bin_values, count_alike
 
-    sample = which[np.linspace(0, len(which) - 1, _SAMPLE).astype(np.int64)]
+    sample = np.linspace(0, len(rows) - 1, _SAMPLE).astype(np.int64)
     values, found = np.empty((_SAMPLE, _BINS), np.uint32), np.zeros((_SAMPLE, _BINS + 1), np.int64)
     spread(bin_values, _SAMPLE, sample, *rows.arguments, shingle, values)
     spread(count_alike, _SAMPLE, values, found)

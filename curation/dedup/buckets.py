@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from curation.dedup.rows import Array, Rows, spread
+from curation.dedup.rows import Array, spread
 
 if TYPE_CHECKING:
     from curation.dedup.near import Firsts
@@ -51,32 +52,23 @@ class Short:
         return self.buckets.begins, self.buckets.members, self.buckets.count, self.codes, self.at, self.tolerance
 
 
-def band_keys_of(rows: Rows, which: Array, salts: Array, *, bands: tuple[int, int], shingle: int) -> tuple[Array, Array]:
-    """((bands, places) 32-bit keys, shingles at each place): equal keys in a band mean an equal band, and an equal salt."""
-    from curation.dedup.kernels.sketch import band_keys
-
-    keys, counts = np.empty((bands[0], len(which)), np.uint32), np.empty(len(which), np.int64)
-    spread(band_keys, len(which), which, *rows.arguments, shingle, bands, salts, keys, counts)
-    return keys, counts
-
-
-def sorted_bands(keys: Array) -> list[Array]:
+def sorted_bands(keys: Array, which: Array) -> list[Array]:
     """For each band (key, place) in one sorted 64-bit number each, of the places whose key another place has too."""
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return list(pool.map(_shared, keys))
+        return list(pool.map(partial(_shared, which), keys))
 
 
-def buckets_of(keys: Array) -> Buckets:
+def buckets_of(keys: Array, which: Array) -> Buckets:
     """The buckets that at least two places share."""
     from curation.dedup.kernels.runs import count_runs, runs_of
 
     parts, count = list[Array](), 0
-    for packed in sorted_bands(keys):
+    for packed in sorted_bands(keys, which):
         members, runs = count_runs(packed)
         part = np.empty(members, np.uint64)
         runs_of(packed, count, part)
         parts, count = [*parts, part], count + runs
-    return from_pairs(np.concatenate(parts) if parts else np.empty(0, np.uint64), keys.shape[1], count)
+    return from_pairs(np.concatenate(parts) if parts else np.empty(0, np.uint64), len(which), count)
 
 
 def from_pairs(pairs: Array, places: int, count: int) -> Buckets:
@@ -107,9 +99,14 @@ def label_buckets(firsts: Firsts, tolerance: float | None) -> Short:
 def _by_three_letters(firsts: Firsts, places: Array) -> tuple[Array, int]:
     from curation.dedup.bands import bands_for
     from curation.dedup.keep import salts_of
+    from curation.dedup.kernels.sketch import band_keys
 
-    keys, _ = band_keys_of(firsts.keyed.rows, firsts.which[places], salts_of(firsts.codes[places]), bands=bands_for(0.5), shingle=3)
-    found = buckets_of(keys)
+    bands, n, rows = bands_for(0.5), len(firsts.first), firsts.keyed.rows
+    keys, salts, which = np.empty((bands[0], n), np.uint32), np.zeros(n, np.uint64), firsts.which[places]
+    salts[which] = salts_of(firsts.codes[places])
+    unused = np.empty(n, np.uint64), np.empty(n, np.int64)
+    spread(band_keys, len(which), which, *rows.arguments, *unused, 3, bands, salts, keys, np.empty(n, np.int64))
+    found = buckets_of(keys, which)
     owner = places[np.repeat(np.arange(len(places)), np.diff(found.begins))]
     return (owner.astype(np.uint64) << np.uint64(32)) | found.members.astype(np.uint64), found.count
 
@@ -125,8 +122,15 @@ def _codes_of(firsts: Firsts, places: Array) -> tuple[Array, Array]:
     return codes, at
 
 
-def _shared(keys: Array) -> Array:
-    packed = np.sort((keys.astype(np.uint64) << np.uint64(32)) | np.arange(len(keys), dtype=np.uint64))
+def _shared(which: Array, keys: Array) -> Array:
+    from curation.dedup.kernels.runs import mark_repeated
+
+    bits = min(32, max(6, (16 * len(which)).bit_length()))
+    once, twice = np.empty((2, 1 << (bits - 6)), np.uint64)
+    packed: Array = np.empty(len(which), np.uint64)
+    packed = np.sort(packed[: mark_repeated(keys, which, np.uint32(32 - bits), once, twice, packed)])
+    if not len(packed):
+        return packed
     high = packed >> np.uint64(32)
     same = high[1:] == high[:-1]
-    return packed[np.concatenate([same, [False]]) | np.concatenate([[False], same])] if len(packed) else packed
+    return np.asarray(packed[np.concatenate([same, [False]]) | np.concatenate([[False], same])])

@@ -19,7 +19,7 @@ def find_clusters(texts: Texts, *, threshold: float = 0.7, shingle: int = 5) -> 
     firsts = read_firsts(texts, threshold=threshold, shingle=shingle)
     which, n = firsts.which, len(texts)
     parent = np.arange(len(which))
-    for packed in sorted_bands(firsts.keys):
+    for packed in sorted_bands(firsts.keys, which):
         places = np.bincount((packed & np.uint64(0xFFFFFFFF)).astype(np.int64), minlength=len(which))
         begins = np.concatenate([[0], np.cumsum(places)])
         join_buckets(packed, begins, which, firsts.counts, firsts.keyed.rows.arguments, firsts.shingle, threshold, LOOKS, parent)

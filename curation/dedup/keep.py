@@ -102,7 +102,7 @@ def drop_table(first: Array, decided: Decided, **told: Any) -> pa.Table:
     n = len(first)
     kept, similarity, measure, root = np.arange(n), np.ones(n), np.zeros(n, np.int8), np.arange(n)
     kept[decided.rows], similarity[decided.rows] = decided.kept, decided.similarity
-    measure[decided.rows], root[decided.rows] = decided.measure, decided.root
+    measure[decided.rows], root[decided.rows] = np.where(decided.kept == decided.rows, 0, decided.measure), decided.root
     kept, similarity, measure, root = kept[first], similarity[first], measure[first], root[first]
     rows = np.flatnonzero(kept != np.arange(n))
     smallest = np.arange(n)

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from curation.dedup.bands import choose_bands
-from curation.dedup.buckets import band_keys_of, buckets_of, label_buckets
+from curation.dedup.buckets import buckets_of, label_buckets
 from curation.dedup.keep import MEASURES, Decided, drop_table, first_of_equal, keeping_order, label_codes, salts_of
-from curation.dedup.rows import Array, Keyed, Texts, keyed_rows, read_rows, spread
+from curation.dedup.rows import Array, Keyed, Texts, read_by, read_rows, spread
 from curation.dedup.text import checked_length
 
 LOOKS = 500
@@ -26,13 +26,15 @@ class Firsts:
     keyed: Keyed
     first: Array
     """For each row the first of its group."""
+    order: Array
+    """All rows, best first."""
     which: Array
     """Row at each place."""
     codes: Array
     """Label at each place."""
     bands: tuple[int, int]
     keys: Array
-    """(bands, places) 32-bit band keys."""
+    """(bands, rows) 32-bit band keys; equal ones mean an equal band, and an equal label."""
     counts: Array
     """Shingles at each place, repeated ones counted."""
     shingle: int
@@ -107,13 +109,16 @@ def read_firsts(
     """Normalize, group what is equal, and sketch the first of each group; empty texts have no shingles and are only equal."""
     checked_length(labels, len(texts), "labels")
     checked_length(rank, len(texts), "rank")
-    keyed = keyed_rows(texts)
-    codes, order = label_codes(labels, len(texts)), keeping_order(len(texts), rank)
+    from curation.dedup.kernels.sketch import band_keys
+
+    rows, n = read_rows(texts), len(texts)
+    codes, order = label_codes(labels, n), keeping_order(n, rank)
+    bands = bands or choose_bands(rows, threshold=threshold, shingle=shingle, codes=codes)
+    keys, counts = np.empty((bands[0], n), np.uint32), np.empty(n, np.int64)
+    keyed = read_by(band_keys, rows, shingle, bands, salts_of(codes), keys, counts)
     first = first_of_equal(keyed, codes, order)
     which = order[(first[order] == order) & (keyed.lengths[order] > 0)]
-    bands = bands or choose_bands(keyed.rows, which, threshold=threshold, shingle=shingle, codes=codes[which])
-    keys, counts = band_keys_of(keyed.rows, which, salts_of(codes[which]), bands=bands, shingle=shingle)
-    return Firsts(keyed, first, which, codes[which], bands, keys, counts, shingle)
+    return Firsts(keyed, first, order, which, codes[which], bands, keys, counts[which], shingle)
 
 
 def _decide(firsts: Firsts, threshold: float, edits: float | None, *, fixed: int = 0) -> tuple[Decided, int]:
@@ -121,7 +126,7 @@ def _decide(firsts: Firsts, threshold: float, edits: float | None, *, fixed: int
     from curation.dedup.kernels.keep import compare_with_first, keep_best
 
     which, counts, rows = firsts.which, firsts.counts, firsts.keyed.rows.arguments
-    buckets = buckets_of(firsts.keys)
+    buckets = buckets_of(firsts.keys, which)
     short = label_buckets(firsts, None if edits is None else 1 - edits)
     others, scores = np.full(len(buckets.members), -1, np.int32), np.empty(len(buckets.members))
     common = (which, counts, rows, firsts.shingle, threshold)

@@ -61,17 +61,20 @@ def read_rows(texts: Texts) -> Rows:
 
 
 def keyed_rows(texts: Texts) -> Keyed:
-    """Read, normalize and hash every row; those whose marks may combine are normalized by Python."""
+    """Read, normalize and hash every row."""
     from curation.dedup.kernels.sketch import exact_keys
 
-    rows = read_rows(texts)
+    return read_by(exact_keys, read_rows(texts))
+
+
+def read_by(kernel: Callable[..., Any], rows: Rows, *more: Any) -> Keyed:
+    """Run a loop that fills keys and lengths; rows whose marks may combine are normalized by Python and read again."""
     keys, lengths = np.zeros(len(rows), np.uint64), np.zeros(len(rows), np.int64)
-    everyone = np.arange(len(rows))
-    spread(exact_keys, len(rows), everyone, *rows.arguments, keys, lengths)
+    spread(kernel, len(rows), np.arange(len(rows)), *rows.arguments, keys, lengths, *more)
     rest = np.flatnonzero(lengths < 0)
     if len(rest):
         rows = _normalized(rows, rest)
-        spread(exact_keys, len(rest), rest, *rows.arguments, keys, lengths)
+        spread(kernel, len(rest), rest, *rows.arguments, keys, lengths, *more)
     return Keyed(rows, keys, lengths)
 
 

@@ -7,50 +7,58 @@ from numba import njit
 
 from curation.dedup.kernels.read import hash_shingles, read_row
 
+_FREE, _ONE = np.uint64(0), np.uint64(1)
+
 
 @njit(nogil=True, cache=True)
-def place_of(value, table, stamps, turn, mask):
-    """The slot that holds the value this turn, or the free one where it belongs."""
+def mask_for(count):
+    """One less than the slots that keep a set of this size half empty."""
+    mask = 15
+    while mask < 2 * count:
+        mask = mask * 2 + 1
+    return mask
+
+
+@njit(nogil=True, cache=True)
+def place_of(value, table, mask):
+    """The slot that holds the value, or the free one (0) where it belongs."""
     at = np.int64(value & np.uint64(mask))
-    while stamps[at] == turn and table[at] != value:
+    while table[at] != _FREE and table[at] != value:
         at = (at + 1) & mask
     return at
 
 
 @njit(nogil=True, cache=True)
-def fill_set(hashes, count, table, stamps, turn):
-    """Put the shingles of a row into the table as this turn's set; gives (distinct ones, mask of the part in use)."""
-    mask, distinct = 15, 0
-    while mask < 2 * count:
-        mask = mask * 2 + 1
+def fill_set(hashes, count, table):
+    """Make the table the set of a row's shingles; gives (distinct ones, mask of the part in use)."""
+    mask, distinct = mask_for(count), 0
+    table[: mask + 1] = _FREE
     for i in range(count):
-        at = place_of(hashes[i], table, stamps, turn, mask)
-        if stamps[at] != turn:
-            stamps[at], table[at] = turn, hashes[i]
-            distinct += 1
+        value = hashes[i] | _ONE  # 63 bits tell shingles apart, and none is 0
+        at = place_of(value, table, mask)
+        distinct += table[at] == _FREE
+        table[at] = value
     return distinct, mask
 
 
 @njit(nogil=True, cache=True)
-def jaccard(hashes, count, own, distinct, mask, turn, other, other_turn, floor):
-    """Shared over all of this turn's own set and a second row's shingles; -1 as soon as it must lie under the floor."""
-    table, stamps, seen = own
-    other_table, other_stamps = other
-    allowed = distinct * (1.0 - floor) / floor + 1e-9  # more strangers than this and the rest cannot make up for them
-    other_mask = 15
-    while other_mask < 2 * count:
-        other_mask = other_mask * 2 + 1
-    shared, strange = 0, 0
+def jaccard(hashes, count, tables, distinct, mask, floor):
+    """Shared over all of the set in the tables and a second row's shingles; -1 as soon as it must lie under the floor."""
+    table, seen, strangers = tables
+    allowed = np.int64(distinct * (1.0 - floor) / floor + 1e-9)  # with more strangers the rest cannot make up for them
+    other_mask, shared, strange = mask_for(min(count, allowed + 1)), 0, 0
+    seen[: mask + 1] = False
+    strangers[: other_mask + 1] = _FREE
     for i in range(count):
-        at = place_of(hashes[i], table, stamps, turn, mask)
-        if stamps[at] == turn:
-            if seen[at] != other_turn:
-                seen[at] = other_turn
-                shared += 1
+        value = hashes[i] | _ONE
+        at = place_of(value, table, mask)
+        if table[at] != _FREE:
+            shared += not seen[at]
+            seen[at] = True
             continue
-        at = place_of(hashes[i], other_table, other_stamps, other_turn, other_mask)
-        if other_stamps[at] != other_turn:
-            other_stamps[at], other_table[at] = other_turn, hashes[i]
+        at = place_of(value, strangers, other_mask)
+        if strangers[at] == _FREE:
+            strangers[at] = value
             strange += 1
             if strange > allowed:
                 return -1.0
@@ -59,12 +67,10 @@ def jaccard(hashes, count, own, distinct, mask, turn, other, other_turn, floor):
 
 
 @njit(nogil=True, cache=True)
-def new_set(longest):
-    """(table, stamps, seen) with room for the set of the longest row; memory that no row needs is never touched."""
-    size = 16
-    while size < 2 * longest + 2:
-        size *= 2
-    return np.empty(size, np.uint64), np.zeros(size, np.int64), np.zeros(size, np.int64)
+def new_tables(longest):
+    """(set of a row, which of it were seen, strangers) with room for the longest row; unused memory is never touched."""
+    size = mask_for(longest) + 1
+    return np.empty(size, np.uint64), np.empty(size, np.bool_), np.empty(size, np.uint64)
 
 
 @njit(nogil=True, cache=True)
@@ -76,22 +82,21 @@ def compare_pairs(start, stop, pairs, which, counts, addresses, sizes, is_normal
             longest = max(longest, counts[pairs[i, side]])
             most = max(most, sizes[which[pairs[i, side]]])
     codes, hashes = np.empty(most + most // 2 + 16, np.uint32), np.empty(most + most // 2 + 16, np.uint64)
-    own, (other_table, other_stamps, _) = new_set(longest), new_set(longest)
-    turn, other_turn, distinct, mask, last = 0, 0, 0, 0, -1
+    tables = new_tables(longest)
+    distinct, mask, last = 0, 0, -1
     for i in range(start, stop):
         a, b = pairs[i, 0], pairs[i, 1]
         if a != last:
-            row, last, turn = which[a], a, turn + 1
+            row, last = which[a], a
             n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
-            distinct, mask = fill_set(hashes, hash_shingles(codes, n, width, hashes), own[0], own[1], turn)
-        other_turn += 1
+            distinct, mask = fill_set(hashes, hash_shingles(codes, n, width, hashes), tables[0])
         if counts[b] < floor * distinct:
             out[i] = -1.0
             continue
         row = which[b]
         n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
         count = hash_shingles(codes, n, width, hashes)
-        out[i] = jaccard(hashes, count, own, distinct, mask, turn, (other_table, other_stamps), other_turn, floor)
+        out[i] = jaccard(hashes, count, tables, distinct, mask, floor)
 
 
 @njit(nogil=True, cache=True)

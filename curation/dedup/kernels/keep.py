@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from curation.dedup.kernels.compare import edits_within, fill_set, jaccard, new_set
+from curation.dedup.kernels.compare import edits_within, fill_set, jaccard, new_tables
 from curation.dedup.kernels.read import hash_shingles, read_row
 
 _32 = np.uint64(32)
@@ -24,10 +24,9 @@ def compare_with_first(start, stop, begins, buckets, heads, fixed, which, counts
             longest = max(longest, counts[place], counts[heads[buckets[i]]])
             most = max(most, sizes[which[place]], sizes[which[heads[buckets[i]]]])
     codes, hashes = np.empty(most + most // 2 + 16, np.uint32), np.empty(most + most // 2 + 16, np.uint64)
-    own, (other_table, other_stamps, _) = new_set(longest), new_set(longest)
-    other_turn = 0
+    tables = new_tables(longest)
     for place in range(max(start, fixed), stop):
-        n_others, begin, turn, distinct, mask = 0, begins[place], place + 1, 0, 0
+        n_others, begin, distinct, mask = 0, begins[place], 0, 0
         for i in range(begin, begins[place + 1]):
             head = heads[buckets[i]]
             is_known = head == place
@@ -38,14 +37,13 @@ def compare_with_first(start, stop, begins, buckets, heads, fixed, which, counts
             if n_others == 0:
                 row = which[place]
                 n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
-                distinct, mask = fill_set(hashes, hash_shingles(codes, n, width, hashes), own[0], own[1], turn)
-            other_turn += 1
+                distinct, mask = fill_set(hashes, hash_shingles(codes, n, width, hashes), tables[0])
             score = -1.0
             if counts[head] >= floor * distinct:
                 row = which[head]
                 n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
                 count = hash_shingles(codes, n, width, hashes)
-                score = jaccard(hashes, count, own, distinct, mask, turn, (other_table, other_stamps), other_turn, floor)
+                score = jaccard(hashes, count, tables, distinct, mask, floor)
             others[begin + n_others], scores[begin + n_others] = head, score
             n_others += 1
 
@@ -70,20 +68,18 @@ def unite(parent, a, b):
 def compare_now(place, other, which, counts, rows, width, floor, scratch, state):
     """The similarity of two places; the first one's set stays in the scratch tables until another place is first."""
     addresses, sizes, is_normal, table, sequences = rows
-    codes, hashes, own, others = scratch
+    codes, hashes, tables = scratch
     if state[0] != place:
         row = which[place]
         n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
-        state[1] += 1
-        state[2], state[3] = fill_set(hashes, hash_shingles(codes, n, width, hashes), own[0], own[1], state[1])
+        state[1], state[2] = fill_set(hashes, hash_shingles(codes, n, width, hashes), tables[0])
         state[0] = place
-    if counts[other] < floor * state[2]:
+    if counts[other] < floor * state[1]:
         return -1.0
-    state[4] += 1
     row = which[other]
     n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
     count = hash_shingles(codes, n, width, hashes)
-    return jaccard(hashes, count, own, state[2], state[3], state[1], (others[0], others[1]), state[4], floor)
+    return jaccard(hashes, count, tables, state[1], state[2], floor)
 
 
 @njit(nogil=True, cache=True)
@@ -94,9 +90,7 @@ def make_scratch(which, counts, sizes, is_wanted):
         if is_wanted[place + 1] > is_wanted[place]:
             longest, most = max(longest, counts[place]), max(most, sizes[which[place]])
     codes, hashes = np.empty(most + most // 2 + 16, np.uint32), np.empty(most + most // 2 + 16, np.uint64)
-    state = np.zeros(5, np.int64)
-    state[0] = -1
-    return (codes, hashes, new_set(longest), new_set(longest)), state
+    return (codes, hashes, new_tables(longest)), np.array([-1, 0, 0])
 
 
 @njit(nogil=True, cache=True)

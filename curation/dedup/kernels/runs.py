@@ -53,3 +53,24 @@ def pairs_in_runs(packed, whole, firsts, out, write):
                     found += 1
             start = i
     return found, crowded
+
+
+@njit(nogil=True, cache=True)
+def mark_repeated(keys, places, shift, once, twice, out):
+    """(key, place) of the keys that may occur twice, in no order: two bits a slot are cheaper than sorting them all."""
+    once[:] = np.uint64(0)
+    twice[:] = np.uint64(0)
+    for place in places:
+        slot = keys[place] >> shift
+        bit = np.uint64(1) << np.uint64(slot & np.uint32(63))
+        word = slot >> np.uint32(6)
+        twice[word] |= once[word] & bit
+        once[word] |= bit
+    found = 0
+    for i in range(len(places)):
+        key = keys[places[i]]
+        slot = key >> shift
+        if twice[slot >> np.uint32(6)] >> np.uint64(slot & np.uint32(63)) & np.uint64(1):
+            out[found] = (np.uint64(key) << _32) | np.uint64(i)
+            found += 1
+    return found

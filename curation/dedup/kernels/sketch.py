@@ -12,6 +12,23 @@ _LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
 @njit(nogil=True, cache=True)
+def hash_codes(codes, n):
+    """A 64-bit hash of a whole text, by four chains, so that no multiplication waits for the one before."""
+    a, b, c, d = PRIME, PRIME ^ np.uint64(1), PRIME ^ np.uint64(2), PRIME ^ np.uint64(3)
+    whole = n - n % 4
+    for at in range(0, whole, 4):
+        a = (a ^ np.uint64(codes[at])) * PRIME
+        b = (b ^ np.uint64(codes[at + 1])) * PRIME
+        c = (c ^ np.uint64(codes[at + 2])) * PRIME
+        d = (d ^ np.uint64(codes[at + 3])) * PRIME
+        if at % 64 == 60:
+            a, b, c, d = mix(a), mix(b), mix(c), mix(d)
+    for at in range(whole, n):
+        a = (a ^ np.uint64(codes[at])) * PRIME
+    return mix(mix(mix(mix(a) ^ b) ^ c) ^ d ^ np.uint64(n))
+
+
+@njit(nogil=True, cache=True)
 def exact_keys(start, stop, which, addresses, sizes, is_normal, table, sequences, keys, lengths):
     """For each row a 64-bit hash of its normalized code points and their number (-1: Python must normalize the row)."""
     codes = np.empty(room(sizes, which, start, stop), np.uint32)
@@ -19,20 +36,8 @@ def exact_keys(start, stop, which, addresses, sizes, is_normal, table, sequences
         row = which[i]
         n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
         lengths[row] = n
-        if n < 0:
-            continue
-        a, b, c, d = PRIME, PRIME ^ np.uint64(1), PRIME ^ np.uint64(2), PRIME ^ np.uint64(3)
-        whole = n - n % 4  # four chains, so that no multiplication waits for the one before
-        for at in range(0, whole, 4):
-            a = (a ^ np.uint64(codes[at])) * PRIME
-            b = (b ^ np.uint64(codes[at + 1])) * PRIME
-            c = (c ^ np.uint64(codes[at + 2])) * PRIME
-            d = (d ^ np.uint64(codes[at + 3])) * PRIME
-            if at % 64 == 60:
-                a, b, c, d = mix(a), mix(b), mix(c), mix(d)
-        for at in range(whole, n):
-            a = (a ^ np.uint64(codes[at])) * PRIME
-        keys[row] = mix(mix(mix(mix(a) ^ b) ^ c) ^ d ^ np.uint64(n))
+        if n >= 0:
+            keys[row] = hash_codes(codes, n)
 
 
 @njit(nogil=True, cache=True)
@@ -68,7 +73,10 @@ def fill_bins(hashes, count, bins):
     for turn in range(2 * len(bins)):
         salt, high = np.uint64(turn) * PRIME, np.uint64(turn) << _32
         for i in range(count):
-            h = hashes[i] if turn == 0 else mix(hashes[i] + salt)
+            h = hashes[i]
+            if turn:
+                h = (h ^ salt) * PRIME
+                h ^= h >> _32
             at = ((h >> _32) * size) >> _32 if turn < len(bins) else np.uint64(turn - len(bins))
             value = high | (h & _LOW)
             old = bins[at]
@@ -81,23 +89,30 @@ def fill_bins(hashes, count, bins):
 
 
 @njit(nogil=True, cache=True)
-def band_keys(start, stop, which, addresses, sizes, is_normal, table, sequences, width, bands, salts, keys, counts):
-    """Per row `bands[0]` 32-bit keys of `bands[1]` bins each, mixed with the row's salt (its label), and its shingle count."""
+def band_keys(start, stop, which, addresses, sizes, is_normal, table, sequences, exact, lengths, width, bands, salts, keys, counts):
+    """In one reading of a row what `exact_keys` gives, `bands[0]` keys of `bands[1]` bins each, and its number of shingles.
+
+    The 32-bit keys are mixed with the row's salt (its label).
+    """
     length = room(sizes, which, start, stop)
     codes, hashes = np.empty(length, np.uint32), np.empty(length, np.uint64)
     bins = np.empty(bands[0] * bands[1], np.uint64)
     for i in range(start, stop):
         row = which[i]
         n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
+        lengths[row] = n
+        if n < 0:
+            continue
+        exact[row] = hash_codes(codes, n)
         count = hash_shingles(codes, n, width, hashes)
-        counts[i] = count
+        counts[row] = count
         fill_bins(hashes, count, bins)
         for band in range(bands[0]):
-            key = salts[i]
+            key = salts[row]
             for place in range(band * bands[1], (band + 1) * bands[1]):
                 key = (key ^ bins[place]) * PRIME
                 key ^= key >> _32
-            keys[band, i] = np.uint32(mix(key) >> _32)
+            keys[band, row] = np.uint32(mix(key) >> _32)
 
 
 @njit(nogil=True, cache=True)
