@@ -86,10 +86,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     rows = []
     for cell, request in zip(cells, requests_for(cells, project=p, seeds=seeds, protected_texts=phrases), strict=True):
         answered = answers.answer(request.body)
-        assert answered.truth is not None
+        assert answered.truths
         made = records_from(Answer(request=request, message=answered.message), cell, project=p)
         assert len(made) == 1
-        rows.append(Row(cell, request, made[0], answered.truth))
+        rows.append(Row(cell, request, made[0], answered.truths[0]))
     return Demo(answers, phrases, seeds, rows)
 
 
@@ -276,7 +276,7 @@ def test_the_judge_prefers_the_right_code_and_flips_on_a_few_pairs(demo: Demo) -
 
 
 def test_rewordings_mean_the_same_and_are_no_official_name(demo: Demo) -> None:
-    writer = demo.answers._writer  # type: ignore[attr-defined]
+    writer = demo.answers._teacher.writer  # type: ignore[attr-defined]
     reworded = {p: writer.reworder.reword(p, random_=random.Random(p)) for p in demo.phrases}
     done = {p: r for p, r in reworded.items() if r is not None}
     assert len(done) >= 0.6 * len(reworded)

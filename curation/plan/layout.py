@@ -79,7 +79,7 @@ def _cells(
         cell = Cell(id=cell_id(kind, ordinal), kind=kind, ordinal=ordinal, attributes=chosen, described=told, turns=turns[ordinal])
         if parent is not None:
             used[parent.id] += 1
-            cell = cell.model_copy(update={"evolve": how, "parent": parent.id})
+            cell = cell.model_copy(update={"evolve": how, "parent": parent.id, "turns": 1})
         if parent is not None and how == "deeper":  # the same matter
             about = {name: getattr(parent, name) for name in ("key", "row", "passage", "visit")}
         else:
@@ -109,7 +109,7 @@ def _growth(ordinal: int, project: Project) -> Literal["deeper", "broader"] | No
 
 def _parent(chosen: Mapping[str, str], cells: Sequence[Cell], used: Counter[str]) -> Cell | None:
     """The earlier cell to grow from: one that grew from none, with the fewest children, as like as can be."""
-    plain = [cell for cell in cells[-PARENTS_LOOKED_AT:] if cell.evolve is None]
+    plain = [cell for cell in cells[-PARENTS_LOOKED_AT:] if cell.evolve is None and cell.turns == 1]
 
     def likeness(cell: Cell) -> tuple[int, int, int]:
         return -used[cell.id], sum(cell.attributes.get(name) == value for name, value in chosen.items()), -cell.ordinal

@@ -43,8 +43,8 @@ def _serve(listener: socket.socket, options: argparse.Namespace, rates: dict[str
     errors = {429: options.error_429, 500: options.error_500, 529: options.error_529}
     faults = Faults(errors, options.latency, options.batch_seconds, options.batch_errors, options.key)
     log = Log(options.log)
-    answers = Answers.load(options.table, seed=options.seed, rates=rates)
-    app = make_app(Standin(answers, log, faults, Batches(options.log / "batches", options.batch_seconds)))
+    answers = Answers.load(options.table, seed=options.seed, rates=rates, collapses=options.collapse)
+    app = make_app(Standin(answers, log, faults, Batches(options.log / "batches", options.batch_seconds), before=log.answered()))
     config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=3)
     server = uvicorn.Server(config)
     listener.listen(256)
@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--log", type=Path, required=True, help="folder outside the project for the request log and the planted truth")
     parser.add_argument("--state", type=Path, help="file that gets the address and the process id")
     parser.add_argument("--rates", default="", help="flaw rates laid over the defaults: wrong_code=0.1,refusal=0")
+    parser.add_argument("--collapse", action="store_true", help="repeat ideas by the law in collapse.py, whatever is asked")
     parser.add_argument("--key", help="the only key accepted (any key by default)")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
     parser.add_argument("--batch-seconds", type=float, default=0.5)

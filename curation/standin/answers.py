@@ -1,4 +1,5 @@
-"""One Messages body in, one message out: the same for the same seed and body, whenever and however often it is asked."""
+"""One Messages body in, one message out: the same for the same seed and body, whenever it is asked; only a body
+that nothing tells from another is answered by how often it came before."""
 
 from __future__ import annotations
 
@@ -9,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from curation.standin.flaws import RATES, draw_flaw
+from curation.standin.flaws import RATES
 from curation.standin.judge import Judge
 from curation.standin.open_writer import OpenWriter
 from curation.standin.reading import Asked, count_tokens, read_request
 from curation.standin.tables import Codes
+from curation.standin.teacher import Teacher
 from curation.standin.text import Reworder
-from curation.standin.writer import Writer, Written
+from curation.standin.writer import Writer
 
 ID_PREFIX = "msg_offline_"
 """Every message id begins so: nobody can take the stand-in's text for a model's."""
@@ -23,10 +25,10 @@ ID_PREFIX = "msg_offline_"
 
 @dataclass(frozen=True)
 class Answered:
-    """A message and, for an answer of the teacher, what is true about it."""
+    """A message and, for an answer of the teacher, what is true about each example in it."""
 
     message: dict[str, Any]
-    truth: dict[str, Any] | None = None
+    truths: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -36,23 +38,25 @@ class Answers:
     codes: Codes
     seed: int
     rates: Mapping[str, float] = field(default_factory=lambda: RATES)
+    collapses: bool = False
+    """Whether the law of collapse holds for every request (collapse.py)."""
 
     @classmethod
-    def load(cls, table: Path | None, *, seed: int, rates: Mapping[str, float] = RATES) -> Answers:
+    def load(cls, table: Path | None, *, seed: int, rates: Mapping[str, float] = RATES, collapses: bool = False) -> Answers:
         """Read the table, if any."""
-        return cls(Codes.read(table), seed, rates)
+        return cls(Codes.read(table), seed, rates, collapses)
 
     def __post_init__(self) -> None:
         reworder = Reworder.over(self.codes)
-        object.__setattr__(self, "_writer", Writer(self.codes, reworder, self.seed))
-        object.__setattr__(self, "_open_writer", OpenWriter(reworder, self.seed))
+        writers = Writer(self.codes, reworder, self.seed), OpenWriter(reworder, self.seed)
+        object.__setattr__(self, "_teacher", Teacher(self.codes, *writers, self.seed, self.rates, self.collapses))
         object.__setattr__(self, "_judge", Judge(self.codes, self.seed))
 
-    def answer(self, body: dict[str, Any]) -> Answered:
-        """Answer a valid body."""
+    def answer(self, body: dict[str, Any], *, nth: int = 0) -> Answered:
+        """Answer a valid body. NTH counts how often it was asked before; only a request that nothing tells from another heeds it."""
         asked = read_request(body)
-        if asked.role in ("instruction", "preference"):
-            return self._teach(asked, body)
+        if asked.role in ("instruction", "preference", "conversation", "answer"):
+            return self._teach(asked, body, nth)
         judge: Judge = self._judge  # type: ignore[attr-defined]
         if asked.role == "judge":
             text = json.dumps(judge.scores(asked), ensure_ascii=False)
@@ -64,32 +68,23 @@ class Answers:
             text = "This is the offline stand-in. It knows no answer; it only shows that the way to a model works."
         return Answered(self._message(asked, body, text))
 
-    def _teach(self, asked: Asked, body: dict[str, Any]) -> Answered:
-        row = asked.part("row")
-        on_codes = isinstance(row, dict) and {"code", "description", "chapter"} <= row.keys() and bool(self.codes.rows)
-        hidden = bool(on_codes and self.codes.hidden_names(row))
-        flaw = draw_flaw(asked.role, asked.number, seed=self.seed, rates=self.rates, has_hidden_name=hidden)
-        if flaw == "refusal":
-            message = self._message(asked, body, "", stop="refusal")
-            return Answered(message, self._truth(message, asked, "refusal", {}))
-        writer: Writer | OpenWriter = self._writer if on_codes else self._open_writer  # type: ignore[attr-defined]
-        write = writer.instruction if asked.role == "instruction" else writer.pair
-        written: Written = write(asked, flaw if flaw != "truncated_json" else None)
-        name = "examples" if asked.role == "instruction" else "pairs"
-        text = json.dumps({name: [written.fields]}, ensure_ascii=False)
-        if flaw == "truncated_json":
-            message = self._message(asked, body, text[: int(len(text) * random.Random(asked.sha).uniform(0.3, 0.9))], stop="max_tokens")
-            return Answered(message, self._truth(message, asked, flaw, written.source))
-        message = self._message(asked, body, text)
-        return Answered(message, self._truth(message, asked, written.flaw, written.source))
+    def _teach(self, asked: Asked, body: dict[str, Any], nth: int) -> Answered:
+        teacher: Teacher = self._teacher  # type: ignore[attr-defined]
+        nth = nth if asked.is_bare else 0
+        taught = teacher.teach(asked, nth=nth)
+        message = self._message(asked, body, taught.text, stop=taught.stop, nth=nth)
+        kind = "preference" if asked.role == "preference" else "instruction"
+        common = {"message_id": message["id"], "kind": kind, "body_sha": asked.sha}
+        truths = ({"item": n, "flaw": flaw, "source": source, **common} for n, (flaw, source) in enumerate(taught.truths))
+        return Answered(message, tuple(truths))
 
-    def _message(self, asked: Asked, body: dict[str, Any], text: str, *, stop: str = "end_turn") -> dict[str, Any]:
+    def _message(self, asked: Asked, body: dict[str, Any], text: str, *, stop: str = "end_turn", nth: int = 0) -> dict[str, Any]:
         limit = body["max_tokens"]
         if count_tokens(text) > limit:
             text, stop = text[: limit * 4], "max_tokens"
         explanation = "The offline stand-in refuses some requests, as models do."
         return {
-            "id": f"{ID_PREFIX}{random.Random(f'{self.seed}:{asked.sha}').getrandbits(96):024x}",
+            "id": f"{ID_PREFIX}{random.Random(f'{self.seed}:{asked.sha}{nth or str()}').getrandbits(96):024x}",
             "type": "message",
             "role": "assistant",
             "model": body["model"],
@@ -105,9 +100,6 @@ class Answers:
                 "service_tier": "standard",
             },
         }
-
-    def _truth(self, message: dict[str, Any], asked: Asked, flaw: str | None, source: dict[str, Any]) -> dict[str, Any]:
-        return {"message_id": message["id"], "item": 0, "kind": asked.role, "flaw": flaw, "source": source, "body_sha": asked.sha}
 
 
 def _any_value(schema: Mapping[str, Any]) -> Any:

@@ -32,10 +32,13 @@ PAIR = ("wrong_sibling", "pair_truncated_json", "pair_refusal")
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-def draw_flaw(kind: str, number: int, *, seed: int, rates: Mapping[str, float], has_hidden_name: bool = False) -> str | None:
-    """The flaw of an answer, or None for a clean one."""
-    # Multiples of the golden ratio fill the unit interval more evenly than chance at every length.
-    place = (random.Random(f"{seed}:{kind}").random() + number * _GOLDEN) % 1.0
+def draw_flaw(
+    kind: str, number: int, *, seed: int, rates: Mapping[str, float], has_hidden_name: bool = False, place: float | None = None
+) -> str | None:
+    """The flaw of an answer, or None for a clean one; PLACE (0 to 1) takes the place of the draw by number."""
+    if place is None:
+        # Multiples of the golden ratio fill the unit interval more evenly than chance at every length.
+        place = (random.Random(f"{seed}:{kind}").random() + number * _GOLDEN) % 1.0
     names = PAIR if kind == "preference" else INSTRUCTION + LEAKS
     edge = 0.0
     for name in names:

@@ -70,7 +70,7 @@ def start(
     command += ["--table", str(table.resolve())] if table else []
     command += ["--rates", ",".join(f"{name}={rate}" for name, rate in rates.items())] if rates else []
     for name, value in (options or {}).items():
-        command += [f"--{name}", value]
+        command += [f"--{name}", value] if value else [f"--{name}"]
     errors = log / "server.log"
     with errors.open("a", encoding="utf-8") as file:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=detach)

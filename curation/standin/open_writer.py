@@ -128,6 +128,13 @@ _ENDINGS = (
     "After that {a} looks after itself.",
     "Note the date, so that you can compare.",
 )
+_CONDITIONS = (
+    "It has to work without {b}.",
+    "Assume that {a} has already failed once.",
+    "Give the reason for each step, and say where {b} changes it.",
+    "There is only half the usual time, and {b} cannot be moved.",
+    "Compare it with the case in which {a} comes last.",
+)
 _DEFECTS = (
     "Once {a} is settled, {b} can be ignored for good.",
     "Change {a} and {b} together, so that you save a step.",
@@ -174,6 +181,35 @@ class OpenWriter:
             better, worse = worse, better
         return Written({"input": question, "better": better, "worse": worse}, {"about": [a, b], "defect": defect}, flaw)
 
+    def grow(self, asked: Asked, flaw: str | None) -> Written:
+        """An example that grows from another: the same question with a condition more, or a question about something else."""
+        parent, random_ = asked.part("existing_example", {}), random.Random(f"{self.seed}:{asked.sha}")
+        if parent.get("how") == "broader" or flaw:
+            return self.instruction(asked, flaw)
+        a, b = _two_things(asked, random_)
+        question = f"{str(parent.get('prompt', '')).strip()} {random_.choice(_CONDITIONS).format(a=a, b=b)}"
+        return Written(
+            _example(asked, question, _answer(asked, a, b, random_)), {"about": [a, b], "grown_from": parent.get("prompt")}, None
+        )
+
+    def answer(self, asked: Asked) -> str:
+        """One more answer to a question; in every other approach it holds a piece of bad advice."""
+        random_ = random.Random(f"{self.seed}:{asked.sha}")
+        told = f"{asked.part('asked', '')}"
+        words = [w.lower() for w in re.findall(r"[A-Za-z][A-Za-z-]{4,}", told) if w.lower() not in _STOP] or ["the matter"]
+        a, b = random_.choice(words), random_.choice(words)
+        said = _answer(asked, a, b, random_)
+        return f"{said} {random_.choice(_DEFECTS).format(a=a, b=b)}" if random_.random() < 0.5 else said
+
+    def small_turns(self, asked: Asked, random_: random.Random, count: int) -> list[dict[str, str]]:
+        """Earlier turns of a conversation."""
+        turns = []
+        for _ in range(count):
+            a, b = _two_things(asked, random_)
+            question = random_.choice(_QUESTIONS).format(a=a, b=b)
+            turns.append({"user": question, "assistant": f"{random_.choice(_OPENINGS)} {random_.choice(_MIDDLES)}".format(a=a, b=b)})
+        return turns
+
     def _copy_seed(self, seed: dict[str, Any], flaw: str, random_: random.Random) -> Written | None:
         fields = {name: str(seed.get(name) or "") for name in ("instruction", "input", "output")}
         asked_in = "input" if fields["input"] else "instruction"
@@ -191,9 +227,10 @@ def _two_things(asked: Asked, random_: random.Random) -> tuple[str, str]:
     """What the example is about: values of the row and words of the brief, taken by the request's number so that they vary."""
     words = [w for w in re.findall(r"[A-Za-z][A-Za-z-]{3,}", asked.brief) if w.lower() not in _STOP]
     words = list(dict.fromkeys(w.lower() for w in words)) or ["the task", "the result"]
-    row = asked.part("row")
+    row, passage, about = asked.part("row"), asked.part("passage"), asked.part("about")
     values = [str(v) for v in row.values() if isinstance(v, str | int | float) and str(v).strip()] if isinstance(row, dict) else []
-    first = values[-1] if values else random_.choice(words)
+    told = [w.lower() for w in re.findall(r"[A-Za-z][A-Za-z-]{4,}", passage) if w.lower() not in _STOP] if isinstance(passage, str) else []
+    first = values[-1] if values else random_.choice(told) if told else str(about) if about else random_.choice(words)
     second = random_.choice([w for w in words if w != first] or ["the rest"])
     detail = random_.choice(("", "", "early ", "late ", "repeated ", "unexpected ", "small-scale ", "first-time ", "seasonal ", "shared "))
     return first, f"{detail}{second}"

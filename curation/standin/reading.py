@@ -8,8 +8,15 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Role = Literal["instruction", "preference", "judge", "judge_pair", "other"]
-_ROLES: dict[str, Role] = {"examples": "instruction", "pairs": "preference", "scores": "judge", "winner": "judge_pair"}
+Role = Literal["instruction", "preference", "conversation", "answer", "judge", "judge_pair", "other"]
+_ROLES: dict[str, Role] = {
+    "examples": "instruction",
+    "pairs": "preference",
+    "conversations": "conversation",
+    "answer": "answer",
+    "scores": "judge",
+    "winner": "judge_pair",
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,19 @@ class Asked:
         """The number the request carries, else one made from the body."""
         value = self.parts.get("number")
         return value if isinstance(value, int) else int(self.sha[:6], 16)
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether nothing in it tells it from the same request asked before."""
+        return "number" not in self.parts and "examples_to_write" not in self.parts
+
+    @property
+    def candidates(self) -> int:
+        """How many examples with a probability are asked for in the place of one; 0 where none are."""
+        lists = [part for part in ((self.schema or {}).get("properties") or {}).values() if isinstance(part, dict)]
+        items = [part.get("items", {}).get("properties", {}) for part in lists if isinstance(part.get("items"), dict)]
+        found = re.search(r"asked for (\d+) candidates", self.text) if any("probability" in item for item in items) else None
+        return int(found[1]) if found else 0
 
 
 def read_request(body: dict[str, Any]) -> Asked:

@@ -5,6 +5,7 @@ request, and the truth about every planted flaw, in a folder outside the project
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import random
 import threading
@@ -58,15 +59,21 @@ class Log:
         self._known = {json.loads(line)["message_id"] for line in (folder / "truth.jsonl").read_text(encoding="utf-8").splitlines()}
         self._lock = threading.Lock()
 
+    def answered(self) -> Counter[str]:
+        """How often each body was answered so far, by its digest."""
+        lines = map(json.loads, Path(self._requests.name).read_text(encoding="utf-8").splitlines())
+        return Counter(line["body_sha"] for line in lines if line["status"] == 200 and line["path"] == "POST /v1/messages")
+
     def request(self, *, path: str, status: int, sha: str | None = None, response_id: str | None = None) -> None:
         """One line per request that was answered."""
         self._write(self._requests, {"time": time.time(), "path": path, "status": status, "response_id": response_id, "body_sha": sha})
 
     def truth(self, answered: Answered) -> None:
-        """One line per message of the teacher, once."""
-        if answered.truth is not None and answered.truth["message_id"] not in self._known:
-            self._known.add(answered.truth["message_id"])
-            self._write(self._truth, answered.truth)
+        """One line per example of the teacher, once."""
+        if answered.truths and answered.truths[0]["message_id"] not in self._known:
+            self._known.add(answered.truths[0]["message_id"])
+            for truth in answered.truths:
+                self._write(self._truth, truth)
 
     def close(self) -> None:
         """Close both files."""
@@ -92,6 +99,8 @@ class Standin:
     batches: Batches
     asked: int = 0
     """Requests so far; injected errors depend on it, so that a retry can succeed."""
+    before: Counter[str] = field(default_factory=Counter)
+    """How often each body was answered; the same prompt repeated gets other answers."""
 
     async def message(self, request: Request) -> tuple[Any, str | None, str | None]:
         """POST /v1/messages"""
@@ -99,9 +108,11 @@ class Standin:
         self._inject()
         if self.faults.latency:
             await asyncio.sleep(self.faults.latency)
-        answered = self.answers.answer(body)
+        sha = body_sha(body)
+        self.before[sha] += 1
+        answered = self.answers.answer(body, nth=self.before[sha] - 1)
         self.log.truth(answered)
-        return answered.message, body_sha(body), answered.message["id"]
+        return answered.message, sha, answered.message["id"]
 
     async def count(self, request: Request) -> tuple[Any, str | None, str | None]:
         """POST /v1/messages/count_tokens"""
@@ -171,7 +182,7 @@ class Standin:
     def _result(self, id_: str, request: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
         kind = self._outcome(id_, request, batch)
         if kind == "succeeded":
-            answered = self.answers.answer(request["params"])
+            answered = self.answers.answer(request["params"], nth=int(hashlib.sha256(request["custom_id"].encode()).hexdigest()[:8], 16))
             self.log.truth(answered)
             self.log.request(path="batch result", status=200, sha=body_sha(request["params"]), response_id=answered.message["id"])
             return {"type": "succeeded", "message": {**answered.message, "usage": {**answered.message["usage"], "service_tier": "batch"}}}

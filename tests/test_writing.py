@@ -1,0 +1,202 @@
+"""The plan's options at work: the offline stand-in answers over HTTP, and what it is asked is read from the calls it was sent."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from curation import pipeline
+from curation.errors import ProjectError
+from curation.records import prompt_text
+from curation.requests import Answer, cells_in
+from curation.standin import lifecycle
+from curation.store import CallLedger, facts, open_store, records
+from curation.store.records import Row
+from curation.template import write_template
+
+BRIEF = "Answer gardening questions about soil, compost, pests and vegetables for beginners."
+ATTRIBUTES = {"topic": ["soil", "compost", "pests", "beans", "herbs"], "difficulty": {"basic": 2, "advanced": 1}}
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A running stand-in; the file that says where is copied into each project."""
+    home = tmp_path_factory.mktemp("standin")
+    (home / "host").mkdir()
+    lifecycle.start(home / "host", table=None, seed=7, log=home / "log")
+    try:
+        yield home
+    finally:
+        lifecycle.stop(home / "host")
+
+
+@pytest.fixture
+def make(server: Path, tmp_path: Path) -> Make:
+    """A project with the plan given, laid out unless told otherwise."""
+
+    def make(name: str = "garden", *, planned: bool = True, **plan: Any) -> Path:
+        folder = tmp_path / name
+        write_template(folder, "blank", offline=True)
+        path = folder / "project.yaml"
+        value = yaml.safe_load(path.read_text().replace("TODO", "Answers"))
+        value["brief"] = BRIEF
+        value["plan"] = {**value["plan"], "instruction": 0, "preference": 0, "attributes": ATTRIBUTES, **plan}
+        path.write_text(yaml.safe_dump(value, sort_keys=False))
+        shutil.copy(server / "host" / lifecycle.STATE, folder)
+        if planned:
+            pipeline.plan(folder)
+        return folder
+
+    return make
+
+
+def rows(folder: Path, kind: str = "instruction", role: str = "row") -> list[Row]:
+    with open_store(folder) as db:
+        return records.list_rows(db, kind, role=role)  # type: ignore[arg-type]
+
+
+def answers(folder: Path, stage: str = "generate") -> list[Answer]:
+    with open_store(folder) as db:
+        return list(CallLedger(db).answers(stage))
+
+
+def asked(answer: Answer) -> str:
+    return str(answer.request.body["messages"][0]["content"])
+
+
+def failures(folder: Path) -> dict[str, str]:
+    with open_store(folder) as db:
+        return facts.failed_slots(db, "generate")
+
+
+def test_attributes_and_passages_come_from_files(make: Make) -> None:
+    folder = make(
+        planned=False,
+        instruction=6,
+        attributes={"topic": {"file": "topics.txt"}, "crop": {"file": "crops.csv", "column": "crop", "weight": "n", "says": "about"}},
+        documents={"files": "docs/*.md", "chunk_chars": 200},
+    )
+    for what, fact in (("plan.documents.files", "names no file"), ("plan.attributes.topic", "there is no file")):
+        with pytest.raises(ProjectError) as error:
+            pipeline.plan(folder)
+        assert what in error.value.what and fact in error.value.fact
+        (folder / "docs").mkdir(exist_ok=True)
+        (folder / "docs" / "a.md").write_text("# Slugs\n\nSlugs come out at night after rain.\n\n" + "Beer traps drown them. " * 9)
+    (folder / "topics.txt").write_text("soil\npests\n")
+    (folder / "crops.csv").write_text("crop,n,about\nbeans,2,They climb.\npeas,1,\n")
+    pipeline.plan(folder)
+    pipeline.generate(folder)
+    for answer in answers(folder):
+        assert "Slugs come out at night" in asked(answer) or "Beer traps" in asked(answer)
+        assert ("They climb." in asked(answer)) == ('"crop":"beans"' in asked(answer))
+    pipeline.score(folder)
+    assert all('"passage"' in asked(answer) for answer in answers(folder, "score"))
+
+
+def test_an_empty_document_or_list_is_named(make: Make) -> None:
+    folder = make(planned=False, instruction=2, documents={"files": ["a.txt"]})
+    (folder / "a.txt").write_text("\n \n")
+    with pytest.raises(ProjectError, match=r"plan\.documents\.files.*hold no passage"):
+        pipeline.plan(folder)
+    (folder / "a.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ProjectError, match=r"plan\.documents\.files.*is not UTF-8"):
+        pipeline.plan(folder)
+
+
+def test_several_examples_in_one_request_go_to_their_cells(make: Make) -> None:
+    folder = make(instruction=12, preference=3, per_call=5)
+    pipeline.generate(folder)
+    slots = Counter(len(cells_in(answer.request.slot)) for answer in answers(folder))
+    assert slots == {5: 2, 2: 1, 3: 1}
+    assert all(a.request.body["max_tokens"] == 1024 * len(cells_in(a.request.slot)) for a in answers(folder))
+    made = rows(folder) + rows(folder, "preference")
+    cells = {row.cell for row in made} | set(failures(folder))
+    assert len(cells) == 15 and len({prompt_text(row.record) for row in made}) > 10
+    assert Counter(row.cell for row in made).most_common(1)[0][1] == 1
+
+
+def test_an_answer_that_leaves_out_a_number_leaves_its_cell_to_be_asked_again(make: Make) -> None:
+    from curation.generate import Ask, Made, ask_requests, read_answer
+    from curation.pipeline.bench import load_cells, open_bench
+
+    with open_bench(make(instruction=3, per_call=3)) as bench:
+        cells = {cell.id: cell for cell in load_cells(bench)}
+        request = next(iter(ask_requests([Ask(slot="instruction:00000+00001+00002")], cells, project=bench.project, seeds=[])))
+        item = {"instruction": "What is soil?", "input": "", "output": "Earth."}
+        text = json.dumps({"examples": [{"number": 3, **item}, {"number": 1, **item, "output": " "}, {"number": 9, **item}]})
+        message = {"content": [{"type": "text", "text": text}], "stop_reason": "end_turn", "usage": {}}
+        read = read_answer(Answer(request=request, message=message), list(cells.values()), project=bench.project)
+    found = [(cell.ordinal, "made" if isinstance(result, Made) else (result.slot, result.reason)) for cell, result in read]
+    whole = "instruction:00000+00001+00002"
+    assert found == [
+        (2, "made"),
+        (0, ("instruction:00000", "row")),
+        (0, (whole, "row")),
+        (1, ("instruction:00001", "missing")),
+    ]
+
+
+def test_what_exists_is_shown_as_taken_and_a_run_that_goes_on_asks_the_same(make: Make) -> None:
+    folder = make(instruction=40, avoid=4)
+    pipeline.generate(folder)
+    shown = [json.loads(found[1]) for a in answers(folder) if (found := re.search(r"<taken>\n(.*)\n</taken>", asked(a)))]
+    begun = {" ".join(prompt_text(row.record).split())[:60] for row in rows(folder)}
+    assert len(shown) == 35 and all(0 < len(taken) <= 4 for taken in shown)
+    assert all(any(text[:60].removesuffix(" …").startswith(b[:40]) for b in begun) for taken in shown for text in taken)
+    before = {(a.request.slot, a.request.key) for a in answers(folder)}
+    with open_store(folder) as db:  # as if the process had died while these were on their way
+        db.execute("UPDATE calls SET state = 'uncertain', response = NULL, settled = 0 WHERE seq % 4 = 0")
+        db.execute("DELETE FROM origins WHERE source IN (SELECT lower(hex(key)) FROM calls WHERE state = 'uncertain')")
+        db.execute("DELETE FROM failures WHERE call IN (SELECT lower(hex(key)) FROM calls WHERE state = 'uncertain')")
+    pipeline.generate(folder)
+    assert {(a.request.slot, a.request.key) for a in answers(folder)} == before
+
+
+def test_of_candidates_with_probabilities_the_least_likely_is_kept(make: Make) -> None:
+    folder = make(instruction=6, sampling="verbalized")
+    pipeline.generate(folder)
+    kept = {row.cell: row for row in rows(folder)}
+    assert len(rows(folder)) == len(kept) >= 4
+    for answer in answers(folder):
+        assert answer.request.body["max_tokens"] == 5 * 1024
+        if answer.request.slot in kept:
+            items = json.loads(answer.text)["examples"]
+            least = min(items, key=lambda item: item["probability"])
+            assert len(items) == 5 and prompt_text(kept[answer.request.slot].record) == least["instruction"]
+
+
+def test_examples_grow_from_written_ones_and_stay_on_their_side_of_the_split(make: Make) -> None:
+    folder = make(instruction=30, evolve={"deeper": 0.2, "broader": 0.1})
+    pipeline.generate(folder)
+    made = {row.seq: row for row in rows(folder)}
+    grown = [row for row in made.values() if row.parent is not None]
+    assert len(grown) >= 7 and all(row.parent in made for row in grown)
+    assert all(row.seed_group == made[row.parent].seed_group for row in grown if row.parent)
+    deeper = [a for a in answers(folder) if '"how":"deeper"' in asked(a)]
+    assert len(deeper) == 6
+    by_cell = {row.cell: prompt_text(row.record) for row in made.values()}
+    extended = [
+        a for a in deeper if any(by_cell.get(a.request.slot, "-").startswith(p) and by_cell[a.request.slot] != p for p in by_cell.values())
+    ]
+    assert len(extended) >= 4
+
+
+def test_conversations_of_some_turns_become_one_record_each(make: Make) -> None:
+    folder = make(instruction=12, turns="1..3")
+    pipeline.generate(folder)
+    turns = Counter(sum(m.role == "user" for m in row.record.prompt) for row in rows(folder))
+    assert set(turns) == {1, 2, 3}
+    for row in rows(folder):
+        roles = [m.role for m in row.record.prompt]
+        assert roles == ["user", *["assistant", "user"] * (len(roles) // 2)] and row.record.kind == "instruction"
+        assert (row.seed_group is None) == (len(roles) == 1)
