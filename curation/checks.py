@@ -1,7 +1,7 @@
 """The checks a project may ask of each row, as written in project.yaml. Nouns only: `validate.py` runs them.
 
-Three kinds: the answer fits a pattern, the answer is JSON of a given schema, or what the answer says stands in a table
-(the code exists, is billable, carries that description).
+Four kinds: the text fits a pattern, the text is JSON of a given schema, what the text says stands in a table (the code exists, is
+billable, carries that description), or a Python function of the project accepts it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Target = Literal["completion", "prompt"]
+Target = Literal["completion", "prompt", "both"]
+"""Which text is looked at; with `both`, each of the two must pass."""
 
 
 class PatternCheck(BaseModel):
@@ -86,7 +87,29 @@ class TableCheck(BaseModel):
         return self
 
 
-Check = Annotated[PatternCheck | SchemaCheck | TableCheck, Field(discriminator="kind")]
+class PythonCheck(BaseModel):
+    """A function of the project's own must accept the text. It runs in a process of its own, within limits.
+
+    It gets the text as its one argument, or prompt and completion with `target: both`, and returns None or True where all is well,
+    else False, a reason, or a list of reasons. What it raises counts as a failure of that row.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["python"] = "python"
+    name: str = "python"
+    """How findings of this check are called."""
+    callable: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
+    """Dotted name, for example `my_checks.is_polite` for the function in my_checks.py beside project.yaml; installed packages too."""
+    seconds: float = Field(default=2.0, gt=0, le=600)
+    """How long one row may take."""
+    memory_mb: int = Field(default=512, ge=16)
+    """How much memory it may take beyond what it holds once imported (enforced on Linux)."""
+    target: Target = "completion"
+    """Which text is looked at."""
+
+
+Check = Annotated[PatternCheck | SchemaCheck | TableCheck | PythonCheck, Field(discriminator="kind")]
 
 
 def _compiled(value: str) -> str:

@@ -1,4 +1,4 @@
-"""Run a project's checks (`checks.py`) over rows: does the answer fit the pattern, the schema, the table.
+"""Run a project's checks (`checks.py`) over rows: does the text fit the pattern, the schema, the table, the project's own function.
 
 A row that fails gets one finding per reason, with what was found beside what was wanted. Several checks may fail on one
 row; none of them stops the others.
@@ -6,17 +6,20 @@ row; none of them stops the others.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 import pyarrow as pa
 
-from curation.checks import Check, PatternCheck, SchemaCheck, TableCheck
+from curation.checks import Check, PatternCheck, PythonCheck, SchemaCheck, TableCheck
 from curation.dedup.text import checked_length, normalize, strings
 from curation.errors import ProjectError
+from curation.validate.callables import CheckProcess, sources_of
 
 FAILURES = pa.schema({"row": pa.int64(), "check": pa.string(), "kind": pa.string(), "evidence": pa.string()})
 
@@ -42,6 +45,7 @@ def check_rows(
     prompts: Sequence[str] | pa.Array | None = None,
     expected: Sequence[str | None] | None = None,
     tables: Mapping[str, pa.Table] | None = None,
+    folder: Path | None = None,
 ) -> pa.Table:
     """Hold every row against every check.
 
@@ -49,24 +53,26 @@ def check_rows(
         prompts: needed by checks whose target is the prompt.
         expected: the value the plan asked for in each row (its label), for table checks with `expected`; None is not checked.
         tables: the tables that table checks name, loaded (`load_table`).
+        folder: the project's, where Python checks are looked for first; the working directory by default.
 
     Returns one line per failure: row, check (its name), kind (no_match, match, not_json, schema, unreadable, unknown_key,
-    mismatch, not_required, unexpected), evidence.
+    mismatch, not_required, unexpected; of a function rejected, exception, timeout, memory, crashed), evidence.
     """
     answers = strings(completions)
     asked = strings(prompts) if prompts is not None else [""] * len(answers)
     checked_length(asked, len(answers), "prompts")
     checked_length(expected, len(answers), "expected")
-    if prompts is None and (blind := [check.name for check in checks if check.target == "prompt"]):
+    if prompts is None and (blind := [check.name for check in checks if check.target != "completion"]):
         raise ValueError(f"checks {blind} look at prompts, and none were given")
-    judges = [(check.name, _judge(check, tables or {})) for check in checks]
     wanted = expected if expected is not None else [None] * len(answers)
-    lines = [
-        {"row": row, "check": name, "kind": kind, "evidence": evidence}
-        for row, values in enumerate(zip(answers, asked, wanted, strict=True))
-        for name, judge in judges
-        for kind, evidence in judge(Row(*values))
-    ]
+    with ExitStack() as running:
+        judges = [(check.name, _judge(check, tables or {}, folder or Path(), running)) for check in checks]
+        lines = [
+            {"row": row, "check": name, "kind": kind, "evidence": evidence}
+            for row, values in enumerate(zip(answers, asked, wanted, strict=True))
+            for name, judge in judges
+            for kind, evidence in judge(Row(*values))
+        ]
     return pa.Table.from_pylist(lines, schema=FAILURES)
 
 
@@ -87,7 +93,43 @@ def load_table(path: Path) -> pa.Table:
         raise ProjectError(f"table {path.name}", f"cannot be read ({error})", "save it as Parquet or as CSV with a header") from error
 
 
-def _judge(check: Check, tables: Mapping[str, pa.Table]) -> Judge:
+def checks_digest(checks: Sequence[Check], folder: Path) -> str:
+    """sha256 (hex, 16 characters) of the checks and of all they read: the tables' contents and the functions' sources."""
+    whole = hashlib.sha256()
+    for check in checks:
+        whole.update(check.model_dump_json().encode())
+        read = [folder / check.table] if isinstance(check, TableCheck) else []
+        read += sources_of(check.callable, folder) if isinstance(check, PythonCheck) else []
+        for path in read:
+            whole.update(path.name.encode() + (hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"missing"))
+    return whole.hexdigest()[:16]
+
+
+def _judge(check: Check, tables: Mapping[str, pa.Table], folder: Path, running: ExitStack) -> Judge:
+    if isinstance(check, PythonCheck):
+        return _python_judge(check, folder, running)
+    judge = _text_judge(check, tables)
+
+    def both(row: Row) -> Iterator[tuple[str, str]]:
+        for side in ("prompt", "completion"):
+            for kind, evidence in judge(row._replace(completion=getattr(row, side), prompt=getattr(row, side))):
+                yield kind, f"{side}: {evidence}"
+
+    return both if check.target == "both" else judge
+
+
+def _python_judge(check: PythonCheck, folder: Path, running: ExitStack) -> Judge:
+    process = CheckProcess(check, folder)
+    running.callback(process.close)
+
+    def judge(row: Row) -> Iterator[tuple[str, str]]:
+        arguments = (row.prompt, row.completion) if check.target == "both" else (_text(row, check),)
+        yield from process.ask(*arguments)
+
+    return judge
+
+
+def _text_judge(check: PatternCheck | SchemaCheck | TableCheck, tables: Mapping[str, pa.Table]) -> Judge:
     if isinstance(check, PatternCheck):
         return _pattern_judge(check)
     if isinstance(check, SchemaCheck):
