@@ -21,14 +21,15 @@ from curation.records import KINDS, completion_text, prompt_text
 from curation.store import facts, hold_lock, records, runs
 from curation.store.facts import Finding
 from curation.store.records import Row
-from curation.validate import check_rows, load_table
+from curation.validate import check_rows, checks_digest, load_table
 
 
 def screen(folder: Path, *, progress: Progress | None = None) -> Summary:
     """Find leaks of the protected sets, rows of one text and two labels, and rows that fail a check. Core: leakage, validate.py."""
     with open_bench(folder) as bench, hold_lock(bench.db, "screen"):
         protected = load_protected(bench)
-        digest = settings_digest(bench.project.screen, [items.sha256 for items in protected], model_digest(bench.project.dedup.model))
+        read = [*(items.sha256 for items in protected), checks_digest(bench.project.screen.checks, bench.folder)]
+        digest = settings_digest(bench.project.screen, read, model_digest(bench.project.dedup.model))
         if runs.is_current(bench.db, "screen", digest):
             return _tell_screen(bench, "nothing has changed since the last run; its findings stand")
         with runs.record_run(bench.db, "screen", digest) as run:
@@ -98,6 +99,7 @@ def check_findings(bench: Bench, rows: Sequence[Row]) -> list[Finding]:
         # A person who changed an answer outranks the plan.
         expected=[None if row.how == "edited" else expected.get(row.cell or "") for row in rows],
         tables=tables,
+        folder=bench.folder,
     ).to_pylist()
     return [
         Finding(rows[line["row"]].seq, "screen", f"check_{line['check']}_{line['kind']}", True, evidence=line["evidence"]) for line in lines
