@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 import zlib
@@ -23,7 +24,7 @@ from curation.store.calls import CALLS_SCHEMA, CallLedger
 from tests.messages_server import Act, always_answer, error_body, message, messages_server, prompt_of
 
 MODEL = "claude-sonnet-5-5"
-QUICK = Patience(first_wait_s=0.01, longest_wait_s=0.05)
+QUICK = Patience(first_wait_s=0.01, longest_wait_s=0.05, first_poll_s=0.02)
 CHEAP_ANSWER_USD = (100 * 2 + 20 * 10) / 1e6
 
 
@@ -91,6 +92,7 @@ def test_a_response_is_on_disk_before_it_is_read(ledger: CallLedger, database: s
 
 
 TRUNCATED = json.dumps(message("cut")).encode()
+CUT_STEP = 1 if os.environ.get("SEEDCORN_SOAK") else 9
 HOSTILE: dict[str, Act] = {
     "refusal": Act(raw=json.dumps(message("I can't", stop_reason="refusal", stop_details={"type": "refusal", "category": "bio"})).encode()),
     "unnamed refusal": Act(raw=json.dumps(message("no", stop_reason="refusal")).encode()),
@@ -126,7 +128,7 @@ ANSWERS = {"refusal", "unnamed refusal", "max_tokens", "context", "unicode", "em
 
 def test_every_hostile_response_ends_as_an_answer_or_a_counted_failure(ledger: CallLedger, database: sqlite3.Connection) -> None:
     """Also every length at which a body may be cut. A flock of good answers keeps the circuit closed."""
-    script = {**HOSTILE, **{f"cut at {n}": Act(raw=TRUNCATED[:n]) for n in range(1, len(TRUNCATED), 9)}}
+    script = {**HOSTILE, **{f"cut at {n}": Act(raw=TRUNCATED[:n]) for n in range(1, len(TRUNCATED), CUT_STEP)}}
     good = [f"good {n}" for n in range(5 * len(script))]
     names = [name for i, bad in enumerate(script) for name in (*good[5 * i : 5 * i + 5], bad)]
 

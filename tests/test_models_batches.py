@@ -92,7 +92,7 @@ class Provider:
 def run_batch(ledger: CallLedger, server: MessagesServer, requests: list[Request], **more: Any) -> AskSummary:
     spec = ModelSpec(model=MODEL, base_url=server.address)
     model = open_model(spec, environ={"ANTHROPIC_API_KEY": "k"}, timeout_s=5)
-    settings = {"budget_usd": 5.0, "simulated": False, "patience": QUICK, "poll_s": 0.02, **more}
+    settings = {"budget_usd": 5.0, "simulated": False, "patience": QUICK, **more}
     return ask_batch(requests, model=model, spec=spec, ledger=ledger, **settings)
 
 
@@ -133,12 +133,12 @@ def test_a_cut_body_of_results_is_fetched_again(ledger: CallLedger) -> None:
 
 @pytest.mark.parametrize("where", ["before the id is kept", "while it waits", "before results are kept", "before results are read"])
 def test_a_batch_outlives_the_process_that_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    from curation.models import batches, replies
+    from curation.models import batch_api, batches, replies
     from curation.store.call_batches import CallBatches
 
     spots: dict[str, tuple[Any, str]] = {
         "before the id is kept": (CallBatches, "name"),
-        "while it waits": (batches._BatchRun, "_wait"),
+        "while it waits": (batch_api.BatchApi, "wait"),
         "before results are kept": (CallBatches, "keep"),
         "before results are read": (replies, "read_message"),
     }

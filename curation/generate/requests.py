@@ -24,6 +24,8 @@ WAYS = (
     "harder material: longer, messier, or with something beside the point in it",
 )
 """How an example can be made harder: the in-depth operations of Evol-Instruct (Xu et al. 2023, arXiv:2304.12244)."""
+CACHED_FROM = 4096
+"""Characters of a system prompt from which it is marked for the cache: about the 1,024 tokens below which a provider caches nothing."""
 _TEXT, _NUMBER = {"type": "string"}, {"type": "number"}
 
 
@@ -58,11 +60,17 @@ def generation_digest(project: Project, kind: Kind) -> str:
 
 
 def message_body(model: ModelSpec, system: str, user: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """Body of a Messages request whose answer is JSON of a schema. No temperature: current models refuse it."""
+    """Body of a Messages request whose answer is JSON of a schema. No temperature: current models refuse it.
+
+    A long system prompt is marked for the provider's cache; all requests of a stage share it.
+    """
+    shared: dict[str, Any] = {"type": "text", "text": system}
+    if model.provider == "anthropic" and len(system) >= CACHED_FROM:
+        shared["cache_control"] = {"type": "ephemeral", "ttl": "1h"} if model.batch else {"type": "ephemeral"}
     return {
         "model": model.model,
         "max_tokens": model.max_tokens,
-        "system": [{"type": "text", "text": system}],
+        "system": [shared],
         "messages": [{"role": "user", "content": user}],
         "output_config": {"format": {"type": "json_schema", "schema": schema}},
     }

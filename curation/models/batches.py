@@ -5,19 +5,19 @@ look at it, and its results are joined by key, in any order, however often they 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 
 from curation.errors import ModelUnavailable
 from curation.models import replies
 from curation.models.ask import ask_async, summarize
-from curation.models.client import ChatModel, NoReply, Reply
+from curation.models.batch_api import BatchApi, BatchGone
+from curation.models.client import ChatModel, NoReply
+from curation.models.ledger import Held
 from curation.models.prices import bound_nano, find_rates, is_priced
 from curation.models.sending import Patience, Sender, budget_reached
 from curation.models.told import AskProgress, AskSummary
@@ -25,12 +25,15 @@ from curation.project import ModelSpec
 from curation.requests import Request
 
 if TYPE_CHECKING:
-    from curation.models.ledger import Held, Ledger, OpenBatch
+    from curation.models.ledger import Ledger, OpenBatch
 
 _MOST_CALLS = 5000
 _MOST_BYTES = 200 * 2**20
-_PATH = "/v1/messages/batches"
 _ROUNDS = 3
+_KEPT_S = 29 * 86400
+"""How long the provider keeps results."""
+_WORTH_A_STUB = 10
+"""Requests of one prefix from which reading it from the cache is worth waiting for a batch of one."""
 
 
 def ask_batch(
@@ -43,7 +46,6 @@ def ask_batch(
     simulated: bool,
     progress: Callable[[AskProgress], None] | None = None,
     patience: Patience = Patience(),
-    poll_s: float = 30.0,
 ) -> AskSummary:
     """As `ask`, in Message Batches: one request goes ahead alone, since a batch is validated late, then the rest together.
 
@@ -58,7 +60,6 @@ def ask_batch(
         simulated=simulated,
         progress=progress,
         patience=patience,
-        poll_s=poll_s,
     )
     try:
         return asyncio.run(run.run(list(requests)))
@@ -77,10 +78,9 @@ class _BatchRun:
         simulated: bool,
         progress: Callable[[AskProgress], None] | None,
         patience: Patience,
-        poll_s: float,
     ) -> None:
         self.model, self.spec, self.ledger, self.budget_usd, self.simulated = model, spec, ledger, budget_usd, simulated
-        self.progress, self.patience, self.poll_s = progress, patience, poll_s
+        self.progress, self.patience, self.api = progress, patience, BatchApi(model, patience=patience, tell=self._tell)
         self.rates, self.since, self.began = find_rates(spec), time.time(), time.monotonic()
         self.again: list[str] = []
         self.rounds = Counter[str]()
@@ -98,7 +98,7 @@ class _BatchRun:
         try:
             await self._finish_open()
             await self._probe(requests)
-            await self._ask_all(requests)
+            await self._ask_all(await self._warm(requests))
         finally:
             self.sender.tally.uncertain += self.ledger.release().uncertain
             await self.model.close()
@@ -128,10 +128,14 @@ class _BatchRun:
             elif claim.over_budget:
                 raise budget_reached(self.budget_usd)
             elif elsewhere and not todo:
-                await asyncio.sleep(self.poll_s)
+                await asyncio.sleep(self.patience.first_poll_s)
             await self._finish_open()
             todo += elsewhere + [by_key[key] for key in self.again if key in by_key]
-            self.again, self.since = [], time.time() + 1e-3 if self.again else self.since
+            self._forgive()
+
+    def _forgive(self) -> None:
+        """What errored or expired may be claimed again, though it failed in this run."""
+        self.again, self.since = [], time.time() + 1e-3 if self.again else self.since
 
     async def _probe(self, requests: Sequence[Request]) -> None:
         """The first request that is not answered, alone and at full price: a mistake in the body shows now and not in a day."""
@@ -162,13 +166,31 @@ class _BatchRun:
         tally.uncertain += summary.uncertain
         tally.refusals.update(summary.refusals)
 
+    async def _warm(self, requests: list[Request]) -> list[Request]:
+        """One request of each long shared prefix goes in a batch ahead of the others, which then read the prefix from the cache:
+        in a cold batch each of them would pay for writing it. Returns the requests that were not in it.
+        """
+        calls = list[Held]()
+        for alike in _long_prefixes(requests):
+            offers = [(r, bound_nano(r, self.rates, in_batch=True)) for r in alike if is_priced(r, self.rates)]
+            claim = self.ledger.claim(
+                offers, provider=self.spec.provider, simulated=self.simulated, limit=1, budget_usd=self.budget_usd, since=self.since
+            )
+            calls += claim.calls
+        if not calls:
+            return requests
+        await self._submit(calls)
+        await self._finish_open()
+        sent = {call.request.key for call in calls} - set(self.again)
+        self._forgive()  # what errored is met again among the others
+        return [request for request in requests if request.key not in sent]
+
     async def _submit(self, calls: Sequence[Held]) -> None:
         if not calls:
             return
         number = self.ledger.hand_over([call.seq for call in calls], model=self.spec.model, simulated=self.simulated)
-        body = {"requests": [{"custom_id": call.request.key, "params": call.request.body} for call in calls]}
         try:
-            reply = await self._call("POST", _PATH, body)
+            reply = await self.api.create([{"custom_id": call.request.key, "params": call.request.body} for call in calls])
         except NoReply as error:
             if error.sent:
                 raise replies.describe_unreachable(error, spec=self.spec, address=self.model.address) from error
@@ -193,32 +215,35 @@ class _BatchRun:
         self.sender.settle_left()
         for batch in self.ledger.batches.open(model=self.spec.model, simulated=self.simulated):
             if batch.batch_id is not None:
-                await self._wait(batch.batch_id)
-                await self._read(batch.number, batch.batch_id)
-            elif not await self._find_lost(batch):
-                with self.ledger.transaction():
-                    self.ledger.batches.undo(batch.number, status=None, reason="never_arrived", detail="the provider lists no such batch")
+                await self._fetch(batch, batch.batch_id)
+                continue
+            # A process died between making the batch and keeping its id.
+            keys, known = set(self.ledger.batches.waiting(batch.number)), self.ledger.batches.known_ids()
+            lost = await self.api.find(keys, size=batch.requests, since=batch.created - 60, known=known)
+            if lost is not None:
+                self.ledger.batches.name(batch.number, lost)
+                await self._read(batch.number, lost)
+                continue
+            with self.ledger.transaction():
+                self.ledger.batches.undo(batch.number, status=None, reason="never_arrived", detail="the provider lists no such batch")
 
-    async def _wait(self, batch_id: str) -> None:
-        while True:
-            reply = await self._call("GET", f"{_PATH}/{batch_id}")
-            state = replies.as_object(reply.raw)
-            if reply.status != 200:
-                raise ModelUnavailable(f"batch {batch_id}", " ".join(replies.describe_failure(reply)), "run the same command again later")
-            self._tell()
-            if state.get("processing_status") == "ended":
-                return
-            await asyncio.sleep(self.poll_s)
+    async def _fetch(self, batch: OpenBatch, batch_id: str) -> None:
+        """Wait for it and read it. Once the provider has thrown its results away, its calls are uncertain, and charged."""
+        try:
+            await self.api.wait(batch_id)
+            await self._read(batch.number, batch_id)
+        except BatchGone:
+            if time.time() - batch.created < _KEPT_S:
+                raise
+            with self.ledger.transaction():
+                self.sender.tally.uncertain += self.ledger.batches.end(batch.number)
 
     async def _read(self, number: int, batch_id: str) -> None:
         """Keep all results, then look at them. A body that was cut is fetched again."""
-        for left in reversed(range(_ROUNDS)):
-            reply = await self._call("GET", f"{_PATH}/{batch_id}/results")
-            if reply.status != 200:
-                raise ModelUnavailable(f"batch {batch_id}", " ".join(replies.describe_failure(reply)), "run the same command again later")
-            waiting = self.ledger.batches.waiting(number)
-            self._keep(number, reply.raw, waiting)
-            if left == 0 or not self.ledger.batches.waiting(number):
+        for _ in range(_ROUNDS):
+            raw = await self.api.results(batch_id)
+            self._keep(number, raw, self.ledger.batches.waiting(number))
+            if not self.ledger.batches.waiting(number):
                 break
         with self.ledger.transaction():
             self.sender.tally.uncertain += self.ledger.batches.end(number)
@@ -242,43 +267,6 @@ class _BatchRun:
                 if result.raw is not None:
                     self.sender.settle_from_batch(waiting[result.key], result.raw)
 
-    async def _find_lost(self, batch: OpenBatch) -> bool:
-        """A process died between making the batch and keeping its id: look for it by its age and size, and be sure by its results."""
-        known, after = self.ledger.batches.known_ids(), ""
-        while True:
-            page = replies.as_object((await self._call("GET", f"{_PATH}?limit=100{after}")).raw)
-            for found in page.get("data") or []:
-                total = sum((found.get("request_counts") or {}).values())
-                is_older = datetime.fromisoformat(found["created_at"]).timestamp() < batch.created - 60
-                if found["id"] in known or total != batch.requests or is_older:
-                    continue
-                await self._wait(found["id"])
-                results = await self._call("GET", f"{_PATH}/{found['id']}/results")
-                keys = {r.key for line in results.raw.splitlines() if (r := replies.read_batch_line(line)) is not None}
-                if keys & set(self.ledger.batches.waiting(batch.number)):
-                    self.ledger.batches.name(batch.number, found["id"])
-                    await self._read(batch.number, found["id"])
-                    return True
-            if not page.get("has_more"):
-                return False
-            after = f"&after_id={page['last_id']}"
-
-    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Reply:
-        """With the waits of `Patience`. A POST that was sent and not answered is not repeated: it may have made a batch."""
-        for tried in itertools.count(1):
-            try:
-                reply = await self.model.request(method, path, body)
-                if not replies.is_retried(reply.status) or tried >= self.patience.tries:
-                    return reply
-                wait = replies.retry_after(reply.headers)
-            except NoReply as error:
-                if tried >= self.patience.unreachable_tries or (error.sent and method == "POST"):
-                    raise
-                wait = None
-            grown: float = min(self.patience.longest_wait_s, self.patience.first_wait_s * 2.0**tried)
-            await asyncio.sleep(grown if wait is None else wait)
-        raise AssertionError("the last try returns or raises")
-
     def _tell(self) -> None:
         if self.progress is None:
             return
@@ -297,3 +285,13 @@ def _head(requests: Sequence[Request]) -> list[Request]:
             break
         taken.append(request)
     return taken
+
+
+def _long_prefixes(requests: Sequence[Request]) -> list[list[Request]]:
+    """The requests of each system prompt that is marked for the cache and shared by enough of them."""
+    alike: dict[bytes, list[Request]] = {}
+    for request in requests:
+        system = orjson.dumps(request.body.get("system"))
+        if b'"cache_control"' in system:
+            alike.setdefault(system, []).append(request)
+    return [shared for shared in alike.values() if len(shared) >= _WORTH_A_STUB]

@@ -30,6 +30,9 @@ class Patience:
     """A try that was sent and never answered may have been paid for, so there are fewer of them."""
     first_wait_s: float = 0.5
     longest_wait_s: float = 60.0
+    first_poll_s: float = 0.5
+    """Between the first looks at a batch; the pauses grow to the longest one."""
+    longest_poll_s: float = 30.0
 
 
 @dataclass

@@ -1,0 +1,97 @@
+"""The provider's side of Message Batches: make one, wait for it, fetch what came of it, list those there are."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+from typing import Any
+
+from curation.errors import ModelUnavailable
+from curation.models import replies
+from curation.models.client import ChatModel, NoReply, Reply
+from curation.models.sending import Patience
+
+_PATH = "/v1/messages/batches"
+
+
+class BatchGone(ModelUnavailable):
+    """The provider does not know a batch."""
+
+
+class BatchApi:
+    """Batches of one model, with the waits of `Patience`."""
+
+    def __init__(self, model: ChatModel, *, patience: Patience, tell: Callable[[], None]) -> None:
+        self._model, self._patience, self._tell = model, patience, tell
+
+    async def create(self, requests: list[dict[str, Any]]) -> Reply:
+        """Ask for a batch. One that was sent and not answered is not repeated: it may have been made."""
+        return await self._call("POST", _PATH, {"requests": requests})
+
+    async def wait(self, batch_id: str) -> None:
+        """Until it has ended; looked at less and less often."""
+        pause = self._patience.first_poll_s
+        while True:
+            reply = await self._call("GET", f"{_PATH}/{batch_id}")
+            state = replies.as_object(reply.raw)
+            if reply.status != 200:
+                raise _refused(batch_id, reply)
+            self._tell()
+            if state.get("processing_status") == "ended":
+                return
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, self._patience.longest_poll_s)
+
+    async def results(self, batch_id: str) -> bytes:
+        """What came of it: JSON Lines in any order."""
+        reply = await self._call("GET", f"{_PATH}/{batch_id}/results")
+        if reply.status != 200:
+            raise _refused(batch_id, reply)
+        return reply.raw
+
+    async def list(self) -> AsyncIterator[dict[str, Any]]:
+        """Every batch of the account, the newest first."""
+        after = ""
+        while True:
+            page = replies.as_object((await self._call("GET", f"{_PATH}?limit=100{after}")).raw)
+            for found in page.get("data") or []:
+                yield found
+            if not page.get("has_more"):
+                return
+            after = f"&after_id={page['last_id']}"
+
+    async def find(self, keys: set[str], *, size: int, since: float, known: set[str]) -> str | None:
+        """The batch, none of those that are known, that holds any of the keys: guessed by its size and age, and sure by its results."""
+        async for found in self.list():
+            total = sum((found.get("request_counts") or {}).values())
+            if found["id"] in known or total != size or datetime.fromisoformat(found["created_at"]).timestamp() < since:
+                continue
+            await self.wait(found["id"])
+            lines = (await self.results(found["id"])).splitlines()
+            if keys & {result.key for line in lines if (result := replies.read_batch_line(line)) is not None}:
+                return str(found["id"])
+        return None
+
+    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Reply:
+        for tried in itertools.count(1):
+            try:
+                reply = await self._model.request(method, path, body)
+                if not replies.is_retried(reply.status) or tried >= self._patience.tries:
+                    return reply
+                wait = replies.retry_after(reply.headers)
+            except NoReply as error:
+                if tried >= self._patience.unreachable_tries or (error.sent and method == "POST"):
+                    raise
+                wait = None
+            grown: float = min(self._patience.longest_wait_s, self._patience.first_wait_s * 2.0**tried)
+            await asyncio.sleep(grown if wait is None else wait)
+        raise AssertionError("the last try returns or raises")
+
+
+def _refused(batch_id: str, reply: Reply) -> ModelUnavailable:
+    said = " ".join(replies.describe_failure(reply))
+    if reply.status in (404, 410):
+        return BatchGone(f"batch {batch_id}", f"is not known with this key ({said})", "use the key it was made with and run again")
+    return ModelUnavailable(f"batch {batch_id}", said, "run the same command again later")
