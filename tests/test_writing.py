@@ -200,3 +200,60 @@ def test_conversations_of_some_turns_become_one_record_each(make: Make) -> None:
         roles = [m.role for m in row.record.prompt]
         assert roles == ["user", *["assistant", "user"] * (len(roles) // 2)] and row.record.kind == "instruction"
         assert (row.seed_group is None) == (len(roles) == 1)
+
+
+def test_refill_asks_again_only_for_cells_that_fell_short(make: Make) -> None:
+    folder = make(instruction=30, preference=6, refill={"rounds": 2})
+    for stage in (pipeline.generate, pipeline.score, pipeline.dedup, pipeline.screen):
+        stage(folder)
+    pipeline.decide(folder)
+    before, sent = _standing(folder), {a.request.key for a in answers(folder)}
+    told = pipeline.refill(folder).as_values()
+    after = _standing(folder)
+    again = [a for a in answers(folder) if a.request.key not in sent]
+    assert before < after and len(before) == told["filled_before"] and len(after) == told["filled"]
+    assert {cell for a in again for cell in cells_in(a.request.slot)}.isdisjoint(before)
+    assert {a.request.attempt for a in again} <= {1, 2} and told["asked"] == len(again)
+    assert all("<taken>" in asked(a) for a in again)
+    assert told["attributes"]["kind"]["instruction"][1:] == (sum(c.startswith("i") for c in after), 30)
+    assert pipeline.refill(folder, rounds=0).as_values()["asked"] == 0
+
+
+def test_refill_never_shows_a_protected_text_or_the_row_that_leaked_it(make: Make) -> None:
+    folder = make(instruction=12, planned=False)
+    path = folder / "project.yaml"
+    path.write_text(path.read_text().replace("protected: {}", "protected: {held: {file: protected/held.jsonl, text: q}}"))
+    (folder / "protected" / "held.jsonl").write_text('{"q": "nothing like it"}\n')
+    pipeline.plan(folder)
+    pipeline.generate(folder)
+    leaked = sorted({prompt_text(row.record) for row in rows(folder)})[:3]
+    (folder / "protected" / "held.jsonl").write_text("".join(json.dumps({"q": text}) + "\n" for text in leaked))
+    for stage in (pipeline.score, pipeline.dedup, pipeline.screen):
+        stage(folder)
+    pipeline.refill(folder, rounds=1)
+    again = [asked(a) for a in answers(folder) if a.request.attempt == 1]
+    assert len(again) >= 3
+    assert not [text for text in leaked if any(text[:40] in body for body in again)]
+
+
+def test_refill_stops_at_the_budget_and_says_so(make: Make) -> None:
+    folder = make(instruction=20)
+    for stage in (pipeline.generate, pipeline.score, pipeline.dedup, pipeline.screen):
+        stage(folder)
+    path = folder / "project.yaml"
+    with open_store(folder) as db:
+        spent = CallLedger(db).spent_usd()
+    path.write_text(path.read_text().replace("usd: 5.0", f"usd: {spent + 1e-6:.7f}"))
+    told = pipeline.refill(folder)
+    assert told.rows_out == 0 and any("budget" in note for note in told.notes)
+
+
+def _standing(folder: Path) -> set[str]:
+    with open_store(folder) as db:
+        verdicts = facts.verdicts_by_seq(db)
+        made = [row for kind in ("instruction", "preference") for row in records.list_rows(db, kind)]  # type: ignore[arg-type]
+        out = {row.cell for row in made if verdicts.get(row.seq, {}).get("verdict") != "dropped"}
+    if any(row.seq not in verdicts for row in made):  # rows of the refill: what the rules say of them now
+        pipeline.decide(folder)
+        return _standing(folder)
+    return {cell for cell in out if cell}

@@ -92,6 +92,20 @@ def screen(folder: Folder, as_json: Json = False) -> None:
 
 
 @app.command()
+def refill(
+    folder: Folder,
+    rounds: Annotated[int | None, typer.Option(min=0, max=20, help="How often a cell may be asked again in all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask again for the cells whose row fell in a gate. Example: curate refill my-project --rounds 2"""
+    from curation import pipeline
+
+    with progress_bar(as_json) as progress:
+        summary = pipeline.refill(folder, rounds=rounds, progress=progress)
+    show_summary(summary, as_json)
+
+
+@app.command()
 def push(folder: Folder, as_json: Json = False) -> None:
     """Show people in Argilla every row that passed. Example: curate push my-project"""
     run_stage("push", folder, as_json)
@@ -116,7 +130,7 @@ def decide(folder: Folder, as_json: Json = False) -> None:
 @app.command()
 def run(
     folder: Folder,
-    until: Annotated[str, typer.Option(help="Last stage: plan, generate, score, dedup, screen or push.")] = "push",
+    until: Annotated[str, typer.Option(help="Last stage: plan, generate, score, dedup, screen, refill or push.")] = "push",
     as_json: Json = False,
 ) -> None:
     """Walk the stages from the plan to a stage. Example: curate run my-project --until push"""

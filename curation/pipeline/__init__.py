@@ -1,11 +1,11 @@
 """The stages in order, and the only place where anything is read or written.
 
-    plan ─ import ─ generate ─ score ─ dedup ─ screen ─ push ─▶ people ─▶ pull ─ decide ─ snapshot ─ sign
+    plan ─ import ─ generate ─ score ─ dedup ─ screen ─ refill ─ push ─▶ people ─▶ pull ─ decide ─ snapshot ─ sign
 
 Each verb of the command line is one function here, named in the file its stage stands in: writing.py (plan, generate),
 estimating.py (generate --dry-run), judging.py (score), importing.py (import), duplicates.py (dedup), screening.py (screen),
-reviewing.py (push, pull), deciding.py (decide), shipping.py (snapshot, sign, verify, export), telling.py (status, trace, report, keep,
-drop, erase).
+refilling.py (refill), describing.py (describe, compare), balancing.py (balance), measuring.py (diversity), reviewing.py (push, pull),
+deciding.py (decide), shipping.py (snapshot, sign, verify, export), telling.py (status, trace, report, keep, drop, erase).
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from pathlib import Path
 
 from curation.errors import ProjectError
 from curation.pipeline.asking import Progress
+from curation.pipeline.balancing import balance
 from curation.pipeline.bench import Summary, open_bench
 from curation.pipeline.deciding import decide
+from curation.pipeline.describing import compare, describe
 from curation.pipeline.duplicates import dedup
 from curation.pipeline.estimating import estimate
 from curation.pipeline.importing import import_rows
 from curation.pipeline.judging import score
+from curation.pipeline.refilling import refill
 from curation.pipeline.reviewing import pull, push
 from curation.pipeline.screening import screen
 from curation.pipeline.shipping import export, sign, snapshot, verify
@@ -30,8 +33,11 @@ from curation.pipeline.writing import generate, plan
 __all__ = [
     "Progress",
     "Summary",
+    "balance",
+    "compare",
     "decide",
     "dedup",
+    "describe",
     "erase",
     "estimate",
     "export",
@@ -42,6 +48,7 @@ __all__ = [
     "plan",
     "pull",
     "push",
+    "refill",
     "report",
     "run",
     "score",
@@ -53,7 +60,7 @@ __all__ = [
     "verify",
 ]
 
-WALK = ("plan", "generate", "score", "dedup", "screen", "push")
+WALK = ("plan", "generate", "score", "dedup", "screen", "refill", "push")
 
 
 def run(folder: Path, *, until: str = "push", progress: Progress | None = None) -> Iterator[Summary]:
@@ -64,5 +71,5 @@ def run(folder: Path, *, until: str = "push", progress: Progress | None = None) 
         if name == "plan":
             yield plan(folder)
         else:
-            stage = {"generate": generate, "score": score, "dedup": dedup, "screen": screen, "push": push}[name]
+            stage = {"generate": generate, "score": score, "dedup": dedup, "screen": screen, "refill": refill, "push": push}[name]
             yield stage(folder, progress=progress)
