@@ -145,7 +145,7 @@ def _wait_until_healthy(home: Home, port: int, process: subprocess.Popen[bytes],
             raise UserError("Argilla did not start", last_line(home, "supervisor"), f"argilla-setup logs --home {home.folder}")
         # Health alone could be another server's that took the port between our look and our start.
         body = read_processes(home)
-        if body is not None and listens(body["children"].get("web"), port) and is_healthy(port):
+        if body is not None and listens(body["children"].get("web"), port) and is_healthy(port) and "worker" in body["children"]:
             return
         time.sleep(0.2)
     fact = f"no answer in {START_SECONDS:g} s; {last_line(home, 'web')}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +39,8 @@ class Child:
     started: float = 0.0
     falls: int = 0
     not_before: float = 0.0
+    after: Callable[[], bool] | None = None
+    """At the first start: wait for this, LONGEST_WAIT at most."""
 
 
 @dataclass
@@ -49,6 +53,7 @@ class Supervisor:
     children: list[Child] = field(default_factory=list)
     stopping: bool = False
     say: Callable[[str], None] = print
+    began: float = field(default_factory=time.monotonic)
 
     def start(self) -> None:
         """Start each child that is not running and may be."""
@@ -57,7 +62,7 @@ class Supervisor:
         for child in self.children:
             if child.process is not None and child.process.poll() is not None:
                 self._note_fall(child, now)
-            if child.process is None and now >= child.not_before:
+            if child.process is None and now >= child.not_before and not self._must_wait(child, now):
                 child.process, child.started, changed = self._spawn(child), now, True
         if changed:
             running = {child.name: child.process.pid for child in self.children if child.process is not None}
@@ -87,6 +92,9 @@ class Supervisor:
                 child.process.kill()
                 child.process.wait()
         self.home.processes_file.unlink(missing_ok=True)
+
+    def _must_wait(self, child: Child, now: float) -> bool:
+        return child.after is not None and not child.started and now - self.began < LONGEST_WAIT and not child.after()
 
     def _stop_soon(self, *_: object) -> None:
         self.stopping = True
@@ -120,7 +128,8 @@ def make_children(home: Home, *, python: Path, choices: Choices, valkey: Path | 
         options = ["--port", "0", "--unixsocket", str(home.socket), "--unixsocketperm", "600", "--dir", str(home.folder / "valkey")]
         children.append(Child("valkey", [str(valkey), *options, "--save", "60", "1", "--daemonize", "no", "--set-proc-title", "no"]))
     children.append(Child("web", [str(python), str(ENGINE), "serve", choices.host, str(choices.port)]))
-    children.append(Child("worker", [str(python), str(ENGINE), "worker"]))
+    # Both import for seconds: the page is there sooner when the worker lets the web server go first.
+    children.append(Child("worker", [str(python), str(ENGINE), "worker"], after=lambda: _accepts(choices.host, choices.port)))
     return children
 
 
@@ -153,6 +162,12 @@ def server_environment(home: Home, secrets: Secrets, choices: Choices) -> dict[s
     )
 
 
+def _accepts(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+        return True
+    return False
+
+
 def _make_socket_folder(folder: Path) -> None:
     # Its name can be guessed and its parent is open to all, so another user's folder of that name must not be trusted.
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -166,4 +181,4 @@ def open_log(home: Home, name: str) -> IO[bytes]:
     path = home.logs_folder / f"{name}.log"
     if path.exists() and path.stat().st_size > LARGEST_LOG:
         path.replace(path.with_suffix(".log.1"))
-    return path.open("ab")
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ class Follower:
     def __init__(self, home: Home, *, say: Callable[[str], None], names: tuple[str, ...] = ("valkey", "web", "worker")) -> None:
         self.say = say
         self.paths = [_path(home, name) for name in names]
-        self.offsets = {path: path.stat().st_size if path.exists() else 0 for path in self.paths}
+        self.places = {path: (path.stat().st_ino, path.stat().st_size) if path.exists() else (0, 0) for path in self.paths}
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True)
 
@@ -50,13 +51,13 @@ class Follower:
     def _new_lines(self, path: Path) -> Iterator[str]:
         if not path.exists():
             return
-        if path.stat().st_size < self.offsets[path]:
-            self.offsets[path] = 0  # a large log was set aside and a new one begun
+        file_number, offset = self.places[path]
         with path.open("rb") as file:
-            file.seek(self.offsets[path])
-            body = file.read()
+            now = os.fstat(file.fileno()).st_ino
+            file.seek(offset if now == file_number else 0)  # a large log is set aside and a new one begun
+            offset, body = file.tell(), file.read()
         whole = body[: body.rfind(b"\n") + 1]
-        self.offsets[path] += len(whole)
+        self.places[path] = (now, offset + len(whole))
         yield from whole.decode("utf-8", "replace").splitlines()
 
 

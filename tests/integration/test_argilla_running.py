@@ -1,0 +1,269 @@
+"""The commands around a real server: what a person runs to look after it, and what must never be lost or shown while they do."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from argilla_setup.server.backup import restore_backup, write_backup
+from argilla_setup.server.control import start_detached, stop_server
+from argilla_setup.server.doctor import examine
+from argilla_setup.server.home import Home, load_secrets, open_home
+from argilla_setup.server.processes import find_processes
+from argilla_setup.server.status import describe_server
+from argilla_setup.server.upgrade import upgrade_server
+from curation.review import Shown, connect, form_settings, pull_answers, push_records
+from tests.integration.argilla_server import RunningArgilla
+
+pytestmark = pytest.mark.argilla
+
+
+def cli(*arguments: str | Path, code: int = 0) -> str:
+    command = [sys.executable, "-m", "argilla_setup", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == code, done
+    return done.stdout
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.1)
+
+
+def shown(count: int, topic: str) -> list[Shown]:
+    return [Shown(f"r{n:03}", {"prompt": f"{topic} {n}", "completion": "x"}, {"score_total": float(n)}, {}, [1.0, n]) for n in range(count)]
+
+
+def push(home: Home, workspace: str, people: list[str], *, count: int, topic: str) -> Any:
+    review = connect(home.folder, argilla=".", workspace=workspace, annotators=people)
+    settings = form_settings("instruction", criteria=["accuracy"], dimensions=2, overlap=1)
+    assert sum(len(batch) for batch in push_records(review, "cases", shown(count, topic), settings=settings)) == count
+    return review
+
+
+def person(home: Home, name: str) -> dict[str, Any]:
+    return dict(json.loads((home.users_folder / f"{name}.json").read_text()))
+
+
+def as_person(url: str, key: str) -> httpx.Client:
+    return httpx.Client(base_url=f"{url}/api/v1/", headers={"X-Argilla-Api-Key": key}, timeout=60)
+
+
+def found(http: httpx.Client, dataset: str, *, limit: int = 100, text: str | None = None) -> list[dict[str, Any]]:
+    body = {"query": {"text": {"q": text}}} if text else {}
+    answer = http.post(f"me/datasets/{dataset}/records/search", params={"limit": limit, "include": "responses"}, json=body)
+    assert answer.status_code == 200, answer.text
+    return [item["record"] for item in answer.json()["items"]]
+
+
+def dataset_of(http: httpx.Client, name: str = "cases") -> str:
+    return next(str(item["id"]) for item in http.get("me/datasets").json()["items"] if item["name"] == name)
+
+
+def submit(http: httpx.Client, record: str) -> str:
+    answer = http.post(f"records/{record}/responses", json={"values": {"verdict": {"value": "approve"}}, "status": "submitted"})
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
+
+
+def test_two_projects_on_one_server_do_not_meet(argilla_home: RunningArgilla) -> None:
+    home, reviews = argilla_home.home, {}
+    for project, topic in (("lungs", "asthma"), ("hearts", "angina")):
+        reviews[project] = push(home, project, [f"{project}-ann"], count=6, topic=topic)
+    for project, topic in (("lungs", "asthma"), ("hearts", "angina")):
+        with as_person(argilla_home.url, person(home, f"{project}-ann")["api_key"]) as http:
+            mine = [item for item in http.get("me/datasets").json()["items"]]
+            assert [item["name"] for item in mine] == ["cases"]
+            records = found(http, mine[0]["id"])
+            assert len(records) == 6 and all(record["fields"]["prompt"].startswith(topic) for record in records)
+            submit(http, records[0]["id"])
+    lungs, hearts = (list(pull_answers(reviews[project], "cases")) for project in ("lungs", "hearts"))
+    assert [(len(given), given[0].user) for given in (lungs, hearts)] == [(1, "lungs-ann"), (1, "hearts-ann")]
+    with (
+        as_person(argilla_home.url, person(home, "lungs-ann")["api_key"]) as lung,
+        as_person(argilla_home.url, argilla_home.api_key) as owner,
+    ):
+        other = next(
+            item["id"]
+            for item in owner.get("me/datasets").json()["items"]
+            if item["workspace_id"] == str(reviews["hearts"].client.workspaces("hearts").id)
+        )
+        assert lung.post(f"me/datasets/{other}/records/search", json={}).status_code == 403
+        assert lung.get(f"datasets/{other}").status_code == 403
+
+
+@contextlib.contextmanager
+def watched_processes() -> Iterator[list[str]]:
+    """The command lines of every process of the machine that is seen while the block lasts."""
+    seen, over = list[str](), threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            seen.extend(" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
+            time.sleep(0.02)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        watcher.join()
+
+
+def log_in_status(url: str, password: str) -> int:
+    return httpx.post(f"{url}/api/v1/token", data={"username": "rita", "password": password}).status_code
+
+
+def test_rotated_keys_and_removed_people(argilla_home: RunningArgilla) -> None:
+    home, url = argilla_home.home, argilla_home.url
+    review = push(home, "rota", ["rita", "rolf"], count=4, topic="rash")
+    before = person(home, "rita")
+    with as_person(url, before["api_key"]) as http:
+        answered = submit(http, found(http, dataset_of(http))[0]["id"])
+        with watched_processes() as lines:
+            cli("users", "rotate-key", "rita", "--home", home.folder)
+        assert http.get("me").status_code == 401
+    after = person(home, "rita")
+    assert after["api_key"] != before["api_key"] and after["workspaces"] == before["workspaces"]
+    assert (log_in_status(url, before["password"]), log_in_status(url, after["password"])) == (401, 201)
+    assert any("__main__.py credentials rita" in line for line in lines)
+    assert_nowhere({before["password"], after["password"], before["api_key"], after["api_key"]}, home, lines)
+
+    with as_person(url, after["api_key"]) as http:
+        assert len(found(http, dataset_of(http))) == 4
+        assert "locked out" in cli("users", "remove", "rita", "--home", home.folder)
+        assert http.get("me").status_code == 401
+    assert not (home.users_folder / "rita.json").exists() and log_in_status(url, after["password"]) == 401
+    assert [(given.response, given.user) for given in pull_answers(review, "cases")] == [(answered, "rita")]
+    listed = {u["username"]: u["workspaces"] for u in json.loads(cli("users", "list", "--home", home.folder, "--json"))}
+    assert listed["rita"] == [] and listed["rolf"] == ["rota"]
+    cli("users", "remove", "owner", "--home", home.folder, code=2)
+
+
+def assert_nowhere(hidden: set[str], home: Home, lines: list[str]) -> None:
+    secrets = load_secrets(home)
+    hidden = hidden | {secrets.owner_password, secrets.owner_api_key, secrets.auth_secret}
+    texts = [*lines, *(path.read_text(errors="replace") for path in home.logs_folder.glob("*.log*"))]
+    assert len(hidden) == 7 and not [text for text in texts if any(secret in text for secret in hidden)]
+
+
+def test_doctor_finds_and_mends_a_short_index_while_people_work(argilla_home: RunningArgilla) -> None:
+    home = argilla_home.home
+    push(home, "doc", ["dora"], count=8, topic="croup")
+    assert not [finding for finding in examine(home) if finding.level == "wrong"]
+    with contextlib.closing(sqlite3.connect(home.index)) as db, db:
+        db.execute("DELETE FROM records WHERE external_id < 'r004' AND dataset = (SELECT max(seq) FROM datasets)")
+    report = json.loads(cli("doctor", "--home", home.folder, "--json", code=1))
+    [finding] = [f for f in report if f["level"] == "wrong"]
+    assert finding["about"] == "index" and "doctor --fix" in finding["next_step"]
+    assert "mended" in cli("doctor", "--fix", "--home", home.folder)
+    with as_person(argilla_home.url, person(home, "dora")["api_key"]) as http:
+        assert len(found(http, dataset_of(http), text="croup")) == 8
+
+
+@pytest.fixture
+def second_home(tmp_path: Path) -> Iterator[Home]:
+    home = open_home(tmp_path / "second")
+    try:
+        yield home
+    finally:
+        stop_server(home)
+
+
+def test_a_backup_restored_elsewhere_loses_no_answer(argilla_home: RunningArgilla, second_home: Home, tmp_path: Path) -> None:
+    """While one person answers; then a whole life on the restored copy, told in one test because each start costs seconds."""
+    home = argilla_home.home
+    push(home, "back", ["bea"], count=60, topic="bruise")
+    given: list[tuple[str, str]] = []
+    with as_person(argilla_home.url, person(home, "bea")["api_key"]) as http:
+        records = [record["id"] for record in found(http, dataset_of(http))]
+
+        def answer() -> None:
+            given.extend((record, submit(http, record)) for record in records)
+
+        typist = threading.Thread(target=answer)
+        typist.start()
+        wait_for(lambda: len(given) >= 10)
+        before = list(given)
+        write_backup(home, tmp_path / "b.tar.gz")
+        typist.join()
+    assert len(given) == 60 and "is running" in _refusal(home, tmp_path / "b.tar.gz")
+
+    restore_backup(second_home, tmp_path / "b.tar.gz")
+    began = time.monotonic()
+    status = start_detached(second_home, port=0, say=print)
+    assert time.monotonic() - began < 60
+    with as_person(status.url, person(second_home, "bea")["api_key"]) as http:
+        held = {(r["id"], response["id"]) for r in found(http, dataset_of(http)) for response in r["responses"]}
+        assert set(before) <= held <= set(given)
+        assert len(found(http, dataset_of(http), text="bruise")) == 60
+        assert http.get("me").json()["username"] == "bea"
+    _upgrade_and_foreground(second_home, held=len(held))
+
+
+def _refusal(home: Home, file: Path) -> str:
+    command = [sys.executable, "-m", "argilla_setup", "restore", str(file), "--home", str(home.folder), "--replace"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    return done.stderr
+
+
+def _upgrade_and_foreground(home: Home, *, held: int) -> None:
+    assert not upgrade_server(home, say=print).changed
+    # A database and processes of an older lock: backup, migration and a fresh start, on the same port with the same answers.
+    before = describe_server(home)
+    (home.folder / "run" / "prepared").write_text("an older lock")
+    done = upgrade_server(home, say=print)
+    assert done.changed and done.restarted and done.backup and Path(done.backup).exists()
+    after = describe_server(home)
+    assert after.healthy and after.url == before.url and after.pid != before.pid and after.counts == before.counts
+    stop_server(home)
+
+    command = [sys.executable, "-m", "argilla_setup", "up", "--home", str(home.folder)]
+    began = time.monotonic()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}) as foreground:
+        try:
+            wait_for(lambda: describe_server(home).healthy)
+            assert time.monotonic() - began < 60
+            wait_for(lambda: "worker" in describe_server(home).processes)
+            killed = describe_server(home).processes["worker"]
+            psutil.Process(killed).kill()
+            wait_for(lambda: describe_server(home).processes.get("worker", killed) != killed)
+            foreground.send_signal(signal.SIGINT)
+            _, said = foreground.communicate(timeout=30)
+        finally:
+            foreground.kill()
+    assert foreground.returncode == 0 and not find_processes(home)
+    assert "valkey     | " in said and "web        | " in said and "Uvicorn running" in said and "worker ended with -9" in said
+
+
+def test_the_page_of_another_origin_gets_no_leave_to_call(argilla_home: RunningArgilla) -> None:
+    ask = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+    assert "access-control-allow-origin" not in httpx.options(f"{argilla_home.url}/api/v1/token", headers=ask).headers
+    ours = ask | {"Origin": argilla_home.url}
+    assert httpx.options(f"{argilla_home.url}/api/v1/token", headers=ours).headers["access-control-allow-origin"] == argilla_home.url
+
+
+def test_the_build_is_checked_when_disk_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = open_home(tmp_path / "a")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10 * 2**20})())
+    [finding] = [f for f in examine(home) if f.about == "disk"]
+    assert finding.level == "wrong" and "10 MB free" in finding.text
