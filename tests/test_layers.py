@@ -29,6 +29,7 @@ CORE = {
     "leakage",
     "embed",
     "distribution",
+    "diversity",
     "balance",
     "validate",
     "decide",

@@ -248,6 +248,19 @@ def test_refill_stops_at_the_budget_and_says_so(make: Make) -> None:
     assert told.rows_out == 0 and any("budget" in note for note in told.notes)
 
 
+def test_the_same_prompt_repeated_repeats_itself_and_is_paid_from_the_same_budget(make: Make) -> None:
+    folder = make(instruction=30)
+    pipeline.generate(folder)
+    alone = pipeline.diversity(folder).as_values()
+    assert alone["coverage"]["filled"] == len(rows(folder)) == alone["set"]["rows"] and "naive" not in alone
+    told = pipeline.diversity(folder, naive=40).as_values()
+    assert told["compared_at"] == told["naive"]["rows"] == told["planned"]["rows"] <= 30
+    assert told["naive"]["vendi"] < told["planned"]["vendi"] and told["naive"]["distinct"] < 0.7
+    assert len({a.request.body["messages"][0]["content"] for a in answers(folder, "naive")}) == 1 and told["naive_cost_usd"] > 0
+    assert len(rows(folder)) == alone["set"]["rows"], "what is written without a plan is no row of the project"
+    assert any("stand-in" in note for note in told["notes"])
+
+
 def _standing(folder: Path) -> set[str]:
     with open_store(folder) as db:
         verdicts = facts.verdicts_by_seq(db)

@@ -106,6 +106,20 @@ def refill(
 
 
 @app.command()
+def diversity(
+    folder: Folder,
+    naive: Annotated[int, typer.Option(min=0, help="Also have the teacher write so many examples without a plan, to compare.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Say how various the rows are that stand. Example: curate diversity my-project --naive 100"""
+    from curation import pipeline
+
+    with progress_bar(as_json) as progress:
+        summary = pipeline.diversity(folder, naive=naive, progress=progress)
+    show_summary(summary, as_json)
+
+
+@app.command()
 def push(folder: Folder, as_json: Json = False) -> None:
     """Show people in Argilla every row that passed. Example: curate push my-project"""
     run_stage("push", folder, as_json)

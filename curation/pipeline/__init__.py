@@ -23,6 +23,7 @@ from curation.pipeline.duplicates import dedup
 from curation.pipeline.estimating import estimate
 from curation.pipeline.importing import import_rows
 from curation.pipeline.judging import score
+from curation.pipeline.measuring import diversity
 from curation.pipeline.refilling import refill
 from curation.pipeline.reviewing import pull, push
 from curation.pipeline.screening import screen
@@ -38,6 +39,7 @@ __all__ = [
     "decide",
     "dedup",
     "describe",
+    "diversity",
     "erase",
     "estimate",
     "export",

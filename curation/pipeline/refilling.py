@@ -28,6 +28,8 @@ class Standing:
 
     cells: Sequence[Cell]
     filled: frozenset[str]
+    fallen: frozenset[int]
+    """The rows that were taken out."""
     attempts: dict[str, int]
     """The number of the next attempt, of the cells that were asked for."""
 
@@ -62,10 +64,10 @@ def refill(folder: Path, *, rounds: int | None = None, progress: Progress | None
 def standing(bench: Bench) -> Standing:
     """How the cells stand by what is known now; nothing is measured."""
     cells = load_cells(bench)
-    fallen = {d.seq for d in decide_rows(bench) if d.verdict in FALLEN}
+    fallen = frozenset(d.seq for d in decide_rows(bench) if d.verdict in FALLEN)
     rows = [row for kind in KINDS for row in records.list_rows(bench.db, kind)]
     filled = frozenset(row.cell for row in rows if row.cell is not None and row.seq not in fallen)
-    return Standing(cells, filled, next_attempts(bench))
+    return Standing(cells, filled, fallen, next_attempts(bench))
 
 
 def _write_again(folder: Path, short: Sequence[Cell], now: Standing, progress: Progress | None) -> Writing:
