@@ -70,6 +70,12 @@ def model_digest(model: str = DEFAULT_MODEL) -> str:
     return digest.hexdigest()
 
 
+def tokenizer_of(model: str = DEFAULT_MODEL) -> Path | None:
+    """The folder with the model's tokenizer.json, where it lies on this machine; nothing is loaded or fetched."""
+    folder = _packaged(model) or Path(model)
+    return folder if (folder / "tokenizer.json").is_file() else None
+
+
 _BLOCK_ROWS = 4 * _BATCH
 
 

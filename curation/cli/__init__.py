@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from curation.cli import stages, frozen, rows, standin  # isort: skip  (in the order of --help)
+from curation.cli import stages, describe, frozen, rows, standin  # isort: skip  (in the order of --help)
 from curation.cli.app import app, quiet_libraries
 from curation.errors import UserError
 
-__all__ = ["app", "frozen", "main", "quiet_libraries", "rows", "stages", "standin"]
+__all__ = ["app", "describe", "frozen", "main", "quiet_libraries", "rows", "stages", "standin"]
 
 
 def main() -> None:

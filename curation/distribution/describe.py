@@ -58,8 +58,6 @@ def describe(
     texts: dict[Part, Sequence[str]] = {"prompt": prompts, "completion": completions}
     spans = {part: [spans_of(text, region=region) for text in texts[part]] for part in texts}
     examples = _Examples(texts, spans, rows_of, ids if ids is not None else [str(row) for row in range(len(prompts))])
-    first = _first_completions(completions, rows_of["completion"], len(prompts))
-    together = [f"{prompt}\n{own}" for prompt, own in zip(prompts, first, strict=True)]
     wording, refusals = _wording(completions, rows_of["completion"], len(prompts), examples)
     return Description(
         kind=kind,
@@ -68,7 +66,7 @@ def describe(
         lengths=tuple(_lengths(texts, tokenizer)),
         tokenizer=tokenizer_name if tokenizer is not None else None,
         turns=_shares((f"{n} turn{'' if n == 1 else 's'}" for n in turns), len(prompts)),
-        languages=_shares(find_languages(together)["language"].to_pylist(), len(prompts)),
+        languages=_shares(find_languages(_together(prompts, completions, rows_of["completion"]))["language"].to_pylist(), len(prompts)),
         openings=_openings(completions),
         wording=wording,
         refusals=refusals,
@@ -99,11 +97,12 @@ class _Examples:
         return Example(row=row, part=part, start=start, end=end, shown=f"{'…' if low else ''}{shown}{'…' if high < len(text) else ''}")
 
 
-def _first_completions(completions: Sequence[str], owners: Sequence[int], rows: int) -> list[str]:
-    first = [""] * rows
+def _together(prompts: Sequence[str], completions: Sequence[str], owners: Sequence[int]) -> list[str]:
+    """Each prompt with its first completion: the longer the text, the surer the language."""
+    first = [""] * len(prompts)
     for text, row in zip(completions, owners, strict=True):
         first[row] = first[row] or text
-    return first
+    return [f"{prompt}\n{own}" for prompt, own in zip(prompts, first, strict=True)]
 
 
 def _openings(completions: Sequence[str]) -> tuple[Share, ...]:

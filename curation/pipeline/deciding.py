@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from curation import decide as rules
-from curation.decide import Decision, Facts, Reason
+from curation.decide import Decision, Facts, Family, Opinion, Reason
+from curation.pipeline.balancing import leave_out_over_cap
 from curation.pipeline.bench import Bench, Summary, open_bench
 from curation.pipeline.facts_of_judging import judge_notes
 from curation.pipeline.facts_of_pairs import hygiene_values, pair_hygiene
-from curation.pipeline.judged import choices_by_seq, totals_by_seq
+from curation.pipeline.judged import Choices, choices_by_seq, totals_by_seq
 from curation.pipeline.keeping import better_candidate, keep_rules, tell_kept, total_of_rows
 from curation.pipeline.opinions import opinions_by_seq
 from curation.project import settings_digest
 from curation.records import KINDS
 from curation.store import facts, records, reviews, runs
+from curation.store.records import Row
 
 __all__ = ["GATES", "better_candidate", "decide", "decide_rows", "rank_rows"]
 
@@ -44,35 +48,61 @@ def decide(folder: Path) -> Summary:
 
 def decide_rows(bench: Bench) -> list[Decision]:
     """A decision for every row that stands for itself, in order."""
-    choices = choices_by_seq(bench)
-    drops, notes = _findings_by_seq(bench)
-    for seq, odd in judge_notes(bench).items():
-        notes.setdefault(seq, []).extend(Reason("score", kind, evidence, score=points) for kind, points, evidence in odd)
-    opinions, overrides, editors = opinions_by_seq(bench), facts.overrides_by_seq(bench.db), _editors(bench)
     decisions = []
-    for kind in KINDS:
-        rows = records.list_rows(bench.db, kind)
+    rows_of, known = {kind: records.list_rows(bench.db, kind) for kind in KINDS}, _known(bench)
+    families = _families(known, [row for rows in rows_of.values() for row in rows])
+    for kind, rows in rows_of.items():
         # The best part is of the rows of this kind: a pair's worse answers are meant to score low and would fill the rest.
         totals = total_of_rows(bench, kind, rows)
         keeps = keep_rules(bench, rows, totals)
         for row in rows:
-            override = overrides.get(row.seq)
-            given = Facts(
-                seq=row.seq,
-                kind=kind,
-                total=totals.get(row.seq),
-                better=row.better,
-                choices=choices.get(row.seq, ({},))[0],
-                panel=choices.get(row.seq, ())[1:],
-                drops=drops.get(row.seq, ()),
-                notes=notes.get(row.seq, ()),
-                opinions=opinions.get(row.seq, ()),
-                override=(override["action"], override["reason"]) if override else None,
-                edited_by=editors.get(row.seq),
-                needs_score=row.how != "edited",
-            )
+            given = replace(_facts_of(known, row), total=totals.get(row.seq), family=families.get(row.seq))
             decisions.append(rules.decide(given, keeps=keeps[row.seq], overlap=bench.project.review.overlap))
-    return decisions
+    return leave_out_over_cap(bench, decisions)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Everything that is known, by seq."""
+
+    choices: Mapping[int, tuple[Choices, ...]]
+    drops: Mapping[int, Sequence[Reason]]
+    notes: Mapping[int, Sequence[Reason]]
+    opinions: Mapping[int, Sequence[Opinion]]
+    overrides: Mapping[int, Mapping[str, Any]]
+    editors: Mapping[int, str]
+
+
+def _known(bench: Bench) -> _Known:
+    drops, notes = _findings_by_seq(bench)
+    for seq, odd in judge_notes(bench).items():
+        notes.setdefault(seq, []).extend(Reason("score", kind, evidence, score=points) for kind, points, evidence in odd)
+    opinions, overrides = opinions_by_seq(bench), facts.overrides_by_seq(bench.db)
+    return _Known(choices_by_seq(bench), drops, notes, opinions, overrides, _editors(bench))
+
+
+def _facts_of(known: _Known, row: Row) -> Facts:
+    override, choices = known.overrides.get(row.seq), known.choices.get(row.seq, ())
+    return Facts(
+        seq=row.seq,
+        kind=row.record.kind,
+        total=None,
+        better=row.better,
+        choices=choices[0] if choices else {},
+        panel=choices[1:],
+        drops=known.drops.get(row.seq, ()),
+        notes=known.notes.get(row.seq, ()),
+        opinions=known.opinions.get(row.seq, ()),
+        override=(override["action"], override["reason"]) if override else None,
+        edited_by=known.editors.get(row.seq),
+        needs_score=row.how != "edited",
+    )
+
+
+def _families(known: _Known, rows: Sequence[Row]) -> dict[int, Family]:
+    parents = {row.seq: row.parent for row in rows if row.how == "edited" and row.parent is not None}
+    keeps = {seq: int(o["override"]) for seq, o in known.overrides.items() if o["action"] == "keep"}
+    return rules.edit_families(parents, known.opinions, keeps=keeps)
 
 
 def rank_rows(bench: Bench) -> dict[int, int]:

@@ -34,6 +34,7 @@ WORDS = {
     "leak_span": "shares a long span",
     "leak_edited": "edited protected text",
     "leak_reworded": "reworded protected text",
+    "over_cap": "over its class's cap",
 }
 """Kinds of findings whose names need better words."""
 SHOWN_STAGES = ("generate", "import", "score", "dedup", "screen", "push", "pull", "snapshot")
@@ -87,9 +88,9 @@ def _funnel(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]]) -> tuple[pa
     left, steps = len(verdicts), []
     failed = sum(count_failed(bench, "generate").values())
     steps.append(page.FunnelStep(stage="written or imported", entered=left + failed, left=left, reasons=count_failed(bench, "generate")))
-    for stage in ("score", "dedup", "screen", "override"):
+    for stage in ("score", "dedup", "screen", "balance", "override"):
         reasons = {in_words(kind): n for (at, kind), n in first.items() if at == stage}
-        if reasons or stage != "override":
+        if reasons or stage not in ("balance", "override"):
             steps.append(page.FunnelStep(stage=stage, entered=left, left=left - sum(reasons.values()), reasons=reasons))
             left -= sum(reasons.values())
     people = Counter(v["verdict"] for v in verdicts.values())

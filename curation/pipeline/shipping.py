@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from curation import score as scoring
 from curation import snapshot as snapshots
 from curation.errors import ProjectError, SnapshotError
 from curation.formats import ExportFormat, write_rows
+from curation.pipeline.balancing import balance_facts, rows_past_cap
 from curation.pipeline.bench import Bench, ProtectedItems, Summary, label_of, load_protected, open_bench
 from curation.pipeline.deciding import decide_rows
+from curation.pipeline.describing import describe_leaving, in_brief, main_language
 from curation.pipeline.duplicates import texts_for_dedup
 from curation.pipeline.facts_for_report import report_data
 from curation.pipeline.judged import judged_by
@@ -26,7 +29,7 @@ from curation.pipeline.reviewing import review_counts
 from curation.pipeline.screening import check_findings, leak_findings
 from curation.project import is_open, settings_digest
 from curation.records import KINDS, Kind, prompt_text
-from curation.report import CardInput, render_card, render_report
+from curation.report import CardInput, render_card, render_croissant, render_report
 from curation.snapshot.write import schema_of
 from curation.split import split_rows
 from curation.store import facts, hold_lock, records, reviews, runs
@@ -49,13 +52,24 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> Summary:
         with runs.record_run(bench.db, "snapshot", settings_digest(kind, [row.id for row in rows])) as run:
             run.rows_in = len(rows)
             stopped = _last_gate(bench, rows, protected)
+            past_cap = rows_past_cap(bench, kind, [row for row in rows if row.seq not in stopped])
+            stopped |= dict.fromkeys(past_cap, "over_cap")
             kept = [row for row in rows if row.seq not in stopped]
             splits, left_out, new = _split(bench, kept)
             _check_filled(splits)
             facts.add_splits(bench.db, new, run.number)
             better = {row.seq: decisions[row.seq].better for row in kept}
+            leaving = [row for part in splits.values() for row in part]
             tables = {split: _table(bench, kind, part, better) for split, part in splits.items()}
-            path, is_new = _freeze(bench, kind, name or f"{bench.project.name}-{kind}", tables, protected, stopped)
+            path, is_new = _freeze(
+                bench,
+                kind,
+                name or f"{bench.project.name}-{kind}",
+                tables,
+                protected,
+                stopped,
+                leaving,
+            )
             run.rows_out = sum(table.num_rows for table in tables.values())
             run.detail = {"kind": kind, "path": path.name, "stopped": Counter(stopped.values()), "left_out": left_out}
         counts = {
@@ -177,7 +191,13 @@ def _table(bench: Bench, kind: Kind, rows: Sequence[Row], better: Mapping[int, i
 
 
 def _freeze(
-    bench: Bench, kind: Kind, name: str, tables: Mapping[str, pa.Table], protected: Sequence[ProtectedItems], stopped: Mapping[int, str]
+    bench: Bench,
+    kind: Kind,
+    name: str,
+    tables: Mapping[str, pa.Table],
+    protected: Sequence[ProtectedItems],
+    stopped: Mapping[int, str],
+    leaving: Sequence[Row],
 ) -> tuple[Path, bool]:
     digest = snapshots.content_digest({split: table for split, table in tables.items() if table.num_rows})
     known = {s["digest"]: s for s in reviews.list_snapshots(bench.db)}
@@ -192,13 +212,17 @@ def _freeze(
         name=name, version=version, kind=kind, created=created, splits=counts, digest=digest, licence=bench.project.licence,
         intended_use=bench.project.intended_use, brief=bench.project.brief, models=manifest_facts["models"],
         review=manifest_facts["review"], settings=manifest_facts["settings"], protected=tuple(manifest_facts["protected"]),
-        counts=dict(manifest_facts["counts"]), hygiene=clean,
+        counts=dict(manifest_facts["counts"]), hygiene=clean, description=(described := describe_leaving(bench, kind, leaving)),
+        language=main_language(described),
     )  # fmt: skip
     if clean:
         manifest_facts["counts"]["pairs"] = hygiene.as_values(clean)
+    manifest_facts["counts"]["distribution"] = in_brief(described)
+    manifest_facts["settings"]["balance"] = balance_facts(bench, kind, leaving)
     path = snapshots.write_snapshot(
         bench.folder / "snapshots", name=name, version=version, kind=kind, splits=tables, facts=manifest_facts, card=render_card(card),
-        report_html=render_report(report_data(bench), protected_text=False), created=created,
+        report_html=render_report(report_data(bench), protected_text=False),
+        croissant=partial(render_croissant, card), created=created,
     )  # fmt: skip
     reviews.add_snapshot(
         bench.db, digest=digest, name=name, version=version, kind=kind, path=str(path.relative_to(bench.folder)), rows=sum(counts.values())

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from curation.errors import ProjectError
+from curation.project.balancing import Balance, Describe
 from curation.project.calling import Budget, IntendedKind, Models, ModelSpec, Price
 from curation.project.closed import Closed
 from curation.project.gates import Dedup, Screen, Suite
@@ -25,9 +26,11 @@ VERSION = 1
 __all__ = [
     "DEFAULT_RUBRIC",
     "VERSION",
+    "Balance",
     "Budget",
     "Closed",
     "Dedup",
+    "Describe",
     "Documents",
     "Grounding",
     "IntendedKind",
@@ -70,6 +73,8 @@ class Project(Closed):
     score: Score = Score()
     dedup: Dedup = Dedup()
     screen: Screen = Screen()
+    describe: Describe = Describe()
+    balance: Balance = Balance()
     review: Review
     splits: Splits = Splits()
     signing: Signing = Signing()

@@ -3,6 +3,7 @@
 from curation.report.attention import judge_notices
 from curation.report.card import render_card
 from curation.report.compare import compare_selections
+from curation.report.croissant import render_croissant
 from curation.report.data import CardInput, CardModels, CardReview, CardSuite, ReportData
 from curation.report.judge import Apart, Judge, JudgeQuality, Odd, PairHygiene
 from curation.report.page import render_report
@@ -67,5 +68,6 @@ __all__ = [
     "compare_selections",
     "judge_notices",
     "render_card",
+    "render_croissant",
     "render_report",
 ]

@@ -9,6 +9,8 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from curation.balance import Imbalance
+from curation.distribution.facts import Comparison, Description
 from curation.hygiene import Hygiene
 from curation.records import Kind
 from curation.report.judge import JudgeQuality, PairHygiene
@@ -101,6 +103,8 @@ class CardInput(Closed):
     settings: dict[str, object] = Field(default_factory=dict)
     """Thresholds and digests of the gates; may be nested, the card names them by their path."""
     protected: tuple[CardSuite, ...] = ()
+    description: Description | None = None
+    """What the rows are made of; of a sample where they are many."""
     hygiene: Hygiene | None = None
     """For preference pairs: what tells chosen from rejected beside substance."""
     counts: dict[str, int] = Field(default_factory=dict)

@@ -2,7 +2,7 @@
 
     icd10-instruction-v1-3f9c2a1b/
       train.parquet  validation.parquet  test.parquet
-      README.md  [report.html]
+      README.md  [croissant.json]  [report.html]
       manifest.json      written last: its presence says the folder is complete
       model.sig          OpenSSF Model Signing, added by `curate sign`
 
@@ -25,6 +25,7 @@ MANIFEST = "manifest.json"
 SIGNATURE = "model.sig"
 CARD = "README.md"
 REPORT = "report.html"
+CROISSANT = "croissant.json"
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)

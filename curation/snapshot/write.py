@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from curation.errors import RowError, SnapshotError
 from curation.records import Kind
 from curation.snapshot.digest import COLUMNS, content_digest, kind_of, read_rows_of, record_of
-from curation.snapshot.manifest import CARD, MANIFEST, REPORT, SPLITS, Manifest
+from curation.snapshot.manifest import CARD, CROISSANT, MANIFEST, REPORT, SPLITS, Manifest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,6 +39,7 @@ def write_snapshot(
     facts: Mapping[str, Any],
     card: str,
     report_html: str | None = None,
+    croissant: Callable[[Mapping[str, str]], str] | None = None,
     created: datetime,
 ) -> Path:
     """Freeze the splits as NAME-vN-DIGEST8 below `folder`; returns that path.
@@ -48,6 +49,7 @@ def write_snapshot(
             train and validation must have rows; an empty test split gets no file.
         facts: the other keys of the manifest: protected, review, models, intended_use, licence, settings, counts, ...
         card: the text of README.md.
+        croissant: makes the text of croissant.json from the sha256 of each Parquet file.
     """
     tables: dict[str, pa.Table] = {split: canonical_table(splits.get(split), kind=kind) for split in SPLITS}
     _check_splits(splits, tables, kind)
@@ -57,6 +59,8 @@ def write_snapshot(
     aside = Path(tempfile.mkdtemp(prefix=f".{name}-v{version}-", suffix=".partial", dir=folder))
     try:
         _write_files(aside, tables, {CARD: card} | ({REPORT: report_html} if report_html is not None else {}))
+        if croissant is not None:
+            write_synced(aside / CROISSANT, croissant({p.name: file_sha256(p) for p in aside.glob("*.parquet")}).encode())
         files = {p.name: file_sha256(p) for p in sorted(aside.iterdir())}
         write_synced(aside / MANIFEST, manifest.model_copy(update={"files": files}).to_json())
         aside.chmod(0o755)

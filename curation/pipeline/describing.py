@@ -1,0 +1,246 @@
+"""The stages that look at the rows as a whole: describe, and compare with a sample of real use. Core: distribution/."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from curation.distribution import Comparison, Description, find_topics, load_tokenizer
+from curation.distribution import compare as compare_rows
+from curation.distribution import describe as describe_rows
+from curation.distribution.topics import Topics
+from curation.embed import tokenizer_of
+from curation.errors import ModelUnavailable, ProjectError
+from curation.formats.files import RowFailure, read_raw
+from curation.pipeline.asking import Progress
+from curation.pipeline.balancing import STANDING
+from curation.pipeline.bench import Bench, Summary, label_of, load_cells, open_bench
+from curation.pipeline.duplicates import vectors_of
+from curation.project import settings_digest
+from curation.records import KINDS, InstructionRecord, Kind, prompt_text
+from curation.store import facts, hold_lock, records, runs
+from curation.store.facts import Finding
+from curation.store.records import Row
+
+Scope = Literal["standing", "approved", "all"]
+SCOPES: dict[Scope, str] = {
+    "standing": "rows that may still leave in a snapshot",
+    "approved": "approved rows",
+    "all": "all rows, dropped ones among them",
+}
+LEAVING_READ = 5_000
+"""Rows of a snapshot that its card describes."""
+TEXT_COLUMNS = ("text", "prompt", "question", "query", "instruction", "input", "messages")
+"""Columns of a real sample that are tried, in this order, when none is named."""
+
+
+def describe(folder: Path, *, scope: Scope = "standing", progress: Progress | None = None) -> Summary:
+    """Count lengths, languages, topics, wording, personal data and classes of the rows. Core: distribution/."""
+    _check_scope(scope)
+    with open_bench(folder) as bench, hold_lock(bench.db, "describe"):
+        with runs.record_run(bench.db, "describe", settings_digest(bench.project.describe, scope)) as run:
+            made, findings = list[Description](), list[Finding]()
+            for kind in KINDS:
+                rows = rows_in_scope(bench, kind, scope)
+                run.rows_in += len(records.list_rows(bench.db, kind))
+                run.rows_out += len(rows)
+                if rows:
+                    topics, why = _topics(bench, rows)
+                    made.append(_description(bench, kind, rows, SCOPES[scope], topics, why))
+                    findings += _topic_findings(rows, topics)
+            if not made:
+                raise ProjectError(str(folder), f"has no {SCOPES[scope]}", f"curate status {folder}, or describe --rows all")
+            facts.add_findings(bench.db, findings, run.number)
+            run.detail = {"descriptions": [d.model_dump(mode="json") for d in made]}
+        counts: dict[str, Any] = {d.kind: in_brief(d) for d in made}
+        return Summary("describe", run.rows_in, run.rows_out, counts, [note for d in made for note in _look_at(d)])
+
+
+def compare(folder: Path, file: Path, *, column: str | None = None, scope: Scope = "standing", progress: Progress | None = None) -> Summary:
+    """Hold the prompts against a sample of real use. Core: distribution/."""
+    _check_scope(scope)
+    with open_bench(folder) as bench, hold_lock(bench.db, "compare"):
+        texts, named, unread = load_texts(file, column)
+        rows = [row for kind in KINDS for row in rows_in_scope(bench, kind, scope)]
+        prompts = [prompt_text(row.record) for row in rows]
+        with runs.record_run(bench.db, "compare", settings_digest(_digest(file), named, scope, [row.id for row in rows])) as run:
+            run.rows_in, run.rows_out = len(texts), len(rows)
+            found = compare_rows(
+                (prompts, vectors_of(bench, prompts)), (texts, vectors_of(bench, texts)), ids=[row.id for row in rows], file=file.name,
+                column=named, scope=SCOPES[scope], region=bench.project.describe.region,
+            )  # fmt: skip
+            run.detail = {"comparison": found.model_dump(mode="json")}
+        return Summary("compare", len(texts), len(rows), _compared(found, unread), _meaning(found, folder))
+
+
+def describe_leaving(bench: Bench, kind: Kind, rows: Sequence[Row]) -> Description:
+    """What the rows of a snapshot are made of; of more than 5,000 a sample, and without topics."""
+    ordered = sorted(rows, key=lambda row: row.id)  # an id is a hash, so the first in this order are a fair sample
+    some = ordered[:LEAVING_READ]
+    scope = "all rows of the snapshot" if len(some) == len(ordered) else f"a sample of {len(some):,} of the {len(ordered):,} rows"
+    return _description(bench, kind, some, scope, None, "")
+
+
+def main_language(description: Description) -> str:
+    """The language of most rows (ISO 639), `und` where none was recognized."""
+    return next((share.name for share in description.languages if share.name != "und"), "und")
+
+
+def in_brief(d: Description) -> dict[str, Any]:
+    """A description as a few numbers, for the screen and for a manifest."""
+    median = {f"median {x.part} {x.unit}": x.spread.median for x in d.lengths}
+    return {
+        "rows": d.rows, **median, "languages": len(d.languages), "topics": len(d.topics), "refusals": d.refusals,
+        "stock phrases": sum(w.kind != "refusal" for w in d.wording), "personal data": sum(p.found for p in d.personal),
+    }  # fmt: skip
+
+
+def rows_in_scope(bench: Bench, kind: Kind, scope: Scope) -> list[Row]:
+    """The rows of a kind that are looked at; before any verdict is computed all rows stand."""
+    rows, verdicts = records.list_rows(bench.db, kind), facts.verdicts_by_seq(bench.db)
+    if scope == "all" or (scope == "standing" and not verdicts):
+        return rows
+    wanted = ("approved",) if scope == "approved" else (*STANDING, "unscored", "disputed")
+    return [row for row in rows if verdicts.get(row.seq, {"verdict": "unscored"})["verdict"] in wanted]
+
+
+def load_texts(file: Path, column: str | None) -> tuple[list[str], str, int]:
+    """The texts of a column, its name, and how many rows had none; a list of messages gives its user's turns.
+
+    Raises:
+        ProjectError: the file cannot be read, has no such column, or no row with a text.
+    """
+    rows = [row for _, row in read_raw(file)]
+    good = [row for row in rows if not isinstance(row, RowFailure)]
+    columns = list(dict.fromkeys(name for row in good[:1_000] for name in row))
+    named = column or next((name for name in TEXT_COLUMNS if name in columns), None)
+    if named is None or named not in columns:
+        fact = f"has no column {column}" if column else "has no column that is known to hold texts"
+        raise ProjectError(str(file), f"{fact}; it has {', '.join(columns[:20]) or 'none'}", "name one of them with --column")
+    texts = [text for row in good if (text := _text_of(row.get(named))).strip()]
+    if not texts:
+        raise ProjectError(f"{file}: column {named}", "holds no text in any row", "name another one with --column")
+    return texts, named, len(rows) - len(texts)
+
+
+def load_descriptions(bench: Bench) -> tuple[Description, ...] | None:
+    """What the latest `curate describe` found; None when it has not run."""
+    run = runs.latest_run(bench.db, "describe")
+    if run is None:
+        return None
+    return tuple(Description.model_validate(value) for value in json.loads(run["detail"])["descriptions"])
+
+
+def load_comparison(bench: Bench) -> Comparison | None:
+    """What the latest `curate compare` found; None when it has not run."""
+    run = runs.latest_run(bench.db, "compare")
+    return Comparison.model_validate(json.loads(run["detail"])["comparison"]) if run is not None else None
+
+
+def _check_scope(scope: str) -> None:
+    if scope not in SCOPES:
+        raise ProjectError(f"--rows {scope}", f"is not one of {', '.join(SCOPES)}", "curate describe --help")
+
+
+def _description(bench: Bench, kind: Kind, rows: Sequence[Row], scope: str, topics: Topics | None, why: str) -> Description:
+    answers = [
+        (n, message.content)
+        for n, row in enumerate(rows)
+        for message in ((row.record.completion,) if isinstance(row.record, InstructionRecord) else row.record.completions)
+    ]
+    own = bench.project.describe.tokenizer
+    path = bench.folder / own if own else tokenizer_of(bench.project.dedup.model)
+    return describe_rows(
+        [prompt_text(row.record) for row in rows],
+        [text for _, text in answers],
+        owners=[n for n, _ in answers],
+        ids=[row.id for row in rows],
+        kind=kind,
+        scope=scope,
+        turns=[sum(message.role == "user" for message in row.record.prompt) for row in rows],
+        classes=_classes(bench, rows),
+        topics=topics,
+        no_topics=why,
+        tokenizer=load_tokenizer(path) if path else None,
+        tokenizer_name=own or bench.project.dedup.model,
+        region=bench.project.describe.region,
+    )
+
+
+def _classes(bench: Bench, rows: Sequence[Row]) -> dict[str, list[str | None]]:
+    """Label, grounding topic and plan attributes of each row."""
+    plan, cells = bench.project.plan, {cell.id: cell for cell in load_cells(bench)}
+    mine = [cells.get(row.cell or "") for row in rows]
+    values: dict[str, list[str | None]] = {"label": [label_of(bench, row) for row in rows]}
+    if plan.grounding and (topic := plan.grounding.topic):
+        values[topic] = [str(found) if cell and (found := (cell.row or {}).get(topic)) is not None else None for cell in mine]
+    values |= {name: [cell.attributes.get(name) if cell else None for cell in mine] for name in plan.attributes}
+    return {name: found for name, found in values.items() if any(found)}
+
+
+def _topics(bench: Bench, rows: Sequence[Row]) -> tuple[Topics | None, str]:
+    """Topics of the prompts, or why there are none."""
+    if len(rows) < 2:
+        return None, "topics need at least two rows"
+    prompts = [prompt_text(row.record) for row in rows]
+    try:
+        vectors = vectors_of(bench, prompts)
+    except ModelUnavailable as error:
+        return None, f"the embedding model cannot be used: {error.fact}"
+    return find_topics(prompts, vectors, topics=bench.project.describe.topics), ""
+
+
+def _topic_findings(rows: Sequence[Row], topics: Topics | None) -> list[Finding]:
+    if topics is None:
+        return []
+    names = topics.table["name"].to_pylist()
+    return [
+        Finding(row.seq, "describe", "topic", False, item=names[int(topic)], score=float(cosine))
+        for row, topic, cosine in zip(rows, topics.of_row, topics.similarity, strict=True)
+    ]
+
+
+def _text_of(value: Any) -> str:
+    if isinstance(value, list):
+        said = [m for m in value if isinstance(m, Mapping) and m.get("role", m.get("from")) in ("user", "human")]
+        return "\n\n".join(str(m.get("content") or m.get("value") or "") for m in said)
+    return value if isinstance(value, str) else ""
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as body:
+        return hashlib.file_digest(body, "sha256").hexdigest()
+
+
+def _look_at(d: Description) -> list[str]:
+    """Sentences on what a data lead should look at."""
+    notes = []
+    if d.personal:
+        kinds = ", ".join(f"{p.kind} {p.found}" for p in d.personal[:5])
+        notes.append(f"Personal data or secrets in {d.kind} rows: {kinds}. The report shows where, masked.")
+    if d.refusals:
+        notes.append(f"{d.refusals:,} {d.kind} rows refuse.")
+    if d.no_topics:
+        notes.append(f"No topics for {d.kind} rows: {d.no_topics}.")
+    return notes
+
+
+def _compared(found: Comparison, unread: int) -> dict[str, Any]:
+    return {
+        "training_rows": found.training_rows, "real_rows": found.real_rows, "rows_without_text": unread,
+        "tested": f"{found.tested[0]:,} training and {found.tested[1]:,} real rows", "mmd2": found.mmd2, "p_value": found.p_value,
+        "auc": found.auc, "covered": found.covered, "baseline": found.baseline,
+        "not_covered": round(found.real_rows * (1 - found.covered)), "gaps": [{"name": g.name, "rows": g.rows} for g in found.gaps],
+    }  # fmt: skip
+
+
+def _meaning(found: Comparison, folder: Path) -> list[str]:
+    differs = "differ from" if found.p_value < 0.05 else "cannot be told from"
+    return [
+        f"The rows {differs} real use (p = {found.p_value:.3g}); a classifier's AUC is {found.auc:.2f} (.5 is chance).",
+        f"{found.covered:.1%} of the real rows have a training row near; {found.baseline:.1%} have another real row as near.",
+        f"Next: curate report {folder} shows which are not covered.",
+    ]

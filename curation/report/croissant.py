@@ -1,0 +1,108 @@
+"""Croissant metadata of a snapshot: what files it has, how to check them and what their columns mean, for machines.
+
+Croissant 1.0 (MLCommons), as `mlcroissant validate` reads it; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from curation.report.data import CardInput
+
+LICENCES = {
+    "cc0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
+    "cc-by-4.0": "https://creativecommons.org/licenses/by/4.0/",
+    "cc-by-sa-4.0": "https://creativecommons.org/licenses/by-sa/4.0/",
+    "apache-2.0": "https://www.apache.org/licenses/LICENSE-2.0",
+    "mit": "https://opensource.org/license/mit",
+}
+"""Licences with an address everyone knows; any other is given by its name."""
+COLUMNS = {
+    "instruction": {"prompt": "the conversation before the answer", "completion": "the answer, one assistant message"},
+    "preference": {"prompt": "the conversation before the answers", "chosen": "the better answer", "rejected": "the worse answer"},
+}
+CONTEXT: dict[str, Any] = {
+    "@language": "en", "@vocab": "https://schema.org/", "citeAs": "cr:citeAs", "column": "cr:column", "conformsTo": "dct:conformsTo",
+    "cr": "http://mlcommons.org/croissant/", "rai": "http://mlcommons.org/croissant/RAI/", "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"}, "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty", "examples": {"@id": "cr:examples", "@type": "@json"}, "extract": "cr:extract",
+    "field": "cr:field", "fileProperty": "cr:fileProperty", "fileObject": "cr:fileObject", "fileSet": "cr:fileSet",
+    "format": "cr:format", "includes": "cr:includes", "isLiveDataset": "cr:isLiveDataset", "jsonPath": "cr:jsonPath", "key": "cr:key",
+    "md5": "cr:md5", "parentField": "cr:parentField", "path": "cr:path", "recordSet": "cr:recordSet", "references": "cr:references",
+    "regex": "cr:regex", "repeated": "cr:repeated", "replace": "cr:replace", "samplingRate": "cr:samplingRate",
+    "sc": "https://schema.org/", "separator": "cr:separator", "source": "cr:source", "subField": "cr:subField",
+    "transform": "cr:transform",
+}  # fmt: skip
+"""The vocabulary, as the specification gives it word for word."""
+
+
+def render_croissant(card: CardInput, hashes: Mapping[str, str]) -> str:
+    """croissant.json of a snapshot; `hashes` has the sha256 of each Parquet file by its name."""
+    text = {
+        "@context": CONTEXT,
+        "@type": "sc:Dataset",
+        "name": card.name,
+        "description": card.brief.strip() or card.name,
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "license": LICENCES.get(card.licence.lower(), card.licence),
+        "version": f"{card.version}.0.0",
+        "datePublished": card.created.date().isoformat(),
+        "creator": {"@type": "sc:Organization", "name": card.name},
+        "url": f"urn:seedcorn:{card.digest}",
+        "citeAs": f"{card.name} v{card.version}, digest {card.digest}",
+        "isLiveDataset": False,
+        "rai:dataCollection": "Written by a language model" + (" (the offline stand-in)" if card.models.simulated else ""),
+        "rai:dataUseCases": card.intended_use,
+        "rai:dataAnnotationProtocol": _review(card),
+        "distribution": [
+            {"@type": "cr:FileObject", "@id": name, "name": name, "contentUrl": name, "encodingFormat": "application/x-parquet",
+             "sha256": digest}
+            for name, digest in sorted(hashes.items())
+        ],
+        "recordSet": [_record_set(card, name) for name in sorted(hashes)],
+    }  # fmt: skip
+    return json.dumps(text, ensure_ascii=False, indent=2) + "\n"
+
+
+def _review(card: CardInput) -> str:
+    review = card.review
+    if not review.answers:
+        return "No person has reviewed the rows."
+    who = "simulated reviewers" if review.simulated else f"{len(review.reviewers)} reviewers"
+    return f"{review.answers} answers by {who}, {review.overlap} asked for each row."
+
+
+def _record_set(card: CardInput, file: str) -> dict[str, Any]:
+    split = file.removesuffix(".parquet")
+    return {
+        "@type": "cr:RecordSet",
+        "@id": split,
+        "name": split,
+        "description": f"The {split} split.",
+        "field": list(_fields(card, file, split)),
+    }
+
+
+def _fields(card: CardInput, file: str, split: str) -> Iterator[dict[str, Any]]:
+    plain = {"id": "hash of the row's content"} | ({"label": "the row's class, where it has one"} if card.kind == "instruction" else {})
+    for name, meaning in plain.items():
+        yield _field(f"{split}/{name}", meaning) | {"dataType": "sc:Text", "source": _source(file, name)}
+    for name, meaning in COLUMNS[card.kind].items():
+        yield _field(f"{split}/{name}", f"{meaning}: a list of messages") | {
+            "repeated": True,
+            "subField": [
+                _field(f"{split}/{name}/{part}", f"the message's {part}")
+                | {"dataType": "sc:Text", "source": {**_source(file, name), "transform": {"jsonPath": part}}}
+                for part in ("role", "content")
+            ],
+        }
+
+
+def _field(identity: str, meaning: str) -> dict[str, Any]:
+    return {"@type": "cr:Field", "@id": identity, "name": identity, "description": meaning}
+
+
+def _source(file: str, column: str) -> dict[str, Any]:
+    return {"fileObject": {"@id": file}, "extract": {"column": column}}
