@@ -2,7 +2,8 @@
 recomputes verdicts and nothing more.
 
 Machines propose (`to_review` or `dropped`), people decide (`approved`, `rejected`, `disputed`). An override to
-drop outranks both; one to keep outranks the machines only.
+drop outranks both; one to keep outranks the machines only, so that two rejections still win. Where two people changed one
+text in two ways, an override to keep chooses among the text and its changes, and settles the dispute.
 """
 
 from __future__ import annotations
@@ -40,6 +41,15 @@ class Opinion:
 
 
 @dataclass(frozen=True)
+class Family:
+    """A row that people changed in two ways, and the changed rows: one of them may go on, and a data lead says which."""
+
+    members: frozenset[int]
+    kept: int | None = None
+    """The member that `curate keep` chose."""
+
+
+@dataclass(frozen=True)
 class Facts:
     """All that a verdict on one row depends on."""
 
@@ -63,6 +73,8 @@ class Facts:
     edited_by: str | None = None
     """For a row that a person's edit made: that person."""
     needs_score: bool = True
+    family: Family | None = None
+    """For a row in such a dispute, on either side of the change."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +100,33 @@ def decide(facts: Facts, *, keeps: Callable[[float], bool], overlap: int) -> Dec
     """The verdict on one row."""
     if facts.override is not None and facts.override[0] == "drop":
         return _decision(facts, "dropped", Reason("override", "drop", facts.override[1]))
+    family = facts.family
+    if family is not None and family.kept not in (None, facts.seq):
+        return _decision(facts, "dropped", Reason("override", "other_edit", "of two changes to one text another was kept", family.kept))
     proposal = _propose(facts, keeps)
+    if family is not None and family.kept is None and proposal.verdict != "dropped":
+        twin = min(family.members - {facts.seq})
+        return _decision(facts, "disputed", Reason("review", "two_edits", "two people changed the text differently", twin), *facts.notes)
     if proposal.verdict in ("dropped", "unscored") and not (facts.override and facts.override[0] == "keep"):
         return proposal
     return _hear(facts, overlap)
+
+
+def edit_families(parents: Mapping[int, int], opinions: Mapping[int, Sequence[Opinion]], *, keeps: Mapping[int, int]) -> dict[int, Family]:
+    """For each row in a dispute of two edits, the whole of it.
+
+    Args:
+        parents: changed row to the row it was made from.
+        opinions: by row.
+        keeps: row to the number of the override that keeps it; the latest decides.
+    """
+    out: dict[int, Family] = {}
+    for parent in sorted(set(parents.values())):
+        if len({o.edited for o in opinions.get(parent, ()) if o.says == "edit"}) > 1:
+            members = frozenset({parent, *(child for child, of in parents.items() if of == parent)})
+            kept = max(members & keeps.keys(), key=lambda seq: keeps[seq], default=None)
+            out |= dict.fromkeys(sorted(members), Family(members, kept))
+    return out
 
 
 def shown_first(record_id: str) -> int:
@@ -136,7 +171,9 @@ def reasons_as_values(reasons: Sequence[Reason]) -> list[dict[str, Any]]:
 
 
 def _propose(facts: Facts, keeps: Callable[[float], bool]) -> Decision:
-    reasons = list(facts.drops)
+    # Rivals of one dispute are alike by nature; which of them goes on is not for dedup to say.
+    rivals = facts.family.members if facts.family else ()
+    reasons = [reason for reason in facts.drops if not (reason.stage == "dedup" and reason.twin in rivals)]
     if facts.total is not None and not keeps(facts.total):
         reasons.insert(0, Reason("score", "below_cut", f"total {facts.total:.2f} of 10", score=facts.total))
     if facts.kind == "preference":
@@ -165,6 +202,10 @@ def _judge_against_pair(facts: Facts) -> list[Reason]:
 
 def _hear(facts: Facts, overlap: int) -> Decision:
     opinions = list(facts.opinions)
+    if facts.family is not None and facts.family.kept == facts.seq:
+        if sum(_canonical(o) == "reject" for o in opinions) < overlap:
+            return _decision(facts, "approved", Reason("override", "keep", facts.override[1] if facts.override else ""), *facts.notes)
+        opinions = [o for o in opinions if o.says != "edit"]
     if facts.edited_by is not None and all(o.user != facts.edited_by for o in opinions):
         opinions.append(Opinion(facts.edited_by, "approve"))
     edits = {o.edited for o in opinions if o.says == "edit"}

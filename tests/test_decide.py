@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from curation.decide import (
     Decision,
     Facts,
+    Family,
     Opinion,
     Reason,
     agreement,
     decide,
+    edit_families,
     estimate_error_rate,
     keep_rule,
     reasons_as_values,
@@ -121,6 +123,49 @@ def test_an_edit_sends_the_changed_row_on_in_place_of_this_one() -> None:
 def test_two_different_edits_are_a_dispute() -> None:
     decision = verdict(facts(opinions=[Opinion("ada", "edit", "one"), Opinion("bob", "edit", "two")]))
     assert (decision.verdict, decision.reasons[0].kind) == ("disputed", "two_edits")
+
+
+ONE, OTHER = Opinion("ada", "edit", "x"), Opinion("bob", "edit", "y")
+
+
+def family(kept: int | None = None) -> dict[int, Family]:
+    """Row 1, which two people changed into rows 2 and 3; nothing else is in dispute."""
+    opinions = {1: [ONE, OTHER], 7: [ONE, Opinion("bob", "edit", "x")], 9: [ONE]}
+    return edit_families({2: 1, 3: 1, 8: 7}, opinions, keeps={} if kept is None else {kept: 1})
+
+
+def rival(seq: int, kept: int | None = None, **changes: Any) -> Decision:
+    given = {"seq": seq, "family": family(kept).get(seq), "opinions": [ONE, OTHER] if seq == 1 else [], **changes}
+    return verdict(facts(**given, override=("keep", "the shorter one") if seq == kept else None))
+
+
+def test_two_edits_make_a_family_and_one_edit_does_not() -> None:
+    assert family() == dict.fromkeys((1, 2, 3), Family(frozenset({1, 2, 3})))
+    assert edit_families({2: 1, 3: 1}, {1: [ONE, OTHER]}, keeps={2: 4, 3: 9, 7: 11})[1].kept == 3
+
+
+def test_rivals_are_no_copies_of_one_another_while_they_are_in_dispute() -> None:
+    copy = Reason("dedup", "near", "similarity 0.99", twin=1, score=0.99)
+    assert rival(2, drops=[copy], edited_by="ada").verdict == "disputed"
+    assert rival(3, drops=[Reason("dedup", "exact", twin=2)], edited_by="bob").reasons[0].twin == 1
+    assert rival(1).verdict == "disputed" and rival(1).reasons[0].kind == "two_edits"
+    assert rival(2, drops=[Reason("dedup", "near", twin=40)]).verdict == "dropped"
+    assert rival(2, drops=[LEAK]).verdict == "dropped" and rival(2, total=1.0).verdict == "dropped"
+
+
+@pytest.mark.parametrize("kept", [1, 2, 3])
+def test_keep_settles_the_dispute_and_the_rivals_fall(kept: int) -> None:
+    for seq in (1, 2, 3):
+        found = rival(seq, kept, drops=[Reason("dedup", "near", twin=1)] if seq > 1 else [], edited_by="ada" if seq > 1 else None)
+        if seq == kept:
+            assert (found.verdict, found.reasons[0]) == ("approved", Reason("override", "keep", "the shorter one"))
+        else:
+            assert (found.verdict, found.reasons[0].kind, found.reasons[0].twin) == ("dropped", "other_edit", kept)
+
+
+def test_two_rejections_win_over_a_kept_edit() -> None:
+    assert rival(2, 2, opinions=said("reject"), edited_by="ada").verdict == "approved"
+    assert rival(2, 2, opinions=said("reject", "reject"), edited_by="ada").verdict != "approved"
 
 
 def test_the_editor_stands_behind_the_edited_row_and_a_second_person_must_agree() -> None:

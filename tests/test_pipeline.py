@@ -533,3 +533,31 @@ def test_an_edited_row_passes_the_gates_in_place_of_its_parent(bed: Bed) -> None
     child = bed.rows()[[row.how for row in bed.rows()].index("edited")]
     assert bed.verdicts()[parent.seq] == "edited"
     assert bed.verdicts()[child.seq] == "in_review"
+
+
+@pytest.mark.model
+def test_two_edits_of_one_row_wait_for_the_data_lead_who_settles_them_with_keep(tmp_path: Path) -> None:
+    """Changed twice, the rivals are near copies of their parent and of one another; dedup must not choose between people."""
+    from curation.pipeline.reviewing import _add_edits
+
+    bed = Bed(blank(tmp_path / "garden"), tmp_path)
+    bed.set(r"^  text: prompt ", "  text: both ")
+    import_plain(bed.folder, 2)
+    score_by_hand(bed.folder)
+    parent = bed.rows()[0]
+    with open_store(bed.folder) as db:
+        for user, text in (("ada", "One changed answer that is long enough."), ("bob", "One changed answer that is long enough!")):
+            values = {"verdict": "approve", "edited_completion": text}
+            reviews.add_answers(db, [StoredAnswer(user, "t", parent.seq, user, "submitted", values, "", "", False)], 1)
+    with pipeline.open_bench(bed.folder) as bench:
+        assert _add_edits(bench, 1) == 2
+    pipeline.decide(bed.folder)
+    assert pipeline.dedup(bed.folder).counts["near"] >= 1
+    pipeline.decide(bed.folder)
+    rivals = [row for row in bed.rows() if row.how == "edited"]
+    assert {bed.verdicts()[row.seq] for row in (parent, *rivals)} == {"disputed"}
+    assert pipeline.override(bed.folder, rivals[1].id, action="keep", reason="the better sign").counts["verdict"] == "approved"
+    assert [bed.verdicts()[row.seq] for row in (parent, rivals[0])] == ["dropped", "dropped"]
+    pipeline.dedup(bed.folder)
+    pipeline.decide(bed.folder)
+    assert bed.verdicts()[rivals[1].seq] == "approved"

@@ -1,0 +1,177 @@
+"""A panel of judges, the keep rule within an attribute, and what the page says of the judges, on a small project with the stand-in."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections import Counter
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+from curation import pipeline
+from curation import score as scoring
+from curation.errors import ProjectError
+from curation.pipeline.bench import open_bench
+from curation.pipeline.facts_for_report import report_data
+from curation.pipeline.judged import judged_by, totals_by_seq, totals_together
+from curation.pipeline.keeping import kept_rows
+from curation.project import Models, load_project
+from curation.report import ReportData, render_report
+from curation.store import facts, runs
+from tests.icd_samples import project as sample
+from tests.test_pipeline import Bed, approve, blank, standin
+
+CHEAP = "{provider: offline-stand-in, model: claude-opus-5-5, price: {input: 0.05, output: 0.2}}"
+DEAR = "{provider: offline-stand-in, model: claude-opus-5-5}"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a panel of two, written and not yet scored."""
+    home = tmp_path_factory.mktemp("panel")
+    bed = Bed(blank(home / "garden", instruction=24, preference=5), home / "log")
+    bed.set(r"^  # panel: \[.*$", f"  panel: [{CHEAP}]")
+    with standin(bed.folder, bed.log):
+        pipeline.plan(bed.folder)
+        pipeline.generate(bed.folder)
+    return home
+
+
+@pytest.fixture
+def garden(written: Path, tmp_path: Path) -> Path:
+    shutil.copytree(written / "garden", tmp_path / "garden")
+    return tmp_path / "garden"
+
+
+def test_a_panel_scores_beside_the_judge_while_it_is_cheap(garden: Path, tmp_path: Path) -> None:
+    with standin(garden, tmp_path / "log") as bed:
+        told = pipeline.score(garden)
+        assert told.counts["scored_by"].keys() == {"claude-haiku-5-5", "claude-opus-5-5"}
+        assert len(set(told.counts["scored_by"].values())) == 1
+        assert any(note.startswith("Panel: on; at most $") for note in told.notes)
+        assert bed.requests() == told.counts["asked"] and pipeline.score(garden).counts["asked"] == 0
+    with open_bench(garden) as bench:
+        judged = judged_by(bench)
+        together, totals = totals_together(judged), totals_by_seq(bench)
+        assert {len(given) for given in together.values()} == {2}
+        assert totals == {seq: fmean(given) for seq, given in together.items()}
+        assert any(a != b for a, b in together.values())
+        assert {len(judge.choices) for judge in judged} == {len(judged[0].choices)} and judged[0].choices
+    bed.set(r"^  panel: auto.*$", "  panel: never")
+    with open_bench(garden) as bench:
+        assert totals_by_seq(bench) == judged[0].totals
+
+
+def test_a_panel_that_costs_too_much_is_left_out_and_the_summary_says_why(garden: Path, tmp_path: Path) -> None:
+    with standin(garden, tmp_path / "log") as bed:
+        bed.set(r"^  panel: \[.*$", f"  panel: [{DEAR}]")
+        told = pipeline.score(garden)
+        assert told.counts["scored_by"]["claude-opus-5-5"] == 0
+        why = next(note for note in told.notes if note.startswith("Panel: off"))
+        assert "% of the $" in why and "always" in why
+        bed.set(r"^  panel: auto.*$", "  panel: always")
+        assert pipeline.score(garden).counts["scored_by"]["claude-opus-5-5"] > 0
+
+
+def test_the_best_part_is_taken_within_an_attribute_and_shown_beside_chance_and_length(garden: Path, tmp_path: Path) -> None:
+    with standin(garden, tmp_path / "log") as bed:
+        bed.set(r"^  threshold: 7\.0.*$", "  threshold: 7.0\n  top_percent: 50\n  top_by: difficulty")
+        told = pipeline.score(garden)
+    line = next(note for note in told.notes if note.startswith("Keep rule, instruction"))
+    assert "best 50 % of each difficulty" in line and all(name in line for name in ("filter", "random", "longest"))
+    with open_bench(garden) as bench:
+        found = kept_rows(bench, "instruction")
+        by_group = Counter(found.groups)
+        for group, size in by_group.items():
+            ours = [(t, k) for t, k, g in zip(found.totals, found.kept, found.groups, strict=True) if g == group]
+            cut = sorted((t for t, _ in ours), reverse=True)[max(0, round(size / 2) - 1)]
+            assert [k for _, k in ours] == [t >= cut for t, _ in ours]
+        assert by_group.keys() == {"basic", "intermediate", "advanced"}
+    pipeline.decide(garden)
+    below = {seq for seq, v in Bed(garden, tmp_path).verdicts().items() if v == "dropped"}
+    assert below >= {row.seq for row, keep in zip(found.rows, found.kept, strict=True) if not keep}
+    page = render_report(report_of(garden))
+    assert "The best part of each group" in page and "intermediate" in page
+
+
+def test_top_by_must_name_something_that_is_planned(garden: Path) -> None:
+    bed = Bed(garden, garden)
+    bed.set(r"^  threshold: 7\.0.*$", "  top_percent: 50\n  top_by: dificulty")
+    with pytest.raises(ProjectError, match="top_by names 'dificulty'; the plan has difficulty, format, persona, task, topic"):
+        load_project(garden)
+    bed.set(r"^  top_percent: 50\n  top_by: dificulty", "  top_by: difficulty")
+    with pytest.raises(ProjectError, match="needs top_percent"):
+        load_project(garden)
+
+
+def test_the_judges_are_held_against_what_people_settle(garden: Path, tmp_path: Path) -> None:
+    with standin(garden, tmp_path / "log"):
+        pipeline.score(garden)
+    approve(garden, users=("ada", "bob"))
+    pipeline.decide(garden)
+    quality = report_of(garden).judge
+    assert quality is not None and [judge.name for judge in quality.judges] == ["claude-haiku-5-5", "claude-opus-5-5"]
+    against = quality.judges[0].against
+    assert against is not None and quality.compared == against.table.n > 0
+    assert against.table.only_judge == 0 and against.auc is None  # all approved: nothing to tell apart
+    assert quality.judges[0].order is not None and quality.judges[0].order.pairs == quality.pairs
+    assert quality.judges[0].length and quality.panel.startswith("Panel: on")
+    with open_bench(garden) as bench:
+        run = runs.latest_run(bench.db, "decide")
+        assert run is not None and '"longer_is_chosen"' in run["detail"]
+        assert facts.verdicts_by_seq(bench.db)
+    page = render_report(report_of(garden))
+    assert "What each judge's own words show" in page and "Preference pairs" in page
+
+
+def report_of(folder: Path) -> ReportData:
+    with open_bench(folder) as bench:
+        return report_data(bench)
+
+
+@pytest.mark.parametrize(
+    ("setting", "panel", "writing", "used"),
+    [("auto", 0.1, 1.0, True), ("auto", 0.11, 1.0, False), ("auto", 0.1, 0.0, False), ("auto", 0.0, 0.0, True), ("always", 9.0, 1.0, True)],
+)
+def test_the_panels_price_is_held_against_that_of_the_writing(setting: str, panel: float, writing: float, used: bool) -> None:
+    value = {"teacher": {"model": "claude-sonnet-5-5"}, "judge": {"model": "claude-haiku-5-5"}, "panel": [{"model": "gpt-4o-mini"}]}
+    some = sample(score={"panel": setting}).model_copy(update={"models": Models.model_validate(value)})
+    found = scoring.decide_panel(some, panel_usd=panel, writing_usd=writing)
+    assert found.used is used and "gpt-4o-mini" in found.why
+    off = some.model_copy(update={"score": some.score.model_copy(update={"panel": "never"})})
+    assert not scoring.decide_panel(off, panel_usd=0, writing_usd=1).used and len(scoring.judges_of(off)) == 1
+    assert scoring.decide_panel(sample(), panel_usd=0, writing_usd=1) == scoring.PanelDecision(False, "")
+
+
+def test_a_judge_named_twice_sits_once_and_the_stand_in_is_another_judge() -> None:
+    value = {"teacher": {"model": "t"}, "judge": {"model": "j"}, "panel": [{"model": "j"}, {"model": "j", "provider": "offline-stand-in"}]}
+    some = sample().model_copy(update={"models": Models.model_validate(value)})
+    assert [spec.provider for spec in scoring.judges_of(some)] == ["anthropic", "offline-stand-in"]
+
+
+FIRST, SECOND, FLIP = {"ab": 0, "ba": 0}, {"ab": 1, "ba": 1}, {"ab": 0, "ba": 1}
+
+
+@pytest.mark.parametrize(
+    ("choices", "winner"),
+    [
+        ([FIRST], 0),
+        ([FLIP], None),
+        ([FIRST, SECOND], None),
+        ([FIRST, FIRST, SECOND], 0),
+        ([SECOND, FLIP, SECOND], 1),
+        ([SECOND, FLIP], None),
+        ([{"ab": None, "ba": None}, FIRST, FIRST], 0),
+        ([{"ab": 0}, SECOND], 1),
+        ([], None),
+    ],
+)
+def test_more_than_half_of_the_judges_settle_a_pair(choices: list[dict[str, int | None]], winner: int | None) -> None:
+    assert scoring.settle_panel(choices) == winner
+
+
+def test_totals_of_judges_become_one() -> None:
+    assert scoring.combine([10.0, 5.0, 0.0, 1.0], "mean") == 4.0 and scoring.combine([10.0, 5.0, 0.0, 1.0], "median") == 3.0
+    assert scoring.spread([10.0, 4.0, 6.0]) == 6.0 and math.isclose(scoring.combine([7.5], "median"), 7.5)
