@@ -48,8 +48,8 @@ def make_docs(count: int, *, seed: int) -> list[RecordDoc]:
             fields={"prompt": draw.choice(["asthma", "diabetes", "fracture"]), "completion": draw.choice(["yes", "no"])},
             status=draw.choice(["pending", "completed"]),
             external_id=f"x{n}",
-            inserted_at=1_700_000_000.0 + n,
-            updated_at=1_700_000_000.0 + draw.randint(0, 5),
+            inserted_at=(1_700_000_000 + n) * 1_000_000,
+            updated_at=(1_700_000_000 + draw.randint(0, 5)) * 1_000_000,
             metadata={
                 **({"score": round(draw.uniform(0, 10), 1)} if draw.random() < 0.8 else {}),
                 **({"topic": draw.choice(["a", "b", ["a", "c"]])} if draw.random() < 0.8 else {}),

@@ -9,19 +9,20 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
 from argilla_server.enums import MetadataPropertyType, SimilarityOrder, SortOrder
-from argilla_server.models import Dataset, MetadataProperty, Record, Response, Suggestion, User, VectorSettings
+from argilla_server.models import Dataset, Field, MetadataProperty, Record, Response, Suggestion, User, VectorSettings
 from argilla_server.search_engine import base
 from argilla_server.settings import settings
 
-from argilla_setup.engine.documents import RecordDoc, ResponseDoc, SuggestionDoc
+from argilla_setup.engine.documents import KEYWORD, RecordDoc, ResponseDoc, SuggestionDoc
 from argilla_setup.engine.index import Index
+from argilla_setup.engine.schema import VERSION
 from argilla_setup.engine.search import (
     Page,
     Question,
@@ -32,7 +33,7 @@ from argilla_setup.engine.search import (
     search,
     search_similar,
 )
-from argilla_setup.engine.where import All, Filter, Range, Scope, Sort, Terms
+from argilla_setup.engine.where import All, Filter, Range, Scope, Sort, Terms, microseconds
 
 NAME = "sqlite"
 _LOG = logging.getLogger("argilla.search_engine.sqlite")
@@ -70,12 +71,11 @@ class SQLiteSearchEngine(base.SearchEngine):
         return True
 
     async def info(self) -> dict[str, Any]:
-        return {"name": "seedcorn-sqlite", "path": shared_index().path.name}
+        return {"name": "seedcorn-sqlite", "path": shared_index().path.name, "schema": VERSION}
 
     async def create_index(self, dataset: Dataset) -> None:
         questions = {question.name: str(question.type) for question in dataset.questions}
-        fields = [field.name for field in dataset.fields if not field.is_image]
-        await _run(shared_index().create_dataset, str(dataset.id), fields=fields, questions=questions)
+        await _run(shared_index().create_dataset, str(dataset.id), fields=searched_fields(dataset), questions=questions)
 
     async def delete_index(self, dataset: Dataset) -> None:
         await _run(shared_index().delete_dataset, str(dataset.id))
@@ -90,7 +90,7 @@ class SQLiteSearchEngine(base.SearchEngine):
         await _run(shared_index().put_records, str(dataset.id), [record_doc(record) for record in records])
 
     async def partial_record_update(self, record: Record, **update: Any) -> None:
-        found = await _run(shared_index().set_status, str(record.id), str(update["status"]))
+        found = await _run(shared_index().set_status, str(record.id), str(update["status"]), updated_at=_moment(record.updated_at))
         _warn_if_missing(found, record.id)
 
     async def delete_records(self, dataset: Dataset, records: Iterable[Record]) -> None:
@@ -113,10 +113,10 @@ class SQLiteSearchEngine(base.SearchEngine):
         await _run(shared_index().delete_suggestion, str(suggestion.record_id), suggestion.question.name)
 
     async def get_dataset_progress(self, dataset: Dataset) -> dict[str, int]:
-        return _with_total(await _run(count_statuses, shared_index(), str(dataset.id)))
+        return {} if dataset.is_draft else _with_total(await _run(count_statuses, shared_index(), str(dataset.id)))
 
     async def get_dataset_user_progress(self, dataset: Dataset, user: User) -> dict[str, int]:
-        return _with_total(await _run(count_responses, shared_index(), str(dataset.id), user=str(user.id)))
+        return {} if dataset.is_draft else _with_total(await _run(count_responses, shared_index(), str(dataset.id), user=str(user.id)))
 
     async def search(  # type: ignore[override, unused-ignore]
         self,
@@ -184,15 +184,21 @@ class SQLiteSearchEngine(base.SearchEngine):
         return base.FloatMetadataMetrics(min=least, max=greatest)
 
 
+def searched_fields(dataset: Dataset) -> list[str]:
+    """The fields of a dataset that text is looked for in; a conversation has its roles besides."""
+    names = [[field.name, f"{field.name}{KEYWORD}"] if field.is_chat else [field.name] for field in dataset.fields if not field.is_image]
+    return [name for group in names for name in group]
+
+
 def record_doc(record: Record) -> RecordDoc:
     """A record whose dataset's fields, responses, suggestions and vectors are loaded."""
     return RecordDoc(
         id=str(record.id),
-        fields={field.name: field_text(record.fields.get(field.name)) for field in record.dataset.fields if not field.is_image},
+        fields={name: value for field in record.dataset.fields for name, value in field_texts(field, record.fields.get(field.name))},
         status=str(record.status),
         external_id=record.external_id,
-        inserted_at=_seconds(record.inserted_at),
-        updated_at=_seconds(record.updated_at),
+        inserted_at=_moment(record.inserted_at),
+        updated_at=_moment(record.updated_at),
         metadata=dict(record.metadata_ or {}),
         suggestions=[suggestion_doc(suggestion) for suggestion in record.suggestions],
         responses=[response_doc(response) for response in record.responses],
@@ -203,20 +209,31 @@ def record_doc(record: Record) -> RecordDoc:
 def response_doc(response: Response) -> ResponseDoc:
     """A response; its values are wrapped as {"value": …}."""
     values = {question: answer.get("value") for question, answer in (response.values or {}).items()}
-    return ResponseDoc(str(response.id), None if response.user_id is None else str(response.user_id), str(response.status), values)
+    user = None if response.user_id is None else str(response.user_id)
+    return ResponseDoc(str(response.id), user, str(response.status), values, _moment(response.updated_at))
 
 
 def suggestion_doc(suggestion: Suggestion) -> SuggestionDoc:
     """A suggestion whose question is loaded."""
-    kind = None if suggestion.type is None else str(suggestion.type)
-    return SuggestionDoc(suggestion.question.name, suggestion.value, score=suggestion.score, agent=suggestion.agent, type=kind)
+    return SuggestionDoc(
+        suggestion.question.name,
+        suggestion.value,
+        score=suggestion.score,
+        agent=suggestion.agent,
+        type=None if suggestion.type is None else str(suggestion.type),
+        updated_at=_moment(suggestion.updated_at),
+    )
 
 
-def field_text(value: Any) -> str:
-    """What is searched in a field: a text, the contents of a chat's messages, or the strings inside a custom value."""
-    if isinstance(value, list):
-        return "\n".join(str(message.get("content", "")) if isinstance(message, dict) else str(message) for message in value)
-    return "" if value is None else str(value)
+def field_texts(field: Field, value: Any) -> list[tuple[str, str | list[str]]]:
+    """What is searched in a field: a text, the contents and the roles of a chat's messages, or a custom value as Python writes it."""
+    if field.is_image or value is None:
+        return []
+    if field.is_chat and isinstance(value, list):
+        messages = [message for message in value if isinstance(message, dict)]
+        contents, roles = ([str(message.get(key) or "") for message in messages] for key in ("content", "role"))
+        return [(field.name, contents), (f"{field.name}{KEYWORD}", roles)]
+    return [(field.name, str(value))]
 
 
 def plain_question(query: base.TextQuery | str | None, filter: base.Filter | None) -> Question:
@@ -257,9 +274,9 @@ def _with_total(counts: dict[str, int]) -> dict[str, int]:
     return {"total": sum(counts.values()), **counts}
 
 
-def _seconds(moment: datetime | None) -> float | None:
+def _moment(moment: datetime | None) -> int | None:
     # The database's times are UTC without saying so.
-    return None if moment is None else moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
+    return None if moment is None else microseconds(moment)
 
 
 def _warn_if_missing(found: bool, record: Any) -> None:

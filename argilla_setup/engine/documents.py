@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-LONGEST_VALUE = 1000
-"""Characters; longer metadata texts are not something people filter by."""
+LONGEST_VALUE = 32_766
+"""Bytes; Lucene's limit for a keyword."""
+
+KEYWORD = ".role"
+"""A field of this ending holds keywords: the roles of a conversation, searched whole and case for case."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,7 @@ class SuggestionDoc:
     score: float | list[float] | None = None
     agent: str | None = None
     type: str | None = None
+    updated_at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class ResponseDoc:
     user: str | None
     status: str
     values: Mapping[str, Any] = field(default_factory=dict)
+    updated_at: int | None = None
+    """Microseconds since 1970; of two states of one response the later one stays."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +38,12 @@ class RecordDoc:
     """A record as it is searched: whole, so that writing it again replaces what was there."""
 
     id: str
-    fields: Mapping[str, str]
+    fields: Mapping[str, str | Sequence[str]]
+    """A text, or the texts of a conversation, over whose borders no phrase goes."""
     status: str = "pending"
     external_id: str | None = None
-    inserted_at: float | None = None
-    updated_at: float | None = None
+    inserted_at: int | None = None
+    updated_at: int | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     suggestions: Sequence[SuggestionDoc] = ()
     responses: Sequence[ResponseDoc] = ()
@@ -52,6 +59,7 @@ def searchable_values(value: Any) -> list[str | float]:
     if isinstance(value, int | float):
         # SQLite's integers end at 64 bits.
         return [float(value)]
-    if isinstance(value, str) and len(value) <= LONGEST_VALUE:
-        return [value.encode("utf-8", "replace").decode()]
+    if isinstance(value, str):
+        body = value.encode("utf-8", "replace")
+        return [body.decode()] if len(body) <= LONGEST_VALUE else []
     return []

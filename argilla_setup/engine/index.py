@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -18,28 +18,13 @@ from typing import Any
 
 from argilla_setup.engine import text
 from argilla_setup.engine.documents import RecordDoc, ResponseDoc, SuggestionDoc, searchable_values
-from argilla_setup.engine.vectors import VectorCache, raise_generation, write_vector
+from argilla_setup.engine.schema import prepare_schema
+from argilla_setup.engine.vectors import VectorCache, delete_vectors, put_vectors
 from argilla_setup.engine.where import Scope, attribute_name
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS datasets (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, fields TEXT NOT NULL, questions TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS records (
-    seq INTEGER PRIMARY KEY, dataset INTEGER NOT NULL, id TEXT NOT NULL UNIQUE, external_id TEXT, status TEXT NOT NULL,
-    inserted_at REAL, updated_at REAL, shuffle INTEGER NOT NULL
-);
-CREATE INDEX IF NOT EXISTS records_by_dataset ON records (dataset, status);
-CREATE TABLE IF NOT EXISTS attributes (record INTEGER NOT NULL, name TEXT NOT NULL, value NOT NULL, PRIMARY KEY (record, name, value))
-    WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS responses (seq INTEGER PRIMARY KEY, record INTEGER NOT NULL, id TEXT NOT NULL UNIQUE, user TEXT, status TEXT);
-CREATE INDEX IF NOT EXISTS responses_by_record ON responses (record, user, status);
-CREATE TABLE IF NOT EXISTS answers (
-    response INTEGER NOT NULL, question TEXT NOT NULL, value NOT NULL, PRIMARY KEY (response, question, value)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS vectors (record INTEGER NOT NULL, vector TEXT NOT NULL, value BLOB NOT NULL, UNIQUE (record, vector));
-CREATE INDEX IF NOT EXISTS vectors_by_name ON vectors (vector);
-CREATE TABLE IF NOT EXISTS generations (vector TEXT PRIMARY KEY, count INTEGER NOT NULL);
-"""
 SEARCHED_QUESTIONS = frozenset({"label_selection", "multi_label_selection", "rating"})
+CACHE_MB = 64
+DETAILS = ("responses", "attributes", "suggestions")
 
 
 @dataclass(frozen=True)
@@ -56,6 +41,10 @@ class DatasetRow:
         """Its full-text table."""
         return f"text_{self.seq}"
 
+    def vector(self, name: str) -> str:
+        """A vector's name among those of all datasets."""
+        return f"{self.seq}/{name}"
+
 
 class Index:
     """The file. Safe to use from several threads: each gets its own connection."""
@@ -65,8 +54,7 @@ class Index:
         self.vectors = VectorCache()
         self._local = threading.local()
         with self.write() as db:
-            for statement in SCHEMA.split(";"):
-                db.execute(statement)
+            prepare_schema(db)
 
     @property
     def db(self) -> sqlite3.Connection:
@@ -75,6 +63,8 @@ class Index:
             db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
+            db.execute(f"PRAGMA cache_size = -{CACHE_MB * 1024}")
+            db.execute("PRAGMA mmap_size = 1073741824")
             self._local.db = db
         return self._local.db  # type: ignore[no-any-return]
 
@@ -89,6 +79,19 @@ class Index:
             db.execute("ROLLBACK")
             raise
         db.execute("COMMIT")
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """One view of the file: what others write meanwhile shows in none of its answers."""
+        db = self.db
+        if db.in_transaction:
+            yield db
+            return
+        db.execute("BEGIN")
+        try:
+            yield db
+        finally:
+            db.execute("ROLLBACK")
 
     def find_dataset(self, dataset: str) -> DatasetRow | None:
         """The dataset's row, when it has been created."""
@@ -107,60 +110,61 @@ class Index:
 
     def delete_dataset(self, dataset: str) -> None:
         """Forget a dataset and its records; nothing happens when there is none."""
-        row = self.find_dataset(dataset)
-        if row is None:
-            return
         with self.write() as db:
-            mine = "(SELECT seq FROM records WHERE dataset = ?)"
-            db.execute(f"DELETE FROM answers WHERE response IN (SELECT seq FROM responses WHERE record IN {mine})", (row.seq,))
-            for table in ("responses", "attributes", "vectors"):
-                db.execute(f"DELETE FROM {table} WHERE record IN {mine}", (row.seq,))
-            db.execute("DELETE FROM records WHERE dataset = ?", (row.seq,))
+            row = self.find_dataset(dataset)
+            if row is None:
+                return
+            names = [name for (name,) in db.execute("SELECT DISTINCT vector FROM vectors WHERE dataset = ?", (row.seq,))]
+            db.executemany("UPDATE generations SET epoch = epoch + 1 WHERE vector = ?", [(name,) for name in names])
+            for table in ("answers", "vectors", *DETAILS, "records"):
+                db.execute(f"DELETE FROM {table} WHERE dataset = ?", (row.seq,))
             db.execute("DELETE FROM datasets WHERE seq = ?", (row.seq,))
             text.drop_table(db, row.table)
 
     def put_records(self, dataset: str, docs: Sequence[RecordDoc]) -> None:
         """Add records or replace them whole."""
-        row = self.find_dataset(dataset)
-        if row is None:
-            raise LookupError(f"the index has no dataset {dataset}; run search-engine reindex")
         with self.write() as db:
-            for doc in docs:
-                seq = _put_record(db, row, doc)
-                text.put_text(db, row.table, seq=seq, texts=[doc.fields.get(name, "") for name in row.fields])
-                _put_details(db, row, seq=seq, doc=doc)
-            raise_generation(db, sorted({vector for doc in docs for vector in doc.vectors}))
+            row = self.find_dataset(dataset)
+            if row is None:
+                raise LookupError(f"the index has no dataset {dataset}; run search-engine reindex")
+            # One id twice in a batch: the later one counts, as it would in two batches.
+            docs = list({doc.id: doc for doc in docs}.values())
+            seqs = [_put_record(db, row, doc) for doc in docs]
+            _delete_details(db, seqs)
+            values = [(seq, [doc.fields.get(name, "") for name in row.fields]) for seq, doc in zip(seqs, docs, strict=True)]
+            text.put_texts(db, row.table, columns=row.fields, rows=values)
+            _put_details(db, row, list(zip(seqs, docs, strict=True)))
 
     def delete_records(self, dataset: str, records: Sequence[str]) -> None:
         """Forget these records."""
-        row = self.find_dataset(dataset)
-        if row is None:
-            return
         with self.write() as db:
-            for record in records:
-                seq = _find_seq(db, record)
-                if seq is None:
-                    continue
-                _delete_details(db, seq)
-                text.delete_text(db, row.table, seq=seq)
-                db.execute("DELETE FROM records WHERE seq = ?", (seq,))
-            # Rows have gone from matrices that other threads may hold.
-            raise_generation(db, [vector for (vector,) in db.execute("SELECT vector FROM generations").fetchall()])
+            row = self.find_dataset(dataset)
+            if row is None:
+                return
+            seqs = [seq for seq in (_find_seq(db, record) for record in records) if seq is not None]
+            _delete_details(db, seqs)
+            delete_vectors(db, seqs)
+            text.delete_texts(db, row.table, seqs)
+            db.executemany("DELETE FROM records WHERE seq = ?", [(seq,) for seq in seqs])
 
-    def set_status(self, record: str, status: str) -> bool:
+    def set_status(self, record: str, status: str, *, updated_at: int | None = None) -> bool:
         """Set a record's status; False when the index does not hold the record."""
         with self.write() as db:
-            return db.execute("UPDATE records SET status = ? WHERE id = ?", (status, record)).rowcount > 0
+            sql = "UPDATE records SET status = ?, updated_at = coalesce(?, updated_at) WHERE id = ?"
+            return db.execute(sql, (status, updated_at, record)).rowcount > 0
 
     def put_response(self, dataset: str, record: str, response: ResponseDoc) -> bool:
         """Add a response or replace the one with its id; False when the index does not hold the record."""
-        row = self.find_dataset(dataset)
         with self.write() as db:
-            seq = _find_seq(db, record)
+            row, seq = self.find_dataset(dataset), _find_seq(db, record)
             if seq is None or row is None:
                 return False
+            held = db.execute("SELECT updated_at FROM responses WHERE id = ?", (response.id,)).fetchone()
+            # Two requests may reach us in another order than the database.
+            if held and held[0] and response.updated_at and held[0] > response.updated_at:
+                return True
             _delete_response(db, response.id)
-            _put_response(db, row, seq=seq, response=response)
+            _put_responses(db, row, [(seq, response)])
         return True
 
     def delete_response(self, response: str) -> None:
@@ -170,13 +174,12 @@ class Index:
 
     def put_suggestion(self, dataset: str, record: str, suggestion: SuggestionDoc) -> bool:
         """Add a suggestion or replace the one for its question; False when the index does not hold the record."""
-        row = self.find_dataset(dataset)
         with self.write() as db:
-            seq = _find_seq(db, record)
+            row, seq = self.find_dataset(dataset), _find_seq(db, record)
             if seq is None or row is None:
                 return False
             _delete_suggestion(db, seq, suggestion.question)
-            _put_suggestion(db, row, seq=seq, suggestion=suggestion)
+            _put_suggestions(db, row, [(seq, suggestion)])
         return True
 
     def delete_suggestion(self, record: str, question: str) -> None:
@@ -191,64 +194,75 @@ def _put_record(db: sqlite3.Connection, row: DatasetRow, doc: RecordDoc) -> int:
     # The order shown to annotators hangs on the id, not on `seq`, so that rebuilding the index does not reshuffle anybody's queue.
     shuffle = int.from_bytes(blake2b(doc.id.encode(), digest_size=4).digest()) >> 1
     values = (row.seq, doc.id, doc.external_id, doc.status, doc.inserted_at, doc.updated_at, shuffle)
-    db.execute(
+    (seq,) = db.execute(
         "INSERT INTO records (dataset, id, external_id, status, inserted_at, updated_at, shuffle) VALUES (?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT (id) DO UPDATE SET dataset = excluded.dataset, external_id = excluded.external_id, status = excluded.status,"
-        " inserted_at = excluded.inserted_at, updated_at = excluded.updated_at",
+        " inserted_at = excluded.inserted_at, updated_at = excluded.updated_at RETURNING seq",
         values,
-    )
-    seq = _find_seq(db, doc.id)
-    assert seq is not None
-    return seq
+    ).fetchone()
+    return int(seq)
 
 
-def _put_details(db: sqlite3.Connection, row: DatasetRow, *, seq: int, doc: RecordDoc) -> None:
-    _delete_details(db, seq)
+def _put_details(db: sqlite3.Connection, row: DatasetRow, rows: Sequence[tuple[int, RecordDoc]]) -> None:
     # All metadata is kept, declared or not: a property added later finds the values that are already there.
-    for name, value in doc.metadata.items():
-        _put_attribute(db, seq, attribute_name(Scope("metadata", name)), value)
-    for suggestion in doc.suggestions:
-        _put_suggestion(db, row, seq=seq, suggestion=suggestion)
-    for response in doc.responses:
-        _put_response(db, row, seq=seq, response=response)
-    for vector, value in doc.vectors.items():
-        write_vector(db, seq, vector=vector, value=value)
+    _put_attributes(
+        db, row, [(seq, attribute_name(Scope("metadata", name)), value) for seq, doc in rows for name, value in doc.metadata.items()]
+    )
+    _put_suggestions(db, row, [(seq, suggestion) for seq, doc in rows for suggestion in doc.suggestions])
+    _put_responses(db, row, [(seq, response) for seq, doc in rows for response in doc.responses])
+    vectors = [(seq, {row.vector(name): value for name, value in doc.vectors.items()}) for seq, doc in rows]
+    delete_vectors(db, [seq for seq, held in vectors if _vector_names(db, seq) - set(held)])
+    put_vectors(db, row.seq, vectors)
 
 
-def _delete_details(db: sqlite3.Connection, seq: int) -> None:
-    db.execute("DELETE FROM answers WHERE response IN (SELECT seq FROM responses WHERE record = ?)", (seq,))
-    for table in ("responses", "attributes", "vectors"):
-        db.execute(f"DELETE FROM {table} WHERE record = ?", (seq,))
+def _vector_names(db: sqlite3.Connection, seq: int) -> set[str]:
+    return {name for (name,) in db.execute("SELECT vector FROM vectors WHERE record = ?", (seq,))}
 
 
-def _put_attribute(db: sqlite3.Connection, seq: int, name: str, value: Any) -> None:
-    rows = [(seq, name, item) for item in searchable_values(value)]
-    db.executemany("INSERT OR IGNORE INTO attributes (record, name, value) VALUES (?, ?, ?)", rows)
+def _delete_details(db: sqlite3.Connection, seqs: Sequence[int]) -> None:
+    records = [(seq,) for seq in seqs]
+    db.executemany("DELETE FROM answers WHERE response IN (SELECT seq FROM responses WHERE record = ?)", records)
+    for table in DETAILS:
+        db.executemany(f"DELETE FROM {table} WHERE record = ?", records)
 
 
-def _put_suggestion(db: sqlite3.Connection, row: DatasetRow, *, seq: int, suggestion: SuggestionDoc) -> None:
-    parts = {"score": suggestion.score, "agent": suggestion.agent, "type": suggestion.type}
-    if row.questions.get(suggestion.question) in SEARCHED_QUESTIONS:
-        parts["value"] = suggestion.value
-    for part, value in parts.items():
-        _put_attribute(db, seq, attribute_name(Scope("suggestion", suggestion.question, part)), value)
+def _put_attributes(db: sqlite3.Connection, row: DatasetRow, values: Iterable[tuple[int, str, Any]]) -> None:
+    rows = [(seq, name, item, row.seq) for seq, name, value in values for item in searchable_values(value)]
+    db.executemany("INSERT OR IGNORE INTO attributes (record, name, value, dataset) VALUES (?, ?, ?, ?)", rows)
+
+
+def _put_suggestions(db: sqlite3.Connection, row: DatasetRow, suggestions: Sequence[tuple[int, SuggestionDoc]]) -> None:
+    db.executemany(
+        "INSERT OR REPLACE INTO suggestions (record, question, dataset, updated_at) VALUES (?, ?, ?, ?)",
+        [(seq, suggestion.question, row.seq, suggestion.updated_at) for seq, suggestion in suggestions],
+    )
+    parts: list[tuple[int, str, Any]] = []
+    for seq, suggestion in suggestions:
+        held = {"score": suggestion.score, "agent": suggestion.agent, "type": suggestion.type}
+        if row.questions.get(suggestion.question) in SEARCHED_QUESTIONS:
+            held["value"] = suggestion.value
+        parts += [(seq, attribute_name(Scope("suggestion", suggestion.question, part)), value) for part, value in held.items()]
+    _put_attributes(db, row, parts)
 
 
 def _delete_suggestion(db: sqlite3.Connection, seq: int, question: str) -> None:
     names = [(seq, attribute_name(Scope("suggestion", question, part))) for part in ("value", "score", "agent", "type")]
     db.executemany("DELETE FROM attributes WHERE record = ? AND name = ?", names)
+    db.execute("DELETE FROM suggestions WHERE record = ? AND question = ?", (seq, question))
 
 
-def _put_response(db: sqlite3.Connection, row: DatasetRow, *, seq: int, response: ResponseDoc) -> None:
-    sql = "INSERT INTO responses (record, id, user, status) VALUES (?, ?, ?, ?)"
-    number = db.execute(sql, (seq, response.id, response.user, response.status)).lastrowid
-    answers = [
-        (number, question, item)
-        for question, value in response.values.items()
-        if row.questions.get(question) in SEARCHED_QUESTIONS
-        for item in searchable_values(value)
-    ]
-    db.executemany("INSERT OR IGNORE INTO answers (response, question, value) VALUES (?, ?, ?)", answers)
+def _put_responses(db: sqlite3.Connection, row: DatasetRow, responses: Sequence[tuple[int, ResponseDoc]]) -> None:
+    sql = "INSERT OR REPLACE INTO responses (record, dataset, id, user, status, updated_at) VALUES (?, ?, ?, ?, ?, ?)"
+    answers: list[tuple[int | None, str, Any, int]] = []
+    for seq, response in responses:
+        number = db.execute(sql, (seq, row.seq, response.id, response.user, response.status, response.updated_at)).lastrowid
+        answers += [
+            (number, question, item, row.seq)
+            for question, value in response.values.items()
+            if row.questions.get(question) in SEARCHED_QUESTIONS
+            for item in searchable_values(value)
+        ]
+    db.executemany("INSERT OR IGNORE INTO answers (response, question, value, dataset) VALUES (?, ?, ?, ?)", answers)
 
 
 def _delete_response(db: sqlite3.Connection, response: str) -> None:

@@ -1,32 +1,41 @@
-"""The search box's language, as Elasticsearch's `simple_query_string` with AND between words.
+"""The search box's language: Elasticsearch's `simple_query_string` with AND between words, as Argilla asks for it.
 
 `+` and, `|` or, `-` not, `"a phrase"`, `prefix*`, `( )`, `word~2` for near spellings, `"a phrase"~3` for near words, `\\` takes the
-next character literally. Operators bind from left to right. Nothing is a syntax error: what makes no sense is read as text.
+next character literally, `*` alone is every record. Operators bind from left to right. Nothing is a syntax error: what makes no sense
+is passed over as Lucene's SimpleQueryParser passes over it, and tests/lucene holds the two side by side.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from argilla_setup.engine.tokens import tokenize
 
-MAX_LEAVES = 512
-"""Words past this many are not looked at: a pasted chapter is not a query."""
+MAX_LEAVES = 1024
+"""Words past this many are not looked at; Elasticsearch answers with an error there."""
 
-MAX_DEPTH = 40
-_ENDS_A_WORD = frozenset('"|+()')
+MAX_DEPTH = 100
+"""Parentheses nested deeper than this are passed over."""
+
+MOST_EDITS = 2
+_SPACE = frozenset(" \t\n\r")
+_ENDS_A_WORD = _SPACE | frozenset('"|+()')
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A word (one term or several that stand together) or a phrase."""
+    """What one field must hold: all terms of a word, a phrase, a term that begins so, or one spelled nearly so."""
 
-    terms: tuple[str, ...]
-    prefix: bool = False
-    fuzz: int = 0
-    """Edits allowed in a one-term word."""
-    slop: int = 0
-    """Other terms allowed between those of a phrase."""
+    text: str
+    kind: Literal["words", "phrase", "prefix", "spelling"] = "words"
+    number: int = 0
+    """A phrase's slop; a spelling's edits."""
+
+
+@dataclass(frozen=True)
+class Everything:
+    """Every record."""
 
 
 @dataclass(frozen=True)
@@ -48,144 +57,190 @@ class Either:
     nodes: tuple[Node, ...]
 
 
-Node = Leaf | Not | Both | Either
+Node = Leaf | Everything | Not | Both | Either
 
 
-def parse_query(text: str) -> Node | None:
-    """Read what was typed. None when it holds no term at all, which matches no record."""
-    return _Reader(text).read_group(depth=0)
+def parse_query(text: str, *, keywords: bool = False) -> Node | None:
+    """Read what was typed. None when it asks for nothing, which matches no record.
+
+    Words without a term, such as `?!`, are passed over, except where a keyword is searched too: there they are looked for as they are.
+    """
+    text = text.encode("utf-8", "replace").decode().replace("\x00", "\x01")
+    if text.strip("".join(map(chr, range(33)))) == "*":
+        return Everything()
+    return _Reader(text, keywords=keywords).read_group(0, len(text), depth=0)
 
 
 def positive_leaves(node: Node) -> list[Leaf]:
     """The words that a match is ranked by: those not under a negation."""
     if isinstance(node, Leaf):
         return [node]
-    if isinstance(node, Not):
+    if isinstance(node, Not | Everything):
         return []
     return [leaf for child in node.nodes for leaf in positive_leaves(child)]
 
 
+@dataclass
+class _Group:
+    """A stretch of the text being read: where we are, and the tree so far."""
+
+    at: int
+    end: int
+    tree: Node | None = None
+    operator: type[Both] | type[Either] | None = None
+    """The one typed since the last clause."""
+    negations: int = 0
+
+
+@dataclass
 class _Reader:
-    """A cursor over the text; holds the position and the count of leaves so far."""
+    text: str
+    keywords: bool
+    leaves: int = 0
+    partners: dict[int, int] = field(default_factory=dict)
 
-    def __init__(self, text: str) -> None:
-        self.text, self.at, self.leaves = text, 0, 0
-        self.closed = _closed_parentheses(text)
+    def __post_init__(self) -> None:
+        self.partners = _closing_parentheses(self.text)
 
-    def read_group(self, *, depth: int) -> Node | None:
-        """Clauses up to the closing parenthesis that ends this group, or to the end."""
-        found: Node | None = None
-        either, negated = False, False
-        while self.at < len(self.text) and self.leaves < MAX_LEAVES:
-            char = self.text[self.at]
-            if char == ")":
-                self.at += 1
-                if depth:
-                    return found
-            elif char == "|":
-                self.at, either = self.at + 1, True
-            elif char == "+":
-                self.at, either = self.at + 1, False
-            elif char == "-":
-                self.at, negated = self.at + 1, not negated
-            elif char.isspace():
-                self.at += 1
+    def read_group(self, start: int, end: int, *, depth: int) -> Node | None:
+        """The clauses from start to end."""
+        group = _Group(start, end)
+        while group.at < group.end and self.leaves < MAX_LEAVES:
+            char = self.text[group.at]
+            if char == "-":
+                group.at, group.negations = group.at + 1, group.negations + 1
+                continue
+            if char == "(":
+                self._read_parenthesis(group, depth)
+            elif char == '"':
+                self._read_phrase(group)
+            elif char in "+|":
+                # The first of several counts, and none before the first clause.
+                if group.operator is None and group.tree is not None:
+                    group.operator = Both if char == "+" else Either
+                group.at += 1
+            elif char == ")" or char in _SPACE:
+                group.at += 1
             else:
-                clause = self._read_clause(depth)
-                if clause is not None:
-                    clause = Not(clause) if negated else clause
-                    found = clause if found is None else _join(found, clause, either=either)
-                    either = False
-                negated = False
-        return found
+                self._read_word(group)
+            # A minus sign counts only where its word follows at once.
+            group.negations = 0
+        return group.tree
 
-    def _read_clause(self, depth: int) -> Node | None:
-        char = self.text[self.at]
-        if char == "(":
-            self.at += 1
-            # Without its partner, or nested past reason, a parenthesis is skipped and its content read as it stands.
-            if depth >= MAX_DEPTH or self.at - 1 not in self.closed:
-                return None
-            return self.read_group(depth=depth + 1)
-        if char == '"':
-            return self._read_phrase()
-        return self._read_word()
+    def _read_parenthesis(self, group: _Group, depth: int) -> None:
+        start = group.at + 1
+        close = self.partners.get(group.at, group.end)
+        if close >= group.end or depth >= MAX_DEPTH:
+            group.at = start
+        elif close == start:
+            group.operator, group.at = None, close + 1
+        else:
+            _join(group, self.read_group(start, close, depth=depth + 1))
+            group.at = close + 1
 
-    def _read_phrase(self) -> Leaf | None:
-        start = self.at + 1
-        end = start
-        while end < len(self.text) and self.text[end] != '"':
-            end += 2 if self.text[end] == "\\" else 1
-        if end >= len(self.text):
-            self.at += 1
-            return None
-        self.at = end + 1
-        return self._leaf(_unescape(self.text[start:end]), slop=self._read_number())
+    def _read_phrase(self, group: _Group) -> None:
+        start, close = group.at + 1, _closing_quote(self.text, group.at + 1, group.end)
+        if close == group.end:
+            group.at = start
+            return
+        group.at, slop = close, 0
+        if self.text[close + 1 : min(close + 2, group.end)] == "~":
+            group.at += 1
+            slop = self._read_number(group) if group.at + 1 < group.end else 0
+        elif close == start:
+            group.operator, group.at = None, close + 1
+            return
+        _join(group, self._leaf(Leaf(_unescape(self.text[start:close]), "phrase", slop)))
+        # Whatever stands behind the number is passed over with it.
+        group.at += 1
 
-    def _read_word(self) -> Leaf | None:
+    def _read_word(self, group: _Group) -> None:
         literal: list[str] = []
-        starred = False
-        while self.at < len(self.text):
-            char = self.text[self.at]
-            if char.isspace() or char in _ENDS_A_WORD or (char == "~" and literal):
+        starred = near = False
+        while group.at < group.end:
+            char = self.text[group.at]
+            if char == "\\":
+                starred = False
+                group.at += 1
+                if group.at == group.end:
+                    break
+                char = self.text[group.at]
+            elif char in _ENDS_A_WORD or (near := char == "~" and bool(literal)):
                 break
-            starred = char == "*"
-            if char == "\\" and self.at + 1 < len(self.text):
-                self.at += 1
-                char = self.text[self.at]
+            else:
+                starred = char == "*" and bool(literal)
             literal.append(char)
-            self.at += 1
-        return self._leaf("".join(literal), prefix=starred, fuzz=min(self._read_number(), 2))
+            group.at += 1
+        if not literal:
+            return
+        word = "".join(literal)
+        edits = min(self._read_number(group), MOST_EDITS) if near else 0
+        if edits:
+            leaf = Leaf(word, "spelling", edits)
+        elif starred and not near:
+            leaf = Leaf(word[:-1], "prefix")
+        else:
+            leaf = Leaf(word)
+        _join(group, self._leaf(leaf))
 
-    def _read_number(self) -> int:
-        """The N of a trailing ~N; 0 when there is none or it is no number."""
-        if self.text[self.at : self.at + 1] != "~":
-            return 0
-        end = self.at + 1
-        while end < len(self.text) and not self.text[end].isspace() and self.text[end] not in _ENDS_A_WORD:
-            end += 1
-        digits, self.at = self.text[self.at + 1 : end], end
-        return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 4 else 0
+    def _read_number(self, group: _Group) -> int:
+        """The N of ~N up to where the word ends; 2 when nothing stands there, 0 when it is no number."""
+        start = group.at + 1
+        group.at = start
+        while group.at < group.end and self.text[group.at] not in _ENDS_A_WORD:
+            group.at += 1
+        digits = self.text[start : group.at] or "2"
+        number = int(digits) if digits.isdecimal() and len(digits) < 20 else 0
+        return number if number < 2**31 else 0
 
-    def _leaf(self, text: str, *, prefix: bool = False, fuzz: int = 0, slop: int = 0) -> Leaf | None:
-        terms = tuple(tokenize(text))
-        if not terms:
+    def _leaf(self, leaf: Leaf) -> Leaf | None:
+        if leaf.kind in ("words", "phrase") and not (self.keywords and leaf.text) and not tokenize(leaf.text):
             return None
         self.leaves += 1
-        single = len(terms) == 1
-        return Leaf(terms, prefix=prefix, fuzz=fuzz if single and not prefix else 0, slop=0 if single else slop)
+        return leaf
 
 
-def _closed_parentheses(text: str) -> frozenset[int]:
-    """Where the opening parentheses stand that have a partner outside quotes."""
+def _join(group: _Group, clause: Node | None) -> None:
+    if clause is None:
+        return
+    if group.negations % 2:
+        clause = Not(clause)
+    kind = group.operator or Both
+    group.operator = None
+    if group.tree is None:
+        group.tree = clause
+        return
+    # Only the left side is flattened: (a b) c and a b c are the same; a group on the right stays a group.
+    nodes = group.tree.nodes if isinstance(group.tree, kind) else (group.tree,)
+    group.tree = kind((*nodes, clause))
+
+
+def _closing_parentheses(text: str) -> dict[int, int]:
+    """Where each opening parenthesis that has a partner is closed; quotes do not matter to it."""
     open_at: list[int] = []
-    closed: set[int] = set()
-    quoted, at = False, 0
+    closed: dict[int, int] = {}
+    at = 0
     while at < len(text):
-        char = text[at]
-        if char == "\\":
+        if text[at] == "\\":
             at += 1
-        elif char == '"':
-            quoted = not quoted
-        elif char == "(" and not quoted:
+        elif text[at] == "(":
             open_at.append(at)
-        elif char == ")" and not quoted and open_at:
-            closed.add(open_at.pop())
+        elif text[at] == ")" and open_at:
+            closed[open_at.pop()] = at
         at += 1
-    return frozenset(closed)
+    return closed
 
 
-def _join(left: Node, right: Node, *, either: bool) -> Node:
-    kind = Either if either else Both
-    # Only the accumulated left side is flattened: (a b) c and a b c are the same; a group on the right stays a group.
-    nodes = left.nodes if isinstance(left, kind) else (left,)
-    return kind((*nodes, right))
+def _closing_quote(text: str, at: int, end: int) -> int:
+    while at < end and text[at] != '"':
+        at += 2 if text[at] == "\\" else 1
+    return min(at, end)
 
 
 def _unescape(text: str) -> str:
     out, at = [], 0
     while at < len(text):
-        at += text[at] == "\\" and at + 1 < len(text)
-        out.append(text[at])
+        at += text[at] == "\\"
+        out.append(text[at : at + 1])
         at += 1
     return "".join(out)

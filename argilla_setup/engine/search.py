@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -9,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from argilla_setup.engine import text
+from argilla_setup.engine.documents import KEYWORD
 from argilla_setup.engine.index import DatasetRow, Index
 from argilla_setup.engine.query import Node, parse_query
-from argilla_setup.engine.vectors import rank_by_cosine
-from argilla_setup.engine.where import NOTHING, Filter, Scope, Sort, Sql, attribute_name, filter_sql, sort_sql, text_sql
+from argilla_setup.engine.text import Column, Sql, Texts
+from argilla_setup.engine.where import NOTHING, Filter, Scope, Sort, attribute_name, filter_sql, sort_sql
 
 MOST_SIMILAR = 1000
 PRIME = 2_147_483_647
@@ -40,6 +41,16 @@ class Question:
     filter: Filter | None = None
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A question put to one dataset: the condition on `r`, the record, and the text's parts for the ranking."""
+
+    row: DatasetRow
+    condition: Sql
+    texts: Texts
+    node: Node | None
+
+
 def search(
     index: Index, dataset: str, *, question: Question, sort: Sequence[Sort] = (), offset: int = 0, limit: int = 100, user: str | None = None
 ) -> Page:
@@ -47,16 +58,19 @@ def search(
 
     Order: the sort; else, for a user, shuffled in a way that is theirs and stays; else by relevance; else as they came.
     """
-    row = index.find_dataset(dataset)
-    if row is None:
-        return Page()
-    node = None if question.text is None else parse_query(question.text)
-    condition, values = _condition_sql(index, row, question=question, node=node)
-    (total,) = index.db.execute(f"SELECT count(*) FROM records r WHERE {condition}", values).fetchone()
-    joined, score, order, order_values = _order_sql(index, row, question=question, node=node, sort=sort, user=user)
-    sql = f"SELECT r.id, {score} FROM records r {joined} WHERE {condition} ORDER BY {order} LIMIT ? OFFSET ?"
-    before, after = order_values
-    found = index.db.execute(sql, [*before, *values, *after, limit, offset]).fetchall()
+    with index.read() as db:
+        row = index.find_dataset(dataset)
+        if row is None:
+            return Page()
+        asked = _ask(db, row, question)
+        condition, values = asked.condition
+        (total,) = db.execute(f"SELECT count(*) FROM records r WHERE {condition}", values).fetchone()
+        if offset >= total:
+            return Page((), total)
+        joined, score, order, before, after = _order_sql(asked, sort=sort, user=user)
+        sql = f"SELECT r.id, {score} FROM records r {joined} WHERE {condition} ORDER BY {order} LIMIT ? OFFSET ?"
+        # SQLite's integers end at 64 bits.
+        found = db.execute(sql, [*before, *values, *after, min(limit, 2**62), min(offset, 2**62)]).fetchall()
     return Page(tuple(Hit(record, relevance) for record, relevance in found), total)
 
 
@@ -72,19 +86,24 @@ def search_similar(
     threshold: float | None = None,
 ) -> Page:
     """The records whose vector is nearest by cosine, among those that match; score (1 + cosine) / 2."""
-    row = index.find_dataset(dataset)
-    if row is None:
-        return Page()
-    node = None if question.text is None else parse_query(question.text)
-    condition, values = _condition_sql(index, row, question=question, node=node)
-    ids = dict(index.db.execute(f"SELECT r.seq, r.id FROM records r WHERE {condition}", values).fetchall())
-    matrix = index.vectors.load_matrix(index.db, vector, dimensions=len(value))
-    allowed = np.array([seq for seq, record in ids.items() if record != excluded], dtype=np.int64)
-    records, scores = rank_by_cosine(matrix, value, allowed=allowed)
-    if threshold is not None:
-        records, scores = records[scores >= threshold], scores[scores >= threshold]
-    hits = tuple(Hit(ids[int(seq)], float(score)) for seq, score in zip(records[:limit], scores[:limit], strict=True))
-    return Page(hits, min(len(records), MOST_SIMILAR))
+    with index.read() as db:
+        row = index.find_dataset(dataset)
+        if row is None:
+            return Page()
+        allowed = None
+        if question.text is not None or question.filter is not None:
+            condition, values = _ask(db, row, question).condition
+            found = db.execute(f"SELECT r.seq FROM records r WHERE {condition}", values)
+            allowed = np.fromiter((seq for (seq,) in found), dtype=np.int64)
+        left_out = db.execute("SELECT seq FROM records WHERE id = ?", (excluded,)).fetchone()
+        matrix = index.vectors.load_matrix(db, row.vector(vector), dimensions=len(value))
+        records, scores, total = matrix.nearest(value, allowed=allowed, excluded=left_out[0] if left_out else None, limit=limit)
+        if threshold is not None:
+            records, scores = records[scores >= threshold], scores[scores >= threshold]
+            total = len(records) if len(records) < limit else total
+        names = {seq: db.execute("SELECT id FROM records WHERE seq = ?", (seq,)).fetchone()[0] for seq in records.tolist()}
+    hits = tuple(Hit(names[seq], score) for seq, score in zip(records.tolist(), scores.tolist(), strict=True))
+    return Page(hits, min(total, MOST_SIMILAR))
 
 
 def count_statuses(index: Index, dataset: str) -> dict[str, int]:
@@ -97,9 +116,7 @@ def count_statuses(index: Index, dataset: str) -> dict[str, int]:
 def count_responses(index: Index, dataset: str, *, user: str) -> dict[str, int]:
     """A user's responses by status."""
     row = index.find_dataset(dataset)
-    sql = (
-        "SELECT s.status, count(*) FROM responses s JOIN records r ON r.seq = s.record WHERE r.dataset = ? AND s.user = ? GROUP BY s.status"
-    )
+    sql = "SELECT status, count(*) FROM responses WHERE dataset = ? AND user = ? GROUP BY status"
     return dict(index.db.execute(sql, (row.seq if row else -1, user)).fetchall())
 
 
@@ -118,50 +135,40 @@ def find_extent(index: Index, dataset: str, *, metadata: str) -> tuple[float | N
 
 def _metadata_rows(index: Index, dataset: str, *, sql: str, metadata: str) -> list[Any]:
     row = index.find_dataset(dataset)
-    source = "FROM records r JOIN attributes a ON a.record = r.seq WHERE r.dataset = ? AND a.name = ?"
     values = (row.seq if row else -1, attribute_name(Scope("metadata", metadata)))
-    return index.db.execute(sql.format(source), values).fetchall()
+    return index.db.execute(sql.format("FROM attributes a WHERE a.dataset = ? AND a.name = ?"), values).fetchall()
 
 
-def _condition_sql(index: Index, row: DatasetRow, *, question: Question, node: Node | None) -> Sql:
+def _ask(db: sqlite3.Connection, row: DatasetRow, question: Question) -> _Asked:
+    names = (question.field, f"{question.field}{KEYWORD}")
+    columns = tuple(Column(n, name) for n, name in enumerate(row.fields) if question.field is None or name in names)
+    texts = Texts(db, row.table, columns)
+    node = None if question.text is None else parse_query(question.text, keywords=any(column.is_keyword for column in columns))
     parts: list[Sql] = [("r.dataset = ?", [row.seq])]
     if question.text is not None:
-        parts.append(_text_condition(index, row, question=question, node=node))
+        parts.append(NOTHING if node is None or not columns else texts.condition(node))
     if question.filter is not None:
-        parts.append(filter_sql(question.filter))
-    return " AND ".join(f"({sql})" for sql, _ in parts), [value for _, values in parts for value in values]
+        parts.append(filter_sql(question.filter, dataset=row.seq))
+    condition = " AND ".join(f"({sql})" for sql, _ in parts), [value for _, values in parts for value in values]
+    return _Asked(row, condition, texts, node if columns else None)
 
 
-def _text_condition(index: Index, row: DatasetRow, *, question: Question, node: Node | None) -> Sql:
-    if node is None or (question.field is not None and question.field not in row.fields):
-        return NOTHING
-    column = _column(row, question)
-    return text_sql(node, table=row.table, match=lambda leaf: text.match_expression(index.db, row.table, leaf=leaf, column=column))
-
-
-def _column(row: DatasetRow, question: Question) -> int | None:
-    return None if question.field is None else row.fields.index(question.field)
-
-
-def _order_sql(
-    index: Index, row: DatasetRow, *, question: Question, node: Node | None, sort: Sequence[Sort], user: str | None
-) -> tuple[str, str, str, tuple[list[Any], list[Any]]]:
+def _order_sql(asked: _Asked, *, sort: Sequence[Sort], user: str | None) -> tuple[str, str, str, list[Any], list[Any]]:
     """The join, the score's expression, the ORDER BY, and the values before and after those of the condition."""
     if sort:
         parts = [sort_sql(order) for order in sort]
-        return "", "NULL", ", ".join([*(sql for sql, _ in parts), "r.seq"]), ([], [value for _, values in parts for value in values])
+        return "", "NULL", ", ".join([*(sql for sql, _ in parts), "r.seq"]), [], [value for _, values in parts for value in values]
     if user is not None:
         a, b, c, d = (int.from_bytes(part) % PRIME for part in _seed_parts(user))
         # Two rounds of a quadratic hash modulo a prime: no value leaves 62 bits, and SQLite needs no function of ours.
         once = f"((r.shuffle * {a} + {b}) % {PRIME})"
-        return "", "NULL", f"(({once} * {once}) % {PRIME} * {c} + {d}) % {PRIME}, r.seq", ([], [])
-    expression = None
-    if node is not None and (question.field is None or question.field in row.fields):
-        expression = text.ranking_expression(index.db, row.table, node=node, column=_column(row, question))
+        return "", "NULL", f"(({once} * {once}) % {PRIME} * {c} + {d}) % {PRIME}, r.seq", [], []
+    expression = None if asked.node is None else asked.texts.ranking_expression(asked.node)
     if expression is None:
-        return "", "NULL", "r.seq", ([], [])
-    ranked = f"(SELECT rowid AS seq, -bm25({row.table}) AS score FROM {row.table} WHERE {row.table} MATCH ?)"
-    return f"LEFT JOIN {ranked} k ON k.seq = r.seq", "k.score", "k.score IS NULL, k.score DESC, r.seq", ([expression], [])
+        return "", "NULL", "r.seq", [], []
+    table = asked.row.table
+    ranked = f"(SELECT rowid AS seq, -bm25({table}) AS score FROM {table} WHERE {table} MATCH ?)"
+    return f"LEFT JOIN {ranked} k ON k.seq = r.seq", "k.score", "k.score DESC NULLS LAST, r.seq", [expression], []
 
 
 def _seed_parts(user: str) -> list[bytes]:

@@ -6,12 +6,12 @@ anybody) has no response. Sorts put records without a value last; a user's sever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from argilla_setup.engine.query import Both, Leaf, Node, Not
+from argilla_setup.engine.text import Sql, balanced
 
 RECORD_COLUMNS = ("id", "external_id", "status", "inserted_at", "updated_at")
 
@@ -64,21 +64,22 @@ class Sort:
     descending: bool = False
 
 
-Sql = tuple[str, list[Any]]
+DAY = 24 * 3600 * 1_000_000
 NOTHING: Sql = ("0", [])
 
 
-def filter_sql(condition: Filter) -> Sql:
-    """A condition on `r`, the record."""
+def filter_sql(condition: Filter, *, dataset: int) -> Sql:
+    """A condition on `r`, the record. Each filter is a range of an index, so its cost is that of what it finds."""
     if isinstance(condition, All):
-        return _balanced([filter_sql(f) for f in condition.filters], "AND")
+        return balanced([filter_sql(f, dataset=dataset) for f in condition.filters], "AND")
     scope = condition.scope
     if scope.entity == "record":
         return _record_condition(condition)
     if scope.entity == "response":
-        return _response_condition(condition)
+        return _response_condition(condition, dataset)
     test, values = _value_test("a.value", condition)
-    return f"EXISTS (SELECT 1 FROM attributes a WHERE a.record = r.seq AND a.name = ? AND {test})", [attribute_name(scope), *values]
+    sql = f"r.seq IN (SELECT a.record FROM attributes a WHERE a.dataset = ? AND a.name = ? AND {test})"
+    return sql, [dataset, attribute_name(scope), *values]
 
 
 def sort_sql(order: Sort) -> Sql:
@@ -92,18 +93,13 @@ def sort_sql(order: Sort) -> Sql:
     else:
         value = f"(SELECT {pick}(a.value) FROM attributes a WHERE a.record = r.seq AND a.name = ?)"
         values = [attribute_name(scope)]
-    return f"{value} IS NULL, {value} {way}", values * 2
+    return f"{value} {way} NULLS LAST", values
 
 
-def text_sql(node: Node, *, table: str, match: Callable[[Leaf], str]) -> Sql:
-    """The condition of a parsed query; each word is one look into the full-text table, so negation works anywhere."""
-    if isinstance(node, Leaf):
-        return f"r.seq IN (SELECT rowid FROM {table} WHERE {table} MATCH ?)", [match(node)]
-    if isinstance(node, Not):
-        sql, values = text_sql(node.node, table=table, match=match)
-        return f"NOT ({sql})", values
-    parts = [text_sql(child, table=table, match=match) for child in node.nodes]
-    return _balanced(parts, "AND" if isinstance(node, Both) else "OR")
+def microseconds(moment: datetime) -> int:
+    """Since 1970, exactly; a time without a zone is UTC."""
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
 def attribute_name(scope: Scope) -> str:
@@ -119,32 +115,36 @@ def _record_condition(condition: Terms | Range) -> Sql:
         if isinstance(condition, Terms):
             times = [t for t in map(_timestamp, condition.values) if t is not None]
             return f"r.{column} IN ({_marks(times)})", times
-        bounds = [None if b is None else _timestamp(b) for b in (condition.ge, condition.le)]
-        if any(given is not None and bound is None for given, bound in zip((condition.ge, condition.le), bounds, strict=True)):
+        first = None if condition.ge is None else _timestamp(condition.ge)
+        last = None if condition.le is None else _timestamp(condition.le, whole_day=True)
+        if (first is None) != (condition.ge is None) or (last is None) != (condition.le is None):
             return NOTHING
-        return _range_test(f"r.{column}", *bounds)
+        return _range_test(f"r.{column}", first, last)
     if isinstance(condition, Terms):
         return f"r.{column} IN ({_marks(condition.values)})", list(condition.values)
     return _range_test(f"r.{column}", *(None if b is None else str(b) for b in (condition.ge, condition.le)))
 
 
-def _response_condition(condition: Terms | Range) -> Sql:
+def _response_condition(condition: Terms | Range, dataset: int) -> Sql:
     scope = condition.scope
     by_user, users = (" AND s.user = ?", [scope.user]) if scope.user else ("", [])
     if scope.name is not None:
         test, values = _value_test("v.value", condition)
         return (
-            "EXISTS (SELECT 1 FROM responses s JOIN answers v ON v.response = s.seq"
-            f" WHERE s.record = r.seq AND v.question = ? AND {test}{by_user})"
-        ), [scope.name, *values, *users]
+            "r.seq IN (SELECT s.record FROM answers v JOIN responses s ON s.seq = v.response"
+            f" WHERE v.dataset = ? AND v.question = ? AND {test}{by_user})"
+        ), [dataset, scope.name, *values, *users]
     if isinstance(condition, Range):
         return NOTHING
-    none_yet = f"NOT EXISTS (SELECT 1 FROM responses s WHERE s.record = r.seq{by_user})", users
+    none_yet = f"r.seq NOT IN (SELECT s.record FROM responses s WHERE s.dataset = ?{by_user})", [dataset, *users]
     statuses = [v for v in condition.values if v != "pending"]
-    some = f"EXISTS (SELECT 1 FROM responses s WHERE s.record = r.seq AND s.status IN ({_marks(statuses)}){by_user})", [*statuses, *users]
+    some = (
+        f"r.seq IN (SELECT s.record FROM responses s WHERE s.dataset = ?{by_user} AND s.status IN ({_marks(statuses)}))",
+        [dataset, *users, *statuses],
+    )
     if "pending" not in condition.values:
         return some
-    return _balanced([none_yet, some], "OR") if statuses else none_yet
+    return balanced([none_yet, some], "OR") if statuses else none_yet
 
 
 def _response_sort_value(scope: Scope, pick: str) -> Sql:
@@ -176,17 +176,6 @@ def _range_test(value: str, ge: Any, le: Any) -> Sql:
     return " AND ".join([f"{value} IS NOT NULL", *(sql for sql, _ in kept)]), [bound for _, bound in kept]
 
 
-def _balanced(parts: Sequence[Sql], word: str) -> Sql:
-    """Join conditions as a tree of even depth: SQLite refuses expressions nested more than a thousand deep."""
-    if not parts:
-        return "1", []
-    if len(parts) == 1:
-        return parts[0]
-    half = len(parts) // 2
-    (left, left_values), (right, right_values) = _balanced(parts[:half], word), _balanced(parts[half:], word)
-    return f"({left}) {word} ({right})", [*left_values, *right_values]
-
-
 def _marks(values: Sequence[Any]) -> str:
     return ", ".join("?" * len(values))
 
@@ -198,13 +187,13 @@ def _number(value: float | str) -> float | None:
         return None
 
 
-def _timestamp(value: float | str) -> float | None:
-    """Seconds since 1970 of an ISO date, or of a number of milliseconds as Elasticsearch reads one."""
+def _timestamp(value: float | str, *, whole_day: bool = False) -> int | None:
+    """Microseconds since 1970 of an ISO date, or of a number of milliseconds as Elasticsearch reads one; of a bare day its end."""
     number = _number(value)
     if number is not None:
-        return number / 1000
+        return round(number * 1000) if abs(number) < 1e15 else None
     try:
-        moment = datetime.fromisoformat(str(value))
-    except ValueError:
+        moment = microseconds(datetime.fromisoformat(str(value)))
+        return moment + DAY - 1 if whole_day and len(str(value)) <= len("2026-01-01") else moment
+    except (ValueError, OverflowError):
         return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

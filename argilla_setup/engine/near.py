@@ -1,0 +1,84 @@
+"""Near spellings and near words, as Lucene counts them."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST_SPELLINGS = 10
+"""Argilla asks Elasticsearch for this many (`fuzzy_max_expansions`)."""
+
+
+def nearest_spellings(word: str, terms: Sequence[str], *, edits: int) -> list[str]:
+    """Of these terms, those within so many single-character edits of the word; the ten best when there are more.
+
+    Better is fewer edits for the length of the shorter one, then the earlier in the order of their bytes.
+    """
+    near: list[tuple[float, bytes, str]] = []
+    by_length: dict[int, list[str]] = {}
+    for term in terms:
+        by_length.setdefault(len(term), []).append(term)
+    for length, group in by_length.items():
+        if abs(length - len(word)) > edits:
+            continue
+        distances = edit_distances(word, group)
+        for at in np.flatnonzero(distances <= edits):
+            distance, term = int(distances[at]), group[at]
+            similarity = 1.0 if distance == 0 else float(np.float32(1) - np.float32(distance) / np.float32(min(length, len(word))))
+            near.append((-similarity, term.encode(), term))
+    return [term for _, _, term in sorted(near)[:MOST_SPELLINGS]]
+
+
+def edit_distances(word: str, terms: Sequence[str]) -> NDArray[np.int16]:
+    """Levenshtein distances from the word to terms of one length, all at once."""
+    length = len(terms[0])
+    letters = np.frombuffer("".join(terms).encode("utf-32-le"), dtype=np.uint32).reshape(len(terms), length)
+    row = np.repeat(np.arange(length + 1, dtype=np.int16)[:, None], len(terms), axis=1)
+    for n, letter in enumerate(word, 1):
+        above, row = row, np.empty_like(row)
+        row[0] = n
+        same = (letters == ord(letter)).T
+        for m in range(1, length + 1):
+            row[m] = np.minimum(np.minimum(above[m], row[m - 1]) + 1, above[m - 1] + ~same[m - 1])
+    distances: NDArray[np.int16] = row[length]
+    return distances
+
+
+def is_near(terms: Sequence[str], places: Mapping[str, Sequence[int]], *, slop: int) -> bool:
+    """Do the terms of a phrase stand so that moving them by `slop` in all would make the phrase?
+
+    Each needs a place of its own, and the places, each less its term's number in the phrase, lie within `slop` of one another. So two
+    words the other way round are two moves away.
+
+    Args:
+        places: where each term stands in the text.
+    """
+    shifted = [sorted(place - n for place in places.get(term, ())) for n, term in enumerate(terms)]
+    if not all(shifted):
+        return False
+    repeated = [numbers for term in set(terms) if len(numbers := [n for n, other in enumerate(terms) if other == term]) > 1]
+    return any(_fits(shifted, repeated, low=low, high=low + slop) for low in sorted({low for row in shifted for low in row}))
+
+
+def _fits(shifted: Sequence[Sequence[int]], repeated: Sequence[Sequence[int]], *, low: int, high: int) -> bool:
+    inside = [row[bisect_left(row, low) : bisect_right(row, high)] for row in shifted]
+    return all(inside) and all(_can_share_out([[p + n for p in inside[n]] for n in numbers]) for numbers in repeated)
+
+
+def _can_share_out(wishes: Sequence[Sequence[int]]) -> bool:
+    """Can everyone get a place of their own? Matching by augmenting paths; the lists are a handful long."""
+    owner: dict[int, int] = {}
+
+    def seat(person: int, tried: set[int]) -> bool:
+        for place in wishes[person]:
+            if place not in tried:
+                tried.add(place)
+                if place not in owner or seat(owner[place], tried):
+                    owner[place] = person
+                    return True
+        return False
+
+    return all(seat(person, set()) for person in range(len(wishes)))
