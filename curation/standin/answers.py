@@ -12,6 +12,7 @@ from typing import Any
 
 from curation.standin.flaws import RATES
 from curation.standin.judge import Judge
+from curation.standin.leak_judge import LeakJudge
 from curation.standin.open_writer import OpenWriter
 from curation.standin.reading import Asked, count_tokens, read_request
 from curation.standin.tables import Codes
@@ -62,6 +63,8 @@ class Answers:
             text = json.dumps(judge.scores(asked), ensure_ascii=False)
         elif asked.role == "judge_pair":
             text = json.dumps(judge.choice(asked), ensure_ascii=False)
+        elif asked.role == "leak_judge":
+            text = json.dumps(LeakJudge(self.codes, self.seed).answer(asked), ensure_ascii=False)
         elif asked.schema is not None:
             text = json.dumps(_any_value(asked.schema))
         else:

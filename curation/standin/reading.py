@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Role = Literal["instruction", "preference", "conversation", "answer", "judge", "judge_pair", "other"]
+Role = Literal["instruction", "preference", "conversation", "answer", "judge", "judge_pair", "leak_judge", "other"]
 _ROLES: dict[str, Role] = {
     "examples": "instruction",
     "pairs": "preference",
@@ -16,6 +16,7 @@ _ROLES: dict[str, Role] = {
     "answer": "answer",
     "scores": "judge",
     "winner": "judge_pair",
+    "same": "leak_judge",
 }
 
 

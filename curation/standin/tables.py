@@ -47,6 +47,10 @@ class Codes:
         """Whether a text is what some code is officially called."""
         return squeezed(text) in self._all_names
 
+    def called(self, text: str) -> list[str]:
+        """The codes of which a text is an official name, however it is spelt."""
+        return self._codes_by_name.get(squeezed(text), [])
+
     @cached_property
     def billable(self) -> list[Row]:
         """All codes that can be assigned."""
@@ -76,6 +80,14 @@ class Codes:
     @cached_property
     def _all_names(self) -> frozenset[str]:
         return frozenset(squeezed(name) for row in self.rows.values() for name in (row["description"], *row["terms"]))
+
+    @cached_property
+    def _codes_by_name(self) -> dict[str, list[str]]:
+        by_name: dict[str, list[str]] = defaultdict(list)
+        for code, row in self.rows.items():
+            for name in {squeezed(name) for name in (row["description"], *row["terms"])}:
+                by_name[name].append(code)
+        return dict(by_name)
 
 
 def squeezed(text: str) -> str:
