@@ -9,6 +9,7 @@ import pytest
 
 from curation.distribution import compare, find_uncovered, mmd_test, separability
 from curation.distribution.coverage import flatten
+from curation.distribution.terms import telling_terms
 from curation.errors import ProjectError
 from tests.conftest import shared
 
@@ -124,6 +125,14 @@ def test_a_comparison_tells_what_is_missing_and_shows_no_personal_data() -> None
     assert "john.doe" not in found.model_dump_json()
     assert len(found.training_points) == 120 and len(found.covered_points) + len(found.uncovered_points) == 90
     assert found == compare(training, real, ids=[f"id{n}" for n in range(120)], file="real.csv", column="text", shown=7)
+
+
+def test_terms_that_differ_for_sure_are_named_and_chance_names_none() -> None:
+    first, second = (f"the card was {word}" for word in ["stolen"] * 60), (f"the card was {word}" for word in ["late"] * 60)
+    assert telling_terms(first, second) == (["stolen"], ["late"])
+    generator = np.random.default_rng(0)
+    words = [" ".join(f"w{n}x" for n in generator.integers(0, 300, 8)) for _ in range(400)]
+    assert telling_terms(words[:200], words[200:]) == ([], [])
 
 
 def test_a_set_beside_itself_is_covered_whole_and_the_same() -> None:

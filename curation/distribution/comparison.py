@@ -10,7 +10,8 @@ import numpy as np
 from curation.distribution.coverage import BASELINE, Coverage, find_uncovered, flatten
 from curation.distribution.facts import Comparison, Point, Topic, Uncovered
 from curation.distribution.personal import mask_personal
-from curation.distribution.topics import checked_vectors, distinctive_terms, find_topics
+from curation.distribution.terms import telling_terms
+from curation.distribution.topics import checked_vectors, find_topics
 from curation.distribution.twosample import LEAST, mmd_test, separability
 from curation.errors import ProjectError
 
@@ -61,9 +62,8 @@ def compare(
         real_texts, real_vectors = [real_texts[i] for i in taken], real_vectors[taken]
     test = mmd_test(vectors, real_vectors, permutations=permutations, seed=seed)
     coverage = find_uncovered(real_vectors, vectors, baseline=baseline)
-    more_training, more_real = distinctive_terms(
-        [[side[i] for i in _some(len(side), _READ_FOR_TERMS, generator)] for side in (texts, real_texts)], most=10
-    )
+    some, real_some = ([_masked(side[i], region) for i in _some(len(side), _READ_FOR_TERMS, generator)] for side in (texts, real_texts))
+    more_training, more_real = telling_terms(some, real_some)
     uncovered = _uncovered(coverage, real_texts, texts, names, region=region, shown=shown)
     return Comparison(
         file=file, column=column, scope=scope, training_rows=len(texts), real_rows=len(real_texts), tested=test.sizes, mmd2=test.mmd2,
@@ -113,7 +113,7 @@ def _gaps(coverage: Coverage, texts: Sequence[str], vectors: Array, *, region: s
     rows = np.flatnonzero(~coverage.table["covered"].to_numpy())
     if len(rows) < 2 * LEAST:
         return ()
-    found = find_topics([texts[int(r)] for r in rows], vectors[rows], topics=min(8, len(rows) // LEAST), seed=seed)
+    found = find_topics([texts[int(r)] for r in rows], vectors[rows], topics=min(8, len(rows) // LEAST), region=region, seed=seed)
     return tuple(
         Topic(
             name=line["name"], terms=tuple(line["terms"]), rows=line["rows"], share=line["rows"] / len(texts),

@@ -6,22 +6,19 @@ cluster / the term's count everywhere). The clusters are k-means on the unit sph
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from functools import cache
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from curation.distribution.personal import mask_personal
+from curation.distribution.terms import distinctive_terms
 from curation.errors import ProjectError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_WORD = re.compile(r"[^\W\d_][\w'-]*")
-_IDEOGRAPHS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{2,}")
 _READ_PER_TOPIC = 400
 """Rows nearest the middle whose words name a topic; so naming does not grow with the rows."""
 _READ = 1_000
@@ -42,11 +39,13 @@ class Topics(NamedTuple):
     """Cosine of each row to the middle of its topic."""
 
 
-def find_topics(texts: Sequence[str] | pa.Array, vectors: Array, *, topics: int | None = None, seed: int = 0) -> Topics:
+def find_topics(
+    texts: Sequence[str] | pa.Array, vectors: Array, *, topics: int | None = None, region: str | None = "US", seed: int = 0
+) -> Topics:
     """Cluster the texts by their vectors and name the clusters.
 
-    The number of topics is about the root of an eighth of the rows, between 2 and 24, unless given. Time grows with
-    rows × topics × dimensions, memory with the vectors.
+    The number of topics is about the root of an eighth of the rows, between 2 and 24, unless given; their names hold no personal
+    data. Time grows with rows × topics × dimensions, memory with the vectors.
 
     Raises:
         ProjectError: as many vectors as texts are needed, all finite, and at least two texts.
@@ -61,7 +60,7 @@ def find_topics(texts: Sequence[str] | pa.Array, vectors: Array, *, topics: int 
     of_row = np.array([order.index(t) for t in range(int(of_row.max()) + 1) if t in order])[np.searchsorted(sorted(order), of_row)]
     members = [np.flatnonzero(of_row == t) for t in range(len(order))]
     nearest = [rows[np.argsort(-similarity[rows], kind="stable")] for rows in members]
-    terms = distinctive_terms([[plain[r][:_READ] for r in rows[:_READ_PER_TOPIC]] for rows in nearest])
+    terms = distinctive_terms([[mask_personal(plain[r][:_READ], region=region) for r in rows[:_READ_PER_TOPIC]] for rows in nearest])
     names = _names(terms)
     table = pa.table(
         {
@@ -89,69 +88,6 @@ def checked_vectors(vectors: Array, rows: int) -> Array:
         )
     plain = np.ascontiguousarray(vectors, dtype=np.float32)
     return np.asarray(plain / np.maximum(np.linalg.norm(plain, axis=1, keepdims=True), 1e-12), dtype=np.float32)
-
-
-def distinctive_terms(groups: Sequence[Iterable[str]], *, most: int = 6) -> list[list[str]]:
-    """For each group of texts the words and pairs of words that set it apart from the other groups (c-TF-IDF).
-
-    A term counts once a text, so that one long text names nothing.
-    """
-    counts = [Counter(term for text in group for term in set(_terms(text))) for group in groups]
-    everywhere = sum(counts, Counter[str]())
-    mean = sum(everywhere.values()) / max(1, len(counts))
-    named = []
-    for count in counts:
-        total = sum(count.values()) or 1
-        least = 2 if max(count.values(), default=0) > 1 else 1
-        score = {t: n / total * np.log1p(mean / everywhere[t]) for t, n in count.items() if n >= least}
-        named.append(_without_repeats(sorted(score, key=lambda t: (-score[t], t)), most))
-    return named
-
-
-def _without_repeats(ranked: Sequence[str], most: int) -> list[str]:
-    """The first terms none of whose words stands in one before it."""
-    kept: list[str] = []
-    for term in ranked:
-        words = {_stem(word) for word in term.split()}
-        if all(words.isdisjoint(_stem(word) for word in other.split()) for other in kept):
-            kept.append(term)
-        if len(kept) == most:
-            break
-    return kept
-
-
-def _stem(word: str) -> str:
-    return word.removesuffix("s") if len(word) > 3 else word
-
-
-def _terms(text: str) -> list[str]:
-    low = text.casefold()
-    words = [word for word in _WORD.findall(_IDEOGRAPHS.sub(" ", low)) if len(word) > 1]
-    common = _common_words()
-    plain = [word for word in words if word not in common]
-    pairs = [f"{a} {b}" for a, b in pairwise(words) if a not in common and b not in common]
-    # Scripts written without spaces give no words: pairs of their characters carry most of the meaning.
-    return plain + pairs + [run[i : i + 2] for run in _IDEOGRAPHS.findall(low) for i in range(len(run) - 1)]
-
-
-@cache
-def _common_words() -> frozenset[str]:
-    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-
-    return frozenset(ENGLISH_STOP_WORDS) | {
-        "don't",
-        "i'm",
-        "i've",
-        "can't",
-        "it's",
-        "does",
-        "did",
-        "didn't",
-        "doesn't",
-        "isn't",
-        "what's",
-        "i'd",
-    }
 
 
 def _names(terms: Sequence[Sequence[str]]) -> list[str]:

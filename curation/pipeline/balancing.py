@@ -185,10 +185,20 @@ def _balance_of(bench: Bench, kind: Kind) -> dict[str, Any] | None:
         "counts": {name: [n, after.get(name, 0)] for name, n in before.items()},
         "before": measure_balance(before).model_dump(mode="json"),
         "after": measure_balance(after).model_dump(mode="json"),
+        "rule": rule_in_words(bench),
         "without": sum(name is None for name in classes.values()),
         "weights": class_weights(after, scheme=settings.weight) if settings.weight else {},
         "refill": refill_quota(after, target=settings.refill) if settings.refill else {},
     }
+
+
+def rule_in_words(bench: Bench) -> str:
+    """The project's rule as people say it."""
+    settings = bench.project.balance
+    parts = [f"at most {settings.cap:,} rows a class"] if settings.cap else []
+    parts += [f"{settings.refill:,} wanted in each"] if settings.refill else []
+    parts += [f"weights by {settings.weight}"] if settings.weight else []
+    return ", ".join(parts) or "looked at only"
 
 
 def _stands(verdict: Mapping[str, Any] | None) -> bool:

@@ -190,7 +190,7 @@ def _topics(bench: Bench, rows: Sequence[Row]) -> tuple[Topics | None, str]:
         vectors = vectors_of(bench, prompts)
     except ModelUnavailable as error:
         return None, f"the embedding model cannot be used: {error.fact}"
-    return find_topics(prompts, vectors, topics=bench.project.describe.topics), ""
+    return find_topics(prompts, vectors, topics=bench.project.describe.topics, region=bench.project.describe.region), ""
 
 
 def _topic_findings(rows: Sequence[Row], topics: Topics | None) -> list[Finding]:

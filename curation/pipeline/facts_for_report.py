@@ -14,8 +14,10 @@ from curation.pipeline import facts_of_work as work
 from curation.pipeline.asking import count_failed
 from curation.pipeline.bench import Bench, label_of, load_cells, load_protected
 from curation.pipeline.deciding import GATES
+from curation.pipeline.describing import load_comparison, load_descriptions
 from curation.pipeline.facts_of_judging import judge_quality, score_sets
 from curation.pipeline.facts_of_pairs import pair_hygiene
+from curation.pipeline.facts_of_rows import balance_facts, diversity_facts
 from curation.project import settings_digest
 from curation.records import KINDS, Kind, completion_text, prompt_text
 from curation.store import facts, records, runs
@@ -67,6 +69,10 @@ def report_data(bench: Bench) -> page.ReportData:
         conflicts=_conflicts(bench, findings, by_seq) if "screen" in ran else None,
         distributions=_distributions(bench, rows, verdicts) if by_seq else None,
         coverage=_coverage(bench, verdicts, rows),
+        balance=balance_facts(bench),
+        descriptions=load_descriptions(bench),
+        comparison=load_comparison(bench),
+        diversity=diversity_facts(bench, simulated=standin),
         review=work.review_facts(bench, verdicts, by_seq) if "pull" in ran else None,
         cost=work.cost_facts(bench, verdicts, standin),
         failures=work.failures_facts(bench),

@@ -20,6 +20,7 @@ from curation.report.rows import (
     ScoreSet,
     Selection,
 )
+from curation.report.whole import BalancedClass, ClassBalance, DiversityFacts, DiversityOf
 from curation.report.work import (
     Agreement,
     Cost,
@@ -36,10 +37,12 @@ from curation.report.work import (
 __all__ = [
     "Agreement",
     "Apart",
+    "BalancedClass",
     "CardInput",
     "CardModels",
     "CardReview",
     "CardSuite",
+    "ClassBalance",
     "ClassCount",
     "Conflict",
     "Cost",
@@ -47,6 +50,8 @@ __all__ = [
     "CoverageCell",
     "Dispute",
     "Distribution",
+    "DiversityFacts",
+    "DiversityOf",
     "Drop",
     "ErrorRate",
     "FailureCount",

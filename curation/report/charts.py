@@ -42,6 +42,20 @@ def histogram(
     )
 
 
+def column_chart(bars: Sequence[int], edges: Sequence[float], *, name: str) -> str:
+    """Bars that were counted already, each from one edge to the next."""
+    tallest = max(bars, default=0) or 1
+    shapes = "".join(_bar(i, len(bars), kept=n / tallest, every=n / tallest) for i, n in enumerate(bars))
+    low, high = (edges[0], edges[-1]) if len(edges) > 1 else (0.0, 0.0)
+    spoken = f"{name}: {sum(bars):,} values from {low:,.0f} to {high:,.0f} and above, most of them at {_fullest(bars, edges)}"
+    marks = "".join(f"<span>{low + i * (high - low) / 4:,.0f}</span>" for i in range(5))
+    return (
+        f'<div class="plot low"><div class="top" aria-hidden="true">{tallest:,}</div>'
+        f'<svg class="bars" viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{escape(spoken)}">'
+        f'<line class="grid" x1="0" x2="100" y1="50" y2="50"/>{shapes}</svg><div class="axis" aria-hidden="true">{marks}</div></div>'
+    )
+
+
 def share_bar(parts: Sequence[tuple[str, float, str]], *, total: float, name: str) -> str:
     """One horizontal bar of several parts: (label, amount, css class)."""
     at, shapes = 0.0, []
@@ -79,6 +93,13 @@ def count_bins(values: Sequence[float], *, low: float, high: float, bins: int) -
     for value in values:
         counts[min(max(math.floor((value - low) / step + 1e-9), 0), bins - 1)] += 1
     return counts
+
+
+def _fullest(bars: Sequence[int], edges: Sequence[float]) -> str:
+    if not any(bars):
+        return "none"
+    place = max(range(len(bars)), key=lambda i: bars[i])
+    return f"{edges[place]:,.0f} to {edges[place + 1]:,.0f}"
 
 
 def _bar(index: int, bins: int, *, kept: float, every: float) -> str:

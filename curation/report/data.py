@@ -9,12 +9,12 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from curation.balance import Imbalance
 from curation.distribution.facts import Comparison, Description
 from curation.hygiene import Hygiene
 from curation.records import Kind
 from curation.report.judge import JudgeQuality, PairHygiene
 from curation.report.rows import Closed, Conflict, Coverage, Distribution, Drop, FunnelStep, Leak, ProtectedSuite, ScoreSet
+from curation.report.whole import ClassBalance, DiversityFacts
 from curation.report.work import Cost, FailureCount, Review, RunFacts, SnapshotFacts
 
 
@@ -43,6 +43,10 @@ class ReportData(Closed):
     conflicts: tuple[Conflict, ...] | None = None
     distributions: tuple[Distribution, ...] | None = None
     coverage: Coverage | None = None
+    balance: tuple[ClassBalance, ...] | None = None
+    descriptions: tuple[Description, ...] | None = None
+    comparison: Comparison | None = None
+    diversity: DiversityFacts | None = None
     review: Review | None = None
     cost: Cost | None = None
     failures: tuple[FailureCount, ...] | None = None

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 from curation.report import charts
 from curation.report.attention import describe_alpha, find_attention
 from curation.report.data import ReportData
+from curation.report.mask import mask_fields, mask_rows
 from curation.report.rows import Distribution, Drop
+from curation.report.scatter import scatter
 from curation.report.withhold import withhold_protected
 from curation.report.words import mark_differences
 
@@ -44,6 +46,10 @@ NOT_RUN = {
     "conflicts": ("Label conflicts", "`curate screen` has not looked for equal texts with different labels"),
     "distributions": ("Classes", "class counts were not computed"),
     "coverage": ("Plan coverage", "the plan has no two attributes to cross, or nothing was planned"),
+    "balance": ("Balance", "`curate balance` has not run"),
+    "descriptions": ("What the rows are", "`curate describe` has not run"),
+    "comparison": ("Beside real use", "`curate compare` was not given a sample of real use; how near the rows are to it is unknown"),
+    "diversity": ("Diversity", "`curate diversity` has not run"),
     "review": ("Review", "nobody has been asked yet (`curate push`, `curate pull`)"),
     "cost": ("Cost", "no model was called"),
     "failures": ("Failures and refusals", "no call was made that could fail"),
@@ -61,7 +67,7 @@ def render_report(data: ReportData, *, drops_per_reason: int = 200, protected_te
     At most `drops_per_reason` rows of each stage and reason are written out; the page says how many it leaves to
     `curate trace`.
     """
-    data = data if protected_text else withhold_protected(data)
+    data = mask_rows(data if protected_text else withhold_protected(data))
     page = (
         _environment()
         .get_template("page.html")
@@ -91,6 +97,8 @@ def _environment() -> Environment:
         "histogram": _safe(charts.histogram),
         "share_bar": _safe(charts.share_bar),
         "gauge": _safe(charts.gauge),
+        "column_chart": _safe(charts.column_chart),
+        "scatter": _safe(scatter),
         "differences": _safe_pair,
         "score_range": _score_range,
         "interval": wilson,
@@ -117,7 +125,8 @@ def _drop_groups(drops: Sequence[Drop], most: int) -> list[dict[str, Any]]:
     groups = []
     for stage, members in groupby(ordered, key=lambda drop: drop.stage):
         rows = list(members)
-        shown = [row for _, same in groupby(rows, key=lambda drop: drop.reason) for row in list(same)[:most]]
+        chosen = [row for _, same in groupby(rows, key=lambda drop: drop.reason) for row in list(same)[:most]]
+        shown = [mask_fields(row, "text", "twin_text", "evidence") for row in chosen]
         reasons = Counter(row.reason for row in rows)
         groups.append({"stage": stage, "reasons": reasons.most_common(), "rows": shown, "hidden": len(rows) - len(shown)})
     return groups

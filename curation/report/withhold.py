@@ -4,9 +4,11 @@ whoever trains on the snapshot would have the evaluation set in the same folder.
 
 from __future__ import annotations
 
+from curation.distribution.facts import Comparison
 from curation.report.data import ReportData
 from curation.report.judge import JudgeQuality
 
+REAL = "Not shown here: real users wrote it. The report in the project has it."
 WITHHELD = "Not shown here: it would carry a protected item into the snapshot. The report in the project has it."
 
 
@@ -26,6 +28,7 @@ def withhold_protected(data: ReportData) -> ReportData:
             and tuple(
                 c.model_copy(update={"text": WITHHELD, "twin_text": WITHHELD}) if {c.row, c.twin} & leaking else c for c in data.conflicts
             ),
+            "comparison": data.comparison and _withhold_real(data.comparison),
             "review": data.review
             and data.review.model_copy(
                 update={
@@ -34,6 +37,17 @@ def withhold_protected(data: ReportData) -> ReportData:
                     )
                 }
             ),
+        }
+    )
+
+
+def _withhold_real(comparison: Comparison) -> Comparison:
+    """What real users wrote stays in the project."""
+    kept = {"text": REAL, "nearest": ""}
+    return comparison.model_copy(
+        update={
+            "uncovered": tuple(line.model_copy(update=kept) for line in comparison.uncovered[:1]),
+            "gaps": tuple(gap.model_copy(update={"central": ""}) for gap in comparison.gaps),
         }
     )
 
