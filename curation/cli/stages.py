@@ -80,9 +80,18 @@ def score(folder: Folder, as_json: Json = False) -> None:
 
 
 @app.command()
-def dedup(folder: Folder, as_json: Json = False) -> None:
-    """Find copies, near copies and rewordings. Example: curate dedup my-project"""
-    run_stage("dedup", folder, as_json)
+def dedup(
+    folder: Folder,
+    against: Annotated[list[Path] | None, typer.Option(help="An earlier snapshot whose rows are not made again; may be repeated.")] = None,
+    ray: Annotated[str | None, typer.Option(help="Look for near copies on the Ray cluster at this address (`auto`, `local`).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find copies, near copies and rewordings. Example: curate dedup my-project --against other/snapshots/support-v1-3f9c2a1b"""
+    from curation import pipeline
+
+    with progress_bar(as_json) as progress:
+        summary = pipeline.dedup(folder, against=against or (), ray=ray, progress=progress)
+    show_summary(summary, as_json)
 
 
 @app.command()

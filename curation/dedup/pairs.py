@@ -14,7 +14,7 @@ from curation.dedup.near import Firsts, read_firsts
 from curation.dedup.rows import Array, Texts, spread
 
 PAIRS = pa.schema({"row": pa.int64(), "twin": pa.int64(), "similarity": pa.float64(), "measure": pa.string(), "place": pa.int64()})
-"""`twin` stands before `row` in keeping order, `place` is the row's own place there."""
+"""`twin` stands before `row` in keeping order, in which `place` is the row's place and the lines are sorted."""
 
 WHOLE, FIRST = 256, 64
 """Rows that share a band up to which every pair is looked at; above, each row with the first so many of them."""
@@ -49,7 +49,7 @@ def find_near_pairs(
     columns = [rows, twins, np.concatenate([scores, np.ones(len(copies))]), names, place[rows]]
     table = pa.table([pa.array(column) for column in columns], schema=PAIRS)
     told = {"floor": str(floor), "rows": str(len(place)), "crowded": str(crowded)}
-    return table.sort_by([("place", "ascending"), ("twin", "ascending")]).replace_schema_metadata(told)
+    return table.take(pa.array(np.lexsort((place[twins], place[rows])))).replace_schema_metadata(told)
 
 
 def rethreshold(pairs: pa.Table, threshold: float) -> pa.Table:
@@ -68,10 +68,10 @@ def rethreshold(pairs: pa.Table, threshold: float) -> pa.Table:
     first[exact["row"].to_numpy()] = exact["twin"].to_numpy()
     columns = zip(*(lines[name].to_pylist() for name in ("row", "twin", "similarity")), strict=True)
     for row, group in itertools.groupby(columns, key=lambda line: line[0]):
-        standing = [(-score, twin) for _, twin, score in group if kept[twin] == twin]
+        standing = [(twin, score) for _, twin, score in group if kept[twin] == twin]
         if standing:
-            similarity[row], kept[row] = -min(standing)[0], min(standing)[1]
-            for _, twin in standing:
+            kept[row], similarity[row] = max(standing, key=lambda pair: pair[1])  # of equals the first, so the best kept
+            for twin, _ in standing:
                 _join(parent, row, twin)
     everyone = np.arange(n)
     roots = np.array([_root(parent, row) for row in range(n)], np.int64)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -76,6 +77,12 @@ def read_by(kernel: Callable[..., Any], rows: Rows, *more: Any) -> Keyed:
         rows = _normalized(rows, rest)
         spread(kernel, len(rest), rest, *rows.arguments, keys, lengths, *more)
     return Keyed(rows, keys, lengths)
+
+
+def is_compiled() -> bool:
+    """Whether the loops lie compiled on this machine; where not, the first run takes some seconds more."""
+    own = Path(os.environ.get("NUMBA_CACHE_DIR") or Path(__file__).parent / "kernels")
+    return any(own.glob("**/keep.keep_best*.nbi"))
 
 
 def text_of(rows: Rows, row: int) -> str:

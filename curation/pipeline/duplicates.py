@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,33 @@ import numpy as np
 import pyarrow as pa
 
 from curation.dedup import cluster_alarms, find_exact, find_near, find_semantic
+from curation.dedup.across import find_near_on_ray
+from curation.dedup.rows import is_compiled
 from curation.embed import embed, model_digest
 from curation.pipeline.asking import Progress
 from curation.pipeline.bench import Bench, Summary, label_of, open_bench
 from curation.pipeline.deciding import rank_rows
+from curation.pipeline.earlier import earlier_digests, earlier_findings, find_earlier, text_for_dedup
 from curation.project import settings_digest
-from curation.records import KINDS, completion_text, prompt_text
+from curation.records import KINDS, prompt_text
 from curation.store import facts, hold_lock, records, runs
 from curation.store.facts import Finding
 from curation.store.records import Row
 
 
-def dedup(folder: Path, *, progress: Progress | None = None) -> Summary:
-    """Find copies, near copies and rewordings; the kept one is the approved, then the pushed, then the best. Core: dedup/."""
+def dedup(folder: Path, *, against: Sequence[Path] = (), ray: str | None = None, progress: Progress | None = None) -> Summary:
+    """Find copies, near copies and rewordings; the kept one is the approved, then the pushed, then the best. Core: dedup/.
+
+    Args:
+        against: earlier snapshots, besides those the project names; rows near to one of theirs are left out.
+        ray: address of a Ray cluster that looks for near copies in place of this process.
+    """
     with open_bench(folder) as bench, hold_lock(bench.db, "dedup"):
-        ranks = rank_rows(bench)
-        digest = settings_digest(bench.project.dedup, model_digest(bench.project.dedup.model), sorted(ranks.items()))
+        ranks, earlier = rank_rows(bench), find_earlier(bench, against)
+        seen = earlier_digests(earlier)
+        digest = settings_digest(
+            bench.project.dedup, model_digest(bench.project.dedup.model), sorted(ranks.items()), *([seen] if seen else [])
+        )
         if runs.is_current(bench.db, "dedup", digest):
             return _tell_dedup(bench, "nothing has changed since the last run; its findings stand")
         with runs.record_run(bench.db, "dedup", digest) as run:
@@ -35,9 +47,12 @@ def dedup(folder: Path, *, progress: Progress | None = None) -> Summary:
             for kind in KINDS:
                 # A row that a person rewrote has gone on as its child, which must not fall as its copy.
                 rows = [row for row in records.list_rows(bench.db, kind) if row.seq in ranks]
-                found, alarm = _find_twins(bench, rows, ranks, progress)
-                findings, alarms = findings + found, alarms + alarm
+                tell = partial(progress or _untold, "dedup", len(rows), len(rows))
                 run.rows_in += len(rows)
+                known = earlier_findings(bench, rows, earlier) if earlier else []
+                gone = {finding.seq for finding in known}
+                found, alarm = _find_twins(bench, [row for row in rows if row.seq not in gone], ranks, tell, ray)
+                findings, alarms = findings + known + found, alarms + alarm
             facts.add_findings(bench.db, findings, run.number)
             copies = records.count_duplicates_by_id(bench.db)
             run.rows_out = run.rows_in - len({f.seq for f in findings})
@@ -45,14 +60,15 @@ def dedup(folder: Path, *, progress: Progress | None = None) -> Summary:
         return _tell_dedup(bench, *alarms)
 
 
-def vectors_of(bench: Bench, texts: Sequence[str]) -> np.ndarray[Any, Any]:
+def vectors_of(bench: Bench, texts: Sequence[str], *, tell: Callable[[str], None] | None = None) -> np.ndarray[Any, Any]:
     """float32 (texts, dimensions), L2-normalized: the kept vectors, made for texts that have none yet."""
-    model = bench.project.dedup.model
+    model, backend = bench.project.dedup.model, bench.project.dedup.backend
     digest = model_digest(model)
     kept = facts.load_vectors(bench.db, digest, set(texts))
     missing = [text for text in dict.fromkeys(texts) if text not in kept]
     if missing:
-        made = embed(missing, model=model)
+        counted = (lambda done, total: tell(f"embedding, {done} of {total}")) if tell else None
+        made = embed(missing, model=model, backend=backend, progress=counted)
         new = {text: vector.astype(np.float32).tobytes() for text, vector in zip(missing, made, strict=True)}
         facts.add_vectors(bench.db, digest, new)
         kept |= new
@@ -61,27 +77,28 @@ def vectors_of(bench: Bench, texts: Sequence[str]) -> np.ndarray[Any, Any]:
 
 def texts_for_dedup(bench: Bench, rows: Sequence[Row]) -> list[str]:
     """The text of each row that duplicates are looked for in, as the project chooses."""
-    choice = bench.project.dedup.text
-    if choice == "both":
-        return [f"{prompt_text(row.record)}\n\n{completion_text(row.record)}" for row in rows]
-    return [prompt_text(row.record) if choice == "prompt" else completion_text(row.record) for row in rows]
+    return [text_for_dedup(bench, row.record) for row in rows]
 
 
-def _find_twins(bench: Bench, rows: Sequence[Row], ranks: Mapping[int, int], progress: Progress | None) -> tuple[list[Finding], list[str]]:
+def _find_twins(
+    bench: Bench, rows: Sequence[Row], ranks: Mapping[int, int], tell: Callable[[str], None], ray: str | None
+) -> tuple[list[Finding], list[str]]:
     """Exact, then near among what is left, then semantic among what is left after that: dearer steps see fewer rows."""
     settings, findings, alarms = bench.project.dedup, list[Finding](), list[str]()
     left = list(rows)
     for step in ("exact", "near", "semantic"):
         if len(left) < 2:
             break
+        tell("compiling, once on this machine" if step == "exact" and not is_compiled() else f"{step} copies")
         texts, labels = texts_for_dedup(bench, left), [label_of(bench, row) for row in left]
         common: dict[str, Any] = {"labels": labels if any(labels) else None, "rank": [ranks[row.seq] for row in left]}
         if step == "exact":
             table = find_exact(texts, **common)
         elif step == "near":
-            table = find_near(texts, threshold=settings.near, shingle=settings.shingle, **common)
+            near = find_near if ray is None else partial(find_near_on_ray, address=ray)
+            table = near(texts, threshold=settings.near, shingle=settings.shingle, **common)
         else:
-            vectors = vectors_of(bench, [prompt_text(row.record) for row in left])
+            vectors = vectors_of(bench, [prompt_text(row.record) for row in left], tell=tell)
             table = find_semantic(texts, vectors, threshold=settings.semantic, same_label_threshold=settings.same_label, **common)
         findings += _twin_findings(table, left, step)
         alarms += [_alarm(left, line) for line in cluster_alarms(table, len(left)).to_pylist()]
@@ -100,6 +117,10 @@ def _twin_findings(table: pa.Table, rows: Sequence[Row], step: str) -> list[Find
 
 def _alarm(rows: Sequence[Row], line: Mapping[str, Any]) -> str:
     share, text = line["share"], prompt_text(rows[line["kept"]].record)[:80]
+    if line["reason"] == "chained":
+        return (
+            f"{line['size']} rows hang together through one another, and {line['elsewhere']} of them are no twins of {text!r}; look first."
+        )
     return f"A cluster of {line['size']} rows ({share:.0%} of all) looks alike; look before you believe it. It is kept as {text!r}."
 
 
@@ -108,5 +129,11 @@ def _tell_dedup(bench: Bench, *notes: str) -> Summary:
     assert run is not None
     detail = json.loads(run["detail"])
     kinds = {step: detail["kinds"].get(step, 0) for step in ("exact", "near", "semantic")}
+    if "earlier" in detail["kinds"]:
+        kinds = {"earlier": detail["kinds"]["earlier"], **kinds}
     counts = {**kinds, "identical_records": detail["second_origins"]}
     return Summary("dedup", run["rows_in"], run["rows_out"], counts, list(notes))
+
+
+def _untold(stage: str, done: int, total: int, words: str) -> None:
+    """Where nobody watches."""

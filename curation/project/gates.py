@@ -23,6 +23,13 @@ class Dedup(Closed):
     """A lower cosine for two rows of one label; rows of different labels are never duplicates."""
     model: str = "all-MiniLM-L6-v2"
     """Any sentence-transformers model; also the vectors for find-similar in Argilla."""
+    backend: Literal["auto", "torch", "openvino", "openvino-f32"] = "auto"
+    """What computes the vectors; auto takes OpenVINO where it is installed, agrees with torch and is faster;
+    openvino-f32 repeats on any CPU."""
+    against: tuple[str, ...] = ()
+    """Earlier snapshots (paths or patterns below the project, such as snapshots/*) whose rows are not made again."""
+    index: str | None = None
+    """Where sketches of earlier snapshots are kept: `project` (in its folder) or redis://…; none: their texts are read."""
 
 
 class Suite(Closed):

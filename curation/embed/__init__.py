@@ -1,17 +1,21 @@
-"""Text to unit vectors with a sentence-transformers model; the default one can come from a package, without a hub."""
+"""Text to unit vectors with a sentence-transformers model; the default one can come from a package, without a hub.
+
+Torch computes the reference; compiled.py has the faster way to the same vectors.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from curation.embed.compiled import Compiled, convert, is_installed, open_compiled, read_measured
 from curation.errors import ModelUnavailable
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
@@ -19,30 +23,35 @@ _BATCH = 128
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Progress = Callable[[int, int], None]
+Backend = Literal["auto", "torch", "openvino", "openvino-f32"]
+
+WORTH_CONVERTING = 2_000
+"""Texts from which "auto" converts a model that is not converted yet, which takes some ten seconds."""
+_SAMPLE = 128
 
 
-def embed(texts: Sequence[str], *, model: str = DEFAULT_MODEL, progress: Progress | None = None) -> Array:
+def embed(texts: Sequence[str], *, model: str = DEFAULT_MODEL, backend: Backend = "auto", progress: Progress | None = None) -> Array:
     """One L2-normalized float32 row per text, in the order given.
 
     Equal texts are embedded once. Texts of like length share a batch, so little padding is computed.
 
     Args:
         model: `all-MiniLM-L6-v2`, any sentence-transformers name, or a local folder.
-        progress: called with (done, total) after each batch.
+        backend: "auto" takes OpenVINO where it is installed, gives torch's vectors and is faster; the model is converted for
+            the first large lot of texts. "torch" and "openvino" insist; "openvino-f32" repeats to the bit on any CPU.
+        progress: called with (done, total) after each block.
     """
-    encoder = _load(model)
-    _spare_threads()
-    unique = sorted(set(texts), key=lambda text: (len(text), text))
-    blocks = []
-    for start in range(0, len(unique), _BLOCK_ROWS):
-        block = [_encodable(text) for text in unique[start : start + _BLOCK_ROWS]]
-        blocks.append(encoder.encode(block, batch_size=_BATCH, normalize_embeddings=True, show_progress_bar=False))
-        if progress:
-            progress(min(start + _BLOCK_ROWS, len(unique)), len(unique))
-    if not blocks:
+    unique = sorted({_encodable(text) for text in texts}, key=lambda text: (len(text), text))
+    if not unique:
         return np.empty((0, dimension(model)), dtype=np.float32)
+    compiled = _compiled(model, backend, unique)
+    blocks = []
+    for block in compiled.encode(unique) if compiled else _by_torch(unique, model):
+        blocks.append(block)
+        if progress:
+            progress(sum(map(len, blocks)), len(unique))
     place = {text: row for row, text in enumerate(unique)}
-    return np.concatenate(blocks).astype(np.float32)[[place[text] for text in texts]]
+    return np.concatenate(blocks).astype(np.float32)[[place[_encodable(text)] for text in texts]]
 
 
 def dimension(model: str = DEFAULT_MODEL) -> int:
@@ -77,6 +86,33 @@ def tokenizer_of(model: str = DEFAULT_MODEL) -> Path | None:
 
 
 _BLOCK_ROWS = 4 * _BATCH
+
+
+def _by_torch(texts: Sequence[str], model: str) -> Iterator[Array]:
+    encoder = _load(model)
+    _spare_threads()
+    for start in range(0, len(texts), _BLOCK_ROWS):
+        block = list(texts[start : start + _BLOCK_ROWS])
+        yield encoder.encode(block, batch_size=_BATCH, normalize_embeddings=True, show_progress_bar=False)
+
+
+def _compiled(model: str, backend: Backend, texts: Sequence[str]) -> Compiled | None:
+    """The model as OpenVINO runs it, where it may and should be used; it is held against torch once, on these texts."""
+    if backend == "torch" or not is_installed():
+        if backend.startswith("openvino"):
+            raise ModelUnavailable("dedup.backend: openvino", "is not installed", "pip install 'seedcorn[openvino]', or set it to auto")
+        return None
+    digest = model_digest(model)
+    measured = read_measured(digest)
+    if measured is None and (backend != "auto" or (len(texts) >= WORTH_CONVERTING and not _has_cuda())):
+        measured = convert(digest, _load(model), texts[:: max(1, len(texts) // _SAMPLE)][:_SAMPLE])
+    if measured is None or measured.precision is None:
+        if backend != "auto" and measured is not None:
+            raise ModelUnavailable(
+                f"embedding model {model!r}", f"OpenVINO does not fit it: {measured.reason}", "set dedup.backend to torch"
+            )
+        return None
+    return open_compiled(digest, "f32" if backend == "openvino-f32" else measured.precision)
 
 
 @lru_cache(maxsize=2)

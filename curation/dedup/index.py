@@ -1,0 +1,90 @@
+"""Sketches that outlast a run: datasketch's own LSH, in this process or in Redis, fed with sketches in datasketch's scheme.
+
+A team that shares a Redis checks new rows against what others have released without having their texts at hand for the
+search; only the candidates' texts are fetched, and they are compared truly. Keys are bytes, so nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from curation.dedup.bands import bands_for
+from curation.dedup.rows import Array, Texts
+from curation.dedup.sketch import sketches
+from curation.errors import ProjectError
+
+
+@dataclass(frozen=True)
+class NearIndex:
+    """An open LSH; texts put in and asked for are cut into shingles of the same length."""
+
+    lsh: Any
+    shingle: int
+    bands: tuple[int, int]
+
+
+def open_index(url: str | None, *, threshold: float, shingle: int, name: str = "seedcorn") -> NearIndex:
+    """Open the index at redis://HOST:PORT/DB, or a new one in this process where there is no url.
+
+    Raises:
+        ProjectError: no such server, or the package `redis` is missing.
+    """
+    from datasketch import MinHashLSH
+
+    bands = bands_for(threshold)
+    config: dict[str, Any] = {"type": "dict"}
+    if url is not None:
+        config = {"type": "redis", "basename": f"{name}:{shingle}:{bands[0]}x{bands[1]}".encode(), "redis": _server(url)}
+    lsh = MinHashLSH(num_perm=bands[0] * bands[1], params=bands, storage_config=config, prepickle=False)
+    return NearIndex(lsh, shingle, bands)
+
+
+def sketches_for(index: NearIndex, texts: Texts) -> Array:
+    """Sketches that fit this index."""
+    return sketches(texts, shingle=index.shingle, permutations=index.bands[0] * index.bands[1])
+
+
+def add_sketches(index: NearIndex, keys: Sequence[bytes], values: Array) -> int:
+    """Put rows in under their keys; those already there stay. Returns how many were new."""
+    new = [place for place, key in enumerate(keys) if key not in index.lsh]
+    with index.lsh.insertion_session() as session:
+        for place in new:
+            session.insert(keys[place], _minhash(values[place]), check_duplication=False)
+    return len(new)
+
+
+def find_candidates(index: NearIndex, texts: Texts) -> list[list[bytes]]:
+    """For each text the keys of rows that may be near to it, in order."""
+    return [sorted(index.lsh.query(_minhash(values))) for values in sketches_for(index, texts)]
+
+
+def _minhash(values: Array) -> Any:
+    from datasketch import LeanMinHash
+
+    return LeanMinHash(seed=1, hashvalues=np.asarray(values), scheme="affine32")
+
+
+def _server(url: str) -> dict[str, Any]:
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "rediss"):
+        raise ProjectError("project.yaml: dedup.index", f"is {url!r}", "write redis://HOST:PORT/0, or leave it out")
+    try:
+        import redis
+    except ImportError as error:
+        raise ProjectError("project.yaml: dedup.index", "needs the package redis", "pip install 'seedcorn[redis]'") from error
+    database = parts.path.strip("/") or "0"
+    found = {"host": parts.hostname or "127.0.0.1", "port": parts.port or 6379, "db": int(database) if database.isdigit() else 0}
+    found |= {"username": parts.username, "password": parts.password, "ssl": parts.scheme == "rediss"}
+    try:
+        redis.Redis(**found).ping()
+    except redis.RedisError as error:
+        address = f"{found['host']}:{found['port']}"
+        raise ProjectError(
+            "project.yaml: dedup.index", f"no Redis answers at {address} ({error})", "start it, or mend the address"
+        ) from error
+    return found
