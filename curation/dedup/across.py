@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from curation.dedup.bands import bands_for
 from curation.dedup.keep import DROPS, keeping_order
 from curation.dedup.pairs import FIRST, PAIRS, WHOLE, rethreshold
-from curation.dedup.rows import Array, Texts, keyed_rows, read_by, read_rows
+from curation.dedup.rows import Array, Texts, arrow_texts, keyed_rows, read_by, read_rows
 from curation.errors import ProjectError
 
 _GROUP = 1_000
@@ -47,23 +47,27 @@ def find_near_on_ray(
     """
     n, order = len(texts), keeping_order(len(texts), rank)
     with tempfile.TemporaryDirectory(dir=work) as folder:
-        column: Any = pa.array(texts, pa.large_string()) if isinstance(texts, list) else texts
+        column: Any = texts if isinstance(texts, pa.Array | pa.ChunkedArray) else arrow_texts(texts)
         parts = list[Path]()
         for start in range(0, n, rows_a_part):
             rows = pa.array(order[start : start + rows_a_part])
             told = pa.nulls(len(rows), pa.string()) if labels is None else pa.array(labels, pa.string()).take(rows)
             parts.append(Path(folder) / f"part-{len(parts):05d}.parquet")
             pq.write_table(pa.table({"text": column.take(rows), "label": told}), parts[-1], row_group_size=_GROUP)
-        table = near_over_parquet(parts, address=address, threshold=threshold, shingle=shingle, work=Path(folder)) if parts else None
-    if table is None:
-        return DROPS.empty_table()
-    columns = {name: pa.array(order[table[name].to_numpy()]) for name in ("row", "kept", "twin")}
-    named = table.set_column(0, "row", columns["row"]).set_column(1, "kept", columns["kept"]).set_column(2, "twin", columns["twin"])
-    return _renamed_clusters(named, order).sort_by("row").cast(DROPS)
+        if not parts:
+            return DROPS.empty_table()
+        pairs = pairs_over_parquet(parts, address=address, threshold=threshold, shingle=shingle, work=Path(folder))
+    named = [pa.array(order[pairs[name].to_numpy()]) for name in ("row", "twin")]
+    return rethreshold(pairs.set_column(0, "row", named[0]).set_column(1, "twin", named[1]), threshold)
 
 
-def near_over_parquet(parts: Sequence[Path], *, address: str, threshold: float, shingle: int, work: Path) -> pa.Table:
+def near_over_parquet(parts: Sequence[Path], *, address: str, threshold: float = 0.7, shingle: int = 5, work: Path) -> pa.Table:
     """Near copies among the rows of Parquet parts with columns `text` and `label`, best rows first; a row is its place in them all."""
+    return rethreshold(pairs_over_parquet(parts, address=address, threshold=threshold, shingle=shingle, work=work), threshold)
+
+
+def pairs_over_parquet(parts: Sequence[Path], *, address: str, threshold: float, shingle: int, work: Path) -> pa.Table:
+    """The near pairs of these parts with their true similarity (as `find_near_pairs` gives them), by places."""
     starts = np.concatenate([[0], np.cumsum([pq.read_metadata(part).num_rows for part in parts])])
     bands = bands_for(threshold)
     with _Cluster(address) as run:
@@ -83,7 +87,7 @@ def near_over_parquet(parts: Sequence[Path], *, address: str, threshold: float, 
     measure = pa.array(["jaccard"] * len(scored) + ["exact"] * len(copies), pa.string())
     columns = [pa.array(rows), pa.array(twins), pa.array(np.concatenate([scored[:, 2], np.ones(len(copies))])), measure, pa.array(rows)]
     pairs = pa.table(columns, schema=PAIRS).take(pa.array(np.lexsort((twins, rows))))
-    return rethreshold(pairs.replace_schema_metadata({"rows": str(starts[-1]), "floor": str(threshold)}), threshold)
+    return pairs.replace_schema_metadata({"rows": str(starts[-1]), "floor": str(threshold)})
 
 
 class _Cluster:
@@ -199,8 +203,8 @@ def _texts_at(parts: Sequence[Path], starts: Array, places: Array) -> pa.Chunked
         groups = np.searchsorted(begins, mine, side="right") - 1
         for group in np.unique(groups).tolist():
             texts = file.read_row_group(group, columns=["text"], use_threads=False)["text"]
-            chunks += texts.take(pa.array(mine[groups == group] - begins[group])).cast(pa.large_string()).chunks
-    return pa.chunked_array(chunks, pa.large_string())
+            chunks += texts.take(pa.array(mine[groups == group] - begins[group])).cast(pa.large_binary()).chunks
+    return pa.chunked_array(chunks, pa.large_binary())
 
 
 def _group_of(files: Sequence[Path], group: int) -> pa.Table:
@@ -215,12 +219,3 @@ def _label_salts(labels: pa.ChunkedArray) -> Array:
     names = whole.dictionary.to_pylist()
     numbers = np.array([int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) for name in names] + [0], np.uint64)
     return numbers[np.asarray(whole.indices.fill_null(len(names))).astype(np.int64)]
-
-
-def _renamed_clusters(table: pa.Table, order: Array) -> pa.Table:
-    """Clusters by their smallest row, not their best."""
-    clusters, n = table["cluster"].to_numpy(), len(order)
-    smallest = np.full(n, n)
-    for name in ("row", "kept"):
-        np.minimum.at(smallest, clusters, table[name].to_numpy())
-    return table.set_column(4, "cluster", pa.array(smallest[clusters]))

@@ -53,7 +53,7 @@ class Keyed:
 
 def read_rows(texts: Texts) -> Rows:
     """Rows of a list of str or an Arrow string array; null reads as the empty text, lone surrogates as they stand."""
-    given = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts if isinstance(texts, pa.Array) else _arrow(texts)]
+    given = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts if isinstance(texts, pa.Array) else arrow_texts(texts)]
     chunks = [_plain(chunk) for chunk in given]
     parts = [_chunk_rows(chunk) for chunk in chunks if len(chunk)]
     addresses = np.concatenate([a for a, _ in parts]) if parts else np.empty(0, np.int64)
@@ -119,7 +119,8 @@ def _bytes_of(rows: Rows, row: int) -> bytes:
     return ctypes.string_at(int(rows.addresses[row]), int(rows.sizes[row]))
 
 
-def _arrow(texts: Sequence[str | None]) -> pa.Array:
+def arrow_texts(texts: Sequence[str | None]) -> pa.Array:
+    """A list of str as an Arrow array; of bytes where a lone surrogate stands in it."""
     try:
         return pa.array(texts, pa.large_string())
     except UnicodeEncodeError:  # a lone surrogate, which UTF-8 proper has no place for
