@@ -47,7 +47,7 @@ def test_it_reads_words_and_the_table(row: object, item: object, same: str) -> N
 
 def test_it_is_right_mostly_and_wrong_sometimes_and_the_same_again() -> None:
     reworder, draw, found = Reworder.over(CODES), random.Random(2), Counter[tuple[str, str]]()
-    names = [name for row in ROWS.values() for name in row["terms"] if len(name.split()) > 1]
+    names = [name for code in ROWS for name in CODES.names(code)[1:] if len(name.split()) > 1]
     for n in range(40):
         for name in names:
             if said := reworder.reword(name, random_=draw):
