@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import random
 from datetime import UTC, datetime, timedelta
+from functools import cache
 
+import numpy as np
 from pydantic import BaseModel
 
+from curation.balance import measure_balance
+from curation.distribution import Comparison, Description, compare, describe, find_topics
 from curation.hygiene import Pair, describe_pairs
 from curation.report import (
     Agreement,
     Apart,
+    BalancedClass,
     CardInput,
+    ClassBalance,
     ClassCount,
     Conflict,
     Cost,
@@ -19,6 +25,8 @@ from curation.report import (
     CoverageCell,
     Dispute,
     Distribution,
+    DiversityFacts,
+    DiversityOf,
     Drop,
     ErrorRate,
     FailureCount,
@@ -115,6 +123,46 @@ def drops() -> tuple[Drop, ...]:
         ),
     ]
     return (*near, *semantic, *rest)
+
+
+@cache
+def described() -> Description:
+    """Described by the product itself, personal data and refusals among the rows."""
+    prompts = [f"Patient {n}: {what}" for n, what in enumerate(["sudden chest pain", "burning when passing water", "a broken wrist"] * 30)]
+    answers = [ANSWER.format(code="I21.9", text="Acute myocardial infarction", why=f"Because of note {n}.") for n in range(len(prompts))]
+    answers[:3] = ["I'm sorry, but I can't help with that.", "As an AI, I delve into it. Mail john.doe@acme.co.uk", "Ring +1 212 555 2368!"]
+    vectors = np.random.default_rng(1).normal(size=(3, 8))[[n % 3 for n in range(90)]] + 0.1 * np.random.default_rng(2).normal(size=(90, 8))
+    return describe(
+        prompts, answers, ids=[f"{n:064x}" for n in range(90)], turns=[1 + n % 2 for n in range(90)], topics=find_topics(prompts, vectors),
+        classes={"label": ["I21.9", "N39.0", None] * 30}, scope="rows that may still leave in a snapshot",
+    )  # fmt: skip
+
+
+@cache
+def compared() -> Comparison:
+    """Compared by the product itself: a third of real use is not covered."""
+    draw = np.random.default_rng(5)
+    middles = draw.normal(size=(3, 12))
+    training = np.concatenate([middles[n] + 0.1 * draw.normal(size=(60, 12)) for n in (0, 1)])
+    real = np.concatenate([middles[n] + 0.1 * draw.normal(size=(40, 12)) for n in (0, 1, 2)])
+    about = ["chest pain", "a broken wrist", "a sick child"]
+    return compare(
+        ([f"note on {about[n // 60]} {n}" for n in range(120)], training), ([f"call about {about[n // 40]} {n}" for n in range(120)], real),
+        ids=[f"{n:064x}" for n in range(120)], file="real.jsonl", column="text", scope="rows that may still leave in a snapshot", shown=20,
+    )  # fmt: skip
+
+
+def balanced() -> ClassBalance:
+    before = {f"chapter {n}": size for n, size in enumerate([60, 44, 40, 31, 30, 22, 21, 14, 9, 8, 7, 5, 3, 0])}
+    after = {name: min(n, 30) for name, n in before.items()}
+    return ClassBalance(
+        kind="instruction", by="chapter", rule="at most 30 rows a class, 10 wanted in each, weights by sqrt",
+        classes=tuple(
+            BalancedClass(name=name, before=n, after=after[name], weight=1.0 if n else None, missing=max(0, 10 - n))
+            for name, n in before.items()
+        ),
+        before=measure_balance(before), after=measure_balance(after), without=4,
+    )  # fmt: skip
 
 
 def scores() -> ScoreSet:
@@ -253,6 +301,20 @@ def full(**changes: object) -> ReportData:
         "scores": (scores(),),
         "judge": judge(),
         "pairs": pairs(),
+        "descriptions": (described(),),
+        "comparison": compared(),
+        "balance": (balanced(),),
+        "diversity": DiversityFacts(
+            whole=DiversityOf(name="rows that stand", rows=236, distinct=0.99, effective_clusters=61.2, nearest=0.71, vendi=48.3),
+            compared=(
+                DiversityOf(name="planned, as many rows", rows=100, distinct=0.99, effective_clusters=41.0, nearest=0.66, vendi=33.1),
+                DiversityOf(name="without a plan", rows=100, distinct=0.81, effective_clusters=12.4, nearest=0.88, vendi=14.2),
+            ),
+            vendi_ratio=2.33,
+            cells=480,
+            filled=461,
+            simulated=True,
+        ),
         "drops": drops(),
         "suites": (
             ProtectedSuite(

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from curation.report import Drop, FunnelStep, ReportData, compare_selections, render_card, render_report
+from curation.report import Dispute, Drop, FunnelStep, ReportData, compare_selections, render_card, render_report
 from curation.report.attention import find_attention
 from curation.report.charts import count_bins, histogram
 from curation.report.page import wilson
 from curation.report.words import mark_differences
-from tests.report_samples import attack, bare, card, full, review
+from tests.report_samples import attack, bare, card, described, full, review
 
 
 class Reader(HTMLParser):
@@ -111,6 +111,46 @@ def test_simulation_cannot_be_missed_and_is_not_claimed_of_people() -> None:
     )
     body = render_report(real).split("<body>")[1].replace("simulated-ada", "").replace("simulated-ben", "")
     assert "simulated" not in body.split("<script>")[0].lower()
+
+
+def test_personal_data_in_a_row_is_masked_wherever_the_row_is_shown() -> None:
+    said = "Mail john.doe@acme.co.uk or call +1 (212) 555-2368 about it"
+    rows = full()
+    leak, conflict = (rows.leaks[0], (rows.conflicts or ())[0])
+    page = render_report(
+        full(
+            drops=(Drop(row="4" * 64, stage="dedup", reason="near copy", text=said, twin="6" * 64, twin_text=f"{said}, please"),),
+            leaks=(leak.model_copy(update={"text": said, "item_text": said, "evidence": said}),),
+            conflicts=(conflict.model_copy(update={"text": said, "twin_text": said}),),
+            review=review().model_copy(update={"disputes": (Dispute(row="7" * 64, text=said, answers={"a": "approve"}, comment=said),)}),
+        )
+    )
+    assert "john.doe" not in page and "555-23" not in page
+    assert page.count("j***@a***") > 6
+
+
+def test_what_the_rows_are_is_told_with_a_table_behind_each_picture() -> None:
+    page = render_report(full())
+    for sentence in ("What the rows are", "I&#39;m sorry, but", "Personal data and secrets", "61.2", "2.33 ×",
+                     "120 training rows and 120 real rows in two dimensions", "Real rows that are not covered"):  # fmt: skip
+        assert sentence in page
+    assert page.count('<g class="crosses"><path') == 1 and "john.doe" not in page
+    spoken = re.findall(r'<svg[^>]*aria-label="([^"]*)"', page)
+    assert spoken and all(spoken) and page.count('role="img"') == len(spoken)
+
+
+def test_notices_name_what_is_wrong_with_the_rows_as_a_whole() -> None:
+    texts = [notice.text for notice in find_attention(full())]
+    assert any(text.startswith("Personal data or secrets stand in instruction rows: email 1, phone number 1") for text in texts)
+    assert any("of real use has a training row near, where" in text for text in texts)
+    assert any("chapter classes of instruction rows are rare: chapter 13, chapter 12" in text for text in texts)
+    assert any("instruction rows refuse" in text for text in texts) == (described().refusals / described().rows > 0.01)
+
+
+def test_copy_for_a_snapshot_carries_no_text_of_real_users() -> None:
+    assert "call about a sick child" in render_report(full())
+    page = render_report(full(), protected_text=False)
+    assert "call about" not in page and "real users wrote it" in page
 
 
 def test_long_groups_are_cut_and_say_by_how_much() -> None:

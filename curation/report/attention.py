@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
+from curation.report.attention_rows import row_notices
 from curation.report.data import ReportData
 from curation.report.judge import Judge, JudgeQuality
 from curation.score.measures import Estimate
@@ -32,7 +33,8 @@ class Notice:
 def find_attention(data: ReportData) -> list[Notice]:
     """All notices, the gravest first."""
     judges = judge_notices(data.judge) if data.judge else []
-    found = [*_simulated(data), *_review(data), *judges, *_pairs(data), *_gates(data), *_cost(data), *_snapshots(data)]
+    whole = [Notice(level, text, section) for level, text, section in row_notices(data)]
+    found = [*_simulated(data), *_review(data), *judges, *_pairs(data), *_gates(data), *whole, *_cost(data), *_snapshots(data)]
     order = {"stop": 0, "look": 1, "note": 2}
     return sorted(found, key=lambda notice: order[notice.level])
 
@@ -177,6 +179,10 @@ def _gates(data: ReportData) -> list[Notice]:
             text = f"{len(emptied)} of {len(distribution.classes)} {distribution.name} classes have no row left: {names}."
             found.append(Notice("look", text, "classes"))
     return found
+
+
+def _rows_as_a_whole(data: ReportData) -> list[Notice]:
+    return [Notice(level, text, section) for level, text, section in row_notices(data)]
 
 
 def _cost(data: ReportData) -> list[Notice]:
