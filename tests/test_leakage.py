@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
 from curation.leakage import LEAKS, SCORES, find_leaks, score_leaks
+from curation.leakage.scan import SpanScanner
 from curation.leakage.similarity import segments
 from curation.leakage.spans import SpanIndex, words
+from curation.leakage.views import gist, is_code, values
 
 PROTECTED = {"icd": ["Hepatic amebiasis", "Pneumonia due to respiratory syncytial virus", "Toxic liver disease with fibrosis of liver"]}
 ALLOWED = [
@@ -194,3 +198,62 @@ def test_a_very_long_row_and_a_repeating_one_stay_linear() -> None:
     repeated = "she sold half as many clips in May and then " * 20_000
     table = find_leaks([repeated, "word " * 200_000], {"gsm": [LONG, "she sold half as many clips in may and then " * 5]})
     assert table["row"].to_pylist() == [0]
+
+
+def test_compiled_spans_are_those_of_the_plain_index() -> None:
+    """The plain index is the definition; the loops must find the same spans in any script, in repeats and in short items."""
+    rng = np.random.default_rng(3)
+    vocabulary = ["alpha", "beta", "Γάμμα", "naïve", "x1", "发热", "Straße", "e\u0301tude", "don't", "a_b"]
+    items = [" ".join(rng.choice(vocabulary, int(rng.integers(1, 25)))) for _ in range(60)] + ["donovanosis", LONG]
+    rows = [" ".join(rng.choice(vocabulary, int(rng.integers(0, 60)))) for _ in range(200)]
+    rows += [items[3], f"so: {items[5]} !", LONG.upper(), LONG * 3, "", "\x00", "\ud800 donovanosis", "w " * 500 + items[7]]
+    index, found = SpanIndex(items), SpanScanner(items).scan(rows)
+    for number, row in enumerate(rows):
+        plain = {(s.item, s.stop - s.start) for s in index.spans(words(row))}
+        assert plain == {(s.item, s.stop - s.start) for s in found.get(number, [])}, row
+
+
+def test_values_and_gist_of_code_survive_a_translation() -> None:
+    python = (
+        'def has_close(numbers, limit):\n    """Check if any two numbers are closer than the limit.\n'
+        '    >>> has_close([1.5, 2], 3)\n    True\n    """\n    return x'
+    )
+    script = "```js\n// Check if any two numbers are closer than the limit\nfunction hasClose(ns, t) {\n  return f([1.50, 2], 3);\n}\n```"
+    assert gist(python) == "has close.\nCheck if any two numbers are closer than the limit."
+    assert gist(script) == "has Close.\nCheck if any two numbers are closer than the limit"
+    assert values(python)["1.5"] == values(script)["1.5"] == 1
+    assert values("She sold half of 1,200 eggs, twice.") == {"1/2": 1, "1200": 1, "2": 1}
+    assert gist("A question about cats?") == "A question about cats?" and not is_code("if you like; so do I")
+
+
+def test_a_passage_that_many_items_share_is_taken_out_before_likeness_is_measured() -> None:
+    passage = "In the spring of 1848 the delegates gathered in the old church of the free city to draft a common constitution. "
+    asked = [
+        "Who presided over the assembly in its first month?",
+        "Which question divided the members about borders and the crown?",
+        "Why did the king refuse what the deputation brought him?",
+        "What became of the rump that moved away to another town?",
+    ]
+    items = [passage + question for question in asked]
+    other = passage + "How long is the nave of the building in metres, roughly measured?"
+    assert find_leaks([other], {"history": items}).num_rows == 0
+    reworded = passage + "Who was presiding over the assembly in its very first month?"
+    assert find_leaks([reworded], {"history": items})["item"].to_pylist() == [0]
+
+
+def test_a_part_of_a_long_item_in_other_words_is_a_leak_of_it() -> None:
+    rng = np.random.default_rng(1)
+    filler = [f"{a}{b}" for a in ("ren", "hep", "card", "pulm", "derm", "neur") for b in ("itis", "osis", "algia", "oma")]
+    told = "Natalia sold clips to forty eight of her friends in April and then half as many clips again in the month of May"
+    item = " ".join(rng.choice(filler, 300)) + " " + told + " " + " ".join(rng.choice(filler, 300))
+    row = "In April Natalia sold her friends forty eight clips, then in the month of May half as many clips again"
+    reworded, other = score_leaks([row, "the weather is fine today in every town"], {"s": [item]})["score"].to_pylist()
+    assert reworded > other
+
+
+@pytest.mark.parametrize("body", ["x" * 10_000_000, "word " * 2_000_000, "\x00" * 1_000_000, "é" * 3_000_000, LONG + " filler" * 1_000_000])
+def test_ten_megabytes_take_seconds(body: str) -> None:
+    started = time.monotonic()
+    table = find_leaks([body, "", "\ud800", LONG], {"gsm": [LONG, "she sold half as many clips"]})
+    assert set(table["row"].to_pylist()) == ({0, 3} if LONG in body else {3})
+    assert time.monotonic() - started < 20

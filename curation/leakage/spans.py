@@ -14,7 +14,7 @@ ANCHOR = 8
 SHARED_BY = 3
 """An anchor that this many items hold is boilerplate ("choose the right answer from the following") and opens no span."""
 
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
+WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
 
 
 class Span(NamedTuple):
@@ -28,7 +28,7 @@ class Span(NamedTuple):
 
 def words(text: str) -> tuple[str, ...]:
     """The words of a text as they are compared; each Chinese or Japanese sign is one."""
-    return tuple(_WORD.findall(normalize(text)))
+    return tuple(WORD.findall(normalize(text)))
 
 
 class SpanIndex:

@@ -1,0 +1,121 @@
+"""From a row's bytes to hashes of its words: whole words for spans, parts of identifiers for the shortlist."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import carray, njit
+
+from curation.dedup.folding import DROPPED, SPACE
+from curation.dedup.kernels.read import PRIME, decode, mix, pointer, read_row
+
+_SEED = np.uint64(0x5EEDC0DE)
+
+
+@njit(nogil=True, cache=True)
+def hash_words(codes, n, chars, out):
+    """Hashes of the words in normalized code points; gives their number."""
+    count, h, inside = 0, _SEED, False
+    for i in range(n):
+        kind = chars[codes[i]]
+        if kind == 1:
+            h = (h ^ np.uint64(codes[i])) * PRIME
+            h ^= h >> np.uint64(29)
+            inside = True
+            continue
+        if inside:
+            out[count] = mix(h)
+            count += 1
+            h, inside = _SEED, False
+        if kind == 2:
+            out[count] = mix((_SEED ^ np.uint64(codes[i])) * PRIME)
+            count += 1
+    if inside:
+        out[count] = mix(h)
+        count += 1
+    return count
+
+
+@njit(nogil=True, cache=True)
+def row_words(address, size, is_normal, table, sequences, chars, codes, out):
+    """Hashes of one row's words."""
+    n = read_row(address, size, is_normal, table, sequences, codes)
+    return hash_words(codes, max(n, 0), chars, out)
+
+
+@njit(nogil=True, cache=True)
+def words_into(start, stop, addresses, sizes, is_normal, table, sequences, chars, at, out, counts):
+    """Write each row's word hashes at its place."""
+    codes = np.empty(row_room(sizes, start, stop), np.uint32)
+    for row in range(start, stop):
+        counts[row] = row_words(addresses[row], sizes[row], is_normal[row], table, sequences, chars, codes, out[at[row] :])
+
+
+@njit(nogil=True, cache=True)
+def row_room(sizes, start, stop):
+    """Code points that the longest of these rows can become."""
+    most = 0
+    for row in range(start, stop):
+        most = max(most, sizes[row])
+    return most + most // 2 + 16
+
+
+@njit(nogil=True, cache=True)
+def row_parts(address, size, is_normal, table, chars, out, first, last):
+    """Hashes of the parts of one row's words (`hasClose_elements` is three), and the bytes each takes.
+
+    A part counts by its first six letters without a plural's s. Folding is plainer here than for spans: this only proposes.
+    """
+    data = carray(pointer(address), size)
+    count, h, before, length, at, low, plural = 0, _SEED, _SEED, 0, 0, False, False
+    while at < size:
+        code, step = decode(data, at, size)
+        kind, code = _kind_of(code, is_normal, table, chars)
+        upper = data[at] >= 65 and data[at] <= 90
+        if length and (kind == 0 or kind == 2 or (upper and low)):
+            out[count] = mix(before if plural else h)
+            last[count] = at
+            count += 1
+            h, length = _SEED, 0
+        if kind == 1:
+            if length == 0:
+                first[count] = at
+            digit = code >= 48 and code <= 57
+            plural = code == 115 and 3 <= length < 6
+            before = h
+            if length < 6 or digit:
+                h = (h ^ np.uint64(code)) * PRIME
+                h ^= h >> np.uint64(29)
+            length += 1
+        elif kind == 2:
+            out[count], first[count], last[count] = mix((_SEED ^ np.uint64(code)) * PRIME), at, at + step
+            count += 1
+        low = kind == 1 and not upper
+        at += step
+    if length:
+        out[count] = mix(before if plural else h)
+        last[count] = size
+        count += 1
+    return count
+
+
+@njit(nogil=True, cache=True)
+def _kind_of(code, is_normal, table, chars):
+    """(break, part, sign or 3 for nothing at all; the folded code point)."""
+    entry = code if is_normal else table[code]
+    if entry < 0x200000:
+        return np.int64(chars[entry]), entry
+    special = (entry >> np.uint32(21)) & np.uint32(7)
+    if special == DROPPED:
+        return 3, code
+    return (0 if special == SPACE else np.int64(chars[code])), code
+
+
+@njit(nogil=True, cache=True)
+def parts_into(start, stop, addresses, sizes, is_normal, table, chars, at, out, counts):
+    """Write the hashes of each row's parts at its place."""
+    most = 1
+    for row in range(start, stop):
+        most = max(most, sizes[row])
+    first, last = np.empty(most + 1, np.int64), np.empty(most + 1, np.int64)
+    for row in range(start, stop):
+        counts[row] = row_parts(addresses[row], sizes[row], is_normal[row], table, chars, out[at[row] :], first, last)

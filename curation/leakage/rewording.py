@@ -1,0 +1,257 @@
+"""Rows that say a protected item in other words, decided by how alike the suite's own items are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from curation.dedup.rows import Rows, keyed_rows, text_of
+from curation.dedup.text import normalize
+from curation.leakage.beside import EDITED, LONG
+from curation.leakage.calibration import Scale, calibrate, repeats
+from curation.leakage.features import DENSE, LEXICAL, Encoder, SuiteFeatures, Vectors, prepare
+from curation.leakage.frames import Frames, rows_with
+from curation.leakage.scan import SpanScanner
+from curation.leakage.shortlist import Candidates, Shortlist
+from curation.leakage.similarity import segments
+from curation.leakage.spans import ANCHOR, SHARED_BY, words
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+LONG_ITEM, PIECE = 250, 160
+"""Words from which an item is compared in pieces, and words of a piece: a row may give away a part of a long passage."""
+SHORT_ITEM = 12
+"""Words up to which an item is also looked for in single clauses: a phrase drowns in the average of a note."""
+CANDIDATES = 12
+FLOOR = {True: 0.1, False: 0.5}
+"""A row is looked at closely when it has more words in common with an item than this quantile of items with their nearest
+other one (with embeddings, without): below it nothing was ever found that the close look would have flagged."""
+
+_CLAUSES, _CHARACTERS = 32, 20_000
+_BY_SENSE = 4
+_LEXICAL_OF_A_COPY = 0.25
+_BLOCK = 4096
+
+
+class Reworded(NamedTuple):
+    """The item a row is nearest to."""
+
+    item: int
+    margin: float
+    """Standard deviations beyond the suite's cut."""
+    possible: bool
+    """Below the cut, but nearer than nine in ten hard negatives would be at a rate of one in a hundred."""
+    piece: str
+    likeness: tuple[float, ...]
+    """Lexical, values, and with an encoder dense and levelled."""
+    ratio: float = 0.0
+    """Share of letters (0 to 100) in common with an edited copy of a long item; 0 where it is none."""
+
+
+class Rewording:
+    """The protected items of all suites, calibrated suite by suite."""
+
+    def __init__(
+        self,
+        items: Sequence[str],
+        suites: Sequence[str],
+        *,
+        scanner: SpanScanner | None = None,
+        encode: Encoder | None,
+        known: Mapping[str, Array],
+        rate: float,
+    ) -> None:
+        self.frames = Frames(items, scanner)
+        cut = [(owner, piece) for owner, item in enumerate(items) for piece in _pieces_of(self.frames.without(item))]
+        self.owners, self.texts = np.array([owner for owner, _ in cut]), [piece for _, piece in cut]
+        self.vectors, self.rate = Vectors(encode, known), rate
+        self.shortlist = Shortlist(self.texts)
+        self.twins = np.unique([items[owner] for owner in self.owners.tolist()], return_inverse=True)[1]
+        """One number for all units of items with one text: a suite that stands twice is no boilerplate."""
+        of_suite = np.array([suites[owner] for owner in self.owners.tolist()])
+        self.place, self.suite = np.zeros(len(cut), np.int64), np.zeros(len(cut), np.int64)
+        self.suites: list[tuple[str, SuiteFeatures, Scale]] = []
+        copied = _copied(self.frames.scanner, items)
+        for number, name in enumerate(dict.fromkeys(suites)):
+            own = np.flatnonzero(of_suite == name)
+            texts = [self.texts[unit] for unit in own.tolist()]
+            prepared = prepare(texts, self.vectors)
+            features = SuiteFeatures(prepared)
+            self.suites.append((name, features, calibrate(texts, features, prepared, self.owners[own], copied=copied, rate=rate)))
+            self.place[own], self.suite[own] = np.arange(len(own)), number
+        self.short = np.array([len(words(text)) <= SHORT_ITEM for text in self.texts])
+        self.floor, self.edited = self._floors(of_suite)
+
+    def find(self, rows: Rows, *, among: Array | None = None, without: Sequence[int] | None = None) -> dict[int, Reworded]:
+        """Every row that comes near an item, with the nearest.
+
+        Args:
+            among: the rows to look at; all when not given.
+            without: for each row an item that is to be overlooked; so one asks for the hardest other item.
+        """
+        rows = self._outside_frames(rows)
+        near = self.shortlist.find(rows, most=CANDIDATES)
+        if without is not None:
+            near = near._replace(item=np.where(self.owners[near.item] == np.asarray(without)[:, None], -1, near.item))
+        close = (near.score > self.floor[np.maximum(near.item, 0)]) & (near.item >= 0)
+        which = np.flatnonzero(close.any(axis=1))
+        which = which if among is None else np.intersect1d(which, among)
+        found: dict[int, Reworded] = {}
+        for start in range(0, len(which), _BLOCK):
+            found |= self._look_at(rows, which[start : start + _BLOCK].tolist(), near, without)
+        return found
+
+    def _look_at(self, rows: Rows, which: Sequence[int], near: Candidates, without: Sequence[int] | None) -> dict[int, Reworded]:
+        pieces = [piece for row in which for piece in self._row_pieces(rows, row, near)]
+        texts, candidates = [text for _, text, _ in pieces], np.array([units for _, _, units in pieces])
+        prepared = prepare(texts, self.vectors)
+        if prepared.dense is not None:
+            by_sense = self._nearest(prepared.dense)
+            if without is not None:
+                left_out = np.array([without[row] for row, _, _ in pieces])
+                by_sense = np.where(self.owners[by_sense] == left_out[:, None], -1, by_sense)
+            candidates = np.concatenate([candidates, by_sense], axis=1)
+        candidates = np.where(repeats(candidates), -1, candidates)
+        likeness, margin, loose = self._compare(prepared, candidates)
+        best = margin.argmax(axis=1)
+        found: dict[int, Reworded] = {}
+        for place, (row, text, _) in enumerate(pieces):
+            at = best[place]
+            if candidates[place, at] < 0:
+                continue
+            mine = Reworded(
+                int(self.owners[candidates[place, at]]), float(margin[place, at]), bool(margin[place, at] > loose[place, at]), text,
+                tuple(likeness[place, at].tolist()),
+            )  # fmt: skip
+            copy = self._edited(text, candidates[place], likeness[place, :, LEXICAL])
+            mine = mine if copy is None else mine._replace(item=copy[0], ratio=copy[1])
+            if row not in found or (mine.ratio, mine.margin) > (found[row].ratio, found[row].margin):
+                found[row] = mine
+        return found
+
+    def _edited(self, text: str, candidates: Array, lexical: Array) -> tuple[int, float] | None:
+        """(item, share of letters in common) when the piece holds an edited copy of a long item, or the reverse."""
+        from rapidfuzz.fuzz import partial_ratio
+
+        for at in np.argsort(-lexical, kind="stable")[:2].tolist():
+            unit = int(candidates[at])
+            if unit < 0 or lexical[at] < _LEXICAL_OF_A_COPY or min(len(text), len(self.texts[unit])) < LONG:
+                continue
+            ratio = partial_ratio(normalize(text), normalize(self.texts[unit]), score_cutoff=self.edited[unit])
+            if ratio:
+                return int(self.owners[unit]), ratio
+        return None
+
+    def _outside_frames(self, rows: Rows) -> Rows:
+        """The rows, those that hold boilerplate without it."""
+        framed = self.frames.scanner.framed(rows)
+        shortened = {row: self.frames.without(text_of(rows, row)) for row in framed.tolist()}
+        return rows_with(rows, shortened) if shortened else rows
+
+    def _compare(self, prepared: Any, candidates: Array) -> tuple[Array, Array, Array]:
+        """(likeness, margin over the cut, margin from which a leak is possible), pieces × candidates."""
+        dense = prepared.dense is not None
+        likeness = np.zeros((*candidates.shape, 4 if dense else 2))
+        margin, loose = np.full(candidates.shape, -np.inf), np.zeros(candidates.shape)
+        of_suite = np.where(candidates >= 0, self.suite[np.maximum(candidates, 0)], -1)
+        for number, (_, features, scale) in enumerate(self.suites):
+            mine = of_suite == number
+            touched = np.flatnonzero(mine.any(axis=1))
+            if not len(touched):
+                continue
+            places = np.where(mine[touched], self.place[np.maximum(candidates[touched], 0)], -1)
+            found = features.compare(_taken(prepared, touched), places)
+            here = np.nonzero(mine[touched])
+            at = (touched[here[0]], here[1])
+            likeness[at], margin[at] = found[here], scale.evidence(found, places)[here]
+            loose[at] = scale.loose - scale.cut
+        raw = likeness[:, :, LEXICAL] + (likeness[:, :, DENSE] if dense else 0.0)
+        twins = np.where(candidates >= 0, self.twins[np.maximum(candidates, 0)], -1)
+        margin[_is_boilerplate(np.where((candidates >= 0) & ~repeats(twins), raw, 0.0))] = -50.0
+        return likeness, margin, loose
+
+    def _row_pieces(self, rows: Rows, row: int, near: Candidates) -> Iterator[tuple[int, str, list[int]]]:
+        """The windows of a row that lie near an item, and their clauses where the item is short."""
+        body = text_of(rows, row).encode("utf-8", "surrogatepass")
+        windows: dict[tuple[int, int], list[int]] = {}
+        for unit, begin, end in zip(near.item[row].tolist(), near.begin[row].tolist(), near.end[row].tolist(), strict=True):
+            if unit >= 0:
+                windows.setdefault((begin, end), []).append(unit)
+        for (begin, end), units in windows.items():
+            whole = end - begin > 0.9 * len(body)
+            text = (body if whole else body[begin:end]).decode("utf-8", "replace")[:_CHARACTERS]
+            yield row, text, _padded(units)
+            short = [unit for unit in units if self.short[unit]]
+            for clause in segments(text)[1:_CLAUSES] if short else ():
+                if len(words(clause)) > 1:  # one word is no rewording
+                    yield row, clause, _padded(short)
+
+    def _nearest(self, dense: Array) -> Array:
+        """Of each suite the items nearest by embedding."""
+        found = []
+        for number, (_, features, _) in enumerate(self.suites):
+            units = np.flatnonzero(self.suite == number)
+            found.append(units[features.nearest(dense, _BY_SENSE)])
+        return np.concatenate(found, axis=1)
+
+    def _floors(self, of_suite: Array) -> tuple[Array, Array]:
+        """For each unit the words in common, and the share of letters in common, that its suite's items have with their nearest other."""
+        from rapidfuzz.fuzz import partial_ratio
+
+        near = self.shortlist.find(keyed_rows(self.texts).rows, most=CANDIDATES)
+        other = (near.item >= 0) & (self.twins[np.maximum(near.item, 0)] != self.twins[:, None])
+        scores = np.where(other, near.score, 0.0)
+        nearest, at = scores.max(axis=1), scores.argmax(axis=1)
+        fellow = near.item[np.arange(len(at)), at]
+        floor, edited = np.zeros(len(self.texts)), np.full(len(self.texts), EDITED)
+        for name in set(of_suite.tolist()):
+            own = np.flatnonzero(of_suite == name)
+            floor[own] = min(float(np.quantile(nearest[own], FLOOR[self.vectors.encode is not None])), 0.35)
+            told = [unit for unit in own.tolist() if nearest[unit] > 0 and len(self.texts[unit]) >= LONG]
+            ratios = [partial_ratio(normalize(self.texts[unit]), normalize(self.texts[fellow[unit]])) for unit in told]
+            if ratios:
+                edited[own] = max(EDITED, float(np.quantile(ratios, 1 - self.rate)) + 1e-9)
+        return floor, edited
+
+
+def _pieces_of(item: str) -> list[str]:
+    found = item.split()
+    if len(found) <= LONG_ITEM:
+        return [item]
+    return [" ".join(found[start : start + PIECE]) for start in range(0, len(found) - PIECE // 2, PIECE // 2)]
+
+
+def _copied(scanner: SpanScanner, items: Sequence[str]) -> set[tuple[int, int]]:
+    """Pairs of items that share a span word for word."""
+    spans = scanner.scan(items)
+    return {(row, span.item) for row, found in spans.items() for span in found if span.stop - span.start >= ANCHOR}
+
+
+def _padded(units: Sequence[int]) -> list[int]:
+    return [*units, *[-1] * (CANDIDATES - len(units))]
+
+
+def _taken(prepared: Any, which: Array) -> Any:
+    if len(which) == len(prepared.values):
+        return prepared
+    sizes = np.diff(prepared.at)[which]
+    at = np.append(0, np.cumsum(sizes)).astype(np.int64)
+    kept = np.repeat(prepared.at[:-1][which] - at[:-1], sizes) + np.arange(at[-1])
+    dense = None if prepared.dense is None else prepared.dense[which]
+    return prepared._replace(
+        at=at,
+        buckets=prepared.buckets[kept],
+        counts=prepared.counts[kept],
+        values=[prepared.values[n] for n in which.tolist()],
+        dense=dense,
+    )
+
+
+def _is_boilerplate(raw: Array) -> Array:
+    """Pieces as like to several items as to the best one: a frame they share, not the one item that leaked."""
+    if raw.shape[1] < SHARED_BY:
+        return np.zeros(len(raw), dtype=bool)
+    best = np.sort(raw, axis=1)[:, ::-1]
+    return np.asarray(best[:, SHARED_BY - 1] >= 0.9 * best[:, 0])
