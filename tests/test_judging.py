@@ -19,6 +19,7 @@ from curation.pipeline.judged import judged_by, totals_by_seq, totals_together
 from curation.pipeline.keeping import kept_rows
 from curation.project import Models, load_project
 from curation.report import ReportData, render_report
+from curation.score.measures import Rate
 from curation.store import facts, runs
 from tests.icd_samples import project as sample
 from tests.test_pipeline import Bed, approve, blank, standin
@@ -52,6 +53,8 @@ def test_a_panel_scores_beside_the_judge_while_it_is_cheap(garden: Path, tmp_pat
         assert len(set(told.counts["scored_by"].values())) == 1
         assert any(note.startswith("Panel: on; at most $") for note in told.notes)
         assert bed.requests() == told.counts["asked"] and pipeline.score(garden).counts["asked"] == 0
+        bed.set(r"^  repeat: 0", "  repeat: 3")
+        assert pipeline.score(garden).counts["asked"] == 6 and pipeline.score(garden).counts["asked"] == 0
     with open_bench(garden) as bench:
         judged = judged_by(bench)
         together, totals = totals_together(judged), totals_by_seq(bench)
@@ -124,6 +127,21 @@ def test_the_judges_are_held_against_what_people_settle(garden: Path, tmp_path: 
         assert facts.verdicts_by_seq(bench.db)
     page = render_report(report_of(garden))
     assert "What each judge's own words show" in page and "Preference pairs" in page
+
+
+def test_a_row_scored_twice_shows_whether_the_judge_agrees_with_itself(garden: Path, tmp_path: Path) -> None:
+    with standin(garden, tmp_path / "log") as bed:
+        bed.set(r"^  repeat: 0", "  repeat: 4")
+        pipeline.score(garden)
+    before = report_of(garden).judge
+    assert before is not None and before.judges[0].again == Rate(20, 20)  # the stand-in answers alike each time
+    with open_bench(garden) as bench:
+        totals, digest = totals_by_seq(bench), scoring.again_digest(bench.project)
+        bench.db.execute("UPDATE scores SET value = 6 - value WHERE digest = ? AND criterion <> 'overall'", (digest,))
+        changed = bench.db.execute("SELECT count(*) AS n FROM scores WHERE digest = ? AND value = 3", (digest,)).fetchone()["n"]
+        assert totals_by_seq(bench) == totals
+    after = report_of(garden).judge
+    assert after is not None and after.judges[0].again is not None and after.judges[0].again.hits <= 4 + changed
 
 
 def report_of(folder: Path) -> ReportData:

@@ -94,6 +94,7 @@ def _judge(bench: Bench, judge: Judged, rows: Sequence[Row], verdicts: Verdicts)
     columns: dict[str, list[float]] = {"total": [judge.totals[row.seq] for row in scored]}
     columns |= {c: [float(judge.values[row.seq][c]) for row in scored] for c in bench.project.score.rubric}
     said = facts.rationales(bench.db, scoring.rubric_digest(bench.project, judge.spec))
+    again = crosscheck.same_again(judge.values, facts.scores_by_seq(bench.db, scoring.again_digest(bench.project, judge.spec)))
     findings = [crosscheck.judge_findings(total, judge.values[seq].get("overall"), ()) for seq, total in judge.totals.items()]
     return page.Judge(
         name=judge.name,
@@ -104,6 +105,7 @@ def _judge(bench: Bench, judge: Judged, rows: Sequence[Row], verdicts: Verdicts)
         rationales=crosscheck.check_rationales(said) if said else None,
         order=crosscheck.order_bias(judge.choices.values()) if judge.choices else None,
         own_agreement=crosscheck.own_agreement(_preferred(bench, judge), judge.totals) if judge.choices else None,
+        again=again if again.n else None,
         overall_apart=sum(map(bool, findings)),
         against=_against(bench, judge, verdicts),
         pairs_against=_pairs_against(bench, judge, verdicts),

@@ -25,6 +25,7 @@ from curation.store.records import Row
 
 __all__ = ["judge_requests", "read_judged", "score", "totals_by_seq"]
 
+DIGESTS = (scoring.rubric_digest, scoring.pair_digest, scoring.again_digest)
 SAMPLED = 100
 """Requests looked at to estimate what all of them cost."""
 
@@ -61,7 +62,7 @@ def read_judged(bench: Bench, run: int) -> int:
     judges = scoring.judges_of(bench.project)
     for simulated in sorted({is_simulated(judge) for judge in judges}):
         asked = [judge for judge in judges if is_simulated(judge) == simulated]
-        current = {digest(bench.project, judge) for judge in asked for digest in (scoring.rubric_digest, scoring.pair_digest)}
+        current = {digest(bench.project, judge) for judge in asked for digest in DIGESTS}
         for answer in CallLedger(bench.db).answers("score", simulated=simulated):
             key, (identity, digest, *order) = answer.request.key, answer.request.slot.split(":")
             if key in seen or identity not in seqs or digest not in current:
@@ -122,10 +123,14 @@ def judge_requests(bench: Bench, judge: ModelSpec) -> Iterator[Request]:
     compared = facts.choices_by_seq(bench.db, scoring.pair_digest(bench.project, judge))
     failed = facts.failed_slots(bench.db, "score")
     rows = [row for row in singles if row.seq not in scored] + [row for row in pairs if len(compared.get(row.seq, ())) < 2]
-    return (request for request in _requests(bench, rows, judge, load_cells(bench)) if request.slot not in failed)
+    # Ids are hashes, so the first of them are a fair sample, and the same one each time.
+    twice = sorted(singles, key=lambda row: row.id)[: bench.project.score.repeat]
+    done, cells = facts.scores_by_seq(bench.db, scoring.again_digest(bench.project, judge)) if twice else {}, load_cells(bench)
+    second = _requests(bench, [row for row in twice if row.seq not in done], judge, cells, again=True)
+    return (request for request in chain(_requests(bench, rows, judge, cells), second) if request.slot not in failed)
 
 
-def _requests(bench: Bench, rows: Sequence[Row], judge: ModelSpec, cells: Sequence[Cell]) -> Iterator[Request]:
+def _requests(bench: Bench, rows: Sequence[Row], judge: ModelSpec, cells: Sequence[Cell], *, again: bool = False) -> Iterator[Request]:
     attributes = {cell.id: cell.attributes for cell in cells}
     references = references_of(bench, rows, cells)
     singles = (
@@ -135,7 +140,7 @@ def _requests(bench: Bench, rows: Sequence[Row], judge: ModelSpec, cells: Sequen
     )
     pairs = ((row.id, row.record, references.get(row.seq)) for row in rows if isinstance(row.record, PairRecord))
     return chain(
-        scoring.requests_for(singles, project=bench.project, judge=judge),
+        scoring.requests_for(singles, project=bench.project, judge=judge, again=again),
         scoring.pair_requests_for(pairs, project=bench.project, judge=judge),
     )
 

@@ -31,6 +31,8 @@ class Score(Closed):
     """Whether the judges under `models: panel` score too; `auto` asks them while they cost at most a tenth of the writing."""
     combine: Literal["mean", "median"] = "mean"
     """How the totals of several judges become one."""
+    repeat: int = Field(default=0, ge=0, le=10_000)
+    """Rows that each judge scores a second time, to see whether it agrees with itself; the second scores decide nothing."""
 
     @model_validator(mode="after")
     def _has_a_part_to_take(self) -> Score:

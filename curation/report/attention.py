@@ -113,6 +113,9 @@ def _one_judge(judge: Judge) -> list[Notice]:
     if judge.overall_apart:
         text = f"{judge.overall_apart:,} of {name}'s scores contradict themselves: the overall and the criteria disagree."
         found.append(Notice("look", text, "judge"))
+    if judge.again and judge.again.high < RELIABLE:
+        text = f"Asked twice, {name} gave the same score again in only {judge.again.share:.0%} of {judge.again.n:,} cases."
+        found.append(Notice("look", text, "judge"))
     return found + _rationales(judge)
 
 

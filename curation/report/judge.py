@@ -30,8 +30,6 @@ class Judge(Closed):
     """Of the pairs it settled, those whose preferred answer also has its higher total."""
     again: Rate | None = None
     """Of the scores it was asked for twice, those it gave again."""
-    again_apart: float | None = None
-    """Points of 10 between its two totals of a row, on average."""
     overall_apart: int = 0
     """Rows whose overall score and criteria disagree."""
     against: Against | None = None

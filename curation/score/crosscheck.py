@@ -136,6 +136,12 @@ def own_agreement(choices: Iterable[tuple[int, int]], totals: Mapping[int, float
     return Rate(sum(told), len(told))
 
 
+def same_again(first: Mapping[int, Mapping[str, int]], second: Mapping[int, Mapping[str, int]]) -> Rate:
+    """Of the scores given twice for the same criterion of the same row, those that are equal."""
+    twice = [first[seq][c] == value for seq, given in second.items() if seq in first for c, value in given.items() if c in first[seq]]
+    return Rate(sum(twice), len(twice))
+
+
 def judge_findings(total: float, overall: int | None, totals: Sequence[float]) -> list[tuple[str, float, str]]:
     """What is odd about the scores of one row, as (kind, points, evidence).
 

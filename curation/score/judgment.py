@@ -66,14 +66,19 @@ def rubric_digest(project: Project, judge: ModelSpec | None = None) -> str:
     return settings_digest(prompt_digest("judge"), *_shaping(project, judge))
 
 
+def again_digest(project: Project, judge: ModelSpec | None = None) -> str:
+    """Where the scores of a second asking stand, apart from the first."""
+    return f"{rubric_digest(project, judge)}-again"
+
+
 def pair_digest(project: Project, judge: ModelSpec | None = None) -> str:
     """Digest of all that shapes a comparison."""
     return settings_digest(prompt_digest("judge_pair"), *_shaping(project, judge))
 
 
-def requests_for(items: Iterable[Scorable], *, project: Project, judge: ModelSpec | None = None) -> Iterator[Request]:
-    """One request per record, to the judge or to another member of the panel."""
-    digest, schema = rubric_digest(project, judge), _score_schema(project)
+def requests_for(items: Iterable[Scorable], *, project: Project, judge: ModelSpec | None = None, again: bool = False) -> Iterator[Request]:
+    """One request per record, to the judge or to another member of the panel; `again` asks the same once more."""
+    digest, schema = (again_digest if again else rubric_digest)(project, judge), _score_schema(project)
     for item in items:
         system, user = fill("judge", **_shared(project, item.reference), attributes=item.attributes, example=_example(item.record))
         body = message_body(judge or project.models.judge, system, user, schema)
