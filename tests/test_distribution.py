@@ -201,6 +201,23 @@ def test_topics_of_bad_input_are_a_sentence(texts: list[str], vectors: np.ndarra
         find_topics(texts, vectors)
 
 
+def test_clusters_that_the_same_words_name_are_one_topic() -> None:
+    texts = ["about a sick child"] * 40 + ["about a broken wrist"] * 40
+    table = find_topics(texts, blobs(2, 40), topics=6).table
+    assert table["rows"].to_pylist() == [40, 40]
+    assert sorted(name.split(", ")[0] for name in table["name"].to_pylist()) in (
+        ["broken wrist", "sick child"],
+        ["broken", "child"],
+        ["broken", "sick"],
+    )
+
+
+def test_no_name_of_a_topic_holds_personal_data() -> None:
+    texts = [f"my card was stolen, mail john.doe@acme.co.uk {n}" for n in range(20)] + [f"what is the rate {n}" for n in range(20)]
+    table = find_topics(texts, blobs(2, 20), topics=2).table
+    assert "john" not in str(table.to_pylist()) and "stolen" in str(table["terms"].to_pylist())
+
+
 def test_topics_of_equal_rows_are_one() -> None:
     assert find_topics(["same"] * 50, np.ones((50, 4))).table["rows"].to_pylist() == [50]
 

@@ -6,7 +6,6 @@ cluster / the term's count everywhere). The clusters are k-means on the unit sph
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -56,22 +55,32 @@ def find_topics(
         raise ProjectError("topics", f"need at least two rows; there {'is one' if plain else 'are none'}", "add rows and run again")
     wanted = topics or min(MOST, max(2, round(np.sqrt(len(plain) / 8))))
     of_row, similarity = _cluster(unit, min(wanted, len(np.unique(unit, axis=0))), seed)
-    order = [int(t) for t, _ in sorted(Counter(of_row.tolist()).items(), key=lambda item: (-item[1], item[0]))]
-    of_row = np.array([order.index(t) for t in range(int(of_row.max()) + 1) if t in order])[np.searchsorted(sorted(order), of_row)]
-    members = [np.flatnonzero(of_row == t) for t in range(len(order))]
-    nearest = [rows[np.argsort(-similarity[rows], kind="stable")] for rows in members]
-    terms = distinctive_terms([[mask_personal(plain[r][:_READ], region=region) for r in rows[:_READ_PER_TOPIC]] for rows in nearest])
-    names = _names(terms)
+    clusters, terms = _terms_of(plain, of_row, similarity, region)
+    # Clusters that the same words name are one topic: k-means was asked for more than there are.
+    names = [", ".join(found[:3]) or f"topic {cluster + 1}" for cluster, found in zip(clusters, terms, strict=True)]
+    members = {name: np.flatnonzero(np.isin(of_row, [c for c, n in zip(clusters, names, strict=True) if n == name])) for name in names}
+    order = sorted(members, key=lambda name: (-len(members[name]), int(members[name][0])))
+    topic_of = np.empty(len(plain), dtype=np.int64)
+    for number, name in enumerate(order):
+        topic_of[members[name]] = number
     table = pa.table(
         {
             "topic": pa.array(range(len(order)), pa.int64()),
-            "name": pa.array(names, pa.string()),
-            "terms": pa.array(terms, pa.list_(pa.string())),
-            "rows": pa.array([len(rows) for rows in members], pa.int64()),
-            "central": pa.array([int(rows[0]) for rows in nearest], pa.int64()),
+            "name": pa.array(order, pa.string()),
+            "terms": pa.array([terms[names.index(name)] for name in order], pa.list_(pa.string())),
+            "rows": pa.array([len(members[name]) for name in order], pa.int64()),
+            "central": pa.array([int(members[name][np.argmax(similarity[members[name]])]) for name in order], pa.int64()),
         }
     )
-    return Topics(table, of_row, similarity)
+    return Topics(table, topic_of, similarity)
+
+
+def _terms_of(texts: Sequence[str], of_row: Array, similarity: Array, region: str | None) -> tuple[list[int], list[list[str]]]:
+    """Each cluster and the terms of the rows nearest its middle."""
+    clusters = [int(c) for c in np.unique(of_row)]
+    members = (np.flatnonzero(of_row == cluster) for cluster in clusters)
+    nearest = (rows[np.argsort(-similarity[rows], kind="stable")][:_READ_PER_TOPIC] for rows in members)
+    return clusters, distinctive_terms([[mask_personal(texts[r][:_READ], region=region) for r in rows] for rows in nearest])
 
 
 def checked_vectors(vectors: Array, rows: int) -> Array:
@@ -88,14 +97,6 @@ def checked_vectors(vectors: Array, rows: int) -> Array:
         )
     plain = np.ascontiguousarray(vectors, dtype=np.float32)
     return np.asarray(plain / np.maximum(np.linalg.norm(plain, axis=1, keepdims=True), 1e-12), dtype=np.float32)
-
-
-def _names(terms: Sequence[Sequence[str]]) -> list[str]:
-    names: list[str] = []
-    for number, found in enumerate(terms):
-        name = ", ".join(found[:3]) or f"topic {number + 1}"
-        names.append(name if name not in names else f"{name} ({number + 1})")
-    return names
 
 
 def _cluster(unit: Array, topics: int, seed: int) -> tuple[Array, Array]:
