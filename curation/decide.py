@@ -73,6 +73,8 @@ class Facts:
     edited_by: str | None = None
     """For a row that a person's edit made: that person."""
     needs_score: bool = True
+    by_people: bool = False
+    """For a pair of which nobody has said who is better: people will, and what the judge chose is told, not heeded."""
     family: Family | None = None
     """For a row in such a dispute, on either side of the change."""
 
@@ -176,7 +178,7 @@ def _propose(facts: Facts, keeps: Callable[[float], bool]) -> Decision:
     reasons = [reason for reason in facts.drops if not (reason.stage == "dedup" and reason.twin in rivals)]
     if facts.total is not None and not keeps(facts.total):
         reasons.insert(0, Reason("score", "below_cut", f"total {facts.total:.2f} of 10", score=facts.total))
-    if facts.kind == "preference":
+    if facts.kind == "preference" and not facts.by_people:
         reasons += _judge_against_pair(facts)
     if reasons:
         return Decision(facts.seq, "dropped", facts.better, tuple(reasons))

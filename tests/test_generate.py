@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from curation.generate import Made, records_from, requests_for
+from curation.generate import Candidate, Made, pair_candidates, records_from, requests_for
 from curation.plan import Cell, make_plan, normalized
 from curation.prompts import fill, prompt_digest
-from curation.records import candidates_of, prompt_text
+from curation.records import candidates_of, make_instruction, prompt_text
 from curation.requests import Failure, Request
 from tests.icd_samples import SEEDS, SYSTEM, TABLE, answer, answer_lines, project
 
@@ -193,3 +193,51 @@ def test_a_prompt_with_a_missing_value_is_an_error_not_an_empty_place() -> None:
     with pytest.raises(UndefinedError):
         fill("judge", brief="b", output_format="", rubric={})
     assert len({prompt_digest(n) for n in ("teacher_instruction", "teacher_preference", "judge", "judge_pair")}) == 4
+
+
+def candidate(text: str, total: float | None) -> Candidate:
+    return Candidate(make_instruction("How deep do I dig?", text), total)
+
+
+def test_a_pair_is_the_best_over_the_worst_and_apart_by_the_margin() -> None:
+    [made] = pair_candidates(
+        [[candidate("a" * 10, 7.5), candidate("b" * 10, 9), candidate("c" * 10, 5), candidate("d" * 10, None)]], margin=2
+    )
+    assert made.pair is not None and made.better is not None and made.gap == 4
+    assert [c.content for c in made.pair.completions][made.better] == "b" * 10
+    assert made.candidates == candidates_of(made.pair)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ([("a", 9.0), ("b", 8.5)], "0.5 points apart; the margin is 1"),
+        ([("a", 6.0), ("b", 2.0)], "6.0 of 10, below the cut"),
+        ([("a", 9.0), ("a", 2.0)], "fewer than two different answers"),
+        ([("a", 9.0), ("b", None)], "fewer than two of the answers were judged"),
+        ([("a", 9.0), ("b", 9.0)], "0.0 points apart"),
+    ],
+)
+def test_what_gives_no_pair_says_why(given: list[tuple[str, float | None]], why: str) -> None:
+    [made] = pair_candidates([[candidate(*one) for one in given]], margin=1, keeps=7)
+    assert made.pair is None and why in made.reason
+
+
+def test_over_a_set_the_better_answer_is_as_often_the_shorter_one() -> None:
+    """Judges like length: here the longest of four is always best, and still half of the pairs are won by the shorter answer."""
+    prompts = [[candidate("x" * (50 * (n + 1)) + str(p), 4.0 + 1.5 * n) for n in (0, 1, 3, 2)] for p in range(40)]
+    prompts = [[*four, candidate("y" * 20 + str(p), 8.4)] for p, four in enumerate(prompts)]
+    made = pair_candidates(prompts, margin=1, keeps=7)
+    longer = sum(
+        len(m.pair.completions[m.better].content) > len(m.pair.completions[1 - m.better].content)
+        for m in made
+        if m.pair and m.better is not None
+    )
+    assert len(made) == 40 and all(m.pair for m in made) and 18 <= longer <= 22
+
+
+def test_for_people_nobody_is_better() -> None:
+    [made] = pair_candidates(
+        [[candidate("short", None), candidate("a much longer answer than that", None), candidate("shore", 2)]], margin=5, by_people=True
+    )
+    assert made.pair is not None and made.better is None and {c.content for c in made.pair.completions} == {"short", "shore"}

@@ -44,13 +44,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def make(server: Path, tmp_path: Path) -> Make:
     """A project with the plan given, laid out unless told otherwise."""
 
-    def make(name: str = "garden", *, planned: bool = True, **plan: Any) -> Path:
+    def make(name: str = "garden", *, planned: bool = True, models: dict[str, Any] | None = None, **plan: Any) -> Path:
         folder = tmp_path / name
         write_template(folder, "blank", offline=True)
         path = folder / "project.yaml"
         value = yaml.safe_load(path.read_text().replace("TODO", "Answers"))
         value["brief"] = BRIEF
         value["plan"] = {**value["plan"], "instruction": 0, "preference": 0, "attributes": ATTRIBUTES, **plan}
+        value["models"] |= models or {}
         path.write_text(yaml.safe_dump(value, sort_keys=False))
         shutil.copy(server / "host" / lifecycle.STATE, folder)
         if planned:
@@ -248,6 +249,46 @@ def test_refill_stops_at_the_budget_and_says_so(make: Make) -> None:
     assert told.rows_out == 0 and any("budget" in note for note in told.notes)
 
 
+def test_candidates_by_several_models_are_judged_and_paired_with_a_margin(make: Make) -> None:
+    writers = [{"provider": "offline-stand-in", "model": "claude-haiku-5-5", "max_tokens": 600}]
+    folder = make(preference=12, candidates=4, margin=1.5, models={"writers": writers})
+    pipeline.generate(folder)
+    asked_of = Counter((a.request.slot.partition("#")[2], a.request.body["model"]) for a in answers(folder))
+    prompts = asked_of["", "claude-sonnet-5-5"]
+    assert prompts == 12 and set(asked_of) == {
+        ("", "claude-sonnet-5-5"),
+        ("2", "claude-sonnet-5-5"),
+        ("1", "claude-haiku-5-5"),
+        ("3", "claude-haiku-5-5"),
+    }
+    candidates = rows(folder, role="candidate")
+    assert not rows(folder) and not rows(folder, "preference") and len(candidates) > 30
+    assert max(Counter((row.cell, prompt_text(row.record)) for row in candidates).values()) == 4
+    pipeline.score(folder)
+    with open_store(folder) as db:
+        unpaired = dict(db.execute("SELECT slot, detail FROM failures WHERE stage = 'pair'").fetchall())
+    pairs = rows(folder, "preference")
+    assert len(pairs) >= 4 and {row.how for row in pairs} == {"paired"} and {row.better for row in pairs} <= {0, 1}
+    assert {row.cell for row in pairs}.isdisjoint(unpaired) and all("margin" in why or "below the cut" in why for why in unpaired.values())
+    assert all(_totals(folder)[row.seq][0] - _totals(folder)[row.seq][1] >= 1.5 for row in pairs)
+    before = len(answers(folder, "score"))
+    pipeline.generate(folder)
+    pipeline.score(folder)
+    assert len(answers(folder, "score")) == before and len(rows(folder, "preference")) == len(pairs)
+    pipeline.decide(folder)
+    assert set(_verdicts(folder, pairs)) <= {"to_review", "dropped"} and "to_review" in _verdicts(folder, pairs)
+
+
+def test_pairs_for_people_have_nobodys_preference_and_the_judge_drops_none(make: Make) -> None:
+    folder = make(preference=8, candidates=2, preferred_by="people")
+    pipeline.generate(folder)
+    pipeline.score(folder)
+    pairs = rows(folder, "preference")
+    assert len(pairs) >= 5 and {row.better for row in pairs} == {None}
+    pipeline.decide(folder)
+    assert set(_verdicts(folder, pairs)) == {"to_review"}
+
+
 def test_the_same_prompt_repeated_repeats_itself_and_is_paid_from_the_same_budget(make: Make) -> None:
     folder = make(instruction=30)
     pipeline.generate(folder)
@@ -259,6 +300,28 @@ def test_the_same_prompt_repeated_repeats_itself_and_is_paid_from_the_same_budge
     assert len({a.request.body["messages"][0]["content"] for a in answers(folder, "naive")}) == 1 and told["naive_cost_usd"] > 0
     assert len(rows(folder)) == alone["set"]["rows"], "what is written without a plan is no row of the project"
     assert any("stand-in" in note for note in told["notes"])
+
+
+def _verdicts(folder: Path, some: list[Row]) -> list[str]:
+    with open_store(folder) as db:
+        verdicts = facts.verdicts_by_seq(db)
+    return [verdicts[row.seq]["verdict"] for row in some]
+
+
+def _totals(folder: Path) -> dict[int, tuple[float, float]]:
+    """Of each pair the totals of the better and the worse answer."""
+    from curation.pipeline.bench import open_bench
+    from curation.pipeline.judged import totals_by_seq
+    from curation.records import PairRecord, candidates_of, record_id
+
+    with open_bench(folder) as bench:
+        totals, seqs = totals_by_seq(bench), {identity: seq for seq, identity in records.ids_of(bench.db).items()}
+    out = {}
+    for row in rows(folder, "preference"):
+        assert isinstance(row.record, PairRecord) and row.better is not None
+        both = [totals[seqs[record_id(candidate)]] for candidate in candidates_of(row.record)]
+        out[row.seq] = (both[row.better], both[1 - row.better])
+    return out
 
 
 def _standing(folder: Path) -> set[str]:

@@ -83,6 +83,7 @@ def _known(bench: Bench) -> _Known:
 
 def _facts_of(known: _Known, row: Row) -> Facts:
     override, choices = known.overrides.get(row.seq), known.choices.get(row.seq, ())
+    by_people = row.record.kind == "preference" and row.better is None
     return Facts(
         seq=row.seq,
         kind=row.record.kind,
@@ -95,7 +96,8 @@ def _facts_of(known: _Known, row: Row) -> Facts:
         opinions=known.opinions.get(row.seq, ()),
         override=(override["action"], override["reason"]) if override else None,
         edited_by=known.editors.get(row.seq),
-        needs_score=row.how != "edited",
+        needs_score=row.how != "edited" and not by_people,
+        by_people=by_people,
     )
 
 

@@ -16,6 +16,7 @@ from curation.pipeline.bench import Bench, Summary, load_cells, load_seeds, open
 from curation.pipeline.facts_of_judging import tell_judges
 from curation.pipeline.judged import judged_by, totals_by_seq
 from curation.pipeline.keeping import tell_kept
+from curation.pipeline.pairing import pair_up
 from curation.plan import Cell
 from curation.project import ModelSpec
 from curation.records import InstructionRecord, PairRecord
@@ -38,18 +39,28 @@ def score(folder: Path, *, progress: Progress | None = None) -> Summary:
             panel, stopped = decide_panel(bench), ""
             judges = scoring.judges_of(bench.project) if panel.used else (bench.project.models.judge,)
             try:
-                for judge in judges:  # one judge after the other: when the budget ends, every row has at least one opinion
-                    requests = list(judge_requests(bench, judge))
-                    run.rows_in += len(requests)
-                    ask(bench, requests, judge, progress=progress)
+                run.rows_in += _ask_judges(bench, judges, progress)
+                run.rows_out += read_judged(bench, run.number)
+                if pair_up(bench, run.number):  # pairs out of candidates that are judged now are then compared themselves
+                    run.rows_in += _ask_judges(bench, judges, progress)
             except BudgetReached as error:
                 stopped = str(error)
             finally:
-                run.rows_out = read_judged(bench, run.number)
+                run.rows_out += read_judged(bench, run.number)
             counts, notes = _tell(bench, asked=run.rows_in)
             run.detail = {**counts, "panel": panel.why}
         said = [stopped, panel.why, *notes]
         return Summary("score", run.rows_in, run.rows_out, counts, [note for note in said if note])
+
+
+def _ask_judges(bench: Bench, judges: Sequence[ModelSpec], progress: Progress | None) -> int:
+    """One judge after the other: when the budget ends, every row has at least one opinion. Returns how many requests there were."""
+    asked = 0
+    for judge in judges:
+        requests = list(judge_requests(bench, judge))
+        asked += len(requests)
+        ask(bench, requests, judge, progress=progress)
+    return asked
 
 
 def read_judged(bench: Bench, run: int) -> int:
