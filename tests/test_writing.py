@@ -163,6 +163,27 @@ def test_what_exists_is_shown_as_taken_and_a_run_that_goes_on_asks_the_same(make
     assert {(a.request.slot, a.request.key) for a in answers(folder)} == before
 
 
+def test_the_estimate_bounds_what_the_options_ask(make: Make) -> None:
+    writers = [{"provider": "offline-stand-in", "model": "claude-haiku-5-5", "max_tokens": 600}]
+    for name, plan in {
+        "several": {"instruction": 13, "per_call": 5, "avoid": 3},
+        "verbalized": {"instruction": 6, "sampling": "verbalized", "evolve": {"deeper": 0.4}},
+        "candidates": {"preference": 5, "candidates": 3, "models": {"writers": writers}},
+    }.items():
+        folder = make(name, **plan)
+        shares = [share for share in pipeline.estimate(folder).counts["shares"] if share["stage"] == "generate"]
+        pipeline.generate(folder)
+        with open_store(folder) as db:
+            spent = {row.model: (row.calls, row.cost_usd) for row in CallLedger(db).costs() if row.stage == "generate"}
+        bound: Counter[str] = Counter()
+        calls: Counter[str] = Counter()
+        for share in shares:
+            bound[share["model"]] += share["cost_usd"]
+            calls[share["model"]] += share["calls"]
+        assert bound.keys() == spent.keys()
+        assert all(calls[model] >= n and bound[model] >= cost > 0 for model, (n, cost) in spent.items()), (name, bound, spent)
+
+
 def test_of_candidates_with_probabilities_the_least_likely_is_kept(make: Make) -> None:
     folder = make(instruction=6, sampling="verbalized")
     pipeline.generate(folder)

@@ -11,7 +11,7 @@ from curation.generate.answers import Made, fail, read_answer, read_json, read_r
 from curation.generate.asks import APPROACHES, Ask, Neighbours, Parent, group_cells, shorten, slot_of
 from curation.generate.naive import naive_requests, naive_texts
 from curation.generate.pairing import Candidate, Pairing, pair_candidates
-from curation.generate.requests import ask_requests, generation_digest, message_body, object_schema, requests_for
+from curation.generate.requests import ask_requests, generation_digest, message_body, object_schema, planned_requests, requests_for
 
 __all__ = [
     "APPROACHES",
@@ -30,6 +30,7 @@ __all__ = [
     "naive_texts",
     "object_schema",
     "pair_candidates",
+    "planned_requests",
     "read_answer",
     "read_json",
     "read_rows",

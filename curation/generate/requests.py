@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from curation.generate.asks import Ask, slot_of
+from curation.generate.asks import APPROACHES, TAKEN_CHARS, Ask, Parent, group_cells, slot_of
 from curation.plan import Cell, normalized
 from curation.project import ModelSpec, Project, settings_digest
 from curation.prompts import Name, fill, prompt_digest
@@ -26,6 +26,9 @@ WAYS = (
 """How an example can be made harder: the in-depth operations of Evol-Instruct (Xu et al. 2023, arXiv:2304.12244)."""
 CACHED_FROM = 4096
 """Characters of a system prompt from which it is marked for the cache: about the 1,024 tokens below which a provider caches nothing."""
+_ASKED_CHARS = 1500
+_FILLER = Parent(id="", prompt="-" * _ASKED_CHARS, answer="-" * _ASKED_CHARS)
+"""A record that is not written yet, as long as most are."""
 _TEXT, _NUMBER = {"type": "string"}, {"type": "number"}
 
 
@@ -52,6 +55,28 @@ def ask_requests(
     for ask in asks:
         about = [cells[cell] for cell in ask.cells]
         yield Request(stage="generate", slot=ask.slot, attempt=ask.attempt, role="teacher", body=_body(ask, about, project, usable))
+
+
+def planned_requests(cells: Iterable[Cell], *, project: Project, seeds: Sequence[Mapping[str, str]]) -> dict[int, list[Request]]:
+    """What writing these cells would ask, by writer (0 is the teacher), before a word is written: where a request will show what
+    exists, it shows as much filler. For an upper bound of the cost."""
+    known = {cell.id: cell for cell in cells}
+    filler = tuple("-" * TAKEN_CHARS for _ in range(project.plan.avoid))
+    asks = [
+        Ask(slot=slot_of(group), taken=filler * len(group), parent=_FILLER if group[0].evolve else None)
+        for group in group_cells(known.values(), per_call=project.plan.per_call)
+    ]
+    writers, count = 1 + len(project.models.writers), project.plan.candidates
+    asks += [
+        Ask(slot=f"{cell.id}#{nth}", asked="-" * _ASKED_CHARS, approach=APPROACHES[nth % len(APPROACHES)], writer=nth % writers)
+        for cell in known.values()
+        for nth in range(1, count)
+        if cell.kind == "preference"
+    ]
+    by_writer: dict[int, list[Request]] = {}
+    for ask, request in zip(asks, ask_requests(asks, known, project=project, seeds=seeds), strict=True):
+        by_writer.setdefault(ask.writer, []).append(request)
+    return by_writer
 
 
 def generation_digest(project: Project, kind: Kind) -> str:

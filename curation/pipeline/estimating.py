@@ -97,7 +97,9 @@ def _advice(total: float, left: float, shares: Sequence[Share]) -> list[str]:
 def _shares(bench: Bench, missing: Sequence[Cell]) -> Iterator[Share]:
     project, seeds = bench.project, load_seeds(bench.folder)
     teacher = project.models.teacher
-    yield _share(bench, "generate", list(generation.requests_for(missing, project=project, seeds=seeds)), teacher)
+    writers = (teacher, *project.models.writers)
+    for place, requests in sorted(generation.planned_requests(missing, project=project, seeds=seeds).items()):
+        yield _share(bench, "generate", requests, writers[place])
     judges = scoring.judges_of(project) if decide_panel(bench).used else (project.models.judge,)
     for judge in judges:
         present, planned = list(judge_requests(bench, judge)), list(_judgments_of(missing, bench, judge))
