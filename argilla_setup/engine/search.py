@@ -12,7 +12,7 @@ import numpy as np
 
 from argilla_setup.engine.documents import KEYWORD
 from argilla_setup.engine.index import DatasetRow, Index
-from argilla_setup.engine.query import Node, parse_query
+from argilla_setup.engine.query import parse_query
 from argilla_setup.engine.text import Column, Sql, Texts
 from argilla_setup.engine.where import NOTHING, Filter, Scope, Sort, attribute_name, filter_sql, sort_sql
 
@@ -43,12 +43,16 @@ class Question:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A question put to one dataset: the condition on `r`, the record, and the text's parts for the ranking."""
+    """A question put to one dataset: which records, as SQL over `r`, the record."""
 
-    row: DatasetRow
+    source: str
+    """What is read: the records, or the full-text table with the record beside each row."""
     condition: Sql
-    texts: Texts
-    node: Node | None
+    score: str | None
+    """The relevance, where the source can tell it."""
+    ranking: str | None
+    """The full-text expression that tells it otherwise."""
+    table: str
 
 
 def search(
@@ -64,11 +68,11 @@ def search(
             return Page()
         asked = _ask(db, row, question)
         condition, values = asked.condition
-        (total,) = db.execute(f"SELECT count(*) FROM records r WHERE {condition}", values).fetchone()
+        (total,) = db.execute(f"SELECT count(*) FROM {asked.source} WHERE {condition}", values).fetchone()
         if offset >= total:
             return Page((), total)
         joined, score, order, before, after = _order_sql(asked, sort=sort, user=user)
-        sql = f"SELECT r.id, {score} FROM records r {joined} WHERE {condition} ORDER BY {order} LIMIT ? OFFSET ?"
+        sql = f"SELECT r.id, {score} AS relevance FROM {asked.source} {joined} WHERE {condition} ORDER BY {order} LIMIT ? OFFSET ?"
         # SQLite's integers end at 64 bits.
         found = db.execute(sql, [*before, *values, *after, min(limit, 2**62), min(offset, 2**62)]).fetchall()
     return Page(tuple(Hit(record, relevance) for record, relevance in found), total)
@@ -92,8 +96,9 @@ def search_similar(
             return Page()
         allowed = None
         if question.text is not None or question.filter is not None:
-            condition, values = _ask(db, row, question).condition
-            found = db.execute(f"SELECT r.seq FROM records r WHERE {condition}", values)
+            asked = _ask(db, row, question)
+            condition, values = asked.condition
+            found = db.execute(f"SELECT r.seq FROM {asked.source} WHERE {condition}", values)
             allowed = np.fromiter((seq for (seq,) in found), dtype=np.int64)
         left_out = db.execute("SELECT seq FROM records WHERE id = ?", (excluded,)).fetchone()
         matrix = index.vectors.load_matrix(db, row.vector(vector), dimensions=len(value))
@@ -145,12 +150,20 @@ def _ask(db: sqlite3.Connection, row: DatasetRow, question: Question) -> _Asked:
     texts = Texts(db, row.table, columns)
     node = None if question.text is None else parse_query(question.text, keywords=any(column.is_keyword for column in columns))
     parts: list[Sql] = [("r.dataset = ?", [row.seq])]
-    if question.text is not None:
-        parts.append(NOTHING if node is None or not columns else texts.condition(node))
+    source, score, ranking = "records r", None, None
+    if question.text is not None and (node is None or not columns):
+        parts.append(NOTHING)
+    elif node is not None and (expression := texts.expression(node)) is not None:
+        # From the words to the records: what a query costs is then what it finds.
+        source, score = f"{row.table} k CROSS JOIN records r ON r.seq = k.rowid", f"-bm25({row.table})"
+        parts.append((f"{row.table} MATCH ?", [expression]))
+    elif node is not None:
+        parts.append(texts.condition(node))
+        ranking = texts.ranking_expression(node)
     if question.filter is not None:
         parts.append(filter_sql(question.filter, dataset=row.seq))
     condition = " AND ".join(f"({sql})" for sql, _ in parts), [value for _, values in parts for value in values]
-    return _Asked(row, condition, texts, node if columns else None)
+    return _Asked(source, condition, score, ranking, row.table)
 
 
 def _order_sql(asked: _Asked, *, sort: Sequence[Sort], user: str | None) -> tuple[str, str, str, list[Any], list[Any]]:
@@ -163,12 +176,12 @@ def _order_sql(asked: _Asked, *, sort: Sequence[Sort], user: str | None) -> tupl
         # Two rounds of a quadratic hash modulo a prime: no value leaves 62 bits, and SQLite needs no function of ours.
         once = f"((r.shuffle * {a} + {b}) % {PRIME})"
         return "", "NULL", f"(({once} * {once}) % {PRIME} * {c} + {d}) % {PRIME}, r.seq", [], []
-    expression = None if asked.node is None else asked.texts.ranking_expression(asked.node)
-    if expression is None:
+    if asked.score is not None:
+        return "", asked.score, "relevance DESC, r.seq", [], []
+    if asked.ranking is None:
         return "", "NULL", "r.seq", [], []
-    table = asked.row.table
-    ranked = f"(SELECT rowid AS seq, -bm25({table}) AS score FROM {table} WHERE {table} MATCH ?)"
-    return f"LEFT JOIN {ranked} k ON k.seq = r.seq", "k.score", "k.score DESC NULLS LAST, r.seq", [expression], []
+    ranked = f"(SELECT rowid AS seq, -bm25({asked.table}) AS score FROM {asked.table} WHERE {asked.table} MATCH ?)"
+    return f"LEFT JOIN {ranked} k ON k.seq = r.seq", "k.score", "k.score DESC NULLS LAST, r.seq", [asked.ranking], []
 
 
 def _seed_parts(user: str) -> list[bytes]:

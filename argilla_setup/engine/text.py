@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from argilla_setup.engine.documents import KEYWORD
@@ -57,6 +57,8 @@ class Texts:
     db: sqlite3.Connection
     table: str
     columns: tuple[Column, ...]
+    spellings: dict[tuple[str, int, int], list[str]] = field(default_factory=dict)
+    """Those found so far; a query is written out more than once."""
 
     def expression(self, node: Node) -> str | None:
         """The whole query in FTS5's own language, which joins it fastest; None where that cannot say it."""
@@ -104,7 +106,10 @@ class Texts:
             return f"{_quoted(start)} *" if _is_term(start) else None
         if leaf.kind == "spelling":
             word = leaf.text if column.is_keyword else lower(leaf.text)
-            return " OR ".join(map(_quoted, self._find_spellings(word, column, edits=leaf.number))) or None
+            key = word, column.number, leaf.number
+            if key not in self.spellings:
+                self.spellings[key] = self._find_spellings(word, column, edits=leaf.number)
+            return " OR ".join(map(_quoted, self.spellings[key])) or None
         if column.is_keyword:
             return _quoted(keyword_term(leaf.text))
         terms = tokenize(leaf.text)
