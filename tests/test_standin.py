@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,12 +17,15 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from curation.generate import Made, records_from, requests_for
+from curation.generate import Ask, Made, ask_requests, naive_requests, records_from, requests_for, shorten
 from curation.plan import Cell, make_plan
 from curation.records import make_instruction
 from curation.requests import Answer, Request
 from curation.score import Scorable, Scores, scores_from
 from curation.score import requests_for as score_requests
+from curation.standin import collapse
+from curation.standin.answers import Answers
+from curation.standin.flaws import RATES
 from curation.standin.lifecycle import StandinError, start, status, stop
 from tests.icd_samples import ROWS, SEEDS, SYSTEM, TABLE, answer_lines, project
 
@@ -271,3 +275,59 @@ def test_the_judge_tells_right_from_wrong_over_http(standin: Running) -> None:
         right = list(pool.map(total, [answer_lines("I44.1", f"Reason number {n} names the block.") for n in range(20)]))
         wrong = list(pool.map(total, [answer_lines("I44.2", f"Reason number {n} names the block.") for n in range(20)]))
     assert sum(t >= 7 for t in right) >= 17 and sum(t < 7 for t in wrong) >= 16
+
+
+def bare_body(brief: str) -> dict[str, Any]:
+    p = project(grounded=False, brief=brief)
+    return next(iter(naive_requests(p, 1))).body
+
+
+def ideas(answers: Answers, body: dict[str, Any], count: int) -> Counter[str]:
+    """What a body is answered when it is asked again and again; refusals and cut answers are left out."""
+    texts = []
+    for nth in range(count):
+        message = answers.answer(body, nth=nth).message
+        if message["stop_reason"] == "end_turn":
+            texts.append(json.loads(message["content"][0]["text"])["examples"][0]["instruction"])
+    return Counter(texts)
+
+
+def test_the_same_prompt_repeated_is_answered_by_the_law_whatever_it_says() -> None:
+    answers = Answers.load(None, seed=7, rates=dict.fromkeys(RATES, 0.0))
+    for brief in ("Help hobby gardeners with soil, compost and vegetables.", "Explain train timetables, tickets and delays to visitors."):
+        seen = [n for _, n in ideas(answers, bare_body(brief), 2000).most_common()]
+        assert len(seen) <= collapse.MODES
+        for rank in (0, 1, 2):
+            assert abs(seen[rank] / 2000 - collapse.SHARES[rank]) < 0.03
+        assert abs(sum(seen[:5]) / 2000 - sum(collapse.SHARES[:5])) < 0.03
+
+
+def test_under_the_law_a_number_changes_nothing_and_what_is_taken_is_mostly_kept_away_from() -> None:
+    answers = Answers.load(None, seed=7, rates=dict.fromkeys(RATES, 0.0), collapses=True)
+    p = project(grounded=False, instruction=300, preference=0)
+    cells = {c.id: c for c in make_plan(p, table=None, protected_texts=())}
+    same = next(iter(cells.values())).attributes
+    cells = {id_: cell.model_copy(update={"attributes": same}) for id_, cell in cells.items()}
+
+    def texts(taken: tuple[str, ...]) -> list[str]:
+        asks = [Ask(slot=id_, taken=taken) for id_ in cells]
+        bodies = [r.body for r in ask_requests(asks, cells, project=p, seeds=[])]
+        return [json.loads(answers.answer(body).message["content"][0]["text"])["examples"][0]["instruction"] for body in bodies]
+
+    free = Counter(texts(()))
+    assert len(free) <= collapse.MODES and 0.25 < free.most_common(1)[0][1] / 300 < 0.45
+    common = [text for text, _ in free.most_common(3)]
+    shunned = Counter(texts(tuple(map(shorten, common))))
+    assert sum(shunned[text] for text in common) < 0.35 * sum(free[text] for text in common)
+
+
+def test_the_server_counts_repeats_and_goes_on_counting_after_a_restart(tmp_path: Path) -> None:
+    body, first, second = bare_body("Help hobby gardeners with soil and compost."), [], []
+    running = started(tmp_path)
+    for said in (first, second):
+        try:
+            said += [running.client().messages.create(**body).id for _ in range(4)]
+        finally:
+            stop(running.folder)
+        running = started(tmp_path) if said is first else running
+    assert len(set(first + second)) == 8

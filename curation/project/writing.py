@@ -109,7 +109,7 @@ class Evolve(Closed):
 class Refill(Closed):
     """Asking again for the cells whose row fell."""
 
-    rounds: int = Field(default=1, ge=0, le=10)
+    rounds: int = Field(default=2, ge=0, le=10)
     """How often a cell is asked again at most."""
 
 
