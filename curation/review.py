@@ -7,8 +7,11 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,11 @@ from curation.records import InstructionRecord, Kind, Message, Record, canonical
 
 SIMULATED = "simulated-"
 """Names of annotators that are programs start with this; their answers never pass for a person's."""
-BATCH = 250
-"""Records a request; the server takes at most 500."""
+BATCH = 500
+"""Records a request; the server takes no more."""
+OVERLAP = 2
+"""Requests on their way at once: the next is read and sent while the server still writes the one before."""
+LONGEST_REQUEST = 120.0
 
 
 @dataclass(frozen=True)
@@ -122,26 +128,33 @@ def form_digest(kind: Kind, *, criteria: Sequence[str], overlap: int) -> str:
 
 
 def push_records(review: ArgillaReview, dataset: str, shown: Iterable[Shown], *, settings: Any) -> Iterator[list[Shown]]:
-    """Add or update records by their id, batch by batch; each batch is given back once Argilla holds it."""
-    import argilla as rg
+    """Add or update records by their id, batch by batch; each batch is given back once Argilla holds it.
 
+    Speaks HTTP itself: the SDK sends one batch at a time and has the server compress everything it just received on the way back.
+    """
     target = bootstrap.ensure_dataset(review.client, dataset, workspace=review.workspace, settings=settings)
-    batch: list[Shown] = []
-    for item in shown:
-        batch.append(item)
-        if len(batch) == BATCH:
-            _log(target, batch, rg)
-            yield batch
-            batch = []
-    if batch:
-        _log(target, batch, rg)
-        yield batch
+    questions = {question.name: str(question.id) for question in target.settings.questions}
+    rows, waiting = iter(shown), deque[tuple[list[Shown], Future[None]]]()
+    with open_http(review) as http, ThreadPoolExecutor(OVERLAP) as pool:
+        while batch := list(islice(rows, BATCH)):
+            body = {"items": [_payload(item, questions) for item in batch]}
+            waiting.append((batch, pool.submit(_put, http, f"/api/v1/datasets/{target.id}/records/bulk", body)))
+            if len(waiting) == OVERLAP:
+                yield _held(*waiting.popleft())
+        while waiting:
+            yield _held(*waiting.popleft())
+
+
+def open_http(review: ArgillaReview) -> Any:
+    """A connection with the project's key; answers come uncompressed, for compressing costs this machine more than sending."""
+    import httpx
+
+    headers = {"X-Argilla-Api-Key": review.key, "Accept-Encoding": "identity"}
+    return httpx.Client(base_url=review.url, headers=headers, timeout=LONGEST_REQUEST)
 
 
 def pull_answers(review: ArgillaReview, dataset: str) -> Iterator[Given]:
     """Every response to a dataset of ours, drafts and discards included; none where it was never pushed."""
-    import httpx
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the SDK warns where there is none
         found = review.client.datasets(dataset, workspace=review.workspace)
@@ -149,7 +162,7 @@ def pull_answers(review: ArgillaReview, dataset: str) -> Iterator[Given]:
         return
     names = {str(user.id): user.username for user in review.client.users}
     offset = 0
-    with httpx.Client(base_url=review.url, headers={"X-Argilla-Api-Key": review.key}, timeout=60) as http:
+    with open_http(review) as http:
         while True:
             reply = http.get(
                 f"/api/v1/datasets/{found.id}/records", params={"include": "responses", "limit": BATCH, "offset": offset}
@@ -193,20 +206,41 @@ def _given(item: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[Given]
         )
 
 
-def _log(target: Any, batch: Sequence[Shown], rg: Any) -> None:
-    target.records.log(
-        [
-            rg.Record(
-                id=item.id,
-                fields=dict(item.fields),
-                metadata=dict(item.metadata),
-                vectors={forms.EMBEDDING: list(item.vector)} if item.vector is not None else None,
-                suggestions=[rg.Suggestion(name, value, agent="seedcorn") for name, value in item.suggestions.items()],
-            )
-            for item in batch
-        ],
-        batch_size=BATCH,
-    )
+def _payload(item: Shown, questions: Mapping[str, str]) -> dict[str, Any]:
+    suggestions = [{"question_id": questions[name], "value": value, "agent": "seedcorn"} for name, value in item.suggestions.items()]
+    body: dict[str, Any] = {
+        "external_id": item.id,
+        "fields": dict(item.fields),
+        "metadata": dict(item.metadata),
+        "suggestions": suggestions,
+    }
+    return body if item.vector is None else body | {"vectors": {forms.EMBEDDING: list(item.vector)}}
+
+
+def _put(http: Any, path: str, body: Mapping[str, Any]) -> None:
+    """Upsert a batch. Sending it again is harmless, so a connection that breaks is tried again."""
+    import httpx
+    import orjson
+    from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+    content = orjson.dumps(body)
+
+    @retry(retry=retry_if_exception_type(httpx.TransportError), stop=stop_after_attempt(4), wait=wait_exponential(0.5), reraise=True)
+    def send() -> Any:
+        return http.put(path, content=content, headers={"Content-Type": "application/json"})
+
+    try:
+        reply = send()
+    except httpx.TransportError as error:
+        raise ReviewError(f"Argilla at {http.base_url}", f"broke off while records were sent ({error})", "curate push again") from error
+    if reply.is_error:
+        fact = f"answered {reply.status_code} to records: {reply.text[:300]}"
+        raise ReviewError(f"Argilla at {http.base_url}", fact, "argilla-setup logs --process web")
+
+
+def _held(batch: list[Shown], sent: Future[None]) -> list[Shown]:
+    sent.result()
+    return batch
 
 
 def _conversation(prompt: Sequence[Message]) -> str:

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from starlette.datastructures import MutableHeaders
 
 from argilla_setup.engine import adapter
+from argilla_setup.engine.writing import build_events_for_listeners_only, write_without_reading_back
 
 HEADERS = {
     # The page's own scripts are inline and compile templates; everything else must come from this server.
@@ -56,6 +57,8 @@ def make_app() -> Any:
     if settings.search_engine == adapter.NAME:
         adapter.shared_index()
     keep_parsed_settings()
+    write_without_reading_back()
+    build_events_for_listeners_only()
     refuse_hidden_metadata()
     app = argilla_server.app
     remove_foreign_fonts(app)

@@ -97,7 +97,7 @@ def choose_port(home: Home, wanted: int | None, *, host: str = LOOPBACK) -> int:
     """The port asked for; else the one used before; else 6900. 0 takes the one used before, or any free one. It is kept."""
     before = load_choices(home)
     if wanted == 0:
-        port = before.port if home.settings_file.exists() and is_free(before.port, host) else _any_free_port(host)
+        port = before.port if home.settings_file.exists() and is_free(before.port, host) else any_free_port(host)
     else:
         port = int(wanted or before.port)
         if not 0 < port < 65536:
@@ -162,7 +162,8 @@ def listens(pid: int | None, port: int) -> bool:
         return False
 
 
-def _any_free_port(host: str) -> int:
+def any_free_port(host: str = LOOPBACK) -> int:
+    """A port that nobody listens on just now."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import json
 import os
 import shutil
@@ -163,6 +164,71 @@ def assert_nowhere(hidden: set[str], home: Home, lines: list[str]) -> None:
     hidden = hidden | {secrets.owner_password, secrets.owner_api_key, secrets.auth_secret}
     texts = [*lines, *(path.read_text(errors="replace") for path in home.logs_folder.glob("*.log*"))]
     assert len(hidden) == 7 and not [text for text in texts if any(secret in text for secret in hidden)]
+
+
+def test_a_bulk_write_answers_and_stores_what_was_given(argilla_home: RunningArgilla) -> None:
+    """New records, updated ones and ones that come with an answer, in one request: the reply, the database and the index agree."""
+    home = argilla_home.home
+    review = push(home, "bulk", ["bo"], count=2, topic="burn")
+    owner_key, key = argilla_home.api_key, person(home, "bo")["api_key"]
+    with as_person(argilla_home.url, owner_key) as owner, as_person(argilla_home.url, key) as bo:
+        dataset = dataset_of(bo)
+        questions = {item["name"]: item["id"] for item in owner.get(f"datasets/{dataset}/questions").json()["items"]}
+
+        def item(name: str, **more: Any) -> dict[str, Any]:
+            suggestion = {"question_id": questions["edited_completion"], "value": name, "agent": "t"}
+            given = {"external_id": name, "fields": {"prompt": f"burn {name}", "completion": "y"}, "metadata": {"score_total": 2.5}}
+            return given | {"suggestions": [suggestion], "vectors": {"embedding": [0.5, 2.0]}} | more
+
+        answer = {"user_id": bo.get("me").json()["id"], "status": "submitted", "values": {"verdict": {"value": "reject"}}}
+        body = {"items": [item("new1"), item("r000"), item("new2", responses=[answer]), item("bare", suggestions=[], vectors={})]}
+        reply = owner.put(f"datasets/{dataset}/records/bulk", json=body)
+        assert reply.status_code == 200, reply.text
+        include = {"include": ["suggestions", "vectors", "responses"], "limit": 50}
+        stored = {r["external_id"]: r for r in owner.get(f"datasets/{dataset}/records", params=include).json()["items"]}
+        assert set(stored) == {"r000", "r001", "new1", "new2", "bare"}
+        for told in reply.json()["items"]:
+            assert {name: value for name, value in told.items() if value is not None} == {
+                name: value for name, value in stored[told["external_id"]].items() if name in told and told[name] is not None
+            }
+        assert [stored[name]["vectors"] for name in ("new1", "r000", "bare")] == [{"embedding": [0.5, 2.0]}] * 2 + [{}]
+        assert [s["value"] for s in stored["new1"]["suggestions"]] == ["new1"] and stored["new2"]["status"] == "completed"
+        completed = {"type": "terms", "scope": {"entity": "record", "property": "status"}, "values": ["completed"]}
+        done = owner.post(f"datasets/{dataset}/records/search", json={"filters": {"and": [completed]}}).json()
+        assert [i["record"]["external_id"] for i in done["items"]] == ["new2"]
+        similar = {"query": {"vector": {"name": "embedding", "value": [0.5, 2.0]}}}
+        near = owner.post(f"datasets/{dataset}/records/search", params={"limit": 3}, json=similar).json()
+        assert {i["record"]["external_id"] for i in near["items"]} == {"new1", "new2", "r000"}
+    assert [(given.record, given.user, given.values) for given in pull_answers(review, "cases")] == [("new2", "bo", {"verdict": "reject"})]
+    assert not [finding for finding in examine(home) if finding.level == "wrong"]
+
+
+def test_a_webhook_hears_of_what_is_written(argilla_home: RunningArgilla) -> None:
+    heard: list[str] = []
+
+    class Listener(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["content-length"])))["type"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Listener) as server, as_person(argilla_home.url, argilla_home.api_key) as owner:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        hook = {"url": f"http://127.0.0.1:{server.server_port}/", "events": ["record.created", "response.created"]}
+        made = owner.post("webhooks", json=hook)
+        assert made.status_code == 201, made.text
+        try:
+            push(argilla_home.home, "hook", ["hal"], count=3, topic="hives")
+            with as_person(argilla_home.url, person(argilla_home.home, "hal")["api_key"]) as hal:
+                submit(hal, found(hal, dataset_of(hal))[0]["id"])
+            wait_for(lambda: len(heard) == 4, seconds=30)
+        finally:
+            owner.delete(f"webhooks/{made.json()['id']}")
+            server.shutdown()
+    assert sorted(heard) == ["record.created"] * 3 + ["response.created"]
 
 
 def test_doctor_finds_and_mends_a_short_index_while_people_work(argilla_home: RunningArgilla) -> None:
