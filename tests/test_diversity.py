@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -70,3 +72,12 @@ def test_a_set_that_repeats_itself_measures_lower_on_every_scale() -> None:
     assert a.rows == b.rows == 300 and a.distinct == 1 and b.distinct == 0
     assert a.vendi > 2 * b.vendi and a.effective_clusters > b.effective_clusters and a.nearest < b.nearest
     assert measure_diversity([], np.empty((0, 0))).vendi == 0
+
+
+@pytest.mark.soak
+def test_a_planned_set_is_half_as_various_again_as_the_prompt_repeated_and_refill_fills_it(tmp_path: Path) -> None:
+    """Mechanical: on the offline stand-in, whose law of collapse knows nothing of our prompts."""
+    from benchmarks.diversity import GOAL_COVERAGE, GOAL_RATIO, SETUPS, measure
+
+    found = measure("with an avoid-list", SETUPS["with an avoid-list"], tmp_path, rows=240)
+    assert found.ratio >= GOAL_RATIO and found.coverage >= GOAL_COVERAGE > found.coverage_before, found
