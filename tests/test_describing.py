@@ -14,11 +14,14 @@ import pytest
 from curation import pipeline
 from curation.embed import model_digest
 from curation.errors import ProjectError, SnapshotError
-from curation.pipeline.bench import open_bench
+from curation.pipeline.bench import load_cells, load_grounding, open_bench
 from curation.pipeline.describing import load_comparison, load_descriptions, load_texts
+from curation.plan import Asked, extra_cells, written_values
 from curation.project import load_project
+from curation.records import make_instruction
 from curation.report import render_report
 from curation.store import facts, open_store, records
+from curation.store.records import Origin
 from tests.test_pipeline import approve, blank, score_by_hand
 
 TOPICS = ("pin", "rate", "transfer")
@@ -165,7 +168,7 @@ def test_a_cap_is_a_verdict_with_its_reason_and_is_undone_by_raising_it(tmp_path
     reasons = [v["reasons"][0] for v in verdicts(folder).values() if v["verdict"] == "dropped"]  # type: ignore[index]
     assert {(r["stage"], r["kind"]) for r in reasons} == {("balance", "over_cap")}
     assert sorted(r["evidence"] for r in reasons)[0] == "place 5 of its class 'a' (label); the cap is 4"
-    assert summary.counts["instruction"]["left out by the cap"] == 5 and summary.counts["instruction"]["asked of the plan"] == 1
+    assert summary.counts["instruction"]["left out by the cap"] == 5 and summary.counts["instruction"]["missing"] == 1
     first = {seq for seq, v in verdicts(folder).items() if v["verdict"] == "to_review"}
     setting(folder, by="label", cap=6)
     pipeline.decide(folder)
@@ -243,6 +246,48 @@ def test_a_rule_that_makes_no_sense_is_a_sentence(tmp_path: Path, values: dict[s
     setting(folder, **values)
     with pytest.raises(ProjectError, match=fact):
         pipeline.balance(folder)
+
+
+def test_what_is_missing_becomes_cells_of_the_plan_once(tmp_path: Path) -> None:
+    """By a plan attribute: all cells of one topic are written, those of the other wait, and both should have eight."""
+    folder = blank(tmp_path / "planned", instruction=10)
+    pipeline.plan(folder)
+    with open_bench(folder) as bench:
+        cells = load_cells(bench)
+        everyday = [cell for cell in cells if cell.attributes["topic"] == "everyday"]
+        made = [
+            (make_instruction(f"question {n}", f"answer {n}"), Origin("generated", f"call{n}", 0, cell=cell.id))
+            for n, cell in enumerate(everyday)
+        ]
+        records.add_records(bench.db, made, 1)
+    score_by_hand(folder)
+    waiting = len(cells) - len(everyday)
+    setting(folder, by="topic", refill=8)
+    first = pipeline.balance(folder).counts["instruction"]
+    assert first["missing"] == (8 - len(everyday)) + 8
+    assert first["cells added to the plan"] == first["missing"] - waiting
+    with open_bench(folder) as bench:
+        after = Counter(cell.attributes["topic"] for cell in load_cells(bench))
+    assert after == {"everyday": 8, "specialist": 8}
+    again = pipeline.balance(folder).counts["instruction"]
+    assert again["cells added to the plan"] == 0 and again["missing"] == first["missing"]
+    assert pipeline.plan(folder).counts["cells"] == 16  # planning again keeps them
+    setting(folder, by="topic")
+    assert pipeline.plan(folder).counts["cells"] == 10  # nobody wants them now, and none was asked for
+
+
+def test_rows_of_a_table_are_asked_for_by_topic_and_by_label(project: Path) -> None:
+    given = load_project(project)
+    with open_bench(project) as bench:
+        table = load_grounding(bench)
+    assert table is not None
+    inside = table.filter(table["scope"]).to_pylist()
+    chapter, code = inside[0]["chapter"], inside[0]["code"]
+    asked = [Asked(5, "instruction", "topic", "chapter", {chapter: 3, "no such": 2}), Asked(6, "instruction", "label", "code", {code: 2})]
+    cells = extra_cells(given, asked, table=table, protected_texts=(), values=written_values(given))
+    assert [cell.row["chapter"] for cell in cells[:3] if cell.row] == [chapter] * 3 and [cell.key for cell in cells[3:]] == [code] * 2
+    assert cells[0].id == "instruction:x5.00000" and len({cell.id for cell in cells}) == 5
+    assert cells == extra_cells(given, asked, table=table, protected_texts=(), values=written_values(given))
 
 
 def test_balance_without_a_rule_says_by_what_it_could(tmp_path: Path) -> None:

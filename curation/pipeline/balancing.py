@@ -12,6 +12,8 @@ from curation.decide import Decision, Reason
 from curation.errors import ProjectError
 from curation.pipeline.bench import Bench, Summary, label_of, load_cells, open_bench
 from curation.pipeline.keeping import total_of_rows
+from curation.pipeline.sources import lay_out
+from curation.plan import Cell
 from curation.project import settings_digest
 from curation.project.balancing import FOUND_TOPIC
 from curation.records import KINDS, Kind
@@ -37,7 +39,9 @@ def balance(folder: Path) -> Summary:
             found: dict[str, dict[str, Any]] = {kind: line for kind in KINDS if (line := _balance_of(bench, kind)) is not None}
             run.rows_in = sum(line["before"]["rows"] for line in found.values())
             run.rows_out = sum(line["after"]["rows"] for line in found.values())
-            run.detail = {"by": bench.project.balance.by, **found}
+            run.detail = {"by": bench.project.balance.by, "column": _column_of(bench, bench.project.balance.by), **found}
+        if any(line["asked"] for line in found.values()):
+            records.refresh_cells(bench.db, [(c.id, c.kind, c.ordinal, c.model_dump_json().encode()) for c in lay_out(bench)])
         return Summary("balance", run.rows_in, run.rows_out, {k: _in_brief(line) for k, line in found.items()}, _notes(bench, found))
 
 
@@ -103,8 +107,8 @@ def classes_of(bench: Bench, kind: Kind, rows: Sequence[Row], by: str) -> dict[i
     if by not in known_classes(bench):
         raise ProjectError("project.yaml: balance.by", f"is {by}; there are: {', '.join(known_classes(bench))}", "mend it in project.yaml")
     column = _topic_column(bench, by)
-    values = {c.id: str((c.row or {}).get(column) or "") if column else c.attributes.get(by, "") for c in load_cells(bench)}
-    return {row.seq: values.get(row.cell or "") or None for row in rows}
+    values = {cell.id: _class_of_cell(cell, by, column) for cell in load_cells(bench)}
+    return {row.seq: values.get(row.cell or "") for row in rows}
 
 
 def known_classes(bench: Bench) -> list[str]:
@@ -123,8 +127,7 @@ def planned_classes(bench: Bench, kind: Kind, by: str) -> list[str]:
             else []
         )
     column = _topic_column(bench, by)
-    values = (str((c.row or {}).get(column) or "") if column else c.attributes.get(by, "") for c in load_cells(bench) if c.kind == kind)
-    return sorted({value for value in values if value})
+    return sorted({value for c in load_cells(bench) if c.kind == kind and (value := _class_of_cell(c, by, column))})
 
 
 def load_balance(bench: Bench) -> dict[str, Any] | None:
@@ -188,8 +191,32 @@ def _balance_of(bench: Bench, kind: Kind) -> dict[str, Any] | None:
         "rule": rule_in_words(bench),
         "without": sum(name is None for name in classes.values()),
         "weights": class_weights(after, scheme=settings.weight) if settings.weight else {},
-        "refill": refill_quota(after, target=settings.refill) if settings.refill else {},
+        "refill": (missing := refill_quota(after, target=settings.refill) if settings.refill else {}),
+        "asked": _askable(bench, kind, missing),
     }
+
+
+def _askable(bench: Bench, kind: Kind, missing: Mapping[str, int]) -> dict[str, int]:
+    """The cells to add for what is missing: less those of the class that are planned already and still to be written."""
+    by = bench.project.balance.by
+    if by is None or not missing or (by not in bench.project.plan.attributes and _column_of(bench, by) is None):
+        return {}
+    written, failed = records.cells_made(bench.db), facts.failed_slots(bench.db, "generate")
+    waiting = [cell for cell in load_cells(bench) if cell.kind == kind and cell.id not in written and cell.id not in failed]
+    coming = count_classes([_class_of_cell(cell, by, _column_of(bench, by)) for cell in waiting])
+    return {name: n - coming.get(name, 0) for name, n in missing.items() if n > coming.get(name, 0)}
+
+
+def _column_of(bench: Bench, by: str) -> str | None:
+    """The grounding table's column that holds the class: its topic, or the key where the label is the key."""
+    grounding = bench.project.plan.grounding
+    return grounding.key if by == "label" and grounding else _topic_column(bench, by)
+
+
+def _class_of_cell(cell: Cell, by: str, column: str | None) -> str | None:
+    if by == "label":
+        return cell.key
+    return (str((cell.row or {}).get(column) or "") if column else cell.attributes.get(by, "")) or None
 
 
 def rule_in_words(bench: Bench) -> str:
@@ -215,7 +242,7 @@ def _in_brief(line: Mapping[str, Any]) -> dict[str, Any]:
         "classes": after["classes"], "rows before": before["rows"], "rows after": after["rows"],
         "effective before": before["effective"], "effective after": after["effective"], "Gini before": before["gini"],
         "Gini after": after["gini"], "left out by the cap": before["rows"] - after["rows"], "without a class": line["without"],
-        "asked of the plan": sum(line["refill"].values()),
+        "missing": sum(line["refill"].values()), "cells added to the plan": sum(line["asked"].values()),
     }  # fmt: skip
 
 
@@ -229,13 +256,15 @@ def _notes(bench: Bench, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
             notes.append(f"{sum(line['refill'].values()):,} {kind} rows are missing in {len(line['refill'])} classes.")
         if line["weights"]:
             notes.append("Weights go into the snapshot's manifest; the trainer here does not read them.")
-    if any(line["refill"] for line in found.values()):
+    if added := sum(sum(line["asked"].values()) for line in found.values()):
+        notes.append(f"{added:,} cells were added to the plan. Next: curate generate {bench.folder}")
+    elif any(line["refill"] for line in found.values()):
         notes.append(_told_refill(bench))
     return notes
 
 
 def _told_refill(bench: Bench) -> str:
     by = bench.project.balance.by
-    if by in ("label", FOUND_TOPIC):
-        return f"The plan knows no cells by {by}, so it cannot be asked for them; the report lists the classes and their numbers."
-    return f"Next: curate plan {bench.folder} adds their cells, and curate generate {bench.folder} writes them."
+    if by is not None and (by in bench.project.plan.attributes or _column_of(bench, by)):
+        return f"Their cells are planned and wait to be written. Next: curate generate {bench.folder}"
+    return f"The plan knows no cells by {by}, so it cannot be asked for them; the report lists the classes and their numbers."

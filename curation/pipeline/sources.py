@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from curation.errors import ProjectError
 from curation.pipeline.bench import Bench, load_grounding, load_protected
-from curation.plan import Cell, Row, Values, find_passages, make_plan, normalized, values_from_lines, values_from_table, written_values
+from curation.plan import (
+    Asked,
+    Cell,
+    Row,
+    Values,
+    extra_cells,
+    find_passages,
+    make_plan,
+    normalized,
+    values_from_lines,
+    values_from_table,
+    written_values,
+)
 from curation.project import ValuesFile
+from curation.records import KINDS
+from curation.store import runs
 from curation.validate import load_table
 
 
@@ -13,7 +29,28 @@ def lay_out(bench: Bench) -> list[Cell]:
     """Every cell of the project as its files stand now."""
     protected = [text for items in load_protected(bench) for text in items.texts]
     passages = load_passages(bench, protected)
-    return make_plan(bench.project, table=load_grounding(bench), protected_texts=protected, values=load_values(bench), passages=passages)
+    given: dict[str, Any] = {
+        "table": load_grounding(bench),
+        "protected_texts": protected,
+        "values": load_values(bench),
+        "passages": passages,
+    }
+    return make_plan(bench.project, **given) + extra_cells(bench.project, load_asked(bench), **given)
+
+
+def load_asked(bench: Bench) -> list[Asked]:
+    """What every `curate balance` asked of the plan, as long as project.yaml still wants it."""
+    settings = bench.project.balance
+    if settings.refill is None or settings.by is None:
+        return []
+    done = [run for run in runs.list_runs(bench.db) if run["stage"] == "balance" and run["state"] == "done"]
+    return [
+        Asked(run["run"], kind, settings.by, run["detail"]["column"], run["detail"][kind]["asked"])
+        for run in done
+        if run["detail"]["by"] == settings.by
+        for kind in KINDS
+        if kind in run["detail"] and run["detail"][kind]["asked"]
+    ]
 
 
 def load_values(bench: Bench) -> dict[str, Values]:
