@@ -64,6 +64,8 @@ def test_personal_data_is_found_where_it_stands_and_its_value_never_returned(kin
         "DE89 3704 0044 0532 0130 01 fails it too",
         "write to user@example.com or me@host.test",
         "10.0.0.1, 192.168.1.1, 127.0.0.1 and version 999.1.2.3",
+        "2 x 31213122000 + 62426244000 makes 5336352000, that is 223905 / 3245 of 4212883012996",
+        "password = 'your_database_password' and client_secret = 'YOUR_CLIENT_SECRET'",
         "section 2.1.3.4.5 of the 1914-1918 papers; 12,345,678 people",
         "the password is kept in a safe place, and the key is under the mat",
     ],
@@ -259,6 +261,22 @@ def test_real_answers_hold_what_was_counted_by_hand() -> None:
     assert kinds == ["email", "email", "phone number"]
     languages = find_languages(texts)["language"].to_pylist()
     assert languages.count("en") / len(texts) > 0.98
+
+
+def test_models_use_the_listed_phrases_far_oftener_than_people() -> None:
+    human = [row["output"] for row in json.loads(shared("instruction", "dolly_3k_chatgpt_kept.json").read_text())]
+    pairs = json.loads(shared("preference", "llamafactory_dpo_en_demo.json").read_text())
+    shares = [
+        len(set(find_phrases(texts)["row"].to_pylist())) / len(texts)
+        for texts in (human, [p["chosen"]["value"] for p in pairs], [p["rejected"]["value"] for p in pairs])
+    ]
+    assert shares[0] < 0.03 and min(shares[1:]) > 0.3
+
+
+def test_numbers_in_model_written_mathematics_are_no_personal_data() -> None:
+    """300 answers with much arithmetic and code, read by eye: none belongs to anyone."""
+    pairs = json.loads(shared("preference", "llamafactory_dpo_en_demo.json").read_text())
+    assert find_personal([p["chosen"]["value"] for p in pairs]).num_rows == 0
 
 
 def test_bank_questions_are_english() -> None:

@@ -22,12 +22,16 @@ _WINDOW, _OVERLAP = 4_000, 300
 """Long lines are read in overlapping pieces, so that no detector's expression meets a line of megabytes."""
 
 EMAIL = re.compile(r"(?<![\w.+-])[\w.%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![\w-])")
-CARD = re.compile(r"(?<![\w.-])(?:[2-6]\d{12,18}|[2-6]\d{3}([ -])\d{4}\1\d{4}\1\d{4}|3\d{3}([ -])\d{6}\2\d{5})(?![\w-])")
+CARD = re.compile(r"(?<![\w.-])(?:[2-6]\d{13,18}|[2-6]\d{3}([ -])\d{4}\1\d{4}\1\d{4}|3\d{3}([ -])\d{6}\2\d{5})(?![\w-])")
 IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?(?!\w)")
 SSN = re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])")
 ADDRESS = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])")
 DIALLED = re.compile(r"\+?\d(?:[ ().+/\u2010-\u2015-]{0,3}\d){6}")
 """Seven digits with little between them: what a phone number needs at least, checked first because the library is slow."""
+WRITTEN = re.compile(r"\+\d|[^/+]*\d[ ().\u2010-\u2015-]+\d[^/]*$")
+"""As a phone number is written: with + and a country, or in groups. Ten digits in a row, or in a sum, are a number."""
+PLACEHOLDER = re.compile(r"your|example|change_?me|placeholder|x{3}|[<>{}$*]", re.IGNORECASE)
+"""What stands in a manual where a secret would."""
 RESERVED = re.compile(r"(?:^|[@.])(?:example\.(?:com|org|net)|[\w-]+\.(?:example|test|invalid|localhost))$", re.IGNORECASE)
 """Domains that RFC 2606 sets aside for examples; an address there is nobody's."""
 PRIVATE_KEY = re.compile(
@@ -134,6 +138,8 @@ def _numbers(text: str, offset: int, region: str | None) -> Iterator[Found]:
             yield Found(offset + match.start(), offset + match.end(), "ip address", f"{match[0].partition('.')[0]}.***", "ipaddress")
     if DIALLED.search(text):
         for phone in PhoneNumberMatcher(text, region):
+            if not WRITTEN.match(phone.raw_string):
+                continue
             yield Found(offset + phone.start, offset + phone.end, "phone number", f"***{phone.raw_string[-2:]}", "phonenumbers")
 
 
@@ -154,7 +160,12 @@ def _secrets(text: str) -> Iterator[tuple[int, int, str, str]]:
         if type(detector).analyze_string is _regex_search():
             spans = [_secret_span(match) for pattern in detector.denylist for match in pattern.finditer(text)]
         elif any(word in low for word in KEY_WORDS) or name == "JSON Web Token":
-            spans = [match.span() for value in detector.analyze_string(text) for match in re.finditer(re.escape(value), text)]
+            spans = [
+                match.span()
+                for value in detector.analyze_string(text)
+                for match in re.finditer(re.escape(value), text)
+                if not PLACEHOLDER.search(value)
+            ]
         else:
             spans = []
         yield from ((start, end, name, "detect-secrets") for start, end in spans if end - start >= _SHORTEST_SECRET)
