@@ -84,6 +84,7 @@ def test_the_best_part_is_taken_within_an_attribute_and_shown_beside_chance_and_
         told = pipeline.score(garden)
     line = next(note for note in told.notes if note.startswith("Keep rule, instruction"))
     assert "best 50 % of each difficulty" in line and all(name in line for name in ("filter", "random", "longest"))
+    assert "pass the validators" not in line  # they have not run yet
     with open_bench(garden) as bench:
         found = kept_rows(bench, "instruction")
         by_group = Counter(found.groups)

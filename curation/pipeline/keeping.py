@@ -10,7 +10,7 @@ from curation.pipeline.bench import Bench, checked_answer, load_cells
 from curation.pipeline.judged import totals_by_seq
 from curation.records import KINDS, Kind, PairRecord, candidates_of, record_id
 from curation.report import Selection, compare_selections
-from curation.store import facts, records
+from curation.store import facts, records, runs
 from curation.store.records import Row
 
 Rule = Callable[[float], bool]
@@ -92,13 +92,13 @@ def kept_rows(bench: Bench, kind: Kind) -> Kept:
 def selections_of(bench: Bench, found: Kept) -> tuple[Selection, ...]:
     """The kept rows, random rows and the longest rows, all of one number, each with what the judge did not see."""
     invalid = {f.seq for f in facts.latest_findings(bench.db, ("screen",)) if f.kind.startswith("check_")}
-    verdicts = facts.verdicts_by_seq(bench.db)
+    verdicts, screened = facts.verdicts_by_seq(bench.db), runs.latest_run(bench.db, "screen") is not None
     people = [people_say(verdicts.get(row.seq, {}).get("verdict")) for row in found.rows]
     return compare_selections(
         found.totals,
         [len(checked_answer(row)) for row in found.rows],
         kept=found.kept,
-        valid=[row.seq not in invalid for row in found.rows] if bench.project.screen.checks else None,
+        valid=[row.seq not in invalid for row in found.rows] if bench.project.screen.checks and screened else None,
         approved=people,
     )
 
