@@ -84,7 +84,7 @@ def shorten(text: str) -> str:
 
 
 class Neighbours:
-    """The examples written so far, found by how near their cells are: the same row or passage, then the most attributes."""
+    """The examples written so far, found by how near their cells are: the same cell, row or passage, then the most attributes."""
 
     def __init__(self) -> None:
         self._at: dict[Hashable, list[str]] = defaultdict(list)
@@ -106,6 +106,7 @@ class Neighbours:
         return tuple(found)
 
     def _places(self, cell: Cell) -> Iterator[Hashable]:
+        yield "cell", cell.id
         if cell.key is not None:
             yield "row", cell.key
         if cell.passage is not None:

@@ -26,6 +26,8 @@ WAYS = (
 """How an example can be made harder: the in-depth operations of Evol-Instruct (Xu et al. 2023, arXiv:2304.12244)."""
 CACHED_FROM = 4096
 """Characters of a system prompt from which it is marked for the cache: about the 1,024 tokens below which a provider caches nothing."""
+_MOST_TOKENS = 32_000
+"""Every current model writes so much in one answer."""
 _ASKED_CHARS = 1500
 _FILLER = Parent(id="", prompt="-" * _ASKED_CHARS, answer="-" * _ASKED_CHARS)
 """A record that is not written yet, as long as most are."""
@@ -164,7 +166,7 @@ def _written_body(cells: Sequence[Cell], about: dict[str, Any], project: Project
 
 def _longer(body: dict[str, Any], times: int) -> dict[str, Any]:
     """`max_tokens` in project.yaml is for one example; several need room for several."""
-    return {**body, "max_tokens": body["max_tokens"] * times}
+    return {**body, "max_tokens": max(body["max_tokens"], min(body["max_tokens"] * times, _MOST_TOKENS))}
 
 
 def _entry(cell: Cell) -> dict[str, Any]:

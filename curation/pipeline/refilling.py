@@ -20,6 +20,8 @@ from curation.store import hold_lock, records, runs
 
 FALLEN = ("dropped", "rejected")
 """Verdicts after which a row no longer stands for its cell."""
+LEFT_OUT = "balance"
+"""The stage that leaves out rows there are too many of: nothing is wrong with them, so no others are asked for."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def refill(folder: Path, *, rounds: int | None = None, progress: Progress | None
 def standing(bench: Bench) -> Standing:
     """How the cells stand by what is known now; nothing is measured."""
     cells = load_cells(bench)
-    fallen = frozenset(d.seq for d in decide_rows(bench) if d.verdict in FALLEN)
+    fallen = frozenset(d.seq for d in decide_rows(bench) if d.verdict in FALLEN and all(reason.stage != LEFT_OUT for reason in d.reasons))
     rows = [row for kind in KINDS for row in records.list_rows(bench.db, kind)]
     filled = frozenset(row.cell for row in rows if row.cell is not None and row.seq not in fallen)
     return Standing(cells, filled, fallen, next_attempts(bench))

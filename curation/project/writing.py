@@ -183,6 +183,8 @@ class Plan(Closed):
             raise ValueError("per_call and sampling cannot both ask for several examples in one request; leave one of them at 1")
         if self.candidates == 1:
             raise ValueError("candidates must be 0 or at least 2: a pair needs two")
+        if self.preferred_by == "people" and not self.candidates:
+            raise ValueError("preferred_by: people needs candidates of at least 2; a pair that the teacher writes says which is better")
         return self
 
 
