@@ -18,7 +18,7 @@ from curation.pipeline.bench import load_cells, load_grounding, open_bench
 from curation.pipeline.describing import load_comparison, load_descriptions, load_texts
 from curation.plan import Asked, extra_cells, written_values
 from curation.project import load_project
-from curation.records import make_instruction
+from curation.records import make_instruction, prompt_text
 from curation.report import render_report
 from curation.store import facts, open_store, records
 from curation.store.records import Origin
@@ -100,6 +100,20 @@ def test_describe_of_an_empty_project_and_of_one_row_is_a_sentence(tmp_path: Pat
         pipeline.describe(folder, scope="some")  # type: ignore[arg-type]
     one = classed(tmp_path / "one", {"a": 1})
     assert "topics need at least two rows" in " ".join(pipeline.describe(one).notes)
+
+
+def test_erasing_a_row_takes_what_was_shown_of_it(tmp_path: Path) -> None:
+    folder = classed(tmp_path / "bank", {"a": 12})
+    pipeline.describe(folder)
+    with open_bench(folder) as bench:
+        (found,) = load_descriptions(bench) or ()
+        shown = found.topics[0].central
+        identity = next(row.id for row in records.list_rows(bench.db, "instruction") if prompt_text(row.record) == shown)
+    notes = pipeline.erase(folder, identity, reason="asked to").notes
+    assert any("Run them again" in note for note in notes)
+    with open_bench(folder) as bench:
+        assert load_descriptions(bench) is None
+    assert shown.encode() not in (folder / "workbench.db").read_bytes()
 
 
 @pytest.mark.model

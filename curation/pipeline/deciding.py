@@ -31,7 +31,8 @@ GATES = ("dedup", "screen")
 def decide(folder: Path) -> Summary:
     """Compute every row's verdict from the facts, the thresholds and the overrides. Nothing is measured. Core: decide.py."""
     with open_bench(folder) as bench:
-        with runs.record_run(bench.db, "decide", settings_digest(bench.project.score, bench.project.review.overlap)) as run:
+        project = bench.project
+        with runs.record_run(bench.db, "decide", settings_digest(project.score, project.review.overlap, project.balance)) as run:
             decisions = decide_rows(bench)
             facts.replace_verdicts(
                 bench.db, ((d.seq, d.verdict, d.better, rules.reasons_as_values(d.reasons)) for d in decisions), run.number

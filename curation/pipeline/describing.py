@@ -129,15 +129,15 @@ def load_texts(file: Path, column: str | None) -> tuple[list[str], str, int]:
 def load_descriptions(bench: Bench) -> tuple[Description, ...] | None:
     """What the latest `curate describe` found; None when it has not run."""
     run = runs.latest_run(bench.db, "describe")
-    if run is None:
-        return None
-    return tuple(Description.model_validate(value) for value in json.loads(run["detail"])["descriptions"])
+    found = json.loads(run["detail"]) if run is not None else {}  # `curate erase` empties it
+    return tuple(Description.model_validate(value) for value in found["descriptions"]) if "descriptions" in found else None
 
 
 def load_comparison(bench: Bench) -> Comparison | None:
     """What the latest `curate compare` found; None when it has not run."""
     run = runs.latest_run(bench.db, "compare")
-    return Comparison.model_validate(json.loads(run["detail"])["comparison"]) if run is not None else None
+    found = json.loads(run["detail"]) if run is not None else {}
+    return Comparison.model_validate(found["comparison"]) if "comparison" in found else None
 
 
 def _check_scope(scope: str) -> None:

@@ -120,6 +120,7 @@ def erase(folder: Path, identity: str, *, reason: str) -> Summary:
         seq = records.find_seq(bench.db, identity)
         body = records.load_row(bench.db, seq)["record"]
         text = prompt_text(parse_record(body)) if body else ""
+        looked = runs.forget_details(bench.db, ("describe", "compare"))  # they show single rows
         records.erase(bench.db, seq, reason, vector_key=facts.text_key(text))
         called = any(origin["how"] == "generated" for origin in records.load_row(bench.db, seq)["origins"])
         frozen = _snapshots_with(bench, records.ids_of(bench.db)[seq]) if seq in facts.splits_by_seq(bench.db) else []
@@ -128,6 +129,8 @@ def erase(folder: Path, identity: str, *, reason: str) -> Summary:
         notes.append(
             "The kept answer of the teacher and what the judge was asked still hold the text: they are the proof of what was paid."
         )
+    if looked:
+        notes.append("What `curate describe` and `curate compare` had found is gone too, for it showed rows. Run them again.")
     return Summary("erase", 1, 0, {"id": identity}, notes)
 
 

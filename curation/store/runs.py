@@ -65,6 +65,12 @@ def list_runs(db: sqlite3.Connection) -> list[dict[str, Any]]:
     return [{**row, "detail": json.loads(row["detail"] or "{}")} for row in rows]
 
 
+def forget_details(db: sqlite3.Connection, stages: tuple[str, ...]) -> int:
+    """Take what runs of these stages kept of texts; how many held any. The runs themselves stay in the record."""
+    marks = ", ".join("?" for _ in stages)
+    return db.execute(f"UPDATE runs SET detail = '{{}}' WHERE stage IN ({marks}) AND detail <> '{{}}'", stages).rowcount
+
+
 def is_current(db: sqlite3.Connection, stage: str, digest: str) -> bool:
     """Whether the latest finished run of a set-wide stage still describes the records as they are."""
     row = latest_run(db, stage)
