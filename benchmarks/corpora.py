@@ -1,0 +1,191 @@
+"""Corpora with planted edits, and the truth about them: every pair at a threshold, by an exact prefix-filter join.
+
+Three kinds: `ascii` (made-up words, drawn as words are in text), `scripts` (nine writing systems, composed and decomposed, with
+marks and joiners) and `real` (instructions people wrote, from ../shared/data where that is). The join shares no code with the
+product but `normalize`: it packs shingles into numbers, sorts every set rarest first, and looks only where prefixes meet.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numba import njit
+
+from curation.dedup.text import normalize
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+Array = np.ndarray[Any, np.dtype[Any]]
+
+SCRIPTS = {
+    "latin": "abcdefghijklmnopqrstuvwxyzàéîõüßñç", "cyrillic": "абвгдежзиклмнопрстуфхцчшщыьэюя", "greek": "αβγδεζηθικλμνξοπρστυφχψωάέή",
+    "arabic": "ابتثجحخدذرزسشصضطظعغفقكلمنهوي\u064e\u064f\u0650", "hebrew": "אבגדהוזחטיכלמנסעפצקרשת",
+    "thai": "กขคงจฉชซดตถทนบปผพฟมยรลวสหอ\u0e34\u0e48\u0e49",
+    "devanagari": "कखगघचछजझटठडढणतथदधनपफबभमयरलवशषसह\u093e\u093f\u0940\u094d",
+    "han": "".join(map(chr, range(0x4E00, 0x5200))), "hangul": "".join(map(chr, range(0xAC00, 0xB000))),
+}  # fmt: skip
+
+
+def ascii_rows(n: int, *, words: tuple[int, int] = (50, 110), planted: float = 0.1, seed: int = 0) -> pa.Array:
+    """n rows; the last share `planted` of them are copies of others with up to six edits in a hundred characters."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(2, 11, 40_000)
+    letters = (97 + rng.choice(26, int(sizes.sum()), p=_falling(26, 0.6))).astype(np.uint8)
+    at = np.concatenate([[0], np.cumsum(sizes)])
+    drawn = rng.choice(40_000, 1 << 20, p=_falling(40_000, 0.95)).astype(np.int64)
+    lengths = rng.integers(*words, n)
+    fresh = n - int(n * planted)
+    ends, data = _write_rows(n, fresh, lengths, drawn, letters, at, seed + 1)
+    return pa.Array.from_buffers(pa.large_string(), n, [None, pa.py_buffer(ends), pa.py_buffer(data)])
+
+
+def script_rows(n: int, *, planted: float = 0.1, seed: int = 0) -> list[str]:
+    """n rows in nine scripts, a third of the Latin ones decomposed, with planted edits."""
+    rng = random.Random(seed)
+    vocabularies = {name: ["".join(rng.choices(letters, k=rng.randint(2, 7))) for _ in range(8000)] for name, letters in SCRIPTS.items()}
+    rows = []
+    for _ in range(n - int(n * planted)):
+        words = vocabularies[rng.choice(list(SCRIPTS))]
+        text = " ".join(words[int(8000 * rng.random() ** 2)] for _ in range(rng.randint(15, 60)))
+        rows.append(text if rng.random() < 0.8 else f"{text} 👩‍⚕️🩺 {rng.randint(0, 999)}")
+    return rows + [_edited(rng.choice(rows), rng, "".join(SCRIPTS.values())) for _ in range(n - len(rows))]
+
+
+def real_rows(*, planted: float = 0.3, seed: int = 0) -> list[str] | None:
+    """The instruction sets of ../shared/data and edited copies of some; None where the data is not there."""
+    folder = SHARED / "instruction"
+    if not folder.is_dir():
+        return None
+    rows = [f"{r['instruction']} {r['input']} {r['output']}" for r in json.loads((folder / "dolly_3k_chatgpt_kept.json").read_text())]
+    for file in sorted(folder.glob("*.tsv")):
+        rows += [line.replace("\t", " ") for line in file.read_text().splitlines()]
+    for file in sorted(folder.glob("*.jsonl")):
+        rows += [" ".join(str(v) for v in json.loads(line).values()) for line in file.read_text().splitlines()]
+    for file in sorted((SHARED / "classbalance").glob("*.csv")):
+        with file.open(newline="") as body:
+            rows += [line[0] for line in csv.reader(body)]
+    rng = random.Random(seed)
+    long = [row for row in rows if len(row) > 60]
+    return rows + [_edited(rng.choice(long), rng, "etaoinshrdlu") for _ in range(int(planted * len(rows)))]
+
+
+def exact_pairs(texts: list[str], threshold: float, *, shingle: int = 5) -> Array:
+    """(pairs, 2): every two rows whose sets of shingles are that alike (earlier, later), equal texts among them."""
+    normal = [normalize(text) for text in texts]
+    alphabet = {c: i + 1 for i, c in enumerate(sorted(set("".join(normal))))}
+    bits = max(1, len(alphabet).bit_length())
+    base = np.uint64(1 << bits) if bits * shingle <= 64 else np.uint64(0x9E3779B97F4A7C15)
+    sets = []
+    for text in normal:
+        values = np.array([alphabet.get(c, 0) for c in text.ljust(shingle, "\0")], np.uint64)
+        packed = np.zeros(len(values) - shingle + 1, np.uint64)
+        for place in range(shingle):
+            packed = packed * base + values[place : place + len(packed)]
+        sets.append(np.unique(packed) if text else np.empty(0, np.uint64))
+    sizes = np.array([len(s) for s in sets])
+    flat = np.concatenate(sets)
+    _, ids, counts = np.unique(flat, return_inverse=True, return_counts=True)
+    rarity = np.empty(len(counts), np.int64)
+    rarity[np.argsort(counts, kind="stable")] = np.arange(len(counts))
+    tokens, begins = rarity[ids], np.concatenate([[0], np.cumsum(sizes)])
+    _sort_rows(tokens, begins)
+    order = np.argsort(sizes, kind="stable")
+    room = 1 << 20
+    while True:
+        out = np.empty((room, 2), np.int64)
+        found = _join(tokens, begins, order, len(counts), threshold, out)
+        if found <= room:
+            return np.sort(out[:found], axis=1)
+        room = found
+
+
+def _falling(n: int, power: float) -> Array:
+    weights = 1 / np.arange(1, n + 1) ** power
+    return weights / weights.sum()
+
+
+def _edited(text: str, rng: random.Random, letters: str) -> str:
+    chars = list(text)
+    for _ in range(math.ceil(rng.random() * 0.06 * len(chars))):
+        at = rng.randrange(len(chars))
+        chars[at : at + 1] = rng.choice([[], [rng.choice(letters)], [chars[at], rng.choice(letters)]])
+        if not chars:
+            return text
+    return "".join(chars)
+
+
+@njit(cache=True)
+def _write_rows(n, fresh, lengths, drawn, letters, at, seed):  # type: ignore[no-untyped-def]
+    np.random.seed(seed)
+    data, ends, size = np.empty(n * (lengths.max() * 7 + 16), np.uint8), np.zeros(n + 1, np.int64), 0
+    for row in range(n):
+        start = size
+        if row < fresh:
+            for _ in range(lengths[row]):
+                word = drawn[np.random.randint(0, len(drawn))]
+                if size > start:
+                    data[size] = 32
+                    size += 1
+                for i in range(at[word], at[word + 1]):
+                    data[size] = letters[i]
+                    size += 1
+        else:
+            twin, rate = np.random.randint(0, fresh), 0.06 * np.random.random()
+            for i in range(ends[twin], ends[twin + 1]):
+                data[size] = 97 + np.random.randint(0, 26) if np.random.random() < rate else data[i]
+                size += 1
+        ends[row + 1] = size
+    return ends, data[:size].copy()
+
+
+@njit(cache=True)
+def _sort_rows(tokens, begins):  # type: ignore[no-untyped-def]
+    for row in range(len(begins) - 1):
+        tokens[begins[row] : begins[row + 1]].sort()
+
+
+@njit(cache=True)
+def _join(tokens, begins, order, n_tokens, threshold, out):  # type: ignore[no-untyped-def]
+    """Sets by size; each meets, through its rarest tokens, smaller ones that are long enough."""
+    total = 0
+    for row in range(len(begins) - 1):
+        size = begins[row + 1] - begins[row]
+        total += size - math.ceil(threshold * size - 1e-9) + 1 if size else 0
+    first, following, owner, used = np.full(n_tokens, -1, np.int64), np.full(total, -1, np.int64), np.empty(total, np.int64), 0
+    seen, found = np.full(len(begins) - 1, -1, np.int64), 0
+    for row in order:
+        begin, size = begins[row], begins[row + 1] - begins[row]
+        prefix = size - math.ceil(threshold * size - 1e-9) + 1 if size else 0
+        for i in range(begin, begin + prefix):
+            slot = first[tokens[i]]
+            while slot >= 0:
+                other = owner[slot]
+                slot = following[slot]
+                other_size = begins[other + 1] - begins[other]
+                if other_size < threshold * size - 1e-9:
+                    break  # the lists run from the largest set down
+                if seen[other] == row:
+                    continue
+                seen[other] = row
+                a, b, shared = begin, begins[other], 0
+                while a < begin + size and b < begins[other + 1]:
+                    if tokens[a] == tokens[b]:
+                        shared, a, b = shared + 1, a + 1, b + 1
+                    elif tokens[a] < tokens[b]:
+                        a += 1
+                    else:
+                        b += 1
+                if shared >= threshold * (size + other_size - shared) - 1e-9:
+                    if found < len(out):
+                        out[found, 0], out[found, 1] = row, other
+                    found += 1
+        for i in range(begin, begin + prefix):
+            owner[used], following[used], first[tokens[i]] = row, first[tokens[i]], used
+            used += 1
+    return found

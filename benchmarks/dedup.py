@@ -1,0 +1,163 @@
+"""Near copies, ours and the peers' side by side: `python -m benchmarks.dedup --rows 100000 --peers /tmp/peers`.
+
+Every tool runs in its own process and environment (`--make-peers` builds those from PyPI), in turn, `--rounds` times; the median counts.
+Peers that take hashes get them ready-made, so only ours pays for reading, normalizing and hashing. All are given the same bands.
+Truth: the exact join of corpora.py, up to 100,000 rows. Printed: CPU and wall seconds, memory, precision and recall of the rows
+called copies, and for ours of the pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.corpora import ascii_rows, exact_pairs, real_rows, script_rows
+from curation.dedup import find_near_pairs
+from curation.dedup.bands import bands_for
+from curation.dedup.rows import read_rows
+
+ENVIRONMENTS = {
+    "sketch": (sys.executable, ("fastsketchlsh", "rensa", "datasketch", "pyarrow")),
+    "frames": (sys.executable, ("daft", "polars", "pyarrow", "numpy")),
+    "textdedup": ("/usr/bin/python3", ("text-dedup", "pyarrow")),
+}
+HOME = {
+    "fastsketch": "sketch",
+    "rensa": "sketch",
+    "rensa_text": "sketch",
+    "datasketch": "sketch",
+    "sets": "sketch",
+    "daft": "frames",
+    "text_dedup": "textdedup",
+}
+SLOW = ("rensa_text", "datasketch", "text_dedup", "sets", "daft")
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> None:
+    """Run and print a table."""
+    args = _arguments()
+    if args.make_peers:
+        make_peers(args.peers)
+    if args.corpus == "ascii":
+        texts = ascii_rows(args.rows, words=tuple(args.words))
+    else:
+        texts = pa.array(script_rows(args.rows) if args.corpus == "scripts" else real_rows() or [], pa.large_string())
+    print(f"{args.corpus}: {len(texts):,} rows, {texts.nbytes / 1e6:.0f} MB, Jaccard >= {args.threshold} of 5 code points", flush=True)
+    with tempfile.TemporaryDirectory(dir=args.work) as name:
+        folder = Path(name)
+        write_input(folder, texts, wants_hashes=bool(set(args.tools) & {"fastsketch", "rensa"}))
+        bands = bands_for(args.threshold)
+        results: dict[str, list[dict[str, Any]]] = {tool: [] for tool in args.tools}
+        for turn in range(args.rounds):
+            for tool in args.tools:
+                if turn == 0 or tool not in SLOW:
+                    results[tool].append(run_tool(tool, folder, args.threshold, bands, args.peers))
+                    print("  ", json.dumps(results[tool][-1]), flush=True)
+        truth = exact_pairs(texts.to_pylist(), args.threshold) if len(texts) <= 100_000 and not args.no_truth else None
+        flags = {tool: np.load(folder / f"{tool}.npy") for tool in args.tools if (folder / f"{tool}.npy").exists()}
+    print_table(results, flags, truth)
+    if truth is not None:
+        print_pairs(texts, truth, args.threshold)
+
+
+def make_peers(folder: Path) -> None:
+    """An environment for each group of peers, from PyPI."""
+    for name, (python, packages) in ENVIRONMENTS.items():
+        if Path(python).exists() and not (folder / name).exists():
+            subprocess.run([python, "-m", "venv", str(folder / name)], check=True)
+            subprocess.run([str(folder / name / "bin" / "pip"), "install", "-q", *packages], check=True)
+
+
+def write_input(folder: Path, texts: pa.Array, *, wants_hashes: bool) -> None:
+    """The texts as an Arrow file, and their shingles as hashes."""
+    table = pa.table({"text": texts})
+    with pa.OSFile(str(folder / "rows.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    if not wants_hashes:
+        return
+    from benchmarks.hashing import all_shingles, count_shingles
+
+    rows = read_rows(texts)
+    offsets = np.concatenate([[0], np.cumsum(count_shingles(len(texts), *rows.arguments, 5))])
+    hashes = np.lib.format.open_memmap(folder / "hashes.npy", "w+", np.uint64, (int(offsets[-1]),))
+    all_shingles(len(texts), *rows.arguments, 5, offsets, hashes)
+    hashes.flush()
+    np.save(folder / "offsets.npy", offsets)
+
+
+def run_tool(tool: str, folder: Path, threshold: float, bands: tuple[int, int], peers: Path) -> dict[str, Any]:
+    """One run in a process of its own; what it printed last, or why it did not."""
+    python = sys.executable if tool in ("ours", "one_hash") else str(peers / HOME[tool] / "bin" / "python")
+    if not Path(python).exists():
+        return {"tool": tool, "missing": python}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS_")} | {"HF_DATASETS_CACHE": str(folder / "cache")}
+    if tool in ("ours", "one_hash"):
+        environment["PYTHONPATH"] = str(ROOT)
+    command = [python, str(Path(__file__).parent / "peers" / "near.py"), tool, str(folder), str(threshold), *map(str, bands)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
+    if done.returncode:
+        return {"tool": tool, "failed": (done.stderr.strip().splitlines() or ["killed"])[-1][:200]}
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def print_table(
+    results: dict[str, list[dict[str, Any]]], flags: dict[str, np.ndarray[Any, Any]], truth: np.ndarray[Any, Any] | None
+) -> None:
+    """One line a tool, the ratio to ours beside it."""
+    own = statistics.median(run["cpu"] for run in results["ours"])
+    print(f"{'tool':12} {'CPU s':>8} {'wall s':>8} {'MB':>7} {'x ours':>7}   rows: precision recall")
+    for tool, runs in results.items():
+        good = [run for run in runs if "cpu" in run]
+        if not good:
+            print(f"{tool:12} {runs[0]}")
+            continue
+        cpu, wall, rss = (statistics.median(run[key] for run in good) for key in ("cpu", "wall", "rss_mb"))
+        cpu = good[0].get("scaled_cpu", cpu)
+        told = ""
+        if truth is not None and tool in flags and tool not in ("one_hash", "sets"):
+            is_copy = np.zeros(len(flags[tool]), bool)
+            is_copy[truth[:, 1]] = True
+            right = (flags[tool].astype(bool) & is_copy).sum()
+            told = f"{right / max(1, flags[tool].sum()):.4f} {right / max(1, is_copy.sum()):.4f}"
+        print(f"{tool:12} {cpu:8.2f} {wall:8.2f} {rss:7.0f} {cpu / own:7.2f}   {told}")
+
+
+def print_pairs(texts: pa.Array, truth: np.ndarray[Any, Any], threshold: float) -> None:
+    """Precision and recall of our pairs; of equal rows each with the first."""
+    table = find_near_pairs(texts, floor=threshold)
+    found = set(zip(table["twin"].to_pylist(), table["row"].to_pylist(), strict=True))
+    copies = {row: twin for row, twin, m in zip(*(table[c].to_pylist() for c in ("row", "twin", "measure")), strict=True) if m == "exact"}
+    true = {tuple(sorted((copies.get(a, a), copies.get(b, b)))) for a, b in truth.tolist()} - {(a, a) for a in range(len(texts))}
+    near = {tuple(sorted(pair)) for pair in found if pair[1] not in copies}
+    both = len(near & true)
+    print(f"pairs: {len(true):,} true; precision {both / max(1, len(near)):.5f}, recall {both / max(1, len(true)):.5f}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--words", type=int, nargs=2, default=(50, 110), help="words in a row, from and to")
+    parser.add_argument("--corpus", choices=("ascii", "scripts", "real"), default="ascii")
+    parser.add_argument("--threshold", type=float, default=0.7)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tools", nargs="+", default=["ours", "one_hash", *HOME])
+    parser.add_argument("--peers", type=Path, default=Path("/tmp/peers"))
+    parser.add_argument("--make-peers", action="store_true")
+    parser.add_argument("--no-truth", action="store_true")
+    parser.add_argument("--work", type=Path, default=None, help="folder for the input; it takes ten times the text")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
