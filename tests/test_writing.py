@@ -18,7 +18,7 @@ from curation.errors import ProjectError
 from curation.records import prompt_text
 from curation.requests import Answer, cells_in
 from curation.standin import lifecycle
-from curation.store import CallLedger, facts, open_store, records
+from curation.store import CallLedger, facts, hold_lock, open_store, records
 from curation.store.records import Row
 from curation.template import write_template
 
@@ -154,6 +154,19 @@ def test_what_exists_is_shown_as_taken_and_a_run_that_goes_on_asks_the_same(make
     begun = {" ".join(prompt_text(row.record).split())[:60] for row in rows(folder)}
     assert len(shown) == 35 and all(0 < len(taken) <= 4 for taken in shown)
     assert all(any(text[:60].removesuffix(" …").startswith(b[:40]) for b in begun) for taken in shown for text in taken)
+    _lose_some_and_go_on(folder)
+
+
+def test_a_run_of_several_in_a_call_goes_on_with_the_same_calls_and_alone(make: Make) -> None:
+    folder = make(instruction=40, per_call=4, avoid=2)
+    pipeline.generate(folder)
+    _lose_some_and_go_on(folder)
+    with open_store(folder) as db, hold_lock(db, "generate"):
+        with pytest.raises(ProjectError, match="curate generate: is already running"):
+            pipeline.generate(folder)
+
+
+def _lose_some_and_go_on(folder: Path) -> None:
     before = {(a.request.slot, a.request.key) for a in answers(folder)}
     with open_store(folder) as db:  # as if the process had died while these were on their way
         db.execute("UPDATE calls SET state = 'uncertain', response = NULL, settled = 0 WHERE seq % 4 = 0")
