@@ -22,6 +22,7 @@ from curation.report import ReportData, render_report
 from curation.score.measures import Rate
 from curation.store import facts, runs
 from tests.icd_samples import project as sample
+from tests.report_samples import full
 from tests.test_pipeline import Bed, approve, blank, standin
 
 CHEAP = "{provider: offline-stand-in, model: claude-opus-5-5, price: {input: 0.05, output: 0.2}}"
@@ -148,6 +149,17 @@ def test_a_row_scored_twice_shows_whether_the_judge_agrees_with_itself(garden: P
 def report_of(folder: Path) -> ReportData:
     with open_bench(folder) as bench:
         return report_data(bench)
+
+
+def test_the_page_shows_neither_personal_data_nor_what_is_protected_in_what_it_says_of_judges() -> None:
+    mail = "Write to ada.lovelace@clinic.org"
+    data = full()
+    assert data.judge is not None and data.pairs is not None
+    leaking = data.leaks[0].row
+    judge = data.judge.model_copy(update={"odd": (data.judge.odd[0].model_copy(update={"text": mail, "rationale": mail}),)})
+    pairs = data.pairs.model_copy(update={"near_identical": (("c1" * 32, mail, mail), (leaking, "the protected words", "x"))})
+    page = render_report(data.model_copy(update={"judge": judge, "pairs": pairs}), protected_text=False)
+    assert "ada.lovelace" not in page and "Write to" in page and "the protected words" not in page
 
 
 @pytest.mark.parametrize(

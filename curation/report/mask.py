@@ -20,11 +20,15 @@ def mask_rows(data: ReportData) -> ReportData:
             "leaks": tuple(mask_fields(leak, "text", "item_text", "evidence") for leak in data.leaks),
             "conflicts": data.conflicts and tuple(mask_fields(c, "text", "twin_text") for c in data.conflicts),
             "review": review and review.model_copy(update={"disputes": tuple(mask_fields(d, "text", "comment") for d in review.disputes)}),
+            "pairs": data.pairs
+            and data.pairs.model_copy(
+                update={"near_identical": tuple((row, mask_personal(a), mask_personal(b)) for row, a, b in data.pairs.near_identical)}
+            ),
             "judge": data.judge
             and data.judge.model_copy(
                 update={
                     "apart": tuple(mask_fields(line, "text", "twin_text") for line in data.judge.apart),
-                    "odd": tuple(mask_fields(line, "text") for line in data.judge.odd),
+                    "odd": tuple(mask_fields(line, "text", "rationale") for line in data.judge.odd),
                 }
             ),
         }

@@ -19,6 +19,14 @@ def withhold_protected(data: ReportData) -> ReportData:
     return data.model_copy(
         update={
             "leaks": tuple(leak.model_copy(update={**hidden, "item_text": WITHHELD}) for leak in data.leaks),
+            "pairs": data.pairs
+            and data.pairs.model_copy(
+                update={
+                    "near_identical": tuple(
+                        (row, WITHHELD, WITHHELD) if row in leaking else (row, a, b) for row, a, b in data.pairs.near_identical
+                    )
+                }
+            ),
             "judge": data.judge and _withhold_judged(data.judge, leaking),
             "drops": data.drops
             and tuple(
