@@ -273,6 +273,22 @@ def test_refill_never_shows_a_protected_text_or_the_row_that_leaked_it(make: Mak
     assert not [text for text in leaked if any(text[:40] in body for body in again)]
 
 
+def test_no_example_grows_from_one_that_holds_a_protected_text(make: Make) -> None:
+    folder = make(instruction=20, evolve={"deeper": 0.4})
+    pipeline.generate(folder)
+    parents = {row.parent for row in rows(folder) if row.parent}
+    text = next(prompt_text(row.record) for row in rows(folder) if row.seq in parents)
+    path = folder / "project.yaml"
+    path.write_text(path.read_text().replace("protected: {}", "protected: {held: {file: protected/held.jsonl, text: q}}"))
+    (folder / "protected" / "held.jsonl").write_text(json.dumps({"q": text}) + "\n")
+    with open_store(folder) as db:  # the grown ones are asked again
+        db.execute("DELETE FROM origins WHERE parent IS NOT NULL")
+        db.execute("DELETE FROM calls WHERE slot NOT IN (SELECT cell FROM origins WHERE cell IS NOT NULL)")
+    pipeline.generate(folder)
+    grown = [asked(a) for a in answers(folder) if "<existing_example>" in asked(a)]
+    assert len(grown) >= 4 and not [body for body in grown if text[:60] in body]
+
+
 def test_refill_stops_at_the_budget_and_says_so(make: Make) -> None:
     folder = make(instruction=20)
     for stage in (pipeline.generate, pipeline.score, pipeline.dedup, pipeline.screen):

@@ -106,9 +106,9 @@ def _waves(todo: Sequence[Cell], avoid: int) -> Iterator[list[Cell]]:
 
 
 def _asks_for(bench: Bench, some: Sequence[Cell], wanted: Wanted) -> Iterator[Ask]:
-    protected = [text for items in load_protected(bench) for text in items.texts] if wanted.avoid else []
+    protected = _protected(bench)
     written = neighbours_of(bench, wanted.cells, protected) if wanted.avoid else Neighbours()
-    parents = parents_of(bench) if any(cell.evolve for cell in some) else {}
+    parents = parents_of(bench, protected) if any(cell.evolve for cell in some) else {}
     for group in group_cells(some, per_call=bench.project.plan.per_call):
         taken = dict.fromkeys(text for cell in group for text in written.near(cell, limit=wanted.avoid))
         yield Ask(
@@ -126,7 +126,7 @@ def _further_answers(bench: Bench, wanted: Wanted) -> Iterator[Ask]:
         return
     writers = 1 + len(project.models.writers)
     ended = answered_slots(bench)
-    for (cell, attempt), asked in first_candidates(bench).items():
+    for (cell, attempt), asked in first_candidates(bench, _protected(bench)).items():
         for nth in range(1, count) if cell in wanted.cells else ():
             slot = f"{cell}#{nth}"
             if (slot, attempt) not in ended:
@@ -140,11 +140,14 @@ def _ask_round(bench: Bench, wanted: Wanted, some: Sequence[Ask], progress: Prog
     kept = asks.load_asks(bench.db, "generate")  # one that was asked before stays as it was
     some = [Ask.model_validate_json(kept[a.slot, a.attempt]) for a in some]
     done.asked += sum(len(a.cells) for a in some)
-    protected = [text for items in load_protected(bench) for text in items.texts]
-    seeds = load_seeds(bench.folder)
+    protected, seeds = _protected(bench), load_seeds(bench.folder)
     by_writer: dict[int, list[Request]] = defaultdict(list)
     requests = generation.ask_requests(some, wanted.cells, project=bench.project, seeds=seeds, protected_texts=protected)
     for one, request in zip(some, requests, strict=True):
         by_writer[one.writer].append(request)
     for place, requested in sorted(by_writer.items()):
         ask(bench, requested, writer_of(some[0].model_copy(update={"writer": place}), bench.project), progress=progress)
+
+
+def _protected(bench: Bench) -> list[str]:
+    return [text for items in load_protected(bench) for text in items.texts]

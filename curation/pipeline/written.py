@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from curation import generate as generation
 from curation.generate import Ask, Made, Neighbours, Parent
@@ -51,25 +51,26 @@ def read_generated(bench: Bench, cells: Sequence[Cell], run: int) -> int:
 
 def neighbours_of(bench: Bench, cells: Mapping[str, Cell], protected: Sequence[str]) -> Neighbours:
     """What has been written, to be shown as taken. A row that leaks, or holds a protected text, is never shown."""
-    leaks = {f.seq for f in facts.latest_findings(bench.db, ("screen",)) if f.kind.startswith("leak")}
-    known = {normalized(text) for text in protected}
-    lengths = lengths_of(known)
+    leaks, is_clear = _leaking(bench), _clear_of(protected)
     written = Neighbours()
     for kind in KINDS:
         for row in records.list_rows(bench.db, kind):
             text = prompt_text(row.record)
-            if row.cell is not None and row.cell in cells and row.seq not in leaks and not holds_any(normalized(text), known, lengths):
+            if row.cell is not None and row.cell in cells and row.seq not in leaks and is_clear(text):
                 written.add(cells[row.cell], text)
     return written
 
 
-def parents_of(bench: Bench) -> dict[str, Parent]:
-    """For each cell the example that others may grow from: its latest record that no gate has dropped."""
-    verdicts = facts.verdicts_by_seq(bench.db)
+def parents_of(bench: Bench, protected: Sequence[str]) -> dict[str, Parent]:
+    """For each cell the example that others may grow from: its latest record that no gate has dropped and that holds no protected text."""
+    verdicts, leaks, is_clear = facts.verdicts_by_seq(bench.db), _leaking(bench), _clear_of(protected)
     return {
         row.cell: Parent(id=row.id, prompt=prompt_text(row.record), answer=completion_text(row.record))
         for row in records.list_rows(bench.db, "instruction")
-        if row.cell is not None and verdicts.get(row.seq, {}).get("verdict") != "dropped"
+        if row.cell is not None
+        and verdicts.get(row.seq, {}).get("verdict") != "dropped"
+        and row.seq not in leaks
+        and is_clear(f"{prompt_text(row.record)}\n{completion_text(row.record)}")
     }
 
 
@@ -78,8 +79,9 @@ def answered_slots(bench: Bench) -> set[tuple[str, int]]:
     return {(answer.request.slot, answer.request.attempt) for answer in _answers(bench)}
 
 
-def first_candidates(bench: Bench) -> dict[tuple[str, int], str]:
-    """(cell, attempt) to what was asked there, for the prompts that got their first candidate."""
+def first_candidates(bench: Bench, protected: Sequence[str]) -> dict[tuple[str, int], str]:
+    """(cell, attempt) to what was asked there, for the prompts that got their first candidate and hold no protected text."""
+    is_clear = _clear_of(protected)
     rows = {row.id: row.record for row in records.list_rows(bench.db, "instruction", role="candidate")}
     calls = {answer.request.key: answer.request for answer in _answers(bench) if "#" not in answer.request.slot}
     found: dict[tuple[str, int], str] = {}
@@ -87,9 +89,20 @@ def first_candidates(bench: Bench) -> dict[tuple[str, int], str]:
         record = rows.get(identity)
         for origin in records.load_row(bench.db, seq)["origins"] if isinstance(record, InstructionRecord) else ():
             request = calls.get(origin["source"])
-            if request is not None and origin["cell"] is not None and record is not None:
+            if request is not None and origin["cell"] is not None and record is not None and is_clear(prompt_text(record)):
                 found.setdefault((origin["cell"], request.attempt), prompt_text(record))
     return found
+
+
+def _leaking(bench: Bench) -> set[int]:
+    return {f.seq for f in facts.latest_findings(bench.db, ("screen",)) if f.kind.startswith("leak")}
+
+
+def _clear_of(protected: Sequence[str]) -> Callable[[str], bool]:
+    """Tells whether a text holds none of the protected ones word for word; rewordings are for the screen to find."""
+    known = {normalized(text) for text in protected}
+    lengths = lengths_of(known)
+    return lambda text: not holds_any(normalized(text), known, lengths)
 
 
 def _answers(bench: Bench) -> Iterator[Answer]:
