@@ -15,6 +15,7 @@ from curation.errors import ProjectError
 from curation.pipeline.bench import Bench, Summary, open_bench
 from curation.pipeline.deciding import GATES, decide
 from curation.pipeline.facts_for_report import report_data
+from curation.pipeline.measuring import latest_diversity
 from curation.records import KINDS, parse_record, prompt_text
 from curation.report import render_report
 from curation.store import CallLedger, facts, records, reviews, runs
@@ -49,6 +50,7 @@ def status(folder: Path) -> Summary:
             "cost_usd": round(CallLedger(bench.db).spent_usd(), 6),
             "budget_usd": bench.project.budget.usd,
             "cost_simulated": "offline-stand-in" in (bench.project.models.teacher.provider, bench.project.models.judge.provider),
+            "diversity": _diversity(bench),
             "snapshots": [{k: s[k] for k in ("path", "kind", "rows", "digest")} for s in reviews.list_snapshots(bench.db)],
             "last": {r["stage"]: {"in": r["rows_in"], "out": r["rows_out"], "state": r["state"], "seconds": r["seconds"]} for r in done},
         }
@@ -57,6 +59,14 @@ def status(folder: Path) -> Summary:
         with runs.record_run(bench.db, "status"):
             total = sum(rows.values())
         return Summary("status", total, total, counts, [f"Next: {following}"] if following else [])
+
+
+def _diversity(bench: Bench) -> dict[str, Any] | None:
+    """The figures of the latest `curate diversity`, where it has run."""
+    found = latest_diversity(bench)
+    return (
+        {"coverage": found["coverage"]["share"], "vendi": found["set"]["vendi"], "naive_ratio": found.get("vendi_ratio")} if found else None
+    )
 
 
 def trace(folder: Path, identity: str) -> dict[str, Any]:
