@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -97,28 +97,25 @@ def decide_panel(bench: Bench) -> scoring.PanelDecision:
     members = scoring.judges_of(bench.project)[1:]
     if not members or bench.project.score.panel == "never":
         return scoring.decide_panel(bench.project, panel_usd=0.0, writing_usd=0.0)
-    singles, pairs = _rows_to_judge(bench)
-    cells, teacher = load_cells(bench), bench.project.models.teacher
-
-    def asked(judge: ModelSpec, rows: Sequence[Row]) -> Iterable[Request]:
-        return _requests(bench, rows, judge, cells)
-
-    panel = sum(
-        _bound(lambda rows, m=member: asked(m, rows), part, member)  # type: ignore[misc]
-        for member in members
-        for part in (singles, pairs)
-    )
-    seeds = load_seeds(bench.folder)
-    writing = _bound(lambda some: generation.requests_for(some, project=bench.project, seeds=seeds), cells, teacher)
-    return scoring.decide_panel(bench.project, panel_usd=panel, writing_usd=writing)
+    cells, parts = load_cells(bench), _rows_to_judge(bench)
+    panel = sum(_judging_bound(bench, rows, member, cells) for member in members for rows in parts)
+    return scoring.decide_panel(bench.project, panel_usd=panel, writing_usd=_writing_bound(bench, cells))
 
 
-def _bound(requests: Callable[[Sequence[Any]], Iterable[Request]], items: Sequence[Any], spec: ModelSpec) -> float:
-    """The most that asking for all items can cost, from an even sample of them."""
-    some = items[:: max(1, len(items) // SAMPLED)]
-    if not some:
-        return 0.0
-    return models.estimate_cost(requests(some), spec, in_batch=spec.batch).cost_usd * len(items) / len(some)
+def _judging_bound(bench: Bench, rows: Sequence[Row], judge: ModelSpec, cells: Sequence[Cell]) -> float:
+    """The most that a judge's words on all rows can cost, from an even sample of them."""
+    some = rows[:: max(1, len(rows) // SAMPLED)]
+    asked = models.estimate_cost(_requests(bench, some, judge, cells), judge, in_batch=judge.batch).cost_usd
+    return asked * len(rows) / len(some) if some else 0.0
+
+
+def _writing_bound(bench: Bench, cells: Sequence[Cell]) -> float:
+    """The most that writing the whole plan can cost, in the same way."""
+    some = cells[:: max(1, len(cells) // SAMPLED)]
+    planned = generation.planned_requests(some, project=bench.project, seeds=load_seeds(bench.folder))
+    writers = (bench.project.models.teacher, *bench.project.models.writers)
+    asked = sum(models.estimate_cost(given, writers[n], in_batch=writers[n].batch).cost_usd for n, given in planned.items())
+    return asked * len(cells) / len(some) if some else 0.0
 
 
 def _rows_to_judge(bench: Bench) -> tuple[list[Row], list[Row]]:
