@@ -26,11 +26,12 @@ class _Grams(NamedTuple):
 class SpanScanner:
     """Protected items by the word n-grams that anchor a shared span."""
 
-    def __init__(self, items: Sequence[str]) -> None:
+    def __init__(self, items: Sequence[str], *, boilerplate: bool = True) -> None:
+        """`boilerplate` False lets words that several items share open a span too."""
         self.words, self.starts = words_of(keyed_rows(items).rows)
         self.lengths = np.diff(self.starts)
         grams = _anchors(self.words, self.starts, np.minimum(self.lengths, ANCHOR))
-        grams, frames = _without_frames(grams, self.lengths)
+        grams, frames = _without_frames(grams, self.lengths) if boilerplate else (grams, np.empty(0, np.uint64))
         # An item that is boilerplate all through (a copy in three suites) is found as a whole.
         whole = np.where(np.isin(np.arange(len(items)), grams.item), 0, self.lengths)
         grams = _together(grams, _anchors(self.words, self.starts, whole))

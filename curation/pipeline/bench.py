@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +13,9 @@ from typing import Any
 import pyarrow as pa
 
 from curation.errors import ProjectError
+from curation.pipeline.protecting import ProtectedItems, read_protected
 from curation.plan import Cell
-from curation.project import Project, Suite, load_project
+from curation.project import Project, load_project
 from curation.store import Database, open_store, records
 from curation.store.records import Row
 from curation.validate import load_table
@@ -44,18 +44,6 @@ class Summary:
     def as_values(self) -> dict[str, Any]:
         """For `--json`."""
         return {"stage": self.stage, "in": self.rows_in, "out": self.rows_out, **self.counts, "notes": list(self.notes)}
-
-
-@dataclass(frozen=True)
-class ProtectedItems:
-    """A protected set, read."""
-
-    name: str
-    file: Path
-    sha256: str
-    suite: Suite
-    texts: list[str]
-    labels: list[str | None]
 
 
 @contextmanager
@@ -95,12 +83,8 @@ def load_seeds(folder: Path) -> list[dict[str, str]]:
 
 
 def load_protected(bench: Bench) -> list[ProtectedItems]:
-    """Every protected set of the project, with the digest of its file.
-
-    Raises:
-        ProjectError: a file is missing, cannot be read, or has no such column.
-    """
-    return [_read_suite(bench.folder, name, suite) for name, suite in bench.project.screen.protected.items()]
+    """Every protected set of the project, with its digest."""
+    return read_protected(bench.folder, bench.project.screen.protected)
 
 
 def load_grounding(bench: Bench) -> pa.Table | None:
@@ -140,34 +124,3 @@ def checked_answer(row: Row) -> str:
     if row.record.kind == "instruction":
         return row.record.completion.content
     return row.record.completions[row.better or 0].content
-
-
-def _read_suite(folder: Path, name: str, suite: Suite) -> ProtectedItems:
-    path = folder / suite.file
-    if not path.is_file():
-        raise ProjectError(f"project.yaml: screen.protected.{name}", f"there is no file {path}", "put it there, or take the suite out")
-    table = _read_table(path)
-    for column in filter(None, (suite.text, suite.label)):
-        if column not in table.column_names:
-            raise ProjectError(
-                f"project.yaml: screen.protected.{name}",
-                f"names the column `{column}`; {suite.file} has {', '.join(table.column_names)}",
-                "mend the name in project.yaml",
-            )
-    texts = [str(value or "") for value in table[suite.text].to_pylist()]
-    found = table[suite.label].to_pylist() if suite.label else [None] * len(texts)
-    labels = [None if v is None else str(v) for v in found]
-    return ProtectedItems(name, path, hashlib.sha256(path.read_bytes()).hexdigest(), suite, texts, labels)
-
-
-def _read_table(path: Path) -> pa.Table:
-    if ".jsonl" not in path.suffixes and ".json" not in path.suffixes:
-        return load_table(path)
-    from pyarrow import json as arrow_json
-
-    try:
-        return arrow_json.read_json(path)
-    except pa.ArrowInvalid as error:
-        raise ProjectError(
-            f"protected file {path.name}", f"cannot be read ({error})", "one JSON object a line, the same keys in each"
-        ) from error

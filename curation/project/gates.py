@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from curation.checks import Check
 from curation.project.closed import Closed
@@ -33,12 +33,34 @@ class Dedup(Closed):
 
 
 class Suite(Closed):
-    """A protected evaluation set."""
+    """A protected evaluation set: a file and its column, a split of an earlier snapshot, or a task of lm-eval."""
 
-    file: str
-    text: str
+    file: str | None = None
+    """JSONL, JSON, CSV, TSV (each also .gz) or Parquet."""
+    text: str | None = None
     """Column that holds the text to protect."""
     label: str | None = None
+    snapshot: str | None = None
+    """Folder of a snapshot, of this project or of another."""
+    split: Literal["train", "validation", "test"] | None = None
+    """Of a snapshot or a task; test when not given (of a task the first that it evaluates on)."""
+    task: str | None = None
+    """A task or group of lm-eval, whose documents are protected as the harness would look for them."""
+    include_path: str | None = None
+    """Folder with the task's YAML, where lm-eval does not ship it or its data is local."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Suite:
+        given = [name for name in ("file", "snapshot", "task") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none of them"
+            raise ValueError(f"needs one of file (with text), snapshot or task; it has {found}")
+        own = {"file": {"text", "label"}, "snapshot": {"split"}, "task": {"split", "include_path"}}[given[0]]
+        if foreign := [name for name in ("text", "label", "split", "include_path") if getattr(self, name) is not None and name not in own]:
+            raise ValueError(f"has `{foreign[0]}`, which does not go with `{given[0]}`")
+        if self.file is not None and self.text is None:
+            raise ValueError("needs `text`, the column that holds the text to protect")
+        return self
 
 
 class Screen(Closed):

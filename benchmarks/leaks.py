@@ -1,0 +1,166 @@
+"""Leaks: how many rephrased items are found beside their hardest negatives, and how fast copied spans are.
+
+    python -m benchmarks.leaks quality [--no-embedding]     recall, intervals and curve on public rephrasings
+    python -m benchmarks.leaks speed --rows 100000 --peers /tmp/peers     one pass over ten suites, beside Python sets and polars
+
+Quality: row n says item n in other words. Positive: the score of the row with its own item. Negative: the best score of the same
+row when its own item is not among the protected ones, so the hardest other item. Weights were chosen on the even items; the odd
+ones are reported, with the recall at the cut where 1 % of the negatives pass, and at the cut the product itself chooses from
+the protected items alone. Intervals: 1,000 bootstrap samples of the rows, the cut taken anew in each. Empty rows are no rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.suites import LANGUAGES, rephrasings, ten_suites, training_rows
+from curation.dedup.rows import keyed_rows
+from curation.embed import embed
+from curation.leakage import find_leaks
+from curation.leakage.rewording import Rewording
+from curation.leakage.scan import SpanScanner
+from curation.leakage.spans import ANCHOR, words
+
+Array = np.ndarray[Any, np.dtype[Any]]
+RATES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+FAR = -60.0
+
+
+class Scores(NamedTuple):
+    """Margins over the suite's own cut, one per row that is not empty."""
+
+    places: Array
+    own: Array
+    other: Array
+    missing: int
+
+
+def main() -> None:
+    """Run one part and print it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = parser.add_subparsers(dest="part", required=True)
+    quality = parts.add_parser("quality")
+    quality.add_argument("--no-embedding", action="store_true")
+    speed = parts.add_parser("speed")
+    speed.add_argument("--rows", type=int, default=100_000)
+    speed.add_argument("--rounds", type=int, default=3)
+    speed.add_argument("--peers", type=Path, default=Path("/tmp/peers"))
+    args = parser.parse_args()
+    if args.part == "quality":
+        tell_quality(dense=not args.no_embedding)
+    else:
+        tell_speed(args.rows, args.rounds, args.peers)
+
+
+def tell_quality(*, dense: bool) -> None:
+    """The tables and the curve."""
+    found = {name: score(items, rows, dense=dense) for name, (items, rows) in rephrasings().items()}
+    found["languages, pooled"] = Scores(*(np.concatenate([getattr(found[n], f) for n in LANGUAGES]) for f in ("places", "own", "other")), 0)
+    print(f"{'with MiniLM' if dense else 'without embeddings'}; recall of the odd items at 1 % false positives [95 % interval]")
+    for name, scores in found.items():
+        odd, even = scores.places % 2 == 1, scores.places % 2 == 0
+        low, high = interval(scores.own[odd], scores.other[odd])
+        print(f"  {name:18} {recall(scores.own[odd], scores.other[odd], 0.01):.3f} [{low:.3f}, {high:.3f}]  n={odd.sum():4}"
+              f"   even {recall(scores.own[even], scores.other[even], 0.01):.3f}   at the product's own cut, odd: "
+              f"recall {(scores.own[odd] > 0).mean():.3f}, false positives {(scores.other[odd] > 0).mean():.4f};"
+              f" empty rows {scores.missing}")  # fmt: skip
+    print("curve, odd items: false positives " + " ".join(f"{rate:6.3f}" for rate in RATES))
+    for name, scores in found.items():
+        odd = scores.places % 2 == 1
+        print(f"  {name:32}" + " ".join(f"{recall(scores.own[odd], scores.other[odd], rate):6.3f}" for rate in RATES))
+
+
+def score(items: list[str], rows: list[str], *, dense: bool) -> Scores:
+    """Each row with its own item, and with the hardest other one."""
+    screen = Rewording(items, ["suite"] * len(items), encode=partial(embed) if dense else None, known={}, rate=0.01)
+    full = np.array([n for n, row in enumerate(rows) if row.strip()])
+    given = keyed_rows([rows[n] for n in full]).rows
+    near, beside = screen.find(given), screen.find(given, without=full.tolist())
+    own = [near[k].margin if k in near and near[k].item == n else FAR for k, n in enumerate(full.tolist())]
+    other = [beside[k].margin if k in beside else FAR for k in range(len(full))]
+    return Scores(full, np.array(own), np.array(other), len(rows) - len(full))
+
+
+def recall(own: Array, other: Array, rate: float) -> float:
+    """Share of own pairs above the cut that this share of the negatives passes."""
+    return float((own > np.quantile(other, 1 - rate)).mean())
+
+
+def interval(own: Array, other: Array) -> tuple[float, float]:
+    """95 % bootstrap interval of the recall at 1 %."""
+    rng = np.random.default_rng(0)
+    samples = [rng.integers(0, len(own), len(own)) for _ in range(1000)]
+    low, high = np.quantile([recall(own[s], other[s], 0.01) for s in samples], (0.025, 0.975))
+    return float(low), float(high)
+
+
+def tell_speed(n: int, rounds: int, peers: Path) -> None:
+    """Rows that share eight words in a row with an item: ours, Python sets, polars; then all layers without embeddings."""
+    rows, suites = training_rows(n), ten_suites()
+    items = [item for texts in suites.values() for item in texts]
+    print(f"{n:,} rows ({sum(map(len, rows)) / 1e6:.0f} MB) against {len(items):,} items of {len(suites)} suites, {ANCHOR}-grams of words")
+    texts = pa.array(rows, pa.large_string())
+    SpanScanner(items[:100]).scan(texts.slice(0, 100))  # compile or load the loops
+    find_leaks(texts.slice(0, 100), suites)
+    times: dict[str, list[float]] = {}
+    hits: dict[str, set[int]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        pq.write_table(pa.table({"words": [" ".join(words(row)) for row in rows]}), folder / "rows.parquet")
+        pq.write_table(pa.table({"words": [" ".join(words(item)) for item in items]}), folder / "items.parquet")
+        for _ in range(rounds):
+            for tool in ("ours", "python sets", "polars"):
+                if tool == "polars" and not (peers / "frames").is_dir():
+                    continue
+                seconds, found = {"ours": _ours, "python sets": _sets, "polars": _polars}[tool](texts, items, folder, peers)
+                times.setdefault(tool, []).append(seconds)
+                hits[tool] = found
+    ours = float(np.median(times["ours"]))
+    for tool, seconds in times.items():
+        print(f"  {tool:12} {np.median(seconds):7.2f} s   {np.median(seconds) / ours:5.1f} x   {len(hits[tool]):,} rows hit,"
+              f" {len(hits[tool] ^ hits['python sets']):,} unlike Python sets")  # fmt: skip
+    started = time.perf_counter()
+    table = find_leaks(texts, suites)
+    print(f"  all layers without embeddings: {time.perf_counter() - started:.1f} s, {table.num_rows:,} leaks")
+
+
+def _ours(texts: pa.Array, items: list[str], folder: Path, peers: Path) -> tuple[float, set[int]]:
+    started = time.perf_counter()
+    scanner = SpanScanner(items, boilerplate=False)
+    found = {row for row, spans in scanner.scan(texts).items() if any(s.stop - s.start >= ANCHOR for s in spans)}
+    return time.perf_counter() - started, found
+
+
+def _sets(texts: pa.Array, items: list[str], folder: Path, peers: Path) -> tuple[float, set[int]]:
+    """As people write it: lower case, words by a regular expression, a set of tuples."""
+    started = time.perf_counter()
+    grams = {gram for item in items for gram in _grams(words(item))}
+    found = {n for n, text in enumerate(texts.to_pylist()) if not grams.isdisjoint(_grams(words(text)))}
+    return time.perf_counter() - started, found
+
+
+def _grams(tokens: tuple[str, ...]) -> list[tuple[str, ...]]:
+    return list(zip(*(tokens[k:] for k in range(ANCHOR)), strict=False))
+
+
+def _polars(texts: pa.Array, items: list[str], folder: Path, peers: Path) -> tuple[float, set[int]]:
+    """Given the words ready-made; only its own work is timed."""
+    script = Path(__file__).with_name("peers") / "grams.py"
+    out = subprocess.run([peers / "frames/bin/python", script, folder, str(ANCHOR)], capture_output=True, text=True, check=True).stdout
+    told = json.loads(out)
+    return float(told["seconds"]), set(told["rows"])
+
+
+if __name__ == "__main__":
+    main()

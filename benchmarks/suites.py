@@ -1,0 +1,72 @@
+"""Public evaluation sets and instructions from ../shared/data, where that is: what leak screens are measured on."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+LANGUAGES = ("python", "js", "c")
+
+
+def rephrasings() -> dict[str, tuple[list[str], list[str]]]:
+    """Name to (items, rows): row n says item n in other words, or is empty where the authors' model gave nothing."""
+    questions = [row["question"] for row in _lines("protected_eval/gsm8k_test.jsonl")]
+    asked = [row["text"].partition("\nAnswer:")[0].removeprefix("Question: ") for row in _lines("contamination/rephrase_gsm8k.jsonl")]
+    programs = [row["text"] for row in _lines("contamination/humaneval_test_text.jsonl")]
+    found = {"gsm8k": (questions, asked)}
+    return found | {name: (programs, [r["text"] for r in _lines(f"contamination/humaneval_{name}.jsonl")]) for name in LANGUAGES}
+
+
+def ten_suites() -> dict[str, list[str]]:
+    """Ten protected sets of a thousand items or fewer, as a project would name them."""
+    with gzip.open(SHARED / "protected_eval/HumanEval.jsonl.gz", "rt") as file:
+        programs = [json.loads(line) for line in file]
+    boards = [
+        json.loads((SHARED / f"protected_eval/bbh_{name}.json").read_text())["examples"]
+        for name in ("date_understanding", "causal_judgement")
+    ]
+    return {
+        "gsm8k": [row["question"] for row in _lines("protected_eval/gsm8k_test.jsonl")],
+        "humaneval": [row["prompt"] + row["canonical_solution"] for row in programs],
+        "mbpp": [f"{row['text']}\n{row['code']}" for row in _lines("protected_eval/mbpp.jsonl")],
+        "ifeval": [row["prompt"] for row in _lines("protected_eval/ifeval_input_data.jsonl")],
+        "mt_bench": [turn for row in _lines("protected_eval/mt_bench_question.jsonl") for turn in row["turns"]],
+        "truthfulqa": [row["Question"] for row in _table("protected_eval/truthfulqa.csv")],
+        "bbh": [row["input"] for board in boards for row in board],
+        "mmlu_clinical": [row["question"] for row in _table("protected_eval/mmlu_clinical_knowledge_test.csv")],
+        "mmlu_medicine": [row["question"] for row in _table("protected_eval/mmlu_professional_medicine_test.csv")],
+        "pubmedqa": [row["QUESTION"] for row in json.loads((SHARED / "protected_eval/pubmedqa_ori_pqal.json").read_text()).values()],
+    }
+
+
+def training_rows(n: int, *, seed: int = 0, planted: float = 0.005) -> list[str]:
+    """n rows: public instructions, beyond their number with their sentences drawn anew; some hold a protected sentence."""
+    rng = random.Random(seed)
+    real = [f"{r['instruction']}\n{r.get('context') or r.get('input') or ''}\n{r.get('response') or r.get('output') or ''}".strip()
+            for r in json.loads((SHARED / "instruction/dolly_3k_chatgpt_kept.json").read_text())]  # fmt: skip
+    real += [row["question"] for row in _lines("protected_eval/gsm8k_train.jsonl")]
+    real += [f"{row['question']}\n{row['answer']}" for row in _lines("instruction/medquad_cancergov_cdc.jsonl")]
+    sentences = [part for text in real for part in re.split(r"(?<=[.?!])\s+", text) if 20 < len(part) < 300]
+    protected = [item for items in ten_suites().values() for item in items]
+    rows = []
+    for number in range(n):
+        text = real[number] if number < len(real) else " ".join(rng.choices(sentences, k=rng.randint(2, 7)))
+        if rng.random() < planted:
+            text = f"{text} {rng.choice(protected)}"
+        rows.append(text)
+    return rows
+
+
+def _lines(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (SHARED / name).read_text().splitlines()]
+
+
+def _table(name: str) -> list[dict[str, str]]:
+    with (SHARED / name).open(newline="") as file:
+        return list(csv.DictReader(file))

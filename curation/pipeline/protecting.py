@@ -1,0 +1,98 @@
+"""Protected sets as the project names them: a file, a split of an earlier snapshot, or a task of lm-eval."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from curation.errors import ProjectError, SnapshotError
+from curation.formats.files import RowFailure, read_raw
+from curation.pipeline.task_items import read_task
+from curation.project import Suite
+from curation.records import prompt_text
+from curation.snapshot import read_manifest
+from curation.snapshot.digest import read_rows_of, record_of
+
+
+@dataclass(frozen=True)
+class ProtectedItems:
+    """A protected set, read."""
+
+    name: str
+    file: Path
+    sha256: str
+    """Of the file, or of the items where they come from no single file."""
+    suite: Suite
+    texts: list[str]
+    labels: list[str | None]
+
+
+def read_protected(folder: Path, suites: Mapping[str, Suite]) -> list[ProtectedItems]:
+    """Every protected set, with its digest.
+
+    Raises:
+        ProjectError: a file, snapshot or task is missing, cannot be read, or has no such column.
+    """
+    return [_read_suite(folder, name, suite) for name, suite in suites.items()]
+
+
+def _read_suite(folder: Path, name: str, suite: Suite) -> ProtectedItems:
+    where = f"project.yaml: screen.protected.{name}"
+    if suite.snapshot is not None:
+        return _read_split(where, folder / suite.snapshot, name, suite)
+    if suite.task is not None:
+        include = folder / suite.include_path if suite.include_path else None
+        texts = list(read_task(where, suite.task, include=include, split=suite.split))
+        digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+        return ProtectedItems(name, Path(f"lm-eval:{suite.task}"), digest, suite, texts, [None] * len(texts))
+    assert suite.file is not None and suite.text is not None
+    path = folder / suite.file
+    if not path.is_file():
+        raise ProjectError(where, f"there is no file {path}", "put it there, or take the suite out")
+    rows = _rows(where, path)
+    for column in filter(None, (suite.text, suite.label)):
+        known = dict.fromkeys(key for row in rows for key in row)
+        if column not in known:
+            raise ProjectError(where, f"names the column `{column}`; {path.name} has {', '.join(known)}", "mend the name in project.yaml")
+    texts = [_text(row.get(suite.text)) for row in rows]
+    labels = [_text(row.get(suite.label)) or None if suite.label else None for row in rows]
+    return ProtectedItems(name, path, hashlib.sha256(path.read_bytes()).hexdigest(), suite, texts, labels)
+
+
+def _rows(where: str, path: Path) -> list[dict[str, Any]]:
+    """Every row; of what is to be protected not one may be passed over."""
+    rows = list(read_raw(path))
+    failed = next(((line, row) for line, row in rows if isinstance(row, RowFailure)), None)
+    if failed:
+        line, failure = failed
+        assert isinstance(failure, RowFailure)
+        raise ProjectError(where, f"row {line} of {path.name} {failure.reason}", "mend the row; a protected item must not be passed over")
+    return [row for _, row in rows if not isinstance(row, RowFailure)]
+
+
+def _read_split(where: str, path: Path, name: str, suite: Suite) -> ProtectedItems:
+    import pyarrow.parquet as pq
+
+    try:
+        manifest = read_manifest(path)
+    except SnapshotError as error:
+        raise ProjectError(where, f"{error.what} {error.fact}", "name the folder of a snapshot") from error
+    split = suite.split or "test"
+    file = path / f"{split}.parquet"
+    if not file.is_file():
+        raise ProjectError(where, f"{path.name} has no split {split}", f"it has {', '.join(sorted(manifest.splits))}")
+    rows = [record_of(row, manifest.kind) for row in read_rows_of(pq.read_table(file, use_threads=False, pre_buffer=False), manifest.kind)]
+    labels = [record.label if record.kind == "instruction" else None for record in rows]
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    return ProtectedItems(name, file, digest, suite, [prompt_text(record) for record in rows], labels)
+
+
+def _text(value: Any) -> str:
+    """A column's value as text; a list (turns, choices) is its lines."""
+    if isinstance(value, list):
+        return "\n".join(_text(part) for part in value)
+    return "" if value is None else str(value)
