@@ -14,10 +14,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
+from functools import partial
 
 from curation.errors import ModelUnavailable
 from curation.models.client import ChatModel
-from curation.models.ledger import Held, Ledger
+from curation.models.ledger import Claimed, Held, Ledger
 from curation.models.prices import bound_nano, find_rates, is_priced
 from curation.models.sending import Patience, Sender, StopRun, Tally, budget_reached
 from curation.models.told import AskProgress, AskSummary
@@ -131,6 +132,7 @@ class _Run:
             budget_usd=self.budget_usd,
             patience=patience,
             stopping=self.stopping,
+            stop=self._stop,
         )
         self._recover()
         self.sender.settle_left()
@@ -188,9 +190,8 @@ class _Run:
 
     async def _claim(self, room: int) -> None:
         offers = list(self.ahead)
-        claim = self.ledger.claim(
-            offers, provider=self.spec.provider, simulated=self.simulated, limit=room, budget_usd=self.budget_usd, since=self.since
-        )
+        change = partial(self.ledger.claim, offers, provider=self.spec.provider, simulated=self.simulated, limit=room)
+        claim: Claimed = await self.sender.commit.write(partial(change, budget_usd=self.budget_usd, since=self.since))
         self.ahead = deque(offers[claim.looked_at :])
         self.elsewhere += [offers[place] for place in claim.elsewhere]
         self.sender.tally.reused += claim.reused
@@ -200,10 +201,11 @@ class _Run:
             self.queue.put_nowait(call)
         if not claim.over_budget:
             return
-        if self.pending == 0:
+        # What is on its way, or not written down yet, costs less than is held for it; then there may be room.
+        if self.pending:
+            await self._wait()
+        elif not self.sender.commit.flush():
             self._stop(budget_reached(self.budget_usd))
-        else:
-            await self._wait()  # what is on its way costs less than is held for it; then there may be room
 
     def _recover(self) -> None:
         self.sender.tally.uncertain += self.ledger.recover().uncertain

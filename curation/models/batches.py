@@ -94,6 +94,7 @@ class _BatchRun:
             budget_usd=self.budget_usd,
             patience=self.patience,
             stopping=asyncio.Event(),
+            stop=lambda error: None,  # it sends nothing here
         )
         try:
             await self._finish_open()
@@ -121,10 +122,10 @@ class _BatchRun:
             self.sender.tally.failed += claim.failed
             todo = todo[claim.looked_at :]
             if claim.calls:
-                await self._submit([call for call in claim.calls if call.held_nano])
+                await self._submit([call for call in claim.calls if is_priced(call.request, self.rates)])
                 for call in claim.calls:
-                    if not call.held_nano:
-                        await self.sender.send(call)
+                    if not is_priced(call.request, self.rates):
+                        await self.sender.send(call)  # which counts it as failed
             elif claim.over_budget:
                 raise budget_reached(self.budget_usd)
             elif elsewhere and not todo:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from curation.models.ledger import Ledger, Write
 
 MOST_WRITES = 5000
+_Waiting = tuple[Write, Callable[[Any], None], Callable[[Exception], None]]
 
 
 class GroupCommit:
-    """Writes to the ledger from the loop's own thread; `write` returns when the change is on disk."""
+    """Writes to the ledger from the loop's own thread, in the order they are wanted.
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._waiting: deque[tuple[Write, asyncio.Future[Any]]] = deque()
+    Args:
+        window_s: how long a write may wait for others; each commit waits for the disk, and nothing else goes on meanwhile.
+    """
+
+    def __init__(self, ledger: Ledger, *, window_s: float = 0.0) -> None:
+        self._ledger, self._window_s = ledger, window_s
+        self._waiting: deque[_Waiting] = deque()
         self.commits = 0
 
     async def write(self, change: Write) -> Any:
@@ -24,17 +30,31 @@ class GroupCommit:
 
         A cancelled caller does not take its change back: what it wanted written still is.
         """
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[Any] = loop.create_future()
-        self._waiting.append((change, done))
-        if len(self._waiting) == 1:
-            loop.call_soon(self._commit)
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def tell(result: Any) -> None:
+            if not done.done():
+                done.set_result(result)
+
+        def fail(error: Exception) -> None:
+            if not done.done():
+                done.set_exception(error)
+
+        self.post(change, tell, fail)
         return await done
 
-    def flush(self) -> None:
-        """Commit now what is waiting."""
+    def post(self, change: Write, then: Callable[[Any], None], fail: Callable[[Exception], None]) -> None:
+        """Have the change written and go on; `then` is called with its result once it is on disk."""
+        self._waiting.append((change, then, fail))
+        if len(self._waiting) == 1:
+            asyncio.get_running_loop().call_later(self._window_s, self._commit)
+
+    def flush(self) -> bool:
+        """Commit now what is waiting, and what comes of that; False when there was nothing."""
+        was_waiting = bool(self._waiting)
         while self._waiting:
             self._commit()
+        return was_waiting
 
     def _commit(self) -> None:
         if not self._waiting:
@@ -42,15 +62,19 @@ class GroupCommit:
         batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_WRITES))]
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._commit)
+        self._commit_these(batch)
+
+    def _commit_these(self, batch: Sequence[_Waiting]) -> None:
         try:
             with self._ledger.transaction():
-                results = [change() for change, _ in batch]
+                results = [change() for change, _, _ in batch]
         except Exception as error:
-            for _, done in batch:
-                if not done.done():
-                    done.set_exception(error)
+            if len(batch) == 1:
+                batch[0][2](error)
+                return
+            for one in batch:  # a change that fails takes no other with it
+                self._commit_these([one])
             return
         self.commits += 1
-        for (_, done), result in zip(batch, results, strict=True):
-            if not done.done():
-                done.set_result(result)
+        for (_, then, _), result in zip(batch, results, strict=True):
+            then(result)

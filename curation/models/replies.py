@@ -122,6 +122,8 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 def tokens_left(headers: Mapping[str, str], *, now: datetime | None = None) -> tuple[float, float] | None:
     """(smallest share left of any rate limit, seconds until that one is full again), or None without such headers."""
     found = []
+    if not any(name.startswith(("anthropic-ratelimit-", "x-ratelimit-")) for name in headers):
+        return None
     for kind in ("requests", "input-tokens", "output-tokens", "tokens"):
         with contextlib.suppress(ValueError, KeyError, ZeroDivisionError):
             prefix = f"anthropic-ratelimit-{kind}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -48,6 +49,10 @@ class Tally:
     refusals: Counter[str] = field(default_factory=Counter)
 
 
+_WINDOW_S = 0.0001
+"""For each call that may be on its way: how long a write to disk may wait for company."""
+
+
 class StopRun(Exception):
     """No further call may be sent, for the reason given; the call at hand is given back."""
 
@@ -65,14 +70,31 @@ class TryAgain(Exception):
 
 
 class Sender:
-    """Sends claimed calls; shared by the workers of one run."""
+    """Sends claimed calls; shared by the workers of one run.
+
+    Args:
+        stop: told what must end the run when it is found after its call was let go: a bug in reading, an open circuit.
+    """
 
     def __init__(
-        self, *, model: ChatModel, spec: ModelSpec, ledger: Ledger, budget_usd: float, patience: Patience, stopping: asyncio.Event
+        self,
+        *,
+        model: ChatModel,
+        spec: ModelSpec,
+        ledger: Ledger,
+        budget_usd: float,
+        patience: Patience,
+        stopping: asyncio.Event,
+        stop: Callable[[BaseException | None], None],
     ) -> None:
-        self.tally, self.limit, self.circuit, self.commit = Tally(), AdaptiveLimit(spec.concurrency), Circuit(), GroupCommit(ledger)
+        self.tally, self.limit, self.circuit, self.commit = (
+            Tally(),
+            AdaptiveLimit(spec.concurrency),
+            Circuit(),
+            GroupCommit(ledger, window_s=spec.concurrency * _WINDOW_S),
+        )
         self._model, self._spec, self._ledger, self._budget_usd = model, spec, ledger, budget_usd
-        self._rates, self._patience, self._stopping = find_rates(spec), patience, stopping
+        self._rates, self._patience, self._stopping, self._stop = find_rates(spec), patience, stopping, stop
 
     async def send(self, call: Held) -> None:
         """Until it is answered or has failed; raises StopRun when the run must end first."""
@@ -80,12 +102,21 @@ class Sender:
             limit = self._rates.up_to_prompt_tokens
             await self._fail(call, TryAgain("unpriced_length", f"the list price of {self._spec.model} holds up to {limit} prompt tokens"))
             return
+        try:
+            await self._try(call)  # most calls need no more, and a retrying loop is a tenth of what a call costs us
+        except TryAgain as error:
+            await self._try_on(call, error)
+
+    async def _try_on(self, call: Held, first: TryAgain | None) -> None:
         tries = AsyncRetrying(
             sleep=self._sleep, wait=self._wait_s, stop=self._is_enough, retry=retry_if_exception_type(TryAgain), reraise=True
         )
         try:
             async for attempt in tries:
                 with attempt:
+                    if first is not None:  # the try that is behind us
+                        error, first = first, None
+                        raise error
                     await self._try(call)
         except TryAgain as error:
             await self._fail(call, error)
@@ -127,17 +158,12 @@ class Sender:
             self.limit.leave()
 
     async def _keep(self, call: Held, reply: Reply, *, sent: float) -> None:
-        """First to disk, then look."""
+        """First to disk, then look. Nobody waits for the disk here: the next call's `sent` goes there with this one's answer."""
         if 200 <= reply.status < 300:
             request_id = reply.headers.get("request-id") or reply.headers.get("x-request-id")
-            await self.commit.write(
-                partial(self._ledger.record_answer, call.seq, status=reply.status, raw=reply.raw, request_id=request_id)
-            )
+            change = partial(self._ledger.record_answer, call.seq, status=reply.status, raw=reply.raw, request_id=request_id)
+            self.commit.post(change, partial(self._read_kept, call, reply), self._stop)
             self.limit.speed_up(reply.headers)
-            reading = replies.read_message(reply.raw)
-            cost = await self.commit.write(partial(self._settle, call.seq, reading))
-            self._count(reading, call.held_nano if cost is None else cost)
-            self._judge_circuit(reading.failure[0] if reading.failure else None)
             return
         reason, detail = replies.describe_failure(reply)
         end = replies.ends_the_run(reply, spec=self._spec, address=self._model.address)
@@ -151,8 +177,24 @@ class Sender:
             raise StopRun(end)
         self._judge_circuit(reason)
 
+    def _read_kept(self, call: Held, reply: Reply, _: None) -> None:
+        """The response is on disk; whatever goes wrong from here on costs nothing."""
+        try:
+            reading = replies.read_message(reply.raw)
+            self.commit.post(partial(self._settle, call.seq, reading), lambda cost: None, self._stop)
+            cost = self._cost(reading)
+            self._count(reading, call.held_nano if cost is None else cost)
+            self._judge_circuit(reading.failure[0] if reading.failure else None)
+        except StopRun as stop:
+            self._stop(stop.error)
+        except Exception as error:
+            self._stop(error)
+
+    def _cost(self, reading: replies.Reading, *, in_batch: bool = False) -> int | None:
+        return None if reading.tokens is None else cost_nano(reading.tokens, self._rates, in_batch=in_batch)
+
     def _settle(self, seq: int, reading: replies.Reading, *, in_batch: bool = False) -> int | None:
-        cost = None if reading.tokens is None else cost_nano(reading.tokens, self._rates, in_batch=in_batch)
+        cost = self._cost(reading, in_batch=in_batch)
         self._ledger.settle(
             seq,
             cost_nano=cost,
