@@ -1,0 +1,254 @@
+"""The compiled loops against plain definitions: normalization, similarity, who is kept, what moves with the threshold, bad input."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import time
+from itertools import combinations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curation.dedup import (
+    cluster_alarms,
+    find_clusters,
+    find_exact,
+    find_near,
+    find_near_against,
+    find_near_pairs,
+    near,
+    normalize,
+    rethreshold,
+)
+from curation.dedup.bands import bands_for, choose_bands
+from curation.dedup.rows import keyed_rows, read_rows
+from tests.conftest import shared
+
+FULL = bool(os.environ.get("SEEDCORN_SOAK"))
+EXACT_BANDS = (96, 1)
+"""One bin a band: every pair that shares anything is a candidate."""
+
+WORDS = ("fever", "cough", "rash", "left", "right", "chronic", "knee", "сердце", "心臓病", "ألم", "हृदय", "é́", "ß")
+phrases = st.lists(st.sampled_from(WORDS), min_size=1, max_size=7).map(" ".join)
+
+
+@st.composite
+def corpora(draw: st.DrawFn) -> list[str]:
+    """Phrases and copies of them with a few letters changed."""
+    base = draw(st.lists(phrases, min_size=1, max_size=6))
+    rows = []
+    for _ in range(draw(st.integers(0, 16))):
+        chars = list(draw(st.sampled_from(base)))
+        for _ in range(draw(st.integers(0, 3))):
+            chars[draw(st.integers(0, len(chars) - 1))] = draw(st.sampled_from("abc 心"))
+        rows.append("".join(chars))
+    return rows
+
+
+def codes_of(texts: list[str]) -> list[str]:
+    """What the compiled reader makes of each text."""
+    from curation.dedup.kernels.read import read_rows_into
+
+    keyed = keyed_rows(texts)
+    at = np.cumsum(keyed.lengths) - keyed.lengths
+    out = np.zeros(int(keyed.lengths.sum()) + 64, np.uint32)
+    read_rows_into(np.arange(len(texts)), at, *keyed.rows.arguments, out)
+    return ["".join(map(chr, out[a : a + n])) for a, n in zip(at.tolist(), keyed.lengths.tolist(), strict=True)]
+
+
+def shingles(text: str, width: int) -> frozenset[str]:
+    return frozenset(text[i : i + width] for i in range(max(1, len(text) - width + 1)))
+
+
+def by_definition(texts: list[str], threshold: float, width: int) -> dict[int, tuple[int, float]]:
+    """row: (kept, similarity), one after the other, every pair looked at; a row equal to an earlier one shares its fate."""
+    normal, kept, decided = [normalize(text) for text in texts], list[int](), {}
+    sets = [shingles(text, width) for text in normal]
+    for row, own in enumerate(sets):
+        first = normal.index(normal[row])
+        rivals = [(len(own & sets[k]) / len(own | sets[k]), -k) for k in kept if normal[row] and normal[k]]
+        best = max((rival for rival in rivals if rival[0] >= threshold), default=None)
+        if first != row:
+            decided[row] = decided.get(first, (first, 1.0))
+        elif best is None:
+            kept.append(row)
+        else:
+            decided[row] = (-best[1], best[0])
+    return decided
+
+
+def test_every_code_point_is_folded_as_python_folds_it() -> None:
+    codes = (
+        range(0x110000) if FULL else [*range(0x3400), *range(0xF900, 0x10000), *range(0x10400, 0x10500), *range(0x1D100, 0x1D200), 0x2F800]
+    )
+    texts = [f"x{chr(code)}y" for code in codes] + [chr(code) for code in codes]
+    assert codes_of(texts) == [normalize(text) for text in texts]
+
+
+@settings(max_examples=2000 if FULL else 150, deadline=None)
+@given(st.lists(st.text(st.characters(exclude_categories=()), max_size=30), min_size=1, max_size=8))
+def test_any_text_is_normalized_as_python_normalizes_it(texts: list[str]) -> None:
+    assert codes_of(texts) == [normalize(text) for text in texts]
+
+
+@settings(max_examples=1000 if FULL else 60, deadline=None)
+@given(corpora(), st.sampled_from([0.5, 0.7, 0.8, 0.95]), st.integers(3, 9))
+def test_near_is_what_a_look_at_every_pair_gives(texts: list[str], threshold: float, width: int) -> None:
+    table = find_near(texts, threshold=threshold, shingle=width, bands=EXACT_BANDS)
+    found = {line["row"]: (line["kept"], line["similarity"]) for line in table.to_pylist()}
+    expected = by_definition(texts, threshold, width)
+    assert found.keys() == expected.keys()
+    assert {row: score for row, (_, score) in found.items()} == pytest.approx({row: score for row, (_, score) in expected.items()})
+    assert {row: kept for row, (kept, _) in found.items()} == {row: kept for row, (kept, _) in expected.items()}
+
+
+@settings(max_examples=1000 if FULL else 60, deadline=None, derandomize=True)
+@given(corpora(), st.data())
+def test_a_moved_threshold_gives_what_a_new_run_would(texts: list[str], data: st.DataObject) -> None:
+    labels = data.draw(st.none() | st.lists(st.sampled_from([None, "x", "y"]), min_size=len(texts), max_size=len(texts)))
+    rank = data.draw(st.none() | st.permutations(range(len(texts))))
+    pairs = find_near_pairs(texts, floor=0.4, labels=labels, rank=rank)
+    for threshold in (0.5, 0.7, 0.9):
+        again = find_near(texts, threshold=threshold, labels=labels, rank=rank, edits=None)
+        assert rethreshold(pairs, threshold).to_pylist() == again.to_pylist()
+    with pytest.raises(ValueError, match=r"lies under 0\.4"):
+        rethreshold(pairs, 0.3)
+
+
+@settings(max_examples=500 if FULL else 40, deadline=None, derandomize=True)
+@given(corpora(), st.data())
+def test_rows_that_come_later_change_nothing_for_those_before(texts: list[str], data: st.DataObject) -> None:
+    cut = data.draw(st.integers(0, len(texts)))
+    before, after = find_near(texts[:cut]), find_near(texts)
+    columns = ["row", "kept", "similarity", "measure"]
+    assert before.select(columns).to_pylist() == [line for line in after.select(columns).to_pylist() if line["row"] < cut]
+    against = find_near_against(texts[cut:], texts[:cut])
+    sets = [shingles(normalize(t), 5) for t in texts]
+    alike = {b - cut for a in range(cut) for b in range(cut, len(texts)) if len(sets[a] & sets[b]) >= 0.7 * len(sets[a] | sets[b])}
+    assert set(against["row"].to_pylist()) == alike
+
+
+@settings(max_examples=500 if FULL else 40, deadline=None)
+@given(corpora())
+def test_clusters_are_the_components_of_all_near_pairs(texts: list[str]) -> None:
+    clusters = find_clusters(texts, threshold=0.6).tolist()
+    names, sets = list(range(len(texts))), [shingles(normalize(t), 5) for t in texts]
+    for a, b in combinations(range(len(texts)), 2):
+        if len(sets[a] & sets[b]) >= 0.6 * len(sets[a] | sets[b]):
+            old, new = max(names[a], names[b]), min(names[a], names[b])
+            names = [new if name == old else name for name in names]
+    assert clusters == names
+
+
+@settings(max_examples=2000 if FULL else 150, deadline=None)
+@given(st.text("abcd", max_size=20), st.text("abcd", max_size=20), st.integers(0, 20))
+def test_edits_are_those_of_rapidfuzz(a: str, b: str, limit: int) -> None:
+    from rapidfuzz.distance import Levenshtein
+
+    from curation.dedup.kernels.compare import edits_within
+
+    one, two = (np.array([ord(c) for c in text], np.uint32) for text in (a, b))
+    distance = Levenshtein.distance(a, b)
+    assert edits_within(one, len(one), two, len(two), limit) == (distance if distance <= limit else -1)
+
+
+def test_arrow_in_any_shape_gives_what_a_list_gives() -> None:
+    texts = [
+        "a row about coughs and fevers",
+        None,
+        "",
+        "a row about coughs and fever",
+        "夜间发热和咳嗽三周的病人",
+        "夜间发热和咳嗽三周的病人。",
+    ] * 3
+    expected = find_near(texts).to_pylist()
+    plain = pa.array(texts)
+    shapes = [plain, plain.cast(pa.large_string()), plain.cast(pa.string_view()), plain.dictionary_encode()]
+    shapes += [pa.chunked_array([plain.slice(0, 5), plain.slice(5)]), pa.concat_arrays([pa.array(["before"]), plain]).slice(1)]
+    assert [find_near(shape).to_pylist() for shape in shapes] == [expected] * len(shapes)
+    assert find_near(pa.nulls(3)).to_pylist() == find_near(["", "", ""]).to_pylist()
+    with pytest.raises(TypeError, match="must be strings"):
+        find_near(pa.array([1, 2]))
+
+
+def test_bad_rows_are_rows() -> None:
+    huge = "a long row with the same words again and again " * (220_000 if FULL else 22_000)
+    texts = [
+        "",
+        "x",
+        "\x00",
+        huge,
+        huge + "!",
+        "\ud800 alone in a row of some length",
+        "\ud800 alone in a row of some lengths",
+        "x\x00",
+        "\u0301",
+    ]
+    table = find_near(texts)
+    assert [(line["row"], line["kept"]) for line in table.to_pylist()] == [(2, 0), (4, 3), (6, 5), (7, 1)]
+
+
+def test_a_million_equal_rows_take_the_time_of_reading_them() -> None:
+    seconds = []
+    for n in (100_000, 1_000_000) if FULL else (40_000, 200_000):
+        texts = pa.array(["the very same row, again and again and again"] * n)
+        started = time.process_time()
+        assert find_near(texts).num_rows == find_exact(texts).num_rows == n - 1
+        seconds.append(time.process_time() - started)
+    assert seconds[1] < 20 * max(seconds[0], 0.05)
+
+
+def test_a_corpus_just_under_the_threshold_is_bounded_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    opening = " ".join(rng.bytes(4).hex() for _ in range(29))
+    texts = [f"{opening} {rng.bytes(35).hex()}" for _ in range(300)]
+    monkeypatch.setattr(near, "LOOKS", 20)
+    table = find_near(texts, threshold=0.75)
+    assert table.num_rows == 0 and int(table.schema.metadata[b"gave_up"]) > 200
+
+
+def test_a_chain_is_an_alarm() -> None:
+    words = [f"word{i:03d}" for i in range(400)]
+    steps = [" ".join(words[i * 6 : i * 6 + 40]) for i in range(50)]
+    table = find_near(steps[::2] + steps[1::2])  # each of the second half is a twin of two of the first
+    assert [(line["reason"], line["size"] > 40) for line in cluster_alarms(table, 10_000).to_pylist()] == [("chained", True)]
+    assert cluster_alarms(find_near([steps[0]] * 50), 10_000).num_rows == 0
+
+
+def test_a_large_class_of_short_rows_is_not_compared_pair_by_pair() -> None:
+    rng = np.random.default_rng(0)
+    texts = [f"{rng.bytes(4).hex()} of the {rng.bytes(6).hex()}" for _ in range(20_000)]
+    started = time.process_time()
+    found = find_near([*texts, texts[17].replace(" of ", " off ")], threshold=0.95, labels=["S"] * 20_001).to_pylist()
+    assert [(line["row"], line["kept"], line["measure"]) for line in found] == [(20_000, 17, "levenshtein")]
+    assert time.process_time() - started < 30  # two hundred million pairs would take minutes
+
+
+def test_no_two_codes_of_icd_are_merged() -> None:
+    with gzip.open(shared("icd", "icd10cm_2025_codes.tsv.gz"), "rt") as body:
+        rows = [line.rstrip("\n").split("\t") for line in body][1:]
+    rows = rows if FULL else rows[::3]
+    codes, texts = [row[0] for row in rows], [row[-1] for row in rows]
+    assert len(set(codes)) == len(codes) > 30_000
+    assert find_near(texts, labels=codes).num_rows == find_exact(texts, labels=codes).num_rows == 0
+    assert find_near(texts).num_rows > len(texts) / 4  # without labels most would fall as copies of a neighbour
+
+
+def test_bands_follow_the_density_of_the_rows() -> None:
+    rng = np.random.default_rng(0)
+    unlike = pa.array([rng.bytes(40).hex() for _ in range(12_000)])
+    common = pa.array([f"{'the same opening of every prompt in this set, ' * 3}{rng.bytes(70).hex()}" for _ in range(12_000)])
+    chosen = [choose_bands(read_rows(rows), threshold=0.7, shingle=5, codes=np.full(12_000, -1)) for rows in (unlike, common)]
+    assert chosen[0][1] < chosen[1][1]
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.95])
+def test_bands_miss_less_than_datasketchs_own(threshold: float) -> None:
+    from datasketch.lsh import _false_negative_probability, _optimal_param
+
+    own, default = bands_for(threshold), _optimal_param(threshold, 128, 0.5, 0.5)
+    assert _false_negative_probability(threshold, *own) < _false_negative_probability(threshold, *default) / 5
