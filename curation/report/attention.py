@@ -17,6 +17,8 @@ FLIPS = 0.2
 """A judge that changes its mind with the order on more pairs than this has little to say about the rest."""
 LENGTH = 0.3
 """Rank correlation of total and length from which length is more than a side remark (Cohen's medium effect)."""
+ODD = 0.02
+"""Share of readable rationales against their score up to which words misread explain it as well."""
 CLUSTER = 0.05
 """A duplicate cluster above this share of the rows is more often a bad threshold than bad luck."""
 
@@ -129,7 +131,7 @@ def _rationales(judge: Judge) -> list[Notice]:
     if not check.contradictions:
         return []
     text = f"{len(check.contradictions):,} of {judge.name}'s {check.read:,} readable rationales say the opposite of their score."
-    return [Notice("look", text, "judge")]
+    return [Notice("look" if len(check.contradictions) > ODD * check.read else "note", text, "judge")]
 
 
 def _beside_people(judge: Judge) -> list[Notice]:
