@@ -36,6 +36,7 @@ WORDS = {
     "leak_span": "shares a long span",
     "leak_edited": "edited protected text",
     "leak_reworded": "reworded protected text",
+    "leak_judged": "gives a protected item away, says the leak judge",
     "over_cap": "over its class's cap",
 }
 """Kinds of findings whose names need better words."""
@@ -65,7 +66,7 @@ def report_data(bench: Bench) -> page.ReportData:
         pairs=pair_hygiene(bench, verdicts) if verdicts else None,
         drops=_drops(verdicts, by_seq) if verdicts else None,
         suites=_suites(bench, findings, len(by_seq)) if "screen" in ran else None,
-        leaks=_leaks(findings, by_seq),
+        leaks=_leaks(bench, findings, by_seq),
         conflicts=_conflicts(bench, findings, by_seq) if "screen" in ran else None,
         distributions=_distributions(bench, rows, verdicts) if by_seq else None,
         coverage=_coverage(bench, verdicts, rows),
@@ -127,7 +128,7 @@ def _drops(verdicts: Mapping[int, Mapping[str, Any]], by_seq: Mapping[int, Row])
 
 
 def _suites(bench: Bench, findings: Sequence[Finding], screened: int) -> tuple[page.ProtectedSuite, ...]:
-    flagged = Counter((f.item or "").split(":")[0] for f in findings if f.kind.startswith("leak_"))
+    flagged = Counter((f.item or "").split(":")[0] for f in findings if f.kind.startswith("leak_") and f.drops)
     rate = bench.project.screen.false_positive_rate
     return tuple(
         page.ProtectedSuite(
@@ -138,17 +139,27 @@ def _suites(bench: Bench, findings: Sequence[Finding], screened: int) -> tuple[p
     )  # fmt: skip
 
 
-def _leaks(findings: Sequence[Finding], by_seq: Mapping[int, Row]) -> tuple[page.Leak, ...]:
+def _leaks(bench: Bench, findings: Sequence[Finding], by_seq: Mapping[int, Row]) -> tuple[page.Leak, ...]:
+    """What took rows out as leaks; what the leak judge cleared or left open stays with the row and is no leak."""
+    found = [f for f in findings if f.kind.startswith("leak_") and f.drops and f.seq in by_seq]
+    texts = {p.name: p.texts for p in load_protected(bench)} if found else {}
     out = []
-    for f in findings:
-        if f.kind.startswith("leak_") and f.seq in by_seq:
-            suite, _, item = (f.item or ":").partition(":")
-            shown, end = json.JSONDecoder().raw_decode(f.evidence.removeprefix("protected: "))
-            evidence = f.evidence.removeprefix("protected: ")[end:].removeprefix(". ")
-            row = by_seq[f.seq]
-            out.append(page.Leak(row=row.id, suite=suite, item=item, method=f.kind.removeprefix("leak_").replace("_", " "),
-                                 text=prompt_text(row.record), item_text=shown, score=f.score, evidence=evidence))  # fmt: skip
+    for f in found:
+        suite, _, item = (f.item or ":").partition(":")
+        shown, evidence = _shown_item(f.evidence, texts.get(suite, []), item)
+        method = "leak judge" if f.kind == "leak_judged" else f.kind.removeprefix("leak_").replace("_", " ")
+        out.append(page.Leak(row=by_seq[f.seq].id, suite=suite, item=item, method=method, text=prompt_text(by_seq[f.seq].record),
+                             item_text=shown, score=f.score, evidence=evidence))  # fmt: skip
     return tuple(out)
+
+
+def _shown_item(evidence: str, texts: Sequence[str], item: str) -> tuple[str, str]:
+    """The protected text and the rest of the evidence: the text stands in the evidence, or in the suite under its number."""
+    if not evidence.startswith("protected: "):
+        return texts[int(item)] if item.isdigit() and int(item) < len(texts) else "", evidence
+    rest = evidence.removeprefix("protected: ")
+    shown, end = json.JSONDecoder().raw_decode(rest)
+    return shown, rest[end:].removeprefix(". ")
 
 
 def _conflicts(bench: Bench, findings: Sequence[Finding], by_seq: Mapping[int, Row]) -> tuple[page.Conflict, ...]:

@@ -38,7 +38,7 @@ def score_gates(bench: Bench, log: Path) -> dict[str, Any]:
     planted, clean = _truth(log)
     row_of, failed = _rows_by_message(bench), _failed_messages(bench)
     findings: dict[int, set[str]] = defaultdict(set)
-    for f in facts.latest_findings(bench.db, ("dedup", "screen")):
+    for f in filter(lambda f: f.drops, facts.latest_findings(bench.db, ("dedup", "screen"))):  # what the leak judge cleared is not caught
         findings[f.seq].add(f.stage if f.stage == "dedup" else f.kind.split("_")[0])
     dropped = {seq for seq, v in facts.verdicts_by_seq(bench.db).items() if v["verdict"] == "dropped"}
     copies = _second_origins(bench)
