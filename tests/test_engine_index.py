@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 
 from argilla_setup.engine.documents import RecordDoc, ResponseDoc, SuggestionDoc
 from argilla_setup.engine.index import Index
+from argilla_setup.engine.schema import VERSION
 from argilla_setup.engine.search import (
     Question,
     count_responses,
@@ -359,3 +362,40 @@ def test_deleting_a_dataset_leaves_the_other(tmp_path: Path) -> None:
     assert left == {"records": 1, "responses": 0, "answers": 0, "vectors": 0}
     with pytest.raises(LookupError):
         made.put_records("d", [RecordDoc("x", {})])
+
+
+OLDER = """
+CREATE TABLE datasets (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, fields TEXT NOT NULL, questions TEXT NOT NULL);
+CREATE TABLE records (seq INTEGER PRIMARY KEY, dataset INTEGER NOT NULL, id TEXT NOT NULL UNIQUE, status TEXT NOT NULL);
+CREATE TABLE vectors (record INTEGER NOT NULL, vector TEXT NOT NULL, value BLOB NOT NULL, UNIQUE (record, vector));
+CREATE VIRTUAL TABLE text_1 USING fts5(f0, tokenize = "ascii tokenchars '_'");
+CREATE VIRTUAL TABLE text_1_words USING fts5vocab(text_1, 'row');
+INSERT INTO datasets VALUES (1, 'd', '["prompt"]', '{}');
+INSERT INTO records VALUES (1, 1, 'a', 'pending');
+INSERT INTO text_1 (rowid, f0) VALUES (1, 'e11 65')
+"""
+
+
+@pytest.mark.parametrize("version", [0, VERSION + 1])
+def test_a_file_of_another_release_becomes_one_of_this(tmp_path: Path, version: int) -> None:
+    with closing(sqlite3.connect(tmp_path / "s.db")) as db:
+        db.executescript(f"{OLDER}; PRAGMA user_version = {version}")
+    made = Index(tmp_path / "s.db")
+    assert made.db.execute("PRAGMA user_version").fetchone() == (VERSION,)
+    # Its terms were cut otherwise, so it is empty, and the check at the server's start finds the database's records missing.
+    assert made.find_dataset("d") is None
+    made = fill(tmp_path / "s.db", [RecordDoc("a", {"prompt": "E11.65"}, vectors={"v": [1, 0]})])
+    assert search(Index(tmp_path / "s.db"), "d", question=Question("E11.65")).total == 1
+
+
+def test_a_late_write_does_not_undo_a_newer_one(tmp_path: Path) -> None:
+    made = fill(tmp_path / "s.db", [RecordDoc("a", {"prompt": ""})])
+    for moment, verdict in ((2, "approve"), (1, "reject")):
+        made.put_response("d", "a", ResponseDoc("1", "u1", "submitted", {"verdict": verdict}, moment))
+    assert search(made, "d", question=Question(filter=Terms(Scope("response", "verdict"), ("approve",)))).total == 1
+
+
+def test_one_day_ends_at_its_end(index: Index) -> None:
+    page = search(index, "d", question=Question(filter=Range(Scope("record", "inserted_at"), le="2023-11-14")))
+    assert page.total == len(DOCS)
+    assert search(index, "d", question=Question(filter=Range(Scope("record", "inserted_at"), ge="2023-11-15"))).total == 0

@@ -1,4 +1,7 @@
-"""Is the index whole? Argilla commits to its database before it updates the index, so a crash between the two leaves it short."""
+"""Is the index whole? Argilla commits to its database before it updates the index, so a crash between the two leaves it short.
+
+Counts tell what is missing, and the sum of all times of change, in microseconds, tells a change that the index did not see.
+"""
 
 from __future__ import annotations
 
@@ -9,41 +12,64 @@ from pathlib import Path
 from typing import Any
 
 COUNTS = {
-    "records": "SELECT d.id, r.status, count(*) FROM records r JOIN datasets d ON {0} GROUP BY 1, 2",
-    "responses": ("SELECT d.id, s.status, count(*) FROM responses s JOIN records r ON {1} JOIN datasets d ON {0} GROUP BY 1, 2"),
-    "vectors": "SELECT d.id, '', count(*) FROM vectors v JOIN records r ON {2} JOIN datasets d ON {0} GROUP BY 1",
+    "records": "SELECT d.id, r.status, count(*), {1} FROM records r JOIN datasets d ON {0} GROUP BY 1, 2",
+    "responses": (
+        "SELECT d.id, s.status, count(*), {3} + count(s.{4}) FROM responses s JOIN records r ON {2} JOIN datasets d ON {0} GROUP BY 1, 2"
+    ),
+    "suggestions": "SELECT d.id, '', count(*), {3} FROM suggestions s JOIN records r ON {2} JOIN datasets d ON {0} GROUP BY 1",
+    "vectors": "SELECT d.id, '', count(*), 0 FROM vectors s JOIN records r ON {2} JOIN datasets d ON {0} GROUP BY 1",
 }
+_MICROSECONDS = "coalesce(sum(CAST(strftime('%s', {0}.updated_at) AS INTEGER) * 1000000 + CAST(substr({0}.updated_at, 21) AS INTEGER)), 0)"
+THEIRS = (
+    "r.dataset_id = d.id",
+    _MICROSECONDS.format("r"),
+    "r.id = s.record_id",
+    _MICROSECONDS.format("s"),
+    "user_id",
+)
+ELSEWHERE = ("r.dataset_id = d.id", "0", "r.id = s.record_id", "0", "user_id")
+"""Another database than SQLite is asked for its counts alone."""
 
-
-THEIRS = ("r.dataset_id = d.id", "r.id = s.record_id", "r.id = v.record_id")
-OURS = ("r.dataset = d.seq", "r.seq = s.record", "r.seq = v.record")
+OURS = ("r.dataset = d.seq", "coalesce(sum(r.updated_at), 0)", "r.seq = s.record", "coalesce(sum(s.updated_at), 0)", "user")
+OURS_BY_COUNT = ("r.dataset = d.seq", "0", "r.seq = s.record", "0", "user")
+Counts = dict[str, set[tuple[str, str, int, int]]]
 
 
 def find_gaps(database: Path, index: Path) -> list[str]:
-    """What Argilla's SQLite database and the index count differently, named; an empty list when they agree."""
-    return _differences(_read_counts(database, THEIRS), index)
+    """What Argilla's SQLite database and the index hold differently, named; an empty list when they agree."""
+    return [name for name, datasets in find_differing(database, index).items() if datasets]
 
 
-async def find_gaps_in(session: Any, index: Path) -> list[str]:
-    """The same for a database of any kind, through a session of argilla-server's."""
+def find_differing(database: Path, index: Path) -> dict[str, set[str]]:
+    """The datasets, as 32 hex digits, whose records, responses, suggestions or vectors differ."""
+    return _differences(_read_counts(database, THEIRS), _read_counts(index, OURS))
+
+
+async def find_differing_in(session: Any, index: Path) -> dict[str, set[str]]:
+    """The same by counts alone for a database of any kind, through a session of argilla-server's."""
     from sqlalchemy import text
 
-    counts = {name: _plain((await session.execute(text(sql.format(*THEIRS)))).all()) for name, sql in COUNTS.items()}
-    return _differences(counts, index)
+    theirs = {name: _plain((await session.execute(text(sql.format(*ELSEWHERE)))).all()) for name, sql in COUNTS.items()}
+    return _differences(theirs, _read_counts(index, OURS_BY_COUNT))
 
 
-def _differences(theirs: dict[str, Any], index: Path) -> list[str]:
-    ours = _read_counts(index, OURS)
-    return [name for name in COUNTS if ours.get(name) != theirs.get(name)]
+def _differences(theirs: Counts, ours: Counts) -> dict[str, set[str]]:
+    return {name: {dataset for dataset, *_ in ours.get(name, set()) ^ theirs.get(name, set())} for name in COUNTS}
 
 
-def _read_counts(path: Path, joins: tuple[str, str, str]) -> dict[str, Any]:
+def _read_counts(path: Path, parts: tuple[str, ...]) -> Counts:
     if not path.exists():
         return {}
     with contextlib.closing(sqlite3.connect(path)) as db:
-        return {name: _plain(db.execute(sql.format(*joins))) for name, sql in COUNTS.items()}
+        try:
+            return {name: _plain(db.execute(sql.format(*parts))) for name, sql in COUNTS.items()}
+        except sqlite3.OperationalError as error:
+            # An index of an older release lacks tables and columns; it holds nothing that can be used.
+            if "no such" in str(error):
+                return {}
+            raise
 
 
-def _plain(rows: Iterable[Any]) -> list[tuple[str, str, int]]:
+def _plain(rows: Iterable[Any]) -> set[tuple[str, str, int, int]]:
     # Argilla keeps ids as 32 hex digits in SQLite and as UUIDs in Postgres; the index keeps them as it gets them, with dashes.
-    return sorted((str(dataset).replace("-", ""), str(status), count) for dataset, status, count in rows)
+    return {(str(dataset).replace("-", ""), str(status), count, int(total)) for dataset, status, count, total in rows}

@@ -8,6 +8,7 @@ import os
 import sqlite3
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from argilla_server.contexts import accounts
 from argilla_server.database import ALEMBIC_CONFIG_FILE, AsyncSessionLocal, async_engine
@@ -67,10 +68,11 @@ async def reindex() -> None:
 
 async def _make_index_whole() -> None:
     try:
-        gaps = await _find_gaps()
+        differing = await _find_differing()
+        gaps = [name for name, datasets in differing.items() if datasets]
         if gaps:
             print(f"the index and the database differ in {', '.join(gaps)}; building the index again", flush=True)
-            await reindex()
+            await _reindex(set().union(*differing.values()))
     finally:
         await async_engine.dispose()  # its connections belong to this event loop; the web server has another
 
@@ -82,15 +84,32 @@ def _timed_logs() -> dict[str, Any]:
     return LOGGING_CONFIG | {"formatters": LOGGING_CONFIG["formatters"] | {"default": default}}
 
 
-async def _find_gaps() -> list[str]:
-    from argilla_setup.engine.check import find_gaps, find_gaps_in
+async def _find_differing() -> dict[str, set[str]]:
+    from argilla_setup.engine.check import find_differing, find_differing_in
 
     if settings.search_engine != adapter.NAME:
-        return []
+        return {}
     if settings.database_is_sqlite:
-        return find_gaps(Path(settings.home_path) / "argilla.db", adapter.shared_index().path)
+        return find_differing(Path(settings.home_path) / "argilla.db", adapter.shared_index().path)
     async with AsyncSessionLocal() as session:
-        return await find_gaps_in(session, adapter.shared_index().path)
+        return await find_differing_in(session, adapter.shared_index().path)
+
+
+async def _reindex(datasets: set[str]) -> None:
+    """Build the parts of the index anew that belong to these datasets; those that the database no longer has are forgotten."""
+    from argilla_server.cli.search_engine.reindex import Reindexer
+    from argilla_server.models import Dataset
+
+    async with SearchEngine.get_by_name(settings.search_engine) as engine, AsyncSessionLocal() as session:
+        for number in map(UUID, sorted(datasets)):
+            if await Dataset.get(session, number) is None:
+                adapter.shared_index().delete_dataset(str(number))
+                continue
+            dataset = await Reindexer.reindex_dataset(session, engine, number)
+            count = 0
+            async for records in Reindexer.reindex_dataset_records(session, engine, dataset):
+                count += len(records)
+            print(f"{dataset.name}: {count} records", flush=True)
 
 
 async def _create_owner() -> None:

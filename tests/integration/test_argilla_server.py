@@ -28,6 +28,7 @@ from argilla_setup.bootstrap import (
     ensure_dataset,
     ensure_workspace,
 )
+from argilla_setup.engine.check import find_gaps
 from argilla_setup.server.control import describe_server, start_detached, stop_server
 from argilla_setup.server.home import load_secrets, open_home
 from argilla_setup.server.processes import find_processes
@@ -354,6 +355,18 @@ def test_the_page_may_call_this_server_only(argilla_home: RunningArgilla) -> Non
     assert sheets and not any("googleapis" in httpx.get(argilla_home.url + sheet).text for sheet in sheets)
 
 
+def test_the_index_has_seen_all_that_the_tests_above_did(argilla_home: RunningArgilla, client: Any, people: dict[str, Account]) -> None:
+    """Every change of a record, a response, a suggestion, by its time to the microsecond."""
+    made = make_dataset(client, "changed", range(4))
+    with as_person(argilla_home, people["ada"]) as ada:
+        first, second = (submit(ada, record_id(made, name), verdict="approve") for name in ("r00", "r01"))
+        body = {"values": {"verdict": {"value": "reject"}}, "status": "submitted"}
+        assert ada.put(f"responses/{first['id']}", json=body).status_code == 200
+        assert ada.delete(f"responses/{second['id']}").status_code == 200
+    make_dataset(client, "changed", range(2, 6))
+    wait_for(lambda: find_gaps(argilla_home.home.database, argilla_home.home.index) == [], seconds=10)
+
+
 @pytest.mark.parametrize("name", ["worker", "web", "valkey"])
 def test_what_is_killed_comes_back(argilla_home: RunningArgilla, dataset: Any, name: str) -> None:
     before = describe_server(argilla_home.home).processes
@@ -400,9 +413,12 @@ def test_a_life_up_twice_broken_and_down(argilla_home: RunningArgilla, second_ho
     assert not find_processes(second_home) and not second_home.socket.exists()
     with contextlib.closing(sqlite3.connect(second_home.index)) as db, db:
         db.execute("DELETE FROM records WHERE external_id < 'r05'")
+        db.execute("UPDATE suggestions SET updated_at = updated_at - 1 WHERE record = (SELECT max(seq) FROM records)")
+    assert find_gaps(second_home.database, second_home.index) == ["records", "suggestions", "vectors"]
     third = start_detached(second_home, port=None, say=print)
     again = connect(third.url, load_secrets(second_home).owner_api_key).datasets("kept", workspace=WORKSPACE)
     assert len(names(again, query="case")) == 10
+    assert find_gaps(second_home.database, second_home.index) == []
 
     assert stop_server(second_home) >= 4
     assert not find_processes(second_home) and not describe_server(second_home).up
