@@ -29,7 +29,7 @@ def row_notices(data: ReportData) -> Iterator[tuple[Level, str, str]]:
             opening = d.openings[0]
             yield "note", f"{opening.share:.0%} of the answers of {d.kind} rows open with “{opening.name}”.", "distribution"
     if (c := data.comparison) and c.covered + MISSED < c.baseline:
-        about = f" Most of the others are about: {c.gaps[0].name}." if c.gaps else ""
+        about = f" The largest part of the others is about: {c.gaps[0].name}." if c.gaps else ""
         yield "look", f"{c.covered:.0%} of real use has a training row near, where {c.baseline:.0%} could.{about}", "comparison"
     for b in data.balance or ():
         if b.after.rare:
