@@ -63,7 +63,7 @@ class Measured:
         return self.ratio >= GOAL_RATIO and self.coverage >= GOAL_COVERAGE
 
 
-def measure(name: str, plan: dict[str, Any], home: Path, *, rows: int, rounds: int = 2) -> Measured:
+def measure(name: str, plan: dict[str, Any], home: Path, *, rows: int, rounds: int = 3) -> Measured:
     """Walk one set-up against a stand-in of its own, and measure it."""
     folder, started = home / "garden", time.monotonic()
     write_template(folder, "blank", offline=True, instruction=rows, preference=0)
