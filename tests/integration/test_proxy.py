@@ -1,0 +1,85 @@
+"""Behind a TLS proxy: Debian's nginx with a certificate of its own in front of our server, set up by the file that we ship."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from argilla_setup.server.control import any_free_port
+from tests.integration.argilla_server import REPOSITORY, RunningArgilla
+from tests.integration.test_argilla_running import dataset_of, found, person, push, submit, wait_for
+
+pytestmark = pytest.mark.argilla
+TEMPLATE = REPOSITORY / "argilla_setup" / "server" / "nginx.conf"
+
+
+@pytest.fixture(scope="module")
+def proxy(argilla_home: RunningArgilla, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The proxy's address and the certificate to trust."""
+    nginx = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin")
+    if nginx is None:
+        message = "nginx is not here: apt-get install nginx-light"
+        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
+    folder, port = tmp_path_factory.mktemp("nginx"), any_free_port()
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    make = ["openssl", "req", "-x509", *key, "-keyout", str(folder / "tls.key"), "-out", str(folder / "tls.crt"), *subject]
+    subprocess.run(make, check=True, capture_output=True)
+    text = TEMPLATE.read_text()
+    for ours, theirs in (
+        ("listen 443 ssl;", f"listen 127.0.0.1:{port} ssl;"),
+        ("listen 80;", f"listen 127.0.0.1:{any_free_port()};"),
+        ("http://argilla:6900", argilla_home.url),
+        ("/run/secrets/tls_certificate", str(folder / "tls.crt")),
+        ("/run/secrets/tls_key", str(folder / "tls.key")),
+    ):
+        assert ours in text, ours
+        text = text.replace(ours, theirs)
+    (folder / "nginx.conf").write_text(text)
+    paths = f"daemon off; pid {folder}/pid; error_log {folder}/error.log;"
+    with subprocess.Popen([nginx, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-g", paths], stderr=subprocess.PIPE) as process:
+        try:
+            wait_for(lambda: (folder / "pid").exists() or process.poll() is not None, seconds=20)
+            assert process.poll() is None, process.communicate()[1]
+            yield f"https://localhost:{port}", folder / "tls.crt"
+        finally:
+            process.terminate()
+            process.wait(timeout=10)
+
+
+def test_log_in_and_submit_by_https(argilla_home: RunningArgilla, proxy: tuple[str, Path]) -> None:
+    import ssl
+
+    url, certificate = proxy
+    push(argilla_home.home, "tls", ["tess"], count=3, topic="tetany")
+    account = person(argilla_home.home, "tess")
+    trust = ssl.create_default_context(cafile=str(certificate))
+    with httpx.Client(base_url=f"{url}/api/v1/", verify=trust, timeout=30) as http:
+        login = http.post("token", data={"username": "tess", "password": account["password"]})
+        assert login.status_code == 201 and "max-age=" in login.headers["strict-transport-security"]
+        http.headers["Authorization"] = f"Bearer {login.json()['access_token']}"
+        records = found(http, dataset_of(http))
+        assert len(records) == 3 and submit(http, records[0]["id"])
+        page = http.get(f"{url}/")
+        assert (
+            "default-src 'self'" in page.headers["content-security-policy"] and "server" not in page.headers
+        ) or "/" not in page.headers["server"]
+        # A redirect that the server makes by itself stays on https and on the name people typed.
+        moved = http.get(f"{url}/api", follow_redirects=False)
+        assert moved.status_code < 400 and not moved.headers.get("location", "").startswith("http://")
+        assert http.post("token", content=b"x" * (70 * 2**20)).status_code == 413
+    with pytest.raises(httpx.ConnectError, match=r"(?i)certificate"):
+        httpx.get(url)
+
+
+def test_plain_http_is_sent_to_https(proxy: tuple[str, Path]) -> None:
+    text = (proxy[1].parent / "nginx.conf").read_text()
+    plain = text.split("listen 127.0.0.1:")[1].split(";")[0]
+    answer = httpx.get(f"http://127.0.0.1:{plain}/datasets", headers={"Host": "review.example.org"})
+    assert (answer.status_code, answer.headers["location"]) == (308, "https://review.example.org/datasets")
