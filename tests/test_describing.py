@@ -310,6 +310,12 @@ def test_balance_without_a_rule_says_by_what_it_could(tmp_path: Path) -> None:
         pipeline.balance(folder)
 
 
+def test_balance_of_rows_that_nobody_scored_says_so(tmp_path: Path) -> None:
+    folder = blank(tmp_path / "new")
+    setting(folder, by="label", cap=3)
+    assert "nothing to balance" in pipeline.balance(folder).notes[0]
+
+
 def test_balance_by_found_topic_evens_out_the_topics(tmp_path: Path) -> None:
     folder = classed(tmp_path / "bank", {"a": 40})
     pipeline.decide(folder)

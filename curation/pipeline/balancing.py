@@ -247,7 +247,11 @@ def _in_brief(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _notes(bench: Bench, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    notes = []
+    notes = (
+        []
+        if found
+        else [f"No row has been scored and passed the gates, so there is nothing to balance. Look at: curate status {bench.folder}"]
+    )
     for kind, line in found.items():
         if rare := line["after"]["rare"]:
             names = ", ".join(f"{name} ({n})" for name, n in rare[:5])
