@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from curation import hygiene
 from curation import report as page
 from curation.pipeline.bench import Bench
@@ -48,6 +50,12 @@ def texts_of_pairs(pairs: Sequence[tuple[Row, int | None]]) -> list[hygiene.Pair
             texts = [completion.content for completion in row.record.completions]
             out.append(hygiene.Pair(texts[better], texts[1 - better]))
     return out
+
+
+def frozen_pairs(tables: Mapping[str, pa.Table]) -> list[hygiene.Pair]:
+    """The texts of the pairs that leave."""
+    sides = [[turns[0]["content"] for table in tables.values() for turns in table[side].to_pylist()] for side in ("chosen", "rejected")]
+    return [hygiene.Pair(*pair) for pair in zip(*sides, strict=True)]
 
 
 def hygiene_values(found: page.PairHygiene) -> dict[str, Any]:
