@@ -120,7 +120,7 @@ def test_a_local_task_gives_the_texts_that_the_harness_would_look_for(tmp_path: 
     (tmp_path / "quiz.yaml").write_text(
         f"task: local_quiz\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {data}}}}}\noutput_type: generate_until\n"
         "test_split: test\ndoc_to_text: 'Question: {{q}}'\ndoc_to_target: '{{code}}'\n"
-        "should_decontaminate: true\ndoc_to_decontamination_query: '{{q}}'\n"
+        "should_decontaminate: true\ndoc_to_decontamination_query: q\n"
     )
     (items,) = read_protected(tmp_path, {"quiz": Suite(task="local_quiz", include_path=".")})
     assert items.texts == ["What is a tide?", "Who was Zeno?"]

@@ -21,6 +21,7 @@ OTHER_LABEL = 0.3
 """How much nearer than any allowed text an item of another label must be: the same words for another class are rarely it."""
 EDITED = 90.0
 """Partial ratio from which a long item counts as copied and edited."""
+_DOUBT = 0.15
 LONG = 40
 """Characters from which an edited copy can be told from two phrases that are alike."""
 
@@ -33,6 +34,8 @@ class Beside(NamedTuple):
     score: float
     evidence: str
     is_leak: bool
+    is_uncertain: bool = False
+    """No leak, but nearly as near to the item as to the nearest allowed text."""
 
 
 class AllowedTexts:
@@ -77,7 +80,8 @@ class AllowedTexts:
         score = float(to_items[place, item])
         said = f"{shorten(pieces[place])!r} is like {shorten(self.items[item])!r}: {score:.2f}, cut {self.cut:.2f}"
         said = f"{said}; nearest allowed text {float(to_allowed[place]):.2f}" if self.allowed else said
-        return Beside(item, "reworded", score, said, score >= self.cut and bool(margin[place, item] > 0))
+        over = float(margin[place, item])
+        return Beside(item, "reworded", score, said, score >= self.cut and over > 0, score >= self.cut and -_DOUBT < over <= 0)
 
     def _edited(self, text: str, to_items: Array) -> Beside | None:
         """An edited copy of a long item inside the row, or of a long row inside an item; short ones are too easily alike."""

@@ -37,9 +37,8 @@ def dedup(folder: Path, *, against: Sequence[Path] = (), ray: str | None = None,
     with open_bench(folder) as bench, hold_lock(bench.db, "dedup"):
         ranks, earlier = rank_rows(bench), find_earlier(bench, against)
         seen = earlier_digests(earlier)
-        digest = settings_digest(
-            bench.project.dedup, model_digest(bench.project.dedup.model), sorted(ranks.items()), *([seen] if seen else [])
-        )
+        model = model_digest(bench.project.dedup.model) if bench.project.dedup.semantic is not None else ""
+        digest = settings_digest(bench.project.dedup, model, sorted(ranks.items()), *([seen] if seen else []))
         if runs.is_current(bench.db, "dedup", digest):
             return _tell_dedup(bench, "nothing has changed since the last run; its findings stand")
         with runs.record_run(bench.db, "dedup", digest) as run:
@@ -86,7 +85,7 @@ def _find_twins(
     """Exact, then near among what is left, then semantic among what is left after that: dearer steps see fewer rows."""
     settings, findings, alarms = bench.project.dedup, list[Finding](), list[str]()
     left = list(rows)
-    for step in ("exact", "near", "semantic"):
+    for step in ("exact", "near", "semantic") if settings.semantic is not None else ("exact", "near"):
         if len(left) < 2:
             break
         tell("compiling, once on this machine" if step == "exact" and not is_compiled() else f"{step} copies")
@@ -99,6 +98,7 @@ def _find_twins(
             table = near(texts, threshold=settings.near, shingle=settings.shingle, **common)
         else:
             vectors = vectors_of(bench, [prompt_text(row.record) for row in left], tell=tell)
+            assert settings.semantic is not None
             table = find_semantic(texts, vectors, threshold=settings.semantic, same_label_threshold=settings.same_label, **common)
         findings += _twin_findings(table, left, step)
         alarms += [_alarm(left, line) for line in cluster_alarms(table, len(left)).to_pylist()]

@@ -5,17 +5,21 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from curation.checks import TableCheck
 from curation.dedup import find_conflicts
-from curation.embed import model_digest
-from curation.leakage import find_leaks
+from curation.embed import embed, model_digest
+from curation.leakage import find_leaks, score_leaks
+from curation.leakage.features import Encoder
+from curation.leakage.judge import Doubt, leak_digest
 from curation.pipeline.asking import Progress
-from curation.pipeline.bench import Bench, ProtectedItems, Summary, checked_answer, label_of, load_cells, load_protected, open_bench
+from curation.pipeline.bench import Bench, Summary, checked_answer, label_of, load_cells, load_protected, open_bench
 from curation.pipeline.duplicates import vectors_of
+from curation.pipeline.leak_judging import judge_doubts
+from curation.pipeline.protecting import ProtectedItems
 from curation.project import settings_digest
 from curation.records import KINDS, completion_text, prompt_text
 from curation.store import facts, hold_lock, records, runs
@@ -29,25 +33,33 @@ def screen(folder: Path, *, progress: Progress | None = None) -> Summary:
     with open_bench(folder) as bench, hold_lock(bench.db, "screen"):
         protected = load_protected(bench)
         read = [*(items.sha256 for items in protected), checks_digest(bench.project.screen.checks, bench.folder)]
-        digest = settings_digest(bench.project.screen, read, model_digest(bench.project.dedup.model))
+        digest = settings_digest(bench.project.screen, read, *_shaping(bench))
         if runs.is_current(bench.db, "screen", digest):
             return _tell_screen(bench, "nothing has changed since the last run; its findings stand")
         with runs.record_run(bench.db, "screen", digest) as run:
             rows = [row for kind in KINDS for row in records.list_rows(bench.db, kind)]
             run.rows_in = len(rows)
-            findings = leak_findings(bench, rows, protected) + check_findings(bench, rows)
+            leaks, doubts = leak_findings(bench, rows, protected)
+            findings = leaks + check_findings(bench, rows)
+            notes = [] if bench.project.screen.judge or not doubts else [_untold(len(doubts))]
+            if bench.project.screen.judge:
+                judged, notes = judge_doubts(bench, doubts, run=run.number, progress=progress)
+                findings += judged
             for kind in KINDS:
                 findings += conflict_findings(bench, [row for row in rows if row.record.kind == kind])
             facts.add_findings(bench.db, findings, run.number)
             run.rows_out = run.rows_in - len({f.seq for f in findings if f.drops})
-            run.detail = {"kinds": Counter(f.kind for f in findings)}
-        return _tell_screen(bench)
+            run.detail = {"kinds": Counter(f.kind for f in findings), "doubtful": len(doubts)}
+        return _tell_screen(bench, *notes)
 
 
-def leak_findings(bench: Bench, rows: Sequence[Row], protected: Sequence[ProtectedItems]) -> list[Finding]:
-    """Rows too close to a protected item, each with its evidence; answers are looked through as well as prompts."""
+def leak_findings(bench: Bench, rows: Sequence[Row], protected: Sequence[ProtectedItems]) -> tuple[list[Finding], dict[int, Doubt]]:
+    """Rows too close to a protected item, each with its evidence, and by seq those just below the cut.
+
+    Answers are looked through as well as prompts.
+    """
     if not rows or not protected:
-        return []
+        return [], {}
     labels = [label_of(bench, row) for row in rows]
     has_labels = any(labels) and any(items.suite.label for items in protected)
     texts = {items.name: items.texts for items in protected}
@@ -57,13 +69,18 @@ def leak_findings(bench: Bench, rows: Sequence[Row], protected: Sequence[Protect
         "labels": labels if has_labels else None,
         "protected_labels": {items.name: items.labels for items in protected} if has_labels else None,
     }
-    prompts = find_leaks([prompt_text(r.record) for r in rows], texts, encode=functools.partial(vectors_of, bench), **common)
+    prompts = score_leaks([prompt_text(r.record) for r in rows], texts, encode=_encoder(bench), **common)
     answers = find_leaks([completion_text(r.record) for r in rows], texts, **common)
-    flagged = set(prompts["row"].to_pylist())
+    leaks = prompts.filter(prompts["is_leak"]).to_pylist()
+    flagged = {line["row"] for line in leaks}
     # An answer names what it is about, so only copied text counts there; a row that leaks by its prompt is told once.
     copied = [line for line in answers.to_pylist() if line["kind"] != "reworded" and line["row"] not in flagged]
-    found = [_leak(rows[line["row"]], line, texts) for line in prompts.to_pylist()]
-    return found + [_leak(rows[line["row"]], {**line, "evidence": f"In the answer: {line['evidence']}"}, texts) for line in copied]
+    found = [_leak(rows[line["row"]], line, texts) for line in leaks]
+    found += [_leak(rows[line["row"]], {**line, "evidence": f"In the answer: {line['evidence']}"}, texts) for line in copied]
+    gone = {finding.seq for finding in found}
+    labelled = {items.name for items in protected if items.suite.label}
+    doubtful = [line for line in prompts.filter(prompts["is_uncertain"]).to_pylist() if rows[line["row"]].seq not in gone]
+    return found, {rows[line["row"]].seq: _doubt(rows[line["row"]], line, texts, labelled) for line in doubtful}
 
 
 def allowed_texts(bench: Bench) -> list[str]:
@@ -112,6 +129,31 @@ def _leak(row: Row, line: Mapping[str, Any], texts: Mapping[str, Sequence[str]])
         row.seq, "screen", f"leak_{line['kind']}", True, item=f"{line['suite']}:{line['item']}", score=line["score"],
         evidence=f"protected: {shown}. {line['evidence']}",
     )  # fmt: skip
+
+
+def _doubt(row: Row, line: Mapping[str, Any], texts: Mapping[str, Sequence[str]], labelled: Set[str]) -> Doubt:
+    suite, item = line["suite"], line["item"]
+    return Doubt(row.id, f"{suite}:{item}", prompt_text(row.record), texts[suite][item], suite in labelled)
+
+
+def _encoder(bench: Bench) -> Encoder | None:
+    """The kept vectors of dedup's model, or those of the screen's own; nothing where the project embeds nothing."""
+    screen, dedup = bench.project.screen, bench.project.dedup
+    if screen.model is not None and screen.model != dedup.model:
+        return functools.partial(embed, model=screen.model)
+    return functools.partial(vectors_of, bench) if dedup.semantic is not None or screen.model else None
+
+
+def _shaping(bench: Bench) -> list[Any]:
+    """What decides besides the section itself: the embedding model, and the judge with the money that it may spend."""
+    project = bench.project
+    model = project.screen.model or (project.dedup.model if project.dedup.semantic is not None else None)
+    judge = project.models.leak_judge or project.models.judge
+    return [model_digest(model) if model else "", *([leak_digest(judge), project.budget.usd] if project.screen.judge else [])]
+
+
+def _untold(n: int) -> str:
+    return f"{n:,} rows lie just below the cut; `screen: {{judge: true}}` asks the leak judge about them."
 
 
 def _texts_in(value: Any) -> list[str]:

@@ -19,12 +19,14 @@ from curation import snapshot as snapshots
 from curation.errors import ProjectError, SnapshotError
 from curation.formats import ExportFormat, write_rows
 from curation.pipeline.balancing import balance_facts, rows_past_cap
-from curation.pipeline.bench import Bench, ProtectedItems, Summary, label_of, load_protected, open_bench
+from curation.pipeline.bench import Bench, Summary, label_of, load_protected, open_bench
 from curation.pipeline.deciding import decide_rows
 from curation.pipeline.describing import describe_leaving, in_brief, main_language
 from curation.pipeline.duplicates import texts_for_dedup
 from curation.pipeline.facts_for_report import report_data
+from curation.pipeline.facts_of_pairs import frozen_pairs
 from curation.pipeline.judged import judged_by
+from curation.pipeline.protecting import ProtectedItems
 from curation.pipeline.reviewing import review_counts
 from curation.pipeline.screening import check_findings, leak_findings
 from curation.project import is_open, settings_digest
@@ -127,7 +129,7 @@ def _last_gate(bench: Bench, rows: Sequence[Row], protected: Sequence[ProtectedI
     from curation.dedup import find_exact, find_near
 
     kept = {seq for seq, o in facts.overrides_by_seq(bench.db).items() if o["action"] == "keep"}
-    stopped = {f.seq: f.kind for f in (*leak_findings(bench, rows, protected), *check_findings(bench, rows)) if f.seq not in kept}
+    stopped = {f.seq: f.kind for f in (*leak_findings(bench, rows, protected)[0], *check_findings(bench, rows)) if f.seq not in kept}
     texts, labels = texts_for_dedup(bench, rows), [label_of(bench, row) for row in rows]
     given: dict[str, Any] = {"labels": labels if any(labels) else None}
     for table in (
@@ -207,7 +209,7 @@ def _freeze(
     created = datetime.now(UTC).replace(microsecond=0)
     counts = {split: table.num_rows for split, table in tables.items()}
     manifest_facts = _manifest_facts(bench, kind, protected, stopped)
-    clean = hygiene.describe_pairs(_pairs_of(tables)) if kind == "preference" else None
+    clean = hygiene.describe_pairs(frozen_pairs(tables)) if kind == "preference" else None
     card = CardInput(
         name=name, version=version, kind=kind, created=created, splits=counts, digest=digest, licence=bench.project.licence,
         intended_use=bench.project.intended_use, brief=bench.project.brief, models=manifest_facts["models"],
@@ -228,12 +230,6 @@ def _freeze(
         bench.db, digest=digest, name=name, version=version, kind=kind, path=str(path.relative_to(bench.folder)), rows=sum(counts.values())
     )
     return path, True
-
-
-def _pairs_of(tables: Mapping[str, pa.Table]) -> list[hygiene.Pair]:
-    """The texts of the pairs that leave."""
-    sides = [[turns[0]["content"] for table in tables.values() for turns in table[side].to_pylist()] for side in ("chosen", "rejected")]
-    return [hygiene.Pair(*pair) for pair in zip(*sides, strict=True)]
 
 
 def _manifest_facts(bench: Bench, kind: Kind, protected: Sequence[ProtectedItems], stopped: Mapping[int, str]) -> dict[str, Any]:

@@ -58,6 +58,13 @@ def _texts_of(task: Any, split: str | None) -> Iterable[str]:
     for name in [split] if split else SPLITS:
         if getattr(task, f"has_{'training' if name == 'train' else name}_docs")():
             for document in getattr(task, f"{'training' if name == 'train' else name}_docs")():
-                query = task.doc_to_decontamination_query(document) if task.should_decontaminate() else None
-                yield str(query or task.doc_to_text(document))
+                yield str(_query_of(task, document) or task.doc_to_text(document))
             return
+
+
+def _query_of(task: Any, document: Any) -> Any:
+    try:
+        return task.doc_to_decontamination_query(document) if task.should_decontaminate() else None
+    # lm-eval 0.4.13 reads a rendered query as a Python literal, so one that is a template of plain words fails.
+    except (SyntaxError, ValueError):
+        return None

@@ -17,8 +17,8 @@ class Dedup(Closed):
     near: float = Field(default=0.7, ge=0.3, le=1)
     """True Jaccard similarity of character shingles at which two rows are near duplicates."""
     shingle: int = Field(default=5, ge=2, le=9)
-    semantic: float = Field(default=0.9, ge=0.5, le=1)
-    """Cosine at which two rows say the same."""
+    semantic: float | None = Field(default=0.9, ge=0.5, le=1)
+    """Cosine at which two rows say the same; null: nothing is embedded, neither here nor by the screen."""
     same_label: float | None = Field(default=None, ge=0.5, le=1)
     """A lower cosine for two rows of one label; rows of different labels are never duplicates."""
     model: str = "all-MiniLM-L6-v2"
@@ -69,4 +69,8 @@ class Screen(Closed):
     protected: dict[str, Suite] = Field(default_factory=dict)
     false_positive_rate: float = Field(default=0.01, gt=0, lt=0.5)
     """Share of clean rows that may be flagged, estimated against the nearest other protected items."""
+    judge: bool = False
+    """Whether the leak judge is asked about rows just below the cut; each costs one call."""
+    model: str | None = None
+    """Embedding model of the screen where it is not the one of dedup: a multilingual one finds leaks across languages."""
     checks: tuple[Check, ...] = ()

@@ -18,6 +18,7 @@ Name = Literal[
     "teacher_naive",
     "judge",
     "judge_pair",
+    "leak_judge",
 ]
 
 
