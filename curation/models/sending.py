@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from curation.models.commit import GroupCommit
 from curation.models.ledger import Held, Ledger
 from curation.models.limits import AdaptiveLimit, Circuit
 from curation.models.prices import cost_nano, find_rates, is_priced
+from curation.models.spans import record_call
 from curation.project import ModelSpec
 
 
@@ -148,24 +150,27 @@ class Sender:
             raise StopRun
         try:
             await self.commit.write(partial(self._ledger.mark_sent, call.seq))
+            started = time.time()
             try:
                 reply = await self._model.send(call.request.body)
             except NoReply as error:
+                record_call(self._spec, stage=call.request.stage, started=started, error=error.reason)
                 await self._retry(call, TryAgain(error.reason, error.detail, lost=error.sent))
             else:
-                await self._keep(call, reply, sent=sent)
+                await self._keep(call, reply, sent=sent, started=started)
         finally:
             self.limit.leave()
 
-    async def _keep(self, call: Held, reply: Reply, *, sent: float) -> None:
+    async def _keep(self, call: Held, reply: Reply, *, sent: float, started: float) -> None:
         """First to disk, then look. Nobody waits for the disk here: the next call's `sent` goes there with this one's answer."""
         if 200 <= reply.status < 300:
             request_id = reply.headers.get("request-id") or reply.headers.get("x-request-id")
             change = partial(self._ledger.record_answer, call.seq, status=reply.status, raw=reply.raw, request_id=request_id)
-            self.commit.post(change, partial(self._read_kept, call, reply), self._stop)
+            self.commit.post(change, partial(self._read_kept, call, reply, started), self._stop)
             self.limit.speed_up(reply.headers)
             return
         reason, detail = replies.describe_failure(reply)
+        record_call(self._spec, stage=call.request.stage, started=started, error=reason)
         end = replies.ends_the_run(reply, spec=self._spec, address=self._model.address)
         if replies.is_retried(reply.status) and end is None:
             after = replies.retry_after(reply.headers)
@@ -177,14 +182,18 @@ class Sender:
             raise StopRun(end)
         self._judge_circuit(reason)
 
-    def _read_kept(self, call: Held, reply: Reply, _: None) -> None:
+    def _read_kept(self, call: Held, reply: Reply, started: float, _: None) -> None:
         """The response is on disk; whatever goes wrong from here on costs nothing."""
         try:
             reading = replies.read_message(reply.raw)
             self.commit.post(partial(self._settle, call.seq, reading), lambda cost: None, self._stop)
             cost = self._cost(reading)
             self._count(reading, call.held_nano if cost is None else cost)
-            self._judge_circuit(reading.failure[0] if reading.failure else None)
+            failure = reading.failure[0] if reading.failure else None
+            record_call(
+                self._spec, stage=call.request.stage, started=started, tokens=reading.tokens, stop=reading.stop_reason, error=failure
+            )
+            self._judge_circuit(failure)
         except StopRun as stop:
             self._stop(stop.error)
         except Exception as error:

@@ -28,18 +28,20 @@ def ask(bench: Bench, requests: Iterable[Request], spec: ModelSpec, *, progress:
 
     def tell(at: models.AskProgress) -> None:
         if progress:
-            progress(todo[0].stage, at.done, at.total or len(todo), f"${at.cost_usd:.3f}, {at.failed} failed")
+            rate = at.answered / at.seconds if at.seconds else 0.0
+            progress(todo[0].stage, at.done, at.total or len(todo), f"${at.cost_usd:.3f}, {rate:.1f}/s, {at.failed} failed")
 
     send = models.ask_batch if spec.batch else models.ask
-    send(
-        todo,
-        model=models.open_model(spec, environ=os.environ, base_url=base_url, folder=bench.folder),
-        spec=spec,
-        ledger=CallLedger(bench.db),
-        budget_usd=bench.project.budget.usd,
-        simulated=simulated,
-        progress=tell,
-    )
+    with models.stage_span(todo[0].stage, spec, calls=len(todo)):
+        send(
+            todo,
+            model=models.open_model(spec, environ=os.environ, base_url=base_url, folder=bench.folder),
+            spec=spec,
+            ledger=CallLedger(bench.db),
+            budget_usd=bench.project.budget.usd,
+            simulated=simulated,
+            progress=tell,
+        )
 
 
 def is_simulated(spec: ModelSpec) -> bool:

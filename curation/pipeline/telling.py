@@ -48,6 +48,7 @@ def status(folder: Path) -> Summary:
             "verdicts": dict(verdicts),
             "calls": CallLedger(bench.db).counts(),
             "cost_usd": round(CallLedger(bench.db).spent_usd(), 6),
+            "usd_per_approved_row": CallLedger(bench.db).spent_usd() / verdicts["approved"] if verdicts["approved"] else None,
             "budget_usd": bench.project.budget.usd,
             "cost_simulated": "offline-stand-in" in (bench.project.models.teacher.provider, bench.project.models.judge.provider),
             "diversity": _diversity(bench),

@@ -16,7 +16,7 @@ from curation.pipeline.written import read_generated
 from curation.plan import Cell, coverage
 from curation.project import settings_digest
 from curation.records import KINDS
-from curation.store import facts, records, runs
+from curation.store import CallLedger, facts, records, runs
 
 
 def plan(folder: Path) -> Summary:
@@ -61,6 +61,7 @@ def _tell_generated(bench: Bench, cells: Sequence[Cell], asked: int, new: int, s
     failures = count_failed(bench, "generate")
     by_kind = dict[str, int]((kind, sum(c.id in made and c.kind == kind for c in cells)) for kind in KINDS)
     counts = {"asked": asked, **by_kind, "cells_filled": len(made & {c.id for c in cells}), "cells": len(cells), "failures": failures}
+    counts["refusals"] = CallLedger(bench.db).refusals("generate")
     notes = [stopped] if stopped else []
     if bench.project.models.teacher.provider == "offline-stand-in":
         notes.append("The teacher is the offline stand-in: made-up examples, for trying things out.")
