@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import subprocess
@@ -146,19 +147,67 @@ FILTERS = st.one_of(
 )
 
 
-@given(parts=st.lists(FILTERS, min_size=1, max_size=3), text=st.sampled_from([None, "asthma", "-asthma", "asthma | yes"]))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_filters_find_what_a_naive_reading_finds(index: Index, parts: list[Filter], text: str | None) -> None:
+TEXTS: dict[str | None, Any] = {
+    None: lambda d: True,
+    "asthma": lambda d: d.fields["prompt"] == "asthma",
+    "-asthma": lambda d: d.fields["prompt"] != "asthma",
+    "asthma | yes": lambda d: d.fields["prompt"] == "asthma" or d.fields["completion"] == "yes",
+    "-(asthma yes) | dia*": lambda d: d.fields["prompt"] == "diabetes" or (d.fields["prompt"], d.fields["completion"]) != ("asthma", "yes"),
+    '"asthma yes"': lambda d: False,
+}
+SORTS = (
+    Scope("metadata", "score"),
+    Scope("metadata", "topic"),
+    Scope("record", "updated_at"),
+    Scope("record", "status"),
+    Scope("suggestion", "verdict", "score"),
+    Scope("response", "stars"),
+    Scope("response", "stars", user="u2"),
+)
+FUZZ = 20_000 if os.environ.get("SEEDCORN_SOAK") else 300
+
+
+@given(
+    parts=st.lists(FILTERS, max_size=3),
+    text=st.sampled_from(list(TEXTS)),
+    orders=st.lists(st.builds(Sort, st.sampled_from(SORTS), st.booleans()), max_size=3, unique_by=lambda order: order.scope),
+    offset=st.integers(0, 40),
+    limit=st.integers(1, 90),
+)
+@settings(max_examples=FUZZ, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_page_is_what_a_naive_reading_makes_of_it(
+    index: Index, parts: list[Filter], text: str | None, orders: list[Sort], offset: int, limit: int
+) -> None:
+    """Filters, texts, sorts and pages together, in order; ties stay in the order of the records' coming."""
     condition = All(tuple(parts))
-    page = search(index, "d", question=Question(text=text, filter=condition), limit=1000)
-    texts = {
-        None: lambda d: True,
-        "asthma": lambda d: d.fields["prompt"] == "asthma",
-        "-asthma": lambda d: d.fields["prompt"] != "asthma",
-        "asthma | yes": lambda d: d.fields["prompt"] == "asthma" or d.fields["completion"] == "yes",
-    }
-    assert {hit.record for hit in page.hits} == {doc.id for doc in DOCS if holds(doc, condition) and texts[text](doc)}
-    assert page.total == len(page.hits)
+    page = search(index, "d", question=Question(text=text, filter=condition), sort=orders, offset=offset, limit=limit)
+    expected = [doc for doc in DOCS if holds(doc, condition) and TEXTS[text](doc)]
+    assert page.total == len(expected)
+    for order in reversed(orders):
+        have = [doc for doc in expected if sort_value(doc, order) is not None]
+        missing = [doc for doc in expected if sort_value(doc, order) is None]
+        # A reversed sort keeps ties in their order too.
+        expected = [*sorted(have, key=lambda doc: sort_value(doc, order), reverse=order.descending), *missing]
+    found = [hit.record for hit in page.hits]
+    if orders or text is None:
+        assert found == [doc.id for doc in expected[offset : offset + limit]]
+    else:
+        assert set(found) <= {doc.id for doc in expected} and len(set(found)) == len(expected[offset : offset + limit])
+
+
+@given(parts=st.lists(FILTERS, max_size=2), text=st.sampled_from(list(TEXTS)), sign=st.sampled_from([1, -1]), limit=st.integers(1, 80))
+@settings(max_examples=FUZZ // 3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_similar_are_those_of_a_naive_reading(index: Index, parts: list[Filter], text: str | None, sign: int, limit: int) -> None:
+    condition = All(tuple(parts))
+    asked = next(doc for doc in DOCS if doc.vectors)
+    value = sign * np.array(asked.vectors["v"])
+    page = search_similar(
+        index, "d", vector="v", value=value.tolist(), question=Question(text, filter=condition), excluded=asked.id, limit=limit
+    )
+    among = [doc for doc in DOCS if doc.vectors and doc is not asked and holds(doc, condition) and TEXTS[text](doc)]
+    cosine = {doc.id: float(np.dot(doc.vectors["v"], value) / np.linalg.norm(doc.vectors["v"]) / np.linalg.norm(value)) for doc in among}
+    assert [hit.record for hit in page.hits] == sorted(cosine, key=lambda name: -cosine[name])[:limit]
+    assert page.total == len(among)
 
 
 def test_user_and_value_must_hold_in_one_response(tmp_path: Path) -> None:
@@ -182,15 +231,7 @@ def sort_value(doc: RecordDoc, order: Sort) -> Any:
 @pytest.mark.parametrize("descending", [False, True])
 @pytest.mark.parametrize(
     "scope",
-    [
-        Scope("metadata", "score"),
-        Scope("metadata", "topic"),
-        Scope("record", "updated_at"),
-        Scope("record", "status"),
-        Scope("suggestion", "verdict", "score"),
-        Scope("response", "stars"),
-        Scope("response", "stars", user="u2"),
-    ],
+    SORTS,
 )
 def test_sorts_put_missing_last_and_average_answers(index: Index, scope: Scope, descending: bool) -> None:
     order = Sort(scope, descending)
