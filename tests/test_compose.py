@@ -65,6 +65,7 @@ def test_what_keeps_running_is_watched_restarted_and_bounded(name: str) -> None:
 
 def test_ports_are_open_on_this_machine_only() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert published.pop("proxy") == ["443:443", "80:80"] and SERVICES["proxy"]["profiles"] == ["tls"]
     assert published == {"argilla": ["127.0.0.1:6900:6900"], "curation": ["127.0.0.1:8600:8600"], "vllm": ["127.0.0.1:8000:8000"]}
 
 
@@ -75,18 +76,19 @@ def test_stores_are_out_of_reach_of_everything_but_argilla() -> None:
     assert members["database"] == argilla | {"postgres"}
     assert members["queue"] == argilla | {"redis"}
     assert members["search"] == argilla | {"elasticsearch"}
-    assert members["front"] == {"argilla", "worker", "curation", "vllm"}
+    assert members["front"] == {"argilla", "worker", "curation", "vllm", "proxy"}
 
 
 def test_every_secret_is_a_file_that_argilla_setup_writes(tmp_path: Path) -> None:
-    declared = COMPOSE["secrets"]
-    assert set(declared) == set(COMPOSE_SECRETS)
+    declared = dict(COMPOSE["secrets"])
+    theirs = {name: declared.pop(name) for name in SERVICES["proxy"]["secrets"]}
+    assert set(theirs) == {"tls_certificate", "tls_key"} and set(declared) == set(COMPOSE_SECRETS)
     written = {file.relative_to(tmp_path).as_posix(): file for file in write_compose_secrets(tmp_path / "secrets")}
     for secret in declared.values():
         file = written[secret["file"].removeprefix("./")]
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     used = {secret for service in SERVICES.values() for secret in service.get("secrets", [])}
-    assert used == set(declared)
+    assert used == set(declared) | set(theirs)
     assert {name for name, service in SERVICES.items() if "argilla_owner_password" in service.get("secrets", [])} == {"argilla-init"}
 
 
@@ -116,7 +118,7 @@ def test_order_of_start() -> None:
     stores = dict.fromkeys(("postgres", "redis", "elasticsearch"), "service_healthy")
     assert wants["argilla-init"] == stores
     assert wants["argilla"] == wants["worker"] == {"argilla-init": "service_completed_successfully", **stores}
-    assert wants["curation"] == {"argilla": "service_healthy"}
+    assert wants["curation"] == wants["proxy"] == {"argilla": "service_healthy"}
     assert SERVICES["argilla-init"]["restart"].startswith("on-failure")  # it ends: "unless-stopped" would run it for ever
     assert all("healthcheck" in SERVICES[other] for on in wants.values() for other, how in on.items() if how == "service_healthy")
 
@@ -128,7 +130,7 @@ def test_telemetry_is_off_everywhere_it_exists() -> None:
 
 
 def test_serving_an_adapter_is_asked_for_by_name() -> None:
-    assert {name for name, service in SERVICES.items() if "profiles" in service} == {"vllm"}
+    assert {name for name, service in SERVICES.items() if service.get("profiles") == ["serve"]} == {"vllm"}
     devices = SERVICES["vllm"]["deploy"]["resources"]["reservations"]["devices"]
     assert devices == [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]
 
@@ -174,18 +176,24 @@ def run_script(name: str, folder: Path, *, shell: str, secrets: dict[str, str], 
     return {key: value for key, value in pairs}
 
 
-SECRETS = {"postgres_password": "ab12", "argilla_auth_secret": "cd34", "argilla_owner_password": "-p w'x", "argilla_owner_api_key": "key$1"}
+SECRETS = {
+    "postgres_password": "ab12",
+    "redis_password": "ef56",
+    "argilla_auth_secret": "cd34",
+    "argilla_owner_password": "-p w'x",
+    "argilla_owner_api_key": "key$1",
+}
 
 
 def test_argilla_and_redis_agree_on_a_password_that_is_in_no_argument(tmp_path: Path) -> None:
     given = run_script("with_secrets", tmp_path / "a", shell="bash", secrets=SECRETS, arguments=("python", "-m", "argilla_server"))
-    queue = hashlib.sha256(b"redis:ab12").hexdigest()
+    queue = "ef56"
     assert given["ARGILLA_DATABASE_URL"] == "postgresql+asyncpg://argilla:ab12@postgres:5432/argilla"
     assert given["ARGILLA_REDIS_URL"] == f"redis://:{queue}@redis:6379/0"
     assert (given["ARGILLA_AUTH_SECRET_KEY"], given["OWNER_PASSWORD"], given["OWNER_API_KEY"]) == ("cd34", "-p w'x", "key$1")
     arguments = (tmp_path / "a/seen.args").read_text(encoding="utf-8").splitlines()[1:]
     assert arguments == ["--reuid=argilla", "--regid=argilla", "--init-groups", "python", "-m", "argilla_server"]
-    run_script("redis_start", tmp_path / "r", shell="sh", secrets={"postgres_password": "ab12"})
+    run_script("redis_start", tmp_path / "r", shell="sh", secrets={"redis_password": "ef56"})
     settings = (tmp_path / "r/run/redis/redis.conf").read_text(encoding="utf-8").splitlines()
     assert settings[0] == f"requirepass {queue}"
     assert stat.S_IMODE((tmp_path / "r/run/redis/redis.conf").stat().st_mode) == 0o600
@@ -199,7 +207,7 @@ def test_server_and_worker_never_learn_the_owners_secrets(tmp_path: Path) -> Non
     assert not {"OWNER_PASSWORD", "OWNER_API_KEY"} & set(given)
 
 
-@pytest.mark.parametrize("secrets", [{}, {"postgres_password": ""}], ids=["missing", "empty"])
+@pytest.mark.parametrize("secrets", [{}, {"postgres_password": "", "redis_password": ""}], ids=["missing", "empty"])
 @pytest.mark.parametrize(("name", "shell"), [("with_secrets", "bash"), ("redis_start", "sh"), ("curation_start", "bash")])
 def test_without_its_secrets_nothing_starts(tmp_path: Path, name: str, shell: str, secrets: dict[str, str]) -> None:
     with pytest.raises(subprocess.CalledProcessError):

@@ -11,6 +11,7 @@ from argilla_setup.server.home import write_private
 
 COMPOSE_SECRETS: dict[str, Callable[[], str]] = {
     "postgres_password": lambda: secrets.token_hex(24),  # goes into a URL, so no characters that mean something there
+    "redis_password": lambda: secrets.token_hex(24),
     "argilla_auth_secret": lambda: secrets.token_hex(32),
     "argilla_owner_password": lambda: secrets.token_urlsafe(18),
     "argilla_owner_api_key": lambda: secrets.token_urlsafe(32),
