@@ -62,11 +62,11 @@ def redis_url() -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         free.close()
-        server = valkey.Valkey(str(Path(folder) / "redis.db"), serverconfig={"port": str(port), "bind": "127.0.0.1"})
+        server = valkey.Valkey(str(Path(folder) / "redis.db"), host="127.0.0.1", port=port)
         try:
             yield f"redis://127.0.0.1:{port}/0"
         finally:
-            server.shutdown() if hasattr(server, "shutdown") else server._cleanup()
+            server.close()
 
 
 def test_the_same_index_in_redis(redis_url: str) -> None:
@@ -84,7 +84,7 @@ def test_an_index_that_cannot_be_opened_is_a_sentence() -> None:
 
 @pytest.mark.parametrize("index", ["null", "project"])
 def test_rows_near_to_an_earlier_snapshot_are_left_out_with_its_text(tmp_path: Path, index: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    long = "a man of 64 with a cough of three weeks and a fever at night, phrase {}"
+    long = "a man of 64 with a cough of three weeks and a fever at night phrase {}"
     make = lambda n: instruction(n) | {}  # noqa: E731
     snapshot = write_snapshot(
         tmp_path / "old", name="old", version=1, kind="instruction", splits=splits_of(make), facts=FACTS, card="card", created=NOW
@@ -96,7 +96,9 @@ def test_rows_near_to_an_earlier_snapshot_are_left_out_with_its_text(tmp_path: P
     text = re.sub(r"^intended_use:.*(\n  .*)*", "intended_use: a test", text, count=1, flags=re.M)
     path.write_text(text.replace("dedup:\n", f"dedup:\n  against: [{snapshot}]\n  index: {index}\n", 1))
     rows = tmp_path / "rows.csv"
-    rows.write_text("prompt,completion,label\n" + "".join(f"{p},Code: A00.0,A00.0\n" for p in ("Phrase 3", "What ails a rose", long.format(1))))
+    rows.write_text(
+        "prompt,completion,label\n" + "".join(f"{p},Code: A00.0,A00.0\n" for p in ("Phrase 3", "What ails a rose", long.format(1)))
+    )
     pipeline.import_rows(folder, rows, shape="prompt-completion", columns={}, seed_group=None)
     monkeypatch.setattr("curation.pipeline.duplicates.vectors_of", lambda bench, texts, tell=None: __import__("numpy").eye(len(texts), 8))
     summary = pipeline.dedup(folder)

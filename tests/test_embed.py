@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from curation.dedup import find_semantic
 from curation.embed import dimension, embed, model_digest
+from curation.embed.compiled import read_measured
 from curation.errors import UserError
 
 pytestmark = pytest.mark.model
@@ -42,3 +45,22 @@ def test_digest_is_that_of_the_weights() -> None:
 def test_a_model_that_does_not_exist_is_named_with_the_way_out() -> None:
     with pytest.raises(UserError, match=r"no-such-model.*cannot be loaded.*Next: use 'all-MiniLM-L6-v2'"):
         embed(["x"], model="no-such-model-anywhere")
+
+
+def test_openvino_gives_torchs_vectors_and_keeps_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    monkeypatch.setenv("SEEDCORN_CACHE_DIR", str(tmp_path))
+    texts = [f"Patient {n} with kidney failure. " * (1 + n % 5) for n in range(12)] + ["", "\ud800", "夜间发热和咳嗽"]
+    reference, fast = embed(texts, backend="torch"), embed(texts, backend="openvino-f32")
+    assert (reference * fast).sum(axis=1).min() >= 0.9999
+    assert (fast == embed(texts, backend="openvino-f32")).all()
+    measured = read_measured(model_digest())
+    assert measured is not None and measured.precision in ("bf16", "f32") and (measured.cosine or 0) >= 0.9999
+    assert (embed(texts) * reference).sum(axis=1).min() >= 0.9999  # auto takes what has been converted
+
+
+def test_a_backend_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("curation.embed.is_installed", lambda: False)
+    with pytest.raises(UserError, match=r"openvino.*is not installed.*Next: pip install"):
+        embed(["x"], backend="openvino")
+    assert embed(["x"], backend="auto").shape == (1, 384)

@@ -105,7 +105,8 @@ def _compiled(model: str, backend: Backend, texts: Sequence[str]) -> Compiled | 
     digest = model_digest(model)
     measured = read_measured(digest)
     if measured is None and (backend != "auto" or (len(texts) >= WORTH_CONVERTING and not _has_cuda())):
-        measured = convert(digest, _load(model), texts[:: max(1, len(texts) // _SAMPLE)][:_SAMPLE])
+        sample = texts[:: max(1, len(texts) // _SAMPLE)][:_SAMPLE]
+        measured = convert(digest, _load(model), sample, by_torch=lambda some: np.concatenate(list(_by_torch(some, model))))
     if measured is None or measured.precision is None:
         if backend != "auto" and measured is not None:
             raise ModelUnavailable(

@@ -97,7 +97,7 @@ def open_compiled(digest: str, precision: Precision) -> Compiled:
     )
 
 
-def convert(digest: str, encoder: Any, sample: Sequence[str]) -> Measured:
+def convert(digest: str, encoder: Any, sample: Sequence[str], *, by_torch: Callable[[Sequence[str]], Array]) -> Measured:
     """Convert a sentence-transformers model, hold it against the original on the sample, and keep both with the verdict."""
     names = [type(module).__name__ for module in encoder]
     pooling = encoder[1].get_config_dict().get("pooling_mode") if len(names) > 1 else None
@@ -106,19 +106,18 @@ def convert(digest: str, encoder: Any, sample: Sequence[str]) -> Measured:
     aside = Path(tempfile.mkdtemp(prefix=".converting-", dir=_made(_folder(digest).parent)))
     try:
         _save(encoder, aside)
-        measured = _measure(encoder, aside, sample)
+        measured = _measure(aside, sample, by_torch)
         return _write(digest, measured, aside)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _measure(encoder: Any, folder: Path, sample: Sequence[str]) -> Measured:
+def _measure(folder: Path, sample: Sequence[str], by_torch: Callable[[Sequence[str]], Array]) -> Measured:
     import openvino
     from tokenizers import Tokenizer
 
     tokenizer, core = Tokenizer.from_file(str(folder / "tokenizer.json")), openvino.Core()
-    plain: Callable[[], Array] = lambda: encoder.encode(list(sample), normalize_embeddings=True, show_progress_bar=False)  # noqa: E731
-    reference, torch_rate = _timed(plain, len(sample))
+    reference, torch_rate = _timed(lambda: by_torch(sample), len(sample))
     found = Measured(None, "no precision gives the same vectors")
     for precision in ("bf16", "f32"):
         network = _compile(core, folder / "model.xml", precision)
@@ -134,7 +133,6 @@ def _measure(encoder: Any, folder: Path, sample: Sequence[str]) -> Measured:
 
 
 def _timed(encode: Callable[[], Array], rows: int) -> tuple[Array, float]:
-    encode()
     start = time.perf_counter()
     vectors = encode()
     return vectors, rows / (time.perf_counter() - start)
