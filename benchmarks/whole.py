@@ -1,0 +1,114 @@
+"""The whole curation of imported rows without embedding: import, exact and near copies, leaks of ten suites, split, snapshot.
+
+    python -m benchmarks.whole --rows 10000 100000     seconds of each stage, peak memory, and the slope between the sizes
+
+Each size runs in a process of its own, on a project made for it. Rows are public instructions and, beyond their number, their
+sentences drawn anew. Every row that the gates leave is approved beforehand, which is not timed: no judge and no people.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from benchmarks.suites import ten_suites, training_rows
+
+
+def main() -> None:
+    """Run every size and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(run_one(args.one)))
+        return
+    totals = []
+    for rows in args.rows:
+        out = subprocess.run([sys.executable, "-m", "benchmarks.whole", "--one", str(rows)], capture_output=True, text=True, check=True)
+        told = json.loads(out.stdout.splitlines()[-1])
+        totals.append((rows, sum(told["seconds"].values())))
+        print(
+            f"{rows:>9,} rows: {totals[-1][1]:7.1f} s, {told['mb']:,.0f} MB; "
+            + ", ".join(f"{k} {v:.1f}" for k, v in told["seconds"].items())
+        )
+    for (n, before), (m, after) in pairwise(totals):
+        print(f"slope {n:,} to {m:,}: {math.log(after / before) / math.log(m / n):.2f}")
+
+
+def run_one(n: int) -> dict[str, Any]:
+    """Make a project, run the stages, tell seconds and memory."""
+    from curation import pipeline
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "whole"
+        make_project(folder)
+        source = Path(name) / "rows.jsonl"
+        with source.open("w") as file:
+            for row in training_rows(n):
+                file.write(json.dumps({"instruction": row, "output": f"Noted: {row[:80]}"}) + "\n")
+        seconds: dict[str, float] = {}
+        stages: list[tuple[str, Callable[[], Any]]] = [
+            ("import", lambda: pipeline.import_rows(folder, source)),
+            ("dedup", lambda: pipeline.dedup(folder)),
+            ("screen", lambda: pipeline.screen(folder)),
+            ("split and snapshot", lambda: pipeline.snapshot(folder, kind="instruction")),
+        ]
+        for stage, run in stages:
+            if stage == "split and snapshot":
+                keep_all(folder)
+            started = time.perf_counter()
+            run()
+            seconds[stage] = round(time.perf_counter() - started, 2)
+        return {"seconds": seconds, "mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def make_project(folder: Path) -> None:
+    """A project that embeds nothing and protects ten suites."""
+    from curation.template import write_template
+
+    write_template(folder, "blank", offline=True, instruction=0, preference=0)
+    (folder / "protected").mkdir(exist_ok=True)
+    lines = []
+    for suite, items in ten_suites().items():
+        (folder / f"protected/{suite}.jsonl").write_text("".join(json.dumps({"text": item}) + "\n" for item in items))
+        lines.append(f"    {suite}: {{file: protected/{suite}.jsonl, text: text}}")
+    path = folder / "project.yaml"
+    text = re.sub(r"(?m)^(brief|intended_use): .*$", r"\1: answer questions", path.read_text())
+    text = re.sub(r"(?m)^  semantic: .*$", "  semantic: null", text)
+    path.write_text(re.sub(r"(?m)^  protected: .*$", "  protected:\n" + "\n".join(lines), text))
+
+
+def keep_all(folder: Path) -> None:
+    """Two people's word for every row that no gate dropped."""
+    from curation.store import open_store, reviews
+    from curation.store.reviews import StoredAnswer
+
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    with open_store(folder) as db, db:
+        db.execute(
+            "INSERT INTO overrides (seq, action, reason, by, at) SELECT seq, 'keep', 'benchmark', 'benchmark', ? FROM records"
+            " WHERE seq NOT IN (SELECT seq FROM findings WHERE drops = 1)", (now,),
+        )  # fmt: skip
+        kept = db.execute("SELECT r.seq, hex(r.id) AS id FROM records r JOIN overrides o ON o.seq = r.seq").fetchall()
+    says = {"verdict": "approve", "edited_completion": ""}
+    with open_store(folder) as db:
+        for user in ("ada", "ben"):
+            given = (StoredAnswer(f"{row['id']}:{user}", now, row["seq"], user, "submitted", says, "", "", False) for row in kept)
+            reviews.add_answers(db, list(given), 1)
+
+
+if __name__ == "__main__":
+    main()
