@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from curation.checks import TableCheck
 from curation.dedup import find_conflicts
 from curation.embed import embed, model_digest
@@ -69,8 +71,7 @@ def leak_findings(bench: Bench, rows: Sequence[Row], protected: Sequence[Protect
         "labels": labels if has_labels else None,
         "protected_labels": {items.name: items.labels for items in protected} if has_labels else None,
     }
-    prompts = score_leaks([prompt_text(r.record) for r in rows], texts, encode=_encoder(bench), **common)
-    answers = find_leaks([completion_text(r.record) for r in rows], texts, **common)
+    prompts, answers = _scored(rows, texts, _encoder(bench), common)
     leaks = prompts.filter(prompts["is_leak"]).to_pylist()
     flagged = {line["row"] for line in leaks}
     # An answer names what it is about, so only copied text counts there; a row that leaks by its prompt is told once.
@@ -129,6 +130,21 @@ def _leak(row: Row, line: Mapping[str, Any], texts: Mapping[str, Sequence[str]])
         row.seq, "screen", f"leak_{line['kind']}", True, item=f"{line['suite']}:{line['item']}", score=line["score"],
         evidence=f"protected: {shown}. {line['evidence']}",
     )  # fmt: skip
+
+
+def _scored(
+    rows: Sequence[Row], texts: Mapping[str, Sequence[str]], encode: Encoder | None, common: Mapping[str, Any]
+) -> tuple[pa.Table, pa.Table]:
+    """The scores of the prompts and the leaks of the answers; without embeddings the suites are indexed once for both."""
+    prompts, answers = [prompt_text(row.record) for row in rows], [completion_text(row.record) for row in rows]
+    if encode is not None:
+        return score_leaks(prompts, texts, encode=encode, **common), find_leaks(answers, texts, **common)
+    both = score_leaks([*prompts, *answers], texts, **{**common, "labels": common["labels"] and [*common["labels"], *common["labels"]]})
+    if not both.num_rows:
+        return both, both
+    of_answers = both.slice(len(rows))
+    of_answers = of_answers.set_column(0, "row", pa.array(range(len(rows)), pa.int64()))
+    return both.slice(0, len(rows)), of_answers.filter(of_answers["is_leak"])
 
 
 def _doubt(row: Row, line: Mapping[str, Any], texts: Mapping[str, Sequence[str]], labelled: Set[str]) -> Doubt:
