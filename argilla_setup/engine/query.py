@@ -194,7 +194,7 @@ class _Reader:
         return number if number < 2**31 else 0
 
     def _leaf(self, leaf: Leaf) -> Leaf | None:
-        if leaf.kind in ("words", "phrase") and not (self.keywords and leaf.text) and not tokenize(leaf.text):
+        if leaf.kind in ("words", "phrase") and not self.keywords and not tokenize(leaf.text):
             return None
         self.leaves += 1
         return leaf

@@ -111,7 +111,7 @@ class Texts:
                 self.spellings[key] = self._find_spellings(word, column, edits=leaf.number)
             return " OR ".join(map(_quoted, self.spellings[key])) or None
         if column.is_keyword:
-            return _quoted(keyword_term(leaf.text))
+            return _quoted(keyword_term(leaf.text)) if leaf.text else None
         terms = tokenize(leaf.text)
         if not terms:
             return None

@@ -98,13 +98,13 @@ def _word_pattern(*, start: str = "") -> Any:
 
     not_alone = r"\p{WB=Regional_Indicator}0-9#*\u00a9\u00ae\u2122\u3030\u303d\p{Emoji_Modifier}"
     picture = rf"[\p{{Extended_Pictographic}}{ONCE_PICTURE}[\p{{Emoji}}--[{not_alone}]]]"
-    mark = rf"(?:[\p{{WB=Format}}\p{{WB=Extend}}--[\ufe0e\ufe0f]]|\u200d(?!\u200d*(?:{picture}|\p{{Emoji_Modifier}})))*+"
+    mark = rf"(?:[\p{{WB=Format}}\p{{WB=Extend}}--[\ufe0e\ufe0f]]|\u200d(?!\u200d*{picture}))*+"
     element = rf"(?:(?:\u200d*\p{{Emoji_Modifier_Base}}{mark})?\p{{Emoji_Modifier}}{mark}|\u200d*{picture}{mark}\ufe0f?)"
     tail = rf"(?:[\U000e0020-\U000e007e]+\U000e007f|(?:\u200d{element})*)"
     keycap = r"[0-9#*][\p{WB=Format}\p{WB=Extend}\p{WB=ZWJ}--[\ufe0e\ufe0f\u20e3]]*\ufe0f?\u20e3" + mark
     emoji = rf"(?:{element}{tail}|{keycap}|(?:\p{{WB=Regional_Indicator}}{ex}){{2}})"
 
     # A letter that is an emoji too (\u2139) begins a word unless a joiner makes it one of a sequence of pictures.
-    pictured = rf"(?=\p{{WB=ALetter}}){element}(?:\u200d{element})+(?<!{letter}(?={letter}|{digit}))"
+    pictured = rf"(?=\p{{WB=ALetter}}){element}(?:\u200d{element})+(?<!{letter}(?={letter}|{digit}|{joint}))"
     single = rf"(?:\p{{LB=SA}}{ex})+|\p{{Script=Han}}{ex}|\p{{Script=Hiragana}}{ex}"
     return regex.compile(rf"{pictured}|{word}|{emoji}|{single}", regex.VERSION1)
