@@ -22,10 +22,12 @@ from curation.records import InstructionRecord, Kind, Message, Record, canonical
 
 SIMULATED = "simulated-"
 """Names of annotators that are programs start with this; their answers never pass for a person's."""
-BATCH = 500
-"""Records a request; the server takes no more."""
-OVERLAP = 2
-"""Requests on their way at once: the next is read and sent while the server still writes the one before."""
+BATCH = 50
+"""Records a request. The server takes 500, but people who answer meanwhile wait for as long as one request writes."""
+OVERLAP = 1
+"""Requests on their way at once; a second one would leave annotators no gap between two writes."""
+PAGE = 500
+"""Records asked for at a time when answers are read."""
 LONGEST_REQUEST = 120.0
 
 
@@ -165,7 +167,7 @@ def pull_answers(review: ArgillaReview, dataset: str) -> Iterator[Given]:
     with open_http(review) as http:
         while True:
             reply = http.get(
-                f"/api/v1/datasets/{found.id}/records", params={"include": "responses", "limit": BATCH, "offset": offset}
+                f"/api/v1/datasets/{found.id}/records", params={"include": "responses", "limit": PAGE, "offset": offset}
             )  # fmt: skip
             if reply.status_code != 200:
                 raise ReviewError(
@@ -174,9 +176,9 @@ def pull_answers(review: ArgillaReview, dataset: str) -> Iterator[Given]:
             items = reply.json()["items"]
             for item in items:
                 yield from _given(item, names)
-            if len(items) < BATCH:
+            if len(items) < PAGE:
                 return
-            offset += BATCH
+            offset += PAGE
 
 
 def _read_home(folder: Path) -> tuple[str, str, Path]:
