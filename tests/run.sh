@@ -3,13 +3,20 @@
 # demo with small counts. With CI=true a missing browser or server is a failure; elsewhere it is a skip that says so.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-if ! command -v chromium >/dev/null; then
+# What the tests meet for real: a browser, Postgres, Redis, nginx, and Lucene with a Java that can read it.
+packages="chromium fonts-dejavu-core postgresql redis-server nginx-light openssl liblucene9-java openjdk-21-jdk-headless"
+missing=$(for name in $packages; do dpkg -s "$name" >/dev/null 2>&1 || echo "$name"; done)
+if [[ -n $missing ]]; then
   if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
-    echo "Installing Debian's Chromium for the browser tests (once)"
-    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null 2>&1 ||
-      echo "Chromium could not be installed"
+    echo "Installing Debian's packages that the tests need (once):" $missing
+    # No service is to start by itself: each test starts its own, on a port of its own, and stops it again.
+    if [[ ! -e /usr/sbin/policy-rc.d ]]; then printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d && policy=mine; fi
+    apt-get update -qq
+    # shellcheck disable=SC2086
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null 2>&1 || echo "Not all of them could be installed"
+    [[ -z ${policy:-} ]] || rm -f /usr/sbin/policy-rc.d
   else
-    echo "No Chromium here: the browser tests are skipped. On Debian: sudo apt-get install chromium"
+    echo "Missing here:" $missing "- what needs them is skipped. On Debian: sudo apt-get install" $missing
   fi
 fi
 tiers="not gpu and not soak"; [[ -n ${SEEDCORN_SOAK:-} ]] && tiers="not gpu"

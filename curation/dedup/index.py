@@ -78,7 +78,11 @@ def _server(url: str) -> dict[str, Any]:
     except ImportError as error:
         raise ProjectError("project.yaml: dedup.index", "needs the package redis", "pip install 'seedcorn[redis]'") from error
     database = parts.path.strip("/") or "0"
-    found = {"host": parts.hostname or "127.0.0.1", "port": parts.port or 6379, "db": int(database) if database.isdigit() else 0}
+    found: dict[str, Any] = {
+        "host": parts.hostname or "127.0.0.1",
+        "port": parts.port or 6379,
+        "db": int(database) if database.isdigit() else 0,
+    }
     found |= {"username": parts.username, "password": parts.password, "ssl": parts.scheme == "rediss"}
     try:
         redis.Redis(**found).ping()
