@@ -44,8 +44,8 @@ SHELL = {"pipeline", "simulated_review"}
 
 HEAVY = {
     "accelerate", "anthropic", "argilla", "bitsandbytes", "datasets", "datasketch", "faiss", "fastapi", "krippendorff", "model_signing",
-    "numba", "openai", "openvino", "peft", "phonenumbers", "py3langid", "sentence_transformers", "simple_icd_10_cm", "sklearn", "tensorboard", "torch",
-    "transformers", "trl",
+    "numba", "openai", "openvino", "peft", "phonenumbers", "py3langid", "sentence_transformers", "simple_icd_10_cm", "sklearn",
+    "tensorboard", "torch", "transformers", "trl",
 }  # fmt: skip
 FORBIDDEN_IN_HELP = ("torch", "argilla", "datasets", "numba", "transformers", "sentence_transformers")
 
