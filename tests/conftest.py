@@ -20,12 +20,17 @@ os.environ.setdefault("SEEDCORN_CACHE_DIR", str(ROOT / "build" / "cache"))
 pytest_plugins = ["tests.integration.argilla_server"] if (ROOT / "tests" / "integration" / "argilla_server.py").exists() else []
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The demo and the README's walk take minutes: they go first, so that one of them is not left over for one core at the end."""
+    items.sort(key=lambda item: "demo" not in item.keywords)
+
+
 @pytest.fixture(autouse=True)
 def own_config(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Keys and trust store of this test alone; no key of the user's is ever sent anywhere."""
     folder = tmp_path_factory.mktemp("config")
     monkeypatch.setenv("SEEDCORN_CONFIG_DIR", str(folder))
-    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "ARGILLA_API_URL", "ARGILLA_API_KEY"):
+    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL", "ARGILLA_API_URL", "ARGILLA_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     yield folder
 

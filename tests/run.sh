@@ -26,5 +26,5 @@ step "style" ruff check .
 step "layout" ruff format --check -q .
 step "types" mypy
 # Two files at a time: half of the time is spent waiting (servers that start, models that load, calls that are slow on purpose).
-step "tests" pytest -q -p no:cacheprovider -n 2 --dist loadfile --durations=15 -m "$tiers" "$@"
+step "tests" pytest -q -p no:cacheprovider -n 2 --dist loadfile --no-loadscope-reorder --durations=15 -m "$tiers" "$@"
 exit $failed

@@ -37,8 +37,9 @@ def make_home(folder: Path, *, answers: int = 0) -> Home:
         db.execute("PRAGMA journal_mode = WAL")
         for table in ("workspaces", "users", "datasets"):
             db.execute(f"CREATE TABLE {table} (id INTEGER PRIMARY KEY)")
-        db.execute("CREATE TABLE records (id INTEGER PRIMARY KEY, dataset_id, status)")
-        db.execute("CREATE TABLE responses (id INTEGER PRIMARY KEY, record_id, status)")
+        db.execute("CREATE TABLE records (id INTEGER PRIMARY KEY, dataset_id, status, updated_at)")
+        db.execute("CREATE TABLE responses (id INTEGER PRIMARY KEY, record_id, status, user_id, updated_at)")
+        db.execute("CREATE TABLE suggestions (id INTEGER PRIMARY KEY, record_id, updated_at)")
         db.execute("CREATE TABLE vectors (id INTEGER PRIMARY KEY, record_id)")
         db.executemany("INSERT INTO responses (id) VALUES (?)", [(n,) for n in range(answers)])
     home.database.chmod(0o600)
@@ -190,7 +191,7 @@ def test_doctor_sees_an_index_that_lacks_what_the_database_holds(tmp_path: Path)
     home = make_home(tmp_path / "a")
     with contextlib.closing(sqlite3.connect(home.database)) as db, db:
         db.execute("INSERT INTO datasets VALUES (1)")
-        db.execute("INSERT INTO records VALUES (1, 1, 'pending')")
+        db.execute("INSERT INTO records VALUES (1, 1, 'pending', '2026-11-24 10:00:00.999984')")
     [finding] = wrong(examine(home), "index")
     assert "records" in finding.text and "builds it again" in finding.next_step
 

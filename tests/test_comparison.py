@@ -156,6 +156,7 @@ def test_bad_input_is_a_sentence(training: tuple, real: tuple, fact: str) -> Non
 
 
 @pytest.mark.model
+@pytest.mark.soak
 def test_bank_questions_without_some_intents_are_found_wanting_there() -> None:
     """Train on 40 of 77 intents, compare with the test questions of all: the uncovered rows are those of the left-out ones."""
     from curation.embed import embed

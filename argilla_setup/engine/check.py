@@ -19,7 +19,9 @@ COUNTS = {
     "suggestions": "SELECT d.id, '', count(*), {3} FROM suggestions s JOIN records r ON {2} JOIN datasets d ON {0} GROUP BY 1",
     "vectors": "SELECT d.id, '', count(*), 0 FROM vectors s JOIN records r ON {2} JOIN datasets d ON {0} GROUP BY 1",
 }
-_MICROSECONDS = "coalesce(sum(CAST(strftime('%s', {0}.updated_at) AS INTEGER) * 1000000 + CAST(substr({0}.updated_at, 21) AS INTEGER)), 0)"
+# SQLite's own times end at the millisecond: given the whole text, it rounds .9996 s up to the next second.
+_SECONDS = "CAST(strftime('%s', substr({0}.updated_at, 1, 19)) AS INTEGER)"
+_MICROSECONDS = f"coalesce(sum({_SECONDS} * 1000000 + CAST(substr({{0}}.updated_at, 21) AS INTEGER)), 0)"
 THEIRS = (
     "r.dataset_id = d.id",
     _MICROSECONDS.format("r"),

@@ -6,11 +6,14 @@ models (.909 at 4,500 in its light mode).
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import pyarrow as pa
+
+from curation.errors import UserError
 
 UNKNOWN = "und"
 """ISO 639's code for undetermined: too few letters, or no language that stands out."""
@@ -53,4 +56,8 @@ def _classify(text: str) -> tuple[str, float]:
 def _identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    try:
+        return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    except OSError as error:  # it unpacks 5 MB into a temporary file
+        fact = f"the language model could not be written to it ({error.strerror or error})"
+        raise UserError(f"temporary folder {tempfile.gettempdir()}", fact, "make space there, or set TMPDIR to another folder") from error

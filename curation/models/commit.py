@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -64,17 +65,27 @@ class GroupCommit:
             asyncio.get_running_loop().call_soon(self._commit)
         self._commit_these(batch)
 
-    def _commit_these(self, batch: Sequence[_Waiting]) -> None:
+    def _commit_these(self, batch: Sequence[_Waiting]) -> Exception | None:
+        """The error of a disk that takes nothing more, or None; a change that fails by itself takes no other with it."""
         try:
             with self._ledger.transaction():
                 results = [change() for change, _, _ in batch]
         except Exception as error:
-            if len(batch) == 1:
-                batch[0][2](error)
-                return
-            for one in batch:  # a change that fails takes no other with it
-                self._commit_these([one])
-            return
+            if len(batch) > 1:
+                return self._commit_singly(batch)
+            batch[0][2](error)
+            return error if isinstance(error, sqlite3.OperationalError) else None
         self.commits += 1
         for (_, then, _), result in zip(batch, results, strict=True):
             then(result)
+        return None
+
+    def _commit_singly(self, batch: Sequence[_Waiting]) -> Exception | None:
+        full: Exception | None = None
+        for one in batch:
+            # On a full disk a call's start can still fit where an answer did not; that call must not go out.
+            if full is None:
+                full = self._commit_these([one])
+            else:
+                one[2](full)
+        return full

@@ -84,7 +84,7 @@ def test_push_killed_at_any_moment_shows_each_record_once(
     texts = prepare(project, rows=ROWS_PER_KILL * kills, name="killed")
     landed = 0
     for number in range(kills):
-        ready, delay = arrivals(relay, number, draw), draw.uniform(0, 2.0 if number else 0.1)
+        ready, delay = arrivals(relay, number, draw), draw.uniform(0, 0.5 if number else 0.1)
         landed += kill_at("curation", "push", str(project), folder=tmp_path / f"{number}", ready=ready, delay=delay)
         if number == 0:
             assert dataset_of(argilla_home, "killed")["status"] == "draft"
