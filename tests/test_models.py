@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sqlite3
@@ -131,9 +132,12 @@ def test_every_hostile_response_ends_as_an_answer_or_a_counted_failure(ledger: C
     script = {**HOSTILE, **{f"cut at {n}": Act(raw=TRUNCATED[:n]) for n in range(1, len(TRUNCATED), CUT_STEP)}}
     good = [f"good {n}" for n in range(5 * len(script))]
     names = [name for i, bad in enumerate(script) for name in (*good[5 * i : 5 * i + 5], bad)]
+    late = [f"late {n}" for n in range(500)]  # good too, and slow: they are still coming when the bad ones are tried for the last time
+    good, names = good + late, names + late
 
     def behave(body: dict[str, Any], seen: int) -> Act:
-        return script.get(prompt_of(body)) or always_answer(body, seen)
+        act = script.get(prompt_of(body)) or always_answer(body, seen)
+        return dataclasses.replace(act, delay=0.1) if prompt_of(body).startswith("late") else act
 
     with messages_server(behave) as server:
         summary = run(ledger, server.address, [make_request(n) for n in names], spec={"concurrency": 16}, timeout_s=1.0)
