@@ -5,8 +5,9 @@
 
 Quality: row n says item n in other words. Positive: the score of the row with its own item. Negative: the best score of the same
 row when its own item is not among the protected ones, so the hardest other item. Weights were chosen on the even items; the odd
-ones are reported (they were in sight while the weights were searched, so they flatter a little), with the recall at the cut where 1 % of the negatives pass, and at the cut the product itself chooses from
-the protected items alone. Intervals: 1,000 bootstrap samples of the rows, the cut taken anew in each. Empty rows are no rows.
+ones are reported (they were in sight while the weights were searched, so they flatter a little), with the recall at the cut
+where 1 % of the negatives pass, and at the cut the product itself chooses from the protected items alone. Intervals: 1,000
+bootstrap samples of the rows, the cut taken anew in each. Empty rows are no rows.
 """
 
 from __future__ import annotations
