@@ -25,6 +25,7 @@ from curation.report.rows import Distribution, Drop
 from curation.report.scatter import scatter
 from curation.report.withhold import withhold_protected
 from curation.report.words import mark_differences
+from curation.score.measures import Rate
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -109,13 +110,9 @@ def _environment() -> Environment:
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson's, which holds for small n)."""
-    if not n:
-        return 0.0, 1.0
-    z, p = 1.959964, hits / n
-    middle, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    return (middle - spread) / scale, (middle + spread) / scale
+    """95 % interval of a share."""
+    rate = Rate(hits, n)
+    return rate.low, rate.high
 
 
 def _drop_groups(drops: Sequence[Drop], most: int) -> list[dict[str, Any]]:
