@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -74,7 +73,7 @@ class GroupCommit:
             if len(batch) > 1:
                 return self._commit_singly(batch)
             batch[0][2](error)
-            return error if isinstance(error, sqlite3.OperationalError) else None
+            return error if self._ledger.is_refused(error) else None
         self.commits += 1
         for (_, then, _), result in zip(batch, results, strict=True):
             then(result)

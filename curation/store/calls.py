@@ -51,6 +51,11 @@ class CallLedger:
         self._name = f"{owner_name()}/{next(_instances)}"
         self._owner: int | None = None
 
+    @staticmethod
+    def is_refused(error: Exception) -> bool:
+        """Whether it was the disk, full or busy, that refused a change; not the change itself."""
+        return isinstance(error, sqlite3.OperationalError)
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """One immediate transaction; inside another it is part of that one."""
