@@ -94,7 +94,8 @@ def test_rows_near_to_an_earlier_snapshot_are_left_out_with_its_text(tmp_path: P
     path = folder / "project.yaml"
     text = re.sub(r"^brief:.*(\n  .*)*", "brief: Code phrases.", path.read_text(), count=1, flags=re.M)
     text = re.sub(r"^intended_use:.*(\n  .*)*", "intended_use: a test", text, count=1, flags=re.M)
-    path.write_text(text.replace("dedup:\n", f"dedup:\n  against: [{snapshot}]\n  index: {index}\n", 1))
+    text = re.sub(r"^  against: .*", f"  against: [{snapshot}]", text, count=1, flags=re.M)
+    path.write_text(re.sub(r"^  index: .*", f"  index: {index}", text, count=1, flags=re.M))
     rows = tmp_path / "rows.csv"
     rows.write_text(
         "prompt,completion,label\n" + "".join(f"{p},Code: A00.0,A00.0\n" for p in ("Phrase 3", "What ails a rose", long.format(1)))

@@ -30,7 +30,7 @@ def test_the_readme_names_every_verb() -> None:
         assert told.returncode == 0, line
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_the_readme_walks(tmp_path: Path) -> None:
     environment = {
         **os.environ,
