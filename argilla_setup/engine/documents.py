@@ -15,6 +15,8 @@ KEYWORD = ".role"
 
 @dataclass(frozen=True)
 class SuggestionDoc:
+    """A suggestion for one question, as it is filtered and sorted by."""
+
     question: str
     value: Any
     score: float | list[float] | None = None
@@ -25,6 +27,8 @@ class SuggestionDoc:
 
 @dataclass(frozen=True)
 class ResponseDoc:
+    """One person's answer to a record, as it is filtered and sorted by."""
+
     id: str
     user: str | None
     status: str

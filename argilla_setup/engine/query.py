@@ -40,6 +40,8 @@ class Everything:
 
 @dataclass(frozen=True)
 class Not:
+    """The node does not hold."""
+
     node: Node
 
 

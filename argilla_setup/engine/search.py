@@ -22,12 +22,16 @@ PRIME = 2_147_483_647
 
 @dataclass(frozen=True)
 class Hit:
+    """A record found, with its likeness where one was asked for."""
+
     record: str
     score: float | None = None
 
 
 @dataclass(frozen=True)
 class Page:
+    """The records of one page, and how many there are in all."""
+
     hits: tuple[Hit, ...] = ()
     total: int = 0
 
