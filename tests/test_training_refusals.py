@@ -141,7 +141,7 @@ def test_run_files_are_written_for_the_newest_snapshots_and_kept(project: Path) 
 
 def test_run_files_need_one_snapshot_name_of_each_kind(project: Path) -> None:
     path = write_signed(project, "instruction", key=key(project), sha256=sha_of(project))
-    with pytest.raises(UserError, match=r"holds no preference snapshot\. Next: curate snapshot --kind preference"):
+    with pytest.raises(UserError, match=r"holds no preference snapshot\. Next: curate snapshot \S+ --kind preference"):
         write_run_files(project / "runs", project=project, model=project / "model")
     shutil.rmtree(path)
     with pytest.raises(UserError, match="holds no instruction snapshot"):

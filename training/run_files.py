@@ -76,9 +76,10 @@ def find_snapshot_name(folder: Path, kind: str) -> str:
     from curation.snapshot import find_snapshots, read_manifest
 
     names = sorted({m.name for m in map(read_manifest, find_snapshots(folder)) if m.kind == kind})
-    if len(names) != 1:
-        fact = f"holds no {kind} snapshot" if not names else f"holds {kind} snapshots of several names: {', '.join(names)}"
-        raise TrainingError(str(folder), fact, f"curate snapshot --kind {kind}" if not names else "write the run files by hand")
+    if not names:
+        raise TrainingError(str(folder), f"holds no {kind} snapshot", f"curate snapshot {folder.parent} --kind {kind}")
+    if len(names) > 1:
+        raise TrainingError(str(folder), f"holds {kind} snapshots of several names: {', '.join(names)}", "write the run files by hand")
     return names[0]
 
 
