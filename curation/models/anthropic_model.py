@@ -6,7 +6,8 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from curation.models.client import ANSWER_S, Reply, limits_of, no_reply, reply_of
+from curation.models.client import ANSWER_S, Reply, network_of
+from curation.models.sdk import SdkClients
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -19,53 +20,38 @@ class AnthropicModel:
         is_local: the offline stand-in: no proxy, and no header that the environment adds for the real one.
     """
 
-    def __init__(self, *, address: str, key: str, is_local: bool, timeout_s: float = ANSWER_S, connections: int = 256) -> None:
+    def __init__(self, *, address: str, key: str, is_local: bool, timeout_s: float = ANSWER_S) -> None:
         self.address = address
-        self._key, self._is_local, self._timeout_s, self._connections = key, is_local, timeout_s, connections
-        self._client: AsyncAnthropic | None = None
+        self._key, self._is_local, self._timeout_s = key, is_local, timeout_s
+        self._clients = SdkClients("anthropic", self._open)
 
     async def send(self, body: dict[str, Any]) -> Reply:
         """One POST to /v1/messages."""
-        return await self.request("POST", "/v1/messages", body)
+        return await self._clients.request("POST", "/v1/messages", body)
 
     async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Reply:
         """One request, tried once; any status is a reply."""
-        import anthropic
-        import httpx2
-
-        client = self._open()
-        try:
-            if method == "GET":
-                return reply_of(await client.get(path, cast_to=httpx2.Response))
-            return reply_of(await client.post(path, body=body, cast_to=httpx2.Response))
-        except anthropic.APIStatusError as error:
-            return reply_of(error.response)
-        except anthropic.APIConnectionError as error:
-            raise no_reply(error) from error
+        return await self._clients.request(method, path, body)
 
     async def close(self) -> None:
         """Give back the connections."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        await self._clients.close()
 
     def _open(self) -> AsyncAnthropic:
-        if self._client is None:
-            import anthropic
-            import httpx2
+        import anthropic
+        import httpx2
 
-            network = limits_of(self._connections, self._timeout_s)
-            # The SDK's own client takes a proxy from the environment whatever it is told.
-            plain, usual = partial(httpx2.AsyncClient, trust_env=False, follow_redirects=True), anthropic.DefaultAsyncHttpxClient
-            self._client = anthropic.AsyncAnthropic(
-                api_key=self._key,
-                base_url=self.address,
-                max_retries=0,
-                timeout=network["timeout"],
-                http_client=(plain if self._is_local else usual)(**network),
-                default_headers=self._headers() if self._is_local else None,
-            )
-        return self._client
+        network = network_of(self._timeout_s)
+        # The SDK's own client takes a proxy from the environment whatever it is told.
+        plain, usual = partial(httpx2.AsyncClient, trust_env=False, follow_redirects=True), anthropic.DefaultAsyncHttpxClient
+        return anthropic.AsyncAnthropic(
+            api_key=self._key,
+            base_url=self.address,
+            max_retries=0,
+            timeout=network["timeout"],
+            http_client=(plain if self._is_local else usual)(**network),
+            default_headers=self._headers() if self._is_local else None,
+        )
 
     def _headers(self) -> Any:
         import anthropic

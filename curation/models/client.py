@@ -6,6 +6,8 @@ retries are off, since each try must be recorded.
 
 from __future__ import annotations
 
+import functools
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -28,6 +30,7 @@ class Reply:
     status: int
     raw: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
+    """By their names in small letters."""
 
 
 class NoReply(Exception):
@@ -72,17 +75,25 @@ def is_loopback(address: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def limits_of(connections: int, timeout_s: float) -> dict[str, Any]:
-    """Timeout and connection limits for a client; calls never wait for the pool, their number is limited elsewhere."""
+def network_of(timeout_s: float) -> dict[str, Any]:
+    """Timeout, connections and certificates for an HTTP client; calls never wait for a connection, their number is limited elsewhere."""
     import httpx2
 
-    limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
-    return {"timeout": httpx2.Timeout(timeout_s, connect=_CONNECT_S, pool=None), "limits": limits}
+    timeout = httpx2.Timeout(timeout_s, connect=_CONNECT_S, pool=None)
+    return {"timeout": timeout, "limits": httpx2.Limits(), "verify": _certificates()}
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Read once: it takes ten milliseconds, and every client needs them."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
 
 
 def reply_of(response: httpx2.Response) -> Reply:
     """A response whose body has been read."""
-    return Reply(response.status_code, response.content, response.headers)
+    return Reply(response.status_code, response.content, dict(response.headers.items()))
 
 
 def no_reply(error: Exception) -> NoReply:

@@ -6,7 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from curation.completions import Limit, completion_body
-from curation.models.client import ANSWER_S, Reply, is_loopback, limits_of, no_reply, reply_of
+from curation.models.client import ANSWER_S, Reply, is_loopback, network_of
+from curation.models.sdk import SdkClients
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -20,51 +21,36 @@ class OpenAIModel:
             organization goes along.
     """
 
-    def __init__(self, *, address: str, key: str, is_own: bool, timeout_s: float = ANSWER_S, connections: int = 256) -> None:
+    def __init__(self, *, address: str, key: str, is_own: bool, timeout_s: float = ANSWER_S) -> None:
         self.address = address
-        self._key, self._is_own, self._timeout_s, self._connections = key, is_own, timeout_s, connections
+        self._key, self._is_own, self._timeout_s = key, is_own, timeout_s
         self._limit: Limit = "max_completion_tokens" if is_own else "max_tokens"
-        self._client: AsyncOpenAI | None = None
+        self._clients = SdkClients("openai", self._open)
 
     async def send(self, body: dict[str, Any]) -> Reply:
         """One POST to chat/completions."""
-        return await self.request("POST", "/chat/completions", completion_body(body, limit=self._limit))
+        return await self._clients.request("POST", "/chat/completions", completion_body(body, limit=self._limit))
 
     async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Reply:
         """One request, tried once; any status is a reply."""
-        import httpx2
-        import openai
-
-        client = self._open()
-        try:
-            if method == "GET":
-                return reply_of(await client.get(path, cast_to=httpx2.Response))
-            return reply_of(await client.post(path, body=body, cast_to=httpx2.Response))
-        except openai.APIStatusError as error:
-            return reply_of(error.response)
-        except openai.APIConnectionError as error:
-            raise no_reply(error) from error
+        return await self._clients.request(method, path, body)
 
     async def close(self) -> None:
         """Give back the connections."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        await self._clients.close()
 
     def _open(self) -> AsyncOpenAI:
-        if self._client is None:
-            import httpx2
-            import openai
+        import httpx2
+        import openai
 
-            network = limits_of(self._connections, self._timeout_s)
-            plain, usual = partial(httpx2.AsyncClient, trust_env=False, follow_redirects=True), openai.DefaultAsyncHttpxClient
-            foreign: Any = {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
-            self._client = openai.AsyncOpenAI(
-                api_key=self._key,
-                base_url=self.address,
-                max_retries=0,
-                timeout=network["timeout"],
-                http_client=(plain if is_loopback(self.address) else usual)(**network),
-                default_headers=None if self._is_own else foreign,
-            )
-        return self._client
+        network = network_of(self._timeout_s)
+        plain, usual = partial(httpx2.AsyncClient, trust_env=False, follow_redirects=True), openai.DefaultAsyncHttpxClient
+        foreign: Any = {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
+        return openai.AsyncOpenAI(
+            api_key=self._key,
+            base_url=self.address,
+            max_retries=0,
+            timeout=network["timeout"],
+            http_client=(plain if is_loopback(self.address) else usual)(**network),
+            default_headers=None if self._is_own else foreign,
+        )

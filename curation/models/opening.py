@@ -37,15 +37,15 @@ def open_model(
         address = spec.base_url or base_url
         if address is None:
             raise ModelUnavailable("the offline stand-in", "is not running", "start it with: curate standin start")
-        return AnthropicModel(address=address, key=STAND_IN, is_local=True, timeout_s=timeout_s, connections=spec.concurrency)
+        return AnthropicModel(address=address, key=STAND_IN, is_local=True, timeout_s=timeout_s)
     if spec.provider == "transformers":
         return LocalModel(((folder or Path()) / spec.model).resolve())
     if spec.provider == "openai":
         address = spec.base_url or environ.get("OPENAI_BASE_URL") or _OPENAI
         key = _openai_key(spec, environ)
-        return OpenAIModel(address=address, key=key, is_own=address == _OPENAI, timeout_s=timeout_s, connections=spec.concurrency)
+        return OpenAIModel(address=address, key=key, is_own=address == _OPENAI, timeout_s=timeout_s)
     address = spec.base_url or environ.get("ANTHROPIC_BASE_URL") or _ANTHROPIC
-    return AnthropicModel(address=address, key=_key(spec, environ), is_local=False, timeout_s=timeout_s, connections=spec.concurrency)
+    return AnthropicModel(address=address, key=_key(spec, environ), is_local=False, timeout_s=timeout_s)
 
 
 def has_key(spec: ModelSpec, environ: Mapping[str, str]) -> bool:

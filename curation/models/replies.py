@@ -178,17 +178,16 @@ def _span_s(text: str) -> float:
 
 
 def _tokens(usage: dict[str, Any]) -> dict[str, int] | None:
-    created, details = (part if isinstance(part := usage.get(name), dict) else {} for name in ("cache_creation", "output_tokens_details"))
-    found = {
+    created, details = usage.get("cache_creation"), usage.get("output_tokens_details")
+    found: dict[str, Any] = {
         "input_tokens": usage.get("input_tokens"),
         "output_tokens": usage.get("output_tokens"),
-        "thinking_tokens": details.get("thinking_tokens") or 0,
+        "thinking_tokens": (details.get("thinking_tokens") or 0) if isinstance(details, dict) else 0,
         "cache_write_tokens": usage.get("cache_creation_input_tokens") or 0,
-        "cache_write_1h_tokens": created.get("ephemeral_1h_input_tokens") or 0,
+        "cache_write_1h_tokens": (created.get("ephemeral_1h_input_tokens") or 0) if isinstance(created, dict) else 0,
         "cache_read_tokens": usage.get("cache_read_input_tokens") or 0,
     }
-    counts = {name: n for name, n in found.items() if isinstance(n, int) and n >= 0}
-    return counts if len(counts) == len(found) else None
+    return found if all(isinstance(n, int) and n >= 0 for n in found.values()) else None
 
 
 def _is_content(content: Any) -> bool:

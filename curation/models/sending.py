@@ -131,12 +131,14 @@ class Sender:
         while left := self._ledger.unsettled(self._spec.model):
             with self._ledger.transaction():
                 for seq, raw, in_batch in left:
-                    self._settle(seq, replies.read_message(raw), in_batch=in_batch)
+                    reading = replies.read_message(raw)
+                    self._settle(seq, reading, self._cost(reading, in_batch=in_batch))
 
     def settle_from_batch(self, seq: int, raw: bytes) -> None:
         """Read a response that came in a batch and was kept."""
         reading = replies.read_message(raw)
-        cost = self._settle(seq, reading, in_batch=True)
+        cost = self._cost(reading, in_batch=True)
+        self._settle(seq, reading, cost)
         self._count(reading, cost or 0)
 
     def count_failure(self, reason: str) -> None:
@@ -186,8 +188,8 @@ class Sender:
         """The response is on disk; whatever goes wrong from here on costs nothing."""
         try:
             reading = replies.read_message(reply.raw)
-            self.commit.post(partial(self._settle, call.seq, reading), lambda cost: None, self._stop)
             cost = self._cost(reading)
+            self.commit.post(partial(self._settle, call.seq, reading, cost), lambda _: None, self._stop)
             self._count(reading, call.held_nano if cost is None else cost)
             failure = reading.failure[0] if reading.failure else None
             record_call(
@@ -202,8 +204,7 @@ class Sender:
     def _cost(self, reading: replies.Reading, *, in_batch: bool = False) -> int | None:
         return None if reading.tokens is None else cost_nano(reading.tokens, self._rates, in_batch=in_batch)
 
-    def _settle(self, seq: int, reading: replies.Reading, *, in_batch: bool = False) -> int | None:
-        cost = self._cost(reading, in_batch=in_batch)
+    def _settle(self, seq: int, reading: replies.Reading, cost: int | None) -> None:
         self._ledger.settle(
             seq,
             cost_nano=cost,
@@ -213,7 +214,6 @@ class Sender:
             refusal=reading.refusal,
             failure=reading.failure,
         )
-        return cost
 
     def _count(self, reading: replies.Reading, cost: int) -> None:
         self.tally.spent_nano += cost
