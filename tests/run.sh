@@ -28,5 +28,5 @@ step "types" mypy
 # Two files at a time: half of the time is spent waiting (servers that start, models that load, calls that are slow on purpose).
 # One thread each: trainings side by side with a thread for every core get in each other's way.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-step "tests" pytest -q -p no:cacheprovider -n 2 --dist loadfile --no-loadscope-reorder --durations=15 -m "$tiers" "$@"
+step "tests" pytest -q -p no:cacheprovider -n 2 --dist loadfile --no-loadscope-reorder --durations=40 -m "$tiers" "$@"
 exit $failed

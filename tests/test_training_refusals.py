@@ -127,11 +127,11 @@ def test_run_files_are_written_for_the_newest_snapshots_and_kept(project: Path) 
         "model": project / "model",
         "keys": [project / "keys" / "signing.pub"],
         "items": 7,
-        "epochs": 2,
+        "epochs": {"sft": 2, "dpo": 1},
     }
     written = write_run_files(project / "runs", **args, allow_simulated_review=True)
     sft, dpo = (load_run_file(Path(written[kind])) for kind in ("sft", "dpo"))
-    assert (sft.optimizer.epochs, sft.eval.n, sft.allow_simulated_review) == (2, 7, True)
+    assert (sft.optimizer.epochs, dpo.optimizer.epochs, sft.eval.n, sft.allow_simulated_review) == (2, 1, 7, True)
     assert dpo.sft_adapter == sft.output
     assert dpo.learning_rate > 5e-7 and "5e-7" in Path(written["dpo"]).read_text()
     before = Path(written["sft"]).read_text()

@@ -50,6 +50,7 @@ def init(
     model: Annotated[Path, typer.Option(help="The base model's checkpoint folder.")],
     key: Annotated[list[Path] | None, typer.Option(help="Public key whose snapshots are trusted; may be given again.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Epochs of the SFT run.")] = None,
+    dpo_epochs: Annotated[float | None, typer.Option(help="Epochs of the DPO run.")] = None,
     items: Annotated[int | None, typer.Option(help="Lines of the protected set to evaluate.")] = None,
     allow_simulated_review: Annotated[bool, typer.Option("--allow-simulated-review", help="Accept rows no person has approved.")] = False,
     as_json: Json = False,
@@ -58,7 +59,13 @@ def init(
     from training.run_files import write_run_files
 
     result = write_run_files(
-        folder, project=project, model=model, keys=key or (), epochs=epochs, items=items, allow_simulated_review=allow_simulated_review
+        folder,
+        project=project,
+        model=model,
+        keys=key or (),
+        epochs={"sft": epochs, "dpo": dpo_epochs},
+        items=items,
+        allow_simulated_review=allow_simulated_review,
     )
     _show(result, as_json, "\n".join([*result.values(), f"Next: train preflight {result['sft']}"]))
 

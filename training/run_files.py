@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -22,14 +23,14 @@ def write_run_files(
     project: Path,
     model: Path,
     keys: Sequence[Path] = (),
-    epochs: float | None = None,
+    epochs: Mapping[str, float | None] = MappingProxyType({}),
     items: int | None = None,
     allow_simulated_review: bool = False,
 ) -> dict[str, Any]:
     """sft.yaml and dpo.yaml in `folder`, for the newest snapshots of a project; files that exist are kept.
 
     Args:
-        epochs: replaces the SFT run's epochs.
+        epochs: by kind of run, what replaces the template's.
         items: how many lines of the protected set are evaluated.
     """
     names = {kind: find_snapshot_name(project / "snapshots", kind) for kind in KINDS.values()}
@@ -52,7 +53,7 @@ def write_run_files(
             "trusted_keys": [relative(key, folder) for key in keys],
             "allow_simulated_review": allow_simulated_review,
             "n": items,
-            "epochs": epochs if kind == "sft" else None,
+            "epochs": epochs.get(kind),
         }
         target.write_text(fill_in(files("training").joinpath(f"template/{kind}.yaml").read_text(), changes))
         load_run_file(target)

