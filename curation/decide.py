@@ -3,14 +3,15 @@ recomputes verdicts and nothing more.
 
 Machines propose (`to_review` or `dropped`), people decide (`approved`, `rejected`, `disputed`). An override to
 drop outranks both; one to keep outranks the machines only, so that two rejections still win. Where two people changed one
-text in two ways, an override to keep chooses among the text and its changes, and settles the dispute.
+text in two ways, an override to keep chooses among the text and its changes, and settles the dispute. A changed row whose maker
+changed the text again makes room for the newer one, unless others approved it: then that is a dispute too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -47,6 +48,7 @@ class Family:
     members: frozenset[int]
     kept: int | None = None
     """The member that `curate keep` chose."""
+    why: str = "two people changed the text differently"
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,10 @@ class Facts:
     opinions: Sequence[Opinion] = ()
     override: tuple[str, str] | None = None
     """(keep or drop, reason)."""
-    edited_by: str | None = None
-    """For a row that a person's edit made: that person."""
+    edited_by: Sequence[str] = ()
+    """For a row that an edit made: everybody who made that edit and stands by it."""
+    taken_back: Reason | None = None
+    """For a row that an edit made and that nobody stands by any more: why."""
     needs_score: bool = True
     by_people: bool = False
     """For a pair of which nobody has said who is better: people will, and what the judge chose is told, not heeded."""
@@ -105,29 +109,42 @@ def decide(facts: Facts, *, keeps: Callable[[float], bool], overlap: int) -> Dec
     family = facts.family
     if family is not None and family.kept not in (None, facts.seq):
         return _decision(facts, "dropped", Reason("override", "other_edit", "of two changes to one text another was kept", family.kept))
+    if facts.taken_back is not None and not (facts.override and facts.override[0] == "keep"):
+        return _decision(facts, "dropped", facts.taken_back)
     proposal = _propose(facts, keeps)
     if family is not None and family.kept is None and proposal.verdict != "dropped":
         twin = min(family.members - {facts.seq})
-        return _decision(facts, "disputed", Reason("review", "two_edits", "two people changed the text differently", twin), *facts.notes)
+        return _decision(facts, "disputed", Reason("review", "two_edits", family.why, twin), *facts.notes)
     if proposal.verdict in ("dropped", "unscored") and not (facts.override and facts.override[0] == "keep"):
         return proposal
     return _hear(facts, overlap)
 
 
-def edit_families(parents: Mapping[int, int], opinions: Mapping[int, Sequence[Opinion]], *, keeps: Mapping[int, int]) -> dict[int, Family]:
+def edit_families(
+    parents: Mapping[int, int],
+    opinions: Mapping[int, Sequence[Opinion]],
+    *,
+    keeps: Mapping[int, int],
+    contested: Collection[int] = (),
+) -> dict[int, Family]:
     """For each row in a dispute of two edits, the whole of it.
 
     Args:
         parents: changed row to the row it was made from.
         opinions: by row.
         keeps: row to the number of the override that keeps it; the latest decides.
+        contested: changed rows that their makers took back and others approved.
     """
     out: dict[int, Family] = {}
-    for parent in sorted(set(parents.values())):
-        if len({o.edited for o in opinions.get(parent, ()) if o.says == "edit"}) > 1:
-            members = frozenset({parent, *(child for child, of in parents.items() if of == parent)})
+    children: dict[int, list[int]] = {}
+    for child, parent in sorted(parents.items()):
+        children.setdefault(parent, []).append(child)
+    for parent in sorted(children):
+        told = {"why": "its maker took the change back after others had approved it"} if set(children[parent]) & set(contested) else {}
+        if told or len({o.edited for o in opinions.get(parent, ()) if o.says == "edit"}) > 1:
+            members = frozenset({parent, *_descendants(parent, children)})
             kept = max(members & keeps.keys(), key=lambda seq: keeps[seq], default=None)
-            out |= dict.fromkeys(sorted(members), Family(members, kept))
+            out |= dict.fromkeys(sorted(members), Family(members, kept, **told))
     return out
 
 
@@ -172,6 +189,12 @@ def reasons_as_values(reasons: Sequence[Reason]) -> list[dict[str, Any]]:
     return [{k: v for k, v in vars(reason).items() if v not in (None, "")} for reason in reasons]
 
 
+def _descendants(parent: int, children: Mapping[int, Sequence[int]]) -> Iterator[int]:
+    for child in children.get(parent, ()):
+        yield child
+        yield from _descendants(child, children)
+
+
 def _propose(facts: Facts, keeps: Callable[[float], bool]) -> Decision:
     # Rivals of one dispute are alike by nature; which of them goes on is not for dedup to say.
     rivals = facts.family.members if facts.family else ()
@@ -208,8 +231,8 @@ def _hear(facts: Facts, overlap: int) -> Decision:
         if sum(_canonical(o) == "reject" for o in opinions) < overlap:
             return _decision(facts, "approved", Reason("override", "keep", facts.override[1] if facts.override else ""), *facts.notes)
         opinions = [o for o in opinions if o.says != "edit"]
-    if facts.edited_by is not None and all(o.user != facts.edited_by for o in opinions):
-        opinions.append(Opinion(facts.edited_by, "approve"))
+    answered = {o.user for o in opinions}
+    opinions += [Opinion(user, "approve") for user in facts.edited_by if user not in answered]
     edits = {o.edited for o in opinions if o.says == "edit"}
     if len(edits) > 1:
         return _decision(facts, "disputed", Reason("review", "two_edits", "two people changed the text differently"))

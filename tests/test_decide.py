@@ -146,8 +146,8 @@ def test_two_edits_make_a_family_and_one_edit_does_not() -> None:
 
 def test_rivals_are_no_copies_of_one_another_while_they_are_in_dispute() -> None:
     copy = Reason("dedup", "near", "similarity 0.99", twin=1, score=0.99)
-    assert rival(2, drops=[copy], edited_by="ada").verdict == "disputed"
-    assert rival(3, drops=[Reason("dedup", "exact", twin=2)], edited_by="bob").reasons[0].twin == 1
+    assert rival(2, drops=[copy], edited_by=("ada",)).verdict == "disputed"
+    assert rival(3, drops=[Reason("dedup", "exact", twin=2)], edited_by=("bob",)).reasons[0].twin == 1
     assert rival(1).verdict == "disputed" and rival(1).reasons[0].kind == "two_edits"
     assert rival(2, drops=[Reason("dedup", "near", twin=40)]).verdict == "dropped"
     assert rival(2, drops=[LEAK]).verdict == "dropped" and rival(2, total=1.0).verdict == "dropped"
@@ -156,7 +156,7 @@ def test_rivals_are_no_copies_of_one_another_while_they_are_in_dispute() -> None
 @pytest.mark.parametrize("kept", [1, 2, 3])
 def test_keep_settles_the_dispute_and_the_rivals_fall(kept: int) -> None:
     for seq in (1, 2, 3):
-        found = rival(seq, kept, drops=[Reason("dedup", "near", twin=1)] if seq > 1 else [], edited_by="ada" if seq > 1 else None)
+        found = rival(seq, kept, drops=[Reason("dedup", "near", twin=1)] if seq > 1 else [], edited_by=("ada",) if seq > 1 else ())
         if seq == kept:
             assert (found.verdict, found.reasons[0]) == ("approved", Reason("override", "keep", "the shorter one"))
         else:
@@ -164,12 +164,12 @@ def test_keep_settles_the_dispute_and_the_rivals_fall(kept: int) -> None:
 
 
 def test_two_rejections_win_over_a_kept_edit() -> None:
-    assert rival(2, 2, opinions=said("reject"), edited_by="ada").verdict == "approved"
-    assert rival(2, 2, opinions=said("reject", "reject"), edited_by="ada").verdict != "approved"
+    assert rival(2, 2, opinions=said("reject"), edited_by=("ada",)).verdict == "approved"
+    assert rival(2, 2, opinions=said("reject", "reject"), edited_by=("ada",)).verdict != "approved"
 
 
 def test_the_editor_stands_behind_the_edited_row_and_a_second_person_must_agree() -> None:
-    child = {"total": None, "needs_score": False, "edited_by": "ada"}
+    child = {"total": None, "needs_score": False, "edited_by": ("ada",)}
     assert verdict(facts(**child)).verdict == "in_review"
     assert verdict(facts(**child, opinions=[Opinion("bob", "approve")])).verdict == "approved"
     assert verdict(facts(**child, opinions=[Opinion("bob", "reject")])).verdict == "disputed"
@@ -179,7 +179,7 @@ def test_the_editor_stands_behind_the_edited_row_and_a_second_person_must_agree(
 
 
 def test_a_machine_may_still_stop_an_edited_row() -> None:
-    assert verdict(facts(total=None, needs_score=False, edited_by="ada", drops=[LEAK])).verdict == "dropped"
+    assert verdict(facts(total=None, needs_score=False, edited_by=("ada",), drops=[LEAK])).verdict == "dropped"
 
 
 def test_a_row_that_no_longer_passes_is_dropped_whatever_was_answered_before() -> None:

@@ -513,7 +513,7 @@ def test_the_gates_find_what_was_planted_and_a_second_run_measures_nothing(bed: 
 @pytest.mark.model
 def test_an_edited_row_passes_the_gates_in_place_of_its_parent(bed: Bed) -> None:
     """The edit has its parent's prompt; that must not make it the parent's duplicate."""
-    from curation.pipeline.reviewing import _add_edits
+    from curation.pipeline.edits import add_edits
 
     pipeline.dedup(bed.folder)
     pipeline.screen(bed.folder)
@@ -525,7 +525,7 @@ def test_an_edited_row_passes_the_gates_in_place_of_its_parent(bed: Bed) -> None
         values = {"verdict": "approve", "edited_completion": edited}
         reviews.add_answers(db, [StoredAnswer("r1", "t", parent.seq, "ada", "submitted", values, "", "", False)], 1)
     with pipeline.open_bench(bed.folder) as bench:
-        assert _add_edits(bench, 1) == 1
+        assert add_edits(bench, 1) == 1
     pipeline.decide(bed.folder)  # as pull does
     pipeline.dedup(bed.folder)
     pipeline.screen(bed.folder)
@@ -538,7 +538,7 @@ def test_an_edited_row_passes_the_gates_in_place_of_its_parent(bed: Bed) -> None
 @pytest.mark.model
 def test_two_edits_of_one_row_wait_for_the_data_lead_who_settles_them_with_keep(tmp_path: Path) -> None:
     """Changed twice, the rivals are near copies of their parent and of one another; dedup must not choose between people."""
-    from curation.pipeline.reviewing import _add_edits
+    from curation.pipeline.edits import add_edits
 
     bed = Bed(blank(tmp_path / "garden"), tmp_path)
     bed.set(r"^  text: prompt ", "  text: both ")
@@ -550,7 +550,7 @@ def test_two_edits_of_one_row_wait_for_the_data_lead_who_settles_them_with_keep(
             values = {"verdict": "approve", "edited_completion": text}
             reviews.add_answers(db, [StoredAnswer(user, "t", parent.seq, user, "submitted", values, "", "", False)], 1)
     with pipeline.open_bench(bed.folder) as bench:
-        assert _add_edits(bench, 1) == 2
+        assert add_edits(bench, 1) == 2
     pipeline.decide(bed.folder)
     assert pipeline.dedup(bed.folder).counts["near"] >= 1
     pipeline.decide(bed.folder)

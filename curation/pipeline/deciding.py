@@ -12,6 +12,7 @@ from curation import decide as rules
 from curation.decide import Decision, Facts, Family, Opinion, Reason
 from curation.pipeline.balancing import leave_out_over_cap
 from curation.pipeline.bench import Bench, Summary, open_bench
+from curation.pipeline.edits import Standing, standings
 from curation.pipeline.facts_of_judging import judge_notes
 from curation.pipeline.facts_of_pairs import hygiene_values, pair_hygiene
 from curation.pipeline.judged import Choices, choices_by_seq, totals_by_seq
@@ -26,6 +27,7 @@ __all__ = ["GATES", "better_candidate", "decide", "decide_rows", "rank_rows"]
 
 GATES = ("dedup", "screen")
 """The stages whose findings a verdict reads."""
+TAKEN_BACK = ("edited_again", "withdrawn")
 
 
 def decide(folder: Path) -> Summary:
@@ -50,8 +52,10 @@ def decide(folder: Path) -> Summary:
 def decide_rows(bench: Bench) -> list[Decision]:
     """A decision for every row that stands for itself, in order."""
     decisions = []
-    rows_of, known = {kind: records.list_rows(bench.db, kind) for kind in KINDS}, _known(bench)
-    families = _families(known, [row for rows in rows_of.values() for row in rows])
+    rows_of = {kind: records.list_rows(bench.db, kind) for kind in KINDS}
+    everyone = [row for rows in rows_of.values() for row in rows]
+    known = _known(bench, everyone)
+    families = _families(known, everyone)
     for kind, rows in rows_of.items():
         # The best part is of the rows of this kind: a pair's worse answers are meant to score low and would fill the rest.
         totals = total_of_rows(bench, kind, rows)
@@ -71,19 +75,21 @@ class _Known:
     notes: Mapping[int, Sequence[Reason]]
     opinions: Mapping[int, Sequence[Opinion]]
     overrides: Mapping[int, Mapping[str, Any]]
-    editors: Mapping[int, str]
+    standings: Mapping[int, Standing]
 
 
-def _known(bench: Bench) -> _Known:
+def _known(bench: Bench, rows: Sequence[Row]) -> _Known:
     drops, notes = _findings_by_seq(bench)
     for seq, odd in judge_notes(bench).items():
         notes.setdefault(seq, []).extend(Reason("score", kind, evidence, score=points) for kind, points, evidence in odd)
     opinions, overrides = opinions_by_seq(bench), facts.overrides_by_seq(bench.db)
-    return _Known(choices_by_seq(bench), drops, notes, opinions, overrides, _editors(bench))
+    made = standings(bench, {row.seq: row for row in rows if row.record.kind == "instruction"}, opinions)
+    return _Known(choices_by_seq(bench), drops, notes, opinions, overrides, made)
 
 
 def _facts_of(known: _Known, row: Row) -> Facts:
     override, choices = known.overrides.get(row.seq), known.choices.get(row.seq, ())
+    standing = known.standings.get(row.seq, Standing())
     by_people = row.record.kind == "preference" and row.better is None
     return Facts(
         seq=row.seq,
@@ -96,7 +102,8 @@ def _facts_of(known: _Known, row: Row) -> Facts:
         notes=known.notes.get(row.seq, ()),
         opinions=known.opinions.get(row.seq, ()),
         override=(override["action"], override["reason"]) if override else None,
-        edited_by=known.editors.get(row.seq),
+        edited_by=standing.by,
+        taken_back=standing.taken_back,
         needs_score=row.how != "edited" and not by_people,
         by_people=by_people,
     )
@@ -105,7 +112,8 @@ def _facts_of(known: _Known, row: Row) -> Facts:
 def _families(known: _Known, rows: Sequence[Row]) -> dict[int, Family]:
     parents = {row.seq: row.parent for row in rows if row.how == "edited" and row.parent is not None}
     keeps = {seq: int(o["override"]) for seq, o in known.overrides.items() if o["action"] == "keep"}
-    return rules.edit_families(parents, known.opinions, keeps=keeps)
+    contested = {seq for seq, standing in known.standings.items() if standing.contested}
+    return rules.edit_families(parents, known.opinions, keeps=keeps, contested=contested)
 
 
 def rank_rows(bench: Bench) -> dict[int, int]:
@@ -113,7 +121,7 @@ def rank_rows(bench: Bench) -> dict[int, int]:
     that a person rewrote is out: its changed child goes on in its place."""
     verdicts, pushed, totals = facts.verdicts_by_seq(bench.db), reviews.pushed_seqs(bench.db), totals_by_seq(bench)
     rows = [row.seq for kind in KINDS for row in records.list_rows(bench.db, kind)]
-    rows = [seq for seq in rows if verdicts.get(seq, {}).get("verdict") != "edited"]
+    rows = [seq for seq in rows if not _is_given_up(verdicts.get(seq, {}))]
 
     def place(seq: int) -> tuple[bool, bool, float, int]:
         return verdicts.get(seq, {}).get("verdict") != "approved", seq not in pushed, -totals.get(seq, 0.0), seq
@@ -129,8 +137,8 @@ def _findings_by_seq(bench: Bench) -> tuple[dict[int, list[Reason]], dict[int, l
     return drops, notes
 
 
-def _editors(bench: Bench) -> dict[int, str]:
-    """Who made each edited record: the answer it came from names the person."""
-    answered = {a.response: a.user for answers in reviews.answers_by_seq(bench.db).values() for a in answers}
-    sources = records.edit_sources(bench.db)
-    return {seq: answered[response] for seq, response in sources.items() if response in answered}
+def _is_given_up(verdict: Mapping[str, Any]) -> bool:
+    """A row that went on as its changed child, or a change that was taken back: nothing may fall as its copy."""
+    return verdict.get("verdict") == "edited" or any(
+        reason["stage"] == "review" and reason["kind"] in TAKEN_BACK for reason in verdict.get("reasons", ())
+    )

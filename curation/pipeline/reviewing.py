@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,18 +11,18 @@ from curation import decide as deciding
 from curation import review as argilla
 from curation import score as scoring
 from curation.decide import Decision
-from curation.errors import RowError
 from curation.pipeline.asking import Progress
 from curation.pipeline.bench import Bench, Summary, load_cells, open_bench
 from curation.pipeline.deciding import better_candidate, decide, decide_rows
 from curation.pipeline.duplicates import vectors_of
+from curation.pipeline.edits import add_edits
 from curation.pipeline.judging import totals_by_seq
 from curation.pipeline.opinions import opinions_by_seq
 from curation.project import settings_digest
-from curation.records import KINDS, InstructionRecord, Kind, parse_record, prompt_text
+from curation.records import KINDS, Kind, prompt_text
 from curation.review import ArgillaReview, Shown
 from curation.store import facts, records, reviews, runs
-from curation.store.records import Origin, Row
+from curation.store.records import Row
 from curation.store.reviews import StoredAnswer
 
 OVERALL = "overall"
@@ -69,7 +68,7 @@ def pull(folder: Path) -> Summary:
                 ]  # fmt: skip
                 run.rows_in += len(answers)
                 new += reviews.add_answers(bench.db, answers, run.number)
-            edits = _add_edits(bench, run.number)
+            edits = add_edits(bench, run.number)
             run.rows_out = new
             run.detail = {"new": new, "edits": edits}
         verdicts = decide(folder).counts
@@ -153,34 +152,3 @@ def _topic(bench: Bench, row: Mapping[str, Any] | None) -> dict[str, str]:
 
 def _form_digest(bench: Bench, kind: Kind) -> str:
     return argilla.form_digest(kind, criteria=list(bench.project.score.rubric), overlap=bench.project.review.overlap)
-
-
-def _add_edits(bench: Bench, run: int) -> int:
-    """A record for each text a person changed; its origin names the answer and the record it came from."""
-    rows = {row.seq: row for row in records.list_rows(bench.db, "instruction")}
-    answers = reviews.answers_by_seq(bench.db)
-    known = set(records.edit_sources(bench.db).values())
-    made = []
-    for seq, opinions in opinions_by_seq(bench).items():
-        for opinion in opinions:
-            if opinion.says != "edit" or opinion.edited is None or not isinstance(rows[seq].record, InstructionRecord):
-                continue
-            response = next(a.response for a in answers[seq] if a.user == opinion.user)
-            child = _edited(bench, rows[seq], opinion.edited) if response not in known else None
-            if child is not None:
-                made.append((child, Origin("edited", response, 0, cell=rows[seq].cell, parent=seq, seed_group=rows[seq].seed_group)))
-    return records.add_records(bench.db, made, run)[1]
-
-
-def _edited(bench: Bench, row: Row, text: str) -> InstructionRecord | None:
-    import re
-
-    pattern = bench.project.records.label_pattern
-    found = re.search(pattern, text) if pattern else None
-    value = json.loads(row.record.model_dump_json())
-    value["completion"]["content"], value["label"] = text, found.group(1) if found else value["label"] if not pattern else None
-    try:
-        record = parse_record(value)
-    except RowError:
-        return None
-    return record if isinstance(record, InstructionRecord) else None
