@@ -63,7 +63,7 @@ def calibrate(
         rate: share of hard negatives that may pass.
     """
     fellows = _fellows(texts, features, prepared, owners)
-    likeness = features.compare(prepared, fellows)
+    likeness, _ = features.compare(prepared, np.arange(len(prepared)), fellows)
     nearest = np.sort(np.where(fellows[:, :, None] >= 0, likeness, 0.0), axis=1)[:, -_CROWD:]
     crowding = np.maximum(nearest, 0.0).sum(axis=1) / (2 * _CROWD)
     corrected = likeness - crowding[np.maximum(fellows, 0)]
@@ -92,11 +92,16 @@ def _fellows(texts: Sequence[str], features: SuiteFeatures, prepared: Prepared, 
     found = Shortlist(texts).find(keyed_rows(texts).rows, most=NEIGHBOURS).item
     if prepared.dense is not None:
         found = np.concatenate([found, features.nearest(prepared.dense, NEIGHBOURS)], axis=1)
-    same_text = np.unique(texts, return_inverse=True)[1]
+    same_text = numbered(texts)
     known = np.maximum(found, 0)
     own = (owners[known] == owners[:, None]) | (same_text[known] == same_text[:, None])
-    found = np.where(own | repeats(found), -1, found)
-    return found
+    return np.where(own | repeats(found), -1, found)
+
+
+def numbered(texts: Sequence[str]) -> Array:
+    """One number per text, the same for equal ones."""
+    seen: dict[str, int] = {}
+    return np.array([seen.setdefault(text, len(seen)) for text in texts], np.int64)
 
 
 def repeats(found: Array) -> Array:

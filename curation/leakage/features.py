@@ -7,7 +7,6 @@ directions are levelled, so that what all its items have in common ("this functi
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,79 +23,94 @@ LEXICAL, VALUES, DENSE, LEVELLED = range(4)
 
 _SHRINK = 1.0
 """Share of the mean variance that is added to every direction before levelling; a suite has fewer items than dimensions."""
+_STRANGE = 0
+"""Number of every value that no item holds."""
+
+
+class Bags(NamedTuple):
+    """For each text distinct numbers (of n-grams, of values) and how often it has them (1 + log), one text after another."""
+
+    at: Array
+    numbers: Array
+    times: Array
 
 
 class Prepared(NamedTuple):
     """Texts as the features read them."""
 
-    at: Array
-    buckets: Array
-    counts: Array
-    values: list[Counter[str]]
+    grams: Bags
+    values: Bags
     dense: Array | None
 
+    def __len__(self) -> int:
+        return len(self.grams.at) - 1
 
-class Vectors:
-    """Embeddings by text, made once."""
+
+class Reader:
+    """Reads texts for the features; a value has one number for all suites, and a text is embedded once."""
 
     def __init__(self, encode: Encoder | None, known: Mapping[str, Array]) -> None:
-        self.encode, self.known = encode, dict(known)
+        self.encode, self.vectors = encode, dict(known)
+        self.numbers: dict[str, int] = {}
 
-    def of(self, texts: Sequence[str]) -> Array | None:
-        """One row per text, or None without an encoder."""
-        if self.encode is None:
-            return None
-        new = list(dict.fromkeys(text for text in texts if text not in self.known))
+    def learn(self, items: Sequence[str]) -> Prepared:
+        """The bags and vectors of a suite's items, whose values get numbers of their own."""
+        return self._read(items, [values(item) for item in items], learn=True)
+
+    def read(self, texts: Sequence[str], *, has_values: Sequence[bool]) -> Prepared:
+        """The bags and vectors of pieces of rows; of some the values, since most items hold none to compare them with."""
+        return self._read(texts, [values(text) if wanted else {} for text, wanted in zip(texts, has_values, strict=True)], learn=False)
+
+    def _read(self, texts: Sequence[str], held: Sequence[Mapping[str, int]], *, learn: bool) -> Prepared:
+        dense = self._embedded([gist(text) for text in texts]) if self.encode else None
+        return Prepared(_grams([plain(text) for text in texts]), self._numbered(held, learn), dense)
+
+    def _numbered(self, texts: Sequence[Mapping[str, int]], learn: bool) -> Bags:
+        at, found, counts = [0], list[int](), list[int]()
+        for held in texts:
+            found += [self.numbers.setdefault(v, len(self.numbers) + 1) if learn else self.numbers.get(v, _STRANGE) for v in held]
+            counts += held.values()
+            at.append(len(found))
+        return Bags(np.array(at, np.int64), np.array(found, np.int32), 1 + np.log(np.array(counts, np.float64)))
+
+    def _embedded(self, texts: Sequence[str]) -> Array:
+        assert self.encode
+        new = list(dict.fromkeys(text for text in texts if text not in self.vectors))
         if new:
-            self.known.update(zip(new, self.encode(new), strict=True))
-        return np.stack([self.known[text] for text in texts]).astype(np.float32) if len(texts) else np.zeros((0, 1), np.float32)
-
-
-def prepare(texts: Sequence[str], vectors: Vectors) -> Prepared:
-    """Read texts once for all suites."""
-    at, buckets, counts = _bags([plain(text) for text in texts])
-    return Prepared(at, buckets, counts, [values(text) for text in texts], vectors.of([gist(text) for text in texts]))
+            self.vectors.update(zip(new, self.encode(new), strict=True))
+        return np.stack([self.vectors[text] for text in texts]).astype(np.float32) if len(texts) else np.zeros((0, 1), np.float32)
 
 
 class SuiteFeatures:
     """The items of one suite, as pieces of rows are compared with them."""
 
-    def __init__(self, items: Prepared) -> None:
-        n = len(items.values)
-        held_by = np.bincount(items.buckets, minlength=1 << 20)
-        self.weights = (np.log((1 + n) / (1 + held_by)) + 1).astype(np.float64)
+    def __init__(self, items: Prepared, n_values: int) -> None:
+        """`n_values`: how many values the items of all suites hold."""
+        n = len(items)
+        held_by = np.bincount(items.grams.numbers, minlength=1 << 20)
         # What no item holds ("Patient presents with ...") says nothing of which item is meant.
-        self.weights[held_by == 0] = self.weights[held_by > 0].min(initial=1 + np.log(1 + n))
-        self.at, self.buckets = items.at, items.buckets
-        weighted = (1 + np.log(items.counts)) * self.weights[items.buckets]
-        self.lexical = (weighted / np.repeat(_norms(weighted**2, items.at), np.diff(items.at))).astype(np.float32)
-        self.rarity = {value: float(np.log((1 + n) / (1 + k)) + 1) for value, k in Counter(v for c in items.values for v in c).items()}
-        self.unknown = 0.3 * float(np.log((1 + n) / 2) + 1)
-        self.values = [self._valued(counted) for counted in items.values]
+        common = np.log((1 + n) / (1 + held_by.max(initial=0))) + 1
+        self.grams = _weighted(items.grams, held_by, n, unknown=common)
+        held_by = np.bincount(items.values.numbers, minlength=n_values + 1)
+        self.values = _weighted(items.values, held_by, n, unknown=0.3 * (np.log((1 + n) / 2) + 1))
         self.dense = items.dense
         if items.dense is not None:
             self.mean, self.level = _levelling(items.dense)
             self.levelled = self._levelled(items.dense)
 
-    def compare(self, texts: Prepared, candidates: Array) -> Array:
-        """(texts, candidates, features): likeness to each candidate item (-1 is none)."""
-        from curation.leakage.kernels.grams import cosines_into
-
-        out = np.zeros((*candidates.shape, 4 if self.dense is not None else 2))
-        lexical = np.zeros(candidates.shape)
-        common = (texts.at, texts.buckets, (1 + np.log(texts.counts)).astype(np.float64), self.at, self.buckets, self.lexical)
-        spread(cosines_into, len(candidates), *common, candidates, self.weights, lexical)
-        out[:, :, LEXICAL] = lexical
-        for row, counted in enumerate(texts.values):
-            own = self._valued(counted) if counted else None
-            for place, item in enumerate(candidates[row].tolist() if own else ()):
-                out[row, place, VALUES] = _cosine(own, self.values[item]) if item >= 0 else 0.0
+    def compare(self, texts: Prepared, which: Array, candidates: Array) -> tuple[Array, Array]:
+        """Some texts beside their candidate items (-1 is none): likeness, texts × candidates × features, and the share of the
+        n-grams of the poorer of the two that the other has too."""
+        likeness = np.zeros((*candidates.shape, 4 if self.dense is not None else 2))
+        lexical, share = self.grams.cosines(texts.grams, which, candidates)
+        likeness[:, :, LEXICAL] = lexical
+        likeness[:, :, VALUES], _ = self.values.cosines(texts.values, which, candidates)
         if self.dense is not None and texts.dense is not None:
-            known = np.maximum(candidates, 0)
-            out[:, :, DENSE] = np.einsum("nd,nkd->nk", texts.dense, self.dense[known])
-            out[:, :, LEVELLED] = np.einsum("nd,nkd->nk", self._levelled(texts.dense), self.levelled[known])
-        out[candidates < 0] = -1.0
-        return out
+            known, dense = np.maximum(candidates, 0), texts.dense[which]
+            likeness[:, :, DENSE] = np.einsum("nd,nkd->nk", dense, self.dense[known])
+            likeness[:, :, LEVELLED] = np.einsum("nd,nkd->nk", self._levelled(dense), self.levelled[known])
+        likeness[candidates < 0] = -1.0
+        return likeness, share
 
     def nearest(self, dense: Array, most: int) -> Array:
         """The items nearest by embedding, for what shares few words with them."""
@@ -108,12 +122,35 @@ class SuiteFeatures:
         moved = (dense - self.mean) @ self.level
         return np.asarray(moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-9), dtype=np.float32)
 
-    def _valued(self, counted: Counter[str]) -> tuple[dict[str, float], float]:
-        weighted = {value: (1 + float(np.log(k))) * self.rarity.get(value, self.unknown) for value, k in counted.items()}
-        return weighted, sum(x * x for x in weighted.values()) ** 0.5
+
+class _Weighted(NamedTuple):
+    """The bags of items at unit length, and the weight of every number."""
+
+    at: Array
+    numbers: Array
+    unit: Array
+    weights: Array
+
+    def cosines(self, bags: Bags, which: Array, candidates: Array) -> tuple[Array, Array]:
+        from curation.leakage.kernels.grams import cosines_into
+
+        cosine, share = np.zeros(candidates.shape), np.zeros(candidates.shape, np.float32)
+        spread(cosines_into, len(which), which, *bags, *self[:3], candidates, self.weights, cosine, share)
+        return cosine, share
 
 
-def _bags(texts: Sequence[str]) -> tuple[Array, Array, Array]:
+def _weighted(bags: Bags, held_by: Array, n: int, *, unknown: float) -> _Weighted:
+    """Weights by rarity; `unknown` for what no item holds."""
+    weights = np.full(len(held_by), unknown, np.float64)
+    known = np.flatnonzero(held_by)
+    weights[known] = np.log((1 + n) / (1 + held_by[known])) + 1
+    values = bags.times * weights[bags.numbers]
+    sums = np.append(0, np.cumsum(values**2))
+    norms = np.sqrt(np.maximum(sums[bags.at[1:]] - sums[bags.at[:-1]], 1e-12))
+    return _Weighted(bags.at, bags.numbers, (values / np.repeat(norms, np.diff(bags.at))).astype(np.float32), weights)
+
+
+def _grams(texts: Sequence[str]) -> Bags:
     from curation.leakage.kernels.grams import bags_into
 
     rows = keyed_rows(texts).rows
@@ -122,12 +159,7 @@ def _bags(texts: Sequence[str]) -> tuple[Array, Array, Array]:
     spread(bags_into, len(rows), *rows.arguments, at, buckets, counts, filled)
     starts = np.append(0, np.cumsum(filled)).astype(np.int64)
     kept = np.repeat(at[:-1] - starts[:-1], filled) + np.arange(starts[-1])
-    return starts, buckets[kept], counts[kept]
-
-
-def _norms(squares: Array, at: Array) -> Array:
-    sums = np.append(0, np.cumsum(squares))
-    return np.asarray(np.sqrt(np.maximum(sums[at[1:]] - sums[at[:-1]], 1e-12)))
+    return Bags(starts, buckets[kept], 1 + np.log(counts[kept].astype(np.float64)))
 
 
 def _levelling(dense: Array) -> tuple[Array, Array]:
@@ -135,9 +167,3 @@ def _levelling(dense: Array) -> tuple[Array, Array]:
     spread_of, axes = np.linalg.eigh(np.cov((dense - mean).T, bias=True) if len(dense) > 1 else np.eye(dense.shape[1]))
     variance = np.maximum(spread_of, 0)
     return mean, np.asarray(axes * (variance + _SHRINK * variance.mean() + 1e-12) ** -0.5)
-
-
-def _cosine(a: tuple[dict[str, float], float] | None, b: tuple[dict[str, float], float]) -> float:
-    if a is None or not a[1] or not b[1]:
-        return 0.0
-    return sum(weight * b[0].get(value, 0.0) for value, weight in a[0].items()) / (a[1] * b[1])

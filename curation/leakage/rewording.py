@@ -10,8 +10,8 @@ import numpy as np
 from curation.dedup.rows import Rows, keyed_rows, text_of
 from curation.dedup.text import normalize
 from curation.leakage.beside import EDITED, LONG
-from curation.leakage.calibration import Scale, calibrate, repeats
-from curation.leakage.features import DENSE, LEXICAL, Encoder, SuiteFeatures, Vectors, prepare
+from curation.leakage.calibration import Scale, calibrate, numbered, repeats
+from curation.leakage.features import DENSE, LEXICAL, Encoder, Prepared, Reader, SuiteFeatures
 from curation.leakage.frames import Frames, rows_with
 from curation.leakage.scan import SpanScanner
 from curation.leakage.shortlist import Candidates, Shortlist
@@ -32,6 +32,9 @@ other one (with embeddings, without): below it nothing was ever found that the c
 _CLAUSES, _CHARACTERS = 32, 20_000
 _BY_SENSE = 4
 _LEXICAL_OF_A_COPY = 0.25
+_SHARE_OF_A_COPY = 0.4
+"""Least share of character n-grams in common at which two texts are compared letter for letter: one letter in ten changed
+leaves at least .6 of them."""
 _BLOCK = 4096
 
 
@@ -66,21 +69,24 @@ class Rewording:
         self.frames = Frames(items, scanner)
         cut = [(owner, piece) for owner, item in enumerate(items) for piece in _pieces_of(self.frames.without(item))]
         self.owners, self.texts = np.array([owner for owner, _ in cut]), [piece for _, piece in cut]
-        self.vectors, self.rate = Vectors(encode, known), rate
+        self.normal = [normalize(text) for text in self.texts]
+        self.reader, self.rate = Reader(encode, known), rate
         self.shortlist = Shortlist(self.texts)
-        self.twins = np.unique([items[owner] for owner in self.owners.tolist()], return_inverse=True)[1]
+        self.twins = numbered([items[owner] for owner in self.owners.tolist()])
         """One number for all units of items with one text: a suite that stands twice is no boilerplate."""
         of_suite = np.array([suites[owner] for owner in self.owners.tolist()])
         self.place, self.suite = np.zeros(len(cut), np.int64), np.zeros(len(cut), np.int64)
+        self.has_values = np.zeros(len(cut), np.bool_)
         self.suites: list[tuple[str, SuiteFeatures, Scale]] = []
         copied = _copied(self.frames.scanner, items)
-        for number, name in enumerate(dict.fromkeys(suites)):
-            own = np.flatnonzero(of_suite == name)
+        owned = {name: np.flatnonzero(of_suite == name) for name in dict.fromkeys(suites)}
+        read = {name: self.reader.learn([self.texts[unit] for unit in own.tolist()]) for name, own in owned.items()}
+        for number, (name, own) in enumerate(owned.items()):
             texts = [self.texts[unit] for unit in own.tolist()]
-            prepared = prepare(texts, self.vectors)
-            features = SuiteFeatures(prepared)
-            self.suites.append((name, features, calibrate(texts, features, prepared, self.owners[own], copied=copied, rate=rate)))
+            features = SuiteFeatures(read[name], len(self.reader.numbers))
+            self.suites.append((name, features, calibrate(texts, features, read[name], self.owners[own], copied=copied, rate=rate)))
             self.place[own], self.suite[own] = np.arange(len(own)), number
+            self.has_values[own] = np.diff(read[name].values.at) > 0
         self.short = np.array([len(words(text)) <= SHORT_ITEM for text in self.texts])
         self.floor, self.edited = self._floors(of_suite)
 
@@ -105,44 +111,52 @@ class Rewording:
 
     def _look_at(self, rows: Rows, which: Sequence[int], near: Candidates, without: Sequence[int] | None) -> dict[int, Reworded]:
         pieces = [piece for row in which for piece in self._row_pieces(rows, row, near)]
-        texts, candidates = [text for _, text, _ in pieces], np.array([units for _, _, units in pieces])
-        prepared = prepare(texts, self.vectors)
+        owner, texts = np.array([row for row, _, _ in pieces]), [text for _, text, _ in pieces]
+        candidates = np.array([units for _, _, units in pieces])
+        # With embeddings any item may come near, so every value counts.
+        wanted = (self.has_values[candidates] & (candidates >= 0)).any(axis=1) | (self.reader.encode is not None)
+        prepared = self.reader.read(texts, has_values=wanted.tolist())
         if prepared.dense is not None:
             by_sense = self._nearest(prepared.dense)
             if without is not None:
-                left_out = np.array([without[row] for row, _, _ in pieces])
-                by_sense = np.where(self.owners[by_sense] == left_out[:, None], -1, by_sense)
+                by_sense = np.where(self.owners[by_sense] == np.asarray(without)[owner][:, None], -1, by_sense)
             candidates = np.concatenate([candidates, by_sense], axis=1)
         candidates = np.where(repeats(candidates), -1, candidates)
-        likeness, margin, loose = self._compare(prepared, candidates)
+        likeness, share, margin, loose = self._compare(prepared, candidates)
+        copied, ratio = self._edited(texts, candidates, likeness[:, :, LEXICAL], share)
         best = margin.argmax(axis=1)
+        every = np.arange(len(pieces))
+        unit, over = candidates[every, best], margin[every, best]
+        possible = over > loose[every, best]
         found: dict[int, Reworded] = {}
-        for place, (row, text, _) in enumerate(pieces):
-            at = best[place]
-            if candidates[place, at] < 0:
-                continue
-            mine = Reworded(
-                int(self.owners[candidates[place, at]]), float(margin[place, at]), bool(margin[place, at] > loose[place, at]), text,
-                tuple(likeness[place, at].tolist()),
-            )  # fmt: skip
-            copy = self._edited(text, candidates[place], likeness[place, :, LEXICAL])
-            mine = mine if copy is None else mine._replace(item=copy[0], ratio=copy[1])
-            if row not in found or (mine.ratio, mine.margin) > (found[row].ratio, found[row].margin):
-                found[row] = mine
+        for place in np.lexsort((-every, over, ratio)).tolist():  # of each row the strongest piece comes last and stays
+            at = int(best[place])
+            if unit[place] >= 0:
+                item = copied[place] if ratio[place] else self.owners[unit[place]]
+                alike = tuple(likeness[place, at].tolist())
+                found[int(owner[place])] = Reworded(
+                    int(item), float(over[place]), bool(possible[place]), texts[place], alike, float(ratio[place])
+                )
         return found
 
-    def _edited(self, text: str, candidates: Array, lexical: Array) -> tuple[int, float] | None:
-        """(item, share of letters in common) when the piece holds an edited copy of a long item, or the reverse."""
+    def _edited(self, texts: Sequence[str], candidates: Array, lexical: Array, share: Array) -> tuple[Array, Array]:
+        """For each piece the item, and the share of letters in common, when it holds an edited copy of a long item, or the reverse."""
         from rapidfuzz.fuzz import partial_ratio
 
-        for at in np.argsort(-lexical, kind="stable")[:2].tolist():
-            unit = int(candidates[at])
-            if unit < 0 or lexical[at] < _LEXICAL_OF_A_COPY or min(len(text), len(self.texts[unit])) < LONG:
-                continue
-            ratio = partial_ratio(normalize(text), normalize(self.texts[unit]), score_cutoff=self.edited[unit])
-            if ratio:
-                return int(self.owners[unit]), ratio
-        return None
+        copied, ratio = np.full(len(texts), -1, np.int64), np.zeros(len(texts))
+        ranked = np.argsort(-lexical, axis=1, kind="stable")[:, :2]
+        likely = (candidates >= 0) & (lexical >= _LEXICAL_OF_A_COPY) & (share >= _SHARE_OF_A_COPY)
+        for place in np.flatnonzero(np.take_along_axis(likely, ranked, axis=1).any(axis=1)).tolist():
+            own = normalize(texts[place])
+            for at in ranked[place].tolist():
+                unit = int(candidates[place, at])
+                if not likely[place, at] or min(len(texts[place]), len(self.texts[unit])) < LONG:
+                    continue
+                ratio[place] = partial_ratio(own, self.normal[unit], score_cutoff=self.edited[unit])
+                if ratio[place]:
+                    copied[place] = self.owners[unit]
+                    break
+        return copied, ratio
 
     def _outside_frames(self, rows: Rows) -> Rows:
         """The rows, those that hold boilerplate without it."""
@@ -150,10 +164,10 @@ class Rewording:
         shortened = {row: self.frames.without(text_of(rows, row)) for row in framed.tolist()}
         return rows_with(rows, shortened) if shortened else rows
 
-    def _compare(self, prepared: Any, candidates: Array) -> tuple[Array, Array, Array]:
-        """(likeness, margin over the cut, margin from which a leak is possible), pieces × candidates."""
+    def _compare(self, prepared: Prepared, candidates: Array) -> tuple[Array, Array, Array, Array]:
+        """(likeness, share of n-grams in common, margin over the cut, margin from which a leak is possible), pieces × candidates."""
         dense = prepared.dense is not None
-        likeness = np.zeros((*candidates.shape, 4 if dense else 2))
+        likeness, share = np.zeros((*candidates.shape, 4 if dense else 2)), np.zeros(candidates.shape)
         margin, loose = np.full(candidates.shape, -np.inf), np.zeros(candidates.shape)
         of_suite = np.where(candidates >= 0, self.suite[np.maximum(candidates, 0)], -1)
         for number, (_, features, scale) in enumerate(self.suites):
@@ -162,15 +176,15 @@ class Rewording:
             if not len(touched):
                 continue
             places = np.where(mine[touched], self.place[np.maximum(candidates[touched], 0)], -1)
-            found = features.compare(_taken(prepared, touched), places)
+            found, common = features.compare(prepared, touched, places)
             here = np.nonzero(mine[touched])
             at = (touched[here[0]], here[1])
-            likeness[at], margin[at] = found[here], scale.evidence(found, places)[here]
+            likeness[at], share[at], margin[at] = found[here], common[here], scale.evidence(found, places)[here]
             loose[at] = scale.loose - scale.cut
         raw = likeness[:, :, LEXICAL] + (likeness[:, :, DENSE] if dense else 0.0)
         twins = np.where(candidates >= 0, self.twins[np.maximum(candidates, 0)], -1)
         margin[_is_boilerplate(np.where((candidates >= 0) & ~repeats(twins), raw, 0.0))] = -50.0
-        return likeness, margin, loose
+        return likeness, share, margin, loose
 
     def _row_pieces(self, rows: Rows, row: int, near: Candidates) -> Iterator[tuple[int, str, list[int]]]:
         """The windows of a row that lie near an item, and their clauses where the item is short."""
@@ -199,6 +213,7 @@ class Rewording:
     def _floors(self, of_suite: Array) -> tuple[Array, Array]:
         """For each unit the words in common, and the share of letters in common, that its suite's items have with their nearest other."""
         from rapidfuzz.fuzz import partial_ratio
+        from rapidfuzz.process import cpdist
 
         near = self.shortlist.find(keyed_rows(self.texts).rows, most=CANDIDATES)
         other = (near.item >= 0) & (self.twins[np.maximum(near.item, 0)] != self.twins[:, None])
@@ -208,11 +223,13 @@ class Rewording:
         floor, edited = np.zeros(len(self.texts)), np.full(len(self.texts), EDITED)
         for name in set(of_suite.tolist()):
             own = np.flatnonzero(of_suite == name)
-            floor[own] = min(float(np.quantile(nearest[own], FLOOR[self.vectors.encode is not None])), 0.35)
+            floor[own] = min(float(np.quantile(nearest[own], FLOOR[self.reader.encode is not None])), 0.35)
             told = [unit for unit in own.tolist() if nearest[unit] > 0 and len(self.texts[unit]) >= LONG]
-            ratios = [partial_ratio(normalize(self.texts[unit]), normalize(self.texts[fellow[unit]])) for unit in told]
-            if ratios:
-                edited[own] = max(EDITED, float(np.quantile(ratios, 1 - self.rate)) + 1e-9)
+            if told:
+                pairs = [self.normal[unit] for unit in told], [self.normal[fellow[unit]] for unit in told]
+                # Below the least cut it does not matter how alike they are, and most are far below it.
+                ratios = cpdist(*pairs, scorer=partial_ratio, score_cutoff=EDITED, workers=-1)
+                edited[own] = max(EDITED, float(np.quantile(ratios, 1 - self.rate, method="higher")) + 1e-9)
         return floor, edited
 
 
@@ -231,22 +248,6 @@ def _copied(scanner: SpanScanner, items: Sequence[str]) -> set[tuple[int, int]]:
 
 def _padded(units: Sequence[int]) -> list[int]:
     return [*units, *[-1] * (CANDIDATES - len(units))]
-
-
-def _taken(prepared: Any, which: Array) -> Any:
-    if len(which) == len(prepared.values):
-        return prepared
-    sizes = np.diff(prepared.at)[which]
-    at = np.append(0, np.cumsum(sizes)).astype(np.int64)
-    kept = np.repeat(prepared.at[:-1][which] - at[:-1], sizes) + np.arange(at[-1])
-    dense = None if prepared.dense is None else prepared.dense[which]
-    return prepared._replace(
-        at=at,
-        buckets=prepared.buckets[kept],
-        counts=prepared.counts[kept],
-        values=[prepared.values[n] for n in which.tolist()],
-        dense=dense,
-    )
 
 
 def _is_boilerplate(raw: Array) -> Array:

@@ -46,7 +46,7 @@ class Shortlist:
         norms = np.sqrt(np.bincount(owners, values**2, minlength=len(items)))
         telling = held_by[groups] <= max(_AT_LEAST, _COMMON * len(items))
         self.holders = np.append(0, np.cumsum(np.bincount(groups[telling], minlength=len(distinct)))).astype(np.int64)
-        self.items, self.weights = owners[telling], (values / norms[owners])[telling].astype(np.float32)
+        self.items, self.weights = owners[telling].astype(np.int32), (values / norms[owners])[telling].astype(np.float32)
         self.slots, self.groups = hash_table(distinct)
         self.n_items = len(items)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 
 _FENCE = re.compile(r"```[^\n`]*\n?(.*?)(?:```|\Z)", re.DOTALL)
 _NOTE = re.compile(r'"""(.*?)"""|\'\'\'(.*?)\'\'\'|/\*(.*?)\*/|(?:#(?!include|define|if|endif|else)|//)([^\n]*)', re.DOTALL)
@@ -27,11 +28,14 @@ _EXAMPLE = re.compile(
 )
 _NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?")
 _QUOTED = re.compile(r"'([^'\n]{1,60})'|\"([^\"\n]{1,60})\"")
+_DIGIT = re.compile(r"\d")
+_ONLY_LETTERS = bytes(code if 97 <= code <= 122 else 32 for code in range(256))
 _KEYWORDS = {"main", "if", "for", "while", "switch", "return"}
 _NUMERALS = {
-    "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
-    "ten": "10", "eleven": "11", "twelve": "12", "dozen": "12", "twenty": "20", "thirty": "30", "forty": "40", "fifty": "50",
-    "sixty": "60", "hundred": "100", "twice": "2", "double": "2", "thrice": "3", "triple": "3", "half": "1/2", "quarter": "1/4",
+    b"zero": "0", b"one": "1", b"two": "2", b"three": "3", b"four": "4", b"five": "5", b"six": "6", b"seven": "7", b"eight": "8",
+    b"nine": "9", b"ten": "10", b"eleven": "11", b"twelve": "12", b"dozen": "12", b"twenty": "20", b"thirty": "30", b"forty": "40",
+    b"fifty": "50", b"sixty": "60", b"hundred": "100", b"twice": "2", b"double": "2", b"thrice": "3", b"triple": "3", b"half": "1/2",
+    b"quarter": "1/4",
 }  # fmt: skip
 _LINES = 2_000
 
@@ -65,7 +69,7 @@ def gist(text: str) -> str:
 def values(text: str) -> Counter[str]:
     """The numbers of a text however they are written, and the quoted strings of code."""
     code = is_code(text)
-    return Counter(_numbers(text, spelt=not code)) + Counter(_strings(text) if code else ())
+    return Counter(chain(_numbers(text, spelt=not code), _strings(text) if code else ()))
 
 
 def _is_said(line: str) -> bool:
@@ -73,11 +77,12 @@ def _is_said(line: str) -> bool:
 
 
 def _numbers(text: str, *, spelt: bool) -> Iterator[str]:
-    for found in _NUMBER.findall(text):
+    for found in _NUMBER.findall(text) if _DIGIT.search(text) else ():
         digits = found.replace(",", "").lstrip("-")
         yield f"{float(digits):g}" if digits.count(".") <= 1 and len(digits) < 300 else digits
     if spelt:
-        yield from (_NUMERALS[word] for word in re.findall(r"[a-z]+", text.lower()) if word in _NUMERALS)
+        letters = text.lower().encode("ascii", "replace").translate(_ONLY_LETTERS)
+        yield from (_NUMERALS[word] for word in letters.split() if word in _NUMERALS)
 
 
 def _strings(text: str) -> Iterator[str]:

@@ -14,9 +14,10 @@ _SHORTEST, _LONGEST = 3, 5
 
 @njit(nogil=True, cache=True)
 def bags_into(start, stop, addresses, sizes, is_normal, table, sequences, at, buckets, counts, filled):
-    """Write each text's buckets, sorted and distinct, with their counts at its place; `filled` says how many."""
+    """Write each text's distinct buckets with their counts at its place; `filled` says how many."""
     most = row_room(sizes, start, stop)
     codes, padded, raw = np.empty(most, np.uint32), np.empty(most, np.uint32), np.empty(3 * most + 6, np.int32)
+    places = np.full(_room_for(3 * most + 6), -1, np.int64)
     for row in range(start, stop):
         n = max(read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes), 0)
         found, begin = 0, 0
@@ -28,15 +29,31 @@ def bags_into(start, stop, addresses, sizes, is_normal, table, sequences, at, bu
                 padded[1 : i - begin + 1] = codes[begin:i]
                 found += _grams_of_word(padded, i - begin + 2, raw[found:])
             begin = i + 1
-        grams = np.sort(raw[:found])
-        kept = at[row]
-        for i in range(found):
-            if i and grams[i] == grams[i - 1]:
-                counts[kept - 1] += 1
-            else:
-                buckets[kept], counts[kept] = grams[i], 1
-                kept += 1
-        filled[row] = kept - at[row]
+        filled[row] = _count(raw, found, places, buckets[at[row] :], counts[at[row] :])
+
+
+@njit(nogil=True, cache=True)
+def _room_for(n):
+    size = 64
+    while size < 2 * n:
+        size *= 2
+    return size
+
+
+@njit(nogil=True, cache=True)
+def _count(raw, n, places, buckets, counts):
+    """Distinct numbers and how often each is there; `places` is a table of -1 and left so."""
+    mask, kept = _room_for(n) - 1, 0
+    for i in range(n):
+        slot = raw[i] & mask
+        while places[slot] >= 0 and buckets[places[slot]] != raw[i]:
+            slot = (slot + 1) & mask
+        if places[slot] < 0:
+            places[slot], buckets[kept], counts[kept] = kept, raw[i], 0
+            kept += 1
+        counts[places[slot]] += 1
+    places[: mask + 1] = -1
+    return kept
 
 
 @njit(nogil=True, cache=True)
@@ -55,22 +72,29 @@ def _grams_of_word(word, n, out):
 
 
 @njit(nogil=True, cache=True)
-def cosines_into(start, stop, at, buckets, values, item_at, item_buckets, item_values, candidates, weights, out):
-    """Cosine of each text with its candidate items (-1 is none); item values are weighted and of unit length already."""
-    scratch = np.zeros(BUCKETS, np.float32)
-    for row in range(start, stop):
+def cosines_into(start, stop, which, at, numbers, values, item_at, item_numbers, item_values, candidates, weights, cosine, share):
+    """Cosine of some texts with their candidate items (-1 is none), and how many of the numbers of the poorer one both have.
+
+    Item values are weighted and of unit length already.
+    """
+    scratch = np.zeros(len(weights), np.float32)
+    for i in range(start, stop):
+        begin, end = at[which[i]], at[which[i] + 1]
         norm = np.float64(0.0)
-        for i in range(at[row], at[row + 1]):
-            value = values[i] * weights[buckets[i]]
-            scratch[buckets[i]] = value
+        for place in range(begin, end):
+            value = values[place] * weights[numbers[place]]
+            scratch[numbers[place]] = value
             norm += value * value
-        for k in range(candidates.shape[1]):
-            item = candidates[row, k]
-            dot = np.float64(0.0)
-            if item >= 0 and norm > 0:
-                for i in range(item_at[item], item_at[item + 1]):
-                    dot += item_values[i] * scratch[item_buckets[i]]
-                dot /= np.sqrt(norm)
-            out[row, k] = dot
-        for i in range(at[row], at[row + 1]):
-            scratch[buckets[i]] = 0.0
+        for k in range(candidates.shape[1] if norm > 0 else 0):
+            item = candidates[i, k]
+            if item < 0:
+                continue
+            dot, both = np.float64(0.0), 0
+            for place in range(item_at[item], item_at[item + 1]):
+                held = scratch[item_numbers[place]]
+                dot += item_values[place] * held
+                both += held > 0
+            cosine[i, k] = dot / np.sqrt(norm)
+            share[i, k] = both / max(1, min(end - begin, item_at[item + 1] - item_at[item]))
+        for place in range(begin, end):
+            scratch[numbers[place]] = 0.0

@@ -24,7 +24,8 @@ def shortlist_into(start, stop, addresses, sizes, is_normal, table, chars, slots
     total, touched = np.zeros(n_items, np.float32), np.empty(n_items, np.int64)
     for row in range(start, stop):
         n = row_parts(addresses[row], sizes[row], is_normal[row], table, chars, parts, first, last)
-        from_part = 0
+        own = best[row], score[row], begin[row], end[row]  # a view costs more than the addition it would stand beside
+        from_part, least = 0, np.float32(0.0)
         while from_part < n:
             to_part = min(from_part + WINDOW, n)
             n_seen, norm, n_touched = 0, 0.0, 0
@@ -51,8 +52,11 @@ def shortlist_into(start, stop, addresses, sizes, is_normal, table, chars, slots
             norm = np.sqrt(norm)
             for i in range(n_touched):
                 item = touched[i]
-                _keep(best[row], score[row], begin[row], end[row], item, total[item] / norm, first[from_part], last[to_part - 1])
+                value = np.float32(total[item] / norm)
                 total[item] = 0.0
+                if value > least:
+                    _keep(*own, item, value, first[from_part], last[to_part - 1])
+                    least = own[1][-1]
             if to_part == n:
                 break
             from_part += STRIDE
