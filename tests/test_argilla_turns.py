@@ -1,0 +1,135 @@
+"""Who writes when: one at a time, people before a push, and a push that comes to its end all the same."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from argilla_setup.engine.turns import TakeTurns, Turns
+
+ANSWERS = [
+    ("POST", "/api/v1/records/4f/responses"),
+    ("PUT", "/api/v1/responses/4f"),
+    ("DELETE", "/api/v1/responses/4f"),
+    ("POST", "/api/v1/me/responses/bulk"),
+    ("POST", "/argilla/api/v1/records/4f/responses"),
+]
+RECORDS = [
+    ("PUT", "/api/v1/datasets/4f/records/bulk"),
+    ("POST", "/api/v1/datasets/4f/records/bulk"),
+    ("DELETE", "/api/v1/datasets/4f/records"),
+]
+FREE = [("GET", "/api/v1/datasets/4f/records"), ("POST", "/api/v1/me/datasets/4f/records/search"), ("POST", "/api/v1/datasets"),
+        ("PUT", "/api/v1/records/4f/suggestions"), ("POST", "/api/v1/token")]  # fmt: skip
+
+
+class Inside:
+    """An ASGI app that notes who is in it, and how many at once."""
+
+    def __init__(self, seconds: float = 0.01) -> None:
+        self.order: list[str] = []
+        self.now = self.most = 0
+        self.seconds = seconds
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.order.append(scope["name"])
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(self.seconds)
+        self.now -= 1
+        if scope["name"] == "broken":
+            raise RuntimeError("broken")
+
+
+def scope(name: str, method: str, path: str) -> dict[str, Any]:
+    return {"type": "http", "name": name, "method": method, "path": path}
+
+
+async def send_all(app: TakeTurns, *requests: tuple[str, tuple[str, str]]) -> None:
+    """Each arrives before the next one."""
+    tasks = []
+    for name, (method, path) in requests:
+        tasks.append(asyncio.create_task(app(scope(name, method, path), None, None)))
+        await asyncio.sleep(0)
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_people_come_before_the_push_that_was_there_first() -> None:
+    inside = Inside()
+    waiting = [("push2", RECORDS[0]), ("push3", RECORDS[1]), ("ada", ANSWERS[0]), ("bob", ANSWERS[1]), ("cleo", ANSWERS[3])]
+    asyncio.run(send_all(TakeTurns(inside), ("push1", RECORDS[0]), *waiting))
+    assert inside.order == ["push1", "ada", "bob", "cleo", "push2", "push3"]
+    assert inside.most == 1
+
+
+@pytest.mark.parametrize("first", [*ANSWERS, *RECORDS])
+@pytest.mark.parametrize("then", [*ANSWERS, *RECORDS])
+def test_every_writer_waits_for_every_other(first: tuple[str, str], then: tuple[str, str]) -> None:
+    inside = Inside(0.001)
+    asyncio.run(send_all(TakeTurns(inside), ("one", first), ("other", then)))
+    assert inside.most == 1
+
+
+@pytest.mark.parametrize("free", FREE)
+def test_what_only_reads_or_is_rare_waits_for_nobody(free: tuple[str, str]) -> None:
+    inside = Inside()
+    asyncio.run(send_all(TakeTurns(inside), ("push", RECORDS[0]), ("reader", free)))
+    assert inside.most == 2
+
+
+def test_what_is_no_request_passes() -> None:
+    inside = Inside(0)
+    asyncio.run(TakeTurns(inside)({"type": "lifespan", "name": "lifespan"}, None, None))
+    assert inside.order == ["lifespan"]
+
+
+def test_a_push_is_not_put_off_for_ever() -> None:
+    inside = Inside(0.02)
+    people = [(f"person{n}", ANSWERS[0]) for n in range(10)]
+    asyncio.run(send_all(TakeTurns(inside, turns=Turns(patience=0.05)), people[0], ("push", RECORDS[0]), *people[1:]))
+    assert 2 <= inside.order.index("push") <= 6
+
+
+def test_a_request_that_fails_or_is_given_up_keeps_nobody_waiting() -> None:
+    inside = Inside()
+    app = TakeTurns(inside)
+
+    async def visit() -> None:
+        broken = asyncio.create_task(app(scope("broken", *RECORDS[0]), None, None))
+        tired = asyncio.create_task(app(scope("tired", *ANSWERS[0]), None, None))
+        late = asyncio.create_task(app(scope("late", *RECORDS[0]), None, None))
+        await asyncio.sleep(0)
+        tired.cancel()
+        await asyncio.wait_for(late, 1)
+        assert isinstance(broken.exception(), RuntimeError) and tired.cancelled()
+
+    asyncio.run(visit())
+    assert inside.order == ["broken", "late"]
+
+
+def test_a_turn_that_comes_in_the_moment_of_giving_up_is_passed_on() -> None:
+    turns, order = Turns(), list[str]()
+
+    async def take(name: str, gone: asyncio.Event | None = None) -> None:
+        async with turns.turn(person=True):
+            order.append(name)
+            if gone is not None:
+                await gone.wait()
+
+    async def visit() -> None:
+        gone = asyncio.Event()
+        first, second, third = (
+            asyncio.create_task(take("first", gone)),
+            asyncio.create_task(take("second")),
+            asyncio.create_task(take("third")),
+        )
+        await asyncio.sleep(0.01)
+        gone.set()
+        await asyncio.sleep(0)  # `first` has run and handed its turn to `second`, which has not run yet
+        second.cancel()
+        await asyncio.wait_for(asyncio.gather(first, third), 1)
+
+    asyncio.run(visit())
+    assert order == ["first", "third"]
