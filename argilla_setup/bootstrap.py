@@ -69,7 +69,7 @@ def ensure_annotators(client: rg.Argilla, names: Sequence[str], workspace: str, 
 def ensure_dataset(client: rg.Argilla, name: str, *, workspace: str, settings: rg.Settings) -> rg.Dataset:
     """The published dataset with this form; what an existing one lacks and can still be given (metadata, vectors) is added.
 
-    The guidelines follow the settings; so does the overlap while nobody has answered.
+    The guidelines and what annotators see of the metadata follow the settings; so does the overlap while nobody has answered.
     """
     import argilla as rg
 
@@ -86,9 +86,10 @@ def ensure_dataset(client: rg.Argilla, name: str, *, workspace: str, settings: r
     missing = _missing_properties(found.settings, settings)
     for item in missing:
         found.settings.add(item)
+    opened = _follow_visibility(found.settings, settings)
     overlap = settings.distribution.min_submitted
     changes = found.settings.guidelines != settings.guidelines or found.settings.distribution.min_submitted != overlap
-    if missing or changes:
+    if missing or opened or changes:
         found.settings.guidelines = settings.guidelines
         if found.progress()["completed"] == 0:
             found.settings.distribution = rg.TaskDistribution(min_submitted=overlap)
@@ -109,6 +110,15 @@ def _check_form(found: rg.Dataset, settings: rg.Settings) -> None:
         if sizes.get(vector.name, vector.dimensions) != vector.dimensions:
             fact = f"holds {vector.name} vectors of {sizes[vector.name]} numbers; these have {vector.dimensions}"
             raise FormMismatch(f"dataset {found.name}", fact, "use the embedding model it was made with, or another dataset name")
+
+
+def _follow_visibility(held: rg.Settings, wanted: rg.Settings) -> bool:
+    """Show and hide metadata as the form does; what the form does not know stays as it is. True when anything changed."""
+    shown = {item.name: item.visible_for_annotators for item in wanted.metadata}
+    changed = [item for item in held.metadata if item.visible_for_annotators != shown.get(item.name, item.visible_for_annotators)]
+    for item in changed:
+        item.visible_for_annotators = shown[item.name]
+    return bool(changed)
 
 
 def _missing_properties(held: rg.Settings, wanted: rg.Settings) -> list[Any]:

@@ -53,7 +53,11 @@ PREFILLED = (EDITED_COMPLETION,)
 
 SCORE_TOTAL = "score_total"
 SCORE_PREFIX = "score_"
-HIDDEN_TERMS = ("topic", "task", "difficulty", "source")
+OPEN_TERMS = ("task", "difficulty")
+"""What annotators may filter by, to do one kind of work at a time."""
+HIDDEN_TERMS = ("topic", "source")
+"""Kept from annotators: a topic taken from a table may name the very class that an answer is judged by, and a source sways."""
+TERMS = (*OPEN_TERMS, *HIDDEN_TERMS)
 EMBEDDING = "embedding"
 
 LONGEST_GUIDELINES = 10_000
@@ -107,7 +111,7 @@ def instruction_settings(
             ),
             _comment_question(),
         ],
-        metadata=_hidden_metadata(criteria),
+        metadata=_metadata(criteria),
         vectors=_vectors(vector_dimensions),
         distribution=rg.TaskDistribution(min_submitted=overlap),
     )
@@ -136,7 +140,7 @@ def preference_settings(
             ),
             _comment_question(),
         ],
-        metadata=_hidden_metadata(criteria),
+        metadata=_metadata(criteria),
         vectors=_vectors(vector_dimensions),
         distribution=rg.TaskDistribution(min_submitted=overlap),
     )
@@ -166,13 +170,13 @@ def _comment_question() -> rg.TextQuestion:
     return rg.TextQuestion(COMMENT, title="Comment", description="For whoever settles a disagreement.", required=False)
 
 
-def _hidden_metadata(criteria: Sequence[str]) -> list[rg.FloatMetadataProperty | rg.TermsMetadataProperty]:
+def _metadata(criteria: Sequence[str]) -> list[rg.FloatMetadataProperty | rg.TermsMetadataProperty]:
     import argilla as rg
 
     scores = [SCORE_TOTAL, *map(score_name, criteria)]
     return [
         *(rg.FloatMetadataProperty(name, title=_title(name), visible_for_annotators=False) for name in scores),
-        *(rg.TermsMetadataProperty(name, title=_title(name), visible_for_annotators=False) for name in HIDDEN_TERMS),
+        *(rg.TermsMetadataProperty(name, title=_title(name), visible_for_annotators=name in OPEN_TERMS) for name in TERMS),
     ]
 
 

@@ -104,7 +104,7 @@ def connect(folder: Path, *, argilla: str | None, workspace: str, annotators: Se
 def show(record: Record, identity: str, *, scores: Mapping[str, float], terms: Mapping[str, str], vector: Sequence[float] | None) -> Shown:
     """What people see of a record: the text, never a score and never which answer its maker meant to be better."""
     metadata: dict[str, str | float] = {forms.score_name(name): value for name, value in scores.items()}
-    metadata |= {name: terms[name] for name in forms.HIDDEN_TERMS if name in terms}
+    metadata |= {name: terms[name] for name in forms.TERMS if name in terms}
     prompt = _conversation(record.prompt)
     if isinstance(record, InstructionRecord):
         text = record.completion.content

@@ -53,10 +53,12 @@ def form(request: pytest.FixtureRequest, address: str) -> Any:
     return build(["accuracy", "on_brief"], vector_dimensions=384, overlap=2, guidelines="Our own words.")
 
 
-def test_scores_and_plan_are_hidden_from_annotators(form: Any) -> None:
-    assert {item.name: item.visible_for_annotators for item in form.metadata} == dict.fromkeys(
-        ["score_total", "score_accuracy", "score_on_brief", "topic", "task", "difficulty", "source"], False
-    )
+def test_annotators_may_filter_by_the_kind_of_work_and_by_nothing_that_sways_them(form: Any) -> None:
+    hidden = ["score_total", "score_accuracy", "score_on_brief", "topic", "source"]
+    assert {item.name: item.visible_for_annotators for item in form.metadata} == {
+        **dict.fromkeys(hidden, False),
+        **dict.fromkeys(["task", "difficulty"], True),
+    }
 
 
 def test_only_the_question_that_measures_nobody_may_be_prefilled(form: Any) -> None:
