@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ from curation.snapshot import (
     find_snapshots,
     find_trusted_keys,
     load_snapshot,
+    own_key,
     read_manifest,
     read_signer,
     read_split,
@@ -101,6 +103,40 @@ def test_a_key_is_private_never_overwritten_and_named_as_openssl_names_it(tmp_pa
     der = subprocess.run(["openssl", "pkey", "-pubin", "-in", str(public), "-outform", "DER"], check=True, capture_output=True).stdout
     digest = subprocess.run(["sha256sum"], input=der, check=True, capture_output=True).stdout.split()[0].decode()
     assert (describe_signer(public), describe_signer(public, short=True)) == (f"sha256:{digest}", f"sha256:{digest[:12]}")
+
+
+def test_your_key_is_made_once_and_its_public_half_is_written_again_where_it_is_lost(tmp_path: Path) -> None:
+    private, public = own_key()
+    assert private.parent == tmp_path / "config" / "keys" and own_key() == (private, public)
+    assert [describe_signer(key) for key in find_trusted_keys()] == [describe_signer(public)]
+    before = public.read_bytes()
+    public.unlink()  # a kill between the two files
+    assert own_key() == (private, public) and public.read_bytes() == before
+    private.unlink()
+    public.unlink()
+    _, second = own_key()
+    assert {describe_signer(key) for key in find_trusted_keys()} == {
+        describe_signer(second),
+        describe_signer(tmp_path / "config/trusted/own.pub"),
+    }
+    assert verify_with_own(tmp_path)
+
+
+def verify_with_own(folder: Path) -> bool:
+    path = write(folder / "own")
+    sign_snapshot(path, own_key()[0])
+    return verify_snapshot(path, trusted_keys=find_trusted_keys()).is_verified
+
+
+def test_no_half_of_a_key_is_left_where_it_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SnapshotError, match=r"signing\.pem: cannot be written"):
+        create_key(tmp_path / "file")
+    folder = tmp_path / "keys"
+    code = f"from pathlib import Path; from curation.snapshot import create_key; create_key(Path({str(folder)!r}))"
+    done = subprocess.run(["bash", "-c", f'ulimit -f 0; exec "{sys.executable}" -c "{code}"'], capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0 and list(folder.iterdir()) == []
+    assert create_key(folder)[0].is_file()
 
 
 def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:

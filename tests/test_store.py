@@ -386,6 +386,23 @@ def test_an_older_workbench_is_brought_forward_with_a_copy_beside_it(tmp_path: P
         assert old.execute("SELECT count(*) FROM cells").fetchone() == (1,)
 
 
+def test_snapshots_of_a_workbench_of_version_2_are_kept_and_the_same_rows_may_be_frozen_again(tmp_path: Path) -> None:
+    with open_store(tmp_path) as db:
+        db.execute("DROP TABLE snapshots")
+        db.execute(
+            "CREATE TABLE snapshots (digest TEXT PRIMARY KEY, name TEXT NOT NULL, version INTEGER NOT NULL, kind TEXT NOT NULL,"
+            " path TEXT NOT NULL, rows INTEGER NOT NULL, created TEXT NOT NULL, UNIQUE (name, version))"
+        )
+        db.execute("INSERT INTO snapshots VALUES ('d', 'garden', 1, 'instruction', 'snapshots/one', 7, '2026-11-24')")
+        db.execute("UPDATE meta SET value = '2' WHERE key = 'schema'")
+    with open_store(tmp_path) as db:
+        reviews.add_snapshot(db, digest="d", name="garden", version=2, kind="instruction", path="snapshots/two", rows=7)
+        assert [(s["version"], s["path"], s["rows"]) for s in reviews.list_snapshots(db)] == [
+            (1, "snapshots/one", 7),
+            (2, "snapshots/two", 7),
+        ]
+
+
 def test_cells_follow_the_plan_until_they_are_asked_for(db: Database) -> None:
     def plan(*bodies: bytes) -> list[tuple[str, str, int, bytes]]:
         return [(f"instruction:{n:05d}", "instruction", n, body) for n, body in enumerate(bodies)]

@@ -55,12 +55,10 @@ def verify(
 @app.command()
 def key() -> None:
     """Make your signing key if you have none, and say where its public half is. Example: curate key"""
-    from curation.snapshot import add_trusted_key, config_folder, create_key, describe_signer
+    from curation.snapshot import describe_signer, own_key
 
-    public = config_folder() / "keys" / "signing.pub"
-    if not public.is_file():
-        add_trusted_key(create_key(public.parent)[1], name="own")
-    typer.echo(f"{describe_signer(public)}\nPublic key, to give away: {public}\nPrivate key, to keep: {public.with_suffix('.pem')}")
+    private, public = own_key()
+    typer.echo(f"{describe_signer(public)}\nPublic key, to give away: {public}\nPrivate key, to keep: {private}")
 
 
 @app.command()

@@ -6,7 +6,16 @@ Curation writes and signs it; training loads it and trusts nothing else. Read `m
 
 from curation.snapshot.diff import SnapshotDiff, diff_snapshots
 from curation.snapshot.digest import SCHEME, content_digest
-from curation.snapshot.keys import add_trusted_key, config_folder, create_key, describe_signer, find_trusted_keys, remove_trusted_key
+from curation.snapshot.keys import (
+    add_trusted_key,
+    config_folder,
+    create_key,
+    describe_signer,
+    find_trusted_keys,
+    own_key,
+    public_of,
+    remove_trusted_key,
+)
 from curation.snapshot.manifest import Manifest, ProtectedSet, find_snapshots, read_manifest
 from curation.snapshot.revoke import Revocation, read_revocation, revoke
 from curation.snapshot.sign import sign_folder, sign_snapshot
@@ -31,6 +40,8 @@ __all__ = [
     "find_snapshots",
     "find_trusted_keys",
     "load_snapshot",
+    "own_key",
+    "public_of",
     "read_manifest",
     "read_revocation",
     "read_signer",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,21 +34,56 @@ def config_folder() -> Path:
     return platformdirs.user_config_path("seedcorn")
 
 
+def own_key() -> tuple[Path, Path]:
+    """Your key pair (private, public): made, and trusted, on first use."""
+    folder = config_folder() / "keys"
+    if (folder / PRIVATE).is_file():
+        return folder / PRIVATE, public_of(folder / PRIVATE)
+    private, public = create_key(folder)
+    taken = config_folder() / "trusted" / "own.pub"  # of a key that is gone: what it signed stays trusted
+    add_trusted_key(public, name=f"own-{describe_signer(public)[7:15]}" if taken.exists() else "own")
+    return private, public
+
+
 def create_key(folder: Path) -> tuple[Path, Path]:
-    """Make a P-256 key pair in `folder`; returns (private, public). Never overwrites a key."""
+    """Make a P-256 key pair in `folder`; returns (private, public). Never overwrites a key, and a kill leaves no half of one."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     private, public = folder / PRIVATE, folder / PUBLIC
-    if taken := next((p for p in (private, public) if p.exists()), None):
-        raise SnapshotError(str(taken), "exists already; a key is never overwritten", "sign with it, or name another folder")
+    taken = SnapshotError(str(folder), "holds a key already; a key is never overwritten", "sign with it, or name another folder")
+    if private.exists() or public.exists():
+        raise taken
     key = ec.generate_private_key(ec.SECP256R1())
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    with open(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(pem)
-    public.write_bytes(key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
-    return private, public
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, aside = tempfile.mkstemp(prefix=".signing-", dir=folder)  # 0600 from the start
+        try:
+            with open(handle, "wb") as file:
+                file.write(pem)
+            os.link(aside, private)
+        finally:
+            Path(aside).unlink()
+    except OSError as error:
+        if private.exists():  # another process was quicker
+            raise taken from None
+        raise SnapshotError(str(private), f"cannot be written ({error.strerror})", "curate key --help") from error
+    return private, public_of(private)
+
+
+def public_of(private: Path) -> Path:
+    """The public half of a private key, in the file beside it; written there if it is missing."""
+    from cryptography.hazmat.primitives import serialization
+
+    public = private.with_suffix(".pub")
+    if not public.is_file():
+        key = load_private_key(private).public_key()
+        try:
+            public.write_bytes(key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
+        except OSError as error:
+            raise SnapshotError(str(public), f"cannot be written ({error.strerror})", "curate key --help") from error
+    return public
 
 
 def describe_signer(public_key: Path, *, short: bool = False) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-VERSION = 2
+VERSION = 3
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -73,9 +73,10 @@ CREATE TABLE IF NOT EXISTS verdicts (
   seq INTEGER PRIMARY KEY, verdict TEXT NOT NULL, better INTEGER, reasons TEXT NOT NULL, run INTEGER NOT NULL
 );
 CREATE TABLE IF NOT EXISTS splits (seq INTEGER PRIMARY KEY, split TEXT NOT NULL, cluster TEXT NOT NULL, run INTEGER NOT NULL);
+-- Several may hold the same rows: frozen again once more protected sets were screened against, or after a folder was lost.
 CREATE TABLE IF NOT EXISTS snapshots (
-  digest TEXT PRIMARY KEY, name TEXT NOT NULL, version INTEGER NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL,
-  rows INTEGER NOT NULL, created TEXT NOT NULL, UNIQUE (name, version)
+  digest TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL,
+  rows INTEGER NOT NULL, created TEXT NOT NULL, PRIMARY KEY (name, version)
 );
 CREATE TABLE IF NOT EXISTS locks (name TEXT PRIMARY KEY, owner TEXT NOT NULL, heartbeat REAL NOT NULL) WITHOUT ROWID;
 """
@@ -85,6 +86,15 @@ MIGRATIONS: dict[int, str] = {
 CREATE TABLE IF NOT EXISTS asks (
   stage TEXT NOT NULL, slot TEXT NOT NULL, attempt INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (stage, slot, attempt)
 ) WITHOUT ROWID;
+""",
+    3: """
+ALTER TABLE snapshots RENAME TO snapshots_of_2;
+CREATE TABLE snapshots (
+  digest TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL,
+  rows INTEGER NOT NULL, created TEXT NOT NULL, PRIMARY KEY (name, version)
+);
+INSERT INTO snapshots SELECT digest, name, version, kind, path, rows, created FROM snapshots_of_2;
+DROP TABLE snapshots_of_2;
 """,
 }
 """What makes a workbench of the version before into one of this version."""
