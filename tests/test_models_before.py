@@ -13,8 +13,13 @@ import yaml
 from curation import pipeline
 from curation.errors import ModelUnavailable, ProjectError
 from curation.models import check_terms, find_terms, same_family
+from curation.pipeline.bench import load_cells, open_bench
 from curation.project import Models, ModelSpec
+from curation.records import make_instruction
+from curation.store import CallLedger, facts, records
+from curation.store.records import Origin
 from tests.messages_server import Act, MessagesServer, error_body, messages_server
+from tests.test_models import make_request
 from tests.test_models_prices import describe
 
 SONNET, HAIKU, OPUS = "claude-sonnet-5-5", "claude-haiku-5-5", "claude-opus-5-5"
@@ -183,6 +188,88 @@ def test_the_estimate_counts_prompts_and_bounds_answers_for_teacher_and_judge(tm
     assert summary.counts["usd_per_row"] == pytest.approx(summary.counts["cost_usd"] / 8)
     assert any("counted by the provider" in note and "2026-11-24" in note for note in summary.notes)
     assert any("which is enough" in note for note in summary.notes) and not any("batch" in note for note in summary.notes)
+
+
+def test_the_leak_judge_is_in_the_estimate_with_what_that_assumes(tmp_path: Path, key: None) -> None:
+    held_out = {"protected": {"held_out": {"file": "held-out.jsonl", "text": "question"}}}
+    with messages_server(other=Provider().other) as server:
+        folder = write_project(tmp_path, server.address, screen={**held_out, "judge": True})
+        questions = ["Why is it so?", "How many tides of 2 m and 3 m make 12 m? " * 40, "What is low water? " * 20]
+        (folder / "held-out.jsonl").write_text("\n".join(json.dumps({"question": text}) for text in questions))
+        pipeline.plan(folder)
+        asked = pipeline.estimate(folder)
+        bounded = next(s for s in asked.counts["shares"] if s["stage"] == "leak judge of what is planned")
+        write_project(tmp_path, server.address, screen=held_out)
+        unasked = pipeline.estimate(folder)
+    assert bounded["calls"] == 8, "every row may be doubtful, a pair once"
+    assert (bounded["prompt_tokens"], bounded["output_tokens"]) == (8 * (COUNTED + 500), 8 * 200)
+    assert asked.counts["cost_usd"] == pytest.approx(unasked.counts["cost_usd"] + bounded["cost_usd"]) and bounded["cost_usd"] > 0
+    assert any("leak judge of what is planned: 8 calls" in n and "if every row lies just below the screen's cut" in n for n in asked.notes)
+    assert not any("leak judge" in note for note in unasked.notes)
+
+
+def test_the_leak_judge_is_reckoned_with_the_longest_protected_item(tmp_path: Path) -> None:
+    """Where nothing counts the tokens, a longer item makes a higher bound."""
+    costs = []
+    for n, longest in enumerate(("long " * 100, "long " * 500)):
+        folder = write_project(
+            tmp_path / str(n), None, screen={"judge": True, "protected": {"held_out": {"file": "h.jsonl", "text": "question"}}}
+        )
+        (folder / "h.jsonl").write_text("\n".join(json.dumps({"question": text}) for text in ("Why?", longest)))
+        pipeline.plan(folder)
+        costs.append(next(s["prompt_tokens"] for s in pipeline.estimate(folder).counts["shares"] if s["stage"].startswith("leak judge")))
+    assert costs[1] - costs[0] == 8 * len("long " * 400)
+
+
+def test_the_refill_is_told_apart_with_what_it_assumes(tmp_path: Path, key: None) -> None:
+    with messages_server(other=Provider().other) as server:
+        plan = {"instruction": 6, "preference": 2, "attributes": {"difficulty": {"basic": 1, "advanced": 1}}}
+        folder = write_project(tmp_path, server.address, plan={**plan, "refill": {"rounds": 3}})
+        pipeline.plan(folder)
+        summary = pipeline.estimate(folder)
+        shares = {share["stage"]: share for share in summary.counts["shares"]}
+        for stage in ("generate", "score of what is planned"):
+            once, again = shares[stage], shares[f"refill, {stage}"]
+            assert (again["calls"], again["cost_usd"]) == (3 * once["calls"], pytest.approx(3 * once["cost_usd"]))
+            assert again["likely_usd"] is None
+        assert summary.counts["refill_usd"] == pytest.approx(3 * summary.counts["cost_usd"])
+        assert any("if every row fell short each of 3 times" in note for note in summary.notes)
+        between = summary.counts["cost_usd"] * 2
+        write_project(tmp_path, server.address, plan={**plan, "refill": {"rounds": 3}}, budget={"usd": between})
+        assert any("which is enough before the refill; should most rows fall" in note for note in pipeline.estimate(folder).notes)
+        write_project(tmp_path, server.address, plan={**plan, "refill": {"rounds": 0}}, budget={"usd": between})
+        never = pipeline.estimate(folder)
+    assert never.counts["refill_usd"] == 0 and any(note.endswith("left, which is enough.") for note in never.notes)
+
+
+def test_a_refill_is_likely_to_ask_for_as_many_as_fell_so_far(tmp_path: Path, key: None) -> None:
+    """Of twenty written rows five were taken out: they are asked for again, then a quarter of them, and of what is planned a quarter."""
+    with messages_server(other=Provider().other) as server:
+        folder = write_project(tmp_path, server.address, plan={"instruction": 28, "attributes": {"difficulty": {"basic": 1}}})
+        pipeline.plan(folder)
+        with open_bench(folder) as bench:
+            cells = load_cells(bench)[:20]
+            written = [(make_instruction(f"q {c.id}", "a"), Origin("generated", c.id, 0, 0, c.id)) for c in cells]
+            records.add_records(bench.db, written, 1)
+            for cell in cells:  # as if it had been asked for
+                asked = [(make_request(cell.id), 0)]
+                CallLedger(bench.db).claim(asked, provider="anthropic", simulated=False, limit=1, budget_usd=5, since=0)
+            for row in records.list_rows(bench.db, "instruction")[:5]:
+                facts.add_override(bench.db, row.seq, action="drop", reason="no", by="me")
+        shares = [share for share in pipeline.estimate(folder).counts["shares"] if share["stage"] == "refill, generate"]
+    planned, fallen = sorted(shares, key=lambda share: -share["calls"])
+    assert (planned["calls"], fallen["calls"]) == (8 * 2, 5 * 2)
+    assert planned["likely_usd"] == pytest.approx(planned["cost_usd"] / 2 * (0.25 + 0.25**2))
+    assert fallen["likely_usd"] == pytest.approx(fallen["cost_usd"] / 2 * (1 + 0.25))
+
+
+def test_every_candidate_and_every_second_look_of_a_judge_is_in_the_estimate(tmp_path: Path, key: None) -> None:
+    plan = {"instruction": 6, "preference": 2, "candidates": 4, "attributes": {"difficulty": {"basic": 1}}}
+    with messages_server(other=Provider().other) as server:
+        folder = write_project(tmp_path, server.address, plan=plan, score={"repeat": 5})
+        pipeline.plan(folder)
+        judged = next(s for s in pipeline.estimate(folder).counts["shares"] if s["stage"] == "score of what is planned")
+    assert judged["calls"] == 6 + 2 * 4 + 5 + 2 * 2
 
 
 def test_batches_cost_half_and_the_wait_is_told(tmp_path: Path, key: None) -> None:
