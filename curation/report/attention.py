@@ -113,7 +113,8 @@ def _one_judge(judge: Judge) -> list[Notice]:
         text = f"{name}'s totals go with length: rank correlation {total.value:+.2f} (95 % interval {total.low:+.2f} to {total.high:+.2f})."
         found.append(Notice("look", text, "judge"))
     if judge.overall_apart:
-        text = f"{judge.overall_apart:,} of {name}'s scores contradict themselves: the overall and the criteria disagree."
+        do = "contradicts itself" if judge.overall_apart == 1 else "contradict themselves"
+        text = f"{judge.overall_apart:,} of {name}'s scores {do}: the overall and the criteria disagree."
         found.append(Notice("look", text, "judge"))
     if judge.again and judge.again.high < RELIABLE:
         text = f"Asked twice, {name} gave the same score again in only {judge.again.share:.0%} of {judge.again.n:,} cases."
