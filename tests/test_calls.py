@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ import orjson
 import pytest
 
 from curation.requests import Failure, Request
+from curation.store import call_texts
 from curation.store.calls import CallLedger, Claim
 from curation.store.owner import is_alive, owner_name
 from tests.messages_server import message
@@ -188,3 +190,22 @@ def test_answers_can_be_written_about_while_they_are_read(database: sqlite3.Conn
         if len(slots) % 400 == 0:
             claim(ledger, make_request(f"new {len(slots)}"))
     assert slots == [str(n) for n in range(1200)]
+
+
+def test_a_text_is_found_in_what_was_asked_and_answered_however_it_is_wrapped(database: sqlite3.Connection) -> None:
+    ledger, told = CallLedger(database), 'Mrs Zwirnbauer said: "É, I\ncannot\tsleep" <since May>'
+    inside = json.dumps({"row": told})
+    bodies = {
+        "plain": told,
+        "wrapped": " ".join(told.split()),
+        "json": inside,
+        "escaped": orjson.dumps(told).decode().replace("<", "\\u003c"),
+    }
+    for name, text in {**bodies, "other": "Mrs Zwirnbauer sleeps well"}.items():
+        request = make_request(name, system=text)
+        ledger.mark_sent(claim(ledger, request).calls[0].seq)
+    kept = claim(ledger, make_request("kept")).calls[0]
+    answer(ledger, kept.seq, text=json.dumps({"examples": [{"instruction": told}]}))
+    assert call_texts.count_holding(database, [told]) == {"generate": 5}
+    assert call_texts.count_holding(database, [told[:30], "sleeps well"]) == {"generate": 6}
+    assert call_texts.count_holding(database, ["nobody said this"]) == call_texts.count_holding(database, [" ?! "]) == {}

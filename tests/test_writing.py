@@ -166,6 +166,27 @@ def test_a_run_of_several_in_a_call_goes_on_with_the_same_calls_and_alone(make: 
             pipeline.generate(folder)
 
 
+def test_an_erased_row_is_quoted_in_no_new_request_and_the_calls_that_hold_it_are_told(make: Make) -> None:
+    folder = make(instruction=40, avoid=4)
+    pipeline.generate(folder)
+    shown = Counter(b for row in rows(folder) for a in answers(folder) if (b := prompt_text(row.record)[:40]) in asked(a))
+    victim = next(row for row in rows(folder) if prompt_text(row.record)[:40] == shown.most_common(1)[0][0])
+    quote = prompt_text(victim.record)[:40]
+    with open_store(folder) as db:  # as if the process had died while these were on their way, and had not read them
+        quoting = [a.request.key for a in answers(folder) if quote in asked(a)]
+        db.execute("UPDATE calls SET state = 'uncertain', response = NULL, settled = 0 WHERE hex(key) = ?", (quoting[0].upper(),))
+        db.execute("DELETE FROM origins WHERE source = ?", (quoting[0],))
+        db.execute("DELETE FROM failures WHERE call = ?", (quoting[0],))
+    notes = pipeline.erase(folder, victim.id, reason="asked by the person").notes
+    told = next(note for note in notes if note.startswith("Calls that still hold the text: generate "))
+    assert int(re.search(r"generate (\d+)", told)[1]) >= len(quoting) and "later requests that show it as taken" in told  # type: ignore[index]
+    assert "Requests without an answer that quoted it, and are now made anew: 1." in notes
+    before = {a.request.key for a in answers(folder)}
+    pipeline.generate(folder)
+    new = [a for a in answers(folder) if a.request.key not in before]
+    assert new and not any(quote in asked(a) for a in new)
+
+
 def _lose_some_and_go_on(folder: Path) -> None:
     before = {(a.request.slot, a.request.key) for a in answers(folder)}
     with open_store(folder) as db:  # as if the process had died while these were on their way

@@ -12,13 +12,14 @@ from typing import Any
 
 from curation import score as scoring
 from curation.errors import ProjectError
+from curation.generate.asks import shorten
 from curation.pipeline.bench import Bench, Summary, open_bench
 from curation.pipeline.deciding import GATES, decide
 from curation.pipeline.facts_for_report import report_data
 from curation.pipeline.measuring import latest_diversity
-from curation.records import KINDS, parse_record, prompt_text
+from curation.records import KINDS, InstructionRecord, Record, parse_record, prompt_text
 from curation.report import render_report
-from curation.store import CallLedger, facts, records, reviews, runs
+from curation.store import CallLedger, call_texts, facts, records, reviews, runs
 
 NEXT = {
     None: "curate plan",
@@ -34,6 +35,8 @@ NEXT = {
     "pull": "curate snapshot",
     "snapshot": "curate sign",
 }
+TELLING = 20
+"""Characters from which a text is told apart from others by its words."""
 
 
 def status(folder: Path) -> Summary:
@@ -130,19 +133,33 @@ def erase(folder: Path, identity: str, *, reason: str) -> Summary:
     with open_bench(folder) as bench:
         seq = records.find_seq(bench.db, identity)
         body = records.load_row(bench.db, seq)["record"]
-        text = prompt_text(parse_record(body)) if body else ""
+        record = parse_record(body) if body else None
+        text = prompt_text(record) if record else ""
+        beginnings = _beginnings(record) if record else []
         looked = runs.forget_details(bench.db, ("describe", "compare"))  # they show single rows
+        renewed = call_texts.forget_asks(bench.db, beginnings)
         records.erase(bench.db, seq, reason, vector_key=facts.text_key(text))
-        called = any(origin["how"] == "generated" for origin in records.load_row(bench.db, seq)["origins"])
+        called = call_texts.count_holding(bench.db, beginnings)
         frozen = _snapshots_with(bench, records.ids_of(bench.db)[seq]) if seq in facts.splits_by_seq(bench.db) else []
     notes = [f"{path} still holds the text: a snapshot never changes. Write a new one and revoke the old." for path in frozen]
     if called:
+        where = ", ".join(f"{stage} {count:,}" for stage, count in called.items())
         notes.append(
-            "The kept answer of the teacher and what the judge was asked still hold the text: they are the proof of what was paid."
+            f"Calls that still hold the text: {where}. What was asked (later requests that show it as taken, or grow from it, among them) "
+            "and what was answered is the proof of what was paid."
         )
+    if renewed:
+        notes.append(f"Requests without an answer that quoted it, and are now made anew: {renewed:,}.")
     if looked:
         notes.append("What `curate describe` and `curate compare` had found is gone too, for it showed rows. Run them again.")
     return Summary("erase", 1, 0, {"id": identity}, notes)
+
+
+def _beginnings(record: Record) -> list[str]:
+    """What the row's texts are known by in a request; words that could be anybody's are not looked for."""
+    rivals = (record.completion,) if isinstance(record, InstructionRecord) else record.completions
+    texts = [shorten(turn.content) for turn in (*record.prompt, *rivals) if turn.role != "system"]
+    return [text for text in texts if len(text) >= TELLING] or [max(texts, key=len)]
 
 
 def _snapshots_with(bench: Bench, identity: str) -> list[str]:
