@@ -19,7 +19,7 @@ def show_summary(summary: Summary, as_json: bool) -> None:
         return
     typer.echo(f"{summary.stage}: {summary.rows_in:,} in, {summary.rows_out:,} out")
     for name, value in summary.counts.items():
-        if name in ("attributes", "last", "shares"):
+        if name in ("attributes", "last", "shares", "operating_point"):
             continue
         if isinstance(value, Mapping):
             inner = ", ".join(f"{k} {_number(v)}" for k, v in value.items() if v not in (0, None))

@@ -5,6 +5,7 @@ holds an edited copy; the row says the item in other words. The last is a matter
 what is *known not to leak*: texts that may be trained on when they are given, the other protected items when not.
 """
 
-from curation.leakage.screen import LEAKS, SCORES, find_leaks, score_leaks
+from curation.leakage.calibration import OperatingPoint
+from curation.leakage.screen import LEAKS, SCORES, LeakScreen, find_leaks, score_leaks
 
-__all__ = ["LEAKS", "SCORES", "find_leaks", "score_leaks"]
+__all__ = ["LEAKS", "SCORES", "LeakScreen", "OperatingPoint", "find_leaks", "score_leaks"]

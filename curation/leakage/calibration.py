@@ -29,6 +29,20 @@ _STEEP = 10.0
 """How many standard deviations a difference of one in likeness stands for in a suite too small to tell."""
 
 
+class OperatingPoint(NamedTuple):
+    """Where the cut of a suite lies, and what it was estimated on."""
+
+    suite: str
+    items: int
+    """Items it was estimated on: those with a nearest other one that shares no span with them."""
+    cut: float
+    """Evidence, in standard deviations of what nearest other items reach (in a suite too small to tell, tenths of likeness)."""
+    flagged: int
+    """Of these items, how many would be flagged as their nearest other one."""
+    is_estimated: bool
+    """False when the suite is too small to tell, and the cut is a fixed one."""
+
+
 class Scale(NamedTuple):
     """How a suite turns likeness into evidence."""
 
@@ -48,6 +62,11 @@ class Scale(NamedTuple):
         """Standard deviations beyond the cut; below 0 is no leak."""
         corrected = likeness - self.crowding[np.maximum(items, 0)]
         return _sum(corrected, self) - self.cut
+
+    def point(self, suite: str) -> OperatingPoint:
+        """What the cut is, for people."""
+        flagged, n = int((self.negatives > self.cut).sum()), len(self.negatives if self.is_calibrated else self.crowding)
+        return OperatingPoint(suite, n, round(self.cut, 3), flagged, self.is_calibrated)
 
 
 def calibrate(

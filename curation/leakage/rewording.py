@@ -13,7 +13,7 @@ from curation.leakage.beside import EDITED, LONG
 from curation.leakage.calibration import Scale, calibrate, numbered, repeats
 from curation.leakage.features import DENSE, LEXICAL, Encoder, Prepared, Reader, SuiteFeatures
 from curation.leakage.frames import Frames, rows_with
-from curation.leakage.scan import SpanScanner
+from curation.leakage.scan import FRAMED, SpanScanner
 from curation.leakage.shortlist import Candidates, Shortlist
 from curation.leakage.similarity import segments
 from curation.leakage.spans import ANCHOR, SHARED_BY, words
@@ -67,7 +67,10 @@ class Rewording:
         rate: float,
     ) -> None:
         self.frames = Frames(items, scanner)
-        cut = [(owner, piece) for owner, item in enumerate(items) for piece in _pieces_of(self.frames.without(item))]
+        told = [*items]
+        for place in self.frames.framed:
+            told[place] = self.frames.without(items[place])
+        cut = [(owner, piece) for owner, item in enumerate(told) for piece in _pieces_of(item)]
         self.owners, self.texts = np.array([owner for owner, _ in cut]), [piece for _, piece in cut]
         self.normal = [normalize(text) for text in self.texts]
         self.reader, self.rate = Reader(encode, known), rate
@@ -90,14 +93,24 @@ class Rewording:
         self.short = np.array([len(words(text)) <= SHORT_ITEM for text in self.texts])
         self.floor, self.edited = self._floors(of_suite)
 
-    def find(self, rows: Rows, *, among: Array | None = None, without: Sequence[int] | None = None) -> dict[int, Reworded]:
+    def find(
+        self,
+        rows: Rows,
+        *,
+        among: Array | None = None,
+        without: Sequence[int] | None = None,
+        flags: Array | None = None,
+        copies_only: bool = False,
+    ) -> dict[int, Reworded]:
         """Every row that comes near an item, with the nearest.
 
         Args:
             among: the rows to look at; all when not given.
+            flags: what the scanner says of each row, where it has been asked.
+            copies_only: edited copies are asked for, and no rewordings.
             without: for each row an item that is to be overlooked; so one asks for the hardest other item.
         """
-        rows = self._outside_frames(rows)
+        rows = self._outside_frames(rows, self.frames.scanner.flags(rows) if flags is None else flags)
         near = self.shortlist.find(rows, most=CANDIDATES)
         if without is not None:
             near = near._replace(item=np.where(self.owners[near.item] == np.asarray(without)[:, None], -1, near.item))
@@ -106,16 +119,18 @@ class Rewording:
         which = which if among is None else np.intersect1d(which, among)
         found: dict[int, Reworded] = {}
         for start in range(0, len(which), _BLOCK):
-            found |= self._look_at(rows, which[start : start + _BLOCK].tolist(), near, without)
+            found |= self._look_at(rows, which[start : start + _BLOCK].tolist(), near, without, copies_only)
         return found
 
-    def _look_at(self, rows: Rows, which: Sequence[int], near: Candidates, without: Sequence[int] | None) -> dict[int, Reworded]:
+    def _look_at(
+        self, rows: Rows, which: Sequence[int], near: Candidates, without: Sequence[int] | None, copies_only: bool
+    ) -> dict[int, Reworded]:
         pieces = [piece for row in which for piece in self._row_pieces(rows, row, near)]
         owner, texts = np.array([row for row, _, _ in pieces]), [text for _, text, _ in pieces]
         candidates = np.array([units for _, _, units in pieces])
         # With embeddings any item may come near, so every value counts.
         wanted = (self.has_values[candidates] & (candidates >= 0)).any(axis=1) | (self.reader.encode is not None)
-        prepared = self.reader.read(texts, has_values=wanted.tolist())
+        prepared = self.reader.read(texts, has_values=(wanted & (not copies_only)).tolist())
         if prepared.dense is not None:
             by_sense = self._nearest(prepared.dense)
             if without is not None:
@@ -131,7 +146,7 @@ class Rewording:
         found: dict[int, Reworded] = {}
         for place in np.lexsort((-every, over, ratio)).tolist():  # of each row the strongest piece comes last and stays
             at = int(best[place])
-            if unit[place] >= 0:
+            if unit[place] >= 0 and (ratio[place] or not copies_only):
                 item = copied[place] if ratio[place] else self.owners[unit[place]]
                 alike = tuple(likeness[place, at].tolist())
                 found[int(owner[place])] = Reworded(
@@ -158,10 +173,9 @@ class Rewording:
                     break
         return copied, ratio
 
-    def _outside_frames(self, rows: Rows) -> Rows:
+    def _outside_frames(self, rows: Rows, flags: Array) -> Rows:
         """The rows, those that hold boilerplate without it."""
-        framed = self.frames.scanner.framed(rows)
-        shortened = {row: self.frames.without(text_of(rows, row)) for row in framed.tolist()}
+        shortened = {row: self.frames.without(text_of(rows, row)) for row in np.flatnonzero(flags & FRAMED).tolist()}
         return rows_with(rows, shortened) if shortened else rows
 
     def _compare(self, prepared: Prepared, candidates: Array) -> tuple[Array, Array, Array, Array]:

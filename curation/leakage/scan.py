@@ -13,6 +13,8 @@ from curation.leakage.wordchars import word_table
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+ANCHORED, FRAMED = 1, 2
+
 
 class _Grams(NamedTuple):
     """Windows of words, sorted by hash: the item and word each begins at, and how many words it has."""
@@ -40,14 +42,25 @@ class SpanScanner:
         self.items, self.places, self.frames = grams.item, grams.place, len(distinct)
         self.slots, self.groups = hash_table(np.concatenate([distinct, np.setdiff1d(frames, distinct)]))
         self.widths = np.unique(np.append(grams.width, ANCHOR if len(frames) else grams.width[:1])).astype(np.int64)
-        self.has_frames = len(frames) > 0
 
-    def scan(self, texts: Texts | Rows) -> dict[int, list[Span]]:
+    def scan(self, texts: Texts) -> dict[int, list[Span]]:
         """Row to the longest span it shares with each item it shares one with."""
+        rows = keyed_rows(texts).rows
+        return self.spans(rows, self.flags(rows))
+
+    def flags(self, rows: Rows) -> Array:
+        """What each row holds: `ANCHORED`, a window of an item, and `FRAMED`, words which several items share: boilerplate."""
+        from curation.leakage.kernels.spans import mark_rows
+
+        flags = np.zeros(len(rows), np.uint8)
+        spread(mark_rows, len(rows), *self._common(rows), flags)
+        return flags
+
+    def spans(self, rows: Rows, flags: Array) -> dict[int, list[Span]]:
+        """As `scan`, of rows whose flags are known."""
         from curation.leakage.kernels.spans import best_spans
 
-        rows = texts if isinstance(texts, Rows) else keyed_rows(texts).rows
-        hit = np.flatnonzero(self._flags(rows) & 1)
+        hit = np.flatnonzero(flags & ANCHORED)
         spans: dict[int, list[Span]] = {}
         if len(hit):
             found = best_spans(hit, *self._common(rows), self.holders, self.items, self.places, self.words, self.starts)
@@ -55,19 +68,6 @@ class SpanScanner:
             for (row, item, start, stop), share in zip(found.tolist(), shares.tolist(), strict=True):
                 spans.setdefault(row, []).append(Span(item, start, stop, share))
         return spans
-
-    def framed(self, texts: Texts | Rows) -> Array:
-        """Rows that hold words which several items share: boilerplate."""
-        if not self.has_frames:
-            return np.empty(0, np.int64)
-        return np.flatnonzero(self._flags(texts if isinstance(texts, Rows) else keyed_rows(texts).rows) & 2)
-
-    def _flags(self, rows: Rows) -> Array:
-        from curation.leakage.kernels.spans import mark_rows
-
-        flags = np.zeros(len(rows), np.uint8)
-        spread(mark_rows, len(rows), *self._common(rows), flags)
-        return flags
 
     def _common(self, rows: Rows) -> tuple[Any, ...]:
         return (*rows.arguments, word_table(), self.widths, self.slots, self.groups, self.frames)

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from curation.dedup.rows import Rows, keyed_rows, text_of
-from curation.dedup.text import checked_length
+from curation.dedup.rows import Rows, Texts, keyed_rows, text_of
+from curation.dedup.text import checked_length, strings
 from curation.leakage.beside import AllowedTexts, edited_evidence, shorten
+from curation.leakage.calibration import OperatingPoint
 from curation.leakage.features import Array, Encoder
 from curation.leakage.rewording import Reworded, Rewording
 from curation.leakage.scan import SpanScanner
@@ -47,8 +48,83 @@ class Found(NamedTuple):
     is_uncertain: bool = False
 
 
+class LeakScreen:
+    """The protected items, indexed once for all layers; `score` may be called for any number of batches of rows."""
+
+    def __init__(
+        self,
+        protected: Mapping[str, Sequence[str]],
+        *,
+        allowed: Sequence[str] = (),
+        encode: Encoder | None = None,
+        known: Mapping[str, Array] | None = None,
+        protected_labels: Mapping[str, Sequence[str | None]] | None = None,
+        false_positive_rate: float = 0.01,
+    ) -> None:
+        """`known`: vectors by text that exist already; the others as for `score_leaks`."""
+        self.items = _items(protected, protected_labels)
+        texts, suites = [item.text for item in self.items], [item.suite for item in self.items]
+        tokens = {words(text) for text in texts} if allowed else set()
+        may = [text for text in dict.fromkeys(allowed) if words(text) and words(text) not in tokens]
+        self.texts, self.labels = texts, [item.label for item in self.items]
+        self.scanner = SpanScanner(texts) if texts else None
+        self.beside = AllowedTexts(texts, self.labels, may, encode=encode, known=known or {}) if texts and may else None
+        self.rewording: Rewording | None = None
+        if self.scanner and not self.beside:
+            self.rewording = Rewording(texts, suites, scanner=self.scanner, encode=encode, known=known or {}, rate=false_positive_rate)
+
+    @property
+    def operating_points(self) -> tuple[OperatingPoint, ...]:
+        """Where each suite's cut for rewordings lies; empty when texts that may be trained on decide, phrase by phrase."""
+        return tuple(scale.point(name) for name, _, scale in self.rewording.suites) if self.rewording else ()
+
+    def score(self, texts: Texts, *, labels: Sequence[str | None] | None = None, copies_only: bool = False) -> pa.Table:
+        """One line per row, as `score_leaks` gives them; with `copies_only` nothing is said of rewordings, and it takes less time."""
+        rows = keyed_rows(texts).rows
+        checked_length(labels, len(rows), "labels")
+        if self.scanner is None or not len(rows):
+            return SCORES.empty_table()
+        flags = self.scanner.flags(rows)
+        found = [Found(0, "none", 0.0, "", False)] * len(rows)
+        for row, shared in self.scanner.spans(rows, flags).items():
+            copied = self._word_for_word(text_of(rows, row), labels[row] if labels else None, shared)
+            found[row] = copied or found[row]
+        left = [row for row, one in enumerate(found) if not one.is_leak]
+        for row, one in self._beside(rows, left, labels) if self.beside else ():
+            found[row] = one
+        if self.rewording:
+            near = self.rewording.find(rows, among=np.array(left, np.int64), flags=flags, copies_only=copies_only)
+            for row, said in near.items():
+                found[row] = _reworded(said, self.texts[said.item])
+        return _table(self.items, found)
+
+    def _beside(self, rows: Rows, left: Sequence[int], labels: Sequence[str | None] | None) -> Iterator[tuple[int, Found]]:
+        assert self.beside
+        for start in range(0, len(left), _BLOCK):
+            block = left[start : start + _BLOCK]
+            own = [labels[row] if labels else None for row in block]
+            judged = self.beside.judge([text_of(rows, row) for row in block], own)
+            yield from ((row, Found(*one)) for row, one in zip(block, judged, strict=True))
+
+    def _word_for_word(self, text: str, label: str | None, shared: Sequence[Span]) -> Found | None:
+        tokens, pieces = words(text), segments(text)
+        cover = self.beside.cover(tokens) if self.beside else []
+        for span in sorted(shared, key=lambda span: (-span.share, span.start - span.stop, span.item)):
+            length, said = span.stop - span.start, tokens[span.start : span.stop]
+            whole = span.share == 1
+            if not whole and (length < ANCHOR or (span.share < SPAN_SHARE and length < len(tokens))):
+                continue
+            if length == 1 and label != self.labels[span.item] and not any(words(piece) == said for piece in pieces):
+                continue  # one common word in passing
+            if any(_explains(other, span) for other in cover):
+                continue
+            kind = "exact" if whole and length == len(tokens) else "contained" if whole else "span"
+            return Found(span.item, kind, 2 * span.share, f"shares {' '.join(said)!r}, {span.share:.0%} of the item", True)
+        return None
+
+
 def find_leaks(
-    texts: Sequence[str] | pa.Array,
+    texts: Texts,
     protected: Mapping[str, Sequence[str]],
     *,
     allowed: Sequence[str] = (),
@@ -79,7 +155,7 @@ def find_leaks(
 
 
 def score_leaks(
-    texts: Sequence[str] | pa.Array,
+    texts: Texts,
     protected: Mapping[str, Sequence[str]],
     *,
     allowed: Sequence[str] = (),
@@ -106,17 +182,15 @@ def score_leaks(
     word for word and otherwise how alike row and item are (0 to 2; of a rewording without `allowed`, 1 is the suite's cut), so
     that one curve can be drawn over all. Uncertain rows are below the cut, where a judge still finds leaks.
     """
-    items = _items(protected, protected_labels)
-    rows = keyed_rows(texts).rows
-    for column, name in ((vectors, "vectors"), (labels, "labels")):
-        checked_length(column, len(rows), name)
-    if not items or not len(rows):
-        return SCORES.empty_table()
-    known = {text_of(rows, n): vector for n, vector in enumerate(vectors)} if vectors is not None else {}
+    checked_length(vectors, len(texts), "vectors")
+    checked_length(labels, len(texts), "labels")
+    known = dict(zip(strings(texts), vectors, strict=True)) if vectors is not None else {}
     for suite, given in (protected_vectors or {}).items():
         known |= dict(zip(protected[suite], given, strict=True))
-    screen = _Screen(items, allowed, encode=encode, known=known, false_positive_rate=false_positive_rate)
-    return _table(items, screen.judge(rows, labels))
+    screen = LeakScreen(
+        protected, allowed=allowed, encode=encode, known=known, protected_labels=protected_labels, false_positive_rate=false_positive_rate
+    )  # fmt: skip
+    return screen.score(texts, labels=labels)
 
 
 def _items(protected: Mapping[str, Sequence[str]], labels: Mapping[str, Sequence[str | None]] | None) -> list[Item]:
@@ -139,74 +213,6 @@ def _table(items: Sequence[Item], found: Sequence[Found]) -> pa.Table:
         pa.array([one.is_uncertain for one in found], pa.bool_()),
     ]  # fmt: skip
     return pa.table(columns, schema=SCORES)
-
-
-class _Screen:
-    """The protected items, indexed once for all layers."""
-
-    def __init__(
-        self,
-        items: Sequence[Item],
-        allowed: Sequence[str],
-        *,
-        encode: Encoder | None,
-        known: Mapping[str, Array],
-        false_positive_rate: float,
-    ) -> None:
-        texts = [item.text for item in items]
-        tokens = {words(text) for text in texts} if allowed else set()
-        may = [text for text in dict.fromkeys(allowed) if words(text) and words(text) not in tokens]
-        self.labels = [item.label for item in items]
-        self.scanner = SpanScanner(texts)
-        self.beside = AllowedTexts(texts, self.labels, may, encode=encode, known=known) if may else None
-        self.rewording = (
-            None
-            if may
-            else Rewording(
-                texts, [item.suite for item in items], scanner=self.scanner, encode=encode, known=known, rate=false_positive_rate
-            )
-        )
-        self.texts = texts
-
-    def judge(self, rows: Rows, labels: Sequence[str | None] | None) -> list[Found]:
-        """The strongest finding of each row."""
-        spans = self.scanner.scan(rows)
-        found = [Found(0, "none", 0.0, "", False)] * len(rows)
-        for row, shared in spans.items():
-            copied = self._word_for_word(text_of(rows, row), labels[row] if labels else None, shared)
-            found[row] = copied or found[row]
-        left = [row for row, one in enumerate(found) if not one.is_leak]
-        if self.beside:
-            for row, one in self._beside(rows, left, labels):
-                found[row] = one
-        if self.rewording:
-            for row, said in self.rewording.find(rows, among=np.array(left, np.int64)).items():
-                found[row] = _reworded(said, self.texts[said.item])
-        return found
-
-    def _beside(self, rows: Rows, left: Sequence[int], labels: Sequence[str | None] | None) -> Iterator[tuple[int, Found]]:
-        assert self.beside
-        for start in range(0, len(left), _BLOCK):
-            block = left[start : start + _BLOCK]
-            own = [labels[row] if labels else None for row in block]
-            judged = self.beside.judge([text_of(rows, row) for row in block], own)
-            yield from ((row, Found(*one)) for row, one in zip(block, judged, strict=True))
-
-    def _word_for_word(self, text: str, label: str | None, shared: Sequence[Span]) -> Found | None:
-        tokens, pieces = words(text), segments(text)
-        cover = self.beside.cover(tokens) if self.beside else []
-        for span in sorted(shared, key=lambda span: (-span.share, span.start - span.stop, span.item)):
-            length, said = span.stop - span.start, tokens[span.start : span.stop]
-            whole = span.share == 1
-            if not whole and (length < ANCHOR or (span.share < SPAN_SHARE and length < len(tokens))):
-                continue
-            if length == 1 and label != self.labels[span.item] and not any(words(piece) == said for piece in pieces):
-                continue  # one common word in passing
-            if any(_explains(other, span) for other in cover):
-                continue
-            kind = "exact" if whole and length == len(tokens) else "contained" if whole else "span"
-            return Found(span.item, kind, 2 * span.share, f"shares {' '.join(said)!r}, {span.share:.0%} of the item", True)
-        return None
 
 
 def _reworded(said: Reworded, item: str) -> Found:

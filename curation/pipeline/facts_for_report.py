@@ -18,6 +18,7 @@ from curation.pipeline.describing import load_comparison, load_descriptions
 from curation.pipeline.facts_of_judging import judge_quality, score_sets
 from curation.pipeline.facts_of_pairs import pair_hygiene
 from curation.pipeline.facts_of_rows import balance_facts, diversity_facts
+from curation.pipeline.screening import load_points, point_in_words
 from curation.project import settings_digest
 from curation.records import KINDS, Kind, completion_text, prompt_text
 from curation.store import facts, records, runs
@@ -129,11 +130,12 @@ def _drops(verdicts: Mapping[int, Mapping[str, Any]], by_seq: Mapping[int, Row])
 
 def _suites(bench: Bench, findings: Sequence[Finding], screened: int) -> tuple[page.ProtectedSuite, ...]:
     flagged = Counter((f.item or "").split(":")[0] for f in findings if f.kind.startswith("leak_") and f.drops)
-    rate = bench.project.screen.false_positive_rate
+    rate, points = bench.project.screen.false_positive_rate, load_points(bench)
+    asked = f"{rate:.1%} of clean rows may be flagged (screen.false_positive_rate), estimated against the nearest other protected items"
     return tuple(
         page.ProtectedSuite(
             name=p.name, file=p.file.name, items=len(p.texts), screened=screened, flagged=flagged[p.name], digest=p.sha256,
-            operating_point=f"{rate:.1%} of clean rows may be flagged, estimated against the nearest other protected items",
+            operating_point=f"cut at {point_in_words(points[p.name])}: {asked}" if p.name in points else asked,
         )
         for p in load_protected(bench)
     )  # fmt: skip

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from curation.checks import TableCheck
 from curation.dedup import find_conflicts
-from curation.embed import embed, model_digest
-from curation.leakage import find_leaks, score_leaks
-from curation.leakage.features import Encoder
-from curation.leakage.judge import Doubt, leak_digest
+from curation.embed import model_digest
+from curation.leakage import OperatingPoint
+from curation.leakage.judge import leak_digest
 from curation.pipeline.asking import Progress
 from curation.pipeline.bench import Bench, Summary, checked_answer, label_of, load_cells, load_protected, open_bench
-from curation.pipeline.duplicates import vectors_of
 from curation.pipeline.leak_judging import judge_doubts
-from curation.pipeline.protecting import ProtectedItems
+from curation.pipeline.leaks import Leaks, leak_findings
+from curation.pipeline.screened import screen_model
 from curation.project import settings_digest
-from curation.records import KINDS, completion_text, prompt_text
+from curation.records import KINDS, prompt_text
 from curation.store import facts, hold_lock, records, runs
 from curation.store.facts import Finding
 from curation.store.records import Row
 from curation.validate import check_rows, checks_digest, load_table
+
+__all__ = ["check_findings", "conflict_findings", "leak_findings", "load_points", "point_in_words", "screen"]
 
 
 def screen(folder: Path, *, progress: Progress | None = None) -> Summary:
@@ -41,53 +40,19 @@ def screen(folder: Path, *, progress: Progress | None = None) -> Summary:
         with runs.record_run(bench.db, "screen", digest) as run:
             rows = [row for kind in KINDS for row in records.list_rows(bench.db, kind)]
             run.rows_in = len(rows)
-            leaks, doubts = leak_findings(bench, rows, protected)
-            findings = leaks + check_findings(bench, rows)
-            notes = [] if bench.project.screen.judge or not doubts else [_untold(len(doubts))]
+            tell = partial(_tell_progress, progress, len(rows)) if progress else None
+            leaks = leak_findings(bench, rows, protected, run=run.number, tell=tell)
+            findings = [*leaks.findings, *check_findings(bench, rows)]
+            notes = [] if bench.project.screen.judge or not leaks.doubts else [_untold(len(leaks.doubts))]
             if bench.project.screen.judge:
-                judged, notes = judge_doubts(bench, doubts, run=run.number, progress=progress)
+                judged, notes = judge_doubts(bench, leaks.doubts, run=run.number, progress=progress)
                 findings += judged
             for kind in KINDS:
                 findings += conflict_findings(bench, [row for row in rows if row.record.kind == kind])
             facts.add_findings(bench.db, findings, run.number)
             run.rows_out = run.rows_in - len({f.seq for f in findings if f.drops})
-            run.detail = {"kinds": Counter(f.kind for f in findings), "doubtful": len(doubts)}
+            run.detail = {"kinds": Counter(f.kind for f in findings), "doubtful": len(leaks.doubts), **_operating(bench, leaks)}
         return _tell_screen(bench, *notes)
-
-
-def leak_findings(bench: Bench, rows: Sequence[Row], protected: Sequence[ProtectedItems]) -> tuple[list[Finding], dict[int, Doubt]]:
-    """Rows too close to a protected item, each with its evidence, and by seq those just below the cut.
-
-    Answers are looked through as well as prompts.
-    """
-    if not rows or not protected:
-        return [], {}
-    labels = [label_of(bench, row) for row in rows]
-    has_labels = any(labels) and any(items.suite.label for items in protected)
-    texts = {items.name: items.texts for items in protected}
-    common: dict[str, Any] = {
-        "allowed": allowed_texts(bench),
-        "false_positive_rate": bench.project.screen.false_positive_rate,
-        "labels": labels if has_labels else None,
-        "protected_labels": {items.name: items.labels for items in protected} if has_labels else None,
-    }
-    prompts, answers = _scored(rows, texts, _encoder(bench), common)
-    leaks = prompts.filter(prompts["is_leak"]).to_pylist()
-    flagged = {line["row"] for line in leaks}
-    # An answer names what it is about, so only copied text counts there; a row that leaks by its prompt is told once.
-    copied = [line for line in answers.to_pylist() if line["kind"] != "reworded" and line["row"] not in flagged]
-    found = [_leak(rows[line["row"]], line, texts) for line in leaks]
-    found += [_leak(rows[line["row"]], {**line, "evidence": f"In the answer: {line['evidence']}"}, texts) for line in copied]
-    gone = {finding.seq for finding in found}
-    labelled = {items.name for items in protected if items.suite.label}
-    doubtful = [line for line in prompts.filter(prompts["is_uncertain"]).to_pylist() if rows[line["row"]].seq not in gone]
-    return found, {rows[line["row"]].seq: _doubt(rows[line["row"]], line, texts, labelled) for line in doubtful}
-
-
-def allowed_texts(bench: Bench) -> list[str]:
-    """What the plan may show of the rows it is about: other names of the same thing, which may lie near a protected text."""
-    texts = {value for cell in load_cells(bench) for column in (cell.row or {}).values() for value in _texts_in(column)}
-    return sorted(texts)
 
 
 def conflict_findings(bench: Bench, rows: Sequence[Row]) -> list[Finding]:
@@ -124,46 +89,36 @@ def check_findings(bench: Bench, rows: Sequence[Row]) -> list[Finding]:
     ]
 
 
-def _leak(row: Row, line: Mapping[str, Any], texts: Mapping[str, Sequence[str]]) -> Finding:
-    shown = json.dumps(texts[line["suite"]][line["item"]], ensure_ascii=False)
-    return Finding(
-        row.seq, "screen", f"leak_{line['kind']}", True, item=f"{line['suite']}:{line['item']}", score=line["score"],
-        evidence=f"protected: {shown}. {line['evidence']}",
-    )  # fmt: skip
+def load_points(bench: Bench) -> dict[str, OperatingPoint]:
+    """Where the latest screen's cut of each suite lies, by suite; empty where it has none."""
+    run = runs.latest_run(bench.db, "screen")
+    detail = json.loads(run["detail"] or "{}") if run else {}
+    return {name: OperatingPoint(name, **point) for name, point in detail.get("operating_point", {}).get("suites", {}).items()}
 
 
-def _scored(
-    rows: Sequence[Row], texts: Mapping[str, Sequence[str]], encode: Encoder | None, common: Mapping[str, Any]
-) -> tuple[pa.Table, pa.Table]:
-    """The scores of the prompts and the leaks of the answers; without embeddings the suites are indexed once for both."""
-    prompts, answers = [prompt_text(row.record) for row in rows], [completion_text(row.record) for row in rows]
-    if encode is not None:
-        return score_leaks(prompts, texts, encode=encode, **common), find_leaks(answers, texts, **common)
-    both = score_leaks([*prompts, *answers], texts, **{**common, "labels": common["labels"] and [*common["labels"], *common["labels"]]})
-    if not both.num_rows:
-        return both, both
-    of_answers = both.slice(len(rows))
-    of_answers = of_answers.set_column(0, "row", pa.array(range(len(rows)), pa.int64()))
-    return both.slice(0, len(rows)), of_answers.filter(of_answers["is_leak"])
+def point_in_words(point: OperatingPoint) -> str:
+    """One suite's cut and what it was estimated on."""
+    if not point.is_estimated:
+        return f"{point.cut:.2f}, fixed ({point.items:,} items are too few to estimate on)"
+    return f"{point.cut:.2f} ({point.flagged:,} of {point.items:,} items lie beyond it with their nearest other one)"
 
 
-def _doubt(row: Row, line: Mapping[str, Any], texts: Mapping[str, Sequence[str]], labelled: Set[str]) -> Doubt:
-    suite, item = line["suite"], line["item"]
-    return Doubt(row.id, f"{suite}:{item}", prompt_text(row.record), texts[suite][item], suite in labelled)
-
-
-def _encoder(bench: Bench) -> Encoder | None:
-    """The kept vectors of dedup's model, or those of the screen's own; nothing where the project embeds nothing."""
-    screen, dedup = bench.project.screen, bench.project.dedup
-    if screen.model is not None and screen.model != dedup.model:
-        return functools.partial(embed, model=screen.model)
-    return functools.partial(vectors_of, bench) if dedup.semantic is not None or screen.model else None
+def _operating(bench: Bench, leaks: Leaks) -> dict[str, Any]:
+    """The operating point for the run; what no row had to be looked at for stands as the last run told it."""
+    if not leaks.digest:
+        return {}
+    last = runs.latest_run(bench.db, "screen")
+    known = json.loads(last["detail"] or "{}").get("operating_point") if last else None
+    if not leaks.points and known and known["digest"] == leaks.digest:
+        return {"operating_point": known}
+    suites = {p.suite: {name: value for name, value in p._asdict().items() if name != "suite"} for p in leaks.points}
+    rate = bench.project.screen.false_positive_rate
+    return {"operating_point": {"key": "screen.false_positive_rate", "rate": rate, "suites": suites, "digest": leaks.digest}}
 
 
 def _shaping(bench: Bench) -> list[Any]:
     """What decides besides the section itself: the embedding model, and the judge with the money that it may spend."""
-    project = bench.project
-    model = project.screen.model or (project.dedup.model if project.dedup.semantic is not None else None)
+    project, model = bench.project, screen_model(bench)
     judge = project.models.leak_judge or project.models.judge
     return [model_digest(model) if model else "", *([leak_digest(judge), project.budget.usd] if project.screen.judge else [])]
 
@@ -172,12 +127,28 @@ def _untold(n: int) -> str:
     return f"{n:,} rows lie just below the cut; `screen: {{judge: true}}` asks the leak judge about them."
 
 
-def _texts_in(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else [v for v in value if isinstance(v, str)] if isinstance(value, list) else []
+def _tell_progress(progress: Progress, total: int, done: int) -> None:
+    progress("screen", done, total, "rows beside the protected sets")
 
 
 def _tell_screen(bench: Bench, *notes: str) -> Summary:
     run = runs.latest_run(bench.db, "screen")
     assert run is not None
-    kinds = json.loads(run["detail"])["kinds"]
-    return Summary("screen", run["rows_in"], run["rows_out"], {"findings": kinds}, list(notes))
+    detail = json.loads(run["detail"])
+    operating = {name: value for name, value in detail.get("operating_point", {}).items() if name != "digest"}
+    counts = {"findings": detail["kinds"], **({"operating_point": operating} if operating else {})}
+    return Summary("screen", run["rows_in"], run["rows_out"], counts, [*_operating_notes(operating), *notes])
+
+
+def _operating_notes(operating: Mapping[str, Any]) -> list[str]:
+    """The line on the operating point."""
+    if not operating:
+        return []
+    if not operating["suites"]:
+        return ["Operating point: a row is a rewording when it is nearer to a protected text than to every text that the plan may show."]
+    points = [OperatingPoint(name, **point) for name, point in operating["suites"].items()]
+    said = "; ".join(f"{point.suite} {point_in_words(point)}" for point in points)
+    return [
+        f"Operating point: {operating['rate']:.1%} of hard negatives (an item beside its nearest other one) may be flagged, so the cuts in"
+        f" standard deviations are {said}. `{operating['key']}` moves them."
+    ]

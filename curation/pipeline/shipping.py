@@ -112,7 +112,7 @@ def _last_gate(bench: Bench, rows: Sequence[Row], protected: Sequence[ProtectedI
     from curation.dedup import find_exact, find_near
 
     kept = {seq for seq, o in facts.overrides_by_seq(bench.db).items() if o["action"] == "keep"}
-    stopped = {f.seq: f.kind for f in (*leak_findings(bench, rows, protected)[0], *check_findings(bench, rows)) if f.seq not in kept}
+    stopped = {f.seq: f.kind for f in (*leak_findings(bench, rows, protected).findings, *check_findings(bench, rows)) if f.seq not in kept}
     # One text under two labels teaches neither, whoever approved them: both wait until a person keeps one.
     both = [seq for f in conflict_findings(bench, rows) for seq in (f.seq, f.twin) if seq is not None and seq not in kept]
     stopped |= dict.fromkeys(both, "conflict")

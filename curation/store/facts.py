@@ -133,6 +133,21 @@ def latest_findings(db: sqlite3.Connection, stages: Iterable[str]) -> list[Findi
     return out
 
 
+def add_screened(db: sqlite3.Connection, run: int, digest: bytes, keys: bytes) -> None:
+    """Keep which texts a run of the screen found to be no leak; those of earlier runs are of no more use."""
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("DELETE FROM screened WHERE run NOT IN (SELECT max(run) FROM runs WHERE stage = 'screen' AND state = 'done')")
+        db.execute("INSERT INTO screened VALUES (?, ?, ?)", (run, digest, keys))
+
+
+def latest_screened(db: sqlite3.Connection, digest: bytes) -> bytes:
+    """The keys of the latest finished screen, if it was made under this digest."""
+    sql = "SELECT keys FROM screened WHERE run = (SELECT max(run) FROM runs WHERE stage = 'screen' AND state = 'done') AND digest = ?"
+    row = db.execute(sql, (digest,)).fetchone()
+    return bytes(row["keys"]) if row else b""
+
+
 def load_vectors(db: sqlite3.Connection, model: str, texts: Iterable[str]) -> dict[str, bytes]:
     """float32 bytes by text, for those that one model's digest has embedded."""
     out = {}

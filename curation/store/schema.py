@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-VERSION = 3
+VERSION = 4
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -79,6 +79,8 @@ CREATE TABLE IF NOT EXISTS snapshots (
   rows INTEGER NOT NULL, created TEXT NOT NULL, PRIMARY KEY (name, version)
 );
 CREATE TABLE IF NOT EXISTS locks (name TEXT PRIMARY KEY, owner TEXT NOT NULL, heartbeat REAL NOT NULL) WITHOUT ROWID;
+-- Keys of the texts that a run of the screen found to be no leak, sorted, 16 bytes each, under a digest of all else that decides.
+CREATE TABLE IF NOT EXISTS screened (run INTEGER PRIMARY KEY, digest BLOB NOT NULL, keys BLOB NOT NULL);
 """
 
 MIGRATIONS: dict[int, str] = {
@@ -95,6 +97,9 @@ CREATE TABLE snapshots (
 );
 INSERT INTO snapshots SELECT digest, name, version, kind, path, rows, created FROM snapshots_of_2;
 DROP TABLE snapshots_of_2;
+""",
+    4: """
+CREATE TABLE IF NOT EXISTS screened (run INTEGER PRIMARY KEY, digest BLOB NOT NULL, keys BLOB NOT NULL);
 """,
 }
 """What makes a workbench of the version before into one of this version."""
