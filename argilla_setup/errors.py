@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 
 class UserError(Exception):
     """Something the person at the keyboard can put right; the doors print it as one line and exit 2.
@@ -15,3 +17,8 @@ class UserError(Exception):
     def __init__(self, what: str, fact: str = "", next_step: str = "") -> None:
         self.what, self.fact, self.next_step = what, fact, next_step
         super().__init__(": ".join(part for part in (what, fact) if part) + (f". Next: {next_step}" if next_step else ""))
+
+
+def command(*words: object) -> str:
+    """A command as a person can paste it: words with spaces or signs in them are quoted."""
+    return " ".join(shlex.quote(str(word)) for word in words)

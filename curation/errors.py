@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from argilla_setup.errors import UserError
+from argilla_setup.errors import UserError, command
 
-__all__ = ["BudgetReached", "ModelUnavailable", "ProjectError", "ReviewError", "RowError", "SnapshotError", "UserError"]
+__all__ = ["BudgetReached", "ModelUnavailable", "ProjectError", "ReviewError", "RowError", "SnapshotError", "UserError", "command"]
 
 
 class ProjectError(UserError):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from curation.errors import ModelUnavailable
+from curation.errors import ModelUnavailable, command
 
 STATE = ".standin.json"
 
@@ -19,5 +19,6 @@ def read_address(folder: Path) -> str:
     """
     path = folder / STATE
     if not path.is_file():
-        raise ModelUnavailable("the offline stand-in", "is not running for this project", f"curate standin start {folder}")
+        start = command("curate", "standin", "start", folder, "--log", "standin-log")
+        raise ModelUnavailable("the offline stand-in", "is not running for this project", start)
     return str(json.loads(path.read_text(encoding="utf-8"))["url"])

@@ -22,11 +22,12 @@ def init(
     annotator: Annotated[list[str] | None, typer.Option(help="A person who answers; may be given several times.")] = None,
 ) -> None:
     """Write a new project. Example: curate init my-project --template icd10"""
+    from curation.errors import command
     from curation.template import write_template
 
     people = tuple(annotator or ())
     write_template(folder, template, offline=offline, instruction=instruction, preference=preference, argilla=argilla, annotators=people)
-    following = f"curate plan {folder}" if template == "icd10" else f"fill in `brief` and `intended_use` in {folder}/project.yaml"
+    following = command("curate", "plan", folder) if template == "icd10" else f"fill in `brief` and `intended_use` in {folder}/project.yaml"
     typer.echo(f"Wrote {folder}/project.yaml. Next: {following}")
 
 

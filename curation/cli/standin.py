@@ -19,12 +19,13 @@ def standin_start(
     seed: Annotated[int, typer.Option(help="Same seed, same answers.")] = 7,
 ) -> None:
     """Start the offline stand-in for a project. Example: curate standin start my-project --log /tmp/standin"""
+    from curation.errors import command
     from curation.project import load_project
     from curation.standin.lifecycle import start
 
     grounding = load_project(folder).plan.grounding
     url = start(folder, table=folder / grounding.table if grounding else None, seed=seed, log=log, port=port)
-    typer.echo(f"The offline stand-in answers at {url} with made-up text. Next: curate generate {folder}")
+    typer.echo(f"The offline stand-in answers at {url} with made-up text. Next: {command('curate', 'generate', folder)}")
 
 
 @standin.command("stop")

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from curation.errors import ProjectError
+from curation.errors import ProjectError, command
 from curation.pipeline.asking import Progress
 from curation.pipeline.balancing import balance
 from curation.pipeline.bench import Summary, open_bench
@@ -68,7 +68,7 @@ WALK = ("plan", "generate", "score", "dedup", "screen", "refill", "push")
 def run(folder: Path, *, until: str = "push", progress: Progress | None = None) -> Iterator[Summary]:
     """Walk the stages from the plan up to UNTIL; each asks only for what is missing."""
     if until not in WALK:
-        raise ProjectError(f"--until {until}", f"is not one of {', '.join(WALK)}", f"curate run {folder} --until push")
+        raise ProjectError(f"--until {until}", f"is not one of {', '.join(WALK)}", command("curate", "run", folder, "--until", "push"))
     for name in WALK[: WALK.index(until) + 1]:
         if name == "plan":
             yield plan(folder)

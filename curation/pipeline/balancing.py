@@ -9,7 +9,7 @@ from typing import Any
 
 from curation.balance import class_weights, count_classes, measure_balance, refill_quota, rows_over_cap
 from curation.decide import Decision, Reason
-from curation.errors import ProjectError
+from curation.errors import ProjectError, command
 from curation.pipeline.bench import Bench, Summary, label_of, load_cells, open_bench
 from curation.pipeline.keeping import total_of_rows
 from curation.pipeline.sources import lay_out
@@ -101,7 +101,7 @@ def classes_of(bench: Bench, kind: Kind, rows: Sequence[Row], by: str) -> dict[i
         topics = {f.seq: f.item for f in facts.latest_findings(bench.db, ("describe",)) if f.kind == "topic"}
         if not topics and rows:
             raise ProjectError(
-                "project.yaml: balance.by", "is found_topic, and no topics were found yet", f"curate describe {bench.folder}"
+                "project.yaml: balance.by", "is found_topic, and no topics were found yet", command("curate", "describe", bench.folder)
             )
         return {row.seq: topics.get(row.seq) for row in rows}
     if by not in known_classes(bench):
@@ -247,11 +247,8 @@ def _in_brief(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _notes(bench: Bench, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    notes = (
-        []
-        if found
-        else [f"No row has been scored and passed the gates, so there is nothing to balance. Look at: curate status {bench.folder}"]
-    )
+    status = command("curate", "status", bench.folder)
+    notes = [] if found else [f"No row has been scored and passed the gates, so there is nothing to balance. Look at: {status}"]
     for kind, line in found.items():
         if rare := line["after"]["rare"]:
             names = ", ".join(f"{name} ({n})" for name, n in rare[:5])
@@ -261,7 +258,7 @@ def _notes(bench: Bench, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if line["weights"]:
             notes.append("Weights go into the snapshot's manifest; the trainer here does not read them.")
     if added := sum(sum(line["asked"].values()) for line in found.values()):
-        notes.append(f"{added:,} cells were added to the plan. Next: curate generate {bench.folder}")
+        notes.append(f"{added:,} cells were added to the plan. Next: {command('curate', 'generate', bench.folder)}")
     elif any(line["refill"] for line in found.values()):
         notes.append(_told_refill(bench))
     return notes
@@ -270,5 +267,5 @@ def _notes(bench: Bench, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def _told_refill(bench: Bench) -> str:
     by = bench.project.balance.by
     if by is not None and (by in bench.project.plan.attributes or _column_of(bench, by)):
-        return f"Their cells are planned and wait to be written. Next: curate generate {bench.folder}"
+        return f"Their cells are planned and wait to be written. Next: {command('curate', 'generate', bench.folder)}"
     return f"The plan knows no cells by {by}, so it cannot be asked for them; the report lists the classes and their numbers."

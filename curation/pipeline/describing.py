@@ -13,7 +13,7 @@ from curation.distribution import compare as compare_rows
 from curation.distribution import describe as describe_rows
 from curation.distribution.topics import Topics
 from curation.embed import tokenizer_of
-from curation.errors import ModelUnavailable, ProjectError
+from curation.errors import ModelUnavailable, ProjectError, command
 from curation.formats.files import RowFailure, read_raw
 from curation.pipeline.asking import Progress
 from curation.pipeline.balancing import STANDING
@@ -52,7 +52,7 @@ def describe(folder: Path, *, scope: Scope = "standing", progress: Progress | No
                     made.append(_description(bench, kind, rows, SCOPES[scope], topics, why))
                     findings += _topic_findings(rows, topics)
             if not made:
-                raise ProjectError(str(folder), f"has no {SCOPES[scope]}", f"curate status {folder}, or describe --rows all")
+                raise ProjectError(str(folder), f"has no {SCOPES[scope]}", command("curate", "describe", folder, "--rows", "all"))
             facts.add_findings(bench.db, findings, run.number)
             run.detail = {"descriptions": [d.model_dump(mode="json") for d in made]}
         counts: dict[str, Any] = {d.kind: in_brief(d) for d in made}
@@ -242,5 +242,5 @@ def _meaning(found: Comparison, folder: Path) -> list[str]:
     return [
         f"The rows {differs} real use (p = {found.p_value:.3g}); a classifier's AUC is {found.auc:.2f} (.5 is chance).",
         f"{found.covered:.1%} of the real rows have a training row near; {found.baseline:.1%} have another real row as near.",
-        f"Next: curate report {folder} shows which are not covered.",
+        f"Next: {command('curate', 'report', folder)} shows which are not covered.",
     ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from curation import generate as generation
-from curation.errors import ProjectError
+from curation.errors import ProjectError, command
 from curation.pipeline.asking import Progress, count_failed
 from curation.pipeline.bench import Bench, Summary, load_cells, open_bench
 from curation.pipeline.checking import check_before
@@ -42,7 +42,7 @@ def generate(folder: Path, *, progress: Progress | None = None, retry_failed: bo
     with open_bench(folder) as bench, only_one_writes(bench):
         cells = load_cells(bench)
         if not cells:
-            raise ProjectError(str(folder), "has no plan yet", f"curate plan {folder}")
+            raise ProjectError(str(folder), "has no plan yet", command("curate", "plan", folder))
         with runs.record_run(bench.db, "generate", generation.generation_digest(bench.project, "instruction")) as run:
             read_generated(bench, cells, run.number)
             made, failed = records.cells_made(bench.db), facts.failed_slots(bench.db, "generate")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from curation.errors import ProjectError
+from curation.errors import ProjectError, command
 from curation.project.balancing import Balance, Describe
 from curation.project.calling import Budget, IntendedKind, Models, ModelSpec, Price
 from curation.project.closed import Closed
@@ -96,10 +96,10 @@ def load_project(folder: Path) -> Project:
     """
     path = folder / "project.yaml"
     if not path.is_file():
-        raise ProjectError(str(path), "there is no such file", f"curate init {folder} --template blank")
+        raise ProjectError(str(path), "there is no such file", command("curate", "init", folder, "--template", "blank"))
     value = read_yaml(path)
     if not isinstance(value, dict):
-        raise ProjectError(str(path), "holds no keys", f"curate init {folder}-new --template blank")
+        raise ProjectError(str(path), "holds no keys", command("curate", "init", f"{folder}-new", "--template", "blank"))
     try:
         project = Project.model_validate(value)
     except ValidationError as error:

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from curation.errors import SnapshotError
+from curation.errors import SnapshotError, command
 from curation.records import Kind
 
 MANIFEST = "manifest.json"
@@ -173,7 +173,7 @@ def parse_manifest(body: bytes, *, file: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "content"
-        raise SnapshotError(str(file), f"{where}: {first['msg']}", f"curate verify {file.parent}") from error
+        raise SnapshotError(str(file), f"{where}: {first['msg']}", command("curate", "verify", file.parent)) from error
 
 
 def find_snapshots(folder: Path) -> list[Path]:

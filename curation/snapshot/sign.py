@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curation.errors import SnapshotError
+from curation.errors import SnapshotError, command
 from curation.snapshot.keys import load_private_key
 from curation.snapshot.manifest import SIGNATURE, read_manifest
 from curation.snapshot.write import sync_folder
@@ -40,7 +40,7 @@ def sign_snapshot(path: Path, private_key: Path, *, replace: bool = False) -> Pa
     from curation.snapshot.verify import find_problems
 
     if problems := find_problems(path, read_manifest(path), deep=True):
-        raise SnapshotError(str(path / problems[0].file), f"{problems[0].fact}; it was not signed", f"curate verify {path}")
+        raise SnapshotError(str(path / problems[0].file), f"{problems[0].fact}; it was not signed", command("curate", "verify", path))
     return sign_folder(path, private_key, replace=replace)
 
 

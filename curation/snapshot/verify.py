@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from curation.errors import SnapshotError
+from curation.errors import SnapshotError, command
 from curation.records import Kind
 from curation.snapshot.digest import content_digest, kind_of
 from curation.snapshot.keys import PUBLIC, config_folder, find_trusted_keys, fingerprint, load_public_key, signature_hint
@@ -94,7 +94,7 @@ def load_snapshot(
         fact = f"{first.fact} ({more} more)" if more else first.fact
         known = checked.status != "no snapshot"
         raise SnapshotError(
-            str(path / first.file), fact, f"curate verify {path}" if known else "name a folder that `curate snapshot` wrote"
+            str(path / first.file), fact, command("curate", "verify", path) if known else "name a folder that `curate snapshot` wrote"
         )
     if kind is not None and manifest.kind != kind:
         raise SnapshotError(str(path), f"holds {manifest.kind} rows; {kind} rows are needed here", f"name a snapshot of {kind} rows")
@@ -175,12 +175,12 @@ def read_split(path: Path, split: Split, *, manifest: Manifest | None = None) ->
     file = path / manifest.splits[split].file
     body = file.read_bytes() if file.is_file() else b""
     if hashlib.sha256(body).hexdigest() != manifest.files.get(file.name):
-        raise SnapshotError(str(file), "is not the file the manifest names", f"curate verify {path}")
+        raise SnapshotError(str(file), "is not the file the manifest names", command("curate", "verify", path))
     try:
         # pyarrow 26 aborts about one process in ten at exit when its thread pool has only just been used on a small buffer.
         return pq.read_table(io.BytesIO(body), use_threads=False, pre_buffer=False)
     except (pa.ArrowInvalid, OSError) as error:
-        raise SnapshotError(str(file), f"is no Parquet file ({error})", f"curate verify {path}") from error
+        raise SnapshotError(str(file), f"is no Parquet file ({error})", command("curate", "verify", path)) from error
 
 
 def _verify_snapshot(path: Path, trusted_keys: Sequence[Path], deep: bool, revocations: Sequence[Path] | None) -> Verification:

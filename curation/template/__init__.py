@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from curation.errors import ProjectError
+from curation.errors import ProjectError, command
 
 Template = Literal["icd10", "blank"]
 
@@ -28,7 +28,7 @@ def write_template(
         ProjectError: the folder already holds a project, or cannot be a project's name.
     """
     if (folder / "project.yaml").exists():
-        raise ProjectError(str(folder), "already holds a project", f"curate status {folder}")
+        raise ProjectError(str(folder), "already holds a project", command("curate", "status", folder))
     if folder.exists() and not folder.is_dir():
         raise ProjectError(str(folder), "is a file", "name a folder that does not exist yet")
     name = re.sub(r"[^a-z0-9_-]+", "-", folder.resolve().name.lower()).strip("-_") or "project"
