@@ -22,8 +22,9 @@ import numpy as np
 
 from argilla_setup.engine.documents import RecordDoc, ResponseDoc, SuggestionDoc
 from argilla_setup.engine.index import Index
+from argilla_setup.engine.order import Sort
 from argilla_setup.engine.search import Question, count_responses, count_statuses, count_terms, find_extent, search, search_similar
-from argilla_setup.engine.where import All, Range, Scope, Sort, Terms
+from argilla_setup.engine.where import All, Range, Scope, Terms
 
 QUESTIONS = {"verdict": "label_selection", "stars": "rating", "edited": "text"}
 DIMENSIONS = 384

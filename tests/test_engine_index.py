@@ -1,82 +1,23 @@
-"""The index against a naive reading of the same records: filters, sorts, totals, pages, similarity, counts, persistence."""
+"""The index against a naive reading of the same records: filters, sorts, totals, pages, similarity, counts."""
 
 from __future__ import annotations
 
 import os
-import random
-import sqlite3
-import subprocess
-import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from argilla_setup.engine.documents import RecordDoc, ResponseDoc, SuggestionDoc
+from argilla_setup.engine.documents import RecordDoc, ResponseDoc
 from argilla_setup.engine.index import Index
-from argilla_setup.engine.schema import VERSION
-from argilla_setup.engine.search import (
-    Question,
-    count_responses,
-    count_statuses,
-    count_terms,
-    find_extent,
-    search,
-    search_similar,
-)
-from argilla_setup.engine.where import All, Filter, Range, Scope, Sort, Terms
+from argilla_setup.engine.order import Sort
+from argilla_setup.engine.search import Question, count_responses, count_statuses, count_terms, find_extent, search, search_similar
+from argilla_setup.engine.where import All, Filter, Range, Scope, Terms
+from tests.engine_docs import DOCS, FILTERS, QUESTIONS, SORTS, TEXTS, as_list, fill, holds, put_in_order, sort_value
 
-QUESTIONS = {"verdict": "label_selection", "reasons": "multi_label_selection", "stars": "rating", "comment": "text"}
-USERS = ("u1", "u2", "u3")
-
-
-def make_docs(count: int, *, seed: int) -> list[RecordDoc]:
-    """Records that differ in everything a filter can look at, with gaps."""
-    draw = random.Random(seed)
-
-    def response(record: int, user: str) -> ResponseDoc:
-        values: dict[str, Any] = {"verdict": draw.choice(["approve", "reject"]), "stars": draw.randint(1, 5), "comment": "free"}
-        values["reasons"] = draw.sample(["wrong", "unclear", "unsafe"], draw.randint(0, 3))
-        status = draw.choice(["submitted", "draft", "discarded"])
-        return ResponseDoc(f"{record}-{user}", user, status, values if status != "discarded" else {})
-
-    return [
-        RecordDoc(
-            id=f"r{n}",
-            fields={"prompt": draw.choice(["asthma", "diabetes", "fracture"]), "completion": draw.choice(["yes", "no"])},
-            status=draw.choice(["pending", "completed"]),
-            external_id=f"x{n}",
-            inserted_at=(1_700_000_000 + n) * 1_000_000,
-            updated_at=(1_700_000_000 + draw.randint(0, 5)) * 1_000_000,
-            metadata={
-                **({"score": round(draw.uniform(0, 10), 1)} if draw.random() < 0.8 else {}),
-                **({"topic": draw.choice(["a", "b", ["a", "c"]])} if draw.random() < 0.8 else {}),
-                "level": draw.randint(1, 3),
-            },
-            suggestions=[SuggestionDoc("verdict", draw.choice(["approve", "reject"]), score=draw.random(), agent=draw.choice(["m1", "m2"]))]
-            if draw.random() < 0.7
-            else [],
-            responses=[response(n, user) for user in USERS if draw.random() < 0.5],
-            vectors={"v": [draw.gauss(0, 1) for _ in range(4)]} if draw.random() < 0.9 else {},
-        )
-        for n in range(count)
-    ]
-
-
-DOCS = make_docs(80, seed=7)
-
-
-def fill(path: Path, docs: Sequence[RecordDoc] = DOCS) -> Index:
-    index = Index(path)
-    index.create_dataset("d", fields=["prompt", "completion"], questions=QUESTIONS)
-    index.put_records("d", docs)
-    return index
+FUZZ = 20_000 if os.environ.get("SEEDCORN_SOAK") else 300
 
 
 @pytest.fixture(scope="module")
@@ -88,83 +29,6 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
         "other", [RecordDoc(f"o{n}", {"prompt": "asthma"}, metadata={"score": 5.0}, vectors={"v": [1, 0, 0, 0]}) for n in range(5)]
     )
     return made
-
-
-def as_list(value: Any) -> list[Any]:
-    return [] if value is None else list(value) if isinstance(value, list) else [value]
-
-
-def values_of(doc: RecordDoc, scope: Scope) -> list[Any]:
-    """All that a scope sees in a record, except a response's."""
-    if scope.entity == "record":
-        return as_list(getattr(doc, str(scope.name)))
-    if scope.entity == "metadata":
-        return as_list(doc.metadata.get(str(scope.name)))
-    found = [s for s in doc.suggestions if s.question == scope.name]
-    return [value for s in found for value in as_list(getattr(s, scope.property))]
-
-
-def matches(value: Any, condition: Terms | Range) -> bool:
-    if isinstance(condition, Terms):
-        return str(value) in condition.values or (
-            not isinstance(value, str) and any(float(v) == value for v in condition.values if v.isdigit())
-        )
-    if isinstance(value, str):
-        return False
-    return (condition.ge is None or value >= condition.ge) and (condition.le is None or value <= condition.le)
-
-
-def holds(doc: RecordDoc, condition: Filter) -> bool:
-    if isinstance(condition, All):
-        return all(holds(doc, part) for part in condition.filters)
-    scope = condition.scope
-    if scope.entity != "response":
-        return any(matches(value, condition) for value in values_of(doc, scope))
-    mine = [r for r in doc.responses if scope.user in (None, r.user)]
-    if scope.name is None:
-        assert isinstance(condition, Terms)
-        return any(r.status in condition.values for r in mine) or ("pending" in condition.values and not mine)
-    return any(matches(value, condition) for r in mine for value in as_list(r.values.get(scope.name)))
-
-
-SCOPED_USERS = st.sampled_from([None, *USERS, "nobody"])
-FILTERS = st.one_of(
-    st.builds(lambda v: Terms(Scope("record", "status"), tuple(v)), st.lists(st.sampled_from(["pending", "completed"]), min_size=1)),
-    st.builds(lambda v: Terms(Scope("metadata", "topic"), tuple(v)), st.lists(st.sampled_from(["a", "b", "c", "z"]), min_size=1)),
-    st.builds(lambda v: Terms(Scope("metadata", "level"), tuple(v)), st.lists(st.sampled_from(["1", "2", "9"]), min_size=1)),
-    st.builds(lambda a, b: Range(Scope("metadata", "score"), a, b), st.none() | st.floats(0, 10), st.none() | st.floats(0, 10)),
-    st.builds(lambda v: Terms(Scope("suggestion", "verdict", "value"), (v,)), st.sampled_from(["approve", "reject", "none"])),
-    st.builds(lambda v: Terms(Scope("suggestion", "verdict", "agent"), (v,)), st.sampled_from(["m1", "m2"])),
-    st.builds(lambda a: Range(Scope("suggestion", "verdict", "score"), a, None), st.floats(0, 1)),
-    st.builds(lambda u, v: Terms(Scope("response", "verdict", user=u), (v,)), SCOPED_USERS, st.sampled_from(["approve", "reject"])),
-    st.builds(lambda u, v: Terms(Scope("response", "reasons", user=u), (v,)), SCOPED_USERS, st.sampled_from(["wrong", "unsafe"])),
-    st.builds(lambda u, a: Range(Scope("response", "stars", user=u), a, None), SCOPED_USERS, st.integers(1, 6)),
-    st.builds(
-        lambda u, v: Terms(Scope("response", user=u), tuple(v)),
-        SCOPED_USERS,
-        st.lists(st.sampled_from(["pending", "draft", "submitted", "discarded"]), min_size=1, unique=True),
-    ),
-)
-
-
-TEXTS: dict[str | None, Any] = {
-    None: lambda d: True,
-    "asthma": lambda d: d.fields["prompt"] == "asthma",
-    "-asthma": lambda d: d.fields["prompt"] != "asthma",
-    "asthma | yes": lambda d: d.fields["prompt"] == "asthma" or d.fields["completion"] == "yes",
-    "-(asthma yes) | dia*": lambda d: d.fields["prompt"] == "diabetes" or (d.fields["prompt"], d.fields["completion"]) != ("asthma", "yes"),
-    '"asthma yes"': lambda d: False,
-}
-SORTS = (
-    Scope("metadata", "score"),
-    Scope("metadata", "topic"),
-    Scope("record", "updated_at"),
-    Scope("record", "status"),
-    Scope("suggestion", "verdict", "score"),
-    Scope("response", "stars"),
-    Scope("response", "stars", user="u2"),
-)
-FUZZ = 20_000 if os.environ.get("SEEDCORN_SOAK") else 300
 
 
 @given(
@@ -183,11 +47,7 @@ def test_a_page_is_what_a_naive_reading_makes_of_it(
     page = search(index, "d", question=Question(text=text, filter=condition), sort=orders, offset=offset, limit=limit)
     expected = [doc for doc in DOCS if holds(doc, condition) and TEXTS[text](doc)]
     assert page.total == len(expected)
-    for order in reversed(orders):
-        have = [doc for doc in expected if sort_value(doc, order) is not None]
-        missing = [doc for doc in expected if sort_value(doc, order) is None]
-        # A reversed sort keeps ties in their order too.
-        expected = [*sorted(have, key=lambda doc: sort_value(doc, order), reverse=order.descending), *missing]
+    expected = put_in_order(expected, orders)
     found = [hit.record for hit in page.hits]
     if orders or text is None:
         assert found == [doc.id for doc in expected[offset : offset + limit]]
@@ -216,16 +76,6 @@ def test_user_and_value_must_hold_in_one_response(tmp_path: Path) -> None:
     nested = Terms(Scope("response", "verdict", user="u1"), ("reject",))
     assert search(made, "d", question=Question(filter=nested)).total == 0
     assert search(made, "d", question=Question(filter=Terms(Scope("response", "verdict", user="u2"), ("reject",)))).total == 1
-
-
-def sort_value(doc: RecordDoc, order: Sort) -> Any:
-    scope = order.scope
-    if scope.entity == "response":
-        mine = [r for r in doc.responses if scope.user in (None, r.user)]
-        found = [value for r in mine for value in as_list(r.values.get(str(scope.name)))]
-        return sum(found) / len(found) if found else None
-    found = values_of(doc, scope)
-    return None if not found else max(found) if order.descending else min(found)
 
 
 @pytest.mark.parametrize("descending", [False, True])
@@ -257,6 +107,26 @@ def test_pages_cover_everything_once(index: Index, sort: list[Sort], user: str |
     seen = [hit.record for page in pages for hit in page.hits]
     assert sorted(seen) == sorted(doc.id for doc in DOCS)
     assert {page.total for page in pages} == {len(DOCS)}
+
+
+@pytest.mark.parametrize("offset", [0, 25, 57])
+@pytest.mark.parametrize("descending", [False, True])
+def test_a_sort_finds_the_few_that_match_wherever_they_stand(tmp_path: Path, descending: bool, offset: int) -> None:
+    """Far more records than are looked at first, several values each, and those that match at the far end of the order."""
+    docs = [
+        RecordDoc(f"r{n}", {"prompt": "x"}, metadata={"place": [n // 3, n % 7], "end": str(n % 50 == 3 and 500 < n < 3500)})
+        if n % 5
+        else RecordDoc(f"r{n}", {"prompt": "x"}, metadata={"end": str(n % 1000 == 0)})
+        for n in range(4000)
+    ]
+    made = fill(tmp_path / "s.db", docs)
+    question = Question(filter=Terms(Scope("metadata", "end"), ("True",)))
+    order = Sort(Scope("metadata", "place"), descending)
+    expected = put_in_order([doc for doc in docs if doc.metadata["end"] == "True"], [order])
+    assert len(expected) == 64 and sum("place" not in doc.metadata for doc in expected) == 4
+    page = search(made, "d", question=question, sort=[order], offset=offset, limit=20)
+    assert [hit.record for hit in page.hits] == [doc.id for doc in expected[offset : offset + 20]]
+    assert page.total == 64
 
 
 def test_a_users_order_is_theirs_and_survives_a_rebuild(index: Index, tmp_path: Path) -> None:
@@ -305,44 +175,11 @@ def test_similarity_obeys_filter_text_and_threshold(index: Index) -> None:
     assert {hit.record for hit in page.hits} == expected
 
 
-def test_a_new_vector_is_seen_at_once(tmp_path: Path) -> None:
-    made = fill(
-        tmp_path / "s.db", [RecordDoc("a", {"prompt": ""}, vectors={"v": [1, 0]}), RecordDoc("b", {"prompt": ""}, vectors={"v": [0, 1]})]
-    )
-
-    def first() -> str:
-        return search_similar(made, "d", vector="v", value=[1, 0], question=Question()).hits[0].record
-
-    assert first() == "a"
-    made.put_records("d", [RecordDoc("a", {}, vectors={"v": [-1, 0]}), RecordDoc("b", {}, vectors={"v": [1, 0.1]})])
-    assert first() == "b"
-    made.delete_records("d", ["b"])
-    assert first() == "a"
-
-
-def test_writing_a_record_again_replaces_it(tmp_path: Path) -> None:
-    made = fill(tmp_path / "s.db", [RecordDoc("a", {"prompt": "old words"}, metadata={"topic": "a"}), RecordDoc("b", {"prompt": "second"})])
-    made.put_records("d", [RecordDoc("a", {"prompt": "new words"}, metadata={"topic": "b"})])
-    assert search(made, "d", question=Question(text="old")).total == 0
-    assert search(made, "d", question=Question(filter=Terms(Scope("metadata", "topic"), ("a",)))).total == 0
-    assert [hit.record for hit in search(made, "d", question=Question()).hits] == ["a", "b"]
-
-
-def test_responses_and_suggestions_replace_by_id_and_question(tmp_path: Path) -> None:
-    made = fill(tmp_path / "s.db", [RecordDoc("a", {"prompt": ""})])
-    for verdict in ("approve", "reject"):
-        assert made.put_response("d", "a", ResponseDoc("1", "u1", "submitted", {"verdict": verdict}))
-        assert made.put_suggestion("d", "a", SuggestionDoc("verdict", verdict, agent="m"))
-
-    def total(entity: Any, value: str) -> int:
-        return search(made, "d", question=Question(filter=Terms(Scope(entity, "verdict"), (value,)))).total
-
-    assert [total("response", "approve"), total("response", "reject")] == [0, 1]
-    assert [total("suggestion", "approve"), total("suggestion", "reject")] == [0, 1]
-    made.delete_response("1")
-    made.delete_suggestion("a", "verdict")
-    assert [total("response", "reject"), total("suggestion", "reject")] == [0, 0]
-    assert made.put_response("d", "missing", ResponseDoc("2", "u1", "submitted")) is False
+def test_a_threshold_leaves_out_and_is_counted(index: Index) -> None:
+    scores = sorted((1 + doc.vectors["v"][0] / float(np.linalg.norm(doc.vectors["v"]))) / 2 for doc in DOCS if doc.vectors)
+    middle = (scores[30] + scores[31]) / 2
+    page = search_similar(index, "d", vector="v", value=[1, 0, 0, 0], question=Question(), limit=5, threshold=middle)
+    assert (len(page.hits), page.total) == (5, len(scores) - 31)
 
 
 def test_counts(index: Index) -> None:
@@ -360,80 +197,6 @@ def test_dates_take_iso_and_milliseconds(index: Index) -> None:
         page = search(index, "d", question=Question(filter=Range(Scope("record", "inserted_at"), le=bound)))
         assert page.total == 11, bound
     assert search(index, "d", question=Question(filter=Range(Scope("record", "inserted_at"), ge="no date"))).total == 0
-
-
-def test_what_was_written_survives_and_another_process_sees_it(tmp_path: Path) -> None:
-    fill(tmp_path / "s.db")
-    code = (
-        "import sys; from pathlib import Path; from argilla_setup.engine.index import Index;"
-        "from argilla_setup.engine.search import Question, search;"
-        "print(search(Index(Path(sys.argv[1])), 'd', question=Question(text='asthma')).total)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s.db")], capture_output=True, text=True, check=True)
-    assert int(done.stdout) == sum(doc.fields["prompt"] == "asthma" for doc in DOCS)
-
-
-def test_writers_in_several_threads_lose_nothing(tmp_path: Path) -> None:
-    made = fill(tmp_path / "s.db", [RecordDoc(f"r{n}", {"prompt": "x"}) for n in range(20)])
-
-    def answer(user: str) -> list[int]:
-        counts = []
-        for n in range(20):
-            made.put_response("d", f"r{n}", ResponseDoc(f"{user}-{n}", user, "submitted", {"verdict": "approve"}))
-            counts.append(count_responses(made, "d", user=user)["submitted"])
-        return counts
-
-    with ThreadPoolExecutor(4) as threads:
-        # Each reads its own write at once, whatever the others do.
-        assert list(threads.map(answer, ["a", "b", "c", "d"])) == [list(range(1, 21))] * 4
-    assert made.db.execute("SELECT count(*) FROM responses").fetchone() == (80,)
-
-
-def test_deleting_a_dataset_leaves_the_other(tmp_path: Path) -> None:
-    made = fill(tmp_path / "s.db")
-    made.create_dataset("other", fields=["prompt"], questions={})
-    made.put_records("other", [RecordDoc("o", {"prompt": "asthma"})])
-    made.delete_dataset("d")
-    made.delete_dataset("d")
-    assert search(made, "d", question=Question()).total == 0
-    assert search(made, "other", question=Question(text="asthma")).total == 1
-    left = {
-        table: made.db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("records", "responses", "answers", "vectors")
-    }
-    assert left == {"records": 1, "responses": 0, "answers": 0, "vectors": 0}
-    with pytest.raises(LookupError):
-        made.put_records("d", [RecordDoc("x", {})])
-
-
-OLDER = """
-CREATE TABLE datasets (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, fields TEXT NOT NULL, questions TEXT NOT NULL);
-CREATE TABLE records (seq INTEGER PRIMARY KEY, dataset INTEGER NOT NULL, id TEXT NOT NULL UNIQUE, status TEXT NOT NULL);
-CREATE TABLE vectors (record INTEGER NOT NULL, vector TEXT NOT NULL, value BLOB NOT NULL, UNIQUE (record, vector));
-CREATE VIRTUAL TABLE text_1 USING fts5(f0, tokenize = "ascii tokenchars '_'");
-CREATE VIRTUAL TABLE text_1_words USING fts5vocab(text_1, 'row');
-INSERT INTO datasets VALUES (1, 'd', '["prompt"]', '{}');
-INSERT INTO records VALUES (1, 1, 'a', 'pending');
-INSERT INTO text_1 (rowid, f0) VALUES (1, 'e11 65')
-"""
-
-
-@pytest.mark.parametrize("version", [0, VERSION + 1])
-def test_a_file_of_another_release_becomes_one_of_this(tmp_path: Path, version: int) -> None:
-    with closing(sqlite3.connect(tmp_path / "s.db")) as db:
-        db.executescript(f"{OLDER}; PRAGMA user_version = {version}")
-    made = Index(tmp_path / "s.db")
-    assert made.db.execute("PRAGMA user_version").fetchone() == (VERSION,)
-    # Its terms were cut otherwise, so it is empty, and the check at the server's start finds the database's records missing.
-    assert made.find_dataset("d") is None
-    made = fill(tmp_path / "s.db", [RecordDoc("a", {"prompt": "E11.65"}, vectors={"v": [1, 0]})])
-    assert search(Index(tmp_path / "s.db"), "d", question=Question("E11.65")).total == 1
-
-
-def test_a_late_write_does_not_undo_a_newer_one(tmp_path: Path) -> None:
-    made = fill(tmp_path / "s.db", [RecordDoc("a", {"prompt": ""})])
-    for moment, verdict in ((2, "approve"), (1, "reject")):
-        made.put_response("d", "a", ResponseDoc("1", "u1", "submitted", {"verdict": verdict}, moment))
-    assert search(made, "d", question=Question(filter=Terms(Scope("response", "verdict"), ("approve",)))).total == 1
 
 
 def test_one_day_ends_at_its_end(index: Index) -> None:

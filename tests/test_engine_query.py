@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,8 @@ from hypothesis import strategies as st
 
 from argilla_setup.engine.documents import RecordDoc
 from argilla_setup.engine.index import Index
-from argilla_setup.engine.near import edit_distances, is_near
-from argilla_setup.engine.query import MAX_LEAVES, Both, Either, Everything, Leaf, Not, parse_query, positive_leaves
+from argilla_setup.engine.nodes import Both, Either, Everything, Leaf, Not, positive_leaves
+from argilla_setup.engine.query import MAX_LEAVES, parse_query
 from argilla_setup.engine.search import Question, search
 
 FUZZ = 20_000 if os.environ.get("SEEDCORN_SOAK") else 400
@@ -210,29 +209,17 @@ def test_more_words_than_it_looks_at(index: Index) -> None:
     assert find(index, "(" * 3000 + "dog" + ")" * 3000) in (set(), find(index, "dog"))
 
 
+@pytest.mark.parametrize("more", [" | bee cat", " | -bee cat", " | (bee -(cat -(dog)))", " -(ada | -(bee)) | dog"])
+def test_a_long_query_is_no_deeper_than_a_short_one(index: Index, more: str) -> None:
+    assert find(index, "ada" + more * 300) == find(index, "ada" + more * 2)
+    assert find(index, "(" * 90 + "ada" + more * 300 + ")" * 90) == find(index, "ada" + more * 2)
+
+
 def test_relevance_puts_the_record_with_more_of_the_word_first(index: Index) -> None:
     page = search(index, "d", question=Question(text="dog"))
     assert page.hits[0].record == "9"
     scores = [hit.score or 0 for hit in page.hits]
     assert scores == sorted(scores, reverse=True)
-
-
-@given(word=st.text("abc", min_size=1, max_size=6), terms=st.lists(st.text("abc", min_size=4, max_size=4), min_size=1, max_size=4))
-def test_edit_distance_is_levenshtein(word: str, terms: list[str]) -> None:
-    def naive(x: str, y: str) -> int:
-        if not x or not y:
-            return len(x) + len(y)
-        return min(naive(x[1:], y) + 1, naive(x, y[1:]) + 1, naive(x[1:], y[1:]) + (x[0] != y[0]))
-
-    assert edit_distances(word, terms).tolist() == [naive(word, term) for term in terms]
-
-
-@given(terms=st.lists(st.sampled_from("ab"), min_size=1, max_size=3), text=st.text("abc", max_size=7), slop=st.integers(0, 5))
-def test_near_words_need_places_of_their_own(terms: list[str], text: str, slop: int) -> None:
-    places = {term: [at for at, other in enumerate(text) if other == term] for term in terms}
-    ways = [way for way in product(*(places[term] for term in terms)) if len(set(way)) == len(way)]
-    spreads = [max(shifted) - min(shifted) for way in ways if (shifted := [at - n for n, at in enumerate(way)])]
-    assert is_near(terms, places, slop=slop) == any(spread <= slop for spread in spreads)
 
 
 def test_a_conversation_is_searched_by_its_words_and_its_roles(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""argilla-server's `SearchEngine`, answered by our index. Translates its records, filters and orders to plain values and back.
+"""argilla-server's `SearchEngine`, answered by our index.
 
 Everything that touches the ORM happens before the work moves to a thread: a lazy load outside the session raises.
 """
@@ -9,23 +9,21 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
 from argilla_server.enums import MetadataPropertyType, SimilarityOrder, SortOrder
-from argilla_server.models import Dataset, Field, MetadataProperty, Record, Response, Suggestion, User, VectorSettings
+from argilla_server.models import Dataset, MetadataProperty, Record, Response, Suggestion, User, VectorSettings
 from argilla_server.search_engine import base
 from argilla_server.settings import settings
 
-from argilla_setup.engine.documents import KEYWORD, RecordDoc, ResponseDoc, SuggestionDoc
 from argilla_setup.engine.index import Index
+from argilla_setup.engine.order import Sort
 from argilla_setup.engine.schema import VERSION
 from argilla_setup.engine.search import (
     Page,
-    Question,
     count_responses,
     count_statuses,
     count_terms,
@@ -33,7 +31,15 @@ from argilla_setup.engine.search import (
     search,
     search_similar,
 )
-from argilla_setup.engine.where import All, Filter, Range, Scope, Sort, Terms, microseconds
+from argilla_setup.engine.translation import (
+    moment_of,
+    plain_question,
+    plain_scope,
+    record_doc,
+    response_doc,
+    searched_fields,
+    suggestion_doc,
+)
 
 NAME = "sqlite"
 _LOG = logging.getLogger("argilla.search_engine.sqlite")
@@ -44,6 +50,14 @@ T = TypeVar("T")
 def shared_index() -> Index:
     """The process's one index; argilla-server makes and closes an engine for every request."""
     return Index(Path(settings.home_path) / "search.db")
+
+
+def forget_index() -> None:
+    """Remove the file; the next one who asks for the index begins it anew."""
+    shared_index.cache_clear()
+    path = Path(settings.home_path) / "search.db"
+    for ending in ("", "-wal", "-shm"):
+        path.with_name(path.name + ending).unlink(missing_ok=True)
 
 
 @cache
@@ -90,7 +104,7 @@ class SQLiteSearchEngine(base.SearchEngine):
         await _run(shared_index().put_records, str(dataset.id), [record_doc(record) for record in records])
 
     async def partial_record_update(self, record: Record, **update: Any) -> None:
-        found = await _run(shared_index().set_status, str(record.id), str(update["status"]), updated_at=_moment(record.updated_at))
+        found = await _run(shared_index().set_status, str(record.id), str(update["status"]), updated_at=moment_of(record.updated_at))
         _warn_if_missing(found, record.id)
 
     async def delete_records(self, dataset: Dataset, records: Iterable[Record]) -> None:
@@ -184,87 +198,6 @@ class SQLiteSearchEngine(base.SearchEngine):
         return base.FloatMetadataMetrics(min=least, max=greatest)
 
 
-def searched_fields(dataset: Dataset) -> list[str]:
-    """The fields of a dataset that text is looked for in; a conversation has its roles besides."""
-    names = [[field.name, f"{field.name}{KEYWORD}"] if field.is_chat else [field.name] for field in dataset.fields if not field.is_image]
-    return [name for group in names for name in group]
-
-
-def record_doc(record: Record) -> RecordDoc:
-    """A record whose dataset's fields, responses, suggestions and vectors are loaded."""
-    return RecordDoc(
-        id=str(record.id),
-        fields={name: value for field in record.dataset.fields for name, value in field_texts(field, record.fields.get(field.name))},
-        status=str(record.status),
-        external_id=record.external_id,
-        inserted_at=_moment(record.inserted_at),
-        updated_at=_moment(record.updated_at),
-        metadata=dict(record.metadata_ or {}),
-        suggestions=[suggestion_doc(suggestion) for suggestion in record.suggestions],
-        responses=[response_doc(response) for response in record.responses],
-        vectors={str(vector.vector_settings_id): list(vector.value) for vector in record.vectors},
-    )
-
-
-def response_doc(response: Response) -> ResponseDoc:
-    """A response; its values are wrapped as {"value": …}."""
-    values = {question: answer.get("value") for question, answer in (response.values or {}).items()}
-    user = None if response.user_id is None else str(response.user_id)
-    return ResponseDoc(str(response.id), user, str(response.status), values, _moment(response.updated_at))
-
-
-def suggestion_doc(suggestion: Suggestion) -> SuggestionDoc:
-    """A suggestion whose question is loaded."""
-    return SuggestionDoc(
-        suggestion.question.name,
-        suggestion.value,
-        score=suggestion.score,
-        agent=suggestion.agent,
-        type=None if suggestion.type is None else str(suggestion.type),
-        updated_at=_moment(suggestion.updated_at),
-    )
-
-
-def field_texts(field: Field, value: Any) -> list[tuple[str, str | list[str]]]:
-    """What is searched in a field: a text, the contents and the roles of a chat's messages, or a custom value as Python writes it."""
-    if field.is_image or value is None:
-        return []
-    if field.is_chat and isinstance(value, list):
-        messages = [message for message in value if isinstance(message, dict)]
-        contents, roles = ([str(message.get(key) or "") for message in messages] for key in ("content", "role"))
-        return [(field.name, contents), (f"{field.name}{KEYWORD}", roles)]
-    return [(field.name, str(value))]
-
-
-def plain_question(query: base.TextQuery | str | None, filter: base.Filter | None) -> Question:
-    """The text and the filter of a request."""
-    condition = None if filter is None else plain_filter(filter)
-    if query is None or isinstance(query, str):
-        return Question(text=query, filter=condition)
-    return Question(text=query.q, field=query.field, filter=condition)
-
-
-def plain_filter(filter: base.Filter) -> Filter:
-    """Argilla's filter as ours."""
-    if isinstance(filter, base.AndFilter):
-        return All(tuple(plain_filter(part) for part in filter.filters))
-    if isinstance(filter, base.TermsFilter):
-        return Terms(plain_scope(filter.scope), tuple(str(value) for value in filter.values))
-    return Range(plain_scope(filter.scope), ge=filter.ge, le=filter.le)
-
-
-def plain_scope(scope: base.FilterScope) -> Scope:
-    """Argilla's scope as ours."""
-    if isinstance(scope, base.MetadataFilterScope):
-        return Scope("metadata", scope.metadata_property)
-    if isinstance(scope, base.SuggestionFilterScope):
-        known = scope.property in ("value", "score", "agent", "type")
-        return Scope("suggestion", scope.question, scope.property if known else "value")
-    if isinstance(scope, base.ResponseFilterScope):
-        return Scope("response", scope.question, user=None if scope.user is None else str(scope.user.id))
-    return Scope("record", str(scope.property))
-
-
 def _responses(page: Page) -> base.SearchResponses:
     items = [base.SearchResponseItem(record_id=UUID(hit.record), score=hit.score) for hit in page.hits]
     return base.SearchResponses(items=items, total=page.total)
@@ -272,11 +205,6 @@ def _responses(page: Page) -> base.SearchResponses:
 
 def _with_total(counts: dict[str, int]) -> dict[str, int]:
     return {"total": sum(counts.values()), **counts}
-
-
-def _moment(moment: datetime | None) -> int | None:
-    # The database's times are UTC without saying so.
-    return None if moment is None else microseconds(moment)
 
 
 def _warn_if_missing(found: bool, record: Any) -> None:

@@ -68,13 +68,22 @@ async def reindex() -> None:
 
 async def _make_index_whole() -> None:
     try:
-        differing = await _find_differing()
-        gaps = [name for name, datasets in differing.items() if datasets]
-        if gaps:
-            print(f"the index and the database differ in {', '.join(gaps)}; building the index again", flush=True)
-            await _reindex(set().union(*differing.values()))
+        await _mend_index()
+    except sqlite3.DatabaseError as error:
+        # Everything in it can be made from the database; a damaged file must not keep the web server down.
+        print(f"the index is damaged ({error}); building it anew from the database", flush=True)
+        adapter.forget_index()
+        await _mend_index()
     finally:
         await async_engine.dispose()  # its connections belong to this event loop; the web server has another
+
+
+async def _mend_index() -> None:
+    differing = await _find_differing()
+    gaps = [name for name, datasets in differing.items() if datasets]
+    if gaps:
+        print(f"the index and the database differ in {', '.join(gaps)}; building the index again", flush=True)
+        await _reindex(set().union(*differing.values()))
 
 
 def _timed_logs() -> dict[str, Any]:

@@ -9,41 +9,28 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 from argilla_setup.engine import text
-from argilla_setup.engine.documents import RecordDoc, ResponseDoc, SuggestionDoc, searchable_values
+from argilla_setup.engine.details import (
+    DETAILS,
+    DatasetRow,
+    delete_details,
+    delete_response,
+    delete_suggestion,
+    put_details,
+    put_responses,
+    put_suggestions,
+)
+from argilla_setup.engine.documents import RecordDoc, ResponseDoc, SuggestionDoc
+from argilla_setup.engine.rows import RowCache, raise_generation
 from argilla_setup.engine.schema import prepare_schema
-from argilla_setup.engine.vectors import VectorCache, delete_vectors, put_vectors
-from argilla_setup.engine.where import Scope, attribute_name
+from argilla_setup.engine.vectors import VectorCache, delete_vectors
 
-SEARCHED_QUESTIONS = frozenset({"label_selection", "multi_label_selection", "rating"})
 CACHE_MB = 64
-DETAILS = ("responses", "attributes", "suggestions")
-
-
-@dataclass(frozen=True)
-class DatasetRow:
-    """A dataset as the index keeps it."""
-
-    seq: int
-    fields: tuple[str, ...]
-    questions: Mapping[str, str]
-    """Type by name."""
-
-    @property
-    def table(self) -> str:
-        """Its full-text table."""
-        return f"text_{self.seq}"
-
-    def vector(self, name: str) -> str:
-        """A vector's name among those of all datasets."""
-        return f"{self.seq}/{name}"
 
 
 class Index:
@@ -51,6 +38,7 @@ class Index:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.rows = RowCache()
         self.vectors = VectorCache()
         self._local = threading.local()
         with self.write() as db:
@@ -115,11 +103,14 @@ class Index:
             if row is None:
                 return
             names = [name for (name,) in db.execute("SELECT DISTINCT vector FROM vectors WHERE dataset = ?", (row.seq,))]
-            db.executemany("UPDATE generations SET epoch = epoch + 1 WHERE vector = ?", [(name,) for name in names])
+            for name in (*names, str(row.seq)):
+                raise_generation(db, name, "epoch")
             for table in ("answers", "vectors", *DETAILS, "records"):
                 db.execute(f"DELETE FROM {table} WHERE dataset = ?", (row.seq,))
             db.execute("DELETE FROM datasets WHERE seq = ?", (row.seq,))
             text.drop_table(db, row.table)
+        self.rows.forget(row.seq)
+        self.vectors.forget(names)
 
     def put_records(self, dataset: str, docs: Sequence[RecordDoc]) -> None:
         """Add records or replace them whole."""
@@ -130,10 +121,11 @@ class Index:
             # One id twice in a batch: the later one counts, as it would in two batches.
             docs = list({doc.id: doc for doc in docs}.values())
             seqs = [_put_record(db, row, doc) for doc in docs]
-            _delete_details(db, seqs)
+            delete_details(db, seqs)
             values = [(seq, [doc.fields.get(name, "") for name in row.fields]) for seq, doc in zip(seqs, docs, strict=True)]
             text.put_texts(db, row.table, columns=row.fields, rows=values)
-            _put_details(db, row, list(zip(seqs, docs, strict=True)))
+            put_details(db, row, list(zip(seqs, docs, strict=True)))
+            raise_generation(db, str(row.seq), "changed")
 
     def delete_records(self, dataset: str, records: Sequence[str]) -> None:
         """Forget these records."""
@@ -142,10 +134,11 @@ class Index:
             if row is None:
                 return
             seqs = [seq for seq in (_find_seq(db, record) for record in records) if seq is not None]
-            _delete_details(db, seqs)
+            delete_details(db, seqs)
             delete_vectors(db, seqs)
             text.delete_texts(db, row.table, seqs)
             db.executemany("DELETE FROM records WHERE seq = ?", [(seq,) for seq in seqs])
+            raise_generation(db, str(row.seq), "epoch")
 
     def set_status(self, record: str, status: str, *, updated_at: int | None = None) -> bool:
         """Set a record's status; False when the index does not hold the record."""
@@ -163,14 +156,14 @@ class Index:
             # Two requests may reach us in another order than the database.
             if held and held[0] and response.updated_at and held[0] > response.updated_at:
                 return True
-            _delete_response(db, response.id)
-            _put_responses(db, row, [(seq, response)])
+            delete_response(db, response.id)
+            put_responses(db, row, [(seq, response)])
         return True
 
     def delete_response(self, response: str) -> None:
         """Forget a response."""
         with self.write() as db:
-            _delete_response(db, response)
+            delete_response(db, response)
 
     def put_suggestion(self, dataset: str, record: str, suggestion: SuggestionDoc) -> bool:
         """Add a suggestion or replace the one for its question; False when the index does not hold the record."""
@@ -178,8 +171,8 @@ class Index:
             row, seq = self.find_dataset(dataset), _find_seq(db, record)
             if seq is None or row is None:
                 return False
-            _delete_suggestion(db, seq, suggestion.question)
-            _put_suggestions(db, row, [(seq, suggestion)])
+            delete_suggestion(db, seq, suggestion.question)
+            put_suggestions(db, row, [(seq, suggestion)])
         return True
 
     def delete_suggestion(self, record: str, question: str) -> None:
@@ -187,87 +180,22 @@ class Index:
         with self.write() as db:
             seq = _find_seq(db, record)
             if seq is not None:
-                _delete_suggestion(db, seq, question)
+                delete_suggestion(db, seq, question)
 
 
 def _put_record(db: sqlite3.Connection, row: DatasetRow, doc: RecordDoc) -> int:
     # The order shown to annotators hangs on the id, not on `seq`, so that rebuilding the index does not reshuffle anybody's queue.
     shuffle = int.from_bytes(blake2b(doc.id.encode(), digest_size=4).digest()) >> 1
     values = (row.seq, doc.id, doc.external_id, doc.status, doc.inserted_at, doc.updated_at, shuffle)
-    (seq,) = db.execute(
+    found = db.execute(
         "INSERT INTO records (dataset, id, external_id, status, inserted_at, updated_at, shuffle) VALUES (?, ?, ?, ?, ?, ?, ?)"
-        " ON CONFLICT (id) DO UPDATE SET dataset = excluded.dataset, external_id = excluded.external_id, status = excluded.status,"
-        " inserted_at = excluded.inserted_at, updated_at = excluded.updated_at RETURNING seq",
+        " ON CONFLICT (id) DO UPDATE SET external_id = excluded.external_id, status = excluded.status,"
+        " inserted_at = excluded.inserted_at, updated_at = excluded.updated_at WHERE dataset = excluded.dataset RETURNING seq",
         values,
     ).fetchone()
-    return int(seq)
-
-
-def _put_details(db: sqlite3.Connection, row: DatasetRow, rows: Sequence[tuple[int, RecordDoc]]) -> None:
-    # All metadata is kept, declared or not: a property added later finds the values that are already there.
-    _put_attributes(
-        db, row, [(seq, attribute_name(Scope("metadata", name)), value) for seq, doc in rows for name, value in doc.metadata.items()]
-    )
-    _put_suggestions(db, row, [(seq, suggestion) for seq, doc in rows for suggestion in doc.suggestions])
-    _put_responses(db, row, [(seq, response) for seq, doc in rows for response in doc.responses])
-    vectors = [(seq, {row.vector(name): value for name, value in doc.vectors.items()}) for seq, doc in rows]
-    delete_vectors(db, [seq for seq, held in vectors if _vector_names(db, seq) - set(held)])
-    put_vectors(db, row.seq, vectors)
-
-
-def _vector_names(db: sqlite3.Connection, seq: int) -> set[str]:
-    return {name for (name,) in db.execute("SELECT vector FROM vectors WHERE record = ?", (seq,))}
-
-
-def _delete_details(db: sqlite3.Connection, seqs: Sequence[int]) -> None:
-    records = [(seq,) for seq in seqs]
-    db.executemany("DELETE FROM answers WHERE response IN (SELECT seq FROM responses WHERE record = ?)", records)
-    for table in DETAILS:
-        db.executemany(f"DELETE FROM {table} WHERE record = ?", records)
-
-
-def _put_attributes(db: sqlite3.Connection, row: DatasetRow, values: Iterable[tuple[int, str, Any]]) -> None:
-    rows = [(seq, name, item, row.seq) for seq, name, value in values for item in searchable_values(value)]
-    db.executemany("INSERT OR IGNORE INTO attributes (record, name, value, dataset) VALUES (?, ?, ?, ?)", rows)
-
-
-def _put_suggestions(db: sqlite3.Connection, row: DatasetRow, suggestions: Sequence[tuple[int, SuggestionDoc]]) -> None:
-    db.executemany(
-        "INSERT OR REPLACE INTO suggestions (record, question, dataset, updated_at) VALUES (?, ?, ?, ?)",
-        [(seq, suggestion.question, row.seq, suggestion.updated_at) for seq, suggestion in suggestions],
-    )
-    parts: list[tuple[int, str, Any]] = []
-    for seq, suggestion in suggestions:
-        held = {"score": suggestion.score, "agent": suggestion.agent, "type": suggestion.type}
-        if row.questions.get(suggestion.question) in SEARCHED_QUESTIONS:
-            held["value"] = suggestion.value
-        parts += [(seq, attribute_name(Scope("suggestion", suggestion.question, part)), value) for part, value in held.items()]
-    _put_attributes(db, row, parts)
-
-
-def _delete_suggestion(db: sqlite3.Connection, seq: int, question: str) -> None:
-    names = [(seq, attribute_name(Scope("suggestion", question, part))) for part in ("value", "score", "agent", "type")]
-    db.executemany("DELETE FROM attributes WHERE record = ? AND name = ?", names)
-    db.execute("DELETE FROM suggestions WHERE record = ? AND question = ?", (seq, question))
-
-
-def _put_responses(db: sqlite3.Connection, row: DatasetRow, responses: Sequence[tuple[int, ResponseDoc]]) -> None:
-    sql = "INSERT OR REPLACE INTO responses (record, dataset, id, user, status, updated_at) VALUES (?, ?, ?, ?, ?, ?)"
-    answers: list[tuple[int | None, str, Any, int]] = []
-    for seq, response in responses:
-        number = db.execute(sql, (seq, row.seq, response.id, response.user, response.status, response.updated_at)).lastrowid
-        answers += [
-            (number, question, item, row.seq)
-            for question, value in response.values.items()
-            if row.questions.get(question) in SEARCHED_QUESTIONS
-            for item in searchable_values(value)
-        ]
-    db.executemany("INSERT OR IGNORE INTO answers (response, question, value, dataset) VALUES (?, ?, ?, ?)", answers)
-
-
-def _delete_response(db: sqlite3.Connection, response: str) -> None:
-    db.execute("DELETE FROM answers WHERE response IN (SELECT seq FROM responses WHERE id = ?)", (response,))
-    db.execute("DELETE FROM responses WHERE id = ?", (response,))
+    if found is None:
+        raise LookupError(f"record {doc.id} belongs to another dataset of the index; run search-engine reindex")
+    return int(found[0])
 
 
 def _find_seq(db: sqlite3.Connection, record: str) -> int | None:

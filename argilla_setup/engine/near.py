@@ -1,15 +1,28 @@
-"""Near spellings and near words, as Lucene counts them."""
+"""Near spellings and near words, as Lucene counts them.
+
+Near words are looked for in thousands of texts at once: all places go on one axis, each text far from the others.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
 MOST_SPELLINGS = 10
 """Argilla asks Elasticsearch for this many (`fuzzy_max_expansions`)."""
+
+GAP = "\x1d"
+"""Stands between the texts of a conversation."""
+
+GAP_PLACES = 100
+"""How far apart Elasticsearch puts them: no phrase reaches over, and few near words do."""
+
+FAR = 2**34
+"""How far apart texts are put: beyond any slop."""
 
 
 def nearest_spellings(word: str, terms: Sequence[str], *, edits: int) -> list[str]:
@@ -18,12 +31,10 @@ def nearest_spellings(word: str, terms: Sequence[str], *, edits: int) -> list[st
     Better is fewer edits for the length of the shorter one, then the earlier in the order of their bytes.
     """
     near: list[tuple[float, bytes, str]] = []
-    by_length: dict[int, list[str]] = {}
-    for term in terms:
-        by_length.setdefault(len(term), []).append(term)
-    for length, group in by_length.items():
+    for length, terms_of_length in groupby(sorted(terms, key=len), key=len):
         if abs(length - len(word)) > edits:
             continue
+        group = list(terms_of_length)
         distances = edit_distances(word, group)
         for at in np.flatnonzero(distances <= edits):
             distance, term = int(distances[at]), group[at]
@@ -47,6 +58,43 @@ def edit_distances(word: str, terms: Sequence[str]) -> NDArray[np.int16]:
     return distances
 
 
+def are_near(texts: str, terms: Sequence[str], *, slop: int) -> NDArray[np.bool_]:
+    """`is_near` of each of these stored texts, a line for each; their terms stand between single spaces."""
+    data = np.frombuffer(texts.encode(), dtype=np.uint8)
+    ends = np.append(np.flatnonzero((data == ord(" ")) | (data == ord("\n"))), len(data))
+    starts = np.append(0, ends[:-1] + 1)
+    lines = np.cumsum(np.append(0, data[ends[:-1]] == ord("\n")))
+    places = np.arange(len(starts)) + (GAP_PLACES - 1) * np.cumsum(_is_word(data, starts, ends, GAP)) + lines * FAR
+    shifted = [places[_is_word(data, starts, ends, term)] - n for n, term in enumerate(terms)]
+    lows = np.concatenate(shifted)
+    fits = np.ones(len(lows), dtype=bool)
+    for row in shifted:
+        at = np.searchsorted(row, lows)
+        fits &= (at < len(row)) & (np.append(row, 0)[at] <= lows + slop)
+    near = np.zeros(int(lines[-1]) + 1, dtype=bool)
+    # A shifted place may lie before the text's first.
+    near[(lows[fits] + len(terms)) // FAR] = True
+    if len(set(terms)) < len(terms):
+        stored = texts.split("\n")
+        for line in np.flatnonzero(near):
+            near[line] = is_near(terms, find_places(stored[line], terms), slop=slop)
+    return near
+
+
+def find_places(stored: str, terms: Iterable[str]) -> dict[str, list[int]]:
+    """Where these terms stand in a stored text."""
+    places: dict[str, list[int]] = {term: [] for term in terms}
+    at = 0
+    for term in stored.split(" "):
+        if term == GAP:
+            at += GAP_PLACES
+            continue
+        if term in places:
+            places[term].append(at)
+        at += 1
+    return places
+
+
 def is_near(terms: Sequence[str], places: Mapping[str, Sequence[int]], *, slop: int) -> bool:
     """Do the terms of a phrase stand so that moving them by `slop` in all would make the phrase?
 
@@ -61,6 +109,15 @@ def is_near(terms: Sequence[str], places: Mapping[str, Sequence[int]], *, slop: 
         return False
     repeated = [numbers for term in set(terms) if len(numbers := [n for n, other in enumerate(terms) if other == term]) > 1]
     return any(_fits(shifted, repeated, low=low, high=low + slop) for low in sorted({low for row in shifted for low in row}))
+
+
+def _is_word(data: NDArray[np.uint8], starts: NDArray[np.intp], ends: NDArray[np.intp], word: str) -> NDArray[np.bool_]:
+    letters = np.frombuffer(word.encode(), dtype=np.uint8)
+    found: NDArray[np.bool_] = ends - starts == len(letters)
+    for n, letter in enumerate(letters):
+        at = np.flatnonzero(found)
+        found[at] = data[starts[at] + n] == letter
+    return found
 
 
 def _fits(shifted: Sequence[Sequence[int]], repeated: Sequence[Sequence[int]], *, low: int, high: int) -> bool:

@@ -8,8 +8,8 @@ is passed over as Lucene's SimpleQueryParser passes over it, and tests/lucene ho
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
+from argilla_setup.engine.nodes import Both, Either, Everything, Leaf, Node, Not
 from argilla_setup.engine.tokens import tokenize
 
 MAX_LEAVES = 1024
@@ -23,45 +23,6 @@ _SPACE = frozenset(" \t\n\r")
 _ENDS_A_WORD = _SPACE | frozenset('"|+()')
 
 
-@dataclass(frozen=True)
-class Leaf:
-    """What one field must hold: all terms of a word, a phrase, a term that begins so, or one spelled nearly so."""
-
-    text: str
-    kind: Literal["words", "phrase", "prefix", "spelling"] = "words"
-    number: int = 0
-    """A phrase's slop; a spelling's edits."""
-
-
-@dataclass(frozen=True)
-class Everything:
-    """Every record."""
-
-
-@dataclass(frozen=True)
-class Not:
-    """The node does not hold."""
-
-    node: Node
-
-
-@dataclass(frozen=True)
-class Both:
-    """All of the nodes hold."""
-
-    nodes: tuple[Node, ...]
-
-
-@dataclass(frozen=True)
-class Either:
-    """One of the nodes holds."""
-
-    nodes: tuple[Node, ...]
-
-
-Node = Leaf | Everything | Not | Both | Either
-
-
 def parse_query(text: str, *, keywords: bool = False) -> Node | None:
     """Read what was typed. None when it asks for nothing, which matches no record.
 
@@ -71,15 +32,6 @@ def parse_query(text: str, *, keywords: bool = False) -> Node | None:
     if text.strip("".join(map(chr, range(33)))) == "*":
         return Everything()
     return _Reader(text, keywords=keywords).read_group(0, len(text), depth=0)
-
-
-def positive_leaves(node: Node) -> list[Leaf]:
-    """The words that a match is ranked by: those not under a negation."""
-    if isinstance(node, Leaf):
-        return [node]
-    if isinstance(node, Not | Everything):
-        return []
-    return [leaf for child in node.nodes for leaf in positive_leaves(child)]
 
 
 @dataclass

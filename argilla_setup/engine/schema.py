@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 
-VERSION = 1
+VERSION = 2
 _LOG = logging.getLogger("argilla.search_engine.sqlite")
 
 # Responses, answers and attributes name their dataset too, so that a filter reads one range of an index.
@@ -22,7 +22,7 @@ CREATE TABLE records (
     seq INTEGER PRIMARY KEY, dataset INTEGER NOT NULL, id TEXT NOT NULL UNIQUE, external_id TEXT, status TEXT NOT NULL,
     inserted_at INTEGER, updated_at INTEGER, shuffle INTEGER NOT NULL
 );
-CREATE INDEX records_by_status ON records (dataset, status, shuffle);
+CREATE INDEX records_by_status ON records (dataset, status);
 CREATE INDEX records_by_inserted ON records (dataset, inserted_at);
 CREATE INDEX records_by_updated ON records (dataset, updated_at);
 CREATE TABLE attributes (
@@ -49,7 +49,7 @@ CREATE TABLE vectors (
 );
 CREATE INDEX vectors_by_change ON vectors (vector, changed);
 CREATE INDEX vectors_by_dataset ON vectors (dataset);
-CREATE TABLE generations (vector TEXT PRIMARY KEY, changed INTEGER NOT NULL, epoch INTEGER NOT NULL)
+CREATE TABLE generations (name TEXT PRIMARY KEY, changed INTEGER NOT NULL, epoch INTEGER NOT NULL)
 """
 
 
@@ -58,19 +58,24 @@ def prepare_schema(db: sqlite3.Connection) -> None:
     found = int(db.execute("PRAGMA user_version").fetchone()[0])
     if found == VERSION:
         return
-    if found > VERSION:
-        _LOG.warning("the search index was written by a newer release; it is built again from the database")
+    if 0 < found < VERSION:
+        for step in MIGRATIONS[found - 1 :]:
+            step(db)
+    else:
+        if found > VERSION:
+            _LOG.warning("the search index was written by a newer release; it is built again from the database")
+        # Files before the first numbered schema hold terms cut by other rules, so nothing of theirs can be found by the new ones.
         _drop_everything(db)
-    for step in MIGRATIONS[found if found <= VERSION else 0 :]:
-        step(db)
+        for statement in TABLES.split(";"):
+            db.execute(statement)
     db.execute(f"PRAGMA user_version = {VERSION}")
 
 
-def _from_unnumbered(db: sqlite3.Connection) -> None:
-    # Files before the first numbered schema hold terms cut by other rules, so nothing of theirs can be found by the new ones.
-    _drop_everything(db)
-    for statement in TABLES.split(";"):
-        db.execute(statement)
+def _count_writes_to_records(db: sqlite3.Connection) -> None:
+    # Records are numbered like vectors, and a person's order is read from memory: the index by status need not hold it any more.
+    db.execute("ALTER TABLE generations RENAME COLUMN vector TO name")
+    db.execute("DROP INDEX records_by_status")
+    db.execute("CREATE INDEX records_by_status ON records (dataset, status)")
 
 
 def _drop_everything(db: sqlite3.Connection) -> None:
@@ -82,5 +87,5 @@ def _drop_everything(db: sqlite3.Connection) -> None:
             db.execute(f'DROP TABLE "{name}"')
 
 
-MIGRATIONS = (_from_unnumbered,)
-"""Step n makes a file of version n one of version n + 1."""
+MIGRATIONS = (_count_writes_to_records,)
+"""Step n, counted from one, makes a file of version n one of version n + 1."""

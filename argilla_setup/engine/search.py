@@ -5,19 +5,22 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 
+from argilla_setup.engine.details import DatasetRow
 from argilla_setup.engine.documents import KEYWORD
-from argilla_setup.engine.index import DatasetRow, Index
+from argilla_setup.engine.index import Index
+from argilla_setup.engine.matching import Texts
+from argilla_setup.engine.nodes import Node
+from argilla_setup.engine.order import Sort, order_by_score, order_by_sorts, order_by_user
 from argilla_setup.engine.query import parse_query
-from argilla_setup.engine.text import Column, Sql, Texts
-from argilla_setup.engine.where import NOTHING, Filter, Scope, Sort, attribute_name, filter_sql, sort_sql
+from argilla_setup.engine.rows import Bitmap, Numbers, Rows, read_ids
+from argilla_setup.engine.text import Column
+from argilla_setup.engine.where import Filter, Scope, attribute_name, find_holding
 
 MOST_SIMILAR = 1000
-PRIME = 2_147_483_647
 
 
 @dataclass(frozen=True)
@@ -45,20 +48,6 @@ class Question:
     filter: Filter | None = None
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """A question put to one dataset: which records, as SQL over `r`, the record."""
-
-    source: str
-    """What is read: the records, or the full-text table with the record beside each row."""
-    condition: Sql
-    score: str | None
-    """The relevance, where the source can tell it."""
-    ranking: str | None
-    """The full-text expression that tells it otherwise."""
-    table: str
-
-
 def search(
     index: Index, dataset: str, *, question: Question, sort: Sequence[Sort] = (), offset: int = 0, limit: int = 100, user: str | None = None
 ) -> Page:
@@ -70,16 +59,24 @@ def search(
         row = index.find_dataset(dataset)
         if row is None:
             return Page()
-        asked = _ask(db, row, question)
-        condition, values = asked.condition
-        (total,) = db.execute(f"SELECT count(*) FROM {asked.source} WHERE {condition}", values).fetchone()
+        rows = index.rows.load(db, row.seq)
+        texts, node = _read_text(db, row, rows, question)
+        # Before the records are looked for: what is ranked is then found.
+        ranked = texts.rank(node) if node is not None and not sort and user is None else None
+        found = _find(texts, node, row, question)
+        total = int(np.count_nonzero(found))
+        scores: list[float | None] = []
         if offset >= total:
             return Page((), total)
-        joined, score, order, before, after = _order_sql(asked, sort=sort, user=user)
-        sql = f"SELECT r.id, {score} AS relevance FROM {asked.source} {joined} WHERE {condition} ORDER BY {order} LIMIT ? OFFSET ?"
-        # SQLite's integers end at 64 bits.
-        found = db.execute(sql, [*before, *values, *after, min(limit, 2**62), min(offset, 2**62)]).fetchall()
-    return Page(tuple(Hit(record, relevance) for record, relevance in found), total)
+        if sort:
+            seqs = order_by_sorts(db, rows, found, dataset=row.seq, sorts=sort, offset=offset, limit=limit)
+        elif user is not None:
+            seqs = order_by_user(rows, found, user=user, offset=offset, limit=limit)
+        elif ranked is not None:
+            seqs, scores = order_by_score(found, *ranked, offset=offset, limit=limit)
+        else:
+            seqs = np.flatnonzero(found)[offset : offset + limit]
+        return Page(_hits(db, seqs, scores or [None] * len(seqs)), total)
 
 
 def search_similar(
@@ -98,21 +95,14 @@ def search_similar(
         row = index.find_dataset(dataset)
         if row is None:
             return Page()
-        allowed = None
-        if question.text is not None or question.filter is not None:
-            asked = _ask(db, row, question)
-            condition, values = asked.condition
-            found = db.execute(f"SELECT r.seq FROM {asked.source} WHERE {condition}", values)
-            allowed = np.fromiter((seq for (seq,) in found), dtype=np.int64)
-        left_out = db.execute("SELECT seq FROM records WHERE id = ?", (excluded,)).fetchone()
+        rows = index.rows.load(db, row.seq)
+        found = _find(*_read_text(db, row, rows, question), row, question).copy()
+        left_out = db.execute("SELECT seq FROM records WHERE id = ? AND dataset = ?", (excluded, row.seq)).fetchone()
+        if left_out is not None:
+            found[left_out[0]] = False
         matrix = index.vectors.load_matrix(db, row.vector(vector), dimensions=len(value))
-        records, scores, total = matrix.nearest(value, allowed=allowed, excluded=left_out[0] if left_out else None, limit=limit)
-        if threshold is not None:
-            records, scores = records[scores >= threshold], scores[scores >= threshold]
-            total = len(records) if len(records) < limit else total
-        names = {seq: db.execute("SELECT id FROM records WHERE seq = ?", (seq,)).fetchone()[0] for seq in records.tolist()}
-    hits = tuple(Hit(names[seq], score) for seq, score in zip(records.tolist(), scores.tolist(), strict=True))
-    return Page(hits, min(total, MOST_SIMILAR))
+        seqs, scores, total = matrix.nearest(value, among=found, limit=limit, threshold=threshold)
+        return Page(_hits(db, seqs, scores.tolist()), min(total, MOST_SIMILAR))
 
 
 def count_statuses(index: Index, dataset: str) -> dict[str, int]:
@@ -148,46 +138,22 @@ def _metadata_rows(index: Index, dataset: str, *, sql: str, metadata: str) -> li
     return index.db.execute(sql.format("FROM attributes a WHERE a.dataset = ? AND a.name = ?"), values).fetchall()
 
 
-def _ask(db: sqlite3.Connection, row: DatasetRow, question: Question) -> _Asked:
+def _read_text(db: sqlite3.Connection, row: DatasetRow, rows: Rows, question: Question) -> tuple[Texts, Node | None]:
+    """The fields that are asked about, and what is looked for in them."""
     names = (question.field, f"{question.field}{KEYWORD}")
     columns = tuple(Column(n, name) for n, name in enumerate(row.fields) if question.field is None or name in names)
-    texts = Texts(db, row.table, columns)
-    node = None if question.text is None else parse_query(question.text, keywords=any(column.is_keyword for column in columns))
-    parts: list[Sql] = [("r.dataset = ?", [row.seq])]
-    source, score, ranking = "records r", None, None
-    if question.text is not None and (node is None or not columns):
-        parts.append(NOTHING)
-    elif node is not None and (expression := texts.expression(node)) is not None:
-        # From the words to the records: what a query costs is then what it finds.
-        source, score = f"{row.table} k CROSS JOIN records r ON r.seq = k.rowid", f"-bm25({row.table})"
-        parts.append((f"{row.table} MATCH ?", [expression]))
-    elif node is not None:
-        parts.append(texts.condition(node))
-        ranking = texts.ranking_expression(node)
-    if question.filter is not None:
-        parts.append(filter_sql(question.filter, dataset=row.seq))
-    condition = " AND ".join(f"({sql})" for sql, _ in parts), [value for _, values in parts for value in values]
-    return _Asked(source, condition, score, ranking, row.table)
+    asked = question.text is not None and columns
+    node = parse_query(str(question.text), keywords=any(column.is_keyword for column in columns)) if asked else None
+    return Texts(db, row.table, columns, rows), node
 
 
-def _order_sql(asked: _Asked, *, sort: Sequence[Sort], user: str | None) -> tuple[str, str, str, list[Any], list[Any]]:
-    """The join, the score's expression, the ORDER BY, and the values before and after those of the condition."""
-    if sort:
-        parts = [sort_sql(order) for order in sort]
-        return "", "NULL", ", ".join([*(sql for sql, _ in parts), "r.seq"]), [], [value for _, values in parts for value in values]
-    if user is not None:
-        a, b, c, d = (int.from_bytes(part) % PRIME for part in _seed_parts(user))
-        # Two rounds of a quadratic hash modulo a prime: no value leaves 62 bits, and SQLite needs no function of ours.
-        once = f"((r.shuffle * {a} + {b}) % {PRIME})"
-        return "", "NULL", f"(({once} * {once}) % {PRIME} * {c} + {d}) % {PRIME}, r.seq", [], []
-    if asked.score is not None:
-        return "", asked.score, "relevance DESC, r.seq", [], []
-    if asked.ranking is None:
-        return "", "NULL", "r.seq", [], []
-    ranked = f"(SELECT rowid AS seq, -bm25({asked.table}) AS score FROM {asked.table} WHERE {asked.table} MATCH ?)"
-    return f"LEFT JOIN {ranked} k ON k.seq = r.seq", "k.score", "k.score DESC NULLS LAST, r.seq", [asked.ranking], []
+def _find(texts: Texts, node: Node | None, row: DatasetRow, question: Question) -> Bitmap:
+    rows = texts.rows
+    if question.text is not None and node is None:
+        return np.zeros(rows.size, dtype=bool)
+    found = rows.everything if node is None else texts.find(node)
+    return found if question.filter is None else found & find_holding(texts.db, rows, question.filter, dataset=row.seq)
 
 
-def _seed_parts(user: str) -> list[bytes]:
-    digest = blake2b(user.encode(), digest_size=16).digest()
-    return [digest[n : n + 4] for n in range(0, 16, 4)]
+def _hits(db: sqlite3.Connection, seqs: Numbers, scores: Sequence[float | None]) -> tuple[Hit, ...]:
+    return tuple(map(Hit, read_ids(db, seqs), scores))

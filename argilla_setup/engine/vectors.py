@@ -14,16 +14,21 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from argilla_setup.engine.rows import Bitmap, Numbers, first_of, raise_generation, read_generation
+
 CHUNK = 4096
 SPARE = 1.25
 """A matrix that is full grows by this factor, so that a push does not copy it for every batch."""
+
+SCATTERED = 8
+"""Where fewer than one in so many rows are asked about, only theirs are read."""
 
 
 @dataclass
 class Matrix:
     """Unit rows, and the record each belongs to; only the first `count` are in use."""
 
-    records: NDArray[np.int64]
+    records: Numbers
     rows: NDArray[np.float32]
     count: int = 0
     epoch: int = -1
@@ -32,29 +37,28 @@ class Matrix:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def nearest(
-        self, value: Sequence[float], *, allowed: NDArray[np.int64] | None, excluded: int | None, limit: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
-        """The records most like the value with (1 + cosine) / 2, and how many there are; equal ones in the order of the records."""
+        self, value: Sequence[float], *, among: Bitmap, limit: int, threshold: float | None = None
+    ) -> tuple[Numbers, NDArray[np.float64], int]:
+        """The records most like the value with (1 + cosine) / 2, and how many there are; equal ones in the order of the records.
+
+        With a threshold those of a lower score are left out.
+        """
         query = np.asarray(value, dtype=np.float32)
+        norm = float(np.linalg.norm(query))
+        unit = query / norm if norm and np.isfinite(norm) else np.zeros_like(query)
         with self.lock:
-            records, rows = self.records[: self.count], self.rows[: self.count]
-            norm = float(np.linalg.norm(query))
-            cosines = rows @ (query / norm) if norm and np.isfinite(norm) else np.zeros(self.count, dtype=np.float32)
-            records = records.copy()
-        keep = np.ones(len(records), dtype=bool) if allowed is None else np.isin(records, allowed)
-        if excluded is not None:
-            keep &= records != excluded
-        records, cosines = records[keep], cosines[keep]
-        if len(records) > limit:
-            # All that tie with the last one stay, so that the cut below is by the order of the records.
-            least = np.partition(cosines, len(cosines) - limit)[len(cosines) - limit]
-            best = cosines >= least
-            total, records, cosines = len(records), records[best], cosines[best]
-        else:
-            total = len(records)
+            # Records that came after the view of the file that is being asked are beyond the bitmap.
+            records = self.records[: self.count]
+            kept = np.flatnonzero(among[np.minimum(records, len(among) - 1)] & (records < len(among))) if len(among) else records[:0]
+            records = records[kept]
+            rows = self.rows[: self.count]
+            # Rows that lie apart cost more each than rows side by side.
+            cosines = rows[kept] @ unit if len(kept) * SCATTERED < self.count else (rows @ unit)[kept]
         scores = (1.0 + np.clip(cosines.astype(np.float64), -1.0, 1.0)) / 2.0
-        order = np.lexsort((records, -scores))[:limit]
-        return records[order], scores[order], total
+        if threshold is not None:
+            records, scores = records[scores >= threshold], scores[scores >= threshold]
+        best = first_of(-scores, records, offset=0, limit=limit)
+        return records[best], scores[best], len(records)
 
     def put(self, record: int, row: NDArray[np.float32]) -> None:
         """Set a record's row."""
@@ -93,11 +97,17 @@ class VectorCache:
             self._matrices[vector] = matrix
             return matrix
 
+    def forget(self, vectors: Iterable[str]) -> None:
+        """Let go of the matrices of a dataset that is no more."""
+        with self._lock:
+            for vector in vectors:
+                self._matrices.pop(vector, None)
+
 
 def put_vectors(db: sqlite3.Connection, dataset: int, rows: Iterable[tuple[int, Mapping[str, Sequence[float]]]]) -> None:
     """Keep these records' vectors, by record and name."""
     rows = [(record, vectors) for record, vectors in rows if vectors]
-    numbers = {vector: _raise(db, vector, "changed") for vector in sorted({name for _, vectors in rows for name in vectors})}
+    numbers = {vector: raise_generation(db, vector, "changed") for vector in sorted({name for _, vectors in rows for name in vectors})}
     db.executemany(
         "INSERT OR REPLACE INTO vectors (record, vector, value, dataset, changed) VALUES (?, ?, ?, ?, ?)",
         [
@@ -115,19 +125,7 @@ def delete_vectors(db: sqlite3.Connection, records: Sequence[int]) -> None:
         gone.update(name for (name,) in db.execute("SELECT vector FROM vectors WHERE record = ?", (record,)))
         db.execute("DELETE FROM vectors WHERE record = ?", (record,))
     for vector in sorted(gone):
-        _raise(db, vector, "epoch")
-
-
-def read_generation(db: sqlite3.Connection, vector: str) -> tuple[int, int]:
-    """The number of a vector's last write, and of its last loss."""
-    row = db.execute("SELECT changed, epoch FROM generations WHERE vector = ?", (vector,)).fetchone()
-    return (int(row[0]), int(row[1])) if row else (0, 0)
-
-
-def _raise(db: sqlite3.Connection, vector: str, what: str) -> int:
-    db.execute("INSERT OR IGNORE INTO generations VALUES (?, 0, 0)", (vector,))
-    db.execute(f"UPDATE generations SET {what} = {what} + 1 WHERE vector = ?", (vector,))
-    return int(db.execute(f"SELECT {what} FROM generations WHERE vector = ?", (vector,)).fetchone()[0])
+        raise_generation(db, vector, "epoch")
 
 
 def _read_changes(db: sqlite3.Connection, matrix: Matrix, vector: str) -> None:

@@ -1,19 +1,26 @@
-"""Filters, sorts and text queries as SQL over the index's tables. Values only ever travel as parameters.
+"""Filters as sets of records. Each is one range of an index, so its cost is that of what it finds.
 
 A response filter is nested: user and value must hold in the same response. `pending` means that the user (or, with none named,
-anybody) has no response. Sorts put records without a value last; a user's several answers count by their average.
+anybody) has no response. Values only ever travel as parameters.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from argilla_setup.engine.text import Sql, balanced
+import numpy as np
+
+from argilla_setup.engine.rows import Bitmap, Rows, read_numbers
 
 RECORD_COLUMNS = ("id", "external_id", "status", "inserted_at", "updated_at")
+DAY = 24 * 3600 * 1_000_000
+Sql = tuple[str, list[Any]]
+"""A question or a condition, and the values for its question marks."""
+NOTHING: Sql = ("0", [])
 
 
 @dataclass(frozen=True)
@@ -56,44 +63,48 @@ class All:
 Filter = Terms | Range | All
 
 
-@dataclass(frozen=True)
-class Sort:
-    """What to order by; records without it come last."""
-
-    scope: Scope
-    descending: bool = False
-
-
-DAY = 24 * 3600 * 1_000_000
-NOTHING: Sql = ("0", [])
-
-
-def filter_sql(condition: Filter, *, dataset: int) -> Sql:
-    """A condition on `r`, the record. Each filter is a range of an index, so its cost is that of what it finds."""
+def find_holding(db: sqlite3.Connection, rows: Rows, condition: Filter, *, dataset: int) -> Bitmap:
+    """The records of a dataset for which the filter holds."""
     if isinstance(condition, All):
-        return balanced([filter_sql(f, dataset=dataset) for f in condition.filters], "AND")
+        found = rows.everything
+        for part in condition.filters:
+            found = found & find_holding(db, rows, part, dataset=dataset)
+        return found
     scope = condition.scope
+    if scope.entity == "response" and scope.name is None:
+        return _find_by_status(db, rows, condition, dataset=dataset)
     if scope.entity == "record":
-        return _record_condition(condition)
-    if scope.entity == "response":
-        return _response_condition(condition, dataset)
-    test, values = _value_test("a.value", condition)
-    sql = f"r.seq IN (SELECT a.record FROM attributes a WHERE a.dataset = ? AND a.name = ? AND {test})"
-    return sql, [dataset, attribute_name(scope), *values]
-
-
-def sort_sql(order: Sort) -> Sql:
-    """One ORDER BY term; what has no value comes last either way."""
-    scope, way, pick = order.scope, "DESC" if order.descending else "ASC", "max" if order.descending else "min"
-    values: list[Any]
-    if scope.entity == "record":
-        value, values = (f"r.{scope.name}" if scope.name in RECORD_COLUMNS else "NULL"), []
+        test, values = _record_test(condition)
+        sql, values = f"SELECT seq AS n FROM records WHERE dataset = ? AND {test}", [dataset, *values]
     elif scope.entity == "response":
-        value, values = _response_sort_value(scope, pick)
+        test, values = _value_test("v.value", condition)
+        source, given = answers_of(scope, dataset=dataset)
+        sql, values = f"SELECT s.record AS n FROM {source} AND {test}", [*given, *values]
     else:
-        value = f"(SELECT {pick}(a.value) FROM attributes a WHERE a.record = r.seq AND a.name = ?)"
-        values = [attribute_name(scope)]
-    return f"{value} {way} NULLS LAST", values
+        test, values = _value_test("value", condition)
+        sql = f"SELECT record AS n FROM attributes WHERE dataset = ? AND name = ? AND {test}"
+        values = [dataset, attribute_name(scope), *values]
+    return rows.bitmap(read_numbers(db, sql, values))
+
+
+def answers_of(scope: Scope, *, dataset: int) -> Sql:
+    """The answers to a question with their responses, as FROM and WHERE; of one user by way of what that user has answered."""
+    if scope.user is None:
+        return "answers v CROSS JOIN responses s ON s.seq = v.response WHERE v.dataset = ? AND v.question = ?", [dataset, scope.name]
+    source = "responses s CROSS JOIN answers v ON v.response = s.seq WHERE s.dataset = ? AND s.user = ? AND v.question = ?"
+    return source, [dataset, scope.user, scope.name]
+
+
+def responses_of(scope: Scope, *, dataset: int) -> Sql:
+    """A user's responses, or everybody's, as FROM and WHERE."""
+    if scope.user is None:
+        return "responses s WHERE s.dataset = ?", [dataset]
+    return "responses s WHERE s.dataset = ? AND s.user = ?", [dataset, scope.user]
+
+
+def attribute_name(scope: Scope) -> str:
+    """The key under which the index keeps a metadata property or a part of a suggestion."""
+    return f"metadata.{scope.name}" if scope.entity == "metadata" else f"suggestion.{scope.property}.{scope.name}"
 
 
 def microseconds(moment: datetime) -> int:
@@ -102,59 +113,34 @@ def microseconds(moment: datetime) -> int:
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
-def attribute_name(scope: Scope) -> str:
-    """The key under which the index keeps a metadata property or a part of a suggestion."""
-    return f"metadata.{scope.name}" if scope.entity == "metadata" else f"suggestion.{scope.property}.{scope.name}"
+def _find_by_status(db: sqlite3.Connection, rows: Rows, condition: Terms | Range, *, dataset: int) -> Bitmap:
+    if isinstance(condition, Range):
+        return np.zeros(rows.size, dtype=bool)
+    source, values = responses_of(condition.scope, dataset=dataset)
+    statuses = [status for status in condition.values if status != "pending"]
+    sql = f"SELECT s.record AS n FROM {source} AND s.status IN ({_marks(statuses)})"
+    found = rows.bitmap(read_numbers(db, sql, [*values, *statuses]))
+    if "pending" in condition.values:
+        found |= rows.everything & ~rows.bitmap(read_numbers(db, f"SELECT s.record AS n FROM {source}", values))
+    return found
 
 
-def _record_condition(condition: Terms | Range) -> Sql:
+def _record_test(condition: Terms | Range) -> Sql:
     column = condition.scope.name
     if column not in RECORD_COLUMNS:
         return NOTHING
     if column in ("inserted_at", "updated_at"):
         if isinstance(condition, Terms):
             times = [t for t in map(_timestamp, condition.values) if t is not None]
-            return f"r.{column} IN ({_marks(times)})", times
+            return f"{column} IN ({_marks(times)})", times
         first = None if condition.ge is None else _timestamp(condition.ge)
         last = None if condition.le is None else _timestamp(condition.le, whole_day=True)
         if (first is None) != (condition.ge is None) or (last is None) != (condition.le is None):
             return NOTHING
-        return _range_test(f"r.{column}", first, last)
+        return _range_test(column, first, last)
     if isinstance(condition, Terms):
-        return f"r.{column} IN ({_marks(condition.values)})", list(condition.values)
-    return _range_test(f"r.{column}", *(None if b is None else str(b) for b in (condition.ge, condition.le)))
-
-
-def _response_condition(condition: Terms | Range, dataset: int) -> Sql:
-    scope = condition.scope
-    by_user, users = (" AND s.user = ?", [scope.user]) if scope.user else ("", [])
-    if scope.name is not None:
-        test, values = _value_test("v.value", condition)
-        return (
-            "r.seq IN (SELECT s.record FROM answers v JOIN responses s ON s.seq = v.response"
-            f" WHERE v.dataset = ? AND v.question = ? AND {test}{by_user})"
-        ), [dataset, scope.name, *values, *users]
-    if isinstance(condition, Range):
-        return NOTHING
-    none_yet = f"r.seq NOT IN (SELECT s.record FROM responses s WHERE s.dataset = ?{by_user})", [dataset, *users]
-    statuses = [v for v in condition.values if v != "pending"]
-    some = (
-        f"r.seq IN (SELECT s.record FROM responses s WHERE s.dataset = ?{by_user} AND s.status IN ({_marks(statuses)}))",
-        [dataset, *users, *statuses],
-    )
-    if "pending" not in condition.values:
-        return some
-    return balanced([none_yet, some], "OR") if statuses else none_yet
-
-
-def _response_sort_value(scope: Scope, pick: str) -> Sql:
-    by_user, users = (" AND s.user = ?", [scope.user]) if scope.user else ("", [])
-    if scope.name is None:
-        return f"(SELECT {pick}(s.status) FROM responses s WHERE s.record = r.seq{by_user})", list(users)
-    return (
-        f"(SELECT CASE WHEN max(typeof(v.value)) = 'text' THEN {pick}(v.value) ELSE avg(v.value) END"
-        f" FROM responses s JOIN answers v ON v.response = s.seq WHERE s.record = r.seq AND v.question = ?{by_user})"
-    ), [scope.name, *users]
+        return f"{column} IN ({_marks(condition.values)})", list(condition.values)
+    return _range_test(column, *(None if b is None else str(b) for b in (condition.ge, condition.le)))
 
 
 def _value_test(value: str, condition: Terms | Range) -> Sql:

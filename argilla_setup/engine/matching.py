@@ -1,0 +1,168 @@
+"""What a dataset's full-text table is asked, in FTS5's own language where that can say it, and as sets of records where it cannot."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from argilla_setup.engine.near import are_near, nearest_spellings
+from argilla_setup.engine.nodes import Both, Either, Everything, Leaf, Node, Not, count_leaves, positive_leaves
+from argilla_setup.engine.rows import Bitmap, Numbers, Rows, read_numbers, read_pairs
+from argilla_setup.engine.text import Column, keyword_term
+from argilla_setup.engine.tokens import lower, tokenize
+
+RANKED_LEAVES = 32
+"""Words that take part in the ranking; further ones only filter."""
+
+CHUNK = 4096
+"""Records whose texts are read at a time."""
+
+FINE = 1e14
+"""Scores are read as whole numbers of this part of one; the least that bm25 gives is around a millionth, the most some thousands."""
+
+NEVER = '"\x1c"'
+"""A term that no text holds."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A dataset's table, the fields of it that are asked about, and its records."""
+
+    db: sqlite3.Connection
+    table: str
+    columns: tuple[Column, ...]
+    rows: Rows
+    spellings: dict[tuple[str, int, int], list[str]] = field(default_factory=dict)
+    bitmaps: dict[str, Bitmap] = field(default_factory=dict)
+    """What was found so far, by expression; a query is asked for its records and for their ranks."""
+
+    def find(self, node: Node) -> Bitmap:
+        """The records that match. Each word is one look into the table, so negation works anywhere."""
+        # A query is read from left to right, so a long one leans to the left, deeper than Python calls may be nested.
+        leaning: list[Both | Either] = []
+        while isinstance(node, Both | Either) and self.expression(node) is None:
+            leaning.append(node)
+            node = node.nodes[0]
+        found = self._find_upright(node)
+        for group in reversed(leaning):
+            for child in group.nodes[1:]:
+                other = self.find(child)
+                found = found & other if isinstance(group, Both) else found | other
+        return found
+
+    def rank(self, node: Node) -> tuple[Numbers, NDArray[np.float64]] | None:
+        """Records and how well they match by bm25; None for a query made of negations. A record that is not named matches no word."""
+        whole = self.expression(node)
+        said = whole or " OR ".join(f"({self.leaf_expression(leaf)})" for leaf in positive_leaves(node)[:RANKED_LEAVES])
+        if not said:
+            return None
+        sql = f"SELECT rowid AS n, CAST(rank * {-FINE} AS INTEGER) AS m FROM {self.table} WHERE {self.table} MATCH ?"
+        seqs, scores = read_pairs(self.db, sql, [said])
+        self.bitmaps[said] = self.rows.bitmap(seqs)
+        return seqs, scores / FINE
+
+    def expression(self, node: Node) -> str | None:
+        """The whole query in FTS5's own language, which joins it fastest; None where that cannot say it."""
+        if isinstance(node, Leaf):
+            return None if self._needs_places(node) else self.leaf_expression(node)
+        if isinstance(node, Not | Everything) or count_leaves(node) > RANKED_LEAVES:
+            return None
+        wanted = [child for child in node.nodes if not isinstance(child, Not)]
+        unwanted = [child.node for child in node.nodes if isinstance(child, Not)]
+        if not wanted or (unwanted and isinstance(node, Either)):
+            return None
+        parts = [self.expression(child) for child in (*wanted, *unwanted)]
+        if any(part is None for part in parts):
+            return None
+        said = (" AND " if isinstance(node, Both) else " OR ").join(f"({part})" for part in parts[: len(wanted)])
+        return "".join([f"({said})", *(f" NOT ({part})" for part in parts[len(wanted) :])])
+
+    def leaf_expression(self, leaf: Leaf) -> str:
+        """FTS5's words for a leaf: one of the fields holds it. Near words are taken for words that stand near in any order."""
+        parts = [(column, self._column_expression(leaf, column)) for column in self.columns]
+        return " OR ".join(f"f{column.number} : ({said})" for column, said in parts if said is not None) or NEVER
+
+    def _column_expression(self, leaf: Leaf, column: Column) -> str | None:
+        if leaf.kind == "prefix":
+            start = keyword_term(leaf.text) if column.is_keyword else lower(leaf.text)
+            return f"{_quoted(start)} *" if _is_term(start) else None
+        if leaf.kind == "spelling":
+            word = leaf.text if column.is_keyword else lower(leaf.text)
+            key = word, column.number, leaf.number
+            if key not in self.spellings:
+                self.spellings[key] = self._find_spellings(word, column, edits=leaf.number)
+            return " OR ".join(map(_quoted, self.spellings[key])) or None
+        if column.is_keyword:
+            return _quoted(keyword_term(leaf.text)) if leaf.text else None
+        terms = tokenize(leaf.text)
+        if not terms:
+            return None
+        if leaf.kind == "words":
+            return " AND ".join(map(_quoted, dict.fromkeys(terms)))
+        if leaf.number and len(terms) > 1:
+            # Wide enough for every order of the terms.
+            return f"NEAR({' '.join(map(_quoted, dict.fromkeys(terms)))}, {min(leaf.number + len(terms), 2**31 - 1)})"
+        return _quoted(" ".join(terms))
+
+    def _find_spellings(self, word: str, column: Column, *, edits: int) -> list[str]:
+        sql = f"SELECT term FROM {self.table}_words WHERE field = ? AND letters BETWEEN ? AND ?"
+        given = (column.number, len(word) - edits, len(word) + edits)
+        terms = json.loads(self.db.execute(f"SELECT json_group_array(term) FROM ({sql})", given).fetchone()[0])
+        # The list keeps words whose last record has gone; those must not take the place of one that is still there.
+        live = f"SELECT 1 FROM {self.table} WHERE {self.table} MATCH ? LIMIT 1"
+        while True:
+            found = nearest_spellings(word, terms, edits=edits)
+            stored = {term: keyword_term(term) if column.is_keyword else term for term in found}
+            gone = {t for t in found if not self.db.execute(live, (f"f{column.number} : {_quoted(stored[t])}",)).fetchone()}
+            if not gone:
+                return list(stored.values())
+            terms = [term for term in terms if term not in gone]
+
+    def _needs_places(self, leaf: Leaf) -> bool:
+        return leaf.kind == "phrase" and leaf.number > 0 and len(tokenize(leaf.text)) > 1
+
+    def _find_upright(self, node: Node) -> Bitmap:
+        if isinstance(node, Everything):
+            return self.rows.everything
+        if isinstance(node, Not):
+            return self.rows.everything & ~self.find(node.node)
+        expression = self.expression(node)
+        if expression is None and isinstance(node, Leaf):
+            return self._find_near(node)
+        assert expression is not None
+        if expression not in self.bitmaps:
+            self.bitmaps[expression] = self.rows.bitmap(self._find_rows(expression))
+        return self.bitmaps[expression]
+
+    def _find_rows(self, expression: str) -> Numbers:
+        return read_numbers(self.db, f"SELECT rowid AS n FROM {self.table} WHERE {self.table} MATCH ?", [expression])
+
+    def _find_near(self, leaf: Leaf) -> Bitmap:
+        found = np.zeros(self.rows.size, dtype=bool)
+        terms = tokenize(leaf.text)
+        for column in self.columns:
+            said = f"f{column.number} : ({self._column_expression(leaf, column)})"
+            seqs = self._find_rows(said)
+            for part in (seqs[n : n + CHUNK] for n in range(0, len(seqs), CHUNK)):
+                found[part if column.is_keyword else part[self._are_near(said, column, part, terms=terms, slop=leaf.number)]] = True
+        return found
+
+    def _are_near(self, said: str, column: Column, seqs: Numbers, *, terms: Sequence[str], slop: int) -> Bitmap:
+        # Read as one text, as numbers are: a line for each record.
+        sql = f"SELECT f{column.number} AS text FROM {self.table} WHERE {self.table} MATCH ? AND rowid BETWEEN ? AND ? ORDER BY rowid"
+        given = (said, int(seqs[0]), int(seqs[-1]))
+        (joined,) = self.db.execute(f"SELECT group_concat(text, char(10)) FROM ({sql} LIMIT -1)", given).fetchone()
+        return are_near(joined, terms, slop=slop)
+
+
+def _is_term(text: str) -> bool:
+    return bool(text) and " " not in text and "\x00" not in text
+
+
+def _quoted(term: str) -> str:
+    return '"' + term.replace('"', '""') + '"'
