@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from curation import snapshot as snapshots
-from curation.errors import ProjectError, SnapshotError
+from curation.errors import ProjectError, SnapshotError, command
 from curation.formats import ExportFormat, write_rows
 from curation.pipeline.balancing import rows_past_cap
 from curation.pipeline.bench import Bench, Summary, label_of, load_protected, open_bench
@@ -55,7 +55,7 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> Summary:
             **{split: len(part) for split, part in splits.items()},
             "stopped_at_last_gate": dict(Counter(stopped.values())), "left_out_of_splits": left_out,
         }  # fmt: skip
-        notes = [note for note in (frozen.note, f"Next: curate sign {frozen.path}") if note]
+        notes = [note for note in (frozen.note, f"Next: {command('curate', 'sign', frozen.path)}") if note]
         return Summary("snapshot", run.rows_in, run.rows_out, counts, notes)
 
 
@@ -68,7 +68,8 @@ def sign(path: Path, *, key: Path | None = None) -> Summary:
     rows = sum(split.rows for split in manifest.splits.values())
     counts = {"path": str(path), "signer": snapshots.describe_signer(public), "public_key": str(public)}
     notes = _record_beside(path, "sign", manifest.digest.root, rows, counts)
-    return Summary("sign", rows, rows, counts, [*notes, f"Others verify it with: curate verify {path} --key {public}"])
+    told = f"Others verify it with: {command('curate', 'verify', path, '--key', public)}"
+    return Summary("sign", rows, rows, counts, [*notes, told])
 
 
 def verify(path: Path, *, keys: Sequence[Path] = (), deep: bool = False) -> Summary:
@@ -104,7 +105,7 @@ def _nothing_approved(bench: Bench, kind: Kind) -> SnapshotError:
     counts = ", ".join(f"{n} {verdict.replace('_', ' ')}" for verdict, n in found.most_common())
     verb = "status" if not waiting else "pull" if seen else "push"
     fact = f"would be empty: no row is approved ({counts or f'there are no {kind} rows'})"
-    return SnapshotError(f"a snapshot of {kind} rows", fact, f"curate {verb} {bench.folder}")
+    return SnapshotError(f"a snapshot of {kind} rows", fact, command("curate", verb, bench.folder))
 
 
 def _last_gate(bench: Bench, rows: Sequence[Row], protected: Sequence[ProtectedItems]) -> dict[int, str]:
