@@ -33,7 +33,8 @@ class Matrix:
     count: int = 0
     epoch: int = -1
     changed: int = 0
-    places: dict[int, int] = field(default_factory=dict)
+    places: Numbers = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    """By record, its row; below zero without one."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def nearest(
@@ -60,19 +61,21 @@ class Matrix:
         best = first_of(-scores, records, offset=0, limit=limit)
         return records[best], scores[best], len(records)
 
-    def put(self, record: int, row: NDArray[np.float32]) -> None:
-        """Set a record's row."""
-        at = self.places.get(record)
-        if at is None:
-            if self.count == len(self.records):
-                size = max(CHUNK, int(self.count * SPARE))
-                self.records = np.resize(self.records, size)
-                grown = np.empty((size, self.rows.shape[1]), dtype=np.float32)
-                grown[: self.count] = self.rows[: self.count]
-                self.rows = grown
-            at = self.places[record] = self.count
-            self.count += 1
-        self.records[at], self.rows[at] = record, row
+    def put(self, records: Numbers, rows: NDArray[np.float32]) -> None:
+        """Set these records' rows."""
+        last = int(records.max())
+        if last >= len(self.places):
+            self.places = np.append(self.places, np.full(int(last * SPARE) + 1 - len(self.places), -1))
+        at = self.places[records]
+        end = self.count + int(np.count_nonzero(at < 0))
+        if end > len(self.records):
+            size = max(CHUNK, int(end * SPARE))
+            self.records = np.resize(self.records, size)
+            grown = np.empty((size, self.rows.shape[1]), dtype=np.float32)
+            grown[: self.count] = self.rows[: self.count]
+            self.rows = grown
+        at[at < 0] = np.arange(self.count, end)
+        self.places[records], self.records[at], self.rows[at], self.count = at, records, rows, end
 
 
 class VectorCache:
@@ -135,6 +138,5 @@ def _read_changes(db: sqlite3.Connection, matrix: Matrix, vector: str) -> None:
     while found := cursor.fetchmany(CHUNK):
         rows = np.frombuffer(b"".join(value for _, value in found), dtype=np.float32).reshape(len(found), width)
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        units = rows / np.where((norms == 0) | ~np.isfinite(norms), 1, norms)
-        for (record, _), row in zip(found, units, strict=True):
-            matrix.put(record, row)
+        units = rows / np.where((norms == 0) | ~np.isfinite(norms), np.float32(1), norms)
+        matrix.put(np.array([record for record, _ in found]), units)
