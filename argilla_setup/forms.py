@@ -152,7 +152,8 @@ def guidelines_text(kind: Kind, project: str | None = None) -> str:
     text = "\n\n".join(part for part in ((project or "").strip(), shipped) if part)
     if len(text) > LONGEST_GUIDELINES:
         room = LONGEST_GUIDELINES - len(shipped) - 2
-        raise UserError("the guidelines", f"are {len((project or '').strip())} characters long", f"shorten them to {room}")
+        fact = f"are {len((project or '').strip())} characters long, the brief included"
+        raise UserError("the project's guidelines", fact, f"shorten them to {room}")
     return text
 
 

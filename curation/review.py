@@ -118,15 +118,15 @@ def show(record: Record, identity: str, *, scores: Mapping[str, float], terms: M
     return Shown(identity, fields, metadata, {}, vector)
 
 
-def form_settings(kind: Kind, *, criteria: Sequence[str], dimensions: int | None, overlap: int) -> Any:
-    """The form for a kind of record."""
+def form_settings(kind: Kind, *, criteria: Sequence[str], dimensions: int | None, overlap: int, words: str = "") -> Any:
+    """The form for a kind of record; the project's own words stand above how the form works."""
     make = forms.instruction_settings if kind == "instruction" else forms.preference_settings
-    return make(list(criteria), vector_dimensions=dimensions, overlap=overlap)
+    return make(list(criteria), vector_dimensions=dimensions, overlap=overlap, guidelines=words)
 
 
-def form_digest(kind: Kind, *, criteria: Sequence[str], overlap: int) -> str:
-    """Digest of the questions asked, kept with each answer."""
-    return hashlib.sha256(canonical_json([kind, list(criteria), overlap, forms.guidelines_text(kind)])).hexdigest()[:16]
+def form_digest(kind: Kind, *, criteria: Sequence[str], overlap: int, words: str = "") -> str:
+    """Digest of the questions asked and the guidelines read, kept with each answer."""
+    return hashlib.sha256(canonical_json([kind, list(criteria), overlap, forms.guidelines_text(kind, words)])).hexdigest()[:16]
 
 
 def push_records(review: ArgillaReview, dataset: str, shown: Iterable[Shown], *, settings: Any) -> Iterator[list[Shown]]:

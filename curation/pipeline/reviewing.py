@@ -11,6 +11,7 @@ from curation import decide as deciding
 from curation import review as argilla
 from curation import score as scoring
 from curation.decide import Decision
+from curation.errors import ProjectError
 from curation.pipeline.asking import Progress
 from curation.pipeline.bench import Bench, Summary, load_cells, open_bench
 from curation.pipeline.deciding import better_candidate, decide, decide_rows
@@ -92,6 +93,22 @@ def review_counts(bench: Bench) -> dict[str, Any]:
     }
 
 
+def project_words(bench: Bench, kind: Kind) -> str:
+    """What annotators read first: the brief, the shape that an answer must have, and the project's own guidelines."""
+    project = bench.project
+    parts = [f"# The brief\n\n{project.brief.strip()}"]
+    if project.records.output_format.strip():
+        answer = "completion" if kind == "instruction" else "response"
+        parts.append(f"Every {answer} has this shape:\n\n```\n{project.records.output_format.strip()}\n```")
+    if project.review.guidelines is not None:
+        file = bench.folder / project.review.guidelines
+        if not file.is_file():
+            where = f"{bench.folder / 'project.yaml'}: review.guidelines"
+            raise ProjectError(where, f"names {file}, which is not there", "write that file, or set it to null")
+        parts.append(file.read_text(encoding="utf-8").strip())
+    return "\n\n".join(parts)
+
+
 def dataset_name(bench: Bench, kind: Kind) -> str:
     """Name of the dataset in Argilla."""
     return f"{bench.project.name}-{kind}"
@@ -117,7 +134,9 @@ def _push_kind(bench: Bench, review: ArgillaReview, kind: Kind, rows: Sequence[t
     shown = _shown(bench, kind, [row for row, _ in rows], vectors)
     held = reviews.pushed_payloads(bench.db, dataset)
     changed = {item.id: (row.seq, item) for (row, _), item in zip(rows, shown, strict=True) if held.get(row.seq) != item.digest}
-    settings = argilla.form_settings(kind, criteria=criteria, dimensions=vectors.shape[1], overlap=bench.project.review.overlap)
+    settings = argilla.form_settings(
+        kind, criteria=criteria, dimensions=vectors.shape[1], overlap=bench.project.review.overlap, words=project_words(bench, kind)
+    )
     sent = 0
     for batch in argilla.push_records(review, dataset, (item for _, item in changed.values()), settings=settings):
         reviews.mark_pushed(bench.db, dataset, [(changed[item.id][0], item.digest) for item in batch])
@@ -151,4 +170,5 @@ def _topic(bench: Bench, row: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def _form_digest(bench: Bench, kind: Kind) -> str:
-    return argilla.form_digest(kind, criteria=list(bench.project.score.rubric), overlap=bench.project.review.overlap)
+    criteria, overlap = list(bench.project.score.rubric), bench.project.review.overlap
+    return argilla.form_digest(kind, criteria=criteria, overlap=overlap, words=project_words(bench, kind))

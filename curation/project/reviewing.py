@@ -16,6 +16,8 @@ class Review(Closed):
     overlap: int = Field(default=2, ge=1)
     """How many people answer each row."""
     annotators: tuple[str, ...] = ()
+    guidelines: str | None = None
+    """A Markdown file of the project's own words for annotators; they read it after the brief and before how the form works."""
 
 
 class Splits(Closed):
