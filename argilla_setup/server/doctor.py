@@ -26,6 +26,8 @@ from argilla_setup.server.telling import last_line
 
 LOW_MB = 500
 """Less than this free and a day's answers may not fit."""
+LOOPING = 3
+"""So many falls within a minute each are no accident."""
 Level = Literal["ok", "note", "wrong"]
 
 
@@ -110,7 +112,7 @@ def _processes(home: Home, choices: Choices, fix: bool) -> Iterator[Finding]:
         return
     wanted = {"web", "worker"} | (set() if choices.redis_url else {"valkey"})
     missing = sorted(name for name in wanted if not psutil.pid_exists(body["children"].get(name, -1)))
-    falling = {name: count for name, count in body.get("falls", {}).items() if count >= 3}
+    falling = {name: count for name, count in body.get("falls", {}).items() if count >= LOOPING}
     for name in sorted({*missing, *falling}):
         fact = f"ended {body.get('falls', {}).get(name, 1)} times of late and is started again; it said: {last_line(home, name)}"
         yield Finding("processes", "wrong", f"{name} {fact}", f"argilla-setup logs --home {home.folder} --process {name}")
@@ -190,6 +192,9 @@ def _restart_web(home: Home, pid: int, *, until: Callable[[], bool]) -> None:
         body = read_processes(home)
         if body is not None and body["children"].get("web") not in (None, pid) and is_healthy(int(body["port"])) and until():
             return
+        if body is not None and body.get("falls", {}).get("web", 0) >= LOOPING:
+            fact = f"falls again and again while it builds the index; it said: {last_line(home, 'web')}"
+            raise UserError("the web server", fact, f"argilla-setup logs --home {home.folder} --process web")
         time.sleep(0.3)
     raise UserError("the index", "could not be built again in ten minutes", f"argilla-setup logs --home {home.folder} --process web")
 

@@ -245,6 +245,39 @@ def test_doctor_finds_and_mends_a_short_index_while_people_work(argilla_home: Ru
         assert len(found(http, dataset_of(http), text="croup")) == 8
 
 
+@pytest.mark.parametrize(
+    "damage",
+    ["records gone, responses left", "no database at all", pytest.param("a table in the way", marks=pytest.mark.soak)],
+)
+def test_doctor_mends_an_index_however_it_was_damaged(argilla_home: RunningArgilla, damage: str) -> None:
+    """Answers are kept in the database; the index must never keep the web server down."""
+    home, name = argilla_home.home, f"hurt-{damage[:2]}"
+    push(home, name, [f"{name}-ann"], count=5, topic="hiccup")
+    with as_person(argilla_home.url, person(home, f"{name}-ann")["api_key"]) as http:
+        dataset = dataset_of(http)
+        given = {submit(http, record["id"]) for record in found(http, dataset)[:3]}
+        if damage == "no database at all":  # beside the open one, which a running server goes on reading
+            (home.folder / "other").write_bytes(b"this is no database, " * 500)
+            (home.folder / "other").replace(home.index)
+        else:
+            with contextlib.closing(sqlite3.connect(home.index)) as db, db:
+                if damage == "a table in the way":
+                    db.execute("DELETE FROM sqlite_sequence")
+                    db.execute("DELETE FROM datasets")
+                else:
+                    db.execute("DELETE FROM records WHERE dataset = (SELECT max(seq) FROM datasets)")
+        [finding] = [f for f in examine(home) if f.level == "wrong"]
+        assert finding.about == "index"
+        cli("doctor", "--fix", "--home", home.folder)
+        held = found(http, dataset, text="hiccup")
+        assert {response["id"] for record in held for response in record["responses"]} == given and len(held) == 5
+        # What is written from now on is found too.
+        left = next(record["id"] for record in held if not record["responses"])
+        submit(http, left)
+        assert {r["id"] for r in found(http, dataset) if r["responses"]} >= {left}
+    assert not [finding for finding in examine(home) if finding.level == "wrong"]
+
+
 @pytest.fixture
 def second_home(tmp_path: Path) -> Iterator[Home]:
     home = open_home(tmp_path / "second")
