@@ -24,7 +24,7 @@ from curation.dedup import (
     normalize,
     rethreshold,
 )
-from curation.dedup.bands import bands_for, choose_bands
+from curation.dedup.bands import bands_for, choose_bands, least_alike
 from curation.dedup.rows import keyed_rows, read_rows
 from tests.conftest import shared
 
@@ -156,6 +156,52 @@ def test_edits_are_those_of_rapidfuzz(a: str, b: str, limit: int) -> None:
     assert edits_within(one, len(one), two, len(two), limit) == (distance if distance <= limit else -1)
 
 
+def test_bins_are_those_of_the_rounds_written_down_plainly() -> None:
+    from curation.dedup.kernels.sketch import fill_bins
+
+    def plain(hashes: list[int], size: int) -> list[int]:
+        bins, low, all_bits = [2**64 - 1] * size, 2**32 - 1, 2**64 - 1
+        for turn in range(2 * size):
+            for h in hashes:
+                if turn:
+                    h = ((h ^ (turn * 0x9E3779B97F4A7C15 & all_bits)) * 0x9E3779B97F4A7C15) & all_bits
+                    h ^= h >> 32
+                at = ((h >> 32) * size) >> 32 if turn < size else turn - size
+                bins[at] = min(bins[at], turn << 32 | (h & low))
+            if all_bits not in bins:
+                break
+        return bins
+
+    rng = np.random.default_rng(0)
+    for size in (1, 3, 8, 30, 125):
+        for count in (1, 2, 5, 40, 300, 3000):
+            hashes = rng.integers(0, 2**64, count, dtype=np.uint64)
+            hashes = hashes[:2].repeat(1500) if count == 3000 else hashes
+            bins = np.empty(size, np.uint64)
+            fill_bins(hashes, count, bins)
+            assert bins.tolist() == plain(hashes.tolist(), size)
+
+
+@pytest.mark.parametrize(("threshold", "bands"), [(0.5, (42, 3)), (0.7, (36, 5)), (0.8, (21, 6)), (0.95, (11, 17))])
+def test_signatures_pass_what_is_alike_and_stop_what_is_not(threshold: float, bands: tuple[int, int]) -> None:
+    from curation.dedup.kernels.compare import may_be_alike
+    from curation.dedup.kernels.sketch import fill_bins
+
+    least, size = least_alike(threshold, bands)
+    rng, found = np.random.default_rng(1), {threshold: 0, threshold - 0.3: 0}
+    for similarity in found:
+        for count in (12, 60, 600) * 200:  # shared of all shingles, the rest on either side
+            union = rng.integers(0, 2**64, count, dtype=np.uint64)
+            shared = int(np.ceil(similarity * count))
+            words = np.zeros((2, size), np.uint8)
+            for row, mine in enumerate((np.r_[union[:shared], union[shared::2]], np.r_[union[:shared], union[shared + 1 :: 2]])):
+                bins = np.empty(bands[0] * bands[1], np.uint64)
+                fill_bins(mine, len(mine), bins)
+                words[row, : len(bins)] = bins.astype(np.uint8)
+            found[similarity] += may_be_alike((words.view(np.uint64), least), 0, 1)
+    assert found[threshold] >= 599 and found[threshold - 0.3] <= 30
+
+
 def test_arrow_in_any_shape_gives_what_a_list_gives() -> None:
     texts = [
         "a row about coughs and fevers",
@@ -187,9 +233,11 @@ def test_bad_rows_are_rows() -> None:
         "\ud800 alone in a row of some lengths",
         "x\x00",
         "\u0301",
+        " \t" * 4000 + "y" + "\x7f\n" * 4000,
+        "y",
     ]
     table = find_near(texts)
-    assert [(line["row"], line["kept"]) for line in table.to_pylist()] == [(2, 0), (4, 3), (6, 5), (7, 1)]
+    assert [(line["row"], line["kept"]) for line in table.to_pylist()] == [(2, 0), (4, 3), (6, 5), (7, 1), (10, 9)]
 
 
 def test_a_million_equal_rows_take_the_time_of_reading_them() -> None:

@@ -126,7 +126,7 @@ def _sketch_part(part: Path, start: int, *, shingle: int, bands: tuple[int, int]
     n = table.num_rows
     keys, counts = np.empty((bands[0], n), np.uint32), np.empty(n, np.int64)
     salts = _label_salts(table["label"])
-    keyed = read_by(band_keys, read_rows(table["text"]), shingle, bands, salts, keys, counts)
+    keyed = read_by(band_keys, read_rows(table["text"]), shingle, bands, salts, keys, counts, np.empty((n, 0), np.uint8))
     target = work / f"keys-{start:012d}.parquet"
     with pq.ParquetWriter(target, _KEYS) as writer:
         for band in range(bands[0] + 1):
@@ -188,7 +188,8 @@ def _compare_part(parts: Sequence[Path], starts: Array, found: Sequence[Path], p
     rows = keyed_rows(_texts_at(parts, starts, places)).rows
     local, which, scores = np.searchsorted(places, pairs), np.arange(len(places)), np.empty(len(pairs))
     counts = np.maximum(rows.sizes, 1) * 2  # an upper bound is all that the comparison needs
-    compare_pairs(0, len(local), local, which, counts, *rows.arguments, shingle, floor, scores)
+    unknown = np.empty((len(places), 0), np.uint64), 0
+    compare_pairs(0, len(local), local, which, counts, rows.arguments, shingle, floor, unknown, scores)
     return np.column_stack([pairs, scores])[scores >= 0]
 
 

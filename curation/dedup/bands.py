@@ -19,6 +19,7 @@ _SIZES = (64, 96, 128, 192, 256, 320)
 _FEW = 10_000
 """Rows below which there is nothing to gain by a sample."""
 _SAMPLE, _BINS = 1024, 64
+_SIGNED, _MISSED = 320, 1e-4
 
 
 def bands_for(threshold: float) -> tuple[int, int]:
@@ -35,12 +36,33 @@ def choose_bands(rows: Rows, *, threshold: float, shingle: int, codes: Array) ->
     pairs, length = n * (n - 1) / 2 * float(shares @ shares), float(rows.sizes[:: n // _SAMPLE].mean())
 
     def cost(pair: tuple[int, int]) -> float:
-        """Nanoseconds: finding equal keys in a band, filling a bin, and looking at a candidate, as measured."""
+        """Nanoseconds: finding equal keys in a band, filling a bin, holding a candidate's signature and its text against
+        another's, as measured.
+        """
         bands, width = pair
-        found = sum(float(share) * min(1.0, bands * comb(same, width) / comb(_BINS, width)) for same, share in enumerate(alike))
-        return n * bands * (15 + 11 * width) + pairs * found * (400 + 16 * length)
+        least = least_alike(threshold, pair)[0] / (bands * width)
+        looks = [min(1.0, bands * comb(same, width) / comb(_BINS, width)) * float(share) for same, share in enumerate(alike)]
+        close = sum(look for same, look in enumerate(looks) if same >= least * _BINS)
+        return n * bands * (15 + 11 * width) + pairs * (sum(looks) * 250 + close * 6 * length)
 
     return min(_proposals(threshold), key=cost)
+
+
+def least_alike(threshold: float, bands: tuple[int, int]) -> tuple[int, int]:
+    """(in how many bytes of a signature two rows must agree to be compared truly, bytes in a signature).
+
+    A signature is the lowest byte of each bin, filled up with zeros to whole words. Of pairs at the threshold one in ten
+    thousand agrees in fewer (bins are filled independently or better); unlike ones mostly do, and need not be read.
+    """
+    bins = min(bands[0] * bands[1], _SIGNED)
+    chance, under, least = min(1.0, threshold + (1 - threshold) / 256), 0.0, 0
+    while least < bins:
+        under += comb(bins, least) * chance**least * (1 - chance) ** (bins - least)
+        if under > _MISSED:
+            break
+        least += 1
+    size = -(-bins // 8) * 8
+    return least + size - bins, size
 
 
 def found_at(similarity: float, bands: int, width: int) -> float:

@@ -105,7 +105,7 @@ def _by_three_letters(firsts: Firsts, places: Array) -> tuple[Array, int]:
     keys, salts, which = np.empty((bands[0], n), np.uint32), np.zeros(n, np.uint64), firsts.which[places]
     salts[which] = salts_of(firsts.codes[places])
     unused = np.empty(n, np.uint64), np.empty(n, np.int64)
-    spread(band_keys, len(which), which, *rows.arguments, *unused, 3, bands, salts, keys, np.empty(n, np.int64))
+    spread(band_keys, len(which), which, *rows.arguments, *unused, 3, bands, salts, keys, np.empty(n, np.int64), np.empty((n, 0), np.uint8))
     found = buckets_of(keys, which)
     owner = places[np.repeat(np.arange(len(places)), np.diff(found.begins))]
     return (owner.astype(np.uint64) << np.uint64(32)) | found.members.astype(np.uint64), found.count

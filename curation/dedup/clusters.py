@@ -22,7 +22,8 @@ def find_clusters(texts: Texts, *, threshold: float = 0.7, shingle: int = 5) -> 
     for packed in sorted_bands(firsts.keys, which):
         places = np.bincount((packed & np.uint64(0xFFFFFFFF)).astype(np.int64), minlength=len(which))
         begins = np.concatenate([[0], np.cumsum(places)])
-        join_buckets(packed, begins, which, firsts.counts, firsts.keyed.rows.arguments, firsts.shingle, threshold, LOOKS, parent)
+        common = (which, firsts.counts, firsts.keyed.rows.arguments, firsts.shingle, threshold, firsts.signatures)
+        join_buckets(packed, begins, *common, LOOKS, parent)
     root = np.arange(n)
     root[which] = which[roots_of(parent)]
     root = root[firsts.first]

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from curation.dedup.bands import choose_bands
+from curation.dedup.bands import choose_bands, least_alike
 from curation.dedup.buckets import buckets_of, label_buckets
 from curation.dedup.keep import MEASURES, Decided, drop_table, first_of_equal, keeping_order, label_codes, salts_of
 from curation.dedup.rows import Array, Keyed, Texts, read_by, read_rows, spread
 from curation.dedup.text import checked_length
 
 LOOKS = 500
-"""Rivals that a row is held against in vain before it is kept: where a whole corpus lies just under the threshold, this and
-not the square of the rows bounds the time. How many rows gave up stands in the table's metadata."""
+"""Rivals that a row is truly compared with in vain before it is kept: where a whole corpus lies just under the threshold, this
+and not the square of the rows bounds the time. How many rows gave up stands in the table's metadata."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Firsts:
     counts: Array
     """Shingles at each place, repeated ones counted."""
     shingle: int
+    signatures: tuple[Array, int]
+    """(rows, words) a byte of each bin, eight to a word, and in how many bytes two rows must agree to be looked at closer."""
 
 
 def find_near(
@@ -63,7 +65,8 @@ def find_near(
             same ICD-10-CM code besides those that Jaccard pairs already.
         labels: the class of each row.
         rank: lower is kept; ties by position.
-        bands: (bands, bins in each) of the LSH, when the ones chosen for recall are not wanted.
+        bands: (bands, bins in each) of the LSH, when the ones chosen for recall are not wanted; every candidate is then
+            compared truly, not only those whose signatures are alike.
 
     Returns one line per dropped row: row, kept, twin, similarity, cluster, measure ("exact", "jaccard" or "levenshtein").
     """
@@ -113,12 +116,15 @@ def read_firsts(
 
     rows, n = read_rows(texts), len(texts)
     codes, order = label_codes(labels, n), keeping_order(n, rank)
+    is_given = bands is not None
     bands = bands or choose_bands(rows, threshold=threshold, shingle=shingle, codes=codes)
+    least, size = (0, 0) if is_given else least_alike(threshold, bands)
     keys, counts = np.empty((bands[0], n), np.uint32), np.empty(n, np.int64)
-    keyed = read_by(band_keys, rows, shingle, bands, salts_of(codes), keys, counts)
+    signatures = np.zeros((n, size), np.uint8)
+    keyed = read_by(band_keys, rows, shingle, bands, salts_of(codes), keys, counts, signatures)
     first = first_of_equal(keyed, codes, order)
     which = order[(first[order] == order) & (keyed.lengths[order] > 0)]
-    return Firsts(keyed, first, order, which, codes[which], bands, keys, counts[which], shingle)
+    return Firsts(keyed, first, order, which, codes[which], bands, keys, counts[which], shingle, (signatures.view(np.uint64), least))
 
 
 def _decide(firsts: Firsts, threshold: float, edits: float | None, *, fixed: int = 0) -> tuple[Decided, int]:
@@ -129,7 +135,7 @@ def _decide(firsts: Firsts, threshold: float, edits: float | None, *, fixed: int
     buckets = buckets_of(firsts.keys, which)
     short = label_buckets(firsts, None if edits is None else 1 - edits)
     others, scores = np.full(len(buckets.members), -1, np.int32), np.empty(len(buckets.members))
-    common = (which, counts, rows, firsts.shingle, threshold)
+    common = (which, counts, rows, firsts.shingle, threshold, firsts.signatures)
     heads = buckets.heads()
     spread(compare_with_first, len(which), buckets.begins, buckets.members, heads, fixed, *common, others, scores)
     parent, kept = np.arange(len(which)), np.arange(len(which))

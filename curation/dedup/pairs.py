@@ -98,8 +98,8 @@ def similarities(firsts: Firsts, pairs: Array, floor: float) -> Array:
     from curation.dedup.kernels.compare import compare_pairs
 
     scores = np.empty(len(pairs))
-    common = (firsts.which, firsts.counts, *firsts.keyed.rows.arguments, firsts.shingle)
-    spread(compare_pairs, len(pairs), pairs, *common, floor, scores)
+    common = (firsts.which, firsts.counts, firsts.keyed.rows.arguments, firsts.shingle, floor, firsts.signatures)
+    spread(compare_pairs, len(pairs), pairs, *common, scores)
     return scores
 
 

@@ -8,13 +8,14 @@ from numba import njit
 from curation.dedup.kernels.read import hash_shingles, read_row
 
 _FREE, _ONE = np.uint64(0), np.uint64(1)
+_SEVENS, _EVEN, _FOUR = np.uint64(0x7F7F7F7F7F7F7F7F), np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0001000100010001)
 
 
 @njit(nogil=True, cache=True)
-def mask_for(count):
-    """One less than the slots that keep a set of this size half empty."""
-    mask = 15
-    while mask < 2 * count:
+def mask_for(count, floor):
+    """One less than the slots that keep a set of this size half empty, and with the strangers that `jaccard` bears a quarter."""
+    mask, most = 15, max(2.0, 4.0 / (3.0 * floor)) * count
+    while mask < most:
         mask = mask * 2 + 1
     return mask
 
@@ -29,9 +30,10 @@ def place_of(value, table, mask):
 
 
 @njit(nogil=True, cache=True)
-def fill_set(hashes, count, table):
-    """Make the table the set of a row's shingles; gives (distinct ones, mask of the part in use)."""
-    mask, distinct = mask_for(count), 0
+def fill_set(hashes, count, floor, tables):
+    """Make the first table the set of a row's shingles; gives (distinct ones, mask of the part in use)."""
+    table, distinct = tables[0], 0
+    mask = mask_for(count, floor)
     table[: mask + 1] = _FREE
     for i in range(count):
         value = hashes[i] | _ONE  # 63 bits tell shingles apart, and none is 0
@@ -44,52 +46,71 @@ def fill_set(hashes, count, table):
 @njit(nogil=True, cache=True)
 def jaccard(hashes, count, tables, distinct, mask, floor):
     """Shared over all of the set in the tables and a second row's shingles; -1 as soon as it must lie under the floor."""
-    table, seen, strangers = tables
-    allowed = np.int64(distinct * (1.0 - floor) / floor + 1e-9)  # with more strangers the rest cannot make up for them
-    other_mask, shared, strange = mask_for(min(count, allowed + 1)), 0, 0
-    seen[: mask + 1] = False
-    strangers[: other_mask + 1] = _FREE
+    table, stamps, strangers, turns = tables
+    turns[0] += np.uint32(1)
+    turn, shared, strange = turns[0], 0, 0
+    # With more strangers the rest cannot make up for them: neither what is left of this row nor the whole of the other.
+    allowed = np.int64(min((count - floor * distinct) / (1.0 + floor), distinct * (1.0 - floor) / floor) + 1e-9)
     for i in range(count):
         value = hashes[i] | _ONE
         at = place_of(value, table, mask)
         if table[at] != _FREE:
-            shared += not seen[at]
-            seen[at] = True
-            continue
-        at = place_of(value, strangers, other_mask)
-        if strangers[at] == _FREE:
-            strangers[at] = value
+            shared += stamps[at] != turn
+        else:
+            if strange == allowed:
+                shared = -1
+                break
+            table[at], strangers[strange] = value, at
             strange += 1
-            if strange > allowed:
-                return -1.0
+        stamps[at] = turn
+    for i in range(strange):
+        table[strangers[i]] = _FREE
     similarity = shared / (distinct + strange)
     return similarity if similarity >= floor else -1.0
 
 
 @njit(nogil=True, cache=True)
-def new_tables(longest):
-    """(set of a row, which of it were seen, strangers) with room for the longest row; unused memory is never touched."""
-    size = mask_for(longest) + 1
-    return np.empty(size, np.uint64), np.empty(size, np.bool_), np.empty(size, np.uint64)
+def new_tables(longest, floor):
+    """(set of a row, in which turn each slot was seen, slots of strangers, turn) with room for the longest row; unused memory is
+    never touched.
+    """
+    size = mask_for(longest, floor) + 1
+    return np.empty(size, np.uint64), np.zeros(size, np.uint32), np.empty(size, np.int64), np.zeros(1, np.uint32)
 
 
 @njit(nogil=True, cache=True)
-def compare_pairs(start, stop, pairs, which, counts, addresses, sizes, is_normal, table, sequences, width, floor, out):
+def may_be_alike(signatures, a, b):
+    """Whether two rows agree in as many bytes as rows at the threshold nearly always do; rows of no bytes may be anything."""
+    words, least = signatures
+    sums = _FREE
+    for at in range(words.shape[1]):
+        differ = words[a, at] ^ words[b, at]
+        sums += (~(((differ & _SEVENS) + _SEVENS) | differ | _SEVENS)) >> np.uint64(7)  # 1 in each byte that agrees
+    pairs = (sums & _EVEN) + ((sums >> np.uint64(8)) & _EVEN)
+    return np.int64((pairs * _FOUR) >> np.uint64(48)) >= least
+
+
+@njit(nogil=True, cache=True)
+def compare_pairs(start, stop, pairs, which, counts, rows, width, floor, signatures, out):
     """The similarity of each pair of places (sorted, so that a row's set is built once), or -1 under the floor."""
+    addresses, sizes, is_normal, table, sequences = rows
     longest, most = 1, 1
     for i in range(start, stop):
         for side in range(2):
             longest = max(longest, counts[pairs[i, side]])
             most = max(most, sizes[which[pairs[i, side]]])
     codes, hashes = np.empty(most + most // 2 + 16, np.uint32), np.empty(most + most // 2 + 16, np.uint64)
-    tables = new_tables(longest)
+    tables = new_tables(longest, floor)
     distinct, mask, last = 0, 0, -1
     for i in range(start, stop):
         a, b = pairs[i, 0], pairs[i, 1]
+        if not may_be_alike(signatures, which[a], which[b]):
+            out[i] = -1.0
+            continue
         if a != last:
             row, last = which[a], a
             n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
-            distinct, mask = fill_set(hashes, hash_shingles(codes, n, width, hashes), tables[0])
+            distinct, mask = fill_set(hashes, hash_shingles(codes, n, width, hashes), floor, tables)
         if counts[b] < floor * distinct:
             out[i] = -1.0
             continue

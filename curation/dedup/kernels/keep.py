@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from curation.dedup.kernels.compare import edits_within, fill_set, jaccard, new_tables
+from curation.dedup.kernels.compare import edits_within, fill_set, jaccard, may_be_alike, new_tables
 from curation.dedup.kernels.read import hash_shingles, read_row
 
 _32 = np.uint64(32)
+_UNLIKE = -2.0
+_GLANCES = 16
+"""Signatures that are compared in the time of one true comparison."""
 
 
 @njit(nogil=True, cache=True)
-def compare_with_first(start, stop, begins, buckets, heads, fixed, which, counts, rows, width, floor, others, scores):
+def compare_with_first(start, stop, begins, buckets, heads, fixed, which, counts, rows, width, floor, signatures, others, scores):
     """Ahead of `keep_best`, on all cores: each place against the first of each of its buckets, which mostly decides it.
 
     others, scores: for each place, from begins[place] on, the firsts it was held against (each once; -1 ends them).
@@ -24,9 +27,9 @@ def compare_with_first(start, stop, begins, buckets, heads, fixed, which, counts
             longest = max(longest, counts[place], counts[heads[buckets[i]]])
             most = max(most, sizes[which[place]], sizes[which[heads[buckets[i]]]])
     codes, hashes = np.empty(most + most // 2 + 16, np.uint32), np.empty(most + most // 2 + 16, np.uint64)
-    tables = new_tables(longest)
+    tables = new_tables(longest, floor)
     for place in range(max(start, fixed), stop):
-        n_others, begin, distinct, mask = 0, begins[place], 0, 0
+        n_others, begin, distinct, mask = 0, begins[place], -1, 0
         for i in range(begin, begins[place + 1]):
             head = heads[buckets[i]]
             is_known = head == place
@@ -34,16 +37,18 @@ def compare_with_first(start, stop, begins, buckets, heads, fixed, which, counts
                 is_known = is_known or others[begin + j] == head
             if is_known:
                 continue
-            if n_others == 0:
-                row = which[place]
-                n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
-                distinct, mask = fill_set(hashes, hash_shingles(codes, n, width, hashes), tables[0])
-            score = -1.0
-            if counts[head] >= floor * distinct:
-                row = which[head]
-                n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
-                count = hash_shingles(codes, n, width, hashes)
-                score = jaccard(hashes, count, tables, distinct, mask, floor)
+            score = _UNLIKE
+            if may_be_alike(signatures, which[place], which[head]):
+                if distinct < 0:
+                    row = which[place]
+                    n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
+                    distinct, mask = fill_set(hashes, hash_shingles(codes, n, width, hashes), floor, tables)
+                score = -1.0
+                if counts[head] >= floor * distinct:
+                    row = which[head]
+                    n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
+                    count = hash_shingles(codes, n, width, hashes)
+                    score = jaccard(hashes, count, tables, distinct, mask, floor)
             others[begin + n_others], scores[begin + n_others] = head, score
             n_others += 1
 
@@ -65,14 +70,16 @@ def unite(parent, a, b):
 
 
 @njit(nogil=True, cache=True)
-def compare_now(place, other, which, counts, rows, width, floor, scratch, state):
+def compare_now(place, other, which, counts, rows, width, floor, signatures, scratch, state):
     """The similarity of two places; the first one's set stays in the scratch tables until another place is first."""
+    if not may_be_alike(signatures, which[place], which[other]):
+        return _UNLIKE
     addresses, sizes, is_normal, table, sequences = rows
     codes, hashes, tables = scratch
     if state[0] != place:
         row = which[place]
         n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
-        state[1], state[2] = fill_set(hashes, hash_shingles(codes, n, width, hashes), tables[0])
+        state[1], state[2] = fill_set(hashes, hash_shingles(codes, n, width, hashes), floor, tables)
         state[0] = place
     if counts[other] < floor * state[1]:
         return -1.0
@@ -83,23 +90,26 @@ def compare_now(place, other, which, counts, rows, width, floor, scratch, state)
 
 
 @njit(nogil=True, cache=True)
-def make_scratch(which, counts, sizes, is_wanted):
+def make_scratch(which, counts, sizes, floor, is_wanted):
     """Buffers with room for the longest of the wanted places, and the state of `compare_now`."""
     longest, most = 1, 1
     for place in range(len(which)):
         if is_wanted[place + 1] > is_wanted[place]:
             longest, most = max(longest, counts[place]), max(most, sizes[which[place]])
     codes, hashes = np.empty(most + most // 2 + 16, np.uint32), np.empty(most + most // 2 + 16, np.uint64)
-    return (codes, hashes, new_tables(longest)), np.array([-1, 0, 0])
+    return (codes, hashes, new_tables(longest, floor)), np.array([-1, 0, 0])
 
 
 @njit(nogil=True, cache=True)
-def keep_best(begins, buckets, n_buckets, fixed, which, counts, rows, width, floor, looks, others, scores, edits, parent, kept, similarity):
+def keep_best(
+    begins, buckets, n_buckets, fixed, which, counts, rows, width, floor, signatures, looks, others, scores, edits, parent, kept, similarity
+):
     """Fill kept (the place that stands for each; itself where it stays; ~ of it where edits decided), similarity and parent.
 
-    Places below `fixed` always stay. A place that has looked at `looks` rivals in vain stays; gives how many did so.
+    Places below `fixed` always stay. A place that has looked at `looks` rivals in vain stays; gives how many did so. A rival
+    whose signature is unlike counts as little as it costs.
     """
-    scratch, state = make_scratch(which, counts, rows[1], begins)
+    scratch, state = make_scratch(which, counts, rows[1], floor, begins)
     first, following, owner = np.full(n_buckets, -1, np.int64), np.full(len(buckets), -1, np.int64), np.empty(len(buckets), np.int64)
     mark, tired = np.full(len(which), -1, np.int64), 0
     edit_begins, edit_buckets, n_edit_buckets = edits[0], edits[1], edits[2]
@@ -109,26 +119,25 @@ def keep_best(begins, buckets, n_buckets, fixed, which, counts, rows, width, flo
         best, best_score, misses = -1, -1.0, 0
         begin, end = (begins[place], begins[place + 1]) if place >= fixed else (0, 0)
         for i in range(begin, end):
+            rival = others[i]
+            if rival < 0:
+                break
+            mark[rival] = place
+            if kept[rival] == rival:
+                misses += cost_of(scores[i])
+                best, best_score = better(place, rival, scores[i], best, best_score, parent)
+        for i in range(begin, end):
             slot = first[buckets[i]]
-            while slot >= 0 and misses <= looks:
+            while slot >= 0 and misses <= looks * _GLANCES:
                 rival = owner[slot]
                 slot = following[slot]
                 if mark[rival] == place:
                     continue
                 mark[rival] = place
-                score = -2.0
-                for j in range(begin, end):
-                    if others[j] < 0 or others[j] == rival:
-                        score = scores[j] if others[j] == rival else score
-                        break
-                if score == -2.0:
-                    score = compare_now(place, rival, which, counts, rows, width, floor, scratch, state)
-                misses += score < 0
-                if score >= 0:
-                    unite(parent, place, rival)
-                    if score > best_score or (score == best_score and rival < best):
-                        best, best_score = rival, score
-        tired += misses > looks
+                score = compare_now(place, rival, which, counts, rows, width, floor, signatures, scratch, state)
+                misses += cost_of(score)
+                best, best_score = better(place, rival, score, best, best_score, parent)
+        tired += misses > looks * _GLANCES
         by_edits = False
         if best < 0 and place >= fixed and edit_begins[place + 1] > edit_begins[place]:
             best, best_score = closest_by_edits(place, edits, edit_first, edit_following, edit_owner, mark, parent)
@@ -139,6 +148,21 @@ def keep_best(begins, buckets, n_buckets, fixed, which, counts, rows, width, flo
             add_kept(place, begins, buckets, first, following, owner)
             add_kept(place, edit_begins, edit_buckets, edit_first, edit_following, edit_owner)
     return tired
+
+
+@njit(nogil=True, cache=True)
+def cost_of(score):
+    """What a look at a rival cost, if it was in vain."""
+    return 1 if score == _UNLIKE else _GLANCES if score < 0 else 0
+
+
+@njit(nogil=True, cache=True)
+def better(place, rival, score, best, best_score, parent):
+    """The better of the best rival so far and this one, which hangs together with the place where it is alike."""
+    if score < 0:
+        return best, best_score
+    unite(parent, place, rival)
+    return (rival, score) if score > best_score or (score == best_score and rival < best) else (best, best_score)
 
 
 @njit(nogil=True, cache=True)
@@ -175,9 +199,9 @@ def closest_by_edits(place, edits, first, following, owner, mark, parent):
 
 
 @njit(nogil=True, cache=True)
-def join_buckets(packed, begins, which, counts, rows, width, floor, looks, parent):
+def join_buckets(packed, begins, which, counts, rows, width, floor, signatures, looks, parent):
     """Unite every two places of a bucket that are alike: sorted (bucket, place), each cluster of a bucket asked in turn."""
-    scratch, state = make_scratch(which, counts, rows[1], begins)
+    scratch, state = make_scratch(which, counts, rows[1], floor, begins)
     member, heads, start = np.empty(len(packed), np.int64), np.empty(len(packed), np.int64), 0
     for i in range(1, len(packed) + 1):
         if i < len(packed) and packed[i] >> _32 == packed[start] >> _32:
@@ -194,7 +218,7 @@ def join_buckets(packed, begins, which, counts, rows, width, floor, looks, paren
                 joined = root_of(parent, np.int64(packed[head] & np.uint64(0xFFFFFFFF))) == root_of(parent, place)
                 while not joined and slot >= 0 and seen < looks:
                     other = np.int64(packed[slot] & np.uint64(0xFFFFFFFF))
-                    joined = compare_now(place, other, which, counts, rows, width, floor, scratch, state) >= 0
+                    joined = compare_now(place, other, which, counts, rows, width, floor, signatures, scratch, state) >= 0
                     slot, seen = member[slot], seen + 1
                 if not joined:
                     heads[kept_heads] = head

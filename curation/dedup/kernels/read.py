@@ -7,12 +7,13 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from curation.dedup.folding import DROPPED, MARK, PYTHON, SEVERAL, SPACE
+from curation.dedup.folding import MARK, PYTHON, SEVERAL, SPACE
 
 PRIME = np.uint64(0x9E3779B97F4A7C15)
 _M1, _M2, _S33 = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53), np.uint64(33)
 _CODE = np.uint32(0x1FFFFF)
 _GAP = np.uint32(32)
+_BLOCK = 512
 
 
 @intrinsic
@@ -53,63 +54,120 @@ def decode(data, at, size):
 
 
 @njit(nogil=True, cache=True)
+def read_ascii(data, size, out):
+    """`read_row` where every byte is ASCII, in passes that become vector instructions; -1 where one is not."""
+    high, crowded = np.uint8(0), 0
+    for i in range(size):
+        high |= data[i]
+    if high >= 0x80:
+        return -1
+    for i in range(1, size):
+        crowded += is_gap(data[i]) & is_gap(data[i - 1])
+    if crowded == 0 and size and not is_gap(data[0]) and not is_gap(data[size - 1]):
+        for i in range(size):
+            out[i] = fold_ascii(data[i])
+        return size
+    n, before = 0, _GAP
+    for i in range(size):
+        code = fold_ascii(data[i])
+        out[n] = code
+        n += code != _GAP or before != _GAP
+        before = code
+    return n - 1 if n and before == _GAP else n
+
+
+@njit(nogil=True, cache=True)
+def is_gap(byte):
+    """Whether an ASCII byte is a space or a control, which is read as one."""
+    return byte <= 32 or byte == 127
+
+
+@njit(nogil=True, cache=True)
+def fold_ascii(byte):
+    """A letter in lower case, a gap as a space."""
+    code = np.uint32(byte)
+    if is_gap(byte):
+        return _GAP
+    return code + np.uint32(32) if 65 <= code <= 90 else code
+
+
+@njit(nogil=True, cache=True)
 def read_row(address, size, is_normal, table, sequences, out):
     """Write the normalized code points of a row; gives their number, or -1 where Python must normalize it."""
     data = carray(pointer(address), size)
-    n, at, gap, last = 0, 0, False, np.uint32(0)
+    n = read_ascii(data, size, out)
+    if n >= 0:
+        return n
+    n, at, last, before = 0, 0, np.uint32(0), _GAP
     while at < size:
+        if data[at] < 0x80:
+            code = fold_ascii(data[at])
+            out[n] = code
+            n += code != _GAP or before != _GAP
+            last, before = np.uint32(0), code
+            at += 1
+            continue
         code, step = decode(data, at, size)
         at += step
         entry = code if is_normal else table[code]
         if entry < 0x200000:
-            if gap:
-                out[n] = _GAP
-                n += 1
-                gap = False
             out[n] = entry
             n += 1
-            last = np.uint32(0)
+            last, before = np.uint32(0), entry
             continue
         kind = (entry >> np.uint32(21)) & np.uint32(7)
         if kind == SPACE:
-            gap, last = n > 0, np.uint32(0)
+            out[n] = _GAP
+            n += before != _GAP
+            last, before = np.uint32(0), _GAP
         elif kind == PYTHON:
             return -1
-        elif kind != DROPPED:
-            if gap:
-                out[n] = _GAP
+        elif kind == MARK:
+            if entry >> np.uint32(24) < last:
+                return -1
+            last, before = entry >> np.uint32(24), entry & _CODE
+            out[n] = before
+            n += 1
+        elif kind == SEVERAL:
+            first = np.int64(entry & _CODE)
+            for i in range(np.int64(sequences[first])):
+                out[n] = sequences[first + 1 + i]
                 n += 1
-                gap = False
-            if kind == MARK:
-                if entry >> np.uint32(24) < last:
-                    return -1
-                last = entry >> np.uint32(24)
-                out[n] = entry & _CODE
-                n += 1
-            elif kind == SEVERAL:
-                first = np.int64(entry & _CODE)
-                for i in range(np.int64(sequences[first])):
-                    out[n] = sequences[first + 1 + i]
-                    n += 1
-                last = np.uint32(0)
-    return n
+            last = before = np.uint32(0)
+    return n - 1 if n and before == _GAP else n
 
 
 @njit(nogil=True, cache=True)
 def hash_shingles(codes, n, width, out):
-    """64-bit hashes of the windows of `width` code points, as many as there are; a shorter text is one, padded with NUL."""
-    h, top = np.uint64(0), np.uint64(1)
-    for i in range(width):
-        h = h * PRIME + (np.uint64(codes[i]) if i < n else np.uint64(0))
-        top = top * PRIME if i else top
-    out[0] = h
-    for i in range(width, n):
-        h = (h - np.uint64(codes[i - width]) * top) * PRIME + np.uint64(codes[i])
-        out[i - width + 1] = h
+    """64-bit hashes of the windows of `width` code points, as many as there are; a shorter text is one, padded with NUL.
+
+    Shingles are computed side by side: a rolling hash would wait for itself.
+    """
+    codes[n : max(n, width)] = np.uint32(0)
     count = max(n - width + 1, 1)
-    for i in range(count):
-        out[i] = mix(out[i])
+    if width == 5:
+        hash_fives(codes, count, out)
+        return count
+    for begin in range(0, count, _BLOCK):  # one code point of all shingles after the other, in the nearest cache
+        size = min(_BLOCK, count - begin)
+        part = out[begin : begin + size]
+        part[:] = codes[begin : begin + size]
+        for place in range(1, width):
+            following = codes[begin + place : begin + place + size]
+            for i in range(size):
+                part[i] = part[i] * PRIME + np.uint64(following[i])
+        for i in range(size):
+            part[i] = mix(part[i])
     return count
+
+
+@njit(nogil=True, cache=True)
+def hash_fives(codes, count, out):
+    """`hash_shingles` for the usual width, in registers."""
+    a, b, c, d, e = codes[:count], codes[1 : count + 1], codes[2 : count + 2], codes[3 : count + 3], codes[4 : count + 4]
+    for i in range(count):
+        h = (np.uint64(a[i]) * PRIME + np.uint64(b[i])) * PRIME + np.uint64(c[i])
+        out[i] = mix((h * PRIME + np.uint64(d[i])) * PRIME + np.uint64(e[i]))
 
 
 @njit(nogil=True, cache=True)

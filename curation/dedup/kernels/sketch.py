@@ -9,6 +9,8 @@ from curation.dedup.kernels.read import PRIME, hash_shingles, mix, read_row, roo
 
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 _LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
+_FEW = 4
+"""Empty bins that are looked for one by one: the loop over all shingles for one bin is a vector loop."""
 
 
 @njit(nogil=True, cache=True)
@@ -66,37 +68,69 @@ def equal_rows(start, stop, pairs, addresses, sizes, is_normal, table, sequences
 def fill_bins(hashes, count, bins):
     """The fast similarity sketch (Dahlgaard, Knudsen, Thorup 2017): every shingle goes to one bin a round, each bin keeps its
     least value, and rounds end when no bin is empty. Long texts take one or two rounds instead of a hash per bin and shingle.
+
+    No branch depends on a hash: half of those would be guessed wrong.
     """
-    size = np.uint64(len(bins))
+    size, empty = np.uint64(len(bins)), len(bins)
     bins[:] = _EMPTY
-    empty = len(bins)
-    for turn in range(2 * len(bins)):
+    for turn in range(len(bins)):
+        if turn and empty <= _FEW:
+            fill_last(hashes, count, turn, bins)
+            return
+        if turn == 1 and count > 16 * len(bins):  # so many in so few bins: nearly all are one and the same
+            hashes = np.unique(hashes[:count])
+            count = len(hashes)
         salt, high = np.uint64(turn) * PRIME, np.uint64(turn) << _32
         for i in range(count):
             h = hashes[i]
             if turn:
                 h = (h ^ salt) * PRIME
                 h ^= h >> _32
-            at = ((h >> _32) * size) >> _32 if turn < len(bins) else np.uint64(turn - len(bins))
-            value = high | (h & _LOW)
+            at = ((h >> _32) * size) >> _32
             old = bins[at]
-            if value < old:
-                bins[at] = value
-                if old == _EMPTY:
-                    empty -= 1
-        if empty == 0:
-            return
+            bins[at] = min(old, high | (h & _LOW))
+            empty -= old == _EMPTY
+    fill_last(hashes, count, len(bins), bins)
 
 
 @njit(nogil=True, cache=True)
-def band_keys(start, stop, which, addresses, sizes, is_normal, table, sequences, exact, lengths, width, bands, salts, keys, counts):
-    """In one reading of a row what `exact_keys` gives, `bands[0]` keys of `bands[1]` bins each, and its number of shingles.
+def fill_last(hashes, count, turn, bins):
+    """The rounds from this one on for the few bins that are empty; a bin still empty in its last round takes every shingle."""
+    size = len(bins)
+    for at in range(size):
+        later = turn
+        while bins[at] == _EMPTY:
+            if later >= size:
+                bins[at] = least_of(hashes, count, size + at, np.uint64(at), _EMPTY)
+            else:
+                bins[at] = least_of(hashes, count, later, np.uint64(at), np.uint64(size))
+            later += 1
+
+
+@njit(nogil=True, cache=True)
+def least_of(hashes, count, turn, at, size):
+    """What a round puts into one bin of `size`; of a size beyond all, every shingle's least."""
+    salt, high, best = np.uint64(turn) * PRIME, np.uint64(turn) << _32, _EMPTY
+    for i in range(count):
+        h = (hashes[i] ^ salt) * PRIME
+        h ^= h >> _32
+        is_here = size == _EMPTY or ((h >> _32) * size) >> _32 == at
+        best = min(best, high | (h & _LOW) if is_here else _EMPTY)
+    return best
+
+
+@njit(nogil=True, cache=True)
+def band_keys(
+    start, stop, which, addresses, sizes, is_normal, table, sequences, exact, lengths, width, bands, salts, keys, counts, signatures
+):
+    """In one reading of a row what `exact_keys` gives, `bands[0]` keys of `bands[1]` bins each, its number of shingles, and a
+    byte of each bin, as many as there is room for.
 
     The 32-bit keys are mixed with the row's salt (its label).
     """
-    length = room(sizes, which, start, stop)
+    length, few = room(sizes, which, start, stop), min(signatures.shape[1], bands[0] * bands[1])
     codes, hashes = np.empty(length, np.uint32), np.empty(length, np.uint64)
-    bins = np.empty(bands[0] * bands[1], np.uint64)
+    bins, mixed = np.empty(bands[0] * bands[1], np.uint64), np.empty(bands[0], np.uint64)
     for i in range(start, stop):
         row = which[i]
         n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
@@ -107,12 +141,16 @@ def band_keys(start, stop, which, addresses, sizes, is_normal, table, sequences,
         count = hash_shingles(codes, n, width, hashes)
         counts[row] = count
         fill_bins(hashes, count, bins)
+        mixed[:] = salts[row]
+        for at in range(0, len(bins), bands[0]):  # a band's bins lie apart, so that all bands are mixed side by side
+            part = bins[at : at + bands[0]]
+            for band in range(bands[0]):
+                key = (mixed[band] ^ part[band]) * PRIME
+                mixed[band] = key ^ (key >> _32)
         for band in range(bands[0]):
-            key = salts[row]
-            for place in range(band * bands[1], (band + 1) * bands[1]):
-                key = (key ^ bins[place]) * PRIME
-                key ^= key >> _32
-            keys[band, row] = np.uint32(mix(key) >> _32)
+            keys[band, row] = np.uint32(mix(mixed[band]) >> _32)
+        for at in range(few):
+            signatures[row, at] = np.uint8(bins[at])
 
 
 @njit(nogil=True, cache=True)
