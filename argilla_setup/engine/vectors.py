@@ -138,5 +138,5 @@ def _read_changes(db: sqlite3.Connection, matrix: Matrix, vector: str) -> None:
     while found := cursor.fetchmany(CHUNK):
         rows = np.frombuffer(b"".join(value for _, value in found), dtype=np.float32).reshape(len(found), width)
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        units = rows / np.where((norms == 0) | ~np.isfinite(norms), np.float32(1), norms)
+        units = np.divide(rows, np.where((norms == 0) | ~np.isfinite(norms), 1, norms), dtype=np.float32)
         matrix.put(np.array([record for record, _ in found]), units)
