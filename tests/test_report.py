@@ -237,9 +237,9 @@ def test_attention_names_the_grave_first_and_is_silent_when_all_is_well() -> Non
     found = find_attention(full())
     assert [n.level for n in found] == sorted((n.level for n in found), key=["stop", "look", "note"].index)
     assert {n.section for n in found} >= {"review", "judge", "classes", "snapshots", "cost", "leaks"}
-    crowd = tuple(Drop(row=f"{i:064x}", stage="dedup", reason="near duplicate", text="x", cluster="n7") for i in range(30))
+    crowd = tuple(Drop(row=f"{i:064x}", stage="dedup", reason="near duplicate", text="x", cluster="3f9c") for i in range(30))
     grown = find_attention(bare().model_copy(update={"drops": crowd, "funnel": (FunnelStep(stage="dedup", entered=100, left=70),)}))
-    assert [n.text.split(":")[0] for n in grown] == ["Duplicate cluster n7 holds 30 of 100 rows"]
+    assert [n.text.split(":")[0] for n in grown] == ["30 of 100 rows were left out as duplicates of one row (3f9c)"]
     assert find_attention(bare()) == []
 
 

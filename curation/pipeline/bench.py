@@ -68,8 +68,12 @@ def load_seeds(folder: Path) -> list[dict[str, str]]:
     path = folder / "seeds.jsonl"
     if not path.is_file():
         return []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ProjectError(str(path), f"is not UTF-8 text (byte {error.start})", "save it as UTF-8 and run again") from error
     seeds = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:

@@ -15,24 +15,27 @@ from curation.pipeline.bench import Bench, Summary, open_bench
 from curation.pipeline.edits import Standing, standings
 from curation.pipeline.facts_of_judging import judge_notes
 from curation.pipeline.facts_of_pairs import hygiene_values, pair_hygiene
-from curation.pipeline.judged import Choices, choices_by_seq, totals_by_seq
+from curation.pipeline.judged import Choices, choices_by_seq
 from curation.pipeline.keeping import better_candidate, keep_rules, tell_kept, total_of_rows
 from curation.pipeline.opinions import opinions_by_seq
 from curation.project import settings_digest
 from curation.records import KINDS
-from curation.store import facts, records, reviews, runs
+from curation.store import facts, hold_lock, records, reviews, runs
 from curation.store.records import Row
 
 __all__ = ["GATES", "better_candidate", "decide", "decide_rows", "rank_rows"]
 
 GATES = ("dedup", "screen")
 """The stages whose findings a verdict reads."""
+WAIT_S = 600.0
+"""How long a decision waits for another one to end; one over a million rows takes minutes."""
 TAKEN_BACK = ("edited_again", "withdrawn")
 
 
 def decide(folder: Path) -> Summary:
     """Compute every row's verdict from the facts, the thresholds and the overrides. Nothing is measured. Core: decide.py."""
-    with open_bench(folder) as bench:
+    # One after the other: of two that run at once the slower one, which has read older facts, would write last.
+    with open_bench(folder) as bench, hold_lock(bench.db, "decide", wait_s=WAIT_S):
         project = bench.project
         with runs.record_run(bench.db, "decide", settings_digest(project.score, project.review.overlap, project.balance)) as run:
             decisions = decide_rows(bench)
@@ -119,9 +122,10 @@ def _families(known: _Known, rows: Sequence[Row]) -> dict[int, Family]:
 def rank_rows(bench: Bench) -> dict[int, int]:
     """Who is kept among duplicates, 0 first: approved, then seen by people, then the best score, then the earliest. A row
     that a person rewrote is out: its changed child goes on in its place."""
-    verdicts, pushed, totals = facts.verdicts_by_seq(bench.db), reviews.pushed_seqs(bench.db), totals_by_seq(bench)
-    rows = [row.seq for kind in KINDS for row in records.list_rows(bench.db, kind)]
-    rows = [seq for seq in rows if not _is_given_up(verdicts.get(seq, {}))]
+    verdicts, pushed = facts.verdicts_by_seq(bench.db), reviews.pushed_seqs(bench.db)
+    rows_of = {kind: records.list_rows(bench.db, kind) for kind in KINDS}
+    totals = {seq: total for kind, rows in rows_of.items() for seq, total in total_of_rows(bench, kind, rows).items()}
+    rows = [row.seq for rows in rows_of.values() for row in rows if not _is_given_up(verdicts.get(row.seq, {}))]
 
     def place(seq: int) -> tuple[bool, bool, float, int]:
         return verdicts.get(seq, {}).get("verdict") != "approved", seq not in pushed, -totals.get(seq, 0.0), seq

@@ -65,7 +65,7 @@ def report_data(bench: Bench) -> page.ReportData:
         scores=score_sets(bench) if "score" in ran else None,
         judge=judge_quality(bench, verdicts) if "score" in ran else None,
         pairs=pair_hygiene(bench, verdicts) if verdicts else None,
-        drops=_drops(verdicts, by_seq) if verdicts else None,
+        drops=_drops(bench, verdicts, by_seq) if verdicts else None,
         suites=_suites(bench, findings, len(by_seq)) if "screen" in ran else None,
         leaks=_leaks(bench, findings, by_seq),
         conflicts=_conflicts(bench, findings, by_seq) if "screen" in ran else None,
@@ -108,7 +108,7 @@ def _funnel(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]]) -> tuple[pa
     return tuple(steps)
 
 
-def _drops(verdicts: Mapping[int, Mapping[str, Any]], by_seq: Mapping[int, Row]) -> tuple[page.Drop, ...]:
+def _drops(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]], by_seq: Mapping[int, Row]) -> tuple[page.Drop, ...]:
     measures = {"near": "similarity", "exact": "similarity", "semantic": "cosine", "below_cut": "total"}
     out = []
     for seq, verdict in verdicts.items():
@@ -123,6 +123,8 @@ def _drops(verdicts: Mapping[int, Mapping[str, Any]], by_seq: Mapping[int, Row])
                 row=row.id, stage=why["stage"], reason=in_words(why["kind"]), text=text, kind=row.record.kind,
                 twin=twin.id if twin else None, twin_text=twin_text, measure=measures.get(why["kind"], "score"),
                 value=why.get("score"), evidence=why.get("evidence", ""),
+                label=label_of(bench, row), twin_label=label_of(bench, twin) if twin else None,
+                cluster=twin.id[:12] if twin and why["stage"] == "dedup" else None,
             )
         )  # fmt: skip
     return tuple(out)
@@ -207,7 +209,8 @@ def _distributions(
 
 def _coverage(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]], rows: Mapping[Kind, Sequence[Row]]) -> page.Coverage | None:
     names = list(bench.project.plan.attributes)[:2]
-    cells = load_cells(bench)
+    # A cell that was asked for stays as it is, so one planned before an attribute was added does not have it.
+    cells = [cell for cell in load_cells(bench) if set(names) <= cell.attributes.keys()]
     if len(names) < 2 or not cells:
         return None
     alive = {

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from argilla_setup import forms
 from curation import decide as deciding
 from curation import report as page
 from curation.decide import Opinion
 from curation.pipeline.asking import count_failed
 from curation.pipeline.bench import Bench
 from curation.pipeline.opinions import opinions_by_seq
-from curation.records import KINDS, Kind, prompt_text
+from curation.records import KINDS, Kind, completion_text, prompt_text
 from curation.snapshot import read_signer
 from curation.store import CallLedger, facts, reviews, runs
 from curation.store.records import Row
@@ -26,6 +27,7 @@ def review_facts(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]], by_seq
     flat = [o for said in opinions.values() for o in said]
     disputed = {seq for seq in opinions if verdicts.get(seq, {}).get("verdict") == "disputed"}
     waiting = sum(v["verdict"] in ("to_review", "in_review") for v in verdicts.values())
+    comments = _comments(bench, disputed)
     per_kind = {kind: {s: o for s, o in opinions.items() if s in by_seq and by_seq[s].record.kind == kind} for kind in KINDS}
     return page.Review(
         simulated=any(o.simulated for o in flat),
@@ -40,7 +42,12 @@ def review_facts(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]], by_seq
         agreements=tuple(_agreement(kind, said) for kind, said in per_kind.items() if said),
         reviewers=tuple(_reviewer(name, opinions, disputed) for name in sorted({o.user for o in flat})),
         disputes=tuple(
-            page.Dispute(row=by_seq[seq].id, text=prompt_text(by_seq[seq].record), answers={o.user: o.says for o in opinions[seq]})
+            page.Dispute(
+                row=by_seq[seq].id,
+                text=f"{prompt_text(by_seq[seq].record)}\n\n{completion_text(by_seq[seq].record)}",
+                answers={o.user: o.says for o in opinions[seq]},
+                comment=comments.get(seq, ""),
+            )
             for seq in sorted(disputed)
             if seq in by_seq
         ),
@@ -50,6 +57,20 @@ def review_facts(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]], by_seq
             if said
         ),
     )
+
+
+def _comments(bench: Bench, disputed: set[int]) -> dict[int, str]:
+    """What people wrote for whoever settles their dispute: the reasons they ticked and their comments."""
+    out: dict[int, str] = {}
+    for seq, answers in reviews.answers_by_seq(bench.db).items() if disputed else ():
+        said = [(a.user, _words(a.values)) for a in answers if seq in disputed and a.status == "submitted"]
+        out[seq] = " · ".join(f"{user}: {words}" for user, words in said if words)
+    return out
+
+
+def _words(values: Mapping[str, Any]) -> str:
+    ticked = ", ".join(forms.REASON_LABELS.get(reason, str(reason)) for reason in values.get(forms.REASONS) or ())
+    return ". ".join(part for part in (ticked, str(values.get(forms.COMMENT) or "").strip()) if part)
 
 
 def _agreement(kind: Kind, said: Mapping[int, Sequence[Opinion]]) -> page.Agreement:
@@ -87,15 +108,16 @@ def cost_facts(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]], simulate
 
 
 def failures_facts(bench: Bench) -> tuple[page.FailureCount, ...] | None:
-    """What did not become a row or a score, by reason."""
+    """What did not become a row or a score, by reason; None where nothing was asked or imported that could fail."""
     ledger = CallLedger(bench.db)
-    if not any(ledger.counts().values()):
+    if not any(ledger.counts().values()) and runs.latest_run(bench.db, "import") is None:
         return None
-    out = []
+    out, examples = [], facts.failure_examples(bench.db)
     for stage in ("generate", "score", "import"):
         for reason, count in count_failed(bench, stage).items():
             category = ", ".join(f"{name} {n}" for name, n in ledger.refusals(stage).items()) if reason == "refusal" else ""
-            out.append(page.FailureCount(stage=stage, reason=reason, count=count, category=category))
+            example = examples.get((stage, reason), "")
+            out.append(page.FailureCount(stage=stage, reason=reason, count=count, category=category, example=example))
     return tuple(out)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from curation.errors import command
 from curation.pipeline.asking import Progress
 from curation.pipeline.bench import Bench, Summary, load_cells, open_bench
 from curation.pipeline.deciding import decide, decide_rows
@@ -60,7 +61,8 @@ def refill(folder: Path, *, rounds: int | None = None, progress: Progress | None
             stage(folder, progress=progress)
         with open_bench(folder) as bench:
             now = standing(bench)
-    return _tell(first, now, done, turns)
+    decide(folder)  # what came in the last turn has its verdict too
+    return _tell(folder, first, now, done, turns)
 
 
 def standing(bench: Bench) -> Standing:
@@ -83,7 +85,7 @@ def _write_again(folder: Path, short: Sequence[Cell], now: Standing, progress: P
         return done
 
 
-def _tell(first: Standing, now: Standing, done: Writing, turns: int) -> Summary:
+def _tell(folder: Path, first: Standing, now: Standing, done: Writing, turns: int) -> Summary:
     before, after = coverage(first.cells, first.filled), coverage(now.cells, now.filled)
     cells = len(now.cells)
     counts = {
@@ -105,7 +107,12 @@ def _tell(first: Standing, now: Standing, done: Writing, turns: int) -> Summary:
             for name, values in after.items()
         },
     }
-    return Summary("refill", done.asked, done.rows, counts, [done.stopped] if done.stopped else [])
+    notes = [done.stopped] if done.stopped else []
+    if (left := cells - _filled(now.cells, now.filled)) and not done.stopped:
+        asked = max((n for cell, n in now.attempts.items() if cell not in now.filled), default=1)
+        again = command("curate", "refill", folder, "--rounds", asked)
+        notes.append(f"{left:,} {'cell has' if left == 1 else 'cells have'} no row that stands. To ask for them once more: {again}")
+    return Summary("refill", done.asked, done.rows, counts, notes)
 
 
 def _filled(cells: Sequence[Cell], filled: Collection[str]) -> int:

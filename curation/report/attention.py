@@ -21,6 +21,8 @@ ODD = 0.02
 """Share of readable rationales against their score up to which words misread explain it as well."""
 CLUSTER = 0.05
 """A duplicate cluster above this share of the rows is more often a bad threshold than bad luck."""
+CROWD = 20
+"""Rows from which a duplicate cluster is large at all."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ def judge_notices(quality: JudgeQuality) -> list[Notice]:
         text = f"The judges differ by more than one step of the scale on {quality.judges_apart:,} rows."
         found.append(Notice("look", text, "judge"))
     if quality.apart:
-        text = f"{len(quality.apart):,} pairs of rows that say the same were scored more than one step apart."
+        pairs = "1 pair of rows that says" if len(quality.apart) == 1 else f"{len(quality.apart):,} pairs of rows that say"
+        text = f"{pairs} the same {'was' if len(quality.apart) == 1 else 'were'} scored more than one step apart."
         found.append(Notice("look", text, "judge"))
     if quality.panel:
         found.append(Notice("note", quality.panel, "judge"))
@@ -175,8 +178,8 @@ def _gates(data: ReportData) -> list[Notice]:
     entered = max((step.entered for step in data.funnel or ()), default=0)
     clusters = Counter(drop.cluster for drop in data.drops or () if drop.cluster is not None)
     for cluster, members in clusters.most_common(1):
-        if entered and members > CLUSTER * entered:
-            text = f"Duplicate cluster {cluster} holds {members:,} of {entered:,} rows: check the threshold before trusting it."
+        if members >= CROWD and members > CLUSTER * entered:
+            text = f"{members:,} of {entered:,} rows were left out as duplicates of one row ({cluster}): check the threshold first."
             found.append(Notice("look", text, "drops"))
     for distribution in data.distributions or ():
         emptied = [c.name for c in distribution.classes if c.before and not c.after]
@@ -185,10 +188,6 @@ def _gates(data: ReportData) -> list[Notice]:
             text = f"{len(emptied)} of {len(distribution.classes)} {distribution.name} classes have no row left: {names}."
             found.append(Notice("look", text, "classes"))
     return found
-
-
-def _rows_as_a_whole(data: ReportData) -> list[Notice]:
-    return [Notice(level, text, section) for level, text, section in row_notices(data)]
 
 
 def _cost(data: ReportData) -> list[Notice]:

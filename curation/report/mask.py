@@ -13,13 +13,14 @@ Shown = TypeVar("Shown", bound=BaseModel)
 
 
 def mask_rows(data: ReportData) -> ReportData:
-    """The same facts with the texts of leaks, conflicts and disputes masked; rows left out are masked when they are chosen to be shown."""
+    """The same facts with the texts of leaks, conflicts, disputes and failures masked; rows left out are masked when they are chosen."""
     review = data.review
     return data.model_copy(
         update={
             "leaks": tuple(mask_fields(leak, "text", "item_text", "evidence") for leak in data.leaks),
             "conflicts": data.conflicts and tuple(mask_fields(c, "text", "twin_text") for c in data.conflicts),
             "review": review and review.model_copy(update={"disputes": tuple(mask_fields(d, "text", "comment") for d in review.disputes)}),
+            "failures": data.failures and tuple(mask_fields(f, "example") for f in data.failures),
             "pairs": data.pairs
             and data.pairs.model_copy(
                 update={"near_identical": tuple((row, mask_personal(a), mask_personal(b)) for row, a, b in data.pairs.near_identical)}

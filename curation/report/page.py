@@ -53,7 +53,7 @@ NOT_RUN = {
     "diversity": ("Diversity", "`curate diversity` has not run"),
     "review": ("Review", "nobody has been asked yet (`curate push`, `curate pull`)"),
     "cost": ("Cost", "no model was called"),
-    "failures": ("Failures and refusals", "no call was made that could fail"),
+    "failures": ("Failures and refusals", "no call was made and no file was read that could fail"),
     "snapshots": ("Snapshots", "`curate snapshot` has not run"),
     "runs": ("Runs", "no run is recorded"),
 }

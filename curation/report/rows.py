@@ -84,6 +84,7 @@ class Drop(Closed):
     value: float | None = None
     evidence: str = ""
     cluster: str | None = None
+    """Of a duplicate: the row that stands for all that are like it."""
     label: str | None = None
     twin_label: str | None = None
 

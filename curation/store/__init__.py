@@ -45,18 +45,14 @@ def open_store(folder: Path) -> Iterator[Database]:
 
 
 @contextmanager
-def hold_lock(db: Database, name: str) -> Iterator[None]:
-    """Let one process at a time do a set-wide stage; a second one is told who holds it."""
-    owner = owner_name()
-    with db:
-        db.execute("BEGIN IMMEDIATE")
-        row = db.execute("SELECT owner, heartbeat FROM locks WHERE name = ?", (name,)).fetchone()
-        if row and is_alive(row["owner"], lease=row["heartbeat"] + LOCK_SECONDS, now=time.time()):
-            holder = row["owner"].partition("@")[0]
-            raise ProjectError(
-                f"curate {name}", f"is already running on this project (process {holder})", "wait for it to end and run again"
-            )
-        db.execute("INSERT OR REPLACE INTO locks VALUES (?, ?, ?)", (name, owner, time.time()))
+def hold_lock(db: Database, name: str, *, wait_s: float = 0.0) -> Iterator[None]:
+    """Let one process at a time do a set-wide stage; a second one waits so long, and is then told who holds it."""
+    owner, until = owner_name(), time.monotonic() + wait_s
+    while (holder := _taken_by(db, name, owner)) is not None:
+        if time.monotonic() >= until:
+            fact = f"is already running on this project (process {holder})"
+            raise ProjectError(f"curate {name}", fact, "wait for it to end and run again")
+        time.sleep(0.05)
     ended = threading.Event()
     file = db.execute("PRAGMA database_list").fetchone()["file"]
     beat = threading.Thread(target=_beat, args=(file, name, owner, ended), daemon=True)
@@ -79,6 +75,17 @@ def batched(rows: Iterable[tuple[object, ...]], size: int = 5000) -> Iterator[li
             chunk = []
     if chunk:
         yield chunk
+
+
+def _taken_by(db: Database, name: str, owner: str) -> str | None:
+    """The number of the process that holds a lock; None where it is ours now."""
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        row = db.execute("SELECT owner, heartbeat FROM locks WHERE name = ?", (name,)).fetchone()
+        if row and is_alive(row["owner"], lease=row["heartbeat"] + LOCK_SECONDS, now=time.time()):
+            return str(row["owner"].partition("@")[0])
+        db.execute("INSERT OR REPLACE INTO locks VALUES (?, ?, ?)", (name, owner, time.time()))
+    return None
 
 
 @contextmanager

@@ -110,6 +110,12 @@ def failure_counts(db: sqlite3.Connection) -> dict[str, dict[str, int]]:
     return dict(out)
 
 
+def failure_examples(db: sqlite3.Connection) -> dict[tuple[str, str], str]:
+    """(stage, reason) to the detail of the first such failure."""
+    sql = "SELECT stage, reason, detail, min(run) FROM failures WHERE coalesce(detail, '') <> '' GROUP BY stage, reason"
+    return {(row["stage"], row["reason"]): row["detail"] for row in db.execute(sql)}
+
+
 def add_findings(db: sqlite3.Connection, findings: Sequence[Finding], run: int) -> None:
     """Write a run's findings; they become visible when the run is done."""
     rows = [(run, f.seq, f.stage, f.kind, int(f.drops), f.twin, f.item, f.score, f.evidence) for f in findings]
