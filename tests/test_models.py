@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import os
 import sqlite3
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -18,7 +20,9 @@ import pytest
 
 from curation.errors import BudgetReached, ModelUnavailable, ProjectError
 from curation.models import AskProgress, AskSummary, Patience, ask, find_rates, open_model
+from curation.models.limits import AdaptiveLimit
 from curation.models.prices import bound_nano
+from curation.models.replies import retry_after
 from curation.project import ModelSpec
 from curation.requests import Request
 from curation.store.calls import CALLS_SCHEMA, CallLedger
@@ -121,6 +125,9 @@ HOSTILE: dict[str, Act] = {
     "dropped inside": Act(raw=json.dumps(message("x" * 5000)).encode(), drop="middle"),
     "slow body": Act(raw=json.dumps(message("slow")).encode(), trickle=0.05),
     "silence": Act(delay=3.0),
+    "drip": Act(raw=json.dumps(message("a byte now and then")).encode(), trickle=0.4),
+    "broken gzip": Act(raw=b"no gzip", headers={"content-encoding": "gzip"}),
+    "endless redirects": Act(307, raw=b"", headers={"location": "/v1/messages"}),
 }
 UNREADABLE = {"null content", "null text", "no usage", "odd usage", "a list", "an error with status 200", "empty body", "not utf-8"}
 UNREADABLE |= {"lone surrogate", "html"}
@@ -152,14 +159,16 @@ def test_every_hostile_response_ends_as_an_answer_or_a_counted_failure(ledger: C
     assert summary.refusals == ledger.refusals() == {"bio": 1, "unnamed": 1}
     assert {failed[n] for n in script if n.startswith("cut at")} == {"not_json"}
     assert (failed["http 400"], failed["http 413"], failed["http 429 always"]) == ("http_400", "http_413", "http_429")
-    assert failed["silence"] == "timeout" and failed["dropped before"] == failed["dropped inside"] == "dropped"
+    assert failed["silence"] == failed["drip"] == "timeout" and failed["dropped before"] == failed["dropped inside"] == "dropped"
     assert received.count("http 400") == received.count("empty body") == received.count("refusal") == 1
     assert received.count("http 500 always") == QUICK.tries
     # What was cut, garbled or lost may have been paid for: it is charged, and what came is kept as it came.
     kept = dict(database.execute("SELECT slot, response FROM calls WHERE reason IN ('not_json', 'not_message')").fetchall())
     unread = {n for n in script if n.startswith("cut at")} | UNREADABLE
     assert {name: zlib.decompress(raw) for name, raw in kept.items()} == {name: script[name].raw for name in unread}
-    assert summary.uncertain == sum(received.count(n) for n in ("silence", "dropped before", "dropped inside")) == 3 * QUICK.lost_tries
+    lost = {"silence", "drip", "dropped before", "dropped inside", "broken gzip", "endless redirects"}
+    assert summary.uncertain == len(lost) * QUICK.lost_tries
+    assert {received.count(name) for name in lost - {"endless redirects"}} == {QUICK.lost_tries}
     assert ledger.counts() == {"reserved": 0, "sent": 0, "answered": len(answered), "failed": len(failed), "uncertain": 0}
     assert summary.cost_usd == pytest.approx(ledger.spent_usd())
 
@@ -187,6 +196,76 @@ def test_retry_after_is_kept_to_and_fewer_calls_are_sent_together(ledger: CallLe
     with messages_server(throttle) as server:
         assert run(ledger, server.address, [make_request(str(n)) for n in range(3)], spec={"concurrency": 1}).answered == 3
     assert times[1] - times[0] >= 1.0 and times[2] - times[1] < 0.8
+
+
+def test_slots_grow_by_one_and_shrink_by_a_third() -> None:
+    """Additive increase, multiplicative decrease; one jam shrinks them once, and near a rate limit they stay as they are."""
+    now = 0.0
+
+    async def entered(limit: AdaptiveLimit, most: int) -> int:
+        tasks = [asyncio.create_task(limit.enter()) for _ in range(most)]
+        await asyncio.sleep(0)
+        found = sum(task.done() for task in tasks)
+        for task in tasks:
+            task.cancel()
+        return found
+
+    limit = AdaptiveLimit(20, clock=lambda: now)
+    assert asyncio.run(entered(limit, 30)) == 20
+    limit.in_flight, now = 0, 1.0
+    for sent in (0.5, 0.6, 0.7, 1.0):  # the last one left after the first had come back
+        limit.slow_down(sent=sent, wait=None)
+    assert limit.limit == pytest.approx(20 * 0.7 * 0.7) and asyncio.run(entered(limit, 30)) == 9
+    for _ in range(10):
+        limit.speed_up({})
+    assert 10.5 < limit.limit < 11
+    few = {f"anthropic-ratelimit-requests-{k}": v for k, v in {"limit": "50", "remaining": "4", "reset": "2026-11-24T00:00:00Z"}.items()}
+    before = limit.limit
+    limit.speed_up(few)
+    assert limit.limit == before
+    for _ in range(500):
+        limit.speed_up({**few, "anthropic-ratelimit-requests-remaining": "40"})
+    assert limit.limit == 20
+    for n in range(50):
+        limit.slow_down(sent=2.0 + n, wait=None)
+        now += 1
+    assert limit.limit == 1
+
+
+def test_a_server_that_takes_four_at_a_time_is_soon_asked_four_at_a_time(ledger: CallLedger) -> None:
+    together, refused = [0], [0]
+    lock = threading.Lock()
+
+    def crowded(body: dict[str, Any], seen: int) -> Act:
+        with lock:
+            together[0] += 1
+            is_full = together[0] > 4
+            refused[0] += is_full
+        time.sleep(0.02)
+        with lock:
+            together[0] -= 1
+        return Act(429, headers={"retry-after-ms": "10"}) if is_full else always_answer(body, seen)
+
+    with messages_server(crowded) as server:
+        summary = run(ledger, server.address, [make_request(str(n)) for n in range(300)], spec={"concurrency": 24})
+    assert (summary.answered, summary.failed) == (300, 0)
+    assert refused[0] < 300  # about 90 as a rule; 670 if 24 went on knocking
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "2.5"}, 2.5),
+        ({"retry-after": "2", "retry-after-ms": "250"}, 0.25),
+        ({"retry-after": "Tue, 24 Nov 2026 12:00:30 GMT"}, 30),
+        ({"retry-after": "Tue, 24 Nov 2026 11:00:00 GMT"}, 0),
+        ({"retry-after": "86400"}, 300),
+        *(({"retry-after": word}, None) for word in ("soon", "", "nan", "inf", "24 Nov 2026 12:00:30")),
+        ({}, None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_moment(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers, now=datetime(2026, 11, 24, 12, tzinfo=UTC)) == seconds
 
 
 def test_the_rate_limit_headers_hold_calls_back(ledger: CallLedger) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from curation.errors import BudgetReached, ModelUnavailable
-from curation.models import AskSummary, ask_batch, find_rates, open_model
+from curation.models import AskProgress, AskSummary, ask_batch, find_rates, open_model
 from curation.models.prices import bound_nano
 from curation.project import ModelSpec
 from curation.requests import Request
@@ -191,6 +191,44 @@ def test_a_lost_reply_to_the_creation_is_found_by_listing(ledger: CallLedger, da
         summary = run_batch(CallLedger(database), server, cells(10))
     assert len(provider.batches) == 1 and (summary.failed, summary.uncertain) == (0, 0)
     assert ledger.counts()["answered"] == 10 and ledger.spent_usd() == pytest.approx(CHEAP_ANSWER_USD * (1 + 9 / 2))
+
+
+@pytest.mark.parametrize("reply", [Act(504), Act(500), Act(502, raw=b"<html>bad gateway</html>"), Act(raw=b"{}"), Act(raw=b"")])
+def test_a_creation_that_answers_with_an_error_and_was_made_all_the_same_is_not_made_twice(ledger: CallLedger, reply: Act) -> None:
+    provider = Provider()
+    create = provider.create
+
+    def made_all_the_same(asked: list[dict[str, Any]]) -> Act:
+        usual = create(asked)
+        return reply if len(provider.batches) == 1 else usual
+
+    provider.create = made_all_the_same  # type: ignore[method-assign]
+    with messages_server(other=provider.other) as server:
+        summary = run_batch(ledger, server, cells(10))
+    assert len(provider.batches) == 1 and (summary.answered, summary.failed, summary.uncertain) == (10, 0, 0)
+    assert ledger.spent_usd() == pytest.approx(CHEAP_ANSWER_USD * (1 + 9 / 2))
+
+
+def test_a_creation_that_is_throttled_or_fails_for_a_while_is_tried_again(ledger: CallLedger) -> None:
+    provider = Provider(created=[Act(429, headers={"retry-after": "0"}), Act(500), Act(529, headers={"retry-after": "0"}), Act(503)])
+    with messages_server(other=provider.other) as server:
+        assert run_batch(ledger, server, cells(10)).answered == 10
+    assert len(provider.batches) == 1 and provider.created == []
+
+
+def test_a_run_in_batches_shows_that_it_lives(database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a process on another machine would take what it has on its way for lost, and buy it again."""
+    from curation.models import batches
+
+    monkeypatch.setattr(batches, "BEAT_S", 0.01)
+    leases = list[float]()
+
+    def look(_: AskProgress) -> None:
+        leases.extend(row[0] for row in database.execute("SELECT lease FROM call_owners"))
+
+    with messages_server(other=Provider().other) as server:
+        run_batch(CallLedger(database), server, cells(10), progress=look)
+    assert len(set(leases)) > 1 and leases == sorted(leases)
 
 
 def test_a_malformed_request_is_found_before_the_batch_is_made(ledger: CallLedger) -> None:

@@ -27,7 +27,7 @@ class AnthropicModel:
 
     async def send(self, body: dict[str, Any]) -> Reply:
         """One POST to /v1/messages."""
-        return await self._clients.request("POST", "/v1/messages", body)
+        return await self._clients.request("POST", "/v1/messages", body, within_s=self._timeout_s)
 
     async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Reply:
         """One request, tried once; any status is a reply."""

@@ -27,7 +27,7 @@ from curation.requests import Request
 
 _LOOK_AHEAD = 256
 _POLL_S = 0.25
-_BEAT_S = 20.0
+BEAT_S = 20.0
 _TELL_S = 0.2
 
 
@@ -234,7 +234,7 @@ class _Run:
 
     async def _beat(self) -> None:
         while True:
-            await asyncio.sleep(_BEAT_S)
+            await asyncio.sleep(BEAT_S)
             await self.sender.commit.write(self.ledger.beat)
 
     def _stop(self, error: BaseException | None) -> None:

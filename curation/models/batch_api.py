@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Any
@@ -26,9 +27,32 @@ class BatchApi:
     def __init__(self, model: ChatModel, *, patience: Patience, tell: Callable[[], None]) -> None:
         self._model, self._patience, self._tell = model, patience, tell
 
-    async def create(self, requests: list[dict[str, Any]]) -> Reply:
-        """Ask for a batch. One that was sent and not answered is not repeated: it may have been made."""
-        return await self._call("POST", _PATH, {"requests": requests})
+    async def make(self, requests: list[dict[str, Any]], *, known: set[str]) -> str | Reply:
+        """Ask for a batch: its id, or the reply that refuses it. After a server's error it may be there all the same, and is looked for
+        before another is made.
+
+        Args:
+            known: the ids of our earlier ones.
+
+        Raises:
+            NoReply: whether there is one is then for a later look at the list to say, where the request was `sent`.
+        """
+        began, keys = time.time(), {request["custom_id"] for request in requests}
+        for tried in itertools.count(1):
+            reply = await self._call("POST", _PATH, {"requests": requests})
+            made = replies.as_object(reply.raw).get("id") if reply.status == 200 else None
+            if isinstance(made, str):
+                return made
+            if reply.status != 200 and (reply.status in replies.THROTTLED or not replies.is_retried(reply.status)):
+                return reply
+            try:
+                found = await self.find(keys, size=len(requests), since=began - 60, known=known)
+            except NoReply as error:
+                raise NoReply(error.reason, error.detail, sent=True) from error
+            if found is not None or tried >= self._patience.tries:
+                return found or reply
+            await self._pause(tried)
+        raise AssertionError("the last try returns or raises")
 
     async def wait(self, batch_id: str) -> None:
         """Until it has ended; looked at less and less often."""
@@ -78,16 +102,21 @@ class BatchApi:
         for tried in itertools.count(1):
             try:
                 reply = await self._model.request(method, path, body)
-                if not replies.is_retried(reply.status) or tried >= self._patience.tries:
+                passes = reply.status in replies.THROTTLED if method == "POST" else replies.is_retried(reply.status)
+                if not passes or tried >= self._patience.tries:
                     return reply
                 wait = replies.retry_after(reply.headers)
             except NoReply as error:
                 if tried >= self._patience.unreachable_tries or (error.sent and method == "POST"):
                     raise
                 wait = None
-            grown: float = min(self._patience.longest_wait_s, self._patience.first_wait_s * 2.0**tried)
-            await asyncio.sleep(grown if wait is None else wait)
+            await self._pause(tried, wait)
         raise AssertionError("the last try returns or raises")
+
+    async def _pause(self, tried: int, wait: float | None = None) -> None:
+        """Before the next try; longer each time, or as long as the provider asks."""
+        grown: float = min(self._patience.longest_wait_s, self._patience.first_wait_s * 2.0**tried)
+        await asyncio.sleep(grown if wait is None else wait)
 
 
 def _refused(batch_id: str, reply: Reply) -> ModelUnavailable:

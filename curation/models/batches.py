@@ -14,10 +14,10 @@ import orjson
 
 from curation.errors import ModelUnavailable
 from curation.models import replies
-from curation.models.ask import ask_async, summarize
+from curation.models.ask import BEAT_S, ask_async, summarize
 from curation.models.batch_api import BatchApi, BatchGone
 from curation.models.client import ChatModel, NoReply
-from curation.models.ledger import Held
+from curation.models.ledger import Claimed, Held
 from curation.models.prices import bound_nano, find_rates, is_priced
 from curation.models.sending import Patience, Sender, budget_reached
 from curation.models.told import AskProgress, AskSummary
@@ -86,7 +86,7 @@ class _BatchRun:
         self.rounds = Counter[str]()
 
     async def run(self, requests: list[Request]) -> AskSummary:
-        self.total = len(requests)
+        self.total, beat = len(requests), asyncio.create_task(self._beat())
         self.sender = Sender(
             model=self.model,
             spec=self.spec,
@@ -101,6 +101,7 @@ class _BatchRun:
             await self._probe(requests)
             await self._ask_all(await self._warm(requests))
         finally:
+            beat.cancel()
             self.sender.tally.uncertain += self.ledger.release().uncertain
             await self.model.close()
         return summarize(self.sender.tally)
@@ -109,14 +110,7 @@ class _BatchRun:
         todo, by_key = requests, {request.key: request for request in requests}
         while todo:
             offers = [(r, bound_nano(r, self.rates, in_batch=True) if is_priced(r, self.rates) else 0) for r in _head(todo)]
-            claim = self.ledger.claim(
-                offers,
-                provider=self.spec.provider,
-                simulated=self.simulated,
-                limit=_MOST_CALLS,
-                budget_usd=self.budget_usd,
-                since=self.since,
-            )
+            claim = self._claim(offers, limit=_MOST_CALLS)
             elsewhere = [offers[place][0] for place in claim.elsewhere]
             self.sender.tally.reused += claim.reused
             self.sender.tally.failed += claim.failed
@@ -141,9 +135,7 @@ class _BatchRun:
     async def _probe(self, requests: Sequence[Request]) -> None:
         """The first request that is not answered, alone and at full price: a mistake in the body shows now and not in a day."""
         offers = [(request, 0) for request in requests]
-        claim = self.ledger.claim(
-            offers, provider=self.spec.provider, simulated=self.simulated, limit=1, budget_usd=self.budget_usd, since=self.since
-        )
+        claim = self._claim(offers, limit=1)
         self.ledger.release([call.seq for call in claim.calls])
         if not claim.calls:
             return
@@ -174,10 +166,7 @@ class _BatchRun:
         calls = list[Held]()
         for alike in _long_prefixes(requests):
             offers = [(r, bound_nano(r, self.rates, in_batch=True)) for r in alike if is_priced(r, self.rates)]
-            claim = self.ledger.claim(
-                offers, provider=self.spec.provider, simulated=self.simulated, limit=1, budget_usd=self.budget_usd, since=self.since
-            )
-            calls += claim.calls
+            calls += self._claim(offers, limit=1).calls
         if not calls:
             return requests
         await self._submit(calls)
@@ -186,26 +175,30 @@ class _BatchRun:
         self._forgive()  # what errored is met again among the others
         return [request for request in requests if request.key not in sent]
 
+    def _claim(self, offers: Sequence[tuple[Request, int]], *, limit: int) -> Claimed:
+        provider, since = self.spec.provider, self.since
+        return self.ledger.claim(offers, provider=provider, simulated=self.simulated, limit=limit, budget_usd=self.budget_usd, since=since)
+
     async def _submit(self, calls: Sequence[Held]) -> None:
         if not calls:
             return
         number = self.ledger.hand_over([call.seq for call in calls], model=self.spec.model, simulated=self.simulated)
         try:
-            reply = await self.api.create([{"custom_id": call.request.key, "params": call.request.body} for call in calls])
+            asked = [{"custom_id": call.request.key, "params": call.request.body} for call in calls]
+            made = await self.api.make(asked, known=self.ledger.batches.known_ids())
         except NoReply as error:
             if error.sent:
                 raise replies.describe_unreachable(error, spec=self.spec, address=self.model.address) from error
             with self.ledger.transaction():
                 self.ledger.batches.undo(number, status=None, reason=error.reason, detail=error.detail)
             raise replies.describe_unreachable(error, spec=self.spec, address=self.model.address) from error
-        made = replies.as_object(reply.raw)
-        if reply.status == 200 and isinstance(made.get("id"), str):
-            self.ledger.batches.name(number, made["id"])
+        if isinstance(made, str):
+            self.ledger.batches.name(number, made)
             return
-        reason, detail = replies.describe_failure(reply)
+        reason, detail = replies.describe_failure(made)
         with self.ledger.transaction():
-            self.ledger.batches.undo(number, status=reply.status, reason=reason, detail=detail)
-        end = replies.ends_the_run(reply, spec=self.spec, address=self.model.address)
+            self.ledger.batches.undo(number, status=made.status, reason=reason, detail=detail)
+        end = replies.ends_the_run(made, spec=self.spec, address=self.model.address)
         raise end or ModelUnavailable(
             f"model {self.spec.model}", f"takes no batch ({reason} {detail})", "run again, or without batch: true"
         )
@@ -267,6 +260,12 @@ class _BatchRun:
             for result in mine:
                 if result.raw is not None:
                     self.sender.settle_from_batch(waiting[result.key], result.raw)
+
+    async def _beat(self) -> None:
+        """A process on another machine must not take a batch that is being made for one whose maker died."""
+        while True:
+            await asyncio.sleep(BEAT_S)
+            self.ledger.beat()
 
     def _tell(self) -> None:
         if self.progress is None:

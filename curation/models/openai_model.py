@@ -29,7 +29,8 @@ class OpenAIModel:
 
     async def send(self, body: dict[str, Any]) -> Reply:
         """One POST to chat/completions."""
-        return await self._clients.request("POST", "/chat/completions", completion_body(body, limit=self._limit))
+        asked = completion_body(body, limit=self._limit)
+        return await self._clients.request("POST", "/chat/completions", asked, within_s=self._timeout_s)
 
     async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Reply:
         """One request, tried once; any status is a reply."""

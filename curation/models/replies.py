@@ -6,10 +6,12 @@ Successes are read only after they are on disk.
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 import orjson
@@ -110,12 +112,15 @@ def describe_failure(reply: Reply) -> tuple[str, str]:
     return reason, f"{kind}: {text}" if kind else text
 
 
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds the provider asks to wait, at most five minutes."""
+def retry_after(headers: Mapping[str, str], *, now: datetime | None = None) -> float | None:
+    """Seconds the provider asks to wait, at most five minutes; a proxy on the way may name the moment instead."""
     for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         with contextlib.suppress(ValueError):
-            if headers.get(name):
-                return min(max(float(headers[name]) / scale, 0.0), _LONGEST_WAIT_S)
+            if math.isfinite(seconds := float(headers.get(name, "nan")) / scale):
+                return min(max(seconds, 0.0), _LONGEST_WAIT_S)
+    with contextlib.suppress(ValueError, TypeError):
+        moment = parsedate_to_datetime(headers.get("retry-after", ""))
+        return min(max((moment - (now or datetime.now(UTC))).total_seconds(), 0.0), _LONGEST_WAIT_S)
     return None
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from curation.models.client import Reply, no_reply, reply_of
+from curation.models.client import NoReply, Reply, no_reply, reply_of
 
 CALLS_EACH = 4
 """Calls on their way by one client; there are as many clients as that needs."""
@@ -36,16 +36,23 @@ class SdkClients:
     def __init__(self, sdk: str, make: Callable[[], Any]) -> None:
         self._sdk, self._make, self._clients = sdk, make, list[_Lent]()
 
-    async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Reply:
-        """One request, tried once."""
+    async def request(self, method: str, path: str, body: dict[str, Any] | None = None, *, within_s: float | None = None) -> Reply:
+        """One request, tried once.
+
+        Args:
+            within_s: for the whole reply; the clients' own limit begins anew with every byte.
+        """
         import httpx2
 
         sdk = importlib.import_module(self._sdk)
         with self._least_busy() as client:
             try:
-                if method == "GET":
-                    return reply_of(await client.get(path, cast_to=httpx2.Response))
-                return reply_of(await client.post(path, body=body, cast_to=httpx2.Response))
+                async with asyncio.timeout(within_s):
+                    if method == "GET":
+                        return reply_of(await client.get(path, cast_to=httpx2.Response))
+                    return reply_of(await client.post(path, body=body, cast_to=httpx2.Response))
+            except TimeoutError as error:
+                raise NoReply("timeout", f"no whole reply within {within_s:g} s", sent=True) from error
             except sdk.APIStatusError as error:
                 return reply_of(error.response)
             except sdk.APIConnectionError as error:
