@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from curation.dedup.rows import Rows, Texts, keyed_rows, spread
+from curation.dedup.rows import Rows, Texts, read_by, read_rows, spread
 from curation.leakage.spans import ANCHOR, SHARED_BY, Span
 from curation.leakage.wordchars import word_table
 
@@ -17,7 +17,7 @@ ANCHORED, FRAMED = 1, 2
 
 
 class _Grams(NamedTuple):
-    """Windows of words, sorted by hash: the item and word each begins at, and how many words it has."""
+    """Windows of words, item by item: the item and word each begins at, and how many words it has."""
 
     hash: Array
     item: Array
@@ -30,22 +30,41 @@ class SpanScanner:
 
     def __init__(self, items: Sequence[str], *, boilerplate: bool = True) -> None:
         """`boilerplate` False lets words that several items share open a span too."""
-        self.words, self.starts = words_of(keyed_rows(items).rows)
+        self.words, self.starts = words_of(readable_rows(items))
         self.lengths = np.diff(self.starts)
         grams = _anchors(self.words, self.starts, np.minimum(self.lengths, ANCHOR))
-        grams, frames = _without_frames(grams, self.lengths) if boilerplate else (grams, np.empty(0, np.uint64))
+        group, n, _ = _grouped(grams.hash)
+        frames = np.empty(0, np.uint64)
+        if boilerplate:
+            shared = (_holders_of(group, n, grams, self.lengths) >= SHARED_BY)[group]
+            frames, grams = np.unique(grams.hash[shared]), _Grams(*(column[~shared] for column in grams))
         # An item that is boilerplate all through (a copy in three suites) is found as a whole.
-        whole = np.where(np.isin(np.arange(len(items)), grams.item), 0, self.lengths)
-        grams = _together(grams, _anchors(self.words, self.starts, whole))
-        distinct, first = np.unique(grams.hash, return_index=True)
-        self.holders = np.append(first, len(grams.hash)).astype(np.int64)
-        self.items, self.places, self.frames = grams.item, grams.place, len(distinct)
-        self.slots, self.groups = hash_table(np.concatenate([distinct, np.setdiff1d(frames, distinct)]))
-        self.widths = np.unique(np.append(grams.width, ANCHOR if len(frames) else grams.width[:1])).astype(np.int64)
+        left = np.bincount(grams.item, minlength=len(items)) == 0
+        whole = _anchors(self.words, self.starts, np.where(left, self.lengths, 0))
+        grams = _Grams(*(np.concatenate(pair) for pair in zip(grams, whole, strict=True)))
+        self._index(grams, frames)
+
+    def _index(self, grams: _Grams, frames: Array) -> None:
+        from curation.leakage.kernels.spans import heads_of, order_by_group
+
+        group, _, (self.slots, self.groups) = _grouped(np.concatenate([grams.hash, frames]))
+        group = group[: len(grams.hash)]
+        self.frames = int(group.max(initial=-1)) + 1  # groups from here on are boilerplate
+        self.holders = np.append(0, np.cumsum(np.bincount(group, minlength=self.frames))).astype(np.int64)
+        order = order_by_group(group, self.holders)
+        self.items, self.places = grams.item[order], grams.place[order]
+        self.widths = np.unique(np.append(grams.width, ANCHOR) if len(frames) else grams.width).astype(np.int64)
+        anchored = grams.width == ANCHOR
+        self.bits = _bits(np.concatenate([grams.hash[anchored], frames]))
+        first = self.starts[:-1][grams.item] + grams.place
+        few, many = (grams.width > 1) & (grams.width < ANCHOR), grams.width > ANCHOR
+        heads = [self.words[first[grams.width == 1]], heads_of(self.words, first[few]), heads_of(self.words, first[many])]
+        room = max(map(len, heads))
+        self.heads = np.stack([_bits(part, room=room) for part in heads])
 
     def scan(self, texts: Texts) -> dict[int, list[Span]]:
         """Row to the longest span it shares with each item it shares one with."""
-        rows = keyed_rows(texts).rows
+        rows = readable_rows(texts)
         return self.spans(rows, self.flags(rows))
 
     def flags(self, rows: Rows) -> Array:
@@ -53,7 +72,7 @@ class SpanScanner:
         from curation.leakage.kernels.spans import mark_rows
 
         flags = np.zeros(len(rows), np.uint8)
-        spread(mark_rows, len(rows), *self._common(rows), flags)
+        spread(mark_rows, len(rows), *self._common(rows), ANCHOR, self.bits, self.heads, flags)
         return flags
 
     def spans(self, rows: Rows, flags: Array) -> dict[int, list[Span]]:
@@ -88,10 +107,16 @@ def hash_table(hashes: Array) -> tuple[Array, Array]:
     """(slots, groups) of an open table, at most a quarter full, that tells the place of each of these distinct hashes."""
     from curation.leakage.kernels.spans import fill_table
 
-    size = 1 << max(10, int(4 * len(hashes)).bit_length())
-    slots, groups = np.zeros(size, np.uint64), np.full(size, -1, np.int32)
+    slots, groups = _empty_table(len(hashes))
     fill_table(hashes, slots, groups)
     return slots, groups
+
+
+def readable_rows(texts: Texts) -> Rows:
+    """Rows that the loops can read; those whose marks may combine normalized by Python."""
+    from curation.leakage.kernels.words import check_rows
+
+    return read_by(check_rows, read_rows(texts)).rows
 
 
 def _anchors(words: Array, starts: Array, sizes: Array) -> _Grams:
@@ -100,23 +125,35 @@ def _anchors(words: Array, starts: Array, sizes: Array) -> _Grams:
     room = len(words) + 1
     hashes, item, place = np.empty(room, np.uint64), np.empty(room, np.int64), np.empty(room, np.int64)
     n = item_grams(words, starts, sizes.astype(np.int64), hashes, item, place)
-    return _sorted(_Grams(hashes[:n], item[:n], place[:n], sizes[item[:n]]))
+    return _Grams(hashes[:n], item[:n], place[:n], sizes[item[:n]])
 
 
-def _sorted(grams: _Grams) -> _Grams:
-    order = np.lexsort((grams.place, grams.item, grams.hash))
-    return _Grams(*(column[order] for column in grams))
+def _grouped(hashes: Array) -> tuple[Array, int, tuple[Array, Array]]:
+    """(the group of each hash, how many there are, the table that tells the group of a hash)."""
+    from curation.leakage.kernels.spans import group_hashes
+
+    slots, groups = _empty_table(len(hashes))
+    group = np.empty(len(hashes), np.int64)
+    n = group_hashes(hashes, slots, groups, group)
+    return group, n, (slots, groups)
 
 
-def _together(one: _Grams, other: _Grams) -> _Grams:
-    return _sorted(_Grams(*(np.concatenate(pair) for pair in zip(one, other, strict=True)))) if len(other.hash) else one
+def _holders_of(group: Array, n: int, grams: _Grams, lengths: Array) -> Array:
+    """How many long items hold each group."""
+    from curation.leakage.kernels.spans import count_holders
 
-
-def _without_frames(grams: _Grams, lengths: Array) -> tuple[_Grams, Array]:
-    """The windows that fewer than `SHARED_BY` long items hold, and the hashes of the others."""
-    distinct, group = np.unique(grams.hash, return_inverse=True)
     long = (grams.width == ANCHOR) & (lengths[grams.item] > ANCHOR)
-    pairs = np.unique(group[long].astype(np.int64) * (1 << 32) + grams.item[long])
-    is_frame = np.bincount((pairs >> 32).astype(np.int64), minlength=len(distinct)) >= SHARED_BY
-    kept = ~is_frame[group]
-    return _Grams(*(column[kept] for column in grams)), distinct[is_frame]
+    return np.asarray(count_holders(group[long], grams.item[long], n))
+
+
+def _bits(hashes: Array, *, room: int | None = None) -> Array:
+    from curation.leakage.kernels.spans import set_bits
+
+    bits = np.zeros(1 << max(7, int(12 * (len(hashes) if room is None else room) // 64).bit_length()), np.uint64)
+    set_bits(hashes, bits)
+    return bits
+
+
+def _empty_table(n: int) -> tuple[Array, Array]:
+    size = 1 << max(10, int(4 * n).bit_length())
+    return np.zeros(size, np.uint64), np.full(size, -1, np.int32)

@@ -6,8 +6,9 @@ import numpy as np
 from numba import njit
 
 from curation.dedup.kernels.read import PRIME, mix
-from curation.leakage.kernels.words import row_room, row_words
+from curation.leakage.kernels.words import ascii_letters, row_room, row_words
 
+_HALF, _WORD, _IN_WORD = np.uint64(32), np.uint64(6), np.uint64(63)
 _MEMORY = 256
 """Diagonals remembered, so that a span is walked once and a row that repeats itself stays linear."""
 
@@ -65,18 +66,135 @@ def look_up(h, slots, groups):
 
 
 @njit(nogil=True, cache=True)
-def mark_rows(start, stop, addresses, sizes, is_normal, table, sequences, chars, widths, slots, groups, frames, flags):
-    """Flag the rows that hold an anchor (bit 1) or a window of boilerplate (bit 2)."""
+def group_hashes(hashes, slots, groups, out):
+    """Open addressing: the group of each hash in the order in which they first come; gives the number of groups."""
+    mask, n = np.uint64(len(slots) - 1), 0
+    for i in range(len(hashes)):
+        at = hashes[i] & mask
+        while groups[at] >= 0 and slots[at] != hashes[i]:
+            at = (at + np.uint64(1)) & mask
+        if groups[at] < 0:
+            slots[at], groups[at] = hashes[i], n
+            n += 1
+        out[i] = groups[at]
+    return n
+
+
+@njit(nogil=True, cache=True)
+def count_holders(groups, items, n):
+    """How many items hold each group; the items stand in order."""
+    last, held = np.full(n, -1, np.int64), np.zeros(n, np.int64)
+    for i in range(len(groups)):
+        if last[groups[i]] != items[i]:
+            last[groups[i]] = items[i]
+            held[groups[i]] += 1
+    return held
+
+
+@njit(nogil=True, cache=True)
+def order_by_group(groups, begins):
+    """The places of each group's members, one group after another; `begins` is where each group's are to stand."""
+    at, order = begins.copy(), np.empty(len(groups), np.int64)
+    for i in range(len(groups)):
+        order[at[groups[i]]] = i
+        at[groups[i]] += 1
+    return order
+
+
+@njit(nogil=True, cache=True)
+def head_of(words, at):
+    """A hash of two words in a row."""
+    return mix(words[at] * PRIME + words[at + 1])
+
+
+@njit(nogil=True, cache=True)
+def heads_of(words, places):
+    """The heads of windows that begin at some places."""
+    out = np.empty(len(places), np.uint64)
+    for i in range(len(places)):
+        out[i] = head_of(words, places[i])
+    return out
+
+
+@njit(nogil=True, cache=True)
+def set_bits(hashes, bits):
+    """Two bits for each hash, so that most of what is not there can be told without a look at the table."""
+    mask = np.uint64(64 * len(bits) - 1)
+    for h in hashes:
+        for at in (h & mask, (h >> _HALF) & mask):
+            bits[at >> _WORD] |= np.uint64(1) << (at & _IN_WORD)
+
+
+@njit(nogil=True, cache=True)
+def has_bits(h, bits):
+    """Whether a hash may be among those that were set."""
+    mask = np.uint64(64 * len(bits) - 1)
+    at = h & mask
+    if not (bits[at >> _WORD] >> (at & _IN_WORD)) & np.uint64(1):
+        return False
+    at = (h >> _HALF) & mask
+    return bool((bits[at >> _WORD] >> (at & _IN_WORD)) & np.uint64(1))
+
+
+@njit(nogil=True, cache=True)
+def gram(words, at, size):
+    """The hash of one window, as `roll` gives it."""
+    h = np.uint64(0)
+    for i in range(at, at + size):
+        h = h * PRIME + words[i]
+    return mix(h ^ mix(np.uint64(size)))
+
+
+@njit(nogil=True, cache=True)
+def mark_rows(start, stop, addresses, sizes, is_normal, table, sequences, chars, widths, slots, groups, frames, anchor, bits, heads,
+              flags):  # fmt: skip
+    """Flag the rows that hold an anchor (bit 1) or a window of boilerplate (bit 2).
+
+    `anchor`: the width of most windows; `bits` tell which may be there. Windows of other widths are few, and are looked at where
+    their first two words (for the narrowest, all of them) stand, which `heads` tell.
+    """
     most = row_room(sizes, start, stop)
-    codes, words, grams = np.empty(most, np.uint32), np.empty(most, np.uint64), np.empty(most, np.uint64)
+    words, grams = np.empty(most, np.uint64), np.empty(most, np.uint64)
+    letters = ascii_letters(table, chars)
+    top, salt = np.uint64(1), mix(np.uint64(anchor))
+    for _ in range(anchor - 1):
+        top *= PRIME
     for row in range(start, stop):
-        n = row_words(addresses[row], sizes[row], is_normal[row], table, sequences, chars, codes, words)
-        for width in widths:
-            count = roll(words, n, width, grams)
-            for i in range(count):
-                group = look_up(grams[i], slots, groups)
-                if group >= 0:
-                    flags[row] |= 2 if group >= frames else 1
+        n = row_words(addresses[row], sizes[row], is_normal[row], table, sequences, chars, letters, words)
+        h, found = np.uint64(0), np.uint8(0)
+        for i in range(n):
+            h = (h - words[i - anchor] * top if i >= anchor else h) * PRIME + words[i]
+            if i >= anchor - 1:
+                whole = mix(h ^ salt)
+                if has_bits(whole, bits):
+                    group = look_up(whole, slots, groups)
+                    if group >= 0:
+                        found |= np.uint8(2 if group >= frames else 1)
+        flags[row] = found | _other_widths(words, n, widths, anchor, slots, groups, heads, grams)
+
+
+@njit(nogil=True, cache=True)
+def _other_widths(words, n, widths, anchor, slots, groups, heads, grams):
+    """1 if the words hold a window of another width than the anchors'."""
+    singles, pairs, longer = heads[0], heads[1], heads[2]  # a view costs more than the look through it
+    long = False
+    for i in range(n):
+        if has_bits(words[i], singles) and look_up(gram(words, i, 1), slots, groups) >= 0:
+            return np.uint8(1)
+        if i + 1 == n:
+            break
+        head = head_of(words, i)
+        long |= has_bits(head, longer)
+        if has_bits(head, pairs):
+            for width in widths:
+                if 1 < width < anchor and i + width <= n and look_up(gram(words, i, width), slots, groups) >= 0:
+                    return np.uint8(1)
+    for width in widths:
+        if long and width > anchor:
+            for i in range(roll(words, n, width, grams)):
+                if look_up(grams[i], slots, groups) >= 0:
+                    return np.uint8(1)
+    return np.uint8(0)
 
 
 @njit(nogil=True, cache=True)
@@ -84,13 +202,13 @@ def best_spans(which, addresses, sizes, is_normal, table, sequences, chars, widt
                item_words, item_starts):  # fmt: skip
     """(row, item, first word, word after the last) of the longest span that each of these rows shares with each item."""
     most = row_room(sizes, 0, len(sizes))
-    codes, words, grams = np.empty(most, np.uint32), np.empty(most, np.uint64), np.empty(most, np.uint64)
-    n_items = len(item_starts) - 1
+    words, grams = np.empty(most, np.uint64), np.empty(most, np.uint64)
+    n_items, letters = len(item_starts) - 1, ascii_letters(table, chars)
     begins, lengths, touched = np.zeros(n_items, np.int64), np.zeros(n_items, np.int64), np.empty(n_items, np.int64)
     memory, until = np.full(_MEMORY, -1, np.int64), np.zeros(_MEMORY, np.int64)
     out, n_out = np.empty((1024, 4), np.int64), 0
     for row in which:
-        n = row_words(addresses[row], sizes[row], is_normal[row], table, sequences, chars, codes, words)
+        n = row_words(addresses[row], sizes[row], is_normal[row], table, sequences, chars, letters, words)
         memory[:] = -1
         n_touched = 0
         for width in widths:

@@ -5,30 +5,53 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, njit
 
-from curation.dedup.folding import DROPPED, SPACE
+from curation.dedup.folding import DROPPED, SEVERAL, SPACE
 from curation.dedup.kernels.read import PRIME, decode, mix, pointer, read_row
 
 _SEED = np.uint64(0x5EEDC0DE)
+_CODE = np.uint32(0x1FFFFF)
 
 
 @njit(nogil=True, cache=True)
-def hash_words(codes, n, chars, out):
-    """Hashes of the words in normalized code points; gives their number."""
-    count, h, inside = 0, _SEED, False
-    for i in range(n):
-        kind = chars[codes[i]]
-        if kind == 1:
-            h = (h ^ np.uint64(codes[i])) * PRIME
-            h ^= h >> np.uint64(29)
-            inside = True
-            continue
-        if inside:
-            out[count] = mix(h)
-            count += 1
-            h, inside = _SEED, False
-        if kind == 2:
-            out[count] = mix((_SEED ^ np.uint64(codes[i])) * PRIME)
-            count += 1
+def ascii_letters(table, chars):
+    """For each byte of ASCII the code point that it counts as within a word, or 0 for a break."""
+    letters = np.zeros(256, np.uint64)
+    for code in range(128):
+        if table[code] < 0x200000 and chars[table[code]] == 1:
+            letters[code] = table[code]
+    return letters
+
+
+@njit(nogil=True, cache=True)
+def row_words(address, size, is_normal, table, sequences, chars, letters, out):
+    """Hashes of one row's words, as they stand in its normalized text; gives their number."""
+    data = carray(pointer(address), size)
+    count, at, h, inside = 0, 0, _SEED, False
+    while at < size:
+        letter, begin = letters[data[at]], at
+        while letter:
+            h, at = h * PRIME + letter, at + 1
+            letter = letters[data[at]] if at < size else np.uint64(0)
+        inside |= at > begin
+        if at == size:
+            break
+        if data[at] < 128:
+            if inside:
+                out[count], count, h, inside = mix(h), count + 1, _SEED, False
+            at += 1
+        else:
+            code, step = decode(data, at, size)
+            at += step
+            entry = code if is_normal else table[code]
+            special = (entry >> np.uint32(21)) & np.uint32(7)
+            if special == SEVERAL:
+                first = np.int64(entry & _CODE)
+                for i in range(np.int64(sequences[first])):
+                    folded = sequences[first + 1 + i]
+                    count, h, inside = _taken(folded, chars[folded], count, h, inside, out)
+            elif special != DROPPED:
+                folded = entry & _CODE
+                count, h, inside = _taken(folded, 0 if special == SPACE else chars[folded], count, h, inside, out)
     if inside:
         out[count] = mix(h)
         count += 1
@@ -36,18 +59,42 @@ def hash_words(codes, n, chars, out):
 
 
 @njit(nogil=True, cache=True)
-def row_words(address, size, is_normal, table, sequences, chars, codes, out):
-    """Hashes of one row's words."""
-    n = read_row(address, size, is_normal, table, sequences, codes)
-    return hash_words(codes, max(n, 0), chars, out)
+def _taken(code, kind, count, h, inside, out):
+    """What a code point does to the word that is being read: it goes on, ends, or ends before a sign that is a word by itself."""
+    if kind == 1:
+        return count, h * PRIME + np.uint64(code), True
+    if inside:
+        out[count] = mix(h)
+        count += 1
+    if kind == 2:
+        out[count] = mix(_SEED * PRIME + np.uint64(code))
+        count += 1
+    return count, _SEED, False
 
 
 @njit(nogil=True, cache=True)
 def words_into(start, stop, addresses, sizes, is_normal, table, sequences, chars, at, out, counts):
     """Write each row's word hashes at its place."""
-    codes = np.empty(row_room(sizes, start, stop), np.uint32)
+    letters = ascii_letters(table, chars)
     for row in range(start, stop):
-        counts[row] = row_words(addresses[row], sizes[row], is_normal[row], table, sequences, chars, codes, out[at[row] :])
+        counts[row] = row_words(addresses[row], sizes[row], is_normal[row], table, sequences, chars, letters, out[at[row] :])
+
+
+@njit(nogil=True, cache=True)
+def check_rows(start, stop, which, addresses, sizes, is_normal, table, sequences, keys, lengths):
+    """The number of each row's code points, -1 where Python must normalize it; for ASCII its bytes, since nothing may combine."""
+    most = 0
+    for i in range(start, stop):
+        most = max(most, sizes[which[i]])
+    codes = np.empty(most + most // 2 + 16, np.uint32)
+    for i in range(start, stop):
+        row = which[i]
+        data = carray(pointer(addresses[row]), sizes[row])
+        high = np.uint8(0)
+        for at in range(sizes[row]):
+            high |= data[at]
+        ascii_only = high < 128
+        lengths[row] = sizes[row] if ascii_only else read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
 
 
 @njit(nogil=True, cache=True)
