@@ -179,7 +179,7 @@ class SQLiteSearchEngine(base.SearchEngine):
             str(dataset.id),
             vector=str(vector_settings.id),
             value=[-x for x in wanted] if order == SimilarityOrder.least_similar else wanted,
-            question=plain_question(query, filter),
+            question=plain_question(query or None, filter),  # an empty text asks for nothing here, as in argilla-server's own engines
             excluded=str(record.id) if record is not None and not value else None,
             limit=max_results,
             threshold=threshold,

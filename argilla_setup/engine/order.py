@@ -7,13 +7,13 @@ a user's several answers count by their average.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from argilla_setup.engine.rows import Bitmap, Numbers, Rows, first_of, read_numbers, read_pairs
+from argilla_setup.engine.rows import Bitmap, Numbers, Rows, first_of, read_groups, read_numbers
 from argilla_setup.engine.where import RECORD_COLUMNS, Scope, Sql, answers_of, attribute_name, responses_of
 
 MARGIN = 256
@@ -34,24 +34,14 @@ def order_by_sorts(
     db: sqlite3.Connection, rows: Rows, among: Bitmap, *, dataset: int, sorts: Sequence[Sort], offset: int, limit: int
 ) -> Numbers:
     """The page of these records; later sorts settle the ties of earlier ones, and then the order of their coming."""
-    if len(sorts) > 1:
-        seqs = np.flatnonzero(among)
-        ranks = [_ranks(db, rows, _values_sql(sort, dataset=dataset), sort)[seqs] for sort in sorts]
-        # Of lexsort's keys the last counts most.
-        return seqs[np.lexsort((seqs, *reversed(ranks)))[offset : offset + limit]]
-    total = int(np.count_nonzero(among))
-    need = min(offset + limit, total)
-    left, taken, count = among.copy(), [], 0
-    for seqs in _walk(db, _values_sql(sorts[0], dataset=dataset), sorts[0], first=2 * need * len(rows.seqs) // max(total, 1) + MARGIN):
-        found = _first_of_each(seqs[left[seqs]], size=rows.size)
-        left[found] = False
-        taken.append(found)
-        count += len(found)
-        if count >= need:
-            break
-    else:
-        taken.append(np.flatnonzero(left))
-    return np.concatenate(taken)[offset:need]
+    end = min(offset + limit, int(np.count_nonzero(among)))
+    if len(sorts) == 1 and (found := _walk(db, rows, among, dataset=dataset, sort=sorts[0], end=end)) is not None:
+        return found[offset:end]
+    seqs = np.flatnonzero(among)
+    ranks = [_ranks(db, rows, dataset=dataset, sort=sort)[seqs] for sort in sorts]
+    # Of lexsort's keys the last counts most.
+    ordered: Numbers = seqs[np.lexsort((seqs, *reversed(ranks)))[offset:end]]
+    return ordered
 
 
 def order_by_user(rows: Rows, among: Bitmap, *, user: str, offset: int, limit: int) -> Numbers:
@@ -73,25 +63,23 @@ def order_by_score(
     return np.concatenate((ranked[best], others)), [*scores[best].tolist(), *([None] * len(others))]
 
 
-def _walk(db: sqlite3.Connection, source: Sql, sort: Sort, *, first: int) -> Iterator[Numbers]:
-    """The records that have a value, in order; one of several values comes several times."""
+def _walk(db: sqlite3.Connection, rows: Rows, among: Bitmap, *, dataset: int, sort: Sort, end: int) -> Numbers | None:
+    """The first of these records by the index that holds the order; None where none does, or where they stand too far apart in it."""
     scope, way = sort.scope, "DESC" if sort.descending else "ASC"
-    walked = scope.entity in ("metadata", "suggestion") or (scope.entity == "record" and scope.name in INDEXED)
-    sql, values = source
-    at, size = 0, first if walked else -1
-    while True:
-        seqs = read_numbers(db, f"SELECT n FROM (SELECT n FROM ({sql}) ORDER BY value {way}, n LIMIT ? OFFSET ?)", [*values, size, at])
-        yield seqs
-        if len(seqs) < size or size < 0:
-            return
-        at, size = at + size, 8 * size
+    if scope.entity == "response" or (scope.entity == "record" and scope.name not in INDEXED):
+        return None
+    sql, values = _values_sql(sort, dataset=dataset)
+    # Twice as far as if they stood evenly.
+    stretch = 2 * end * len(rows.seqs) // max(int(np.count_nonzero(among)), 1) + MARGIN
+    walked = read_numbers(db, f"SELECT n FROM ({sql}) ORDER BY value {way}, n LIMIT {stretch}", values)
+    found = _first_of_each(walked[among[walked]], size=rows.size)
+    return found if len(found) >= end else None
 
 
-def _ranks(db: sqlite3.Connection, rows: Rows, source: Sql, sort: Sort) -> Numbers:
+def _ranks(db: sqlite3.Connection, rows: Rows, *, dataset: int, sort: Sort) -> Numbers:
     """By record, the number of its value among all values; without one the greatest number."""
-    sql, values = source
-    way = "DESC" if sort.descending else "ASC"
-    seqs, numbers = read_pairs(db, f"SELECT n, dense_rank() OVER (ORDER BY value {way}) AS m FROM ({sql})", values)
+    sql, values = _values_sql(sort, dataset=dataset)
+    seqs, numbers = read_groups(db, f"SELECT n, value FROM ({sql})", values, descending=sort.descending)
     ranks = np.full(rows.size, np.iinfo(np.int64).max)
     np.minimum.at(ranks, seqs, numbers)
     return ranks

@@ -99,12 +99,12 @@ def first_of(keys: NDArray[Any], seqs: Numbers, *, offset: int, limit: int) -> N
 
 
 def read_numbers(db: sqlite3.Connection, sql: str, values: Sequence[Any]) -> Numbers:
-    """The column `n` of a question, in its order.
+    """The column `n` of a question, in its order; a question that orders them says how many it wants.
 
     It comes as one value: a process that is busy elsewhere would have this thread wait for the interpreter at every row, and a long
     text of numbers is read several times faster than as many rows.
     """
-    (joined,) = db.execute(f"SELECT group_concat(n) FROM ({sql} LIMIT -1)", values).fetchone()
+    (joined,) = db.execute(f"SELECT group_concat(n) FROM ({sql})", values).fetchone()
     return _numbers(joined)
 
 
@@ -112,6 +112,17 @@ def read_pairs(db: sqlite3.Connection, sql: str, values: Sequence[Any]) -> tuple
     """The columns `n` and `m` of a question, in its order; whole numbers, since SQLite takes a microsecond to write another one."""
     joined = db.execute(f"SELECT group_concat(n), group_concat(m) FROM ({sql} LIMIT -1)", values).fetchone()
     return _numbers(joined[0]), _numbers(joined[1])
+
+
+def read_groups(db: sqlite3.Connection, sql: str, values: Sequence[Any], *, descending: bool) -> tuple[Numbers, Numbers]:
+    """The column `n` of a question in the order of its column `value`, and beside each the number of its value among all values."""
+    grouped = f"SELECT group_concat(n) AS ns FROM ({sql}) GROUP BY value ORDER BY value {'DESC' if descending else 'ASC'} LIMIT -1"
+    (joined,) = db.execute(f"SELECT group_concat(ns, ';') FROM ({grouped})", values).fetchone()
+    if not joined:
+        return _numbers(None), _numbers(None)
+    letters = np.frombuffer(joined.encode(), dtype=np.uint8)
+    after_new_value = letters[(letters == ord(",")) | (letters == ord(";"))] == ord(";")
+    return _numbers(joined.replace(";", ",")), np.append(0, np.cumsum(after_new_value))
 
 
 def read_ids(db: sqlite3.Connection, seqs: Numbers) -> list[str]:
