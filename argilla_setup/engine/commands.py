@@ -70,6 +70,8 @@ async def _make_index_whole() -> None:
     try:
         await _mend_index()
     except sqlite3.DatabaseError as error:
+        if "locked" in str(error):  # whole, and in use
+            raise
         # Everything in it can be made from the database; a damaged file must not keep the web server down.
         print(f"the index is damaged ({error}); building it anew from the database", flush=True)
         adapter.forget_index()
