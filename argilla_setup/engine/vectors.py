@@ -53,8 +53,10 @@ class Matrix:
             kept = np.flatnonzero(among[np.minimum(records, len(among) - 1)] & (records < len(among))) if len(among) else records[:0]
             records = records[kept]
             rows = self.rows[: self.count]
-            # Rows that lie apart cost more each than rows side by side.
-            cosines = rows[kept] @ unit if len(kept) * SCATTERED < self.count else (rows @ unit)[kept]
+            # Rows that lie apart cost more each than rows side by side. Not by BLAS, whose threads wait for each other where others work:
+            # a product that takes 0.1 ms took 8 there, and four times the processor time.
+            apart = len(kept) * SCATTERED < self.count
+            cosines = np.einsum("ij,j->i", rows[kept], unit) if apart else np.einsum("ij,j->i", rows, unit)[kept]
         scores = (1.0 + np.clip(cosines.astype(np.float64), -1.0, 1.0)) / 2.0
         if threshold is not None:
             records, scores = records[scores >= threshold], scores[scores >= threshold]
