@@ -160,10 +160,20 @@ def test_a_batch_outlives_the_process_that_made_it(tmp_path: Path, monkeypatch: 
         ledger = CallLedger(second)
         summary = run_batch(ledger, server, cells(20))
     assert len(provider.batches) == 1 and provider.asked() == Counter(f"cell {n}" for n in range(1, 20))
-    assert summary.failed == summary.uncertain == 0
+    assert summary.failed == summary.uncertain == 0 and summary.answered + summary.reused == 20
     assert sorted(a.request.slot for a in ledger.answers("generate")) == sorted(r.slot for r in cells(20))
     assert ledger.spent_usd() == pytest.approx(CHEAP_ANSWER_USD * (1 + 19 / 2))
     second.close()
+
+
+def test_what_failed_in_an_earlier_batch_is_counted_once(ledger: CallLedger, database: sqlite3.Connection) -> None:
+    provider = Provider(created=[Act(drop="before")], fates={"cell 3": ["canceled"], "cell 4": ["400"]})
+    with messages_server(other=provider.other) as server:
+        with pytest.raises(ModelUnavailable):
+            run_batch(ledger, server, cells(10))
+        summary = run_batch(CallLedger(database), server, cells(10))
+    assert (summary.answered, summary.reused, summary.failed) == (7, 1, 2)
+    assert summary.failures == {"canceled": 1, "http_400": 1}
 
 
 async def no_probe(self: Any, requests: Any) -> None:

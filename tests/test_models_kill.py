@@ -23,6 +23,7 @@ from curation.project import ModelSpec
 from curation.store.calls import CallLedger
 from tests.messages_server import MessagesServer, always_answer, messages_server
 from tests.test_models import CHEAP_ANSWER_USD, MODEL, make_request, open_database
+from tests.test_models_batches import Provider
 
 CONCURRENCY = 6
 CALLS = 120
@@ -42,13 +43,32 @@ except KeyboardInterrupt as stop:
     print(stop)
     sys.exit(130)
 """
+BATCH_CHILD = """
+import sys
+from pathlib import Path
+from curation.models import ask_batch, open_model
+from curation.project import ModelSpec
+from curation.store.calls import CallLedger
+from tests.test_models import MODEL, QUICK, make_request, open_database
+path, address, calls, _ = sys.argv[1:]
+spec = ModelSpec(model=MODEL, base_url=address, batch=True)
+model = open_model(spec, environ={"ANTHROPIC_API_KEY": "k"})
+requests = [make_request(f"cell {n}") for n in range(int(calls))]
+try:
+    ledger = CallLedger(open_database(Path(path)))
+    summary = ask_batch(requests, model=model, spec=spec, ledger=ledger, budget_usd=5, simulated=False, patience=QUICK)
+    print(summary.answered, summary.reused, summary.uncertain)
+except KeyboardInterrupt as stop:
+    print(stop)
+    sys.exit(130)
+"""
 BOUND_USD = bound_nano(make_request("cell 100"), find_rates(ModelSpec(model=MODEL))) / 1e9
 
 
-def start(database: Path, server: MessagesServer, *, calls: int = CALLS) -> subprocess.Popen[str]:
+def start(database: Path, server: MessagesServer, *, calls: int = CALLS, child: str = CHILD) -> subprocess.Popen[str]:
     arguments = [str(database), server.address, str(calls), str(CONCURRENCY)]
     root = Path(__file__).parents[1]
-    return subprocess.Popen([sys.executable, "-c", CHILD, *arguments], cwd=root, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-c", child, *arguments], cwd=root, stdout=subprocess.PIPE, text=True)
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60) -> bool:
@@ -189,3 +209,25 @@ def test_a_second_ctrl_c_leaves_calls_uncertain_and_charged(tmp_path: Path) -> N
     assert Counter(states(path).values()) == {"uncertain": CONCURRENCY}
     with closing(open_database(path)) as database:
         assert CallLedger(database).spent_usd() == pytest.approx(CONCURRENCY * BOUND_USD, rel=0.01)
+
+
+def test_ctrl_c_leaves_a_batch_at_the_provider_and_the_same_command_fetches_it(tmp_path: Path) -> None:
+    path, provider = tmp_path / "workbench.db", Provider()
+    open_database(path).close()
+    describe, is_done = provider.describe, [False]
+    provider.describe = lambda name: {**describe(name), **({} if is_done[0] else {"processing_status": "in_progress"})}  # type: ignore[method-assign]
+    with messages_server(other=provider.other) as server:
+        process = start(path, server, calls=12, child=BATCH_CHILD)
+        try:
+            assert wait_for(lambda: provider.polls["msgbatch_0"] >= 2, process)
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=30)
+            assert process.returncode == 130
+            assert "a batch on its way goes on at the provider, and the same command fetches it" in output
+            assert Counter(states(path).values()) == {"answered": 1, "sent": 11}
+            is_done[0] = True
+            process = start(path, server, calls=12, child=BATCH_CHILD)
+            assert process.communicate(timeout=30)[0].split() == ["11", "1", "0"]
+        finally:
+            end(process)
+    assert len(provider.batches) == 1 and Counter(states(path).values()) == {"answered": 12}

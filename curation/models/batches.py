@@ -82,7 +82,7 @@ class _BatchRun:
         self.model, self.spec, self.ledger, self.budget_usd, self.simulated = model, spec, ledger, budget_usd, simulated
         self.progress, self.patience, self.api = progress, patience, BatchApi(model, patience=patience, tell=self._tell)
         self.rates, self.since, self.began = find_rates(spec), time.time(), time.monotonic()
-        self.again: list[str] = []
+        self.again, self.answered, self.failed = list[str](), set[str](), set[str]()
         self.rounds = Counter[str]()
 
     async def run(self, requests: list[Request]) -> AskSummary:
@@ -112,8 +112,10 @@ class _BatchRun:
             offers = [(r, bound_nano(r, self.rates, in_batch=True) if is_priced(r, self.rates) else 0) for r in _head(todo)]
             claim = self._claim(offers, limit=_MOST_CALLS)
             elsewhere = [offers[place][0] for place in claim.elsewhere]
-            self.sender.tally.reused += claim.reused
-            self.sender.tally.failed += claim.failed
+            met = {request.key for request, _ in offers[: claim.looked_at]}
+            # What this run has read of earlier batches was counted then.
+            self.sender.tally.reused += claim.reused - len(met & self.answered)
+            self.sender.tally.failed += claim.failed - len(met & self.failed)
             todo = todo[claim.looked_at :]
             if claim.calls:
                 await self._submit([call for call in claim.calls if is_priced(call.request, self.rates)])
@@ -187,10 +189,9 @@ class _BatchRun:
             asked = [{"custom_id": call.request.key, "params": call.request.body} for call in calls]
             made = await self.api.make(asked, known=self.ledger.batches.known_ids())
         except NoReply as error:
-            if error.sent:
-                raise replies.describe_unreachable(error, spec=self.spec, address=self.model.address) from error
-            with self.ledger.transaction():
-                self.ledger.batches.undo(number, status=None, reason=error.reason, detail=error.detail)
+            if not error.sent:  # else the next run looks for it
+                with self.ledger.transaction():
+                    self.ledger.batches.undo(number, status=None, reason=error.reason, detail=error.detail)
             raise replies.describe_unreachable(error, spec=self.spec, address=self.model.address) from error
         if isinstance(made, str):
             self.ledger.batches.name(number, made)
@@ -256,10 +257,12 @@ class _BatchRun:
                 self.again.append(result.key)
             else:
                 self.sender.count_failure(result.reason)
+                self.failed.add(result.key)
         with self.ledger.transaction():
             for result in mine:
                 if result.raw is not None:
-                    self.sender.settle_from_batch(waiting[result.key], result.raw)
+                    is_answer = self.sender.settle_from_batch(waiting[result.key], result.raw)
+                    (self.answered if is_answer else self.failed).add(result.key)
 
     async def _beat(self) -> None:
         """A process on another machine must not take a batch that is being made for one whose maker died."""

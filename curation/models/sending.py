@@ -134,12 +134,13 @@ class Sender:
                     reading = replies.read_message(raw)
                     self._settle(seq, reading, self._cost(reading, in_batch=in_batch))
 
-    def settle_from_batch(self, seq: int, raw: bytes) -> None:
-        """Read a response that came in a batch and was kept."""
+    def settle_from_batch(self, seq: int, raw: bytes) -> bool:
+        """Read a response that came in a batch and was kept; whether it is an answer."""
         reading = replies.read_message(raw)
         cost = self._cost(reading, in_batch=True)
         self._settle(seq, reading, cost)
         self._count(reading, cost or 0)
+        return reading.failure is None
 
     def count_failure(self, reason: str) -> None:
         """One more call that ended without an answer."""
