@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from curation.dedup.text import normalize
+from curation.leakage.copies import EDITED, LONG, edited_evidence
 from curation.leakage.similarity import Array, Encoder, Resemblance, segments
 from curation.leakage.spans import Span, SpanIndex, words
 
@@ -19,11 +20,7 @@ FLOOR = {True: 1.0, False: 0.4}
 """Least similarity (lexical plus dense, or lexical alone) at which two texts may say the same at all."""
 OTHER_LABEL = 0.3
 """How much nearer than any allowed text an item of another label must be: the same words for another class are rarely it."""
-EDITED = 90.0
-"""Partial ratio from which a long item counts as copied and edited."""
 _DOUBT = 0.15
-LONG = 40
-"""Characters from which an edited copy can be told from two phrases that are alike."""
 
 
 class Beside(NamedTuple):
@@ -101,11 +98,6 @@ class AllowedTexts:
         from rapidfuzz.fuzz import partial_ratio
 
         return partial_ratio(own, normalize(self.allowed[self.resemblance.nearest_allowed(text)])) if self.allowed else 0.0
-
-
-def edited_evidence(ratio: float) -> str:
-    """What is said of an edited copy."""
-    return f"{ratio:.0f} % of the shorter of the two agrees letter for letter"
 
 
 def shorten(text: str, most: int = 100) -> str:

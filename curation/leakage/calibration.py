@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from curation.dedup.rows import keyed_rows
 from curation.leakage.features import DENSE, LEXICAL, Prepared, SuiteFeatures
+from curation.leakage.scan import readable_rows
 from curation.leakage.shortlist import Shortlist
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -108,7 +108,7 @@ def _sum(corrected: Array, scale: Scale) -> Array:
 
 def _fellows(texts: Sequence[str], features: SuiteFeatures, prepared: Prepared, owners: Array) -> Array:
     """For each item its nearest others, by words and by embedding; -1 where there are fewer."""
-    found = Shortlist(texts).find(keyed_rows(texts).rows, most=NEIGHBOURS).item
+    found = Shortlist(texts).find(readable_rows(texts), most=NEIGHBOURS).item
     if prepared.dense is not None:
         found = np.concatenate([found, features.nearest(prepared.dense, NEIGHBOURS)], axis=1)
     same_text = numbered(texts)

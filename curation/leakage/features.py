@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from curation.dedup.rows import keyed_rows, spread
+from curation.dedup.rows import spread
+from curation.leakage.scan import readable_rows
 from curation.leakage.views import gist, plain, values
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -124,36 +125,37 @@ class SuiteFeatures:
 
 
 class _Weighted(NamedTuple):
-    """The bags of items at unit length, and the weight of every number."""
+    """The bags of items at unit length, and the weight of every number; 0 stands for `unknown`, so that most of it takes no memory."""
 
     at: Array
     numbers: Array
     unit: Array
     weights: Array
+    unknown: float
 
     def cosines(self, bags: Bags, which: Array, candidates: Array) -> tuple[Array, Array]:
         from curation.leakage.kernels.grams import cosines_into
 
         cosine, share = np.zeros(candidates.shape), np.zeros(candidates.shape, np.float32)
-        spread(cosines_into, len(which), which, *bags, *self[:3], candidates, self.weights, cosine, share)
+        spread(cosines_into, len(which), which, *bags, *self[:3], candidates, self.weights, self.unknown, cosine, share)
         return cosine, share
 
 
 def _weighted(bags: Bags, held_by: Array, n: int, *, unknown: float) -> _Weighted:
     """Weights by rarity; `unknown` for what no item holds."""
-    weights = np.full(len(held_by), unknown, np.float64)
+    weights = np.zeros(len(held_by))
     known = np.flatnonzero(held_by)
     weights[known] = np.log((1 + n) / (1 + held_by[known])) + 1
     values = bags.times * weights[bags.numbers]
     sums = np.append(0, np.cumsum(values**2))
     norms = np.sqrt(np.maximum(sums[bags.at[1:]] - sums[bags.at[:-1]], 1e-12))
-    return _Weighted(bags.at, bags.numbers, (values / np.repeat(norms, np.diff(bags.at))).astype(np.float32), weights)
+    return _Weighted(bags.at, bags.numbers, (values / np.repeat(norms, np.diff(bags.at))).astype(np.float32), weights, float(unknown))
 
 
 def _grams(texts: Sequence[str]) -> Bags:
     from curation.leakage.kernels.grams import bags_into
 
-    rows = keyed_rows(texts).rows
+    rows = readable_rows(texts)
     at = np.append(0, np.cumsum(3 * (rows.sizes + rows.sizes // 2) + 12)).astype(np.int64)
     buckets, counts, filled = np.empty(int(at[-1]), np.int32), np.empty(int(at[-1]), np.int32), np.zeros(len(rows), np.int64)
     spread(bags_into, len(rows), *rows.arguments, at, buckets, counts, filled)

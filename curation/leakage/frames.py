@@ -13,9 +13,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from curation.dedup.rows import Rows, keyed_rows, text_of
+from curation.dedup.rows import Rows, text_of
 from curation.dedup.text import normalize
-from curation.leakage.scan import FRAMED, SpanScanner
+from curation.leakage.scan import FRAMED, SpanScanner, readable_rows
 from curation.leakage.spans import ANCHOR, SHARED_BY, WORD, words
 
 _LEFT = 5
@@ -27,7 +27,7 @@ class Frames:
 
     def __init__(self, items: Sequence[str], scanner: SpanScanner | None = None) -> None:
         self.scanner = scanner or SpanScanner(items)
-        self.framed = np.flatnonzero(self.scanner.flags(keyed_rows(items).rows) & FRAMED).tolist()
+        self.framed = np.flatnonzero(self.scanner.flags(readable_rows(items)) & FRAMED).tolist()
         """The items that hold such a window."""
         held = Counter(gram for place in self.framed for gram in set(_windows(words(items[place]))))
         self.windows = {gram for gram, n in held.items() if n >= SHARED_BY}

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from curation.dedup.rows import Rows, keyed_rows, text_of
-from curation.dedup.text import normalize
-from curation.leakage.beside import EDITED, LONG
+from curation.dedup.rows import Rows, text_of
 from curation.leakage.calibration import Scale, calibrate, numbered, repeats
+from curation.leakage.copies import Copies
 from curation.leakage.features import DENSE, LEXICAL, Encoder, Prepared, Reader, SuiteFeatures
 from curation.leakage.frames import Frames, rows_with
-from curation.leakage.scan import FRAMED, SpanScanner
+from curation.leakage.scan import FRAMED, SpanScanner, readable_rows, words_of
 from curation.leakage.shortlist import Candidates, Shortlist
 from curation.leakage.similarity import segments
 from curation.leakage.spans import ANCHOR, SHARED_BY, words
@@ -31,10 +30,6 @@ other one (with embeddings, without): below it nothing was ever found that the c
 
 _CLAUSES, _CHARACTERS = 32, 20_000
 _BY_SENSE = 4
-_LEXICAL_OF_A_COPY = 0.25
-_SHARE_OF_A_COPY = 0.4
-"""Least share of character n-grams in common at which two texts are compared letter for letter: one letter in ten changed
-leaves at least .6 of them."""
 _BLOCK = 4096
 
 
@@ -72,26 +67,29 @@ class Rewording:
             told[place] = self.frames.without(items[place])
         cut = [(owner, piece) for owner, item in enumerate(told) for piece in _pieces_of(item)]
         self.owners, self.texts = np.array([owner for owner, _ in cut]), [piece for _, piece in cut]
-        self.normal = [normalize(text) for text in self.texts]
         self.reader, self.rate = Reader(encode, known), rate
-        self.shortlist = Shortlist(self.texts)
+        self.shortlist, self.copies = Shortlist(self.texts), Copies(self.texts)
         self.twins = numbered([items[owner] for owner in self.owners.tolist()])
         """One number for all units of items with one text: a suite that stands twice is no boilerplate."""
-        of_suite = np.array([suites[owner] for owner in self.owners.tolist()])
+        self.short = np.diff(words_of(readable_rows(self.texts))[1]) <= SHORT_ITEM
         self.place, self.suite = np.zeros(len(cut), np.int64), np.zeros(len(cut), np.int64)
-        self.has_values = np.zeros(len(cut), np.bool_)
+        self.has_values, self.floor = np.zeros(len(cut), np.bool_), np.zeros(len(cut))
         self.suites: list[tuple[str, SuiteFeatures, Scale]] = []
-        copied = _copied(self.frames.scanner, items)
-        owned = {name: np.flatnonzero(of_suite == name) for name in dict.fromkeys(suites)}
+        self._learn([suites[owner] for owner in self.owners.tolist()], _copied(self.frames.scanner, items))
+
+    def _learn(self, of_suite: Sequence[str], copied: Set[tuple[int, int]]) -> None:
+        """Calibrate suite by suite; `of_suite` is each unit's."""
+        names = np.array(of_suite)
+        owned = {name: np.flatnonzero(names == name) for name in dict.fromkeys(of_suite)}
         read = {name: self.reader.learn([self.texts[unit] for unit in own.tolist()]) for name, own in owned.items()}
         for number, (name, own) in enumerate(owned.items()):
             texts = [self.texts[unit] for unit in own.tolist()]
             features = SuiteFeatures(read[name], len(self.reader.numbers))
-            self.suites.append((name, features, calibrate(texts, features, read[name], self.owners[own], copied=copied, rate=rate)))
+            scale = calibrate(texts, features, read[name], self.owners[own], copied=copied, rate=self.rate)
+            self.suites.append((name, features, scale))
             self.place[own], self.suite[own] = np.arange(len(own)), number
             self.has_values[own] = np.diff(read[name].values.at) > 0
-        self.short = np.array([len(words(text)) <= SHORT_ITEM for text in self.texts])
-        self.floor, self.edited = self._floors(of_suite)
+        self._calibrate(owned, read)
 
     def find(
         self,
@@ -138,7 +136,7 @@ class Rewording:
             candidates = np.concatenate([candidates, by_sense], axis=1)
         candidates = np.where(repeats(candidates), -1, candidates)
         likeness, share, margin, loose = self._compare(prepared, candidates)
-        copied, ratio = self._edited(texts, candidates, likeness[:, :, LEXICAL], share)
+        copied, ratio = self.copies.find(texts, candidates, likeness[:, :, LEXICAL], share)
         best = margin.argmax(axis=1)
         every = np.arange(len(pieces))
         unit, over = candidates[every, best], margin[every, best]
@@ -147,31 +145,12 @@ class Rewording:
         for place in np.lexsort((-every, over, ratio)).tolist():  # of each row the strongest piece comes last and stays
             at = int(best[place])
             if unit[place] >= 0 and (ratio[place] or not copies_only):
-                item = copied[place] if ratio[place] else self.owners[unit[place]]
+                item = self.owners[copied[place] if ratio[place] else unit[place]]
                 alike = tuple(likeness[place, at].tolist())
                 found[int(owner[place])] = Reworded(
                     int(item), float(over[place]), bool(possible[place]), texts[place], alike, float(ratio[place])
                 )
         return found
-
-    def _edited(self, texts: Sequence[str], candidates: Array, lexical: Array, share: Array) -> tuple[Array, Array]:
-        """For each piece the item, and the share of letters in common, when it holds an edited copy of a long item, or the reverse."""
-        from rapidfuzz.fuzz import partial_ratio
-
-        copied, ratio = np.full(len(texts), -1, np.int64), np.zeros(len(texts))
-        ranked = np.argsort(-lexical, axis=1, kind="stable")[:, :2]
-        likely = (candidates >= 0) & (lexical >= _LEXICAL_OF_A_COPY) & (share >= _SHARE_OF_A_COPY)
-        for place in np.flatnonzero(np.take_along_axis(likely, ranked, axis=1).any(axis=1)).tolist():
-            own = normalize(texts[place])
-            for at in ranked[place].tolist():
-                unit = int(candidates[place, at])
-                if not likely[place, at] or min(len(texts[place]), len(self.texts[unit])) < LONG:
-                    continue
-                ratio[place] = partial_ratio(own, self.normal[unit], score_cutoff=self.edited[unit])
-                if ratio[place]:
-                    copied[place] = self.owners[unit]
-                    break
-        return copied, ratio
 
     def _outside_frames(self, rows: Rows, flags: Array) -> Rows:
         """The rows, those that hold boilerplate without it."""
@@ -224,27 +203,17 @@ class Rewording:
             found.append(units[features.nearest(dense, _BY_SENSE)])
         return np.concatenate(found, axis=1)
 
-    def _floors(self, of_suite: Array) -> tuple[Array, Array]:
-        """For each unit the words in common, and the share of letters in common, that its suite's items have with their nearest other."""
-        from rapidfuzz.fuzz import partial_ratio
-        from rapidfuzz.process import cpdist
-
-        near = self.shortlist.find(keyed_rows(self.texts).rows, most=CANDIDATES)
+    def _calibrate(self, owned: Mapping[str, Array], read: Mapping[str, Prepared]) -> None:
+        """Set for each unit the words in common from which a row is looked at, and the letters in common that make a copy."""
+        near = self.shortlist.find(readable_rows(self.texts), most=CANDIDATES)
         other = (near.item >= 0) & (self.twins[np.maximum(near.item, 0)] != self.twins[:, None])
         scores = np.where(other, near.score, 0.0)
         nearest, at = scores.max(axis=1), scores.argmax(axis=1)
-        fellow = near.item[np.arange(len(at)), at]
-        floor, edited = np.zeros(len(self.texts)), np.full(len(self.texts), EDITED)
-        for name in set(of_suite.tolist()):
-            own = np.flatnonzero(of_suite == name)
-            floor[own] = min(float(np.quantile(nearest[own], FLOOR[self.reader.encode is not None])), 0.35)
-            told = [unit for unit in own.tolist() if nearest[unit] > 0 and len(self.texts[unit]) >= LONG]
-            if told:
-                pairs = [self.normal[unit] for unit in told], [self.normal[fellow[unit]] for unit in told]
-                # Below the least cut it does not matter how alike they are, and most are far below it.
-                ratios = cpdist(*pairs, scorer=partial_ratio, score_cutoff=EDITED, workers=-1)
-                edited[own] = max(EDITED, float(np.quantile(ratios, 1 - self.rate, method="higher")) + 1e-9)
-        return floor, edited
+        fellow = np.where(nearest > 0, near.item[np.arange(len(at)), at], -1)
+        for name, own in owned.items():
+            self.floor[own] = min(float(np.quantile(nearest[own], FLOOR[self.reader.encode is not None])), 0.35)
+            share = self._compare(read[name], fellow[own][:, None])[1]
+            self.copies.calibrate(own, fellow[own], share[:, 0], rate=self.rate)
 
 
 def _pieces_of(item: str) -> list[str]:
@@ -256,8 +225,10 @@ def _pieces_of(item: str) -> list[str]:
 
 def _copied(scanner: SpanScanner, items: Sequence[str]) -> set[tuple[int, int]]:
     """Pairs of items that share a span word for word."""
-    spans = scanner.scan(items)
-    return {(row, span.item) for row, found in spans.items() for span in found if span.stop - span.start >= ANCHOR}
+    rows = readable_rows(items)
+    found = scanner.table(rows, scanner.flags(rows))
+    row, item, start, stop = found.T
+    return set(map(tuple, found[(stop - start >= ANCHOR) & (row != item), :2].tolist()))
 
 
 def _padded(units: Sequence[int]) -> list[int]:

@@ -77,16 +77,21 @@ class SpanScanner:
 
     def spans(self, rows: Rows, flags: Array) -> dict[int, list[Span]]:
         """As `scan`, of rows whose flags are known."""
+        spans: dict[int, list[Span]] = {}
+        found = self.table(rows, flags)
+        shares = (found[:, 3] - found[:, 2]) / self.lengths[found[:, 1]]
+        for (row, item, start, stop), share in zip(found.tolist(), shares.tolist(), strict=True):
+            spans.setdefault(row, []).append(Span(item, start, stop, share))
+        return spans
+
+    def table(self, rows: Rows, flags: Array) -> Array:
+        """As `spans`, as lines of row, item, first word and word after the last."""
         from curation.leakage.kernels.spans import best_spans
 
         hit = np.flatnonzero(flags & ANCHORED)
-        spans: dict[int, list[Span]] = {}
-        if len(hit):
-            found = best_spans(hit, *self._common(rows), self.holders, self.items, self.places, self.words, self.starts)
-            shares = (found[:, 3] - found[:, 2]) / self.lengths[found[:, 1]]
-            for (row, item, start, stop), share in zip(found.tolist(), shares.tolist(), strict=True):
-                spans.setdefault(row, []).append(Span(item, start, stop, share))
-        return spans
+        if not len(hit):
+            return np.empty((0, 4), np.int64)
+        return np.asarray(best_spans(hit, *self._common(rows), self.holders, self.items, self.places, self.words, self.starts))
 
     def _common(self, rows: Rows) -> tuple[Any, ...]:
         return (*rows.arguments, word_table(), self.widths, self.slots, self.groups, self.frames)

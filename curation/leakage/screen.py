@@ -8,15 +8,16 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from curation.dedup.rows import Rows, Texts, keyed_rows, text_of
+from curation.dedup.rows import Rows, Texts, text_of
 from curation.dedup.text import checked_length, strings
-from curation.leakage.beside import AllowedTexts, edited_evidence, shorten
+from curation.leakage.beside import AllowedTexts, shorten
 from curation.leakage.calibration import OperatingPoint
+from curation.leakage.copies import edited_evidence
 from curation.leakage.features import Array, Encoder
 from curation.leakage.rewording import Reworded, Rewording
-from curation.leakage.scan import SpanScanner
+from curation.leakage.scan import SpanScanner, readable_rows
 from curation.leakage.similarity import segments
-from curation.leakage.spans import ANCHOR, Span, words
+from curation.leakage.spans import ANCHOR, Span, has_words, words
 
 LEAKS = pa.schema(
     {"row": pa.int64(), "suite": pa.string(), "item": pa.int64(), "kind": pa.string(), "score": pa.float64(), "evidence": pa.string()}
@@ -80,7 +81,7 @@ class LeakScreen:
 
     def score(self, texts: Texts, *, labels: Sequence[str | None] | None = None, copies_only: bool = False) -> pa.Table:
         """One line per row, as `score_leaks` gives them; with `copies_only` nothing is said of rewordings, and it takes less time."""
-        rows = keyed_rows(texts).rows
+        rows = readable_rows(texts)
         checked_length(labels, len(rows), "labels")
         if self.scanner is None or not len(rows):
             return SCORES.empty_table()
@@ -198,7 +199,7 @@ def _items(protected: Mapping[str, Sequence[str]], labels: Mapping[str, Sequence
     for suite, texts in protected.items():
         classes = (labels or {}).get(suite)
         checked_length(classes, len(texts), f"protected_labels[{suite!r}]")
-        items += [Item(suite, n, text, classes[n] if classes is not None else None) for n, text in enumerate(texts) if words(text)]
+        items += [Item(suite, n, text, classes[n] if classes is not None else None) for n, text in enumerate(texts) if has_words(text)]
     return items
 
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from curation.dedup.rows import Rows, keyed_rows, spread
-from curation.leakage.scan import hash_table
+from curation.dedup.rows import Rows, spread
+from curation.leakage.scan import hash_table, readable_rows
 from curation.leakage.wordchars import word_table
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -33,7 +33,7 @@ class Shortlist:
     """Items by the parts of their words."""
 
     def __init__(self, items: Sequence[str]) -> None:
-        parts, starts = _parts_of(keyed_rows(items).rows)
+        parts, starts = _parts_of(readable_rows(items))
         owner = np.repeat(np.arange(len(items)), np.diff(starts))
         distinct, group = np.unique(parts, return_inverse=True)
         pairs, times = np.unique(group.astype(np.int64) * (1 << 32) + owner, return_counts=True)

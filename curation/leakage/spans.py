@@ -31,6 +31,11 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(WORD.findall(normalize(text)))
 
 
+def has_words(text: str) -> bool:
+    """Whether a text has any word."""
+    return WORD.search(text if text.isascii() else normalize(text)) is not None
+
+
 class SpanIndex:
     """Items by the word n-grams that anchor a shared span."""
 

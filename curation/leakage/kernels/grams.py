@@ -72,7 +72,8 @@ def _grams_of_word(word, n, out):
 
 
 @njit(nogil=True, cache=True)
-def cosines_into(start, stop, which, at, numbers, values, item_at, item_numbers, item_values, candidates, weights, cosine, share):
+def cosines_into(start, stop, which, at, numbers, values, item_at, item_numbers, item_values, candidates, weights, unknown, cosine,
+                 share):  # fmt: skip
     """Cosine of some texts with their candidate items (-1 is none), and how many of the numbers of the poorer one both have.
 
     Item values are weighted and of unit length already.
@@ -82,7 +83,7 @@ def cosines_into(start, stop, which, at, numbers, values, item_at, item_numbers,
         begin, end = at[which[i]], at[which[i] + 1]
         norm = np.float64(0.0)
         for place in range(begin, end):
-            value = values[place] * weights[numbers[place]]
+            value = values[place] * (weights[numbers[place]] or unknown)
             scratch[numbers[place]] = value
             norm += value * value
         for k in range(candidates.shape[1] if norm > 0 else 0):
