@@ -355,6 +355,23 @@ def test_the_budget_is_never_passed_and_says_how_to_go_on(ledger: CallLedger) ->
         assert run(ledger, server.address, requests, budget_usd=5).answered == 300 - asked
 
 
+def test_cached_and_thinking_tokens_are_charged_as_the_usage_tells(ledger: CallLedger) -> None:
+    usage = {
+        "input_tokens": 50,
+        "output_tokens": 40,
+        "output_tokens_details": {"thinking_tokens": 30},
+        "cache_creation_input_tokens": 300,
+        "cache_creation": {"ephemeral_5m_input_tokens": 200, "ephemeral_1h_input_tokens": 100},
+        "cache_read_input_tokens": 500,
+    }
+    with messages_server(lambda body, seen: Act(raw=json.dumps(message("thought over", usage=usage)).encode())) as server:
+        summary = run(ledger, server.address, [make_request("one")])
+    (row,) = ledger.costs()
+    assert (row.thinking_tokens, row.cache_write_tokens, row.cache_read_tokens) == (30, 300, 500)
+    usd = (50 * 2 + 40 * 10 + 200 * 2.5 + 100 * 4 + 500 * 0.2) / 1e6  # what is thought is part of what is written
+    assert summary.cost_usd == ledger.spent_usd() == row.cost_usd == pytest.approx(usd)
+
+
 def test_lost_tries_are_charged_and_cannot_pass_the_budget(ledger: CallLedger) -> None:
     request = make_request("gone", max_tokens=500)
     bound = bound_nano(request, find_rates(ModelSpec(model=MODEL))) / 1e9
