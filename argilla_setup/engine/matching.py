@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from argilla_setup.engine.near import are_near, nearest_spellings
+from argilla_setup.engine.near import GAP, are_near, nearest_spellings
 from argilla_setup.engine.nodes import Both, Either, Everything, Leaf, Node, Not, count_leaves, positive_leaves
 from argilla_setup.engine.rows import Bitmap, Numbers, Rows, read_numbers, read_pairs
 from argilla_setup.engine.text import Column, keyword_term
@@ -106,7 +106,7 @@ class Texts:
             return " AND ".join(map(_quoted, dict.fromkeys(terms)))
         if leaf.number and len(terms) > 1:
             # Wide enough for every order of the terms.
-            return f"NEAR({' '.join(map(_quoted, dict.fromkeys(terms)))}, {min(leaf.number + len(terms), 2**31 - 1)})"
+            return _near(terms, leaf.number + len(terms) - 2)
         return _quoted(" ".join(terms))
 
     def _find_spellings(self, word: str, column: Column, *, edits: int) -> list[str]:
@@ -143,21 +143,31 @@ class Texts:
         return read_numbers(self.db, f"SELECT rowid AS n FROM {self.table} WHERE {self.table} MATCH ?", [expression])
 
     def _find_near(self, leaf: Leaf) -> Bitmap:
-        found = np.zeros(self.rows.size, dtype=bool)
         terms = tokenize(leaf.text)
+        found = np.zeros(self.rows.size, dtype=bool)
         for column in self.columns:
-            said = f"f{column.number} : ({self._column_expression(leaf, column)})"
-            seqs = self._find_rows(said)
+            near = self.rows.bitmap(self._find_rows(f"f{column.number} : ({self._column_expression(leaf, column)})"))
+            unsure = near if not column.is_keyword else near & False
+            closest = leaf.number - len(terms)
+            if closest >= 0 and len(set(terms)) == len(terms):
+                # So close that no order of the terms is too far, if no border between texts lies there.
+                sure = f'f{column.number} : ({_near(terms, closest)}) NOT f{column.number} : "{GAP}"'
+                unsure = unsure & ~self.rows.bitmap(self._find_rows(sure))
+            seqs = np.flatnonzero(unsure)
             for part in (seqs[n : n + CHUNK] for n in range(0, len(seqs), CHUNK)):
-                found[part if column.is_keyword else part[self._are_near(said, column, part, terms=terms, slop=leaf.number)]] = True
+                near[part] = self._are_near(column, part, terms=terms, slop=leaf.number)
+            found |= near
         return found
 
-    def _are_near(self, said: str, column: Column, seqs: Numbers, *, terms: Sequence[str], slop: int) -> Bitmap:
-        # Read as one text, as numbers are: a line for each record.
-        sql = f"SELECT f{column.number} AS text FROM {self.table} WHERE {self.table} MATCH ? AND rowid BETWEEN ? AND ? ORDER BY rowid"
-        given = (said, int(seqs[0]), int(seqs[-1]))
-        (joined,) = self.db.execute(f"SELECT group_concat(text, char(10)) FROM ({sql} LIMIT -1)", given).fetchone()
+    def _are_near(self, column: Column, seqs: Numbers, *, terms: Sequence[str], slop: int) -> Bitmap:
+        # Read as one text, as numbers are: a line for each record. FTS5 keeps its columns in a table of its own.
+        sql = f"SELECT c.c{column.number} AS text FROM json_each(?) j CROSS JOIN {self.table}_content c ON c.id = j.value"
+        joined = self.db.execute(f"SELECT group_concat(text, char(10)) FROM ({sql} LIMIT -1)", (json.dumps(seqs.tolist()),)).fetchone()[0]
         return are_near(joined, terms, slop=slop)
+
+
+def _near(terms: Sequence[str], between: int) -> str:
+    return f"NEAR({' '.join(map(_quoted, dict.fromkeys(terms)))}, {min(between, 2**31 - 1)})"
 
 
 def _is_term(text: str) -> bool:
