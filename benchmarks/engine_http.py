@@ -54,14 +54,15 @@ def measure_at(count: int, *, rounds: int) -> dict[str, Any]:
         assert sum(len(batch) for batch in bench.push(review, bench.make_rows(PUSHED, seed=0))) == PUSHED
         before, began = web.memory_info().rss, time.perf_counter()
         fill(home.database, home.index, count - PUSHED)
-        seconds = time.perf_counter() - began
+        filled = time.perf_counter()
         assert find_gaps(home.database, home.index) == [] and bench.count_held(home) == count
+        took = {"filled_in_s": round(filled - began), "checked_in_s": round(time.perf_counter() - filled, 1)}
         with load.person(home, review.url, "ann") as ann, load.connection(review.url, review.key) as owner:
             dataset = load.find_dataset(ann)
             times = {name: ask_often(ask, rounds) for name, ask in make_questions(ann, owner, dataset).items()}
         rss = {"web_rss_mb": round(web.memory_info().rss / 2**20), "web_rss_before_mb": round(before / 2**20)}
         files = {path.name: round(path.stat().st_size / 2**20) for path in (home.database, home.index)}
-        return {"records": count, "filled_in_s": round(seconds), "ms": times, **rss, "files_mb": files}
+        return {"records": count, **took, "ms": times, **rss, "files_mb": files}
 
 
 def ask_often(ask: Callable[[int], Any], rounds: int) -> dict[str, float]:
