@@ -175,6 +175,14 @@ def test_similarity_obeys_filter_text_and_threshold(index: Index) -> None:
     assert {hit.record for hit in page.hits} == expected
 
 
+def test_what_has_no_direction_is_like_nothing(tmp_path: Path) -> None:
+    vectors = {"same": [2.0, 0.0], "huge": [1e30, 0.0], "none": [0.0, 0.0], "endless": [float("inf"), 1.0], "unlike": [-1e-30, 0.0]}
+    made = fill(tmp_path / "s.db", [RecordDoc(name, {"prompt": "x"}, vectors={"v": value}) for name, value in vectors.items()])
+    for value in ([1.0, 0.0], [1e30, 0.0]):
+        page = search_similar(made, "d", vector="v", value=value, question=Question())
+        assert [(hit.record, hit.score) for hit in page.hits] == [("same", 1), ("huge", 1), ("none", 0.5), ("endless", 0.5), ("unlike", 0)]
+
+
 def test_a_threshold_leaves_out_and_is_counted(index: Index) -> None:
     scores = sorted((1 + doc.vectors["v"][0] / float(np.linalg.norm(doc.vectors["v"]))) / 2 for doc in DOCS if doc.vectors)
     middle = (scores[30] + scores[31]) / 2

@@ -10,6 +10,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,9 +45,7 @@ class Matrix:
 
         With a threshold those of a lower score are left out.
         """
-        query = np.asarray(value, dtype=np.float32)
-        norm = float(np.linalg.norm(query))
-        unit = query / norm if norm and np.isfinite(norm) else np.zeros_like(query)
+        (unit,) = _unit_rows(np.asarray([value]))
         with self.lock:
             # Records that came after the view of the file that is being asked are beyond the bitmap.
             records = self.records[: self.count]
@@ -139,6 +138,11 @@ def _read_changes(db: sqlite3.Connection, matrix: Matrix, vector: str) -> None:
     cursor = db.execute(sql, (vector, matrix.changed, 4 * width))
     while found := cursor.fetchmany(CHUNK):
         rows = np.frombuffer(b"".join(value for _, value in found), dtype=np.float32).reshape(len(found), width)
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        units = np.divide(rows, np.where((norms == 0) | ~np.isfinite(norms), 1, norms), dtype=np.float32)
-        matrix.put(np.array([record for record, _ in found]), units)
+        matrix.put(np.array([record for record, _ in found]), _unit_rows(rows))
+
+
+def _unit_rows(rows: NDArray[Any]) -> NDArray[np.float32]:
+    """Rows of length one; what has no direction is zero, and so neither like nor unlike anything."""
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))[:, None]
+    has_direction = np.isfinite(norms) & (norms > 0)
+    return np.where(has_direction, rows / np.where(has_direction, norms, 1), 0).astype(np.float32)
