@@ -41,6 +41,7 @@ class Index:
         self.rows = RowCache()
         self.vectors = VectorCache()
         self._local = threading.local()
+        self._writing = threading.Lock()
         with self.write() as db:
             prepare_schema(db)
 
@@ -58,15 +59,19 @@ class Index:
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """One transaction; the lock is taken at its start, so two processes wait for each other instead of failing."""
+        """One transaction; the lock is taken at its start, so two processes wait for each other instead of failing.
+
+        Threads of one process wait in line for it: SQLite would have them sleep and try again.
+        """
         db = self.db
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            yield db
-        except BaseException:
-            db.execute("ROLLBACK")
-            raise
-        db.execute("COMMIT")
+        with self._writing:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
