@@ -347,15 +347,15 @@ def test_status_says_where_the_project_stands_and_what_comes_next(bed: Bed) -> N
     assert summary.counts["cost_simulated"] is True
     assert 0 < summary.counts["cost_usd"] < summary.counts["budget_usd"] == 5.0
     assert summary.counts["last"]["score"]["state"] == "done"
-    assert summary.notes == ["Next: curate dedup"]
+    assert summary.notes == [f"Next: curate dedup {bed.folder}"]
     fresh = blank(bed.folder.parent / "fresh")
-    assert pipeline.status(fresh).notes == ["Next: curate plan"]
+    assert pipeline.status(fresh).notes == [f"Next: curate plan {fresh}"]
 
 
 def test_a_stage_that_is_cut_off_does_not_count_as_done(bed: Bed) -> None:
     with open_store(bed.folder) as db, pytest.raises(RuntimeError), runs.record_run(db, "screen"):
         raise RuntimeError
-    assert pipeline.status(bed.folder).notes == ["Next: curate dedup"]
+    assert pipeline.status(bed.folder).notes == [f"Next: curate dedup {bed.folder}"]
 
 
 def test_generate_without_a_plan_names_the_command(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from curation import store
 from curation.errors import ProjectError
 from curation.records import InstructionRecord, Message, candidates_of, make_instruction, make_pair, record_id
 from curation.requests import Failure, Request
-from curation.store import CallLedger, Database, asks, facts, hold_lock, open_store, records, reviews, runs
+from curation.store import CallLedger, Database, asks, erasing, facts, hold_lock, open_store, records, reviews, runs
 from curation.store.facts import Finding
 from curation.store.records import Origin
 from curation.store.reviews import StoredAnswer
@@ -183,7 +183,7 @@ def test_erase_takes_the_text_and_leaves_a_tombstone(tmp_path: Path) -> None:
         facts.add_scores(db, [(2, "r", "accuracy", 4, "fine", None)], 1)
         for victim in (record, pair):
             seq = records.find_seq(db, record_id(victim))
-            records.erase(db, seq, "asked by the person", vector_key=facts.text_key(SECRET))
+            erasing.erase(db, seq, "asked by the person", vector_key=facts.text_key(SECRET))
             story = records.load_row(db, seq)
             assert (story["id"], story["record"]) == (record_id(victim), None)
             assert json.loads(story["erased"])["reason"] == "asked by the person"
@@ -206,7 +206,7 @@ def test_a_rival_that_is_also_a_row_of_its_own_outlives_its_pair(db: Database) -
         (second, Origin("imported", "f", 1, 2)),
     ]
     records.add_records(db, [*made, (first, Origin("imported", "g", 1))], 1)  # type: ignore[list-item]
-    records.erase(db, records.find_seq(db, record_id(pair)), "x", vector_key=b"")
+    erasing.erase(db, records.find_seq(db, record_id(pair)), "x", vector_key=b"")
     assert [r.record for r in records.list_rows(db, "instruction")] == [first]
 
 

@@ -44,7 +44,7 @@ def diversity(folder: Path, *, naive: int = 0, progress: Progress | None = None)
 
 def latest_diversity(bench: Bench) -> dict[str, Any] | None:
     """What the latest `curate diversity` found, for a page that shows it."""
-    found = [run for run in runs.list_runs(bench.db) if run["stage"] == "diversity" and run["state"] == "done"]
+    found = [run for run in runs.list_runs(bench.db, "diversity") if run["state"] == "done"]
     return dict(found[-1]["detail"]) if found else None
 
 

@@ -6,7 +6,7 @@ from argilla_setup import forms
 from curation.decide import Opinion, shown_first
 from curation.pipeline.bench import Bench
 from curation.records import InstructionRecord, Record
-from curation.store import records, reviews
+from curation.store import erasing, records, reviews
 from curation.store.reviews import StoredAnswer
 
 
@@ -33,6 +33,8 @@ def opinion_of(answer: StoredAnswer, record: Record, record_id: str) -> Opinion 
         return Opinion(answer.user, "reject", simulated=answer.simulated)
     if verdict != forms.APPROVE:
         return None
+    if edited == erasing.ERASED:  # that person changed the text, and the changed text is gone
+        return Opinion(answer.user, "edit", None, simulated=answer.simulated)
     if edited and edited != record.completion.content.strip():
         return Opinion(answer.user, "edit", edited, simulated=answer.simulated)
     return Opinion(answer.user, "approve", simulated=answer.simulated)

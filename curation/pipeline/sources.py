@@ -43,7 +43,7 @@ def load_asked(bench: Bench) -> list[Asked]:
     settings = bench.project.balance
     if settings.refill is None or settings.by is None:
         return []
-    done = [run for run in runs.list_runs(bench.db) if run["stage"] == "balance" and run["state"] == "done"]
+    done = [run for run in runs.list_runs(bench.db, "balance") if run["state"] == "done"]
     return [
         Asked(run["run"], kind, settings.by, run["detail"]["column"], run["detail"][kind]["asked"])
         for run in done

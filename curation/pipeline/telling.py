@@ -5,36 +5,22 @@ from __future__ import annotations
 import getpass
 import json
 import os
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from curation import score as scoring
-from curation.errors import ProjectError
+from curation.errors import ProjectError, command
 from curation.generate.asks import shorten
 from curation.pipeline.bench import Bench, Summary, open_bench
 from curation.pipeline.deciding import GATES, decide
 from curation.pipeline.facts_for_report import report_data
+from curation.pipeline.following import next_step
 from curation.pipeline.measuring import latest_diversity
-from curation.records import KINDS, InstructionRecord, Record, parse_record, prompt_text
+from curation.records import InstructionRecord, Record, parse_record, prompt_text
 from curation.report import render_report
-from curation.store import CallLedger, call_texts, facts, records, reviews, runs
+from curation.store import CallLedger, call_texts, erasing, facts, records, reviews, runs
 
-NEXT = {
-    None: "curate plan",
-    "plan": "curate generate",
-    "import": "curate generate",
-    "generate": "curate score",
-    "score": "curate dedup",
-    "dedup": "curate screen",
-    "screen": "curate refill",
-    "refill": "curate push",
-    "decide": "curate push",
-    "push": "curate pull (after people have answered)",
-    "pull": "curate snapshot",
-    "snapshot": "curate sign",
-}
 TELLING = 20
 """Characters from which a text is told apart from others by its words."""
 
@@ -42,27 +28,26 @@ TELLING = 20
 def status(folder: Path) -> Summary:
     """Where the project stands and what comes next."""
     with open_bench(folder) as bench:
-        done = runs.list_runs(bench.db)
-        verdicts = Counter(v["verdict"] for v in facts.verdicts_by_seq(bench.db).values())
-        rows = dict[str, int]((kind, len(records.list_rows(bench.db, kind))) for kind in KINDS)
+        verdicts, rows, spent = facts.verdict_counts(bench.db), records.count_rows(bench.db), CallLedger(bench.db).spent_usd()
         counts = {
             "project": bench.project.name,
             "rows": rows,
             "verdicts": dict(verdicts),
             "calls": CallLedger(bench.db).counts(),
-            "cost_usd": round(CallLedger(bench.db).spent_usd(), 6),
-            "usd_per_approved_row": CallLedger(bench.db).spent_usd() / verdicts["approved"] if verdicts["approved"] else None,
+            "cost_usd": round(spent, 6),
+            "usd_per_approved_row": spent / verdicts["approved"] if verdicts["approved"] else None,
             "budget_usd": bench.project.budget.usd,
             "cost_simulated": "offline-stand-in" in (bench.project.models.teacher.provider, bench.project.models.judge.provider),
             "diversity": _diversity(bench),
             "snapshots": [{k: s[k] for k in ("path", "kind", "rows", "digest")} for s in reviews.list_snapshots(bench.db)],
-            "last": {r["stage"]: {"in": r["rows_in"], "out": r["rows_out"], "state": r["state"], "seconds": r["seconds"]} for r in done},
+            "last": {
+                stage: {"in": r["rows_in"], "out": r["rows_out"], "state": r["state"], "seconds": r["seconds"]}
+                for stage, r in runs.last_runs(bench.db).items()
+            },
         }
-        finished = [r["stage"] for r in done if r["state"] == "done" and r["stage"] in NEXT]
-        following = NEXT.get(finished[-1] if finished else None)
-        with runs.record_run(bench.db, "status"):
-            total = sum(rows.values())
-        return Summary("status", total, total, counts, [f"Next: {following}"] if following else [])
+        with runs.record_run(bench.db, "status") as run:
+            run.rows_in = run.rows_out = total = sum(rows.values())
+        return Summary("status", total, total, counts, [f"Next: {next_step(bench)}"])
 
 
 def _diversity(bench: Bench) -> dict[str, Any] | None:
@@ -111,48 +96,80 @@ def report(folder: Path, *, out: Path | None = None) -> Summary:
                 raise ProjectError(str(target), f"could not be written ({error.strerror})", "name another file with --out") from error
             finally:
                 aside.unlink(missing_ok=True)
-            run.rows_in = run.rows_out = sum(len(records.list_rows(bench.db, kind)) for kind in KINDS)
+            run.rows_in = run.rows_out = sum(records.count_rows(bench.db).values())
         return Summary("report", run.rows_in, run.rows_out, {"file": str(target), "bytes": len(page.encode())})
 
 
 def override(folder: Path, identity: str, *, action: str, reason: str) -> Summary:
     """Keep or drop a row whatever the rules say; the reason and the name are kept. Core: decide.py."""
-    if not reason.strip():
-        raise ProjectError("--reason", "is empty", f"curate {action} {identity} --reason 'why'")
+    _need_reason(action, folder, identity, reason)
     with open_bench(folder) as bench:
         seq = records.find_seq(bench.db, identity)
-        facts.add_override(bench.db, seq, action=action, reason=reason, by=getpass.getuser())
+        facts.add_override(bench.db, seq, action=action, reason=reason, by=_who())
     decide(folder)
     with open_bench(folder) as bench:
         verdict = facts.verdicts_by_seq(bench.db).get(seq, {}).get("verdict")
     return Summary(action, 1, 1, {"id": identity, "verdict": verdict})
 
 
+def _who() -> str:
+    """The name of whoever runs this; a container's user may have none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
+
+
 def erase(folder: Path, identity: str, *, reason: str) -> Summary:
     """Take a row's text out for good; its id, its facts and a tombstone stay, and so do snapshots already written."""
+    _need_reason("erase", folder, identity, reason)
     with open_bench(folder) as bench:
         seq = records.find_seq(bench.db, identity)
         body = records.load_row(bench.db, seq)["record"]
-        record = parse_record(body) if body else None
-        text = prompt_text(record) if record else ""
-        beginnings = _beginnings(record) if record else []
+        if body is None:
+            raise ProjectError(f"record {identity}", "is erased already", command("curate", "trace", folder, identity))
+        record = parse_record(body)
+        beginnings = _beginnings(record)
         looked = runs.forget_details(bench.db, ("describe", "compare"))  # they show single rows
         renewed = call_texts.forget_asks(bench.db, beginnings)
-        records.erase(bench.db, seq, reason, vector_key=facts.text_key(text))
-        called = call_texts.count_holding(bench.db, beginnings)
-        frozen = _snapshots_with(bench, records.ids_of(bench.db)[seq]) if seq in facts.splits_by_seq(bench.db) else []
-    notes = [f"{path} still holds the text: a snapshot never changes. Write a new one and revoke the old." for path in frozen]
-    if called:
-        where = ", ".join(f"{stage} {count:,}" for stage, count in called.items())
-        notes.append(
-            f"Calls that still hold the text: {where}. What was asked (later requests that show it as taken, or grow from it, among them) "
-            "and what was answered is the proof of what was paid."
-        )
+        is_gone = erasing.erase(bench.db, seq, reason, vector_key=facts.text_key(prompt_text(record)))
+        notes = _still_held(bench, seq, beginnings)
+    decide(folder)
+    if not is_gone:
+        notes.append("Another process has the workbench open; the text leaves the disk when that process ends.")
     if renewed:
         notes.append(f"Requests without an answer that quoted it, and are now made anew: {renewed:,}.")
     if looked:
         notes.append("What `curate describe` and `curate compare` had found is gone too, for it showed rows. Run them again.")
     return Summary("erase", 1, 0, {"id": identity}, notes)
+
+
+def _still_held(bench: Bench, seq: int, beginnings: Sequence[str]) -> list[str]:
+    """Where an erased row's text still stands, in sentences with what takes it away."""
+    ids, folder = records.ids_of(bench.db), bench.folder
+    frozen = _snapshots_with(bench, ids[seq]) if seq in facts.splits_by_seq(bench.db) else []
+    revoke = {path: f"{command('curate', 'revoke', folder / path)} --reason …" for path in frozen}
+    notes = [f"{path} still holds the text: a snapshot never changes. Write a new one, and: {verb}" for path, verb in revoke.items()]
+    notes += [f"{backup.name} is a backup that still holds the text; delete it." for backup in sorted(folder.glob("workbench.db.v*"))]
+    if seq in reviews.pushed_seqs(bench.db):
+        notes.append(f"Argilla still shows the row: delete record {ids[seq]} there.")
+    if grown := records.children_of(bench.db, seq):
+        made = ", ".join(ids[child] for child in grown)
+        notes.append(f"Rows that were made from it may hold parts of it; look at them with curate trace: {made}.")
+    if (folder / "report.html").is_file():
+        notes.append(f"report.html may show it until it is written again: {command('curate', 'report', folder)}")
+    if called := call_texts.count_holding(bench.db, beginnings):
+        where = ", ".join(f"{stage} {count:,}" for stage, count in called.items())
+        notes.append(
+            f"Calls that still hold the text: {where}. What was asked (later requests that show it as taken, or grow from it, among them) "
+            "and what was answered is the proof of what was paid."
+        )
+    return notes
+
+
+def _need_reason(verb: str, folder: Path, identity: str, reason: str) -> None:
+    if not reason.strip():
+        raise ProjectError("--reason", "is empty", command("curate", verb, folder, identity, "--reason", "why"))
 
 
 def _beginnings(record: Record) -> list[str]:

@@ -18,12 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from curation.errors import ProjectError
-from curation.store import asks, call_texts, facts, records, reviews, runs
+from curation.store import asks, call_texts, erasing, facts, records, reviews, runs
 from curation.store.calls import CALLS_SCHEMA, CallLedger
 from curation.store.owner import is_alive, owner_name
 from curation.store.schema import MIGRATIONS, SCHEMA, VERSION
 
-__all__ = ["CallLedger", "Database", "asks", "call_texts", "facts", "hold_lock", "open_store", "records", "reviews", "runs"]
+__all__ = ["CallLedger", "Database", "asks", "call_texts", "erasing", "facts", "hold_lock", "open_store", "records", "reviews", "runs"]
 
 Database = sqlite3.Connection
 LOCK_SECONDS = 60

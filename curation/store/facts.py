@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -201,6 +201,21 @@ def replace_verdicts(db: sqlite3.Connection, verdicts: Iterable[tuple[int, str, 
 def verdicts_by_seq(db: sqlite3.Connection) -> dict[int, dict[str, Any]]:
     """Verdict, better index and reasons by seq."""
     return {row["seq"]: {**dict(row), "reasons": json.loads(row["reasons"])} for row in db.execute("SELECT * FROM verdicts")}
+
+
+def verdict_counts(db: sqlite3.Connection) -> Counter[str]:
+    """Verdict to how many rows have it."""
+    return Counter({row["verdict"]: row["n"] for row in db.execute("SELECT verdict, count(*) AS n FROM verdicts GROUP BY verdict")})
+
+
+def seqs_with_verdict(db: sqlite3.Connection, verdict: str) -> set[int]:
+    """The rows that have a verdict."""
+    return {row["seq"] for row in db.execute("SELECT seq FROM verdicts WHERE verdict = ?", (verdict,))}
+
+
+def approved_kinds(db: sqlite3.Connection) -> set[str]:
+    """The kinds of which rows are approved."""
+    return {row["kind"] for row in db.execute("SELECT DISTINCT kind FROM verdicts JOIN records USING (seq) WHERE verdict = 'approved'")}
 
 
 def splits_by_seq(db: sqlite3.Connection) -> dict[int, tuple[str, str]]:

@@ -6,11 +6,10 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from curation.errors import ProjectError
-from curation.records import Kind, Record, dump_record, load_record, record_id
+from curation.records import KINDS, Kind, Record, dump_record, load_record, record_id
 from curation.requests import cells_in
 
 
@@ -106,19 +105,9 @@ def load_row(db: sqlite3.Connection, seq: int) -> dict[str, Any]:
     return {"seq": seq, "id": row["id"].hex(), "kind": row["kind"], "record": body, "erased": row["erased"], "origins": origins}
 
 
-def erase(db: sqlite3.Connection, seq: int, reason: str, *, vector_key: bytes) -> None:
-    """Take the body and the raw fields, a pair's rivals with them; the ids, the facts and a tombstone stay."""
-    stamp = json.dumps({"reason": reason, "at": datetime.now(UTC).isoformat(timespec="seconds")})
-    rivals = """
-      SELECT DISTINCT c.seq FROM origins c JOIN origins p ON (c.how, c.source, c.item) = (p.how, p.source, p.item)
-      WHERE p.seq = ? AND p.part = 0 AND c.part > 0 AND NOT EXISTS (SELECT 1 FROM origins r WHERE r.seq = c.seq AND r.role = 'row')"""
-    with db:
-        db.execute("BEGIN IMMEDIATE")
-        for gone in (seq, *(row["seq"] for row in db.execute(rivals, (seq,)).fetchall())):
-            db.execute("UPDATE records SET body = NULL, label = NULL, erased = ? WHERE seq = ?", (stamp, gone))
-            db.execute("UPDATE origins SET raw = NULL WHERE seq = ?", (gone,))
-        db.execute("DELETE FROM vectors WHERE text = ?", (vector_key,))
-    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # or the old pages would lie on in the log
+def children_of(db: sqlite3.Connection, seq: int) -> list[int]:
+    """The records that were made from one: edits of it, and examples that grew from it."""
+    return [row["seq"] for row in db.execute("SELECT DISTINCT seq FROM origins WHERE parent = ? ORDER BY seq", (seq,))]
 
 
 def add_cells(db: sqlite3.Connection, cells: Iterable[tuple[str, str, int, bytes]]) -> int:
@@ -153,6 +142,23 @@ def list_cells(db: sqlite3.Connection) -> Iterator[bytes]:
     """The bodies of all cells in plan order."""
     for row in db.execute("SELECT body FROM cells ORDER BY kind, ordinal"):
         yield row["body"]
+
+
+def count_cells(db: sqlite3.Connection, *, waiting: bool = False) -> int:
+    """How many cells there are, or how many of them have neither a record nor a failure."""
+    sql = "SELECT count(*) AS n FROM cells"
+    if waiting:
+        sql += """ WHERE cell NOT IN (SELECT cell FROM origins WHERE cell IS NOT NULL)
+          AND cell NOT IN (SELECT slot FROM failures WHERE stage = 'generate')"""
+    return int(db.execute(sql).fetchone()["n"])
+
+
+def count_rows(db: sqlite3.Connection) -> dict[str, int]:
+    """Kind to how many records stand for themselves."""
+    sql = """SELECT kind, count(*) AS n FROM records r WHERE erased IS NULL
+      AND EXISTS (SELECT 1 FROM origins o WHERE o.seq = r.seq AND o.role = 'row') GROUP BY kind"""
+    found = {row["kind"]: row["n"] for row in db.execute(sql)}
+    return {kind: found.get(kind, 0) for kind in KINDS}
 
 
 def cells_made(db: sqlite3.Connection) -> set[str]:

@@ -59,10 +59,23 @@ def latest_run(db: sqlite3.Connection, stage: str) -> sqlite3.Row | None:
     return row
 
 
-def list_runs(db: sqlite3.Connection) -> list[dict[str, Any]]:
-    """Every run, oldest first, its detail read."""
-    rows = [dict(row) for row in db.execute("SELECT * FROM runs ORDER BY run")]
+def list_runs(db: sqlite3.Connection, stage: str | None = None) -> list[dict[str, Any]]:
+    """Every run (of a stage), oldest first, its detail read."""
+    rows = [dict(row) for row in db.execute("SELECT * FROM runs WHERE stage = ? OR ? IS NULL ORDER BY run", (stage, stage))]
     return [{**row, "detail": json.loads(row["detail"] or "{}")} for row in rows]
+
+
+def last_runs(db: sqlite3.Connection) -> dict[str, dict[str, Any]]:
+    """Stage to its last run, finished or not, in the order in which they ran."""
+    sql = "SELECT * FROM runs WHERE run IN (SELECT max(run) FROM runs GROUP BY stage) ORDER BY run"
+    return {row["stage"]: dict(row) for row in db.execute(sql)}
+
+
+def latest_numbers(db: sqlite3.Connection) -> dict[str, int]:
+    """Stage to the number of its latest finished run; `answers` is the latest pull that brought any."""
+    found = {row["stage"]: row["n"] for row in db.execute("SELECT stage, max(run) AS n FROM runs WHERE state = 'done' GROUP BY stage")}
+    pulled = db.execute("SELECT max(run) AS n FROM runs WHERE stage = 'pull' AND state = 'done' AND rows_out > 0").fetchone()["n"]
+    return {**found, "answers": pulled or 0}
 
 
 def forget_details(db: sqlite3.Connection, stages: tuple[str, ...]) -> int:

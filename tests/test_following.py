@@ -1,0 +1,93 @@
+"""`curate status` names the command that brings the project on, wherever it stands."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+from curation import pipeline
+from curation.store import facts, open_store, records, reviews, runs
+from tests.test_pipeline import Bed, approve, blank, import_plain, score_by_hand
+
+
+def done(bed: Bed, *stages: str) -> None:
+    with open_store(bed.folder) as db:
+        for stage in stages:
+            with runs.record_run(db, stage) as run:
+                run.rows_out = 1
+
+
+def following(bed: Bed) -> list[str]:
+    (note,) = pipeline.status(bed.folder).notes
+    return shlex.split(note.removeprefix("Next: "))
+
+
+def test_each_step_is_followed_by_the_next_one_down_to_the_training(tmp_path: Path) -> None:
+    bed = Bed(blank(tmp_path / "my garden"), tmp_path)
+    folder = str(bed.folder)
+    assert following(bed) == ["curate", "plan", folder]
+    import_plain(bed.folder, 40)
+    assert following(bed) == ["curate", "score", folder]
+    score_by_hand(bed.folder)
+    for stage, expected in (("score", "dedup"), ("dedup", "screen"), ("screen", "push")):
+        done(bed, stage)
+        assert following(bed) == ["curate", expected, folder]
+    import_plain(bed.folder, 41, "more.jsonl")  # what came later goes through the gates too
+    assert following(bed) == ["curate", "score", folder]
+    score_by_hand(bed.folder)
+    done(bed, "score", "dedup", "screen")
+    pipeline.decide(bed.folder)
+    assert following(bed) == ["curate", "push", folder]
+    with open_store(bed.folder) as db:
+        reviews.mark_pushed(db, "garden-instruction", [(row.seq, "p") for row in records.list_rows(db, "instruction")])
+    done(bed, "push")
+    assert following(bed)[:3] == ["curate", "pull", folder]
+    approve(bed.folder)
+    done(bed, "pull")
+    pipeline.decide(bed.folder)
+    assert following(bed) == ["curate", "snapshot", folder, "--kind", "instruction"]
+    path = pipeline.snapshot(bed.folder, "instruction").counts["path"]
+    assert following(bed) == ["curate", "sign", path]
+    pipeline.sign(Path(path))
+    assert following(bed) == ["train", "init", f"{folder}/runs", "--project", folder, "--model", "MODEL"]
+
+
+def test_a_plan_is_written_screened_and_refilled(tmp_path: Path) -> None:
+    bed = Bed(blank(tmp_path / "garden", instruction=2), tmp_path)
+    folder = str(bed.folder)
+    assert following(bed) == ["curate", "plan", folder]
+    pipeline.plan(bed.folder)
+    assert following(bed) == ["curate", "generate", folder]
+    (tmp_path / "two.jsonl").write_text("".join(json.dumps({"prompt": f"q{n}", "completion": f"a{n}"}) + "\n" for n in range(2)))
+    pipeline.import_rows(bed.folder, tmp_path / "two.jsonl")
+    with open_store(bed.folder) as db:  # as if the teacher had written them
+        db.execute("UPDATE origins SET how = 'generated', cell = 'instruction:0000' || (origin - 1)")
+    done(bed, "generate", "score", "dedup", "screen")
+    score_by_hand(bed.folder)
+    assert following(bed) == ["curate", "refill", folder]
+    pipeline.decide(bed.folder)
+    assert following(bed) == ["curate", "push", folder]
+
+
+def test_where_nothing_is_left_the_report_says_why(tmp_path: Path) -> None:
+    bed = Bed(blank(tmp_path / "garden"), tmp_path)
+    import_plain(bed.folder, 3)
+    score_by_hand(bed.folder)
+    done(bed, "score", "dedup", "screen", "push")
+    approve(bed.folder, says="reject")
+    pipeline.decide(bed.folder)
+    assert following(bed) == ["curate", "report", str(bed.folder)]
+    with open_store(bed.folder) as db:
+        assert facts.verdict_counts(db) == {"rejected": 3}
+
+
+def test_counting_rows_agrees_with_listing_them(tmp_path: Path) -> None:
+    bed = Bed(blank(tmp_path / "garden"), tmp_path)
+    import_plain(bed.folder, 5)
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "Hi", "chosen": "Zebra.", "rejected": "Aardvark."}\n')
+    pipeline.import_rows(bed.folder, tmp_path / "pairs.jsonl", shape="preference")
+    pipeline.erase(bed.folder, bed.rows()[0].id, reason="x")
+    with open_store(bed.folder) as db:
+        listed = {kind: len(records.list_rows(db, kind)) for kind in ("instruction", "preference")}  # type: ignore[arg-type]
+        assert records.count_rows(db) == listed == {"instruction": 4, "preference": 1}
