@@ -44,9 +44,8 @@ def find_languages(texts: Sequence[str] | pa.Array) -> pa.Table:
 
 
 def _classify(text: str) -> tuple[str, float]:
-    letters = sum(c.isalpha() for c in text)
-    ideographs = sum(c > "\u2e7f" and c.isalpha() for c in text)
-    if letters < _LETTERS and ideographs < _IDEOGRAPHS:
+    letters = sum(map(str.isalpha, text))
+    if letters < _LETTERS and sum(c > "\u2e7f" and c.isalpha() for c in text) < _IDEOGRAPHS:
         return UNKNOWN, 0.0
     language, confidence = _identifier().classify(text)
     return (str(language), float(confidence)) if confidence >= _CONFIDENCE else (UNKNOWN, float(confidence))
