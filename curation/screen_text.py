@@ -12,12 +12,19 @@ if TYPE_CHECKING:
     from curation.pipeline import Summary
 
 
+SHOWN = 10
+"""Items of a list that stand on the screen; `--json` has them all."""
+LOOKING = ("status", "report", "sign", "verify")
+"""Stages through which no rows flow."""
+
+
 def show_summary(summary: Summary, as_json: bool) -> None:
     """Print a stage's summary."""
     if as_json:
         typer.echo(json.dumps(summary.as_values(), ensure_ascii=False, default=str))
         return
-    typer.echo(f"{summary.stage}: {summary.rows_in:,} in, {summary.rows_out:,} out")
+    flow = f"{summary.rows_in:,} rows" if summary.stage in LOOKING else f"{summary.rows_in:,} in, {summary.rows_out:,} out"
+    typer.echo(f"{summary.stage}: {flow}")
     for name, value in summary.counts.items():
         if name in ("attributes", "last", "shares", "operating_point"):
             continue
@@ -25,7 +32,8 @@ def show_summary(summary: Summary, as_json: bool) -> None:
             inner = ", ".join(f"{k} {_number(v)}" for k, v in value.items() if v not in (0, None))
             typer.echo(f"  {_words(name)}: {inner or 'none'}")
         elif isinstance(value, list):
-            typer.echo(f"  {_words(name)}: {', '.join(_plain(item) for item in value) or 'none'}")
+            more = f" and {len(value) - SHOWN:,} more" if len(value) > SHOWN else ""
+            typer.echo(f"  {_words(name)}: {', '.join(_plain(item) for item in value[:SHOWN]) or 'none'}{more}")
         elif value is not None:
             typer.echo(f"  {_words(name)}: {_number(value)}")
     for note in summary.notes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 from curation.cli import stages, describe, frozen, rows, standin  # isort: skip  (in the order of --help)
@@ -11,6 +12,15 @@ from curation.errors import UserError
 __all__ = ["app", "describe", "frozen", "main", "quiet_libraries", "rows", "stages", "standin"]
 
 
+_SPACE, _RIGHTS = "make space on the disk (what was done is kept)", "see that you may read and write there"
+MENDABLE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _SPACE),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _RIGHTS),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG), "look at the path"),
+}
+"""What the system may say of any file that a command reads or writes, and what a person does about it."""
+
+
 def main() -> None:
     """Run the command line; an error a person can mend is one line on stderr and exit 2."""
     quiet_libraries()
@@ -18,4 +28,11 @@ def main() -> None:
         app()
     except UserError as error:
         sys.stderr.write(f"Error: {' '.join(str(error).split())}\n")
+        raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno not in MENDABLE:
+            raise
+        sys.stderr.write(
+            f"Error: {error.filename or 'a file that was being written'}: {error.strerror}. Next: {MENDABLE[error.errno]} and run again\n"
+        )
         raise SystemExit(2) from None

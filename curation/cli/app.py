@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -31,15 +32,35 @@ class Commands(TyperGroup):
             raise typer.Exit(130) from None
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        import importlib.metadata
+
+        typer.echo(f"seedcorn {importlib.metadata.version('seedcorn')}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     cls=Commands,
-    help="From a brief to reviewed, signed training data. Example: curate init my-project --template icd10 && curate run my-project",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 standin = typer.Typer(help="The offline stand-in: made-up answers on this machine, for trying things out.", no_args_is_help=True)
-app.add_typer(standin, name="standin")
+app.add_typer(standin, name="standin", rich_help_panel="Try out")
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Say which version this is.")] = False,
+) -> None:
+    """From a brief to reviewed, signed training data. Example: curate init my-project --template icd10 && curate run my-project"""
+
+
+def tell(values: dict[str, Any], text: str, *, as_json: bool) -> None:
+    """Print what a command that is no stage came to."""
+    typer.echo(json.dumps({name: str(v) if isinstance(v, Path) else v for name, v in values.items()}) if as_json else text)
+
 
 Folder = Annotated[Path, typer.Argument(help="The project's folder.")]
 SnapshotFolder = Annotated[Path, typer.Argument(help="A snapshot's folder.")]

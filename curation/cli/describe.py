@@ -13,7 +13,7 @@ from curation.screen_text import show_summary
 Rows = Annotated[str, typer.Option("--rows", help="Which rows: standing (may still leave in a snapshot), approved, or all.")]
 
 
-@app.command()
+@app.command(rich_help_panel="Look")
 def describe(folder: Folder, rows: Rows = "standing", as_json: Json = False) -> None:
     """Count lengths, languages, topics, stock phrases, personal data and classes. Example: curate describe my-project"""
     from curation import pipeline
@@ -23,7 +23,7 @@ def describe(folder: Folder, rows: Rows = "standing", as_json: Json = False) -> 
     show_summary(summary, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel="Look")
 def compare(
     folder: Folder,
     real: Annotated[Path, typer.Argument(help="A sample of real use: JSONL, JSON, CSV, TSV (also .gz) or Parquet.")],
@@ -39,7 +39,7 @@ def compare(
     show_summary(summary, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel="Gates")
 def balance(folder: Folder, as_json: Json = False) -> None:
     """Show the classes before and after the cap, and what the plan is asked for. Example: curate balance my-project"""
     from curation import pipeline

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from curation.cli.app import Folder, Json, Key, SnapshotFolder, app
+from curation.cli.app import Folder, Json, Key, Reason, SnapshotFolder, app, tell
 from curation.screen_text import show_summary
 
 
-@app.command()
+@app.command(rich_help_panel="Freeze")
 def snapshot(
     folder: Folder,
     kind: Annotated[Literal["instruction", "preference"], typer.Option(help="Which rows.")] = "instruction",
@@ -24,7 +24,7 @@ def snapshot(
     show_summary(pipeline.snapshot(folder, kind, name=name), as_json)
 
 
-@app.command()
+@app.command(rich_help_panel="Freeze")
 def sign(
     snapshot: SnapshotFolder,
     key: Annotated[Path | None, typer.Option("--key", help="Private key (PEM); by default yours, made on first use.")] = None,
@@ -36,7 +36,7 @@ def sign(
     show_summary(pipeline.sign(snapshot, key=key), as_json)
 
 
-@app.command()
+@app.command(rich_help_panel="Freeze")
 def verify(
     snapshot: SnapshotFolder,
     key: Key = None,
@@ -52,25 +52,62 @@ def verify(
         raise typer.Exit(2)
 
 
-@app.command()
-def key() -> None:
+@app.command(rich_help_panel="Freeze")
+def key(as_json: Json = False) -> None:
     """Make your signing key if you have none, and say where its public half is. Example: curate key"""
     from curation.snapshot import describe_signer, own_key
 
     private, public = own_key()
-    typer.echo(f"{describe_signer(public)}\nPublic key, to give away: {public}\nPrivate key, to keep: {private}")
+    signer = describe_signer(public)
+    text = f"{signer}\nPublic key, to give away: {public}\nPrivate key, to keep: {private}"
+    tell({"signer": signer, "public_key": public, "private_key": private}, text, as_json=as_json)
 
 
-@app.command()
-def trust(public_key: Annotated[Path, typer.Argument(help="A public key (PEM).")]) -> None:
-    """Trust the snapshots of a key's owner from now on. Example: curate trust alice.pub"""
-    from curation.snapshot import add_trusted_key, describe_signer
+@app.command(rich_help_panel="Freeze")
+def trust(
+    public_key: Annotated[Path | None, typer.Argument(help="A public key (PEM); without one the trusted keys are listed.")] = None,
+    remove: Annotated[str | None, typer.Option("--remove", help="Trust this one, by the name in the list, no longer.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Trust the snapshots of a key's owner from now on, or no longer. Example: curate trust alice.pub"""
+    from curation.snapshot import add_trusted_key, describe_signer, find_trusted_keys, remove_trusted_key
 
-    target = add_trusted_key(public_key)
-    typer.echo(f"Trusted: {describe_signer(target)} ({target})")
+    if public_key is not None:
+        target = add_trusted_key(public_key)
+        typer.echo(f"Trusted: {describe_signer(target)} ({target})", err=as_json)
+    if remove is not None:
+        typer.echo(f"Not trusted any more: {remove_trusted_key(remove)}", err=as_json)
+    known = {file.stem: describe_signer(file) for file in find_trusted_keys()}
+    if as_json or (public_key is None and remove is None):
+        tell({"trusted": known}, "\n".join(f"{name}  {signer}" for name, signer in known.items()) or "No key is trusted.", as_json=as_json)
 
 
-@app.command()
+@app.command(rich_help_panel="Freeze")
+def revoke(
+    snapshot: SnapshotFolder,
+    reason: Reason,
+    key: Annotated[Path | None, typer.Option("--key", help="Private key (PEM); by default yours, made on first use.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Take a snapshot back: from now on nobody who has the statement trains on it. Example: curate revoke SNAPSHOT --reason 'leak'"""
+    from curation import pipeline
+
+    show_summary(pipeline.revoke(snapshot, reason=reason, key=key), as_json)
+
+
+@app.command(rich_help_panel="Freeze")
+def diff(
+    old: Annotated[Path, typer.Argument(help="A snapshot's folder.")],
+    new: Annotated[Path, typer.Argument(help="Another of the same kind.")],
+    as_json: Json = False,
+) -> None:
+    """Say which rows came, went, moved or turned between two snapshots. Example: curate diff OLD NEW"""
+    from curation import pipeline
+
+    show_summary(pipeline.diff(old, new), as_json)
+
+
+@app.command(rich_help_panel="Freeze")
 def export(
     snapshot: SnapshotFolder,
     out: Annotated[Path, typer.Option("--out", help="The JSONL file to write.")],

@@ -11,7 +11,7 @@ from curation.cli.app import Folder, Json, Reason, app
 from curation.screen_text import show_story, show_summary
 
 
-@app.command()
+@app.command(rich_help_panel="Look")
 def status(folder: Folder, as_json: Json = False) -> None:
     """Say where a project stands and what comes next. Example: curate status my-project"""
     from curation import pipeline
@@ -19,7 +19,7 @@ def status(folder: Folder, as_json: Json = False) -> None:
     show_summary(pipeline.status(folder), as_json)
 
 
-@app.command()
+@app.command(rich_help_panel="Look")
 def trace(
     folder: Folder, row: Annotated[str, typer.Argument(help="A record's id, or its first characters.")], as_json: Json = False
 ) -> None:
@@ -29,7 +29,7 @@ def trace(
     show_story(pipeline.trace(folder, row), as_json)
 
 
-@app.command()
+@app.command(rich_help_panel="Look")
 def report(folder: Folder, out: Annotated[Path | None, typer.Option(help="Where to write it.")] = None, as_json: Json = False) -> None:
     """Write the project's page, one HTML file. Example: curate report my-project"""
     from curation import pipeline
@@ -37,7 +37,7 @@ def report(folder: Folder, out: Annotated[Path | None, typer.Option(help="Where 
     show_summary(pipeline.report(folder, out=out), as_json)
 
 
-@app.command()
+@app.command(rich_help_panel="People")
 def keep(folder: Folder, row: Annotated[str, typer.Argument(help="A record's id.")], reason: Reason, as_json: Json = False) -> None:
     """Take a row back whatever the rules say. Example: curate keep my-project 3f9c2a1b --reason 'checked by hand'"""
     from curation import pipeline
@@ -45,7 +45,7 @@ def keep(folder: Folder, row: Annotated[str, typer.Argument(help="A record's id.
     show_summary(pipeline.override(folder, row, action="keep", reason=reason), as_json)
 
 
-@app.command()
+@app.command(rich_help_panel="People")
 def drop(folder: Folder, row: Annotated[str, typer.Argument(help="A record's id.")], reason: Reason, as_json: Json = False) -> None:
     """Take a row out whatever the rules say. Example: curate drop my-project 3f9c2a1b --reason 'ambiguous'"""
     from curation import pipeline
@@ -53,7 +53,7 @@ def drop(folder: Folder, row: Annotated[str, typer.Argument(help="A record's id.
     show_summary(pipeline.override(folder, row, action="drop", reason=reason), as_json)
 
 
-@app.command()
+@app.command(rich_help_panel="People")
 def erase(folder: Folder, row: Annotated[str, typer.Argument(help="A record's id.")], reason: Reason, as_json: Json = False) -> None:
     """Take a row's text out for good, leaving a tombstone. Example: curate erase my-project 3f9c2a1b --reason 'personal data'"""
     from curation import pipeline
@@ -61,7 +61,7 @@ def erase(folder: Folder, row: Annotated[str, typer.Argument(help="A record's id
     show_summary(pipeline.erase(folder, row, reason=reason), as_json)
 
 
-@app.command()
+@app.command(rich_help_panel="People")
 def serve(
     folder: Folder,
     port: Annotated[int, typer.Option(help="Port of the health page.")] = 8600,

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from curation.cli.app import Folder, Json, app, progress_bar, run_stage
+from curation.cli.app import Folder, Json, app, progress_bar, run_stage, tell
 from curation.screen_text import show_summary
 
 
-@app.command()
+@app.command(rich_help_panel="Write")
 def init(
     folder: Folder,
     template: Annotated[Literal["icd10", "blank"], typer.Option(help="icd10 works as it is; blank waits for your brief.")] = "blank",
@@ -20,6 +20,7 @@ def init(
     preference: Annotated[int, typer.Option(min=0, help="Preference pairs to plan.")] = 100,
     argilla: Annotated[str | None, typer.Option(help="Folder of `argilla-setup up --home`, relative to the project.")] = None,
     annotator: Annotated[list[str] | None, typer.Option(help="A person who answers; may be given several times.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Write a new project. Example: curate init my-project --template icd10"""
     from curation.errors import command
@@ -28,10 +29,10 @@ def init(
     people = tuple(annotator or ())
     write_template(folder, template, offline=offline, instruction=instruction, preference=preference, argilla=argilla, annotators=people)
     following = command("curate", "plan", folder) if template == "icd10" else f"fill in `brief` and `intended_use` in {folder}/project.yaml"
-    typer.echo(f"Wrote {folder}/project.yaml. Next: {following}")
+    tell({"project": folder / "project.yaml", "next": following}, f"Wrote {folder}/project.yaml. Next: {following}", as_json=as_json)
 
 
-@app.command()
+@app.command(rich_help_panel="Write")
 def plan(folder: Folder, as_json: Json = False) -> None:
     """Lay out what to write, cell by cell. Example: curate plan my-project"""
     from curation import pipeline
@@ -39,7 +40,7 @@ def plan(folder: Folder, as_json: Json = False) -> None:
     show_summary(pipeline.plan(folder), as_json)
 
 
-@app.command(name="import")
+@app.command(name="import", rich_help_panel="Write")
 def import_rows(
     folder: Folder,
     file: Annotated[Path, typer.Argument(help="JSONL, JSON, CSV or Parquet, also gzipped.")],
@@ -56,7 +57,7 @@ def import_rows(
     show_summary(pipeline.import_rows(folder, file, shape=shape, columns=columns, seed_group=group), as_json)  # type: ignore[arg-type]
 
 
-@app.command()
+@app.command(rich_help_panel="Write")
 def generate(
     folder: Folder,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")] = False,
@@ -74,13 +75,13 @@ def generate(
     show_summary(summary, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel="Gates")
 def score(folder: Folder, as_json: Json = False) -> None:
     """Have the judge score what has no score under the present rubric. Example: curate score my-project"""
     run_stage("score", folder, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel="Gates")
 def dedup(
     folder: Folder,
     against: Annotated[list[Path] | None, typer.Option(help="An earlier snapshot whose rows are not made again; may be repeated.")] = None,
@@ -95,13 +96,13 @@ def dedup(
     show_summary(summary, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel="Gates")
 def screen(folder: Folder, as_json: Json = False) -> None:
     """Find leaks of the protected sets, label conflicts and rows that fail a check. Example: curate screen my-project"""
     run_stage("screen", folder, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel="Write")
 def refill(
     folder: Folder,
     rounds: Annotated[int | None, typer.Option(min=0, max=20, help="How often a cell may be asked again in all.")] = None,
@@ -115,7 +116,7 @@ def refill(
     show_summary(summary, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel="Look")
 def diversity(
     folder: Folder,
     naive: Annotated[int, typer.Option(min=0, help="Also have the teacher write so many examples without a plan, to compare.")] = 0,
@@ -129,13 +130,13 @@ def diversity(
     show_summary(summary, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel="People")
 def push(folder: Folder, as_json: Json = False) -> None:
     """Show people in Argilla every row that passed. Example: curate push my-project"""
     run_stage("push", folder, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel="People")
 def pull(folder: Folder, as_json: Json = False) -> None:
     """Bring back what people said. Example: curate pull my-project"""
     from curation import pipeline
@@ -143,7 +144,7 @@ def pull(folder: Folder, as_json: Json = False) -> None:
     show_summary(pipeline.pull(folder), as_json)
 
 
-@app.command()
+@app.command(rich_help_panel="People")
 def decide(folder: Folder, as_json: Json = False) -> None:
     """Compute every row's verdict from what is known; nothing is measured. Example: curate decide my-project"""
     from curation import pipeline
@@ -151,13 +152,13 @@ def decide(folder: Folder, as_json: Json = False) -> None:
     show_summary(pipeline.decide(folder), as_json)
 
 
-@app.command()
+@app.command(rich_help_panel="Write")
 def run(
     folder: Folder,
     until: Annotated[str, typer.Option(help="Last stage: plan, generate, score, dedup, screen, refill or push.")] = "push",
     as_json: Json = False,
 ) -> None:
-    """Walk the stages from the plan to a stage. Example: curate run my-project --until push"""
+    """Walk the stages from the plan to a stage; with --json one object a stage. Example: curate run my-project --until push"""
     from curation import pipeline
 
     with progress_bar(as_json) as progress:

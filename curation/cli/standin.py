@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from curation.cli.app import Folder, Json, standin
+from curation.cli.app import Folder, Json, standin, tell
 from curation.screen_text import show_summary
 
 
@@ -17,6 +17,7 @@ def standin_start(
     log: Annotated[Path, typer.Option(help="Folder outside the project for its request log.")],
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
     seed: Annotated[int, typer.Option(help="Same seed, same answers.")] = 7,
+    as_json: Json = False,
 ) -> None:
     """Start the offline stand-in for a project. Example: curate standin start my-project --log /tmp/standin"""
     from curation.errors import command
@@ -25,15 +26,17 @@ def standin_start(
 
     grounding = load_project(folder).plan.grounding
     url = start(folder, table=folder / grounding.table if grounding else None, seed=seed, log=log, port=port)
-    typer.echo(f"The offline stand-in answers at {url} with made-up text. Next: {command('curate', 'generate', folder)}")
+    text = f"The offline stand-in answers at {url} with made-up text. Next: {command('curate', 'generate', folder)}"
+    tell({"url": url}, text, as_json=as_json)
 
 
 @standin.command("stop")
-def standin_stop(folder: Folder) -> None:
+def standin_stop(folder: Folder, as_json: Json = False) -> None:
     """Stop the offline stand-in. Example: curate standin stop my-project"""
     from curation.standin.lifecycle import stop
 
-    typer.echo("Stopped." if stop(folder) else "It was not running.")
+    ended = stop(folder)
+    tell({"stopped": ended}, "Stopped." if ended else "It was not running.", as_json=as_json)
 
 
 @standin.command("review")

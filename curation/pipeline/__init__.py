@@ -5,7 +5,7 @@
 Each verb of the command line is one function here, named in the file its stage stands in: writing.py (plan, generate),
 estimating.py (generate --dry-run), judging.py (score), importing.py (import), duplicates.py (dedup), screening.py (screen),
 refilling.py (refill), describing.py (describe, compare), balancing.py (balance), measuring.py (diversity), reviewing.py (push, pull),
-deciding.py (decide), shipping.py (snapshot, sign, verify, export), telling.py (status, trace, report, keep, drop, erase).
+deciding.py (decide), shipping.py (snapshot, sign, revoke, diff, verify, export), telling.py (status, trace, report, keep, drop, erase).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from curation.pipeline.measuring import diversity
 from curation.pipeline.refilling import refill
 from curation.pipeline.reviewing import pull, push
 from curation.pipeline.screening import screen
-from curation.pipeline.shipping import export, sign, snapshot, verify
+from curation.pipeline.shipping import diff, export, revoke, sign, snapshot, verify
 from curation.pipeline.telling import erase, override, report, status, trace
 from curation.pipeline.writing import generate, plan
 
@@ -39,6 +39,7 @@ __all__ = [
     "decide",
     "dedup",
     "describe",
+    "diff",
     "diversity",
     "erase",
     "estimate",
@@ -52,6 +53,7 @@ __all__ = [
     "push",
     "refill",
     "report",
+    "revoke",
     "run",
     "score",
     "screen",

@@ -1,10 +1,11 @@
-"""The stages that freeze and prove: snapshot, sign, verify, export. Core: snapshot/, split.py, formats/."""
+"""The stages that freeze and prove: snapshot, sign, revoke, diff, verify, export. Core: snapshot/, split.py, formats/."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,34 @@ def sign(path: Path, *, key: Path | None = None) -> Summary:
     notes = _record_beside(path, "sign", manifest.digest.root, rows, counts)
     told = f"Others verify it with: {command('curate', 'verify', path, '--key', public)}"
     return Summary("sign", rows, rows, counts, [*notes, told])
+
+
+def revoke(path: Path, *, reason: str, key: Path | None = None) -> Summary:
+    """Take a snapshot back by a signed statement, in your own folder and beside the snapshot, where it travels along. Core: snapshot/."""
+    if not reason.strip():
+        raise SnapshotError("--reason", "is empty", command("curate", "revoke", path, "--reason", "why"))
+    digest = snapshots.read_manifest(path).digest.root
+    private, public = (key, snapshots.public_of(key)) if key else snapshots.own_key()
+    at = datetime.now(UTC).replace(microsecond=0)
+    places = (None, path.resolve().parent / snapshots.REVOCATIONS)
+    files = [snapshots.revoke(digest, private, reason=reason, at=at, folder=place) for place in places]
+    counts = {"path": str(path), "digest": digest, "by": snapshots.describe_signer(public), "files": [str(file) for file in files]}
+    notes = _record_beside(path, "revoke", digest, 0, counts)
+    told = f"Give {files[1].name} to whoever has a copy; it goes into the folder `{snapshots.REVOCATIONS}` beside theirs."
+    return Summary("revoke", 0, 0, counts, [*notes, told])
+
+
+def diff(old: Path, new: Path) -> Summary:
+    """Which rows came, went, moved to another split or turned between two snapshots of a kind. Core: snapshot/."""
+    found = snapshots.diff_snapshots(old, new)
+    before, after = (sum(split.rows for split in snapshots.read_manifest(path).splits.values()) for path in (old, new))
+    counts = {
+        "added": [{"id": i, "split": split} for i, split in found.added],
+        "removed": [{"id": i, "split": split} for i, split in found.removed],
+        "moved": [{"id": i, "from": a, "to": b} for i, a, b in found.moved],
+        "turned": [{"id": i} for i in found.turned],
+    }
+    return Summary("diff", before, after, counts, ["The same rows stand in the same splits."] if found.is_empty else [])
 
 
 def verify(path: Path, *, keys: Sequence[Path] = (), deep: bool = False) -> Summary:

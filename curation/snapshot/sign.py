@@ -109,5 +109,5 @@ def _check_replaceable(signature: Path, key: EllipticCurvePublicKey, replace: bo
     signed = read_signature(signature)
     if signed is None or signed.hint != signature_hint(key):
         raise SnapshotError(
-            str(signature), "is another key's signature, or none that can be read", "sign with replace to put yours in its place"
+            str(signature), "is another key's signature, or none that can be read", "delete it to put yours in its place, and sign again"
         )

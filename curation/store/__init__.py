@@ -99,6 +99,8 @@ def _explained(path: Path) -> Iterator[None]:
             raise ProjectError(str(path), f"cannot be written ({text})", "make space on the disk and run again; nothing is lost") from error
         if "not a database" in text or "malformed" in text:
             raise ProjectError(str(path), f"is damaged ({text})", "restore it from a backup") from error
+        if "locked" in text:
+            raise ProjectError(str(path), f"is held by another process ({text})", "wait for its command to end and run again") from error
         if "unable to open" in text or "readonly" in text:
             raise ProjectError(str(path), f"cannot be opened ({text})", "look at who may write there, and run again") from error
         raise

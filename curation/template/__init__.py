@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from pathlib import Path
 from typing import Literal
 
@@ -31,18 +32,9 @@ def write_template(
         raise ProjectError(str(folder), "already holds a project", command("curate", "status", folder))
     if folder.exists() and not folder.is_dir():
         raise ProjectError(str(folder), "is a file", "name a folder that does not exist yet")
-    name = re.sub(r"[^a-z0-9_-]+", "-", folder.resolve().name.lower()).strip("-_") or "project"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "protected").mkdir(exist_ok=True)
-    if template == "icd10":
-        from curation.template.icd10 import write_tables
-
-        write_tables(folder)
-    else:
-        (folder / "seeds.jsonl").touch()
     text = (Path(__file__).parent / f"{template}.yaml").read_text(encoding="utf-8")
     values = {
-        "name": _as_text(name[:41]),
+        "name": _as_text(name_of(folder)),
         "provider": "offline-stand-in" if offline else "anthropic",
         "instruction": str(instruction),
         "preference": str(preference),
@@ -51,7 +43,35 @@ def write_template(
     }
     for key, value in values.items():
         text = text.replace("{" + key + "}", value)
-    (folder / "project.yaml").write_text(text, encoding="utf-8")
+    try:
+        _write(folder, template, text)
+    except OSError as error:
+        fact = f"cannot be written ({error.strerror or error})"
+        raise ProjectError(str(folder), fact, "make space or name another folder, and run again") from error
+
+
+def name_of(folder: Path) -> str:
+    """A folder's name as a project's: small letters without their accents, digits, - and _."""
+    plain = unicodedata.normalize("NFKD", folder.resolve().name.casefold())
+    plain = "".join(c for c in plain if not unicodedata.combining(c))
+    return re.sub(r"[^a-z0-9_-]+", "-", plain).strip("-_")[:41] or "project"
+
+
+def _write(folder: Path, template: Template, text: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "protected").mkdir(exist_ok=True)
+    if template == "icd10":
+        from curation.template.icd10 import write_tables
+
+        write_tables(folder)
+    else:
+        (folder / "seeds.jsonl").touch()
+    aside = folder / ".project.yaml.partial"
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.rename(folder / "project.yaml")
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _as_text(name: str) -> str:

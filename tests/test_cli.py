@@ -1,0 +1,90 @@
+"""The command line's own doors: snapshots taken back and compared, keys trusted and not, and what the system refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from curation import pipeline
+from curation.cli import app
+from curation.snapshot import create_key, describe_signer, find_trusted_keys, load_snapshot, own_key
+from curation.snapshot.sign import sign_snapshot
+from tests.snapshot_rows import instruction, splits_of, write
+from tests.test_bad_input import refusal, run
+
+
+def curate(*words: object) -> str:
+    """What a command prints; it must succeed."""
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.stdout
+
+
+def told(*words: object) -> dict[str, Any]:
+    """The one JSON object that a command prints with --json."""
+    (line,) = curate(*words, "--json").splitlines()
+    return json.loads(line)  # type: ignore[no-any-return]
+
+
+def test_a_snapshot_that_was_taken_back_is_refused_wherever_the_statement_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "snapshots")
+    private, public = own_key()
+    sign_snapshot(path, private)
+    assert "Error" not in refusal("curation", "revoke", path, "--reason", " ").replace("Error: --reason: is empty", "")
+    done = told("revoke", path, "--reason", "a person asked for it")
+    assert (done["by"], [Path(file).is_file() for file in done["files"]]) == (describe_signer(public), [True, True])
+    checked = pipeline.verify(path)
+    assert checked.counts["status"] == "revoked" and "a person asked for it" in checked.notes[0]
+    monkeypatch.setenv("SEEDCORN_CONFIG_DIR", str(tmp_path / "someone else"))
+    checked = pipeline.verify(path, keys=[public])
+    assert checked.counts["status"] == "revoked" and str(tmp_path / "snapshots" / "revocations") in checked.notes[0]
+    Path(done["files"][1]).unlink()
+    assert load_snapshot(path, trusted_keys=[public]).signer == describe_signer(public)
+
+
+def test_two_snapshots_are_compared_row_by_row(tmp_path: Path) -> None:
+    rows = splits_of(instruction)
+    one = write(tmp_path / "one")
+    same = told("diff", one, one)
+    assert (same["added"], same["removed"], same["moved"], same["in"]) == ([], [], [], 17)
+    assert same["notes"] == ["The same rows stand in the same splits."]
+    other = write(tmp_path / "other", splits={**rows, "test": rows["test"].slice(1)})
+    lost = rows["test"]["id"][0].as_py()
+    found = told("diff", one, other)
+    assert (found["removed"], found["added"], found["out"]) == ([{"id": lost, "split": "test"}], [], 16)
+    assert f"removed: {lost[:60]} test" in curate("diff", one, other)
+
+
+def test_keys_are_listed_trusted_and_not_trusted_any_more(tmp_path: Path) -> None:
+    assert curate("trust") == "No key is trusted.\n"
+    _, public = create_key(tmp_path / "keys")
+    (tmp_path / "alice.pub").write_bytes(public.read_bytes())
+    assert describe_signer(public) in curate("trust", tmp_path / "alice.pub")
+    assert told("trust") == {"trusted": {"alice": describe_signer(public)}}
+    assert told("trust", "--remove", "alice") == {"trusted": {}}
+    assert find_trusted_keys() == []
+
+
+def test_every_door_prints_one_json_object(tmp_path: Path) -> None:
+    made = told("init", tmp_path / "my garden", "--template", "blank")
+    assert made == {
+        "project": str(tmp_path / "my garden" / "project.yaml"),
+        "next": f"fill in `brief` and `intended_use` in {tmp_path}/my garden/project.yaml",
+    }
+    assert told("key")["signer"] == describe_signer(Path(told("key")["public_key"]))
+    assert told("standin", "stop", tmp_path / "my garden") == {"stopped": False}
+    assert curate("--version").startswith("seedcorn ")
+
+
+def test_what_the_system_refuses_is_a_sentence(tmp_path: Path) -> None:
+    """Whatever file it is about, and in whatever command: no place, no right, or a file where a folder should be."""
+    (tmp_path / "file").write_text("in the way")
+    assert f"{tmp_path}/file/garden: cannot be written (Not a directory)" in refusal("curation", "init", tmp_path / "file" / "garden")
+    assert "Not a directory" in refusal("curation", "key", SEEDCORN_CONFIG_DIR=str(tmp_path / "file" / "config"))
+    line = refusal("curation", "init", tmp_path / "garden", limit=1)
+    assert f"{tmp_path}/garden: cannot be written (File too large)" in line
+    assert run("curation", "init", tmp_path / "garden").returncode == 0  # half a project.yaml would stand in the way
