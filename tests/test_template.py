@@ -15,7 +15,7 @@ from curation.checks import TableCheck
 from curation.errors import ProjectError
 from curation.pipeline.bench import load_seeds
 from curation.project import load_project
-from curation.template import write_template
+from curation.template import name_of, write_template
 from curation.validate import check_rows
 
 
@@ -132,3 +132,11 @@ def test_a_broken_seed_is_named_with_its_line(tmp_path: Path, line: str, fact: s
     (tmp_path / "seeds.jsonl").write_text('{"instruction": "a", "output": "b"}\n' + line + "\n")
     with pytest.raises(ProjectError, match=fact):
         load_seeds(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("mein Prüfstand", "mein-prufstand"), ("Straße_2026", "strasse_2026"), ("-_x", "x"), ("日本語", "project"), ("n" * 60, "n" * 41)],
+)
+def test_a_project_is_called_as_its_folder_is_without_what_a_name_cannot_hold(tmp_path: Path, folder: str, name: str) -> None:
+    assert name_of(tmp_path / folder) == name
