@@ -143,14 +143,21 @@ def completion_text(record: Record) -> str:
 def _build(value: dict[str, Any]) -> Record:
     try:
         record = _RECORD.validate_python(value)
-        record_id(record)
+        _check_unicode(record)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:]) or "row"
         raise RowError(where, first["msg"].removeprefix("Value error, ")) from error
-    except (TypeError, UnicodeEncodeError) as error:  # orjson: "str is not valid UTF-8: surrogates not allowed"
+    except UnicodeEncodeError as error:
         raise RowError("text", f"is not valid Unicode ({error})") from error
     return record
+
+
+def _check_unicode(record: Record) -> None:
+    """Lone surrogates have no UTF-8, and so no id."""
+    answers = (record.completion,) if isinstance(record, InstructionRecord) else record.completions
+    for text in (*(m.content for m in (*record.prompt, *answers)), getattr(record, "label", None) or ""):
+        text.encode()
 
 
 def _check_turns(prompt: tuple[Message, ...], completions: tuple[Message, ...]) -> None:

@@ -32,7 +32,8 @@ def import_rows(
             file, format=shape, columns=columns, system_instruction=rules.system is not None, label_pattern=rules.label_pattern
         )  # fmt: skip
         first = next(rows, None)
-        source = hashlib.sha256(file.read_bytes()).hexdigest()
+        with file.open("rb") as body:
+            source = hashlib.file_digest(body, "sha256").hexdigest()
         with runs.record_run(bench.db, "import", source) as run:
             failures: list[Failure] = []
             new_records = new_origins = 0

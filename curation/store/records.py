@@ -52,15 +52,17 @@ def add_records(db: sqlite3.Connection, made: Iterable[tuple[Record, Origin]], r
 
     Returns (new records, new origins); a pair's candidates count only among the records.
     """
-    new_records = new_origins = 0
+    batch = [(bytes.fromhex(record_id(record)), record, origin) for record, origin in made]
+    kept = [
+        (identity, record.kind, record.label if record.kind == "instruction" else None, dump_record(record))
+        for identity, record, _ in batch
+    ]
     with db:
         db.execute("BEGIN IMMEDIATE")
-        for record, origin in made:
-            seq, is_new = _add_record(db, record)
-            new_records += is_new
-            added = _add_origin(db, seq, origin, run)
-            new_origins += added if origin.part == 0 else 0
-    return new_records, new_origins
+        new_records = db.executemany("INSERT OR IGNORE INTO records (id, kind, label, body) VALUES (?, ?, ?, ?)", kept).rowcount
+        new_origins = db.executemany(_ADD_ORIGIN, [_origin(*one, run) for one in batch if one[2].part == 0]).rowcount
+        db.executemany(_ADD_ORIGIN, [_origin(*one, run) for one in batch if one[2].part])
+    return max(new_records, 0), max(new_origins, 0)
 
 
 def list_rows(db: sqlite3.Connection, kind: Kind, *, role: str = "row") -> list[Row]:
@@ -196,37 +198,17 @@ def count_duplicates_by_id(db: sqlite3.Connection) -> list[tuple[int, int]]:
     return [(row["seq"], row["n"]) for row in db.execute(sql)]
 
 
-def _add_record(db: sqlite3.Connection, record: Record) -> tuple[int, int]:
-    identity = bytes.fromhex(record_id(record))
-    label = record.label if record.kind == "instruction" else None
-    added = db.execute(
-        "INSERT OR IGNORE INTO records (id, kind, label, body) VALUES (?, ?, ?, ?)", (identity, record.kind, label, dump_record(record))
-    ).rowcount
-    seq = db.execute("SELECT seq FROM records WHERE id = ?", (identity,)).fetchone()["seq"]
-    return int(seq), added
+_ADD_ORIGIN = """
+  INSERT OR IGNORE INTO origins (seq, how, role, source, item, part, cell, better, parent, seed_group, raw, run)
+  VALUES ((SELECT seq FROM records WHERE id = ?), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 
-def _add_origin(db: sqlite3.Connection, seq: int, origin: Origin, run: int) -> int:
-    role = "candidate" if origin.part else "row"
+def _origin(identity: bytes, record: Record, origin: Origin, run: int) -> tuple[object, ...]:
     raw = json.dumps(origin.raw, ensure_ascii=False) if origin.raw is not None else None
-    return db.execute(
-        "INSERT OR IGNORE INTO origins (seq, how, role, source, item, part, cell, better, parent, seed_group, raw, run)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            seq,
-            origin.how,
-            role,
-            origin.source,
-            origin.item,
-            origin.part,
-            origin.cell,
-            origin.better,
-            origin.parent,
-            origin.seed_group,
-            raw,
-            run,
-        ),
-    ).rowcount
+    return (
+        identity, origin.how, "candidate" if origin.part else "row", origin.source, origin.item, origin.part, origin.cell, origin.better,
+        origin.parent, origin.seed_group, raw, run,
+    )  # fmt: skip
 
 
 def _row(row: sqlite3.Row) -> Row:
