@@ -47,6 +47,7 @@ def test_an_attribute_that_came_after_some_cells_were_asked_for_does_not_stop_th
     coverage = data_of(garden).coverage
     assert coverage is not None and (coverage.rows, coverage.columns) == ("season", "topic")
     assert sum(cell.planned for cell in coverage.cells) == 5
+    assert [cell.row for cell in coverage.cells] == sorted((cell.row for cell in coverage.cells), key=["spring", "autumn"].index)
     render_report(data_of(garden))
 
 

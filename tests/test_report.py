@@ -304,3 +304,26 @@ def test_card_example_loads_the_snapshot(tmp_path: Path, monkeypatch: pytest.Mon
     names: dict[str, object] = {}
     exec(code.replace('load_dataset("parquet", ', f'load_dataset("parquet", cache_dir={str(tmp_path)!r}, '), names)
     assert {split: len(rows) for split, rows in names["rows"].items()} == {"train": 3, "validation": 2}  # type: ignore[attr-defined]
+
+
+def test_no_list_makes_the_page_endless() -> None:
+    page = full()
+    assert page.review is not None
+    leaks = page.leaks[:1] * 450
+    disputes = page.review.disputes[:1] * 201
+    runs = (page.runs or ())[:1] * 1_000
+    review = page.review.model_copy(update={"disputes": disputes, "edited": 3})
+    html = render_report(
+        page.model_copy(update={"leaks": leaks, "review": review, "runs": runs, "conflicts": (page.conflicts or ())[:1] * 7})
+    )
+    assert "250 more rows not shown here" in html and "1 more row not shown here" in html
+    assert "975 earlier runs, the latest 200 of them" in html
+    assert html.count("more row") == 2  # seven conflicts are all there
+    assert "3 changed by a person: the changed rows go on" in html
+
+
+def test_a_true_error_rate_has_a_column_only_where_one_is_known() -> None:
+    page = full()
+    assert page.review is not None and "True rate" in render_report(page)
+    unknown = tuple(rate.model_copy(update={"true": None}) for rate in page.review.error_rates)
+    assert "True rate" not in render_report(page.model_copy(update={"review": page.review.model_copy(update={"error_rates": unknown})}))

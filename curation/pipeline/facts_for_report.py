@@ -221,5 +221,8 @@ def _coverage(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]], rows: Map
     }
     planned = Counter((c.attributes[names[0]], c.attributes[names[1]]) for c in cells)
     have = Counter((c.attributes[names[0]], c.attributes[names[1]]) for c in cells if c.id in alive)
-    crossed = tuple(page.CoverageCell(row=a, column=b, planned=n, have=have[a, b]) for (a, b), n in sorted(planned.items()))
+    # As the plan lists them: basic, intermediate, advanced is an order, and the alphabet is none.
+    places = [{value: n for n, value in enumerate(bench.project.plan.attributes[name])} for name in names]
+    order = sorted(planned, key=lambda two: tuple((at.get(value, len(at)), value) for at, value in zip(places, two, strict=True)))
+    crossed = tuple(page.CoverageCell(row=a, column=b, planned=planned[a, b], have=have[a, b]) for a, b in order)
     return page.Coverage(rows=names[0], columns=names[1], cells=crossed)

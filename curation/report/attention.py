@@ -161,7 +161,7 @@ def _pairs(data: ReportData) -> list[Notice]:
         found.append(Notice("look", text, "pairs"))
     if pairs.after.near_identical:
         count = len(pairs.after.near_identical)
-        text = f"{count:,} of {pairs.after.pairs:,} pairs have two answers that hardly differ."
+        text = f"{count:,} of {pairs.after.pairs:,} pairs {'has' if count == 1 else 'have'} two answers that hardly differ."
         found.append(Notice("look", text, "pairs"))
     return found
 

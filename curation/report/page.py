@@ -37,6 +37,9 @@ UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 LONGEST = 6_000
 """Characters of a row's text that the page shows; the rest is in the project."""
 
+MOST_SHOWN = 200
+"""Leaks, conflicts and disputes that the page writes out."""
+
 NOT_RUN = {
     "funnel": ("Funnel", "no stage has run yet"),
     "scores": ("Scores", "`curate score` has not run, so no row has a judge's score"),
@@ -105,6 +108,8 @@ def _environment() -> Environment:
         "interval": wilson,
         "describe_alpha": describe_alpha,
         "zip": zip,
+        "most_shown": MOST_SHOWN,
+        "more_rows": _more_rows,
     }
     return environment
 
@@ -186,6 +191,14 @@ def _count(value: float) -> str:
 
 def _rows(count: int, noun: str = "row") -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _more_rows(hidden: int) -> Any:
+    from markupsafe import Markup
+
+    return Markup(
+        f'<p class="small soft">{_rows(hidden, "more row")} not shown here; <code>curate trace</code> tells each.</p>' * (hidden > 0)
+    )
 
 
 def _money(value: float) -> str:

@@ -151,7 +151,7 @@ class Distribution(Closed):
 
 
 class CoverageCell(Closed):
-    """Planned and approved examples of one crossing of the plan."""
+    """Planned examples of one crossing of the plan, and those whose row is approved or may still be."""
 
     row: str
     column: str
