@@ -8,9 +8,11 @@ product but `normalize`: it packs shingles into numbers, sorts every set rarest 
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import math
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,25 @@ def real_rows(*, planted: float = 0.3, seed: int = 0) -> list[str] | None:
     rng = random.Random(seed)
     long = [row for row in rows if len(row) > 60]
     return rows + [_edited(rng.choice(long), rng, "etaoinshrdlu") for _ in range(int(planted * len(rows)))]
+
+
+def real_texts(n: int) -> list[str] | None:
+    """Up to n unlike texts that people wrote: prompts, sentences of answers, names of diagnoses; None where the data is not there."""
+    rows = real_rows(planted=0)
+    if rows is None:
+        return None
+    for file in sorted((SHARED / "protected_eval").glob("gsm8k_*.jsonl")):
+        rows += [" ".join(json.loads(line).values()) for line in file.read_text().splitlines()]
+    pubmed = json.loads((SHARED / "protected_eval" / "pubmedqa_ori_pqal.json").read_text())
+    rows += [" ".join([entry["QUESTION"], *entry["CONTEXTS"], entry["LONG_ANSWER"]]) for entry in pubmed.values()]
+    pieces = [piece.strip() for row in rows for piece in re.split(r"(?<=[.!?])\s+|\n+", row)]
+    with gzip.open(SHARED / "icd" / "icd10cm_2025_codes.tsv.gz", "rt") as body:
+        names = [line.rstrip("\n").split("\t")[-1] for line in body][1:]
+    random.Random(0).shuffle(names)
+    unlike = {" ".join(text.split()): None for text in [*pieces, *names] if 20 <= len(text) <= 1000}
+    chosen = list(unlike)[:n]
+    random.Random(1).shuffle(chosen)
+    return chosen
 
 
 def exact_pairs(texts: list[str], threshold: float, *, shingle: int = 5) -> Array:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import random
 import re
+import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,3 +131,34 @@ def test_two_ray_workers_find_what_this_process_finds() -> None:
     for given in ({}, {"rank": rank}, {"labels": labels, "rank": rank}):
         found = find_near_on_ray(rows, address="local", rows_a_part=170, **given)  # type: ignore[arg-type]
         assert found.to_pylist() == find_near(rows, edits=None, **given).to_pylist()  # type: ignore[arg-type]
+
+
+@pytest.mark.soak
+def test_the_command_on_a_cluster_of_two_workers_leaves_the_same_findings(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="the extra ray (240 MB) is not installed")
+    from ray.cluster_utils import Cluster
+
+    folder, other = tmp_path / "garden", tmp_path / "other"
+    write_template(folder, "blank", offline=True, instruction=2, preference=0)
+    path = folder / "project.yaml"
+    text = re.sub(r"^brief:.*(\n  .*)*", "brief: Name what ails.", path.read_text(), count=1, flags=re.M)
+    text = re.sub(r"^intended_use:.*(\n  .*)*", "intended_use: a test", text, count=1, flags=re.M)
+    path.write_text(re.sub(r"^  semantic: .*", "  semantic: null", text, count=1, flags=re.M))
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("prompt", "completion"), *((row, "Rest.") for row in dict.fromkeys(corpus(300)))])
+    pipeline.import_rows(folder, tmp_path / "rows.csv", shape="prompt-completion", columns={}, seed_group=None)
+    shutil.copytree(folder, other)
+    summary = pipeline.dedup(folder)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        command = [sys.executable, "-m", "curation", "dedup", str(other), "--ray", cluster.address, "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    finally:
+        cluster.shutdown()
+    assert done.returncode == 0, done.stderr
+    found = []
+    for project in (folder, other):
+        with open_store(project) as db:
+            found.append([(f.seq, f.kind, f.twin, f.item, f.score, f.evidence) for f in facts.latest_findings(db, ("dedup",))])
+    assert found[0] == found[1] and summary.counts["near"] > 50

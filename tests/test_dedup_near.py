@@ -157,7 +157,7 @@ def test_edits_are_those_of_rapidfuzz(a: str, b: str, limit: int) -> None:
 
 
 def test_bins_are_those_of_the_rounds_written_down_plainly() -> None:
-    from curation.dedup.kernels.sketch import fill_bins
+    from curation.dedup.kernels.sketch import fill_bins, new_scratch
 
     def plain(hashes: list[int], size: int) -> list[int]:
         bins, low, all_bits = [2**64 - 1] * size, 2**32 - 1, 2**64 - 1
@@ -178,14 +178,14 @@ def test_bins_are_those_of_the_rounds_written_down_plainly() -> None:
             hashes = rng.integers(0, 2**64, count, dtype=np.uint64)
             hashes = hashes[:2].repeat(1500) if count == 3000 else hashes
             bins = np.empty(size, np.uint64)
-            fill_bins(hashes, count, bins)
+            fill_bins(hashes, count, bins, new_scratch())
             assert bins.tolist() == plain(hashes.tolist(), size)
 
 
 @pytest.mark.parametrize(("threshold", "bands"), [(0.5, (42, 3)), (0.7, (36, 5)), (0.8, (21, 6)), (0.95, (11, 17))])
 def test_signatures_pass_what_is_alike_and_stop_what_is_not(threshold: float, bands: tuple[int, int]) -> None:
     from curation.dedup.kernels.compare import may_be_alike
-    from curation.dedup.kernels.sketch import fill_bins
+    from curation.dedup.kernels.sketch import fill_bins, new_scratch
 
     least, size = least_alike(threshold, bands)
     rng, found = np.random.default_rng(1), {threshold: 0, threshold - 0.3: 0}
@@ -196,7 +196,7 @@ def test_signatures_pass_what_is_alike_and_stop_what_is_not(threshold: float, ba
             words = np.zeros((2, size), np.uint8)
             for row, mine in enumerate((np.r_[union[:shared], union[shared::2]], np.r_[union[:shared], union[shared + 1 :: 2]])):
                 bins = np.empty(bands[0] * bands[1], np.uint64)
-                fill_bins(mine, len(mine), bins)
+                fill_bins(mine, len(mine), bins, new_scratch())
                 words[row, : len(bins)] = bins.astype(np.uint8)
             found[similarity] += may_be_alike((words.view(np.uint64), least), 0, 1)
     assert found[threshold] >= 599 and found[threshold - 0.3] <= 30

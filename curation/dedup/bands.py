@@ -7,7 +7,7 @@ would bring up, since on text with a common vocabulary that, and not the sketch,
 from __future__ import annotations
 
 from functools import lru_cache
-from math import comb
+from math import comb, erfc, sqrt
 
 import numpy as np
 
@@ -40,14 +40,14 @@ def choose_bands(rows: Rows, *, threshold: float, shingle: int, codes: Array) ->
         another's, as measured.
         """
         bands, width = pair
-        least = least_alike(threshold, pair)[0] / (bands * width)
         looks = [min(1.0, bands * comb(same, width) / comb(_BINS, width)) * float(share) for same, share in enumerate(alike)]
-        close = sum(look for same, look in enumerate(looks) if same >= least * _BINS)
-        return n * bands * (15 + 11 * width) + pairs * (sum(looks) * 250 + close * 6 * length)
+        close = sum(look * _passes(same / _BINS, threshold, pair) for same, look in enumerate(looks))
+        return n * bands * (15 + 8 * width) + pairs * (sum(looks) * 250 + close * 16 * length)
 
     return min(_proposals(threshold), key=cost)
 
 
+@lru_cache(maxsize=64)
 def least_alike(threshold: float, bands: tuple[int, int]) -> tuple[int, int]:
     """(in how many bytes of a signature two rows must agree to be compared truly, bytes in a signature).
 
@@ -63,6 +63,13 @@ def least_alike(threshold: float, bands: tuple[int, int]) -> tuple[int, int]:
         least += 1
     size = -(-bins // 8) * 8
     return least + size - bins, size
+
+
+def _passes(similarity: float, threshold: float, bands: tuple[int, int]) -> float:
+    """The probability that the signatures of a pair of this similarity do not stop it."""
+    bins, least = bands[0] * bands[1], least_alike(threshold, bands)[0]
+    deviation = max(1e-9, sqrt(similarity * (1 - similarity) * bins))
+    return erfc((least - similarity * bins) / deviation / sqrt(2)) / 2
 
 
 def found_at(similarity: float, bands: int, width: int) -> float:

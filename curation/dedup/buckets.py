@@ -74,8 +74,8 @@ def buckets_of(keys: Array, which: Array) -> Buckets:
 def from_pairs(pairs: Array, places: int, count: int) -> Buckets:
     """Buckets of (place, bucket) numbers."""
     pairs = np.sort(pairs)
-    begins = np.searchsorted(pairs >> np.uint64(32), np.arange(places + 1, dtype=np.uint64))
-    return Buckets(begins.astype(np.int64), (pairs & np.uint64(0xFFFFFFFF)).astype(np.int32), count)
+    sizes = np.bincount((pairs >> np.uint64(32)).astype(np.int64), minlength=places)
+    return Buckets(np.concatenate([[0], np.cumsum(sizes)]), (pairs & np.uint64(0xFFFFFFFF)).astype(np.int32), count)
 
 
 def label_buckets(firsts: Firsts, tolerance: float | None) -> Short:

@@ -8,13 +8,14 @@ from numba import njit
 from curation.dedup.kernels.read import hash_shingles, read_row
 
 _FREE, _ONE = np.uint64(0), np.uint64(1)
+_TURNS = 255
 _SEVENS, _EVEN, _FOUR = np.uint64(0x7F7F7F7F7F7F7F7F), np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0001000100010001)
 
 
 @njit(nogil=True, cache=True)
 def mask_for(count, floor):
     """One less than the slots that keep a set of this size half empty, and with the strangers that `jaccard` bears a quarter."""
-    mask, most = 15, max(2.0, 4.0 / (3.0 * floor)) * count
+    mask, most = 15, max(4.0, 4.0 / (3.0 * floor)) * count
     while mask < most:
         mask = mask * 2 + 1
     return mask
@@ -32,9 +33,9 @@ def place_of(value, table, mask):
 @njit(nogil=True, cache=True)
 def fill_set(hashes, count, floor, tables):
     """Make the first table the set of a row's shingles; gives (distinct ones, mask of the part in use)."""
-    table, distinct = tables[0], 0
-    mask = mask_for(count, floor)
-    table[: mask + 1] = _FREE
+    table, stamps, _, turns = tables
+    mask, distinct, turns[0] = mask_for(count, floor), 0, 0
+    table[: mask + 1], stamps[: mask + 1] = _FREE, 0
     for i in range(count):
         value = hashes[i] | _ONE  # 63 bits tell shingles apart, and none is 0
         at = place_of(value, table, mask)
@@ -47,8 +48,10 @@ def fill_set(hashes, count, floor, tables):
 def jaccard(hashes, count, tables, distinct, mask, floor):
     """Shared over all of the set in the tables and a second row's shingles; -1 as soon as it must lie under the floor."""
     table, stamps, strangers, turns = tables
-    turns[0] += np.uint32(1)
-    turn, shared, strange = turns[0], 0, 0
+    turns[0] = turns[0] % _TURNS + 1
+    if turns[0] == 1:
+        stamps[: mask + 1] = 0
+    turn, shared, strange = np.uint8(turns[0]), 0, 0
     # With more strangers the rest cannot make up for them: neither what is left of this row nor the whole of the other.
     allowed = np.int64(min((count - floor * distinct) / (1.0 + floor), distinct * (1.0 - floor) / floor) + 1e-9)
     for i in range(count):
@@ -75,7 +78,7 @@ def new_tables(longest, floor):
     never touched.
     """
     size = mask_for(longest, floor) + 1
-    return np.empty(size, np.uint64), np.zeros(size, np.uint32), np.empty(size, np.int64), np.zeros(1, np.uint32)
+    return np.empty(size, np.uint64), np.empty(size, np.uint8), np.empty(size, np.int32), np.zeros(1, np.int64)
 
 
 @njit(nogil=True, cache=True)

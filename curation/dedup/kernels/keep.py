@@ -20,37 +20,23 @@ def compare_with_first(start, stop, begins, buckets, heads, fixed, which, counts
 
     others, scores: for each place, from begins[place] on, the firsts it was held against (each once; -1 ends them).
     """
-    addresses, sizes, is_normal, table, sequences = rows
     longest, most = 1, 1
     for place in range(start, stop):
         for i in range(begins[place], begins[place + 1]):
-            longest = max(longest, counts[place], counts[heads[buckets[i]]])
-            most = max(most, sizes[which[place]], sizes[which[heads[buckets[i]]]])
-    codes, hashes = np.empty(most + most // 2 + 16, np.uint32), np.empty(most + most // 2 + 16, np.uint64)
-    tables = new_tables(longest, floor)
+            head = heads[buckets[i]]
+            longest, most = max(longest, counts[place], counts[head]), max(most, rows[1][which[place]], rows[1][which[head]])
+    scratch, state = new_scratch(longest, most, floor)
     for place in range(max(start, fixed), stop):
-        n_others, begin, distinct, mask = 0, begins[place], -1, 0
+        n_others, begin = 0, begins[place]
         for i in range(begin, begins[place + 1]):
             head = heads[buckets[i]]
             is_known = head == place
             for j in range(n_others):
                 is_known = is_known or others[begin + j] == head
-            if is_known:
-                continue
-            score = _UNLIKE
-            if may_be_alike(signatures, which[place], which[head]):
-                if distinct < 0:
-                    row = which[place]
-                    n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
-                    distinct, mask = fill_set(hashes, hash_shingles(codes, n, width, hashes), floor, tables)
-                score = -1.0
-                if counts[head] >= floor * distinct:
-                    row = which[head]
-                    n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
-                    count = hash_shingles(codes, n, width, hashes)
-                    score = jaccard(hashes, count, tables, distinct, mask, floor)
-            others[begin + n_others], scores[begin + n_others] = head, score
-            n_others += 1
+            if not is_known:
+                others[begin + n_others] = head
+                scores[begin + n_others] = compare_now(place, head, which, counts, rows, width, floor, signatures, scratch, state)
+                n_others += 1
 
 
 @njit(nogil=True, cache=True)
@@ -91,11 +77,17 @@ def compare_now(place, other, which, counts, rows, width, floor, signatures, scr
 
 @njit(nogil=True, cache=True)
 def make_scratch(which, counts, sizes, floor, is_wanted):
-    """Buffers with room for the longest of the wanted places, and the state of `compare_now`."""
+    """Scratch with room for the longest of the wanted places."""
     longest, most = 1, 1
     for place in range(len(which)):
         if is_wanted[place + 1] > is_wanted[place]:
             longest, most = max(longest, counts[place]), max(most, sizes[which[place]])
+    return new_scratch(longest, most, floor)
+
+
+@njit(nogil=True, cache=True)
+def new_scratch(longest, most, floor):
+    """Buffers for rows of so many shingles and bytes, and the state of `compare_now`."""
     codes, hashes = np.empty(most + most // 2 + 16, np.uint32), np.empty(most + most // 2 + 16, np.uint64)
     return (codes, hashes, new_tables(longest, floor)), np.array([-1, 0, 0])
 

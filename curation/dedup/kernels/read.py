@@ -13,7 +13,7 @@ PRIME = np.uint64(0x9E3779B97F4A7C15)
 _M1, _M2, _S33 = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53), np.uint64(33)
 _CODE = np.uint32(0x1FFFFF)
 _GAP = np.uint32(32)
-_BLOCK = 512
+_BLOCK, _STRETCH = 512, 128
 
 
 @intrinsic
@@ -55,24 +55,28 @@ def decode(data, at, size):
 
 @njit(nogil=True, cache=True)
 def read_ascii(data, size, out):
-    """`read_row` where every byte is ASCII, in passes that become vector instructions; -1 where one is not."""
-    high, crowded = np.uint8(0), 0
+    """`read_row` where every byte is ASCII, in loops that become vector instructions; -1 where one is not."""
+    high, n, before = np.uint8(0), 0, _GAP
     for i in range(size):
         high |= data[i]
     if high >= 0x80:
         return -1
-    for i in range(1, size):
-        crowded += is_gap(data[i]) & is_gap(data[i - 1])
-    if crowded == 0 and size and not is_gap(data[0]) and not is_gap(data[size - 1]):
-        for i in range(size):
-            out[i] = fold_ascii(data[i])
-        return size
-    n, before = 0, _GAP
-    for i in range(size):
-        code = fold_ascii(data[i])
-        out[n] = code
-        n += code != _GAP or before != _GAP
-        before = code
+    for begin in range(0, size, _STRETCH):
+        count = min(_STRETCH, size - begin)
+        part, to, crowded, last = data[begin : begin + count], out[n : n + count], 0, before
+        for i in range(count):
+            to[i] = fold_ascii(part[i])
+        for i in range(count - 1):
+            crowded += (to[i] == _GAP) & (to[i + 1] == _GAP)
+        before = to[count - 1]
+        if crowded == 0 and (last != _GAP or to[0] != _GAP):
+            n += count
+            continue
+        for i in range(count):
+            code = to[i]
+            out[n] = code
+            n += code != _GAP or last != _GAP
+            last = code
     return n - 1 if n and before == _GAP else n
 
 
@@ -93,7 +97,10 @@ def fold_ascii(byte):
 
 @njit(nogil=True, cache=True)
 def read_row(address, size, is_normal, table, sequences, out):
-    """Write the normalized code points of a row; gives their number, or -1 where Python must normalize it."""
+    """Write the normalized code points of a row; gives their number, or -1 where Python must normalize it.
+
+    `out` has `room` for the row as it stands: what lies behind the last code point is overwritten too.
+    """
     data = carray(pointer(address), size)
     n = read_ascii(data, size, out)
     if n >= 0:
@@ -182,6 +189,8 @@ def room(sizes, which, start, stop):
 @njit(nogil=True, cache=True)
 def read_rows_into(which, at, addresses, sizes, is_normal, table, sequences, out):
     """Write the normalized code points of some rows, each at its place."""
+    codes = np.empty(room(sizes, which, 0, len(which)), np.uint32)
     for i in range(len(which)):
         row = which[i]
-        read_row(addresses[row], sizes[row], is_normal[row], table, sequences, out[at[i] :])
+        n = max(read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes), 0)
+        out[at[i] : at[i] + n] = codes[:n]

@@ -11,6 +11,7 @@ _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 _LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
 _FEW = 4
 """Empty bins that are looked for one by one: the loop over all shingles for one bin is a vector loop."""
+_BLOCK = 256
 
 
 @njit(nogil=True, cache=True)
@@ -65,13 +66,16 @@ def equal_rows(start, stop, pairs, addresses, sizes, is_normal, table, sequences
 
 
 @njit(nogil=True, cache=True)
-def fill_bins(hashes, count, bins):
+def fill_bins(hashes, count, bins, scratch):
     """The fast similarity sketch (Dahlgaard, Knudsen, Thorup 2017): every shingle goes to one bin a round, each bin keeps its
     least value, and rounds end when no bin is empty. Long texts take one or two rounds instead of a hash per bin and shingle.
 
-    No branch depends on a hash: half of those would be guessed wrong.
+    Hashing is a vector loop of its own, and no branch depends on a hash: half of those would be guessed wrong.
+
+    Args:
+        scratch: room for what `places_of` gives, from `new_scratch`.
     """
-    size, empty = np.uint64(len(bins)), len(bins)
+    empty = len(bins)
     bins[:] = _EMPTY
     for turn in range(len(bins)):
         if turn and empty <= _FEW:
@@ -80,17 +84,32 @@ def fill_bins(hashes, count, bins):
         if turn == 1 and count > 16 * len(bins):  # so many in so few bins: nearly all are one and the same
             hashes = np.unique(hashes[:count])
             count = len(hashes)
-        salt, high = np.uint64(turn) * PRIME, np.uint64(turn) << _32
-        for i in range(count):
-            h = hashes[i]
-            if turn:
-                h = (h ^ salt) * PRIME
-                h ^= h >> _32
-            at = ((h >> _32) * size) >> _32
-            old = bins[at]
-            bins[at] = min(old, high | (h & _LOW))
-            empty -= old == _EMPTY
+        for begin in range(0, count, _BLOCK):
+            size = min(_BLOCK, count - begin)
+            places_of(hashes[begin : begin + size], turn, np.uint64(len(bins)), scratch)
+            for i in range(size):
+                at = scratch[0, i]
+                old = bins[at]
+                bins[at] = min(old, scratch[1, i])
+                empty -= old == _EMPTY
     fill_last(hashes, count, len(bins), bins)
+
+
+@njit(nogil=True, cache=True)
+def new_scratch():
+    """Room for one block of `fill_bins`."""
+    return np.empty((2, _BLOCK), np.uint64)
+
+
+@njit(nogil=True, cache=True)
+def places_of(hashes, turn, size, scratch):
+    """The bin that each shingle goes to in a round, and its value there."""
+    salt, high = np.uint64(turn) * PRIME, np.uint64(turn) << _32
+    for i in range(len(hashes)):
+        h = (hashes[i] ^ salt) * PRIME if turn else hashes[i]
+        h = h ^ (h >> _32) if turn else h
+        scratch[0, i] = ((h >> _32) * size) >> _32
+        scratch[1, i] = high | (h & _LOW)
 
 
 @njit(nogil=True, cache=True)
@@ -130,7 +149,7 @@ def band_keys(
     """
     length, few = room(sizes, which, start, stop), min(signatures.shape[1], bands[0] * bands[1])
     codes, hashes = np.empty(length, np.uint32), np.empty(length, np.uint64)
-    bins, mixed = np.empty(bands[0] * bands[1], np.uint64), np.empty(bands[0], np.uint64)
+    bins, mixed, scratch = np.empty(bands[0] * bands[1], np.uint64), np.empty(bands[0], np.uint64), new_scratch()
     for i in range(start, stop):
         row = which[i]
         n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
@@ -140,7 +159,7 @@ def band_keys(
         exact[row] = hash_codes(codes, n)
         count = hash_shingles(codes, n, width, hashes)
         counts[row] = count
-        fill_bins(hashes, count, bins)
+        fill_bins(hashes, count, bins, scratch)
         mixed[:] = salts[row]
         for at in range(0, len(bins), bands[0]):  # a band's bins lie apart, so that all bands are mixed side by side
             part = bins[at : at + bands[0]]
@@ -158,11 +177,11 @@ def bin_values(start, stop, which, addresses, sizes, is_normal, table, sequences
     """The low half of each row's bins: enough to see how alike two rows are."""
     length = room(sizes, which, start, stop)
     codes, hashes = np.empty(length, np.uint32), np.empty(length, np.uint64)
-    bins = np.empty(values.shape[1], np.uint64)
+    bins, scratch = np.empty(values.shape[1], np.uint64), new_scratch()
     for i in range(start, stop):
         row = which[i]
         n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
-        fill_bins(hashes, hash_shingles(codes, n, width, hashes), bins)
+        fill_bins(hashes, hash_shingles(codes, n, width, hashes), bins, scratch)
         for at in range(len(bins)):
             values[i, at] = np.uint32(bins[at] & _LOW)
 
