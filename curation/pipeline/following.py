@@ -21,11 +21,11 @@ def next_step(bench: Bench) -> str:
     """The command that brings the project on, in one line."""
     ran = runs.latest_numbers(bench.db)
     verb = _before_people(bench, ran) or _with_people(bench, ran)
-    return command("curate", verb, bench.folder) if verb else _after_people(bench, ran)
+    return command("curate", verb, bench.folder) if verb else _after_people(bench)
 
 
 def _before_people(bench: Bench, ran: Mapping[str, int]) -> str | None:
-    made = max(ran.get(stage, 0) for stage in MAKERS)
+    made = runs.latest_with_rows(bench.db, MAKERS)
     cells = records.count_cells(bench.db)
     if not cells and (not made or any(planned_rows(bench.project).values())):
         return "plan"
@@ -45,9 +45,9 @@ def _with_people(bench: Bench, ran: Mapping[str, int]) -> str | None:
     return None if verdicts["approved"] else "report"
 
 
-def _after_people(bench: Bench, ran: Mapping[str, int]) -> str:
+def _after_people(bench: Bench) -> str:
     frozen = {run["detail"].get("kind"): run["run"] for run in runs.list_runs(bench.db, "snapshot") if run["state"] == "done"}
-    changed, approved = max(ran.get("answers", 0), ran.get("import", 0)), facts.approved_kinds(bench.db)
+    changed, approved = runs.latest_with_rows(bench.db, ("pull", "import")), facts.approved_kinds(bench.db)
     for kind in KINDS:
         if kind in approved and frozen.get(kind, 0) <= changed:
             return command("curate", "snapshot", bench.folder, "--kind", kind)

@@ -72,10 +72,15 @@ def last_runs(db: sqlite3.Connection) -> dict[str, dict[str, Any]]:
 
 
 def latest_numbers(db: sqlite3.Connection) -> dict[str, int]:
-    """Stage to the number of its latest finished run; `answers` is the latest pull that brought any."""
-    found = {row["stage"]: row["n"] for row in db.execute("SELECT stage, max(run) AS n FROM runs WHERE state = 'done' GROUP BY stage")}
-    pulled = db.execute("SELECT max(run) AS n FROM runs WHERE stage = 'pull' AND state = 'done' AND rows_out > 0").fetchone()["n"]
-    return {**found, "answers": pulled or 0}
+    """Stage to the number of its latest finished run."""
+    return {row["stage"]: row["n"] for row in db.execute("SELECT stage, max(run) AS n FROM runs WHERE state = 'done' GROUP BY stage")}
+
+
+def latest_with_rows(db: sqlite3.Connection, stages: tuple[str, ...]) -> int:
+    """The number of the latest finished run of these stages that brought any row; 0 where none did."""
+    marks = ", ".join("?" for _ in stages)
+    sql = f"SELECT max(run) AS n FROM runs WHERE stage IN ({marks}) AND state = 'done' AND rows_out > 0"
+    return int(db.execute(sql, stages).fetchone()["n"] or 0)
 
 
 def forget_details(db: sqlite3.Connection, stages: tuple[str, ...]) -> int:
