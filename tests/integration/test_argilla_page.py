@@ -1,216 +1,287 @@
-"""An annotator's visit to the real page in Chromium: what they see, what they can do by keyboard, and what never reaches them."""
+"""The real page in Chromium, as an annotator with the keyboard and as the owner: what each can do, and what never reaches an annotator.
+
+Whatever is done in the page is checked by the server's own interface. Every window checks at its end that the page complained of nothing
+and asked no other host; an annotator's also that no score came.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from argilla_setup import forms
-from argilla_setup.bootstrap import connect, ensure_dataset, ensure_workspace
-from argilla_setup.users import Account
-from tests.integration.argilla_server import REPOSITORY, RunningArgilla
+from tests.integration import clinic as data
+from tests.integration.argilla_server import RunningArgilla
+from tests.integration.browsing import browser, fresh, lines, log_in, opened, picture
+from tests.integration.clinic import ALONE, BULK, ELSEWHERE, LOOKING, NOTES, PAIRS, STRANGERS, Clinic, open_clinic
 
+__all__ = ["browser"]
 pytestmark = [pytest.mark.argilla, pytest.mark.browser]
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-SCORES = (7.77123, 8.77123, 9.77123)
-SIGN = "77123"
-"""What every score contains and nothing else does."""
-SCREENSHOTS = REPOSITORY / "build" / "screenshots"
-PANEL_MS = 900
-"""The guidelines open and close in an animation."""
-
-
-@dataclass
-class Traffic:
-    """All that the browser asked for and was given."""
-
-    foreign: list[str] = field(default_factory=list)
-    bodies: dict[str, str] = field(default_factory=dict)
-    complaints: list[str] = field(default_factory=list)
+QUESTION, BETTER = "May this be used?", "Which response is better?"
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    assert Path(CHROMIUM).exists(), "Debian's chromium is missing: run make system"
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        try:
-            yield started
-        finally:
-            started.close()
+def clinic(argilla_home: RunningArgilla, browser: Any) -> Clinic:
+    return open_clinic(argilla_home, browser)
 
 
-@pytest.fixture(scope="module")
-def review(argilla_home: RunningArgilla) -> tuple[Account, Any]:
-    """An annotator, and a dataset of a few scored records in their workspace; another workspace holds one they must not see."""
-    import argilla as rg
-
-    client = connect(argilla_home.url, argilla_home.api_key)
-    for workspace in ("coding", "private"):
-        ensure_workspace(client, workspace)
-    ensure_dataset(client, "not-yours", workspace="private", settings=settings())
-    made = ensure_dataset(client, "icd10", workspace="coding", settings=settings())
-    made.records.log([record(rg, n) for n in range(len(SCORES))])
-    return argilla_home.account("grace", workspace="coding"), made
+def prompt(page: Any) -> str:
+    """The prompt of the record on the screen."""
+    page.locator(".record .content-area").first.wait_for()
+    return str(page.locator(".record .content-area").first.inner_text()).strip()
 
 
-def settings() -> Any:
-    return forms.instruction_settings(["accuracy"], vector_dimensions=2, overlap=2, guidelines="# Code the note\n\nUse ICD-10-CM 2026.")
+def press(page: Any, *keys: str) -> None:
+    """Answer the record on the screen, whose first question has the focus by itself."""
+    page.wait_for_function("() => /^(verdict_approve|better_A)$/.test(document.activeElement?.id)")
+    for key in keys:
+        page.keyboard.press(key)
 
 
-def record(rg: Any, number: int) -> Any:
-    completion = (
-        f"Code: E11.6{number}\nDescription: Type 2 diabetes mellitus with complication {number}\n"
-        "Chapter: Endocrine, nutritional and metabolic diseases (E00-E89)\nReason: The note names the complication."
+def go_on(page: Any, key: str) -> str:
+    """Press a key and wait for the next record; the prompt of the one that was left."""
+    before = prompt(page)
+    page.keyboard.press(key)
+    page.wait_for_function(
+        "text => ![text, undefined].includes(document.querySelector('.record .content-area')?.innerText.trim())", arg=before
     )
-    return rg.Record(
-        id=f"note{number}",
-        fields={"prompt": f"Type 2 diabetes, seen for complication {number}", "completion": completion},
-        metadata={"score_total": SCORES[number], "score_accuracy": SCORES[number], "topic": "endocrine"},
-        vectors={"embedding": [1.0, float(number)]},
-        suggestions=[rg.Suggestion(forms.EDITED_COMPLETION, completion, agent="teacher")],
-    )
+    return before
 
 
-def watch(page: Any, url: str) -> Traffic:
-    seen = Traffic()
-
-    def pass_on(route: Any) -> None:
-        if not route.request.url.startswith((url, "data:", "blob:")):
-            seen.foreign.append(route.request.url)
-            route.abort()
-            return
-        answer = route.fetch()
-        seen.bodies[f"{len(seen.bodies)} {route.request.method} {route.request.url}"] = answer.body().decode("utf-8", "replace")
-        route.fulfill(response=answer)
-
-    page.route("**/*", pass_on)
-    page.on("console", lambda m: seen.complaints.append(m.text) if m.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: seen.complaints.append(str(error)))
-    return seen
+def write(page: Any, text: str) -> None:
+    """In the text that has the focus, as the guidelines say."""
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.press("Control+End")
+    page.keyboard.type(text)
+    page.keyboard.press("Escape")
 
 
-def leave(page: Any) -> None:
-    """Close the page; what is still on its way to it is waited for, so that it cannot fail in a later test."""
-    page.unroute_all(behavior="wait")
-    page.close()
+def counted(page: Any, said: str) -> None:
+    """Wait until the page says so of how many records it shows, for example `1 of 8`."""
+    page.wait_for_function("said => document.body.innerText.replace(/\\s+/g, ' ').includes(said)", arg=said)
 
 
-def log_in(page: Any, url: str, person: Account) -> None:
-    page.goto(f"{url}/sign-in")
-    page.locator("input[name=Username]").fill(person.username)
-    page.locator("input[type=password]").fill(str(person.password))
-    page.keyboard.press("Enter")
-    page.get_by_text("Your datasets").wait_for()
+def choose(page: Any, *path: str) -> None:
+    """Go down a menu of filters."""
+    for step in path:
+        page.locator(".dropdown__content").get_by_text(step, exact=True).first.click()
 
 
-def search(argilla: RunningArgilla, key: str, path: str) -> str:
-    headers = {"X-Argilla-Api-Key": key}
-    answer = httpx.post(f"{argilla.url}/api/v1/{path}/records/search", params={"include": "responses"}, headers=headers, json={})
-    assert answer.status_code == 200
-    return answer.text
+def test_a_person_sees_their_own_workspace_and_logs_out(clinic: Clinic, browser: Any) -> None:
+    url, address = clinic.argilla.url, f"{clinic.argilla.url}/dataset/{clinic.datasets[ALONE]}/annotation-mode"
+    with opened(fresh(browser), url) as (page, seen):
+        log_in(page, url, clinic.person)
+        page.get_by_text(ALONE, exact=True).wait_for()
+        own = set(lines(page))
+        assert {ALONE, LOOKING, BULK, PAIRS, data.WORKSPACE} <= own and not {STRANGERS, ELSEWHERE} & own
+        page.get_by_role("button", name="User Button").click()
+        page.get_by_text("Log out").click()
+        page.wait_for_url("**/sign-in*")
+        page.goto(address)
+        page.wait_for_url("**/sign-in*")
+        page.locator("input[type=password]").wait_for()
+        data.assert_nothing_hidden_came(page, seen)
+    assert not [name for name, body in seen.bodies.items() if STRANGERS in body or ELSEWHERE in body]
+    strangers = clinic.datasets[STRANGERS]
+    for path in (f"datasets/{strangers}", f"datasets/{strangers}/fields", f"datasets/{strangers}/records"):
+        assert clinic.ask("GET", path).status_code == 403
+        assert clinic.ask("GET", path, who=clinic.owner).status_code == 200
+    assert clinic.ask("POST", f"me/datasets/{strangers}/records/search", json={}).status_code == 403
 
 
-def test_an_annotators_visit(argilla_home: RunningArgilla, browser: Any, review: tuple[Account, Any]) -> None:
-    person, dataset = review
-    page = browser.new_page(viewport={"width": 1440, "height": 900})
-    page.set_default_timeout(20_000)
-    seen = watch(page, argilla_home.url)
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-
-    log_in(page, argilla_home.url, person)
-    page.get_by_text("icd10", exact=True).wait_for()
-    assert page.get_by_text("not-yours").count() == 0
-
-    page.get_by_text("icd10", exact=True).click()
-    prompt = page.get_by_text("seen for complication")
-    prompt.first.wait_for()
-    guidelines = page.get_by_text("Guidelines", exact=False).first
-    guidelines.click()
-    page.get_by_text("Use ICD-10-CM 2026.").wait_for()
-    page.get_by_text("What is filled in for you").wait_for()
-    page.wait_for_timeout(PANEL_MS)
-    page.screenshot(path=SCREENSHOTS / "argilla-guidelines.png")
-    guidelines.click()
-    page.wait_for_timeout(PANEL_MS)
-
-    first = prompt.first.inner_text()
-    page.keyboard.press("Tab")
-    page.keyboard.press("1")
-    page.screenshot(path=SCREENSHOTS / "argilla-review.png")
-    page.keyboard.press("Enter")
-    page.wait_for_function("text => !document.body.innerText.includes(text)", arg=first)
-    second = prompt.first.inner_text()
-    assert second != first
-
-    # The next record's first question has the focus by itself.
-    page.wait_for_function("() => document.activeElement.id === 'verdict_approve'")
-    page.keyboard.press("2")
-    page.keyboard.press("Enter")
-    page.wait_for_function("text => !document.body.innerText.includes(text)", arg=second)
-    page.wait_for_timeout(PANEL_MS)
-    page.screenshot(path=SCREENSHOTS / "argilla-after.png")
-
-    answers = read_answers(argilla_home, dataset)
-    assert answers == {first: "approve", second: "reject"}
-    assert not seen.foreign and not seen.complaints
-    assert len([name for name in seen.bodies if "/records/search" in name]) >= 1
-    leaks = [name for name, body in seen.bodies.items() if "score_total" in body or "score_accuracy" in body or SIGN in body]
-    assert not leaks
-    assert SIGN not in page.content()
-    # The look for leaks can fail: the owner's search does carry the scores.
-    assert SIGN in search(argilla_home, argilla_home.api_key, f"datasets/{dataset.id}")
-    assert SIGN not in search(argilla_home, person.api_key, f"me/datasets/{dataset.id}")
-    leave(page)
+def test_the_guidelines_are_read_beside_the_record(clinic: Clinic) -> None:
+    with clinic.window(LOOKING) as (page, _):
+        prompt(page)
+        page.get_by_text("Guidelines").first.click()
+        picture(page, "guidelines", shows=["The brief", "How to review an answer", "Prompt", "Approve", "Submit"])
+        keys = page.get_by_text("go from question to question")
+        keys.scroll_into_view_if_needed()
+        page.keyboard.press("Tab")
+        press(page)
+        picture(page, "argilla-keys", shows=["Keys", "go from question to question", "When in doubt", "Approve"])
 
 
-def read_answers(argilla: RunningArgilla, dataset: Any) -> dict[str, str]:
-    """Verdict by prompt, as the API gives them back."""
-    headers = {"X-Argilla-Api-Key": argilla.api_key}
-    url = f"{argilla.url}/api/v1/datasets/{dataset.id}/records"
-    items = httpx.get(url, params={"include": "responses"}, headers=headers).json()["items"]
-    return {
-        item["fields"]["prompt"]: response["values"]["verdict"]["value"]
-        for item in items
-        for response in item["responses"]
-        if response["status"] == "submitted"
+def test_reviewing_with_the_keyboard_alone(clinic: Clinic) -> None:
+    with clinic.window(ALONE) as (page, _):
+        prompt(page)
+        seen = [
+            QUESTION,
+            "Approve",
+            "Reject",
+            "Edited completion",
+            "Reasons",
+            "Cannot verify",
+            "Comment",
+            "Discard",
+            "Submit",
+            "Completion",
+        ]
+        picture(page, "review", shows=[*seen, "Save as draft", "Pending", "Code: ", "1 of 8"])
+        press(page, "1")
+        approved = go_on(page, "Enter")
+        press(page, "1")
+        write(page, " Seen by a coder.")
+        edited = go_on(page, "Enter")
+        press(page, "2", "ArrowDown", "1", "7", "ArrowDown")
+        write(page, "no such code")
+        rejected = go_on(page, "Enter")
+        press(page)
+        discarded = go_on(page, "Backspace")
+        press(page, "2", "Control+s")
+        page.locator(".record .status-tag.--draft").wait_for()
+        later = go_on(page, "ArrowRight")
+        go_on(page, "ArrowLeft")
+        assert prompt(page) == later
+    texts = {note[0]: data.completion(*note[1:]) for note in NOTES}
+    assert clinic.answers(ALONE) == {
+        approved: ("submitted", {"verdict": "approve", "edited_completion": texts[approved]}),
+        edited: ("submitted", {"verdict": "approve", "edited_completion": texts[edited] + " Seen by a coder."}),
+        rejected: (
+            "submitted",
+            {"verdict": "reject", "edited_completion": texts[rejected], "reasons": ["wrong", "cannot_verify"], "comment": "no such code"},
+        ),
+        discarded: ("discarded", {"edited_completion": texts[discarded]}),
+        later: ("draft", {"verdict": "reject", "edited_completion": texts[later]}),
     }
+    with clinic.window(ALONE) as (page, _):
+        counted(page, "37.50%")
+        page.get_by_text("37.50%").click()
+        mine = {"pending": 3, "draft": 1, "discarded": 1, "submitted": 3, "total": 8}
+        assert clinic.ask("GET", f"me/datasets/{clinic.datasets[ALONE]}/metrics").json()["responses"] == mine
+        picture(page, "argilla-progress", shows=["My progress", "Submitted", "Discarded", "Team progress", "37.50%", "3 of 8"])
 
 
-def test_an_owner_filters_by_score_in_the_page(argilla_home: RunningArgilla, browser: Any, review: tuple[Account, Any]) -> None:
-    from argilla_setup.server.home import load_secrets
+@pytest.fixture(scope="module")
+def looking(clinic: Clinic) -> Clinic:
+    """Two of the eight notes are submitted, one is discarded, one is a draft."""
+    for name, verdict, status in (
+        ("note0", "approve", "submitted"),
+        ("note1", "reject", "submitted"),
+        ("note2", "approve", "discarded"),
+        ("note3", "approve", "draft"),
+    ):
+        clinic.answer(LOOKING, name, verdict, status)
+    return clinic
 
-    _, dataset = review
-    secrets = load_secrets(argilla_home.home)
-    page = browser.new_page(viewport={"width": 1440, "height": 900})
-    page.set_default_timeout(20_000)
-    seen = watch(page, argilla_home.url)
-    log_in(page, argilla_home.url, Account("owner", "owner", (), secrets.owner_api_key, secrets.owner_password))
-    page.goto(f"{argilla_home.url}/dataset/{dataset.id}/annotation-mode")
-    page.get_by_text("seen for complication").first.wait_for()
-    page.get_by_text("Filters").first.click()
-    page.get_by_text("Metadata").first.click()
-    page.get_by_text("Score total").first.click()
-    page.locator("input[type=number]").first.fill("9")
-    page.get_by_text("Metadata").first.click()  # closing the filter applies it
-    page.get_by_text("1 of 1").wait_for()
-    assert page.get_by_text("seen for complication").all_inner_texts() == ["Type 2 diabetes, seen for complication 2"]
-    page.screenshot(path=SCREENSHOTS / "argilla-owner-filter.png")
-    assert not seen.foreign and not seen.complaints
-    leave(page)
+
+def test_searching_for_words(looking: Clinic) -> None:
+    with looking.window(LOOKING) as (page, _):
+        counted(page, "1 of 4")
+        page.locator(".search-area__icon.--search").click()
+        page.keyboard.type('"blood in" urine')
+        page.keyboard.press("Enter")
+        counted(page, "1 of 1")
+        assert prompt(page) == NOTES[5][0]
+        page.locator(".search-area__icon.--close").click()
+        counted(page, "1 of 4")
+
+
+def test_filtering_by_what_was_answered(looking: Clinic) -> None:
+    with looking.window(LOOKING) as (page, _):
+        for status, number in (("discarded", 2), ("draft", 3)):
+            page.locator(".filter-status").click()
+            choose(page, status)
+            page.locator(f".record .status-tag.--{status}").wait_for()
+            counted(page, "1 of 1")
+            assert prompt(page) == NOTES[number][0]
+        page.locator(".filter-status").click()
+        choose(page, "submitted")
+        counted(page, "1 of 2")
+        page.get_by_text("Filters").first.click()
+        page.get_by_text("Responses").first.click()
+        choose(page, "verdict" if page.locator(".dropdown__content").get_by_text("verdict", exact=True).count() else QUESTION, "Reject")
+        counted(page, "1 of 1")
+        assert prompt(page) == NOTES[1][0]
+
+
+def test_filtering_by_metadata_offers_nothing_that_sways(looking: Clinic) -> None:
+    with looking.window(LOOKING) as (page, _):
+        counted(page, "1 of 4")
+        page.get_by_text("Filters").first.click()
+        page.get_by_text("Metadata").first.click()
+        page.locator(".dropdown__content").get_by_text("Task", exact=True).wait_for()
+        offered = page.locator(".dropdown__content").inner_text().split("\n")
+        assert [line.strip() for line in offered if line.strip()] == ["Task", "Difficulty"]
+        choose(page, "Task", "phrase")
+        counted(page, "1 of 2")
+        assert prompt(page) in (NOTES[4][0], NOTES[6][0])
+        picture(page, "argilla-filter", shows=["Metadata", "phrase", "short note"])
+
+
+def test_finding_similar_records(looking: Clinic) -> None:
+    with looking.window(LOOKING) as (page, _):
+        counted(page, "1 of 4")
+        start = [note[0] for note in NOTES].index(prompt(page))
+        page.get_by_text("Find similar").first.click()
+        page.get_by_text("Similar to").wait_for()
+        counted(page, "1 of 3")
+        nearest = sorted({4, 5, 6, 7} - {start}, key=lambda n: abs(n - start))
+        assert prompt(page) in {NOTES[n][0] for n in nearest if abs(n - start) == abs(nearest[0] - start)}
+        picture(page, "argilla-similar", shows=["Similar to", "Find similar", QUESTION])
+
+
+def test_answering_many_records_at_once(clinic: Clinic) -> None:
+    with clinic.window(BULK) as (page, _):
+        prompt(page)
+        page.get_by_label("Switch to Bulk Mode").click()
+        counted(page, "1 - 8 of 8")
+        boxes = page.locator(".record--bulk .fields__checkbox")
+        assert boxes.count() == 8
+        chosen = [page.locator(".record--bulk").nth(n).locator(".content-area").first.inner_text().strip() for n in (0, 1)]
+        for n in (0, 1):
+            boxes.nth(n).click()
+        counted(page, "2 records selected")
+        picture(page, "argilla-bulk", shows=["2 records selected", QUESTION, "Submit"])
+        page.get_by_text("Approve", exact=True).click()
+        page.get_by_role("button", name="Submit").click()
+        counted(page, "25.00%")
+        assert page.locator(".record--bulk .status-tag.--submitted").count() == 2
+    # Nothing is filled in here, so that no text replaces that of several records.
+    assert clinic.answers(BULK) == {text: ("submitted", {"verdict": "approve"}) for text in chosen}
+
+
+def test_comparing_two_answers(clinic: Clinic) -> None:
+    with clinic.window(PAIRS) as (page, _):
+        prompt(page)
+        picture(page, "argilla-pairs", shows=[BETTER, "A is better", "Both are bad", "Response A", "Response B", "1 of 4"])
+        given = {}
+        for key, said in (("1", "A"), ("3", "tie"), ("4", "both_bad")):
+            press(page, key)
+            given[go_on(page, "Enter")] = ("submitted", {"better": said})
+    assert clinic.answers(PAIRS) == given
+
+
+def test_an_owner_looks_after_the_form(clinic: Clinic) -> None:
+    with clinic.window(LOOKING, who=clinic.owner, path="settings") as (page, _):
+        page.get_by_text("Dataset settings").wait_for()
+        counted(page, "Minimum submitted responses")
+        picture(page, "argilla-settings", shows=["General", "Questions", "Metadata", "Task distribution"])
+        assert "How to review an answer" in page.content()
+        named = {
+            "Fields": [forms.PROMPT, forms.COMPLETION],
+            "Questions": [forms.VERDICT, forms.EDITED_COMPLETION, forms.REASONS, forms.COMMENT],
+            "Metadata": ["score_total", "score_accuracy", *forms.TERMS],
+            "Vectors": [forms.EMBEDDING],
+        }
+        for tab, names in named.items():
+            page.get_by_role("button", name=tab, exact=True).or_(page.get_by_text(tab, exact=True)).first.click()
+            page.get_by_text(names[-1], exact=True).first.wait_for()
+            assert set(names) <= set(lines(page))
+    with clinic.window(LOOKING, path="settings") as (page, _):
+        page.get_by_text("Minimum submitted responses").wait_for()
+        assert not {"Metadata", "Danger zone"} & set(lines(page))
+
+
+def test_an_owner_filters_by_score(looking: Clinic) -> None:
+    with looking.window(LOOKING, who=looking.owner) as (page, seen):
+        counted(page, "1 of 6")
+        page.get_by_text("Filters").first.click()
+        page.get_by_text("Metadata").first.click()
+        choose(page, "Score total")
+        page.locator("input[type=number]").first.fill("9")
+        page.get_by_text("Metadata").first.click()  # closing the filter applies it
+        counted(page, "1 of 1")
+        assert prompt(page) == NOTES[7][0]
+        # What is looked for in an annotator's traffic is there in the owner's.
+        assert any(data.SIGN in body for body in seen.bodies.values())
