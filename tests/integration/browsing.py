@@ -125,7 +125,7 @@ def picture(page: Any, name: str, *, shows: Sequence[str]) -> None:
     if os.environ.get("SEEDCORN_PICTURES") and (README / f"{name}.png").exists():
         from PIL import Image
 
-        Image.open(SCREENSHOTS / f"{name}.png").convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE).save(
+        Image.open(SCREENSHOTS / f"{name}.png").convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(
             README / f"{name}.png", optimize=True
         )
 
