@@ -106,6 +106,7 @@ def make_questions(count: int) -> dict[str, Callable[[Index, int], object]]:
         ),
         "search: phrase": ask(lambda n: page(question=Question(f'"{words[20 * n % 5000]} {words[20 * n % 5000 + 1]}"'))),
         "search: near words ~3": ask(lambda n: page(question=Question(f'"{words[20 * n % 5000]} {words[20 * n % 5000 + 2]}"~3'))),
+        "search: a word near itself ~3": ask(lambda n: page(question=Question(f'"{words[n % 3]} {words[n % 3]}"~3'))),
         "search: prefix": ask(lambda n: page(question=Question(f"{words[37 * n % len(words)][:3]}*"))),
         "search: near spelling": ask(lambda n: page(question=Question(f"{words[37 * n % len(words)]}x~2"))),
         "search, mine, pending": ask(lambda n: page(question=Question(words[37 * n % len(words)], filter=pending(n)), user=USERS[n % 20])),

@@ -147,7 +147,7 @@ class Texts:
         found = np.zeros(self.rows.size, dtype=bool)
         for column in self.columns:
             near = self.rows.bitmap(self._find_rows(f"f{column.number} : ({self._column_expression(leaf, column)})"))
-            unsure = near if not column.is_keyword else near & False
+            unsure = near & ~found if not column.is_keyword else np.zeros_like(near)
             closest = leaf.number - len(terms)
             if closest >= 0 and len(set(terms)) == len(terms):
                 # So close that no order of the terms is too far, if no border between texts lies there.

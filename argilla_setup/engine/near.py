@@ -5,8 +5,7 @@ Near words are looked for in thousands of texts at once: all places go on one ax
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 import numpy as np
@@ -59,56 +58,33 @@ def edit_distances(word: str, terms: Sequence[str]) -> NDArray[np.int16]:
 
 
 def are_near(texts: str, terms: Sequence[str], *, slop: int) -> NDArray[np.bool_]:
-    """`is_near` of each of these stored texts, a line for each; their terms stand between single spaces."""
-    data = np.frombuffer(texts.encode(), dtype=np.uint8)
-    ends = np.append(np.flatnonzero((data == ord(" ")) | (data == ord("\n"))), len(data))
-    starts = np.append(0, ends[:-1] + 1)
-    lines = np.cumsum(np.append(0, data[ends[:-1]] == ord("\n")))
-    places = np.arange(len(starts)) + (GAP_PLACES - 1) * np.cumsum(_is_word(data, starts, ends, GAP)) + lines * FAR
-    shifted = [places[_is_word(data, starts, ends, term)] - n for n, term in enumerate(terms)]
-    lows = np.concatenate(shifted)
-    fits = np.ones(len(lows), dtype=bool)
-    for row in shifted:
-        at = np.searchsorted(row, lows)
-        fits &= (at < len(row)) & (np.append(row, 0)[at] <= lows + slop)
-    near = np.zeros(int(lines[-1]) + 1, dtype=bool)
-    # A shifted place may lie before the text's first.
-    near[(lows[fits] + len(terms)) // FAR] = True
-    if len(set(terms)) < len(terms):
-        stored = texts.split("\n")
-        for line in np.flatnonzero(near):
-            near[line] = is_near(terms, find_places(stored[line], terms), slop=slop)
-    return near
-
-
-def find_places(stored: str, terms: Iterable[str]) -> dict[str, list[int]]:
-    """Where these terms stand in a stored text."""
-    places: dict[str, list[int]] = {term: [] for term in terms}
-    at = 0
-    for term in stored.split(" "):
-        if term == GAP:
-            at += GAP_PLACES
-            continue
-        if term in places:
-            places[term].append(at)
-        at += 1
-    return places
-
-
-def is_near(terms: Sequence[str], places: Mapping[str, Sequence[int]], *, slop: int) -> bool:
-    """Do the terms of a phrase stand so that moving them by `slop` in all would make the phrase?
+    """Of each of these stored texts: do the terms of a phrase stand so that moving them by `slop` in all would make the phrase?
 
     Each needs a place of its own, and the places, each less its term's number in the phrase, lie within `slop` of one another. So two
     words the other way round are two moves away.
 
     Args:
-        places: where each term stands in the text.
+        texts: a line for each, its terms between single spaces.
     """
-    shifted = [sorted(place - n for place in places.get(term, ())) for n, term in enumerate(terms)]
-    if not all(shifted):
-        return False
-    repeated = [numbers for term in set(terms) if len(numbers := [n for n, other in enumerate(terms) if other == term]) > 1]
-    return any(_fits(shifted, repeated, low=low, high=low + slop) for low in sorted({low for row in shifted for low in row}))
+    data = np.frombuffer(texts.encode(), dtype=np.uint8)
+    ends = np.append(np.flatnonzero((data == ord(" ")) | (data == ord("\n"))), len(data))
+    starts = np.append(0, ends[:-1] + 1)
+    lines = np.cumsum(np.append(0, data[ends[:-1]] == ord("\n")))
+    axis = np.arange(len(starts)) + (GAP_PLACES - 1) * np.cumsum(_is_word(data, starts, ends, GAP)) + lines * FAR
+    places = {term: axis[_is_word(data, starts, ends, term)] for term in set(terms)}
+    # Every window begins at some term's place.
+    lows = np.concatenate([places[term] - n for n, term in enumerate(terms)])
+    fits = np.ones(len(lows), dtype=bool)
+    for term, own in places.items():
+        last, taken = np.append(own, np.iinfo(np.int64).max), np.full(len(lows), -1)
+        # Each takes the first place that its window has and that none before it took: windows of one length are best served in order.
+        for n in (n for n, other in enumerate(terms) if other == term):
+            taken = np.maximum(np.searchsorted(own, lows + n), np.minimum(taken + 1, len(own)))
+            fits &= last[taken] <= lows + n + slop
+    near = np.zeros(int(lines[-1]) + 1, dtype=bool)
+    # A window may begin before the text does.
+    near[(lows[fits] + len(terms)) // FAR] = True
+    return near
 
 
 def _is_word(data: NDArray[np.uint8], starts: NDArray[np.intp], ends: NDArray[np.intp], word: str) -> NDArray[np.bool_]:
@@ -118,24 +94,3 @@ def _is_word(data: NDArray[np.uint8], starts: NDArray[np.intp], ends: NDArray[np
         at = np.flatnonzero(found)
         found[at] = data[starts[at] + n] == letter
     return found
-
-
-def _fits(shifted: Sequence[Sequence[int]], repeated: Sequence[Sequence[int]], *, low: int, high: int) -> bool:
-    inside = [row[bisect_left(row, low) : bisect_right(row, high)] for row in shifted]
-    return all(inside) and all(_can_share_out([[p + n for p in inside[n]] for n in numbers]) for numbers in repeated)
-
-
-def _can_share_out(wishes: Sequence[Sequence[int]]) -> bool:
-    """Can everyone get a place of their own? Matching by augmenting paths; the lists are a handful long."""
-    owner: dict[int, int] = {}
-
-    def seat(person: int, tried: set[int]) -> bool:
-        for place in wishes[person]:
-            if place not in tried:
-                tried.add(place)
-                if place not in owner or seat(owner[place], tried):
-                    owner[place] = person
-                    return True
-        return False
-
-    return all(seat(person, set()) for person in range(len(wishes)))
