@@ -109,24 +109,33 @@ def test_pages_cover_everything_once(index: Index, sort: list[Sort], user: str |
     assert {page.total for page in pages} == {len(DOCS)}
 
 
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Index, list[RecordDoc]]:
+    """Far more records than are looked at first, with several values each or none."""
+
+    def metadata(n: int) -> dict[str, Any]:
+        end = n % 1000 == 0 or (n % 50 == 3 and 500 < n < 3500)
+        return {"end": str(end), "even": n % 2, **({"place": [n // 3, n % 7]} if n % 5 else {})}
+
+    docs = [RecordDoc(f"r{n}", {"prompt": "x"}, metadata=metadata(n)) for n in range(4000)]
+    return fill(tmp_path_factory.mktemp("many") / "s.db", docs), docs
+
+
 @pytest.mark.parametrize("offset", [0, 25, 57])
 @pytest.mark.parametrize("descending", [False, True])
-def test_a_sort_finds_the_few_that_match_wherever_they_stand(tmp_path: Path, descending: bool, offset: int) -> None:
-    """Far more records than are looked at first, several values each, and those that match at the far end of the order."""
-    docs = [
-        RecordDoc(f"r{n}", {"prompt": "x"}, metadata={"place": [n // 3, n % 7], "end": str(n % 50 == 3 and 500 < n < 3500)})
-        if n % 5
-        else RecordDoc(f"r{n}", {"prompt": "x"}, metadata={"end": str(n % 1000 == 0)})
-        for n in range(4000)
-    ]
-    made = fill(tmp_path / "s.db", docs)
-    question = Question(filter=Terms(Scope("metadata", "end"), ("True",)))
-    order = Sort(Scope("metadata", "place"), descending)
-    expected = put_in_order([doc for doc in docs if doc.metadata["end"] == "True"], [order])
-    assert len(expected) == 64 and sum("place" not in doc.metadata for doc in expected) == 4
-    page = search(made, "d", question=question, sort=[order], offset=offset, limit=20)
+@pytest.mark.parametrize("sorts", [1, 2])
+@pytest.mark.parametrize("far", [True, False])
+def test_a_sort_finds_those_that_match_near_or_far_in_its_order(
+    many: tuple[Index, list[RecordDoc]], far: bool, sorts: int, descending: bool, offset: int
+) -> None:
+    made, docs = many
+    question = Question(filter=Terms(Scope("metadata", "end"), ("True",) if far else ("True", "False")))
+    orders = [Sort(Scope("metadata", "place"), descending), Sort(Scope("metadata", "even"))][:sorts]
+    expected = put_in_order([doc for doc in docs if not far or doc.metadata["end"] == "True"], orders)
+    assert len(expected) == (64 if far else 4000) and sum("place" not in doc.metadata for doc in expected) == (4 if far else 800)
+    page = search(made, "d", question=question, sort=orders, offset=offset, limit=20)
     assert [hit.record for hit in page.hits] == [doc.id for doc in expected[offset : offset + 20]]
-    assert page.total == 64
+    assert page.total == len(expected)
 
 
 def test_a_users_order_is_theirs_and_survives_a_rebuild(index: Index, tmp_path: Path) -> None:

@@ -19,6 +19,12 @@ from argilla_setup.engine.where import RECORD_COLUMNS, Scope, Sql, answers_of, a
 MARGIN = 256
 """Records looked at beyond those that a page is expected to need."""
 
+EVERY = -1
+"""No limit, in SQLite's words."""
+
+WITHOUT = np.iinfo(np.int64).max
+"""The rank of a record without a value."""
+
 INDEXED = ("status", "inserted_at", "updated_at")
 
 
@@ -34,13 +40,24 @@ def order_by_sorts(
     db: sqlite3.Connection, rows: Rows, among: Bitmap, *, dataset: int, sorts: Sequence[Sort], offset: int, limit: int
 ) -> Numbers:
     """The page of these records; later sorts settle the ties of earlier ones, and then the order of their coming."""
-    end = min(offset + limit, int(np.count_nonzero(among)))
-    if len(sorts) == 1 and (found := _walk(db, rows, among, dataset=dataset, sort=sorts[0], end=end)) is not None:
-        return found[offset:end]
-    seqs = np.flatnonzero(among)
-    ranks = [_ranks(db, rows, dataset=dataset, sort=sort)[seqs] for sort in sorts]
+    total = int(np.count_nonzero(among))
+    end = min(offset + limit, total)
+    # Twice as far as if the records stood evenly in the order.
+    stretch = 2 * end * len(rows.seqs) // max(total, 1) + MARGIN if _is_indexed(sorts[0].scope) else EVERY
+    if len(sorts) == 1 and stretch != EVERY:
+        found = _walk(db, rows, among, dataset=dataset, sort=sorts[0], stretch=stretch)
+        if len(found) >= end:
+            return found[offset:end]
+        stretch = EVERY
+    first = _ranks(db, rows, dataset=dataset, sort=sorts[0], values=stretch)
+    reached = among & (first != WITHOUT)
+    if np.count_nonzero(reached) < end:
+        first = first if stretch == EVERY else _ranks(db, rows, dataset=dataset, sort=sorts[0])
+        reached = among
+    seqs = np.flatnonzero(reached)
+    others = [_ranks(db, rows, dataset=dataset, sort=sort)[seqs] for sort in sorts[1:]]
     # Of lexsort's keys the last counts most.
-    ordered: Numbers = seqs[np.lexsort((seqs, *reversed(ranks)))[offset:end]]
+    ordered: Numbers = seqs[np.lexsort((seqs, *reversed(others), first[seqs]))[offset:end]]
     return ordered
 
 
@@ -63,24 +80,23 @@ def order_by_score(
     return np.concatenate((ranked[best], others)), [*scores[best].tolist(), *([None] * len(others))]
 
 
-def _walk(db: sqlite3.Connection, rows: Rows, among: Bitmap, *, dataset: int, sort: Sort, end: int) -> Numbers | None:
-    """The first of these records by the index that holds the order; None where none does, or where they stand too far apart in it."""
-    scope, way = sort.scope, "DESC" if sort.descending else "ASC"
-    if scope.entity == "response" or (scope.entity == "record" and scope.name not in INDEXED):
-        return None
-    sql, values = _values_sql(sort, dataset=dataset)
-    # Twice as far as if they stood evenly.
-    stretch = 2 * end * len(rows.seqs) // max(int(np.count_nonzero(among)), 1) + MARGIN
-    walked = read_numbers(db, f"SELECT n FROM ({sql}) ORDER BY value {way}, n LIMIT {stretch}", values)
-    found = _first_of_each(walked[among[walked]], size=rows.size)
-    return found if len(found) >= end else None
+def _is_indexed(scope: Scope) -> bool:
+    return scope.entity in ("metadata", "suggestion") or (scope.entity == "record" and scope.name in INDEXED)
 
 
-def _ranks(db: sqlite3.Connection, rows: Rows, *, dataset: int, sort: Sort) -> Numbers:
-    """By record, the number of its value among all values; without one the greatest number."""
-    sql, values = _values_sql(sort, dataset=dataset)
-    seqs, numbers = read_groups(db, f"SELECT n, value FROM ({sql})", values, descending=sort.descending)
-    ranks = np.full(rows.size, np.iinfo(np.int64).max)
+def _walk(db: sqlite3.Connection, rows: Rows, among: Bitmap, *, dataset: int, sort: Sort, stretch: int) -> Numbers:
+    """Those of these records that stand in the first stretch of the order, in order."""
+    sql, given = _values_sql(sort, dataset=dataset)
+    way = "DESC" if sort.descending else "ASC"
+    walked = read_numbers(db, f"SELECT n FROM ({sql}) ORDER BY value {way}, n LIMIT {stretch}", given)
+    return _first_of_each(walked[among[walked]], size=rows.size)
+
+
+def _ranks(db: sqlite3.Connection, rows: Rows, *, dataset: int, sort: Sort, values: int = EVERY) -> Numbers:
+    """By record, the number of its value among all values, or among so many that come first."""
+    sql, given = _values_sql(sort, dataset=dataset)
+    seqs, numbers = read_groups(db, f"SELECT n, value FROM ({sql})", given, descending=sort.descending, limit=values)
+    ranks = np.full(rows.size, WITHOUT)
     np.minimum.at(ranks, seqs, numbers)
     return ranks
 

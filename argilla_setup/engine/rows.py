@@ -114,9 +114,10 @@ def read_pairs(db: sqlite3.Connection, sql: str, values: Sequence[Any]) -> tuple
     return _numbers(joined[0]), _numbers(joined[1])
 
 
-def read_groups(db: sqlite3.Connection, sql: str, values: Sequence[Any], *, descending: bool) -> tuple[Numbers, Numbers]:
-    """The column `n` of a question in the order of its column `value`, and beside each the number of its value among all values."""
-    grouped = f"SELECT group_concat(n) AS ns FROM ({sql}) GROUP BY value ORDER BY value {'DESC' if descending else 'ASC'} LIMIT -1"
+def read_groups(db: sqlite3.Connection, sql: str, values: Sequence[Any], *, descending: bool, limit: int) -> tuple[Numbers, Numbers]:
+    """The column `n` of a question in the order of its column `value`, and beside each the number of its value; of so many values."""
+    order = f"GROUP BY value ORDER BY value {'DESC' if descending else 'ASC'} LIMIT {limit}"
+    grouped = f"SELECT group_concat(n) AS ns FROM ({sql}) {order}"
     (joined,) = db.execute(f"SELECT group_concat(ns, ';') FROM ({grouped})", values).fetchone()
     if not joined:
         return _numbers(None), _numbers(None)
