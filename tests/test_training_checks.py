@@ -7,19 +7,18 @@ import os
 import struct
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.training_samples import write_eval
 from training.adapter import digest_of, folder_digest
 from training.config import TrainingError
-from training.data import describe_lengths, read_eval_items
-from training.evaluate import read_answers
-from training.intervals import compare, measure
+from training.data import RowLength, describe_left_out, describe_lengths
+from training.intervals import compare, measure, permutation_p
 from training.licence import check_use, find_base_record
-from training.memory import GIB, Shape, adapter_parameters, estimate_memory, read_shape
+from training.memory import GIB, Shape, adapter_parameters, estimate_memory, find_module_names, read_shape
 from training.prepare import check_space
 
 LLAMA_70B = Shape(layers=80, hidden=8192, intermediate=28672, heads=64, kv_heads=8, head_dim=128, vocabulary=128256, tied=False)
@@ -61,6 +60,19 @@ def test_shape_is_read_from_a_checkpoint(tmp_path: Path) -> None:
     assert read_shape(tmp_path) == SMOL
 
 
+def test_shape_that_is_not_known_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"n_layer": 12, "hidden_size": 768}))
+    with pytest.raises(TrainingError, match=r"has no num_hidden_layers, intermediate_size, num_attention_heads, vocab_size"):
+        read_shape(tmp_path)
+
+
+def test_module_names_are_those_of_the_weights(tmp_path: Path) -> None:
+    raw = ("F32", [1], b"\0" * 4)
+    write_safetensors(tmp_path / "a.safetensors", {"model.layers.0.self_attn.q_proj.weight": raw, "model.norm.weight": raw})
+    write_safetensors(tmp_path / "b.safetensors", {"model.layers.1.mlp.c_fc.weight": raw, "model.layers.1.mlp.c_fc.bias": raw})
+    assert find_module_names(tmp_path) == {"q_proj", "norm", "c_fc"}
+
+
 @pytest.mark.parametrize("use", ["research", "internal", "commercial"])
 def test_open_licences_allow_every_use(use: str) -> None:
     assert check_use("Apache-2.0", use, of="m") == check_use("MIT", use, of="m") == ""  # type: ignore[arg-type]
@@ -74,6 +86,8 @@ def test_non_commercial_and_unknown_licences_stop_a_commercial_run() -> None:
         check_use("our-own-licence", "commercial", of="m")
     assert "not checked" in check_use("our-own-licence", "research", of="m")
     assert "Built with Llama" in check_use("llama3.1", "commercial", of="m")
+    assert "use restrictions" in check_use("openrail", "commercial", of="m")
+    assert "under the same licence" in check_use("CC-BY-SA-4.0", "commercial", of="m")
 
 
 def test_licence_comes_from_the_record_then_the_card_then_the_run_file(tmp_path: Path) -> None:
@@ -87,6 +101,20 @@ def test_licence_comes_from_the_record_then_the_card_then_the_run_file(tmp_path:
     assert find_base_record(tmp_path, declared="MIT").licence == "cc-by-nc-4.0"
     (tmp_path / "base-model.json").write_text(json.dumps({"id": "m", "licence": "Apache-2.0"}))
     assert find_base_record(tmp_path).licence == "Apache-2.0"
+    (tmp_path / "base-model.json").write_text('{"id": "m"}')
+    with pytest.raises(TrainingError, match=r"base-model\.json: is no JSON object with id and licence"):
+        find_base_record(tmp_path)
+
+
+def test_card_that_says_other_names_nothing_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    card = tmp_path / "README.md"
+    card.write_text("---\nlicense: other\nlicense_name: llama3.1\n---\n")
+    assert find_base_record(tmp_path, declared="MIT").licence == "llama3.1"
+    card.write_text("---\nlicense: other\n---\n")
+    assert find_base_record(tmp_path, declared="MIT").licence == "MIT"
+    with pytest.raises(TrainingError, match="records no licence"):
+        find_base_record(tmp_path)
 
 
 def write_safetensors(file: Path, tensors: dict[str, tuple[str, list[int], bytes]]) -> None:
@@ -155,34 +183,35 @@ def test_pairing_finds_what_two_separate_intervals_would_miss() -> None:
     assert compare(after, before).verdict == "better"
 
 
-def test_answers_are_read_line_by_line() -> None:
-    item = {"code": "A1.1", "chapter": "Certain Things (A00-B99)"}
-    texts = [
-        "Code: A1.1\nDescription: x\nChapter: certain  things (A00-B99)",
-        "Code: A1.2 because\nChapter: Other",
-        "The code is A1.1, chapter Certain Things (A00-B99)",
-    ]
-    values = read_answers(texts, [item] * 3, billable=frozenset({"A1.1", "A1.2"}))
-    assert values == {"chapter": [1, 0, 0], "exact_code": [1, 0, 0], "valid_code": [1, 1, 0]}
+def test_a_few_items_that_flip_by_chance_are_no_change() -> None:
+    four = [1.0] * 4 + [0.0] * 96
+    assert compare(four, [0.0] * 100).low > 0, "the bootstrap alone would call this better"
+    assert compare(four, [0.0] * 100).verdict == "no change" and permutation_p(four) == 0.125
+    assert compare([1.0], [0.0]).verdict == "no change"
+    assert compare([1.0] * 6 + [0.0] * 94, [0.0] * 100).verdict == "better"
+    # 9 better, 1 worse: McNemar's exact test gives 22 / 1024.
+    assert permutation_p([1.0] * 9 + [-1.0] + [0.0] * 30) == pytest.approx(22 / 1024)
 
 
-def test_bad_line_of_the_evaluation_file_is_named(tmp_path: Path) -> None:
-    write_eval(tmp_path, n=3)
-    file = tmp_path / "protected" / "eval.jsonl"
-    assert len(read_eval_items(file, n=2)) == 2
-    lines = file.read_text().splitlines()
-    file.write_text("\n".join([lines[0], json.dumps(json.loads(lines[1]) | {"options": ["B9.9"]}), "{"]) + "\n")
-    with pytest.raises(TrainingError, match=r"eval.jsonl line 2: options do not hold the right code and a wrong one"):
-        read_eval_items(file, n=3)
-    file.write_text(lines[0] + "\n{\n")
-    with pytest.raises(TrainingError, match=r"eval.jsonl line 2: is not JSON"):
-        read_eval_items(file, n=3)
+def test_differences_of_many_sizes_are_tested_by_random_signs() -> None:
+    rng = np.random.default_rng(4)
+    noise = rng.normal(0, 1, 60)
+    assert permutation_p(noise.tolist()) > 0.05
+    assert permutation_p((noise + 0.6).tolist()) < 0.01
+    # Of the 32 ways to sign these, two give a sum of 13 or more and two one of -13 or less.
+    assert permutation_p([5.0, 4.0, 3.0, 2.0, -1.0], resamples=40_000) == pytest.approx(4 / 32, abs=0.01)
 
 
-def test_rows_above_max_length_are_named() -> None:
-    rows = [{"id": "aa"}, {"id": "bb"}, {"id": "cc"}]
-    stats = describe_lengths(rows, [10, 300, 20], max_length=256)
-    assert (stats.rows, stats.median, stats.longest, stats.too_long) == (3, 20, 300, ("bb",))
+def test_rows_above_max_length_are_named_and_those_without_room_for_an_answer() -> None:
+    rows = [{"id": name} for name in ("aa", "bb", "cc", "dd")]
+    lengths = [RowLength(4, 10), RowLength(200, 300), RowLength(9, 20), RowLength(256, 280, parts_early=True)]
+    stats = describe_lengths(rows, lengths, max_length=256)
+    assert (stats.rows, stats.median, stats.longest) == (4, 280, 300)
+    assert (stats.too_long, stats.left_out, stats.parted_early) == (("bb", "dd"), ("dd",), 1)
+    lines = describe_left_out({"train": asdict(stats)}, max_length=256)
+    assert lines[0] == "1 of 4 train rows are longer than max_length, so their answers are cut (256): bb"
+    assert lines[1] == "1 of 4 train rows are left out: the prompt alone fills max_length (256): dd"
+    assert lines[2].startswith("1 train rows: the chat template renders")
 
 
 def test_no_room_on_the_disk_is_said_before_the_work(tmp_path: Path) -> None:

@@ -30,7 +30,10 @@ def test_paths_are_relative_to_the_run_file(tmp_path: Path) -> None:
     [
         ({"lern": 1}, "run.yaml: lern: is not a key of a run file"),
         ({"base_modle": "x"}, "run.yaml: base_modle: is not a key of a run file. Next: did you mean base_model?"),
-        ({"lora": {"rr": 8, "dropot": 0.1}}, "run.yaml: lora"),
+        ({"lora": {"targets": 5}}, "run.yaml: lora.targets: must be a list; it is 5"),
+        ({"trusted_keys": "x.pub"}, "run.yaml: trusted_keys: must be a list; it is 'x.pub'"),
+        ({"lora": 16}, "run.yaml: lora: must hold keys of its own; it is 16"),
+        ({"optimizer": {"learning_rate": "fast"}}, "run.yaml: optimizer.learning_rate: must be a number; it is 'fast'"),
         ({"lora": {"dropot": 0.1}}, "run.yaml: lora.dropot: is not a key of a run file. Next: did you mean dropout?"),
         ({"optimizer": {"epochs": -1}}, "run.yaml: optimizer.epochs: Input should be greater than 0; it is -1"),
         ({"schema": 2}, "run.yaml: schema: Input should be 1; it is 2"),
@@ -39,6 +42,7 @@ def test_paths_are_relative_to_the_run_file(tmp_path: Path) -> None:
         ({"sft": {}, "dpo": {}}, "asks for SFT and DPO in one run"),
         ({"sft_adapter": "runs/sft"}, "sft_adapter belongs to kind dpo; SFT and DPO are two runs"),
         ({"beta": 0.1}, "beta belongs to kind dpo"),
+        ({"eval": {"file": "x", "pattern": "("}}, "run.yaml: eval.pattern: is no regular expression (missing ), unterminated subpattern"),
         ({"kind": "dpo", "lora": None}, "kind dpo needs sft_adapter"),
     ],
 )
@@ -69,8 +73,13 @@ def test_missing_key_and_broken_yaml_are_sentences(tmp_path: Path) -> None:
     broken.write_text("kind: [sft")
     with pytest.raises(RunFileError, match="is not YAML"):
         load_run_file(broken)
+    broken.write_text("kind: sft\nseed: 1\nseed: 2\n")
+    with pytest.raises(RunFileError, match="the key seed stands twice"):
+        load_run_file(broken)
     with pytest.raises(RunFileError, match="does not exist"):
         load_run_file(tmp_path / "none.yaml")
+    with pytest.raises(RunFileError, match="is a folder; a run file is needed here"):
+        load_run_file(tmp_path)
 
 
 def test_digest_follows_settings_and_ignores_layout_place_and_evaluation_size(tmp_path: Path) -> None:
@@ -115,6 +124,6 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, capfd: pytest.CaptureFixture[s
         raise KeyboardInterrupt
 
     with pytest.raises(typer.Exit) as stopped:
-        _quietly(interrupted, log=tmp_path / "log.txt")
+        _quietly(interrupted, log=tmp_path / "log.txt", after="Run it again.")
     assert stopped.value.exit_code == 130
-    assert "Run the same command again" in capfd.readouterr().err
+    assert capfd.readouterr().err == "Stopped. Run it again.\n"

@@ -87,7 +87,7 @@ def test_evaluation_file_must_be_a_protected_set(project: Path) -> None:
     write_signed(project, "instruction", key=key(project), sha256=sha_of(project))
     file = project / "protected" / "eval.jsonl"
     file.write_text(file.read_text() + "\n")
-    with pytest.raises(TrainingError, match=r"eval\.jsonl is not among the snapshot's protected sets \(eval\)"):
+    with pytest.raises(TrainingError, match=r"eval\.jsonl is not among the protected sets of the snapshot \(eval\)"):
         check(project)
 
 
@@ -104,18 +104,43 @@ def test_packing_is_refused_without_flash_attention(project: Path) -> None:
         refuse_packing(run, gpu=None)
 
 
+def test_evaluation_table_and_pairs_are_opened_before_a_run(project: Path) -> None:
+    write_signed(project, "instruction", key=key(project), sha256=sha_of(project))
+    evaluation = run_settings()["eval"]
+    with pytest.raises(TrainingError, match=r"eval\.table: \S+eval\.jsonl cannot be read"):
+        check(project, eval=evaluation | {"table": "../protected/eval.jsonl"})
+    write_signed(project, "preference", key=None, sha256=sha_of(project))
+    with pytest.raises(SnapshotError, match="nobody has signed this"):
+        check(project, eval=evaluation | {"preference_snapshot": "../snapshots/tiny-preference@latest"})
+
+
+def test_packing_asks_for_the_attention_that_keeps_rows_apart() -> None:
+    from training.model import attention_for
+
+    assert (attention_for(packing=True), attention_for(packing=False)) == ("flash_attention_2", "sdpa")
+
+
+def test_logger_that_is_not_installed_is_said_before_the_run(project: Path) -> None:
+    write_signed(project, "instruction", key=key(project), sha256=sha_of(project))
+    with pytest.raises(TrainingError, match="the package trackio is not installed"):
+        check(project, logger="trackio")
+
+
 def test_training_needs_a_preflight_of_the_same_settings(project: Path) -> None:
     run = load_run_file(write_run_file(project, "sft.yaml", run_settings()))
-    with pytest.raises(TrainingError, match=r"has no preflight\.json.*Next: train preflight sft\.yaml"):
+    with pytest.raises(TrainingError, match=r"has no preflight\.json.*Next: train preflight \S+sft\.yaml"):
         train_sft(run)
     run.output.mkdir()
     (run.output / "preflight.json").write_text(json.dumps({"config_digest": "0" * 64}))
+    with pytest.raises(TrainingError, match=r"was written by another version of train.*Next: train preflight"):
+        train_sft(run)
+    (run.output / "preflight.json").write_text(json.dumps({"schema": 2, "config_digest": "0" * 64}))
     with pytest.raises(TrainingError, match=r"made for other settings than sft\.yaml has now"):
         train_sft(run)
 
 
 def test_command_of_the_other_kind_names_the_right_one(project: Path) -> None:
-    with pytest.raises(TrainingError, match=r"Next: train dpo dpo\.yaml"):
+    with pytest.raises(TrainingError, match=r"Next: train dpo \S+dpo\.yaml"):
         train_sft(load_run_file(write_run_file(project, "dpo.yaml", run_settings("dpo"))))
 
 
@@ -137,6 +162,14 @@ def test_run_files_are_written_for_the_newest_snapshots_and_kept(project: Path) 
     before = Path(written["sft"]).read_text()
     write_run_files(project / "runs", **args | {"items": 99})
     assert Path(written["sft"]).read_text() == before
+
+
+def test_run_files_of_a_project_without_a_table_name_none(project: Path) -> None:
+    for kind in ("instruction", "preference"):
+        write_signed(project, kind, key=key(project), sha256=sha_of(project))
+    shutil.rmtree(project / "tables")
+    written = write_run_files(project / "runs", project=project, model=project / "model")
+    assert [load_run_file(Path(file)).eval.table for file in written.values()] == [None, None]
 
 
 def test_run_files_need_one_snapshot_name_of_each_kind(project: Path) -> None:

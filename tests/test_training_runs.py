@@ -1,61 +1,45 @@
-"""Runs on a tiny model: the two silent defects, kills, early stopping, the reference of DPO, evaluation and trace."""
+"""Runs on a tiny model: NF4's silent defect, early stopping, the reference of DPO, and what a run refuses on the way."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from curation.errors import UserError
-from tests.training_samples import NOW, SYSTEM, build_model, build_project, phrase, run_settings, write_run_file
-from training.config import Lora, Quantization, RunFile, TrainingError, load_run_file
-from training.folder import find_checkpoint, require_run
+from tests.training_samples import (
+    NOW,
+    build_model,
+    build_project,
+    instruction,
+    load_run,
+    run_settings,
+    train_both,
+    train_run,
+    write_eval,
+    write_signed,
+)
+from training.config import Lora, Quantization, TrainingError
+from training.folder import require_run
 
 pytestmark = pytest.mark.model
-KILLS = 20 if os.environ.get("SEEDCORN_SOAK") else 2
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with finished runs of both kinds; tests copy it before they change anything."""
-    from training.dpo import train_dpo
-    from training.preflight import preflight
-    from training.sft import train_sft
-
-    folder = build_project(tmp_path_factory.mktemp("training") / "project")
-    for kind, train in (("sft", train_sft), ("dpo", train_dpo)):
-        run = load(folder, f"{kind}.yaml", run_settings(kind))
-        preflight(run)
-        train(run, say=lambda text: None)
-    return folder
+    return train_both(tmp_path_factory.mktemp("training") / "project")
 
 
 @pytest.fixture
 def project(built: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(built, tmp_path / "project"))
-
-
-def load(project: Path, name: str, settings: dict[str, Any]) -> RunFile:
-    return load_run_file(write_run_file(project, name, settings))
-
-
-def train(run: RunFile) -> dict[str, Any]:
-    from training.dpo import train_dpo
-    from training.preflight import preflight
-    from training.sft import train_sft
-
-    preflight(run)
-    return (train_sft if run.kind == "sft" else train_dpo)(run, say=lambda text: None)
 
 
 def gradients(model: Any, ids: Any) -> dict[str, Any]:
@@ -109,110 +93,10 @@ def test_without_the_mend_an_evaluation_changes_the_gradients(built: Path) -> No
     assert differing > total // 3
 
 
-def wait_for_step(process: subprocess.Popen[bytes], metrics: Path, step: int) -> bool:
-    """True once the run has logged this step; False when it has ended before."""
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            return False
-        if metrics.exists() and any(json.loads(row)["step"] >= step for row in metrics.read_text().splitlines() if row.endswith("}")):
-            return True
-        time.sleep(0.005)
-    raise AssertionError(f"step {step} never came")
-
-
-def run_killed(project: Path, kind: str, file: Path, *, kills: int, seed: int, total: int) -> None:
-    """Run the command to its end, killed from here at seeded moments on the way."""
-    run, rng = load_run_file(file), random.Random(seed)
-    moments = sorted(rng.sample(range(2, total), kills))
-    for step in [*moments, None]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "training", kind, str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-        )
-        try:
-            if step is not None and wait_for_step(process, run.output / "metrics.jsonl", step):
-                time.sleep(rng.uniform(0, 0.05))
-                os.kill(process.pid, signal.SIGKILL)
-            _, words = process.communicate(timeout=300)
-            assert process.returncode in (0, -signal.SIGKILL), words.decode()
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-
-
-def test_sft_killed_and_run_again_ends_at_the_same_adapter(project: Path) -> None:
-    from training.preflight import preflight
-
-    whole = require_run(project / "runs" / "sft")
-    run = load(project, "killed.yaml", run_settings(output="killed"))
-    preflight(run)
-    run_killed(project, "sft", run.source, kills=KILLS, seed=11, total=whole["steps"])
-    again = require_run(run.output)
-    assert again["adapter_digest"] == whole["adapter_digest"]
-    assert again["resumed_from"] is not None
-    steps = [json.loads(row)["step"] for row in (run.output / "metrics.jsonl").read_text().splitlines() if "grad_norm" in row]
-    assert steps == list(range(1, whole["steps"] + 1))
-
-
-def stop_at(trainer: Any, step: int) -> Any:
-    """End a run at a step as if it had been killed right after its checkpoint."""
-    from transformers import TrainerCallback
-
-    class Stop(TrainerCallback):
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            control.should_training_stop = state.global_step >= step
-
-    trainer.args.load_best_model_at_end = False
-    trainer.add_callback(Stop())
-    return trainer
-
-
-def resume(run: RunFile, *, load_as: str | None = None) -> str:
-    """Train to step 8, then go on in a fresh trainer; the digest at the end."""
-    from training import dpo, sft
-    from training.adapter import live_digest
-    from training.preflight import preflight
-
-    checked, build = preflight(run), (sft if run.kind == "sft" else dpo).build_trainer
-    stop_at(build(run, checked=checked, say=print)[0], 8).train()
-    checkpoint = find_checkpoint(run.output)
-    assert checkpoint is not None and checkpoint.name == "checkpoint-8"
-    trainer, _ = build(run, checked=checked, say=print)
-    trainer.adapter_dtype = load_as or trainer.adapter_dtype
-    trainer.train(resume_from_checkpoint=str(checkpoint))
-    return live_digest(trainer.model, "default")
-
-
-def test_resuming_keeps_the_dtype_it_trains_in(project: Path) -> None:
-    optimizer = run_settings()["optimizer"] | {"adapter_dtype": "bfloat16"}
-    whole = train(load(project, "whole.yaml", run_settings(output="whole", optimizer=optimizer)))
-    assert resume(load(project, "half.yaml", run_settings(output="half", optimizer=optimizer))) == whole["adapter_digest"]
-    # What the library does by itself: the checkpoint comes back as fp32 and the run drifts.
-    drifted = resume(load(project, "drift.yaml", run_settings(output="drift", optimizer=optimizer)), load_as="float32")
-    assert drifted != whole["adapter_digest"]
-
-
-def test_dpo_resumed_ends_at_the_same_adapter(project: Path) -> None:
-    whole = require_run(project / "runs" / "dpo")
-    assert resume(load(project, "half.yaml", run_settings("dpo", output="half"))) == whole["adapter_digest"]
-
-
-def test_half_written_checkpoint_is_taken_away(project: Path) -> None:
-    home = project / "runs" / "x" / "checkpoints"
-    for name, whole in (("checkpoint-4", True), ("checkpoint-12", False), ("checkpoint-10", True)):
-        (home / name).mkdir(parents=True)
-        if whole:
-            (home / name / "complete").touch()
-    found = find_checkpoint(project / "runs" / "x")
-    assert found == home / "checkpoint-10"
-    assert sorted(p.name for p in home.iterdir()) == ["checkpoint-10", "checkpoint-4"]
-
-
 def test_rising_validation_loss_stops_the_run_and_the_best_adapter_is_kept(project: Path) -> None:
     optimizer = {"learning_rate": 0.3, "epochs": 20, "batch_size": 8, "max_length": 200, "schedule": "constant", "warmup": 0.0}
     settings = run_settings(output="early", optimizer=optimizer, stopping={"every_steps": 2, "patience": 2})
-    done = train(load(project, "early.yaml", settings))
+    done = train_run(load_run(project, "early.yaml", settings))
     rows = [json.loads(row) for row in (project / "runs" / "early" / "metrics.jsonl").read_text().splitlines()]
     losses = {row["step"]: row["eval_loss"] for row in rows if "eval_loss" in row}
     assert done["early_stopped_at"] == max(losses) < 60
@@ -246,7 +130,7 @@ def test_finished_run_says_so_and_changes_nothing(built: Path) -> None:
 
 def test_other_settings_never_overwrite_a_finished_run(project: Path) -> None:
     with pytest.raises(TrainingError, match="holds a finished run with other settings"):
-        train(load(project, "sft.yaml", run_settings(seed=99)))
+        train_run(load_run(project, "sft.yaml", run_settings(seed=99)))
 
 
 def test_dpo_takes_the_sft_policy_as_its_reference(built: Path) -> None:
@@ -306,7 +190,7 @@ def test_sft_adapter_of_another_base_is_refused(project: Path) -> None:
 
     build_model(project / "model2", seed=4)
     with pytest.raises(TrainingError, match="was trained on another base model"):
-        preflight(load(project, "dpo.yaml", run_settings("dpo", base_model="../model2", output="dpo2")))
+        preflight(load_run(project, "dpo.yaml", run_settings("dpo", base_model="../model2", output="dpo2")))
 
 
 def test_changed_sft_adapter_is_refused(project: Path) -> None:
@@ -317,107 +201,148 @@ def test_changed_sft_adapter_is_refused(project: Path) -> None:
     body[-5] ^= 1
     file.write_bytes(bytes(body))
     with pytest.raises(TrainingError, match=r"is not the adapter run\.json recorded"):
-        preflight(load(project, "dpo.yaml", run_settings("dpo", output="dpo2")))
+        preflight(load_run(project, "dpo.yaml", run_settings("dpo", output="dpo2")))
     with pytest.raises(TrainingError, match=r"is not the adapter run\.json recorded"):
-        preflight(load(project, "dpo3.yaml", run_settings("dpo", output="dpo3", sft_adapter="sft")))
-
-
-def test_likelihood_over_a_shared_prompt_is_that_of_each_whole_text(built: Path) -> None:
-    import torch
-
-    from training.likelihood import score_rivals
-    from training.model import load_base, load_tokenizer
-
-    tokenizer, model = load_tokenizer(built / "model"), load_base(built / "model", Quantization(kind="none")).float().eval()
-    prompts = [[{"role": "system", "content": SYSTEM}, {"role": "user", "content": phrase(n) + " and more" * (n % 3)}] for n in range(7)]
-    rivals = [["Code: A1.1\n", "Code: A1\n", f"Code: A{n}.77\n"] for n in range(7)]
-    found = score_rivals(model, tokenizer, prompts, rivals, batch=3)
-    for prompt, texts, scores in zip(prompts, rivals, found, strict=True):
-        head = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        start = len(tokenizer(head)["input_ids"])
-        for text, score in zip(texts, scores, strict=True):
-            ids = torch.tensor([tokenizer(head + text)["input_ids"]])
-            with torch.no_grad():
-                steps = torch.log_softmax(model(input_ids=ids).logits[0].float(), -1)
-            expected = sum(float(steps[i - 1, ids[0, i]]) for i in range(start, ids.shape[1]))
-            assert score == pytest.approx(expected, abs=1e-3)
-
-
-def test_written_answers_are_those_of_generate_cut_at_the_line(built: Path) -> None:
-    import torch
-    from peft import PeftModel
-
-    from training.likelihood import write_answers
-    from training.model import load_base, load_tokenizer
-
-    tokenizer, base = load_tokenizer(built / "model"), load_base(built / "model", Quantization(kind="none")).float()
-    model = PeftModel.from_pretrained(base, built / "runs" / "sft" / "adapter").eval()
-    prompts = [[{"role": "user", "content": phrase(n) + " again" * (n % 4)}] for n in range(9)]
-    found = write_answers(model, tokenizer, prompts, max_new_tokens=24, batch=4, stop_lines=2)
-    for prompt, text in zip(prompts, found, strict=True):
-        ids = tokenizer(tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True), return_tensors="pt").input_ids
-        with torch.no_grad():
-            whole = model.generate(input_ids=ids, max_new_tokens=24, do_sample=False, pad_token_id=tokenizer.pad_token_id)
-        expected = tokenizer.decode(whole[0, ids.shape[1] :], skip_special_tokens=True)
-        assert text == "\n".join(expected.split("\n")[:2]).strip()
-
-
-def test_evaluation_is_cached_by_digest_and_compared_in_pairs(project: Path) -> None:
-    from training.evaluate import evaluate_run
-
-    said: list[str] = []
-    run = load(project, "sft.yaml", run_settings())
-    settings = run_settings("dpo")["eval"] | {"preference_snapshot": "../snapshots/tiny-preference@latest"}
-    run = load(project, "sft.yaml", run_settings(eval=settings))
-    base = evaluate_run(run, base=True, say=said.append)
-    sft = evaluate_run(run, say=said.append)
-    measured = len(said)
-    assert set(sft["metrics"]) == {"choice", "preference", "preference_test", "chapter", "exact_code", "valid_code"}
-    assert sft["metrics"]["choice"]["n"] == 12 and sft["metrics"]["preference_test"]["n"] == 8
-    assert base["against"] == {} and set(sft["against"]) == {"base"}
-    assert all(found["verdict"] in ("better", "worse", "no change") for found in sft["against"]["base"].values())
-    dpo = evaluate_run(load(project, "dpo.yaml", run_settings("dpo", eval=settings)), say=said.append)
-    assert set(dpo["against"]) == {"base", "sft"}
-    again = len(said)
-    assert evaluate_run(run, base=True, say=said.append)["metrics"] == base["metrics"]
-    assert evaluate_run(run, say=said.append)["items"] == sft["items"]
-    assert (len(said) - again, measured) == (0, 2)
-
-
-def test_trace_goes_from_the_adapter_to_a_row(project: Path) -> None:
-    from tests.training_samples import instruction
-    from training.folder import open_run
-    from training.trace import sign_run, trace_run
-
-    run, row = open_run(project / "runs" / "sft"), instruction(5)
-    found = trace_run(run, row_id=row["id"][:16])
-    assert found["row"]["completion"] == row["completion"] and found["row"]["split"] == "train"
-    assert found["snapshot"]["digest"] == require_run(run.output)["snapshot"]["digest"]
-    assert not found["adapter_signed"]
-    sign_run(run, key=project / "keys" / "signing.pem")
-    assert trace_run(run)["adapter_signed"]
-    with pytest.raises(TrainingError, match="no row's id starts with ffff"):
-        trace_run(run, row_id="ffff")
-
-
-def test_moved_project_can_still_be_traced(project: Path, tmp_path: Path) -> None:
-    from training.folder import open_run
-    from training.trace import trace_run
-
-    moved = project.rename(tmp_path / "elsewhere")
-    found = trace_run(open_run(moved / "runs" / "dpo"))
-    assert found["sft_run"]["adapter_digest"] == found["reference_digest"]
-    assert found["snapshot"]["path"].startswith(str(moved)) or ".." in found["snapshot"]["path"]
+        preflight(load_run(project, "dpo3.yaml", run_settings("dpo", output="dpo3", sft_adapter="sft")))
 
 
 def test_snapshot_changed_after_preflight_stops_the_run(project: Path) -> None:
     from training.preflight import preflight
     from training.sft import train_sft
 
-    run = load(project, "later.yaml", run_settings(output="later"))
+    run = load_run(project, "later.yaml", run_settings(output="later"))
     preflight(run)
     card = next((project / "snapshots").glob("tiny-instruction-*")) / "README.md"
     card.chmod(0o644)
     card.write_text(f"# changed {NOW}\n")
     with pytest.raises(UserError, match=r"README\.md"):
         train_sft(run, say=print)
+
+
+def rewrite_record(folder: Path, **changes: Any) -> None:
+    """Change what the SFT run's run.json says of its snapshot."""
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | {"snapshot": record["snapshot"] | changes}))
+
+
+def test_dpo_answers_for_the_rows_of_its_sft_run_too(project: Path) -> None:
+    from training.preflight import preflight
+
+    sft, run = project / "runs" / "sft", load_run(project, "dpo.yaml", run_settings("dpo", output="dpo2"))
+    rewrite_record(sft, simulated_review=True)
+    with pytest.raises(TrainingError, match=r"SFT run's snapshot tiny-instruction v1: its review was simulated"):
+        preflight(run)
+    assert preflight(load_run(project, "dpo3.yaml", run_settings("dpo", output="dpo3", allow_simulated_review=True)))
+    rewrite_record(sft, simulated_review=False, licence="CC-BY-NC-4.0")
+    with pytest.raises(TrainingError, match=r"SFT snapshot tiny-instruction v1: licence CC-BY-NC-4\.0: does not allow use: commercial"):
+        preflight(load_run(project, "dpo4.yaml", run_settings("dpo", output="dpo4", use="commercial")))
+    rewrite_record(sft, licence="CC0-1.0", protected=[])
+    with pytest.raises(TrainingError, match=r"eval\.jsonl is not among the protected sets of the SFT run's snapshot"):
+        preflight(run)
+
+
+def test_sft_adapter_trained_again_after_preflight_is_refused(project: Path) -> None:
+    from training.dpo import train_dpo
+    from training.preflight import preflight
+
+    run = load_run(project, "dpo.yaml", run_settings("dpo", output="dpo2"))
+    preflight(run)
+    train_run(load_run(project, "again.yaml", run_settings(output="again", seed=8, optimizer={"max_steps": 2, "batch_size": 4})))
+    shutil.rmtree(project / "runs" / "sft")
+    (project / "runs" / "again").rename(project / "runs" / "sft")
+    with pytest.raises(TrainingError, match="was trained again since preflight looked at it"):
+        train_dpo(run, say=print)
+
+
+def test_base_model_changed_after_preflight_is_refused(project: Path) -> None:
+    from training.evaluate import evaluate_run
+    from training.preflight import preflight
+    from training.sft import train_sft
+
+    run = load_run(project, "later.yaml", run_settings(output="later"))
+    preflight(run)
+    template = project / "model" / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<|im_end|>", "<|im_end|> "))
+    with pytest.raises(TrainingError, match="is not the base model preflight looked at"):
+        train_sft(run, say=print)
+    with pytest.raises(TrainingError, match="is not the base model preflight looked at"):
+        evaluate_run(load_run(project, "sft.yaml", run_settings()), say=print)
+
+
+def poison(folder: Path) -> None:
+    """One weight that is no number."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][3] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_loss_that_is_no_number_ends_the_run(project: Path) -> None:
+    poison(project / "model")
+    run = load_run(project, "nan.yaml", run_settings(output="nan"))
+    with pytest.raises(TrainingError, match=r"step 1: loss is nan; the run has diverged and no adapter was written\. Next: lower"):
+        train_run(run)
+    assert not (run.output / "adapter").exists() and not (run.output / "run.json").exists()
+
+
+def test_rows_longer_than_max_length_are_counted_as_trl_counts_them(project: Path) -> None:
+    from training.data import token_lengths
+    from training.model import load_tokenizer
+    from training.preflight import preflight
+    from training.sft import build_trainer
+
+    train = [*range(12), *range(1_234_567, 1_234_579)]
+    key, ranges = project / "keys" / "signing.pem", {"train": train, "validation": range(24, 32)}
+    write_signed(project, "instruction", key=key, sha256=write_eval(project), version=2, ranges=ranges)
+    lengths = token_lengths([instruction(n) for n in train], load_tokenizer(project / "model"), kind="instruction")
+    prompts, longest = sorted(length.prompt for length in lengths), max(length.whole for length in lengths)
+    assert prompts[0] < prompts[-1]
+    for size, left_out in ((longest - 3, 0), (prompts[-1], sum(size == prompts[-1] for size in prompts))):
+        optimizer = run_settings()["optimizer"] | {"max_length": size}
+        run, said = load_run(project, f"{size}.yaml", run_settings(output=f"cut{size}", optimizer=optimizer)), []
+        checked = preflight(run)
+        facts = checked["lengths"]["train"]
+        trainer, _ = build_trainer(run, checked=checked, say=said.append)
+        assert len(facts["left_out"]) == left_out and len(trainer.train_dataset) == 24 - left_out
+        assert len(facts["too_long"]) == sum(length.whole > size for length in lengths) > 0
+        assert max(len(row["input_ids"]) for row in trainer.train_dataset) == size
+        assert any("longer than max_length" in line for line in said)
+    small = run_settings()["optimizer"] | {"max_length": prompts[0]}
+    with pytest.raises(TrainingError, match=rf"every prompt of its (train|validation) split fills max_length {prompts[0]}\. Next: raise"):
+        preflight(load_run(project, "none.yaml", run_settings(output="none", optimizer=small)))
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_one_row_is_enough_to_train(project: Path, kind: str) -> None:
+    sha256 = write_eval(project)
+    rows = "instruction" if kind == "sft" else "preference"
+    one = {"train": range(1), "validation": range(30, 31)}
+    write_signed(project, rows, key=project / "keys" / "signing.pem", sha256=sha256, version=2, ranges=one)
+    done = train_run(load_run(project, "one.yaml", run_settings(kind, output="one")))
+    assert (done["steps"], done["rows"]["train"]["rows"], done["rows"]["validation"]["rows"]) == (3, 1, 1)
+
+
+def test_template_that_refuses_a_role_or_is_missing_is_a_sentence(tmp_path: Path) -> None:
+    from training.preflight import preflight
+
+    project = build_project(tmp_path / "project")
+    run, template = load_run(project, "sft.yaml", run_settings()), project / "model" / "chat_template.jinja"
+    whole = template.read_text()
+    template.write_text("{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + whole)
+    with pytest.raises(TrainingError, match=r"row [0-9a-f]{12}: the base model's chat template refuses it \(System role not supported\)"):
+        preflight(run)
+    template.unlink()
+    with pytest.raises(TrainingError, match="its tokenizer has no chat template"):
+        preflight(run)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (project / "model" / name).unlink()
+    with pytest.raises(TrainingError, match="holds no tokenizer"):
+        preflight(run)
+
+
+def test_targets_that_the_base_model_lacks_are_named(project: Path) -> None:
+    from training.preflight import preflight
+
+    with pytest.raises(TrainingError, match=r"lora\.targets: q_prj is no module of the base model\. Next: did you mean q_proj\?"):
+        preflight(load_run(project, "t.yaml", run_settings(output="t", lora={"r": 4, "targets": ["q_prj"]})))

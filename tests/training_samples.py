@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import yaml
 
 from curation.records import Message, make_instruction, make_pair, record_id
 from curation.snapshot import create_key, sign_snapshot, write_snapshot
+from training.config import RunFile, load_run_file
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 SYSTEM = "Assign the code."
@@ -105,14 +107,26 @@ def write_eval(project: Path, *, n: int = 12) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def write_signed(project: Path, kind: str, *, key: Path | None, sha256: str, simulated: bool = False, version: int = 1) -> Path:
+RANGES = {"train": range(24), "validation": range(24, 32), "test": range(32, 40)}
+
+
+def write_signed(
+    project: Path,
+    kind: str,
+    *,
+    key: Path | None,
+    sha256: str,
+    simulated: bool = False,
+    version: int = 1,
+    ranges: Mapping[str, Sequence[int]] = RANGES,
+    text: str = "phrase",
+) -> Path:
     """A snapshot of the kind; unsigned without a key."""
     make = instruction if kind == "instruction" else pair
-    ranges = {"train": range(24), "validation": range(24, 32), "test": range(32, 40)}
     folder = project / "snapshots"
     folder.mkdir(parents=True, exist_ok=True)
     facts = {
-        "protected": [{"name": "eval", "file": "eval.jsonl", "sha256": sha256, "items": 12, "text": "phrase", "label": "code"}],
+        "protected": [{"name": "eval", "file": "eval.jsonl", "sha256": sha256, "items": 12, "text": text, "label": "code"}],
         "review": {"simulated": simulated, "reviewers": ["ann"]},
         "models": {"simulated": True},
         "intended_use": "tests",
@@ -141,6 +155,29 @@ def build_project(folder: Path) -> Path:
     sha256 = write_eval(folder)
     for kind in ("instruction", "preference"):
         write_signed(folder, kind, key=private, sha256=sha256)
+    return folder
+
+
+def load_run(project: Path, name: str, settings: dict[str, Any]) -> RunFile:
+    """Write a run file and read it."""
+    return load_run_file(write_run_file(project, name, settings))
+
+
+def train_run(run: RunFile) -> dict[str, Any]:
+    """Preflight and training."""
+    from training.dpo import train_dpo
+    from training.preflight import preflight
+    from training.sft import train_sft
+
+    preflight(run)
+    return (train_sft if run.kind == "sft" else train_dpo)(run, say=lambda text: None)
+
+
+def train_both(folder: Path) -> Path:
+    """A project with finished runs of both kinds."""
+    build_project(folder)
+    for kind in ("sft", "dpo"):
+        train_run(load_run(folder, f"{kind}.yaml", run_settings(kind)))
     return folder
 
 

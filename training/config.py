@@ -6,21 +6,20 @@ the run file. SFT and DPO are two runs with two files, because the second starts
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import typing
+import re
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from curation.errors import UserError
 from curation.records import canonical_json
+from training.run_file_text import explain, read_yaml
 
 Use = Literal["research", "internal", "commercial"]
-DPO_LEARNING_RATE, SFT_LEARNING_RATE = 5e-7, 2e-4
-"""The DPO paper's class of rates, and QLoRA's for models under 13B."""
+DPO_LEARNING_RATE, SFT_LEARNING_RATE, BETA = 5e-7, 2e-4, 0.1
+"""The DPO paper's class of rates, and QLoRA's for models under 13B; the DPO paper's beta."""
 
 
 class RunFileError(UserError):
@@ -32,7 +31,10 @@ class TrainingError(UserError):
 
 
 CLOSED = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-NOT_IN_DIGEST: dict[str, Any] = {"logger": True, "eval": {"n", "table", "preference_snapshot", "max_new_tokens", "batch_size"}}
+NOT_IN_DIGEST: dict[str, Any] = {
+    "logger": True,
+    "eval": {"n", "question", "answer", "pattern", "table", "preference_snapshot", "max_new_tokens", "batch_size"},
+}
 """Settings that cannot change the adapter: an evaluation may be made larger after the training."""
 
 
@@ -42,15 +44,31 @@ class EvalSet(BaseModel):
     model_config = CLOSED
 
     file: Path
-    """JSON lines: phrase, code, description, chapter, options (codes, the right one among them), descriptions."""
+    """JSON lines, CSV or Parquet. Codes: phrase, code, description, chapter, options (codes, the right one among them),
+    descriptions. Any other task: a question and its answer, and options where it has some."""
     n: int = Field(default=120, ge=1)
     """How many lines, from the top."""
+    question: str | None = None
+    """The field that holds the question; default: the one the protected set was compared by, else prompt, question, instruction."""
+    answer: str | None = None
+    """The field that holds the reference answer; default: answer, completion, output, or the protected set's label."""
+    pattern: str | None = None
+    """Regular expression of what counts in an answer, '#### (.+)' say; default: the whole answer, spaces and case aside."""
     table: Path | None = None
     """Parquet with the columns code, billable, chapter; without it the share of valid codes is not measured."""
     preference_snapshot: str | None = None
     """A preference snapshot whose test split gives the preference accuracy."""
     max_new_tokens: int = Field(default=64, ge=8)
     batch_size: int = Field(default=24, ge=1)
+
+    @field_validator("pattern")
+    @classmethod
+    def _is_a_pattern(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"is no regular expression ({error})") from error
+        return pattern
 
 
 class Lora(BaseModel):
@@ -144,7 +162,8 @@ class RunFile(BaseModel):
     seed: int = Field(default=7, ge=0)
     threads: int | None = Field(default=None, ge=1)
     """CPU threads; default: what torch finds."""
-    logger: Literal["tensorboard", "none"] = "none"
+    logger: Literal["tensorboard", "wandb", "trackio", "none"] = "none"
+    """Beside metrics.jsonl, which is always written; the package must be installed."""
     _digest: str = PrivateAttr("")
     _source: Path = PrivateAttr(Path())
 
@@ -185,18 +204,20 @@ def load_run_file(path: Path, *, folder: Path | None = None) -> RunFile:
         folder: what relative paths are relative to; by default the run file's folder.
     """
     if not path.is_file():
-        raise RunFileError(str(path), "does not exist", "name a run file: train preflight sft.yaml")
+        fact = "is a folder; a run file is needed here" if path.is_dir() else "does not exist"
+        raise RunFileError(str(path), fact, "name a run file (train init writes them)")
     try:
-        value = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RunFileError(str(path), f"is not YAML ({' '.join(str(error).split())})", f"edit {path.name}") from error
+        value = read_yaml(path)
+    except ValueError as error:
+        raise RunFileError(str(path), str(error), f"edit {path.name}") from error
     if not isinstance(value, dict):
         raise RunFileError(str(path), "is not a mapping of keys", f"edit {path.name}")
     _refuse_both(path, value)
     try:
         run = RunFile.model_validate(value)
     except ValidationError as error:
-        raise _explain(path, error) from error
+        where, fact, near = explain(error, RunFile)
+        raise RunFileError(f"{path.name}: {where}", fact, near or f"edit {path.name}") from error
     digest = hashlib.sha256(canonical_json(run.model_dump(mode="json", by_alias=True, exclude=NOT_IN_DIGEST))).hexdigest()
     anchored = _anchor(run, (folder or path.parent).resolve())
     anchored._digest, anchored._source = digest, path.absolute()
@@ -230,36 +251,3 @@ def _anchor(run: RunFile, folder: Path) -> RunFile:
     paths = {key: at(getattr(run, key)) for key in ("base_model", "sft_adapter", "output")}
     keys = tuple(at(key) for key in run.trusted_keys)
     return run.model_copy(update={**paths, "snapshot": snapshot_at(run.snapshot), "trusted_keys": keys, "eval": evaluation})
-
-
-def _explain(path: Path, error: ValidationError) -> RunFileError:
-    first = error.errors()[0]
-    keys = [str(part) for part in first["loc"]]
-    where = ".".join(keys) or "run file"
-    if first["type"] != "extra_forbidden":
-        return RunFileError(f"{path.name}: {where}", _sentence(first), f"edit {path.name}")
-    near = difflib.get_close_matches(keys[-1], _known_keys(keys[:-1]), n=1, cutoff=0.5)
-    return RunFileError(f"{path.name}: {where}", "is not a key of a run file", f"did you mean {near[0]}?" if near else f"edit {path.name}")
-
-
-def _sentence(first: Any) -> str:
-    if first["type"] == "missing":
-        return "is missing"
-    return f"{first['msg'].removeprefix('Value error, ')}" + ("" if first["type"] == "value_error" else f"; it is {first['input']!r}")
-
-
-def _known_keys(parents: list[str]) -> list[str]:
-    model: type[BaseModel] = RunFile
-    for key in parents:
-        inner = _model_in(model.model_fields[key].annotation) if key in model.model_fields else None
-        if inner is None:
-            return []
-        model = inner
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    for kind in (annotation, *typing.get_args(annotation)):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-    return None

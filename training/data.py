@@ -1,30 +1,36 @@
-"""From a signed snapshot to rows a trainer takes. Nothing is trained on that did not pass `load_snapshot`.
-
-Also the evaluation file: it counts only if the snapshot names its sha256 among the protected sets, because only those were
-screened against the training rows.
-"""
+"""From a signed snapshot to rows a trainer takes. Nothing is trained on that did not pass `load_snapshot`."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-import orjson
 
 from curation.records import Kind
 from training.config import RunFile, RunFileError, TrainingError
 
 if TYPE_CHECKING:
-    from curation.snapshot import Snapshot
+    from curation.snapshot import ProtectedSet, Snapshot
 
 Split = Literal["train", "validation", "test"]
 KIND_OF: dict[str, Kind] = {"sft": "instruction", "dpo": "preference"}
 COLUMNS: dict[str, tuple[str, ...]] = {"instruction": ("prompt", "completion"), "preference": ("prompt", "chosen", "rejected")}
 LATEST = "@latest"
+
+
+@dataclass(frozen=True)
+class RowLength:
+    """Tokens of one row, template included."""
+
+    prompt: int
+    """Up to where the answer begins, as TRL finds it: where prompt and conversation part."""
+    whole: int
+    """Of the longest conversation: a pair has two."""
+    parts_early: bool = False
+    """The template renders a prompt by itself otherwise than as the beginning of a conversation."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,11 @@ class LengthStats:
     median: int
     longest: int
     too_long: tuple[str, ...]
-    """Ids of the rows above max_length; their ends would be cut off."""
+    """Ids of the rows above max_length; the ends of their answers are cut off."""
+    left_out: tuple[str, ...] = ()
+    """Those of them whose prompt alone fills max_length: there is nothing to learn, and TRL leaves them out."""
+    parted_early: int = 0
+    """Rows whose prompt is no beginning of the conversation: the model is trained after another text than it will be asked with."""
 
 
 def resolve_snapshot(name: str) -> Path:
@@ -79,39 +89,61 @@ def to_dataset(rows: list[dict[str, Any]], *, kind: Kind) -> Any:
     return Dataset.from_list([{column: row[column] for column in COLUMNS[kind]} for row in rows])
 
 
-def token_lengths(rows: list[dict[str, Any]], tokenizer: Any, *, kind: Kind) -> list[int]:
-    """Tokens of each row's longest conversation, template included."""
-    answers = COLUMNS[kind][1:]
-    texts = [[tokenizer.apply_chat_template([*row["prompt"], *row[a]], tokenize=False) for a in answers] for row in rows]
-    return [max(len(ids) for ids in tokenizer(pair, add_special_tokens=False)["input_ids"]) for pair in texts]
+def token_lengths(rows: list[dict[str, Any]], tokenizer: Any, *, kind: Kind) -> list[RowLength]:
+    """Tokens of each row's prompt and of its longest conversation, template included."""
+    return [_row_length(row, tokenizer, answers=COLUMNS[kind][1:]) for row in rows]
 
 
-def describe_lengths(rows: list[dict[str, Any]], lengths: list[int], *, max_length: int) -> LengthStats:
-    """Median, longest, and the rows that max_length would cut."""
-    ordered = sorted(lengths)
-    too_long = tuple(str(row["id"]) for row, length in zip(rows, lengths, strict=True) if length > max_length)
-    return LengthStats(len(rows), ordered[len(ordered) // 2] if ordered else 0, ordered[-1] if ordered else 0, too_long)
+def describe_lengths(rows: list[dict[str, Any]], lengths: list[RowLength], *, max_length: int) -> LengthStats:
+    """Median, longest, the rows that max_length cuts and those it leaves nothing of."""
+    ordered = sorted(length.whole for length in lengths)
+    pairs = [(str(row["id"]), length) for row, length in zip(rows, lengths, strict=True)]
+    return LengthStats(
+        rows=len(rows),
+        median=ordered[len(ordered) // 2] if ordered else 0,
+        longest=ordered[-1] if ordered else 0,
+        too_long=tuple(name for name, length in pairs if length.whole > max_length),
+        left_out=tuple(name for name, length in pairs if length.prompt >= max_length),
+        parted_early=sum(length.parts_early for length in lengths),
+    )
 
 
-def check_protected(file: Path, snapshot: Snapshot) -> str:
-    """The sha256 of the evaluation file, which must be one of the snapshot's protected sets."""
+def describe_left_out(lengths: Mapping[str, Mapping[str, Any]], *, max_length: int) -> list[str]:
+    """A line for each split that loses something to max_length, and for a template that parts early."""
+    lines = []
+    for split, facts in lengths.items():
+        gone, cut = facts["left_out"], [name for name in facts["too_long"] if name not in facts["left_out"]]
+        for ids, fate in ((cut, "longer than max_length, so their answers are cut"), (gone, "left out: the prompt alone fills max_length")):
+            if ids:
+                shown = ", ".join(name[:12] for name in ids[:5])
+                lines.append(
+                    f"{len(ids)} of {facts['rows']} {split} rows are {fate} ({max_length}): {shown}{', ...' if len(ids) > 5 else ''}"
+                )
+        if facts["parted_early"]:
+            lines.append(
+                f"{facts['parted_early']} {split} rows: the chat template renders a prompt by itself otherwise than in a conversation"
+            )
+    return lines
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two sequences begin with alike."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def check_protected(file: Path, protected: Sequence[ProtectedSet], *, of: str) -> ProtectedSet:
+    """The protected set that an evaluation file is; a file the rows were not screened against is refused."""
     if not file.is_file():
         raise RunFileError("eval.file", f"{file} does not exist", "name one of the project's protected sets")
     digest = file_sha256(file)
-    protected = {item.sha256: item.name for item in snapshot.manifest.protected}
-    if digest not in protected:
-        names = ", ".join(sorted(protected.values())) or "none"
-        fact = f"{file.name} is not among the snapshot's protected sets ({names}), so nothing says the training rows do not contain it"
-        raise TrainingError("eval.file", fact, "protect the file in project.yaml, then curate run --until snapshot")
-    return digest
-
-
-def read_eval_items(file: Path, *, n: int) -> list[dict[str, Any]]:
-    """The first n lines of an evaluation file; a line without what the metrics need is named."""
-    items = list(_eval_lines(file, n))
-    if not items:
-        raise TrainingError(str(file), "holds no lines")
-    return items
+    found = next((item for item in protected if item.sha256 == digest), None)
+    if found is None:
+        names = ", ".join(sorted(item.name for item in protected)) or "none"
+        fact = f"{file.name} is not among the protected sets of {of} ({names}), so nothing says the training rows do not contain it"
+        raise TrainingError(
+            "eval.file", fact, "name it under screen: protected in project.yaml, then curate screen PROJECT and curate snapshot PROJECT"
+        )
+    return found
 
 
 def file_sha256(path: Path) -> str:
@@ -120,20 +152,15 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _eval_lines(file: Path, n: int) -> Iterator[dict[str, Any]]:
-    with file.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            if number > n:
-                return
-            try:
-                item = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                raise TrainingError(f"{file.name} line {number}", f"is not JSON ({error})") from error
-            missing = {"phrase", "code", "chapter", "options", "descriptions"} - set(item) if isinstance(item, dict) else {"phrase"}
-            if missing:
-                raise TrainingError(f"{file.name} line {number}", f"lacks {', '.join(sorted(missing))}")
-            if item["code"] not in item["options"] or len(item["options"]) < 2:
-                raise TrainingError(f"{file.name} line {number}", "options do not hold the right code and a wrong one")
-            if len(item["options"]) != len(item["descriptions"]):
-                raise TrainingError(f"{file.name} line {number}", "options and descriptions differ in number")
-            yield item
+def _row_length(row: dict[str, Any], tokenizer: Any, *, answers: tuple[str, ...]) -> RowLength:
+    from jinja2 import TemplateError
+
+    try:
+        texts = [tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)]
+        texts += [tokenizer.apply_chat_template([*row["prompt"], *row[answer]], tokenize=False) for answer in answers]
+    except TemplateError as error:
+        fact = f"the base model's chat template refuses it ({error})"
+        raise TrainingError(f"row {str(row['id'])[:12]}", fact, "take a base model whose template has these roles") from error
+    prompt, *whole = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    shared = min(common_prefix(prompt, ids) for ids in whole)
+    return RowLength(shared, max(len(ids) for ids in whole), parts_early=shared < len(prompt))

@@ -14,26 +14,27 @@ import time
 from pathlib import Path
 from typing import Any
 
-from training.adapter import adapter_tensors, folder_digest, live_digest
-from training.config import RunFile, TrainingError
-from training.data import open_snapshot, read_rows, to_dataset
+from curation.errors import command
+from training.adapter import adapter_tensors, live_digest
+from training.card import write_card
+from training.config import BETA, RunFile, TrainingError
+from training.data import describe_left_out, open_snapshot, read_rows, to_dataset
 from training.folder import (
     ADAPTER,
     CHECKPOINTS,
     RUN,
-    find_checkpoint,
     find_finished,
     relative,
     require_preflight,
     require_run,
-    restore_metrics,
     save_adapter,
     write_json,
 )
 from training.progress import Say, run_callbacks
-from training.sft import describe_run
+from training.resume import explain_failures, only_process, take_up, train_from
+from training.sft import describe_run, require_saved
 
-POLICY, REFERENCE, BETA = "default", "ref", 0.1
+POLICY, REFERENCE = "default", "ref"
 MARGIN_TOLERANCE = 1e-4
 """Policy and reference are the same numbers in the same dtype at step 1, so any true difference is far above this."""
 
@@ -41,35 +42,46 @@ MARGIN_TOLERANCE = 1e-4
 def train_dpo(run: RunFile, *, say: Say = print) -> dict[str, Any]:
     """Train the adapter a run file describes and return run.json; a finished run is returned as it is."""
     if run.kind != "dpo" or run.sft_adapter is None:
-        raise TrainingError(run.source.name, f"is of kind {run.kind}", f"train {run.kind} {run.source.name}")
-    if done := find_finished(run):
-        say(f"Done already: {run.output} (adapter {done['adapter_digest'][:12]}); nothing was changed")
+        raise TrainingError(run.source.name, f"is of kind {run.kind}", command("train", run.kind, run.source))
+    if done := find_finished(run, say=say):
         return done
     checked = require_preflight(run)
-    sft = require_sft(run.sft_adapter, base_digest=checked["base"]["digest"])
+    with only_process(run.output):
+        return find_finished(run, say=say) or _train(run, sft_adapter=run.sft_adapter, checked=checked, say=say)
+
+
+def _train(run: RunFile, *, sft_adapter: Path, checked: dict[str, Any], say: Say) -> dict[str, Any]:
     started = time.monotonic()
+    sft = require_sft(sft_adapter, base_digest=checked["base"]["digest"])
+    if sft["adapter_digest"] != checked["sft_run"]["adapter_digest"]:
+        raise TrainingError(str(sft_adapter), "was trained again since preflight looked at it", command("train", "preflight", run.source))
+    checkpoint = take_up(run.output, checked)
     trainer, tokenizer = build_trainer(run, checked=checked, say=say)
     check_reference(trainer.model, sft["adapter_digest"], when="before training")
-    checkpoint = find_checkpoint(run.output)
-    restore_metrics(run.output, checkpoint)
     if checkpoint:
         say(f"Going on from {checkpoint.name}")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    reference = check_reference(trainer.model, sft["adapter_digest"], when="after training")
-    adapter = save_adapter(trainer.model, tokenizer, folder=run.output, base_id=checked["base"]["id"])
-    result = describe_run(run, trainer.state, checked=checked, adapter_digest=folder_digest(adapter))
-    first = next(entry for entry in trainer.state.log_history if "loss" in entry)
-    result |= {
-        "reference_digest": reference,
-        "first_margin": first["rewards/margins"],
-        "last_margin": [e["rewards/margins"] for e in trainer.state.log_history if "rewards/margins" in e][-1],
-        "sft_run": relative(run.sft_adapter, run.output),
-        "resumed_from": int(checkpoint.name.split("-")[1]) if checkpoint else None,
-        "seconds": round(time.monotonic() - started, 1),
-    }
-    write_json(run.output / RUN, result)
+    with explain_failures(run.output, again=command("train", "dpo", run.source)):
+        train_from(trainer, checkpoint)
+        reference = check_reference(trainer.model, sft["adapter_digest"], when="after training")
+        adapter = save_adapter(trainer.model, tokenizer, folder=run.output, base_id=checked["base"]["id"])
+        result = describe_run(run, trainer.state, checked=checked, adapter_digest=require_saved(adapter, trainer.model))
+        result |= describe_preference(trainer.state) | {
+            "reference_digest": reference,
+            "sft_run": relative(sft_adapter, run.output),
+            "sft": {key: checked["sft_run"][key] for key in ("name", "version", "digest", "adapter_digest", "simulated_review")},
+            "resumed_from": int(checkpoint.name.split("-")[1]) if checkpoint else None,
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        write_card(adapter, result)
+        write_json(run.output / RUN, result)
     shutil.rmtree(run.output / CHECKPOINTS, ignore_errors=True)
     return result
+
+
+def describe_preference(state: Any) -> dict[str, Any]:
+    """How far the policy prefers the chosen completions more than its reference does, at the first step and the last."""
+    margins = [entry["rewards/margins"] for entry in state.log_history if "rewards/margins" in entry]
+    return {"first_margin": margins[0], "last_margin": margins[-1]}
 
 
 def require_sft(folder: Path, *, base_digest: str) -> dict[str, Any]:
@@ -88,14 +100,17 @@ def build_trainer(run: RunFile, *, checked: dict[str, Any], say: Say) -> tuple[A
     from transformers import EarlyStoppingCallback, set_seed
     from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined]
 
-    from training.model import cast_adapters, load_base, load_tokenizer, resuming, training_arguments
+    from training.model import cast_adapters, check_base, load_base, load_tokenizer, resuming, training_arguments
 
     assert run.sft_adapter is not None
     if run.threads:
         torch.set_num_threads(run.threads)
     snapshot = open_snapshot(run, run.output / checked["snapshot"]["path"], kind="preference")
     if snapshot.manifest.digest.root != checked["snapshot"]["digest"]:
-        raise TrainingError(str(snapshot.path), "is not the snapshot preflight looked at", f"train preflight {run.source.name}")
+        raise TrainingError(str(snapshot.path), "is not the snapshot preflight looked at", command("train", "preflight", run.source))
+    check_base(run.base_model, checked, mend=command("train", "preflight", run.source))
+    for line in describe_left_out(checked["lengths"], max_length=run.optimizer.max_length):
+        say(line)
     set_seed(run.seed)
     tokenizer = load_tokenizer(run.base_model)
     base = load_base(run.base_model, run.quantization)

@@ -1,41 +1,38 @@
 """Measure an adapter, or the base model, on a protected set; numbers with intervals, differences with a verdict.
 
-    choice                 the right code's line is likelier than its siblings' (likelihood, nothing is generated)
-    chapter, exact_code    what the model writes itself, read line by line
-    valid_code             the share of written codes that exist and may be billed
-    preference             the right answer, written out, is likelier than a sibling's
-    preference_test        chosen likelier than rejected, on the preference snapshot's test split, where it has rows
-
-Results are kept in eval.json with the digests they belong to; the base model is measured once for all runs beside it.
+`metrics.py` says what is measured. Results are kept in eval.json with the digests they belong to; the base model is measured once
+for all runs beside it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from curation.errors import command
 from curation.records import canonical_json
 from training.config import RunFile, TrainingError
-from training.data import file_sha256, open_snapshot, read_eval_items, read_rows, resolve_snapshot
+from training.data import check_protected, file_sha256, open_snapshot, read_rows, resolve_snapshot
 from training.folder import ADAPTER, EVAL, read_json, require_preflight, require_run, write_json
 from training.intervals import compare, measure
+from training.items import EvalItem, read_eval_items
 from training.progress import Say
 
-SCHEMA = 2
-_CODE, _CHAPTER = re.compile(r"^Code:[ \t]*(\S+)", re.M), re.compile(r"^Chapter:[ \t]*(.+?)[ \t]*$", re.M)
-ANSWER_LINES = 3
-"""Code, Description, Chapter; the Reason after them is not read."""
+SCHEMA = 3
 
 
 def evaluate_run(run: RunFile, *, base: bool = False, say: Say = print) -> dict[str, Any]:
     """Measure a run's adapter (or its base model) and compare it with what it started from; cached by digest."""
+    from training.card import renew_card
+    from training.model import check_base
+
     checked = require_preflight(run)
     if file_sha256(run.eval.file) != checked["eval"]["sha256"]:
-        raise TrainingError("eval.file", "is not the file preflight looked at", f"train preflight {run.source.name}")
+        raise TrainingError("eval.file", "is not the file preflight looked at", command("train", "preflight", run.source))
+    check_base(run.base_model, checked, mend="name the base model the run had; an adapter fits no other")
     done = None if base else require_run(run.output)
     key = evaluation_key(run, checked)
     file = base_file(run, key) if base else run.output / EVAL
@@ -51,8 +48,10 @@ def evaluate_run(run: RunFile, *, base: bool = False, say: Say = print) -> dict[
             **measure_subject(run, checked=checked, base=base, say=say),
         }
         write_json(file, result)
-    result["against"] = compare_with(run, result, key=key) if not base else {}
+    result["against"] = {} if base else compare_with(run, result, checked=checked)
     write_json(file, result)
+    if done is not None:
+        renew_card(run.output / ADAPTER, done, evaluation=result, say=say)
     return result
 
 
@@ -63,6 +62,7 @@ def evaluation_key(run: RunFile, checked: Mapping[str, Any]) -> str:
         "schema": SCHEMA,
         "file": checked["eval"]["sha256"],
         "n": settings.n,
+        "fields": [settings.question, settings.answer, settings.pattern],
         "max_new_tokens": settings.max_new_tokens,
         "table": file_sha256(settings.table) if settings.table else "",
         "preference": resolve_snapshot(settings.preference_snapshot).name if settings.preference_snapshot else "",
@@ -89,102 +89,58 @@ def measure_subject(run: RunFile, *, checked: Mapping[str, Any], base: bool, say
     """Load the model once and take every metric; per-item values are kept, so that differences can be paired."""
     import torch
 
-    from training.model import load_base, load_tokenizer
+    from training.metrics import Subject, measure_likelihoods, measure_pairs, read_answers, read_billable, write_out
+    from training.model import load_for_reading, load_tokenizer
 
     started = time.monotonic()
     if run.threads:
         torch.set_num_threads(run.threads)
-    tokenizer = load_tokenizer(run.base_model)
-    model = load_base(run.base_model, run.quantization)
-    if not base:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, run.output / ADAPTER)
-    model.eval()
-    items = read_eval_items(run.eval.file, n=run.eval.n)
-    values = measure_choice(run, model, tokenizer, items, checked=checked)
-    values |= measure_preference(run, model, tokenizer, items, checked=checked)
+    items, system = load_items(run, checked)
+    billable, pairs = read_billable(run.eval.table), load_pairs(run)
+    model = load_for_reading(run.base_model, run.quantization, adapter=None if base else run.output / ADAPTER)
+    subject = Subject(model, load_tokenizer(run.base_model), system=system, batch=run.eval.batch_size)
+    values = measure_likelihoods(subject, items) | measure_pairs(subject, pairs)
     say(f"  likelihoods of {len(items)} items: {time.monotonic() - started:.0f} s")
-    answers = _answers(run, model, tokenizer, items, checked=checked)
-    values |= read_answers(answers, items, billable=_billable_codes(run.eval.table))
+    answers = write_out(subject, items, max_new_tokens=run.eval.max_new_tokens)
+    say(f"  answers to {len(items)} items: {time.monotonic() - started:.0f} s")
+    values |= read_answers(answers, items, billable=billable, pattern=run.eval.pattern)
     return {
         "metrics": {name: measure(row).as_dict() for name, row in values.items()},
         "items": values,
-        "answers": answers,
+        "answers": [{"question": i.question, "reference": i.answer, "answer": text} for i, text in zip(items, answers, strict=True)],
         "seconds": round(time.monotonic() - started, 1),
     }
 
 
-def measure_choice(
-    run: RunFile, model: Any, tokenizer: Any, items: Sequence[Mapping[str, Any]], *, checked: Mapping[str, Any]
-) -> dict[str, list[float]]:
-    """1 where the right code's line is likelier than each of its siblings'."""
-    from training.likelihood import score_rivals
-
-    widths = {len(item["options"]) for item in items}
-    if len(widths) > 1:
-        raise TrainingError(
-            run.eval.file.name, f"its lines have {min(widths)} to {max(widths)} options; they must all have the same number"
-        )
-    prompts = _prompts(run, items, checked=checked)
-    lines = [[f"Code: {code}\n" for code in item["options"]] for item in items]
-    scores = score_rivals(model, tokenizer, prompts, lines, batch=run.eval.batch_size)
-    best = [item["options"][row.index(max(row))] for item, row in zip(items, scores, strict=True)]
-    return {"choice": [float(code == item["code"]) for code, item in zip(best, items, strict=True)]}
+def load_items(run: RunFile, checked: Mapping[str, Any]) -> tuple[list[EvalItem], str | None]:
+    """The evaluation items, and the system message of the rows that were trained on, which the questions are asked with."""
+    snapshot = open_snapshot(run, run.output / checked["snapshot"]["path"], kind=checked["snapshot"]["kind"])
+    protected = check_protected(run.eval.file, snapshot.manifest.protected, of="the snapshot")
+    first = read_rows(snapshot, "train")[0]["prompt"][0]
+    return read_eval_items(run.eval, protected=protected), first["content"] if first["role"] == "system" else None
 
 
-def measure_preference(
-    run: RunFile, model: Any, tokenizer: Any, items: Sequence[Mapping[str, Any]], *, checked: Mapping[str, Any]
-) -> dict[str, list[float]]:
-    """1 where the right answer, written out, is likelier than a sibling's; `preference_test` asks the same of the test pairs
-    of the preference snapshot, where one is named and has some."""
-    from training.likelihood import score_rivals
-
-    half = max(1, run.eval.batch_size // 2)
-    scores = score_rivals(model, tokenizer, _prompts(run, items, checked=checked), [_right_and_wrong(item) for item in items], batch=half)
-    values = {"preference": [float(right > wrong) for right, wrong in scores]}
+def load_pairs(run: RunFile) -> list[dict[str, Any]]:
+    """The test split of the preference snapshot the run file names; nothing where it names none."""
     if run.eval.preference_snapshot is None:
-        return values
-    rows = read_rows(open_snapshot(run, resolve_snapshot(run.eval.preference_snapshot), kind="preference"), "test")
-    if not rows:
-        return values
-    rivals = [[row["chosen"][0]["content"].rstrip("\n"), row["rejected"][0]["content"].rstrip("\n")] for row in rows]
-    scores = score_rivals(model, tokenizer, [row["prompt"] for row in rows], rivals, batch=half)
-    return values | {"preference_test": [float(chosen > rejected) for chosen, rejected in scores]}
+        return []
+    return read_rows(open_snapshot(run, resolve_snapshot(run.eval.preference_snapshot), kind="preference"), "test")
 
 
-def _right_and_wrong(item: Mapping[str, Any]) -> list[str]:
-    """The right answer's lines, and those of the first of its siblings."""
-    described = dict(zip(item["options"], item["descriptions"], strict=True))
-    other = next(code for code in item["options"] if code != item["code"])
-    return [f"Code: {code}\nDescription: {described[code]}\nChapter: {item['chapter']}\n" for code in (item["code"], other)]
-
-
-def read_answers(answers: Sequence[str], items: Sequence[Mapping[str, Any]], *, billable: frozenset[str] | None) -> dict[str, list[float]]:
-    """Chapter, exact code and validity of what the model wrote; an answer without the line counts as wrong."""
-    codes = [match[1] if (match := _CODE.search(text)) else "" for text in answers]
-    chapters = [match[1] if (match := _CHAPTER.search(text)) else "" for text in answers]
-    values = {
-        "chapter": [float(_same(chapter, item["chapter"])) for chapter, item in zip(chapters, items, strict=True)],
-        "exact_code": [float(code == item["code"]) for code, item in zip(codes, items, strict=True)],
-    }
-    return values if billable is None else values | {"valid_code": [float(code in billable) for code in codes]}
-
-
-def compare_with(run: RunFile, result: Mapping[str, Any], *, key: str) -> dict[str, Any]:
+def compare_with(run: RunFile, result: Mapping[str, Any], *, checked: Mapping[str, Any]) -> dict[str, Any]:
     """Paired differences to the base model and, for dpo, to the SFT adapter; a missing measurement is left out."""
-    files = {"base": base_file(run, key)}
+    key = result["key"]
+    others = {"base": (base_file(run, key), checked["base"]["digest"])}
     if run.sft_adapter is not None:
-        files["sft"] = run.sft_adapter / EVAL
+        others["sft"] = (run.sft_adapter / EVAL, checked["sft_run"]["adapter_digest"])
     against = {}
-    for name, file in files.items():
-        other = read_json(file) if file.is_file() else None
-        if other and other["key"] == key:
+    for name, (file, subject) in others.items():
+        if other := find_cached(file, key=key, subject=subject):
             against[name] = {m: compare(row, other["items"][m]).as_dict() for m, row in result["items"].items() if m in other["items"]}
     return against
 
 
-def result_text(result: Mapping[str, Any]) -> str:
+def result_text(result: Mapping[str, Any], *, target: Path) -> str:
     """The result as a short table: value, interval, and what changed."""
     lines = [f"{result['subject']}, {result['file']['name']}, {result['seconds']:.0f} s"]
     for name, metric in result["metrics"].items():
@@ -194,41 +150,13 @@ def result_text(result: Mapping[str, Any]) -> str:
                 found = differences[name]
                 text += f"   {found['difference']:+.3f} on {other}: {found['verdict']}"
         lines.append(text)
+    small = min(metric["n"] for metric in result["metrics"].values())
+    if small < 100:
+        lines.append(f"  with {small} items the intervals are wide; 100 or more tell more (eval.n in the run file)")
     if result["subject"] != "base" and "base" not in result["against"]:
-        lines.append("The base model was not measured with these settings. Next: train eval RUN --base")
+        lines.append(
+            f"The base model was not measured with these settings. Next: {command('train', 'eval', target, '--base')}, then this again"
+        )
+    if result["subject"] == "dpo" and "sft" not in result["against"]:
+        lines.append("The SFT adapter was not measured with these settings. Next: train eval on its run file, then this again")
     return "\n".join(lines)
-
-
-def _answers(run: RunFile, model: Any, tokenizer: Any, items: Sequence[Mapping[str, Any]], *, checked: Mapping[str, Any]) -> list[str]:
-    from training.likelihood import write_answers
-
-    settings = run.eval
-    return write_answers(
-        model,
-        tokenizer,
-        _prompts(run, items, checked=checked),
-        max_new_tokens=settings.max_new_tokens,
-        batch=settings.batch_size * 5,
-        stop_lines=ANSWER_LINES,
-    )
-
-
-def _prompts(run: RunFile, items: Sequence[Mapping[str, Any]], *, checked: Mapping[str, Any]) -> list[list[dict[str, str]]]:
-    """The phrase as the training rows ask it: the system message is theirs."""
-    snapshot = open_snapshot(run, run.output / checked["snapshot"]["path"], kind=checked["snapshot"]["kind"])
-    first = read_rows(snapshot, "train")[0]["prompt"][0]
-    system = [{"role": "system", "content": first["content"]}] if first["role"] == "system" else []
-    return [[*system, {"role": "user", "content": item["phrase"]}] for item in items]
-
-
-def _billable_codes(table: Path | None) -> frozenset[str] | None:
-    if table is None:
-        return None
-    import pyarrow.parquet as pq
-
-    rows = pq.read_table(table, columns=["code", "billable"], use_threads=False).to_pydict()
-    return frozenset(code for code, billable in zip(rows["code"], rows["billable"], strict=True) if billable)
-
-
-def _same(a: str, b: str) -> bool:
-    return " ".join(a.split()).casefold() == " ".join(b.split()).casefold()

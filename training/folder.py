@@ -1,9 +1,8 @@
-"""The run folder: what a run leaves behind, and how a killed one is taken up again.
+"""The run folder: what a run leaves behind. `resume.py` says how a killed one is taken up again.
 
     config.yaml  preflight.json  metrics.jsonl  checkpoints/  adapter/  log.txt  eval.json  run.json
 
-run.json is written last, so its presence means that the run is whole. A checkpoint counts only when it holds the mark that
-is written after everything else in it.
+run.json is written last, so its presence means that the run is whole.
 """
 
 from __future__ import annotations
@@ -12,51 +11,62 @@ import json
 import os
 import platform
 import shutil
+import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from curation.errors import command
 from training.config import RunFile, TrainingError, load_run_file
 
 RUN, PREFLIGHT, METRICS, CONFIG, EVAL, LOG = "run.json", "preflight.json", "metrics.jsonl", "config.yaml", "eval.json", "log.txt"
 ADAPTER, CHECKPOINTS, MARK = "adapter", "checkpoints", "complete"
+SCHEMA = 2
+"""Of run.json and preflight.json."""
 _PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "seedcorn")
 
 
 def write_json(path: Path, value: Any) -> Path:
-    """Write aside, then rename, so that a reader never sees half a file."""
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Write aside, then rename, so that a reader never sees half a file; two writers do not share the file aside."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside.write_text(text)
     aside.replace(path)
     return path
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file of a run folder."""
-    value: dict[str, Any] = json.loads(path.read_text())
+    try:
+        value: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise TrainingError(str(path), f"is damaged; it is not JSON ({error})", "train preflight RUN.yaml") from error
     return value
 
 
-def find_finished(run: RunFile) -> dict[str, Any] | None:
+def find_finished(run: RunFile, *, say: Callable[[str], None] = lambda text: None) -> dict[str, Any] | None:
     """run.json of a finished run of these settings; None when there is none yet. Another run's folder is refused."""
     file = run.output / RUN
     if not file.is_file():
         return None
-    done = read_json(file)
+    done = _read_record(file)
     if done["config_digest"] != run.digest:
         raise TrainingError(str(run.output), "holds a finished run with other settings", "name another output in the run file")
+    snapshot = f"{done['snapshot']['name']} v{done['snapshot']['version']}"
+    say(f"Done already: {run.output} (adapter {done['adapter_digest'][:12]}, trained on {snapshot}); nothing was changed")
     return done
 
 
 def require_preflight(run: RunFile) -> dict[str, Any]:
     """preflight.json, if it was made for exactly these settings."""
-    file, command = run.output / PREFLIGHT, f"train preflight {run.source.name}"
+    file, again = run.output / PREFLIGHT, command("train", "preflight", run.source)
     if not file.is_file():
-        raise TrainingError(str(run.output), "has no preflight.json; nothing has been checked for this run", command)
-    checked = read_json(file)
+        raise TrainingError(str(run.output), "has no preflight.json; nothing has been checked for this run", again)
+    checked = _read_record(file)
     if checked["config_digest"] != run.digest:
-        raise TrainingError(str(file), f"was made for other settings than {run.source.name} has now", command)
+        raise TrainingError(str(file), f"was made for other settings than {run.source.name} has now", again)
     return checked
 
 
@@ -65,8 +75,8 @@ def require_run(folder: Path, *, kind: str | None = None) -> dict[str, Any]:
     from training.adapter import folder_digest
 
     if not (folder / RUN).is_file():
-        raise TrainingError(str(folder), "is no finished run (no run.json)", "train sft RUN.yaml")
-    done = read_json(folder / RUN)
+        raise TrainingError(str(folder), "is no finished run (no run.json)", "train sft RUN.yaml, or train dpo RUN.yaml")
+    done = _read_record(folder / RUN)
     if kind is not None and done["kind"] != kind:
         raise TrainingError(str(folder), f"is a run of kind {done['kind']}; {kind} is needed here", "name the SFT run's folder")
     if folder_digest(folder / ADAPTER) != done["adapter_digest"]:
@@ -82,24 +92,6 @@ def open_run(target: Path) -> RunFile:
         raise TrainingError(str(target), "is no run folder", "train preflight RUN.yaml")
     anchor = target / read_json(target / PREFLIGHT)["run_file_folder"]
     return load_run_file(target / CONFIG, folder=anchor)
-
-
-def find_checkpoint(folder: Path) -> Path | None:
-    """The last complete checkpoint; what a kill left half-written is taken away."""
-    home = folder / CHECKPOINTS
-    complete: list[tuple[int, Path]] = []
-    for path in home.glob("checkpoint-*") if home.is_dir() else ():
-        if (path / MARK).is_file():
-            complete.append((int(path.name.removeprefix("checkpoint-")), path))
-        else:
-            shutil.rmtree(path)
-    return max(complete)[1] if complete else None
-
-
-def restore_metrics(folder: Path, checkpoint: Path | None) -> None:
-    """Put metrics.jsonl back to what it was at the checkpoint, so that no step is in it twice."""
-    history = read_json(checkpoint / "trainer_state.json")["log_history"] if checkpoint else []
-    (folder / METRICS).write_text("".join(json.dumps(entry) + "\n" for entry in history))
 
 
 def save_adapter(model: Any, tokenizer: Any, *, folder: Path, base_id: str) -> Path:
@@ -128,8 +120,29 @@ def describe_environment() -> dict[str, Any]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    host = {"machine": platform.machine(), "cpu": _cpu_name(), "cores": os.cpu_count(), "system": platform.system()}
+    host = {"machine": platform.machine(), "cpu": _cpu_name(), "cores": os.cpu_count(), "system": platform.system()} | _device()
     return {"versions": versions, "host": host, "finished": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def _read_record(file: Path) -> dict[str, Any]:
+    value = read_json(file)
+    if value.get("schema") != SCHEMA:
+        fact = f"was written by another version of train (schema {value.get('schema')}, here {SCHEMA})"
+        again = "name another output in the run file" if file.name == RUN else "train preflight RUN.yaml"
+        raise TrainingError(str(file), fact, again)
+    return value
+
+
+def _device() -> dict[str, Any]:
+    """What the numbers came from, and the most memory it took: of the GPU where there is one, else of the process."""
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available():
+        return {"device": torch.cuda.get_device_name(0), "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 1024**3, 2)}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"device": "cpu", "threads": torch.get_num_threads(), "peak_memory_gib": round(peak / 1024**3, 2)}
 
 
 def _cpu_name() -> str:

@@ -16,22 +16,28 @@ from training.config import TrainingError, Use
 RECORD = "base-model.json"
 """Written beside a checkpoint by `train prepare-model`: id, licence, source, note."""
 
-# Terms of the licences themselves. A condition does not stop a run; it is repeated in preflight.json and on the screen.
-_OPEN = dict.fromkeys(
-    ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "odc-by", "pddl-1.0", "openrail"),
-    "",
-)
+# Terms of the licences themselves. A condition does not stop a run; it is repeated in preflight.json, on the screen and on the card.
+_OPEN = dict.fromkeys(("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "cc0-1.0", "pddl-1.0", "unlicense"), "")
 _META = "Meta's acceptable-use policy applies, and above 700 million monthly users a licence from Meta is needed"
 _CONDITIONAL = {
     "llama2": _META,
     "llama3": f"the adapter's name must start with 'Llama 3' and 'Built with Meta Llama 3' be shown; {_META}",
     **dict.fromkeys(
-        ("llama3.1", "llama3.2", "llama3.3"), f"the adapter's name must start with 'Llama' and 'Built with Llama' be shown; {_META}"
+        ("llama3.1", "llama3.2", "llama3.3", "llama4"),
+        f"the adapter's name must start with 'Llama' and 'Built with Llama' be shown; {_META}",
     ),
     "gemma": "Gemma's prohibited-use policy must be passed on with the adapter",
+    **dict.fromkeys(
+        ("openrail", "openrail++", "creativeml-openrail-m", "bigcode-openrail-m", "bigscience-bloom-rail-1.0"),
+        "the licence's use restrictions must be passed on with the adapter",
+    ),
+    **dict.fromkeys(("cc-by-4.0", "odc-by"), "its authors must be named"),
+    "cc-by-sa-4.0": "its authors must be named, and what is adapted from it shared under the same licence",
 }
 _NOT_COMMERCIAL = ("cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0")
-_RESEARCH_ONLY = ("mrl", "mnpl-0.1")
+_RESEARCH_ONLY = ("mrl", "mnpl-0.1", "qwen-research")
+_UNNAMED = ("other", "unknown")
+"""What a card says when the licence is named elsewhere, or not at all."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +57,9 @@ def find_base_record(folder: Path, *, declared: str | None = None) -> BaseModelR
         raise TrainingError(f"base_model {folder}", fact, f"train prepare-model {folder}")
     record, readme = folder / RECORD, folder / "README.md"
     if record.is_file():
-        value = json.loads(record.read_text())
-        return BaseModelRecord(value["id"], value["licence"], value.get("source", ""), value.get("note", ""))
-    if readme.is_file() and (licence := _front_matter(readme).get("license")):
-        return BaseModelRecord(folder.name, str(licence), "README.md of the base model")
+        return _read_record(record)
+    if readme.is_file() and (licence := _card_licence(readme)):
+        return BaseModelRecord(folder.name, licence, "README.md of the base model")
     if declared:
         return BaseModelRecord(folder.name, declared, "base_licence in the run file")
     raise TrainingError(
@@ -76,6 +81,22 @@ def check_use(licence: str, use: Use, *, of: str) -> str:
     if use == "research":
         return f"'{licence}' is not in our list; its terms were not checked"
     raise TrainingError(f"{of}: licence {licence}", f"is not one whose terms we know, so use: {use} cannot be checked", "set use: research")
+
+
+def _read_record(record: Path) -> BaseModelRecord:
+    try:
+        value = json.loads(record.read_text())
+        return BaseModelRecord(str(value["id"]), str(value["licence"]), str(value.get("source", "")), str(value.get("note", "")))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        fact = "is no JSON object with id and licence"
+        raise TrainingError(str(record), fact, "mend it, or delete it and set base_licence in the run file") from error
+
+
+def _card_licence(readme: Path) -> str | None:
+    """The licence a model card names; `other` with a license_name means that name, and alone it means nothing."""
+    front = _front_matter(readme)
+    named = [str(front[key]) for key in ("license", "license_name") if front.get(key)]
+    return next((name for name in named if name.lower() not in _UNNAMED), None)
 
 
 def _front_matter(readme: Path) -> dict[str, object]:

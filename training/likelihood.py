@@ -5,33 +5,43 @@ The prompt is read once and its key-value cache shared by the rivals, which is m
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+from training.data import common_prefix
 
 Messages = Sequence[dict[str, str]]
 
 
 def score_rivals(
-    model: Any, tokenizer: Any, prompts: Sequence[Messages], rivals: Sequence[Sequence[str]], *, batch: int
+    model: Any, tokenizer: Any, prompts: Sequence[Messages], rivals: Sequence[Sequence[str]], *, batch: int, a_token: bool = False
 ) -> list[list[float]]:
-    """The log-probability of each rival completion of each prompt; every prompt has the same number of rivals.
+    """The log-probability of each rival completion of each prompt.
 
     A rival is scored as the text the trainer saw, end-of-turn token included when the text is a whole answer (no newline at its end).
+
+    Args:
+        a_token: give the probability a token instead, the geometric mean over the rival.
     """
     encoded = [_encode(tokenizer, prompt, texts) for prompt, texts in zip(prompts, rivals, strict=True)]
-    # Rows of like length share a batch, so that little of it is padding.
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))
+    # Rows of like length share a batch, so that little of it is padding; and rows with as many rivals, so that it is a rectangle.
+    order = sorted(range(len(encoded)), key=lambda i: (len(encoded[i][1]), len(encoded[i][0])))
     scores: list[list[float]] = [[] for _ in encoded]
-    for chunk in _chunks(order, batch):
-        for index, row in zip(chunk, _score_batch(model, tokenizer, [encoded[i] for i in chunk]), strict=True):
-            scores[index] = row
+    for _, alike in itertools.groupby(order, key=lambda i: len(encoded[i][1])):
+        for chunk in _chunks(list(alike), batch):
+            for index, row in zip(chunk, _score_batch(model, tokenizer, [encoded[i] for i in chunk]), strict=True):
+                scores[index] = row
+    if a_token:
+        return [[math.exp(s / len(ids)) for s, ids in zip(row, rest, strict=True)] for row, (_, rest) in zip(scores, encoded, strict=True)]
     return scores
 
 
 def write_answers(
-    model: Any, tokenizer: Any, prompts: Sequence[Messages], *, max_new_tokens: int, batch: int, stop_lines: int
+    model: Any, tokenizer: Any, prompts: Sequence[Messages], *, max_new_tokens: int, batch: int, stop_lines: int | None
 ) -> list[str]:
-    """Greedy answers, cut after `stop_lines` lines; a row that is done waits for its batch."""
+    """Greedy answers, cut after `stop_lines` lines where that is given; a row that is done leaves its batch."""
     texts = [tokenizer.apply_chat_template(list(p), tokenize=False, add_generation_prompt=True) for p in prompts]
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     answers = [""] * len(texts)
@@ -41,12 +51,13 @@ def write_answers(
     return answers
 
 
-def _generate(model: Any, tokenizer: Any, texts: list[str], max_new_tokens: int, stop_lines: int) -> list[str]:
+def _generate(model: Any, tokenizer: Any, texts: list[str], max_new_tokens: int, stop_lines: int | None) -> list[str]:
     import torch
 
     body, head = _body_and_head(model)
     prompt, mask = _pad(tokenizer(texts, add_special_tokens=False)["input_ids"], tokenizer.pad_token_id, left=True, device=model.device)
     written: list[list[int]] = [[] for _ in texts]
+    ends = _end_tokens(model, tokenizer)
     live = list(range(len(texts)))
     with torch.inference_mode():
         step = body(input_ids=prompt, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), use_cache=True)
@@ -54,9 +65,9 @@ def _generate(model: Any, tokenizer: Any, texts: list[str], max_new_tokens: int,
             tokens = head(step.last_hidden_state[:, -1].contiguous()).argmax(-1)
             going = []
             for row, (index, token) in enumerate(zip(live, tokens.tolist(), strict=True)):
-                if token != tokenizer.eos_token_id:
+                if token not in ends:
                     written[index].append(token)
-                    if tokenizer.decode(written[index]).count("\n") < stop_lines:
+                    if stop_lines is None or tokenizer.decode(written[index]).count("\n") < stop_lines:
                         going.append(row)
             if not going:
                 break
@@ -68,6 +79,12 @@ def _generate(model: Any, tokenizer: Any, texts: list[str], max_new_tokens: int,
             position = mask.sum(1, keepdim=True) - 1
             step = body(input_ids=tokens[chosen, None], attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True)
     return [text.strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """The tokens that end an answer: some models have one for a turn beside the tokenizer's own."""
+    named = model.generation_config.eos_token_id
+    return {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
 
 
 def _body_and_head(model: Any) -> tuple[Any, Any]:
@@ -85,7 +102,7 @@ def _encode(tokenizer: Any, prompt: Messages, rivals: Sequence[str]) -> tuple[li
     whole = [_render(tokenizer, prompt, text, head) for text in rivals]
     ids = tokenizer([head, *whole], add_special_tokens=False)["input_ids"]
     # Tokens may merge across the boundary; the completion starts where the sequences part, as it does in training.
-    cut = min(_common_prefix(ids[0], row) for row in ids[1:])
+    cut = min(common_prefix(ids[0], row) for row in ids[1:])
     return ids[0][:cut], [row[cut:] for row in ids[1:]]
 
 
@@ -100,7 +117,7 @@ def _score_batch(model: Any, tokenizer: Any, rows: list[tuple[list[int], list[li
     import torch
 
     rivals, device = len(rows[0][1]), model.device
-    body, _ = _body_and_head(model)
+    body, head = _body_and_head(model)
     # The last prompt token goes with the rivals: its output is the distribution of their first token.
     heads, tails = [ids[:-1] for ids, _ in rows], [[ids[-1], *option] for ids, options in rows for option in options]
     prompt, prompt_mask = _pad(heads, tokenizer.pad_token_id, left=True, device=device)
@@ -112,15 +129,18 @@ def _score_batch(model: Any, tokenizer: Any, rows: list[tuple[list[int], list[li
         mask = torch.cat([prompt_mask.repeat_interleave(rivals, 0), option_mask], dim=1)
         offset = prompt_mask.sum(1).repeat_interleave(rivals)[:, None]
         position = offset + torch.arange(options.shape[1], device=device)[None]
-        logits = model(input_ids=options, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True).logits
-        sums = [_sum_log_probability(row, ids) for row, ids in zip(logits, tails, strict=True)]
+        states = body(
+            input_ids=options, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        sums = [_sum_log_probability(head(row[: len(ids) - 1]), ids) for row, ids in zip(states, tails, strict=True)]
     return [sums[i : i + rivals] for i in range(0, len(sums), rivals)]
 
 
 def _sum_log_probability(logits: Any, ids: list[int]) -> float:
+    """Of the tokens after the first; the head is asked row by row, so that padding and a batch's logits cost nothing."""
     import torch
 
-    scores = torch.log_softmax(logits[: len(ids) - 1].float(), dim=-1)
+    scores = torch.log_softmax(logits.float(), dim=-1)
     target = torch.tensor(ids[1:], device=logits.device)
     return float(scores.gather(1, target[:, None]).sum())
 
@@ -135,10 +155,6 @@ def _pad(rows: list[list[int]], pad: int, *, left: bool, device: Any) -> tuple[A
         filled.append([pad] * gap + row if left else row + [pad] * gap)
         mask.append([0] * gap + [1] * len(row) if left else [1] * len(row) + [0] * gap)
     return torch.tensor(filled, device=device), torch.tensor(mask, device=device)
-
-
-def _common_prefix(a: list[int], b: list[int]) -> int:
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _chunks(order: list[int], size: int) -> Iterator[list[int]]:

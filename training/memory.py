@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from training.config import RunFile
+from training.config import RunFile, TrainingError
 
 GIB = 1024**3
 _OPTIMIZER_BYTES = {"float32": 8, "bfloat16": 4, "8bit": 2}
@@ -74,6 +75,11 @@ class Estimate:
 def read_shape(folder: Path) -> Shape:
     """The dimensions in a checkpoint's config.json."""
     value = json.loads((folder / "config.json").read_text())
+    value = value.get("text_config") or value
+    asked = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+    if missing := [key for key in asked if not isinstance(value.get(key), int)]:
+        fact = f"has no {', '.join(missing)}; only decoders shaped like Llama are known here"
+        raise TrainingError(str(folder / "config.json"), fact, "take a base model of that kind (Llama, Mistral, Qwen, Gemma, SmolLM)")
     heads = value["num_attention_heads"]
     return Shape(
         layers=value["num_hidden_layers"],
@@ -85,6 +91,17 @@ def read_shape(folder: Path) -> Shape:
         vocabulary=value["vocab_size"],
         tied=bool(value.get("tie_word_embeddings", False)),
     )
+
+
+def find_module_names(folder: Path) -> set[str]:
+    """The last parts of the names of a checkpoint's weights: q_proj, down_proj and so on, from the files' headers."""
+    names: set[str] = set()
+    for file in folder.glob("*.safetensors"):
+        with file.open("rb") as stream:
+            size = struct.unpack("<Q", stream.read(8))[0]
+            header: dict[str, Any] = json.loads(stream.read(size))
+        names |= {name.split(".")[-2] for name in header if name.endswith(".weight") and name.count(".") > 1}
+    return names
 
 
 def adapter_parameters(shape: Shape, *, r: int, targets: tuple[str, ...] | str) -> int:
@@ -144,6 +161,15 @@ def estimate_run(run: RunFile, *, shape: Shape, lora: dict[str, Any], longest: i
         optimizer="8bit" if on_gpu else settings.adapter_dtype,
         adapter_bytes=4 if settings.adapter_dtype == "float32" else 2,
     )
+
+
+def checkpoint_bytes(run: RunFile, *, shape: Shape, lora: dict[str, Any], on_gpu: bool) -> int:
+    """The most a run folder takes: four checkpoints (the best, the last two and the one being written), and the adapter twice."""
+    parameters = adapter_parameters(shape, r=lora["r"], targets=lora["targets"])
+    one = parameters * (4 if run.optimizer.adapter_dtype == "float32" else 2)
+    optimizer = parameters * _OPTIMIZER_BYTES["8bit" if on_gpu else run.optimizer.adapter_dtype]
+    tokenizer = sum(path.stat().st_size for path in run.base_model.glob("token*.json"))
+    return 4 * (one * (2 if run.kind == "dpo" else 1) + optimizer + tokenizer) + 2 * (one + tokenizer)
 
 
 def available_memory() -> int:

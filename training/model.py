@@ -8,25 +8,44 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from training.config import Lora, Quantization, RunFile, TrainingError
 from training.data import file_sha256
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+
 
 def base_digest(folder: Path) -> str:
-    """sha256 over the names and hashes of a checkpoint's config and weights."""
-    files = sorted([folder / "config.json", *folder.glob("*.safetensors")])
-    if len(files) < 2:
-        raise TrainingError(str(folder), "holds no .safetensors weights", f"train prepare-model {folder}")
+    """sha256 over the names and hashes of a checkpoint's config, weights, tokenizer and chat template."""
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise TrainingError(
+            str(folder), "holds no .safetensors weights", "name a checkpoint folder that has them (train prepare-model makes one)"
+        )
+    named = [folder / name for name in ("config.json", *TOKENIZER_FILES)]
+    files = [path for path in named if path.is_file()] + weights
     return hashlib.sha256("\n".join(f"{p.name} {file_sha256(p)}" for p in files).encode()).hexdigest()
+
+
+def check_base(folder: Path, checked: Mapping[str, Any], *, mend: str) -> None:
+    """Refuse a base model that is no longer the one preflight recorded: the adapter would be traced to other weights."""
+    digest = base_digest(folder)
+    if digest != checked["base"]["digest"]:
+        fact = f"is not the base model preflight looked at (digest {digest[:12]}, not {checked['base']['digest'][:12]})"
+        raise TrainingError(str(folder), fact, mend)
 
 
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer with its chat template; a base model without one cannot be trained on conversations."""
     from transformers import AutoTokenizer
 
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES[:3]):
+        raise TrainingError(
+            str(folder), "holds no tokenizer (no tokenizer.json)", "put the base model's tokenizer files beside its weights"
+        )
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if not tokenizer.chat_template:
         raise TrainingError(str(folder), "its tokenizer has no chat template", "take an instruction-tuned base model")
@@ -35,12 +54,21 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def load_base(folder: Path, quantization: Quantization) -> Any:
+def attention_for(*, packing: bool) -> str:
+    """Packed rows are kept apart by FlashAttention only, so packing must really use it; else torch's own is as good and always there."""
+    return "flash_attention_2" if packing else "sdpa"
+
+
+def load_base(folder: Path, quantization: Quantization, *, packing: bool = False) -> Any:
     """The base model, frozen, in 4 bits where asked. The GPU path has not been run on a GPU."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    settings: dict[str, Any] = {"dtype": torch.bfloat16, "device_map": {"": 0 if torch.cuda.is_available() else "cpu"}}
+    settings: dict[str, Any] = {
+        "dtype": torch.bfloat16,
+        "device_map": {"": 0 if torch.cuda.is_available() else "cpu"},
+        "attn_implementation": attention_for(packing=packing),
+    }
     if quantization.kind == "nf4":
         settings["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_4bit=True,
@@ -52,6 +80,36 @@ def load_base(folder: Path, quantization: Quantization) -> Any:
     model.config.use_cache = False
     mend_linear4bit(model)
     return model
+
+
+def load_for_reading(folder: Path, quantization: Quantization, *, adapter: Path | None) -> Any:
+    """The base model, with an adapter on it or not, to be asked and never trained."""
+    model = load_base(folder, quantization)
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter)
+    unpack_linear4bit(model)
+    return model.eval()
+
+
+def unpack_linear4bit(model: Any) -> int:
+    """On a CPU, unpack 4-bit weights once instead of in each step, to the very numbers the step would use; returns how many.
+
+    Not for training, where the 4-bit weights are what saves memory.
+    """
+    import bitsandbytes
+    import torch
+
+    owners = [(owner, name, part) for owner in model.modules() for name, part in owner.named_children()]
+    packed = [found for found in owners if isinstance(found[2], bitsandbytes.nn.Linear4bit) and found[2].weight.device.type == "cpu"]  # type: ignore[attr-defined]
+    for owner, name, part in packed:
+        plain = torch.nn.Linear(part.in_features, part.out_features, bias=part.bias is not None, device="meta")
+        weights = bitsandbytes.functional.dequantize_4bit(part.weight.data, part.weight.quant_state)
+        plain.weight = torch.nn.Parameter(weights.to(part.compute_dtype), requires_grad=False)
+        plain.bias = part.bias
+        setattr(owner, name, plain)
+    return len(packed)
 
 
 def mend_linear4bit(model: Any) -> int:
@@ -128,14 +186,15 @@ def training_arguments(run: RunFile, *, folder: Path) -> dict[str, Any]:
         "eval_steps": run.stopping.every_steps,
         "save_strategy": "steps",
         "save_steps": run.stopping.every_steps,
-        "save_total_limit": 3,
         "load_best_model_at_end": True,
+        "restore_callback_states_from_checkpoint": True,  # or the patience of early stopping would begin anew after a kill
         "metric_for_best_model": "eval_loss",
         "greater_is_better": False,
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # by default a loss that is nan is shown as the mean of those before it
         "disable_tqdm": True,
         "dataloader_pin_memory": on_gpu,
-        "report_to": ["tensorboard"] if run.logger == "tensorboard" else [],
+        "report_to": [] if run.logger == "none" else [run.logger],
         "seed": run.seed,
         "data_seed": run.seed,
     }

@@ -1,10 +1,12 @@
 """Everything that can be known about a run before a model is loaded, written down in preflight.json.
 
-Cheap checks first. Whatever it accepts is recorded with its digest, and training checks that digest again.
+Cheap checks first. What it accepts of snapshot, base model, SFT adapter and evaluation file is recorded with its digest, and training
+and evaluation ask for that digest again.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import shutil
 from dataclasses import asdict
@@ -18,22 +20,25 @@ from training.data import (
     check_protected,
     describe_lengths,
     open_snapshot,
-    read_eval_items,
     read_rows,
     resolve_snapshot,
     token_lengths,
 )
-from training.folder import ADAPTER, CONFIG, PREFLIGHT, find_finished, read_json, relative, write_json
+from training.folder import ADAPTER, CONFIG, PREFLIGHT, SCHEMA, find_finished, read_json, relative, write_json
+from training.items import read_eval_items, shape_of
 from training.licence import check_use, find_base_record
-from training.memory import GIB, available_memory, estimate_run, read_shape
+from training.memory import GIB, available_memory, checkpoint_bytes, estimate_run, find_module_names, read_shape
+from training.progress import Say
+from training.resume import check_origin, only_process
 
 if TYPE_CHECKING:
     from curation.snapshot import Snapshot
 
 
-def preflight(run: RunFile) -> dict[str, Any]:
+def preflight(run: RunFile, *, say: Say = print) -> dict[str, Any]:
     """Check a run and write its preflight.json; raises the first refusal."""
-    if find_finished(run):
+    if done := find_finished(run):
+        refuse_newer_snapshot(run, done)
         return read_json(run.output / PREFLIGHT)
     base = find_base_record(run.base_model, declared=run.base_licence)
     conditions = {"base model": check_use(base.licence, run.use, of=f"base model {base.id}")}
@@ -41,17 +46,21 @@ def preflight(run: RunFile) -> dict[str, Any]:
     if snapshot.manifest.licence:
         conditions["snapshot"] = check_use(snapshot.manifest.licence, run.use, of=f"snapshot {snapshot.path.name}")
     refuse_packing(run, gpu=_gpu())
+    refuse_missing_logger(run)
     evaluation = describe_eval(run, snapshot)
-    base_facts = {**asdict(base), "digest": _base_digest(run.base_model)}
-    sft = _describe_sft(run, base_facts["digest"])
-    lengths = describe_rows(run, snapshot)
+    base_facts = {**asdict(base), "digest": _base_digest(run.base_model, say=say)}
+    sft = describe_sft(run, base_digest=base_facts["digest"], eval_sha256=evaluation["sha256"])
+    if sft is not None and sft["licence"]:
+        conditions["SFT snapshot"] = check_use(sft["licence"], run.use, of=f"SFT snapshot {sft['name']} v{sft['version']}")
+    refuse_unknown_targets(run)
+    lengths = describe_rows(run, snapshot, say=say)
     memory = describe_memory(run, longest=max(split["longest"] for split in lengths.values()))
     result = {
-        "schema": 1,
+        "schema": SCHEMA,
         "kind": run.kind,
         "config_digest": run.digest,
         "run_file_folder": relative(run.source.parent, run.output),
-        "snapshot": _describe_snapshot(run, snapshot),
+        "snapshot": describe_snapshot(run, snapshot),
         "base": base_facts,
         "use": run.use,
         "conditions": {key: text for key, text in conditions.items() if text},
@@ -59,33 +68,76 @@ def preflight(run: RunFile) -> dict[str, Any]:
         "sft_run": sft,
         "lengths": lengths,
         "memory": memory,
+        "disk": describe_disk(run),
     }
-    run.output.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(run.source, run.output / CONFIG)
-    write_json(run.output / PREFLIGHT, result)
+    with only_process(run.output):
+        check_origin(run.output, result)
+        shutil.copyfile(run.source, run.output / CONFIG)
+        write_json(run.output / PREFLIGHT, result)
     return result
 
 
+def refuse_newer_snapshot(run: RunFile, done: dict[str, Any]) -> None:
+    """A finished run is never trained on again, so a name that now means other rows needs another output."""
+    now, then = resolve_snapshot(run.snapshot).name, Path(done["snapshot"]["path"]).name
+    if now != then:
+        raise TrainingError(
+            str(run.output), f"holds a finished run on {then}; the run file now means {now}", "name another output in the run file"
+        )
+
+
 def describe_eval(run: RunFile, snapshot: Snapshot) -> dict[str, Any]:
-    """The evaluation file, checked against the protected sets; and the preference snapshot, if one is named."""
-    facts: dict[str, Any] = {"file": run.eval.file.name, "sha256": check_protected(run.eval.file, snapshot)}
-    facts["items"] = len(read_eval_items(run.eval.file, n=run.eval.n))
+    """The evaluation file, checked against the protected sets and read; its table; and the preference snapshot, if one is named."""
+    from training.metrics import read_billable
+
+    protected = check_protected(run.eval.file, snapshot.manifest.protected, of="the snapshot")
+    items = read_eval_items(run.eval, protected=protected)
     if run.eval.table is not None and not run.eval.table.is_file():
         raise TrainingError("eval.table", f"{run.eval.table} does not exist", "name a Parquet file with the columns code and billable")
-    return facts
+    read_billable(run.eval.table)
+    pairs = None
+    if run.eval.preference_snapshot is not None:
+        tested = open_snapshot(run, resolve_snapshot(run.eval.preference_snapshot), kind="preference")
+        pairs = {"digest": tested.manifest.digest.root, "test_rows": len(read_rows(tested, "test"))}
+    facts = {"file": run.eval.file.name, "sha256": protected.sha256, "name": protected.name}
+    return facts | {"items": len(items), "form": shape_of(items), "preference_snapshot": pairs}
 
 
-def describe_rows(run: RunFile, snapshot: Snapshot) -> dict[str, Any]:
-    """Token lengths of the train and validation rows; neither split may be empty."""
+def describe_sft(run: RunFile, *, base_digest: str, eval_sha256: str) -> dict[str, Any] | None:
+    """dpo only: the SFT run it starts from. Its rows are in the adapter too, so they answer for what these rows answer for."""
+    if run.sft_adapter is None:
+        return None
+    from training.dpo import require_sft
+
+    sft = require_sft(run.sft_adapter, base_digest=base_digest)
+    snapshot = sft["snapshot"]
+    name = f"the SFT run's snapshot {snapshot['name']} v{snapshot['version']}"
+    if snapshot["simulated_review"] and not run.allow_simulated_review:
+        fact = f"{name}: its review was simulated; no person has approved those rows"
+        raise TrainingError(f"sft_adapter {run.sft_adapter}", fact, "have people review them, or set allow_simulated_review: true")
+    if eval_sha256 not in [item["sha256"] for item in snapshot["protected"]]:
+        fact = f"{run.eval.file.name} is not among the protected sets of {name}, so nothing says the SFT rows do not contain it"
+        raise TrainingError("eval.file", fact, "evaluate on a set that both snapshots were screened against")
+    keys = ("name", "version", "digest", "licence", "simulated_review")
+    return {"path": relative(run.sft_adapter, run.output), "adapter_digest": sft["adapter_digest"], **{key: snapshot[key] for key in keys}}
+
+
+def describe_rows(run: RunFile, snapshot: Snapshot, *, say: Say) -> dict[str, Any]:
+    """Token lengths of the train and validation rows; of either split something must be left to learn."""
     from training.model import load_tokenizer
 
     tokenizer, facts = load_tokenizer(run.base_model), {}
     for split in ("train", "validation"):
         rows = read_rows(snapshot, split)  # type: ignore[arg-type]
-        if not rows:
-            raise TrainingError(str(snapshot.path), f"its {split} split is empty", "make a snapshot with more rows")
-        lengths = token_lengths(rows, tokenizer, kind=KIND_OF[run.kind])
-        facts[split] = asdict(describe_lengths(rows, lengths, max_length=run.optimizer.max_length))
+        if len(rows) > 20_000:
+            say(f"Counting the tokens of {len(rows):,} {split} rows")
+        lengths = describe_lengths(rows, token_lengths(rows, tokenizer, kind=KIND_OF[run.kind]), max_length=run.optimizer.max_length)
+        if len(lengths.left_out) == len(rows):
+            fact = (
+                f"every prompt of its {split} split fills max_length {run.optimizer.max_length}" if rows else f"its {split} split is empty"
+            )
+            raise TrainingError(str(snapshot.path), fact, "raise optimizer.max_length" if rows else "make a snapshot with more rows")
+        facts[split] = asdict(lengths)
     return facts
 
 
@@ -101,6 +153,17 @@ def describe_memory(run: RunFile, *, longest: int) -> dict[str, Any]:
     return facts
 
 
+def describe_disk(run: RunFile) -> dict[str, float]:
+    """What checkpoints and adapter take beside what is free; a run that would fill the disk is refused."""
+    home = next(parent for parent in (run.output, *run.output.parents) if parent.exists())
+    needed = checkpoint_bytes(run, shape=read_shape(run.base_model), lora=_lora_shape(run), on_gpu=_gpu() is not None)
+    free = shutil.disk_usage(home).free
+    if needed > free:
+        fact = f"checkpoints and adapter take about {-(-needed // 1_000_000)} MB and {free // 1_000_000} MB are free"
+        raise TrainingError(str(run.output), fact, "make room, or name an output elsewhere")
+    return {"needed": round(needed / GIB, 3), "available": round(free / GIB, 2)}
+
+
 def refuse_packing(run: RunFile, *, gpu: int | None) -> None:
     """Packed rows are kept apart by FlashAttention only; elsewhere each row would read the ones before it."""
     if run.optimizer.packing and (gpu is None or importlib.util.find_spec("flash_attn") is None):
@@ -109,7 +172,27 @@ def refuse_packing(run: RunFile, *, gpu: int | None) -> None:
         )
 
 
-def _describe_snapshot(run: RunFile, snapshot: Snapshot) -> dict[str, Any]:
+def refuse_missing_logger(run: RunFile) -> None:
+    """The libraries look for a logger's package only when the training begins."""
+    if run.logger != "none" and importlib.util.find_spec(run.logger) is None:
+        raise TrainingError("logger", f"the package {run.logger} is not installed", f"pip install {run.logger}, or set logger: none")
+
+
+def refuse_unknown_targets(run: RunFile) -> None:
+    """Names in lora.targets that no module of the base model has."""
+    if run.lora is None or isinstance(run.lora.targets, str):
+        return
+    known = find_module_names(run.base_model)
+    for target in run.lora.targets:
+        if target not in known:
+            near = difflib.get_close_matches(target, sorted(known), n=1)
+            raise TrainingError(
+                "lora.targets", f"{target} is no module of the base model", f"did you mean {near[0]}?" if near else "all-linear"
+            )
+
+
+def describe_snapshot(run: RunFile, snapshot: Snapshot) -> dict[str, Any]:
+    """The rows' name, digest, signer, licence, and what they were screened against."""
     manifest = snapshot.manifest
     return {
         "name": manifest.name,
@@ -118,18 +201,11 @@ def _describe_snapshot(run: RunFile, snapshot: Snapshot) -> dict[str, Any]:
         "digest": manifest.digest.root,
         "path": relative(snapshot.path, run.output),
         "signer": snapshot.signer,
+        "licence": manifest.licence,
         "rows": {split: facts.rows for split, facts in manifest.splits.items()},
+        "protected": [{"name": item.name, "sha256": item.sha256} for item in manifest.protected],
         "simulated_review": manifest.review.simulated,
     }
-
-
-def _describe_sft(run: RunFile, base_digest: str) -> dict[str, Any] | None:
-    if run.sft_adapter is None:
-        return None
-    from training.dpo import require_sft
-
-    sft = require_sft(run.sft_adapter, base_digest=base_digest)
-    return {"path": relative(run.sft_adapter, run.output), "adapter_digest": sft["adapter_digest"], "snapshot": sft["snapshot"]["digest"]}
 
 
 def _lora_shape(run: RunFile) -> dict[str, Any]:
@@ -140,9 +216,12 @@ def _lora_shape(run: RunFile) -> dict[str, Any]:
     return {"r": config["r"], "targets": tuple(config["target_modules"])}
 
 
-def _base_digest(folder: Path) -> str:
+def _base_digest(folder: Path, *, say: Say) -> str:
     from training.model import base_digest
 
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if size > 4 * GIB:
+        say(f"Hashing {size / GIB:.0f} GiB of base model")
     return base_digest(folder)
 
 

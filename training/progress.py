@@ -9,16 +9,21 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import math
 import os
+import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.folder import METRICS
+from training.config import TrainingError
+from training.folder import MARK, METRICS
 
 Say = Callable[[str], None]
+SILENCE = 30.0
+"""Seconds; longer without a word, and people wonder whether it still runs."""
 
 
 @contextlib.contextmanager
@@ -73,21 +78,22 @@ def run_callbacks(folder: Path, say: Say) -> list[Any]:
     """Trainer callbacks: metrics.jsonl as it happens, a short account on the screen, and the mark of a whole checkpoint."""
     from transformers import TrainerCallback
 
-    from training.folder import MARK
-
     class Account(TrainerCallback):
-        started = time.monotonic()
+        pace = Pace()
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.pace = Pace(step=state.global_step, tokens=last_tokens(state.log_history))
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
             entry = {**(logs or {}), "step": state.global_step}
+            refuse_divergence(entry)
             with (folder / METRICS).open("a") as stream:
                 stream.write(json.dumps(entry) + "\n")
-            every = max(1, state.max_steps // 10)
             if "eval_loss" in entry:
                 say(f"  step {state.global_step:>4}/{state.max_steps}  validation loss {entry['eval_loss']:.4f}")
-            elif "loss" in entry and (state.global_step % every == 0 or state.global_step == 1):
-                seconds = time.monotonic() - self.started
-                say(f"  step {state.global_step:>4}/{state.max_steps}  loss {float(entry['loss']):.4f}  {seconds:.0f} s")
+            elif "loss" in entry and self.pace.is_due(state.global_step, state.max_steps):
+                pace = self.pace.text(entry, state.max_steps)
+                say(f"  step {state.global_step:>4}/{state.max_steps}  loss {float(entry['loss']):.4f}  {pace}")
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step >= state.max_steps:
@@ -95,6 +101,60 @@ def run_callbacks(folder: Path, say: Say) -> list[Any]:
                 control.should_evaluate = control.should_save = True
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / MARK).touch()
+            mark_checkpoint(Path(args.output_dir), step=state.global_step, best=state.best_model_checkpoint)
 
     return [Account()]
+
+
+class Pace:
+    """How fast a run goes, counted from where this process took it up."""
+
+    def __init__(self, *, step: int = 0, tokens: float = 0) -> None:
+        self.started, self.step, self.tokens = time.monotonic(), step, tokens
+        self.said = self.started
+
+    def is_due(self, step: int, steps: int) -> bool:
+        """Whether to say something: at the first step, at each tenth of the run, and where those are far apart, every half minute."""
+        now = time.monotonic()
+        due = step == self.step + 1 or step % max(1, steps // 10) == 0 or now - self.said >= SILENCE
+        self.said = now if due else self.said
+        return due
+
+    def text(self, entry: Mapping[str, Any], steps: int) -> str:
+        """Seconds so far, tokens a second, and what is left at this pace; the first step tells too little for that."""
+        seconds, done = time.monotonic() - self.started, entry["step"] - self.step
+        speed = f"{(entry['num_tokens'] - self.tokens) / max(seconds, 1e-9):,.0f} tokens/s" if "num_tokens" in entry else ""
+        left = f"about {_clock(seconds / done * (steps - entry['step']))} left" if done > 1 and steps > entry["step"] else ""
+        return "  ".join(part for part in (_clock(seconds), speed, left) if part)
+
+
+def refuse_divergence(entry: Mapping[str, Any]) -> None:
+    """End a run whose loss is no number: the weights behind it are no weights, and no later step mends them."""
+    for key in ("loss", "grad_norm", "eval_loss"):
+        if key in entry and not math.isfinite(float(entry[key])):
+            raise TrainingError(
+                f"step {entry['step']}",
+                f"{key} is {float(entry[key])}; the run has diverged and no adapter was written",
+                "lower optimizer.learning_rate in the run file and name another output",
+            )
+
+
+def mark_checkpoint(home: Path, *, step: int, best: str | None) -> None:
+    """Mark a checkpoint as whole; only then take the older ones away, but for the last and the best."""
+    (home / f"checkpoint-{step}" / MARK).touch()
+    steps = sorted(int(path.name.removeprefix("checkpoint-")) for path in home.glob("checkpoint-*"))
+    kept = {f"checkpoint-{number}" for number in steps[-2:]} | {Path(best or "").name}
+    for path in home.glob("checkpoint-*"):
+        if path.name not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def last_tokens(history: Sequence[Mapping[str, Any]]) -> float:
+    """Tokens trained on so far, as the last entry that counts them says."""
+    return next((float(entry["num_tokens"]) for entry in reversed(history) if "num_tokens" in entry), 0.0)
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -8,49 +8,55 @@ from __future__ import annotations
 
 import shutil
 import time
+from pathlib import Path
 from typing import Any
 
+from curation.errors import command
 from training.adapter import folder_digest, live_digest
-from training.config import Lora, RunFile, TrainingError
-from training.data import open_snapshot, read_rows, to_dataset
+from training.card import write_card
+from training.config import BETA, Lora, RunFile, TrainingError
+from training.data import describe_left_out, open_snapshot, read_rows, to_dataset
 from training.folder import (
     CHECKPOINTS,
     RUN,
+    SCHEMA,
     describe_environment,
-    find_checkpoint,
     find_finished,
     relative,
     require_preflight,
-    restore_metrics,
     save_adapter,
     write_json,
 )
 from training.progress import Say, run_callbacks
+from training.resume import explain_failures, only_process, take_up, train_from
 
 
 def train_sft(run: RunFile, *, say: Say = print) -> dict[str, Any]:
     """Train the adapter a run file describes and return run.json; a finished run is returned as it is."""
     if run.kind != "sft":
-        raise TrainingError(run.source.name, f"is of kind {run.kind}", f"train {run.kind} {run.source.name}")
-    if done := find_finished(run):
-        say(f"Done already: {run.output} (adapter {done['adapter_digest'][:12]}); nothing was changed")
+        raise TrainingError(run.source.name, f"is of kind {run.kind}", command("train", run.kind, run.source))
+    if done := find_finished(run, say=say):
         return done
     checked = require_preflight(run)
+    with only_process(run.output):
+        return find_finished(run, say=say) or _train(run, checked=checked, say=say)
+
+
+def _train(run: RunFile, *, checked: dict[str, Any], say: Say) -> dict[str, Any]:
     started = time.monotonic()
+    checkpoint = take_up(run.output, checked)
     trainer, tokenizer = build_trainer(run, checked=checked, say=say)
-    checkpoint = find_checkpoint(run.output)
-    restore_metrics(run.output, checkpoint)
     if checkpoint:
         say(f"Going on from {checkpoint.name}")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    adapter = save_adapter(trainer.model, tokenizer, folder=run.output, base_id=checked["base"]["id"])
-    digest = folder_digest(adapter)
-    if digest != live_digest(trainer.model, "default"):
-        raise TrainingError(str(adapter), "is not what was trained; the file on disk differs from the weights in memory", "check the disk")
-    result = describe_run(run, trainer.state, checked=checked, adapter_digest=digest)
-    result["resumed_from"] = int(checkpoint.name.split("-")[1]) if checkpoint else None
-    result["seconds"] = round(time.monotonic() - started, 1)
-    write_json(run.output / RUN, result)
+    with explain_failures(run.output, again=command("train", "sft", run.source)):
+        train_from(trainer, checkpoint)
+        adapter = save_adapter(trainer.model, tokenizer, folder=run.output, base_id=checked["base"]["id"])
+        digest = require_saved(adapter, trainer.model)
+        result = describe_run(run, trainer.state, checked=checked, adapter_digest=digest)
+        result["resumed_from"] = int(checkpoint.name.split("-")[1]) if checkpoint else None
+        result["seconds"] = round(time.monotonic() - started, 1)
+        write_card(adapter, result)
+        write_json(run.output / RUN, result)
     shutil.rmtree(run.output / CHECKPOINTS, ignore_errors=True)
     return result
 
@@ -61,17 +67,20 @@ def build_trainer(run: RunFile, *, checked: dict[str, Any], say: Say) -> tuple[A
     from transformers import EarlyStoppingCallback, set_seed
     from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
-    from training.model import cast_adapters, load_base, load_tokenizer, lora_config, resuming, training_arguments
+    from training.model import cast_adapters, check_base, load_base, load_tokenizer, lora_config, resuming, training_arguments
 
     if run.threads:
         torch.set_num_threads(run.threads)
     snapshot = open_snapshot(run, run.output / checked["snapshot"]["path"], kind="instruction")
     if snapshot.manifest.digest.root != checked["snapshot"]["digest"]:
-        raise TrainingError(str(snapshot.path), "is not the snapshot preflight looked at", f"train preflight {run.source.name}")
+        raise TrainingError(str(snapshot.path), "is not the snapshot preflight looked at", command("train", "preflight", run.source))
+    check_base(run.base_model, checked, mend=command("train", "preflight", run.source))
+    for line in describe_left_out(checked["lengths"], max_length=run.optimizer.max_length):
+        say(line)
     set_seed(run.seed)
     tokenizer = load_tokenizer(run.base_model)
     trainer = resuming(SFTTrainer)(
-        model=load_base(run.base_model, run.quantization),
+        model=load_base(run.base_model, run.quantization, packing=run.optimizer.packing),
         args=SFTConfig(**training_arguments(run, folder=run.output), packing=run.optimizer.packing, completion_only_loss=True),
         train_dataset=to_dataset(read_rows(snapshot, "train"), kind="instruction"),
         eval_dataset=to_dataset(read_rows(snapshot, "validation"), kind="instruction"),
@@ -84,13 +93,28 @@ def build_trainer(run: RunFile, *, checked: dict[str, Any], say: Say) -> tuple[A
     return trainer, tokenizer
 
 
+def require_saved(adapter: Path, model: Any) -> str:
+    """The digest of the adapter on disk, which must be that of the weights in memory."""
+    digest = folder_digest(adapter)
+    if digest != live_digest(model, "default"):
+        raise TrainingError(str(adapter), "is not what was trained; the file on disk differs from the weights in memory", "check the disk")
+    return digest
+
+
+def describe_settings(run: RunFile) -> dict[str, Any]:
+    """What the run file asked for that shapes the adapter, defaults filled in."""
+    lora = {} if run.kind == "dpo" else (run.lora or Lora()).model_dump(mode="json")
+    chosen = {**run.optimizer.model_dump(mode="json"), "learning_rate": run.learning_rate, "seed": run.seed}
+    return {**lora, **chosen, "quantization": run.quantization.kind} | ({"beta": run.beta or BETA} if run.kind == "dpo" else {})
+
+
 def describe_run(run: RunFile, state: Any, *, checked: dict[str, Any], adapter_digest: str) -> dict[str, Any]:
     """What run.json says of a finished run of either kind."""
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     evaluations = [(entry["eval_loss"], entry["step"]) for entry in state.log_history if "eval_loss" in entry]
     best = min(evaluations, default=(None, None))
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "kind": run.kind,
         "steps": state.global_step,
         "first_loss": float(losses[0]) if losses else None,
@@ -102,6 +126,13 @@ def describe_run(run: RunFile, state: Any, *, checked: dict[str, Any], adapter_d
         "adapter_digest": adapter_digest,
         "snapshot": checked["snapshot"],
         "base": checked["base"],
+        "use": run.use,
+        "settings": describe_settings(run),
+        "conditions": checked["conditions"],
+        "rows": {
+            split: {key: facts[key] if key == "rows" else len(facts[key]) for key in ("rows", "too_long", "left_out")}
+            for split, facts in checked["lengths"].items()
+        },
         "config_digest": run.digest,
         "run_file": relative(run.source, run.output),
         **describe_environment(),

@@ -1,0 +1,157 @@
+"""The adapter's card: README.md beside its weights, for whoever gets the folder without the run.
+
+What it was made from (base model, snapshot, reviewers), what its licences ask, how training went, what was measured and how to load
+it. It takes the place of the empty form that PEFT writes. It is written with the adapter and again after each evaluation, unless the
+adapter has been signed: a signature covers the card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from training.progress import Say
+
+CARD, SIGNATURE = "README.md", "model.sig"
+_SHOWN = (
+    "r",
+    "alpha",
+    "dropout",
+    "learning_rate",
+    "schedule",
+    "epochs",
+    "max_steps",
+    "batch_size",
+    "accumulation",
+    "max_length",
+    "beta",
+    "quantization",
+    "seed",
+)
+
+
+def write_card(adapter: Path, done: Mapping[str, Any], *, evaluation: Mapping[str, Any] | None = None) -> Path:
+    """Write the card of a finished run's adapter; `done` is what run.json says."""
+    target = adapter / CARD
+    aside = target.with_name(f".{CARD}.part")
+    aside.write_text(card_text(done, evaluation=evaluation))
+    aside.replace(target)
+    return target
+
+
+def renew_card(adapter: Path, done: Mapping[str, Any], *, evaluation: Mapping[str, Any], say: Say) -> None:
+    """Write the measurements into the card; a signed adapter keeps the card it was signed with."""
+    text, target = card_text(done, evaluation=evaluation), adapter / CARD
+    if target.is_file() and target.read_text() == text:
+        return
+    if (adapter / SIGNATURE).is_file():
+        say("The adapter is signed, so its card was left as it is; it shows what was measured before.")
+        return
+    write_card(adapter, done, evaluation=evaluation)
+
+
+def card_text(done: Mapping[str, Any], *, evaluation: Mapping[str, Any] | None = None, merged: bool = False) -> str:
+    """The card as Markdown with the front matter that model hubs read.
+
+    Args:
+        merged: of a whole model with the adapter in it; what was measured is the adapter all the same.
+    """
+    base, snapshot = done["base"], done["snapshot"]
+    what = "merged into" if merged else "adapter for"
+    front = {
+        "base_model": base["id"],
+        "library_name": "transformers" if merged else "peft",
+        "pipeline_tag": "text-generation",
+        # Rows under terms of their own bind the adapter too; the card's text names both licences.
+        "license": "other" if {"snapshot", "SFT snapshot"} & set(done["conditions"]) else base["licence"].lower(),
+        "tags": ["lora", "qlora", done["kind"], "seedcorn"],
+    }
+    parts = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
+        f"# {snapshot['name']} v{snapshot['version']}, {done['kind'].upper()} {what} {base['id']}",
+        *_warnings(done),
+        _made_from(done),
+        _how_it_went(done),
+        _measured(evaluation),
+        "" if merged else _use(done),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _warnings(done: Mapping[str, Any]) -> list[str]:
+    simulated = done["snapshot"]["simulated_review"] or (done.get("sft") or {}).get("simulated_review")
+    return ["> **Simulated review.** No person has approved the rows this was trained on. Not for real use."] if simulated else []
+
+
+def _made_from(done: Mapping[str, Any]) -> str:
+    base, snapshot, rows = done["base"], done["snapshot"], done["rows"]["train"]
+    kept = rows["rows"] - rows["left_out"]
+    lines = [
+        "## What it was made from",
+        f"- Base model: {base['id']}, {base['licence']}, digest `{base['digest'][:16]}`" + (f" ({base['note']})" if base["note"] else ""),
+        f"- Rows: {kept} of snapshot {snapshot['name']} v{snapshot['version']}, digest `{snapshot['digest'][:16]}`, signed by "
+        f"`{snapshot['signer'][:23]}`" + (f", licence {snapshot['licence']}" if snapshot["licence"] else ""),
+    ]
+    if cut := rows["too_long"] - rows["left_out"]:
+        lines.append(f"- {cut} of them are longer than the run's max_length: the ends of their answers were cut off")
+    if sft := done.get("sft"):
+        lines.append(
+            f"- Before that: the SFT adapter `{sft['adapter_digest'][:16]}` on snapshot {sft['name']} v{sft['version']}, which is also "
+            "DPO's frozen reference"
+        )
+    lines.append(f"- Checked for use: {done['use']}")
+    lines += [f"- Condition ({of}): {text}" for of, text in done["conditions"].items()]
+    return "\n".join([lines[0], "", *lines[1:]])
+
+
+def _how_it_went(done: Mapping[str, Any]) -> str:
+    versions = ", ".join(
+        f"{name} {done['versions'][name]}" for name in ("torch", "transformers", "peft", "trl") if name in done["versions"]
+    )
+    stopped = f", stopped early at {done['early_stopped_at']}" if done["early_stopped_at"] else ""
+    lines = [
+        f"- {_settings_text(done['settings'])}",
+        f"- {done['steps']} steps{stopped}; loss {done['first_loss']:.4f} to {done['last_loss']:.4f}",
+        f"- Best validation loss {done['best_eval_loss']:.4f} at step {done['best_step']}; these are its weights",
+        f"- {versions}",
+        f"- Adapter digest `{done['adapter_digest']}`",
+    ]
+    return "\n".join(["## How training went", "", *lines])
+
+
+def _settings_text(settings: Mapping[str, Any]) -> str:
+    shown = [(name.replace("_", " "), settings[name]) for name in _SHOWN if settings.get(name) is not None]
+    return ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in shown)
+
+
+def _measured(evaluation: Mapping[str, Any] | None) -> str:
+    if evaluation is None:
+        return "## What was measured\n\nNothing yet."
+    others = list(evaluation["against"])
+    head = "| metric | value | 95 % interval | n |" + "".join(f" on {other} |" for other in others)
+    rows = [head, "|---|---:|---|---:|" + "---|" * len(others)]
+    for name, metric in evaluation["metrics"].items():
+        row = f"| {name} | {metric['value']:.3f} | {metric['low']:.3f} to {metric['high']:.3f} | {metric['n']} |"
+        for other in others:
+            found = evaluation["against"][other].get(name)
+            row += f" {found['difference']:+.3f}, {found['verdict']} |" if found else " |"
+        rows.append(row)
+    file = evaluation["file"]
+    source = f"On {file['name']} (sha256 `{file['sha256'][:16]}`), a set the training rows were screened against."
+    return "\n".join(["## What was measured", "", source, "", *rows])
+
+
+def _use(done: Mapping[str, Any]) -> str:
+    return f"""## How to load it
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{done["base"]["id"]}"), "this/folder")
+```
+
+The tokenizer here has the chat template it was trained with. `train trace` leads from the run folder to each row."""
