@@ -10,7 +10,6 @@ changed the text again makes room for the newer one, unless others approved it: 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -154,36 +153,6 @@ def shown_first(record_id: str) -> int:
     return hashlib.sha256(b"shown:" + bytes.fromhex(record_id)).digest()[0] & 1
 
 
-def agreement(opinions_by_row: Iterable[Sequence[Opinion]]) -> float | None:
-    """Krippendorff's alpha (nominal) over what people said; None where fewer than two rows were answered twice or all
-    said the same everywhere (alpha is then undefined).
-
-    Source: Krippendorff, Content Analysis (2004), through the package `krippendorff`.
-    """
-    import krippendorff
-
-    everyone = [{o.user: "approve" if o.says == "edit" and o.edited is None else o.says for o in opinions} for opinions in opinions_by_row]
-    rows = [row for row in everyone if len(row) >= 2]
-    users = sorted({user for row in rows for user in row})
-    values = sorted({says for row in rows for says in row.values()})
-    if len(rows) < 2 or len(values) < 2:
-        return None
-    codes = {says: float(n) for n, says in enumerate(values)}
-    matrix = [[codes[row[user]] if user in row else float("nan") for row in rows] for user in users]
-    return float(krippendorff.alpha(reliability_data=matrix, level_of_measurement="nominal"))
-
-
-def estimate_error_rate(opinions_by_row: Iterable[Sequence[Opinion]]) -> float | None:
-    """Each reviewer's error rate as seen from disagreement alone: two independent people who err at rate e on a two-way
-    question disagree at d = 2e(1 - e), so e = (1 - sqrt(1 - 2d)) / 2. None without pairs; .5 when they disagree at random.
-    """
-    pairs = [tuple(_side(o) for o in opinions[:2]) for opinions in opinions_by_row if len(opinions) >= 2]
-    if not pairs:
-        return None
-    disagreement = sum(a != b for a, b in pairs) / len(pairs)
-    return (1 - math.sqrt(max(0.0, 1 - 2 * disagreement))) / 2
-
-
 def reasons_as_values(reasons: Sequence[Reason]) -> list[dict[str, Any]]:
     """For the store."""
     return [{k: v for k, v in vars(reason).items() if v not in (None, "")} for reason in reasons]
@@ -215,7 +184,7 @@ def _judge_against_pair(facts: Facts) -> list[Reason]:
         return []
     winner = settle_panel(judges)
     if winner is None:
-        shown = ", ".join(str(dict(given)) for given in judges)
+        shown = "; ".join(_choices_in_words(given) for given in judges)
         if len(judges) == 1:
             return [Reason("score", "flips", f"the judge's choice depends on the order shown: {shown}")]
         return [Reason("score", "flips", f"no answer is preferred in both orders by more than half of {len(judges)} judges: {shown}")]
@@ -225,10 +194,16 @@ def _judge_against_pair(facts: Facts) -> list[Reason]:
     return []
 
 
+def _choices_in_words(given: Mapping[str, int | None]) -> str:
+    names = {0: "the first", 1: "the second", None: "neither"}
+    return f"the first shown first, it took {names[given.get('ab')]}; the second shown first, {names[given.get('ba')]}"
+
+
 def _hear(facts: Facts, overlap: int) -> Decision:
-    opinions = list(facts.opinions)
+    opinions, is_kept = list(facts.opinions), facts.override is not None and facts.override[0] == "keep"
+    refused = sum(_canonical(o) == "reject" for o in opinions) >= overlap
     if facts.family is not None and facts.family.kept == facts.seq:
-        if sum(_canonical(o) == "reject" for o in opinions) < overlap:
+        if not refused:
             return _decision(facts, "approved", Reason("override", "keep", facts.override[1] if facts.override else ""), *facts.notes)
         opinions = [o for o in opinions if o.says != "edit"]
     answered = {o.user for o in opinions}
@@ -242,21 +217,24 @@ def _hear(facts: Facts, overlap: int) -> Decision:
     if len(opinions) < overlap:
         return _decision(facts, "in_review" if opinions else "to_review", *facts.notes)
     if len(said) > 1:
+        if is_kept and not refused and _as_meant(facts) in said:
+            return _decision(facts, "approved", Reason("override", "keep", facts.override[1] if facts.override else ""), *facts.notes)
         evidence = ", ".join(f"{o.user}: {o.says}" for o in opinions)
         return _decision(facts, "disputed", Reason("review", "disagreement", evidence))
     verdict = said.pop()
-    if verdict in ("reject", "neither", "tie"):
+    if verdict in ("reject", "tie"):
         return _decision(facts, "rejected", Reason("review", verdict, ", ".join(o.user for o in opinions)))
     better = {"first": 0, "second": 1}.get(verdict, facts.better)
     return Decision(facts.seq, "approved", better, (Reason("review", "approved", ", ".join(o.user for o in opinions)), *facts.notes))
 
 
+def _as_meant(facts: Facts) -> str:
+    """What a person says who agrees with the row as it is."""
+    return "approve" if facts.kind == "instruction" else {0: "first", 1: "second"}.get(facts.better if facts.better is not None else -1, "")
+
+
 def _canonical(opinion: Opinion) -> str:
     return "reject" if opinion.says == "neither" else opinion.says
-
-
-def _side(opinion: Opinion) -> str:
-    return {"edit": "reject", "neither": "reject", "tie": "reject"}.get(opinion.says, opinion.says)
 
 
 def _decision(facts: Facts, verdict: Verdict, *reasons: Reason) -> Decision:

@@ -79,6 +79,8 @@ def _words(name: str) -> str:
 
 
 def _number(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"({', '.join(f'{k} {_number(v)}' for k, v in value.items() if v not in (0, None)) or 'none'})"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

@@ -88,3 +88,20 @@ def test_what_the_system_refuses_is_a_sentence(tmp_path: Path) -> None:
     line = refusal("curation", "init", tmp_path / "garden", limit=1)
     assert f"{tmp_path}/garden: cannot be written (File too large)" in line
     assert run("curation", "init", tmp_path / "garden").returncode == 0  # half a project.yaml would stand in the way
+
+
+def test_what_is_not_verified_says_what_to_do(tmp_path: Path) -> None:
+    path = write(tmp_path / "snapshots")
+    assert pipeline.verify(path).notes[-1] == f"Next: curate sign {path}"
+    sign_snapshot(path, create_key(tmp_path / "keys")[0])
+    assert "Next: curate trust KEY.pub" in pipeline.verify(path).notes[-1]
+    (path / "more.txt").write_text("x")
+    assert "take it again from where it came" in pipeline.verify(path).notes[-1]
+
+
+def test_an_export_into_the_snapshot_would_break_it_and_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "snapshots")
+    sign_snapshot(path, own_key()[0])
+    assert "is inside the snapshot" in refusal("curation", "export", path, "--out", path / "train.jsonl")
+    assert pipeline.verify(path).counts["verified"] is True
+    assert told("export", path, "--out", tmp_path / "train.jsonl")["out"] == 12

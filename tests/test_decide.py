@@ -10,16 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from curation.agreement import agreement, agreement_within, estimate_error_rate
 from curation.decide import (
     Decision,
     Facts,
     Family,
     Opinion,
     Reason,
-    agreement,
     decide,
     edit_families,
-    estimate_error_rate,
     keep_rule,
     reasons_as_values,
     shown_first,
@@ -195,6 +194,16 @@ def test_keep_takes_a_row_back_from_the_rules_but_not_from_the_people() -> None:
     assert verdict(facts(total=None, override=("keep", "x"))).verdict == "to_review"
 
 
+def test_keep_settles_a_disagreement_where_somebody_agrees_with_the_row_as_it_is() -> None:
+    kept = {"override": ("keep", "looked it up")}
+    found = verdict(facts(**kept, opinions=said("approve", "reject")))
+    assert (found.verdict, found.reasons[0]) == ("approved", Reason("override", "keep", "looked it up"))
+    assert verdict(pair(**kept, opinions=said("first", "neither"))).verdict == "approved"
+    assert verdict(pair(**kept, opinions=said("second", "tie"))).verdict == "disputed"  # nobody prefers the one meant to be better
+    assert verdict(pair(**kept, better=None, opinions=said("second", "first"))).verdict == "disputed"
+    assert verdict(facts(override=None, opinions=said("approve", "reject"))).verdict == "disputed"
+
+
 def test_drop_outranks_rules_and_people() -> None:
     decision = verdict(facts(override=("drop", "ambiguous"), opinions=said("approve", "approve")))
     assert decision == Decision(1, "dropped", None, (Reason("override", "drop", "ambiguous"),))
@@ -259,6 +268,16 @@ def test_rows_answered_once_do_not_count_and_the_order_of_people_does_not_matter
     assert agreement(twice) == pytest.approx(expected)
     assert agreement([*twice, said("approve"), ()]) == pytest.approx(expected)
     assert agreement([tuple(reversed(row)) for row in twice]) == pytest.approx(expected)
+
+
+def test_two_questions_do_not_agree_more_than_each_by_itself() -> None:
+    """Over all answers at once, words that only the other question has would count as agreement that they are not given."""
+    yes = [said("approve", "reject"), said("approve", "approve"), said("reject", "approve"), said("reject", "reject")]
+    better = [said("first", "second"), said("first", "first"), said("second", "first"), said("second", "second")]
+    one, other = agreement(yes), agreement(better)
+    assert one == other == agreement_within([yes, better]) == agreement_within([yes, []])
+    assert (agreement([*yes, *better]) or 0) > (one or 0) + 0.2
+    assert agreement_within([]) is None and agreement_within([[said("approve")]]) is None
 
 
 @pytest.mark.parametrize(

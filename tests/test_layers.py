@@ -33,6 +33,7 @@ CORE = {
     "balance",
     "validate",
     "decide",
+    "agreement",
     "split",
     "report",
     "formats",

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from argilla_setup import forms
-from curation import decide as deciding
+from curation import agreement as agreeing
 from curation import report as page
 from curation.decide import Opinion
 from curation.pipeline.asking import count_failed
@@ -52,7 +52,7 @@ def review_facts(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]], by_seq
             if seq in by_seq
         ),
         error_rates=tuple(
-            page.ErrorRate(name=f"each reviewer, {kind}", estimated=deciding.estimate_error_rate(said.values()))
+            page.ErrorRate(name=f"each reviewer, {kind}", estimated=agreeing.estimate_error_rate(said.values()))
             for kind, said in per_kind.items()
             if said
         ),
@@ -76,7 +76,7 @@ def _words(values: Mapping[str, Any]) -> str:
 def _agreement(kind: Kind, said: Mapping[int, Sequence[Opinion]]) -> page.Agreement:
     question = "May this be used?" if kind == "instruction" else "Which response is better?"
     twice = sum(len(o) >= 2 for o in said.values())
-    return page.Agreement(question=question, alpha=deciding.agreement(said.values()), rows=twice, answers=sum(map(len, said.values())))
+    return page.Agreement(question=question, alpha=agreeing.agreement(said.values()), rows=twice, answers=sum(map(len, said.values())))
 
 
 def _reviewer(name: str, opinions: Mapping[int, Sequence[Opinion]], disputed: set[int]) -> page.Reviewer:

@@ -38,9 +38,10 @@ def _before_people(bench: Bench, ran: Mapping[str, int]) -> str | None:
 
 def _with_people(bench: Bench, ran: Mapping[str, int]) -> str | None:
     verdicts, pushed = facts.verdict_counts(bench.db), reviews.pushed_seqs(bench.db)
-    if facts.seqs_with_verdict(bench.db, "to_review") - pushed or not (verdicts or ran.get("push")):
+    waiting = facts.seqs_with_verdict(bench.db, "to_review") | facts.seqs_with_verdict(bench.db, "in_review")
+    if waiting - pushed or not (verdicts or ran.get("push")):
         return "push"
-    if verdicts["to_review"] or verdicts["in_review"]:
+    if waiting:
         return "pull"
     return None if verdicts["approved"] else "report"
 

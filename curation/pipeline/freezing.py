@@ -31,7 +31,7 @@ from curation.records import Kind
 from curation.report import CardInput, render_card, render_croissant, render_report
 from curation.snapshot import Manifest
 from curation.snapshot.write import schema_of
-from curation.store import facts, reviews
+from curation.store import facts, records, reviews
 from curation.store.records import Row
 
 PACKAGES = ("seedcorn", "argilla", "datasketch", "faiss-cpu", "pyarrow", "sentence-transformers")
@@ -70,7 +70,7 @@ def freeze(
     """
     tables = {split: _table(kind, rows, better) for split, rows in parts.items()}
     digest = snapshots.content_digest({split: table for split, table in tables.items() if table.num_rows})
-    said = _manifest_facts(bench, protected, stopped)
+    said = _manifest_facts(bench, kind, protected, stopped)
     earlier, note = _earlier(bench, name, digest, said)
     if earlier is None:
         leaving = [row for rows in parts.values() for row in rows]
@@ -175,10 +175,11 @@ def _write(
     )  # fmt: skip
 
 
-def _manifest_facts(bench: Bench, protected: Sequence[ProtectedItems], stopped: Mapping[int, str]) -> dict[str, Any]:
-    project, review = bench.project, review_counts(bench)
+def _manifest_facts(bench: Bench, kind: Kind, protected: Sequence[ProtectedItems], stopped: Mapping[int, str]) -> dict[str, Any]:
+    project, review = bench.project, review_counts(bench, (kind,))
     simulated = "offline-stand-in" in (project.models.teacher.provider, project.models.judge.provider)
-    verdicts = Counter(v["verdict"] for v in facts.verdicts_by_seq(bench.db).values())
+    kind_of = records.kinds_by_seq(bench.db)
+    verdicts = Counter(v["verdict"] for seq, v in facts.verdicts_by_seq(bench.db).items() if kind_of[seq] == kind)
     return {
         "protected": [
             {"name": p.name, "file": p.file.name, "sha256": p.sha256, "items": len(p.texts), "text": p.suite.text, "label": p.suite.label}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from curation import decide as deciding
+from curation import agreement as agreeing
 from curation import review as argilla
 from curation import score as scoring
 from curation.decide import Decision
@@ -17,10 +17,12 @@ from curation.pipeline.bench import Bench, Summary, load_cells, open_bench
 from curation.pipeline.deciding import better_candidate, decide, decide_rows
 from curation.pipeline.duplicates import vectors_of
 from curation.pipeline.edits import add_edits
+from curation.pipeline.following import next_step
 from curation.pipeline.judging import totals_by_seq
 from curation.pipeline.opinions import opinions_by_seq
 from curation.project import settings_digest
 from curation.records import KINDS, Kind, prompt_text
+from curation.report.attention import describe_alpha
 from curation.review import ArgillaReview, Shown
 from curation.store import facts, records, reviews, runs
 from curation.store.records import Row
@@ -74,20 +76,26 @@ def pull(folder: Path) -> Summary:
             run.detail = {"new": new, "edits": edits}
         verdicts = decide(folder).counts
         counts = {"answers": run.rows_in, "new": new, "edited_records": edits, **review_counts(bench), "verdicts": verdicts}
-        return Summary("pull", run.rows_in, run.rows_out, counts)
+        alpha = counts["agreement"]
+        notes = [f"Agreement is Krippendorff's alpha: {alpha:.2f} is {describe_alpha(alpha)}."] if alpha is not None else []
+        if counts["disputed"]:
+            notes.append("Disputed rows wait for an answer to be changed, or for `curate keep` or `curate drop`; the report shows them.")
+        return Summary("pull", run.rows_in, run.rows_out, counts, [*notes, f"Next: {next_step(bench)}"])
 
 
-def review_counts(bench: Bench) -> dict[str, Any]:
-    """How far the review is and how well people agree."""
-    opinions = opinions_by_seq(bench)
-    verdicts = Counter(v["verdict"] for v in facts.verdicts_by_seq(bench.db).values())
+def review_counts(bench: Bench, kinds: Sequence[Kind] = KINDS) -> dict[str, Any]:
+    """How far the review of these kinds is and how well people agree (Krippendorff's alpha, each kind's question by itself)."""
+    kind_of = records.kinds_by_seq(bench.db)
+    opinions = {seq: said for seq, said in opinions_by_seq(bench).items() if said and kind_of[seq] in kinds}
+    disputed = facts.seqs_with_verdict(bench.db, "disputed")
     flat = [o for said in opinions.values() for o in said]
+    questions = [[said for seq, said in opinions.items() if kind_of[seq] == kind] for kind in kinds]
     return {
-        "records": len([said for said in opinions.values() if said]),
+        "records": len(opinions),
         "opinions": len(flat),
-        "disputed": verdicts["disputed"],
-        "agreement": deciding.agreement(opinions.values()),
-        "estimated_error_rate": deciding.estimate_error_rate(opinions.values()),
+        "disputed": sum(kind_of[seq] in kinds for seq in disputed),
+        "agreement": agreeing.agreement_within(questions),
+        "estimated_error_rate": agreeing.estimate_error_rate(opinions.values()),
         "simulated": any(o.simulated for o in flat),
         "reviewers": sorted({o.user for o in flat}),
     }

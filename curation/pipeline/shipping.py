@@ -112,18 +112,33 @@ def verify(path: Path, *, keys: Sequence[Path] = (), deep: bool = False) -> Summ
         manifest = snapshots.read_manifest(path)
         rows = sum(split.rows for split in manifest.splits.values())
         return Summary("verify", rows, rows, counts, _record_beside(path, "verify", manifest.digest.root, rows, counts))
-    return Summary("verify", 0, 0, counts, [str(problem) for problem in result.problems])
+    return Summary("verify", 0, 0, counts, [*map(str, result.problems), f"Next: {_remedy(path, result.status)}"])
 
 
 def export(path: Path, target: Path, *, shape: ExportFormat, split: str = "train", keys: Sequence[Path] = ()) -> Summary:
     """Write a split of a verified snapshot as JSONL for people who train elsewhere. Core: formats/."""
     trusted = [*keys, *snapshots.find_trusted_keys(), *_project_keys(path)]
     found = snapshots.load_snapshot(path, trusted_keys=trusted)
+    if target.resolve().is_relative_to(path.resolve()):
+        raise SnapshotError(
+            str(target), "is inside the snapshot, whose signature would not hold any more", "name a file outside with --out"
+        )
     if split not in found.manifest.splits:
         raise SnapshotError(f"{path}: split {split}", "is not there", f"choose one of {', '.join(found.manifest.splits)}")
     written = write_rows(found.table(split), target, shape, system_instruction=None)  # type: ignore[arg-type]
     notes = _record_beside(path, "export", found.manifest.digest.root, written, {"file": target.name, "format": shape})
     return Summary("export", written, written, {"file": str(target), "format": shape, "split": split}, notes)
+
+
+def _remedy(path: Path, status: str) -> str:
+    """What makes a snapshot that may not be used usable, if anything does."""
+    known = {
+        "unsigned": command("curate", "sign", path),
+        "intact, signer unknown": "curate trust KEY.pub, with the public key that the signer gave you",
+        "foreign key": "curate trust KEY.pub, with the public key that the signer gave you, if you trust it",
+        "revoked": "curate snapshot, for a new one without what was wrong",
+    }
+    return known.get(status, "take it again from where it came, or write a new one with curate snapshot")
 
 
 def _nothing_approved(bench: Bench, kind: Kind) -> SnapshotError:

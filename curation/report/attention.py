@@ -75,7 +75,8 @@ def _review(data: ReportData) -> list[Notice]:
         if a.alpha is not None and a.alpha < RELIABLE
     ]
     if review.disputed:
-        found.append(Notice("look", f"{_rows(review.disputed)} disputed and not approved until someone settles them.", "review"))
+        how = "disputed and not approved until someone settles them (`curate keep`, `curate drop`)"
+        found.append(Notice("look", f"{_rows(review.disputed)} {how}.", "review"))
     if review.waiting:
         found.append(Notice("note", f"{_rows(review.waiting)} waiting for answers.", "review"))
     return found

@@ -39,7 +39,7 @@ class Problem:
     fact: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.fact}"
+        return f"{self.file}: {self.fact}" if self.file != "." else f"The snapshot {self.fact}"
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,11 @@ def count_cells(db: sqlite3.Connection, *, waiting: bool = False) -> int:
     return int(db.execute(sql).fetchone()["n"])
 
 
+def kinds_by_seq(db: sqlite3.Connection) -> dict[int, Kind]:
+    """The kind of every record."""
+    return {row["seq"]: row["kind"] for row in db.execute("SELECT seq, kind FROM records")}
+
+
 def count_rows(db: sqlite3.Connection) -> dict[str, int]:
     """Kind to how many records stand for themselves."""
     sql = """SELECT kind, count(*) AS n FROM records r WHERE erased IS NULL
