@@ -125,6 +125,7 @@ def test_a_comparison_tells_what_is_missing_and_shows_no_personal_data() -> None
     assert "john.doe" not in found.model_dump_json()
     assert len(found.training_points) == 120 and len(found.covered_points) + len(found.uncovered_points) == 90
     assert found == compare(training, real, ids=[f"id{n}" for n in range(120)], file="real.csv", column="text", shown=7)
+    assert not found.is_sampled and found.model_copy(update={"training_rows": 1_501, "tested": (1_500, 90)}).is_sampled
 
 
 def test_terms_that_differ_for_sure_are_named_and_chance_names_none() -> None:

@@ -169,3 +169,8 @@ class Comparison(Closed):
     uncovered_points: tuple[Point, ...] = ()
     variance: float = 0.0
     """Share of the variance that the picture's two axes hold."""
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether the two-sample test saw a sample of the rows, not all."""
+        return self.tested[0] < self.training_rows or self.tested[1] < self.real_rows

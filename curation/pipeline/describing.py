@@ -239,7 +239,12 @@ def _compared(found: Comparison, unread: int) -> dict[str, Any]:
 
 def _meaning(found: Comparison, folder: Path) -> list[str]:
     differs = "differ from" if found.p_value < 0.05 else "cannot be told from"
+    sampled = [
+        f"The test and the AUC are of a seeded sample: {found.tested[0]:,} of {found.training_rows:,} training and {found.tested[1]:,} of"
+        f" {found.real_rows:,} real rows."
+    ]
     return [
+        *(sampled if found.is_sampled else []),
         f"The rows {differs} real use (p = {found.p_value:.3g}); a classifier's AUC is {found.auc:.2f} (.5 is chance).",
         f"{found.covered:.1%} of the real rows have a training row near; {found.baseline:.1%} have another real row as near.",
         f"Next: {command('curate', 'report', folder)} shows which are not covered.",
