@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from curation.dedup import DROPS, cluster_alarms, find_conflicts, find_exact, find_near, find_semantic, nearest, normalize
+from curation.dedup import DROPS, cells, cluster_alarms, find_conflicts, find_exact, find_near, find_semantic, nearest, normalize
 from curation.dedup.bands import bands_for, found_at
 from curation.dedup.sketch import shingle_hashes, sketches
 
@@ -274,16 +274,43 @@ def test_semantic_same_label_threshold_needs_the_same_label() -> None:
     assert drops(find_semantic(texts, vectors, threshold=0.8, labels=["X", "Y", "Z"])) == []
 
 
-def test_semantic_by_inverted_file_finds_what_the_exact_search_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def paired(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], np.ndarray, pa.Table]:
+    """Texts, their vectors (pairs around common centres), and what the exact search finds; from here on cells are searched."""
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(1500, 32))
     vectors = unit((np.repeat(centres, 2, axis=0) + 0.12 * rng.normal(size=(3000, 32))).tolist())
     texts = [f"text {i}" for i in range(3000)]
     exact = find_semantic(texts, vectors, threshold=0.95)
     monkeypatch.setattr(nearest, "EXACT_UP_TO", 1000)
+    return texts, vectors, exact
+
+
+def test_semantic_by_cells_finds_what_the_exact_search_finds(paired: tuple[list[str], np.ndarray, pa.Table]) -> None:
+    texts, vectors, exact = paired
     by_cells = find_semantic(texts, vectors, threshold=0.95)
-    assert exact.num_rows > 1000
+    assert exact.num_rows > 1000 and by_cells.schema.metadata[b"search"].startswith(b"inverted file")
     assert len(set(drops(exact)) & set(drops(by_cells))) >= 0.99 * exact.num_rows
+    score = dict(zip(exact["row"].to_pylist(), exact["similarity"].to_pylist(), strict=True))
+    assert all(line["similarity"] == pytest.approx(score[line["row"]], abs=1e-6) for line in by_cells.to_pylist() if line["row"] in score)
+
+
+def test_cells_that_find_too_little_are_not_believed(
+    paired: tuple[list[str], np.ndarray, pa.Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts, vectors, exact = paired
+    monkeypatch.setattr(cells, "_PROBES", (0, 1))
+    monkeypatch.setattr(cells, "RECALL", 1.0)
+    table = find_semantic(texts, vectors + 0.0, threshold=0.95)
+    assert table.schema.metadata[b"search"].startswith(b"exact, since cells found only 0.9")
+    assert drops(table) == drops(exact)
+
+
+def test_cells_where_nearly_all_is_alike_are_walked(paired: tuple[list[str], np.ndarray, pa.Table]) -> None:
+    texts, vectors, _ = paired
+    table = find_semantic(texts, np.repeat(vectors[:6:2], 1000, axis=0), threshold=0.95)
+    assert table.schema.metadata[b"search"] == b"exact, since there are over 64 pairs a row"
+    assert table.num_rows == 2997 and set(table["kept"].to_pylist()) == {0, 1000, 2000}
 
 
 def test_semantic_cluster_of_equal_vectors_stays_linear() -> None:

@@ -240,6 +240,17 @@ def test_bad_rows_are_rows() -> None:
     assert [(line["row"], line["kept"]) for line in table.to_pylist()] == [(2, 0), (4, 3), (6, 5), (7, 1), (10, 9)]
 
 
+@pytest.mark.parametrize("unit", ["again and again ", "a", "\x00x", "ألم في ", "e\u0301\u0323x ", "\ud800y", "  "])
+def test_a_long_row_takes_the_time_of_its_length(unit: str) -> None:
+    seconds = []
+    for size in (1_000_000, 10_000_000) if FULL else (30_000, 300_000):
+        text = unit * (size // len(unit.encode("utf-8", "surrogatepass")))
+        started = time.process_time()
+        find_near([text, f"{text}!"])
+        seconds.append(time.process_time() - started)
+    assert seconds[1] < 25 * max(seconds[0], 0.05)
+
+
 def test_a_million_equal_rows_take_the_time_of_reading_them() -> None:
     seconds = []
     for n in (100_000, 1_000_000) if FULL else (40_000, 200_000):

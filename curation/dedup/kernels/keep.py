@@ -224,3 +224,13 @@ def join_buckets(packed, begins, which, counts, rows, width, floor, signatures, 
             heads[kept_heads] = own
             n_heads = kept_heads + 1
         start = i
+
+
+@njit(nogil=True, cache=True)
+def keep_nearest(begins, earlier, cosines, kept, cosine):
+    """Rows in order: each falls to the nearest row before it that stays, of those it is paired with."""
+    for row in range(len(begins) - 1):
+        for i in range(begins[row], begins[row + 1]):
+            rival = earlier[i]
+            if kept[rival] == rival and (kept[row] == row or cosines[i] > cosine[row]):
+                kept[row], cosine[row] = rival, cosines[i]
