@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -65,13 +66,25 @@ def show_story(story: Mapping[str, Any], as_json: bool) -> None:
         twin = f", twin {finding['twin'][:12]}" if finding.get("twin") else ""
         typer.echo(f"{finding['stage']}: {finding['kind']}{twin}. {finding.get('evidence', '')}")
     for answer in story["answers"]:
-        typer.echo(f"{answer['user']} {answer['status']}{' (simulated)' if answer['simulated'] else ''}: {answer['values']}")
+        said = _said(answer["values"], record.get("completion", {}).get("content"))
+        typer.echo(f"{answer['user']} {answer['status']}{' (simulated)' if answer['simulated'] else ''}: {said}")
     if story["override"]:
         typer.echo(f"override: {story['override']['action']} by {story['override']['by']}: {story['override']['reason']}")
     verdict = story["verdict"]
     typer.echo(f"verdict: {verdict['verdict'] if verdict else 'not decided yet (curate decide)'}")
+    for reason in verdict["reasons"] if verdict else ():
+        twin = f", twin {reason['twin'][:12]}" if reason.get("twin") else ""
+        typer.echo(f"  because of {reason['stage']}: {_words(reason['kind'])}{twin}. {reason.get('evidence', '')}".rstrip())
     if story["split"]:
         typer.echo(f"split: {story['split'][0]}, in {', '.join(story['snapshots']) or 'no snapshot'}")
+
+
+def _said(values: Mapping[str, Any], completion: str | None) -> str:
+    """An answer in words; a text that was only handed back unchanged says nothing."""
+    shown = {name: ", ".join(value) if isinstance(value, list) else value for name, value in values.items() if value}
+    if shown.get("edited_completion", "").strip() == (completion or "").strip():
+        shown.pop("edited_completion", None)
+    return "; ".join(f"{_words(name)} {value}" for name, value in shown.items())
 
 
 def _words(name: str) -> str:
@@ -89,4 +102,8 @@ def _number(value: Any) -> str:
 
 
 def _plain(item: Any) -> str:
-    return " ".join(str(v)[:60] for v in item.values()) if isinstance(item, Mapping) else str(item)
+    """One item of a list; of an id or a digest the beginning, by which commands take it too."""
+    if isinstance(item, Mapping):
+        return " ".join(_plain(value) for value in item.values())
+    text = str(item)
+    return text[:12] if re.fullmatch("[0-9a-f]{64}", text) else text[:100]

@@ -13,8 +13,12 @@ from curation import pipeline
 from curation.cli import app
 from curation.snapshot import create_key, describe_signer, find_trusted_keys, load_snapshot, own_key
 from curation.snapshot.sign import sign_snapshot
+from curation.store import facts, open_store, reviews, runs
+from curation.store.facts import Finding
+from curation.store.reviews import StoredAnswer
 from tests.snapshot_rows import instruction, splits_of, write
 from tests.test_bad_input import refusal, run
+from tests.test_pipeline import Bed, blank, import_plain, score_by_hand
 
 
 def curate(*words: object) -> str:
@@ -56,7 +60,7 @@ def test_two_snapshots_are_compared_row_by_row(tmp_path: Path) -> None:
     lost = rows["test"]["id"][0].as_py()
     found = told("diff", one, other)
     assert (found["removed"], found["added"], found["out"]) == ([{"id": lost, "split": "test"}], [], 16)
-    assert f"removed: {lost[:60]} test" in curate("diff", one, other)
+    assert f"removed: {lost[:12]} test" in curate("diff", one, other)
 
 
 def test_keys_are_listed_trusted_and_not_trusted_any_more(tmp_path: Path) -> None:
@@ -105,3 +109,20 @@ def test_an_export_into_the_snapshot_would_break_it_and_is_refused(tmp_path: Pat
     assert "is inside the snapshot" in refusal("curation", "export", path, "--out", path / "train.jsonl")
     assert pipeline.verify(path).counts["verified"] is True
     assert told("export", path, "--out", tmp_path / "train.jsonl")["out"] == 12
+
+
+def test_a_row_s_story_ends_with_the_reasons_and_names_twins_by_their_ids(tmp_path: Path) -> None:
+    bed = Bed(blank(tmp_path / "garden"), tmp_path)
+    import_plain(bed.folder, 3)
+    score_by_hand(bed.folder)
+    twin, row, _ = bed.rows()
+    values = {"verdict": "reject", "reasons": ["wrong", "unclear"], "edited_completion": row.record.completion.content, "comment": "odd"}  # type: ignore[union-attr]
+    with open_store(bed.folder) as db:
+        with runs.record_run(db, "dedup") as run:
+            facts.add_findings(db, [Finding(row.seq, "dedup", "near", True, twin.seq, score=0.9, evidence="jaccard 0.900")], run.number)
+        reviews.add_answers(db, [StoredAnswer("r", "t", row.seq, "ada", "submitted", values, "", "", False)], 1)
+    pipeline.decide(bed.folder)
+    shown = curate("trace", bed.folder, row.id[:12])
+    assert "ada submitted: verdict reject; reasons wrong, unclear; comment odd\n" in shown
+    assert f"verdict: dropped\n  because of dedup: near, twin {twin.id[:12]}. jaccard 0.900\n" in shown
+    assert told("trace", bed.folder, row.id)["verdict"]["reasons"][0]["twin"] == twin.id

@@ -76,7 +76,7 @@ def trace(folder: Path, identity: str) -> dict[str, Any]:
         story["findings"] = [_finding(f, ids) for f in facts.latest_findings(bench.db, GATES) if f.seq == seq]
         story["answers"] = [vars(a) for a in reviews.answers_by_seq(bench.db).get(seq, [])]
         story["override"] = facts.overrides_by_seq(bench.db).get(seq)
-        story["verdict"] = facts.verdicts_by_seq(bench.db).get(seq)
+        story["verdict"] = _verdict(facts.verdicts_by_seq(bench.db).get(seq), ids)
         story["split"] = facts.splits_by_seq(bench.db).get(seq)
         story["snapshots"] = _snapshots_with(bench, story["id"]) if story["split"] else []
         return story
@@ -194,6 +194,14 @@ def _snapshots_with(bench: Bench, identity: str) -> list[str]:
 
 def _call(message: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any]:
     return {"id": message.get("id"), "model": body.get("model"), "stop_reason": message.get("stop_reason"), "usage": message.get("usage")}
+
+
+def _verdict(verdict: Mapping[str, Any] | None, ids: Mapping[int, str]) -> dict[str, Any] | None:
+    """A verdict whose reasons name twins by their ids."""
+    if verdict is None:
+        return None
+    reasons = [{**reason, **({"twin": ids.get(reason["twin"])} if "twin" in reason else {})} for reason in verdict["reasons"]]
+    return {**verdict, "reasons": reasons}
 
 
 def _finding(finding: Any, ids: Mapping[int, str]) -> dict[str, Any]:
