@@ -84,7 +84,8 @@ def _said(values: Mapping[str, Any], completion: str | None) -> str:
     shown = {name: ", ".join(value) if isinstance(value, list) else value for name, value in values.items() if value}
     if shown.get("edited_completion", "").strip() == (completion or "").strip():
         shown.pop("edited_completion", None)
-    return "; ".join(f"{_words(name)} {value}" for name, value in shown.items())
+    first = {name: place for place, name in enumerate(("verdict", "better", "reasons"))}
+    return "; ".join(f"{_words(name)} {shown[name]}" for name in sorted(shown, key=lambda name: (first.get(name, 9), name)))
 
 
 def _words(name: str) -> str:
