@@ -10,19 +10,23 @@ from typing import Any
 from curation.models.ledger import Ledger, Write
 
 MOST_WRITES = 5000
+_NO_HURRY_S = 0.05
 _Waiting = tuple[Write, Callable[[Any], None], Callable[[Exception], None]]
 
 
 class GroupCommit:
     """Writes to the ledger from the loop's own thread, in the order they are wanted.
 
-    Args:
-        window_s: how long a write may wait for others; each commit waits for the disk, and nothing else goes on meanwhile.
+    Nothing goes on while the disk is waited for, so what arrives meanwhile is ready together and committed together: the slower the
+    disk, the larger the groups. Waiting longer than a turn for company costs more than it saves (bursts of calls that start at once).
     """
 
-    def __init__(self, ledger: Ledger, *, window_s: float = 0.0) -> None:
-        self._ledger, self._window_s = ledger, window_s
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
         self._waiting: deque[_Waiting] = deque()
+        self._soon = False
+        """The loop's next turn commits them; else a timer does."""
+        self._later: asyncio.TimerHandle | None = None
         self.commits = 0
 
     async def write(self, change: Write) -> Any:
@@ -43,11 +47,20 @@ class GroupCommit:
         self.post(change, tell, fail)
         return await done
 
-    def post(self, change: Write, then: Callable[[Any], None], fail: Callable[[Exception], None]) -> None:
-        """Have the change written and go on; `then` is called with its result once it is on disk."""
+    def post(self, change: Write, then: Callable[[Any], None], fail: Callable[[Exception], None], *, hurry: bool = True) -> None:
+        """Have the change written and go on; `then` is called with its result once it is on disk.
+
+        Args:
+            hurry: commit in the loop's next turn; else with the next change that is in a hurry, or after a while.
+        """
         self._waiting.append((change, then, fail))
-        if len(self._waiting) == 1:
-            asyncio.get_running_loop().call_later(self._window_s, self._commit)
+        if self._soon:
+            return
+        if hurry:
+            self._soon = True
+            asyncio.get_running_loop().call_soon(self._commit)
+        elif self._later is None:
+            self._later = asyncio.get_running_loop().call_later(_NO_HURRY_S, self._commit)
 
     def flush(self) -> bool:
         """Commit now what is waiting, and what comes of that; False when there was nothing."""
@@ -57,10 +70,14 @@ class GroupCommit:
         return was_waiting
 
     def _commit(self) -> None:
+        if self._later is not None:
+            self._later.cancel()
+        self._soon, self._later = False, None
         if not self._waiting:
             return
         batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_WRITES))]
         if self._waiting:
+            self._soon = True
             asyncio.get_running_loop().call_soon(self._commit)
         self._commit_these(batch)
 

@@ -51,10 +51,6 @@ class Tally:
     refusals: Counter[str] = field(default_factory=Counter)
 
 
-_WINDOW_S = 0.0001
-"""For each call that may be on its way: how long a write to disk may wait for company."""
-
-
 class StopRun(Exception):
     """No further call may be sent, for the reason given; the call at hand is given back."""
 
@@ -93,7 +89,7 @@ class Sender:
             Tally(),
             AdaptiveLimit(spec.concurrency),
             Circuit(),
-            GroupCommit(ledger, window_s=spec.concurrency * _WINDOW_S),
+            GroupCommit(ledger),
         )
         self._model, self._spec, self._ledger, self._budget_usd = model, spec, ledger, budget_usd
         self._rates, self._patience, self._stopping, self._stop = find_rates(spec), patience, stopping, stop
@@ -190,7 +186,7 @@ class Sender:
         try:
             reading = replies.read_message(reply.raw)
             cost = self._cost(reading)
-            self.commit.post(partial(self._settle, call.seq, reading, cost), lambda _: None, self._stop)
+            self.commit.post(partial(self._settle, call.seq, reading, cost), lambda _: None, self._stop, hurry=False)
             self._count(reading, call.held_nano if cost is None else cost)
             failure = reading.failure[0] if reading.failure else None
             record_call(
