@@ -1,6 +1,7 @@
 """Is the index whole? Argilla commits to its database before it updates the index, so a crash between the two leaves it short.
 
-Counts tell what is missing, and the sum of all times of change, in microseconds, tells a change that the index did not see.
+Counts tell what is missing, and the sum of all times of change tells a change that the index did not see: of microseconds less the
+multiples of a prime number, since plain ones pass 64 bits at the five-thousandth record.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ COUNTS = {
     "suggestions": "SELECT d.id, '', count(*), {3} FROM suggestions s JOIN records r ON {2} JOIN datasets d ON {0} GROUP BY 1",
     "vectors": "SELECT d.id, '', count(*), 0 FROM vectors s JOIN records r ON {2} JOIN datasets d ON {0} GROUP BY 1",
 }
+PRIME = 2**31 - 1
 # SQLite's own times end at the millisecond: given the whole text, it rounds .9996 s up to the next second.
 _SECONDS = "CAST(strftime('%s', substr({0}.updated_at, 1, 19)) AS INTEGER)"
-_MICROSECONDS = f"coalesce(sum({_SECONDS} * 1000000 + CAST(substr({{0}}.updated_at, 21) AS INTEGER)), 0)"
+_MICROSECONDS = f"coalesce(sum(({_SECONDS} * 1000000 + CAST(substr({{0}}.updated_at, 21) AS INTEGER)) % {PRIME}), 0)"
 THEIRS = (
     "r.dataset_id = d.id",
     _MICROSECONDS.format("r"),
@@ -32,7 +34,8 @@ THEIRS = (
 ELSEWHERE = ("r.dataset_id = d.id", "0", "r.id = s.record_id", "0", "user_id")
 """Another database than SQLite is asked for its counts alone."""
 
-OURS = ("r.dataset = d.seq", "coalesce(sum(r.updated_at), 0)", "r.seq = s.record", "coalesce(sum(s.updated_at), 0)", "user")
+_SUM = f"coalesce(sum({{0}}.updated_at % {PRIME}), 0)"
+OURS = ("r.dataset = d.seq", _SUM.format("r"), "r.seq = s.record", _SUM.format("s"), "user")
 OURS_BY_COUNT = ("r.dataset = d.seq", "0", "r.seq = s.record", "0", "user")
 Counts = dict[str, set[tuple[str, str, int, int]]]
 

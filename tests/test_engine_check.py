@@ -1,0 +1,86 @@
+"""The check of the index against Argilla's database: equal at any size, and every change is seen to the microsecond."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from argilla_setup.engine.check import find_gaps
+from argilla_setup.engine.documents import RecordDoc, ResponseDoc, SuggestionDoc
+from argilla_setup.engine.index import Index
+from argilla_setup.engine.where import microseconds
+
+COUNT = 6000
+"""More records than the microseconds since 1970 can be summed of in 64 bits."""
+
+START = datetime(2026, 11, 24, 23, 59, 59, 999_600, tzinfo=UTC)
+DATASET = UUID(int=1)
+# Of argilla-server's tables the columns that are looked at.
+TABLES = """
+CREATE TABLE datasets (id CHAR(32) PRIMARY KEY);
+CREATE TABLE records (id CHAR(32) PRIMARY KEY, dataset_id CHAR(32), status VARCHAR, updated_at DATETIME);
+CREATE TABLE responses (id CHAR(32) PRIMARY KEY, record_id CHAR(32), status VARCHAR, user_id CHAR(32), updated_at DATETIME);
+CREATE TABLE suggestions (record_id CHAR(32), updated_at DATETIME);
+CREATE TABLE vectors (record_id CHAR(32))
+"""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A database and an index of the same records, each with a response and a suggestion; every second one with a vector."""
+    folder = tmp_path_factory.mktemp("check")
+    times = [START + timedelta(microseconds=n * 1_234_567) for n in range(COUNT)]
+    names = [UUID(int=n + 10) for n in range(COUNT)]
+    written = [time.replace(tzinfo=None).isoformat(" ", "microseconds") for time in times]
+    with closing(sqlite3.connect(folder / "argilla.db")) as db, db:
+        db.executescript(TABLES)
+        db.execute("INSERT INTO datasets VALUES (?)", (DATASET.hex,))
+        hexes = [name.hex for name in names]
+        rows = list(zip(hexes, written, strict=True))
+        db.executemany("INSERT INTO records VALUES (?, ?, 'pending', ?)", [(name, DATASET.hex, at) for name, at in rows])
+        db.executemany("INSERT INTO responses VALUES (?, ?, 'submitted', 'u', ?)", [(f"a{name}", name, at) for name, at in rows])
+        db.executemany("INSERT INTO suggestions VALUES (?, ?)", rows)
+        db.executemany("INSERT INTO vectors VALUES (?)", [(name,) for name in hexes[::2]])
+    index = Index(folder / "search.db")
+    index.create_dataset(str(DATASET), fields=[], questions={})
+    docs = [
+        RecordDoc(
+            str(name),
+            {},
+            updated_at=microseconds(at),
+            suggestions=[SuggestionDoc("q", 1, updated_at=microseconds(at))],
+            responses=[ResponseDoc(f"a{name}", "u", "submitted", {}, microseconds(at))],
+            vectors={} if n % 2 else {"v": [1.0]},
+        )
+        for n, (name, at) in enumerate(zip(names, times, strict=True))
+    ]
+    index.put_records(str(DATASET), docs)
+    return folder / "argilla.db", folder / "search.db"
+
+
+def test_thousands_of_records_are_compared(files: tuple[Path, Path]) -> None:
+    assert find_gaps(*files) == []
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "undo", "where"),
+    [
+        ("records", "updated_at = updated_at + 1", "updated_at = updated_at - 1", "seq = 77"),
+        ("responses", "updated_at = updated_at - 60000000", "updated_at = updated_at + 60000000", "seq = 9"),
+        ("suggestions", "updated_at = updated_at + 1000", "updated_at = updated_at - 1000", "record = 6000"),
+        ("records", "status = 'completed'", "status = 'pending'", "seq = 1"),
+        ("responses", "user = NULL", "user = 'u'", "seq = 3"),
+    ],
+)
+def test_one_change_is_seen(files: tuple[Path, Path], table: str, change: str, undo: str, where: str) -> None:
+    with closing(sqlite3.connect(files[1])) as db:
+        with db:
+            db.execute(f"UPDATE {table} SET {change} WHERE {where}")
+        assert find_gaps(*files) == [table]
+        with db:
+            db.execute(f"UPDATE {table} SET {undo} WHERE {where}")
