@@ -22,6 +22,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
+import orjson
 
 from argilla_setup.engine.check import find_gaps
 from argilla_setup.engine.documents import RecordDoc, ResponseDoc, SuggestionDoc
@@ -135,7 +136,7 @@ def insert(db: sqlite3.Connection, batch: Sequence[Made], *, dataset: str, quest
         for name, value in row.suggestions.items():
             given = {"value": json.dumps(value), "score": "null", "agent": "seedcorn", "question_id": questions[name]}
             rows["suggestions"].append({"id": uuid4().hex, **given, **part})
-        rows["vectors"].append({"id": uuid4().hex, "value": json.dumps(row.vector), "vector_settings_id": vector, **part})
+        rows["vectors"].append({"id": uuid4().hex, "value": orjson.dumps(row.vector).decode(), "vector_settings_id": vector, **part})
         if answer:
             said = {"values": json.dumps({"verdict": {"value": verdict(row)}}), "status": "submitted", "user_id": user}
             rows["responses"].append({"id": answer, **said, **part})
