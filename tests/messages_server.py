@@ -67,6 +67,7 @@ class Log:
     answered: list[str] = field(default_factory=list)
     """Prompts of the calls whose 200 was written out whole."""
     keys: set[str] = field(default_factory=set)
+    connections: set[Any] = field(default_factory=set)
     together: int = 0
     most_together: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -107,6 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         log = self.server.log
+        log.connections.add(self.client_address)
         log.keys.add(self.headers.get("authorization", "").removeprefix("Bearer ") or self.headers.get("x-api-key", ""))
         if self.path != self.server.path:
             self._perform(self.server.other("POST", self.path, body) or Act(404, error_body(404)))

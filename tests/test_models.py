@@ -23,6 +23,7 @@ from curation.models import AskProgress, AskSummary, Patience, ask, find_rates, 
 from curation.models.limits import AdaptiveLimit
 from curation.models.prices import bound_nano
 from curation.models.replies import retry_after
+from curation.models.sdk import CALLS_EACH
 from curation.project import ModelSpec
 from curation.requests import Request
 from curation.store.calls import CALLS_SCHEMA, CallLedger
@@ -410,6 +411,24 @@ def test_without_a_key_or_a_stand_in_the_sentence_says_what_to_do() -> None:
         open_model(ModelSpec(model=MODEL), environ={})
     with pytest.raises(ModelUnavailable, match="start it with: curate standin start"):
         open_model(ModelSpec(provider="offline-stand-in", model=MODEL), environ={})
+
+
+def test_connections_are_as_many_as_calls_on_their_way_and_are_used_again(ledger: CallLedger) -> None:
+    """There are several clients; a call goes to the first that has room."""
+    with messages_server(lambda body, seen: replace(always_answer(body, seen), delay=0.03)) as server:
+        model = open_model(ModelSpec(model=MODEL, base_url=server.address), environ={"ANTHROPIC_API_KEY": "k"})
+
+        async def send() -> None:
+            for wave in range(4):
+                bodies = [make_request(f"{wave} {n}").body for n in range(2 * CALLS_EACH + 1)]
+                replies = await asyncio.gather(*(model.send(body) for body in bodies))
+                assert [reply.status for reply in replies] == [200] * len(bodies)
+            await model.close()
+            await model.send(make_request("a closed model opens again").body)
+            await model.close()
+
+        asyncio.run(send())
+        assert len(server.log.connections) == 2 * CALLS_EACH + 1 + 1
 
 
 def test_equal_requests_are_one_call(ledger: CallLedger) -> None:

@@ -45,7 +45,7 @@ class SdkClients:
         import httpx2
 
         sdk = importlib.import_module(self._sdk)
-        with self._least_busy() as client:
+        with self._lend() as client:
             try:
                 async with asyncio.timeout(within_s):
                     if method == "GET":
@@ -64,9 +64,10 @@ class SdkClients:
         await asyncio.gather(*(lent.client.close() for lent in clients))
 
     @contextmanager
-    def _least_busy(self) -> Iterator[Any]:
-        lent = min(self._clients, key=lambda lent: lent.calls, default=None)
-        if lent is None or lent.calls >= CALLS_EACH:
+    def _lend(self) -> Iterator[Any]:
+        """The first client with room."""
+        lent = next((lent for lent in self._clients if lent.calls < CALLS_EACH), None)
+        if lent is None:
             lent = _Lent(self._make())
             self._clients.append(lent)
         lent.calls += 1
