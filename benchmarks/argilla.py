@@ -22,9 +22,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-# The script's own folder goes: its name for this file would hide the package `argilla`.
-sys.path.pop(0)
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":
+    # The script's own folder goes: its name for this file would hide the package `argilla`.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import psutil
 

@@ -17,6 +17,7 @@ import httpx
 
 from argilla_setup.server.home import Home
 from benchmarks import argilla as bench
+from curation.review import ArgillaReview
 
 ROUNDS = 60
 CHUNK = 5000
@@ -134,37 +135,44 @@ def summary(times: Sequence[float]) -> dict[str, float]:
 
 
 def answer_while_pushing(count: int, *, people: int, answers: int) -> dict[str, Any]:
-    """So many people answer so many records each while a push runs; every response that was acknowledged must be held at the end."""
+    """So many people answer so many records each while a push runs, on a server of their own."""
     names = [f"ann{n}" for n in range(people)]
-    with bench.running(people=names) as (home, review, _):
-        seed = bench.make_rows(people * answers // 2 + 200, seed=3)
-        assert sum(len(batch) for batch in bench.push(review, seed))
-        started, pushed = threading.Event(), dict[str, Any]()
+    with bench.running(people=names) as (home, review, web):
+        used = web.cpu_times()
+        found = answer_beside_push(home, review, names, count=count, answers=answers)
+        now = web.cpu_times()
+        return found | {"server_cpu_s": round(now.user + now.system - used.user - used.system, 1)}
 
-        def push() -> None:
-            started.wait()
-            began = time.perf_counter()
-            pushed["sent"] = sum(len(batch) for batch in bench.push(review, bench.make_rows(count, seed=4, first=10**6)))
-            pushed["seconds"] = round(time.perf_counter() - began, 1)
 
-        pusher = threading.Thread(target=push)
-        pusher.start()
-        with ThreadPoolExecutor(people) as pool:
-            work = [pool.submit(one_person, home, review.url, name, answers, started) for name in names]
-            done = [future.result() for future in work]
-        pusher.join()
-        with connection(review.url, review.key) as owner:
-            held = read_responses(owner, find_dataset(owner))
-        given = {response for each in done for response in each["given"]}
-        return {
-            "people": people,
-            "answered": len(given),
-            "lost": len(given - held),
-            "pushed": pushed,
-            "statuses": Counter(status for each in done for status in each["statuses"]),
-            "submit_ms": summary([ms for each in done for ms in each["submit"]]),
-            "next_record_ms": summary([ms for each in done for ms in each["next"]]),
-        }
+def answer_beside_push(home: Home, review: ArgillaReview, names: Sequence[str], *, count: int, answers: int) -> dict[str, Any]:
+    """These people answer so many records each while a push runs; every response that was acknowledged must be held at the end."""
+    seed = bench.make_rows(len(names) * answers // 2 + 200, seed=3)
+    assert sum(len(batch) for batch in bench.push(review, seed)) == len(seed)
+    rows, started, pushed = bench.make_rows(count, seed=4, first=10**6), threading.Event(), dict[str, Any]()
+
+    def push() -> None:
+        started.wait()
+        began = time.perf_counter()
+        pushed["sent"] = sum(len(batch) for batch in bench.push(review, rows))
+        pushed["seconds"] = round(time.perf_counter() - began, 1)
+
+    with ThreadPoolExecutor(len(names) + 1) as pool:
+        pusher = pool.submit(push)
+        work = [pool.submit(one_person, home, review.url, name, answers, started) for name in names]
+        done = [future.result() for future in work]
+        pusher.result()
+    with connection(review.url, review.key) as owner, person(home, review.url, names[0]) as ann:
+        held = read_responses(owner, find_dataset(ann))
+    given = {response for each in done for response in each["given"]}
+    return {
+        "people": len(names),
+        "answered": len(given),
+        "lost": len(given - held),
+        "pushed": pushed,
+        "statuses": Counter(status for each in done for status in each["statuses"]),
+        "submit_ms": summary([ms for each in done for ms in each["submit"]]),
+        "next_record_ms": summary([ms for each in done for ms in each["next"]]),
+    }
 
 
 def one_person(home: Home, url: str, name: str, answers: int, started: threading.Event) -> dict[str, Any]:

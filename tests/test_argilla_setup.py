@@ -227,6 +227,21 @@ def test_a_child_that_keeps_falling_is_started_ever_later(home: Home) -> None:
     assert waits == pytest.approx([0.5, 1.0, 2.0], abs=0.2)
 
 
+def test_a_child_that_was_asked_to_end_has_not_fallen(home: Home) -> None:
+    """`doctor --fix` ends the web server so that it starts anew; three repairs are no loop."""
+    keeper, until = make_supervisor(home, SLEEP), time.monotonic() + 20
+    keeper.start()
+    child, before = keeper.children[0], keeper.children[0].process
+    assert before is not None
+    before.terminate()
+    while (child.process is None or child.process is before) and time.monotonic() < until:
+        keeper.start()
+        time.sleep(0.02)
+    assert child.process is not None and child.process is not before and child.falls == 0
+    assert (read_processes(home) or {})["falls"] == {}
+    keeper.stop()
+
+
 def test_down_finds_the_children_of_a_dead_supervisor(home: Home) -> None:
     stubborn = [sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(120)"]
     keeper = make_supervisor(home, SLEEP, stubborn)

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 
@@ -187,16 +187,20 @@ def _restart_web(home: Home, pid: int, *, until: Callable[[], bool]) -> None:
 
     with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(pid).terminate()
-    end = time.monotonic() + 600
+    before, end = _falls(read_processes(home)), time.monotonic() + 600
     while time.monotonic() < end:
         body = read_processes(home)
         if body is not None and body["children"].get("web") not in (None, pid) and is_healthy(int(body["port"])) and until():
             return
-        if body is not None and body.get("falls", {}).get("web", 0) >= LOOPING:
+        if _falls(body) >= before + LOOPING:
             fact = f"falls again and again while it builds the index; it said: {last_line(home, 'web')}"
             raise UserError("the web server", fact, f"argilla-setup logs --home {home.folder} --process web")
         time.sleep(0.3)
     raise UserError("the index", "could not be built again in ten minutes", f"argilla-setup logs --home {home.folder} --process web")
+
+
+def _falls(body: dict[str, Any] | None) -> int:
+    return int(body.get("falls", {}).get("web", 0)) if body else 0
 
 
 def _disk(home: Home, _: Choices, __: bool) -> Iterator[Finding]:

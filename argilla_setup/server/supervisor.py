@@ -101,8 +101,9 @@ class Supervisor:
 
     def _note_fall(self, child: Child, now: float) -> None:
         assert child.process is not None
-        child.falls = 1 if now - child.started > STEADY else child.falls + 1
-        wait = min(0.5 * 2 ** (child.falls - 1), LONGEST_WAIT)
+        asked = child.process.returncode == -signal.SIGTERM  # as `doctor --fix` does; no fault of the child's
+        child.falls = (0 if now - child.started > STEADY else child.falls) + (not asked)
+        wait = min(0.5 * 2 ** max(child.falls - 1, 0), LONGEST_WAIT)
         self.say(f"{datetime.now():%Y-%m-%d %H:%M:%S} {child.name} ended with {child.process.returncode}; starting it again in {wait:g} s")
         child.process, child.not_before = None, now + wait
 
