@@ -3,8 +3,9 @@
     python benchmarks/teacher.py [--calls 10000] [--concurrency 8 32 64] [--rounds 5] [--delay 0.05]
 
 A server in a process of its own answers each call after the delay. Both ways run in turns in one process; ours commits every response to a
-real workbench.db (WAL, synchronous=FULL) before it is read. Ratios are what to look at; the bare loop is given twice: sending through our
-client as `ask` does, and with the SDK's own `messages.create`. Prints one JSON object.
+real workbench.db (WAL, synchronous=FULL) before it is read. Ratios are what to look at; the bare loop is given twice: with the SDK's own
+client and `messages.create`, as anybody would write it, and sending through our clients as `ask` does. Processor time is this process's
+alone. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -105,8 +106,21 @@ def body_of(number: int) -> dict[str, Any]:
     }
 
 
-def time_bare(bodies: list[dict[str, Any]], send: Callable[[dict[str, Any]], Awaitable[Any]], *, concurrency: int) -> float:
-    """Seconds of a loop that keeps nothing."""
+Seconds = tuple[float, float]
+"""By the clock, and of this process's processor time."""
+
+
+def now() -> Seconds:
+    return time.perf_counter(), time.process_time()
+
+
+def since(began: Seconds) -> Seconds:
+    wall, processor = now()
+    return wall - began[0], processor - began[1]
+
+
+def time_bare(bodies: list[dict[str, Any]], client: Any, send: Callable[[dict[str, Any]], Awaitable[Any]], *, concurrency: int) -> Seconds:
+    """A loop that keeps nothing."""
 
     async def run() -> None:
         waiting = iter(bodies)
@@ -116,20 +130,21 @@ def time_bare(bodies: list[dict[str, Any]], send: Callable[[dict[str, Any]], Awa
                 await send(body)
 
         await asyncio.gather(*(work() for _ in range(concurrency)))
+        await client.close()
 
-    began = time.perf_counter()
+    began = now()
     asyncio.run(run())
-    return time.perf_counter() - began
+    return since(began)
 
 
-def time_ours(bodies: list[dict[str, Any]], *, folder: Path, spec: ModelSpec, start: int) -> float:
-    """Seconds of `ask`, every response committed before it is read."""
+def time_ours(bodies: list[dict[str, Any]], *, folder: Path, spec: ModelSpec, start: int) -> Seconds:
+    """`ask`, every response committed before it is read."""
     requests = [Request(stage="generate", slot=f"instruction:{start + n:05d}", role="teacher", body=b) for n, b in enumerate(bodies)]
     with open_store(folder) as db:
-        began = time.perf_counter()
+        began = now()
         model = open_model(spec, environ={"ANTHROPIC_API_KEY": "k"})
         summary = ask(requests, model=model, spec=spec, ledger=CallLedger(db), budget_usd=1e6, simulated=False)
-        seconds = time.perf_counter() - began
+        seconds = since(began)
     assert summary.answered == len(bodies) and summary.failed == 0, summary
     return seconds
 
@@ -139,38 +154,39 @@ def compare(address: str, *, calls: int, concurrency: int, rounds: int, folder: 
     import anthropic
 
     spec = ModelSpec(model=MODEL, base_url=address, concurrency=concurrency)
-    size, process = calls // rounds, psutil.Process()
-    times: dict[str, list[float]] = {"ours": [], "same client": [], "messages.create": []}
-    memory = []
+    size, process, memory = calls // rounds, psutil.Process(), []
 
-    def ours(bodies: list[dict[str, Any]], start: int) -> float:
+    def ours(bodies: list[dict[str, Any]], start: int) -> Seconds:
         return time_ours(bodies, folder=folder, spec=spec, start=start)
 
-    def same(bodies: list[dict[str, Any]], start: int) -> float:
-        return time_bare(bodies, open_model(spec, environ={"ANTHROPIC_API_KEY": "k"}).send, concurrency=concurrency)
+    def same(bodies: list[dict[str, Any]], start: int) -> Seconds:
+        model = open_model(spec, environ={"ANTHROPIC_API_KEY": "k"})
+        return time_bare(bodies, model, model.send, concurrency=concurrency)
 
-    def create(bodies: list[dict[str, Any]], start: int) -> float:
+    def create(bodies: list[dict[str, Any]], start: int) -> Seconds:
         limits = anthropic.DefaultAsyncHttpxClient(limits=_limits(concurrency))
         client = anthropic.AsyncAnthropic(api_key="k", base_url=address, max_retries=0, http_client=limits)
-        return time_bare(bodies, lambda body: client.messages.create(**body), concurrency=concurrency)
+        return time_bare(bodies, client, lambda body: client.messages.create(**body), concurrency=concurrency)
 
-    ways = [("ours", ours), ("same client", same), ("messages.create", create)]
+    ways = [("ours", ours), ("messages.create", create), ("our clients, bare", same)]
+    times: dict[str, list[Seconds]] = {name: [] for name, _ in ways}
     for turn in range(rounds):
         bodies = [body_of(turn * size + n) for n in range(size)]
         for name, way in ways[turn % 3 :] + ways[: turn % 3]:
             gc.collect()
             times[name].append(way(bodies, turn * size))
         memory.append(round(process.memory_info().rss / 2**20))
-    ratio = {name: [bare / mine for bare, mine in zip(times[name], times["ours"], strict=True)] for name in list(times)[1:]}
-    return {
-        "concurrency": concurrency,
-        "calls_each_way": size * rounds,
-        "calls_per_s": {name: round(size * rounds / sum(seconds), 1) for name, seconds in times.items()},
-        "ratio_to_same_client": round(statistics.median(ratio["same client"]), 3),
-        "ratio_to_messages_create": round(statistics.median(ratio["messages.create"]), 3),
-        "ratios_by_round": [round(r, 3) for r in ratio["same client"]],
-        "rss_mb_after_each_round": memory,
-    }
+    made = size * rounds
+    found: dict[str, Any] = {"concurrency": concurrency, "calls_each_way": made, "rss_mb_after_each_round": memory}
+    for name, seconds in times.items():
+        wall, processor = (sum(column) for column in zip(*seconds, strict=True))
+        found[name] = {"calls_per_s": round(made / wall, 1), "processor_ms_per_call": round(processor / made * 1000, 3)}
+        if name != "ours":
+            ratios = [bare[0] / mine[0] for bare, mine in zip(seconds, times["ours"], strict=True)]
+            whole = wall / sum(mine[0] for mine in times["ours"])
+            found[name] |= {"ours_to_it": round(statistics.median(ratios), 3), "by_all_calls": round(whole, 3)}
+            found[name]["by_round"] = [round(ratio, 3) for ratio in ratios]
+    return found
 
 
 def _limits(connections: int) -> Any:
@@ -193,14 +209,10 @@ def main() -> None:
     found = []
     for concurrency in options.concurrency:
         with serving(options.delay) as address, tempfile.TemporaryDirectory() as folder:
-            time_bare([body_of(n) for n in range(20)], _warm_up(address), concurrency=4)
+            model = open_model(ModelSpec(model=MODEL, base_url=address), environ={"ANTHROPIC_API_KEY": "k"})
+            time_bare([body_of(n) for n in range(20)], model, model.send, concurrency=4)  # imports are nobody's cost
             found.append(compare(address, calls=options.calls, concurrency=concurrency, rounds=options.rounds, folder=Path(folder)))
     print(json.dumps({"delay_s": options.delay, "results": found}, indent=2))
-
-
-def _warm_up(address: str) -> Callable[[dict[str, Any]], Awaitable[Any]]:
-    """Imports and first connections are nobody's cost."""
-    return open_model(ModelSpec(model=MODEL, base_url=address), environ={"ANTHROPIC_API_KEY": "k"}).send
 
 
 if __name__ == "__main__":
