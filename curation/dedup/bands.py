@@ -15,7 +15,7 @@ from curation.dedup.rows import Array, Rows, spread
 
 RECALL = 0.995
 """Least probability with which a pair *at* the threshold is found; pairs above do better."""
-_SIZES = (64, 96, 128, 192, 256, 320)
+_SIZES = (64, 80, 128, 160, 192, 288)
 _FEW = 10_000
 """Rows below which there is nothing to gain by a sample."""
 _SAMPLE, _BINS = 1024, 64
@@ -24,7 +24,7 @@ _SIGNED, _MISSED = 320, 1e-4
 
 def bands_for(threshold: float) -> tuple[int, int]:
     """(bands, bins in each) for rows of which nothing is known."""
-    return max(_proposals(threshold), key=lambda pair: (pair[0] * pair[1] <= 192, pair[1]))
+    return max(_proposals(threshold), key=lambda pair: (pair[0] * pair[1] <= 192, pair[1], pair[0]))
 
 
 def choose_bands(rows: Rows, *, threshold: float, shingle: int, codes: Array) -> tuple[int, int]:
