@@ -109,7 +109,7 @@ def test_moved_project_can_still_be_traced(project: Path, tmp_path: Path) -> Non
     moved = project.rename(tmp_path / "elsewhere")
     found = trace_run(open_run(moved / "runs" / "dpo"))
     assert found["sft_run"]["adapter_digest"] == found["reference_digest"]
-    assert found["snapshot"]["path"].startswith(str(moved)) or ".." in found["snapshot"]["path"]
+    assert found["snapshot"]["path"].startswith(str(moved))
 
 
 def test_trace_of_a_dpo_adapter_finds_the_rows_of_its_sft_run(project: Path) -> None:
@@ -189,20 +189,6 @@ def test_signed_adapter_keeps_its_card(project: Path) -> None:
     assert trace_run(run)["adapter_signed"]
 
 
-def test_unpacked_weights_give_the_same_bits_as_packed_ones(built: Path) -> None:
-    import torch
-    from peft import PeftModel
-
-    from training.model import load_base, load_for_reading
-
-    adapter, ids = built / "runs" / "sft" / "adapter", torch.arange(5, 105).reshape(4, 25)
-    packed = PeftModel.from_pretrained(load_base(built / "model", Quantization()), adapter).eval()
-    unpacked = load_for_reading(built / "model", Quantization(), adapter=adapter)
-    assert not any(type(module).__name__ == "Linear4bit" and "bitsandbytes" in type(module).__module__ for module in unpacked.modules())
-    with torch.inference_mode():
-        assert torch.equal(packed(input_ids=ids).logits, unpacked(input_ids=ids).logits)
-
-
 def test_merged_model_says_what_base_and_adapter_say_together(project: Path, tmp_path: Path) -> None:
     import torch
     from peft import PeftModel
@@ -273,7 +259,9 @@ def test_measurement_of_another_adapter_is_not_compared_with(project: Path) -> N
     (sft.output / "eval.json").write_text(json.dumps(stale | {"subject_digest": "0" * 64}))
     found = evaluate_run(dpo, say=lambda text: None)
     assert found["against"] == {}
-    assert "The base model was not measured" in result_text(found, target=dpo.source)
+    text = result_text(found, target=dpo.source, sft_run=dpo.sft_adapter)
+    assert f"Next: train eval {dpo.source} --base, then this again" in text
+    assert f"Next: train eval {sft.output}, then this again" in text
 
 
 def test_rivals_may_differ_in_number(built: Path) -> None:

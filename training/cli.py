@@ -124,7 +124,7 @@ def evaluate(
 
     run = open_run(target)
     result = _quietly(lambda say: evaluate_run(run, base=base, say=say), log=run.output / LOG)
-    _show(result, as_json, result_text(result, target=target))
+    _show(result, as_json, result_text(result, target=target, sft_run=run.sft_adapter))
 
 
 @app.command()

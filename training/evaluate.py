@@ -140,7 +140,7 @@ def compare_with(run: RunFile, result: Mapping[str, Any], *, checked: Mapping[st
     return against
 
 
-def result_text(result: Mapping[str, Any], *, target: Path) -> str:
+def result_text(result: Mapping[str, Any], *, target: Path, sft_run: Path | None = None) -> str:
     """The result as a short table: value, interval, and what changed."""
     lines = [f"{result['subject']}, {result['file']['name']}, {result['seconds']:.0f} s"]
     for name, metric in result["metrics"].items():
@@ -157,6 +157,6 @@ def result_text(result: Mapping[str, Any], *, target: Path) -> str:
         lines.append(
             f"The base model was not measured with these settings. Next: {command('train', 'eval', target, '--base')}, then this again"
         )
-    if result["subject"] == "dpo" and "sft" not in result["against"]:
-        lines.append("The SFT adapter was not measured with these settings. Next: train eval on its run file, then this again")
+    if sft_run is not None and result["subject"] == "dpo" and "sft" not in result["against"]:
+        lines.append(f"The SFT adapter was not measured with these settings. Next: {command('train', 'eval', sft_run)}, then this again")
     return "\n".join(lines)

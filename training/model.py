@@ -89,27 +89,7 @@ def load_for_reading(folder: Path, quantization: Quantization, *, adapter: Path 
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, adapter)
-    unpack_linear4bit(model)
     return model.eval()
-
-
-def unpack_linear4bit(model: Any) -> int:
-    """On a CPU, unpack 4-bit weights once instead of in each step, to the very numbers the step would use; returns how many.
-
-    Not for training, where the 4-bit weights are what saves memory.
-    """
-    import bitsandbytes
-    import torch
-
-    owners = [(owner, name, part) for owner in model.modules() for name, part in owner.named_children()]
-    packed = [found for found in owners if isinstance(found[2], bitsandbytes.nn.Linear4bit) and found[2].weight.device.type == "cpu"]  # type: ignore[attr-defined]
-    for owner, name, part in packed:
-        plain = torch.nn.Linear(part.in_features, part.out_features, bias=part.bias is not None, device="meta")
-        weights = bitsandbytes.functional.dequantize_4bit(part.weight.data, part.weight.quant_state)
-        plain.weight = torch.nn.Parameter(weights.to(part.compute_dtype), requires_grad=False)
-        plain.bias = part.bias
-        setattr(owner, name, plain)
-    return len(packed)
 
 
 def mend_linear4bit(model: Any) -> int:

@@ -71,7 +71,7 @@ def sign_run(run: RunFile, *, key: Path | None = None) -> dict[str, Any]:
 
 
 def _source(run: RunFile, folder: Path, done: Mapping[str, Any]) -> Source:
-    path = folder / done["snapshot"]["path"]
+    path = (folder / done["snapshot"]["path"]).resolve()
     if not path.is_dir():
         raise TrainingError(
             str(path), f"is not there; {folder} was trained on it", "put the snapshot there, or the run folder back beside it"
