@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -21,7 +22,7 @@ from curation.models import find_rates
 from curation.models.prices import bound_nano
 from curation.project import ModelSpec
 from curation.store.calls import CallLedger
-from tests.messages_server import MessagesServer, always_answer, messages_server
+from tests.messages_server import Act, MessagesServer, always_answer, message, messages_server
 from tests.test_models import CHEAP_ANSWER_USD, MODEL, make_request, open_database
 from tests.test_models_batches import Provider
 
@@ -43,6 +44,7 @@ except KeyboardInterrupt as stop:
     print(stop)
     sys.exit(130)
 """
+FULL_CHILD = CHILD.replace("try:", "database.execute('PRAGMA max_page_count = 120')\ntry:", 1)
 BATCH_CHILD = """
 import sys
 from pathlib import Path
@@ -68,7 +70,7 @@ BOUND_USD = bound_nano(make_request("cell 100"), find_rates(ModelSpec(model=MODE
 def start(database: Path, server: MessagesServer, *, calls: int = CALLS, child: str = CHILD) -> subprocess.Popen[str]:
     arguments = [str(database), server.address, str(calls), str(CONCURRENCY)]
     root = Path(__file__).parents[1]
-    return subprocess.Popen([sys.executable, "-c", child, *arguments], cwd=root, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-c", child, *arguments], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60) -> bool:
@@ -231,3 +233,28 @@ def test_ctrl_c_leaves_a_batch_at_the_provider_and_the_same_command_fetches_it(t
         finally:
             end(process)
     assert len(provider.batches) == 1 and Counter(states(path).values()) == {"answered": 12}
+
+
+def test_a_disk_that_fills_up_loses_at_most_the_calls_that_were_out(tmp_path: Path) -> None:
+    """`max_page_count` makes SQLite answer as it does on a full disk. With room again the same command buys only what was lost."""
+    path, rng = tmp_path / "workbench.db", random.Random(1)
+    open_database(path).close()
+
+    def long_answer(body: dict[str, object], seen: int) -> Act:
+        return Act(raw=json.dumps(message(rng.randbytes(4000).hex())).encode(), delay=0.02)
+
+    with messages_server(long_answer) as server:  # type: ignore[arg-type]
+        process = start(path, server, child=FULL_CHILD)
+        try:
+            _, errors = process.communicate(timeout=60)
+            assert process.returncode == 1 and "disk is full" in errors
+            asked, kept = len(server.log.received), Counter(states(path).values())["answered"]
+            assert 10 < kept < asked < CALLS and asked - kept <= CONCURRENCY
+            process = start(path, server)
+            answered, reused, _ = map(int, process.communicate(timeout=60)[0].split())
+        finally:
+            end(process)
+        assert (answered + reused, reused) == (CALLS, kept)
+        with closing(open_database(path)) as database:
+            lost = database.execute("SELECT sum(lost) FROM calls").fetchone()[0]
+        assert len(server.log.received) - CALLS == asked - kept <= lost <= CONCURRENCY
