@@ -1,6 +1,7 @@
-"""Argilla on one machine under load: pushing beside the stock server and SDK, searching at size, twenty people at once.
+"""Argilla on one machine: how soon it is up, and under load: pushing beside the stock server and SDK, searching at size, twenty people at
+once.
 
-    python benchmarks/argilla.py push | search | annotators [--records N] [--people N] [--answers N]
+    python benchmarks/argilla.py start | push | search | annotators [--records N] [--people N] [--answers N]
 
 Each part starts servers of its own in a temporary folder, prints one JSON object and ends them. Timings hold for the machine they were
 taken on; the ratios are what to look at. A calibration loop's seconds stand beside them.
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import random
 import subprocess
 import sys
@@ -45,7 +47,7 @@ DATASET = "cases"
 def main() -> None:
     """Run one part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["push", "search", "annotators"])
+    parser.add_argument("part", choices=["start", "push", "search", "annotators"])
     parser.add_argument("--records", type=int)
     parser.add_argument("--people", type=int, default=20)
     parser.add_argument("--answers", type=int, default=50)
@@ -55,7 +57,9 @@ def main() -> None:
     calibration = calibrate()
     from benchmarks import argilla_load as load
 
-    if given.part == "push":
+    if given.part == "start":
+        result = time_starts()
+    elif given.part == "push":
         result = compare_pushes(given.records or 5000)
     elif given.part == "search":
         result = load.measure_searches(given.records or 50_000, browser=given.browser)
@@ -69,6 +73,29 @@ def calibrate() -> float:
     began = time.perf_counter()
     sum(n * n for n in range(5_000_000))
     return round(time.perf_counter() - began, 2)
+
+
+def time_starts() -> dict[str, Any]:
+    """Seconds from the command to the page, once the environment is built: of an empty folder, and of the same one again.
+
+    CPU seconds of all that was started stand beside them: what the start would take on one quiet core.
+    """
+    out: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="argilla-bench-") as folder:
+        home = open_home(Path(folder))
+        try:
+            for name in ("first", "next"):
+                used, began = os.times(), time.perf_counter()
+                status = start_detached(home, port=0, say=lambda _: None)
+                seconds, now = time.perf_counter() - began, os.times()
+                processes = [psutil.Process(pid).cpu_times() for pid in status.processes.values()]
+                cpu = sum(each.user + each.system for each in processes)
+                cpu += sum(getattr(now, part) - getattr(used, part) for part in ("user", "system", "children_user", "children_system"))
+                out[name] = {"seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)}
+                stop_server(home)
+        finally:
+            stop_server(home)
+    return out
 
 
 def compare_pushes(count: int) -> dict[str, Any]:
