@@ -15,7 +15,7 @@ from curation.leakage.frames import Frames, rows_with
 from curation.leakage.scan import FRAMED, SpanScanner, readable_rows, words_of
 from curation.leakage.shortlist import Candidates, Shortlist
 from curation.leakage.similarity import segments
-from curation.leakage.spans import ANCHOR, SHARED_BY, words
+from curation.leakage.spans import ANCHOR, SHARED_BY, has_two_words
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -192,7 +192,7 @@ class Rewording:
             yield row, text, _padded(units)
             short = [unit for unit in units if self.short[unit]]
             for clause in segments(text)[1:_CLAUSES] if short else ():
-                if len(words(clause)) > 1:  # one word is no rewording
+                if has_two_words(clause):  # one word is no rewording
                     yield row, clause, _padded(short)
 
     def _nearest(self, dense: Array) -> Array:

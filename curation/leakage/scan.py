@@ -33,7 +33,7 @@ class SpanScanner:
         self.words, self.starts = words_of(readable_rows(items))
         self.lengths = np.diff(self.starts)
         grams = _anchors(self.words, self.starts, np.minimum(self.lengths, ANCHOR))
-        group, n, _ = _grouped(grams.hash)
+        group, n, _ = grouped(grams.hash)
         frames = np.empty(0, np.uint64)
         if boilerplate:
             shared = (_holders_of(group, n, grams, self.lengths) >= SHARED_BY)[group]
@@ -47,7 +47,7 @@ class SpanScanner:
     def _index(self, grams: _Grams, frames: Array) -> None:
         from curation.leakage.kernels.spans import heads_of, order_by_group
 
-        group, _, (self.slots, self.groups) = _grouped(np.concatenate([grams.hash, frames]))
+        group, _, (self.slots, self.groups) = grouped(np.concatenate([grams.hash, frames]))
         group = group[: len(grams.hash)]
         self.frames = int(group.max(initial=-1)) + 1  # groups from here on are boilerplate
         self.holders = np.append(0, np.cumsum(np.bincount(group, minlength=self.frames))).astype(np.int64)
@@ -108,13 +108,15 @@ def words_of(rows: Rows) -> tuple[Array, Array]:
     return out[np.repeat(at[:-1] - starts[:-1], counts) + np.arange(starts[-1])], starts
 
 
-def hash_table(hashes: Array) -> tuple[Array, Array]:
-    """(slots, groups) of an open table, at most a quarter full, that tells the place of each of these distinct hashes."""
-    from curation.leakage.kernels.spans import fill_table
+def grouped(hashes: Array) -> tuple[Array, int, tuple[Array, Array]]:
+    """(the group of each hash, how many there are, the table that tells the group of a hash: open, at most a quarter full)."""
+    from curation.leakage.kernels.spans import group_hashes
 
-    slots, groups = _empty_table(len(hashes))
-    fill_table(hashes, slots, groups)
-    return slots, groups
+    size = 1 << max(10, int(4 * len(hashes)).bit_length())
+    slots, groups = np.zeros(size, np.uint64), np.full(size, -1, np.int32)
+    group = np.empty(len(hashes), np.int64)
+    n = group_hashes(hashes, slots, groups, group)
+    return group, n, (slots, groups)
 
 
 def readable_rows(texts: Texts) -> Rows:
@@ -133,16 +135,6 @@ def _anchors(words: Array, starts: Array, sizes: Array) -> _Grams:
     return _Grams(hashes[:n], item[:n], place[:n], sizes[item[:n]])
 
 
-def _grouped(hashes: Array) -> tuple[Array, int, tuple[Array, Array]]:
-    """(the group of each hash, how many there are, the table that tells the group of a hash)."""
-    from curation.leakage.kernels.spans import group_hashes
-
-    slots, groups = _empty_table(len(hashes))
-    group = np.empty(len(hashes), np.int64)
-    n = group_hashes(hashes, slots, groups, group)
-    return group, n, (slots, groups)
-
-
 def _holders_of(group: Array, n: int, grams: _Grams, lengths: Array) -> Array:
     """How many long items hold each group."""
     from curation.leakage.kernels.spans import count_holders
@@ -157,8 +149,3 @@ def _bits(hashes: Array, *, room: int | None = None) -> Array:
     bits = np.zeros(1 << max(7, int(12 * (len(hashes) if room is None else room) // 64).bit_length()), np.uint64)
     set_bits(hashes, bits)
     return bits
-
-
-def _empty_table(n: int) -> tuple[Array, Array]:
-    size = 1 << max(10, int(4 * n).bit_length())
-    return np.zeros(size, np.uint64), np.full(size, -1, np.int32)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from curation.dedup.rows import Rows, spread
-from curation.leakage.scan import hash_table, readable_rows
+from curation.leakage.scan import grouped, readable_rows
 from curation.leakage.wordchars import word_table
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -35,19 +35,18 @@ class Shortlist:
     def __init__(self, items: Sequence[str]) -> None:
         parts, starts = _parts_of(readable_rows(items))
         owner = np.repeat(np.arange(len(items)), np.diff(starts))
-        distinct, group = np.unique(parts, return_inverse=True)
+        group, n, (self.slots, self.groups) = grouped(parts)
         pairs, times = np.unique(group.astype(np.int64) * (1 << 32) + owner, return_counts=True)
         groups, owners = pairs >> 32, pairs & 0xFFFFFFFF
-        held_by = np.bincount(groups, minlength=len(distinct))
+        held_by = np.bincount(groups, minlength=n)
         rarest = np.log((1 + len(items)) / 2) + 1
         self.rarity = np.log((1 + len(items)) / (1 + held_by)) + 1
         self.unknown = _UNKNOWN * rarest
         values = (1 + np.log(times)) * self.rarity[groups]
         norms = np.sqrt(np.bincount(owners, values**2, minlength=len(items)))
         telling = held_by[groups] <= max(_AT_LEAST, _COMMON * len(items))
-        self.holders = np.append(0, np.cumsum(np.bincount(groups[telling], minlength=len(distinct)))).astype(np.int64)
+        self.holders = np.append(0, np.cumsum(np.bincount(groups[telling], minlength=n))).astype(np.int64)
         self.items, self.weights = owners[telling].astype(np.int32), (values / norms[owners])[telling].astype(np.float32)
-        self.slots, self.groups = hash_table(distinct)
         self.n_items = len(items)
 
     def find(self, rows: Rows, *, most: int) -> Candidates:

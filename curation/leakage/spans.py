@@ -15,6 +15,7 @@ SHARED_BY = 3
 """An anchor that this many items hold is boilerplate ("choose the right answer from the following") and opens no span."""
 
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
+_TWO = re.compile(r"[^\W_][\W_]+[^\W_]")
 
 
 class Span(NamedTuple):
@@ -34,6 +35,11 @@ def words(text: str) -> tuple[str, ...]:
 def has_words(text: str) -> bool:
     """Whether a text has any word."""
     return WORD.search(text if text.isascii() else normalize(text)) is not None
+
+
+def has_two_words(text: str) -> bool:
+    """Whether a text has more words than one."""
+    return _TWO.search(text) is not None if text.isascii() else len(words(text)) > 1
 
 
 class SpanIndex:

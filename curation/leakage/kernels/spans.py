@@ -43,17 +43,6 @@ def item_grams(words, starts, sizes, out, item, place):
 
 
 @njit(nogil=True, cache=True)
-def fill_table(hashes, slots, groups):
-    """Open addressing: where each of the distinct hashes stands."""
-    mask = np.uint64(len(slots) - 1)
-    for g in range(len(hashes)):
-        at = hashes[g] & mask
-        while groups[at] >= 0:
-            at = (at + np.uint64(1)) & mask
-        slots[at], groups[at] = hashes[g], g
-
-
-@njit(nogil=True, cache=True)
 def look_up(h, slots, groups):
     """The group of a hash, or -1."""
     mask = np.uint64(len(slots) - 1)
