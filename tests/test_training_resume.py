@@ -173,11 +173,11 @@ def tokens_of(folder: Path) -> list[float]:
     return [row["num_tokens"] for row in rows if "grad_norm" in row]
 
 
-def test_run_that_had_stopped_early_takes_no_more_steps(project: Path) -> None:
+def test_run_that_had_stopped_early_takes_no_more_steps_wherever_it_lies_now(project: Path, tmp_path: Path) -> None:
     whole = train_run(load_run(project, "whole.yaml", run_settings(output="whole", **EARLY)))
     run = load_run(project, "half.yaml", run_settings(output="half", **EARLY))
     stop_after(run, None)
-    again = train_run(run)
+    again = train_run(load_run_file(project.rename(tmp_path / "elsewhere") / "runs" / "half.yaml"))
     assert again["resumed_from"] == again["steps"] == whole["steps"] == whole["early_stopped_at"]
     assert again["adapter_digest"] == whole["adapter_digest"]
 
