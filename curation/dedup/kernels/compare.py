@@ -33,9 +33,9 @@ def place_of(value, table, mask):
 @njit(nogil=True, cache=True)
 def fill_set(hashes, count, floor, tables):
     """Make the first table the set of a row's shingles; gives (distinct ones, mask of the part in use)."""
-    table, stamps, _, turns = tables
+    table, _, _, turns = tables
     mask, distinct, turns[0] = mask_for(count, floor), 0, 0
-    table[: mask + 1], stamps[: mask + 1] = _FREE, 0
+    table[: mask + 1] = _FREE
     for i in range(count):
         value = hashes[i] | _ONE  # 63 bits tell shingles apart, and none is 0
         at = place_of(value, table, mask)
@@ -49,7 +49,7 @@ def jaccard(hashes, count, tables, distinct, mask, floor):
     """Shared over all of the set in the tables and a second row's shingles; -1 as soon as it must lie under the floor."""
     table, stamps, strangers, turns = tables
     turns[0] = turns[0] % _TURNS + 1
-    if turns[0] == 1:
+    if turns[0] == 1:  # the first turn of this set, or of a new count
         stamps[: mask + 1] = 0
     turn, shared, strange = np.uint8(turns[0]), 0, 0
     # With more strangers the rest cannot make up for them: neither what is left of this row nor the whole of the other.
