@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 import pytest
@@ -17,12 +16,10 @@ from curation.score import (
     Scores,
     choice_from,
     pair_requests_for,
-    passes,
     requests_for,
     rubric_digest,
     scores_from,
-    settle,
-    top_cut,
+    settle_panel,
     total_of,
 )
 from tests.icd_samples import ROWS, SYSTEM, answer, answer_lines, project
@@ -64,18 +61,6 @@ def test_the_total_is_the_mean_on_ten(scores: tuple[int, ...], total: float) -> 
     found = read(judgment(*scores, overall=max(1, round(sum(scores) / 4))))
     assert isinstance(found, Scores) and found.total == total and found.record_id == record_id(RECORD)
     assert tuple(found.values.values()) == scores and total_of(found.values) == total
-
-
-def test_an_overall_score_apart_from_the_criteria_is_a_finding() -> None:
-    apart = read(judgment(1, 1, 1, 2, overall=5))
-    near = read(judgment(4, 4, 5, 4, overall=5))
-    assert isinstance(apart, Scores) and [f["kind"] for f in apart.findings] == ["overall_disagrees"] and apart.total == 0.625
-    assert isinstance(near, Scores) and near.findings == ()
-
-
-def test_a_score_without_a_reason_is_a_finding() -> None:
-    found = read(judgment(5, 5, 5, 5, rationale=" "))
-    assert isinstance(found, Scores) and found.findings[0]["kind"] == "no_rationale"
 
 
 def missing_one() -> str:
@@ -140,15 +125,6 @@ def test_an_unreadable_choice_is_a_failure() -> None:
 
 
 def test_a_pair_is_settled_only_by_the_same_choice_in_both_orders() -> None:
-    def choices(ab: int | None, ba: int | None) -> list[PairChoice]:
-        return [PairChoice("r", "ab", ab), PairChoice("r", "ba", ba)]
-
-    assert [settle(choices(*c)) for c in ((0, 0), (1, 1), (0, 1), (None, None), (1, None))] == [0, 1, None, None, None]
-    assert settle([PairChoice("r", "ab", 1)]) is None
-
-
-def test_threshold_and_top_percent() -> None:
-    assert passes(7.0, 7.0) and passes(total_of({"a": 4, "b": 4, "c": 4, "d": 3}), 6.875) and not passes(6.99, 7.0)
-    totals = [float(n) for n in range(10)]
-    assert [top_cut(totals, p) for p in (10, 25, 100)] == [9.0, 8.0, 0.0]
-    assert top_cut([5.0, 5.0, 5.0, 1.0], 50) == 5.0 and math.isinf(top_cut([], 10))
+    settled = [settle_panel([{"ab": ab, "ba": ba}]) for ab, ba in ((0, 0), (1, 1), (0, 1), (None, None), (1, None))]
+    assert settled == [0, 1, None, None, None]
+    assert settle_panel([{"ab": 1}]) is None

@@ -23,7 +23,7 @@ from curation.generate import Made, records_from, requests_for
 from curation.plan import Cell, make_plan, normalized
 from curation.records import InstructionRecord, PairRecord, completion_text, prompt_text, record_id
 from curation.requests import Answer, Failure, Request
-from curation.score import Scorable, Scores, choice_from, pair_requests_for, scores_from, settle
+from curation.score import Scorable, Scores, choice_from, pair_requests_for, scores_from, settle_panel
 from curation.score import requests_for as score_requests
 from curation.standin.answers import Answers
 from curation.standin.flaws import RATES, draw_flaw, parse_rates
@@ -265,7 +265,7 @@ def test_the_judge_prefers_the_right_code_and_flips_on_a_few_pairs(demo: Demo) -
     right = wrong = unsettled = 0
     for row, pair in pairs_of(demo):
         choices = [choice_from(ask(demo, r)) for r in pair_requests_for([(record_id(pair), pair, row.cell.row)], project=project())]
-        winner = settle([c for c in choices if not isinstance(c, Failure)])
+        winner = settle_panel([{c.order: c.winner for c in choices if not isinstance(c, Failure)}])
         if winner is None:
             unsettled += 1
         elif answer_fields(pair.completions[winner].content)["code"] == row.cell.key:

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from curation.errors import RowError
 from curation.generate.asks import Ask
+from curation.generate.reading import fail, read_items, read_json
 from curation.plan import Cell
 from curation.project import Project
 from curation.records import InstructionRecord, Message, PairRecord, candidates_of, make_instruction, make_pair, parse_record
@@ -54,7 +53,7 @@ def read_answer(answer: Answer, cells: Sequence[Cell], *, project: Project, ask:
         return [(cells[0], made) for made in _conversations(answer, cells[0], project)]
     name = "pairs" if "pairs" in asked else "examples"
     item = asked[name]["items"]["properties"]
-    rows = _read_items(answer, name, item)
+    rows = read_items(answer, name, item)
     if isinstance(rows, Failure):
         return [(cell, _of_cell(rows, cell)) for cell in cells]
     if "number" in item:
@@ -62,51 +61,6 @@ def read_answer(answer: Answer, cells: Sequence[Cell], *, project: Project, ask:
     if "probability" in item:
         return list(_least_likely(answer, rows, cells[0], project))
     return [(cells[0], _made_or_failure(answer, n, row, cells[0], project)) for n, row in enumerate(rows)]
-
-
-def read_rows(answer: Answer, name: str, fields: Sequence[str]) -> list[dict[str, str]] | Failure:
-    """The list NAME of an answer whose rows carry FIELDS as texts, or why there is none."""
-    return _read_items(answer, name, {key: {"type": "string"} for key in fields})
-
-
-def read_json(answer: Answer) -> dict[str, Any] | Failure:
-    """The JSON object of an answer, or the reason it has none: refusal, truncated, stopped, not_json, schema."""
-    stop = answer.message.get("stop_reason")
-    if stop == "refusal":
-        details = _mapping(answer.message.get("stop_details"))
-        return fail(answer, "refusal", str(details.get("category") or "uncategorised"))
-    if stop in ("max_tokens", "model_context_window_exceeded"):
-        tokens = _mapping(answer.message.get("usage")).get("output_tokens")
-        return fail(answer, "truncated", f"{stop} after {tokens} tokens")
-    if stop not in ("end_turn", "stop_sequence"):
-        return fail(answer, "stopped", f"stop reason {stop}")
-    try:
-        value = orjson.loads(_without_fence(answer.text))
-    except orjson.JSONDecodeError as error:
-        return fail(answer, "not_json", f"{error}: {answer.text[:80]!r}")
-    return value if isinstance(value, dict) else fail(answer, "schema", f"is a {type(value).__name__}, not an object")
-
-
-def fail(answer: Answer, reason: str, detail: str) -> Failure:
-    """A failure that points at the call it came from."""
-    return Failure(stage=answer.request.stage, slot=answer.request.slot, reason=reason, detail=detail, key=answer.request.key)
-
-
-def _read_items(answer: Answer, name: str, fields: Mapping[str, Any]) -> list[dict[str, Any]] | Failure:
-    """The list NAME of an answer whose rows carry FIELDS: texts as they are, numbers where they are asked for."""
-    value = read_json(answer)
-    if isinstance(value, Failure):
-        return value
-    rows = value.get(name)
-    if not isinstance(rows, list) or not rows:
-        return fail(answer, "schema", f"`{name}` is {'empty' if rows == [] else 'not a list'}")
-    for n, row in enumerate(rows):
-        for key, schema in fields.items():
-            found = row.get(key) if isinstance(row, dict) else None
-            is_text = schema["type"] == "string"
-            if not isinstance(found, str if is_text else int | float) or isinstance(found, bool):
-                return fail(answer, "schema", f"item {n} has no {'text' if is_text else 'number'} `{key}`")
-    return [{key: row[key] for key in fields} for row in rows]
 
 
 def _by_number(answer: Answer, rows: Sequence[dict[str, Any]], cells: Sequence[Cell], project: Project) -> Iterator[Read]:
@@ -247,15 +201,3 @@ def _prompt(system: str | None, text: str) -> tuple[Message, ...]:
     """A checked prompt: an empty input is the row's fault, not the program's."""
     record = make_instruction(text.strip(), "-", system=system)
     return record.prompt
-
-
-def _without_fence(text: str) -> str:
-    """The text without a Markdown fence around it, which some models add even when asked for bare JSON."""
-    text = text.strip()
-    if text.startswith("```") and text.endswith("```") and "\n" in text:
-        return text.split("\n", 1)[1].removesuffix("```")
-    return text
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

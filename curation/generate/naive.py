@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from curation.generate.answers import read_rows
+from curation.generate.reading import read_rows
 from curation.generate.requests import FIELDS, list_schema, message_body
 from curation.project import Project
 from curation.prompts import fill

@@ -10,12 +10,11 @@ from typing import Any
 from curation.balance import class_weights, count_classes, measure_balance, refill_quota, rows_over_cap
 from curation.decide import Decision, Reason
 from curation.errors import ProjectError, command
-from curation.pipeline.bench import Bench, Summary, label_of, load_cells, open_bench
+from curation.pipeline.bench import Bench, Summary, load_cells, open_bench
+from curation.pipeline.classes import class_of_cell, classes_of, column_of, known_classes, planned_classes
 from curation.pipeline.keeping import total_of_rows
 from curation.pipeline.sources import lay_out
-from curation.plan import Cell
 from curation.project import settings_digest
-from curation.project.balancing import FOUND_TOPIC
 from curation.records import KINDS, Kind
 from curation.store import facts, records, reviews, runs
 from curation.store.records import Row
@@ -39,7 +38,7 @@ def balance(folder: Path) -> Summary:
             found: dict[str, dict[str, Any]] = {kind: line for kind in KINDS if (line := _balance_of(bench, kind)) is not None}
             run.rows_in = sum(line["before"]["rows"] for line in found.values())
             run.rows_out = sum(line["after"]["rows"] for line in found.values())
-            run.detail = {"by": bench.project.balance.by, "column": _column_of(bench, bench.project.balance.by), **found}
+            run.detail = {"by": bench.project.balance.by, "column": column_of(bench, bench.project.balance.by), **found}
         if any(line["asked"] for line in found.values()):
             records.refresh_cells(bench.db, [(c.id, c.kind, c.ordinal, c.model_dump_json().encode()) for c in lay_out(bench)])
         return Summary("balance", run.rows_in, run.rows_out, {k: _in_brief(line) for k, line in found.items()}, _notes(bench, found))
@@ -89,59 +88,10 @@ def balance_facts(bench: Bench, kind: Kind, rows: Sequence[Row]) -> dict[str, An
     return facts_
 
 
-def classes_of(bench: Bench, kind: Kind, rows: Sequence[Row], by: str) -> dict[int, str | None]:
-    """The class of each row (by seq): its label, a plan attribute, the grounding topic, or the topic it was found to be about.
-
-    Raises:
-        ProjectError: the project has no such attribute, or topics were not found yet.
-    """
-    if by == "label":
-        return {row.seq: label_of(bench, row) for row in rows}
-    if by == FOUND_TOPIC:
-        topics = {f.seq: f.item for f in facts.latest_findings(bench.db, ("describe",)) if f.kind == "topic"}
-        if not topics and rows:
-            raise ProjectError(
-                "project.yaml: balance.by", "is found_topic, and no topics were found yet", command("curate", "describe", bench.folder)
-            )
-        return {row.seq: topics.get(row.seq) for row in rows}
-    if by not in known_classes(bench):
-        raise ProjectError("project.yaml: balance.by", f"is {by}; there are: {', '.join(known_classes(bench))}", "mend it in project.yaml")
-    column = _topic_column(bench, by)
-    values = {cell.id: _class_of_cell(cell, by, column) for cell in load_cells(bench)}
-    return {row.seq: values.get(row.cell or "") for row in rows}
-
-
-def known_classes(bench: Bench) -> list[str]:
-    """By what this project can be balanced."""
-    plan = bench.project.plan
-    topic = ("topic", plan.grounding.topic) if plan.grounding and plan.grounding.topic else ()
-    return list(dict.fromkeys(("label", *plan.attributes, *topic, FOUND_TOPIC)))
-
-
-def planned_classes(bench: Bench, kind: Kind, by: str) -> list[str]:
-    """The classes the plan asks rows for, so that one without rows is seen."""
-    if by in ("label", FOUND_TOPIC):
-        return (
-            sorted({f.item for f in facts.latest_findings(bench.db, ("describe",)) if f.kind == "topic" and f.item})
-            if by == FOUND_TOPIC
-            else []
-        )
-    column = _topic_column(bench, by)
-    return sorted({value for c in load_cells(bench) if c.kind == kind and (value := _class_of_cell(c, by, column))})
-
-
 def load_balance(bench: Bench) -> dict[str, Any] | None:
     """What the latest `curate balance` found."""
     run = runs.latest_run(bench.db, "balance")
     return json.loads(run["detail"]) if run is not None else None
-
-
-def _topic_column(bench: Bench, by: str) -> str | None:
-    """The grounding table's column, where `by` means it and no plan attribute."""
-    plan = bench.project.plan
-    if by in plan.attributes or plan.grounding is None or plan.grounding.topic is None:
-        return None
-    return plan.grounding.topic if by in ("topic", plan.grounding.topic) else None
 
 
 def _past_cap(bench: Bench, kind: Kind, rows: Sequence[Row], verdicts: Mapping[int, str]) -> dict[int, Reason]:
@@ -199,24 +149,12 @@ def _balance_of(bench: Bench, kind: Kind) -> dict[str, Any] | None:
 def _askable(bench: Bench, kind: Kind, missing: Mapping[str, int]) -> dict[str, int]:
     """The cells to add for what is missing: less those of the class that are planned already and still to be written."""
     by = bench.project.balance.by
-    if by is None or not missing or (by not in bench.project.plan.attributes and _column_of(bench, by) is None):
+    if by is None or not missing or (by not in bench.project.plan.attributes and column_of(bench, by) is None):
         return {}
     written, failed = records.cells_made(bench.db), facts.failed_slots(bench.db, "generate")
     waiting = [cell for cell in load_cells(bench) if cell.kind == kind and cell.id not in written and cell.id not in failed]
-    coming = count_classes([_class_of_cell(cell, by, _column_of(bench, by)) for cell in waiting])
+    coming = count_classes([class_of_cell(cell, by, column_of(bench, by)) for cell in waiting])
     return {name: n - coming.get(name, 0) for name, n in missing.items() if n > coming.get(name, 0)}
-
-
-def _column_of(bench: Bench, by: str) -> str | None:
-    """The grounding table's column that holds the class: its topic, or the key where the label is the key."""
-    grounding = bench.project.plan.grounding
-    return grounding.key if by == "label" and grounding else _topic_column(bench, by)
-
-
-def _class_of_cell(cell: Cell, by: str, column: str | None) -> str | None:
-    if by == "label":
-        return cell.key
-    return (str((cell.row or {}).get(column) or "") if column else cell.attributes.get(by, "")) or None
 
 
 def rule_in_words(bench: Bench) -> str:
@@ -266,6 +204,6 @@ def _notes(bench: Bench, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _told_refill(bench: Bench) -> str:
     by = bench.project.balance.by
-    if by is not None and (by in bench.project.plan.attributes or _column_of(bench, by)):
+    if by is not None and (by in bench.project.plan.attributes or column_of(bench, by)):
         return f"Their cells are planned and wait to be written. Next: {command('curate', 'generate', bench.folder)}"
     return f"The plan knows no cells by {by}, so it cannot be asked for them; the report lists the classes and their numbers."

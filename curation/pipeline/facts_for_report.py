@@ -12,6 +12,7 @@ from typing import Any
 from curation import report as page
 from curation.pipeline import facts_of_work as work
 from curation.pipeline.asking import count_failed
+from curation.pipeline.balancing import STANDING
 from curation.pipeline.bench import Bench, label_of, load_cells, load_protected
 from curation.pipeline.deciding import GATES
 from curation.pipeline.describing import load_comparison, load_descriptions
@@ -190,7 +191,7 @@ def _distributions(
 ) -> tuple[page.Distribution, ...]:
     cells = {cell.id: cell for cell in load_cells(bench)}
     everything = [row for kind in KINDS for row in rows[kind]]
-    good = {seq for seq, v in verdicts.items() if v["verdict"] in ("approved", "to_review", "in_review")}
+    good = {seq for seq, v in verdicts.items() if v["verdict"] in STANDING}
     grounding, out = bench.project.plan.grounding, []
     names = ([grounding.topic] if grounding and grounding.topic else []) + list(bench.project.plan.attributes)
     for name in names:
@@ -213,12 +214,7 @@ def _coverage(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]], rows: Map
     cells = [cell for cell in load_cells(bench) if set(names) <= cell.attributes.keys()]
     if len(names) < 2 or not cells:
         return None
-    alive = {
-        row.cell
-        for kind in KINDS
-        for row in rows[kind]
-        if verdicts.get(row.seq, {}).get("verdict") in ("approved", "to_review", "in_review")
-    }
+    alive = {row.cell for kind in KINDS for row in rows[kind] if verdicts.get(row.seq, {}).get("verdict") in STANDING}
     planned = Counter((c.attributes[names[0]], c.attributes[names[1]]) for c in cells)
     have = Counter((c.attributes[names[0]], c.attributes[names[1]]) for c in cells if c.id in alive)
     # As the plan lists them: basic, intermediate, advanced is an order, and the alphabet is none.

@@ -10,13 +10,13 @@ import pyarrow as pa
 
 from curation import hygiene
 from curation import report as page
+from curation.pipeline.balancing import STANDING
 from curation.pipeline.bench import Bench
 from curation.records import PairRecord
 from curation.store import records
 from curation.store.records import Row
 
 SHOWN = 40
-STANDING = ("approved", "to_review", "in_review")
 NO_PAIRS = ("flips", "judge_prefers_other", "neither", "tie")
 """Why two answers are no pair."""
 

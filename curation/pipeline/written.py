@@ -16,7 +16,8 @@ from curation.store.records import Origin
 
 Produced = tuple[Record, Origin]
 CHUNK = 4000
-"""Records of so many answers are added in one transaction; an answer is never split over two."""
+"""So many records are added in one transaction. All that an answer became, rows and failures, stands in the same one: an answer of which
+a kill left a part would never be read again."""
 
 
 def read_generated(bench: Bench, cells: Sequence[Cell], run: int) -> int:
@@ -42,10 +43,9 @@ def read_generated(bench: Bench, cells: Sequence[Cell], run: int) -> int:
             rows += sum(origin.part == 0 for _, origin in produced)
             made += produced
         if len(made) >= CHUNK:
-            records.add_records(bench.db, made, run)
-            made = []
-    records.add_records(bench.db, made, run)
-    facts.add_failures(bench.db, failures, run)
+            records.add_records(bench.db, made, run, failures=failures)
+            made, failures = [], []
+    records.add_records(bench.db, made, run, failures=failures)
     return rows
 
 

@@ -14,12 +14,9 @@ from curation.score.judgment import (
     choice_from,
     pair_digest,
     pair_requests_for,
-    passes,
     requests_for,
     rubric_digest,
     scores_from,
-    settle,
-    top_cut,
     total_of,
 )
 from curation.score.panel import PanelDecision, combine, decide_panel, judges_of, settle_panel, spread
@@ -40,13 +37,10 @@ __all__ = [
     "judges_of",
     "pair_digest",
     "pair_requests_for",
-    "passes",
     "requests_for",
     "rubric_digest",
     "scores_from",
-    "settle",
     "settle_panel",
     "spread",
-    "top_cut",
     "total_of",
 ]

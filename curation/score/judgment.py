@@ -4,7 +4,6 @@ says why first; the totals are computed here. A judgment that cannot be read is 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
@@ -46,8 +45,6 @@ class Scores:
     overall: int
     total: float
     """0 to 10, the mean of the criteria, computed here."""
-    findings: tuple[dict[str, Any], ...] = ()
-    """What is odd about the judgment: kind, score, evidence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +97,7 @@ def pair_requests_for(
 
 
 def scores_from(answer: Answer, *, project: Project) -> Scores | Failure:
-    """The scores of a judgment, with a finding where the overall score and the criteria disagree."""
+    """The scores of a judgment, or why it has none."""
     value = read_json(answer)
     if isinstance(value, Failure):
         return value
@@ -115,7 +112,7 @@ def scores_from(answer: Answer, *, project: Project) -> Scores | Failure:
     if not _is_score(overall):
         return fail(answer, "schema", "`overall` is no score from 1 to 5")
     total = total_of(values)
-    return Scores(answer.request.slot.split(":")[0], values, rationales, overall, total, _findings(overall, total, rationales))
+    return Scores(answer.request.slot.split(":")[0], values, rationales, overall, total)
 
 
 def choice_from(answer: Answer) -> PairChoice | Failure:
@@ -130,39 +127,9 @@ def choice_from(answer: Answer) -> PairChoice | Failure:
     return PairChoice(record_id, "ba" if order == "ba" else "ab", index, str(value.get("rationale", "")))
 
 
-def settle(choices: Sequence[PairChoice]) -> int | None:
-    """The answer preferred in both orders; None when the judge flipped with the order, called a tie, or saw one order only."""
-    winners = {choice.winner for choice in choices}
-    return winners.pop() if {c.order for c in choices} == {"ab", "ba"} and len(winners) == 1 else None
-
-
 def total_of(values: Mapping[str, int]) -> float:
     """The criteria's mean on a scale from 0 to 10."""
     return sum((value - 1) / 4 * 10 for value in values.values()) / len(values)
-
-
-def passes(total: float, threshold: float) -> bool:
-    """Whether a total reaches the threshold."""
-    return total >= threshold - 1e-9
-
-
-def top_cut(totals: Sequence[float], percent: float) -> float:
-    """The total that the best PERCENT % of the rows reach; rows equal to it all pass. Infinite when there are no rows."""
-    if not totals:
-        return math.inf
-    count = max(1, math.floor(len(totals) * percent / 100 + 1e-9))
-    return sorted(totals, reverse=True)[count - 1]
-
-
-def _findings(overall: int, total: float, rationales: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
-    apart = abs((overall - 1) / 4 * 10 - total)
-    found: list[dict[str, Any]] = []
-    if apart > DISAGREEMENT:
-        found.append({"kind": "overall_disagrees", "score": apart, "evidence": f"overall {overall} of 5, criteria {total:.1f} of 10"})
-    silent = [criterion for criterion, text in rationales.items() if not text.strip()]
-    if silent:
-        found.append({"kind": "no_rationale", "score": float(len(silent)), "evidence": ", ".join(silent)})
-    return tuple(found)
 
 
 def _score_schema(project: Project) -> dict[str, Any]:

@@ -17,10 +17,11 @@ from curation.snapshot.keys import (
     remove_trusted_key,
 )
 from curation.snapshot.manifest import Manifest, ProtectedSet, find_snapshots, read_manifest
+from curation.snapshot.read import read_split
 from curation.snapshot.revoke import FOLDER as REVOCATIONS
 from curation.snapshot.revoke import Revocation, read_revocation, revoke
 from curation.snapshot.sign import sign_folder, sign_snapshot
-from curation.snapshot.verify import Problem, Snapshot, Verification, load_snapshot, read_signer, read_split, verify_folder, verify_snapshot
+from curation.snapshot.verify import Problem, Snapshot, Verification, load_snapshot, read_signer, verify_folder, verify_snapshot
 from curation.snapshot.write import write_snapshot
 
 __all__ = [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from curation.errors import SnapshotError
 from curation.snapshot.manifest import SPLITS, Split, read_manifest
-from curation.snapshot.verify import read_split
+from curation.snapshot.read import read_split
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ Without any trusted key the best answer is "intact, signer unknown".
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,9 +20,10 @@ from curation.records import Kind
 from curation.snapshot.digest import content_digest, kind_of
 from curation.snapshot.keys import PUBLIC, config_folder, find_trusted_keys, fingerprint, load_public_key, signature_hint
 from curation.snapshot.manifest import MANIFEST, SIGNATURE, SPLITS, Manifest, Split, read_manifest
+from curation.snapshot.read import read_split
 from curation.snapshot.revoke import find_revocation
 from curation.snapshot.sign import Signed, hashing_config, read_signature, walk_files
-from curation.snapshot.write import check_rows, file_sha256, schema_of
+from curation.snapshot.write import check_rows, file_sha256
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -160,27 +160,6 @@ def find_problems(path: Path, manifest: Manifest, *, deep: bool) -> list[Problem
     unlisted = [split.file for split in manifest.splits.values() if split.file not in manifest.files]
     problems += [Problem(MANIFEST, f"names the split file {name} without its sha256") for name in unlisted]
     return problems or (_find_deep_problems(path, manifest) if deep else [])
-
-
-def read_split(path: Path, split: Split, *, manifest: Manifest | None = None) -> pa.Table:
-    """One split's rows, from bytes whose sha256 is the manifest's; a split without a file has no rows."""
-    import hashlib
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    manifest = manifest or read_manifest(path)
-    if split not in manifest.splits:
-        return schema_of(manifest.kind).empty_table()
-    file = path / manifest.splits[split].file
-    body = file.read_bytes() if file.is_file() else b""
-    if hashlib.sha256(body).hexdigest() != manifest.files.get(file.name):
-        raise SnapshotError(str(file), "is not the file the manifest names", command("curate", "verify", path))
-    try:
-        # pyarrow 26 aborts about one process in ten at exit when its thread pool has only just been used on a small buffer.
-        return pq.read_table(io.BytesIO(body), use_threads=False, pre_buffer=False)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise SnapshotError(str(file), f"is no Parquet file ({error})", command("curate", "verify", path)) from error
 
 
 def _verify_snapshot(path: Path, trusted_keys: Sequence[Path], deep: bool, revocations: Sequence[Path] | None) -> Verification:

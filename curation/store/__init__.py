@@ -1,7 +1,7 @@
 """workbench.db: everything that still moves. The only SQL of the project stands in this folder.
 
-SQLite in WAL mode. Facts key on `records.seq`; hex ids exist only at the edges. Transactions hold at most 5,000 rows and
-never span a network call.
+SQLite in WAL mode. Facts key on `records.seq`; hex ids exist only at the edges. Bulk is written some thousands of rows at a time;
+verdicts, which must change together, in one transaction. None spans a network call.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,18 +63,6 @@ def hold_lock(db: Database, name: str, *, wait_s: float = 0.0) -> Iterator[None]
         ended.set()
         beat.join()
         db.execute("DELETE FROM locks WHERE name = ? AND owner = ?", (name, owner))
-
-
-def batched(rows: Iterable[tuple[object, ...]], size: int = 5000) -> Iterator[list[tuple[object, ...]]]:
-    """Lists of at most SIZE rows, one transaction each."""
-    chunk: list[tuple[object, ...]] = []
-    for row in rows:
-        chunk.append(row)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 def _taken_by(db: Database, name: str, owner: str) -> str | None:

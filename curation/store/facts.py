@@ -76,10 +76,15 @@ def all_choices(db: sqlite3.Connection, seq: int) -> list[dict[str, Any]]:
 
 def add_failures(db: sqlite3.Connection, failures: Iterable[Failure], run: int) -> None:
     """Count what did not become what it should; the same failure is counted once."""
-    rows = [(f.stage, f.slot, f.key or "", f.reason, f.detail, run) for f in failures]
     with db:
         db.execute("BEGIN IMMEDIATE")
-        db.executemany("INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?, ?, ?)", rows)
+        count_in(db, failures, run)
+
+
+def count_in(db: sqlite3.Connection, failures: Iterable[Failure], run: int) -> None:
+    """The same, inside a transaction that is open already."""
+    rows = [(f.stage, f.slot, f.key or "", f.reason, f.detail, run) for f in failures]
+    db.executemany("INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?, ?, ?)", rows)
 
 
 def failed_slots(db: sqlite3.Connection, stage: str) -> dict[str, str]:
@@ -90,11 +95,6 @@ def failed_slots(db: sqlite3.Connection, stage: str) -> dict[str, str]:
 def failed_calls(db: sqlite3.Connection, stage: str) -> set[str]:
     """Keys of calls whose answer could not be used."""
     return {row["call"] for row in db.execute("SELECT call FROM failures WHERE stage = ? AND call <> ''", (stage,))}
-
-
-def count_failures(db: sqlite3.Connection, stage: str, slot: str) -> int:
-    """How often a slot has failed."""
-    return int(db.execute("SELECT count(*) AS n FROM failures WHERE stage = ? AND slot = ?", (stage, slot)).fetchone()["n"])
 
 
 def calls_read(db: sqlite3.Connection) -> set[str]:

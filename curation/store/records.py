@@ -10,7 +10,8 @@ from typing import Any
 
 from curation.errors import ProjectError
 from curation.records import KINDS, Kind, Record, dump_record, load_record, record_id
-from curation.requests import cells_in
+from curation.requests import Failure, cells_in
+from curation.store.facts import count_in
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,10 @@ class Row:
     parent: int | None
 
 
-def add_records(db: sqlite3.Connection, made: Iterable[tuple[Record, Origin]], run: int) -> tuple[int, int]:
-    """Add records and origins in one transaction; what is already there stays.
+def add_records(
+    db: sqlite3.Connection, made: Iterable[tuple[Record, Origin]], run: int, *, failures: Iterable[Failure] = ()
+) -> tuple[int, int]:
+    """Add records and origins in one transaction, and the failures that came with them; what is already there stays.
 
     Returns (new records, new origins); a pair's candidates count only among the records.
     """
@@ -62,6 +65,7 @@ def add_records(db: sqlite3.Connection, made: Iterable[tuple[Record, Origin]], r
         new_records = db.executemany("INSERT OR IGNORE INTO records (id, kind, label, body) VALUES (?, ?, ?, ?)", kept).rowcount
         new_origins = db.executemany(_ADD_ORIGIN, [_origin(*one, run) for one in batch if one[2].part == 0]).rowcount
         db.executemany(_ADD_ORIGIN, [_origin(*one, run) for one in batch if one[2].part])
+        count_in(db, failures, run)
     return max(new_records, 0), max(new_origins, 0)
 
 
@@ -110,15 +114,6 @@ def load_row(db: sqlite3.Connection, seq: int) -> dict[str, Any]:
 def children_of(db: sqlite3.Connection, seq: int) -> list[int]:
     """The records that were made from one: edits of it, and examples that grew from it."""
     return [row["seq"] for row in db.execute("SELECT DISTINCT seq FROM origins WHERE parent = ? ORDER BY seq", (seq,))]
-
-
-def add_cells(db: sqlite3.Connection, cells: Iterable[tuple[str, str, int, bytes]]) -> int:
-    """Add plan cells (id, kind, ordinal, body) that are not there yet; a cell once written is never changed."""
-    with db:
-        db.execute("BEGIN IMMEDIATE")
-        before = db.execute("SELECT count(*) AS n FROM cells").fetchone()["n"]
-        db.executemany("INSERT OR IGNORE INTO cells VALUES (?, ?, ?, ?)", cells)
-        return int(db.execute("SELECT count(*) AS n FROM cells").fetchone()["n"] - before)
 
 
 def refresh_cells(db: sqlite3.Connection, cells: Sequence[tuple[str, str, int, bytes]]) -> tuple[int, int, int]:
@@ -176,11 +171,6 @@ def cells_made(db: sqlite3.Connection) -> set[str]:
 def origin_sources(db: sqlite3.Connection, how: str) -> set[str]:
     """The calls or files that have already become records."""
     return {row["source"] for row in db.execute("SELECT DISTINCT source FROM origins WHERE how = ?", (how,))}
-
-
-def edit_sources(db: sqlite3.Connection) -> dict[int, str]:
-    """For each record that an edit made, the response it came from."""
-    return {row["seq"]: row["source"] for row in db.execute("SELECT seq, source FROM origins WHERE how = 'edited' ORDER BY origin DESC")}
 
 
 def sources_by_seq(db: sqlite3.Connection, how: str) -> list[tuple[int, str, int]]:
