@@ -187,8 +187,9 @@ def _split(bench: Bench, kept: Sequence[Row]) -> tuple[dict[str, list[Row]], int
     Earlier rows of both kinds hold their clusters in place, so twins never end up on two sides.
     """
     frozen = facts.splits_by_seq(bench.db)
-    wanted = {row.seq for row in kept}
-    everyone = [row for kind in KINDS for row in records.list_rows(bench.db, kind) if row.seq in frozen or row.seq in wanted]
+    wanted, everyone = {row.seq for row in kept}, list(kept)
+    if frozen:
+        everyone = [row for kind in KINDS for row in records.list_rows(bench.db, kind) if row.seq in frozen or row.seq in wanted]
     shares = bench.project.splits
     assigned = split_rows(
         [prompt_text(row.record) for row in everyone],
