@@ -16,7 +16,7 @@ from typing import Any
 
 ANSWER = re.compile(r"/(records/[^/]+/responses|responses/[^/]+|me/responses/bulk)/?$")
 RECORDS = re.compile(r"/datasets/[^/]+/records(/bulk)?/?$")
-PATIENCE = 2.0
+PATIENCE = 10.0
 """Seconds after which records go before people's answers, so that a push comes to an end however many people answer."""
 _Line = deque[tuple[float, asyncio.Future[None]]]
 

@@ -251,14 +251,17 @@ def test_doctor_finds_and_mends_a_short_index_while_people_work(argilla_home: Ru
 )
 def test_doctor_mends_an_index_however_it_was_damaged(argilla_home: RunningArgilla, damage: str) -> None:
     """Answers are kept in the database; the index must never keep the web server down."""
-    home, name = argilla_home.home, f"hurt-{damage[:2]}"
+    home, name = argilla_home.home, damage.replace(" ", "-").replace(",", "")
     push(home, name, [f"{name}-ann"], count=5, topic="hiccup")
     with as_person(argilla_home.url, person(home, f"{name}-ann")["api_key"]) as http:
         dataset = dataset_of(http)
         given = {submit(http, record["id"]) for record in found(http, dataset)[:3]}
         if damage == "no database at all":  # beside the open one, which a running server goes on reading
+            (home.folder / "other").touch(0o600)
             (home.folder / "other").write_bytes(b"this is no database, " * 500)
             (home.folder / "other").replace(home.index)
+            for ending in ("-wal", "-shm"):  # whose pages would still be read
+                home.index.with_name(home.index.name + ending).unlink(missing_ok=True)
         else:
             with contextlib.closing(sqlite3.connect(home.index)) as db, db:
                 if damage == "a table in the way":
