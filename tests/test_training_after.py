@@ -172,7 +172,7 @@ def test_card_says_what_the_adapter_is_made_of(project: Path) -> None:
     evaluate_run(run, base=True, say=said.append)
     assert card.read_text() == before
     evaluate_run(run, say=said.append)
-    assert "| choice |" in card.read_text() and " no change |" in card.read_text()
+    assert "over the 4-bit (NF4) base model" in card.read_text() and "| choice |" in card.read_text() and " no change |" in card.read_text()
     assert require_run(run.output) == done
     dpo = (project / "runs" / "dpo" / "adapter" / "README.md").read_text()
     assert f"the SFT adapter `{done['adapter_digest'][:16]}` on snapshot tiny-instruction v1" in dpo

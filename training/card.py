@@ -75,7 +75,7 @@ def card_text(done: Mapping[str, Any], *, evaluation: Mapping[str, Any] | None =
         *_warnings(done),
         _made_from(done),
         _how_it_went(done),
-        _measured(evaluation),
+        _measured(done, evaluation),
         "" if merged else _use(done),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -127,7 +127,7 @@ def _settings_text(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in shown)
 
 
-def _measured(evaluation: Mapping[str, Any] | None) -> str:
+def _measured(done: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> str:
     if evaluation is None:
         return "## What was measured\n\nNothing yet."
     others = list(evaluation["against"])
@@ -139,8 +139,10 @@ def _measured(evaluation: Mapping[str, Any] | None) -> str:
             found = evaluation["against"][other].get(name)
             row += f" {found['difference']:+.3f}, {found['verdict']} |" if found else " |"
         rows.append(row)
-    file = evaluation["file"]
-    source = f"On {file['name']} (sha256 `{file['sha256'][:16]}`), a set the training rows were screened against."
+    file, bits = evaluation["file"], {"nf4": "4-bit (NF4)"}.get(done["settings"]["quantization"], "16-bit")
+    source = (
+        f"On {file['name']} (sha256 `{file['sha256'][:16]}`), a set the training rows were screened against; over the {bits} base model."
+    )
     return "\n".join(["## What was measured", "", source, "", *rows])
 
 

@@ -128,6 +128,15 @@ def evaluate(
 
 
 @app.command()
+def runs(folder: Annotated[Path, typer.Argument(help="The folder that holds the run folders.")], as_json: Json = False) -> None:
+    """List the runs of a folder with their losses and measurements. Example: train runs runs"""
+    from training.overview import find_runs, overview_text
+
+    found = find_runs(folder)
+    _show({"runs": found}, as_json, overview_text(found))
+
+
+@app.command()
 def trace(
     target: TargetArg, row_id: Annotated[str | None, typer.Argument(help="A row's id, or its first digits.")] = None, as_json: Json = False
 ) -> None:

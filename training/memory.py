@@ -1,7 +1,8 @@
 """How much memory a run needs, by arithmetic, before anything is loaded.
 
 Weights in NF4 with quantized constants, the adapter with its gradients and AdamW, activations with or without checkpointing,
-logits, and a dequantized matrix at a time. Only the weight part has been checked against a real model; the rest is an estimate.
+logits, and a dequantized matrix at a time. On a CPU, of SmolLM2-135M, it said 4.03 and 4.18 GiB (SFT, DPO) where the process took 3.94
+and 3.89 at most; run.json has the same pair of numbers for each run. On a GPU it is unverified.
 """
 
 from __future__ import annotations
