@@ -26,11 +26,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.suites import LANGUAGES, rephrasings, ten_suites, training_rows
-from curation.dedup.rows import keyed_rows
 from curation.embed import embed
 from curation.leakage import find_leaks
 from curation.leakage.rewording import Rewording
-from curation.leakage.scan import SpanScanner
+from curation.leakage.scan import SpanScanner, readable_rows
 from curation.leakage.spans import ANCHOR, words
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -86,7 +85,7 @@ def score(items: list[str], rows: list[str], *, dense: bool) -> Scores:
     """Each row with its own item, and with the hardest other one."""
     screen = Rewording(items, ["suite"] * len(items), encode=partial(embed) if dense else None, known={}, rate=0.01)
     full = np.array([n for n, row in enumerate(rows) if row.strip()])
-    given = keyed_rows([rows[n] for n in full]).rows
+    given = readable_rows([rows[n] for n in full])
     near, beside = screen.find(given), screen.find(given, without=full.tolist())
     own = [near[k].margin if k in near and near[k].item == n else FAR for k, n in enumerate(full.tolist())]
     other = [beside[k].margin if k in beside else FAR for k in range(len(full))]
@@ -114,7 +113,8 @@ def tell_speed(n: int, rounds: int, peers: Path) -> None:
     texts = pa.array(rows, pa.large_string())
     SpanScanner(items[:100]).scan(texts.slice(0, 100))  # compile or load the loops
     find_leaks(texts.slice(0, 100), suites)
-    times: dict[str, list[float]] = {}
+    wall: dict[str, list[float]] = {}
+    cpu: dict[str, list[float]] = {}
     hits: dict[str, set[int]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -124,43 +124,46 @@ def tell_speed(n: int, rounds: int, peers: Path) -> None:
             for tool in ("ours", "python sets", "polars"):
                 if tool == "polars" and not (peers / "frames").is_dir():
                     continue
-                seconds, found = {"ours": _ours, "python sets": _sets, "polars": _polars}[tool](texts, items, folder, peers)
-                times.setdefault(tool, []).append(seconds)
-                hits[tool] = found
-    ours = float(np.median(times["ours"]))
-    for tool, seconds in times.items():
-        print(f"  {tool:12} {np.median(seconds):7.2f} s   {np.median(seconds) / ours:5.1f} x   {len(hits[tool]):,} rows hit,"
+                run = {"ours": _ours, "python sets": _sets, "polars": _polars}[tool]
+                seconds, of_cpu, hits[tool] = run(texts, items, folder, peers)
+                wall.setdefault(tool, []).append(seconds)
+                cpu.setdefault(tool, []).append(of_cpu)
+    ours, own = float(np.median(wall["ours"])), float(np.median(cpu["ours"]))
+    for tool in wall:
+        mid, used = float(np.median(wall[tool])), float(np.median(cpu[tool]))
+        print(f"  {tool:12} {mid:7.2f} s {mid / ours:5.1f} x   of CPU {used:7.2f} s {used / own:5.1f} x   {len(hits[tool]):,} rows hit,"
               f" {len(hits[tool] ^ hits['python sets']):,} unlike Python sets")  # fmt: skip
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     table = find_leaks(texts, suites)
-    print(f"  all layers without embeddings: {time.perf_counter() - started:.1f} s, {table.num_rows:,} leaks")
+    print(f"  all layers without embeddings: {time.perf_counter() - started:.1f} s, of CPU {time.process_time() - used:.1f} s,"
+          f" {table.num_rows:,} leaks")  # fmt: skip
 
 
-def _ours(texts: pa.Array, items: list[str], folder: Path, peers: Path) -> tuple[float, set[int]]:
-    started = time.perf_counter()
+def _ours(texts: pa.Array, items: list[str], folder: Path, peers: Path) -> tuple[float, float, set[int]]:
+    started, used = time.perf_counter(), time.process_time()
     scanner = SpanScanner(items, boilerplate=False)
     found = {row for row, spans in scanner.scan(texts).items() if any(s.stop - s.start >= ANCHOR for s in spans)}
-    return time.perf_counter() - started, found
+    return time.perf_counter() - started, time.process_time() - used, found
 
 
-def _sets(texts: pa.Array, items: list[str], folder: Path, peers: Path) -> tuple[float, set[int]]:
+def _sets(texts: pa.Array, items: list[str], folder: Path, peers: Path) -> tuple[float, float, set[int]]:
     """As people write it: lower case, words by a regular expression, a set of tuples."""
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     grams = {gram for item in items for gram in _grams(words(item))}
     found = {n for n, text in enumerate(texts.to_pylist()) if not grams.isdisjoint(_grams(words(text)))}
-    return time.perf_counter() - started, found
+    return time.perf_counter() - started, time.process_time() - used, found
 
 
 def _grams(tokens: tuple[str, ...]) -> list[tuple[str, ...]]:
     return list(zip(*(tokens[k:] for k in range(ANCHOR)), strict=False))
 
 
-def _polars(texts: pa.Array, items: list[str], folder: Path, peers: Path) -> tuple[float, set[int]]:
+def _polars(texts: pa.Array, items: list[str], folder: Path, peers: Path) -> tuple[float, float, set[int]]:
     """Given the words ready-made; only its own work is timed."""
     script = Path(__file__).with_name("peers") / "grams.py"
     out = subprocess.run([peers / "frames/bin/python", script, folder, str(ANCHOR)], capture_output=True, text=True, check=True).stdout
     told = json.loads(out)
-    return float(told["seconds"]), set(told["rows"])
+    return float(told["seconds"]), float(told["cpu"]), set(told["rows"])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The whole curation of imported rows without embedding: import, exact and near copies, leaks of ten suites, split, snapshot.
 
-    python -m benchmarks.whole --rows 10000 100000     seconds of each stage, peak memory, and the slope between the sizes
+    python -m benchmarks.whole --rows 10000 100000     seconds of each stage (of processors in brackets), peak memory, and the slope
 
 Each size runs in a process of its own, on a project made for it. Rows are public instructions and, beyond their number, their
 sentences drawn anew. Every row that the gates leave is approved beforehand, which is not timed: no judge and no people.
@@ -39,13 +39,11 @@ def main() -> None:
     for rows in args.rows:
         out = subprocess.run([sys.executable, "-m", "benchmarks.whole", "--one", str(rows)], capture_output=True, text=True, check=True)
         told = json.loads(out.stdout.splitlines()[-1])
-        totals.append((rows, sum(told["seconds"].values())))
-        print(
-            f"{rows:>9,} rows: {totals[-1][1]:7.1f} s, {told['mb']:,.0f} MB; "
-            + ", ".join(f"{k} {v:.1f}" for k, v in told["seconds"].items())
-        )
+        totals.append((rows, sum(told["cpu"].values())))
+        stages = ", ".join(f"{stage} {seconds:.1f} ({told['cpu'][stage]:.1f})" for stage, seconds in told["seconds"].items())
+        print(f"{rows:>9,} rows: {sum(told['seconds'].values()):7.1f} s ({totals[-1][1]:.1f}), {told['mb']:,.0f} MB; {stages}", flush=True)
     for (n, before), (m, after) in pairwise(totals):
-        print(f"slope {n:,} to {m:,}: {math.log(after / before) / math.log(m / n):.2f}")
+        print(f"slope of processor seconds, {n:,} to {m:,}: {math.log(after / before) / math.log(m / n):.2f}")
 
 
 def run_one(n: int) -> dict[str, Any]:
@@ -60,6 +58,7 @@ def run_one(n: int) -> dict[str, Any]:
             for row in training_rows(n):
                 file.write(json.dumps({"instruction": row, "output": f"Noted: {row[:80]}"}) + "\n")
         seconds: dict[str, float] = {}
+        cpu: dict[str, float] = {}
         stages: list[tuple[str, Callable[[], Any]]] = [
             ("import", lambda: pipeline.import_rows(folder, source)),
             ("dedup", lambda: pipeline.dedup(folder)),
@@ -69,10 +68,10 @@ def run_one(n: int) -> dict[str, Any]:
         for stage, run in stages:
             if stage == "split and snapshot":
                 keep_all(folder)
-            started = time.perf_counter()
+            started, used = time.perf_counter(), time.process_time()
             run()
-            seconds[stage] = round(time.perf_counter() - started, 2)
-        return {"seconds": seconds, "mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+            seconds[stage], cpu[stage] = round(time.perf_counter() - started, 2), round(time.process_time() - used, 2)
+        return {"seconds": seconds, "cpu": cpu, "mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
 def make_project(folder: Path) -> None:
