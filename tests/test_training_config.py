@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,17 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, capfd: pytest.CaptureFixture[s
         _quietly(interrupted, log=tmp_path / "log.txt", after="Run it again.")
     assert stopped.value.exit_code == 130
     assert capfd.readouterr().err == "Stopped. Run it again.\n"
+
+
+def test_a_run_sees_one_gpu_unless_told_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.progress import use_one_gpu
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    use_one_gpu()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    use_one_gpu()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
 
 
 def test_runs_of_a_folder_are_shown_side_by_side(tmp_path: Path) -> None:

@@ -186,9 +186,10 @@ def _quietly(
     Args:
         after: what Ctrl-C leaves behind, and how to go on.
     """
-    from training.progress import keep_freed_memory, library_logs, quiet_libraries
+    from training.progress import keep_freed_memory, library_logs, quiet_libraries, use_one_gpu
 
     quiet_libraries()
+    use_one_gpu()
     keep_freed_memory()
     with library_logs(log if log is not None and log.parent.is_dir() else Path(os.devnull)) as say:
         try:

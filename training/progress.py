@@ -60,6 +60,14 @@ def quiet_libraries() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def use_one_gpu() -> None:
+    """One GPU a run, the first unless CUDA_VISIBLE_DEVICES names another; call before torch is imported.
+
+    Where it sees more, the trainer multiplies the batch by their number, and the 4-bit model uses only one of them.
+    """
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+
+
 def keep_freed_memory() -> None:
     """Let the C library keep what torch frees, on Linux with glibc.
 
