@@ -44,17 +44,23 @@ def plan(folder: Folder, as_json: Json = False) -> None:
 def import_rows(
     folder: Folder,
     file: Annotated[Path, typer.Argument(help="JSONL, JSON, CSV or Parquet, also gzipped.")],
-    shape: Annotated[str, typer.Option("--format", help="auto, alpaca, sharegpt, messages, completion or preference.")] = "auto",
+    shape: Annotated[
+        Literal["auto", "alpaca", "sharegpt", "messages", "prompt-completion", "preference"],
+        typer.Option("--format", help="Shape of the rows."),
+    ] = "auto",
     column: Annotated[list[str] | None, typer.Option(help="ours=theirs, for example prompt=question.")] = None,
     group: Annotated[str | None, typer.Option(help="Rows of one group stay in one split.")] = None,
     as_json: Json = False,
 ) -> None:
     """Bring in rows that already exist. Example: curate import my-project rows.jsonl --format alpaca"""
     from curation import pipeline
+    from curation.errors import ProjectError
 
     pairs = [entry.partition("=") for entry in column or ()]
+    if wrong := next((ours for ours, sign, theirs in pairs if not (ours and sign and theirs)), None):
+        raise ProjectError(f"--column {wrong}", "says no column of the file", "write ours=theirs, for example --column prompt=question")
     columns = {ours: theirs for ours, _, theirs in pairs}
-    show_summary(pipeline.import_rows(folder, file, shape=shape, columns=columns, seed_group=group), as_json)  # type: ignore[arg-type]
+    show_summary(pipeline.import_rows(folder, file, shape=shape, columns=columns, seed_group=group), as_json)
 
 
 @app.command(rich_help_panel="Write")

@@ -74,7 +74,9 @@ def pull(folder: Path) -> Summary:
             edits = add_edits(bench, run.number)
             run.rows_out = new
             run.detail = {"new": new, "edits": edits}
-        verdicts = decide(folder).counts
+        # One who looks every minute, as `curate serve` does, computes nothing anew while nobody answers.
+        is_old = runs.latest_numbers(bench.db).get("decide", 0) < runs.latest_with_rows(bench.db, ("pull",))
+        verdicts = decide(folder).counts if is_old else dict(facts.verdict_counts(bench.db))
         counts = {"answers": run.rows_in, "new": new, "edited_records": edits, **review_counts(bench), "verdicts": verdicts}
         alpha = counts["agreement"]
         notes = [f"Agreement is Krippendorff's alpha: {alpha:.2f} is {describe_alpha(alpha)}."] if alpha is not None else []

@@ -29,7 +29,7 @@ def diff_snapshots(a: Path, b: Path) -> SnapshotDiff:
     """What `b` has, lacks and holds elsewhere, compared with `a`; both must hold the same kind."""
     kinds = [read_manifest(path).kind for path in (a, b)]
     if kinds[0] != kinds[1]:
-        raise SnapshotError(str(b), f"holds {kinds[1]} rows and {a} {kinds[0]} rows; their records cannot be compared")
+        raise SnapshotError(str(b), f"holds {kinds[1]} rows and {a} {kinds[0]} rows", "name two snapshots of one kind")
     before, after = _rows_by_id(a), _rows_by_id(b)
     both = sorted(set(before) & set(after))
     return SnapshotDiff(

@@ -180,7 +180,7 @@ def _draft(facts: dict[str, Any], *, name: str, version: int, kind: Kind, create
         return Manifest.model_validate(own | facts)
     except ValidationError as error:
         first = error.errors()[0]
-        raise SnapshotError("manifest." + ".".join(str(part) for part in first["loc"]), first["msg"]) from error
+        raise SnapshotError("manifest." + ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")) from error
 
 
 def _check_free(folder: Path, manifest: Manifest) -> None:

@@ -59,10 +59,11 @@ def latest_run(db: sqlite3.Connection, stage: str) -> sqlite3.Row | None:
     return row
 
 
-def list_runs(db: sqlite3.Connection, stage: str | None = None) -> list[dict[str, Any]]:
-    """Every run (of a stage), oldest first, its detail read."""
-    rows = [dict(row) for row in db.execute("SELECT * FROM runs WHERE stage = ? OR ? IS NULL ORDER BY run", (stage, stage))]
-    return [{**row, "detail": json.loads(row["detail"] or "{}")} for row in rows]
+def list_runs(db: sqlite3.Connection, stage: str | None = None, *, most: int = -1) -> list[dict[str, Any]]:
+    """Every run (of a stage), or the latest of them, oldest first, its detail read."""
+    sql = "SELECT * FROM runs WHERE stage = ? OR ? IS NULL ORDER BY run DESC LIMIT ?"
+    rows = [dict(row) for row in db.execute(sql, (stage, stage, most))]
+    return [{**row, "detail": json.loads(row["detail"] or "{}")} for row in reversed(rows)]
 
 
 def last_runs(db: sqlite3.Connection) -> dict[str, dict[str, Any]]:

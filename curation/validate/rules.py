@@ -79,7 +79,7 @@ def check_rows(
 def load_table(path: Path) -> pa.Table:
     """Read a Parquet or CSV table; every CSV column is read as text, so codes keep their leading zeros."""
     if not path.is_file():
-        raise ProjectError(f"table {path.name}", f"there is no file {path}", "check `table:` under `checks:` in project.yaml")
+        raise ProjectError(f"table {path.name}", f"there is no file {path}", "put it there, or mend `table:` in project.yaml")
     try:
         if path.suffix == ".parquet":
             import pyarrow.parquet as pq
