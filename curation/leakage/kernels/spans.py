@@ -15,7 +15,10 @@ _MEMORY = 256
 
 @njit(nogil=True, cache=True)
 def roll(words, n, size, out):
-    """Hashes of the windows of `size` words; gives their number."""
+    """Hashes of the windows of `size` words; gives their number.
+
+    Hashes of words are spread over all 64 bits, and so is what is added up from them: it needs no mixing of its own.
+    """
     if n < size:
         return 0
     h, top = np.uint64(0), np.uint64(1)
@@ -23,10 +26,10 @@ def roll(words, n, size, out):
         h = h * PRIME + words[i]
         top = top * PRIME if i else top
     salt = mix(np.uint64(size))
-    out[0] = mix(h ^ salt)
+    out[0] = h ^ salt
     for i in range(size, n):
         h = (h - words[i - size] * top) * PRIME + words[i]
-        out[i - size + 1] = mix(h ^ salt)
+        out[i - size + 1] = h ^ salt
     return n - size + 1
 
 
@@ -93,7 +96,7 @@ def order_by_group(groups, begins):
 @njit(nogil=True, cache=True)
 def head_of(words, at):
     """A hash of two words in a row."""
-    return mix(words[at] * PRIME + words[at + 1])
+    return words[at] * PRIME + words[at + 1]
 
 
 @njit(nogil=True, cache=True)
@@ -131,7 +134,7 @@ def gram(words, at, size):
     h = np.uint64(0)
     for i in range(at, at + size):
         h = h * PRIME + words[i]
-    return mix(h ^ mix(np.uint64(size)))
+    return h ^ mix(np.uint64(size))
 
 
 @njit(nogil=True, cache=True)
@@ -144,7 +147,7 @@ def mark_rows(start, stop, addresses, sizes, is_normal, table, sequences, chars,
     """
     most = row_room(sizes, start, stop)
     words, grams = np.empty(most, np.uint64), np.empty(most, np.uint64)
-    letters = ascii_letters(table, chars)
+    letters, held = ascii_letters(table, chars), (heads[0].any(), heads[1].any(), heads[2].any())
     top, salt = np.uint64(1), mix(np.uint64(anchor))
     for _ in range(anchor - 1):
         top *= PRIME
@@ -154,26 +157,28 @@ def mark_rows(start, stop, addresses, sizes, is_normal, table, sequences, chars,
         for i in range(n):
             h = (h - words[i - anchor] * top if i >= anchor else h) * PRIME + words[i]
             if i >= anchor - 1:
-                whole = mix(h ^ salt)
+                whole = h ^ salt
                 if has_bits(whole, bits):
                     group = look_up(whole, slots, groups)
                     if group >= 0:
                         found |= np.uint8(2 if group >= frames else 1)
-        flags[row] = found | _other_widths(words, n, widths, anchor, slots, groups, heads, grams)
+        if held[0] or held[1] or held[2]:
+            found |= _other_widths(words, n, widths, anchor, slots, groups, heads, held, grams)
+        flags[row] = found
 
 
 @njit(nogil=True, cache=True)
-def _other_widths(words, n, widths, anchor, slots, groups, heads, grams):
+def _other_widths(words, n, widths, anchor, slots, groups, heads, held, grams):
     """1 if the words hold a window of another width than the anchors'."""
     singles, pairs, longer = heads[0], heads[1], heads[2]  # a view costs more than the look through it
     long = False
     for i in range(n):
-        if has_bits(words[i], singles) and look_up(gram(words, i, 1), slots, groups) >= 0:
+        if held[0] and has_bits(words[i], singles) and look_up(gram(words, i, 1), slots, groups) >= 0:
             return np.uint8(1)
         if i + 1 == n:
             break
         head = head_of(words, i)
-        long |= has_bits(head, longer)
+        long |= held[2] and has_bits(head, longer)
         if has_bits(head, pairs):
             for width in widths:
                 if 1 < width < anchor and i + width <= n and look_up(gram(words, i, width), slots, groups) >= 0:
