@@ -89,7 +89,7 @@ class Rewording:
             self.suites.append((name, features, scale))
             self.place[own], self.suite[own] = np.arange(len(own)), number
             self.has_values[own] = np.diff(read[name].values.at) > 0
-        self._calibrate(owned, read)
+        self._set_floors(owned, read)
 
     def find(
         self,
@@ -203,7 +203,7 @@ class Rewording:
             found.append(units[features.nearest(dense, _BY_SENSE)])
         return np.concatenate(found, axis=1)
 
-    def _calibrate(self, owned: Mapping[str, Array], read: Mapping[str, Prepared]) -> None:
+    def _set_floors(self, owned: Mapping[str, Array], read: Mapping[str, Prepared]) -> None:
         """Set for each unit the words in common from which a row is looked at, and the letters in common that make a copy."""
         near = self.shortlist.find(readable_rows(self.texts), most=CANDIDATES)
         other = (near.item >= 0) & (self.twins[np.maximum(near.item, 0)] != self.twins[:, None])
