@@ -16,7 +16,7 @@ from curation.snapshot.sign import sign_snapshot
 from curation.store import facts, open_store, reviews, runs
 from curation.store.facts import Finding
 from curation.store.reviews import StoredAnswer
-from tests.snapshot_rows import instruction, splits_of, write
+from tests.snapshot_rows import instruction, pair, splits_of, write
 from tests.test_bad_input import refusal, run
 from tests.test_pipeline import Bed, blank, import_plain, score_by_hand
 
@@ -108,7 +108,11 @@ def test_an_export_into_the_snapshot_would_break_it_and_is_refused(tmp_path: Pat
     sign_snapshot(path, own_key()[0])
     assert "is inside the snapshot" in refusal("curation", "export", path, "--out", path / "train.jsonl")
     assert pipeline.verify(path).counts["verified"] is True
-    assert told("export", path, "--out", tmp_path / "train.jsonl")["out"] == 12
+    done = told("export", path, "--out", tmp_path / "train.jsonl")
+    assert (done["out"], done["format"]) == (12, "messages")
+    pairs = write(tmp_path / "pairs", kind="preference", splits=splits_of(pair))
+    sign_snapshot(pairs, own_key()[0])
+    assert told("export", pairs, "--out", tmp_path / "pairs.jsonl")["format"] == "preference"
 
 
 def test_a_row_s_story_ends_with_the_reasons_and_names_twins_by_their_ids(tmp_path: Path) -> None:

@@ -112,8 +112,9 @@ def export(
     snapshot: SnapshotFolder,
     out: Annotated[Path, typer.Option("--out", help="The JSONL file to write.")],
     shape: Annotated[
-        Literal["alpaca", "sharegpt", "messages", "preference"], typer.Option("--format", help="Shape of the rows.")
-    ] = "messages",
+        Literal["alpaca", "sharegpt", "messages", "preference"] | None,
+        typer.Option("--format", help="Shape of the rows; by default messages, of pairs preference."),
+    ] = None,
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Which split.")] = "train",
     key: Key = None,
     as_json: Json = False,

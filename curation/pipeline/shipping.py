@@ -115,8 +115,9 @@ def verify(path: Path, *, keys: Sequence[Path] = (), deep: bool = False) -> Summ
     return Summary("verify", 0, 0, counts, [*map(str, result.problems), f"Next: {_remedy(path, result.status)}"])
 
 
-def export(path: Path, target: Path, *, shape: ExportFormat, split: str = "train", keys: Sequence[Path] = ()) -> Summary:
-    """Write a split of a verified snapshot as JSONL for people who train elsewhere. Core: formats/."""
+def export(path: Path, target: Path, *, shape: ExportFormat | None = None, split: str = "train", keys: Sequence[Path] = ()) -> Summary:
+    """Write a split of a verified snapshot as JSONL for people who train elsewhere; by default as messages, pairs as preferences.
+    Core: formats/."""
     trusted = [*keys, *snapshots.find_trusted_keys(), *_project_keys(path)]
     found = snapshots.load_snapshot(path, trusted_keys=trusted)
     if target.resolve().is_relative_to(path.resolve()):
@@ -125,6 +126,7 @@ def export(path: Path, target: Path, *, shape: ExportFormat, split: str = "train
         )
     if split not in found.manifest.splits:
         raise SnapshotError(f"{path}: split {split}", "is not there", f"choose one of {', '.join(found.manifest.splits)}")
+    shape = shape or ("preference" if found.manifest.kind == "preference" else "messages")
     written = write_rows(found.table(split), target, shape, system_instruction=None)  # type: ignore[arg-type]
     notes = _record_beside(path, "export", found.manifest.digest.root, written, {"file": target.name, "format": shape})
     return Summary("export", written, written, {"file": str(target), "format": shape, "split": split}, notes)
