@@ -14,7 +14,7 @@ from curation.requests import Failure, cells_in
 from curation.store.facts import count_in
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Origin:
     """How a record came to be, once."""
 
@@ -34,7 +34,7 @@ class Origin:
     raw: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """A record with what the stages need to know of where it came from."""
 
