@@ -86,7 +86,7 @@ def test_evaluation_is_cached_by_digest_and_compared_in_pairs(project: Path) -> 
     again = len(said)
     assert evaluate_run(run, base=True, say=said.append)["metrics"] == base["metrics"]
     assert evaluate_run(run, say=said.append)["items"] == sft["items"]
-    assert (len(said) - again, measured) == (0, 4)
+    assert (len(said) - again, measured) == (0, 6)
 
 
 def test_trace_goes_from_the_adapter_to_a_row(project: Path) -> None:

@@ -97,6 +97,7 @@ def measure_subject(run: RunFile, *, checked: Mapping[str, Any], base: bool, say
         torch.set_num_threads(run.threads)
     items, system = load_items(run, checked)
     billable, pairs = read_billable(run.eval.table), load_pairs(run)
+    say(f"Loading {checked['base']['id']}")
     model = load_for_reading(run.base_model, run.quantization, adapter=None if base else run.output / ADAPTER)
     subject = Subject(model, load_tokenizer(run.base_model), system=system, batch=run.eval.batch_size)
     values = measure_likelihoods(subject, items) | measure_pairs(subject, pairs)

@@ -77,6 +77,7 @@ def build_trainer(run: RunFile, *, checked: dict[str, Any], say: Say) -> tuple[A
     check_base(run.base_model, checked, mend=command("train", "preflight", run.source))
     for line in describe_left_out(checked["lengths"], max_length=run.optimizer.max_length):
         say(line)
+    say(f"Loading {checked['base']['id']}")
     set_seed(run.seed)
     tokenizer = load_tokenizer(run.base_model)
     trainer = resuming(SFTTrainer)(
