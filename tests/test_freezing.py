@@ -104,6 +104,20 @@ def test_rows_that_were_revoked_are_not_frozen_again(garden: Bed) -> None:
         freeze(garden)
 
 
+def test_the_page_tells_what_was_revoked_and_what_is_gone(garden: Bed) -> None:
+    first = freeze(garden)
+    garden.set(r"^licence: other", "licence: CC0-1.0")
+    second = freeze(garden)
+    shutil.rmtree(path_of(first))
+    pipeline.sign(path_of(second))
+    pipeline.report(garden.folder)
+    page = (garden.folder / "report.html").read_text()
+    assert "its folder is gone" in page and ">revoked<" not in page and "Not signed" not in page
+    pipeline.revoke(path_of(second), reason="odd")
+    pipeline.report(garden.folder)
+    assert ">revoked<" in (garden.folder / "report.html").read_text()
+
+
 def test_one_text_under_two_labels_leaves_only_when_a_person_says_which(garden: Bed) -> None:
     garden.set(r"^  label_pattern: null", "  label_pattern: '^(\\\\w+)'")
     file = garden.folder.parent / "labelled.jsonl"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from argilla_setup import forms
@@ -15,7 +16,8 @@ from curation.pipeline.asking import count_failed
 from curation.pipeline.bench import Bench
 from curation.pipeline.opinions import opinions_by_seq
 from curation.records import KINDS, Kind, completion_text, prompt_text
-from curation.snapshot import read_signer
+from curation.snapshot import find_trusted_keys, read_signer
+from curation.snapshot.revoke import find_revocation
 from curation.store import CallLedger, facts, reviews, runs
 from curation.store.records import Row
 
@@ -132,10 +134,16 @@ def snapshots_facts(bench: Bench) -> tuple[page.SnapshotFacts, ...]:
         out.append(
             page.SnapshotFacts(
                 name=s["name"], version=s["version"], kind=s["kind"], splits=dict(splits), digest=s["digest"], created=s["created"],
-                signed_by=read_signer(bench.folder / s["path"]),
+                signed_by=read_signer(bench.folder / s["path"]), lost=_lost(bench.folder / s["path"], s["digest"]),
             )
         )  # fmt: skip
     return tuple(out)
+
+
+def _lost(path: Path, digest: str) -> str:
+    if not path.is_dir():
+        return "its folder is gone"
+    return "revoked" if find_revocation(digest, trusted_keys=find_trusted_keys(), folders=None, beside=path.parent) else ""
 
 
 def runs_facts(bench: Bench) -> tuple[page.RunFacts, ...]:

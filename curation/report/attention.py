@@ -70,7 +70,7 @@ def _review(data: ReportData) -> list[Notice]:
     if review is None:
         return []
     found = [
-        Notice("look", f"Agreement on {a.question} is {a.alpha:.2f} over {a.rows:,} rows: {describe_alpha(a.alpha)}.", "review")
+        Notice("look", f"Agreement on “{a.question}” is {a.alpha:.2f} over {a.rows:,} rows: {describe_alpha(a.alpha)}.", "review")
         for a in review.agreements
         if a.alpha is not None and a.alpha < RELIABLE
     ]
@@ -186,7 +186,8 @@ def _gates(data: ReportData) -> list[Notice]:
         emptied = [c.name for c in distribution.classes if c.before and not c.after]
         if emptied:
             names = ", ".join(emptied[:4]) + (" and others" if len(emptied) > 4 else "")
-            text = f"{len(emptied)} of {len(distribution.classes)} {distribution.name} classes have no row left: {names}."
+            of = f"{len(emptied)} of {len(distribution.classes)} {distribution.name} classes"
+            text = f"{of} {'has' if len(emptied) == 1 else 'have'} no row left: {names}."
             found.append(Notice("look", text, "classes"))
     return found
 
@@ -206,7 +207,7 @@ def _cost(data: ReportData) -> list[Notice]:
 
 
 def _snapshots(data: ReportData) -> list[Notice]:
-    unsigned = [f"{s.name} v{s.version}" for s in data.snapshots or () if not s.signed_by]
+    unsigned = [f"{s.name} v{s.version}" for s in data.snapshots or () if not s.signed_by and not s.lost]
     return [Notice("look", f"Not signed: {', '.join(unsigned)}. Run `curate sign`.", "snapshots")] if unsigned else []
 
 

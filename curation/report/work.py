@@ -125,6 +125,8 @@ class SnapshotFacts(Closed):
     digest: str
     created: datetime
     signed_by: str | None = None
+    lost: str = ""
+    """Why it may not be used, signed or not: it was revoked, or its folder is gone."""
 
 
 class RunFacts(Closed):
