@@ -248,6 +248,24 @@ def test_scores_can_be_added_later_and_old_records_are_found_by_them(client: Any
     assert names(grown, query="changed") == ["r02"]
 
 
+def test_what_annotators_see_of_the_metadata_follows_the_form(
+    argilla_home: RunningArgilla, client: Any, people: dict[str, Account]
+) -> None:
+    """A score that was open by mistake is closed by the next push, and what was closed in an older release is opened."""
+    older = settings()
+    for item in older.metadata:
+        item.visible_for_annotators = item.name in ("score_total", "source")
+    made = ensure_dataset(client, "opened", workspace=WORKSPACE, settings=older)
+    with as_person(argilla_home, people["ada"]) as ada:
+
+        def seen() -> set[str]:
+            return {item["name"] for item in ada.get(f"me/datasets/{made.id}/metadata-properties").json()["items"]}
+
+        assert seen() == {"score_total", "source"}
+        assert ensure_dataset(client, "opened", workspace=WORKSPACE, settings=settings()).id == made.id
+        assert seen() == {"task", "difficulty"}
+
+
 def test_a_deleted_record_is_not_found(client: Any) -> None:
     made = make_dataset(client, "shrunk", range(3))
     made.records.delete([record for record in made.records if record.id == "r01"])
