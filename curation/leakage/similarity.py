@@ -15,6 +15,8 @@ Encoder = Callable[[Sequence[str]], Array]
 """Texts to L2-normalized rows, as `functools.partial(embed, model=...)` gives."""
 
 _HEADING = re.compile(r"(?:^|(?<=[.;!?\n]))\s*(?:[^\W\d]+[ /-]?){1,3}:\s")
+_COLON = re.compile(r":\s")
+"""What a heading ends in; most texts have none, and this is quicker to see."""
 _CLAUSE = re.compile(r"[.;:!?]+\s|[\n。！？；：]+")
 _SHORTLIST_SIMILARITY, _SHORTLIST_MARGIN = 0.15, -0.4
 
@@ -24,7 +26,8 @@ def segments(text: str) -> list[str]:
 
     Headings ("Impression:", "Clinic note:") are left out: they stand in many rows and say nothing of any.
     """
-    parts = (part.strip(" .") for part in _CLAUSE.split(_HEADING.sub("\n", text)))
+    body = _HEADING.sub("\n", text) if _COLON.search(text) else text
+    parts = (part.strip(" .") for part in _CLAUSE.split(body))
     return list(dict.fromkeys([text, *(part for part in parts if len(part.split()) > 1 or len(part) > 3)]))
 
 
