@@ -165,7 +165,13 @@ def test_card_says_what_the_adapter_is_made_of(project: Path) -> None:
     card = run.output / "adapter" / "README.md"
     before = card.read_text()
     done = require_run(run.output)
-    for text in ("base_model: tiny", "license: apache-2.0", "24 of snapshot tiny-instruction v1", done["snapshot"]["digest"][:16]):
+    for text in (
+        "base_model: tiny",
+        "license: apache-2.0",
+        "24 of snapshot tiny-instruction v1",
+        "Meant for: tests",
+        done["snapshot"]["digest"][:16],
+    ):
         assert text in before
     assert "More Information Needed" not in before and str(project) not in before
     assert "Nothing yet." in before and "Simulated" not in before
@@ -262,6 +268,19 @@ def test_measurement_of_another_adapter_is_not_compared_with(project: Path) -> N
     text = result_text(found, target=dpo.source, sft_run=dpo.sft_adapter)
     assert f"Next: train eval {dpo.source} --base, then this again" in text
     assert f"Next: train eval {sft.output}, then this again" in text
+
+
+def test_answer_ends_at_any_token_the_model_ends_a_turn_with(built: Path) -> None:
+    from training.likelihood import write_answers
+    from training.model import load_base, load_tokenizer
+
+    tokenizer, model = load_tokenizer(built / "model"), load_base(built / "model", Quantization(kind="none")).float().eval()
+    prompt = [[{"role": "user", "content": phrase(3)}]]
+    (whole,) = write_answers(model, tokenizer, prompt, max_new_tokens=12, batch=1, stop_lines=None)
+    first = tokenizer(whole, add_special_tokens=False)["input_ids"][0]
+    assert whole and first != tokenizer.eos_token_id
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, first]
+    assert write_answers(model, tokenizer, prompt, max_new_tokens=12, batch=1, stop_lines=None) == [""]
 
 
 def test_rivals_may_differ_in_number(built: Path) -> None:

@@ -95,6 +95,10 @@ def _made_from(done: Mapping[str, Any]) -> str:
         f"- Rows: {kept} of snapshot {snapshot['name']} v{snapshot['version']}, digest `{snapshot['digest'][:16]}`, signed by "
         f"`{snapshot['signer'][:23]}`" + (f", licence {snapshot['licence']}" if snapshot["licence"] else ""),
     ]
+    if snapshot["teacher"]:
+        lines.append(f"- Written by {snapshot['teacher']}")
+    if snapshot["intended_use"]:
+        lines.append(f"- Meant for: {' '.join(snapshot['intended_use'].split())}")
     if cut := rows["too_long"] - rows["left_out"]:
         lines.append(f"- {cut} of them are longer than the run's max_length: the ends of their answers were cut off")
     if sft := done.get("sft"):

@@ -202,6 +202,8 @@ def describe_snapshot(run: RunFile, snapshot: Snapshot) -> dict[str, Any]:
         "path": relative(snapshot.path, run.output),
         "signer": snapshot.signer,
         "licence": manifest.licence,
+        "teacher": manifest.models.teacher,
+        "intended_use": manifest.intended_use,
         "rows": {split: facts.rows for split, facts in manifest.splits.items()},
         "protected": [{"name": item.name, "sha256": item.sha256} for item in manifest.protected],
         "simulated_review": manifest.review.simulated,
