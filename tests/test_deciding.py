@@ -16,7 +16,7 @@ from curation.pipeline.deciding import rank_rows
 from curation.pipeline.keeping import better_candidate
 from curation.project import load_project
 from curation.store import facts, hold_lock, open_store, records
-from tests.test_pipeline import Bed, blank, import_plain, score_by_hand
+from tests.test_pipeline import Bed, approve, blank, import_plain, score_by_hand
 
 
 def test_a_decision_waits_for_the_one_that_is_being_written(tmp_path: Path) -> None:
@@ -61,3 +61,12 @@ def test_among_pairs_the_one_whose_better_answer_scores_best_comes_first(tmp_pat
             facts.add_scores(bench.db, [(seq, digest, c, value, "", None) for c in (*project.score.rubric, "overall")], 1)
         ranks = rank_rows(bench)
         assert [ranks[pair.seq] for pair in pairs] == [2, 0, 1]
+
+
+def test_a_keep_that_people_are_against_says_so(tmp_path: Path) -> None:
+    bed = Bed(blank(tmp_path / "garden"), tmp_path)
+    import_plain(bed.folder, 1)
+    score_by_hand(bed.folder)
+    approve(bed.folder, says="reject")
+    done = pipeline.override(bed.folder, bed.rows()[0].id, action="keep", reason="I like it")
+    assert done.counts["verdict"] == "rejected" and "not what people say" in done.notes[0]

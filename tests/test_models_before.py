@@ -113,7 +113,7 @@ def test_no_network_no_provider_and_no_key_stop_no_plan(
 
 
 def test_the_stand_in_need_not_run_to_plan(project: Path) -> None:
-    assert "not checked: it is not running" in pipeline.plan(project).counts["models"]["teacher"]
+    assert "not checked: the offline stand-in is not running" in pipeline.plan(project).counts["models"]["teacher"]
 
 
 def test_a_model_without_a_price_stops_the_plan(tmp_path: Path) -> None:

@@ -240,7 +240,9 @@ def test_failed_cells_are_asked_again_only_on_request(bed: Bed) -> None:
     failed = {slot for stage, slot, *_ in bed.dump("failures")["failures"] if stage == "generate"}
     failed -= {row.cell for row in bed.rows()}
     assert failed, "the stand-in plants refusals and broken JSON at this size"
-    assert pipeline.generate(bed.folder).counts["asked"] == 0
+    told = pipeline.generate(bed.folder)
+    assert told.counts["asked"] == 0
+    assert any(note.endswith(f"To ask once more: curate generate {bed.folder} --retry-failed") for note in told.notes)
     assert pipeline.generate(bed.folder, retry_failed=True).counts["asked"] == len(failed)
     assert bed.requests() == len(failed)
 

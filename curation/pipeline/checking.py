@@ -45,7 +45,7 @@ def _look_at(bench: Bench, spec: ModelSpec) -> models.ModelInfo | str:
         return f"not checked: {error.fact}"
     except ModelUnavailable as error:
         if spec.provider == _STAND_IN and not (bench.folder / standin_address.STATE).is_file():
-            return f"not checked: it {error.fact}"
+            return f"not checked: {error.what} {error.fact}"
         raise
 
 

@@ -109,7 +109,9 @@ def override(folder: Path, identity: str, *, action: str, reason: str) -> Summar
     decide(folder)
     with open_bench(folder) as bench:
         verdict = facts.verdicts_by_seq(bench.db).get(seq, {}).get("verdict")
-    return Summary(action, 1, 1, {"id": identity, "verdict": verdict})
+    held = action == "keep" and verdict in ("rejected", "disputed")
+    notes = ["A keep outranks the gates, not what people say: they are against this row as it is."] if held else []
+    return Summary(action, 1, 1, {"id": identity, "verdict": verdict}, notes)
 
 
 def _who() -> str:

@@ -63,6 +63,10 @@ def _tell_generated(bench: Bench, cells: Sequence[Cell], asked: int, new: int, s
     counts = {"asked": asked, **by_kind, "cells_filled": len(made & {c.id for c in cells}), "cells": len(cells), "failures": failures}
     counts["refusals"] = CallLedger(bench.db).refusals("generate")
     notes = [stopped] if stopped else []
+    failed = facts.failed_slots(bench.db, "generate").keys() - made
+    if empty := sum(cell.id in failed for cell in cells):
+        again = command("curate", "generate", bench.folder, "--retry-failed")
+        notes.append(f"{empty:,} {'cell' if empty == 1 else 'cells'} got no answer that could be used. To ask once more: {again}")
     if bench.project.models.teacher.provider == "offline-stand-in":
         notes.append("The teacher is the offline stand-in: made-up examples, for trying things out.")
     return Summary("generate", asked, new, counts, notes)
