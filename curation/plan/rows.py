@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import unicodedata
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -97,13 +97,13 @@ def walk_rows(pool: Sequence[Row], *, seed: int, backwards: bool) -> Iterator[tu
     visit = 0
     while True:
         random_ = random.Random(f"{seed}:rows:{visit}")
-        topics: dict[Any, list[Row]] = defaultdict(list)
+        topics: dict[Any, deque[Row]] = defaultdict(deque)
         for row in random_.sample(pool, len(pool)):
             topics[row["topic"]].append(row)
         queues = [topics[topic] for topic in random_.sample(sorted(topics, key=str), len(topics))]
         while any(queues):
             for queue in filter(None, queues):
-                yield queue.pop(-1 if backwards else 0), visit
+                yield queue.pop() if backwards else queue.popleft(), visit
         visit += 1
 
 
