@@ -140,6 +140,11 @@ def completion_text(record: Record) -> str:
     return "\n\n".join(m.content for m in rivals)
 
 
+def whole_text(record: Record) -> str:
+    """What was asked and what was answered, a blank line between."""
+    return f"{prompt_text(record)}\n\n{completion_text(record)}"
+
+
 def _build(value: dict[str, Any]) -> Record:
     try:
         record = _RECORD.validate_python(value)

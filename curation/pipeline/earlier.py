@@ -13,7 +13,7 @@ from curation.dedup import find_near_against
 from curation.dedup.index import NearIndex, add_sketches, find_candidates, open_index, sketches_for
 from curation.errors import ProjectError
 from curation.pipeline.bench import Bench, label_of
-from curation.records import Kind, Record, completion_text, prompt_text
+from curation.records import Kind, Record, completion_text, prompt_text, whole_text
 from curation.snapshot.digest import read_rows_of, record_of
 from curation.store.facts import Finding
 from curation.store.records import Row
@@ -73,7 +73,7 @@ def text_for_dedup(bench: Bench, record: Record) -> str:
     """The text in which duplicates of a record are looked for, as the project chooses."""
     choice = bench.project.dedup.text
     if choice == "both":
-        return f"{prompt_text(record)}\n\n{completion_text(record)}"
+        return whole_text(record)
     return prompt_text(record) if choice == "prompt" else completion_text(record)
 
 

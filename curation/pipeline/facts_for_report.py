@@ -21,7 +21,7 @@ from curation.pipeline.facts_of_pairs import pair_hygiene
 from curation.pipeline.facts_of_rows import balance_facts, diversity_facts
 from curation.pipeline.screening import load_points, point_in_words
 from curation.project import settings_digest
-from curation.records import KINDS, Kind, completion_text, prompt_text
+from curation.records import KINDS, Kind, prompt_text, whole_text
 from curation.store import facts, records, runs
 from curation.store.facts import Finding
 from curation.store.records import Row
@@ -117,8 +117,7 @@ def _drops(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]], by_seq: Mapp
             continue
         row, why = by_seq[seq], verdict["reasons"][0]
         twin = by_seq.get(why.get("twin", 0))
-        text = f"{prompt_text(row.record)}\n\n{completion_text(row.record)}"
-        twin_text = f"{prompt_text(twin.record)}\n\n{completion_text(twin.record)}" if twin else None
+        text, twin_text = whole_text(row.record), whole_text(twin.record) if twin else None
         out.append(
             page.Drop(
                 row=row.id, stage=why["stage"], reason=in_words(why["kind"]), text=text, kind=row.record.kind,

@@ -12,7 +12,7 @@ from curation.pipeline.asking import is_simulated
 from curation.pipeline.bench import Bench
 from curation.pipeline.judged import Judged, judged_by, totals_together
 from curation.pipeline.keeping import Kept, better_candidate, keep_rules, kept_rows, people_say, rule_in_words, selections_of
-from curation.records import KINDS, PairRecord, candidates_of, completion_text, prompt_text, record_id
+from curation.records import KINDS, PairRecord, candidates_of, completion_text, record_id, whole_text
 from curation.score import crosscheck, people
 from curation.score.measures import Rate
 from curation.store import facts, records, runs
@@ -153,7 +153,7 @@ def _twins_apart(bench: Bench, rows: Mapping[int, Row], totals: Mapping[int, flo
     same = [(a, b) for a, b in twins if b is not None and _answers_alike(rows[a], rows[b])]
     return tuple(
         page.Apart(
-            row=rows[a].id, twin=rows[b].id, text=_text(rows[a]), twin_text=_text(rows[b]), total=totals[a], twin_total=totals[b]
+            row=rows[a].id, twin=rows[b].id, text=whole_text(rows[a].record), twin_text=whole_text(rows[b].record), total=totals[a], twin_total=totals[b]
         )
         for a, b, _ in crosscheck.find_apart(same, totals)
     )  # fmt: skip
@@ -172,7 +172,12 @@ def _odd(rows: Mapping[int, Row], judges: Sequence[page.Judge]) -> Iterator[page
             if line.row in rows:
                 row = rows[line.row]
                 yield page.Odd(
-                    row=row.id, text=_text(row), judge=judge.name, criterion=line.criterion, score=line.score, rationale=line.rationale
+                    row=row.id,
+                    text=whole_text(row.record),
+                    judge=judge.name,
+                    criterion=line.criterion,
+                    score=line.score,
+                    rationale=line.rationale,
                 )
 
 
@@ -190,7 +195,3 @@ def _groups(found: Kept) -> dict[str, tuple[int, int, float]]:
         group: (len(given), sum(keep for _, keep in given), min(total for total, keep in given if keep))
         for group, given in sorted(lines.items())
     }
-
-
-def _text(row: Row) -> str:
-    return f"{prompt_text(row.record)}\n\n{completion_text(row.record)}"

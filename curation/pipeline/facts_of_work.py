@@ -15,7 +15,7 @@ from curation.decide import Opinion
 from curation.pipeline.asking import count_failed
 from curation.pipeline.bench import Bench
 from curation.pipeline.opinions import opinions_by_seq
-from curation.records import KINDS, Kind, completion_text, prompt_text
+from curation.records import KINDS, Kind, whole_text
 from curation.snapshot import find_trusted_keys, read_signer
 from curation.snapshot.revoke import find_revocation
 from curation.store import CallLedger, facts, reviews, runs
@@ -46,7 +46,7 @@ def review_facts(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]], by_seq
         disputes=tuple(
             page.Dispute(
                 row=by_seq[seq].id,
-                text=f"{prompt_text(by_seq[seq].record)}\n\n{completion_text(by_seq[seq].record)}",
+                text=whole_text(by_seq[seq].record),
                 answers={o.user: o.says for o in opinions[seq]},
                 comment=comments.get(seq, ""),
             )
