@@ -153,7 +153,8 @@ def _twins_apart(bench: Bench, rows: Mapping[int, Row], totals: Mapping[int, flo
     same = [(a, b) for a, b in twins if b is not None and _answers_alike(rows[a], rows[b])]
     return tuple(
         page.Apart(
-            row=rows[a].id, twin=rows[b].id, text=whole_text(rows[a].record), twin_text=whole_text(rows[b].record), total=totals[a], twin_total=totals[b]
+            row=rows[a].id, twin=rows[b].id, text=whole_text(rows[a].record), twin_text=whole_text(rows[b].record),
+            total=totals[a], twin_total=totals[b],
         )
         for a, b, _ in crosscheck.find_apart(same, totals)
     )  # fmt: skip
