@@ -248,7 +248,8 @@ def test_a_server_that_takes_four_at_a_time_is_soon_asked_four_at_a_time(ledger:
         return Act(429, headers={"retry-after-ms": "10"}) if is_full else always_answer(body, seen)
 
     with messages_server(crowded) as server:
-        summary = run(ledger, server.address, [make_request(str(n)) for n in range(300)], spec={"concurrency": 24})
+        patient = replace(QUICK, tries=50)
+        summary = run(ledger, server.address, [make_request(str(n)) for n in range(300)], spec={"concurrency": 24}, patience=patient)
     assert (summary.answered, summary.failed) == (300, 0)
     assert refused[0] < 300  # about 90 as a rule; 670 if 24 went on knocking
 
