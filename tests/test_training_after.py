@@ -174,6 +174,7 @@ def test_card_says_what_the_adapter_is_made_of(project: Path) -> None:
     ):
         assert text in before
     assert "More Information Needed" not in before and str(project) not in before
+    assert "(loss.svg)" in before and (card.parent / "loss.svg").read_text().startswith("<svg ")
     assert "Nothing yet." in before and "Simulated" not in before
     evaluate_run(run, base=True, say=said.append)
     assert card.read_text() == before

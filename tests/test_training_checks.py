@@ -19,6 +19,7 @@ from training.data import RowLength, describe_left_out, describe_lengths
 from training.intervals import compare, measure, permutation_p
 from training.licence import check_use, find_base_record
 from training.memory import GIB, Shape, adapter_parameters, estimate_memory, find_module_names, read_shape
+from training.picture import loss_picture
 from training.prepare import check_space
 
 LLAMA_70B = Shape(layers=80, hidden=8192, intermediate=28672, heads=64, kv_heads=8, head_dim=128, vocabulary=128256, tied=False)
@@ -253,3 +254,23 @@ def test_folder_that_is_no_snapshot_is_one_sentence_and_exit_2(tmp_path: Path) -
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert "holds no manifest.json, so it is no finished snapshot. Next:" in done.stderr
+
+
+def test_loss_curve_is_drawn_from_the_history() -> None:
+    from xml.etree import ElementTree
+
+    history = [
+        {"step": 1, "loss": 4.0},
+        {"step": 2, "loss": 2.0},
+        {"step": 2, "eval_loss": 3.0},
+        {"step": 4, "loss": 1.0},
+        {"step": 4, "eval_loss": 3.5},
+    ]
+    root = ElementTree.fromstring(loss_picture(history))
+    assert root.get("aria-label") == "Training loss 4.000 to 1.000 over 4 steps; best validation loss 3.0000 at step 2"
+    lines = [[tuple(map(float, p.split(","))) for p in e.get("points", "").split()] for e in root if e.tag.endswith("polyline")]
+    # Steps go from left (56) to right (624), the largest loss lies at the top (26) and the smallest at the bottom (224).
+    assert lines == [[(198, 26), (340, 158), (624, 224)], [(340, 92), (624, 59)]]
+    marked = [(e.get("cx"), e.get("cy")) for e in root if e.tag.endswith("circle") and e.get("r") == "5"]
+    assert marked == [("340.0", "92.0")]
+    assert ElementTree.fromstring(loss_picture([{"step": 1, "loss": 2.0}])).tag.endswith("svg")

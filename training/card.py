@@ -7,15 +7,16 @@ adapter has been signed: a signature covers the card.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from training.picture import loss_picture
 from training.progress import Say
 
-CARD, SIGNATURE = "README.md", "model.sig"
+CARD, PICTURE, SIGNATURE = "README.md", "loss.svg", "model.sig"
 _SHOWN = (
     "r",
     "alpha",
@@ -33,9 +34,21 @@ _SHOWN = (
 )
 
 
-def write_card(adapter: Path, done: Mapping[str, Any], *, evaluation: Mapping[str, Any] | None = None) -> Path:
-    """Write the card of a finished run's adapter; `done` is what run.json says."""
+def write_card(
+    adapter: Path,
+    done: Mapping[str, Any],
+    *,
+    evaluation: Mapping[str, Any] | None = None,
+    history: Sequence[Mapping[str, Any]] | None = None,
+) -> Path:
+    """Write the card of a finished run's adapter; `done` is what run.json says.
+
+    Args:
+        history: the trainer's log, for the picture of the loss beside the card; left out, the picture stays as it is.
+    """
     target = adapter / CARD
+    if history is not None:
+        (adapter / PICTURE).write_text(loss_picture(history))
     aside = target.with_name(f".{CARD}.part")
     aside.write_text(card_text(done, evaluation=evaluation))
     aside.replace(target)
@@ -122,6 +135,8 @@ def _how_it_went(done: Mapping[str, Any]) -> str:
         f"- Best validation loss {done['best_eval_loss']:.4f} at step {done['best_step']}; these are its weights",
         f"- {versions}",
         f"- Adapter digest `{done['adapter_digest']}`",
+        "",
+        f"![Training loss in grey, validation loss in brown]({PICTURE})",
     ]
     return "\n".join(["## How training went", "", *lines])
 

@@ -72,7 +72,7 @@ def _train(run: RunFile, *, sft_adapter: Path, checked: dict[str, Any], say: Say
             "resumed_from": int(checkpoint.name.split("-")[1]) if checkpoint else None,
             "seconds": round(time.monotonic() - started, 1),
         }
-        write_card(adapter, result)
+        write_card(adapter, result, history=trainer.state.log_history)
         write_json(run.output / RUN, result)
     shutil.rmtree(run.output / CHECKPOINTS, ignore_errors=True)
     return result

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from training.card import card_text
+from training.card import PICTURE, card_text
 from training.config import Quantization, RunFile, TrainingError
 from training.folder import ADAPTER, EVAL, read_json, require_preflight, require_run
 from training.licence import RECORD
@@ -65,6 +65,8 @@ def _write_record(run: RunFile, done: dict[str, Any], target: Path) -> None:
     for name in ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "USE_POLICY.md"):
         if (run.base_model / name).is_file():
             shutil.copyfile(run.base_model / name, target / name)
+    if (run.output / ADAPTER / PICTURE).is_file():
+        shutil.copyfile(run.output / ADAPTER / PICTURE, target / PICTURE)
     evaluation = read_json(run.output / EVAL) if (run.output / EVAL).is_file() else None
     (target / "README.md").write_text(card_text(done, evaluation=evaluation, merged=True))
 

@@ -55,7 +55,7 @@ def _train(run: RunFile, *, checked: dict[str, Any], say: Say) -> dict[str, Any]
         result = describe_run(run, trainer.state, checked=checked, adapter_digest=digest)
         result["resumed_from"] = int(checkpoint.name.split("-")[1]) if checkpoint else None
         result["seconds"] = round(time.monotonic() - started, 1)
-        write_card(adapter, result)
+        write_card(adapter, result, history=trainer.state.log_history)
         write_json(run.output / RUN, result)
     shutil.rmtree(run.output / CHECKPOINTS, ignore_errors=True)
     return result
