@@ -60,11 +60,11 @@ class Share:
     def sentence(self) -> str:
         """For the screen."""
         way = "in batches" if self.in_batch else "one by one"
-        likely = "" if self.likely_usd is None else f", likely ${self.likely_usd:,.2f}"
-        assumes = f" {self.assumes}" if self.assumes else ""
+        assumes = f", {self.assumes}" if self.assumes else ""
+        likely = "" if self.likely_usd is None else f"; likely ${self.likely_usd:,.2f}"
         return (
             f"{self.stage}: {self.calls:,} calls {way} to {self.model}, {self.prompt_tokens:,} prompt tokens ({self.counted}) and at most "
-            f"{self.output_tokens:,} written: at most ${self.cost_usd:,.2f}{assumes}{likely} at the prices of {self.price_date}."
+            f"{self.output_tokens:,} written: at most ${self.cost_usd:,.2f} at the prices of {self.price_date}{assumes}{likely}."
         )
 
 
