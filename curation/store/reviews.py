@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+
 
 @dataclass(frozen=True)
 class StoredAnswer:
@@ -63,7 +65,7 @@ def answers_by_seq(db: sqlite3.Connection) -> dict[int, list[StoredAnswer]]:
     latest: dict[str, StoredAnswer] = {}
     for row in db.execute("SELECT * FROM answers ORDER BY response, updated"):
         latest[row["response"]] = StoredAnswer(
-            row["response"], row["updated"], row["seq"], row["user"], row["status"], json.loads(row["body"]), row["payload"], row["form"],
+            row["response"], row["updated"], row["seq"], row["user"], row["status"], orjson.loads(row["body"]), row["payload"], row["form"],
             bool(row["simulated"]),
         )  # fmt: skip
     out: dict[int, list[StoredAnswer]] = defaultdict(list)
