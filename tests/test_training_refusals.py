@@ -179,3 +179,11 @@ def test_run_files_need_one_snapshot_name_of_each_kind(project: Path) -> None:
     shutil.rmtree(path)
     with pytest.raises(UserError, match="holds no instruction snapshot"):
         write_run_files(project / "runs", project=project, model=project / "model")
+
+
+def test_what_needs_a_finished_run_names_the_command_that_finishes_it(project: Path) -> None:
+    from training.folder import require_finished
+
+    run = load_run_file(write_run_file(project, "sft.yaml", run_settings()))
+    with pytest.raises(TrainingError, match=r"is no finished run \(no run\.json\)\. Next: train sft \S+/runs/sft\.yaml"):
+        require_finished(run)

@@ -16,7 +16,7 @@ from curation.errors import command
 from curation.records import canonical_json
 from training.config import RunFile, TrainingError
 from training.data import check_protected, file_sha256, open_snapshot, read_rows, resolve_snapshot
-from training.folder import ADAPTER, EVAL, read_json, require_preflight, require_run, write_json
+from training.folder import ADAPTER, EVAL, read_json, require_finished, require_preflight, write_json
 from training.intervals import compare, measure
 from training.items import EvalItem, read_eval_items
 from training.progress import Say
@@ -33,7 +33,7 @@ def evaluate_run(run: RunFile, *, base: bool = False, say: Say = print) -> dict[
     if file_sha256(run.eval.file) != checked["eval"]["sha256"]:
         raise TrainingError("eval.file", "is not the file preflight looked at", command("train", "preflight", run.source))
     check_base(run.base_model, checked, mend="name the base model the run had; an adapter fits no other")
-    done = None if base else require_run(run.output)
+    done = None if base else require_finished(run)
     key = evaluation_key(run, checked)
     file = base_file(run, key) if base else run.output / EVAL
     subject = checked["base"]["digest"] if done is None else done["adapter_digest"]

@@ -70,12 +70,18 @@ def require_preflight(run: RunFile) -> dict[str, Any]:
     return checked
 
 
-def require_run(folder: Path, *, kind: str | None = None) -> dict[str, Any]:
+def require_finished(run: RunFile) -> dict[str, Any]:
+    """run.json of this run, which must be finished; the refusal names the command that finishes it."""
+    copied = run.source == run.output / CONFIG  # paths in the copy are not relative to it, so it is no file to train from
+    return require_run(run.output, again="train sft RUN.yaml, or train dpo RUN.yaml" if copied else command("train", run.kind, run.source))
+
+
+def require_run(folder: Path, *, kind: str | None = None, again: str = "train sft RUN.yaml") -> dict[str, Any]:
     """run.json of a finished run whose adapter is still the one it recorded."""
     from training.adapter import folder_digest
 
     if not (folder / RUN).is_file():
-        raise TrainingError(str(folder), "is no finished run (no run.json)", "train sft RUN.yaml, or train dpo RUN.yaml")
+        raise TrainingError(str(folder), "is no finished run (no run.json)", again)
     done = _read_record(folder / RUN)
     if kind is not None and done["kind"] != kind:
         raise TrainingError(str(folder), f"is a run of kind {done['kind']}; {kind} is needed here", "name the SFT run's folder")

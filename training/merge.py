@@ -13,7 +13,7 @@ from typing import Any
 
 from training.card import PICTURE, card_text
 from training.config import Quantization, RunFile, TrainingError
-from training.folder import ADAPTER, EVAL, read_json, require_preflight, require_run
+from training.folder import ADAPTER, EVAL, read_json, require_finished, require_preflight
 from training.licence import RECORD
 from training.progress import Say
 
@@ -22,7 +22,7 @@ def merge_run(run: RunFile, *, out: Path, say: Say = print) -> dict[str, Any]:
     """Write base model and adapter as one checkpoint folder, with tokenizer, card, licence record and where it came from."""
     from training.model import check_base
 
-    done, checked = require_run(run.output), require_preflight(run)
+    done, checked = require_finished(run), require_preflight(run)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TrainingError(str(out), "is there already; nothing was overwritten", "name an empty or new folder with --out")
     check_base(run.base_model, checked, mend="name the base model the run had; an adapter fits no other")

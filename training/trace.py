@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from curation.errors import command
 from training.config import RunFile, TrainingError
 from training.data import Split, open_snapshot, read_rows
-from training.folder import ADAPTER, require_run
+from training.folder import ADAPTER, require_finished, require_run
 
 if TYPE_CHECKING:
     from curation.snapshot import Snapshot
@@ -35,7 +35,7 @@ def trace_run(run: RunFile, *, row_id: str | None = None) -> dict[str, Any]:
 
     A DPO adapter goes on from an SFT adapter, so the rows of both are in it.
     """
-    done = require_run(run.output)
+    done = require_finished(run)
     sources = [_source(run, run.output, done)]
     result = {
         "run": str(run.output),
@@ -63,7 +63,7 @@ def sign_run(run: RunFile, *, key: Path | None = None) -> dict[str, Any]:
     from curation.snapshot import sign_folder
     from curation.snapshot.keys import own_key
 
-    done = require_run(run.output)
+    done = require_finished(run)
     if key is not None and not key.is_file():
         raise TrainingError(str(key), "does not exist", "name a private key with --key, or leave it out to sign with your own")
     signature = sign_folder(run.output / ADAPTER, key or own_key()[0])
