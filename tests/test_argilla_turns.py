@@ -1,4 +1,4 @@
-"""Who writes when: one at a time, people before a push, and a push that comes to its end all the same."""
+"""Who writes when: people together, a push alone, people before a push, and a push that comes to its end all the same."""
 
 from __future__ import annotations
 
@@ -61,15 +61,24 @@ def test_people_come_before_the_push_that_was_there_first() -> None:
     waiting = [("push2", RECORDS[0]), ("push3", RECORDS[1]), ("ada", ANSWERS[0]), ("bob", ANSWERS[1]), ("cleo", ANSWERS[3])]
     asyncio.run(send_all(TakeTurns(inside), ("push1", RECORDS[0]), *waiting))
     assert inside.order == ["push1", "ada", "bob", "cleo", "push2", "push3"]
-    assert inside.most == 1
+    assert inside.most == 3
 
 
-@pytest.mark.parametrize("first", [*ANSWERS, *RECORDS])
-@pytest.mark.parametrize("then", [*ANSWERS, *RECORDS])
-def test_every_writer_waits_for_every_other(first: tuple[str, str], then: tuple[str, str]) -> None:
+@pytest.mark.parametrize("one", [*ANSWERS, *RECORDS])
+@pytest.mark.parametrize("records", RECORDS)
+def test_a_push_is_alone(one: tuple[str, str], records: tuple[str, str]) -> None:
+    for order in ((one, records), (records, one)):
+        inside = Inside(0.001)
+        asyncio.run(send_all(TakeTurns(inside), ("one", order[0]), ("other", order[1])))
+        assert inside.most == 1
+
+
+@pytest.mark.parametrize("first", ANSWERS)
+@pytest.mark.parametrize("then", ANSWERS)
+def test_people_do_not_wait_for_one_another(first: tuple[str, str], then: tuple[str, str]) -> None:
     inside = Inside(0.001)
     asyncio.run(send_all(TakeTurns(inside), ("one", first), ("other", then)))
-    assert inside.most == 1
+    assert inside.most == 2
 
 
 @pytest.mark.parametrize("free", FREE)
@@ -86,10 +95,22 @@ def test_what_is_no_request_passes() -> None:
 
 
 def test_a_push_is_not_put_off_for_ever() -> None:
-    inside = Inside(0.02)
-    people = [(f"person{n}", ANSWERS[0]) for n in range(10)]
-    asyncio.run(send_all(TakeTurns(inside, turns=Turns(patience=0.05)), people[0], ("push", RECORDS[0]), *people[1:]))
-    assert 2 <= inside.order.index("push") <= 6
+    """People come and go so that there is always somebody inside."""
+    inside = Inside(0.03)
+    app = TakeTurns(inside, turns=Turns(patience=0.1))
+
+    async def visit() -> None:
+        tasks = [
+            asyncio.create_task(app(scope("person", *ANSWERS[0]), None, None)),
+            asyncio.create_task(app(scope("push", *RECORDS[0]), None, None)),
+        ]
+        for _ in range(40):
+            await asyncio.sleep(0.01)
+            tasks.append(asyncio.create_task(app(scope("person", *ANSWERS[0]), None, None)))
+        await asyncio.gather(*tasks)
+
+    asyncio.run(visit())
+    assert 5 <= inside.order.index("push") <= 30 and len(inside.order) == 42
 
 
 def test_a_request_that_fails_or_is_given_up_keeps_nobody_waiting() -> None:
@@ -113,21 +134,17 @@ def test_a_turn_that_comes_in_the_moment_of_giving_up_is_passed_on() -> None:
     turns, order = Turns(), list[str]()
 
     async def take(name: str, gone: asyncio.Event | None = None) -> None:
-        async with turns.turn(person=True):
+        async with turns.turn(person=False):
             order.append(name)
             if gone is not None:
                 await gone.wait()
 
     async def visit() -> None:
         gone = asyncio.Event()
-        first, second, third = (
-            asyncio.create_task(take("first", gone)),
-            asyncio.create_task(take("second")),
-            asyncio.create_task(take("third")),
-        )
+        first, second, third = (asyncio.create_task(take(name, gone if name == "first" else None)) for name in ("first", "second", "third"))
         await asyncio.sleep(0.01)
         gone.set()
-        await asyncio.sleep(0)  # `first` has run and handed its turn to `second`, which has not run yet
+        await asyncio.sleep(0)  # `first` has handed its turn to `second`, which has not run yet
         second.cancel()
         await asyncio.wait_for(asyncio.gather(first, third), 1)
 

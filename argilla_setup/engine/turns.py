@@ -1,7 +1,8 @@
-"""Writers take turns, and people come first: an answer never waits for more than the one request of a push that is under way.
+"""People come before a push: records are written when nobody's answer is under way, and an answer waits for one such request at most.
 
 SQLite lets one writer in at a time and makes the others knock again and again, at ever longer intervals; who knocks while a push runs
-misses the short gaps between its requests. Here they wait in line instead, where the next one is woken at once.
+misses the short gaps between its requests. Here they wait in line instead, where they are woken at once. Answers do not wait for one
+another: each holds the database for so short a time that a line would be slower.
 """
 
 from __future__ import annotations
@@ -16,55 +17,68 @@ from typing import Any
 
 ANSWER = re.compile(r"/(records/[^/]+/responses|responses/[^/]+|me/responses/bulk)/?$")
 RECORDS = re.compile(r"/datasets/[^/]+/records(/bulk)?/?$")
-PATIENCE = 10.0
-"""Seconds after which records go before people's answers, so that a push comes to an end however many people answer."""
-_Line = deque[tuple[float, asyncio.Future[None]]]
+PATIENCE = 0.5
+"""Seconds after which records go before new answers, so that a push comes to an end however many people answer."""
 
 
 class Turns:
-    """Lets one in at a time: people in their order, then the others in theirs."""
+    """Lets people in together, and what pushes alone."""
 
     def __init__(self, *, patience: float = PATIENCE) -> None:
         self._patience = patience
-        self._taken = False
-        self._people: _Line = deque()
-        self._others: _Line = deque()
+        self._people_inside = 0
+        self._push_inside = False
+        self._people = deque[asyncio.Future[None]]()
+        self._pushes = deque[tuple[float, asyncio.Future[None]]]()
 
     @asynccontextmanager
     async def turn(self, *, person: bool) -> AsyncIterator[None]:
         """Wait for a turn and keep it for as long as the block lasts."""
-        await self._wait(self._people if person else self._others)
-        try:
-            yield
-        finally:
-            self._pass_on()
-
-    async def _wait(self, line: _Line) -> None:
-        if not self._taken:
-            self._taken = True
-            return
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        line.append((time.monotonic(), mine))
+        if person:
+            self._people.append(mine)
+        else:
+            self._pushes.append((time.monotonic(), mine))
+        self._let_in()
         try:
             await mine
         except asyncio.CancelledError:
-            if mine.done() and not mine.cancelled():
-                self._pass_on()  # the turn came in the very moment of giving up
+            if mine.done() and not mine.cancelled():  # the turn came in the very moment of giving up
+                self._leave(person=person)
             raise
+        try:
+            yield
+        finally:
+            self._leave(person=person)
 
-    def _pass_on(self) -> None:
-        overdue = self._others and time.monotonic() - self._others[0][0] > self._patience
-        for line in (self._others, self._people) if overdue else (self._people, self._others):
-            while line:
-                _, waiting = line.popleft()
+    def _leave(self, *, person: bool) -> None:
+        if person:
+            self._people_inside -= 1
+        else:
+            self._push_inside = False
+        self._let_in()
+
+    def _let_in(self) -> None:
+        while self._people and self._people[0].done():
+            self._people.popleft()
+        while self._pushes and self._pushes[0][1].done():
+            self._pushes.popleft()
+        if self._push_inside:
+            return
+        overdue = bool(self._pushes) and time.monotonic() - self._pushes[0][0] > self._patience
+        if self._people and not overdue:
+            for waiting in self._people:
                 if not waiting.done():
                     waiting.set_result(None)
-                    return
-        self._taken = False
+                    self._people_inside += 1
+            self._people.clear()
+        elif self._pushes and not self._people_inside:
+            self._pushes.popleft()[1].set_result(None)
+            self._push_inside = True
 
 
 class TakeTurns:
-    """ASGI middleware that lines up what writes records and answers; everything else passes."""
+    """ASGI middleware that keeps pushed records and people's answers apart; everything else passes."""
 
     def __init__(self, app: Any, *, turns: Turns | None = None) -> None:
         self.app = app
