@@ -25,8 +25,8 @@ step() { echo "== $1"; shift; "$@" || failed=1; }
 step "style" ruff check .
 step "layout" ruff format --check -q .
 step "types" mypy
-# Two files at a time: half of the time is spent waiting (servers that start, models that load, calls that are slow on purpose).
+# Three files at a time, on two cores too: half of the time is spent waiting (servers that start, calls that are slow on purpose).
 # One thread each: trainings side by side with a thread for every core get in each other's way.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-step "tests" pytest -q -p no:cacheprovider -n 2 --dist loadfile --no-loadscope-reorder --durations=40 -m "$tiers" "$@"
+step "tests" pytest -q -p no:cacheprovider -n 3 --dist loadfile --no-loadscope-reorder --durations=40 -m "$tiers" "$@"
 exit $failed

@@ -199,7 +199,7 @@ def _training(demo: Path, kind: str) -> dict[str, Any]:
 
 def _evaluation(demo: Path) -> dict[str, Any]:
     folder = demo / "project" / "runs"
-    files = {"base": next(iter(sorted(folder.glob("base-eval-*.json"))), folder / "base-eval.json"),
+    files = {"base": max(folder.glob("base-eval-*.json"), key=lambda file: file.stat().st_mtime, default=folder / "base-eval.json"),
              "sft": folder / "sft" / "eval.json", "dpo": folder / "dpo" / "eval.json"}  # fmt: skip
     for name, file in files.items():
         if not file.is_file():
