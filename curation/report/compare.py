@@ -66,6 +66,6 @@ def _mean(values: Any) -> float | None:
     """The mean of what is known; None where nothing is."""
     import numpy as np
 
-    known = np.array([v for v in values if v is not None], float)
+    known = values if isinstance(values, np.ndarray) else np.array([v for v in values if v is not None], float)
     known = known[~np.isnan(known)]
     return float(known.mean()) if len(known) else None
