@@ -231,47 +231,23 @@ def test_a_webhook_hears_of_what_is_written(argilla_home: RunningArgilla) -> Non
     assert sorted(heard) == ["record.created"] * 3 + ["response.created"]
 
 
-def test_doctor_finds_and_mends_a_short_index_while_people_work(argilla_home: RunningArgilla) -> None:
-    home = argilla_home.home
-    push(home, "doc", ["dora"], count=8, topic="croup")
-    assert not [finding for finding in examine(home) if finding.level == "wrong"]
-    with contextlib.closing(sqlite3.connect(home.index)) as db, db:
-        db.execute("DELETE FROM records WHERE external_id < 'r004' AND dataset = (SELECT max(seq) FROM datasets)")
-    report = json.loads(cli("doctor", "--home", home.folder, "--json", code=1))
-    [finding] = [f for f in report if f["level"] == "wrong"]
-    assert finding["about"] == "index" and "doctor --fix" in finding["next_step"]
-    assert "mended" in cli("doctor", "--fix", "--home", home.folder)
-    with as_person(argilla_home.url, person(home, "dora")["api_key"]) as http:
-        assert len(found(http, dataset_of(http), text="croup")) == 8
-
-
 @pytest.mark.parametrize(
     "damage",
     ["records gone, responses left", "no database at all", pytest.param("a table in the way", marks=pytest.mark.soak)],
 )
-def test_doctor_mends_an_index_however_it_was_damaged(argilla_home: RunningArgilla, damage: str) -> None:
-    """Answers are kept in the database; the index must never keep the web server down."""
+def test_doctor_mends_an_index_while_people_work(argilla_home: RunningArgilla, damage: str) -> None:
+    """However it was damaged: answers are kept in the database, and the index must never keep the web server down."""
     home, name = argilla_home.home, damage.replace(" ", "-").replace(",", "")
     push(home, name, [f"{name}-ann"], count=5, topic="hiccup")
+    assert not [finding for finding in examine(home) if finding.level == "wrong"]
     with as_person(argilla_home.url, person(home, f"{name}-ann")["api_key"]) as http:
         dataset = dataset_of(http)
         given = {submit(http, record["id"]) for record in found(http, dataset)[:3]}
-        if damage == "no database at all":  # beside the open one, which a running server goes on reading
-            (home.folder / "other").touch(0o600)
-            (home.folder / "other").write_bytes(b"this is no database, " * 500)
-            (home.folder / "other").replace(home.index)
-            for ending in ("-wal", "-shm"):  # whose pages would still be read
-                home.index.with_name(home.index.name + ending).unlink(missing_ok=True)
-        else:
-            with contextlib.closing(sqlite3.connect(home.index)) as db, db:
-                if damage == "a table in the way":
-                    db.execute("DELETE FROM sqlite_sequence")
-                    db.execute("DELETE FROM datasets")
-                else:
-                    db.execute("DELETE FROM records WHERE dataset = (SELECT max(seq) FROM datasets)")
-        [finding] = [f for f in examine(home) if f.level == "wrong"]
-        assert finding.about == "index"
-        cli("doctor", "--fix", "--home", home.folder)
+        damage_index(home, damage)
+        report = json.loads(cli("doctor", "--home", home.folder, "--json", code=1))
+        [finding] = [f for f in report if f["level"] == "wrong"]
+        assert finding["about"] == "index" and "doctor --fix" in finding["next_step"]
+        assert "mended" in cli("doctor", "--fix", "--home", home.folder)
         held = found(http, dataset, text="hiccup")
         assert {response["id"] for record in held for response in record["responses"]} == given and len(held) == 5
         # What is written from now on is found too.
@@ -279,6 +255,22 @@ def test_doctor_mends_an_index_however_it_was_damaged(argilla_home: RunningArgil
         submit(http, left)
         assert {r["id"] for r in found(http, dataset) if r["responses"]} >= {left}
     assert not [finding for finding in examine(home) if finding.level == "wrong"]
+
+
+def damage_index(home: Home, damage: str) -> None:
+    if damage == "no database at all":  # beside the open one, which a running server goes on reading
+        (home.folder / "other").touch(0o600)
+        (home.folder / "other").write_bytes(b"this is no database, " * 500)
+        (home.folder / "other").replace(home.index)
+        for ending in ("-wal", "-shm"):  # whose pages would still be read
+            home.index.with_name(home.index.name + ending).unlink(missing_ok=True)
+        return
+    with contextlib.closing(sqlite3.connect(home.index)) as db, db:
+        if damage == "a table in the way":
+            db.execute("DELETE FROM sqlite_sequence")
+            db.execute("DELETE FROM datasets")
+        else:
+            db.execute("DELETE FROM records WHERE external_id < 'r004' AND dataset = (SELECT max(seq) FROM datasets)")
 
 
 @pytest.fixture
