@@ -149,6 +149,21 @@ def time_ours(bodies: list[dict[str, Any]], *, folder: Path, spec: ModelSpec, st
     return seconds
 
 
+def time_commit(folder: Path) -> float:
+    """Milliseconds of one durable commit on this disk, the median of a hundred: no call of ours can wait less."""
+    took = []
+    (folder / "disk").mkdir(exist_ok=True)
+    with open_store(folder / "disk") as db:
+        db.execute("CREATE TABLE IF NOT EXISTS written (text TEXT)")
+        for _ in range(100):
+            db.execute("BEGIN IMMEDIATE")
+            db.execute("INSERT INTO written VALUES (?)", ("x" * 1000,))
+            began = time.perf_counter()
+            db.execute("COMMIT")
+            took.append(time.perf_counter() - began)
+    return round(statistics.median(took) * 1000, 2)
+
+
 def compare(address: str, *, calls: int, concurrency: int, rounds: int, folder: Path) -> dict[str, Any]:
     """All three ways in turns; the rounds' order is turned too."""
     import anthropic
@@ -178,6 +193,7 @@ def compare(address: str, *, calls: int, concurrency: int, rounds: int, folder: 
         memory.append(round(process.memory_info().rss / 2**20))
     made = size * rounds
     found: dict[str, Any] = {"concurrency": concurrency, "calls_each_way": made, "rss_mb_after_each_round": memory}
+    found["commit_ms"] = time_commit(folder)
     for name, seconds in times.items():
         wall, processor = (sum(column) for column in zip(*seconds, strict=True))
         found[name] = {"calls_per_s": round(made / wall, 1), "processor_ms_per_call": round(processor / made * 1000, 3)}
