@@ -66,7 +66,8 @@ def main() -> None:
 def tell_quality(*, dense: bool) -> None:
     """The tables and the curve."""
     found = {name: score(items, rows, dense=dense) for name, (items, rows) in rephrasings().items()}
-    found["languages, pooled"] = Scores(*(np.concatenate([getattr(found[n], f) for n in LANGUAGES]) for f in ("places", "own", "other")), 0)
+    places, own, other = (np.concatenate([getattr(found[n], f) for n in LANGUAGES]) for f in ("places", "own", "other"))
+    found["languages, pooled"] = Scores(places, own, other, 0)
     print(f"{'with MiniLM' if dense else 'without embeddings'}; recall of the odd items at 1 % false positives [95 % interval]")
     for name, scores in found.items():
         odd, even = scores.places % 2 == 1, scores.places % 2 == 0
