@@ -22,7 +22,7 @@ from curation.records import InstructionRecord, Kind, Message, Record, canonical
 
 SIMULATED = "simulated-"
 """Names of annotators that are programs start with this; their answers never pass for a person's."""
-BATCH = 50
+BATCH = 25
 """Records a request. The server takes 500, but people who answer meanwhile wait for as long as one request writes."""
 OVERLAP = 1
 """Requests on their way at once; a second one would leave annotators no gap between two writes."""
