@@ -169,7 +169,7 @@ def test_a_process_waits_for_one_that_then_dies_and_takes_over(tmp_path: Path) -
             time.sleep(4)
             assert second.poll() is None and len(server.log.received) == 4
             first.kill()
-            assert second.communicate(timeout=30)[0].split() == ["4", "0", "4"]
+            assert second.communicate(timeout=120)[0].split() == ["4", "0", "4"]
         finally:
             end(first, *([second] if second else []))
     with closing(open_database(path)) as database:
@@ -184,7 +184,7 @@ def test_ctrl_c_lets_calls_come_home_and_says_where_it_stopped(tmp_path: Path) -
         try:
             assert wait_for(lambda: len(server.log.received) >= 20, process)
             process.send_signal(signal.SIGINT)
-            output, _ = process.communicate(timeout=30)
+            output, _ = process.communicate(timeout=120)
         finally:
             end(process)
         asked = len(server.log.received)
@@ -223,13 +223,13 @@ def test_ctrl_c_leaves_a_batch_at_the_provider_and_the_same_command_fetches_it(t
         try:
             assert wait_for(lambda: provider.polls["msgbatch_0"] >= 2, process)
             process.send_signal(signal.SIGINT)
-            output, _ = process.communicate(timeout=30)
+            output, _ = process.communicate(timeout=120)
             assert process.returncode == 130
             assert "a batch on its way goes on at the provider, and the same command fetches it" in output
             assert Counter(states(path).values()) == {"answered": 1, "sent": 11}
             is_done[0] = True
             process = start(path, server, calls=12, child=BATCH_CHILD)
-            assert process.communicate(timeout=30)[0].split() == ["11", "1", "0"]
+            assert process.communicate(timeout=120)[0].split() == ["11", "1", "0"]
         finally:
             end(process)
     assert len(provider.batches) == 1 and Counter(states(path).values()) == {"answered": 12}

@@ -58,6 +58,10 @@ def browser() -> Iterator[Any]:
             started.close()
 
 
+SLOW = "was preloaded using link preload but not used within a few seconds"
+"""What Chromium says of a page on a busy machine; it tells of the machine, not of the page."""
+
+
 def watch(page: Any, url: str) -> Traffic:
     """Note everything from now on. Nothing reaches another host: the browser knows the address of none."""
     seen = Traffic()
@@ -69,7 +73,7 @@ def watch(page: Any, url: str) -> Traffic:
 
     page.route("**/api/**", pass_on)
     page.on("request", lambda r: None if r.url.startswith((f"{url}/", "data:", "blob:")) else seen.foreign.append(r.url))
-    page.on("console", lambda m: seen.complaints.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("console", lambda m: seen.complaints.append(m.text) if m.type in ("error", "warning") and SLOW not in m.text else None)
     page.on("pageerror", lambda error: seen.complaints.append(str(error)))
     return seen
 
