@@ -67,10 +67,15 @@ except KeyboardInterrupt as stop:
 BOUND_USD = bound_nano(make_request("cell 100"), find_rates(ModelSpec(model=MODEL))) / 1e9
 
 
+_HEARS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+"""A test run in a shell's background inherits that Ctrl-C is ignored, and so would what it starts."""
+
+
 def start(database: Path, server: MessagesServer, *, calls: int = CALLS, child: str = CHILD) -> subprocess.Popen[str]:
     arguments = [str(database), server.address, str(calls), str(CONCURRENCY)]
     root = Path(__file__).parents[1]
-    return subprocess.Popen([sys.executable, "-c", child, *arguments], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", _HEARS_CTRL_C + child, *arguments]
+    return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60) -> bool:
