@@ -15,7 +15,7 @@ here=$PWD
 project=$demo/project argilla=$demo/argilla standin=$demo/standin
 export SEEDCORN_CONFIG_DIR=$demo/config TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
-if [[ -n ${QUICK:-} ]]; then instructions=130 pairs=48 epochs=1 dpo_epochs=1 items=24; else instructions=280 pairs=110 epochs=3 dpo_epochs=2 items=120; fi
+if [[ -n ${QUICK:-} ]]; then instructions=130 pairs=48 epochs=0.5 dpo_epochs=0.5 items=24; else instructions=280 pairs=110 epochs=3 dpo_epochs=2 items=120; fi
 
 short() { local text="$*"; text=${text//"$demo/"/}; echo "${text//"$here/"/}"; }
 
