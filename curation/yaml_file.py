@@ -14,6 +14,19 @@ from pydantic import BaseModel, ValidationError
 
 from curation.errors import ProjectError
 
+_SHAPES = {
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "string_type": "must be a text",
+    "model_type": "must hold keys of its own",
+    "dict_type": "must hold keys of its own",
+    "bool_parsing": "must be true or false",
+    "float_parsing": "must be a number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+}
+"""pydantic's words for what YAML calls otherwise."""
+
 
 def read_yaml(path: Path) -> Any:
     """The values in a YAML file.
@@ -35,19 +48,20 @@ def describe_error(error: ValidationError, model: type[BaseModel], path: Path) -
     """The first error as (what with its key path, the fact, the next step), with the nearest known key for a typo."""
     # A typo shows as an unknown key and a missing one: the unknown one says more.
     first = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")[0]
-    keys, known = _follow(model, first["loc"])
-    what = f"{path}: {'.'.join(keys)}"
+    # Of a value that may have several types, pydantic names the type it tried.
+    keys, known = _follow(model, [part for part in first["loc"] if not (isinstance(part, str) and ("[" in part or "(" in part))])
+    what = f"{path}: {'.'.join(keys)}" if keys else str(path)
     others = f" ({len(error.errors()) - 1} more after this one)" if len(error.errors()) > 1 else ""
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(keys[-1], known, n=1)
         hint = f"; the nearest one is `{near[0]}` (did you mean that?)" if near else ""
-        return what, f"is not a known key{hint}{others}", "mend the key in project.yaml and run again"
+        return what, f"is not a known key{hint}{others}", f"mend the key in {path.name} and run again"
     if first["type"] == "missing":
-        return what, f"is missing{others}", "add it to project.yaml and run again"
-    fact = first["msg"].removeprefix("Value error, ")
+        return what, f"is missing{others}", f"add it to {path.name} and run again"
+    fact = _SHAPES.get(first["type"]) or first["msg"].removeprefix("Value error, ")
     given = first.get("input")
     shown = f", found {given!r}" if isinstance(given, str | int | float | bool) else ""
-    return what, f"{fact[:1].lower()}{fact[1:]}{shown}{others}", "mend the value in project.yaml and run again"
+    return what, f"{fact[:1].lower()}{fact[1:]}{shown}{others}", f"mend the value in {path.name} and run again"
 
 
 class _OnceLoader(yaml.SafeLoader):

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from argilla_setup.engine.check import find_gaps
+from argilla_setup.engine.check import find_gaps, is_damage
 from argilla_setup.engine.documents import RecordDoc, ResponseDoc, SuggestionDoc
 from argilla_setup.engine.index import Index
 from argilla_setup.engine.where import microseconds
@@ -84,3 +84,28 @@ def test_one_change_is_seen(files: tuple[Path, Path], table: str, change: str, u
         assert find_gaps(*files) == [table]
         with db:
             db.execute(f"UPDATE {table} SET {undo} WHERE {where}")
+
+
+def test_only_a_damaged_file_is_taken_for_damaged(tmp_path: Path) -> None:
+    """A whole index is not to be begun anew because another process holds it or the disk is full."""
+    path = tmp_path / "search.db"
+    Index(path).db.close()
+
+    def refused(sql: str, *, before: str = "", uri: str = "") -> sqlite3.DatabaseError:
+        with closing(sqlite3.connect(f"file:{path}{uri}", uri=True, timeout=0)) as db, pytest.raises(sqlite3.DatabaseError) as caught:
+            db.executescript(before)
+            db.execute(sql)
+        return caught.value
+
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert not is_damage(refused("BEGIN IMMEDIATE"))
+    assert not is_damage(refused("INSERT INTO datasets VALUES (9, zeroblob(9999999), '', '')", before="PRAGMA max_page_count = 1"))
+    assert not is_damage(refused("DELETE FROM datasets", uri="?mode=ro"))
+    with pytest.raises(sqlite3.DatabaseError) as no_folder:
+        sqlite3.connect(tmp_path / "nowhere" / "search.db")
+    assert not is_damage(no_folder.value)
+    assert not is_damage(sqlite3.ProgrammingError("a mistake of ours"))
+    assert is_damage(refused("CREATE TABLE datasets (id)"))
+    path.write_bytes(b"this is no database, " * 500)
+    assert is_damage(refused("SELECT * FROM datasets"))

@@ -122,8 +122,8 @@ def test_every_part_of_curation_has_its_place() -> None:
     assert parts - NOUNS - EFFECTS - CORE - DOORS - SHELL == {"standin", "template"}
 
 
-def test_training_knows_only_the_snapshot_the_records_and_the_errors() -> None:
-    allowed = {"snapshot", "records", "errors"}
+def test_training_knows_only_the_snapshot_the_records_the_errors_and_how_yaml_is_read() -> None:
+    allowed = {"snapshot", "records", "errors", "yaml_file"}
     found = [i for path in python_files("training") for i in imports_of(path)]
     ours = [i for i in found if i.name.split(".")[0] in ("curation", "argilla_setup")]
     assert {part_of(i.name) for i in ours} == allowed

@@ -9,31 +9,21 @@ from pathlib import Path
 import pytest
 
 from curation.errors import UserError
-from tests.training_samples import SYSTEM, instruction, load_run, phrase, run_settings, train_both, train_run, write_signed
+from tests.training_samples import SYSTEM, instruction, load_run, phrase, project, run_settings, train_run, trained, write_signed
 from training.config import Quantization, RunFile, TrainingError
 from training.folder import open_run, require_run
 
+__all__ = ["project", "trained"]
 pytestmark = pytest.mark.model
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with finished runs of both kinds; tests copy it before they change anything."""
-    return train_both(tmp_path_factory.mktemp("training") / "project")
-
-
-@pytest.fixture
-def project(built: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(built, tmp_path / "project"))
-
-
-def test_likelihood_over_a_shared_prompt_is_that_of_each_whole_text(built: Path) -> None:
+def test_likelihood_over_a_shared_prompt_is_that_of_each_whole_text(trained: Path) -> None:
     import torch
 
     from training.likelihood import score_rivals
     from training.model import load_base, load_tokenizer
 
-    tokenizer, model = load_tokenizer(built / "model"), load_base(built / "model", Quantization(kind="none")).float().eval()
+    tokenizer, model = load_tokenizer(trained / "model"), load_base(trained / "model", Quantization(kind="none")).float().eval()
     prompts = [[{"role": "system", "content": SYSTEM}, {"role": "user", "content": phrase(n) + " and more" * (n % 3)}] for n in range(7)]
     rivals = [["Code: A1.1\n", "Code: A1\n", f"Code: A{n}.77\n"] for n in range(7)]
     found = score_rivals(model, tokenizer, prompts, rivals, batch=3)
@@ -48,15 +38,15 @@ def test_likelihood_over_a_shared_prompt_is_that_of_each_whole_text(built: Path)
             assert score == pytest.approx(expected, abs=1e-3)
 
 
-def test_written_answers_are_those_of_generate_cut_at_the_line(built: Path) -> None:
+def test_written_answers_are_those_of_generate_cut_at_the_line(trained: Path) -> None:
     import torch
     from peft import PeftModel
 
     from training.likelihood import write_answers
     from training.model import load_base, load_tokenizer
 
-    tokenizer, base = load_tokenizer(built / "model"), load_base(built / "model", Quantization(kind="none")).float()
-    model = PeftModel.from_pretrained(base, built / "runs" / "sft" / "adapter").eval()
+    tokenizer, base = load_tokenizer(trained / "model"), load_base(trained / "model", Quantization(kind="none")).float()
+    model = PeftModel.from_pretrained(base, trained / "runs" / "sft" / "adapter").eval()
     prompts = [[{"role": "user", "content": phrase(n) + " again" * (n % 4)}] for n in range(9)]
     found = write_answers(model, tokenizer, prompts, max_new_tokens=24, batch=4, stop_lines=2)
     for prompt, text in zip(prompts, found, strict=True):
@@ -271,13 +261,13 @@ def test_measurement_of_another_adapter_is_not_compared_with(project: Path) -> N
     assert f"Next: train eval {sft.output}, then this again" in text
 
 
-def test_answer_ends_at_any_token_the_model_ends_a_turn_with(built: Path) -> None:
+def test_answer_ends_at_any_token_the_model_ends_a_turn_with(trained: Path) -> None:
     import torch
 
     from training.likelihood import write_answers
     from training.model import load_base, load_tokenizer
 
-    tokenizer, model = load_tokenizer(built / "model"), load_base(built / "model", Quantization(kind="none")).float().eval()
+    tokenizer, model = load_tokenizer(trained / "model"), load_base(trained / "model", Quantization(kind="none")).float().eval()
     word = tokenizer("x", add_special_tokens=False)["input_ids"][0]
     with torch.no_grad():
         # The head is tied to the embeddings: all tokens are alike but one, which stands out.
@@ -290,11 +280,11 @@ def test_answer_ends_at_any_token_the_model_ends_a_turn_with(built: Path) -> Non
     assert write_answers(model, tokenizer, prompt, **answers) == [""]
 
 
-def test_rivals_may_differ_in_number(built: Path) -> None:
+def test_rivals_may_differ_in_number(trained: Path) -> None:
     from training.likelihood import score_rivals
     from training.model import load_base, load_tokenizer
 
-    tokenizer, model = load_tokenizer(built / "model"), load_base(built / "model", Quantization(kind="none")).float().eval()
+    tokenizer, model = load_tokenizer(trained / "model"), load_base(trained / "model", Quantization(kind="none")).float().eval()
     prompts = [[{"role": "user", "content": phrase(n)}] for n in range(5)]
     rivals = [["Code: A1.1\n", "Code: A1.2\n"], ["a\n", "b\n", "c\n"], ["x y"], ["Code: A1.1\n", "no\n"], ["q\n", "r\n", "s t\n"]]
     together = score_rivals(model, tokenizer, prompts, rivals, batch=4)

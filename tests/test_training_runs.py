@@ -19,27 +19,18 @@ from tests.training_samples import (
     build_project,
     instruction,
     load_run,
+    project,
     run_settings,
-    train_both,
     train_run,
+    trained,
     write_eval,
     write_signed,
 )
 from training.config import Lora, Quantization, TrainingError
 from training.folder import require_run
 
+__all__ = ["project", "trained"]
 pytestmark = pytest.mark.model
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with finished runs of both kinds; tests copy it before they change anything."""
-    return train_both(tmp_path_factory.mktemp("training") / "project")
-
-
-@pytest.fixture
-def project(built: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(built, tmp_path / "project"))
 
 
 def gradients(model: Any, ids: Any) -> dict[str, Any]:
@@ -76,14 +67,14 @@ def differing_after_eval(model: Any) -> tuple[int, int]:
     return sum(not torch.allclose(before[name], after[name], rtol=1e-3, atol=1e-7) for name in before), len(before)
 
 
-def test_an_evaluation_leaves_the_gradients_of_nf4_as_they_were(built: Path) -> None:
-    assert differing_after_eval(quantized(built / "model")) == (0, 28)
+def test_an_evaluation_leaves_the_gradients_of_nf4_as_they_were(trained: Path) -> None:
+    assert differing_after_eval(quantized(trained / "model")) == (0, 28)
 
 
-def test_without_the_mend_an_evaluation_changes_the_gradients(built: Path) -> None:
+def test_without_the_mend_an_evaluation_changes_the_gradients(trained: Path) -> None:
     import bitsandbytes
 
-    model = quantized(built / "model")
+    model = quantized(trained / "model")
     linears = [m for m in model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
     if not type(linears[0])(64, 64).support_avx512bf16_for_cpu:
         pytest.skip("this CPU has no AVX512_BF16, so bitsandbytes never repacks and the defect cannot be seen")
@@ -104,23 +95,23 @@ def test_rising_validation_loss_stops_the_run_and_the_best_adapter_is_kept(proje
     assert done["best_step"] == done["early_stopped_at"] - 4
 
 
-def test_sft_record_says_what_it_is(built: Path) -> None:
-    done = require_run(built / "runs" / "sft")
+def test_sft_record_says_what_it_is(trained: Path) -> None:
+    done = require_run(trained / "runs" / "sft")
     assert (done["kind"], done["steps"], done["early_stopped_at"]) == ("sft", 18, None)
     assert done["best_eval_loss"] < done["first_loss"]
     assert done["last_loss"] < done["first_loss"]
     assert done["base"]["licence"] == "Apache-2.0"
     assert done["snapshot"]["name"] == "tiny-instruction"
     assert {"torch", "trl", "peft", "bitsandbytes"} <= set(done["versions"])
-    assert not (built / "runs" / "sft" / "checkpoints").exists()
-    template = (built / "runs" / "sft" / "adapter" / "chat_template.jinja").read_text()
-    assert template == (built / "model" / "chat_template.jinja").read_text()
+    assert not (trained / "runs" / "sft" / "checkpoints").exists()
+    template = (trained / "runs" / "sft" / "adapter" / "chat_template.jinja").read_text()
+    assert template == (trained / "model" / "chat_template.jinja").read_text()
 
 
-def test_finished_run_says_so_and_changes_nothing(built: Path) -> None:
-    folder = built / "runs" / "sft"
+def test_finished_run_says_so_and_changes_nothing(trained: Path) -> None:
+    folder = trained / "runs" / "sft"
     before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*") if p.name != "log.txt"}
-    file = built / "runs" / "sft.yaml"
+    file = trained / "runs" / "sft.yaml"
     done = subprocess.run([sys.executable, "-m", "training", "sft", str(file), "--json"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "Done already" in done.stderr
@@ -133,13 +124,13 @@ def test_other_settings_never_overwrite_a_finished_run(project: Path) -> None:
         train_run(load_run(project, "sft.yaml", run_settings(seed=99)))
 
 
-def test_dpo_takes_the_sft_policy_as_its_reference(built: Path) -> None:
-    sft, dpo = (require_run(built / "runs" / kind) for kind in ("sft", "dpo"))
+def test_dpo_takes_the_sft_policy_as_its_reference(trained: Path) -> None:
+    sft, dpo = (require_run(trained / "runs" / kind) for kind in ("sft", "dpo"))
     assert dpo["reference_digest"] == sft["adapter_digest"] != dpo["adapter_digest"]
     assert dpo["first_margin"] == 0.0
     assert dpo["first_loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert dpo["last_margin"] > 0
-    assert not (built / "runs" / "dpo" / "adapter" / "ref").exists()
+    assert not (trained / "runs" / "dpo" / "adapter" / "ref").exists()
 
 
 def dpo_trainer(project: Path, model: Any, **more: Any) -> Any:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 import yaml
 
 from curation.records import Message, make_instruction, make_pair, record_id
@@ -179,6 +181,18 @@ def train_both(folder: Path) -> Path:
     for kind in ("sft", "dpo"):
         train_run(load_run(folder, f"{kind}.yaml", run_settings(kind)))
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with finished runs of both kinds, trained once; tests copy it before they change anything."""
+    return train_both(tmp_path_factory.mktemp("training") / "project")
+
+
+@pytest.fixture
+def project(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(trained, tmp_path / "project"))
 
 
 def run_settings(kind: str = "sft", **changes: Any) -> dict[str, Any]:

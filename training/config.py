@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
-from curation.errors import UserError
+from curation.errors import ProjectError, UserError
 from curation.records import canonical_json
-from training.run_file_text import explain, read_yaml
+from curation.yaml_file import describe_error, read_yaml
 
 Use = Literal["research", "internal", "commercial"]
 DPO_LEARNING_RATE, SFT_LEARNING_RATE, BETA = 5e-7, 2e-4, 0.1
@@ -208,16 +208,15 @@ def load_run_file(path: Path, *, folder: Path | None = None) -> RunFile:
         raise RunFileError(str(path), fact, "name a run file (train init writes them)")
     try:
         value = read_yaml(path)
-    except ValueError as error:
-        raise RunFileError(str(path), str(error), f"edit {path.name}") from error
+    except ProjectError as error:
+        raise RunFileError(error.what, error.fact, error.next_step) from error
     if not isinstance(value, dict):
         raise RunFileError(str(path), "is not a mapping of keys", f"edit {path.name}")
     _refuse_both(path, value)
     try:
         run = RunFile.model_validate(value)
     except ValidationError as error:
-        where, fact, near = explain(error, RunFile)
-        raise RunFileError(f"{path.name}: {where}", fact, near or f"edit {path.name}") from error
+        raise RunFileError(*describe_error(error, RunFile, path)) from error
     digest = hashlib.sha256(canonical_json(run.model_dump(mode="json", by_alias=True, exclude=NOT_IN_DIGEST))).hexdigest()
     anchored = _anchor(run, (folder or path.parent).resolve())
     anchored._digest, anchored._source = digest, path.absolute()

@@ -112,7 +112,9 @@ def describe_left_out(lengths: Mapping[str, Mapping[str, Any]], *, max_length: i
     """A line for each split that loses something to max_length, and for a template that parts early."""
     lines = []
     for split, facts in lengths.items():
-        gone, cut = facts["left_out"], [name for name in facts["too_long"] if name not in facts["left_out"]]
+        gone = facts["left_out"]
+        lost = set(gone)
+        cut = [name for name in facts["too_long"] if name not in lost]
         for ids, fate in ((cut, "longer than max_length, so their answers are cut"), (gone, "left out: the prompt alone fills max_length")):
             if ids:
                 shown = ", ".join(name[:12] for name in ids[:5])

@@ -151,7 +151,7 @@ def result_text(result: Mapping[str, Any], *, target: Path, sft_run: Path | None
                 found = differences[name]
                 text += f"   {found['difference']:+.3f} on {other}: {found['verdict']}"
         lines.append(text)
-    small = min(metric["n"] for metric in result["metrics"].values())
+    small = min(metric["n"] for name, metric in result["metrics"].items() if name != "preference_test")  # its rows are the snapshot's
     if small < 100:
         lines.append(f"  with {small} items the intervals are wide; 100 or more tell more (eval.n in the run file)")
     if result["subject"] != "base" and "base" not in result["against"]:

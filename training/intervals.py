@@ -6,13 +6,14 @@ bootstrap alone is quick to see one (4 of 100 items that all flip one way are en
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 RESAMPLES, SEED = 10_000, 20_261_124
-Z95, LEVEL = 1.959964, 0.05
+LEVEL = 0.05
+BATCH = 1_000_000
+"""Numbers drawn at a time, so that a large set does not fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Difference:
     low: float
     high: float
     p: float
-    """Two-sided, of a paired permutation test; where all items that differ do so by as much it is McNemar's exact one."""
+    """Two-sided, of a paired permutation test; where few items differ, all by as much, it is McNemar's exact one."""
     verdict: Literal["better", "worse", "no change"]
 
     def as_dict(self) -> dict[str, Any]:
@@ -51,8 +52,10 @@ def measure(values: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 
     When every item is right, or every one wrong, resampling shows no spread at all; Wilson's interval is given instead.
     """
     if len(set(values)) == 1 and values[0] in (0, 1):
-        low, high = _wilson(int(sum(values)), len(values))
-        return Metric(float(values[0]), len(values), low, high, "wilson")
+        from scipy.stats import binomtest
+
+        wilson = binomtest(int(sum(values)), len(values)).proportion_ci(method="wilson")
+        return Metric(float(values[0]), len(values), round(float(wilson.low), 4), round(float(wilson.high), 4), "wilson")
     low, high = _percentiles(values, resamples=resamples, seed=seed)
     return Metric(round(sum(values) / len(values), 4), len(values), low, high, "bootstrap")
 
@@ -69,40 +72,24 @@ def compare(ours: Sequence[float], theirs: Sequence[float], *, resamples: int = 
 
 
 def permutation_p(differences: Sequence[float], *, resamples: int = RESAMPLES, seed: int = SEED) -> float:
-    """How often signs drawn at random give a mean difference as large as this one."""
+    """How often signs drawn at random (all ways to sign them, where those are few) give a mean difference as large as this one."""
     import numpy as np
+    from scipy.stats import permutation_test
 
-    moved = np.asarray([d for d in differences if d != 0], dtype=np.float64)
-    if not len(moved):
+    # Items without a difference have no sign; without them few ways are left, and the test is exact more often.
+    moved = np.array([d for d in differences if d != 0], dtype=np.float64)
+    if len(moved) < 2:
         return 1.0
-    if len(set(np.abs(moved))) == 1:
-        fewer = min(int((moved > 0).sum()), int((moved < 0).sum()))
-        return float(min(1, 2 * sum(math.comb(len(moved), k) for k in range(fewer + 1)) / 2 ** len(moved)))
-    rng, seen, extreme = np.random.default_rng(seed), abs(moved.sum()) - 1e-12, 0
-    for count in _batches(resamples, len(moved)):
-        signs = rng.integers(0, 2, size=(count, len(moved))) * 2 - 1
-        extreme += int((np.abs(signs @ moved) >= seen).sum())
-    return (extreme + 1) / (resamples + 1)
+    tested = permutation_test((moved,), np.mean, permutation_type="samples", n_resamples=resamples, batch=BATCH // len(moved) + 1, rng=seed)
+    return float(tested.pvalue)
 
 
 def _percentiles(values: Sequence[float], *, resamples: int, seed: int) -> tuple[float, float]:
     import numpy as np
+    from scipy.stats import bootstrap
 
-    array, rng = np.asarray(values, dtype=np.float64), np.random.default_rng(seed)
-    means = [array[rng.integers(0, len(array), size=(count, len(array)))].mean(axis=1) for count in _batches(resamples, len(array))]
-    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
-    return round(float(low), 4), round(float(high), 4)
-
-
-def _batches(resamples: int, n: int) -> Iterator[int]:
-    """Resamples by the million draws, so that a large set does not fill the memory."""
-    size = max(1, 1_000_000 // n)
-    for start in range(0, resamples, size):
-        yield min(size, resamples - start)
-
-
-def _wilson(successes: int, n: int) -> tuple[float, float]:
-    share, square = successes / n, Z95**2
-    centre = (share + square / (2 * n)) / (1 + square / n)
-    half = Z95 * math.sqrt(share * (1 - share) / n + square / (4 * n * n)) / (1 + square / n)
-    return round(max(0.0, centre - half), 4), round(min(1.0, centre + half), 4)
+    if len(values) < 2:
+        return round(float(values[0]), 4), round(float(values[0]), 4)
+    batch = BATCH // len(values) + 1
+    drawn = bootstrap((np.array(values, dtype=np.float64),), np.mean, n_resamples=resamples, batch=batch, method="percentile", rng=seed)
+    return round(float(drawn.confidence_interval.low), 4), round(float(drawn.confidence_interval.high), 4)

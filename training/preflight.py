@@ -186,9 +186,8 @@ def refuse_unknown_targets(run: RunFile) -> None:
     for target in run.lora.targets:
         if target not in known:
             near = difflib.get_close_matches(target, sorted(known), n=1)
-            raise TrainingError(
-                "lora.targets", f"{target} is no module of the base model", f"did you mean {near[0]}?" if near else "all-linear"
-            )
+            again = f"did you mean {near[0]}?" if near else "name modules that it has, or write targets: all-linear"
+            raise TrainingError("lora.targets", f"{target} is no module of the base model", again)
 
 
 def describe_snapshot(run: RunFile, snapshot: Snapshot) -> dict[str, Any]:

@@ -20,6 +20,11 @@ COUNTS = {
     "suggestions": "SELECT d.id, '', count(*), {3} FROM suggestions s JOIN records r ON {2} JOIN datasets d ON {0} GROUP BY 1",
     "vectors": "SELECT d.id, '', count(*), 0 FROM vectors s JOIN records r ON {2} JOIN datasets d ON {0} GROUP BY 1",
 }
+PASSING = frozenset(
+    getattr(sqlite3, f"SQLITE_{name}")
+    for name in ("BUSY", "LOCKED", "FULL", "IOERR", "READONLY", "CANTOPEN", "PERM", "AUTH", "NOMEM", "INTERRUPT")
+)
+"""What SQLite says of a whole file that is in use, on a full disk or out of reach."""
 PRIME = 2**31 - 1
 # SQLite's own times end at the millisecond: given the whole text, it rounds .9996 s up to the next second.
 _SECONDS = "CAST(strftime('%s', substr({0}.updated_at, 1, 19)) AS INTEGER)"
@@ -43,6 +48,12 @@ Counts = dict[str, set[tuple[str, str, int, int]]]
 def find_gaps(database: Path, index: Path) -> list[str]:
     """What Argilla's SQLite database and the index hold differently, named; an empty list when they agree."""
     return [name for name, datasets in find_differing(database, index).items() if datasets]
+
+
+def is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file itself is at fault: no database, torn, or with tables that do not belong together."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF not in PASSING
 
 
 def find_differing(database: Path, index: Path) -> dict[str, set[str]]:

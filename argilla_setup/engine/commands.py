@@ -17,6 +17,7 @@ from argilla_server.search_engine import SearchEngine
 from argilla_server.settings import settings
 
 from argilla_setup.engine import adapter
+from argilla_setup.engine.check import is_damage
 
 
 def prepare() -> None:
@@ -70,7 +71,7 @@ async def _make_index_whole() -> None:
     try:
         await _mend_index()
     except sqlite3.DatabaseError as error:
-        if "locked" in str(error):  # whole, and in use
+        if not is_damage(error):  # whole: in use, on a full disk, or not to be written
             raise
         # Everything in it can be made from the database; a damaged file must not keep the web server down.
         print(f"the index is damaged ({error}); building it anew from the database", flush=True)

@@ -74,6 +74,7 @@ def pull(folder: Path) -> Summary:
             edits = add_edits(bench, run.number)
             run.rows_out = new
             run.detail = {"new": new, "edits": edits}
+        runs.forget_earlier(bench.db, "pull", than=run.number, idle=True)
         # One who looks every minute, as `curate serve` does, computes nothing anew while nobody answers.
         is_old = runs.latest_numbers(bench.db).get("decide", 0) < runs.latest_with_rows(bench.db, ("pull",))
         verdicts = decide(folder).counts if is_old else dict(facts.verdict_counts(bench.db))

@@ -47,6 +47,7 @@ def status(folder: Path) -> Summary:
         }
         with runs.record_run(bench.db, "status") as run:
             run.rows_in = run.rows_out = total = sum(rows.values())
+        runs.forget_earlier(bench.db, "status", than=run.number, idle=False)
         return Summary("status", total, total, counts, [f"Next: {next_step(bench)}"])
 
 
