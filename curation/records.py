@@ -140,6 +140,13 @@ def completion_text(record: Record) -> str:
     return "\n\n".join(m.content for m in rivals)
 
 
+def read_texts(body: bytes) -> tuple[str, tuple[str, ...]]:
+    """`prompt_text` and the answers, one or a pair's two, of what `dump_record` wrote; the record itself is not made."""
+    value = orjson.loads(body)
+    rivals = value["completions"] if "completions" in value else (value["completion"],)
+    return "\n\n".join(m["content"] for m in value["prompt"] if m["role"] == "user"), tuple(m["content"] for m in rivals)
+
+
 def whole_text(record: Record) -> str:
     """What was asked and what was answered, a blank line between."""
     return f"{prompt_text(record)}\n\n{completion_text(record)}"

@@ -17,10 +17,11 @@ import pytest
 
 from curation import pipeline
 from curation.errors import ProjectError, SnapshotError
+from curation.models.sending import Sender
 from curation.project import load_project
 from curation.records import InstructionRecord
 from curation.standin import lifecycle
-from curation.store import facts, open_store, records, reviews, runs
+from curation.store import CallLedger, facts, open_store, records, reviews, runs
 from curation.store.reviews import StoredAnswer
 from curation.template import write_template
 
@@ -234,6 +235,24 @@ def test_raising_the_plan_only_adds(bed: Bed) -> None:
     after = bed.dump("records", "origins", "cells", "scores")
     assert all(set(before[table]) <= set(after[table]) for table in before)
     assert len(after["cells"]) == len(before["cells"]) + 6
+
+
+def test_what_a_dead_run_kept_is_read_whatever_the_model_and_a_batch_left_behind_is_told(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    bed.set(r"^  instruction: 40", "  instruction: 46")
+    pipeline.plan(bed.folder)
+    with monkeypatch.context() as dying:  # each response is on disk, and nobody lives to read it
+        dying.setattr(Sender, "_read_kept", lambda *_: None)
+        assert pipeline.generate(bed.folder).rows_out == 0
+    with open_store(bed.folder) as db:
+        spent = CallLedger(db).spent_usd()
+        db.execute("INSERT INTO call_batches (model, simulated, requests, owner, created) VALUES ('older-model', 1, 12, 1, 0)")
+    bed.set(r"^(  teacher: \{.*model: )[\w.-]+", r"\1offline-teacher-2")
+    told = pipeline.generate(bed.folder)
+    assert (told.counts["asked"], bed.requests()) == (0, 6)
+    assert told.rows_out == 0 and told.counts["cells_filled"] > 50 and "12 calls to older-model wait in a batch" in told.notes[0]
+    with open_store(bed.folder) as db:
+        held = db.execute("SELECT COUNT(*) FROM calls WHERE held_nano > 0 OR settled = 0 AND state = 'answered'").fetchone()[0]
+        assert CallLedger(db).spent_usd() > spent and held == 0
 
 
 def test_failed_cells_are_asked_again_only_on_request(bed: Bed) -> None:

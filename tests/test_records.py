@@ -27,6 +27,7 @@ from curation.records import (
     make_pair,
     parse_record,
     prompt_text,
+    read_texts,
     record_id,
 )
 
@@ -91,6 +92,14 @@ def test_what_is_stored_comes_back_as_it_was(record: Record) -> None:
     assert again == record
     assert record_id(again) == record_id(record)
     assert parse_record(json.loads(dump_record(record))) == record
+
+
+@given(records())
+def test_the_texts_of_what_is_stored_are_those_of_the_record(record: Record) -> None:
+    rivals = (record.completion,) if record.kind == "instruction" else record.completions
+    prompt, answers = read_texts(dump_record(record))
+    assert prompt == prompt_text(record) and answers == tuple(message.content for message in rivals)
+    assert "\n\n".join(answers) == completion_text(record)
 
 
 def test_text_is_taken_as_it_is() -> None:

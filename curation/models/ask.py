@@ -21,6 +21,7 @@ from curation.models.client import ChatModel
 from curation.models.ledger import Claimed, Held, Ledger
 from curation.models.prices import bound_nano, find_rates, is_priced
 from curation.models.sending import Patience, Sender, StopRun, Tally, budget_reached
+from curation.models.settling import settle_kept
 from curation.models.told import AskProgress, AskSummary
 from curation.project import ModelSpec
 from curation.requests import Request
@@ -135,7 +136,7 @@ class _Run:
             stop=self._stop,
         )
         self._recover()
-        self.sender.settle_left()
+        settle_kept(self.ledger, self.spec)
         with self._interruptible():
             tasks = [asyncio.create_task(self._work()) for _ in range(self.spec.concurrency)]
             beat = asyncio.create_task(self._beat())

@@ -20,6 +20,7 @@ from curation.models.client import ChatModel, NoReply
 from curation.models.ledger import Claimed, Held
 from curation.models.prices import bound_nano, find_rates, is_priced
 from curation.models.sending import Patience, Sender, budget_reached
+from curation.models.settling import settle_kept
 from curation.models.told import AskProgress, AskSummary
 from curation.project import ModelSpec
 from curation.requests import Request
@@ -207,7 +208,7 @@ class _BatchRun:
     async def _finish_open(self) -> None:
         """Wait for every batch of this model that is not read yet, those of dead processes included, and read it."""
         self.sender.tally.uncertain += self.ledger.recover().uncertain
-        self.sender.settle_left()
+        settle_kept(self.ledger, self.spec)
         for batch in self.ledger.batches.open(model=self.spec.model, simulated=self.simulated):
             if batch.batch_id is not None:
                 await self._fetch(batch, batch.batch_id)
@@ -273,9 +274,8 @@ class _BatchRun:
     def _tell(self) -> None:
         if self.progress is None:
             return
-        tally = self.sender.tally
-        done = tally.answered + tally.reused + tally.failed
-        counts = (done, self.total, self.total - done, tally.answered, tally.reused, tally.failed)
+        tally, parts = self.sender.tally, (self.sender.tally.answered, self.sender.tally.reused, self.sender.tally.failed)
+        counts = (sum(parts), self.total, self.total - sum(parts), *parts)
         self.progress(AskProgress(*counts, cost_usd=tally.spent_nano / 1e9, seconds=time.monotonic() - self.began))
 
 

@@ -19,6 +19,7 @@ from curation.models.commit import GroupCommit
 from curation.models.ledger import Held, Ledger
 from curation.models.limits import AdaptiveLimit, Circuit
 from curation.models.prices import cost_nano, find_rates, is_priced
+from curation.models.settling import settle
 from curation.models.spans import record_call
 from curation.project import ModelSpec
 
@@ -122,14 +123,6 @@ class Sender:
                 unreachable = NoReply(error.reason, error.detail, sent=False)
                 raise StopRun(replies.describe_unreachable(unreachable, spec=self._spec, address=self._model.address)) from error
 
-    def settle_left(self) -> None:
-        """Read the responses that a process kept and did not live to read."""
-        while left := self._ledger.unsettled(self._spec.model):
-            with self._ledger.transaction():
-                for seq, raw, in_batch in left:
-                    reading = replies.read_message(raw)
-                    self._settle(seq, reading, self._cost(reading, in_batch=in_batch))
-
     def settle_from_batch(self, seq: int, raw: bytes) -> bool:
         """Read a response that came in a batch and was kept; whether it is an answer."""
         reading = replies.read_message(raw)
@@ -202,15 +195,7 @@ class Sender:
         return None if reading.tokens is None else cost_nano(reading.tokens, self._rates, in_batch=in_batch)
 
     def _settle(self, seq: int, reading: replies.Reading, cost: int | None) -> None:
-        self._ledger.settle(
-            seq,
-            cost_nano=cost,
-            tokens=reading.tokens or {},
-            price_date=self._rates.date,
-            stop_reason=reading.stop_reason,
-            refusal=reading.refusal,
-            failure=reading.failure,
-        )
+        settle(self._ledger, seq, reading, cost, price_date=self._rates.date)
 
     def _count(self, reading: replies.Reading, cost: int) -> None:
         self.tally.spent_nano += cost

@@ -44,6 +44,19 @@ def ask(bench: Bench, requests: Iterable[Request], spec: ModelSpec, *, progress:
         )
 
 
+def settle_earlier(bench: Bench) -> list[str]:
+    """Read what an earlier run kept and did not live to read, whatever model it asked; notes on batches that nobody will fetch."""
+    ledger = CallLedger(bench.db)
+    named = {spec.model: spec for _, spec in bench.project.models.named()}
+    for provider, model in ledger.unsettled_models():
+        models.settle_kept(ledger, named.get(model) or ModelSpec.model_validate({"provider": provider, "model": model}))
+    return [
+        f"{calls:,} calls to {model} wait in a batch at the provider, and project.yaml no longer names that model. "
+        "They are held in the budget; name it again and run once more to fetch them."
+        for model, calls in ledger.batches.left_behind(list(named))
+    ]
+
+
 def is_simulated(spec: ModelSpec) -> bool:
     """Whether the offline stand-in answers for this model; its answers and its money never mix with real ones."""
     return spec.provider == "offline-stand-in"

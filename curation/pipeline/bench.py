@@ -113,9 +113,7 @@ def references_of(bench: Bench, rows: Sequence[Row], cells: Sequence[Cell]) -> d
     """The table row or passage each record is about, by seq: its cell's, or the row its label names."""
     by_cell = {cell.id: cell.reference for cell in cells if cell.reference is not None}
     references = {row.seq: by_cell[row.cell] for row in rows if row.cell in by_cell}
-    missing = {
-        row.seq: row.record.label for row in rows if row.seq not in references and row.record.kind == "instruction" and row.record.label
-    }
+    missing = {row.seq: row.label for row in rows if row.seq not in references and row.kind == "instruction" and row.label}
     grounding, table = bench.project.plan.grounding, load_grounding(bench) if missing else None
     if grounding is None or table is None:
         return references
@@ -128,8 +126,8 @@ def references_of(bench: Bench, rows: Sequence[Row], cells: Sequence[Cell]) -> d
 
 def label_of(bench: Bench, row: Row) -> str | None:
     """The record's class; for a pair what the answer meant to be better says."""
-    if row.record.kind == "instruction":
-        return row.record.label
+    if row.kind == "instruction":
+        return row.label
     pattern = bench.project.records.label_pattern
     found = re.search(pattern, checked_answer(row)) if pattern and row.better is not None else None
     return found.group(1) if found else None
@@ -137,6 +135,4 @@ def label_of(bench: Bench, row: Row) -> str | None:
 
 def checked_answer(row: Row) -> str:
     """The answer that checks and labels read: of a pair, the one meant to be better."""
-    if row.record.kind == "instruction":
-        return row.record.completion.content
-    return row.record.completions[row.better or 0].content
+    return row.answers[row.better or 0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def decide_rows(bench: Bench) -> list[Decision]:
         totals = total_of_rows(bench, kind, rows)
         keeps = keep_rules(bench, rows, totals)
         for row in rows:
-            given = replace(_facts_of(known, row), total=totals.get(row.seq), family=families.get(row.seq))
+            given = _facts_of(known, row, total=totals.get(row.seq), family=families.get(row.seq))
             decisions.append(rules.decide(given, keeps=keeps[row.seq], overlap=bench.project.review.overlap))
     return leave_out_over_cap(bench, decisions)
 
@@ -85,19 +85,20 @@ def _known(bench: Bench, rows: Sequence[Row]) -> _Known:
     drops, notes = _findings_by_seq(bench)
     for seq, odd in judge_notes(bench).items():
         notes.setdefault(seq, []).extend(Reason("score", kind, evidence, score=points) for kind, points, evidence in odd)
-    opinions, overrides = opinions_by_seq(bench), facts.overrides_by_seq(bench.db)
-    made = standings(bench, {row.seq: row for row in rows if row.record.kind == "instruction"}, opinions)
+    by_seq, overrides = {row.seq: row for row in rows}, facts.overrides_by_seq(bench.db)
+    opinions = opinions_by_seq(bench, by_seq)
+    made = standings(bench, by_seq, opinions)
     return _Known(choices_by_seq(bench), drops, notes, opinions, overrides, made)
 
 
-def _facts_of(known: _Known, row: Row) -> Facts:
+def _facts_of(known: _Known, row: Row, *, total: float | None, family: Family | None) -> Facts:
     override, choices = known.overrides.get(row.seq), known.choices.get(row.seq, ())
     standing = known.standings.get(row.seq, Standing())
-    by_people = row.record.kind == "preference" and row.better is None
+    by_people = row.kind == "preference" and row.better is None
     return Facts(
         seq=row.seq,
-        kind=row.record.kind,
-        total=None,
+        kind=row.kind,
+        total=total,
         better=row.better,
         choices=choices[0] if choices else {},
         panel=choices[1:],
@@ -109,6 +110,7 @@ def _facts_of(known: _Known, row: Row) -> Facts:
         taken_back=standing.taken_back,
         needs_score=row.how != "edited" and not by_people,
         by_people=by_people,
+        family=family,
     )
 
 

@@ -20,7 +20,7 @@ from curation.pipeline.balancing import STANDING
 from curation.pipeline.bench import Bench, Summary, label_of, load_cells, open_bench
 from curation.pipeline.duplicates import vectors_of
 from curation.project import settings_digest
-from curation.records import KINDS, InstructionRecord, Kind, prompt_text
+from curation.records import KINDS, Kind
 from curation.store import facts, hold_lock, records, runs
 from curation.store.facts import Finding
 from curation.store.records import Row
@@ -65,7 +65,7 @@ def compare(folder: Path, file: Path, *, column: str | None = None, scope: Scope
     with open_bench(folder) as bench, hold_lock(bench.db, "compare"):
         texts, named, unread = load_texts(file, column)
         rows = [row for kind in KINDS for row in rows_in_scope(bench, kind, scope)]
-        prompts = [prompt_text(row.record) for row in rows]
+        prompts = [row.prompt for row in rows]
         with runs.record_run(bench.db, "compare", settings_digest(_digest(file), named, scope, [row.id for row in rows])) as run:
             run.rows_in, run.rows_out = len(texts), len(rows)
             found = compare_rows(
@@ -146,15 +146,11 @@ def _check_scope(scope: str) -> None:
 
 
 def _description(bench: Bench, kind: Kind, rows: Sequence[Row], scope: str, topics: Topics | None, why: str) -> Description:
-    answers = [
-        (n, message.content)
-        for n, row in enumerate(rows)
-        for message in ((row.record.completion,) if isinstance(row.record, InstructionRecord) else row.record.completions)
-    ]
+    answers = [(n, text) for n, row in enumerate(rows) for text in row.answers]
     own = bench.project.describe.tokenizer
     path = bench.folder / own if own else tokenizer_of(bench.project.dedup.model)
     return describe_rows(
-        [prompt_text(row.record) for row in rows],
+        [row.prompt for row in rows],
         [text for _, text in answers],
         owners=[n for n, _ in answers],
         ids=[row.id for row in rows],
@@ -185,7 +181,7 @@ def _topics(bench: Bench, rows: Sequence[Row]) -> tuple[Topics | None, str]:
     """Topics of the prompts, or why there are none."""
     if len(rows) < 2:
         return None, "topics need at least two rows"
-    prompts = [prompt_text(row.record) for row in rows]
+    prompts = [row.prompt for row in rows]
     try:
         vectors = vectors_of(bench, prompts)
     except ModelUnavailable as error:

@@ -19,7 +19,7 @@ from curation.embed import embed, model_digest
 from curation.pipeline.asking import Progress
 from curation.pipeline.bench import Bench, Summary, label_of, open_bench
 from curation.pipeline.deciding import rank_rows
-from curation.pipeline.earlier import earlier_digests, earlier_findings, find_earlier, text_for_dedup
+from curation.pipeline.earlier import earlier_digests, earlier_findings, find_earlier, texts_for_dedup
 from curation.project import settings_digest
 from curation.records import KINDS, prompt_text
 from curation.store import facts, hold_lock, records, runs
@@ -77,11 +77,6 @@ def vectors_of(bench: Bench, texts: Sequence[str], *, tell: Callable[[str], None
     return np.stack([np.frombuffer(kept[text], dtype=np.float32) for text in texts]) if texts else np.zeros((0, 0), dtype=np.float32)
 
 
-def texts_for_dedup(bench: Bench, rows: Sequence[Row]) -> list[str]:
-    """The text of each row that duplicates are looked for in, as the project chooses."""
-    return [text_for_dedup(bench, row.record) for row in rows]
-
-
 def _find_twins(
     bench: Bench, rows: Sequence[Row], ranks: Mapping[int, int], tell: Callable[[str], None], ray: str | None
 ) -> tuple[list[Finding], list[str]]:
@@ -92,7 +87,7 @@ def _find_twins(
         if len(left) < 2:
             break
         tell("compiling, once on this machine" if step == "exact" and not is_compiled() else f"{step} copies")
-        texts, labels = texts_for_dedup(bench, left), [label_of(bench, row) for row in left]
+        texts, labels = texts_for_dedup(bench, (row.texts for row in left)), [label_of(bench, row) for row in left]
         common: dict[str, Any] = {"labels": labels if any(labels) else None, "rank": [ranks[row.seq] for row in left]}
         if step == "exact":
             table = find_exact(texts, **common)
@@ -100,7 +95,7 @@ def _find_twins(
             near = find_near if ray is None else partial(find_near_on_ray, address=ray)
             table = near(texts, threshold=settings.near, shingle=settings.shingle, **common)
         else:
-            vectors = vectors_of(bench, [prompt_text(row.record) for row in left], tell=tell)
+            vectors = vectors_of(bench, [row.prompt for row in left], tell=tell)
             assert settings.semantic is not None
             table = find_semantic(texts, vectors, threshold=settings.semantic, same_label_threshold=settings.same_label, **common)
         findings += _twin_findings(table, left, step)

@@ -13,7 +13,7 @@ from curation.dedup import find_near_against
 from curation.dedup.index import NearIndex, add_sketches, find_candidates, open_index, sketches_for
 from curation.errors import ProjectError
 from curation.pipeline.bench import Bench, label_of
-from curation.records import Kind, Record, completion_text, prompt_text, whole_text
+from curation.records import Kind, completion_text, prompt_text
 from curation.snapshot.digest import read_rows_of, record_of
 from curation.store.facts import Finding
 from curation.store.records import Row
@@ -60,7 +60,7 @@ def earlier_findings(bench: Bench, rows: Sequence[Row], paths: Sequence[Path]) -
     for path in paths:
         snapshot = _read(bench, path)
         known = set(snapshot.ids)
-        fresh = [row for row in rows if row.id not in known and row.seq not in found and row.record.kind == snapshot.kind]
+        fresh = [row for row in rows if row.id not in known and row.seq not in found and row.kind == snapshot.kind]
         for place, twin, score, measure in _near(bench, fresh, snapshot):
             row, text = fresh[place], " ".join(snapshot.texts[twin].split())
             evidence = f"{measure} {score:.3f} with row {snapshot.ids[twin][:12]} of {path.name}: {text[:200]!r}"
@@ -69,17 +69,17 @@ def earlier_findings(bench: Bench, rows: Sequence[Row], paths: Sequence[Path]) -
     return list(found.values())
 
 
-def text_for_dedup(bench: Bench, record: Record) -> str:
-    """The text in which duplicates of a record are looked for, as the project chooses."""
+def texts_for_dedup(bench: Bench, made: Iterable[tuple[str, str]]) -> list[str]:
+    """Of each (prompt, completion) the text in which duplicates are looked for, as the project chooses."""
     choice = bench.project.dedup.text
     if choice == "both":
-        return whole_text(record)
-    return prompt_text(record) if choice == "prompt" else completion_text(record)
+        return [f"{prompt}\n\n{completion}" for prompt, completion in made]
+    return [prompt if choice == "prompt" else completion for prompt, completion in made]
 
 
 def _near(bench: Bench, fresh: Sequence[Row], snapshot: Earlier) -> list[tuple[int, int, float, str]]:
     """(place among fresh, place in the snapshot, similarity, measure) of what is near."""
-    settings, texts = bench.project.dedup, [text_for_dedup(bench, row.record) for row in fresh]
+    settings, texts = bench.project.dedup, texts_for_dedup(bench, (row.texts for row in fresh))
     # A snapshot's pair no longer says which label its better answer was meant to have.
     labels = [label_of(bench, row) for row in fresh] if snapshot.kind == "instruction" else None
     candidates = np.arange(len(snapshot.ids))
@@ -124,6 +124,5 @@ def _read(bench: Bench, path: Path) -> Earlier:
     lines = [line for table in tables for line in read_rows_of(table, manifest.kind)]
     made = [record_of(line, manifest.kind) for line in lines]
     labels = [record.label if record.kind == "instruction" else None for record in made]
-    return Earlier(
-        path, manifest.digest.root, manifest.kind, [str(line["id"]) for line in lines], [text_for_dedup(bench, r) for r in made], labels
-    )
+    texts = texts_for_dedup(bench, ((prompt_text(record), completion_text(record)) for record in made))
+    return Earlier(path, manifest.digest.root, manifest.kind, [str(line["id"]) for line in lines], texts, labels)

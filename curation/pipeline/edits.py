@@ -55,8 +55,9 @@ def add_edits(bench: Bench, run: int) -> int:
 
 def standings(bench: Bench, rows: Mapping[int, Row], opinions: Mapping[int, Sequence[Opinion]]) -> dict[int, Standing]:
     """For each row that an edit made, who stands by it now."""
-    answers = {a.response: a for given in reviews.answers_by_seq(bench.db).values() for a in given}
-    made = [(seq, source) for seq, source, _ in records.sources_by_seq(bench.db, "edited") if seq in rows and source in answers]
+    edited = records.sources_by_seq(bench.db, "edited")
+    answers = {a.response: a for given in reviews.answers_by_seq(bench.db).values() for a in given} if edited else {}
+    made = [(seq, source) for seq, source, _ in edited if seq in rows and source in answers]
     child_of = {(response, _text(rows[seq])): seq for seq, response in made}
     by, newer = dict[int, list[str]](), dict[int, int | None]()
     for seq, response in made:
@@ -87,7 +88,7 @@ def _said(answer: StoredAnswer) -> str | None:
 
 
 def _text(row: Row) -> str | None:
-    return row.record.completion.content if isinstance(row.record, InstructionRecord) else None
+    return row.answers[0] if row.kind == "instruction" else None
 
 
 def _edited(bench: Bench, row: Row, text: str) -> InstructionRecord | None:

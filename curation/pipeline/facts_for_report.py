@@ -21,7 +21,7 @@ from curation.pipeline.facts_of_pairs import pair_hygiene
 from curation.pipeline.facts_of_rows import balance_facts, diversity_facts
 from curation.pipeline.screening import load_points, point_in_words
 from curation.project import settings_digest
-from curation.records import KINDS, Kind, prompt_text, whole_text
+from curation.records import KINDS, Kind, whole_text
 from curation.store import facts, records, runs
 from curation.store.facts import Finding
 from curation.store.records import Row
@@ -120,7 +120,7 @@ def _drops(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]], by_seq: Mapp
         text, twin_text = whole_text(row.record), whole_text(twin.record) if twin else None
         out.append(
             page.Drop(
-                row=row.id, stage=why["stage"], reason=in_words(why["kind"]), text=text, kind=row.record.kind,
+                row=row.id, stage=why["stage"], reason=in_words(why["kind"]), text=text, kind=row.kind,
                 twin=twin.id if twin else None, twin_text=twin_text, measure=measures.get(why["kind"], "score"),
                 value=why.get("score"), evidence=why.get("evidence", ""),
                 label=label_of(bench, row), twin_label=label_of(bench, twin) if twin else None,
@@ -152,7 +152,7 @@ def _leaks(bench: Bench, findings: Sequence[Finding], by_seq: Mapping[int, Row])
         suite, _, item = (f.item or ":").partition(":")
         shown, evidence = _shown_item(f.evidence, texts.get(suite, []), item)
         method = "leak judge" if f.kind == "leak_judged" else f.kind.removeprefix("leak_").replace("_", " ")
-        out.append(page.Leak(row=by_seq[f.seq].id, suite=suite, item=item, method=method, text=prompt_text(by_seq[f.seq].record),
+        out.append(page.Leak(row=by_seq[f.seq].id, suite=suite, item=item, method=method, text=by_seq[f.seq].prompt,
                              item_text=shown, score=f.score, evidence=evidence))  # fmt: skip
     return tuple(out)
 
@@ -174,10 +174,10 @@ def _conflicts(bench: Bench, findings: Sequence[Finding], by_seq: Mapping[int, R
             out.append(
                 page.Conflict(
                     row=row.id,
-                    text=prompt_text(row.record),
+                    text=row.prompt,
                     label=label_of(bench, row) or "",
                     twin=twin.id,
-                    twin_text=prompt_text(twin.record),
+                    twin_text=twin.prompt,
                     twin_label=label_of(bench, twin) or "",
                     outcome="sent to review",
                 )

@@ -12,7 +12,7 @@ from curation.pipeline.asking import is_simulated
 from curation.pipeline.bench import Bench
 from curation.pipeline.judged import Judged, judged_by, totals_together
 from curation.pipeline.keeping import Kept, better_candidate, keep_rules, kept_rows, people_say, rule_in_words, selections_of
-from curation.records import KINDS, PairRecord, candidates_of, completion_text, record_id, whole_text
+from curation.records import KINDS, PairRecord, candidates_of, record_id, whole_text
 from curation.score import crosscheck, people
 from curation.score.measures import Rate
 from curation.store import facts, records, runs
@@ -101,7 +101,7 @@ def _judge(bench: Bench, judge: Judged, rows: Sequence[Row], verdicts: Verdicts)
         scored=len(scored),
         simulated=is_simulated(judge.spec),
         constant=crosscheck.find_constant(columns),
-        length=crosscheck.length_sensitivity(columns, [len(completion_text(row.record)) for row in scored]),
+        length=crosscheck.length_sensitivity(columns, [len(row.completion) for row in scored]),
         rationales=crosscheck.check_rationales(said) if said else None,
         order=crosscheck.order_bias(judge.choices.values()) if judge.choices else None,
         own_agreement=crosscheck.own_agreement(_preferred(bench, judge), judge.totals) if judge.choices else None,
@@ -125,7 +125,7 @@ def _against(bench: Bench, judge: Judged, verdicts: Verdicts) -> people.Against 
         [bool(settled[row.seq]) for row in seen],
         kept=[keeps[row.seq](judge.totals[row.seq]) for row in seen],
         criteria={c: [float(judge.values[row.seq][c]) for row in seen] for c in bench.project.score.rubric},
-        lengths=[len(completion_text(row.record)) for row in seen],
+        lengths=[len(row.completion) for row in seen],
     )
 
 
@@ -142,8 +142,8 @@ def _preferred(bench: Bench, judge: Judged) -> Iterator[tuple[int, int]]:
     candidates = candidates_by_id(bench)
     for row in records.list_rows(bench.db, "preference"):
         winner = scoring.settle_panel([judge.choices[row.seq]]) if row.seq in judge.choices else None
-        if winner is not None and isinstance(row.record, PairRecord):
-            seqs = [candidates.get(record_id(candidate), 0) for candidate in candidates_of(row.record)]
+        if winner is not None and isinstance(pair := row.record, PairRecord):
+            seqs = [candidates.get(record_id(candidate), 0) for candidate in candidates_of(pair)]
             yield seqs[winner], seqs[1 - winner]
 
 
@@ -164,7 +164,7 @@ def _answers_alike(row: Row, twin: Row) -> bool:
     """Duplicates are found by their prompts; only where the answers are alike too should the totals be."""
     from rapidfuzz.distance import Indel
 
-    return Indel.normalized_similarity(completion_text(row.record), completion_text(twin.record)) >= 0.9
+    return Indel.normalized_similarity(row.completion, twin.completion) >= 0.9
 
 
 def _odd(rows: Mapping[int, Row], judges: Sequence[page.Judge]) -> Iterator[page.Odd]:

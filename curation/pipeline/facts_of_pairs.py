@@ -12,7 +12,6 @@ from curation import hygiene
 from curation import report as page
 from curation.pipeline.balancing import STANDING
 from curation.pipeline.bench import Bench
-from curation.records import PairRecord
 from curation.store import records
 from curation.store.records import Row
 
@@ -46,8 +45,8 @@ def texts_of_pairs(pairs: Sequence[tuple[Row, int | None]]) -> list[hygiene.Pair
     """Chosen and rejected texts, given who is better."""
     out = []
     for row, better in pairs:
-        if isinstance(row.record, PairRecord) and better is not None:
-            texts = [completion.content for completion in row.record.completions]
+        if row.kind == "preference" and better is not None:
+            texts = row.answers
             out.append(hygiene.Pair(texts[better], texts[1 - better]))
     return out
 

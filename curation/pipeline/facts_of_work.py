@@ -30,7 +30,7 @@ def review_facts(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]], by_seq
     disputed = {seq for seq in opinions if verdicts.get(seq, {}).get("verdict") == "disputed"}
     waiting = sum(v["verdict"] in ("to_review", "in_review") for v in verdicts.values())
     comments = _comments(bench, disputed)
-    per_kind = {kind: {s: o for s, o in opinions.items() if s in by_seq and by_seq[s].record.kind == kind} for kind in KINDS}
+    per_kind = {kind: {s: o for s, o in opinions.items() if s in by_seq and by_seq[s].kind == kind} for kind in KINDS}
     return page.Review(
         simulated=any(o.simulated for o in flat),
         overlap=bench.project.review.overlap,

@@ -15,7 +15,7 @@ from curation.pipeline.bench import Bench, load_protected
 from curation.pipeline.refilling import Standing
 from curation.plan import Cell
 from curation.project import ModelSpec
-from curation.records import KINDS, make_instruction, make_pair, prompt_text
+from curation.records import KINDS, make_instruction, make_pair
 from curation.requests import Request
 from curation.store import CallLedger, records, runs
 
@@ -40,7 +40,7 @@ def doubts_of_rows(bench: Bench) -> list[Request]:
     answers = CallLedger(bench.db).answers(STAGE, simulated=is_simulated(judge)) if bench.project.screen.judge else ()
     asked = {tuple(answer.request.slot.split(":", 2)[:2]) for answer in answers}
     rows = (row for kind in KINDS for row in records.list_rows(bench.db, kind))
-    return _doubts(bench, ((row.id, prompt_text(row.record)) for row in rows if (row.id, leak_digest(judge)) not in asked))
+    return _doubts(bench, ((row.id, row.prompt) for row in rows if (row.id, leak_digest(judge)) not in asked))
 
 
 def doubts_of(cells: Iterable[Cell], bench: Bench) -> list[Request]:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyarrow as pa
 
 from curation import hygiene
@@ -127,18 +128,20 @@ def _remember(bench: Bench, path: Path) -> None:
 
 
 def _table(kind: Kind, rows: Sequence[Row], better: Mapping[int, int | None]) -> pa.Table:
-    values = []
+    columns: dict[str, list[Any]] = {name: [] for name in schema_of(kind).names}
     for row in rows:
-        record = row.record
-        line: dict[str, Any] = {"id": row.id, "prompt": [m.model_dump() for m in record.prompt]}
-        if record.kind == "instruction":
-            line |= {"completion": [record.completion.model_dump()], "label": record.label}
+        content = orjson.loads(row.body)  # as it is; the snapshot checks that it is the record of this id
+        columns["id"].append(row.id)
+        columns["prompt"].append(content["prompt"])
+        if kind == "instruction":
+            columns["completion"].append([content["completion"]])
+            columns["label"].append(content["label"])
         else:
             chosen = better[row.seq]
             assert chosen is not None
-            line |= {"chosen": [record.completions[chosen].model_dump()], "rejected": [record.completions[1 - chosen].model_dump()]}
-        values.append(line)
-    return pa.Table.from_pylist(values, schema=schema_of(kind))
+            columns["chosen"].append([content["completions"][chosen]])
+            columns["rejected"].append([content["completions"][1 - chosen]])
+    return pa.table(columns, schema=schema_of(kind))
 
 
 def _write(

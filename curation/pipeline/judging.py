@@ -11,7 +11,7 @@ from curation import generate as generation
 from curation import models
 from curation import score as scoring
 from curation.errors import BudgetReached
-from curation.pipeline.asking import Progress, ask, count_failed, is_simulated
+from curation.pipeline.asking import Progress, ask, count_failed, is_simulated, settle_earlier
 from curation.pipeline.bench import Bench, Summary, load_cells, load_seeds, open_bench, references_of
 from curation.pipeline.facts_of_judging import tell_judges
 from curation.pipeline.judged import judged_by, totals_by_seq
@@ -35,6 +35,7 @@ def score(folder: Path, *, progress: Progress | None = None) -> Summary:
     """Have the judges score what has no score under the present rubric, and compare pairs in both orders. Core: score/."""
     with open_bench(folder) as bench:
         with runs.record_run(bench.db, "score", scoring.rubric_digest(bench.project)) as run:
+            left = settle_earlier(bench)
             read_judged(bench, run.number)
             panel, stopped = decide_panel(bench), ""
             judges = scoring.judges_of(bench.project) if panel.used else (bench.project.models.judge,)
@@ -49,7 +50,7 @@ def score(folder: Path, *, progress: Progress | None = None) -> Summary:
                 run.rows_out += read_judged(bench, run.number)
             counts, notes = _tell(bench, asked=run.rows_in)
             run.detail = {**counts, "panel": panel.why}
-        said = [stopped, panel.why, *notes]
+        said = [*left, stopped, panel.why, *notes]
         return Summary("score", run.rows_in, run.rows_out, counts, [note for note in said if note])
 
 
@@ -142,11 +143,11 @@ def _requests(bench: Bench, rows: Sequence[Row], judge: ModelSpec, cells: Sequen
     attributes = {cell.id: cell.attributes for cell in cells}
     references = references_of(bench, rows, cells)
     singles = (
-        scoring.Scorable(row.id, row.record, references.get(row.seq), attributes.get(row.cell or ""))
+        scoring.Scorable(row.id, record, references.get(row.seq), attributes.get(row.cell or ""))
         for row in rows
-        if isinstance(row.record, InstructionRecord)
+        if isinstance(record := row.record, InstructionRecord)
     )
-    pairs = ((row.id, row.record, references.get(row.seq)) for row in rows if isinstance(row.record, PairRecord))
+    pairs = ((row.id, pair, references.get(row.seq)) for row in rows if isinstance(pair := row.record, PairRecord))
     return chain(
         scoring.requests_for(singles, project=bench.project, judge=judge, again=again),
         scoring.pair_requests_for(pairs, project=bench.project, judge=judge),

@@ -69,9 +69,9 @@ def total_of_rows(bench: Bench, kind: Kind, rows: Sequence[Row]) -> dict[int, fl
 
 def better_candidate(row: Row, candidates: Mapping[str, int]) -> int:
     """Seq of the candidate of a pair that was meant to be better (0, which is no seq, where none was)."""
-    if not isinstance(row.record, PairRecord) or row.better is None:
+    if row.better is None or not isinstance(pair := row.record, PairRecord):
         return 0
-    return candidates.get(record_id(candidates_of(row.record)[row.better]), 0)
+    return candidates.get(record_id(candidates_of(pair)[row.better]), 0)
 
 
 def kept_rows(bench: Bench, kind: Kind) -> Kept:

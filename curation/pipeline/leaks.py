@@ -18,7 +18,6 @@ from curation.pipeline.bench import Bench, label_of, load_cells
 from curation.pipeline.duplicates import vectors_of
 from curation.pipeline.protecting import ProtectedItems
 from curation.pipeline.screened import add_seen, find_seen, keys_of, screening_digest
-from curation.records import completion_text, prompt_text
 from curation.store.facts import Finding
 from curation.store.records import Row
 
@@ -118,11 +117,12 @@ def _found(
 ) -> tuple[list[Finding], dict[int, Doubt]]:
     """Leaks among some rows, and those just below the cut."""
     texts = {items.name: items.texts for items in protected}
-    prompts = scorer.prompts.score([prompt_text(row.record) for row in rows], labels=labels)
+    asked, answered = zip(*(row.texts for row in rows), strict=True)
+    prompts = scorer.prompts.score(asked, labels=labels)
     leaks = prompts.filter(prompts["is_leak"]).to_pylist()
     flagged = {line["row"] for line in leaks}
     # An answer names what it is about, so only copied text counts there; a row that leaks by its prompt is told once.
-    copied = [line for line in _copied(rows, labels, scorer) if line["row"] not in flagged]
+    copied = [line for line in _copied(answered, labels, scorer) if line["row"] not in flagged]
     found = [_leak(rows[line["row"]], line, texts) for line in leaks]
     found += [_leak(rows[line["row"]], {**line, "evidence": f"In the answer: {line['evidence']}"}, texts) for line in copied]
     gone, labelled = {finding.seq for finding in found}, {items.name for items in protected if items.suite.label}
@@ -130,8 +130,8 @@ def _found(
     return found, {row.seq: _doubt(row, line, texts, line["suite"] in labelled) for line in doubtful for row in [rows[line["row"]]]}
 
 
-def _copied(rows: Sequence[Row], labels: Sequence[str | None] | None, scorer: _Scorer) -> Iterator[dict[str, Any]]:
-    answers = scorer.answers.score([completion_text(row.record) for row in rows], labels=labels, copies_only=True)
+def _copied(texts: Sequence[str], labels: Sequence[str | None] | None, scorer: _Scorer) -> Iterator[dict[str, Any]]:
+    answers = scorer.answers.score(texts, labels=labels, copies_only=True)
     # Beside texts that may be trained on rewordings are told all the same.
     yield from (line for line in answers.filter(answers["is_leak"]).to_pylist() if line["kind"] != "reworded")
 
@@ -146,7 +146,7 @@ def _leak(row: Row, line: Mapping[str, Any], texts: Mapping[str, Sequence[str]])
 
 def _doubt(row: Row, line: Mapping[str, Any], texts: Mapping[str, Sequence[str]], has_label: bool) -> Doubt:
     suite, item = line["suite"], line["item"]
-    return Doubt(row.id, f"{suite}:{item}", prompt_text(row.record), texts[suite][item], has_label)
+    return Doubt(row.id, f"{suite}:{item}", row.prompt, texts[suite][item], has_label)
 
 
 def _encoder(bench: Bench) -> Encoder | None:

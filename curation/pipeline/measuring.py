@@ -14,7 +14,6 @@ from curation.pipeline.asking import Progress, ask, is_simulated
 from curation.pipeline.bench import Bench, Summary, open_bench
 from curation.pipeline.duplicates import vectors_of
 from curation.pipeline.refilling import Standing, standing
-from curation.records import prompt_text
 from curation.store import CallLedger, facts, records, runs
 
 
@@ -59,7 +58,7 @@ def _ask_naively(bench: Bench, count: int, progress: Progress | None) -> str:
 def _standing_texts(bench: Bench, now: Standing) -> list[str]:
     """What is asked in the generated instruction rows that stand, in order."""
     rows = records.list_rows(bench.db, "instruction")
-    return [prompt_text(row.record) for row in rows if row.how != "imported" and row.seq not in now.fallen]
+    return [row.prompt for row in rows if row.how != "imported" and row.seq not in now.fallen]
 
 
 def _naive_texts(bench: Bench, run: int) -> list[str]:

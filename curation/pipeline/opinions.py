@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from argilla_setup import forms
 from curation.decide import Opinion, shown_first
 from curation.pipeline.bench import Bench
-from curation.records import InstructionRecord, Record
+from curation.records import KINDS
 from curation.store import erasing, records, reviews
+from curation.store.records import Row
 from curation.store.reviews import StoredAnswer
 
 
-def opinions_by_seq(bench: Bench) -> dict[int, list[Opinion]]:
-    """The submitted answers on each row; drafts and discards are no opinions."""
+def opinions_by_seq(bench: Bench, rows: Mapping[int, Row] | None = None) -> dict[int, list[Opinion]]:
+    """The submitted answers on each row; drafts and discards are no opinions.
+
+    Args:
+        rows: every row by seq, where they are at hand.
+    """
     stored = reviews.answers_by_seq(bench.db)
-    rows = {row.seq: row for kind in ("instruction", "preference") for row in records.list_rows(bench.db, kind)} if stored else {}  # type: ignore[arg-type]
+    if rows is None:
+        rows = {row.seq: row for kind in KINDS for row in records.list_rows(bench.db, kind)} if stored else {}
     out: dict[int, list[Opinion]] = {}
     for seq, answers in stored.items():
         if seq not in rows:
             continue
-        said = [opinion_of(answer, rows[seq].record, rows[seq].id) for answer in answers if answer.status == "submitted"]
+        said = [opinion_of(answer, rows[seq]) for answer in answers if answer.status == "submitted"]
         out[seq] = [opinion for opinion in said if opinion is not None]
     return out
 
 
-def opinion_of(answer: StoredAnswer, record: Record, record_id: str) -> Opinion | None:
+def opinion_of(answer: StoredAnswer, row: Row) -> Opinion | None:
     """One person's opinion; None where the question that decides was left open."""
-    if not isinstance(record, InstructionRecord):
-        return _choice_of(answer, record_id)
+    if row.kind == "preference":
+        return _choice_of(answer, row.id)
     verdict = answer.values.get(forms.VERDICT)
     edited = str(answer.values.get(forms.EDITED_COMPLETION) or "").strip()
     if verdict == forms.REJECT:
@@ -35,7 +43,7 @@ def opinion_of(answer: StoredAnswer, record: Record, record_id: str) -> Opinion 
         return None
     if edited == erasing.ERASED:  # that person changed the text, and the changed text is gone
         return Opinion(answer.user, "edit", None, simulated=answer.simulated)
-    if edited and edited != record.completion.content.strip():
+    if edited and edited != row.answers[0].strip():
         return Opinion(answer.user, "edit", edited, simulated=answer.simulated)
     return Opinion(answer.user, "approve", simulated=answer.simulated)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from curation.generate import Candidate, Pairing, pair_candidates
 from curation.pipeline.bench import Bench
 from curation.pipeline.judged import totals_by_seq
-from curation.records import InstructionRecord, Message, Record
+from curation.records import Message, Record
 from curation.requests import Failure
 from curation.store import facts, records
 from curation.store.records import Origin, Row
@@ -87,4 +87,4 @@ def _tried(prompt: Prompt, rule: str) -> str:
 
 
 def _is_answer(row: Row) -> bool:
-    return isinstance(row.record, InstructionRecord)
+    return row.kind == "instruction"

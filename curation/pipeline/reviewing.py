@@ -21,7 +21,7 @@ from curation.pipeline.following import next_step
 from curation.pipeline.judging import totals_by_seq
 from curation.pipeline.opinions import opinions_by_seq
 from curation.project import settings_digest
-from curation.records import KINDS, Kind, prompt_text
+from curation.records import KINDS, Kind
 from curation.report.attention import describe_alpha
 from curation.review import ArgillaReview, Shown
 from curation.store import facts, records, reviews, runs
@@ -141,7 +141,7 @@ def _withdrawn(bench: Bench, kind: Kind, rows: Sequence[tuple[Row, Decision]]) -
 
 def _push_kind(bench: Bench, review: ArgillaReview, kind: Kind, rows: Sequence[tuple[Row, Decision]], progress: Progress | None) -> int:
     dataset, criteria = dataset_name(bench, kind), [*bench.project.score.rubric, OVERALL]
-    vectors = vectors_of(bench, [prompt_text(row.record) for row, _ in rows])
+    vectors = vectors_of(bench, [row.prompt for row, _ in rows])
     shown = _shown(bench, kind, [row for row, _ in rows], vectors)
     held = reviews.pushed_payloads(bench.db, dataset)
     changed = {item.id: (row.seq, item) for (row, _), item in zip(rows, shown, strict=True) if held.get(row.seq) != item.digest}

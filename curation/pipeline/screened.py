@@ -19,7 +19,6 @@ import orjson
 from curation.embed import model_digest
 from curation.pipeline.bench import Bench
 from curation.pipeline.protecting import ProtectedItems
-from curation.records import completion_text, prompt_text
 from curation.store import facts
 from curation.store.records import Row
 
@@ -47,9 +46,10 @@ def keys_of(digest: bytes, rows: Sequence[Row], labels: Sequence[str | None] | N
     """128 bits for each row's prompt, answer and class under a digest; the lowest bit is left free."""
     out = bytearray()
     for place, row in enumerate(rows):
-        prompt, label = prompt_text(row.record).encode(), labels[place] if labels else None
+        prompt, completion = (text.encode() for text in row.texts)
+        label = labels[place] if labels else None
         hashed = hashlib.blake2b(b"%d:" % len(prompt) + prompt, digest_size=16, key=digest)
-        hashed.update(completion_text(row.record).encode())
+        hashed.update(completion)
         hashed.update(b"" if label is None else b"\0" + label.encode())
         out += hashed.digest()
     keys = np.frombuffer(bytes(out), np.uint64).reshape(-1, 2).copy()

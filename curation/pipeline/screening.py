@@ -20,7 +20,7 @@ from curation.pipeline.leak_judging import judge_doubts
 from curation.pipeline.leaks import Leaks, leak_findings
 from curation.pipeline.screened import screen_model
 from curation.project import settings_digest
-from curation.records import KINDS, prompt_text
+from curation.records import KINDS
 from curation.store import facts, hold_lock, records, runs
 from curation.store.facts import Finding
 from curation.store.records import Row
@@ -48,7 +48,7 @@ def screen(folder: Path, *, progress: Progress | None = None) -> Summary:
                 judged, notes = judge_doubts(bench, leaks.doubts, run=run.number, progress=progress)
                 findings += judged
             for kind in KINDS:
-                findings += conflict_findings(bench, [row for row in rows if row.record.kind == kind])
+                findings += conflict_findings(bench, [row for row in rows if row.kind == kind])
             facts.add_findings(bench.db, findings, run.number)
             run.rows_out = run.rows_in - len({f.seq for f in findings if f.drops})
             run.detail = {"kinds": Counter(f.kind for f in findings), "doubtful": len(leaks.doubts), **_operating(bench, leaks)}
@@ -58,7 +58,9 @@ def screen(folder: Path, *, progress: Progress | None = None) -> Summary:
 def conflict_findings(bench: Bench, rows: Sequence[Row]) -> list[Finding]:
     """Rows of one text and two labels: for people to settle, so nothing is dropped."""
     labels = [label_of(bench, row) for row in rows]
-    lines = find_conflicts([prompt_text(row.record) for row in rows], labels).to_pylist()
+    if not any(labels):
+        return []
+    lines = find_conflicts([row.prompt for row in rows], labels).to_pylist()
     return [
         Finding(
             rows[n["row"]].seq, "screen", "conflict", False, rows[n["twin"]].seq, evidence=f"{n['label']} here, {n['twin_label']} there"
@@ -78,7 +80,7 @@ def check_findings(bench: Bench, rows: Sequence[Row]) -> list[Finding]:
     lines = check_rows(
         answers,
         checks,
-        prompts=[prompt_text(row.record) for row in rows],
+        prompts=[row.prompt for row in rows],
         # A person who changed an answer outranks the plan.
         expected=[None if row.how == "edited" else expected.get(row.cell or "") for row in rows],
         tables=tables,

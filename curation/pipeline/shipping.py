@@ -15,12 +15,12 @@ from curation.formats import ExportFormat, write_rows
 from curation.pipeline.balancing import rows_past_cap
 from curation.pipeline.bench import Bench, Summary, label_of, load_protected, open_bench
 from curation.pipeline.deciding import decide_rows
-from curation.pipeline.duplicates import texts_for_dedup
+from curation.pipeline.earlier import texts_for_dedup
 from curation.pipeline.freezing import freeze
 from curation.pipeline.protecting import ProtectedItems
 from curation.pipeline.screening import check_findings, conflict_findings, leak_findings
 from curation.project import is_open, settings_digest
-from curation.records import KINDS, Kind, prompt_text
+from curation.records import KINDS, Kind
 from curation.split import split_rows
 from curation.store import facts, hold_lock, records, reviews, runs
 from curation.store.records import Row
@@ -163,7 +163,7 @@ def _last_gate(bench: Bench, rows: Sequence[Row], protected: Sequence[ProtectedI
     # One text under two labels teaches neither, whoever approved them: both wait until a person keeps one.
     both = [seq for f in conflict_findings(bench, rows) for seq in (f.seq, f.twin) if seq is not None and seq not in kept]
     stopped |= dict.fromkeys(both, "conflict")
-    texts, labels = texts_for_dedup(bench, rows), [label_of(bench, row) for row in rows]
+    texts, labels = texts_for_dedup(bench, (row.texts for row in rows)), [label_of(bench, row) for row in rows]
     given: dict[str, Any] = {"labels": labels if any(labels) else None}
     for table in (
         find_exact(texts, **given),
@@ -194,7 +194,7 @@ def _split(bench: Bench, kept: Sequence[Row]) -> tuple[dict[str, list[Row]], int
         everyone = [row for kind in KINDS for row in records.list_rows(bench.db, kind) if row.seq in frozen or row.seq in wanted]
     shares = bench.project.splits
     assigned = split_rows(
-        [prompt_text(row.record) for row in everyone],
+        [row.prompt for row in everyone],
         [row.id for row in everyone],
         groups=[row.seed_group for row in everyone],
         frozen=[frozen.get(row.seq, (None, ""))[0] for row in everyone],

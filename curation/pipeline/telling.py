@@ -75,7 +75,7 @@ def trace(folder: Path, identity: str) -> dict[str, Any]:
         story["scores"] = [{**s, "current": s["digest"] in judges, "judge": judges.get(s["digest"])} for s in scores]
         story["choices"] = facts.all_choices(bench.db, seq)
         story["findings"] = [_finding(f, ids) for f in facts.latest_findings(bench.db, GATES) if f.seq == seq]
-        story["answers"] = [vars(a) for a in reviews.answers_by_seq(bench.db).get(seq, [])]
+        story["answers"] = [a._asdict() for a in reviews.answers_by_seq(bench.db).get(seq, [])]
         story["override"] = facts.overrides_by_seq(bench.db).get(seq)
         story["verdict"] = _verdict(facts.verdicts_by_seq(bench.db).get(seq), ids)
         story["split"] = facts.splits_by_seq(bench.db).get(seq)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from curation import generate as generation
 from curation.errors import ProjectError, command
-from curation.pipeline.asking import Progress, count_failed
+from curation.pipeline.asking import Progress, count_failed, settle_earlier
 from curation.pipeline.bench import Bench, Summary, load_cells, open_bench
 from curation.pipeline.checking import check_before
 from curation.pipeline.rounds import Wanted, next_attempts, only_one_writes, write_cells
@@ -44,6 +44,7 @@ def generate(folder: Path, *, progress: Progress | None = None, retry_failed: bo
         if not cells:
             raise ProjectError(str(folder), "has no plan yet", command("curate", "plan", folder))
         with runs.record_run(bench.db, "generate", generation.generation_digest(bench.project, "instruction")) as run:
+            left = settle_earlier(bench)
             read_generated(bench, cells, run.number)
             made, failed = records.cells_made(bench.db), facts.failed_slots(bench.db, "generate")
             missing = [c for c in cells if c.id not in made and (retry_failed or c.id not in failed)]
@@ -53,16 +54,15 @@ def generate(folder: Path, *, progress: Progress | None = None, retry_failed: bo
             done = write_cells(bench, wanted, run=run.number, progress=progress)
             run.rows_out = done.rows
             run.detail = {"asked": len(missing), "records": done.rows}
-            return _tell_generated(bench, cells, run.rows_in, done.rows, done.stopped)
+            return _tell_generated(bench, cells, run.rows_in, done.rows, [*left, *([done.stopped] if done.stopped else [])])
 
 
-def _tell_generated(bench: Bench, cells: Sequence[Cell], asked: int, new: int, stopped: str) -> Summary:
+def _tell_generated(bench: Bench, cells: Sequence[Cell], asked: int, new: int, notes: list[str]) -> Summary:
     made = records.cells_made(bench.db)
     failures = count_failed(bench, "generate")
     by_kind = dict[str, int]((kind, sum(c.id in made and c.kind == kind for c in cells)) for kind in KINDS)
     counts = {"asked": asked, **by_kind, "cells_filled": len(made & {c.id for c in cells}), "cells": len(cells), "failures": failures}
     counts["refusals"] = CallLedger(bench.db).refusals("generate")
-    notes = [stopped] if stopped else []
     failed = facts.failed_slots(bench.db, "generate").keys() - made
     if empty := sum(cell.id in failed for cell in cells):
         again = command("curate", "generate", bench.folder, "--retry-failed")

@@ -9,7 +9,7 @@ from curation.generate import Ask, Made, Neighbours, Parent
 from curation.pipeline.asking import is_simulated
 from curation.pipeline.bench import Bench
 from curation.plan import Cell, holds_any, lengths_of, normalized
-from curation.records import KINDS, InstructionRecord, Record, completion_text, prompt_text
+from curation.records import KINDS, InstructionRecord, Record, prompt_text
 from curation.requests import Answer, Failure, cells_in
 from curation.store import CallLedger, asks, facts, records
 from curation.store.records import Origin
@@ -55,7 +55,7 @@ def neighbours_of(bench: Bench, cells: Mapping[str, Cell], protected: Sequence[s
     written = Neighbours()
     for kind in KINDS:
         for row in records.list_rows(bench.db, kind):
-            text = prompt_text(row.record)
+            text = row.prompt
             if row.cell is not None and row.cell in cells and row.seq not in leaks and is_clear(text):
                 written.add(cells[row.cell], text)
     return written
@@ -65,12 +65,12 @@ def parents_of(bench: Bench, protected: Sequence[str]) -> dict[str, Parent]:
     """For each cell the example that others may grow from: its latest record that no gate has dropped and that holds no protected text."""
     verdicts, leaks, is_clear = facts.verdicts_by_seq(bench.db), _leaking(bench), _clear_of(protected)
     return {
-        row.cell: Parent(id=row.id, prompt=prompt_text(row.record), answer=completion_text(row.record))
+        row.cell: Parent(id=row.id, prompt=row.prompt, answer=row.completion)
         for row in records.list_rows(bench.db, "instruction")
         if row.cell is not None
         and verdicts.get(row.seq, {}).get("verdict") != "dropped"
         and row.seq not in leaks
-        and is_clear(f"{prompt_text(row.record)}\n{completion_text(row.record)}")
+        and is_clear("\n".join(row.texts))
     }
 
 

@@ -33,9 +33,18 @@ _BATCH = 10_000
 def content_digest(tables: Mapping[str, pa.Table]) -> str:
     """The root (hex) over the splits' rows; splits that are absent count as empty."""
     kind = kind_of(tables)
-    splits = {name: _split_digest(tables[name], kind) if name in tables else _tree(()) for name in SPLITS}
-    rows = {name: tables[name].num_rows if name in tables else 0 for name in SPLITS}
-    top = {"scheme": SCHEME, "kind": kind, "splits": {n: {"rows": rows[n], "root": splits[n].hex()} for n in SPLITS}}
+    return root_of({name: _sorted_leaves(table, kind) for name, table in tables.items()}, kind)
+
+
+def leaf_of(row: Mapping[str, Any]) -> bytes:
+    """The hash of one row as `read_rows_of` gives it."""
+    return hashlib.sha256(b"\x00" + canonical_json(row)).digest()
+
+
+def root_of(leaves: Mapping[str, Sequence[bytes]], kind: Kind) -> str:
+    """The root (hex) over each split's leaves, which stand in the order of ids."""
+    splits = {name: leaves.get(name, ()) for name in SPLITS}
+    top = {"scheme": SCHEME, "kind": kind, "splits": {n: {"rows": len(some), "root": _tree(some).hex()} for n, some in splits.items()}}
     return hashlib.sha256(b"\x02" + canonical_json(top)).hexdigest()
 
 
@@ -93,9 +102,8 @@ def _kind_of_columns(split: str, columns: Sequence[str]) -> Kind:
     )
 
 
-def _split_digest(table: pa.Table, kind: Kind) -> bytes:
-    leaves = [(str(row["id"]), hashlib.sha256(b"\x00" + canonical_json(row)).digest()) for row in read_rows_of(table, kind)]
-    return _tree([leaf for _, leaf in sorted(leaves)])
+def _sorted_leaves(table: pa.Table, kind: Kind) -> list[bytes]:
+    return [leaf for _, leaf in sorted((str(row["id"]), leaf_of(row)) for row in read_rows_of(table, kind))]
 
 
 def _tree(level: Sequence[bytes]) -> bytes:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from curation.errors import SnapshotError, command
 from curation.records import Kind
-from curation.snapshot.digest import content_digest, kind_of
+from curation.snapshot.digest import kind_of
 from curation.snapshot.keys import PUBLIC, config_folder, find_trusted_keys, fingerprint, load_public_key, signature_hint
 from curation.snapshot.manifest import MANIFEST, SIGNATURE, SPLITS, Manifest, Split, read_manifest
 from curation.snapshot.read import read_split
@@ -226,8 +226,7 @@ def _find_deep_problems(path: Path, manifest: Manifest) -> list[Problem]:
         tables: dict[str, pa.Table] = {split: read_split(path, split, manifest=manifest) for split in SPLITS}
         if (kind := kind_of(tables)) != manifest.kind:
             return [Problem(MANIFEST, f"says {manifest.kind}, the rows are {kind}")]
-        root = content_digest(tables)
-        check_rows(tables, manifest.kind)
+        root = check_rows(tables, manifest.kind)
     except SnapshotError as error:
         return [Problem(MANIFEST, f"{error.what}: {error.fact}")]
     counts = {split: tables[split].num_rows for split in manifest.splits}

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from curation.errors import RowError, SnapshotError
 from curation.records import Kind
-from curation.snapshot.digest import COLUMNS, content_digest, kind_of, read_rows_of, record_of
+from curation.snapshot.digest import COLUMNS, kind_of, leaf_of, read_rows_of, record_of, root_of
 from curation.snapshot.manifest import CARD, CROISSANT, MANIFEST, REPORT, SPLITS, Manifest
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def write_snapshot(
         croissant: makes the text of croissant.json from the sha256 of each Parquet file.
     """
     tables: dict[str, pa.Table] = {split: canonical_table(splits.get(split), kind=kind) for split in SPLITS}
-    _check_splits(splits, tables, kind)
-    manifest = _draft(dict(facts), name=name, version=version, kind=kind, created=created, tables=tables)
+    digest = _check_splits(splits, tables, kind)
+    manifest = _draft(dict(facts), name=name, version=version, kind=kind, created=created, tables=tables, digest=digest)
     _check_free(folder, manifest)
     folder.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{name}-v{version}-", suffix=".partial", dir=folder))
@@ -133,9 +133,13 @@ def sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def check_rows(tables: Mapping[str, pa.Table], kind: Kind) -> None:
-    """Every row is a record under its own id, rows stand in the order of ids, and no id stands twice, in one split or in two."""
+def check_rows(tables: Mapping[str, pa.Table], kind: Kind) -> str:
+    """Every row is a record under its own id, rows stand in the order of ids, and no id stands twice, in one split or in two.
+
+    Returns the digest of the content.
+    """
     seen: dict[str, str] = {}
+    leaves: dict[str, list[bytes]] = {split: [] for split in tables}
     for split, table in tables.items():
         last = ""
         for number, row in enumerate(read_rows_of(table, kind)):
@@ -148,9 +152,11 @@ def check_rows(tables: Mapping[str, pa.Table], kind: Kind) -> None:
             if row["id"] < last:
                 raise SnapshotError(f"split {split}, row {number}", "does not stand in the order of ids")
             seen[row["id"]], last = split, row["id"]
+            leaves[split].append(leaf_of(row))
+    return root_of(leaves, kind)
 
 
-def _check_splits(given: Mapping[str, pa.Table], tables: Mapping[str, pa.Table], kind: Kind) -> None:
+def _check_splits(given: Mapping[str, pa.Table], tables: Mapping[str, pa.Table], kind: Kind) -> str:
     if kind_of(given) != kind:
         raise SnapshotError("splits", f"hold {kind_of(given)} rows, not {kind}")
     for split in ("train", "validation"):
@@ -160,17 +166,19 @@ def _check_splits(given: Mapping[str, pa.Table], tables: Mapping[str, pa.Table],
                 "would be empty; training stops early on the validation loss, so both need rows",
                 "approve more records, or raise the share of validation in project.yaml",
             )
-    check_rows(tables, kind)
+    return check_rows(tables, kind)
 
 
-def _draft(facts: dict[str, Any], *, name: str, version: int, kind: Kind, created: datetime, tables: Mapping[str, pa.Table]) -> Manifest:
+def _draft(
+    facts: dict[str, Any], *, name: str, version: int, kind: Kind, created: datetime, tables: Mapping[str, pa.Table], digest: str
+) -> Manifest:
     own = {
         "schema": 1,
         "name": name,
         "version": version,
         "kind": kind,
         "created": created,
-        "digest": {"root": content_digest(tables)},
+        "digest": {"root": digest},
         "splits": {split: {"file": f"{split}.parquet", "rows": table.num_rows} for split, table in _filled(tables).items()},
         "files": {},
     }

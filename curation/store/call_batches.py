@@ -44,6 +44,11 @@ class CallBatches:
         )
         return [OpenBatch(*row) for row in rows]
 
+    def left_behind(self, models: Sequence[str]) -> list[tuple[str, int]]:
+        """(model, calls) of what waits in batches of models that are not named: nobody will fetch them."""
+        rows = self._db.execute("SELECT model, SUM(requests) FROM call_batches WHERE ended IS NULL GROUP BY model ORDER BY model")
+        return [(model, calls) for model, calls in rows if model not in models]
+
     def known_ids(self) -> set[str]:
         """Every id that a batch of ours has."""
         return {row[0] for row in self._db.execute("SELECT batch_id FROM call_batches WHERE batch_id IS NOT NULL")}

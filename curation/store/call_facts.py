@@ -47,6 +47,12 @@ def find_answers(db: sqlite3.Connection, stage: str, *, simulated: bool | None =
         yield Answer(request=_request(row), message=message_of(zlib.decompress(row["response"])))
 
 
+def list_unsettled_models(db: sqlite3.Connection) -> list[tuple[str, str]]:
+    """(provider, model) of every response that was kept and not read."""
+    rows = db.execute("SELECT DISTINCT provider, model FROM calls WHERE state = 'answered' AND settled = 0")
+    return [(row["provider"], row["model"]) for row in rows]
+
+
 def find_answer(db: sqlite3.Connection, key: str) -> Answer | None:
     """The answer to one call, a real one before a simulated one."""
     row = db.execute(

@@ -139,10 +139,13 @@ class CallLedger:
 
     def unsettled(self, model: str) -> list[tuple[int, bytes, bool]]:
         """(seq, raw, whether in a batch) of up to 500 of a model's responses that were kept and not read: a process died between."""
-        rows = self._db.execute(
-            "SELECT seq, response, batch FROM calls WHERE state = 'answered' AND settled = 0 AND model = ? LIMIT ?", (model, PAGE)
-        )
+        sql = "SELECT seq, response, batch FROM calls WHERE state = 'answered' AND settled = 0 AND model = ? LIMIT ?"
+        rows = self._db.execute(sql, (model, PAGE))
         return [(row["seq"], zlib.decompress(row["response"]), row["batch"] is not None) for row in rows]
+
+    def unsettled_models(self) -> list[tuple[str, str]]:
+        """(provider, model) of every response that was kept and not read; the project may name other models by now."""
+        return call_facts.list_unsettled_models(self._db)
 
     def record_retry(self, seq: int, *, status: int | None, reason: str, detail: str, lost: bool, budget_usd: float) -> bool:
         """Back to reserved, to be sent again; False when a lost try was charged and another could pass the budget."""

@@ -6,10 +6,10 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from curation.errors import ProjectError
-from curation.records import KINDS, Kind, Record, dump_record, load_record, record_id
+from curation.records import KINDS, Kind, Record, dump_record, load_record, read_texts, record_id
 from curation.requests import Failure, cells_in
 from curation.store.facts import count_in
 
@@ -34,18 +34,45 @@ class Origin:
     raw: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A record with what the stages need to know of where it came from."""
+class Row(NamedTuple):
+    """A record with what the stages need to know of where it came from. It stays JSON, which is a sixth of its size, until it is read."""
 
     seq: int
     id: str
-    record: Record
+    kind: Kind
+    label: str | None
+    body: bytes
     cell: str | None
     better: int | None
     how: str
     seed_group: str | None
     parent: int | None
+
+    @property
+    def record(self) -> Record:
+        """The record, made anew on each use."""
+        return load_record(self.body)
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The answer; of a pair both, in canonical order."""
+        return read_texts(self.body)[1]
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        """What was asked and what was answered, as `prompt_text` and `completion_text` say it."""
+        prompt, answers = read_texts(self.body)
+        return prompt, "\n\n".join(answers)
+
+    @property
+    def prompt(self) -> str:
+        """What was asked."""
+        return self.texts[0]
+
+    @property
+    def completion(self) -> str:
+        """What was answered."""
+        return self.texts[1]
 
 
 def add_records(
@@ -72,7 +99,7 @@ def add_records(
 def list_rows(db: sqlite3.Connection, kind: Kind, *, role: str = "row") -> list[Row]:
     """The records of a kind that stand for themselves (role row), or only as a pair's candidates; first origins first."""
     sql = """
-      SELECT r.seq, r.id, r.body, o.cell, o.better, o.how, o.seed_group, o.parent FROM records r
+      SELECT r.seq, r.id, r.kind, r.label, r.body, o.cell, o.better, o.how, o.seed_group, o.parent FROM records r
       JOIN origins o ON o.origin = (SELECT min(origin) FROM origins WHERE seq = r.seq AND role = ?)
       WHERE r.kind = ? AND r.erased IS NULL ORDER BY r.seq"""
     return [_row(row) for row in db.execute(sql, (role, kind))]
@@ -207,5 +234,5 @@ def _origin(identity: bytes, record: Record, origin: Origin, run: int) -> tuple[
 
 
 def _row(row: sqlite3.Row) -> Row:
-    record = load_record(row["body"])
-    return Row(row["seq"], row["id"].hex(), record, row["cell"], row["better"], row["how"], row["seed_group"], row["parent"])
+    seq, identity, kind, label, body, *origin = row
+    return Row(seq, identity.hex(), kind, label, body, *origin)

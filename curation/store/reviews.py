@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 
-@dataclass(frozen=True)
-class StoredAnswer:
+class StoredAnswer(NamedTuple):
     """One answer of one person, as it stood at one time."""
 
     response: str
@@ -63,15 +60,15 @@ def add_answers(db: sqlite3.Connection, answers: Iterable[StoredAnswer], run: in
 def answers_by_seq(db: sqlite3.Connection) -> dict[int, list[StoredAnswer]]:
     """The latest state of each response, by record."""
     latest: dict[str, StoredAnswer] = {}
-    for row in db.execute("SELECT * FROM answers ORDER BY response, updated"):
-        latest[row["response"]] = StoredAnswer(
-            row["response"], row["updated"], row["seq"], row["user"], row["status"], orjson.loads(row["body"]), row["payload"], row["form"],
-            bool(row["simulated"]),
-        )  # fmt: skip
-    out: dict[int, list[StoredAnswer]] = defaultdict(list)
-    for answer in latest.values():
-        out[answer.seq].append(answer)
-    return {seq: sorted(answers, key=lambda a: (a.user, a.response)) for seq, answers in out.items()}
+    names = "response, updated, seq, user, status, body, payload, form, simulated"
+    for response, updated, seq, user, status, body, payload, form, simulated in db.execute(
+        f"SELECT {names} FROM answers ORDER BY response, updated"
+    ):
+        latest[response] = StoredAnswer(response, updated, seq, user, status, orjson.loads(body), payload, form, bool(simulated))
+    out: dict[int, list[StoredAnswer]] = {}
+    for answer in sorted(latest.values(), key=lambda a: (a.user, a.response)):
+        out.setdefault(answer.seq, []).append(answer)
+    return out
 
 
 def add_snapshot(db: sqlite3.Connection, *, digest: str, name: str, version: int, kind: str, path: str, rows: int) -> None:

@@ -1,0 +1,36 @@
+"""Responses that are on disk are read, and their price is written beside them; now, or by whoever comes after a process that died."""
+
+from __future__ import annotations
+
+from curation.errors import ProjectError
+from curation.models import replies
+from curation.models.ledger import Ledger
+from curation.models.prices import cost_nano, find_rates
+from curation.project import ModelSpec
+
+
+def settle_kept(ledger: Ledger, spec: ModelSpec) -> None:
+    """Read a model's responses that a process kept and did not live to read. Without a price they cost what was held for them."""
+    try:
+        rates = find_rates(spec)
+    except ProjectError:
+        rates = None
+    while left := ledger.unsettled(spec.model):
+        with ledger.transaction():
+            for seq, raw, in_batch in left:
+                reading = replies.read_message(raw)
+                cost = cost_nano(reading.tokens, rates, in_batch=in_batch) if rates and reading.tokens is not None else None
+                settle(ledger, seq, reading, cost, price_date=rates.date if rates else "no price")
+
+
+def settle(ledger: Ledger, seq: int, reading: replies.Reading, cost: int | None, *, price_date: str) -> None:
+    """Write what reading a kept response told; None is a cost that is not known."""
+    ledger.settle(
+        seq,
+        cost_nano=cost,
+        tokens=reading.tokens or {},
+        price_date=price_date,
+        stop_reason=reading.stop_reason,
+        refusal=reading.refusal,
+        failure=reading.failure,
+    )
