@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from curation.score.panel import settle_panel
@@ -19,7 +19,7 @@ from curation.score.panel import settle_panel
 Verdict = Literal["unscored", "dropped", "to_review", "in_review", "approved", "rejected", "disputed", "edited"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reason:
     """Why: the stage, what was seen, and the evidence in words."""
 
@@ -30,7 +30,7 @@ class Reason:
     score: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Opinion:
     """What one person said of one row, in canonical terms."""
 
@@ -40,7 +40,7 @@ class Opinion:
     simulated: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Family:
     """A row that people changed in two ways, and the changed rows: one of them may go on, and a data lead says which."""
 
@@ -50,7 +50,7 @@ class Family:
     why: str = "two people changed the text differently"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Facts:
     """All that a verdict on one row depends on."""
 
@@ -82,7 +82,7 @@ class Facts:
     """For a row in such a dispute, on either side of the change."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Decision:
     """A verdict with its reasons."""
 
@@ -155,7 +155,8 @@ def shown_first(record_id: str) -> int:
 
 def reasons_as_values(reasons: Sequence[Reason]) -> list[dict[str, Any]]:
     """For the store."""
-    return [{k: v for k, v in vars(reason).items() if v not in (None, "")} for reason in reasons]
+    names = [one.name for one in fields(Reason)]
+    return [{name: value for name in names if (value := getattr(reason, name)) not in (None, "")} for reason in reasons]
 
 
 def _descendants(parent: int, children: Mapping[int, Sequence[int]]) -> Iterator[int]:

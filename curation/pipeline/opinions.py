@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 
 from argilla_setup import forms
 from curation.decide import Opinion, shown_first
@@ -19,16 +20,16 @@ def opinions_by_seq(bench: Bench, rows: Mapping[int, Row] | None = None) -> dict
     Args:
         rows: every row by seq, where they are at hand.
     """
-    stored = reviews.answers_by_seq(bench.db)
     if rows is None:
-        rows = {row.seq: row for kind in KINDS for row in records.list_rows(bench.db, kind)} if stored else {}
+        rows = {row.seq: row for kind in KINDS for row in records.list_rows(bench.db, kind)} if reviews.has_answers(bench.db) else {}
     out: dict[int, list[Opinion]] = {}
-    for seq, answers in stored.items():
-        if seq not in rows:
-            continue
-        said = [opinion_of(answer, rows[seq]) for answer in answers if answer.status == "submitted"]
-        out[seq] = [opinion for opinion in said if opinion is not None]
-    return out
+    for answer in reviews.latest_answers(bench.db):
+        if answer.seq in rows:
+            given = out.setdefault(answer.seq, [])
+            opinion = opinion_of(answer, rows[answer.seq]) if answer.status == "submitted" else None
+            if opinion is not None:
+                given.append(opinion)
+    return {seq: sorted(given, key=attrgetter("user")) for seq, given in out.items()}
 
 
 def opinion_of(answer: StoredAnswer, row: Row) -> Opinion | None:

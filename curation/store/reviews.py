@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
 import orjson
@@ -57,18 +60,26 @@ def add_answers(db: sqlite3.Connection, answers: Iterable[StoredAnswer], run: in
         return db.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows).rowcount
 
 
-def answers_by_seq(db: sqlite3.Connection) -> dict[int, list[StoredAnswer]]:
-    """The latest state of each response, by record."""
-    latest: dict[str, StoredAnswer] = {}
+def has_answers(db: sqlite3.Connection) -> bool:
+    """Whether anybody has answered."""
+    return db.execute("SELECT 1 FROM answers LIMIT 1").fetchone() is not None
+
+
+def latest_answers(db: sqlite3.Connection) -> Iterator[StoredAnswer]:
+    """The latest state of each response, one at a time, in the order of the responses' ids."""
     names = "response, updated, seq, user, status, body, payload, form, simulated"
-    for response, updated, seq, user, status, body, payload, form, simulated in db.execute(
-        f"SELECT {names} FROM answers ORDER BY response, updated"
-    ):
-        latest[response] = StoredAnswer(response, updated, seq, user, status, orjson.loads(body), payload, form, bool(simulated))
+    told = db.execute(f"SELECT {names} FROM answers ORDER BY response, updated")
+    for _, states in itertools.groupby(told, key=itemgetter(0)):
+        response, updated, seq, user, status, body, payload, form, simulated = deque(states, maxlen=1).pop()
+        yield StoredAnswer(response, updated, seq, user, status, orjson.loads(body), payload, form, bool(simulated))
+
+
+def answers_by_seq(db: sqlite3.Connection) -> dict[int, list[StoredAnswer]]:
+    """The latest state of each response, by record; in the order of who gave it."""
     out: dict[int, list[StoredAnswer]] = {}
-    for answer in sorted(latest.values(), key=lambda a: (a.user, a.response)):
+    for answer in latest_answers(db):
         out.setdefault(answer.seq, []).append(answer)
-    return out
+    return {seq: sorted(answers, key=attrgetter("user")) for seq, answers in out.items()}
 
 
 def add_snapshot(db: sqlite3.Connection, *, digest: str, name: str, version: int, kind: str, path: str, rows: int) -> None:
