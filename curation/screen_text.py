@@ -24,7 +24,9 @@ def show_summary(summary: Summary, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(summary.as_values(), ensure_ascii=False, default=str))
         return
-    flow = f"{summary.rows_in:,} rows" if summary.stage in LOOKING else f"{summary.rows_in:,} in, {summary.rows_out:,} out"
+    flow = f"{summary.rows_in:,} in, {summary.rows_out:,} out"
+    if summary.stage in LOOKING:
+        flow = "1 row" if summary.rows_in == 1 else f"{summary.rows_in:,} rows"
     typer.echo(f"{summary.stage}: {flow}")
     for name, value in summary.counts.items():
         if name in ("attributes", "last", "shares", "operating_point"):

@@ -249,7 +249,7 @@ def test_what_a_dead_run_kept_is_read_whatever_the_model_and_a_batch_left_behind
     bed.set(r"^(  teacher: \{.*model: )[\w.-]+", r"\1offline-teacher-2")
     told = pipeline.generate(bed.folder)
     assert (told.counts["asked"], bed.requests()) == (0, 6)
-    assert told.rows_out == 0 and told.counts["cells_filled"] > 50 and "12 calls to older-model wait in a batch" in told.notes[0]
+    assert told.rows_out == 0 and told.counts["cells_filled"] > 50 and "Calls to older-model (12) wait in a batch" in told.notes[0]
     with open_store(bed.folder) as db:
         held = db.execute("SELECT COUNT(*) FROM calls WHERE held_nano > 0 OR settled = 0 AND state = 'answered'").fetchone()[0]
         assert CallLedger(db).spent_usd() > spent and held == 0

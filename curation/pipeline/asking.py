@@ -51,7 +51,7 @@ def settle_earlier(bench: Bench) -> list[str]:
     for provider, model in ledger.unsettled_models():
         models.settle_kept(ledger, named.get(model) or ModelSpec.model_validate({"provider": provider, "model": model}))
     return [
-        f"{calls:,} calls to {model} wait in a batch at the provider, and project.yaml no longer names that model. "
+        f"Calls to {model} ({calls:,}) wait in a batch at the provider, and project.yaml no longer names that model. "
         "They are held in the budget; name it again and run once more to fetch them."
         for model, calls in ledger.batches.left_behind(list(named))
     ]

@@ -126,7 +126,8 @@ def _shaping(bench: Bench) -> list[Any]:
 
 
 def _untold(n: int) -> str:
-    return f"{n:,} rows lie just below the cut; `screen: {{judge: true}}` asks the leak judge about them."
+    lie, them = ("1 row lies", "it") if n == 1 else (f"{n:,} rows lie", "them")
+    return f"{lie} just below the cut; `screen: {{judge: true}}` asks the leak judge about {them}."
 
 
 def _tell_progress(progress: Progress, total: int, done: int) -> None:
