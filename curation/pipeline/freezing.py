@@ -36,6 +36,7 @@ from curation.store import facts, records, reviews
 from curation.store.records import Row
 
 PACKAGES = ("seedcorn", "argilla", "datasketch", "faiss-cpu", "pyarrow", "sentence-transformers")
+_PART = 20_000
 TOLD = {
     "protected": "other protected sets",
     "review": "other reviewers",
@@ -128,6 +129,12 @@ def _remember(bench: Bench, path: Path) -> None:
 
 
 def _table(kind: Kind, rows: Sequence[Row], better: Mapping[int, int | None]) -> pa.Table:
+    # A part at a time: as Python's values the rows are several times the size of the table.
+    parts = [_part(kind, rows[start : start + _PART], better) for start in range(0, len(rows), _PART)]
+    return pa.concat_tables(parts) if parts else schema_of(kind).empty_table()
+
+
+def _part(kind: Kind, rows: Sequence[Row], better: Mapping[int, int | None]) -> pa.Table:
     columns: dict[str, list[Any]] = {name: [] for name in schema_of(kind).names}
     for row in rows:
         content = orjson.loads(row.body)  # as it is; the snapshot checks that it is the record of this id
