@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from argilla_setup.engine.turns import TakeTurns, Turns
+from argilla_setup.engine.turns import TOGETHER, TakeTurns, Turns
 
 ANSWERS = [
     ("POST", "/api/v1/records/4f/responses"),
@@ -43,6 +43,11 @@ class Inside:
             raise RuntimeError("broken")
 
 
+async def whole() -> dict[str, Any]:
+    """A request that has come at once."""
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
 def scope(name: str, method: str, path: str) -> dict[str, Any]:
     return {"type": "http", "name": name, "method": method, "path": path}
 
@@ -51,7 +56,7 @@ async def send_all(app: TakeTurns, *requests: tuple[str, tuple[str, str]]) -> No
     """Each arrives before the next one."""
     tasks = []
     for name, (method, path) in requests:
-        tasks.append(asyncio.create_task(app(scope(name, method, path), None, None)))
+        tasks.append(asyncio.create_task(app(scope(name, method, path), whole, None)))
         await asyncio.sleep(0)
     await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -61,7 +66,7 @@ def test_people_come_before_the_push_that_was_there_first() -> None:
     waiting = [("push2", RECORDS[0]), ("push3", RECORDS[1]), ("ada", ANSWERS[0]), ("bob", ANSWERS[1]), ("cleo", ANSWERS[3])]
     asyncio.run(send_all(TakeTurns(inside), ("push1", RECORDS[0]), *waiting))
     assert inside.order == ["push1", "ada", "bob", "cleo", "push2", "push3"]
-    assert inside.most == 3
+    assert inside.most == TOGETHER
 
 
 @pytest.mark.parametrize("one", [*ANSWERS, *RECORDS])
@@ -75,10 +80,44 @@ def test_a_push_is_alone(one: tuple[str, str], records: tuple[str, str]) -> None
 
 @pytest.mark.parametrize("first", ANSWERS)
 @pytest.mark.parametrize("then", ANSWERS)
-def test_people_do_not_wait_for_one_another(first: tuple[str, str], then: tuple[str, str]) -> None:
+def test_two_people_do_not_wait_for_one_another(first: tuple[str, str], then: tuple[str, str]) -> None:
     inside = Inside(0.001)
     asyncio.run(send_all(TakeTurns(inside), ("one", first), ("other", then)))
     assert inside.most == 2
+
+
+def test_people_go_in_in_the_order_in_which_they_came() -> None:
+    inside, names = Inside(0.001), [f"person{n}" for n in range(20)]
+    asyncio.run(send_all(TakeTurns(inside), *((name, ANSWERS[0]) for name in names)))
+    assert inside.order == names and inside.most == TOGETHER
+
+
+def test_nobody_waits_for_a_slow_line_and_nothing_of_the_request_is_lost() -> None:
+    seen: dict[str, list[Any]] = {}
+
+    async def app(given: Any, receive: Any, send: Any) -> None:
+        seen[given["name"]] = [await receive(), await receive(), await receive()]
+
+    async def visit() -> None:
+        arrive = asyncio.Event()
+
+        async def slow() -> dict[str, Any]:
+            if not arrive.is_set():
+                await arrive.wait()
+                return {"type": "http.request", "body": b"a", "more_body": True}
+            return parts.pop(0)
+
+        parts = [{"type": "http.request", "body": b"b", "more_body": False}, {"type": "http.disconnect"}]
+        taking = TakeTurns(app)
+        waiting = [asyncio.create_task(taking(scope("slow", *RECORDS[0]), slow, None))]
+        await asyncio.sleep(0)
+        for n in range(5):
+            await asyncio.wait_for(taking(scope(f"quick{n}", *ANSWERS[0]), whole, None), 1)
+        arrive.set()
+        await asyncio.gather(*waiting)
+
+    asyncio.run(visit())
+    assert len(seen) == 6 and [message.get("body") for message in seen["slow"]] == [b"a", b"b", None]
 
 
 @pytest.mark.parametrize("free", FREE)
@@ -101,12 +140,12 @@ def test_a_push_is_not_put_off_for_ever() -> None:
 
     async def visit() -> None:
         tasks = [
-            asyncio.create_task(app(scope("person", *ANSWERS[0]), None, None)),
-            asyncio.create_task(app(scope("push", *RECORDS[0]), None, None)),
+            asyncio.create_task(app(scope("person", *ANSWERS[0]), whole, None)),
+            asyncio.create_task(app(scope("push", *RECORDS[0]), whole, None)),
         ]
         for _ in range(40):
             await asyncio.sleep(0.01)
-            tasks.append(asyncio.create_task(app(scope("person", *ANSWERS[0]), None, None)))
+            tasks.append(asyncio.create_task(app(scope("person", *ANSWERS[0]), whole, None)))
         await asyncio.gather(*tasks)
 
     asyncio.run(visit())
@@ -118,9 +157,9 @@ def test_a_request_that_fails_or_is_given_up_keeps_nobody_waiting() -> None:
     app = TakeTurns(inside)
 
     async def visit() -> None:
-        broken = asyncio.create_task(app(scope("broken", *RECORDS[0]), None, None))
-        tired = asyncio.create_task(app(scope("tired", *ANSWERS[0]), None, None))
-        late = asyncio.create_task(app(scope("late", *RECORDS[0]), None, None))
+        broken = asyncio.create_task(app(scope("broken", *RECORDS[0]), whole, None))
+        tired = asyncio.create_task(app(scope("tired", *ANSWERS[0]), whole, None))
+        late = asyncio.create_task(app(scope("late", *RECORDS[0]), whole, None))
         await asyncio.sleep(0)
         tired.cancel()
         await asyncio.wait_for(late, 1)
