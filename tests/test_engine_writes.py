@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from argilla_setup.engine.documents import RecordDoc, ResponseDoc, SuggestionDoc
-from argilla_setup.engine.index import Index
+from argilla_setup.engine.index import Contradiction, Index
 from argilla_setup.engine.order import Sort
 from argilla_setup.engine.schema import VERSION
 from argilla_setup.engine.search import Question, count_responses, search, search_similar
@@ -150,7 +150,7 @@ def test_an_open_view_sees_nothing_of_what_comes_meanwhile(tmp_path: Path) -> No
 def test_a_record_of_another_dataset_is_not_taken_over(tmp_path: Path) -> None:
     made = fill(tmp_path / "s.db", [RecordDoc("a", {"prompt": "first"})])
     made.create_dataset("other", fields=["prompt"], questions={})
-    with pytest.raises(LookupError):
+    with pytest.raises(Contradiction):
         made.put_records("other", [RecordDoc("a", {"prompt": "second"})])
     assert search(made, "d", question=Question("first")).total == 1
 

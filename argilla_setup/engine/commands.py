@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -18,6 +19,7 @@ from argilla_server.settings import settings
 
 from argilla_setup.engine import adapter
 from argilla_setup.engine.check import is_damage
+from argilla_setup.engine.index import Contradiction
 
 
 def prepare() -> None:
@@ -59,6 +61,10 @@ def work() -> None:
 
 async def reindex() -> None:
     """Build the index again from the database."""
+    await _begin_anew_if_damaged(_reindex_everything)
+
+
+async def _reindex_everything() -> None:
     from argilla_server.cli.search_engine.reindex import Reindexer
 
     async with SearchEngine.get_by_name(settings.search_engine) as engine, AsyncSessionLocal() as session:
@@ -69,16 +75,21 @@ async def reindex() -> None:
 
 async def _make_index_whole() -> None:
     try:
-        await _mend_index()
-    except sqlite3.DatabaseError as error:
-        if not is_damage(error):  # whole: in use, on a full disk, or not to be written
+        await _begin_anew_if_damaged(_mend_index)
+    finally:
+        await async_engine.dispose()  # its connections belong to this event loop; the web server has another
+
+
+async def _begin_anew_if_damaged(mend: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await mend()
+    except (sqlite3.DatabaseError, Contradiction) as error:
+        if isinstance(error, sqlite3.DatabaseError) and not is_damage(error):  # whole: in use, on a full disk, or not to be written
             raise
         # Everything in it can be made from the database; a damaged file must not keep the web server down.
         print(f"the index is damaged ({error}); building it anew from the database", flush=True)
         adapter.forget_index()
-        await _mend_index()
-    finally:
-        await async_engine.dispose()  # its connections belong to this event loop; the web server has another
+        await mend()
 
 
 async def _mend_index() -> None:

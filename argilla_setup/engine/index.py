@@ -33,6 +33,10 @@ from argilla_setup.engine.vectors import VectorCache, delete_vectors
 CACHE_MB = 64
 
 
+class Contradiction(LookupError):
+    """The index says what the database cannot mean: one record in two datasets."""
+
+
 class Index:
     """The file. Safe to use from several threads: each gets its own connection."""
 
@@ -199,7 +203,7 @@ def _put_record(db: sqlite3.Connection, row: DatasetRow, doc: RecordDoc) -> int:
         values,
     ).fetchone()
     if found is None:
-        raise LookupError(f"record {doc.id} belongs to another dataset of the index; run search-engine reindex")
+        raise Contradiction(f"record {doc.id} belongs to another dataset of the index; run search-engine reindex")
     return int(found[0])
 
 

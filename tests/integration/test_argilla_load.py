@@ -1,4 +1,7 @@
-"""Many people answer while a push runs: nobody's answer is lost or refused, and nobody waits long for the push."""
+"""Many people answer while a push runs: nobody's answer is lost or refused.
+
+How long they wait is what `benchmarks/argilla.py annotators` tells, on a machine that does nothing else.
+"""
 
 from __future__ import annotations
 
@@ -23,5 +26,3 @@ def test_people_answer_while_a_push_runs(argilla_home: RunningArgilla) -> None:
     assert (found["answered"], found["lost"], found["pushed"]["sent"]) == (PEOPLE * ANSWERS, 0, PUSHED)
     assert found["statuses"] == {201: PEOPLE * ANSWERS}
     assert not [finding for finding in examine(argilla_home.home) if finding.about == "index" and finding.level == "wrong"]
-    if SOAK:
-        assert found["submit_ms"]["p95"] < 500, found
