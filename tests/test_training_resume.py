@@ -79,8 +79,9 @@ def run_killed(project: Path, kind: str, file: Path, *, kills: int, seed: int, t
 def test_sft_killed_and_run_again_ends_at_the_same_adapter(project: Path) -> None:
     from training.preflight import preflight
 
-    whole = train_run(load_run(project, "sft.yaml", run_settings()))
-    run = load_run(project, "killed.yaml", run_settings(output="killed"))
+    optimizer = run_settings()["optimizer"] | {"epochs": 6}  # more steps than kills
+    whole = train_run(load_run(project, "sft.yaml", run_settings(optimizer=optimizer)))
+    run = load_run(project, "killed.yaml", run_settings(output="killed", optimizer=optimizer))
     preflight(run)
     run_killed(project, "sft", run.source, kills=20, seed=11, total=whole["steps"])
     again = require_run(run.output)
