@@ -472,7 +472,9 @@ def test_signed_then_verified_then_exported(tmp_path: Path) -> None:
     score_by_hand(folder)
     approve(folder)
     path = Path(pipeline.snapshot(folder, "instruction").counts["path"])
-    pipeline.sign(path)
+    assert pipeline.snapshot(folder, "instruction").notes[-1] == f"Next: curate sign {path}"
+    signer = pipeline.sign(path).counts["signer"]
+    assert pipeline.snapshot(folder, "instruction").notes[-1] == f"It is signed by {signer}."
     checked = pipeline.verify(path, deep=True)
     assert checked.counts["verified"] is True
     out = tmp_path / "train.jsonl"

@@ -56,7 +56,9 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> Summary:
             **{split: len(part) for split, part in splits.items()},
             "stopped_at_last_gate": dict(Counter(stopped.values())), "left_out_of_splits": left_out,
         }  # fmt: skip
-        notes = [note for note in (frozen.note, f"Next: {command('curate', 'sign', frozen.path)}") if note]
+        signer = snapshots.read_signer(frozen.path)  # of rows that were frozen, and perhaps signed, before
+        told = f"It is signed by {signer}." if signer else f"Next: {command('curate', 'sign', frozen.path)}"
+        notes = [note for note in (frozen.note, told) if note]
         return Summary("snapshot", run.rows_in, run.rows_out, counts, notes)
 
 

@@ -35,7 +35,8 @@ class Origin:
 
 
 class Row(NamedTuple):
-    """A record with what the stages need to know of where it came from. It stays JSON, which is a sixth of its size, until it is read."""
+    """A record with what the stages need to know of where it came from. It stays JSON until it is read: 557 bytes
+    of a coding project's row, where the record as objects takes 2.8 KB (measured)."""
 
     seq: int
     id: str
