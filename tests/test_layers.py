@@ -21,6 +21,7 @@ PACKAGES = ("argilla_setup", "curation", "training")
 NOUNS = {"errors", "records", "requests", "completions", "checks", "project", "standin_address", "yaml_file"}
 EFFECTS = {"store", "models", "review", "snapshot"}
 CORE = {
+    "alarms",
     "plan",
     "generate",
     "score",

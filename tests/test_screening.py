@@ -18,10 +18,12 @@ from curation.pipeline.facts_for_report import report_data
 from curation.pipeline.leaks import leak_findings
 from curation.pipeline.screened import keys_of
 from curation.records import dump_record, make_instruction
+from curation.report.attention import find_attention
 from curation.store import open_store, records
 from curation.template import write_template
 
 NOUNS = ["apples", "pears", "plums", "boats", "hens", "stamps", "coins", "bricks", "lamps", "ropes", "kites", "drums", "maps", "tents"]
+KINGS = "List every king of Rome from Romulus to the last Tarquin."
 NAMES = ["Ana", "Ben", "Chloe", "Dan", "Eva", "Finn", "Gina", "Hugo", "Iris", "Jon", "Kira", "Leo", "Mona", "Nils", "Olga", "Pia", "Quin"]
 
 
@@ -44,7 +46,10 @@ def project(tmp_path: Path) -> Path:
     folder = tmp_path / "garden"
     write_template(folder, "blank", offline=True, instruction=0, preference=0)
     (folder / "protected").mkdir(exist_ok=True)
-    for suite, items in {"large": questions(130, seed=1), "small": ["Name the seven hills of Rome.", "Who wrote Middlemarch?"]}.items():
+    for suite, items in {
+        "large": questions(130, seed=1),
+        "small": ["Name the seven hills of Rome.", "Who wrote Middlemarch?", KINGS],
+    }.items():
         (folder / f"protected/{suite}.jsonl").write_text("".join(json.dumps({"text": item}) + "\n" for item in items))
     path = folder / "project.yaml"
     text = re.sub(r"(?m)^(brief|intended_use): .*$", r"\1: answer questions", path.read_text())
@@ -88,7 +93,7 @@ def test_the_last_gate_passes_what_the_screen_has_seen_and_sees_a_row_that_was_a
         bench.db.execute("UPDATE records SET body = ? WHERE seq = ?", (dump_record(leak), row.seq))
         assert gate(bench) == ({"leak_exact"}, True)
         # An answer counts as much as a prompt.
-        leak = make_instruction("Say something.", "Name the seven hills of Rome.")
+        leak = make_instruction("Say something.", KINGS)
         bench.db.execute("UPDATE records SET body = ? WHERE seq = ?", (dump_record(leak), row.seq))
         assert gate(bench) == ({"leak_exact"}, True)
 
@@ -132,7 +137,7 @@ def test_the_screen_tells_its_operating_point(project: Path) -> None:
     line = next(line for line in made.output.splitlines() if line.startswith("Operating point: "))
     assert "1.0% of hard negatives" in line and "`screen.false_positive_rate` moves them" in line
     assert re.search(r"large -?\d+\.\d\d \(\d of 1[23]\d items lie beyond it", line), line
-    assert "small 6.00, fixed (2 items are too few to estimate on)" in line
+    assert "small 6.00, fixed (3 items are too few to estimate on)" in line
     told = json.loads(CliRunner().invoke(app, ["screen", str(project), "--json"]).output)["operating_point"]
     assert told["key"] == "screen.false_positive_rate" and told["rate"] == 0.01
     assert told["suites"]["large"]["is_estimated"] and told["suites"]["large"]["flagged"] <= 0.01 * told["suites"]["large"]["items"]
@@ -147,3 +152,55 @@ def test_a_looser_rate_lowers_the_cut(project: Path) -> None:
     path.write_text(path.read_text().replace("false_positive_rate: 0.01", "false_positive_rate: 0.2"))
     loose = pipeline.screen(project).counts["operating_point"]["suites"]["large"]
     assert loose["cut"] < strict and 0.1 < loose["flagged"] / loose["items"] <= 0.2
+
+
+def banking(folder: Path, rows: str, protected: str, *, suite: str = "label: category") -> dict[str, int]:
+    """The findings of a screen over imported rows (text, category) beside a protected set of the same columns."""
+    write_template(folder, "blank", offline=True, instruction=0, preference=0)
+    (folder / "protected").mkdir(exist_ok=True)
+    (folder / "protected/test.csv").write_text("text,category\n" + protected)
+    (folder / "rows.csv").write_text("text,category\n" + rows)
+    path = folder / "project.yaml"
+    text = re.sub(r"(?m)^(brief|intended_use): .*$", r"\1: name the intent", path.read_text())
+    text = re.sub(r"(?m)^  semantic: .*$", "  semantic: null", text)
+    path.write_text(text.replace("  protected: {}", f"  protected: {{test: {{file: protected/test.csv, text: text, {suite}}}}}"))
+    columns = {"prompt": "text", "completion": "category", **({"label": "category"} if suite.startswith("label") else {})}
+    pipeline.import_rows(folder, folder / "rows.csv", columns=columns)
+    return dict(pipeline.screen(folder).counts["findings"])
+
+
+def test_label_that_equals_a_protected_question_is_not_a_leak(tmp_path: Path) -> None:
+    rows = "".join(f"My {thing} payment has not arrived yet,pending_transfer\n" for thing in NOUNS)
+    assert banking(tmp_path / "b", rows, "Pending transfer?,pending_transfer\nWhere is my card?,card_arrival\n") == {}
+
+
+def test_question_that_equals_a_protected_question_is_a_leak_whatever_its_label(tmp_path: Path) -> None:
+    rows = "Pending transfer?,pending_transfer\nWhy so slow?,pending_transfer\n"
+    assert banking(tmp_path / "b", rows, "Pending transfer?,pending_transfer\n") == {"leak_exact": 1}
+
+
+def test_answers_are_compared_with_protected_answers(tmp_path: Path) -> None:
+    theirs = "What is it?,the red house by the river\nWhat else?,yes\nAnd then?,the usual answer of all\nAnd now?,the usual answer of all\n"
+    rows = (
+        "Name one,the red house by the river\nIs it?,yes\nAnd?,the usual answer of all\nWhere?,we met at the red house by the river today\n"
+    )
+    # One item's own answer leaks, alone or within a longer one; a short answer and one that two items share do not.
+    assert banking(tmp_path / "b", rows, theirs, suite="answer: category") == {"leak_exact": 1, "leak_contained": 1}
+
+
+def test_gate_that_empties_a_class_or_drops_too_many_rows_raises_alarms(tmp_path: Path) -> None:
+    asked = [f"How many {thing} are in the red box today?" for thing in NOUNS]
+    protected = "".join(f"{text},count\n" for text in asked[:6])
+    kept = "".join(f"Where are my {thing} now?,place\n" for thing in NOUNS)
+    assert banking(tmp_path / "b", protected + kept, protected) == {"leak_exact": 6}
+    emptied = "screen: 1 of 2 classes has no row left: count (6 rows). Look at why they are dropped."
+    large = "screen: 6 of 20 rows (30%) are dropped, above the alarm at 20%. Check its settings before you use the result."
+    made = CliRunner().invoke(app, ["screen", str(tmp_path / "b"), "--json"])
+    assert json.loads(made.output)["alarms"] == [large, emptied]
+    with open_bench(tmp_path / "b") as bench:
+        data = report_data(bench)
+    assert data.gate_alarms == (large, emptied)
+    assert {(notice.level, notice.text) for notice in find_attention(data) if notice.section == "drops"} >= {
+        ("look", large),
+        ("look", emptied),
+    }

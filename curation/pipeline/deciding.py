@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from curation import decide as rules
+from curation.alarms import gate_alarms
 from curation.decide import Decision, Facts, Family, Opinion, Reason
 from curation.pipeline.balancing import leave_out_over_cap
 from curation.pipeline.bench import Bench, Summary, open_bench
@@ -46,10 +47,14 @@ def decide(folder: Path) -> Summary:
             counts: dict[str, Any] = {name: n for name, n in verdicts.items()}
             run.rows_in, run.rows_out = len(decisions), len(decisions) - verdicts["dropped"] - verdicts["rejected"]
             pairs = pair_hygiene(bench, facts.verdicts_by_seq(bench.db))
-            run.detail = {**counts, **({"pairs": hygiene_values(pairs)} if pairs else {})}
+            labels = records.labels_by_seq(bench.db)
+            below = [d.verdict == "dropped" and any(reason.stage == "score" for reason in d.reasons) for d in decisions]
+            alarms = [str(alarm) for alarm in gate_alarms("score", [labels.get(d.seq) for d in decisions], below)]
+            run.detail = {**counts, "gate_alarms": alarms, **({"pairs": hygiene_values(pairs)} if pairs else {})}
         reasons = Counter(f"{d.reasons[0].stage}: {d.reasons[0].kind}" for d in decisions if d.verdict == "dropped")
         _, notes = tell_kept(bench)
-        return Summary("decide", run.rows_in, run.rows_out, {**counts, "dropped_for": dict(reasons.most_common())}, notes)
+        counts |= {"dropped_for": dict(reasons.most_common()), "alarms": alarms}
+        return Summary("decide", run.rows_in, run.rows_out, counts, [*alarms, *notes])
 
 
 def decide_rows(bench: Bench) -> list[Decision]:

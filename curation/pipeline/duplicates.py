@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from curation.alarms import gate_alarms
 from curation.dedup import cluster_alarms, find_exact, find_near, find_semantic
 from curation.dedup.across import find_near_on_ray
 from curation.dedup.rows import is_compiled
@@ -43,11 +44,13 @@ def dedup(folder: Path, *, against: Sequence[Path] = (), ray: str | None = None,
             return _tell_dedup(bench, "nothing has changed since the last run; its findings stand")
         with runs.record_run(bench.db, "dedup", digest) as run:
             findings, alarms = list[Finding](), list[str]()
+            labels: dict[int, str | None] = {}
             for kind in KINDS:
                 # A row that a person rewrote has gone on as its child, which must not fall as its copy.
                 rows = [row for row in records.list_rows(bench.db, kind) if row.seq in ranks]
                 tell = partial(progress or _untold, "dedup", len(rows), len(rows))
                 run.rows_in += len(rows)
+                labels |= {row.seq: label_of(bench, row) for row in rows}
                 known = earlier_findings(bench, rows, earlier) if earlier else []
                 gone = {finding.seq for finding in known}
                 left = [row for row in rows if row.seq not in gone]
@@ -57,9 +60,17 @@ def dedup(folder: Path, *, against: Sequence[Path] = (), ray: str | None = None,
                 findings, alarms = findings + known + found, alarms + alarm
             facts.add_findings(bench.db, findings, run.number)
             copies = records.count_duplicates_by_id(bench.db)
-            run.rows_out = run.rows_in - len({f.seq for f in findings})
-            run.detail = {"kinds": Counter(f.kind for f in findings), "second_origins": sum(n for _, n in copies), "alarms": alarms}
-        return _tell_dedup(bench, *alarms)
+            dropped = {f.seq for f in findings}
+            run.rows_out = run.rows_in - len(dropped)
+            share = bench.project.dedup.alarm_share
+            raised = [str(alarm) for alarm in gate_alarms("dedup", list(labels.values()), [seq in dropped for seq in labels], share=share)]
+            run.detail = {
+                "kinds": Counter(f.kind for f in findings),
+                "second_origins": sum(n for _, n in copies),
+                "alarms": alarms,
+                "gate_alarms": raised,
+            }
+        return _tell_dedup(bench)
 
 
 def vectors_of(bench: Bench, texts: Sequence[str], *, tell: Callable[[str], None] | None = None) -> np.ndarray[Any, Any]:
@@ -129,8 +140,9 @@ def _tell_dedup(bench: Bench, *notes: str) -> Summary:
     kinds = {step: detail["kinds"].get(step, 0) for step in ("exact", "near", "semantic")}
     if "earlier" in detail["kinds"]:
         kinds = {"earlier": detail["kinds"]["earlier"], **kinds}
-    counts = {**kinds, "identical_records": detail["second_origins"]}
-    return Summary("dedup", run["rows_in"], run["rows_out"], counts, list(notes))
+    alarms = [*detail.get("gate_alarms", []), *detail.get("alarms", [])]
+    counts = {**kinds, "identical_records": detail["second_origins"], "alarms": alarms}
+    return Summary("dedup", run["rows_in"], run["rows_out"], counts, [*alarms, *notes])
 
 
 def _untold(stage: str, done: int, total: int, words: str) -> None:

@@ -69,6 +69,7 @@ def report_data(bench: Bench) -> page.ReportData:
         drops=_drops(bench, verdicts, by_seq) if verdicts else None,
         suites=_suites(bench, findings, len(by_seq)) if "screen" in ran else None,
         leaks=_leaks(bench, findings, by_seq),
+        gate_alarms=_gate_alarms(bench),
         conflicts=_conflicts(bench, findings, by_seq) if "screen" in ran else None,
         distributions=_distributions(bench, rows, verdicts) if by_seq else None,
         coverage=_coverage(bench, verdicts, rows),
@@ -82,6 +83,11 @@ def report_data(bench: Bench) -> page.ReportData:
         snapshots=work.snapshots_facts(bench) if "snapshot" in ran else None,
         runs=work.runs_facts(bench),
     )
+
+
+def _gate_alarms(bench: Bench) -> tuple[str, ...]:
+    latest = [run for stage in (*GATES, "decide") if (run := runs.latest_run(bench.db, stage))]
+    return tuple(alarm for run in latest for alarm in json.loads(run["detail"] or "{}").get("gate_alarms", ()))
 
 
 def in_words(kind: str) -> str:

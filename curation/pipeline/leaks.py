@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from curation.embed import embed
 from curation.leakage import LeakScreen, OperatingPoint
 from curation.leakage.features import Encoder
 from curation.leakage.judge import Doubt
+from curation.leakage.spans import words
 from curation.pipeline.bench import Bench, label_of, load_cells
 from curation.pipeline.duplicates import vectors_of
 from curation.pipeline.protecting import ProtectedItems
@@ -22,6 +24,11 @@ from curation.store.facts import Finding
 from curation.store.records import Row
 
 _BATCH = 50_000
+SHORT_ANSWER = 8
+"""Words from which an answer is compared with protected prompts. A label or a shorter answer equals one by chance: the class
+`pending_transfer` is also the test question "Pending transfer?". Eight words is the span that counts as copied elsewhere."""
+LEAST_COPIED = 4
+"""Words that a protected text needs to count as copied into an answer: "pending transfer" in an answer is its subject."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,8 @@ def leak_findings(
 ) -> Leaks:
     """Rows too close to a protected item, each with its evidence. Answers are looked through as well as prompts.
 
-    A row that an earlier screen cleared, under the same suites, settings and code, is not looked at again as long as its text
-    is the very same.
+    Labels and short answers are compared with protected answers only (`answer` of a set). A row that an earlier screen cleared
+    under the same sets, settings and code is not looked at again while its text is the same.
 
     Args:
         run: the screen's run, with which cleared rows are kept; rows just below the cut are then looked at again. Without one
@@ -61,16 +68,15 @@ def leak_findings(
     has_labels = any(labels) and any(items.suite.label for items in protected)
     allowed = allowed_texts(bench)
     digest = screening_digest(bench, protected, allowed, has_labels=has_labels)
-    keys = keys_of(digest, rows, labels if has_labels else None)
+    keys = keys_of(digest, rows, labels)
     unseen = np.flatnonzero(~find_seen(bench, digest, keys, with_doubts=run is None))
     found, doubts, points = list[Finding](), dict[int, Doubt](), tuple[OperatingPoint, ...]()
     if len(unseen):
         score = _scorer(bench, protected, allowed, has_labels=has_labels)
-        points = score.points
+        points = score.prompts.operating_points
         for start in range(0, len(unseen), _BATCH):
             batch = unseen[start : start + _BATCH].tolist()
-            own = [labels[n] for n in batch] if has_labels else None
-            some, doubtful = _found([rows[n] for n in batch], own, score, protected)
+            some, doubtful = score.find([rows[n] for n in batch], [labels[n] for n in batch])
             found, doubts = found + some, doubts | doubtful
             if tell:
                 tell(len(rows) - len(unseen) + start + len(batch))
@@ -90,50 +96,83 @@ def allowed_texts(bench: Bench) -> list[str]:
 
 @dataclass(frozen=True)
 class _Scorer:
-    """The suites, indexed for prompts (with embeddings, where the project has them) and for answers (without)."""
+    """The protected sets, indexed for each text that is compared with them."""
 
+    protected: Sequence[ProtectedItems]
+    has_labels: bool
     prompts: LeakScreen
-    answers: LeakScreen
+    """Protected prompts for the rows' prompts, with embeddings where the project has them."""
+    copied: LeakScreen
+    """Protected prompts for the rows' answers: only copied text counts there, so nothing is embedded."""
+    answers: LeakScreen | None
+    """Protected answers, where a set names them."""
 
-    @property
-    def points(self) -> tuple[OperatingPoint, ...]:
-        return self.prompts.operating_points
+    def find(self, rows: Sequence[Row], labels: Sequence[str | None]) -> tuple[list[Finding], dict[int, Doubt]]:
+        """Return the leaks among the rows, one a row and its prompt's first, and the rows just below the cut."""
+        given = labels if self.has_labels else None
+        asked, answered = zip(*(row.texts for row in rows), strict=True)
+        prompts = self.prompts.score(asked, labels=given)
+        texts = {items.name: items.texts for items in self.protected}
+        lines = [(line, texts, "") for line in prompts.filter(prompts["is_leak"]).to_pylist()]
+        short = [_is_short(answer, label) for answer, label in zip(answered, labels, strict=True)]
+        # An answer names what it is about, so in answers only copied text counts.
+        long = ["" if is_short else answer for answer, is_short in zip(answered, short, strict=True)]
+        lines += [(line, texts, "In the answer: ") for line in _copied(self.copied, long, given, texts)]
+        if self.answers is not None:
+            theirs = {items.name: items.answers for items in self.protected}
+            lines += [
+                (line, theirs, "In the answer, beside a protected answer: ")
+                for line in _copied(self.answers, answered, None, theirs)
+                if not short[line["row"]] or line["kind"] == "exact"
+            ]
+        found: dict[int, Finding] = {}
+        for line, shown, where in lines:
+            row = rows[line["row"]]
+            found.setdefault(row.seq, _leak(row, {**line, "evidence": where + line["evidence"]}, shown))
+        labelled = {items.name for items in self.protected if items.suite.label}
+        doubtful = [line for line in prompts.filter(prompts["is_uncertain"]).to_pylist() if rows[line["row"]].seq not in found]
+        doubts = {row.seq: _doubt(row, line, texts, line["suite"] in labelled) for line in doubtful for row in [rows[line["row"]]]}
+        return list(found.values()), doubts
 
 
 def _scorer(bench: Bench, protected: Sequence[ProtectedItems], allowed: Sequence[str], *, has_labels: bool) -> _Scorer:
     texts = {items.name: items.texts for items in protected}
+    rate = bench.project.screen.false_positive_rate
     given: dict[str, Any] = {
         "allowed": allowed,
-        "false_positive_rate": bench.project.screen.false_positive_rate,
+        "false_positive_rate": rate,
         "protected_labels": {items.name: items.labels for items in protected} if has_labels else None,
     }
     encode = _encoder(bench)
-    answers = LeakScreen(texts, **given)
-    return _Scorer(answers if encode is None else LeakScreen(texts, encode=encode, **given), answers)
+    copied = LeakScreen(texts, **given)
+    prompts = copied if encode is None else LeakScreen(texts, encode=encode, **given)
+    answers = {items.name: _telling_answers(items) for items in protected if items.answers}
+    return _Scorer(protected, has_labels, prompts, copied, LeakScreen(answers, false_positive_rate=rate) if answers else None)
 
 
-def _found(
-    rows: Sequence[Row], labels: Sequence[str | None] | None, scorer: _Scorer, protected: Sequence[ProtectedItems]
-) -> tuple[list[Finding], dict[int, Doubt]]:
-    """Leaks among some rows, and those just below the cut."""
-    texts = {items.name: items.texts for items in protected}
-    asked, answered = zip(*(row.texts for row in rows), strict=True)
-    prompts = scorer.prompts.score(asked, labels=labels)
-    leaks = prompts.filter(prompts["is_leak"]).to_pylist()
-    flagged = {line["row"] for line in leaks}
-    # An answer names what it is about, so only copied text counts there; a row that leaks by its prompt is told once.
-    copied = [line for line in _copied(answered, labels, scorer) if line["row"] not in flagged]
-    found = [_leak(rows[line["row"]], line, texts) for line in leaks]
-    found += [_leak(rows[line["row"]], {**line, "evidence": f"In the answer: {line['evidence']}"}, texts) for line in copied]
-    gone, labelled = {finding.seq for finding in found}, {items.name for items in protected if items.suite.label}
-    doubtful = [line for line in prompts.filter(prompts["is_uncertain"]).to_pylist() if rows[line["row"]].seq not in gone]
-    return found, {row.seq: _doubt(row, line, texts, line["suite"] in labelled) for line in doubtful for row in [rows[line["row"]]]}
+def _telling_answers(items: ProtectedItems) -> list[str]:
+    """Return the answers that identify one item, in its place; empty text for labels, repeated and very short answers."""
+    read = [words(answer) for answer in items.answers]
+    held = Counter(read)
+    return [
+        answer if held[own] == 1 and len(own) >= LEAST_COPIED and own != words(label or "") else ""
+        for answer, own, label in zip(items.answers, read, items.labels, strict=True)
+    ]
 
 
-def _copied(texts: Sequence[str], labels: Sequence[str | None] | None, scorer: _Scorer) -> Iterator[dict[str, Any]]:
-    answers = scorer.answers.score(texts, labels=labels, copies_only=True)
-    # Beside texts that may be trained on rewordings are told all the same.
-    yield from (line for line in answers.filter(answers["is_leak"]).to_pylist() if line["kind"] != "reworded")
+def _is_short(answer: str, label: str | None) -> bool:
+    own = words(answer)
+    return len(own) < SHORT_ANSWER or (label is not None and own == words(label))
+
+
+def _copied(
+    screen: LeakScreen, answered: Sequence[str], labels: Sequence[str | None] | None, texts: Mapping[str, Sequence[str]]
+) -> Iterator[dict[str, Any]]:
+    table = screen.score(answered, labels=labels, copies_only=True)
+    for line in table.filter(table["is_leak"]).to_pylist():
+        # Beside texts that may be trained on the screen names rewordings all the same.
+        if line["kind"] != "reworded" and len(words(texts[line["suite"]][line["item"]])) >= LEAST_COPIED:
+            yield line
 
 
 def _leak(row: Row, line: Mapping[str, Any], texts: Mapping[str, Sequence[str]]) -> Finding:

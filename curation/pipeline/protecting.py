@@ -29,6 +29,8 @@ class ProtectedItems:
     suite: Suite
     texts: list[str]
     labels: list[str | None]
+    answers: tuple[str, ...] = ()
+    """The expected answer of each item; empty where the set names none."""
 
 
 def read_protected(folder: Path, suites: Mapping[str, Suite]) -> list[ProtectedItems]:
@@ -54,13 +56,16 @@ def _read_suite(folder: Path, name: str, suite: Suite) -> ProtectedItems:
     if not path.is_file():
         raise ProjectError(where, f"there is no file {path}", "put it there, or take the suite out")
     rows = _rows(where, path)
-    for column in filter(None, (suite.text, suite.label)):
+    for column in filter(None, (suite.text, suite.label, suite.answer)):
         known = dict.fromkeys(key for row in rows for key in row)
         if column not in known:
-            raise ProjectError(where, f"names the column `{column}`; {path.name} has {', '.join(known)}", "mend the name in project.yaml")
+            raise ProjectError(
+                where, f"names the column `{column}`; {path.name} has {', '.join(known)}", "correct the name in project.yaml"
+            )
     texts = [_text(row.get(suite.text)) for row in rows]
     labels = [_text(row.get(suite.label)) or None if suite.label else None for row in rows]
-    return ProtectedItems(name, path, hashlib.sha256(path.read_bytes()).hexdigest(), suite, texts, labels)
+    answers = tuple(_text(row.get(suite.answer)) for row in rows) if suite.answer else ()
+    return ProtectedItems(name, path, hashlib.sha256(path.read_bytes()).hexdigest(), suite, texts, labels, answers)
 
 
 def _rows(where: str, path: Path) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ _DOUBT = np.uint64(1)
 def screening_digest(bench: Bench, protected: Sequence[ProtectedItems], allowed: Sequence[str], *, has_labels: bool) -> bytes:
     """What decides besides the row: equal digests and equal rows have equal leaks."""
     model = screen_model(bench)
-    suites = [(items.name, items.texts, items.labels if has_labels else None) for items in protected]
+    suites = [(items.name, items.texts, items.labels if has_labels else None, items.answers) for items in protected]
     shaping = [suites, list(allowed), bench.project.screen.false_positive_rate, model_digest(model) if model else "", _code_digest()]
     return hashlib.sha256(orjson.dumps(shaping)).digest()
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from curation.alarms import gate_alarms
 from curation.checks import TableCheck
 from curation.dedup import find_conflicts
 from curation.embed import model_digest
@@ -50,8 +51,16 @@ def screen(folder: Path, *, progress: Progress | None = None) -> Summary:
             for kind in KINDS:
                 findings += conflict_findings(bench, [row for row in rows if row.kind == kind])
             facts.add_findings(bench.db, findings, run.number)
-            run.rows_out = run.rows_in - len({f.seq for f in findings if f.drops})
-            run.detail = {"kinds": Counter(f.kind for f in findings), "doubtful": len(leaks.doubts), **_operating(bench, leaks)}
+            gone = {f.seq for f in findings if f.drops}
+            run.rows_out = run.rows_in - len(gone)
+            labels, share = [label_of(bench, row) for row in rows], bench.project.screen.alarm_share
+            alarms = [str(alarm) for alarm in gate_alarms("screen", labels, [row.seq in gone for row in rows], share=share)]
+            run.detail = {
+                "kinds": Counter(f.kind for f in findings),
+                "doubtful": len(leaks.doubts),
+                "gate_alarms": alarms,
+                **_operating(bench, leaks),
+            }
         return _tell_screen(bench, *notes)
 
 
@@ -139,8 +148,9 @@ def _tell_screen(bench: Bench, *notes: str) -> Summary:
     assert run is not None
     detail = json.loads(run["detail"])
     operating = {name: value for name, value in detail.get("operating_point", {}).items() if name != "digest"}
-    counts = {"findings": detail["kinds"], **({"operating_point": operating} if operating else {})}
-    return Summary("screen", run["rows_in"], run["rows_out"], counts, [*_operating_notes(operating), *notes])
+    alarms = detail.get("gate_alarms", [])
+    counts = {"findings": detail["kinds"], "alarms": alarms, **({"operating_point": operating} if operating else {})}
+    return Summary("screen", run["rows_in"], run["rows_out"], counts, [*alarms, *_operating_notes(operating), *notes])
 
 
 def _operating_notes(operating: Mapping[str, Any]) -> list[str]:

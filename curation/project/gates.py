@@ -28,6 +28,8 @@ class Dedup(Closed):
     openvino-f32 repeats on any CPU."""
     against: tuple[str, ...] = ()
     """Earlier snapshots (paths or patterns below the project, such as snapshots/*) whose rows are not made again."""
+    alarm_share: float = Field(default=0.5, gt=0, le=1)
+    """Share of the rows from which dropped duplicates raise an alarm; a class left empty always raises one."""
     index: str | None = None
     """Where sketches of earlier snapshots are kept: `project` (in its folder) or redis://…; none: their texts are read."""
 
@@ -40,6 +42,8 @@ class Suite(Closed):
     text: str | None = None
     """Column that holds the text to protect."""
     label: str | None = None
+    answer: str | None = None
+    """Column that holds the expected answer; the rows' answers are compared with it."""
     snapshot: str | None = None
     """Folder of a snapshot, of this project or of another."""
     split: Literal["train", "validation", "test"] | None = None
@@ -55,8 +59,10 @@ class Suite(Closed):
         if len(given) != 1:
             found = " and ".join(given) or "none of them"
             raise ValueError(f"needs one of file (with text), snapshot or task; it has {found}")
-        own = {"file": {"text", "label"}, "snapshot": {"split"}, "task": {"split", "include_path"}}[given[0]]
-        if foreign := [name for name in ("text", "label", "split", "include_path") if getattr(self, name) is not None and name not in own]:
+        own = {"file": {"text", "label", "answer"}, "snapshot": {"split"}, "task": {"split", "include_path"}}[given[0]]
+        if foreign := [
+            name for name in ("text", "label", "answer", "split", "include_path") if getattr(self, name) is not None and name not in own
+        ]:
             raise ValueError(f"has `{foreign[0]}`, which does not go with `{given[0]}`")
         if self.file is not None and self.text is None:
             raise ValueError("needs `text`, the column that holds the text to protect")
@@ -74,3 +80,5 @@ class Screen(Closed):
     model: str | None = None
     """Embedding model of the screen where it is not the one of dedup: a multilingual one finds leaks across languages."""
     checks: tuple[Check, ...] = ()
+    alarm_share: float = Field(default=0.2, gt=0, le=1)
+    """Share of the rows from which leaks and failed checks together raise an alarm; a class left empty always raises one."""

@@ -172,7 +172,7 @@ def _interval(estimate: Estimate) -> str:
 
 
 def _gates(data: ReportData) -> list[Notice]:
-    found = []
+    found = [Notice("look", alarm, "drops") for alarm in data.gate_alarms]
     if data.leaks:
         suites = ", ".join(sorted({leak.suite for leak in data.leaks}))
         found.append(Notice("note", f"{_rows(len(data.leaks))} left out as leaks of {suites}.", "leaks"))

@@ -40,6 +40,8 @@ class ReportData(Closed):
     drops: tuple[Drop, ...] | None = None
     suites: tuple[ProtectedSuite, ...] | None = None
     leaks: tuple[Leak, ...] = ()
+    gate_alarms: tuple[str, ...] = ()
+    """Sentences about gates that emptied a class or dropped more than their stated share."""
     conflicts: tuple[Conflict, ...] | None = None
     distributions: tuple[Distribution, ...] | None = None
     coverage: Coverage | None = None

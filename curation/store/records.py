@@ -183,6 +183,11 @@ def kinds_by_seq(db: sqlite3.Connection) -> dict[int, Kind]:
     return {row["seq"]: row["kind"] for row in db.execute("SELECT seq, kind FROM records")}
 
 
+def labels_by_seq(db: sqlite3.Connection) -> dict[int, str]:
+    """Return the label of every record that has one."""
+    return {row["seq"]: row["label"] for row in db.execute("SELECT seq, label FROM records WHERE label IS NOT NULL")}
+
+
 def count_rows(db: sqlite3.Connection) -> dict[str, int]:
     """Kind to how many records stand for themselves."""
     sql = """SELECT kind, count(*) AS n FROM records r WHERE erased IS NULL
