@@ -202,7 +202,7 @@ def test_a_jsonl_with_broken_lines_brings_in_the_others(garden: Path, tmp_path: 
     done = run("curation", "import", garden, file)
     assert done.returncode == 0 and done.stderr == ""
     assert "import: 6 in, 3 out" in done.stdout
-    assert [int(n) for n in re.findall(r"rows\.jsonl:(\d+) was left out", done.stdout)] == [2, 4, 5]
+    assert [int(n) for n in re.findall(r"rows\.jsonl:(\d+): not imported", done.stdout)] == [2, 4, 5]
     file.write_text("\n".join(good) + "\n")
     assert accepted("curation", "import", garden, file)["new_records"] == 0
 

@@ -104,7 +104,7 @@ def test_rows_near_to_an_earlier_snapshot_are_left_out_with_its_text(tmp_path: P
     rows.write_text(
         "prompt,completion,label\n" + "".join(f"{p},Code: A00.0,A00.0\n" for p in ("Phrase 3", "What ails a rose", long.format(1)))
     )
-    pipeline.import_rows(folder, rows, shape="prompt-completion", columns={}, seed_group=None)
+    pipeline.import_rows(folder, rows, shape="prompt-completion")
     monkeypatch.setattr("curation.pipeline.duplicates.vectors_of", lambda bench, texts, tell=None: __import__("numpy").eye(len(texts), 8))
     summary = pipeline.dedup(folder)
     assert summary.counts["earlier"] == 1 and summary.rows_out == 2
@@ -146,7 +146,7 @@ def test_the_command_on_a_cluster_of_two_workers_leaves_the_same_findings(tmp_pa
     path.write_text(re.sub(r"^  semantic: .*", "  semantic: null", text, count=1, flags=re.M))
     with (tmp_path / "rows.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("prompt", "completion"), *((row, "Rest.") for row in dict.fromkeys(corpus(300)))])
-    pipeline.import_rows(folder, tmp_path / "rows.csv", shape="prompt-completion", columns={}, seed_group=None)
+    pipeline.import_rows(folder, tmp_path / "rows.csv", shape="prompt-completion")
     shutil.copytree(folder, other)
     summary = pipeline.dedup(folder)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})

@@ -20,11 +20,12 @@ from curation.records import InstructionRecord, Message, candidates_of, make_ins
 from curation.requests import Failure, Request
 from curation.store import CallLedger, Database, asks, erasing, facts, hold_lock, open_store, records, reviews, runs
 from curation.store.facts import Finding
-from curation.store.records import Origin
+from curation.store.records import Origin, Source
 from curation.store.reviews import StoredAnswer
 from curation.store.schema import VERSION
 from tests.conftest import ROOT
 
+DATA = ROOT / "tests" / "data"
 SECRET = "Patient Ottilie Zwirnbauer has a cough"
 
 
@@ -309,7 +310,7 @@ import sys
 from pathlib import Path
 from curation.records import make_instruction
 from curation.store import open_store, records
-from curation.store.records import Origin
+from curation.store.records import Origin, Source
 with open_store(Path(sys.argv[1])) as db:
     for n in range(60):
         records.add_records(db, [(make_instruction(f"q{n}", "a"), Origin("imported", sys.argv[2], n))], 1)
@@ -379,10 +380,64 @@ def test_a_record_needs_its_origin_to_point_at_something(db: Database) -> None:
         db.execute("INSERT INTO origins (seq, how, role, source, item, run) VALUES (99, 'imported', 'row', 'f', 1, 1)")
 
 
+def undo_version_5(db: Database) -> None:
+    db.execute("DROP TABLE sources")
+    db.execute("ALTER TABLE origins DROP COLUMN meta")
+
+
+def test_a_workbench_of_version_4_keeps_its_rows_and_their_sources_become_unknown(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "workbench.db") as old:
+        old.executescript((DATA / "workbench-v4.sql").read_text())
+    with open_store(tmp_path) as db:
+        assert db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()["value"] == str(VERSION)
+        rows = records.list_rows(db, "instruction")
+        assert [(r.prompt, r.completion) for r in rows] == [("What is 2 + 2?", "4"), ("What is 3 + 3?", "6")]
+        ((source, started),) = [
+            (r["source"], r["started"]) for r in db.execute("SELECT DISTINCT source, started FROM origins JOIN runs USING (run)")
+        ]
+        assert records.list_sources(db) == [Source(source, "unknown", "unknown", "unknown", "rows.jsonl", started)]
+        assert records.meta_by_seq(db) == {}
+    (tmp_path / "new").mkdir()
+    with open_store(tmp_path / "new") as new, open_store(tmp_path) as db:
+        assert columns_of(db) == columns_of(new)
+
+
+def columns_of(db: Database) -> dict[str, set[str]]:
+    tables = [row["name"] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    return {table: {row["name"] for row in db.execute(f"PRAGMA table_info({table})")} for table in tables}
+
+
+def test_metadata_of_a_record_is_merged_and_goes_on_to_its_edits(db: Database) -> None:
+    origins = [
+        Origin("imported", "one", 1, meta={"ticket": "T-1", "lang": None, "tags": ["a"]}),
+        Origin("imported", "two", 1, meta={"ticket": "T-9", "lang": "en"}),
+        Origin("imported", "two", 2),
+    ]
+    records.add_records(db, [(make_instruction("q", "a"), origins[0]), (make_instruction("q", "a"), origins[1])], 1)
+    records.add_records(db, [(make_instruction("other", "a"), origins[2])], 1)
+    records.add_records(db, [(make_instruction("q", "b"), Origin("edited", "r1", 0, parent=1))], 2)
+    records.add_records(db, [(make_instruction("q", "c"), Origin("edited", "r2", 0, parent=3))], 2)
+    records.add_records(db, [(make_instruction("grown", "c"), Origin("generated", "call", 0, parent=1))], 2)
+    whole = {"ticket": "T-1", "lang": "en", "tags": ["a"]}
+    assert records.meta_by_seq(db) == {1: whole, 3: whole, 4: whole}
+    assert records.meta_by_seq(db, ["lang", "none"]) == {seq: {"lang": "en"} for seq in (1, 3, 4)}
+    erasing.erase(db, 1, "asked", vector_key=b"")
+    assert records.meta_by_seq(db) == {}
+
+
+def test_what_is_stated_of_a_source_later_replaces_what_was_unknown(db: Database) -> None:
+    first = Source("d1", "unknown", "MIT", "unknown", "a.jsonl", "2026-11-25T10:00:00+00:00")
+    assert records.add_source(db, first) is None
+    second = Source("d1", "dolly", "unknown", "people", "copy.jsonl", "2026-11-26T10:00:00+00:00")
+    assert records.add_source(db, second) == first
+    assert records.list_sources(db) == [Source("d1", "dolly", "MIT", "people", "a.jsonl", "2026-11-25T10:00:00+00:00")]
+
+
 def test_an_older_workbench_is_brought_forward_with_a_copy_beside_it(tmp_path: Path) -> None:
     with open_store(tmp_path) as db:
         records.refresh_cells(db, [("instruction:00000", "instruction", 0, b"one")])
         db.execute("DROP TABLE asks")
+        undo_version_5(db)
         db.execute("UPDATE meta SET value = '1' WHERE key = 'schema'")
     with open_store(tmp_path) as db:
         asks.add_asks(db, "generate", [("instruction:00000", 1, b"body")])
@@ -402,6 +457,7 @@ def test_snapshots_of_a_workbench_of_version_2_are_kept_and_the_same_rows_may_be
             " path TEXT NOT NULL, rows INTEGER NOT NULL, created TEXT NOT NULL, UNIQUE (name, version))"
         )
         db.execute("INSERT INTO snapshots VALUES ('d', 'garden', 1, 'instruction', 'snapshots/one', 7, '2026-11-24')")
+        undo_version_5(db)
         db.execute("UPDATE meta SET value = '2' WHERE key = 'schema'")
     with open_store(tmp_path) as db:
         reviews.add_snapshot(db, digest="d", name="garden", version=2, kind="instruction", path="snapshots/two", rows=7)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
+import click
 import typer
 
 from curation.cli.app import Folder, Json, app, progress_bar, run_stage, tell
@@ -49,18 +51,29 @@ def import_rows(
         typer.Option("--format", help="Shape of the rows."),
     ] = "auto",
     column: Annotated[list[str] | None, typer.Option(help="ours=theirs, for example prompt=question.")] = None,
-    group: Annotated[str | None, typer.Option(help="Rows of one group stay in one split.")] = None,
+    group: Annotated[str | None, typer.Option(help="A column; rows with the same value in it stay in one split.")] = None,
+    source: Annotated[str | None, typer.Option(help="Name of the data set, for the card.")] = None,
+    license: Annotated[str | None, typer.Option(help="SPDX identifier, for example CC-BY-4.0.")] = None,
+    written_by: Annotated[Literal["people", "model", "unknown"] | None, typer.Option(help="Who wrote the rows.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Bring in rows that already exist. Example: curate import my-project rows.jsonl --format alpaca"""
+    """Import existing rows. Example: curate import my-project rows.jsonl --source dolly-15k --license CC-BY-SA-3.0 --written-by people"""
     from curation import pipeline
     from curation.errors import ProjectError
+    from curation.spdx import read_license
 
     pairs = [entry.partition("=") for entry in column or ()]
     if wrong := next((ours for ours, sign, theirs in pairs if not (ours and sign and theirs)), None):
         raise ProjectError(f"--column {wrong}", "says no column of the file", "write ours=theirs, for example --column prompt=question")
     columns = {ours: theirs for ours, _, theirs in pairs}
-    show_summary(pipeline.import_rows(folder, file, shape=shape, columns=columns, seed_group=group), as_json)
+    if sys.stdin.isatty() and sys.stdout.isatty() and not as_json:
+        source = source or typer.prompt("Name of the data set", default="unknown")
+        license = read_license(license or typer.prompt("Its license (SPDX, for example CC-BY-4.0)", default="unknown"))
+        written_by = written_by or typer.prompt(
+            "Who wrote the rows", default="unknown", type=click.Choice(["people", "model", "unknown"])
+        )  # fmt: skip
+    stated = pipeline.Provenance(source or "unknown", license or "unknown", written_by or "unknown")
+    show_summary(pipeline.import_rows(folder, file, shape=shape, columns=columns, group=group, provenance=stated), as_json)
 
 
 @app.command(rich_help_panel="Write")

@@ -6,7 +6,7 @@ split for people who train elsewhere. One bad row is a counted `RowFailure`; onl
 
 from curation.formats.export import ExportFormat, write_rows
 from curation.formats.files import RowFailure
-from curation.formats.read import read_rows
+from curation.formats.read import ReadRow, open_rows, read_rows
 from curation.formats.shapes import PairWithFact, Shape
 
-__all__ = ["ExportFormat", "PairWithFact", "RowFailure", "Shape", "read_rows", "write_rows"]
+__all__ = ["ExportFormat", "PairWithFact", "ReadRow", "RowFailure", "Shape", "open_rows", "read_rows", "write_rows"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -13,11 +14,29 @@ import orjson
 
 from curation.errors import ProjectError, RowError
 from curation.formats.files import Row, RowFailure, read_raw
-from curation.formats.shapes import NEEDS, PairWithFact, Shape, find_shape, record_from
+from curation.formats.shapes import NEEDS, USED, PairWithFact, Shape, find_shape, record_from
 from curation.records import InstructionRecord
 
 _HEAD = 50
 """How many readable rows decide on the shape."""
+MOST_METADATA = 32 * 1024
+"""Bytes of JSON that the other columns of one row may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRow:
+    """One row of a file: the records it holds, or the failure, and what else it says."""
+
+    place: int
+    """Line of a JSONL or CSV file, else the ordinal from 1."""
+    values: tuple[InstructionRecord | PairWithFact, ...] = ()
+    failure: RowFailure | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """Every column that is no part of the record, as JSON values."""
+    left_out: tuple[str, ...] = ()
+    """Columns that are not kept: the row's metadata is too large, or the value has no JSON form."""
+    group: str | None = None
+    """What the group column says; None where it is empty."""
 
 
 def read_rows(
@@ -29,9 +48,27 @@ def read_rows(
     label_column: str | None = "label",
     label_pattern: str | None = None,
 ) -> Iterator[tuple[int, InstructionRecord | PairWithFact | RowFailure]]:
-    """Each row of the file with its line (or ordinal) as a record, a pair and its choice, or a RowFailure; a bad row ends nothing.
+    """Yield each record, pair or failure of a file with its line; the arguments are those of `open_rows`."""
+    for row in open_rows(
+        path, format=format, columns=columns, system_instruction=system_instruction, label_column=label_column, label_pattern=label_pattern
+    ):  # fmt: skip
+        for value in (row.failure,) if row.failure else row.values:
+            yield row.place, value
 
-    The shape is decided once, by the first rows; a later row that is not of it is a RowFailure.
+
+def open_rows(
+    path: Path,
+    *,
+    format: Shape | Literal["auto"] = "auto",
+    columns: Mapping[str, str] | None = None,
+    system_instruction: bool = False,
+    label_column: str | None = "label",
+    label_pattern: str | None = None,
+    group_column: str | None = None,
+) -> Iterator[ReadRow]:
+    """Read a file row by row. A bad row is a failure and does not end the read.
+
+    The shape is decided once, by the first rows; a later row that is not of it is a failure.
 
     Args:
         columns: our name to the file's, where they differ: {"prompt": "question", "completion": "answer"}.
@@ -39,14 +76,69 @@ def read_rows(
             user's message.
         label_column: the column (of the file) whose text is the row's class; a file without it has no classes.
         label_pattern: a regular expression whose first group, found in the completion, is the class instead.
+        group_column: the column (of the file) whose rows of one value belong together.
+
+    Raises:
+        ProjectError: the file cannot be read, has no known shape, or lacks the group column.
     """
     names, pattern = dict(columns or {}), _compile(label_pattern)
-    rows = ((line, row if isinstance(row, RowFailure) else _renamed(row, names)) for line, row in read_raw(path))
+    rows = read_raw(path)
     head = _take_head(rows)
     readable = [row for _, row in head if not isinstance(row, RowFailure)]
-    shape = _find_shape(path, readable, names) if format == "auto" else format
+    shape = _find_shape(path, [_renamed(row, names) for row in readable], names) if format == "auto" else format
+    if group_column is not None:
+        _check_column(path, readable, group_column)
     for line, row in chain(head, rows):
-        yield line, row if isinstance(row, RowFailure) else _read_row(row, shape, system_instruction, label_column, pattern)
+        if isinstance(row, RowFailure):
+            yield ReadRow(line, failure=row)
+            continue
+        value = _read_row(_renamed(row, names), shape, system_instruction, label_column, pattern)
+        if isinstance(value, RowFailure):
+            yield ReadRow(line, failure=value)
+            continue
+        used = {*names.values(), *(name for name in USED[shape] if name not in names)}
+        if isinstance(value, InstructionRecord) and pattern is None:
+            used.add(label_column or "")
+        meta, left_out = metadata_of({name: cell for name, cell in row.items() if name not in used})
+        yield ReadRow(line, (value,), None, meta, left_out, _group(row.get(group_column)) if group_column else None)
+
+
+def _check_column(path: Path, rows: Sequence[Row], name: str) -> None:
+    there = list(dict.fromkeys(column for row in rows for column in row))
+    if rows and name not in there:
+        raise ProjectError(f"--group {name}", f"{path.name} has no such column; it has {_shown(there)}", "name one of them")
+
+
+def _group(value: Any) -> str | None:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    return value if isinstance(value, str) else orjson.dumps(value, default=str, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def metadata_of(columns: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the columns as JSON values that fit in MOST_METADATA bytes, and the names of those left out: the largest first, and
+    values that have no JSON form (bytes, text that is no Unicode)."""
+    texts: dict[str, bytes] = {}
+    left_out: list[str] = []
+    for name, value in columns.items():
+        try:
+            name.encode()
+            texts[name] = orjson.dumps(value, default=_plain_value, option=orjson.OPT_NON_STR_KEYS)
+        except (orjson.JSONEncodeError, UnicodeEncodeError, AttributeError):
+            left_out.append(str(name).encode(errors="replace").decode())
+    size = sum(len(name) + len(text) for name, text in texts.items())
+    while size > MOST_METADATA:
+        largest = max(texts, key=lambda name: len(name) + len(texts[name]))
+        size -= len(largest) + len(texts.pop(largest))
+        left_out.append(largest)
+    return {name: orjson.loads(text) for name, text in texts.items()}, tuple(left_out)
+
+
+def _plain_value(value: Any) -> Any:
+    """Return what JSON has no type for (a decimal, a duration) as text."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        raise TypeError("bytes")
+    return str(value)
 
 
 def _compile(pattern: str | None) -> re.Pattern[str] | None:
@@ -88,13 +180,18 @@ def _find_shape(path: Path, rows: list[Row], names: Mapping[str, str]) -> Shape:
     if not rows:
         return "messages"
     known = ", ".join(f"{shape} ({', '.join(need)})" for shape, need in NEEDS.items())
-    found = ", ".join(name if len(name) <= 40 else f"{name[:40]}..." for name in list(dict.fromkeys(n for row in rows for n in row))[:20])
+    found = _shown(list(dict.fromkeys(n for row in rows for n in row)))
     mapped = "".join(f"; {ours} was to be {theirs}" for ours, theirs in names.items())
     raise ProjectError(
         str(path),
         f"has the columns {found}{mapped}; known shapes are {known}",
         "name the columns, for example --column prompt=question --column completion=answer",
     )
+
+
+def _shown(names: Sequence[str]) -> str:
+    """Return column names for a message: at most 20 of at most 40 characters."""
+    return ", ".join(name if len(name) <= 40 else f"{name[:40]}..." for name in names[:20]) + (", ..." if len(names) > 20 else "")
 
 
 def _read_row(

@@ -30,6 +30,14 @@ NEEDS: dict[Shape, tuple[str, ...]] = {
     "alpaca": ("instruction", "output"),
 }
 """The columns that tell a shape, in the order the shapes are tried."""
+USED: dict[Shape, tuple[str, ...]] = {
+    "preference": ("chosen", "rejected", "prompt", "conversations", "instruction", "input", "system", "history"),
+    "messages": ("messages", "system"),
+    "sharegpt": ("conversations", "system"),
+    "prompt-completion": ("prompt", "completion", "system"),
+    "alpaca": ("instruction", "output", "input", "system", "history"),
+}
+"""The columns that become part of a record; every other column is metadata."""
 
 
 @dataclass(frozen=True)

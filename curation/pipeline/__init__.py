@@ -21,7 +21,7 @@ from curation.pipeline.deciding import decide
 from curation.pipeline.describing import compare, describe
 from curation.pipeline.duplicates import dedup
 from curation.pipeline.estimating import estimate
-from curation.pipeline.importing import import_rows
+from curation.pipeline.importing import Provenance, import_rows
 from curation.pipeline.judging import score
 from curation.pipeline.measuring import diversity
 from curation.pipeline.refilling import refill
@@ -33,6 +33,7 @@ from curation.pipeline.writing import generate, plan
 
 __all__ = [
     "Progress",
+    "Provenance",
     "Summary",
     "balance",
     "compare",

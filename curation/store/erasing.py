@@ -11,7 +11,7 @@ from curation.records import load_record
 ERASED = "[erased]"
 """Stands where a person's words stood."""
 _WORDS = (
-    "UPDATE origins SET raw = NULL WHERE seq = :seq",
+    "UPDATE origins SET raw = NULL, meta = NULL WHERE seq = :seq",
     "UPDATE scores SET rationale = '' WHERE seq = :seq",
     "UPDATE choices SET rationale = '' WHERE seq = :seq",
     "UPDATE findings SET evidence = '' WHERE seq = :seq",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import orjson
 
 from curation.errors import ProjectError
 from curation.records import KINDS, Kind, Record, dump_record, load_record, read_texts, record_id
@@ -32,6 +34,29 @@ class Origin:
     parent: int | None = None
     seed_group: str | None = None
     raw: Mapping[str, Any] | None = None
+    meta: Mapping[str, Any] | None = None
+    """Every other column of an imported row, as JSON values."""
+
+
+WrittenBy = Literal["people", "model", "unknown"]
+UNKNOWN = "unknown"
+"""The name, licence or authorship of a source that nobody stated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An imported file: where its rows came from and under which terms."""
+
+    source: str
+    """sha256 of the file, as in `Origin.source`."""
+    name: str
+    license: str
+    """An SPDX expression, or "unknown"."""
+    written_by: WrittenBy
+    file: str
+    """The file's name, without its folder."""
+    imported: str
+    """Time of the first import, ISO 8601 in UTC."""
 
 
 class Row(NamedTuple):
@@ -135,6 +160,7 @@ def load_row(db: sqlite3.Connection, seq: int) -> dict[str, Any]:
     origins = [dict(o) for o in db.execute("SELECT * FROM origins WHERE seq = ? ORDER BY origin", (seq,))]
     for origin in origins:
         origin["raw"] = json.loads(origin["raw"]) if origin["raw"] else None
+        origin["meta"] = json.loads(origin["meta"]) if origin["meta"] else None
     body = json.loads(row["body"]) if row["body"] else None
     return {"seq": seq, "id": row["id"].hex(), "kind": row["kind"], "record": body, "erased": row["erased"], "origins": origins}
 
@@ -142,6 +168,58 @@ def load_row(db: sqlite3.Connection, seq: int) -> dict[str, Any]:
 def children_of(db: sqlite3.Connection, seq: int) -> list[int]:
     """The records that were made from one: edits of it, and examples that grew from it."""
     return [row["seq"] for row in db.execute("SELECT DISTINCT seq FROM origins WHERE parent = ? ORDER BY seq", (seq,))]
+
+
+def add_source(db: sqlite3.Connection, source: Source) -> Source | None:
+    """Record where an imported file came from. A fact that was known stays where the new one is "unknown".
+
+    Returns the source as it was stated before, or None for a new file.
+    """
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        before = next((s for s in list_sources(db) if s.source == source.source), None)
+        if before is None:
+            db.execute("INSERT INTO sources (source, name, license, written_by, file, imported) VALUES (?, ?, ?, ?, ?, ?)", astuple(source))
+        else:
+            stated = {name: getattr(source, name) for name in ("name", "license", "written_by") if getattr(source, name) != UNKNOWN}
+            after = replace(before, **stated)
+            db.execute(
+                "UPDATE sources SET name = ?, license = ?, written_by = ? WHERE source = ?",
+                (after.name, after.license, after.written_by, after.source),
+            )
+    return before
+
+
+def list_sources(db: sqlite3.Connection) -> list[Source]:
+    """Return every imported file in the order of import. `sources_by_seq(db, "imported")` says which rows came from which."""
+    sql = "SELECT source, name, license, written_by, file, imported FROM sources ORDER BY imported, source"
+    return [Source(*row) for row in db.execute(sql)]
+
+
+def meta_by_seq(db: sqlite3.Connection, keys: Collection[str] | None = None) -> dict[int, dict[str, Any]]:
+    """Return the metadata of each record by seq: every other column of the rows it was imported from.
+
+    A record that was imported several times has the columns of all its rows; of one column the first value that is not null counts.
+    An edited record has the metadata of the record it was edited from. Records without metadata are left out.
+
+    Args:
+        keys: the columns wanted; None for all.
+    """
+    own = "SELECT seq, meta FROM origins WHERE role = 'row' AND meta IS NOT NULL ORDER BY origin"
+    edits = "SELECT seq, parent FROM origins WHERE role = 'row' AND how = 'edited' AND parent IS NOT NULL ORDER BY origin"
+    found: dict[int, dict[str, Any]] = {}
+
+    def add(seq: int, values: Mapping[str, Any]) -> None:
+        known = found.setdefault(seq, {})
+        for name, value in values.items():
+            if (keys is None or name in keys) and known.get(name) is None:
+                known[name] = value
+
+    for row in db.execute(own):
+        add(row["seq"], orjson.loads(row["meta"]))
+    for row in db.execute(edits):  # in the order they were made, so an edit of an edit finds what the first one has
+        add(row["seq"], found.get(row["parent"], {}))
+    return {seq: values for seq, values in found.items() if values}
 
 
 def refresh_cells(db: sqlite3.Connection, cells: Sequence[tuple[str, str, int, bytes]]) -> tuple[int, int, int]:
@@ -227,16 +305,20 @@ def count_duplicates_by_id(db: sqlite3.Connection) -> list[tuple[int, int]]:
 
 
 _ADD_ORIGIN = """
-  INSERT OR IGNORE INTO origins (seq, how, role, source, item, part, cell, better, parent, seed_group, raw, run)
-  VALUES ((SELECT seq FROM records WHERE id = ?), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+  INSERT OR IGNORE INTO origins (seq, how, role, source, item, part, cell, better, parent, seed_group, raw, run, meta)
+  VALUES ((SELECT seq FROM records WHERE id = ?), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 
 def _origin(identity: bytes, record: Record, origin: Origin, run: int) -> tuple[object, ...]:
     raw = json.dumps(origin.raw, ensure_ascii=False) if origin.raw is not None else None
     return (
         identity, origin.how, "candidate" if origin.part else "row", origin.source, origin.item, origin.part, origin.cell, origin.better,
-        origin.parent, origin.seed_group, raw, run,
+        origin.parent, origin.seed_group, raw, run, _meta(origin),
     )  # fmt: skip
+
+
+def _meta(origin: Origin) -> bytes | None:
+    return orjson.dumps(origin.meta) if origin.meta else None
 
 
 def _row(row: sqlite3.Row) -> Row:

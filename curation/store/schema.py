@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-VERSION = 4
+VERSION = 5
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -17,9 +17,15 @@ CREATE TABLE IF NOT EXISTS origins (
   origin INTEGER PRIMARY KEY, seq INTEGER NOT NULL REFERENCES records, how TEXT NOT NULL, role TEXT NOT NULL,
   source TEXT NOT NULL, item INTEGER NOT NULL, part INTEGER NOT NULL DEFAULT 0,
   cell TEXT, better INTEGER, parent INTEGER, seed_group TEXT, raw BLOB, run INTEGER NOT NULL,
+  meta BLOB,                        -- JSON object: every other column of an imported row
   UNIQUE (how, source, item, part)
 );
 CREATE INDEX IF NOT EXISTS origins_seq ON origins (seq);
+
+-- One row per imported file. `source` is the digest in origins.source; license is an SPDX expression or 'unknown'.
+CREATE TABLE IF NOT EXISTS sources (
+  source TEXT PRIMARY KEY, name TEXT NOT NULL, license TEXT NOT NULL, written_by TEXT NOT NULL, file TEXT NOT NULL, imported TEXT NOT NULL
+) WITHOUT ROWID;
 
 CREATE TABLE IF NOT EXISTS runs (
   run INTEGER PRIMARY KEY, stage TEXT NOT NULL, digest TEXT NOT NULL, watermark INTEGER NOT NULL,
@@ -100,6 +106,15 @@ DROP TABLE snapshots_of_2;
 """,
     4: """
 CREATE TABLE IF NOT EXISTS screened (run INTEGER PRIMARY KEY, digest BLOB NOT NULL, keys BLOB NOT NULL);
+""",
+    5: """
+CREATE TABLE IF NOT EXISTS sources (
+  source TEXT PRIMARY KEY, name TEXT NOT NULL, license TEXT NOT NULL, written_by TEXT NOT NULL, file TEXT NOT NULL, imported TEXT NOT NULL
+) WITHOUT ROWID;
+INSERT OR IGNORE INTO sources
+  SELECT o.source, 'unknown', 'unknown', 'unknown', coalesce(json_extract(r.detail, '$.file'), ''), coalesce(r.started, '')
+  FROM (SELECT source, min(run) AS run FROM origins WHERE how = 'imported' GROUP BY source) o LEFT JOIN runs r USING (run);
+ALTER TABLE origins ADD COLUMN meta BLOB;
 """,
 }
 """What makes a workbench of the version before into one of this version."""
