@@ -29,12 +29,11 @@ _PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate
 
 
 def write_json(path: Path, value: Any) -> Path:
-    """Write aside, then rename, so that a reader never sees half a file; two writers do not share the file aside."""
+    """Write a JSON file that a kill or a power cut leaves either as it was or whole."""
+    from curation.snapshot.write import replace_file
+
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    aside.write_text(text)
-    aside.replace(path)
-    return path
+    return replace_file(path, text.encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -102,14 +101,18 @@ def open_run(target: Path) -> RunFile:
 
 def save_adapter(model: Any, tokenizer: Any, *, folder: Path, base_id: str) -> Path:
     """The trained adapter and the chat template it was trained with, in FOLDER/adapter; written aside, then renamed."""
+    from curation.snapshot.write import sync_folder, sync_tree
+
     target, aside = folder / ADAPTER, folder / f".{ADAPTER}.part"
     shutil.rmtree(aside, ignore_errors=True)
     model.peft_config["default"].base_model_name_or_path = base_id
     # Not asking for embeddings also keeps PEFT from looking the base model up on a hub.
     model.save_pretrained(aside, selected_adapters=["default"], save_embedding_layers=False)
     tokenizer.save_pretrained(aside)
+    sync_tree(aside)  # run.json is synced later and must not outlive the weights it names
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
+    sync_folder(target.parent)
     return target
 
 

@@ -143,7 +143,7 @@ def snapshots_facts(bench: Bench) -> tuple[page.SnapshotFacts, ...]:
 def _lost(path: Path, digest: str) -> str:
     if not path.is_dir():
         return "its folder is gone"
-    return "revoked" if find_revocation(digest, trusted_keys=find_trusted_keys(), folders=None, beside=path.parent) else ""
+    return "revoked" if find_revocation(digest, trusted_keys=find_trusted_keys(), folders=None, snapshot=path) else ""
 
 
 def runs_facts(bench: Bench) -> tuple[page.RunFacts, ...]:

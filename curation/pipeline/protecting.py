@@ -14,7 +14,7 @@ from curation.formats.files import RowFailure, read_raw
 from curation.pipeline.task_items import read_task
 from curation.project import Suite
 from curation.records import prompt_text
-from curation.snapshot import read_manifest
+from curation.snapshot import read_manifest, read_split
 from curation.snapshot.digest import read_rows_of, record_of
 
 
@@ -80,8 +80,6 @@ def _rows(where: str, path: Path) -> list[dict[str, Any]]:
 
 
 def _read_split(where: str, path: Path, name: str, suite: Suite) -> ProtectedItems:
-    import pyarrow.parquet as pq
-
     try:
         manifest = read_manifest(path)
     except SnapshotError as error:
@@ -90,10 +88,10 @@ def _read_split(where: str, path: Path, name: str, suite: Suite) -> ProtectedIte
     file = path / f"{split}.parquet"
     if not file.is_file():
         raise ProjectError(where, f"{path.name} has no split {split}", f"it has {', '.join(sorted(manifest.splits))}")
-    rows = [record_of(row, manifest.kind) for row in read_rows_of(pq.read_table(file, use_threads=False, pre_buffer=False), manifest.kind)]
+    table = read_split(path, split, manifest=manifest)
+    rows = [record_of(row, manifest.kind) for row in read_rows_of(table, manifest.kind)]
     labels = [record.label if record.kind == "instruction" else None for record in rows]
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return ProtectedItems(name, file, digest, suite, [prompt_text(record) for record in rows], labels)
+    return ProtectedItems(name, file, manifest.files[file.name], suite, [prompt_text(record) for record in rows], labels)
 
 
 def _text(value: Any) -> str:

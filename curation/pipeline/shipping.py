@@ -104,14 +104,21 @@ def diff(old: Path, new: Path) -> Summary:
 
 
 def verify(path: Path, *, keys: Sequence[Path] = (), deep: bool = False) -> Summary:
-    """Say whether a snapshot is whole and whose it is. Core: snapshot/."""
-    trusted = [*keys, *snapshots.find_trusted_keys(), *_project_keys(path)]
-    result = snapshots.verify_snapshot(path, trusted_keys=trusted, deep=deep)
+    """Check that a snapshot is whole, and say whose signature it has and why that key is trusted. Core: snapshot/.
+
+    Args:
+        keys: public keys to trust in addition to the user's store. A key that lies next to the snapshot, in its project say, is
+            never trusted by itself: whoever wrote the snapshot could have written the key too.
+        deep: also recompute the digest from the rows.
+    """
+    result = snapshots.verify_snapshot(path, trusted_keys=[*keys, *snapshots.find_trusted_keys()], deep=deep)
     if result.status == "no snapshot":
         raise SnapshotError(str(path), "; ".join(problem.fact for problem in result.problems), "name a folder that `curate snapshot` wrote")
-    counts = {"path": str(path), "status": result.status, "signer": result.signer, "verified": result.is_verified, "deep": deep}
-    if result.is_verified:
-        manifest = snapshots.read_manifest(path)
+    counts = {
+        "path": str(path), "status": result.status, "signer": result.signer, "trusted_by": _trusted_by(result.key, keys),
+        "verified": result.is_verified, "deep": result.rows_checked,
+    }  # fmt: skip
+    if (manifest := result.manifest) is not None:
         rows = sum(split.rows for split in manifest.splits.values())
         return Summary("verify", rows, rows, counts, _record_beside(path, "verify", manifest.digest.root, rows, counts))
     return Summary("verify", 0, 0, counts, [*map(str, result.problems), f"Next: {_remedy(path, result.status)}"])
@@ -120,8 +127,7 @@ def verify(path: Path, *, keys: Sequence[Path] = (), deep: bool = False) -> Summ
 def export(path: Path, target: Path, *, shape: ExportFormat | None = None, split: str = "train", keys: Sequence[Path] = ()) -> Summary:
     """Write a split of a verified snapshot as JSONL for people who train elsewhere; by default as messages, pairs as preferences.
     Core: formats/."""
-    trusted = [*keys, *snapshots.find_trusted_keys(), *_project_keys(path)]
-    found = snapshots.load_snapshot(path, trusted_keys=trusted)
+    found = snapshots.load_snapshot(path, trusted_keys=[*keys, *snapshots.find_trusted_keys()])
     if target.resolve().is_relative_to(path.resolve()):
         raise SnapshotError(
             str(target), "is inside the snapshot, whose signature would not hold any more", "name a file outside with --out"
@@ -131,7 +137,15 @@ def export(path: Path, target: Path, *, shape: ExportFormat | None = None, split
     shape = shape or ("preference" if found.manifest.kind == "preference" else "messages")
     written = write_rows(found.table(split), target, shape, system_instruction=None)  # type: ignore[arg-type]
     notes = _record_beside(path, "export", found.manifest.digest.root, written, {"file": target.name, "format": shape})
-    return Summary("export", written, written, {"file": str(target), "format": shape, "split": split}, notes)
+    counts = {"file": str(target), "format": shape, "split": split, "signer": found.signer, "trusted_by": _trusted_by(found.key, keys)}
+    return Summary("export", written, written, counts, notes)
+
+
+def _trusted_by(key: Path | None, named: Sequence[Path]) -> str | None:
+    """Say in words why the key of a signature is trusted."""
+    if key is None:
+        return None
+    return f"--key {key}" if key in named else f"your trust store ({key})"
 
 
 def _remedy(path: Path, status: str) -> str:
@@ -211,16 +225,6 @@ def _split(bench: Bench, kept: Sequence[Row]) -> tuple[dict[str, list[Row]], int
         if split:
             parts[split].append(row)
     return parts, sum(split_of[row.seq] is None for row in kept), new
-
-
-def _project_keys(path: Path) -> list[Path]:
-    """Keys the project around a snapshot trusts, where there is one."""
-    from curation.project import load_project
-
-    folder = path.resolve().parent.parent
-    if not (folder / "project.yaml").is_file():
-        return []
-    return [folder / key for key in load_project(folder).signing.trusted_keys]
 
 
 def _record_beside(path: Path, stage: str, digest: str, rows: int, detail: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Sections `review`, `splits` and `signing`: who looks, how the rows part, whom the project trusts."""
+"""Sections `review`, `splits` and `signing`: who reviews, how rows are split, and a key that is no longer used."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ class Splits(Closed):
 
 
 class Signing(Closed):
-    """Whose signatures this project trusts."""
+    """Unused; kept so that existing files load. A project cannot vouch for its own snapshots: trust a key with `curate trust`."""
 
     trusted_keys: tuple[str, ...] = ()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from curation.errors import SnapshotError
 from curation.snapshot.manifest import plain_name
+from curation.snapshot.write import replace_file, sync_folder
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
@@ -62,9 +63,12 @@ def create_key(folder: Path) -> tuple[Path, Path]:
         try:
             with open(handle, "wb") as file:
                 file.write(pem)
+                file.flush()
+                os.fsync(file.fileno())
             os.link(aside, private)
         finally:
             Path(aside).unlink()
+        sync_folder(folder)
     except OSError as error:
         if private.exists():  # another process was quicker
             raise taken from None
@@ -80,7 +84,7 @@ def public_of(private: Path) -> Path:
     if not public.is_file():
         key = load_private_key(private).public_key()
         try:
-            public.write_bytes(key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
+            replace_file(public, key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
         except OSError as error:
             raise SnapshotError(str(public), f"cannot be written ({error.strerror})", "curate key --help") from error
     return public
@@ -107,8 +111,7 @@ def add_trusted_key(public_key: Path, *, name: str | None = None, folder: Path |
             return target
         raise SnapshotError(str(target), f"holds another key ({describe_signer(target, short=True)})", "give this one another name")
     store.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
-    return target
+    return replace_file(target, key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
 
 
 def remove_trusted_key(name: str, *, folder: Path | None = None) -> Path:
@@ -118,6 +121,7 @@ def remove_trusted_key(name: str, *, folder: Path | None = None) -> Path:
         known = ", ".join(p.stem for p in find_trusted_keys(folder)) or "none"
         raise SnapshotError(str(target), f"is not in the trust store; it holds: {known}")
     target.unlink()
+    sync_folder(target.parent)
     return target
 
 

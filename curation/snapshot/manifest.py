@@ -157,13 +157,22 @@ def plain_name(name: str) -> str:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """manifest.json of the snapshot folder `path`, parsed and checked by itself; files and signature are not looked at."""
+    """Read and parse manifest.json of the snapshot folder `path`. Files and signature are not checked."""
+    return parse_manifest(read_manifest_bytes(path), file=path / MANIFEST)
+
+
+def read_manifest_bytes(path: Path) -> bytes:
+    """Return the bytes of manifest.json, for callers that hash what they parse.
+
+    Raises:
+        SnapshotError: the folder does not exist or holds no finished snapshot.
+    """
     file = path / MANIFEST
     if not path.is_dir():
         raise SnapshotError(str(path), "is no folder" if path.exists() else "does not exist", "curate snapshot --help")
     if not file.is_file() or file.is_symlink():
         raise SnapshotError(str(path), f"holds no {MANIFEST}, so it is no finished snapshot", "curate snapshot --help")
-    return parse_manifest(file.read_bytes(), file=file)
+    return file.read_bytes()
 
 
 def parse_manifest(body: bytes, *, file: Path) -> Manifest:

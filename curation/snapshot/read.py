@@ -14,12 +14,21 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+MOST_BYTES, MOST_FOLD = 256 * 1024**2, 200
+"""Rows may take this many bytes in memory, or this many times the size of their file where that is more. Real rows take 2 to 60
+times the size of their file; a file of 159 kB that expands to 4 GB takes 25,000 times."""
+_BATCH = 64
+
+
 def read_split(path: Path, split: Split, *, manifest: Manifest | None = None) -> pa.Table:
-    """One split's rows, from bytes whose sha256 is the manifest's; a split without a file has no rows."""
+    """Return one split's rows, parsed from bytes whose sha256 is the manifest's; a split without a file has no rows.
+
+    Raises:
+        SnapshotError: the file is not the one the manifest names, is no Parquet, or expands beyond any real rows.
+    """
     import hashlib
 
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     manifest = manifest or read_manifest(path)
     if split not in manifest.splits:
@@ -29,7 +38,38 @@ def read_split(path: Path, split: Split, *, manifest: Manifest | None = None) ->
     if hashlib.sha256(body).hexdigest() != manifest.files.get(file.name):
         raise SnapshotError(str(file), "is not the file the manifest names", command("curate", "verify", path))
     try:
-        # pyarrow 26 aborts about one process in ten at exit when its thread pool has only just been used on a small buffer.
-        return pq.read_table(io.BytesIO(body), use_threads=False, pre_buffer=False)
-    except (pa.ArrowInvalid, OSError) as error:
+        return _parse(body, most=max(MOST_BYTES, MOST_FOLD * len(body)))
+    except _Expands as error:
+        fact = f"expands to more than {error.most // 1024**2:,} MiB from {len(body):,} bytes; no real rows do"
+        raise SnapshotError(str(file), fact, "take it again from where it came") from None
+    except (pa.ArrowException, OSError) as error:
         raise SnapshotError(str(file), f"is no Parquet file ({error})", command("curate", "verify", path)) from error
+
+
+class _Expands(Exception):
+    """A file takes more memory than any real rows of its size."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+
+def _parse(body: bytes, *, most: int) -> pa.Table:
+    """Parse Parquet, `most` bytes of rows at the most, a few rows at a time: one dictionary entry may be repeated without limit."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    # pyarrow 26 aborts about one process in ten at exit when its thread pool has only just been used on a small buffer.
+    with pq.ParquetFile(io.BytesIO(body), pre_buffer=False) as file:
+        meta = file.metadata
+        if sum(meta.row_group(n).total_byte_size for n in range(meta.num_row_groups)) > most:
+            raise _Expands(most)
+        parts, taken = [file.schema_arrow.empty_table()], 0
+        for group in range(meta.num_row_groups):
+            batches = []
+            for batch in file.iter_batches(batch_size=_BATCH, row_groups=[group], use_threads=False):
+                taken += batch.nbytes
+                if taken > most:
+                    raise _Expands(most)
+                batches.append(batch)
+            parts.append(pa.Table.from_batches(batches, schema=file.schema_arrow).combine_chunks())
+        return pa.concat_tables(parts)

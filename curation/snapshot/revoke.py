@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from curation.errors import SnapshotError
 from curation.records import canonical_json
 from curation.snapshot.keys import config_folder, fingerprint, load_private_key, load_public_key
-from curation.snapshot.write import sync_folder
+from curation.snapshot.write import replace_file
 
 FOLDER = "revocations"
 _CONTEXT = b"seedcorn-revocation-v1\n"
@@ -57,11 +56,8 @@ def revoke(digest: str, private_key: Path, *, reason: str, at: datetime, folder:
     signature = base64.b64encode(key.sign(draft.statement(), ec.ECDSA(hashes.SHA256()))).decode()
     target.mkdir(parents=True, exist_ok=True)
     file = target / f"{digest[:16]}-{draft.by.removeprefix('sha256:')[:8]}.json"
-    aside = target / f".{file.name}.{os.getpid()}"
-    aside.write_text(draft.model_copy(update={"signature": signature}).model_dump_json(indent=2) + "\n")
-    aside.replace(file)
-    sync_folder(target)
-    return file
+    body = draft.model_copy(update={"signature": signature}).model_dump_json(indent=2) + "\n"
+    return replace_file(file, body.encode())
 
 
 def read_revocation(file: Path) -> Revocation:
@@ -73,17 +69,34 @@ def read_revocation(file: Path) -> Revocation:
         raise SnapshotError(str(file), fact, "restore the file, or remove it") from error
 
 
-def find_revocation(digest: str, *, trusted_keys: Sequence[Path], folders: Sequence[Path] | None, beside: Path) -> str | None:
-    """A sentence if some revocation names the digest, or cannot be read; None if none does."""
-    places = list(folders) if folders is not None else [config_folder() / FOLDER, beside / FOLDER]
-    for file in (f for place in places for f in sorted(place.glob("*.json"))):
+def find_revocation(digest: str, *, trusted_keys: Sequence[Path], folders: Sequence[Path] | None, snapshot: Path) -> str | None:
+    """Return a sentence if a revocation names the digest or cannot be read; None if no revocation applies.
+
+    A folder or a file that cannot be read counts as a revocation: what it takes back is unknown.
+
+    Args:
+        trusted_keys: keys whose statements are reported without a doubt; others stop the snapshot too.
+        folders: where to look; by default the user's own folder and the one next to the snapshot.
+        snapshot: the snapshot's folder. A relative path or a link is followed to where the folder really is.
+    """
+    # A link is looked up at both ends: the statement may have been put next to the link or next to what it names.
+    parents = dict.fromkeys((snapshot.absolute().parent, snapshot.resolve().parent))
+    places = list(folders) if folders is not None else [config_folder() / FOLDER, *(parent / FOLDER for parent in parents)]
+    for place in places:
         try:
-            found = read_revocation(file)
-        except SnapshotError as error:
-            return f"a revocation cannot be read: {error.what}"
-        if found.digest == digest:
-            doubt = "" if _is_signed(found, trusted_keys) else ", in a statement that no trusted key signed"
-            return f"was revoked on {found.at:%Y-%m-%d} by {found.by[:19]}{doubt}: {found.reason} ({file})"
+            files = sorted(file for file in place.iterdir() if file.suffix == ".json" and not file.name.startswith("."))
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not place.is_symlink():
+                continue
+            return f"may be revoked: the revocations in {place} cannot be read ({error.strerror})"
+        for file in files:
+            try:
+                found = read_revocation(file)
+            except SnapshotError:
+                return f"may be revoked: the revocation {file} cannot be read"
+            if found.digest == digest:
+                doubt = "" if _is_signed(found, trusted_keys) else ", in a statement that no trusted key signed"
+                return f"was revoked on {found.at:%Y-%m-%d} by {found.by[:19]}{doubt}: {found.reason} ({file})"
     return None
 
 

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation.errors import SnapshotError, command
 from curation.snapshot.keys import load_private_key
-from curation.snapshot.manifest import SIGNATURE, read_manifest
+from curation.snapshot.manifest import MANIFEST, SIGNATURE, parse_manifest, read_manifest_bytes
 from curation.snapshot.write import sync_folder
 
 if TYPE_CHECKING:
@@ -39,15 +40,23 @@ def sign_snapshot(path: Path, private_key: Path, *, replace: bool = False) -> Pa
     """Sign a snapshot that is intact, down to the digest; what does not agree with its manifest is never signed."""
     from curation.snapshot.verify import find_problems
 
-    if problems := find_problems(path, read_manifest(path), deep=True):
+    body = read_manifest_bytes(path)
+    manifest = parse_manifest(body, file=path / MANIFEST)
+    if problems := find_problems(path, manifest, deep=True):
         raise SnapshotError(str(path / problems[0].file), f"{problems[0].fact}; it was not signed", command("curate", "verify", path))
-    return sign_folder(path, private_key, replace=replace)
+    checked = {MANIFEST: hashlib.sha256(body).hexdigest(), **manifest.files}
+    return sign_folder(path, private_key, replace=replace, expected=checked)
 
 
-def sign_folder(path: Path, private_key: Path, *, replace: bool = False) -> Path:
-    """Sign all files of a folder into FOLDER/model.sig; another key's signature is only replaced when told to.
+def sign_folder(path: Path, private_key: Path, *, replace: bool = False, expected: Mapping[str, str] | None = None) -> Path:
+    """Sign all files of a folder into FOLDER/model.sig. Signing again with the same key renews the signature.
 
-    Signing again with the same key renews the signature.
+    Args:
+        replace: also replace the signature of another key.
+        expected: sha256 of each file as it was checked; nothing is signed if a file is another one by the time it is hashed.
+
+    Raises:
+        SnapshotError: no folder, a link or device inside, another key's signature, or a file that is not the expected one.
     """
     import model_signing
 
@@ -60,9 +69,13 @@ def sign_folder(path: Path, private_key: Path, *, replace: bool = False) -> Path
     config: Any = model_signing.signing.Config()  # type: ignore[no-untyped-call]
     config.use_elliptic_key_signer(private_key=private_key)
     config.set_hashing_config(hashing_config())
-    handle, aside = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".sig", dir=path.parent)
+    whole = path.resolve()  # the parent of "." is no folder outside the snapshot
+    handle, aside = tempfile.mkstemp(prefix=f".{whole.name}-", suffix=".sig", dir=whole.parent)
     try:
-        config.sign(path, aside)
+        config.sign(whole, aside)
+        signed = read_signature(Path(aside))
+        if expected is not None and (signed is None or signed.files != dict(expected)):
+            raise SnapshotError(str(path), "was changed while it was being signed; it was not signed", command("curate", "verify", path))
         os.fsync(handle)
         Path(aside).chmod(0o444)
         Path(aside).replace(path / SIGNATURE)
@@ -74,13 +87,21 @@ def sign_folder(path: Path, private_key: Path, *, replace: bool = False) -> Path
 
 
 def read_signature(path: Path) -> Signed | None:
-    """What a signature file claims; None if it is no such file. Nothing here is proof of anything."""
+    """Return what a signature file claims; None if it is no such file. Nothing here is proof of anything."""
     try:
-        bundle: Any = json.loads(path.read_bytes())
+        return parse_signature(path.read_bytes())
+    except OSError:
+        return None
+
+
+def parse_signature(body: bytes) -> Signed | None:
+    """Return what the bytes of a signature file claim; None if they are no signature."""
+    try:
+        bundle: Any = json.loads(body)
         payload = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"], validate=True))
         files = {str(item["name"]): str(item["digest"]) for item in payload["predicate"]["resources"]}
         return Signed(str(bundle["verificationMaterial"]["publicKey"]["hint"]), files)
-    except (OSError, ValueError, KeyError, TypeError, binascii.Error, RecursionError):
+    except (ValueError, KeyError, TypeError, binascii.Error, RecursionError):
         return None
 
 

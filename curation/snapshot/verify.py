@@ -1,17 +1,21 @@
-"""What is checked before a row of a snapshot is used, and in which order.
+"""Checks of a snapshot before any row of it is used, in this order.
 
 1. The manifest parses. 2. The folder holds exactly the files it names, each with the named sha256; no links, no extra files.
-3. With `deep`, the rows give the digest and every row is a valid record. 4. The signature lists the same files. 5. One of the
-trusted keys made it (checked by model-signing itself). 6. No revocation names the digest.
+3. The signature lists the same files, and its sha256 of manifest.json is that of the bytes that were parsed. 4. One of the trusted
+keys made it (checked by model-signing itself). 5. No revocation names the digest. 6. With `deep`, the rows give the digest and
+every row is a valid record; the rows of an unverified snapshot are never parsed.
 
-Without any trusted key the best answer is "intact, signer unknown".
+Every file is read once and hashed as it was read, so that a file swapped between two reads is refused. Without any trusted key
+the best answer is "intact, signer unknown".
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,10 +23,10 @@ from curation.errors import SnapshotError, command
 from curation.records import Kind
 from curation.snapshot.digest import kind_of
 from curation.snapshot.keys import PUBLIC, config_folder, find_trusted_keys, fingerprint, load_public_key, signature_hint
-from curation.snapshot.manifest import MANIFEST, SIGNATURE, SPLITS, Manifest, Split, read_manifest
+from curation.snapshot.manifest import MANIFEST, SIGNATURE, SPLITS, Manifest, Split, parse_manifest, read_manifest_bytes
 from curation.snapshot.read import read_split
 from curation.snapshot.revoke import find_revocation
-from curation.snapshot.sign import Signed, hashing_config, read_signature, walk_files
+from curation.snapshot.sign import Signed, hashing_config, parse_signature, read_signature, walk_files
 from curation.snapshot.write import check_rows, file_sha256
 
 if TYPE_CHECKING:
@@ -54,7 +58,9 @@ class Verification:
     digest: str | None = None
     """Root of the content digest, as the manifest gives it."""
     manifest: Manifest | None = None
-    """Only of a snapshot that is verified."""
+    """Only of a snapshot that is verified; parsed from the bytes that were signed."""
+    rows_checked: bool = False
+    """Whether every row was read and the digest was computed from them."""
 
     @property
     def is_verified(self) -> bool:
@@ -69,6 +75,8 @@ class Snapshot:
     manifest: Manifest
     signer: str
     """Fingerprint (`sha256:...`) of the trusted key that signed it."""
+    key: Path | None = field(default=None, compare=False)
+    """File of that key, as it was given to `load_snapshot`."""
 
     def table(self, split: Split) -> pa.Table:
         """The rows of one split; the bytes are hashed again as they are read, so nothing can be swapped in between."""
@@ -98,7 +106,7 @@ def load_snapshot(
         )
     if kind is not None and manifest.kind != kind:
         raise SnapshotError(str(path), f"holds {manifest.kind} rows; {kind} rows are needed here", f"name a snapshot of {kind} rows")
-    return Snapshot(path, manifest, signer)
+    return Snapshot(path, manifest, signer, checked.key)
 
 
 def verify_snapshot(
@@ -107,8 +115,8 @@ def verify_snapshot(
     """Check a snapshot and say what was found; never raises for a bad snapshot.
 
     Args:
-        deep: also read every row, check it and recompute the digest.
-        revocations: folders of revocations; by default the user's own and the one beside the snapshot.
+        deep: also read every row of a verified snapshot, check it and recompute the digest.
+        revocations: folders of revocations; by default the user's own and the one next to the snapshot.
     """
     try:
         return _verify_snapshot(path, trusted_keys, deep, revocations)
@@ -122,17 +130,7 @@ def verify_folder(path: Path, trusted_keys: Sequence[Path]) -> Verification:
         return Verification("no snapshot", (Problem(".", "is no folder"),))
     if odd := [p for p in walk_files(path) if p.is_symlink() or not p.is_file()]:
         return Verification("altered", tuple(Problem(_below(p, path), "is no plain file") for p in odd))
-    if not (path / SIGNATURE).exists():
-        return Verification("unsigned", (Problem(SIGNATURE, "is missing; nobody has signed this"),))
-    signed = read_signature(path / SIGNATURE)
-    if signed is None:
-        return Verification("altered", (Problem(SIGNATURE, "cannot be read as a signature"),))
-    here = {_below(p, path): file_sha256(p) for p in walk_files(path) if p != path / SIGNATURE}
-    if problems := _compare(here, signed.files, "the signature"):
-        return Verification("altered", tuple(problems))
-    if not trusted_keys:
-        return Verification("intact, signer unknown", (Problem(SIGNATURE, "no key is trusted here, so the signer is unknown"),))
-    return _verify_signer(path, signed, trusted_keys)
+    return _verify_signature(path, {_below(p, path): file_sha256(p) for p in walk_files(path) if p != path / SIGNATURE}, trusted_keys)
 
 
 def read_signer(path: Path) -> str | None:
@@ -149,7 +147,7 @@ def read_signer(path: Path) -> str | None:
 
 
 def find_problems(path: Path, manifest: Manifest, *, deep: bool) -> list[Problem]:
-    """Where the folder and its manifest disagree; the signature is not looked at."""
+    """Compare the folder with its manifest; the signature is not checked."""
     entries = list(walk_files(path))
     odd = [Problem(_below(p, path), "is a link or no plain file") for p in entries if p.is_symlink() or not p.is_file()]
     empty = [Problem(p.name, "is a folder; a snapshot has none") for p in sorted(path.iterdir()) if p.is_dir() and not p.is_symlink()]
@@ -164,19 +162,40 @@ def find_problems(path: Path, manifest: Manifest, *, deep: bool) -> list[Problem
 
 def _verify_snapshot(path: Path, trusted_keys: Sequence[Path], deep: bool, revocations: Sequence[Path] | None) -> Verification:
     try:
-        manifest = read_manifest(path)
+        body = read_manifest_bytes(path)
+        manifest = parse_manifest(body, file=path / MANIFEST)
     except SnapshotError as error:
         known = (path / MANIFEST).exists()
         return Verification("altered" if known else "no snapshot", (Problem(MANIFEST if known else ".", error.fact),))
     digest = manifest.digest.root
-    if problems := find_problems(path, manifest, deep=deep):
+    if problems := find_problems(path, manifest, deep=False):
         return Verification("altered", tuple(problems), digest=digest)
-    result = verify_folder(path, trusted_keys)
+    # The hashes are those of the manifest that was parsed and of the files as it names them, whatever is on the disk by now.
+    result = _verify_signature(path, {MANIFEST: hashlib.sha256(body).hexdigest(), **manifest.files}, trusted_keys)
     if result.status in ("unsigned", "altered"):
         return replace(result, digest=digest)
-    if fact := find_revocation(digest, trusted_keys=trusted_keys, folders=revocations, beside=path.parent):
+    if fact := find_revocation(digest, trusted_keys=trusted_keys, folders=revocations, snapshot=path):
         return Verification("revoked", (Problem(".", fact),), digest=digest)
-    return replace(result, digest=digest, manifest=manifest if result.is_verified else None)
+    if not result.is_verified:
+        return replace(result, digest=digest)
+    if deep and (problems := _find_deep_problems(path, manifest)):
+        return Verification("altered", tuple(problems), digest=digest)
+    return replace(result, digest=digest, manifest=manifest, rows_checked=deep)
+
+
+def _verify_signature(path: Path, here: Mapping[str, str], trusted_keys: Sequence[Path]) -> Verification:
+    """Check that a trusted key signed files with exactly these hashes."""
+    if not (path / SIGNATURE).exists():
+        return Verification("unsigned", (Problem(SIGNATURE, "is missing; nobody has signed this"),))
+    body = (path / SIGNATURE).read_bytes()
+    signed = parse_signature(body)
+    if signed is None:
+        return Verification("altered", (Problem(SIGNATURE, "cannot be read as a signature"),))
+    if problems := _compare(here, signed.files, "the signature"):
+        return Verification("altered", tuple(problems))
+    if not trusted_keys:
+        return Verification("intact, signer unknown", (Problem(SIGNATURE, "no key is trusted here, so the signer is unknown"),))
+    return _verify_signer(path, body, signed, trusted_keys)
 
 
 def _named(error: OSError, path: Path) -> str:
@@ -185,32 +204,35 @@ def _named(error: OSError, path: Path) -> str:
     return _below(named, path) if named.is_relative_to(path) else str(named)
 
 
-def _verify_signer(path: Path, signed: Signed, trusted_keys: Sequence[Path]) -> Verification:
+def _verify_signer(path: Path, signature: bytes, signed: Signed, trusted_keys: Sequence[Path]) -> Verification:
     keys = {signature_hint(key): (file, key) for file in trusted_keys for key in [load_public_key(file)]}
     if signed.hint not in keys:
         fact = f"was made with a key that is not trusted here (hint {signed.hint[:12]}; {len(keys)} trusted)"
         return Verification("foreign key", (Problem(SIGNATURE, fact),))
     file, key = keys[signed.hint]
-    if refusal := _refusal(path, file):
+    if refusal := _refusal(path, signature, file):
         return Verification("altered", (Problem(SIGNATURE, refusal),))
     return Verification("verified", signer=fingerprint(key), key=file)
 
 
-def _refusal(path: Path, public_key: Path) -> str | None:
-    """Why model-signing refuses the folder under this key, or None."""
+def _refusal(path: Path, signature: bytes, public_key: Path) -> str | None:
+    """Return why model-signing refuses the folder under this key, or None."""
     import model_signing
 
     config: Any = model_signing.verifying.Config()  # type: ignore[no-untyped-call]
     config.use_elliptic_key_verifier(public_key=public_key)
     config.set_hashing_config(hashing_config())
-    try:
-        config.verify(path, path / SIGNATURE)
-    except Exception as error:  # its parsers let through whatever a damaged file makes them raise; anything means no
-        return f"does not hold: {str(error).strip() or type(error).__name__}"
+    with tempfile.TemporaryDirectory(prefix="seedcorn-") as private:  # the very bytes that were parsed: the file may have changed since
+        copy = Path(private, SIGNATURE)
+        copy.write_bytes(signature)
+        try:
+            config.verify(path.resolve(), copy)
+        except Exception as error:  # its parsers let through whatever a damaged file makes them raise; anything means no
+            return f"does not hold: {str(error).strip() or type(error).__name__}"
     return None
 
 
-def _compare(here: dict[str, str], named: dict[str, str], who: str) -> list[Problem]:
+def _compare(here: Mapping[str, str], named: Mapping[str, str], who: str) -> list[Problem]:
     extra = [Problem(name, f"is not among the files of {who}") for name in sorted(set(here) - set(named))]
     missing = [Problem(name, f"is missing; {who} names it") for name in sorted(set(named) - set(here))]
     changed = [

@@ -124,13 +124,41 @@ def write_synced(path: Path, body: bytes) -> None:
     path.chmod(0o444)
 
 
+def replace_file(path: Path, body: bytes, *, mode: int = 0o644) -> Path:
+    """Write a file so that a kill or a power cut leaves either the old content or the new, never a part of it.
+
+    Args:
+        mode: permissions of the file from the moment it exists.
+    """
+    handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)  # 0600
+    try:
+        with open(handle, "wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(aside).chmod(mode)
+        Path(aside).replace(path)
+    finally:
+        Path(aside).unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return path
+
+
 def sync_folder(path: Path) -> None:
-    """Wait until the folder's entries are on the disk."""
+    """Wait until the folder's entries (of a file: its content) are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sync_tree(path: Path) -> None:
+    """Wait until every file and folder below a folder, and the folder itself, is on the disk."""
+    for parent, _, names in os.walk(path):
+        for name in names:
+            sync_folder(Path(parent, name))
+        sync_folder(Path(parent))
 
 
 def check_rows(tables: Mapping[str, pa.Table], kind: Kind) -> str:
