@@ -114,8 +114,9 @@ def test_trace_of_a_dpo_adapter_finds_the_rows_of_its_sft_run(project: Path) -> 
     row = trace_run(run, row_id=instruction(5)["id"])["row"]
     assert (row["run"], row["split"], row["completion"]) == ("sft", "train", instruction(5)["completion"])
     assert "(train split of the sft rows)" in trace_text(trace_run(run, row_id=row["id"]))
-    record = json.loads((project / "runs" / "dpo" / "run.json").read_text())
-    (project / "runs" / "dpo" / "run.json").write_text(json.dumps(record | {"reference_digest": "0" * 64}))
+    train_run(load_run(project, "again.yaml", run_settings(output="again", seed=8, optimizer={"max_steps": 2, "batch_size": 4})))
+    shutil.rmtree(project / "runs" / "sft")
+    (project / "runs" / "again").rename(project / "runs" / "sft")
     with pytest.raises(TrainingError, match="was trained again since"):
         trace_run(run)
     shutil.rmtree(project / "runs" / "sft")

@@ -134,7 +134,7 @@ def test_training_needs_a_preflight_of_the_same_settings(project: Path) -> None:
     (run.output / "preflight.json").write_text(json.dumps({"config_digest": "0" * 64}))
     with pytest.raises(TrainingError, match=r"was written by another version of train.*Next: train preflight"):
         train_sft(run)
-    (run.output / "preflight.json").write_text(json.dumps({"schema": 2, "config_digest": "0" * 64}))
+    (run.output / "preflight.json").write_text(json.dumps({"schema": 3, "config_digest": "0" * 64}))
     with pytest.raises(TrainingError, match=r"made for other settings than sft\.yaml has now"):
         train_sft(run)
 

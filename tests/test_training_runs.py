@@ -210,28 +210,6 @@ def test_snapshot_changed_after_preflight_stops_the_run(project: Path) -> None:
         train_sft(run, say=print)
 
 
-def rewrite_record(folder: Path, **changes: Any) -> None:
-    """Change what the SFT run's run.json says of its snapshot."""
-    record = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps(record | {"snapshot": record["snapshot"] | changes}))
-
-
-def test_dpo_answers_for_the_rows_of_its_sft_run_too(project: Path) -> None:
-    from training.preflight import preflight
-
-    sft, run = project / "runs" / "sft", load_run(project, "dpo.yaml", run_settings("dpo", output="dpo2"))
-    rewrite_record(sft, simulated_review=True)
-    with pytest.raises(TrainingError, match=r"SFT run's snapshot tiny-instruction v1: its review was simulated"):
-        preflight(run)
-    assert preflight(load_run(project, "dpo3.yaml", run_settings("dpo", output="dpo3", allow_simulated_review=True)))
-    rewrite_record(sft, simulated_review=False, licence="CC-BY-NC-4.0")
-    with pytest.raises(TrainingError, match=r"SFT snapshot tiny-instruction v1: licence CC-BY-NC-4\.0: does not allow use: commercial"):
-        preflight(load_run(project, "dpo4.yaml", run_settings("dpo", output="dpo4", use="commercial")))
-    rewrite_record(sft, licence="CC0-1.0", protected=[])
-    with pytest.raises(TrainingError, match=r"eval\.jsonl is not among the protected sets of the SFT run's snapshot"):
-        preflight(run)
-
-
 def test_sft_adapter_trained_again_after_preflight_is_refused(project: Path) -> None:
     from training.dpo import train_dpo
     from training.preflight import preflight

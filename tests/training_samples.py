@@ -122,6 +122,7 @@ def write_signed(
     version: int = 1,
     ranges: Mapping[str, Sequence[int]] = RANGES,
     text: str = "phrase",
+    licence: str = "CC0-1.0",
 ) -> Path:
     """A snapshot of the kind; unsigned without a key."""
     make = instruction if kind == "instruction" else pair
@@ -132,7 +133,7 @@ def write_signed(
         "review": {"simulated": simulated, "reviewers": ["ann"]},
         "models": {"simulated": True},
         "intended_use": "tests",
-        "licence": "CC0-1.0",
+        "licence": licence,
     }
     path = write_snapshot(
         folder,

@@ -215,6 +215,9 @@ def _preflight_text(result: dict[str, Any], run_file: Path, *, max_length: int, 
         f"disk: at most {disk['needed']} GiB needed, {disk['available']} GiB free",
         f"evaluation {result['eval']['file']}: {result['eval']['items']} items, a protected set of the snapshot",
     ]
+    if sft := result["sft_run"]:
+        signed = f"signed by {sft['adapter_signer'][:19]}" if sft["adapter_signer"] else "not signed; `train sign` signs it"
+        lines.append(f"SFT adapter {sft['adapter_digest'][:12]}: unchanged since its training, {signed}; its snapshot was verified again")
     lines += [f"condition ({key}): {text}" for key, text in result["conditions"].items()]
     lines += describe_left_out(result["lengths"], max_length=max_length)
     if snapshot["simulated_review"]:

@@ -77,6 +77,47 @@ def open_snapshot(run: RunFile, path: Path, *, kind: Kind) -> Snapshot:
     return snapshot
 
 
+def open_recorded(run: RunFile, folder: Path, done: Mapping[str, Any]) -> Snapshot:
+    """Verify again the snapshot that a finished run was trained on, revocations included, and return it.
+
+    Args:
+        run: the run file whose trusted keys count.
+        folder: the finished run's folder, which the recorded path is relative to.
+        done: its run.json.
+
+    Raises:
+        TrainingError: the snapshot is not there or is another one.
+        SnapshotError: its signature does not hold or it was revoked.
+    """
+    recorded = done["snapshot"]
+    path = (folder / recorded["path"]).resolve()
+    if not path.is_dir():
+        fact = f"does not exist; the {done['kind']} run in {folder} was trained on it"
+        raise TrainingError(str(path), fact, "restore that snapshot folder, or the run folder to its place beside it")
+    snapshot = open_snapshot(run, path, kind=recorded["kind"])
+    if snapshot.manifest.digest.root != recorded["digest"]:
+        fact = f"is not the snapshot the {done['kind']} adapter was trained on (digest {recorded['digest'][:12]})"
+        raise TrainingError(str(snapshot.path), fact, "restore that snapshot folder")
+    return snapshot
+
+
+def check_signature(run: RunFile, folder: Path) -> str | None:
+    """Return the signer of an adapter folder, None if it is not signed; refuse a signature that does not hold.
+
+    Raises:
+        TrainingError: the folder was changed after it was signed, or the key is not trusted here.
+    """
+    from curation.snapshot import find_trusted_keys, verify_folder
+
+    found = verify_folder(folder, [*run.trusted_keys, *find_trusted_keys()])
+    if found.status in ("verified", "unsigned"):
+        return found.signer
+    again = "restore the adapter, or train it again"
+    if found.status in ("foreign key", "intact, signer unknown"):
+        again = "add the signer's public key to trusted_keys in the run file, or to your trust store"
+    raise TrainingError(str(folder), f"its signature does not hold: {'; '.join(str(p) for p in found.problems[:3])}", again)
+
+
 def read_rows(snapshot: Snapshot, split: Split) -> list[dict[str, Any]]:
     """One split as plain rows, with their ids."""
     return list(snapshot.table(split).to_pylist())

@@ -22,14 +22,13 @@ from training.data import describe_left_out, open_snapshot, read_rows, to_datase
 from training.folder import (
     ADAPTER,
     CHECKPOINTS,
-    RUN,
     find_finished,
     relative,
     require_preflight,
-    require_run,
     save_adapter,
-    write_json,
+    write_run,
 )
+from training.preflight import confirm_preflight
 from training.progress import Say, run_callbacks
 from training.resume import explain_failures, only_process, take_up, train_from
 from training.sft import describe_run, require_saved
@@ -52,11 +51,9 @@ def train_dpo(run: RunFile, *, say: Say = print) -> dict[str, Any]:
 
 def _train(run: RunFile, *, sft_adapter: Path, checked: dict[str, Any], say: Say) -> dict[str, Any]:
     started = time.monotonic()
-    sft = require_sft(sft_adapter, base_digest=checked["base"]["digest"])
-    if sft["adapter_digest"] != checked["sft_run"]["adapter_digest"]:
-        raise TrainingError(str(sft_adapter), "was trained again since preflight looked at it", command("train", "preflight", run.source))
     checkpoint = take_up(run.output, checked)
     trainer, tokenizer = build_trainer(run, checked=checked, say=say)
+    sft = checked["sft_run"]
     check_reference(trainer.model, sft["adapter_digest"], when="before training")
     if checkpoint:
         say(f"Going on from {checkpoint.name}")
@@ -68,12 +65,12 @@ def _train(run: RunFile, *, sft_adapter: Path, checked: dict[str, Any], say: Say
         result |= describe_preference(trainer.state) | {
             "reference_digest": reference,
             "sft_run": relative(sft_adapter, run.output),
-            "sft": {key: checked["sft_run"][key] for key in ("name", "version", "digest", "adapter_digest", "simulated_review")},
+            "sft": {key: value for key, value in sft.items() if key not in ("path", "protected")},
             "resumed_from": int(checkpoint.name.split("-")[1]) if checkpoint else None,
             "seconds": round(time.monotonic() - started, 1),
         }
         write_card(adapter, result, history=trainer.state.log_history)
-        write_json(run.output / RUN, result)
+        result = write_run(run.output, result)
     shutil.rmtree(run.output / CHECKPOINTS, ignore_errors=True)
     return result
 
@@ -82,15 +79,6 @@ def describe_preference(state: Any) -> dict[str, Any]:
     """How far the policy prefers the chosen completions more than its reference does, at the first step and the last."""
     margins = [entry["rewards/margins"] for entry in state.log_history if "rewards/margins" in entry]
     return {"first_margin": margins[0], "last_margin": margins[-1]}
-
-
-def require_sft(folder: Path, *, base_digest: str) -> dict[str, Any]:
-    """run.json of the SFT run, if it was trained on the same base model and its adapter is untouched."""
-    sft = require_run(folder, kind="sft")
-    if sft["base"]["digest"] != base_digest:
-        fact = f"was trained on another base model ({sft['base']['id']}, {sft['base']['digest'][:12]}) than base_model ({base_digest[:12]})"
-        raise TrainingError(f"sft_adapter {folder}", fact, "name the base model the SFT run had")
-    return sft
 
 
 def build_trainer(run: RunFile, *, checked: dict[str, Any], say: Say) -> tuple[Any, Any]:
@@ -109,6 +97,7 @@ def build_trainer(run: RunFile, *, checked: dict[str, Any], say: Say) -> tuple[A
     if snapshot.manifest.digest.root != checked["snapshot"]["digest"]:
         raise TrainingError(str(snapshot.path), "is not the snapshot preflight looked at", command("train", "preflight", run.source))
     check_base(run.base_model, checked, mend=command("train", "preflight", run.source))
+    confirm_preflight(run, snapshot, checked)
     for line in describe_left_out(checked["lengths"], max_length=run.optimizer.max_length):
         say(line)
     say(f"Loading {checked['base']['id']}")

@@ -1,30 +1,35 @@
-"""The run folder: what a run leaves behind. `resume.py` says how a killed one is taken up again.
+"""The run folder: what a run writes. `resume.py` resumes a killed one.
 
-    config.yaml  preflight.json  metrics.jsonl  checkpoints/  adapter/  log.txt  eval.json  run.json
+    config.yaml  preflight.json  metrics.jsonl  checkpoints/  tensorboard/  adapter/  log.txt  eval.json  run.json
 
-run.json is written last, so its presence means that the run is whole.
+run.json is written last, so its presence means that the run is complete. It ends with a seal, a digest over the rest of it, which the
+adapter folder repeats in training.json: `train sign` signs that folder, so a signed adapter also vouches for its run.json.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from curation.errors import command
+from curation.records import canonical_json
 from training.config import RunFile, TrainingError, load_run_file
 
 RUN, PREFLIGHT, METRICS, CONFIG, EVAL, LOG = "run.json", "preflight.json", "metrics.jsonl", "config.yaml", "eval.json", "log.txt"
 ADAPTER, CHECKPOINTS, MARK = "adapter", "checkpoints", "complete"
-SCHEMA = 2
-"""Of run.json and preflight.json."""
+PROVENANCE = "training.json"
+"""In the adapter folder: what the adapter was trained from, and the seal of its run.json."""
+SCHEMA = 3
+"""Of run.json and preflight.json. Up to 2 the adapter's digest left out its configuration and run.json had no seal."""
 _PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "seedcorn")
 
 
@@ -50,7 +55,7 @@ def find_finished(run: RunFile, *, say: Callable[[str], None] = lambda text: Non
     file = run.output / RUN
     if not file.is_file():
         return None
-    done = _read_record(file)
+    done = require_run(run.output)
     if done["config_digest"] != run.digest:
         raise TrainingError(str(run.output), "holds a finished run with other settings", "name another output in the run file")
     snapshot = f"{done['snapshot']['name']} v{done['snapshot']['version']}"
@@ -76,17 +81,55 @@ def require_finished(run: RunFile) -> dict[str, Any]:
 
 
 def require_run(folder: Path, *, kind: str | None = None, again: str = "train sft RUN.yaml") -> dict[str, Any]:
-    """run.json of a finished run whose adapter is still the one it recorded."""
+    """Return run.json of a finished run, if neither it nor the adapter was changed since.
+
+    Args:
+        folder: the run folder.
+        kind: the kind of run that is needed; None for any.
+        again: the command that finishes the run, for the error.
+
+    Raises:
+        TrainingError: the run is not finished, is of another kind, or run.json or the adapter is not what the training wrote.
+    """
     from training.adapter import folder_digest
 
-    if not (folder / RUN).is_file():
+    file = folder / RUN
+    if not file.is_file():
         raise TrainingError(str(folder), "is no finished run (no run.json)", again)
-    done = _read_record(folder / RUN)
+    done = _read_record(file)
     if kind is not None and done["kind"] != kind:
         raise TrainingError(str(folder), f"is a run of kind {done['kind']}; {kind} is needed here", "name the SFT run's folder")
+    if done.get("seal") != seal_of(done):
+        raise TrainingError(str(file), "was changed after the training; its seal does not match", f"restore {RUN}, or train the run again")
     if folder_digest(folder / ADAPTER) != done["adapter_digest"]:
-        raise TrainingError(str(folder / ADAPTER), "is not the adapter run.json recorded; it was changed", "train it again")
+        fact = "is not the adapter run.json recorded; its weights or its adapter_config.json were changed"
+        raise TrainingError(str(folder / ADAPTER), fact, "restore the adapter, or train it again")
+    provenance = folder / ADAPTER / PROVENANCE
+    if not provenance.is_file() or read_json(provenance) != describe_provenance(done):
+        fact = f"is missing or does not match {RUN}; adapter and {RUN} belong to different trainings"
+        raise TrainingError(str(provenance), fact, "restore both, or train the run again")
     return done
+
+
+def write_run(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """Seal and write run.json, which completes the run; returns what was written."""
+    sealed = {**result, "seal": seal_of(result)}
+    write_json(folder / ADAPTER / PROVENANCE, describe_provenance(sealed))
+    write_json(folder / RUN, sealed)
+    return sealed
+
+
+def seal_of(result: Mapping[str, Any]) -> str:
+    """Return the sha256 over run.json without its seal; layout and key order do not count."""
+    return hashlib.sha256(canonical_json({key: value for key, value in result.items() if key != "seal"})).hexdigest()
+
+
+def describe_provenance(sealed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of the adapter's training.json for a sealed run.json."""
+    facts = {key: sealed[key] for key in ("kind", "adapter_digest", "base", "use", "conditions", "seal")}
+    keys = ("name", "version", "kind", "digest", "signer", "licence", "simulated_review")
+    facts["snapshot"] = {key: sealed["snapshot"][key] for key in keys}
+    return {"schema": 1, **facts, "sft": sealed.get("sft")}
 
 
 def open_run(target: Path) -> RunFile:
@@ -135,9 +178,11 @@ def describe_environment() -> dict[str, Any]:
 
 def _read_record(file: Path) -> dict[str, Any]:
     value = read_json(file)
-    if value.get("schema") != SCHEMA:
-        fact = f"was written by another version of train (schema {value.get('schema')}, here {SCHEMA})"
-        again = "name another output in the run file" if file.name == RUN else "train preflight RUN.yaml"
+    if (schema := value.get("schema")) != SCHEMA:
+        fact = f"was written by another version of train (schema {schema}, here {SCHEMA})"
+        again = "train the run again under another output in the run file" if file.name == RUN else "train preflight RUN.yaml"
+        if file.name == RUN and schema in (1, 2):
+            fact += "; its adapter digest leaves out adapter_config.json, so a change of rank or alpha cannot be detected"
         raise TrainingError(str(file), fact, again)
     return value
 

@@ -9,24 +9,27 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.adapter import WEIGHTS
+from curation.errors import command
+from training.adapter import read_settings
 from training.config import Lora, RunFile, TrainingError
 from training.data import (
     KIND_OF,
     check_protected,
+    check_signature,
     describe_lengths,
+    open_recorded,
     open_snapshot,
     read_rows,
     resolve_snapshot,
     token_lengths,
 )
-from training.folder import ADAPTER, CONFIG, PREFLIGHT, SCHEMA, find_finished, read_json, relative, write_json
+from training.folder import ADAPTER, CONFIG, PREFLIGHT, SCHEMA, find_finished, read_json, relative, require_run, write_json
 from training.items import read_eval_items, shape_of
-from training.licence import check_use, find_base_record
+from training.licence import BaseModelRecord, check_use, find_base_record
 from training.memory import GIB, available_memory, checkpoint_bytes, estimate_run, find_module_names, read_shape
 from training.progress import Say
 from training.resume import check_origin, only_process
@@ -41,17 +44,17 @@ def preflight(run: RunFile, *, say: Say = print) -> dict[str, Any]:
         refuse_newer_snapshot(run, done)
         return read_json(run.output / PREFLIGHT)
     base = find_base_record(run.base_model, declared=run.base_licence)
-    conditions = {"base model": check_use(base.licence, run.use, of=f"base model {base.id}")}
+    check_licences(run, base, None)
     snapshot = open_snapshot(run, resolve_snapshot(run.snapshot), kind=KIND_OF[run.kind])
-    if snapshot.manifest.licence:
-        conditions["snapshot"] = check_use(snapshot.manifest.licence, run.use, of=f"snapshot {snapshot.path.name}")
+    check_licences(run, base, snapshot)
     refuse_packing(run, gpu=_gpu())
     refuse_missing_logger(run)
     evaluation = describe_eval(run, snapshot)
     base_facts = {**asdict(base), "digest": _base_digest(run.base_model, say=say)}
-    sft = describe_sft(run, base_digest=base_facts["digest"], eval_sha256=evaluation["sha256"])
-    if sft is not None and sft["licence"]:
-        conditions["SFT snapshot"] = check_use(sft["licence"], run.use, of=f"SFT snapshot {sft['name']} v{sft['version']}")
+    sft = describe_sft(run, base_digest=base_facts["digest"])
+    if sft is not None:
+        check_sft_protected(run, sft, sha256=evaluation["sha256"])
+    conditions = check_licences(run, base, snapshot, sft)
     refuse_unknown_targets(run)
     lengths = describe_rows(run, snapshot, say=say)
     memory = describe_memory(run, longest=max(split["longest"] for split in lengths.values()))
@@ -63,7 +66,7 @@ def preflight(run: RunFile, *, say: Say = print) -> dict[str, Any]:
         "snapshot": describe_snapshot(run, snapshot),
         "base": base_facts,
         "use": run.use,
-        "conditions": {key: text for key, text in conditions.items() if text},
+        "conditions": conditions,
         "eval": evaluation,
         "sft_run": sft,
         "lengths": lengths,
@@ -103,23 +106,99 @@ def describe_eval(run: RunFile, snapshot: Snapshot) -> dict[str, Any]:
     return facts | {"items": len(items), "form": shape_of(items), "preference_snapshot": pairs}
 
 
-def describe_sft(run: RunFile, *, base_digest: str, eval_sha256: str) -> dict[str, Any] | None:
-    """dpo only: the SFT run it starts from. Its rows are in the adapter too, so they answer for what these rows answer for."""
+def check_licences(run: RunFile, base: BaseModelRecord, snapshot: Snapshot | None, sft: dict[str, Any] | None = None) -> dict[str, str]:
+    """Check every licence against the declared use and return the conditions that come with it, by what they apply to.
+
+    Args:
+        run: its `use` is what is checked.
+        base: the base model's record.
+        snapshot: the rows; None to check the base model alone.
+        sft: what `describe_sft` says of the SFT run's rows.
+    """
+    found = {"base model": check_use(base.licence, run.use, of=f"base model {base.id}")}
+    if snapshot is not None and snapshot.manifest.licence:
+        found["snapshot"] = check_use(snapshot.manifest.licence, run.use, of=f"snapshot {snapshot.path.name}")
+    if sft is not None and sft["licence"]:
+        found["SFT snapshot"] = check_use(sft["licence"], run.use, of=f"SFT snapshot {sft['name']} v{sft['version']}")
+    return {key: text for key, text in found.items() if text}
+
+
+def confirm_preflight(run: RunFile, snapshot: Snapshot, checked: dict[str, Any]) -> None:
+    """Refuse a preflight.json that does not say what the verified manifests, the licences and the SFT run say.
+
+    What it says goes into run.json and onto the card, and the file itself is not signed.
+    """
+    base = find_base_record(run.base_model, declared=run.base_licence)
+    sft = describe_sft(run, base_digest=checked["base"]["digest"])
+    if sft is not None and sft["adapter_digest"] != (checked["sft_run"] or {}).get("adapter_digest"):
+        fact = "was trained again since preflight looked at it"
+        raise TrainingError(str(run.sft_adapter), fact, command("train", "preflight", run.source))
+    found = {
+        "snapshot": describe_snapshot(run, snapshot),
+        "base": {**asdict(base), "digest": checked["base"]["digest"]},
+        "sft_run": sft,
+        "conditions": check_licences(run, base, snapshot, sft),
+    }
+    if other := [key for key, value in found.items() if value != checked[key]]:
+        fact = f"does not match what was checked now ({', '.join(other)})"
+        raise TrainingError(str(run.output / PREFLIGHT), fact, command("train", "preflight", run.source))
+
+
+@dataclass(frozen=True)
+class SftRun:
+    """The SFT run a DPO run starts from, checked again."""
+
+    done: dict[str, Any]
+    """Its run.json."""
+    snapshot: Snapshot
+    """The snapshot it was trained on; what it says counts, not what run.json says of it."""
+    signer: str | None
+    """Who signed the adapter; None if nobody did."""
+
+
+def require_sft(run: RunFile, folder: Path, *, base_digest: str) -> SftRun:
+    """Check the SFT run again: seal, adapter, signature where it has one, base model, and the snapshot it was trained on.
+
+    Raises:
+        TrainingError: the run, the adapter or its signature was changed, or the base model is another one.
+        SnapshotError: the snapshot is not signed by a trusted key any more, or was revoked.
+    """
+    sft = require_run(folder, kind="sft")
+    signer = check_signature(run, folder / ADAPTER)
+    if sft["base"]["digest"] != base_digest:
+        fact = f"was trained on another base model ({sft['base']['id']}, {sft['base']['digest'][:12]}) than base_model ({base_digest[:12]})"
+        raise TrainingError(f"sft_adapter {folder}", fact, "name the base model the SFT run had")
+    return SftRun(sft, open_recorded(run, folder, sft), signer)
+
+
+def describe_sft(run: RunFile, *, base_digest: str) -> dict[str, Any] | None:
+    """Describe the SFT run a DPO run starts from, checked again; None for sft.
+
+    The adapter was trained on its rows too, so the same conditions apply to them. They are read from the verified manifest.
+    """
     if run.sft_adapter is None:
         return None
-    from training.dpo import require_sft
+    sft = require_sft(run, run.sft_adapter, base_digest=base_digest)
+    manifest = sft.snapshot.manifest
+    return {
+        "path": relative(run.sft_adapter, run.output),
+        "adapter_digest": sft.done["adapter_digest"],
+        "adapter_signer": sft.signer,
+        "name": manifest.name,
+        "version": manifest.version,
+        "digest": manifest.digest.root,
+        "licence": manifest.licence,
+        "simulated_review": manifest.review.simulated,
+        "protected": [{"name": item.name, "sha256": item.sha256} for item in manifest.protected],
+    }
 
-    sft = require_sft(run.sft_adapter, base_digest=base_digest)
-    snapshot = sft["snapshot"]
-    name = f"the SFT run's snapshot {snapshot['name']} v{snapshot['version']}"
-    if snapshot["simulated_review"] and not run.allow_simulated_review:
-        fact = f"{name}: its review was simulated; no person has approved those rows"
-        raise TrainingError(f"sft_adapter {run.sft_adapter}", fact, "have people review them, or set allow_simulated_review: true")
-    if eval_sha256 not in [item["sha256"] for item in snapshot["protected"]]:
-        fact = f"{run.eval.file.name} is not among the protected sets of {name}, so nothing says the SFT rows do not contain it"
+
+def check_sft_protected(run: RunFile, sft: dict[str, Any], *, sha256: str) -> None:
+    """Refuse an evaluation file that the SFT rows were not screened against; they are in the adapter too."""
+    if sha256 not in [item["sha256"] for item in sft["protected"]]:
+        name = f"the SFT run's snapshot {sft['name']} v{sft['version']}"
+        fact = f"{run.eval.file.name} is not among the protected sets of {name}, so the SFT rows were not checked for its items"
         raise TrainingError("eval.file", fact, "evaluate on a set that both snapshots were screened against")
-    keys = ("name", "version", "digest", "licence", "simulated_review")
-    return {"path": relative(run.sft_adapter, run.output), "adapter_digest": sft["adapter_digest"], **{key: snapshot[key] for key in keys}}
 
 
 def describe_rows(run: RunFile, snapshot: Snapshot, *, say: Say) -> dict[str, Any]:
@@ -213,7 +292,7 @@ def _lora_shape(run: RunFile) -> dict[str, Any]:
     if run.sft_adapter is None:
         lora = run.lora or Lora()
         return {"r": lora.r, "targets": lora.targets}
-    config = read_json((run.sft_adapter / ADAPTER / WEIGHTS).with_name("adapter_config.json"))
+    config = read_settings(run.sft_adapter / ADAPTER)
     return {"r": config["r"], "targets": tuple(config["target_modules"])}
 
 

@@ -18,15 +18,15 @@ from training.config import BETA, Lora, RunFile, TrainingError
 from training.data import describe_left_out, open_snapshot, read_rows, to_dataset
 from training.folder import (
     CHECKPOINTS,
-    RUN,
     SCHEMA,
     describe_environment,
     find_finished,
     relative,
     require_preflight,
     save_adapter,
-    write_json,
+    write_run,
 )
+from training.preflight import confirm_preflight
 from training.progress import Say, run_callbacks
 from training.resume import explain_failures, only_process, take_up, train_from
 
@@ -56,7 +56,7 @@ def _train(run: RunFile, *, checked: dict[str, Any], say: Say) -> dict[str, Any]
         result["resumed_from"] = int(checkpoint.name.split("-")[1]) if checkpoint else None
         result["seconds"] = round(time.monotonic() - started, 1)
         write_card(adapter, result, history=trainer.state.log_history)
-        write_json(run.output / RUN, result)
+        result = write_run(run.output, result)
     shutil.rmtree(run.output / CHECKPOINTS, ignore_errors=True)
     return result
 
@@ -75,6 +75,7 @@ def build_trainer(run: RunFile, *, checked: dict[str, Any], say: Say) -> tuple[A
     if snapshot.manifest.digest.root != checked["snapshot"]["digest"]:
         raise TrainingError(str(snapshot.path), "is not the snapshot preflight looked at", command("train", "preflight", run.source))
     check_base(run.base_model, checked, mend=command("train", "preflight", run.source))
+    confirm_preflight(run, snapshot, checked)
     for line in describe_left_out(checked["lengths"], max_length=run.optimizer.max_length):
         say(line)
     say(f"Loading {checked['base']['id']}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from curation.errors import command
 from training.config import RunFile, TrainingError
-from training.data import Split, open_snapshot, read_rows
+from training.data import Split, open_recorded, read_rows
 from training.folder import ADAPTER, require_finished, require_run
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def trace_run(run: RunFile, *, row_id: str | None = None) -> dict[str, Any]:
     A DPO adapter goes on from an SFT adapter, so the rows of both are in it.
     """
     done = require_finished(run)
-    sources = [_source(run, run.output, done)]
+    sources = [Source(done["kind"], open_recorded(run, run.output, done))]
     result = {
         "run": str(run.output),
         "kind": done["kind"],
@@ -48,7 +48,7 @@ def trace_run(run: RunFile, *, row_id: str | None = None) -> dict[str, Any]:
     }
     if done["kind"] == "dpo":
         sft = _require_reference(run, done)
-        sources.append(_source(run, run.output / done["sft_run"], sft))
+        sources.append(Source(sft["kind"], open_recorded(run, run.output / done["sft_run"], sft)))
         result["sft_run"] = {"path": str((run.output / done["sft_run"]).resolve()), "adapter_digest": sft["adapter_digest"]}
         result["sft_snapshot"] = {**sft["snapshot"], "path": str(sources[1].snapshot.path)}
         result["reference_digest"] = done["reference_digest"]
@@ -68,19 +68,6 @@ def sign_run(run: RunFile, *, key: Path | None = None) -> dict[str, Any]:
         raise TrainingError(str(key), "does not exist", "name a private key with --key, or leave it out to sign with your own")
     signature = sign_folder(run.output / ADAPTER, key or own_key()[0])
     return {"signature": str(signature), "adapter_digest": done["adapter_digest"]}
-
-
-def _source(run: RunFile, folder: Path, done: Mapping[str, Any]) -> Source:
-    path = (folder / done["snapshot"]["path"]).resolve()
-    if not path.is_dir():
-        raise TrainingError(
-            str(path), f"is not there; {folder} was trained on it", "put the snapshot there, or the run folder back beside it"
-        )
-    snapshot = open_snapshot(run, path, kind=done["snapshot"]["kind"])
-    if snapshot.manifest.digest.root != done["snapshot"]["digest"]:
-        fact = f"is not the snapshot the {done['kind']} adapter was trained on (digest {done['snapshot']['digest'][:12]})"
-        raise TrainingError(str(snapshot.path), fact, "put that snapshot back in its place")
-    return Source(done["kind"], snapshot)
 
 
 def _require_reference(run: RunFile, done: Mapping[str, Any]) -> dict[str, Any]:
