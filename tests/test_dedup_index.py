@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import random
 import re
 import shutil
@@ -18,12 +20,15 @@ import pytest
 from curation import pipeline
 from curation.dedup import find_near, find_near_pairs
 from curation.dedup.across import find_near_on_ray
-from curation.dedup.index import NearIndex, add_sketches, find_candidates, open_index, sketches_for
+from curation.dedup.bands import bands_for
+from curation.dedup.index import NearIndex, add_sketches, candidate_pairs, find_candidates, open_index, sketches_for
+from curation.dedup.sketch import sketches
 from curation.errors import ProjectError
 from curation.snapshot import write_snapshot
-from curation.store import facts, open_store
+from curation.store import facts, open_store, records, runs
 from curation.template import write_template
 from tests.snapshot_rows import FACTS, NOW, instruction, splits_of
+from tests.test_pipeline import approve, blank, score_by_hand
 
 WORDS = [f"{a}{b}" for a in ("fever", "cough", "rash", "pain", "acute", "knee", "heart") for b in ("", "s", "ed", "ing", "al")]
 
@@ -162,3 +167,99 @@ def test_the_command_on_a_cluster_of_two_workers_leaves_the_same_findings(tmp_pa
         with open_store(project) as db:
             found.append([(f.seq, f.kind, f.twin, f.item, f.score, f.evidence) for f in facts.latest_findings(db, ("dedup",))])
     assert found[0] == found[1] and summary.counts["near"] > 50
+
+
+def sentence(n: int) -> str:
+    return " ".join(hashlib.sha256(f"{n}:{k}".encode()).hexdigest()[:7] for k in range(12))
+
+
+def bring_in(folder: Path, prompts: list[str]) -> None:
+    file = folder.parent / "rows.jsonl"
+    file.write_text("".join(json.dumps({"prompt": prompt, "completion": "Water it."}) + "\n" for prompt in prompts))
+    pipeline.import_rows(folder, file)
+
+
+@pytest.fixture
+def garden(tmp_path: Path) -> Path:
+    """A project that embeds nothing; its 60 imported rows are approved and released as version 1."""
+    folder = blank(tmp_path / "garden")
+    path = folder / "project.yaml"
+    path.write_text(re.sub(r"(?m)^  semantic: .*$", "  semantic: null", path.read_text()))
+    bring_in(folder, [sentence(n) for n in range(60)])
+    release(folder)
+    return folder
+
+
+def release(folder: Path) -> str:
+    pipeline.dedup(folder)
+    score_by_hand(folder)
+    approve(folder)
+    return Path(pipeline.snapshot(folder, "instruction").counts["path"]).name
+
+
+def found_earlier(folder: Path) -> dict[str, str]:
+    """Prompt of each row that dedup leaves out for a released one: the evidence."""
+    pipeline.dedup(folder)
+    with open_store(folder) as db:
+        prompts = {row.seq: row.prompt for row in records.list_rows(db, "instruction")}
+        found = [f for f in facts.latest_findings(db, ("dedup",)) if f.kind == "earlier"]
+        assert all(f.drops and f.twin in prompts for f in found)
+        return {prompts[f.seq]: f.evidence for f in found}
+
+
+def test_new_rows_are_compared_with_every_release_of_the_project(garden: Path) -> None:
+    first = next((garden / "snapshots").iterdir()).name
+    copies = {f"{sentence(n)}!": n for n in (3, 17, 41)}
+    bring_in(garden, [*copies, "Which flower opens at four o'clock?"])
+    found = found_earlier(garden)
+    assert {prompt: first in evidence and sentence(copies[prompt])[:60] in evidence for prompt, evidence in found.items()} == dict.fromkeys(
+        copies, True
+    )
+    with open_store(garden) as db:  # one row of a version, one sketch: the released rows are not looked up again
+        assert [run["rows_out"] for run in runs.list_runs(db, "dedup")][-1] == 61
+    second = release(garden)
+    files = sorted(file.name for file in (garden / "index").iterdir())
+    assert len(files) == 2 and files[0].startswith(first) and files[1].startswith(second)
+    bring_in(garden, ["Which flower opens at four o'clock??"])
+    assert second in found_earlier(garden)["Which flower opens at four o'clock??"]
+
+
+@pytest.mark.parametrize("loss", ["sketches", "damaged sketches", "snapshot"])
+def test_lost_sketches_are_made_again_and_a_lost_snapshot_is_still_known(garden: Path, loss: str) -> None:
+    (snapshot,), (file,) = (garden / "snapshots").iterdir(), (garden / "index").iterdir()
+    if loss == "sketches":
+        file.unlink()
+    elif loss == "damaged sketches":
+        file.write_bytes(file.read_bytes()[:200])
+    else:
+        shutil.rmtree(snapshot)
+    bring_in(garden, [f"{sentence(5)}!"])
+    assert snapshot.name in found_earlier(garden)[f"{sentence(5)}!"]
+    assert file.is_file()
+
+
+def test_replacement_of_a_released_row_that_was_taken_out_is_not_stopped_by_the_release(garden: Path) -> None:
+    with open_store(garden) as db:
+        rows = {row.prompt: row for row in records.list_rows(db, "instruction")}
+    pipeline.override(garden, rows[sentence(8)].id, action="drop", reason="wrong")
+    bring_in(garden, [f"{sentence(8)}!", f"{sentence(9)}!"])
+    assert list(found_earlier(garden)) == [f"{sentence(9)}!"]
+
+
+def test_without_an_index_releases_are_not_looked_up(garden: Path) -> None:
+    path = garden / "project.yaml"
+    path.write_text(re.sub(r"(?m)^  index: \w+", "  index: null", path.read_text()))
+    bring_in(garden, [f"{sentence(5)}!"])
+    assert found_earlier(garden) == {}
+
+
+def test_candidates_from_datasketch_hold_nearly_every_pair_of_the_exact_comparison() -> None:
+    rows, bands = corpus(400, seed=3), bands_for(0.7)
+    values = sketches(rows, shingle=5, permutations=bands[0] * bands[1])
+    exact = find_near_pairs(rows, floor=0.7)
+    near = {(new - 400, old) for new, old in zip(exact["row"].to_pylist(), exact["twin"].to_pylist(), strict=True) if old < 400 <= new}
+    found = set(candidate_pairs(values[400:], values[:400], bands=bands))
+    assert len(near) > 100 and len(near - found) <= 0.005 * len(near)
+    # Whichever set is the smaller one and put in, the pairs are the same.
+    assert {(new, old) for new, old in found if old < 390} == set(candidate_pairs(values[400:], values[:390], bands=bands))
+    assert {(new, old) for new, old in found if new < 390} == set(candidate_pairs(values[400:790], values[:400], bands=bands))

@@ -63,6 +63,30 @@ def find_candidates(index: NearIndex, texts: Texts) -> list[list[bytes]]:
     return [sorted(index.lsh.query(_minhash(values))) for values in sketches_for(index, texts)]
 
 
+def candidate_pairs(new: Array, old: Array, *, bands: tuple[int, int]) -> list[tuple[int, int]]:
+    """Find the rows of two sets that share a band, with datasketch's LSH in this process.
+
+    The smaller set is put in and the larger one asked for, since an insertion takes four times as long as a query (150 and 40 µs a row).
+
+    Args:
+        new: sketches (n, bands × bins) of the rows to look for.
+        old: sketches (m, bands × bins) of the rows that exist.
+        bands: (bands, bins in each), as for both sets of sketches.
+
+    Returns:
+        (place in `new`, place in `old`) of each pair, sorted. Pairs are candidates: compare their texts.
+    """
+    from datasketch import MinHashLSH
+
+    lsh = MinHashLSH(num_perm=bands[0] * bands[1], params=bands)
+    swapped = len(new) > len(old)
+    kept, asked = (old, new) if swapped else (new, old)
+    for place, values in enumerate(kept):
+        lsh.insert(place, _minhash(values), check_duplication=False)
+    found = [(place, n) for n, values in enumerate(asked) for place in lsh.query(_minhash(values))]
+    return sorted((n, place) if swapped else (place, n) for place, n in found)
+
+
 def _minhash(values: Array) -> Any:
     from datasketch import LeanMinHash
 

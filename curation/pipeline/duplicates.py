@@ -20,7 +20,7 @@ from curation.embed import embed, model_digest
 from curation.pipeline.asking import Progress
 from curation.pipeline.bench import Bench, Summary, label_of, open_bench
 from curation.pipeline.deciding import rank_rows
-from curation.pipeline.earlier import earlier_digests, earlier_findings, find_earlier, texts_for_dedup
+from curation.pipeline.earlier import earlier_digests, earlier_findings, find_earlier, released_findings, texts_for_dedup
 from curation.project import settings_digest
 from curation.records import KINDS, prompt_text
 from curation.store import facts, hold_lock, records, runs
@@ -47,11 +47,14 @@ def dedup(folder: Path, *, against: Sequence[Path] = (), ray: str | None = None,
             labels: dict[int, str | None] = {}
             for kind in KINDS:
                 # A row that a person rewrote has gone on as its child, which must not fall as its copy.
-                rows = [row for row in records.list_rows(bench.db, kind) if row.seq in ranks]
+                everyone = records.list_rows(bench.db, kind)
+                rows = [row for row in everyone if row.seq in ranks]
                 tell = partial(progress or _untold, "dedup", len(rows), len(rows))
                 run.rows_in += len(rows)
                 labels |= {row.seq: label_of(bench, row) for row in rows}
                 known = earlier_findings(bench, rows, earlier) if earlier else []
+                gone = {finding.seq for finding in known}
+                known += released_findings(bench, kind, [row for row in rows if row.seq not in gone], everyone)
                 gone = {finding.seq for finding in known}
                 left = [row for row in rows if row.seq not in gone]
                 found, alarm = _find_twins(bench, left, ranks, tell, ray)

@@ -112,14 +112,14 @@ class _Scorer:
         given = labels if self.has_labels else None
         asked, answered = zip(*(row.texts for row in rows), strict=True)
         prompts = self.prompts.score(asked, labels=given)
-        texts = {items.name: items.texts for items in self.protected}
+        texts: dict[str, Sequence[str]] = {items.name: items.texts for items in self.protected}
         lines = [(line, texts, "") for line in prompts.filter(prompts["is_leak"]).to_pylist()]
         short = [_is_short(answer, label) for answer, label in zip(answered, labels, strict=True)]
         # An answer names what it is about, so in answers only copied text counts.
         long = ["" if is_short else answer for answer, is_short in zip(answered, short, strict=True)]
         lines += [(line, texts, "In the answer: ") for line in _copied(self.copied, long, given, texts)]
         if self.answers is not None:
-            theirs = {items.name: items.answers for items in self.protected}
+            theirs: dict[str, Sequence[str]] = {items.name: items.answers for items in self.protected}
             lines += [
                 (line, theirs, "In the answer, beside a protected answer: ")
                 for line in _copied(self.answers, answered, None, theirs)

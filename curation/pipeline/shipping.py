@@ -15,7 +15,7 @@ from curation.formats import ExportFormat, write_rows
 from curation.pipeline.balancing import rows_past_cap
 from curation.pipeline.bench import Bench, Summary, label_of, load_protected, open_bench
 from curation.pipeline.deciding import decide_rows
-from curation.pipeline.earlier import texts_for_dedup
+from curation.pipeline.earlier import keep_sketches, texts_for_dedup
 from curation.pipeline.freezing import freeze
 from curation.pipeline.protecting import ProtectedItems
 from curation.pipeline.screening import check_findings, conflict_findings, leak_findings
@@ -48,8 +48,12 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> Summary:
             facts.add_splits(bench.db, new, run.number)
             better = {row.seq: decisions[row.seq].better for row in kept}
             called = name or f"{bench.project.name}-{kind}"
+            known = {Path(one["path"]).name for one in reviews.list_snapshots(bench.db)}
             frozen = freeze(bench, kind, name=called, parts=splits, better=better, protected=protected, stopped=stopped)
-            run.rows_out = sum(len(part) for part in splits.values())
+            released = [row for part in splits.values() for row in part]
+            if frozen.path.name not in known:  # of one frozen before, dedup makes missing sketches itself
+                keep_sketches(bench, frozen.path, kind, released, watermark=records.last_seq(bench.db))
+            run.rows_out = len(released)
             run.detail = {"kind": kind, "path": frozen.path.name, "stopped": Counter(stopped.values()), "left_out": left_out}
         counts = {
             "path": str(frozen.path), "digest": snapshots.read_manifest(frozen.path).digest.root,

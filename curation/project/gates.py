@@ -30,8 +30,9 @@ class Dedup(Closed):
     """Earlier snapshots (paths or patterns below the project, such as snapshots/*) whose rows are not made again."""
     alarm_share: float = Field(default=0.5, gt=0, le=1)
     """Share of the rows from which dropped duplicates raise an alarm; a class left empty always raises one."""
-    index: str | None = None
-    """Where sketches of earlier snapshots are kept: `project` (in its folder) or redis://…; none: their texts are read."""
+    index: str | None = "project"
+    """Where sketches of released rows are kept, so that new rows are compared with every earlier snapshot: `project` (its
+    folder), or redis://… for the snapshots under `against` as well; null: only those are compared, by their texts."""
 
 
 class Suite(Closed):

@@ -261,6 +261,11 @@ def kinds_by_seq(db: sqlite3.Connection) -> dict[int, Kind]:
     return {row["seq"]: row["kind"] for row in db.execute("SELECT seq, kind FROM records")}
 
 
+def last_seq(db: sqlite3.Connection) -> int:
+    """Return the highest seq in use; 0 in an empty workbench."""
+    return int(db.execute("SELECT coalesce(max(seq), 0) AS n FROM records").fetchone()["n"])
+
+
 def labels_by_seq(db: sqlite3.Connection) -> dict[int, str]:
     """Return the label of every record that has one."""
     return {row["seq"]: row["label"] for row in db.execute("SELECT seq, label FROM records WHERE label IS NOT NULL")}
