@@ -102,7 +102,8 @@ def test_shipped_templates_open_with_their_command_and_load(tmp_path: Path) -> N
         text = (folder / f"{kind}.yaml").read_text()
         assert text.startswith(f"# train preflight {kind}.yaml && train {kind} {kind}.yaml")
         assert load_run_file(folder / f"{kind}.yaml").kind == kind
-        assert set(yaml.safe_load(text)) <= set(run_settings(kind)) | {"use", "allow_simulated_review", "beta", "seed", "logger", "lora"}
+        more = {"use", "allow_simulated_review", "require", "beta", "seed", "logger", "lora"}
+        assert set(yaml.safe_load(text)) <= set(run_settings(kind)) | more
 
 
 def test_latest_is_the_highest_version_of_that_name(tmp_path: Path) -> None:

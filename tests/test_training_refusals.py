@@ -13,6 +13,7 @@ from curation.errors import SnapshotError, UserError
 from curation.snapshot import create_key
 from tests.training_samples import run_settings, write_eval, write_run_file, write_signed
 from training.config import TrainingError, load_run_file
+from training.data import open_snapshot
 from training.preflight import preflight, refuse_packing
 from training.run_files import write_run_files
 from training.sft import train_sft
@@ -48,6 +49,35 @@ def test_unsigned_snapshot_is_refused(project: Path) -> None:
     write_signed(project, "instruction", key=None, sha256=sha_of(project))
     with pytest.raises(SnapshotError, match="nobody has signed this"):
         check(project)
+
+
+@pytest.mark.parametrize(
+    ("mode", "fact"), [("none", "no person has reviewed these rows"), ("sample", "people reviewed only a random sample of these rows")]
+)
+def test_rows_that_people_did_not_review_need_the_run_files_consent(project: Path, mode: str, fact: str) -> None:
+    path = write_signed(project, "instruction", key=key(project), sha256=sha_of(project), review=mode)
+    refusal = (
+        f"{project}/runs/../snapshots/{path.name}: review {mode}: {fact}, and the run file requires review: all. "
+        "Next: have people review all rows "
+        f"(review: all in project.yaml), or write require: {{review: {mode}}} in the run file"
+    )
+    for accepts in ({}, {"require": {"review": "all"}}):
+        with pytest.raises(TrainingError) as refused:
+            check(project, **accepts)
+        assert str(refused.value) == refusal
+
+
+def test_the_least_review_is_a_lower_bound(project: Path) -> None:
+    for version, (mode, required, is_accepted) in enumerate(
+        [("none", "none", True), ("none", "sample", False), ("sample", "sample", True), ("sample", "none", True), ("all", "none", True)], 1
+    ):
+        path = write_signed(project, "instruction", key=key(project), sha256=sha_of(project), review=mode, version=version)
+        run = load_run_file(write_run_file(project, "sft.yaml", run_settings(require={"review": required})))
+        if is_accepted:
+            assert open_snapshot(run, path, kind="instruction").manifest.review.mode == mode
+            continue
+        with pytest.raises(TrainingError, match=f"review {mode}: .*requires review: {required}"):
+            open_snapshot(run, path, kind="instruction")
 
 
 def test_altered_snapshot_is_refused(project: Path) -> None:

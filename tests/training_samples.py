@@ -123,6 +123,7 @@ def write_signed(
     ranges: Mapping[str, Sequence[int]] = RANGES,
     text: str = "phrase",
     licence: str = "CC0-1.0",
+    review: str = "all",
 ) -> Path:
     """A snapshot of the kind; unsigned without a key."""
     make = instruction if kind == "instruction" else pair
@@ -130,7 +131,7 @@ def write_signed(
     folder.mkdir(parents=True, exist_ok=True)
     facts = {
         "protected": [{"name": "eval", "file": "eval.jsonl", "sha256": sha256, "items": 12, "text": text, "label": "code"}],
-        "review": {"simulated": simulated, "reviewers": ["ann"]},
+        "review": {"simulated": simulated, "reviewers": ["ann"], "mode": review},
         "models": {"simulated": True},
         "intended_use": "tests",
         "licence": licence,

@@ -96,7 +96,13 @@ def card_text(done: Mapping[str, Any], *, evaluation: Mapping[str, Any] | None =
 
 def _warnings(done: Mapping[str, Any]) -> list[str]:
     simulated = done["snapshot"]["simulated_review"] or (done.get("sft") or {}).get("simulated_review")
-    return ["> **Simulated review.** No person has approved the rows this was trained on. Not for real use."] if simulated else []
+    found = ["> **Simulated review.** No person has approved the rows this was trained on. Not for real use."] if simulated else []
+    reviewed = {"none": "No person reviewed", "sample": "People reviewed only a random sample of"}
+    if (mode := done["snapshot"].get("review", "all")) in reviewed:
+        found.append(f"> **Review: {mode}.** {reviewed[mode]} the rows this was trained on.")
+    if (mode := (done.get("sft") or {}).get("review", "all")) in reviewed:
+        found.append(f"> **Review of the SFT rows: {mode}.** {reviewed[mode]} the rows of the SFT run before it.")
+    return found
 
 
 def _made_from(done: Mapping[str, Any]) -> str:

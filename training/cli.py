@@ -222,6 +222,8 @@ def _preflight_text(result: dict[str, Any], run_file: Path, *, max_length: int, 
     lines += describe_left_out(result["lengths"], max_length=max_length)
     if snapshot["simulated_review"]:
         lines.append("its review was simulated; no person approved these rows")
+    if snapshot.get("review", "all") != "all":
+        lines.append(f"review {snapshot['review']}: accepted by require: {{review: …}} in the run file")
     if finished:
         return "\n".join([*lines, f"The run is finished. Next: {command('train', 'eval', run_file)}"])
     return "\n".join([*lines, f"Next: {command('train', result['kind'], run_file)}"])

@@ -33,6 +33,7 @@ class TrainingError(UserError):
 CLOSED = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 NOT_IN_DIGEST: dict[str, Any] = {
     "logger": True,
+    "require": True,
     "eval": {"n", "question", "answer", "pattern", "table", "preference_snapshot", "max_new_tokens", "batch_size"},
 }
 """Settings that cannot change the adapter: an evaluation may be made larger after the training."""
@@ -128,6 +129,16 @@ class Stopping(BaseModel):
     """Evaluations without a better validation loss before the run stops; the best checkpoint is kept."""
 
 
+class Require(BaseModel):
+    """What the snapshot must be able to show."""
+
+    model_config = CLOSED
+
+    review: Literal["none", "sample", "all"] = "all"
+    """The least review that is accepted: `all` (people approved every row), `sample` (people checked a random sample of them) or
+    `none`."""
+
+
 class RunFile(BaseModel):
     """One training run."""
 
@@ -150,7 +161,9 @@ class RunFile(BaseModel):
     trusted_keys: tuple[Path, ...] = ()
     """Public keys whose snapshots are accepted, beside those in your trust store."""
     allow_simulated_review: bool = False
-    """A snapshot no person has looked at is refused unless this says so."""
+    """A snapshot whose review was simulated is refused unless this says so."""
+    require: Require = Require()
+    """What the snapshot must be able to show."""
     eval: EvalSet
     lora: Lora | None = None
     """sft only; dpo goes on with the SFT adapter's shape."""

@@ -19,6 +19,8 @@ Split = Literal["train", "validation", "test"]
 KIND_OF: dict[str, Kind] = {"sft": "instruction", "dpo": "preference"}
 COLUMNS: dict[str, tuple[str, ...]] = {"instruction": ("prompt", "completion"), "preference": ("prompt", "chosen", "rejected")}
 LATEST = "@latest"
+REVIEW_LEVELS = ("none", "sample", "all")
+"""How much of a snapshot people have reviewed, the least first."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,11 @@ def open_snapshot(run: RunFile, path: Path, *, kind: Kind) -> Snapshot:
             "its review was simulated; no person has approved these rows",
             "have people review them, or set allow_simulated_review: true in the run file",
         )
+    given = snapshot.manifest.review.mode
+    if REVIEW_LEVELS.index(given) < REVIEW_LEVELS.index(run.require.review):
+        asked = {"none": "no person has reviewed these rows", "sample": "people reviewed only a random sample of these rows"}[given]
+        step = f"have people review all rows (review: all in project.yaml), or write require: {{review: {given}}} in the run file"
+        raise TrainingError(f"{path}: review {given}", f"{asked}, and the run file requires review: {run.require.review}", step)
     return snapshot
 
 

@@ -128,7 +128,7 @@ def describe_provenance(sealed: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of the adapter's training.json for a sealed run.json."""
     facts = {key: sealed[key] for key in ("kind", "adapter_digest", "base", "use", "conditions", "seal")}
     keys = ("name", "version", "kind", "digest", "signer", "licence", "simulated_review")
-    facts["snapshot"] = {key: sealed["snapshot"][key] for key in keys}
+    facts["snapshot"] = {key: sealed["snapshot"][key] for key in keys} | {"review": sealed["snapshot"].get("review", "all")}
     return {"schema": 1, **facts, "sft": sealed.get("sft")}
 
 

@@ -189,6 +189,7 @@ def describe_sft(run: RunFile, *, base_digest: str) -> dict[str, Any] | None:
         "digest": manifest.digest.root,
         "licence": manifest.licence,
         "simulated_review": manifest.review.simulated,
+        "review": manifest.review.mode,
         "protected": [{"name": item.name, "sha256": item.sha256} for item in manifest.protected],
     }
 
@@ -281,6 +282,7 @@ def describe_snapshot(run: RunFile, snapshot: Snapshot) -> dict[str, Any]:
         "signer": snapshot.signer,
         "licence": manifest.licence,
         "teacher": manifest.models.teacher,
+        "review": manifest.review.mode,
         "intended_use": manifest.intended_use,
         "rows": {split: facts.rows for split, facts in manifest.splits.items()},
         "protected": [{"name": item.name, "sha256": item.sha256} for item in manifest.protected],

@@ -30,6 +30,8 @@ CROISSANT = "croissant.json"
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
+ReviewMode = Literal["none", "sample", "all"]
+
 _HEX = r"^[0-9a-f]{64}$"
 _PLAIN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 
@@ -67,11 +69,37 @@ class ProtectedSet(BaseModel):
     """The field of an item that holds its class, where it has one."""
 
 
-class ReviewFacts(BaseModel):
-    """Who looked at the rows. `simulated` means that no person did, and training refuses it unless told otherwise."""
+class SampleFacts(BaseModel):
+    """What people found in a random sample of the rows, and what that says of the rows nobody looked at."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
+    rows: int = Field(ge=0)
+    """Rows that were drawn and answered."""
+    population: int = Field(ge=0)
+    """Rows the sample was drawn from, the sample included."""
+    strata: int = Field(default=1, ge=1)
+    """Labels the sample was spread over; 1 where rows have no label."""
+    bad: int = Field(ge=0)
+    """Sampled rows that people rejected, changed, disagreed on or took out."""
+    rate: float | None = Field(ge=0, le=1)
+    """Observed error rate: bad / rows."""
+    low: float = Field(ge=0, le=1)
+    """Lower end of the 95 % Clopper-Pearson interval."""
+    high: float = Field(ge=0, le=1)
+    max_error: float | None = None
+    """The highest upper end at which the project releases the rows that nobody looked at."""
+
+
+class ReviewFacts(BaseModel):
+    """Who looked at the rows. `simulated` means that no person did, and training refuses it unless the run file allows it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    mode: ReviewMode = "all"
+    """Which rows people looked at: all, a random sample, or none. Training refuses sample and none unless the run file accepts them."""
+    sample: SampleFacts | None = None
+    """In mode sample: what was found."""
     simulated: bool
     reviewers: tuple[str, ...] = ()
     overlap: int = 0
