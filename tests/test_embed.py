@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +68,15 @@ def test_a_backend_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(UserError, match=r"openvino.*is not installed.*Next: pip install"):
         embed(["x"], backend="openvino")
     assert embed(["x"], backend="auto").shape == (1, 384)
+
+
+def test_code_in_an_embedding_models_folder_never_runs(tmp_path: Path) -> None:
+    mark, model = tmp_path / "ran", tmp_path / "model"
+    model.mkdir()
+    (model / "evil.py").write_text(f"from pathlib import Path\nPath({str(mark)!r}).write_text('ran')\n")
+    (model / "modules.json").write_text(json.dumps([{"idx": 0, "name": "0", "path": "", "type": "evil.Evil"}]))
+    (model / "config_sentence_transformers.json").write_text("{}")
+    (model / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": {"AutoConfig": "evil.C", "AutoModel": "evil.M"}}))
+    with pytest.raises(UserError, match=r"embedding model '.*model': cannot be loaded"):
+        embed(["x"], model=str(model))
+    assert not mark.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -103,3 +104,18 @@ def test_closing_stops_what_is_being_written(small_model: Path) -> None:
 
     status, seconds = asyncio.run(close_early())
     assert status == 499 and seconds < 5 + 5 * (os.getloadavg()[0] > 2)
+
+
+@pytest.mark.model
+def test_code_in_the_models_folder_never_runs(tmp_path: Path) -> None:
+    from curation.models.local_model import _load
+
+    mark = tmp_path / "ran"
+    (tmp_path / "model").mkdir()
+    for name in ("configuration_evil", "modeling_evil"):
+        (tmp_path / "model" / f"{name}.py").write_text(f"from pathlib import Path\nPath({str(mark)!r}).write_text('ran')\n")
+    auto = {"AutoConfig": "configuration_evil.C", "AutoModelForCausalLM": "modeling_evil.M"}
+    (tmp_path / "model" / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": auto}))
+    with pytest.raises(ModelUnavailable, match=r"needs Python code from its own folder to load, which is never run"):
+        _load(tmp_path / "model")
+    assert not mark.exists()

@@ -7,27 +7,96 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
-from pathlib import Path
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from training.config import Lora, Quantization, RunFile, TrainingError
 from training.data import file_sha256
+from training.licence import RECORD
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+_READ_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken")
+_READ_NAMES = ("merges.txt", "vocab.txt")
+_CODE_NEXT = "take a model that transformers knows by itself; code from a model folder is never run"
 
 
 def base_digest(folder: Path) -> str:
-    """sha256 over the names and hashes of a checkpoint's config, weights, tokenizer and chat template."""
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise TrainingError(
-            str(folder), "holds no .safetensors weights", "name a checkpoint folder that has them (train prepare-model makes one)"
-        )
-    named = [folder / name for name in ("config.json", *TOKENIZER_FILES)]
-    files = [path for path in named if path.is_file()] + weights
-    return hashlib.sha256("\n".join(f"{p.name} {file_sha256(p)}" for p in files).encode()).hexdigest()
+    """Return the sha256 over the names and hashes of every file that loading a checkpoint reads.
+
+    These are the configurations, the tokenizer with its chat templates, the shard index and the weights it names.
+    """
+    files = sorted({*find_settings(folder), *find_weights(folder)})
+    return hashlib.sha256("\n".join(f"{p.relative_to(folder).as_posix()} {file_sha256(p)}" for p in files).encode()).hexdigest()
+
+
+def find_settings(folder: Path) -> list[Path]:
+    """Return the files beside the weights that transformers may read: JSON, chat templates and vocabularies; not our own record."""
+    beside = [path for path in folder.iterdir() if path.is_file() and path.name != RECORD]
+    read = [
+        path for path in beside if path.suffix in _READ_SUFFIXES or path.name in _READ_NAMES or path.name.startswith("tokenizer.model.")
+    ]
+    return read + [path for path in folder.glob("additional_chat_templates/*.jinja") if path.is_file()]
+
+
+def find_weights(folder: Path) -> list[Path]:
+    """Return the weight files that transformers loads: model.safetensors, else the shards that its index names.
+
+    Raises:
+        TrainingError: there are none, the index names a file outside the folder, or the folder would load something else.
+    """
+    again = "name a checkpoint folder with safetensors weights (train prepare-model makes one)"
+    if (folder / "adapter_config.json").exists():
+        fact = "holds an adapter_config.json; transformers would load that adapter with the base model"
+        raise TrainingError(str(folder), fact, "name the base model's own folder, or merge the adapter with train merge")
+    config = _read_object(folder / "config.json")
+    if config.get("transformers_weights") is not None:
+        raise TrainingError(str(folder / "config.json"), "sets transformers_weights, which names other weight files", "remove that key")
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if not (folder / INDEX).is_file():
+        pickled = next(iter(sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])), None)
+        fact = f"; {pickled.name} is a pickle, which can run code and is never loaded" if pickled is not None else ""
+        raise TrainingError(str(folder), f"holds no {WEIGHTS} and no {INDEX} (safetensors){fact}", again)
+    shards = _read_object(folder / INDEX).get("weight_map")
+    if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
+        raise TrainingError(str(folder / INDEX), "has no weight_map from tensors to files", again)
+    for name in sorted(set(shards.values())):
+        if not _is_inside(name) or not name.endswith(".safetensors"):
+            raise TrainingError(str(folder / INDEX), f"names {name!r}, which is not a safetensors file inside the folder", again)
+        if not (folder / name).is_file():
+            raise TrainingError(str(folder / INDEX), f"names {name}, which does not exist", "complete the download of the base model")
+    return [folder / name for name in sorted(set(shards.values()))]
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\\" not in name and bool(path.parts)
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise TrainingError(str(file), "is missing or is not valid JSON", "complete the download of the base model") from error
+    if not isinstance(value, dict):
+        raise TrainingError(str(file), "is not a JSON object", "complete the download of the base model")
+    return value
+
+
+@contextlib.contextmanager
+def refuse_code(folder: Path) -> Iterator[None]:
+    """Turn transformers' refusal of a model that needs its own code into a sentence. Every load inside passes trust_remote_code=False."""
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error) and "custom code" not in str(error):
+            raise
+        raise TrainingError(str(folder), "needs Python code from its own folder to load", _CODE_NEXT) from error
 
 
 def check_base(folder: Path, checked: Mapping[str, Any], *, mend: str) -> None:
@@ -46,7 +115,8 @@ def load_tokenizer(folder: Path) -> Any:
         raise TrainingError(
             str(folder), "holds no tokenizer (no tokenizer.json)", "put the base model's tokenizer files beside its weights"
         )
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with refuse_code(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if not tokenizer.chat_template:
         raise TrainingError(str(folder), "its tokenizer has no chat template", "take an instruction-tuned base model")
     if tokenizer.pad_token is None:
@@ -76,7 +146,11 @@ def load_base(folder: Path, quantization: Quantization, *, packing: bool = False
             bnb_4bit_use_double_quant=quantization.double,
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
-    model = AutoModelForCausalLM.from_pretrained(folder, **settings)
+    find_weights(folder)
+    with refuse_code(folder):
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, **settings
+        )
     model.config.use_cache = False
     mend_linear4bit(model)
     return model

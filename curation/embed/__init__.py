@@ -122,7 +122,7 @@ def _load(model: str) -> Any:
     from sentence_transformers import SentenceTransformer
 
     try:
-        encoder = SentenceTransformer(str(source), device="cuda" if _has_cuda() else "cpu")
+        encoder = SentenceTransformer(str(source), device="cuda" if _has_cuda() else "cpu", trust_remote_code=False)
     # sentence-transformers and the hub raise any of these for a name that is unknown or cannot be reached.
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -144,7 +144,8 @@ def _save(encoder: Any, folder: Path) -> None:
     import torch
     from transformers import AutoModel
 
-    base = AutoModel.from_pretrained(encoder[0].auto_model.config._name_or_path, attn_implementation="eager").eval()
+    name = encoder[0].auto_model.config._name_or_path
+    base = AutoModel.from_pretrained(name, attn_implementation="eager", trust_remote_code=False).eval()
 
     class Pooled(torch.nn.Module):  # torch traces modules only
         def forward(self, ids: Any, mask: Any) -> Any:

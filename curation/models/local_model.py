@@ -77,8 +77,15 @@ def _load(folder: Path) -> tuple[Any, Any]:
 
     if not (folder / "config.json").is_file():
         raise ModelUnavailable(f"model {folder}", "is no folder with a model (no config.json)", "name the model's folder in project.yaml")
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype="auto")
+    try:
+        # Without trust_remote_code=False transformers asks on the terminal whether to run the folder's own Python code.
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False, dtype="auto")
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        is_code = "trust_remote_code" in str(error) or "custom code" in str(error)
+        reason = str(error).strip().split("\n")[0]
+        fact = "needs Python code from its own folder to load, which is never run" if is_code else f"cannot be loaded ({reason})"
+        raise ModelUnavailable(f"model {folder}", fact, "name a folder with a model that transformers knows by itself") from error
     return tokenizer, model.to(_device()).eval()
 
 
