@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from argilla_setup.errors import UserError
-from argilla_setup.users import Account, ArgillaRefused, ArgillaUnreachable, ensure_account, open_api
+from argilla_setup.users import TIMEOUT, Account, ArgillaRefused, ArgillaUnreachable, ensure_account, open_api
 
 if TYPE_CHECKING:
     import argilla as rg
@@ -21,6 +21,7 @@ __all__ = [
     "ensure_annotators",
     "ensure_dataset",
     "ensure_workspace",
+    "shows_text_literally",
 ]
 
 
@@ -44,6 +45,19 @@ def connect(url: str, api_key: str, *, timeout: int = 60) -> rg.Argilla:
     import argilla as rg
 
     return rg.Argilla(api_url=url.rstrip("/"), api_key=api_key, timeout=timeout)
+
+
+def shows_text_literally(url: str) -> bool:
+    """Return whether the page of the Argilla at this address is ours, which shows text literally, or inserts fields as HTML."""
+    import httpx
+
+    from argilla_setup.engine.page import LITERAL, TEXT_HEADER
+
+    try:
+        reply = httpx.get(f"{url.rstrip('/')}/api/v1/version", timeout=TIMEOUT)
+    except httpx.TransportError as error:
+        raise ArgillaUnreachable(f"Argilla at {url}", f"cannot be reached ({error})", "argilla-setup status") from error
+    return reply.headers.get(TEXT_HEADER) == LITERAL
 
 
 def ensure_workspace(client: rg.Argilla, name: str) -> rg.Workspace:

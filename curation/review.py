@@ -5,12 +5,14 @@ digest, so that pushing again sends only differences and every answer can be hel
 from __future__ import annotations
 
 import hashlib
+import html
 import os
+import re
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,11 @@ OVERLAP = 1
 PAGE = 500
 """Records asked for at a time when answers are read."""
 LONGEST_REQUEST = 120.0
+_MARKDOWN_CODE = re.compile(
+    r"^ {0,3}(?P<fence>`{3,}|~{3,})[^\n]*\n.*?(?:^ {0,3}(?P=fence)[`~]*[ \t]*$|\Z)|(?<!`)(?P<ticks>`+)(?!`).+?(?<!`)(?P=ticks)(?!`)",
+    re.MULTILINE | re.DOTALL,
+)
+"""Fenced blocks and code spans."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,8 @@ class ArgillaReview:
     workspace: str
     url: str
     key: str = field(repr=False)
+    literal: bool = False
+    """True for a server of ours, whose page shows text literally. Every other Argilla inserts fields as HTML."""
 
 
 def connect(folder: Path, *, argilla: str | None, workspace: str, annotators: Sequence[str]) -> ArgillaReview:
@@ -98,7 +107,7 @@ def connect(folder: Path, *, argilla: str | None, workspace: str, annotators: Se
     client = bootstrap.connect(url, key)
     bootstrap.ensure_workspace(client, workspace)
     bootstrap.ensure_annotators(client, annotators, workspace, folder=accounts)
-    return ArgillaReview(client, workspace, url.rstrip("/"), key)
+    return ArgillaReview(client, workspace, url.rstrip("/"), key, bootstrap.shows_text_literally(url))
 
 
 def show(record: Record, identity: str, *, scores: Mapping[str, float], terms: Mapping[str, str], vector: Sequence[float] | None) -> Shown:
@@ -118,10 +127,47 @@ def show(record: Record, identity: str, *, scores: Mapping[str, float], terms: M
     return Shown(identity, fields, metadata, {}, vector)
 
 
-def form_settings(kind: Kind, *, criteria: Sequence[str], dimensions: int | None, overlap: int, words: str = "") -> Any:
-    """The form for a kind of record; the project's own words stand above how the form works."""
+def fit_to_page(review: ArgillaReview, shown: Sequence[Shown]) -> list[Shown]:
+    """Return the records with fields that this server's page displays as the exact text.
+
+    A page that inserts fields as HTML would run what a row contains and leave out `List<String>`, so the fields are escaped for it.
+    Suggestions stay as they are: every Argilla assigns them as text, and what comes back is compared with them. The digest covers what is
+    sent, so rows that were pushed unescaped before are updated by the next push.
+    """
+    if review.literal:
+        return list(shown)
+    return [replace(item, fields={name: escape_html(text) for name, text in item.fields.items()}) for item in shown]
+
+
+def escape_html(text: str) -> str:
+    """Return the HTML that a browser displays as this text."""
+    return html.escape(text, quote=False).replace("\r", "&#13;")
+
+
+def escape_markdown(text: str) -> str:
+    """Return Markdown in which tags and entities are literal; code is left alone, because Markdown escapes it itself."""
+    parts, end = list[str](), 0
+    for code in _MARKDOWN_CODE.finditer(text):
+        parts += [_escape_tags(text[end : code.start()]), code[0]]
+        end = code.end()
+    return "".join([*parts, _escape_tags(text[end:])])
+
+
+def form_settings(
+    kind: Kind, *, criteria: Sequence[str], dimensions: int | None, overlap: int, words: str = "", literal: bool = True
+) -> Any:
+    """Return the form for a kind of record; the project's own words precede the description of the form.
+
+    Args:
+        criteria: names of the judge's criteria; each becomes a hidden metadata property.
+        dimensions: size of the vectors for find-similar; None for none.
+        overlap: how many people answer each record.
+        words: the project's own words, in Markdown.
+        literal: whether the server's page shows tags in Markdown literally; False escapes them.
+    """
     make = forms.instruction_settings if kind == "instruction" else forms.preference_settings
-    return make(list(criteria), vector_dimensions=dimensions, overlap=overlap, guidelines=words)
+    guidelines = words if literal else escape_markdown(words)
+    return make(list(criteria), vector_dimensions=dimensions, overlap=overlap, guidelines=guidelines)
 
 
 def form_digest(kind: Kind, *, criteria: Sequence[str], overlap: int, words: str = "") -> str:
@@ -243,6 +289,10 @@ def _put(http: Any, path: str, body: Mapping[str, Any]) -> None:
 def _held(batch: list[Shown], sent: Future[None]) -> list[Shown]:
     sent.result()
     return batch
+
+
+def _escape_tags(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _conversation(prompt: Sequence[Message]) -> str:

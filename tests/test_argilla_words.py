@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from argilla_setup import forms
 from curation.errors import ProjectError
 from curation.pipeline.bench import open_bench
 from curation.pipeline.reviewing import project_words
-from curation.review import form_digest
+from curation.review import ArgillaReview, Shown, escape_html, escape_markdown, fit_to_page, form_digest
 from tests.test_pipeline import BRIEF, Bed, blank
 
 
@@ -49,3 +50,26 @@ def test_answers_are_held_against_the_words_that_were_read() -> None:
     given = {"criteria": ["accuracy"], "overlap": 2}
     one, other, same = (form_digest("instruction", words=text, **given) for text in ("a", "b", "a"))  # type: ignore[arg-type]
     assert one == same != other
+
+
+TEXTS = ("List<String> & <b>", "&lt;b&gt; &amp;amp; &#60;", "one\r\ntwo\rthree", "<!-- gone -->", "  \t spaces \n", "'\"`")
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_escaped_text_is_displayed_as_the_exact_text(text: str) -> None:
+    escaped = escape_html(text)
+    assert unescape(escaped) == text and not {"<", ">", "\r"} & set(escaped)
+
+
+def test_markdown_is_escaped_outside_code_only() -> None:
+    text = "> Use `Map<K, V>` for <b> & co.\n\n```html\n<b>&amp;</b>\n```\n\n| a<b | ``x<`y`` |\n~~~\n<i>"
+    escaped = "> Use `Map<K, V>` for &lt;b> &amp; co.\n\n```html\n<b>&amp;</b>\n```\n\n| a&lt;b | ``x<`y`` |\n~~~\n<i>"
+    assert escape_markdown(text) == escaped
+
+
+@pytest.mark.parametrize(("literal", "prompt"), [(True, "a<b"), (False, "a&lt;b")])
+def test_only_a_page_that_inserts_html_is_sent_escaped_fields(literal: bool, prompt: str) -> None:
+    shown = Shown("id", {"prompt": "a<b"}, {"task": "x<y"}, {"edited_completion": "c<d"})
+    [sent] = fit_to_page(ArgillaReview(None, "workspace", "http://argilla", "key", literal), [shown])
+    assert sent == Shown("id", {"prompt": prompt}, {"task": "x<y"}, {"edited_completion": "c<d"})
+    assert (sent.digest == shown.digest) is literal  # so what was pushed unescaped is pushed again

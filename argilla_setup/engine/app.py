@@ -1,10 +1,10 @@
-"""argilla-server's ASGI app with what it lacks on one machine: our search engine, a page that calls no foreign host, faster writes, and
-writers that wait in line."""
+"""argilla-server's ASGI app with what it lacks: our search engine, a page that runs nothing from rows and calls no other host, limited
+log-ins, faster writes, and writers that wait in line."""
 
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,36 +18,33 @@ from argilla_server.models.metadata_properties import MetadataPropertySettings
 from argilla_server.settings import settings
 from pydantic import TypeAdapter
 from starlette.datastructures import MutableHeaders
+from starlette.staticfiles import StaticFiles
 
 from argilla_setup.engine import adapter
+from argilla_setup.engine.page import LITERAL, TEXT_HEADER, content_security_policy, remove_foreign_fonts, show_text_literally
 from argilla_setup.engine.turns import TakeTurns
 from argilla_setup.engine.writing import build_events_for_listeners_only, write_without_reading_back
 
 HEADERS = {
-    # The page's own scripts are inline and compile templates; everything else must come from this server.
-    "Content-Security-Policy": (
-        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:;"
-        " font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; frame-src 'self' data: blob:; object-src 'none';"
-        " base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
-    ),
+    TEXT_HEADER: LITERAL,
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-_FOREIGN_FONT = re.compile(r"@import\s+url\(\s*[\"']?https?://fonts\.googleapis\.com[^)]*\)\s*;?")
 
 
 class SafeHeaders:
-    """ASGI middleware that adds HEADERS to every answer."""
+    """ASGI middleware that adds headers to every response."""
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, headers: Mapping[str, str]) -> None:
         self.app = app
+        self.headers = headers
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
+                for name, value in self.headers.items():
                     headers.setdefault(name, value)
             await send(message)
 
@@ -55,7 +52,7 @@ class SafeHeaders:
 
 
 def make_app() -> Any:
-    """The app for uvicorn."""
+    """Return the app for uvicorn."""
     if settings.search_engine == adapter.NAME:
         adapter.shared_index()
     keep_parsed_settings()
@@ -63,8 +60,16 @@ def make_app() -> Any:
     build_events_for_listeners_only()
     refuse_hidden_metadata()
     app = argilla_server.app
-    remove_foreign_fonts(app)
-    return SafeHeaders(TakeTurns(app) if settings.database_is_sqlite else app)
+    headers = HEADERS | {"Content-Security-Policy": prepare_page(app)}
+    return SafeHeaders(TakeTurns(app) if settings.database_is_sqlite else app, headers)
+
+
+def prepare_page(app: Any) -> str:
+    """Edit the copy of Argilla's page that this process serves, and return the Content-Security-Policy that fits it."""
+    (folder,) = [Path(route.app.directory) for route in app.routes if isinstance(getattr(route, "app", None), StaticFiles)]
+    remove_foreign_fonts(folder)
+    show_text_literally(folder)
+    return content_security_policy(folder)
 
 
 def keep_parsed_settings() -> None:
@@ -90,17 +95,6 @@ def refuse_hidden_metadata() -> None:
         return await find(**given)
 
     search_handlers._get_search_responses = find_without_hidden
-
-
-def remove_foreign_fonts(app: Any) -> None:
-    """Take the stylesheet imports of fonts.googleapis.com out of the copy of the page that this process serves."""
-    for route in app.routes:
-        folder = getattr(getattr(route, "app", None), "directory", None)
-        for path in Path(folder).rglob("*.css") if folder else ():
-            css = path.read_text(encoding="utf-8")
-            mended = _FOREIGN_FONT.sub("", css)
-            if mended != css:
-                path.write_text(mended, encoding="utf-8")
 
 
 def _parser(shape: TypeAdapter[Any]) -> Any:

@@ -142,11 +142,16 @@ def _withdrawn(bench: Bench, kind: Kind, rows: Sequence[tuple[Row, Decision]]) -
 def _push_kind(bench: Bench, review: ArgillaReview, kind: Kind, rows: Sequence[tuple[Row, Decision]], progress: Progress | None) -> int:
     dataset, criteria = dataset_name(bench, kind), [*bench.project.score.rubric, OVERALL]
     vectors = vectors_of(bench, [row.prompt for row, _ in rows])
-    shown = _shown(bench, kind, [row for row, _ in rows], vectors)
+    shown = argilla.fit_to_page(review, _shown(bench, kind, [row for row, _ in rows], vectors))
     held = reviews.pushed_payloads(bench.db, dataset)
     changed = {item.id: (row.seq, item) for (row, _), item in zip(rows, shown, strict=True) if held.get(row.seq) != item.digest}
     settings = argilla.form_settings(
-        kind, criteria=criteria, dimensions=vectors.shape[1], overlap=bench.project.review.overlap, words=project_words(bench, kind)
+        kind,
+        criteria=criteria,
+        dimensions=vectors.shape[1],
+        overlap=bench.project.review.overlap,
+        words=project_words(bench, kind),
+        literal=review.literal,
     )
     sent = 0
     for batch in argilla.push_records(review, dataset, (item for _, item in changed.values()), settings=settings):

@@ -1,0 +1,105 @@
+"""Argilla's web page as this server serves it: row text is shown as text, and only Argilla's own scripts may run.
+
+Argilla 2.8 inserts fields, names and messages with `innerHTML`, and puts a text that looks like HTML into a frame of the same origin. A row
+could then act with the annotator's key, and `List<String>` or a comment disappeared from the screen. Two independent layers prevent that:
+
+- `show_text_literally` edits the copy of Argilla's bundle that this process serves, so that text is assigned with `textContent`. Nothing is
+  escaped in the database, so searches, suggestions, edits and exports keep the exact text, and records that any client pushed are covered.
+- `content_security_policy` allows scripts by origin and by the hashes of the inline scripts in the served files, and no inline handlers.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+
+TEXT_HEADER = "X-Seedcorn-Text"
+"""Response header of a server whose page shows text literally; `curate push` escapes text for every other server."""
+LITERAL = "literal"
+
+_HTML_BINDING = re.compile(r"innerHTML:(\w+)\._s\(((?:[^()]|\((?:[^()]|\([^()]*\))*\))*)\)")
+_STAYS_HTML = re.compile(r"""\w+\.(markdownToHtml|path|\$t\("(home\.demoLink|home\.importFromPythonHFWarning|login\.claim)"\))""")
+"""Sanitized Markdown, icons, and constant sentences of Argilla's own."""
+_WITH_MARKUP = re.compile(r"\w+\.(title|message|recordsMessage|content|\$t\(.*\))", re.DOTALL)
+"""Sentences that Argilla writes with links and bold type around values; their markup is removed."""
+_REMOVE_MARKUP = (
+    r""".replace(/<a (?:target='_blank' )?href='https:[^']*'(?: target='_blank')?>([^<]*)<\/a>|<strong>([^<]*)<\/strong>/g,"$1$2")"""
+)
+_LOOKS_LIKE_HTML = re.compile(r"isHTML:function isHTML\(\)\{return/[^}]*?/\.test\(this\.fieldText\)\}")
+_MARKDOWN = re.compile(r"(\.marked\.use\(\{)(hooks:\{preprocess:)")
+_NO_HTML_IN_MARKDOWN = r"\1tokenizer:{html:function(){},tag:function(){},def:function(){}},\2"
+"""marked then reads tags, comments and link definitions as ordinary text."""
+_FOREIGN_FONT = re.compile(r"@import\s+url\(\s*[\"']?https?://fonts\.googleapis\.com[^)]*\)\s*;?")
+_INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+_FRAME_SCRIPT = re.compile(r"""concat\('\\n<script>((?:[^'\\]|\\.)*?)<\\/script>""")
+"""The script with which Argilla's frame for custom fields copies the page's style sheets."""
+
+
+class PageChanged(Exception):
+    """Argilla's bundle is not the one that these edits were written for."""
+
+
+def show_text_literally(folder: Path) -> None:
+    """Edit the bundle in this folder so that fields, names and messages are assigned as text.
+
+    Raises:
+        PageChanged: an edit found nothing to change. Serving the page would then run what rows contain.
+    """
+    counts = {"text fields": 0, "HTML detection": 0, "Markdown": 0}
+    for path in sorted(folder.rglob("*.js")):
+        script = path.read_text(encoding="utf-8")
+        edited, text_fields = edit_script(script)
+        counts["text fields"] += text_fields
+        edited, number = _LOOKS_LIKE_HTML.subn("isHTML:function isHTML(){return!1}", edited)
+        counts["HTML detection"] += number
+        edited, number = _MARKDOWN.subn(_NO_HTML_IN_MARKDOWN, edited)
+        counts["Markdown"] += number
+        if edited != script:
+            path.write_text(edited, encoding="utf-8")
+    missing = [name for name, count in counts.items() if not count]
+    if missing:
+        raise PageChanged(f"Argilla's page: no place found for {', '.join(missing)}. Install the argilla-server that server.lock names.")
+
+
+def edit_script(script: str) -> tuple[str, int]:
+    """Return the script with its `innerHTML` bindings turned into `textContent`, and how many of them show a text field."""
+    fields = 0
+
+    def bind_text(found: re.Match[str]) -> str:
+        nonlocal fields
+        vue, expression = found.groups()
+        if _STAYS_HTML.fullmatch(expression):
+            return found[0]
+        fields += expression.endswith(".fieldText")
+        return f"textContent:{vue}._s({expression}){_REMOVE_MARKUP if _WITH_MARKUP.fullmatch(expression) else ''}"
+
+    return _HTML_BINDING.sub(bind_text, script), fields
+
+
+def remove_foreign_fonts(folder: Path) -> None:
+    """Remove the style sheets' imports of fonts.googleapis.com, so that the page calls no other host."""
+    for path in folder.rglob("*.css"):
+        css = path.read_text(encoding="utf-8")
+        edited = _FOREIGN_FONT.sub("", css)
+        if edited != css:
+            path.write_text(edited, encoding="utf-8")
+
+
+def content_security_policy(folder: Path) -> str:
+    """Return the policy for the page in this folder, with the hashes of the inline scripts that its files contain."""
+    scripts = {text for path in sorted(folder.rglob("*.html")) for text in _INLINE_SCRIPT.findall(path.read_text(encoding="utf-8"))}
+    for path in sorted(folder.rglob("*.js")):
+        for literal in _FRAME_SCRIPT.findall(path.read_text(encoding="utf-8")):
+            scripts.add(literal.replace("\\n", "\n").replace("\\'", "'"))
+    allowed = " ".join(sorted(f"'sha256-{_digest(text)}'" for text in scripts))
+    return (
+        f"default-src 'self'; script-src 'self' {allowed}; script-src-attr 'none'; style-src 'self' 'unsafe-inline';"
+        " img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; frame-src 'self';"
+        " object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+    )
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,79 @@
+"""The edits to Argilla's bundle and the policy for its page, on lines as they stand in the bundle of argilla-server 2.8.0."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from argilla_setup.engine.page import PageChanged, content_security_policy, edit_script, remove_foreign_fonts, show_text_literally
+
+FIELD = 't("div",{class:e.classes,domProps:{innerHTML:e._s(e.fieldText)}})'
+CHAT = 't("span",{domProps:{innerHTML:e._s(o)}}),[t("style")]'
+TOAST = 'i("p",{staticClass:"toast-text",domProps:{innerHTML:r._s(r.message)}})'
+DELETE = 'e("p",{domProps:{innerHTML:t._s(t.$t("settings.deleteConfirmationMessage",{datasetName:t.dataset.name}))}})'
+MARKDOWN = 'a.marked.use({hooks:{preprocess:function(e){return e}}}),t("div",{domProps:{innerHTML:t._s(t.markdownToHtml)}})'
+DETECTION = r"isHTML:function isHTML(){return/<([A-Za-z][A-Za-z0-9]*)\b[^>]*>(.*?)<\/\1>/.test(this.fieldText)}"
+INLINE = 'window.__NUXT__={config:{basePath:"/"}}'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "app.js").write_text(f"{DETECTION};{FIELD};{MARKDOWN}", encoding="utf-8")
+    (tmp_path / "index.html").write_text(f'<script>{INLINE}</script><script src="/app.js"></script>', encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("shipped", "served"),
+    [
+        (FIELD, ('t("div",{class:e.classes,domProps:{textContent:e._s(e.fieldText)}})', 1)),
+        (CHAT, ('t("span",{domProps:{textContent:e._s(o)}}),[t("style")]', 0)),
+        ('t("i",{domProps:{innerHTML:e._s(e.anything.new)}})', ('t("i",{domProps:{textContent:e._s(e.anything.new)}})', 0)),
+        ('t("i",{domProps:{innerHTML:e._s(e.path)}})', ('t("i",{domProps:{innerHTML:e._s(e.path)}})', 0)),
+        ('t("i",{domProps:{innerHTML:e._s(e.$t("login.claim"))}})', ('t("i",{domProps:{innerHTML:e._s(e.$t("login.claim"))}})', 0)),
+    ],
+)
+def test_what_a_row_or_a_name_holds_is_assigned_as_text(shipped: str, served: tuple[str, int]) -> None:
+    assert edit_script(shipped) == served
+
+
+@pytest.mark.parametrize("shipped", [TOAST, DELETE])
+def test_argillas_own_sentences_lose_their_markup_instead_of_showing_it(shipped: str) -> None:
+    edited, _ = edit_script(shipped)
+    assert "innerHTML" not in edited and "textContent" in edited and ".replace(/<a (?:" in edited
+
+
+def test_html_and_markdown_are_switched_off_for_text(folder: Path) -> None:
+    show_text_literally(folder)
+    script = (folder / "app.js").read_text(encoding="utf-8")
+    assert "isHTML:function isHTML(){return!1}" in script
+    assert "a.marked.use({tokenizer:{html:function(){},tag:function(){},def:function(){}},hooks:" in script
+    assert "innerHTML:t._s(t.markdownToHtml)" in script
+
+
+@pytest.mark.parametrize(("part", "named"), [(DETECTION, "HTML detection"), (FIELD, "text fields"), ("a.marked.use({hooks:", "Markdown")])
+def test_a_bundle_that_the_edits_do_not_fit_is_not_served(folder: Path, part: str, named: str) -> None:
+    script = folder / "app.js"
+    script.write_text(script.read_text(encoding="utf-8").replace(part, "null"), encoding="utf-8")
+    with pytest.raises(PageChanged, match=named):
+        show_text_literally(folder)
+
+
+def test_the_policy_allows_the_inline_scripts_that_are_served_and_no_others(folder: Path) -> None:
+    frame = """n="".concat('\\n<script>\\nif (parent) { a[\\'b\\'] }\\n<\\/script>\\n<style>').concat(this.content)"""
+    (folder / "frame.js").write_text(frame, encoding="utf-8")
+    served = [INLINE, "\nif (parent) { a['b'] }\n"]
+    hashes = {f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in served}
+    rules = dict(rule.strip().split(" ", 1) for rule in content_security_policy(folder).split(";"))
+    assert set(rules["script-src"].split()) == {"'self'", *hashes}
+    assert (rules["script-src-attr"], rules["object-src"], rules["frame-src"]) == ("'none'", "'none'", "'self'")
+
+
+def test_the_page_calls_no_foreign_host_for_fonts(folder: Path) -> None:
+    css = folder / "app.css"
+    css.write_text('@import url("https://fonts.googleapis.com/css2?family=Inter");body{margin:0}', encoding="utf-8")
+    remove_foreign_fonts(folder)
+    assert css.read_text(encoding="utf-8") == "body{margin:0}"
