@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.training_samples import run_settings, write_run_file
-from training.config import RunFileError, TrainingError, load_run_file
+from training.config import Lora, RunFileError, TrainingError, find_warnings, load_run_file
 from training.data import resolve_snapshot
 
 
@@ -63,7 +63,69 @@ def test_dpo_refuses_what_belongs_to_sft(tmp_path: Path) -> None:
 
 def test_default_rates_are_those_of_the_papers(tmp_path: Path) -> None:
     assert load_run_file(write_run_file(tmp_path, "a.yaml", run_settings("sft", optimizer={}))).learning_rate == 2e-4
-    assert load_run_file(write_run_file(tmp_path, "b.yaml", run_settings("dpo", optimizer={}))).learning_rate == 5e-7
+    assert load_run_file(write_run_file(tmp_path, "b.yaml", run_settings("dpo", optimizer={}))).learning_rate == 5e-6
+
+
+@pytest.mark.parametrize(
+    ("changes", "shape"),
+    [
+        ({"lora": None}, (16, 32)),
+        ({"lora": {"r": 64}}, (64, 128)),
+        ({"lora": {"r": 64, "alpha": 16}}, (64, 16)),
+        ({"lora": {"alpha": 16}}, (16, 16)),
+        ({"purpose": "style", "lora": None}, (8, 16)),
+        ({"purpose": "knowledge", "lora": {"dropout": 0.1}}, (32, 64)),
+        ({"purpose": "knowledge", "lora": {"r": 4}}, (4, 8)),
+        ({"purpose": "style", "lora": {"alpha": 99}}, (8, 99)),
+    ],
+)
+def test_rank_follows_the_purpose_and_alpha_the_rank(tmp_path: Path, changes: dict, shape: tuple[int, int]) -> None:
+    run = load_run_file(write_run_file(tmp_path, "run.yaml", run_settings() | changes))
+    lora = run.lora or Lora()
+    assert (lora.r, lora.alpha) == shape
+    same = load_run_file(
+        write_run_file(tmp_path, "same.yaml", run_settings(lora={**lora.model_dump(mode="json"), "targets": "all-linear"}))
+    )
+    assert run.lora is None or run.digest == same.digest
+
+
+def test_purpose_belongs_to_sft(tmp_path: Path) -> None:
+    with pytest.raises(RunFileError, match="purpose belongs to kind sft"):
+        load(tmp_path, run_settings("dpo", purpose="style"))
+    with pytest.raises(RunFileError, match=r"run\.yaml: purpose: input should be 'style' or 'knowledge', found 'facts'"):
+        load(tmp_path, run_settings(purpose="facts"))
+
+
+def test_dpo_trains_one_epoch_by_default_and_sft_three(tmp_path: Path) -> None:
+    for kind, epochs in (("sft", 3), ("dpo", 1)):
+        assert load_run_file(write_run_file(tmp_path, "a.yaml", run_settings(kind, optimizer={}))).optimizer.epochs == epochs
+        settings = {key: value for key, value in run_settings(kind).items() if key != "optimizer"}
+        assert load_run_file(write_run_file(tmp_path, "b.yaml", settings)).optimizer.epochs == epochs
+        assert load_run_file(write_run_file(tmp_path, "c.yaml", run_settings(kind, optimizer={"epochs": 2}))).optimizer.epochs == 2
+    assert (
+        yaml.safe_load((Path(load_run_file.__code__.co_filename).parent / "template" / "dpo.yaml").read_text())["optimizer"]["epochs"] == 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("beta", "rate", "words"),
+    [
+        (0.1, 5e-6, []),
+        (0.5, 5e-7, []),
+        (None, None, []),
+        (0.3, 2e-5, []),
+        (0.05, 5e-6, ["beta 0.05 is outside 0.1 to 0.5"]),
+        (0.9, 5e-6, ["beta 0.9 is outside 0.1 to 0.5"]),
+        (0.1, 1e-4, ["optimizer.learning_rate 0.0001 is far from 5e-6"]),
+        (2, 1e-8, ["beta 2 is outside", "optimizer.learning_rate 1e-08 is far from 5e-6"]),
+    ],
+)
+def test_unusual_dpo_settings_are_warned_of(tmp_path: Path, beta: float | None, rate: float | None, words: list[str]) -> None:
+    optimizer = {"learning_rate": rate} if rate else {}
+    run = load_run_file(write_run_file(tmp_path, "run.yaml", run_settings("dpo", optimizer=optimizer) | ({"beta": beta} if beta else {})))
+    found = find_warnings(run)
+    assert len(found) == len(words) and all(text.startswith(word) for text, word in zip(found, words, strict=True))
+    assert find_warnings(load_run_file(write_run_file(tmp_path, "sft.yaml", run_settings()))) == []
 
 
 def test_missing_key_and_broken_yaml_are_sentences(tmp_path: Path) -> None:
@@ -102,7 +164,7 @@ def test_shipped_templates_open_with_their_command_and_load(tmp_path: Path) -> N
         text = (folder / f"{kind}.yaml").read_text()
         assert text.startswith(f"# train preflight {kind}.yaml && train {kind} {kind}.yaml")
         assert load_run_file(folder / f"{kind}.yaml").kind == kind
-        more = {"use", "allow_simulated_review", "require", "beta", "seed", "logger", "lora"}
+        more = {"use", "allow_simulated_review", "require", "beta", "seed", "logger", "lora", "purpose"}
         assert set(yaml.safe_load(text)) <= set(run_settings(kind)) | more
 
 

@@ -128,6 +128,18 @@ def test_licence_is_checked_against_the_declared_use(project: Path) -> None:
         check(project, use="commercial")
 
 
+def test_unknown_licence_of_the_base_model_is_a_question_also_for_research(project: Path) -> None:
+    write_signed(project, "instruction", key=key(project), sha256=sha_of(project))
+    (project / "model" / "base-model.json").write_text(json.dumps({"id": "m", "licence": "house-licence"}))
+    with pytest.raises(
+        TrainingError, match=r"base model m: licence house-licence: is not in our table\. Do its terms allow use: research\?"
+    ):
+        check(project)
+    with pytest.raises(TrainingError, match="safetensors"):
+        # Answered, it continues to the next check: the base model, of which this project has only the name.
+        check(project, licence_answers={"terms_read": {"house-licence": "ann, 2026-11-25: research"}})
+
+
 def test_packing_is_refused_without_flash_attention(project: Path) -> None:
     run = load_run_file(write_run_file(project, "sft.yaml", run_settings(optimizer={"packing": True})))
     with pytest.raises(TrainingError, match="needs FlashAttention on a GPU"):
@@ -188,7 +200,7 @@ def test_run_files_are_written_for_the_newest_snapshots_and_kept(project: Path) 
     sft, dpo = (load_run_file(Path(written[kind])) for kind in ("sft", "dpo"))
     assert (sft.optimizer.epochs, dpo.optimizer.epochs, sft.eval.n, sft.allow_simulated_review) == (2, 1, 7, True)
     assert dpo.sft_adapter == sft.output
-    assert dpo.learning_rate > 5e-7 and "5e-7" in Path(written["dpo"]).read_text()
+    assert dpo.learning_rate > 5e-6 and "5e-6" in Path(written["dpo"]).read_text()
     before = Path(written["sft"]).read_text()
     write_run_files(project / "runs", **args | {"items": 99})
     assert Path(written["sft"]).read_text() == before

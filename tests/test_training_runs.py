@@ -315,3 +315,16 @@ def test_targets_that_the_base_model_lacks_are_named(project: Path) -> None:
 
     with pytest.raises(TrainingError, match=r"lora\.targets: q_prj is no module of the base model\. Next: did you mean q_proj\?"):
         preflight(load_run(project, "t.yaml", run_settings(output="t", lora={"r": 4, "targets": ["q_prj"]})))
+
+
+def test_answers_to_the_licence_and_warnings_are_recorded_in_run_json_and_on_the_card(project: Path) -> None:
+    (project / "model" / "base-model.json").write_text(json.dumps({"id": "tiny", "licence": "llama3.1"}))
+    short = run_settings()["optimizer"] | {"max_steps": 2, "learning_rate": 1e-3}
+    answers = {"users_above_700m": False}
+    train_run(load_run(project, "s.yaml", run_settings(output="s", optimizer=short, licence_answers=answers)))
+    done = train_run(
+        load_run(project, "d.yaml", run_settings("dpo", output="d", sft_adapter="s", optimizer=short, licence_answers=answers))
+    )
+    assert done["licence_answers"] == answers and len(done["warnings"]) == 1 and "optimizer.learning_rate 0.001" in done["warnings"][0]
+    asked = "asked: do the products you offer it in have more than 700 million monthly users? answered: no"
+    assert asked in done["conditions"]["base model"] and asked in (project / "runs" / "d" / "adapter" / "README.md").read_text()

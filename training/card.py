@@ -18,6 +18,7 @@ from training.progress import Say
 
 CARD, PICTURE, SIGNATURE = "README.md", "loss.svg", "model.sig"
 _SHOWN = (
+    "purpose",
     "r",
     "alpha",
     "dropout",

@@ -220,6 +220,7 @@ def _preflight_text(result: dict[str, Any], run_file: Path, *, max_length: int, 
         lines.append(f"SFT adapter {sft['adapter_digest'][:12]}: unchanged since its training, {signed}; its snapshot was verified again")
     lines += [f"condition ({key}): {text}" for key, text in result["conditions"].items()]
     lines += describe_left_out(result["lengths"], max_length=max_length)
+    lines += [f"Warning: {text}" for text in result["warnings"]]
     if snapshot["simulated_review"]:
         lines.append("its review was simulated; no person approved these rows")
     if snapshot.get("review", "all") != "all":

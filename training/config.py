@@ -18,8 +18,14 @@ from curation.records import canonical_json
 from curation.yaml_file import describe_error, read_yaml
 
 Use = Literal["research", "internal", "commercial"]
-DPO_LEARNING_RATE, SFT_LEARNING_RATE, BETA = 5e-7, 2e-4, 0.1
-"""The DPO paper's class of rates, and QLoRA's for models under 13B; the DPO paper's beta."""
+DPO_LEARNING_RATE, SFT_LEARNING_RATE, BETA = 5e-6, 2e-4, 0.1
+"""DPO of a LoRA (ten times the 5e-7 of full fine-tuning, since an adapter's weights start near zero), QLoRA's rate for models under
+13B, and the DPO paper's beta."""
+DPO_RATES, DPO_BETAS = (5e-7, 5e-5), (0.1, 0.5)
+"""Outside these a DPO run warns: a factor of ten around 5e-6, and the range of beta that the DPO paper and later reports tried."""
+DPO_EPOCHS = 1
+RANKS = {"style": 8, "knowledge": 32}
+"""The rank for a `purpose`: a tone or a format needs few directions, new facts need more."""
 
 
 class RunFileError(UserError):
@@ -33,6 +39,8 @@ class TrainingError(UserError):
 CLOSED = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 NOT_IN_DIGEST: dict[str, Any] = {
     "logger": True,
+    "licence_answers": True,
+    "purpose": True,  # it only sets lora.r, which counts
     "require": True,
     "eval": {"n", "question", "answer", "pattern", "table", "preference_snapshot", "max_new_tokens", "batch_size"},
 }
@@ -79,9 +87,17 @@ class Lora(BaseModel):
 
     r: int = Field(default=16, ge=1, le=256)
     alpha: int = Field(default=32, ge=1)
+    """The adapter is scaled by alpha / r; default: twice r."""
     dropout: float = Field(default=0.05, ge=0, lt=1)
     targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
     """Names of linear modules; all-linear leaves out the output head."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alpha_follows_r(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "alpha" not in value and type(r := value.get("r")) is int:
+            return {**value, "alpha": 2 * r}
+        return value
 
 
 class Quantization(BaseModel):
@@ -99,8 +115,9 @@ class Optimizer(BaseModel):
     model_config = CLOSED
 
     learning_rate: float | None = Field(default=None, gt=0, le=1)
-    """Default: 2e-4 for sft, 5e-7 for dpo."""
+    """Default: 2e-4 for sft, 5e-6 for dpo."""
     epochs: float = Field(default=3, gt=0)
+    """Default: 3 for sft, 1 for dpo."""
     max_steps: int | None = Field(default=None, ge=1)
     """Stops there, whatever the epochs say."""
     batch_size: int = Field(default=8, ge=1)
@@ -139,6 +156,23 @@ class Require(BaseModel):
     `none`."""
 
 
+class LicenceAnswers(BaseModel):
+    """Your answers to what the licences ask. `train preflight` stops with the question where one is missing."""
+
+    model_config = CLOSED
+
+    users_above_700m: bool | None = None
+    """Llama: do the products you offer it in have more than 700 million monthly users?"""
+    users_above_100m: bool | None = None
+    """Qwen: the same with 100 million."""
+    based_in_eu: bool | None = None
+    """Llama 4: is the user domiciled, or the company's principal place of business, in the European Union?"""
+    hosted_service: bool | None = None
+    """Falcon: will others use the model over a hosted service (an API, a web site)?"""
+    terms_read: dict[str, str] = {}
+    """By licence that is not in our table: who read its terms, when, and what they allow ('ann, 2026-11-25: any use')."""
+
+
 class RunFile(BaseModel):
     """One training run."""
 
@@ -158,6 +192,8 @@ class RunFile(BaseModel):
     """What the adapter is for; checked against the licences of the base model and the snapshot."""
     base_licence: str | None = None
     """SPDX id you have checked yourself, for a base model folder that records none."""
+    licence_answers: LicenceAnswers = LicenceAnswers()
+    """What you answered to the questions of the licences; recorded in run.json and on the card."""
     trusted_keys: tuple[Path, ...] = ()
     """Public keys whose snapshots are accepted, beside those in your trust store."""
     allow_simulated_review: bool = False
@@ -165,6 +201,8 @@ class RunFile(BaseModel):
     require: Require = Require()
     """What the snapshot must be able to show."""
     eval: EvalSet
+    purpose: Literal["style", "knowledge"] | None = None
+    """sft only: what the adapter shall learn; sets `lora.r` to 8 or 32 unless it is given (16 without a purpose)."""
     lora: Lora | None = None
     """sft only; dpo goes on with the SFT adapter's shape."""
     beta: float | None = Field(default=None, gt=0)
@@ -180,12 +218,28 @@ class RunFile(BaseModel):
     _digest: str = PrivateAttr("")
     _source: Path = PrivateAttr(Path())
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, value: Any) -> Any:
+        """Put the defaults that depend on another key into the lora and optimizer sections."""
+        if not isinstance(value, dict):
+            return value
+        filled, purpose = dict(value), value.get("purpose")
+        lora, optimizer = filled.get("lora", {}), filled.get("optimizer", {})
+        if filled.get("kind") == "sft" and isinstance(purpose, str) and purpose in RANKS and (lora is None or isinstance(lora, dict)):
+            filled["lora"] = {"r": RANKS[purpose], **(lora or {})}
+        if filled.get("kind") == "dpo" and isinstance(optimizer, dict):
+            filled["optimizer"] = {"epochs": DPO_EPOCHS, **optimizer}
+        return filled
+
     @model_validator(mode="after")
     def _is_one_kind(self) -> RunFile:
         if self.kind == "dpo" and self.sft_adapter is None:
             raise ValueError("kind dpo needs sft_adapter, the run folder of a finished SFT run")
         if self.kind == "dpo" and self.lora is not None:
             raise ValueError("lora belongs to kind sft; dpo goes on with the SFT adapter's shape")
+        if self.kind == "dpo" and self.purpose is not None:
+            raise ValueError("purpose belongs to kind sft; dpo continues with the SFT adapter's shape")
         for key, value in (("sft_adapter", self.sft_adapter), ("beta", self.beta)):
             if self.kind == "sft" and value is not None:
                 raise ValueError(f"{key} belongs to kind dpo; SFT and DPO are two runs with two run files")
@@ -207,7 +261,26 @@ class RunFile(BaseModel):
 
     @property
     def learning_rate(self) -> float:
+        """The learning rate, defaults filled in."""
         return self.optimizer.learning_rate or (SFT_LEARNING_RATE if self.kind == "sft" else DPO_LEARNING_RATE)
+
+
+def find_warnings(run: RunFile) -> list[str]:
+    """Return a sentence for each setting that is allowed but far from what is usual; none of them stops a run."""
+    if run.kind != "dpo":
+        return []
+    found, beta = [], run.beta or BETA
+    if not DPO_BETAS[0] <= beta <= DPO_BETAS[1]:
+        effect = "the policy may leave the reference quickly" if beta < DPO_BETAS[0] else "the policy will hardly leave the reference"
+        found.append(f"beta {beta:g} is outside {DPO_BETAS[0]} to {DPO_BETAS[1]}, the usual range of DPO: {effect}")
+    rate = run.learning_rate
+    if not DPO_RATES[0] <= rate <= DPO_RATES[1]:
+        effect = "a LoRA hardly moves at it" if rate < DPO_RATES[0] else "the answers' form may be lost"
+        usual = f"{DPO_LEARNING_RATE:.0e}".replace("e-0", "e-")
+        found.append(
+            f"optimizer.learning_rate {rate:g} is far from {usual}, the usual rate for DPO of a LoRA (5e-7 for all weights): {effect}"
+        )
+    return found
 
 
 def load_run_file(path: Path, *, folder: Path | None = None) -> RunFile:

@@ -17,7 +17,7 @@ from typing import Any
 from curation.errors import command
 from training.adapter import adapter_tensors, live_digest
 from training.card import write_card
-from training.config import BETA, RunFile, TrainingError
+from training.config import BETA, RunFile, TrainingError, find_warnings
 from training.data import describe_left_out, open_snapshot, read_rows, to_dataset
 from training.folder import (
     ADAPTER,
@@ -100,6 +100,8 @@ def build_trainer(run: RunFile, *, checked: dict[str, Any], say: Say) -> tuple[A
     confirm_preflight(run, snapshot, checked)
     for line in describe_left_out(checked["lengths"], max_length=run.optimizer.max_length):
         say(line)
+    for line in find_warnings(run):
+        say(f"Warning: {line}")
     say(f"Loading {checked['base']['id']}")
     set_seed(run.seed)
     tokenizer = load_tokenizer(run.base_model)

@@ -1,24 +1,33 @@
 """What a licence lets an adapter be used for, and where a base model's licence is recorded.
 
-A licence nobody has recorded is refused, not guessed: the answer is one line in the run file.
+Nothing is guessed. A licence that is not recorded, is not in the table below or depends on the user is a question, for every use; the
+answer is a line in the run file and is recorded with the run.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
-from training.config import TrainingError, Use
+from training.config import LicenceAnswers, TrainingError, Use
 
 RECORD = "base-model.json"
 """Written beside a checkpoint by `train prepare-model`: id, licence, source, note."""
 
 # Terms of the licences themselves. A condition does not stop a run; it is repeated in preflight.json, on the screen and on the card.
-_OPEN = dict.fromkeys(("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "cc0-1.0", "pddl-1.0", "unlicense"), "")
+_OPEN = dict.fromkeys(
+    (
+        *("apache-2.0", "mit", "mit-0", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "isc", "zlib", "bsl-1.0", "0bsd"),
+        *("wtfpl", "cc0-1.0", "pddl-1.0", "unlicense", "cdla-permissive-1.0", "cdla-permissive-2.0"),
+    ),
+    "",
+)
 _META = "Meta's acceptable-use policy applies, and above 700 million monthly users a licence from Meta is needed"
+_NAMED, _SAME = "its authors must be named", "what is adapted from it must be shared under the same licence"
 _CONDITIONAL = {
     "llama2": _META,
     "llama3": f"the adapter's name must start with 'Llama 3' and 'Built with Meta Llama 3' be shown; {_META}",
@@ -26,18 +35,62 @@ _CONDITIONAL = {
         ("llama3.1", "llama3.2", "llama3.3", "llama4"),
         f"the adapter's name must start with 'Llama' and 'Built with Llama' be shown; {_META}",
     ),
+    **dict.fromkeys(("qwen", "tongyi-qianwen"), "the licence agreement must be passed on and 'Improved using Qwen' be shown"),
+    **dict.fromkeys(
+        ("falcon-llm-license", "falcon-180b-license", "falcon-180b-tii-license", "falcon-mamba-license", "falcon-mamba-7b-license"),
+        "TII's acceptable-use policy must be passed on with the adapter",
+    ),
     "gemma": "Gemma's prohibited-use policy must be passed on with the adapter",
     **dict.fromkeys(
         ("openrail", "openrail++", "creativeml-openrail-m", "bigcode-openrail-m", "bigscience-bloom-rail-1.0"),
         "the licence's use restrictions must be passed on with the adapter",
     ),
-    **dict.fromkeys(("cc-by-4.0", "odc-by"), "its authors must be named"),
-    "cc-by-sa-4.0": "its authors must be named, and what is adapted from it shared under the same licence",
+    **dict.fromkeys(("cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "odc-by", "odc-by-1.0", "ogl-uk-3.0"), _NAMED),
+    **dict.fromkeys(("cc-by-sa-3.0", "cc-by-sa-4.0"), f"{_NAMED}, and {_SAME}"),
+    **dict.fromkeys(("odbl-1.0", "cdla-sharing-1.0", "gfdl-1.3-only", "gfdl-1.3-or-later"), f"{_NAMED}, and {_SAME}"),
+    **dict.fromkeys(("gpl-3.0-only", "gpl-3.0-or-later", "gpl-2.0-only", "gpl-2.0-or-later", "mpl-2.0"), _SAME),
+    **dict.fromkeys(("agpl-3.0-only", "agpl-3.0-or-later"), f"{_SAME}, also with those who use it over a network"),
 }
-_NOT_COMMERCIAL = ("cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0")
-_RESEARCH_ONLY = ("mrl", "mnpl-0.1", "qwen-research")
+_NOT_COMMERCIAL = ("cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "cc-by-nc-3.0", "cc-by-nc-sa-3.0")
+_RESEARCH_ONLY = ("mrl", "mnpl-0.1", "qwen-research", "tongyi-qianwen-research", "apple-amlr")
 _UNNAMED = ("other", "unknown")
 """What a card says when the licence is named elsewhere, or not at all."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Something a licence makes depend on the user, answered by yes or no in the run file."""
+
+    key: str
+    """The field of `licence_answers`."""
+    text: str
+    stops: str
+    """What the answer yes means; empty where it does not stop the run."""
+
+
+_MANY_USERS = Question(
+    "users_above_700m", "do the products you offer it in have more than 700 million monthly users?", "a licence from Meta is needed"
+)
+_QWEN_USERS = Question(
+    "users_above_100m",
+    "do the products you offer it in have more than 100 million monthly users?",
+    "a licence from Alibaba Cloud is needed",
+)
+_IN_EU = Question(
+    "based_in_eu",
+    "are you domiciled, or is your company's principal place of business, in the European Union?",
+    "the licence grants no rights to the multimodal models of Llama 4 there",
+)
+_HOSTED = Question("hosted_service", "will others use it over a hosted service (an API, a web site)?", "")
+_QUESTIONS: dict[str, tuple[Question, ...]] = {
+    **dict.fromkeys(("llama2", "llama3", "llama3.1", "llama3.2", "llama3.3"), (_MANY_USERS,)),
+    "llama4": (_MANY_USERS, _IN_EU),
+    **dict.fromkeys(("qwen", "tongyi-qianwen"), (_QWEN_USERS,)),
+    **dict.fromkeys(("falcon-llm-license", "falcon-mamba-license", "falcon-mamba-7b-license"), (_HOSTED,)),
+    **dict.fromkeys(
+        ("falcon-180b-license", "falcon-180b-tii-license"), (replace(_HOSTED, stops="hosting needs TII's written permission"),)
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -67,20 +120,59 @@ def find_base_record(folder: Path, *, declared: str | None = None) -> BaseModelR
     )
 
 
-def check_use(licence: str, use: Use, *, of: str) -> str:
-    """The condition that goes with using something under this licence ('' for none); refuses what the licence does not allow."""
-    key = licence.strip().lower().removeprefix("license:").strip()
-    if key in _OPEN:
-        return _OPEN[key]
-    if key in _CONDITIONAL:
-        return _CONDITIONAL[key]
+def check_use(licence: str, use: Use, *, of: str, answers: LicenceAnswers = LicenceAnswers()) -> str:
+    """Return the condition that comes with using something under this licence, with the answers that were given; "" for none.
+
+    Args:
+        licence: an SPDX identifier, a model hub's name for a licence, or an expression (A AND B: both apply; A OR B: the first that allows
+            the use).
+        use: what the adapter is for.
+        of: what has the licence, for the error.
+        answers: what the run file answers to the licences' questions.
+
+    Raises:
+        TrainingError: the licence does not allow the use, or asks something that the run file does not answer.
+    """
+    either = re.split(r"\s+OR\s+", licence) if "(" not in licence else [licence]
+    for number, one in enumerate(either, start=1):
+        try:
+            parts = [part.strip(" ()") for part in re.split(r"\s+(?:AND|OR)\s+", one)]
+            conditions = [_check_one(part, use, of=of, answers=answers) for part in parts]
+        except TrainingError:
+            if number == len(either):
+                raise
+            continue
+        return "; ".join(dict.fromkeys(text for text in conditions if text))
+    raise AssertionError("a licence has at least one part")
+
+
+def _check_one(licence: str, use: Use, *, of: str, answers: LicenceAnswers) -> str:
+    key, what = licence.strip().lower().removeprefix("license:").strip(), f"{of}: licence {licence}"
     if (key in _NOT_COMMERCIAL and use == "commercial") or (key in _RESEARCH_ONLY and use != "research"):
-        raise TrainingError(f"{of}: licence {licence}", f"does not allow use: {use}", "change use in the run file, or take another one")
+        raise TrainingError(what, f"does not allow use: {use}", "change use in the run file, or take another one")
     if key in _NOT_COMMERCIAL or key in _RESEARCH_ONLY:
         return f"not for {'commercial' if key in _NOT_COMMERCIAL else 'any but research'} use"
-    if use == "research":
-        return f"'{licence}' is not in our list; its terms were not checked"
-    raise TrainingError(f"{of}: licence {licence}", f"is not one whose terms we know, so use: {use} cannot be checked", "set use: research")
+    if key in _OPEN:
+        return _OPEN[key]
+    if key not in _CONDITIONAL:
+        read = next((text for name, text in answers.terms_read.items() if name.strip().lower() == key and text.strip()), None)
+        if read is None:
+            fact = f"is not in our table. Do its terms allow use: {use}?"
+            line = f"licence_answers: {{terms_read: {{{licence}: 'NAME, DATE: what they allow'}}}}"
+            raise TrainingError(what, fact, f"read them and answer in the run file: {line}")
+        return f"terms read by the user: {' '.join(read.split())}"
+    return "; ".join([_CONDITIONAL[key], *(_ask(question, what, answers) for question in _QUESTIONS.get(key, ()))])
+
+
+def _ask(question: Question, what: str, answers: LicenceAnswers) -> str:
+    """The question with its answer, for the record; refuses a missing answer and one that the licence does not allow."""
+    answer = getattr(answers, question.key)
+    if answer is None:
+        line = f"licence_answers: {{{question.key}: no}}"
+        raise TrainingError(what, f"asks: {question.text}", f"answer in the run file, for example {line}")
+    if answer and question.stops:
+        raise TrainingError(what, f"{question.stops} ({question.key}: yes)", "get it from the licensor, or take another base model")
+    return f"asked: {question.text} answered: {'yes' if answer else 'no'}"
 
 
 def _read_record(record: Path) -> BaseModelRecord:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from curation.errors import command
 from training.adapter import read_settings
-from training.config import Lora, RunFile, TrainingError
+from training.config import Lora, RunFile, TrainingError, find_warnings
 from training.data import (
     KIND_OF,
     check_protected,
@@ -67,6 +67,7 @@ def preflight(run: RunFile, *, say: Say = print) -> dict[str, Any]:
         "base": base_facts,
         "use": run.use,
         "conditions": conditions,
+        "warnings": find_warnings(run),
         "eval": evaluation,
         "sft_run": sft,
         "lengths": lengths,
@@ -115,11 +116,12 @@ def check_licences(run: RunFile, base: BaseModelRecord, snapshot: Snapshot | Non
         snapshot: the rows; None to check the base model alone.
         sft: what `describe_sft` says of the SFT run's rows.
     """
-    found = {"base model": check_use(base.licence, run.use, of=f"base model {base.id}")}
+    held = {"base model": (base.licence, f"base model {base.id}")}
     if snapshot is not None and snapshot.manifest.licence:
-        found["snapshot"] = check_use(snapshot.manifest.licence, run.use, of=f"snapshot {snapshot.path.name}")
+        held["snapshot"] = (snapshot.manifest.licence, f"snapshot {snapshot.path.name}")
     if sft is not None and sft["licence"]:
-        found["SFT snapshot"] = check_use(sft["licence"], run.use, of=f"SFT snapshot {sft['name']} v{sft['version']}")
+        held["SFT snapshot"] = (sft["licence"], f"SFT snapshot {sft['name']} v{sft['version']}")
+    found = {key: check_use(licence, run.use, of=of, answers=run.licence_answers) for key, (licence, of) in held.items()}
     return {key: text for key, text in found.items() if text}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from curation.errors import command
 from training.adapter import folder_digest, live_digest
 from training.card import write_card
-from training.config import BETA, Lora, RunFile, TrainingError
+from training.config import BETA, Lora, RunFile, TrainingError, find_warnings
 from training.data import describe_left_out, open_snapshot, read_rows, to_dataset
 from training.folder import (
     CHECKPOINTS,
@@ -107,6 +107,8 @@ def describe_settings(run: RunFile) -> dict[str, Any]:
     """What the run file asked for that shapes the adapter, defaults filled in."""
     lora = {} if run.kind == "dpo" else (run.lora or Lora()).model_dump(mode="json")
     chosen = {**run.optimizer.model_dump(mode="json"), "learning_rate": run.learning_rate, "seed": run.seed}
+    if run.purpose is not None:
+        chosen["purpose"] = run.purpose
     return {**lora, **chosen, "quantization": run.quantization.kind} | ({"beta": run.beta or BETA} if run.kind == "dpo" else {})
 
 
@@ -131,6 +133,8 @@ def describe_run(run: RunFile, state: Any, *, checked: dict[str, Any], adapter_d
         "use": run.use,
         "settings": describe_settings(run),
         "conditions": checked["conditions"],
+        "licence_answers": run.licence_answers.model_dump(mode="json", exclude_defaults=True),
+        "warnings": find_warnings(run),
         "rows": {
             split: {key: facts[key] if key == "rows" else len(facts[key]) for key in ("rows", "too_long", "left_out")}
             for split, facts in checked["lengths"].items()
