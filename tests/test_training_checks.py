@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from training.adapter import digest_of, folder_digest
+from training.chat import Rendered
 from training.config import LicenceAnswers, TrainingError
-from training.data import RowLength, describe_left_out, describe_lengths
+from training.data import LengthStats, describe_left_out, describe_lengths, kept_rows
 from training.intervals import compare, measure, permutation_p
 from training.licence import check_use, find_base_record
 from training.memory import GIB, Shape, adapter_parameters, estimate_memory, find_module_names, read_shape
@@ -300,16 +301,37 @@ def test_differences_of_many_sizes_are_tested_by_random_signs() -> None:
     assert permutation_p([5.0, 4.0, 3.0, 2.0, -1.0], resamples=40_000) == pytest.approx(4 / 32, abs=0.01)
 
 
-def test_rows_above_max_length_are_named_and_those_without_room_for_an_answer() -> None:
-    rows = [{"id": name} for name in ("aa", "bb", "cc", "dd")]
-    lengths = [RowLength(4, 10), RowLength(200, 300), RowLength(9, 20), RowLength(256, 280, parts_early=True)]
-    stats = describe_lengths(rows, lengths, max_length=256)
-    assert (stats.rows, stats.median, stats.longest) == (4, 280, 300)
-    assert (stats.too_long, stats.left_out, stats.parted_early) == (("bb", "dd"), ("dd",), 1)
-    lines = describe_left_out({"train": asdict(stats)}, max_length=256)
-    assert lines[0] == "1 of 4 train rows are longer than max_length, so their answers are cut (256): bb"
-    assert lines[1] == "1 of 4 train rows are left out: the prompt alone fills max_length (256): dd"
-    assert lines[2].startswith("1 train rows: the chat template renders")
+def test_rows_that_are_left_out_or_cut_are_named_with_the_reason() -> None:
+    rows = [{"id": name} for name in ("aa", "bb", "cc", "dd", "ee")]
+    rendered = [
+        Rendered(4, 10),
+        Rendered(200, 300),
+        Rendered(9, 20),
+        Rendered(256, 280, merged=True),
+        Rendered(4, 12, fault="it never stops"),
+    ]
+    dropped = describe_lengths(rows, rendered, max_length=256)
+    assert dropped == LengthStats(
+        rows=5,
+        median=20,
+        longest=20,
+        too_long=("bb", "dd"),
+        left_out=("bb", "dd", "ee"),
+        faults={"it never stops": ("ee",)},
+        merged=1,
+    )
+    assert describe_left_out({"train": asdict(dropped)}, max_length=256) == [
+        "2 of 5 train rows are left out, because they are longer than max_length (256 tokens): bb, dd",
+        "1 of 5 train rows are left out: it never stops: ee",
+        "1 train rows: white space at the end of the prompt shares a token with the answer",
+    ]
+    cut = describe_lengths(rows, rendered, max_length=256, too_long="cut")
+    assert (cut.too_long, cut.left_out, cut.longest) == (("bb", "dd"), ("dd", "ee"), 300)
+    assert describe_left_out({"train": asdict(cut)}, max_length=256)[:2] == [
+        "1 of 5 train rows are cut, because they are longer than max_length (256 tokens): bb",
+        "1 of 5 train rows are left out, because they are longer than max_length (256 tokens): dd",
+    ]
+    assert [row["id"] for row in kept_rows(rows, asdict(dropped))] == ["aa", "cc"]
 
 
 def test_no_room_on_the_disk_is_said_before_the_work(tmp_path: Path) -> None:

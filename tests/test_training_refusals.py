@@ -159,7 +159,7 @@ def test_evaluation_table_and_pairs_are_opened_before_a_run(project: Path) -> No
 def test_packing_asks_for_the_attention_that_keeps_rows_apart() -> None:
     from training.model import attention_for
 
-    assert (attention_for(packing=True), attention_for(packing=False)) == ("flash_attention_2", "sdpa")
+    assert (attention_for(packing=True), attention_for(packing=False)) == ("flash_attention_2", None)
 
 
 def test_logger_that_is_not_installed_is_said_before_the_run(project: Path) -> None:

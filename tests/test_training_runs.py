@@ -47,7 +47,8 @@ def quantized(folder: Path) -> Any:
     from training.model import load_base, lora_config
 
     torch.manual_seed(0)
-    model = get_peft_model(load_base(folder, Quantization()), lora_config(Lora(r=4, alpha=8, dropout=0.0)))
+    base = load_base(folder, Quantization())
+    model = get_peft_model(base, lora_config(Lora(r=4, alpha=8, dropout=0.0), base))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             # B starts at zero, and then A has no gradient to lose.
@@ -150,7 +151,7 @@ def test_base_as_reference_is_refused(project: Path) -> None:
     from training.model import load_base, lora_config
 
     base = load_base(project / "model", Quantization())
-    trainer = dpo_trainer(project, base, peft_config=lora_config(Lora(r=4)))
+    trainer = dpo_trainer(project, base, peft_config=lora_config(Lora(r=4), base))
     with pytest.raises(TrainingError, match="the base model would be the reference"):
         check_reference(trainer.model, require_run(project / "runs" / "sft")["adapter_digest"], when="before training")
 
@@ -255,31 +256,43 @@ def test_loss_that_is_no_number_ends_the_run(project: Path) -> None:
     assert not (run.output / "adapter").exists() and not (run.output / "run.json").exists()
 
 
-def test_rows_longer_than_max_length_are_counted_as_trl_counts_them(project: Path) -> None:
-    from training.data import token_lengths
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_rows_longer_than_max_length_are_dropped_or_cut_as_the_run_file_says(project: Path, kind: str) -> None:
+    import importlib
+
+    from tests.training_samples import pair
+    from training.data import render_rows
     from training.model import load_tokenizer
     from training.preflight import preflight
-    from training.sft import build_trainer
 
+    build_trainer = importlib.import_module(f"training.{kind}").build_trainer
+    rows, make = ("instruction", instruction) if kind == "sft" else ("preference", pair)
     train = [*range(12), *range(1_234_567, 1_234_579)]
     key, ranges = project / "keys" / "signing.pem", {"train": train, "validation": range(24, 32)}
-    write_signed(project, "instruction", key=key, sha256=write_eval(project), version=2, ranges=ranges)
-    lengths = token_lengths([instruction(n) for n in train], load_tokenizer(project / "model"), kind="instruction")
-    prompts, longest = sorted(length.prompt for length in lengths), max(length.whole for length in lengths)
-    assert prompts[0] < prompts[-1]
-    for size, left_out in ((longest - 3, 0), (prompts[-1], sum(size == prompts[-1] for size in prompts))):
-        optimizer = run_settings()["optimizer"] | {"max_length": size}
-        run, said = load_run(project, f"{size}.yaml", run_settings(output=f"cut{size}", optimizer=optimizer)), []
+    write_signed(project, rows, key=key, sha256=write_eval(project), version=2, ranges=ranges)
+    rendered = render_rows([make(n) for n in train], load_tokenizer(project / "model"), kind=rows)  # type: ignore[arg-type]
+    longest = max(row.whole for row in rendered)
+    size, longer = longest - 3, sum(row.whole > longest - 3 for row in rendered)
+    assert 2 <= longer < 24
+
+    def settings(name: str, **optimizer: Any) -> Any:
+        return load_run(project, f"{name}.yaml", run_settings(kind, output=name, optimizer=run_settings()["optimizer"] | optimizer))
+
+    with pytest.raises(
+        TrainingError, match=rf"{longer} of 24 train rows .* longer than {size} tokens .* set optimizer.max_length: {longest}"
+    ):
+        preflight(settings("refused", max_length=size))
+    for name, left_out, fate in (("drop", longer, "are left out"), ("cut", 0, "are cut")):
+        run, said = settings(name, max_length=size, too_long=name, max_left_out=1.0 if name == "drop" else 0.05), []
         checked = preflight(run)
         facts = checked["lengths"]["train"]
+        assert (len(facts["too_long"]), len(facts["left_out"])) == (longer, left_out)
         trainer, _ = build_trainer(run, checked=checked, say=said.append)
-        assert len(facts["left_out"]) == left_out and len(trainer.train_dataset) == 24 - left_out
-        assert len(facts["too_long"]) == sum(length.whole > size for length in lengths) > 0
-        assert max(len(row["input_ids"]) for row in trainer.train_dataset) == size
-        assert any("longer than max_length" in line for line in said)
-    small = run_settings()["optimizer"] | {"max_length": prompts[0]}
-    with pytest.raises(TrainingError, match=rf"every prompt of its (train|validation) split fills max_length {prompts[0]}\. Next: raise"):
-        preflight(load_run(project, "none.yaml", run_settings(output="none", optimizer=small)))
+        assert len(trainer.train_dataset) == 24 - left_out
+        assert any(f"{longer} of 24 train rows {fate}, because they are longer than max_length ({size} tokens)" in line for line in said)
+    small = settings("none", max_length=min(row.prompt for row in rendered), too_long="cut", max_left_out=1.0)
+    with pytest.raises(TrainingError, match=r"24 of 24 train rows .* 24 by their prompt alone\).*Next: set optimizer.max_length"):
+        preflight(small)
 
 
 @pytest.mark.parametrize("kind", ["sft", "dpo"])
@@ -299,8 +312,10 @@ def test_template_that_refuses_a_role_or_is_missing_is_a_sentence(tmp_path: Path
     run, template = load_run(project, "sft.yaml", run_settings()), project / "model" / "chat_template.jinja"
     whole = template.read_text()
     template.write_text("{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + whole)
-    with pytest.raises(TrainingError, match=r"row [0-9a-f]{12}: the base model's chat template refuses it \(System role not supported\)"):
+    with pytest.raises(TrainingError, match=r"24 of 24 train rows .*refuses it \(System role not supported\).*Next: set system: merge"):
         preflight(run)
+    merged = load_run(project, "sft.yaml", run_settings(system="merge"))
+    assert preflight(merged)["lengths"]["train"]["left_out"] == ()
     template.unlink()
     with pytest.raises(TrainingError, match="its tokenizer has no chat template"):
         preflight(run)

@@ -124,6 +124,10 @@ class Optimizer(BaseModel):
     accumulation: int = Field(default=1, ge=1)
     max_length: int = Field(default=512, ge=16)
     """Tokens of prompt and completion together; preflight names the rows above it."""
+    too_long: Literal["drop", "cut"] = "drop"
+    """What happens to rows above max_length: they are left out, or the ends of their answers are cut off."""
+    max_left_out: float = Field(default=0.05, ge=0, le=1)
+    """Largest share of a split's rows that may be left out, because they are too long or unusable with the chat template."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps over which the rate rises."""
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
@@ -203,6 +207,8 @@ class RunFile(BaseModel):
     eval: EvalSet
     purpose: Literal["style", "knowledge"] | None = None
     """sft only: what the adapter shall learn; sets `lora.r` to 8 or 32 unless it is given (16 without a purpose)."""
+    system: Literal["keep", "merge"] = "keep"
+    """merge: put the system message in front of the first user message, for a chat template without a system role."""
     lora: Lora | None = None
     """sft only; dpo goes on with the SFT adapter's shape."""
     beta: float | None = Field(default=None, gt=0)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from curation.records import Kind
+from training.chat import Rendered, merge_system, read_row
 from training.config import RunFile, RunFileError, TrainingError
 
 if TYPE_CHECKING:
@@ -24,30 +25,21 @@ REVIEW_LEVELS = ("none", "sample", "all")
 
 
 @dataclass(frozen=True)
-class RowLength:
-    """Tokens of one row, template included."""
-
-    prompt: int
-    """Up to where the answer begins, as TRL finds it: where prompt and conversation part."""
-    whole: int
-    """Of the longest conversation: a pair has two."""
-    parts_early: bool = False
-    """The template renders a prompt by itself otherwise than as the beginning of a conversation."""
-
-
-@dataclass(frozen=True)
 class LengthStats:
-    """Tokens of prompt and completion together, over one split."""
+    """What can be trained on of one split. Token counts are of prompt and completion together, chat template included."""
 
     rows: int
     median: int
     longest: int
-    too_long: tuple[str, ...]
-    """Ids of the rows above max_length; the ends of their answers are cut off."""
+    """Of the rows that are trained on."""
+    too_long: tuple[str, ...] = ()
+    """Ids of the rows above max_length."""
     left_out: tuple[str, ...] = ()
-    """Those of them whose prompt alone fills max_length: there is nothing to learn, and TRL leaves them out."""
-    parted_early: int = 0
-    """Rows whose prompt is no beginning of the conversation: the model is trained after another text than it will be asked with."""
+    """Ids of the rows that are not trained on: too long, or with a fault."""
+    faults: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Ids by what the chat template does wrong to them."""
+    merged: int = 0
+    """Rows whose prompt ends in white space that shares a token with the answer; TRL trains that token too."""
 
 
 def resolve_snapshot(name: str) -> Path:
@@ -125,9 +117,16 @@ def check_signature(run: RunFile, folder: Path) -> str | None:
     raise TrainingError(str(folder), f"its signature does not hold: {'; '.join(str(p) for p in found.problems[:3])}", again)
 
 
-def read_rows(snapshot: Snapshot, split: Split) -> list[dict[str, Any]]:
-    """One split as plain rows, with their ids."""
-    return list(snapshot.table(split).to_pylist())
+def read_rows(snapshot: Snapshot, split: Split, *, system: str = "keep") -> list[dict[str, Any]]:
+    """Return one split as plain rows, with their ids.
+
+    Args:
+        snapshot: the verified snapshot.
+        split: train, validation or test.
+        system: merge puts each system message in front of the first user message.
+    """
+    rows = list(snapshot.table(split).to_pylist())
+    return rows if system == "keep" else [{**row, "prompt": merge_system(row["prompt"])} for row in rows]
 
 
 def to_dataset(rows: list[dict[str, Any]], *, kind: Kind) -> Any:
@@ -137,48 +136,69 @@ def to_dataset(rows: list[dict[str, Any]], *, kind: Kind) -> Any:
     return Dataset.from_list([{column: row[column] for column in COLUMNS[kind]} for row in rows])
 
 
-def token_lengths(rows: list[dict[str, Any]], tokenizer: Any, *, kind: Kind) -> list[RowLength]:
-    """Tokens of each row's prompt and of its longest conversation, template included."""
-    return [_row_length(row, tokenizer, answers=COLUMNS[kind][1:]) for row in rows]
+def render_rows(rows: list[dict[str, Any]], tokenizer: Any, *, kind: Kind) -> list[Rendered]:
+    """Render every row as the trainer does."""
+    return [read_row(row, tokenizer, answers=COLUMNS[kind][1:]) for row in rows]
 
 
-def describe_lengths(rows: list[dict[str, Any]], lengths: list[RowLength], *, max_length: int) -> LengthStats:
-    """Median, longest, the rows that max_length cuts and those it leaves nothing of."""
-    ordered = sorted(length.whole for length in lengths)
-    pairs = [(str(row["id"]), length) for row, length in zip(rows, lengths, strict=True)]
+def describe_lengths(rows: list[dict[str, Any]], rendered: list[Rendered], *, max_length: int, too_long: str = "drop") -> LengthStats:
+    """Count the rows that can be trained on and name the others.
+
+    Args:
+        rows: the rows of one split.
+        rendered: the same rows as the trainer sees them.
+        max_length: tokens of prompt and completion together.
+        too_long: drop leaves longer rows out; cut trains on their beginnings, so only rows without room for an answer are left out.
+    """
+    pairs = [(str(row["id"]), text) for row, text in zip(rows, rendered, strict=True)]
+    faults: dict[str, list[str]] = {}
+    for name, text in pairs:
+        if text.fault:
+            faults.setdefault(text.fault, []).append(name)
+    longer = [name for name, text in pairs if text.whole > max_length]
+    no_room = {name for name, text in pairs if text.prompt >= max_length}
+    gone = {name for names in faults.values() for name in names} | (set(longer) if too_long == "drop" else no_room)
+    ordered = sorted(text.whole for name, text in pairs if name not in gone)
     return LengthStats(
         rows=len(rows),
         median=ordered[len(ordered) // 2] if ordered else 0,
         longest=ordered[-1] if ordered else 0,
-        too_long=tuple(name for name, length in pairs if length.whole > max_length),
-        left_out=tuple(name for name, length in pairs if length.prompt >= max_length),
-        parted_early=sum(length.parts_early for length in lengths),
+        too_long=tuple(longer),
+        left_out=tuple(name for name, _ in pairs if name in gone),
+        faults={reason: tuple(names) for reason, names in faults.items()},
+        merged=sum(text.merged and not text.fault for text in rendered),
     )
 
 
 def describe_left_out(lengths: Mapping[str, Mapping[str, Any]], *, max_length: int) -> list[str]:
-    """A line for each split that loses something to max_length, and for a template that parts early."""
+    """Return a line for each reason why rows of a split are left out or cut."""
     lines = []
     for split, facts in lengths.items():
-        gone = facts["left_out"]
-        lost = set(gone)
-        cut = [name for name in facts["too_long"] if name not in lost]
-        for ids, fate in ((cut, "longer than max_length, so their answers are cut"), (gone, "left out: the prompt alone fills max_length")):
-            if ids:
-                shown = ", ".join(name[:12] for name in ids[:5])
-                lines.append(
-                    f"{len(ids)} of {facts['rows']} {split} rows are {fate} ({max_length}): {shown}{', ...' if len(ids) > 5 else ''}"
-                )
-        if facts["parted_early"]:
-            lines.append(
-                f"{facts['parted_early']} {split} rows: the chat template renders a prompt by itself otherwise than in a conversation"
-            )
+        gone, faulty = set(facts["left_out"]), {name for names in facts["faults"].values() for name in names}
+        longer = [name for name in facts["too_long"] if name not in faulty]
+        reasons = [
+            ("are cut, because they are longer than max_length", [name for name in longer if name not in gone]),
+            ("are left out, because they are longer than max_length", [name for name in longer if name in gone]),
+        ]
+        for fate, names in reasons:
+            if names:
+                lines.append(f"{len(names)} of {facts['rows']} {split} rows {fate} ({max_length} tokens): {name_rows(names)}")
+        for reason, names in facts["faults"].items():
+            lines.append(f"{len(names)} of {facts['rows']} {split} rows are left out: {reason}: {name_rows(names)}")
+        if facts["merged"]:
+            lines.append(f"{facts['merged']} {split} rows: white space at the end of the prompt shares a token with the answer")
     return lines
 
 
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two sequences begin with alike."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+def name_rows(names: Sequence[str]) -> str:
+    """Return the first ids, shortened."""
+    return ", ".join(name[:12] for name in names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def kept_rows(rows: list[dict[str, Any]], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a split that preflight did not leave out."""
+    gone = set(facts["left_out"])
+    return [row for row in rows if str(row["id"]) not in gone]
 
 
 def check_protected(file: Path, protected: Sequence[ProtectedSet], *, of: str) -> ProtectedSet:
@@ -200,17 +220,3 @@ def file_sha256(path: Path) -> str:
     """sha256 of a file, read in pieces."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _row_length(row: dict[str, Any], tokenizer: Any, *, answers: tuple[str, ...]) -> RowLength:
-    from jinja2 import TemplateError
-
-    try:
-        texts = [tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)]
-        texts += [tokenizer.apply_chat_template([*row["prompt"], *row[answer]], tokenize=False) for answer in answers]
-    except TemplateError as error:
-        fact = f"the base model's chat template refuses it ({error})"
-        raise TrainingError(f"row {str(row['id'])[:12]}", fact, "take a base model whose template has these roles") from error
-    prompt, *whole = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    shared = min(common_prefix(prompt, ids) for ids in whole)
-    return RowLength(shared, max(len(ids) for ids in whole), parts_early=shared < len(prompt))

@@ -18,7 +18,7 @@ from curation.errors import command
 from training.adapter import adapter_tensors, live_digest
 from training.card import write_card
 from training.config import BETA, RunFile, TrainingError, find_warnings
-from training.data import describe_left_out, open_snapshot, read_rows, to_dataset
+from training.data import describe_left_out, kept_rows, open_snapshot, read_rows, to_dataset
 from training.folder import (
     ADAPTER,
     CHECKPOINTS,
@@ -31,7 +31,7 @@ from training.folder import (
 from training.preflight import confirm_preflight
 from training.progress import Say, run_callbacks
 from training.resume import explain_failures, only_process, take_up, train_from
-from training.sft import describe_run, require_saved
+from training.sft import count_parameters, describe_run, parameters_text, require_saved
 
 POLICY, REFERENCE = "default", "ref"
 MARGIN_TOLERANCE = 1e-4
@@ -82,17 +82,9 @@ def describe_preference(state: Any) -> dict[str, Any]:
 
 
 def build_trainer(run: RunFile, *, checked: dict[str, Any], say: Say) -> tuple[Any, Any]:
-    """The DPOTrainer over the verified pairs, and its tokenizer."""
-    import torch
-    from peft import PeftModel
-    from transformers import EarlyStoppingCallback, set_seed
-    from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined]
+    """Build the DPOTrainer over the verified pairs; returns it with its tokenizer."""
+    from training.model import check_base, load_tokenizer
 
-    from training.model import cast_adapters, check_base, load_base, load_tokenizer, resuming, training_arguments
-
-    assert run.sft_adapter is not None
-    if run.threads:
-        torch.set_num_threads(run.threads)
     snapshot = open_snapshot(run, run.output / checked["snapshot"]["path"], kind="preference")
     if snapshot.manifest.digest.root != checked["snapshot"]["digest"]:
         raise TrainingError(str(snapshot.path), "is not the snapshot preflight looked at", command("train", "preflight", run.source))
@@ -103,22 +95,54 @@ def build_trainer(run: RunFile, *, checked: dict[str, Any], say: Say) -> tuple[A
     for line in find_warnings(run):
         say(f"Warning: {line}")
     say(f"Loading {checked['base']['id']}")
-    set_seed(run.seed)
     tokenizer = load_tokenizer(run.base_model)
-    base = load_base(run.base_model, run.quantization)
+    train, validation = (
+        kept_rows(read_rows(snapshot, split, system=run.system), checked["lengths"][split]) for split in ("train", "validation")
+    )
+    trainer = make_trainer(run, tokenizer, train=train, validation=validation, say=say)
+    say(parameters_text(count_parameters(trainer.model)))
+    return trainer, tokenizer
+
+
+def make_trainer(
+    run: RunFile, tokenizer: Any, *, train: list[dict[str, Any]], validation: list[dict[str, Any]], say: Say, dtype: str | None = None
+) -> Any:
+    """Load the base model with the SFT adapter and build the DPOTrainer over these pairs.
+
+    Args:
+        run: the run file; its base model, SFT adapter, optimizer and output are used.
+        tokenizer: the base model's.
+        train: pairs to train on.
+        validation: pairs the early stopping looks at.
+        say: prints progress.
+        dtype: data type to compute in; by default this machine's.
+    """
+    import torch
+    from peft import PeftModel
+    from transformers import EarlyStoppingCallback, set_seed
+    from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined]
+
+    from training.model import cast_adapters, load_base, resuming, training_arguments
+
+    assert run.sft_adapter is not None
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    set_seed(run.seed)
+    base = load_base(run.base_model, run.quantization, dtype=dtype)
     trainer = resuming(DPOTrainer)(
         model=PeftModel.from_pretrained(base, run.sft_adapter / ADAPTER, is_trainable=True),
         ref_model=None,
         args=DPOConfig(**training_arguments(run, folder=run.output), beta=run.beta or BETA),
-        train_dataset=to_dataset(read_rows(snapshot, "train"), kind="preference"),
-        eval_dataset=to_dataset(read_rows(snapshot, "validation"), kind="preference"),
+        train_dataset=to_dataset(train, kind="preference"),
+        eval_dataset=to_dataset(validation, kind="preference"),
         processing_class=tokenizer,
-        callbacks=[EarlyStoppingCallback(run.stopping.patience), *run_callbacks(run.output, say), _first_step_gate()],
+        callbacks=[EarlyStoppingCallback(run.stopping.patience), *run_callbacks(run.output, say)],
     )
+    trainer.add_callback(_first_step_gate(trainer))
     trainer.adapter_dtype = run.optimizer.adapter_dtype
     cast_adapters(trainer.model, run.optimizer.adapter_dtype)
     start_at_reference(trainer.model)
-    return trainer, tokenizer
+    return trainer
 
 
 def start_at_reference(model: Any) -> None:
@@ -140,7 +164,12 @@ def check_reference(model: Any, sft_digest: str, *, when: str) -> str:
 
 
 def check_first_step(*, loss: float, margin: float) -> None:
-    """Before the first update the policy is the reference: the margin is 0 and the loss ln 2."""
+    """Refuse a first step that shows a difference: before the first update the policy is the reference.
+
+    Args:
+        loss: the preference loss alone, without a router's auxiliary loss; it must be ln 2.
+        margin: how much more the policy prefers the chosen completion than the reference does; it must be 0.
+    """
     if abs(margin) > MARGIN_TOLERANCE or abs(loss - math.log(2)) > MARGIN_TOLERANCE:
         fact = (
             f"the first step has margin {margin:.6f} and loss {loss:.6f}, not 0 and {math.log(2):.6f}: the reference is not the SFT policy"
@@ -148,12 +177,14 @@ def check_first_step(*, loss: float, margin: float) -> None:
         raise TrainingError("reference", fact, "train the run again from the SFT run folder")
 
 
-def _first_step_gate() -> Any:
+def _first_step_gate(trainer: Any) -> Any:
     from transformers import TrainerCallback
 
     class FirstStep(TrainerCallback):
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
             if state.global_step == 1 and logs and "loss" in logs:
-                check_first_step(loss=float(logs["loss"]), margin=float(logs["rewards/margins"]))
+                # A mixture-of-experts model adds its router's load balancing to the loss; it says nothing of the reference.
+                routing = trainer.router_aux_loss_coef * float(logs["aux_loss"]) if trainer.aux_loss_enabled else 0.0
+                check_first_step(loss=float(logs["loss"]) - routing, margin=float(logs["rewards/margins"]))
 
     return FirstStep()

@@ -57,6 +57,8 @@ def evaluate_run(run: RunFile, *, base: bool = False, say: Say = print) -> dict[
 
 def evaluation_key(run: RunFile, checked: Mapping[str, Any]) -> str:
     """What a measurement depends on besides its subject: two results with one key may be compared."""
+    from training.model import compute_dtype
+
     settings = run.eval
     parts = {
         "schema": SCHEMA,
@@ -68,6 +70,8 @@ def evaluation_key(run: RunFile, checked: Mapping[str, Any]) -> str:
         "preference": resolve_snapshot(settings.preference_snapshot).name if settings.preference_snapshot else "",
         "base": checked["base"]["digest"],
         "quantization": run.quantization.model_dump(),
+        "system": run.system,
+        "dtype": compute_dtype(),
     }
     return hashlib.sha256(canonical_json(parts)).hexdigest()
 
@@ -99,7 +103,7 @@ def measure_subject(run: RunFile, *, checked: Mapping[str, Any], base: bool, say
     billable, pairs = read_billable(run.eval.table), load_pairs(run)
     say(f"Loading {checked['base']['id']}")
     model = load_for_reading(run.base_model, run.quantization, adapter=None if base else run.output / ADAPTER)
-    subject = Subject(model, load_tokenizer(run.base_model), system=system, batch=run.eval.batch_size)
+    subject = Subject(model, load_tokenizer(run.base_model), system=system, batch=run.eval.batch_size, merge=run.system == "merge")
     values = measure_likelihoods(subject, items) | measure_pairs(subject, pairs)
     say(f"  likelihoods of {len(items)} items: {time.monotonic() - started:.0f} s")
     answers = write_out(subject, items, max_new_tokens=run.eval.max_new_tokens)
@@ -125,7 +129,8 @@ def load_pairs(run: RunFile) -> list[dict[str, Any]]:
     """The test split of the preference snapshot the run file names; nothing where it names none."""
     if run.eval.preference_snapshot is None:
         return []
-    return read_rows(open_snapshot(run, resolve_snapshot(run.eval.preference_snapshot), kind="preference"), "test")
+    snapshot = open_snapshot(run, resolve_snapshot(run.eval.preference_snapshot), kind="preference")
+    return read_rows(snapshot, "test", system=run.system)
 
 
 def compare_with(run: RunFile, result: Mapping[str, Any], *, checked: Mapping[str, Any]) -> dict[str, Any]:

@@ -93,6 +93,25 @@ def read_shape(folder: Path) -> Shape:
     )
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a base model can be given, from its config.json."""
+
+    vocabulary: int
+    positions: int | None
+    """Tokens in a row; None where the configuration names no limit."""
+
+
+def read_limits(folder: Path) -> Limits:
+    """Return the vocabulary's size and the number of positions, RoPE scaling included."""
+    value = json.loads((folder / "config.json").read_text())
+    value = value.get("text_config") or value
+    positions, scaling = value.get("max_position_embeddings"), value.get("rope_parameters") or value.get("rope_scaling") or {}
+    factors = [scaling.get("factor"), *(inner.get("factor") for inner in scaling.values() if isinstance(inner, dict))]
+    factor = max([1.0, *(float(number) for number in factors if isinstance(number, int | float))])
+    return Limits(vocabulary=value["vocab_size"], positions=int(positions * factor) if isinstance(positions, int) else None)
+
+
 def find_module_names(folder: Path) -> set[str]:
     """The last parts of the names of a checkpoint's weights: q_proj, down_proj and so on, from the files' headers."""
     from safetensors import safe_open

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from training.chat import merge_system
 from training.items import EvalItem, extract
 
 Values = dict[str, list[float]]
@@ -27,13 +28,14 @@ ANSWER_LINES = 3
 class Subject:
     """A loaded model with its tokenizer, and the system message its training rows had."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, system: str | None, batch: int) -> None:
-        self.model, self.tokenizer, self.batch = model, tokenizer, batch
+    def __init__(self, model: Any, tokenizer: Any, *, system: str | None, batch: int, merge: bool = False) -> None:
+        self.model, self.tokenizer, self.batch, self.merge = model, tokenizer, batch, merge
         self.system = [{"role": "system", "content": system}] if system is not None else []
 
     def ask(self, item: EvalItem) -> list[dict[str, str]]:
-        """The question as the training rows ask theirs, or as its own conversation has it."""
-        return list(item.messages) or [*self.system, {"role": "user", "content": item.question}]
+        """Return the question as the training rows ask theirs, or as its own conversation has it."""
+        messages = list(item.messages) or [*self.system, {"role": "user", "content": item.question}]
+        return merge_system(messages) if self.merge else messages
 
 
 def measure_likelihoods(subject: Subject, items: Sequence[EvalItem]) -> Values:

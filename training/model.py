@@ -1,4 +1,4 @@
-"""Load a base model for QLoRA, with the two silent defects of the stack mended.
+"""Load a base model for QLoRA: data type, attention, adapted modules, and two silent defects of the stack corrected.
 
 1. bitsandbytes on a CPU with AVX512_BF16: an eval-mode forward repacks 4-bit weights, and the gradient through them is lost
    in every later training step, without an error. `mend_linear4bit` turns that path off.
@@ -18,6 +18,23 @@ from training.config import Lora, Quantization, RunFile, TrainingError
 from training.data import file_sha256
 from training.licence import RECORD
 
+ROUTERS = frozenset({"router", "gate", "shared_expert_gate", "modality_router", "router_gate"})
+"""Names of the modules that choose experts. Some return tuples, which PEFT cannot adapt (Llama 4, Phi-3.5-MoE); in the others an
+adapter would move tokens to other experts than those the base model was trained with."""
+EXPERT_PROJECTIONS = frozenset({"gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
+REMAPPED_BY_PEFT = frozenset(
+    {
+        *("Dots3NoteTextModel", "UnlimitedOcrTextModel", "afmoe", "beam", "cohere2_moe", "deepseek_v2", "deepseek_v3"),
+        *("deepseek_v32", "dots1", "ernie4_5_moe", "exaone_moe", "flex_olmo", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm_moe_dsa"),
+        *("hunyuan_v1_moe", "longcat_flash", "mellum", "minimax", "minimax_m2", "mixtral", "olmoe", "qwen3_moe", "qwen3_next"),
+        *("qwen3_omni_moe", "qwen3_omni_moe_text", "qwen3_omni_moe_thinker", "sarvam_mla", "solar_open"),
+    }
+)
+"""Model types for which PEFT takes the name of an expert's projection to mean the fused experts of transformers 5. It then multiplies
+the rank by the number of experts and refuses dropout, so `all-linear` leaves these names out and the experts stay as they are."""
+MAMBA_TYPES = frozenset({"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"})
+MAMBA_MODULES = frozenset({"out_proj", "conv1d"})
+"""Modules that PEFT refuses in models of MAMBA_TYPES: their kernels read the weights directly."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _READ_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken")
@@ -124,18 +141,46 @@ def load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def attention_for(*, packing: bool) -> str:
-    """Packed rows are kept apart by FlashAttention only, so packing must really use it; else torch's own is as good and always there."""
-    return "flash_attention_2" if packing else "sdpa"
+def attention_for(*, packing: bool) -> str | None:
+    """Return the attention implementation to ask for; None lets transformers choose what the model family supports.
+
+    Packed rows are kept apart by FlashAttention only, so packing must really use it. Otherwise transformers takes torch's own
+    attention, or eager for families that it would compute wrongly (Gemma 2's softcapping, gpt-oss's sinks).
+    """
+    return "flash_attention_2" if packing else None
 
 
-def load_base(folder: Path, quantization: Quantization, *, packing: bool = False) -> Any:
-    """The base model, frozen, in 4 bits where asked. The GPU path has not been run on a GPU."""
+def compute_dtype() -> str:
+    """Return the data type this machine computes in: bfloat16, or float32 on a CPU without bfloat16 instructions.
+
+    There oneDNN emulates bfloat16, and a step of the demo took 27.5 s where float32 takes about 1 s.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return "bfloat16"
+    supported = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-untyped-call]
+    return "bfloat16" if supported else "float32"
+
+
+def load_base(folder: Path, quantization: Quantization, *, packing: bool = False, dtype: str | None = None) -> Any:
+    """Load the base model, frozen. The GPU path has not been run on a GPU.
+
+    Args:
+        folder: the checkpoint.
+        quantization: NF4 or none.
+        packing: whether rows are packed, which needs FlashAttention.
+        dtype: data type of what is not quantized and of the arithmetic; by default this machine's (`compute_dtype`).
+
+    Returns:
+        The causal language model, with `use_cache` off.
+    """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    chosen = getattr(torch, dtype or compute_dtype())
     settings: dict[str, Any] = {
-        "dtype": torch.bfloat16,
+        "dtype": chosen,
         "device_map": {"": 0 if torch.cuda.is_available() else "cpu"},
         "attn_implementation": attention_for(packing=packing),
     }
@@ -144,7 +189,7 @@ def load_base(folder: Path, quantization: Quantization, *, packing: bool = False
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=quantization.double,
-            bnb_4bit_compute_dtype=torch.bfloat16,
+            bnb_4bit_compute_dtype=chosen,
         )
     find_weights(folder)
     with refuse_code(folder):
@@ -152,6 +197,9 @@ def load_base(folder: Path, quantization: Quantization, *, packing: bool = False
             folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, **settings
         )
     model.config.use_cache = False
+    if not hasattr(model, model.base_model_prefix):
+        # Llama4ForCausalLM names a body it does not have; TRL and `likelihood.py` look the body up by this name.
+        model.base_model_prefix = "model"
     mend_linear4bit(model)
     return model
 
@@ -180,11 +228,25 @@ def mend_linear4bit(model: Any) -> int:
     return len(modules)
 
 
-def lora_config(lora: Lora) -> Any:
-    """PEFT's configuration of a fresh adapter."""
+def linear_names(model: Any) -> list[str]:
+    """Return the last names of the linear modules that `all-linear` adapts: without output head, routers and fused experts."""
+    import torch
+
+    kind, head = model.config.get_text_config().model_type, model.get_output_embeddings()
+    left_out = (
+        ROUTERS
+        | (EXPERT_PROJECTIONS if kind in REMAPPED_BY_PEFT else frozenset())
+        | (MAMBA_MODULES if kind in MAMBA_TYPES else frozenset())
+    )
+    linears = (name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head)
+    return sorted({name.rpartition(".")[2] for name in linears} - left_out)
+
+
+def lora_config(lora: Lora, model: Any) -> Any:
+    """Return PEFT's configuration of a fresh adapter on a base model."""
     from peft import LoraConfig
 
-    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    targets = linear_names(model) if isinstance(lora.targets, str) else list(lora.targets)
     return LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM")
 
 
@@ -235,7 +297,7 @@ def training_arguments(run: RunFile, *, folder: Path) -> dict[str, Any]:
         "optim": "paged_adamw_8bit" if on_gpu else "adamw_torch",
         "bf16": on_gpu,
         "use_cpu": not on_gpu,
-        "gradient_checkpointing": checkpointing,
+        "activation_checkpointing": checkpointing,
         "eval_strategy": "steps",
         "eval_steps": run.stopping.every_steps,
         "save_strategy": "steps",

@@ -15,22 +15,25 @@ from typing import TYPE_CHECKING, Any
 
 from curation.errors import command
 from training.adapter import read_settings
+from training.chat import Rendered, merge_system
 from training.config import Lora, RunFile, TrainingError, find_warnings
 from training.data import (
     KIND_OF,
+    LengthStats,
     check_protected,
     check_signature,
     describe_lengths,
+    name_rows,
     open_recorded,
     open_snapshot,
     read_rows,
+    render_rows,
     resolve_snapshot,
-    token_lengths,
 )
 from training.folder import ADAPTER, CONFIG, PREFLIGHT, SCHEMA, find_finished, read_json, relative, require_run, write_json
 from training.items import read_eval_items, shape_of
 from training.licence import BaseModelRecord, check_use, find_base_record
-from training.memory import GIB, available_memory, checkpoint_bytes, estimate_run, find_module_names, read_shape
+from training.memory import GIB, available_memory, checkpoint_bytes, estimate_run, find_module_names, read_limits, read_shape
 from training.progress import Say
 from training.resume import check_origin, only_process
 
@@ -205,22 +208,75 @@ def check_sft_protected(run: RunFile, sft: dict[str, Any], *, sha256: str) -> No
 
 
 def describe_rows(run: RunFile, snapshot: Snapshot, *, say: Say) -> dict[str, Any]:
-    """Token lengths of the train and validation rows; of either split something must be left to learn."""
+    """Render the train and validation rows as the trainer does; refuse a split that loses too much or everything.
+
+    Raises:
+        TrainingError: too many rows are too long or unusable with the chat template, a split is empty, or a token is not in the
+            model's vocabulary.
+    """
     from training.model import load_tokenizer
 
-    tokenizer, facts = load_tokenizer(run.base_model), {}
+    tokenizer, facts, limits = load_tokenizer(run.base_model), {}, read_limits(run.base_model)
     for split in ("train", "validation"):
-        rows = read_rows(snapshot, split)  # type: ignore[arg-type]
+        rows = read_rows(snapshot, split, system=run.system)  # type: ignore[arg-type]
+        if not rows:
+            raise TrainingError(str(snapshot.path), f"its {split} split is empty", "make a snapshot with more rows")
         if len(rows) > 20_000:
             say(f"Counting the tokens of {len(rows):,} {split} rows")
-        lengths = describe_lengths(rows, token_lengths(rows, tokenizer, kind=KIND_OF[run.kind]), max_length=run.optimizer.max_length)
-        if len(lengths.left_out) == len(rows):
-            fact = (
-                f"every prompt of its {split} split fills max_length {run.optimizer.max_length}" if rows else f"its {split} split is empty"
-            )
-            raise TrainingError(str(snapshot.path), fact, "raise optimizer.max_length" if rows else "make a snapshot with more rows")
+        rendered = render_rows(rows, tokenizer, kind=KIND_OF[run.kind])
+        lengths = describe_lengths(rows, rendered, max_length=run.optimizer.max_length, too_long=run.optimizer.too_long)
+        refuse_losses(run, split, lengths, rows=rows, rendered=rendered, tokenizer=tokenizer)
+        if (largest := max(text.largest for text in rendered)) >= limits.vocabulary:
+            fact = f"its tokenizer gives token {largest} and the model has {limits.vocabulary} tokens; they do not belong together"
+            raise TrainingError(f"base_model {run.base_model}", fact, "copy the tokenizer files of this very checkpoint into the folder")
+        longest = min(lengths.longest, run.optimizer.max_length)
+        if limits.positions is not None and longest > limits.positions:
+            fact = f"{longest} tokens in a row of the {split} split, and the base model has {limits.positions} positions"
+            raise TrainingError("optimizer.max_length", fact, f"set optimizer.max_length: {limits.positions}")
         facts[split] = asdict(lengths)
     return facts
+
+
+def refuse_losses(
+    run: RunFile, split: str, lengths: LengthStats, *, rows: list[dict[str, Any]], rendered: list[Rendered], tokenizer: Any
+) -> None:
+    """Refuse a split that loses more than `optimizer.max_left_out` of its rows, or all of them.
+
+    Args:
+        run: the run file.
+        split: the split's name.
+        lengths: what `describe_lengths` says of it.
+        rows: its rows.
+        rendered: the same rows as the trainer sees them.
+        tokenizer: the base model's.
+    """
+    gone = set(lengths.left_out)
+    if len(gone) <= run.optimizer.max_left_out * len(rows) and len(gone) < len(rows):
+        return
+    if lengths.faults:
+        reason, names = max(lengths.faults.items(), key=lambda item: len(item[1]))
+        row = next(row for row in rows if str(row["id"]) == names[0])
+        fact = f"{len(names)} of {len(rows)} {split} rows cannot be trained on: {reason}: {name_rows(names)}"
+        raise TrainingError(f"chat template of {run.base_model}", fact, _template_advice(run, row, tokenizer))
+    longest, prompts = max(text.whole for text in rendered), sum(text.prompt >= run.optimizer.max_length for text in rendered)
+    fact = (
+        f"{len(gone)} of {len(rows)} {split} rows ({len(gone) / len(rows):.0%}) would be left out: longer than "
+        f"{run.optimizer.max_length} tokens (longest {longest}; {prompts} by their prompt alone): {name_rows(lengths.left_out)}"
+    )
+    again = f"set optimizer.max_length: {longest}"
+    if len(gone) < len(rows):
+        again += ", or accept the loss with optimizer.max_left_out, or train on their beginnings with optimizer.too_long: cut"
+    raise TrainingError("optimizer.max_length", fact, again)
+
+
+def _template_advice(run: RunFile, row: dict[str, Any], tokenizer: Any) -> str:
+    """The next step for a row that the template makes unusable: merging its system message, where that helps."""
+    merged = {**row, "prompt": merge_system(row["prompt"])}
+    if run.system == "keep" and merged["prompt"] != row["prompt"]:
+        [again] = render_rows([merged], tokenizer, kind=KIND_OF[run.kind])
+        if not again.fault:
+            return "set system: merge in the run file, which puts the system message in front of the first user message"
+    return "correct chat_template.jinja in the base model's folder, or take another base model"
 
 
 def describe_memory(run: RunFile, *, longest: int) -> dict[str, Any]:

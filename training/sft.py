@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from curation.errors import command
 from training.adapter import folder_digest, live_digest
 from training.card import write_card
 from training.config import BETA, Lora, RunFile, TrainingError, find_warnings
-from training.data import describe_left_out, open_snapshot, read_rows, to_dataset
+from training.data import describe_left_out, kept_rows, open_snapshot, read_rows, to_dataset
 from training.folder import (
     CHECKPOINTS,
     SCHEMA,
@@ -62,15 +63,9 @@ def _train(run: RunFile, *, checked: dict[str, Any], say: Say) -> dict[str, Any]
 
 
 def build_trainer(run: RunFile, *, checked: dict[str, Any], say: Say) -> tuple[Any, Any]:
-    """The SFTTrainer over the verified rows, and its tokenizer."""
-    import torch
-    from transformers import EarlyStoppingCallback, set_seed
-    from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
+    """Build the SFTTrainer over the verified rows; returns it with its tokenizer."""
+    from training.model import check_base, load_tokenizer
 
-    from training.model import cast_adapters, check_base, load_base, load_tokenizer, lora_config, resuming, training_arguments
-
-    if run.threads:
-        torch.set_num_threads(run.threads)
     snapshot = open_snapshot(run, run.output / checked["snapshot"]["path"], kind="instruction")
     if snapshot.manifest.digest.root != checked["snapshot"]["digest"]:
         raise TrainingError(str(snapshot.path), "is not the snapshot preflight looked at", command("train", "preflight", run.source))
@@ -79,20 +74,66 @@ def build_trainer(run: RunFile, *, checked: dict[str, Any], say: Say) -> tuple[A
     for line in describe_left_out(checked["lengths"], max_length=run.optimizer.max_length):
         say(line)
     say(f"Loading {checked['base']['id']}")
-    set_seed(run.seed)
     tokenizer = load_tokenizer(run.base_model)
+    train, validation = (
+        kept_rows(read_rows(snapshot, split, system=run.system), checked["lengths"][split]) for split in ("train", "validation")
+    )
+    trainer = make_trainer(run, tokenizer, train=train, validation=validation, say=say)
+    say(parameters_text(count_parameters(trainer.model)))
+    return trainer, tokenizer
+
+
+def make_trainer(
+    run: RunFile, tokenizer: Any, *, train: list[dict[str, Any]], validation: list[dict[str, Any]], say: Say, dtype: str | None = None
+) -> Any:
+    """Load the base model and build the SFTTrainer over these rows.
+
+    Args:
+        run: the run file; its base model, adapter, optimizer and output are used.
+        tokenizer: the base model's.
+        train: rows to train on.
+        validation: rows the early stopping looks at.
+        say: prints progress.
+        dtype: data type to compute in; by default this machine's.
+    """
+    import torch
+    from transformers import EarlyStoppingCallback, set_seed
+    from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
+
+    from training.model import cast_adapters, load_base, lora_config, resuming, training_arguments
+
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    set_seed(run.seed)
+    model = load_base(run.base_model, run.quantization, packing=run.optimizer.packing, dtype=dtype)
     trainer = resuming(SFTTrainer)(
-        model=load_base(run.base_model, run.quantization, packing=run.optimizer.packing),
+        model=model,
         args=SFTConfig(**training_arguments(run, folder=run.output), packing=run.optimizer.packing, completion_only_loss=True),
-        train_dataset=to_dataset(read_rows(snapshot, "train"), kind="instruction"),
-        eval_dataset=to_dataset(read_rows(snapshot, "validation"), kind="instruction"),
+        train_dataset=to_dataset(train, kind="instruction"),
+        eval_dataset=to_dataset(validation, kind="instruction"),
         processing_class=tokenizer,
-        peft_config=lora_config(run.lora or Lora()),
+        peft_config=lora_config(run.lora or Lora(), model),
         callbacks=[EarlyStoppingCallback(run.stopping.patience), *run_callbacks(run.output, say)],
     )
     trainer.adapter_dtype = run.optimizer.adapter_dtype
     cast_adapters(trainer.model, run.optimizer.adapter_dtype)
-    return trainer, tokenizer
+    return trainer
+
+
+def count_parameters(model: Any) -> dict[str, int]:
+    """Return how many parameters a PEFT model trains and how many it has; 4-bit weights count as what they stand for.
+
+    DPO's frozen reference adapter is left out: it is no part of the result.
+    """
+    trainable, total = model.get_nb_trainable_parameters()
+    reference = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name and ".ref." in name)
+    return {"trainable": int(trainable), "total": int(total - reference)}
+
+
+def parameters_text(counted: Mapping[str, int]) -> str:
+    """Return the count as a sentence, with the share."""
+    share = counted["trainable"] / counted["total"]
+    return f"Training {counted['trainable']:,} of {counted['total']:,} parameters ({share:.2%})"
 
 
 def require_saved(adapter: Path, model: Any) -> str:
