@@ -1,10 +1,11 @@
-"""From facts to verdicts. Nothing here measures; thresholds are read here and nowhere else, so that moving a cut
-recomputes verdicts and nothing more.
+"""Compute verdicts from facts. Nothing is measured here, and thresholds are read only here, so moving one recomputes verdicts only.
 
-Machines propose (`to_review` or `dropped`), people decide (`approved`, `rejected`, `disputed`). An override to
-drop outranks both; one to keep outranks the machines only, so that two rejections still win. Where two people changed one
-text in two ways, an override to keep chooses among the text and its changes, and settles the dispute. A changed row whose maker
-changed the text again makes room for the newer one, unless others approved it: then that is a dispute too.
+Gates propose (`to_review` or `dropped`), annotators decide (`approved`, `rejected`, `disputed`). An override to drop outranks both.
+An override to keep outranks the gates; with a choice (`curate keep --as`) it outranks the annotators too and settles any dispute.
+
+An edit creates a new row. The row and its edited versions are in dispute (a `Family`) when two annotators edited the text differently,
+when one annotator edited it and another rejected it, or when an annotator withdrew an edit that others had approved. No member goes
+on before a data lead chooses one.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from curation.records import Kind
 from curation.score.panel import settle_panel
 
 Verdict = Literal["unscored", "dropped", "to_review", "in_review", "approved", "rejected", "disputed", "edited"]
@@ -40,14 +42,46 @@ class Opinion:
     simulated: bool = False
 
 
+class Override(NamedTuple):
+    """A data lead's decision on one row."""
+
+    action: Literal["keep", "drop"]
+    reason: str
+    choice: str | None = None
+    """For keep: "first", "second", "approve", "reject" or "edit:USER"; None leaves the verdict to the annotators."""
+
+    @property
+    def evidence(self) -> str:
+        """The reason, with the choice in front."""
+        return f"as {self.choice}: {self.reason}" if self.choice else self.reason
+
+
+class Keep(NamedTuple):
+    """An override to keep, as seen by a family."""
+
+    number: int
+    """Of two overrides the one with the higher number counts."""
+    override: Override
+    chosen: int
+    """The row whose text is kept: the row itself, or its edited version."""
+
+
+TWO_EDITS = "two annotators edited the text differently"
+EDIT_AND_REJECT = "one annotator edited the text, another rejected the row"
+WITHDRAWN = "the annotator withdrew the edit after others had approved it"
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A row that people changed in two ways, and the changed rows: one of them may go on, and a data lead says which."""
+    """A row and its edited versions while they are in dispute. One of them may be kept; a data lead chooses which."""
 
     members: frozenset[int]
     kept: int | None = None
     """The member that `curate keep` chose."""
-    why: str = "two people changed the text differently"
+    override: Override | None = None
+    """The override that chose it."""
+    why: str = TWO_EDITS
+    kind: Literal["two_edits", "edit_and_reject"] = "two_edits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +103,7 @@ class Facts:
     notes: Sequence[Reason] = ()
     """Findings that people should look at."""
     opinions: Sequence[Opinion] = ()
-    override: tuple[str, str] | None = None
-    """(keep or drop, reason)."""
+    override: Override | None = None
     edited_by: Sequence[str] = ()
     """For a row that an edit made: everybody who made that edit and stands by it."""
     taken_back: Reason | None = None
@@ -102,19 +135,32 @@ def keep_rule(totals: Iterable[float], *, threshold: float, top_percent: float |
 
 
 def decide(facts: Facts, *, keeps: Callable[[float], bool], overlap: int) -> Decision:
-    """The verdict on one row."""
-    if facts.override is not None and facts.override[0] == "drop":
-        return _decision(facts, "dropped", Reason("override", "drop", facts.override[1]))
-    family = facts.family
+    """Return the verdict on one row.
+
+    Args:
+        facts: all that the verdict depends on.
+        keeps: the keep rule of the row's group, applied to its total (0 to 10).
+        overlap: how many annotators must answer a row.
+    """
+    override, family = facts.override, facts.family
+    if override is not None and override.action == "drop":
+        return _decision(facts, "dropped", Reason("override", "drop", override.reason))
     if family is not None and family.kept not in (None, facts.seq):
-        return _decision(facts, "dropped", Reason("override", "other_edit", "of two changes to one text another was kept", family.kept))
-    if facts.taken_back is not None and not (facts.override and facts.override[0] == "keep"):
+        return _decision(facts, "dropped", Reason("override", "other_edit", "another version of this text was kept", family.kept))
+    if family is not None and family.kept == facts.seq:
+        override = family.override
+    elif override is not None and (override.choice or "").startswith("edit:"):  # of an edit that is a row of its own already
+        return _decision(facts, "edited", Reason("override", "keep", override.evidence))
+    if override is not None and override.choice is not None:
+        return _as_chosen(facts, override)
+    is_kept = override is not None
+    if facts.taken_back is not None and not is_kept:
         return _decision(facts, "dropped", facts.taken_back)
     proposal = _propose(facts, keeps)
     if family is not None and family.kept is None and proposal.verdict != "dropped":
-        twin = min(family.members - {facts.seq})
-        return _decision(facts, "disputed", Reason("review", "two_edits", family.why, twin), *facts.notes)
-    if proposal.verdict in ("dropped", "unscored") and not (facts.override and facts.override[0] == "keep"):
+        twin = min(family.members - {facts.seq}, default=None)
+        return _decision(facts, "disputed", Reason("review", family.kind, family.why, twin), *facts.notes)
+    if proposal.verdict in ("dropped", "unscored") and not is_kept:
         return proposal
     return _hear(facts, overlap)
 
@@ -123,28 +169,58 @@ def edit_families(
     parents: Mapping[int, int],
     opinions: Mapping[int, Sequence[Opinion]],
     *,
-    keeps: Mapping[int, int],
+    keeps: Mapping[int, Keep],
     contested: Collection[int] = (),
 ) -> dict[int, Family]:
-    """For each row in a dispute of two edits, the whole of it.
+    """Return the family of each row that is in a dispute over an edit, or whose dispute a data lead has settled.
 
     Args:
-        parents: changed row to the row it was made from.
+        parents: edited row to the row it was made from.
         opinions: by row.
-        keeps: row to the number of the override that keeps it; the latest decides.
-        contested: changed rows that their makers took back and others approved.
+        keeps: row to the override that keeps it; in a family the latest one counts.
+        contested: edited rows that were withdrawn by their annotator after others had approved them.
     """
     out: dict[int, Family] = {}
     children: dict[int, list[int]] = {}
     for child, parent in sorted(parents.items()):
         children.setdefault(parent, []).append(child)
     for parent in sorted(children):
-        told = {"why": "its maker took the change back after others had approved it"} if set(children[parent]) & set(contested) else {}
-        if told or len({o.edited for o in opinions.get(parent, ()) if o.says == "edit"}) > 1:
+        said = opinions.get(parent, ())
+        is_rejected = {"edit", "reject"} <= {o.says for o in said}
+        chosen = parent in keeps and keeps[parent].override.choice is not None
+        withdrawn = bool(set(children[parent]) & set(contested))
+        if withdrawn or is_rejected or chosen or len({o.edited for o in said if o.says == "edit"}) > 1:
             members = frozenset({parent, *_descendants(parent, children)})
-            kept = max(members & keeps.keys(), key=lambda seq: keeps[seq], default=None)
-            out |= dict.fromkeys(sorted(members), Family(members, kept, **told))
+            # Without a choice it is not clear whether the row, its edit or the rejection is meant.
+            counted = [keeps[seq] for seq in members & keeps.keys() if not (seq == parent and is_rejected and not chosen)]
+            latest = max((keep for keep in counted if keep.chosen in members), key=lambda keep: keep.number, default=None)
+            kept, by = (latest.chosen, latest.override) if latest else (None, None)
+            why = WITHDRAWN if withdrawn else EDIT_AND_REJECT if is_rejected else TWO_EDITS
+            family = Family(members, kept, by, why, "edit_and_reject" if is_rejected and not withdrawn else "two_edits")
+            out |= dict.fromkeys(sorted(members), family)
     return out
+
+
+def choices_of(kind: Kind, opinions: Iterable[Opinion]) -> list[str]:
+    """Return what `curate keep --as` takes for a row of this kind with these opinions."""
+    if kind == "preference":
+        return ["first", "second", "reject"]
+    return ["approve", "reject", *sorted({f"edit:{o.user}" for o in opinions if o.says == "edit" and o.edited is not None})]
+
+
+def needs_choice(kind: Kind, verdict: str | None, opinions: Sequence[Opinion], overlap: int) -> bool:
+    """Return whether a keep without a choice would leave the row's dispute open, or would have to guess what is meant.
+
+    Args:
+        kind: of the row.
+        verdict: as it is now.
+        opinions: of the annotators on this row.
+        overlap: how many annotators must answer a row.
+    """
+    if verdict != "disputed" or not opinions:
+        return False
+    said = [_canonical(o) for o in opinions]
+    return kind == "preference" or {"edit", "reject"} <= set(said) or said.count("reject") >= overlap
 
 
 def shown_first(record_id: str) -> int:
@@ -200,26 +276,39 @@ def _choices_in_words(given: Mapping[str, int | None]) -> str:
     return f"the first shown first, it took {names[given.get('ab')]}; the second shown first, {names[given.get('ba')]}"
 
 
+def _as_chosen(facts: Facts, override: Override) -> Decision:
+    """Return what the data lead chose, whatever gates and annotators say."""
+    reason = Reason("override", "keep", override.evidence)
+    if override.choice == "reject":
+        return _decision(facts, "rejected", reason)
+    better = {"first": 0, "second": 1}.get(override.choice or "", facts.better)
+    return Decision(facts.seq, "approved", better, (reason, *facts.notes))
+
+
 def _hear(facts: Facts, overlap: int) -> Decision:
-    opinions, is_kept = list(facts.opinions), facts.override is not None and facts.override[0] == "keep"
+    opinions, is_kept = list(facts.opinions), facts.override is not None and facts.override.action == "keep"
+    kept = Reason("override", "keep", facts.override.evidence if facts.override else "")
     refused = sum(_canonical(o) == "reject" for o in opinions) >= overlap
     if facts.family is not None and facts.family.kept == facts.seq:
         if not refused:
-            return _decision(facts, "approved", Reason("override", "keep", facts.override[1] if facts.override else ""), *facts.notes)
+            return _decision(facts, "approved", kept, *facts.notes)
         opinions = [o for o in opinions if o.says != "edit"]
     answered = {o.user for o in opinions}
     opinions += [Opinion(user, "approve") for user in facts.edited_by if user not in answered]
     edits = {o.edited for o in opinions if o.says == "edit"}
-    if len(edits) > 1:
-        return _decision(facts, "disputed", Reason("review", "two_edits", "two people changed the text differently"))
-    if edits:
-        return _decision(facts, "edited", Reason("review", "edit", "a person changed the text; the changed row goes on"))
     said = {_canonical(o) for o in opinions}
+    if len(edits) > 1:
+        return _decision(facts, "disputed", Reason("review", "two_edits", TWO_EDITS))
+    if edits and "reject" in said:
+        evidence = ", ".join(f"{o.user}: {o.says}" for o in opinions)
+        return _decision(facts, "disputed", Reason("review", "edit_and_reject", evidence))
+    if edits:
+        return _decision(facts, "edited", Reason("review", "edit", "an annotator edited the text; the edited row takes its place"))
     if len(opinions) < overlap:
         return _decision(facts, "in_review" if opinions else "to_review", *facts.notes)
     if len(said) > 1:
         if is_kept and not refused and _as_meant(facts) in said:
-            return _decision(facts, "approved", Reason("override", "keep", facts.override[1] if facts.override else ""), *facts.notes)
+            return _decision(facts, "approved", kept, *facts.notes)
         evidence = ", ".join(f"{o.user}: {o.says}" for o in opinions)
         return _decision(facts, "disputed", Reason("review", "disagreement", evidence))
     verdict = said.pop()

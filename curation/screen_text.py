@@ -29,7 +29,7 @@ def show_summary(summary: Summary, as_json: bool) -> None:
         flow = "1 row" if summary.rows_in == 1 else f"{summary.rows_in:,} rows"
     typer.echo(f"{summary.stage}: {flow}")
     for name, value in summary.counts.items():
-        if name in ("attributes", "last", "shares", "operating_point", "alarms"):  # the notes have them in words
+        if name in ("attributes", "last", "shares", "operating_point", "alarms", "text"):  # the notes have them in words
             continue
         if isinstance(value, Mapping):
             inner = ", ".join(f"{k} {_number(v)}" for k, v in value.items() if v not in (0, None))
@@ -71,7 +71,8 @@ def show_story(story: Mapping[str, Any], as_json: bool) -> None:
         said = _said(answer["values"], record.get("completion", {}).get("content"))
         typer.echo(f"{answer['user']} {answer['status']}{' (simulated)' if answer['simulated'] else ''}: {said}")
     if story["override"]:
-        typer.echo(f"override: {story['override']['action']} by {story['override']['by']}: {story['override']['reason']}")
+        choice = f" as {story['override']['choice']}" if story["override"].get("choice") else ""
+        typer.echo(f"override: {story['override']['action']}{choice} by {story['override']['by']}: {story['override']['reason']}")
     verdict = story["verdict"]
     typer.echo(f"verdict: {verdict['verdict'] if verdict else 'not decided yet (curate decide)'}")
     for reason in verdict["reasons"] if verdict else ():

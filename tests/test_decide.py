@@ -15,11 +15,15 @@ from curation.decide import (
     Decision,
     Facts,
     Family,
+    Keep,
     Opinion,
+    Override,
     Reason,
+    choices_of,
     decide,
     edit_families,
     keep_rule,
+    needs_choice,
     reasons_as_values,
     shown_first,
 )
@@ -127,20 +131,24 @@ def test_two_different_edits_are_a_dispute() -> None:
 ONE, OTHER = Opinion("ada", "edit", "x"), Opinion("bob", "edit", "y")
 
 
+def keep(seq: int, number: int, choice: str | None = None, chosen: int | None = None) -> Keep:
+    return Keep(number, Override("keep", "the shorter one", choice), chosen or seq)
+
+
 def family(kept: int | None = None) -> dict[int, Family]:
     """Row 1, which two people changed into rows 2 and 3; nothing else is in dispute."""
     opinions = {1: [ONE, OTHER], 7: [ONE, Opinion("bob", "edit", "x")], 9: [ONE]}
-    return edit_families({2: 1, 3: 1, 8: 7}, opinions, keeps={} if kept is None else {kept: 1})
+    return edit_families({2: 1, 3: 1, 8: 7}, opinions, keeps={} if kept is None else {kept: keep(kept, 1)})
 
 
 def rival(seq: int, kept: int | None = None, **changes: Any) -> Decision:
     given = {"seq": seq, "family": family(kept).get(seq), "opinions": [ONE, OTHER] if seq == 1 else [], **changes}
-    return verdict(facts(**given, override=("keep", "the shorter one") if seq == kept else None))
+    return verdict(facts(**given, override=Override("keep", "the shorter one") if seq == kept else None))
 
 
 def test_two_edits_make_a_family_and_one_edit_does_not() -> None:
     assert family() == dict.fromkeys((1, 2, 3), Family(frozenset({1, 2, 3})))
-    assert edit_families({2: 1, 3: 1}, {1: [ONE, OTHER]}, keeps={2: 4, 3: 9, 7: 11})[1].kept == 3
+    assert edit_families({2: 1, 3: 1}, {1: [ONE, OTHER]}, keeps={2: keep(2, 4), 3: keep(3, 9), 7: keep(7, 11)})[1].kept == 3
 
 
 def test_rivals_are_no_copies_of_one_another_while_they_are_in_dispute() -> None:
@@ -186,16 +194,16 @@ def test_a_row_that_no_longer_passes_is_dropped_whatever_was_answered_before() -
 
 
 def test_keep_takes_a_row_back_from_the_rules_but_not_from_the_people() -> None:
-    kept = {"override": ("keep", "looked at it"), "drops": [LEAK], "total": 2.0}
+    kept = {"override": Override("keep", "looked at it"), "drops": [LEAK], "total": 2.0}
     assert verdict(facts(**kept)).verdict == "to_review"
     assert verdict(facts(**kept, opinions=said("approve", "approve"))).verdict == "approved"
     assert verdict(facts(**kept, opinions=said("reject", "reject"))).verdict == "rejected"
-    assert verdict(pair(override=("keep", "x"), choices={"ab": 0, "ba": 1})).verdict == "to_review"
-    assert verdict(facts(total=None, override=("keep", "x"))).verdict == "to_review"
+    assert verdict(pair(override=Override("keep", "x"), choices={"ab": 0, "ba": 1})).verdict == "to_review"
+    assert verdict(facts(total=None, override=Override("keep", "x"))).verdict == "to_review"
 
 
 def test_keep_settles_a_disagreement_where_somebody_agrees_with_the_row_as_it_is() -> None:
-    kept = {"override": ("keep", "looked it up")}
+    kept = {"override": Override("keep", "looked it up")}
     found = verdict(facts(**kept, opinions=said("approve", "reject")))
     assert (found.verdict, found.reasons[0]) == ("approved", Reason("override", "keep", "looked it up"))
     assert verdict(pair(**kept, opinions=said("first", "neither"))).verdict == "approved"
@@ -205,8 +213,115 @@ def test_keep_settles_a_disagreement_where_somebody_agrees_with_the_row_as_it_is
 
 
 def test_drop_outranks_rules_and_people() -> None:
-    decision = verdict(facts(override=("drop", "ambiguous"), opinions=said("approve", "approve")))
+    decision = verdict(facts(override=Override("drop", "ambiguous"), opinions=said("approve", "approve")))
     assert decision == Decision(1, "dropped", None, (Reason("override", "drop", "ambiguous"),))
+
+
+KEEP_AS = [
+    (facts, {"opinions": said("approve", "reject", "reject")}, "approve", ("approved", None)),
+    (facts, {"opinions": said("approve", "reject", "reject")}, "reject", ("rejected", None)),
+    (facts, {"opinions": said("reject", "reject")}, "approve", ("approved", None)),
+    (facts, {"opinions": said("approve", "approve"), "drops": [LEAK], "total": 1.0}, "approve", ("approved", None)),
+    (pair, {"opinions": said("first", "second")}, "second", ("approved", 1)),
+    (pair, {"opinions": said("first", "second")}, "first", ("approved", 0)),
+    (pair, {"opinions": said("second", "neither")}, "second", ("approved", 1)),
+    (pair, {"opinions": said("first", "second"), "better": None, "by_people": True}, "first", ("approved", 0)),
+    (pair, {"opinions": said("first", "second"), "better": None, "by_people": True}, "second", ("approved", 1)),
+    (pair, {"opinions": said("neither", "neither", "first")}, "reject", ("rejected", 0)),
+    (pair, {"opinions": said("neither", "neither", "first")}, "first", ("approved", 0)),
+    (pair, {"opinions": said("second", "tie"), "choices": {"ab": 0, "ba": 1}}, "second", ("approved", 1)),
+]
+
+
+@pytest.mark.parametrize(("make", "changes", "choice", "expected"), KEEP_AS)
+def test_keep_with_a_choice_settles_every_dispute(
+    make: Any, changes: dict[str, Any], choice: str, expected: tuple[str, int | None]
+) -> None:
+    assert verdict(make(**changes)).verdict != expected[0]
+    found = verdict(make(**changes, override=Override("keep", "looked it up", choice)))
+    assert (found.verdict, found.better) == expected
+    assert found.reasons[0] == Reason("override", "keep", f"as {choice}: looked it up")
+
+
+EDIT = Opinion("ada", "edit", "x")
+
+
+def test_a_reject_beside_an_edit_is_a_dispute() -> None:
+    for others in (said("reject"), said("reject", "reject"), said("approve", "reject"), said("reject", "approve", "approve")):
+        found = verdict(facts(opinions=[EDIT, *others]), overlap=3)
+        assert (found.verdict, found.reasons[0].kind) == ("disputed", "edit_and_reject")
+    assert verdict(facts(opinions=[EDIT, *said("approve", "approve")]), overlap=3).verdict == "edited"
+
+
+def settled(seq: int, kept: Keep | None = None, **changes: Any) -> Decision:
+    """Row 1 was rejected by one annotator and edited into row 2 by another."""
+    opinions = {1: [EDIT, *said("reject")]}
+    families = edit_families({2: 1}, opinions, keeps={} if kept is None else {1: kept})
+    own = kept.override if kept is not None and seq == 1 else None
+    return verdict(facts(**{"seq": seq, "family": families.get(seq), "opinions": opinions.get(seq, []), "override": own, **changes}))
+
+
+def test_an_edited_row_does_not_go_on_alone_while_its_parent_is_in_dispute() -> None:
+    child = {"edited_by": ("ada",), "total": None, "needs_score": False, "opinions": said("approve")}
+    assert [(d.verdict, d.reasons[0].kind) for d in (settled(1), settled(2, **child))] == [("disputed", "edit_and_reject")] * 2
+    assert settled(2, keep(1, 1), **child).verdict == "disputed"  # without a choice it is not clear what is kept
+
+
+@pytest.mark.parametrize(
+    ("choice", "chosen", "parent", "child"),
+    [("approve", None, "approved", "dropped"), ("reject", None, "rejected", "dropped"), ("edit:ada", 2, "dropped", "approved")],
+)
+def test_keep_with_a_choice_settles_a_reject_beside_an_edit(choice: str, chosen: int | None, parent: str, child: str) -> None:
+    kept = keep(1, 1, choice, chosen)
+    assert (settled(1, kept).verdict, settled(2, kept, edited_by=("ada",)).verdict) == (parent, child)
+
+
+def test_a_choice_stays_with_the_text_that_was_kept_when_the_annotator_edits_again() -> None:
+    opinions = {1: [Opinion("ada", "edit", "y"), *said("reject")]}
+    families = edit_families({2: 1, 3: 1}, opinions, keeps={1: keep(1, 1, "edit:ada", 2)})
+    gone = Reason("review", "edited_again", "", 3)
+    assert verdict(facts(seq=2, family=families[2], taken_back=gone)).verdict == "approved"
+    assert verdict(facts(seq=3, family=families[3], edited_by=("ada",))).verdict == "dropped"
+
+
+def test_a_choice_also_settles_a_row_that_was_edited_without_a_dispute() -> None:
+    families = edit_families({2: 1}, {1: [EDIT, *said("approve")]}, keeps={1: keep(1, 1, "approve")})
+    assert (families[1].kept, families[2].kept) == (1, 1)
+    assert edit_families({2: 1}, {1: [EDIT, *said("approve")]}, keeps={1: keep(1, 1)}) == {}
+
+
+def test_a_later_keep_of_the_edited_row_outranks_the_choice() -> None:
+    families = edit_families({2: 1}, {1: [EDIT, *said("reject")]}, keeps={1: keep(1, 1, "reject"), 2: keep(2, 2)})
+    assert families[1].kept == 2
+    assert verdict(facts(seq=2, family=families[2])).verdict == "approved"
+
+
+def test_the_choice_of_an_edit_into_a_row_that_was_there_takes_this_row_out() -> None:
+    assert verdict(facts(opinions=[EDIT, *said("reject")], override=Override("keep", "x", "edit:ada"))).verdict == "edited"
+
+
+@pytest.mark.parametrize(
+    ("kind", "found", "opinions", "expected"),
+    [
+        ("instruction", "disputed", said("approve", "reject"), False),
+        ("instruction", "disputed", said("approve", "reject", "reject"), True),
+        ("instruction", "disputed", (EDIT, *said("reject")), True),
+        ("instruction", "disputed", (ONE, OTHER), False),
+        ("instruction", "disputed", (), False),
+        ("instruction", "dropped", said("reject", "reject"), False),
+        ("preference", "disputed", said("first", "second"), True),
+        ("preference", "disputed", said("first", "neither"), True),
+        ("preference", "dropped", (), False),
+    ],
+)
+def test_keep_needs_a_choice_where_it_would_guess(kind: Any, found: str, opinions: tuple[Opinion, ...], expected: bool) -> None:
+    assert needs_choice(kind, found, opinions, 2) is expected
+
+
+def test_what_keep_can_choose() -> None:
+    assert choices_of("preference", said("first", "second")) == ["first", "second", "reject"]
+    assert choices_of("instruction", [Opinion("bob", "edit", "y"), EDIT]) == ["approve", "reject", "edit:ada", "edit:bob"]
+    assert choices_of("instruction", [Opinion("bob", "edit", None)]) == ["approve", "reject"]  # the edited text was erased
 
 
 def test_a_note_goes_along_to_the_people_and_stays_with_an_approved_row() -> None:

@@ -143,7 +143,7 @@ def test_two_people_who_make_the_same_edit_both_stand_by_it(bed: Bed) -> None:
     answer(bed, parent, "bob", FIRST)
     assert verdict(bed, child(bed, FIRST)) == ("approved", "approved")
     answer(bed, parent, "ada", verdict="reject")
-    assert verdict(bed, child(bed, FIRST))[0] == "in_review"
+    assert verdict(bed, child(bed, FIRST)) == verdict(bed, parent) == ("disputed", "edit_and_reject")
 
 
 def test_an_edit_into_a_row_that_was_there_is_no_more_than_a_vote(bed: Bed) -> None:

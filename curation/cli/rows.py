@@ -38,16 +38,24 @@ def report(folder: Folder, out: Annotated[Path | None, typer.Option(help="Where 
 
 
 @app.command(rich_help_panel="People")
-def keep(folder: Folder, row: Annotated[str, typer.Argument(help="A record's id.")], reason: Reason, as_json: Json = False) -> None:
-    """Take a row back whatever the rules say. Example: curate keep my-project 3f9c2a1b --reason 'checked by hand'"""
+def keep(
+    folder: Folder,
+    row: Annotated[str, typer.Argument(help="A record's id.")],
+    reason: Reason,
+    choice: Annotated[
+        str | None, typer.Option("--as", help="What wins where annotators disagree: first, second, approve, reject or edit:USER.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Keep a row whatever the gates say, or settle a dispute. Example: curate keep my-project 3f9c2a1b --as second --reason 'A is wrong'"""
     from curation import pipeline
 
-    show_summary(pipeline.override(folder, row, action="keep", reason=reason), as_json)
+    show_summary(pipeline.override(folder, row, action="keep", reason=reason, choice=choice), as_json)
 
 
 @app.command(rich_help_panel="People")
 def drop(folder: Folder, row: Annotated[str, typer.Argument(help="A record's id.")], reason: Reason, as_json: Json = False) -> None:
-    """Take a row out whatever the rules say. Example: curate drop my-project 3f9c2a1b --reason 'ambiguous'"""
+    """Drop a row whatever gates and annotators say. Example: curate drop my-project 3f9c2a1b --reason 'ambiguous'"""
     from curation import pipeline
 
     show_summary(pipeline.override(folder, row, action="drop", reason=reason), as_json)

@@ -53,7 +53,7 @@ def leave_out_over_cap(bench: Bench, decisions: Sequence[Decision]) -> list[Deci
     settings = bench.project.balance
     if settings.cap is None:
         return list(decisions)
-    kept = {seq for seq, o in facts.overrides_by_seq(bench.db).items() if o["action"] == "keep"}
+    kept = facts.kept_seqs(bench.db)
     standing = {d.seq: d for d in decisions if d.verdict in STANDING}
     reasons: dict[int, Reason] = {}
     for kind in KINDS:
@@ -66,7 +66,7 @@ def leave_out_over_cap(bench: Bench, decisions: Sequence[Decision]) -> list[Deci
 
 def rows_past_cap(bench: Bench, kind: Kind, rows: Sequence[Row]) -> dict[int, Reason]:
     """Of the approved rows of a snapshot those that the cap leaves out; what a person kept stays."""
-    kept = {seq for seq, o in facts.overrides_by_seq(bench.db).items() if o["action"] == "keep"}
+    kept = facts.kept_seqs(bench.db)
     past = _past_cap(bench, kind, rows, {row.seq: "approved" for row in rows}) if bench.project.balance.cap else {}
     return {seq: reason for seq, reason in past.items() if seq not in kept}
 
@@ -110,7 +110,7 @@ def _past_cap(bench: Bench, kind: Kind, rows: Sequence[Row], verdicts: Mapping[i
 
 
 def _ranks(bench: Bench, kind: Kind, rows: Sequence[Row], verdicts: Mapping[int, str]) -> dict[int, int]:
-    kept = {seq for seq, o in facts.overrides_by_seq(bench.db).items() if o["action"] == "keep"}
+    kept = facts.kept_seqs(bench.db)
     pushed, totals = reviews.pushed_seqs(bench.db), total_of_rows(bench, kind, rows)
 
     def place(row: Row) -> tuple[bool, int, bool, float, int]:

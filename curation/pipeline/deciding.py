@@ -10,7 +10,7 @@ from typing import Any
 
 from curation import decide as rules
 from curation.alarms import gate_alarms
-from curation.decide import Decision, Facts, Family, Opinion, Reason
+from curation.decide import Decision, Facts, Family, Keep, Opinion, Override, Reason
 from curation.pipeline.balancing import leave_out_over_cap
 from curation.pipeline.bench import Bench, Summary, open_bench
 from curation.pipeline.edits import Standing, standings
@@ -82,7 +82,7 @@ class _Known:
     drops: Mapping[int, Sequence[Reason]]
     notes: Mapping[int, Sequence[Reason]]
     opinions: Mapping[int, Sequence[Opinion]]
-    overrides: Mapping[int, Mapping[str, Any]]
+    overrides: Mapping[int, facts.StoredOverride]
     standings: Mapping[int, Standing]
 
 
@@ -110,7 +110,7 @@ def _facts_of(known: _Known, row: Row, *, total: float | None, family: Family | 
         drops=known.drops.get(row.seq, ()),
         notes=known.notes.get(row.seq, ()),
         opinions=known.opinions.get(row.seq, ()),
-        override=(override["action"], override["reason"]) if override else None,
+        override=_override(override) if override else None,
         edited_by=standing.by,
         taken_back=standing.taken_back,
         needs_score=row.how != "edited" and not by_people,
@@ -121,9 +121,13 @@ def _facts_of(known: _Known, row: Row, *, total: float | None, family: Family | 
 
 def _families(known: _Known, rows: Sequence[Row]) -> dict[int, Family]:
     parents = {row.seq: row.parent for row in rows if row.how == "edited" and row.parent is not None}
-    keeps = {seq: int(o["override"]) for seq, o in known.overrides.items() if o["action"] == "keep"}
+    keeps = {seq: Keep(o.number, _override(o), o.chosen or seq) for seq, o in known.overrides.items() if o.action == "keep"}
     contested = {seq for seq, standing in known.standings.items() if standing.contested}
     return rules.edit_families(parents, known.opinions, keeps=keeps, contested=contested)
+
+
+def _override(stored: facts.StoredOverride) -> Override:
+    return Override(stored.action, stored.reason, stored.choice)
 
 
 def rank_rows(bench: Bench) -> dict[int, int]:

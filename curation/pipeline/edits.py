@@ -53,6 +53,14 @@ def add_edits(bench: Bench, run: int) -> int:
     return records.add_records(bench.db, made, run)[1]
 
 
+def edited_texts(bench: Bench, row: Row) -> list[tuple[int, str]]:
+    """Return (seq, completion) of every record that an edit of this row made; an edit into a record that was there already counts."""
+    responses = {answer.response for answer in reviews.answers_by_seq(bench.db).get(row.seq, [])}
+    made = {seq for seq, response, _ in records.sources_by_seq(bench.db, "edited") if response in responses}
+    rows = (records.load_row(bench.db, seq)["record"] for seq in sorted(made))
+    return [(seq, body["completion"]["content"]) for seq, body in zip(sorted(made), rows, strict=True) if body]
+
+
 def standings(bench: Bench, rows: Mapping[int, Row], opinions: Mapping[int, Sequence[Opinion]]) -> dict[int, Standing]:
     """For each row that an edit made, who stands by it now."""
     edited = records.sources_by_seq(bench.db, "edited")

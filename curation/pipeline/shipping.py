@@ -30,7 +30,8 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> Summary:
     """Freeze the approved rows of a kind, after the gates have run once more on exactly the text that leaves. Core: snapshot/."""
     with open_bench(folder) as bench, hold_lock(bench.db, "snapshot"):
         decisions = {d.seq: d for d in decide_rows(bench) if d.verdict == "approved"}
-        rows = [row for row in records.list_rows(bench.db, kind) if row.seq in decisions]
+        # The gates read the answer that leaves as the better one, which annotators or a data lead may have chosen against its maker.
+        rows = [row._replace(better=decisions[row.seq].better) for row in records.list_rows(bench.db, kind) if row.seq in decisions]
         if not rows:
             raise _nothing_approved(bench, kind)
         if is_open(bench.project.intended_use):
@@ -178,7 +179,7 @@ def _last_gate(bench: Bench, rows: Sequence[Row], protected: Sequence[ProtectedI
     """Rows that may not leave after all, with the reason; a person's keep outranks it, as everywhere."""
     from curation.dedup import find_exact, find_near
 
-    kept = {seq for seq, o in facts.overrides_by_seq(bench.db).items() if o["action"] == "keep"}
+    kept = facts.kept_seqs(bench.db)
     stopped = {f.seq: f.kind for f in (*leak_findings(bench, rows, protected).findings, *check_findings(bench, rows)) if f.seq not in kept}
     # One text under two labels teaches neither, whoever approved them: both wait until a person keeps one.
     both = [seq for f in conflict_findings(bench, rows) for seq in (f.seq, f.twin) if seq is not None and seq not in kept]

@@ -5,19 +5,23 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from curation import decide as rules
 from curation import score as scoring
 from curation.errors import ProjectError, command
 from curation.generate.asks import shorten
 from curation.pipeline.bench import Bench, Summary, open_bench
-from curation.pipeline.deciding import GATES, decide
+from curation.pipeline.deciding import GATES, decide, decide_rows
+from curation.pipeline.edits import edited_texts
 from curation.pipeline.facts_for_report import report_data
 from curation.pipeline.following import next_step
 from curation.pipeline.measuring import latest_diversity
-from curation.records import InstructionRecord, Record, parse_record, prompt_text
+from curation.pipeline.opinions import opinions_by_seq
+from curation.records import KINDS, InstructionRecord, Record, parse_record, prompt_text
 from curation.report import render_report
 from curation.store import CallLedger, call_texts, erasing, facts, records, reviews, runs
 
@@ -76,7 +80,7 @@ def trace(folder: Path, identity: str) -> dict[str, Any]:
         story["choices"] = facts.all_choices(bench.db, seq)
         story["findings"] = [_finding(f, ids) for f in facts.latest_findings(bench.db, GATES) if f.seq == seq]
         story["answers"] = [a._asdict() for a in reviews.answers_by_seq(bench.db).get(seq, [])]
-        story["override"] = facts.overrides_by_seq(bench.db).get(seq)
+        story["override"] = _override(facts.overrides_by_seq(bench.db).get(seq), ids)
         story["verdict"] = _verdict(facts.verdicts_by_seq(bench.db).get(seq), ids)
         story["split"] = facts.splits_by_seq(bench.db).get(seq)
         story["snapshots"] = _snapshots_with(bench, story["id"]) if story["split"] else []
@@ -101,18 +105,88 @@ def report(folder: Path, *, out: Path | None = None) -> Summary:
         return Summary("report", run.rows_in, run.rows_out, {"file": str(target), "bytes": len(page.encode())})
 
 
-def override(folder: Path, identity: str, *, action: str, reason: str) -> Summary:
-    """Keep or drop a row whatever the rules say; the reason and the name are kept. Core: decide.py."""
+def override(folder: Path, identity: str, *, action: Literal["keep", "drop"], reason: str, choice: str | None = None) -> Summary:
+    """Keep or drop a row whatever the gates say. The reason, the choice and the user's name are stored. Core: decide.py.
+
+    Args:
+        folder: of the project.
+        identity: the record's id, or its first characters.
+        action: "keep" or "drop".
+        reason: why, in the user's words.
+        choice: for keep: "first", "second", "approve", "reject" or "edit:USER". It settles what annotators disagree about.
+
+    Returns:
+        The row's new verdict, and of a kept row the id and the text of what is kept.
+
+    Raises:
+        ProjectError: no such record, no reason, a choice this row does not have, or a dispute that a keep without a choice leaves open.
+    """
     _need_reason(action, folder, identity, reason)
     with open_bench(folder) as bench:
         seq = records.find_seq(bench.db, identity)
-        facts.add_override(bench.db, seq, action=action, reason=reason, by=_who())
+        chosen = _check_choice(bench, seq, identity, choice) if action == "keep" else None
+        facts.add_override(bench.db, seq, action=action, reason=reason, by=_who(), choice=choice, chosen=chosen)
     decide(folder)
     with open_bench(folder) as bench:
-        verdict = facts.verdicts_by_seq(bench.db).get(seq, {}).get("verdict")
-    held = action == "keep" and verdict in ("rejected", "disputed")
-    notes = ["A keep outranks the gates, not what people say: they are against this row as it is."] if held else []
-    return Summary(action, 1, 1, {"id": identity, "verdict": verdict}, notes)
+        verdict = facts.verdicts_by_seq(bench.db).get(seq, {})
+        counts = {"id": records.ids_of(bench.db)[seq], "verdict": verdict.get("verdict")}
+        if action == "drop":
+            return Summary("drop", 1, 0, counts)
+        kept = _kept(bench, seq, choice, chosen, verdict)
+        notes = [f"Kept: {_visible(kept['text'])}"] if "text" in kept else []
+        if choice is None and verdict.get("verdict") in ("rejected", "disputed"):
+            again = command("curate", "keep", folder, identity, "--as", "approve" if kept["kind"] == "instruction" else "first")
+            notes = [f"The annotators reject this row, and keep alone outranks the gates only. To approve it all the same: {again}"]
+        return Summary("keep", 1, 1, {**counts, **({"as": choice} if choice else {}), **kept}, notes)
+
+
+def _check_choice(bench: Bench, seq: int, identity: str, choice: str | None) -> int | None:
+    """Return the edited record that a choice "edit:USER" names; None for every other choice."""
+    row = next((row for kind in KINDS for row in records.list_rows(bench.db, kind) if row.seq == seq), None)
+    if row is None:
+        raise ProjectError(f"record {identity}", "is no row of its own, or is erased", command("curate", "trace", bench.folder, identity))
+    opinions = opinions_by_seq(bench, {seq: row}).get(seq, [])
+    offered = rules.choices_of(row.kind, opinions)
+    said = ", ".join(f"{o.user}: {o.says}" for o in opinions)
+    how = f"{command('curate', 'keep', bench.folder, identity, '--as')} {'|'.join(offered)} --reason WHY"
+    if choice is None:
+        verdict = next(d.verdict for d in decide_rows(bench) if d.seq == seq)
+        if rules.needs_choice(row.kind, verdict, opinions, bench.project.review.overlap):
+            raise ProjectError(f"record {identity}", f"annotators disagree ({said}), so keep needs a choice", how)
+        return None
+    if not opinions:
+        fact = "no annotator has answered this row yet, so there is nothing to choose"
+        raise ProjectError(f"record {identity}", fact, command("curate", "keep", bench.folder, identity, "--reason", "WHY"))
+    if choice not in offered:
+        raise ProjectError(f"--as {choice}", f"this row has no such choice ({said})", how)
+    user = choice.removeprefix("edit:")
+    if user == choice:
+        return None
+    text = next(o.edited for o in opinions if o.user == user and o.says == "edit")
+    chosen = next((s for s, t in edited_texts(bench, row) if t == text), None)
+    if chosen is None:
+        raise ProjectError(f"--as {choice}", "that edit is no valid record, so it cannot be kept", how)
+    return chosen
+
+
+def _kept(bench: Bench, seq: int, choice: str | None, chosen: int | None, verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the kind of the row, and the id and the text of what is kept; of a rejected row only the kind."""
+    kept = records.load_row(bench.db, chosen or seq)
+    record = parse_record(kept["record"])
+    found: dict[str, Any] = {"kind": kept["kind"]}
+    if choice == "reject" or (verdict.get("verdict") in ("rejected", "disputed", "edited") and chosen is None):
+        return found
+    if isinstance(record, InstructionRecord):
+        return found | {"kept": kept["id"], "text": record.completion.content}
+    better = verdict.get("better")
+    if better is None:
+        return found | {"kept": kept["id"]}
+    return found | {"kept": kept["id"], "better": ("first", "second")[better], "text": record.completions[better].content}
+
+
+def _visible(text: str) -> str:
+    """Return the text with every character that would act on a terminal written out."""
+    return re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]", lambda found: ascii(found[0])[1:-1], text)
 
 
 def _who() -> str:
@@ -205,6 +279,11 @@ def _verdict(verdict: Mapping[str, Any] | None, ids: Mapping[int, str]) -> dict[
         return None
     reasons = [{**reason, **({"twin": ids.get(reason["twin"])} if "twin" in reason else {})} for reason in verdict["reasons"]]
     return {**verdict, "reasons": reasons}
+
+
+def _override(stored: facts.StoredOverride | None, ids: Mapping[int, str]) -> dict[str, Any] | None:
+    """Return an override as plain values; the edited record that was chosen by its id."""
+    return None if stored is None else {**stored._asdict(), "chosen": ids.get(stored.chosen) if stored.chosen else None}
 
 
 def _finding(finding: Any, ids: Mapping[int, str]) -> dict[str, Any]:

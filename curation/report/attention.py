@@ -75,7 +75,7 @@ def _review(data: ReportData) -> list[Notice]:
         if a.alpha is not None and a.alpha < RELIABLE
     ]
     if review.disputed:
-        how = "disputed and not approved until someone settles them (`curate keep`, `curate drop`)"
+        how = "disputed and not approved until someone settles them (`curate keep --as`, `curate drop`)"
         found.append(Notice("look", f"{_rows(review.disputed)} {how}.", "review"))
     if review.waiting:
         found.append(Notice("note", f"{_rows(review.waiting)} waiting for answers.", "review"))

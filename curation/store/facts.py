@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from curation.requests import Failure
 
@@ -178,15 +178,50 @@ def text_key(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def add_override(db: sqlite3.Connection, seq: int, *, action: str, reason: str, by: str) -> None:
-    """A person's keep or drop, which outranks every rule."""
+class StoredOverride(NamedTuple):
+    """A data lead's keep or drop of one record."""
+
+    number: int
+    """Counts up; the latest override of a record counts."""
+    seq: int
+    action: Literal["keep", "drop"]
+    reason: str
+    by: str
+    at: str
+    choice: str | None = None
+    """What `--as` named: "first", "second", "approve", "reject" or "edit:USER"."""
+    chosen: int | None = None
+    """For "edit:USER": the edited record whose text was kept."""
+
+
+def add_override(
+    db: sqlite3.Connection, seq: int, *, action: str, reason: str, by: str, choice: str | None = None, chosen: int | None = None
+) -> None:
+    """Store a data lead's keep or drop, which outranks every gate.
+
+    Args:
+        db: the workbench.
+        seq: the record.
+        action: "keep" or "drop".
+        reason: in the data lead's words.
+        by: name of the data lead.
+        choice: for keep, what `--as` named.
+        chosen: for the choice of an edit, the edited record.
+    """
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    db.execute("INSERT INTO overrides (seq, action, reason, by, at) VALUES (?, ?, ?, ?, ?)", (seq, action, reason, by, at))
+    values = (seq, action, reason, by, at, choice, chosen)
+    db.execute("INSERT INTO overrides (seq, action, reason, by, at, choice, chosen) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
 
-def overrides_by_seq(db: sqlite3.Connection) -> dict[int, dict[str, Any]]:
-    """The latest override of each record that has one."""
-    return {row["seq"]: dict(row) for row in db.execute("SELECT * FROM overrides ORDER BY override")}
+def overrides_by_seq(db: sqlite3.Connection) -> dict[int, StoredOverride]:
+    """Return the latest override of each record that has one."""
+    sql = "SELECT override, seq, action, reason, by, at, choice, chosen FROM overrides ORDER BY override"
+    return {row["seq"]: StoredOverride(*row) for row in db.execute(sql)}
+
+
+def kept_seqs(db: sqlite3.Connection) -> set[int]:
+    """Return the records that a data lead keeps: the record itself, or the edited version that was chosen in its place."""
+    return {o.chosen or seq for seq, o in overrides_by_seq(db).items() if o.action == "keep" and o.choice != "reject"}
 
 
 def replace_verdicts(db: sqlite3.Connection, verdicts: Iterable[tuple[int, str, int | None, list[dict[str, Any]]]], run: int) -> None:

@@ -65,7 +65,9 @@ CREATE TABLE IF NOT EXISTS vectors (
 ) WITHOUT ROWID;
 
 CREATE TABLE IF NOT EXISTS overrides (
-  override INTEGER PRIMARY KEY, seq INTEGER NOT NULL, action TEXT NOT NULL, reason TEXT NOT NULL, by TEXT NOT NULL, at TEXT NOT NULL
+  override INTEGER PRIMARY KEY, seq INTEGER NOT NULL, action TEXT NOT NULL, reason TEXT NOT NULL, by TEXT NOT NULL, at TEXT NOT NULL,
+  choice TEXT,                      -- of a keep: first, second, approve, reject or edit:USER
+  chosen INTEGER                    -- of edit:USER: the edited record whose text was kept
 );
 CREATE TABLE IF NOT EXISTS pushed (
   seq INTEGER NOT NULL, dataset TEXT NOT NULL, payload TEXT NOT NULL, at TEXT NOT NULL, PRIMARY KEY (seq, dataset)
@@ -115,6 +117,8 @@ INSERT OR IGNORE INTO sources
   SELECT o.source, 'unknown', 'unknown', 'unknown', coalesce(json_extract(r.detail, '$.file'), ''), coalesce(r.started, '')
   FROM (SELECT source, min(run) AS run FROM origins WHERE how = 'imported' GROUP BY source) o LEFT JOIN runs r USING (run);
 ALTER TABLE origins ADD COLUMN meta BLOB;
+ALTER TABLE overrides ADD COLUMN choice TEXT;
+ALTER TABLE overrides ADD COLUMN chosen INTEGER;
 """,
 }
 """What makes a workbench of the version before into one of this version."""
