@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 
 from curation.errors import UserError
-from tests.training_samples import SYSTEM, instruction, load_run, phrase, project, run_settings, train_run, trained, write_signed
+from tests.training_samples import (
+    SYSTEM,
+    instruction,
+    load_run,
+    phrase,
+    project,
+    run_settings,
+    train_run,
+    trained,
+    write_eval,
+    write_signed,
+)
 from training.config import Quantization, RunFile, TrainingError
 from training.folder import open_run, require_run
 
@@ -70,7 +81,7 @@ def test_evaluation_is_cached_by_digest_and_compared_in_pairs(project: Path) -> 
     assert set(sft["metrics"]) == {"choice", "preference", "preference_test", "chapter", "exact_code", "valid_code"}
     assert sft["metrics"]["choice"]["n"] == 12 and sft["metrics"]["preference_test"]["n"] == 8
     assert base["against"] == {} and set(sft["against"]) == {"base"}
-    assert all(found["verdict"] in ("better", "worse", "no change") for found in sft["against"]["base"].values())
+    assert all(found["verdict"] in ("better", "worse", "no change", "no verdict") for found in sft["against"]["base"].values())
     dpo = evaluate_run(load_run(project, "dpo.yaml", run_settings("dpo", eval=settings)), say=said.append)
     assert set(dpo["against"]) == {"base", "sft"}
     again = len(said)
@@ -151,6 +162,7 @@ def test_run_folder_without_its_snapshot_says_what_is_missing(project: Path) -> 
 
 def test_card_says_what_the_adapter_is_made_of(project: Path) -> None:
     from training.evaluate import evaluate_run
+    from training.model import compute_dtype
 
     run, said = load_run(project, "sft.yaml", run_settings()), []
     card = run.output / "adapter" / "README.md"
@@ -170,7 +182,9 @@ def test_card_says_what_the_adapter_is_made_of(project: Path) -> None:
     evaluate_run(run, base=True, say=said.append)
     assert card.read_text() == before
     evaluate_run(run, say=said.append)
-    assert "over the 4-bit (NF4) base model" in card.read_text() and "| choice |" in card.read_text() and " no change |" in card.read_text()
+    text = card.read_text()
+    assert f"base model in {compute_dtype()}, as it is served." in text and "| choice |" in text and " no change |" in text
+    assert "| distinct answers |" in text
     assert require_run(run.output) == done
     dpo = (project / "runs" / "dpo" / "adapter" / "README.md").read_text()
     assert f"the SFT adapter `{done['adapter_digest'][:16]}` on snapshot tiny-instruction v1" in dpo
@@ -293,3 +307,121 @@ def test_rivals_may_differ_in_number(trained: Path) -> None:
     assert [len(row) for row in together] == [2, 3, 1, 2, 3]
     for ours, alone in zip(together, apart, strict=True):
         assert ours == pytest.approx(alone, abs=1e-3)
+
+
+def written_over(project: Path, quantization: Quantization) -> list[str]:
+    """What the SFT adapter writes over these base weights, asked as the evaluation asks."""
+    from peft import PeftModel
+
+    from training.evaluate import load_items
+    from training.folder import require_preflight
+    from training.metrics import Subject, write_out
+    from training.model import load_base, load_tokenizer
+
+    run = load_run(project, "sft.yaml", run_settings())
+    items, system = load_items(run, require_preflight(run))
+    model = PeftModel.from_pretrained(load_base(run.base_model, quantization), run.output / "adapter").eval()
+    subject = Subject(model, load_tokenizer(run.base_model), system=system, batch=run.eval.batch_size)
+    return write_out(subject, items, max_new_tokens=run.eval.max_new_tokens)
+
+
+@pytest.mark.parametrize(("weights", "kind"), [("16bit", "none"), ("nf4", "nf4")])
+def test_evaluation_answers_over_the_weights_it_names(project: Path, weights: str, kind: str) -> None:
+    from training.evaluate import evaluate_run, result_text, with_set
+    from training.model import compute_dtype
+
+    run = with_set(load_run(project, "sft.yaml", run_settings()), weights=weights)  # type: ignore[arg-type]
+    said: list[str] = []
+    found = evaluate_run(run, say=said.append)
+    loaded = "nf4" if weights == "nf4" else compute_dtype()
+    assert found["weights"] == loaded and f"with its weights in {loaded}" in said[0]
+    assert [answer["answer"] for answer in found["answers"]] == written_over(project, Quantization(kind=kind))  # type: ignore[arg-type]
+    text = result_text(found, target=run.source)
+    assert f"base weights in {loaded}" in text.splitlines()[0]
+    assert ("serve 16 bits and can answer differently" in text) == (weights == "nf4")
+    card = (run.output / "adapter" / "README.md").read_text()
+    assert ("base model in 4 bits (NF4), which is not how merged models and vLLM serve it" in card) == (weights == "nf4")
+
+
+def test_measurements_over_other_weights_are_not_compared(project: Path) -> None:
+    from training.evaluate import evaluate_run, with_set
+
+    run = load_run(project, "sft.yaml", run_settings())
+    evaluate_run(run, base=True, say=lambda text: None)
+    assert evaluate_run(with_set(run, weights="nf4"), say=lambda text: None)["against"] == {}
+    assert set(evaluate_run(run, say=lambda text: None)["against"]) == {"base"}
+    assert require_run(run.output)["eval"]["weights"] == "16bit"
+
+
+def test_weights_that_do_not_fit_are_refused_before_they_are_loaded(project: Path) -> None:
+    from training.evaluate import refuse_large_weights, weights_bytes
+    from training.model import compute_dtype
+
+    needed = weights_bytes(load_run(project, "sft.yaml", run_settings()))
+    assert needed == (project / "model" / "model.safetensors").stat().st_size * (2 if compute_dtype() == "float32" else 1)
+    refuse_large_weights(needed, available=needed)
+    with pytest.raises(TrainingError, match=r"16-bit weights take about 140\.0 GiB and 79\.0 GiB are free\. Next: .*or set weights: nf4"):
+        refuse_large_weights(140 * 1024**3, available=79 * 1024**3)
+
+
+def two_sets(project: Path, *, sft_too: bool = True) -> tuple[RunFile, RunFile]:
+    """Finished runs of both kinds whose snapshots (the SFT one only if `sft_too`) were screened against a second set as well."""
+    first, second = write_eval(project), write_eval(project, name="second", start=400, n=9)
+    for kind in ("instruction", "preference"):
+        also = {"second": second} if kind == "preference" or sft_too else {}
+        write_signed(project, kind, key=project / "keys" / "signing.pem", sha256=first, version=2, also=also)
+    short = run_settings()["optimizer"] | {"max_steps": 2}
+    sft = load_run(project, "s.yaml", run_settings(output="s", optimizer=short))
+    dpo = load_run(project, "d.yaml", run_settings("dpo", output="d", sft_adapter="s", optimizer=short))
+    for run in (sft, dpo):
+        train_run(run)
+    return sft, dpo
+
+
+def test_finished_adapter_is_measured_on_another_protected_set(project: Path) -> None:
+    from training.evaluate import evaluate_run, result_text, with_set
+
+    sft, dpo = two_sets(project)
+    file, quiet = project / "protected" / "second.jsonl", lambda text: None
+    evaluate_run(sft, say=quiet)
+    other = evaluate_run(with_set(open_run(sft.output), file=file, items=7), say=quiet)
+    assert (other["file"]["name"], other["file"]["set"], other["metrics"]["choice"]["n"]) == ("second.jsonl", "second", 7)
+    assert json.loads((sft.output / "eval.json").read_text())["file"]["name"] == "eval.jsonl"
+    card = (sft.output / "adapter" / "README.md").read_text()
+    assert card.index("On eval.jsonl (sha256") < card.index("On second.jsonl (sha256")
+    text = result_text(other, target=sft.output, options=("--eval", str(file)))
+    assert f"Next: train eval {sft.output} --base --eval {file}, then this again" in text
+    evaluate_run(with_set(sft, file=file, items=7), base=True, say=quiet)
+    compared = evaluate_run(with_set(dpo, file=file, items=7), say=quiet)
+    assert set(compared["against"]) == {"base", "sft"}
+    assert require_run(sft.output)["adapter_digest"] == other["subject_digest"]
+
+
+def test_another_set_must_be_protected_for_the_rows_of_both_runs(project: Path) -> None:
+    from training.evaluate import evaluate_run, with_set
+
+    _, dpo = two_sets(project, sft_too=False)
+    with pytest.raises(TrainingError, match=r"second\.jsonl is not among the protected sets of the SFT run's snapshot tiny-instruction v2"):
+        evaluate_run(with_set(dpo, file=project / "protected" / "second.jsonl"), say=print)
+    (project / "protected" / "third.jsonl").write_text('{"question": "a", "answer": "b"}\n')
+    with pytest.raises(TrainingError, match=r"third\.jsonl is not among the protected sets of snapshot tiny-preference v2 \(eval, sec"):
+        evaluate_run(with_set(dpo, file=project / "protected" / "third.jsonl"), say=print)
+    with pytest.raises(UserError, match=r"--pattern: is no regular expression"):
+        with_set(dpo, pattern="(")
+
+
+def test_other_evaluation_settings_do_not_stop_a_finished_or_begun_run(project: Path) -> None:
+    from training.preflight import preflight
+    from training.sft import train_sft
+
+    sft, _ = two_sets(project)
+    settings = run_settings(output="s", optimizer=run_settings()["optimizer"] | {"max_steps": 2})
+    settings["eval"] = {"file": "../protected/second.jsonl", "n": 5, "weights": "nf4", "max_new_tokens": 9}
+    run = load_run(project, "s.yaml", settings)
+    assert run.digest == sft.digest
+    done = require_run(sft.output)
+    assert preflight(run)["kind"] == "sft" and train_sft(run, say=lambda text: None) == done
+    # A begun run continues too: only run.json is missing, as after a kill.
+    (sft.output / "run.json").unlink()
+    again = train_sft(run, say=lambda text: None)
+    assert (again["adapter_digest"], again["eval"]) == (done["adapter_digest"], done["eval"])

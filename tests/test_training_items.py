@@ -12,7 +12,7 @@ from curation.snapshot import ProtectedSet
 from tests.training_samples import write_eval
 from training.config import EvalSet, TrainingError
 from training.items import EvalItem, extract, read_eval_items
-from training.metrics import read_answers, read_billable
+from training.metrics import Diversity, measure_diversity, read_answers, read_billable
 
 MATHS = [{"question": "2 + 2?", "answer": "Two and two.\n#### 4"}, {"question": "3 + 3?", "answer": "Three and three.\n#### 6"}]
 
@@ -132,3 +132,69 @@ def test_table_without_the_columns_is_a_sentence(tmp_path: Path) -> None:
     assert read_billable(tmp_path / "good.parquet") == {"A"}
     with pytest.raises(TrainingError, match=r"eval\.table: \S+half\.parquet"):
         read_billable(tmp_path / "half.parquet")
+
+
+CODES = [f"A{n}.0" for n in range(20)]
+
+
+def code_items(codes: list[str]) -> list[EvalItem]:
+    return [EvalItem(f"phrase {n}", code, chapter="Bones" if n % 2 else "Skin") for n, code in enumerate(codes)]
+
+
+def answers_of(codes: list[str]) -> list[str]:
+    return [f"Code: {code}\nDescription: x\nChapter: {'Bones' if n % 2 else 'Skin'}" for n, code in enumerate(codes)]
+
+
+def test_distinct_answers_and_the_share_of_the_most_frequent_are_counted() -> None:
+    items = code_items(CODES)
+    found = measure_diversity(answers_of([*CODES[:8], *CODES[:8], *CODES[:4]]), items)
+    assert found["valid_code"] == found["exact_code"] == Diversity(8, 20, 0.15, 0.05, 20)
+    assert found["chapter"] == Diversity(2, 2, 0.5, 0.5, 20)
+    assert found["valid_code"].is_low and not found["chapter"].is_low
+    assert measure_diversity(["nothing"] * 20, items)["valid_code"] == Diversity(0, 20, 1.0, 0.05, 20)
+
+
+@pytest.mark.parametrize(
+    ("written", "low"),
+    [
+        (CODES, False),
+        ([*CODES[:10], *CODES[:10]], False),
+        ([*CODES[:9], *CODES[:9], *CODES[:2]], True),
+        ([*CODES[:9], *["A0.0"] * 11], True),
+        ([*CODES[:11], *["A0.0"] * 9], False),
+    ],
+)
+def test_diversity_is_low_below_half_the_references_or_above_half_of_one_answer(written: list[str], low: bool) -> None:
+    assert measure_diversity(answers_of(written), code_items(CODES))["exact_code"].is_low is low
+
+
+def test_one_answer_for_most_items_is_no_fault_where_the_references_repeat_it() -> None:
+    items = [EvalItem("q", "yes" if n else "no") for n in range(10)]
+    assert not measure_diversity(["yes"] * 10, items)["exact_answer"].is_low
+    assert measure_diversity(["yes"] * 10, [EvalItem("q", "yes" if n % 2 else "no") for n in range(10)])["exact_answer"].is_low
+
+
+def test_answers_that_are_too_much_alike_get_no_verdict() -> None:
+    from training.evaluate import compare_metric
+
+    items = code_items(CODES * 6)
+    few, many = ["A1.0", "A2.0"] * 60, CODES * 6
+
+    def result(written: list[str], values: list[float]) -> dict[str, Any]:
+        diversity = {name: found.as_dict() for name, found in measure_diversity(answers_of(written), items).items()}
+        names = ("valid_code", "exact_code", "choice")
+        return {"items": dict.fromkeys(names, values), "metrics": {n: {"value": sum(values) / 120} for n in names}, "diversity": diversity}
+
+    collapsed, varied = result(few, [1.0] * 105 + [0.0] * 15), result(many, [1.0] * 46 + [0.0] * 74)
+    nothing = result(["x"] * 120, [0.0] * 120)
+    found = compare_metric("valid_code", collapsed, varied)
+    assert (found["difference"], found["verdict"], found["reason"]) == (0.4917, "no verdict", "2 distinct answers, 20 distinct references")
+    # The other side's sameness spoils valid_code too, but not a metric that knows the right answer; nor does a model that writes no code.
+    assert compare_metric("valid_code", varied, collapsed)["verdict"] == "no verdict"
+    assert compare_metric("exact_code", varied, collapsed)["verdict"] == "worse"
+    assert compare_metric("exact_code", collapsed, varied)["verdict"] == "no verdict"
+    assert compare_metric("valid_code", varied, nothing)["verdict"] == "better"
+    assert compare_metric("choice", collapsed, varied)["verdict"] == "better"
+    assert (
+        "reason" not in compare_metric("valid_code", collapsed, collapsed) and compare_metric("valid_code", collapsed, collapsed)["p"] == 1
+    )

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -88,17 +89,17 @@ def build_model(folder: Path, *, seed: int = 3) -> Path:
     return folder
 
 
-def write_eval(project: Path, *, n: int = 12) -> str:
-    """protected/eval.jsonl and tables/codes.parquet; returns the file's sha256."""
+def write_eval(project: Path, *, n: int = 12, name: str = "eval", start: int = 200) -> str:
+    """Write protected/NAME.jsonl and tables/codes.parquet; returns the file's sha256."""
     import pyarrow.parquet as pq
 
     lines = []
-    for number in range(200, 200 + n):
+    for number in range(start, start + n):
         code = f"A{number % 3}.{number % 4}"
         options = [f"A{number % 3}.{(number + i) % 4}" for i in range(4)]
         line = {"phrase": phrase(number), "code": code, "description": "x", "chapter": CHAPTERS[number % 3]}
         lines.append(line | {"options": options, "descriptions": ["x"] * 4})
-    file = project / "protected" / "eval.jsonl"
+    file = project / "protected" / f"{name}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     codes = [f"A{a}.{b}" for a in range(3) for b in range(4)]
@@ -124,13 +125,18 @@ def write_signed(
     text: str = "phrase",
     licence: str = "CC0-1.0",
     review: str = "all",
+    also: Mapping[str, str] = MappingProxyType({}),
 ) -> Path:
-    """A snapshot of the kind; unsigned without a key."""
+    """A snapshot of the kind; unsigned without a key. `also`: more protected sets, sha256 by name."""
     make = instruction if kind == "instruction" else pair
     folder = project / "snapshots"
     folder.mkdir(parents=True, exist_ok=True)
+    sets = {"eval": sha256, **also}
     facts = {
-        "protected": [{"name": "eval", "file": "eval.jsonl", "sha256": sha256, "items": 12, "text": text, "label": "code"}],
+        "protected": [
+            {"name": name, "file": f"{name}.jsonl", "sha256": digest, "items": 12, "text": text, "label": "code"}
+            for name, digest in sets.items()
+        ],
         "review": {"simulated": simulated, "reviewers": ["ann"], "mode": review},
         "models": {"simulated": True},
         "intended_use": "tests",

@@ -39,35 +39,38 @@ def write_card(
     adapter: Path,
     done: Mapping[str, Any],
     *,
-    evaluation: Mapping[str, Any] | None = None,
+    evaluations: Sequence[Mapping[str, Any]] = (),
     history: Sequence[Mapping[str, Any]] | None = None,
 ) -> Path:
-    """Write the card of a finished run's adapter; `done` is what run.json says.
+    """Write the card of a finished run's adapter.
 
     Args:
+        adapter: the adapter folder.
+        done: its run.json.
+        evaluations: what was measured, a result a protected set.
         history: the trainer's log, for the picture of the loss beside the card; left out, the picture stays as it is.
     """
     target = adapter / CARD
     if history is not None:
         (adapter / PICTURE).write_text(loss_picture(history))
     aside = target.with_name(f".{CARD}.part")
-    aside.write_text(card_text(done, evaluation=evaluation))
+    aside.write_text(card_text(done, evaluations=evaluations))
     aside.replace(target)
     return target
 
 
-def renew_card(adapter: Path, done: Mapping[str, Any], *, evaluation: Mapping[str, Any], say: Say) -> None:
+def renew_card(adapter: Path, done: Mapping[str, Any], *, evaluations: Sequence[Mapping[str, Any]], say: Say) -> None:
     """Write the measurements into the card; a signed adapter keeps the card it was signed with."""
-    text, target = card_text(done, evaluation=evaluation), adapter / CARD
+    text, target = card_text(done, evaluations=evaluations), adapter / CARD
     if target.is_file() and target.read_text() == text:
         return
     if (adapter / SIGNATURE).is_file():
         say("The adapter is signed, so its card was left as it is; it shows what was measured before.")
         return
-    write_card(adapter, done, evaluation=evaluation)
+    write_card(adapter, done, evaluations=evaluations)
 
 
-def card_text(done: Mapping[str, Any], *, evaluation: Mapping[str, Any] | None = None, merged: bool = False) -> str:
+def card_text(done: Mapping[str, Any], *, evaluations: Sequence[Mapping[str, Any]] = (), merged: bool = False) -> str:
     """The card as Markdown with the front matter that model hubs read.
 
     Args:
@@ -89,7 +92,7 @@ def card_text(done: Mapping[str, Any], *, evaluation: Mapping[str, Any] | None =
         *_warnings(done),
         _made_from(done),
         _how_it_went(done),
-        _measured(done, evaluation),
+        _measured(evaluations),
         "" if merged else _use(done),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -153,23 +156,31 @@ def _settings_text(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in shown)
 
 
-def _measured(done: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> str:
-    if evaluation is None:
+def _measured(evaluations: Sequence[Mapping[str, Any]]) -> str:
+    if not evaluations:
         return "## What was measured\n\nNothing yet."
-    others = list(evaluation["against"])
-    head = "| metric | value | 95 % interval | n |" + "".join(f" on {other} |" for other in others)
-    rows = [head, "|---|---:|---|---:|" + "---|" * len(others)]
+    return "\n\n".join(["## What was measured", *(_result(evaluation) for evaluation in evaluations)])
+
+
+def _result(evaluation: Mapping[str, Any]) -> str:
+    """One protected set: what was asked, over which weights, and the table."""
+    others, diversity = list(evaluation["against"]), evaluation["diversity"]
+    head = "| metric | value | 95 % interval | n | distinct answers |" + "".join(f" on {other} |" for other in others)
+    rows = [head, "|---|---:|---|---:|---|" + "---|" * len(others)]
     for name, metric in evaluation["metrics"].items():
-        row = f"| {name} | {metric['value']:.3f} | {metric['low']:.3f} to {metric['high']:.3f} | {metric['n']} |"
+        found = diversity.get(name)
+        distinct = f"{found['distinct']}, the most frequent {found['most_frequent']:.0%}" if found else ""
+        row = f"| {name} | {metric['value']:.3f} | {metric['low']:.3f} to {metric['high']:.3f} | {metric['n']} | {distinct} |"
         for other in others:
-            found = evaluation["against"][other].get(name)
-            row += f" {found['difference']:+.3f}, {found['verdict']} |" if found else " |"
+            compared = evaluation["against"][other].get(name)
+            row += f" {compared['difference']:+.3f}, {compared['verdict']} |" if compared else " |"
         rows.append(row)
-    file, bits = evaluation["file"], {"nf4": "4-bit (NF4)"}.get(done["settings"]["quantization"], "16-bit")
-    source = (
-        f"On {file['name']} (sha256 `{file['sha256'][:16]}`), a set the training rows were screened against; over the {bits} base model."
+    weights = {"nf4": "in 4 bits (NF4), which is not how merged models and vLLM serve it"}.get(
+        evaluation["weights"], f"in {evaluation['weights']}, as it is served"
     )
-    return "\n".join(["## What was measured", "", source, "", *rows])
+    file = evaluation["file"]
+    source = f"On {file['name']} (sha256 `{file['sha256'][:16]}`), a set the training rows were screened against; base model {weights}."
+    return "\n".join([source, "", *rows])
 
 
 def _use(done: Mapping[str, Any]) -> str:

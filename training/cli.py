@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,15 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 RunArg = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run file.")]
 GO_ON = "Run the same command again to go on from the last checkpoint."
+
+
+class Weights(StrEnum):
+    """What the base model's weights are loaded as while measuring."""
+
+    SERVED = "16bit"
+    NF4 = "nf4"
+
+
 TargetArg = Annotated[Path, typer.Argument(metavar="RUN", help="A run file or a run folder.")]
 
 
@@ -116,15 +126,30 @@ def dpo(run_file: RunArg, as_json: Json = False) -> None:
 def evaluate(
     target: TargetArg,
     base: Annotated[bool, typer.Option("--base", help="Measure the base model itself, once for all runs on it.")] = False,
+    evaluation: Annotated[Path | None, typer.Option("--eval", help="Another protected set of the snapshot.")] = None,
+    items: Annotated[int | None, typer.Option(help="Lines of it to evaluate.", min=1)] = None,
+    question: Annotated[str | None, typer.Option(help="The field that holds the question.")] = None,
+    answer: Annotated[str | None, typer.Option(help="The field that holds the reference answer.")] = None,
+    pattern: Annotated[str | None, typer.Option(help="Regular expression of what counts in an answer.")] = None,
+    weights: Annotated[Weights | None, typer.Option(help="The base model's weights: 16bit (as served) or nf4.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure an adapter on the protected set, with intervals, beside what it started from. Example: train eval sft.yaml"""
-    from training.evaluate import evaluate_run, result_text
+    """Measure an adapter on a protected set, with intervals, compared with what it started from. Example: train eval sft.yaml"""
+    from training.evaluate import evaluate_run, result_text, with_set
     from training.folder import LOG, open_run
 
-    run = open_run(target)
+    run = with_set(
+        open_run(target),
+        file=evaluation,
+        items=items,
+        question=question,
+        answer=answer,
+        pattern=pattern,
+        weights=weights.value if weights else None,
+    )
     result = _quietly(lambda say: evaluate_run(run, base=base, say=say), log=run.output / LOG)
-    _show(result, as_json, result_text(result, target=target, sft_run=run.sft_adapter))
+    same = () if evaluation is None else ("--eval", str(evaluation))
+    _show(result, as_json, result_text(result, target=target, sft_run=run.sft_adapter, options=same))
 
 
 @app.command()

@@ -37,14 +37,9 @@ class TrainingError(UserError):
 
 
 CLOSED = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-NOT_IN_DIGEST: dict[str, Any] = {
-    "logger": True,
-    "licence_answers": True,
-    "purpose": True,  # it only sets lora.r, which counts
-    "require": True,
-    "eval": {"n", "question", "answer", "pattern", "table", "preference_snapshot", "max_new_tokens", "batch_size"},
-}
-"""Settings that cannot change the adapter: an evaluation may be made larger after the training."""
+NOT_IN_DIGEST = frozenset({"eval", "licence_answers", "logger", "purpose", "require", "trusted_keys"})
+"""Settings that cannot change the weights: a run can be resumed and a finished adapter measured with other ones. `purpose` only sets
+lora.r, which counts. `use` stays in the digest, because what was checked for one use was not checked for another."""
 
 
 class EvalSet(BaseModel):
@@ -67,6 +62,9 @@ class EvalSet(BaseModel):
     """Parquet with the columns code, billable, chapter; without it the share of valid codes is not measured."""
     preference_snapshot: str | None = None
     """A preference snapshot whose test split gives the preference accuracy."""
+    weights: Literal["16bit", "nf4"] = "16bit"
+    """The base model's weights while measuring. 16bit is what `train merge`, vLLM and the card's snippet serve; nf4 takes a quarter of the
+    memory and gives other answers than the served model."""
     max_new_tokens: int = Field(default=64, ge=8)
     batch_size: int = Field(default=24, ge=1)
 
@@ -309,7 +307,7 @@ def load_run_file(path: Path, *, folder: Path | None = None) -> RunFile:
         run = RunFile.model_validate(value)
     except ValidationError as error:
         raise RunFileError(*describe_error(error, RunFile, path)) from error
-    digest = hashlib.sha256(canonical_json(run.model_dump(mode="json", by_alias=True, exclude=NOT_IN_DIGEST))).hexdigest()
+    digest = hashlib.sha256(canonical_json(run.model_dump(mode="json", by_alias=True, exclude=set(NOT_IN_DIGEST)))).hexdigest()
     anchored = _anchor(run, (folder or path.parent).resolve())
     anchored._digest, anchored._source = digest, path.absolute()
     return anchored

@@ -142,6 +142,13 @@ def open_run(target: Path) -> RunFile:
     return load_run_file(target / CONFIG, folder=anchor)
 
 
+def read_evaluations(folder: Path, adapter_digest: str) -> list[dict[str, Any]]:
+    """Return what was measured of an adapter, the run file's own set first, then the other sets by file name."""
+    files = [folder / EVAL, *sorted(folder.glob("eval-*.json"))]
+    found = [read_json(file) for file in files if file.is_file()]
+    return [result for result in found if result.get("subject_digest") == adapter_digest]
+
+
 def save_adapter(model: Any, tokenizer: Any, *, folder: Path, base_id: str) -> Path:
     """The trained adapter and the chat template it was trained with, in FOLDER/adapter; written aside, then renamed."""
     from curation.snapshot.write import sync_folder, sync_tree

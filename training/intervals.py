@@ -41,6 +41,7 @@ class Difference:
     p: float
     """Two-sided, of a paired permutation test; where few items differ, all by as much, it is McNemar's exact one."""
     verdict: Literal["better", "worse", "no change"]
+    """`evaluate.py` turns better and worse into "no verdict" where the answers are too much alike."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -13,7 +13,7 @@ from typing import Any
 
 from training.card import PICTURE, card_text
 from training.config import Quantization, RunFile, TrainingError
-from training.folder import ADAPTER, EVAL, read_json, require_finished, require_preflight
+from training.folder import ADAPTER, read_evaluations, require_finished, require_preflight
 from training.licence import RECORD
 from training.progress import Say
 
@@ -67,8 +67,8 @@ def _write_record(run: RunFile, done: dict[str, Any], target: Path) -> None:
             shutil.copyfile(run.base_model / name, target / name)
     if (run.output / ADAPTER / PICTURE).is_file():
         shutil.copyfile(run.output / ADAPTER / PICTURE, target / PICTURE)
-    evaluation = read_json(run.output / EVAL) if (run.output / EVAL).is_file() else None
-    (target / "README.md").write_text(card_text(done, evaluation=evaluation, merged=True))
+    evaluations = read_evaluations(run.output, done["adapter_digest"])
+    (target / "README.md").write_text(card_text(done, evaluations=evaluations, merged=True))
 
 
 def _check_room(base: Path, out: Path) -> None:

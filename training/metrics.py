@@ -7,12 +7,16 @@ chapter, exact_code    codes: what the model writes itself, read line by line
 valid_code             codes: the share of written codes that exist and may be billed
 likelihood             answers: probability a token of the reference answer, geometric mean
 exact_answer           answers: what the model writes itself is the reference answer
+
+Of what the model writes itself the number of distinct answers is counted too: a model that answers every question alike can look good.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,35 @@ Values = dict[str, list[float]]
 _CODE, _CHAPTER = re.compile(r"^Code:[ \t]*(\S+)", re.M), re.compile(r"^Chapter:[ \t]*(.+?)[ \t]*$", re.M)
 ANSWER_LINES = 3
 """Of a code answer: Code, Description, Chapter; the Reason after them is not read."""
+
+
+LEAST_DIVERSITY = 0.5
+"""Below this ratio of distinct answers to distinct references a difference gets no verdict: 120 phrases that are all answered by one of
+12 codes say little, however many of those 12 codes exist."""
+MOST_FREQUENT, MOST_OVER_REFERENCE = 0.5, 1.5
+"""Nor does it get one where one answer is given to more than half of the items, unless the references repeat about as much."""
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """How many different answers a model wrote, beside the references."""
+
+    distinct: int
+    references: int
+    """Distinct reference answers."""
+    most_frequent: float
+    """Share of the items that got the most frequent answer, an answer that cannot be read included."""
+    most_frequent_reference: float
+    items: int
+
+    @property
+    def is_low(self) -> bool:
+        """Whether the answers are too much alike for a verdict."""
+        repeated = max(MOST_FREQUENT, MOST_OVER_REFERENCE * self.most_frequent_reference)
+        return self.distinct < LEAST_DIVERSITY * self.references or self.most_frequent > repeated
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "is_low": self.is_low}
 
 
 class Subject:
@@ -89,6 +122,32 @@ def write_out(subject: Subject, items: Sequence[EvalItem], *, max_new_tokens: in
     )
 
 
+def measure_diversity(answers: Sequence[str], items: Sequence[EvalItem], *, pattern: str | None = None) -> dict[str, Diversity]:
+    """Return the diversity of what `read_answers` reads, by metric.
+
+    Args:
+        answers: what the model wrote.
+        items: the evaluation items, in the same order.
+        pattern: the run file's `eval.pattern`.
+    """
+    if items[0].chapter is None:
+        return {"exact_answer": _diversity([extract(text, pattern) for text in answers], [extract(i.answer, pattern) for i in items])}
+    codes = _diversity([_find(_CODE, text) for text in answers], [item.answer for item in items])
+    written = [extract(_find(_CHAPTER, text), None) for text in answers]
+    chapters = _diversity(written, [extract(item.chapter or "", None) for item in items])
+    return {"chapter": chapters, "exact_code": codes, "valid_code": codes}
+
+
+def _diversity(written: Sequence[str], references: Sequence[str]) -> Diversity:
+    counted, wanted = Counter(written), Counter(references)
+    shares = [max(counts.values()) / len(written) for counts in (counted, wanted)]
+    return Diversity(len(counted.keys() - {""}), len(wanted), round(shares[0], 4), round(shares[1], 4), len(written))
+
+
+def _find(line: re.Pattern[str], text: str) -> str:
+    return match[1] if (match := line.search(text)) else ""
+
+
 def read_answers(
     answers: Sequence[str], items: Sequence[EvalItem], *, billable: frozenset[str] | None, pattern: str | None = None
 ) -> Values:
@@ -97,8 +156,7 @@ def read_answers(
     if items[0].chapter is None:
         found = [(extract(text, pattern), extract(item.answer, pattern)) for text, item in pairs]
         return {"exact_answer": [float(ours == reference != "") for ours, reference in found]}
-    codes = [match[1] if (match := _CODE.search(text)) else "" for text in answers]
-    chapters = [match[1] if (match := _CHAPTER.search(text)) else "" for text in answers]
+    codes, chapters = [_find(_CODE, text) for text in answers], [_find(_CHAPTER, text) for text in answers]
     values = {
         "chapter": [
             float(extract(chapter, None) == extract(item.chapter or "", None)) for chapter, item in zip(chapters, items, strict=True)

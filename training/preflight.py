@@ -50,7 +50,7 @@ def preflight(run: RunFile, *, say: Say = print) -> dict[str, Any]:
     check_licences(run, base, None)
     snapshot = open_snapshot(run, resolve_snapshot(run.snapshot), kind=KIND_OF[run.kind])
     check_licences(run, base, snapshot)
-    refuse_packing(run, gpu=_gpu())
+    refuse_packing(run, gpu=free_gpu_memory())
     refuse_missing_logger(run)
     evaluation = describe_eval(run, snapshot)
     base_facts = {**asdict(base), "digest": _base_digest(run.base_model, say=say)}
@@ -107,6 +107,7 @@ def describe_eval(run: RunFile, snapshot: Snapshot) -> dict[str, Any]:
         tested = open_snapshot(run, resolve_snapshot(run.eval.preference_snapshot), kind="preference")
         pairs = {"digest": tested.manifest.digest.root, "test_rows": len(read_rows(tested, "test"))}
     facts = {"file": run.eval.file.name, "sha256": protected.sha256, "name": protected.name}
+    facts["weights"] = run.eval.weights
     return facts | {"items": len(items), "form": shape_of(items), "preference_snapshot": pairs}
 
 
@@ -281,7 +282,7 @@ def _template_advice(run: RunFile, row: dict[str, Any], tokenizer: Any) -> str:
 
 def describe_memory(run: RunFile, *, longest: int) -> dict[str, Any]:
     """The estimate beside what is there; a run that cannot fit is refused."""
-    gpu = _gpu()
+    gpu = free_gpu_memory()
     estimate = estimate_run(run, shape=read_shape(run.base_model), lora=_lora_shape(run), longest=longest, on_gpu=gpu is not None)
     available = gpu if gpu is not None else available_memory()
     facts = {"device": "cuda" if gpu is not None else "cpu", **estimate.as_gib(), "available": round(available / GIB, 2)}
@@ -294,7 +295,7 @@ def describe_memory(run: RunFile, *, longest: int) -> dict[str, Any]:
 def describe_disk(run: RunFile) -> dict[str, float]:
     """What checkpoints and adapter take beside what is free; a run that would fill the disk is refused."""
     home = next(parent for parent in (run.output, *run.output.parents) if parent.exists())
-    needed = checkpoint_bytes(run, shape=read_shape(run.base_model), lora=_lora_shape(run), on_gpu=_gpu() is not None)
+    needed = checkpoint_bytes(run, shape=read_shape(run.base_model), lora=_lora_shape(run), on_gpu=free_gpu_memory() is not None)
     free = shutil.disk_usage(home).free
     if needed > free:
         fact = f"checkpoints and adapter take about {-(-needed // 1_000_000)} MB and {free // 1_000_000} MB are free"
@@ -365,8 +366,8 @@ def _base_digest(folder: Path, *, say: Say) -> str:
     return base_digest(folder)
 
 
-def _gpu() -> int | None:
-    """Free bytes of the first CUDA device, or None."""
+def free_gpu_memory() -> int | None:
+    """Return the free bytes of the first CUDA device; None without one."""
     import torch
 
     return int(torch.cuda.mem_get_info(0)[0]) if torch.cuda.is_available() else None

@@ -173,6 +173,7 @@ def describe_run(run: RunFile, state: Any, *, checked: dict[str, Any], adapter_d
         "base": checked["base"],
         "use": run.use,
         "settings": describe_settings(run),
+        "eval": {key: checked["eval"][key] for key in ("file", "sha256", "name", "weights")},
         "conditions": checked["conditions"],
         "licence_answers": run.licence_answers.model_dump(mode="json", exclude_defaults=True),
         "warnings": find_warnings(run),

@@ -124,6 +124,8 @@ def summary_table(summary: Mapping[str, Any]) -> str:
         cells = [summary["eval"][name].get(metric) for name in summary["eval"]]
         shown = [f"{c['value']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" if c else "-" for c in cells]
         lines.append(f"  {metric:<18}" + "".join(f"{text:>24}" for text in shown))
+    distinct = [summary["eval_diversity"][name].get("exact_code") for name in summary["eval"]]
+    lines.append(f"  {'distinct codes':<18}" + "".join(f"{found['distinct'] if found else '-':>24}" for found in distinct))
     lines += [f"  {change}" for change in summary["eval_changes"]]
     lines += [
         "",
@@ -207,10 +209,16 @@ def _evaluation(demo: Path) -> dict[str, Any]:
     results = {name: json.loads(file.read_text()) for name, file in files.items()}
     changes = [
         f"{metric}: {found['difference']:+.3f} from {other} to {name}, {found['verdict']}"
+        + (f" ({found['reason']})" if "reason" in found else "")
         for name, other in (("sft", "base"), ("dpo", "sft"))
         for metric, found in results[name]["against"].get(other, {}).items()
     ]
-    return {"eval": {name: result["metrics"] for name, result in results.items()}, "eval_changes": changes}
+    return {
+        "eval": {name: result["metrics"] for name, result in results.items()},
+        "eval_changes": changes,
+        "eval_weights": {name: result["weights"] for name, result in results.items()},
+        "eval_diversity": {name: result["diversity"] for name, result in results.items()},
+    }
 
 
 def main() -> None:
