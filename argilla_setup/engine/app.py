@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import argilla_server
-from argilla_server.api.handlers.v1.datasets import records as search_handlers
 from argilla_server.api.schemas.v1.questions import QuestionSettings
-from argilla_server.errors.future import UnprocessableEntityError
 from argilla_server.models import MetadataProperty, Question
 from argilla_server.models.metadata_properties import MetadataPropertySettings
 from argilla_server.settings import settings
@@ -22,6 +20,7 @@ from starlette.staticfiles import StaticFiles
 
 from argilla_setup.engine import adapter
 from argilla_setup.engine.page import LITERAL, TEXT_HEADER, content_security_policy, remove_foreign_fonts, show_text_literally
+from argilla_setup.engine.routes import replace_handlers
 from argilla_setup.engine.turns import TakeTurns
 from argilla_setup.engine.writing import build_events_for_listeners_only, write_without_reading_back
 
@@ -58,7 +57,7 @@ def make_app() -> Any:
     keep_parsed_settings()
     write_without_reading_back()
     build_events_for_listeners_only()
-    refuse_hidden_metadata()
+    replace_handlers()
     app = argilla_server.app
     headers = HEADERS | {"Content-Security-Policy": prepare_page(app)}
     return SafeHeaders(TakeTurns(app) if settings.database_is_sqlite else app, headers)
@@ -76,25 +75,6 @@ def keep_parsed_settings() -> None:
     """Parse a question's settings once instead of once for each record and answer: 14.8 ms of each record's writing become 9.5."""
     for model, shape in ((Question, QuestionSettings), (MetadataProperty, MetadataPropertySettings)):
         model.parsed_settings = property(_parser(TypeAdapter(shape)))
-
-
-def refuse_hidden_metadata() -> None:
-    """Refuse an annotator's search that filters or sorts by metadata hidden from annotators.
-
-    argilla-server leaves the values out of its answers but filters by them for anybody, so a few searches would tell a record's score.
-    """
-    find = search_handlers._get_search_responses
-
-    async def find_without_hidden(**given: Any) -> Any:
-        user, query, dataset = given.get("user"), given.get("search_records_query"), given["dataset"]
-        if user is not None and user.is_annotator and query is not None:
-            hidden = {item.name for item in dataset.metadata_properties if not item.visible_for_annotators}
-            parts = [*(query.filters.and_ if query.filters else ()), *(query.sort or ())]
-            for name in hidden & {getattr(part.scope, "metadata_property", None) for part in parts}:
-                raise UnprocessableEntityError(f"Metadata property `{name}` is not open to annotators")
-        return await find(**given)
-
-    search_handlers._get_search_responses = find_without_hidden
 
 
 def _parser(shape: TypeAdapter[Any]) -> Any:

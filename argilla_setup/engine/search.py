@@ -76,7 +76,8 @@ def search(
             seqs, scores = order_by_score(found, *ranked, offset=offset, limit=limit)
         else:
             seqs = np.flatnonzero(found)[offset : offset + limit]
-        return Page(_hits(db, seqs, scores or [None] * len(seqs)), total)
+        # As in Elasticsearch: where nothing ranks the records each scores 1; where they are sorted by a value none has a score.
+        return Page(_hits(db, seqs, scores or [None if sort else 1.0] * len(seqs)), total)
 
 
 def search_similar(
@@ -90,7 +91,10 @@ def search_similar(
     limit: int = 100,
     threshold: float | None = None,
 ) -> Page:
-    """The records whose vector is nearest by cosine, among those that match; score (1 + cosine) / 2."""
+    """Return the `limit` records that match and whose vector is nearest by cosine; score (1 + cosine) / 2.
+
+    As in Elasticsearch's k-nearest-neighbour search, the total counts the records that are returned: pages beyond them are empty.
+    """
     with index.read() as db:
         row = index.find_dataset(dataset)
         if row is None:
@@ -102,7 +106,7 @@ def search_similar(
             found[left_out[0]] = False
         matrix = index.vectors.load_matrix(db, row.vector(vector), dimensions=len(value))
         seqs, scores, total = matrix.nearest(value, among=found, limit=limit, threshold=threshold)
-        return Page(_hits(db, seqs, scores.tolist()), min(total, MOST_SIMILAR))
+        return Page(_hits(db, seqs, scores.tolist()), min(total, limit, MOST_SIMILAR))
 
 
 def count_statuses(index: Index, dataset: str) -> dict[str, int]:

@@ -219,6 +219,11 @@ def test_finding_similar_records(looking: Clinic) -> None:
         nearest = sorted({4, 5, 6, 7} - {start}, key=lambda n: abs(n - start))
         assert prompt(page) in {NOTES[n][0] for n in nearest if abs(n - start) == abs(nearest[0] - start)}
         picture(page, "argilla-similar", shows=["Similar to", "Find similar", QUESTION])
+        shown = prompt(page)
+        page.reload()
+        page.get_by_text("Similar to").wait_for()
+        counted(page, "1 of 3")
+        assert prompt(page) == shown
 
 
 def test_answering_many_records_at_once(clinic: Clinic) -> None:

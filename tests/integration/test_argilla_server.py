@@ -29,6 +29,7 @@ from argilla_setup.bootstrap import (
     ensure_workspace,
 )
 from argilla_setup.engine.check import find_gaps
+from argilla_setup.engine.logins import PER_PERSON
 from argilla_setup.server.control import describe_server, start_detached, stop_server
 from argilla_setup.server.home import load_secrets, open_home
 from argilla_setup.server.processes import find_processes
@@ -89,6 +90,10 @@ def names(dataset: Any, **query: Any) -> list[str]:
 
 def as_person(argilla: RunningArgilla, person: Account) -> httpx.Client:
     return httpx.Client(base_url=f"{argilla.url}/api/v1/", headers={"X-Argilla-Api-Key": person.api_key}, timeout=30)
+
+
+def as_owner(argilla: RunningArgilla) -> httpx.Client:
+    return httpx.Client(base_url=f"{argilla.url}/api/v1/", headers={"X-Argilla-Api-Key": argilla.api_key}, timeout=30)
 
 
 def record_id(dataset: Any, name: str) -> str:
@@ -194,6 +199,54 @@ def test_similar_records_come_by_nearness(dataset: Any) -> None:
         for pair in dataset.records(rg.Query(similar=rg.Similar("embedding", asked)), limit=4)
     ]
     assert found[0] in ("r09", "r11") and set(found) == {"r08", "r09", "r11", "r12"}
+
+
+def test_a_similarity_search_counts_the_records_it_returns(client: Any, argilla_home: RunningArgilla, dataset: Any) -> None:
+    with as_owner(argilla_home) as owner:
+        vector = {"query": {"vector": {"name": "embedding", "value": [1.0, 0.0]}}}
+        reply = owner.post(f"datasets/{dataset.id}/records/search", params={"limit": 4}, json=vector).json()
+        assert (len(reply["items"]), reply["total"]) == (4, 4)
+        assert owner.post(f"datasets/{dataset.id}/records/search", params={"limit": 1000}, json=vector).json()["total"] == COUNT
+        everything = owner.post(f"datasets/{dataset.id}/records/search", json={}).json()["items"]
+        assert {item["query_score"] for item in everything} == {1.0}
+
+
+def test_a_record_is_found_by_its_id_with_its_vectors(
+    argilla_home: RunningArgilla, client: Any, dataset: Any, people: dict[str, Account]
+) -> None:
+    """An annotator gets no hidden metadata and no answers but their own, here as in the search."""
+    record = record_id(dataset, "r20")
+    with as_person(argilla_home, people["ada"]) as ada, as_person(argilla_home, people["bob"]) as bob, as_owner(argilla_home) as owner:
+        submit(ada, record, verdict="approve")
+        submit(bob, record, verdict="reject")
+        whole, mine = owner.get(f"records/{record}"), ada.get(f"records/{record}")
+        assert (whole.status_code, mine.status_code) == (200, 200), whole.text + mine.text
+        assert whole.json()["metadata"] == {"score_total": 20 / 3, "score_accuracy": 0.0, "topic": "lung"}
+        assert sorted(given["values"]["verdict"]["value"] for given in whole.json()["responses"]) == ["approve", "reject"]
+        assert mine.json()["metadata"] == {}
+        assert [given["values"]["verdict"]["value"] for given in mine.json()["responses"]] == ["approve"]
+        for reply in (whole, mine):
+            assert reply.json()["vectors"] == {"embedding": [10.0, 20.0]}
+            assert [given["value"] for given in reply.json()["suggestions"]] == ["Code: J45.20"]
+        for method, path in (("GET", f"datasets/{dataset.id}/records"), ("PATCH", f"records/{record}"), ("DELETE", f"records/{record}")):
+            assert ada.request(method, path, json={} if method == "PATCH" else None).status_code == 403
+        assert owner.patch(f"records/{record}", json={"metadata": whole.json()["metadata"]}).status_code == 200
+        assert ada.get(f"records/{client.me.id}").status_code == 404
+    assert httpx.get(f"{argilla_home.url}/api/v1/records/{record}").status_code == 401
+
+
+def test_log_ins_are_limited_and_say_when_to_try_again(argilla_home: RunningArgilla, people: dict[str, Account]) -> None:
+    url, good = f"{argilla_home.url}/api/v1/token", people["bob"].password
+
+    def log_in(name: str, password: str | None) -> httpx.Response:
+        return httpx.post(url, data={"username": name, "password": password}, timeout=30)
+
+    assert [log_in("bob", f"guess {number}").status_code for number in range(PER_PERSON.failures)] == [401] * PER_PERSON.failures
+    refused = log_in("bob", good)
+    wait = int(refused.headers["retry-after"])
+    assert refused.status_code == 429 and 0 < wait <= PER_PERSON.seconds
+    assert refused.json() == {"detail": f"Too many failed log-ins. Try again in {wait} seconds."}
+    assert [log_in("ada", people["ada"].password).status_code for _ in range(2 * PER_PERSON.failures)] == [201] * 2 * PER_PERSON.failures
 
 
 def test_the_text_of_a_conversation_is_searched(client: Any) -> None:
@@ -367,7 +420,9 @@ def test_no_default_login_no_secret_on_show_and_loopback_only(argilla_home: Runn
 
 def test_the_page_may_call_this_server_only(argilla_home: RunningArgilla) -> None:
     answer = httpx.get(argilla_home.url)
-    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    rules = dict(rule.strip().split(" ", 1) for rule in answer.headers["content-security-policy"].split(";"))
+    assert rules["default-src"] == "'self'" and rules["script-src-attr"] == rules["object-src"] == "'none'"
+    assert not {"'unsafe-inline'", "'unsafe-eval'"} & set(rules["script-src"].split())
     assert answer.headers["x-frame-options"] == "DENY"
     sheets = [part.split('"')[0] for part in answer.text.split('href="') if ".css" in part.split('"')[0]]
     assert sheets and not any("googleapis" in httpx.get(argilla_home.url + sheet).text for sheet in sheets)
