@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shlex
 
+from argilla_setup.shown import mask_secrets
+
 
 class UserError(Exception):
-    """Something the person at the keyboard can put right; the doors print it as one line and exit 2.
+    """A problem that the user can fix; the command lines print it as one line and exit 2. Passwords in addresses are masked.
 
     Args:
         what: the thing that is wrong, named ("project.yaml: plan.rows").
@@ -15,7 +17,7 @@ class UserError(Exception):
     """
 
     def __init__(self, what: str, fact: str = "", next_step: str = "") -> None:
-        self.what, self.fact, self.next_step = what, fact, next_step
+        self.what, self.fact, self.next_step = what, fact, next_step = mask_secrets(what), mask_secrets(fact), mask_secrets(next_step)
         super().__init__(": ".join(part for part in (what, fact) if part) + (f". Next: {next_step}" if next_step else ""))
 
 

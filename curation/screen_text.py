@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import typer
+from argilla_setup.command_line import as_json as json_of
+from argilla_setup.command_line import echo
+from argilla_setup.shown import mask_values, visible
 
 if TYPE_CHECKING:
     from curation.pipeline import Summary
@@ -22,64 +23,75 @@ LOOKING = ("status", "report", "sign", "verify")
 def show_summary(summary: Summary, as_json: bool) -> None:
     """Print a stage's summary."""
     if as_json:
-        typer.echo(json.dumps(summary.as_values(), ensure_ascii=False, default=str))
+        print(json_of(mask_values(summary.as_values())))
         return
     flow = f"{summary.rows_in:,} in, {summary.rows_out:,} out"
     if summary.stage in LOOKING:
         flow = "1 row" if summary.rows_in == 1 else f"{summary.rows_in:,} rows"
-    typer.echo(f"{summary.stage}: {flow}")
+    _line(f"{summary.stage}: {flow}")
     for name, value in summary.counts.items():
         if name in ("attributes", "last", "shares", "operating_point", "alarms", "text"):  # the notes have them in words
             continue
         if isinstance(value, Mapping):
             inner = ", ".join(f"{k} {_number(v)}" for k, v in value.items() if v not in (0, None))
-            typer.echo(f"  {_words(name)}: {inner or 'none'}")
+            _line(f"  {_words(name)}: {inner or 'none'}")
         elif isinstance(value, list):
             more = f" and {len(value) - SHOWN:,} more" if len(value) > SHOWN else ""
-            typer.echo(f"  {_words(name)}: {', '.join(_plain(item) for item in value[:SHOWN]) or 'none'}{more}")
+            _line(f"  {_words(name)}: {', '.join(_plain(item) for item in value[:SHOWN]) or 'none'}{more}")
         elif value is not None:
-            typer.echo(f"  {_words(name)}: {_number(value)}")
+            _line(f"  {_words(name)}: {_number(value)}")
     for note in summary.notes:
-        typer.echo(note)
+        echo(note)
 
 
 def show_story(story: Mapping[str, Any], as_json: bool) -> None:
     """Print a row's whole story."""
     if as_json:
-        typer.echo(json.dumps(story, ensure_ascii=False, default=str))
+        print(json_of(story))
         return
-    typer.echo(f"{story['kind']} {story['id']}")
+    _quote(f"{story['kind']} {story['id']}")
     record = story["record"] or {}
     for message in [*record.get("prompt", ()), *([record["completion"]] if "completion" in record else record.get("completions", ()))]:
-        typer.echo(f"  {message['role']}: {message['content']}")
+        content = visible(message["content"]).replace("\n", "\n    ")  # no line of a row can pass for a line of ours
+        print(f"  {visible(message['role'], lines=False)}: {content}")
     if story["erased"]:
-        typer.echo(f"  erased: {story['erased']}")
+        _quote(f"  erased: {story['erased']}")
     for origin in story["origins"]:
         call = f", answer {origin['call']['id']} of {origin['call']['model']}" if origin.get("call") else ""
         cell = f", cell {origin['cell']}" if origin["cell"] else ""
-        typer.echo(f"{origin['how']}: {origin['source'][:12]}, item {origin['item']}{cell}{call}")
+        _quote(f"{origin['how']}: {origin['source'][:12]}, item {origin['item']}{cell}{call}")
     for score in story["scores"]:
         old = "" if score["current"] else " (an earlier rubric)"
-        typer.echo(f"score {score['criterion']}: {score['value']} of 5{old}. {score['rationale'] or ''}".rstrip())
+        _quote(f"score {score['criterion']}: {score['value']} of 5{old}. {score['rationale'] or ''}".rstrip())
     for choice in story["choices"]:
         winner = "tie" if choice["winner"] is None else f"answer {choice['winner'] + 1}"
-        typer.echo(f"judge, shown {choice['shown']}: {winner}")
+        _quote(f"judge, shown {choice['shown']}: {winner}")
     for finding in story["findings"]:
         twin = f", twin {finding['twin'][:12]}" if finding.get("twin") else ""
-        typer.echo(f"{finding['stage']}: {finding['kind']}{twin}. {finding.get('evidence', '')}")
+        _quote(f"{finding['stage']}: {finding['kind']}{twin}. {finding.get('evidence', '')}")
     for answer in story["answers"]:
         said = _said(answer["values"], record.get("completion", {}).get("content"))
-        typer.echo(f"{answer['user']} {answer['status']}{' (simulated)' if answer['simulated'] else ''}: {said}")
+        _quote(f"{answer['user']} {answer['status']}{' (simulated)' if answer['simulated'] else ''}: {said}")
     if story["override"]:
         choice = f" as {story['override']['choice']}" if story["override"].get("choice") else ""
-        typer.echo(f"override: {story['override']['action']}{choice} by {story['override']['by']}: {story['override']['reason']}")
+        _quote(f"override: {story['override']['action']}{choice} by {story['override']['by']}: {story['override']['reason']}")
     verdict = story["verdict"]
-    typer.echo(f"verdict: {verdict['verdict'] if verdict else 'not decided yet (curate decide)'}")
+    _quote(f"verdict: {verdict['verdict'] if verdict else 'not decided yet (curate decide)'}")
     for reason in verdict["reasons"] if verdict else ():
         twin = f", twin {reason['twin'][:12]}" if reason.get("twin") else ""
-        typer.echo(f"  because of {reason['stage']}: {_words(reason['kind'])}{twin}. {reason.get('evidence', '')}".rstrip())
+        _quote(f"  because of {reason['stage']}: {_words(reason['kind'])}{twin}. {reason.get('evidence', '')}".rstrip())
     if story["split"]:
-        typer.echo(f"split: {story['split'][0]}, in {', '.join(story['snapshots']) or 'no snapshot'}")
+        _quote(f"split: {story['split'][0]}, in {', '.join(story['snapshots']) or 'no snapshot'}")
+
+
+def _line(text: str) -> None:
+    """Print one line of a summary."""
+    echo(visible(text, lines=False))
+
+
+def _quote(text: str) -> None:
+    """Print one line about a row as it is: an address in it is the row's own text, so nothing is masked."""
+    print(visible(text, lines=False))
 
 
 def _said(values: Mapping[str, Any], completion: str | None) -> str:

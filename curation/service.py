@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from argilla_setup.command_line import echo
 from curation.errors import ProjectError, UserError
 
 
@@ -39,7 +39,7 @@ def serve_project(folder: Path, *, host: str, port: int, every: float) -> None:
 
     load_project(folder)
     _check_port(host, port)
-    sys.stderr.write(f"Looking for answers every {every:g} s; http://{host}:{port}/healthz\n")
+    echo(f"Looking for answers every {every:g} s; http://{host}:{port}/healthz", err=True)
     uvicorn.run(make_app(folder, every=every), host=host, port=port, log_level="warning")
 
 

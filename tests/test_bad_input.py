@@ -96,7 +96,7 @@ def guarded(garden: Path, tmp_path: Path) -> Iterator[Path]:
     """The same, its models asked at a loopback server that accepts one key only."""
     url = lifecycle.start(garden, table=None, seed=7, log=tmp_path / "log", options={"key": "right-key"})
     try:
-        edit(garden, r"\{provider: anthropic, ", f"{{provider: anthropic, base_url: '{url}', ")
+        edit(garden, r"\{provider: anthropic, ", f"{{provider: anthropic, base_url: '{url}', key_env: TEACHER_KEY, ")
         yield garden
     finally:
         lifecycle.stop(garden)
@@ -104,15 +104,15 @@ def guarded(garden: Path, tmp_path: Path) -> Iterator[Path]:
 
 def test_a_missing_key(guarded: Path) -> None:
     line = refusal("curation", "generate", guarded)
-    assert "ANTHROPIC_API_KEY: is not set" in line and "export ANTHROPIC_API_KEY" in line
-    assert accepted("curation", "generate", guarded, ANTHROPIC_API_KEY="right-key")["asked"] == 8
+    assert "TEACHER_KEY: is not set" in line and "export TEACHER_KEY" in line
+    assert accepted("curation", "generate", guarded, TEACHER_KEY="right-key")["asked"] == 8
 
 
 def test_a_wrong_key_costs_nothing_and_is_never_shown(guarded: Path) -> None:
-    line = refusal("curation", "generate", guarded, ANTHROPIC_API_KEY="wrong-key-7f3a")
-    assert "ANTHROPIC_API_KEY" in line and "401" in line and "wrong-key" not in line
+    line = refusal("curation", "generate", guarded, TEACHER_KEY="wrong-key-7f3a")
+    assert "TEACHER_KEY" in line and "401" in line and "wrong-key" not in line
     assert accepted("curation", "status", guarded)["cost_usd"] == 0
-    assert accepted("curation", "generate", guarded, ANTHROPIC_API_KEY="right-key")["asked"] == 8
+    assert accepted("curation", "generate", guarded, TEACHER_KEY="right-key")["asked"] == 8
     assert b"wrong-key" not in (guarded / "workbench.db").read_bytes()
 
 

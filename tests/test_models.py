@@ -61,8 +61,8 @@ def make_request(slot: str, *, max_tokens: int = 100, model: str = MODEL, **more
 
 
 def run(ledger: CallLedger, address: str, requests: list[Request], *, timeout_s: float = 5, **more: Any) -> AskSummary:
-    spec = ModelSpec(model=MODEL, base_url=address, **more.pop("spec", {"concurrency": 4}))
-    model = open_model(spec, environ={"ANTHROPIC_API_KEY": "test-key"}, timeout_s=timeout_s)
+    spec = ModelSpec(model=MODEL, **more.pop("spec", {"concurrency": 4}))
+    model = open_model(spec, environ={"ANTHROPIC_API_KEY": "test-key", "ANTHROPIC_BASE_URL": address}, timeout_s=timeout_s)
     settings = {"budget_usd": 5.0, "simulated": False, "patience": QUICK, **more}
     return ask(requests, model=model, spec=spec, ledger=ledger, **settings)
 
@@ -167,7 +167,8 @@ def test_every_hostile_response_ends_as_an_answer_or_a_counted_failure(ledger: C
     kept = dict(database.execute("SELECT slot, response FROM calls WHERE reason IN ('not_json', 'not_message')").fetchall())
     unread = {n for n in script if n.startswith("cut at")} | UNREADABLE
     assert {name: zlib.decompress(raw) for name, raw in kept.items()} == {name: script[name].raw for name in unread}
-    lost = {"silence", "drip", "dropped before", "dropped inside", "broken gzip", "endless redirects"}
+    assert failed["endless redirects"] == "http_307"  # a redirect is not followed: the key is for one address
+    lost = {"silence", "drip", "dropped before", "dropped inside", "broken gzip"}
     assert summary.uncertain == len(lost) * QUICK.lost_tries
     assert {received.count(name) for name in lost - {"endless redirects"}} == {QUICK.lost_tries}
     assert ledger.counts() == {"reserved": 0, "sent": 0, "answered": len(answered), "failed": len(failed), "uncertain": 0}

@@ -30,7 +30,9 @@ COUNTED = 1000
 def write_project(folder: Path, address: str | None, *, models: dict[str, Any] | None = None, **more: Any) -> Path:
     named = {"teacher": {"model": SONNET, "max_tokens": 500}, "judge": {"model": HAIKU, "max_tokens": 200}, **(models or {})}
     if address is not None:
-        named = {role: {**spec, "base_url": address} if isinstance(spec, dict) else spec for role, spec in named.items()}
+        named = {
+            role: {**spec, "base_url": address, "key_env": "TEST_KEY"} if isinstance(spec, dict) else spec for role, spec in named.items()
+        }
     plan = {"instruction": 6, "preference": 2, "attributes": {"difficulty": {"basic": 1, "advanced": 1}}}
     value = {
         "version": 1,
@@ -69,6 +71,7 @@ class Provider:
 @pytest.fixture
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
+    monkeypatch.setenv("TEST_KEY", "k")
 
 
 def test_the_plan_shows_what_each_model_can_and_until_when(tmp_path: Path, key: None) -> None:
@@ -108,8 +111,8 @@ def test_no_network_no_provider_and_no_key_stop_no_plan(
     summary = summary or pipeline.plan(folder)  # nobody listens there any more
     assert summary.counts["cells"] == 8
     assert all("not checked: cannot be" in known for known in summary.counts["models"].values())
-    monkeypatch.delenv("ANTHROPIC_API_KEY")
-    assert pipeline.plan(folder).counts["models"]["teacher"] == f"{SONNET}, not checked: no key in ANTHROPIC_API_KEY"
+    monkeypatch.delenv("TEST_KEY")
+    assert pipeline.plan(folder).counts["models"]["teacher"] == f"{SONNET}, not checked: no key in TEST_KEY"
 
 
 def test_the_stand_in_need_not_run_to_plan(project: Path) -> None:

@@ -105,7 +105,7 @@ def describe(**more: Any) -> dict[str, Any]:
 
 
 def check(address: str, **more: Any) -> Any:
-    return check_model(ModelSpec(model=MODEL, base_url=address, **more), environ=KEY)
+    return check_model(ModelSpec(model=MODEL, **more), environ=KEY | {"ANTHROPIC_BASE_URL": address})
 
 
 def test_a_known_model_is_described() -> None:

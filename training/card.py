@@ -7,12 +7,14 @@ adapter has been signed: a signature covers the card.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from argilla_setup.shown import plain_markdown as plain
 from training.picture import loss_picture
 from training.progress import Say
 
@@ -88,7 +90,7 @@ def card_text(done: Mapping[str, Any], *, evaluations: Sequence[Mapping[str, Any
     }
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# {snapshot['name']} v{snapshot['version']}, {done['kind'].upper()} {what} {base['id']}",
+        f"# {plain(snapshot['name'])} v{snapshot['version']}, {done['kind'].upper()} {what} {plain(base['id'])}",
         *_warnings(done),
         _made_from(done),
         _how_it_went(done),
@@ -114,23 +116,24 @@ def _made_from(done: Mapping[str, Any]) -> str:
     kept = rows["rows"] - rows["left_out"]
     lines = [
         "## What it was made from",
-        f"- Base model: {base['id']}, {base['licence']}, digest `{base['digest'][:16]}`" + (f" ({base['note']})" if base["note"] else ""),
-        f"- Rows: {kept} of snapshot {snapshot['name']} v{snapshot['version']}, digest `{snapshot['digest'][:16]}`, signed by "
-        f"`{snapshot['signer'][:23]}`" + (f", licence {snapshot['licence']}" if snapshot["licence"] else ""),
+        f"- Base model: {plain(base['id'])}, {plain(base['licence'])}, digest `{base['digest'][:16]}`"
+        + (f" ({plain(base['note'])})" if base["note"] else ""),
+        f"- Rows: {kept} of snapshot {plain(snapshot['name'])} v{snapshot['version']}, digest `{snapshot['digest'][:16]}`, signed by "
+        f"`{snapshot['signer'][:23]}`" + (f", licence {plain(snapshot['licence'])}" if snapshot["licence"] else ""),
     ]
     if snapshot["teacher"]:
-        lines.append(f"- Written by {snapshot['teacher']}")
+        lines.append(f"- Written by {plain(snapshot['teacher'])}")
     if snapshot["intended_use"]:
-        lines.append(f"- Meant for: {' '.join(snapshot['intended_use'].split())}")
+        lines.append(f"- Meant for: {plain(snapshot['intended_use'])}")
     if cut := rows["too_long"] - rows["left_out"]:
         lines.append(f"- {cut} of them are longer than the run's max_length: the ends of their answers were cut off")
     if sft := done.get("sft"):
         lines.append(
-            f"- Before that: the SFT adapter `{sft['adapter_digest'][:16]}` on snapshot {sft['name']} v{sft['version']}, which is also "
-            "DPO's frozen reference"
+            f"- Before that: the SFT adapter `{sft['adapter_digest'][:16]}` on snapshot {plain(sft['name'])} v{sft['version']}, "
+            "which is also DPO's frozen reference"
         )
-    lines.append(f"- Checked for use: {done['use']}")
-    lines += [f"- Condition ({of}): {text}" for of, text in done["conditions"].items()]
+    lines.append(f"- Checked for use: {plain(done['use'])}")
+    lines += [f"- Condition ({plain(of)}): {plain(text)}" for of, text in done["conditions"].items()]
     return "\n".join([lines[0], "", *lines[1:]])
 
 
@@ -140,7 +143,7 @@ def _how_it_went(done: Mapping[str, Any]) -> str:
     )
     stopped = f", stopped early at {done['early_stopped_at']}" if done["early_stopped_at"] else ""
     lines = [
-        f"- {_settings_text(done['settings'])}",
+        f"- {plain(_settings_text(done['settings']))}",
         f"- {done['steps']} steps{stopped}; loss {done['first_loss']:.4f} to {done['last_loss']:.4f}",
         f"- Best validation loss {done['best_eval_loss']:.4f} at step {done['best_step']}; these are its weights",
         f"- {versions}",
@@ -165,12 +168,12 @@ def _measured(evaluations: Sequence[Mapping[str, Any]]) -> str:
 def _result(evaluation: Mapping[str, Any]) -> str:
     """One protected set: what was asked, over which weights, and the table."""
     others, diversity = list(evaluation["against"]), evaluation["diversity"]
-    head = "| metric | value | 95 % interval | n | distinct answers |" + "".join(f" on {other} |" for other in others)
+    head = "| metric | value | 95 % interval | n | distinct answers |" + "".join(f" on {plain(other)} |" for other in others)
     rows = [head, "|---|---:|---|---:|---|" + "---|" * len(others)]
     for name, metric in evaluation["metrics"].items():
         found = diversity.get(name)
         distinct = f"{found['distinct']}, the most frequent {found['most_frequent']:.0%}" if found else ""
-        row = f"| {name} | {metric['value']:.3f} | {metric['low']:.3f} to {metric['high']:.3f} | {metric['n']} | {distinct} |"
+        row = f"| {plain(name)} | {metric['value']:.3f} | {metric['low']:.3f} to {metric['high']:.3f} | {metric['n']} | {distinct} |"
         for other in others:
             compared = evaluation["against"][other].get(name)
             row += f" {compared['difference']:+.3f}, {compared['verdict']} |" if compared else " |"
@@ -179,7 +182,7 @@ def _result(evaluation: Mapping[str, Any]) -> str:
         evaluation["weights"], f"in {evaluation['weights']}, as it is served"
     )
     file = evaluation["file"]
-    source = f"On {file['name']} (sha256 `{file['sha256'][:16]}`), a set the training rows were screened against; base model {weights}."
+    source = f"On {plain(file['name'])} (sha256 `{file['sha256'][:16]}`), a set the training rows were screened against; base model {weights}."
     return "\n".join([source, "", *rows])
 
 
@@ -190,7 +193,7 @@ def _use(done: Mapping[str, Any]) -> str:
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{done["base"]["id"]}"), "this/folder")
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({json.dumps(done["base"]["id"])}), "this/folder")
 ```
 
 The tokenizer here has the chat template it was trained with. `train trace` leads from the run folder to each row."""

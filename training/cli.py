@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -12,10 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
+from argilla_setup.command_line import QuotingGroup, echo
+from argilla_setup.command_line import as_json as json_of
+from argilla_setup.shown import mask_values
 from curation.errors import UserError, command
 
 app = typer.Typer(
     help="Train, evaluate and trace adapters. Example: train preflight sft.yaml && train sft sft.yaml && train eval sft.yaml",
+    cls=QuotingGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -41,7 +43,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        print(f"train: {error}", file=sys.stderr)
+        echo(f"train: {error}", err=True)
         raise SystemExit(2) from None
 
 
@@ -225,7 +227,10 @@ def _quietly(
 
 
 def _show(result: dict[str, Any], as_json: bool, text: str) -> None:
-    print(json.dumps(result, indent=2, ensure_ascii=False) if as_json else text)
+    if as_json:
+        print(json_of(mask_values(result), indent=2))
+    else:
+        echo(text)
 
 
 def _preflight_text(result: dict[str, Any], run_file: Path, *, max_length: int, finished: bool) -> str:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from argilla_setup.shown import mask_secrets, visible
 from training.config import TrainingError
 from training.folder import MARK, METRICS
 
@@ -38,7 +39,7 @@ def library_logs(file: Path) -> Iterator[Say]:
     try:
         os.dup2(log, 1)
         os.dup2(log, 2)
-        yield lambda text: print(text, file=screen, flush=True)
+        yield lambda text: print(visible(mask_secrets(text)), file=screen, flush=True)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

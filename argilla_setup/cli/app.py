@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from argilla_setup.command_line import QuotingGroup, echo
+from argilla_setup.command_line import as_json as json_of
 from argilla_setup.errors import UserError
+from argilla_setup.shown import mask_values
 
 app = typer.Typer(
+    cls=QuotingGroup,
     help="Run Argilla, the review tool, on this machine: its page, its users, its secrets, its backups.",
     no_args_is_help=True,
     add_completion=False,
@@ -27,7 +30,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        print(f"argilla-setup: {error}", file=sys.stderr)
+        echo(f"argilla-setup: {error}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -35,9 +38,12 @@ def main() -> None:
 
 def say(text: str) -> None:
     """Tell a person what goes on; standard output is for the result."""
-    print(text, file=sys.stderr, flush=True)
+    echo(text, err=True)
 
 
 def show(value: Any, text: str, *, as_json: bool) -> None:
     """The result, for a program or for a person."""
-    print(json.dumps(value, indent=2) if as_json else text)
+    if as_json:
+        print(json_of(mask_values(value), indent=2))
+    else:
+        echo(text)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from argilla_setup.cli.app import HomeOption, JsonOption, app, say, show
+from argilla_setup.command_line import echo
 
 StoreHelp = "; `local` for the built-in one, @FILE to read it from a file. Kept for later starts."
 
@@ -96,7 +97,7 @@ def logs(
     from argilla_setup.server.home import open_home
     from argilla_setup.server.telling import show_logs
 
-    show_logs(open_home(home), process=process, lines=lines, follow=follow, say=lambda line: print(line, flush=True))
+    show_logs(open_home(home), process=process, lines=lines, follow=follow, say=echo)
 
 
 @app.command()
@@ -130,4 +131,4 @@ def supervise(home: Annotated[Path, typer.Option()], port: Annotated[int, typer.
     from argilla_setup.server.control import supervise as keep_up
     from argilla_setup.server.home import open_home
 
-    keep_up(open_home(home), port=port, say=lambda line: print(line, flush=True))
+    keep_up(open_home(home), port=port, say=echo)

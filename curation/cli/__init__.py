@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-import sys
+
+from argilla_setup.command_line import echo
 
 from curation.cli import stages, describe, frozen, rows, standin  # isort: skip  (in the order of --help)
 from curation.cli.app import app, quiet_libraries
@@ -27,12 +28,11 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        sys.stderr.write(f"Error: {' '.join(str(error).split())}\n")
+        echo(f"Error: {' '.join(str(error).split())}", err=True)
         raise SystemExit(2) from None
     except OSError as error:
         if error.errno not in MENDABLE:
             raise
-        sys.stderr.write(
-            f"Error: {error.filename or 'a file that was being written'}: {error.strerror}. Next: {MENDABLE[error.errno]} and run again\n"
-        )
+        file = error.filename or "a file that was being written"
+        echo(f"Error: {file}: {error.strerror}. Next: {MENDABLE[error.errno]} and run again", err=True)
         raise SystemExit(2) from None

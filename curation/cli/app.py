@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -12,15 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
+from argilla_setup.command_line import QuotingGroup, echo
+from argilla_setup.command_line import as_json as json_of
+from argilla_setup.shown import mask_secrets, mask_values, visible
 from curation.screen_text import show_summary
 
 if TYPE_CHECKING:
     from curation.pipeline import Progress, Summary
 
 
-class Commands(TyperGroup):
+class Commands(QuotingGroup):
     """The verbs. Ctrl-C is told here: Typer turns it into a bare exit code before `main` could."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -28,7 +29,7 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
             said = str(stop) or "stopped; run the same command again to go on, nothing that came back is lost"
-            sys.stderr.write(f"\n{said[0].upper()}{said[1:]}.\n")
+            echo(f"\n{said[0].upper()}{said[1:]}.", err=True)
             raise typer.Exit(130) from None
 
 
@@ -59,7 +60,10 @@ def options(
 
 def tell(values: dict[str, Any], text: str, *, as_json: bool) -> None:
     """Print what a command that is no stage came to."""
-    typer.echo(json.dumps({name: str(v) if isinstance(v, Path) else v for name, v in values.items()}) if as_json else text)
+    if as_json:
+        print(json_of(mask_values({name: str(v) if isinstance(v, Path) else v for name, v in values.items()})))
+    else:
+        echo(text)
 
 
 Folder = Annotated[Path, typer.Argument(help="The project's folder.")]
@@ -89,16 +93,17 @@ def progress_bar(quiet: bool) -> Iterator[Progress | None]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[words]}"),
+        TextColumn("{task.fields[words]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         tasks: dict[str, Any] = {}
 
         def tell(stage: str, done: int, total: int, words: str) -> None:
+            words = visible(mask_secrets(words), lines=False)
             if stage not in tasks:
                 tasks[stage] = bar.add_task(stage, total=total, words=words)
             bar.update(tasks[stage], completed=done, total=total, words=words)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from argilla_setup.command_line import echo
 from curation.cli.app import Folder, Json, Key, Reason, SnapshotFolder, app, tell
 from curation.screen_text import show_summary
 
@@ -74,9 +75,9 @@ def trust(
 
     if public_key is not None:
         target = add_trusted_key(public_key)
-        typer.echo(f"Trusted: {describe_signer(target)} ({target})", err=as_json)
+        echo(f"Trusted: {describe_signer(target)} ({target})", err=as_json)
     if remove is not None:
-        typer.echo(f"Not trusted any more: {remove_trusted_key(remove)}", err=as_json)
+        echo(f"Not trusted any more: {remove_trusted_key(remove)}", err=as_json)
     known = {file.stem: describe_signer(file) for file in find_trusted_keys()}
     if as_json or (public_key is None and remove is None):
         tell({"trusted": known}, "\n".join(f"{name}  {signer}" for name, signer in known.items()) or "No key is trusted.", as_json=as_json)

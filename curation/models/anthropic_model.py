@@ -6,7 +6,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from curation.models.client import ANSWER_S, Reply, network_of
+from curation.models.client import ANSWER_S, Reply, is_loopback, network_of
 from curation.models.sdk import SdkClients
 
 if TYPE_CHECKING:
@@ -17,12 +17,13 @@ class AnthropicModel:
     """A model of Anthropic's, or of a server that speaks the same protocol.
 
     Args:
-        is_local: the offline stand-in: no proxy, and no header that the environment adds for the real one.
+        is_own: the address is Anthropic's, or one that the environment names. Otherwise no header goes there that the environment
+            adds for Anthropic (ANTHROPIC_CUSTOM_HEADERS, ANTHROPIC_AUTH_TOKEN).
     """
 
-    def __init__(self, *, address: str, key: str, is_local: bool, timeout_s: float = ANSWER_S) -> None:
+    def __init__(self, *, address: str, key: str, is_own: bool, timeout_s: float = ANSWER_S) -> None:
         self.address = address
-        self._key, self._is_local, self._timeout_s = key, is_local, timeout_s
+        self._key, self._is_own, self._timeout_s = key, is_own, timeout_s
         self._clients = SdkClients("anthropic", self._open)
 
     async def send(self, body: dict[str, Any]) -> Reply:
@@ -43,14 +44,14 @@ class AnthropicModel:
 
         network = network_of(self._timeout_s)
         # The SDK's own client takes a proxy from the environment whatever it is told.
-        plain, usual = partial(httpx2.AsyncClient, trust_env=False, follow_redirects=True), anthropic.DefaultAsyncHttpxClient
+        plain, usual = partial(httpx2.AsyncClient, trust_env=False), anthropic.DefaultAsyncHttpxClient
         return anthropic.AsyncAnthropic(
             api_key=self._key,
             base_url=self.address,
             max_retries=0,
             timeout=network["timeout"],
-            http_client=(plain if self._is_local else usual)(**network),
-            default_headers=self._headers() if self._is_local else None,
+            http_client=(plain if is_loopback(self.address) else usual)(**network, follow_redirects=False),  # a key goes to one address
+            default_headers=None if self._is_own else self._headers(),
         )
 
     def _headers(self) -> Any:

@@ -7,18 +7,22 @@ retries are off, since each try must be recorded.
 from __future__ import annotations
 
 import functools
+import ipaddress
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
+from argilla_setup.shown import mask_secrets
 from curation.project import ModelSpec
 
 if TYPE_CHECKING:
     import httpx2
 
 STAND_IN = "offline-stand-in"
+MAKERS = {"anthropic": "https://api.anthropic.com", "openai": "https://api.openai.com/v1"}
+"""Where the providers' own models are; their keys (ANTHROPIC_API_KEY, OPENAI_API_KEY) go nowhere else by a project's word."""
 ANSWER_S = 600.0
 _CONNECT_S = 10.0
 
@@ -43,7 +47,7 @@ class NoReply(Exception):
     """
 
     def __init__(self, reason: str, detail: str, *, sent: bool) -> None:
-        self.reason, self.detail, self.sent = reason, detail, sent
+        self.reason, self.detail, self.sent = reason, (detail := mask_secrets(detail)), sent
         super().__init__(f"{reason}: {detail}")
 
 
@@ -69,10 +73,23 @@ def key_name(spec: ModelSpec) -> str:
     return spec.key_env or ("OPENAI_API_KEY" if spec.provider == "openai" else "ANTHROPIC_API_KEY")
 
 
+def is_foreign(spec: ModelSpec) -> bool:
+    """Return whether project.yaml names another server than the provider's own."""
+    if spec.base_url is None or spec.provider not in MAKERS:
+        return False
+    # Compared as text: two parsers may disagree about an odd address, and one of them sends the key.
+    return spec.base_url.rstrip("/") not in (MAKERS[spec.provider], MAKERS[spec.provider].removesuffix("/v1"))
+
+
 def is_loopback(address: str) -> bool:
-    """Whether a server is on this machine: nothing of it goes through a proxy."""
+    """Return whether a server is on this machine; requests to it use no proxy."""
     host = urlsplit(address).hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name: 127.example.com is no loopback address
+        return False
 
 
 def network_of(timeout_s: float) -> dict[str, Any]:

@@ -45,13 +45,13 @@ class OpenAIModel:
         import openai
 
         network = network_of(self._timeout_s)
-        plain, usual = partial(httpx2.AsyncClient, trust_env=False, follow_redirects=True), openai.DefaultAsyncHttpxClient
+        plain, usual = partial(httpx2.AsyncClient, trust_env=False), openai.DefaultAsyncHttpxClient
         foreign: Any = {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
         return openai.AsyncOpenAI(
             api_key=self._key,
             base_url=self.address,
             max_retries=0,
             timeout=network["timeout"],
-            http_client=(plain if is_loopback(self.address) else usual)(**network),
+            http_client=(plain if is_loopback(self.address) else usual)(**network, follow_redirects=False),  # a key goes to one address
             default_headers=None if self._is_own else foreign,
         )

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from curation.errors import ModelUnavailable
 from curation.models.anthropic_model import AnthropicModel
-from curation.models.client import ANSWER_S, STAND_IN, ChatModel, key_name
+from curation.models.client import ANSWER_S, MAKERS, STAND_IN, ChatModel, is_foreign, is_loopback, key_name
 from curation.models.local_model import LocalModel
 from curation.models.openai_model import OpenAIModel
 from curation.project import ModelSpec
 
-_ANTHROPIC, _OPENAI = "https://api.anthropic.com", "https://api.openai.com/v1"
+NO_KEY = "none"
+ELSEWHERE = (
+    "ANTHROPIC_", "ARGILLA_", "AWS_", "AZURE_", "CLAUDE_", "GEMINI_", "GH_", "GITHUB_", "GITLAB_", "GOOGLE_", "HF_", "HUGGINGFACE",
+    "HUGGING_FACE_", "OPENAI_", "SSH_", "WANDB_",
+)  # fmt: skip
+"""Beginnings of the names of variables that hold keys for known services; a project cannot have them sent to a server it chooses."""
 
 
 def open_model(
@@ -31,38 +37,63 @@ def open_model(
         folder: the project's, from which a local model's folder is found.
 
     Raises:
-        ModelUnavailable: no key, or no stand-in running.
+        ModelUnavailable: no key, a key that must not go to this address, or no stand-in running.
     """
     if spec.provider == STAND_IN:
         address = spec.base_url or base_url
         if address is None:
             raise ModelUnavailable("the offline stand-in", "is not running", "start it with: curate standin start")
-        return AnthropicModel(address=address, key=STAND_IN, is_local=True, timeout_s=timeout_s)
+        return AnthropicModel(address=address, key=STAND_IN, is_own=False, timeout_s=timeout_s)
     if spec.provider == "transformers":
         return LocalModel(((folder or Path()) / spec.model).resolve())
+    address = spec.base_url or environ.get(f"{spec.provider.upper()}_BASE_URL") or MAKERS[spec.provider]
+    key = _key(spec, environ)
+    _check_address(spec, address, has_key=key != NO_KEY)
+    is_own = not is_foreign(spec)
     if spec.provider == "openai":
-        address = spec.base_url or environ.get("OPENAI_BASE_URL") or _OPENAI
-        key = _openai_key(spec, environ)
-        return OpenAIModel(address=address, key=key, is_own=address == _OPENAI, timeout_s=timeout_s)
-    address = spec.base_url or environ.get("ANTHROPIC_BASE_URL") or _ANTHROPIC
-    return AnthropicModel(address=address, key=_key(spec, environ), is_local=False, timeout_s=timeout_s)
+        return OpenAIModel(address=address, key=key, is_own=address == MAKERS["openai"], timeout_s=timeout_s)
+    return AnthropicModel(address=address, key=key, is_own=is_own, timeout_s=timeout_s)
 
 
 def has_key(spec: ModelSpec, environ: Mapping[str, str]) -> bool:
-    """Whether the model can be asked with what the environment holds."""
-    is_keyless = spec.provider in (STAND_IN, "transformers") or (spec.provider == "openai" and spec.base_url and not spec.key_env)
-    return bool(is_keyless or environ.get(key_name(spec), "").strip())
+    """Return whether the model can be asked with what the environment holds."""
+    return spec.provider in (STAND_IN, "transformers") or _goes_without(spec) or bool(environ.get(key_name(spec), "").strip())
 
 
-def _openai_key(spec: ModelSpec, environ: Mapping[str, str]) -> str:
-    """OPENAI_API_KEY goes to OpenAI alone: another server is given the key that `key_env` names, or none."""
-    return "none" if spec.base_url and not spec.key_env else _key(spec, environ)
+def _goes_without(spec: ModelSpec) -> bool:
+    """Return whether a model is asked without any key: a server of one's own that names no `key_env`."""
+    return is_foreign(spec) and spec.key_env is None and (spec.provider == "openai" or is_loopback(spec.base_url or ""))
 
 
 def _key(spec: ModelSpec, environ: Mapping[str, str]) -> str:
+    """Return the key that goes to a model. A server that project.yaml names is given the key of `key_env` or none.
+
+    Raises:
+        ModelUnavailable: the variable is not set, or its key is meant for another service.
+    """
+    if _goes_without(spec):
+        return NO_KEY
     name = key_name(spec)
+    if is_foreign(spec) and (spec.key_env is None or spec.key_env.upper().startswith(ELSEWHERE)):
+        fact = f"is not sent to {spec.base_url}, which project.yaml names as base_url: that key is for another service"
+        how = "put this server's key into a variable of its own and name that as key_env"
+        raise ModelUnavailable(name, fact, how)
     key = environ.get(name, "").strip()
     if not key:
         how = f"export {name}=... and run again; `provider: offline-stand-in` in project.yaml needs none"
         raise ModelUnavailable(name, f"is not set, and {spec.model} is asked with it", how)
     return key
+
+
+def _check_address(spec: ModelSpec, address: str, *, has_key: bool) -> None:
+    """Refuse to send a key in clear text, and an address that is none."""
+    try:
+        parts = urlsplit(address)
+        well_formed = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        well_formed = False
+    if not well_formed or any(sign.isspace() or sign == "\\" for sign in address):
+        raise ModelUnavailable(f"model {spec.model}: base_url", f"is no address ({address})", "write https://HOST/...")
+    if has_key and parts.scheme != "https" and not is_loopback(address):
+        fact = f"is {address}, and the key in {key_name(spec)} would go there in clear text"
+        raise ModelUnavailable(f"model {spec.model}: base_url", fact, "use https, or a tunnel to 127.0.0.1")

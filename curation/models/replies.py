@@ -18,7 +18,7 @@ import orjson
 
 from curation.completions import message_of
 from curation.errors import ModelUnavailable
-from curation.models.client import STAND_IN, NoReply, Reply, key_name
+from curation.models.client import STAND_IN, NoReply, Reply, is_foreign, key_name
 from curation.project import ModelSpec
 
 THROTTLED = frozenset({429, 529})
@@ -154,6 +154,9 @@ def ends_the_run(reply: Reply, *, spec: ModelSpec, address: str) -> ModelUnavail
     said = f"HTTP {reply.status} {kind}: {text}".strip().rstrip(":")
     if spec.provider == STAND_IN and reply.status != 404:
         return ModelUnavailable("the offline stand-in", f"refuses us at {address} ({said})", "start it with: curate standin start")
+    if reply.status == 401 and is_foreign(spec) and spec.key_env is None:
+        how = "put its key into an environment variable and name that as key_env in project.yaml"
+        return ModelUnavailable(f"model {spec.model}", f"is asked at {address}, which wants a key ({said})", how)
     if reply.status == 401:
         return ModelUnavailable(f"the key in {key}", f"is refused by {address} ({said})", "export a valid key and run again")
     what = f"model {spec.model}"

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
+from argilla_setup.shown import mask_secrets, mask_values
 from curation import hygiene
 from curation import score as scoring
 from curation import snapshot as snapshots
@@ -168,7 +169,7 @@ def _write(
     described = describe_leaving(bench, kind, leaving)
     card = CardInput(
         name=name, version=version, kind=kind, created=created, splits=counts, digest=digest, licence=bench.project.licence,
-        intended_use=bench.project.intended_use, brief=bench.project.brief, models=said["models"], review=said["review"],
+        intended_use=said["intended_use"], brief=mask_secrets(bench.project.brief), models=said["models"], review=said["review"],
         settings=said["settings"], protected=tuple(said["protected"]), counts=said["counts"], hygiene=clean, description=described,
         language=main_language(described),
     )  # fmt: skip
@@ -190,7 +191,7 @@ def _manifest_facts(bench: Bench, kind: Kind, protected: Sequence[ProtectedItems
     simulated = "offline-stand-in" in (project.models.teacher.provider, project.models.judge.provider)
     kind_of = records.kinds_by_seq(bench.db)
     verdicts = Counter(v["verdict"] for seq, v in facts.verdicts_by_seq(bench.db).items() if kind_of[seq] == kind)
-    return {
+    stated = {
         "protected": [
             {"name": p.name, "file": p.file.name, "sha256": p.sha256, "items": len(p.texts), "text": p.suite.text, "label": p.suite.label}
             for p in protected
@@ -211,11 +212,13 @@ def _manifest_facts(bench: Bench, kind: Kind, protected: Sequence[ProtectedItems
             "dedup": project.dedup.model_dump(),
             "leaks": {"false_positive_rate": project.screen.false_positive_rate},
             "splits": project.splits.model_dump(),
-            "project": settings_digest(project),
+            "project": settings_digest(mask_values(project.model_dump(mode="json"))),
         },
         "counts": {**verdicts, "stopped_at_last_gate": len(stopped)},
         "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
     }  # fmt: skip
+    masked: dict[str, Any] = mask_values(stated)  # a password in an address (dedup.index) must not be signed and given away
+    return masked
 
 
 def _model_name(spec: Any) -> str:

@@ -30,7 +30,8 @@ class ModelSpec(Closed):
     base_url: str | None = None
     """Another address that speaks the same protocol (http://127.0.0.1:8000/v1 for vLLM); for the stand-in, where it was started."""
     key_env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    """Name of the environment variable that holds the key; ANTHROPIC_API_KEY or OPENAI_API_KEY by default."""
+    """Name of the environment variable that holds the key; ANTHROPIC_API_KEY or OPENAI_API_KEY by default, which go to their own
+    services alone: another `base_url` needs a variable of its own, and https unless it is on this machine."""
     max_tokens: int = Field(default=1024, ge=16)
     concurrency: int = Field(default=8, ge=1, le=256)
     batch: bool = False

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from argilla_setup.shown import plain_markdown
 from curation.report.attention import describe_alpha
 from curation.report.data import CardInput
 
@@ -102,17 +103,10 @@ def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )  # Markdown, not HTML: `plain` and `quote` take the markup out of what people and models wrote
-    environment.filters |= {"plain": _plain, "quote": _quote}
+    environment.filters |= {"plain": plain_markdown, "quote": _quote}
     return environment.get_template("card.md")
-
-
-def _plain(value: object) -> str:
-    """One table cell or sentence: no HTML, no line break, no column break."""
-    text = " ".join(str(value).split())
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
-    return re.sub(r"([`*_\[\]])", r"\\\1", text)
 
 
 def _quote(value: str) -> str:
     """A block quote that keeps its paragraphs."""
-    return "\n".join(f"> {_plain(part)}".rstrip() for part in value.strip().splitlines())
+    return "\n".join(f"> {plain_markdown(part)}".rstrip() for part in value.strip().splitlines())

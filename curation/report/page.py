@@ -17,6 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from argilla_setup.shown import mask_secrets
 from curation.report import charts
 from curation.report.attention import describe_alpha, find_attention
 from curation.report.data import ReportData
@@ -85,7 +86,7 @@ def render_report(data: ReportData, *, drops_per_reason: int = 200, protected_te
             script_hash=_script_hash(),
         )
     )
-    return UNPRINTABLE.sub("\ufffd", page)
+    return mask_secrets(UNPRINTABLE.sub("\ufffd", page))
 
 
 @cache

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from argilla_setup.shown import mask_values
+
 
 @dataclass
 class Run:
@@ -45,7 +47,7 @@ def record_run(db: sqlite3.Connection, stage: str, digest: str = "") -> Iterator
                 run.rows_in,
                 run.rows_out,
                 round(time.monotonic() - start, 3),
-                json.dumps(run.detail, ensure_ascii=False),
+                json.dumps(mask_values(run.detail), ensure_ascii=False),
                 run.number,
             ),
         )
