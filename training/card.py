@@ -182,7 +182,9 @@ def _result(evaluation: Mapping[str, Any]) -> str:
         evaluation["weights"], f"in {evaluation['weights']}, as it is served"
     )
     file = evaluation["file"]
-    source = f"On {plain(file['name'])} (sha256 `{file['sha256'][:16]}`), a set the training rows were screened against; base model {weights}."
+    source = (
+        f"On {plain(file['name'])} (sha256 `{file['sha256'][:16]}`), a set the training rows were screened against; base model {weights}."
+    )
     return "\n".join([source, "", *rows])
 
 
