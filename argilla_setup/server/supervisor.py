@@ -26,7 +26,9 @@ STEADY = 60.0
 """A child that ran this long is forgiven its earlier falls."""
 
 LARGEST_LOG = 10 * 2**20
-PASSED_ON = frozenset({"PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "HF_HUB_OFFLINE"})
+PASSED_ON = frozenset(
+    {"PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "HF_HUB_OFFLINE", "FORWARDED_ALLOW_IPS"}
+)
 
 
 @dataclass

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import ssl
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -22,11 +26,42 @@ TEMPLATE = REPOSITORY / "argilla_setup" / "server" / "nginx.conf"
 @pytest.fixture(scope="module")
 def proxy(argilla_home: RunningArgilla, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """The proxy's address and the certificate to trust."""
+    with proxy_of(argilla_home.url, tmp_path_factory.mktemp("nginx")) as running:
+        yield running
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """The proxy in front of a server that answers 201 with a page and sets no header of its own."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(201)
+            self.send_header("Content-Length", "4")
+            self.end_headers()
+            self.wfile.write(b"page")
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            """Keep the test's output quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with proxy_of(f"http://127.0.0.1:{server.server_address[1]}", tmp_path) as running:
+        yield running
+    server.shutdown()
+    server.server_close()
+
+
+@contextmanager
+def proxy_of(upstream: str, folder: Path) -> Iterator[tuple[str, Path]]:
     nginx = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin")
     if nginx is None:
         message = "nginx is not here: apt-get install nginx-light"
         pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
-    folder, port = tmp_path_factory.mktemp("nginx"), any_free_port()
+    port = any_free_port()
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
     make = ["openssl", "req", "-x509", *key, "-keyout", str(folder / "tls.key"), "-out", str(folder / "tls.crt"), *subject]
@@ -35,7 +70,7 @@ def proxy(argilla_home: RunningArgilla, tmp_path_factory: pytest.TempPathFactory
     for ours, theirs in (
         ("listen 443 ssl;", f"listen 127.0.0.1:{port} ssl;"),
         ("listen 80;", f"listen 127.0.0.1:{any_free_port()};"),
-        ("http://argilla:6900", argilla_home.url),
+        ("http://argilla:6900", upstream),
         ("/run/secrets/tls_certificate", str(folder / "tls.crt")),
         ("/run/secrets/tls_key", str(folder / "tls.key")),
     ):
@@ -54,8 +89,6 @@ def proxy(argilla_home: RunningArgilla, tmp_path_factory: pytest.TempPathFactory
 
 
 def test_log_in_and_submit_by_https(argilla_home: RunningArgilla, proxy: tuple[str, Path]) -> None:
-    import ssl
-
     url, certificate = proxy
     push(argilla_home.home, "tls", ["tess"], count=3, topic="tetany")
     account = person(argilla_home.home, "tess")
@@ -83,3 +116,25 @@ def test_plain_http_is_sent_to_https(proxy: tuple[str, Path]) -> None:
     plain = text.split("listen 127.0.0.1:")[1].split(";")[0]
     answer = httpx.get(f"http://127.0.0.1:{plain}/datasets", headers={"Host": "review.example.org"})
     assert (answer.status_code, answer.headers["location"]) == (308, "https://review.example.org/datasets")
+
+
+def test_the_policy_is_the_servers_own_and_is_added_where_it_is_missing(
+    argilla_home: RunningArgilla, proxy: tuple[str, Path], bare: tuple[str, Path]
+) -> None:
+    """The hashes in nginx.conf are those of the page that argilla-server ships."""
+    (policy,) = httpx.get(argilla_home.url).headers.get_list("content-security-policy")
+    for url, certificate in (proxy, bare):
+        page = httpx.get(url, verify=ssl.create_default_context(cafile=str(certificate)))
+        assert page.headers.get_list("content-security-policy") == [policy]
+
+
+def test_the_proxy_slows_log_ins_from_one_address_and_nothing_else(bare: tuple[str, Path]) -> None:
+    url, certificate = bare
+    with httpx.Client(base_url=url, verify=ssl.create_default_context(cafile=str(certificate))) as http:
+        replies = [http.post("/api/v1/token", data={"username": "ada"}) for _ in range(80)]
+        assert [reply.status_code for reply in replies[:50]] == [201] * 50
+        refused = replies[-1]
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "60")
+        assert refused.json() == {"detail": "Too many log-ins from this address. Try again in 60 seconds."}
+        assert "max-age=" in refused.headers["strict-transport-security"]
+        assert {http.get("/api/v1/me").status_code for _ in range(80)} == {201}
