@@ -204,7 +204,7 @@ def test_a_jsonl_with_broken_lines_brings_in_the_others(garden: Path, tmp_path: 
     assert "import: 6 in, 3 out" in done.stdout
     assert [int(n) for n in re.findall(r"rows\.jsonl:(\d+): not imported", done.stdout)] == [2, 4, 5]
     file.write_text("\n".join(good) + "\n")
-    assert accepted("curation", "import", garden, file)["new_records"] == 0
+    assert accepted("curation", "import", garden, file)["new"] == 0
 
 
 @pytest.mark.parametrize(

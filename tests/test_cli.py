@@ -139,4 +139,4 @@ def test_a_shape_or_a_column_that_is_none_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 2 and "'alpacca' is not one of" in done.stderr and "Traceback" not in done.stderr
     assert "--column question: says no column" in refusal("curation", "import", folder, tmp_path / "rows.jsonl", "--column", "question")
     known = ("--column", "prompt=question", "--format", "prompt-completion")
-    assert told("import", folder, tmp_path / "rows.jsonl", *known)["new_records"] == 1
+    assert told("import", folder, tmp_path / "rows.jsonl", *known)["new"] == 1

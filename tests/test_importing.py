@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+import pty
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +18,9 @@ import pytest
 from curation import pipeline
 from curation.errors import ProjectError
 from curation.pipeline import Provenance
-from curation.store import open_store, records
+from curation.store import open_store, records, runs
 from curation.template import write_template
+from tests.conftest import ROOT
 
 BRIEF = "Answer gardening questions for beginners in two sentences."
 
@@ -121,3 +127,121 @@ def test_a_group_column_that_is_not_there_is_refused_with_those_that_are(garden:
     with pytest.raises(ProjectError, match=r"--group ticket: rows\.jsonl has no such column; it has prompt, completion, thread"):
         pipeline.import_rows(garden, file, group="ticket")
     assert groups(garden) == []
+
+
+# Counts, files and folders
+
+
+def counts(summary: pipeline.Summary) -> tuple[int, int, int, int]:
+    return (summary.rows_in, *(summary.counts[name] for name in ("new", "already_present", "failed")))
+
+
+def test_every_row_is_counted_once(garden: Path, tmp_path: Path) -> None:
+    pairs = [{"prompt": f"q{n}", "chosen": "good", "rejected": "bad"} for n in range(3)]
+    first = pipeline.import_rows(garden, jsonl(tmp_path / "a.jsonl", *pairs, pairs[0], "{broken"))
+    assert counts(first) == (5, 3, 1, 1) and first.counts["records"] == {"preference": 3}
+    second = pipeline.import_rows(garden, jsonl(tmp_path / "b.jsonl", *pairs, {"prompt": "q9", "chosen": "good", "rejected": "bad"}))
+    assert counts(second) == (4, 1, 3, 0)
+    answer = pipeline.import_rows(garden, jsonl(tmp_path / "c.jsonl", {"prompt": "q0", "completion": "good"}))
+    assert counts(answer) == (1, 1, 0, 0)  # until now the text was only a candidate of a pair
+
+
+def test_a_message_tree_is_one_row_whose_records_share_a_group(garden: Path, tmp_path: Path) -> None:
+    replies = [
+        {"message_id": f"m{n}", "parent_id": "m0", "role": "assistant", "text": f"answer {n}", "rank": n, "replies": []} for n in (1, 2)
+    ]
+    tree = {"message_id": "m0", "parent_id": None, "role": "prompter", "text": "Hi", "replies": replies}
+    file = jsonl(tmp_path / "a.jsonl", tree, {**tree, "text": "Hello", "message_id": "n0"})
+    summary = pipeline.import_rows(garden, file)
+    assert counts(summary) == (2, 2, 0, 0) and summary.counts["records"] == {"instruction": 2, "preference": 2}
+    assert counts(pipeline.import_rows(garden, file)) == (2, 0, 2, 0)
+    assert groups(garden) == ["tree:m0", "tree:n0"]
+    with open_store(garden) as db:
+        assert [row.seed_group for row in records.list_rows(db, "preference")] == ["tree:m0", "tree:n0"]
+
+
+def test_a_group_and_metadata_can_be_added_by_importing_again(garden: Path, tmp_path: Path) -> None:
+    file = jsonl(tmp_path / "rows.jsonl", {"prompt": "a", "completion": "b", "ticket": "T-1"})
+    pipeline.import_rows(garden, file)
+    with open_store(garden) as db:
+        db.execute("UPDATE origins SET meta = NULL")  # as a workbench of an earlier version has it
+    summary = pipeline.import_rows(garden, file, group="ticket")
+    assert "Metadata or groups were added to 1 rows that an earlier import had left without." in summary.notes
+    assert (groups(garden), metadata(garden)) == (["ticket:T-1"], [{"ticket": "T-1"}])
+
+
+def test_files_folders_and_globs_are_imported_together(garden: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    (folder / "deep").mkdir(parents=True)
+    jsonl(folder / "a.jsonl", {"prompt": "a", "completion": "x"})
+    (folder / "deep" / "b.csv").write_text("prompt;completion\nb;y\n")
+    jsonl(folder / ".hidden.jsonl", {"prompt": "hidden", "completion": "x"})
+    (folder / "README.md").write_text("about")
+    summary = pipeline.import_rows(garden, folder)
+    assert counts(summary) == (2, 2, 0, 0)
+    assert summary.counts["read_as"] == ["a.jsonl: JSONL, utf-8; prompt-completion", "b.csv: CSV, utf-8, semicolon; prompt-completion"]
+    assert counts(pipeline.import_rows(garden, f"{folder}/**/*.[jc]s*", folder / "a.jsonl")) == (2, 0, 2, 0)
+    with open_store(garden) as db:
+        assert sorted(source.file for source in records.list_sources(db)) == ["a.jsonl", "b.csv"]
+    for missing, fact in ((f"{folder}/*.parquet", "matches no file"), (garden / "protected", "has no file that can be imported")):
+        with pytest.raises(ProjectError, match=fact):
+            pipeline.import_rows(garden, missing)
+
+
+def test_of_several_files_none_is_imported_where_one_cannot_be_read(garden: Path, tmp_path: Path) -> None:
+    good, bad = jsonl(tmp_path / "a.jsonl", {"prompt": "a", "completion": "x"}), jsonl(tmp_path / "b.jsonl", {"text": "no shape"})
+    with pytest.raises(ProjectError, match=r"b\.jsonl: has the columns text"):
+        pipeline.import_rows(garden, good, bad)
+    assert groups(garden) == []
+
+
+def test_strict_refuses_a_loss_before_anything_is_written(garden: Path, tmp_path: Path) -> None:
+    row = {"prompt": "a", "completion": "x"}
+    for second, fact in (("{broken", "line 2: column 2: is no JSON"), ({**row, "page": "x" * 40_000}, "line 2: column page is too large")):
+        file = jsonl(tmp_path / "a.jsonl", row, second)
+        with pytest.raises(ProjectError, match=f"1 rows would lose something .--strict., nothing was imported; the first is {fact}"):
+            pipeline.import_rows(garden, file, strict=True)
+        with open_store(garden) as db:
+            assert records.list_rows(db, "instruction") == [] and runs.list_runs(db, "import") == [] and records.list_sources(db) == []
+    assert counts(pipeline.import_rows(garden, jsonl(tmp_path / "a.jsonl", row), strict=True)) == (1, 1, 0, 0)
+
+
+# The command
+
+
+def curate(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "curation", *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_states_what_it_took(garden: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes("Frage;Antwort;ticket\nWie geht’s?;Gut;T-1\n".encode("cp1252"))
+    stated = ("--source", "forum", "--license", "cc-by-4.0", "--written-by", "people", "--group", "ticket")
+    done = curate("import", garden, path, "--column", "prompt=Frage", "--column", "completion=Antwort", *stated)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "import: 1 in, 1 out", "  new: 1", "  already present: 0", "  failed: 0", "  records: instruction 1", "  metadata: ticket",
+        "  read as: rows.csv: CSV, cp1252, semicolon; prompt-completion",
+    ]  # fmt: skip
+    wrong = curate("import", garden, path, "--license", "CC BY")
+    assert wrong.returncode == 2 and "--license 'CC BY': is not an SPDX license. Next: did you mean CC-BY-" in wrong.stderr
+
+
+def test_on_a_terminal_the_origin_is_asked_for(garden: Path, tmp_path: Path) -> None:
+    file = jsonl(tmp_path / "rows.jsonl", {"prompt": "a", "completion": "b"})
+    parent, child = pty.openpty()
+    started = subprocess.Popen(
+        [sys.executable, "-m", "curation", "import", str(garden), str(file), "--license", "MIT"],
+        cwd=ROOT, stdin=child, stdout=child, stderr=child, close_fds=True,
+    )  # fmt: skip
+    os.close(child)
+    os.write(parent, b"forum\npeople\n")
+    shown = b""
+    with contextlib.suppress(OSError):  # the other end closes
+        while part := os.read(parent, 4096):
+            shown += part
+    assert started.wait(timeout=60) == 0, shown
+    assert b"Name of the data set" in shown and b"Who wrote the rows" in shown and b"license (SPDX" not in shown
+    with open_store(garden) as db:
+        assert [(s.name, s.license, s.written_by) for s in records.list_sources(db)] == [("forum", "MIT", "people")]

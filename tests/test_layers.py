@@ -18,7 +18,7 @@ import pytest
 from tests.conftest import ROOT
 
 PACKAGES = ("argilla_setup", "curation", "training")
-NOUNS = {"errors", "records", "requests", "completions", "checks", "project", "spdx", "standin_address", "yaml_file"}
+NOUNS = {"errors", "records", "requests", "completions", "checks", "patterns", "project", "spdx", "standin_address", "yaml_file"}
 EFFECTS = {"store", "models", "review", "snapshot"}
 CORE = {
     "alarms",

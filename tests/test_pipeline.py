@@ -308,7 +308,7 @@ def test_import_counts_broken_lines_and_brings_in_the_others(tmp_path: Path) -> 
     assert re.findall(r"rows\.jsonl:(\d+): not imported", "\n".join(summary.notes)) == ["2", "4", "6"]
     assert [row.record.prompt[-1].content for row in Bed(folder, tmp_path).rows()] == [f"Question {n}?" for n in range(3)]
     again = pipeline.import_rows(folder, tmp_path / "rows.jsonl")
-    assert (again.counts["new_records"], again.counts["seen_before"]) == (0, 3)
+    assert (again.counts["new"], again.counts["already_present"]) == (0, 3)
     assert len(Bed(folder, tmp_path).dump("failures")["failures"]) == 3
 
 
@@ -319,13 +319,13 @@ def test_a_mended_file_brings_in_what_was_broken(tmp_path: Path) -> None:
     assert pipeline.import_rows(folder, file).counts["failed"] == 1
     file.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c", "completion": "d"}\n')
     summary = pipeline.import_rows(folder, file)
-    assert (summary.counts["new_records"], summary.counts["failed"]) == (1, 0)
+    assert (summary.counts["new"], summary.counts["failed"]) == (1, 0)
 
 
 def test_import_keeps_pairs_with_who_is_better(tmp_path: Path) -> None:
     folder = blank(tmp_path / "garden")
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "Hi", "chosen": "Zebra.", "rejected": "Aardvark."}\n')
-    assert pipeline.import_rows(folder, tmp_path / "pairs.jsonl", shape="preference").counts["new_records"] == 3
+    assert pipeline.import_rows(folder, tmp_path / "pairs.jsonl", shape="preference").counts["records"] == {"preference": 1}
     (pair,) = Bed(folder, tmp_path).rows()
     assert pair.record.kind == "preference"
     assert pair.record.completions[pair.better or 0].content == "Zebra."

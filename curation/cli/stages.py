@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-import click
 import typer
 
 from curation.cli.app import Folder, Json, app, progress_bar, run_stage, tell
@@ -45,9 +44,14 @@ def plan(folder: Folder, as_json: Json = False) -> None:
 @app.command(name="import", rich_help_panel="Write")
 def import_rows(
     folder: Folder,
-    file: Annotated[Path, typer.Argument(help="JSONL, JSON, CSV or Parquet, also gzipped.")],
+    file: Annotated[
+        list[str],
+        typer.Argument(
+            help="JSONL, JSON, CSV, TSV (also .gz), Parquet, .xlsx; a folder, a folder of save_to_disk, a glob, hf://OWNER/NAME."
+        ),
+    ],
     shape: Annotated[
-        Literal["auto", "alpaca", "sharegpt", "messages", "prompt-completion", "preference"],
+        Literal["auto", "alpaca", "sharegpt", "messages", "prompt-completion", "preference", "kto", "oasst"],
         typer.Option("--format", help="Shape of the rows."),
     ] = "auto",
     column: Annotated[list[str] | None, typer.Option(help="ours=theirs, for example prompt=question.")] = None,
@@ -55,6 +59,11 @@ def import_rows(
     source: Annotated[str | None, typer.Option(help="Name of the data set, for the card.")] = None,
     license: Annotated[str | None, typer.Option(help="SPDX identifier, for example CC-BY-4.0.")] = None,
     written_by: Annotated[Literal["people", "model", "unknown"] | None, typer.Option(help="Who wrote the rows.")] = None,
+    encoding: Annotated[str | None, typer.Option(help="Instead of what is detected, for example cp1252 or utf-16.")] = None,
+    delimiter: Annotated[str | None, typer.Option(help="Of a CSV file, instead of what is detected.")] = None,
+    sheet: Annotated[str | None, typer.Option(help="Of an Excel file; the first one with rows by default.")] = None,
+    header: Annotated[bool, typer.Option(help="--no-header: the columns are called 1, 2, 3.")] = True,
+    strict: Annotated[bool, typer.Option("--strict", help="Import nothing where a row or a value would be lost.")] = False,
     as_json: Json = False,
 ) -> None:
     """Import existing rows. Example: curate import my-project rows.jsonl --source dolly-15k --license CC-BY-SA-3.0 --written-by people"""
@@ -69,11 +78,14 @@ def import_rows(
     if sys.stdin.isatty() and sys.stdout.isatty() and not as_json:
         source = source or typer.prompt("Name of the data set", default="unknown")
         license = read_license(license or typer.prompt("Its license (SPDX, for example CC-BY-4.0)", default="unknown"))
-        written_by = written_by or typer.prompt(
-            "Who wrote the rows", default="unknown", type=click.Choice(["people", "model", "unknown"])
-        )  # fmt: skip
+        while written_by not in ("people", "model", "unknown"):
+            written_by = typer.prompt("Who wrote the rows (people, model or unknown)", default="unknown")
     stated = pipeline.Provenance(source or "unknown", license or "unknown", written_by or "unknown")
-    show_summary(pipeline.import_rows(folder, file, shape=shape, columns=columns, group=group, provenance=stated), as_json)
+    read_as = pipeline.ReadAs(encoding, "\t" if delimiter == "\\t" else delimiter, sheet, header)
+    summary = pipeline.import_rows(
+        folder, *file, shape=shape, columns=columns, group=group, provenance=stated, read_as=read_as, strict=strict
+    )  # fmt: skip
+    show_summary(summary, as_json)
 
 
 @app.command(rich_help_panel="Write")

@@ -5,8 +5,22 @@ split for people who train elsewhere. One bad row is a counted `RowFailure`; onl
 """
 
 from curation.formats.export import ExportFormat, write_rows
-from curation.formats.files import RowFailure
-from curation.formats.read import ReadRow, open_rows, read_rows
+from curation.formats.files import Detected, ReadAs, RowFailure
+from curation.formats.read import Format, OpenRows, ReadOptions, ReadRow, open_rows, read_rows
 from curation.formats.shapes import PairWithFact, Shape
 
-__all__ = ["ExportFormat", "PairWithFact", "ReadRow", "RowFailure", "Shape", "open_rows", "read_rows", "write_rows"]
+__all__ = [
+    "Detected",
+    "ExportFormat",
+    "Format",
+    "OpenRows",
+    "PairWithFact",
+    "ReadAs",
+    "ReadOptions",
+    "ReadRow",
+    "RowFailure",
+    "Shape",
+    "open_rows",
+    "read_rows",
+    "write_rows",
+]

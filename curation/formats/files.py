@@ -1,17 +1,21 @@
-"""Open JSONL, JSON array, CSV, TSV (each also as .gz) and Parquet files, and give their rows as plain values.
+"""Open a file of rows and yield them as plain values: JSONL, JSON, CSV and TSV (each also as .gz), Excel, Parquet, Arrow.
 
-A row that cannot be read is a `RowFailure` with its place and its text; the read goes on after it.
+Encoding, delimiter and quoting are detected from the beginning of a file and stated in `Detected`. A row that cannot be read is a
+`RowFailure` with its line and its text; the reading continues after it. What a hostile file can cost is bounded: the length of a
+line, the size of a JSON array, the lines that an unclosed quote makes us read again.
 """
 
 from __future__ import annotations
 
-import csv
+import codecs
 import gzip
+import io
 import json
+import re
 import zlib
-from collections import deque
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -19,9 +23,25 @@ import orjson
 
 from curation.errors import ProjectError
 
-ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-_PARQUET_BATCH = 10_000
-_MAX_FIELD = 2**31 - 1
+TEXT_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+ENDINGS = (*TEXT_ENDINGS, ".parquet", ".arrow", ".xlsx")
+LONGEST_LINE = 64 * 2**20
+"""Bytes of one line; a longer one is a failed row."""
+LARGEST_ARRAY = 2**30
+"""Bytes of a JSON array or object, which is read as a whole."""
+_OF_ONE_ROW = {"messages", "conversations", "chosen", "rejected", "prompt", "completion", "instruction", "replies"}
+"""A JSON object with one of these members is one row, not a list of rows."""
+_SCAN = 64 * 2**20
+"""Bytes that are looked at to tell UTF-8 from cp1252."""
+_CP1252_SHARE = 0.25
+"""A Western text has fewer non-ASCII letters than this share of all; with more it is another code page (Cyrillic, Greek)."""
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)  # the four bytes of UTF-32's mark begin with UTF-16's
 
 
 @dataclass(frozen=True)
@@ -30,52 +50,213 @@ class RowFailure:
 
     reason: str
     raw: str
+    rows: int = 1
+    """How many rows it stands for, where a whole part of a file cannot be read."""
+
+
+@dataclass(frozen=True)
+class ReadAs:
+    """What a person states about a file instead of having it detected."""
+
+    encoding: str | None = None
+    delimiter: str | None = None
+    sheet: str | None = None
+    header: bool = True
+    """False: the columns have no names; they are called 1, 2, 3."""
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What a file was read as."""
+
+    kind: str
+    """JSONL, JSON, CSV, Excel, Parquet, Arrow or Hub."""
+    encoding: str = ""
+    delimiter: str = ""
+    quotes: bool = True
+    """False: quotes are part of the text."""
+    sheet: str = ""
+    other_sheets: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """Return what was detected, for the screen: "CSV, cp1252, semicolon"."""
+        names = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
+        parts = [self.kind, self.encoding, names.get(self.delimiter, self.delimiter and repr(self.delimiter))]
+        parts += ["" if self.quotes else "quotes are text", f"sheet {self.sheet}" if self.sheet else ""]
+        parts += [f"splits {', '.join(self.splits)}" if self.splits else ""]
+        return ", ".join(part for part in parts if part)
 
 
 Row = dict[str, Any]
+Rows = Iterator[tuple[int, Row | RowFailure]]
 
 
-def read_raw(path: Path) -> Iterator[tuple[int, Row | RowFailure]]:
-    """Each row with its place: the line of a JSONL or CSV file, the ordinal (from 1) in an array or a Parquet file."""
+@dataclass(frozen=True)
+class RawFile:
+    """An open file: what it was detected as, and its rows, which can be read once."""
+
+    detected: Detected
+    rows: Rows
+
+    def __iter__(self) -> Rows:
+        return self.rows
+
+
+def read_raw(path: Path, how: ReadAs | None = None) -> RawFile:
+    """Open a file; each row comes with its place: the line of a JSONL or CSV file, the row of a sheet, else the ordinal from 1.
+
+    Raises:
+        ProjectError: the file does not exist, is empty, or is of no kind that can be read.
+    """
+    how = how or ReadAs()
+    if "\0" in str(path):
+        raise ProjectError(repr(str(path)), "a path cannot contain a NUL character", "check the path")
+    from curation.formats import delimited, tables
+
+    if path.is_dir():
+        return tables.read_arrow_folder(path)
     if not path.is_file():
         raise ProjectError(str(path), "is no file" if path.exists() else "does not exist", "curate import --help")
     ending = Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
-    if ending not in ENDINGS or (ending == ".parquet" and path.suffix.lower() == ".gz"):
+    if ending not in ENDINGS or (ending not in TEXT_ENDINGS and path.suffix.lower() == ".gz"):
         raise ProjectError(str(path), f"ends in {path.suffix or 'nothing'}", f"use one of {', '.join(ENDINGS)} (text also .gz)")
     if path.stat().st_size == 0:
         raise ProjectError(str(path), "is empty", "curate import --help")
     if ending == ".parquet":
-        return _read_parquet(path)
+        return tables.read_parquet(path)
+    if ending == ".arrow":
+        return tables.read_arrow_file(path)
+    if ending == ".xlsx":
+        return tables.read_excel(path, how)
+    encoding = _known_encoding(how.encoding) if how.encoding else _find_encoding(path)
     if ending in (".csv", ".tsv"):
-        return _read_csv(path, "\t" if ending == ".tsv" else ",")
-    return _read_array(path) if _first_byte(path) == b"[" else _read_lines(path)
+        detected = delimited.find_dialect(path, encoding, "\t" if ending == ".tsv" else ",", how.delimiter)
+        return RawFile(detected, delimited.read_csv(path, detected, how.header))
+    detected = Detected("JSONL", encoding)
+    if _first_byte(path, encoding) == b"[":
+        return RawFile(replace(detected, kind="JSON"), _read_array(path, encoding))
+    if ending == ".json" and not _is_jsonl(path, encoding):
+        return RawFile(replace(detected, kind="JSON"), _read_object(path, encoding))
+    return RawFile(detected, _read_lines(path, encoding))
+
+
+def shown(names: list[str], *, most: int = 20) -> str:
+    """Return column names for a message: at most 20, of at most 40 characters each."""
+    short = [name if len(name) <= 40 else f"{name[:40]}..." for name in names[:most]]
+    return ", ".join(short) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+# Bytes, encodings, lines
 
 
 def _open(path: Path) -> IO[bytes]:
     return cast("IO[bytes]", gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
-def _lines(path: Path) -> Iterator[bytes | RowFailure]:
-    """The file's lines; a compressed file that breaks off ends in a RowFailure."""
+def sample_of(path: Path, size: int) -> bytes:
+    """Return the first bytes of a file, uncompressed; none of a damaged archive."""
     with _open(path) as file:
         try:
-            yield from file
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            yield RowFailure(f"the compressed file is damaged from here on ({error})", "")
+            return file.read(size)
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            return b""
 
 
-def _first_byte(path: Path) -> bytes:
-    for line in _lines(path):
-        if isinstance(line, bytes) and (text := line.removeprefix(b"\xef\xbb\xbf").strip()):
+def _known_encoding(name: str) -> str:
+    try:
+        return codecs.lookup(name).name
+    except (LookupError, ValueError) as error:
+        raise ProjectError(f"--encoding {name!r}", "is no known encoding", "use a name such as utf-8, cp1252, utf-16 or cp1251") from error
+
+
+def _find_encoding(path: Path) -> str:
+    """Return the encoding of a text file: by its byte order mark, by the zero bytes of UTF-16, else UTF-8 or cp1252.
+
+    Raises:
+        ProjectError: the text is neither UTF-8 nor Western.
+    """
+    head = sample_of(path, 4096)
+    if found := next((name for mark, name in _BOMS if head.startswith(mark)), None):
+        return found
+    if len(head) > 3 and head.count(0) > len(head) // 4:
+        return "utf-16-le" if head[1::2].count(0) > head[::2].count(0) else "utf-16-be"
+    high, letters, multibyte = Counter[int](), 0, 0
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    left = _SCAN
+    with _open(path) as file:
+        while left > 0:
+            try:
+                chunk = file.read(2**20)
+            except (EOFError, gzip.BadGzipFile, zlib.error):
+                break
+            if not chunk:
+                break
+            left -= len(chunk)
+            if chunk.isascii():
+                letters += len(chunk)
+                continue
+            text = decoder.decode(chunk)
+            bad = re.findall("[\udc80-\udcff]", text)
+            high.update(ord(character) - 0xDC00 for character in bad)
+            multibyte += len(re.findall("[^\0-\x7f\udc80-\udcff]", text))
+            letters += len(text)
+    wrong = sum(high.values())
+    if not wrong or multibyte:  # in a UTF-8 file with broken bytes, the rows that hold them fail
+        return "utf-8"
+    if wrong > _CP1252_SHARE * letters and wrong > 20:
+        fact = f"is not UTF-8, and {wrong / letters:.0%} of its characters are not ASCII, which is too many for cp1252"
+        raise ProjectError(str(path), fact, "name its encoding, for example --encoding cp1251, or save it as UTF-8")
+    if any(byte in high for byte in (0x81, 0x8D, 0x8F, 0x90, 0x9D, 0xFF)):  # not assigned in cp1252, or in no Western text
+        return "utf-8"
+    return "cp1252"
+
+
+def lines_of(path: Path, encoding: str) -> Iterator[bytes | RowFailure]:
+    """Yield the lines as UTF-8; a compressed file that is cut, or text that is not of the encoding, ends in a RowFailure."""
+    try:
+        with _open(path) as file:
+            if encoding in ("utf-8", "utf-8-sig"):
+                yield from _byte_lines(file)
+                return
+            text = io.TextIOWrapper(file, encoding=encoding, newline="\n")
+            while line := text.readline(LONGEST_LINE):
+                if len(line) == LONGEST_LINE:
+                    yield RowFailure(f"the line is longer than {LONGEST_LINE // 2**20} MiB; the rest of the file was not read", line[:500])
+                    return
+                yield line.encode()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        yield RowFailure(f"the compressed file is damaged from here on ({error})", "")
+    except UnicodeError as error:
+        yield RowFailure(f"the text is not {encoding} from here on ({getattr(error, 'reason', error)})", "")
+
+
+def _byte_lines(file: IO[bytes]) -> Iterator[bytes | RowFailure]:
+    while line := file.readline(LONGEST_LINE + 1):
+        if len(line) <= LONGEST_LINE:
+            yield line
+            continue
+        start = line[:500].decode(errors="replace")
+        while line and not line.endswith(b"\n"):
+            line = file.readline(LONGEST_LINE)
+        yield RowFailure(f"the line is longer than {LONGEST_LINE // 2**20} MiB", start)
+
+
+def _first_byte(path: Path, encoding: str) -> bytes:
+    for line in lines_of(path, encoding):
+        if isinstance(line, bytes) and (text := line.removeprefix(codecs.BOM_UTF8).strip()):
             return text[:1]
     return b""
 
 
-def _read_lines(path: Path) -> Iterator[tuple[int, Row | RowFailure]]:
-    for number, line in enumerate(_lines(path), start=1):
+# JSON
+
+
+def _read_lines(path: Path, encoding: str) -> Rows:
+    for number, line in enumerate(lines_of(path, encoding), start=1):
         if isinstance(line, RowFailure):
             yield number, line
-        elif text := line.removeprefix(b"\xef\xbb\xbf").strip():
+        elif text := line.removeprefix(codecs.BOM_UTF8).strip():
             yield number, _parse_line(text)
 
 
@@ -83,7 +264,7 @@ def _parse_line(text: bytes) -> Row | RowFailure:
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        return RowFailure(f"is no JSON ({error})", text.decode(errors="replace"))
+        return RowFailure(f"column {error.colno}: is no JSON ({error.msg})", text.decode(errors="replace"))
     return _object(value)
 
 
@@ -93,9 +274,20 @@ def _object(value: Any) -> Row | RowFailure:
     return RowFailure(f"is no JSON object but {type(value).__name__}", json.dumps(value, ensure_ascii=False))
 
 
-def _read_array(path: Path) -> Iterator[tuple[int, Row | RowFailure]]:
-    lines = list(_lines(path))
-    body = b"".join(line for line in lines if isinstance(line, bytes)).removeprefix(b"\xef\xbb\xbf")
+def _read_whole(path: Path, encoding: str) -> bytes:
+    parts, size = list[bytes](), 0
+    for line in lines_of(path, encoding):
+        if isinstance(line, bytes):
+            parts.append(line)
+            size += len(line)
+        if size > LARGEST_ARRAY:
+            fact = f"is one JSON value of more than {LARGEST_ARRAY // 2**20:,} MiB"
+            raise ProjectError(str(path), fact, f"make it one object a line: jq -c '.[]' {path.name} > {path.stem}.jsonl")
+    return b"".join(parts).removeprefix(codecs.BOM_UTF8)
+
+
+def _read_array(path: Path, encoding: str) -> Rows:
+    body = _read_whole(path, encoding)
     try:
         values: Iterator[Row | RowFailure] = (_object(value) for value in orjson.loads(body))
     except orjson.JSONDecodeError:
@@ -104,7 +296,7 @@ def _read_array(path: Path) -> Iterator[tuple[int, Row | RowFailure]]:
 
 
 def _salvage_array(text: str) -> Iterator[Row | RowFailure]:
-    """The items of a broken array up to the break; then one RowFailure that says where it is."""
+    """Yield the items of a broken array up to the break; then one RowFailure that says where it is."""
     decoder, at = json.JSONDecoder(), text.index("[") + 1
     while True:
         at = _skip(text, at)
@@ -118,8 +310,9 @@ def _salvage_array(text: str) -> Iterator[Row | RowFailure]:
             break
         at += 1
     if text[at:].strip() != "]":
-        rest = text[at:].encode(errors="surrogateescape").decode(errors="replace")
-        yield RowFailure(f"the array is broken at line {text.count(chr(10), 0, at) + 1}; what follows was not read", rest)
+        rest = text[at : at + 2000].encode(errors="surrogateescape").decode(errors="replace")
+        line, column = text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+        yield RowFailure(f"the array is broken at line {line}, column {column}; what follows was not read", rest)
 
 
 def _skip(text: str, at: int) -> int:
@@ -128,77 +321,44 @@ def _skip(text: str, at: int) -> int:
     return at
 
 
-def _read_csv(path: Path, delimiter: str) -> Iterator[tuple[int, Row | RowFailure]]:
-    csv.field_size_limit(max(csv.field_size_limit(), _MAX_FIELD))
-    broken: list[tuple[int, RowFailure]] = []
-    source, again, taken = _numbered_text(path, broken), deque[tuple[int, str]](), list[tuple[int, str]]()
-    header: list[str] | None = None
-    reader = csv.reader(_feed(source, again, taken), delimiter=delimiter, strict=True)
-    while True:
-        taken.clear()
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            if header is None:
-                raise ProjectError(str(path), f"its header is no CSV row ({error})", "curate import --help") from error
-            # A quote that is never closed takes the lines after it along: give up the first one and read the others again.
-            again.extendleft(reversed(taken[1:]))
-            reader = csv.reader(_feed(source, again, taken), delimiter=delimiter, strict=True)
-            yield taken[0][0], RowFailure(f"is no CSV row ({error})", taken[0][1])
-            continue
-        if fields is None:
-            break
-        if header is None:
-            header = _header(path, fields)
-        elif len(fields) != len(header) and fields:
-            raw = "".join(text for _, text in taken)
-            yield taken[0][0], RowFailure(f"has {len(fields)} fields; the header has {len(header)}", raw)
-        elif fields:
-            yield taken[0][0], dict(zip(header, fields, strict=True))
-    yield from broken
+def _is_jsonl(path: Path, encoding: str) -> bool:
+    """Return whether the file looks like JSONL: its first line is a JSON value, and there is a second line."""
+    first = False
+    for line in lines_of(path, encoding):
+        if isinstance(line, RowFailure) or (first and line.strip()):
+            return True
+        if text := line.removeprefix(codecs.BOM_UTF8).strip():
+            if isinstance(_parse_line(text), RowFailure):
+                return False
+            first = True
+    return False
 
 
-def _header(path: Path, fields: list[str]) -> list[str]:
-    header = [name.strip() for name in fields]
-    if doubled := next((name for name in header if header.count(name) > 1), None):
-        raise ProjectError(str(path), f"names the column {doubled!r} twice in its header", "rename one of them")
-    return header
-
-
-def _feed(source: Iterator[tuple[int, str]], again: deque[tuple[int, str]], taken: list[tuple[int, str]]) -> Iterator[str]:
-    """Lines for csv.reader, those to be read again first; what it takes is remembered in `taken`."""
-    while item := again.popleft() if again else next(source, None):
-        taken.append(item)
-        yield item[1]
-
-
-def _numbered_text(path: Path, broken: list[tuple[int, RowFailure]]) -> Iterator[tuple[int, str]]:
-    """The lines as text with their numbers. Bytes that are no UTF-8 become lone surrogates, which no record accepts."""
-    for number, line in enumerate(_lines(path), start=1):
-        if isinstance(line, RowFailure):
-            broken.append((number, line))
-            return
-        yield number, (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).decode(errors="surrogateescape")
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[int, Row | RowFailure]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def _read_object(path: Path, encoding: str) -> Rows:
+    """Yield the rows in a JSON object: the one list of objects in it, its columns, or its members with their key."""
+    body = _read_whole(path, encoding)
     try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ProjectError(str(path), f"is no Parquet file ({error})", "curate import --help") from error
-    number = 0
-    with file:
-        for group in range(file.num_row_groups):
-            rows = file.metadata.row_group(group).num_rows
-            try:
-                for batch in file.iter_batches(batch_size=_PARQUET_BATCH, row_groups=[group]):
-                    for row in batch.to_pylist():
-                        number += 1
-                        yield number, row
-                        rows -= 1
-            except (pa.ArrowException, OSError) as error:
-                yield number + 1, RowFailure(f"{rows} rows of row group {group} are damaged ({error})", "")
-                number += rows
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        yield from (
+            _read_lines(path, encoding)
+            if b"\n{" in body.replace(b"\r", b"")
+            else iter([(error.lineno, RowFailure(f"column {error.colno}: is no JSON ({error.msg})", body[:2000].decode(errors="replace")))])
+        )
+        return
+    if not isinstance(value, dict):
+        yield 1, _object(value)
+        return
+    lists = [name for name, inner in value.items() if isinstance(inner, list) and inner and all(isinstance(i, dict) for i in inner)]
+    is_columns = bool(value) and all(isinstance(v, list) and v and not isinstance(v[0], dict) for v in value.values())
+    if is_columns and len({len(cells) for cells in value.values()}) == 1:
+        rows: list[Row | RowFailure] = [dict(zip(value, cells, strict=True)) for cells in zip(*value.values(), strict=True)]
+    elif _OF_ONE_ROW & value.keys():
+        rows = [value]
+    elif len(lists) == 1:
+        rows = [_object(item) for item in value[lists[0]]]
+    elif value and all(isinstance(inner, dict) for inner in value.values()):
+        rows = [{"key": name, **inner} for name, inner in value.items()]
+    else:
+        rows = [value]
+    yield from enumerate(rows, start=1)

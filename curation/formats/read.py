@@ -2,117 +2,240 @@
 
 from __future__ import annotations
 
-import re
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import orjson
 
 from curation.errors import ProjectError, RowError
-from curation.formats.files import Row, RowFailure, read_raw
-from curation.formats.shapes import NEEDS, USED, PairWithFact, Shape, find_shape, record_from
-from curation.records import InstructionRecord
+from curation.formats.files import Detected, ReadAs, Row, RowFailure, Rows, read_raw, shown
+from curation.formats.shapes import NEEDS, SHAPES, USED, PairWithFact, Shape, find_shape, record_from
+from curation.formats.trees import is_tree, join_messages, tree_examples
+from curation.patterns import Pattern, compile_pattern
+from curation.records import InstructionRecord, Message, canonical_json, make_pair
 
+Format = Literal["auto", Shape, "kto", "oasst"]
+FORMATS: tuple[str, ...] = ("auto", *get_args(Shape), "kto", "oasst")
 _HEAD = 50
 """How many readable rows decide on the shape."""
 MOST_METADATA = 32 * 1024
 """Bytes of JSON that the other columns of one row may take."""
+_YES, _NO = ("true", "yes", "1", "good"), ("false", "no", "0", "bad")
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How the rows of a file become records."""
+
+    format: Format = "auto"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Our name to the file's, where they differ: {"prompt": "question", "completion": "answer"}."""
+    system_instruction: bool = False
+    """Alpaca's instruction is the system message and its input the user's; otherwise both make up the user's message."""
+    label_column: str | None = "label"
+    """The column whose text is the row's class; a file without it has no classes."""
+    label_pattern: str | None = None
+    """A regular expression whose first group, found in the completion, is the class instead."""
+    group_column: str | None = None
+    """The column whose rows of one value belong together."""
+    read_as: ReadAs = field(default_factory=ReadAs)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One record of a row, with what else the row says."""
+
+    value: InstructionRecord | PairWithFact
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """Every column that is no part of the record, as JSON values."""
+    group: str | None = None
+    """The value of the group column; None where it is empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadRow:
-    """One row of a file: the records it holds, or the failure, and what else it says."""
+    """One row of a file: its records (a tree has several), or the failure."""
 
     place: int
-    """Line of a JSONL or CSV file, else the ordinal from 1."""
-    values: tuple[InstructionRecord | PairWithFact, ...] = ()
+    """Line of a JSONL or CSV file, row of a sheet, else the ordinal from 1."""
+    examples: tuple[Example, ...] = ()
     failure: RowFailure | None = None
-    meta: Mapping[str, Any] = field(default_factory=dict)
-    """Every column that is no part of the record, as JSON values."""
     left_out: tuple[str, ...] = ()
-    """Columns that are not kept: the row's metadata is too large, or the value has no JSON form."""
-    group: str | None = None
-    """What the group column says; None where it is empty."""
+    """Columns that are not kept as metadata: too large together, or without a JSON form."""
 
 
-def read_rows(
-    path: Path,
-    *,
-    format: Shape | Literal["auto"] = "auto",
-    columns: Mapping[str, str] | None = None,
-    system_instruction: bool = False,
-    label_column: str | None = "label",
-    label_pattern: str | None = None,
-) -> Iterator[tuple[int, InstructionRecord | PairWithFact | RowFailure]]:
-    """Yield each record, pair or failure of a file with its line; the arguments are those of `open_rows`."""
-    for row in open_rows(
-        path, format=format, columns=columns, system_instruction=system_instruction, label_column=label_column, label_pattern=label_pattern
-    ):  # fmt: skip
-        for value in (row.failure,) if row.failure else row.values:
-            yield row.place, value
+@dataclass(frozen=True)
+class OpenRows:
+    """A file that is being read: what it was detected as, and its rows, which can be read once."""
+
+    detected: Detected
+    format: str
+    """The shape of the rows: one of FORMATS."""
+    rows: Iterator[ReadRow]
+
+    def __iter__(self) -> Iterator[ReadRow]:
+        return self.rows
+
+    @property
+    def has_one_record_per_row(self) -> bool:
+        """Whether the place of a row identifies its record."""
+        return self.format != "oasst"
 
 
-def open_rows(
-    path: Path,
-    *,
-    format: Shape | Literal["auto"] = "auto",
-    columns: Mapping[str, str] | None = None,
-    system_instruction: bool = False,
-    label_column: str | None = "label",
-    label_pattern: str | None = None,
-    group_column: str | None = None,
-) -> Iterator[ReadRow]:
-    """Read a file row by row. A bad row is a failure and does not end the read.
+def read_rows(path: Path, **options: Any) -> Iterator[tuple[int, InstructionRecord | PairWithFact | RowFailure]]:
+    """Yield each record, pair or failure of a file with its place; the options are the fields of `ReadOptions`."""
+    options["columns"] = options.get("columns") or {}
+    for row in open_rows(path, ReadOptions(**options)):
+        if row.failure:
+            yield row.place, row.failure
+        for example in row.examples:
+            yield row.place, example.value
+
+
+def open_rows(path: Path | str, options: ReadOptions | None = None) -> OpenRows:
+    """Open a file of examples. Its rows are read one by one; a bad row is a failure and does not end the reading.
 
     The shape is decided once, by the first rows; a later row that is not of it is a failure.
 
     Args:
-        columns: our name to the file's, where they differ: {"prompt": "question", "completion": "answer"}.
-        system_instruction: alpaca's instruction is the system message and its input the user's; otherwise both make up the
-            user's message.
-        label_column: the column (of the file) whose text is the row's class; a file without it has no classes.
-        label_pattern: a regular expression whose first group, found in the completion, is the class instead.
-        group_column: the column (of the file) whose rows of one value belong together.
+        path: a file, a folder of `save_to_disk`, or hf://OWNER/NAME.
 
     Raises:
         ProjectError: the file cannot be read, has no known shape, or lacks the group column.
     """
-    names, pattern = dict(columns or {}), _compile(label_pattern)
-    rows = read_raw(path)
-    head = _take_head(rows)
+    options = options or ReadOptions()
+    pattern = _label_pattern(options.label_pattern)
+    if isinstance(path, str):
+        from curation.formats.tables import read_hub
+
+        raw, name = read_hub(path), path
+    else:
+        raw, name = read_raw(path, options.read_as), path.name
+    source = _numbers_as_text(raw.rows, options.columns) if raw.detected.kind == "Excel" else raw.rows
+    head = _take_head(source)
     readable = [row for _, row in head if not isinstance(row, RowFailure)]
-    shape = _find_shape(path, [_renamed(row, names) for row in readable], names) if format == "auto" else format
-    if group_column is not None:
-        _check_column(path, readable, group_column)
-    for line, row in chain(head, rows):
+    if options.group_column is not None:
+        _check_column(name, readable, options.group_column)
+    rows: Rows = chain(head, source)
+    if options.format == "oasst" or (options.format == "auto" and readable and all(map(is_tree, readable))):
+        return OpenRows(raw.detected, "oasst", _read_trees(rows, options))
+    renamed = [_renamed(row, options.columns) for row in readable]
+    given = next((shape for shape in SHAPES if shape == options.format), None)
+    shape = given or _find_shape(str(path), renamed, options.columns)
+    if options.format == "kto" or (options.format == "auto" and shape != "preference" and _has_feedback(renamed)):
+        return OpenRows(raw.detected, "kto", _read_feedback(rows, shape, options))
+    return OpenRows(raw.detected, shape, _read_plain(rows, shape, options, pattern))
+
+
+def _read_plain(rows: Rows, shape: Shape, options: ReadOptions, pattern: Pattern | None) -> Iterator[ReadRow]:
+    for place, row in rows:
         if isinstance(row, RowFailure):
-            yield ReadRow(line, failure=row)
+            yield ReadRow(place, failure=row)
             continue
-        value = _read_row(_renamed(row, names), shape, system_instruction, label_column, pattern)
+        value = _read_row(_renamed(row, options.columns), shape, options, pattern)
         if isinstance(value, RowFailure):
-            yield ReadRow(line, failure=value)
+            yield ReadRow(place, failure=value)
             continue
-        used = {*names.values(), *(name for name in USED[shape] if name not in names)}
-        if isinstance(value, InstructionRecord) and pattern is None:
-            used.add(label_column or "")
-        meta, left_out = metadata_of({name: cell for name, cell in row.items() if name not in used})
-        yield ReadRow(line, (value,), None, meta, left_out, _group(row.get(group_column)) if group_column else None)
+        has_label = isinstance(value, InstructionRecord) and pattern is None
+        yield _with_meta(place, row, value, shape, options, also=options.label_column if has_label else None)
 
 
-def _check_column(path: Path, rows: Sequence[Row], name: str) -> None:
+def _with_meta(
+    place: int, row: Row, value: InstructionRecord | PairWithFact, shape: Shape, options: ReadOptions, *, also: str | None
+) -> ReadRow:
+    names = options.columns
+    used = {*names.values(), *(name for name in USED[shape] if name not in names), also}
+    meta, left_out = metadata_of({name: cell for name, cell in row.items() if name not in used})
+    group = _group(row.get(options.group_column)) if options.group_column else None
+    return ReadRow(place, (Example(value, meta, group),), None, left_out)
+
+
+def _read_feedback(rows: Rows, shape: Shape, options: ReadOptions) -> Iterator[ReadRow]:
+    """Yield KTO rows: a good answer as an instruction, a bad one as a pair with a good answer to the same prompt.
+
+    The good answers of a prompt are used in turn. A bad answer to a prompt without a good one is a failure: nothing can be
+    trained on it here.
+    """
+    good: dict[bytes, list[str]] = {}
+    bad: list[tuple[int, Row, InstructionRecord]] = []
+    for place, row in rows:
+        if isinstance(row, RowFailure):
+            yield ReadRow(place, failure=row)
+            continue
+        renamed = _renamed(row, options.columns)
+        said = True if renamed.get("label") in (None, "") else _feedback(renamed["label"])
+        if said is None:
+            yield ReadRow(place, failure=RowFailure(f"label: must be true or false, found {str(renamed.get('label'))[:40]!r}", _raw(row)))
+            continue
+        value = _read_row({name: cell for name, cell in renamed.items() if name != "label"}, shape, options, None)
+        if isinstance(value, RowFailure | PairWithFact):
+            yield ReadRow(place, failure=value if isinstance(value, RowFailure) else RowFailure("is a pair, not an answer", _raw(row)))
+        elif said:
+            good.setdefault(_prompt_key(value.prompt), []).append(value.completion.content)
+            yield _with_meta(place, row, value, shape, options, also="label")
+        else:
+            bad.append((place, row, value))
+    turn = Counter[bytes]()
+    for place, row, value in bad:
+        key = _prompt_key(value.prompt)
+        worse = value.completion.content
+        better = [answer for answer in good.get(key, ()) if answer != worse]
+        if not better:
+            reason = "label: is false, and the file has no good answer to the same prompt to pair it with"
+            yield ReadRow(place, failure=RowFailure(reason, _raw(row)))
+            continue
+        pair, chosen = make_pair(value.prompt, better[turn[key] % len(better)], worse)
+        turn[key] += 1
+        yield _with_meta(place, row, PairWithFact(pair, chosen), shape, options, also="label")
+
+
+def _prompt_key(prompt: Sequence[Message]) -> bytes:
+    return canonical_json([message.model_dump() for message in prompt])
+
+
+def _has_feedback(rows: Sequence[Row]) -> bool:
+    """Return whether the column `label` says good or bad: truth values, or in a CSV file the words true and false."""
+    said = [row["label"] for row in rows if row.get("label") not in (None, "")]
+    words = {str(label).lower() for label in said}
+    return words == {"true", "false"} or sum(isinstance(label, bool) for label in said) * 2 > len(said)
+
+
+def _feedback(value: Any) -> bool | None:
+    word = str(value).strip().lower()
+    return True if word in _YES else False if word in _NO else None
+
+
+def _read_trees(rows: Rows, options: ReadOptions) -> Iterator[ReadRow]:
+    for place, row in join_messages(rows):
+        if isinstance(row, RowFailure):
+            yield ReadRow(place, failure=row)
+            continue
+        group = options.group_column
+        try:
+            found = [
+                Example(value, metadata_of(meta)[0], _group(row.get(group)) if group else str(meta["message_tree_id"]))
+                for value, meta in tree_examples(row)
+            ]
+            yield ReadRow(place, tuple(found))
+        except RowError as error:
+            yield ReadRow(place, failure=RowFailure(f"{error.what}: {error.fact}", _raw(row)[:2000]))
+
+
+def _check_column(name: str, rows: Sequence[Row], wanted: str) -> None:
     there = list(dict.fromkeys(column for row in rows for column in row))
-    if rows and name not in there:
-        raise ProjectError(f"--group {name}", f"{path.name} has no such column; it has {_shown(there)}", "name one of them")
+    if rows and wanted not in there:
+        raise ProjectError(f"--group {wanted}", f"{name} has no such column; it has {shown(there)}", "name one of them")
 
 
 def _group(value: Any) -> str | None:
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
-    return value if isinstance(value, str) else orjson.dumps(value, default=str, option=orjson.OPT_SORT_KEYS).decode()
+    return value if isinstance(value, str) else json.dumps(value, default=str, sort_keys=True, ensure_ascii=False)
 
 
 def metadata_of(columns: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -127,10 +250,11 @@ def metadata_of(columns: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, 
         except (orjson.JSONEncodeError, UnicodeEncodeError, AttributeError):
             left_out.append(str(name).encode(errors="replace").decode())
     size = sum(len(name) + len(text) for name, text in texts.items())
-    while size > MOST_METADATA:
-        largest = max(texts, key=lambda name: len(name) + len(texts[name]))
-        size -= len(largest) + len(texts.pop(largest))
-        left_out.append(largest)
+    for name in sorted(texts, key=lambda name: len(name) + len(texts[name]), reverse=True) if size > MOST_METADATA else ():
+        size -= len(name) + len(texts.pop(name))
+        left_out.append(name)
+        if size <= MOST_METADATA:
+            break
     return {name: orjson.loads(text) for name, text in texts.items()}, tuple(left_out)
 
 
@@ -141,16 +265,13 @@ def _plain_value(value: Any) -> Any:
     return str(value)
 
 
-def _compile(pattern: str | None) -> re.Pattern[str] | None:
-    if pattern is None:
+def _label_pattern(text: str | None) -> Pattern | None:
+    if text is None:
         return None
-    try:
-        compiled = re.compile(pattern, re.MULTILINE)
-    except re.error as error:
-        raise ProjectError("label pattern", f"{pattern!r} is no regular expression ({error})") from error
-    if not compiled.groups:
-        raise ProjectError("label pattern", f"{pattern!r} has no group; the class is what the first group finds")
-    return compiled
+    pattern = compile_pattern(text, where="label pattern")
+    if not pattern.groups:
+        raise ProjectError("label pattern", f"{text!r} has no group; the class is what the first group finds", "put a group in it")
+    return pattern
 
 
 def _renamed(row: Row, names: Mapping[str, str]) -> Row:
@@ -161,7 +282,16 @@ def _renamed(row: Row, names: Mapping[str, str]) -> Row:
     return kept | {ours: row.get(theirs) for ours, theirs in names.items()}
 
 
-def _take_head(rows: Iterator[tuple[int, Row | RowFailure]]) -> list[tuple[int, Row | RowFailure]]:
+def _numbers_as_text(rows: Rows, names: Mapping[str, str]) -> Rows:
+    """Yield the rows of a sheet with numbers as text in the columns of a record: a cell with the answer 4 holds a number."""
+    texts = {*names.values(), *(name for used in USED.values() for name in used)}
+    for place, row in rows:
+        if not isinstance(row, RowFailure):
+            row = {name: str(cell) if name in texts and type(cell) in (int, float) else cell for name, cell in row.items()}
+        yield place, row
+
+
+def _take_head(rows: Rows) -> list[tuple[int, Row | RowFailure]]:
     head: list[tuple[int, Row | RowFailure]] = []
     readable = 0
     for line, row in rows:
@@ -172,7 +302,7 @@ def _take_head(rows: Iterator[tuple[int, Row | RowFailure]]) -> list[tuple[int, 
     return head
 
 
-def _find_shape(path: Path, rows: list[Row], names: Mapping[str, str]) -> Shape:
+def _find_shape(path: str, rows: list[Row], names: Mapping[str, str]) -> Shape:
     """The shape most rows have. A file without one readable row gets any shape: all its rows are failures."""
     votes = Counter(shape for row in rows if (shape := find_shape(row)))
     if votes:
@@ -180,31 +310,24 @@ def _find_shape(path: Path, rows: list[Row], names: Mapping[str, str]) -> Shape:
     if not rows:
         return "messages"
     known = ", ".join(f"{shape} ({', '.join(need)})" for shape, need in NEEDS.items())
-    found = _shown(list(dict.fromkeys(n for row in rows for n in row)))
+    found = shown(list(dict.fromkeys(n for row in rows for n in row)))
     mapped = "".join(f"; {ours} was to be {theirs}" for ours, theirs in names.items())
     raise ProjectError(
-        str(path),
+        path,
         f"has the columns {found}{mapped}; known shapes are {known}",
         "name the columns, for example --column prompt=question --column completion=answer",
     )
 
 
-def _shown(names: Sequence[str]) -> str:
-    """Return column names for a message: at most 20 of at most 40 characters."""
-    return ", ".join(name if len(name) <= 40 else f"{name[:40]}..." for name in names[:20]) + (", ..." if len(names) > 20 else "")
-
-
-def _read_row(
-    row: Row, shape: Shape, system_instruction: bool, label_column: str | None, pattern: re.Pattern[str] | None
-) -> InstructionRecord | PairWithFact | RowFailure:
+def _read_row(row: Row, shape: Shape, options: ReadOptions, pattern: Pattern | None) -> InstructionRecord | PairWithFact | RowFailure:
     try:
-        label = _label(row.get(label_column)) if label_column and pattern is None else None
-        record = record_from(row, shape=shape, system_instruction=system_instruction, label=label)
+        label = _label(row.get(options.label_column)) if options.label_column and pattern is None else None
+        record = record_from(row, shape=shape, system_instruction=options.system_instruction, label=label)
+        if pattern is None or isinstance(record, PairWithFact):
+            return record
+        match = pattern.search(record.completion.content)
     except RowError as error:
         return RowFailure(f"{error.what}: {error.fact}", _raw(row))
-    if pattern is None or isinstance(record, PairWithFact):
-        return record
-    match = pattern.search(record.completion.content)
     return record.model_copy(update={"label": match[1]}) if match and match[1] else record
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from curation.errors import ProjectError, command
+from curation.formats import ReadAs
 from curation.pipeline.asking import Progress
 from curation.pipeline.balancing import balance
 from curation.pipeline.bench import Summary, open_bench
@@ -34,6 +35,7 @@ from curation.pipeline.writing import generate, plan
 __all__ = [
     "Progress",
     "Provenance",
+    "ReadAs",
     "Summary",
     "balance",
     "compare",

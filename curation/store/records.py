@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
@@ -39,7 +39,7 @@ class Origin:
 
 
 WrittenBy = Literal["people", "model", "unknown"]
-UNKNOWN = "unknown"
+UNKNOWN: Final = "unknown"
 """The name, licence or authorship of a source that nobody stated."""
 
 
@@ -120,6 +120,33 @@ def add_records(
         db.executemany(_ADD_ORIGIN, [_origin(*one, run) for one in batch if one[2].part])
         count_in(db, failures, run)
     return max(new_records, 0), max(new_origins, 0)
+
+
+def known_ids(db: sqlite3.Connection, ids: Iterable[str]) -> set[str]:
+    """Return those of the hex ids that are rows of the project already; a pair's candidates are none."""
+    wanted, found = list(dict.fromkeys(ids)), set[str]()
+    for start in range(0, len(wanted), 500):
+        part = [bytes.fromhex(identity) for identity in wanted[start : start + 500]]
+        marks = ", ".join("?" for _ in part)
+        sql = f"""SELECT id FROM records r WHERE id IN ({marks})
+          AND EXISTS (SELECT 1 FROM origins o WHERE o.seq = r.seq AND o.role = 'row')"""
+        found |= {row["id"].hex() for row in db.execute(sql, part)}
+    return found
+
+
+def complete_origins(db: sqlite3.Connection, origins: Iterable[Origin]) -> int:
+    """Add the metadata and the group that origins in the store lack, as when a file is imported again with more said about it.
+    Nothing that is there changes, and erased rows stay empty. Returns how many origins were completed."""
+    sql = """UPDATE origins SET meta = coalesce(meta, :meta), seed_group = coalesce(seed_group, :seed_group)
+      WHERE how = :how AND source = :source AND item = :item AND part = :part
+      AND ((meta IS NULL AND :meta IS NOT NULL) OR (seed_group IS NULL AND :seed_group IS NOT NULL))
+      AND (SELECT erased FROM records r WHERE r.seq = origins.seq) IS NULL"""
+    values = [
+        {"meta": _meta(o), "seed_group": o.seed_group, "how": o.how, "source": o.source, "item": o.item, "part": o.part} for o in origins
+    ]
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        return max(db.executemany(sql, values).rowcount, 0)
 
 
 def list_rows(db: sqlite3.Connection, kind: Kind, *, role: str = "row") -> list[Row]:

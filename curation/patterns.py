@@ -1,0 +1,59 @@
+"""Regular expressions of a project, searched with a time limit.
+
+A pattern such as `(a|aa)+$` takes time that doubles with every character. The package `regex` reads the syntax of `re` and can stop;
+`re` cannot.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from curation.errors import ProjectError, RowError
+
+SECONDS = 1.0
+"""How long one search may take."""
+MOST_TIMEOUTS = 5
+"""Searches of one pattern that may take too long, as failures of their rows; after that the pattern is refused."""
+
+
+class Pattern:
+    """A compiled pattern, in which `^` and `$` match at each line."""
+
+    def __init__(self, text: str) -> None:
+        import regex
+
+        self.text, self.timeouts = text, 0
+        self._compiled = regex.compile(text, regex.MULTILINE)
+        self.groups: int = self._compiled.groups
+
+    def search(self, text: str) -> Any:
+        """Return the first match as `re.Match` has it, or None.
+
+        Raises:
+            RowError: the search took too long on this text.
+            ProjectError: it did so on several texts.
+        """
+        try:
+            return self._compiled.search(text, timeout=SECONDS)
+        except TimeoutError:
+            self.timeouts += 1
+        fact = f"the pattern {self.text!r} takes more than {SECONDS:g} s on a text of {len(text):,} characters"
+        if self.timeouts > MOST_TIMEOUTS:
+            raise ProjectError("pattern", fact, "rewrite it without nested repetitions such as (a+)+")
+        raise RowError("pattern", fact)
+
+
+@lru_cache(maxsize=256)
+def compile_pattern(text: str, *, where: str = "pattern") -> Pattern:
+    """Compile a pattern; the same text gives the same object, which counts its timeouts.
+
+    Raises:
+        ProjectError: it is no regular expression.
+    """
+    import regex
+
+    try:
+        return Pattern(text)
+    except (regex.error, RecursionError, OverflowError, MemoryError) as error:
+        raise ProjectError(where, f"{text[:200]!r} is no regular expression ({error})", "correct the pattern") from error
