@@ -13,6 +13,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from curation.errors import ProjectError
 from curation.requests import Failure, Request
 from curation.store import call_texts
 from curation.store.calls import CallLedger, Claim
@@ -90,7 +91,7 @@ def test_one_process_cannot_change_what_another_holds(database: sqlite3.Connecti
     ours, theirs = CallLedger(database), CallLedger(database)
     (call,) = claim(ours, make_request("one")).calls
     assert claim(theirs, make_request("one")).elsewhere == (0,)
-    with pytest.raises(RuntimeError, match="not ours"):
+    with pytest.raises(ProjectError, match="was taken over by another process"):
         theirs.mark_sent(call.seq)
     assert theirs.recover().uncertain == 0 and ours.counts()["reserved"] == 1
 

@@ -42,9 +42,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def get(url: str) -> tuple[int, dict[str, Any]]:
+def get(url: str, **headers: str) -> tuple[int, dict[str, Any]]:
     try:
-        with urllib.request.urlopen(url, timeout=20) as reply:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=20) as reply:
             return reply.status, json.loads(reply.read())
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())
@@ -63,14 +63,18 @@ def serving(folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
         process.communicate()
 
 
-def wait_until(url: str, wanted: Any, process: subprocess.Popen[str], seconds: float = 60) -> tuple[int, dict[str, Any]]:
-    """Ask for health until it is as wanted; the last answer either way."""
+def status_of(url: str, folder: Path) -> tuple[int, dict[str, Any]]:
+    return get(f"{url}/status", Authorization=f"Bearer {(folder / 'serve.token').read_text().strip()}")
+
+
+def wait_until(url: str, folder: Path, wanted: Any, process: subprocess.Popen[str], seconds: float = 60) -> tuple[int, dict[str, Any]]:
+    """Ask for health and status until they are as wanted: (status code of /healthz, last pull). The last answer either way."""
     end, seen = time.monotonic() + seconds, (0, {})
     while time.monotonic() < end:
         assert process.poll() is None, process.communicate()
         try:
-            seen = get(f"{url}/healthz")
-        except urllib.error.URLError:
+            seen = (get(f"{url}/healthz")[0], status_of(url, folder)[1]["last_pull"])
+        except (urllib.error.URLError, FileNotFoundError):
             seen = (0, {})
         if seen[0] and wanted(*seen):
             return seen
@@ -78,17 +82,50 @@ def wait_until(url: str, wanted: Any, process: subprocess.Popen[str], seconds: f
     raise AssertionError(seen)
 
 
-def test_without_argilla_it_is_up_unhealthy_and_says_why(folder: Path) -> None:
+def test_without_argilla_it_is_up_unhealthy_and_says_why_to_whom_it_may(folder: Path) -> None:
     with serving(folder) as (url, process):
-        status, body = wait_until(url, lambda _, b: "has not looked" not in b["error"], process)
+        status, pull = wait_until(url, folder, lambda _, p: "no pull" not in p["error"], process)
         assert status == 503
-        assert body["healthy"] is False and body["seconds_since_pull"] is None
-        assert "ARGILLA_API_URL" in body["error"] and "argilla-setup up" in body["error"]
-        status, body = get(f"{url}/status")
+        assert "ARGILLA_API_URL" in pull["error"] and "argilla-setup up" in pull["error"]
+        assert get(f"{url}/healthz") == (503, {"healthy": False, "seconds_since_pull": None})
+        status, body = status_of(url, folder)
         assert (status, body["stage"], body["project"]) == (200, "status", "garden")
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=30)
         assert "Traceback" not in errors
+        assert f'curl --header "Authorization: Bearer $(cat {folder}/serve.token)" {url}/status' in errors
+        assert (folder / "serve.token").read_text().strip() not in errors
+        assert "The pull failed:" in errors
+
+
+def test_the_status_is_for_those_who_have_the_token(folder: Path) -> None:
+    with serving(folder) as (url, process):
+        wait_until(url, folder, lambda *_: True, process)
+        token = (folder / "serve.token").read_text().strip()
+        assert (folder / "serve.token").stat().st_mode & 0o777 == 0o600 and len(token) >= 32
+        refused = {"error": "a token is needed. Send `Authorization: Bearer TOKEN` with the token in the project's serve.token"}
+        for given in (None, "Bearer", "Bearer ", f"Bearer {token}x", f"Bearer {token[:-1]}", f"Basic {token}", token, "Bearer \xe9"):
+            assert get(f"{url}/status", **({"Authorization": given} if given else {})) == (401, refused), given
+        assert get(f"{url}/status?token={token}") == (401, refused)
+        assert get(f"{url}/status", Authorization=f"bearer {token}")[0] == 200
+
+
+def test_the_token_stays_the_same_and_one_that_others_could_read_is_replaced(folder: Path) -> None:
+    from curation.service import keep_token
+
+    token = keep_token(folder)
+    assert keep_token(folder) == token
+    (folder / "serve.token").chmod(0o640)
+    second = keep_token(folder)
+    assert second != token and (folder / "serve.token").stat().st_mode & 0o777 == 0o600
+    for bad in (b"short\n", b"", b"\xff" * 40):
+        (folder / "serve.token").write_bytes(bad)
+        assert len(keep_token(folder)) >= 32
+    (folder / "serve.token").unlink()
+    (folder / "elsewhere").write_text("t" * 40)
+    (folder / "elsewhere").chmod(0o600)
+    (folder / "serve.token").symlink_to(folder / "elsewhere")
+    assert keep_token(folder) != "t" * 40 and not (folder / "serve.token").is_symlink()
 
 
 class Nonsense(BaseHTTPRequestHandler):
@@ -113,12 +150,12 @@ def test_an_argilla_that_answers_nonsense_does_not_end_the_polling(folder: Path,
     monkeypatch.setenv("ARGILLA_API_KEY", "owner.key")
     try:
         with serving(folder) as (url, process):
-            first = wait_until(url, lambda _, b: "has not looked" not in b["error"], process)
+            first = wait_until(url, folder, lambda _, p: "no pull" not in p["error"], process)
             assert first[0] == 503 and first[1]["error"]
             server.shutdown()
             server.server_close()
             # The next look finds nobody there: it did look again.
-            assert wait_until(url, lambda _, b: b["error"] != first[1]["error"], process)[0] == 503
+            assert wait_until(url, folder, lambda _, p: p["error"] != first[1]["error"], process)[0] == 503
     finally:
         server.server_close()
 
@@ -128,6 +165,7 @@ def test_with_argilla_it_becomes_healthy(folder: Path, argilla_home: RunningArgi
     path = folder / "project.yaml"
     path.write_text(re.sub(r"(?m)^  argilla: \S+", f"  argilla: {argilla_home.home.folder}", path.read_text()))
     with serving(folder) as (url, process):
-        status, body = wait_until(url, lambda s, _: s == 200, process)
-        assert (status, body["healthy"], body["answers"], body["error"]) == (200, True, 0, None)
+        _, pull = wait_until(url, folder, lambda s, _: s == 200, process)
+        status, body = get(f"{url}/healthz")
+        assert (status, body["healthy"], pull) == (200, True, {"answers": 0, "error": None})
         assert 0 <= body["seconds_since_pull"] < 30

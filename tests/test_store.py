@@ -267,6 +267,85 @@ def test_a_lock_is_refused_while_its_holder_lives_however_long_it_takes(tmp_path
         pass
 
 
+def take_over(folder: Path, name: str) -> None:
+    """What another machine does once the holder has given no sign of life for too long."""
+    with open_store(folder) as other:
+        other.execute("UPDATE locks SET owner = '77@elsewhere#1', heartbeat = ? WHERE name = ?", (time.time(), name))
+
+
+def test_a_holder_that_resumes_after_its_lease_ran_out_writes_nothing(tmp_path: Path) -> None:
+    finding = Finding(1, "dedup", "near", True, evidence="late")
+    with open_store(tmp_path) as db:
+        records.add_records(db, [row(1)], 1)
+        with pytest.raises(ProjectError, match="curate dedup: was interrupted for so long that process 77 took over"):
+            with hold_lock(db, "dedup"), runs.record_run(db, "dedup") as run:
+                facts.add_findings(db, [finding], run.number)
+                take_over(tmp_path, "dedup")
+                facts.add_findings(db, [finding], run.number)
+        assert db.execute("SELECT count(*) FROM findings").fetchone()[0] == 1
+        assert [run["state"] for run in db.execute("SELECT state FROM runs")] == ["running"], "an unfinished run's facts are not seen"
+        assert db.execute("SELECT owner FROM locks").fetchone()["owner"] == "77@elsewhere#1", "the other's lock is left alone"
+        db.execute("DELETE FROM locks")
+        with hold_lock(db, "dedup"), runs.record_run(db, "dedup") as run:
+            facts.add_findings(db, [finding], run.number)
+        assert db.execute("SELECT count(*) FROM findings").fetchone()[0] == 2
+
+
+def test_the_lease_is_checked_in_the_transaction_that_writes(tmp_path: Path) -> None:
+    """A check before the transaction could pass, and the lock be lost right after it."""
+    with open_store(tmp_path) as db:
+        records.add_records(db, [row(1)], 1)
+        with pytest.raises(ProjectError, match="took over"), hold_lock(db, "decide"):
+            take_over(tmp_path, "decide")
+            with db:
+                db.execute("BEGIN IMMEDIATE")
+                for _ in range(3):
+                    db.execute("INSERT INTO verdicts VALUES (1, 'approved', NULL, '[]', 1)")
+        assert db.execute("SELECT count(*) FROM verdicts").fetchone()[0] == 0
+
+
+def test_a_paid_answer_is_kept_by_a_holder_that_lost_its_lock(tmp_path: Path) -> None:
+    from tests.test_models import make_request
+
+    with open_store(tmp_path) as db:
+        ledger = CallLedger(db)
+        with hold_lock(db, "generate"):
+            claim = ledger.claim([(make_request("x"), 1000)], provider="p", simulated=False, limit=1, budget_usd=1, since=0)
+            ledger.mark_sent(claim.calls[0].seq)
+            take_over(tmp_path, "generate")
+            ledger.record_answer(claim.calls[0].seq, status=200, raw=b"{}", request_id=None)
+        assert ledger.counts()["answered"] == 1
+
+
+def test_what_was_committed_is_on_the_disk(db: Database) -> None:
+    """FULL (2): in WAL mode NORMAL and OFF return from a commit before the disk has it, and a power cut takes a paid answer back."""
+    assert db.execute("PRAGMA synchronous").fetchone()[0] == 2
+    assert db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir() if path.is_file()}
+
+
+def test_nobody_else_may_read_the_workbench(tmp_path: Path) -> None:
+    before = os.umask(0o000)
+    try:
+        with open_store(tmp_path) as db:
+            records.add_records(db, [row(1)], 1)
+            assert modes(tmp_path) == {"workbench.db": 0o600, "workbench.db-wal": 0o600, "workbench.db-shm": 0o600}
+    finally:
+        os.umask(before)
+
+
+def test_a_workbench_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
+    with open_store(tmp_path) as db:
+        records.add_records(db, [row(1)], 1)
+    (tmp_path / "workbench.db").chmod(0o644)
+    with open_store(tmp_path) as db:
+        db.execute("SELECT count(*) FROM records").fetchone()
+        assert set(modes(tmp_path).values()) == {0o600}
+
+
 def test_the_lock_of_another_machine_is_believed_while_it_beats(tmp_path: Path) -> None:
     with open_store(tmp_path) as db:
         db.execute("INSERT INTO locks VALUES ('dedup', '77@elsewhere#1', ?)", (time.time() - store.LOCK_SECONDS / 2,))
@@ -452,6 +531,7 @@ def test_an_older_workbench_is_brought_forward_with_a_copy_beside_it(tmp_path: P
     with sqlite3.connect(tmp_path / "workbench.db.v1") as old:
         assert old.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone() == ("1",)
         assert old.execute("SELECT count(*) FROM cells").fetchone() == (1,)
+    assert modes(tmp_path)["workbench.db.v1"] == 0o600
 
 
 def test_snapshots_of_a_workbench_of_version_2_are_kept_and_the_same_rows_may_be_frozen_again(tmp_path: Path) -> None:

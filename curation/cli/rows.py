@@ -76,7 +76,10 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     every: Annotated[float, typer.Option(min=1, help="Seconds between two looks at Argilla.")] = 60,
 ) -> None:
-    """Bring answers in as they come, with GET /healthz and GET /status. Example: curate serve my-project"""
+    """Pull answers as people give them. GET /healthz is open; GET /status needs the token in my-project/serve.token.
+
+    Example: curate serve my-project
+    """
     from curation.service import serve_project
 
     serve_project(folder, host=host, port=port, every=every)

@@ -12,6 +12,7 @@ import os
 import sqlite3
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from curation.store.schema import MIGRATIONS, SCHEMA, VERSION
 __all__ = ["CallLedger", "Database", "asks", "call_texts", "erasing", "facts", "hold_lock", "open_store", "records", "reviews", "runs"]
 
 Database = sqlite3.Connection
+_LOST = "seedcorn: the lock was lost"
 LOCK_SECONDS = 60
 """A lock whose holder has not shown a sign of life for this long is free."""
 
@@ -38,6 +40,7 @@ def open_store(folder: Path) -> Iterator[Database]:
         ProjectError: the file is not a workbench, or was written by a newer version.
     """
     path = folder / "workbench.db"
+    _keep_private(path)
     with _explained(path), contextlib.closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as db:
         db.row_factory = sqlite3.Row
         _prepare(db, path)
@@ -46,8 +49,18 @@ def open_store(folder: Path) -> Iterator[Database]:
 
 @contextmanager
 def hold_lock(db: Database, name: str, *, wait_s: float = 0.0) -> Iterator[None]:
-    """Let one process at a time do a set-wide stage; a second one waits so long, and is then told who holds it."""
-    owner, until = owner_name(), time.monotonic() + wait_s
+    """Let one process at a time run a stage that works on the whole set.
+
+    The lock is a lease. A holder that was suspended until another process took over (a laptop that slept, a paused container) is
+    fenced: every write of its connection checks, in the same transaction, that the lock is still its own.
+
+    Args:
+        wait_s: how long to wait for another holder.
+
+    Raises:
+        ProjectError: another process holds the lock, or took it over in the meantime.
+    """
+    owner, until = f"{owner_name()}/{uuid.uuid4().hex[:12]}", time.monotonic() + wait_s
     while (holder := _taken_by(db, name, owner)) is not None:
         if time.monotonic() >= until:
             fact = f"is already running on this project (process {holder})"
@@ -57,12 +70,44 @@ def hold_lock(db: Database, name: str, *, wait_s: float = 0.0) -> Iterator[None]
     file = db.execute("PRAGMA database_list").fetchone()["file"]
     beat = threading.Thread(target=_beat, args=(file, name, owner, ended), daemon=True)
     beat.start()
+    fence = _put_up_fence(db, name, owner)
     try:
         yield
+    except sqlite3.IntegrityError as error:
+        if _LOST not in str(error):
+            raise
+        row = db.execute("SELECT owner FROM locks WHERE name = ?", (name,)).fetchone()
+        who = f"process {row['owner'].partition('@')[0]}" if row else "another process"
+        fact = f"was interrupted for so long that {who} took over; nothing that it did since was kept"
+        raise ProjectError(f"curate {name}", fact, "run again once the other process has ended") from error
     finally:
         ended.set()
         beat.join()
+        for trigger in fence:
+            db.execute(f"DROP TRIGGER IF EXISTS temp.{trigger}")
         db.execute("DELETE FROM locks WHERE name = ? AND owner = ?", (name, owner))
+
+
+def _put_up_fence(db: Database, name: str, owner: str) -> list[str]:
+    """Make every write of this connection fail once the lock is no longer ours; returns the names of the triggers.
+
+    Calls are left out: they have owners of their own, and a paid answer must be kept whoever runs the stage.
+    """
+    quoted = owner.replace("'", "''")
+    tables = [row["name"] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    made = []
+    for table in tables:
+        if table in ("locks", "meta") or table.startswith(("sqlite_", "call")):
+            continue
+        for event in ("INSERT", "UPDATE", "DELETE"):
+            trigger = f"fence_{name}_{table}_{event}".lower()
+            db.execute(
+                f"CREATE TEMP TRIGGER {trigger} BEFORE {event} ON main.{table} "
+                f"WHEN NOT EXISTS (SELECT 1 FROM main.locks WHERE name = '{name}' AND owner = '{quoted}') "
+                f"BEGIN SELECT RAISE(ABORT, '{_LOST}'); END"
+            )
+            made.append(trigger)
+    return made
 
 
 def _taken_by(db: Database, name: str, owner: str) -> str | None:
@@ -74,6 +119,20 @@ def _taken_by(db: Database, name: str, owner: str) -> str | None:
             return str(row["owner"].partition("@")[0])
         db.execute("INSERT OR REPLACE INTO locks VALUES (?, ?, ?)", (name, owner, time.time()))
     return None
+
+
+def _keep_private(path: Path) -> None:
+    """Let nobody but the owner read the workbench: it holds people's answers and all that a teacher was asked.
+
+    SQLite gives the files next to it (-wal, -shm) the mode of the database itself.
+    """
+    with contextlib.suppress(OSError):  # another user's file, or a folder that cannot be written: SQLite says what is wrong
+        if not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        with contextlib.suppress(OSError):
+            if file.stat().st_mode & 0o077:
+                file.chmod(0o600)
 
 
 @contextmanager
@@ -118,9 +177,15 @@ def _migrate(db: Database, path: Path) -> None:
     backup = path.with_name(f"{path.name}.v{version}")
     if not backup.exists():
         aside = backup.with_name(f"{backup.name}.part{os.getpid()}")
+        _keep_private(aside)
         with contextlib.closing(sqlite3.connect(aside)) as copy:
             db.backup(copy)
-        aside.replace(backup)
+        for place in (aside, path.parent):  # the copy is on the disk before the original changes
+            handle = os.open(place, os.O_RDONLY)
+            os.fsync(handle)
+            os.close(handle)
+            if place == aside:
+                aside.replace(backup)
     db.execute("BEGIN IMMEDIATE")  # another process may have been quicker
     try:
         version = int(db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()["value"])

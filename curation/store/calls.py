@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from curation.errors import ProjectError
 from curation.requests import Answer, Failure, Request
 from curation.store import call_facts
 from curation.store.call_batches import CallBatches
@@ -289,7 +290,8 @@ class CallLedger:
     def _change(self, sql: str, seq: int, *values: Any) -> None:
         changed = self._db.execute(sql, (*values, seq, self._owner)).rowcount
         if changed != 1:
-            raise RuntimeError(f"call {seq} is not ours to change")
+            fact = "was taken over by another process, because this one gave no sign of life for too long"
+            raise ProjectError(f"call {seq}", fact, "run the same command again; what was answered is not bought twice")
 
     def _left_nano(self, budget_usd: float, *, simulated: bool) -> int:
         row = self._db.execute("SELECT held_nano + spent_nano AS used FROM call_spend WHERE simulated = ?", (simulated,)).fetchone()
