@@ -9,6 +9,7 @@ import re
 import shutil
 import stat
 import subprocess
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,37 @@ def test_images_are_pinned_to_an_exact_release(name: str) -> None:
     assert re.fullmatch(r"[a-z0-9./-]+:v?\d+\.\d+(\.\d+)?(-[a-z]+)?", service["image"]), service["image"]
     for base in re.findall(r"^FROM (\S+)", service.get("build", {}).get("dockerfile_inline", ""), re.M):
         assert re.fullmatch(r"[a-z]+:\d+\.\d+\.\d+-slim-[a-z]+", base), base
+
+
+LOOKED_UP = date(2026, 11, 25)
+"""When the releases below were last looked up. Before a release of ours they are looked up again."""
+MOST_DAYS = 120
+RELEASED = {
+    "postgres:16.16-bookworm": date(2026, 11, 12),
+    "docker.elastic.co/elasticsearch/elasticsearch:8.19.26": date(2026, 10, 9),  # the day of 8.19.23's advisory; it is younger
+    "redis:7.2.16-bookworm": date(2026, 8, 18),
+    "nginx:1.30.7-trixie": date(2026, 11, 18),
+    "python:3.11.16-slim-bookworm": date(2026, 8, 13),
+    "vllm/vllm-openai:v0.33.0": date(2026, 11, 2),
+}
+"""When each image that others publish was released, or a day before which it was not."""
+
+
+def published_images() -> set[str]:
+    built = {name for name, service in SERVICES.items() if "build" in service}
+    bases = {base for name in built for base in re.findall(r"^FROM (\S+)", SERVICES[name]["build"]["dockerfile_inline"], re.M)}
+    return bases | {service["image"] for name, service in SERVICES.items() if name not in built}
+
+
+def test_every_image_has_a_release_date_and_none_is_old() -> None:
+    assert published_images() == set(RELEASED)
+    assert {image: (LOOKED_UP - day).days for image, day in RELEASED.items() if (LOOKED_UP - day).days > MOST_DAYS} == {}
+
+
+def test_images_were_looked_up_for_the_latest_release() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    releases = [date.fromisoformat(day) for day in re.findall(r"^## \S+ \D*(\d{4}-\d\d-\d\d)", changelog, re.M)]
+    assert [day.isoformat() for day in releases if (day - LOOKED_UP).days > 14] == [], "look the images up again and update LOOKED_UP"
 
 
 @pytest.mark.parametrize("name", LASTING)
@@ -150,6 +182,17 @@ def test_curation_is_built_from_files_that_exist_and_started_by_a_command_that_e
     assert "8600/healthz" in str(SERVICES["curation"]["healthcheck"]["test"])
 
 
+def test_the_builder_is_given_what_images_copy_and_nothing_else() -> None:
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    copied = {
+        path.split("/")[0]
+        for service in SERVICES.values()
+        for line in re.findall(r"^COPY (.+) \S+$", service.get("build", {}).get("dockerfile_inline", ""), re.M)
+        for path in line.split()
+    }
+    assert lines[1] == "*" and {line[1:] for line in lines if line.startswith("!")} == copied
+
+
 STUB = '#!/bin/sh\nprintf "%s\\n" "$0" "$@" >"$SEEN.args"\nenv >"$SEEN.env"\n'
 
 
@@ -161,14 +204,16 @@ def run_script(name: str, folder: Path, *, shell: str, secrets: dict[str, str], 
     tools, run = folder / "tools", folder / "run"
     for place in (tools, run / "secrets", run / "redis"):
         place.mkdir(parents=True, exist_ok=True)
-    for tool in ("setpriv", "docker-entrypoint.sh", "chown"):
+    for tool in ("setpriv", "docker-entrypoint.sh", "vllm", "chown"):
         (tools / tool).write_text(STUB if tool != "chown" else "#!/bin/sh\n", encoding="utf-8")
         (tools / tool).chmod(0o755)
     for secret, value in secrets.items():
         (run / "secrets" / secret).write_text(value, encoding="utf-8")
     script = folder / f"{name}.sh"
     content = COMPOSE["configs"][name]["content"].replace("$$", "$")
-    script.write_text(content.replace("/run/", f"{run}/").replace("/project", str(folder)), encoding="utf-8")
+    script.write_text(
+        content.replace("/run/", f"{run}/").replace("/project", str(folder)).replace("/adapter/", f"{folder}/adapter/"), encoding="utf-8"
+    )
     seen = folder / "seen"
     environment = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "SEEN": str(seen)}
     subprocess.run([shutil.which(shell) or shell, str(script), *arguments], env=environment, check=True, timeout=30)
@@ -190,7 +235,11 @@ def test_argilla_and_redis_agree_on_a_password_that_is_in_no_argument(tmp_path: 
     queue = "ef56"
     assert given["ARGILLA_DATABASE_URL"] == "postgresql+asyncpg://argilla:ab12@postgres:5432/argilla"
     assert given["ARGILLA_REDIS_URL"] == f"redis://:{queue}@redis:6379/0"
-    assert (given["ARGILLA_AUTH_SECRET_KEY"], given["OWNER_PASSWORD"], given["OWNER_API_KEY"]) == ("cd34", "-p w'x", "key$1")
+    assert (given["ARGILLA_AUTH_SECRET_KEY"], given["SEEDCORN_OWNER_PASSWORD"], given["SEEDCORN_OWNER_API_KEY"]) == (
+        "cd34",
+        "-p w'x",
+        "key$1",
+    )
     arguments = (tmp_path / "a/seen.args").read_text(encoding="utf-8").splitlines()[1:]
     assert arguments == ["--reuid=argilla", "--regid=argilla", "--init-groups", "python", "-m", "argilla_server"]
     run_script("redis_start", tmp_path / "r", shell="sh", secrets={"redis_password": "ef56"})
@@ -204,7 +253,59 @@ def test_server_and_worker_never_learn_the_owners_secrets(tmp_path: Path) -> Non
     theirs = {name: SECRETS[name] for name in SERVICES["argilla"]["secrets"]}
     given = run_script("with_secrets", tmp_path, shell="bash", secrets=theirs)
     assert SERVICES["worker"]["secrets"] == SERVICES["argilla"]["secrets"]
-    assert not {"OWNER_PASSWORD", "OWNER_API_KEY"} & set(given)
+    assert not [name for name in given if "OWNER" in name]
+
+
+def test_no_secret_is_in_a_command_line(tmp_path: Path) -> None:
+    """Whatever a service is started with, its secrets are in files and in the environment of the process alone."""
+    for name, service in SERVICES.items():
+        started = [*service.get("entrypoint", []), *service.get("command", [])]
+        assert not [part for part in started if "$" in part or re.search("password|api_key|secret", part.replace("with-secrets", ""), re.I)]
+        if service["entrypoint" if "entrypoint" in service else "image"] == ["bash", "/with-secrets.sh"]:
+            folder = tmp_path / name
+            theirs = {secret: SECRETS[secret] for secret in service["secrets"]}
+            run_script("with_secrets", folder, shell="bash", secrets=theirs, arguments=tuple(service["command"]))
+            line = (folder / "seen.args").read_text(encoding="utf-8")
+            assert line.splitlines()[-len(service["command"]) :] == service["command"]
+            assert [secret for secret in SECRETS.values() if secret in line] == []
+
+
+def test_the_server_runs_our_layer_and_prepares_by_environment() -> None:
+    engine = ROOT / "argilla_setup/engine/__main__.py"
+    copied = re.findall(r"^COPY (\S+) (\S+)$", SERVICES["argilla"]["build"]["dockerfile_inline"], re.M)
+    assert copied == [("argilla_setup/server.lock", "/opt/seedcorn/"), ("argilla_setup", "/opt/seedcorn/argilla_setup")]
+    verbs = {name: SERVICES[name]["command"][1:] for name in ("argilla-init", "argilla", "worker")}
+    assert {name: rest[0] for name, rest in verbs.items()} == dict.fromkeys(verbs, "/opt/seedcorn/argilla_setup/engine/__main__.py")
+    assert {name: rest[1:] for name, rest in verbs.items()} == {
+        "argilla-init": ["prepare"],
+        "argilla": ["serve", "0.0.0.0", "6900"],
+        "worker": ["worker"],
+    }
+    assert all(f'verb == "{rest[1]}"' in engine.read_text(encoding="utf-8") for rest in verbs.values())
+
+
+@pytest.mark.parametrize(
+    ("config", "rank"),
+    [({"r": 8}, "8"), ({"r": 24}, "32"), ({"r": 16, "rank_pattern": {"q_proj": 128}}, "128"), ({"r": 64, "rank_pattern": None}, "64")],
+)
+def test_vllm_serves_the_rank_of_the_adapter(tmp_path: Path, config: dict[str, Any], rank: str) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter/adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    run_script("vllm_start", tmp_path, shell="bash", secrets={}, arguments=("--port", "8000"))
+    arguments = (tmp_path / "seen.args").read_text(encoding="utf-8").splitlines()[1:]
+    assert arguments == ["serve", "/base", "--enable-lora", "--max-lora-rank", rank, "--port", "8000"]
+
+
+@pytest.mark.parametrize("config", [None, "{", "{}", '{"r": 1024}', '{"r": null}', "[]"])
+def test_an_adapter_that_cannot_be_served_is_a_sentence(tmp_path: Path, config: str | None, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "adapter").mkdir()
+    if config is not None:
+        (tmp_path / "adapter/adapter_config.json").write_text(config, encoding="utf-8")
+    with pytest.raises(subprocess.CalledProcessError):
+        run_script("vllm_start", tmp_path, shell="bash", secrets={})
+    assert not (tmp_path / "seen.args").exists()
+    said = capfd.readouterr().err
+    assert said.startswith("adapter_config.json: ") and "Traceback" not in said
 
 
 @pytest.mark.parametrize("secrets", [{}, {"postgres_password": "", "redis_password": ""}], ids=["missing", "empty"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import sqlite3
@@ -31,10 +32,11 @@ from argilla_setup.bootstrap import (
 from argilla_setup.engine.check import find_gaps
 from argilla_setup.engine.logins import PER_PERSON
 from argilla_setup.server.control import describe_server, start_detached, stop_server
+from argilla_setup.server.environment import environment_folder
 from argilla_setup.server.home import load_secrets, open_home
 from argilla_setup.server.processes import find_processes
 from argilla_setup.users import Account
-from tests.integration.argilla_server import RunningArgilla
+from tests.integration.argilla_server import REPOSITORY, RunningArgilla
 
 pytestmark = pytest.mark.argilla
 WORKSPACE = "review"
@@ -416,6 +418,41 @@ def test_no_default_login_no_secret_on_show_and_loopback_only(argilla_home: Runn
     assert listening == {"127.0.0.1"}
     private = [argilla_home.home.secrets_file, argilla_home.home.database, argilla_home.home.index]
     assert {oct(path.stat().st_mode & 0o777) for path in private} == {"0o600"}
+
+
+ASK = """
+import asyncio, sys
+sys.path.insert(0, sys.argv[1])
+from argilla_setup.engine.__main__ import _load_package
+_load_package()
+import httpx
+from argilla_setup.engine.app import make_app
+
+async def ask():
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(make_app()), base_url="http://argilla") as http:
+        page = await http.get("/")
+        script = await http.get("/_nuxt/" + sorted(part.split('"')[0] for part in page.text.split("/_nuxt/")[1:] if ".js" in part)[0])
+        print(page.headers["content-security-policy"], page.headers["x-seedcorn-text"], script.status_code, sep="\\n")
+
+asyncio.run(ask())
+"""
+
+
+def test_the_layer_is_the_same_over_the_stores_of_the_compose_file(argilla_home: RunningArgilla, tmp_path: Path) -> None:
+    """docker-compose.yml starts the same engine with Elasticsearch, which is not here: the app is asked without its start."""
+    stores = {
+        "ARGILLA_SEARCH_ENGINE": "elasticsearch",
+        "ARGILLA_ELASTICSEARCH": "http://127.0.0.1:9",
+        "ARGILLA_DATABASE_URL": "postgresql+asyncpg://argilla:x@127.0.0.1:9/argilla",
+        "ARGILLA_HOME_PATH": str(tmp_path),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PATH": os.environ["PATH"],
+    }
+    command = [str(environment_folder() / "bin" / "python"), "-c", ASK, str(REPOSITORY)]
+    done = subprocess.run(command, env=stores, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    policy = httpx.get(argilla_home.url).headers["content-security-policy"]
+    assert done.stdout.split("\n") == [policy, "literal", "200", ""]
 
 
 def test_the_page_may_call_this_server_only(argilla_home: RunningArgilla) -> None:
