@@ -6,10 +6,12 @@ billable, carries that description), or a Python function of the project accepts
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from curation.errors import ProjectError
+from curation.patterns import compile_pattern
 
 Target = Literal["completion", "prompt", "both"]
 """Which text is looked at; with `both`, each of the two must pass."""
@@ -80,7 +82,7 @@ class TableCheck(BaseModel):
 
     @model_validator(mode="after")
     def _groups_exist(self) -> TableCheck:
-        groups = set(re.compile(self.pattern).groupindex)
+        groups = set(compile_pattern(self.pattern).names)
         missing = sorted({self.key, *self.equals} - groups)
         if missing:
             raise ValueError(f"pattern has no group named {', '.join(missing)}; it has {', '.join(sorted(groups)) or 'none'}")
@@ -114,7 +116,7 @@ Check = Annotated[PatternCheck | SchemaCheck | TableCheck | PythonCheck, Field(d
 
 def _compiled(value: str) -> str:
     try:
-        re.compile(value)
-    except re.error as error:
-        raise ValueError(f"is not a regular expression: {error}") from error
+        compile_pattern(value)
+    except ProjectError as error:
+        raise ValueError(error.fact) from error
     return value

@@ -18,14 +18,15 @@ MOST_TIMEOUTS = 5
 
 
 class Pattern:
-    """A compiled pattern, in which `^` and `$` match at each line."""
+    """A compiled pattern; `groups` are its groups' number, `names` those that have a name."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, flags: int) -> None:
         import regex
 
         self.text, self.timeouts = text, 0
-        self._compiled = regex.compile(text, regex.MULTILINE)
+        self._compiled = regex.compile(text, flags)
         self.groups: int = self._compiled.groups
+        self.names: tuple[str, ...] = tuple(self._compiled.groupindex)
 
     def search(self, text: str) -> Any:
         """Return the first match as `re.Match` has it, or None.
@@ -45,8 +46,12 @@ class Pattern:
 
 
 @lru_cache(maxsize=256)
-def compile_pattern(text: str, *, where: str = "pattern") -> Pattern:
+def compile_pattern(text: str, *, multiline: bool = True, where: str = "pattern") -> Pattern:
     """Compile a pattern; the same text gives the same object, which counts its timeouts.
+
+    Args:
+        multiline: `^` and `$` match at each line, not only at the ends of the text.
+        where: what the error names.
 
     Raises:
         ProjectError: it is no regular expression.
@@ -54,6 +59,6 @@ def compile_pattern(text: str, *, where: str = "pattern") -> Pattern:
     import regex
 
     try:
-        return Pattern(text)
+        return Pattern(text, regex.MULTILINE if multiline else 0)
     except (regex.error, RecursionError, OverflowError, MemoryError) as error:
-        raise ProjectError(where, f"{text[:200]!r} is no regular expression ({error})", "correct the pattern") from error
+        raise ProjectError(where, f"{text[:200]!r} is not a regular expression ({error})", "correct the pattern") from error

@@ -14,6 +14,10 @@ from pydantic import BaseModel, ValidationError
 
 from curation.errors import ProjectError
 
+LARGEST = 16 * 2**20
+"""Bytes of a YAML file that people write."""
+MOST_VALUES = 1_000_000
+"""Values of a YAML file with its aliases expanded. Nine lines of aliases can stand for billions."""
 _SHAPES = {
     "tuple_type": "must be a list",
     "list_type": "must be a list",
@@ -29,25 +33,73 @@ _SHAPES = {
 
 
 def read_yaml(path: Path) -> Any:
-    """The values in a YAML file.
+    """Return the values in a YAML file. What aliases expand to, and how deep values are nested, is bounded.
 
     Raises:
-        ProjectError: it is not UTF-8, not YAML, or holds a key twice, with the line.
+        ProjectError: it is too large, not UTF-8, not YAML, holds a key twice, or a value that no setting can have, with the line.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_OnceLoader)
+        size = path.stat().st_size
+        if size > LARGEST:
+            fact = f"is a YAML file of {size:,} bytes; at most {LARGEST:,} are read"
+            raise ProjectError(str(path), fact, "name large data as a file of its own")
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ProjectError(str(path), f"is not UTF-8 text ({error.reason} at byte {error.start})", "save it as UTF-8") from error
+    except ValueError as error:  # a NUL in the path
+        raise ProjectError(repr(str(path)), f"is no path ({error})", "check the path") from error
+    loader = None
+    try:
+        loader = _OnceLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_size(node)
+        return loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise ProjectError(where, f"is not valid YAML ({getattr(error, 'problem', error)})", "mend the line and run again") from error
+        raise ProjectError(
+            where, f"is not valid YAML ({' '.join(str(getattr(error, 'problem', error)).split())})", "correct the line and run again"
+        ) from error
+    except RecursionError as error:
+        raise ProjectError(str(path), "is nested too deeply", "remove levels and run again") from error
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _check_size(root: yaml.Node) -> None:
+    """Refuse a document whose aliases make it contain itself, or expand to more than MOST_VALUES values."""
+    sizes: dict[int, int] = {}
+    open_nodes: set[int] = set()
+    waiting: list[tuple[yaml.Node, bool]] = [(root, False)]
+    while waiting:
+        node, is_done = waiting.pop()
+        inner = _inner(node)
+        if is_done:
+            open_nodes.discard(id(node))
+            sizes[id(node)] = 1 + sum(sizes[id(n)] for n in inner)
+            if sizes[id(node)] > MOST_VALUES:
+                raise yaml.constructor.ConstructorError(None, None, f"it expands to more than {MOST_VALUES:,} values", node.start_mark)
+        elif id(node) in open_nodes:
+            raise yaml.constructor.ConstructorError(None, None, "it contains itself", node.start_mark)
+        elif id(node) not in sizes:
+            open_nodes.add(id(node))
+            waiting.append((node, True))
+            waiting += [(n, False) for n in inner]
+
+
+def _inner(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
 def describe_error(error: ValidationError, model: type[BaseModel], path: Path) -> tuple[str, str, str]:
     """The first error as (what with its key path, the fact, the next step), with the nearest known key for a typo."""
     # A typo shows as an unknown key and a missing one: the unknown one says more.
-    first = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")[0]
+    first = sorted(error.errors(), key=lambda e: e["type"] not in ("extra_forbidden", "invalid_key"))[0]
     # Of a value that may have several types, pydantic names the type it tried.
     keys, known = _follow(model, [part for part in first["loc"] if not (isinstance(part, str) and ("[" in part or "(" in part))])
     what = f"{path}: {'.'.join(keys)}" if keys else str(path)
@@ -56,6 +108,8 @@ def describe_error(error: ValidationError, model: type[BaseModel], path: Path) -
         near = difflib.get_close_matches(keys[-1], known, n=1)
         hint = f"; the nearest one is `{near[0]}` (did you mean that?)" if near else ""
         return what, f"is not a known key{hint}{others}", f"mend the key in {path.name} and run again"
+    if first["type"] == "invalid_key":
+        return what, f"is not a text, so it is no key{others}", f"correct the key in {path.name} and run again"
     if first["type"] == "missing":
         return what, f"is missing{others}", f"add it to {path.name} and run again"
     fact = _SHAPES.get(first["type"]) or first["msg"].removeprefix("Value error, ")
@@ -65,16 +119,25 @@ def describe_error(error: ValidationError, model: type[BaseModel], path: Path) -
 
 
 class _OnceLoader(yaml.SafeLoader):
-    """Refuses a key that stands twice, where YAML would take the last one in silence."""
+    """A loader that refuses a key given twice, where YAML would silently take the last one, and values that Python cannot hold."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key, _ in node.value:
             name = self.construct_object(key, deep=True)
+            if not isinstance(name, str | int | float | bool | None):
+                raise yaml.constructor.ConstructorError(None, None, f"`{str(name)[:40]}` is no key; put quotes around it", key.start_mark)
             if name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"`{name}` stands twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"`{name}` is there twice", key.start_mark)
             seen.add(name)
         return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, OverflowError, TypeError) as error:  # 2024-13-45 is read as a date; 5,000 digits as a number
+            shown = str(node.value)[:40] if isinstance(node, yaml.ScalarNode) else node.tag
+            raise yaml.constructor.ConstructorError(None, None, f"{shown!r} cannot be read ({error})", node.start_mark) from error
 
 
 def _follow(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[list[str], list[str]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import json
 import os
 import sqlite3
@@ -132,6 +134,12 @@ def rewrite(file: Path, change: dict[str, Any], *, name: str = "", body: bytes =
         ({"format": "else"}, "", "no backup of ours"),
         ({"sha256": {"../../evil": "0"}}, "", "that no backup of ours has"),
         ({"sha256": {"users/../../evil.json": "0"}}, "", "that no backup of ours has"),
+        ({"sha256": {}}, "", "has no argilla.db and no secrets.json"),
+        ({"sha256": None}, "", "its manifest.json is damaged"),
+        ({"sha256": {"users/a\0b.json": "0"}}, "", "has no argilla.db and no secrets.json"),
+        ({"version": "1"}, "", "its manifest.json is damaged"),
+        ({"counts": {"responses": "many"}}, "", "its manifest.json is damaged"),
+        ({"created": None}, "", "its manifest.json is damaged"),
     ],
 )
 def test_a_backup_that_was_touched_changes_nothing(tmp_path: Path, change: dict[str, Any], name: str, words: str) -> None:
@@ -141,6 +149,33 @@ def test_a_backup_that_was_touched_changes_nothing(tmp_path: Path, change: dict[
     with pytest.raises(UserError, match=words):
         restore_backup(other, changed)
     assert not other.database.exists() and not other.secrets_file.exists() and not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"secrets.json": b"{}"}, "has no argilla.db"),
+        ({"argilla.db": b""}, "has no secrets.json"),
+        ({"argilla.db": b"", "secrets.json": b"{}"}, "its argilla.db is no database of Argilla"),
+        ({"argilla.db": b"SQLite format 3\0" + bytes(200), "secrets.json": b"{}"}, "is damaged"),
+        ({"argilla.db": bytes(300 * 2**20), "secrets.json": b"{}"}, r"expands to more than 268,435,456 bytes"),
+    ],
+)
+def test_a_backup_that_lacks_a_part_or_holds_something_else_is_refused(tmp_path: Path, parts: dict[str, bytes], words: str) -> None:
+    manifest = {
+        "format": "seedcorn-argilla-backup", "version": 1, "file": "b", "created": "now", "lock": "l", "counts": {},
+        "sha256": {name: hashlib.sha256(body).hexdigest() for name, body in parts.items()},
+    }  # fmt: skip
+    with tarfile.open(tmp_path / "b.tar.gz", "w:gz") as archive:
+        for name, body in {"manifest.json": json.dumps(manifest).encode(), **parts}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(body)
+            archive.addfile(info, io.BytesIO(body))
+    home = open_home(tmp_path / "c")
+    before = sorted(home.folder.rglob("*"))
+    with pytest.raises(UserError, match=words):
+        restore_backup(home, tmp_path / "b.tar.gz")
+    assert sorted(home.folder.rglob("*")) == before
 
 
 @pytest.mark.parametrize("body", [b"", b"not a tar", b"\x1f\x8b\x08\x00cut off"])

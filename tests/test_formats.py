@@ -142,7 +142,7 @@ def test_the_class_is_read_from_a_column_or_from_the_answer(tmp_path: Path) -> N
         if isinstance(record, InstructionRecord)
     ]
     assert labels == ["col", None, "A00.1", None]
-    for pattern, fact in (("(", "no regular expression"), ("x", "has no group")):
+    for pattern, fact in (("(", "not a regular expression"), ("x", "has no group")):
         with pytest.raises(ProjectError, match=fact):
             list(read_rows(path, label_pattern=pattern))
 

@@ -253,7 +253,37 @@ def test_a_key_given_twice_is_refused_with_its_line(tmp_path: Path) -> None:
     """YAML readers take the last one in silence, and the first is what a person looks at."""
     text = yaml.safe_dump(minimal(), sort_keys=False) + "budget: {usd: 1}\nlicence: MIT\nbudget: {usd: 500}\n"
     error = refusal(tmp_path, text)
-    assert "line" in error.what and "`budget` stands twice" in error.fact
+    assert "line" in error.what and "`budget` is there twice" in error.fact
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10))
+
+
+@pytest.mark.parametrize(
+    ("text", "fact"),
+    [
+        (BOMB, "it expands to more than 1,000,000 values"),
+        ("a: &a [*a]\n", "it contains itself"),
+        ("[" * 5_000, "is nested too deeply"),
+        ("a: 2024-13-45\n", "'2024-13-45' cannot be read (month must be in 1..12"),
+        (f"a: {'9' * 5_000}\n", "cannot be read (Exceeds the limit"),
+        ("? [a, b]\n: c\n", "is no key; put quotes around it"),
+        ("2024-01-02: c\n", "`2024-01-02` is no key; put quotes around it"),
+        ("a: !!python/object:os.system x\n", "could not determine a constructor"),
+        ("a: \x07\n", "special characters are not allowed"),
+        ("1: a\n", "project.yaml: 1: is not a text, so it is no key"),
+        ("null: a\n", "is not a text, so it is no key"),
+    ],
+)
+def test_yaml_that_does_harm_or_makes_no_sense_is_one_sentence(tmp_path: Path, text: str, fact: str) -> None:
+    assert fact in str(refusal(tmp_path, text))
+
+
+def test_a_plan_of_more_rows_than_can_be_handled_is_refused(tmp_path: Path) -> None:
+    value = minimal()
+    value["plan"] = {**value["plan"], "instruction": 10**12}
+    error = refusal(tmp_path, value)
+    assert error.what.endswith("plan.instruction") and "less than or equal to 10000000, found 1000000000000" in error.fact
 
 
 def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:

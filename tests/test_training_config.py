@@ -138,7 +138,7 @@ def test_missing_key_and_broken_yaml_are_sentences(tmp_path: Path) -> None:
     with pytest.raises(RunFileError, match="is not valid YAML"):
         load_run_file(broken)
     broken.write_text("kind: sft\nseed: 1\nseed: 2\n")
-    with pytest.raises(RunFileError, match=r"line 3: is not valid YAML \(`seed` stands twice"):
+    with pytest.raises(RunFileError, match=r"line 3: is not valid YAML \(`seed` is there twice"):
         load_run_file(broken)
     with pytest.raises(RunFileError, match="does not exist"):
         load_run_file(tmp_path / "none.yaml")

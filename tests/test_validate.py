@@ -137,3 +137,11 @@ def test_tables_load_from_parquet_and_csv_alike(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_text("no parquet")
     with pytest.raises(ProjectError, match="cannot be read"):
         load_table(tmp_path / "bad.parquet")
+
+
+def test_a_pattern_that_backtracks_for_ever_is_a_finding_and_then_a_refusal() -> None:
+    hard = PatternCheck(pattern=r"^(a|aa)+$")
+    table = check_rows(["a" * 60 + "b", "aaa"], [hard])
+    assert list(zip(table["row"].to_pylist(), table["kind"].to_pylist(), strict=True)) == [(0, "timeout")]
+    with pytest.raises(ProjectError, match="rewrite it without nested repetitions"):
+        check_rows(["a" * 60 + "c"] * 9, [hard])

@@ -15,6 +15,7 @@ import shutil
 import sqlite3
 import tarfile
 import tempfile
+import zlib
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -30,6 +31,11 @@ from argilla_setup.server.status import count_contents
 FORMAT = "seedcorn-argilla-backup"
 VERSION = 1
 MANIFEST = "manifest.json"
+TABLES = {"users", "datasets", "records", "responses"}
+"""What every database of Argilla has."""
+LARGEST_MANIFEST = 16 * 2**20
+MOST_EXPANSION, FREE_BYTES, MOST_PARTS = 200, 256 * 2**20, 100_000
+"""What an archive may expand to: times its size, and bytes in any case; and files in it."""
 
 
 @dataclass(frozen=True)
@@ -129,28 +135,68 @@ def _write_archive(file: Path, parts: dict[str, Path], made: Backup) -> None:
 def _read_archive(file: Path, folder: Path) -> Backup:
     try:
         with tarfile.open(file) as archive:
+            _check_size(file, archive)
             manifest = _read_manifest(file, archive)
             for name, digest in manifest["sha256"].items():
-                _check_name(file, name)
                 body = archive.extractfile(name)
                 if body is None or _write_part(folder / name, body) != digest:
                     raise UserError(f"{file}", f"its part {name} is damaged", "use another backup")
     except FileNotFoundError:
         raise UserError(f"{file}", "does not exist", "argilla-setup backup FILE makes one") from None
-    except (tarfile.TarError, KeyError, EOFError, OSError) as error:
-        raise UserError(f"{file}", f"is no whole backup of ours ({error})", "use another backup") from error
+    # ValueError: what is no JSON, no UTF-8, or no number where tar or the manifest has one; zlib.error: a damaged archive.
+    except (tarfile.TarError, KeyError, EOFError, OSError, ValueError, zlib.error) as error:
+        raise UserError(f"{file}", f"is no whole backup of ours ({str(error)[:200]})", "use another backup") from error
     _check_database(folder / "argilla.db")
-    return Backup(str(file), manifest["created"], manifest["lock"], dict(manifest["counts"]))
+    _check_tables(file, folder / "argilla.db")
+    try:
+        load_secrets(Home(folder))
+    except UserError as error:
+        raise UserError(f"{file}", "its secrets.json is damaged", "use another backup") from error
+    return Backup(str(file), manifest["created"], manifest["lock"], manifest["counts"])
+
+
+def _check_size(file: Path, archive: tarfile.TarFile) -> None:
+    """Refuse an archive that expands to far more than a database does, or to more than the disk has room for."""
+    most = min(max(MOST_EXPANSION * file.stat().st_size, FREE_BYTES), shutil.disk_usage(file.parent).free)
+    total = 0
+    for count, member in enumerate(archive, 1):  # the headers are read one by one, so a bomb ends here
+        total += member.size
+        if total > most or count > MOST_PARTS:
+            raise UserError(f"{file}", f"expands to more than {min(total, most):,} bytes or {MOST_PARTS:,} parts", "use another backup")
 
 
 def _read_manifest(file: Path, archive: tarfile.TarFile) -> dict[str, Any]:
     body = archive.extractfile(MANIFEST)
-    manifest = dict(json.loads(body.read())) if body is not None else {}
-    if manifest.get("format") != FORMAT:
+    manifest = json.loads(body.read(LARGEST_MANIFEST)) if body is not None else {}
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UserError(f"{file}", "is no backup of ours", "argilla-setup backup FILE makes one")
-    if manifest["version"] > VERSION:
+    parts, counts = manifest.get("sha256"), manifest.get("counts")
+    if isinstance(manifest.get("version"), int) and manifest["version"] > VERSION:
         raise UserError(f"{file}", "was made by a newer release", "upgrade Seedcorn first")
+    if not (
+        manifest.get("version") == VERSION
+        and all(isinstance(manifest.get(name), str) for name in ("created", "lock"))
+        and isinstance(parts, dict)
+        and all(isinstance(digest, str) for digest in parts.values())
+        and isinstance(counts, dict)
+        and all(isinstance(count, int) for count in counts.values())
+    ):
+        raise UserError(f"{file}", f"its {MANIFEST} is damaged", "use another backup")
+    for name in parts:
+        _check_name(file, name)
+    if missing := [name for name in ("argilla.db", "secrets.json") if name not in parts]:
+        raise UserError(f"{file}", f"has no {' and no '.join(missing)}", "use another backup")
     return manifest
+
+
+def _check_tables(file: Path, database: Path) -> None:
+    with contextlib.closing(sqlite3.connect(database)) as db:
+        try:
+            there = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{file}", f"its argilla.db is damaged ({error})", "use another backup") from error
+    if missing := sorted(TABLES - there):
+        raise UserError(f"{file}", f"its argilla.db is no database of Argilla (it has no table {missing[0]})", "use another backup")
 
 
 def _check_name(file: Path, name: str) -> None:

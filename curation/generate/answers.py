@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from curation.errors import RowError
 from curation.generate.asks import Ask
 from curation.generate.reading import fail, read_items, read_json
+from curation.patterns import compile_pattern
 from curation.plan import Cell
 from curation.project import Project
 from curation.records import InstructionRecord, Message, PairRecord, candidates_of, make_instruction, make_pair, parse_record
@@ -193,7 +193,7 @@ def _question(row: Mapping[str, str], system: str | None) -> str:
 
 def _label(output: str, pattern: str | None) -> str | None:
     """What the answer says it is. Never what was asked for: a copied or wrong answer must not pass for the right class."""
-    found = re.search(pattern, output) if pattern else None
+    found = compile_pattern(pattern, multiline=False).search(output) if pattern else None
     return found.group(1) if found else None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from curation.errors import ProjectError
+from curation.patterns import compile_pattern
 from curation.pipeline.protecting import ProtectedItems, read_protected
 from curation.plan import Cell
 from curation.project import Project, load_project
@@ -129,7 +129,7 @@ def label_of(bench: Bench, row: Row) -> str | None:
     if row.kind == "instruction":
         return row.label
     pattern = bench.project.records.label_pattern
-    found = re.search(pattern, checked_answer(row)) if pattern and row.better is not None else None
+    found = compile_pattern(pattern, multiline=False).search(checked_answer(row)) if pattern and row.better is not None else None
     return found.group(1) if found else None
 
 

@@ -7,13 +7,13 @@ what it stands for is read anew from the answers at every decision.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from argilla_setup import forms
 from curation.decide import Opinion, Reason
 from curation.errors import RowError
+from curation.patterns import compile_pattern
 from curation.pipeline.bench import Bench
 from curation.pipeline.opinions import opinions_by_seq
 from curation.records import InstructionRecord, parse_record, record_id
@@ -101,7 +101,7 @@ def _text(row: Row) -> str | None:
 
 def _edited(bench: Bench, row: Row, text: str) -> InstructionRecord | None:
     pattern = bench.project.records.label_pattern
-    found = re.search(pattern, text) if pattern else None
+    found = compile_pattern(pattern, multiline=False).search(text) if pattern else None
     value = json.loads(row.record.model_dump_json())
     value["completion"]["content"], value["label"] = text, found.group(1) if found else value["label"] if not pattern else None
     try:

@@ -8,11 +8,16 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from curation.errors import ProjectError
+from curation.patterns import compile_pattern
 from curation.project.closed import Closed, Share
 from curation.records import Kind
 
 VERBALIZED = 5
 """Candidates in one answer under `sampling: verbalized`, as in Zhang et al. 2025 (arXiv:2510.01171)."""
+
+MOST_ROWS = 10_000_000
+"""Rows that one plan may ask for: the largest set that near-duplicates were searched in."""
 
 
 class Grounding(Closed):
@@ -117,9 +122,9 @@ class Plan(Closed):
     """How many examples of what, and how they are asked for."""
 
     seed: int = 7
-    instruction: int = Field(default=0, ge=0)
+    instruction: int = Field(default=0, ge=0, le=MOST_ROWS)
     """Instruction examples to write."""
-    preference: int = Field(default=0, ge=0)
+    preference: int = Field(default=0, ge=0, le=MOST_ROWS)
     """Preference pairs to write."""
     attributes: dict[str, dict[str, float]] = Field(default_factory=dict)
     """For each attribute its values and their weights, for example difficulty: {basic: 5, intermediate: 3, advanced: 2}. A list
@@ -203,9 +208,9 @@ class RecordRules(Closed):
         if self.label_pattern is None:
             return self
         try:
-            groups = re.compile(self.label_pattern).groups
-        except re.error as error:
-            raise ValueError(f"label_pattern is not a regular expression: {error}") from error
+            groups = compile_pattern(self.label_pattern).groups
+        except ProjectError as error:
+            raise ValueError(f"label_pattern {error.fact}") from error
         if groups < 1:
             raise ValueError("label_pattern needs one group in parentheses")
         return self

@@ -7,7 +7,6 @@ row; none of them stops the others.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +17,8 @@ import pyarrow as pa
 
 from curation.checks import Check, PatternCheck, PythonCheck, SchemaCheck, TableCheck
 from curation.dedup.text import checked_length, normalize, strings
-from curation.errors import ProjectError
+from curation.errors import ProjectError, RowError
+from curation.patterns import compile_pattern
 from curation.validate.callables import CheckProcess, sources_of
 
 FAILURES = pa.schema({"row": pa.int64(), "check": pa.string(), "kind": pa.string(), "evidence": pa.string()})
@@ -140,11 +140,15 @@ def _text_judge(check: PatternCheck | SchemaCheck | TableCheck, tables: Mapping[
 
 
 def _pattern_judge(check: PatternCheck) -> Judge:
-    pattern = re.compile(check.pattern, re.MULTILINE)
+    pattern = compile_pattern(check.pattern)
 
     def judge(row: Row) -> Iterator[tuple[str, str]]:
         text = _text(row, check)
-        found = pattern.search(text)
+        try:
+            found = pattern.search(text)
+        except RowError as error:
+            yield "timeout", error.fact
+            return
         if found and check.absent:
             yield "match", f"contains {_shorten(found.group())!r}"
         elif not found and not check.absent:
@@ -177,11 +181,15 @@ def _schema_judge(check: SchemaCheck) -> Judge:
 
 
 def _table_judge(check: TableCheck, table: pa.Table) -> Judge:
-    pattern = re.compile(check.pattern, re.MULTILINE)
+    pattern = compile_pattern(check.pattern)
     index = _index(check, table)
 
     def judge(row: Row) -> Iterator[tuple[str, str]]:
-        found = pattern.search(_text(row, check))
+        try:
+            found = pattern.search(_text(row, check))
+        except RowError as error:
+            yield "timeout", error.fact
+            return
         if not found or found[check.key] is None:
             yield "unreadable", f"no {check.key} could be read: {_shorten(_text(row, check))!r}"
             return
