@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 from curation.records import Kind
 from curation.score.panel import settle_panel
 
-Verdict = Literal["unscored", "dropped", "to_review", "in_review", "approved", "rejected", "disputed", "edited"]
+Verdict = Literal["unscored", "dropped", "held", "to_review", "in_review", "approved", "rejected", "disputed", "edited"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +134,19 @@ def keep_rule(totals: Iterable[float], *, threshold: float, top_percent: float |
     return lambda total: total >= cut
 
 
-def decide(facts: Facts, *, keeps: Callable[[float], bool], overlap: int) -> Decision:
+def passes(facts: Facts, keeps: Callable[[float], bool]) -> bool:
+    """Whether the machines let a row through, whatever people said of it."""
+    return _propose(facts, keeps).verdict == "to_review"
+
+
+def decide(facts: Facts, *, keeps: Callable[[float], bool], overlap: int, unseen: tuple[Verdict, Reason] | None = None) -> Decision:
     """Return the verdict on one row.
 
     Args:
         facts: all that the verdict depends on.
         keeps: the keep rule of the row's group, applied to its total (0 to 10).
         overlap: how many annotators must answer a row.
+        unseen: for a row that people are not asked about, its verdict and why. What people object to counts all the same.
     """
     override, family = facts.override, facts.family
     if override is not None and override.action == "drop":
@@ -162,7 +168,10 @@ def decide(facts: Facts, *, keeps: Callable[[float], bool], overlap: int) -> Dec
         return _decision(facts, "disputed", Reason("review", family.kind, family.why, twin), *facts.notes)
     if proposal.verdict in ("dropped", "unscored") and not is_kept:
         return proposal
-    return _hear(facts, overlap)
+    if unseen is None or len(facts.opinions) + len(facts.edited_by) >= overlap:
+        return _hear(facts, overlap)
+    heard = _hear(facts, 1)
+    return heard if heard.verdict in ("rejected", "disputed", "edited") else _decision(facts, *unseen, *facts.notes)
 
 
 def edit_families(

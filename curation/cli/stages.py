@@ -21,14 +21,24 @@ def init(
     preference: Annotated[int, typer.Option(min=0, help="Preference pairs to plan.")] = 100,
     argilla: Annotated[str | None, typer.Option(help="Folder of `argilla-setup up --home`, relative to the project.")] = None,
     annotator: Annotated[list[str] | None, typer.Option(help="A person who answers; may be given several times.")] = None,
+    import_only: Annotated[
+        bool, typer.Option("--import-only", help="For rows you have: no plan, no judge (score: null), no review (review: none).")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a new project. Example: curate init my-project --template icd10"""
-    from curation.errors import command
+    from curation.errors import ProjectError, command
     from curation.template import write_template
 
     people = tuple(annotator or ())
-    write_template(folder, template, offline=offline, instruction=instruction, preference=preference, argilla=argilla, annotators=people)
+    if import_only and template != "blank":
+        raise ProjectError(
+            "--import-only", f"goes with --template blank, not {template}", command("curate", "init", folder, "--import-only")
+        )
+    write_template(
+        folder, template, offline=offline, instruction=instruction, preference=preference, argilla=argilla, annotators=people,
+        import_only=import_only,
+    )  # fmt: skip
     following = command("curate", "plan", folder) if template == "icd10" else f"fill in `brief` and `intended_use` in {folder}/project.yaml"
     tell({"project": folder / "project.yaml", "next": following}, f"Wrote {folder}/project.yaml. Next: {following}", as_json=as_json)
 

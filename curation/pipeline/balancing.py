@@ -19,7 +19,7 @@ from curation.records import KINDS, Kind
 from curation.store import facts, records, reviews, runs
 from curation.store.records import Row
 
-STANDING = ("approved", "in_review", "to_review")
+STANDING = ("approved", "in_review", "to_review", "held")
 """Verdicts of rows that may still leave in a snapshot."""
 OVER_CAP = "over_cap"
 
@@ -59,7 +59,7 @@ def leave_out_over_cap(bench: Bench, decisions: Sequence[Decision]) -> list[Deci
     for kind in KINDS:
         rows = [row for row in records.list_rows(bench.db, kind) if row.seq in standing]
         for seq, reason in _past_cap(bench, kind, rows, {seq: d.verdict for seq, d in standing.items()}).items():
-            if standing[seq].verdict == "to_review" and seq not in kept:
+            if standing[seq].verdict in ("to_review", "held") and seq not in kept:
                 reasons[seq] = reason
     return [Decision(d.seq, "dropped", d.better, (reasons[d.seq],)) if d.seq in reasons else d for d in decisions]
 

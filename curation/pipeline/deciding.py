@@ -19,12 +19,13 @@ from curation.pipeline.facts_of_pairs import hygiene_values, pair_hygiene
 from curation.pipeline.judged import Choices, choices_by_seq
 from curation.pipeline.keeping import better_candidate, keep_rules, tell_kept, total_of_rows
 from curation.pipeline.opinions import opinions_by_seq
+from curation.pipeline.sampling import Sample, draw, release, settle, unseen_verdict
 from curation.project import settings_digest
-from curation.records import KINDS
+from curation.records import KINDS, Kind
 from curation.store import facts, hold_lock, records, reviews, runs
 from curation.store.records import Row
 
-__all__ = ["GATES", "better_candidate", "decide", "decide_rows", "rank_rows"]
+__all__ = ["GATES", "better_candidate", "decide", "decide_all", "decide_rows", "rank_rows"]
 
 GATES = ("dedup", "screen")
 """The stages whose findings a verdict reads."""
@@ -38,8 +39,9 @@ def decide(folder: Path) -> Summary:
     # One after the other: of two that run at once the slower one, which has read older facts, would write last.
     with open_bench(folder) as bench, hold_lock(bench.db, "decide", wait_s=WAIT_S):
         project = bench.project
-        with runs.record_run(bench.db, "decide", settings_digest(project.score, project.review.overlap, project.balance)) as run:
-            decisions = decide_rows(bench)
+        with runs.record_run(bench.db, "decide", settings_digest(project.score, project.review, project.balance)) as run:
+            decided = decide_all(bench)
+            decisions = decided.decisions
             facts.replace_verdicts(
                 bench.db, ((d.seq, d.verdict, d.better, rules.reasons_as_values(d.reasons)) for d in decisions), run.number
             )
@@ -50,16 +52,32 @@ def decide(folder: Path) -> Summary:
             labels = records.labels_by_seq(bench.db)
             below = [d.verdict == "dropped" and any(reason.stage == "score" for reason in d.reasons) for d in decisions]
             alarms = [str(alarm) for alarm in gate_alarms("score", [labels.get(d.seq) for d in decisions], below)]
+            counts |= {"review_sample": {k: s.as_values() for k, s in decided.samples.items()}} if decided.samples else {}
             run.detail = {**counts, "gate_alarms": alarms, **({"pairs": hygiene_values(pairs)} if pairs else {})}
         reasons = Counter(f"{d.reasons[0].stage}: {d.reasons[0].kind}" for d in decisions if d.verdict == "dropped")
         _, notes = tell_kept(bench)
         counts |= {"dropped_for": dict(reasons.most_common()), "alarms": alarms}
-        return Summary("decide", run.rows_in, run.rows_out, counts, [*alarms, *notes])
+        samples = [f"Review sample, {kind}: {sample.sentence}." for kind, sample in decided.samples.items()]
+        return Summary("decide", run.rows_in, run.rows_out, counts, [*alarms, *notes, *samples])
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What was decided, and by which samples."""
+
+    decisions: list[Decision]
+    samples: Mapping[Kind, Sample]
+    """Of each kind what people were shown for all of them; empty where they look at every row, or at none."""
 
 
 def decide_rows(bench: Bench) -> list[Decision]:
-    """A decision for every row that stands for itself, in order."""
-    decisions = []
+    """Return a decision for every row that stands for itself, in order."""
+    return decide_all(bench).decisions
+
+
+def decide_all(bench: Bench) -> Decided:
+    """Return a decision for every row that stands for itself, in order, and the review samples behind them."""
+    decisions, samples = list[Decision](), dict[Kind, Sample]()
     rows_of = {kind: records.list_rows(bench.db, kind) for kind in KINDS}
     everyone = [row for rows in rows_of.values() for row in rows]
     known = _known(bench, everyone)
@@ -68,10 +86,21 @@ def decide_rows(bench: Bench) -> list[Decision]:
         # The best part is of the rows of this kind: a pair's worse answers are meant to score low and would fill the rest.
         totals = total_of_rows(bench, kind, rows)
         keeps = keep_rules(bench, rows, totals)
+
+        def facts_of(row: Row, totals: Mapping[int, float] = totals) -> Facts:
+            return _facts_of(known, row, total=totals.get(row.seq), family=families.get(row.seq))
+
+        sample = draw(bench, kind, rows, lambda row, keeps=keeps: rules.passes(facts_of(row), keeps[row.seq]))  # type: ignore[misc]
         for row in rows:
-            given = _facts_of(known, row, total=totals.get(row.seq), family=families.get(row.seq))
-            decisions.append(rules.decide(given, keeps=keeps[row.seq], overlap=bench.project.review.overlap))
-    return leave_out_over_cap(bench, decisions)
+            unseen = unseen_verdict(bench, row, sample)
+            decisions.append(rules.decide(facts_of(row), keeps=keeps[row.seq], overlap=bench.project.review.overlap, unseen=unseen))
+        samples |= {kind: sample} if sample else {}
+    decisions = leave_out_over_cap(bench, decisions)
+    if not samples:
+        return Decided(decisions, samples)
+    by_seq = {decision.seq: decision for decision in decisions}
+    settled = {kind: settle(sample, by_seq) for kind, sample in samples.items()}
+    return Decided(release(decisions, {row.seq: row.kind for row in everyone}, settled), settled)
 
 
 @dataclass(frozen=True)
@@ -84,6 +113,8 @@ class _Known:
     opinions: Mapping[int, Sequence[Opinion]]
     overrides: Mapping[int, facts.StoredOverride]
     standings: Mapping[int, Standing]
+    is_judged: bool
+    """Whether a judge scores the rows."""
 
 
 def _known(bench: Bench, rows: Sequence[Row]) -> _Known:
@@ -93,7 +124,7 @@ def _known(bench: Bench, rows: Sequence[Row]) -> _Known:
     by_seq, overrides = {row.seq: row for row in rows}, facts.overrides_by_seq(bench.db)
     opinions = opinions_by_seq(bench, by_seq)
     made = standings(bench, by_seq, opinions)
-    return _Known(choices_by_seq(bench), drops, notes, opinions, overrides, made)
+    return _Known(choices_by_seq(bench), drops, notes, opinions, overrides, made, not bench.project.score.is_off)
 
 
 def _facts_of(known: _Known, row: Row, *, total: float | None, family: Family | None) -> Facts:
@@ -113,7 +144,7 @@ def _facts_of(known: _Known, row: Row, *, total: float | None, family: Family | 
         override=_override(override) if override else None,
         edited_by=standing.by,
         taken_back=standing.taken_back,
-        needs_score=row.how != "edited" and not by_people,
+        needs_score=known.is_judged and row.how != "edited" and not by_people,
         by_people=by_people,
         family=family,
     )

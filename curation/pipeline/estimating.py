@@ -134,6 +134,8 @@ def _leaks(bench: Bench, stage: str, doubts: Sequence[Request], *, more_tokens: 
 
 
 def _judges(bench: Bench) -> Sequence[ModelSpec]:
+    if bench.project.score.is_off:
+        return ()
     return scoring.judges_of(bench.project) if decide_panel(bench).used else (bench.project.models.judge,)
 
 

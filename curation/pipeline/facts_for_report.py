@@ -40,6 +40,7 @@ WORDS = {
     "leak_reworded": "reworded protected text",
     "leak_judged": "gives a protected item away, says the leak judge",
     "over_cap": "over its class's cap",
+    "held": "outside the review sample, which is not settled",
 }
 """Kinds of findings whose names need better words."""
 SHOWN_STAGES = ("generate", "import", "score", "dedup", "screen", "push", "pull", "snapshot")
@@ -109,7 +110,7 @@ def _funnel(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]]) -> tuple[pa
             steps.append(page.FunnelStep(stage=stage, entered=left, left=left - sum(reasons.values()), reasons=reasons))
             left -= sum(reasons.values())
     people = Counter(v["verdict"] for v in verdicts.values())
-    waiting = {in_words(k): people[k] for k in ("unscored", "to_review", "in_review") if people[k]}
+    waiting = {in_words(k): people[k] for k in ("unscored", "held", "to_review", "in_review") if people[k]}
     settled = {k: people[k] for k in ("rejected", "disputed", "edited") if people[k]}
     steps.append(page.FunnelStep(stage="review", entered=left, left=people["approved"], reasons={**settled, **waiting}))
     return tuple(steps)

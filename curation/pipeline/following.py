@@ -20,6 +20,8 @@ GATES = ("score", "dedup", "screen")
 def next_step(bench: Bench) -> str:
     """The command that brings the project on, in one line."""
     ran = runs.latest_numbers(bench.db)
+    if not any(planned_rows(bench.project).values()) and not ran.keys() & {*MAKERS} and bench.project.review.mode == "none":
+        return f"{command('curate', 'import', bench.folder)} FILE"
     verb = _before_people(bench, ran) or _with_people(bench, ran)
     return command("curate", verb, bench.folder) if verb else _after_people(bench)
 
@@ -31,13 +33,16 @@ def _before_people(bench: Bench, ran: Mapping[str, int]) -> str | None:
         return "plan"
     if cells and records.count_cells(bench.db, waiting=True):
         return "generate"
-    if stale := next((gate for gate in GATES if ran.get(gate, 0) < made), None):
+    gates = GATES[1:] if bench.project.score.is_off else GATES
+    if stale := next((gate for gate in gates if ran.get(gate, 0) < made), None):
         return stale
     return "refill" if cells and max(ran.get("decide", 0), ran.get("push", 0)) < ran["screen"] else None
 
 
 def _with_people(bench: Bench, ran: Mapping[str, int]) -> str | None:
     verdicts, pushed = facts.verdict_counts(bench.db), reviews.pushed_seqs(bench.db)
+    if bench.project.review.mode == "none":
+        return "decide" if ran.get("decide", 0) < ran["screen"] else None if verdicts["approved"] else "report"
     waiting = facts.seqs_with_verdict(bench.db, "to_review") | facts.seqs_with_verdict(bench.db, "in_review")
     if waiting - pushed or not (verdicts or ran.get("push")):
         return "push"
@@ -47,6 +52,8 @@ def _with_people(bench: Bench, ran: Mapping[str, int]) -> str | None:
 
 
 def _after_people(bench: Bench) -> str:
+    if bench.project.review.mode == "sample" and facts.verdict_counts(bench.db)["held"]:
+        return "raise review.sample, or set review.mode: all, in project.yaml: the sample's error rate is above review.max_error"
     frozen = {run["detail"].get("kind"): run["run"] for run in runs.list_runs(bench.db, "snapshot") if run["state"] == "done"}
     changed, approved = runs.latest_with_rows(bench.db, ("pull", "import")), facts.approved_kinds(bench.db)
     for kind in KINDS:

@@ -28,6 +28,7 @@ from curation.pipeline.facts_of_pairs import frozen_pairs
 from curation.pipeline.judged import judged_by
 from curation.pipeline.protecting import ProtectedItems
 from curation.pipeline.reviewing import review_counts
+from curation.pipeline.sampling import Sample
 from curation.project import settings_digest
 from curation.records import Kind
 from curation.report import CardInput, render_card, render_croissant, render_report
@@ -40,7 +41,7 @@ PACKAGES = ("seedcorn", "argilla", "datasketch", "faiss-cpu", "pyarrow", "senten
 _PART = 20_000
 TOLD = {
     "protected": "other protected sets",
-    "review": "other reviewers",
+    "review": "another review or other reviewers",
     "intended_use": "another intended use",
     "licence": "another licence",
 }
@@ -64,16 +65,18 @@ def freeze(
     better: Mapping[int, int | None],
     protected: Sequence[ProtectedItems],
     stopped: Mapping[int, str],
+    sample: Sample | None = None,
 ) -> Frozen:
     """Write the splits as the next version of NAME, unless a whole folder of that name says the same of the same rows.
 
     Args:
         better: canonical index of the better answer of each pair, by seq.
         stopped: rows that the last gate holds back, with the reason.
+        sample: what people looked at for all rows, in a project that samples.
     """
     tables = {split: _table(kind, rows, better) for split, rows in parts.items()}
     digest = snapshots.content_digest({split: table for split, table in tables.items() if table.num_rows})
-    said = _manifest_facts(bench, kind, protected, stopped)
+    said = _manifest_facts(bench, kind, protected, stopped, sample)
     earlier, note = _earlier(bench, name, digest, said)
     if earlier is None:
         leaving = [row for rows in parts.values() for row in rows]
@@ -102,7 +105,7 @@ def _earlier(bench: Bench, name: str, digest: str, said: Mapping[str, Any]) -> t
 def _changed(manifest: Manifest, said: Mapping[str, Any]) -> list[str]:
     """In words, what the manifest tells that is not so any more."""
     was = manifest.model_dump(mode="json")
-    people = {"simulated", "reviewers"}
+    people = {"mode", "sample", "simulated", "reviewers"}
     now = {**said, "review": {key: said["review"][key] for key in people}}
     was["review"] = {key: was["review"][key] for key in people}
     return [words for part, words in TOLD.items() if settings_digest(was[part]) != settings_digest(now[part])]
@@ -186,7 +189,9 @@ def _write(
     )  # fmt: skip
 
 
-def _manifest_facts(bench: Bench, kind: Kind, protected: Sequence[ProtectedItems], stopped: Mapping[int, str]) -> dict[str, Any]:
+def _manifest_facts(
+    bench: Bench, kind: Kind, protected: Sequence[ProtectedItems], stopped: Mapping[int, str], sample: Sample | None
+) -> dict[str, Any]:
     project, review = bench.project, review_counts(bench, (kind,))
     simulated = "offline-stand-in" in (project.models.teacher.provider, project.models.judge.provider)
     kind_of = records.kinds_by_seq(bench.db)
@@ -197,6 +202,7 @@ def _manifest_facts(bench: Bench, kind: Kind, protected: Sequence[ProtectedItems
             for p in protected
         ],
         "review": {
+            "mode": project.review.mode, "sample": sample.as_values() if sample else None,
             "simulated": review["simulated"], "reviewers": review["reviewers"], "overlap": project.review.overlap,
             "agreement": review["agreement"], "answers": review["opinions"], "disputed": review["disputed"],
         },
@@ -204,7 +210,7 @@ def _manifest_facts(bench: Bench, kind: Kind, protected: Sequence[ProtectedItems
         "intended_use": project.intended_use.strip(),
         "licence": project.licence,
         "settings": {
-            "score": {
+            "score": None if project.score.is_off else {
                 "threshold": project.score.threshold, "top_percent": project.score.top_percent,
                 "top_by": project.score.top_by, "rubric": scoring.rubric_digest(project),
                 "judges": {judge.name: scoring.rubric_digest(project, judge.spec) for judge in judged_by(bench) if judge.totals},

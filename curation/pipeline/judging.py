@@ -34,6 +34,8 @@ SAMPLED = 100
 def score(folder: Path, *, progress: Progress | None = None) -> Summary:
     """Have the judges score what has no score under the present rubric, and compare pairs in both orders. Core: score/."""
     with open_bench(folder) as bench:
+        if bench.project.score.is_off:
+            return Summary("score", notes=["project.yaml has score: null, so no judge is asked."])
         with runs.record_run(bench.db, "score", scoring.rubric_digest(bench.project)) as run:
             left = settle_earlier(bench)
             read_judged(bench, run.number)

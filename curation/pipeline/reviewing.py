@@ -11,7 +11,7 @@ from curation import agreement as agreeing
 from curation import review as argilla
 from curation import score as scoring
 from curation.decide import Decision
-from curation.errors import ProjectError
+from curation.errors import ProjectError, command
 from curation.pipeline.asking import Progress
 from curation.pipeline.bench import Bench, Summary, load_cells, open_bench
 from curation.pipeline.deciding import better_candidate, decide, decide_rows
@@ -20,6 +20,7 @@ from curation.pipeline.edits import add_edits
 from curation.pipeline.following import next_step
 from curation.pipeline.judging import totals_by_seq
 from curation.pipeline.opinions import opinions_by_seq
+from curation.pipeline.sampling import is_unseen
 from curation.project import settings_digest
 from curation.records import KINDS, Kind
 from curation.report.attention import describe_alpha
@@ -36,6 +37,9 @@ def push(folder: Path, *, progress: Progress | None = None) -> Summary:
     """Show people every row that machines let through; what Argilla already holds is updated only where it differs."""
     with open_bench(folder) as bench:
         project = bench.project
+        if project.review.mode == "none":
+            fact = "has review: none, so no row is shown to people"
+            raise ProjectError(f"{folder}/project.yaml", fact, command("curate", "snapshot", folder))
         with runs.record_run(bench.db, "push", settings_digest(project.review, list(project.score.rubric))) as run:
             review = _connect(bench)
             by_kind, withdrawn = Counter[str](), 0
@@ -131,7 +135,7 @@ def _connect(bench: Bench) -> ArgillaReview:
 
 
 def _rows_to_show(bench: Bench, kind: Kind) -> list[tuple[Row, Decision]]:
-    decisions = {d.seq: d for d in decide_rows(bench) if d.verdict in REVIEWED}
+    decisions = {d.seq: d for d in decide_rows(bench) if d.verdict in REVIEWED and not is_unseen(d)}
     return [(row, decisions[row.seq]) for row in records.list_rows(bench.db, kind) if row.seq in decisions]
 
 

@@ -14,10 +14,11 @@ from curation.errors import ProjectError, SnapshotError, command
 from curation.formats import ExportFormat, write_rows
 from curation.pipeline.balancing import rows_past_cap
 from curation.pipeline.bench import Bench, Summary, label_of, load_protected, open_bench
-from curation.pipeline.deciding import decide_rows
+from curation.pipeline.deciding import decide_all
 from curation.pipeline.earlier import keep_sketches, texts_for_dedup
 from curation.pipeline.freezing import freeze
 from curation.pipeline.protecting import ProtectedItems
+from curation.pipeline.sampling import Sample
 from curation.pipeline.screening import check_findings, conflict_findings, leak_findings
 from curation.project import is_open, settings_digest
 from curation.records import KINDS, Kind
@@ -29,7 +30,10 @@ from curation.store.records import Row
 def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> Summary:
     """Freeze the approved rows of a kind, after the gates have run once more on exactly the text that leaves. Core: snapshot/."""
     with open_bench(folder) as bench, hold_lock(bench.db, "snapshot"):
-        decisions = {d.seq: d for d in decide_rows(bench) if d.verdict == "approved"}
+        decided = decide_all(bench)
+        decisions, sample = {d.seq: d for d in decided.decisions if d.verdict == "approved"}, decided.samples.get(kind)
+        if sample is not None:
+            _check_sample(bench, sample)
         # The gates read the answer that leaves as the better one, which annotators or a data lead may have chosen against its maker.
         rows = [row._replace(better=decisions[row.seq].better) for row in records.list_rows(bench.db, kind) if row.seq in decisions]
         if not rows:
@@ -50,7 +54,7 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> Summary:
             better = {row.seq: decisions[row.seq].better for row in kept}
             called = name or f"{bench.project.name}-{kind}"
             known = {Path(one["path"]).name for one in reviews.list_snapshots(bench.db)}
-            frozen = freeze(bench, kind, name=called, parts=splits, better=better, protected=protected, stopped=stopped)
+            frozen = freeze(bench, kind, name=called, parts=splits, better=better, protected=protected, stopped=stopped, sample=sample)
             released = [row for part in splits.values() for row in part]
             if frozen.path.name not in known:  # of one frozen before, dedup makes missing sketches itself
                 keep_sketches(bench, frozen.path, kind, released, watermark=records.last_seq(bench.db))
@@ -162,6 +166,20 @@ def _remedy(path: Path, status: str) -> str:
         "revoked": "curate snapshot, for a new one without what was wrong",
     }
     return known.get(status, "take it again from where it came, or write a new one with curate snapshot")
+
+
+def _check_sample(bench: Bench, sample: Sample) -> None:
+    """Refuse to freeze rows whose review sample is not answered, or came out worse than the project allows."""
+    if sample.releases or not sample.drawn:
+        return
+    what = f"a snapshot of {sample.kind} rows"
+    if sample.is_answered:
+        fact = f"is held back by review.max_error {sample.max_error:.1%}: {sample.sentence}"
+        raise SnapshotError(what, fact, "correct the rows, raise review.sample for a narrower interval, or set review.mode: all")
+    pushed = reviews.pushed_seqs(bench.db)
+    verb = "pull" if sample.drawn <= pushed else "push"
+    raise SnapshotError(what, f"needs the review sample: {sample.waiting:,} of its {len(sample.drawn):,} rows are not answered",
+                        command("curate", verb, bench.folder))  # fmt: skip
 
 
 def _nothing_approved(bench: Bench, kind: Kind) -> SnapshotError:

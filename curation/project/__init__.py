@@ -79,6 +79,20 @@ class Project(Closed):
     splits: Splits = Splits()
     signing: Signing = Signing()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _workspace_by_name(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not isinstance(given.get("review"), dict | str):
+            return given
+        review = {"mode": given["review"]} if isinstance(given["review"], str) else given["review"]
+        return given | {"review": {"workspace": given.get("name", ""), **review}}
+
+    @model_validator(mode="after")
+    def _judges_what_it_must(self) -> Project:
+        if self.score.is_off and self.plan.candidates and self.plan.preferred_by == "judge":
+            raise ValueError("plan.candidates needs a judge to prefer one, and score is null; set plan.preferred_by: people")
+        return self
+
     @model_validator(mode="after")
     def _ranks_within_a_planned_attribute(self) -> Project:
         topic = {"topic"} if self.plan.grounding and self.plan.grounding.topic else set()

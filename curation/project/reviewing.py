@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from pydantic import Field, model_validator
 
 from curation.project.closed import Closed, Share
 
+ReviewMode = Literal["none", "sample", "all"]
+
 
 class Review(Closed):
-    """Where people look at the rows."""
+    """Which rows people look at, and where. In project.yaml also one word: `review: none`, `sample` or `all`."""
 
+    mode: ReviewMode = "all"
+    """`all` rows, a random `sample` of them, or `none`; recorded in every snapshot and refused by `train` unless its run file agrees."""
+    sample: int = Field(default=200, ge=1)
+    """With mode sample: rows of each kind that people look at, drawn at random, by label in proportion where there are labels."""
+    max_error: Share | None = None
+    """With mode sample: the other rows leave only if the upper end of the error rate's 95 % interval is at most this; null: they
+    leave once the sample is answered, whatever the rate."""
     argilla: str | None = None
     """Folder of `argilla-setup up --home` (its secrets are read from there), or null to use ARGILLA_API_URL and ARGILLA_API_KEY."""
-    workspace: str
+    workspace: str = ""
+    """By default the project's name."""
     overlap: int = Field(default=2, ge=1)
     """How many people answer each row."""
     annotators: tuple[str, ...] = ()
     guidelines: str | None = None
     """A Markdown file of the project's own words for annotators; they read it after the brief and before how the form works."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, given: Any) -> Any:
+        return {"mode": given} if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _samples_where_it_says_so(self) -> Review:
+        if self.mode != "sample" and (given := sorted(self.model_fields_set & {"sample", "max_error"})):
+            raise ValueError(f"{given[0]} goes with mode: sample; the mode is {self.mode}")
+        return self
 
 
 class Splits(Closed):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,6 +22,7 @@ class Score(Closed):
     """The rubric and the rule that keeps."""
 
     rubric: dict[str, str] = DEFAULT_RUBRIC
+    """Criterion to question. `score: null` in project.yaml means no criteria: no judge scores the rows."""
     threshold: float = Field(default=7.0, ge=0, le=10)
     """Keep rows whose total (0 to 10) reaches this."""
     top_percent: float | None = Field(default=None, gt=0, le=100)
@@ -40,10 +42,22 @@ class Score(Closed):
             raise ValueError("top_by says within what the best part is taken, so it needs top_percent")
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_off(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and not given.get("rubric", DEFAULT_RUBRIC):
+            raise ValueError("rubric needs a criterion; write `score: null` for a project without a judge")
+        return {"rubric": {}} if given is None else given
+
+    @property
+    def is_off(self) -> bool:
+        """Whether no judge scores the rows (`score: null`)."""
+        return not self.rubric
+
     @model_validator(mode="after")
     def _names_are_free(self) -> Score:
-        if not self.rubric or {"overall", "total"} & self.rubric.keys():
-            raise ValueError("rubric needs a criterion, and none may be called overall or total")
+        if {"overall", "total"} & self.rubric.keys():
+            raise ValueError("no criterion of rubric may be called overall or total")
         for name in self.rubric:
             if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,60}", name):
                 raise ValueError(f"rubric: {name!r} cannot name a score; use small letters, digits, - and _")

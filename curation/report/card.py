@@ -91,6 +91,10 @@ def _limits(card: CardInput) -> list[str]:
         found.append("The review is simulated: no person has looked at the rows.")
     elif not card.review.answers:
         found.append("No person has reviewed the rows.")
+    elif card.review.mode == "sample":
+        found.append("People reviewed a random sample of the rows; most rows were released without review.")
+    elif card.review.mode == "none":
+        found.append("Most rows were released without review.")
     if not card.protected:
         found.append("No protected evaluation set was screened against, so leaks of one are unknown.")
     return found

@@ -71,7 +71,13 @@ def _review(card: CardInput) -> str:
     if not review.answers:
         return "No person has reviewed the rows."
     who = "simulated reviewers" if review.simulated else f"{len(review.reviewers)} reviewers"
-    return f"{review.answers} answers by {who}, {review.overlap} asked for each row."
+    given = f"{review.answers} answers by {who}, {review.overlap} asked for each reviewed row."
+    if review.mode == "none":
+        return f"{given} The other rows were released without review."
+    if review.mode == "sample" and (sample := review.sample):
+        found = f"{sample.bad} of {sample.rows} were bad, 95 % interval of the rate {sample.low:.1%} to {sample.high:.1%}"
+        return f"{given} A random sample of {sample.population} rows was reviewed; {found}. The other rows were released without review."
+    return given
 
 
 def _record_set(card: CardInput, file: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ A part that is None was not run and the page says so; an empty part was run and 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -70,9 +71,24 @@ class CardModels(ManifestPart):
     simulated: bool = False
 
 
+class CardSample(ManifestPart):
+    """What people found in the random sample that they looked at."""
+
+    rows: int
+    population: int
+    strata: int = 1
+    bad: int
+    rate: float | None
+    low: float
+    high: float
+    max_error: float | None = None
+
+
 class CardReview(ManifestPart):
     """What people (or simulated reviewers) said, in numbers."""
 
+    mode: Literal["none", "sample", "all"] = "all"
+    sample: CardSample | None = None
     simulated: bool = False
     reviewers: tuple[str, ...] = ()
     overlap: int = 1

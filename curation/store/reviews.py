@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import secrets
 import sqlite3
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -38,6 +39,12 @@ def pushed_payloads(db: sqlite3.Connection, dataset: str) -> dict[int, str]:
 def pushed_seqs(db: sqlite3.Connection) -> set[int]:
     """Records that people may have seen."""
     return {row["seq"] for row in db.execute("SELECT DISTINCT seq FROM pushed")}
+
+
+def sample_key(db: sqlite3.Connection) -> bytes:
+    """Return the project's secret by which the rows of a review sample are drawn; made on first use."""
+    db.execute("INSERT OR IGNORE INTO meta VALUES ('sample_key', ?)", (secrets.token_hex(16),))
+    return bytes.fromhex(db.execute("SELECT value FROM meta WHERE key = 'sample_key'").fetchone()["value"])
 
 
 def mark_pushed(db: sqlite3.Connection, dataset: str, payloads: Iterable[tuple[int, str]]) -> None:

@@ -22,8 +22,14 @@ def write_template(
     preference: int = 100,
     argilla: str | None = None,
     annotators: tuple[str, ...] = (),
+    import_only: bool = False,
 ) -> None:
     """Write a new project into FOLDER; project.yaml goes last, so its presence means the rest is there.
+
+    Args:
+        instruction: examples to plan; also `preference`.
+        argilla: folder of the Argilla server, relative to the project.
+        import_only: for rows that exist already: nothing is planned, no judge scores, and nobody is asked to review.
 
     Raises:
         ProjectError: the folder already holds a project, or cannot be a project's name.
@@ -41,6 +47,9 @@ def write_template(
         "argilla": json.dumps(argilla),
         "annotators": json.dumps(list(annotators)),
     }
+    if import_only:
+        values |= {"instruction": "0", "preference": "0"}
+        text = _without_judge_and_people(text)
     for key, value in values.items():
         text = text.replace("{" + key + "}", value)
     try:
@@ -48,6 +57,15 @@ def write_template(
     except OSError as error:
         fact = f"cannot be written ({error.strerror or error})"
         raise ProjectError(str(folder), fact, "make space or name another folder, and run again") from error
+
+
+def _without_judge_and_people(text: str) -> str:
+    text = re.sub(
+        r"(?m)^score:.*\n(?:[ #].*\n)*",
+        "score: null                     # no judge scores the rows; give a rubric to have them scored\n",
+        text,
+    )
+    return re.sub(r"(?m)^  mode: all {5}", "  mode: none    ", text)
 
 
 def name_of(folder: Path) -> str:
