@@ -35,6 +35,7 @@ CORE = {
     "validate",
     "decide",
     "agreement",
+    "sampling",
     "split",
     "report",
     "formats",

@@ -27,6 +27,7 @@ from curation.pipeline.facts_for_report import report_data
 from curation.pipeline.facts_of_pairs import frozen_pairs
 from curation.pipeline.judged import judged_by
 from curation.pipeline.protecting import ProtectedItems
+from curation.pipeline.provenance import models_of
 from curation.pipeline.reviewing import review_counts
 from curation.pipeline.sampling import Sample
 from curation.project import settings_digest
@@ -76,10 +77,10 @@ def freeze(
     """
     tables = {split: _table(kind, rows, better) for split, rows in parts.items()}
     digest = snapshots.content_digest({split: table for split, table in tables.items() if table.num_rows})
-    said = _manifest_facts(bench, kind, protected, stopped, sample)
+    leaving = [row for rows in parts.values() for row in rows]
+    said = _manifest_facts(bench, kind, leaving, protected, stopped, sample)
     earlier, note = _earlier(bench, name, digest, said)
     if earlier is None:
-        leaving = [row for rows in parts.values() for row in rows]
         version = 1 + max(_versions(bench, name), default=0)
         earlier = _write(bench, kind, name=name, version=version, tables=tables, leaving=leaving, digest=digest, said=said)
     _remember(bench, earlier)
@@ -190,10 +191,14 @@ def _write(
 
 
 def _manifest_facts(
-    bench: Bench, kind: Kind, protected: Sequence[ProtectedItems], stopped: Mapping[int, str], sample: Sample | None
+    bench: Bench,
+    kind: Kind,
+    leaving: Sequence[Row],
+    protected: Sequence[ProtectedItems],
+    stopped: Mapping[int, str],
+    sample: Sample | None,
 ) -> dict[str, Any]:
     project, review = bench.project, review_counts(bench, (kind,))
-    simulated = "offline-stand-in" in (project.models.teacher.provider, project.models.judge.provider)
     kind_of = records.kinds_by_seq(bench.db)
     verdicts = Counter(v["verdict"] for seq, v in facts.verdicts_by_seq(bench.db).items() if kind_of[seq] == kind)
     stated = {
@@ -206,7 +211,7 @@ def _manifest_facts(
             "simulated": review["simulated"], "reviewers": review["reviewers"], "overlap": project.review.overlap,
             "agreement": review["agreement"], "answers": review["opinions"], "disputed": review["disputed"],
         },
-        "models": {"teacher": _model_name(project.models.teacher), "judge": _model_name(project.models.judge), "simulated": simulated},
+        "models": models_of(bench, kind, leaving),
         "intended_use": project.intended_use.strip(),
         "licence": project.licence,
         "settings": {
@@ -225,7 +230,3 @@ def _manifest_facts(
     }  # fmt: skip
     masked: dict[str, Any] = mask_values(stated)  # a password in an address (dedup.index) must not be signed and given away
     return masked
-
-
-def _model_name(spec: Any) -> str:
-    return f"{spec.model} (offline stand-in: made-up text)" if spec.provider == "offline-stand-in" else f"{spec.model} ({spec.provider})"

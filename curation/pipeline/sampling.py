@@ -72,7 +72,7 @@ class Sample:
 
 
 def draw(bench: Bench, kind: Kind, rows: Sequence[Row], passes: Callable[[Row], bool]) -> Sample | None:
-    """Draw the rows of a kind that people look at; None where the project does not sample.
+    """Draw the rows of a kind that people look at; None where the project does not sample, or has nothing to sample.
 
     Rows that a person changed, and pairs of which nobody has said who is better, always go to people and are not drawn from.
 
@@ -83,10 +83,12 @@ def draw(bench: Bench, kind: Kind, rows: Sequence[Row], passes: Callable[[Row], 
     if settings.mode != "sample":
         return None
     frame = [row for row in rows if row.how != "edited" and not needs_preference(row) and passes(row)]
+    if not frame:
+        return None
     strata = [label_of(bench, row) for row in frame]
     places = draw_sample([row.id for row in frame], strata, size=settings.sample, key=reviews.sample_key(bench.db))
     drawn = frozenset(frame[place].seq for place in places)
-    return Sample(kind, drawn, len(frame), max(1, len(set(strata))), waiting=len(drawn), max_error=settings.max_error)
+    return Sample(kind, drawn, len(frame), len(set(strata)), waiting=len(drawn), max_error=settings.max_error)
 
 
 def unseen_verdict(bench: Bench, row: Row, sample: Sample | None) -> tuple[Verdict, Reason] | None:

@@ -57,7 +57,7 @@ class Score(Closed):
     @model_validator(mode="after")
     def _names_are_free(self) -> Score:
         if {"overall", "total"} & self.rubric.keys():
-            raise ValueError("no criterion of rubric may be called overall or total")
+            raise ValueError("rubric: none may be called overall or total")
         for name in self.rubric:
             if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,60}", name):
                 raise ValueError(f"rubric: {name!r} cannot name a score; use small letters, digits, - and _")
