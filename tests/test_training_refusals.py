@@ -14,7 +14,7 @@ from curation.snapshot import create_key
 from tests.training_samples import run_settings, write_eval, write_run_file, write_signed
 from training.config import TrainingError, load_run_file
 from training.data import open_snapshot
-from training.preflight import preflight, refuse_packing
+from training.preflight import preflight
 from training.run_files import write_run_files
 from training.sft import train_sft
 
@@ -140,12 +140,6 @@ def test_unknown_licence_of_the_base_model_is_a_question_also_for_research(proje
         check(project, licence_answers={"terms_read": {"house-licence": "ann, 2026-11-25: research"}})
 
 
-def test_packing_is_refused_without_flash_attention(project: Path) -> None:
-    run = load_run_file(write_run_file(project, "sft.yaml", run_settings(optimizer={"packing": True})))
-    with pytest.raises(TrainingError, match="needs FlashAttention on a GPU"):
-        refuse_packing(run, gpu=None)
-
-
 def test_evaluation_table_and_pairs_are_opened_before_a_run(project: Path) -> None:
     write_signed(project, "instruction", key=key(project), sha256=sha_of(project))
     evaluation = run_settings()["eval"]
@@ -154,12 +148,6 @@ def test_evaluation_table_and_pairs_are_opened_before_a_run(project: Path) -> No
     write_signed(project, "preference", key=None, sha256=sha_of(project))
     with pytest.raises(SnapshotError, match="nobody has signed this"):
         check(project, eval=evaluation | {"preference_snapshot": "../snapshots/tiny-preference@latest"})
-
-
-def test_packing_asks_for_the_attention_that_keeps_rows_apart() -> None:
-    from training.model import attention_for
-
-    assert (attention_for(packing=True), attention_for(packing=False)) == ("flash_attention_2", None)
 
 
 def test_logger_that_is_not_installed_is_said_before_the_run(project: Path) -> None:

@@ -133,7 +133,8 @@ class Optimizer(BaseModel):
     adapter_dtype: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 rounds small updates away: at 5e-7 most weights of an adapter would not move at all."""
     packing: bool = False
-    """Refused without FlashAttention: elsewhere packed rows see one another."""
+    """Put several rows into one sequence of max_length, so that none is padded. A model that reads one packed row while it predicts another
+    is refused. Without FlashAttention keep batch_size at 1: the attention mask grows with the square of batch_size * max_length."""
     gradient_checkpointing: bool | None = None
     """Default: on a GPU yes, on a CPU no (it costs a second forward)."""
 

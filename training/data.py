@@ -7,19 +7,23 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from curation.records import Kind
 from training.chat import Rendered, merge_system, read_row
 from training.config import RunFile, RunFileError, TrainingError
 
 if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
     from curation.snapshot import ProtectedSet, Snapshot
 
 Split = Literal["train", "validation", "test"]
 KIND_OF: dict[str, Kind] = {"sft": "instruction", "dpo": "preference"}
 COLUMNS: dict[str, tuple[str, ...]] = {"instruction": ("prompt", "completion"), "preference": ("prompt", "chosen", "rejected")}
 LATEST = "@latest"
+Rows: TypeAlias = "Dataset | Sequence[Mapping[str, Any]]"
+"""Rows of a snapshot: a datasets.Dataset, or plain rows."""
 REVIEW_LEVELS = ("none", "sample", "all")
 """How much of a snapshot people have reviewed, the least first."""
 
@@ -129,11 +133,31 @@ def read_rows(snapshot: Snapshot, split: Split, *, system: str = "keep") -> list
     return rows if system == "keep" else [{**row, "prompt": merge_system(row["prompt"])} for row in rows]
 
 
-def to_dataset(rows: list[dict[str, Any]], *, kind: Kind) -> Any:
-    """A datasets.Dataset of the columns TRL takes, ids and labels left out."""
+def load_splits(snapshot: Snapshot) -> DatasetDict:
+    """Load the splits of a verified snapshot as a datasets.DatasetDict, with the Parquet files' schema as features.
+
+    The tables are parsed from the bytes whose sha256 the signed manifest names, and that sha256 is each dataset's fingerprint. The files
+    are not opened a second time by path, so what was checked is what is trained on.
+    """
+    from datasets import Dataset, DatasetDict, DatasetInfo, Features, NamedSplit
+
+    manifest, loaded = snapshot.manifest, {}
+    for split, facts in manifest.splits.items():
+        table = snapshot.table(split)
+        features = Features.from_arrow_schema(table.schema)
+        info = DatasetInfo(dataset_name=manifest.name, version=f"{manifest.version}.0.0", license=manifest.licence, features=features)
+        loaded[split] = Dataset(table, info=info, split=NamedSplit(split), fingerprint=manifest.files[facts.file][:16])
+    return DatasetDict(loaded)
+
+
+def to_dataset(rows: Rows, *, kind: Kind) -> Dataset:
+    """Return the columns that TRL takes, ids and labels left out, of a dataset or of plain rows."""
     from datasets import Dataset
 
-    return Dataset.from_list([{column: row[column] for column in COLUMNS[kind]} for row in rows])
+    wanted = list(COLUMNS[kind])
+    if isinstance(rows, Dataset):
+        return rows.select_columns(wanted)
+    return Dataset.from_list([{column: row[column] for column in wanted} for row in rows])
 
 
 def render_rows(rows: list[dict[str, Any]], tokenizer: Any, *, kind: Kind) -> list[Rendered]:
@@ -195,10 +219,17 @@ def name_rows(names: Sequence[str]) -> str:
     return ", ".join(name[:12] for name in names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def kept_rows(rows: list[dict[str, Any]], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of a split that preflight did not leave out."""
+def kept_rows(rows: Dataset, facts: Mapping[str, Any], *, system: str = "keep") -> Dataset:
+    """Return the rows of a split that preflight did not leave out.
+
+    Args:
+        rows: the split.
+        facts: what preflight says of it.
+        system: merge puts each system message in front of the first user message.
+    """
     gone = set(facts["left_out"])
-    return [row for row in rows if str(row["id"]) not in gone]
+    kept = rows.select([number for number, name in enumerate(rows["id"]) if str(name) not in gone]) if gone else rows
+    return kept if system == "keep" else kept.map(lambda row: {"prompt": merge_system(row["prompt"])})
 
 
 def check_protected(file: Path, protected: Sequence[ProtectedSet], *, of: str) -> ProtectedSet:

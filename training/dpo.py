@@ -18,7 +18,7 @@ from curation.errors import command
 from training.adapter import adapter_tensors, live_digest
 from training.card import write_card
 from training.config import BETA, RunFile, TrainingError, find_warnings
-from training.data import describe_left_out, kept_rows, open_snapshot, read_rows, to_dataset
+from training.data import Rows, describe_left_out, kept_rows, load_splits, open_snapshot, to_dataset
 from training.folder import (
     ADAPTER,
     CHECKPOINTS,
@@ -29,7 +29,7 @@ from training.folder import (
     write_run,
 )
 from training.preflight import confirm_preflight
-from training.progress import Say, run_callbacks
+from training.progress import Say, Tracking, describe_tracking, logger_callbacks, run_callbacks
 from training.resume import explain_failures, only_process, take_up, train_from
 from training.sft import count_parameters, describe_run, parameters_text, require_saved
 
@@ -96,16 +96,22 @@ def build_trainer(run: RunFile, *, checked: dict[str, Any], say: Say) -> tuple[A
         say(f"Warning: {line}")
     say(f"Loading {checked['base']['id']}")
     tokenizer = load_tokenizer(run.base_model)
-    train, validation = (
-        kept_rows(read_rows(snapshot, split, system=run.system), checked["lengths"][split]) for split in ("train", "validation")
-    )
-    trainer = make_trainer(run, tokenizer, train=train, validation=validation, say=say)
+    splits = load_splits(snapshot)
+    train, validation = (kept_rows(splits[split], checked["lengths"][split], system=run.system) for split in ("train", "validation"))
+    trainer = make_trainer(run, tokenizer, train=train, validation=validation, say=say, tracking=describe_tracking(run, checked))
     say(parameters_text(count_parameters(trainer.model)))
     return trainer, tokenizer
 
 
 def make_trainer(
-    run: RunFile, tokenizer: Any, *, train: list[dict[str, Any]], validation: list[dict[str, Any]], say: Say, dtype: str | None = None
+    run: RunFile,
+    tokenizer: Any,
+    *,
+    train: Rows,
+    validation: Rows,
+    say: Say,
+    dtype: str | None = None,
+    tracking: Tracking | None = None,
 ) -> Any:
     """Load the base model with the SFT adapter and build the DPOTrainer over these pairs.
 
@@ -116,6 +122,7 @@ def make_trainer(
         validation: pairs the early stopping looks at.
         say: prints progress.
         dtype: data type to compute in; by default this machine's.
+        tracking: name, project and facts for the run file's logger; None logs nothing there.
     """
     import torch
     from peft import PeftModel
@@ -132,11 +139,11 @@ def make_trainer(
     trainer = resuming(DPOTrainer)(
         model=PeftModel.from_pretrained(base, run.sft_adapter / ADAPTER, is_trainable=True),
         ref_model=None,
-        args=DPOConfig(**training_arguments(run, folder=run.output), beta=run.beta or BETA),
+        args=DPOConfig(**training_arguments(run, folder=run.output, tracking=tracking), beta=run.beta or BETA),
         train_dataset=to_dataset(train, kind="preference"),
         eval_dataset=to_dataset(validation, kind="preference"),
         processing_class=tokenizer,
-        callbacks=[EarlyStoppingCallback(run.stopping.patience), *run_callbacks(run.output, say)],
+        callbacks=[EarlyStoppingCallback(run.stopping.patience), *logger_callbacks(run, tracking), *run_callbacks(run.output, say)],
     )
     trainer.add_callback(_first_step_gate(trainer))
     trainer.adapter_dtype = run.optimizer.adapter_dtype

@@ -274,6 +274,7 @@ def result_text(result: Mapping[str, Any], *, target: Path, sft_run: Path | None
     small = min(metric["n"] for name, metric in result["metrics"].items() if name != "preference_test")  # its rows are the snapshot's
     if small < 100:
         lines.append(f"  with {small} items the intervals are wide; 100 or more tell more (eval.n in the run file)")
+    missing: list[tuple[str, tuple[object, ...]]]
     missing = [("The base model", (target, "--base"))] if result["subject"] != "base" and "base" not in result["against"] else []
     if sft_run is not None and result["subject"] == "dpo" and "sft" not in result["against"]:
         missing.append(("The SFT adapter", (sft_run,)))

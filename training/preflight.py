@@ -50,7 +50,6 @@ def preflight(run: RunFile, *, say: Say = print) -> dict[str, Any]:
     check_licences(run, base, None)
     snapshot = open_snapshot(run, resolve_snapshot(run.snapshot), kind=KIND_OF[run.kind])
     check_licences(run, base, snapshot)
-    refuse_packing(run, gpu=free_gpu_memory())
     refuse_missing_logger(run)
     evaluation = describe_eval(run, snapshot)
     base_facts = {**asdict(base), "digest": _base_digest(run.base_model, say=say)}
@@ -60,7 +59,9 @@ def preflight(run: RunFile, *, say: Say = print) -> dict[str, Any]:
     conditions = check_licences(run, base, snapshot, sft)
     refuse_unknown_targets(run)
     lengths = describe_rows(run, snapshot, say=say)
-    memory = describe_memory(run, longest=max(split["longest"] for split in lengths.values()))
+    memory = describe_memory(
+        run, longest=run.optimizer.max_length if run.optimizer.packing else max(split["longest"] for split in lengths.values())
+    )
     result = {
         "schema": SCHEMA,
         "kind": run.kind,
@@ -301,14 +302,6 @@ def describe_disk(run: RunFile) -> dict[str, float]:
         fact = f"checkpoints and adapter take about {-(-needed // 1_000_000)} MB and {free // 1_000_000} MB are free"
         raise TrainingError(str(run.output), fact, "make room, or name an output elsewhere")
     return {"needed": round(needed / GIB, 3), "available": round(free / GIB, 2)}
-
-
-def refuse_packing(run: RunFile, *, gpu: int | None) -> None:
-    """Packed rows are kept apart by FlashAttention only; elsewhere each row would read the ones before it."""
-    if run.optimizer.packing and (gpu is None or importlib.util.find_spec("flash_attn") is None):
-        raise TrainingError(
-            "optimizer.packing", "needs FlashAttention on a GPU; without it packed rows see one another", "set packing: false"
-        )
 
 
 def refuse_missing_logger(run: RunFile) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import json
 import math
 import os
@@ -15,14 +16,17 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from argilla_setup.shown import mask_secrets, visible
-from training.config import TrainingError
+from training.config import RunFile, TrainingError
 from training.folder import MARK, METRICS
 
 Say = Callable[[str], None]
+TENSORBOARD = "tensorboard"
+"""Folder of TensorBoard's events in the run folder."""
 SILENCE = 30.0
 """Seconds; longer without a word, and people wonder whether it still runs."""
 
@@ -81,6 +85,77 @@ def keep_freed_memory() -> None:
         mmap_max, trim_threshold = -4, -1  # malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD
         libc.mallopt(mmap_max, 0)
         libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """What an experiment tracker is told of a run."""
+
+    name: str
+    project: str
+    id: str
+    """The same for a run that is resumed, so that it stays one run there."""
+    config: dict[str, Any]
+
+
+def describe_tracking(run: RunFile, checked: Mapping[str, Any]) -> Tracking:
+    """Describe a run for Weights & Biases and trackio: the snapshot is in its name, and its digest is in the configuration.
+
+    WANDB_PROJECT names the project; by default it is the snapshot's name without its kind.
+    """
+    snapshot, base = checked["snapshot"], checked["base"]
+    where = f"{run.output.resolve()} {run.digest} {snapshot['digest']}"
+    facts = {
+        "kind": run.kind,
+        "use": run.use,
+        "snapshot": f"{snapshot['name']} v{snapshot['version']}",
+        "snapshot_digest": snapshot["digest"],
+        "base_model": base["id"],
+        "base_digest": base["digest"],
+        "config_digest": run.digest,
+    }
+    if sft := checked.get("sft_run"):
+        facts |= {"sft_adapter_digest": sft["adapter_digest"], "sft_snapshot_digest": sft["digest"]}
+    return Tracking(
+        name=f"{run.output.name}-{snapshot['name']}-v{snapshot['version']}-{snapshot['digest'][:8]}",
+        project=os.environ.get("WANDB_PROJECT") or snapshot["name"].removesuffix(f"-{snapshot['kind']}"),
+        id=hashlib.sha256(where.encode()).hexdigest()[:16],
+        config={"seedcorn": facts},
+    )
+
+
+def logger_callbacks(run: RunFile, tracking: Tracking | None) -> list[Any]:
+    """Return the callbacks of the run file's logger; none without `tracking`. TensorBoard's events stay in the run folder."""
+    if tracking is None or run.logger == "none":
+        return []
+    from transformers import integrations
+
+    if run.logger == "tensorboard":
+        callback = integrations.TensorBoardCallback()
+        callback.logging_dir = str(run.output / TENSORBOARD)  # its default lies among the checkpoints, which are deleted
+        return [callback]
+    if run.logger == "trackio":
+        return [integrations.TrackioCallback()]
+    return _wandb_callbacks(run.output, tracking)
+
+
+def _wandb_callbacks(folder: Path, tracking: Tracking) -> list[Any]:
+    """Begin and end the W&B run around the library's callback, which can set neither project nor configuration."""
+    import wandb
+    from transformers import TrainerCallback
+    from transformers.integrations import WandbCallback
+
+    class Begin(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if wandb.run is None:
+                named = {"project": tracking.project, "name": tracking.name, "id": tracking.id, "config": tracking.config}
+                wandb.init(**named, resume="allow", dir=str(folder))
+
+    class End(TrainerCallback):
+        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            wandb.finish()
+
+    return [Begin(), WandbCallback(), End()]
 
 
 def run_callbacks(folder: Path, say: Say) -> list[Any]:

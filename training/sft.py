@@ -16,7 +16,7 @@ from curation.errors import command
 from training.adapter import folder_digest, live_digest
 from training.card import write_card
 from training.config import BETA, Lora, RunFile, TrainingError, find_warnings
-from training.data import describe_left_out, kept_rows, open_snapshot, read_rows, to_dataset
+from training.data import Rows, describe_left_out, kept_rows, load_splits, open_snapshot, to_dataset
 from training.folder import (
     CHECKPOINTS,
     SCHEMA,
@@ -28,7 +28,7 @@ from training.folder import (
     write_run,
 )
 from training.preflight import confirm_preflight
-from training.progress import Say, run_callbacks
+from training.progress import Say, Tracking, describe_tracking, logger_callbacks, run_callbacks
 from training.resume import explain_failures, only_process, take_up, train_from
 
 
@@ -75,16 +75,22 @@ def build_trainer(run: RunFile, *, checked: dict[str, Any], say: Say) -> tuple[A
         say(line)
     say(f"Loading {checked['base']['id']}")
     tokenizer = load_tokenizer(run.base_model)
-    train, validation = (
-        kept_rows(read_rows(snapshot, split, system=run.system), checked["lengths"][split]) for split in ("train", "validation")
-    )
-    trainer = make_trainer(run, tokenizer, train=train, validation=validation, say=say)
+    splits = load_splits(snapshot)
+    train, validation = (kept_rows(splits[split], checked["lengths"][split], system=run.system) for split in ("train", "validation"))
+    trainer = make_trainer(run, tokenizer, train=train, validation=validation, say=say, tracking=describe_tracking(run, checked))
     say(parameters_text(count_parameters(trainer.model)))
     return trainer, tokenizer
 
 
 def make_trainer(
-    run: RunFile, tokenizer: Any, *, train: list[dict[str, Any]], validation: list[dict[str, Any]], say: Say, dtype: str | None = None
+    run: RunFile,
+    tokenizer: Any,
+    *,
+    train: Rows,
+    validation: Rows,
+    say: Say,
+    dtype: str | None = None,
+    tracking: Tracking | None = None,
 ) -> Any:
     """Load the base model and build the SFTTrainer over these rows.
 
@@ -95,29 +101,39 @@ def make_trainer(
         validation: rows the early stopping looks at.
         say: prints progress.
         dtype: data type to compute in; by default this machine's.
+        tracking: name, project and facts for the run file's logger; None logs nothing there.
     """
     import torch
     from transformers import EarlyStoppingCallback, set_seed
     from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
-    from training.model import cast_adapters, load_base, lora_config, resuming, training_arguments
+    from training.model import cast_adapters, check_packing, load_base, lora_config, resuming, training_arguments
 
     if run.threads:
         torch.set_num_threads(run.threads)
     set_seed(run.seed)
     model = load_base(run.base_model, run.quantization, packing=run.optimizer.packing, dtype=dtype)
+    settings = training_arguments(run, folder=run.output, tracking=tracking)
+    if run.optimizer.packing:
+        check_packing(model, to_ids(tokenizer, train[0]))
     trainer = resuming(SFTTrainer)(
         model=model,
-        args=SFTConfig(**training_arguments(run, folder=run.output), packing=run.optimizer.packing, completion_only_loss=True),
+        args=SFTConfig(**settings, packing=run.optimizer.packing, completion_only_loss=True),
         train_dataset=to_dataset(train, kind="instruction"),
         eval_dataset=to_dataset(validation, kind="instruction"),
         processing_class=tokenizer,
         peft_config=lora_config(run.lora or Lora(), model),
-        callbacks=[EarlyStoppingCallback(run.stopping.patience), *run_callbacks(run.output, say)],
+        callbacks=[EarlyStoppingCallback(run.stopping.patience), *logger_callbacks(run, tracking), *run_callbacks(run.output, say)],
     )
     trainer.adapter_dtype = run.optimizer.adapter_dtype
     cast_adapters(trainer.model, run.optimizer.adapter_dtype)
     return trainer
+
+
+def to_ids(tokenizer: Any, row: Mapping[str, Any]) -> list[int]:
+    """Return the tokens of a row as a conversation."""
+    text = tokenizer.apply_chat_template([*row["prompt"], *row["completion"]], tokenize=False)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def count_parameters(model: Any) -> dict[str, int]:
