@@ -65,7 +65,7 @@ def make_app() -> Any:
 
 def prepare_page(app: Any) -> str:
     """Edit the copy of Argilla's page that this process serves, and return the Content-Security-Policy that fits it."""
-    (folder,) = [Path(route.app.directory) for route in app.routes if isinstance(getattr(route, "app", None), StaticFiles)]
+    (folder,) = _static_folders(app)
     remove_foreign_fonts(folder)
     show_text_literally(folder)
     return content_security_policy(folder)
@@ -75,6 +75,13 @@ def keep_parsed_settings() -> None:
     """Parse a question's settings once instead of once for each record and answer: 14.8 ms of each record's writing become 9.5."""
     for model, shape in ((Question, QuestionSettings), (MetadataProperty, MetadataPropertySettings)):
         model.parsed_settings = property(_parser(TypeAdapter(shape)))
+
+
+def _static_folders(app: Any) -> list[Path]:
+    """Return the folders that the app serves files from; with ARGILLA_BASE_URL they are mounted one level deeper."""
+    if isinstance(app, StaticFiles):
+        return [Path(str(app.directory))]
+    return [folder for route in getattr(app, "routes", ()) for folder in _static_folders(getattr(route, "app", None))]
 
 
 def _parser(shape: TypeAdapter[Any]) -> Any:

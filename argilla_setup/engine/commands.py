@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from argilla_server.settings import settings
 from argilla_setup.engine import adapter
 from argilla_setup.engine.check import is_damage
 from argilla_setup.engine.index import Contradiction
+from argilla_setup.engine.page import PageChanged
 
 
 def prepare() -> None:
@@ -42,9 +44,11 @@ def serve(*, host: str, port: int) -> None:
     from argilla_setup.engine.app import make_app
 
     asyncio.run(_make_index_whole())
-    uvicorn.run(
-        make_app(), host=host, port=port, access_log=False, server_header=False, timeout_graceful_shutdown=5, log_config=_timed_logs()
-    )
+    try:
+        app = make_app()
+    except PageChanged as error:
+        sys.exit(str(error))
+    uvicorn.run(app, host=host, port=port, access_log=False, server_header=False, timeout_graceful_shutdown=5, log_config=_timed_logs())
 
 
 def work() -> None:

@@ -6,6 +6,7 @@ and approves every record of the dataset in the reader's name, so the listener's
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,11 @@ from argilla_setup import forms
 from argilla_setup.server.environment import environment_folder
 from argilla_setup.server.home import load_secrets
 from argilla_setup.users import Account
+from curation import pipeline
+from curation import score as scoring
+from curation.pipeline import open_bench
 from curation.review import ArgillaReview, Shown, connect, fit_to_page, form_settings, pull_answers, push_records
+from curation.store import facts, records
 from tests.integration.argilla_server import RunningArgilla
 from tests.integration.browsing import PATIENCE_MS, browser, logged_in, opened, picture
 
@@ -461,3 +466,51 @@ def test_what_any_client_pushes_is_shown_as_text(
             page.wait_for_load_state("networkidle")
     context.close()
     assert listener.asked == []
+
+
+def test_an_imported_row_that_attacks_is_reviewed_like_any_other(
+    project: Path, argilla_home: RunningArgilla, listener: Listener, browser: Any
+) -> None:
+    """From `curate import` to `curate pull`: nobody's answer but the annotator's own, and no edit that nobody made."""
+    texts = {name: text.strip() for name, text in listener.texts(SCRIPTS, HIDDEN).items() if name != "carriage-returns"}
+    settings = project / "project.yaml"
+    text = settings.read_text(encoding="utf-8")
+    for old, new in (
+        ("name: coding", "name: attacked"),
+        ("workspace: coding", "workspace: attacked"),
+        ("argilla: null", f"argilla: {argilla_home.home.folder}"),
+        ("annotators: []", "annotators: [mallory]"),
+        ("overlap: 2", "overlap: 1"),
+    ):
+        assert old in text, old
+        text = text.replace(old, new, 1)
+    settings.write_text(text, encoding="utf-8")
+    file = project.with_name("rows.jsonl")
+    lines = [json.dumps({"prompt": f"Q {name}: {text}", "completion": f"Answer: {text}"}) for name, text in texts.items()]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    pipeline.import_rows(project, file)
+    with open_bench(project) as bench:
+        rows = records.list_rows(bench.db, "instruction")
+        criteria, digest = [*bench.project.score.rubric, "overall"], scoring.rubric_digest(bench.project)
+        facts.add_scores(bench.db, [(row.seq, digest, criterion, 5, "", None) for row in rows for criterion in criteria], 1)
+    assert pipeline.push(project).counts["sent"] == {"instruction": len(texts)}
+    listener.asked.clear()
+    context = logged_in(browser, argilla_home.url, argilla_home.account("mallory", workspace="attacked"))
+    answered = 3
+    with opened(context, argilla_home.url) as (page, _):
+        page.goto(argilla_home.url)
+        page.get_by_text("attacked-instruction", exact=True).click()
+        for _ in range(answered):
+            page.wait_for_function("() => document.activeElement?.id === 'verdict_approve'")
+            page.wait_for_function("() => document.querySelector('#contentId')?.textContent.length > 1")
+            prompt = page.evaluate(READ)["fields"][0]
+            page.keyboard.press("1")
+            page.keyboard.press("Enter")
+            page.wait_for_function("text => document.querySelector('.record .content-area')?.firstElementChild.textContent !== text",
+                                   arg=prompt)  # fmt: skip
+    context.close()
+    pulled = pipeline.pull(project).counts
+    assert (pulled["answers"], pulled["new"], pulled["edited_records"]) == (answered, answered, 0)
+    assert pulled["verdicts"]["approved"] == answered and not pulled["verdicts"].get("edited")
+    assert listener.asked == []
+    assert pipeline.push(project).counts["sent"] in ({}, {"instruction": 0})
