@@ -173,6 +173,36 @@ def test_revoked_sft_snapshot_is_refused_also_after_preflight(project: Path) -> 
         preflight(next_run(project, "dpo3"))
 
 
+def test_adapter_of_revoked_rows_is_neither_signed_nor_merged(project: Path) -> None:
+    from training.merge import merge_run
+    from training.trace import sign_run, trace_run
+
+    root = read_manifest(sft_snapshot(project)).digest.root
+    now = datetime(2026, 11, 25, tzinfo=UTC)
+    revoke(root, project / "keys" / "signing.pem", reason="a leak", at=now, folder=project / "snapshots" / "revocations")
+    for kind in ("sft", "dpo"):
+        run = load_run(project, f"{kind}.yaml", run_settings(kind))
+        for act in (
+            lambda run: sign_run(run, key=project / "keys" / "signing.pem"),
+            lambda run: merge_run(run, out=project / "merged"),
+            trace_run,
+        ):
+            with pytest.raises(SnapshotError, match=r"was revoked on 2026-11-25 .* a leak"):
+                act(run)
+    assert not (project / "runs" / "dpo" / "adapter" / "model.sig").exists() and not (project / "merged").exists()
+
+
+def test_adapter_changed_after_it_was_signed_is_not_merged(project: Path) -> None:
+    from training.merge import merge_run
+    from training.trace import sign_run
+
+    run = load_run(project, "sft.yaml", run_settings())
+    sign_run(run, key=project / "keys" / "signing.pem")
+    (run.output / "adapter" / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.raises(TrainingError, match=r"its signature does not hold: chat_template\.jinja: has sha256"):
+        merge_run(run, out=project / "merged")
+
+
 def test_deleted_sft_snapshot_is_refused(project: Path) -> None:
     shutil.rmtree(sft_snapshot(project))
     with pytest.raises(TrainingError, match=r"tiny-instruction-v1-\S+: does not exist; the sft run in .* Next: restore that snapshot"):

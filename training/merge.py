@@ -13,9 +13,11 @@ from typing import Any
 
 from training.card import PICTURE, card_text
 from training.config import Quantization, RunFile, TrainingError
+from training.data import check_signature
 from training.folder import ADAPTER, read_evaluations, require_finished, require_preflight
 from training.licence import RECORD
 from training.progress import Say
+from training.trace import verify_sources
 
 
 def merge_run(run: RunFile, *, out: Path, say: Say = print) -> dict[str, Any]:
@@ -26,6 +28,8 @@ def merge_run(run: RunFile, *, out: Path, say: Say = print) -> dict[str, Any]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TrainingError(str(out), "is there already; nothing was overwritten", "name an empty or new folder with --out")
     check_base(run.base_model, checked, mend="name the base model the run had; an adapter fits no other")
+    check_signature(run, run.output / ADAPTER)
+    verify_sources(run, done)
     _check_room(run.base_model, out)
     say(f"Adding {done['adapter_digest'][:12]} to {done['base']['id']}")
     aside = out.with_name(f".{out.name}.part")

@@ -128,8 +128,9 @@ def logger_callbacks(run: RunFile, tracking: Tracking | None) -> list[Any]:
     """Return the callbacks of the run file's logger; none without `tracking`. TensorBoard's events stay in the run folder."""
     if tracking is None or run.logger == "none":
         return []
-    from transformers import integrations
+    from transformers import integrations as library
 
+    integrations: Any = library  # its classes have no types
     if run.logger == "tensorboard":
         callback = integrations.TensorBoardCallback()
         callback.logging_dir = str(run.output / TENSORBOARD)  # its default lies among the checkpoints, which are deleted
@@ -142,8 +143,9 @@ def logger_callbacks(run: RunFile, tracking: Tracking | None) -> list[Any]:
 def _wandb_callbacks(folder: Path, tracking: Tracking) -> list[Any]:
     """Begin and end the W&B run around the library's callback, which can set neither project nor configuration."""
     import wandb
-    from transformers import TrainerCallback
-    from transformers.integrations import WandbCallback
+    from transformers import TrainerCallback, integrations
+
+    library: Any = integrations  # its classes have no types
 
     class Begin(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -155,7 +157,7 @@ def _wandb_callbacks(folder: Path, tracking: Tracking) -> list[Any]:
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             wandb.finish()
 
-    return [Begin(), WandbCallback(), End()]
+    return [Begin(), library.WandbCallback(), End()]
 
 
 def run_callbacks(folder: Path, say: Say) -> list[Any]:

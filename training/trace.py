@@ -36,7 +36,7 @@ def trace_run(run: RunFile, *, row_id: str | None = None) -> dict[str, Any]:
     A DPO adapter goes on from an SFT adapter, so the rows of both are in it.
     """
     done = require_finished(run)
-    sources = [Source(done["kind"], open_recorded(run, run.output, done))]
+    sources = verify_sources(run, done)
     result = {
         "run": str(run.output),
         "kind": done["kind"],
@@ -48,7 +48,6 @@ def trace_run(run: RunFile, *, row_id: str | None = None) -> dict[str, Any]:
     }
     if done["kind"] == "dpo":
         sft = _require_reference(run, done)
-        sources.append(Source(sft["kind"], open_recorded(run, run.output / done["sft_run"], sft)))
         result["sft_run"] = {"path": str((run.output / done["sft_run"]).resolve()), "adapter_digest": sft["adapter_digest"]}
         result["sft_snapshot"] = {**sft["snapshot"], "path": str(sources[1].snapshot.path)}
         result["reference_digest"] = done["reference_digest"]
@@ -58,14 +57,36 @@ def trace_run(run: RunFile, *, row_id: str | None = None) -> dict[str, Any]:
     return result | {"row_ids": {kind: _ids(rows, kind) for kind in (source.run for source in sources)}}
 
 
+def verify_sources(run: RunFile, done: Mapping[str, Any]) -> list[Source]:
+    """Verify again every snapshot whose rows are in a finished adapter, revocations included; a DPO adapter has two.
+
+    Raises:
+        TrainingError: a snapshot or the SFT run is missing, or is another one.
+        SnapshotError: a snapshot's signature does not hold or it was revoked.
+    """
+    sources = [Source(done["kind"], open_recorded(run, run.output, done))]
+    if done["kind"] == "dpo":
+        sft = _require_reference(run, done)
+        sources.append(Source(sft["kind"], open_recorded(run, run.output / done["sft_run"], sft)))
+    return sources
+
+
 def sign_run(run: RunFile, *, key: Path | None = None) -> dict[str, Any]:
-    """Sign the adapter folder, card included, with OpenSSF Model Signing, as snapshots are signed; by default with your own key."""
+    """Sign the adapter folder, card included, with OpenSSF Model Signing, as snapshots are signed.
+
+    The snapshots behind it are verified first, so that an adapter of revoked rows is not signed.
+
+    Args:
+        run: the finished run.
+        key: the private key; by default your own.
+    """
     from curation.snapshot import sign_folder
     from curation.snapshot.keys import own_key
 
     done = require_finished(run)
     if key is not None and not key.is_file():
         raise TrainingError(str(key), "does not exist", "name a private key with --key, or leave it out to sign with your own")
+    verify_sources(run, done)
     signature = sign_folder(run.output / ADAPTER, key or own_key()[0])
     return {"signature": str(signature), "adapter_digest": done["adapter_digest"]}
 
