@@ -1,17 +1,66 @@
-"""Train, validation and test, held apart by what the prompts say: near-duplicate prompts and rows of one seed group share a side.
+"""Train, validation and test, separated by what the prompts say: similar prompts and rows of one seed group are in one split.
 
-A split is decided once and never changes: rows that came earlier hold their whole cluster where they are.
+Prompts are similar from a Jaccard of character shingles or a cosine of embeddings on. Everything that is connected by such pairs,
+through any number of others, forms a cluster, and a cluster takes the split that the hash of its first member names. A split is
+decided once and never changes: rows that came earlier hold their whole cluster where they are.
+
+Connected prompts need not be alike: A is near B, B near C, and so on, until a topic or a template connects most of a set. A cluster
+of more than a fifth of the rows is therefore cut: its members are clustered again at higher thresholds, step by step, until no part
+is that large. Pairs between its parts are counted and reported. After the split every pair across splits is measured, and where two
+rows that are not of one cut cluster are similar all the same (they were frozen under other thresholds), one is left out.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
 
 from curation.dedup.clusters import find_clusters
+from curation.dedup.rows import Array
 
 Assigned = tuple[str | None, str]
-"""(split or None when the row's twins stand on two sides, cluster)."""
+"""(split or None when the row's twins are in two splits, cluster)."""
+ORDER = ("test", "validation", "train")
+"""Of two similar rows the one in the later of these splits is left out: what is evaluated on stays whole."""
+LARGE, LARGEST = 0.05, 0.2
+"""Share of the rows from which a cluster is reported, and from which it is cut."""
+FEWEST, FEWEST_CUT = 20, 50
+"""Rows below which a cluster is not reported, or not cut, whatever its share."""
+_STEPS = 4
+_BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Parted:
+    """The splits of a set, and how large its clusters are."""
+
+    assigned: list[Assigned]
+    cut: Array
+    """For each row the cut cluster it is from (its first member), or -1."""
+    largest: int
+    """Rows in the largest cluster, before any cut."""
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the largest cluster is worth a look."""
+        return self.largest >= FEWEST and self.largest > LARGE * len(self.assigned)
+
+
+@dataclass(frozen=True)
+class Across:
+    """Similar pairs that were found across splits."""
+
+    left_out: Array
+    """Places of the rows to leave out, so that no pair stays but those counted here."""
+    near_pairs: int | None
+    """Pairs that stay across splits, all of cut clusters; None where near pairs were not looked for."""
+    semantic_pairs: int | None
+    at_least: bool = False
+    """Whether `near_pairs` is a lower bound: of hundreds of prompts alike not every pair is looked at."""
 
 
 def split_rows(
@@ -21,29 +70,57 @@ def split_rows(
     shares: Mapping[str, float],
     groups: Sequence[str | None] | None = None,
     frozen: Sequence[str | None] | None = None,
-    threshold: float = 0.7,
+    threshold: float | None = 0.7,
+    vectors: Array | None = None,
+    cosine: float | None = None,
 ) -> list[Assigned]:
-    """Assign each row a split by the hash of its cluster's first member.
+    """Return (split, cluster) for each row; see `part_rows`."""
+    return part_rows(
+        prompts, ids, shares=shares, groups=groups, frozen=frozen, threshold=threshold, vectors=vectors, cosine=cosine
+    ).assigned  # fmt: skip
+
+
+def part_rows(
+    prompts: Sequence[str],
+    ids: Sequence[str],
+    *,
+    shares: Mapping[str, float],
+    groups: Sequence[str | None] | None = None,
+    frozen: Sequence[str | None] | None = None,
+    threshold: float | None = 0.7,
+    vectors: Array | None = None,
+    cosine: float | None = None,
+) -> Parted:
+    """Assign each row the split that the hash of its cluster's first member names.
 
     Args:
         ids: hex ids of the rows, in order of age.
-        groups: rows of one group (a conversation, a seed) stay together.
+        groups: rows of one group (a conversation, a seed) stay together, and are never cut.
         frozen: the split of rows that already have one.
+        threshold: Jaccard from which prompts are similar; None: only equal ones are.
+        vectors: float32 (rows, dimensions), L2-normalized; None where nothing is embedded.
+        cosine: from which prompts are similar; None: vectors are not compared.
 
-    Returns (split, cluster) for each row; None where the cluster is already on two sides, which only an outside change of
-    the threshold can bring about.
+    A row whose cluster already is in two splits gets None, unless it has a split of its own. That happens only where a threshold
+    was lowered since.
     """
-    parents: list[int] = find_clusters(list(prompts), threshold=threshold).tolist()
-    for a, b in _grouped(groups or [None] * len(prompts)):
-        _join(parents, a, b)
-    roots = [_root(parents, n) for n in range(len(prompts))]
+    groups = groups or [None] * len(prompts)
+    of = _Set(list(prompts), list(groups), vectors if cosine is not None else None, threshold, cosine)
+    everyone = np.arange(len(prompts))
+    roots = of.clusters(everyone, 0)
+    sizes = np.bincount(roots, minlength=len(prompts))
+    largest, most = int(sizes.max(initial=0)), max(FEWEST_CUT, int(LARGEST * len(prompts)))
+    cut = np.full(len(prompts), -1)
+    for root in np.flatnonzero(sizes > most).tolist():
+        members = np.flatnonzero(roots == root)
+        roots[members], cut[members] = _cut(of, members, most), root
     sides: dict[int, set[str]] = {}
     for n, split in enumerate(frozen or [None] * len(prompts)):
         if split is not None:
-            sides.setdefault(roots[n], set()).add(split)
+            sides.setdefault(int(roots[n]), set()).add(split)
     assigned: list[Assigned] = []
     for n in range(len(prompts)):
-        cluster, held = ids[roots[n]][:16], sides.get(roots[n], set())
+        cluster, held = ids[roots[n]][:16], sides.get(int(roots[n]), set())
         own = frozen[n] if frozen else None
         if own is not None:
             assigned.append((own, cluster))
@@ -51,11 +128,40 @@ def split_rows(
             assigned.append((None, cluster))
         else:
             assigned.append((next(iter(held)) if held else pick_split(ids[roots[n]], shares), cluster))
-    return assigned
+    return Parted(assigned, cut, largest)
+
+
+def find_across(
+    prompts: Sequence[str], sides: Sequence[str], *, cut: Array, threshold: float | None, vectors: Array | None, cosine: float | None
+) -> Across:
+    """Find the similar pairs whose rows are in different splits, whatever the clusters say.
+
+    Args:
+        sides: the split of each row.
+        cut: for each row the cut cluster it is from, or -1: pairs within one are counted, not resolved.
+    """
+    rank = np.array([ORDER.index(side) for side in sides], np.int64)
+    out = np.zeros(len(prompts), bool)
+    stays: dict[str, list[tuple[Array, Array]]] = {"near": [], "semantic": []}
+    near, crowded = _near_across(prompts, rank, threshold)
+    for kind, pairs in (("near", [near]), ("semantic", _similar_across(vectors, rank, cosine))):
+        for a, b in pairs:
+            kept = (cut[a] >= 0) & (cut[a] == cut[b])
+            lose = np.where(rank[a] > rank[b], a, b)[~kept]
+            out[lose] = True
+            if kept.any():
+                stays[kind].append((a[kept].astype(np.int32), b[kept].astype(np.int32)))
+    counts = {kind: sum(int((~out[a] & ~out[b]).sum()) for a, b in found) for kind, found in stays.items()}
+    return Across(
+        np.flatnonzero(out),
+        counts["near"] if threshold is not None else None,
+        counts["semantic"] if cosine is not None and vectors is not None else None,
+        at_least=crowded and counts["near"] > 0,
+    )
 
 
 def pick_split(identity: str, shares: Mapping[str, float]) -> str:
-    """The split whose share of the unit interval the id's hash falls into."""
+    """Return the split whose share of the unit interval the id's hash falls into."""
     point = int.from_bytes(hashlib.sha256(b"split:" + identity.encode()).digest()[:8]) / 2**64
     reached = 0.0
     for split, share in shares.items():
@@ -65,18 +171,114 @@ def pick_split(identity: str, shares: Mapping[str, float]) -> str:
     return next(reversed([split for split, share in shares.items() if share > 0]))
 
 
-def _root(parents: list[int], n: int) -> int:
-    while parents[n] != n:
-        parents[n] = parents[parents[n]]
-        n = parents[n]
-    return n
+@dataclass(frozen=True)
+class _Set:
+    """What rows are clustered by."""
+
+    prompts: list[str]
+    groups: list[str | None]
+    vectors: Array | None
+    threshold: float | None
+    cosine: float | None
+
+    def clusters(self, members: Array, step: int) -> Array:
+        """The first row of each member's cluster, at the thresholds of a step: from those given up to equality at the last."""
+
+        def raised(threshold: float) -> float:
+            return threshold + (1 - threshold) * step / _STEPS
+
+        near = 1.0 if self.threshold is None else raised(self.threshold)
+        parent = np.asarray(find_clusters([self.prompts[n] for n in members.tolist()], threshold=near)).copy()
+        _join(parent, _grouped([self.groups[n] for n in members.tolist()]))
+        if self.vectors is not None and self.cosine is not None and step < _STEPS:
+            for a, b in _similar_pairs(self.vectors[members], raised(self.cosine)):
+                roots = _roots(parent)
+                a, b = roots[a], roots[b]
+                if (apart := a != b).any():
+                    _join(parent, np.unique(np.stack([a[apart], b[apart]], axis=1), axis=0))
+        return np.asarray(members[_roots(parent)])
 
 
-def _join(parents: list[int], a: int, b: int) -> None:
-    low, high = sorted((_root(parents, a), _root(parents, b)))
-    parents[high] = low
+def _cut(of: _Set, members: Array, most: int, step: int = 1) -> Array:
+    """Cluster the members of a large cluster again, a step higher, and again those parts that are still too large."""
+    roots = of.clusters(members, step)
+    if step < _STEPS:
+        for root in [root for root, size in zip(*np.unique(roots, return_counts=True), strict=True) if size > most]:
+            inside = roots == root
+            roots[inside] = _cut(of, members[inside], most, step + 1)
+    return roots
 
 
-def _grouped(groups: Sequence[str | None]) -> list[tuple[int, int]]:
+def _near_across(prompts: Sequence[str], rank: Array, threshold: float | None) -> tuple[tuple[Array, Array], bool]:
+    """The near pairs across splits, and whether there are so many alike that some were passed over."""
+    if threshold is None or len(prompts) == 0:
+        return (np.empty(0, np.int64), np.empty(0, np.int64)), False
+    from curation.dedup.pairs import find_near_pairs
+
+    table = find_near_pairs(list(prompts), floor=threshold)
+    a, b = table["row"].to_numpy(), table["twin"].to_numpy()
+    apart = rank[a] != rank[b]
+    return (a[apart], b[apart]), (table.schema.metadata or {}).get(b"crowded", b"0") != b"0"
+
+
+def _similar_across(vectors: Array | None, rank: Array, cosine: float | None) -> Iterator[tuple[Array, Array]]:
+    if vectors is None or cosine is None:
+        return
+    from curation.dedup.nearest import EXACT_UP_TO
+
+    if len(vectors) > EXACT_UP_TO:
+        for a, b in _similar_pairs(vectors, cosine):
+            apart = rank[a] != rank[b]
+            yield a[apart], b[apart]
+        return
+    for one, other in combinations(range(len(ORDER)), 2):
+        yield from _blocks(vectors, np.flatnonzero(rank == other), np.flatnonzero(rank == one), cosine)
+
+
+def _similar_pairs(vectors: Array, cosine: float) -> Iterator[tuple[Array, Array]]:
+    """Every pair of rows at the cosine, some thousands at a time."""
+    from curation.dedup.cells import pairs_by_cells
+    from curation.dedup.nearest import EXACT_UP_TO
+
+    found = pairs_by_cells(vectors, cosine) if len(vectors) > EXACT_UP_TO else ""
+    if not isinstance(found, str):
+        yield found[0][:, 0], found[0][:, 1]
+        return
+    everyone = np.arange(len(vectors))
+    for start in range(0, len(vectors), _BLOCK):
+        block = everyone[start : start + _BLOCK]
+        for a, b in _blocks(vectors, block, everyone[: start + len(block)], cosine):
+            yield a[a > b], b[a > b]
+
+
+def _blocks(vectors: Array, rows: Array, others: Array, cosine: float) -> Iterator[tuple[Array, Array]]:
+    for start in range(0, len(rows), _BLOCK):
+        block = rows[start : start + _BLOCK]
+        for begin in range(0, len(others), _BLOCK):
+            rivals = others[begin : begin + _BLOCK]
+            one, two = np.nonzero(vectors[block] @ vectors[rivals].T >= cosine)
+            yield block[one], rivals[two]
+
+
+def _roots(parent: Array) -> Array:
+    """The root of every row; every link points to an earlier row."""
+    while True:
+        further = parent[parent]
+        if (further == parent).all():
+            return parent
+        parent = further
+
+
+def _join(parent: Array, pairs: Array) -> None:
+    for a, b in pairs.tolist():
+        while parent[a] != a:
+            a = parent[a]
+        while parent[b] != b:
+            b = parent[b]
+        parent[max(a, b)] = min(a, b)
+
+
+def _grouped(groups: Sequence[str | None]) -> Array:
     first: dict[str, int] = {}
-    return [(n, first.setdefault(group, n)) for n, group in enumerate(groups) if group is not None]
+    pairs = [(n, first.setdefault(group, n)) for n, group in enumerate(groups) if group is not None]
+    return np.array(pairs, np.int64).reshape(-1, 2)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from hashlib import sha256
 from itertools import combinations
+from typing import Any
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.dedup.sketch import jaccard, shingle_hashes
 from curation.dedup.text import normalize
-from curation.split import pick_split, split_rows
+from curation.split import find_across, part_rows, pick_split, split_rows
 
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 LONG = "A {} year old patient comes in with shortness of breath on exertion, swollen ankles and a dry cough since {}."
@@ -140,3 +142,96 @@ def test_growing_a_project_never_moves_a_row_nor_splits_twins(prompts: list[str]
     for new in range(cut, len(prompts)):
         near = {grown[old][0] for old in range(len(prompts)) if jaccard(values[new], values[old]) >= 0.7}
         assert len(near - {None}) <= 1 or grown[new][0] is None
+
+
+# Meaning, large clusters, and what is measured across splits
+
+
+def around(center: int, count: int, spread: float, seed: int = 0, dimensions: int = 32) -> np.ndarray[Any, Any]:
+    """Unit vectors around an axis."""
+    rng = np.random.default_rng(seed + center)
+    vectors = np.zeros((count, dimensions), np.float32)
+    vectors[:, center] = 1
+    vectors += spread * rng.standard_normal((count, dimensions)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def pairs_across(vectors: np.ndarray[Any, Any], sides: list[str | None], cosine: float) -> int:
+    cosines = np.triu(vectors @ vectors.T, 1)
+    return sum(sides[a] != sides[b] and None not in (sides[a], sides[b]) for a, b in np.argwhere(cosines >= cosine).tolist())
+
+
+def test_prompts_of_one_meaning_share_a_side() -> None:
+    vectors = np.concatenate([around(n, 6, 0.03) for n in range(30)])
+    prompts, ids = [topic(n) for n in range(180)], ids_of(180)
+    blind = [split for split, _ in split_rows(prompts, ids, shares=SHARES)]
+    seeing = [split for split, _ in split_rows(prompts, ids, shares=SHARES, vectors=vectors, cosine=0.9)]
+    assert pairs_across(vectors, blind, 0.9) > 100
+    assert pairs_across(vectors, seeing, 0.9) == 0 and len(set(seeing)) == 3
+    assert split_rows(prompts, ids, shares=SHARES, vectors=vectors) == split_rows(prompts, ids, shares=SHARES)
+
+
+def test_a_chain_that_runs_through_everything_does_not_bring_everything_into_one_split() -> None:
+    """Each is near the next one (cosine .95); the first and the last point elsewhere."""
+    angle = np.arange(600) * 0.32
+    vectors = np.stack([np.cos(angle / 25), np.sin(angle / 25), np.zeros_like(angle)], axis=1).astype(np.float32)
+    parted = part_rows([topic(n) for n in range(600)], ids_of(600), shares=SHARES, vectors=vectors, cosine=0.95)
+    assert (parted.largest, parted.is_large) == (600, True)
+    assert (parted.cut >= 0).all()
+    counts = Counter(split for split, _ in parted.assigned)
+    assert max(counts.values()) < 0.9 * 600 and len(counts) == 3, counts
+
+
+def test_a_template_that_all_prompts_share_does_not_either() -> None:
+    frame = "You are a careful coding assistant. Read the note below and give the code of the main diagnosis, nothing else. Note: {}"
+    prompts = [frame.format(topic(n)[:8]) for n in range(400)]
+    parted = part_rows(prompts, ids_of(400), shares=SHARES)
+    assert parted.largest == 400
+    counts = Counter(split for split, _ in parted.assigned)
+    assert set(counts) == set(SHARES) and counts["train"] < 320
+    across = find_across(prompts, [str(s) for s, _ in parted.assigned], cut=parted.cut, threshold=0.7, vectors=None, cosine=None)
+    assert across.left_out.tolist() == [] and across.semantic_pairs is None
+    assert (across.near_pairs or 0) > 1000 and across.at_least, "of hundreds alike not every pair is looked at"
+
+
+def test_groups_and_equal_prompts_are_never_cut() -> None:
+    groups = [f"g{n % 2}" if n < 300 else None for n in range(400)]
+    parted = part_rows([topic(n) for n in range(300)] + ["the same"] * 100, ids_of(400), shares=SHARES, groups=groups)
+    sides = [split for split, _ in parted.assigned]
+    assert [len({sides[n] for n in range(400) if groups[n] == g}) for g in ("g0", "g1")] == [1, 1]
+    assert len(set(sides[300:])) == 1 and parted.is_large
+
+
+def test_small_sets_are_not_cut() -> None:
+    prompts = [LONG.format(40 + n, "May") for n in range(40)]
+    parted = part_rows(prompts, ids_of(40), shares=SHARES)
+    assert (parted.largest, (parted.cut >= 0).any(), len({split for split, _ in parted.assigned})) == (40, False, 1)
+
+
+def test_rows_frozen_under_other_thresholds_are_found_across_and_the_one_in_train_is_left_out() -> None:
+    prompts = [LONG.format(41, "May"), LONG.format(42, "May"), topic(1), LONG.format(43, "May"), topic(2), topic(3)]
+    sides = ["train", "test", "train", "validation", "validation", "train"]
+    across = find_across(prompts, sides, cut=np.full(6, -1), threshold=0.7, vectors=None, cosine=None)
+    assert (across.left_out.tolist(), across.near_pairs) == ([0, 3], 0)
+    vectors = np.eye(6, dtype=np.float32)
+    vectors[5] = vectors[4]
+    across = find_across([topic(n) for n in range(6)], sides, cut=np.full(6, -1), threshold=None, vectors=vectors, cosine=0.9)
+    assert (across.left_out.tolist(), across.near_pairs, across.semantic_pairs) == ([5], None, 0)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.lists(words.map(" ".join), min_size=2, max_size=20), st.data())
+def test_what_stays_after_the_measurement_has_no_pair_across(prompts: list[str], data: st.DataObject) -> None:
+    """Whatever the splits were before: random ones too."""
+    sides = data.draw(st.lists(st.sampled_from(sorted(SHARES)), min_size=len(prompts), max_size=len(prompts)))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    vectors = rng.standard_normal((len(prompts), 3)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    across = find_across(prompts, sides, cut=np.full(len(prompts), -1), threshold=0.7, vectors=vectors, cosine=0.9)
+    stay = [n for n in range(len(prompts)) if n not in set(across.left_out.tolist())]
+    values = [shingle_hashes(normalize(p), 5) for p in prompts]
+    for a, b in combinations(stay, 2):
+        if sides[a] != sides[b]:
+            assert jaccard(values[a], values[b]) < 0.7 and normalize(prompts[a]) != normalize(prompts[b])
+            assert float(vectors[a] @ vectors[b]) < 0.9
+    assert not any(sides[n] == "test" for n in across.left_out.tolist())

@@ -32,7 +32,7 @@ from curation.pipeline.reviewing import review_counts
 from curation.pipeline.sampling import Sample
 from curation.project import settings_digest
 from curation.records import Kind
-from curation.report import CardInput, render_card, render_croissant, render_report
+from curation.report import CardInput, Separation, render_card, render_croissant, render_report
 from curation.snapshot import Manifest
 from curation.snapshot.write import schema_of
 from curation.store import facts, records, reviews
@@ -66,6 +66,7 @@ def freeze(
     better: Mapping[int, int | None],
     protected: Sequence[ProtectedItems],
     stopped: Mapping[int, str],
+    separation: Separation,
     sample: Sample | None = None,
 ) -> Frozen:
     """Write the splits as the next version of NAME, unless a whole folder of that name says the same of the same rows.
@@ -73,6 +74,7 @@ def freeze(
     Args:
         better: canonical index of the better answer of each pair, by seq.
         stopped: rows that the last gate holds back, with the reason.
+        separation: what was measured between the splits.
         sample: what people looked at for all rows, in a project that samples.
     """
     tables = {split: _table(kind, rows, better) for split, rows in parts.items()}
@@ -82,7 +84,8 @@ def freeze(
     earlier, note = _earlier(bench, name, digest, said)
     if earlier is None:
         version = 1 + max(_versions(bench, name), default=0)
-        earlier = _write(bench, kind, name=name, version=version, tables=tables, leaving=leaving, digest=digest, said=said)
+        earlier = _write(bench, kind, name=name, version=version, tables=tables, leaving=leaving, digest=digest, said=said,
+                         separation=separation)  # fmt: skip
     _remember(bench, earlier)
     return Frozen(earlier, note)
 
@@ -166,6 +169,7 @@ def _write(
     leaving: Sequence[Row],
     digest: str,
     said: Mapping[str, Any],
+    separation: Separation,
 ) -> Path:
     created = datetime.now(UTC).replace(microsecond=0)
     counts = {split: table.num_rows for split, table in tables.items()}
@@ -175,9 +179,13 @@ def _write(
         name=name, version=version, kind=kind, created=created, splits=counts, digest=digest, licence=bench.project.licence,
         intended_use=said["intended_use"], brief=mask_secrets(bench.project.brief), models=said["models"], review=said["review"],
         settings=said["settings"], protected=tuple(said["protected"]), counts=said["counts"], hygiene=clean, description=described,
-        language=main_language(described),
+        language=main_language(described), separation=separation,
     )  # fmt: skip
-    measured = {"distribution": in_brief(described), **({"pairs": hygiene.as_values(clean)} if clean else {})}
+    measured = {
+        "splits": separation.model_dump(mode="json"),
+        "distribution": in_brief(described),
+        **({"pairs": hygiene.as_values(clean)} if clean else {}),
+    }
     told = {
         **said,
         "counts": {**said["counts"], **measured},

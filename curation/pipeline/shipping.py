@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from curation import snapshot as snapshots
-from curation.errors import ProjectError, SnapshotError, command
+from curation.errors import ModelUnavailable, ProjectError, SnapshotError, command
 from curation.formats import ExportFormat, write_rows
 from curation.pipeline.balancing import rows_past_cap
 from curation.pipeline.bench import Bench, Summary, label_of, load_protected, open_bench
 from curation.pipeline.deciding import decide_all
+from curation.pipeline.duplicates import vectors_of
 from curation.pipeline.earlier import keep_sketches, texts_for_dedup
 from curation.pipeline.freezing import freeze
 from curation.pipeline.protecting import ProtectedItems
@@ -22,7 +23,8 @@ from curation.pipeline.sampling import Sample
 from curation.pipeline.screening import check_findings, conflict_findings, leak_findings
 from curation.project import is_open, settings_digest
 from curation.records import KINDS, Kind
-from curation.split import split_rows
+from curation.report import Separation
+from curation.split import find_across, part_rows
 from curation.store import facts, hold_lock, records, reviews, runs
 from curation.store.records import Row
 
@@ -48,26 +50,30 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> Summary:
             past_cap = rows_past_cap(bench, kind, [row for row in rows if row.seq not in stopped])
             stopped |= dict.fromkeys(past_cap, "over_cap")
             kept = [row for row in rows if row.seq not in stopped]
-            splits, left_out, new = _split(bench, kept)
-            _check_filled(splits)
+            splits, separation, new = _split(bench, kept)
+            _check_filled(splits, separation)
             facts.add_splits(bench.db, new, run.number)
             better = {row.seq: decisions[row.seq].better for row in kept}
             called = name or f"{bench.project.name}-{kind}"
             known = {Path(one["path"]).name for one in reviews.list_snapshots(bench.db)}
-            frozen = freeze(bench, kind, name=called, parts=splits, better=better, protected=protected, stopped=stopped, sample=sample)
+            frozen = freeze(
+                bench, kind, name=called, parts=splits, better=better, protected=protected, stopped=stopped, separation=separation,
+                sample=sample,
+            )  # fmt: skip
             released = [row for part in splits.values() for row in part]
             if frozen.path.name not in known:  # of one frozen before, dedup makes missing sketches itself
                 keep_sketches(bench, frozen.path, kind, released, watermark=records.last_seq(bench.db))
             run.rows_out = len(released)
-            run.detail = {"kind": kind, "path": frozen.path.name, "stopped": Counter(stopped.values()), "left_out": left_out}
+            run.detail = {"kind": kind, "path": frozen.path.name, "stopped": Counter(stopped.values()), "left_out": separation.left_out}
         counts = {
             "path": str(frozen.path), "digest": snapshots.read_manifest(frozen.path).digest.root,
             **{split: len(part) for split, part in splits.items()},
-            "stopped_at_last_gate": dict(Counter(stopped.values())), "left_out_of_splits": left_out,
+            "stopped_at_last_gate": dict(Counter(stopped.values())), "left_out_of_splits": separation.left_out,
+            "across_splits": {"near_pairs": separation.near_pairs, "semantic_pairs": separation.semantic_pairs},
         }  # fmt: skip
         signer = snapshots.read_signer(frozen.path)  # of rows that were frozen, and perhaps signed, before
         told = f"It is signed by {signer}." if signer else f"Next: {command('curate', 'sign', frozen.path)}"
-        notes = [note for note in (frozen.note, told) if note]
+        notes = [note for note in (*separation.notes(), frozen.note, told) if note]
         return Summary("snapshot", run.rows_in, run.rows_out, counts, notes)
 
 
@@ -212,42 +218,77 @@ def _last_gate(bench: Bench, rows: Sequence[Row], protected: Sequence[ProtectedI
     return stopped
 
 
-def _check_filled(splits: Mapping[str, Sequence[Row]]) -> None:
+def _check_filled(splits: Mapping[str, Sequence[Row]], separation: Separation) -> None:
     """Before a split is stored, for a split once stored stays: a person must still be able to change the shares."""
     for split in ("train", "validation"):
         if not splits[split]:
             counts = ", ".join(f"{name} {len(rows)}" for name, rows in splits.items())
-            raise SnapshotError(
-                f"split {split}", f"would be empty ({counts})", f"approve more rows, or raise `splits: {split}` in project.yaml"
-            )
+            how = f"approve more rows, or raise `splits: {split}` in project.yaml"
+            if separation.is_large:
+                how += f"; {separation.largest} rows are connected by similar prompts: raise `splits: near` or `splits: semantic`"
+            raise SnapshotError(f"split {split}", f"would be empty ({counts})", how)
 
 
-def _split(bench: Bench, kept: Sequence[Row]) -> tuple[dict[str, list[Row]], int, list[tuple[int, str, str]]]:
-    """Rows by split, how many were left out, and what is new to be stored.
+def _split(bench: Bench, kept: Sequence[Row]) -> tuple[dict[str, list[Row]], Separation, list[tuple[int, str, str]]]:
+    """Return the rows by split, what was measured between the splits, and which splits are new and to be stored.
 
-    Earlier rows of both kinds hold their clusters in place, so twins never end up on two sides.
+    Earlier rows of both kinds hold their clusters in place. A row that is similar to one in another split all the same is left out.
     """
     frozen = facts.splits_by_seq(bench.db)
     wanted, everyone = {row.seq for row in kept}, list(kept)
     if frozen:
         everyone = [row for kind in KINDS for row in records.list_rows(bench.db, kind) if row.seq in frozen or row.seq in wanted]
-    shares = bench.project.splits
-    assigned = split_rows(
-        [row.prompt for row in everyone],
+    settings, prompts = bench.project.splits, [row.prompt for row in everyone]
+    vectors, why = _vectors_for_splits(bench, prompts)
+    parted = part_rows(
+        prompts,
         [row.id for row in everyone],
         groups=[row.seed_group for row in everyone],
         frozen=[frozen.get(row.seq, (None, ""))[0] for row in everyone],
-        shares={"train": shares.train, "validation": shares.validation, "test": shares.test},
-        threshold=bench.project.dedup.near,
+        shares={"train": settings.train, "validation": settings.validation, "test": settings.test},
+        threshold=settings.near,
+        vectors=vectors,
+        cosine=settings.semantic,
     )
-    new = [(row.seq, split, cluster) for row, (split, cluster) in zip(everyone, assigned, strict=True) if split and row.seq not in frozen]
-    split_of = {row.seq: split for row, (split, _) in zip(everyone, assigned, strict=True)}
+    here = [n for n, row in enumerate(everyone) if row.seq in wanted and parted.assigned[n][0] is not None]
+    across = find_across(
+        [prompts[n] for n in here],
+        [str(parted.assigned[n][0]) for n in here],
+        cut=parted.cut[here],
+        threshold=settings.near,
+        vectors=None if vectors is None else vectors[here],
+        cosine=settings.semantic,
+    )
+    out = {here[place] for place in across.left_out.tolist()}
     parts: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
-    for row in kept:
-        split = split_of[row.seq]
-        if split:
-            parts[split].append(row)
-    return parts, sum(split_of[row.seq] is None for row in kept), new
+    new = []
+    for n in (n for n in here if n not in out):
+        split, cluster = parted.assigned[n]
+        assert split is not None
+        parts[split].append(everyone[n])
+        if everyone[n].seq not in frozen:
+            new.append((everyone[n].seq, split, cluster))
+    order = {row.seq: place for place, row in enumerate(kept)}
+    parts = {split: sorted(rows, key=lambda row: order[row.seq]) for split, rows in parts.items()}
+    separation = Separation(
+        near=settings.near, semantic=settings.semantic if vectors is not None else None, model=bench.project.dedup.model,
+        near_pairs=across.near_pairs, semantic_pairs=across.semantic_pairs, at_least=across.at_least, why=why,
+        left_out=len(kept) - len(here) + len(out), twins_left_out=len(out), rows=len(everyone),
+        largest=parted.largest, is_large=parted.is_large, in_cut_clusters=int((parted.cut >= 0).sum()),
+    )  # fmt: skip
+    return parts, separation, new
+
+
+def _vectors_for_splits(bench: Bench, prompts: Sequence[str]) -> tuple[Any, str]:
+    """Return the vectors of the prompts, or None and why they are not compared by meaning."""
+    if bench.project.splits.semantic is None:
+        return None, "splits.semantic is off"
+    if bench.project.dedup.semantic is None:
+        return None, "the project embeds nothing (dedup.semantic is off)"
+    try:
+        return vectors_of(bench, prompts), ""
+    except ModelUnavailable as error:
+        return None, f"{error.what} {error.fact}"
 
 
 def _record_beside(path: Path, stage: str, digest: str, rows: int, detail: Mapping[str, Any]) -> list[str]:

@@ -44,11 +44,15 @@ class Review(Closed):
 
 
 class Splits(Closed):
-    """Shares of the rows; clusters of near-duplicate prompts stay on one side."""
+    """Shares of the rows, and from which similarity on prompts have to be in one split."""
 
     train: Share = 0.8
     validation: Share = 0.1
     test: Share = 0.1
+    near: float | None = Field(default=0.7, ge=0.3, le=1)
+    """Jaccard similarity of character shingles, whatever `dedup.near` is; null: only equal prompts and groups stay together."""
+    semantic: float | None = Field(default=0.9, ge=0.5, le=1)
+    """Cosine of the embeddings of `dedup.model`; null, or a project that embeds nothing: prompts are not compared by meaning."""
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> Splits:

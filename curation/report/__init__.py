@@ -4,7 +4,7 @@ from curation.report.attention import judge_notices
 from curation.report.card import render_card
 from curation.report.compare import compare_selections
 from curation.report.croissant import render_croissant
-from curation.report.data import CardInput, CardModels, CardReview, CardSuite, ReportData
+from curation.report.data import CardInput, CardModels, CardReview, CardSuite, ReportData, Separation
 from curation.report.judge import Apart, Judge, JudgeQuality, Odd, PairHygiene
 from curation.report.page import render_report
 from curation.report.rows import (
@@ -69,6 +69,7 @@ __all__ = [
     "RunFacts",
     "ScoreSet",
     "Selection",
+    "Separation",
     "SnapshotFacts",
     "compare_selections",
     "judge_notices",

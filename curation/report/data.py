@@ -107,6 +107,57 @@ class CardSuite(ManifestPart):
     sha256: str
 
 
+class Separation(Closed):
+    """What was measured between the splits of a snapshot after they were made."""
+
+    near: float | None
+    """Jaccard from which prompts have to be in one split."""
+    semantic: float | None
+    """Cosine; None where prompts were not compared by meaning, for the reason in `why`."""
+    model: str
+    near_pairs: int | None
+    """Pairs at the threshold across splits."""
+    semantic_pairs: int | None
+    at_least: bool = False
+    """Whether `near_pairs` is a lower bound."""
+    why: str = ""
+    left_out: int = 0
+    """Rows that have no place, being similar to rows in two splits, or to one in another split."""
+    twins_left_out: int = 0
+    """Of these, rows that are similar to a row in another split, where each was frozen before."""
+    rows: int = 0
+    largest: int = 0
+    """Rows in the largest cluster of similar prompts."""
+    is_large: bool = False
+    in_cut_clusters: int = 0
+    """Rows of clusters so large that they were cut at higher thresholds; pairs across splits are all of these."""
+
+    def notes(self) -> list[str]:
+        """Sentences for the screen and the card, where there is something to look at."""
+        found = []
+        if self.is_large:
+            share = f"{self.largest:,} of {self.rows:,} rows ({100 * self.largest / self.rows:.0f} %)"
+            found.append(
+                f"The largest cluster of similar prompts has {share}. If they are not alike, raise splits.near or splits.semantic."
+            )
+        if self.in_cut_clusters:
+            pairs = " and ".join(
+                f"{n:,} {how}"
+                for how, n in (
+                    ("or more by Jaccard" if self.at_least else "by Jaccard", self.near_pairs),
+                    ("by cosine", self.semantic_pairs),
+                )
+                if n
+            )
+            found.append(
+                f"Clusters with {self.in_cut_clusters:,} rows were larger than a fifth of the set and were cut at higher thresholds; "
+                f"pairs of theirs across splits: {pairs or 'none'}."
+            )
+        if self.twins_left_out:
+            found.append(f"Left out: {self.twins_left_out:,} rows that are similar to a row in another split.")
+        return found
+
+
 class CardInput(Closed):
     """What the dataset card of a snapshot needs, known before its manifest is written."""
 
@@ -132,5 +183,6 @@ class CardInput(Closed):
     counts: dict[str, int] = Field(default_factory=dict)
     """Rows at each step, for example generated, duplicates, leaks, approved."""
     language: str = "en"
+    separation: Separation | None = None
     limits: tuple[str, ...] = ()
     """Known limits, each one sentence, added to those that follow from the facts."""
