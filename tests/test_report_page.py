@@ -108,6 +108,25 @@ def test_hostile_rows_run_nothing(report: Any) -> None:
     assert opened.complaints == []
 
 
+HOLE = (
+    '<img src=x onerror="window.hit=1"><script>window.hit=1</script><a id=link href="javascript:window.hit=1">x</a>'
+    '<iframe srcdoc="<script>parent.hit=1</script>"></iframe>'
+)
+
+
+def test_a_hole_in_the_escaping_would_run_nothing(browser: Any, tmp_path: Path) -> None:
+    """The second guard: the page's policy allows its own script alone."""
+    file = tmp_path / "report.html"
+    file.write_text(render_report(full()).replace("</main>", f"{HOLE}</main>"))
+    assert HOLE in file.read_text()
+    page = browser.new_page()
+    page.goto(file.as_uri())
+    page.evaluate("document.getElementById('link').click()")
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.hit") is None
+    page.close()
+
+
 def test_drop_filter_by_text_reason_and_both(report: Any) -> None:
     page = report(full()).page
     every = len(drops())
