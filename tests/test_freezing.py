@@ -170,4 +170,4 @@ def test_splits_once_frozen_stay_whatever_the_version(garden: Bed) -> None:
     second = freeze(garden)
     with open_store(garden.folder) as db:
         assert facts.splits_by_seq(db) == before
-    assert second.counts["digest"] == first.counts["digest"] and "another licence" in second.notes[0]
+    assert second.counts["digest"] == first.counts["digest"] and "other facts about the sources" in second.notes[0]

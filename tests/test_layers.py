@@ -35,6 +35,7 @@ CORE = {
     "validate",
     "decide",
     "agreement",
+    "licences",
     "sampling",
     "split",
     "report",

@@ -260,7 +260,7 @@ def test_card_front_matter_is_what_the_hub_reads() -> None:
 def test_card_says_what_was_done_and_where_it_stops() -> None:
     text = render_card(card())
     for sentence in (
-        "> **Simulated.** The offline stand-in wrote and judged these rows. Simulated reviewers answered; no person has looked at them.",
+        "> **Simulated.** The offline stand-in wrote or judged rows. Simulated reviewers answered; no person has looked at them.",
         "470 answers by sim-ada, sim-ben (simulated), 2 asked for each row. 16 disputed rows were left out.",
         "Agreement (Krippendorff's alpha): 0.742, tentative.",
         "| icd10\\_eval | 120 | icd10\\_eval.jsonl | `77aa01fe77aa01fe` |",

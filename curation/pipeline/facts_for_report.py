@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -61,7 +61,8 @@ def report_data(bench: Bench) -> page.ReportData:
         digest=settings_digest(project),
         versions={package: importlib.metadata.version(package) for package in PACKAGES},
         intended_use=project.intended_use.strip(),
-        models={"teacher": project.models.teacher.model, "judge": project.models.judge.model},
+        models=_models(bench, ran),
+        sources=tuple(f"{s.name} ({s.license}, written by {s.written_by})" for s in records.list_sources(db)),
         models_simulated=standin,
         funnel=_funnel(bench, verdicts) if verdicts else None,
         scores=score_sets(bench) if "score" in ran else None,
@@ -84,6 +85,13 @@ def report_data(bench: Bench) -> page.ReportData:
         snapshots=work.snapshots_facts(bench) if "snapshot" in ran else None,
         runs=work.runs_facts(bench),
     )
+
+
+def _models(bench: Bench, ran: Collection[str]) -> dict[str, str]:
+    """The models that wrote or judged rows of the project."""
+    models = bench.project.models
+    named = {"teacher": models.teacher.model} if records.count_cells(bench.db) or "generate" in ran else {}
+    return named | ({"judge": models.judge.model} if not bench.project.score.is_off and "score" in ran else {})
 
 
 def _gate_alarms(bench: Bench) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from curation.pipeline.facts_for_report import report_data
 from curation.pipeline.facts_of_pairs import frozen_pairs
 from curation.pipeline.judged import judged_by
 from curation.pipeline.protecting import ProtectedItems
-from curation.pipeline.provenance import models_of
+from curation.pipeline.provenance import governing_licence, models_of, sources_of, stages_of
 from curation.pipeline.reviewing import review_counts
 from curation.pipeline.sampling import Sample
 from curation.project import settings_digest
@@ -45,6 +45,7 @@ TOLD = {
     "review": "another review or other reviewers",
     "intended_use": "another intended use",
     "licence": "another licence",
+    "provenance": "other facts about the sources",
 }
 """What a manifest says beside the rows; where one of these has changed, the same rows are frozen again under the next version."""
 
@@ -115,6 +116,12 @@ def _changed(manifest: Manifest, said: Mapping[str, Any]) -> list[str]:
     return [words for part, words in TOLD.items() if settings_digest(was[part]) != settings_digest(now[part])]
 
 
+def _continued(bench: Bench, name: str, digest: str) -> list[str]:
+    """The digest of the newest earlier version of a name that has other rows; empty for the first."""
+    earlier = [s for s in reviews.list_snapshots(bench.db) if s["name"] == name and s["digest"] != digest]
+    return [max(earlier, key=lambda s: int(s["version"]))["digest"]] if earlier else []
+
+
 def _versions(bench: Bench, name: str) -> list[int]:
     """The numbers that are taken, by folders on the disk and by those that were there once."""
     known = [s["version"] for s in reviews.list_snapshots(bench.db) if s["name"] == name]
@@ -176,10 +183,10 @@ def _write(
     clean = hygiene.describe_pairs(frozen_pairs(tables)) if kind == "preference" else None
     described = describe_leaving(bench, kind, leaving)
     card = CardInput(
-        name=name, version=version, kind=kind, created=created, splits=counts, digest=digest, licence=bench.project.licence,
+        name=name, version=version, kind=kind, created=created, splits=counts, digest=digest, licence=said["licence"],
         intended_use=said["intended_use"], brief=mask_secrets(bench.project.brief), models=said["models"], review=said["review"],
         settings=said["settings"], protected=tuple(said["protected"]), counts=said["counts"], hygiene=clean, description=described,
-        language=main_language(described), separation=separation,
+        language=main_language(described), separation=separation, provenance=said["provenance"],
     )  # fmt: skip
     measured = {
         "splits": separation.model_dump(mode="json"),
@@ -188,6 +195,7 @@ def _write(
     }
     told = {
         **said,
+        "parents": _continued(bench, name, digest),
         "counts": {**said["counts"], **measured},
         "settings": {**said["settings"], "balance": balance_facts(bench, kind, leaving)},
     }
@@ -207,6 +215,7 @@ def _manifest_facts(
     sample: Sample | None,
 ) -> dict[str, Any]:
     project, review = bench.project, review_counts(bench, (kind,))
+    provenance = sources_of(bench, leaving)
     kind_of = records.kinds_by_seq(bench.db)
     verdicts = Counter(v["verdict"] for seq, v in facts.verdicts_by_seq(bench.db).items() if kind_of[seq] == kind)
     stated = {
@@ -221,7 +230,9 @@ def _manifest_facts(
         },
         "models": models_of(bench, kind, leaving),
         "intended_use": project.intended_use.strip(),
-        "licence": project.licence,
+        "provenance": provenance,
+        "licence": governing_licence(provenance),
+        "lineage": stages_of(bench),
         "settings": {
             "score": None if project.score.is_off else {
                 "threshold": project.score.threshold, "top_percent": project.score.top_percent,

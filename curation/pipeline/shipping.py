@@ -24,6 +24,7 @@ from curation.pipeline.screening import check_findings, conflict_findings, leak_
 from curation.project import is_open, settings_digest
 from curation.records import KINDS, Kind
 from curation.report import Separation
+from curation.snapshot import Manifest
 from curation.split import find_across, part_rows
 from curation.store import facts, hold_lock, records, reviews, runs
 from curation.store.records import Row
@@ -71,10 +72,22 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> Summary:
             "stopped_at_last_gate": dict(Counter(stopped.values())), "left_out_of_splits": separation.left_out,
             "across_splits": {"near_pairs": separation.near_pairs, "semantic_pairs": separation.semantic_pairs},
         }  # fmt: skip
+        manifest = snapshots.read_manifest(frozen.path)
+        counts |= _provenance_counts(manifest)
         signer = snapshots.read_signer(frozen.path)  # of rows that were frozen, and perhaps signed, before
         told = f"It is signed by {signer}." if signer else f"Next: {command('curate', 'sign', frozen.path)}"
-        notes = [note for note in (*separation.notes(), frozen.note, told) if note]
+        warnings = manifest.provenance.warnings if manifest.provenance else ()
+        notes = [note for note in (*separation.notes(), frozen.note, *warnings, told) if note]
         return Summary("snapshot", run.rows_in, run.rows_out, counts, notes)
+
+
+def _provenance_counts(manifest: Manifest) -> dict[str, Any]:
+    """Who wrote the rows, where they come from, and under which licence, for the screen."""
+    if (found := manifest.provenance) is None:
+        return {}
+    sources = {f"{source.name} ({source.license})": source.rows for source in found.sources}
+    return {"written_by": dict(found.written_by), **({"sources": sources} if sources else {}), "licence": manifest.licence,
+            "review": manifest.review.mode}  # fmt: skip
 
 
 def sign(path: Path, *, key: Path | None = None) -> Summary:

@@ -25,6 +25,8 @@ SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_
 COMMONS = ("cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0")
 DATA = ("odc-by", "odbl", "cdla-permissive-2.0", "cdla-sharing-1.0")
 CODE = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-3.0", "lgpl-3.0", "mpl-2.0", "unlicense")
+_CREATORS = {"model": "machine-generated", "people": "found", "unknown": "other"}
+"""The Hub's word for each kind of author."""
 LICENCES = frozenset((*COMMONS, *DATA, *CODE, "other", "unknown"))
 """Identifiers the Hub knows; any other goes under `other` with its name."""
 
@@ -37,6 +39,7 @@ def render_card(card: CardInput) -> str:
         folder=f"{card.name}-v{card.version}-{card.digest[:8]}",
         total=sum(card.splits.values()),
         describe_alpha=describe_alpha,
+        authors=authors_of(card),
         limits=(*_limits(card), *card.limits),
         settings=dict(_flat(card.settings)),
     )
@@ -47,19 +50,22 @@ def _front_matter(card: CardInput) -> dict[str, Any]:
     known = card.licence.lower() in LICENCES
     is_pair = card.kind == "preference"
     people = bool(card.review.answers) and not card.review.simulated
+    written = authors_of(card)
+    imported = [f"extended|other-{_slug(source.name)}" for source in card.provenance.sources] if card.provenance else []
+    is_original = not card.provenance or sum(source.rows for source in card.provenance.sources) < sum(card.splits.values())
     return {
         "pretty_name": f"{card.name} v{card.version}",
         "language": [card.language],
         "license": card.licence.lower() if known else "other",
-        **({} if known else {"license_name": re.sub(r"[^a-z0-9.]+", "-", card.licence.lower()).strip("-") or "unnamed"}),
+        **({} if known else {"license_name": _slug(card.licence)}),
         "task_categories": ["text-generation"],
         "size_categories": [next((name for edge, name in SIZES if sum(card.splits.values()) < edge), "10M<n<100M")],
         "annotations_creators": ["other" if people else "machine-generated"],
-        "language_creators": ["machine-generated"],
-        "source_datasets": ["original"],
+        "language_creators": [_CREATORS[who] for who in ("model", "people", "unknown") if written[who]],
+        "source_datasets": [*(["original"] if is_original else []), *imported],
         "tags": [
             "seedcorn",
-            "synthetic",
+            *(["synthetic"] if written["model"] else []),
             "trl",
             "dpo" if is_pair else "sft",
             *(["simulated-review"] if card.review.simulated else []),
@@ -73,6 +79,18 @@ def _front_matter(card: CardInput) -> dict[str, Any]:
     }
 
 
+def authors_of(card: CardInput) -> dict[str, int]:
+    """Rows by author (model, people, unknown); all by a model where nothing is known."""
+    total = sum(card.splits.values())
+    return {"model": total, "people": 0, "unknown": 0} if card.provenance is None else {
+        who: card.provenance.written_by.get(who, 0) for who in ("model", "people", "unknown")
+    }  # fmt: skip
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-") or "unnamed"
+
+
 def _flat(settings: Mapping[str, object], path: str = "") -> Iterator[tuple[str, object]]:
     """Nested settings by dotted path; what is not set is left out."""
     for name, value in settings.items():
@@ -84,9 +102,15 @@ def _flat(settings: Mapping[str, object], path: str = "") -> Iterator[tuple[str,
 
 def _limits(card: CardInput) -> list[str]:
     """What follows from the facts, in sentences."""
-    found = ["The texts were written by a language model; they can be fluent and wrong."]
+    written, total = authors_of(card), sum(card.splits.values())
+    found = []
+    if written["model"]:
+        which = "The texts" if written["model"] == total else f"{written['model']:,} of the {total:,} texts"
+        found.append(f"{which} were written by a language model; they can be fluent and wrong.")
+    if written["unknown"]:
+        found.append(f"It is not known who wrote {written['unknown']:,} of the {total:,} texts.")
     if card.models.simulated:
-        found.append("The offline stand-in wrote and judged the rows. The set is for trying things out, never for a real model.")
+        found.append("The offline stand-in wrote or judged rows. The set is for trying things out, never for a real model.")
     if card.review.simulated:
         found.append("The review is simulated: no person has looked at the rows.")
     elif not card.review.answers:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from curation.report.card import authors_of
 from curation.report.data import CardInput
 
 LICENCES = {
@@ -46,14 +47,15 @@ def render_croissant(card: CardInput, hashes: Mapping[str, str]) -> str:
         "name": card.name,
         "description": card.brief.strip() or card.name,
         "conformsTo": "http://mlcommons.org/croissant/1.0",
-        "license": LICENCES.get(card.licence.lower(), card.licence),
+        "license": _licence(card.licence),
         "version": f"{card.version}.0.0",
         "datePublished": card.created.date().isoformat(),
         "creator": {"@type": "sc:Organization", "name": card.name},
         "url": f"urn:seedcorn:{card.digest}",
         "citeAs": f"{card.name} v{card.version}, digest {card.digest}",
         "isLiveDataset": False,
-        "rai:dataCollection": "Written by a language model" + (" (the offline stand-in)" if card.models.simulated else ""),
+        "rai:dataCollection": _collection(card),
+        **({"isBasedOn": based} if (based := _sources(card)) else {}),
         "rai:dataUseCases": card.intended_use,
         "rai:dataAnnotationProtocol": _review(card),
         "distribution": [
@@ -64,6 +66,24 @@ def render_croissant(card: CardInput, hashes: Mapping[str, str]) -> str:
         "recordSet": [_record_set(card, name) for name in sorted(hashes)],
     }  # fmt: skip
     return json.dumps(text, ensure_ascii=False, indent=2) + "\n"
+
+
+def _collection(card: CardInput) -> str:
+    """Who wrote the rows, with counts."""
+    words = {"model": "written by a language model", "people": "written by people", "unknown": "of unknown authors"}
+    if card.models.simulated:
+        words["model"] += " (the offline stand-in)"
+    said = "; ".join(f"{n:,} rows {words[who]}" for who, n in authors_of(card).items() if n)
+    return f"{said[:1].upper()}{said[1:]}."
+
+
+def _sources(card: CardInput) -> list[dict[str, str]]:
+    found = card.provenance.sources if card.provenance else ()
+    return [{"@type": "sc:Dataset", "name": source.name, "license": _licence(source.license)} for source in found]
+
+
+def _licence(name: str) -> str:
+    return LICENCES.get(name.lower(), name)
 
 
 def _review(card: CardInput) -> str:

@@ -31,7 +31,9 @@ class ReportData(Closed):
     """Package to version."""
     intended_use: str = ""
     models: dict[str, str] = Field(default_factory=dict)
-    """Role to model: {"teacher": …, "judge": …}."""
+    """Role to model: {"teacher": …, "judge": …}; only roles that wrote or judged rows."""
+    sources: tuple[str, ...] = ()
+    """Imported data sets, each in a few words."""
     models_simulated: bool = False
     """True when the offline stand-in wrote or judged the rows."""
     funnel: tuple[FunnelStep, ...] | None = None
@@ -158,6 +160,29 @@ class Separation(Closed):
         return found
 
 
+class CardSource(ManifestPart):
+    """An imported data set."""
+
+    name: str
+    license: str
+    written_by: Literal["people", "model", "unknown"]
+    files: tuple[str, ...] = ()
+    rows: int
+
+
+class CardProvenance(ManifestPart):
+    """Where the rows come from."""
+
+    sources: tuple[CardSource, ...] = ()
+    written_by: dict[str, int] = Field(default_factory=dict)
+    """Rows by author: model, people, unknown."""
+    edited: int = 0
+    licence_stated: str = ""
+    conditions: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    licence_table: str = ""
+
+
 class CardInput(Closed):
     """What the dataset card of a snapshot needs, known before its manifest is written."""
 
@@ -173,6 +198,8 @@ class CardInput(Closed):
     digest: str
     models: CardModels = CardModels()
     review: CardReview = CardReview()
+    provenance: CardProvenance | None = None
+    """None where it is not known; the rows are then taken for a model's."""
     settings: dict[str, object] = Field(default_factory=dict)
     """Thresholds and digests of the gates; may be nested, the card names them by their path."""
     protected: tuple[CardSuite, ...] = ()

@@ -118,6 +118,41 @@ class ModelFacts(BaseModel):
     simulated: bool
 
 
+class SourceFacts(BaseModel):
+    """An imported data set and how many rows of the snapshot came from it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+    license: str
+    """An SPDX expression, or "unknown"."""
+    written_by: Literal["people", "model", "unknown"]
+    files: tuple[str, ...] = ()
+    sha256: tuple[str, ...] = ()
+    """Of each file."""
+    rows: int = Field(ge=0)
+
+
+class Provenance(BaseModel):
+    """Where the rows come from, who wrote them, and what the licences of their sources come to."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    sources: tuple[SourceFacts, ...] = ()
+    written_by: dict[str, int] = {}
+    """Rows by author: model (synthetic), people, unknown. They add up to the rows of the snapshot."""
+    edited: int = 0
+    """Rows whose text a person changed during review; each is also counted under its first author."""
+    licence_stated: str = ""
+    """What project.yaml says; the manifest's `licence` is the one that governs."""
+    conditions: tuple[str, ...] = ()
+    """What whoever shares the data set has to keep."""
+    warnings: tuple[str, ...] = ()
+    """Sentences: licences that contradict, are unknown, or ask for more than project.yaml says."""
+    licence_table: str = ""
+    """Date of the table of licences."""
+
+
 class Manifest(BaseModel):
     """manifest.json, checked; unknown keys are refused."""
 
@@ -136,15 +171,19 @@ class Manifest(BaseModel):
     protected: tuple[ProtectedSet, ...] = ()
     review: ReviewFacts
     models: ModelFacts
+    provenance: Provenance | None = None
+    """None in snapshots of earlier versions."""
     intended_use: str = ""
     licence: str = ""
+    """The licence that governs: the project's and those of the sources taken together."""
     settings: dict[str, Any] = {}
     """What decided which rows are in: thresholds, rubric digest, embedding model."""
     counts: dict[str, Any] = {}
     versions: dict[str, str] = {}
     parents: tuple[str, ...] = ()
-    """Digest roots of the snapshots this one continues."""
+    """Digest roots of the snapshots this one continues: the version before it of the same name."""
     lineage: dict[str, Any] | None = None
+    """The stages that shaped the rows: of each its last finished run, with the digest of what shaped that."""
 
     @field_validator("name")
     @classmethod

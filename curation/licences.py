@@ -1,0 +1,117 @@
+"""What the licences of several sources ask for together: the conditions of each, which of them governs, and which contradict.
+
+Conditions are those of choosealicense.com/appendix (paper works), of creativecommons.org/faq ("If I derive or adapt material ...", chart
+of adapters' licences) and of cdla.dev/faq-resources/compatibility, read in November 2026. No legal advice: the table says what to look
+at, not what is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+TABLE_DATE = "2026-11"
+UNKNOWN = "unknown"
+UNSTATED = ("", "other")
+"""What a project says that states no licence of its own."""
+
+NOTICE, ATTRIBUTION, SHARE_ALIKE = "keep the notice", "name the authors", "share under the same licence"
+NON_COMMERCIAL, NO_DERIVATIVES = "no commercial use", "no changed versions"
+_ORDER = (NOTICE, ATTRIBUTION, SHARE_ALIKE, NON_COMMERCIAL, NO_DERIVATIVES)
+
+_NONE = frozenset[str]()
+_BY = frozenset({ATTRIBUTION})
+_CODE = frozenset({NOTICE})
+CONDITIONS: Mapping[str, frozenset[str]] = {
+    **dict.fromkeys(("CC0-1.0", "PDDL-1.0", "Unlicense", "WTFPL", "0BSD", "MIT-0"), _NONE),
+    **dict.fromkeys(("MIT", "BSD-2-Clause", "BSD-3-Clause", "ISC", "Apache-2.0", "CDLA-Permissive-2.0"), _CODE),
+    **dict.fromkeys(("CC-BY-3.0", "CC-BY-4.0", "ODC-By-1.0", "CDLA-Permissive-1.0", "OGL-UK-3.0"), _BY),
+    **dict.fromkeys(("CC-BY-SA-3.0", "CC-BY-SA-4.0", "ODbL-1.0", "CDLA-Sharing-1.0", "GFDL-1.3-only"), _BY | {SHARE_ALIKE}),
+    **dict.fromkeys(("GPL-3.0-only", "GPL-3.0-or-later", "AGPL-3.0-only"), _CODE | {SHARE_ALIKE}),
+    "CC-BY-NC-4.0": _BY | {NON_COMMERCIAL},
+    "CC-BY-NC-3.0": _BY | {NON_COMMERCIAL},
+    "CC-BY-NC-SA-3.0": _BY | {NON_COMMERCIAL, SHARE_ALIKE},
+    "CC-BY-NC-SA-4.0": _BY | {NON_COMMERCIAL, SHARE_ALIKE},
+    "CC-BY-ND-4.0": _BY | {NO_DERIVATIVES},
+    "CC-BY-NC-ND-4.0": _BY | {NON_COMMERCIAL, NO_DERIVATIVES},
+}
+"""SPDX identifier to what it asks of whoever shares an adapted data set."""
+SUCCESSORS = {("CC-BY-SA-3.0", "CC-BY-SA-4.0"), ("CC-BY-NC-SA-3.0", "CC-BY-NC-SA-4.0"), ("CC-BY-SA-4.0", "GPL-3.0-only")}
+"""(share-alike licence, another one that adaptations may be put under): later versions, and Creative Commons' one declared exception."""
+_KNOWN = {name.lower(): name for name in CONDITIONS}
+
+
+@dataclass(frozen=True)
+class Together:
+    """What several licences come to."""
+
+    licence: str
+    """The one that governs; several joined by AND where all apply; "unknown" where a source's licence is not known."""
+    conditions: tuple[str, ...]
+    """What has to be kept, the mildest first."""
+    conflicts: tuple[str, ...] = ()
+    """Sentences: licences that no single licence can satisfy."""
+    unlisted: tuple[str, ...] = ()
+    """Licences whose terms are not in the table."""
+
+
+def combine(licences: Iterable[str]) -> Together:
+    """Return which licence governs rows under all of these: the one that asks for everything the others ask for."""
+    named = list(dict.fromkeys(_canonical(licence) for licence in licences if licence not in UNSTATED))
+    unlisted = tuple(name for name in named if name not in CONDITIONS and name != UNKNOWN)
+    known = [name for name in named if name in CONDITIONS]
+    asked = frozenset[str]().union(*(CONDITIONS[name] for name in known))
+    conflicts = _conflicts(known)
+    governing = [name for name in known if not any(_covers(other, name) for other in known if other != name)]
+    licence = UNKNOWN if UNKNOWN in named else " AND ".join([*governing, *unlisted]) or "other"
+    return Together(licence, tuple(c for c in _ORDER if c in asked), tuple(conflicts), unlisted)
+
+
+def laxer(stated: str, licences: Iterable[str]) -> tuple[str, ...]:
+    """Return what these licences ask for and STATED does not; empty where STATED asks for as much, or states nothing."""
+    own = _canonical(stated)
+    if stated in UNSTATED or own not in CONDITIONS:
+        return ()
+    asked = combine(licences).conditions
+    return tuple(condition for condition in asked if condition not in _asked(own))
+
+
+def _covers(licence: str, other: str) -> bool:
+    """Whether whoever follows LICENCE also follows OTHER; of two that ask for the same, neither does."""
+    if (other, licence) in SUCCESSORS:
+        return True
+    if CONDITIONS[other] & {SHARE_ALIKE, NO_DERIVATIVES}:
+        return False  # these name themselves as the only licence
+    return _asked(other) < _asked(licence)
+
+
+def _asked(licence: str) -> frozenset[str]:
+    """The conditions; whoever names the authors keeps the notice too."""
+    own = CONDITIONS[licence]
+    return own | {NOTICE} if ATTRIBUTION in own else own
+
+
+def _conflicts(known: list[str]) -> list[str]:
+    found = []
+    for one, other in combinations(known, 2):
+        strict = [name for name in (one, other) if NO_DERIVATIVES in CONDITIONS[name]]
+        shared = [name for name in (one, other) if SHARE_ALIKE in CONDITIONS[name]]
+        if strict:
+            rest = other if strict[0] == one else one
+            found.append(f"{strict[0]} allows no changed versions, so its rows cannot be merged with rows under {rest}")
+        elif len(shared) == 2 and not {(one, other), (other, one)} & SUCCESSORS:
+            found.append(f"{one} and {other} each require the whole to be shared under that licence alone")
+        elif len(shared) == 1:
+            rest = other if shared[0] == one else one
+            # Naming the authors is allowed also by the GPL (section 7 b), so only what takes freedoms away contradicts.
+            if extra := [c for c in _ORDER if c in CONDITIONS[rest] - CONDITIONS[shared[0]] - {NOTICE, ATTRIBUTION}]:
+                found.append(f"{shared[0]} forbids further conditions, and {rest} adds: {', '.join(extra)}")
+    return found
+
+
+def _canonical(licence: str) -> str:
+    """Return the table's spelling; of alternatives (A OR B) the one that asks for least."""
+    options = [_KNOWN.get(part.strip().lower(), part.strip()) for part in licence.strip("() ").split(" OR ")]
+    listed = [option for option in options if option in CONDITIONS]
+    return min(listed, key=lambda name: len(CONDITIONS[name])) if len(listed) == len(options) else licence
