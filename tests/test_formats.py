@@ -386,6 +386,23 @@ def test_the_system_message_is_the_instruction_if_every_row_has_one(tmp_path: Pa
         assert [json.loads(text)["instruction"] for text in path.read_text().splitlines()] == expected
 
 
+def test_answers_are_written_as_feedback_and_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    rows = [pair(1, "a", "b")]
+    assert write_rows(pa.Table.from_pylist(rows), path, "kto") == 1
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"prompt": rows[0]["prompt"], "completion": rows[0][name], "label": name == "chosen", "id": rows[0]["id"]}
+        for name in ("chosen", "rejected")
+    ]
+    back = [record for _, record in read_rows(path)]
+    assert [type(record).__name__ for record in back] == ["InstructionRecord", "PairWithFact"]
+    assert isinstance(back[1], PairWithFact) and record_id(back[1].record) == rows[0]["id"]
+    write_rows(pa.Table.from_pylist([instruction(1)]), path, "kto")
+    assert json.loads(path.read_text()) == {
+        **{name: instruction(1)[name] for name in ("prompt", "completion", "id")}, "label": True, "class": "A00.0",
+    }  # fmt: skip
+
+
 def test_what_a_format_cannot_say_is_refused_and_no_file_is_left(tmp_path: Path) -> None:
     odd = InstructionRecord(prompt=PLAIN.prompt * 2, completion=PLAIN.completion)
     path = tmp_path / "out.jsonl"

@@ -113,7 +113,7 @@ def export(
     snapshot: SnapshotFolder,
     out: Annotated[Path, typer.Option("--out", help="The JSONL file to write.")],
     shape: Annotated[
-        Literal["alpaca", "sharegpt", "messages", "preference"] | None,
+        Literal["alpaca", "sharegpt", "messages", "preference", "kto"] | None,
         typer.Option("--format", help="Shape of the rows; by default messages, of pairs preference."),
     ] = None,
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Which split.")] = "train",

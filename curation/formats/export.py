@@ -16,7 +16,7 @@ from curation.errors import ProjectError, RowError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ExportFormat = Literal["alpaca", "sharegpt", "messages", "preference"]
+ExportFormat = Literal["alpaca", "sharegpt", "messages", "preference", "kto"]
 _SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt"}
 _BATCH = 10_000
 
@@ -27,7 +27,8 @@ def write_rows(table: pa.Table, path: Path, format: ExportFormat, *, system_inst
     """Write the rows of a split to `path`, aside first and then renamed; returns their number.
 
     Pairs can be written as preference (prompt, chosen, rejected as messages), sharegpt (conversations, chosen, rejected) or
-    alpaca (instruction, input, chosen, rejected); instructions as alpaca, sharegpt or messages.
+    alpaca (instruction, input, chosen, rejected); instructions as alpaca, sharegpt or messages. As kto (prompt, completion and label,
+    which is true for a good answer) a pair makes two lines and an instruction one; a class is then in the column `class`.
 
     Args:
         system_instruction: alpaca's instruction is the system message and its input the user's, as in `read_rows`; None for
@@ -42,7 +43,8 @@ def write_rows(table: pa.Table, path: Path, format: ExportFormat, *, system_inst
     try:
         with aside.open("wb") as file:
             for row in _rows(table):
-                file.write(orjson.dumps(_converted(row, convert, path), option=orjson.OPT_APPEND_NEWLINE))
+                for line in _feedback(row) if format == "kto" else (_converted(row, convert, path),):
+                    file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
@@ -56,7 +58,7 @@ def _converter(format: ExportFormat, *, is_pairs: bool, system_instruction: bool
         raise ProjectError("format messages", "holds one answer, and these are pairs", "export as preference, sharegpt or alpaca")
     if format == "alpaca":
         return lambda row: _alpaca(row, system_instruction)
-    return {"sharegpt": _sharegpt, "messages": _messages, "preference": _preference}[format]
+    return {"sharegpt": _sharegpt, "messages": _messages, "preference": _preference, "kto": dict}[format]
 
 
 def _rows(table: pa.Table) -> Iterator[Row]:
@@ -70,6 +72,13 @@ def _converted(row: Row, convert: Callable[[Row], dict[str, Any]], path: Path) -
     except RowError as error:
         raise ProjectError(str(path), f"record {row['id'][:12]}: {error.what} {error.fact}", "export as sharegpt or messages") from error
     return body | {"id": row["id"]} | ({"label": row["label"]} if row.get("label") is not None else {})
+
+
+def _feedback(row: Row) -> Iterator[dict[str, Any]]:
+    """Yield a row's answers as TRL's KTOTrainer reads them."""
+    named = {"id": row["id"], **({"class": row["label"]} if row.get("label") is not None else {})}
+    for name, good in (("chosen", True), ("rejected", False)) if "chosen" in row else (("completion", True),):
+        yield {"prompt": row["prompt"], "completion": row[name], "label": good, **named}
 
 
 def _messages(row: Row) -> dict[str, Any]:
