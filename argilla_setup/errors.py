@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 
 from argilla_setup.shown import mask_secrets
+
+_SPACE, _RIGHTS = "make space on the disk (what was done is kept)", "see that you may read and write there"
+SYSTEM_ERRORS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _SPACE),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _RIGHTS),
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP), "check the path"),
+}
+"""Errors of the system about a file that a command reads or writes, and the next step."""
 
 
 class UserError(Exception):
@@ -24,3 +33,10 @@ class UserError(Exception):
 def command(*words: object) -> str:
     """A command as a person can paste it: words with spaces or signs in them are quoted."""
     return " ".join(shlex.quote(str(word)) for word in words)
+
+
+def describe_os_error(error: OSError) -> str | None:
+    """Return an error of the system as one sentence, or None where a person cannot correct its cause."""
+    if error.errno not in SYSTEM_ERRORS:
+        return None
+    return f"{error.filename or 'a file that was being written'}: {error.strerror}. Next: {SYSTEM_ERRORS[error.errno]} and run again"

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from argilla_setup.errors import UserError, command
+from argilla_setup.errors import UserError, command, describe_os_error
 
-__all__ = ["BudgetReached", "ModelUnavailable", "ProjectError", "ReviewError", "RowError", "SnapshotError", "UserError", "command"]
+__all__ = [
+    "BudgetReached",
+    "ModelUnavailable",
+    "ProjectError",
+    "ReviewError",
+    "RowError",
+    "SnapshotError",
+    "UserError",
+    "command",
+    "describe_os_error",
+]
 
 
 class ProjectError(UserError):

@@ -114,7 +114,8 @@ def describe_error(error: ValidationError, model: type[BaseModel], path: Path) -
         return what, f"is missing{others}", f"add it to {path.name} and run again"
     fact = _SHAPES.get(first["type"]) or first["msg"].removeprefix("Value error, ")
     given = first.get("input")
-    shown = f", found {given!r}" if isinstance(given, str | int | float | bool) else ""
+    text = repr(given) if len(repr(given)) <= 80 else f"{repr(given)[:80]}..."
+    shown = f", found {text}" if isinstance(given, str | int | float | bool) else ""
     return what, f"{fact[:1].lower()}{fact[1:]}{shown}{others}", f"mend the value in {path.name} and run again"
 
 
@@ -134,7 +135,10 @@ class _OnceLoader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
-            return super().construct_object(node, deep=deep)
+            value = super().construct_object(node, deep=deep)
+            if isinstance(value, int) and abs(value) >= 2**63:
+                raise ValueError("it is larger than any setting")
+            return value
         except (ValueError, OverflowError, TypeError) as error:  # 2024-13-45 is read as a date; 5,000 digits as a number
             shown = str(node.value)[:40] if isinstance(node, yaml.ScalarNode) else node.tag
             raise yaml.constructor.ConstructorError(None, None, f"{shown!r} cannot be read ({error})", node.start_mark) from error

@@ -13,7 +13,7 @@ import typer
 from argilla_setup.command_line import QuotingGroup, echo
 from argilla_setup.command_line import as_json as json_of
 from argilla_setup.shown import mask_values
-from curation.errors import UserError, command
+from curation.errors import UserError, command, describe_os_error
 
 app = typer.Typer(
     help="Train, evaluate and trace adapters. Example: train preflight sft.yaml && train sft sft.yaml && train eval sft.yaml",
@@ -43,7 +43,12 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        echo(f"train: {error}", err=True)
+        echo(f"train: {' '.join(str(error).split())}", err=True)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if (sentence := describe_os_error(error)) is None:
+            raise
+        echo(f"train: {sentence}", err=True)
         raise SystemExit(2) from None
 
 

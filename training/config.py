@@ -308,7 +308,11 @@ def load_run_file(path: Path, *, folder: Path | None = None) -> RunFile:
         run = RunFile.model_validate(value)
     except ValidationError as error:
         raise RunFileError(*describe_error(error, RunFile, path)) from error
-    digest = hashlib.sha256(canonical_json(run.model_dump(mode="json", by_alias=True, exclude=set(NOT_IN_DIGEST)))).hexdigest()
+    try:
+        canonical_json(run.model_dump(mode="json", by_alias=True))
+        digest = hashlib.sha256(canonical_json(run.model_dump(mode="json", by_alias=True, exclude=set(NOT_IN_DIGEST)))).hexdigest()
+    except TypeError as error:  # orjson writes integers of 64 bit, and pydantic makes one of 1e30
+        raise RunFileError(str(path), f"holds a value that cannot be recorded ({error})", "use smaller numbers") from error
     anchored = _anchor(run, (folder or path.parent).resolve())
     anchored._digest, anchored._source = digest, path.absolute()
     return anchored

@@ -10,7 +10,7 @@ import typer
 
 from argilla_setup.command_line import QuotingGroup, echo
 from argilla_setup.command_line import as_json as json_of
-from argilla_setup.errors import UserError
+from argilla_setup.errors import UserError, describe_os_error
 from argilla_setup.shown import mask_values
 
 app = typer.Typer(
@@ -30,7 +30,12 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        echo(f"argilla-setup: {error}", err=True)
+        echo(f"argilla-setup: {' '.join(str(error).split())}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        if (sentence := describe_os_error(error)) is None:
+            raise
+        echo(f"argilla-setup: {sentence}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -78,7 +78,10 @@ def tree_examples(row: Row) -> Iterator[tuple[InstructionRecord | PairWithFact, 
 
 
 def _is_usable(message: Mapping[str, Any]) -> bool:
-    return not (message.get("deleted") or message.get("synthetic") or message.get("review_result") is False) and bool(message.get("text"))
+    text = message.get("text")
+    return not (message.get("deleted") or message.get("synthetic") or message.get("review_result") is False or not text) and (
+        isinstance(text, str)
+    )
 
 
 def _ranked(replies: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

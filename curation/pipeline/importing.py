@@ -101,7 +101,8 @@ def import_rows(
         for file in found:
             rows = open_rows(file, options)
             about = Source(
-                _digest(file), stated.name.strip() or UNKNOWN, license, stated.written_by, file if isinstance(file, str) else file.name,
+                _digest(file), _storable(stated.name.strip()) or UNKNOWN, license, stated.written_by,
+                _storable(file if isinstance(file, str) else file.name),
                 datetime.now(UTC).isoformat(timespec="seconds"),
             )  # fmt: skip
             with runs.record_run(bench.db, "import", about.source) as run:
@@ -247,7 +248,12 @@ def _failure(about: Source, place: int, failure: RowFailure) -> Failure:
 
 
 def _detail(failure: RowFailure) -> str:
-    return f"{failure.reason}: {failure.raw[:500]}" if failure.raw else failure.reason
+    return _storable(f"{failure.reason}: {failure.raw[:500]}" if failure.raw else failure.reason)
+
+
+def _storable(text: str) -> str:
+    """Return text that SQLite takes: bytes of a row or a file name that are no UTF-8 become question marks."""
+    return text.encode(errors="replace").decode()
 
 
 def _kind_of(failure: RowFailure) -> str:

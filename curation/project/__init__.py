@@ -118,6 +118,10 @@ def load_project(folder: Path) -> Project:
         project = Project.model_validate(value)
     except ValidationError as error:
         raise ProjectError(*describe_error(error, Project, path)) from error
+    try:
+        settings_digest(project)
+    except (TypeError, ValueError) as error:  # orjson writes integers of 64 bit, and pydantic makes one of 1e30
+        raise ProjectError(str(path), f"holds a value that cannot be recorded ({error})", "use smaller numbers and plain texts") from error
     if is_open(project.brief):
         raise ProjectError(f"{path}: brief", "is not filled in", "write what the model should do under `brief:` and run again")
     if not project.intended_use.strip():
