@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from argilla_setup.errors import UserError
-from argilla_setup.users import TIMEOUT, Account, ArgillaRefused, ArgillaUnreachable, ensure_account, open_api
+from argilla_setup.users import TIMEOUT, ArgillaRefused, ArgillaUnreachable, open_api
 
 if TYPE_CHECKING:
     import argilla as rg
@@ -18,7 +16,6 @@ __all__ = [
     "ArgillaUnreachable",
     "FormMismatch",
     "connect",
-    "ensure_annotators",
     "ensure_dataset",
     "ensure_workspace",
     "shows_text_literally",
@@ -70,20 +67,11 @@ def ensure_workspace(client: rg.Argilla, name: str) -> rg.Workspace:
     return found if found is not None else rg.Workspace(name=name, client=client).create()
 
 
-def ensure_annotators(client: rg.Argilla, names: Sequence[str], workspace: str, *, folder: Path | None = None) -> list[Account]:
-    """The annotators' accounts, members of the workspace.
-
-    Args:
-        folder: where each one's credentials are kept as NAME.json, readable by this user only. Without it a generated password
-            is only in the returned value.
-    """
-    return [ensure_account(client.api_url, client.api_key, name=name, workspace=workspace, folder=folder) for name in names]
-
-
 def ensure_dataset(client: rg.Argilla, name: str, *, workspace: str, settings: rg.Settings) -> rg.Dataset:
-    """The published dataset with this form; what an existing one lacks and can still be given (metadata, vectors) is added.
+    """Return the published dataset with this form; metadata and vectors that an existing one lacks are added.
 
-    The guidelines and what annotators see of the metadata follow the settings; so does the overlap while nobody has answered.
+    The guidelines, the overlap and what annotators see of the metadata follow the settings. When the overlap changes, Argilla's worker
+    computes the status of every answered record again.
     """
     import argilla as rg
 
@@ -105,8 +93,7 @@ def ensure_dataset(client: rg.Argilla, name: str, *, workspace: str, settings: r
     changes = found.settings.guidelines != settings.guidelines or found.settings.distribution.min_submitted != overlap
     if missing or opened or changes:
         found.settings.guidelines = settings.guidelines
-        if found.progress()["completed"] == 0:
-            found.settings.distribution = rg.TaskDistribution(min_submitted=overlap)
+        found.settings.distribution = rg.TaskDistribution(min_submitted=overlap)
         found.settings.update()
         found.settings.get()
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,34 @@ def ensure_account(
     if folder is not None:
         write_private(folder / f"{name}.json", json.dumps(asdict(account), indent=2) + "\n")
     return account
+
+
+def admit_existing(url: str, api_key: str, names: Sequence[str], *, workspace: str) -> list[str]:
+    """Add existing accounts to a workspace and return the names of the others.
+
+    No account is created. An account without any workspace is not added: `users remove` leaves accounts in that state.
+
+    Args:
+        names: usernames of the annotators.
+        workspace: name of an existing workspace.
+
+    Raises:
+        UserError: a name is not one that an account can have.
+        ArgillaRefused: the key may not read or change accounts.
+    """
+    left = []
+    for name in names:
+        check_name(name)
+    with open_api(url, api_key) as api:
+        accounts = {user["username"]: user for user in api.get("users")} if names else {}
+        for name in names:
+            user = accounts.get(name)
+            joined = {item["name"] for item in api.get(f"users/{user['id']}/workspaces")} if user else set()
+            if user is None or (not joined and user["role"] != "owner"):
+                left.append(name)
+            elif workspace not in joined and user["role"] != "owner":
+                _join_workspace(api, user["id"], workspace)
+    return left
 
 
 def list_accounts(url: str, api_key: str) -> list[dict[str, Any]]:

@@ -37,7 +37,9 @@ from argilla_setup.server.environment import environment_folder
 from argilla_setup.server.home import Home, load_secrets, open_home
 from argilla_setup.server.status import count_contents, is_healthy, server_url
 from argilla_setup.server.supervisor import server_environment
-from curation.review import ArgillaReview, Shown, form_settings, push_records
+from argilla_setup.users import ensure_account
+from curation.review import ArgillaReview, Shown, form_settings, open_dataset
+from curation.review.records import push_records
 
 SIZE = 384
 WORKSPACE = "bench"
@@ -117,7 +119,7 @@ def compare_pushes(count: int) -> dict[str, Any]:
 
 def push(review: ArgillaReview, rows: Iterable[Shown]) -> Iterator[list[Shown]]:
     """As `curate push` does."""
-    return push_records(review, DATASET, rows, settings=form())
+    return push_records(review, open_dataset(review, DATASET, settings=form()), rows)
 
 
 def push_by_sdk(review: ArgillaReview, rows: Sequence[Shown]) -> int:
@@ -182,7 +184,8 @@ def open_review(home: Home, url: str, people: Sequence[str] = ()) -> ArgillaRevi
     """The owner's connection; the people have accounts."""
     client = bootstrap.connect(url, load_secrets(home).owner_api_key, timeout=600)
     bootstrap.ensure_workspace(client, WORKSPACE)
-    bootstrap.ensure_annotators(client, people, WORKSPACE, folder=home.users_folder)
+    for name in people:
+        ensure_account(url, client.api_key, name=name, workspace=WORKSPACE, folder=home.users_folder)
     return ArgillaReview(client, WORKSPACE, url, load_secrets(home).owner_api_key)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,8 +20,8 @@ from argilla_setup.errors import UserError
 from argilla_setup.server.choices import Choices
 from argilla_setup.server.control import PortInUse, choose_port
 from argilla_setup.server.environment import LOCK, ensure_environment
-from argilla_setup.server.home import Home, ensure_secrets, load_secrets, open_home
-from argilla_setup.server.processes import MARK, find_processes, read_processes, stop_processes
+from argilla_setup.server.home import Home, ensure_secrets, identify, load_secrets, open_home
+from argilla_setup.server.processes import IDENTITY, MARK, Elsewhere, find_elsewhere, find_processes, read_processes, stop_processes
 from argilla_setup.server.supervisor import Child, Supervisor, server_environment
 from argilla_setup.users import check_name
 
@@ -254,3 +255,77 @@ def test_down_finds_the_children_of_a_dead_supervisor(home: Home) -> None:
     for child in keeper.children:
         assert child.process is not None and child.process.wait(timeout=5) != 0
     assert find_processes(home) == []
+
+
+def ended(code: int, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    done = run(*arguments)
+    assert done.returncode == code, done
+    return done
+
+
+def serving(home: Home, *, port: int = 1) -> Supervisor:
+    """A supervisor (this process) with one child that works in the folder and carries its marks, as `up` starts it."""
+    environment = dict(os.environ) | {MARK: str(home.folder), IDENTITY: identify(home)}
+    keeper = Supervisor(home, port, environment, [Child("web", SLEEP)])
+    keeper.start()
+    return keeper
+
+
+def test_a_copied_home_does_not_control_the_originals_server(home: Home, tmp_path: Path) -> None:
+    keeper = serving(home)
+    try:
+        copy = open_home(Path(shutil.copytree(home.folder, tmp_path / "copy", copy_function=shutil.copy2)))
+        assert (copy.folder / "run" / "id").read_bytes() == (home.folder / "run" / "id").read_bytes()
+        assert read_processes(copy) is None and find_processes(copy) == []
+        assert find_elsewhere(copy) == Elsewhere("copied", str(home.folder), os.getpid()) and find_elsewhere(home) is None
+        said = f"{copy.folder}: is a copy of {home.folder}, whose server is running (process {os.getpid()})."
+        status = ended(1, "status", "--home", copy.folder)
+        assert said in status.stdout and "Argilla is down" in status.stdout
+        users = ended(2, "users", "list", "--home", copy.folder)
+        assert "is a copy of" in users.stderr
+        down = ended(0, "down", "--home", copy.folder)
+        assert "Argilla was not running here." in down.stdout and said in down.stdout and f"--home {home.folder}" in down.stdout
+        (child,) = keeper.children
+        assert child.process is not None and child.process.poll() is None
+        assert len(find_processes(home)) == 1 and read_processes(home) is not None
+    finally:
+        keeper.stop()
+
+
+def test_a_home_moved_while_its_server_runs_is_named_and_can_be_stopped(home: Home, tmp_path: Path) -> None:
+    keeper = serving(home)
+    (child,) = keeper.children
+    assert child.process is not None
+    before = home.folder
+    moved = open_home(before.rename(tmp_path / "moved"))
+    sleeper = psutil.Process(child.process.pid)
+    try:
+        assert read_processes(moved) is not None and [p.pid for p in find_processes(moved)] == [sleeper.pid]
+        assert find_elsewhere(moved) == Elsewhere("moved", str(before), os.getpid())
+        for arguments in (("up", "--detach"), ("users", "list")):
+            refused = ended(2, *arguments, "--home", moved.folder)
+            assert f"was moved from {before} while its server was running" in refused.stderr, arguments
+        again = open_home(before)  # another folder where the first one was
+        assert read_processes(again) is None and find_processes(again) == []
+        assert find_elsewhere(again) == Elsewhere("replaced", str(moved.folder), sleeper.pid)
+        down = ended(0, "down", "--home", again.folder)
+        assert "replaced a folder that is now" in down.stdout and str(moved.folder) in down.stdout
+        assert sleeper.is_running() and sleeper.status() != psutil.STATUS_ZOMBIE
+        # The supervisor is this process, which `down` would end: only its child is left to it.
+        moved.processes_file.unlink()
+        assert json.loads(ended(0, "down", "--home", moved.folder, "--json").stdout) == {"stopped": 1}
+        assert child.process.wait(timeout=5) != 0
+    finally:
+        keeper.stop()
+
+
+def test_a_server_started_by_an_older_release_is_known_by_its_path(home: Home, tmp_path: Path) -> None:
+    keeper = make_supervisor(home, SLEEP)
+    keeper.start()
+    try:
+        body = json.loads(home.processes_file.read_text())
+        home.processes_file.write_text(json.dumps({name: value for name, value in body.items() if name not in ("home", "identity")}))
+        copy = open_home(Path(shutil.copytree(home.folder, tmp_path / "copy")))
+        assert read_processes(copy) is None and read_processes(home) is not None
+    finally:
+        keeper.stop()

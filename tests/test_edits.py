@@ -94,7 +94,7 @@ def test_the_row_that_made_room_takes_nobody_along_as_a_copy(bed: Bed) -> None:
     parent = bed.rows()[0]
     answer(bed, parent, "ada", FIRST)
     with open_store(bed.folder) as db:
-        reviews.mark_pushed(db, "garden-instruction", [(child(bed, FIRST).seq, "shown")])
+        reviews.mark_pushed(db, reviews.Place("http://here", "d1", "garden-instruction"), [(child(bed, FIRST).seq, "shown")])
     answer(bed, parent, "ada", FIRST + " Or so.")
     pipeline.dedup(bed.folder)
     pipeline.decide(bed.folder)

@@ -37,7 +37,7 @@ def quote(bed: Bed, seq: int) -> None:
             run.detail = {"kinds": {}, "alarms": [f"A cluster is kept as '{SECRET}'."]}
         values = {forms.VERDICT: "reject", forms.EDITED_COMPLETION: f"{SECRET} has a cough.", forms.COMMENT: f"names {SECRET}"}
         reviews.add_answers(db, [StoredAnswer("r", "t", seq, "ada", "submitted", values, "", "", False)], 1)
-        reviews.mark_pushed(db, "garden-instruction", [(seq, "payload")])
+        reviews.mark_pushed(db, reviews.Place("http://here", "d1", "garden-instruction"), [(seq, "payload")])
 
 
 def test_no_word_of_it_is_left_in_the_workbench(garden: Bed) -> None:

@@ -42,7 +42,9 @@ def test_each_step_is_followed_by_the_next_one_down_to_the_training(tmp_path: Pa
         pass  # one that found nothing to do
     assert following(bed) == ["curate", "push", folder]
     with open_store(bed.folder) as db:
-        reviews.mark_pushed(db, "garden-instruction", [(row.seq, "p") for row in records.list_rows(db, "instruction")])
+        reviews.mark_pushed(
+            db, reviews.Place("http://here", "d1", "garden-instruction"), [(row.seq, "p") for row in records.list_rows(db, "instruction")]
+        )
     done(bed, "push")
     assert following(bed)[:3] == ["curate", "pull", folder]
     approve(bed.folder)
@@ -93,3 +95,29 @@ def test_counting_rows_agrees_with_listing_them(tmp_path: Path) -> None:
     with open_store(bed.folder) as db:
         listed = {kind: len(records.list_rows(db, kind)) for kind in ("instruction", "preference")}  # type: ignore[arg-type]
         assert records.count_rows(db) == listed == {"instruction": 4, "preference": 1}
+
+
+def test_rows_that_argilla_lost_or_should_no_longer_show_are_pushed(tmp_path: Path) -> None:
+    bed = Bed(blank(tmp_path / "garden"), tmp_path)
+    folder, place = str(bed.folder), reviews.Place("http://here", "d1", "garden-instruction")
+    import_plain(bed.folder, 5)
+    score_by_hand(bed.folder)
+    done(bed, "score", "dedup", "screen")
+    pipeline.decide(bed.folder)
+    with open_store(bed.folder) as db:
+        rows = records.list_rows(db, "instruction")
+        reviews.mark_pushed(db, place, [(row.seq, "p") for row in rows])
+    done(bed, "push")
+    assert following(bed) == ["curate", "pull", folder]
+    with open_store(bed.folder) as db:  # as a pull finds that one record is gone
+        assert reviews.reconcile_pushed(db, place, {row.seq for row in rows[1:]}) == {rows[0].seq}
+    assert following(bed) == ["curate", "push", folder]
+    with open_store(bed.folder) as db:
+        reviews.mark_pushed(db, place, [(rows[0].seq, "p")])
+    pipeline.override(bed.folder, rows[1].id, action="drop", reason="off topic")
+    assert following(bed) == ["curate", "push", folder]
+    with open_store(bed.folder) as db:
+        reviews.mark_state(db, place, [rows[1].seq], "withdrawn")
+    assert following(bed) == ["curate", "pull", folder]
+    pipeline.override(bed.folder, rows[1].id, action="keep", reason="on topic after all")
+    assert following(bed) == ["curate", "push", folder]

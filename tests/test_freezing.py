@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from curation import pipeline
 from curation.errors import SnapshotError
 from curation.pipeline.bench import Summary
 from curation.snapshot import find_snapshots, own_key, read_manifest, revoke
-from curation.store import facts, open_store, reviews
+from curation.store import facts, open_store, reviews, runs
 from tests.snapshot_rows import NOW, flip
 from tests.test_pipeline import Bed, approve, blank, import_plain, score_by_hand
 
@@ -70,6 +72,41 @@ def test_a_real_review_after_a_simulated_one_gives_the_same_rows_a_next_version(
     again = freeze(garden)
     assert not read_manifest(path_of(again)).review.simulated
     assert read_manifest(path_of(again)).version == 2 and "other reviewers" in again.notes[0]
+
+
+def everything_in(path: Path) -> str:
+    """All that a snapshot gives away, its tables as text."""
+    tables = [json.dumps(pq.read_table(file).to_pylist()) + str(pq.read_schema(file).metadata) for file in path.glob("*.parquet")]
+    return "\n".join([*tables, *(file.read_text() for file in path.iterdir() if file.suffix != ".parquet")])
+
+
+def test_annotators_leave_the_project_under_pseudonyms_unless_it_says_real(garden: Bed) -> None:
+    with open_store(garden.folder) as db:
+        db.execute("UPDATE answers SET user = 'ada.lovelace' WHERE user = 'ada'")
+        (seq,) = db.execute("SELECT min(seq) FROM answers").fetchone()
+        said = {"verdict": "reject", "comment": "bob is wrong; see bobsled, and ada.lovelace's note"}
+        one = reviews.StoredAnswer("r1", "t2", seq, "simulated-cleo", "submitted", said, "", "", True)
+        reviews.add_answers(db, [one], 1)
+        with runs.record_run(db, "pull"):
+            pass
+    pipeline.decide(garden.folder)
+    first = freeze(garden)
+    review = read_manifest(path_of(first)).review
+    assert (review.names, review.simulated) == ("pseudonyms", True)
+    assert sorted(name.rpartition("-")[0] for name in review.reviewers) == ["annotator", "annotator", "simulated-annotator"]
+    text = everything_in(path_of(first))
+    assert [name for name in ("ada.lovelace", "cleo") if name in text] == [] and not re.search(r"\bbob\b", text)
+    with open_store(garden.folder) as db:
+        names = reviews.alias_annotators(db, (), simulated="simulated-")
+    assert f"{names['simulated-cleo']}: {names['bob']} is wrong; see bobsled, and {names['ada.lovelace']}&#39;s note" in text
+    assert f"by {', '.join(review.reviewers)} (pseudonyms)" in (path_of(first) / "README.md").read_text()
+    assert freeze(garden).notes[0] == "These very rows are already frozen; nothing was written."  # the names are kept
+    assert "ada.lovelace" in Path(pipeline.report(garden.folder).counts["file"]).read_text()  # the data lead's own page
+
+    garden.set(r"^  names: pseudonyms.*$", "  names: real")
+    named = read_manifest(path_of(freeze(garden)))
+    assert (named.version, named.review.names) == (2, "real")
+    assert named.review.reviewers == ("ada.lovelace", "bob", "simulated-cleo")
 
 
 @pytest.mark.parametrize("loss", ["deleted", "altered"])
@@ -146,7 +183,7 @@ def test_a_refused_snapshot_says_how_far_the_rows_are_and_which_verb_brings_them
     approve(folder, users=("ada",))
     pipeline.decide(folder)
     with open_store(folder) as db:
-        reviews.mark_pushed(db, "garden-instruction", [(1, "payload")])
+        reviews.mark_pushed(db, reviews.Place("http://here", "d1", "garden-instruction"), [(1, "payload")])
     with pytest.raises(SnapshotError, match=r"no row is approved \(3 in review\)\. Next: curate pull"):
         pipeline.snapshot(folder, "instruction")
 

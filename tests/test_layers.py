@@ -300,7 +300,7 @@ def _cpu_seconds(command: list[str]) -> float:
         ("curation.pipeline", "plan import_rows generate score dedup screen push pull decide snapshot sign verify export status trace run"),
         ("curation.models", "open_model ask check_model estimate_cost"),
         ("argilla_setup.forms", "instruction_settings preference_settings"),
-        ("argilla_setup.bootstrap", "ensure_workspace ensure_annotators ensure_dataset"),
+        ("argilla_setup.bootstrap", "ensure_workspace ensure_dataset"),
     ],
 )
 def test_the_public_names_are_there(module: str, names: str) -> None:

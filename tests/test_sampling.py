@@ -13,7 +13,7 @@ import pytest
 from curation import pipeline
 from curation.decide import Facts, Opinion, Reason, decide
 from curation.errors import ProjectError, SnapshotError
-from curation.pipeline.reviewing import _rows_to_show
+from curation.pipeline.reviewing import rows_to_show
 from curation.project import load_project
 from curation.sampling import allocate, clopper_pearson, draw_sample
 from curation.snapshot import read_manifest
@@ -50,7 +50,7 @@ def answer(bed: Bed, says: dict[int, str], *, user: str = "ada") -> None:
 def shown(bed: Bed) -> list[int]:
     """Seqs of the rows that push would show to people."""
     with pipeline.open_bench(bed.folder) as bench:
-        return [row.seq for row, _ in _rows_to_show(bench, "instruction")]
+        return [row.seq for row in rows_to_show(bench)["instruction"]]
 
 
 def test_a_sample_is_spread_over_the_labels_in_proportion() -> None:
@@ -203,7 +203,7 @@ def test_the_rest_leaves_once_the_sample_is_answered_and_the_rate_is_recorded(tm
     answer(bed, dict.fromkeys(drawn[:9], "approve"))
     assert pipeline.decide(bed.folder).counts["held"] == 50
     with open_store(bed.folder) as db:
-        reviews.mark_pushed(db, "garden-instruction", [(seq, "x") for seq in drawn])
+        reviews.mark_pushed(db, reviews.Place("http://here", "d1", "garden-instruction"), [(seq, "x") for seq in drawn])
     with pytest.raises(SnapshotError, match=r"needs the review sample: 1 of its 10 rows are not answered. Next: curate pull"):
         pipeline.snapshot(bed.folder, "instruction")
     answer(bed, {drawn[9]: "reject"})

@@ -561,3 +561,43 @@ def test_cells_follow_the_plan_until_they_are_asked_for(db: Database) -> None:
     CallLedger(db).claim([(request, 0)], provider="anthropic", simulated=False, limit=1, budget_usd=1, since=0)
     assert records.refresh_cells(db, plan(b"A", b"b", b"C")) == (0, 1, 1)
     assert list(records.list_cells(db)) == [b"a", b"b", b"C"]
+
+
+def test_what_was_pushed_is_reconciled_with_what_argilla_holds(db: Database) -> None:
+    here, there = reviews.Place("http://here", "d1", "garden"), reviews.Place("http://there", "d9", "garden")
+    reviews.mark_pushed(db, reviews.Place("", "", "garden"), [(1, "old"), (2, "old")])
+    assert reviews.reconcile_pushed(db, here, {1}) == {2} and reviews.held_seqs(db) == set()
+    reviews.mark_pushed(db, here, [(1, "a"), (2, "b"), (3, "c")])
+    reviews.mark_state(db, here, [3], "withdrawn")
+    assert (reviews.held_seqs(db), reviews.withdrawn_seqs(db, here)) == ({1, 2}, {3})
+    assert reviews.reconcile_pushed(db, here, {1, 3}) == {2}  # somebody deleted record 2
+    assert reviews.pushed_payloads(db, here) == {1: "a", 3: "c"}
+    assert (reviews.held_seqs(db), reviews.withdrawn_seqs(db, here)) == ({1}, {3})
+    assert reviews.reconcile_pushed(db, here, {1, 2, 3}) == set() and reviews.held_seqs(db) == {1, 2}  # and brought it back
+
+    assert reviews.reconcile_pushed(db, there, ()) == {1, 2, 3}  # moved to an empty server
+    assert reviews.held_seqs(db) == set() and reviews.pushed_seqs(db) == {1, 2, 3}
+    reviews.mark_pushed(db, there, [(1, "A")])
+    assert reviews.shown_payloads(db, there) == {1: "A", 2: "b", 3: "c"}
+    assert reviews.reconcile_pushed(db, here, {1, 2, 3}) == set()  # and back home
+    assert reviews.held_seqs(db) == {1, 2, 3} and reviews.pushed_payloads(db, there) == {}
+    other = reviews.Place("http://here", "d2", "another garden")
+    reviews.mark_pushed(db, other, [(7, "x")])
+    assert reviews.reconcile_pushed(db, here, {1, 2, 3}) == set() and 7 in reviews.held_seqs(db)
+
+
+def test_a_pseudonym_is_kept_and_tells_nothing(db: Database) -> None:
+    first = reviews.alias_annotators(db, ["ben", "ana", "simulated-x"], simulated="simulated-")
+    assert sorted(first) == ["ana", "ben", "simulated-x"]
+    assert sorted(name.rpartition("-")[2] for name in first.values()) == ["1", "2", "3"]
+    assert first["simulated-x"].startswith("simulated-annotator-") and first["ana"].startswith("annotator-")
+    again = reviews.alias_annotators(db, ["zoe", "ana"], simulated="simulated-")
+    assert again == first | {"zoe": "annotator-4"}
+
+
+def test_one_person_has_one_answer_to_a_record(db: Database) -> None:
+    def given(response: str, updated: str, verdict: str) -> reviews.StoredAnswer:
+        return reviews.StoredAnswer(response, updated, 1, "ana", "submitted", {"verdict": verdict}, "", "", False)
+
+    reviews.add_answers(db, [given("b", "2026-01-01", "reject"), given("a", "2026-01-02", "approve")], 1)
+    assert {key: answer.values for key, answer in reviews.answers_by_person(db).items()} == {(1, "ana"): {"verdict": "approve"}}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,16 +26,15 @@ def add_user(
 ) -> None:
     """Make an account with a generated password, or add an existing one to a workspace.
 
+    Without --home, ARGILLA_API_URL and ARGILLA_API_KEY name another Argilla, for example that of docker-compose.yml.
+
     Example: argilla-setup users add ada --workspace review
     """
-    from argilla_setup.server.home import load_secrets, open_home
     from argilla_setup.users import ensure_account
 
-    place = open_home(home)
-    account = ensure_account(
-        _url(place), load_secrets(place).owner_api_key, name=name, workspace=workspace, role=role, folder=place.users_folder
-    )
-    file = place.users_folder / f"{name}.json"
+    url, key, folder = _server(home)
+    account = ensure_account(url, key, name=name, workspace=workspace, role=role, folder=folder)
+    file = folder / f"{name}.json"
     known = "Password and key" if account.password else "Key (Argilla does not tell the password; users rotate-key makes a new one)"
     body = {"username": account.username, "role": account.role, "workspaces": list(account.workspaces), "credentials": str(file)}
     show(body, f"{name} ({account.role}) in {', '.join(account.workspaces)}\n{known}: {file}", as_json=as_json)
@@ -45,11 +46,10 @@ def list_users(home: HomeOption = None, as_json: JsonOption = False) -> None:
 
     Example: argilla-setup users list
     """
-    from argilla_setup.server.home import load_secrets, open_home
     from argilla_setup.users import list_accounts
 
-    place = open_home(home)
-    found = list_accounts(_url(place), load_secrets(place).owner_api_key)
+    url, key, _ = _server(home)
+    found = list_accounts(url, key)
     show(found, "\n".join(f"{u['username']:<20} {u['role']:<10} {', '.join(u['workspaces'])}" for u in found), as_json=as_json)
 
 
@@ -107,10 +107,21 @@ def secrets(
     show(body, text, as_json=as_json)
 
 
-def _url(place: Any) -> str:
+def _server(home: Path | None) -> tuple[str, str, Path]:
+    """Return address, owner's key and folder for credentials of the server in a folder, or of the one that the environment names."""
+    from argilla_setup.server.control import refuse_moved
+    from argilla_setup.server.home import load_secrets, open_home
     from argilla_setup.server.status import describe_server
 
+    url, key = os.environ.get("ARGILLA_API_URL", ""), os.environ.get("ARGILLA_API_KEY", "")
+    if home is None and url and key:
+        from platformdirs import user_data_path
+
+        host = re.sub(r"[^A-Za-z0-9.-]+", "-", url.partition("://")[2]).strip("-")
+        return url, key, user_data_path("seedcorn") / "accounts" / host
+    place = open_home(home)
+    refuse_moved(place)
     found = describe_server(place)
     if not found.up:
-        raise UserError(f"{place.folder}", "its server is not up", f"argilla-setup up --detach --home {place.folder}")
-    return found.url
+        raise UserError(f"{place.folder}", found.note or "its server is not up", f"argilla-setup up --detach --home {place.folder}")
+    return found.url, load_secrets(place).owner_api_key, place.users_folder

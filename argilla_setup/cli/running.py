@@ -58,9 +58,15 @@ def down(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """
     from argilla_setup.server.control import stop_server
     from argilla_setup.server.home import open_home
+    from argilla_setup.server.processes import find_elsewhere
 
-    count = stop_server(open_home(home))
-    show({"stopped": count}, f"{count} processes ended" if count else "Argilla was not running", as_json=as_json)
+    place = open_home(home)
+    elsewhere = find_elsewhere(place)
+    count = stop_server(place)
+    text = f"{count} processes ended" if count else "Argilla was not running"
+    if elsewhere is not None and elsewhere.kind != "moved":
+        text = f"{text} here.\n{elsewhere.sentence(place)}"
+    show({"stopped": count}, text, as_json=as_json)
 
 
 @app.command()
@@ -74,7 +80,7 @@ def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
 
     found = describe_server(open_home(home))
     word = "up and healthy" if found.healthy else "up but not answering" if found.up else "down"
-    lines = [f"Argilla is {word}: {found.url}", f"State: {found.home}"]
+    lines = [f"Argilla is {word}: {found.url}", f"State: {found.home}", *filter(None, [found.note])]
     lines += [f"  {name}: process {pid}" for name, pid in found.processes.items()]
     lines += [f"  {name}: {url}" for name, url in found.stores.items()]
     lines += [f"  {count} {name}" for name, count in found.counts.items()]

@@ -17,9 +17,9 @@ import psutil
 from argilla_setup.errors import UserError
 from argilla_setup.server.choices import LOOPBACK, Asked, Choices, check_stores, choose, load_choices, save_choices
 from argilla_setup.server.environment import ensure_environment
-from argilla_setup.server.home import Home, ensure_secrets
+from argilla_setup.server.home import Home, ensure_secrets, identify
 from argilla_setup.server.migrate import prepare_database
-from argilla_setup.server.processes import MARK, find_processes, read_processes, stop_processes
+from argilla_setup.server.processes import IDENTITY, MARK, find_elsewhere, find_processes, read_processes, stop_processes
 from argilla_setup.server.status import Status, describe_server, is_healthy, server_url
 from argilla_setup.server.supervisor import Supervisor, make_children, open_log, server_environment
 from argilla_setup.server.telling import Follower, last_line
@@ -32,6 +32,7 @@ __all__ = [
     "Status",
     "choose_port",
     "describe_server",
+    "refuse_moved",
     "run_foreground",
     "start_detached",
     "stop_server",
@@ -45,13 +46,14 @@ class PortInUse(UserError):
 
 def start_detached(home: Home, *, port: int | None, say: Say, asked: Asked | None = None) -> Status:
     """Start the server and leave it running; returns when it answers. Nothing happens when it is up already."""
+    refuse_moved(home)
     running = describe_server(home)
     if running.healthy:
         return running
     chosen, _ = _prepare(home, port=port, asked=asked, say=say)
     say("Starting Argilla")
     command = [sys.executable, "-m", "argilla_setup", "supervise", "--home", str(home.folder), "--port", str(chosen.port)]
-    environment = dict(os.environ) | {MARK: str(home.folder), "PYTHONPATH": _with_our_package()}
+    environment = dict(os.environ) | {MARK: str(home.folder), IDENTITY: identify(home), "PYTHONPATH": _with_our_package()}
     with open_log(home, "supervisor") as log:
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=home.folder, start_new_session=True, umask=0o077
@@ -66,6 +68,7 @@ def start_detached(home: Home, *, port: int | None, say: Say, asked: Asked | Non
 
 def run_foreground(home: Home, *, port: int | None, say: Say, asked: Asked | None = None) -> None:
     """Start the server and stay with it until Ctrl-C, showing what every process of it says in one log."""
+    refuse_moved(home)
     if read_processes(home) is not None:
         raise UserError(f"{home.folder}", "its server is up already", f"argilla-setup down --home {home.folder}")
     chosen, python = _prepare(home, port=port, asked=asked, say=say)
@@ -85,12 +88,26 @@ def supervise(home: Home, *, port: int, python: Path | None = None, say: Say = p
 
 
 def stop_server(home: Home) -> int:
-    """End every process of the server; how many there were."""
+    """End every process of the server; how many there were. One that was moved while it ran is ended where it is now."""
+    elsewhere = find_elsewhere(home)
+    started_in = Home(Path(elsewhere.folder)) if elsewhere is not None and elsewhere.kind == "moved" else home
     count = stop_processes(home)
     with contextlib.suppress(OSError):
-        home.socket.unlink(missing_ok=True)
-        home.socket.parent.rmdir()
+        started_in.socket.unlink(missing_ok=True)
+        started_in.socket.parent.rmdir()
     return count
+
+
+def refuse_moved(home: Home) -> None:
+    """Refuse a folder that was moved while its server ran: the server opens its database at the old place.
+
+    Raises:
+        UserError: it was.
+    """
+    elsewhere = find_elsewhere(home)
+    if elsewhere is not None and elsewhere.kind == "moved":
+        fact = f"was moved from {elsewhere.folder} while its server was running"
+        raise UserError(f"{home.folder}", fact, f"argilla-setup down --home {home.folder}, then up again")
 
 
 def choose_port(home: Home, wanted: int | None, *, host: str = LOOPBACK) -> int:
@@ -123,6 +140,9 @@ def _prepare(home: Home, *, port: int | None, asked: Asked | None, say: Say) -> 
     if find_processes(home):
         say("Ending what an earlier server left behind")
         stop_server(home)
+    elsewhere = find_elsewhere(home)
+    if elsewhere is not None:
+        say(elsewhere.sentence(home))
     choices = choose(home, asked or Asked())
     choices = replace(choices, port=choose_port(home, port, host=choices.host))
     check_stores(choices)

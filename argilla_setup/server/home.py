@@ -86,6 +86,22 @@ def open_home(folder: Path | None = None) -> Home:
     return home
 
 
+def identify(home: Home) -> str:
+    """Return what tells this folder from every other one: 16 hex characters that a rename keeps and a copy changes.
+
+    They are made of a random id kept in the folder, which another folder at the same place does not have, and of the folder's inode, which
+    a copy does not have.
+    """
+    file = home.folder / "run" / "id"
+    try:
+        kept = file.read_text()
+    except FileNotFoundError:
+        kept = secrets.token_hex(16)
+        write_private(file, kept)
+    found = home.folder.stat()
+    return hashlib.sha256(f"{kept} {found.st_dev} {found.st_ino}".encode()).hexdigest()[:16]
+
+
 def ensure_secrets(home: Home) -> Secrets:
     """The secrets of this server; generated when there are none yet."""
     if not home.secrets_file.exists():

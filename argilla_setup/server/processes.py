@@ -1,6 +1,7 @@
 """Which processes belong to a server, and how they end.
 
-Every child carries the state folder in its environment, so that even those of a killed supervisor are found.
+Every child carries the state folder and its identity in its environment, so that even those of a killed supervisor are found. A copy of
+the folder has another identity: nothing that is done to the copy reaches the original's processes.
 """
 
 from __future__ import annotations
@@ -8,44 +9,72 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import psutil
 
 from argilla_setup.server.environment import lock_digest
-from argilla_setup.server.home import Home, write_private
+from argilla_setup.server.home import Home, identify, write_private
 
 MARK = "SEEDCORN_ARGILLA_HOME"
+IDENTITY = "SEEDCORN_ARGILLA_HOME_ID"
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A running server that this folder names and that is not, or not quite, this folder's."""
+
+    kind: Literal["moved", "copied", "replaced"]
+    folder: str
+    """moved: where this folder was when its server started. copied, replaced: where the server's folder is now."""
+    pid: int
+
+    def sentence(self, home: Home) -> str:
+        """Return what happened and the next step."""
+        here, there = home.folder, self.folder
+        if self.kind == "moved":
+            return f"{here}: was moved from {there} while its server was running. Next: argilla-setup down --home {here}, then up again."
+        what = f"is a copy of {there}, whose server is running" if self.kind == "copied" else f"replaced a folder that is now {there}"
+        return f"{here}: {what} (process {self.pid}). Next, to stop that server: argilla-setup down --home {there}"
 
 
 def write_processes(home: Home, *, port: int, children: dict[str, int], falls: dict[str, int] | None = None) -> None:
-    """Note the supervisor (this process), its children and how often each has fallen, and the lock they run from."""
+    """Note the supervisor (this process), its children and how often each has fallen, the lock they run from, and whose they are."""
     body = {"supervisor": os.getpid(), "started": psutil.Process().create_time(), "port": port, "children": children}
-    body |= {"falls": falls or {}, "lock": lock_digest()}
+    body |= {"falls": falls or {}, "lock": lock_digest(), "home": str(home.folder), "identity": identify(home)}
     write_private(home.processes_file, json.dumps(body, indent=2) + "\n")
 
 
 def read_processes(home: Home) -> dict[str, Any] | None:
-    """What runs now; None when the supervisor is gone, whatever the file says."""
-    try:
-        body = dict(json.loads(home.processes_file.read_text()))
-        supervisor = psutil.Process(body["supervisor"])
-        alive = abs(supervisor.create_time() - body["started"]) < 1 and supervisor.status() != psutil.STATUS_ZOMBIE
-    except (OSError, ValueError, KeyError, psutil.Error):
+    """Return what runs now; None when the supervisor is gone or keeps another folder's server, whatever the file says."""
+    body = _read_alive(home)
+    if body is None:
         return None
-    return body if alive else None
+    if "identity" not in body:  # written by a release that knew folders by their path only
+        return body if find_processes(home) else None
+    return body if body["identity"] == identify(home) else None
 
 
 def find_processes(home: Home) -> list[psutil.Process]:
-    """Every process of this server, other than the one that asks."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.pid != os.getpid() and process.environ().get(MARK) == str(home.folder):
-                found.append(process)
-        except (psutil.Error, OSError):
-            continue
-    return found
+    """Return every process of this server, other than the one that asks."""
+    identity = identify(home)
+    return [process for process, folder, known in _marked() if (known == identity if known else folder == str(home.folder))]
+
+
+def find_elsewhere(home: Home) -> Elsewhere | None:
+    """Return the running server with which this folder could be confused; None where all is as it should be."""
+    body, identity, here = _read_alive(home), identify(home), str(home.folder)
+    if body is not None and "identity" in body:
+        if body["identity"] != identity:
+            return Elsewhere("copied", _current_folder(body), body["supervisor"])
+        if body["home"] != here:
+            return Elsewhere("moved", body["home"], body["supervisor"])
+    for process, folder, known in _marked():
+        if folder == here and known and known != identity:
+            return Elsewhere("replaced", _working_folder(process.pid) or here, process.pid)
+    return None
 
 
 def stop_processes(home: Home, *, patience: float = 15.0) -> int:
@@ -63,6 +92,43 @@ def stop_processes(home: Home, *, patience: float = 15.0) -> int:
     psutil.wait_procs(stubborn, timeout=5)
     home.processes_file.unlink(missing_ok=True)
     return count
+
+
+def _read_alive(home: Home) -> dict[str, Any] | None:
+    """Return what the file says, where the supervisor that it names is alive."""
+    try:
+        body = dict(json.loads(home.processes_file.read_text()))
+        supervisor = psutil.Process(body["supervisor"])
+        alive = abs(supervisor.create_time() - body["started"]) < 1 and supervisor.status() != psutil.STATUS_ZOMBIE
+    except (OSError, ValueError, KeyError, psutil.Error):
+        return None
+    return body if alive else None
+
+
+def _marked() -> list[tuple[psutil.Process, str, str]]:
+    """Return every other process of any server, with the folder and the identity that it carries; an older release's has no identity."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            environment = process.environ() if process.pid != os.getpid() else {}
+        except (psutil.Error, OSError):
+            continue
+        if MARK in environment:
+            found.append((process, environment[MARK], environment.get(IDENTITY, "")))
+    return found
+
+
+def _current_folder(body: dict[str, Any]) -> str:
+    """Return where a server's folder is now: its children work in it, and a working folder follows a rename."""
+    return next(filter(None, map(_working_folder, body["children"].values())), None) or str(body["home"])
+
+
+def _working_folder(pid: int) -> str | None:
+    try:
+        folder = psutil.Process(pid).cwd()
+    except (psutil.Error, OSError):
+        return None
+    return folder if Path(folder).is_dir() else None
 
 
 def _wait_for_end(process: psutil.Process, patience: float) -> None:

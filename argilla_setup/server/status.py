@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from argilla_setup.server.choices import LOOPBACK, Choices, hide_password, load_choices
 from argilla_setup.server.home import Home
-from argilla_setup.server.processes import read_processes
+from argilla_setup.server.processes import find_elsewhere, read_processes
 
 COUNTED = ("workspaces", "users", "datasets", "records", "responses")
 
@@ -28,6 +28,8 @@ class Status:
     counts: dict[str, int]
     stores: dict[str, str]
     """The stores by address, passwords hidden; empty when all are the server's own."""
+    note: str = ""
+    """A folder that was copied or moved while a server ran in it, in a sentence."""
 
 
 def describe_server(home: Home) -> Status:
@@ -38,7 +40,9 @@ def describe_server(home: Home) -> Status:
     processes = {"supervisor": body["supervisor"], **body["children"]} if body else {}
     counts = {} if choices.database_url else count_contents(home)
     pid = body["supervisor"] if body else None
-    return Status(server_url(port), body is not None, healthy, str(home.folder), pid, processes, counts, describe_stores(choices))
+    elsewhere = find_elsewhere(home)
+    note = elsewhere.sentence(home) if elsewhere is not None else ""
+    return Status(server_url(port), body is not None, healthy, str(home.folder), pid, processes, counts, describe_stores(choices), note)
 
 
 def describe_stores(choices: Choices) -> dict[str, str]:

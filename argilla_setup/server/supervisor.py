@@ -17,8 +17,8 @@ from typing import IO
 
 from argilla_setup.errors import UserError
 from argilla_setup.server.choices import Choices
-from argilla_setup.server.home import Home, Secrets
-from argilla_setup.server.processes import MARK, write_processes
+from argilla_setup.server.home import Home, Secrets, identify
+from argilla_setup.server.processes import IDENTITY, MARK, write_processes
 
 ENGINE = Path(__file__).resolve().parents[1] / "engine" / "__main__.py"
 LONGEST_WAIT = 30.0
@@ -149,6 +149,7 @@ def server_environment(home: Home, secrets: Secrets, choices: Choices) -> dict[s
         | {name: url for name, url in stores.items() if url}
         | {
             MARK: str(home.folder),
+            IDENTITY: identify(home),
             "ARGILLA_HOME_PATH": str(home.folder),
             "ARGILLA_SEARCH_ENGINE": "elasticsearch" if choices.elasticsearch_url else "sqlite",
             "ARGILLA_REDIS_URL": choices.redis_url or f"unix://{home.socket}?db=0",

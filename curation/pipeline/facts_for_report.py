@@ -46,8 +46,13 @@ WORDS = {
 SHOWN_STAGES = ("generate", "import", "score", "dedup", "screen", "push", "pull", "snapshot")
 
 
-def report_data(bench: Bench) -> page.ReportData:
-    """Everything the page shows, as it stands now; parts that were not run are None."""
+def report_data(bench: Bench, *, names: Mapping[str, str] | None = None) -> page.ReportData:
+    """Return everything the page shows at this moment; parts that were not run are None.
+
+    Args:
+        bench: the project.
+        names: how the annotators appear, by user name; None for their own names, as in the data lead's report.
+    """
     project, db = bench.project, bench.db
     rows = {kind: records.list_rows(db, kind) for kind in KINDS}
     by_seq = {row.seq: row for kind in KINDS for row in rows[kind]}
@@ -79,7 +84,7 @@ def report_data(bench: Bench) -> page.ReportData:
         descriptions=load_descriptions(bench),
         comparison=load_comparison(bench),
         diversity=diversity_facts(bench, simulated=standin),
-        review=work.review_facts(bench, verdicts, by_seq) if "pull" in ran else None,
+        review=work.review_facts(bench, verdicts, by_seq, names=names) if "pull" in ran else None,
         cost=work.cost_facts(bench, verdicts, standin),
         failures=work.failures_facts(bench),
         snapshots=work.snapshots_facts(bench) if "snapshot" in ran else None,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +24,23 @@ from curation.store import CallLedger, facts, reviews, runs
 from curation.store.records import Row
 
 
-def review_facts(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]], by_seq: Mapping[int, Row]) -> page.Review:
-    """How far the review is, how well people agree, and what they dispute."""
-    opinions = {seq: said for seq, said in opinions_by_seq(bench).items() if said}
+def review_facts(
+    bench: Bench, verdicts: Mapping[int, Mapping[str, Any]], by_seq: Mapping[int, Row], *, names: Mapping[str, str] | None = None
+) -> page.Review:
+    """Return how far the review is, how well people agree, and what they dispute.
+
+    Args:
+        bench: the project.
+        verdicts: by seq.
+        by_seq: every row.
+        names: how the annotators appear, by user name; None for their own names.
+    """
+    opinions = {seq: [_renamed(o, names) for o in said] for seq, said in opinions_by_seq(bench).items() if said}
     counts = Counter(verdicts[seq]["verdict"] for seq in opinions if seq in verdicts)
     flat = [o for said in opinions.values() for o in said]
     disputed = {seq for seq in opinions if verdicts.get(seq, {}).get("verdict") == "disputed"}
     waiting = sum(v["verdict"] in ("to_review", "in_review") for v in verdicts.values())
-    comments = _comments(bench, disputed)
+    comments = _comments(bench, disputed, names)
     per_kind = {kind: {s: o for s, o in opinions.items() if s in by_seq and by_seq[s].kind == kind} for kind in KINDS}
     return page.Review(
         simulated=any(o.simulated for o in flat),
@@ -61,13 +72,28 @@ def review_facts(bench: Bench, verdicts: Mapping[int, Mapping[str, Any]], by_seq
     )
 
 
-def _comments(bench: Bench, disputed: set[int]) -> dict[int, str]:
-    """What people wrote for whoever settles their dispute: the reasons they ticked and their comments."""
+def _renamed(opinion: Opinion, names: Mapping[str, str] | None) -> Opinion:
+    return opinion if names is None else replace(opinion, user=names[opinion.user])
+
+
+def _comments(bench: Bench, disputed: set[int], names: Mapping[str, str] | None) -> dict[int, str]:
+    """Return what people wrote for whoever settles their dispute: the reasons they ticked and their comments.
+
+    Where annotators appear under other names, so do those that a comment mentions.
+    """
     out: dict[int, str] = {}
     for seq, answers in reviews.answers_by_seq(bench.db).items() if disputed else ():
         said = [(a.user, _words(a.values)) for a in answers if seq in disputed and a.status == "submitted"]
-        out[seq] = " · ".join(f"{user}: {words}" for user, words in said if words)
+        out[seq] = _rename_in(" · ".join(f"{user}: {words}" for user, words in said if words), names or {})
     return out
+
+
+def _rename_in(text: str, names: Mapping[str, str]) -> str:
+    """Replace every user name that stands in a text as a word of its own."""
+    if not names:
+        return text
+    longest_first = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    return re.sub(rf"(?<![\w.-])({longest_first})(?![\w-])", lambda found: names[found[1]], text)
 
 
 def _words(values: Mapping[str, Any]) -> str:

@@ -40,12 +40,14 @@ def _before_people(bench: Bench, ran: Mapping[str, int]) -> str | None:
 
 
 def _with_people(bench: Bench, ran: Mapping[str, int]) -> str | None:
-    verdicts, pushed = facts.verdict_counts(bench.db), reviews.pushed_seqs(bench.db)
+    verdicts, held = facts.verdict_counts(bench.db), reviews.held_seqs(bench.db)
     if bench.project.review.mode == "none":
         return "decide" if ran.get("decide", 0) < ran["screen"] else None if verdicts["approved"] else "report"
     waiting = facts.seqs_with_verdict(bench.db, "to_review") | facts.seqs_with_verdict(bench.db, "in_review")
-    if waiting - pushed or not (verdicts or ran.get("push")):
+    if waiting - held or not (verdicts or ran.get("push")):
         return "push"
+    if waiting and facts.seqs_with_verdict(bench.db, "dropped") & held:
+        return "push"  # it takes them out of the annotators' queue
     if waiting:
         return "pull"
     return None if verdicts["approved"] else "report"

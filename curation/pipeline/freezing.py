@@ -28,7 +28,7 @@ from curation.pipeline.facts_of_pairs import frozen_pairs
 from curation.pipeline.judged import judged_by
 from curation.pipeline.protecting import ProtectedItems
 from curation.pipeline.provenance import governing_licence, models_of, sources_of, stages_of
-from curation.pipeline.reviewing import review_counts
+from curation.pipeline.reviewing import published_names, review_counts
 from curation.pipeline.sampling import Sample
 from curation.project import settings_digest
 from curation.records import Kind
@@ -201,7 +201,7 @@ def _write(
     }
     return snapshots.write_snapshot(
         bench.folder / "snapshots", name=name, version=version, kind=kind, splits=tables, facts=told, card=render_card(card),
-        report_html=render_report(report_data(bench), protected_text=False),
+        report_html=render_report(report_data(bench, names=published_names(bench)), protected_text=False),
         croissant=partial(render_croissant, card), created=created,
     )  # fmt: skip
 
@@ -214,7 +214,7 @@ def _manifest_facts(
     stopped: Mapping[int, str],
     sample: Sample | None,
 ) -> dict[str, Any]:
-    project, review = bench.project, review_counts(bench, (kind,))
+    project, review, names = bench.project, review_counts(bench, (kind,)), published_names(bench)
     provenance = sources_of(bench, leaving)
     kind_of = records.kinds_by_seq(bench.db)
     verdicts = Counter(v["verdict"] for seq, v in facts.verdicts_by_seq(bench.db).items() if kind_of[seq] == kind)
@@ -225,7 +225,8 @@ def _manifest_facts(
         ],
         "review": {
             "mode": project.review.mode, "sample": sample.as_values() if sample else None,
-            "simulated": review["simulated"], "reviewers": review["reviewers"], "overlap": project.review.overlap,
+            "simulated": review["simulated"], "names": project.review.names,
+            "reviewers": sorted(names[user] for user in review["reviewers"]), "overlap": project.review.overlap,
             "agreement": review["agreement"], "answers": review["opinions"], "disputed": review["disputed"],
         },
         "models": models_of(bench, kind, leaving),

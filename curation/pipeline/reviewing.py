@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from curation import agreement as agreeing
 from curation import review as argilla
 from curation import score as scoring
-from curation.decide import Decision
 from curation.errors import ProjectError, command
 from curation.pipeline.asking import Progress
 from curation.pipeline.bench import Bench, Summary, load_cells, open_bench
@@ -24,17 +23,30 @@ from curation.pipeline.sampling import is_unseen
 from curation.project import settings_digest
 from curation.records import KINDS, Kind
 from curation.report.attention import describe_alpha
-from curation.review import ArgillaReview, Shown
+from curation.review import ArgillaReview, Dataset, Member, Shown
+from curation.review.records import (
+    Answered,
+    Given,
+    Held,
+    push_records,
+    read_records,
+    restore_records,
+    return_records,
+    withdraw_records,
+)
 from curation.store import facts, records, reviews, runs
 from curation.store.records import Row
-from curation.store.reviews import StoredAnswer
+from curation.store.reviews import Place, StoredAnswer
 
 OVERALL = "overall"
 REVIEWED = ("to_review", "in_review", "approved", "rejected", "disputed", "edited")
 
 
 def push(folder: Path, *, progress: Progress | None = None) -> Summary:
-    """Show people every row that machines let through; what Argilla already holds is updated only where it differs."""
+    """Show people every row that passed the gates, and take rows that no longer pass out of their queue.
+
+    What Argilla holds is read first: only differences are sent, and what is missing there is sent again with the answers given so far.
+    """
     with open_bench(folder) as bench:
         project = bench.project
         if project.review.mode == "none":
@@ -42,18 +54,20 @@ def push(folder: Path, *, progress: Progress | None = None) -> Summary:
             raise ProjectError(f"{folder}/project.yaml", fact, command("curate", "snapshot", folder))
         with runs.record_run(bench.db, "push", settings_digest(project.review, list(project.score.rubric))) as run:
             review = _connect(bench)
-            by_kind, withdrawn = Counter[str](), 0
-            for kind in KINDS:
-                rows = _rows_to_show(bench, kind)
-                withdrawn += _withdrawn(bench, kind, rows)
+            absent = argilla.prepare_workspace(review, project.review.annotators)
+            members = argilla.list_members(review)
+            by_kind, totals = Counter[str](), Counter[str]()
+            for kind, rows in rows_to_show(bench).items():
                 run.rows_in += len(rows)
+                done = _push_kind(bench, review, kind, rows, members=members, progress=progress)
+                totals.update(done)
                 if rows:
-                    by_kind[kind] = _push_kind(bench, review, kind, rows, progress)
+                    by_kind[kind] = done["sent"]
             run.rows_out = sum(by_kind.values())
-            run.detail = dict(by_kind)
+            run.detail = {**by_kind, **{name: n for name, n in totals.items() if n and name != "sent"}}
         counts = {"to_show": run.rows_in, "sent": dict(by_kind), "unchanged": run.rows_in - run.rows_out}
-        notes = [f"{withdrawn} rows that people may have seen no longer pass; they stay in Argilla and do not count."] if withdrawn else []
-        notes.append(f"Annotators answer at {review.url}")
+        counts |= {name: totals[name] for name in ("sent_again", "restored_answers", "withdrawn", "returned")}
+        notes = [*_what_changed(totals), *_who_is_missing(bench, absent, members), f"Annotators answer at {review.url}"]
         return Summary("push", run.rows_in, run.rows_out, counts, notes)
 
 
@@ -62,32 +76,106 @@ def pull(folder: Path) -> Summary:
     with open_bench(folder) as bench:
         with runs.record_run(bench.db, "pull", settings_digest(bench.project.review)) as run:
             review = _connect(bench)
-            seqs = {identity: seq for seq, identity in records.ids_of(bench.db).items()}
-            new = 0
+            new, missing, notes, is_changed = 0, set[int](), list[str](), False
             for kind in KINDS:
-                dataset = dataset_name(bench, kind)
-                payloads, form = reviews.pushed_payloads(bench.db, dataset), _form_digest(bench, kind)
-                answers = [
-                    StoredAnswer(given.response, given.updated, seqs[given.record], given.user, given.status, dict(given.values),
-                                 payloads.get(seqs[given.record], ""), form, given.user.startswith(argilla.SIMULATED))
-                    for given in argilla.pull_answers(review, dataset)
-                    if given.record in seqs
-                ]  # fmt: skip
+                dataset = argilla.find_dataset(review, dataset_name(bench, kind))
+                if dataset is None:
+                    missing |= reviews.reconcile_pushed(bench.db, Place(review.url, "", dataset_name(bench, kind)), ())
+                    continue
+                before = argilla.follow_overlap(review, dataset, bench.project.review.overlap)
+                if before is not None:
+                    is_changed = True
+                    notes.append(f"Argilla now asks {bench.project.review.overlap} people for each {kind} row instead of {before}.")
+                answers, lost = _read_answers(bench, review, kind, dataset)
+                missing |= lost
                 run.rows_in += len(answers)
                 new += reviews.add_answers(bench.db, answers, run.number)
             edits = add_edits(bench, run.number)
             run.rows_out = new
             run.detail = {"new": new, "edits": edits}
         runs.forget_earlier(bench.db, "pull", than=run.number, idle=True)
-        # One who looks every minute, as `curate serve` does, computes nothing anew while nobody answers.
-        is_old = runs.latest_numbers(bench.db).get("decide", 0) < runs.latest_with_rows(bench.db, ("pull",))
+        # `curate serve` pulls every minute; it computes nothing while nobody answers.
+        is_old = is_changed or runs.latest_numbers(bench.db).get("decide", 0) < runs.latest_with_rows(bench.db, ("pull",))
         verdicts = decide(folder).counts if is_old else dict(facts.verdict_counts(bench.db))
         counts = {"answers": run.rows_in, "new": new, "edited_records": edits, **review_counts(bench), "verdicts": verdicts}
+        waiting = facts.seqs_with_verdict(bench.db, "to_review") | facts.seqs_with_verdict(bench.db, "in_review")
+        counts["missing"] = len(missing & waiting)
         alpha = counts["agreement"]
-        notes = [f"Agreement is Krippendorff's alpha: {alpha:.2f} is {describe_alpha(alpha)}."] if alpha is not None else []
+        notes += [f"Agreement is Krippendorff's alpha: {alpha:.2f} is {describe_alpha(alpha)}."] if alpha is not None else []
         if counts["disputed"]:
             notes.append("Disputed rows wait for an answer to be changed, or for `curate keep` or `curate drop`; the report shows them.")
+        if counts["missing"]:
+            notes.append(
+                f"Rows in review that Argilla at {review.url} does not hold: {counts['missing']:,}. `curate push` sends them again."
+            )
+        if waiting:
+            notes += _who_is_missing(bench, (), argilla.list_members(review))
         return Summary("pull", run.rows_in, run.rows_out, counts, [*notes, f"Next: {next_step(bench)}"])
+
+
+def _read_answers(bench: Bench, review: ArgillaReview, kind: Kind, dataset: Dataset) -> tuple[list[StoredAnswer], set[int]]:
+    """Return the answers in a dataset that are not stored yet, and the records pushed to it that it does not hold.
+
+    A person has one answer to a record. It keeps the response id under which it was first seen, also where the record was sent again and
+    Argilla gave the restored response a new id.
+    """
+    seqs = {identity: seq for seq, identity in records.ids_of(bench.db).items()}
+    place = Place(review.url, dataset.id, dataset.name)
+    payloads, form = reviews.shown_payloads(bench.db, place), _form_digest(bench, kind)
+    stored = reviews.answers_by_person(bench.db)
+    answers, found = list[StoredAnswer](), set[int]()
+    for held in read_records(review, dataset, responses=True):
+        seq = seqs.get(held.id)
+        if seq is None:
+            continue
+        found.add(seq)
+        for given in held.responses:
+            before = stored.get((seq, given.user))
+            if given.withdrawn or (before is not None and before.response != given.response and _says_the_same(before, given)):
+                continue
+            response = before.response if before is not None else given.response
+            simulated = given.user.startswith(argilla.SIMULATED)
+            values, payload = dict(given.values), payloads.get(seq, "")
+            answers.append(StoredAnswer(response, given.updated, seq, given.user, given.status, values, payload, form, simulated))
+    return answers, reviews.reconcile_pushed(bench.db, place, found)
+
+
+def _says_the_same(before: StoredAnswer, given: Given) -> bool:
+    said = [{name: value for name, value in values.items() if value is not None} for values in (before.values, given.values)]
+    return before.status == given.status and said[0] == said[1]
+
+
+def _what_changed(totals: Mapping[str, int]) -> list[str]:
+    """Return what a push did beyond sending rows, in sentences."""
+    notes = []
+    if totals["sent_again"]:
+        restored = f" with {totals['restored_answers']:,} answers given before" if totals["restored_answers"] else ""
+        notes.append(
+            f"Rows pushed before that this Argilla did not hold: {totals['sent_again']:,}. They were sent again{restored}. "
+            "`curate drop` takes a row out for good."
+        )
+    if totals["withdrawn"]:
+        notes.append(f"Rows that no longer pass: {totals['withdrawn']:,} left the annotators' queue; answers and drafts are kept.")
+    if totals["returned"]:
+        notes.append(f"Rows that pass again: {totals['returned']:,} returned to the annotators' queue.")
+    return notes
+
+
+def _who_is_missing(bench: Bench, absent: Sequence[str], members: Sequence[Member]) -> list[str]:
+    """Return who cannot answer, and how they are admitted, in sentences."""
+    review = bench.project.review
+    home = ["--home", (bench.folder / review.argilla).resolve()] if review.argilla is not None else []
+    add = command("argilla-setup", "users", "add", *(absent[:1] or ["NAME"]), "--workspace", review.workspace, *home)
+    notes = []
+    if absent:
+        state = "has no account in Argilla, or was removed," if len(absent) == 1 else "have no account in Argilla, or were removed,"
+        notes.append(f"{', '.join(absent)} {state} and cannot answer. Next: {add}")
+    if len(members) < review.overlap:
+        notes.append(
+            f"review.overlap asks {review.overlap} people for each row, and {len(members)} can answer in {review.workspace}: "
+            f"rows stay in review until there are more, or the overlap is lower. Next: {add}"
+        )
+    return notes
 
 
 def review_counts(bench: Bench, kinds: Sequence[Kind] = KINDS) -> dict[str, Any]:
@@ -106,6 +194,20 @@ def review_counts(bench: Bench, kinds: Sequence[Kind] = KINDS) -> dict[str, Any]
         "simulated": any(o.simulated for o in flat),
         "reviewers": sorted({o.user for o in flat}),
     }
+
+
+def rows_to_show(bench: Bench) -> dict[Kind, list[Row]]:
+    """Return the rows of each kind that people are asked about."""
+    asked = {d.seq for d in decide_rows(bench) if d.verdict in REVIEWED and not is_unseen(d)}
+    return {kind: [row for row in records.list_rows(bench.db, kind) if row.seq in asked] for kind in KINDS}
+
+
+def published_names(bench: Bench) -> dict[str, str]:
+    """Return the name of each person who answered as it appears in what leaves the project: a pseudonym, unless the project says `real`."""
+    users = reviews.list_annotators(bench.db)
+    if bench.project.review.names == "real":
+        return {user: user for user in users}
+    return reviews.alias_annotators(bench.db, users, simulated=argilla.SIMULATED)
 
 
 def project_words(bench: Bench, kind: Kind) -> str:
@@ -131,39 +233,94 @@ def dataset_name(bench: Bench, kind: Kind) -> str:
 
 def _connect(bench: Bench) -> ArgillaReview:
     review = bench.project.review
-    return argilla.connect(bench.folder, argilla=review.argilla, workspace=review.workspace, annotators=review.annotators)
+    return argilla.connect(bench.folder, argilla=review.argilla, workspace=review.workspace)
 
 
-def _rows_to_show(bench: Bench, kind: Kind) -> list[tuple[Row, Decision]]:
-    decisions = {d.seq: d for d in decide_rows(bench) if d.verdict in REVIEWED and not is_unseen(d)}
-    return [(row, decisions[row.seq]) for row in records.list_rows(bench.db, kind) if row.seq in decisions]
+def _push_kind(
+    bench: Bench, review: ArgillaReview, kind: Kind, rows: Sequence[Row], *, members: Sequence[Member], progress: Progress | None
+) -> Counter[str]:
+    """Bring one dataset to the state that the rows ask for; the order of the steps makes it safe to be killed between any two."""
+    name, done = dataset_name(bench, kind), Counter[str]()
+    shown, dataset = _open_dataset(bench, review, kind, rows)
+    if dataset is None:
+        reviews.reconcile_pushed(bench.db, Place(review.url, "", name), ())
+        return done
+    place, asked = Place(review.url, dataset.id, name), {row.seq for row in rows}
+    known, withdrawn = reviews.pushed_payloads(bench.db, place), reviews.withdrawn_seqs(bench.db, place)
+    held = _read_held(bench, review, dataset, responses=bool(withdrawn or known.keys() - asked))
+    if held.keys() - asked and not (withdrawn or known.keys() - asked):
+        held = _read_held(bench, review, dataset, responses=True)
+    missing = reviews.reconcile_pushed(bench.db, place, held.keys()) & asked
+
+    returning = [held[seq] for seq in asked & held.keys() if seq in withdrawn or any(r.withdrawn for r in held[seq].responses)]
+    for record in return_records(review, returning, members):
+        reviews.mark_state(bench.db, place, [seq for seq in asked if held.get(seq) is record], "held")
+        done["returned"] += 1
+
+    same = [seq for seq in asked & held.keys() if seq not in known and held[seq].content == shown[seq].content]
+    reviews.mark_pushed(bench.db, place, [(seq, shown[seq].digest) for seq in same])
+    changed = [row.seq for row in rows if row.seq not in same and (row.seq not in held or known.get(row.seq) != shown[row.seq].digest)]
+    answers = _answers_to_restore(bench, [seq for seq in changed if seq not in held], members)
+    seqs = {shown[seq].id: seq for seq in changed}
+
+    def note(batch: Sequence[Shown]) -> None:
+        reviews.mark_pushed(bench.db, place, [(seqs[item.id], item.digest) for item in batch])
+        done.update(sent=len(batch), sent_again=sum(seqs[item.id] in missing for item in batch))
+        if progress:
+            progress("push", done["sent"], len(changed), kind)
+
+    for batch in push_records(review, dataset, (shown[seq] for seq in changed if shown[seq].id not in answers)):
+        note(batch)
+    restoring = (shown[seq] for seq in changed if shown[seq].id in answers)
+    for batch, restored in restore_records(review, dataset, restoring, answers):
+        note(batch)
+        done["restored_answers"] += restored
+
+    fallen = {held[seq].record: seq for seq in held.keys() - asked}
+    reviews.mark_pushed(bench.db, place, [(seq, "") for seq in fallen.values() if seq not in known])
+    for record in withdraw_records(review, dataset, [held[seq] for seq in fallen.values()], members):
+        seq = fallen[record.record]
+        reviews.mark_state(bench.db, place, [seq], "withdrawn")
+        done["withdrawn"] += seq not in withdrawn
+        if progress and len(fallen) > len(withdrawn):
+            progress("push", done["withdrawn"], len(fallen), f"{kind}, withdrawn")
+    return done
 
 
-def _withdrawn(bench: Bench, kind: Kind, rows: Sequence[tuple[Row, Decision]]) -> int:
-    return len(reviews.pushed_payloads(bench.db, dataset_name(bench, kind)).keys() - {row.seq for row, _ in rows})
-
-
-def _push_kind(bench: Bench, review: ArgillaReview, kind: Kind, rows: Sequence[tuple[Row, Decision]], progress: Progress | None) -> int:
-    dataset, criteria = dataset_name(bench, kind), [*bench.project.score.rubric, OVERALL]
-    vectors = vectors_of(bench, [row.prompt for row, _ in rows])
-    shown = argilla.fit_to_page(review, _shown(bench, kind, [row for row, _ in rows], vectors))
-    held = reviews.pushed_payloads(bench.db, dataset)
-    changed = {item.id: (row.seq, item) for (row, _), item in zip(rows, shown, strict=True) if held.get(row.seq) != item.digest}
+def _open_dataset(bench: Bench, review: ArgillaReview, kind: Kind, rows: Sequence[Row]) -> tuple[dict[int, Shown], Dataset | None]:
+    """Return what is to be shown, by seq, and the dataset; without rows none is created."""
+    if not rows:
+        return {}, argilla.find_dataset(review, dataset_name(bench, kind))
+    vectors = vectors_of(bench, [row.prompt for row in rows])
+    shown = argilla.fit_to_page(review, _shown(bench, kind, rows, vectors))
     settings = argilla.form_settings(
         kind,
-        criteria=criteria,
+        criteria=[*bench.project.score.rubric, OVERALL],
         dimensions=vectors.shape[1],
         overlap=bench.project.review.overlap,
         words=project_words(bench, kind),
         literal=review.literal,
     )
-    sent = 0
-    for batch in argilla.push_records(review, dataset, (item for _, item in changed.values()), settings=settings):
-        reviews.mark_pushed(bench.db, dataset, [(changed[item.id][0], item.digest) for item in batch])
-        sent += len(batch)
-        if progress:
-            progress("push", sent, len(changed), kind)
-    return sent
+    dataset = argilla.open_dataset(review, dataset_name(bench, kind), settings=settings)
+    return {row.seq: item for row, item in zip(rows, shown, strict=True)}, dataset
+
+
+def _read_held(bench: Bench, review: ArgillaReview, dataset: Dataset, *, responses: bool) -> dict[int, Held]:
+    seqs = {identity: seq for seq, identity in records.ids_of(bench.db).items()}
+    found = read_records(review, dataset, responses=responses)
+    return {seqs[item.id]: item for item in found if item.id in seqs}
+
+
+def _answers_to_restore(bench: Bench, seqs: Collection[int], members: Sequence[Member]) -> dict[str, list[Answered]]:
+    """Return the latest stored answer of each member to these records, by record id."""
+    wanted, people, identities = set(seqs), {member.name: member.id for member in members}, records.ids_of(bench.db)
+    out: dict[str, list[Answered]] = {}
+    latest = {
+        (answer.seq, answer.user): answer for answer in reviews.latest_answers(bench.db) if answer.seq in wanted and answer.user in people
+    }
+    for (seq, user), answer in latest.items():
+        out.setdefault(identities[seq], []).append(Answered(people[user], answer.status, answer.values))
+    return out
 
 
 def _shown(bench: Bench, kind: Kind, rows: Sequence[Row], vectors: Any) -> list[Shown]:

@@ -28,6 +28,9 @@ class Review(Closed):
     overlap: int = Field(default=2, ge=1)
     """How many people answer each row."""
     annotators: tuple[str, ...] = ()
+    names: Literal["pseudonyms", "real"] = "pseudonyms"
+    """How snapshots name the annotators: by pseudonyms that only workbench.db can resolve, or by their user names. Recorded in the
+    manifest."""
     guidelines: str | None = None
     """A Markdown file of the project's own words for annotators; they read it after the brief and before how the form works."""
 

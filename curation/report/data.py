@@ -93,6 +93,8 @@ class CardReview(ManifestPart):
     sample: CardSample | None = None
     simulated: bool = False
     reviewers: tuple[str, ...] = ()
+    names: Literal["pseudonyms", "real"] = "real"
+    """What `reviewers` holds."""
     overlap: int = 1
     agreement: float | None = None
     """Krippendorff's alpha."""

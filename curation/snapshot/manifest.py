@@ -102,6 +102,8 @@ class ReviewFacts(BaseModel):
     """In mode sample: what was found."""
     simulated: bool
     reviewers: tuple[str, ...] = ()
+    names: Literal["pseudonyms", "real"] = "real"
+    """What `reviewers` holds: pseudonyms that only the project's workbench.db resolves, or user names (older snapshots)."""
     overlap: int = 0
     agreement: float | None = None
     answers: int = 0

@@ -7,7 +7,7 @@ import json
 import secrets
 import sqlite3
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
@@ -31,13 +31,30 @@ class StoredAnswer(NamedTuple):
     simulated: bool
 
 
-def pushed_payloads(db: sqlite3.Connection, dataset: str) -> dict[int, str]:
-    """Payload digest by seq: what Argilla holds of ours."""
-    return {row["seq"]: row["payload"] for row in db.execute("SELECT seq, payload FROM pushed WHERE dataset = ?", (dataset,))}
+class Place(NamedTuple):
+    """A dataset of ours on one Argilla. Server and dataset are empty for what schema 4 remembered, which knew names only."""
+
+    server: str
+    dataset: str
+    name: str
+
+
+def pushed_payloads(db: sqlite3.Connection, place: Place) -> dict[int, str]:
+    """Return the payload digest by seq of what this place was sent and still held when it was last read."""
+    sql = "SELECT seq, payload FROM pushed WHERE server = ? AND dataset = ? AND state <> 'missing'"
+    return {row["seq"]: row["payload"] for row in db.execute(sql, (place.server, place.dataset))}
+
+
+def shown_payloads(db: sqlite3.Connection, place: Place) -> dict[int, str]:
+    """Return the payload digest by seq of what people saw here, or at the latest place of this name that showed the row."""
+    sql = """
+      SELECT seq, payload FROM pushed WHERE name = :name OR dataset = :dataset
+      ORDER BY server = :server AND dataset = :dataset, dataset = :dataset, at"""
+    return {row["seq"]: row["payload"] for row in db.execute(sql, place._asdict())}
 
 
 def pushed_seqs(db: sqlite3.Connection) -> set[int]:
-    """Records that people may have seen."""
+    """Return the records that people may have seen, anywhere."""
     return {row["seq"] for row in db.execute("SELECT DISTINCT seq FROM pushed")}
 
 
@@ -47,12 +64,53 @@ def sample_key(db: sqlite3.Connection) -> bytes:
     return bytes.fromhex(db.execute("SELECT value FROM meta WHERE key = 'sample_key'").fetchone()["value"])
 
 
-def mark_pushed(db: sqlite3.Connection, dataset: str, payloads: Iterable[tuple[int, str]]) -> None:
+def held_seqs(db: sqlite3.Connection) -> set[int]:
+    """Return the records that are in the annotators' queue, as far as the last push or pull saw."""
+    return {row["seq"] for row in db.execute("SELECT DISTINCT seq FROM pushed WHERE state = 'held'")}
+
+
+def withdrawn_seqs(db: sqlite3.Connection, place: Place) -> set[int]:
+    """Return the records of this place that were taken out of the annotators' queue."""
+    sql = "SELECT seq FROM pushed WHERE server = ? AND dataset = ? AND state = 'withdrawn'"
+    return {row["seq"] for row in db.execute(sql, (place.server, place.dataset))}
+
+
+def mark_pushed(db: sqlite3.Connection, place: Place, payloads: Iterable[tuple[int, str]]) -> None:
     """Remember what Argilla accepted."""
     at = datetime.now(UTC).isoformat(timespec="seconds")
+    rows = [(seq, *place, digest, "held", at) for seq, digest in payloads]
     with db:
         db.execute("BEGIN IMMEDIATE")
-        db.executemany("INSERT OR REPLACE INTO pushed VALUES (?, ?, ?, ?)", [(seq, dataset, digest, at) for seq, digest in payloads])
+        db.executemany("INSERT OR REPLACE INTO pushed VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+
+
+def mark_state(db: sqlite3.Connection, place: Place, seqs: Iterable[int], state: str) -> None:
+    """Remember that records are held, withdrawn from the queue, or missing."""
+    rows = [(state, seq, place.server, place.dataset) for seq in seqs]
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        db.executemany("UPDATE pushed SET state = ? WHERE seq = ? AND server = ? AND dataset = ?", rows)
+
+
+def reconcile_pushed(db: sqlite3.Connection, place: Place, found: Collection[int]) -> set[int]:
+    """Compare what was pushed under this name with what Argilla holds now, and return the records believed held that it does not hold.
+
+    Args:
+        db: the workbench.
+        place: the dataset that was read; an empty dataset id where there is none.
+        found: the records it holds.
+    """
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        sql = "SELECT seq, server, dataset, state FROM pushed WHERE name = ?"
+        rows = db.execute(sql, (place.name,)).fetchall()
+        gone = [row for row in rows if (row["server"], row["dataset"]) != (place.server, place.dataset) or row["seq"] not in found]
+        changed = [(row["seq"], row["server"], row["dataset"]) for row in gone if row["state"] != "missing"]
+        db.executemany("UPDATE pushed SET state = 'missing' WHERE seq = ? AND server = ? AND dataset = ?", changed)
+        back = [row["seq"] for row in rows if (row["server"], row["dataset"]) == (place.server, place.dataset) and row["seq"] in found]
+        held = "UPDATE pushed SET state = 'held' WHERE seq = ? AND server = ? AND dataset = ? AND state = 'missing'"
+        db.executemany(held, [(seq, place.server, place.dataset) for seq in back])
+    return {row["seq"] for row in rows} - set(found)
 
 
 def add_answers(db: sqlite3.Connection, answers: Iterable[StoredAnswer], run: int) -> int:
@@ -81,12 +139,46 @@ def latest_answers(db: sqlite3.Connection) -> Iterator[StoredAnswer]:
         yield StoredAnswer(response, updated, seq, user, status, orjson.loads(body), payload, form, bool(simulated))
 
 
+def answers_by_person(db: sqlite3.Connection) -> dict[tuple[int, str], StoredAnswer]:
+    """Return the latest answer by record and person."""
+    out: dict[tuple[int, str], StoredAnswer] = {}
+    for answer in latest_answers(db):
+        before = out.get((answer.seq, answer.user))
+        if before is None or before.updated <= answer.updated:
+            out[answer.seq, answer.user] = answer
+    return out
+
+
 def answers_by_seq(db: sqlite3.Connection) -> dict[int, list[StoredAnswer]]:
     """The latest state of each response, by record; in the order of who gave it."""
     out: dict[int, list[StoredAnswer]] = {}
     for answer in latest_answers(db):
         out.setdefault(answer.seq, []).append(answer)
     return {seq: sorted(answers, key=attrgetter("user")) for seq, answers in out.items()}
+
+
+def list_annotators(db: sqlite3.Connection) -> list[str]:
+    """Return the user name of everybody who answered."""
+    return [row["user"] for row in db.execute("SELECT DISTINCT user FROM answers ORDER BY user")]
+
+
+def alias_annotators(db: sqlite3.Connection, users: Iterable[str], *, simulated: str) -> dict[str, str]:
+    """Return the pseudonym of each user, made on first use and kept; the order in which they are given says nothing about the names.
+
+    Args:
+        db: the workbench, the only place that knows who is who.
+        users: names in Argilla.
+        simulated: beginning of the names of programs; their pseudonyms begin with it too.
+    """
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        known = {row["user"]: row["alias"] for row in db.execute("SELECT user, alias FROM annotators")}
+        new = sorted(set(users) - known.keys())
+        secrets.SystemRandom().shuffle(new)
+        for number, user in enumerate(new, len(known) + 1):
+            known[user] = f"{simulated if user.startswith(simulated) else ''}annotator-{number}"
+            db.execute("INSERT INTO annotators VALUES (?, ?)", (user, known[user]))
+    return known
 
 
 def add_snapshot(db: sqlite3.Connection, *, digest: str, name: str, version: int, kind: str, path: str, rows: int) -> None:

@@ -69,9 +69,14 @@ CREATE TABLE IF NOT EXISTS overrides (
   choice TEXT,                      -- of a keep: first, second, approve, reject or edit:USER
   chosen INTEGER                    -- of edit:USER: the edited record whose text was kept
 );
+-- What was sent to which dataset (Argilla's id) of which server. state: 'held', 'withdrawn' (out of the queue), or 'missing' (Argilla
+-- does not hold it, or another dataset has taken its place). Rows of schema 4 have an empty server and dataset until the next push.
 CREATE TABLE IF NOT EXISTS pushed (
-  seq INTEGER NOT NULL, dataset TEXT NOT NULL, payload TEXT NOT NULL, at TEXT NOT NULL, PRIMARY KEY (seq, dataset)
+  seq INTEGER NOT NULL, server TEXT NOT NULL, dataset TEXT NOT NULL, name TEXT NOT NULL, payload TEXT NOT NULL, state TEXT NOT NULL,
+  at TEXT NOT NULL, PRIMARY KEY (seq, server, dataset)
 ) WITHOUT ROWID;
+-- The name under which an annotator appears in whatever leaves the project.
+CREATE TABLE IF NOT EXISTS annotators (user TEXT PRIMARY KEY, alias TEXT NOT NULL UNIQUE) WITHOUT ROWID;
 -- Append-only: a changed answer is a new row of the same response.
 CREATE TABLE IF NOT EXISTS answers (
   response TEXT NOT NULL, updated TEXT NOT NULL, seq INTEGER NOT NULL, user TEXT NOT NULL, status TEXT NOT NULL, body TEXT NOT NULL,
@@ -119,6 +124,14 @@ INSERT OR IGNORE INTO sources
 ALTER TABLE origins ADD COLUMN meta BLOB;
 ALTER TABLE overrides ADD COLUMN choice TEXT;
 ALTER TABLE overrides ADD COLUMN chosen INTEGER;
+ALTER TABLE pushed RENAME TO pushed_of_4;
+CREATE TABLE pushed (
+  seq INTEGER NOT NULL, server TEXT NOT NULL, dataset TEXT NOT NULL, name TEXT NOT NULL, payload TEXT NOT NULL, state TEXT NOT NULL,
+  at TEXT NOT NULL, PRIMARY KEY (seq, server, dataset)
+) WITHOUT ROWID;
+INSERT INTO pushed SELECT seq, '', '', dataset, payload, 'held', at FROM pushed_of_4;
+DROP TABLE pushed_of_4;
+CREATE TABLE IF NOT EXISTS annotators (user TEXT PRIMARY KEY, alias TEXT NOT NULL UNIQUE) WITHOUT ROWID;
 """,
 }
 """What makes a workbench of the version before into one of this version."""

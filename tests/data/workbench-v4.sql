@@ -1,4 +1,4 @@
--- A workbench of schema version 4, as `curate import` of three rows (one of them broken) left it.
+-- A workbench of schema version 4, as `curate import` of three rows (one of them broken) left it; both rows were pushed to Argilla.
 BEGIN TRANSACTION;
 CREATE TABLE answers (
   response TEXT NOT NULL, updated TEXT NOT NULL, seq INTEGER NOT NULL, user TEXT NOT NULL, status TEXT NOT NULL, body TEXT NOT NULL,
@@ -71,6 +71,8 @@ CREATE TABLE overrides (
 CREATE TABLE pushed (
   seq INTEGER NOT NULL, dataset TEXT NOT NULL, payload TEXT NOT NULL, at TEXT NOT NULL, PRIMARY KEY (seq, dataset)
 ) WITHOUT ROWID;
+INSERT INTO "pushed" VALUES(1,'sums-instruction','0123456789abcdef','2026-11-20T10:00:00+00:00');
+INSERT INTO "pushed" VALUES(2,'sums-instruction','fedcba9876543210','2026-11-20T10:00:00+00:00');
 CREATE TABLE records (
   seq INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, kind TEXT NOT NULL, label TEXT, body BLOB,
   erased TEXT                       -- reason and time; the body is then gone

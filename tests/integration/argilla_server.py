@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from argilla_setup.server.control import start_detached, stop_server
 from argilla_setup.server.home import Home, load_secrets, open_home
 from argilla_setup.users import Account, ensure_account
+from curation.review import ArgillaReview, Shown, connect, find_dataset, open_dataset, prepare_workspace
+from curation.review.records import Given, push_records, read_records
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -27,6 +30,27 @@ class RunningArgilla:
     def account(self, name: str, *, workspace: str, role: str = "annotator") -> Account:
         """A person in a workspace, with password and key."""
         return ensure_account(self.url, self.api_key, name=name, workspace=workspace, role=role, folder=self.home.users_folder)
+
+
+def open_review(home: Home, workspace: str, people: Sequence[str] = ()) -> ArgillaReview:
+    """A project's connection to this server, with accounts for these people in its workspace."""
+    review = connect(home.folder, argilla=".", workspace=workspace)
+    prepare_workspace(review, ())
+    for name in people:
+        ensure_account(review.url, review.key, name=name, workspace=workspace, folder=home.users_folder)
+    return review
+
+
+def push_all(review: ArgillaReview, name: str, rows: Sequence[Shown], *, settings: Any) -> int:
+    """Create the dataset and send the records; how many Argilla accepted."""
+    return sum(len(batch) for batch in push_records(review, open_dataset(review, name, settings=settings), rows))
+
+
+def answers_in(review: ArgillaReview, name: str) -> list[Given]:
+    """Every response to a dataset, withdrawals left out."""
+    dataset = find_dataset(review, name)
+    held = read_records(review, dataset, responses=True) if dataset is not None else ()
+    return [given for record in held for given in record.responses if not given.withdrawn]
 
 
 @pytest.fixture(scope="session")

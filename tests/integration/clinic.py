@@ -13,8 +13,8 @@ import httpx
 from argilla_setup import forms
 from argilla_setup.server.home import load_secrets
 from argilla_setup.users import Account
-from curation.review import Shown, connect, form_settings, push_records
-from tests.integration.argilla_server import RunningArgilla
+from curation.review import Shown, form_settings
+from tests.integration.argilla_server import RunningArgilla, open_review, push_all
 from tests.integration.browsing import Traffic, logged_in, opened
 
 WORKSPACE, ELSEWHERE = "clinic", "another-clinic"
@@ -101,11 +101,11 @@ def open_clinic(argilla: RunningArgilla, browser: Any) -> Clinic:
     """Make it all."""
     kept: dict[str, str] = {}
     for workspace, names in ((WORKSPACE, (ALONE, LOOKING, BULK, PAIRS)), (ELSEWHERE, (STRANGERS,))):
-        review = connect(argilla.home.folder, argilla=".", workspace=workspace, annotators=["grace"] if workspace == WORKSPACE else [])
+        review = open_review(argilla.home, workspace, ["grace"] if workspace == WORKSPACE else [])
         for name in names:
             kind, rows = ("preference", pairs()) if name == PAIRS else ("instruction", notes())
             settings = form_settings(kind, criteria=["accuracy"], dimensions=2, overlap=1, words=WORDS)  # type: ignore[arg-type]
-            assert sum(len(batch) for batch in push_records(review, name, rows, settings=settings)) == len(rows)
+            assert push_all(review, name, rows, settings=settings) == len(rows)
     secrets = load_secrets(argilla.home)
     owner = Account(secrets.owner_username, "owner", (), secrets.owner_api_key, secrets.owner_password)
     person = argilla.account("grace", workspace=WORKSPACE)

@@ -28,8 +28,8 @@ from argilla_setup.server.home import Home, load_secrets, open_home
 from argilla_setup.server.processes import find_processes
 from argilla_setup.server.status import describe_server
 from argilla_setup.server.upgrade import upgrade_server
-from curation.review import Shown, connect, form_settings, pull_answers, push_records
-from tests.integration.argilla_server import RunningArgilla
+from curation.review import Shown, form_settings
+from tests.integration.argilla_server import RunningArgilla, answers_in, open_review, push_all
 
 pytestmark = pytest.mark.argilla
 
@@ -53,9 +53,9 @@ def shown(count: int, topic: str) -> list[Shown]:
 
 
 def push(home: Home, workspace: str, people: list[str], *, count: int, topic: str) -> Any:
-    review = connect(home.folder, argilla=".", workspace=workspace, annotators=people)
+    review = open_review(home, workspace, people)
     settings = form_settings("instruction", criteria=["accuracy"], dimensions=2, overlap=1)
-    assert sum(len(batch) for batch in push_records(review, "cases", shown(count, topic), settings=settings)) == count
+    assert push_all(review, "cases", shown(count, topic), settings=settings) == count
     return review
 
 
@@ -95,7 +95,7 @@ def test_two_projects_on_one_server_do_not_meet(argilla_home: RunningArgilla) ->
             records = found(http, mine[0]["id"])
             assert len(records) == 6 and all(record["fields"]["prompt"].startswith(topic) for record in records)
             submit(http, records[0]["id"])
-    lungs, hearts = (list(pull_answers(reviews[project], "cases")) for project in ("lungs", "hearts"))
+    lungs, hearts = (answers_in(reviews[project], "cases") for project in ("lungs", "hearts"))
     assert [(len(given), given[0].user) for given in (lungs, hearts)] == [(1, "lungs-ann"), (1, "hearts-ann")]
     with (
         as_person(argilla_home.url, person(home, "lungs-ann")["api_key"]) as lung,
@@ -153,7 +153,7 @@ def test_rotated_keys_and_removed_people(argilla_home: RunningArgilla) -> None:
         assert "locked out" in cli("users", "remove", "rita", "--home", home.folder)
         assert http.get("me").status_code == 401
     assert not (home.users_folder / "rita.json").exists() and log_in_status(url, after["password"]) == 401
-    assert [(given.response, given.user) for given in pull_answers(review, "cases")] == [(answered, "rita")]
+    assert [(given.response, given.user) for given in answers_in(review, "cases")] == [(answered, "rita")]
     listed = {u["username"]: u["workspaces"] for u in json.loads(cli("users", "list", "--home", home.folder, "--json"))}
     assert listed["rita"] == [] and listed["rolf"] == ["rota"]
     cli("users", "remove", "owner", "--home", home.folder, code=2)
@@ -199,7 +199,7 @@ def test_a_bulk_write_answers_and_stores_what_was_given(argilla_home: RunningArg
         similar = {"query": {"vector": {"name": "embedding", "value": [0.5, 2.0]}}}
         near = owner.post(f"datasets/{dataset}/records/search", params={"limit": 3}, json=similar).json()
         assert {i["record"]["external_id"] for i in near["items"]} == {"new1", "new2", "r000"}
-    assert [(given.record, given.user, given.values) for given in pull_answers(review, "cases")] == [("new2", "bo", {"verdict": "reject"})]
+    assert [(given.record, given.user, given.values) for given in answers_in(review, "cases")] == [("new2", "bo", {"verdict": "reject"})]
     assert not [finding for finding in examine(home) if finding.level == "wrong"]
 
 

@@ -25,7 +25,6 @@ from argilla_setup.bootstrap import (
     ArgillaUnreachable,
     FormMismatch,
     connect,
-    ensure_annotators,
     ensure_dataset,
     ensure_workspace,
 )
@@ -52,8 +51,7 @@ def client(argilla_home: RunningArgilla) -> Any:
 
 @pytest.fixture(scope="module")
 def people(argilla_home: RunningArgilla, client: Any) -> dict[str, Account]:
-    folder = argilla_home.home.users_folder
-    return {a.username: a for a in ensure_annotators(client, ["ada", "bob"], WORKSPACE, folder=folder)}
+    return {name: argilla_home.account(name, workspace=WORKSPACE) for name in ("ada", "bob")}
 
 
 @pytest.fixture(scope="module")
@@ -368,7 +366,7 @@ def test_bootstrap_is_idempotent_and_refuses_another_form(
     again = ensure_dataset(client, "known", workspace=WORKSPACE, settings=settings())
     assert again.id == dataset.id and len(list(again.records)) == COUNT
     assert ensure_workspace(client, WORKSPACE).id == ensure_workspace(client, WORKSPACE).id
-    assert ensure_annotators(client, ["ada"], WORKSPACE, folder=argilla_home.home.users_folder)[0] == people["ada"]
+    assert argilla_home.account("ada", workspace=WORKSPACE) == people["ada"]
     other = forms.preference_settings(["accuracy"], vector_dimensions=2, overlap=2)
     with pytest.raises(FormMismatch, match="response_a"):
         ensure_dataset(client, "known", workspace=WORKSPACE, settings=other)

@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from argilla_setup.bootstrap import connect, ensure_annotators, ensure_workspace
+from argilla_setup.bootstrap import connect, ensure_workspace
 from argilla_setup.engine.check import find_gaps
 from argilla_setup.server.control import describe_server
 from tests.integration.argilla_server import RunningArgilla
@@ -57,7 +57,7 @@ def test_no_answer_is_lost_and_search_agrees_after_kills(argilla_home: RunningAr
     draw = random.Random(int(os.environ.get("SEEDCORN_SEED", "3")))
     client = connect(argilla_home.url, argilla_home.api_key)
     ensure_workspace(client, WORKSPACE)
-    (person,) = ensure_annotators(client, ["kim"], WORKSPACE, folder=argilla_home.home.users_folder)
+    person = argilla_home.account("kim", workspace=WORKSPACE)
     made = make_dataset(client, "killed", range(20), overlap=1)
     records = [str(record._server_id) for record in made.records]
     with as_person(argilla_home, person) as http:

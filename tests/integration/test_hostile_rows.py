@@ -25,9 +25,9 @@ from argilla_setup.users import Account
 from curation import pipeline
 from curation import score as scoring
 from curation.pipeline import open_bench
-from curation.review import ArgillaReview, Shown, connect, fit_to_page, form_settings, pull_answers, push_records
+from curation.review import ArgillaReview, Shown, fit_to_page, form_settings
 from curation.store import facts, records
-from tests.integration.argilla_server import RunningArgilla
+from tests.integration.argilla_server import RunningArgilla, answers_in, open_review, push_all
 from tests.integration.browsing import PATIENCE_MS, browser, logged_in, opened, picture
 
 __all__ = ["browser"]
@@ -181,7 +181,7 @@ def listener() -> Iterator[Listener]:
 
 @pytest.fixture(scope="module")
 def review(argilla_home: RunningArgilla) -> ArgillaReview:
-    return connect(argilla_home.home.folder, argilla=".", workspace=WORKSPACE, annotators=["mallory"])
+    return open_review(argilla_home.home, WORKSPACE, ["mallory"])
 
 
 def push(review: ArgillaReview, dataset: str, texts: Mapping[str, str], *, words: str = "Words", literal: bool = True) -> str:
@@ -193,7 +193,7 @@ def push(review: ArgillaReview, dataset: str, texts: Mapping[str, str], *, words
     ]  # fmt: skip
     settings = form_settings("instruction", criteria=[], dimensions=None, overlap=1, words=words, literal=literal)
     rows = fit_to_page(replace(review, literal=literal), rows)
-    assert sum(len(batch) for batch in push_records(review, dataset, rows, settings=settings)) == len(rows)
+    assert push_all(review, dataset, rows, settings=settings) == len(rows)
     headers = {"X-Argilla-Api-Key": review.key}
     found = httpx.get(f"{review.url}/api/v1/me/datasets", headers=headers).json()["items"]
     return str(next(item["id"] for item in found if item["name"] == dataset))
@@ -368,7 +368,7 @@ def test_an_answer_holds_the_exact_text_whether_or_not_it_is_edited(
                 "text => document.querySelector('.record .content-area')?.firstElementChild.textContent !== text", arg=prompt
             )
     context.close()
-    given = {answer.record: answer.values[forms.EDITED_COMPLETION] for answer in pull_answers(review, "exact-answers")}
+    given = {answer.record: answer.values[forms.EDITED_COMPLETION] for answer in answers_in(review, "exact-answers")}
     assert given == {name: f"{'<i>' if text in edited else ''}Answer: {text}" for name, text in texts.items()}
 
 

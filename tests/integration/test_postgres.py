@@ -23,7 +23,7 @@ from argilla_setup.server.control import any_free_port, start_detached, stop_ser
 from argilla_setup.server.doctor import examine
 from argilla_setup.server.home import Home, open_home
 from argilla_setup.server.status import describe_server
-from curation.review import pull_answers
+from tests.integration.argilla_server import answers_in
 from tests.integration.test_argilla_running import as_person, dataset_of, found, person, push, submit, wait_for
 
 pytestmark = pytest.mark.argilla
@@ -134,7 +134,7 @@ def test_a_server_over_postgres_and_redis(stores: Stores, home: Home, monkeypatc
         dataset = dataset_of(http)
         assert len(found(http, dataset, text="mumps")) == 30
         given = {submit(http, record["id"]) for record in found(http, dataset, limit=5)}
-    assert {answer.response for answer in pull_answers(review, "cases")} == given
+    assert {answer.response for answer in answers_in(review, "cases")} == given
 
     # The index is short after a crash and is built again from Postgres; the addresses were kept, so the environment may be empty.
     stop_server(home)

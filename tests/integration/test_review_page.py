@@ -47,6 +47,7 @@ def pushed(project: Path, argilla_home: RunningArgilla, tmp_path: Path) -> Itera
         text = text.replace(old, new, 1)
     file.write_text(text)
     start(project, table=project / "tables" / "icd10cm.parquet", seed=7, log=tmp_path / "log")
+    argilla_home.account("ada", workspace="page-coding")
     try:
         curate("run", project, "--until", "push")
         yield project
@@ -81,7 +82,7 @@ def test_an_answer_given_in_the_page_comes_back_by_pull(pushed: Path, argilla_ho
         assert (opinion.user, opinion.says) == ("ada", "approve")
         assert facts.verdicts_by_seq(bench.db)[seq]["verdict"] == "approved"
         [answer] = reviews.answers_by_seq(bench.db)[seq]
-        assert answer.payload == reviews.pushed_payloads(bench.db, "page-coding-instruction")[seq]
+        assert answer.payload == reviews.shown_payloads(bench.db, reviews.Place("", "", "page-coding-instruction"))[seq]
 
     hidden = ("score_total", "score_accuracy", "score_overall", "usefulness", '"source"', '"topic"')
     assert seen.bodies and not [name for name, body in seen.bodies.items() if any(word in body for word in hidden)]

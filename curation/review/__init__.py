@@ -1,5 +1,7 @@
-"""The only code that speaks Argilla: show rows to people, bring back what they said. What is shown is a value (`Shown`) with a
-digest, so that pushing again sends only differences and every answer can be held against exactly what was seen.
+"""The connection to a project's Argilla, its datasets, and what people see of a record.
+
+What is shown is a value (`Shown`) with a digest, so that pushing again sends only differences and every answer names exactly what was
+seen. `records.py` sends and reads the records.
 """
 
 from __future__ import annotations
@@ -9,27 +11,19 @@ import html
 import os
 import re
 import warnings
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from argilla_setup import bootstrap, forms
+from argilla_setup.users import admit_existing, open_api
 from curation.decide import shown_first
 from curation.errors import ReviewError
 from curation.records import InstructionRecord, Kind, Message, Record, canonical_json
 
 SIMULATED = "simulated-"
 """Names of annotators that are programs start with this; their answers never pass for a person's."""
-BATCH = 25
-"""Records a request. The server takes 500, but people who answer meanwhile wait for as long as one request writes."""
-OVERLAP = 1
-"""Requests on their way at once; a second one would leave annotators no gap between two writes."""
-PAGE = 500
-"""Records asked for at a time when answers are read."""
 LONGEST_REQUEST = 120.0
 _MARKDOWN_CODE = re.compile(
     r"^ {0,3}(?P<fence>`{3,}|~{3,})[^\n]*\n.*?(?:^ {0,3}(?P=fence)[`~]*[ \t]*$|\Z)|(?<!`)(?P<ticks>`+)(?!`).+?(?<!`)(?P=ticks)(?!`)",
@@ -59,17 +53,29 @@ class Shown:
         vector = hashlib.sha256(repr(list(self.vector)).encode()).hexdigest() if self.vector is not None else ""
         return hashlib.sha256(canonical_json(plain) + vector.encode()).hexdigest()[:16]
 
+    @property
+    def content(self) -> str:
+        """The part of it that Argilla gives back when records are listed, as `Held.content` has it."""
+        return content_digest(self.fields, self.metadata)
+
 
 @dataclass(frozen=True)
-class Given:
-    """One response as Argilla holds it."""
+class Dataset:
+    """A published dataset."""
 
-    response: str
-    record: str
-    user: str
-    status: str
-    updated: str
-    values: Mapping[str, Any]
+    id: str
+    name: str
+    questions: Mapping[str, str]
+    """Question name to id."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """Somebody who answers in the workspace."""
+
+    id: str
+    name: str
+    key: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -84,19 +90,20 @@ class ArgillaReview:
     """True for a server of ours, whose page shows text literally. Every other Argilla inserts fields as HTML."""
 
 
-def connect(folder: Path, *, argilla: str | None, workspace: str, annotators: Sequence[str]) -> ArgillaReview:
-    """Open the workspace, making it on first use, and let the named annotators in.
+def connect(folder: Path, *, argilla: str | None, workspace: str) -> ArgillaReview:
+    """Open the workspace of a project. Nothing is created and nobody is admitted.
 
     Args:
+        folder: the project.
         argilla: the folder of `argilla-setup up --home`, relative to the project; None to read ARGILLA_API_URL and
             ARGILLA_API_KEY from the environment.
+        workspace: its name in Argilla; it need not exist.
 
     Raises:
-        UserError: Argilla cannot be reached, refuses the key, or an annotator does not exist.
+        UserError: Argilla cannot be reached or refuses the key.
     """
-    accounts = folder / ".annotators"
     if argilla is not None:
-        url, key, accounts = _read_home((folder / argilla).resolve())
+        url, key = _read_home((folder / argilla).resolve())
     else:
         url, key = os.environ.get("ARGILLA_API_URL", ""), os.environ.get("ARGILLA_API_KEY", "")
         if not url or not key:
@@ -105,9 +112,21 @@ def connect(folder: Path, *, argilla: str | None, workspace: str, annotators: Se
                 "argilla-setup up --detach, then put its --home folder under review.argilla",
             )  # fmt: skip
     client = bootstrap.connect(url, key)
-    bootstrap.ensure_workspace(client, workspace)
-    bootstrap.ensure_annotators(client, annotators, workspace, folder=accounts)
     return ArgillaReview(client, workspace, url.rstrip("/"), key, bootstrap.shows_text_literally(url))
+
+
+def prepare_workspace(review: ArgillaReview, annotators: Sequence[str]) -> list[str]:
+    """Create the workspace if it does not exist, add existing accounts to it, and return the annotators who have no account."""
+    bootstrap.ensure_workspace(review.client, review.workspace)
+    return admit_existing(review.url, review.key, annotators, workspace=review.workspace)
+
+
+def list_members(review: ArgillaReview) -> list[Member]:
+    """Return the people who answer in the workspace: its members, owners of the server left out."""
+    with open_api(review.url, review.key) as api:
+        found = next((item for item in api.get("me/workspaces") if item["name"] == review.workspace), None)
+        people = api.get(f"workspaces/{found['id']}/users") if found else []
+    return [Member(str(user["id"]), user["username"], user["api_key"]) for user in people if user["role"] != "owner"]
 
 
 def show(record: Record, identity: str, *, scores: Mapping[str, float], terms: Mapping[str, str], vector: Sequence[float] | None) -> Shown:
@@ -153,6 +172,12 @@ def escape_markdown(text: str) -> str:
     return "".join([*parts, _escape_tags(text[end:])])
 
 
+def content_digest(fields: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    """Return the digest of a record's fields and metadata; a number is the same number whether Argilla returns 4 or 4.0."""
+    numbers = {name: str(float(value) if isinstance(value, int | float) else value) for name, value in metadata.items()}
+    return hashlib.sha256(canonical_json({"fields": dict(fields), "metadata": numbers})).hexdigest()[:16]
+
+
 def form_settings(
     kind: Kind, *, criteria: Sequence[str], dimensions: int | None, overlap: int, words: str = "", literal: bool = True
 ) -> Any:
@@ -175,22 +200,33 @@ def form_digest(kind: Kind, *, criteria: Sequence[str], overlap: int, words: str
     return hashlib.sha256(canonical_json([kind, list(criteria), overlap, forms.guidelines_text(kind, words)])).hexdigest()[:16]
 
 
-def push_records(review: ArgillaReview, dataset: str, shown: Iterable[Shown], *, settings: Any) -> Iterator[list[Shown]]:
-    """Add or update records by their id, batch by batch; each batch is given back once Argilla holds it.
+def open_dataset(review: ArgillaReview, name: str, *, settings: Any) -> Dataset:
+    """Return the dataset of that name, created if it does not exist, with this form."""
+    found = bootstrap.ensure_dataset(review.client, name, workspace=review.workspace, settings=settings)
+    return Dataset(str(found.id), name, {question.name: str(question.id) for question in found.settings.questions})
 
-    Speaks HTTP itself: the SDK sends one batch at a time and has the server compress everything it just received on the way back.
-    """
-    target = bootstrap.ensure_dataset(review.client, dataset, workspace=review.workspace, settings=settings)
-    questions = {question.name: str(question.id) for question in target.settings.questions}
-    rows, waiting = iter(shown), deque[tuple[list[Shown], Future[None]]]()
-    with open_http(review) as http, ThreadPoolExecutor(OVERLAP) as pool:
-        while batch := list(islice(rows, BATCH)):
-            body = {"items": [_payload(item, questions) for item in batch]}
-            waiting.append((batch, pool.submit(_put, http, f"/api/v1/datasets/{target.id}/records/bulk", body)))
-            if len(waiting) == OVERLAP:
-                yield _held(*waiting.popleft())
-        while waiting:
-            yield _held(*waiting.popleft())
+
+def find_dataset(review: ArgillaReview, name: str) -> Dataset | None:
+    """Return the published dataset of that name in the workspace; None where there is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the SDK warns where there is none
+        if review.client.workspaces(review.workspace) is None:
+            return None
+        found = review.client.datasets(name, workspace=review.workspace)
+    if found is None or found.api_model().status == "draft":
+        return None
+    return Dataset(str(found.id), name, {question.name: str(question.id) for question in found.settings.questions})
+
+
+def follow_overlap(review: ArgillaReview, dataset: Dataset, overlap: int) -> int | None:
+    """Set how many people answer each record, where it differs; return the number before. Argilla's worker computes the statuses again."""
+    with open_http(review) as http:
+        held = checked_reply(http.get(f"/api/v1/datasets/{dataset.id}"), "when asked for a dataset").json()["distribution"]["min_submitted"]
+        if held == overlap:
+            return None
+        body = {"distribution": {"strategy": "overlap", "min_submitted": overlap}}
+        checked_reply(http.patch(f"/api/v1/datasets/{dataset.id}", json=body), "to a change of the overlap")
+    return int(held)
 
 
 def open_http(review: ArgillaReview) -> Any:
@@ -201,34 +237,8 @@ def open_http(review: ArgillaReview) -> Any:
     return httpx.Client(base_url=review.url, headers=headers, timeout=LONGEST_REQUEST)
 
 
-def pull_answers(review: ArgillaReview, dataset: str) -> Iterator[Given]:
-    """Every response to a dataset of ours, drafts and discards included; none where it was never pushed."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the SDK warns where there is none
-        found = review.client.datasets(dataset, workspace=review.workspace)
-    if found is None:
-        return
-    names = {str(user.id): user.username for user in review.client.users}
-    offset = 0
-    with open_http(review) as http:
-        while True:
-            reply = http.get(
-                f"/api/v1/datasets/{found.id}/records", params={"include": "responses", "limit": PAGE, "offset": offset}
-            )  # fmt: skip
-            if reply.status_code != 200:
-                raise ReviewError(
-                    f"Argilla at {review.url}", f"answered {reply.status_code} when asked for answers", "argilla-setup status"
-                )
-            items = reply.json()["items"]
-            for item in items:
-                yield from _given(item, names)
-            if len(items) < PAGE:
-                return
-            offset += PAGE
-
-
-def _read_home(folder: Path) -> tuple[str, str, Path]:
-    """Address, owner's key and the annotators' folder of a server on this machine."""
+def _read_home(folder: Path) -> tuple[str, str]:
+    """Return the address and the owner's key of a server on this machine."""
     from argilla_setup.server.control import describe_server
     from argilla_setup.server.home import load_secrets, open_home
 
@@ -238,57 +248,15 @@ def _read_home(folder: Path) -> tuple[str, str, Path]:
     status = describe_server(home)
     if not status.healthy:
         raise ReviewError(f"Argilla in {folder}", "is not running", f"argilla-setup up --detach --home {folder}")
-    return status.url, load_secrets(home).owner_api_key, home.users_folder
+    return status.url, load_secrets(home).owner_api_key
 
 
-def _given(item: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[Given]:
-    for response in item.get("responses") or []:
-        values = {name: value.get("value") for name, value in (response.get("values") or {}).items()}
-        yield Given(
-            str(response["id"]),
-            str(item["external_id"]),
-            names.get(str(response["user_id"]), str(response["user_id"])),
-            response["status"],
-            response["updated_at"],
-            values,
-        )
-
-
-def _payload(item: Shown, questions: Mapping[str, str]) -> dict[str, Any]:
-    suggestions = [{"question_id": questions[name], "value": value, "agent": "seedcorn"} for name, value in item.suggestions.items()]
-    body: dict[str, Any] = {
-        "external_id": item.id,
-        "fields": dict(item.fields),
-        "metadata": dict(item.metadata),
-        "suggestions": suggestions,
-    }
-    return body if item.vector is None else body | {"vectors": {forms.EMBEDDING: list(item.vector)}}
-
-
-def _put(http: Any, path: str, body: Mapping[str, Any]) -> None:
-    """Upsert a batch. Sending it again is harmless, so a connection that breaks is tried again."""
-    import httpx
-    import orjson
-    from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential
-
-    content = orjson.dumps(body)
-
-    @retry(retry=retry_if_exception_type(httpx.TransportError), stop=stop_after_attempt(4), wait=wait_exponential(0.5), reraise=True)
-    def send() -> Any:
-        return http.put(path, content=content, headers={"Content-Type": "application/json"})
-
-    try:
-        reply = send()
-    except httpx.TransportError as error:
-        raise ReviewError(f"Argilla at {http.base_url}", f"broke off while records were sent ({error})", "curate push again") from error
+def checked_reply(reply: Any, to: str) -> Any:
+    """Return the reply, or raise what Argilla answered as a sentence."""
     if reply.is_error:
-        fact = f"answered {reply.status_code} to records: {reply.text[:300]}"
-        raise ReviewError(f"Argilla at {http.base_url}", fact, "argilla-setup logs --process web")
-
-
-def _held(batch: list[Shown], sent: Future[None]) -> list[Shown]:
-    sent.result()
-    return batch
+        url = f"{reply.request.url.scheme}://{reply.request.url.netloc.decode()}"
+        raise ReviewError(f"Argilla at {url}", f"answered {reply.status_code} {to}: {reply.text[:300]}", "argilla-setup logs --process web")
+    return reply
 
 
 def _escape_tags(text: str) -> str:
