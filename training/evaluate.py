@@ -87,7 +87,7 @@ def with_set(
     """
     given = {"n": items, "question": question, "answer": answer, "pattern": pattern, "weights": weights}
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    if file is not None and file.absolute() != run.eval.file:
+    if file is not None and file.resolve() != run.eval.file.resolve():
         changes = {"question": None, "answer": None, "pattern": None, "preference_snapshot": None} | changes | {"file": file.absolute()}
     try:
         # Not model_copy alone: it does not check values.

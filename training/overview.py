@@ -31,7 +31,8 @@ def overview_text(runs: Sequence[Mapping[str, Any]]) -> str:
         lines.append(f"{run['name']:<{width}}  {run['kind']}  {run['state']:<9} {run['snapshot']}{loss}")
         measured = [f"{name} {run['metrics'][name]['value']:.3f}" for name in SHOWN if name in run["metrics"]]
         if measured:
-            lines.append(f"{'':<{width}}  {', '.join(measured)}  (n={max(m['n'] for m in run['metrics'].values())})")
+            weights = f", {run['weights']}" if run["weights"] else ""
+            lines.append(f"{'':<{width}}  {', '.join(measured)}  (n={max(m['n'] for m in run['metrics'].values())}{weights})")
     return "\n".join(lines)
 
 
@@ -47,5 +48,6 @@ def _describe(folder: Path) -> dict[str, Any]:
         "snapshot": f"{checked['snapshot']['name']} v{checked['snapshot']['version']}",
         **{key: facts.get(key) for key in ("steps", "best_eval_loss", "best_step", "early_stopped_at", "adapter_digest")},
         # Of an adapter that was trained again since, what was measured is of another.
+        "weights": measured.get("weights"),
         "metrics": measured.get("metrics", {}) if measured.get("subject_digest") == facts.get("adapter_digest") else {},
     }
