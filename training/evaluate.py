@@ -264,7 +264,8 @@ def result_text(result: Mapping[str, Any], *, target: Path, sft_run: Path | None
                 reason = f" ({found['reason']})" if "reason" in found else ""
                 text += f"   {found['difference']:+.3f} on {other}: {found['verdict']}{reason}"
         if found := result["diversity"].get(name):
-            text += f"   {found['distinct']} distinct answers, the most frequent for {found['most_frequent']:.0%} of the items"
+            plural = "" if found["distinct"] == 1 else "s"
+            text += f"   {found['distinct']} distinct answer{plural}, the most frequent for {found['most_frequent']:.0%} of the items"
         lines.append(text)
     if any("reason" in found for differences in result["against"].values() for found in differences.values()):
         rule = f"fewer than {LEAST_DIVERSITY:g} distinct answers a distinct reference, or one answer for most items"
