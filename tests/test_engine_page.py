@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from argilla_setup.engine.page import PageChanged, content_security_policy, edit_script, remove_foreign_fonts, show_text_literally
+from argilla_setup.engine.page import (
+    FRAME,
+    FRAME_POLICY,
+    PageChanged,
+    content_security_policy,
+    edit_script,
+    isolate_custom_fields,
+    remove_foreign_fonts,
+    show_text_literally,
+)
 
 FIELD = 't("div",{class:e.classes,domProps:{innerHTML:e._s(e.fieldText)}})'
 CHAT = 't("span",{domProps:{innerHTML:e._s(o)}}),[t("style")]'
@@ -70,6 +82,44 @@ def test_the_policy_allows_the_inline_scripts_that_are_served_and_no_others(fold
     rules = dict(rule.strip().split(" ", 1) for rule in content_security_policy(folder).split(";"))
     assert set(rules["script-src"].split()) == {"'self'", *hashes}
     assert (rules["script-src-attr"], rules["object-src"], rules["frame-src"]) == ("'none'", "'none'", "'self'")
+
+
+SANDBOX = (
+    'resize:function resize(){this.$refs.iframe.style.height=this.$refs.iframe.contentWindow.document.documentElement.scrollHeight+"px"};'
+    """t="".concat('\\n<script>\\nif (parent) { parent.document }\\n<\\/script>\\n<style>a</style>').concat(this.content);"""
+    't("iframe",{ref:"iframe",attrs:{srcdoc:t.template,frameborder:"0",scrolling:"no"}})'
+)
+RECORD = 'var e=JSON.stringify(this.sdkRecord);return("const record = #RECORD_OBJECT#;").replace("#RECORD_OBJECT#",e)'
+
+
+def test_custom_fields_are_shown_in_a_frame_without_an_origin(folder: Path) -> None:
+    script = folder / "custom.js"
+    script.write_text(f"{SANDBOX};{RECORD}", encoding="utf-8")
+    isolate_custom_fields(folder)
+    edited = script.read_text(encoding="utf-8")
+    assert f'attrs:{{src:"{FRAME}",sandbox:"allow-scripts",frameborder:"0"' in edited and "srcdoc" not in edited
+    assert "contentWindow.document" not in edited and "parent.document" not in edited and "concat('\\n<style>a</style>')" in edited
+    assert (folder / FRAME).is_file()
+    rules = dict(rule.strip().split(" ", 1) for rule in FRAME_POLICY.split(";"))
+    assert (rules["sandbox"], rules["default-src"], rules["form-action"]) == ("allow-scripts", "'none'", "'none'")
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not here")
+@pytest.mark.parametrize("text", ["</script><script>alert(1)</script>", "#TEMPLATE#", "$& $1 $$ $`", '\\ " \n'])
+def test_a_records_text_stays_text_in_the_script_of_a_custom_field(folder: Path, text: str) -> None:
+    script = folder / "custom.js"
+    script.write_text(f"{SANDBOX};function make(){{{RECORD}}}", encoding="utf-8")
+    isolate_custom_fields(folder)
+    make = script.read_text(encoding="utf-8").split("function make()")[1]
+    program = f"const made = (function(){make}).call({{sdkRecord: {json.dumps({'text': text})}}}); console.log(JSON.stringify(made))"
+    made = json.loads(subprocess.run(["node", "-e", program], capture_output=True, text=True, check=True, timeout=30).stdout)
+    literal = made.removeprefix("const record = ").removesuffix(";")
+    assert json.loads(literal) == {"text": text} and "<" not in literal and "#" not in literal
+
+
+def test_a_bundle_without_that_frame_is_not_served(folder: Path) -> None:
+    with pytest.raises(PageChanged, match="custom fields"):
+        isolate_custom_fields(folder)
 
 
 def test_the_page_calls_no_foreign_host_for_fonts(folder: Path) -> None:

@@ -19,7 +19,16 @@ from starlette.datastructures import MutableHeaders
 from starlette.staticfiles import StaticFiles
 
 from argilla_setup.engine import adapter
-from argilla_setup.engine.page import LITERAL, TEXT_HEADER, content_security_policy, remove_foreign_fonts, show_text_literally
+from argilla_setup.engine.page import (
+    FRAME,
+    FRAME_POLICY,
+    LITERAL,
+    TEXT_HEADER,
+    content_security_policy,
+    isolate_custom_fields,
+    remove_foreign_fonts,
+    show_text_literally,
+)
 from argilla_setup.engine.routes import replace_handlers
 from argilla_setup.engine.turns import TakeTurns
 from argilla_setup.engine.writing import build_events_for_listeners_only, write_without_reading_back
@@ -30,6 +39,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+FRAME_HEADERS = HEADERS | {"Content-Security-Policy": FRAME_POLICY, "X-Frame-Options": "SAMEORIGIN"}
 
 
 class SafeHeaders:
@@ -40,10 +50,12 @@ class SafeHeaders:
         self.headers = headers
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        framed = scope["type"] == "http" and scope["path"].endswith(f"/{FRAME}")
+
         async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in self.headers.items():
+                for name, value in (FRAME_HEADERS if framed else self.headers).items():
                     headers.setdefault(name, value)
             await send(message)
 
@@ -66,9 +78,11 @@ def make_app() -> Any:
 def prepare_page(app: Any) -> str:
     """Edit the copy of Argilla's page that this process serves, and return the Content-Security-Policy that fits it."""
     (folder,) = _static_folders(app)
+    policy = content_security_policy(folder)
     remove_foreign_fonts(folder)
     show_text_literally(folder)
-    return content_security_policy(folder)
+    isolate_custom_fields(folder)
+    return policy
 
 
 def keep_parsed_settings() -> None:

