@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -78,6 +78,26 @@ def split_rows(
     return part_rows(
         prompts, ids, shares=shares, groups=groups, frozen=frozen, threshold=threshold, vectors=vectors, cosine=cosine
     ).assigned  # fmt: skip
+
+
+def merge_groups(*groupings: Sequence[str | None]) -> list[str | None]:
+    """Return one group for each row so that rows which share a group in any of the groupings share this one, through any number of
+    others; None for a row that has none."""
+    parents: dict[tuple[int, str], tuple[int, str]] = {}
+
+    def root(key: tuple[int, str]) -> tuple[int, str]:
+        parents.setdefault(key, key)
+        while parents[key] != key:
+            parents[key] = parents[parents[key]]
+            key = parents[key]
+        return key
+
+    keys = [[(n, value) for n, value in enumerate(row) if value is not None] for row in zip(*groupings, strict=True)]
+    for own in keys:
+        for first, second in pairwise(own):
+            low, high = sorted((root(first), root(second)))
+            parents[high] = low
+    return ["{}:{}".format(*root(own[0])) if own else None for own in keys]
 
 
 def part_rows(

@@ -111,16 +111,20 @@ def diff(
 @app.command(rich_help_panel="Freeze")
 def export(
     snapshot: SnapshotFolder,
-    out: Annotated[Path, typer.Option("--out", help="The JSONL file to write.")],
+    out: Annotated[str, typer.Option("--out", help="The file to write; its ending decides the format: .jsonl, .json, .csv or .parquet.")],
     shape: Annotated[
         Literal["alpaca", "sharegpt", "messages", "preference", "kto"] | None,
         typer.Option("--format", help="Shape of the rows; by default messages, of pairs preference."),
     ] = None,
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Which split.")] = "train",
+    columns: Annotated[str | None, typer.Option("--columns", help="Metadata columns of imported rows to write too, as a,b,c.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Write a split for people who train elsewhere. Example: curate export SNAPSHOT --format alpaca --out train.jsonl"""
     from curation import pipeline
 
-    show_summary(pipeline.export(snapshot, out, shape=shape, split=split, keys=key or ()), as_json)
+    named = tuple(name.strip() for name in (columns or "").split(",") if name.strip())
+    done = pipeline.export(snapshot, out, shape=shape, split=split, columns=named, force=force, keys=key or ())
+    show_summary(done, as_json)

@@ -4,7 +4,7 @@
 split for people who train elsewhere. One bad row is a counted `RowFailure`; only a file that cannot be read at all raises.
 """
 
-from curation.formats.export import ExportFormat, write_rows
+from curation.formats.export import ExportFormat, check_target, write_rows
 from curation.formats.files import Detected, ReadAs, RowFailure
 from curation.formats.read import Format, OpenRows, ReadOptions, ReadRow, open_rows, read_rows
 from curation.formats.shapes import PairWithFact, Shape
@@ -20,6 +20,7 @@ __all__ = [
     "ReadRow",
     "RowFailure",
     "Shape",
+    "check_target",
     "open_rows",
     "read_rows",
     "write_rows",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+import orjson
 
 from curation.errors import ProjectError, command
 from curation.pipeline.bench import Bench, label_of, load_cells
 from curation.plan import Cell
 from curation.project.balancing import FOUND_TOPIC
 from curation.records import Kind
-from curation.store import facts
+from curation.store import facts, records
 from curation.store.records import Row
 
 
@@ -28,7 +31,10 @@ def classes_of(bench: Bench, kind: Kind, rows: Sequence[Row], by: str) -> dict[i
                 "project.yaml: balance.by", "is found_topic, and no topics were found yet", command("curate", "describe", bench.folder)
             )
         return {row.seq: topics.get(row.seq) for row in rows}
-    if by not in known_classes(bench):
+    if by not in _planned_by(bench):
+        if by in meta_columns(bench):
+            found = records.meta_by_seq(bench.db, {by})
+            return {row.seq: meta_text(found.get(row.seq, {}).get(by)) for row in rows}
         raise ProjectError("project.yaml: balance.by", f"is {by}; there are: {', '.join(known_classes(bench))}", "mend it in project.yaml")
     column = _topic_column(bench, by)
     values = {cell.id: class_of_cell(cell, by, column) for cell in load_cells(bench)}
@@ -36,7 +42,41 @@ def classes_of(bench: Bench, kind: Kind, rows: Sequence[Row], by: str) -> dict[i
 
 
 def known_classes(bench: Bench) -> list[str]:
-    """By what this project can be balanced."""
+    """By what this project can be balanced: what the plan knows, then the metadata columns of imported rows."""
+    return list(dict.fromkeys((*_planned_by(bench), *meta_columns(bench))))
+
+
+def meta_columns(bench: Bench) -> list[str]:
+    """The metadata columns of imported rows, by name."""
+    return sorted({name for values in records.meta_by_seq(bench.db).values() for name in values})
+
+
+def meta_text(value: Any) -> str | None:
+    """A metadata value as a class or group; None where it is empty."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    return value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def group_values(bench: Bench, rows: Sequence[Row]) -> list[str | None]:
+    """Each row's value of `splits.group`, whose rows stay in one split; None where there is none.
+
+    Raises:
+        ProjectError: no imported row has such a column.
+    """
+    name = bench.project.splits.group
+    if name is None:
+        return [None] * len(rows)
+    if name not in (known := meta_columns(bench)):
+        there = ", ".join(known) or "no metadata columns"
+        raise ProjectError(
+            "project.yaml: splits.group", f"is {name}, and imported rows have: {there}", "name one of them, or set it to null"
+        )
+    values = records.meta_by_seq(bench.db, {name})
+    return [meta_text(values.get(row.seq, {}).get(name)) for row in rows]
+
+
+def _planned_by(bench: Bench) -> list[str]:
     plan = bench.project.plan
     topic = ("topic", plan.grounding.topic) if plan.grounding and plan.grounding.topic else ()
     return list(dict.fromkeys(("label", *plan.attributes, *topic, FOUND_TOPIC)))

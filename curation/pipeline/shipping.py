@@ -11,9 +11,10 @@ from typing import Any
 
 from curation import snapshot as snapshots
 from curation.errors import ModelUnavailable, ProjectError, SnapshotError, command
-from curation.formats import ExportFormat, write_rows
+from curation.formats import ExportFormat, check_target, write_rows
 from curation.pipeline.balancing import rows_past_cap
 from curation.pipeline.bench import Bench, Summary, label_of, load_protected, open_bench
+from curation.pipeline.classes import group_values, meta_columns
 from curation.pipeline.deciding import decide_all
 from curation.pipeline.duplicates import vectors_of
 from curation.pipeline.earlier import keep_sketches, texts_for_dedup
@@ -25,7 +26,7 @@ from curation.project import is_open, settings_digest
 from curation.records import KINDS, Kind
 from curation.report import Separation
 from curation.snapshot import Manifest
-from curation.split import find_across, part_rows
+from curation.split import find_across, merge_groups, part_rows
 from curation.store import facts, hold_lock, records, reviews, runs
 from curation.store.records import Row
 
@@ -152,21 +153,58 @@ def verify(path: Path, *, keys: Sequence[Path] = (), deep: bool = False) -> Summ
     return Summary("verify", 0, 0, counts, [*map(str, result.problems), f"Next: {_remedy(path, result.status)}"])
 
 
-def export(path: Path, target: Path, *, shape: ExportFormat | None = None, split: str = "train", keys: Sequence[Path] = ()) -> Summary:
-    """Write a split of a verified snapshot as JSONL for people who train elsewhere; by default as messages, pairs as preferences.
-    Core: formats/."""
+def export(
+    path: Path,
+    target: str | Path,
+    *,
+    shape: ExportFormat | None = None,
+    split: str = "train",
+    columns: Sequence[str] = (),
+    force: bool = False,
+    keys: Sequence[Path] = (),
+) -> Summary:
+    """Write a split of a verified snapshot for people who train elsewhere. Core: formats/.
+
+    Args:
+        target: a local file; its ending decides the format (.jsonl, .json, .csv, .parquet).
+        shape: of the rows; by default messages, of pairs preference.
+        columns: metadata columns of imported rows to write too, read from the project that the snapshot is in.
+        force: whether a file that exists may be replaced.
+
+    Raises:
+        SnapshotError: the snapshot may not be used, or has no such split.
+        ProjectError: the target cannot be written, or there is no such column.
+    """
+    file = check_target(target, force=force)
     found = snapshots.load_snapshot(path, trusted_keys=[*keys, *snapshots.find_trusted_keys()])
-    if target.resolve().is_relative_to(path.resolve()):
-        raise SnapshotError(
-            str(target), "is inside the snapshot, whose signature would not hold any more", "name a file outside with --out"
-        )
+    if file.resolve().is_relative_to(path.resolve()):
+        raise SnapshotError(str(file), "is inside the snapshot, whose signature would not hold any more", "name a file outside with --out")
     if split not in found.manifest.splits:
         raise SnapshotError(f"{path}: split {split}", "is not there", f"choose one of {', '.join(found.manifest.splits)}")
     shape = shape or ("preference" if found.manifest.kind == "preference" else "messages")
-    written = write_rows(found.table(split), target, shape, system_instruction=None)  # type: ignore[arg-type]
-    notes = _record_beside(path, "export", found.manifest.digest.root, written, {"file": target.name, "format": shape})
-    counts = {"file": str(target), "format": shape, "split": split, "signer": found.signer, "trusted_by": _trusted_by(found.key, keys)}
+    table = found.table(split)  # type: ignore[arg-type]
+    more = _metadata_of(path, table["id"].to_pylist(), columns) if columns else None
+    written = write_rows(table, file, shape, system_instruction=None, columns=more)
+    detail = {"file": file.name, "format": shape, **({"columns": list(columns)} if columns else {})}
+    notes = _record_beside(path, "export", found.manifest.digest.root, written, detail)
+    counts = {"file": str(file), "format": shape, "split": split, "signer": found.signer, "trusted_by": _trusted_by(found.key, keys)}
     return Summary("export", written, written, counts, notes)
+
+
+def _metadata_of(path: Path, ids: Sequence[str], columns: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the metadata columns of each record by id; every record has every column, null where it has no value."""
+    folder = path.resolve().parent.parent
+    if not (folder / "workbench.db").is_file():
+        fact = "needs the project that the snapshot was made in: metadata is kept there, not in the snapshot"
+        raise ProjectError("--columns", fact, f"export from PROJECT/{path.resolve().parent.name}/{path.name}, or leave --columns out")
+    with open_bench(folder) as bench:
+        known = meta_columns(bench)
+        if missing := next((name for name in columns if name not in known), None):
+            there = ", ".join(known) or "no metadata columns"
+            raise ProjectError(f"--columns {missing}", f"is no column of the imported rows; there are: {there}", "name one of them")
+        values, wanted = records.meta_by_seq(bench.db, columns), set(ids)
+        by_id = {identity: values.get(seq, {}) for seq, identity in records.ids_of(bench.db).items() if identity in wanted}
+    return {identity: {name: by_id.get(identity, {}).get(name) for name in columns} for identity in ids}
 
 
 def _trusted_by(key: Path | None, named: Sequence[Path]) -> str | None:
@@ -256,7 +294,7 @@ def _split(bench: Bench, kept: Sequence[Row]) -> tuple[dict[str, list[Row]], Sep
     parted = part_rows(
         prompts,
         [row.id for row in everyone],
-        groups=[row.seed_group for row in everyone],
+        groups=merge_groups([row.seed_group for row in everyone], group_values(bench, everyone)),
         frozen=[frozen.get(row.seq, (None, ""))[0] for row in everyone],
         shares={"train": settings.train, "validation": settings.validation, "test": settings.test},
         threshold=settings.near,

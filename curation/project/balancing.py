@@ -27,7 +27,7 @@ class Balance(Closed):
     """By what the rows are balanced, and how. Without `by` nothing is."""
 
     by: str | None = None
-    """`label`, the name of a plan attribute or of the grounding topic, or `found_topic`."""
+    """`label`, the name of a plan attribute or of the grounding topic, `found_topic`, or a metadata column of imported rows."""
     cap: int | None = Field(default=None, ge=1)
     """Most rows a class may have in a snapshot; further ones, worst first, are left out and not sent to review."""
     weight: Literal["sqrt", "inverse"] | None = None

@@ -57,6 +57,9 @@ class Splits(Closed):
     semantic: float | None = Field(default=0.9, ge=0.5, le=1)
     """Cosine of the embeddings of `dedup.model`; null, or a project that embeds nothing: prompts are not compared by meaning."""
 
+    group: str | None = None
+    """A metadata column of imported rows (a customer, a document): rows of one value stay in one split."""
+
     @model_validator(mode="after")
     def _sum_to_one(self) -> Splits:
         if abs(self.train + self.validation + self.test - 1) > 1e-6:
