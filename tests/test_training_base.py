@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 import subprocess
@@ -173,3 +174,18 @@ def test_answering_yes_does_not_run_code_either(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout, mark.exists()) == (2, "", False)
     assert done.stderr.count("\n") == 1 and "needs Python code from its own folder" in done.stderr
+
+
+def test_every_place_that_loads_a_model_forbids_its_code() -> None:
+    root = Path(__file__).parents[1]
+    loads = []
+    for file in sorted([*(root / "training").rglob("*.py"), *(root / "curation").rglob("*.py")]):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            if called == "SentenceTransformer" or (called.startswith("Auto") and called.endswith(".from_pretrained")):
+                given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                loads.append((f"{file.relative_to(root)}:{node.lineno}", given.get("trust_remote_code")))
+    assert len(loads) >= 8
+    assert [place for place, allowed in loads if allowed != "False"] == []

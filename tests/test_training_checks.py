@@ -73,7 +73,14 @@ def test_module_names_are_those_of_the_weights(tmp_path: Path) -> None:
     raw = ("F32", [1], b"\0" * 4)
     write_safetensors(tmp_path / "a.safetensors", {"model.layers.0.self_attn.q_proj.weight": raw, "model.norm.weight": raw})
     write_safetensors(tmp_path / "b.safetensors", {"model.layers.1.mlp.c_fc.weight": raw, "model.layers.1.mlp.c_fc.bias": raw})
+    write_safetensors(tmp_path / "not-loaded.safetensors", {"model.layers.0.evil.weight": raw})
+    (tmp_path / "config.json").write_text("{}")
+    index = {"model.norm.weight": "a.safetensors", "model.layers.1.mlp.c_fc.weight": "b.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     assert find_module_names(tmp_path) == {"q_proj", "norm", "c_fc"}
+    (tmp_path / "b.safetensors").write_bytes(b"cut short")
+    with pytest.raises(TrainingError, match=r"b\.safetensors: is not a safetensors file"):
+        find_module_names(tmp_path)
 
 
 @pytest.mark.parametrize("use", ["research", "internal", "commercial"])

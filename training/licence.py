@@ -46,6 +46,7 @@ _CONDITIONAL = {
         "the licence's use restrictions must be passed on with the adapter",
     ),
     **dict.fromkeys(("cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "odc-by", "odc-by-1.0", "ogl-uk-3.0"), _NAMED),
+    "cc-by-nd-4.0": f"{_NAMED}, and changed versions must not be shared; ask the licensor whether an adapter is one",
     **dict.fromkeys(("cc-by-sa-3.0", "cc-by-sa-4.0"), f"{_NAMED}, and {_SAME}"),
     **dict.fromkeys(("odbl-1.0", "cdla-sharing-1.0", "gfdl-1.3-only", "gfdl-1.3-or-later"), f"{_NAMED}, and {_SAME}"),
     **dict.fromkeys(("gpl-3.0-only", "gpl-3.0-or-later", "gpl-2.0-only", "gpl-2.0-or-later", "mpl-2.0"), _SAME),

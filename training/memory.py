@@ -113,13 +113,18 @@ def read_limits(folder: Path) -> Limits:
 
 
 def find_module_names(folder: Path) -> set[str]:
-    """The last parts of the names of a checkpoint's weights: q_proj, down_proj and so on, from the files' headers."""
-    from safetensors import safe_open
+    """Return the last parts of the names of the weights that are loaded: q_proj, down_proj and so on, from the files' headers."""
+    from safetensors import SafetensorError, safe_open
+
+    from training.model import find_weights
 
     names: set[str] = set()
-    for file in folder.glob("*.safetensors"):
-        with safe_open(file, framework="numpy") as held:
-            names |= {name.split(".")[-2] for name in held.keys() if name.endswith(".weight") and name.count(".") > 1}  # noqa: SIM118
+    for file in find_weights(folder):
+        try:
+            with safe_open(file, framework="numpy") as held:
+                names |= {name.split(".")[-2] for name in held.keys() if name.endswith(".weight") and name.count(".") > 1}  # noqa: SIM118
+        except SafetensorError as error:
+            raise TrainingError(str(file), f"is not a safetensors file ({error})", "complete the download of the base model") from error
     return names
 
 

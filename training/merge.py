@@ -49,7 +49,7 @@ def _write_merged(run: RunFile, target: Path) -> None:
 
     from training.model import load_base, load_tokenizer
 
-    model: Any = PeftModel.from_pretrained(load_base(run.base_model, Quantization(kind="none")), run.output / ADAPTER)
+    model: Any = PeftModel.from_pretrained(load_base(run.base_model, Quantization(kind="none"), dtype="bfloat16"), run.output / ADAPTER)
     merged = model.merge_and_unload()
     merged.config.use_cache = True
     merged.save_pretrained(target)
