@@ -134,21 +134,34 @@ def part_rows(
     for root in np.flatnonzero(sizes > most).tolist():
         members = np.flatnonzero(roots == root)
         roots[members], cut[members] = _cut(of, members, most), root
-    sides: dict[int, set[str]] = {}
-    for n, split in enumerate(frozen or [None] * len(prompts)):
-        if split is not None:
-            sides.setdefault(int(roots[n]), set()).add(split)
-    assigned: list[Assigned] = []
-    for n in range(len(prompts)):
-        cluster, held = ids[roots[n]][:16], sides.get(int(roots[n]), set())
-        own = frozen[n] if frozen else None
-        if own is not None:
-            assigned.append((own, cluster))
-        elif len(held) > 1:
-            assigned.append((None, cluster))
-        else:
-            assigned.append((next(iter(held)) if held else pick_split(ids[roots[n]], shares), cluster))
+    sides = _sides(roots, frozen)
+    chosen = {root: next(iter(held)) for root, held in sides.items() if len(held) == 1}
+    new = [root for root in np.unique(roots).tolist() if root not in sides]
+    chosen |= _fill(new, {root: pick_split(ids[root], shares) for root in new}, np.bincount(roots), shares, set(chosen.values()))
+    own = frozen or [None] * len(prompts)
+    assigned = [(own[n] or chosen.get(root), ids[root][:16]) for n, root in enumerate(roots.tolist())]
     return Parted(assigned, cut, largest)
+
+
+def _sides(roots: Array, frozen: Sequence[str | None] | None) -> dict[int, set[str]]:
+    """The splits in which rows of a cluster already are."""
+    sides: dict[int, set[str]] = {}
+    for root, split in zip(roots.tolist(), frozen or (), strict=False):
+        if split is not None:
+            sides.setdefault(root, set()).add(split)
+    return sides
+
+
+def _fill(new: Sequence[int], picked: dict[int, str], sizes: Array, shares: Mapping[str, float], held: set[str]) -> dict[int, str]:
+    """Give train and validation a cluster each where chance left one of them empty, as it does among a few large clusters."""
+    for split in ("train", "validation"):
+        if not shares.get(split) or split in held or split in picked.values():
+            continue
+        spare = [root for root in new if sum(other == picked[root] for other in picked.values()) + (picked[root] in held) > 1]
+        if spare:
+            wanted = shares[split] * sizes.sum()
+            picked[min(spare, key=lambda root: (abs(int(sizes[root]) - wanted), root))] = split
+    return picked
 
 
 def find_across(

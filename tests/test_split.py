@@ -235,3 +235,14 @@ def test_what_stays_after_the_measurement_has_no_pair_across(prompts: list[str],
             assert jaccard(values[a], values[b]) < 0.7 and normalize(prompts[a]) != normalize(prompts[b])
             assert float(vectors[a] @ vectors[b]) < 0.9
     assert not any(sides[n] == "test" for n in across.left_out.tolist())
+
+
+def test_a_few_large_clusters_leave_neither_train_nor_validation_empty() -> None:
+    shares = {"train": 0.8, "validation": 0.1, "test": 0.1}
+    for salt in map(str, range(30)):
+        prompts = [f"{topic(100 + n % 3) * 2} {n}" for n in range(42)]
+        sides = [split for split, _ in split_rows(prompts, ids_of(42, salt), shares=shares)]
+        assert [len({sides[n] for n in range(42) if n % 3 == c}) for c in range(3)] == [1, 1, 1]
+        assert {"train", "validation"} <= set(sides), salt
+    alone = split_rows(prompts, ids_of(42, "0"), shares={"train": 1.0, "validation": 0.0, "test": 0.0})
+    assert {split for split, _ in alone} == {"train"}
