@@ -49,7 +49,8 @@ def message_of(raw: bytes) -> Any:
 
 def _message(completion: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any]:
     said, stop = choice["message"], choice.get("finish_reason")
-    reason = _STOPS.get(stop or "stop", str(stop))
+    # Of another type than text it is left as it is, and the reader refuses the message.
+    reason = _STOPS.get(stop or "stop", stop) if stop is None or isinstance(stop, str) else stop
     message: dict[str, Any] = {"id": completion.get("id"), "type": "message", "role": "assistant", "model": completion.get("model")}
     if isinstance(said.get("refusal"), str) and said["refusal"]:
         reason, category, text = "refusal", "declined", said["refusal"]
@@ -67,7 +68,7 @@ def _message(completion: dict[str, Any], choice: dict[str, Any]) -> dict[str, An
 def _usage(usage: dict[str, Any]) -> dict[str, Any]:
     """Cached tokens are part of `prompt_tokens` there and beside `input_tokens` here."""
     read, asked = _part(usage, "prompt_tokens_details", "cached_tokens"), usage.get("prompt_tokens")
-    fresh = max(asked - read, 0) if isinstance(asked, int) else asked
+    fresh = max(asked - read, 0) if type(asked) is int else asked
     thought = _part(usage, "completion_tokens_details", "reasoning_tokens")
     return {
         "input_tokens": fresh,
@@ -80,7 +81,7 @@ def _usage(usage: dict[str, Any]) -> dict[str, Any]:
 def _part(usage: dict[str, Any], group: str, name: str) -> int:
     details = usage.get(group)
     count = details.get(name) if isinstance(details, dict) else None
-    return count if isinstance(count, int) and count >= 0 else 0
+    return count if type(count) is int and count >= 0 else 0
 
 
 def _text_of(content: Any) -> str:

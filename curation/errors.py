@@ -11,6 +11,7 @@ __all__ = [
     "ReviewError",
     "RowError",
     "SnapshotError",
+    "UnusableAnswers",
     "UserError",
     "command",
     "describe_os_error",
@@ -31,6 +32,10 @@ class ModelUnavailable(UserError):
 
 class BudgetReached(UserError):
     """The next call could pass `budget_usd`; the run stops clean with what it has."""
+
+
+class UnusableAnswers(UserError):
+    """A model's answers cannot be used, one after the other; the run stops before it pays for more of them."""
 
 
 class ReviewError(UserError):

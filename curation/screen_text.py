@@ -30,7 +30,7 @@ def show_summary(summary: Summary, as_json: bool) -> None:
         flow = "1 row" if summary.rows_in == 1 else f"{summary.rows_in:,} rows"
     _line(f"{summary.stage}: {flow}")
     for name, value in summary.counts.items():
-        if name in ("attributes", "last", "shares", "operating_point", "alarms", "text"):  # the notes have them in words
+        if name in ("attributes", "last", "shares", "operating_point", "alarms", "text", "stale", "next"):  # the notes have them in words
             continue
         if isinstance(value, Mapping):
             inner = ", ".join(f"{k} {_number(v)}" for k, v in value.items() if v not in (0, None))

@@ -19,18 +19,17 @@ def done(bed: Bed, *stages: str) -> None:
 
 
 def following(bed: Bed) -> list[str]:
-    (note,) = pipeline.status(bed.folder).notes
-    return shlex.split(note.removeprefix("Next: "))
+    return shlex.split(pipeline.status(bed.folder).notes[-1].removeprefix("Next: "))
 
 
 def test_each_step_is_followed_by_the_next_one_down_to_the_training(tmp_path: Path) -> None:
     bed = Bed(blank(tmp_path / "my garden"), tmp_path)
     folder = str(bed.folder)
-    assert following(bed) == ["curate", "plan", folder]
+    assert following(bed)[:6] == ["import", "rows", "with", "curate", "import", folder]
     import_plain(bed.folder, 40)
     assert following(bed) == ["curate", "score", folder]
     score_by_hand(bed.folder)
-    for stage, expected in (("score", "dedup"), ("dedup", "screen"), ("screen", "push")):
+    for stage, expected in (("score", "dedup"), ("dedup", "screen"), ("screen", "decide")):
         done(bed, stage)
         assert following(bed) == ["curate", expected, folder]
     import_plain(bed.folder, 41, "more.jsonl")  # what came later goes through the gates too
@@ -81,7 +80,8 @@ def test_where_nothing_is_left_the_report_says_why(tmp_path: Path) -> None:
     done(bed, "score", "dedup", "screen", "push")
     approve(bed.folder, says="reject")
     pipeline.decide(bed.folder)
-    assert following(bed) == ["curate", "report", str(bed.folder)]
+    assert following(bed)[:3] == ["curate", "report", str(bed.folder)]
+    assert pipeline.status(bed.folder).counts["next"]["text"].endswith("shows why no row is approved: 3 rejected. Add rows")
     with open_store(bed.folder) as db:
         assert facts.verdict_counts(db) == {"rejected": 3}
 
@@ -108,7 +108,7 @@ def test_rows_that_argilla_lost_or_should_no_longer_show_are_pushed(tmp_path: Pa
         rows = records.list_rows(db, "instruction")
         reviews.mark_pushed(db, place, [(row.seq, "p") for row in rows])
     done(bed, "push")
-    assert following(bed) == ["curate", "pull", folder]
+    assert following(bed)[:3] == ["curate", "pull", folder]
     with open_store(bed.folder) as db:  # as a pull finds that one record is gone
         assert reviews.reconcile_pushed(db, place, {row.seq for row in rows[1:]}) == {rows[0].seq}
     assert following(bed) == ["curate", "push", folder]
@@ -118,6 +118,6 @@ def test_rows_that_argilla_lost_or_should_no_longer_show_are_pushed(tmp_path: Pa
     assert following(bed) == ["curate", "push", folder]
     with open_store(bed.folder) as db:
         reviews.mark_state(db, place, [rows[1].seq], "withdrawn")
-    assert following(bed) == ["curate", "pull", folder]
+    assert following(bed)[:3] == ["curate", "pull", folder]
     pipeline.override(bed.folder, rows[1].id, action="keep", reason="on topic after all")
     assert following(bed) == ["curate", "push", folder]

@@ -110,6 +110,13 @@ HOSTILE: dict[str, Act] = {
     "null text": Act(raw=json.dumps({**message(), "content": [{"type": "text", "text": None}]}).encode()),
     "no usage": Act(raw=json.dumps({**message(), "usage": None}).encode()),
     "odd usage": Act(raw=json.dumps(message(usage={"output_tokens": "many", "cache_creation": [1]})).encode()),
+    "usage of 10^18": Act(raw=json.dumps(message(usage={"input_tokens": 10**18})).encode()),
+    "usage of 10^30": Act(raw=json.dumps(message(usage={"output_tokens": 10**30})).encode()),
+    "usage is true": Act(raw=json.dumps(message(usage={"input_tokens": True})).encode()),
+    "usage below 0": Act(raw=json.dumps(message(usage={"input_tokens": -5})).encode()),
+    "usage is NaN": Act(raw=json.dumps(message(usage={"input_tokens": float("nan")})).encode()),
+    "usage of 18 USD": Act(raw=json.dumps(message(usage={"input_tokens": 9_000_000})).encode()),
+    "stop reason is a list": Act(raw=json.dumps({**message(), "stop_reason": ["end_turn"]}).encode()),
     "a list": Act(raw=b"[1, 2]"),
     "an error with status 200": Act(raw=error_body(529)),
     "empty body": Act(raw=b""),
@@ -131,7 +138,7 @@ HOSTILE: dict[str, Act] = {
     "endless redirects": Act(307, raw=b"", headers={"location": "/v1/messages"}),
 }
 UNREADABLE = {"null content", "null text", "no usage", "odd usage", "a list", "an error with status 200", "empty body", "not utf-8"}
-UNREADABLE |= {"lone surrogate", "html"}
+UNREADABLE |= {"lone surrogate", "html"} | {name for name in HOSTILE if name.startswith(("usage", "stop reason"))}
 ANSWERS = {"refusal", "unnamed refusal", "max_tokens", "context", "unicode", "empty content", "slow body"}
 
 
@@ -164,7 +171,7 @@ def test_every_hostile_response_ends_as_an_answer_or_a_counted_failure(ledger: C
     assert received.count("http 400") == received.count("empty body") == received.count("refusal") == 1
     assert received.count("http 500 always") == QUICK.tries
     # What was cut, garbled or lost may have been paid for: it is charged, and what came is kept as it came.
-    kept = dict(database.execute("SELECT slot, response FROM calls WHERE reason IN ('not_json', 'not_message')").fetchall())
+    kept = dict(database.execute("SELECT slot, response FROM calls WHERE reason IN ('not_json', 'not_message', 'odd_usage')").fetchall())
     unread = {n for n in script if n.startswith("cut at")} | UNREADABLE
     assert {name: zlib.decompress(raw) for name, raw in kept.items()} == {name: script[name].raw for name in unread}
     assert failed["endless redirects"] == "http_307"  # a redirect is not followed: the key is for one address

@@ -370,7 +370,8 @@ def test_status_says_where_the_project_stands_and_what_comes_next(bed: Bed) -> N
     assert summary.counts["last"]["score"]["state"] == "done"
     assert summary.notes == [f"Next: curate dedup {bed.folder}"]
     fresh = blank(bed.folder.parent / "fresh")
-    assert pipeline.status(fresh).notes == [f"Next: curate plan {fresh}"]
+    told = f"import rows with curate import {fresh} FILE, or set plan.instruction or plan.preference in {fresh / 'project.yaml'}"
+    assert pipeline.status(fresh).notes == [f"Next: {told}"]
 
 
 def test_a_stage_that_is_cut_off_does_not_count_as_done(bed: Bed) -> None:

@@ -31,7 +31,7 @@ def compare(
     rows: Rows = "standing",
     as_json: Json = False,
 ) -> None:
-    """Hold the rows against a sample of real use. Example: curate compare my-project real.jsonl --column text"""
+    """Compare rows with real user data. Example: curate compare my-project real.jsonl --column text"""
     from curation import pipeline
 
     with progress_bar(as_json) as progress:

@@ -7,13 +7,14 @@ from curation.models.client import ChatModel, NoReply, Reply, key_name
 from curation.models.counting import count_tokens
 from curation.models.opening import has_key, open_model
 from curation.models.prices import Estimate, estimate_cost, family, find_rates, usd_of
-from curation.models.sending import Patience
+from curation.models.sending import AnswerCheck, Patience
 from curation.models.settling import settle_kept
 from curation.models.spans import stage_span
 from curation.models.terms import check_terms, find_terms
 from curation.models.told import AskProgress, AskSummary
 
 __all__ = [
+    "AnswerCheck",
     "AskProgress",
     "AskSummary",
     "ChatModel",

@@ -20,7 +20,7 @@ from curation.errors import ModelUnavailable
 from curation.models.client import ChatModel
 from curation.models.ledger import Claimed, Held, Ledger
 from curation.models.prices import bound_nano, find_rates, is_priced
-from curation.models.sending import Patience, Sender, StopRun, Tally, budget_reached
+from curation.models.sending import AnswerCheck, Patience, Sender, StopRun, Tally, budget_reached
 from curation.models.settling import settle_kept
 from curation.models.told import AskProgress, AskSummary
 from curation.project import ModelSpec
@@ -42,14 +42,17 @@ def ask(
     simulated: bool,
     progress: Callable[[AskProgress], None] | None = None,
     patience: Patience = Patience(),
+    check: AnswerCheck | None = None,
 ) -> AskSummary:
     """Ask what is not answered yet. Every request ends as an answer or a counted failure in the ledger.
 
     Args:
         requests: taken lazily; its `len`, where it has one, is the total told to `progress`.
         budget_usd: cap on all calls of the project, earlier runs included; simulated and real money count apart.
+        check: reads each answer, and ends the run after a number of failures in a row.
 
     Raises:
+        UnusableAnswers: as many answers in a row could not be used as the check allows.
         BudgetReached: the next call could pass the cap. Calls on their way were awaited and kept.
         ModelUnavailable: the address, the key, the account, the model's name; or half of the latest tries failed.
         KeyboardInterrupt: Ctrl-C, with a sentence that says where it stopped. Calls on their way were awaited and kept;
@@ -71,6 +74,7 @@ def ask(
             simulated=simulated,
             progress=progress,
             patience=patience,
+            check=check,
         )
     )
 
@@ -85,11 +89,12 @@ async def ask_async(
     simulated: bool,
     progress: Callable[[AskProgress], None] | None = None,
     patience: Patience = Patience(),
+    check: AnswerCheck | None = None,
 ) -> AskSummary:
     """`ask` inside a running event loop; the ledger is used from its thread."""
     total = len(requests) if isinstance(requests, Sized) else None
     run = _Run(iter(requests), total, model=model, spec=spec, ledger=ledger, budget_usd=budget_usd, simulated=simulated, progress=progress)
-    return await run.run(patience)
+    return await run.run(patience, check)
 
 
 def summarize(tally: Tally) -> AskSummary:
@@ -123,7 +128,7 @@ class _Run:
         self.pending = 0  # claimed by us and not ended
         self.stopped_by: BaseException | None = None
 
-    async def run(self, patience: Patience) -> AskSummary:
+    async def run(self, patience: Patience, check: AnswerCheck | None) -> AskSummary:
         self.queue: asyncio.Queue[Held | None] = asyncio.Queue()
         self.moved, self.stopping = asyncio.Event(), asyncio.Event()
         self.sender = Sender(
@@ -134,6 +139,7 @@ class _Run:
             patience=patience,
             stopping=self.stopping,
             stop=self._stop,
+            check=check,
         )
         self._recover()
         settle_kept(self.ledger, self.spec)

@@ -80,17 +80,18 @@ class BatchApi:
         after = ""
         while True:
             page = replies.as_object((await self._call("GET", f"{_PATH}?limit=100{after}")).raw)
-            for found in page.get("data") or []:
-                yield found
-            if not page.get("has_more"):
+            listed, last = page.get("data"), page.get("last_id")
+            for found in listed if isinstance(listed, list) else []:
+                if isinstance(found, dict) and isinstance(found.get("id"), str):
+                    yield found
+            if not page.get("has_more") or not isinstance(last, str) or after == f"&after_id={last}":
                 return
-            after = f"&after_id={page['last_id']}"
+            after = f"&after_id={last}"
 
     async def find(self, keys: set[str], *, size: int, since: float, known: set[str]) -> str | None:
         """The batch, none of those that are known, that holds any of the keys: guessed by its size and age, and sure by its results."""
         async for found in self.list():
-            total = sum((found.get("request_counts") or {}).values())
-            if found["id"] in known or total != size or datetime.fromisoformat(found["created_at"]).timestamp() < since:
+            if found["id"] in known or _size_of(found) != size or _made_at(found) < since:
                 continue
             await self.wait(found["id"])
             lines = (await self.results(found["id"])).splitlines()
@@ -117,6 +118,21 @@ class BatchApi:
         """Before the next try; longer each time, or as long as the provider asks."""
         grown: float = min(self._patience.longest_wait_s, self._patience.first_wait_s * 2.0**tried)
         await asyncio.sleep(grown if wait is None else wait)
+
+
+def _size_of(batch: dict[str, Any]) -> int:
+    """Return how many requests a listed batch has; -1 where it does not say."""
+    counts = batch.get("request_counts")
+    known = [n for n in counts.values() if type(n) is int] if isinstance(counts, dict) else []
+    return sum(known) if known and len(known) == len(counts or ()) else -1
+
+
+def _made_at(batch: dict[str, Any]) -> float:
+    """Return when a listed batch was made (seconds); 0 where it does not say."""
+    try:
+        return datetime.fromisoformat(str(batch.get("created_at"))).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return 0.0
 
 
 def _refused(batch_id: str, reply: Reply) -> ModelUnavailable:

@@ -19,7 +19,7 @@ from curation.models.batch_api import BatchApi, BatchGone
 from curation.models.client import ChatModel, NoReply
 from curation.models.ledger import Claimed, Held
 from curation.models.prices import bound_nano, find_rates, is_priced
-from curation.models.sending import Patience, Sender, budget_reached
+from curation.models.sending import AnswerCheck, Patience, Sender, budget_reached
 from curation.models.settling import settle_kept
 from curation.models.told import AskProgress, AskSummary
 from curation.project import ModelSpec
@@ -47,6 +47,7 @@ def ask_batch(
     simulated: bool,
     progress: Callable[[AskProgress], None] | None = None,
     patience: Patience = Patience(),
+    check: AnswerCheck | None = None,
 ) -> AskSummary:
     """As `ask`, in Message Batches: one request goes ahead alone, since a batch is validated late, then the rest together.
 
@@ -61,6 +62,7 @@ def ask_batch(
         simulated=simulated,
         progress=progress,
         patience=patience,
+        check=check,
     )
     try:
         return asyncio.run(run.run(list(requests)))
@@ -79,7 +81,9 @@ class _BatchRun:
         simulated: bool,
         progress: Callable[[AskProgress], None] | None,
         patience: Patience,
+        check: AnswerCheck | None,
     ) -> None:
+        self.check = check
         self.model, self.spec, self.ledger, self.budget_usd, self.simulated = model, spec, ledger, budget_usd, simulated
         self.progress, self.patience, self.api = progress, patience, BatchApi(model, patience=patience, tell=self._tell)
         self.rates, self.since, self.began = find_rates(spec), time.time(), time.monotonic()
@@ -136,20 +140,30 @@ class _BatchRun:
         self.again, self.since = [], time.time() + 1e-3 if self.again else self.since
 
     async def _probe(self, requests: Sequence[Request]) -> None:
-        """The first request that is not answered, alone and at full price: a mistake in the body shows now and not in a day."""
-        offers = [(request, 0) for request in requests]
-        claim = self._claim(offers, limit=1)
-        self.ledger.release([call.seq for call in claim.calls])
-        if not claim.calls:
-            return
+        """Ask the first request that is not answered alone and at full price, so that a mistake in the body shows now and not in a day.
+
+        While the answer cannot be used the next one is asked, so that no batch is paid whose answers cannot be used either.
+        """
+        while True:
+            offers = [(request, 0) for request in requests]
+            claim = self._claim(offers, limit=1)
+            self.ledger.release([call.seq for call in claim.calls])
+            if not claim.calls:
+                return
+            await self._probe_one(claim.calls[0].request)
+            if self.check is None or not self.check.in_a_row:
+                return
+
+    async def _probe_one(self, request: Request) -> None:
         summary = await ask_async(
-            [claim.calls[0].request],
+            [request],
             model=self.model,
             spec=self.spec,
             ledger=self.ledger,
             budget_usd=self.budget_usd,
             simulated=self.simulated,
             patience=self.patience,
+            check=self.check,
         )
         refused = {"http_400", "http_413", "http_422"} & set(summary.failures)
         if refused:

@@ -25,6 +25,10 @@ THROTTLED = frozenset({429, 529})
 _RETRIED = frozenset({408, 409, 425, 429})
 _ENDS_THE_RUN = frozenset({401, 402, 403, 404})
 _LONGEST_WAIT_S = 300.0
+_LONGEST_WORD = 100
+"""Characters of a stop reason or a category that are kept."""
+_MOST_TOKENS = 20_000_000
+"""No model reads or writes so many tokens in one call (Llama 4 Scout, the longest of 2026, has a context of 10 million)."""
 _STATUS_OF = {
     "invalid_request_error": 400,
     "authentication_error": 401,
@@ -48,12 +52,15 @@ class Reading:
     refusal: str | None = None
     failure: tuple[str, str] | None = None
     """(reason, detail) when it is no usable message."""
+    message: dict[str, Any] | None = None
+    """The message, where it is one."""
 
 
 def read_message(raw: bytes) -> Reading:
-    """Read a response of status 200. A refusal is an answer, with its category; a body that is no message is a failure.
+    """Read a response of status 200, whatever bytes it is. A refusal is an answer, with its category; a body that is no message is a
+    failure.
 
-    A server that tells no usage is charged what was held.
+    A response without a readable usage is charged what was held for the call.
     """
     try:
         message = message_of(raw)
@@ -65,8 +72,11 @@ def read_message(raw: bytes) -> Reading:
     if not is_told or message.get("type") != "message" or not _is_content(message.get("content")):
         return Reading(tokens, failure=("not_message", f"the body is JSON but no message: {raw[:200].decode(errors='replace')}"))
     stop, details = message.get("stop_reason"), message.get("stop_details")
+    if stop is not None and not isinstance(stop, str):
+        return Reading(tokens, failure=("not_message", f"stop_reason is no text: {raw[:200].decode(errors='replace')}"))
     category = details.get("category") if isinstance(details, dict) else None
-    return Reading(tokens, stop_reason=stop, refusal=(str(category or "unnamed") if stop == "refusal" else None))
+    refusal = str(category or "unnamed")[:_LONGEST_WORD] if stop == "refusal" else None
+    return Reading(tokens, stop_reason=stop and stop[:_LONGEST_WORD], refusal=refusal, message=message)
 
 
 class BatchLine(NamedTuple):
@@ -89,6 +99,8 @@ def read_batch_line(line: bytes) -> BatchLine | None:
     try:
         value = orjson.loads(line)
         key, result = value["custom_id"], value["result"]
+        if not isinstance(key, str):
+            return None
         if result["type"] == "succeeded":
             return BatchLine(key, orjson.dumps(result["message"]), 200, "", "")
         if result["type"] == "errored":
@@ -118,7 +130,7 @@ def retry_after(headers: Mapping[str, str], *, now: datetime | None = None) -> f
         with contextlib.suppress(ValueError):
             if math.isfinite(seconds := float(headers.get(name, "nan")) / scale):
                 return min(max(seconds, 0.0), _LONGEST_WAIT_S)
-    with contextlib.suppress(ValueError, TypeError):
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
         moment = parsedate_to_datetime(headers.get("retry-after", ""))
         return min(max((moment - (now or datetime.now(UTC))).total_seconds(), 0.0), _LONGEST_WAIT_S)
     return None
@@ -130,15 +142,16 @@ def tokens_left(headers: Mapping[str, str], *, now: datetime | None = None) -> t
     if not any(name.startswith(("anthropic-ratelimit-", "x-ratelimit-")) for name in headers):
         return None
     for kind in ("requests", "input-tokens", "output-tokens", "tokens"):
-        with contextlib.suppress(ValueError, KeyError, ZeroDivisionError):
+        with contextlib.suppress(ValueError, KeyError, ZeroDivisionError, TypeError, OverflowError):
             prefix = f"anthropic-ratelimit-{kind}"
             share = float(headers[f"{prefix}-remaining"]) / float(headers[f"{prefix}-limit"])
             reset = datetime.fromisoformat(headers[f"{prefix}-reset"])
             found.append((share, (reset - (now or datetime.now(UTC))).total_seconds()))
-        with contextlib.suppress(ValueError, KeyError, ZeroDivisionError):
+        with contextlib.suppress(ValueError, KeyError, ZeroDivisionError, OverflowError):
             share = float(headers[f"x-ratelimit-remaining-{kind}"]) / float(headers[f"x-ratelimit-limit-{kind}"])
             found.append((share, _span_s(headers[f"x-ratelimit-reset-{kind}"])))
-    return min((share, min(max(wait, 0.0), _LONGEST_WAIT_S)) for share, wait in found) if found else None
+    found = [(share, min(max(wait, 0.0), _LONGEST_WAIT_S)) for share, wait in found if not math.isnan(share + wait)]
+    return min(found, default=None)
 
 
 def ends_the_run(reply: Reply, *, spec: ModelSpec, address: str) -> ModelUnavailable | None:
@@ -195,7 +208,7 @@ def _tokens(usage: dict[str, Any]) -> dict[str, int] | None:
         "cache_write_1h_tokens": (created.get("ephemeral_1h_input_tokens") or 0) if isinstance(created, dict) else 0,
         "cache_read_tokens": usage.get("cache_read_input_tokens") or 0,
     }
-    return found if all(isinstance(n, int) and n >= 0 for n in found.values()) else None
+    return found if all(type(n) is int and 0 <= n <= _MOST_TOKENS for n in found.values()) else None
 
 
 def _is_content(content: Any) -> bool:

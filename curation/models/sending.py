@@ -12,16 +12,20 @@ from functools import partial
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
-from curation.errors import BudgetReached, ModelUnavailable
+from curation.errors import BudgetReached, ModelUnavailable, UnusableAnswers
 from curation.models import replies
 from curation.models.client import ChatModel, NoReply, Reply
 from curation.models.commit import GroupCommit
 from curation.models.ledger import Held, Ledger
 from curation.models.limits import AdaptiveLimit, Circuit
 from curation.models.prices import cost_nano, find_rates, is_priced
-from curation.models.settling import settle
+from curation.models.settling import check_usage, settle
 from curation.models.spans import record_call
 from curation.project import ModelSpec
+from curation.requests import Answer, Failure
+
+_SHOWN = 200
+"""Characters of an answer that an error message shows."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,18 @@ class Tally:
     refusals: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass
+class AnswerCheck:
+    """When to stop paying a model whose answers cannot be used. It may be shared by several runs, which then count together."""
+
+    read: Callable[[Answer], Failure | None]
+    """Returns why an answer cannot be used; None where it can."""
+    most_in_a_row: int
+    """So many failures in a row end the run."""
+    in_a_row: list[tuple[str, str]] = field(default_factory=list)
+    """(reason, what came back) of the failures since the last usable answer."""
+
+
 class StopRun(Exception):
     """No further call may be sent, for the reason given; the call at hand is given back."""
 
@@ -73,6 +89,7 @@ class Sender:
 
     Args:
         stop: told what must end the run when it is found after its call was let go: a bug in reading, an open circuit.
+        check: reads each answer, and ends the run after a number of failures in a row.
     """
 
     def __init__(
@@ -85,6 +102,7 @@ class Sender:
         patience: Patience,
         stopping: asyncio.Event,
         stop: Callable[[BaseException | None], None],
+        check: AnswerCheck | None = None,
     ) -> None:
         self.tally, self.limit, self.circuit, self.commit = (
             Tally(),
@@ -93,6 +111,7 @@ class Sender:
             GroupCommit(ledger),
         )
         self._model, self._spec, self._ledger, self._budget_usd = model, spec, ledger, budget_usd
+        self._check = check
         self._rates, self._patience, self._stopping, self._stop = find_rates(spec), patience, stopping, stop
 
     async def send(self, call: Held) -> None:
@@ -126,7 +145,7 @@ class Sender:
     def settle_from_batch(self, seq: int, raw: bytes) -> bool:
         """Read a response that came in a batch and was kept; whether it is an answer."""
         reading = replies.read_message(raw)
-        cost = self._cost(reading, in_batch=True)
+        reading, cost = check_usage(reading, self._cost(reading, in_batch=True), held=self._ledger.held_nano(seq))
         self._settle(seq, reading, cost)
         self._count(reading, cost or 0)
         return reading.failure is None
@@ -178,7 +197,7 @@ class Sender:
         """The response is on disk; whatever goes wrong from here on costs nothing."""
         try:
             reading = replies.read_message(reply.raw)
-            cost = self._cost(reading)
+            reading, cost = check_usage(reading, self._cost(reading), held=call.held_nano)
             self.commit.post(partial(self._settle, call.seq, reading, cost), lambda _: None, self._stop, hurry=False)
             self._count(reading, call.held_nano if cost is None else cost)
             failure = reading.failure[0] if reading.failure else None
@@ -186,10 +205,43 @@ class Sender:
                 self._spec, stage=call.request.stage, started=started, tokens=reading.tokens, stop=reading.stop_reason, error=failure
             )
             self._judge_circuit(failure)
+            self._judge_answer(call, reading, reply.raw)
         except StopRun as stop:
             self._stop(stop.error)
         except Exception as error:
             self._stop(error)
+
+    def _judge_answer(self, call: Held, reading: replies.Reading, raw: bytes) -> None:
+        """Count failures in a row, calls that cannot be read among them; a usable answer ends the row.
+
+        Raises:
+            StopRun: there are as many as the run may have.
+        """
+        if self._check is None:
+            return
+        if reading.failure is not None:
+            self._count_unusable(reading.failure[0], raw[:_SHOWN].decode(errors="replace"))
+            return
+        answer = Answer(request=call.request, message=reading.message or {})
+        failure = self._check.read(answer)
+        if failure is None:
+            self._check.in_a_row.clear()
+        else:
+            self._count_unusable(failure.reason, answer.text or failure.detail)
+
+    def _count_unusable(self, reason: str, came_back: str) -> None:
+        if self._check is None:
+            return
+        found = self._check.in_a_row
+        found.append((reason, came_back))
+        if len(found) < self._check.most_in_a_row:
+            return
+        reasons = ", ".join(f"{reason} {n}" for reason, n in Counter(reason for reason, _ in found).most_common())
+        first = " ".join(found[0][1].split())
+        shown = repr(first[:_SHOWN]) + ("…" if len(first) > _SHOWN else "")  # as Python writes it, so nothing acts on the terminal
+        fact = f"{len(found)} answers in a row could not be used ({reasons}). The first: {shown}"
+        step = "change the model or the brief in project.yaml and run again; what could be used is kept (budget.failures_in_a_row)"
+        raise StopRun(UnusableAnswers(f"model {self._spec.model}", fact, step))
 
     def _cost(self, reading: replies.Reading, *, in_batch: bool = False) -> int | None:
         return None if reading.tokens is None else cost_nano(reading.tokens, self._rates, in_batch=in_batch)
@@ -231,6 +283,8 @@ class Sender:
             partial(self._ledger.record_failure, call.seq, status=error.status, reason=error.reason, detail=error.detail, raw=raw)
         )
         self.count_failure(error.reason)
+        if not error.lost:
+            self._count_unusable(error.reason, error.detail)
 
     def _judge_circuit(self, failure: str | None, *, detail: str = "") -> None:
         self.circuit.add(failure)

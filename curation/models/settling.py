@@ -20,7 +20,26 @@ def settle_kept(ledger: Ledger, spec: ModelSpec) -> None:
             for seq, raw, in_batch in left:
                 reading = replies.read_message(raw)
                 cost = cost_nano(reading.tokens, rates, in_batch=in_batch) if rates and reading.tokens is not None else None
+                reading, cost = check_usage(reading, cost, held=ledger.held_nano(seq))
                 settle(ledger, seq, reading, cost, price_date=rates.date if rates else "no price")
+
+
+MOST_OVER_HELD = 20
+"""A response whose usage costs more than this multiple of the most the call may cost has a wrong usage: the budget does not follow it."""
+
+
+def check_usage(reading: replies.Reading, cost: int | None, *, held: int) -> tuple[replies.Reading, int | None]:
+    """Return a reading and its cost, or a failure at the price that was held where its usage cannot be right.
+
+    Args:
+        reading: of a kept response.
+        cost: by its usage, in nano-dollars; None where it has none.
+        held: the most the call may cost, in nano-dollars; 0 where nothing was held.
+    """
+    if cost is None or not held or cost <= MOST_OVER_HELD * held:
+        return reading, cost
+    fact = f"its usage would cost {cost / 1e9:,.2f} USD, and the request may cost {held / 1e9:.6f} at most"
+    return replies.Reading(None, stop_reason=reading.stop_reason, failure=("odd_usage", fact)), None
 
 
 def settle(ledger: Ledger, seq: int, reading: replies.Reading, cost: int | None, *, price_date: str) -> None:

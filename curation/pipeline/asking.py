@@ -9,15 +9,34 @@ from collections.abc import Callable, Iterable
 from curation import models, standin_address
 from curation.pipeline.bench import Bench
 from curation.project import ModelSpec
-from curation.requests import Request
+from curation.requests import Answer, Failure, Request
 from curation.store import CallLedger, facts
 
 Progress = Callable[[str, int, int, str], None]
 """Told (stage, done, total, a few words)."""
 
 
-def ask(bench: Bench, requests: Iterable[Request], spec: ModelSpec, *, progress: Progress | None) -> None:
-    """Send what has no answer yet. The model is opened only when there is something to send."""
+def ask(
+    bench: Bench,
+    requests: Iterable[Request],
+    spec: ModelSpec,
+    *,
+    progress: Progress | None,
+    read: Callable[[Answer], Failure | None],
+) -> None:
+    """Send what has no answer yet. The model is opened only when there is something to send.
+
+    Args:
+        bench: the project.
+        requests: what to ask.
+        spec: whom to ask.
+        progress: told how far it is.
+        read: returns why an answer cannot be used, and None where it can.
+
+    Raises:
+        BudgetReached: the next call could pass budget.usd.
+        UnusableAnswers: budget.failures_in_a_row answers in a row could not be used.
+    """
     todo = list(requests)
     if not todo:
         return
@@ -41,6 +60,7 @@ def ask(bench: Bench, requests: Iterable[Request], spec: ModelSpec, *, progress:
             budget_usd=bench.project.budget.usd,
             simulated=simulated,
             progress=tell,
+            check=models.AnswerCheck(read, bench.project.budget.failures_in_a_row),
         )
 
 

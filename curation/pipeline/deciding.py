@@ -20,6 +20,7 @@ from curation.pipeline.judged import Choices, choices_by_seq
 from curation.pipeline.keeping import better_candidate, keep_rules, tell_kept, total_of_rows
 from curation.pipeline.opinions import opinions_by_seq
 from curation.pipeline.sampling import Sample, draw, release, settle, unseen_verdict
+from curation.pipeline.staleness import decide_inputs, stale_values
 from curation.project import settings_digest
 from curation.records import KINDS, Kind
 from curation.store import facts, hold_lock, records, reviews, runs
@@ -53,12 +54,14 @@ def decide(folder: Path) -> Summary:
             below = [d.verdict == "dropped" and any(reason.stage == "score" for reason in d.reasons) for d in decisions]
             alarms = [str(alarm) for alarm in gate_alarms("score", [labels.get(d.seq) for d in decisions], below)]
             counts |= {"review_sample": {k: s.as_values() for k, s in decided.samples.items()}} if decided.samples else {}
-            run.detail = {**counts, "gate_alarms": alarms, **({"pairs": hygiene_values(pairs)} if pairs else {})}
+            hygiene = {"pairs": hygiene_values(pairs)} if pairs else {}
+            run.detail = {**counts, "inputs": decide_inputs(bench), "gate_alarms": alarms, **hygiene}
         reasons = Counter(f"{d.reasons[0].stage}: {d.reasons[0].kind}" for d in decisions if d.verdict == "dropped")
         _, notes = tell_kept(bench)
         counts |= {"dropped_for": dict(reasons.most_common()), "alarms": alarms}
         samples = [f"Review sample, {kind}: {sample.sentence}." for kind, sample in decided.samples.items()]
-        return Summary("decide", run.rows_in, run.rows_out, counts, [*alarms, *notes, *samples])
+        stale, warnings = stale_values(bench, ("score", *GATES))
+        return Summary("decide", run.rows_in, run.rows_out, {**counts, **stale}, [*alarms, *notes, *samples, *warnings])
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from curation.embed import tokenizer_of
 from curation.errors import ModelUnavailable, ProjectError, command
 from curation.formats.files import RowFailure, read_raw
 from curation.pipeline.asking import Progress
-from curation.pipeline.balancing import STANDING
 from curation.pipeline.bench import Bench, Summary, label_of, load_cells, open_bench
 from curation.pipeline.duplicates import vectors_of
+from curation.pipeline.staleness import SCOPE_VERDICTS, rows_inputs, stale_values
 from curation.project import settings_digest
 from curation.records import KINDS, Kind
 from curation.store import facts, hold_lock, records, runs
@@ -54,13 +54,14 @@ def describe(folder: Path, *, scope: Scope = "standing", progress: Progress | No
             if not made:
                 raise ProjectError(str(folder), f"has no {SCOPES[scope]}", command("curate", "describe", folder, "--rows", "all"))
             facts.add_findings(bench.db, findings, run.number)
-            run.detail = {"descriptions": [d.model_dump(mode="json") for d in made]}
-        counts: dict[str, Any] = {d.kind: in_brief(d) for d in made}
-        return Summary("describe", run.rows_in, run.rows_out, counts, [note for d in made for note in _look_at(d)])
+            run.detail = {"descriptions": [d.model_dump(mode="json") for d in made], **_made_from(bench, scope)}
+        stale, warnings = stale_values(bench, ("score", "dedup", "screen", "decide"))
+        counts: dict[str, Any] = {**{d.kind: in_brief(d) for d in made}, **stale}
+        return Summary("describe", run.rows_in, run.rows_out, counts, [*warnings, *(note for d in made for note in _look_at(d))])
 
 
 def compare(folder: Path, file: Path, *, column: str | None = None, scope: Scope = "standing", progress: Progress | None = None) -> Summary:
-    """Hold the prompts against a sample of real use. Core: distribution/."""
+    """Compare the prompts with a sample of real user data. Core: distribution/."""
     _check_scope(scope)
     with open_bench(folder) as bench, hold_lock(bench.db, "compare"):
         texts, named, unread = load_texts(file, column)
@@ -72,8 +73,9 @@ def compare(folder: Path, file: Path, *, column: str | None = None, scope: Scope
                 (prompts, vectors_of(bench, prompts)), (texts, vectors_of(bench, texts)), ids=[row.id for row in rows], file=file.name,
                 column=named, scope=SCOPES[scope], region=bench.project.describe.region,
             )  # fmt: skip
-            run.detail = {"comparison": found.model_dump(mode="json")}
-        return Summary("compare", len(texts), len(rows), _compared(found, unread), _meaning(found, folder))
+            run.detail = {"comparison": found.model_dump(mode="json"), **_made_from(bench, scope)}
+        stale, warnings = stale_values(bench, ("score", "dedup", "screen", "decide"))
+        return Summary("compare", len(texts), len(rows), {**_compared(found, unread), **stale}, [*warnings, *_meaning(found, folder)])
 
 
 def describe_leaving(bench: Bench, kind: Kind, rows: Sequence[Row]) -> Description:
@@ -100,11 +102,10 @@ def in_brief(d: Description) -> dict[str, Any]:
 
 def rows_in_scope(bench: Bench, kind: Kind, scope: Scope) -> list[Row]:
     """The rows of a kind that are looked at; before any verdict is computed all rows stand."""
-    rows, verdicts = records.list_rows(bench.db, kind), facts.verdicts_by_seq(bench.db)
-    if scope == "all" or (scope == "standing" and not verdicts):
+    rows, verdicts, wanted = records.list_rows(bench.db, kind), facts.verdict_by_seq(bench.db), SCOPE_VERDICTS[scope]
+    if wanted is None or (scope == "standing" and not verdicts):
         return rows
-    wanted = ("approved",) if scope == "approved" else (*STANDING, "unscored", "disputed")
-    return [row for row in rows if verdicts.get(row.seq, {"verdict": "unscored"})["verdict"] in wanted]
+    return [row for row in rows if verdicts.get(row.seq, "unscored") in wanted]
 
 
 def load_texts(file: Path, column: str | None) -> tuple[list[str], str, int]:
@@ -138,6 +139,10 @@ def load_comparison(bench: Bench) -> Comparison | None:
     run = runs.latest_run(bench.db, "compare")
     found = json.loads(run["detail"]) if run is not None else {}
     return Comparison.model_validate(found["comparison"]) if "comparison" in found else None
+
+
+def _made_from(bench: Bench, scope: Scope) -> dict[str, Any]:
+    return {"scope": scope, "inputs": rows_inputs(bench, scope)}
 
 
 def _check_scope(scope: str) -> None:

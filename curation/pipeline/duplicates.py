@@ -21,6 +21,7 @@ from curation.pipeline.asking import Progress
 from curation.pipeline.bench import Bench, Summary, label_of, open_bench
 from curation.pipeline.deciding import rank_rows
 from curation.pipeline.earlier import earlier_digests, earlier_findings, find_earlier, released_findings, texts_for_dedup
+from curation.pipeline.staleness import dedup_inputs
 from curation.project import settings_digest
 from curation.records import KINDS, prompt_text
 from curation.store import facts, hold_lock, records, runs
@@ -42,6 +43,7 @@ def dedup(folder: Path, *, against: Sequence[Path] = (), ray: str | None = None,
         digest = settings_digest(bench.project.dedup, model, sorted(ranks.items()), *([seen] if seen else []), *(["ray"] if ray else []))
         if runs.is_current(bench.db, "dedup", digest):
             return _tell_dedup(bench, "nothing has changed since the last run; its findings stand")
+        inputs = dedup_inputs(bench)
         with runs.record_run(bench.db, "dedup", digest) as run:
             findings, alarms = list[Finding](), list[str]()
             labels: dict[int, str | None] = {}
@@ -68,6 +70,7 @@ def dedup(folder: Path, *, against: Sequence[Path] = (), ray: str | None = None,
             share = bench.project.dedup.alarm_share
             raised = [str(alarm) for alarm in gate_alarms("dedup", list(labels.values()), [seq in dropped for seq in labels], share=share)]
             run.detail = {
+                "inputs": inputs,
                 "kinds": Counter(f.kind for f in findings),
                 "second_origins": sum(n for _, n in copies),
                 "alarms": alarms,

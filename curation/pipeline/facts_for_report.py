@@ -20,6 +20,7 @@ from curation.pipeline.facts_of_judging import judge_quality, score_sets
 from curation.pipeline.facts_of_pairs import pair_hygiene
 from curation.pipeline.facts_of_rows import balance_facts, diversity_facts
 from curation.pipeline.screening import load_points, point_in_words
+from curation.pipeline.staleness import find_stale
 from curation.project import settings_digest
 from curation.records import KINDS, Kind, whole_text
 from curation.store import facts, records, runs
@@ -83,6 +84,7 @@ def report_data(bench: Bench, *, names: Mapping[str, str] | None = None) -> page
         balance=balance_facts(bench),
         descriptions=load_descriptions(bench),
         comparison=load_comparison(bench),
+        stale=tuple(map(str, find_stale(bench))),
         diversity=diversity_facts(bench, simulated=standin),
         review=work.review_facts(bench, verdicts, by_seq, names=names) if "pull" in ran else None,
         cost=work.cost_facts(bench, verdicts, standin),

@@ -1,67 +1,194 @@
-"""What comes next in a project, read from what was done and how the rows stand. Nothing is measured."""
+"""The next step of a project, read from its state. Nothing is measured.
+
+A step is proposed only where it changes the state; where no command would, the step says what a person has to do first.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from curation import generate as generation
 from curation.errors import command
+from curation.pipeline.asking import count_failed
 from curation.pipeline.bench import Bench
-from curation.project import planned_rows
-from curation.records import KINDS
+from curation.pipeline.staleness import find_stale
+from curation.project import is_open, planned_rows, settings_digest
+from curation.records import KINDS, Kind
 from curation.snapshot.manifest import SIGNATURE
 from curation.store import facts, records, reviews, runs
 
-MAKERS = ("import", "generate", "refill")
-"""Stages that bring rows in; the gates look at the rows after the last of them."""
 GATES = ("score", "dedup", "screen")
 
 
-def next_step(bench: Bench) -> str:
-    """The command that brings the project on, in one line."""
+@dataclass(frozen=True)
+class NextStep:
+    """What comes next in a project."""
+
+    text: str
+    """For the screen: the command, or a sentence."""
+    command: str | None = None
+    """The command alone; None where a person has to choose or write something first."""
+    waits_for_person: bool = False
+    """Whether the command has no effect before a person has acted."""
+
+    def __str__(self) -> str:
+        return self.text
+
+    def as_values(self) -> dict[str, Any]:
+        """Return plain values for `--json`."""
+        return {"text": self.text, "command": self.command, "waits_for_person": self.waits_for_person}
+
+
+def next_step(bench: Bench) -> NextStep:
+    """Return the step that brings the project on."""
     ran = runs.latest_numbers(bench.db)
-    if not any(planned_rows(bench.project).values()) and not ran.keys() & {*MAKERS} and bench.project.review.mode == "none":
-        return f"{command('curate', 'import', bench.folder)} FILE"
-    verb = _before_people(bench, ran) or _with_people(bench, ran)
-    return command("curate", verb, bench.folder) if verb else _after_people(bench)
+    return _write(bench) or _gate(bench, ran) or _review(bench) or _freeze(bench)
 
 
-def _before_people(bench: Bench, ran: Mapping[str, int]) -> str | None:
-    made = runs.latest_with_rows(bench.db, MAKERS)
-    cells = records.count_cells(bench.db)
-    if not cells and (not made or any(planned_rows(bench.project).values())):
-        return "plan"
-    if cells and records.count_cells(bench.db, waiting=True):
-        return "generate"
-    gates = GATES[1:] if bench.project.score.is_off else GATES
-    if stale := next((gate for gate in gates if ran.get(gate, 0) < made), None):
-        return stale
-    return "refill" if cells and max(ran.get("decide", 0), ran.get("push", 0)) < ran["screen"] else None
+def generate_settings(bench: Bench) -> str:
+    """Return a digest of what decides whether the teacher can answer better than last time: the models, the brief and the plan."""
+    project = bench.project
+    return settings_digest(project.models, [generation.generation_digest(project, kind) for kind in KINDS])
 
 
-def _with_people(bench: Bench, ran: Mapping[str, int]) -> str | None:
+def _run(bench: Bench, verb: str, *options: object) -> NextStep:
+    said = command("curate", verb, bench.folder, *options)
+    return NextStep(said, said)
+
+
+def _person(text: str, then: str | None = None) -> NextStep:
+    return NextStep(text, then, waits_for_person=True)
+
+
+def _write(bench: Bench) -> NextStep | None:
+    """Plan and generate, until every cell was asked for."""
+    planned, cells = sum(planned_rows(bench.project).values()), records.count_cells(bench.db)
+    rows = sum(records.count_rows(bench.db).values())
+    if planned and settings_digest(bench.project.plan) != _digest_of(bench, "plan"):
+        return _run(bench, "plan")
+    if not cells and not rows:
+        imported = command("curate", "import", bench.folder)
+        return _person(f"import rows with {imported} FILE, or set plan.instruction or plan.preference in {bench.folder / 'project.yaml'}")
+    waiting = records.count_cells(bench.db, waiting=True) if cells else 0
+    if not waiting and (rows or not cells):
+        return None
+    return _blocked(bench, waiting, rows) or _run(bench, "generate", *([] if waiting else ["--retry-failed"]))
+
+
+def _blocked(bench: Bench, waiting: int, rows: int) -> NextStep | None:
+    """Why another `curate generate` would bring nothing, where that is known."""
+    last = runs.latest_run(bench.db, "generate")
+    told: dict[str, Any] = json.loads(last["detail"] or "{}") if last else {}
+    again = command("curate", "generate", bench.folder)
+    go_on = f", or go on with the {rows:,} rows there are: {command('curate', 'score', bench.folder)}" if rows else ""
+    if told.get("stopped") == "budget" and bench.project.budget.usd <= told["budget_usd"]:
+        limit = f"budget.usd in project.yaml, {bench.project.budget.usd:.2f} USD,"
+        return _person(f"raise {limit} since {waiting:,} cells are not written yet; then {again}{go_on}", again)
+    if told.get("asked") and not told.get("records") and told.get("settings") == generate_settings(bench):
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in count_failed(bench, "generate").items())
+        again = again if waiting else f"{again} --retry-failed"
+        return _person(
+            f"no answer of the teacher could be used ({reasons}). Change models.teacher or brief in project.yaml, then {again}", again
+        )
+    return None
+
+
+def _gate(bench: Bench, ran: Mapping[str, int]) -> NextStep | None:
+    """Score, dedup, screen, refill and decide, where they never ran or are stale."""
+    stale = {one.stage: one for one in find_stale(bench, (*GATES, "decide"))}
+    for gate in GATES[1:] if bench.project.score.is_off else GATES:
+        if gate not in ran:
+            return _run(bench, gate)
+        if gate in stale:
+            found, again = stale[gate], _run(bench, gate)
+            return _person(f"{found.why}. {found.next_step}, then {again}", again.command) if found.is_blocked else again
+    score = runs.latest_run(bench.db, "score")
+    told: dict[str, Any] = json.loads(score["detail"] or "{}") if score else {}
+    if told.get("failures") and not told.get("scored") and not bench.project.score.is_off:
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in told["failures"].items())
+        verb = command("curate", "score", bench.folder)
+        return _person(f"no answer of the judge could be used ({reasons}). Change models.judge in project.yaml, then {verb}", verb)
+    if records.count_cells(bench.db) and max(ran.get("decide", 0), ran.get("push", 0)) < ran["screen"]:
+        return _run(bench, "refill")
+    return _run(bench, "decide") if "decide" in stale or "decide" not in ran else None
+
+
+def _review(bench: Bench) -> NextStep | None:
+    """Push and pull, until people have settled every row that passed."""
     verdicts, held = facts.verdict_counts(bench.db), reviews.held_seqs(bench.db)
-    if bench.project.review.mode == "none":
-        return "decide" if ran.get("decide", 0) < ran["screen"] else None if verdicts["approved"] else "report"
     waiting = facts.seqs_with_verdict(bench.db, "to_review") | facts.seqs_with_verdict(bench.db, "in_review")
-    if waiting - held or not (verdicts or ran.get("push")):
-        return "push"
-    if waiting and facts.seqs_with_verdict(bench.db, "dropped") & held:
-        return "push"  # it takes them out of the annotators' queue
+    if waiting - held or (waiting and facts.seqs_with_verdict(bench.db, "dropped") & held):
+        return _run(bench, "push")  # which also takes rows that no longer pass out of the annotators' queue
     if waiting:
-        return "pull"
-    return None if verdicts["approved"] else "report"
+        pull = command("curate", "pull", bench.folder)
+        return _person(f"{pull} (once annotators have answered: {len(waiting):,} {_rows(len(waiting))} in Argilla)", pull)
+    if verdicts["held"]:
+        fact = "the error rate of the review sample is above review.max_error"
+        return _person(f"raise review.sample, or set review.mode: all, in {bench.folder / 'project.yaml'}: {fact}")
+    if verdicts["approved"]:
+        return None
+    report = command("curate", "report", bench.folder)
+    if verdicts["disputed"]:
+        settle = command("curate", "keep", bench.folder)
+        return _person(
+            f"{report} shows {verdicts['disputed']:,} disputed rows and none is approved. Settle them: {settle} ID --as …", report
+        )
+    return _person(f"{report} shows why no row is approved: {_why_none(bench, verdicts)}", report)
 
 
-def _after_people(bench: Bench) -> str:
-    if bench.project.review.mode == "sample" and facts.verdict_counts(bench.db)["held"]:
-        return "raise review.sample, or set review.mode: all, in project.yaml: the sample's error rate is above review.max_error"
-    frozen = {run["detail"].get("kind"): run["run"] for run in runs.list_runs(bench.db, "snapshot") if run["state"] == "done"}
-    changed, approved = runs.latest_with_rows(bench.db, ("pull", "import")), facts.approved_kinds(bench.db)
+def _why_none(bench: Bench, verdicts: Mapping[str, int]) -> str:
+    """Return in words where the rows ended, and what a person may change."""
+    parts, advice = [], ["lower score.threshold"] if facts.reason_counts(bench.db, "dropped")["below_cut"] else []
+    for verdict in ("dropped", "rejected", "edited", "unscored"):
+        if n := verdicts.get(verdict, 0):
+            reasons = facts.reason_counts(bench.db, verdict) if verdict == "dropped" else {}
+            if verdict == "unscored":
+                reasons, advice = count_failed(bench, "score"), [*advice, "change models.judge and run curate score"]
+            inner = ", ".join(f"{kind.replace('_', ' ')} {count:,}" for kind, count in sorted(reasons.items(), key=lambda item: -item[1]))
+            parts.append(f"{n:,} {verdict}" + (f" ({inner})" if inner else ""))
+    return f"{', '.join(parts)}. {' or '.join([*advice, 'add rows']).capitalize()}"
+
+
+def _freeze(bench: Bench) -> NextStep:
+    """Snapshot what is approved and not frozen yet, sign it, train."""
+    done = [run for run in runs.list_runs(bench.db, "snapshot") if run["state"] != "running"]
     for kind in KINDS:
-        if kind in approved and frozen.get(kind, 0) <= changed:
-            return command("curate", "snapshot", bench.folder, "--kind", kind)
+        digest = _approved_digest(bench, kind)
+        if digest is None:
+            continue
+        frozen = [run for run in done if run["state"] == "done" and run["detail"].get("kind") == kind]
+        if frozen and frozen[-1]["digest"] == digest:
+            continue
+        step = _run(bench, "snapshot", "--kind", kind)
+        if is_open(bench.project.intended_use):
+            return _person(
+                f"fill in intended_use in {bench.folder / 'project.yaml'}, which every snapshot records, then {step}", step.command
+            )
+        if done and done[-1]["state"] == "failed" and done[-1]["digest"] == digest:
+            return _person(f"approve more {kind} rows: a snapshot of those there are failed. To see why: {step}", step.command)
+        return step
     latest = {s["kind"]: bench.folder / Path(s["path"]) for s in reviews.list_snapshots(bench.db)}
     if unsigned := next((path for path in latest.values() if path.is_dir() and not (path / SIGNATURE).is_file()), None):
-        return command("curate", "sign", unsigned)
-    return f"{command('train', 'init', bench.folder / 'runs', '--project', bench.folder)} --model MODEL"
+        said = command("curate", "sign", unsigned)
+        return NextStep(said, said)
+    return _person(f"{command('train', 'init', bench.folder / 'runs', '--project', bench.folder)} --model MODEL")
+
+
+def _approved_digest(bench: Bench, kind: Kind) -> str | None:
+    """Return the digest that a snapshot run of the approved rows of a kind has; None where none is approved."""
+    approved = facts.seqs_with_verdict(bench.db, "approved")
+    ids = [row.id for row in records.list_rows(bench.db, kind) if row.seq in approved] if kind in facts.approved_kinds(bench.db) else []
+    return settings_digest(kind, ids) if ids else None
+
+
+def _digest_of(bench: Bench, stage: str) -> str:
+    run = runs.latest_run(bench.db, stage)
+    return str(run["digest"]) if run else ""
+
+
+def _rows(n: int) -> str:
+    return "row waits" if n == 1 else "rows wait"

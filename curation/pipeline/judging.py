@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,20 @@ from typing import Any
 from curation import generate as generation
 from curation import models
 from curation import score as scoring
-from curation.errors import BudgetReached
+from curation.errors import BudgetReached, UnusableAnswers
 from curation.pipeline.asking import Progress, ask, count_failed, is_simulated, settle_earlier
 from curation.pipeline.bench import Bench, Summary, load_cells, load_seeds, open_bench, references_of
 from curation.pipeline.facts_of_judging import tell_judges
 from curation.pipeline.judged import judged_by, totals_by_seq
-from curation.pipeline.keeping import tell_kept
+from curation.pipeline.keeping import kept_in_words, tell_kept
 from curation.pipeline.pairing import pair_up
 from curation.plan import Cell
 from curation.project import ModelSpec
 from curation.records import InstructionRecord, PairRecord
-from curation.requests import Failure, Request
+from curation.requests import Answer, Failure, Request
 from curation.store import CallLedger, facts, records, runs
 from curation.store.records import Row
+from curation.store.runs import Run
 
 __all__ = ["judge_requests", "read_judged", "score", "totals_by_seq"]
 
@@ -39,31 +41,44 @@ def score(folder: Path, *, progress: Progress | None = None) -> Summary:
         with runs.record_run(bench.db, "score", scoring.rubric_digest(bench.project)) as run:
             left = settle_earlier(bench)
             read_judged(bench, run.number)
-            panel, stopped = decide_panel(bench), ""
+            panel, stopped, unusable = decide_panel(bench), "", None
             judges = scoring.judges_of(bench.project) if panel.used else (bench.project.models.judge,)
             try:
-                run.rows_in += _ask_judges(bench, judges, progress)
+                _ask_judges(bench, judges, progress, run)
                 run.rows_out += read_judged(bench, run.number)
                 if pair_up(bench, run.number):  # pairs out of candidates that are judged now are then compared themselves
-                    run.rows_in += _ask_judges(bench, judges, progress)
+                    _ask_judges(bench, judges, progress, run)
             except BudgetReached as error:
                 stopped = str(error)
+            except UnusableAnswers as error:
+                unusable = error
             finally:
                 run.rows_out += read_judged(bench, run.number)
             counts, notes = _tell(bench, asked=run.rows_in)
             run.detail = {**counts, "panel": panel.why}
+        if unusable is not None:  # what came before is kept, and the run is in the record
+            raise unusable
         said = [*left, stopped, panel.why, *notes]
         return Summary("score", run.rows_in, run.rows_out, counts, [note for note in said if note])
 
 
-def _ask_judges(bench: Bench, judges: Sequence[ModelSpec], progress: Progress | None) -> int:
-    """One judge after the other: when the budget ends, every row has at least one opinion. Returns how many requests there were."""
-    asked = 0
+def _ask_judges(bench: Bench, judges: Sequence[ModelSpec], progress: Progress | None, run: Run) -> None:
+    """Ask one judge after the other: when the budget ends, every row has at least one opinion. The run counts the requests."""
     for judge in judges:
         requests = list(judge_requests(bench, judge))
-        asked += len(requests)
-        ask(bench, requests, judge, progress=progress)
-    return asked
+        run.rows_in += len(requests)
+        ask(bench, requests, judge, progress=progress, read=partial(_unusable, bench))
+
+
+def _unusable(bench: Bench, answer: Answer) -> Failure | None:
+    """Why a judgment cannot be used."""
+    result = _read_one(bench, answer)
+    return result if isinstance(result, Failure) else None
+
+
+def _read_one(bench: Bench, answer: Answer) -> scoring.Scores | scoring.PairChoice | Failure:
+    is_choice = answer.request.slot.count(":") > 1
+    return scoring.choice_from(answer) if is_choice else scoring.scores_from(answer, project=bench.project)
 
 
 def read_judged(bench: Bench, run: int) -> int:
@@ -78,10 +93,10 @@ def read_judged(bench: Bench, run: int) -> int:
         asked = [judge for judge in judges if is_simulated(judge) == simulated]
         current = {digest(bench.project, judge) for judge in asked for digest in DIGESTS}
         for answer in CallLedger(bench.db).answers("score", simulated=simulated):
-            key, (identity, digest, *order) = answer.request.key, answer.request.slot.split(":")
+            key, (identity, digest, *_) = answer.request.key, answer.request.slot.split(":")
             if key in seen or identity not in seqs or digest not in current:
                 continue
-            result = scoring.choice_from(answer) if order else scoring.scores_from(answer, project=bench.project)
+            result = _read_one(bench, answer)
             if isinstance(result, Failure):
                 failures.append(result)
             elif isinstance(result, scoring.PairChoice):
@@ -170,4 +185,4 @@ def _tell(bench: Bench, *, asked: int) -> tuple[dict[str, Any], list[str]]:
     }
     if len(judged) > 1:
         counts["scored_by"] = {judge.name: len(judge.totals) for judge in judged}
-    return counts, notes + tell_judges(bench)
+    return counts, [*kept_in_words(kept), *notes, *tell_judges(bench)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from curation import decide as rules
 from curation.pipeline.bench import Bench, checked_answer, load_cells
@@ -108,9 +109,9 @@ def people_say(verdict: str | None) -> bool | None:
     return {"approved": True, "rejected": False, "edited": False}.get(verdict or "")
 
 
-def tell_kept(bench: Bench) -> tuple[dict[str, dict[str, int | float | None]], list[str]]:
+def tell_kept(bench: Bench) -> tuple[dict[Kind, dict[str, Any]], list[str]]:
     """Counts and sentences for a summary: what the rule keeps of each kind, beside chance and beside length."""
-    counts: dict[str, dict[str, int | float | None]] = {}
+    counts: dict[Kind, dict[str, Any]] = {}
     notes = []
     for kind in KINDS:
         found = kept_rows(bench, kind)
@@ -122,6 +123,16 @@ def tell_kept(bench: Bench) -> tuple[dict[str, dict[str, int | float | None]], l
             said = "; ".join(describe(selection) for selection in chosen)
             notes.append(f"Keep rule, {kind} ({rule_in_words(bench)}): {said}.")
     return counts, notes
+
+
+def kept_in_words(counts: Mapping[Kind, Mapping[str, Any]]) -> list[str]:
+    """Return "Kept x of y (p %)" over all scored rows, with each kind's numbers where there are two; nothing where no row is scored."""
+    words = {"instruction": "instruction rows", "preference": "pairs"}
+    kept, scored = (sum(told[name] for told in counts.values()) for name in ("kept", "scored"))
+    if not scored:
+        return []
+    parts = [f"{told['kept']:,} of {told['scored']:,} {words[kind]}" for kind, told in counts.items()]
+    return [f"Kept {kept:,} of {scored:,} ({kept / scored:.1%})".replace("%", " %") + (f": {', '.join(parts)}." if len(parts) > 1 else ".")]
 
 
 def rule_in_words(bench: Bench) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from curation.errors import BudgetReached
+from curation.errors import BudgetReached, UnusableAnswers
 from curation.leakage.judge import STAGE, Doubt, Verdict, leak_digest, requests_for, verdict_from
 from curation.pipeline.asking import Progress, ask, is_simulated
 from curation.pipeline.bench import Bench
-from curation.requests import Failure
+from curation.requests import Answer, Failure
 from curation.store import CallLedger, facts
 from curation.store.facts import Finding
 
@@ -23,14 +23,19 @@ def judge_doubts(bench: Bench, doubts: Mapping[int, Doubt], *, run: int, progres
     judge = bench.project.models.leak_judge or bench.project.models.judge
     stopped = ""
     try:
-        ask(bench, list(requests_for(doubts.values(), judge=judge)), judge, progress=progress)
-    except BudgetReached as error:
+        ask(bench, list(requests_for(doubts.values(), judge=judge)), judge, progress=progress, read=_unusable)
+    except (BudgetReached, UnusableAnswers) as error:
         stopped = str(error)
     read = _read(bench, list(doubts.values()), run)
     found = [_finding(seq, doubt, read[doubt.row, doubt.item]) for seq, doubt in doubts.items() if (doubt.row, doubt.item) in read]
     missing = len(doubts) - len(found)
     notes = [f"{missing:,} doubtful rows have no verdict of the leak judge; they stay in."] if missing else []
     return found, [note for note in (stopped, *notes) if note]
+
+
+def _unusable(answer: Answer) -> Failure | None:
+    verdict = verdict_from(answer)
+    return verdict if isinstance(verdict, Failure) else None
 
 
 def _read(bench: Bench, doubts: Sequence[Doubt], run: int) -> dict[tuple[str, str], Verdict]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from curation.diversity import Diversity, measure_diversity
-from curation.errors import BudgetReached
+from curation.errors import BudgetReached, UnusableAnswers
 from curation.generate import naive_requests, naive_texts
 from curation.pipeline.asking import Progress, ask, is_simulated
 from curation.pipeline.bench import Bench, Summary, open_bench
 from curation.pipeline.duplicates import vectors_of
 from curation.pipeline.refilling import Standing, standing
+from curation.requests import Answer, Failure
 from curation.store import CallLedger, facts, records, runs
 
 
@@ -49,10 +51,14 @@ def latest_diversity(bench: Bench) -> dict[str, Any] | None:
 
 def _ask_naively(bench: Bench, count: int, progress: Progress | None) -> str:
     try:
-        ask(bench, naive_requests(bench.project, count), bench.project.models.teacher, progress=progress)
-    except BudgetReached as error:
+        ask(bench, naive_requests(bench.project, count), bench.project.models.teacher, progress=progress, read=partial(_unusable, bench))
+    except (BudgetReached, UnusableAnswers) as error:
         return str(error)
     return ""
+
+
+def _unusable(bench: Bench, answer: Answer) -> Failure | None:
+    return next(iter(naive_texts([answer], bench.project)[1]), None)
 
 
 def _standing_texts(bench: Bench, now: Standing) -> list[str]:

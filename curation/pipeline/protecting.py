@@ -42,6 +42,26 @@ def read_protected(folder: Path, suites: Mapping[str, Suite]) -> list[ProtectedI
     return [_read_suite(folder, name, suite) for name, suite in suites.items()]
 
 
+def suite_digest(folder: Path, name: str, suite: Suite) -> str:
+    """Return a digest of a protected set's content without reading its rows; of a task of lm-eval, of the files under include_path.
+
+    Raises:
+        ProjectError: its file or snapshot is missing.
+    """
+    where, whole = f"project.yaml: screen.protected.{name}", hashlib.sha256()
+    if suite.task is not None:
+        given = folder / suite.include_path if suite.include_path else None
+        files = sorted(path for path in given.rglob("*") if path.is_file()) if given else []
+    else:
+        files = [folder / suite.file if suite.file is not None else folder / (suite.snapshot or "") / f"{suite.split or 'test'}.parquet"]
+    for path in files:
+        if not path.is_file():
+            raise ProjectError(where, f"there is no file {path}", "put it there, or take the set out of project.yaml")
+        with path.open("rb") as body:
+            whole.update(hashlib.file_digest(body, "sha256").digest())
+    return whole.hexdigest()[:16]
+
+
 def _read_suite(folder: Path, name: str, suite: Suite) -> ProtectedItems:
     where = f"project.yaml: screen.protected.{name}"
     if suite.snapshot is not None:

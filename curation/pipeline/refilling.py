@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from curation.errors import command
+from curation.errors import UnusableAnswers, command
 from curation.pipeline.asking import Progress
 from curation.pipeline.bench import Bench, Summary, load_cells, open_bench
 from curation.pipeline.deciding import decide, decide_rows
@@ -56,12 +56,14 @@ def refill(folder: Path, *, rounds: int | None = None, progress: Progress | None
         decide(folder)  # what has fallen is no parent for others
         turns += 1
         more = _write_again(folder, short, now, progress)
-        done = Writing(done.asked + more.asked, done.rows + more.rows, more.stopped)
+        done = Writing(done.asked + more.asked, done.rows + more.rows, more.error)
         for stage in (score, dedup, screen):
             stage(folder, progress=progress)
         with open_bench(folder) as bench:
             now = standing(bench)
     decide(folder)  # what came in the last turn has its verdict too
+    if isinstance(done.error, UnusableAnswers):
+        raise done.error
     return _tell(folder, first, now, done, turns)
 
 

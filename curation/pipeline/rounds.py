@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from curation import generate as generation
-from curation.errors import BudgetReached
+from curation.errors import BudgetReached, UnusableAnswers
 from curation.generate import APPROACHES, Ask, Neighbours, group_cells, slot_of
 from curation.generate.requests import writer_of
 from curation.pipeline.asking import Progress, ask
 from curation.pipeline.bench import Bench, load_protected, load_seeds
 from curation.pipeline.written import answered_slots, first_candidates, neighbours_of, parents_of, read_generated
 from curation.plan import Cell
-from curation.requests import Request, cells_in
+from curation.requests import Answer, Failure, Request, cells_in
 from curation.store import asks, hold_lock
 
 WAVES = 4
@@ -43,8 +43,18 @@ class Writing:
 
     asked: int = 0
     rows: int = 0
-    stopped: str = ""
-    """Why it ended early: the budget."""
+    error: BudgetReached | UnusableAnswers | None = None
+    """Why it ended early: the budget, or answers that cannot be used."""
+
+    @property
+    def stopped(self) -> str:
+        """Why it ended early, in a sentence; empty where it did not."""
+        return str(self.error) if self.error else ""
+
+    @property
+    def why(self) -> str:
+        """Why it ended early, in a word: "budget", "failures", or nothing."""
+        return "budget" if isinstance(self.error, BudgetReached) else "failures" if self.error else ""
 
 
 def only_one_writes(bench: Bench) -> AbstractContextManager[None]:
@@ -70,8 +80,8 @@ def write_cells(bench: Bench, wanted: Wanted, *, run: int, progress: Progress | 
             _ask_round(bench, wanted, list(_asks_for(bench, some, wanted)), progress, done)
             done.rows += read_generated(bench, list(wanted.cells.values()), run)
         _ask_round(bench, wanted, list(_further_answers(bench, wanted)), progress, done)
-    except BudgetReached as error:
-        done.stopped = str(error)
+    except (BudgetReached, UnusableAnswers) as error:
+        done.error = error
     finally:
         done.rows += read_generated(bench, list(wanted.cells.values()), run)
     return done
@@ -141,12 +151,22 @@ def _ask_round(bench: Bench, wanted: Wanted, some: Sequence[Ask], progress: Prog
     some = [Ask.model_validate_json(kept[a.slot, a.attempt]) for a in some]
     done.asked += sum(len(a.cells) for a in some)
     protected, seeds = _protected(bench), load_seeds(bench.folder)
+    asked_by = {(one.slot, one.attempt): one for one in some}
+
+    def read(answer: Answer) -> Failure | None:
+        """Why an answer gave no cell anything."""
+        about = [wanted.cells[cell] for cell in cells_in(answer.request.slot)]
+        one = asked_by[answer.request.slot, answer.request.attempt]
+        results = [result for _, result in generation.read_answer(answer, about, project=bench.project, ask=one)]
+        failures = [result for result in results if isinstance(result, Failure)]
+        return failures[0] if len(failures) == len(results) and failures else None
+
     by_writer: dict[int, list[Request]] = defaultdict(list)
     requests = generation.ask_requests(some, wanted.cells, project=bench.project, seeds=seeds, protected_texts=protected)
     for one, request in zip(some, requests, strict=True):
         by_writer[one.writer].append(request)
     for place, requested in sorted(by_writer.items()):
-        ask(bench, requested, writer_of(some[0].model_copy(update={"writer": place}), bench.project), progress=progress)
+        ask(bench, requested, writer_of(some[0].model_copy(update={"writer": place}), bench.project), progress=progress, read=read)
 
 
 def _protected(bench: Bench) -> list[str]:

@@ -20,6 +20,7 @@ from curation.pipeline.bench import Bench, Summary, checked_answer, label_of, lo
 from curation.pipeline.leak_judging import judge_doubts
 from curation.pipeline.leaks import Leaks, leak_findings
 from curation.pipeline.screened import screen_model
+from curation.pipeline.staleness import screen_inputs
 from curation.project import settings_digest
 from curation.records import KINDS
 from curation.store import facts, hold_lock, records, runs
@@ -35,7 +36,8 @@ def screen(folder: Path, *, progress: Progress | None = None) -> Summary:
     with open_bench(folder) as bench, hold_lock(bench.db, "screen"):
         protected = load_protected(bench)
         read = [*(items.sha256 for items in protected), checks_digest(bench.project.screen.checks, bench.folder)]
-        digest = settings_digest(bench.project.screen, read, *_shaping(bench))
+        inputs = screen_inputs(bench)
+        digest = settings_digest(bench.project.screen, read, inputs, *_shaping(bench))
         if runs.is_current(bench.db, "screen", digest):
             return _tell_screen(bench, "nothing has changed since the last run; its findings stand")
         with runs.record_run(bench.db, "screen", digest) as run:
@@ -56,6 +58,7 @@ def screen(folder: Path, *, progress: Progress | None = None) -> Summary:
             labels, share = [label_of(bench, row) for row in rows], bench.project.screen.alarm_share
             alarms = [str(alarm) for alarm in gate_alarms("screen", labels, [row.seq in gone for row in rows], share=share)]
             run.detail = {
+                "inputs": inputs,
                 "kinds": Counter(f.kind for f in findings),
                 "doubtful": len(leaks.doubts),
                 "gate_alarms": alarms,

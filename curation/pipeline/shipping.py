@@ -22,6 +22,7 @@ from curation.pipeline.freezing import freeze
 from curation.pipeline.protecting import ProtectedItems
 from curation.pipeline.sampling import Sample
 from curation.pipeline.screening import check_findings, conflict_findings, leak_findings
+from curation.pipeline.staleness import find_stale
 from curation.project import is_open, settings_digest
 from curation.records import KINDS, Kind
 from curation.report import Separation
@@ -34,6 +35,9 @@ from curation.store.records import Row
 def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> Summary:
     """Freeze the approved rows of a kind, after the gates have run once more on exactly the text that leaves. Core: snapshot/."""
     with open_bench(folder) as bench, hold_lock(bench.db, "snapshot"):
+        if stale := find_stale(bench, ("dedup", "screen")):
+            raise SnapshotError(f"a snapshot of {kind} rows", f"would use old findings: {stale[0].stage} is stale ({stale[0].why})",
+                                stale[0].next_step)  # fmt: skip
         decided = decide_all(bench)
         decisions, sample = {d.seq: d for d in decided.decisions if d.verdict == "approved"}, decided.samples.get(kind)
         if sample is not None:

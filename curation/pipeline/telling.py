@@ -5,11 +5,11 @@ from __future__ import annotations
 import getpass
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from argilla_setup.shown import visible
 from curation import decide as rules
 from curation import score as scoring
 from curation.errors import ProjectError, command
@@ -21,6 +21,7 @@ from curation.pipeline.facts_for_report import report_data
 from curation.pipeline.following import next_step
 from curation.pipeline.measuring import latest_diversity
 from curation.pipeline.opinions import opinions_by_seq
+from curation.pipeline.staleness import stale_values
 from curation.records import KINDS, InstructionRecord, Record, parse_record, prompt_text
 from curation.report import render_report
 from curation.store import CallLedger, call_texts, erasing, facts, records, reviews, runs
@@ -52,7 +53,9 @@ def status(folder: Path) -> Summary:
         with runs.record_run(bench.db, "status") as run:
             run.rows_in = run.rows_out = total = sum(rows.values())
         runs.forget_earlier(bench.db, "status", than=run.number, idle=False)
-        return Summary("status", total, total, counts, [f"Next: {next_step(bench)}"])
+        stale, warnings = stale_values(bench)
+        step = next_step(bench)
+        return Summary("status", total, total, {**counts, **stale, "next": step.as_values()}, [*warnings, f"Next: {step}"])
 
 
 def _diversity(bench: Bench) -> dict[str, Any] | None:
@@ -102,7 +105,8 @@ def report(folder: Path, *, out: Path | None = None) -> Summary:
             finally:
                 aside.unlink(missing_ok=True)
             run.rows_in = run.rows_out = sum(records.count_rows(bench.db).values())
-        return Summary("report", run.rows_in, run.rows_out, {"file": str(target), "bytes": len(page.encode())})
+        stale, warnings = stale_values(bench)
+        return Summary("report", run.rows_in, run.rows_out, {"file": str(target), "bytes": len(page.encode()), **stale}, warnings)
 
 
 def override(folder: Path, identity: str, *, action: Literal["keep", "drop"], reason: str, choice: str | None = None) -> Summary:
@@ -133,7 +137,7 @@ def override(folder: Path, identity: str, *, action: Literal["keep", "drop"], re
         if action == "drop":
             return Summary("drop", 1, 0, counts)
         kept = _kept(bench, seq, choice, chosen, verdict)
-        notes = [f"Kept: {_visible(kept['text'])}"] if "text" in kept else []
+        notes = [f"Kept: {visible(kept['text'])}"] if "text" in kept else []
         if choice is None and verdict.get("verdict") in ("rejected", "disputed"):
             again = command("curate", "keep", folder, identity, "--as", "approve" if kept["kind"] == "instruction" else "first")
             notes = [f"The annotators reject this row, and keep alone outranks the gates only. To approve it all the same: {again}"]
@@ -182,11 +186,6 @@ def _kept(bench: Bench, seq: int, choice: str | None, chosen: int | None, verdic
     if better is None:
         return found | {"kept": kept["id"]}
     return found | {"kept": kept["id"], "better": ("first", "second")[better], "text": record.completions[better].content}
-
-
-def _visible(text: str) -> str:
-    """Return the text with every character that would act on a terminal written out."""
-    return re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]", lambda found: ascii(found[0])[1:-1], text)
 
 
 def _who() -> str:

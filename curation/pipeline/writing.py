@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from curation import generate as generation
-from curation.errors import ProjectError, command
-from curation.pipeline.asking import Progress, count_failed, settle_earlier
+from curation.errors import ProjectError, UnusableAnswers, command
+from curation.pipeline.asking import Progress, count_failed, is_simulated, settle_earlier
 from curation.pipeline.bench import Bench, Summary, load_cells, open_bench
 from curation.pipeline.checking import check_before
+from curation.pipeline.following import generate_settings
 from curation.pipeline.rounds import Wanted, next_attempts, only_one_writes, write_cells
 from curation.pipeline.sources import lay_out
 from curation.pipeline.written import read_generated
 from curation.plan import Cell, coverage
-from curation.project import settings_digest
+from curation.project import planned_rows, settings_digest
 from curation.records import KINDS
 from curation.store import CallLedger, facts, records, runs
 
@@ -42,7 +43,7 @@ def generate(folder: Path, *, progress: Progress | None = None, retry_failed: bo
     with open_bench(folder) as bench, only_one_writes(bench):
         cells = load_cells(bench)
         if not cells:
-            raise ProjectError(str(folder), "has no plan yet", command("curate", "plan", folder))
+            raise ProjectError(*_no_plan(bench))
         with runs.record_run(bench.db, "generate", generation.generation_digest(bench.project, "instruction")) as run:
             left = settle_earlier(bench)
             read_generated(bench, cells, run.number)
@@ -53,8 +54,29 @@ def generate(folder: Path, *, progress: Progress | None = None, retry_failed: bo
             wanted = Wanted(missing, {cell.id: cell for cell in cells}, attempts, bench.project.plan.avoid)
             done = write_cells(bench, wanted, run=run.number, progress=progress)
             run.rows_out = done.rows
-            run.detail = {"asked": len(missing), "records": done.rows}
-            return _tell_generated(bench, cells, run.rows_in, done.rows, [*left, *([done.stopped] if done.stopped else [])])
+            run.detail = {
+                "asked": len(missing), "records": done.rows, "stopped": done.why, "budget_usd": bench.project.budget.usd,
+                "settings": generate_settings(bench),
+            }  # fmt: skip
+        if isinstance(done.error, UnusableAnswers):  # what came before is kept, and the run is in the record
+            raise done.error
+        return _tell_generated(bench, cells, run.rows_in, done.rows, [*left, *([done.stopped] if done.stopped else [])])
+
+
+def _no_plan(bench: Bench) -> tuple[str, str, str]:
+    if any(planned_rows(bench.project).values()):
+        return str(bench.folder), "has no plan yet", command("curate", "plan", bench.folder)
+    where, imported = bench.folder / "project.yaml", command("curate", "import", bench.folder)
+    return f"{where}: plan", "asks for no rows", f"set plan.instruction or plan.preference and run curate plan, or {imported} FILE"
+
+
+def _affordable(bench: Bench) -> int | None:
+    """How many more calls of the teacher the budget covers, by what they have cost so far; None where nothing has been paid."""
+    spec = bench.project.models.teacher
+    paid = [row for row in CallLedger(bench.db).costs() if row.stage == "generate" and row.simulated == is_simulated(spec)]
+    calls, cost = sum(row.calls for row in paid), sum(row.cost_usd + row.uncertain_usd for row in paid)
+    left = bench.project.budget.usd - CallLedger(bench.db).spent_usd(simulated=is_simulated(spec))
+    return max(0, int(left * calls / cost)) if cost else None
 
 
 def _tell_generated(bench: Bench, cells: Sequence[Cell], asked: int, new: int, notes: list[str]) -> Summary:
@@ -67,6 +89,9 @@ def _tell_generated(bench: Bench, cells: Sequence[Cell], asked: int, new: int, n
     if empty := sum(cell.id in failed for cell in cells):
         again = command("curate", "generate", bench.folder, "--retry-failed")
         notes.append(f"{empty:,} {'cell' if empty == 1 else 'cells'} got no answer that could be used. To ask once more: {again}")
+        covered = _affordable(bench)
+        if covered is not None and covered < empty:
+            notes.append(f"What is left of budget.usd covers about {covered:,} of them.")
     if bench.project.models.teacher.provider == "offline-stand-in":
         notes.append("The teacher is the offline stand-in: made-up examples, for trying things out.")
     return Summary("generate", asked, new, counts, notes)

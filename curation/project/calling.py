@@ -15,8 +15,8 @@ IntendedKind = Literal["task_model", "classifier", "extractor", "summarizer", "e
 class Price(Closed):
     """US dollars per million tokens, for a model that the shipped price file does not know."""
 
-    input: float = Field(ge=0)
-    output: float = Field(ge=0)
+    input: float = Field(ge=0, le=1e6)
+    output: float = Field(ge=0, le=1e6)
 
 
 class ModelSpec(Closed):
@@ -74,3 +74,6 @@ class Budget(Closed):
     """The hard cap on what all calls of this project may cost."""
 
     usd: float = Field(default=5.0, gt=0)
+    failures_in_a_row: int = Field(default=10, ge=1)
+    """A run stops after so many answers in a row that cannot be used; calls that are already sent, at most `concurrency`, are
+    still paid."""

@@ -38,7 +38,8 @@ def find_attention(data: ReportData) -> list[Notice]:
     """All notices, the gravest first."""
     judges = judge_notices(data.judge) if data.judge else []
     whole = [Notice(level, text, section) for level, text, section in row_notices(data)]
-    found = [*_simulated(data), *_review(data), *judges, *_pairs(data), *_gates(data), *whole, *_cost(data), *_snapshots(data)]
+    stale = [Notice("look", text, "funnel") for text in data.stale]
+    found = [*stale, *_simulated(data), *_review(data), *judges, *_pairs(data), *_gates(data), *whole, *_cost(data), *_snapshots(data)]
     order = {"stop": 0, "look": 1, "note": 2}
     return sorted(found, key=lambda notice: order[notice.level])
 

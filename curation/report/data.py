@@ -43,6 +43,8 @@ class ReportData(Closed):
     drops: tuple[Drop, ...] | None = None
     suites: tuple[ProtectedSuite, ...] | None = None
     leaks: tuple[Leak, ...] = ()
+    stale: tuple[str, ...] = ()
+    """Results that are older than what they were made from, each as a sentence with the command."""
     gate_alarms: tuple[str, ...] = ()
     """Sentences about gates that emptied a class or dropped more than their stated share."""
     conflicts: tuple[Conflict, ...] | None = None

@@ -138,6 +138,11 @@ class CallLedger:
             ),
         )
 
+    def held_nano(self, seq: int) -> int:
+        """Return what is held for a call (nano-dollars): the most it may cost."""
+        row = self._db.execute("SELECT held_nano FROM calls WHERE seq = ?", (seq,)).fetchone()
+        return int(row["held_nano"]) if row else 0
+
     def unsettled(self, model: str) -> list[tuple[int, bytes, bool]]:
         """(seq, raw, whether in a batch) of up to 500 of a model's responses that were kept and not read: a process died between."""
         sql = "SELECT seq, response, batch FROM calls WHERE state = 'answered' AND settled = 0 AND model = ? LIMIT ?"

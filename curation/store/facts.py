@@ -219,6 +219,11 @@ def overrides_by_seq(db: sqlite3.Connection) -> dict[int, StoredOverride]:
     return {row["seq"]: StoredOverride(*row) for row in db.execute(sql)}
 
 
+def latest_override(db: sqlite3.Connection) -> str:
+    """Return the time of the latest override (ISO 8601 in UTC), or an empty text."""
+    return str(db.execute("SELECT coalesce(max(at), '') AS at FROM overrides").fetchone()["at"])
+
+
 def kept_seqs(db: sqlite3.Connection) -> set[int]:
     """Return the records that a data lead keeps: the record itself, or the edited version that was chosen in its place."""
     return {o.chosen or seq for seq, o in overrides_by_seq(db).items() if o.action == "keep" and o.choice != "reject"}
@@ -236,6 +241,17 @@ def replace_verdicts(db: sqlite3.Connection, verdicts: Iterable[tuple[int, str, 
 def verdicts_by_seq(db: sqlite3.Connection) -> dict[int, dict[str, Any]]:
     """Verdict, better index and reasons by seq."""
     return {row["seq"]: {**dict(row), "reasons": json.loads(row["reasons"])} for row in db.execute("SELECT * FROM verdicts")}
+
+
+def verdict_by_seq(db: sqlite3.Connection) -> dict[int, str]:
+    """Return the verdict of every row that has one, without its reasons."""
+    return dict(db.execute("SELECT seq, verdict FROM verdicts").fetchall())
+
+
+def reason_counts(db: sqlite3.Connection, verdict: str) -> Counter[str]:
+    """Return how many rows have a verdict for which first reason, by the reason's kind."""
+    sql = "SELECT json_extract(reasons, '$[0].kind') AS kind, count(*) AS n FROM verdicts WHERE verdict = ? GROUP BY 1"
+    return Counter({row["kind"]: row["n"] for row in db.execute(sql, (verdict,)) if row["kind"]})
 
 
 def verdict_counts(db: sqlite3.Connection) -> Counter[str]:

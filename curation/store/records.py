@@ -306,6 +306,27 @@ def count_rows(db: sqlite3.Connection) -> dict[str, int]:
     return {kind: found.get(kind, 0) for kind in KINDS}
 
 
+def row_seqs(db: sqlite3.Connection) -> list[int]:
+    """Return the seq of every row that stands for itself and is not erased, in order."""
+    sql = """SELECT seq FROM records r WHERE erased IS NULL
+      AND EXISTS (SELECT 1 FROM origins o WHERE o.seq = r.seq AND o.role = 'row') ORDER BY seq"""
+    return [row["seq"] for row in db.execute(sql)]
+
+
+def count_new_rows(db: sqlite3.Connection, run: int, watermark: int) -> int:
+    """Return how many rows were imported or generated after a run read the rows; edits of rows that were there are not counted.
+
+    Args:
+        db: the workbench.
+        run: number of the run.
+        watermark: highest seq when it began.
+    """
+    sql = """SELECT count(*) AS n FROM
+      (SELECT seq, min(run) AS first FROM origins WHERE role = 'row' AND how <> 'edited' GROUP BY seq) JOIN records USING (seq)
+      WHERE erased IS NULL AND (seq > ? OR first > ?)"""
+    return int(db.execute(sql, (watermark, run)).fetchone()["n"])
+
+
 def cells_made(db: sqlite3.Connection) -> set[str]:
     """Cells that have at least one record."""
     return {row["cell"] for row in db.execute("SELECT DISTINCT cell FROM origins WHERE cell IS NOT NULL")}

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from argilla_setup.shown import mask_values
+from curation.store import records
 
 
 @dataclass
@@ -96,7 +97,9 @@ def is_current(db: sqlite3.Connection, stage: str, digest: str) -> bool:
     """Whether the latest finished run of a set-wide stage still describes the records as they are."""
     row = latest_run(db, stage)
     watermark = db.execute("SELECT coalesce(max(seq), 0) AS n FROM records").fetchone()["n"]
-    return row is not None and row["digest"] == digest and row["watermark"] == watermark
+    is_same = row is not None and row["digest"] == digest and row["watermark"] == watermark
+    # A candidate of a pair that is imported as a row of its own has no new seq.
+    return is_same and row is not None and not records.count_new_rows(db, row["run"], row["watermark"])
 
 
 def forget_earlier(db: sqlite3.Connection, stage: str, *, than: int, idle: bool) -> None:
