@@ -181,8 +181,12 @@ def _set_credentials(home: Home, name: str, *, verb: str) -> Path:
     from argilla_setup.server.choices import load_choices
     from argilla_setup.server.environment import ensure_environment
     from argilla_setup.server.migrate import run_engine
+    from argilla_setup.server.processes import find_elsewhere
 
     check_name(name)
+    if elsewhere := find_elsewhere(home):
+        # The change would reach this folder's database alone, while the server that people use goes on with another one.
+        raise UserError(f"{home.folder}", elsewhere.fact, elsewhere.next_step(home))
     held = ensure_secrets(home) if name == OWNER else load_secrets(home)
     password, key = secrets.token_urlsafe(18), secrets.token_urlsafe(32)
     told = {"SEEDCORN_NEW_PASSWORD": password, "SEEDCORN_NEW_API_KEY": key}

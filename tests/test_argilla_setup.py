@@ -272,6 +272,7 @@ def serving(home: Home, *, port: int = 1) -> Supervisor:
 
 
 def test_a_copied_home_does_not_control_the_originals_server(home: Home, tmp_path: Path) -> None:
+    ensure_secrets(home)
     keeper = serving(home)
     try:
         copy = open_home(Path(shutil.copytree(home.folder, tmp_path / "copy", copy_function=shutil.copy2)))
@@ -283,6 +284,9 @@ def test_a_copied_home_does_not_control_the_originals_server(home: Home, tmp_pat
         assert said in status.stdout and "Argilla is down" in status.stdout
         users = ended(2, "users", "list", "--home", copy.folder)
         assert "is a copy of" in users.stderr
+        for verb in ("remove", "rotate-key"):  # it would change the copy's database, and not what people log in to
+            refused = ended(2, "users", verb, "ada", "--home", copy.folder)
+            assert said.removesuffix(".") in refused.stderr, verb
         down = ended(0, "down", "--home", copy.folder)
         assert "Argilla was not running here." in down.stdout and said in down.stdout and f"--home {home.folder}" in down.stdout
         (child,) = keeper.children

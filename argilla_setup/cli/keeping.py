@@ -19,8 +19,12 @@ def backup(file: Path, home: HomeOption = None, as_json: JsonOption = False) -> 
     """
     from argilla_setup.server.backup import write_backup
     from argilla_setup.server.home import open_home
+    from argilla_setup.server.processes import find_elsewhere
 
-    made = write_backup(open_home(home), file.expanduser().resolve())
+    place = open_home(home)
+    if elsewhere := find_elsewhere(place):
+        say(elsewhere.sentence(place))
+    made = write_backup(place, file.expanduser().resolve())
     held = ", ".join(f"{count} {name}" for name, count in made.counts.items())
     show(asdict(made), f"{made.file}: {held}. It holds passwords: keep it as you keep those.", as_json=as_json)
 

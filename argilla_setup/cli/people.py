@@ -111,6 +111,7 @@ def _server(home: Path | None) -> tuple[str, str, Path]:
     """Return address, owner's key and folder for credentials of the server in a folder, or of the one that the environment names."""
     from argilla_setup.server.control import refuse_moved
     from argilla_setup.server.home import load_secrets, open_home
+    from argilla_setup.server.processes import find_elsewhere
     from argilla_setup.server.status import describe_server
 
     url, key = os.environ.get("ARGILLA_API_URL", ""), os.environ.get("ARGILLA_API_KEY", "")
@@ -123,5 +124,7 @@ def _server(home: Path | None) -> tuple[str, str, Path]:
     refuse_moved(place)
     found = describe_server(place)
     if not found.up:
-        raise UserError(f"{place.folder}", found.note or "its server is not up", f"argilla-setup up --detach --home {place.folder}")
+        elsewhere = find_elsewhere(place)
+        fact = elsewhere.fact if elsewhere is not None else "its server is not up"
+        raise UserError(f"{place.folder}", fact, f"argilla-setup up --detach --home {place.folder}")
     return found.url, load_secrets(place).owner_api_key, place.users_folder

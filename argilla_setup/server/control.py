@@ -106,8 +106,7 @@ def refuse_moved(home: Home) -> None:
     """
     elsewhere = find_elsewhere(home)
     if elsewhere is not None and elsewhere.kind == "moved":
-        fact = f"was moved from {elsewhere.folder} while its server was running"
-        raise UserError(f"{home.folder}", fact, f"argilla-setup down --home {home.folder}, then up again")
+        raise UserError(f"{home.folder}", elsewhere.fact, elsewhere.next_step(home))
 
 
 def choose_port(home: Home, wanted: int | None, *, host: str = LOOPBACK) -> int:

@@ -31,13 +31,23 @@ class Elsewhere:
     """moved: where this folder was when its server started. copied, replaced: where the server's folder is now."""
     pid: int
 
-    def sentence(self, home: Home) -> str:
-        """Return what happened and the next step."""
-        here, there = home.folder, self.folder
+    @property
+    def fact(self) -> str:
+        """What happened."""
         if self.kind == "moved":
-            return f"{here}: was moved from {there} while its server was running. Next: argilla-setup down --home {here}, then up again."
-        what = f"is a copy of {there}, whose server is running" if self.kind == "copied" else f"replaced a folder that is now {there}"
-        return f"{here}: {what} (process {self.pid}). Next, to stop that server: argilla-setup down --home {there}"
+            return f"was moved from {self.folder} while its server was running"
+        where = f"is a copy of {self.folder}, whose" if self.kind == "copied" else f"replaced a folder that is now {self.folder}, whose"
+        return f"{where} server is running (process {self.pid})"
+
+    def next_step(self, home: Home) -> str:
+        """Return the command that ends the confusion."""
+        if self.kind == "moved":
+            return f"argilla-setup down --home {home.folder}, then up again"
+        return f"to stop that server, argilla-setup down --home {self.folder}"
+
+    def sentence(self, home: Home) -> str:
+        """Return both as one line."""
+        return f"{home.folder}: {self.fact}. Next: {self.next_step(home)}"
 
 
 def write_processes(home: Home, *, port: int, children: dict[str, int], falls: dict[str, int] | None = None) -> None:

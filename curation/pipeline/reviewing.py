@@ -260,7 +260,7 @@ def _push_kind(
     same = [seq for seq in asked & held.keys() if seq not in known and held[seq].content == shown[seq].content]
     reviews.mark_pushed(bench.db, place, [(seq, shown[seq].digest) for seq in same])
     changed = [row.seq for row in rows if row.seq not in same and (row.seq not in held or known.get(row.seq) != shown[row.seq].digest)]
-    answers = _answers_to_restore(bench, [seq for seq in changed if seq not in held], members)
+    answers = _answers_to_restore(bench, review, [seq for seq in changed if seq not in held])
     seqs = {shown[seq].id: seq for seq in changed}
 
     def note(batch: Sequence[Shown]) -> None:
@@ -311,15 +311,17 @@ def _read_held(bench: Bench, review: ArgillaReview, dataset: Dataset, *, respons
     return {seqs[item.id]: item for item in found if item.id in seqs}
 
 
-def _answers_to_restore(bench: Bench, seqs: Collection[int], members: Sequence[Member]) -> dict[str, list[Answered]]:
-    """Return the latest stored answer of each member to these records, by record id."""
-    wanted, people, identities = set(seqs), {member.name: member.id for member in members}, records.ids_of(bench.db)
+def _answers_to_restore(bench: Bench, review: ArgillaReview, seqs: Collection[int]) -> dict[str, list[Answered]]:
+    """Return the latest stored answers to these records, by record id, of everybody who has an account of the same name."""
+    wanted = set(seqs)
+    stored = {key: answer for key, answer in reviews.answers_by_person(bench.db).items() if key[0] in wanted} if wanted else {}
+    if not stored:
+        return {}
+    people, identities = {person.name: person.id for person in argilla.list_accounts(review)}, records.ids_of(bench.db)
     out: dict[str, list[Answered]] = {}
-    latest = {
-        (answer.seq, answer.user): answer for answer in reviews.latest_answers(bench.db) if answer.seq in wanted and answer.user in people
-    }
-    for (seq, user), answer in latest.items():
-        out.setdefault(identities[seq], []).append(Answered(people[user], answer.status, answer.values))
+    for (seq, user), answer in stored.items():
+        if user in people:
+            out.setdefault(identities[seq], []).append(Answered(people[user], answer.status, answer.values))
     return out
 
 

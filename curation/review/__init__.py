@@ -71,7 +71,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Member:
-    """Somebody who answers in the workspace."""
+    """Somebody with an account."""
 
     id: str
     name: str
@@ -127,6 +127,12 @@ def list_members(review: ArgillaReview) -> list[Member]:
         found = next((item for item in api.get("me/workspaces") if item["name"] == review.workspace), None)
         people = api.get(f"workspaces/{found['id']}/users") if found else []
     return [Member(str(user["id"]), user["username"], user["api_key"]) for user in people if user["role"] != "owner"]
+
+
+def list_accounts(review: ArgillaReview) -> list[Member]:
+    """Return everybody with an account, those without a workspace too."""
+    with open_api(review.url, review.key) as api:
+        return [Member(str(user["id"]), user["username"], user["api_key"]) for user in api.get("users")]
 
 
 def show(record: Record, identity: str, *, scores: Mapping[str, float], terms: Mapping[str, str], vector: Sequence[float] | None) -> Shown:

@@ -108,12 +108,10 @@ def restore_records(
             items = [_payload(item, dataset.questions) | _restored(answers.get(item.id, ()), dataset.questions) for item in batch]
             path, count = f"/api/v1/datasets/{dataset.id}/records/bulk", sum(len(item["responses"]) for item in items)
             reply = _send(http, "POST", path, {"items": items})
-            if reply.status_code == 422:  # one of them exists, or the form no longer takes a response
-                count = 0
-                for item in items:
-                    del item["responses"]
-                reply = _send(http, "PUT", path, {"items": items})
-            checked_reply(reply, "to records")
+            if reply.status_code == 422:  # one of them is at fault, and the others are restored all the same
+                count = sum(_restore_one(http, path, item) for item in items)
+            else:
+                checked_reply(reply, "to records")
             yield batch, count
 
 
@@ -226,6 +224,17 @@ def _payload(item: Shown, questions: Mapping[str, str]) -> dict[str, Any]:
         "suggestions": suggestions,
     }
     return body if item.vector is None else body | {"vectors": {forms.EMBEDDING: list(item.vector)}}
+
+
+def _restore_one(http: Any, path: str, item: dict[str, Any]) -> int:
+    """Create one record with its responses and return their number; 0 where it exists, or the form no longer takes a response."""
+    reply = _send(http, "POST", path, {"items": [item]})
+    if reply.status_code == 422:
+        rest = {name: value for name, value in item.items() if name != "responses"}
+        checked_reply(_send(http, "PUT", path, {"items": [rest]}), "to records")
+        return 0
+    checked_reply(reply, "to records")
+    return len(item["responses"])
 
 
 def _put(http: Any, path: str, body: Mapping[str, Any]) -> None:

@@ -18,7 +18,8 @@ from argilla_setup.server.control import start_detached, stop_server
 from argilla_setup.server.home import load_secrets, open_home
 from argilla_setup.users import Account, list_accounts, lock_out
 from curation import pipeline
-from curation.review.records import WITHDRAWN
+from curation.review import Shown, connect, find_dataset
+from curation.review.records import WITHDRAWN, Answered, restore_records
 from curation.store import facts, open_store, records, reviews, runs
 from tests.integration.argilla_server import RunningArgilla
 from tests.test_pipeline import blank, import_plain, score_by_hand
@@ -226,6 +227,31 @@ def test_rows_pushed_by_schema_4_are_compared_not_trusted(bed: Path, argilla_hom
     assert held(argilla_home, bed)[b]["fields"] == there[b]["fields"] and len(held(argilla_home, bed)) == ROWS
     pipeline.decide(bed)
     assert next_of(bed) == "pull"
+    with open_store(bed) as db, db:  # the same server under another port: everything is found where it was
+        db.execute("UPDATE pushed SET server = 'http://127.0.0.1:1'")
+    assert pipeline.pull(bed).counts["missing"] == 0
+    moved = pipeline.push(bed)
+    assert (moved.counts["sent"], moved.counts["sent_again"]) == ({"instruction": 0}, 0)
+
+
+def test_a_record_that_is_there_after_all_keeps_its_newer_answer(bed: Path, argilla_home: RunningArgilla) -> None:
+    """Between reading and sending somebody else may have created it: what is restored never overwrites."""
+    pipeline.push(bed)
+    ana, ben = people(argilla_home, bed)
+    there = held(argilla_home, bed)
+    a, b, *_ = sorted(there)
+    answer(argilla_home, there[a], ana, "reject")
+    with as_user(argilla_home, argilla_home.api_key) as http:
+        http.delete(f"datasets/{dataset_id(argilla_home, bed)}/records", params={"ids": there[b]["id"]})
+    review = connect(bed, argilla=str(argilla_home.home.folder), workspace=bed.name)
+    dataset = find_dataset(review, f"{bed.name}-instruction")
+    assert dataset is not None
+    shown = [Shown(name, there[name]["fields"], there[name]["metadata"], {}) for name in (a, b)]
+    stored = {name: [Answered(person.id, "submitted", {forms.VERDICT: "approve"}) for person in (ana, ben)] for name in (a, b)}
+    assert [(len(batch), count) for batch, count in restore_records(review, dataset, shown, stored)] == [(2, 2)]
+    approved = ("submitted", {forms.VERDICT: "approve"})
+    now = held(argilla_home, bed)
+    assert (said(now[a]), said(now[b])) == ({ana.id: ("submitted", {forms.VERDICT: "reject"})}, {ana.id: approved, ben.id: approved})
 
 
 def test_rows_that_fall_leave_the_queue_and_return(bed: Path, argilla_home: RunningArgilla) -> None:
