@@ -252,12 +252,12 @@ def _push_kind(
         held = _read_held(bench, review, dataset, responses=True)
     missing = reviews.reconcile_pushed(bench.db, place, held.keys()) & asked
 
-    returning = [held[seq] for seq in asked & held.keys() if seq in withdrawn or any(r.withdrawn for r in held[seq].responses)]
-    for record in return_records(review, returning, members):
-        reviews.mark_state(bench.db, place, [seq for seq in asked if held.get(seq) is record], "held")
+    returning = {held[seq].record: seq for seq in asked & held.keys() if seq in withdrawn or any(r.withdrawn for r in held[seq].responses)}
+    for record in return_records(review, [held[seq] for seq in returning.values()], members):
+        reviews.mark_state(bench.db, place, [returning[record.record]], "held")
         done["returned"] += 1
 
-    same = [seq for seq in asked & held.keys() if seq not in known and held[seq].content == shown[seq].content]
+    same = {seq for seq in asked & held.keys() if seq not in known and held[seq].content == shown[seq].content}
     reviews.mark_pushed(bench.db, place, [(seq, shown[seq].digest) for seq in same])
     changed = [row.seq for row in rows if row.seq not in same and (row.seq not in held or known.get(row.seq) != shown[row.seq].digest)]
     answers = _answers_to_restore(bench, review, [seq for seq in changed if seq not in held])
@@ -276,14 +276,15 @@ def _push_kind(
         note(batch)
         done["restored_answers"] += restored
 
-    fallen = {held[seq].record: seq for seq in held.keys() - asked}
-    reviews.mark_pushed(bench.db, place, [(seq, "") for seq in fallen.values() if seq not in known])
-    for record in withdraw_records(review, dataset, [held[seq] for seq in fallen.values()], members):
-        seq = fallen[record.record]
-        reviews.mark_state(bench.db, place, [seq], "withdrawn")
-        done["withdrawn"] += seq not in withdrawn
-        if progress and len(fallen) > len(withdrawn):
-            progress("push", done["withdrawn"], len(fallen), f"{kind}, withdrawn")
+    fallen, names = held.keys() - asked, {member.name for member in members}
+    reviews.mark_pushed(bench.db, place, [(seq, "") for seq in fallen if seq not in known])
+    waits = {seq for seq in fallen if seq not in withdrawn or names - {response.user for response in held[seq].responses}}
+    leaving = {held[seq].record: seq for seq in waits}
+    for record in withdraw_records(review, dataset, [held[seq] for seq in leaving.values()], members):
+        reviews.mark_state(bench.db, place, [leaving[record.record]], "withdrawn")
+        done["withdrawn"] += leaving[record.record] not in withdrawn
+        if progress:
+            progress("push", done["withdrawn"], len(leaving), f"{kind}, withdrawn")
     return done
 
 
