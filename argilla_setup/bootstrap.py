@@ -54,7 +54,7 @@ def shows_text_literally(url: str) -> bool:
         reply = httpx.get(f"{url.rstrip('/')}/api/v1/version", timeout=TIMEOUT)
     except httpx.TransportError as error:
         raise ArgillaUnreachable(f"Argilla at {url}", f"cannot be reached ({error})", "argilla-setup status") from error
-    return reply.headers.get(TEXT_HEADER) == LITERAL
+    return bool(reply.headers.get(TEXT_HEADER) == LITERAL)
 
 
 def ensure_workspace(client: rg.Argilla, name: str) -> rg.Workspace:

@@ -276,7 +276,7 @@ def test_rows_that_fall_leave_the_queue_and_return(bed: Path, argilla_home: Runn
     assert (pulled.counts["answers"], pulled.counts["new"]) == (2, 2)  # our own discards are nobody's answer
     again = pipeline.push(bed)
     assert (again.counts["withdrawn"], again.counts["returned"]) == (0, 0)
-    cleo = argilla_home.account("cleo", workspace=bed.name)  # who comes later is not asked either
+    cleo = argilla_home.account("late-comer", workspace=bed.name)  # who comes later is not asked either
     pipeline.push(bed)
     assert queue(argilla_home, bed, cleo) == set(rest)
 
@@ -310,7 +310,7 @@ def test_a_raised_overlap_reaches_argilla(bed: Path, argilla_home: RunningArgill
     assert "Argilla now asks 3 people for each instruction row instead of 2." in pulled.notes
     assert any("review.overlap asks 3 people for each row, and 2 can answer" in note and "users add" in note for note in pulled.notes)
     wait_for(lambda: {record["status"] for record in held(argilla_home, bed).values()} == {"pending"})
-    cleo = argilla_home.account("cleo", workspace=bed.name)
+    cleo = argilla_home.account("late-comer", workspace=bed.name)
     assert queue(argilla_home, bed, cleo) == set(there)
     for record in there.values():
         answer(argilla_home, record, cleo, "approve")
