@@ -225,6 +225,43 @@ def test_a_file_of_which_nothing_can_be_read(garden: Path, tmp_path: Path, name:
         assert records.list_rows(db, "instruction") == []
 
 
+def unprivileged() -> list[str]:
+    """The words before a command that must obey the permissions of files, which root does only without these capabilities."""
+    return ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner"] if os.getuid() == 0 else []
+
+
+@pytest.mark.skipif(os.getuid() == 0 and shutil.which("setpriv") is None, reason="root may write everywhere, and setpriv is not installed")
+def test_a_folder_that_may_not_be_written(garden: Path, tmp_path: Path) -> None:
+    rows, free = tmp_path / "rows.jsonl", tmp_path / "free"
+    rows.write_text('{"prompt": "a", "completion": "b"}\n')
+    free.mkdir()
+    (garden / "workbench.db").chmod(0o444)
+    environ = os.environ | {"HOME": str(free), "SEEDCORN_CONFIG_DIR": str(free / "config"), "XDG_DATA_HOME": str(free / "data")}
+    garden.chmod(0o555)
+    tmp_path.chmod(0o555)
+    try:
+        for command in (
+            ("curation", "import", garden, rows),
+            ("curation", "plan", garden),
+            ("curation", "report", garden),
+            ("curation", "init", tmp_path / "new"),
+            ("training", "init", tmp_path / "runs", "--project", garden, "--model", free),
+            ("argilla_setup", "restore", rows, "--home", tmp_path / "home"),
+        ):
+            words = [*unprivileged(), sys.executable, "-m", *map(str, command)]
+            done = subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=120)
+            assert done.returncode == 2, (command, done.stdout, done.stderr)
+            assert done.stderr.count("\n") == 1 and done.stderr.startswith(PREFIX[str(command[0])]), done.stderr
+    finally:
+        tmp_path.chmod(0o755)
+        garden.chmod(0o755)
+
+
+def test_a_path_with_a_nul_in_the_project_file(garden: Path) -> None:
+    edit(garden, r"^  protected: \{\}", r'  protected: {mine: {file: "a\\0b.jsonl", text: question}}')
+    assert "there is no file" in refusal("curation", "screen", garden)
+
+
 @pytest.mark.parametrize(
     ("file", "line", "what"),
     [("seeds.jsonl", '{"instruction": ', "seeds.jsonl, line 1"), ("protected/eval.jsonl", '{"question": ', "eval.jsonl")],

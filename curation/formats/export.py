@@ -82,12 +82,12 @@ def write_rows(
     is_pairs = "chosen" in table.column_names
     if system_instruction is None:
         system_instruction = all(row["prompt"][0]["role"] == "system" for row in _rows(table.select(["prompt"])))
-    convert = _converter(format, is_pairs=is_pairs, system_instruction=system_instruction)
+    convert = None if format == "kto" else _converter(format, is_pairs=is_pairs, system_instruction=system_instruction)
 
     def lines() -> Iterator[dict[str, Any]]:
         for row in _rows(table):
             more = columns.get(row["id"], {}) if columns else {}
-            for line in _feedback(row) if format == "kto" else (_converted(row, convert, path),):
+            for line in _feedback(row) if convert is None else (_converted(row, convert, path),):
                 if taken := line.keys() & more.keys():
                     fact = f"is a column of the {format} shape too"
                     raise ProjectError(f"--columns {min(taken)}", fact, "leave it out, or rename the column and import again")
@@ -176,7 +176,7 @@ def _converter(format: ExportFormat, *, is_pairs: bool, system_instruction: bool
         raise ProjectError("format messages", "holds one answer, and these are pairs", "export as preference, sharegpt or alpaca")
     if format == "alpaca":
         return lambda row: _alpaca(row, system_instruction)
-    return {"sharegpt": _sharegpt, "messages": _messages, "preference": _preference, "kto": dict}[format]
+    return {"sharegpt": _sharegpt, "messages": _messages, "preference": _preference}[format]
 
 
 def _rows(table: pa.Table) -> Iterator[Row]:

@@ -193,7 +193,8 @@ def _import_file(bench: Bench, rows: OpenRows, about: Source, group: str | None,
     ordinal = itertools.count(1)
     while batch := list(itertools.islice(rows, _BATCH)):
         made = [one for row in batch for one in _imported(row, about.source, group, ordinal, one_each=rows.has_one_record_per_row)]
-        _count(batch, records.known_ids(bench.db, (record_id(record) for record, origin in made if not origin.part)), counts)
+        ids = [record_id(record) for record, origin in made if not origin.part]
+        _count(batch, ids, records.known_ids(bench.db, ids), counts)
         _, added = records.add_records(bench.db, made, run)
         if added < sum(not origin.part for _, origin in made):
             counts.completed += records.complete_origins(bench.db, (origin for _, origin in made))
@@ -207,8 +208,14 @@ def _import_file(bench: Bench, rows: OpenRows, about: Source, group: str | None,
     counts.read_as.append(f"{about.file}: {rows.detected.describe()}; {rows.format}")
 
 
-def _count(batch: Sequence[ReadRow], known: set[str], counts: _Counts) -> None:
-    """Count each row once: as failed, as new where one of its records is, else as already present."""
+def _count(batch: Sequence[ReadRow], ids: Sequence[str], known: set[str], counts: _Counts) -> None:
+    """Count each row once: as failed, as new where one of its records is, else as already present.
+
+    Args:
+        ids: the ids of the batch's examples, in order.
+        known: the ids that are rows of the project already.
+    """
+    following = iter(ids)
     for row in batch:
         counts.left_out.update(row.left_out)
         if row.failure:
@@ -218,13 +225,11 @@ def _count(batch: Sequence[ReadRow], known: set[str], counts: _Counts) -> None:
         counts.rows += 1
         fresh = False
         for example in row.examples:
-            value = example.value
-            record = value if isinstance(value, InstructionRecord) else value.record
-            identity = record_id(record)
+            identity = next(following)
             counts.metadata.update(list(example.meta))
             if identity not in known:
                 known.add(identity)
-                counts.records[record.kind] += 1
+                counts.records["instruction" if isinstance(example.value, InstructionRecord) else "preference"] += 1
                 fresh = True
         counts.new += fresh
         counts.present += not fresh
