@@ -61,6 +61,7 @@ def proxy_of(upstream: str, folder: Path) -> Iterator[tuple[str, Path]]:
     if nginx is None:
         message = "nginx is not here: apt-get install nginx-light"
         pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
+    assert nginx is not None
     port = any_free_port()
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
