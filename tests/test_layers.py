@@ -30,6 +30,7 @@ CORE = {
     "leakage",
     "embed",
     "distribution",
+    "difficulty",
     "diversity",
     "balance",
     "validate",

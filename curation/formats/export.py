@@ -91,7 +91,7 @@ def write_rows(
                 if taken := line.keys() & more.keys():
                     fact = f"is a column of the {format} shape too"
                     raise ProjectError(f"--columns {min(taken)}", fact, "leave it out, or rename the column and import again")
-                yield line | more
+                yield {**line, **more}
 
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")

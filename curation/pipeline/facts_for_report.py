@@ -18,7 +18,7 @@ from curation.pipeline.deciding import GATES
 from curation.pipeline.describing import load_comparison, load_descriptions
 from curation.pipeline.facts_of_judging import judge_quality, score_sets
 from curation.pipeline.facts_of_pairs import pair_hygiene
-from curation.pipeline.facts_of_rows import balance_facts, diversity_facts
+from curation.pipeline.facts_of_rows import balance_facts, difficulty_facts, diversity_facts
 from curation.pipeline.screening import load_points, point_in_words
 from curation.pipeline.staleness import find_stale
 from curation.project import settings_digest
@@ -81,6 +81,7 @@ def report_data(bench: Bench, *, names: Mapping[str, str] | None = None) -> page
         conflicts=_conflicts(bench, findings, by_seq) if "screen" in ran else None,
         distributions=_distributions(bench, rows, verdicts) if by_seq else None,
         coverage=_coverage(bench, verdicts, rows),
+        difficulty=difficulty_facts(bench, rows),
         balance=balance_facts(bench),
         descriptions=load_descriptions(bench),
         comparison=load_comparison(bench),

@@ -104,6 +104,8 @@ def read_judged(bench: Bench, run: int) -> int:
             else:
                 scores += [(seqs[identity], digest, c, v, result.rationales.get(c, ""), key) for c, v in result.values.items()]
                 scores.append((seqs[identity], digest, "overall", result.overall, "", key))
+                if result.difficulty is not None:
+                    scores.append((seqs[identity], digest, scoring.DIFFICULTY, result.difficulty, "", key))
     facts.add_scores(bench.db, scores, run)
     facts.add_choices(bench.db, choices, run)
     facts.add_failures(bench.db, failures, run)

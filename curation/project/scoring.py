@@ -36,6 +36,10 @@ class Score(Closed):
     repeat: int = Field(default=0, ge=0, le=10_000)
     """Rows that each judge scores a second time, to see whether it agrees with itself; the second scores decide nothing."""
 
+    difficulty: bool = False
+    """Whether the judge also says how hard each row is (1 to 5), which the report sets beside the plan's `difficulty`. It decides
+    nothing. Turning it on or off makes the judge score every row again."""
+
     @model_validator(mode="after")
     def _has_a_part_to_take(self) -> Score:
         if self.top_by is not None and self.top_percent is None:
@@ -58,6 +62,8 @@ class Score(Closed):
     def _names_are_free(self) -> Score:
         if {"overall", "total"} & self.rubric.keys():
             raise ValueError("rubric: none may be called overall or total")
+        if self.difficulty and (self.is_off or "difficulty" in self.rubric):
+            raise ValueError("difficulty: true needs a rubric, and no criterion may then be called difficulty")
         for name in self.rubric:
             if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,60}", name):
                 raise ValueError(f"rubric: {name!r} cannot name a score; use small letters, digits, - and _")

@@ -17,6 +17,7 @@ Name = Literal[
     "teacher_answer",
     "teacher_naive",
     "judge",
+    "judge_difficulty",
     "judge_pair",
     "leak_judge",
 ]

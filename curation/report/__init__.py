@@ -20,7 +20,7 @@ from curation.report.rows import (
     ScoreSet,
     Selection,
 )
-from curation.report.whole import BalancedClass, ClassBalance, DiversityFacts, DiversityOf
+from curation.report.whole import BalancedClass, ClassBalance, DifficultyCross, DifficultyLevel, DiversityFacts, DiversityOf
 from curation.report.work import (
     Agreement,
     Cost,
@@ -48,6 +48,8 @@ __all__ = [
     "Cost",
     "Coverage",
     "CoverageCell",
+    "DifficultyCross",
+    "DifficultyLevel",
     "Dispute",
     "Distribution",
     "DiversityFacts",

@@ -15,7 +15,7 @@ from curation.hygiene import Hygiene
 from curation.records import Kind
 from curation.report.judge import JudgeQuality, PairHygiene
 from curation.report.rows import Closed, Conflict, Coverage, Distribution, Drop, FunnelStep, Leak, ProtectedSuite, ScoreSet
-from curation.report.whole import ClassBalance, DiversityFacts
+from curation.report.whole import ClassBalance, DifficultyCross, DiversityFacts
 from curation.report.work import Cost, FailureCount, Review, RunFacts, SnapshotFacts
 
 
@@ -50,6 +50,8 @@ class ReportData(Closed):
     conflicts: tuple[Conflict, ...] | None = None
     distributions: tuple[Distribution, ...] | None = None
     coverage: Coverage | None = None
+    difficulty: tuple[DifficultyCross, ...] = ()
+    """Empty where the plan has no attribute `difficulty`, or no row of it was written."""
     balance: tuple[ClassBalance, ...] | None = None
     descriptions: tuple[Description, ...] | None = None
     comparison: Comparison | None = None

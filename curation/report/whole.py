@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from curation.balance import Imbalance
 from curation.records import Kind
 from curation.report.rows import Closed
@@ -55,3 +57,27 @@ class DiversityFacts(Closed):
     cells: int = 0
     filled: int = 0
     simulated: bool = False
+
+
+class DifficultyLevel(Closed):
+    """A planned difficulty and how its rows were measured."""
+
+    name: str
+    rows: int
+    mean: float | None
+    counts: tuple[int, ...]
+    """Rows by bin."""
+
+
+class DifficultyCross(Closed):
+    """Planned difficulty against measured difficulty."""
+
+    kind: Kind
+    method: Literal["judge", "length"]
+    levels: tuple[DifficultyLevel, ...]
+    bins: tuple[str, ...]
+    correlation: tuple[float, float, float, int] | None
+    """Spearman's rank correlation, its 95 % interval, and the rows; None where it cannot be computed."""
+    disagreeing: int
+    furthest: tuple[str, ...] = ()
+    """Ids of the rows on which plan and measure differ most."""

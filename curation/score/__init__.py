@@ -3,6 +3,7 @@ believed (crosscheck.py), and how far it says what people say (people.py).
 """
 
 from curation.score.judgment import (
+    DIFFICULTY,
     DISAGREEMENT,
     SCALE,
     Order,
@@ -22,6 +23,7 @@ from curation.score.judgment import (
 from curation.score.panel import PanelDecision, combine, decide_panel, judges_of, settle_panel, spread
 
 __all__ = [
+    "DIFFICULTY",
     "DISAGREEMENT",
     "SCALE",
     "Order",

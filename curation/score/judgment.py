@@ -15,6 +15,8 @@ from curation.records import InstructionRecord, Message, PairRecord
 from curation.requests import Answer, Failure, Request
 
 SCALE = (1, 2, 3, 4, 5)
+DIFFICULTY = "difficulty"
+"""Under which the judge's rating of a row's difficulty is kept among its scores."""
 DISAGREEMENT = 2.5
 """Points of 10 between the overall score and the criteria's mean (one step of the scale) above which they are said to disagree."""
 
@@ -45,6 +47,8 @@ class Scores:
     overall: int
     total: float
     """0 to 10, the mean of the criteria, computed here."""
+    difficulty: int | None = None
+    """1 to 5, where the project asks for it; no part of the total."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,8 @@ class PairChoice:
 
 def rubric_digest(project: Project, judge: ModelSpec | None = None) -> str:
     """Digest of all that shapes a score: another rubric, prompt, brief or judge adds scores beside the old ones."""
-    return settings_digest(prompt_digest("judge"), *_shaping(project, judge))
+    more = (prompt_digest("judge_difficulty"),) if project.score.difficulty else ()
+    return settings_digest(prompt_digest("judge"), *_shaping(project, judge), *more)
 
 
 def again_digest(project: Project, judge: ModelSpec | None = None) -> str:
@@ -78,6 +83,8 @@ def requests_for(items: Iterable[Scorable], *, project: Project, judge: ModelSpe
     digest, schema = (again_digest if again else rubric_digest)(project, judge), _score_schema(project)
     for item in items:
         system, user = fill("judge", **_shared(project, item.reference), attributes=item.attributes, example=_example(item.record))
+        if project.score.difficulty:
+            system = f"{system}\n\n{fill('judge_difficulty')[0]}"
         body = message_body(judge or project.models.judge, system, user, schema)
         yield Request(stage="score", slot=f"{item.id}:{digest}", role="judge", body=body)
 
@@ -111,8 +118,11 @@ def scores_from(answer: Answer, *, project: Project) -> Scores | Failure:
         values[criterion], rationales[criterion] = entry["score"], entry["rationale"]
     if not _is_score(overall):
         return fail(answer, "schema", "`overall` is no score from 1 to 5")
+    difficulty = value.get(DIFFICULTY) if project.score.difficulty else None
+    if project.score.difficulty and not _is_score(difficulty):
+        return fail(answer, "schema", "`difficulty` is no number from 1 to 5")
     total = total_of(values)
-    return Scores(answer.request.slot.split(":")[0], values, rationales, overall, total)
+    return Scores(answer.request.slot.split(":")[0], values, rationales, overall, total, difficulty)
 
 
 def choice_from(answer: Answer) -> PairChoice | Failure:
@@ -136,7 +146,8 @@ def _score_schema(project: Project) -> dict[str, Any]:
     # Minima and maxima are not enforced by structured output; an enum is.
     score = {"type": "integer", "enum": list(SCALE)}
     criterion = object_schema({"rationale": {"type": "string"}, "score": score})
-    return object_schema({"scores": object_schema(dict.fromkeys(project.score.rubric, criterion)), "overall": score})
+    asked = {"scores": object_schema(dict.fromkeys(project.score.rubric, criterion)), "overall": score}
+    return object_schema(asked | ({DIFFICULTY: score} if project.score.difficulty else {}))
 
 
 def _shared(project: Project, reference: Reference | None) -> dict[str, Any]:

@@ -36,7 +36,12 @@ class Judge:
         scores = {name: self._criterion(name, truth, (form, said), answer, asked) for name in asked.part("rubric", {})}
         mean = sum(s["score"] for s in scores.values()) / max(1, len(scores))
         overall = round(mean) if not chance(0.04, self.seed, asked.sha, "overall") else 5 if mean < 3 else 2
-        return {"scores": scores, "overall": min(5, max(1, overall))}
+        more = {"difficulty": self._difficulty(prompt, asked)} if "difficulty" in (asked.schema or {}).get("properties", {}) else {}
+        return {"scores": scores, "overall": min(5, max(1, overall)), **more}
+
+    def _difficulty(self, prompt: str, asked: Asked) -> int:
+        """1 to 5: longer prompts are taken for harder ones, with some noise; no opinion worth anything."""
+        return min(5, max(1, round(len(prompt.split()) / 8 + 2.5 * fraction(self.seed, asked.sha, "difficulty"))))
 
     def choice(self, asked: Asked) -> dict[str, str]:
         """Which of two answers is better."""
