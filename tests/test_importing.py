@@ -21,6 +21,7 @@ from curation.pipeline import Provenance
 from curation.store import open_store, records, runs
 from curation.template import write_template
 from tests.conftest import ROOT
+from tests.fake_hub import COMMIT, serve_hub
 
 BRIEF = "Answer gardening questions for beginners in two sentences."
 
@@ -209,9 +210,9 @@ def test_strict_refuses_a_loss_before_anything_is_written(garden: Path, tmp_path
 # The command
 
 
-def curate(*words: object) -> subprocess.CompletedProcess[str]:
+def curate(*words: object, **environ: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "curation", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environ, capture_output=True, text=True, timeout=120)
 
 
 def test_the_command_states_what_it_took(garden: Path, tmp_path: Path) -> None:
@@ -245,3 +246,20 @@ def test_on_a_terminal_the_origin_is_asked_for(garden: Path, tmp_path: Path) -> 
     assert b"Name of the data set" in shown and b"Who wrote the rows" in shown and b"license (SPDX" not in shown
     with open_store(garden) as db:
         assert [(s.name, s.license, s.written_by) for s in records.list_sources(db)] == [("forum", "MIT", "people")]
+
+
+def test_a_data_set_of_the_hub_is_streamed_and_its_commit_recorded(garden: Path, tmp_path: Path) -> None:
+    train = [{"prompt": "a", "completion": "b", "lang": "en"}, {"prompt": "c", "completion": "d", "lang": "de"}]
+    rows = {"train.jsonl": train, "test.jsonl": train[:1]}
+    files = {name: "".join(json.dumps(row) + "\n" for row in of).encode() for name, of in rows.items()}
+    with serve_hub(files) as address:
+        own = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "cache")}
+        done = curate("import", garden, "hf://own/data", "--license", "MIT", "--json", **own)
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        assert (told["in"], told["new"], told["already_present"], told["failed"]) == (3, 2, 1, 0)
+        gone = curate("import", garden, "hf://own/none", **own)
+        assert gone.returncode == 2 and "hf://own/none: cannot be read from the Hub" in gone.stderr
+    assert metadata(garden) == [{"lang": "en", "split": "train"}, {"lang": "de", "split": "train"}]
+    with open_store(garden) as db:
+        assert [(s.file, s.license) for s in records.list_sources(db)] == [(f"hf://own/data at {COMMIT[:12]}", "MIT")]

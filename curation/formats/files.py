@@ -78,13 +78,15 @@ class Detected:
     sheet: str = ""
     other_sheets: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
+    revision: str = ""
+    """The commit of a data set of the Hub."""
 
     def describe(self) -> str:
         """Return what was detected, for the screen: "CSV, cp1252, semicolon"."""
         names = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
         parts = [self.kind, self.encoding, names.get(self.delimiter, self.delimiter and repr(self.delimiter))]
         parts += ["" if self.quotes else "quotes are text", f"sheet {self.sheet}" if self.sheet else ""]
-        parts += [f"splits {', '.join(self.splits)}" if self.splits else ""]
+        parts += [f"splits {', '.join(self.splits)}" if self.splits else "", self.revision and f"revision {self.revision[:12]}"]
         return ", ".join(part for part in parts if part)
 
 

@@ -174,16 +174,18 @@ def read_hub(address: str) -> RawFile:
         raise ProjectError(address, "is no address of a Hub data set", "write hf://OWNER/NAME, for example hf://OpenAssistant/oasst1:train")
     name, config, revision, split = found.groups()
     from datasets import load_dataset
+    from huggingface_hub import HfApi
 
     try:
-        data = load_dataset(name, config, split=split, revision=revision, streaming=True)
+        commit = str(HfApi().dataset_info(name, revision=revision).sha)
+        data = load_dataset(name, config, split=split, revision=commit, streaming=True)
         splits: dict[str, Any] = dict(data) if isinstance(data, dict) else {split or "": data}
         rows = _dataset_rows(splits if len(splits) > 1 else {"": next(iter(splits.values()))})
     # datasets and the hub raise any of these when a data set cannot be had.
     except (OSError, ValueError, RuntimeError, LookupError) as error:
         step = "check the name, the network and HF_HUB_OFFLINE; a private data set needs HF_TOKEN"
         raise ProjectError(address, f"cannot be read from the Hub ({_first_line(error)})", step) from error
-    return RawFile(Detected("Hub", splits=tuple(name for name in splits if name)), rows)
+    return RawFile(Detected("Hub", splits=tuple(name for name in splits if name), revision=commit), rows)
 
 
 def _dataset_rows(splits: Mapping[str, Any]) -> Rows:

@@ -100,11 +100,7 @@ def import_rows(
         counts = _Counts()
         for file in found:
             rows = open_rows(file, options)
-            about = Source(
-                _digest(file), _storable(stated.name.strip()) or UNKNOWN, license, stated.written_by,
-                _storable(file if isinstance(file, str) else file.name),
-                datetime.now(UTC).isoformat(timespec="seconds"),
-            )  # fmt: skip
+            about = _source_of(file, rows, stated, license)
             with runs.record_run(bench.db, "import", about.source) as run:
                 before = counts.rows, counts.failed
                 _import_file(bench, rows, about, group, run.number, counts)
@@ -154,6 +150,18 @@ def _is_data(path: Path) -> bool:
 
 def _is_hidden(path: Path) -> bool:
     return any(part.startswith((".", "~$")) for part in path.parts)
+
+
+def _source_of(file: Path | str, rows: OpenRows, stated: Provenance, license: str) -> Source:
+    commit = rows.detected.revision
+    return Source(
+        source=_digest(f"{file}@{commit}" if isinstance(file, str) else file),
+        name=_storable(stated.name.strip()) or UNKNOWN,
+        license=license,
+        written_by=stated.written_by,
+        file=f"{file} at {commit[:12]}" if isinstance(file, str) else _storable(file.name),
+        imported=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
 
 
 def _digest(file: Path | str) -> str:
