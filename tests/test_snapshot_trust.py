@@ -31,6 +31,7 @@ from curation.snapshot import (
     sign_snapshot,
     verify_snapshot,
 )
+from curation.snapshot.sign import read_signature
 from curation.snapshot.write import schema_of
 from tests.snapshot_rows import NOW, instruction, splits_of, unlock, write
 
@@ -211,10 +212,13 @@ def test_files_swapped_while_a_snapshot_loads_never_yield_forged_content(
 def test_a_snapshot_changed_while_it_is_signed_is_not_signed(signed: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
     other = write(tmp_path / "other", splits=splits_of(lambda n: instruction(n, "other")))
     genuine = read_manifest(signed)
+    expected = hashlib.sha256((signed / "manifest.json").read_bytes()).hexdigest()
     with swapping(signed, other, ("manifest.json",)):
-        for _ in range(60):
+        for _ in range(150):
             with contextlib.suppress(SnapshotError):
                 sign_snapshot(signed, keys[0])
+            made = read_signature(signed / "model.sig")
+            assert made is not None and made.files["manifest.json"] == expected
     (signed / "manifest.json").unlink()
     (signed / "manifest.json").write_bytes(genuine.to_json())
     assert verify_snapshot(signed, trusted_keys=[keys[1]]).status == "verified"
