@@ -261,6 +261,10 @@ def load_base(folder: Path, quantization: Quantization, *, packing: bool = False
     if not hasattr(model, model.base_model_prefix):
         # Llama4ForCausalLM names a body it does not have; TRL and `likelihood.py` look the body up by this name.
         model.base_model_prefix = "model"
+    text = model.config.get_text_config()
+    if hasattr(text, "num_local_experts") and not hasattr(text, "num_experts"):
+        text.num_experts = text.num_local_experts  # the name TRL reads for the router's auxiliary loss
+    steady_routers(model)
     mend_linear4bit(model)
     return model
 
@@ -273,6 +277,20 @@ def load_for_reading(folder: Path, quantization: Quantization, *, adapter: Path 
 
         model = PeftModel.from_pretrained(model, adapter)
     return model.eval()
+
+
+def steady_routers(model: Any) -> None:
+    """Let routers choose experts as they do at inference, without the noise of pretraining (Phi-3.5-MoE samples its experts).
+
+    Routers are not trained here, so the noise teaches them nothing, and DPO's policy and reference would be sent to other experts.
+    """
+    for name, module in model.named_modules():
+        for noise in ("jitter_noise", "input_jitter_noise"):
+            if hasattr(module, noise):
+                setattr(module, noise, 0.0)
+        if name.rpartition(".")[2] in ROUTERS:
+            module.eval()
+            module.train = lambda mode=True, module=module: module
 
 
 def mend_linear4bit(model: Any) -> int:
