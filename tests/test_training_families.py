@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +124,91 @@ def test_first_step_of_dpo_leaves_out_the_routers_loss_only() -> None:
     check_first_step(loss=math.log(2), margin=0.0)
     with pytest.raises(TrainingError, match="the reference is not the SFT policy"):
         check_first_step(loss=0.6952, margin=0.0)
+
+
+def test_answers_end_where_the_template_ends_them(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, GenerationConfig
+
+    from training.folder import open_run
+    from training.merge import merge_run
+
+    project = build_project(tmp_path / "project")
+    # ChatML on a base model: the tokenizer's end of sequence is not the end of a turn.
+    file = project / "model" / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token": "<|endoftext|>"}))
+    done = train_run(load_run(project, "sft.yaml", run_settings(optimizer={"max_steps": 1, "batch_size": 2, "max_length": 200})))
+    tokenizer = AutoTokenizer.from_pretrained(project / "model")
+    turn, sequence = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    assert done["chat"] == {"system": "keep", "end_of_turn": {"id": turn, "token": "<|im_end|>"}}
+    adapter = project / "runs" / "sft" / "adapter"
+    assert GenerationConfig.from_pretrained(adapter).eos_token_id == sorted([turn, sequence])
+    assert f"An answer ends with the token `<|im_end|>` ({turn})" in (adapter / "README.md").read_text()
+    merge_run(open_run(project / "runs" / "sft"), out=tmp_path / "merged")
+    assert GenerationConfig.from_pretrained(tmp_path / "merged").eos_token_id == sorted([turn, sequence])
+
+
+def test_dpo_needs_the_prompts_its_sft_run_had(project: Path) -> None:
+    from training.config import TrainingError
+
+    optimizer = {"max_steps": 1, "batch_size": 2, "max_length": 200}
+    done = train_run(load_run(project, "merged.yaml", run_settings(output="merged", system="merge", optimizer=optimizer)))
+    assert done["chat"]["system"] == "merge"
+    settings = run_settings("dpo", output="merged-dpo", sft_adapter="merged", optimizer=optimizer)
+    with pytest.raises(TrainingError, match=r"system: is keep here and merge in the SFT run.*Next: set system: merge"):
+        train_run(load_run(project, "merged-dpo.yaml", settings))
+    assert train_run(load_run(project, "merged-dpo.yaml", settings | {"system": "merge"}))["first_margin"] == 0.0
+
+
+def run_python(text: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "always", "-c", text], env=os.environ | environment, capture_output=True, text=True, timeout=300, check=True
+    )
+
+
+def test_cpu_without_bfloat16_computes_in_float32() -> None:
+    text = "from training.model import compute_dtype; print(compute_dtype())"
+    assert run_python(text, ONEDNN_MAX_CPU_ISA="AVX2", CUDA_VISIBLE_DEVICES="").stdout == "float32\n"
+
+
+def test_run_goes_on_in_the_data_type_it_was_begun_with(project: Path) -> None:
+    import torch
+
+    from training.config import TrainingError
+    from training.model import compute_dtype
+    from training.preflight import preflight
+    from training.resume import check_origin, take_up
+    from training.sft import build_trainer
+
+    run, said = load_run(project, "dtype.yaml", run_settings(output="dtype")), []
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[compute_dtype()]
+    checked = preflight(run) | {"dtype": other}
+    trainer, _ = build_trainer(run, checked=checked, say=said.append)
+    assert trainer.model.get_input_embeddings().weight.dtype == getattr(torch, other)
+    assert f"Computing in {other}, as preflight recorded; {compute_dtype()} is this machine's fast data type" in said
+    take_up(run.output, checked)
+    mark = run.output / "checkpoints" / "checkpoint-4"
+    mark.mkdir()
+    (mark / "complete").touch()
+    check_origin(run.output, checked)
+    with pytest.raises(TrainingError, match="begun with another data type"):
+        check_origin(run.output, checked | {"dtype": compute_dtype()})
+
+
+EVERYTHING = """
+from pathlib import Path
+from tests.training_samples import build_project, load_run, run_settings, train_run
+from training.evaluate import evaluate_run
+project = build_project(Path({folder!r}))
+optimizer = {{"max_steps": 2, "batch_size": 2, "max_length": 200, "gradient_checkpointing": True}}
+for kind in ("sft", "dpo"):
+    run = load_run(project, kind + ".yaml", run_settings(kind, optimizer=optimizer))
+    train_run(run)
+    evaluate_run(run, say=print)
+"""
+
+
+def test_we_use_no_name_that_transformers_will_remove(tmp_path: Path) -> None:
+    done = run_python(EVERYTHING.format(folder=str(tmp_path / "project")), PYTHONPATH=os.pathsep.join(sys.path))
+    named = {name for found in re.findall(r"(`\w+`(?:/`\w+`)*) (?:is|are) deprecated", done.stderr) for name in found.split("/")}
+    # PEFT 0.21 reads the first; TRL 1.16 calls the other two around DPO's reference.
+    assert named <= {"`is_gradient_checkpointing`", "`gradient_checkpointing_disable`", "`gradient_checkpointing_enable`"}

@@ -189,13 +189,24 @@ def _result(evaluation: Mapping[str, Any]) -> str:
 
 
 def _use(done: Mapping[str, Any]) -> str:
+    chat = done.get("chat") or {}
+    notes = ["The tokenizer here has the chat template it was trained with."]
+    if end := chat.get("end_of_turn"):
+        notes.append(f"An answer ends with the token `{end['token']}` ({end['id']}); generation_config.json names it as a stop token.")
+    if chat.get("system") == "merge":
+        notes.append("The chat template has no system role: put the system message in front of the first user message, then an empty line.")
     return f"""## How to load it
 
 ```python
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({json.dumps(done["base"]["id"])}), "this/folder")
+tokenizer, settings = AutoTokenizer.from_pretrained("this/folder"), GenerationConfig.from_pretrained("this/folder")
+messages = [{{"role": "user", "content": "..."}}]
+inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+answer = model.generate(**inputs, generation_config=settings, max_new_tokens=256)
+print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
 ```
 
-The tokenizer here has the chat template it was trained with. `train trace` leads from the run folder to each row."""
+{" ".join(notes)} `train trace` leads from the run folder to each row."""

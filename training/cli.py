@@ -272,6 +272,9 @@ def _run_text(result: dict[str, Any], folder: Path, run_file: Path) -> str:
         f"  best validation loss {result['best_eval_loss']:.4f} at step {result['best_step']}",
         f"  adapter {folder / result['adapter']}  {result['adapter_digest'][:12]}",
     ]
+    if parameters := result.get("parameters"):
+        share = parameters["trainable"] / parameters["total"]
+        lines.insert(1, f"  trained {parameters['trainable']:,} of {parameters['total']:,} parameters ({share:.2%})")
     if result["early_stopped_at"]:
         lines.insert(1, f"  stopped early at step {result['early_stopped_at']}")
     if "reference_digest" in result:

@@ -66,6 +66,7 @@ def _train(run: RunFile, *, sft_adapter: Path, checked: dict[str, Any], say: Say
             "reference_digest": reference,
             "sft_run": relative(sft_adapter, run.output),
             "sft": {key: value for key, value in sft.items() if key not in ("path", "protected")},
+            "parameters": count_parameters(trainer.model),
             "resumed_from": int(checkpoint.name.split("-")[1]) if checkpoint else None,
             "seconds": round(time.monotonic() - started, 1),
         }
@@ -83,7 +84,7 @@ def describe_preference(state: Any) -> dict[str, Any]:
 
 def build_trainer(run: RunFile, *, checked: dict[str, Any], say: Say) -> tuple[Any, Any]:
     """Build the DPOTrainer over the verified pairs; returns it with its tokenizer."""
-    from training.model import check_base, load_tokenizer
+    from training.model import check_base, checked_dtype, load_tokenizer
 
     snapshot = open_snapshot(run, run.output / checked["snapshot"]["path"], kind="preference")
     if snapshot.manifest.digest.root != checked["snapshot"]["digest"]:
@@ -98,7 +99,8 @@ def build_trainer(run: RunFile, *, checked: dict[str, Any], say: Say) -> tuple[A
     tokenizer = load_tokenizer(run.base_model)
     splits = load_splits(snapshot)
     train, validation = (kept_rows(splits[split], checked["lengths"][split], system=run.system) for split in ("train", "validation"))
-    trainer = make_trainer(run, tokenizer, train=train, validation=validation, say=say, tracking=describe_tracking(run, checked))
+    dtype, tracking = checked_dtype(checked, say=say), describe_tracking(run, checked)
+    trainer = make_trainer(run, tokenizer, train=train, validation=validation, say=say, tracking=tracking, dtype=dtype)
     say(parameters_text(count_parameters(trainer.model)))
     return trainer, tokenizer
 

@@ -150,8 +150,11 @@ def read_evaluations(folder: Path, adapter_digest: str) -> list[dict[str, Any]]:
 
 
 def save_adapter(model: Any, tokenizer: Any, *, folder: Path, base_id: str) -> Path:
-    """The trained adapter and the chat template it was trained with, in FOLDER/adapter; written aside, then renamed."""
+    """Write the trained adapter with its tokenizer, chat template and stop tokens to FOLDER/adapter; written aside, then renamed."""
+    from transformers import GenerationConfig
+
     from curation.snapshot.write import sync_folder, sync_tree
+    from training.likelihood import end_tokens
 
     target, aside = folder / ADAPTER, folder / f".{ADAPTER}.part"
     shutil.rmtree(aside, ignore_errors=True)
@@ -159,6 +162,8 @@ def save_adapter(model: Any, tokenizer: Any, *, folder: Path, base_id: str) -> P
     # Not asking for embeddings also keeps PEFT from looking the base model up on a hub.
     model.save_pretrained(aside, selected_adapters=["default"], save_embedding_layers=False)
     tokenizer.save_pretrained(aside)
+    stops = GenerationConfig(eos_token_id=sorted(end_tokens(model, tokenizer)), pad_token_id=tokenizer.pad_token_id)  # type: ignore[no-untyped-call]
+    stops.save_pretrained(aside)
     sync_tree(aside)  # run.json is synced later and must not outlive the weights it names
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)

@@ -47,13 +47,16 @@ def merge_run(run: RunFile, *, out: Path, say: Say = print) -> dict[str, Any]:
 def _write_merged(run: RunFile, target: Path) -> None:
     from peft import PeftModel
 
+    from training.likelihood import end_tokens
     from training.model import load_base, load_tokenizer
 
     model: Any = PeftModel.from_pretrained(load_base(run.base_model, Quantization(kind="none"), dtype="bfloat16"), run.output / ADAPTER)
     merged = model.merge_and_unload()
     merged.config.use_cache = True
+    tokenizer = load_tokenizer(run.base_model)
+    merged.generation_config.eos_token_id = sorted(end_tokens(merged, tokenizer))
     merged.save_pretrained(target)
-    load_tokenizer(run.base_model).save_pretrained(target)
+    tokenizer.save_pretrained(target)
 
 
 def _write_record(run: RunFile, done: dict[str, Any], target: Path) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -222,6 +222,14 @@ def compute_dtype() -> str:
         return "bfloat16"
     supported = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-untyped-call]
     return "bfloat16" if supported else "float32"
+
+
+def checked_dtype(checked: Mapping[str, Any], *, say: Callable[[str], None]) -> str:
+    """Return the data type preflight recorded, so that a run that was moved goes on in the arithmetic it was begun with."""
+    recorded, own = str(checked["dtype"]), compute_dtype()
+    if recorded != own:
+        say(f"Computing in {recorded}, as preflight recorded; {own} is this machine's fast data type")
+    return recorded
 
 
 def load_base(folder: Path, quantization: Quantization, *, packing: bool = False, dtype: str | None = None) -> Any:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import netrc
+import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from curation.errors import command
 from training.adapter import read_settings
@@ -43,6 +46,9 @@ if TYPE_CHECKING:
 
 def preflight(run: RunFile, *, say: Say = print) -> dict[str, Any]:
     """Check a run and write its preflight.json; raises the first refusal."""
+    from training.model import compute_dtype
+    from training.rehearsal import rehearse
+
     if done := find_finished(run):
         refuse_newer_snapshot(run, done)
         return read_json(run.output / PREFLIGHT)
@@ -58,10 +64,11 @@ def preflight(run: RunFile, *, say: Say = print) -> dict[str, Any]:
         check_sft_protected(run, sft, sha256=evaluation["sha256"])
     conditions = check_licences(run, base, snapshot, sft)
     refuse_unknown_targets(run)
-    lengths = describe_rows(run, snapshot, say=say)
+    lengths, sample = describe_rows(run, snapshot, say=say)
     memory = describe_memory(
         run, longest=run.optimizer.max_length if run.optimizer.packing else max(split["longest"] for split in lengths.values())
     )
+    disk, dtype = describe_disk(run), compute_dtype()
     result = {
         "schema": SCHEMA,
         "kind": run.kind,
@@ -74,9 +81,12 @@ def preflight(run: RunFile, *, say: Say = print) -> dict[str, Any]:
         "warnings": find_warnings(run),
         "eval": evaluation,
         "sft_run": sft,
+        "chat": describe_chat(run),
+        "dtype": dtype,
         "lengths": lengths,
         "memory": memory,
-        "disk": describe_disk(run),
+        "disk": disk,
+        "rehearsal": rehearse(run, sample, dtype=dtype, say=say),
     }
     with only_process(run.output):
         check_origin(run.output, result)
@@ -187,6 +197,9 @@ def describe_sft(run: RunFile, *, base_digest: str) -> dict[str, Any] | None:
         return None
     sft = require_sft(run, run.sft_adapter, base_digest=base_digest)
     manifest = sft.snapshot.manifest
+    if (begun := sft.done["chat"]["system"]) != run.system:
+        fact = f"is {run.system} here and {begun} in the SFT run, so its adapter knows other prompts"
+        raise TrainingError("system", fact, f"set system: {begun}")
     return {
         "path": relative(run.sft_adapter, run.output),
         "adapter_digest": sft.done["adapter_digest"],
@@ -209,16 +222,31 @@ def check_sft_protected(run: RunFile, sft: dict[str, Any], *, sha256: str) -> No
         raise TrainingError("eval.file", fact, "evaluate on a set that both snapshots were screened against")
 
 
-def describe_rows(run: RunFile, snapshot: Snapshot, *, say: Say) -> dict[str, Any]:
+def describe_chat(run: RunFile) -> dict[str, Any]:
+    """Describe how the chat template is used: the system message, and the token that ends an answer."""
+    from training.chat import find_end_of_turn
+    from training.model import load_tokenizer
+
+    tokenizer = load_tokenizer(run.base_model)
+    end = find_end_of_turn(tokenizer)
+    return {"system": run.system, "end_of_turn": None if end is None else {"id": end, "token": tokenizer.convert_ids_to_tokens(end)}}
+
+
+def describe_rows(run: RunFile, snapshot: Snapshot, *, say: Say) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Render the train and validation rows as the trainer does; refuse a split that loses too much or everything.
+
+    Returns:
+        What is known of each split, and some rows to rehearse with.
 
     Raises:
         TrainingError: too many rows are too long or unusable with the chat template, a split is empty, or a token is not in the
             model's vocabulary.
     """
     from training.model import load_tokenizer
+    from training.rehearsal import pick_rows
 
     tokenizer, facts, limits = load_tokenizer(run.base_model), {}, read_limits(run.base_model)
+    sample: list[dict[str, Any]] = []
     for split in ("train", "validation"):
         rows = read_rows(snapshot, split, system=run.system)  # type: ignore[arg-type]
         if not rows:
@@ -236,7 +264,8 @@ def describe_rows(run: RunFile, snapshot: Snapshot, *, say: Say) -> dict[str, An
             fact = f"{longest} tokens in a row of the {split} split, and the base model has {limits.positions} positions"
             raise TrainingError("optimizer.max_length", fact, f"set optimizer.max_length: {limits.positions}")
         facts[split] = asdict(lengths)
-    return facts
+        sample = sample or pick_rows(rows, rendered, set(lengths.left_out))
+    return facts, sample
 
 
 def refuse_losses(
@@ -305,17 +334,44 @@ def describe_disk(run: RunFile) -> dict[str, float]:
 
 
 def refuse_missing_logger(run: RunFile) -> None:
-    """The libraries look for a logger's package only when the training begins."""
+    """Refuse a logger that is not installed or not logged in; the libraries notice only when the training begins."""
     if run.logger != "none" and importlib.util.find_spec(run.logger) is None:
         raise TrainingError("logger", f"the package {run.logger} is not installed", f"pip install {run.logger}, or set logger: none")
+    if run.logger == "wandb" and not has_wandb_login():
+        host = wandb_host()
+        fact = f"W&B is not logged in: WANDB_API_KEY is not set and there is no entry for {host} in .netrc"
+        raise TrainingError("logger", fact, "wandb login, or export WANDB_MODE=offline, or set logger: none")
+
+
+def wandb_host() -> str:
+    """Return the host of the W&B server in use."""
+    return urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or "api.wandb.ai"
+
+
+def has_wandb_login() -> bool:
+    """Whether W&B can start a run without asking: a key, an entry in .netrc, an identity token, or a mode that needs none."""
+    if os.environ.get("WANDB_MODE", "").lower() in ("offline", "disabled", "dryrun", "shared"):
+        return True
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    homes = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
+    files = [path for path in (Path(home).expanduser() for home in homes) if path.is_file()]
+    try:
+        return any(netrc.netrc(str(path)).authenticators(wandb_host()) for path in files)
+    except netrc.NetrcParseError:
+        return False
 
 
 def refuse_unknown_targets(run: RunFile) -> None:
     """Names in lora.targets that no module of the base model has."""
     if run.lora is None or isinstance(run.lora.targets, str):
         return
+    from training.model import ROUTERS
+
     known = find_module_names(run.base_model)
     for target in run.lora.targets:
+        if target in ROUTERS:
+            raise TrainingError("lora.targets", f"{target} chooses the experts of a mixture; routers are not adapted", "leave it out")
         if target not in known:
             near = difflib.get_close_matches(target, sorted(known), n=1)
             again = f"did you mean {near[0]}?" if near else "name modules that it has, or write targets: all-linear"

@@ -47,8 +47,9 @@ def only_process(folder: Path) -> Iterator[None]:
 
 
 def origin_of(checked: Mapping[str, Any]) -> dict[str, str]:
-    """What the checkpoints of a run belong to, from its preflight.json."""
+    """Return what the checkpoints of a run belong to, from its preflight.json."""
     facts = {"settings": checked["config_digest"], "snapshot": checked["snapshot"]["digest"], "base model": checked["base"]["digest"]}
+    facts["data type"] = checked.get("dtype", "bfloat16")
     return facts | ({"SFT adapter": checked["sft_run"]["adapter_digest"]} if checked.get("sft_run") else {})
 
 
@@ -57,7 +58,7 @@ def check_origin(folder: Path, checked: Mapping[str, Any]) -> None:
     file = folder / CHECKPOINTS / ORIGIN
     if find_checkpoint(folder) is None:
         return
-    begun, now = read_json(file) if file.is_file() else {}, origin_of(checked)
+    begun, now = {"data type": "bfloat16"} | (read_json(file) if file.is_file() else {}), origin_of(checked)
     other = [name for name, digest in now.items() if begun.get(name) != digest]
     if other:
         raise TrainingError(

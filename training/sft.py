@@ -54,6 +54,7 @@ def _train(run: RunFile, *, checked: dict[str, Any], say: Say) -> dict[str, Any]
         adapter = save_adapter(trainer.model, tokenizer, folder=run.output, base_id=checked["base"]["id"])
         digest = require_saved(adapter, trainer.model)
         result = describe_run(run, trainer.state, checked=checked, adapter_digest=digest)
+        result["parameters"] = count_parameters(trainer.model)
         result["resumed_from"] = int(checkpoint.name.split("-")[1]) if checkpoint else None
         result["seconds"] = round(time.monotonic() - started, 1)
         write_card(adapter, result, history=trainer.state.log_history)
@@ -64,7 +65,7 @@ def _train(run: RunFile, *, checked: dict[str, Any], say: Say) -> dict[str, Any]
 
 def build_trainer(run: RunFile, *, checked: dict[str, Any], say: Say) -> tuple[Any, Any]:
     """Build the SFTTrainer over the verified rows; returns it with its tokenizer."""
-    from training.model import check_base, load_tokenizer
+    from training.model import check_base, checked_dtype, load_tokenizer
 
     snapshot = open_snapshot(run, run.output / checked["snapshot"]["path"], kind="instruction")
     if snapshot.manifest.digest.root != checked["snapshot"]["digest"]:
@@ -77,7 +78,8 @@ def build_trainer(run: RunFile, *, checked: dict[str, Any], say: Say) -> tuple[A
     tokenizer = load_tokenizer(run.base_model)
     splits = load_splits(snapshot)
     train, validation = (kept_rows(splits[split], checked["lengths"][split], system=run.system) for split in ("train", "validation"))
-    trainer = make_trainer(run, tokenizer, train=train, validation=validation, say=say, tracking=describe_tracking(run, checked))
+    dtype, tracking = checked_dtype(checked, say=say), describe_tracking(run, checked)
+    trainer = make_trainer(run, tokenizer, train=train, validation=validation, say=say, tracking=tracking, dtype=dtype)
     say(parameters_text(count_parameters(trainer.model)))
     return trainer, tokenizer
 
@@ -191,6 +193,8 @@ def describe_run(run: RunFile, state: Any, *, checked: dict[str, Any], adapter_d
         "settings": describe_settings(run),
         "eval": {key: checked["eval"][key] for key in ("file", "sha256", "name", "weights")},
         "conditions": checked["conditions"],
+        "chat": checked["chat"],
+        "dtype": checked["dtype"],
         "licence_answers": run.licence_answers.model_dump(mode="json", exclude_defaults=True),
         "warnings": find_warnings(run),
         "rows": {

@@ -1,0 +1,222 @@
+"""A rehearsal: one real training step with a small model of the base model's family, before hours are spent on the real one.
+
+The small model has two layers and narrow weights, made from the base model's config.json; tokenizer, chat template, targets, quantization,
+attention, lengths and logger are the run's own. What the libraries would refuse after the base model was loaded is refused here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from curation.errors import UserError
+from training.chat import Rendered
+from training.config import RunFile, TrainingError
+from training.folder import ADAPTER, save_adapter
+from training.progress import Say
+from training.resume import train_from
+
+LAYERS, HEADS, EXPERTS, LONGEST = 2, 2, 4, 1024
+"""Layers, attention heads and experts of the small model, and tokens of a row in the rehearsal."""
+
+
+def rehearse(run: RunFile, rows: list[dict[str, Any]], *, dtype: str, say: Say = lambda text: None) -> dict[str, Any]:
+    """Take one training step with a small model and save its adapter; returns the seconds it took.
+
+    Args:
+        run: the run to rehearse.
+        rows: some of its rows; the longest ones show most.
+        dtype: data type to compute in.
+        say: prints progress.
+
+    Raises:
+        TrainingError: a step of this run fails, with the library's reason.
+    """
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="rehearsal-") as aside, logger_kept_local(run.logger, Path(aside)):
+        base = Path(aside) / "base"
+        if (reason := write_small_model(run.base_model, base)) is not None:
+            say(f"The run was not rehearsed: {reason}")
+            return {"seconds": None, "reason": reason}
+        small = _small_run(run, base, Path(aside))
+        try:
+            if run.kind == "dpo":
+                _write_small_adapter(run, small, dtype=dtype)
+            _step(small, rows, dtype=dtype)
+        except Exception as error:
+            # Whatever the libraries raise here they would raise after the base model was loaded; the kinds are many and undocumented.
+            text = f"{error.what} {error.fact}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            text = " ".join(text.replace(f"{aside}/", "").split())[:300]
+            fact = f"a training step with a small model of this family fails ({text})"
+            raise TrainingError("rehearsal", fact, _advice(run, text)) from error
+    return {"seconds": round(time.monotonic() - started, 1), "reason": None}
+
+
+def pick_rows(rows: list[dict[str, Any]], rendered: Sequence[Rendered], gone: Collection[str]) -> list[dict[str, Any]]:
+    """Return two rows to rehearse with: the longest that a small model takes in a second, or the shortest there are.
+
+    Args:
+        rows: the rows of the training split.
+        rendered: the same rows as the trainer sees them.
+        gone: ids of the rows that are left out.
+    """
+    kept = sorted(((text.whole, index) for index, text in enumerate(rendered) if str(rows[index]["id"]) not in gone))
+    fitting = [index for whole, index in kept if whole <= LONGEST]
+    return [rows[index] for index in (fitting[-2:] or [index for _, index in kept[:1]])]
+
+
+def write_small_model(source: Path, target: Path) -> str | None:
+    """Write a random two-layer model of a checkpoint's family with its tokenizer; returns why it could not be built, or None.
+
+    Widths are reduced too where the family allows it, so that a rehearsal of a 70B model takes seconds.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from training.model import TOKENIZER_FILES
+
+    reason = ""
+    for shrink in (_narrow, lambda text: None):
+        text = AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config()
+        if hasattr(text, "quantization_config"):
+            del text.quantization_config
+        _two_layers(text)
+        shrink(text)
+        try:
+            model = AutoModelForCausalLM.from_config(text, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
+            with torch.no_grad():
+                model.eval()(input_ids=torch.ones(1, 4, dtype=torch.long))
+        except Exception as error:
+            # A configuration that does not fit together raises whatever the family's code happens to meet first.
+            reason = f"no small model of {text.model_type} could be built ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+            continue
+        model.save_pretrained(target)
+        for name in (*TOKENIZER_FILES, "added_tokens.json", "vocab.json", "merges.txt", "generation_config.json"):
+            if (source / name).is_file():
+                shutil.copyfile(source / name, target / name)
+        return None
+    return reason
+
+
+def _two_layers(text: Any) -> None:
+    """Keep two layers, of two kinds where the family has more than one, in every list that has an entry a layer."""
+    layers, kinds = text.num_hidden_layers, getattr(text, "layer_types", None) or []
+    firsts = [kinds.index(kind) for kind in dict.fromkeys(kinds)]
+    kept = sorted((firsts + [index for index in range(layers) if index not in firsts])[: min(LAYERS, layers)])
+    for name, value in list(vars(text).items()):
+        if isinstance(value, list) and len(value) == layers and layers > LAYERS:
+            setattr(text, name, [value[index] for index in kept])
+    if isinstance(getattr(text, "moe_layers", None), list):
+        text.moe_layers = [index for index in text.moe_layers if index < LAYERS]
+    text.num_hidden_layers = len(kept)
+    for name, most in (("first_k_dense_replace", 1), ("num_kv_shared_layers", 0), ("max_window_layers", LAYERS)):
+        if isinstance(getattr(text, name, None), int):
+            setattr(text, name, min(getattr(text, name), most))
+
+
+def _narrow(text: Any) -> None:
+    """Reduce heads, widths and experts; the size of a head stays, because rotary embeddings are laid out by it."""
+    heads, groups = text.num_attention_heads, getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    if heads <= HEADS:
+        return
+    text.num_attention_heads, text.hidden_size = HEADS, HEADS * size
+    if getattr(text, "num_key_value_heads", None):
+        text.num_key_value_heads = HEADS if groups == heads else 1
+    if getattr(text, "head_dim", None):
+        text.head_dim = size
+    for name in ("intermediate_size", "intermediate_size_mlp", "moe_intermediate_size", "shared_expert_intermediate_size"):
+        if isinstance(getattr(text, name, None), int):
+            setattr(text, name, min(getattr(text, name), 4 * size))
+    for name in ("num_experts", "num_local_experts", "n_routed_experts"):
+        if isinstance(getattr(text, name, None), int) and getattr(text, name) > EXPERTS:
+            setattr(text, name, EXPERTS)
+    for name, most in (("num_experts_per_tok", 2), ("n_group", 1), ("topk_group", 1)):
+        if isinstance(getattr(text, name, None), int):
+            setattr(text, name, min(getattr(text, name), most))
+
+
+def _small_run(run: RunFile, base: Path, aside: Path) -> RunFile:
+    """The run with the small model, one step and a folder that is thrown away."""
+    optimizer = run.optimizer.model_copy(
+        update={
+            **{"max_steps": 1, "batch_size": min(2, run.optimizer.batch_size), "accumulation": 1},
+            **{"warmup": 0.0, "schedule": "constant"},
+        }
+    )
+    stopping = run.stopping.model_copy(update={"every_steps": 1})
+    sft = None if run.sft_adapter is None else aside / "sft"
+    changes = {"base_model": base, "output": aside / "run", "optimizer": optimizer, "stopping": stopping, "sft_adapter": sft}
+    return run.model_copy(update=changes)
+
+
+def _write_small_adapter(run: RunFile, small: RunFile, *, dtype: str) -> None:
+    """A fresh adapter of the SFT adapter's shape for the small model."""
+    from peft import LoraConfig, get_peft_model
+
+    from training.model import load_base, load_tokenizer
+
+    assert run.sft_adapter is not None and small.sft_adapter is not None
+    settings = LoraConfig.from_pretrained(str(run.sft_adapter / ADAPTER))
+    settings.inference_mode = False
+    model = get_peft_model(load_base(small.base_model, run.quantization, dtype=dtype), settings)
+    small.sft_adapter.mkdir()
+    save_adapter(model, load_tokenizer(small.base_model), folder=small.sft_adapter, base_id="rehearsal")
+
+
+def _step(small: RunFile, rows: list[dict[str, Any]], *, dtype: str) -> None:
+    """One step, and the adapter on disk compared with the one in memory, as in the real run."""
+    from training import dpo, sft
+    from training.model import load_tokenizer
+
+    small.output.mkdir()
+    tokenizer = load_tokenizer(small.base_model)
+    make_trainer = sft.make_trainer if small.kind == "sft" else dpo.make_trainer
+    trainer = make_trainer(small, tokenizer, train=rows, validation=rows[:1], say=lambda text: None, dtype=dtype)
+    before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    train_from(trainer, None)
+    sft.require_saved(save_adapter(trainer.model, tokenizer, folder=small.output, base_id="rehearsal"), trainer.model)
+    now = dict(trainer.model.named_parameters())
+    if not any((now[name] != value).any() for name, value in before.items()):
+        raise TrainingError("rehearsal", "a training step changes nothing in the adapter", "name other modules in lora.targets")
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    if not all(math.isfinite(float(loss)) for loss in losses):
+        raise TrainingError("rehearsal", f"the loss of a training step is {losses[0]}", "lower optimizer.learning_rate")
+
+
+@contextlib.contextmanager
+def logger_kept_local(logger: str, aside: Path) -> Iterator[None]:
+    """Keep a rehearsal's log out of the user's projects: in a folder that is thrown away, and nothing is sent."""
+    changes = {
+        "wandb": {"WANDB_MODE": "offline", "WANDB_DIR": str(aside), "WANDB_SILENT": "true"},
+        "trackio": {"TRACKIO_DIR": str(aside / "trackio")},
+        "tensorboard": {"TENSORBOARD_LOGGING_DIR": str(aside / "events")},
+    }.get(logger, {})
+    kept = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        if (wandb := sys.modules.get("wandb")) is not None:
+            wandb.finish()
+        for name, value in kept.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _advice(run: RunFile, text: str) -> str:
+    if run.logger != "none" and run.logger in text.lower():
+        return f"set {run.logger} up, or set logger: none"
+    if run.lora is not None and not isinstance(run.lora.targets, str):
+        return "write lora.targets: all-linear, or name linear modules only"
+    return "take another base model, or set quantization: {kind: none} to see whether the 4-bit weights are the cause"
