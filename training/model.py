@@ -214,7 +214,7 @@ def _token_losses(model: Any, batch: Mapping[str, Any]) -> Any:
 def compute_dtype() -> str:
     """Return the data type this machine computes in: bfloat16, or float32 on a CPU without bfloat16 instructions.
 
-    There oneDNN emulates bfloat16, and a step of the demo took 27.5 s where float32 takes about 1 s.
+    There oneDNN emulates bfloat16: a step of SmolLM2-135M (NF4, batch 2) took 10.8 processor seconds in it and 1.4 in float32.
     """
     import torch
 
