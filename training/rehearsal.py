@@ -21,7 +21,7 @@ from curation.errors import UserError
 from training.chat import Rendered
 from training.config import RunFile, TrainingError
 from training.folder import ADAPTER, save_adapter
-from training.progress import Say
+from training.progress import Say, Tracking
 from training.resume import train_from
 
 LAYERS, HEADS, EXPERTS, LONGEST = 2, 2, 4, 1024
@@ -180,7 +180,8 @@ def _step(small: RunFile, rows: list[dict[str, Any]], *, dtype: str) -> None:
     small.output.mkdir()
     tokenizer = load_tokenizer(small.base_model)
     make_trainer = sft.make_trainer if small.kind == "sft" else dpo.make_trainer
-    trainer = make_trainer(small, tokenizer, train=rows, validation=rows[:1], say=lambda text: None, dtype=dtype)
+    tracking = Tracking("rehearsal", "rehearsal", "rehearsal", {})
+    trainer = make_trainer(small, tokenizer, train=rows, validation=rows[:1], say=lambda text: None, dtype=dtype, tracking=tracking)
     before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
     train_from(trainer, None)
     sft.require_saved(save_adapter(trainer.model, tokenizer, folder=small.output, base_id="rehearsal"), trainer.model)
@@ -198,7 +199,6 @@ def logger_kept_local(logger: str, aside: Path) -> Iterator[None]:
     changes = {
         "wandb": {"WANDB_MODE": "offline", "WANDB_DIR": str(aside), "WANDB_SILENT": "true"},
         "trackio": {"TRACKIO_DIR": str(aside / "trackio")},
-        "tensorboard": {"TENSORBOARD_LOGGING_DIR": str(aside / "events")},
     }.get(logger, {})
     kept = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)
