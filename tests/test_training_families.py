@@ -110,7 +110,7 @@ def test_two_steps_of_sft_and_dpo(project: Path, name: str) -> None:
 def test_names_that_peft_takes_for_fused_experts_are_those_of_the_table() -> None:
     from peft.utils.transformers_weight_conversion import _MODEL_TO_CONVERSION_PATTERN, _MOE_TARGET_MODULE_MAPPING
 
-    from training.model import EXPERT_PROJECTIONS, REMAPPED_BY_PEFT, ROUTERS
+    from training.targets import EXPERT_PROJECTIONS, REMAPPED_BY_PEFT, ROUTERS
 
     assert {kind for kind, pattern in _MODEL_TO_CONVERSION_PATTERN.items() if pattern in _MOE_TARGET_MODULE_MAPPING} == REMAPPED_BY_PEFT
     names = {name for mapping in _MOE_TARGET_MODULE_MAPPING.values() for name in mapping}

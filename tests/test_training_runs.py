@@ -44,7 +44,8 @@ def quantized(folder: Path) -> Any:
     import torch
     from peft import get_peft_model
 
-    from training.model import load_base, lora_config
+    from training.model import load_base
+    from training.targets import lora_config
 
     torch.manual_seed(0)
     base = load_base(folder, Quantization())
@@ -148,7 +149,8 @@ def dpo_trainer(project: Path, model: Any, **more: Any) -> Any:
 
 def test_base_as_reference_is_refused(project: Path) -> None:
     from training.dpo import check_reference
-    from training.model import load_base, lora_config
+    from training.model import load_base
+    from training.targets import lora_config
 
     base = load_base(project / "model", Quantization())
     trainer = dpo_trainer(project, base, peft_config=lora_config(Lora(r=4), base))

@@ -6,15 +6,11 @@ and evaluation ask for that digest again.
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
-import netrc
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from curation.errors import command
 from training.adapter import read_settings
@@ -36,9 +32,10 @@ from training.data import (
 from training.folder import ADAPTER, CONFIG, PREFLIGHT, SCHEMA, find_finished, read_json, relative, require_run, write_json
 from training.items import read_eval_items, shape_of
 from training.licence import BaseModelRecord, check_use, find_base_record
-from training.memory import GIB, available_memory, checkpoint_bytes, estimate_run, find_module_names, read_limits, read_shape
-from training.progress import Say
+from training.memory import GIB, available_memory, checkpoint_bytes, estimate_run, read_limits, read_shape
+from training.progress import Say, has_wandb_login, wandb_host
 from training.resume import check_origin, only_process
+from training.targets import refuse_unknown_targets
 
 if TYPE_CHECKING:
     from curation.snapshot import Snapshot
@@ -341,41 +338,6 @@ def refuse_missing_logger(run: RunFile) -> None:
         host = wandb_host()
         fact = f"W&B is not logged in: WANDB_API_KEY is not set and there is no entry for {host} in .netrc"
         raise TrainingError("logger", fact, "wandb login, or export WANDB_MODE=offline, or set logger: none")
-
-
-def wandb_host() -> str:
-    """Return the host of the W&B server in use."""
-    return urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or "api.wandb.ai"
-
-
-def has_wandb_login() -> bool:
-    """Whether W&B can start a run without asking: a key, an entry in .netrc, an identity token, or a mode that needs none."""
-    if os.environ.get("WANDB_MODE", "").lower() in ("offline", "disabled", "dryrun", "shared"):
-        return True
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    homes = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
-    files = [path for path in (Path(home).expanduser() for home in homes) if path.is_file()]
-    try:
-        return any(netrc.netrc(str(path)).authenticators(wandb_host()) for path in files)
-    except netrc.NetrcParseError:
-        return False
-
-
-def refuse_unknown_targets(run: RunFile) -> None:
-    """Names in lora.targets that no module of the base model has."""
-    if run.lora is None or isinstance(run.lora.targets, str):
-        return
-    from training.model import ROUTERS
-
-    known = find_module_names(run.base_model)
-    for target in run.lora.targets:
-        if target in ROUTERS:
-            raise TrainingError("lora.targets", f"{target} chooses the experts of a mixture; routers are not adapted", "leave it out")
-        if target not in known:
-            near = difflib.get_close_matches(target, sorted(known), n=1)
-            again = f"did you mean {near[0]}?" if near else "name modules that it has, or write targets: all-linear"
-            raise TrainingError("lora.targets", f"{target} is no module of the base model", again)
 
 
 def describe_snapshot(run: RunFile, snapshot: Snapshot) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 import json
 import math
+import netrc
 import os
 import shutil
 import sys
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from argilla_setup.shown import mask_secrets, visible
 from training.config import RunFile, TrainingError
@@ -138,6 +140,25 @@ def logger_callbacks(run: RunFile, tracking: Tracking | None) -> list[Any]:
     if run.logger == "trackio":
         return [integrations.TrackioCallback()]
     return _wandb_callbacks(run.output, tracking)
+
+
+def wandb_host() -> str:
+    """Return the host of the W&B server in use."""
+    return urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or "api.wandb.ai"
+
+
+def has_wandb_login() -> bool:
+    """Whether W&B can start a run without asking: a key, an entry in .netrc, an identity token, or a mode that needs none."""
+    if os.environ.get("WANDB_MODE", "").lower() in ("offline", "disabled", "dryrun", "shared"):
+        return True
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    homes = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
+    files = [path for path in (Path(home).expanduser() for home in homes) if path.is_file()]
+    try:
+        return any(netrc.netrc(str(path)).authenticators(wandb_host()) for path in files)
+    except netrc.NetrcParseError:
+        return False
 
 
 def _wandb_callbacks(folder: Path, tracking: Tracking) -> list[Any]:

@@ -109,7 +109,8 @@ def make_trainer(
     from transformers import EarlyStoppingCallback, set_seed
     from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
 
-    from training.model import cast_adapters, check_packing, load_base, lora_config, resuming, training_arguments
+    from training.model import cast_adapters, check_packing, load_base, resuming, training_arguments
+    from training.targets import lora_config
 
     if run.threads:
         torch.set_num_threads(run.threads)
