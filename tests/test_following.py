@@ -121,3 +121,20 @@ def test_rows_that_argilla_lost_or_should_no_longer_show_are_pushed(tmp_path: Pa
     assert following(bed)[:3] == ["curate", "pull", folder]
     pipeline.override(bed.folder, rows[1].id, action="keep", reason="on topic after all")
     assert following(bed) == ["curate", "push", folder]
+
+
+def test_too_few_people_for_the_overlap_are_named_instead_of_another_pull(tmp_path: Path) -> None:
+    bed = Bed(blank(tmp_path / "garden"), tmp_path)
+    import_plain(bed.folder, 5)
+    score_by_hand(bed.folder)
+    done(bed, "score", "dedup", "screen")
+    pipeline.decide(bed.folder)
+    place = reviews.Place("http://here", "d1", "garden-instruction")
+    with open_store(bed.folder) as db:
+        reviews.mark_pushed(db, place, [(row.seq, "p") for row in records.list_rows(db, "instruction")])
+        with runs.record_run(db, "pull") as run:
+            run.detail = {"people": 2}
+    assert following(bed)[:2] == ["curate", "pull"]
+    with open_store(bed.folder) as db, runs.record_run(db, "pull") as run:
+        run.detail = {"people": 1}
+    assert following(bed)[:4] == ["argilla-setup", "users", "add", "NAME"]

@@ -124,7 +124,11 @@ def _review(bench: Bench) -> NextStep | None:
     if waiting - held or (waiting and facts.seqs_with_verdict(bench.db, "dropped") & held):
         return _run(bench, "push")  # which also takes rows that no longer pass out of the annotators' queue
     if waiting:
-        pull = command("curate", "pull", bench.folder)
+        people, overlap, pull = _people_who_answer(bench), bench.project.review.overlap, command("curate", "pull", bench.folder)
+        if people is not None and people < overlap:
+            admit = command_to_admit(bench, "NAME")
+            fact = f"review.overlap asks {overlap} people for each row, and {people} can answer"
+            return _person(f"{admit}, then {pull}; or lower review.overlap. {fact}", admit)
         return _person(f"{pull} (once annotators have answered: {len(waiting):,} {_rows(len(waiting))} in Argilla)", pull)
     if verdicts["held"]:
         fact = "the error rate of the review sample is above review.max_error"
@@ -138,6 +142,20 @@ def _review(bench: Bench) -> NextStep | None:
             f"{report} shows {verdicts['disputed']:,} disputed rows and none is approved. Settle them: {settle} ID --as …", report
         )
     return _person(f"{report} shows why no row is approved: {_why_none(bench, verdicts)}", report)
+
+
+def command_to_admit(bench: Bench, name: str) -> str:
+    """Return the command that gives a person an account in the project's workspace."""
+    review = bench.project.review
+    home = ["--home", (bench.folder / review.argilla).resolve()] if review.argilla is not None else []
+    return command("argilla-setup", "users", "add", name, "--workspace", review.workspace, *home)
+
+
+def _people_who_answer(bench: Bench) -> int | None:
+    """Return how many people can answer or have answered, as the latest pull saw it; None before one has looked."""
+    run = runs.latest_run(bench.db, "pull")
+    found = json.loads(run["detail"] or "{}").get("people") if run else None
+    return None if found is None else int(found)
 
 
 def _why_none(bench: Bench, verdicts: Mapping[str, int]) -> str:

@@ -16,7 +16,7 @@ from curation.pipeline.bench import Bench, Summary, load_cells, open_bench
 from curation.pipeline.deciding import better_candidate, decide, decide_rows
 from curation.pipeline.duplicates import vectors_of
 from curation.pipeline.edits import add_edits
-from curation.pipeline.following import next_step
+from curation.pipeline.following import command_to_admit, next_step
 from curation.pipeline.judging import totals_by_seq
 from curation.pipeline.opinions import opinions_by_seq
 from curation.pipeline.sampling import is_unseen
@@ -92,7 +92,8 @@ def pull(folder: Path) -> Summary:
                 new += reviews.add_answers(bench.db, answers, run.number)
             edits = add_edits(bench, run.number)
             run.rows_out = new
-            run.detail = {"new": new, "edits": edits}
+            people = {member.name for member in argilla.list_members(review)} | set(reviews.list_annotators(bench.db))
+            run.detail = {"new": new, "edits": edits, "people": len(people)}
         runs.forget_earlier(bench.db, "pull", than=run.number, idle=True)
         # `curate serve` pulls every minute; it computes nothing while nobody answers.
         is_old = is_changed or runs.latest_numbers(bench.db).get("decide", 0) < runs.latest_with_rows(bench.db, ("pull",))
@@ -108,8 +109,6 @@ def pull(folder: Path) -> Summary:
             notes.append(
                 f"Rows in review that Argilla at {review.url} does not hold: {counts['missing']:,}. `curate push` sends them again."
             )
-        if waiting:
-            notes += _who_is_missing(bench, (), argilla.list_members(review))
         return Summary("pull", run.rows_in, run.rows_out, counts, [*notes, f"Next: {next_step(bench)}"])
 
 
@@ -164,17 +163,15 @@ def _what_changed(totals: Mapping[str, int]) -> list[str]:
 def _who_is_missing(bench: Bench, absent: Sequence[str], members: Sequence[Member]) -> list[str]:
     """Return who cannot answer, and how they are admitted, in sentences."""
     review = bench.project.review
-    home = ["--home", (bench.folder / review.argilla).resolve()] if review.argilla is not None else []
-    add = command("argilla-setup", "users", "add", *(absent[:1] or ["NAME"]), "--workspace", review.workspace, *home)
+    add = command_to_admit(bench, absent[0] if absent else "NAME")
     notes = []
     if absent:
         state = "has no account in Argilla, or was removed," if len(absent) == 1 else "have no account in Argilla, or were removed,"
         notes.append(f"{', '.join(absent)} {state} and cannot answer. Next: {add}")
-    if len(members) < review.overlap:
-        notes.append(
-            f"review.overlap asks {review.overlap} people for each row, and {len(members)} can answer in {review.workspace}: "
-            f"rows stay in review until there are more, or the overlap is lower. Next: {add}"
-        )
+    people = {member.name for member in members} | set(reviews.list_annotators(bench.db))
+    if len(people) < review.overlap:
+        fact = f"review.overlap asks {review.overlap} people for each row, and {len(people)} can answer"
+        notes.append(f"{fact}: rows stay in review until there are more, or the overlap is lower. Next: {add}")
     return notes
 
 
