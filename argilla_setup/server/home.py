@@ -79,6 +79,7 @@ def open_home(folder: Path | None = None) -> Home:
         for part in (home.folder, home.users_folder, home.logs_folder, home.processes_file.parent, home.folder / "valkey"):
             part.mkdir(parents=True, exist_ok=True)
         home.folder.chmod(0o700)
+        identify(home)
     except OSError as error:
         raise UserError(
             f"{home.folder}", f"cannot hold the server's state ({error.strerror})", "name another folder with --home"
