@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from curation.errors import BudgetReached, ModelUnavailable
-from curation.models import AskProgress, AskSummary, ask_batch, find_rates, open_model
+from curation.errors import BudgetReached, ModelUnavailable, UnusableAnswers
+from curation.models import AnswerCheck, AskProgress, AskSummary, ask_batch, find_rates, open_model
 from curation.models.prices import bound_nano
 from curation.project import ModelSpec
-from curation.requests import Request
+from curation.requests import Answer, Failure, Request
 from curation.store.calls import CallLedger
 from tests.messages_server import Act, MessagesServer, error_body, message, messages_server, prompt_of
 from tests.test_models import CHEAP_ANSWER_USD, MODEL, QUICK, database, ledger, make_request, open_database, run
@@ -27,6 +27,32 @@ __all__ = ["database", "ledger"]
 
 class Died(BaseException):
     """The process ends here."""
+
+
+def test_a_batch_is_not_paid_where_the_first_answers_cannot_be_used(ledger: CallLedger) -> None:
+    """They are asked one by one until one can be used, so garbage costs as many calls as it may have in a row."""
+
+    def judge(answer: Answer) -> Failure | None:
+        usable = int(answer.request.slot) >= 3
+        return None if usable else Failure(stage="generate", slot=answer.request.slot, reason="not_json")
+
+    requests, provider = [make_request(str(n)) for n in range(40)], Provider()
+    with messages_server(other=provider.other) as server:
+        spec = ModelSpec(model=MODEL, base_url=server.address, batch=True)
+
+        def ask(most: int) -> AskSummary:
+            model = open_model(spec, environ={"ANTHROPIC_API_KEY": "test-key"})
+            return ask_batch(
+                requests, model=model, spec=spec, ledger=ledger, budget_usd=5.0, simulated=False, patience=QUICK,
+                check=AnswerCheck(judge, most),
+            )  # fmt: skip
+
+        with pytest.raises(UnusableAnswers, match=r"2 answers in a row could not be used \(not_json 2\). The first: 'answer to 0'"):
+            ask(2)
+        assert (server.log.received, provider.batches) == (["0", "1"], {})
+        assert ask(5).answered == 38
+        assert server.log.received == ["0", "1", "2", "3"]
+    assert sum(provider.asked().values()) == 36
 
 
 @dataclass

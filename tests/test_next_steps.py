@@ -317,7 +317,7 @@ STATES: list[tuple[Callable[[Make, Provider], Path], str]] = [
     (approved, TO_TRAINING),
     (snapshot_unsigned, TO_TRAINING),
     (a_row_kept_after_the_snapshot, TO_TRAINING),
-    (fresh, "import rows with curate import"),
+    (fresh, "FILE, or set plan.instruction or plan.preference in"),
     (blank_template, "brief: is not filled in"),
     (all_teacher_calls_failed, "no answer of the teacher could be used (not_json 6)"),
     (teacher_answers_garbage, "no answer of the teacher could be used"),

@@ -370,7 +370,7 @@ def test_status_says_where_the_project_stands_and_what_comes_next(bed: Bed) -> N
     assert summary.counts["last"]["score"]["state"] == "done"
     assert summary.notes == [f"Next: curate dedup {bed.folder}"]
     fresh = blank(bed.folder.parent / "fresh")
-    told = f"import rows with curate import {fresh} FILE, or set plan.instruction or plan.preference in {fresh / 'project.yaml'}"
+    told = f"curate import {fresh} FILE, or set plan.instruction or plan.preference in {fresh / 'project.yaml'}"
     assert pipeline.status(fresh).notes == [f"Next: {told}"]
 
 

@@ -72,7 +72,7 @@ def _write(bench: Bench) -> NextStep | None:
         return _run(bench, "plan")
     if not cells and not rows:
         imported = command("curate", "import", bench.folder)
-        return _person(f"import rows with {imported} FILE, or set plan.instruction or plan.preference in {bench.folder / 'project.yaml'}")
+        return _person(f"{imported} FILE, or set plan.instruction or plan.preference in {bench.folder / 'project.yaml'}")
     waiting = records.count_cells(bench.db, waiting=True) if cells else 0
     if not waiting and (rows or not cells):
         return None
