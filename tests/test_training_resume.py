@@ -183,6 +183,19 @@ def test_run_that_had_stopped_early_takes_no_more_steps_wherever_it_lies_now(pro
     assert again["adapter_digest"] == whole["adapter_digest"]
 
 
+def test_tensorboard_shows_each_step_of_a_resumed_run_once(project: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    optimizer = run_settings()["optimizer"] | {"max_steps": 10}
+    run = load_run(project, "sft.yaml", run_settings(logger="tensorboard", optimizer=optimizer))
+    stop_after(run, 8)
+    (run.output / "checkpoints" / "checkpoint-8" / "complete").unlink()  # killed while it was written: steps 5 to 8 are taken again
+    assert train_run(run)["resumed_from"] == 4
+    events = EventAccumulator(str(run.output / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 11))
+
+
 def test_checkpoints_are_never_gone_on_from_with_other_rows_or_settings(project: Path) -> None:
     from training.preflight import preflight
     from training.sft import train_sft

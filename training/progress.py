@@ -134,9 +134,7 @@ def logger_callbacks(run: RunFile, tracking: Tracking | None) -> list[Any]:
 
     integrations: Any = library  # its classes have no types
     if run.logger == "tensorboard":
-        callback = integrations.TensorBoardCallback()
-        callback.logging_dir = str(run.output / TENSORBOARD)  # its default lies among the checkpoints, which are deleted
-        return [callback]
+        return [_tensorboard_callback(run.output / TENSORBOARD, integrations.TensorBoardCallback)]
     if run.logger == "trackio":
         return [integrations.TrackioCallback()]
     return _wandb_callbacks(run.output, tracking)
@@ -159,6 +157,22 @@ def has_wandb_login() -> bool:
         return any(netrc.netrc(str(path)).authenticators(wandb_host()) for path in files)
     except netrc.NetrcParseError:
         return False
+
+
+def _tensorboard_callback(folder: Path, library_callback: Any) -> Any:
+    """The library's callback, with its events in the run folder: its default lies among the checkpoints, which are deleted.
+
+    A resumed run takes some steps again; the reader drops what the killed process wrote of them.
+    """
+
+    class Kept(library_callback):  # type: ignore[misc]
+        def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            self.logging_dir = str(folder)
+            if state.global_step:
+                self.tb_writer = self._SummaryWriter(log_dir=self.logging_dir, purge_step=state.global_step + 1)
+            super().on_train_begin(args, state, control, **more)
+
+    return Kept()
 
 
 def _wandb_callbacks(folder: Path, tracking: Tracking) -> list[Any]:
