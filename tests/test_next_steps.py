@@ -293,7 +293,7 @@ def intended_use_not_filled_in(make: Make, provider: Provider) -> Path:
 
 def too_few_approved(make: Make, provider: Provider) -> Path:
     folder = make()
-    import_rows(folder, 0, 2)
+    import_rows(folder, 0, 1)
     run(folder, "score", "dedup", "screen", "decide")
     show(folder)
     answer(folder)

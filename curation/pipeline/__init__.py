@@ -78,8 +78,8 @@ WALK = ("plan", "generate", "score", "dedup", "screen", "refill", "push")
 def run(folder: Path, *, until: str = "push", progress: Progress | None = None) -> Iterator[Summary]:
     """Walk the stages from the plan up to UNTIL; each asks only for what is missing.
 
-    A project that writes no rows skips plan, generate and refill; one without a judge skips score; one without people ends with
-    decide instead of push.
+    A project of imported rows, in which nothing was planned yet, skips plan, generate and refill; one without a judge skips score;
+    one without people ends with decide instead of push.
     """
     if until not in WALK:
         raise ProjectError(f"--until {until}", f"is not one of {', '.join(WALK)}", command("curate", "run", folder, "--until", "push"))
@@ -105,8 +105,9 @@ def _not_needed(folder: Path) -> tuple[set[str], bool]:
     with open_bench(folder) as bench:
         project = bench.project
         skipped = {"score"} if project.score.is_off else set()
-        if not records.count_cells(bench.db) and not any(planned_rows(project).values()):
-            if not sum(records.count_rows(bench.db).values()):
+        rows = sum(records.count_rows(bench.db).values())
+        if not records.count_cells(bench.db) and (rows or not any(planned_rows(project).values())):
+            if not rows:
                 step = f"{command('curate', 'import', folder)} FILE, or set `plan: instruction` in project.yaml"
                 raise ProjectError(str(folder), "has no rows, and its plan asks for none", step)
             skipped |= {"plan", "generate", "refill"}

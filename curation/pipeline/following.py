@@ -68,6 +68,8 @@ def _write(bench: Bench) -> NextStep | None:
     """Plan and generate, until every cell was asked for."""
     planned, cells = sum(planned_rows(bench.project).values()), records.count_cells(bench.db)
     rows = sum(records.count_rows(bench.db).values())
+    if rows and not cells:
+        return None  # a project of imported rows; the plan that a new project.yaml holds is only an offer
     if planned and settings_digest(bench.project.plan) != _digest_of(bench, "plan"):
         return _run(bench, "plan")
     if not cells and not rows:
