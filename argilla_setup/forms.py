@@ -72,7 +72,7 @@ def score_name(criterion: str) -> str:
 
 
 def instruction_settings(
-    criteria: Sequence[str], *, vector_dimensions: int | None, overlap: int, guidelines: str | None = None
+    criteria: Sequence[str], *, vector_dimensions: int | None, overlap: int, guidelines: str | None = None, filters: Sequence[str] = ()
 ) -> rg.Settings:
     """The form for approving, correcting or rejecting one completion.
 
@@ -80,6 +80,7 @@ def instruction_settings(
         criteria: names of the judge's criteria; each becomes a hidden metadata property.
         vector_dimensions: size of the vector for find-similar; None for none.
         overlap: how many people answer each record.
+        filters: metadata columns of imported rows that annotators may filter by.
         guidelines: the project's own words; they stand above ours, which say how the form works and what is prefilled.
     """
     import argilla as rg
@@ -111,14 +112,14 @@ def instruction_settings(
             ),
             _comment_question(),
         ],
-        metadata=_metadata(criteria),
+        metadata=_metadata(criteria, filters),
         vectors=_vectors(vector_dimensions),
         distribution=rg.TaskDistribution(min_submitted=overlap),
     )
 
 
 def preference_settings(
-    criteria: Sequence[str], *, vector_dimensions: int | None, overlap: int, guidelines: str | None = None
+    criteria: Sequence[str], *, vector_dimensions: int | None, overlap: int, guidelines: str | None = None, filters: Sequence[str] = ()
 ) -> rg.Settings:
     """The form for saying which of two responses is better. Arguments as for `instruction_settings`."""
     import argilla as rg
@@ -140,7 +141,7 @@ def preference_settings(
             ),
             _comment_question(),
         ],
-        metadata=_metadata(criteria),
+        metadata=_metadata(criteria, filters),
         vectors=_vectors(vector_dimensions),
         distribution=rg.TaskDistribution(min_submitted=overlap),
     )
@@ -171,13 +172,19 @@ def _comment_question() -> rg.TextQuestion:
     return rg.TextQuestion(COMMENT, title="Comment", description="For whoever settles a disagreement.", required=False)
 
 
-def _metadata(criteria: Sequence[str]) -> list[rg.FloatMetadataProperty | rg.TermsMetadataProperty]:
+def filter_name(column: str) -> str:
+    """Return the name of the metadata property that holds a column of imported rows; Argilla has rules for such names."""
+    return f"column_{re.sub('[^a-z0-9_-]+', '-', column.lower()).strip('-')[:60]}"
+
+
+def _metadata(criteria: Sequence[str], filters: Sequence[str] = ()) -> list[rg.FloatMetadataProperty | rg.TermsMetadataProperty]:
     import argilla as rg
 
     scores = [SCORE_TOTAL, *map(score_name, criteria)]
     return [
         *(rg.FloatMetadataProperty(name, title=_title(name), visible_for_annotators=False) for name in scores),
         *(rg.TermsMetadataProperty(name, title=_title(name), visible_for_annotators=name in OPEN_TERMS) for name in TERMS),
+        *(rg.TermsMetadataProperty(filter_name(name), title=name, visible_for_annotators=True) for name in filters),
     ]
 
 

@@ -61,6 +61,13 @@ def test_annotators_may_filter_by_the_kind_of_work_and_by_nothing_that_sways_the
     }
 
 
+def test_columns_that_the_project_names_are_open_filters_with_their_own_title(address: str) -> None:
+    connect(address, KEY)
+    form = forms.instruction_settings(["accuracy"], vector_dimensions=None, overlap=1, filters=["Sent By", "ticket"])
+    added = [(item.name, item.title, item.visible_for_annotators) for item in form.metadata if item.name.startswith("column_")]
+    assert added == [("column_sent-by", "Sent By", True), ("column_ticket", "ticket", True)]
+
+
 def test_only_the_question_that_measures_nobody_may_be_prefilled(form: Any) -> None:
     required = {question.name for question in form.questions if question.required}
     assert required in ({"verdict"}, {"better"})

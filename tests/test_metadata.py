@@ -171,3 +171,35 @@ def test_a_column_may_not_replace_one_of_the_shape(bed: Bed, tmp_path: Path) -> 
     with pytest.raises(ProjectError, match="--columns id: is a column of the messages shape too"):
         pipeline.export(path, tmp_path / "a.jsonl", columns=("id",))
     assert not list(tmp_path.glob("*a.jsonl*"))
+
+
+def test_annotators_may_filter_by_the_columns_the_project_names(bed: Bed) -> None:
+    import numpy as np
+
+    from curation.pipeline.reviewing import _shown
+    from curation.store import records as stored
+
+    bring(bed, 4, ticket=lambda n: n // 2, **{"Sent By": lambda n: "mail" if n else None})
+    bed.set(r"^review: none$", "review: {mode: all, filters: [Sent By, ticket]}")
+    with pipeline.open_bench(bed.folder) as bench:
+        rows = stored.list_rows(bench.db, "instruction")
+        shown = _shown(bench, "instruction", rows, np.zeros((4, 2)))
+    assert [dict(item.metadata) for item in shown] == [
+        {"source": "imported", "column_ticket": "0"},
+        {"source": "imported", "column_sent-by": "mail", "column_ticket": "0"},
+        {"source": "imported", "column_sent-by": "mail", "column_ticket": "1"},
+        {"source": "imported", "column_sent-by": "mail", "column_ticket": "1"},
+    ]
+
+
+def test_a_filter_that_no_row_has_is_refused(bed: Bed) -> None:
+    import numpy as np
+
+    from curation.pipeline.reviewing import _shown
+    from curation.store import records as stored
+
+    bring(bed, 2, ticket=lambda n: n, Ticket=lambda n: n)
+    for names, fact in (("[mood]", "names mood, and imported rows have: Ticket, ticket"), ("[ticket, Ticket]", "differ only in capitals")):
+        bed.set(r"^review: .*$", f"review: {{mode: all, filters: {names}}}")
+        with pipeline.open_bench(bed.folder) as bench, pytest.raises(ProjectError, match=fact):
+            _shown(bench, "instruction", stored.list_rows(bench.db, "instruction"), np.zeros((2, 2)))

@@ -7,12 +7,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from argilla_setup import forms
 from curation import agreement as agreeing
 from curation import review as argilla
 from curation import score as scoring
 from curation.errors import ProjectError, command
 from curation.pipeline.asking import Progress
 from curation.pipeline.bench import Bench, Summary, load_cells, open_bench
+from curation.pipeline.classes import meta_columns, meta_text
 from curation.pipeline.deciding import better_candidate, decide, decide_rows
 from curation.pipeline.duplicates import vectors_of
 from curation.pipeline.edits import add_edits
@@ -298,6 +300,7 @@ def _open_dataset(bench: Bench, review: ArgillaReview, kind: Kind, rows: Sequenc
         overlap=bench.project.review.overlap,
         words=project_words(bench, kind),
         literal=review.literal,
+        filters=bench.project.review.filters,
     )
     dataset = argilla.open_dataset(review, dataset_name(bench, kind), settings=settings)
     return {row.seq: item for row, item in zip(rows, shown, strict=True)}, dataset
@@ -328,6 +331,7 @@ def _shown(bench: Bench, kind: Kind, rows: Sequence[Row], vectors: Any) -> list[
     values, totals = facts.scores_by_seq(bench.db, digest), totals_by_seq(bench)
     candidates = {row.id: row.seq for row in records.list_rows(bench.db, "instruction", role="candidate")} if kind == "preference" else {}
     attributes = {cell.id: {**cell.attributes, **_topic(bench, cell.row)} for cell in load_cells(bench)}
+    columns = _filter_terms(bench)
     out = []
     for row, vector in zip(rows, vectors, strict=True):
         seq = row.seq if kind == "instruction" else better_candidate(row, candidates)
@@ -335,9 +339,32 @@ def _shown(bench: Bench, kind: Kind, rows: Sequence[Row], vectors: Any) -> list[
         scores = {name: float(value) for name, value in values.get(seq, {}).items() if name in known}
         if seq in totals:
             scores["total"] = round(totals[seq], 2)
-        terms = {**attributes.get(row.cell or "", {}), "source": row.how}
+        terms = {**attributes.get(row.cell or "", {}), "source": row.how, **columns.get(row.seq, {})}
         out.append(argilla.show(row.record, row.id, scores=scores, terms=terms, vector=[round(float(v), 6) for v in vector]))
     return out
+
+
+def _filter_terms(bench: Bench) -> dict[int, dict[str, str]]:
+    """Return the values of the columns of `review.filters` of each imported row, by seq and property.
+
+    Raises:
+        ProjectError: no imported row has such a column.
+    """
+    names = bench.project.review.filters
+    if not names:
+        return {}
+    known = meta_columns(bench)
+    if missing := next((name for name in names if name not in known), None):
+        there = ", ".join(known) or "no metadata columns"
+        fact = f"names {missing}, and imported rows have: {there}"
+        raise ProjectError("project.yaml: review.filters", fact, "name columns that they have")
+    if len({forms.filter_name(name) for name in names}) < len(names):
+        fact = "names columns that differ only in capitals or signs, which Argilla cannot tell apart"
+        raise ProjectError("project.yaml: review.filters", fact, "leave one of them out")
+    return {
+        seq: {forms.filter_name(name): text[:200] for name in names if (text := meta_text(values.get(name)))}
+        for seq, values in records.meta_by_seq(bench.db, names).items()
+    }
 
 
 def _topic(bench: Bench, row: Mapping[str, Any] | None) -> dict[str, str]:

@@ -34,6 +34,9 @@ class Review(Closed):
     guidelines: str | None = None
     """A Markdown file of the project's own words for annotators; they read it after the brief and before how the form works."""
 
+    filters: tuple[str, ...] = ()
+    """Metadata columns of imported rows that annotators see in Argilla and may filter by."""
+
     @model_validator(mode="before")
     @classmethod
     def _by_name(cls, given: Any) -> Any:

@@ -138,7 +138,7 @@ def list_accounts(review: ArgillaReview) -> list[Member]:
 def show(record: Record, identity: str, *, scores: Mapping[str, float], terms: Mapping[str, str], vector: Sequence[float] | None) -> Shown:
     """What people see of a record: the text, never a score and never which answer its maker meant to be better."""
     metadata: dict[str, str | float] = {forms.score_name(name): value for name, value in scores.items()}
-    metadata |= {name: terms[name] for name in forms.TERMS if name in terms}
+    metadata |= {name: terms[name] for name in terms if name in forms.TERMS or name.startswith(forms.filter_name(""))}
     prompt = _conversation(record.prompt)
     if isinstance(record, InstructionRecord):
         text = record.completion.content
@@ -185,7 +185,14 @@ def content_digest(fields: Mapping[str, Any], metadata: Mapping[str, Any]) -> st
 
 
 def form_settings(
-    kind: Kind, *, criteria: Sequence[str], dimensions: int | None, overlap: int, words: str = "", literal: bool = True
+    kind: Kind,
+    *,
+    criteria: Sequence[str],
+    dimensions: int | None,
+    overlap: int,
+    words: str = "",
+    literal: bool = True,
+    filters: Sequence[str] = (),
 ) -> Any:
     """Return the form for a kind of record; the project's own words precede the description of the form.
 
@@ -195,10 +202,11 @@ def form_settings(
         overlap: how many people answer each record.
         words: the project's own words, in Markdown.
         literal: whether the server's page shows tags in Markdown literally; False escapes them.
+        filters: metadata columns of imported rows that annotators may filter by.
     """
     make = forms.instruction_settings if kind == "instruction" else forms.preference_settings
     guidelines = words if literal else escape_markdown(words)
-    return make(list(criteria), vector_dimensions=dimensions, overlap=overlap, guidelines=guidelines)
+    return make(list(criteria), vector_dimensions=dimensions, overlap=overlap, guidelines=guidelines, filters=filters)
 
 
 def form_digest(kind: Kind, *, criteria: Sequence[str], overlap: int, words: str = "") -> str:
