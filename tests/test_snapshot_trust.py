@@ -66,6 +66,7 @@ def test_the_output_says_why_the_key_is_trusted(signed: Path, keys: tuple[Path, 
     assert (checked.counts["signer"], checked.counts["trusted_by"]) == (describe_signer(keys[1]), f"--key {keys[1]}")
     stored = add_trusted_key(keys[1], name="ana")
     assert pipeline.verify(signed).counts["trusted_by"] == f"your trust store ({stored})"
+    assert pipeline.verify(signed, keys=[keys[1]]).counts["trusted_by"] == f"--key {keys[1]}"
     done = pipeline.export(signed, tmp_path / "out.jsonl")
     assert (done.counts["signer"], done.counts["trusted_by"]) == (describe_signer(keys[1]), f"your trust store ({stored})")
 

@@ -31,6 +31,7 @@ from curation.snapshot.write import check_rows, file_sha256
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 Status = Literal["verified", "intact, signer unknown", "unsigned", "altered", "foreign key", "revoked", "no snapshot"]
 
@@ -205,7 +206,10 @@ def _named(error: OSError, path: Path) -> str:
 
 
 def _verify_signer(path: Path, signature: bytes, signed: Signed, trusted_keys: Sequence[Path]) -> Verification:
-    keys = {signature_hint(key): (file, key) for file in trusted_keys for key in [load_public_key(file)]}
+    keys: dict[str, tuple[Path, EllipticCurvePublicKey]] = {}
+    for file in trusted_keys:  # of one key in two files the first is named: what the user gave comes before the store
+        key = load_public_key(file)
+        keys.setdefault(signature_hint(key), (file, key))
     if signed.hint not in keys:
         fact = f"was made with a key that is not trusted here (hint {signed.hint[:12]}; {len(keys)} trusted)"
         return Verification("foreign key", (Problem(SIGNATURE, fact),))
