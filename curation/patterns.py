@@ -7,7 +7,7 @@ A pattern such as `(a|aa)+$` takes time that doubles with every character. The p
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NoReturn
 
 from curation.errors import ProjectError, RowError
 
@@ -38,7 +38,23 @@ class Pattern:
         try:
             return self._compiled.search(text, timeout=SECONDS)
         except TimeoutError:
-            self.timeouts += 1
+            self._count_timeout(text)
+
+    def find_last(self, text: str) -> str | None:
+        """Return the last match, of a pattern with groups its first group; None where there is none.
+
+        Raises:
+            RowError: the search took too long on this text.
+            ProjectError: it did so on several texts.
+        """
+        try:
+            found = list(self._compiled.finditer(text, timeout=SECONDS))
+        except TimeoutError:
+            self._count_timeout(text)
+        return str(found[-1][1 if self.groups else 0] or "") if found else None
+
+    def _count_timeout(self, text: str) -> NoReturn:
+        self.timeouts += 1
         fact = f"the pattern {self.text!r} takes more than {SECONDS:g} s on a text of {len(text):,} characters"
         if self.timeouts > MOST_TIMEOUTS:
             raise ProjectError("pattern", fact, "rewrite it without nested repetitions such as (a+)+")

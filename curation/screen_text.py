@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,8 @@ def show_story(story: Mapping[str, Any], as_json: bool) -> None:
         call = f", answer {origin['call']['id']} of {origin['call']['model']}" if origin.get("call") else ""
         cell = f", cell {origin['cell']}" if origin["cell"] else ""
         _quote(f"{origin['how']}: {origin['source'][:12]}, item {origin['item']}{cell}{call}")
+        if origin.get("meta"):
+            _quote(f"  metadata: {json.dumps(origin['meta'], ensure_ascii=False)[:2000]}")
     for score in story["scores"]:
         old = "" if score["current"] else " (an earlier rubric)"
         _quote(f"score {score['criterion']}: {score['value']} of 5{old}. {score['rationale'] or ''}".rstrip())

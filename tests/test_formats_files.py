@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import time
 import zipfile
 from pathlib import Path
@@ -384,6 +385,11 @@ def test_a_parquet_file_that_claims_more_than_it_can_hold_is_refused(tmp_path: P
     assert path.stat().st_size < 100_000
     with pytest.raises(ProjectError, match=r"claims 20,000,000 rows in [\d,]+ bytes"):
         open_rows(path)
+    long = pa.table({"prompt": pa.array(["a" * 10_000] * 90_000).dictionary_encode(), "completion": ["b"] * 90_000})
+    for stored in (long, long.cast(pa.schema([("prompt", pa.string()), ("completion", pa.string())]))):
+        pq.write_table(stored, path, compression="zstd")
+        with pytest.raises(ProjectError, match=r"rows expand to [\d,]+ bytes, from [\d,]+"):
+            list(open_rows(path))
     wide = pa.table({"prompt": ["a" * 2**20 * 300], "completion": ["b"]})
     pq.write_table(wide, path, compression="zstd", use_dictionary=False)
     with pytest.raises(ProjectError, match=r"expands from [\d,]+ to [\d,]+ bytes"):
@@ -409,6 +415,15 @@ def test_a_line_without_an_end_is_one_failure(tmp_path: Path) -> None:
     found = list(open_rows(path))
     assert [row.place for row in found] == [1, 2, 3]
     assert found[1].failure is not None and found[1].failure.reason == "the line is longer than 64 MiB"
+
+
+def test_a_compressed_file_that_expands_without_end_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for _ in range(700):
+            file.write(b" " * 2**20 + b"\n")
+    (row,) = open_rows(path)
+    assert row.failure is not None and re.match(r"the compressed file expands to more than [\d,]+ bytes", row.failure.reason)
 
 
 def test_a_pattern_that_backtracks_for_ever_ends(tmp_path: Path) -> None:

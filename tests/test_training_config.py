@@ -44,7 +44,7 @@ def test_paths_are_relative_to_the_run_file(tmp_path: Path) -> None:
         ({"sft": {}, "dpo": {}}, "asks for SFT and DPO in one run"),
         ({"sft_adapter": "runs/sft"}, "sft_adapter belongs to kind dpo; SFT and DPO are two runs"),
         ({"beta": 0.1}, "beta belongs to kind dpo"),
-        ({"eval": {"file": "x", "pattern": "("}}, "run.yaml: eval.pattern: is no regular expression (missing ), unterminated subpattern"),
+        ({"eval": {"file": "x", "pattern": "("}}, "run.yaml: eval.pattern: '(' is not a regular expression (missing )"),
         ({"kind": "dpo", "lora": None}, "kind dpo needs sft_adapter"),
     ],
 )

@@ -7,13 +7,13 @@ the run file. SFT and DPO are two runs with two files, because the second starts
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from curation.errors import ProjectError, UserError
+from curation.patterns import compile_pattern
 from curation.records import canonical_json
 from curation.yaml_file import describe_error, read_yaml
 
@@ -72,9 +72,9 @@ class EvalSet(BaseModel):
     @classmethod
     def _is_a_pattern(cls, pattern: str | None) -> str | None:
         try:
-            re.compile(pattern or "")
-        except re.error as error:
-            raise ValueError(f"is no regular expression ({error})") from error
+            compile_pattern(pattern or "")
+        except ProjectError as error:
+            raise ValueError(error.fact) from error
         return pattern
 
 

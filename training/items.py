@@ -10,7 +10,6 @@ A file counts only if the snapshot names its sha256 among the protected sets (`d
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
+from curation.errors import RowError
+from curation.patterns import compile_pattern
 from training.config import EvalSet, TrainingError
 
 if TYPE_CHECKING:
@@ -92,8 +93,10 @@ def shape_of(items: Sequence[EvalItem]) -> Form:
 def extract(text: str, pattern: str | None) -> str:
     """What is compared of an answer: the pattern's last match (its group, if it has one), or the whole text, spaces and case aside."""
     if pattern is not None:
-        found = list(re.finditer(pattern, text))
-        text = (found[-1][1] if found[-1].re.groups else found[-1][0]) if found else ""
+        try:
+            text = compile_pattern(pattern, multiline=False).find_last(text) or ""
+        except RowError:  # it backtracks for too long on this answer, which then does not count
+            text = ""
     return " ".join(text.split()).casefold()
 
 

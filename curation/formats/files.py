@@ -27,6 +27,8 @@ TEXT_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 ENDINGS = (*TEXT_ENDINGS, ".parquet", ".arrow", ".xlsx")
 LONGEST_LINE = 64 * 2**20
 """Bytes of one line; a longer one is a failed row."""
+MOST_EXPANSION, FREE_BYTES = 200, 512 * 2**20
+"""What a .gz file may expand to: times its size, and bytes in any case."""
 LARGEST_ARRAY = 2**30
 """Bytes of a JSON array or object, which is read as a whole."""
 _OF_ONE_ROW = {"messages", "conversations", "chosen", "rejected", "prompt", "completion", "instruction", "replies"}
@@ -219,7 +221,8 @@ def lines_of(path: Path, encoding: str) -> Iterator[bytes | RowFailure]:
     try:
         with _open(path) as file:
             if encoding in ("utf-8", "utf-8-sig"):
-                yield from _byte_lines(file)
+                most = max(FREE_BYTES, MOST_EXPANSION * path.stat().st_size) if path.suffix.lower() == ".gz" else None
+                yield from _byte_lines(file, most)
                 return
             text = io.TextIOWrapper(file, encoding=encoding, newline="\n")
             while line := text.readline(LONGEST_LINE):
@@ -233,8 +236,13 @@ def lines_of(path: Path, encoding: str) -> Iterator[bytes | RowFailure]:
         yield RowFailure(f"the text is not {encoding} from here on ({getattr(error, 'reason', error)})", "")
 
 
-def _byte_lines(file: IO[bytes]) -> Iterator[bytes | RowFailure]:
+def _byte_lines(file: IO[bytes], most: int | None) -> Iterator[bytes | RowFailure]:
+    read = 0
     while line := file.readline(LONGEST_LINE + 1):
+        read += len(line)
+        if most is not None and read > most:
+            yield RowFailure(f"the compressed file expands to more than {most:,} bytes; the rest was not read", "")
+            return
         if len(line) <= LONGEST_LINE:
             yield line
             continue

@@ -26,7 +26,8 @@ _FREE_ROWS = 100_000
 _MOST_EXPANSION = 1_000
 _FREE_BYTES = 256 * 2**20
 """What a compressed file may always hold once expanded, whatever its size."""
-_LARGEST_BATCH = 2**30
+_SUSPICIOUS = 20
+"""Times its size that a Parquet file may expand to before its texts are read as dictionaries."""
 
 
 # Parquet
@@ -63,15 +64,16 @@ def _parquet_rows(path: Path, names: Mapping[str, Sequence[str]]) -> Rows:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    number = 0
-    with pq.ParquetFile(path) as file:
+    number, expanded, most = 0, 0, max(_FREE_BYTES, _MOST_EXPANSION * path.stat().st_size)
+    with pq.ParquetFile(path, read_dictionary=_texts_of(path)) as file:
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             try:
                 for batch in file.iter_batches(batch_size=_BATCH, row_groups=[group], use_threads=False):
-                    if batch.nbytes > _LARGEST_BATCH:
-                        fact = f"{batch.num_rows:,} rows expand to {batch.nbytes:,} bytes"
-                        raise ProjectError(str(path), fact, "split the long texts; a row must not be larger than a few MB")
+                    expanded += _size_of(batch)  # a value that is stored once can be repeated in every row
+                    if expanded > most:
+                        fact = f"{number + batch.num_rows:,} rows expand to {expanded:,} bytes, from {path.stat().st_size:,}"
+                        raise ProjectError(str(path), fact, "write the file again with fewer or shorter texts")
                     for row in _rows_of(batch, names):
                         number += 1
                         yield number, row
@@ -79,6 +81,36 @@ def _parquet_rows(path: Path, names: Mapping[str, Sequence[str]]) -> Rows:
             except (pa.ArrowException, OSError) as error:
                 yield number + 1, RowFailure(f"{rows} rows of row group {group} are damaged ({_first_line(error)})", "", rows=rows)
                 number += rows
+
+
+def _texts_of(path: Path) -> list[str]:
+    """Return the columns to read as dictionaries: the texts of a file that expands much, whose values may be repeated without end.
+
+    So each value is in memory once, and what the rows would take can be computed before they are made.
+    """
+    import pyarrow.parquet as pq
+
+    about = pq.read_metadata(path)
+    bytes_in = sum(about.row_group(n).total_byte_size for n in range(about.num_row_groups))
+    if bytes_in < _SUSPICIOUS * path.stat().st_size and about.num_rows < path.stat().st_size:
+        return []
+    columns = [about.schema.column(n) for n in range(about.num_columns)]
+    return [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+
+
+def _size_of(batch: pa.RecordBatch) -> int:
+    """Return the bytes of a batch with the values of its dictionaries written out."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    size = 0
+    for column in batch.columns:
+        size += column.nbytes
+        if isinstance(column, pa.DictionaryArray) and pa.types.is_large_string(column.dictionary.type) | pa.types.is_string(
+            column.dictionary.type
+        ):
+            size += pc.sum(pc.take(pc.binary_length(column.dictionary), column.indices)).as_py() or 0
+    return size
 
 
 def _rows_of(batch: pa.RecordBatch | pa.Table, names: Mapping[str, Sequence[str]]) -> Iterator[Row | RowFailure]:
