@@ -128,7 +128,7 @@ def test_every_part_of_curation_has_its_place() -> None:
 
 def test_training_knows_only_the_snapshot_the_records_the_errors_and_how_yaml_is_read() -> None:
     """Of argilla_setup it knows how text is shown and printed."""
-    allowed = {"snapshot", "records", "errors", "yaml_file", "shown", "command_line"}
+    allowed = {"snapshot", "records", "errors", "patterns", "yaml_file", "shown", "command_line"}
     found = [i for path in python_files("training") for i in imports_of(path)]
     ours = [i for i in found if i.name.split(".")[0] in ("curation", "argilla_setup")]
     assert {part_of(i.name) for i in ours} == allowed

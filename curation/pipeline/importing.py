@@ -23,6 +23,7 @@ from curation.store import facts, records, runs
 from curation.store.records import UNKNOWN, Origin, Source, WrittenBy
 
 _BATCH = 5000
+_LONGEST_NOTE = 240
 _SHOWN = 5
 """Failed rows that the summary quotes."""
 
@@ -208,7 +209,9 @@ def _import_file(bench: Bench, rows: OpenRows, about: Source, group: str | None,
             counts.completed += records.complete_origins(bench.db, (origin for _, origin in made))
         failures = [(row.place, row.failure) for row in batch if row.failure]
         facts.add_failures(bench.db, [_failure(about, place, failure) for place, failure in failures], run)
-        counts.failures += [f"{about.file}:{place}: not imported. {_detail(failure)}" for place, failure in failures][:_SHOWN]
+        counts.failures += [f"{about.file}:{place}: not imported. {_detail(failure)[:_LONGEST_NOTE]}" for place, failure in failures][
+            :_SHOWN
+        ]
         counts.reasons.update(_kind_of(failure) for _, failure in failures)
     unread = rows.detected.other_sheets
     counts.notes += [f"{about.file}: sheets {', '.join(unread)} were not read. To import one, name it with --sheet."] if unread else []
