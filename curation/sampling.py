@@ -1,16 +1,17 @@
 """Random samples for review: which rows are drawn, and what the answers say about the rows that nobody looked at.
 
 Rows are drawn by permanent random numbers (Ohlsson 1995): a row's number is a keyed hash of its id, and the rows with the lowest numbers
-are the sample. The sample therefore changes as little as possible when rows are added or dropped. With labels the sample is
-stratified, in proportion to the size of each label (largest remainder). The interval of the error rate is Clopper and Pearson's (1934):
-exact for a simple random sample, and too wide rather than too narrow for a stratified one or a large part of few rows.
+are the sample. The sample therefore changes little when rows are added or dropped. With labels the sample is stratified, in proportion
+to the size of each label, and every row still has the same chance, also where there are more labels than rows to draw. The interval of
+the error rate is Clopper and Pearson's (1934): exact for a simple random sample, and too wide rather than too narrow for a stratified
+one or a large part of few rows.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 LEVEL = 0.95
 """Confidence of the interval."""
@@ -28,22 +29,33 @@ def draw_sample(ids: Sequence[str], strata: Sequence[str | None], *, size: int, 
     by_stratum: defaultdict[str, list[int]] = defaultdict(list)
     for place, name in enumerate(strata):
         by_stratum[name or ""].append(place)
-    shares = allocate({name: len(places) for name, places in by_stratum.items()}, size=size)
+    shares = allocate({name: len(places) for name, places in by_stratum.items()}, size=size, key=key)
     drawn: list[int] = []
     for name, places in by_stratum.items():
-        number = {place: hashlib.blake2b(ids[place].encode(), key=key, digest_size=16).digest() for place in places}
-        drawn += sorted(places, key=lambda place, number=number: number[place])[: shares[name]]  # type: ignore[misc]
+        numbers = {place: _number(ids[place], key) for place in places}
+        drawn += sorted(places, key=lambda place, numbers=numbers: numbers[place])[: shares[name]]  # type: ignore[misc]
     return sorted(drawn)
 
 
-def allocate(sizes: dict[str, int], *, size: int) -> Counter[str]:
-    """Return how many of SIZE rows each stratum gives, in proportion to its own size; remainders go to the largest fractions."""
+def allocate(sizes: Mapping[str, int], *, size: int, key: bytes) -> Counter[str]:
+    """Return how many of SIZE rows each stratum gives, so that every row has the same chance.
+
+    A stratum gives the whole part of its proportional share, and one row more with the chance of the rest: the strata are laid on a
+    line in random order, each as long as its rest, and those at a random point and at every whole step from it give one more.
+    """
     total = sum(sizes.values())
     wanted = min(size, total)
-    shares = Counter({name: wanted * n // total for name, n in sizes.items()})
-    order = sorted(sizes, key=lambda name: (-(wanted * sizes[name] % total), name))
-    shares.update(order[: wanted - shares.total()])
+    shares, reached = Counter[str](), 0
+    point = _number("start", key) % total if total else 0
+    for name in sorted(sizes, key=lambda name: _number(f"stratum:{name}", key)):
+        whole, rest = divmod(wanted * sizes[name], total)
+        extra = (reached + rest - point - 1) // total > (reached - point - 1) // total
+        shares[name], reached = whole + extra, reached + rest
     return shares
+
+
+def _number(text: str, key: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), key=key, digest_size=16).digest())
 
 
 def clopper_pearson(bad: int, n: int) -> tuple[float, float]:
