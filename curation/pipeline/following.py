@@ -200,8 +200,7 @@ def _freeze(bench: Bench) -> NextStep:
 
 def _approved_digest(bench: Bench, kind: Kind) -> str | None:
     """Return the digest that a snapshot run of the approved rows of a kind has; None where none is approved."""
-    approved = facts.seqs_with_verdict(bench.db, "approved")
-    ids = [row.id for row in records.list_rows(bench.db, kind) if row.seq in approved] if kind in facts.approved_kinds(bench.db) else []
+    ids = facts.approved_ids(bench.db, kind)
     return settings_digest(kind, ids) if ids else None
 
 

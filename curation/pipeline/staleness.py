@@ -172,8 +172,8 @@ def _why(bench: Bench, run: Mapping[str, Any]) -> str:
         was = {"score.rubric or models.judge": run["digest"]} if run["digest"] else None
     parts = []
     if was is not None:  # a run of an earlier version did not say
-        is_now = now()
-        changed = [name for name in is_now if is_now[name] != was.get(name)] + [name for name in was if name not in is_now]
+        # An input that only one side names came or went with another one (a protected set), or with a release of this package.
+        changed = [name for name, digest in now().items() if name in was and digest != was[name]]
         parts += [f"{_listed(changed)} changed"] if changed else []
     if stage in ("score", "dedup", "screen", "decide") and (new := records.count_new_rows(bench.db, run["run"], run["watermark"])):
         parts.append(f"{new:,} {'row' if new == 1 else 'rows'} arrived")

@@ -264,9 +264,11 @@ def seqs_with_verdict(db: sqlite3.Connection, verdict: str) -> set[int]:
     return {row["seq"] for row in db.execute("SELECT seq FROM verdicts WHERE verdict = ?", (verdict,))}
 
 
-def approved_kinds(db: sqlite3.Connection) -> set[str]:
-    """The kinds of which rows are approved."""
-    return {row["kind"] for row in db.execute("SELECT DISTINCT kind FROM verdicts JOIN records USING (seq) WHERE verdict = 'approved'")}
+def approved_ids(db: sqlite3.Connection, kind: str) -> list[str]:
+    """Return the ids of the approved rows of a kind in the order of their seq."""
+    sql = """SELECT id FROM verdicts JOIN records USING (seq)
+      WHERE verdict = 'approved' AND kind = ? AND erased IS NULL ORDER BY seq"""
+    return [row["id"].hex() for row in db.execute(sql, (kind,))]
 
 
 def splits_by_seq(db: sqlite3.Connection) -> dict[int, tuple[str, str]]:
