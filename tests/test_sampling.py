@@ -189,6 +189,7 @@ def test_own_rows_become_a_snapshot_without_judge_and_people(tmp_path: Path) -> 
     assert pipeline.status(folder).notes == [f"Next: curate sign {snapshot}"]
     pipeline.sign(snapshot)
     pipeline.report(folder)
+    assert "none: no person is asked to review the rows" in (folder / "report.html").read_text()
     assert pipeline.score(folder).notes == ["project.yaml has score: null, so no judge is asked."]
     assert pipeline.estimate(folder).counts["calls"] == 0
 
@@ -236,6 +237,9 @@ def test_the_rest_leaves_once_the_sample_is_answered_and_the_rate_is_recorded(tm
     card = (snapshot / "README.md").read_text()
     assert "Review mode: sample. People reviewed a random sample of 10 of 60 rows" in card
     assert "10.0 %, 95 % Clopper-Pearson interval 0.3 to 44.5 %" in card
+    pipeline.report(bed.folder)
+    said = "a random sample of the rows; 1 of 10 reviewed instruction rows are bad, out of 60; 95 % interval of the rate 0.3% to 44.5%"
+    assert said in (bed.folder / "report.html").read_text()
     croissant = json.loads((snapshot / "croissant.json").read_text())["rai:dataAnnotationProtocol"]
     assert "A random sample of 60 rows was reviewed; 1 of 10 were bad, 95 % interval of the rate 0.3% to 44.5%." in croissant
 

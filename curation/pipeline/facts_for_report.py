@@ -68,6 +68,7 @@ def report_data(bench: Bench, *, names: Mapping[str, str] | None = None) -> page
         versions={package: importlib.metadata.version(package) for package in PACKAGES},
         intended_use=project.intended_use.strip(),
         models=_models(bench, ran),
+        reviewed=_reviewed(bench),
         sources=tuple(f"{s.name} ({s.license}, written by {s.written_by})" for s in records.list_sources(db)),
         models_simulated=standin,
         funnel=_funnel(bench, verdicts) if verdicts else None,
@@ -93,6 +94,22 @@ def report_data(bench: Bench, *, names: Mapping[str, str] | None = None) -> page
         snapshots=work.snapshots_facts(bench) if "snapshot" in ran else None,
         runs=work.runs_facts(bench),
     )
+
+
+def _reviewed(bench: Bench) -> str:
+    """Which rows people review, where that is not all of them, and what a sample came to at the latest decision."""
+    if (mode := bench.project.review.mode) == "all":
+        return ""
+    if mode == "none":
+        return "none: no person is asked to review the rows"
+    run = runs.latest_run(bench.db, "decide")
+    samples = json.loads(run["detail"] or "{}").get("review_sample", {}) if run else {}
+    said = [
+        f"{s['bad']:,} of {s['rows']:,} reviewed {kind} rows are bad, out of {s['population']:,}; 95 % interval of the rate "
+        f"{s['low']:.1%} to {s['high']:.1%}"
+        for kind, s in samples.items()
+    ]  # fmt: skip
+    return "; ".join(["a random sample of the rows", *said])
 
 
 def _models(bench: Bench, ran: Collection[str]) -> dict[str, str]:

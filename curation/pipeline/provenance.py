@@ -41,10 +41,11 @@ def models_of(bench: Bench, kind: Kind, rows: Sequence[Row]) -> dict[str, Any]:
 def sources_of(bench: Bench, rows: Sequence[Row]) -> dict[str, Any]:
     """Return where these rows come from and what the licences come to, as the manifest's `provenance`."""
     stated = {source.source: source for source in records.list_sources(bench.db)}
-    origins: dict[int, list[Made]] = {}
-    for made in lineage.list_made(bench.db):
-        origins.setdefault(made.seq, []).append(made)
     root = _roots(bench)
+    origins: dict[int, list[Made]] = {root.get(row.seq, row.seq): [] for row in rows}
+    for made in lineage.list_made(bench.db):
+        if made.seq in origins:
+            origins[made.seq].append(made)
     found: dict[tuple[str, str, str], dict[str, str]] = {}
     counts, authors = Counter[tuple[str, str, str]](), Counter[str]()
     for row in rows:

@@ -32,6 +32,8 @@ class ReportData(Closed):
     intended_use: str = ""
     models: dict[str, str] = Field(default_factory=dict)
     """Role to model: {"teacher": …, "judge": …}; only roles that wrote or judged rows."""
+    reviewed: str = ""
+    """Which rows people review, in a sentence, where that is not all of them."""
     sources: tuple[str, ...] = ()
     """Imported data sets, each in a few words."""
     models_simulated: bool = False

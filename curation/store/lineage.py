@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import NamedTuple
 
 
@@ -25,9 +26,10 @@ class Writer(NamedTuple):
     simulated: bool
 
 
-def list_made(db: sqlite3.Connection) -> list[Made]:
-    """Return every origin of the rows, a record's first origin first."""
-    return [Made(*row) for row in db.execute("SELECT seq, how, source, parent FROM origins WHERE role = 'row' ORDER BY origin")]
+def list_made(db: sqlite3.Connection) -> Iterator[Made]:
+    """Yield every origin of the rows, a record's first origin first."""
+    for row in db.execute("SELECT seq, how, source, parent FROM origins WHERE role = 'row' ORDER BY origin"):
+        yield Made(*row)
 
 
 def writers_by_seq(db: sqlite3.Connection) -> dict[int, set[Writer]]:
