@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from curation.generate import Ask, Made, ask_requests, read_answer, slot_of
 from curation.models import Patience, find_rates
 from curation.models.batch_api import BatchApi
 from curation.models.client import NoReply, Reply
@@ -28,8 +29,12 @@ from curation.models.replies import (
     tokens_left,
 )
 from curation.models.settling import settle_kept
-from curation.project import ModelSpec
+from curation.plan import make_plan
+from curation.project import ModelSpec, Project
+from curation.records import dump_record
+from curation.requests import Answer, Failure
 from curation.store.calls import CallLedger
+from tests.icd_samples import SEEDS, TABLE, project
 from tests.messages_server import always_answer, error_body, message, messages_server
 from tests.test_models import MODEL, database, ledger, make_request, run
 from tests.test_models_openai import completion
@@ -208,3 +213,36 @@ def test_any_list_of_batches_is_searched_to_its_end() -> None:
     for raw in bodies(json.dumps({"data": [entry, entry], "has_more": True, "last_id": "b1"}).encode(), rounds=ROUNDS // 10):
         api = BatchApi(Listing(raw), patience=Patience(), tell=tell)
         assert asyncio.run(api.find({"k"}, size=1, since=2e9, known=set())) is None
+
+
+@pytest.mark.parametrize("kind", ["instruction", "preference"])
+@pytest.mark.parametrize("plan", [{}, {"per_call": 3}, {"sampling": {"candidates": 3, "keep": 1}}, {"turns": 2}])
+def test_any_text_of_a_teacher_gives_records_or_failures(kind: str, plan: dict[str, Any]) -> None:
+    """An exception here would end every later `curate generate`, which reads the same answer again."""
+    base = project(instruction=6, preference=6).model_dump(mode="json", exclude_unset=True)
+    chosen = Project.model_validate({**base, "plan": {**base["plan"], **plan}})
+    some = [cell for cell in make_plan(chosen, table=TABLE, protected_texts=[]) if cell.kind == kind][: plan.get("per_call", 1)]
+    asked = Ask(slot=slot_of(some), attempt=0)
+    (request,) = ask_requests([asked], {cell.id: cell for cell in some}, project=chosen, seeds=SEEDS, protected_texts=[])
+    schema = request.body["output_config"]["format"]["schema"]
+    whole = json.dumps(filled(schema, count=max(len(some), some[0].turns))).encode()
+    made = 0
+    for raw in bodies(whole, rounds=ROUNDS // 10):
+        text = raw.decode(errors="replace")
+        value = {"content": [{"type": "text", "text": text}], "stop_reason": "end_turn", "usage": {}}
+        for _, result in read_answer(Answer(request=request, message=value), some, project=chosen, ask=asked):
+            made += not isinstance(result, Failure)
+            if isinstance(result, Made):
+                dump_record(result.record)
+    assert made
+
+
+def filled(schema: dict[str, Any], *, count: int) -> Any:
+    """A value that fits a schema."""
+    if "enum" in schema:
+        return schema["enum"][0]
+    if schema.get("type") == "object":
+        return {name: filled(part, count=count) for name, part in schema["properties"].items()}
+    if schema.get("type") == "array":
+        return [filled(schema["items"], count=count) | {} for _ in range(max(count, schema.get("minItems", 1)))]
+    return {"string": "Acute pain in the chest", "integer": 1, "number": 0.2}[schema["type"]]
