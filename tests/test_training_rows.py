@@ -211,7 +211,8 @@ def test_wandb_run_has_name_project_and_the_digest_of_its_snapshot(project: Path
         assert done.returncode == 0, done.stderr
     calls = [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
     snapshot = open_verified(project, "instruction").manifest
-    ((_, begun),) = [call for call in calls if call[0] == "init"]
+    rehearsed, begun = (value for kind, value in calls if kind == "init")
+    assert rehearsed["project"] == "rehearsal"  # preflight's own step, which is kept on this machine
     facts = begun.pop("config")["seedcorn"]
     assert len(begun.pop("id")) == 16
     assert begun == {
