@@ -138,3 +138,6 @@ def test_too_few_people_for_the_overlap_are_named_instead_of_another_pull(tmp_pa
     with open_store(bed.folder) as db, runs.record_run(db, "pull") as run:
         run.detail = {"people": 1}
     assert following(bed)[:4] == ["argilla-setup", "users", "add", "NAME"]
+    with open_store(bed.folder) as db, runs.record_run(db, "push") as run:
+        run.detail = {"people": 2}
+    assert following(bed)[:2] == ["curate", "pull"]

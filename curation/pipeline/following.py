@@ -154,9 +154,9 @@ def command_to_admit(bench: Bench, name: str) -> str:
 
 
 def _people_who_answer(bench: Bench) -> int | None:
-    """Return how many people can answer or have answered, as the latest pull saw it; None before one has looked."""
-    run = runs.latest_run(bench.db, "pull")
-    found = json.loads(run["detail"] or "{}").get("people") if run else None
+    """Return how many people can answer or have answered, as the latest push or pull saw it; None before either has looked."""
+    seen = [run for stage in ("push", "pull") if (run := runs.latest_run(bench.db, stage)) is not None]
+    found = json.loads(max(seen, key=lambda run: run["run"])["detail"] or "{}").get("people") if seen else None
     return None if found is None else int(found)
 
 

@@ -66,7 +66,8 @@ def push(folder: Path, *, progress: Progress | None = None) -> Summary:
                 if rows:
                     by_kind[kind] = done["sent"]
             run.rows_out = sum(by_kind.values())
-            run.detail = {**by_kind, **{name: n for name, n in totals.items() if n and name != "sent"}}
+            others = {name: n for name, n in totals.items() if n and name != "sent"}
+            run.detail = {**by_kind, **others, "people": _count_people(bench, members)}
         counts = {"to_show": run.rows_in, "sent": dict(by_kind), "unchanged": run.rows_in - run.rows_out}
         counts |= {name: totals[name] for name in ("sent_again", "restored_answers", "withdrawn", "returned")}
         notes = [*_what_changed(totals), *_who_is_missing(bench, absent, members), f"Annotators answer at {review.url}"]
@@ -94,8 +95,7 @@ def pull(folder: Path) -> Summary:
                 new += reviews.add_answers(bench.db, answers, run.number)
             edits = add_edits(bench, run.number)
             run.rows_out = new
-            people = {member.name for member in argilla.list_members(review)} | set(reviews.list_annotators(bench.db))
-            run.detail = {"new": new, "edits": edits, "people": len(people)}
+            run.detail = {"new": new, "edits": edits, "people": _count_people(bench, argilla.list_members(review))}
         runs.forget_earlier(bench.db, "pull", than=run.number, idle=True)
         # `curate serve` pulls every minute; it computes nothing while nobody answers.
         is_old = is_changed or runs.latest_numbers(bench.db).get("decide", 0) < runs.latest_with_rows(bench.db, ("pull",))
@@ -170,11 +170,15 @@ def _who_is_missing(bench: Bench, absent: Sequence[str], members: Sequence[Membe
     if absent:
         state = "has no account in Argilla, or was removed," if len(absent) == 1 else "have no account in Argilla, or were removed,"
         notes.append(f"{', '.join(absent)} {state} and cannot answer. Next: {add}")
-    people = {member.name for member in members} | set(reviews.list_annotators(bench.db))
-    if len(people) < review.overlap:
-        fact = f"review.overlap asks {review.overlap} people for each row, and {len(people)} can answer"
+    if (people := _count_people(bench, members)) < review.overlap:
+        fact = f"review.overlap asks {review.overlap} people for each row, and {people} can answer"
         notes.append(f"{fact}: rows stay in review until there are more, or the overlap is lower. Next: {add}")
     return notes
+
+
+def _count_people(bench: Bench, members: Sequence[Member]) -> int:
+    """Return how many people can answer here or have answered."""
+    return len({member.name for member in members} | set(reviews.list_annotators(bench.db)))
 
 
 def review_counts(bench: Bench, kinds: Sequence[Kind] = KINDS) -> dict[str, Any]:
