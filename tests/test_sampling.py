@@ -191,7 +191,9 @@ def test_own_rows_become_a_snapshot_without_judge_and_people(tmp_path: Path) -> 
     pipeline.report(folder)
     assert "none: no person is asked to review the rows" in (folder / "report.html").read_text()
     assert pipeline.score(folder).notes == ["project.yaml has score: null, so no judge is asked."]
-    assert pipeline.estimate(folder).counts["calls"] == 0
+    estimated = pipeline.estimate(folder)
+    assert (estimated.counts["calls"], list(estimated.counts["models"])) == (0, ["teacher"])
+    assert not any("judge" in note for note in estimated.notes)
 
 
 def test_of_pairs_without_a_preference_nobody_can_leave_without_people(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ _STAND_IN = "offline-stand-in"
 
 
 def check_before(bench: Bench) -> tuple[dict[str, str], list[str]]:
-    """(role to what is known of its model, what to think about). Nothing is billed; an absent network stops nothing.
+    """Return what is known of the model of each role, and what to think about. Nothing is billed; an absent network stops nothing.
+
+    Judges that no stage asks, because the project has no judge, are left out.
 
     Raises:
         ProjectError: a model has no price, or its terms forbid what the project is for.
@@ -22,9 +24,13 @@ def check_before(bench: Bench) -> tuple[dict[str, str], list[str]]:
     """
     named = bench.project.models
     notes = models.check_terms((named.teacher, *named.writers), bench.project.intended_kind)
-    notes += [warning] if (warning := models.same_family(named)) else []
+    is_judged = not bench.project.score.is_off
+    notes += [warning] if is_judged and (warning := models.same_family(named)) else []
+    asked_leaks = bench.project.screen.judge and named.leak_judge is None
     shown, known = dict[str, str](), dict[tuple[Any, ...], str | models.ModelInfo]()
     for role, spec in named.named():
+        if not is_judged and (role.startswith("panel") or (role == "judge" and not asked_leaks)):
+            continue
         models.find_rates(spec)
         place = (spec.provider, spec.model, spec.base_url, spec.key_env, spec.max_tokens, spec.batch)
         if place not in known:
