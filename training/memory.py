@@ -1,8 +1,9 @@
 """How much memory a run needs, by arithmetic, before anything is loaded.
 
 Weights in NF4 with quantized constants, the adapter with its gradients and AdamW, activations with or without checkpointing,
-logits, and a dequantized matrix at a time. On a CPU, of SmolLM2-135M, it said 4.03 and 4.18 GiB (SFT, DPO) where the process took 3.94
-and 3.89 at most; run.json has the same pair of numbers for each run. On a GPU it is unverified.
+the output head's tile, and a dequantized matrix at a time. Activations are what autograd keeps of a Llama block with LoRA, counted to
+the byte on a CPU (`tests/test_training_memory.py`); the head's tile is read from TRL 1.16 (`kernels/chunked_logprob.py`). run.json has
+the estimate and the peak of each run. On a GPU nothing was measured.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from training.config import RunFile, TrainingError
 
 GIB = 1024**3
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 _OPTIMIZER_BYTES = {"float32": 8, "bfloat16": 4, "8bit": 2}
 
 
@@ -31,6 +33,9 @@ class Shape:
     head_dim: int
     vocabulary: int
     tied: bool
+    experts: int = 0
+    """Experts of a block; 0 for a dense model."""
+    expert_intermediate: int = 0
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
@@ -46,6 +51,11 @@ class Shape:
             "up_proj": (hidden, inner),
             "down_proj": (inner, hidden),
         }
+
+    @property
+    def expert_parameters(self) -> int:
+        """Parameters of the experts: transformers 5 fuses them into tensors that bitsandbytes does not quantize."""
+        return self.layers * self.experts * 3 * self.hidden * self.expert_intermediate
 
     @property
     def linear_parameters(self) -> int:
@@ -90,6 +100,8 @@ def read_shape(folder: Path) -> Shape:
         head_dim=value.get("head_dim") or value["hidden_size"] // heads,
         vocabulary=value["vocab_size"],
         tied=bool(value.get("tie_word_embeddings", False)),
+        experts=(experts := next((value[key] for key in _EXPERTS if isinstance(value.get(key), int)), 0)),
+        expert_intermediate=(value.get("moe_intermediate_size") or value["intermediate_size"]) if experts else 0,
     )
 
 
@@ -134,6 +146,42 @@ def adapter_parameters(shape: Shape, *, r: int, targets: tuple[str, ...] | str) 
     return shape.layers * sum(r * (a + b) for a, b in names.values())
 
 
+def block_bytes(shape: Shape, *, r: int, targets: tuple[str, ...] | str, dropout: float, dtype: int, adapter: int, mask: int) -> int:
+    """Return the bytes autograd keeps of one block for one token.
+
+    Two norms keep their input in float32. Attention keeps query, key, value, output and one number a head. The MLP keeps gate, its
+    activation and up. Each adapted module keeps its input in the adapter's data type, the dropout mask, and its r numbers.
+
+    Args:
+        shape: the model's dimensions.
+        r: the adapter's rank.
+        targets: adapted modules.
+        dropout: the adapter's; 0 keeps no masks.
+        dtype: bytes of a number of the base model's arithmetic.
+        adapter: bytes of an adapter's number.
+        mask: bytes of a number in a dropout mask: 1 on CUDA; on a CPU the mask is kept in the adapter's data type.
+    """
+    linears = shape.linears
+    adapted = linears if targets == "all-linear" else {name: linears[name] for name in targets if name in linears}
+    q, kv = linears["q_proj"][1], linears["k_proj"][1]
+    base = 2 * (4 * shape.hidden + 4) + dtype * (2 * q + 2 * kv + 3 * shape.intermediate) + 4 * shape.heads
+    inputs = sum(size for size, _ in adapted.values())
+    return base + inputs * (adapter + (mask if dropout > 0 else 0)) + len(adapted) * r * adapter
+
+
+TOKEN_TILE, VOCABULARY_TILE = 4096, 32768
+"""TRL's output head is computed in tiles of at most so many tokens and entries of the vocabulary; the whole logits are never built."""
+CPU_TILE_BYTES = 32
+"""Bytes for an entry of the tile on a CPU, whose kernel works on float32 copies; measured 31.3 to 31.5 over forward and backward."""
+
+
+def head_bytes(shape: Shape, *, tokens: int, dtype: int, on_gpu: bool) -> int:
+    """Return the bytes of TRL's output head: one tile, on a CPU with its float32 copies, and the gradient of the hidden states."""
+    columns = min(shape.vocabulary, VOCABULARY_TILE)
+    tile = min(tokens, TOKEN_TILE) * columns * (dtype if on_gpu else CPU_TILE_BYTES)
+    return tile + tokens * shape.hidden * 4 + (0 if on_gpu else columns * shape.hidden * 4)
+
+
 def estimate_memory(
     shape: Shape,
     *,
@@ -145,33 +193,58 @@ def estimate_memory(
     checkpointing: bool = True,
     optimizer: str = "float32",
     adapter_bytes: int = 4,
+    r: int = 16,
+    targets: tuple[str, ...] | str = "all-linear",
+    dropout: float = 0.05,
+    dtype_bytes: int = 2,
+    on_gpu: bool = True,
 ) -> Estimate:
-    """Peak memory of a step. DPO holds the reference adapter and two sequences a row.
+    """Return the peak memory of a step. DPO holds the reference adapter and two sequences a row.
 
     Args:
+        shape: the model's dimensions.
         parameters: of the adapter.
+        batch: rows in a step.
+        length: tokens of the longest row.
+        dpo: whether it is a DPO run.
+        quantized: whether the linear modules are in NF4.
+        checkpointing: whether a block's activations are computed again in the backward pass.
         optimizer: float32, bfloat16 or 8bit; AdamW keeps two numbers a parameter.
+        adapter_bytes: bytes of an adapter's number.
+        r: the adapter's rank.
+        targets: adapted modules.
+        dropout: the adapter's.
+        dtype_bytes: bytes of a number that is not quantized.
+        on_gpu: whether TRL's Triton kernels are used.
     """
     # 4 bits, plus an 8-bit constant per 64 weights, plus a 32-bit one per 64 * 256.
-    bits = 4 + 8 / 64 + 32 / (64 * 256) if quantized else 16
-    rows = batch * (2 if dpo else 1)
-    embeddings = shape.vocabulary * shape.hidden * 2 * (1 if shape.tied else 2)
-    weights = int(shape.linear_parameters * bits / 8) + embeddings
+    bits = 4 + 8 / 64 + 32 / (64 * 256) if quantized else 8 * dtype_bytes
+    tokens = batch * length * (2 if dpo else 1)
+    embeddings = shape.vocabulary * shape.hidden * dtype_bytes * (1 if shape.tied else 2)
+    weights = int(shape.linear_parameters * bits / 8) + shape.expert_parameters * dtype_bytes + embeddings
     adapter = parameters * (2 * adapter_bytes + _OPTIMIZER_BYTES[optimizer] + (adapter_bytes if dpo else 0))
-    block = rows * length * (12 * shape.hidden + 8 * shape.intermediate + 8 * shape.heads * shape.head_dim)
-    if not checkpointing:
-        # Each adapted module keeps its input twice in the adapter's dtype, before and after dropout.
-        block += rows * length * 2 * adapter_bytes * sum(inputs for inputs, _ in shape.linears.values())
-    boundaries = shape.layers * rows * length * shape.hidden * 2
+    # DPOTrainer turns dropout off.
+    mask, kept = 1 if on_gpu else adapter_bytes, 0.0 if dpo else dropout
+    block = tokens * block_bytes(shape, r=r, targets=targets, dropout=kept, dtype=dtype_bytes, adapter=adapter_bytes, mask=mask)
+    boundaries = shape.layers * tokens * shape.hidden * dtype_bytes
     activations = boundaries + block if checkpointing else shape.layers * block
-    logits = rows * length * shape.vocabulary * 10
-    dequantization = shape.hidden * shape.intermediate * 2 if quantized else 0
+    logits = head_bytes(shape, tokens=tokens, dtype=dtype_bytes, on_gpu=on_gpu)
+    dequantization = shape.hidden * shape.intermediate * dtype_bytes if quantized else 0
     subtotal = weights + adapter + activations + logits + dequantization
     return Estimate(weights, adapter, activations, logits, dequantization, int(subtotal * 0.05) + GIB)
 
 
-def estimate_run(run: RunFile, *, shape: Shape, lora: dict[str, Any], longest: int, on_gpu: bool) -> Estimate:
-    """The estimate for a run file; `longest` is the longest row in tokens, which max_length may cut."""
+def estimate_run(run: RunFile, *, shape: Shape, lora: dict[str, Any], longest: int, on_gpu: bool, dtype: str = "bfloat16") -> Estimate:
+    """Return the estimate for a run file.
+
+    Args:
+        run: the run file.
+        shape: the base model's dimensions.
+        lora: r, targets and dropout of the adapter.
+        longest: the longest row in tokens, which max_length may cut.
+        on_gpu: whether it runs on a GPU.
+        dtype: data type to compute in.
+    """
     settings = run.optimizer
     checkpointing = settings.gradient_checkpointing if settings.gradient_checkpointing is not None else on_gpu
     return estimate_memory(
@@ -184,6 +257,11 @@ def estimate_run(run: RunFile, *, shape: Shape, lora: dict[str, Any], longest: i
         checkpointing=checkpointing,
         optimizer="8bit" if on_gpu else settings.adapter_dtype,
         adapter_bytes=4 if settings.adapter_dtype == "float32" else 2,
+        r=lora["r"],
+        targets=lora["targets"],
+        dropout=lora.get("dropout", 0.0),
+        dtype_bytes=4 if dtype == "float32" else 2,
+        on_gpu=on_gpu,
     )
 
 

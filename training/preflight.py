@@ -62,10 +62,9 @@ def preflight(run: RunFile, *, say: Say = print) -> dict[str, Any]:
     conditions = check_licences(run, base, snapshot, sft)
     refuse_unknown_targets(run)
     lengths, sample = describe_rows(run, snapshot, say=say)
-    memory = describe_memory(
-        run, longest=run.optimizer.max_length if run.optimizer.packing else max(split["longest"] for split in lengths.values())
-    )
-    disk, dtype = describe_disk(run), compute_dtype()
+    longest = run.optimizer.max_length if run.optimizer.packing else max(split["longest"] for split in lengths.values())
+    dtype = compute_dtype()
+    memory, disk = describe_memory(run, longest=longest, dtype=dtype), describe_disk(run)
     result = {
         "schema": SCHEMA,
         "kind": run.kind,
@@ -307,10 +306,16 @@ def _template_advice(run: RunFile, row: dict[str, Any], tokenizer: Any) -> str:
     return "correct chat_template.jinja in the base model's folder, or take another base model"
 
 
-def describe_memory(run: RunFile, *, longest: int) -> dict[str, Any]:
-    """The estimate beside what is there; a run that cannot fit is refused."""
-    gpu = free_gpu_memory()
-    estimate = estimate_run(run, shape=read_shape(run.base_model), lora=_lora_shape(run), longest=longest, on_gpu=gpu is not None)
+def describe_memory(run: RunFile, *, longest: int, dtype: str) -> dict[str, Any]:
+    """Return the estimate with what is free; a run that cannot fit is refused.
+
+    Args:
+        run: the run file.
+        longest: tokens of the longest row.
+        dtype: data type to compute in.
+    """
+    gpu, shape = free_gpu_memory(), read_shape(run.base_model)
+    estimate = estimate_run(run, shape=shape, lora=_lora_shape(run), longest=longest, on_gpu=gpu is not None, dtype=dtype)
     available = gpu if gpu is not None else available_memory()
     facts = {"device": "cuda" if gpu is not None else "cpu", **estimate.as_gib(), "available": round(available / GIB, 2)}
     if estimate.total > available:
@@ -363,7 +368,7 @@ def describe_snapshot(run: RunFile, snapshot: Snapshot) -> dict[str, Any]:
 def _lora_shape(run: RunFile) -> dict[str, Any]:
     if run.sft_adapter is None:
         lora = run.lora or Lora()
-        return {"r": lora.r, "targets": lora.targets}
+        return {"r": lora.r, "targets": lora.targets, "dropout": lora.dropout}
     config = read_settings(run.sft_adapter / ADAPTER)
     return {"r": config["r"], "targets": tuple(config["target_modules"])}
 
