@@ -125,7 +125,7 @@ def _made_from(done: Mapping[str, Any]) -> str:
         lines.append(f"- Written by {plain(snapshot['teacher'])}")
     if snapshot["intended_use"]:
         lines.append(f"- Meant for: {plain(snapshot['intended_use'])}")
-    if cut := rows["too_long"] - rows["left_out"]:
+    if cut := rows.get("cut", 0):
         lines.append(f"- {cut} of them are longer than the run's max_length: the ends of their answers were cut off")
     if sft := done.get("sft"):
         lines.append(

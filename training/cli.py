@@ -242,14 +242,20 @@ def _preflight_text(result: dict[str, Any], run_file: Path, *, max_length: int, 
     from training.data import describe_left_out
 
     snapshot, memory, disk, lengths = result["snapshot"], result["memory"], result["disk"], result["lengths"]["train"]
+    kept = lengths["rows"] - len(lengths["left_out"])
     lines = [
-        f"snapshot {snapshot['name']} v{snapshot['version']} {snapshot['digest'][:12]}: signed, {lengths['rows']} rows to train on",
+        f"snapshot {snapshot['name']} v{snapshot['version']} {snapshot['digest'][:12]}: signed, {kept} rows to train on",
         f"base model {result['base']['id']}: {result['base']['licence']}, use {result['use']}",
         f"tokens a row: median {lengths['median']}, longest {lengths['longest']}",
         f"memory on {memory['device']}: about {memory['total']} GiB needed, {memory['available']} GiB free",
         f"disk: at most {disk['needed']} GiB needed, {disk['available']} GiB free",
         f"evaluation {result['eval']['file']}: {result['eval']['items']} items, a protected set of the snapshot",
     ]
+    if end := result["chat"]["end_of_turn"]:
+        merged = "; system messages are merged into the first user message" if result["chat"]["system"] == "merge" else ""
+        lines.append(f"chat template: an answer ends with {end['token']}{merged}")
+    if (seconds := result["rehearsal"]["seconds"]) is not None:
+        lines.append(f"rehearsal: a training step with a small model of this family succeeded ({seconds} s, {result['dtype']})")
     if sft := result["sft_run"]:
         signed = f"signed by {sft['adapter_signer'][:19]}" if sft["adapter_signer"] else "not signed; `train sign` signs it"
         lines.append(f"SFT adapter {sft['adapter_digest'][:12]}: unchanged since its training, {signed}; its snapshot was verified again")

@@ -199,7 +199,12 @@ def describe_run(run: RunFile, state: Any, *, checked: dict[str, Any], adapter_d
         "licence_answers": run.licence_answers.model_dump(mode="json", exclude_defaults=True),
         "warnings": find_warnings(run),
         "rows": {
-            split: {key: facts[key] if key == "rows" else len(facts[key]) for key in ("rows", "too_long", "left_out")}
+            split: {
+                "rows": facts["rows"],
+                "too_long": len(facts["too_long"]),
+                "left_out": len(facts["left_out"]),
+                "cut": len(set(facts["too_long"]) - set(facts["left_out"])),
+            }
             for split, facts in checked["lengths"].items()
         },
         "config_digest": run.digest,
