@@ -56,7 +56,8 @@ fi
 run "curate standin start" "The offline stand-in takes the place of teacher and judge; its flaws are planted on purpose" \
   curate standin start "$project" --log "$standin"
 run "curate plan" "Lay out what to write: codes, tasks, difficulty, persona" curate plan "$project"
-run "curate import" "Bring in the worked examples that already exist" curate import "$project" "$project/seeds.jsonl" --format alpaca
+run "curate import" "Bring in the worked examples that already exist" \
+  curate import "$project" "$project/seeds.jsonl" --format alpaca --source icd10-examples --license CC0-1.0 --written-by people
 run "curate generate" "The teacher writes; every answer is on disk before anything reads it" curate generate "$project"
 run "curate score" "The judge scores each row by the rubric, and each pair in both orders" curate score "$project"
 run "curate dedup" "Copies, near copies and rewordings go; the twin stands beside each" curate dedup "$project"
