@@ -416,7 +416,7 @@ def test_another_set_must_be_protected_for_the_rows_of_both_runs(project: Path) 
     (project / "protected" / "third.jsonl").write_text('{"question": "a", "answer": "b"}\n')
     with pytest.raises(TrainingError, match=r"third\.jsonl is not among the protected sets of snapshot tiny-preference v2 \(eval, sec"):
         evaluate_run(with_set(dpo, file=project / "protected" / "third.jsonl"), say=print)
-    with pytest.raises(UserError, match=r"--pattern: is no regular expression"):
+    with pytest.raises(UserError, match=r"--pattern: '\(' is not a regular expression"):
         with_set(dpo, pattern="(")
 
 
