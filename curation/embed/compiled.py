@@ -56,19 +56,29 @@ class Compiled:
             yield self._encode(texts[start : start + _BLOCK])
 
     def _encode(self, texts: Sequence[str]) -> Array:
-        import openvino
-
+        # A ring of requests, each read before it is used again. openvino's AsyncInferQueue calls Python from its own threads, and a run
+        # once stopped for good in there.
+        count = self.network.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        ring = [(self.network.create_infer_request(), list[int]()) for _ in range(max(1, int(count)))]
         out = np.empty((len(texts), self.size), np.float32)
-        queue = openvino.AsyncInferQueue(self.network)
-        queue.set_callback(lambda request, rows: out.__setitem__(rows, request.get_output_tensor(0).data))
+
+        def read(request: Any, rows: list[int]) -> None:
+            if rows:
+                request.wait()
+                out[rows] = request.get_output_tensor(0).data
+
         ids = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
-        for rows in _batches([len(row) for row in ids]):
-            width = len(ids[rows[-1]])
-            tokens, mask = np.zeros((2, len(rows), width), np.int64)
-            for place, row in enumerate(rows):
+        for turn, batch in enumerate(_batches([len(row) for row in ids])):
+            width = len(ids[batch[-1]])
+            tokens, mask = np.zeros((2, len(batch), width), np.int64)
+            for place, row in enumerate(batch):
                 tokens[place, : len(ids[row])], mask[place, : len(ids[row])] = ids[row], 1
-            queue.start_async({0: tokens, 1: mask}, rows)
-        queue.wait_all()
+            request, rows = ring[turn % len(ring)]
+            read(request, rows)
+            request.start_async({0: tokens, 1: mask})
+            ring[turn % len(ring)] = (request, batch)
+        for request, rows in ring:
+            read(request, rows)
         return np.asarray(out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12))
 
 
