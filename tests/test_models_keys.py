@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from curation import pipeline
-from curation.errors import ModelUnavailable
+from curation.errors import ModelUnavailable, UserError
 from curation.models import has_key, open_model
 from curation.models.client import is_loopback
 from curation.project import ModelSpec
@@ -152,7 +152,7 @@ def test_a_dry_run_of_a_foreign_project_gives_no_key_away(tmp_path: Path, monkey
     with catcher(404) as (address, seen):
         folder = project(tmp_path / "garden", address)
         for work in (pipeline.plan, pipeline.estimate, pipeline.generate):
-            with suppress(ModelUnavailable):
+            with suppress(UserError):
                 work(folder)
     assert seen and "sk-ant-real" not in json.dumps(seen)
 
@@ -162,7 +162,7 @@ def test_a_redirect_takes_no_key_along(tmp_path: Path, monkeypatch: pytest.Monke
     with catcher(200) as (evil, stolen), catcher(307, location=f"{evil}/v1/messages") as (address, seen):
         folder = project(tmp_path / "garden", address, ", key_env: GATEWAY_KEY")
         for work in (pipeline.plan, pipeline.generate):
-            with suppress(ModelUnavailable):
+            with suppress(UserError):
                 work(folder)
     assert seen and seen[0]["authorization"] == "Bearer gateway-key"
     assert stolen == []
