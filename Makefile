@@ -28,7 +28,7 @@ system: ## install Debian's Chromium for the browser tests (root)
 	@command -v chromium >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; }
 
 demo: install ## from a brief to an evaluated adapter, offline, in build/demo (QUICK=1 for small counts)
-	@QUICK=$(QUICK) PATH="$(CURDIR)/$(BIN):$$PATH" bash curation/standin/demo.sh build/demo
+	@QUICK=$(QUICK) PATH="$(CURDIR)/$(BIN):$$PATH" bash curation/simulation/demo.sh build/demo
 
 test: install ## every tier with small counts
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/run.sh

@@ -178,10 +178,10 @@ def _join_workspace(api: Api, user: str, workspace: str) -> None:
 
 
 def _set_credentials(home: Home, name: str, *, verb: str) -> Path:
-    from argilla_setup.server.choices import load_choices
     from argilla_setup.server.environment import ensure_environment
     from argilla_setup.server.migrate import run_engine
     from argilla_setup.server.processes import find_elsewhere
+    from argilla_setup.server.settings import load_choices
 
     check_name(name)
     if elsewhere := find_elsewhere(home):

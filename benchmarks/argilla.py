@@ -31,11 +31,12 @@ if __name__ == "__main__":
 import psutil
 
 from argilla_setup import bootstrap
-from argilla_setup.server.choices import load_choices
 from argilla_setup.server.control import any_free_port, start_detached, stop_server
+from argilla_setup.server.database import count_contents
 from argilla_setup.server.environment import environment_folder
 from argilla_setup.server.home import Home, load_secrets, open_home
-from argilla_setup.server.status import count_contents, is_healthy, server_url
+from argilla_setup.server.settings import load_choices
+from argilla_setup.server.status import is_healthy, server_url
 from argilla_setup.server.supervisor import server_environment
 from argilla_setup.users import ensure_account
 from curation.review import ArgillaReview, Shown, form_settings, open_dataset

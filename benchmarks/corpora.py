@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from numba import njit
 
-from curation.dedup.text import normalize
+from curation.dedup.normalization import normalize
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -35,8 +35,8 @@ def made_up(rows: int, *, seed: int) -> tuple[list[str], list[str], np.ndarray[A
 
 def measure(rows: int) -> dict[str, float]:
     """Seconds of each part, and the peak memory of all."""
-    from curation.balance import count_classes, measure_balance, rows_over_cap
     from curation.distribution import compare, describe, find_topics
+    from curation.distribution.balance import count_classes, measure_balance, rows_over_cap
 
     prompts, answers, vectors = made_up(rows, seed=1)
     real, _, real_vectors = made_up(REAL, seed=2)

@@ -1,6 +1,6 @@
 """Diversity and coverage of a planned set beside the same prompt repeated:  python benchmarks/diversity.py [--rows 240] [--out FILE]
 
-MECHANICAL. The teacher is the offline stand-in under its law of collapse (curation/standin/collapse.py): for whatever a request says it
+MECHANICAL. The teacher is the offline stand-in under its law of collapse (simulation/mode_collapse.py): for whatever a request says it
 has 40 ideas and takes the k-th with a share that falls as k to the power -1.3. The law was written down before any prompt and knows
 none of ours. So the figures show that the plan, the avoid-list and the refill do what they are for; how various a real model writes
 only a real model can show.
@@ -22,8 +22,8 @@ from typing import Any
 
 import yaml
 
-from curation import pipeline
-from curation.standin import lifecycle
+from curation import stages
+from curation.simulation import process
 from curation.template import write_template
 
 BRIEF = "Answer hobby gardeners' questions about soil, compost, pests, vegetables and watering in two to four sentences."
@@ -72,12 +72,12 @@ def measure(name: str, plan: dict[str, Any], home: Path, *, rows: int, rounds: i
     value["brief"] = BRIEF
     value["plan"] |= {"attributes": ATTRIBUTES, "refill": {"rounds": rounds}, **plan}
     path.write_text(yaml.safe_dump(value, sort_keys=False), encoding="utf-8")
-    lifecycle.start(folder, table=None, seed=7, log=home / "log", options={"collapse": ""})
+    process.start(folder, table=None, seed=7, log=home / "log", options={"collapse": ""})
     try:
-        told = {summary.stage: summary.counts for summary in pipeline.run(folder, until="refill")}
-        found = pipeline.diversity(folder, naive=rows).counts
+        told = {summary.stage: summary.counts for summary in stages.run(folder, until="refill")}
+        found = stages.diversity(folder, naive=rows).counts
     finally:
-        lifecycle.stop(folder)
+        process.stop(folder)
     before, after = told["refill"]["coverage_before"], told["refill"]["coverage"]
     both = found["planned"], found["naive"]
     return Measured(name, found["compared_at"], before, after, *both, found["vendi_ratio"], time.monotonic() - started)

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from argilla_setup.engine.documents import RecordDoc, ResponseDoc, SuggestionDoc
+from argilla_setup.engine.filters import All, Range, Scope, Terms
 from argilla_setup.engine.index import Index
-from argilla_setup.engine.order import Sort
 from argilla_setup.engine.search import Question, count_responses, count_statuses, count_terms, find_extent, search, search_similar
-from argilla_setup.engine.where import All, Range, Scope, Terms
+from argilla_setup.engine.sorting import Sort
 
 QUESTIONS = {"verdict": "label_selection", "stars": "rating", "edited": "text"}
 DIMENSIONS = 384

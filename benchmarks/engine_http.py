@@ -24,10 +24,10 @@ from uuid import UUID, uuid4
 import httpx
 import orjson
 
-from argilla_setup.engine.check import find_gaps
+from argilla_setup.engine.consistency import find_gaps
 from argilla_setup.engine.documents import RecordDoc, ResponseDoc, SuggestionDoc
+from argilla_setup.engine.filters import microseconds
 from argilla_setup.engine.index import Index
-from argilla_setup.engine.where import microseconds
 from benchmarks import argilla as bench
 from benchmarks import argilla_load as load
 from curation.review import Shown

@@ -28,9 +28,8 @@ import pyarrow.parquet as pq
 from benchmarks.suites import LANGUAGES, rephrasings, ten_suites, training_rows
 from curation.embed import embed
 from curation.leakage import find_leaks
-from curation.leakage.rewording import Rewording
-from curation.leakage.scan import SpanScanner, readable_rows
-from curation.leakage.spans import ANCHOR, words
+from curation.leakage.ngrams import ANCHOR, SpanScanner, readable_rows, words
+from curation.leakage.paraphrase import Rewording
 
 Array = np.ndarray[Any, np.dtype[Any]]
 RATES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)

@@ -48,7 +48,7 @@ def main() -> None:
 
 def run_one(n: int) -> dict[str, Any]:
     """Make a project, run the stages, tell seconds and memory."""
-    from curation import pipeline
+    from curation import stages as pipeline
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "whole"
@@ -92,7 +92,8 @@ def make_project(folder: Path) -> None:
 
 def keep_all(folder: Path) -> None:
     """Two people's word for every row that no gate dropped."""
-    from curation.store import open_store, reviews
+    from curation.store import reviews
+    from curation.store.database import open_store
     from curation.store.reviews import StoredAnswer
 
     now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -15,8 +15,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
+from curation.judge.panel import settle_panel
 from curation.records import Kind
-from curation.score.panel import settle_panel
 
 Verdict = Literal["unscored", "dropped", "held", "to_review", "in_review", "approved", "rejected", "disputed", "edited"]
 
@@ -33,7 +33,7 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True)
-class Opinion:
+class Annotation:
     """What one person said of one row, in canonical terms."""
 
     user: str
@@ -102,7 +102,7 @@ class Facts:
     """Findings that take the row out."""
     notes: Sequence[Reason] = ()
     """Findings that people should look at."""
-    opinions: Sequence[Opinion] = ()
+    opinions: Sequence[Annotation] = ()
     override: Override | None = None
     edited_by: Sequence[str] = ()
     """For a row that an edit made: everybody who made that edit and stands by it."""
@@ -176,7 +176,7 @@ def decide(facts: Facts, *, keeps: Callable[[float], bool], overlap: int, unseen
 
 def edit_families(
     parents: Mapping[int, int],
-    opinions: Mapping[int, Sequence[Opinion]],
+    opinions: Mapping[int, Sequence[Annotation]],
     *,
     keeps: Mapping[int, Keep],
     contested: Collection[int] = (),
@@ -210,14 +210,14 @@ def edit_families(
     return out
 
 
-def choices_of(kind: Kind, opinions: Iterable[Opinion]) -> list[str]:
+def choices_of(kind: Kind, opinions: Iterable[Annotation]) -> list[str]:
     """Return what `curate keep --as` takes for a row of this kind with these opinions."""
     if kind == "preference":
         return ["first", "second", "reject"]
     return ["approve", "reject", *sorted({f"edit:{o.user}" for o in opinions if o.says == "edit" and o.edited is not None})]
 
 
-def needs_choice(kind: Kind, verdict: str | None, opinions: Sequence[Opinion], overlap: int) -> bool:
+def needs_choice(kind: Kind, verdict: str | None, opinions: Sequence[Annotation], overlap: int) -> bool:
     """Return whether a keep without a choice would leave the row's dispute open, or would have to guess what is meant.
 
     Args:
@@ -303,7 +303,7 @@ def _hear(facts: Facts, overlap: int) -> Decision:
             return _decision(facts, "approved", kept, *facts.notes)
         opinions = [o for o in opinions if o.says != "edit"]
     answered = {o.user for o in opinions}
-    opinions += [Opinion(user, "approve") for user in facts.edited_by if user not in answered]
+    opinions += [Annotation(user, "approve") for user in facts.edited_by if user not in answered]
     edits = {o.edited for o in opinions if o.says == "edit"}
     said = {_canonical(o) for o in opinions}
     if len(edits) > 1:
@@ -332,7 +332,7 @@ def _as_meant(facts: Facts) -> str:
     return "approve" if facts.kind == "instruction" else {0: "first", 1: "second"}.get(facts.better if facts.better is not None else -1, "")
 
 
-def _canonical(opinion: Opinion) -> str:
+def _canonical(opinion: Annotation) -> str:
     return "reject" if opinion.says == "neither" else opinion.says
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from curation.score.measures import Estimate, spearman
+from curation.intervals import Estimate, spearman
 
 Method = Literal["judge", "length"]
 BINS = 5

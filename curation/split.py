@@ -19,8 +19,8 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
-from curation.dedup.clusters import find_clusters
-from curation.dedup.rows import Array
+from curation.dedup.arrow_text import Array
+from curation.dedup.near_pairs import find_clusters
 
 Assigned = tuple[str | None, str]
 """(split or None when the row's twins are in two splits, cluster)."""
@@ -246,7 +246,7 @@ def _near_across(prompts: Sequence[str], rank: Array, threshold: float | None) -
     """The near pairs across splits, and whether there are so many alike that some were passed over."""
     if threshold is None or len(prompts) == 0:
         return (np.empty(0, np.int64), np.empty(0, np.int64)), False
-    from curation.dedup.pairs import find_near_pairs
+    from curation.dedup.near_pairs import find_near_pairs
 
     table = find_near_pairs(list(prompts), floor=threshold)
     a, b = table["row"].to_numpy(), table["twin"].to_numpy()
@@ -257,7 +257,7 @@ def _near_across(prompts: Sequence[str], rank: Array, threshold: float | None) -
 def _similar_across(vectors: Array | None, rank: Array, cosine: float | None) -> Iterator[tuple[Array, Array]]:
     if vectors is None or cosine is None:
         return
-    from curation.dedup.nearest import EXACT_UP_TO
+    from curation.dedup.semantic import EXACT_UP_TO
 
     if len(vectors) > EXACT_UP_TO:
         for a, b in _similar_pairs(vectors, cosine):
@@ -270,8 +270,7 @@ def _similar_across(vectors: Array | None, rank: Array, cosine: float | None) ->
 
 def _similar_pairs(vectors: Array, cosine: float) -> Iterator[tuple[Array, Array]]:
     """Every pair of rows at the cosine, some thousands at a time."""
-    from curation.dedup.cells import pairs_by_cells
-    from curation.dedup.nearest import EXACT_UP_TO
+    from curation.dedup.semantic import EXACT_UP_TO, pairs_by_cells
 
     found = pairs_by_cells(vectors, cosine) if len(vectors) > EXACT_UP_TO else ""
     if not isinstance(found, str):

@@ -66,7 +66,7 @@ def main() -> None:
     import argilla_setup.cli
     import argilla_setup.server.backup
     import curation.cli
-    import curation.pipeline
+    import curation.stages
     import training.cli
     import training.config
 

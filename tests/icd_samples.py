@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from curation.project import Project
+from curation.config.project import Project
 from curation.requests import Answer, Request
 
 SYSTEM = "Assign the ICD-10-CM code."

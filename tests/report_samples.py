@@ -9,9 +9,12 @@ from functools import cache
 import numpy as np
 from pydantic import BaseModel
 
-from curation.balance import measure_balance
 from curation.distribution import Comparison, Description, compare, describe, find_topics
-from curation.hygiene import Pair, describe_pairs
+from curation.distribution.balance import measure_balance
+from curation.distribution.preference_bias import Pair, describe_pairs
+from curation.intervals import Rate
+from curation.judge.diagnostics import check_rationales, length_sensitivity, order_bias
+from curation.judge.validation import hold_against
 from curation.report import (
     Agreement,
     Apart,
@@ -46,9 +49,6 @@ from curation.report import (
     SnapshotFacts,
     compare_selections,
 )
-from curation.score.crosscheck import check_rationales, length_sensitivity, order_bias
-from curation.score.measures import Rate
-from curation.score.people import hold_against
 
 NOW = datetime(2026, 11, 24, 14, 30, tzinfo=UTC)
 ATTACK = '<script>window.hit=1</script><img src=x onerror="window.hit=2">\'"&`</style></title>]]>{{7*7}}'

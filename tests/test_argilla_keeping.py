@@ -21,14 +21,13 @@ import pytest
 
 from argilla_setup.errors import UserError
 from argilla_setup.server.backup import restore_backup, write_backup
-from argilla_setup.server.choices import Asked, Choices, choose, hide_password, load_choices, save_choices
+from argilla_setup.server.database import count_contents
 from argilla_setup.server.doctor import Finding, examine
 from argilla_setup.server.home import Home, ensure_secrets, open_home
+from argilla_setup.server.logs import Follower, show_logs
 from argilla_setup.server.processes import MARK, stop_processes
-from argilla_setup.server.status import count_contents
-from argilla_setup.server.telling import Follower, show_logs
-
-from .test_argilla_setup import SLEEP, make_supervisor
+from argilla_setup.server.settings import Asked, Choices, choose, hide_password, load_choices, save_choices
+from tests.test_argilla_setup import SLEEP, make_supervisor
 
 
 def make_home(folder: Path, *, answers: int = 0) -> Home:

@@ -17,11 +17,11 @@ import psutil
 import pytest
 
 from argilla_setup.errors import UserError
-from argilla_setup.server.choices import Choices
 from argilla_setup.server.control import PortInUse, choose_port
 from argilla_setup.server.environment import LOCK, ensure_environment
 from argilla_setup.server.home import Home, ensure_secrets, identify, load_secrets, open_home
 from argilla_setup.server.processes import IDENTITY, MARK, Elsewhere, find_elsewhere, find_processes, read_processes, stop_processes
+from argilla_setup.server.settings import Choices
 from argilla_setup.server.supervisor import Child, Supervisor, server_environment
 from argilla_setup.users import check_name
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from argilla_setup.engine.turns import TOGETHER, TakeTurns, Turns
+from argilla_setup.engine.write_scheduler import TOGETHER, TakeTurns, Turns
 
 ANSWERS = [
     ("POST", "/api/v1/records/4f/responses"),

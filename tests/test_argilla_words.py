@@ -9,9 +9,9 @@ import pytest
 
 from argilla_setup import forms
 from curation.errors import ProjectError
-from curation.pipeline.bench import open_bench
-from curation.pipeline.reviewing import project_words
 from curation.review import ArgillaReview, Shown, escape_html, escape_markdown, fit_to_page, form_digest
+from curation.views.annotations import project_words
+from curation.workspace import open_workspace
 from tests.test_pipeline import BRIEF, Bed, blank
 
 
@@ -21,8 +21,8 @@ def bed(tmp_path: Path) -> Bed:
 
 
 def words(bed: Bed, kind: str = "instruction") -> str:
-    with open_bench(bed.folder) as bench:
-        return project_words(bench, kind)  # type: ignore[arg-type]
+    with open_workspace(bed.folder) as workspace:
+        return project_words(workspace, kind)  # type: ignore[arg-type]
 
 
 def test_annotators_read_the_brief_first(bed: Bed) -> None:

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from curation import pipeline
+from curation import stages
+from curation.simulation import process
 from curation.snapshot import create_key
-from curation.standin import lifecycle
-from curation.store import open_store, records
+from curation.store import records
+from curation.store.database import open_store
 from curation.template import write_template
 from tests.conftest import ROOT
 from tests.integration.argilla_server import RunningArgilla
@@ -87,19 +88,19 @@ def garden(tmp_path: Path) -> Path:
     folder = tmp_path / "garden"
     write_template(folder, "blank", instruction=6, preference=2)
     edit(folder, r"^(brief|intended_use): .*$", rf"\1: {BRIEF}")
-    pipeline.plan(folder)
+    stages.plan(folder)
     return folder
 
 
 @pytest.fixture
 def guarded(garden: Path, tmp_path: Path) -> Iterator[Path]:
     """The same, its models asked at a loopback server that accepts one key only."""
-    url = lifecycle.start(garden, table=None, seed=7, log=tmp_path / "log", options={"key": "right-key"})
+    url = process.start(garden, table=None, seed=7, log=tmp_path / "log", options={"key": "right-key"})
     try:
         edit(garden, r"\{provider: anthropic, ", f"{{provider: anthropic, base_url: '{url}', key_env: TEACHER_KEY, ")
         yield garden
     finally:
-        lifecycle.stop(garden)
+        process.stop(garden)
 
 
 def test_a_missing_key(guarded: Path) -> None:
@@ -127,15 +128,15 @@ def test_an_unreachable_teacher(garden: Path) -> None:
 def test_a_stand_in_that_does_not_run(garden: Path, tmp_path: Path) -> None:
     edit(garden, "provider: anthropic", "provider: offline-stand-in")
     assert f"curate standin start {garden}" in refusal("curation", "generate", garden)
-    lifecycle.start(garden, table=None, seed=7, log=tmp_path / "log")
-    lifecycle.stop(garden)
+    process.start(garden, table=None, seed=7, log=tmp_path / "log")
+    process.stop(garden)
     (garden / ".standin.json").write_text(json.dumps({"url": closed_address(), "pid": 2**22, "log": "x"}))  # it was killed
     assert "stand-in" in refusal("curation", "generate", garden)
-    lifecycle.start(garden, table=None, seed=7, log=tmp_path / "log")
+    process.start(garden, table=None, seed=7, log=tmp_path / "log")
     try:
         assert accepted("curation", "generate", garden)["asked"] == 8
     finally:
-        lifecycle.stop(garden)
+        process.stop(garden)
 
 
 @pytest.mark.parametrize("verb", ["push", "pull"])
@@ -288,7 +289,7 @@ def test_a_port_in_use(garden: Path, tmp_path: Path) -> None:
     try:
         assert done.returncode == 0 and str(port) in done.stdout
     finally:
-        lifecycle.stop(garden)
+        process.stop(garden)
 
 
 def test_the_truth_about_planted_flaws_has_no_place_in_the_project(garden: Path) -> None:
@@ -300,8 +301,8 @@ def test_no_space_while_answers_come_in(garden: Path, tmp_path: Path) -> None:
     edit(garden, "provider: anthropic", "provider: offline-stand-in")
     edit(garden, "concurrency: 8", "concurrency: 2")
     edit(garden, "^  instruction: 6", "  instruction: 120")
-    pipeline.plan(garden)
-    lifecycle.start(garden, table=None, seed=7, log=tmp_path / "log")
+    stages.plan(garden)
+    process.start(garden, table=None, seed=7, log=tmp_path / "log")
     try:
         line = refusal("curation", "generate", garden, limit=(garden / "workbench.db").stat().st_size // 1024 + 400)
         assert str(garden / "workbench.db") in line and "cannot be written" in line and "make space" in line
@@ -317,7 +318,7 @@ def test_no_space_while_answers_come_in(garden: Path, tmp_path: Path) -> None:
         with open_store(garden) as db:
             assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
     finally:
-        lifecycle.stop(garden)
+        process.stop(garden)
 
 
 def test_no_space_for_the_model(tmp_path: Path) -> None:
@@ -328,9 +329,9 @@ def test_no_space_for_the_model(tmp_path: Path) -> None:
 
 def test_no_space_for_a_snapshot_or_a_report(garden: Path, tmp_path: Path) -> None:
     approved(garden)
-    pipeline.decide(garden)
+    stages.decide(garden)
     out = tmp_path / "report.html"
-    pipeline.report(garden, out=out)
+    stages.report(garden, out=out)
     limit = out.stat().st_size // 1024 - 4
     out.unlink()
     line = refusal("curation", "report", garden, "--out", out, limit=limit)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.balance import class_weights, count_classes, measure_balance, refill_quota, rows_over_cap
+from curation.distribution.balance import class_weights, count_classes, measure_balance, refill_quota, rows_over_cap
 from curation.errors import ProjectError
 from tests.conftest import shared
 

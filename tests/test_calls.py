@@ -15,9 +15,9 @@ import pytest
 
 from curation.errors import ProjectError
 from curation.requests import Failure, Request
-from curation.store import call_texts
+from curation.store import call_stats
 from curation.store.calls import CallLedger, Claim
-from curation.store.owner import is_alive, owner_name
+from curation.store.lease import is_alive, owner_name
 from tests.messages_server import message
 from tests.test_models import make_request, open_database
 
@@ -56,7 +56,7 @@ def held(database: sqlite3.Connection) -> tuple[int, int]:
 
 def dead_owner() -> str:
     """The name of a process that has ended."""
-    script = "from curation.store.owner import owner_name; print(owner_name())"
+    script = "from curation.store.lease import owner_name; print(owner_name())"
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -207,6 +207,6 @@ def test_a_text_is_found_in_what_was_asked_and_answered_however_it_is_wrapped(da
         ledger.mark_sent(claim(ledger, request).calls[0].seq)
     kept = claim(ledger, make_request("kept")).calls[0]
     answer(ledger, kept.seq, text=json.dumps({"examples": [{"instruction": told}]}))
-    assert call_texts.count_holding(database, [told]) == {"generate": 5}
-    assert call_texts.count_holding(database, [told[:30], "sleeps well"]) == {"generate": 6}
-    assert call_texts.count_holding(database, ["nobody said this"]) == call_texts.count_holding(database, [" ?! "]) == {}
+    assert call_stats.count_holding(database, [told]) == {"generate": 5}
+    assert call_stats.count_holding(database, [told[:30], "sleeps well"]) == {"generate": 6}
+    assert call_stats.count_holding(database, ["nobody said this"]) == call_stats.count_holding(database, [" ?! "]) == {}

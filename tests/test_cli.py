@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from curation import pipeline
+from curation import stages
 from curation.cli import app
 from curation.snapshot import create_key, describe_signer, find_trusted_keys, load_snapshot, own_key
 from curation.snapshot.sign import sign_snapshot
-from curation.store import facts, open_store, reviews, runs
+from curation.store import facts, reviews, runs
+from curation.store.database import open_store
 from curation.store.facts import Finding
 from curation.store.reviews import StoredAnswer
 from tests.snapshot_rows import instruction, pair, splits_of, write
@@ -41,10 +42,10 @@ def test_a_snapshot_that_was_taken_back_is_refused_wherever_the_statement_lies(t
     assert "--reason: is empty" in refusal("curation", "revoke", path, "--reason", " ")
     done = told("revoke", path, "--reason", "a person asked for it")
     assert (done["by"], [Path(file).is_file() for file in done["files"]]) == (describe_signer(public), [True, True])
-    checked = pipeline.verify(path)
+    checked = stages.verify(path)
     assert checked.counts["status"] == "revoked" and "a person asked for it" in checked.notes[0]
     monkeypatch.setenv("SEEDCORN_CONFIG_DIR", str(tmp_path / "someone else"))
-    checked = pipeline.verify(path, keys=[public])
+    checked = stages.verify(path, keys=[public])
     assert checked.counts["status"] == "revoked" and str(tmp_path / "snapshots" / "revocations") in checked.notes[0]
     Path(done["files"][1]).unlink()
     assert load_snapshot(path, trusted_keys=[public]).signer == describe_signer(public)
@@ -96,18 +97,18 @@ def test_what_the_system_refuses_is_a_sentence(tmp_path: Path) -> None:
 
 def test_what_is_not_verified_says_what_to_do(tmp_path: Path) -> None:
     path = write(tmp_path / "snapshots")
-    assert pipeline.verify(path).notes[-1] == f"Next: curate sign {path}"
+    assert stages.verify(path).notes[-1] == f"Next: curate sign {path}"
     sign_snapshot(path, create_key(tmp_path / "keys")[0])
-    assert "Next: curate trust KEY.pub" in pipeline.verify(path).notes[-1]
+    assert "Next: curate trust KEY.pub" in stages.verify(path).notes[-1]
     (path / "more.txt").write_text("x")
-    assert "take it again from where it came" in pipeline.verify(path).notes[-1]
+    assert "take it again from where it came" in stages.verify(path).notes[-1]
 
 
 def test_an_export_into_the_snapshot_would_break_it_and_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "snapshots")
     sign_snapshot(path, own_key()[0])
     assert "is inside the snapshot" in refusal("curation", "export", path, "--out", path / "train.jsonl")
-    assert pipeline.verify(path).counts["verified"] is True
+    assert stages.verify(path).counts["verified"] is True
     done = told("export", path, "--out", tmp_path / "train.jsonl")
     assert (done["out"], done["format"]) == (12, "messages")
     pairs = write(tmp_path / "pairs", kind="preference", splits=splits_of(pair))
@@ -125,7 +126,7 @@ def test_a_row_s_story_ends_with_the_reasons_and_names_twins_by_their_ids(tmp_pa
         with runs.record_run(db, "dedup") as run:
             facts.add_findings(db, [Finding(row.seq, "dedup", "near", True, twin.seq, score=0.9, evidence="jaccard 0.900")], run.number)
         reviews.add_answers(db, [StoredAnswer("r", "t", row.seq, "ada", "submitted", values, "", "", False)], 1)
-    pipeline.decide(bed.folder)
+    stages.decide(bed.folder)
     shown = curate("trace", bed.folder, row.id[:12])
     assert "ada submitted: verdict reject; reasons wrong, unclear; comment odd\n" in shown
     assert f"verdict: dropped\n  because of dedup: near, twin {twin.id[:12]}. jaccard 0.900\n" in shown

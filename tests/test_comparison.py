@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from curation.distribution import compare, find_uncovered, mmd_test, separability
-from curation.distribution.coverage import flatten
-from curation.distribution.terms import telling_terms
+from curation.distribution.drift import flatten
+from curation.distribution.topics import telling_terms
 from curation.errors import ProjectError
 from tests.conftest import shared
 

@@ -7,7 +7,8 @@ import pytest
 from scipy.stats import binomtest, spearmanr
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
-from curation.score.crosscheck import (
+from curation.intervals import Rate, mean, spearman
+from curation.judge.diagnostics import (
     check_rationales,
     find_apart,
     find_constant,
@@ -17,8 +18,7 @@ from curation.score.crosscheck import (
     own_agreement,
     polarity,
 )
-from curation.score.measures import Rate, mean, spearman
-from curation.score.people import auc, hold_against, tabulate
+from curation.judge.validation import auc, hold_against, tabulate
 
 FLIP_FIRST, FLIP_SECOND, FIRM = {"ab": 0, "ba": 1}, {"ab": 1, "ba": 0}, {"ab": 1, "ba": 1}
 

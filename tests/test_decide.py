@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.agreement import agreement, agreement_within, estimate_error_rate
+from curation.annotator_agreement import agreement, agreement_within, estimate_error_rate
 from curation.decide import (
+    Annotation,
     Decision,
     Facts,
     Family,
     Keep,
-    Opinion,
     Override,
     Reason,
     choices_of,
@@ -45,8 +45,8 @@ def verdict(given_facts: Facts, *, overlap: int = 2, threshold: float = 7.0) -> 
     return decide(given_facts, keeps=keep_rule([], threshold=threshold, top_percent=None), overlap=overlap)
 
 
-def said(*says: str) -> tuple[Opinion, ...]:
-    return tuple(Opinion(f"user{n}", word) for n, word in enumerate(says))  # type: ignore[arg-type]
+def said(*says: str) -> tuple[Annotation, ...]:
+    return tuple(Annotation(f"user{n}", word) for n, word in enumerate(says))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -117,18 +117,18 @@ def test_one_answer_is_enough_where_the_project_asks_for_one() -> None:
 
 
 def test_an_edit_sends_the_changed_row_on_in_place_of_this_one() -> None:
-    edit = Opinion("ada", "edit", "better text")
+    edit = Annotation("ada", "edit", "better text")
     assert verdict(facts(opinions=[edit])).verdict == "edited"
-    assert verdict(facts(opinions=[edit, Opinion("bob", "approve")])).verdict == "edited"
-    assert verdict(facts(opinions=[edit, Opinion("bob", "edit", "better text")])).verdict == "edited"
+    assert verdict(facts(opinions=[edit, Annotation("bob", "approve")])).verdict == "edited"
+    assert verdict(facts(opinions=[edit, Annotation("bob", "edit", "better text")])).verdict == "edited"
 
 
 def test_two_different_edits_are_a_dispute() -> None:
-    decision = verdict(facts(opinions=[Opinion("ada", "edit", "one"), Opinion("bob", "edit", "two")]))
+    decision = verdict(facts(opinions=[Annotation("ada", "edit", "one"), Annotation("bob", "edit", "two")]))
     assert (decision.verdict, decision.reasons[0].kind) == ("disputed", "two_edits")
 
 
-ONE, OTHER = Opinion("ada", "edit", "x"), Opinion("bob", "edit", "y")
+ONE, OTHER = Annotation("ada", "edit", "x"), Annotation("bob", "edit", "y")
 
 
 def keep(seq: int, number: int, choice: str | None = None, chosen: int | None = None) -> Keep:
@@ -137,7 +137,7 @@ def keep(seq: int, number: int, choice: str | None = None, chosen: int | None = 
 
 def family(kept: int | None = None) -> dict[int, Family]:
     """Row 1, which two people changed into rows 2 and 3; nothing else is in dispute."""
-    opinions = {1: [ONE, OTHER], 7: [ONE, Opinion("bob", "edit", "x")], 9: [ONE]}
+    opinions = {1: [ONE, OTHER], 7: [ONE, Annotation("bob", "edit", "x")], 9: [ONE]}
     return edit_families({2: 1, 3: 1, 8: 7}, opinions, keeps={} if kept is None else {kept: keep(kept, 1)})
 
 
@@ -178,11 +178,11 @@ def test_two_rejections_win_over_a_kept_edit() -> None:
 def test_the_editor_stands_behind_the_edited_row_and_a_second_person_must_agree() -> None:
     child = {"total": None, "needs_score": False, "edited_by": ("ada",)}
     assert verdict(facts(**child)).verdict == "in_review"
-    assert verdict(facts(**child, opinions=[Opinion("bob", "approve")])).verdict == "approved"
-    assert verdict(facts(**child, opinions=[Opinion("bob", "reject")])).verdict == "disputed"
+    assert verdict(facts(**child, opinions=[Annotation("bob", "approve")])).verdict == "approved"
+    assert verdict(facts(**child, opinions=[Annotation("bob", "reject")])).verdict == "disputed"
     # Her own later answer on it takes the place of the one she gave by editing, and is not counted twice.
-    assert verdict(facts(**child, opinions=[Opinion("ada", "approve")])).verdict == "in_review"
-    assert verdict(facts(**child, opinions=[Opinion("ada", "reject"), Opinion("bob", "reject")])).verdict == "rejected"
+    assert verdict(facts(**child, opinions=[Annotation("ada", "approve")])).verdict == "in_review"
+    assert verdict(facts(**child, opinions=[Annotation("ada", "reject"), Annotation("bob", "reject")])).verdict == "rejected"
 
 
 def test_a_machine_may_still_stop_an_edited_row() -> None:
@@ -243,7 +243,7 @@ def test_keep_with_a_choice_settles_every_dispute(
     assert found.reasons[0] == Reason("override", "keep", f"as {choice}: looked it up")
 
 
-EDIT = Opinion("ada", "edit", "x")
+EDIT = Annotation("ada", "edit", "x")
 
 
 def test_a_reject_beside_an_edit_is_a_dispute() -> None:
@@ -277,7 +277,7 @@ def test_keep_with_a_choice_settles_a_reject_beside_an_edit(choice: str, chosen:
 
 
 def test_a_choice_stays_with_the_text_that_was_kept_when_the_annotator_edits_again() -> None:
-    opinions = {1: [Opinion("ada", "edit", "y"), *said("reject")]}
+    opinions = {1: [Annotation("ada", "edit", "y"), *said("reject")]}
     families = edit_families({2: 1, 3: 1}, opinions, keeps={1: keep(1, 1, "edit:ada", 2)})
     gone = Reason("review", "edited_again", "", 3)
     assert verdict(facts(seq=2, family=families[2], taken_back=gone)).verdict == "approved"
@@ -314,14 +314,14 @@ def test_the_choice_of_an_edit_into_a_row_that_was_there_takes_this_row_out() ->
         ("preference", "dropped", (), False),
     ],
 )
-def test_keep_needs_a_choice_where_it_would_guess(kind: Any, found: str, opinions: tuple[Opinion, ...], expected: bool) -> None:
+def test_keep_needs_a_choice_where_it_would_guess(kind: Any, found: str, opinions: tuple[Annotation, ...], expected: bool) -> None:
     assert needs_choice(kind, found, opinions, 2) is expected
 
 
 def test_what_keep_can_choose() -> None:
     assert choices_of("preference", said("first", "second")) == ["first", "second", "reject"]
-    assert choices_of("instruction", [Opinion("bob", "edit", "y"), EDIT]) == ["approve", "reject", "edit:ada", "edit:bob"]
-    assert choices_of("instruction", [Opinion("bob", "edit", None)]) == ["approve", "reject"]  # the edited text was erased
+    assert choices_of("instruction", [Annotation("bob", "edit", "y"), EDIT]) == ["approve", "reject", "edit:ada", "edit:bob"]
+    assert choices_of("instruction", [Annotation("bob", "edit", None)]) == ["approve", "reject"]  # the edited text was erased
 
 
 def test_a_note_goes_along_to_the_people_and_stays_with_an_approved_row() -> None:
@@ -372,7 +372,7 @@ WORDS = dict(zip("01abcde", ("approve", "reject", "approve", "reject", "edit", "
 
 @pytest.mark.parametrize(("one", "other", "alpha"), [EXAMPLE_A, EXAMPLE_B])
 def test_agreement_is_krippendorffs_alpha(one: str, other: str, alpha: float) -> None:
-    rows = [[Opinion("ada", WORDS[a], a), Opinion("bob", WORDS[b], b)] for a, b in zip(one, other, strict=True)]  # type: ignore[arg-type]
+    rows = [[Annotation("ada", WORDS[a], a), Annotation("bob", WORDS[b], b)] for a, b in zip(one, other, strict=True)]  # type: ignore[arg-type]
     assert agreement(rows) == pytest.approx(alpha, abs=5e-4)
 
 
@@ -405,7 +405,7 @@ def test_two_questions_do_not_agree_more_than_each_by_itself() -> None:
         [said("approve", "approve"), said("approve", "approve"), said("reject")],
     ],
 )
-def test_agreement_is_unknown_where_alpha_is_undefined(rows: list[tuple[Opinion, ...]]) -> None:
+def test_agreement_is_unknown_where_alpha_is_undefined(rows: list[tuple[Annotation, ...]]) -> None:
     assert agreement(rows) is None
 
 
@@ -429,7 +429,7 @@ def test_the_error_rate_solves_its_equation(differ: int, agree: int) -> None:
 
 
 def test_an_edit_counts_as_a_no_to_the_row_as_it_stands() -> None:
-    rows = [[Opinion("ada", "edit", "x"), Opinion("bob", "reject")], [Opinion("ada", "edit", "x"), Opinion("bob", "approve")]]
+    rows = [[Annotation("ada", "edit", "x"), Annotation("bob", "reject")], [Annotation("ada", "edit", "x"), Annotation("bob", "approve")]]
     assert estimate_error_rate(rows) == 0.5
     assert estimate_error_rate(rows[:1]) == 0
 

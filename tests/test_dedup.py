@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from curation.dedup import DROPS, cells, cluster_alarms, find_conflicts, find_exact, find_near, find_semantic, nearest, normalize
-from curation.dedup.bands import bands_for, found_at
-from curation.dedup.sketch import shingle_hashes, sketches
+from curation.dedup import DROPS, cluster_alarms, find_conflicts, find_exact, find_near, find_semantic, normalize, semantic
+from curation.dedup.lsh_index import shingle_hashes, sketches
+from curation.dedup.lsh_params import bands_for, found_at
 
 DOLLY = Path(__file__).parents[2] / "shared/data/instruction/dolly_3k_chatgpt_kept.json"
 
@@ -282,7 +282,7 @@ def paired(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], np.ndarray, pa.T
     vectors = unit((np.repeat(centres, 2, axis=0) + 0.12 * rng.normal(size=(3000, 32))).tolist())
     texts = [f"text {i}" for i in range(3000)]
     exact = find_semantic(texts, vectors, threshold=0.95)
-    monkeypatch.setattr(nearest, "EXACT_UP_TO", 1000)
+    monkeypatch.setattr(semantic, "EXACT_UP_TO", 1000)
     return texts, vectors, exact
 
 
@@ -299,8 +299,8 @@ def test_cells_that_find_too_little_are_not_believed(
     paired: tuple[list[str], np.ndarray, pa.Table], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts, vectors, exact = paired
-    monkeypatch.setattr(cells, "_PROBES", (0, 1))
-    monkeypatch.setattr(cells, "RECALL", 1.0)
+    monkeypatch.setattr(semantic, "_PROBES", (0, 1))
+    monkeypatch.setattr(semantic, "RECALL", 1.0)
     table = find_semantic(texts, vectors + 0.0, threshold=0.95)
     assert table.schema.metadata[b"search"].startswith(b"exact, since cells found only 0.9")
     assert drops(table) == drops(exact)

@@ -17,15 +17,15 @@ from pathlib import Path
 
 import pytest
 
-from curation import pipeline
+from curation import stages
 from curation.dedup import find_near, find_near_pairs
-from curation.dedup.across import find_near_on_ray
-from curation.dedup.bands import bands_for
-from curation.dedup.index import NearIndex, add_sketches, candidate_pairs, find_candidates, open_index, sketches_for
-from curation.dedup.sketch import sketches
+from curation.dedup.lsh_index import NearIndex, add_sketches, candidate_pairs, find_candidates, open_index, sketches, sketches_for
+from curation.dedup.lsh_params import bands_for
+from curation.dedup.near_ray import find_near_on_ray
 from curation.errors import ProjectError
 from curation.snapshot import write_snapshot
-from curation.store import facts, open_store, records, runs
+from curation.store import facts, records, runs
+from curation.store.database import open_store
 from curation.template import write_template
 from tests.snapshot_rows import FACTS, NOW, instruction, splits_of
 from tests.test_pipeline import approve, blank, score_by_hand
@@ -109,9 +109,9 @@ def test_rows_near_to_an_earlier_snapshot_are_left_out_with_its_text(tmp_path: P
     rows.write_text(
         "prompt,completion,label\n" + "".join(f"{p},Code: A00.0,A00.0\n" for p in ("Phrase 3", "What ails a rose", long.format(1)))
     )
-    pipeline.import_rows(folder, rows, shape="prompt-completion")
-    monkeypatch.setattr("curation.pipeline.duplicates.vectors_of", lambda bench, texts, tell=None: __import__("numpy").eye(len(texts), 8))
-    summary = pipeline.dedup(folder)
+    stages.import_rows(folder, rows, shape="prompt-completion")
+    monkeypatch.setattr("curation.views.vectors.vectors_of", lambda workspace, texts, tell=None: __import__("numpy").eye(len(texts), 8))
+    summary = stages.dedup(folder)
     assert summary.counts["earlier"] == 1 and summary.rows_out == 2
     with open_store(folder) as db:
         found = [f for f in facts.latest_findings(db, ("dedup",)) if f.kind == "earlier"]
@@ -119,7 +119,7 @@ def test_rows_near_to_an_earlier_snapshot_are_left_out_with_its_text(tmp_path: P
     assert (folder / "index").is_dir() == (index == "project")
     with pytest.raises(ProjectError, match="fits no folder"):
         path.write_text(path.read_text().replace(str(snapshot), "snapshots/none-*"))
-        pipeline.dedup(folder)
+        stages.dedup(folder)
 
 
 def test_ray_missing_or_away_is_a_sentence() -> None:
@@ -151,9 +151,9 @@ def test_the_command_on_a_cluster_of_two_workers_leaves_the_same_findings(tmp_pa
     path.write_text(re.sub(r"^  semantic: .*", "  semantic: null", text, count=1, flags=re.M))
     with (tmp_path / "rows.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("prompt", "completion"), *((row, "Rest.") for row in dict.fromkeys(corpus(300)))])
-    pipeline.import_rows(folder, tmp_path / "rows.csv", shape="prompt-completion")
+    stages.import_rows(folder, tmp_path / "rows.csv", shape="prompt-completion")
     shutil.copytree(folder, other)
-    summary = pipeline.dedup(folder)
+    summary = stages.dedup(folder)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         cluster.add_node(num_cpus=1)
@@ -176,7 +176,7 @@ def sentence(n: int) -> str:
 def bring_in(folder: Path, prompts: list[str]) -> None:
     file = folder.parent / "rows.jsonl"
     file.write_text("".join(json.dumps({"prompt": prompt, "completion": "Water it."}) + "\n" for prompt in prompts))
-    pipeline.import_rows(folder, file)
+    stages.import_rows(folder, file)
 
 
 @pytest.fixture
@@ -191,15 +191,15 @@ def garden(tmp_path: Path) -> Path:
 
 
 def release(folder: Path) -> str:
-    pipeline.dedup(folder)
+    stages.dedup(folder)
     score_by_hand(folder)
     approve(folder)
-    return Path(pipeline.snapshot(folder, "instruction").counts["path"]).name
+    return Path(stages.snapshot(folder, "instruction").counts["path"]).name
 
 
 def found_earlier(folder: Path) -> dict[str, str]:
     """Prompt of each row that dedup leaves out for a released one: the evidence."""
-    pipeline.dedup(folder)
+    stages.dedup(folder)
     with open_store(folder) as db:
         prompts = {row.seq: row.prompt for row in records.list_rows(db, "instruction")}
         found = [f for f in facts.latest_findings(db, ("dedup",)) if f.kind == "earlier"]
@@ -241,7 +241,7 @@ def test_lost_sketches_are_made_again_and_a_lost_snapshot_is_still_known(garden:
 def test_replacement_of_a_released_row_that_was_taken_out_is_not_stopped_by_the_release(garden: Path) -> None:
     with open_store(garden) as db:
         rows = {row.prompt: row for row in records.list_rows(db, "instruction")}
-    pipeline.override(garden, rows[sentence(8)].id, action="drop", reason="wrong")
+    stages.override(garden, rows[sentence(8)].id, action="drop", reason="wrong")
     bring_in(garden, [f"{sentence(8)}!", f"{sentence(9)}!"])
     assert list(found_earlier(garden)) == [f"{sentence(9)}!"]
 

@@ -24,8 +24,8 @@ from curation.dedup import (
     normalize,
     rethreshold,
 )
-from curation.dedup.bands import bands_for, choose_bands, least_alike
-from curation.dedup.rows import keyed_rows, read_rows
+from curation.dedup.arrow_text import keyed_rows, read_rows
+from curation.dedup.lsh_params import bands_for, choose_bands, least_alike
 from tests.conftest import shared
 
 FULL = bool(os.environ.get("SEEDCORN_SOAK"))

@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 from scipy.stats import spearmanr
 
-from curation import pipeline
-from curation import score as scoring
+from curation import judge as scoring
+from curation import stages
+from curation.config.project import Project, load_project
 from curation.difficulty import Level, count_words, cross_difficulty
 from curation.errors import ProjectError
-from curation.pipeline.facts_of_rows import difficulty_facts
-from curation.project import Project, load_project
 from curation.records import KINDS, make_instruction
 from curation.report import DifficultyCross
 from curation.requests import Answer, Failure
-from curation.store import facts, open_store, records
+from curation.store import facts, records
+from curation.store.database import open_store
 from curation.store.records import Origin
+from curation.views.report import difficulty_facts
 from tests.icd_samples import project as icd_project
 from tests.test_pipeline import Bed, blank
 
@@ -99,22 +100,22 @@ def test_difficulty_needs_a_judge_and_its_name_free(tmp_path: Path) -> None:
 def written(tmp_path: Path) -> Bed:
     """24 planned rows that were written, the harder the longer; their cells as the plan made them."""
     bed = Bed(blank(tmp_path / "garden", instruction=24), tmp_path)
-    pipeline.plan(bed.folder)
-    with pipeline.open_bench(bed.folder) as bench:
-        from curation.pipeline.bench import load_cells
+    stages.plan(bed.folder)
+    with stages.open_workspace(bed.folder) as workspace:
+        from curation.workspace import load_cells
 
-        cells = load_cells(bench)
+        cells = load_cells(workspace)
         made = []
         for n, cell in enumerate(cells):
             words = 3 + 10 * ORDER.index(cell.attributes["difficulty"])
             made.append((make_instruction(f"Question {n}", f"{n} " + "word " * words), Origin("generated", f"{n:064x}", 0, cell=cell.id)))
-        records.add_records(bench.db, made, 1)
+        records.add_records(workspace.db, made, 1)
     return bed
 
 
 def crossed(bed: Bed) -> tuple[DifficultyCross, ...]:
-    with pipeline.open_bench(bed.folder) as bench:
-        return difficulty_facts(bench, {kind: records.list_rows(bench.db, kind) for kind in KINDS})
+    with stages.open_workspace(bed.folder) as workspace:
+        return difficulty_facts(workspace, {kind: records.list_rows(workspace.db, kind) for kind in KINDS})
 
 
 def test_the_report_shows_where_plan_and_measure_disagree(written: Bed) -> None:
@@ -125,10 +126,10 @@ def test_the_report_shows_where_plan_and_measure_disagree(written: Bed) -> None:
     written.set(r"^  difficulty: false .*$", "  difficulty: true")
     settings = load_project(written.folder)
     digest = scoring.rubric_digest(settings)
-    with pipeline.open_bench(written.folder) as bench:
-        from curation.pipeline.bench import load_cells
+    with stages.open_workspace(written.folder) as workspace:
+        from curation.workspace import load_cells
 
-        level = {cell.id: ORDER.index(cell.attributes["difficulty"]) for cell in load_cells(bench)}
+        level = {cell.id: ORDER.index(cell.attributes["difficulty"]) for cell in load_cells(workspace)}
     with open_store(written.folder) as db:
         rows = records.list_rows(db, "instruction")
         odd = next(row for row in rows if level[row.cell or ""] == 0)
@@ -139,12 +140,12 @@ def test_the_report_shows_where_plan_and_measure_disagree(written: Bed) -> None:
     (by_judge,) = crossed(written)
     assert (by_judge.method, by_judge.furthest) == ("judge", (odd.id,)) and by_judge.bins == ("1", "2", "3", "4", "5")
     assert by_judge.levels[0].counts[4] == 1 and by_judge.levels[0].counts[0] == by_judge.levels[0].rows - 1
-    pipeline.decide(written.folder)
-    pipeline.report(written.folder)
+    stages.decide(written.folder)
+    stages.report(written.folder)
     page = (written.folder / "report.html").read_text()
     assert 'id="difficulty"' in page and odd.id[:12] in page and re.search(r"Rank correlation 0\.\d\d</b> \(Spearman, 95 % interval", page)
     assert "Rows planned to be harder are harder." in page and "1 row disagree strongly" in page
-    with pipeline.open_bench(written.folder) as bench:
-        from curation.pipeline.judged import totals_by_seq
+    with stages.open_workspace(written.folder) as workspace:
+        from curation.views.scores import totals_by_seq
 
-        assert set(totals_by_seq(bench).values()) == {10.0}  # the rating decides nothing
+        assert set(totals_by_seq(workspace).values()) == {10.0}  # the rating decides nothing

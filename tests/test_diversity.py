@@ -7,14 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from curation.diversity import (
-    Array,
-    cluster_sizes,
-    effective_number,
-    measure_diversity,
-    nearest_similarity,
-    vendi_score,
-)
+from curation.distribution.diversity import Array, cluster_sizes, effective_number, measure_diversity, nearest_similarity, vendi_score
 
 
 def unit(vectors: Array) -> Array:

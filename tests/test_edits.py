@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from curation import pipeline
-from curation.decide import Family, Opinion, edit_families
-from curation.pipeline.edits import add_edits
-from curation.store import facts, open_store, reviews
+from curation import stages
+from curation.decide import Annotation, Family, edit_families
+from curation.stages.pull import add_edits
+from curation.store import facts, reviews
+from curation.store.database import open_store
 from curation.store.records import Row
 from curation.store.reviews import StoredAnswer
 from tests.test_pipeline import Bed, blank, import_plain, score_by_hand
@@ -32,11 +33,11 @@ def bed(tmp_path: Path) -> Bed:
 def answer(bed: Bed, row: Row, user: str, text: str = "", *, verdict: str = "approve", status: str = "submitted") -> int:
     """What somebody says of a row now, pulled; how many rows it made."""
     values: dict[str, Any] = {"verdict": verdict, "edited_completion": text}
-    with pipeline.open_bench(bed.folder) as bench:
+    with stages.open_workspace(bed.folder) as workspace:
         given = StoredAnswer(f"{user}-{row.seq}", next(TIMES), row.seq, user, status, values, "", "", False)
-        assert reviews.add_answers(bench.db, [given], 1) == 1
-        made = add_edits(bench, 1)
-    pipeline.decide(bed.folder)
+        assert reviews.add_answers(workspace.db, [given], 1) == 1
+        made = add_edits(workspace, 1)
+    stages.decide(bed.folder)
     return made
 
 
@@ -63,11 +64,11 @@ def test_a_second_edit_makes_a_row_of_its_own_and_the_first_makes_room(bed: Bed)
         ("dropped", "edited_again"),
         ("approved", "approved"),
     ]
-    assert pipeline.trace(bed.folder, first.id)["verdict"]["reasons"][0]["twin"] == second.id
+    assert stages.trace(bed.folder, first.id)["verdict"]["reasons"][0]["twin"] == second.id
     assert second.parent == parent.seq
     # Pulling again makes nothing; going back to the first text makes no third row, and the second makes room.
-    with pipeline.open_bench(bed.folder) as bench:
-        assert add_edits(bench, 1) == 0
+    with stages.open_workspace(bed.folder) as workspace:
+        assert add_edits(workspace, 1) == 0
     assert answer(bed, parent, "ada", FIRST) == 0
     assert [verdict(bed, row)[0] for row in (first, second)] == ["approved", "dropped"]
 
@@ -96,8 +97,8 @@ def test_the_row_that_made_room_takes_nobody_along_as_a_copy(bed: Bed) -> None:
     with open_store(bed.folder) as db:
         reviews.mark_pushed(db, reviews.Place("http://here", "d1", "garden-instruction"), [(child(bed, FIRST).seq, "shown")])
     answer(bed, parent, "ada", FIRST + " Or so.")
-    pipeline.dedup(bed.folder)
-    pipeline.decide(bed.folder)
+    stages.dedup(bed.folder)
+    stages.decide(bed.folder)
     assert verdict(bed, child(bed, FIRST + " Or so."))[0] == "in_review"
     assert verdict(bed, child(bed, FIRST)) == ("dropped", "edited_again")
 
@@ -111,7 +112,7 @@ def test_what_others_approved_is_not_taken_away_but_waits_for_the_data_lead(bed:
     assert [verdict(bed, row) for row in rivals] == [("disputed", "two_edits")] * 3
     with open_store(bed.folder) as db:
         assert "after others had approved it" in facts.verdicts_by_seq(db)[parent.seq]["reasons"][0]["evidence"]
-    pipeline.override(bed.folder, rivals[2].id, action="keep", reason="the newer one is right")
+    stages.override(bed.folder, rivals[2].id, action="keep", reason="the newer one is right")
     assert [verdict(bed, row)[0] for row in rivals] == ["dropped", "dropped", "approved"]
 
 
@@ -131,7 +132,7 @@ def test_what_stands_in_a_snapshot_is_not_taken_away_either(bed: Bed) -> None:
         facts.add_splits(db, [(child(bed, FIRST).seq, "train", "c")], 1)  # as `curate snapshot` does
     answer(bed, parent, "ada", SECOND)
     assert verdict(bed, child(bed, FIRST)) == ("disputed", "two_edits")
-    pipeline.override(bed.folder, child(bed, FIRST).id, action="keep", reason="it went out like this")
+    stages.override(bed.folder, child(bed, FIRST).id, action="keep", reason="it went out like this")
     assert [verdict(bed, child(bed, text))[0] for text in (FIRST, SECOND)] == ["approved", "dropped"]
 
 
@@ -151,7 +152,7 @@ def test_an_edit_into_a_row_that_was_there_is_no_more_than_a_vote(bed: Bed) -> N
     file = bed.folder.parent / "more.jsonl"
     prompt = one.record.prompt[-1].content
     file.write_text(f'{{"prompt": "{prompt}", "completion": "{FIRST}"}}\n')
-    pipeline.import_rows(bed.folder, file)
+    stages.import_rows(bed.folder, file)
     score_by_hand(bed.folder)
     imported = next(row for row in bed.rows() if row.seq not in (one.seq, other.seq))
     answer(bed, one, "ada", FIRST)
@@ -161,7 +162,7 @@ def test_an_edit_into_a_row_that_was_there_is_no_more_than_a_vote(bed: Bed) -> N
 
 
 def test_a_dispute_takes_in_what_was_made_of_the_rivals() -> None:
-    said = {1: [Opinion("ada", "edit", "y")]}
+    said = {1: [Annotation("ada", "edit", "y")]}
     assert edit_families({2: 1, 3: 1, 4: 2}, said, keeps={}) == {}
     found = edit_families({2: 1, 3: 1, 4: 2}, said, keeps={}, contested={2})
     assert {seq: family.members for seq, family in found.items()} == dict.fromkeys((1, 2, 3, 4), frozenset({1, 2, 3, 4}))

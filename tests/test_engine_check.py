@@ -10,10 +10,10 @@ from uuid import UUID
 
 import pytest
 
-from argilla_setup.engine.check import find_gaps, is_damage
+from argilla_setup.engine.consistency import find_gaps, is_damage
 from argilla_setup.engine.documents import RecordDoc, ResponseDoc, SuggestionDoc
+from argilla_setup.engine.filters import microseconds
 from argilla_setup.engine.index import Index
-from argilla_setup.engine.where import microseconds
 
 COUNT = 6000
 """More records than the microseconds since 1970 can be summed of in 64 bits."""

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from argilla_setup.engine.documents import RecordDoc, ResponseDoc
+from argilla_setup.engine.filters import All, Filter, Range, Scope, Terms
 from argilla_setup.engine.index import Index
-from argilla_setup.engine.order import Sort
 from argilla_setup.engine.search import Question, count_responses, count_statuses, count_terms, find_extent, search, search_similar
-from argilla_setup.engine.where import All, Filter, Range, Scope, Terms
+from argilla_setup.engine.sorting import Sort
 from tests.engine_docs import DOCS, FILTERS, QUESTIONS, SORTS, TEXTS, as_list, fill, holds, put_in_order, sort_value
 
 FUZZ = 20_000 if os.environ.get("SEEDCORN_SOAK") else 300

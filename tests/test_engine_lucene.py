@@ -13,7 +13,7 @@ import pytest
 from argilla_setup.engine.documents import RecordDoc
 from argilla_setup.engine.index import Index
 from argilla_setup.engine.search import Question, search
-from argilla_setup.engine.tokens import tokenize
+from argilla_setup.engine.tokenizer import tokenize
 from tests.lucene.oracle import Oracle, start_oracle
 
 COUNT = 20_000 if os.environ.get("SEEDCORN_SOAK") else 2_500

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from argilla_setup.engine.documents import RecordDoc
+from argilla_setup.engine.fuzzy import GAP, GAP_PLACES, are_near, edit_distances
 from argilla_setup.engine.index import Index
-from argilla_setup.engine.near import GAP, GAP_PLACES, are_near, edit_distances
 from argilla_setup.engine.search import Question, search
 
 FUZZ = 20_000 if os.environ.get("SEEDCORN_SOAK") else 150

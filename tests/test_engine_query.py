@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from argilla_setup.engine.documents import RecordDoc
 from argilla_setup.engine.index import Index
-from argilla_setup.engine.nodes import Both, Either, Everything, Leaf, Not, positive_leaves
-from argilla_setup.engine.query import MAX_LEAVES, parse_query
+from argilla_setup.engine.query import MAX_LEAVES, Both, Either, Everything, Leaf, Not, parse_query, positive_leaves
 from argilla_setup.engine.search import Question, search
 
 FUZZ = 20_000 if os.environ.get("SEEDCORN_SOAK") else 400

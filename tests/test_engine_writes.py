@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from argilla_setup.engine.documents import RecordDoc, ResponseDoc, SuggestionDoc
+from argilla_setup.engine.filters import Scope, Terms
 from argilla_setup.engine.index import Contradiction, Index
-from argilla_setup.engine.order import Sort
 from argilla_setup.engine.schema import VERSION
 from argilla_setup.engine.search import Question, count_responses, search, search_similar
-from argilla_setup.engine.where import Scope, Terms
+from argilla_setup.engine.sorting import Sort
 from tests.engine_docs import DOCS, fill, make_docs, put_in_order
 
 

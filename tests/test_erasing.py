@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from argilla_setup import forms
-from curation import pipeline
+from curation import stages
 from curation.errors import ProjectError
-from curation.pipeline.edits import add_edits
-from curation.store import erasing, facts, open_store, reviews, runs
+from curation.stages.pull import add_edits
+from curation.store import facts, records, reviews, runs
+from curation.store.database import open_store
 from curation.store.facts import Finding
 from curation.store.reviews import StoredAnswer
 from tests.test_pipeline import Bed, blank, import_plain, score_by_hand
@@ -24,7 +25,7 @@ def garden(tmp_path: Path) -> Bed:
     folder = blank(tmp_path / "garden")
     import_plain(folder, 2)
     (tmp_path / "person.jsonl").write_text(f'{{"prompt": "Who is ill in bed 7?", "completion": "{SECRET} has a cough."}}\n')
-    pipeline.import_rows(folder, tmp_path / "person.jsonl")
+    stages.import_rows(folder, tmp_path / "person.jsonl")
     score_by_hand(folder)
     return Bed(folder, tmp_path)
 
@@ -43,10 +44,10 @@ def quote(bed: Bed, seq: int) -> None:
 def test_no_word_of_it_is_left_in_the_workbench(garden: Bed) -> None:
     row = garden.rows()[-1]
     quote(garden, row.seq)
-    pipeline.decide(garden.folder)
-    pipeline.report(garden.folder)
+    stages.decide(garden.folder)
+    stages.report(garden.folder)
     (garden.folder / "workbench.db.v1").write_bytes(b"as it was")
-    notes = pipeline.erase(garden.folder, row.id, reason="asked by the person").notes
+    notes = stages.erase(garden.folder, row.id, reason="asked by the person").notes
     assert [f.name for f in garden.folder.glob("workbench.db*") if SECRET.encode() in f.read_bytes()] == []
     assert notes == [
         "workbench.db.v1 is a backup that still holds the text; delete it.",
@@ -55,45 +56,45 @@ def test_no_word_of_it_is_left_in_the_workbench(garden: Bed) -> None:
     ]
     assert row.seq not in garden.verdicts() and len(garden.verdicts()) == 2
     with open_store(garden.folder) as db:
-        assert [a.values[forms.COMMENT] for a in reviews.answers_by_seq(db)[row.seq]] == [erasing.ERASED]
+        assert [a.values[forms.COMMENT] for a in reviews.answers_by_seq(db)[row.seq]] == [records.ERASED]
         assert facts.scores_by_seq(db, "rubric") == {row.seq: {"accuracy": 2}}
 
 
 def test_twice_or_without_a_reason_is_a_sentence(garden: Bed) -> None:
     row = garden.rows()[-1]
     with pytest.raises(ProjectError, match="--reason: is empty"):
-        pipeline.erase(garden.folder, row.id, reason=" ")
-    pipeline.erase(garden.folder, row.id, reason="asked")
+        stages.erase(garden.folder, row.id, reason=" ")
+    stages.erase(garden.folder, row.id, reason="asked")
     with pytest.raises(ProjectError, match="is erased already"):
-        pipeline.erase(garden.folder, row.id, reason="asked again")
+        stages.erase(garden.folder, row.id, reason="asked again")
 
 
 def edit(bed: Bed, text: str) -> None:
     with open_store(bed.folder) as db:
         values = {forms.VERDICT: "approve", forms.EDITED_COMPLETION: text, forms.COMMENT: "shorter"}
         reviews.add_answers(db, [StoredAnswer("r", "t", 1, "ada", "submitted", values, "", "", False)], 1)
-    with pipeline.open_bench(bed.folder) as bench:
-        assert add_edits(bench, 1) == 1
-    pipeline.decide(bed.folder)
+    with stages.open_workspace(bed.folder) as workspace:
+        assert add_edits(workspace, 1) == 1
+    stages.decide(bed.folder)
 
 
 def test_an_erased_change_takes_its_text_out_of_the_answer_and_is_not_made_again(garden: Bed) -> None:
     edit(garden, f"Ask {SECRET}.")
     child = garden.rows()[-1]
     assert garden.verdicts()[1] == "edited"
-    pipeline.erase(garden.folder, child.id, reason="names a person")
+    stages.erase(garden.folder, child.id, reason="names a person")
     assert garden.verdicts()[1] == "edited"  # the person did not approve it as it stood
-    with pipeline.open_bench(garden.folder) as bench:
-        assert add_edits(bench, 2) == 0
+    with stages.open_workspace(garden.folder) as workspace:
+        assert add_edits(workspace, 2) == 0
     with open_store(garden.folder) as db:
-        assert reviews.answers_by_seq(db)[1][0].values[forms.EDITED_COMPLETION] == erasing.ERASED
+        assert reviews.answers_by_seq(db)[1][0].values[forms.EDITED_COMPLETION] == records.ERASED
 
 
 def test_an_erased_row_leaves_the_change_of_it_standing_and_names_it(garden: Bed) -> None:
     edit(garden, "A better answer.")
     parent, child = garden.rows()[0], garden.rows()[-1]
     before = garden.verdicts()[child.seq]
-    assert any(child.id in note and "curate trace" in note for note in pipeline.erase(garden.folder, parent.id, reason="x").notes)
+    assert any(child.id in note and "curate trace" in note for note in stages.erase(garden.folder, parent.id, reason="x").notes)
     assert garden.verdicts()[child.seq] == before == "in_review"
 
 
@@ -103,5 +104,5 @@ def test_another_process_that_reads_keeps_the_log_and_that_is_said(garden: Bed) 
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM records").fetchone()
         reader.execute("PRAGMA busy_timeout = 1")
-        assert "Another process has the workbench open" in "".join(pipeline.erase(garden.folder, row.id, reason="x").notes)
+        assert "Another process has the workbench open" in "".join(stages.erase(garden.folder, row.id, reason="x").notes)
         reader.execute("COMMIT")

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from curation import pipeline
-from curation.pipeline.facts_for_report import report_data
+from curation import stages
 from curation.report import ReportData, render_report
 from curation.requests import Failure
-from curation.store import facts, open_store, reviews, runs
+from curation.store import facts, reviews, runs
+from curation.store.database import open_store
 from curation.store.facts import Finding
 from curation.store.reviews import StoredAnswer
+from curation.views.report import report_data
 from tests.test_pipeline import Bed, blank, import_plain, score_by_hand
 
 
@@ -32,18 +33,18 @@ def garden(imported: Path, tmp_path: Path) -> Bed:
 
 
 def data_of(bed: Bed) -> ReportData:
-    pipeline.decide(bed.folder)
-    with pipeline.open_bench(bed.folder) as bench:
-        return report_data(bench)
+    stages.decide(bed.folder)
+    with stages.open_workspace(bed.folder) as workspace:
+        return report_data(workspace)
 
 
 def test_an_attribute_that_came_after_some_cells_were_asked_for_does_not_stop_the_page(garden: Bed) -> None:
     """A cell that was asked for stays as it was planned, so it lacks what was added later."""
-    pipeline.plan(garden.folder)
+    stages.plan(garden.folder)
     with open_store(garden.folder) as db:
         db.execute("UPDATE origins SET cell = 'instruction:00000' WHERE origin = 1")
     garden.set(r"^    topic: \{everyday", "    season: {spring: 1, autumn: 1}\n    topic: {everyday")
-    assert pipeline.plan(garden.folder).counts["changed"] == 5
+    assert stages.plan(garden.folder).counts["changed"] == 5
     coverage = data_of(garden).coverage
     assert coverage is not None and (coverage.rows, coverage.columns) == ("season", "topic")
     assert sum(cell.planned for cell in coverage.cells) == 5
@@ -52,7 +53,7 @@ def test_an_attribute_that_came_after_some_cells_were_asked_for_does_not_stop_th
 
 
 def test_rows_that_all_fell_as_duplicates_of_one_are_something_to_look_at(garden: Bed) -> None:
-    from curation.report.attention import find_attention
+    from curation.report.notices import find_attention
 
     first, *others = garden.rows()
     with open_store(garden.folder) as db, runs.record_run(db, "dedup") as run:
@@ -96,7 +97,7 @@ def test_labels_of_both_rows_stand_beside_a_drop(garden: Bed) -> None:
     file = garden.folder.parent / "labelled.jsonl"
     lines = [{"prompt": f"Is a potato a root or a stem{sign}", "completion": f"Stem it is{sign}"} for sign in "?!"]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    pipeline.import_rows(garden.folder, file)
+    stages.import_rows(garden.folder, file)
     score_by_hand(garden.folder)
     twin, row = (r for r in garden.rows() if r.record.kind == "instruction" and r.record.label == "Stem")
     with open_store(garden.folder) as db, runs.record_run(db, "dedup") as run:

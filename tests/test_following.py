@@ -6,8 +6,9 @@ import json
 import shlex
 from pathlib import Path
 
-from curation import pipeline
-from curation.store import facts, open_store, records, reviews, runs
+from curation import stages as pipeline
+from curation.store import facts, records, reviews, runs
+from curation.store.database import open_store
 from tests.test_pipeline import Bed, approve, blank, import_plain, score_by_hand
 
 

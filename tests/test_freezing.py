@@ -10,11 +10,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from curation import pipeline
+from curation import stages
 from curation.errors import SnapshotError
-from curation.pipeline.bench import Summary
 from curation.snapshot import find_snapshots, own_key, read_manifest, revoke
-from curation.store import facts, open_store, reviews, runs
+from curation.store import facts, reviews, runs
+from curation.store.database import open_store
+from curation.workspace import StageResult
 from tests.snapshot_rows import NOW, flip
 from tests.test_pipeline import Bed, approve, blank, import_plain, score_by_hand
 
@@ -35,11 +36,11 @@ def garden(approved: Path, tmp_path: Path) -> Bed:
     return Bed(shutil.copytree(approved, tmp_path / "garden"), tmp_path)
 
 
-def freeze(bed: Bed) -> Summary:
-    return pipeline.snapshot(bed.folder, "instruction")
+def freeze(bed: Bed) -> StageResult:
+    return stages.snapshot(bed.folder, "instruction")
 
 
-def path_of(summary: Summary) -> Path:
+def path_of(summary: StageResult) -> Path:
     return Path(summary.counts["path"])
 
 
@@ -89,7 +90,7 @@ def test_annotators_leave_the_project_under_pseudonyms_unless_it_says_real(garde
         reviews.add_answers(db, [one], 1)
         with runs.record_run(db, "pull"):
             pass
-    pipeline.decide(garden.folder)
+    stages.decide(garden.folder)
     first = freeze(garden)
     review = read_manifest(path_of(first)).review
     assert (review.names, review.simulated) == ("pseudonyms", True)
@@ -101,7 +102,7 @@ def test_annotators_leave_the_project_under_pseudonyms_unless_it_says_real(garde
     assert f"{names['simulated-cleo']}: {names['bob']} is wrong; see bobsled, and {names['ada.lovelace']}&#39;s note" in text
     assert f"by {', '.join(review.reviewers)} (pseudonyms)" in (path_of(first) / "README.md").read_text()
     assert freeze(garden).notes[0] == "These very rows are already frozen; nothing was written."  # the names are kept
-    assert "ada.lovelace" in Path(pipeline.report(garden.folder).counts["file"]).read_text()  # the data lead's own page
+    assert "ada.lovelace" in Path(stages.report(garden.folder).counts["file"]).read_text()  # the data lead's own page
 
     garden.set(r"^  names: pseudonyms.*$", "  names: real")
     named = read_manifest(path_of(freeze(garden)))
@@ -120,7 +121,7 @@ def test_a_folder_that_is_lost_or_altered_is_frozen_again(garden: Bed, loss: str
     assert (read_manifest(path_of(again)).version, path_of(again).is_dir()) == (2, True)
     assert ("was altered since" in again.notes[0]) == (loss == "altered")
     assert path_of(freeze(garden)) == path_of(again)
-    assert pipeline.trace(garden.folder, garden.rows()[0].id)["snapshots"][-1] == f"snapshots/{path_of(again).name}"
+    assert stages.trace(garden.folder, garden.rows()[0].id)["snapshots"][-1] == f"snapshots/{path_of(again).name}"
 
 
 def test_a_folder_whose_process_was_killed_before_it_was_noted_is_taken_up(garden: Bed) -> None:
@@ -135,7 +136,7 @@ def test_a_folder_whose_process_was_killed_before_it_was_noted_is_taken_up(garde
 
 def test_rows_that_were_revoked_are_not_frozen_again(garden: Bed) -> None:
     summary = freeze(garden)
-    pipeline.sign(path_of(summary))
+    stages.sign(path_of(summary))
     revoke(summary.counts["digest"], own_key()[0], reason="a person asked for it", at=NOW)
     with pytest.raises(SnapshotError, match=r"was revoked on .*: a person asked for it .*; these are the same rows"):
         freeze(garden)
@@ -146,12 +147,12 @@ def test_the_page_tells_what_was_revoked_and_what_is_gone(garden: Bed) -> None:
     garden.set(r"^licence: other", "licence: CC0-1.0")
     second = freeze(garden)
     shutil.rmtree(path_of(first))
-    pipeline.sign(path_of(second))
-    pipeline.report(garden.folder)
+    stages.sign(path_of(second))
+    stages.report(garden.folder)
     page = (garden.folder / "report.html").read_text()
     assert "its folder is gone" in page and ">revoked<" not in page and "Not signed" not in page
-    pipeline.revoke(path_of(second), reason="odd")
-    pipeline.report(garden.folder)
+    stages.revoke(path_of(second), reason="odd")
+    stages.report(garden.folder)
     assert ">revoked<" in (garden.folder / "report.html").read_text()
 
 
@@ -160,13 +161,13 @@ def test_one_text_under_two_labels_leaves_only_when_a_person_says_which(garden: 
     file = garden.folder.parent / "labelled.jsonl"
     lines = [{"prompt": "Is it a root or a stem that we eat of the potato?", "completion": f"{word} it is."} for word in ("Stem", "Root")]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    pipeline.import_rows(garden.folder, file)
+    stages.import_rows(garden.folder, file)
     score_by_hand(garden.folder)
     approve(garden.folder)
     first = freeze(garden)
     assert first.counts["stopped_at_last_gate"] == {"conflict": 2} and first.rows_out == 40
     stem = next(row for row in garden.rows() if row.record.label == "Stem")  # type: ignore[union-attr]
-    pipeline.override(garden.folder, stem.id, action="keep", reason="a tuber is a stem")
+    stages.override(garden.folder, stem.id, action="keep", reason="a tuber is a stem")
     second = freeze(garden)
     assert second.counts["stopped_at_last_gate"] == {"conflict": 1} and second.rows_out == 41
 
@@ -174,26 +175,26 @@ def test_one_text_under_two_labels_leaves_only_when_a_person_says_which(garden: 
 def test_a_refused_snapshot_says_how_far_the_rows_are_and_which_verb_brings_them_on(tmp_path: Path) -> None:
     folder = blank(tmp_path / "garden")
     with pytest.raises(SnapshotError, match=r"no row is approved \(there are no instruction rows\)\. Next: curate status"):
-        pipeline.snapshot(folder, "instruction")
+        stages.snapshot(folder, "instruction")
     import_plain(folder, 3)
     score_by_hand(folder)
-    pipeline.decide(folder)
+    stages.decide(folder)
     with pytest.raises(SnapshotError, match=r"no row is approved \(3 to review\)\. Next: curate push"):
-        pipeline.snapshot(folder, "instruction")
+        stages.snapshot(folder, "instruction")
     approve(folder, users=("ada",))
-    pipeline.decide(folder)
+    stages.decide(folder)
     with open_store(folder) as db:
         reviews.mark_pushed(db, reviews.Place("http://here", "d1", "garden-instruction"), [(1, "payload")])
     with pytest.raises(SnapshotError, match=r"no row is approved \(3 in review\)\. Next: curate pull"):
-        pipeline.snapshot(folder, "instruction")
+        stages.snapshot(folder, "instruction")
 
 
 def test_a_snapshot_is_verified_beside_a_project_that_cannot_be_written(garden: Bed) -> None:
     path = path_of(freeze(garden))
-    pipeline.sign(path)
+    stages.sign(path)
     with open_store(garden.folder) as db:
         db.execute("UPDATE meta SET value = '99' WHERE key = 'schema'")
-    checked = pipeline.verify(path, deep=True)
+    checked = stages.verify(path, deep=True)
     assert checked.counts["verified"] is True
     assert "has no record of this" in checked.notes[0] and "has schema 99" in checked.notes[0]
 

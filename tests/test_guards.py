@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from curation import pipeline
+from curation import stages
 from curation.report import render_report
 from curation.snapshot import read_split, revoke
 from curation.snapshot.keys import create_key
 from curation.snapshot.write import replace_file
-from curation.store import facts, open_store, records
+from curation.store import facts, records
+from curation.store.database import open_store
 from tests.report_samples import full
 from tests.snapshot_rows import NOW, write
 from tests.test_pipeline import Bed, approve, blank, score_by_hand
@@ -37,7 +38,7 @@ def garden(tmp_path: Path) -> Bed:
         {"prompt": "What is FORBIDDEN here?", "completion": "FORBIDDEN things."},
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    pipeline.import_rows(bed.folder, tmp_path / "rows.jsonl")
+    stages.import_rows(bed.folder, tmp_path / "rows.jsonl")
     (bed.folder / "protected").mkdir(exist_ok=True)
     (bed.folder / "protected" / "eval.jsonl").write_text(json.dumps({"q": LEAK}) + "\n")
     bed.set(r"^  protected: \{\}.*$", "  protected: {mine: {file: protected/eval.jsonl, text: q}}")
@@ -55,7 +56,7 @@ def numbers(bed: Bed) -> tuple[int, int]:
 
 
 def test_the_last_gate_stops_leaks_and_failed_checks_that_no_screen_has_seen(garden: Bed) -> None:
-    done = pipeline.snapshot(garden.folder, "instruction")
+    done = stages.snapshot(garden.folder, "instruction")
     stopped = done.counts["stopped_at_last_gate"]
     assert sum(stopped.values()) == 2, stopped
     assert [kind.partition("_")[0] for kind in sorted(stopped)] == ["check", "leak"], stopped
@@ -65,13 +66,13 @@ def test_the_last_gate_stops_leaks_and_failed_checks_that_no_screen_has_seen(gar
 
 
 def test_screen_keeps_what_the_checks_find(garden: Bed) -> None:
-    pipeline.screen(garden.folder)
+    stages.screen(garden.folder)
     leak, failing = numbers(garden)
     with open_store(garden.folder) as db:
         found = {f["seq"]: (f["kind"].partition("_")[0], bool(f["drops"])) for f in db.execute("SELECT * FROM findings")}
     assert found == {leak: ("leak", True), failing: ("check", True)}
     with open_store(garden.folder) as db:
-        pipeline.decide(garden.folder)
+        stages.decide(garden.folder)
         verdicts = facts.verdicts_by_seq(db)
     assert {seq for seq, v in verdicts.items() if v["verdict"] == "dropped"} == {leak, failing}
 
@@ -134,7 +135,7 @@ def test_a_snapshot_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkey
 
 
 def test_keys_revocations_and_records_are_on_the_disk_before_they_have_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from training.folder import write_json
+    from training.run_folder import write_json
 
     disk = Disk(monkeypatch)
     private, public = create_key(tmp_path / "keys")
@@ -167,7 +168,7 @@ class Trainer:
 
 
 def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
-    from training.resume import STATE, find_checkpoint, train_from
+    from training.checkpoints import STATE, find_checkpoint, train_from
 
     for step in (4, 8):
         folder = tmp_path / "checkpoints" / f"checkpoint-{step}"

@@ -7,7 +7,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.hygiene import Hygiene, Pair, as_values, describe_pairs
+from curation.distribution.preference_bias import Hygiene, Pair, as_values, describe_pairs
 
 WORDS = ["angina", "code", "chapter", "reason", "rest", "exertion", "stable", "unstable", "spasm", "vessel", "native", "heart", "artery"]
 

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from curation import pipeline
+from curation import stages
 from curation.errors import ProjectError
-from curation.pipeline import Provenance
-from curation.store import open_store, records, runs
+from curation.stages import Provenance
+from curation.store import records, runs
+from curation.store.database import open_store
 from curation.template import write_template
 from tests.conftest import ROOT
 from tests.fake_hub import COMMIT, serve_hub
@@ -53,13 +54,13 @@ def test_every_other_column_is_kept_with_the_row(garden: Path, tmp_path: Path) -
         {"prompt": "a", "completion": "b", "label": "x", "id": 7, "tags": ["t", {"u": None}], "ok": True, "score": 0.5, "note": None},
         {"prompt": "c", "completion": "d", "ticket": "T-1"},
     ]
-    summary = pipeline.import_rows(garden, jsonl(tmp_path / "rows.jsonl", *rows))
+    summary = stages.import_rows(garden, jsonl(tmp_path / "rows.jsonl", *rows))
     assert metadata(garden) == [{"id": 7, "tags": ["t", {"u": None}], "ok": True, "score": 0.5, "note": None}, {"ticket": "T-1"}]
     assert summary.counts["metadata"] == ["id", "tags", "ok", "score", "note", "ticket"]
 
 
 def test_of_a_pair_the_row_has_the_metadata_and_not_its_candidates(garden: Path, tmp_path: Path) -> None:
-    pipeline.import_rows(garden, jsonl(tmp_path / "rows.jsonl", {"prompt": "a", "chosen": "b", "rejected": "c", "label": "x", "by": "ada"}))
+    stages.import_rows(garden, jsonl(tmp_path / "rows.jsonl", {"prompt": "a", "chosen": "b", "rejected": "c", "label": "x", "by": "ada"}))
     assert metadata(garden) == [{"label": "x", "by": "ada"}]
     with open_store(garden) as db:
         assert list(records.meta_by_seq(db).values()) == [{"label": "x", "by": "ada"}]
@@ -67,13 +68,13 @@ def test_of_a_pair_the_row_has_the_metadata_and_not_its_candidates(garden: Path,
 
 def test_renamed_columns_are_no_metadata_and_those_they_replace_are(garden: Path, tmp_path: Path) -> None:
     row = {"question": "a", "answer": "b", "prompt": "kept", "system": ""}
-    pipeline.import_rows(garden, jsonl(tmp_path / "rows.jsonl", row), columns={"prompt": "question", "completion": "answer"})
+    stages.import_rows(garden, jsonl(tmp_path / "rows.jsonl", row), columns={"prompt": "question", "completion": "answer"})
     assert metadata(garden) == [{"prompt": "kept"}]
 
 
 def test_metadata_that_is_too_large_is_left_out_largest_first_and_counted(garden: Path, tmp_path: Path) -> None:
     rows = [{"prompt": f"q{n}", "completion": "a", "page": "x" * 40_000, "html": "y" * 20_000, "id": n} for n in range(3)]
-    summary = pipeline.import_rows(garden, jsonl(tmp_path / "rows.jsonl", *rows))
+    summary = stages.import_rows(garden, jsonl(tmp_path / "rows.jsonl", *rows))
     assert metadata(garden) == [{"html": "y" * 20_000, "id": n} for n in range(3)]
     assert "Metadata column page: not kept in 3 rows (too large, or not JSON)." in summary.notes
 
@@ -81,7 +82,7 @@ def test_metadata_that_is_too_large_is_left_out_largest_first_and_counted(garden
 def test_where_the_rows_came_from_is_recorded(garden: Path, tmp_path: Path) -> None:
     file = jsonl(tmp_path / "rows.jsonl", {"prompt": "a", "completion": "b"})
     stated = Provenance("dolly-15k", "cc-by-sa-3.0", "people")
-    assert pipeline.import_rows(garden, file, provenance=stated).notes == []
+    assert stages.import_rows(garden, file, provenance=stated).notes == []
     with open_store(garden) as db:
         (source,) = records.list_sources(db)
     assert (source.source, source.name, source.license, source.written_by, source.file) == (
@@ -93,11 +94,11 @@ def test_what_nobody_stated_is_unknown_and_can_be_stated_later(garden: Path, tmp
     file = jsonl(tmp_path / "rows.jsonl", {"prompt": "a", "completion": "b"})
     said = "rows.jsonl: its origin is recorded as unknown. To state it, run the same import again with "
     said += "--source NAME --license SPDX --written-by people|model."
-    assert pipeline.import_rows(garden, file).notes == [said]
-    assert pipeline.import_rows(garden, file, provenance=Provenance("forum", "MIT", "people")).notes == []
-    assert pipeline.import_rows(garden, file).notes == []
+    assert stages.import_rows(garden, file).notes == [said]
+    assert stages.import_rows(garden, file, provenance=Provenance("forum", "MIT", "people")).notes == []
+    assert stages.import_rows(garden, file).notes == []
     conflict = "rows.jsonl: its license was recorded as MIT by an earlier import; it is CC0-1.0 now."
-    assert pipeline.import_rows(garden, file, provenance=Provenance(license="cc0-1.0")).notes == [conflict]
+    assert stages.import_rows(garden, file, provenance=Provenance(license="cc0-1.0")).notes == [conflict]
     with open_store(garden) as db:
         assert [(s.name, s.license, s.written_by) for s in records.list_sources(db)] == [("forum", "CC0-1.0", "people")]
 
@@ -105,7 +106,7 @@ def test_what_nobody_stated_is_unknown_and_can_be_stated_later(garden: Path, tmp
 def test_a_license_that_does_not_exist_is_refused_with_those_that_look_like_it(garden: Path, tmp_path: Path) -> None:
     file = jsonl(tmp_path / "rows.jsonl", {"prompt": "a", "completion": "b"})
     with pytest.raises(ProjectError, match=r"--license 'CC BY 4\.0': is not an SPDX license\. Next: did you mean CC-BY-4\.0"):
-        pipeline.import_rows(garden, file, provenance=Provenance(license="CC BY 4.0"))
+        stages.import_rows(garden, file, provenance=Provenance(license="CC BY 4.0"))
     with open_store(garden) as db:
         assert records.list_sources(db) == [] and records.list_rows(db, "instruction") == []
 
@@ -118,7 +119,7 @@ def groups(folder: Path) -> list[str | None]:
 def test_a_group_is_a_column_and_an_empty_value_is_no_group(garden: Path, tmp_path: Path) -> None:
     tickets = ["T-1", "T-1", "", None, 7, "T-2"]
     rows = [{"prompt": f"q{n}", "completion": "a", "ticket": ticket} for n, ticket in enumerate(tickets)]
-    pipeline.import_rows(garden, jsonl(tmp_path / "rows.jsonl", *rows, {"prompt": "q6", "completion": "a"}), group="ticket")
+    stages.import_rows(garden, jsonl(tmp_path / "rows.jsonl", *rows, {"prompt": "q6", "completion": "a"}), group="ticket")
     assert groups(garden) == ["ticket:T-1", "ticket:T-1", None, None, "ticket:7", "ticket:T-2", None]
     assert metadata(garden)[0] == {"ticket": "T-1"}
 
@@ -126,24 +127,24 @@ def test_a_group_is_a_column_and_an_empty_value_is_no_group(garden: Path, tmp_pa
 def test_a_group_column_that_is_not_there_is_refused_with_those_that_are(garden: Path, tmp_path: Path) -> None:
     file = jsonl(tmp_path / "rows.jsonl", {"prompt": "a", "completion": "b", "thread": 1})
     with pytest.raises(ProjectError, match=r"--group ticket: rows\.jsonl has no such column; it has prompt, completion, thread"):
-        pipeline.import_rows(garden, file, group="ticket")
+        stages.import_rows(garden, file, group="ticket")
     assert groups(garden) == []
 
 
 # Counts, files and folders
 
 
-def counts(summary: pipeline.Summary) -> tuple[int, int, int, int]:
+def counts(summary: stages.StageResult) -> tuple[int, int, int, int]:
     return (summary.rows_in, *(summary.counts[name] for name in ("new", "already_present", "failed")))
 
 
 def test_every_row_is_counted_once(garden: Path, tmp_path: Path) -> None:
     pairs = [{"prompt": f"q{n}", "chosen": "good", "rejected": "bad"} for n in range(3)]
-    first = pipeline.import_rows(garden, jsonl(tmp_path / "a.jsonl", *pairs, pairs[0], "{broken"))
+    first = stages.import_rows(garden, jsonl(tmp_path / "a.jsonl", *pairs, pairs[0], "{broken"))
     assert counts(first) == (5, 3, 1, 1) and first.counts["records"] == {"preference": 3}
-    second = pipeline.import_rows(garden, jsonl(tmp_path / "b.jsonl", *pairs, {"prompt": "q9", "chosen": "good", "rejected": "bad"}))
+    second = stages.import_rows(garden, jsonl(tmp_path / "b.jsonl", *pairs, {"prompt": "q9", "chosen": "good", "rejected": "bad"}))
     assert counts(second) == (4, 1, 3, 0)
-    answer = pipeline.import_rows(garden, jsonl(tmp_path / "c.jsonl", {"prompt": "q0", "completion": "good"}))
+    answer = stages.import_rows(garden, jsonl(tmp_path / "c.jsonl", {"prompt": "q0", "completion": "good"}))
     assert counts(answer) == (1, 1, 0, 0)  # until now the text was only a candidate of a pair
 
 
@@ -153,9 +154,9 @@ def test_a_message_tree_is_one_row_whose_records_share_a_group(garden: Path, tmp
     ]
     tree = {"message_id": "m0", "parent_id": None, "role": "prompter", "text": "Hi", "replies": replies}
     file = jsonl(tmp_path / "a.jsonl", tree, {**tree, "text": "Hello", "message_id": "n0"})
-    summary = pipeline.import_rows(garden, file)
+    summary = stages.import_rows(garden, file)
     assert counts(summary) == (2, 2, 0, 0) and summary.counts["records"] == {"instruction": 2, "preference": 2}
-    assert counts(pipeline.import_rows(garden, file)) == (2, 0, 2, 0)
+    assert counts(stages.import_rows(garden, file)) == (2, 0, 2, 0)
     assert groups(garden) == ["tree:m0", "tree:n0"]
     with open_store(garden) as db:
         assert [row.seed_group for row in records.list_rows(db, "preference")] == ["tree:m0", "tree:n0"]
@@ -163,10 +164,10 @@ def test_a_message_tree_is_one_row_whose_records_share_a_group(garden: Path, tmp
 
 def test_a_group_and_metadata_can_be_added_by_importing_again(garden: Path, tmp_path: Path) -> None:
     file = jsonl(tmp_path / "rows.jsonl", {"prompt": "a", "completion": "b", "ticket": "T-1"})
-    pipeline.import_rows(garden, file)
+    stages.import_rows(garden, file)
     with open_store(garden) as db:
         db.execute("UPDATE origins SET meta = NULL")  # as a workbench of an earlier version has it
-    summary = pipeline.import_rows(garden, file, group="ticket")
+    summary = stages.import_rows(garden, file, group="ticket")
     assert "Metadata or groups were added to 1 rows that an earlier import had left without." in summary.notes
     assert (groups(garden), metadata(garden)) == (["ticket:T-1"], [{"ticket": "T-1"}])
 
@@ -178,21 +179,21 @@ def test_files_folders_and_globs_are_imported_together(garden: Path, tmp_path: P
     (folder / "deep" / "b.csv").write_text("prompt;completion\nb;y\n")
     jsonl(folder / ".hidden.jsonl", {"prompt": "hidden", "completion": "x"})
     (folder / "README.md").write_text("about")
-    summary = pipeline.import_rows(garden, folder)
+    summary = stages.import_rows(garden, folder)
     assert counts(summary) == (2, 2, 0, 0)
     assert summary.counts["read_as"] == ["a.jsonl: JSONL, utf-8; prompt-completion", "b.csv: CSV, utf-8, semicolon; prompt-completion"]
-    assert counts(pipeline.import_rows(garden, f"{folder}/**/*.[jc]s*", folder / "a.jsonl")) == (2, 0, 2, 0)
+    assert counts(stages.import_rows(garden, f"{folder}/**/*.[jc]s*", folder / "a.jsonl")) == (2, 0, 2, 0)
     with open_store(garden) as db:
         assert sorted(source.file for source in records.list_sources(db)) == ["a.jsonl", "b.csv"]
     for missing, fact in ((f"{folder}/*.parquet", "matches no file"), (garden / "protected", "has no file that can be imported")):
         with pytest.raises(ProjectError, match=fact):
-            pipeline.import_rows(garden, missing)
+            stages.import_rows(garden, missing)
 
 
 def test_of_several_files_none_is_imported_where_one_cannot_be_read(garden: Path, tmp_path: Path) -> None:
     good, bad = jsonl(tmp_path / "a.jsonl", {"prompt": "a", "completion": "x"}), jsonl(tmp_path / "b.jsonl", {"text": "no shape"})
     with pytest.raises(ProjectError, match=r"b\.jsonl: has the columns text"):
-        pipeline.import_rows(garden, good, bad)
+        stages.import_rows(garden, good, bad)
     assert groups(garden) == []
 
 
@@ -201,10 +202,10 @@ def test_strict_refuses_a_loss_before_anything_is_written(garden: Path, tmp_path
     for second, fact in (("{broken", "line 2: column 2: is no JSON"), ({**row, "page": "x" * 40_000}, "line 2: column page is too large")):
         file = jsonl(tmp_path / "a.jsonl", row, second)
         with pytest.raises(ProjectError, match=f"1 rows would lose something .--strict., nothing was imported; the first is {fact}"):
-            pipeline.import_rows(garden, file, strict=True)
+            stages.import_rows(garden, file, strict=True)
         with open_store(garden) as db:
             assert records.list_rows(db, "instruction") == [] and runs.list_runs(db, "import") == [] and records.list_sources(db) == []
-    assert counts(pipeline.import_rows(garden, jsonl(tmp_path / "a.jsonl", row), strict=True)) == (1, 1, 0, 0)
+    assert counts(stages.import_rows(garden, jsonl(tmp_path / "a.jsonl", row), strict=True)) == (1, 1, 0, 0)
 
 
 # The command

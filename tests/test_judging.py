@@ -10,17 +10,16 @@ from statistics import fmean
 
 import pytest
 
-from curation import pipeline
-from curation import score as scoring
+from curation import judge as scoring
+from curation import stages
+from curation.config.project import Models, load_project
 from curation.errors import ProjectError
-from curation.pipeline.bench import open_bench
-from curation.pipeline.facts_for_report import report_data
-from curation.pipeline.judged import judged_by, totals_by_seq, totals_together
-from curation.pipeline.keeping import kept_rows
-from curation.project import Models, load_project
+from curation.intervals import Rate
 from curation.report import ReportData, render_report
-from curation.score.measures import Rate
 from curation.store import facts, runs
+from curation.views.report import report_data
+from curation.views.scores import judged_by, kept_rows, totals_by_seq, totals_together
+from curation.workspace import open_workspace
 from tests.icd_samples import project as sample
 from tests.report_samples import full
 from tests.test_pipeline import Bed, approve, blank, standin
@@ -36,8 +35,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     bed = Bed(blank(home / "garden", instruction=24, preference=5), home / "log")
     bed.set(r"^  # panel: \[.*$", f"  panel: [{CHEAP}]")
     with standin(bed.folder, bed.log):
-        pipeline.plan(bed.folder)
-        pipeline.generate(bed.folder)
+        stages.plan(bed.folder)
+        stages.generate(bed.folder)
     return home
 
 
@@ -49,52 +48,52 @@ def garden(written: Path, tmp_path: Path) -> Path:
 
 def test_a_panel_scores_beside_the_judge_while_it_is_cheap(garden: Path, tmp_path: Path) -> None:
     with standin(garden, tmp_path / "log") as bed:
-        told = pipeline.score(garden)
+        told = stages.score(garden)
         assert told.counts["scored_by"].keys() == {"claude-haiku-5-5", "claude-opus-5-5"}
         assert len(set(told.counts["scored_by"].values())) == 1
         assert any(note.startswith("Panel: on; at most $") for note in told.notes)
-        assert bed.requests() == told.counts["asked"] and pipeline.score(garden).counts["asked"] == 0
+        assert bed.requests() == told.counts["asked"] and stages.score(garden).counts["asked"] == 0
         bed.set(r"^  repeat: 0", "  repeat: 3")
-        assert pipeline.score(garden).counts["asked"] == 6 and pipeline.score(garden).counts["asked"] == 0
-    with open_bench(garden) as bench:
-        judged = judged_by(bench)
-        together, totals = totals_together(judged), totals_by_seq(bench)
+        assert stages.score(garden).counts["asked"] == 6 and stages.score(garden).counts["asked"] == 0
+    with open_workspace(garden) as workspace:
+        judged = judged_by(workspace)
+        together, totals = totals_together(judged), totals_by_seq(workspace)
         assert {len(given) for given in together.values()} == {2}
         assert totals == {seq: fmean(given) for seq, given in together.items()}
         assert any(a != b for a, b in together.values())
         assert {len(judge.choices) for judge in judged} == {len(judged[0].choices)} and judged[0].choices
     bed.set(r"^  panel: auto.*$", "  panel: never")
-    with open_bench(garden) as bench:
-        assert totals_by_seq(bench) == judged[0].totals
+    with open_workspace(garden) as workspace:
+        assert totals_by_seq(workspace) == judged[0].totals
 
 
 def test_a_panel_that_costs_too_much_is_left_out_and_the_summary_says_why(garden: Path, tmp_path: Path) -> None:
     with standin(garden, tmp_path / "log") as bed:
         bed.set(r"^  panel: \[.*$", f"  panel: [{DEAR}]")
-        told = pipeline.score(garden)
+        told = stages.score(garden)
         assert told.counts["scored_by"]["claude-opus-5-5"] == 0
         why = next(note for note in told.notes if note.startswith("Panel: off"))
         assert "% of the $" in why and "always" in why
         bed.set(r"^  panel: auto.*$", "  panel: always")
-        assert pipeline.score(garden).counts["scored_by"]["claude-opus-5-5"] > 0
+        assert stages.score(garden).counts["scored_by"]["claude-opus-5-5"] > 0
 
 
 def test_the_best_part_is_taken_within_an_attribute_and_shown_beside_chance_and_length(garden: Path, tmp_path: Path) -> None:
     with standin(garden, tmp_path / "log") as bed:
         bed.set(r"^  threshold: 7\.0.*$", "  threshold: 7.0\n  top_percent: 50\n  top_by: difficulty")
-        told = pipeline.score(garden)
+        told = stages.score(garden)
     line = next(note for note in told.notes if note.startswith("Keep rule, instruction"))
     assert "best 50 % of each difficulty" in line and all(name in line for name in ("filter", "random", "longest"))
     assert "pass the validators" not in line  # they have not run yet
-    with open_bench(garden) as bench:
-        found = kept_rows(bench, "instruction")
+    with open_workspace(garden) as workspace:
+        found = kept_rows(workspace, "instruction")
         by_group = Counter(found.groups)
         for group, size in by_group.items():
             ours = [(t, k) for t, k, g in zip(found.totals, found.kept, found.groups, strict=True) if g == group]
             cut = sorted((t for t, _ in ours), reverse=True)[max(0, round(size / 2) - 1)]
             assert [k for _, k in ours] == [t >= cut for t, _ in ours]
         assert by_group.keys() == {"basic", "intermediate", "advanced"}
-    pipeline.decide(garden)
+    stages.decide(garden)
     below = {seq for seq, v in Bed(garden, tmp_path).verdicts().items() if v == "dropped"}
     assert below >= {row.seq for row, keep in zip(found.rows, found.kept, strict=True) if not keep}
     page = render_report(report_of(garden))
@@ -113,9 +112,9 @@ def test_top_by_must_name_something_that_is_planned(garden: Path) -> None:
 
 def test_the_judges_are_held_against_what_people_settle(garden: Path, tmp_path: Path) -> None:
     with standin(garden, tmp_path / "log"):
-        pipeline.score(garden)
+        stages.score(garden)
     approve(garden, users=("ada", "bob"))
-    pipeline.decide(garden)
+    stages.decide(garden)
     quality = report_of(garden).judge
     assert quality is not None and [judge.name for judge in quality.judges] == ["claude-haiku-5-5", "claude-opus-5-5"]
     against = quality.judges[0].against
@@ -123,10 +122,10 @@ def test_the_judges_are_held_against_what_people_settle(garden: Path, tmp_path: 
     assert against.table.only_judge == 0 and against.auc is None  # all approved: nothing to tell apart
     assert quality.judges[0].order is not None and quality.judges[0].order.pairs == quality.pairs
     assert quality.judges[0].length and quality.panel.startswith("Panel: on")
-    with open_bench(garden) as bench:
-        run = runs.latest_run(bench.db, "decide")
+    with open_workspace(garden) as workspace:
+        run = runs.latest_run(workspace.db, "decide")
         assert run is not None and '"longer_is_chosen"' in run["detail"]
-        assert facts.verdicts_by_seq(bench.db)
+        assert facts.verdicts_by_seq(workspace.db)
     page = render_report(report_of(garden))
     assert "What each judge's own words show" in page and "Preference pairs" in page
 
@@ -134,21 +133,21 @@ def test_the_judges_are_held_against_what_people_settle(garden: Path, tmp_path: 
 def test_a_row_scored_twice_shows_whether_the_judge_agrees_with_itself(garden: Path, tmp_path: Path) -> None:
     with standin(garden, tmp_path / "log") as bed:
         bed.set(r"^  repeat: 0", "  repeat: 4")
-        pipeline.score(garden)
+        stages.score(garden)
     before = report_of(garden).judge
     assert before is not None and before.judges[0].again == Rate(20, 20)  # the stand-in answers alike each time
-    with open_bench(garden) as bench:
-        totals, digest = totals_by_seq(bench), scoring.again_digest(bench.project)
-        bench.db.execute("UPDATE scores SET value = 6 - value WHERE digest = ? AND criterion <> 'overall'", (digest,))
-        changed = bench.db.execute("SELECT count(*) AS n FROM scores WHERE digest = ? AND value = 3", (digest,)).fetchone()["n"]
-        assert totals_by_seq(bench) == totals
+    with open_workspace(garden) as workspace:
+        totals, digest = totals_by_seq(workspace), scoring.again_digest(workspace.project)
+        workspace.db.execute("UPDATE scores SET value = 6 - value WHERE digest = ? AND criterion <> 'overall'", (digest,))
+        changed = workspace.db.execute("SELECT count(*) AS n FROM scores WHERE digest = ? AND value = 3", (digest,)).fetchone()["n"]
+        assert totals_by_seq(workspace) == totals
     after = report_of(garden).judge
     assert after is not None and after.judges[0].again is not None and after.judges[0].again.hits <= 4 + changed
 
 
 def report_of(folder: Path) -> ReportData:
-    with open_bench(folder) as bench:
-        return report_data(bench)
+    with open_workspace(folder) as workspace:
+        return report_data(workspace)
 
 
 def test_the_page_shows_neither_personal_data_nor_what_is_protected_in_what_it_says_of_judges() -> None:

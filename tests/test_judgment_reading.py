@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from curation.judge import SCALE, PairChoice, Scores, choice_from, scores_from, total_of
 from curation.requests import Answer, Failure
-from curation.score import SCALE, PairChoice, Scores, choice_from, scores_from, total_of
 from tests.icd_samples import project
 from tests.test_score import asked, judgment, pair_requests
 

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from curation.leakage import LEAKS, SCORES, find_leaks, score_leaks
-from curation.leakage.scan import SpanScanner
-from curation.leakage.similarity import segments
-from curation.leakage.spans import SpanIndex, words
-from curation.leakage.views import gist, is_code, values
+from curation.leakage.features import gist, is_code, values
+from curation.leakage.ngrams import SpanIndex, SpanScanner, words
+from curation.leakage.reference import segments
 
 PROTECTED = {"icd": ["Hepatic amebiasis", "Pneumonia due to respiratory syncytial virus", "Toxic liver disease with fibrosis of liver"]}
 ALLOWED = [

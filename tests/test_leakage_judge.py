@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from curation import pipeline
+from curation import stages
+from curation.config.project import ModelSpec
 from curation.leakage.judge import Doubt, Verdict, kind_of, leak_digest, requests_for, verdict_from
-from curation.pipeline.bench import open_bench
-from curation.pipeline.leak_judging import judge_doubts
-from curation.project import ModelSpec
 from curation.records import prompt_text
 from curation.requests import Answer, Failure
-from curation.store import CallLedger, records, runs
+from curation.stages.screen import judge_doubts
+from curation.store import records, runs
+from curation.store.database import CallLedger
+from curation.workspace import open_workspace
 from tests.test_pipeline import Bed, blank, standin
 
 JUDGE = ModelSpec(provider="anthropic", model="claude-haiku-5-5")
@@ -65,43 +66,43 @@ def test_recorded_verdicts_are_read_and_unreadable_ones_are_counted() -> None:
 def test_a_verdict_takes_a_row_out_stands_beside_it_and_is_bought_once(tmp_path: Path) -> None:
     bed = Bed(blank(tmp_path / "garden", instruction=6, preference=0), tmp_path / "log")
     with standin(bed.folder, bed.log) as bed:
-        pipeline.plan(bed.folder)
-        pipeline.generate(bed.folder)
-        with open_bench(bed.folder) as bench:
-            rows = records.list_rows(bench.db, "instruction")[:2]
+        stages.plan(bed.folder)
+        stages.generate(bed.folder)
+        with open_workspace(bed.folder) as workspace:
+            rows = records.list_rows(workspace.db, "instruction")[:2]
             same, other = rows[0], rows[1]
             doubts = {
                 same.seq: Doubt(same.id, "quiz:0", prompt_text(same.record), prompt_text(same.record)),
                 other.seq: Doubt(other.id, "quiz:1", prompt_text(other.record), "Zygomycosis affecting bronchial mucosa elsewhere"),
             }
-            with runs.record_run(bench.db, "screen", "x") as run:
-                found, notes = judge_doubts(bench, doubts, run=run.number, progress=None)
+            with runs.record_run(workspace.db, "screen", "x") as run:
+                found, notes = judge_doubts(workspace, doubts, run=run.number, progress=None)
                 before = bed.requests()
-                again, _ = judge_doubts(bench, doubts, run=run.number, progress=None)
+                again, _ = judge_doubts(workspace, doubts, run=run.number, progress=None)
             assert again == found and bed.requests() == before and notes == []
             kinds = {finding.seq: (finding.kind, finding.drops) for finding in found}
             assert kinds == {same.seq: ("leak_judged", True), other.seq: ("leak_cleared", False)}
             assert all(finding.evidence.startswith("leak judge: ") for finding in found)
-            assert len(list(CallLedger(bench.db).answers("leak", simulated=True))) == 2
+            assert len(list(CallLedger(workspace.db).answers("leak", simulated=True))) == 2
 
 
 def test_the_screen_asks_about_what_lies_just_below_the_cut(tmp_path: Path) -> None:
     """Rows in the uncertain band reach the judge only when the project says so."""
     bed = Bed(blank(tmp_path / "garden", instruction=6, preference=0), tmp_path / "log")
     with standin(bed.folder, bed.log) as bed:
-        pipeline.plan(bed.folder)
-        pipeline.generate(bed.folder)
-        with open_bench(bed.folder) as bench:
-            text = prompt_text(records.list_rows(bench.db, "instruction")[0].record).split()
+        stages.plan(bed.folder)
+        stages.generate(bed.folder)
+        with open_workspace(bed.folder) as workspace:
+            text = prompt_text(records.list_rows(workspace.db, "instruction")[0].record).split()
         items = [" ".join([*text[: max(3, len(text) * share // 10)], "seldom", "elsewhere", "yonder"]) for share in range(1, 10)]
         (bed.folder / "protected").mkdir(exist_ok=True)
         (bed.folder / "protected/quiz.jsonl").write_text("".join(json.dumps({"q": item}) + "\n" for item in items))
         bed.set(r"^  protected: .*$", "  protected: {quiz: {file: protected/quiz.jsonl, text: q}}")
         bed.set(r"^  semantic: .*$", "  semantic: null")
-        silent = pipeline.screen(bed.folder)
+        silent = stages.screen(bed.folder)
         asked = bed.requests()
         bed.set(r"^  judge: false", "  judge: true")
-        told = pipeline.screen(bed.folder)
+        told = stages.screen(bed.folder)
         judged = sum(n for kind, n in told.counts["findings"].items() if kind in ("leak_judged", "leak_unsure", "leak_cleared"))
         assert bed.requests() - asked == judged
         assert bool(judged) == any("just below the cut" in note for note in silent.notes)

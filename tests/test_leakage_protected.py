@@ -13,13 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from curation.config.project import Suite
 from curation.errors import ProjectError
-from curation.pipeline.protecting import read_protected
-from curation.pipeline.task_items import read_task
-from curation.project import Suite
 from curation.records import InstructionRecord, Message, record_id
 from curation.snapshot import write_snapshot
 from curation.snapshot.write import schema_of
+from curation.views.protected import read_protected, read_task
 
 ROWS = [{"q": "What is a tide?", "code": "A1"}, {"q": "Who was Zeno?", "code": "007"}]
 

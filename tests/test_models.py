@@ -18,19 +18,20 @@ from typing import Any
 
 import pytest
 
+from curation.config.project import ModelSpec
 from curation.errors import BudgetReached, ModelUnavailable, ProjectError
-from curation.models import AskProgress, AskSummary, Patience, ask, find_rates, open_model
-from curation.models.limits import AdaptiveLimit
-from curation.models.prices import bound_nano
-from curation.models.replies import retry_after
-from curation.models.sdk import CALLS_EACH
-from curation.project import ModelSpec
+from curation.models import AskProgress, AskSummary, RetryPolicy, ask, find_rates, open_model
+from curation.models.base import CALLS_EACH
+from curation.models.pricing import bound_nano
+from curation.models.rate_limit import AdaptiveLimit
+from curation.models.responses import retry_after
 from curation.requests import Request
-from curation.store.calls import CALLS_SCHEMA, CallLedger
+from curation.store.calls import CallLedger
+from curation.store.schema import CALLS_SCHEMA
 from tests.messages_server import Act, always_answer, error_body, message, messages_server, prompt_of
 
 MODEL = "claude-sonnet-5-5"
-QUICK = Patience(first_wait_s=0.01, longest_wait_s=0.05, first_poll_s=0.02)
+QUICK = RetryPolicy(first_wait_s=0.01, longest_wait_s=0.05, first_poll_s=0.02)
 CHEAP_ANSWER_USD = (100 * 2 + 20 * 10) / 1e6
 
 
@@ -82,7 +83,7 @@ def test_answers_are_kept_and_not_bought_again(ledger: CallLedger) -> None:
 
 def test_a_response_is_on_disk_before_it_is_read(ledger: CallLedger, database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading blows up, as a bug of ours would: what was paid for is kept, and read by the next run without asking again."""
-    from curation.models import replies
+    from curation.models import responses as replies
 
     requests = [make_request("one")]
     with messages_server() as server:

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from curation.config.project import ModelSpec
 from curation.errors import BudgetReached, ModelUnavailable, UnusableAnswers
 from curation.models import AnswerCheck, AskProgress, AskSummary, ask_batch, find_rates, open_model
-from curation.models.prices import bound_nano
-from curation.project import ModelSpec
+from curation.models.pricing import bound_nano
 from curation.requests import Answer, Failure, Request
 from curation.store.calls import CallLedger
 from tests.messages_server import Act, MessagesServer, error_body, message, messages_server, prompt_of
@@ -159,14 +159,15 @@ def test_a_cut_body_of_results_is_fetched_again(ledger: CallLedger) -> None:
 
 @pytest.mark.parametrize("where", ["before the id is kept", "while it waits", "before results are kept", "before results are read"])
 def test_a_batch_outlives_the_process_that_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    from curation.models import batch_api, batches, replies
-    from curation.store.call_batches import CallBatches
+    from curation.models import batch_client, responses
+    from curation.models import batch_runner as batches
+    from curation.store.calls import CallBatches
 
     spots: dict[str, tuple[Any, str]] = {
         "before the id is kept": (CallBatches, "name"),
-        "while it waits": (batch_api.BatchApi, "wait"),
+        "while it waits": (batch_client.BatchApi, "wait"),
         "before results are kept": (CallBatches, "keep"),
-        "before results are read": (replies, "read_message"),
+        "before results are read": (responses, "read_message"),
     }
 
     def die(*_: Any, **__: Any) -> None:
@@ -254,7 +255,7 @@ def test_a_creation_that_is_throttled_or_fails_for_a_while_is_tried_again(ledger
 
 def test_a_run_in_batches_shows_that_it_lives(database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a process on another machine would take what it has on its way for lost, and buy it again."""
-    from curation.models import batches
+    from curation.models import batch_runner as batches
 
     monkeypatch.setattr(batches, "BEAT_S", 0.01)
     leases = list[float]()

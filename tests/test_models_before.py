@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
-from curation import pipeline
+from curation import stages
+from curation.config.project import Models, ModelSpec
 from curation.errors import ModelUnavailable, ProjectError
 from curation.models import check_terms, find_terms, same_family
-from curation.pipeline.bench import load_cells, open_bench
-from curation.project import Models, ModelSpec
 from curation.records import make_instruction
-from curation.store import CallLedger, facts, records
+from curation.store import facts, records
+from curation.store.database import CallLedger
 from curation.store.records import Origin
+from curation.workspace import load_cells, open_workspace
 from tests.messages_server import Act, MessagesServer, error_body, messages_server
 from tests.test_models import make_request
 from tests.test_models_prices import describe
@@ -78,7 +79,7 @@ def test_the_plan_shows_what_each_model_can_and_until_when(tmp_path: Path, key: 
     provider = Provider(lifecycle="deprecated", retires_at="2027-02-03T00:00:00Z")
     with messages_server(other=provider.other) as server:
         folder = write_project(tmp_path, server.address, models={"leak_judge": {"model": HAIKU, "max_tokens": 200}})
-        summary = pipeline.plan(folder)
+        summary = stages.plan(folder)
     said = "200,000 tokens of context, takes batches, until 2027-02-03"
     assert summary.counts["models"] == {"teacher": f"{SONNET}, {said}", "judge": f"{HAIKU}, {said}", "leak_judge": f"{HAIKU}, {said}"}
     assert f"Note: {SONNET} is deprecated and will be retired on 2027-02-03." in summary.notes
@@ -90,7 +91,7 @@ def test_a_misspelt_model_stops_the_plan_with_the_right_name(tmp_path: Path, key
     with messages_server(other=Provider().other) as server:
         judge = {"model": "claude-hiaku-5-5", "price": {"input": 1, "output": 1}}
         with pytest.raises(ModelUnavailable, match=f"claude-hiaku-5-5: is not known at .*did you mean {HAIKU}"):
-            pipeline.plan(write_project(tmp_path, server.address, models={"judge": judge}))
+            stages.plan(write_project(tmp_path, server.address, models={"judge": judge}))
 
 
 def test_a_model_that_takes_no_batches_stops_a_plan_that_wants_them(tmp_path: Path, key: None) -> None:
@@ -98,7 +99,7 @@ def test_a_model_that_takes_no_batches_stops_a_plan_that_wants_them(tmp_path: Pa
     provider.models[SONNET]["capabilities"]["batch"]["supported"] = False
     with messages_server(other=provider.other) as server:
         with pytest.raises(ModelUnavailable, match=r"takes no batches.*take `batch: true` out"):
-            pipeline.plan(write_project(tmp_path, server.address, models={"teacher": {"model": SONNET, "batch": True}}))
+            stages.plan(write_project(tmp_path, server.address, models={"teacher": {"model": SONNET, "batch": True}}))
 
 
 @pytest.mark.parametrize("act", [Act(503, error_body(503)), None])
@@ -107,41 +108,41 @@ def test_no_network_no_provider_and_no_key_stop_no_plan(
 ) -> None:
     with messages_server(other=lambda method, path, body: act) as server:
         folder = write_project(tmp_path, server.address)
-        summary = pipeline.plan(folder) if act else None
-    summary = summary or pipeline.plan(folder)  # nobody listens there any more
+        summary = stages.plan(folder) if act else None
+    summary = summary or stages.plan(folder)  # nobody listens there any more
     assert summary.counts["cells"] == 8
     assert all("not checked: cannot be" in known for known in summary.counts["models"].values())
     monkeypatch.delenv("TEST_KEY")
-    assert pipeline.plan(folder).counts["models"]["teacher"] == f"{SONNET}, not checked: no key in TEST_KEY"
+    assert stages.plan(folder).counts["models"]["teacher"] == f"{SONNET}, not checked: no key in TEST_KEY"
 
 
 def test_the_stand_in_need_not_run_to_plan(project: Path) -> None:
-    assert "not checked: the offline stand-in is not running" in pipeline.plan(project).counts["models"]["teacher"]
+    assert "not checked: the offline stand-in is not running" in stages.plan(project).counts["models"]["teacher"]
 
 
 def test_a_model_without_a_price_stops_the_plan(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match=r"model llama-4: has no price.*price: \{input"):
-        pipeline.plan(write_project(tmp_path, None, models={"judge": {"model": "llama-4"}}))
+        stages.plan(write_project(tmp_path, None, models={"judge": {"model": "llama-4"}}))
 
 
 def test_terms_that_forbid_the_use_stop_the_plan_and_name_their_source(tmp_path: Path) -> None:
     folder = write_project(tmp_path, None, intended_kind="general_model")
     with pytest.raises(ProjectError, match=r"intended_kind: is general_model, which Anthropic's terms forbid.*https://www.anthropic.com/"):
-        pipeline.plan(folder)
+        stages.plan(folder)
     folder = write_project(tmp_path, None, intended_kind="assistant")
-    assert any("Anthropic's permission" in note and "https://" in note for note in pipeline.plan(folder).notes)
+    assert any("Anthropic's permission" in note and "https://" in note for note in stages.plan(folder).notes)
     folder = write_project(tmp_path, None, intended_kind="classifier")
-    assert not any("Terms" in note for note in pipeline.plan(folder).notes)
+    assert not any("Terms" in note for note in stages.plan(folder).notes)
 
 
 def test_terms_are_held_against_every_writer_before_it_is_asked(tmp_path: Path, key: None) -> None:
     """project.yaml may have changed since the plan."""
     with messages_server(other=Provider().other) as server:
         folder = write_project(tmp_path, server.address)
-        pipeline.plan(folder)
+        stages.plan(folder)
         write_project(tmp_path, server.address, intended_kind="general_model")
         with pytest.raises(ProjectError, match="terms forbid"):
-            pipeline.generate(folder)
+            stages.generate(folder)
         assert server.log.received == []
 
 
@@ -169,10 +170,10 @@ def test_every_writer_and_judge_counts_for_the_family_warning() -> None:
     assert check_terms([claude, gpt], "classifier") == []
 
 
-def estimated(folder: Path, server: MessagesServer, **models: Any) -> pipeline.Summary:
+def estimated(folder: Path, server: MessagesServer, **models: Any) -> stages.StageResult:
     write_project(folder, server.address, models=models)
-    pipeline.plan(folder)
-    return pipeline.estimate(folder)
+    stages.plan(folder)
+    return stages.estimate(folder)
 
 
 def test_the_estimate_counts_prompts_and_bounds_answers_for_teacher_and_judge(tmp_path: Path, key: None) -> None:
@@ -199,11 +200,11 @@ def test_the_leak_judge_is_in_the_estimate_with_what_that_assumes(tmp_path: Path
         folder = write_project(tmp_path, server.address, screen={**held_out, "judge": True})
         questions = ["Why is it so?", "How many tides of 2 m and 3 m make 12 m? " * 40, "What is low water? " * 20]
         (folder / "held-out.jsonl").write_text("\n".join(json.dumps({"question": text}) for text in questions))
-        pipeline.plan(folder)
-        asked = pipeline.estimate(folder)
+        stages.plan(folder)
+        asked = stages.estimate(folder)
         bounded = next(s for s in asked.counts["shares"] if s["stage"] == "leak judge of what is planned")
         write_project(tmp_path, server.address, screen=held_out)
-        unasked = pipeline.estimate(folder)
+        unasked = stages.estimate(folder)
     assert bounded["calls"] == 8, "every row may be doubtful, a pair once"
     assert (bounded["prompt_tokens"], bounded["output_tokens"]) == (8 * (COUNTED + 500), 8 * 200)
     assert asked.counts["cost_usd"] == pytest.approx(unasked.counts["cost_usd"] + bounded["cost_usd"]) and bounded["cost_usd"] > 0
@@ -219,8 +220,8 @@ def test_the_leak_judge_is_reckoned_with_the_longest_protected_item(tmp_path: Pa
             tmp_path / str(n), None, screen={"judge": True, "protected": {"held_out": {"file": "h.jsonl", "text": "question"}}}
         )
         (folder / "h.jsonl").write_text("\n".join(json.dumps({"question": text}) for text in ("Why?", longest)))
-        pipeline.plan(folder)
-        costs.append(next(s["prompt_tokens"] for s in pipeline.estimate(folder).counts["shares"] if s["stage"].startswith("leak judge")))
+        stages.plan(folder)
+        costs.append(next(s["prompt_tokens"] for s in stages.estimate(folder).counts["shares"] if s["stage"].startswith("leak judge")))
     assert costs[1] - costs[0] == 8 * len("long " * 400)
 
 
@@ -228,8 +229,8 @@ def test_the_refill_is_told_apart_with_what_it_assumes(tmp_path: Path, key: None
     with messages_server(other=Provider().other) as server:
         plan = {"instruction": 6, "preference": 2, "attributes": {"difficulty": {"basic": 1, "advanced": 1}}}
         folder = write_project(tmp_path, server.address, plan={**plan, "refill": {"rounds": 3}})
-        pipeline.plan(folder)
-        summary = pipeline.estimate(folder)
+        stages.plan(folder)
+        summary = stages.estimate(folder)
         shares = {share["stage"]: share for share in summary.counts["shares"]}
         for stage in ("generate", "score of what is planned"):
             once, again = shares[stage], shares[f"refill, {stage}"]
@@ -239,9 +240,9 @@ def test_the_refill_is_told_apart_with_what_it_assumes(tmp_path: Path, key: None
         assert any("if every row fell short each of 3 times" in note for note in summary.notes)
         between = summary.counts["cost_usd"] * 2
         write_project(tmp_path, server.address, plan={**plan, "refill": {"rounds": 3}}, budget={"usd": between})
-        assert any("which is enough before the refill; should most rows fall" in note for note in pipeline.estimate(folder).notes)
+        assert any("which is enough before the refill; should most rows fall" in note for note in stages.estimate(folder).notes)
         write_project(tmp_path, server.address, plan={**plan, "refill": {"rounds": 0}}, budget={"usd": between})
-        never = pipeline.estimate(folder)
+        never = stages.estimate(folder)
     assert never.counts["refill_usd"] == 0 and any(note.endswith("left, which is enough.") for note in never.notes)
 
 
@@ -249,17 +250,17 @@ def test_a_refill_is_likely_to_ask_for_as_many_as_fell_so_far(tmp_path: Path, ke
     """Of twenty written rows five were taken out: they are asked for again, then a quarter of them, and of what is planned a quarter."""
     with messages_server(other=Provider().other) as server:
         folder = write_project(tmp_path, server.address, plan={"instruction": 28, "attributes": {"difficulty": {"basic": 1}}})
-        pipeline.plan(folder)
-        with open_bench(folder) as bench:
-            cells = load_cells(bench)[:20]
+        stages.plan(folder)
+        with open_workspace(folder) as workspace:
+            cells = load_cells(workspace)[:20]
             written = [(make_instruction(f"q {c.id}", "a"), Origin("generated", c.id, 0, 0, c.id)) for c in cells]
-            records.add_records(bench.db, written, 1)
+            records.add_records(workspace.db, written, 1)
             for cell in cells:  # as if it had been asked for
                 asked = [(make_request(cell.id), 0)]
-                CallLedger(bench.db).claim(asked, provider="anthropic", simulated=False, limit=1, budget_usd=5, since=0)
-            for row in records.list_rows(bench.db, "instruction")[:5]:
-                facts.add_override(bench.db, row.seq, action="drop", reason="no", by="me")
-        shares = [share for share in pipeline.estimate(folder).counts["shares"] if share["stage"] == "refill, generate"]
+                CallLedger(workspace.db).claim(asked, provider="anthropic", simulated=False, limit=1, budget_usd=5, since=0)
+            for row in records.list_rows(workspace.db, "instruction")[:5]:
+                facts.add_override(workspace.db, row.seq, action="drop", reason="no", by="me")
+        shares = [share for share in stages.estimate(folder).counts["shares"] if share["stage"] == "refill, generate"]
     planned, fallen = sorted(shares, key=lambda share: -share["calls"])
     assert (planned["calls"], fallen["calls"]) == (8 * 2, 5 * 2)
     assert planned["likely_usd"] == pytest.approx(planned["cost_usd"] / 2 * (0.25 + 0.25**2))
@@ -270,8 +271,8 @@ def test_every_candidate_and_every_second_look_of_a_judge_is_in_the_estimate(tmp
     plan = {"instruction": 6, "preference": 2, "candidates": 4, "attributes": {"difficulty": {"basic": 1}}}
     with messages_server(other=Provider().other) as server:
         folder = write_project(tmp_path, server.address, plan=plan, score={"repeat": 5})
-        pipeline.plan(folder)
-        judged = next(s for s in pipeline.estimate(folder).counts["shares"] if s["stage"] == "score of what is planned")
+        stages.plan(folder)
+        judged = next(s for s in stages.estimate(folder).counts["shares"] if s["stage"] == "score of what is planned")
     assert judged["calls"] == 6 + 2 * 4 + 5 + 2 * 2
 
 
@@ -296,8 +297,8 @@ def test_what_cannot_be_counted_is_bounded_and_said(tmp_path: Path, monkeypatch:
     )
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     folder = write_project(tmp_path / "b", None)
-    pipeline.plan(folder)
-    keyless = pipeline.estimate(folder)
+    stages.plan(folder)
+    keyless = stages.estimate(folder)
     assert all("since ANTHROPIC_API_KEY is not set" in share["counted"] for share in keyless.counts["shares"])
     assert keyless.counts["cost_usd"] > 0
 
@@ -305,6 +306,6 @@ def test_what_cannot_be_counted_is_bounded_and_said(tmp_path: Path, monkeypatch:
 def test_a_budget_that_may_not_do_is_said(tmp_path: Path, key: None) -> None:
     with messages_server(other=Provider().other) as server:
         folder = write_project(tmp_path, server.address, budget={"usd": 0.001})
-        pipeline.plan(folder)
-        notes = pipeline.estimate(folder).notes
+        stages.plan(folder)
+        notes = stages.estimate(folder).notes
     assert any("$0.00 left" in note and "may stop there, clean" in note and "budget.usd" in note for note in notes)

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from curation import pipeline
+from curation import stages
+from curation.config.project import ModelSpec
 from curation.errors import ModelUnavailable, UserError
 from curation.models import has_key, open_model
-from curation.models.client import is_loopback
-from curation.project import ModelSpec
+from curation.models.base import is_loopback
 from curation.template import write_template
 
 REAL = {"ANTHROPIC_API_KEY": "sk-ant-real", "OPENAI_API_KEY": "sk-real", "AWS_SECRET_ACCESS_KEY": "aws", "GATEWAY_KEY": "gateway"}
@@ -151,7 +151,7 @@ def test_a_dry_run_of_a_foreign_project_gives_no_key_away(tmp_path: Path, monkey
     monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "x-team: sk-ant-real\nauthorization: Bearer sk-ant-real")
     with catcher(404) as (address, seen):
         folder = project(tmp_path / "garden", address)
-        for work in (pipeline.plan, pipeline.estimate, pipeline.generate):
+        for work in (stages.plan, stages.estimate, stages.generate):
             with suppress(UserError):
                 work(folder)
     assert seen and "sk-ant-real" not in json.dumps(seen)
@@ -161,7 +161,7 @@ def test_a_redirect_takes_no_key_along(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("GATEWAY_KEY", "gateway-key")
     with catcher(200) as (evil, stolen), catcher(307, location=f"{evil}/v1/messages") as (address, seen):
         folder = project(tmp_path / "garden", address, ", key_env: GATEWAY_KEY")
-        for work in (pipeline.plan, pipeline.generate):
+        for work in (stages.plan, stages.generate):
             with suppress(UserError):
                 work(folder)
     assert seen and seen[0]["authorization"] == "Bearer gateway-key"
@@ -183,12 +183,12 @@ def test_a_password_in_an_address_leaves_in_nothing_that_is_shipped_or_printed(t
     import_plain(bed.folder, 40)
     score_by_hand(bed.folder)
     approve(bed.folder)
-    made = pipeline.snapshot(bed.folder, "instruction")
-    pipeline.sign(Path(made.counts["path"]))
+    made = stages.snapshot(bed.folder, "instruction")
+    stages.sign(Path(made.counts["path"]))
     shipped = [path for path in Path(made.counts["path"]).iterdir() if path.suffix != ".parquet"]
     assert {path.name for path in shipped} >= {"manifest.json", "README.md", "report.html", "croissant.json"}
     for path in shipped:
         assert b"PASSWORD" not in path.read_bytes(), path.name
     assert '"index": "redis://***@cache:6379/0"' in (Path(made.counts["path"]) / "manifest.json").read_text()
-    report = pipeline.report(bed.folder)
+    report = stages.report(bed.folder)
     assert "PASSWORD" not in Path(report.counts.get("file") or bed.folder / "report.html").read_text()

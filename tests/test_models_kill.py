@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from curation.config.project import ModelSpec
 from curation.models import find_rates
-from curation.models.prices import bound_nano
-from curation.project import ModelSpec
+from curation.models.pricing import bound_nano
 from curation.store.calls import CallLedger
 from tests.messages_server import Act, MessagesServer, always_answer, message, messages_server
 from tests.test_models import CHEAP_ANSWER_USD, MODEL, make_request, open_database
@@ -49,7 +49,7 @@ BATCH_CHILD = """
 import sys
 from pathlib import Path
 from curation.models import ask_batch, open_model
-from curation.project import ModelSpec
+from curation.config.models import ModelSpec
 from curation.store.calls import CallLedger
 from tests.test_models import MODEL, QUICK, make_request, open_database
 path, address, calls, _ = sys.argv[1:]

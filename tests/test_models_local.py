@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from curation.config.project import ModelSpec
 from curation.errors import ModelUnavailable
 from curation.models import ask, check_model, open_model
 from curation.models.local_model import chat_of, first_json
-from curation.project import ModelSpec
 from curation.requests import Request
 from curation.store.calls import CallLedger
 from tests.test_models import database, ledger
@@ -52,7 +52,7 @@ def test_a_folder_without_a_model_is_a_sentence(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from training.prepare import prepare_model
+    from training.base_model import prepare_model
 
     folder = tmp_path_factory.mktemp("base") / "model"
     prepare_model(folder)

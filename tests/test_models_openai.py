@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.completions import completion_body, message_of
+from curation.config.project import ModelSpec
 from curation.errors import ModelUnavailable, ProjectError
+from curation.message_format import completion_body, message_of
 from curation.models import AskSummary, ask, check_model, find_rates, open_model
-from curation.models.replies import tokens_left
-from curation.project import ModelSpec
+from curation.models.responses import tokens_left
 from curation.requests import Request
 from curation.store.calls import CallLedger
 from tests.messages_server import Act, MessagesServer, messages_server, prompt_of
@@ -109,7 +109,7 @@ def test_what_comes_back_is_read_as_a_message(raw: bytes, stop: str, text: str, 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
 def test_no_json_that_a_server_may_send_breaks_the_reader(value: Any) -> None:
-    from curation.models.replies import read_message
+    from curation.models.responses import read_message
 
     for body in (
         value,

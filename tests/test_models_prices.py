@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from curation.config.project import Models, ModelSpec
 from curation.errors import ModelUnavailable, ProjectError
 from curation.models import check_model, estimate_cost, family, find_rates, same_family
-from curation.models.prices import bound_nano, bound_tokens, cost_nano, is_priced
-from curation.project import Models, ModelSpec
+from curation.models.pricing import bound_nano, bound_tokens, cost_nano, is_priced
 from tests.messages_server import Act, messages_server
 from tests.test_models import MODEL, make_request
 

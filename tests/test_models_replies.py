@@ -14,23 +14,15 @@ from typing import Any
 
 import pytest
 
+from curation.config.project import ModelSpec, Project
 from curation.generate import Ask, Made, ask_requests, read_answer, slot_of
-from curation.models import Patience, find_rates
-from curation.models.batch_api import BatchApi
-from curation.models.client import NoReply, Reply
-from curation.models.prices import cost_nano
-from curation.models.replies import (
-    as_object,
-    describe_failure,
-    ends_the_run,
-    read_batch_line,
-    read_message,
-    retry_after,
-    tokens_left,
-)
-from curation.models.settling import settle_kept
+from curation.models import RetryPolicy, find_rates
+from curation.models.base import NoReply, Reply
+from curation.models.batch_client import BatchApi
+from curation.models.pricing import cost_nano
+from curation.models.responses import as_object, describe_failure, ends_the_run, read_batch_line, read_message, retry_after, tokens_left
+from curation.models.settlement import settle_kept
 from curation.plan import make_plan
-from curation.project import ModelSpec, Project
 from curation.records import dump_record
 from curation.requests import Answer, Failure
 from curation.store.calls import CallLedger
@@ -211,7 +203,7 @@ def test_any_list_of_batches_is_searched_to_its_end() -> None:
     entry = {"id": "b1", "request_counts": {"succeeded": 1, "errored": 0}, "created_at": "2020-11-25T10:00:00Z"}
     tell: Callable[[], None] = lambda: None  # noqa: E731
     for raw in bodies(json.dumps({"data": [entry, entry], "has_more": True, "last_id": "b1"}).encode(), rounds=ROUNDS // 10):
-        api = BatchApi(Listing(raw), patience=Patience(), tell=tell)
+        api = BatchApi(Listing(raw), patience=RetryPolicy(), tell=tell)
         assert asyncio.run(api.find({"k"}, size=1, since=2e9, known=set())) is None
 
 

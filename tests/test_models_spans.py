@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from curation.models import stage_span
-from curation.project import ModelSpec
+from curation.config.models import ModelSpec
 from curation.store.calls import CallLedger
 from tests.test_models import MODEL, make_request, open_database, run
 exporter = InMemorySpanExporter()

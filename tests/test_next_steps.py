@@ -15,10 +15,11 @@ import yaml
 from typer.testing import CliRunner
 
 from argilla_setup import forms
-from curation import pipeline
+from curation import stages
 from curation.cli import app
 from curation.errors import UserError
-from curation.store import facts, open_store, records, reviews
+from curation.store import facts, records, reviews
+from curation.store.database import open_store
 from curation.store.reviews import StoredAnswer
 from curation.template import write_template
 from tests.messages_server import Act, MessagesServer, message, messages_server
@@ -104,12 +105,12 @@ def import_rows(folder: Path, first: int = 0, count: int = 30) -> None:
     texts = [hashlib.sha256(f"row {n}".encode()).hexdigest() for n in range(first, first + count)]
     file = folder.parent / f"rows{first}.jsonl"
     file.write_text("".join(json.dumps({"prompt": f"{text}?", "completion": f"Answer {text[:30]}."}) + "\n" for text in texts))
-    pipeline.import_rows(folder, file)
+    stages.import_rows(folder, file)
 
 
 def run(folder: Path, *verbs: str) -> None:
     for verb in verbs:
-        list(pipeline.run(folder, until=verb)) if verb == "run" else getattr(pipeline, verb)(folder)
+        list(stages.run(folder, until=verb)) if verb == "run" else getattr(stages, verb)(folder)
 
 
 def answer(folder: Path, says: str = "approve", *, part: int = 1, users: tuple[str, ...] = ("ada",), edited: str = "") -> None:
@@ -209,7 +210,7 @@ def approved(make: Make, provider: Provider) -> Path:
 
 def snapshot_unsigned(make: Make, provider: Provider) -> Path:
     folder = approved(make, provider)
-    pipeline.snapshot(folder, "instruction")
+    stages.snapshot(folder, "instruction")
     return folder
 
 
@@ -217,9 +218,9 @@ def a_row_kept_after_the_snapshot(make: Make, provider: Provider) -> Path:
     folder = approved(make, provider)
     with open_store(folder) as db:
         first = records.list_rows(db, "instruction")[0]
-    pipeline.override(folder, first.id, action="drop", reason="odd")
-    pipeline.snapshot(folder, "instruction")
-    pipeline.override(folder, first.id, action="keep", reason="good after all")
+    stages.override(folder, first.id, action="drop", reason="odd")
+    stages.snapshot(folder, "instruction")
+    stages.override(folder, first.id, action="keep", reason="good after all")
     return folder
 
 
@@ -338,7 +339,7 @@ def test_next_leads_on_until_a_person_must_act(state: Callable[[Make, Provider],
     seen = list[tuple[str, str]]()
     for _ in range(20):
         try:
-            step = pipeline.status(folder).counts["next"]
+            step = stages.status(folder).counts["next"]
         except UserError as error:  # the file itself has to be written first; every command says so
             assert end in str(error) and error.next_step
             return
@@ -375,7 +376,7 @@ def test_a_teacher_that_answers_garbage_is_paid_ten_times_and_not_sixty_two(make
     folder = make(62)
     run(folder, "plan")
     with pytest.raises(UserError) as caught:
-        pipeline.generate(folder)
+        stages.generate(folder)
     told = str(caught.value)
     assert told.startswith(
         "model claude-sonnet-5-5: 10 answers in a row could not be used (not_json 10). The first: 'As an AI I \\x1b[2J cannot"
@@ -394,12 +395,12 @@ def test_rows_that_were_written_before_the_garbage_are_kept_and_running_again_go
     good = provider.good
     provider.good = lambda role, body, schema: good(role, body, schema) if len(provider.asked) <= 8 else "garbage"  # type: ignore[method-assign]
     with pytest.raises(UserError, match="3 answers in a row could not be used"):
-        pipeline.generate(folder)
+        stages.generate(folder)
     with open_store(folder) as db:
         first = sum(records.count_rows(db).values())
     assert 6 <= first <= 8
     provider.good = good  # type: ignore[method-assign]
-    pipeline.generate(folder)
+    stages.generate(folder)
     with open_store(folder) as db:
         assert records.count_cells(db, waiting=True) == 0
         assert sum(records.count_rows(db).values()) + sum(facts.failure_counts(db)["generate"].values()) == 30
@@ -411,7 +412,7 @@ def test_one_bad_answer_among_good_ones_stops_nothing(make: Make, provider: Prov
     run(folder, "plan")
     good = provider.good
     provider.good = lambda *given: "garbage" if len(provider.asked) % 5 == 0 else good(*given)  # type: ignore[method-assign]
-    done = pipeline.generate(folder)
+    done = stages.generate(folder)
     assert (done.rows_out, done.counts["failures"]) == (24, {"not_json": 6})
 
 
@@ -420,7 +421,7 @@ def test_a_judge_that_answers_garbage_is_stopped_too(make: Make, provider: Provi
     folder = make()
     import_rows(folder)
     with pytest.raises(UserError, match=r"model claude-haiku-5-5: 10 answers in a row could not be used \(schema 10\)"):
-        pipeline.score(folder)
+        stages.score(folder)
     assert 10 <= len(provider.asked) <= 12
 
 
@@ -428,16 +429,16 @@ def test_score_says_how_many_rows_it_kept(make: Make, provider: Provider) -> Non
     folder = make()
     import_rows(folder)
     provider.judge = None
-    assert "Kept 30 of 30 (100.0 %)." in pipeline.score(folder).notes
+    assert "Kept 30 of 30 (100.0 %)." in stages.score(folder).notes
     change(folder, score={"top_percent": 50})
-    assert "Kept 30 of 30 (100.0 %)." in pipeline.score(folder).notes  # they all have one total, and ties are kept
+    assert "Kept 30 of 30 (100.0 %)." in stages.score(folder).notes  # they all have one total, and ties are kept
 
 
 def test_retrying_says_how_many_cells_the_budget_covers(make: Make, provider: Provider) -> None:
     provider.teacher = "garbage"
     folder = make(8)
     run(folder, "plan", "generate")
-    spent = pipeline.status(folder).counts["cost_usd"]
+    spent = stages.status(folder).counts["cost_usd"]
     change(folder, budget={"usd": spent + 2.5 * spent / 8})
-    told = pipeline.generate(folder).notes
+    told = stages.generate(folder).notes
     assert "What is left of budget.usd covers about 2 of them." in told

@@ -8,9 +8,9 @@ from itertools import pairwise
 import pyarrow as pa
 import pytest
 
+from curation.config.project import Project, ValuesFile
 from curation.errors import ProjectError
 from curation.plan import Cell, Values, coverage, find_passages, make_plan, normalized, values_from_lines, values_from_table
-from curation.project import Project, ValuesFile
 from tests.icd_samples import ROWS, TABLE, project
 
 

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from pydantic import BaseModel, TypeAdapter
 
+from curation.config.project import DEFAULT_RUBRIC, Project, load_project, settings_digest
 from curation.errors import ProjectError
-from curation.project import DEFAULT_RUBRIC, Project, load_project, settings_digest
 from curation.template import write_template
 
 BRIEF = "Answer gardening questions in two sentences."

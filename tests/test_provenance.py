@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from curation import pipeline
-from curation.pipeline import Provenance
+from curation import stages as pipeline
 from curation.snapshot import read_manifest
 from curation.snapshot.manifest import Manifest
-from curation.store import open_store, records
+from curation.stages import Provenance
+from curation.store import records
+from curation.store.database import open_store
 from curation.store.records import Origin
 from tests.test_pipeline import Bed, blank
 from tests.test_sampling import set_review
@@ -120,10 +121,10 @@ def test_an_edited_row_keeps_its_source(bed: Bed) -> None:
         edited = parent.record.model_copy(update={"completion": parent.record.completion.model_copy(update={"content": "Better."})})  # type: ignore[union-attr]
         records.add_records(db, [(edited, Origin("edited", "response", 0, parent=parent.seq))], 1)
         child = next(row for row in records.list_rows(db, "instruction") if row.how == "edited")
-    with pipeline.open_bench(bed.folder) as bench:
-        from curation.pipeline.provenance import sources_of
+    with pipeline.open_workspace(bed.folder) as workspace:
+        from curation.views.provenance import sources_of
 
-        found = sources_of(bench, [child])
+        found = sources_of(workspace, [child])
     assert (found["edited"], found["written_by"]) == (1, {"model": 0, "people": 1, "unknown": 0})
     assert [(source["name"], source["rows"]) for source in found["sources"]] == [("one", 1)]
 

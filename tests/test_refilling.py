@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from curation import pipeline
+from curation import stages
 from tests.test_pipeline import blank, standin
 
 
@@ -12,12 +12,12 @@ def test_after_a_refill_every_row_has_a_verdict_and_the_next_command_asks_once_m
     folder = blank(tmp_path / "garden", instruction=30)
     with standin(folder, tmp_path / "log") as bed:
         bed.set(r"^  semantic: 0\.9 ", "  semantic: null ")
-        for verb in (pipeline.plan, pipeline.generate, pipeline.score, pipeline.dedup, pipeline.screen, pipeline.decide):
+        for verb in (stages.plan, stages.generate, stages.score, stages.dedup, stages.screen, stages.decide):
             verb(folder)
         bed.set(r"^  threshold: 7\.0", "  threshold: 9.9")  # so that much falls, again and again
-        done = pipeline.refill(folder, rounds=1)
+        done = stages.refill(folder, rounds=1)
         assert done.counts["asked"] > 0 and done.counts["filled"] < 30
         assert set(bed.verdicts()) == {row.seq for row in bed.rows()}
         left = 30 - done.counts["filled"]
         assert done.notes == [f"{left} cells have no row that stands. To ask for them once more: curate refill {folder} --rounds 2"]
-        assert pipeline.status(folder).counts["rows"]["instruction"] == sum(pipeline.status(folder).counts["verdicts"].values())
+        assert stages.status(folder).counts["rows"]["instruction"] == sum(stages.status(folder).counts["verdicts"].values())

@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from curation.report import Dispute, Drop, FunnelStep, ReportData, compare_selections, render_card, render_report
-from curation.report.attention import find_attention
 from curation.report.charts import count_bins, histogram
+from curation.report.notices import find_attention
 from curation.report.page import wilson
-from curation.report.words import mark_differences
+from curation.report.text_diff import mark_differences
 from tests.report_samples import attack, bare, card, described, full, review
 
 

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from curation import pipeline
-from curation.decide import Facts, Opinion, Reason, decide
+from curation import stages as pipeline
+from curation.config.project import load_project
+from curation.decide import Annotation, Facts, Reason, decide
 from curation.errors import ProjectError, SnapshotError
-from curation.pipeline.reviewing import rows_to_show
-from curation.project import load_project
 from curation.sampling import allocate, clopper_pearson, draw_sample
 from curation.snapshot import read_manifest
-from curation.store import open_store, records, reviews
+from curation.stages.push import rows_to_show
+from curation.store import records, reviews
+from curation.store.database import open_store
 from curation.store.reviews import StoredAnswer
 from curation.template import write_template
 from tests.test_pipeline import BRIEF, Bed, blank, import_plain
@@ -49,8 +50,8 @@ def answer(bed: Bed, says: dict[int, str], *, user: str = "ada") -> None:
 
 def shown(bed: Bed) -> list[int]:
     """Seqs of the rows that push would show to people."""
-    with pipeline.open_bench(bed.folder) as bench:
-        return [row.seq for row in rows_to_show(bench)["instruction"]]
+    with pipeline.open_workspace(bed.folder) as workspace:
+        return [row.seq for row in rows_to_show(workspace)["instruction"]]
 
 
 def test_a_sample_is_spread_over_the_labels_in_proportion() -> None:
@@ -120,7 +121,7 @@ def test_the_interval_covers_the_rate_at_least_as_often_as_it_says() -> None:
     ],
 )
 def test_what_people_object_to_counts_also_where_nobody_is_asked(said: tuple[Any, ...], verdict: str) -> None:
-    given = Facts(1, "instruction", None, opinions=[Opinion(f"u{n}", one) for n, one in enumerate(said)], needs_score=False)
+    given = Facts(1, "instruction", None, opinions=[Annotation(f"u{n}", one) for n, one in enumerate(said)], needs_score=False)
     decision = decide(given, keeps=lambda total: True, overlap=2, unseen=("approved", Reason("review", "not_reviewed")))
     assert decision.verdict == verdict
 

@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-from curation.project import Score
-from curation.records import make_instruction, make_pair, record_id
-from curation.requests import Failure, Request
-from curation.score import (
+from curation.config.project import Score
+from curation.judge import (
     PairChoice,
     Scorable,
     Scores,
@@ -22,6 +20,8 @@ from curation.score import (
     settle_panel,
     total_of,
 )
+from curation.records import make_instruction, make_pair, record_id
+from curation.requests import Failure, Request
 from tests.icd_samples import ROWS, SYSTEM, answer, answer_lines, project
 
 RECORD = make_instruction("second degree block", answer_lines("I44.1"), system=SYSTEM, label="I44.1")

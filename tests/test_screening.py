@@ -11,16 +11,18 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from curation import pipeline
+from curation import stages
 from curation.cli import app
-from curation.pipeline.bench import Bench, load_protected, open_bench
-from curation.pipeline.facts_for_report import report_data
-from curation.pipeline.leaks import leak_findings
-from curation.pipeline.screened import keys_of
 from curation.records import dump_record, make_instruction
-from curation.report.attention import find_attention
-from curation.store import open_store, records
+from curation.report.notices import find_attention
+from curation.stages.screen import leak_findings
+from curation.store import records
+from curation.store.database import open_store
 from curation.template import write_template
+from curation.views.protected import load_protected
+from curation.views.report import report_data
+from curation.views.screen_cache import keys_of
+from curation.workspace import Workspace, open_workspace
 
 NOUNS = ["apples", "pears", "plums", "boats", "hens", "stamps", "coins", "bricks", "lamps", "ropes", "kites", "drums", "maps", "tents"]
 KINGS = "List every king of Rome from Romulus to the last Tarquin."
@@ -67,7 +69,7 @@ def word(n: int) -> str:
 def bring_in(folder: Path, prompts: list[str]) -> None:
     file = folder.parent / "rows.jsonl"
     file.write_text("".join(json.dumps({"prompt": prompt, "completion": f"Answer to {word(len(prompt))}."}) + "\n" for prompt in prompts))
-    pipeline.import_rows(folder, file)
+    stages.import_rows(folder, file)
 
 
 def keep(folder: Path) -> None:
@@ -77,25 +79,25 @@ def keep(folder: Path) -> None:
             db.execute("INSERT OR IGNORE INTO verdicts VALUES (?, 'approved', NULL, '[]', 1)", (row.seq,))
 
 
-def gate(bench: Bench) -> tuple[set[str], bool]:
+def gate(workspace: Workspace) -> tuple[set[str], bool]:
     """(kinds found at the last gate, whether a suite had to be indexed)."""
-    rows = records.list_rows(bench.db, "instruction")
-    leaks = leak_findings(bench, rows, load_protected(bench))
+    rows = records.list_rows(workspace.db, "instruction")
+    leaks = leak_findings(workspace, rows, load_protected(workspace))
     return {finding.kind for finding in leaks.findings}, bool(leaks.points)
 
 
 def test_the_last_gate_passes_what_the_screen_has_seen_and_sees_a_row_that_was_altered(project: Path) -> None:
-    pipeline.screen(project)
-    with open_bench(project) as bench:
-        assert gate(bench) == (set(), False)
-        row = records.list_rows(bench.db, "instruction")[7]
+    stages.screen(project)
+    with open_workspace(project) as workspace:
+        assert gate(workspace) == (set(), False)
+        row = records.list_rows(workspace.db, "instruction")[7]
         leak = make_instruction("Who wrote Middlemarch?", "George Eliot.")
-        bench.db.execute("UPDATE records SET body = ? WHERE seq = ?", (dump_record(leak), row.seq))
-        assert gate(bench) == ({"leak_exact"}, True)
+        workspace.db.execute("UPDATE records SET body = ? WHERE seq = ?", (dump_record(leak), row.seq))
+        assert gate(workspace) == ({"leak_exact"}, True)
         # An answer counts as much as a prompt.
         leak = make_instruction("Say something.", KINGS)
-        bench.db.execute("UPDATE records SET body = ? WHERE seq = ?", (dump_record(leak), row.seq))
-        assert gate(bench) == ({"leak_exact"}, True)
+        workspace.db.execute("UPDATE records SET body = ? WHERE seq = ?", (dump_record(leak), row.seq))
+        assert gate(workspace) == ({"leak_exact"}, True)
 
 
 @pytest.mark.parametrize(
@@ -106,26 +108,26 @@ def test_the_last_gate_passes_what_the_screen_has_seen_and_sees_a_row_that_was_a
     ],
 )
 def test_another_setting_or_item_makes_the_gate_look_again(project: Path, file: str, old: str, new: str) -> None:
-    pipeline.screen(project)
+    stages.screen(project)
     path = project / file
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
-    with open_bench(project) as bench:
-        assert gate(bench) == (set(), True)
+    with open_workspace(project) as workspace:
+        assert gate(workspace) == (set(), True)
 
 
 def test_new_rows_are_screened_and_a_leak_is_found_again_in_every_run(project: Path) -> None:
     bring_in(project, ["Who wrote Middlemarch?"])
-    assert pipeline.screen(project).counts["findings"] == {"leak_exact": 1}
+    assert stages.screen(project).counts["findings"] == {"leak_exact": 1}
     bring_in(project, ["Name the seven hills of Rome, please."])
-    told = pipeline.screen(project)
+    told = stages.screen(project)
     assert told.counts["findings"] == {"leak_exact": 1, "leak_contained": 1} and told.rows_in == 42
     assert [note for note in told.notes if note.startswith("Operating point: ")]
 
 
 def test_keys_tell_prompt_answer_and_class_apart(project: Path) -> None:
-    with open_bench(project) as bench:
-        row = records.list_rows(bench.db, "instruction")[0]
+    with open_workspace(project) as workspace:
+        row = records.list_rows(workspace.db, "instruction")[0]
     rows = [row._replace(body=dump_record(make_instruction(*texts))) for texts in (("ab", "c"), ("a", "bc"), ("ab", "c"))]
     keys = keys_of(b"d" * 32, rows, ["x", "x", "y"])
     assert len({tuple(key) for key in keys.tolist()}) == 3
@@ -141,16 +143,16 @@ def test_the_screen_tells_its_operating_point(project: Path) -> None:
     told = json.loads(CliRunner().invoke(app, ["screen", str(project), "--json"]).output)["operating_point"]
     assert told["key"] == "screen.false_positive_rate" and told["rate"] == 0.01
     assert told["suites"]["large"]["is_estimated"] and told["suites"]["large"]["flagged"] <= 0.01 * told["suites"]["large"]["items"]
-    with open_bench(project) as bench:
-        shown = {suite.name: suite.operating_point for suite in report_data(bench).suites or ()}
+    with open_workspace(project) as workspace:
+        shown = {suite.name: suite.operating_point for suite in report_data(workspace).suites or ()}
     assert re.match(r"cut at -?\d+\.\d\d \(\d of 1[23]\d items", shown["large"]) and "screen.false_positive_rate" in shown["large"]
 
 
 def test_a_looser_rate_lowers_the_cut(project: Path) -> None:
-    strict = pipeline.screen(project).counts["operating_point"]["suites"]["large"]["cut"]
+    strict = stages.screen(project).counts["operating_point"]["suites"]["large"]["cut"]
     path = project / "project.yaml"
     path.write_text(path.read_text().replace("false_positive_rate: 0.01", "false_positive_rate: 0.2"))
-    loose = pipeline.screen(project).counts["operating_point"]["suites"]["large"]
+    loose = stages.screen(project).counts["operating_point"]["suites"]["large"]
     assert loose["cut"] < strict and 0.1 < loose["flagged"] / loose["items"] <= 0.2
 
 
@@ -165,8 +167,8 @@ def banking(folder: Path, rows: str, protected: str, *, suite: str = "label: cat
     text = re.sub(r"(?m)^  semantic: .*$", "  semantic: null", text)
     path.write_text(text.replace("  protected: {}", f"  protected: {{test: {{file: protected/test.csv, text: text, {suite}}}}}"))
     columns = {"prompt": "text", "completion": "category", **({"label": "category"} if suite.startswith("label") else {})}
-    pipeline.import_rows(folder, folder / "rows.csv", columns=columns)
-    return dict(pipeline.screen(folder).counts["findings"])
+    stages.import_rows(folder, folder / "rows.csv", columns=columns)
+    return dict(stages.screen(folder).counts["findings"])
 
 
 def test_label_that_equals_a_protected_question_is_not_a_leak(tmp_path: Path) -> None:
@@ -197,8 +199,8 @@ def test_gate_that_empties_a_class_or_drops_too_many_rows_raises_alarms(tmp_path
     large = "screen: 6 of 20 rows (30%) are dropped, above the alarm at 20%. Check its settings before you use the result."
     made = CliRunner().invoke(app, ["screen", str(tmp_path / "b"), "--json"])
     assert json.loads(made.output)["alarms"] == [large, emptied]
-    with open_bench(tmp_path / "b") as bench:
-        data = report_data(bench)
+    with open_workspace(tmp_path / "b") as workspace:
+        data = report_data(workspace)
     assert data.gate_alarms == (large, emptied)
     assert {(notice.level, notice.text) for notice in find_attention(data) if notice.section == "drops"} >= {
         ("look", large),

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from curation import pipeline
+from curation import stages
 from curation.snapshot import read_manifest, read_split
-from curation.store import facts, open_store, records
+from curation.store import facts, records
+from curation.store.database import open_store
 from tests.test_pipeline import Bed, approve, blank, score_by_hand
 
 ASKED = "Which plant grows best in {} soil on a balcony that faces {} and gets about {} hours of sun on a day in {}?"
@@ -21,7 +22,7 @@ ASKED = "Which plant grows best in {} soil on a balcony that faces {} and gets a
 def import_prompts(folder: Path, prompts: list[str], name: str = "rows.jsonl") -> None:
     file = folder.parent / name
     file.write_text("".join(json.dumps({"prompt": p, "completion": f"Answer {n}."}) + "\n" for n, p in enumerate(prompts)))
-    pipeline.import_rows(folder, file)
+    stages.import_rows(folder, file)
 
 
 def near_prompts() -> list[str]:
@@ -59,8 +60,8 @@ def sides(path: Path) -> dict[str, list[str]]:
 
 def crossing(path: Path, threshold: float) -> int:
     """Pairs across splits, counted without anything of the product's search."""
-    from curation.dedup.sketch import jaccard, shingle_hashes
-    from curation.dedup.text import normalize
+    from curation.dedup.lsh_index import jaccard, shingle_hashes
+    from curation.dedup.normalization import normalize
 
     found = [(split, shingle_hashes(normalize(text), 5)) for split, texts in sides(path).items() for text in texts]
     return sum(
@@ -69,7 +70,7 @@ def crossing(path: Path, threshold: float) -> int:
 
 
 def freeze(bed: Bed) -> Any:
-    return pipeline.snapshot(bed.folder, "instruction")
+    return stages.snapshot(bed.folder, "instruction")
 
 
 def card(summary: Any) -> str:
@@ -146,8 +147,8 @@ def test_prompts_of_one_meaning_are_in_one_split(tmp_path: Path) -> None:
     """With the vectors that dedup made; a pair that shares few words."""
     import numpy as np
 
-    from curation.pipeline.bench import open_bench
-    from curation.pipeline.duplicates import vectors_of
+    from curation.views.vectors import vectors_of
+    from curation.workspace import open_workspace
 
     soils, faces, months = ("sandy", "heavy clay", "chalky"), ("south", "north", "east", "west"), ("May", "August", "October")
     prompts = [ASKED.format(s, f, h, m) for s in soils for f in faces for h in (2, 5, 9) for m in months]
@@ -164,8 +165,8 @@ def test_prompts_of_one_meaning_are_in_one_split(tmp_path: Path) -> None:
     done = freeze(bed)
     found = sides(Path(done.counts["path"]))
     texts, of = [t for some in found.values() for t in some], np.array([s for s, some in found.items() for _ in some])
-    with open_bench(bed.folder) as bench:
-        vectors = vectors_of(bench, texts)
+    with open_workspace(bed.folder) as workspace:
+        vectors = vectors_of(workspace, texts)
     pairs = np.argwhere(np.triu(vectors @ vectors.T, 1) >= 0.97)
     across = int((of[pairs[:, 0]] != of[pairs[:, 1]]).sum())
     assert len(pairs) > 20

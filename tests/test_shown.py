@@ -15,7 +15,8 @@ from argilla_setup.command_line import as_json
 from argilla_setup.errors import UserError
 from argilla_setup.shown import mask_secrets, plain_markdown, visible
 from curation.snapshot import own_key, sign_snapshot
-from curation.store import facts, open_store, runs
+from curation.store import facts, runs
+from curation.store.database import open_store
 from curation.store.facts import Finding
 from tests.snapshot_rows import write
 from tests.test_pipeline import Bed, blank, score_by_hand

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation import pipeline
+from curation import stages
 from curation.errors import SnapshotError
 from curation.snapshot import (
     add_trusted_key,
@@ -31,7 +31,7 @@ from curation.snapshot import (
     sign_snapshot,
     verify_snapshot,
 )
-from curation.snapshot.sign import read_signature
+from curation.snapshot.signature import read_signature
 from curation.snapshot.write import schema_of
 from tests.snapshot_rows import NOW, instruction, splits_of, unlock, write
 
@@ -54,27 +54,27 @@ def signed(tmp_path: Path, keys: tuple[Path, Path]) -> Path:
 def test_a_key_that_the_project_around_a_snapshot_names_is_not_trusted(signed: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
     project = signed.parent.parent
     (project / "project.yaml").write_text(f"signing: {{trusted_keys: [{keys[1]}]}}\n")
-    assert pipeline.verify(signed).counts["status"] == "intact, signer unknown"
+    assert stages.verify(signed).counts["status"] == "intact, signer unknown"
     with pytest.raises(SnapshotError, match="no key is trusted here"):
-        pipeline.export(signed, tmp_path / "out.jsonl")
+        stages.export(signed, tmp_path / "out.jsonl")
     add_trusted_key(create_key(tmp_path / "other")[1], name="other")
-    assert pipeline.verify(signed).counts["status"] == "foreign key"
+    assert stages.verify(signed).counts["status"] == "foreign key"
 
 
 def test_the_output_says_why_the_key_is_trusted(signed: Path, keys: tuple[Path, Path], tmp_path: Path) -> None:
-    checked = pipeline.verify(signed, keys=[keys[1]])
+    checked = stages.verify(signed, keys=[keys[1]])
     assert (checked.counts["signer"], checked.counts["trusted_by"]) == (describe_signer(keys[1]), f"--key {keys[1]}")
     stored = add_trusted_key(keys[1], name="ana")
-    assert pipeline.verify(signed).counts["trusted_by"] == f"your trust store ({stored})"
-    assert pipeline.verify(signed, keys=[keys[1]]).counts["trusted_by"] == f"--key {keys[1]}"
-    done = pipeline.export(signed, tmp_path / "out.jsonl")
+    assert stages.verify(signed).counts["trusted_by"] == f"your trust store ({stored})"
+    assert stages.verify(signed, keys=[keys[1]]).counts["trusted_by"] == f"--key {keys[1]}"
+    done = stages.export(signed, tmp_path / "out.jsonl")
     assert (done.counts["signer"], done.counts["trusted_by"]) == (describe_signer(keys[1]), f"your trust store ({stored})")
 
 
 def test_the_own_key_is_trusted_without_further_steps(tmp_path: Path) -> None:
     path = write(tmp_path / "snapshots")
-    pipeline.sign(path)
-    checked = pipeline.verify(path, deep=True)
+    stages.sign(path)
+    checked = stages.verify(path, deep=True)
     assert (checked.counts["verified"], checked.counts["deep"]) == (True, True)
     assert checked.counts["trusted_by"] == f"your trust store ({Path(os.environ['SEEDCORN_CONFIG_DIR'], 'trusted', 'own.pub')})"
 
@@ -294,7 +294,7 @@ def test_many_rows_are_read_in_parts_and_come_out_whole(tmp_path: Path) -> None:
 def test_signing_in_the_folder_itself_signs_the_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "snapshots")
     monkeypatch.chdir(path)
-    pipeline.sign(Path())
+    stages.sign(Path())
     assert sorted(file.name for file in path.iterdir()) == [
         "README.md", "manifest.json", "model.sig", "test.parquet", "train.parquet", "validation.parquet",
     ]  # fmt: skip

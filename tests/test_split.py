@@ -11,8 +11,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.dedup.sketch import jaccard, shingle_hashes
-from curation.dedup.text import normalize
+from curation.dedup.lsh_index import jaccard, shingle_hashes
+from curation.dedup.normalization import normalize
 from curation.split import find_across, part_rows, pick_split, split_rows
 
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}

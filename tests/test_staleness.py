@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-from curation import pipeline
+from curation import stages
 from curation.embed import model_digest, tokenizer_of
 from curation.errors import SnapshotError
-from curation.pipeline.staleness import find_stale
-from curation.store import open_store, runs
+from curation.store import runs
+from curation.store.database import open_store
+from curation.views.staleness import find_stale
 from tests.test_pipeline import approve, blank, import_plain, score_by_hand
 
 
@@ -28,8 +29,8 @@ def change(folder: Path, section: str, **values: Any) -> None:
 
 def stale(folder: Path) -> dict[str, str]:
     """Stage to why its result is stale."""
-    with pipeline.open_bench(folder) as bench:
-        return {one.stage: one.why for one in find_stale(bench)}
+    with stages.open_workspace(folder) as workspace:
+        return {one.stage: one.why for one in find_stale(workspace)}
 
 
 @pytest.fixture
@@ -43,11 +44,11 @@ def garden(tmp_path: Path) -> Path:
     change(folder, "screen", protected={"mine": {"file": "eval.jsonl", "text": "question"}}, checks=[table])
     change(folder, "dedup", semantic=None)
     score_by_hand(folder)
-    pipeline.dedup(folder)
-    pipeline.screen(folder)
+    stages.dedup(folder)
+    stages.screen(folder)
     approve(folder)
-    pipeline.decide(folder)
-    pipeline.describe(folder)
+    stages.decide(folder)
+    stages.describe(folder)
     return folder
 
 
@@ -106,7 +107,7 @@ def test_what_changed_since_is_named(garden: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["a threshold of dedup", "a protected file", "a table of a check", "new rows", "what only raises alarms"])
 def test_running_the_gates_again_brings_everything_up_to_date(garden: Path, name: str) -> None:
     CHANGES[name][0](garden)
-    for stage in (pipeline.dedup, pipeline.screen, pipeline.decide, pipeline.describe):
+    for stage in (stages.dedup, stages.screen, stages.decide, stages.describe):
         stage(garden)
     assert stale(garden) == {}
 
@@ -116,8 +117,8 @@ def test_another_embedding_model_makes_duplicates_stale(garden: Path) -> None:
     assert packaged is not None
     shutil.copytree(packaged, garden.parent / "model")
     change(garden, "screen", model=str(garden.parent / "model"))
-    pipeline.screen(garden)
-    pipeline.decide(garden)
+    stages.screen(garden)
+    stages.decide(garden)
     assert stale(garden) == {}
     append(garden.parent / "model", "tokenizer.json", " ")  # the same name, other content
     model_digest.cache_clear()  # as in another process
@@ -139,37 +140,37 @@ def test_every_command_that_shows_results_says_what_is_stale(garden: Path) -> No
     sample = garden.parent / "real.jsonl"
     sample.write_text("".join(json.dumps({"text": f"How do I water plant {n}?"}) + "\n" for n in range(12)))
     for done in (
-        pipeline.status(garden),
-        pipeline.decide(garden),
-        pipeline.describe(garden),
-        pipeline.compare(garden, sample),
-        pipeline.report(garden),
+        stages.status(garden),
+        stages.decide(garden),
+        stages.describe(garden),
+        stages.compare(garden, sample),
+        stages.report(garden),
     ):
         assert done.counts["stale"] == [value] and sentence in done.notes, done.stage
     assert "dedup.near changed since curate dedup ran" in (garden / "report.html").read_text()
-    pipeline.dedup(garden)
-    pipeline.decide(garden)
-    assert "stale" not in pipeline.status(garden).counts
+    stages.dedup(garden)
+    stages.decide(garden)
+    assert "stale" not in stages.status(garden).counts
 
 
 def test_a_snapshot_refuses_old_findings(garden: Path) -> None:
     change(garden, "dedup", near=0.9)
     with pytest.raises(SnapshotError, match=r"would use old findings: dedup is stale \(dedup.near changed.*Next: curate dedup"):
-        pipeline.snapshot(garden, "instruction")
-    pipeline.dedup(garden)
+        stages.snapshot(garden, "instruction")
+    stages.dedup(garden)
     import_plain(garden, 23, "more.jsonl")
     with pytest.raises(SnapshotError, match=r"dedup is stale \(3 rows arrived since"):
-        pipeline.snapshot(garden, "instruction")
-    pipeline.dedup(garden)
+        stages.snapshot(garden, "instruction")
+    stages.dedup(garden)
     with pytest.raises(SnapshotError, match=r"screen is stale \(3 rows arrived since"):
-        pipeline.snapshot(garden, "instruction")
-    pipeline.screen(garden)
-    assert pipeline.snapshot(garden, "instruction").rows_out == 20
+        stages.snapshot(garden, "instruction")
+    stages.screen(garden)
+    assert stages.snapshot(garden, "instruction").rows_out == 20
 
 
 def test_a_protected_file_that_is_gone_is_said_and_stops_no_command(garden: Path) -> None:
     (garden / "eval.jsonl").unlink()
-    (found,) = pipeline.status(garden).counts["stale"]
+    (found,) = stages.status(garden).counts["stale"]
     assert found["stage"] == "screen" and "there is no file" in found["why"] and found["next"].startswith("put it there")
 
 
@@ -182,8 +183,8 @@ def test_runs_of_earlier_versions_that_did_not_say_what_they_read_are_not_called
 
 def test_no_secret_enters_a_run(garden: Path) -> None:
     change(garden, "dedup", index="redis://team:PASSWORD@example.org/0", against=[])
-    with pipeline.open_bench(garden) as bench:
-        from curation.pipeline.staleness import dedup_inputs
+    with stages.open_workspace(garden) as workspace:
+        from curation.views.staleness import dedup_inputs
 
-        assert "PASSWORD" not in json.dumps(dedup_inputs(bench))
-        assert "PASSWORD" not in json.dumps(runs.list_runs(bench.db))
+        assert "PASSWORD" not in json.dumps(dedup_inputs(workspace))
+        assert "PASSWORD" not in json.dumps(runs.list_runs(workspace.db))

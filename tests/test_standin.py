@@ -18,15 +18,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.generate import Ask, Made, ask_requests, naive_requests, records_from, requests_for, shorten
+from curation.judge import Scorable, Scores, scores_from
+from curation.judge import requests_for as score_requests
 from curation.plan import Cell, make_plan
 from curation.records import make_instruction
 from curation.requests import Answer, Request
-from curation.score import Scorable, Scores, scores_from
-from curation.score import requests_for as score_requests
-from curation.standin import collapse
-from curation.standin.answers import Answers
-from curation.standin.flaws import RATES
-from curation.standin.lifecycle import StandinError, start, status, stop
+from curation.simulation import mode_collapse
+from curation.simulation.defects import RATES
+from curation.simulation.process import StandinError, start, status, stop
+from curation.simulation.provider import Answers
 from tests.icd_samples import ROWS, SEEDS, SYSTEM, TABLE, answer_lines, project
 
 
@@ -296,10 +296,10 @@ def test_the_same_prompt_repeated_is_answered_by_the_law_whatever_it_says() -> N
     answers = Answers.load(None, seed=7, rates=dict.fromkeys(RATES, 0.0))
     for brief in ("Help hobby gardeners with soil, compost and vegetables.", "Explain train timetables, tickets and delays to visitors."):
         seen = [n for _, n in ideas(answers, bare_body(brief), 2000).most_common()]
-        assert len(seen) <= collapse.MODES
+        assert len(seen) <= mode_collapse.MODES
         for rank in (0, 1, 2):
-            assert abs(seen[rank] / 2000 - collapse.SHARES[rank]) < 0.03
-        assert abs(sum(seen[:5]) / 2000 - sum(collapse.SHARES[:5])) < 0.03
+            assert abs(seen[rank] / 2000 - mode_collapse.SHARES[rank]) < 0.03
+        assert abs(sum(seen[:5]) / 2000 - sum(mode_collapse.SHARES[:5])) < 0.03
 
 
 def test_under_the_law_a_number_changes_nothing_and_what_is_taken_is_mostly_kept_away_from() -> None:
@@ -315,7 +315,7 @@ def test_under_the_law_a_number_changes_nothing_and_what_is_taken_is_mostly_kept
         return [json.loads(answers.answer(body).message["content"][0]["text"])["examples"][0]["instruction"] for body in bodies]
 
     free = Counter(texts(()))
-    assert len(free) <= collapse.MODES and 0.25 < free.most_common(1)[0][1] / 300 < 0.45
+    assert len(free) <= mode_collapse.MODES and 0.25 < free.most_common(1)[0][1] / 300 < 0.45
     common = [text for text, _ in free.most_common(3)]
     shunned = Counter(texts(tuple(map(shorten, common))))
     assert sum(shunned[text] for text in common) < 0.35 * sum(free[text] for text in common)

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.errors import ReviewError
-from curation.standin.annotators import SAYS_SO, ReviewRates, answer_instruction, answer_preference, find_faults, true_error_rates
-from curation.standin.reviews import simulate_reviews
-from curation.standin.tables import Codes
+from curation.simulation.annotators import SAYS_SO, ReviewRates, answer_instruction, answer_preference, find_faults, true_error_rates
+from curation.simulation.code_table import Codes
+from curation.simulation.review_client import simulate_reviews
 from tests.icd_samples import ROWS, TABLE, answer_lines
 
 CODES = Codes(ROWS)

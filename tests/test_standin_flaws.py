@@ -20,15 +20,15 @@ import pytest
 
 import curation
 from curation.generate import Made, records_from, requests_for
+from curation.judge import Scorable, Scores, choice_from, pair_requests_for, scores_from, settle_panel
+from curation.judge import requests_for as score_requests
 from curation.plan import Cell, make_plan, normalized
 from curation.records import InstructionRecord, PairRecord, completion_text, prompt_text, record_id
 from curation.requests import Answer, Failure, Request
-from curation.score import Scorable, Scores, choice_from, pair_requests_for, scores_from, settle_panel
-from curation.score import requests_for as score_requests
-from curation.standin.answers import Answers
-from curation.standin.flaws import RATES, draw_flaw, parse_rates
-from curation.standin.reading import answer_fields
-from curation.standin.tables import squeezed
+from curation.simulation.code_table import squeezed
+from curation.simulation.defects import RATES, draw_flaw, parse_rates
+from curation.simulation.provider import Answers
+from curation.simulation.request_parser import answer_fields
 from tests.icd_samples import project
 
 INSTRUCTION, PREFERENCE = 240, 60
@@ -297,4 +297,4 @@ def test_nothing_outside_the_doors_imports_the_standin() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [f"{node.module}.{a.name}" for a in node.names] if isinstance(node, ast.ImportFrom) else []
-            assert not [n for n in names if f"{n}.".startswith("curation.standin.")], path
+            assert not [n for n in names if f"{n}.".startswith("curation.simulation.")], path

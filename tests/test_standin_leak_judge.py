@@ -8,11 +8,11 @@ from collections import Counter
 
 import pytest
 
-from curation.standin.answers import Answers
-from curation.standin.leak_judge import LeakJudge
-from curation.standin.reading import Asked, read_request
-from curation.standin.tables import Codes
-from curation.standin.text import Reworder
+from curation.simulation.code_table import Codes
+from curation.simulation.judge import LeakJudge
+from curation.simulation.paraphrase import Reworder
+from curation.simulation.provider import Answers
+from curation.simulation.request_parser import Asked, read_request
 from tests.icd_samples import ROWS
 
 SCHEMA = {"type": "object", "properties": {"rationale": {"type": "string"}, "same": {"type": "string", "enum": ["yes", "no", "unsure"]}}}

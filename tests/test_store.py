@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from curation import store
 from curation.errors import ProjectError
 from curation.records import InstructionRecord, Message, candidates_of, make_instruction, make_pair, record_id
 from curation.requests import Failure, Request
-from curation.store import CallLedger, Database, asks, erasing, facts, hold_lock, open_store, records, reviews, runs
+from curation.store import database, facts, generation_inputs, records, reviews, runs
+from curation.store import records as erasing
+from curation.store.database import CallLedger, Database, hold_lock, open_store
 from curation.store.facts import Finding
 from curation.store.records import Origin, Source
 from curation.store.reviews import StoredAnswer
@@ -348,16 +349,16 @@ def test_a_workbench_that_others_could_read_is_closed_to_them(tmp_path: Path) ->
 
 def test_the_lock_of_another_machine_is_believed_while_it_beats(tmp_path: Path) -> None:
     with open_store(tmp_path) as db:
-        db.execute("INSERT INTO locks VALUES ('dedup', '77@elsewhere#1', ?)", (time.time() - store.LOCK_SECONDS / 2,))
+        db.execute("INSERT INTO locks VALUES ('dedup', '77@elsewhere#1', ?)", (time.time() - database.LOCK_SECONDS / 2,))
         with pytest.raises(ProjectError, match="already running"), hold_lock(db, "dedup"):
             pass
-        db.execute("UPDATE locks SET heartbeat = ?", (time.time() - 2 * store.LOCK_SECONDS,))
+        db.execute("UPDATE locks SET heartbeat = ?", (time.time() - 2 * database.LOCK_SECONDS,))
         with hold_lock(db, "dedup"):
             pass
 
 
 def test_a_held_lock_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(database, "LOCK_SECONDS", 0.2)
     with open_store(tmp_path) as db, hold_lock(db, "dedup"):
         first = db.execute("SELECT heartbeat FROM locks").fetchone()[0]
         end = time.monotonic() + 10
@@ -378,7 +379,7 @@ def test_a_lock_is_given_back_when_the_stage_fails(db: Database) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from curation.store import hold_lock, open_store
+from curation.store.database import hold_lock, open_store
 with open_store(Path(sys.argv[1])) as db, hold_lock(db, "dedup"):
     print("held", flush=True)
     time.sleep(60)
@@ -388,7 +389,8 @@ WRITER = """
 import sys
 from pathlib import Path
 from curation.records import make_instruction
-from curation.store import open_store, records
+from curation.store import records
+from curation.store.database import open_store
 from curation.store.records import Origin, Source
 with open_store(Path(sys.argv[1])) as db:
     for n in range(60):
@@ -524,8 +526,8 @@ def test_an_older_workbench_is_brought_forward_with_a_copy_beside_it(tmp_path: P
         undo_version_5(db)
         db.execute("UPDATE meta SET value = '1' WHERE key = 'schema'")
     with open_store(tmp_path) as db:
-        asks.add_asks(db, "generate", [("instruction:00000", 1, b"body")])
-        assert asks.load_asks(db, "generate") == {("instruction:00000", 1): b"body"}
+        generation_inputs.add_asks(db, "generate", [("instruction:00000", 1, b"body")])
+        assert generation_inputs.load_asks(db, "generate") == {("instruction:00000", 1): b"body"}
         assert list(records.list_cells(db)) == [b"one"]
         assert db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()["value"] == str(VERSION)
     with sqlite3.connect(tmp_path / "workbench.db.v1") as old:

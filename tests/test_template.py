@@ -10,13 +10,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from curation import pipeline
-from curation.checks import TableCheck
+from curation import stages
+from curation.config.project import load_project
 from curation.errors import ProjectError
-from curation.pipeline.bench import load_seeds
-from curation.project import load_project
 from curation.template import name_of, write_template
 from curation.validate import check_rows
+from curation.validate.schema import TableCheck
+from curation.workspace import load_seeds
 
 
 def read_jsonl(path: Path) -> list[dict[str, object]]:
@@ -106,7 +106,7 @@ def test_any_folder_name_gives_a_project_that_loads(tmp_path: Path, name: str) -
     project = load_project(folder)
     assert re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,40}", project.name)
     assert project.review.workspace == project.name
-    assert pipeline.plan(folder).counts["instruction"] == 240
+    assert stages.plan(folder).counts["instruction"] == 240
 
 
 def test_what_init_is_told_stands_in_the_file(tmp_path: Path) -> None:

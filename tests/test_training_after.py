@@ -22,7 +22,7 @@ from tests.training_samples import (
     write_signed,
 )
 from training.config import Quantization, RunFile, TrainingError
-from training.folder import open_run, require_run
+from training.run_folder import open_run, require_run
 
 __all__ = ["project", "trained"]
 pytestmark = pytest.mark.model
@@ -31,8 +31,8 @@ pytestmark = pytest.mark.model
 def test_likelihood_over_a_shared_prompt_is_that_of_each_whole_text(trained: Path) -> None:
     import torch
 
-    from training.likelihood import score_rivals
     from training.model import load_base, load_tokenizer
+    from training.scoring import score_rivals
 
     tokenizer, model = load_tokenizer(trained / "model"), load_base(trained / "model", Quantization(kind="none")).float().eval()
     prompts = [[{"role": "system", "content": SYSTEM}, {"role": "user", "content": phrase(n) + " and more" * (n % 3)}] for n in range(7)]
@@ -53,8 +53,8 @@ def test_written_answers_are_those_of_generate_cut_at_the_line(trained: Path) ->
     import torch
     from peft import PeftModel
 
-    from training.likelihood import write_answers
     from training.model import load_base, load_tokenizer
+    from training.scoring import write_answers
 
     tokenizer, base = load_tokenizer(trained / "model"), load_base(trained / "model", Quantization(kind="none")).float()
     model = PeftModel.from_pretrained(base, trained / "runs" / "sft" / "adapter").eval()
@@ -206,7 +206,7 @@ def test_merged_model_says_what_base_and_adapter_say_together(project: Path, tmp
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from training.licence import find_base_record
+    from training.license import find_base_record
     from training.merge import merge_run
     from training.model import load_base
 
@@ -279,8 +279,8 @@ def test_measurement_of_another_adapter_is_not_compared_with(project: Path) -> N
 def test_answer_ends_at_any_token_the_model_ends_a_turn_with(trained: Path) -> None:
     import torch
 
-    from training.likelihood import write_answers
     from training.model import load_base, load_tokenizer
+    from training.scoring import write_answers
 
     tokenizer, model = load_tokenizer(trained / "model"), load_base(trained / "model", Quantization(kind="none")).float().eval()
     word = tokenizer("x", add_special_tokens=False)["input_ids"][0]
@@ -296,8 +296,8 @@ def test_answer_ends_at_any_token_the_model_ends_a_turn_with(trained: Path) -> N
 
 
 def test_rivals_may_differ_in_number(trained: Path) -> None:
-    from training.likelihood import score_rivals
     from training.model import load_base, load_tokenizer
+    from training.scoring import score_rivals
 
     tokenizer, model = load_tokenizer(trained / "model"), load_base(trained / "model", Quantization(kind="none")).float().eval()
     prompts = [[{"role": "user", "content": phrase(n)}] for n in range(5)]
@@ -314,9 +314,9 @@ def written_over(project: Path, quantization: Quantization) -> list[str]:
     from peft import PeftModel
 
     from training.evaluate import load_items
-    from training.folder import require_preflight
     from training.metrics import Subject, write_out
     from training.model import load_base, load_tokenizer
+    from training.run_folder import require_preflight
 
     run = load_run(project, "sft.yaml", run_settings())
     items, system = load_items(run, require_preflight(run))

@@ -16,8 +16,8 @@ from curation.snapshot import create_key, read_manifest, revoke
 from tests.training_samples import load_run, project, run_settings, train_run, trained, write_eval, write_signed
 from training.config import RunFile, TrainingError
 from training.data import file_sha256
-from training.folder import require_run, seal_of, write_run
 from training.preflight import preflight
+from training.run_folder import require_run, seal_of, write_run
 
 __all__ = ["project", "trained"]
 pytestmark = pytest.mark.model

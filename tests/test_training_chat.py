@@ -8,7 +8,7 @@ import pytest
 
 from tests.training_families import ANSWER, CHATS, QUESTION, SYSTEM, build_family, build_tokenizer, conversation, trained_text
 from training.chat import find_end_of_turn, merge_system, read_row
-from training.likelihood import end_tokens
+from training.scoring import end_tokens
 
 pytestmark = pytest.mark.model
 ANSWERS = ("completion",)

@@ -15,14 +15,15 @@ import pytest
 from datasets import Dataset
 
 from training.adapter import digest_of, folder_digest
+from training.base_model import check_space
+from training.card import loss_picture
 from training.chat import Rendered
 from training.config import LicenceAnswers, TrainingError
 from training.data import LengthStats, describe_left_out, describe_lengths, kept_rows
-from training.intervals import compare, measure, permutation_p
-from training.licence import check_use, find_base_record
-from training.memory import GIB, Shape, adapter_parameters, estimate_memory, find_module_names, read_shape
-from training.picture import loss_picture
-from training.prepare import check_space
+from training.license import check_use, find_base_record
+from training.memory import GIB, Shape, adapter_parameters, estimate_memory, read_shape
+from training.statistics import compare, measure, permutation_p
+from training.weights import find_module_names
 
 LLAMA_70B = Shape(layers=80, hidden=8192, intermediate=28672, heads=64, kv_heads=8, head_dim=128, vocabulary=128256, tied=False)
 SMOL = Shape(layers=30, hidden=576, intermediate=1536, heads=9, kv_heads=3, head_dim=64, vocabulary=49152, tied=True)
@@ -360,7 +361,7 @@ def test_file_size_limit_of_the_shell_is_said_and_leaves_nothing(tmp_path: Path)
 
 
 def test_folder_with_other_files_is_never_overwritten(tmp_path: Path) -> None:
-    from training.prepare import prepare_model
+    from training.base_model import prepare_model
 
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(TrainingError, match="nothing was overwritten"):

@@ -197,7 +197,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, capfd: pytest.CaptureFixture[s
 
 
 def test_a_run_sees_one_gpu_unless_told_which(monkeypatch: pytest.MonkeyPatch) -> None:
-    from training.progress import use_one_gpu
+    from training.callbacks import use_one_gpu
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     use_one_gpu()
@@ -208,7 +208,7 @@ def test_a_run_sees_one_gpu_unless_told_which(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_runs_of_a_folder_are_shown_side_by_side(tmp_path: Path) -> None:
-    from training.overview import find_runs, overview_text
+    from training.runs import find_runs, overview_text
 
     with pytest.raises(TrainingError, match="holds no run folder"):
         find_runs(tmp_path)

@@ -39,7 +39,7 @@ def likelihood(model: Any, tokenizer: Any, prompt: list[dict[str, str]], text: s
 
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_likelihoods_are_those_of_the_models_own_logits(name: str) -> None:
-    from training.likelihood import score_rivals
+    from training.scoring import score_rivals
 
     model, tokenizer = build_family(name), build_tokenizer(CHATS["chatml"])
     if not hasattr(model, model.base_model_prefix):
@@ -54,7 +54,7 @@ def test_likelihoods_are_those_of_the_models_own_logits(name: str) -> None:
 def test_written_answers_are_those_of_generate(name: str) -> None:
     import torch
 
-    from training.likelihood import write_answers
+    from training.scoring import write_answers
 
     model, tokenizer = build_family(name), build_tokenizer(CHATS["chatml"])
     if not hasattr(model, model.base_model_prefix):
@@ -119,7 +119,7 @@ def test_names_that_peft_takes_for_fused_experts_are_those_of_the_table() -> Non
 
 def test_first_step_of_dpo_leaves_out_the_routers_loss_only() -> None:
     from training.config import TrainingError
-    from training.dpo import check_first_step
+    from training.trainers import check_first_step
 
     check_first_step(loss=math.log(2), margin=0.0)
     with pytest.raises(TrainingError, match="the reference is not the SFT policy"):
@@ -129,8 +129,8 @@ def test_first_step_of_dpo_leaves_out_the_routers_loss_only() -> None:
 def test_answers_end_where_the_template_ends_them(tmp_path: Path) -> None:
     from transformers import AutoTokenizer, GenerationConfig
 
-    from training.folder import open_run
     from training.merge import merge_run
+    from training.run_folder import open_run
 
     project = build_project(tmp_path / "project")
     # ChatML on a base model: the tokenizer's end of sequence is not the end of a turn.
@@ -173,10 +173,10 @@ def test_cpu_without_bfloat16_computes_in_float32() -> None:
 def test_run_goes_on_in_the_data_type_it_was_begun_with(project: Path) -> None:
     import torch
 
+    from training.checkpoints import check_origin, take_up
     from training.config import TrainingError
     from training.model import compute_dtype
     from training.preflight import preflight
-    from training.resume import check_origin, take_up
     from training.sft import build_trainer
 
     run, said = load_run(project, "dtype.yaml", run_settings(output="dtype")), []

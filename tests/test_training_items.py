@@ -11,7 +11,7 @@ import pytest
 from curation.snapshot import ProtectedSet
 from tests.training_samples import write_eval
 from training.config import EvalSet, TrainingError
-from training.items import EvalItem, extract, read_eval_items
+from training.eval_items import EvalItem, extract, read_eval_items
 from training.metrics import Diversity, measure_diversity, read_answers, read_billable
 
 MATHS = [{"question": "2 + 2?", "answer": "Two and two.\n#### 4"}, {"question": "3 + 3?", "answer": "Three and three.\n#### 6"}]

@@ -14,8 +14,8 @@ from curation.snapshot import create_key
 from tests.training_samples import run_settings, write_eval, write_run_file, write_signed
 from training.config import TrainingError, load_run_file
 from training.data import open_snapshot
+from training.init import write_run_files
 from training.preflight import preflight
-from training.run_files import write_run_files
 from training.sft import train_sft
 
 
@@ -212,7 +212,7 @@ def test_run_files_need_one_snapshot_name_of_each_kind(project: Path) -> None:
 
 
 def test_what_needs_a_finished_run_names_the_command_that_finishes_it(project: Path) -> None:
-    from training.folder import require_finished
+    from training.run_folder import require_finished
 
     run = load_run_file(write_run_file(project, "sft.yaml", run_settings()))
     with pytest.raises(TrainingError, match=r"is no finished run \(no run\.json\)\. Next: train sft \S+/runs/sft\.yaml"):

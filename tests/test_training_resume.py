@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from tests.training_samples import build_project, load_run, run_settings, train_run, write_eval, write_signed
+from training.callbacks import Pace, mark_checkpoint
+from training.checkpoints import find_checkpoint, only_process, take_up, train_from
 from training.config import RunFile, TrainingError, load_run_file
-from training.folder import require_run
-from training.progress import Pace, mark_checkpoint
-from training.resume import find_checkpoint, only_process, take_up, train_from
+from training.run_folder import require_run
 
 pytestmark = pytest.mark.model
 EARLY = {

@@ -131,7 +131,7 @@ def losses_of(trainer: Any) -> tuple[float, int]:
 
 def test_packed_rows_have_the_loss_of_the_rows_alone(project: Path) -> None:
     from training.model import load_tokenizer
-    from training.sft import make_trainer
+    from training.trainers import make_sft_trainer as make_trainer
 
     found, rows = [], [instruction(n) for n in range(6)]
     for packing in (False, True):
@@ -227,8 +227,8 @@ def test_wandb_run_has_name_project_and_the_digest_of_its_snapshot(project: Path
 
 
 def test_tracker_is_told_the_same_of_a_resumed_run_and_of_the_sft_run_below_dpo(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.callbacks import describe_tracking
     from training.preflight import preflight
-    from training.progress import describe_tracking
 
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
     run = load_run(project, "sft.yaml", run_settings())

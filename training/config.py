@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
+from curation.config.yaml import describe_error, read_yaml
 from curation.errors import ProjectError, UserError
 from curation.patterns import compile_pattern
 from curation.records import canonical_json
-from curation.yaml_file import describe_error, read_yaml
 
 Use = Literal["research", "internal", "commercial"]
 DPO_LEARNING_RATE, SFT_LEARNING_RATE, BETA = 5e-6, 2e-4, 0.1

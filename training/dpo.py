@@ -8,34 +8,21 @@ opening a checkpoint as the model would make the half-trained policy the referen
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 from curation.errors import command
-from training.adapter import adapter_tensors, live_digest
+from training.callbacks import Say, describe_tracking
 from training.card import write_card
-from training.config import BETA, RunFile, TrainingError, find_warnings
-from training.data import Rows, describe_left_out, kept_rows, load_splits, open_snapshot, to_dataset
-from training.folder import (
-    ADAPTER,
-    CHECKPOINTS,
-    find_finished,
-    relative,
-    require_preflight,
-    save_adapter,
-    write_run,
-)
+from training.checkpoints import explain_failures, only_process, take_up, train_from
+from training.config import RunFile, TrainingError, find_warnings
+from training.data import describe_left_out, kept_rows, load_splits, open_snapshot
 from training.preflight import confirm_preflight
-from training.progress import Say, Tracking, describe_tracking, logger_callbacks, run_callbacks
-from training.resume import explain_failures, only_process, take_up, train_from
-from training.sft import count_parameters, describe_run, parameters_text, require_saved
-
-POLICY, REFERENCE = "default", "ref"
-MARGIN_TOLERANCE = 1e-4
-"""Policy and reference are the same numbers in the same dtype at step 1, so any true difference is far above this."""
+from training.run_folder import CHECKPOINTS, find_finished, relative, require_preflight, save_adapter, write_run
+from training.sft import describe_run
+from training.trainers import check_reference, count_parameters, make_dpo_trainer, parameters_text, require_saved
 
 
 def train_dpo(run: RunFile, *, say: Say = print) -> dict[str, Any]:
@@ -100,100 +87,6 @@ def build_trainer(run: RunFile, *, checked: dict[str, Any], say: Say) -> tuple[A
     splits = load_splits(snapshot)
     train, validation = (kept_rows(splits[split], checked["lengths"][split], system=run.system) for split in ("train", "validation"))
     dtype, tracking = checked_dtype(checked, say=say), describe_tracking(run, checked)
-    trainer = make_trainer(run, tokenizer, train=train, validation=validation, say=say, tracking=tracking, dtype=dtype)
+    trainer = make_dpo_trainer(run, tokenizer, train=train, validation=validation, say=say, tracking=tracking, dtype=dtype)
     say(parameters_text(count_parameters(trainer.model)))
     return trainer, tokenizer
-
-
-def make_trainer(
-    run: RunFile,
-    tokenizer: Any,
-    *,
-    train: Rows,
-    validation: Rows,
-    say: Say,
-    dtype: str | None = None,
-    tracking: Tracking | None = None,
-) -> Any:
-    """Load the base model with the SFT adapter and build the DPOTrainer over these pairs.
-
-    Args:
-        run: the run file; its base model, SFT adapter, optimizer and output are used.
-        tokenizer: the base model's.
-        train: pairs to train on.
-        validation: pairs the early stopping looks at.
-        say: prints progress.
-        dtype: data type to compute in; by default this machine's.
-        tracking: name, project and facts for the run file's logger; None logs nothing there.
-    """
-    import torch
-    from peft import PeftModel
-    from transformers import EarlyStoppingCallback, set_seed
-    from trl import DPOConfig, DPOTrainer  # type: ignore[attr-defined]
-
-    from training.model import cast_adapters, load_base, resuming, training_arguments
-
-    assert run.sft_adapter is not None
-    if run.threads:
-        torch.set_num_threads(run.threads)
-    set_seed(run.seed)
-    base = load_base(run.base_model, run.quantization, dtype=dtype)
-    trainer = resuming(DPOTrainer)(
-        model=PeftModel.from_pretrained(base, run.sft_adapter / ADAPTER, is_trainable=True),
-        ref_model=None,
-        args=DPOConfig(**training_arguments(run, folder=run.output, tracking=tracking), beta=run.beta or BETA),
-        train_dataset=to_dataset(train, kind="preference"),
-        eval_dataset=to_dataset(validation, kind="preference"),
-        processing_class=tokenizer,
-        callbacks=[EarlyStoppingCallback(run.stopping.patience), *logger_callbacks(run, tracking), *run_callbacks(run.output, say)],
-    )
-    trainer.add_callback(_first_step_gate(trainer))
-    trainer.adapter_dtype = run.optimizer.adapter_dtype
-    cast_adapters(trainer.model, run.optimizer.adapter_dtype)
-    start_at_reference(trainer.model)
-    return trainer
-
-
-def start_at_reference(model: Any) -> None:
-    """Give the policy the reference's exact weights: TRL has rounded the policy to bfloat16, and only the policy."""
-    if REFERENCE in model.peft_config:
-        reference = dict(adapter_tensors(model, REFERENCE))
-        for name, parameter in adapter_tensors(model, POLICY):
-            parameter.data.copy_(reference[name].data)
-
-
-def check_reference(model: Any, sft_digest: str, *, when: str) -> str:
-    """The digest of the live reference weights, which must be the SFT adapter's."""
-    if REFERENCE not in model.peft_config:
-        raise TrainingError("reference", f"no adapter named {REFERENCE!r} {when}; the base model would be the reference", "report this")
-    digest = live_digest(model, REFERENCE)
-    if digest != sft_digest:
-        raise TrainingError("reference", f"is not the SFT adapter {when} ({digest[:12]}, not {sft_digest[:12]})", "train the run again")
-    return digest
-
-
-def check_first_step(*, loss: float, margin: float) -> None:
-    """Refuse a first step that shows a difference: before the first update the policy is the reference.
-
-    Args:
-        loss: the preference loss alone, without a router's auxiliary loss; it must be ln 2.
-        margin: how much more the policy prefers the chosen completion than the reference does; it must be 0.
-    """
-    if abs(margin) > MARGIN_TOLERANCE or abs(loss - math.log(2)) > MARGIN_TOLERANCE:
-        fact = (
-            f"the first step has margin {margin:.6f} and loss {loss:.6f}, not 0 and {math.log(2):.6f}: the reference is not the SFT policy"
-        )
-        raise TrainingError("reference", fact, "train the run again from the SFT run folder")
-
-
-def _first_step_gate(trainer: Any) -> Any:
-    from transformers import TrainerCallback
-
-    class FirstStep(TrainerCallback):
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-            if state.global_step == 1 and logs and "loss" in logs:
-                # A mixture-of-experts model adds its router's load balancing to the loss; it says nothing of the reference.
-                routing = trainer.router_aux_loss_coef * float(logs["aux_loss"]) if trainer.aux_loss_enabled else 0.0
-                check_first_step(loss=float(logs["loss"]) - routing, margin=float(logs["rewards/margins"]))
-
-    return FirstStep()

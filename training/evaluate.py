@@ -17,15 +17,15 @@ from pydantic import ValidationError
 
 from curation.errors import command
 from curation.records import canonical_json
+from training.callbacks import Say
 from training.config import EvalSet, Quantization, RunFile, RunFileError, TrainingError
 from training.data import check_protected, file_sha256, open_recorded, open_snapshot, read_rows, resolve_snapshot
-from training.folder import ADAPTER, EVAL, read_evaluations, read_json, require_finished, require_preflight, write_json
-from training.intervals import compare, measure
-from training.items import EvalItem, read_eval_items
+from training.eval_items import EvalItem, read_eval_items
 from training.memory import GIB, available_memory
 from training.metrics import LEAST_DIVERSITY
 from training.preflight import free_gpu_memory, require_sft
-from training.progress import Say
+from training.run_folder import ADAPTER, EVAL, read_evaluations, read_json, require_finished, require_preflight, write_json
+from training.statistics import compare, measure
 
 if TYPE_CHECKING:
     from curation.snapshot import ProtectedSet
@@ -233,7 +233,7 @@ def compare_metric(name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]
 
 def weights_bytes(run: RunFile) -> int:
     """Return about how much memory the base model's unquantized weights take."""
-    from training.model import find_weights
+    from training.weights import find_weights
 
     stored = sum(file.stat().st_size for file in find_weights(run.base_model))
     return stored * (2 if loaded_weights(run) == "float32" else 1)

@@ -17,7 +17,9 @@ from typing import Any
 from training.config import RunFile, TrainingError
 
 GIB = 1024**3
+
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+
 _OPTIMIZER_BYTES = {"float32": 8, "bfloat16": 4, "8bit": 2}
 
 
@@ -124,22 +126,6 @@ def read_limits(folder: Path) -> Limits:
     return Limits(vocabulary=value["vocab_size"], positions=int(positions * factor) if isinstance(positions, int) else None)
 
 
-def find_module_names(folder: Path) -> set[str]:
-    """Return the last parts of the names of the weights that are loaded: q_proj, down_proj and so on, from the files' headers."""
-    from safetensors import SafetensorError, safe_open
-
-    from training.model import find_weights
-
-    names: set[str] = set()
-    for file in find_weights(folder):
-        try:
-            with safe_open(file, framework="numpy") as held:
-                names |= {name.split(".")[-2] for name in held.keys() if name.endswith(".weight") and name.count(".") > 1}  # noqa: SIM118
-        except SafetensorError as error:
-            raise TrainingError(str(file), f"is not a safetensors file ({error})", "complete the download of the base model") from error
-    return names
-
-
 def adapter_parameters(shape: Shape, *, r: int, targets: tuple[str, ...] | str) -> int:
     """Parameters of a LoRA: the sum of r * (in + out) over the adapted modules."""
     names = shape.linears if targets == "all-linear" else {name: shape.linears[name] for name in targets if name in shape.linears}
@@ -171,6 +157,7 @@ def block_bytes(shape: Shape, *, r: int, targets: tuple[str, ...] | str, dropout
 
 TOKEN_TILE, VOCABULARY_TILE = 4096, 32768
 """TRL's output head is computed in tiles of at most so many tokens and entries of the vocabulary; the whole logits are never built."""
+
 CPU_TILE_BYTES = 32
 """Bytes for an entry of the tile on a CPU, whose kernel works on float32 copies; measured 31.3 to 31.5 over forward and backward."""
 

@@ -11,12 +11,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from training.callbacks import Say
 from training.card import PICTURE, card_text
 from training.config import Quantization, RunFile, TrainingError
 from training.data import check_signature
-from training.folder import ADAPTER, read_evaluations, require_finished, require_preflight
-from training.licence import RECORD
-from training.progress import Say
+from training.license import RECORD
+from training.run_folder import ADAPTER, read_evaluations, require_finished, require_preflight
 from training.trace import verify_sources
 
 
@@ -47,8 +47,8 @@ def merge_run(run: RunFile, *, out: Path, say: Say = print) -> dict[str, Any]:
 def _write_merged(run: RunFile, target: Path) -> None:
     from peft import PeftModel
 
-    from training.likelihood import end_tokens
     from training.model import load_base, load_tokenizer
+    from training.scoring import end_tokens
 
     model: Any = PeftModel.from_pretrained(load_base(run.base_model, Quantization(kind="none"), dtype="bfloat16"), run.output / ADAPTER)
     merged = model.merge_and_unload()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from training.chat import merge_system
-from training.items import EvalItem, extract
+from training.eval_items import EvalItem, extract
 
 Values = dict[str, list[float]]
 _CODE, _CHAPTER = re.compile(r"^Code:[ \t]*(\S+)", re.M), re.compile(r"^Chapter:[ \t]*(.+?)[ \t]*$", re.M)
@@ -73,7 +73,7 @@ class Subject:
 
 def measure_likelihoods(subject: Subject, items: Sequence[EvalItem]) -> Values:
     """choice, preference and likelihood, as far as the items have what they need."""
-    from training.likelihood import score_rivals
+    from training.scoring import score_rivals
 
     values: Values = {}
     asked = [item for item in items if item.options]
@@ -99,7 +99,7 @@ def measure_likelihoods(subject: Subject, items: Sequence[EvalItem]) -> Values:
 
 def measure_pairs(subject: Subject, rows: Sequence[Mapping[str, Any]]) -> Values:
     """preference_test: 1 where the chosen completion is likelier than the rejected."""
-    from training.likelihood import score_rivals
+    from training.scoring import score_rivals
 
     if not rows:
         return {}
@@ -110,7 +110,7 @@ def measure_pairs(subject: Subject, rows: Sequence[Mapping[str, Any]]) -> Values
 
 def write_out(subject: Subject, items: Sequence[EvalItem], *, max_new_tokens: int) -> list[str]:
     """What the model writes itself, greedily; of codes only the lines that are read."""
-    from training.likelihood import write_answers
+    from training.scoring import write_answers
 
     return write_answers(
         subject.model,

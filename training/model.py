@@ -10,21 +10,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from training.callbacks import Tracking
 from training.config import Quantization, RunFile, TrainingError
 from training.data import file_sha256
-from training.licence import RECORD
-from training.progress import Tracking
+from training.license import RECORD
 from training.targets import ROUTERS
+from training.weights import find_weights
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
 _READ_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken")
+
 _READ_NAMES = ("merges.txt", "vocab.txt")
+
 _CODE_NEXT = "take a model that transformers knows by itself; code from a model folder is never run"
 
 
@@ -44,51 +46,6 @@ def find_settings(folder: Path) -> list[Path]:
         path for path in beside if path.suffix in _READ_SUFFIXES or path.name in _READ_NAMES or path.name.startswith("tokenizer.model.")
     ]
     return read + [path for path in folder.glob("additional_chat_templates/*.jinja") if path.is_file()]
-
-
-def find_weights(folder: Path) -> list[Path]:
-    """Return the weight files that transformers loads: model.safetensors, else the shards that its index names.
-
-    Raises:
-        TrainingError: there are none, the index names a file outside the folder, or the folder would load something else.
-    """
-    again = "name a checkpoint folder with safetensors weights (train prepare-model makes one)"
-    if (folder / "adapter_config.json").exists():
-        fact = "holds an adapter_config.json; transformers would load that adapter with the base model"
-        raise TrainingError(str(folder), fact, "name the base model's own folder, or merge the adapter with train merge")
-    config = _read_object(folder / "config.json")
-    if config.get("transformers_weights") is not None:
-        raise TrainingError(str(folder / "config.json"), "sets transformers_weights, which names other weight files", "remove that key")
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if not (folder / INDEX).is_file():
-        pickled = next(iter(sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])), None)
-        fact = f"; {pickled.name} is a pickle, which can run code and is never loaded" if pickled is not None else ""
-        raise TrainingError(str(folder), f"holds no {WEIGHTS} and no {INDEX} (safetensors){fact}", again)
-    shards = _read_object(folder / INDEX).get("weight_map")
-    if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
-        raise TrainingError(str(folder / INDEX), "has no weight_map from tensors to files", again)
-    for name in sorted(set(shards.values())):
-        if not _is_inside(name) or not name.endswith(".safetensors"):
-            raise TrainingError(str(folder / INDEX), f"names {name!r}, which is not a safetensors file inside the folder", again)
-        if not (folder / name).is_file():
-            raise TrainingError(str(folder / INDEX), f"names {name}, which does not exist", "complete the download of the base model")
-    return [folder / name for name in sorted(set(shards.values()))]
-
-
-def _is_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and "\\" not in name and bool(path.parts)
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise TrainingError(str(file), "is missing or is not valid JSON", "complete the download of the base model") from error
-    if not isinstance(value, dict):
-        raise TrainingError(str(file), "is not a JSON object", "complete the download of the base model")
-    return value
 
 
 @contextlib.contextmanager

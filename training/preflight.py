@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from curation.errors import command
 from training.adapter import read_settings
+from training.callbacks import Say, has_wandb_login, wandb_host
 from training.chat import Rendered, merge_system
+from training.checkpoints import check_origin, only_process
 from training.config import Lora, RunFile, TrainingError, find_warnings
 from training.data import (
     KIND_OF,
@@ -29,12 +31,10 @@ from training.data import (
     render_rows,
     resolve_snapshot,
 )
-from training.folder import ADAPTER, CONFIG, PREFLIGHT, SCHEMA, find_finished, read_json, relative, require_run, write_json
-from training.items import read_eval_items, shape_of
-from training.licence import BaseModelRecord, check_use, find_base_record
+from training.eval_items import read_eval_items, shape_of
+from training.license import BaseModelRecord, check_use, find_base_record
 from training.memory import GIB, available_memory, checkpoint_bytes, estimate_run, read_limits, read_shape
-from training.progress import Say, has_wandb_login, wandb_host
-from training.resume import check_origin, only_process
+from training.run_folder import ADAPTER, CONFIG, PREFLIGHT, SCHEMA, find_finished, read_json, relative, require_run, write_json
 from training.targets import refuse_unknown_targets
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from curation.errors import UserError
+from training.callbacks import Say, Tracking
 from training.chat import Rendered
+from training.checkpoints import train_from
 from training.config import RunFile, TrainingError
-from training.folder import ADAPTER, save_adapter
-from training.progress import Say, Tracking
-from training.resume import train_from
+from training.run_folder import ADAPTER, save_adapter
 
 LAYERS, HEADS, EXPERTS, LONGEST = 2, 2, 4, 1024
 """Layers, attention heads and experts of the small model, and tokens of a row in the rehearsal."""
@@ -174,17 +174,17 @@ def _write_small_adapter(run: RunFile, small: RunFile, *, dtype: str) -> None:
 
 def _step(small: RunFile, rows: list[dict[str, Any]], *, dtype: str) -> None:
     """One step, and the adapter on disk compared with the one in memory, as in the real run."""
-    from training import dpo, sft
     from training.model import load_tokenizer
+    from training.trainers import make_dpo_trainer, make_sft_trainer, require_saved
 
     small.output.mkdir()
     tokenizer = load_tokenizer(small.base_model)
-    make_trainer = sft.make_trainer if small.kind == "sft" else dpo.make_trainer
+    make_trainer = make_sft_trainer if small.kind == "sft" else make_dpo_trainer
     tracking = Tracking("rehearsal", "rehearsal", "rehearsal", {})
     trainer = make_trainer(small, tokenizer, train=rows, validation=rows[:1], say=lambda text: None, dtype=dtype, tracking=tracking)
     before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
     train_from(trainer, None)
-    sft.require_saved(save_adapter(trainer.model, tokenizer, folder=small.output, base_id="rehearsal"), trainer.model)
+    require_saved(save_adapter(trainer.model, tokenizer, folder=small.output, base_id="rehearsal"), trainer.model)
     now = dict(trainer.model.named_parameters())
     if not any((now[name] != value).any() for name, value in before.items()):
         raise TrainingError("rehearsal", "a training step changes nothing in the adapter", "name other modules in lora.targets")

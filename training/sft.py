@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from curation.errors import command
-from training.adapter import folder_digest, live_digest
+from training.callbacks import Say, describe_tracking
 from training.card import write_card
+from training.checkpoints import explain_failures, only_process, take_up, train_from
 from training.config import BETA, Lora, RunFile, TrainingError, find_warnings
-from training.data import Rows, describe_left_out, kept_rows, load_splits, open_snapshot, to_dataset
-from training.folder import (
+from training.data import describe_left_out, kept_rows, load_splits, open_snapshot
+from training.preflight import confirm_preflight
+from training.run_folder import (
     CHECKPOINTS,
     SCHEMA,
     describe_environment,
@@ -27,9 +27,7 @@ from training.folder import (
     save_adapter,
     write_run,
 )
-from training.preflight import confirm_preflight
-from training.progress import Say, Tracking, describe_tracking, logger_callbacks, run_callbacks
-from training.resume import explain_failures, only_process, take_up, train_from
+from training.trainers import count_parameters, make_sft_trainer, parameters_text, require_saved
 
 
 def train_sft(run: RunFile, *, say: Say = print) -> dict[str, Any]:
@@ -79,88 +77,9 @@ def build_trainer(run: RunFile, *, checked: dict[str, Any], say: Say) -> tuple[A
     splits = load_splits(snapshot)
     train, validation = (kept_rows(splits[split], checked["lengths"][split], system=run.system) for split in ("train", "validation"))
     dtype, tracking = checked_dtype(checked, say=say), describe_tracking(run, checked)
-    trainer = make_trainer(run, tokenizer, train=train, validation=validation, say=say, tracking=tracking, dtype=dtype)
+    trainer = make_sft_trainer(run, tokenizer, train=train, validation=validation, say=say, tracking=tracking, dtype=dtype)
     say(parameters_text(count_parameters(trainer.model)))
     return trainer, tokenizer
-
-
-def make_trainer(
-    run: RunFile,
-    tokenizer: Any,
-    *,
-    train: Rows,
-    validation: Rows,
-    say: Say,
-    dtype: str | None = None,
-    tracking: Tracking | None = None,
-) -> Any:
-    """Load the base model and build the SFTTrainer over these rows.
-
-    Args:
-        run: the run file; its base model, adapter, optimizer and output are used.
-        tokenizer: the base model's.
-        train: rows to train on.
-        validation: rows the early stopping looks at.
-        say: prints progress.
-        dtype: data type to compute in; by default this machine's.
-        tracking: name, project and facts for the run file's logger; None logs nothing there.
-    """
-    import torch
-    from transformers import EarlyStoppingCallback, set_seed
-    from trl import SFTConfig, SFTTrainer  # type: ignore[attr-defined]
-
-    from training.model import cast_adapters, check_packing, load_base, resuming, training_arguments
-    from training.targets import lora_config
-
-    if run.threads:
-        torch.set_num_threads(run.threads)
-    set_seed(run.seed)
-    model = load_base(run.base_model, run.quantization, packing=run.optimizer.packing, dtype=dtype)
-    settings = training_arguments(run, folder=run.output, tracking=tracking)
-    if run.optimizer.packing:
-        check_packing(model, to_ids(tokenizer, train[0]))
-    trainer = resuming(SFTTrainer)(
-        model=model,
-        args=SFTConfig(**settings, packing=run.optimizer.packing, completion_only_loss=True),
-        train_dataset=to_dataset(train, kind="instruction"),
-        eval_dataset=to_dataset(validation, kind="instruction"),
-        processing_class=tokenizer,
-        peft_config=lora_config(run.lora or Lora(), model),
-        callbacks=[EarlyStoppingCallback(run.stopping.patience), *logger_callbacks(run, tracking), *run_callbacks(run.output, say)],
-    )
-    trainer.adapter_dtype = run.optimizer.adapter_dtype
-    cast_adapters(trainer.model, run.optimizer.adapter_dtype)
-    return trainer
-
-
-def to_ids(tokenizer: Any, row: Mapping[str, Any]) -> list[int]:
-    """Return the tokens of a row as a conversation."""
-    text = tokenizer.apply_chat_template([*row["prompt"], *row["completion"]], tokenize=False)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def count_parameters(model: Any) -> dict[str, int]:
-    """Return how many parameters a PEFT model trains and how many it has; 4-bit weights count as what they stand for.
-
-    DPO's frozen reference adapter is left out: it is no part of the result.
-    """
-    trainable, total = model.get_nb_trainable_parameters()
-    reference = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name and ".ref." in name)
-    return {"trainable": int(trainable), "total": int(total - reference)}
-
-
-def parameters_text(counted: Mapping[str, int]) -> str:
-    """Return the count as a sentence, with the share."""
-    share = counted["trainable"] / counted["total"]
-    return f"Training {counted['trainable']:,} of {counted['total']:,} parameters ({share:.2%})"
-
-
-def require_saved(adapter: Path, model: Any) -> str:
-    """The digest of the adapter on disk, which must be that of the weights in memory."""
-    digest = folder_digest(adapter)
-    if digest != live_digest(model, "default"):
-        raise TrainingError(str(adapter), "is not what was trained; the file on disk differs from the weights in memory", "check the disk")
-    return digest
 
 
 def describe_settings(run: RunFile) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import difflib
 from typing import Any
 
 from training.config import Lora, RunFile, TrainingError
-from training.memory import find_module_names
+from training.weights import find_module_names
 
 ROUTERS = frozenset({"router", "gate", "shared_expert_gate", "modality_router", "router_gate"})
 """Names of the modules that choose experts. Some return tuples, which PEFT cannot adapt (Llama 4, Phi-3.5-MoE); in the others an

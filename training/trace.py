@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from curation.errors import command
 from training.config import RunFile, TrainingError
 from training.data import Split, open_recorded, read_rows
-from training.folder import ADAPTER, require_finished, require_run
+from training.run_folder import ADAPTER, require_finished, require_run
 
 if TYPE_CHECKING:
     from curation.snapshot import Snapshot

@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     elif verb == "reindex":
         asyncio.run(commands.reindex())
     elif verb in ("credentials", "lock-out"):
-        from argilla_setup.engine.credentials import set_credentials
+        from argilla_setup.engine.commands import set_credentials
 
         asyncio.run(set_credentials(rest[0], lock_out=verb == "lock-out"))
     else:

@@ -19,8 +19,16 @@ from argilla_server.models import Dataset, MetadataProperty, Record, Response, S
 from argilla_server.search_engine import base
 from argilla_server.settings import settings
 
+from argilla_setup.engine.converters import (
+    moment_of,
+    plain_question,
+    plain_scope,
+    record_doc,
+    response_doc,
+    searched_fields,
+    suggestion_doc,
+)
 from argilla_setup.engine.index import Index
-from argilla_setup.engine.order import Sort
 from argilla_setup.engine.schema import VERSION
 from argilla_setup.engine.search import (
     Page,
@@ -31,15 +39,7 @@ from argilla_setup.engine.search import (
     search,
     search_similar,
 )
-from argilla_setup.engine.translation import (
-    moment_of,
-    plain_question,
-    plain_scope,
-    record_doc,
-    response_doc,
-    searched_fields,
-    suggestion_doc,
-)
+from argilla_setup.engine.sorting import Sort
 
 NAME = "sqlite"
 _LOG = logging.getLogger("argilla.search_engine.sqlite")

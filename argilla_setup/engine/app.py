@@ -19,6 +19,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.staticfiles import StaticFiles
 
 from argilla_setup.engine import adapter
+from argilla_setup.engine.bulk_writes import build_events_for_listeners_only, write_without_reading_back
 from argilla_setup.engine.page import (
     FRAME,
     FRAME_POLICY,
@@ -30,8 +31,7 @@ from argilla_setup.engine.page import (
     show_text_literally,
 )
 from argilla_setup.engine.routes import replace_handlers
-from argilla_setup.engine.turns import TakeTurns
-from argilla_setup.engine.writing import build_events_for_listeners_only, write_without_reading_back
+from argilla_setup.engine.write_scheduler import TakeTurns
 
 HEADERS = {
     TEXT_HEADER: LITERAL,

@@ -14,12 +14,13 @@ from uuid import UUID
 
 from argilla_server.contexts import accounts
 from argilla_server.database import ALEMBIC_CONFIG_FILE, AsyncSessionLocal, async_engine
-from argilla_server.models import User, UserRole
+from argilla_server.models import User, UserRole, WorkspaceUser
 from argilla_server.search_engine import SearchEngine
 from argilla_server.settings import settings
+from sqlalchemy import delete
 
 from argilla_setup.engine import adapter
-from argilla_setup.engine.check import is_damage
+from argilla_setup.engine.consistency import is_damage
 from argilla_setup.engine.index import Contradiction
 from argilla_setup.engine.page import PageChanged
 
@@ -112,7 +113,7 @@ def _timed_logs() -> dict[str, Any]:
 
 
 async def _find_differing() -> dict[str, set[str]]:
-    from argilla_setup.engine.check import find_differing, find_differing_in
+    from argilla_setup.engine.consistency import find_differing, find_differing_in
 
     if settings.search_engine != adapter.NAME:
         return {}
@@ -151,3 +152,23 @@ async def _create_owner() -> None:
                 password_hash=accounts.hash_password(os.environ["SEEDCORN_OWNER_PASSWORD"]),
                 api_key=os.environ["SEEDCORN_OWNER_API_KEY"],
             )
+
+
+async def set_credentials(name: str, *, lock_out: bool) -> None:
+    """Give a person the password and the key in SEEDCORN_NEW_PASSWORD and SEEDCORN_NEW_API_KEY; prints nothing of them.
+
+    Args:
+        lock_out: also take them out of every workspace and make them an annotator. Their answers stay, under their name.
+    """
+    async with AsyncSessionLocal() as session:
+        user = await accounts.get_user_by_username(session, name)
+        if user is None:
+            sys.exit(f"there is no user {name}")
+        if lock_out:
+            await session.execute(delete(WorkspaceUser).where(WorkspaceUser.user_id == user.id))
+            user.role = UserRole.annotator
+        user.password_hash = accounts.hash_password(os.environ["SEEDCORN_NEW_PASSWORD"])
+        user.api_key = os.environ["SEEDCORN_NEW_API_KEY"]
+        session.add(user)
+        await session.commit()
+    print(f"{name}: {'locked out' if lock_out else 'new password and key'}", flush=True)

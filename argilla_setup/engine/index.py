@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 
-from argilla_setup.engine import text
-from argilla_setup.engine.details import (
+from argilla_setup.engine import fulltext
+from argilla_setup.engine.documents import RecordDoc, ResponseDoc, SuggestionDoc
+from argilla_setup.engine.record_fields import (
     DETAILS,
     DatasetRow,
     delete_details,
@@ -25,7 +26,6 @@ from argilla_setup.engine.details import (
     put_responses,
     put_suggestions,
 )
-from argilla_setup.engine.documents import RecordDoc, ResponseDoc, SuggestionDoc
 from argilla_setup.engine.rows import RowCache, raise_generation
 from argilla_setup.engine.schema import prepare_schema
 from argilla_setup.engine.vectors import VectorCache, delete_vectors
@@ -103,7 +103,7 @@ class Index:
                 "INSERT INTO datasets (id, fields, questions) VALUES (?, ?, ?)",
                 (dataset, json.dumps(list(fields)), json.dumps(dict(questions))),
             )
-            text.create_table(db, f"text_{cursor.lastrowid}", columns=len(fields))
+            fulltext.create_table(db, f"text_{cursor.lastrowid}", columns=len(fields))
 
     def delete_dataset(self, dataset: str) -> None:
         """Forget a dataset and its records; nothing happens when there is none."""
@@ -117,7 +117,7 @@ class Index:
             for table in ("answers", "vectors", *DETAILS, "records"):
                 db.execute(f"DELETE FROM {table} WHERE dataset = ?", (row.seq,))
             db.execute("DELETE FROM datasets WHERE seq = ?", (row.seq,))
-            text.drop_table(db, row.table)
+            fulltext.drop_table(db, row.table)
         self.rows.forget(row.seq)
         self.vectors.forget(names)
 
@@ -132,7 +132,7 @@ class Index:
             seqs = [_put_record(db, row, doc) for doc in docs]
             delete_details(db, seqs)
             values = [(seq, [doc.fields.get(name, "") for name in row.fields]) for seq, doc in zip(seqs, docs, strict=True)]
-            text.put_texts(db, row.table, columns=row.fields, rows=values)
+            fulltext.put_texts(db, row.table, columns=row.fields, rows=values)
             put_details(db, row, list(zip(seqs, docs, strict=True)))
             raise_generation(db, str(row.seq), "changed")
 
@@ -145,7 +145,7 @@ class Index:
             seqs = [seq for seq in (_find_seq(db, record) for record in records) if seq is not None]
             delete_details(db, seqs)
             delete_vectors(db, seqs)
-            text.delete_texts(db, row.table, seqs)
+            fulltext.delete_texts(db, row.table, seqs)
             db.executemany("DELETE FROM records WHERE seq = ?", [(seq,) for seq in seqs])
             raise_generation(db, str(row.seq), "epoch")
 

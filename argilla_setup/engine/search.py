@@ -9,16 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from argilla_setup.engine.details import DatasetRow
 from argilla_setup.engine.documents import KEYWORD
+from argilla_setup.engine.filters import Filter, Scope, attribute_name, find_holding
+from argilla_setup.engine.fulltext import Column, Texts
 from argilla_setup.engine.index import Index
-from argilla_setup.engine.matching import Texts
-from argilla_setup.engine.nodes import Node
-from argilla_setup.engine.order import Sort, order_by_score, order_by_sorts, order_by_user
-from argilla_setup.engine.query import parse_query
+from argilla_setup.engine.query import Node, parse_query
+from argilla_setup.engine.record_fields import DatasetRow
 from argilla_setup.engine.rows import Bitmap, Numbers, Rows, read_ids
-from argilla_setup.engine.text import Column
-from argilla_setup.engine.where import Filter, Scope, attribute_name, find_holding
+from argilla_setup.engine.sorting import Sort, order_by_score, order_by_sorts, order_by_user
 
 MOST_SIMILAR = 1000
 

@@ -22,11 +22,11 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from argilla_setup.errors import UserError
-from argilla_setup.server.choices import load_choices
+from argilla_setup.server.database import count_contents
 from argilla_setup.server.environment import lock_digest
 from argilla_setup.server.home import Home, load_secrets, write_private
 from argilla_setup.server.processes import find_processes, read_processes
-from argilla_setup.server.status import count_contents
+from argilla_setup.server.settings import load_choices
 
 FORMAT = "seedcorn-argilla-backup"
 VERSION = 1

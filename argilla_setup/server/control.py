@@ -15,14 +15,14 @@ from pathlib import Path
 import psutil
 
 from argilla_setup.errors import UserError
-from argilla_setup.server.choices import LOOPBACK, Asked, Choices, check_stores, choose, load_choices, save_choices
 from argilla_setup.server.environment import ensure_environment
 from argilla_setup.server.home import Home, ensure_secrets, identify
+from argilla_setup.server.logs import Follower, last_line
 from argilla_setup.server.migrate import prepare_database
 from argilla_setup.server.processes import IDENTITY, MARK, find_elsewhere, find_processes, read_processes, stop_processes
+from argilla_setup.server.settings import LOOPBACK, Asked, Choices, check_stores, choose, load_choices, save_choices
 from argilla_setup.server.status import Status, describe_server, is_healthy, server_url
 from argilla_setup.server.supervisor import Supervisor, make_children, open_log, server_environment
-from argilla_setup.server.telling import Follower, last_line
 
 START_SECONDS = 180.0
 Say = Callable[[str], None]

@@ -13,16 +13,16 @@ from typing import Any, Literal
 
 import psutil
 
-from argilla_setup.engine.check import find_gaps
+from argilla_setup.engine.consistency import find_gaps
 from argilla_setup.errors import UserError
-from argilla_setup.server.choices import Choices, check_stores, load_choices
 from argilla_setup.server.control import is_free, listens, stop_server
 from argilla_setup.server.environment import environment_folder, find_older_environments, lock_digest
 from argilla_setup.server.home import Home, load_secrets
+from argilla_setup.server.logs import last_line
 from argilla_setup.server.migrate import is_prepared
 from argilla_setup.server.processes import find_processes, read_processes
+from argilla_setup.server.settings import Choices, check_stores, load_choices
 from argilla_setup.server.status import is_healthy
-from argilla_setup.server.telling import last_line
 
 LOW_MB = 500
 """Less than this free and a day's answers may not fit."""

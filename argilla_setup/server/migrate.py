@@ -10,11 +10,11 @@ from pathlib import Path
 
 from argilla_setup.errors import UserError
 from argilla_setup.server.backup import write_backup
-from argilla_setup.server.choices import Choices
 from argilla_setup.server.environment import lock_digest
 from argilla_setup.server.home import Home, ensure_secrets, write_private
+from argilla_setup.server.logs import last_line
+from argilla_setup.server.settings import Choices
 from argilla_setup.server.supervisor import ENGINE, open_log, server_environment
-from argilla_setup.server.telling import last_line
 
 Say = Callable[[str], None]
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
-import urllib.error
 import urllib.request
 from dataclasses import dataclass
 
-from argilla_setup.server.choices import LOOPBACK, Choices, hide_password, load_choices
+from argilla_setup.server.database import count_contents
 from argilla_setup.server.home import Home
 from argilla_setup.server.processes import find_elsewhere, read_processes
-
-COUNTED = ("workspaces", "users", "datasets", "records", "responses")
+from argilla_setup.server.settings import LOOPBACK, Choices, hide_password, load_choices
 
 
 @dataclass(frozen=True)
@@ -58,15 +54,6 @@ def is_healthy(port: int) -> bool:
             return bool(answer.status == 200)
     except (OSError, urllib.error.URLError, ValueError):
         return False
-
-
-def count_contents(home: Home) -> dict[str, int]:
-    """Rows in the server's own database, read without the server."""
-    if not home.database.exists():
-        return {}
-    with contextlib.closing(sqlite3.connect(f"{home.database.as_uri()}?mode=ro", uri=True)) as db:
-        held = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        return {table: db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in COUNTED if table in held}
 
 
 def server_url(port: int) -> str:

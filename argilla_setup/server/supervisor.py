@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import IO
 
 from argilla_setup.errors import UserError
-from argilla_setup.server.choices import Choices
 from argilla_setup.server.home import Home, Secrets, identify
 from argilla_setup.server.processes import IDENTITY, MARK, write_processes
+from argilla_setup.server.settings import Choices
 
 ENGINE = Path(__file__).resolve().parents[1] / "engine" / "__main__.py"
 LONGEST_WAIT = 30.0

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from argilla_setup.server.choices import check_stores, load_choices
 from argilla_setup.server.control import start_detached, stop_server
 from argilla_setup.server.environment import ensure_environment, environment_folder, lock_digest
 from argilla_setup.server.home import Home, load_secrets
 from argilla_setup.server.migrate import is_prepared, prepare_database
 from argilla_setup.server.processes import read_processes
+from argilla_setup.server.settings import check_stores, load_choices
 
 
 @dataclass(frozen=True)

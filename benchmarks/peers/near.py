@@ -45,8 +45,8 @@ def ours(folder, threshold, bands, width):
 
 def one_hash(folder, threshold, bands, width):
     """The yardstick: read and normalize every row, hash every shingle once, keep the least."""
+    from curation.dedup.arrow_text import read_rows, spread
     from curation.dedup.kernels.sketch import bin_values
-    from curation.dedup.rows import read_rows, spread
 
     rows = read_rows(_texts(folder))
     values = np.empty((len(rows), 1), np.uint32)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from argilla_setup.command_line import echo
 
-from curation.cli import stages, describe, frozen, rows, standin  # isort: skip  (in the order of --help)
-from curation.cli.app import app, quiet_libraries
+from curation.cli import stages, describe, snapshots, inspect, simulate  # isort: skip  (in the order of --help)
+from curation.cli.app import app
 from curation.errors import UserError, describe_os_error
+from curation.library_logging import quiet_libraries
 
-__all__ = ["app", "describe", "frozen", "main", "quiet_libraries", "rows", "stages", "standin"]
+__all__ = ["app", "describe", "inspect", "main", "quiet_libraries", "simulate", "snapshots", "stages"]
 
 
 def main() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +13,10 @@ import typer
 from argilla_setup.command_line import QuotingGroup, echo
 from argilla_setup.command_line import as_json as json_of
 from argilla_setup.shown import mask_secrets, mask_values, visible
-from curation.screen_text import show_summary
+from curation.cli.output import show_summary
 
 if TYPE_CHECKING:
-    from curation.pipeline import Progress, Summary
+    from curation.stages import Progress, StageResult
 
 
 class Commands(QuotingGroup):
@@ -47,7 +45,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
 standin = typer.Typer(help="The offline stand-in: made-up answers on this machine, for trying things out.", no_args_is_help=True)
+
 app.add_typer(standin, name="standin", rich_help_panel="Try out")
 
 
@@ -67,19 +67,23 @@ def tell(values: dict[str, Any], text: str, *, as_json: bool) -> None:
 
 
 Folder = Annotated[Path, typer.Argument(help="The project's folder.")]
+
 SnapshotFolder = Annotated[Path, typer.Argument(help="A snapshot's folder.")]
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
 Key = Annotated[list[Path] | None, typer.Option("--key", help="A public key (PEM) to trust; may be given several times.")]
+
 Reason = Annotated[str, typer.Option("--reason", help="Why; kept with the row.")]
 
 
 def run_stage(name: str, folder: Path, as_json: bool) -> None:
     """Run a stage that takes a while, with a bar, and show what it did."""
-    from curation import pipeline
+    from curation import stages as pipeline
 
     stage: Any = getattr(pipeline, name)
     with progress_bar(as_json) as progress:
-        summary: Summary = stage(folder, progress=progress)
+        summary: StageResult = stage(folder, progress=progress)
     show_summary(summary, as_json)
 
 
@@ -109,12 +113,3 @@ def progress_bar(quiet: bool) -> Iterator[Progress | None]:
             bar.update(tasks[stage], completed=done, total=total, words=words)
 
         yield tell
-
-
-def quiet_libraries() -> None:
-    """Keep other people's progress bars and notices off the screen; our own say what is going on."""
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    for name in ("argilla.sdk", "bitsandbytes", "httpx", "sentence_transformers", "transformers"):
-        logging.getLogger(name).setLevel(logging.ERROR)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from curation.cli.app import Folder, Json, app, progress_bar
-from curation.screen_text import show_summary
+from curation.cli.output import show_summary
 
 Rows = Annotated[str, typer.Option("--rows", help="Which rows: standing (may still leave in a snapshot), approved, or all.")]
 
@@ -16,10 +16,10 @@ Rows = Annotated[str, typer.Option("--rows", help="Which rows: standing (may sti
 @app.command(rich_help_panel="Look")
 def describe(folder: Folder, rows: Rows = "standing", as_json: Json = False) -> None:
     """Count lengths, languages, topics, stock phrases, personal data and classes. Example: curate describe my-project"""
-    from curation import pipeline
+    from curation import stages
 
     with progress_bar(as_json) as progress:
-        summary = pipeline.describe(folder, scope=rows, progress=progress)  # type: ignore[arg-type]
+        summary = stages.describe(folder, scope=rows, progress=progress)  # type: ignore[arg-type]
     show_summary(summary, as_json)
 
 
@@ -32,16 +32,16 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare rows with real user data. Example: curate compare my-project real.jsonl --column text"""
-    from curation import pipeline
+    from curation import stages
 
     with progress_bar(as_json) as progress:
-        summary = pipeline.compare(folder, real, column=column, scope=rows, progress=progress)  # type: ignore[arg-type]
+        summary = stages.compare(folder, real, column=column, scope=rows, progress=progress)  # type: ignore[arg-type]
     show_summary(summary, as_json)
 
 
 @app.command(rich_help_panel="Gates")
 def balance(folder: Folder, as_json: Json = False) -> None:
     """Show the classes before and after the cap, and what the plan is asked for. Example: curate balance my-project"""
-    from curation import pipeline
+    from curation import stages
 
-    show_summary(pipeline.balance(folder), as_json)
+    show_summary(stages.balance(folder), as_json)

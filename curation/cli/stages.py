@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from curation.cli.app import Folder, Json, app, progress_bar, run_stage, tell
-from curation.screen_text import show_summary
+from curation.cli.output import show_summary
 
 
 @app.command(rich_help_panel="Write")
@@ -46,9 +46,9 @@ def init(
 @app.command(rich_help_panel="Write")
 def plan(folder: Folder, as_json: Json = False) -> None:
     """Lay out what to write, cell by cell. Example: curate plan my-project"""
-    from curation import pipeline
+    from curation import stages
 
-    show_summary(pipeline.plan(folder), as_json)
+    show_summary(stages.plan(folder), as_json)
 
 
 @app.command(name="import", rich_help_panel="Write")
@@ -77,7 +77,7 @@ def import_rows(
     as_json: Json = False,
 ) -> None:
     """Import existing rows. Example: curate import my-project rows.jsonl --source dolly-15k --license CC-BY-SA-3.0 --written-by people"""
-    from curation import pipeline
+    from curation import stages
     from curation.errors import ProjectError
     from curation.spdx import read_license
 
@@ -90,9 +90,9 @@ def import_rows(
         license = read_license(license or typer.prompt("Its license (SPDX, for example CC-BY-4.0)", default="unknown"))
         while written_by not in ("people", "model", "unknown"):
             written_by = typer.prompt("Who wrote the rows (people, model or unknown)", default="unknown")
-    stated = pipeline.Provenance(source or "unknown", license or "unknown", written_by or "unknown")
-    read_as = pipeline.ReadAs(encoding, "\t" if delimiter == "\\t" else delimiter, sheet, header)
-    summary = pipeline.import_rows(
+    stated = stages.Provenance(source or "unknown", license or "unknown", written_by or "unknown")
+    read_as = stages.ReadAs(encoding, "\t" if delimiter == "\\t" else delimiter, sheet, header)
+    summary = stages.import_rows(
         folder, *file, shape=shape, columns=columns, group=group, provenance=stated, read_as=read_as, strict=strict
     )  # fmt: skip
     show_summary(summary, as_json)
@@ -106,13 +106,13 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Have the teacher write what the plan still lacks. Example: curate generate my-project"""
-    from curation import pipeline
+    from curation import stages
 
     if dry_run:
-        show_summary(pipeline.estimate(folder), as_json)
+        show_summary(stages.estimate(folder), as_json)
         return
     with progress_bar(as_json) as progress:
-        summary = pipeline.generate(folder, progress=progress, retry_failed=retry_failed)
+        summary = stages.generate(folder, progress=progress, retry_failed=retry_failed)
     show_summary(summary, as_json)
 
 
@@ -130,10 +130,10 @@ def dedup(
     as_json: Json = False,
 ) -> None:
     """Find copies, near copies and rewordings. Example: curate dedup my-project --against other/snapshots/support-v1-3f9c2a1b"""
-    from curation import pipeline
+    from curation import stages
 
     with progress_bar(as_json) as progress:
-        summary = pipeline.dedup(folder, against=against or (), ray=ray, progress=progress)
+        summary = stages.dedup(folder, against=against or (), ray=ray, progress=progress)
     show_summary(summary, as_json)
 
 
@@ -150,10 +150,10 @@ def refill(
     as_json: Json = False,
 ) -> None:
     """Ask again for the cells whose row fell in a gate. Example: curate refill my-project --rounds 2"""
-    from curation import pipeline
+    from curation import stages
 
     with progress_bar(as_json) as progress:
-        summary = pipeline.refill(folder, rounds=rounds, progress=progress)
+        summary = stages.refill(folder, rounds=rounds, progress=progress)
     show_summary(summary, as_json)
 
 
@@ -164,10 +164,10 @@ def diversity(
     as_json: Json = False,
 ) -> None:
     """Say how various the rows are that stand. Example: curate diversity my-project --naive 100"""
-    from curation import pipeline
+    from curation import stages
 
     with progress_bar(as_json) as progress:
-        summary = pipeline.diversity(folder, naive=naive, progress=progress)
+        summary = stages.diversity(folder, naive=naive, progress=progress)
     show_summary(summary, as_json)
 
 
@@ -180,17 +180,17 @@ def push(folder: Folder, as_json: Json = False) -> None:
 @app.command(rich_help_panel="People")
 def pull(folder: Folder, as_json: Json = False) -> None:
     """Bring back what people said. Example: curate pull my-project"""
-    from curation import pipeline
+    from curation import stages
 
-    show_summary(pipeline.pull(folder), as_json)
+    show_summary(stages.pull(folder), as_json)
 
 
 @app.command(rich_help_panel="People")
 def decide(folder: Folder, as_json: Json = False) -> None:
     """Compute every row's verdict from what is known; nothing is measured. Example: curate decide my-project"""
-    from curation import pipeline
+    from curation import stages
 
-    show_summary(pipeline.decide(folder), as_json)
+    show_summary(stages.decide(folder), as_json)
 
 
 @app.command(rich_help_panel="Write")
@@ -200,8 +200,8 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Walk the stages from the plan to a stage; with --json one object a stage. Example: curate run my-project --until push"""
-    from curation import pipeline
+    from curation import stages
 
     with progress_bar(as_json) as progress:
-        for summary in pipeline.run(folder, until=until, progress=progress):
+        for summary in stages.run(folder, until=until, progress=progress):
             show_summary(summary, as_json)

@@ -5,13 +5,12 @@ a row is dropped only when a row that *stays* is itself similar enough, so every
 Rows whose labels differ are never paired; for label data ("Burn of left hand", "Burn of right hand") they are the data.
 """
 
-from curation.dedup.clusters import find_clusters
 from curation.dedup.exact import find_conflicts, find_exact
-from curation.dedup.keep import DROPS, cluster_alarms
 from curation.dedup.near import find_near, find_near_against
-from curation.dedup.pairs import find_near_pairs, rethreshold
+from curation.dedup.near_pairs import find_clusters, find_near_pairs, rethreshold
+from curation.dedup.normalization import normalize
+from curation.dedup.resolve import DROPS, cluster_alarms
 from curation.dedup.semantic import find_semantic
-from curation.dedup.text import normalize
 
 __all__ = [
     "DROPS",

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from curation.dedup.keep import Decided, drop_table, first_of_equal, keeping_order, label_codes
-from curation.dedup.rows import Texts, keyed_rows
-from curation.dedup.text import checked_length
+from curation.dedup.arrow_text import Texts, keyed_rows
+from curation.dedup.normalization import checked_length
+from curation.dedup.resolve import Decided, drop_table, first_of_equal, keeping_order, label_codes
 
 CONFLICTS = pa.schema({"row": pa.int64(), "twin": pa.int64(), "label": pa.string(), "twin_label": pa.string()})
 

@@ -4,16 +4,11 @@
 use. Each `find_` function is usable alone on texts and gives an Arrow table with the place of all it found.
 """
 
-from curation.distribution.comparison import compare
-from curation.distribution.coverage import find_uncovered
-from curation.distribution.describe import describe
-from curation.distribution.facts import Comparison, Description
-from curation.distribution.languages import find_languages
-from curation.distribution.lengths import load_tokenizer, measure_lengths, spread_of
-from curation.distribution.personal import find_personal, mask_personal
-from curation.distribution.phrases import find_openings, find_phrases
+from curation.distribution.drift import compare, find_uncovered, mmd_test, separability
+from curation.distribution.pii import find_personal, mask_personal
+from curation.distribution.profile import describe, find_languages, find_openings, find_phrases, load_tokenizer, measure_lengths, spread_of
+from curation.distribution.schema import Comparison, Description
 from curation.distribution.topics import find_topics
-from curation.distribution.twosample import mmd_test, separability
 
 __all__ = [
     "Comparison",

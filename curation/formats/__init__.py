@@ -5,7 +5,7 @@ split for people who train elsewhere. One bad row is a counted `RowFailure`; onl
 """
 
 from curation.formats.export import ExportFormat, check_target, write_rows
-from curation.formats.files import Detected, ReadAs, RowFailure
+from curation.formats.raw import Detected, ReadAs, RowFailure
 from curation.formats.read import Format, OpenRows, ReadOptions, ReadRow, open_rows, read_rows
 from curation.formats.shapes import PairWithFact, Shape
 

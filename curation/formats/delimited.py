@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from curation.errors import ProjectError
-from curation.formats.files import LONGEST_LINE, Detected, Row, RowFailure, Rows, lines_of, sample_of
+from curation.formats.raw import LONGEST_LINE, Detected, Row, RowFailure, Rows, lines_of, sample_of
 
 _MOST_REREAD = 1_000_000
 """Lines that are read again after unclosed quotes before the rest of a CSV file is given up."""

@@ -13,7 +13,8 @@ from typing import Any, Literal, get_args
 import orjson
 
 from curation.errors import ProjectError, RowError
-from curation.formats.files import Detected, ReadAs, Row, RowFailure, Rows, read_raw, shown
+from curation.formats.files import read_raw
+from curation.formats.raw import Detected, ReadAs, Row, RowFailure, Rows, shown
 from curation.formats.shapes import NEEDS, SHAPES, USED, PairWithFact, Shape, find_shape, record_from
 from curation.formats.trees import is_tree, join_messages, tree_examples
 from curation.patterns import Pattern, compile_pattern

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from curation.errors import ProjectError
 from curation.formats.delimited import header_of, named_cells
-from curation.formats.files import Detected, RawFile, ReadAs, Row, RowFailure, Rows
+from curation.formats.raw import Detected, RawFile, ReadAs, Row, RowFailure, Rows
 
 if TYPE_CHECKING:
     import pyarrow as pa

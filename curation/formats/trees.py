@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from curation.errors import RowError
-from curation.formats.files import Row, RowFailure, Rows
-from curation.formats.shapes import PairWithFact
-from curation.formats.turns import turns_of
+from curation.formats.raw import Row, RowFailure, Rows
+from curation.formats.shapes import PairWithFact, turns_of
 from curation.records import InstructionRecord, make_pair, parse_record
 
 FLAT = ("message_id", "parent_id", "text", "role")

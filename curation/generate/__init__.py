@@ -7,12 +7,23 @@ Files: asks.py (what to ask for in one request), requests.py (how it is put), re
 
 from __future__ import annotations
 
-from curation.generate.answers import Made, read_answer, records_from
-from curation.generate.asks import APPROACHES, Ask, Neighbours, Parent, group_cells, shorten, slot_of
-from curation.generate.naive import naive_requests, naive_texts
+from curation.generate.baseline import naive_requests, naive_texts
 from curation.generate.pairing import Candidate, Pairing, pair_candidates
-from curation.generate.reading import fail, read_json, read_rows
-from curation.generate.requests import ask_requests, generation_digest, message_body, object_schema, planned_requests, requests_for
+from curation.generate.parsing import Made, read_answer, records_from
+from curation.generate.requests import (
+    APPROACHES,
+    Ask,
+    Neighbours,
+    Parent,
+    ask_requests,
+    generation_digest,
+    group_cells,
+    planned_requests,
+    requests_for,
+    shorten,
+    slot_of,
+)
+from curation.structured_output import fail, message_body, object_schema, read_json, read_rows
 
 __all__ = [
     "APPROACHES",

@@ -6,6 +6,6 @@ what is *known not to leak*: texts that may be trained on when they are given, t
 """
 
 from curation.leakage.calibration import OperatingPoint
-from curation.leakage.screen import LEAKS, SCORES, LeakScreen, find_leaks, score_leaks
+from curation.leakage.detector import LEAKS, SCORES, LeakScreen, find_leaks, score_leaks
 
 __all__ = ["LEAKS", "SCORES", "LeakScreen", "OperatingPoint", "find_leaks", "score_leaks"]

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from curation.leakage.candidates import Shortlist
 from curation.leakage.features import DENSE, LEXICAL, Prepared, SuiteFeatures
-from curation.leakage.scan import readable_rows
-from curation.leakage.shortlist import Shortlist
+from curation.leakage.ngrams import readable_rows
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from curation.config.project import ModelSpec, settings_digest
 from curation.generate import fail, message_body, object_schema, read_json
-from curation.leakage.spans import words
-from curation.leakage.views import is_code, values
-from curation.project import ModelSpec, settings_digest
+from curation.leakage.features import is_code, values
+from curation.leakage.ngrams import words
 from curation.prompts import fill, prompt_digest
 from curation.requests import Answer, Failure, Request
 

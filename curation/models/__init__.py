@@ -1,17 +1,16 @@
 """Models, over HTTP or in a folder: what they cost, how they are asked, and that nothing they answer is lost or bought twice."""
 
-from curation.models.ask import ask
-from curation.models.batches import ask_batch
-from curation.models.check import ModelInfo, NotReached, check_model, same_family
-from curation.models.client import ChatModel, NoReply, Reply, key_name
-from curation.models.counting import count_tokens
-from curation.models.opening import has_key, open_model
-from curation.models.prices import Estimate, estimate_cost, family, find_rates, usd_of
-from curation.models.sending import AnswerCheck, Patience
-from curation.models.settling import settle_kept
-from curation.models.spans import stage_span
-from curation.models.terms import check_terms, find_terms
-from curation.models.told import AskProgress, AskSummary
+from curation.models.availability import ModelInfo, NotReached, check_model, same_family
+from curation.models.base import ChatModel, NoReply, Reply, key_name
+from curation.models.batch_runner import ask_batch
+from curation.models.factory import has_key, open_model
+from curation.models.pricing import Estimate, count_tokens, estimate_cost, family, find_rates, usd_of
+from curation.models.runner import AskProgress, AskSummary
+from curation.models.sender import AnswerCheck, RetryPolicy
+from curation.models.settlement import settle_kept
+from curation.models.submit import ask
+from curation.models.tracing import stage_span
+from curation.models.usage_terms import check_terms, find_terms
 
 __all__ = [
     "AnswerCheck",
@@ -22,8 +21,8 @@ __all__ = [
     "ModelInfo",
     "NoReply",
     "NotReached",
-    "Patience",
     "Reply",
+    "RetryPolicy",
     "ask",
     "ask_batch",
     "check_model",

@@ -6,8 +6,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from curation.models.client import ANSWER_S, Reply, is_loopback, network_of
-from curation.models.sdk import SdkClients
+from curation.models.base import ANSWER_S, Reply, SdkClients, is_loopback, network_of
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic

@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from curation.errors import ModelUnavailable
-from curation.models.client import Reply
+from curation.models.base import Reply
 
 _JSON_ONLY = "Answer with one JSON value that fits this JSON schema, and with nothing else:\n"
 
@@ -49,7 +49,7 @@ class LocalModel:
 
 def chat_of(body: dict[str, Any]) -> list[dict[str, str]]:
     """The turns for the model's chat template; a schema is asked for in words."""
-    from curation.completions import completion_body
+    from curation.message_format import completion_body
 
     asked = completion_body(body, limit="max_tokens")
     turns: list[dict[str, str]] = asked["messages"]

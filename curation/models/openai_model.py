@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from curation.completions import Limit, completion_body
-from curation.models.client import ANSWER_S, Reply, is_loopback, network_of
-from curation.models.sdk import SdkClients
+from curation.message_format import Limit, completion_body
+from curation.models.base import ANSWER_S, Reply, SdkClients, is_loopback, network_of
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -7,12 +7,18 @@ stay good. Files: cells.py, layout.py, spread.py (attributes, quotas), values.py
 
 from __future__ import annotations
 
-from curation.plan.cells import Cell, Row, cell_id
-from curation.plan.extra import Asked, extra_cells
-from curation.plan.layout import coverage, make_plan
-from curation.plan.passages import find_passages
-from curation.plan.rows import holds_any, lengths_of, normalized
-from curation.plan.values import Values, values_from_lines, values_from_table, written_values
+from curation.plan.cell import Cell, Row, cell_id
+from curation.plan.grid import Asked, coverage, extra_cells, make_plan
+from curation.plan.grounding import (
+    Values,
+    find_passages,
+    holds_any,
+    lengths_of,
+    normalized,
+    values_from_lines,
+    values_from_table,
+    written_values,
+)
 
 __all__ = [
     "Asked",

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from argilla_setup.shown import plain_markdown
-from curation.report.attention import describe_alpha
-from curation.report.data import CardInput
+from curation.report.notices import describe_alpha
+from curation.report.schema import CardInput
 
 if TYPE_CHECKING:
     from jinja2 import Template

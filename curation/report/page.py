@@ -18,15 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from argilla_setup.shown import mask_secrets
+from curation.intervals import Rate
 from curation.report import charts
-from curation.report.attention import describe_alpha, find_attention
-from curation.report.data import ReportData
-from curation.report.mask import mask_fields, mask_rows
-from curation.report.rows import Distribution, Drop
-from curation.report.scatter import scatter
-from curation.report.withhold import withhold_protected
-from curation.report.words import mark_differences
-from curation.score.measures import Rate
+from curation.report.charts import scatter
+from curation.report.notices import describe_alpha, find_attention
+from curation.report.redaction import mask_fields, mask_rows, withhold_protected
+from curation.report.schema import Distribution, Drop, ReportData
+from curation.report.text_diff import mark_differences
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -18,9 +18,10 @@ from curation.snapshot.keys import (
 )
 from curation.snapshot.manifest import Manifest, ProtectedSet, find_snapshots, read_manifest
 from curation.snapshot.read import read_split
-from curation.snapshot.revoke import FOLDER as REVOCATIONS
-from curation.snapshot.revoke import Revocation, read_revocation, revoke
-from curation.snapshot.sign import sign_folder, sign_snapshot
+from curation.snapshot.revocation import FOLDER as REVOCATIONS
+from curation.snapshot.revocation import Revocation, read_revocation, revoke
+from curation.snapshot.sign import sign_snapshot
+from curation.snapshot.signature import sign_folder
 from curation.snapshot.verify import Problem, Snapshot, Verification, load_snapshot, read_signer, verify_folder, verify_snapshot
 from curation.snapshot.write import write_snapshot
 

@@ -8,32 +8,12 @@ public tool needs --no-ignore-git-paths. A snapshot never has them.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from curation.errors import SnapshotError, command
-from curation.snapshot.keys import load_private_key
-from curation.snapshot.manifest import MANIFEST, SIGNATURE, parse_manifest, read_manifest_bytes
-from curation.snapshot.write import sync_folder
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-
-
-@dataclass(frozen=True)
-class Signed:
-    """What a signature claims, before any key is asked: the key's hint and the files' hashes."""
-
-    hint: str
-    files: dict[str, str]
+from curation.snapshot.manifest import MANIFEST, parse_manifest, read_manifest_bytes
+from curation.snapshot.signature import sign_folder
 
 
 def sign_snapshot(path: Path, private_key: Path, *, replace: bool = False) -> Path:
@@ -46,89 +26,3 @@ def sign_snapshot(path: Path, private_key: Path, *, replace: bool = False) -> Pa
         raise SnapshotError(str(path / problems[0].file), f"{problems[0].fact}; it was not signed", command("curate", "verify", path))
     checked = {MANIFEST: hashlib.sha256(body).hexdigest(), **manifest.files}
     return sign_folder(path, private_key, replace=replace, expected=checked)
-
-
-def sign_folder(path: Path, private_key: Path, *, replace: bool = False, expected: Mapping[str, str] | None = None) -> Path:
-    """Sign all files of a folder into FOLDER/model.sig. Signing again with the same key renews the signature.
-
-    Args:
-        replace: also replace the signature of another key.
-        expected: sha256 of each file as it was checked; nothing is signed if a file is another one by the time it is hashed.
-
-    Raises:
-        SnapshotError: no folder, a link or device inside, another key's signature, or a file that is not the expected one.
-    """
-    import model_signing
-
-    key = load_private_key(private_key)
-    if not path.is_dir():
-        raise SnapshotError(str(path), "is no folder")
-    if odd := next((p for p in walk_files(path) if p.is_symlink() or not p.is_file()), None):
-        raise SnapshotError(str(odd), "is no plain file; it was not signed")
-    _check_replaceable(path / SIGNATURE, key.public_key(), replace)
-    config: Any = model_signing.signing.Config()  # type: ignore[no-untyped-call]
-    config.use_elliptic_key_signer(private_key=private_key)
-    config.set_hashing_config(hashing_config())
-    whole = path.resolve()  # the parent of "." is no folder outside the snapshot
-    handle, aside = tempfile.mkstemp(prefix=f".{whole.name}-", suffix=".sig", dir=whole.parent)
-    try:
-        config.sign(whole, aside)
-        signed = read_signature(Path(aside))
-        if expected is not None and (signed is None or signed.files != dict(expected)):
-            raise SnapshotError(str(path), "was changed while it was being signed; it was not signed", command("curate", "verify", path))
-        os.fsync(handle)
-        Path(aside).chmod(0o444)
-        Path(aside).replace(path / SIGNATURE)
-    finally:
-        os.close(handle)
-        Path(aside).unlink(missing_ok=True)
-    sync_folder(path)
-    return path / SIGNATURE
-
-
-def read_signature(path: Path) -> Signed | None:
-    """Return what a signature file claims; None if it is no such file. Nothing here is proof of anything."""
-    try:
-        return parse_signature(path.read_bytes())
-    except OSError:
-        return None
-
-
-def parse_signature(body: bytes) -> Signed | None:
-    """Return what the bytes of a signature file claim; None if they are no signature."""
-    try:
-        bundle: Any = json.loads(body)
-        payload = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"], validate=True))
-        files = {str(item["name"]): str(item["digest"]) for item in payload["predicate"]["resources"]}
-        return Signed(str(bundle["verificationMaterial"]["publicKey"]["hint"]), files)
-    except (ValueError, KeyError, TypeError, binascii.Error, RecursionError):
-        return None
-
-
-def hashing_config() -> Any:
-    """model-signing's hashing over all files but the signature; its default would leave out git's files."""
-    import model_signing
-
-    config: Any = model_signing.hashing.Config()  # type: ignore[no-untyped-call]
-    return config.set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False)
-
-
-def walk_files(path: Path) -> Iterator[Path]:
-    """Everything below a folder that is not a folder itself, links to folders included, sorted."""
-    for entry in sorted(path.iterdir()):
-        if entry.is_dir() and not entry.is_symlink():
-            yield from walk_files(entry)
-        else:
-            yield entry
-
-
-def _check_replaceable(signature: Path, key: EllipticCurvePublicKey, replace: bool) -> None:
-    from curation.snapshot.keys import signature_hint
-
-    if replace or not signature.exists():
-        return
-    signed = read_signature(signature)
-    if signed is None or signed.hint != signature_hint(key):
-        raise SnapshotError(
-            str(signature), "is another key's signature, or none that can be read", "delete it to put yours in its place, and sign again"
-        )

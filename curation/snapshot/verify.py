@@ -25,8 +25,8 @@ from curation.snapshot.digest import kind_of
 from curation.snapshot.keys import PUBLIC, config_folder, find_trusted_keys, fingerprint, load_public_key, signature_hint
 from curation.snapshot.manifest import MANIFEST, SIGNATURE, SPLITS, Manifest, Split, parse_manifest, read_manifest_bytes
 from curation.snapshot.read import read_split
-from curation.snapshot.revoke import find_revocation
-from curation.snapshot.sign import Signed, hashing_config, parse_signature, read_signature, walk_files
+from curation.snapshot.revocation import find_revocation
+from curation.snapshot.signature import Signed, hashing_config, parse_signature, read_signature, walk_files
 from curation.snapshot.write import check_rows, file_sha256
 
 if TYPE_CHECKING:

@@ -13,28 +13,152 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from curation.errors import ProjectError
 from curation.requests import Answer, Failure, Request
-from curation.store import call_facts
-from curation.store.call_batches import CallBatches
-from curation.store.call_facts import NANO, CallState, CostRow
-from curation.store.calls_schema import CALLS_SCHEMA
-from curation.store.claims import Claim, ClaimedCall, Recovered
-from curation.store.owner import LEASE_S, is_alive, owner_name
+from curation.store import call_stats
+from curation.store.call_stats import NANO, CallState, CostRow
+from curation.store.lease import LEASE_S, is_alive, owner_name
+
+__all__ = ["CallLedger", "Claim", "ClaimedCall", "Recovered"]
+
+
+@dataclass(frozen=True)
+class OpenBatch:
+    """A batch that has not been read yet."""
+
+    number: int
+    batch_id: str | None
+    """The provider's id; None where a process died before it learnt it."""
+    requests: int
+    created: float
+
+
+BatchLine = tuple[str, bytes | None, int | None, str, str]
+"""One line of a batch's results: key, the message where the request succeeded, else status, reason and detail."""
+
+
+class CallBatches:
+    """The batches of one ledger."""
+
+    def __init__(self, connection: sqlite3.Connection, *, now: Callable[[], float]) -> None:
+        self._db, self._now = connection, now
+
+    def name(self, number: int, batch_id: str) -> None:
+        """Keep the provider's id; done before the first look at how far it is."""
+        self._db.execute("UPDATE call_batches SET batch_id = ? WHERE id = ?", (batch_id, number))
+
+    def open(self, *, model: str, simulated: bool) -> list[OpenBatch]:
+        """Batches to wait for. One without an id is listed once the process that was sending it is gone."""
+        rows = self._db.execute(
+            "SELECT id, batch_id, requests, created FROM call_batches WHERE ended IS NULL AND model = ? AND simulated = ? "
+            "AND (batch_id IS NOT NULL OR owner NOT IN (SELECT id FROM call_owners)) ORDER BY id",
+            (model, simulated),
+        )
+        return [OpenBatch(*row) for row in rows]
+
+    def left_behind(self, models: Sequence[str]) -> list[tuple[str, int]]:
+        """(model, calls) of what waits in batches of models that are not named: nobody will fetch them."""
+        rows = self._db.execute("SELECT model, SUM(requests) FROM call_batches WHERE ended IS NULL GROUP BY model ORDER BY model")
+        return [(model, calls) for model, calls in rows if model not in models]
+
+    def known_ids(self) -> set[str]:
+        """Every id that a batch of ours has."""
+        return {row[0] for row in self._db.execute("SELECT batch_id FROM call_batches WHERE batch_id IS NOT NULL")}
+
+    def waiting(self, number: int) -> dict[str, int]:
+        """Key to number of the calls whose result has not been kept."""
+        rows = self._db.execute("SELECT key, seq FROM calls WHERE batch = ? AND state = 'sent'", (number,))
+        return {key.hex(): seq for key, seq in rows}
+
+    def keep(self, number: int, results: Sequence[BatchLine]) -> int:
+        """Write results as they came, those not kept before; returns how many were new. Call it inside a transaction."""
+        new = 0
+        for key, raw, status, reason, detail in results:
+            where = (number, bytes.fromhex(key))
+            if raw is not None:
+                changed = self._db.execute(
+                    "UPDATE calls SET state = 'answered', status = 200, response = ?, ended = ?, reason = NULL, detail = NULL "
+                    "WHERE batch = ? AND key = ? AND state = 'sent'",
+                    (zlib.compress(raw), self._now(), *where),
+                )
+            else:
+                changed = self._db.execute(
+                    "UPDATE calls SET state = 'failed', status = ?, reason = ?, detail = ?, ended = ?, held_nano = 0, batch = NULL "
+                    "WHERE batch = ? AND key = ? AND state = 'sent'",
+                    (status, reason, detail, self._now(), *where),
+                )
+            new += changed.rowcount
+        return new
+
+    def end(self, number: int) -> int:
+        """The results are read; calls that had none are uncertain and charged. Returns how many those are."""
+        missing = self._db.execute(
+            "UPDATE calls SET state = 'uncertain', lost = lost + 1, lost_nano = lost_nano + held_nano, held_nano = 0, batch = NULL "
+            "WHERE batch = ? AND state = 'sent'",
+            (number,),
+        ).rowcount
+        self._db.execute("UPDATE call_batches SET ended = ? WHERE id = ?", (self._now(), number))
+        return missing
+
+    def undo(self, number: int, *, status: int | None, reason: str, detail: str) -> None:
+        """The provider has no such batch: its calls failed at no cost and may be asked again. Call it inside a transaction."""
+        self._db.execute(
+            "UPDATE calls SET state = 'failed', status = ?, reason = ?, detail = ?, held_nano = 0, batch = NULL "
+            "WHERE batch = ? AND state = 'sent'",
+            (status, reason, detail, number),
+        )
+        self._db.execute("UPDATE call_batches SET ended = ? WHERE id = ?", (self._now(), number))
+
+
+@dataclass(frozen=True)
+class ClaimedCall:
+    """A call that is ours to send."""
+
+    seq: int
+    request: Request
+    held_nano: int
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What became of the first `looked_at` requests of those offered."""
+
+    calls: tuple[ClaimedCall, ...] = ()
+    looked_at: int = 0
+    reused: int = 0
+    """Already answered."""
+    failed: int = 0
+    """Failed since the run began, or failed in a way that was paid for; not asked again under this key."""
+    elsewhere: tuple[int, ...] = ()
+    """Places (in what was offered) of those already on their way, in this process or another."""
+    over_budget: bool = False
+    """The next one could pass the budget."""
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What dead processes left behind."""
+
+    uncertain: int = 0
+    freed: int = 0
+
 
 PAGE = 500
 
-__all__ = ["CALLS_SCHEMA", "CallLedger", "CallState", "Claim", "ClaimedCall", "CostRow", "Recovered"]
-
 _instances = itertools.count(1)
+
 _OUR_CLAIM = "seq = ? AND owner = ? AND state IN ('reserved', 'sent')"
+
 _RESERVED = "state = 'reserved' AND batch IS NULL"
+
 # A claimed call that will not be sent now: as if never claimed, unless something is already known of it.
 _FORGET = f"DELETE FROM calls WHERE {_RESERVED} AND tries = 0 AND reason IS NULL AND lost = 0 AND "
+
 _FREE = (
     f"UPDATE calls SET state = CASE WHEN lost > 0 THEN 'uncertain' ELSE 'failed' END, owner = NULL, held_nano = 0 WHERE {_RESERVED} AND "
 )
@@ -151,7 +275,7 @@ class CallLedger:
 
     def unsettled_models(self) -> list[tuple[str, str]]:
         """(provider, model) of every response that was kept and not read; the project may name other models by now."""
-        return call_facts.list_unsettled_models(self._db)
+        return call_stats.list_unsettled_models(self._db)
 
     def record_retry(self, seq: int, *, status: int | None, reason: str, detail: str, lost: bool, budget_usd: float) -> bool:
         """Back to reserved, to be sent again; False when a lost try was charged and another could pass the budget."""
@@ -227,27 +351,27 @@ class CallLedger:
 
     def answers(self, stage: str, *, simulated: bool | None = None) -> Iterator[Answer]:
         """Every answer of a stage, in the order they were asked for; the ledger may be written meanwhile."""
-        return call_facts.find_answers(self._db, stage, simulated=simulated)
+        return call_stats.find_answers(self._db, stage, simulated=simulated)
 
     def answer(self, key: str) -> Answer | None:
         """The answer to one call, a real one before a simulated one."""
-        return call_facts.find_answer(self._db, key)
+        return call_stats.find_answer(self._db, key)
 
     def failures(self, stage: str, *, simulated: bool | None = None) -> Iterator[Failure]:
         """Every call of a stage that ended without an answer, or whose end is not known."""
-        return call_facts.find_failures(self._db, stage, simulated=simulated)
+        return call_stats.find_failures(self._db, stage, simulated=simulated)
 
     def costs(self) -> list[CostRow]:
         """What was spent, by stage and model."""
-        return call_facts.sum_costs(self._db)
+        return call_stats.sum_costs(self._db)
 
     def counts(self, stage: str | None = None) -> dict[CallState, int]:
         """How many calls are in each state."""
-        return call_facts.count_states(self._db, stage)
+        return call_stats.count_states(self._db, stage)
 
     def refusals(self, stage: str | None = None) -> dict[str, int]:
         """How many answers were refusals, by the provider's category."""
-        return call_facts.count_refusals(self._db, stage)
+        return call_stats.count_refusals(self._db, stage)
 
     def _find(self, key: bytes, *, simulated: bool) -> sqlite3.Row | None:
         row: sqlite3.Row | None = self._db.execute(

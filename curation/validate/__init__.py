@@ -2,7 +2,7 @@
 process of their own with a limit on time and memory (child.py).
 """
 
-from curation.validate.callables import CheckProcess, sources_of
 from curation.validate.rules import FAILURES, check_rows, checks_digest, load_table
+from curation.validate.sandbox import CheckProcess, sources_of
 
 __all__ = ["FAILURES", "CheckProcess", "check_rows", "checks_digest", "load_table", "sources_of"]

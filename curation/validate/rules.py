@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import orjson
 import pyarrow as pa
 
-from curation.checks import Check, PatternCheck, PythonCheck, SchemaCheck, TableCheck
-from curation.dedup.text import checked_length, normalize, strings
+from curation.dedup.normalization import checked_length, normalize, strings
 from curation.errors import ProjectError, RowError
 from curation.patterns import compile_pattern
-from curation.validate.callables import CheckProcess, sources_of
+from curation.validate.sandbox import CheckProcess, sources_of
+from curation.validate.schema import Check, PatternCheck, PythonCheck, SchemaCheck, TableCheck
 
 FAILURES = pa.schema({"row": pa.int64(), "check": pa.string(), "kind": pa.string(), "evidence": pa.string()})
 

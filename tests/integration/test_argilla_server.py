@@ -28,7 +28,7 @@ from argilla_setup.bootstrap import (
     ensure_dataset,
     ensure_workspace,
 )
-from argilla_setup.engine.check import find_gaps
+from argilla_setup.engine.consistency import find_gaps
 from argilla_setup.engine.logins import PER_PERSON
 from argilla_setup.server.control import describe_server, start_detached, stop_server
 from argilla_setup.server.environment import environment_folder

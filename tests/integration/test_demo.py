@@ -14,8 +14,7 @@ import psutil
 import pytest
 
 from curation.errors import ProjectError
-from curation.standin.planted import KINDS
-from curation.standin.scoreboard import CURATE_STEPS, OTHER_STEPS, write_summary
+from curation.simulation.scorecard import CURATE_STEPS, KINDS, OTHER_STEPS, write_summary
 
 pytestmark = [pytest.mark.demo, pytest.mark.argilla, pytest.mark.model]
 ROOT = Path(__file__).parents[2]

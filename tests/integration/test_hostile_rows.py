@@ -22,10 +22,10 @@ from argilla_setup import forms
 from argilla_setup.server.environment import environment_folder
 from argilla_setup.server.home import load_secrets
 from argilla_setup.users import Account
-from curation import pipeline
-from curation import score as scoring
-from curation.pipeline import open_bench
+from curation import judge as scoring
+from curation import stages
 from curation.review import ArgillaReview, Shown, fit_to_page, form_settings
+from curation.stages import open_workspace
 from curation.store import facts, records
 from tests.integration.argilla_server import RunningArgilla, answers_in, open_review, push_all
 from tests.integration.browsing import PATIENCE_MS, browser, logged_in, opened, picture
@@ -488,12 +488,12 @@ def test_an_imported_row_that_attacks_is_reviewed_like_any_other(
     file = project.with_name("rows.jsonl")
     lines = [json.dumps({"prompt": f"Q {name}: {text}", "completion": f"Answer: {text}"}) for name, text in texts.items()]
     file.write_text("\n".join(lines), encoding="utf-8")
-    pipeline.import_rows(project, file)
-    with open_bench(project) as bench:
-        rows = records.list_rows(bench.db, "instruction")
-        criteria, digest = [*bench.project.score.rubric, "overall"], scoring.rubric_digest(bench.project)
-        facts.add_scores(bench.db, [(row.seq, digest, criterion, 5, "", None) for row in rows for criterion in criteria], 1)
-    assert pipeline.push(project).counts["sent"] == {"instruction": len(texts)}
+    stages.import_rows(project, file)
+    with open_workspace(project) as workspace:
+        rows = records.list_rows(workspace.db, "instruction")
+        criteria, digest = [*workspace.project.score.rubric, "overall"], scoring.rubric_digest(workspace.project)
+        facts.add_scores(workspace.db, [(row.seq, digest, criterion, 5, "", None) for row in rows for criterion in criteria], 1)
+    assert stages.push(project).counts["sent"] == {"instruction": len(texts)}
     listener.asked.clear()
     context = logged_in(browser, argilla_home.url, argilla_home.account("mallory", workspace="attacked"))
     answered = 3
@@ -509,11 +509,11 @@ def test_an_imported_row_that_attacks_is_reviewed_like_any_other(
             page.wait_for_function("text => document.querySelector('.record .content-area')?.firstElementChild.textContent !== text",
                                    arg=prompt)  # fmt: skip
     context.close()
-    pulled = pipeline.pull(project).counts
+    pulled = stages.pull(project).counts
     assert (pulled["answers"], pulled["new"], pulled["edited_records"]) == (answered, answered, 0)
     assert pulled["verdicts"]["approved"] == answered and not pulled["verdicts"].get("edited")
     assert listener.asked == []
-    assert pipeline.push(project).counts["sent"] in ({}, {"instruction": 0})
+    assert stages.push(project).counts["sent"] in ({}, {"instruction": 0})
 
 
 def test_a_custom_field_runs_in_a_frame_that_reaches_nothing(

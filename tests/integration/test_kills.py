@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from curation import pipeline
-from curation.standin.lifecycle import start, stop
+from curation import stages
+from curation.simulation.process import start, stop
 from tests.integration.killing import (
     LANDED,
     Calls,
@@ -53,13 +53,13 @@ def bought(icd10_template: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     settings = planned / "project.yaml"
     text = re.sub(r"concurrency: \d+", f"concurrency: {CONCURRENCY}", settings.read_text())
     settings.write_text(re.sub(r"(?m)^  instruction: \d+", f"  instruction: {CALLS_PER_KILL * kills_of('generate')}", text))
-    pipeline.plan(planned)
+    stages.plan(planned)
     try:
         start(planned, table=planned / "tables" / "icd10cm.parquet", seed=7, log=root / "log", options={"latency": str(LATENCY)})
         shutil.copytree(planned, generated)
-        pipeline.generate(generated)
+        stages.generate(generated)
         shutil.copytree(generated, scored)
-        pipeline.score(scored)
+        stages.score(scored)
         yield Bought(planned, generated, scored, root / "log" / "requests.jsonl")
     finally:
         stop(planned)

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from curation import pipeline
-from curation.standin.lifecycle import start, stop
-from curation.standin.reading import body_sha
+from curation import stages
+from curation.simulation.process import start, stop
+from curation.simulation.request_parser import body_sha
 from tests.integration.killing import LANDED, RequestLog, kill_at, kills_of, query, read_calls, running
 from tests.integration.test_kills import CHOICES, FAILURES, PER_CELL, ROWS, SCORES, copied
 
@@ -42,12 +42,12 @@ def undisturbed(icd10_template: Path, tmp_path_factory: pytest.TempPathFactory) 
     copied(icd10_template, planned)
     settings = planned / "project.yaml"
     settings.write_text(re.sub(r"(?m)^  instruction: \d+", f"  instruction: {CELLS}", settings.read_text()))
-    pipeline.plan(planned)
+    stages.plan(planned)
     with served(planned, root / "log"):
         copied(planned, generated)
-        pipeline.generate(generated)
+        stages.generate(generated)
         copied(generated, scored)
-        pipeline.score(scored)
+        stages.score(scored)
     yield Undisturbed(planned, generated, scored)
 
 
@@ -113,7 +113,7 @@ def test_batches_outlive_every_kill_and_are_read_once(undisturbed: Undisturbed, 
     """Each trial is killed twice, at moments drawn over all that the verb says to the server, and then ended."""
     source, single = {"generate": (undisturbed.planned, undisturbed.generated), "score": (undisturbed.generated, undisturbed.scored)}[verb]
     draw, trials, landed = random.Random(5), kills_of(f"{verb} in batches") // KILLS_A_TRIAL, 0
-    stage = {"generate": pipeline.generate, "score": pipeline.score}[verb]
+    stage = {"generate": stages.generate, "score": stages.score}[verb]
     for trial in range(trials):
         project = in_batches(source, tmp_path / f"trial-{trial}" / "project")
         with served(project, tmp_path / f"trial-{trial}" / "log") as log:

@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from curation import pipeline
-from curation import score as scoring
-from curation.pipeline import open_bench
+from curation import judge as scoring
+from curation import stages
+from curation.stages import open_workspace
 from curation.store import facts, records
 from tests.integration.argilla_server import RunningArgilla
 from tests.integration.killing import LANDED, finish, kill_at, kills_of, query
@@ -41,11 +41,13 @@ def prepare(project: Path, *, rows: int, name: str) -> dict[str, str]:
     file = project.with_name("rows.jsonl")
     lines = ({"prompt": f"Case {n}: pain in joint {n * 7919 % rows}", "completion": f"Code: M{n}"} for n in range(rows))
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    pipeline.import_rows(project, file)
-    with open_bench(project) as bench:
-        held, digest = records.list_rows(bench.db, "instruction"), scoring.rubric_digest(bench.project)
-        criteria = [*bench.project.score.rubric, "overall"]
-        facts.add_scores(bench.db, [(row.seq, digest, criterion, 4 + row.seq % 2, "", None) for row in held for criterion in criteria], 1)
+    stages.import_rows(project, file)
+    with open_workspace(project) as workspace:
+        held, digest = records.list_rows(workspace.db, "instruction"), scoring.rubric_digest(workspace.project)
+        criteria = [*workspace.project.score.rubric, "overall"]
+        facts.add_scores(
+            workspace.db, [(row.seq, digest, criterion, 4 + row.seq % 2, "", None) for row in held for criterion in criteria], 1
+        )
     assert len(held) == rows
     return {row.id: str(row.record.completion.content) for row in held if row.record.kind == "instruction"}
 

@@ -13,8 +13,8 @@ from tests.integration.killing import LANDED, finish, kill_at, kills_of, moments
 from tests.training_samples import build_project, run_settings, write_run_file
 from training.adapter import folder_digest
 from training.config import load_run_file
-from training.folder import ADAPTER, CHECKPOINTS, MARK, METRICS, RUN
 from training.preflight import preflight
+from training.run_folder import ADAPTER, CHECKPOINTS, MARK, METRICS, RUN
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(2400)]
 LEARNED = ("loss", "eval_loss", "grad_norm", "learning_rate")

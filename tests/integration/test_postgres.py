@@ -18,10 +18,10 @@ import pytest
 
 from argilla_setup.errors import UserError
 from argilla_setup.server.backup import write_backup
-from argilla_setup.server.choices import Asked
 from argilla_setup.server.control import any_free_port, start_detached, stop_server
 from argilla_setup.server.doctor import examine
 from argilla_setup.server.home import Home, open_home
+from argilla_setup.server.settings import Asked
 from argilla_setup.server.status import describe_server
 from tests.integration.argilla_server import answers_in
 from tests.integration.test_argilla_running import as_person, dataset_of, found, person, push, submit, wait_for

@@ -17,10 +17,11 @@ from argilla_setup.bootstrap import connect as connect_sdk
 from argilla_setup.server.control import start_detached, stop_server
 from argilla_setup.server.home import load_secrets, open_home
 from argilla_setup.users import Account, list_accounts, lock_out
-from curation import pipeline
+from curation import stages
 from curation.review import Shown, connect, find_dataset
 from curation.review.records import WITHDRAWN, Answered, restore_records
-from curation.store import facts, open_store, records, reviews, runs
+from curation.store import facts, records, reviews, runs
+from curation.store.database import open_store
 from tests.integration.argilla_server import RunningArgilla
 from tests.test_pipeline import blank, import_plain, score_by_hand
 
@@ -105,7 +106,7 @@ def verdicts(folder: Path) -> dict[str, str]:
 
 
 def next_of(folder: Path) -> str:
-    (note,) = pipeline.status(folder).notes
+    (note,) = stages.status(folder).notes
     return note.removeprefix("Next: ").split()[1]
 
 
@@ -122,7 +123,7 @@ def said(record: dict[str, Any]) -> dict[str, tuple[str, dict[str, Any]]]:
 
 
 def test_deleted_dataset_and_records_come_back_with_answers(bed: Path, argilla_home: RunningArgilla) -> None:
-    first = pipeline.push(bed)
+    first = stages.push(bed)
     assert (first.counts["sent"], first.counts["sent_again"]) == ({"instruction": ROWS}, 0)
     ana, ben = people(argilla_home, bed)
     there = held(argilla_home, bed)
@@ -131,25 +132,25 @@ def test_deleted_dataset_and_records_come_back_with_answers(bed: Path, argilla_h
     answer(argilla_home, there[a], ben, "approve")
     answer(argilla_home, there[b], ana, "approve", edited_completion="A better text")
     answer(argilla_home, there[c], ana, "reject", status="draft", comment="not sure yet")
-    assert pipeline.pull(bed).counts["new"] == 4
+    assert stages.pull(bed).counts["new"] == 4
     before = {identity: said(there) for identity, there in held(argilla_home, bed).items()}
     with as_user(argilla_home, argilla_home.api_key) as http:
         assert http.delete(f"datasets/{dataset_id(argilla_home, bed)}").status_code == 200
 
-    pulled = pipeline.pull(bed)
+    pulled = stages.pull(bed)
     waiting = [verdict for verdict in verdicts(bed).values() if verdict in ("to_review", "in_review")]
     assert (pulled.counts["new"], pulled.counts["missing"]) == (0, ROWS - 2) and len(waiting) == ROWS - 1
     assert next_of(bed) == "push"
-    again = pipeline.push(bed)
+    again = stages.push(bed)
     # The edited text became a row of its own, which this push sends for the first time.
     assert (again.counts["sent"], again.counts["sent_again"], again.counts["restored_answers"]) == ({"instruction": ROWS + 1}, ROWS, 4)
     assert "sent again with 4 answers given before" in " ".join(again.notes)
     now = held(argilla_home, bed)
     assert {identity: said(now[identity]) for identity in before} == before
     assert now[a]["status"] == "completed" and now[b]["status"] == "pending"
-    assert pipeline.push(bed).counts["sent"] == {"instruction": 0}
+    assert stages.push(bed).counts["sent"] == {"instruction": 0}
     # What was restored is nobody's second answer.
-    assert pipeline.pull(bed).counts["new"] == 0
+    assert stages.pull(bed).counts["new"] == 0
     with open_store(bed) as db:
         seqs = {identity: seq for seq, identity in records.ids_of(db).items()}
         assert [given.user for given in reviews.answers_by_seq(db)[seqs[a]]] == ["ana", "ben"]
@@ -159,53 +160,53 @@ def test_deleted_dataset_and_records_come_back_with_answers(bed: Path, argilla_h
     with as_user(argilla_home, argilla_home.api_key) as http:
         gone = now[c]["id"]
         assert http.delete(f"datasets/{dataset_id(argilla_home, bed)}/records", params={"ids": gone}).status_code == 204
-    assert pipeline.pull(bed).counts["missing"] == 1 and next_of(bed) == "push"
-    last = pipeline.push(bed)
+    assert stages.pull(bed).counts["missing"] == 1 and next_of(bed) == "push"
+    last = stages.push(bed)
     assert (last.counts["sent"], last.counts["sent_again"], last.counts["restored_answers"]) == ({"instruction": 1}, 1, 1)
     assert said(held(argilla_home, bed)[c]) == before[c]
-    assert pipeline.push(bed).counts["sent_again"] == 0
+    assert stages.push(bed).counts["sent_again"] == 0
 
 
 def test_an_answer_changed_after_it_was_restored_replaces_the_old_one(bed: Path, argilla_home: RunningArgilla) -> None:
-    pipeline.push(bed)
+    stages.push(bed)
     ana, ben = people(argilla_home, bed)
     a = min(held(argilla_home, bed))
     for person in (ana, ben):
         answer(argilla_home, held(argilla_home, bed)[a], person, "approve")
-    pipeline.pull(bed)
+    stages.pull(bed)
     with as_user(argilla_home, argilla_home.api_key) as http:
         assert http.delete(f"datasets/{dataset_id(argilla_home, bed)}").status_code == 200
-    pipeline.push(bed)
+    stages.push(bed)
     (mine,) = [r for r in held(argilla_home, bed)[a]["responses"] if r["user_id"] == ana.id]
     with as_user(argilla_home, ana.api_key) as http:
         body = {"status": "submitted", "values": {forms.VERDICT: {"value": "reject"}}}
         assert http.put(f"responses/{mine['id']}", json=body).status_code == 200
-    assert pipeline.pull(bed).counts["new"] == 1
+    assert stages.pull(bed).counts["new"] == 1
     assert verdicts(bed)[a] == "disputed"
 
 
 def test_moved_to_another_workspace_and_another_server(bed: Path, argilla_home: RunningArgilla, tmp_path: Path) -> None:
-    pipeline.push(bed)
+    stages.push(bed)
     ana, _ = people(argilla_home, bed)
     a, *_ = sorted(held(argilla_home, bed))
     answer(argilla_home, held(argilla_home, bed)[a], ana, "approve")
-    pipeline.pull(bed)
+    stages.pull(bed)
     with_settings(bed, {f"workspace: {bed.name}": f"workspace: {bed.name}-2"})
-    assert pipeline.pull(bed).counts["missing"] == ROWS and next_of(bed) == "push"
-    moved = pipeline.push(bed)
+    assert stages.pull(bed).counts["missing"] == ROWS and next_of(bed) == "push"
+    moved = stages.push(bed)
     assert (moved.counts["sent_again"], moved.counts["restored_answers"]) == (ROWS, 1)  # ana and ben have accounts and are admitted
     second = open_home(tmp_path / "second")
     try:
         status = start_detached(second, port=0, say=print)
         other = RunningArgilla(second, status.url, load_secrets(second).owner_api_key)
         with_settings(bed, {f"argilla: {argilla_home.home.folder}": f"argilla: {second.folder}"})
-        assert pipeline.pull(bed).counts["missing"] == ROWS and next_of(bed) == "push"
-        there = pipeline.push(bed)
+        assert stages.pull(bed).counts["missing"] == ROWS and next_of(bed) == "push"
+        there = stages.push(bed)
         assert (there.counts["sent"], there.counts["sent_again"], there.counts["restored_answers"]) == ({"instruction": ROWS}, ROWS, 0)
         assert "ana, ben have no account in Argilla" in " ".join(there.notes) and len(held(other, bed)) == ROWS
         assert [user["username"] for user in list_accounts(other.url, other.api_key)] == ["owner"]
         with_settings(bed, {f"argilla: {second.folder}": f"argilla: {argilla_home.home.folder}"})  # and home again: nothing is missing
-        home = pipeline.push(bed)
+        home = stages.push(bed)
         assert (home.counts["sent"], home.counts["sent_again"]) == ({"instruction": 0}, 0)
         assert next_of(bed) == "pull"
     finally:
@@ -213,7 +214,7 @@ def test_moved_to_another_workspace_and_another_server(bed: Path, argilla_home: 
 
 
 def test_rows_pushed_by_schema_4_are_compared_not_trusted(bed: Path, argilla_home: RunningArgilla) -> None:
-    pipeline.push(bed)
+    stages.push(bed)
     a, b, *_ = sorted(held(argilla_home, bed))
     with open_store(bed) as db, db:  # as schema 4 left it: a name and a digest, here one that was never Argilla's
         db.execute("UPDATE pushed SET server = '', dataset = '', payload = 'stale'")
@@ -222,21 +223,21 @@ def test_rows_pushed_by_schema_4_are_compared_not_trusted(bed: Path, argilla_hom
         http.delete(f"datasets/{dataset_id(argilla_home, bed)}/records", params={"ids": there[a]["id"]})
         fields = there[b]["fields"] | {"completion": "another text"}
         assert http.patch(f"records/{there[b]['id']}", json={"fields": fields}).status_code == 200
-    pushed = pipeline.push(bed)
+    pushed = stages.push(bed)
     assert (pushed.counts["sent"], pushed.counts["sent_again"]) == ({"instruction": 2}, 1)
     assert held(argilla_home, bed)[b]["fields"] == there[b]["fields"] and len(held(argilla_home, bed)) == ROWS
-    pipeline.decide(bed)
+    stages.decide(bed)
     assert next_of(bed) == "pull"
     with open_store(bed) as db, db:  # the same server under another port: everything is found where it was
         db.execute("UPDATE pushed SET server = 'http://127.0.0.1:1'")
-    assert pipeline.pull(bed).counts["missing"] == 0
-    moved = pipeline.push(bed)
+    assert stages.pull(bed).counts["missing"] == 0
+    moved = stages.push(bed)
     assert (moved.counts["sent"], moved.counts["sent_again"]) == ({"instruction": 0}, 0)
 
 
 def test_a_record_that_is_there_after_all_keeps_its_newer_answer(bed: Path, argilla_home: RunningArgilla) -> None:
     """Between reading and sending somebody else may have created it: what is restored never overwrites."""
-    pipeline.push(bed)
+    stages.push(bed)
     ana, ben = people(argilla_home, bed)
     there = held(argilla_home, bed)
     a, b, *_ = sorted(there)
@@ -255,7 +256,7 @@ def test_a_record_that_is_there_after_all_keeps_its_newer_answer(bed: Path, argi
 
 
 def test_rows_that_fall_leave_the_queue_and_return(bed: Path, argilla_home: RunningArgilla) -> None:
-    pipeline.push(bed)
+    stages.push(bed)
     ana, ben = people(argilla_home, bed)
     there = held(argilla_home, bed)
     a, b, c, *rest = sorted(there)
@@ -263,21 +264,21 @@ def test_rows_that_fall_leave_the_queue_and_return(bed: Path, argilla_home: Runn
     answer(argilla_home, there[b], ben, "approve", status="draft", comment="half done")
     before = {identity: said(record) for identity, record in held(argilla_home, bed).items()}
     for identity in (a, b, c):
-        pipeline.override(bed, identity, action="drop", reason="out of scope")
+        stages.override(bed, identity, action="drop", reason="out of scope")
     assert next_of(bed) == "push"
-    fell = pipeline.push(bed)
+    fell = stages.push(bed)
     assert (fell.counts["sent"], fell.counts["withdrawn"]) == ({"instruction": 0}, 3)
     assert queue(argilla_home, bed, ana) == queue(argilla_home, bed, ben) == set(rest)
     now = held(argilla_home, bed)
     for identity in (a, b, c):  # what people gave is untouched
         assert {user: given for user, given in said(now[identity]).items() if given[1].get("comment") != WITHDRAWN} == before[identity]
     assert {user for user, given in said(now[c]).items() if given == ("discarded", {"comment": WITHDRAWN})} == {ana.id, ben.id}
-    pulled = pipeline.pull(bed)
+    pulled = stages.pull(bed)
     assert (pulled.counts["answers"], pulled.counts["new"]) == (2, 2)  # our own discards are nobody's answer
-    again = pipeline.push(bed)
+    again = stages.push(bed)
     assert (again.counts["withdrawn"], again.counts["returned"]) == (0, 0)
     cleo = argilla_home.account("late-comer", workspace=bed.name)  # who comes later is not asked either
-    pipeline.push(bed)
+    stages.push(bed)
     assert queue(argilla_home, bed, cleo) == set(rest)
 
     (submitted,) = [r["id"] for r in held(argilla_home, bed)[c]["responses"] if r["user_id"] == ben.id]
@@ -285,28 +286,28 @@ def test_rows_that_fall_leave_the_queue_and_return(bed: Path, argilla_home: Runn
         body = {"status": "submitted", "values": {forms.VERDICT: {"value": "reject"}}}
         assert http.put(f"responses/{submitted}", json=body).status_code == 200
     for identity in (a, b, c):
-        pipeline.override(bed, identity, action="keep", reason="in scope after all")
+        stages.override(bed, identity, action="keep", reason="in scope after all")
     assert next_of(bed) == "push"
-    back = pipeline.push(bed)
+    back = stages.push(bed)
     assert back.counts["returned"] == 3 and back.counts["sent_again"] == 0
     assert queue(argilla_home, bed, ana) == {b, c, *rest} and queue(argilla_home, bed, ben) == {a, *rest}
     assert {identity: said(record) for identity, record in held(argilla_home, bed).items()} == before | {
         c: {ben.id: ("submitted", {forms.VERDICT: "reject"})}
     }
-    assert pipeline.push(bed).counts["returned"] == 0
+    assert stages.push(bed).counts["returned"] == 0
 
 
 def test_a_raised_overlap_reaches_argilla(bed: Path, argilla_home: RunningArgilla) -> None:
-    pipeline.push(bed)
+    stages.push(bed)
     ana, ben = people(argilla_home, bed)
     there = held(argilla_home, bed)
     for record in there.values():
         for person in (ana, ben):
             answer(argilla_home, record, person, "approve")
-    pipeline.pull(bed)
+    stages.pull(bed)
     assert set(verdicts(bed).values()) == {"approved"}
     with_settings(bed, {"overlap: 2": "overlap: 3"})
-    pulled = pipeline.pull(bed)
+    pulled = stages.pull(bed)
     assert "Argilla now asks 3 people for each instruction row instead of 2." in pulled.notes
     assert "users add NAME" in pulled.notes[-1] and "review.overlap asks 3 people for each row, and 2 can answer" in pulled.notes[-1]
     wait_for(lambda: {record["status"] for record in held(argilla_home, bed).values()} == {"pending"})
@@ -314,23 +315,23 @@ def test_a_raised_overlap_reaches_argilla(bed: Path, argilla_home: RunningArgill
     assert queue(argilla_home, bed, cleo) == set(there)
     for record in there.values():
         answer(argilla_home, record, cleo, "approve")
-    pipeline.pull(bed)
+    stages.pull(bed)
     assert set(verdicts(bed).values()) == {"approved"}
     assert {record["status"] for record in held(argilla_home, bed).values()} == {"completed"}
     assert next_of(bed) == "snapshot"
     with_settings(bed, {"overlap: 3": "overlap: 4"})
-    pipeline.push(bed)
+    stages.push(bed)
     wait_for(lambda: {record["status"] for record in held(argilla_home, bed).values()} == {"pending"})
 
 
 def test_pull_and_push_admit_nobody(bed: Path, argilla_home: RunningArgilla) -> None:
     with_settings(bed, {"annotators: [ana, ben]": "annotators: [ana, dave, nobody-yet]"})
-    pipeline.push(bed)
+    stages.push(bed)
     dave = argilla_home.account("dave", workspace=bed.name)
     file = argilla_home.home.users_folder / "dave.json"
     lock_out(argilla_home.home, "dave")
     assert not file.exists()
-    for stage in (pipeline.pull, pipeline.push):
+    for stage in (stages.pull, stages.push):
         notes = " ".join(stage(bed).notes)
         users = {user["username"]: user["workspaces"] for user in list_accounts(argilla_home.url, argilla_home.api_key)}
         assert "nobody-yet" not in users and users["dave"] == [] and not file.exists(), stage
@@ -343,6 +344,6 @@ def test_pull_and_push_admit_nobody(bed: Path, argilla_home: RunningArgilla) -> 
 
 def test_reading_what_argilla_holds_makes_no_workspace(bed: Path, argilla_home: RunningArgilla) -> None:
     with_settings(bed, {f"workspace: {bed.name}": "workspace: never-made"})
-    assert pipeline.pull(bed).counts["answers"] == 0
+    assert stages.pull(bed).counts["answers"] == 0
     assert connect_sdk(argilla_home.url, argilla_home.api_key).workspaces("never-made") is None
-    assert json.loads(json.dumps(pipeline.pull(bed).counts))["missing"] == 0
+    assert json.loads(json.dumps(stages.pull(bed).counts))["missing"] == 0

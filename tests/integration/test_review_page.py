@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from curation import pipeline
-from curation.pipeline.bench import open_bench
-from curation.pipeline.opinions import opinions_by_seq
-from curation.standin.lifecycle import start, stop
+from curation import stages
+from curation.simulation.process import start, stop
 from curation.store import facts, reviews
+from curation.views.annotations import opinions_by_seq
+from curation.workspace import open_workspace
 from tests.integration.argilla_server import RunningArgilla
 from tests.integration.browsing import browser, fresh, log_in, opened, picture
 
@@ -74,15 +74,15 @@ def test_an_answer_given_in_the_page_comes_back_by_pull(pushed: Path, argilla_ho
         page.wait_for_function("text => !document.body.innerText.includes(text)", arg=_code_of(first))
         page.get_by_text(re.compile("^Code: ")).first.wait_for()
 
-    pulled = pipeline.pull(pushed)
+    pulled = stages.pull(pushed)
     assert (pulled.counts["answers"], pulled.counts["new"], pulled.counts["simulated"]) == (1, 1, False)
-    assert pipeline.pull(pushed).counts["new"] == 0
-    with open_bench(pushed) as bench:
-        [(seq, [opinion])] = opinions_by_seq(bench).items()
+    assert stages.pull(pushed).counts["new"] == 0
+    with open_workspace(pushed) as workspace:
+        [(seq, [opinion])] = opinions_by_seq(workspace).items()
         assert (opinion.user, opinion.says) == ("ada", "approve")
-        assert facts.verdicts_by_seq(bench.db)[seq]["verdict"] == "approved"
-        [answer] = reviews.answers_by_seq(bench.db)[seq]
-        assert answer.payload == reviews.shown_payloads(bench.db, reviews.Place("", "", "page-coding-instruction"))[seq]
+        assert facts.verdicts_by_seq(workspace.db)[seq]["verdict"] == "approved"
+        [answer] = reviews.answers_by_seq(workspace.db)[seq]
+        assert answer.payload == reviews.shown_payloads(workspace.db, reviews.Place("", "", "page-coding-instruction"))[seq]
 
     hidden = ("score_total", "score_accuracy", "score_overall", "usefulness", '"source"', '"topic"')
     assert seen.bodies and not [name for name, body in seen.bodies.items() if any(word in body for word in hidden)]

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from curation.standin.reviews import simulate_reviews
+from curation.simulation.review_client import simulate_reviews
 from tests.icd_samples import TABLE, answer_lines
 from tests.integration.argilla_server import RunningArgilla
 

@@ -7,7 +7,7 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from curation.dedup.folding import MARK, PYTHON, SEVERAL, SPACE
+from curation.dedup.normalization import MARK, PYTHON, SEVERAL, SPACE
 
 PRIME = np.uint64(0x9E3779B97F4A7C15)
 _M1, _M2, _S33 = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53), np.uint64(33)

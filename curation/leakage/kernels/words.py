@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import carray, njit
 
-from curation.dedup.folding import DROPPED, SEVERAL, SPACE
 from curation.dedup.kernels.read import PRIME, decode, mix, pointer, read_row
+from curation.dedup.normalization import DROPPED, SEVERAL, SPACE
 
 _SEED = np.uint64(0x5EEDC0DE)
 _CODE = np.uint32(0x1FFFFF)

@@ -1,0 +1,1 @@
+"""project.yaml and its sections as frozen, validated values."""

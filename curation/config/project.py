@@ -1,0 +1,142 @@
+"""project.yaml: what people decide, as frozen values. A closed schema; an unknown key is a sentence with a suggestion,
+never a silent default. Secrets never stand here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from curation.config.base import Closed
+from curation.config.gates import DEFAULT_RUBRIC, Balance, Dedup, Describe, Review, Score, Screen, Signing, Splits, Suite
+from curation.config.models import Budget, IntendedKind, Models, ModelSpec, Price
+from curation.config.plan import Documents, Grounding, Plan, Quota, RecordRules, ValuesFile
+from curation.config.yaml import describe_error, read_yaml
+from curation.errors import ProjectError, command
+from curation.records import Kind, canonical_json
+
+VERSION = 1
+
+__all__ = [
+    "DEFAULT_RUBRIC",
+    "VERSION",
+    "Balance",
+    "Budget",
+    "Closed",
+    "Dedup",
+    "Describe",
+    "Documents",
+    "Grounding",
+    "IntendedKind",
+    "ModelSpec",
+    "Models",
+    "Plan",
+    "Price",
+    "Project",
+    "Quota",
+    "RecordRules",
+    "Review",
+    "Score",
+    "Screen",
+    "Signing",
+    "Splits",
+    "Suite",
+    "ValuesFile",
+    "is_open",
+    "load_project",
+    "planned_rows",
+    "settings_digest",
+]
+
+
+class Project(Closed):
+    """The whole file."""
+
+    version: Literal[1]
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")
+    brief: str
+    intended_use: str
+    """What the fine-tuned model is for; recorded in every snapshot (providers' terms depend on it)."""
+    intended_kind: IntendedKind = "task_model"
+    """The same as one word, which the known terms of the named providers are held against before anything is bought."""
+    licence: str = "other"
+    models: Models
+    budget: Budget = Budget()
+    plan: Plan
+    records: RecordRules = RecordRules()
+    score: Score = Score()
+    dedup: Dedup = Dedup()
+    screen: Screen = Screen()
+    describe: Describe = Describe()
+    balance: Balance = Balance()
+    review: Review
+    splits: Splits = Splits()
+    signing: Signing = Signing()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _workspace_by_name(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not isinstance(given.get("review"), dict | str):
+            return given
+        review = {"mode": given["review"]} if isinstance(given["review"], str) else given["review"]
+        return given | {"review": {"workspace": given.get("name", ""), **review}}
+
+    @model_validator(mode="after")
+    def _judges_what_it_must(self) -> Project:
+        if self.score.is_off and self.plan.candidates and self.plan.preferred_by == "judge":
+            raise ValueError("plan.candidates needs a judge to prefer one, and score is null; set plan.preferred_by: people")
+        return self
+
+    @model_validator(mode="after")
+    def _ranks_within_a_planned_attribute(self) -> Project:
+        topic = {"topic"} if self.plan.grounding and self.plan.grounding.topic else set()
+        known = sorted({*self.plan.attributes, *topic})
+        if self.score.top_by is not None and self.score.top_by not in known:
+            raise ValueError(f"score.top_by names {self.score.top_by!r}; the plan has {', '.join(known) or 'no attribute'}")
+        return self
+
+
+def load_project(folder: Path) -> Project:
+    """Read FOLDER/project.yaml.
+
+    Raises:
+        ProjectError: missing file, broken YAML, or a key that does not fit, with its path and a suggestion.
+    """
+    path = folder / "project.yaml"
+    if not path.is_file():
+        raise ProjectError(str(path), "there is no such file", command("curate", "init", folder, "--template", "blank"))
+    value = read_yaml(path)
+    if not isinstance(value, dict):
+        raise ProjectError(str(path), "holds no keys", command("curate", "init", f"{folder}-new", "--template", "blank"))
+    try:
+        project = Project.model_validate(value)
+    except ValidationError as error:
+        raise ProjectError(*describe_error(error, Project, path)) from error
+    try:
+        settings_digest(project)
+    except (TypeError, ValueError) as error:  # orjson writes integers of 64 bit, and pydantic makes one of 1e30
+        raise ProjectError(str(path), f"holds a value that cannot be recorded ({error})", "use smaller numbers and plain texts") from error
+    if is_open(project.brief):
+        raise ProjectError(f"{path}: brief", "is not filled in", "write what the model should do under `brief:` and run again")
+    if not project.intended_use.strip():
+        raise ProjectError(f"{path}: intended_use", "is not filled in", "write what the model is for under `intended_use:` and run again")
+    return project
+
+
+def is_open(text: str) -> bool:
+    """Whether a person still has to write this: it is empty, or stands as the template wrote it."""
+    return not text.strip() or text.strip().startswith(("TODO", "<"))
+
+
+def settings_digest(*values: Any) -> str:
+    """sha256 (hex, 16 characters) of what shapes a result; a stage's results are reused while it stays the same."""
+    plain = [v.model_dump(mode="json") if isinstance(v, BaseModel) else v for v in values]
+    return hashlib.sha256(canonical_json(plain)).hexdigest()[:16]
+
+
+def planned_rows(project: Project) -> dict[Kind, int]:
+    """How many examples of each kind the plan asks for."""
+    return {"instruction": project.plan.instruction, "preference": project.plan.preference}

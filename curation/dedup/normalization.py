@@ -1,0 +1,104 @@
+"""The folding of `normalize` as one table over all code points, so that compiled code can apply it row by row.
+
+Nearly every row needs no more than a look-up per code point. Where NFC could change something (a mark that may combine
+with what stands before it), the table says so and Python normalizes that row.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sized
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+
+# NFKC would make 5² equal 52. So: canonical composition, and only the foldings below, which never join two meanings.
+INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+
+
+def normalize(text: str) -> str:
+    """Fold case, width, quotes, dashes, spacing and invisible marks; keep every letter, digit and sign.
+
+    Joiners inside emoji and Indic or Persian words stay: they change what is read.
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", INVISIBLE.sub("", text).translate(foldings()))
+    return " ".join(CONTROL.sub(" ", text).casefold().split())
+
+
+def strings(texts: Iterable[Any]) -> list[str]:
+    """A list of str from a sequence of str or an Arrow string array; null reads as the empty text."""
+    values = texts.to_pylist() if hasattr(texts, "to_pylist") else list(texts)
+    return ["" if value is None else value for value in values]
+
+
+def checked_length(values: Sized | None, n: int, name: str) -> None:
+    """Refuse a column that does not stand beside the texts row by row."""
+    if values is not None and len(values) != n:
+        raise ValueError(f"{name} has {len(values)} values for {n} texts")
+
+
+@cache
+def foldings() -> dict[int, str]:
+    """Code point to what is read in its place: width, quotes, dashes, the ellipsis."""
+    wide = {code: unicodedata.normalize("NFKC", chr(code)) for code in (*range(0xFF01, 0xFFEF), 0x3000)}
+    quotes = dict.fromkeys(map(ord, "‘’‚‛′"), "'") | dict.fromkeys(map(ord, "“”„‟″"), '"')
+    dashes = dict.fromkeys(map(ord, "‐‑‒–—―−"), "-")
+    return wide | quotes | dashes | {ord("…"): "...", 0xA0: " "}
+
+
+PLAIN, SPACE, DROPPED, SEVERAL, MARK, PYTHON = range(6)
+"""What an entry says in its bits 21 to 23: the code point below, a gap, nothing, several code points, a combining mark (its
+class in the highest byte), or that Python must look."""
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@cache
+def folding_table() -> tuple[Array, Array]:
+    """(entry of each code point, the sequences that `SEVERAL` entries point into: a length, then that many code points)."""
+    table = np.arange(0x110000, dtype=np.uint32)
+    table[0x2F800:0x2FA20] = PYTHON << 21  # compatibility Han, which NFC replaces
+    second, translated, sequences = _second_in_a_pair(), foldings(), [0]
+    for code in sorted({*_unlike_themselves(), *second, *translated}):
+        table[code] = _entry(code, second, translated, sequences)
+    return table, np.array(sequences, dtype=np.uint32)
+
+
+def _unlike_themselves() -> Iterator[int]:
+    """Code points for which something is to be done; mapped in bulk, since there are a hundred thousand to ask."""
+    for start, stop in ((0, 0x3400), (0xA000, 0xAC00), (0xF900, 0x20000)):
+        chars = list(map(chr, range(start, stop)))
+        yield from (ord(char) for char, folded in zip(chars, map(str.casefold, chars), strict=True) if char != folded)
+        yield from (ord(char) for char, mark in zip(chars, map(unicodedata.combining, chars), strict=True) if mark)
+        yield from (ord(char) for char, same in zip(chars, map(partial(unicodedata.is_normalized, "NFC"), chars), strict=True) if not same)
+        yield from (ord(char) for char in chars if char.isspace() or CONTROL.match(char) or INVISIBLE.match(char))
+
+
+def _entry(code: int, second: frozenset[int], translated: dict[int, str], sequences: list[int]) -> int:
+    char = chr(code)
+    if code > 127 and INVISIBLE.match(char):
+        return DROPPED << 21
+    char = translated.get(code, char) if code > 127 else char
+    if any(ord(c) in second or not unicodedata.is_normalized("NFC", c) for c in char):
+        return PYTHON << 21
+    folded = CONTROL.sub(" ", char).casefold()
+    if folded.isspace():
+        return SPACE << 21
+    if len(folded) > 1:
+        sequences += [len(folded), *map(ord, folded)]
+        return (SEVERAL << 21) | (len(sequences) - len(folded) - 1)
+    mark = unicodedata.combining(char)
+    return (mark << 24) | (MARK << 21) | ord(folded) if mark else ord(folded)
+
+
+def _second_in_a_pair() -> frozenset[int]:
+    """Code points that may compose with what stands before them."""
+    codes = (*range(0xA0, 0x3400), *range(0xF900, 0x12000))
+    pairs = [found.split() for found in map(unicodedata.decomposition, map(chr, codes)) if " " in found and found[0] != "<"]
+    jamo = (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))
+    return frozenset([*(int(pair[1], 16) for pair in pairs), *jamo])

@@ -1,0 +1,137 @@
+"""Rows of a file before they are given a meaning: what was detected, what could not be read, lines in any encoding."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+LONGEST_LINE = 64 * 2**20
+"""Bytes of one line; a longer one is a failed row."""
+
+MOST_EXPANSION, FREE_BYTES = 200, 512 * 2**20
+"""What a .gz file may expand to: times its size, and bytes in any case."""
+
+
+@dataclass(frozen=True)
+class RowFailure:
+    """A row that did not become a record: why, and what it was."""
+
+    reason: str
+    raw: str
+    rows: int = 1
+    """How many rows it stands for, where a whole part of a file cannot be read."""
+
+
+@dataclass(frozen=True)
+class ReadAs:
+    """What a person states about a file instead of having it detected."""
+
+    encoding: str | None = None
+    delimiter: str | None = None
+    sheet: str | None = None
+    header: bool = True
+    """False: the columns have no names; they are called 1, 2, 3."""
+
+
+@dataclass(frozen=True)
+class Detected:
+    """What a file was read as."""
+
+    kind: str
+    """JSONL, JSON, CSV, Excel, Parquet, Arrow or Hub."""
+    encoding: str = ""
+    delimiter: str = ""
+    quotes: bool = True
+    """False: quotes are part of the text."""
+    sheet: str = ""
+    other_sheets: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
+    revision: str = ""
+    """The commit of a data set of the Hub."""
+
+    def describe(self) -> str:
+        """Return what was detected, for the screen: "CSV, cp1252, semicolon"."""
+        names = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
+        parts = [self.kind, self.encoding, names.get(self.delimiter, self.delimiter and repr(self.delimiter))]
+        parts += ["" if self.quotes else "quotes are text", f"sheet {self.sheet}" if self.sheet else ""]
+        parts += [f"splits {', '.join(self.splits)}" if self.splits else "", self.revision and f"revision {self.revision[:12]}"]
+        return ", ".join(part for part in parts if part)
+
+
+Row = dict[str, Any]
+
+Rows = Iterator[tuple[int, Row | RowFailure]]
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """An open file: what it was detected as, and its rows, which can be read once."""
+
+    detected: Detected
+    rows: Rows
+
+    def __iter__(self) -> Rows:
+        return self.rows
+
+
+def shown(names: list[str], *, most: int = 20) -> str:
+    """Return column names for a message: at most 20, of at most 40 characters each."""
+    short = [name if len(name) <= 40 else f"{name[:40]}..." for name in names[:most]]
+    return ", ".join(short) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+# Bytes, encodings, lines
+
+
+def _open(path: Path) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+def sample_of(path: Path, size: int) -> bytes:
+    """Return the first bytes of a file, uncompressed; none of a damaged archive."""
+    with _open(path) as file:
+        try:
+            return file.read(size)
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            return b""
+
+
+def lines_of(path: Path, encoding: str) -> Iterator[bytes | RowFailure]:
+    """Yield the lines as UTF-8; a compressed file that is cut, or text that is not of the encoding, ends in a RowFailure."""
+    try:
+        with _open(path) as file:
+            if encoding in ("utf-8", "utf-8-sig"):
+                most = max(FREE_BYTES, MOST_EXPANSION * path.stat().st_size) if path.suffix.lower() == ".gz" else None
+                yield from _byte_lines(file, most)
+                return
+            text = io.TextIOWrapper(file, encoding=encoding, newline="\n")
+            while line := text.readline(LONGEST_LINE):
+                if len(line) == LONGEST_LINE:
+                    yield RowFailure(f"the line is longer than {LONGEST_LINE // 2**20} MiB; the rest of the file was not read", line[:500])
+                    return
+                yield line.encode()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        yield RowFailure(f"the compressed file is damaged from here on ({error})", "")
+    except UnicodeError as error:
+        yield RowFailure(f"the text is not {encoding} from here on ({getattr(error, 'reason', error)})", "")
+
+
+def _byte_lines(file: IO[bytes], most: int | None) -> Iterator[bytes | RowFailure]:
+    read = 0
+    while line := file.readline(LONGEST_LINE + 1):
+        read += len(line)
+        if most is not None and read > most:
+            yield RowFailure(f"the compressed file expands to more than {most:,} bytes; the rest was not read", "")
+            return
+        if len(line) <= LONGEST_LINE:
+            yield line
+            continue
+        start = line[:500].decode(errors="replace")
+        while line and not line.endswith(b"\n"):
+            line = file.readline(LONGEST_LINE)
+        yield RowFailure(f"the line is longer than {LONGEST_LINE // 2**20} MiB", start)

@@ -1,0 +1,306 @@
+"""Every cell of a project: attributes, rows or passages, turns, and which cells grow from which."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.config.project import Project, Quota, planned_rows
+from curation.errors import ProjectError
+from curation.plan.cell import Cell, Row, cell_id
+from curation.plan.grounding import Values, find_pools, normalized, walk_rows, written_values
+from curation.records import Kind
+
+Weights = Mapping[str, Mapping[str, float]]
+
+
+def spread_attributes(attributes: Weights, count: int, *, seed: str, quotas: Sequence[Quota] = ()) -> list[dict[str, str]]:
+    """Give each cell the values that are furthest behind their weights, alone and in each pair of attributes.
+
+    Minimization (Pocock and Simon 1975): at every length the counts stay within a cell or two of their weights' share, so a plan
+    can grow, and no attribute predicts another. The cells of quotas come first; after them no cell falls into a quota.
+    """
+    _check_quotas(attributes, quotas, count)
+    spread = _Spread({name: shares_of(name, values) for name, values in attributes.items()}, random.Random(f"{seed}:attributes"))
+    fixed = [quota.where for quota in quotas for _ in range(quota.cells)]
+    chosen = [spread.choose(n, given=where) for n, where in enumerate(fixed)]
+    taken = [quota.where for quota in quotas]
+    for n in range(len(fixed), count):
+        values = spread.choose(n, without=taken)
+        if values is None:
+            raise ProjectError(
+                "project.yaml: plan.quotas",
+                f"take every combination there is, and {count - n} more cells are planned",
+                "raise a quota, or lower the number of examples to the sum of the quotas",
+            )
+        chosen.append(values)
+    return [values for values in chosen if values is not None]
+
+
+def spread_evenly(weights: Mapping[int, float], count: int) -> list[int]:
+    """COUNT numbers, at every length as near to their weights' share as can be."""
+    shares = shares_of("turns", {str(n): w for n, w in weights.items()})
+    seen = dict.fromkeys(shares, 0)
+    spread = []
+    for done in range(count):
+        value = max(shares, key=lambda v: shares[v] * (done + 1) - seen[v])
+        seen[value] += 1
+        spread.append(int(value))
+    return spread
+
+
+def shares_of(name: str, values: Mapping[str, float]) -> dict[str, float]:
+    """Weights as shares of 1; values without weight are left out."""
+    total = sum(values.values())
+    if min(values.values(), default=-1.0) < 0 or total <= 0:
+        raise ProjectError(
+            f"project.yaml: plan.attributes.{name}", "has no weight above 0, or one below it", "give each value a weight, for example 1"
+        )
+    return {value: weight / total for value, weight in values.items() if weight > 0}
+
+
+class _Spread:
+    """The counts so far. Arrays, because a list of topics may have thousands of values."""
+
+    def __init__(self, shares: Mapping[str, Mapping[str, float]], random_: random.Random) -> None:
+        self.names, self.random = list(shares), random_
+        self.values = {name: list(given) for name, given in shares.items()}
+        self.shares = {name: np.array(list(given.values())) for name, given in shares.items()}
+        self.place = {name: {value: n for n, value in enumerate(given)} for name, given in shares.items()}
+        self.seen = {name: np.zeros(len(given)) for name, given in shares.items()}
+        self.pairs = {(a, b): np.zeros((len(shares[a]), len(shares[b]))) for a, b in combinations(self.names, 2)}
+
+    def choose(
+        self, done: int, *, given: Mapping[str, str] | None = None, without: Sequence[Mapping[str, str]] = ()
+    ) -> dict[str, str] | None:
+        """The values of the next cell; None when every combination is barred."""
+        chosen = self._extend({}, done, given or {}, without)
+        if chosen is None:
+            return None
+        for name, place in chosen.items():
+            self.seen[name][place] += 1
+        for a, b in combinations(self.names, 2):
+            self.pairs[a, b][chosen[a], chosen[b]] += 1
+        return {name: self.values[name][place] for name, place in chosen.items()}
+
+    def _extend(
+        self, chosen: dict[str, int], done: int, given: Mapping[str, str], without: Sequence[Mapping[str, str]]
+    ) -> dict[str, int] | None:
+        """One attribute after the other; where all values of one are barred, back to the next best of the one before."""
+        if len(chosen) == len(self.names):
+            return chosen
+        name = self.names[len(chosen)]
+        for place in [self.place[name][given[name]]] if name in given else self._by_need(name, chosen, done):
+            longer = {**chosen, name: place}
+            if any(self._is_within(longer, barred) for barred in without):
+                continue
+            if (found := self._extend(longer, done, given, without)) is not None:
+                return found
+        return None
+
+    def _by_need(self, name: str, chosen: Mapping[str, int], done: int) -> Iterator[int]:
+        shares = self.shares[name]
+        pairs = np.zeros(len(shares))
+        for other, taken in chosen.items():
+            pairs = pairs + (self.shares[other][taken] * shares * (done + 1) - self.pairs[other, name][taken])
+        noise = np.array([self.random.random() for _ in range(len(shares))])
+        behind = shares * (done + 1) - self.seen[name] + 0.5 * pairs + 1e-6 * noise
+        yield int(np.argmax(behind))
+        yield from (int(n) for n in np.argsort(-behind, kind="stable")[1:])
+
+    def _is_within(self, chosen: Mapping[str, int], barred: Mapping[str, str]) -> bool:
+        return all(name in chosen and self.values[name][chosen[name]] == value for name, value in barred.items())
+
+
+def _check_quotas(attributes: Weights, quotas: Sequence[Quota], count: int) -> None:
+    for place, quota in enumerate(quotas):
+        what = f"project.yaml: plan.quotas.{place}"
+        for name, value in quota.where.items():
+            if name not in attributes:
+                raise ProjectError(what, f"names the attribute `{name}`; there are {', '.join(attributes) or 'none'}", "mend the name")
+            if attributes[name].get(value, 0) <= 0:
+                known = ", ".join(list(attributes[name])[:12])
+                raise ProjectError(what, f"names `{value}` of `{name}`, which has {known}", "mend the value, or give it a weight")
+        for other_place, other in enumerate(quotas[:place]):
+            if all(quota.where.get(name, value) == value for name, value in other.where.items()):
+                fact = f"and plan.quotas.{other_place} can hold the same cell"
+                raise ProjectError(what, fact, "make the two differ in the value of one attribute")
+    if (total := sum(quota.cells for quota in quotas)) > count:
+        raise ProjectError("project.yaml: plan.quotas", f"ask for {total} cells, the plan for {count}", "raise the number of examples")
+
+
+SIBLINGS_SHOWN = 5
+"""Plausible confusions given to the teacher for one pair; more would only lengthen the request."""
+
+PARENTS_LOOKED_AT = 500
+"""How far back a cell looks for one to grow from."""
+
+
+def make_plan(
+    project: Project,
+    *,
+    table: pa.Table | None,
+    protected_texts: Collection[str],
+    values: Mapping[str, Values] | None = None,
+    passages: Sequence[Row] = (),
+) -> list[Cell]:
+    """Every cell of the project, instructions first.
+
+    Rows are taken in turns over the topics, each row once before any comes again; preference cells walk each topic from
+    the other end, so that the two kinds share rows only when they must. Passages likewise, document by document.
+
+    Args:
+        values: the attributes' values, those from files read (`values_from_…`); by default what project.yaml has.
+        passages: of the documents, where the project names some.
+
+    Raises:
+        ProjectError: a column is missing, no row is left to write about, an attribute has no weight, or a quota does not fit.
+    """
+    given = written_values(project) if values is None else values
+    pools = find_pools(project, table, {normalized(text) for text in protected_texts})
+    about = [{"topic": p["file"], "passage": p} for p in passages]
+    cells: list[Cell] = []
+    for kind, count in planned_rows(project).items():
+        quotas = [quota for quota in project.plan.quotas if quota.kind == kind]
+        weights = {name: v.weights for name, v in given.items()}
+        attributes = spread_attributes(weights, count, seed=f"{project.plan.seed}:{kind}", quotas=quotas)
+        rows = walk_rows(about or pools[kind], seed=project.plan.seed, backwards=kind == "preference")
+        cells += _cells(kind, attributes, rows, project, given)
+    return cells
+
+
+def coverage(cells: Sequence[Cell], done: Collection[str]) -> dict[str, dict[str, tuple[int, int]]]:
+    """For each attribute and value, how many cells have a record (ids in DONE) and how many were planned."""
+    planned: dict[str, Counter[str]] = defaultdict(Counter)
+    reached: dict[str, Counter[str]] = defaultdict(Counter)
+    for cell in cells:
+        for name, value in {"kind": cell.kind, **cell.attributes}.items():
+            planned[name][value] += 1
+            reached[name][value] += cell.id in done
+    return {name: {value: (reached[name][value], n) for value, n in values.items()} for name, values in planned.items()}
+
+
+def _cells(
+    kind: Kind, attributes: Sequence[dict[str, str]], rows: Iterator[tuple[Row, int] | None], project: Project, values: Mapping[str, Values]
+) -> list[Cell]:
+    turns = spread_evenly(project.plan.turns, len(attributes)) if kind == "instruction" else [1] * len(attributes)
+    cells: list[Cell] = []
+    used: Counter[str] = Counter()
+    for ordinal, chosen in enumerate(attributes):
+        how = _growth(ordinal, project) if kind == "instruction" else None
+        parent = _parent(chosen, cells, used) if how else None
+        told = {value: values[name].described[value] for name, value in chosen.items() if value in values[name].described}
+        cell = Cell(id=cell_id(kind, ordinal), kind=kind, ordinal=ordinal, attributes=chosen, described=told, turns=turns[ordinal])
+        if parent is not None:
+            used[parent.id] += 1
+            cell = cell.model_copy(update={"evolve": how, "parent": parent.id, "turns": 1})
+        if parent is not None and how == "deeper":  # the same matter
+            about = {name: getattr(parent, name) for name in ("key", "row", "passage", "visit")}
+        else:
+            about = _about(next(rows), kind, project.plan.seed)
+        cells.append(cell.model_copy(update=about))
+    return cells
+
+
+def _about(walked: tuple[Row, int] | None, kind: Kind, seed: int) -> Row:
+    """The part of a cell that says which row or passage it is about."""
+    row, visit = walked or ({}, 0)
+    key = row.get("key")
+    siblings = list(row.get("siblings", ())) if kind == "preference" else []
+    random.Random(f"{seed}:{key}:siblings").shuffle(siblings)
+    shown = {"siblings": tuple(siblings[:SIBLINGS_SHOWN]), "visit": visit}
+    return {"key": key, "row": row.get("shown"), "passage": row.get("passage"), **shown}
+
+
+def _growth(ordinal: int, project: Project) -> Literal["deeper", "broader"] | None:
+    """Whether the cell of an ordinal grows from another, and how: evenly spread, and the same however long the plan gets."""
+    deeper, share = project.plan.evolve.deeper, project.plan.evolve.deeper + project.plan.evolve.broader
+    nth = int((ordinal + 1) * share + 1e-9)
+    if share == 0 or nth == int(ordinal * share + 1e-9):
+        return None
+    return "deeper" if int(nth * deeper / share + 1e-9) > int((nth - 1) * deeper / share + 1e-9) else "broader"
+
+
+def _parent(chosen: Mapping[str, str], cells: Sequence[Cell], used: Counter[str]) -> Cell | None:
+    """The earlier cell to grow from: one that grew from none, with the fewest children, as like as can be."""
+    plain = [cell for cell in cells[-PARENTS_LOOKED_AT:] if cell.evolve is None and cell.turns == 1]
+
+    def likeness(cell: Cell) -> tuple[int, int, int]:
+        return -used[cell.id], sum(cell.attributes.get(name) == value for name, value in chosen.items()), -cell.ordinal
+
+    return max(plain, key=likeness, default=None)
+
+
+ASKED = "asked for"
+"""Column added to the grounding table: the rows of the class."""
+
+FIRST = 1_000_000
+"""Ordinals from here on, so that the plan can grow below."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Cells that were asked for once; they stay, whatever is asked for later."""
+
+    number: int
+    """Of the run that asked."""
+    kind: Kind
+    by: str
+    column: str | None
+    """Of the grounding table, where the class stands there and not in a plan attribute."""
+    wanted: Mapping[str, int]
+    """Class to number of cells."""
+
+
+def extra_cells(
+    project: Project,
+    asked: Sequence[Asked],
+    *,
+    table: pa.Table | None,
+    protected_texts: Collection[str],
+    values: Mapping[str, Values],
+    passages: Sequence[Row] = (),
+) -> list[Cell]:
+    """The cells of every request, the same each time; classes that the plan no longer has are left out."""
+    cells: list[Cell] = []
+    for request in asked:
+        made: list[Cell] = []
+        for value, count in request.wanted.items():
+            own = _of_class(project, request, value, count, table)
+            if own is None:
+                continue
+            plan, rows = own
+            made += make_plan(plan, table=rows, protected_texts=protected_texts, values=values, passages=passages)
+        for nth, cell in enumerate(made):
+            name = f"{request.kind}:x{request.number}.{nth:05d}"
+            cells.append(cell.model_copy(update={"id": name, "ordinal": FIRST + request.number * 10_000 + nth}))
+    return cells
+
+
+def _of_class(project: Project, request: Asked, value: str, count: int, table: pa.Table | None) -> tuple[Project, pa.Table | None] | None:
+    """The project and the table by which cells of one class are planned; None where there is no such class now."""
+    plan = project.plan
+    changes: dict[str, object] = {"instruction": 0, "preference": 0, request.kind: count, "quotas": (), "evolve": type(plan.evolve)()}
+    changes["seed"] = plan.seed + 7919 * request.number  # or a second request would walk the same rows in the same order
+    if request.column is None:
+        if plan.attributes.get(request.by, {}).get(value, 0) <= 0:
+            return None
+        changes["quotas"] = (Quota(kind=request.kind, where={request.by: value}, cells=count),)
+        return project.model_copy(update={"plan": plan.model_copy(update=changes)}), table
+    if table is None or plan.grounding is None or request.column not in table.column_names:
+        return None
+    inside = pc.equal(table[request.column].cast(pa.string()), value)
+    if plan.grounding.where:
+        inside = pc.and_(inside, table[plan.grounding.where])
+    if not pc.any(inside).as_py():
+        return None
+    changes["grounding"] = plan.grounding.model_copy(update={"where": ASKED})
+    return project.model_copy(update={"plan": plan.model_copy(update=changes)}), table.append_column(ASKED, inside)

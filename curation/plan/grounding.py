@@ -1,0 +1,249 @@
+"""The table rows that cells are written about: which may be, what of them may be shown, and in which order they come."""
+
+from __future__ import annotations
+
+import random
+import re
+import unicodedata
+from collections import defaultdict, deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.config.project import Grounding, Project, ValuesFile, planned_rows
+from curation.errors import ProjectError
+from curation.plan.cell import Row
+from curation.records import Kind
+
+
+def normalized(text: str) -> str:
+    """The text without case, punctuation and spacing: how a protected text is recognised exactly."""
+    return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
+
+
+def lengths_of(protected: Collection[str]) -> tuple[int, ...]:
+    """How many words normalized protected texts have; only runs of such lengths need be looked up."""
+    return tuple(sorted({text.count(" ") + 1 for text in protected if text}))
+
+
+def holds_any(text: str, protected: Collection[str], lengths: Sequence[int]) -> bool:
+    """Whether a run of a normalized text's words is a protected text; a longer name with it inside gives it away too."""
+    words = text.split()
+    return any(" ".join(words[i : i + n]) in protected for n in lengths for i in range(len(words) - n + 1))
+
+
+def find_pools(project: Project, table: pa.Table | None, protected: set[str]) -> dict[Kind, list[Row]]:
+    """The rows that may be written about, for each kind, with what may be shown of them and of their siblings."""
+    grounding = project.plan.grounding
+    if grounding is None:
+        return {"instruction": [], "preference": []}
+    if table is None:
+        raise ProjectError(
+            f"project.yaml: plan.grounding.table: {grounding.table}", "was not found", "put the table there, or remove plan.grounding"
+        )
+    _check_columns(grounding, table)
+    lengths = lengths_of(protected)
+    inside = table.filter(pc.equal(table[grounding.where], True)) if grounding.where else table
+    pool = [row for row in map(lambda r: _shown(r, grounding, protected, lengths), inside.to_pylist()) if row]
+    families = _families(grounding, table, {row["family"] for row in pool}, protected)
+    for row in pool:
+        row["siblings"] = [other["shown"] for other in families.get(row["family"], ()) if other["key"] != row["key"]]
+    pairs = [row for row in pool if row["siblings"]] if grounding.siblings else pool
+    for kind, rows in (("instruction", pool), ("preference", pairs)):
+        if not rows and planned_rows(project)[kind]:  # type: ignore[index]
+            raise ProjectError(
+                f"project.yaml: plan.{kind}",
+                f"no row of {grounding.table} can be written about",
+                "look at plan.grounding.where and siblings",
+            )
+    return {"instruction": pool, "preference": pairs}
+
+
+def _families(grounding: Grounding, table: pa.Table, wanted: set[Any], protected: set[str]) -> dict[Any, list[Row]]:
+    if grounding.siblings is None:
+        return {}
+    known = pa.array(sorted(w for w in wanted if w is not None), type=table[grounding.siblings].type)
+    mask = pc.is_in(table[grounding.siblings], value_set=known)
+    if grounding.sibling_where:
+        mask = pc.and_(mask, pc.equal(table[grounding.sibling_where], True))
+    lengths = lengths_of(protected)
+    families: dict[Any, list[Row]] = defaultdict(list)
+    for row in table.filter(mask).to_pylist():
+        if shown := _shown(row, grounding, protected, lengths):
+            families[shown["family"]].append(shown)
+    return families
+
+
+def _shown(row: Row, grounding: Grounding, protected: set[str], lengths: Sequence[int]) -> Row | None:
+    """What may be shown of a row, or None when what it is called is itself protected."""
+    shown: Row = {}
+    for column in grounding.show or tuple(row):
+        value = row[column]
+        if isinstance(value, str) and normalized(value) in protected:
+            return None
+        shown[column] = [v for v in value if not holds_any(normalized(str(v)), protected, lengths)] if isinstance(value, list) else value
+    topic = row[grounding.topic] if grounding.topic else None
+    family = row[grounding.siblings] if grounding.siblings else None
+    return {"key": str(row[grounding.key]), "shown": shown, "topic": topic, "family": family}
+
+
+def walk_rows(pool: Sequence[Row], *, seed: int, backwards: bool) -> Iterator[tuple[Row, int] | None]:
+    """Every row once, topics in turns, then all again in another order, without end; None for ever without any."""
+    if not pool:
+        while True:
+            yield None
+    visit = 0
+    while True:
+        random_ = random.Random(f"{seed}:rows:{visit}")
+        topics: dict[Any, deque[Row]] = defaultdict(deque)
+        for row in random_.sample(pool, len(pool)):
+            topics[row["topic"]].append(row)
+        queues = [topics[topic] for topic in random_.sample(sorted(topics, key=str), len(topics))]
+        while any(queues):
+            for queue in filter(None, queues):
+                yield queue.pop() if backwards else queue.popleft(), visit
+        visit += 1
+
+
+def _check_columns(grounding: Grounding, table: pa.Table) -> None:
+    named = {
+        "key": (grounding.key,),
+        "where": (grounding.where,),
+        "topic": (grounding.topic,),
+        "show": grounding.show,
+        "siblings": (grounding.siblings,),
+        "sibling_where": (grounding.sibling_where,),
+    }
+    for field, columns in named.items():
+        for column in columns:
+            if column is not None and column not in table.column_names:
+                raise ProjectError(
+                    f"project.yaml: plan.grounding.{field}",
+                    f"names the column `{column}`; {grounding.table} has {', '.join(table.column_names)}",
+                    "mend the name in project.yaml",
+                )
+    for field in ("where", "sibling_where"):
+        column = named[field][0]
+        if column is not None and not pa.types.is_boolean(table[column].type):
+            raise ProjectError(
+                f"project.yaml: plan.grounding.{field}",
+                f"names `{column}`, which holds {table[column].type} and not true or false",
+                "name a true/false column, or remove the key",
+            )
+
+
+_SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|\n")
+
+
+def find_passages(documents: Mapping[str, str], *, chunk_chars: int, protected: Collection[str] = ()) -> list[Row]:
+    """Passages of at most CHUNK_CHARS characters, in order: file, start, text. A passage that holds a protected text is left out.
+
+    Args:
+        documents: name to text.
+        protected: normalized protected texts.
+    """
+    known, lengths = set(protected), lengths_of(protected)
+    return [
+        {"file": name, "start": start, "text": body}
+        for name, text in documents.items()
+        for start, body in _chunks(text, chunk_chars)
+        if not holds_any(normalized(body), known, lengths)
+    ]
+
+
+def _chunks(text: str, most: int) -> Iterator[tuple[int, str]]:
+    """(start, text) of passages: whole paragraphs as long as they fit."""
+    begin = end = -1
+    for start, stop in _pieces(text, most):
+        if begin >= 0 and stop - begin > most and not _ends_in_heading(text[begin:end]):
+            yield begin, text[begin:end].rstrip()
+            begin = -1
+        begin, end = (start if begin < 0 else begin), stop
+    if begin >= 0:
+        yield begin, text[begin:end].rstrip()
+
+
+def _pieces(text: str, most: int) -> Iterator[tuple[int, int]]:
+    """(start, end) of paragraphs; one that is too long is cut at ends of sentences, and where there are none at spaces."""
+    for found in re.finditer(r"\S(?:.|\n(?!\s*\n))*", text):
+        start, end = found.span()
+        while end - start > most:
+            window = text[start : start + most]
+            cut = max((m.end() for m in _SENTENCE.finditer(window)), default=0) or window.rfind(" ") + 1 or most
+            yield start, start + cut
+            start += cut
+        if text[start:end].strip():
+            yield start, end
+
+
+def _ends_in_heading(text: str) -> bool:
+    last = text.rstrip().rsplit("\n", 1)[-1]
+    return last.startswith("#")
+
+
+@dataclass(frozen=True)
+class Values:
+    """What an attribute may be."""
+
+    weights: dict[str, float]
+    described: dict[str, str]
+    """Value to a sentence, for those that have one."""
+
+
+def written_values(project: Project) -> dict[str, Values]:
+    """The attributes as project.yaml has them; those that stand in a file are empty."""
+    plan = project.plan
+    return {name: Values(dict(values), dict(plan.described.get(name, {}))) for name, values in plan.attributes.items()}
+
+
+def values_from_lines(text: str, name: str, source: ValuesFile) -> Values:
+    """One value a line, each of weight 1; empty lines and lines that begin with # are left out."""
+    for key in ("column", "weight", "says"):
+        if getattr(source, key) is not None:
+            raise ProjectError(
+                _what(name), f"names a {key}, and {source.file} is a list of lines", "use a CSV or Parquet file, or leave it out"
+            )
+    lines = [line.strip() for line in text.splitlines()]
+    weights = dict.fromkeys((line for line in lines if line and not line.startswith("#")), 1.0)
+    if not weights:
+        raise ProjectError(_what(name), f"reads {source.file}, which holds no value", "write one value a line")
+    return Values(weights, {})
+
+
+def values_from_table(table: pa.Table, name: str, source: ValuesFile) -> Values:
+    """The distinct values of a column; weights of equal values add up, the first description stands."""
+    wanted = {"column": source.column or table.column_names[0], "weight": source.weight, "says": source.says}
+    for key, column in wanted.items():
+        if column is not None and column not in table.column_names:
+            fact = f"names the column `{column}` as its {key}; {source.file} has {', '.join(table.column_names)}"
+            raise ProjectError(_what(name), fact, "mend the name in project.yaml")
+    columns = {key: table[column].to_pylist() for key, column in wanted.items() if column is not None}
+    weights: dict[str, float] = {}
+    described: dict[str, str] = {}
+    for n, value in enumerate(columns["column"]):
+        text = "" if value is None else str(value).strip()
+        if not text:
+            continue
+        added = weights.get(text, 0.0) + _weight(columns["weight"][n], name, source, n) if "weight" in columns else 1.0
+        weights[text] = added
+        said = columns["says"][n] if "says" in columns else None
+        if said:
+            described.setdefault(text, str(said))
+    if not weights:
+        raise ProjectError(_what(name), f"reads `{wanted['column']}` of {source.file}, which holds no value", "look at the file")
+    return Values(weights, described)
+
+
+def _weight(value: Any, name: str, source: ValuesFile, row: int) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        fact = f"reads the weight {value!r} in row {row + 1} of {source.file}"
+        raise ProjectError(_what(name), fact, "write a number there") from None
+
+
+def _what(name: str) -> str:
+    return f"project.yaml: plan.attributes.{name}"

@@ -1,0 +1,252 @@
+"""What a data lead should look at first, found in the facts. Each notice gives the number and points at its section."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from curation.intervals import Estimate
+from curation.report.schema import Judge, JudgeQuality, ReportData
+
+Level = Literal["stop", "look", "note"]
+
+MISSED = 0.1
+"""Real rows that are covered less often than by their own kind by more than this share are a gap."""
+
+REFUSED = 0.01
+"""A larger share of answers that refuse teaches refusing."""
+
+OPENED = 0.2
+"""One opening on more answers than this is a template."""
+
+
+def row_notices(data: ReportData) -> Iterator[tuple[Level, str, str]]:
+    """Level, text and section of each notice."""
+    for d in data.descriptions or ():
+        if d.personal:
+            kinds = ", ".join(f"{p.kind} {p.found:,}" for p in d.personal[:3]) + (" and others" if len(d.personal) > 3 else "")
+            yield "look", f"Personal data or secrets stand in {d.kind} rows: {kinds}.", "distribution"
+        if d.rows and d.refusals / d.rows > REFUSED:
+            yield "look", f"{d.refusals:,} of {d.rows:,} {d.kind} rows refuse.", "distribution"
+        if d.openings and d.openings[0].share > OPENED:
+            opening = d.openings[0]
+            yield "note", f"{opening.share:.0%} of the answers of {d.kind} rows open with “{opening.name}”.", "distribution"
+    if (c := data.comparison) and c.covered + MISSED < c.baseline:
+        about = f" The largest part of the others is about: {c.gaps[0].name}." if c.gaps else ""
+        yield "look", f"{c.covered:.0%} of real use has a training row near, where {c.baseline:.0%} could.{about}", "comparison"
+    for b in data.balance or ():
+        if b.after.rare:
+            names = ", ".join(name for name, _ in b.after.rare[:4]) + (" and others" if len(b.after.rare) > 4 else "")
+            yield "note", f"{len(b.after.rare):,} of {b.after.classes:,} {b.by} classes of {b.kind} rows are rare: {names}.", "balance"
+
+
+RELIABLE, TENTATIVE = 0.8, 0.667
+"""Krippendorff's own limits: from .800 conclusions may rest on the data, from .667 tentative ones."""
+
+FLIPS = 0.2
+"""A judge that changes its mind with the order on more pairs than this has little to say about the rest."""
+
+LENGTH = 0.3
+"""Rank correlation of total and length from which length is more than a side remark (Cohen's medium effect)."""
+
+ODD = 0.02
+"""Share of readable rationales against their score up to which words misread explain it as well."""
+
+CLUSTER = 0.05
+"""A duplicate cluster above this share of the rows is more often a bad threshold than bad luck."""
+
+CROWD = 20
+"""Rows from which a duplicate cluster is large at all."""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One thing to look at: `stop` before using the data, `look` before trusting it, `note` for the record."""
+
+    level: Literal["stop", "look", "note"]
+    text: str
+    section: str
+
+
+def find_attention(data: ReportData) -> list[Notice]:
+    """All notices, the gravest first."""
+    judges = judge_notices(data.judge) if data.judge else []
+    whole = [Notice(level, text, section) for level, text, section in row_notices(data)]
+    stale = [Notice("look", text, "funnel") for text in data.stale]
+    found = [*stale, *_simulated(data), *_review(data), *judges, *_pairs(data), *_gates(data), *whole, *_cost(data), *_snapshots(data)]
+    order = {"stop": 0, "look": 1, "note": 2}
+    return sorted(found, key=lambda notice: order[notice.level])
+
+
+def describe_alpha(alpha: float | None) -> str:
+    """How much weight agreement carries, in Krippendorff's terms."""
+    if alpha is None:
+        return "cannot be computed from these answers"
+    if alpha >= RELIABLE:
+        return "reliable"
+    return "tentative" if alpha >= TENTATIVE else "too low to rely on"
+
+
+def _simulated(data: ReportData) -> list[Notice]:
+    found = []
+    if data.review and data.review.simulated:
+        found.append(Notice("stop", "The review is simulated. No person has looked at these rows.", "review"))
+    if data.models_simulated:
+        found.append(
+            Notice(
+                "stop", "The offline stand-in wrote and judged the rows. They are for trying things out, never for a real model.", "cost"
+            )
+        )
+    return found
+
+
+def _review(data: ReportData) -> list[Notice]:
+    review = data.review
+    if review is None:
+        return []
+    found = [
+        Notice("look", f"Agreement on “{a.question}” is {a.alpha:.2f} over {a.rows:,} rows: {describe_alpha(a.alpha)}.", "review")
+        for a in review.agreements
+        if a.alpha is not None and a.alpha < RELIABLE
+    ]
+    if review.disputed:
+        how = "disputed and not approved until someone settles them (`curate keep --as`, `curate drop`)"
+        found.append(Notice("look", f"{_rows(review.disputed)} {how}.", "review"))
+    if review.waiting:
+        found.append(Notice("note", f"{_rows(review.waiting)} waiting for answers.", "review"))
+    return found
+
+
+def judge_notices(quality: JudgeQuality) -> list[Notice]:
+    """What speaks against the judges, from their own words and from people's."""
+    found = [notice for judge in quality.judges for notice in (*_one_judge(judge), *_beside_people(judge))]
+    if quality.judges_apart:
+        text = f"The judges differ by more than one step of the scale on {quality.judges_apart:,} rows."
+        found.append(Notice("look", text, "judge"))
+    if quality.apart:
+        pairs = "1 pair of rows that says" if len(quality.apart) == 1 else f"{len(quality.apart):,} pairs of rows that say"
+        text = f"{pairs} the same {'was' if len(quality.apart) == 1 else 'were'} scored more than one step apart."
+        found.append(Notice("look", text, "judge"))
+    if quality.panel:
+        found.append(Notice("note", quality.panel, "judge"))
+    return found
+
+
+def _one_judge(judge: Judge) -> list[Notice]:
+    """What a judge's own words show."""
+    found, name = [], judge.name
+    if "total" in judge.constant:
+        share = judge.constant["total"]
+        text = f"{name} gives {share:.0%} of {judge.scored:,} rows one and the same total: its scores tell next to nothing apart."
+        found.append(Notice("stop" if share == 1 else "look", text, "judge"))
+    if judge.order and judge.order.pairs and judge.order.flipped.share > FLIPS:
+        share = judge.order.flipped.share
+        text = f"{name} changed its mind with the order on {share:.1%} of {judge.order.pairs:,} pairs."
+        found.append(Notice("look", text, "judge"))
+    if judge.order and judge.order.first and judge.order.first.excludes(0.5):
+        first = judge.order.first
+        place = "first" if first.value > 0.5 else "second"
+        text = f"{name} prefers the answer shown {place}: {_interval(first)} of its choices fall on the first."
+        found.append(Notice("look", text, "judge"))
+    if (total := judge.length.get("total")) and abs(total.value) >= LENGTH and total.excludes(0):
+        text = f"{name}'s totals go with length: rank correlation {total.value:+.2f} (95 % interval {total.low:+.2f} to {total.high:+.2f})."
+        found.append(Notice("look", text, "judge"))
+    if judge.overall_apart:
+        do = "contradicts itself" if judge.overall_apart == 1 else "contradict themselves"
+        text = f"{judge.overall_apart:,} of {name}'s scores {do}: the overall and the criteria disagree."
+        found.append(Notice("look", text, "judge"))
+    if judge.again and judge.again.high < RELIABLE:
+        text = f"Asked twice, {name} gave the same score again in only {judge.again.share:.0%} of {judge.again.n:,} cases."
+        found.append(Notice("look", text, "judge"))
+    return found + _rationales(judge)
+
+
+def _rationales(judge: Judge) -> list[Notice]:
+    check = judge.rationales
+    if check is None or check.read < 10:
+        return []
+    if check.follows is None or check.follows.low <= 0:
+        text = f"{judge.name}'s scores do not follow its rationales, as far as {check.read:,} of them can be read by their words."
+        return [Notice("look", text, "judge")]
+    if not check.contradictions:
+        return []
+    text = f"{len(check.contradictions):,} of {judge.name}'s {check.read:,} readable rationales say the opposite of their score."
+    return [Notice("look" if len(check.contradictions) > ODD * check.read else "note", text, "judge")]
+
+
+def _beside_people(judge: Judge) -> list[Notice]:
+    against, found = judge.against, []
+    if against is None or against.auc is None:
+        return []
+    if not against.auc.low > 0.5:
+        text = f"{judge.name} tells approved rows from the others no better than a coin does (AUC {_interval(against.auc)})."
+        found.append(Notice("look", text, "judge"))
+    elif against.by_length is not None and against.by_length >= against.auc.value:
+        text = f"The answer's length alone tells approved rows as well as {judge.name} does (AUC {against.by_length:.2f})."
+        found.append(Notice("look", text, "judge"))
+    return found
+
+
+def _pairs(data: ReportData) -> list[Notice]:
+    pairs = data.pairs
+    if pairs is None:
+        return []
+    found = []
+    if pairs.after.biases:
+        text = f"Chosen answers differ from rejected ones in more than substance: {', '.join(pairs.after.biases)}."
+        found.append(Notice("look", text, "pairs"))
+    if pairs.after.near_identical:
+        count = len(pairs.after.near_identical)
+        text = f"{count:,} of {pairs.after.pairs:,} pairs {'has' if count == 1 else 'have'} two answers that hardly differ."
+        found.append(Notice("look", text, "pairs"))
+    return found
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f}, 95 % interval {estimate.low:.2f} to {estimate.high:.2f}"
+
+
+def _gates(data: ReportData) -> list[Notice]:
+    found = [Notice("look", alarm, "drops") for alarm in data.gate_alarms]
+    if data.leaks:
+        suites = ", ".join(sorted({leak.suite for leak in data.leaks}))
+        found.append(Notice("note", f"{_rows(len(data.leaks))} left out as leaks of {suites}.", "leaks"))
+    entered = max((step.entered for step in data.funnel or ()), default=0)
+    clusters = Counter(drop.cluster for drop in data.drops or () if drop.cluster is not None)
+    for cluster, members in clusters.most_common(1):
+        if members >= CROWD and members > CLUSTER * entered:
+            text = f"{members:,} of {entered:,} rows were left out as duplicates of one row ({cluster}): check the threshold first."
+            found.append(Notice("look", text, "drops"))
+    for distribution in data.distributions or ():
+        emptied = [c.name for c in distribution.classes if c.before and not c.after]
+        if emptied:
+            names = ", ".join(emptied[:4]) + (" and others" if len(emptied) > 4 else "")
+            of = f"{len(emptied)} of {len(distribution.classes)} {distribution.name} classes"
+            text = f"{of} {'has' if len(emptied) == 1 else 'have'} no row left: {names}."
+            found.append(Notice("look", text, "classes"))
+    return found
+
+
+def _cost(data: ReportData) -> list[Notice]:
+    cost = data.cost
+    if cost is None:
+        return []
+    found = []
+    if cost.budget_usd and cost.usd > 0.9 * cost.budget_usd:
+        found.append(Notice("look", f"{cost.usd / cost.budget_usd:.0%} of the budget of ${cost.budget_usd:,.2f} is spent.", "cost"))
+    if cost.uncertain_calls:
+        calls = "1 call was" if cost.uncertain_calls == 1 else f"{cost.uncertain_calls:,} calls were"
+        text = f"{calls} in flight when a run was cut off; the budget counts it as spent."
+        found.append(Notice("note", text, "cost"))
+    return found
+
+
+def _snapshots(data: ReportData) -> list[Notice]:
+    unsigned = [f"{s.name} v{s.version}" for s in data.snapshots or () if not s.signed_by and not s.lost]
+    return [Notice("look", f"Not signed: {', '.join(unsigned)}. Run `curate sign`.", "snapshots")] if unsigned else []
+
+
+def _rows(count: int) -> str:
+    return "1 row is" if count == 1 else f"{count:,} rows are"

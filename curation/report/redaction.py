@@ -1,0 +1,110 @@
+"""The report that travels with a snapshot must not carry the protected items along, nor the rows that repeat them:
+whoever trains on the snapshot would have the evaluation set in the same folder.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from curation.distribution.pii import mask_personal
+from curation.distribution.schema import Comparison
+from curation.report.schema import JudgeQuality, ReportData
+
+Shown = TypeVar("Shown", bound=BaseModel)
+
+
+def mask_rows(data: ReportData) -> ReportData:
+    """The same facts with the texts of leaks, conflicts, disputes and failures masked; rows left out are masked when they are chosen."""
+    review = data.review
+    return data.model_copy(
+        update={
+            "leaks": tuple(mask_fields(leak, "text", "item_text", "evidence") for leak in data.leaks),
+            "conflicts": data.conflicts and tuple(mask_fields(c, "text", "twin_text") for c in data.conflicts),
+            "review": review and review.model_copy(update={"disputes": tuple(mask_fields(d, "text", "comment") for d in review.disputes)}),
+            "failures": data.failures and tuple(mask_fields(f, "example") for f in data.failures),
+            "pairs": data.pairs
+            and data.pairs.model_copy(
+                update={"near_identical": tuple((row, mask_personal(a), mask_personal(b)) for row, a, b in data.pairs.near_identical)}
+            ),
+            "judge": data.judge
+            and data.judge.model_copy(
+                update={
+                    "apart": tuple(mask_fields(line, "text", "twin_text") for line in data.judge.apart),
+                    "odd": tuple(mask_fields(line, "text", "rationale") for line in data.judge.odd),
+                }
+            ),
+        }
+    )
+
+
+def mask_fields(value: Shown, *fields: str) -> Shown:
+    """The value with these texts masked."""
+    return value.model_copy(update={name: mask_personal(text) for name in fields if (text := getattr(value, name))})
+
+
+REAL = "Not shown here: real users wrote it. The report in the project has it."
+
+WITHHELD = "Not shown here: it would carry a protected item into the snapshot. The report in the project has it."
+
+
+def withhold_protected(data: ReportData) -> ReportData:
+    """The same facts without the text of protected items, of leaking rows, and of what was said about them."""
+    leaking = {leak.row for leak in data.leaks}
+    hidden = {"text": WITHHELD, "evidence": ""}
+    return data.model_copy(
+        update={
+            "leaks": tuple(leak.model_copy(update={**hidden, "item_text": WITHHELD}) for leak in data.leaks),
+            "pairs": data.pairs
+            and data.pairs.model_copy(
+                update={
+                    "near_identical": tuple(
+                        (row, WITHHELD, WITHHELD) if row in leaking else (row, a, b) for row, a, b in data.pairs.near_identical
+                    )
+                }
+            ),
+            "judge": data.judge and _withhold_judged(data.judge, leaking),
+            "drops": data.drops
+            and tuple(
+                drop.model_copy(update={**hidden, "twin_text": None}) if {drop.row, drop.twin} & leaking else drop for drop in data.drops
+            ),
+            "conflicts": data.conflicts
+            and tuple(
+                c.model_copy(update={"text": WITHHELD, "twin_text": WITHHELD}) if {c.row, c.twin} & leaking else c for c in data.conflicts
+            ),
+            # What could not be used is told by its reason alone: nothing has screened it.
+            "failures": data.failures and tuple(f.model_copy(update={"example": ""}) for f in data.failures),
+            "comparison": data.comparison and _withhold_real(data.comparison),
+            "review": data.review
+            and data.review.model_copy(
+                update={
+                    "disputes": tuple(
+                        d.model_copy(update={"text": WITHHELD, "comment": ""}) if d.row in leaking else d for d in data.review.disputes
+                    )
+                }
+            ),
+        }
+    )
+
+
+def _withhold_real(comparison: Comparison) -> Comparison:
+    """What real users wrote stays in the project."""
+    kept = {"text": REAL, "nearest": ""}
+    return comparison.model_copy(
+        update={
+            "uncovered": tuple(line.model_copy(update=kept) for line in comparison.uncovered[:1]),
+            "gaps": tuple(gap.model_copy(update={"central": ""}) for gap in comparison.gaps),
+        }
+    )
+
+
+def _withhold_judged(judge: JudgeQuality, leaking: set[str]) -> JudgeQuality:
+    return judge.model_copy(
+        update={
+            "apart": tuple(
+                a.model_copy(update={"text": WITHHELD, "twin_text": WITHHELD}) if {a.row, a.twin} & leaking else a for a in judge.apart
+            ),
+            "odd": tuple(o.model_copy(update={"text": WITHHELD, "rationale": ""}) if o.row in leaking else o for o in judge.odd),
+        }
+    )

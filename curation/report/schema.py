@@ -1,0 +1,663 @@
+"""What `render_report` and `render_card` take: frozen values that the pipeline fills from the store.
+
+A part that is None was not run and the page says so; an empty part was run and found nothing, which is also said.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from curation.distribution.balance import Imbalance
+from curation.distribution.preference_bias import Hygiene
+from curation.distribution.schema import Comparison, Description
+from curation.intervals import Estimate, Rate
+from curation.judge.diagnostics import OrderBias, RationaleCheck
+from curation.judge.validation import Against
+from curation.records import Kind
+
+
+class Closed(BaseModel):
+    """Frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FunnelStep(Closed):
+    """How many rows entered a stage, how many left it, and why the others stayed behind."""
+
+    stage: str
+    entered: int
+    left: int
+    reasons: dict[str, int] = Field(default_factory=dict)
+    """Reason to count, of the rows that did not leave."""
+    note: str = ""
+    """A short remark, for example "waiting for a second answer"."""
+
+
+class Selection(Closed):
+    """One way of choosing the same number of rows, described."""
+
+    name: str
+    """ "Filter", "Random" or "Longest"."""
+    rows: int
+    mean_score: float | None = None
+    valid_share: float | None = None
+    """Share that passes the validators, which the judge does not see."""
+    mean_length: float | None = None
+    """Characters."""
+    kept_share: float | None = None
+    """Share of these rows that the filter keeps too."""
+    approved_share: float | None = None
+    """Share of the reviewed rows among them that people approved as they stood."""
+    reviewed: float = 0
+    """How many of them people have settled; for a random selection the mean."""
+
+
+class ScoreSet(Closed):
+    """The scores of one kind of record and the rule that keeps."""
+
+    kind: Kind
+    totals: tuple[float, ...]
+    """One total (0 to 10) a scored row."""
+    threshold: float | None
+    """The lowest total that is kept; for a top-N rule the total of the last row kept. None where each group has its own."""
+    rule: str
+    """The keep rule in words: "total of 7.0 or more", "best 40 %"."""
+    kept: int
+    criteria: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    """Criterion to its scores."""
+    selections: tuple[Selection, ...] = ()
+    """What `compare_selections` returns."""
+    groups: dict[str, tuple[int, int, float]] = Field(default_factory=dict)
+    """Where the best part is taken by group: group to rows scored, rows kept, and the lowest total kept."""
+    rubric_digest: str = ""
+
+
+class Drop(Closed):
+    """One row that did not make it, with what convinced the stage."""
+
+    row: str
+    """Id that `curate trace` takes."""
+    stage: str
+    reason: str
+    text: str
+    kind: Kind = "instruction"
+    twin: str | None = None
+    """Id of the row it was compared with."""
+    twin_text: str | None = None
+    measure: str = ""
+    """What the number is: "Jaccard", "cosine", "total"."""
+    value: float | None = None
+    evidence: str = ""
+    cluster: str | None = None
+    """Of a duplicate: the row that stands for all that are like it."""
+    label: str | None = None
+    twin_label: str | None = None
+
+
+class ProtectedSuite(Closed):
+    """A protected evaluation set and how the screen was set for it."""
+
+    name: str
+    file: str
+    items: int
+    screened: int
+    """Rows compared with it."""
+    flagged: int
+    operating_point: str
+    """In words: "score of 0.74 or more; 1 % of clean rows expected above"."""
+    threshold: float | None = None
+    scores: tuple[float, ...] = ()
+    """Each screened row's score against its nearest item, where the screen keeps it."""
+    digest: str = ""
+
+
+class Leak(Closed):
+    """A row that repeats or rewords a protected item."""
+
+    row: str
+    suite: str
+    item: str
+    method: str
+    """What found it: "exact", "shared span", "lexical and dense", "leak judge"."""
+    text: str
+    item_text: str
+    score: float | None = None
+    evidence: str = ""
+
+
+class Conflict(Closed):
+    """Texts that say the same under different labels."""
+
+    row: str
+    text: str
+    label: str
+    twin: str
+    twin_text: str
+    twin_label: str
+    similarity: float | None = None
+    outcome: str = ""
+    """What happened to them: "both left out", "sent to review"."""
+
+
+class ClassCount(Closed):
+    """One class of a distribution."""
+
+    name: str
+    before: int
+    after: int
+    planned: int | None = None
+
+
+class Distribution(Closed):
+    """Counts by label, topic, difficulty or any attribute, before the gates and after."""
+
+    name: str
+    classes: tuple[ClassCount, ...]
+
+
+class CoverageCell(Closed):
+    """Planned examples of one crossing of the plan, and those whose row is approved or may still be."""
+
+    row: str
+    column: str
+    planned: int
+    have: int
+
+
+class Coverage(Closed):
+    """How far the plan is filled, over two of its attributes."""
+
+    rows: str
+    """Name of the attribute down the side."""
+    columns: str
+    cells: tuple[CoverageCell, ...]
+
+
+class Judge(Closed):
+    """One judge, by what it said itself and beside people."""
+
+    name: str
+    scored: int
+    simulated: bool = False
+    constant: dict[str, float] = Field(default_factory=dict)
+    """Total or criterion that tells nothing apart, with the share of its commonest value."""
+    length: dict[str, Estimate] = Field(default_factory=dict)
+    """Total and criteria to their rank correlation with the answer's length."""
+    rationales: RationaleCheck | None = None
+    order: OrderBias | None = None
+    own_agreement: Rate | None = None
+    """Of the pairs it settled, those whose preferred answer also has its higher total."""
+    again: Rate | None = None
+    """Of the scores it was asked for twice, those it gave again."""
+    overall_apart: int = 0
+    """Rows whose overall score and criteria disagree."""
+    against: Against | None = None
+    """Beside what people settled of single rows."""
+    pairs_against: Rate | None = None
+    """Pairs on which it and people, both settled, prefer the same answer."""
+
+
+class Apart(Closed):
+    """Two rows that say the same, scored more than a step apart."""
+
+    row: str
+    twin: str
+    text: str
+    twin_text: str
+    total: float
+    twin_total: float
+
+
+class Odd(Closed):
+    """A rationale and the score beside it that contradict each other."""
+
+    row: str
+    text: str
+    judge: str
+    criterion: str
+    score: int
+    rationale: str
+
+
+class JudgeQuality(Closed):
+    """Whether the judge can be believed."""
+
+    pairs: int = 0
+    """Pairs judged in both orders."""
+    flipped: int = 0
+    """Pairs whose winner changed with the order."""
+    compared: int = 0
+    """Rows with both a judge's verdict and a settled human one."""
+    agreed: int = 0
+    contradictions: int = 0
+    """Scores whose overall and criteria disagree."""
+    panel: str = ""
+    """Whether the panel scored too, and why."""
+    judges: tuple[Judge, ...] = ()
+    judges_apart: int = 0
+    """Rows on which the judges differ by more than a step."""
+    apart: tuple[Apart, ...] = ()
+    odd: tuple[Odd, ...] = ()
+
+
+class PairHygiene(Closed):
+    """What the preference pairs would teach beside what they should, before the gates and after."""
+
+    before: Hygiene
+    after: Hygiene
+    left_out: dict[str, int] = Field(default_factory=dict)
+    """Why pairs are no pairs: the judge's choice depends on the order, it prefers the other answer, and so on."""
+    near_identical: tuple[tuple[str, str, str], ...] = ()
+    """(id, chosen, rejected) of pairs that are left and whose answers hardly differ."""
+
+
+class BalancedClass(Closed):
+    """One class before the cap and after."""
+
+    name: str
+    before: int
+    after: int
+    weight: float | None = None
+    missing: int = 0
+    """Rows it lacks until it has as many as `balance.refill` says."""
+
+
+class ClassBalance(Closed):
+    """The classes of one kind of row, by what the project balances."""
+
+    kind: Kind
+    by: str
+    rule: str
+    """In words: "at most 40 a class, 20 wanted in each, weights by sqrt"."""
+    classes: tuple[BalancedClass, ...]
+    before: Imbalance
+    after: Imbalance
+    without: int = 0
+    """Rows that have no class."""
+
+
+class DiversityOf(Closed):
+    """How various one set of texts is."""
+
+    name: str
+    rows: int
+    distinct: float
+    """Share of the texts that occur once."""
+    effective_clusters: float
+    nearest: float
+    """Mean similarity to the nearest neighbour."""
+    vendi: float
+
+
+class DiversityFacts(Closed):
+    """The rows that stand, and beside them at equal size what the teacher writes without a plan."""
+
+    whole: DiversityOf
+    compared: tuple[DiversityOf, ...] = ()
+    """Planned and naive at one size; empty where no naive set was written."""
+    vendi_ratio: float | None = None
+    cells: int = 0
+    filled: int = 0
+    simulated: bool = False
+
+
+class DifficultyLevel(Closed):
+    """A planned difficulty and how its rows were measured."""
+
+    name: str
+    rows: int
+    mean: float | None
+    counts: tuple[int, ...]
+    """Rows by bin."""
+
+
+class DifficultyCross(Closed):
+    """Planned difficulty against measured difficulty."""
+
+    kind: Kind
+    method: Literal["judge", "length"]
+    levels: tuple[DifficultyLevel, ...]
+    bins: tuple[str, ...]
+    correlation: tuple[float, float, float, int] | None
+    """Spearman's rank correlation, its 95 % interval, and the rows; None where it cannot be computed."""
+    disagreeing: int
+    furthest: tuple[str, ...] = ()
+    """Ids of the rows on which plan and measure differ most."""
+
+
+class Reviewer(Closed):
+    """One person's (or simulated reviewer's) answers."""
+
+    name: str
+    simulated: bool
+    answers: int
+    approved: int = 0
+    rejected: int = 0
+    edited: int = 0
+    disputed: int = 0
+    """Answers on rows where the reviewers disagreed."""
+
+
+class Agreement(Closed):
+    """Krippendorff's alpha of one question."""
+
+    question: str
+    alpha: float | None
+    """None where it cannot be computed (one answer a row, or all answers alike)."""
+    rows: int
+    """Rows with at least two answers."""
+    answers: int
+
+
+class Dispute(Closed):
+    """A row whose reviewers disagreed."""
+
+    row: str
+    text: str
+    answers: dict[str, str]
+    """Reviewer to answer."""
+    comment: str = ""
+
+
+class ErrorRate(Closed):
+    """How often reviewers err, estimated from their answers, beside the truth where it is known (simulated reviewers)."""
+
+    name: str
+    estimated: float | None
+    true: float | None = None
+
+
+class Review(Closed):
+    """What people said."""
+
+    simulated: bool
+    """True when any answer came from a simulated reviewer."""
+    overlap: int
+    rows: int
+    answers: int
+    approved: int
+    rejected: int
+    edited: int
+    disputed: int
+    waiting: int = 0
+    agreements: tuple[Agreement, ...] = ()
+    reviewers: tuple[Reviewer, ...] = ()
+    disputes: tuple[Dispute, ...] = ()
+    error_rates: tuple[ErrorRate, ...] = ()
+
+
+class ModelCost(Closed):
+    """Tokens and list-price cost of one model in one stage."""
+
+    model: str
+    stage: str
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    usd: float
+    cached_tokens: int = 0
+    """Input tokens read from the provider's cache, part of `input_tokens`."""
+
+
+class Cost(Closed):
+    """What the project has cost."""
+
+    models: tuple[ModelCost, ...]
+    prices_date: str
+    """Date of the price list."""
+    simulated: bool
+    """True when the offline stand-in answered and nothing was billed."""
+    approved_rows: int
+    budget_usd: float | None = None
+    uncertain_calls: int = 0
+    """Calls in flight when a run was killed; charged to the budget, result unknown."""
+
+    @property
+    def usd(self) -> float:
+        """All stages together."""
+        return sum(model.usd for model in self.models)
+
+
+class FailureCount(Closed):
+    """Calls or answers that did not become rows."""
+
+    stage: str
+    reason: str
+    count: int
+    category: str = ""
+    """For refusals the provider's category."""
+    example: str = ""
+
+
+class SnapshotFacts(Closed):
+    """A frozen data set."""
+
+    name: str
+    version: int
+    kind: Kind
+    splits: dict[str, int]
+    digest: str
+    created: datetime
+    signed_by: str | None = None
+    lost: str = ""
+    """Why it may not be used, signed or not: it was revoked, or its folder is gone."""
+
+
+class RunFacts(Closed):
+    """One run of a stage."""
+
+    stage: str
+    started: datetime
+    seconds: float | None
+    """None while it runs, or when it was cut off."""
+    state: str
+    entered: int | None = None
+    left: int | None = None
+
+
+class ReportData(Closed):
+    """The whole page."""
+
+    project: str
+    brief: str
+    created: datetime
+    digest: str
+    """Digest of what shaped the result: settings, prompts, protected sets."""
+    versions: dict[str, str]
+    """Package to version."""
+    intended_use: str = ""
+    models: dict[str, str] = Field(default_factory=dict)
+    """Role to model: {"teacher": …, "judge": …}; only roles that wrote or judged rows."""
+    reviewed: str = ""
+    """Which rows people review, in a sentence, where that is not all of them."""
+    sources: tuple[str, ...] = ()
+    """Imported data sets, each in a few words."""
+    models_simulated: bool = False
+    """True when the offline stand-in wrote or judged the rows."""
+    funnel: tuple[FunnelStep, ...] | None = None
+    scores: tuple[ScoreSet, ...] | None = None
+    judge: JudgeQuality | None = None
+    pairs: PairHygiene | None = None
+    drops: tuple[Drop, ...] | None = None
+    suites: tuple[ProtectedSuite, ...] | None = None
+    leaks: tuple[Leak, ...] = ()
+    stale: tuple[str, ...] = ()
+    """Results that are older than what they were made from, each as a sentence with the command."""
+    gate_alarms: tuple[str, ...] = ()
+    """Sentences about gates that emptied a class or dropped more than their stated share."""
+    conflicts: tuple[Conflict, ...] | None = None
+    distributions: tuple[Distribution, ...] | None = None
+    coverage: Coverage | None = None
+    difficulty: tuple[DifficultyCross, ...] = ()
+    """Empty where the plan has no attribute `difficulty`, or no row of it was written."""
+    balance: tuple[ClassBalance, ...] | None = None
+    descriptions: tuple[Description, ...] | None = None
+    comparison: Comparison | None = None
+    diversity: DiversityFacts | None = None
+    review: Review | None = None
+    cost: Cost | None = None
+    failures: tuple[FailureCount, ...] | None = None
+    snapshots: tuple[SnapshotFacts, ...] | None = None
+    runs: tuple[RunFacts, ...] | None = None
+
+
+class ManifestPart(BaseModel):
+    """Part of a manifest as it stands there; what the card does not show is passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class CardModels(ManifestPart):
+    """Who wrote and who judged."""
+
+    teacher: str | None = None
+    judge: str | None = None
+    simulated: bool = False
+
+
+class CardSample(ManifestPart):
+    """What people found in the random sample that they looked at."""
+
+    rows: int
+    population: int
+    strata: int = 1
+    bad: int
+    rate: float | None
+    low: float
+    high: float
+    max_error: float | None = None
+
+
+class CardReview(ManifestPart):
+    """What people (or simulated reviewers) said, in numbers."""
+
+    mode: Literal["none", "sample", "all"] = "all"
+    sample: CardSample | None = None
+    simulated: bool = False
+    reviewers: tuple[str, ...] = ()
+    names: Literal["pseudonyms", "real"] = "real"
+    """What `reviewers` holds."""
+    overlap: int = 1
+    agreement: float | None = None
+    """Krippendorff's alpha."""
+    answers: int = 0
+    disputed: int = 0
+
+
+class CardSuite(ManifestPart):
+    """A protected evaluation set the rows were screened against."""
+
+    name: str
+    file: str
+    items: int
+    sha256: str
+
+
+class Separation(Closed):
+    """What was measured between the splits of a snapshot after they were made."""
+
+    near: float | None
+    """Jaccard from which prompts have to be in one split."""
+    semantic: float | None
+    """Cosine; None where prompts were not compared by meaning, for the reason in `why`."""
+    model: str
+    near_pairs: int | None
+    """Pairs at the threshold across splits."""
+    semantic_pairs: int | None
+    at_least: bool = False
+    """Whether `near_pairs` is a lower bound."""
+    why: str = ""
+    left_out: int = 0
+    """Rows that have no place, being similar to rows in two splits, or to one in another split."""
+    twins_left_out: int = 0
+    """Of these, rows that are similar to a row in another split, where each was frozen before."""
+    rows: int = 0
+    largest: int = 0
+    """Rows in the largest cluster of similar prompts."""
+    is_large: bool = False
+    in_cut_clusters: int = 0
+    """Rows of clusters so large that they were cut at higher thresholds; pairs across splits are all of these."""
+
+    def notes(self) -> list[str]:
+        """Sentences for the screen and the card, where there is something to look at."""
+        found = []
+        if self.is_large:
+            share = f"{self.largest:,} of {self.rows:,} rows ({100 * self.largest / self.rows:.0f} %)"
+            found.append(
+                f"The largest cluster of similar prompts has {share}. If they are not alike, raise splits.near or splits.semantic."
+            )
+        if self.in_cut_clusters:
+            pairs = " and ".join(
+                f"{n:,} {how}"
+                for how, n in (
+                    ("or more by Jaccard" if self.at_least else "by Jaccard", self.near_pairs),
+                    ("by cosine", self.semantic_pairs),
+                )
+                if n
+            )
+            found.append(
+                f"Clusters with {self.in_cut_clusters:,} rows were larger than a fifth of the set and were cut at higher thresholds; "
+                f"pairs of theirs across splits: {pairs or 'none'}."
+            )
+        if self.twins_left_out:
+            found.append(f"Left out: {self.twins_left_out:,} rows that are similar to a row in another split.")
+        return found
+
+
+class CardSource(ManifestPart):
+    """An imported data set."""
+
+    name: str
+    license: str
+    written_by: Literal["people", "model", "unknown"]
+    files: tuple[str, ...] = ()
+    rows: int
+
+
+class CardProvenance(ManifestPart):
+    """Where the rows come from."""
+
+    sources: tuple[CardSource, ...] = ()
+    written_by: dict[str, int] = Field(default_factory=dict)
+    """Rows by author: model, people, unknown."""
+    edited: int = 0
+    licence_stated: str = ""
+    conditions: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    licence_table: str = ""
+
+
+class CardInput(Closed):
+    """What the dataset card of a snapshot needs, known before its manifest is written."""
+
+    name: str
+    version: int
+    kind: Kind
+    created: datetime
+    splits: dict[str, int]
+    """Split to rows."""
+    licence: str
+    intended_use: str
+    brief: str
+    digest: str
+    models: CardModels = CardModels()
+    review: CardReview = CardReview()
+    provenance: CardProvenance | None = None
+    """None where it is not known; the rows are then taken for a model's."""
+    settings: dict[str, object] = Field(default_factory=dict)
+    """Thresholds and digests of the gates; may be nested, the card names them by their path."""
+    protected: tuple[CardSuite, ...] = ()
+    description: Description | None = None
+    """What the rows are made of; of a sample where they are many."""
+    hygiene: Hygiene | None = None
+    """For preference pairs: what tells chosen from rejected beside substance."""
+    counts: dict[str, int] = Field(default_factory=dict)
+    """Rows at each step, for example generated, duplicates, leaks, approved."""
+    language: str = "en"
+    separation: Separation | None = None
+    limits: tuple[str, ...] = ()
+    """Known limits, each one sentence, added to those that follow from the facts."""

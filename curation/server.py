@@ -1,0 +1,148 @@
+"""The HTTP service: pulls answers as people give them, and reports its state. No logic of its own.
+
+GET /healthz   200 while the last pull worked and is recent, else 503; open, and without a word about the data
+GET /status    the result of `curate status --json` and of the last pull; needs `Authorization: Bearer TOKEN`
+
+TOKEN is in PROJECT/serve.token, which is made on the first start and which only its owner can read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from argilla_setup.command_line import echo
+from argilla_setup.shown import mask_values, visible
+from curation.errors import ProjectError, UserError, command
+from curation.snapshot.write import replace_file
+
+TOKEN, LEAST_TOKEN = "serve.token", 32
+
+
+@dataclass
+class PollStatus:
+    """The last pull."""
+
+    at: float = 0.0
+    answers: int = 0
+    error: str = "no pull has ended yet"
+
+
+def serve_project(folder: Path, *, host: str, port: int, every: float) -> None:
+    """Serve until stopped.
+
+    Raises:
+        ProjectError: no such project, or the port is taken.
+    """
+    import uvicorn
+
+    from curation.config.project import load_project
+
+    load_project(folder)
+    _check_port(host, port)
+    token = keep_token(folder)
+    status = f"http://{host}:{port}/status"
+    echo(f"Pulling answers every {every:g} s. Health: http://{host}:{port}/healthz", err=True)
+    echo(f'Status: curl --header "Authorization: Bearer $(cat {command(folder / TOKEN)})" {status}', err=True)
+    uvicorn.run(make_app(folder, every=every, token=token), host=host, port=port, log_level="warning")
+
+
+def keep_token(folder: Path) -> str:
+    """Return the token in FOLDER/serve.token; one that is missing, short or readable by others is replaced.
+
+    Raises:
+        ProjectError: the file cannot be written.
+    """
+    file = folder / TOKEN
+    try:
+        if file.is_file() and not file.is_symlink() and not file.stat().st_mode & 0o077:
+            found = file.read_text(encoding="utf-8", errors="replace").strip()
+            if len(found) >= LEAST_TOKEN and found.isascii():
+                return found
+        token = secrets.token_urlsafe(32)
+        replace_file(file, f"{token}\n".encode(), mode=0o600)
+    except OSError as error:
+        raise ProjectError(
+            str(file), f"cannot be written ({error.strerror})", "check the permissions of the folder and run again"
+        ) from error
+    return token
+
+
+def make_app(folder: Path, *, every: float, token: str) -> Any:
+    """Return the ASGI application; it pulls from its start to its end.
+
+    Args:
+        every: seconds between two pulls.
+        token: what a caller of /status has to present.
+    """
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route
+
+    pulse = PollStatus()
+
+    async def healthz(_: Request) -> JSONResponse:
+        fresh = pulse.at and time.time() - pulse.at < max(3 * every, 30)
+        healthy = not pulse.error and bool(fresh)
+        body = {"healthy": healthy, "seconds_since_pull": round(time.time() - pulse.at, 1) if pulse.at else None}
+        return JSONResponse(body, status_code=200 if healthy else 503)
+
+    async def status(request: Request) -> JSONResponse:
+        from curation import stages
+
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
+            error = {"error": "a token is needed. Send `Authorization: Bearer TOKEN` with the token in the project's serve.token"}
+            return JSONResponse(error, status_code=401, headers={"WWW-Authenticate": "Bearer"})
+        try:
+            values = (await asyncio.to_thread(stages.status, folder)).as_values()
+        except UserError as error:
+            return JSONResponse({"error": str(error)}, status_code=500)
+        pull = {"answers": pulse.answers, "error": pulse.error or None}
+        return JSONResponse(mask_values({**values, "last_pull": pull}), headers={"Cache-Control": "no-store"})
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        task = asyncio.create_task(_poll(folder, pulse, every))
+        yield
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    return Starlette(routes=[Route("/healthz", healthz), Route("/status", status)], lifespan=lifespan)
+
+
+async def _poll(folder: Path, pulse: PollStatus, every: float) -> None:
+    from curation import stages
+
+    while True:
+        try:
+            summary = await asyncio.to_thread(stages.pull, folder)
+            pulse.at, pulse.answers, now = time.time(), summary.rows_in, ""
+        except UserError as error:  # Argilla is down or not set up yet: reported on /status, tried again
+            now = str(error)
+        except Exception as error:  # an Argilla that answers nonsense must not end the polling: reported on /status, tried again
+            now = f"{type(error).__name__}: {error}"
+        if now and now != pulse.error:
+            echo(f"The pull failed: {visible(now, lines=False)}", err=True)
+        pulse.error = now
+        await asyncio.sleep(every)
+
+
+def _check_port(host: str, port: int) -> None:
+    import socket
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ProjectError(f"port {port} on {host}", f"cannot be used ({error.strerror})", "choose another with --port") from error

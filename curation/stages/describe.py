@@ -1,0 +1,243 @@
+"""The stages that look at the rows as a whole: describe, and compare with a sample of real use. Core: distribution/."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from curation.config.project import settings_digest
+from curation.distribution import Comparison, Description, find_topics, load_tokenizer
+from curation.distribution import compare as compare_rows
+from curation.distribution import describe as describe_rows
+from curation.distribution.topics import Topics
+from curation.embed import tokenizer_of
+from curation.errors import ModelUnavailable, ProjectError, command
+from curation.formats.files import read_raw
+from curation.formats.raw import RowFailure
+from curation.records import KINDS, Kind
+from curation.store import facts, records, runs
+from curation.store.database import hold_lock
+from curation.store.facts import Finding
+from curation.store.records import Row
+from curation.views.staleness import SCOPE_VERDICTS, rows_inputs, stale_values
+from curation.views.vectors import vectors_of
+from curation.workspace import Progress, StageResult, Workspace, label_of, load_cells, open_workspace
+
+Scope = Literal["standing", "approved", "all"]
+
+SCOPES: dict[Scope, str] = {
+    "standing": "rows that may still leave in a snapshot",
+    "approved": "approved rows",
+    "all": "all rows, dropped ones among them",
+}
+
+LEAVING_READ = 5_000
+"""Rows of a snapshot that its card describes."""
+
+TEXT_COLUMNS = ("text", "prompt", "question", "query", "instruction", "input", "messages")
+"""Columns of a real sample that are tried, in this order, when none is named."""
+
+
+def describe(folder: Path, *, scope: Scope = "standing", progress: Progress | None = None) -> StageResult:
+    """Count lengths, languages, topics, wording, personal data and classes of the rows. Core: distribution/."""
+    _check_scope(scope)
+    with open_workspace(folder) as workspace, hold_lock(workspace.db, "describe"):
+        with runs.record_run(workspace.db, "describe", settings_digest(workspace.project.describe, scope)) as run:
+            made, findings = list[Description](), list[Finding]()
+            for kind in KINDS:
+                rows = rows_in_scope(workspace, kind, scope)
+                run.rows_in += len(records.list_rows(workspace.db, kind))
+                run.rows_out += len(rows)
+                if rows:
+                    topics, why = _topics(workspace, rows)
+                    made.append(_description(workspace, kind, rows, SCOPES[scope], topics, why))
+                    findings += _topic_findings(rows, topics)
+            if not made:
+                raise ProjectError(str(folder), f"has no {SCOPES[scope]}", command("curate", "describe", folder, "--rows", "all"))
+            facts.add_findings(workspace.db, findings, run.number)
+            run.detail = {"descriptions": [d.model_dump(mode="json") for d in made], **_made_from(workspace, scope)}
+        stale, warnings = stale_values(workspace, ("score", "dedup", "screen", "decide"))
+        counts: dict[str, Any] = {**{d.kind: in_brief(d) for d in made}, **stale}
+        return StageResult("describe", run.rows_in, run.rows_out, counts, [*warnings, *(note for d in made for note in _look_at(d))])
+
+
+def compare(
+    folder: Path, file: Path, *, column: str | None = None, scope: Scope = "standing", progress: Progress | None = None
+) -> StageResult:
+    """Compare the prompts with a sample of real user data. Core: distribution/."""
+    _check_scope(scope)
+    with open_workspace(folder) as workspace, hold_lock(workspace.db, "compare"):
+        texts, named, unread = load_texts(file, column)
+        rows = [row for kind in KINDS for row in rows_in_scope(workspace, kind, scope)]
+        prompts = [row.prompt for row in rows]
+        with runs.record_run(workspace.db, "compare", settings_digest(_digest(file), named, scope, [row.id for row in rows])) as run:
+            run.rows_in, run.rows_out = len(texts), len(rows)
+            found = compare_rows(
+                (prompts, vectors_of(workspace, prompts)), (texts, vectors_of(workspace, texts)), ids=[row.id for row in rows],
+                file=file.name, column=named, scope=SCOPES[scope], region=workspace.project.describe.region,
+            )  # fmt: skip
+            run.detail = {"comparison": found.model_dump(mode="json"), **_made_from(workspace, scope)}
+        stale, warnings = stale_values(workspace, ("score", "dedup", "screen", "decide"))
+        return StageResult("compare", len(texts), len(rows), {**_compared(found, unread), **stale}, [*warnings, *_meaning(found, folder)])
+
+
+def describe_leaving(workspace: Workspace, kind: Kind, rows: Sequence[Row]) -> Description:
+    """What the rows of a snapshot are made of; of more than 5,000 a sample, and without topics."""
+    ordered = sorted(rows, key=lambda row: row.id)  # an id is a hash, so the first in this order are a fair sample
+    some = ordered[:LEAVING_READ]
+    scope = "all rows of the snapshot" if len(some) == len(ordered) else f"a sample of {len(some):,} of the {len(ordered):,} rows"
+    return _description(workspace, kind, some, scope, None, "")
+
+
+def main_language(description: Description) -> str:
+    """The language of most rows (ISO 639), `und` where none was recognized."""
+    return next((share.name for share in description.languages if share.name != "und"), "und")
+
+
+def in_brief(d: Description) -> dict[str, Any]:
+    """A description as a few numbers, for the screen and for a manifest."""
+    median = {f"median {x.part} {x.unit}": x.spread.median for x in d.lengths}
+    return {
+        "rows": d.rows, **median, "languages": len(d.languages), "topics": len(d.topics), "refusals": d.refusals,
+        "stock phrases": sum(w.kind != "refusal" for w in d.wording), "personal data": sum(p.found for p in d.personal),
+    }  # fmt: skip
+
+
+def rows_in_scope(workspace: Workspace, kind: Kind, scope: Scope) -> list[Row]:
+    """The rows of a kind that are looked at; before any verdict is computed all rows stand."""
+    rows, verdicts, wanted = records.list_rows(workspace.db, kind), facts.verdict_by_seq(workspace.db), SCOPE_VERDICTS[scope]
+    if wanted is None or (scope == "standing" and not verdicts):
+        return rows
+    return [row for row in rows if verdicts.get(row.seq, "unscored") in wanted]
+
+
+def load_texts(file: Path, column: str | None) -> tuple[list[str], str, int]:
+    """The texts of a column, its name, and how many rows had none; a list of messages gives its user's turns.
+
+    Raises:
+        ProjectError: the file cannot be read, has no such column, or no row with a text.
+    """
+    rows = [row for _, row in read_raw(file)]
+    good = [row for row in rows if not isinstance(row, RowFailure)]
+    columns = list(dict.fromkeys(name for row in good[:1_000] for name in row))
+    named = column or next((name for name in TEXT_COLUMNS if name in columns), None)
+    if named is None or named not in columns:
+        fact = f"has no column {column}" if column else "has no column that is known to hold texts"
+        raise ProjectError(str(file), f"{fact}; it has {', '.join(columns[:20]) or 'none'}", "name one of them with --column")
+    texts = [text for row in good if (text := _text_of(row.get(named))).strip()]
+    if not texts:
+        raise ProjectError(f"{file}: column {named}", "holds no text in any row", "name another one with --column")
+    return texts, named, len(rows) - len(texts)
+
+
+def _made_from(workspace: Workspace, scope: Scope) -> dict[str, Any]:
+    return {"scope": scope, "inputs": rows_inputs(workspace, scope)}
+
+
+def _check_scope(scope: str) -> None:
+    if scope not in SCOPES:
+        raise ProjectError(f"--rows {scope}", f"is not one of {', '.join(SCOPES)}", "curate describe --help")
+
+
+def _description(workspace: Workspace, kind: Kind, rows: Sequence[Row], scope: str, topics: Topics | None, why: str) -> Description:
+    answers = [(n, text) for n, row in enumerate(rows) for text in row.answers]
+    own = workspace.project.describe.tokenizer
+    path = workspace.folder / own if own else tokenizer_of(workspace.project.dedup.model)
+    return describe_rows(
+        [row.prompt for row in rows],
+        [text for _, text in answers],
+        owners=[n for n, _ in answers],
+        ids=[row.id for row in rows],
+        kind=kind,
+        scope=scope,
+        turns=[sum(message.role == "user" for message in row.record.prompt) for row in rows],
+        classes=_classes(workspace, rows),
+        topics=topics,
+        no_topics=why,
+        tokenizer=load_tokenizer(path) if path else None,
+        tokenizer_name=own or workspace.project.dedup.model,
+        region=workspace.project.describe.region,
+    )
+
+
+def _classes(workspace: Workspace, rows: Sequence[Row]) -> dict[str, list[str | None]]:
+    """Label, grounding topic and plan attributes of each row."""
+    plan, cells = workspace.project.plan, {cell.id: cell for cell in load_cells(workspace)}
+    mine = [cells.get(row.cell or "") for row in rows]
+    values: dict[str, list[str | None]] = {"label": [label_of(workspace, row) for row in rows]}
+    if plan.grounding and (topic := plan.grounding.topic):
+        values[topic] = [str(found) if cell and (found := (cell.row or {}).get(topic)) is not None else None for cell in mine]
+    values |= {name: [cell.attributes.get(name) if cell else None for cell in mine] for name in plan.attributes}
+    return {name: found for name, found in values.items() if any(found)}
+
+
+def _topics(workspace: Workspace, rows: Sequence[Row]) -> tuple[Topics | None, str]:
+    """Topics of the prompts, or why there are none."""
+    if len(rows) < 2:
+        return None, "topics need at least two rows"
+    prompts = [row.prompt for row in rows]
+    try:
+        vectors = vectors_of(workspace, prompts)
+    except ModelUnavailable as error:
+        return None, f"the embedding model cannot be used: {error.fact}"
+    return find_topics(prompts, vectors, topics=workspace.project.describe.topics, region=workspace.project.describe.region), ""
+
+
+def _topic_findings(rows: Sequence[Row], topics: Topics | None) -> list[Finding]:
+    if topics is None:
+        return []
+    names = topics.table["name"].to_pylist()
+    return [
+        Finding(row.seq, "describe", "topic", False, item=names[int(topic)], score=float(cosine))
+        for row, topic, cosine in zip(rows, topics.of_row, topics.similarity, strict=True)
+    ]
+
+
+def _text_of(value: Any) -> str:
+    if isinstance(value, list):
+        said = [m for m in value if isinstance(m, Mapping) and m.get("role", m.get("from")) in ("user", "human")]
+        return "\n\n".join(str(m.get("content") or m.get("value") or "") for m in said)
+    return value if isinstance(value, str) else ""
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as body:
+        return hashlib.file_digest(body, "sha256").hexdigest()
+
+
+def _look_at(d: Description) -> list[str]:
+    """Sentences on what a data lead should look at."""
+    notes = []
+    if d.personal:
+        kinds = ", ".join(f"{p.kind} {p.found}" for p in d.personal[:5])
+        notes.append(f"Personal data or secrets in {d.kind} rows: {kinds}. The report shows where, masked.")
+    if d.refusals:
+        notes.append(f"{d.refusals:,} {d.kind} rows refuse.")
+    if d.no_topics:
+        notes.append(f"No topics for {d.kind} rows: {d.no_topics}.")
+    return notes
+
+
+def _compared(found: Comparison, unread: int) -> dict[str, Any]:
+    return {
+        "training_rows": found.training_rows, "real_rows": found.real_rows, "rows_without_text": unread,
+        "tested": f"{found.tested[0]:,} training and {found.tested[1]:,} real rows", "mmd2": found.mmd2, "p_value": found.p_value,
+        "auc": found.auc, "covered": found.covered, "baseline": found.baseline,
+        "not_covered": round(found.real_rows * (1 - found.covered)), "gaps": [{"name": g.name, "rows": g.rows} for g in found.gaps],
+    }  # fmt: skip
+
+
+def _meaning(found: Comparison, folder: Path) -> list[str]:
+    differs = "differ from" if found.p_value < 0.05 else "cannot be told from"
+    sampled = [
+        f"The test and the AUC are of a seeded sample: {found.tested[0]:,} of {found.training_rows:,} training and {found.tested[1]:,} of"
+        f" {found.real_rows:,} real rows."
+    ]
+    return [
+        *(sampled if found.is_sampled else []),
+        f"The rows {differs} real use (p = {found.p_value:.3g}); a classifier's AUC is {found.auc:.2f} (.5 is chance).",
+        f"{found.covered:.1%} of the real rows have a training row near; {found.baseline:.1%} have another real row as near.",
+        f"Next: {command('curate', 'report', folder)} shows which are not covered.",
+    ]

@@ -1,0 +1,286 @@
+"""What writing and judging what is still missing may cost, before anything is sent: tokens counted by the provider on a sample where
+it can count, bounded otherwise; answers as long as they may be.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from curation import generate as generation
+from curation import judge as scoring
+from curation import models
+from curation.config.project import ModelSpec
+from curation.errors import ModelUnavailable
+from curation.leakage.judge import STAGE, Doubt, kind_of, leak_digest, requests_for
+from curation.models import factory
+from curation.plan import Cell
+from curation.records import KINDS, make_instruction, make_pair
+from curation.requests import Request
+from curation.stages.generate import FELL_SHOWN
+from curation.stages.model_calls import check_before
+from curation.stages.score import decide_panel, judge_requests
+from curation.store import records, runs
+from curation.store.database import CallLedger
+from curation.views.plan_coverage import Standing, standing
+from curation.views.protected import load_protected
+from curation.views.runs import is_simulated
+from curation.workspace import StageResult, Workspace, load_cells, load_seeds, open_workspace
+
+SAMPLED = 24
+"""Requests of each kind that the provider is asked to count."""
+
+DOUBTFUL = "if every row lies just below the screen's cut"
+
+BATCH_TIME = "A batch mostly ends within an hour and at the latest after 24 hours."
+
+_LIKELY_FROM = 20
+"""Earlier answers, or rows, from which their mean length, or the share that fell, is worth telling."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one model would be asked in one stage."""
+
+    stage: str
+    model: str
+    provider: str
+    calls: int
+    prompt_tokens: int
+    output_tokens: int
+    """At most."""
+    counted: str
+    """How the prompt's tokens are known."""
+    cost_usd: float
+    """With answers as long as they may be."""
+    likely_usd: float | None
+    """With answers as long as the earlier ones were, where there are enough of them."""
+    price_date: str
+    in_batch: bool
+    assumes: str = ""
+    """What has to happen for it to cost so much."""
+
+    @property
+    def sentence(self) -> str:
+        """For the screen."""
+        way = "in batches" if self.in_batch else "one by one"
+        assumes = f", {self.assumes}" if self.assumes else ""
+        likely = "" if self.likely_usd is None else f"; likely ${self.likely_usd:,.2f}"
+        return (
+            f"{self.stage}: {self.calls:,} calls {way} to {self.model}, {self.prompt_tokens:,} prompt tokens ({self.counted}) and at most "
+            f"{self.output_tokens:,} written: at most ${self.cost_usd:,.2f} at the prices of {self.price_date}{assumes}{likely}."
+        )
+
+
+def estimate(folder: Path) -> StageResult:
+    """What `generate`, `score`, `screen` and `refill` may cost for what is missing now; the models are looked at, nothing is billed."""
+    with open_workspace(folder) as workspace:
+        known, notes = check_before(workspace)
+        cells, made = load_cells(workspace), records.cells_made(workspace.db)
+        missing = [cell for cell in cells if cell.id not in made]
+        shares = [share for share in _shares(workspace, missing) if share.calls]
+        again = [share for share in _again(workspace, missing) if share.calls]
+        total, refill = (sum(share.cost_usd for share in some) for some in (shares, again))
+        spent = CallLedger(workspace.db).spent_usd(simulated=is_simulated(workspace.project.models.teacher))
+        budget, rows = workspace.project.budget.usd, len(missing)
+        counts: dict[str, Any] = {
+            "calls": sum(share.calls for share in shares),
+            "models": known,
+            "prompt_tokens": sum(share.prompt_tokens for share in shares),
+            "output_tokens": sum(share.output_tokens for share in shares),
+            "cost_usd": total,
+            "usd_per_row": total / rows if rows else None,
+            "refill_usd": refill,
+            "spent_usd": spent,
+            "budget_usd": budget,
+            "shares": [vars(share) for share in (*shares, *again)],
+        }
+        said = [share.sentence for share in (*shares, *again)]
+        notes = [*said, *_advice(total, refill, budget - spent, (*shares, *again)), *notes, "Nothing was sent but questions."]
+        return StageResult("generate --dry-run", len(cells), rows, counts, notes)
+
+
+def _advice(total: float, refill: float, left: float, shares: Sequence[Share]) -> list[str]:
+    fits = "which is enough"
+    if total > left:
+        fits = "so the run may stop there, clean, with what it has; raise budget.usd to let it go on"
+    elif total + refill > left:
+        fits += " before the refill; should most rows fall, that may stop there, clean"
+    notes = [f"The budget has ${max(left, 0):,.2f} left, {fits}."]
+    return [*notes, BATCH_TIME] if any(share.in_batch for share in shares) else notes
+
+
+def _shares(workspace: Workspace, missing: Sequence[Cell]) -> Iterator[Share]:
+    """What is missing, and what the rows that are there still lack."""
+    for judge in _judges(workspace):
+        yield _share(workspace, "score", list(judge_requests(workspace, judge)), judge)
+    yield _leaks(workspace, "leak judge", doubts_of_rows(workspace))
+    yield from _planned(workspace, missing)
+
+
+def _planned(workspace: Workspace, cells: Sequence[Cell]) -> Iterator[Share]:
+    """To write these cells, judge what is written and ask the leak judge; what is written is as long as it may be."""
+    project, teacher = workspace.project, workspace.project.models.teacher
+    for place, requests in sorted(generation.planned_requests(cells, project=project, seeds=load_seeds(workspace.folder)).items()):
+        yield _share(workspace, "generate", requests, (teacher, *project.models.writers)[place])
+    longest = teacher.max_tokens * max((cell.turns for cell in cells), default=1)
+    for judge in _judges(workspace):
+        yield _share(workspace, "score of what is planned", list(judgments_of(cells, workspace, judge)), judge, more_tokens=longest)
+    yield _leaks(workspace, "leak judge of what is planned", doubts_of(cells, workspace), more_tokens=longest)
+
+
+def _leaks(workspace: Workspace, stage: str, doubts: Sequence[Request], *, more_tokens: int = 0) -> Share:
+    """Any row may be a doubtful one; likely are as many as at the last screen."""
+    share = _share(workspace, stage, doubts, workspace.project.models.leaks, more_tokens=more_tokens, assumes=DOUBTFUL)
+    doubtful = doubtful_share(workspace, at_least=_LIKELY_FROM)
+    likely = share.cost_usd if share.likely_usd is None else share.likely_usd
+    return replace(share, likely_usd=None if doubtful is None else likely * doubtful)
+
+
+def _judges(workspace: Workspace) -> Sequence[ModelSpec]:
+    if workspace.project.score.is_off:
+        return ()
+    return scoring.judges_of(workspace.project) if decide_panel(workspace).used else (workspace.project.models.judge,)
+
+
+def _again(workspace: Workspace, missing: Sequence[Cell]) -> Iterator[Share]:
+    """What the refill may add: all of it again, as often as a cell may be asked again; and as many of them as fell so far."""
+    plan, now = workspace.project.plan, standing(workspace)
+    shown = plan.model_copy(update={"avoid": max(plan.avoid, FELL_SHOWN)})
+    workspace = replace(workspace, project=workspace.project.model_copy(update={"plan": shown}))
+    fell = fallen_share(workspace, now, at_least=_LIKELY_FROM)
+    for (times, has_fallen), cells in refills(missing, now, rounds=plan.refill.rounds).items():
+        for share in _planned(workspace, cells):
+            yield _repeated(share, times, fell=fell, certain=has_fallen)
+
+
+def _repeated(share: Share, times: int, *, fell: float | None, certain: bool) -> Share:
+    """A share of the refill. A row that has fallen is asked for once more for sure, and each time as many fall again."""
+    assumes = f"if every row fell {'again' if certain else 'short'} each of {times} times" if times > 1 else "if every row fell short"
+    expected = None if fell is None else sum(fell ** (n if certain else n + 1) for n in range(times))
+    once = share.cost_usd if share.likely_usd is None else share.likely_usd
+    return replace(
+        share,
+        stage=f"refill, {share.stage}",
+        calls=share.calls * times,
+        prompt_tokens=share.prompt_tokens * times,
+        output_tokens=share.output_tokens * times,
+        cost_usd=share.cost_usd * times,
+        likely_usd=None if expected is None else once * expected,
+        assumes=" and ".join(filter(None, (assumes, share.assumes.removeprefix("if ")))),
+    )
+
+
+def _share(
+    workspace: Workspace, stage: str, requests: Sequence[Request], spec: ModelSpec, *, more_tokens: int = 0, assumes: str = ""
+) -> Share:
+    bound = models.estimate_cost(requests, spec, in_batch=spec.batch)
+    prompt, output, how = bound.prompt_tokens, bound.output_tokens, "bounded by their bytes"
+    sample = [request.body for request in requests[:: max(1, len(requests) // SAMPLED)]]
+    counts = _count(workspace, sample, spec) if sample else "nothing to count"
+    if isinstance(counts, list):
+        prompt = round(sum(counts) / len(counts) * len(requests))
+        how = "counted by the provider" if len(counts) == len(requests) else f"counted by the provider on {len(counts)} of them"
+    elif sample:
+        how += f", since {counts}"
+    prompt += more_tokens * len(requests)
+    usd = models.usd_of(prompt, output, spec, in_batch=spec.batch)
+    mean = _earlier_length(workspace, stage, spec)
+    likely = None if mean is None else models.usd_of(prompt, round(mean * len(requests)), spec, in_batch=spec.batch)
+    return Share(stage, spec.model, spec.provider, len(requests), prompt, output, how, usd, likely, bound.price_date, spec.batch, assumes)
+
+
+def _count(workspace: Workspace, bodies: Sequence[dict[str, Any]], spec: ModelSpec) -> list[int] | str:
+    if not models.has_key(spec, os.environ):
+        return f"{models.key_name(spec)} is not set"
+    try:
+        base_url = spec.base_url or (factory.read_address(workspace.folder) if is_simulated(spec) else None)
+    except ModelUnavailable as error:
+        return f"{error.what} {error.fact}"
+    return models.count_tokens(bodies, spec, environ=os.environ, base_url=base_url, folder=workspace.folder)
+
+
+def _earlier_length(workspace: Workspace, stage: str, spec: ModelSpec) -> float | None:
+    """Mean tokens of the earlier answers of this stage and model."""
+    rows = [
+        row
+        for row in CallLedger(workspace.db).costs()
+        if stage.startswith(row.stage) and (row.model, row.provider) == (spec.model, spec.provider) and row.answered >= _LIKELY_FROM
+    ]
+    return sum(row.output_tokens for row in rows) / sum(row.answered for row in rows) if rows else None
+
+
+def judgments_of(cells: Sequence[Cell], workspace: Workspace, judge: ModelSpec) -> Iterator[Request]:
+    """What a judge will be asked about cells that have no record yet: each answer, some of them twice, and each pair in both orders."""
+    project = workspace.project
+    example, (pair, _) = make_instruction("-", "-"), make_pair(make_instruction("-", "-").prompt, "-", "+")
+    items = list[scoring.Scorable]()
+    for cell in cells:
+        answers = 1 if cell.kind == "instruction" else project.plan.candidates or 2
+        items += [scoring.Scorable(f"{cell.id}/{n}", example, cell.reference, cell.attributes) for n in range(answers)]
+    yield from scoring.requests_for(items, project=project, judge=judge)
+    yield from scoring.requests_for(items[: project.score.repeat], project=project, judge=judge, again=True)
+    pairs = [(cell.id, pair, cell.reference) for cell in cells if cell.kind == "preference"]
+    yield from scoring.pair_requests_for(pairs, project=project, judge=judge)
+
+
+def doubts_of_rows(workspace: Workspace) -> list[Request]:
+    """What the leak judge may be asked about the rows there are: all of them, but for those it has answered on."""
+    judge = workspace.project.models.leaks
+    answers = CallLedger(workspace.db).answers(STAGE, simulated=is_simulated(judge)) if workspace.project.screen.judge else ()
+    asked = {tuple(answer.request.slot.split(":", 2)[:2]) for answer in answers}
+    rows = (row for kind in KINDS for row in records.list_rows(workspace.db, kind))
+    return _doubts(workspace, ((row.id, row.prompt) for row in rows if (row.id, leak_digest(judge)) not in asked))
+
+
+def doubts_of(cells: Iterable[Cell], workspace: Workspace) -> list[Request]:
+    """What it may be asked about cells that have no record yet."""
+    return _doubts(workspace, ((cell.id.replace(":", "-"), "-") for cell in cells))
+
+
+def refills(missing: Sequence[Cell], now: Standing, *, rounds: int) -> dict[tuple[int, bool], list[Cell]]:
+    """By how often they may be asked again, and whether their row has fallen already: the cells to write, and those that stand empty."""
+    found = defaultdict[tuple[int, bool], list[Cell]](list)
+    to_write = {cell.id for cell in missing}
+    for cell in [*missing, *(cell for cell in now.short(rounds) if cell.id not in to_write)]:
+        times = rounds + 1 - max(now.attempts.get(cell.id, 0), 1)
+        if times > 0:
+            found[times, cell.id not in to_write].append(cell)
+    return found
+
+
+def fallen_share(workspace: Workspace, now: Standing, *, at_least: int) -> float | None:
+    """How many of the written rows have fallen; None where there are too few to tell."""
+    written = [row.seq for kind in KINDS for row in records.list_rows(workspace.db, kind) if row.cell is not None]
+    return sum(seq in now.fallen for seq in written) / len(written) if len(written) >= at_least else None
+
+
+def doubtful_share(workspace: Workspace, *, at_least: int) -> float | None:
+    """How many of the rows the last screen was not sure of."""
+    run = runs.latest_run(workspace.db, "screen")
+    return json.loads(run["detail"]).get("doubtful", 0) / run["rows_in"] if run is not None and run["rows_in"] >= at_least else None
+
+
+def _doubts(workspace: Workspace, rows: Iterable[tuple[str, str]]) -> list[Request]:
+    """One request for each row, with the protected item that makes the longest."""
+    if not workspace.project.screen.judge:
+        return []
+    longest: dict[str, Doubt] = {}
+    for items in load_protected(workspace):
+        for text in items.texts:
+            doubt = Doubt("", f"{items.name}:0", "", text, items.suite.label is not None)
+            if len(text) > len(longest.setdefault(kind_of(doubt), doubt).item_text):
+                longest[kind_of(doubt)] = doubt
+    if not longest:
+        return []
+    judge = workspace.project.models.leaks
+    asked = list(requests_for(longest.values(), judge=judge))
+    item = max(zip(longest.values(), asked, strict=True), key=lambda pair: len(orjson.dumps(pair[1].body)))[0]
+    return list(requests_for((Doubt(row, item.item, text, item.item_text, item.has_label) for row, text in rows), judge=judge))

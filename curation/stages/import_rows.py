@@ -1,0 +1,324 @@
+"""Import existing rows with their sources and metadata. Core: formats/."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from curation.errors import ProjectError
+from curation.formats import Format, OpenRows, ReadAs, ReadOptions, ReadRow, RowFailure, open_rows
+from curation.formats.files import ENDINGS
+from curation.formats.tables import HUB, is_arrow_folder
+from curation.records import InstructionRecord, Record, candidates_of, record_id
+from curation.requests import Failure
+from curation.spdx import read_license
+from curation.store import facts, records, runs
+from curation.store.records import UNKNOWN, Origin, Source, WrittenBy
+from curation.workspace import StageResult, Workspace, open_workspace
+
+_BATCH = 5000
+_LONGEST_NOTE = 240
+_SHOWN = 5
+"""Failed rows that the summary quotes."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What the person who imports a file says of it."""
+
+    name: str = UNKNOWN
+    license: str = UNKNOWN
+    """An SPDX expression."""
+    written_by: WrittenBy = UNKNOWN
+
+
+@dataclass
+class _Counts:
+    """What became of the rows of all files, each counted once."""
+
+    rows: int = 0
+    new: int = 0
+    present: int = 0
+    failed: int = 0
+    completed: int = 0
+    records: Counter[str] = field(default_factory=Counter)
+    metadata: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+    read_as: list[str] = field(default_factory=list)
+
+    def check(self) -> None:
+        if self.rows != self.new + self.present + self.failed:
+            raise RuntimeError(f"import: {self.rows} rows are not {self.new} new, {self.present} present and {self.failed} failed")
+
+
+def import_rows(
+    folder: Path,
+    *files: Path | str,
+    shape: Format = "auto",
+    columns: Mapping[str, str] | None = None,
+    group: str | None = None,
+    provenance: Provenance | None = None,
+    read_as: ReadAs | None = None,
+    strict: bool = False,
+) -> StageResult:
+    """Import existing rows; a row that cannot be read is counted and shown.
+
+    Args:
+        files: files, folders of files, folders of `save_to_disk`, globs, or addresses such as hf://OWNER/NAME.
+        columns: our column name to the file's, where they differ.
+        group: the column whose rows of one value stay in one split.
+        provenance: where the files come from and under which license; recorded as unknown where it is not given.
+        read_as: encoding, delimiter and sheet where they are not to be detected.
+        strict: refuse everything where a row or a metadata value would be lost.
+
+    Raises:
+        ProjectError: a file cannot be read, has no known shape or no such group column, none of the rows can be read, something
+            would be lost (strict), or the license is no SPDX expression.
+    """
+    stated = provenance or Provenance()
+    license = read_license(stated.license)
+    with open_workspace(folder) as workspace:
+        rules = workspace.project.records
+        options = ReadOptions(
+            shape, columns or {}, system_instruction=rules.system is not None, label_pattern=rules.label_pattern, group_column=group,
+            read_as=read_as or ReadAs(),
+        )  # fmt: skip
+        found = _find_files(files)
+        if strict:
+            _check_whole(found, options)
+        elif len(found) > 1:
+            for file in found:  # before a row of any is written
+                open_rows(file, options)
+        counts = _Counts()
+        for file in found:
+            rows = open_rows(file, options)
+            about = _source_of(file, rows, stated, license)
+            with runs.record_run(workspace.db, "import", about.source) as run:
+                before = counts.rows, counts.failed
+                _import_file(workspace, rows, about, group, run.number, counts)
+                run.rows_in, failed = counts.rows - before[0], counts.failed - before[1]
+                run.rows_out = run.rows_in - failed
+                run.detail = {"file": about.file, "failed": failed}
+                if len(found) == 1 and not run.rows_out:
+                    first = f"; the first: {counts.failures[0][:160]}" if counts.failures else ""
+                    fact = f"none of its {run.rows_in:,} rows could be read{first}"
+                    raise ProjectError(str(file), fact, "correct the file, or say what it is with --format and --column")
+        counts.check()
+        return _summary(counts)
+
+
+def _find_files(files: Sequence[Path | str]) -> list[Path | str]:
+    """Return the files that paths, globs and folders name, each once, a folder's in order of their names."""
+    found: list[Path | str] = []
+    for file in files:
+        text = str(file)
+        if text.startswith((HUB, "hf:/")):
+            found.append(text if text.startswith(HUB) else f"{HUB}{text[4:]}")  # a Path makes one slash of two
+            continue
+        if "\0" in text:
+            raise ProjectError(repr(text), "a path cannot contain a NUL character", "check the path")
+        path = Path(file)
+        if path.is_dir() and not is_arrow_folder(path):
+            inside = [p for p in sorted(path.rglob("*")) if p.is_file() and _is_data(p) and not _is_hidden(p.relative_to(path))]
+            folders = [p.parent for p in sorted(path.rglob("state.json")) if not (p.parent.parent / "dataset_dict.json").is_file()]
+            folders += [p.parent for p in sorted(path.rglob("dataset_dict.json"))]
+            inside = [p for p in inside if not any(folder in p.parents for folder in folders)]
+            if not inside and not folders:
+                raise ProjectError(text, "has no file that can be imported", f"the files must end in {', '.join(ENDINGS)} (text also .gz)")
+            found += [*inside, *sorted(folders)]
+        elif not path.exists() and any(mark in text for mark in "*?["):
+            matches = sorted(Path(match) for match in glob.glob(text, recursive=True))  # noqa: PTH207  (Path.glob takes no absolute pattern)
+            if not matches:
+                raise ProjectError(text, "matches no file", "check the pattern")
+            found += [m for match in matches for m in (_find_files([match]) if match.is_dir() else [match])]
+        else:
+            found.append(path)
+    return list(dict.fromkeys(found))
+
+
+def _is_data(path: Path) -> bool:
+    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower() in ENDINGS
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith((".", "~$")) for part in path.parts)
+
+
+def _source_of(file: Path | str, rows: OpenRows, stated: Provenance, license: str) -> Source:
+    commit = rows.detected.revision
+    return Source(
+        source=_digest(f"{file}@{commit}" if isinstance(file, str) else file),
+        name=_storable(stated.name.strip()) or UNKNOWN,
+        license=license,
+        written_by=stated.written_by,
+        file=f"{file} at {commit[:12]}" if isinstance(file, str) else _storable(file.name),
+        imported=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _digest(file: Path | str) -> str:
+    """Return the sha256 of a file, of the files of a folder with their names, or of an address."""
+    if isinstance(file, str):
+        return hashlib.sha256(file.encode()).hexdigest()
+    if file.is_dir():
+        inside = {str(p.relative_to(file)): _digest(p) for p in sorted(file.rglob("*")) if p.is_file()}
+        return hashlib.sha256(repr(inside).encode()).hexdigest()
+    with file.open("rb") as body:
+        return hashlib.file_digest(body, "sha256").hexdigest()
+
+
+def _check_whole(files: Sequence[Path | str], options: ReadOptions) -> None:
+    """Read every file to its end and refuse the first loss, before anything is written."""
+    for file in files:
+        opened = open_rows(file, options)
+        if opened.detected.other_sheets:
+            fact = f"sheets {', '.join(opened.detected.other_sheets)} would not be imported (--strict)"
+            raise ProjectError(str(file), fact, f"name the sheet: --sheet '{opened.detected.sheet}'")
+        losses = 0
+        first = ""
+        for row in opened:
+            if row.failure:
+                losses += row.failure.rows
+                first = first or f"line {row.place}: {row.failure.reason}"
+            elif row.left_out:
+                losses += 1
+                first = first or f"line {row.place}: column {row.left_out[0]} is too large for metadata, or not JSON"
+        if losses:
+            fact = f"{losses:,} rows would lose something (--strict), nothing was imported; the first is {first[:300]}"
+            raise ProjectError(str(file), fact, "correct the file, or import without --strict")
+
+
+def _import_file(workspace: Workspace, rows: OpenRows, about: Source, group: str | None, run: int, counts: _Counts) -> None:
+    """Write the rows of one file, a batch at a time, and what is known of the file."""
+    ordinal = itertools.count(1)
+    while batch := list(itertools.islice(rows, _BATCH)):
+        made = [one for row in batch for one in _imported(row, about.source, group, ordinal, one_each=rows.has_one_record_per_row)]
+        ids = [record_id(record) for record, origin in made if not origin.part]
+        _count(batch, ids, records.known_ids(workspace.db, ids), counts)
+        _, added = records.add_records(workspace.db, made, run)
+        if added < sum(not origin.part for _, origin in made):
+            counts.completed += records.complete_origins(workspace.db, (origin for _, origin in made))
+        failures = [(row.place, row.failure) for row in batch if row.failure]
+        facts.add_failures(workspace.db, [_failure(about, place, failure) for place, failure in failures], run)
+        counts.failures += [f"{about.file}:{place}: not imported. {_detail(failure)[:_LONGEST_NOTE]}" for place, failure in failures][
+            :_SHOWN
+        ]
+        counts.reasons.update(_kind_of(failure) for _, failure in failures)
+    unread = rows.detected.other_sheets
+    counts.notes += [f"{about.file}: sheets {', '.join(unread)} were not read. To import one, name it with --sheet."] if unread else []
+    counts.notes += _source_notes(about, records.add_source(workspace.db, about))
+    counts.read_as.append(f"{about.file}: {rows.detected.describe()}; {rows.format}")
+
+
+def _count(batch: Sequence[ReadRow], ids: Sequence[str], known: set[str], counts: _Counts) -> None:
+    """Count each row once: as failed, as new where one of its records is, else as already present.
+
+    Args:
+        ids: the ids of the batch's examples, in order.
+        known: the ids that are rows of the project already.
+    """
+    following = iter(ids)
+    for row in batch:
+        counts.left_out.update(row.left_out)
+        if row.failure:
+            counts.rows += row.failure.rows
+            counts.failed += row.failure.rows
+            continue
+        counts.rows += 1
+        fresh = False
+        for example in row.examples:
+            identity = next(following)
+            counts.metadata.update(list(example.meta))
+            if identity not in known:
+                known.add(identity)
+                counts.records["instruction" if isinstance(example.value, InstructionRecord) else "preference"] += 1
+                fresh = True
+        counts.new += fresh
+        counts.present += not fresh
+
+
+def _imported(row: ReadRow, source: str, group: str | None, ordinal: Iterator[int], *, one_each: bool) -> Iterator[tuple[Record, Origin]]:
+    for example in row.examples:
+        item = row.place if one_each else next(ordinal)
+        seed_group = f"{group or 'tree'}:{example.group}" if example.group is not None else None
+        if isinstance(example.value, InstructionRecord):
+            yield example.value, Origin("imported", source, item, seed_group=seed_group, meta=example.meta)
+            continue
+        pair, better = example.value.record, example.value.chosen
+        yield pair, Origin("imported", source, item, better=better, seed_group=seed_group, meta=example.meta)
+        for part, candidate in enumerate(candidates_of(pair), 1):
+            yield candidate, Origin("imported", source, item, part, seed_group=seed_group)
+
+
+def _failure(about: Source, place: int, failure: RowFailure) -> Failure:
+    return Failure(stage="import", slot=f"{about.file}:{place}", key=about.source, reason="row", detail=_detail(failure))
+
+
+def _detail(failure: RowFailure) -> str:
+    return _storable(f"{failure.reason}: {failure.raw[:500]}" if failure.raw else failure.reason)
+
+
+def _storable(text: str) -> str:
+    """Return text that SQLite takes: bytes of a row or a file name that are no UTF-8 become question marks."""
+    return text.encode(errors="replace").decode()
+
+
+def _kind_of(failure: RowFailure) -> str:
+    """Return a failure's reason without what differs from row to row."""
+    return failure.reason.partition(" (")[0][:120]
+
+
+def _source_notes(said: Source, before: Source | None) -> list[str]:
+    """Return what is unknown of a source, and what this import changes of what an earlier one stated."""
+    notes = []
+    for words, was, now in (
+        ("name", before and before.name, said.name),
+        ("license", before and before.license, said.license),
+        ("author", before and before.written_by, said.written_by),
+    ):
+        if was not in (None, UNKNOWN, now) and now != UNKNOWN:
+            notes.append(f"{said.file}: its {words} was recorded as {was} by an earlier import; it is {now} now.")
+    unknown = [
+        option
+        for option, was, now in zip(
+            ("--source NAME", "--license SPDX", "--written-by people|model"),
+            (before.name, before.license, before.written_by) if before else (UNKNOWN,) * 3,
+            (said.name, said.license, said.written_by),
+            strict=True,
+        )
+        if UNKNOWN == was == now
+    ]
+    if unknown:
+        notes.append(f"{said.file}: its origin is recorded as unknown. To state it, run the same import again with {' '.join(unknown)}.")
+    return notes
+
+
+def _summary(counts: _Counts) -> StageResult:
+    notes = counts.failures[:_SHOWN]
+    if len(counts.reasons) and sum(counts.reasons.values()) > _SHOWN:
+        notes += [f"{count:,} failures: {reason}" for reason, count in counts.reasons.most_common(_SHOWN)]
+    notes += [
+        f"Metadata column {name}: not kept in {n:,} rows (too large, or not JSON)." for name, n in counts.left_out.most_common(_SHOWN)
+    ]
+    if counts.completed:
+        notes.append(f"Metadata or groups were added to {counts.completed:,} rows that an earlier import had left without.")
+    notes += counts.notes[:20] + ([f"{len(counts.notes) - 20:,} more notes of this kind."] if len(counts.notes) > 20 else [])
+    return StageResult(
+        "import",
+        counts.rows,
+        counts.rows - counts.failed,
+        {
+            "new": counts.new, "already_present": counts.present, "failed": counts.failed, "records": dict(counts.records),
+            "metadata": [name for name, _ in counts.metadata.most_common(200)], "read_as": counts.read_as,
+        },
+        notes,
+    )  # fmt: skip

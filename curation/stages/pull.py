@@ -1,0 +1,127 @@
+"""Pull annotations from Argilla, make a record of every edit, and decide again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from curation import review as argilla
+from curation.config.project import settings_digest
+from curation.errors import RowError
+from curation.patterns import compile_pattern
+from curation.records import KINDS, InstructionRecord, Kind, parse_record, record_id
+from curation.report.notices import describe_alpha
+from curation.review import ArgillaReview, Dataset
+from curation.review.records import Given, read_records
+from curation.stages.decide import decide
+from curation.stages.push import _count_people
+from curation.store import facts, records, reviews, runs
+from curation.store.records import Origin, Row
+from curation.store.reviews import Place, StoredAnswer
+from curation.views.annotations import _connect, _form_digest, dataset_name, opinions_by_seq, review_counts
+from curation.views.next_step import next_step
+from curation.workspace import StageResult, Workspace, open_workspace
+
+
+def add_edits(workspace: Workspace, run: int) -> int:
+    """A record for each text a person changed, and one more for each time they change it again; its origin names the answer and the
+    record it came from. Returns how many were new."""
+    rows = {row.seq: row for row in records.list_rows(workspace.db, "instruction")}
+    answers, identities = reviews.answers_by_seq(workspace.db), records.ids_of(workspace.db)
+    made, known = list[tuple[InstructionRecord, Origin]](), dict[str, set[str]]()
+    for seq, response, _ in records.sources_by_seq(workspace.db, "edited"):
+        known.setdefault(response, set()).add(identities[seq])
+    for seq, opinions in opinions_by_seq(workspace).items():
+        for opinion in opinions:
+            if opinion.says != "edit" or opinion.edited is None or not isinstance(rows[seq].record, InstructionRecord):
+                continue
+            response = next(a.response for a in answers[seq] if a.user == opinion.user)
+            child, earlier = _edited(workspace, rows[seq], opinion.edited), known.get(response, set())
+            if child is not None and record_id(child) not in earlier:
+                origin = Origin("edited", response, len(earlier), cell=rows[seq].cell, parent=seq, seed_group=rows[seq].seed_group)
+                made.append((child, origin))
+    return records.add_records(workspace.db, made, run)[1]
+
+
+def _edited(workspace: Workspace, row: Row, text: str) -> InstructionRecord | None:
+    pattern = workspace.project.records.label_pattern
+    found = compile_pattern(pattern, multiline=False).search(text) if pattern else None
+    value = json.loads(row.record.model_dump_json())
+    value["completion"]["content"], value["label"] = text, found.group(1) if found else value["label"] if not pattern else None
+    try:
+        record = parse_record(value)
+    except RowError:
+        return None
+    return record if isinstance(record, InstructionRecord) else None
+
+
+def pull(folder: Path) -> StageResult:
+    """Bring back what people said, make a record of every edit, and decide again. Core: decide.py."""
+    with open_workspace(folder) as workspace:
+        with runs.record_run(workspace.db, "pull", settings_digest(workspace.project.review)) as run:
+            review = _connect(workspace)
+            new, missing, notes, is_changed = 0, set[int](), list[str](), False
+            for kind in KINDS:
+                dataset = argilla.find_dataset(review, dataset_name(workspace, kind))
+                if dataset is None:
+                    missing |= reviews.reconcile_pushed(workspace.db, Place(review.url, "", dataset_name(workspace, kind)), ())
+                    continue
+                before = argilla.follow_overlap(review, dataset, workspace.project.review.overlap)
+                if before is not None:
+                    is_changed = True
+                    notes.append(f"Argilla now asks {workspace.project.review.overlap} people for each {kind} row instead of {before}.")
+                answers, lost = _read_answers(workspace, review, kind, dataset)
+                missing |= lost
+                run.rows_in += len(answers)
+                new += reviews.add_answers(workspace.db, answers, run.number)
+            edits = add_edits(workspace, run.number)
+            run.rows_out = new
+            run.detail = {"new": new, "edits": edits, "people": _count_people(workspace, argilla.list_members(review))}
+        runs.forget_earlier(workspace.db, "pull", than=run.number, idle=True)
+        # `curate serve` pulls every minute; it computes nothing while nobody answers.
+        is_old = is_changed or runs.latest_numbers(workspace.db).get("decide", 0) < runs.latest_with_rows(workspace.db, ("pull",))
+        verdicts = decide(folder).counts if is_old else dict(facts.verdict_counts(workspace.db))
+        counts = {"answers": run.rows_in, "new": new, "edited_records": edits, **review_counts(workspace), "verdicts": verdicts}
+        waiting = facts.seqs_with_verdict(workspace.db, "to_review") | facts.seqs_with_verdict(workspace.db, "in_review")
+        counts["missing"] = len(missing & waiting)
+        alpha = counts["agreement"]
+        notes += [f"Agreement is Krippendorff's alpha: {alpha:.2f} is {describe_alpha(alpha)}."] if alpha is not None else []
+        if counts["disputed"]:
+            notes.append("Disputed rows wait for an answer to be changed, or for `curate keep` or `curate drop`; the report shows them.")
+        if counts["missing"]:
+            notes.append(
+                f"Rows in review that Argilla at {review.url} does not hold: {counts['missing']:,}. `curate push` sends them again."
+            )
+        return StageResult("pull", run.rows_in, run.rows_out, counts, [*notes, f"Next: {next_step(workspace)}"])
+
+
+def _read_answers(workspace: Workspace, review: ArgillaReview, kind: Kind, dataset: Dataset) -> tuple[list[StoredAnswer], set[int]]:
+    """Return the answers in a dataset that are not stored yet, and the records pushed to it that it does not hold.
+
+    A person has one answer to a record. It keeps the response id under which it was first seen, also where the record was sent again and
+    Argilla gave the restored response a new id.
+    """
+    seqs = {identity: seq for seq, identity in records.ids_of(workspace.db).items()}
+    place = Place(review.url, dataset.id, dataset.name)
+    payloads, form = reviews.shown_payloads(workspace.db, place), _form_digest(workspace, kind)
+    stored = reviews.answers_by_person(workspace.db)
+    answers, found = list[StoredAnswer](), set[int]()
+    for held in read_records(review, dataset, responses=True):
+        seq = seqs.get(held.id)
+        if seq is None:
+            continue
+        found.add(seq)
+        for given in held.responses:
+            before = stored.get((seq, given.user))
+            if given.withdrawn or (before is not None and before.response != given.response and _says_the_same(before, given)):
+                continue
+            response = before.response if before is not None else given.response
+            simulated = given.user.startswith(argilla.SIMULATED)
+            values, payload = dict(given.values), payloads.get(seq, "")
+            answers.append(StoredAnswer(response, given.updated, seq, given.user, given.status, values, payload, form, simulated))
+    return answers, reviews.reconcile_pushed(workspace.db, place, found)
+
+
+def _says_the_same(before: StoredAnswer, given: Given) -> bool:
+    said = [{name: value for name, value in values.items() if value is not None} for values in (before.values, given.values)]
+    return before.status == given.status and said[0] == said[1]

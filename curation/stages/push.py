@@ -1,0 +1,251 @@
+"""The stages around people: push rows to Argilla, pull what they said. Core: decide.py; effect: review.py."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from argilla_setup import forms
+from curation import judge as scoring
+from curation import review as argilla
+from curation.config.project import settings_digest
+from curation.errors import ProjectError, command
+from curation.records import KINDS, Kind
+from curation.review import ArgillaReview, Dataset, Member, Shown
+from curation.review.records import Answered, Held, push_records, read_records, restore_records, return_records, withdraw_records
+from curation.store import facts, records, reviews, runs
+from curation.store.records import Row
+from curation.store.reviews import Place
+from curation.views.annotations import _connect, dataset_name, project_words
+from curation.views.classes import meta_columns, meta_text
+from curation.views.decisions import decide_rows
+from curation.views.next_step import command_to_admit
+from curation.views.review_sample import is_unseen
+from curation.views.scores import better_candidate, totals_by_seq
+from curation.views.vectors import vectors_of
+from curation.workspace import Progress, StageResult, Workspace, load_cells, open_workspace
+
+OVERALL = "overall"
+
+REVIEWED = ("to_review", "in_review", "approved", "rejected", "disputed", "edited")
+
+
+def push(folder: Path, *, progress: Progress | None = None) -> StageResult:
+    """Show people every row that passed the gates, and take rows that no longer pass out of their queue.
+
+    What Argilla holds is read first: only differences are sent, and what is missing there is sent again with the answers given so far.
+    """
+    with open_workspace(folder) as workspace:
+        project = workspace.project
+        if project.review.mode == "none":
+            fact = "has review: none, so no row is shown to people"
+            raise ProjectError(f"{folder}/project.yaml", fact, command("curate", "snapshot", folder))
+        with runs.record_run(workspace.db, "push", settings_digest(project.review, list(project.score.rubric))) as run:
+            review = _connect(workspace)
+            absent = argilla.prepare_workspace(review, project.review.annotators)
+            members = argilla.list_members(review)
+            by_kind, totals = Counter[str](), Counter[str]()
+            for kind, rows in rows_to_show(workspace).items():
+                run.rows_in += len(rows)
+                done = _push_kind(workspace, review, kind, rows, members=members, progress=progress)
+                totals.update(done)
+                if rows:
+                    by_kind[kind] = done["sent"]
+            run.rows_out = sum(by_kind.values())
+            others = {name: n for name, n in totals.items() if n and name != "sent"}
+            run.detail = {**by_kind, **others, "people": _count_people(workspace, members)}
+        counts = {"to_show": run.rows_in, "sent": dict(by_kind), "unchanged": run.rows_in - run.rows_out}
+        counts |= {name: totals[name] for name in ("sent_again", "restored_answers", "withdrawn", "returned")}
+        notes = [*_what_changed(totals), *_who_is_missing(workspace, absent, members), f"Annotators answer at {review.url}"]
+        return StageResult("push", run.rows_in, run.rows_out, counts, notes)
+
+
+def _what_changed(totals: Mapping[str, int]) -> list[str]:
+    """Return what a push did beyond sending rows, in sentences."""
+    notes = []
+    if totals["sent_again"]:
+        restored = f" with {totals['restored_answers']:,} answers given before" if totals["restored_answers"] else ""
+        notes.append(
+            f"Rows pushed before that this Argilla did not hold: {totals['sent_again']:,}. They were sent again{restored}. "
+            "`curate drop` takes a row out for good."
+        )
+    if totals["withdrawn"]:
+        notes.append(f"Rows that no longer pass: {totals['withdrawn']:,} left the annotators' queue; answers and drafts are kept.")
+    if totals["returned"]:
+        notes.append(f"Rows that pass again: {totals['returned']:,} returned to the annotators' queue.")
+    return notes
+
+
+def _who_is_missing(workspace: Workspace, absent: Sequence[str], members: Sequence[Member]) -> list[str]:
+    """Return who cannot answer, and how they are admitted, in sentences."""
+    review = workspace.project.review
+    add = command_to_admit(workspace, absent[0] if absent else "NAME")
+    notes = []
+    if absent:
+        state = "has no account in Argilla, or was removed," if len(absent) == 1 else "have no account in Argilla, or were removed,"
+        notes.append(f"{', '.join(absent)} {state} and cannot answer. Next: {add}")
+    if (people := _count_people(workspace, members)) < review.overlap:
+        fact = f"review.overlap asks {review.overlap} people for each row, and {people} can answer"
+        notes.append(f"{fact}: rows stay in review until there are more, or the overlap is lower. Next: {add}")
+    return notes
+
+
+def _count_people(workspace: Workspace, members: Sequence[Member]) -> int:
+    """Return how many people can answer here or have answered."""
+    return len({member.name for member in members} | set(reviews.list_annotators(workspace.db)))
+
+
+def rows_to_show(workspace: Workspace) -> dict[Kind, list[Row]]:
+    """Return the rows of each kind that people are asked about."""
+    asked = {d.seq for d in decide_rows(workspace) if d.verdict in REVIEWED and not is_unseen(d)}
+    return {kind: [row for row in records.list_rows(workspace.db, kind) if row.seq in asked] for kind in KINDS}
+
+
+def published_names(workspace: Workspace) -> dict[str, str]:
+    """Return the name of each person who answered as it appears in what leaves the project: a pseudonym, unless the project says `real`."""
+    users = reviews.list_annotators(workspace.db)
+    if workspace.project.review.names == "real":
+        return {user: user for user in users}
+    return reviews.alias_annotators(workspace.db, users, simulated=argilla.SIMULATED)
+
+
+def _push_kind(
+    workspace: Workspace, review: ArgillaReview, kind: Kind, rows: Sequence[Row], *, members: Sequence[Member], progress: Progress | None
+) -> Counter[str]:
+    """Bring one dataset to the state that the rows ask for; the order of the steps makes it safe to be killed between any two."""
+    name, done = dataset_name(workspace, kind), Counter[str]()
+    shown, dataset = _open_dataset(workspace, review, kind, rows)
+    if dataset is None:
+        reviews.reconcile_pushed(workspace.db, Place(review.url, "", name), ())
+        return done
+    place, asked = Place(review.url, dataset.id, name), {row.seq for row in rows}
+    known, withdrawn = reviews.pushed_payloads(workspace.db, place), reviews.withdrawn_seqs(workspace.db, place)
+    held = _read_held(workspace, review, dataset, responses=bool(withdrawn or known.keys() - asked))
+    if held.keys() - asked and not (withdrawn or known.keys() - asked):
+        held = _read_held(workspace, review, dataset, responses=True)
+    missing = reviews.reconcile_pushed(workspace.db, place, held.keys()) & asked
+
+    returning = {held[seq].record: seq for seq in asked & held.keys() if seq in withdrawn or any(r.withdrawn for r in held[seq].responses)}
+    for record in return_records(review, [held[seq] for seq in returning.values()], members):
+        reviews.mark_state(workspace.db, place, [returning[record.record]], "held")
+        done["returned"] += 1
+
+    same = {seq for seq in asked & held.keys() if seq not in known and held[seq].content == shown[seq].content}
+    reviews.mark_pushed(workspace.db, place, [(seq, shown[seq].digest) for seq in same])
+    changed = [row.seq for row in rows if row.seq not in same and (row.seq not in held or known.get(row.seq) != shown[row.seq].digest)]
+    answers = _answers_to_restore(workspace, review, [seq for seq in changed if seq not in held])
+    seqs = {shown[seq].id: seq for seq in changed}
+
+    def note(batch: Sequence[Shown]) -> None:
+        reviews.mark_pushed(workspace.db, place, [(seqs[item.id], item.digest) for item in batch])
+        done.update(sent=len(batch), sent_again=sum(seqs[item.id] in missing for item in batch))
+        if progress:
+            progress("push", done["sent"], len(changed), kind)
+
+    for batch in push_records(review, dataset, (shown[seq] for seq in changed if shown[seq].id not in answers)):
+        note(batch)
+    restoring = (shown[seq] for seq in changed if shown[seq].id in answers)
+    for batch, restored in restore_records(review, dataset, restoring, answers):
+        note(batch)
+        done["restored_answers"] += restored
+
+    fallen, names = held.keys() - asked, {member.name for member in members}
+    reviews.mark_pushed(workspace.db, place, [(seq, "") for seq in fallen if seq not in known])
+    waits = {seq for seq in fallen if seq not in withdrawn or names - {response.user for response in held[seq].responses}}
+    leaving = {held[seq].record: seq for seq in waits}
+    for record in withdraw_records(review, dataset, [held[seq] for seq in leaving.values()], members):
+        reviews.mark_state(workspace.db, place, [leaving[record.record]], "withdrawn")
+        done["withdrawn"] += leaving[record.record] not in withdrawn
+        if progress:
+            progress("push", done["withdrawn"], len(leaving), f"{kind}, withdrawn")
+    return done
+
+
+def _open_dataset(workspace: Workspace, review: ArgillaReview, kind: Kind, rows: Sequence[Row]) -> tuple[dict[int, Shown], Dataset | None]:
+    """Return what is to be shown, by seq, and the dataset; without rows none is created."""
+    if not rows:
+        return {}, argilla.find_dataset(review, dataset_name(workspace, kind))
+    vectors = vectors_of(workspace, [row.prompt for row in rows])
+    shown = argilla.fit_to_page(review, _shown(workspace, kind, rows, vectors))
+    settings = argilla.form_settings(
+        kind,
+        criteria=[*workspace.project.score.rubric, OVERALL],
+        dimensions=vectors.shape[1],
+        overlap=workspace.project.review.overlap,
+        words=project_words(workspace, kind),
+        literal=review.literal,
+        filters=workspace.project.review.filters,
+    )
+    dataset = argilla.open_dataset(review, dataset_name(workspace, kind), settings=settings)
+    return {row.seq: item for row, item in zip(rows, shown, strict=True)}, dataset
+
+
+def _read_held(workspace: Workspace, review: ArgillaReview, dataset: Dataset, *, responses: bool) -> dict[int, Held]:
+    seqs = {identity: seq for seq, identity in records.ids_of(workspace.db).items()}
+    found = read_records(review, dataset, responses=responses)
+    return {seqs[item.id]: item for item in found if item.id in seqs}
+
+
+def _answers_to_restore(workspace: Workspace, review: ArgillaReview, seqs: Collection[int]) -> dict[str, list[Answered]]:
+    """Return the latest stored answers to these records, by record id, of everybody who has an account of the same name."""
+    wanted = set(seqs)
+    stored = {key: answer for key, answer in reviews.answers_by_person(workspace.db).items() if key[0] in wanted} if wanted else {}
+    if not stored:
+        return {}
+    people, identities = {person.name: person.id for person in argilla.list_accounts(review)}, records.ids_of(workspace.db)
+    out: dict[str, list[Answered]] = {}
+    for (seq, user), answer in stored.items():
+        if user in people:
+            out.setdefault(identities[seq], []).append(Answered(people[user], answer.status, answer.values))
+    return out
+
+
+def _shown(workspace: Workspace, kind: Kind, rows: Sequence[Row], vectors: Any) -> list[Shown]:
+    digest = scoring.rubric_digest(workspace.project)
+    values, totals = facts.scores_by_seq(workspace.db, digest), totals_by_seq(workspace)
+    candidates = (
+        {row.id: row.seq for row in records.list_rows(workspace.db, "instruction", role="candidate")} if kind == "preference" else {}
+    )
+    attributes = {cell.id: {**cell.attributes, **_topic(workspace, cell.row)} for cell in load_cells(workspace)}
+    columns = _filter_terms(workspace)
+    out = []
+    for row, vector in zip(rows, vectors, strict=True):
+        seq = row.seq if kind == "instruction" else better_candidate(row, candidates)
+        known = {*workspace.project.score.rubric, OVERALL}
+        scores = {name: float(value) for name, value in values.get(seq, {}).items() if name in known}
+        if seq in totals:
+            scores["total"] = round(totals[seq], 2)
+        terms = {**attributes.get(row.cell or "", {}), "source": row.how, **columns.get(row.seq, {})}
+        out.append(argilla.show(row.record, row.id, scores=scores, terms=terms, vector=[round(float(v), 6) for v in vector]))
+    return out
+
+
+def _filter_terms(workspace: Workspace) -> dict[int, dict[str, str]]:
+    """Return the values of the columns of `review.filters` of each imported row, by seq and property.
+
+    Raises:
+        ProjectError: no imported row has such a column.
+    """
+    names = workspace.project.review.filters
+    if not names:
+        return {}
+    known = meta_columns(workspace)
+    if missing := next((name for name in names if name not in known), None):
+        there = ", ".join(known) or "no metadata columns"
+        fact = f"names {missing}, and imported rows have: {there}"
+        raise ProjectError("project.yaml: review.filters", fact, "name columns that they have")
+    if len({forms.filter_name(name) for name in names}) < len(names):
+        fact = "names columns that differ only in capitals or signs, which Argilla cannot tell apart"
+        raise ProjectError("project.yaml: review.filters", fact, "leave one of them out")
+    return {
+        seq: {forms.filter_name(name): text[:200] for name in names if (text := meta_text(values.get(name)))}
+        for seq, values in records.meta_by_seq(workspace.db, names).items()
+    }
+
+
+def _topic(workspace: Workspace, row: Mapping[str, Any] | None) -> dict[str, str]:
+    grounding = workspace.project.plan.grounding
+    topic = row.get(grounding.topic) if row and grounding and grounding.topic else None
+    return {"topic": str(topic)} if topic else {}

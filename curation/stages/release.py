@@ -1,0 +1,164 @@
+"""The stages that freeze and prove: snapshot, sign, revoke, diff, verify, export. Core: snapshot/, split.py, formats/."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from curation import snapshot as snapshots
+from curation.errors import ProjectError, SnapshotError, command
+from curation.formats import ExportFormat, check_target, write_rows
+from curation.store import records, runs
+from curation.views.classes import meta_columns
+from curation.workspace import StageResult, open_workspace
+
+
+def sign(path: Path, *, key: Path | None = None) -> StageResult:
+    """Sign a snapshot with your key, made on first use. Core: snapshot/."""
+    snapshots.read_manifest(path)  # what is no snapshot makes no key
+    private, public = (key, snapshots.public_of(key)) if key else snapshots.own_key()
+    snapshots.sign_snapshot(path, private)
+    manifest = snapshots.read_manifest(path)
+    rows = sum(split.rows for split in manifest.splits.values())
+    counts = {"path": str(path), "signer": snapshots.describe_signer(public), "public_key": str(public)}
+    notes = _record_beside(path, "sign", manifest.digest.root, rows, counts)
+    told = f"Others verify it with: {command('curate', 'verify', path, '--key', public)}"
+    return StageResult("sign", rows, rows, counts, [*notes, told])
+
+
+def revoke(path: Path, *, reason: str, key: Path | None = None) -> StageResult:
+    """Take a snapshot back by a signed statement, in your own folder and beside the snapshot, where it travels along. Core: snapshot/."""
+    if not reason.strip():
+        raise SnapshotError("--reason", "is empty", command("curate", "revoke", path, "--reason", "why"))
+    digest = snapshots.read_manifest(path).digest.root
+    private, public = (key, snapshots.public_of(key)) if key else snapshots.own_key()
+    at = datetime.now(UTC).replace(microsecond=0)
+    places = (None, path.resolve().parent / snapshots.REVOCATIONS)
+    files = [snapshots.revoke(digest, private, reason=reason, at=at, folder=place) for place in places]
+    counts = {"path": str(path), "digest": digest, "by": snapshots.describe_signer(public), "files": [str(file) for file in files]}
+    notes = _record_beside(path, "revoke", digest, 0, counts)
+    told = f"Give {files[1].name} to whoever has a copy; it goes into the folder `{snapshots.REVOCATIONS}` beside theirs."
+    return StageResult("revoke", 0, 0, counts, [*notes, told])
+
+
+def diff(old: Path, new: Path) -> StageResult:
+    """Which rows came, went, moved to another split or turned between two snapshots of a kind. Core: snapshot/."""
+    found = snapshots.diff_snapshots(old, new)
+    before, after = (sum(split.rows for split in snapshots.read_manifest(path).splits.values()) for path in (old, new))
+    counts = {
+        "added": [{"id": i, "split": split} for i, split in found.added],
+        "removed": [{"id": i, "split": split} for i, split in found.removed],
+        "moved": [{"id": i, "from": a, "to": b} for i, a, b in found.moved],
+        "turned": [{"id": i} for i in found.turned],
+    }
+    return StageResult("diff", before, after, counts, ["The same rows stand in the same splits."] if found.is_empty else [])
+
+
+def verify(path: Path, *, keys: Sequence[Path] = (), deep: bool = False) -> StageResult:
+    """Check that a snapshot is whole, and say whose signature it has and why that key is trusted. Core: snapshot/.
+
+    Args:
+        keys: public keys to trust in addition to the user's store. A key that lies next to the snapshot, in its project say, is
+            never trusted by itself: whoever wrote the snapshot could have written the key too.
+        deep: also recompute the digest from the rows.
+    """
+    result = snapshots.verify_snapshot(path, trusted_keys=[*keys, *snapshots.find_trusted_keys()], deep=deep)
+    if result.status == "no snapshot":
+        raise SnapshotError(str(path), "; ".join(problem.fact for problem in result.problems), "name a folder that `curate snapshot` wrote")
+    counts = {
+        "path": str(path), "status": result.status, "signer": result.signer, "trusted_by": _trusted_by(result.key, keys),
+        "verified": result.is_verified, "deep": result.rows_checked,
+    }  # fmt: skip
+    if (manifest := result.manifest) is not None:
+        rows = sum(split.rows for split in manifest.splits.values())
+        return StageResult("verify", rows, rows, counts, _record_beside(path, "verify", manifest.digest.root, rows, counts))
+    return StageResult("verify", 0, 0, counts, [*map(str, result.problems), f"Next: {_remedy(path, result.status)}"])
+
+
+def export(
+    path: Path,
+    target: str | Path,
+    *,
+    shape: ExportFormat | None = None,
+    split: str = "train",
+    columns: Sequence[str] = (),
+    force: bool = False,
+    keys: Sequence[Path] = (),
+) -> StageResult:
+    """Write a split of a verified snapshot for people who train elsewhere. Core: formats/.
+
+    Args:
+        target: a local file; its ending decides the format (.jsonl, .json, .csv, .parquet).
+        shape: of the rows; by default messages, of pairs preference.
+        columns: metadata columns of imported rows to write too, read from the project that the snapshot is in.
+        force: whether a file that exists may be replaced.
+
+    Raises:
+        SnapshotError: the snapshot may not be used, or has no such split.
+        ProjectError: the target cannot be written, or there is no such column.
+    """
+    file = check_target(target, force=force)
+    found = snapshots.load_snapshot(path, trusted_keys=[*keys, *snapshots.find_trusted_keys()])
+    if file.resolve().is_relative_to(path.resolve()):
+        raise SnapshotError(str(file), "is inside the snapshot, whose signature would not hold any more", "name a file outside with --out")
+    if split not in found.manifest.splits:
+        raise SnapshotError(f"{path}: split {split}", "is not there", f"choose one of {', '.join(found.manifest.splits)}")
+    shape = shape or ("preference" if found.manifest.kind == "preference" else "messages")
+    table = found.table(split)  # type: ignore[arg-type]
+    more = _metadata_of(path, table["id"].to_pylist(), columns) if columns else None
+    written = write_rows(table, file, shape, system_instruction=None, columns=more)
+    detail = {"file": file.name, "format": shape, **({"columns": list(columns)} if columns else {})}
+    notes = _record_beside(path, "export", found.manifest.digest.root, written, detail)
+    counts = {"file": str(file), "format": shape, "split": split, "signer": found.signer, "trusted_by": _trusted_by(found.key, keys)}
+    return StageResult("export", written, written, counts, notes)
+
+
+def _metadata_of(path: Path, ids: Sequence[str], columns: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the metadata columns of each record by id; every record has every column, null where it has no value."""
+    folder = path.resolve().parent.parent
+    if not (folder / "workbench.db").is_file():
+        fact = "needs the project that the snapshot was made in: metadata is kept there, not in the snapshot"
+        raise ProjectError("--columns", fact, f"export from PROJECT/{path.resolve().parent.name}/{path.name}, or leave --columns out")
+    with open_workspace(folder) as workspace:
+        known = meta_columns(workspace)
+        if missing := next((name for name in columns if name not in known), None):
+            there = ", ".join(known) or "no metadata columns"
+            raise ProjectError(f"--columns {missing}", f"is no column of the imported rows; there are: {there}", "name one of them")
+        values, wanted = records.meta_by_seq(workspace.db, columns), set(ids)
+        by_id = {identity: values.get(seq, {}) for seq, identity in records.ids_of(workspace.db).items() if identity in wanted}
+    return {identity: {name: by_id.get(identity, {}).get(name) for name in columns} for identity in ids}
+
+
+def _trusted_by(key: Path | None, named: Sequence[Path]) -> str | None:
+    """Say in words why the key of a signature is trusted."""
+    if key is None:
+        return None
+    return f"--key {key}" if key in named else f"your trust store ({key})"
+
+
+def _remedy(path: Path, status: str) -> str:
+    """What makes a snapshot that may not be used usable, if anything does."""
+    known = {
+        "unsigned": command("curate", "sign", path),
+        "intact, signer unknown": "curate trust KEY.pub, with the public key that the signer gave you",
+        "foreign key": "curate trust KEY.pub, with the public key that the signer gave you, if you trust it",
+        "revoked": "curate snapshot, for a new one without what was wrong",
+    }
+    return known.get(status, "take it again from where it came, or write a new one with curate snapshot")
+
+
+def _record_beside(path: Path, stage: str, digest: str, rows: int, detail: Mapping[str, Any]) -> list[str]:
+    """Note in the project around a snapshot, where there is one, that a stage ran on it; says so where that cannot be written."""
+    folder = path.resolve().parent.parent
+    if not (folder / "workbench.db").is_file():
+        return []
+    try:
+        with open_workspace(folder) as workspace, runs.record_run(workspace.db, stage, digest) as run:
+            run.rows_in = run.rows_out = rows
+            run.detail = json.loads(json.dumps(dict(detail), default=str))
+    except ProjectError as error:  # the folder is read-only, say: what was asked for is done all the same
+        return [f"The project beside it has no record of this: {error.what} {error.fact}."]
+    return []

@@ -1,0 +1,166 @@
+"""What the calls of a workbench came to: answers, failures, costs, counts. Only looks."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import zlib
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import orjson
+
+from curation.message_format import message_of
+from curation.requests import Answer, Failure, Request
+
+CallState = Literal["reserved", "sent", "answered", "failed", "uncertain"]
+
+NANO = 1_000_000_000
+
+_PAGE = 500
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """What the calls of one stage to one model came to."""
+
+    stage: str
+    provider: str
+    model: str
+    simulated: bool
+    price_date: str | None
+    calls: int
+    answered: int
+    failed: int
+    uncertain: int
+    """Tries whose answer never reached us; charged at their upper bound."""
+    input_tokens: int
+    output_tokens: int
+    thinking_tokens: int
+    cache_write_tokens: int
+    cache_read_tokens: int
+    cost_usd: float
+    uncertain_usd: float
+
+
+def find_answers(db: sqlite3.Connection, stage: str, *, simulated: bool | None = None) -> Iterator[Answer]:
+    """Every answer of a stage, in the order they were asked for; read page by page, so the ledger may be written meanwhile."""
+    for row in _pages(db, stage, "state = 'answered' AND settled = 1", simulated=simulated):
+        yield Answer(request=_request(row), message=message_of(zlib.decompress(row["response"])))
+
+
+def list_unsettled_models(db: sqlite3.Connection) -> list[tuple[str, str]]:
+    """(provider, model) of every response that was kept and not read."""
+    rows = db.execute("SELECT DISTINCT provider, model FROM calls WHERE state = 'answered' AND settled = 0")
+    return [(row["provider"], row["model"]) for row in rows]
+
+
+def find_answer(db: sqlite3.Connection, key: str) -> Answer | None:
+    """The answer to one call, a real one before a simulated one."""
+    row = db.execute(
+        "SELECT * FROM calls WHERE key = ? AND state = 'answered' AND settled = 1 ORDER BY simulated", (bytes.fromhex(key),)
+    ).fetchone()
+    return Answer(request=_request(row), message=message_of(zlib.decompress(row["response"]))) if row else None
+
+
+def find_failures(db: sqlite3.Connection, stage: str, *, simulated: bool | None = None) -> Iterator[Failure]:
+    """Every call of a stage that ended without an answer, or whose end is not known."""
+    for row in _pages(db, stage, "state IN ('failed', 'uncertain')", simulated=simulated):
+        reason = row["reason"] or "uncertain"
+        yield Failure(stage=stage, slot=row["slot"], reason=reason, detail=row["detail"] or "", key=row["key"].hex())
+
+
+def sum_costs(db: sqlite3.Connection) -> list[CostRow]:
+    """What was spent, by stage and model."""
+    sums = ", ".join(f"COALESCE(SUM({n}), 0) {n}" for n in ("input_tokens", "output_tokens", "thinking_tokens"))
+    cache = ", ".join(f"COALESCE(SUM({n}), 0) {n}" for n in ("cache_write_tokens", "cache_read_tokens"))
+    rows = db.execute(
+        "SELECT stage, provider, model, simulated, MAX(price_date) price_date, COUNT(*) calls, SUM(state = 'answered') answered, "
+        f"SUM(state = 'failed') failed, SUM(lost) uncertain, {sums}, {cache}, SUM(cost_nano) cost_nano, SUM(lost_nano) lost_nano "
+        "FROM calls GROUP BY stage, provider, model, simulated ORDER BY stage, model, simulated"
+    )
+    return [_cost_row(dict(row)) for row in rows]
+
+
+def count_states(db: sqlite3.Connection, stage: str | None = None) -> dict[CallState, int]:
+    """How many calls are in each state."""
+    found = dict(db.execute("SELECT state, COUNT(*) FROM calls WHERE ?1 IS NULL OR stage = ?1 GROUP BY state", (stage,)).fetchall())
+    return {state: found.get(state, 0) for state in get_args(CallState)}
+
+
+def count_refusals(db: sqlite3.Connection, stage: str | None = None) -> dict[str, int]:
+    """How many answers were refusals, by the provider's category."""
+    rows = db.execute(
+        "SELECT COALESCE(refusal, 'unnamed'), COUNT(*) FROM calls WHERE stop_reason = 'refusal' AND (?1 IS NULL OR stage = ?1) "
+        "GROUP BY 1 ORDER BY 1",
+        (stage,),
+    )
+    return dict(rows.fetchall())
+
+
+def _pages(db: sqlite3.Connection, stage: str, where: str, *, simulated: bool | None) -> Iterator[sqlite3.Row]:
+    last = 0
+    while True:
+        rows = db.execute(
+            f"SELECT * FROM calls WHERE stage = ? AND {where} AND seq > ? AND (? IS NULL OR simulated = ?) ORDER BY seq LIMIT ?",
+            (stage, last, simulated, simulated, _PAGE),
+        ).fetchall()
+        if not rows:
+            return
+        yield from rows
+        last = rows[-1]["seq"]
+
+
+def _request(row: sqlite3.Row) -> Request:
+    names = ("stage", "slot", "attempt", "role")
+    return Request(**{name: row[name] for name in names}, body=orjson.loads(zlib.decompress(row["body"])))
+
+
+def _cost_row(row: dict[str, Any]) -> CostRow:
+    money = {"cost_usd": row.pop("cost_nano") / NANO, "uncertain_usd": row.pop("lost_nano") / NANO}
+    return CostRow(**{**row, "simulated": bool(row["simulated"])}, **money)
+
+
+_ESCAPED = re.compile(r"\\+u([0-9a-fA-F]{4})")
+
+_NO_WORD = re.compile(r"\\+.|\W+", re.DOTALL)
+
+_OPEN = "('reserved', 'uncertain', 'failed')"
+
+
+def count_holding(db: sqlite3.Connection, texts: Collection[str]) -> Counter[str]:
+    """How many calls of each stage hold any of the texts, in what was asked or in what was answered."""
+    found, wanted = Counter[str](), _skeletons(texts)
+    for row in db.execute("SELECT stage, body, response FROM calls"):
+        both = [zlib.decompress(part).decode(errors="replace") for part in (row["body"], row["response"]) if part is not None]
+        found[row["stage"]] += any(_holds(text, wanted) for text in both)
+    return +found
+
+
+def forget_asks(db: sqlite3.Connection, texts: Collection[str]) -> int:
+    """Drop what unanswered requests were made from where it holds any of the texts: they are then made anew. Returns how many."""
+    wanted = _skeletons(texts)
+    rows = db.execute(
+        "SELECT DISTINCT a.* FROM asks a JOIN calls c ON (c.stage, c.slot, c.attempt) = (a.stage, a.slot, a.attempt) "
+        f"WHERE c.state IN {_OPEN} AND c.settled = 0"
+    ).fetchall()
+    gone = [(row["stage"], row["slot"], row["attempt"]) for row in rows if _holds(bytes(row["body"]).decode(), wanted)]
+    with db:
+        db.executemany("DELETE FROM asks WHERE (stage, slot, attempt) = (?, ?, ?)", gone)
+    return len(gone)
+
+
+def _holds(text: str, wanted: Collection[str]) -> bool:
+    found = _skeleton(text)
+    return any(one in found for one in wanted)
+
+
+def _skeletons(texts: Collection[str]) -> list[str]:
+    return [found for text in texts if (found := _skeleton(text))]
+
+
+def _skeleton(text: str) -> str:
+    """Letters and digits alone: the same text may stand inside JSON inside JSON, cut, and on lines of another width."""
+    return _NO_WORD.sub("", _ESCAPED.sub(lambda found: chr(int(found[1], 16)), text))

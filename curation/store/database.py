@@ -1,0 +1,206 @@
+"""workbench.db: everything that still moves. The only SQL of the project stands in this folder.
+
+SQLite in WAL mode. Facts key on `records.seq`; hex ids exist only at the edges. Bulk is written some thousands of rows at a time;
+verdicts, which must change together, in one transaction. None spans a network call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from curation.errors import ProjectError
+from curation.store.calls import CallLedger
+from curation.store.lease import is_alive, owner_name
+from curation.store.schema import CALLS_SCHEMA, MIGRATIONS, SCHEMA, VERSION
+
+__all__ = ["CallLedger", "Database", "hold_lock", "open_store"]
+
+Database = sqlite3.Connection
+_LOST = "seedcorn: the lock was lost"
+LOCK_SECONDS = 60
+"""A lock whose holder has not shown a sign of life for this long is free."""
+
+
+@contextmanager
+def open_store(folder: Path) -> Iterator[Database]:
+    """Open FOLDER/workbench.db, making it on first use.
+
+    Raises:
+        ProjectError: the file is not a workbench, or was written by a newer version.
+    """
+    path = folder / "workbench.db"
+    _keep_private(path)
+    with _explained(path), contextlib.closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as db:
+        db.row_factory = sqlite3.Row
+        _prepare(db, path)
+        yield db
+
+
+@contextmanager
+def hold_lock(db: Database, name: str, *, wait_s: float = 0.0) -> Iterator[None]:
+    """Let one process at a time run a stage that works on the whole set.
+
+    The lock is a lease. A holder that was suspended until another process took over (a laptop that slept, a paused container) is
+    fenced: every write of its connection checks, in the same transaction, that the lock is still its own.
+
+    Args:
+        wait_s: how long to wait for another holder.
+
+    Raises:
+        ProjectError: another process holds the lock, or took it over in the meantime.
+    """
+    owner, until = f"{owner_name()}/{uuid.uuid4().hex[:12]}", time.monotonic() + wait_s
+    while (holder := _taken_by(db, name, owner)) is not None:
+        if time.monotonic() >= until:
+            fact = f"is already running on this project (process {holder})"
+            raise ProjectError(f"curate {name}", fact, "wait for it to end and run again")
+        time.sleep(0.05)
+    ended = threading.Event()
+    file = db.execute("PRAGMA database_list").fetchone()["file"]
+    beat = threading.Thread(target=_beat, args=(file, name, owner, ended), daemon=True)
+    beat.start()
+    fence = _put_up_fence(db, name, owner)
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        if _LOST not in str(error):
+            raise
+        row = db.execute("SELECT owner FROM locks WHERE name = ?", (name,)).fetchone()
+        who = f"process {row['owner'].partition('@')[0]}" if row else "another process"
+        fact = f"was interrupted for so long that {who} took over; nothing that it did since was kept"
+        raise ProjectError(f"curate {name}", fact, "run again once the other process has ended") from error
+    finally:
+        ended.set()
+        beat.join()
+        for trigger in fence:
+            db.execute(f"DROP TRIGGER IF EXISTS temp.{trigger}")
+        db.execute("DELETE FROM locks WHERE name = ? AND owner = ?", (name, owner))
+
+
+def _put_up_fence(db: Database, name: str, owner: str) -> list[str]:
+    """Make every write of this connection fail once the lock is no longer ours; returns the names of the triggers.
+
+    Calls are left out: they have owners of their own, and a paid answer must be kept whoever runs the stage.
+    """
+    quoted = owner.replace("'", "''")
+    tables = [row["name"] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    made = []
+    for table in tables:
+        if table in ("locks", "meta") or table.startswith(("sqlite_", "call")):
+            continue
+        for event in ("INSERT", "UPDATE", "DELETE"):
+            trigger = f"fence_{name}_{table}_{event}".lower()
+            db.execute(
+                f"CREATE TEMP TRIGGER {trigger} BEFORE {event} ON main.{table} "
+                f"WHEN NOT EXISTS (SELECT 1 FROM main.locks WHERE name = '{name}' AND owner = '{quoted}') "
+                f"BEGIN SELECT RAISE(ABORT, '{_LOST}'); END"
+            )
+            made.append(trigger)
+    return made
+
+
+def _taken_by(db: Database, name: str, owner: str) -> str | None:
+    """The number of the process that holds a lock; None where it is ours now."""
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        row = db.execute("SELECT owner, heartbeat FROM locks WHERE name = ?", (name,)).fetchone()
+        if row and is_alive(row["owner"], lease=row["heartbeat"] + LOCK_SECONDS, now=time.time()):
+            return str(row["owner"].partition("@")[0])
+        db.execute("INSERT OR REPLACE INTO locks VALUES (?, ?, ?)", (name, owner, time.time()))
+    return None
+
+
+def _keep_private(path: Path) -> None:
+    """Let nobody but the owner read the workbench: it holds people's answers and all that a teacher was asked.
+
+    SQLite gives the files next to it (-wal, -shm) the mode of the database itself.
+    """
+    with contextlib.suppress(OSError):  # another user's file, or a folder that cannot be written: SQLite says what is wrong
+        if not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        with contextlib.suppress(OSError):
+            if file.stat().st_mode & 0o077:
+                file.chmod(0o600)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What SQLite says, as a sentence for what a person can mend."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        text = str(error)
+        if "disk is full" in text or "disk I/O" in text:
+            raise ProjectError(str(path), f"cannot be written ({text})", "make space on the disk and run again; nothing is lost") from error
+        if "not a database" in text or "malformed" in text:
+            raise ProjectError(str(path), f"is damaged ({text})", "restore it from a backup") from error
+        if "locked" in text:
+            raise ProjectError(str(path), f"is held by another process ({text})", "wait for its command to end and run again") from error
+        if "unable to open" in text or "readonly" in text:
+            raise ProjectError(str(path), f"cannot be opened ({text})", "look at who may write there, and run again") from error
+        raise
+
+
+def _prepare(db: Database, path: Path) -> None:
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")  # a paid response that was committed survives a power cut
+    db.execute("PRAGMA foreign_keys = ON")
+    db.execute("PRAGMA secure_delete = ON")  # what `erase` takes is overwritten, not only unlinked
+    has_meta = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone()
+    found = db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone() if has_meta else None
+    if found and int(found["value"]) > VERSION:
+        raise ProjectError(str(path), f"has schema {found['value']}; this version reads up to {VERSION}", "pip install --upgrade seedcorn")
+    if not found:
+        db.executescript(SCHEMA)
+        db.executescript(CALLS_SCHEMA)
+        stamp = json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds")})
+        db.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", [("schema", str(VERSION)), ("created", stamp)])
+    elif int(found["value"]) < VERSION:
+        _migrate(db, path)
+
+
+def _migrate(db: Database, path: Path) -> None:
+    """Bring an older workbench to this version, step by step; a copy of it as it was is left beside it."""
+    version = int(db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()["value"])
+    backup = path.with_name(f"{path.name}.v{version}")
+    if not backup.exists():
+        aside = backup.with_name(f"{backup.name}.part{os.getpid()}")
+        _keep_private(aside)
+        with contextlib.closing(sqlite3.connect(aside)) as copy:
+            db.backup(copy)
+        for place in (aside, path.parent):  # the copy is on the disk before the original changes
+            handle = os.open(place, os.O_RDONLY)
+            os.fsync(handle)
+            os.close(handle)
+            if place == aside:
+                aside.replace(backup)
+    db.execute("BEGIN IMMEDIATE")  # another process may have been quicker
+    try:
+        version = int(db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()["value"])
+        for step in range(version + 1, VERSION + 1):
+            for statement in filter(str.strip, MIGRATIONS[step].split(";")):
+                db.execute(statement)
+            db.execute("UPDATE meta SET value = ? WHERE key = 'schema'", (str(step),))
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
+def _beat(file: str, name: str, owner: str, ended: threading.Event) -> None:
+    """Show those on another machine, or in another container, that the lock's holder lives."""
+    while not ended.wait(LOCK_SECONDS / 4):
+        with contextlib.suppress(sqlite3.OperationalError):  # the disk is full or busy: the next beat comes soon
+            with contextlib.closing(sqlite3.connect(file, timeout=5, isolation_level=None)) as db:
+                db.execute("UPDATE locks SET heartbeat = ? WHERE name = ? AND owner = ?", (time.time(), name, owner))

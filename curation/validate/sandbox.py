@@ -1,0 +1,149 @@
+"""A project's own check, a Python function named in project.yaml, run in a process of its own.
+
+One process serves many rows. A row that takes too long ends the process and counts as failed, and the next row gets a new one. The
+limits guard a run against a slow or greedy check; they are no sandbox: the function is the project's own code and runs as the user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from curation.errors import ProjectError
+from curation.validate.schema import PythonCheck
+
+START_S = 60.0
+"""Seconds a check may take to be imported."""
+DEAD_IN_A_ROW = 20
+"""Rows that may end the process one after the other before the check is called broken."""
+_SECRETS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
+
+
+class CheckProcess:
+    """A running check. Ask it row by row; close it when done."""
+
+    def __init__(self, check: PythonCheck, folder: Path) -> None:
+        self._check, self._folder = check, folder.resolve()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._unread = b""
+        self._dead = 0
+
+    def ask(self, *arguments: str) -> list[tuple[str, str]]:
+        """(kind, evidence) for each thing that is wrong: rejected, exception, timeout, memory or crashed.
+
+        Raises:
+            ProjectError: the function cannot be had, or ended its process too often in a row.
+        """
+        process = self._running()
+        try:
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(arguments).encode() + b"\n")
+            process.stdin.flush()
+            said = self._read(process, self._check.seconds)
+        except (TimeoutError, BrokenPipeError) as error:
+            return [self._bury(process, timed_out=isinstance(error, TimeoutError))]
+        self._dead = 0
+        return [(said.get("kind", "rejected"), evidence) for evidence in said["failed"]]
+
+    def close(self) -> None:
+        """End the process, and whatever it started."""
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        self._process, self._unread = None, b""
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is not None:
+            return self._process
+        command = [sys.executable, "-P", str(Path(__file__).with_name("sandbox_worker.py")), self._check.callable]
+        self._process = subprocess.Popen(
+            [*command, str(self._check.memory_mb), str(self._folder)],
+            cwd=self._folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={name: value for name, value in os.environ.items() if not any(word in name.upper() for word in _SECRETS)},
+            start_new_session=True,
+        )
+        try:
+            said = self._read(self._process, START_S)
+        except (TimeoutError, BrokenPipeError) as error:
+            fact = f"took more than {START_S:.0f} seconds to import" if isinstance(error, TimeoutError) else self._end()
+            said = {"refused": fact}
+        if "refused" in said:
+            self.close()
+            what = f"check {self._check.name!r}: callable {self._check.callable}"
+            raise ProjectError(what, said["refused"], "mend the name under `checks:` in project.yaml, or the function, and run again")
+        return self._process
+
+    def _read(self, process: subprocess.Popen[bytes], seconds: float) -> dict[str, Any]:
+        """The next line the process writes."""
+        assert process.stdout is not None
+        until = time.monotonic() + seconds
+        while b"\n" not in self._unread:
+            ready, _, _ = select.select([process.stdout], [], [], max(0.0, until - time.monotonic()))
+            if not ready:
+                raise TimeoutError
+            if not (more := os.read(process.stdout.fileno(), 65536)):
+                raise BrokenPipeError
+            self._unread += more
+        line, self._unread = self._unread.split(b"\n", 1)
+        return json.loads(line)  # type: ignore[no-any-return]
+
+    def _bury(self, process: subprocess.Popen[bytes], *, timed_out: bool) -> tuple[str, str]:
+        """What a row that ended the process counts as."""
+        found = ("timeout", f"took more than {self._check.seconds:g} seconds") if timed_out else ("crashed", self._end())
+        self.close()
+        self._dead += 1
+        if self._dead >= DEAD_IN_A_ROW:
+            fact = f"ended its process on {self._dead} rows one after the other; at last it {found[1]}"
+            raise ProjectError(f"check {self._check.name!r}: callable {self._check.callable}", fact, "mend the function and run again")
+        return found
+
+    def _end(self) -> str:
+        assert self._process is not None
+        try:
+            code = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return "closed its pipe"
+        return f"was ended by signal {-code}" if code < 0 else f"ended its process with exit code {code}"
+
+
+def sources_of(dotted: str, folder: Path) -> list[Path]:
+    """The files whose change may change what a check says: the module, or every module of the package it stands in. Of a package
+    that is installed, the modules on the way to the function.
+    """
+    parts = dotted.split(".")
+    top = parts[0]
+    if (file := folder / f"{top}.py").is_file():
+        return [file]
+    if (folder / top).is_dir():
+        return sorted((folder / top).rglob("*.py"))
+    try:
+        spec = importlib.util.find_spec(top)  # a top-level name is looked up without importing anything
+    except (ImportError, ValueError):
+        return []
+    if spec is None:
+        return []
+    places = [Path(place) for place in spec.submodule_search_locations or ()]
+    found = [Path(spec.origin)] if spec.origin and Path(spec.origin).is_file() else []
+    for place in places:
+        for length in range(2, len(parts)):
+            inside = place.joinpath(*parts[1:length])
+            found += [path for path in (inside.with_suffix(".py"), inside / "__init__.py") if path.is_file()]
+    return found

@@ -1,0 +1,1 @@
+"""What stages and pages read, computed from the stored facts."""

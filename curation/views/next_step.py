@@ -1,0 +1,213 @@
+"""The next step of a project, read from its state. Nothing is measured.
+
+A step is proposed only where it changes the state; where no command would, the step says what a person has to do first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from curation import generate as generation
+from curation.config.project import is_open, planned_rows, settings_digest
+from curation.errors import command
+from curation.records import KINDS, Kind
+from curation.snapshot.manifest import SIGNATURE
+from curation.store import facts, records, reviews, runs
+from curation.views.runs import count_failed
+from curation.views.staleness import find_stale
+from curation.workspace import Workspace
+
+GATES = ("score", "dedup", "screen")
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """What comes next in a project."""
+
+    text: str
+    """For the screen: the command, or a sentence."""
+    command: str | None = None
+    """The command alone; None where a person has to choose or write something first."""
+    waits_for_person: bool = False
+    """Whether the command has no effect before a person has acted."""
+
+    def __str__(self) -> str:
+        return self.text
+
+    def as_values(self) -> dict[str, Any]:
+        """Return plain values for `--json`."""
+        return {"text": self.text, "command": self.command, "waits_for_person": self.waits_for_person}
+
+
+def next_step(workspace: Workspace) -> NextStep:
+    """Return the step that brings the project on."""
+    ran = runs.latest_numbers(workspace.db)
+    return _write(workspace) or _gate(workspace, ran) or _review(workspace) or _freeze(workspace)
+
+
+def generate_settings(workspace: Workspace) -> str:
+    """Return a digest of what decides whether the teacher can answer better than last time: the models, the brief and the plan."""
+    project = workspace.project
+    return settings_digest(project.models, [generation.generation_digest(project, kind) for kind in KINDS])
+
+
+def _run(workspace: Workspace, verb: str, *options: object) -> NextStep:
+    said = command("curate", verb, workspace.folder, *options)
+    return NextStep(said, said)
+
+
+def _person(text: str, then: str | None = None) -> NextStep:
+    return NextStep(text, then, waits_for_person=True)
+
+
+def _write(workspace: Workspace) -> NextStep | None:
+    """Plan and generate, until every cell was asked for."""
+    planned, cells = sum(planned_rows(workspace.project).values()), records.count_cells(workspace.db)
+    rows = sum(records.count_rows(workspace.db).values())
+    if rows and not cells:
+        return None  # a project of imported rows; the plan that a new project.yaml holds is only an offer
+    if planned and settings_digest(workspace.project.plan) != _digest_of(workspace, "plan"):
+        return _run(workspace, "plan")
+    if not cells and not rows:
+        imported = command("curate", "import", workspace.folder)
+        return _person(f"{imported} FILE, or set plan.instruction or plan.preference in {workspace.folder / 'project.yaml'}")
+    waiting = records.count_cells(workspace.db, waiting=True) if cells else 0
+    if not waiting and (rows or not cells):
+        return None
+    return _blocked(workspace, waiting, rows) or _run(workspace, "generate", *([] if waiting else ["--retry-failed"]))
+
+
+def _blocked(workspace: Workspace, waiting: int, rows: int) -> NextStep | None:
+    """Why another `curate generate` would bring nothing, where that is known."""
+    last = runs.latest_run(workspace.db, "generate")
+    told: dict[str, Any] = json.loads(last["detail"] or "{}") if last else {}
+    again = command("curate", "generate", workspace.folder)
+    go_on = f", or go on with the {rows:,} rows there are: {command('curate', 'score', workspace.folder)}" if rows else ""
+    if told.get("stopped") == "budget" and workspace.project.budget.usd <= told["budget_usd"]:
+        limit = f"budget.usd in project.yaml, {workspace.project.budget.usd:.2f} USD,"
+        return _person(f"raise {limit} since {waiting:,} cells are not written yet; then {again}{go_on}", again)
+    if told.get("asked") and not told.get("records") and told.get("settings") == generate_settings(workspace):
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in count_failed(workspace, "generate").items())
+        again = again if waiting else f"{again} --retry-failed"
+        return _person(
+            f"no answer of the teacher could be used ({reasons}). Change models.teacher or brief in project.yaml, then {again}", again
+        )
+    return None
+
+
+def _gate(workspace: Workspace, ran: Mapping[str, int]) -> NextStep | None:
+    """Score, dedup, screen, refill and decide, where they never ran or are stale."""
+    stale = {one.stage: one for one in find_stale(workspace, (*GATES, "decide"))}
+    for gate in GATES[1:] if workspace.project.score.is_off else GATES:
+        if gate not in ran:
+            return _run(workspace, gate)
+        if gate in stale:
+            found, again = stale[gate], _run(workspace, gate)
+            return _person(f"{found.why}. {found.next_step}, then {again}", again.command) if found.is_blocked else again
+    score = runs.latest_run(workspace.db, "score")
+    told: dict[str, Any] = json.loads(score["detail"] or "{}") if score else {}
+    if told.get("failures") and not told.get("scored") and not workspace.project.score.is_off:
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in told["failures"].items())
+        verb = command("curate", "score", workspace.folder)
+        return _person(f"no answer of the judge could be used ({reasons}). Change models.judge in project.yaml, then {verb}", verb)
+    if records.count_cells(workspace.db) and max(ran.get("decide", 0), ran.get("push", 0)) < ran["screen"]:
+        return _run(workspace, "refill")
+    return _run(workspace, "decide") if "decide" in stale or "decide" not in ran else None
+
+
+def _review(workspace: Workspace) -> NextStep | None:
+    """Push and pull, until people have settled every row that passed."""
+    verdicts, held = facts.verdict_counts(workspace.db), reviews.held_seqs(workspace.db)
+    waiting = facts.seqs_with_verdict(workspace.db, "to_review") | facts.seqs_with_verdict(workspace.db, "in_review")
+    if waiting - held or (waiting and facts.seqs_with_verdict(workspace.db, "dropped") & held):
+        return _run(workspace, "push")  # which also takes rows that no longer pass out of the annotators' queue
+    if waiting:
+        people, overlap, pull = _people_who_answer(workspace), workspace.project.review.overlap, command("curate", "pull", workspace.folder)
+        if people is not None and people < overlap:
+            admit = command_to_admit(workspace, "NAME")
+            fact = f"review.overlap asks {overlap} people for each row, and {people} can answer"
+            return _person(f"{admit}, then {pull}; or lower review.overlap. {fact}", admit)
+        return _person(f"{pull} (once annotators have answered: {len(waiting):,} {_rows(len(waiting))} in Argilla)", pull)
+    if verdicts["held"]:
+        fact = "the error rate of the review sample is above review.max_error"
+        return _person(f"raise review.sample, or set review.mode: all, in {workspace.folder / 'project.yaml'}: {fact}")
+    if verdicts["approved"]:
+        return None
+    report = command("curate", "report", workspace.folder)
+    if verdicts["disputed"]:
+        settle = command("curate", "keep", workspace.folder)
+        return _person(
+            f"{report} shows {verdicts['disputed']:,} disputed rows and none is approved. Settle them: {settle} ID --as …", report
+        )
+    return _person(f"{report} shows why no row is approved: {_why_none(workspace, verdicts)}", report)
+
+
+def command_to_admit(workspace: Workspace, name: str) -> str:
+    """Return the command that gives a person an account in the project's workspace."""
+    review = workspace.project.review
+    home = ["--home", (workspace.folder / review.argilla).resolve()] if review.argilla is not None else []
+    return command("argilla-setup", "users", "add", name, "--workspace", review.workspace, *home)
+
+
+def _people_who_answer(workspace: Workspace) -> int | None:
+    """Return how many people can answer or have answered, as the latest push or pull saw it; None before either has looked."""
+    seen = [run for stage in ("push", "pull") if (run := runs.latest_run(workspace.db, stage)) is not None]
+    found = json.loads(max(seen, key=lambda run: run["run"])["detail"] or "{}").get("people") if seen else None
+    return None if found is None else int(found)
+
+
+def _why_none(workspace: Workspace, verdicts: Mapping[str, int]) -> str:
+    """Return in words where the rows ended, and what a person may change."""
+    parts, advice = [], ["lower score.threshold"] if facts.reason_counts(workspace.db, "dropped")["below_cut"] else []
+    for verdict in ("dropped", "rejected", "edited", "unscored"):
+        if n := verdicts.get(verdict, 0):
+            reasons = facts.reason_counts(workspace.db, verdict) if verdict == "dropped" else {}
+            if verdict == "unscored":
+                reasons, advice = count_failed(workspace, "score"), [*advice, "change models.judge and run curate score"]
+            inner = ", ".join(f"{kind.replace('_', ' ')} {count:,}" for kind, count in sorted(reasons.items(), key=lambda item: -item[1]))
+            parts.append(f"{n:,} {verdict}" + (f" ({inner})" if inner else ""))
+    return f"{', '.join(parts)}. {' or '.join([*advice, 'add rows']).capitalize()}"
+
+
+def _freeze(workspace: Workspace) -> NextStep:
+    """Snapshot what is approved and not frozen yet, sign it, train."""
+    done = [run for run in runs.list_runs(workspace.db, "snapshot") if run["state"] != "running"]
+    for kind in KINDS:
+        digest = _approved_digest(workspace, kind)
+        if digest is None:
+            continue
+        frozen = [run for run in done if run["state"] == "done" and run["detail"].get("kind") == kind]
+        if frozen and frozen[-1]["digest"] == digest:
+            continue
+        step = _run(workspace, "snapshot", "--kind", kind)
+        if is_open(workspace.project.intended_use):
+            return _person(
+                f"fill in intended_use in {workspace.folder / 'project.yaml'}, which every snapshot records, then {step}", step.command
+            )
+        if done and done[-1]["state"] == "failed" and done[-1]["digest"] == digest:
+            return _person(f"approve more {kind} rows: a snapshot of those there are failed. To see why: {step}", step.command)
+        return step
+    latest = {s["kind"]: workspace.folder / Path(s["path"]) for s in reviews.list_snapshots(workspace.db)}
+    if unsigned := next((path for path in latest.values() if path.is_dir() and not (path / SIGNATURE).is_file()), None):
+        said = command("curate", "sign", unsigned)
+        return NextStep(said, said)
+    return _person(f"{command('train', 'init', workspace.folder / 'runs', '--project', workspace.folder)} --model MODEL")
+
+
+def _approved_digest(workspace: Workspace, kind: Kind) -> str | None:
+    """Return the digest that a snapshot run of the approved rows of a kind has; None where none is approved."""
+    ids = facts.approved_ids(workspace.db, kind)
+    return settings_digest(kind, ids) if ids else None
+
+
+def _digest_of(workspace: Workspace, stage: str) -> str:
+    run = runs.latest_run(workspace.db, stage)
+    return str(run["digest"]) if run else ""
+
+
+def _rows(n: int) -> str:
+    return "row waits" if n == 1 else "rows wait"

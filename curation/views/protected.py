@@ -1,0 +1,188 @@
+"""Protected sets as the project names them: a file, a split of an earlier snapshot, or a task of lm-eval."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from curation.config.project import Suite
+from curation.errors import ProjectError, SnapshotError
+from curation.formats.files import read_raw
+from curation.formats.raw import RowFailure
+from curation.records import prompt_text
+from curation.snapshot import read_manifest, read_split
+from curation.snapshot.digest import read_rows_of, record_of
+from curation.workspace import Workspace
+
+SPLITS = ("test", "validation", "train")
+
+
+@lru_cache(maxsize=32)
+def read_task(where: str, task: str, *, include: Path | None = None, split: str | None = None) -> tuple[str, ...]:
+    """One text per document: its decontamination query where the task has one, else what the model is shown of it.
+
+    Args:
+        where: the key of project.yaml, for errors.
+        include: a folder with the task's own YAML; its data may then be a local file, and nothing is fetched.
+        split: test, validation or train; by default the first of them that the task evaluates on.
+
+    Raises:
+        ProjectError: lm-eval is not installed, knows no such task, or cannot get its data.
+    """
+    if importlib.util.find_spec("lm_eval") is None:
+        raise ProjectError(where, f"names the task {task!r}, and the package lm-eval is not installed", "pip install 'seedcorn[lm-eval]'")
+    from lm_eval.tasks import TaskManager, get_task_dict
+
+    manager = TaskManager(include_path=str(include) if include else None)
+    if task not in manager.all_tasks:
+        fact = f"names the task {task!r}, which lm-eval does not know"
+        raise ProjectError(where, fact, "lm_eval ls tasks; or give the folder of its YAML as include_path")
+    try:
+        texts = [text for one in _leaves(get_task_dict([task], manager)) for text in _texts_of(one, split)]
+    # datasets and the hub raise any of these when a task's data cannot be had.
+    except (OSError, ValueError, RuntimeError, LookupError, ConnectionError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        step = "give include_path, with a task whose dataset_path is json and whose data_files are local"
+        raise ProjectError(where, f"the data of {task!r} cannot be had ({reason})", step) from error
+    if not texts:
+        raise ProjectError(where, f"the task {task!r} has no documents{f' in {split}' if split else ''}", "name another split")
+    return tuple(texts)
+
+
+def _leaves(tasks: Any) -> Iterable[Any]:
+    """The tasks of a task or of a group of them."""
+    for value in tasks.values():
+        if isinstance(value, dict):
+            yield from _leaves(value)
+        else:
+            yield value[1] if isinstance(value, tuple) else value
+
+
+def _texts_of(task: Any, split: str | None) -> Iterable[str]:
+    for name in [split] if split else SPLITS:
+        if getattr(task, f"has_{'training' if name == 'train' else name}_docs")():
+            for document in getattr(task, f"{'training' if name == 'train' else name}_docs")():
+                yield str(_query_of(task, document) or task.doc_to_text(document))
+            return
+
+
+def _query_of(task: Any, document: Any) -> Any:
+    try:
+        return task.doc_to_decontamination_query(document) if task.should_decontaminate() else None
+    # lm-eval 0.4.13 reads a rendered query as a Python literal, so one that is a template of plain words fails.
+    except (SyntaxError, ValueError):
+        return None
+
+
+@dataclass(frozen=True)
+class ProtectedItems:
+    """A protected set, read."""
+
+    name: str
+    file: Path
+    sha256: str
+    """Of the file, or of the items where they come from no single file."""
+    suite: Suite
+    texts: list[str]
+    labels: list[str | None]
+    answers: tuple[str, ...] = ()
+    """The expected answer of each item; empty where the set names none."""
+
+
+def read_protected(folder: Path, suites: Mapping[str, Suite]) -> list[ProtectedItems]:
+    """Every protected set, with its digest.
+
+    Raises:
+        ProjectError: a file, snapshot or task is missing, cannot be read, or has no such column.
+    """
+    return [_read_suite(folder, name, suite) for name, suite in suites.items()]
+
+
+def suite_digest(folder: Path, name: str, suite: Suite) -> str:
+    """Return a digest of a protected set's content without reading its rows; of a task of lm-eval, of the files under include_path.
+
+    Raises:
+        ProjectError: its file or snapshot is missing.
+    """
+    where, whole = f"project.yaml: screen.protected.{name}", hashlib.sha256()
+    if suite.task is not None:
+        given = folder / suite.include_path if suite.include_path else None
+        files = sorted(path for path in given.rglob("*") if path.is_file()) if given else []
+    else:
+        files = [folder / suite.file if suite.file is not None else folder / (suite.snapshot or "") / f"{suite.split or 'test'}.parquet"]
+    for path in files:
+        if not path.is_file():
+            raise ProjectError(where, f"there is no file {path}", "put it there, or take the set out of project.yaml")
+        with path.open("rb") as body:
+            whole.update(hashlib.file_digest(body, "sha256").digest())
+    return whole.hexdigest()[:16]
+
+
+def _read_suite(folder: Path, name: str, suite: Suite) -> ProtectedItems:
+    where = f"project.yaml: screen.protected.{name}"
+    if suite.snapshot is not None:
+        return _read_split(where, folder / suite.snapshot, name, suite)
+    if suite.task is not None:
+        include = folder / suite.include_path if suite.include_path else None
+        texts = list(read_task(where, suite.task, include=include, split=suite.split))
+        digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+        return ProtectedItems(name, Path(f"lm-eval:{suite.task}"), digest, suite, texts, [None] * len(texts))
+    assert suite.file is not None and suite.text is not None
+    path = folder / suite.file
+    if not path.is_file():
+        raise ProjectError(where, f"there is no file {path}", "put it there, or take the suite out")
+    rows = _rows(where, path)
+    for column in filter(None, (suite.text, suite.label, suite.answer)):
+        known = dict.fromkeys(key for row in rows for key in row)
+        if column not in known:
+            raise ProjectError(
+                where, f"names the column `{column}`; {path.name} has {', '.join(known)}", "correct the name in project.yaml"
+            )
+    texts = [_text(row.get(suite.text)) for row in rows]
+    labels = [_text(row.get(suite.label)) or None if suite.label else None for row in rows]
+    answers = tuple(_text(row.get(suite.answer)) for row in rows) if suite.answer else ()
+    return ProtectedItems(name, path, hashlib.sha256(path.read_bytes()).hexdigest(), suite, texts, labels, answers)
+
+
+def _rows(where: str, path: Path) -> list[dict[str, Any]]:
+    """Every row; of what is to be protected not one may be passed over."""
+    rows = list(read_raw(path))
+    failed = next(((line, row) for line, row in rows if isinstance(row, RowFailure)), None)
+    if failed:
+        line, failure = failed
+        assert isinstance(failure, RowFailure)
+        raise ProjectError(where, f"row {line} of {path.name} {failure.reason}", "mend the row; a protected item must not be passed over")
+    return [row for _, row in rows if not isinstance(row, RowFailure)]
+
+
+def _read_split(where: str, path: Path, name: str, suite: Suite) -> ProtectedItems:
+    try:
+        manifest = read_manifest(path)
+    except SnapshotError as error:
+        raise ProjectError(where, f"{error.what} {error.fact}", "name the folder of a snapshot") from error
+    split = suite.split or "test"
+    file = path / f"{split}.parquet"
+    if not file.is_file():
+        raise ProjectError(where, f"{path.name} has no split {split}", f"it has {', '.join(sorted(manifest.splits))}")
+    table = read_split(path, split, manifest=manifest)
+    rows = [record_of(row, manifest.kind) for row in read_rows_of(table, manifest.kind)]
+    labels = [record.label if record.kind == "instruction" else None for record in rows]
+    return ProtectedItems(name, file, manifest.files[file.name], suite, [prompt_text(record) for record in rows], labels)
+
+
+def _text(value: Any) -> str:
+    """A column's value as text; a list (turns, choices) is its lines."""
+    if isinstance(value, list):
+        return "\n".join(_text(part) for part in value)
+    return "" if value is None else str(value)
+
+
+def load_protected(workspace: Workspace) -> list[ProtectedItems]:
+    """Every protected set of the project, with its digest."""
+    return read_protected(workspace.folder, workspace.project.screen.protected)

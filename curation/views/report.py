@@ -1,0 +1,526 @@
+"""Gather from the workbench what the report shows. Read-only. Core: report/."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from argilla_setup import forms
+from curation import annotator_agreement as agreeing
+from curation import report as page
+from curation.config.project import settings_digest
+from curation.decide import Annotation
+from curation.difficulty import Method, count_words, cross_difficulty
+from curation.distribution.balance import Imbalance
+from curation.judge import DIFFICULTY
+from curation.records import KINDS, Kind, whole_text
+from curation.snapshot import find_trusted_keys, read_signer
+from curation.snapshot.revocation import find_revocation
+from curation.store import facts, records, reviews, runs
+from curation.store.database import CallLedger
+from curation.store.facts import Finding
+from curation.store.records import Row
+from curation.views.annotations import opinions_by_seq
+from curation.views.classes import STANDING, load_balance
+from curation.views.judge_diagnostics import judge_quality, score_sets
+from curation.views.pairs import pair_hygiene
+from curation.views.protected import load_protected
+from curation.views.runs import GATES, count_failed, latest_diversity, load_comparison, load_descriptions, load_points, point_in_words
+from curation.views.scores import better_candidate, judged_by
+from curation.views.staleness import find_stale
+from curation.workspace import Workspace, label_of, load_cells
+
+
+def balance_facts(workspace: Workspace) -> tuple[page.ClassBalance, ...] | None:
+    """What the latest `curate balance` found, the largest class first; None when it has not run."""
+    found = load_balance(workspace)
+    return None if found is None else tuple(_balance_of(workspace, kind, found[kind], found["by"]) for kind in KINDS if kind in found)
+
+
+def difficulty_facts(workspace: Workspace, rows_of: Mapping[Kind, Sequence[Row]]) -> tuple[page.DifficultyCross, ...]:
+    """How hard the written rows are beside the difficulty planned, by the judge where it was asked, else by the answer's length."""
+    order = list(workspace.project.plan.attributes.get(DIFFICULTY, ()))
+    planned = {cell.id: cell.attributes.get(DIFFICULTY) for cell in load_cells(workspace)} if len(order) > 1 else {}
+    rated = _rated_by_judges(workspace)
+    found = []
+    for kind in KINDS:
+        rows = [row for row in rows_of[kind] if planned.get(row.cell or "") in order]
+        candidates = {r.id: r.seq for r in records.list_rows(workspace.db, "instruction", role="candidate")} if kind == "preference" else {}
+        places = {row.seq: row.seq if kind == "instruction" else better_candidate(row, candidates) for row in rows}
+        by_judge = [row for row in rows if places[row.seq] in rated]
+        method: Method = "judge" if by_judge else "length"
+        rows = by_judge or rows
+        if not rows:
+            continue
+        measured = [rated[places[row.seq]] if by_judge else float(count_words(row.answers[row.better or 0])) for row in rows]
+        table = cross_difficulty([str(planned[row.cell or ""]) for row in rows], measured, order=order, method=method)
+        rho = table.correlation
+        found.append(
+            page.DifficultyCross(
+                kind=kind,
+                method=method,
+                levels=tuple(page.DifficultyLevel(**vars(level)) for level in table.levels),
+                bins=table.bins,
+                correlation=(rho.value, rho.low, rho.high, rho.n) if rho else None,
+                disagreeing=table.disagreeing,
+                furthest=tuple(rows[place].id for place in table.furthest),
+            )
+        )
+    return tuple(found)
+
+
+def _rated_by_judges(workspace: Workspace) -> dict[int, float]:
+    """Mean of the judges' difficulty of each record by seq, where they were asked for it."""
+    if not workspace.project.score.difficulty:
+        return {}
+    given: dict[int, list[int]] = {}
+    for judge in judged_by(workspace):
+        for seq, values in judge.values.items():
+            if DIFFICULTY in values:
+                given.setdefault(seq, []).append(values[DIFFICULTY])
+    return {seq: fmean(values) for seq, values in given.items()}
+
+
+def diversity_facts(workspace: Workspace, *, simulated: bool) -> page.DiversityFacts | None:
+    """What the latest `curate diversity` found; None when it has not run."""
+    found = latest_diversity(workspace)
+    if found is None:
+        return None
+    names = {"planned": "planned, as many rows", "naive": "without a plan"}
+    return page.DiversityFacts(
+        whole=_diversity_of("rows that stand", found["set"]),
+        compared=tuple(_diversity_of(label, found[name]) for name, label in names.items() if name in found),
+        vendi_ratio=found.get("vendi_ratio"),
+        cells=found["coverage"]["cells"],
+        filled=found["coverage"]["filled"],
+        simulated=simulated,
+    )
+
+
+def _balance_of(workspace: Workspace, kind: Kind, line: Mapping[str, Any], by: str) -> page.ClassBalance:
+    classes = [
+        page.BalancedClass(
+            name=name, before=before, after=after, weight=line["weights"].get(name), missing=line["refill"].get(name, 0)
+        )
+        for name, (before, after) in line["counts"].items()
+    ]  # fmt: skip
+    return page.ClassBalance(
+        kind=kind,
+        by=by,
+        rule=line["rule"],
+        classes=tuple(sorted(classes, key=lambda c: (-c.before, c.name))),
+        before=Imbalance.model_validate(line["before"]),
+        after=Imbalance.model_validate(line["after"]),
+        without=line["without"],
+    )
+
+
+def _diversity_of(name: str, values: Mapping[str, Any]) -> page.DiversityOf:
+    return page.DiversityOf(name=name, **{key: values[key] for key in ("rows", "distinct", "effective_clusters", "nearest", "vendi")})
+
+
+PACKAGES = ("seedcorn", "argilla", "anthropic", "datasketch", "faiss-cpu", "sentence-transformers", "pyarrow")
+
+WORDS = {
+    "below_cut": "below the cut",
+    "flips": "judge flips with the order",
+    "exact": "copy",
+    "near": "near copy",
+    "semantic": "says the same",
+    "leak_exact": "protected text",
+    "leak_contained": "contains protected text",
+    "leak_span": "shares a long span",
+    "leak_edited": "edited protected text",
+    "leak_reworded": "reworded protected text",
+    "leak_judged": "gives a protected item away, says the leak judge",
+    "over_cap": "over its class's cap",
+    "held": "outside the review sample, which is not settled",
+}
+"""Kinds of findings whose names need better words."""
+
+SHOWN_STAGES = ("generate", "import", "score", "dedup", "screen", "push", "pull", "snapshot")
+
+
+def report_data(workspace: Workspace, *, names: Mapping[str, str] | None = None) -> page.ReportData:
+    """Return everything the page shows at this moment; parts that were not run are None.
+
+    Args:
+        bench: the project.
+        names: how the annotators appear, by user name; None for their own names, as in the data lead's report.
+    """
+    project, db = workspace.project, workspace.db
+    rows = {kind: records.list_rows(db, kind) for kind in KINDS}
+    by_seq = {row.seq: row for kind in KINDS for row in rows[kind]}
+    verdicts, findings = facts.verdicts_by_seq(db), facts.latest_findings(db, GATES)
+    ran = {stage for stage in SHOWN_STAGES if runs.latest_run(db, stage)}
+    standin = "offline-stand-in" in (project.models.teacher.provider, project.models.judge.provider)
+    return page.ReportData(
+        project=project.name,
+        brief=project.brief.strip(),
+        created=datetime.now(UTC),
+        digest=settings_digest(project),
+        versions={package: importlib.metadata.version(package) for package in PACKAGES},
+        intended_use=project.intended_use.strip(),
+        models=_models(workspace, ran),
+        reviewed=_reviewed(workspace),
+        sources=tuple(f"{s.name} ({s.license}, written by {s.written_by})" for s in records.list_sources(db)),
+        models_simulated=standin,
+        funnel=_funnel(workspace, verdicts) if verdicts else None,
+        scores=score_sets(workspace) if "score" in ran else None,
+        judge=judge_quality(workspace, verdicts) if "score" in ran else None,
+        pairs=pair_hygiene(workspace, verdicts) if verdicts else None,
+        drops=_drops(workspace, verdicts, by_seq) if verdicts else None,
+        suites=_suites(workspace, findings, len(by_seq)) if "screen" in ran else None,
+        leaks=_leaks(workspace, findings, by_seq),
+        gate_alarms=_gate_alarms(workspace),
+        conflicts=_conflicts(workspace, findings, by_seq) if "screen" in ran else None,
+        distributions=_distributions(workspace, rows, verdicts) if by_seq else None,
+        coverage=_coverage(workspace, verdicts, rows),
+        difficulty=difficulty_facts(workspace, rows),
+        balance=balance_facts(workspace),
+        descriptions=load_descriptions(workspace),
+        comparison=load_comparison(workspace),
+        stale=tuple(map(str, find_stale(workspace))),
+        diversity=diversity_facts(workspace, simulated=standin),
+        review=review_facts(workspace, verdicts, by_seq, names=names) if "pull" in ran else None,
+        cost=cost_facts(workspace, verdicts, standin),
+        failures=failures_facts(workspace),
+        snapshots=snapshots_facts(workspace) if "snapshot" in ran else None,
+        runs=runs_facts(workspace),
+    )
+
+
+def _reviewed(workspace: Workspace) -> str:
+    """Which rows people review, where that is not all of them, and what a sample came to at the latest decision."""
+    if (mode := workspace.project.review.mode) == "all":
+        return ""
+    if mode == "none":
+        return "none: no person is asked to review the rows"
+    run = runs.latest_run(workspace.db, "decide")
+    samples = json.loads(run["detail"] or "{}").get("review_sample", {}) if run else {}
+    said = [
+        f"{s['bad']:,} of {s['rows']:,} reviewed {kind} rows are bad, out of {s['population']:,}; 95 % interval of the rate "
+        f"{s['low']:.1%} to {s['high']:.1%}"
+        for kind, s in samples.items()
+    ]  # fmt: skip
+    return "; ".join(["a random sample of the rows", *said])
+
+
+def _models(workspace: Workspace, ran: Collection[str]) -> dict[str, str]:
+    """The models that wrote or judged rows of the project."""
+    models = workspace.project.models
+    named = {"teacher": models.teacher.model} if records.count_cells(workspace.db) or "generate" in ran else {}
+    return named | ({"judge": models.judge.model} if not workspace.project.score.is_off and "score" in ran else {})
+
+
+def _gate_alarms(workspace: Workspace) -> tuple[str, ...]:
+    latest = [run for stage in (*GATES, "decide") if (run := runs.latest_run(workspace.db, stage))]
+    return tuple(alarm for run in latest for alarm in json.loads(run["detail"] or "{}").get("gate_alarms", ()))
+
+
+def in_words(kind: str) -> str:
+    """A kind of finding as people say it."""
+    return WORDS.get(kind, kind.replace("_", " "))
+
+
+def _funnel(workspace: Workspace, verdicts: Mapping[int, Mapping[str, Any]]) -> tuple[page.FunnelStep, ...]:
+    """Each row is counted at the first stage that stopped it."""
+    first = Counter(
+        (v["reasons"][0]["stage"], v["reasons"][0]["kind"]) for v in verdicts.values() if v["verdict"] == "dropped" and v["reasons"]
+    )
+    left, steps = len(verdicts), []
+    failed = sum(count_failed(workspace, "generate").values())
+    steps.append(
+        page.FunnelStep(stage="written or imported", entered=left + failed, left=left, reasons=count_failed(workspace, "generate"))
+    )
+    for stage in ("score", "dedup", "screen", "balance", "override"):
+        reasons = {in_words(kind): n for (at, kind), n in first.items() if at == stage}
+        if reasons or stage not in ("balance", "override"):
+            steps.append(page.FunnelStep(stage=stage, entered=left, left=left - sum(reasons.values()), reasons=reasons))
+            left -= sum(reasons.values())
+    people = Counter(v["verdict"] for v in verdicts.values())
+    waiting = {in_words(k): people[k] for k in ("unscored", "held", "to_review", "in_review") if people[k]}
+    settled = {k: people[k] for k in ("rejected", "disputed", "edited") if people[k]}
+    steps.append(page.FunnelStep(stage="review", entered=left, left=people["approved"], reasons={**settled, **waiting}))
+    return tuple(steps)
+
+
+def _drops(workspace: Workspace, verdicts: Mapping[int, Mapping[str, Any]], by_seq: Mapping[int, Row]) -> tuple[page.Drop, ...]:
+    measures = {"near": "similarity", "exact": "similarity", "semantic": "cosine", "below_cut": "total"}
+    out = []
+    for seq, verdict in verdicts.items():
+        if verdict["verdict"] != "dropped" or seq not in by_seq or not verdict["reasons"]:
+            continue
+        row, why = by_seq[seq], verdict["reasons"][0]
+        twin = by_seq.get(why.get("twin", 0))
+        text, twin_text = whole_text(row.record), whole_text(twin.record) if twin else None
+        out.append(
+            page.Drop(
+                row=row.id, stage=why["stage"], reason=in_words(why["kind"]), text=text, kind=row.kind,
+                twin=twin.id if twin else None, twin_text=twin_text, measure=measures.get(why["kind"], "score"),
+                value=why.get("score"), evidence=why.get("evidence", ""),
+                label=label_of(workspace, row), twin_label=label_of(workspace, twin) if twin else None,
+                cluster=twin.id[:12] if twin and why["stage"] == "dedup" else None,
+            )
+        )  # fmt: skip
+    return tuple(out)
+
+
+def _suites(workspace: Workspace, findings: Sequence[Finding], screened: int) -> tuple[page.ProtectedSuite, ...]:
+    flagged = Counter((f.item or "").split(":")[0] for f in findings if f.kind.startswith("leak_") and f.drops)
+    rate, points = workspace.project.screen.false_positive_rate, load_points(workspace)
+    asked = f"{rate:.1%} of clean rows may be flagged (screen.false_positive_rate), estimated against the nearest other protected items"
+    return tuple(
+        page.ProtectedSuite(
+            name=p.name, file=p.file.name, items=len(p.texts), screened=screened, flagged=flagged[p.name], digest=p.sha256,
+            operating_point=f"cut at {point_in_words(points[p.name])}: {asked}" if p.name in points else asked,
+        )
+        for p in load_protected(workspace)
+    )  # fmt: skip
+
+
+def _leaks(workspace: Workspace, findings: Sequence[Finding], by_seq: Mapping[int, Row]) -> tuple[page.Leak, ...]:
+    """What took rows out as leaks; what the leak judge cleared or left open stays with the row and is no leak."""
+    found = [f for f in findings if f.kind.startswith("leak_") and f.drops and f.seq in by_seq]
+    texts = {p.name: p.texts for p in load_protected(workspace)} if found else {}
+    out = []
+    for f in found:
+        suite, _, item = (f.item or ":").partition(":")
+        shown, evidence = _shown_item(f.evidence, texts.get(suite, []), item)
+        method = "leak judge" if f.kind == "leak_judged" else f.kind.removeprefix("leak_").replace("_", " ")
+        out.append(page.Leak(row=by_seq[f.seq].id, suite=suite, item=item, method=method, text=by_seq[f.seq].prompt,
+                             item_text=shown, score=f.score, evidence=evidence))  # fmt: skip
+    return tuple(out)
+
+
+def _shown_item(evidence: str, texts: Sequence[str], item: str) -> tuple[str, str]:
+    """The protected text and the rest of the evidence: the text stands in the evidence, or in the suite under its number."""
+    if not evidence.startswith("protected: "):
+        return texts[int(item)] if item.isdigit() and int(item) < len(texts) else "", evidence
+    rest = evidence.removeprefix("protected: ")
+    shown, end = json.JSONDecoder().raw_decode(rest)
+    return shown, rest[end:].removeprefix(". ")
+
+
+def _conflicts(workspace: Workspace, findings: Sequence[Finding], by_seq: Mapping[int, Row]) -> tuple[page.Conflict, ...]:
+    out = []
+    for f in findings:
+        row, twin = by_seq.get(f.seq), by_seq.get(f.twin or 0)
+        if f.kind == "conflict" and row and twin:
+            out.append(
+                page.Conflict(
+                    row=row.id,
+                    text=row.prompt,
+                    label=label_of(workspace, row) or "",
+                    twin=twin.id,
+                    twin_text=twin.prompt,
+                    twin_label=label_of(workspace, twin) or "",
+                    outcome="sent to review",
+                )
+            )
+    return tuple(out)
+
+
+def _distributions(
+    workspace: Workspace, rows: Mapping[Kind, Sequence[Row]], verdicts: Mapping[int, Mapping[str, Any]]
+) -> tuple[page.Distribution, ...]:
+    cells = {cell.id: cell for cell in load_cells(workspace)}
+    everything = [row for kind in KINDS for row in rows[kind]]
+    good = {seq for seq, v in verdicts.items() if v["verdict"] in STANDING}
+    grounding, out = workspace.project.plan.grounding, []
+    names = ([grounding.topic] if grounding and grounding.topic else []) + list(workspace.project.plan.attributes)
+    for name in names:
+
+        def value(cell: Any, name: str = name) -> str | None:
+            found = (cell.row or {}).get(name) if grounding and name == grounding.topic else cell.attributes.get(name)
+            return str(found) if found is not None else None
+
+        planned = Counter(v for c in cells.values() if (v := value(c)))
+        before = Counter(v for r in everything if r.cell in cells and (v := value(cells[r.cell])))
+        after = Counter(v for r in everything if r.seq in good and r.cell in cells and (v := value(cells[r.cell])))
+        classes = tuple(page.ClassCount(name=v, before=before[v], after=after[v], planned=n) for v, n in planned.most_common())
+        out.append(page.Distribution(name=name, classes=classes))
+    return tuple(out)
+
+
+def _coverage(workspace: Workspace, verdicts: Mapping[int, Mapping[str, Any]], rows: Mapping[Kind, Sequence[Row]]) -> page.Coverage | None:
+    names = list(workspace.project.plan.attributes)[:2]
+    # A cell that was asked for stays as it is, so one planned before an attribute was added does not have it.
+    cells = [cell for cell in load_cells(workspace) if set(names) <= cell.attributes.keys()]
+    if len(names) < 2 or not cells:
+        return None
+    alive = {row.cell for kind in KINDS for row in rows[kind] if verdicts.get(row.seq, {}).get("verdict") in STANDING}
+    planned = Counter((c.attributes[names[0]], c.attributes[names[1]]) for c in cells)
+    have = Counter((c.attributes[names[0]], c.attributes[names[1]]) for c in cells if c.id in alive)
+    # As the plan lists them: basic, intermediate, advanced is an order, and the alphabet is none.
+    places = [{value: n for n, value in enumerate(workspace.project.plan.attributes[name])} for name in names]
+    order = sorted(planned, key=lambda two: tuple((at.get(value, len(at)), value) for at, value in zip(places, two, strict=True)))
+    crossed = tuple(page.CoverageCell(row=a, column=b, planned=planned[a, b], have=have[a, b]) for a, b in order)
+    return page.Coverage(rows=names[0], columns=names[1], cells=crossed)
+
+
+def review_facts(
+    workspace: Workspace, verdicts: Mapping[int, Mapping[str, Any]], by_seq: Mapping[int, Row], *, names: Mapping[str, str] | None = None
+) -> page.Review:
+    """Return how far the review is, how well people agree, and what they dispute.
+
+    Args:
+        bench: the project.
+        verdicts: by seq.
+        by_seq: every row.
+        names: how the annotators appear, by user name; None for their own names.
+    """
+    opinions = {seq: [_renamed(o, names) for o in said] for seq, said in opinions_by_seq(workspace).items() if said}
+    counts = Counter(verdicts[seq]["verdict"] for seq in opinions if seq in verdicts)
+    flat = [o for said in opinions.values() for o in said]
+    disputed = {seq for seq in opinions if verdicts.get(seq, {}).get("verdict") == "disputed"}
+    waiting = sum(v["verdict"] in ("to_review", "in_review") for v in verdicts.values())
+    comments = _comments(workspace, disputed, names)
+    per_kind = {kind: {s: o for s, o in opinions.items() if s in by_seq and by_seq[s].kind == kind} for kind in KINDS}
+    return page.Review(
+        simulated=any(o.simulated for o in flat),
+        overlap=workspace.project.review.overlap,
+        rows=len(opinions),
+        answers=len(flat),
+        approved=counts["approved"],
+        rejected=counts["rejected"],
+        edited=counts["edited"],
+        disputed=len(disputed),
+        waiting=waiting,
+        agreements=tuple(_agreement(kind, said) for kind, said in per_kind.items() if said),
+        reviewers=tuple(_reviewer(name, opinions, disputed) for name in sorted({o.user for o in flat})),
+        disputes=tuple(
+            page.Dispute(
+                row=by_seq[seq].id,
+                text=whole_text(by_seq[seq].record),
+                answers={o.user: o.says for o in opinions[seq]},
+                comment=comments.get(seq, ""),
+            )
+            for seq in sorted(disputed)
+            if seq in by_seq
+        ),
+        error_rates=tuple(
+            page.ErrorRate(name=f"each reviewer, {kind}", estimated=agreeing.estimate_error_rate(said.values()))
+            for kind, said in per_kind.items()
+            if said
+        ),
+    )
+
+
+def _renamed(opinion: Annotation, names: Mapping[str, str] | None) -> Annotation:
+    return opinion if names is None else replace(opinion, user=names[opinion.user])
+
+
+def _comments(workspace: Workspace, disputed: set[int], names: Mapping[str, str] | None) -> dict[int, str]:
+    """Return what people wrote for whoever settles their dispute: the reasons they ticked and their comments.
+
+    Where annotators appear under other names, so do those that a comment mentions.
+    """
+    out: dict[int, str] = {}
+    for seq, answers in reviews.answers_by_seq(workspace.db).items() if disputed else ():
+        said = [(a.user, _words(a.values)) for a in answers if seq in disputed and a.status == "submitted"]
+        out[seq] = _rename_in(" · ".join(f"{user}: {words}" for user, words in said if words), names or {})
+    return out
+
+
+def _rename_in(text: str, names: Mapping[str, str]) -> str:
+    """Replace every user name that stands in a text as a word of its own."""
+    if not names:
+        return text
+    longest_first = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    return re.sub(rf"(?<![\w.-])({longest_first})(?![\w-])", lambda found: names[found[1]], text)
+
+
+def _words(values: Mapping[str, Any]) -> str:
+    ticked = ", ".join(forms.REASON_LABELS.get(reason, str(reason)) for reason in values.get(forms.REASONS) or ())
+    return ". ".join(part for part in (ticked, str(values.get(forms.COMMENT) or "").strip()) if part)
+
+
+def _agreement(kind: Kind, said: Mapping[int, Sequence[Annotation]]) -> page.Agreement:
+    question = "May this be used?" if kind == "instruction" else "Which response is better?"
+    twice = sum(len(o) >= 2 for o in said.values())
+    return page.Agreement(question=question, alpha=agreeing.agreement(said.values()), rows=twice, answers=sum(map(len, said.values())))
+
+
+def _reviewer(name: str, opinions: Mapping[int, Sequence[Annotation]], disputed: set[int]) -> page.Reviewer:
+    own = [(seq, o) for seq, said in opinions.items() for o in said if o.user == name]
+    says = Counter(o.says for _, o in own)
+    return page.Reviewer(
+        name=name, simulated=any(o.simulated for _, o in own), answers=len(own), approved=says["approve"] + says["first"] + says["second"],
+        rejected=says["reject"] + says["neither"] + says["tie"], edited=says["edit"], disputed=sum(seq in disputed for seq, _ in own),
+    )  # fmt: skip
+
+
+def cost_facts(workspace: Workspace, verdicts: Mapping[int, Mapping[str, Any]], simulated: bool) -> page.Cost | None:
+    """What the calls cost, by model and stage."""
+    costs = CallLedger(workspace.db).costs()
+    if not costs:
+        return None
+    return page.Cost(
+        models=tuple(
+            page.ModelCost(model=c.model, stage=c.stage, calls=c.calls, input_tokens=c.input_tokens, output_tokens=c.output_tokens,
+                           usd=c.cost_usd + c.uncertain_usd, cached_tokens=c.cache_read_tokens)
+            for c in costs
+        ),
+        prices_date=max((c.price_date or "" for c in costs), default=""),
+        simulated=simulated,
+        approved_rows=sum(v["verdict"] == "approved" for v in verdicts.values()),
+        budget_usd=workspace.project.budget.usd,
+        uncertain_calls=sum(c.uncertain for c in costs),
+    )  # fmt: skip
+
+
+def failures_facts(workspace: Workspace) -> tuple[page.FailureCount, ...] | None:
+    """What did not become a row or a score, by reason; None where nothing was asked or imported that could fail."""
+    ledger = CallLedger(workspace.db)
+    if not any(ledger.counts().values()) and runs.latest_run(workspace.db, "import") is None:
+        return None
+    out, examples = [], facts.failure_examples(workspace.db)
+    for stage in ("generate", "score", "import"):
+        for reason, count in count_failed(workspace, stage).items():
+            category = ", ".join(f"{name} {n}" for name, n in ledger.refusals(stage).items()) if reason == "refusal" else ""
+            example = examples.get((stage, reason), "")
+            out.append(page.FailureCount(stage=stage, reason=reason, count=count, category=category, example=example))
+    return tuple(out)
+
+
+def snapshots_facts(workspace: Workspace) -> tuple[page.SnapshotFacts, ...]:
+    """Every snapshot with its splits and its signer."""
+    out = []
+    for s in reviews.list_snapshots(workspace.db):
+        splits = Counter(split for split, _ in facts.splits_by_seq(workspace.db).values())
+        manifest = workspace.folder / s["path"] / "manifest.json"
+        if manifest.is_file():
+            splits = Counter({name: part["rows"] for name, part in json.loads(manifest.read_text())["splits"].items()})
+        out.append(
+            page.SnapshotFacts(
+                name=s["name"], version=s["version"], kind=s["kind"], splits=dict(splits), digest=s["digest"], created=s["created"],
+                signed_by=read_signer(workspace.folder / s["path"]), lost=_lost(workspace.folder / s["path"], s["digest"]),
+            )
+        )  # fmt: skip
+    return tuple(out)
+
+
+def _lost(path: Path, digest: str) -> str:
+    if not path.is_dir():
+        return "its folder is gone"
+    return "revoked" if find_revocation(digest, trusted_keys=find_trusted_keys(), folders=None, snapshot=path) else ""
+
+
+def runs_facts(workspace: Workspace) -> tuple[page.RunFacts, ...]:
+    """The latest runs, oldest first: `curate serve` alone makes half a million in a year."""
+    return tuple(
+        page.RunFacts(
+            stage=r["stage"], started=r["started"], seconds=r["seconds"], state=r["state"], entered=r["rows_in"], left=r["rows_out"]
+        )
+        for r in runs.list_runs(workspace.db, most=1_000)
+        if r["stage"] not in ("status", "report")
+    )

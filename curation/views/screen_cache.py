@@ -1,0 +1,87 @@
+"""Which texts the leak screen has looked at, so that the last gate looks only at those it has not seen as they now stand.
+
+A text counts as seen under a digest of itself and of all that decides: the protected texts, the texts that may be trained on,
+the settings, the embedding model and the code. Whatever changes any of these, a row that was altered in the workbench as well as
+a new release of this package, is screened again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from curation.embed import model_digest
+from curation.store import facts
+from curation.store.records import Row
+from curation.views.protected import ProtectedItems
+from curation.workspace import Workspace
+
+Keys = np.ndarray[Any, np.dtype[np.uint64]]
+
+_DOUBT = np.uint64(1)
+"""Lowest bit of a key's second half: the text is no leak, but lies just below the cut."""
+
+
+def screening_digest(workspace: Workspace, protected: Sequence[ProtectedItems], allowed: Sequence[str], *, has_labels: bool) -> bytes:
+    """What decides besides the row: equal digests and equal rows have equal leaks."""
+    model = screen_model(workspace)
+    suites = [(items.name, items.texts, items.labels if has_labels else None, items.answers) for items in protected]
+    shaping = [suites, list(allowed), workspace.project.screen.false_positive_rate, model_digest(model) if model else "", _code_digest()]
+    return hashlib.sha256(orjson.dumps(shaping)).digest()
+
+
+def screen_model(workspace: Workspace) -> str | None:
+    """The embedding model of the screen: its own, else the one of dedup where that embeds."""
+    project = workspace.project
+    return project.screen.model or (project.dedup.model if project.dedup.semantic is not None else None)
+
+
+def keys_of(digest: bytes, rows: Sequence[Row], labels: Sequence[str | None] | None) -> Keys:
+    """128 bits for each row's prompt, answer and class under a digest; the lowest bit is left free."""
+    out = bytearray()
+    for place, row in enumerate(rows):
+        prompt, completion = (text.encode() for text in row.texts)
+        label = labels[place] if labels else None
+        hashed = hashlib.blake2b(b"%d:" % len(prompt) + prompt, digest_size=16, key=digest)
+        hashed.update(completion)
+        hashed.update(b"" if label is None else b"\0" + label.encode())
+        out += hashed.digest()
+    keys = np.frombuffer(bytes(out), np.uint64).reshape(-1, 2).copy()
+    keys[:, 1] &= ~_DOUBT
+    return keys
+
+
+def find_seen(workspace: Workspace, digest: bytes, keys: Keys, *, with_doubts: bool) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """The rows that the latest finished screen found to be no leak under this digest; `with_doubts` those just below the cut too."""
+    known = np.frombuffer(facts.latest_screened(workspace.db, digest), np.uint64).reshape(-1, 2)
+    if not len(known):
+        return np.zeros(len(keys), np.bool_)
+    if not with_doubts:
+        known = known[known[:, 1] & _DOUBT == 0]
+    at = np.minimum(np.searchsorted(known[:, 0], keys[:, 0]), max(len(known) - 1, 0))
+    same = (known[at, 0] == keys[:, 0]) & (known[at, 1] & ~_DOUBT == keys[:, 1]) if len(known) else np.zeros(len(keys), np.bool_)
+    return np.asarray(same)
+
+
+def add_seen(workspace: Workspace, digest: bytes, keys: Keys, *, doubtful: np.ndarray[Any, np.dtype[np.bool_]], run: int) -> None:
+    """Keep the keys of rows that are no leak with the run that looked at them."""
+    marked = keys.copy()
+    marked[doubtful, 1] |= _DOUBT
+    facts.add_screened(workspace.db, run, digest, marked[np.lexsort((marked[:, 1], marked[:, 0]))].tobytes())
+
+
+@cache
+def _code_digest() -> str:
+    """The code that decides what a leak is; versions would not tell two commits of one version apart."""
+    package = Path(__file__).parents[1]
+    files = [*package.glob("leakage/**/*.py"), *package.glob("dedup/**/*.py"), *package.glob("embed/*.py")]
+    hashed = hashlib.sha256()
+    for path in sorted(files):
+        hashed.update(path.name.encode() + b"\0" + path.read_bytes())
+    return hashed.hexdigest()

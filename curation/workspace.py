@@ -1,0 +1,145 @@
+"""What every stage has at hand: the project's folder, its file and its workbench; and what every stage tells when it is done."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from curation.config.project import Project, load_project
+from curation.errors import ProjectError
+from curation.patterns import compile_pattern
+from curation.plan import Cell
+from curation.store import records
+from curation.store.database import Database, open_store
+from curation.store.records import Row
+from curation.validate import load_table
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """An open project."""
+
+    folder: Path
+    project: Project
+    db: Database
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage did, for the screen and for `--json`."""
+
+    stage: str
+    rows_in: int = 0
+    rows_out: int = 0
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    """Sentences: what to look at, what to do next."""
+
+    def as_values(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {"stage": self.stage, "in": self.rows_in, "out": self.rows_out, **self.counts, "notes": list(self.notes)}
+
+
+@contextmanager
+def open_workspace(folder: Path) -> Iterator[Workspace]:
+    """Open the project in FOLDER."""
+    project = load_project(folder)
+    with open_store(folder) as db, _rare_collections():
+        yield Workspace(folder, project, db)
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """A stage makes millions of objects and hardly a cycle; at Python's thresholds a third of its time goes into looking for some."""
+    before = gc.get_threshold()
+    gc.set_threshold(max(before[0], 50_000) if before[0] else 0, 20, 50)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def load_cells(workspace: Workspace) -> list[Cell]:
+    """The plan as it stands in the workbench."""
+    return [Cell.model_validate_json(body) for body in records.list_cells(workspace.db)]
+
+
+def load_seeds(folder: Path) -> list[dict[str, str]]:
+    """The worked examples in seeds.jsonl.
+
+    Raises:
+        ProjectError: a line is no JSON object, with its number.
+    """
+    path = folder / "seeds.jsonl"
+    if not path.is_file():
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ProjectError(str(path), f"is not UTF-8 text (byte {error.start})", "save it as UTF-8 and run again") from error
+    seeds = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            seed = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ProjectError(f"{path}, line {number}", f"is not JSON ({error.msg})", "mend the line and run again") from error
+        if not isinstance(seed, dict) or not {"instruction", "output"} <= seed.keys():
+            raise ProjectError(f"{path}, line {number}", "has no `instruction` and `output`", "mend the line and run again")
+        seeds.append({key: str(seed.get(key) or "") for key in ("instruction", "input", "output")})
+    return seeds
+
+
+def load_grounding(workspace: Workspace) -> pa.Table | None:
+    """The table the plan writes about."""
+    grounding = workspace.project.plan.grounding
+    return load_table(workspace.folder / grounding.table) if grounding else None
+
+
+def references_of(workspace: Workspace, rows: Sequence[Row], cells: Sequence[Cell]) -> dict[int, dict[str, Any]]:
+    """The table row or passage each record is about, by seq: its cell's, or the row its label names."""
+    by_cell = {cell.id: cell.reference for cell in cells if cell.reference is not None}
+    references = {row.seq: by_cell[row.cell] for row in rows if row.cell in by_cell}
+    missing = {row.seq: row.label for row in rows if row.seq not in references and row.kind == "instruction" and row.label}
+    grounding, table = workspace.project.plan.grounding, load_grounding(workspace) if missing else None
+    if grounding is None or table is None:
+        return references
+    import pyarrow.compute as pc
+
+    wanted = table.filter(pc.is_in(table[grounding.key].cast(pa.string()), value_set=pa.array(sorted(set(missing.values())), pa.string())))
+    shown = {str(row[grounding.key]): {k: row[k] for k in (grounding.show or row)} for row in wanted.to_pylist()}
+    return references | {seq: shown[label] for seq, label in missing.items() if label in shown}
+
+
+def label_of(workspace: Workspace, row: Row) -> str | None:
+    """The record's class; for a pair what the answer meant to be better says."""
+    if row.kind == "instruction":
+        return row.label
+    pattern = workspace.project.records.label_pattern
+    found = compile_pattern(pattern, multiline=False).search(checked_answer(row)) if pattern and row.better is not None else None
+    return found.group(1) if found else None
+
+
+def checked_answer(row: Row) -> str:
+    """The answer that checks and labels read: of a pair, the one meant to be better."""
+    return row.answers[row.better or 0]
+
+
+Progress = Callable[[str, int, int, str], None]
+"""Told (stage, done, total, a few words)."""
+
+
+def texts_for_dedup(workspace: Workspace, made: Iterable[tuple[str, str]]) -> list[str]:
+    """Of each (prompt, completion) the text in which duplicates are looked for, as the project chooses."""
+    choice = workspace.project.dedup.text
+    if choice == "both":
+        return [f"{prompt}\n\n{completion}" for prompt, completion in made]
+    return [prompt if choice == "prompt" else completion for prompt, completion in made]
