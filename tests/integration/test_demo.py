@@ -18,7 +18,7 @@ from curation.simulation.scorecard import CURATE_STEPS, KINDS, OTHER_STEPS, writ
 
 pytestmark = [pytest.mark.demo, pytest.mark.argilla, pytest.mark.model]
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "curation" / "standin" / "demo.sh"
+SCRIPT = ROOT / "curation" / "simulation" / "demo.sh"
 
 
 @pytest.fixture(scope="module")
