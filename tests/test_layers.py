@@ -340,3 +340,20 @@ def test_small_parquet_reads_start_no_threads() -> None:
     ]
     assert len(calls) >= 5
     assert [str(path) for path, node in calls if "use_threads=False" not in ast.unparse(node)] == []
+
+
+def test_no_test_imports_another_test() -> None:
+    """What tests share is in `tests/support/` or `conftest.py`."""
+    found = []
+    for path in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and any(part.startswith("test_") for part in (node.module or "").split(".")):
+                found.append(f"{path.relative_to(ROOT)}: {node.module}")
+    assert found == []
+
+
+def test_every_test_of_a_package_is_in_the_folder_of_that_package() -> None:
+    """`tests/curation/dedup/` tests `curation/dedup/`; tests of several parts are in `tests/integration/`."""
+    for package in ("curation", "training", "argilla_setup"):
+        for folder in (path.parent for path in (ROOT / "tests" / package).rglob("test_*.py")):
+            assert (ROOT / folder.relative_to(ROOT / "tests")).is_dir(), folder

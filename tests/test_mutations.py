@@ -1,4 +1,4 @@
-"""The mutation list: a test dies with each guard. See tests/mutations.py."""
+"""The mutation list: a test dies with each guard. See tests/support/mutations.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.mutations import MUTATIONS, Mutation
+from tests.support.mutations import MUTATIONS, Mutation
 
 PARTS = ("curation", "training", "argilla_setup", "tests", "pyproject.toml", "README.md", "docker-compose.yml", "Makefile", "LICENSE")
 
@@ -69,7 +69,7 @@ def test_without_a_mutation_all_pass(copy: Path) -> None:
 def test_no_mutant_survives(mutation: Mutation, copy: Path) -> None:
     path = copy / mutation.file
     whole = path.read_text(encoding="utf-8")
-    assert whole.count(mutation.old) == 1, "the guard's text was not found: the line in tests/mutations.py has to change"
+    assert whole.count(mutation.old) == 1, "the guard's text was not found: the line in tests/support/mutations.py has to change"
     try:
         path.write_text(whole.replace(mutation.old, mutation.new), encoding="utf-8")
         done = run(copy, mutation.test)

@@ -2,7 +2,7 @@
 
 Weights in NF4 with quantized constants, the adapter with its gradients and AdamW, activations with or without checkpointing,
 the output head's tile, and a dequantized matrix at a time. Activations are what autograd keeps of a Llama block with LoRA, counted to
-the byte on a CPU (`tests/test_training_memory.py`); the head's tile is read from TRL 1.16 (`kernels/chunked_logprob.py`). run.json has
+the byte on a CPU (`tests/training/test_memory.py`); the head's tile is read from TRL 1.16 (`kernels/chunked_logprob.py`). run.json has
 the estimate and the peak of each run. On a GPU nothing was measured.
 """
 

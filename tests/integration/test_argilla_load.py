@@ -12,7 +12,7 @@ import pytest
 from argilla_setup.server.doctor import examine
 from benchmarks import argilla as workspace
 from benchmarks.argilla_load import answer_beside_push
-from tests.integration.argilla_server import RunningArgilla
+from tests.support.argilla_server import RunningArgilla
 
 pytestmark = pytest.mark.argilla
 SOAK = bool(os.environ.get("SEEDCORN_SOAK"))

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from argilla_setup import forms
-from tests.integration import clinic as data
-from tests.integration.argilla_server import RunningArgilla
-from tests.integration.browsing import browser, fresh, lines, log_in, opened, picture
-from tests.integration.clinic import ALONE, BULK, ELSEWHERE, LOOKING, NOTES, PAIRS, STRANGERS, Clinic, open_clinic
+from tests.support import clinic as data
+from tests.support.argilla_server import RunningArgilla
+from tests.support.browsing import browser, fresh, lines, log_in, opened, picture
+from tests.support.clinic import ALONE, BULK, ELSEWHERE, LOOKING, NOTES, PAIRS, STRANGERS, Clinic, open_clinic
 
 __all__ = ["browser"]
 pytestmark = [pytest.mark.argilla, pytest.mark.browser]

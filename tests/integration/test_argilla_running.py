@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ from argilla_setup.server.home import Home, load_secrets, open_home
 from argilla_setup.server.processes import find_processes
 from argilla_setup.server.status import describe_server
 from argilla_setup.server.upgrade import upgrade_server
-from curation.review import Shown, form_settings
-from tests.integration.argilla_server import RunningArgilla, answers_in, open_review, push_all
+from tests.support.argilla_people import as_person, dataset_of, found, person, push, submit, wait_for
+from tests.support.argilla_server import RunningArgilla, answers_in
 
 pytestmark = pytest.mark.argilla
 
@@ -39,49 +39,6 @@ def cli(*arguments: str | Path, code: int = 0) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == code, done
     return done.stdout
-
-
-def wait_for(condition: Callable[[], bool], *, seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.1)
-
-
-def shown(count: int, topic: str) -> list[Shown]:
-    return [Shown(f"r{n:03}", {"prompt": f"{topic} {n}", "completion": "x"}, {"score_total": float(n)}, {}, [1.0, n]) for n in range(count)]
-
-
-def push(home: Home, workspace: str, people: list[str], *, count: int, topic: str) -> Any:
-    review = open_review(home, workspace, people)
-    settings = form_settings("instruction", criteria=["accuracy"], dimensions=2, overlap=1)
-    assert push_all(review, "cases", shown(count, topic), settings=settings) == count
-    return review
-
-
-def person(home: Home, name: str) -> dict[str, Any]:
-    return dict(json.loads((home.users_folder / f"{name}.json").read_text()))
-
-
-def as_person(url: str, key: str) -> httpx.Client:
-    return httpx.Client(base_url=f"{url}/api/v1/", headers={"X-Argilla-Api-Key": key}, timeout=60)
-
-
-def found(http: httpx.Client, dataset: str, *, limit: int = 100, text: str | None = None) -> list[dict[str, Any]]:
-    body = {"query": {"text": {"q": text}}} if text else {}
-    answer = http.post(f"me/datasets/{dataset}/records/search", params={"limit": limit, "include": "responses"}, json=body)
-    assert answer.status_code == 200, answer.text
-    return [item["record"] for item in answer.json()["items"]]
-
-
-def dataset_of(http: httpx.Client, name: str = "cases") -> str:
-    return next(str(item["id"]) for item in http.get("me/datasets").json()["items"] if item["name"] == name)
-
-
-def submit(http: httpx.Client, record: str) -> str:
-    answer = http.post(f"records/{record}/responses", json={"values": {"verdict": {"value": "approve"}}, "status": "submitted"})
-    assert answer.status_code == 201, answer.text
-    return str(answer.json()["id"])
 
 
 def test_two_projects_on_one_server_do_not_meet(argilla_home: RunningArgilla) -> None:

@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,10 @@ from argilla_setup.server.environment import environment_folder
 from argilla_setup.server.home import load_secrets, open_home
 from argilla_setup.server.processes import find_processes
 from argilla_setup.users import Account
-from tests.integration.argilla_server import REPOSITORY, RunningArgilla
+from tests.support.argilla_records import COUNT, WORKSPACE, as_person, make_dataset, search, settings, wait_for
+from tests.support.argilla_server import REPOSITORY, RunningArgilla
 
 pytestmark = pytest.mark.argilla
-WORKSPACE = "review"
-COUNT = 30
 
 
 @pytest.fixture(scope="module")
@@ -60,36 +59,10 @@ def dataset(client: Any) -> Any:
     return make_dataset(client, "known", range(COUNT))
 
 
-def make_dataset(client: Any, name: str, numbers: Sequence[int], *, overlap: int = 2) -> Any:
-    import argilla as rg
-
-    made = ensure_dataset(client, name, workspace=WORKSPACE, settings=settings(overlap=overlap))
-    records = [
-        rg.Record(
-            id=f"r{n:02}",
-            fields={"prompt": f"{'diabetes' if n % 2 else 'asthma'} case number {n}", "completion": f"Code: J45.{n}"},
-            metadata={"score_total": n / 3, "score_accuracy": float(n % 5), "topic": "lung" if n % 2 == 0 else "sugar"},
-            vectors={"embedding": [float(COUNT - n), float(n)]},
-            suggestions=[rg.Suggestion("edited_completion", f"Code: J45.{n}", agent="teacher")],
-        )
-        for n in numbers
-    ]
-    made.records.log(records)
-    return made
-
-
-def settings(*, overlap: int = 2, criteria: Sequence[str] = ("accuracy",), dimensions: int = 2) -> Any:
-    return forms.instruction_settings(criteria, vector_dimensions=dimensions, overlap=overlap)
-
-
 def names(dataset: Any, **query: Any) -> list[str]:
     import argilla as rg
 
     return [record.id for record in dataset.records(rg.Query(**query))]
-
-
-def as_person(argilla: RunningArgilla, person: Account) -> httpx.Client:
-    return httpx.Client(base_url=f"{argilla.url}/api/v1/", headers={"X-Argilla-Api-Key": person.api_key}, timeout=30)
 
 
 def as_owner(argilla: RunningArgilla) -> httpx.Client:
@@ -107,23 +80,8 @@ def submit(http: httpx.Client, record: str, *, verdict: str, status: str = "subm
     return dict(answer.json())
 
 
-def search(http: httpx.Client, dataset: Any, body: dict[str, Any] | None = None, *, offset: int = 0, limit: int = 50) -> dict[str, Any]:
-    include = {"include": ["responses", "suggestions"]}
-    path = f"me/datasets/{dataset.id}/records/search"
-    answer = http.post(path, params={"offset": offset, "limit": limit} | include, json=body or {})
-    assert answer.status_code == 200, answer.text
-    return dict(answer.json())
-
-
 def shown(found: dict[str, Any]) -> list[str]:
     return [item["record"]["external_id"] for item in found["items"]]
-
-
-def wait_for(condition: Callable[[], bool], *, seconds: float = 40) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.1)
 
 
 def test_a_text_query_leaves_out_what_does_not_match(dataset: Any) -> None:

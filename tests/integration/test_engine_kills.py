@@ -15,8 +15,8 @@ import pytest
 from argilla_setup.bootstrap import connect, ensure_workspace
 from argilla_setup.engine.consistency import find_gaps
 from argilla_setup.server.control import describe_server
-from tests.integration.argilla_server import RunningArgilla
-from tests.integration.test_argilla_server import WORKSPACE, as_person, make_dataset, search, wait_for
+from tests.support.argilla_records import WORKSPACE, as_person, make_dataset, search, wait_for
+from tests.support.argilla_server import RunningArgilla
 
 pytestmark = pytest.mark.argilla
 KILLS = 30 if os.environ.get("SEEDCORN_SOAK") else 3

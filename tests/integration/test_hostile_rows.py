@@ -27,8 +27,8 @@ from curation import stages
 from curation.review import ArgillaReview, Shown, fit_to_page, form_settings
 from curation.stages import open_workspace
 from curation.store import facts, records
-from tests.integration.argilla_server import RunningArgilla, answers_in, open_review, push_all
-from tests.integration.browsing import PATIENCE_MS, browser, logged_in, opened, picture
+from tests.support.argilla_server import RunningArgilla, answers_in, open_review, push_all
+from tests.support.browsing import PATIENCE_MS, browser, logged_in, opened, picture
 
 __all__ = ["browser"]
 pytestmark = [pytest.mark.argilla, pytest.mark.browser]

@@ -17,7 +17,7 @@ import pytest
 
 from curation import stages
 from curation.simulation.process import start, stop
-from tests.integration.killing import (
+from tests.support.killing import (
     LANDED,
     Calls,
     RequestLog,
@@ -30,6 +30,7 @@ from tests.integration.killing import (
     running,
     wait_for,
 )
+from tests.support.kills import CHOICES, FAILURES, PER_CELL, ROWS, SCORES, copied
 
 CONCURRENCY, LATENCY = 4, 0.1
 CALLS_PER_KILL = 6
@@ -108,20 +109,6 @@ class Kills:
         assert all(times <= end.lost[sha] for sha, times in again.items())
         assert 0 < end.lost.total() <= CONCURRENCY * self.landed
         assert sum(again.values()) > 0  # some were answered and never arrived, or the kills hit nothing
-
-
-ROWS = """
-  SELECT o.cell, o.source, o.item, o.part, o.role, hex(r.id), o.better FROM origins o JOIN records r USING (seq)
-  ORDER BY o.cell, o.source, o.item, o.part"""
-FAILURES = "SELECT stage, slot, call, reason FROM failures ORDER BY 1, 2, 3"
-SCORES = "SELECT hex(r.id), s.digest, s.criterion, s.value, s.rationale, s.call FROM scores s JOIN records r USING (seq) ORDER BY 1, 2, 3"
-CHOICES = "SELECT hex(r.id), c.digest, c.shown, c.winner, c.rationale, c.call FROM choices c JOIN records r USING (seq) ORDER BY 1, 2, 3"
-PER_CELL = "SELECT cell, count(*) FROM origins WHERE role = 'row' GROUP BY cell HAVING count(*) <> 1"
-
-
-def copied(source: Path, target: Path) -> Path:
-    """A project to disturb. The address of the stand-in goes along."""
-    return Path(shutil.copytree(source, target))
 
 
 def spent(project: Path, stage: str) -> int:

@@ -19,8 +19,8 @@ import pytest
 from curation import stages
 from curation.simulation.process import start, stop
 from curation.simulation.request_parser import body_sha
-from tests.integration.killing import LANDED, RequestLog, kill_at, kills_of, query, read_calls, running
-from tests.integration.test_kills import CHOICES, FAILURES, PER_CELL, ROWS, SCORES, copied
+from tests.support.killing import LANDED, RequestLog, kill_at, kills_of, query, read_calls, running
+from tests.support.kills import CHOICES, FAILURES, PER_CELL, ROWS, SCORES, copied
 
 pytestmark = pytest.mark.model  # a minute of process starts
 BATCH_SECONDS, CELLS, KILLS_A_TRIAL = 1.0, 24, 2

@@ -16,9 +16,9 @@ from curation import judge as scoring
 from curation import stages
 from curation.stages import open_workspace
 from curation.store import facts, records
-from tests.integration.argilla_server import RunningArgilla
-from tests.integration.killing import LANDED, finish, kill_at, kills_of, query
-from tests.integration.relay import Relay, relay_to
+from tests.support.argilla_server import RunningArgilla
+from tests.support.killing import LANDED, finish, kill_at, kills_of, query
+from tests.support.relay import Relay, relay_to
 
 pytestmark = [pytest.mark.argilla, pytest.mark.timeout(2400)]
 ROWS_PER_KILL = 150

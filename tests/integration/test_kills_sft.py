@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.killing import LANDED, finish, kill_at, kills_of, moments
-from tests.training_samples import build_project, run_settings, write_run_file
+from tests.support.killing import LANDED, finish, kill_at, kills_of, moments
+from tests.support.training_samples import build_project, run_settings, write_run_file
 from training.adapter import folder_digest
 from training.config import load_run_file
 from training.preflight import preflight

@@ -23,8 +23,8 @@ from argilla_setup.server.doctor import examine
 from argilla_setup.server.home import Home, open_home
 from argilla_setup.server.settings import Asked
 from argilla_setup.server.status import describe_server
-from tests.integration.argilla_server import answers_in
-from tests.integration.test_argilla_running import as_person, dataset_of, found, person, push, submit, wait_for
+from tests.support.argilla_people import as_person, dataset_of, found, person, push, submit, wait_for
+from tests.support.argilla_server import answers_in
 
 pytestmark = pytest.mark.argilla
 

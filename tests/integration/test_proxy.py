@@ -16,8 +16,8 @@ import httpx
 import pytest
 
 from argilla_setup.server.control import any_free_port
-from tests.integration.argilla_server import REPOSITORY, RunningArgilla
-from tests.integration.test_argilla_running import dataset_of, found, person, push, submit, wait_for
+from tests.support.argilla_people import dataset_of, found, person, push, submit, wait_for
+from tests.support.argilla_server import REPOSITORY, RunningArgilla
 
 pytestmark = pytest.mark.argilla
 TEMPLATE = REPOSITORY / "argilla_setup" / "server" / "nginx.conf"

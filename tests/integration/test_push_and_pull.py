@@ -22,8 +22,8 @@ from curation.review import Shown, connect, find_dataset
 from curation.review.records import WITHDRAWN, Answered, restore_records
 from curation.store import facts, records, reviews, runs
 from curation.store.database import open_store
-from tests.integration.argilla_server import RunningArgilla
-from tests.test_pipeline import blank, import_plain, score_by_hand
+from tests.support.argilla_server import RunningArgilla
+from tests.support.projects import blank, import_plain, score_by_hand
 
 pytestmark = [pytest.mark.argilla, pytest.mark.timeout(600)]
 ROWS = 12

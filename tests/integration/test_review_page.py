@@ -16,8 +16,8 @@ from curation.simulation.process import start, stop
 from curation.store import facts, reviews
 from curation.views.annotations import opinions_by_seq
 from curation.workspace import open_workspace
-from tests.integration.argilla_server import RunningArgilla
-from tests.integration.browsing import browser, fresh, log_in, opened, picture
+from tests.support.argilla_server import RunningArgilla
+from tests.support.browsing import browser, fresh, log_in, opened, picture
 
 __all__ = ["browser"]
 pytestmark = [pytest.mark.argilla, pytest.mark.browser, pytest.mark.model]

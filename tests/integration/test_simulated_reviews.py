@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.simulation.review_client import simulate_reviews
-from tests.icd_samples import TABLE, answer_lines
-from tests.integration.argilla_server import RunningArgilla
+from tests.support.argilla_server import RunningArgilla
+from tests.support.icd_samples import TABLE, answer_lines
 
 pytestmark = pytest.mark.argilla
 ROWS, WORKSPACE = 130, "simulated-reviews"

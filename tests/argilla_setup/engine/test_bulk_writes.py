@@ -1,0 +1,222 @@
+"""Writing to the index: read at once, by every process and thread, replaced and forgotten whole, carried over from older files."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from argilla_setup.engine.documents import RecordDoc, ResponseDoc, SuggestionDoc
+from argilla_setup.engine.filters import Scope, Terms
+from argilla_setup.engine.index import Contradiction, Index
+from argilla_setup.engine.schema import VERSION
+from argilla_setup.engine.search import Question, count_responses, search, search_similar
+from argilla_setup.engine.sorting import Sort
+from tests.support.engine_docs import DOCS, fill, make_docs, put_in_order
+
+
+def test_a_new_vector_is_seen_at_once(tmp_path: Path) -> None:
+    made = fill(
+        tmp_path / "s.db", [RecordDoc("a", {"prompt": ""}, vectors={"v": [1, 0]}), RecordDoc("b", {"prompt": ""}, vectors={"v": [0, 1]})]
+    )
+
+    def first() -> str:
+        return search_similar(made, "d", vector="v", value=[1, 0], question=Question()).hits[0].record
+
+    assert first() == "a"
+    made.put_records("d", [RecordDoc("a", {}, vectors={"v": [-1, 0]}), RecordDoc("b", {}, vectors={"v": [1, 0.1]})])
+    assert first() == "b"
+    made.delete_records("d", ["b"])
+    assert first() == "a"
+
+
+def test_writing_a_record_again_replaces_it(tmp_path: Path) -> None:
+    made = fill(tmp_path / "s.db", [RecordDoc("a", {"prompt": "old words"}, metadata={"topic": "a"}), RecordDoc("b", {"prompt": "second"})])
+    made.put_records("d", [RecordDoc("a", {"prompt": "new words"}, metadata={"topic": "b"})])
+    assert search(made, "d", question=Question(text="old")).total == 0
+    assert search(made, "d", question=Question(filter=Terms(Scope("metadata", "topic"), ("a",)))).total == 0
+    assert [hit.record for hit in search(made, "d", question=Question()).hits] == ["a", "b"]
+
+
+def test_responses_and_suggestions_replace_by_id_and_question(tmp_path: Path) -> None:
+    made = fill(tmp_path / "s.db", [RecordDoc("a", {"prompt": ""})])
+    for verdict in ("approve", "reject"):
+        assert made.put_response("d", "a", ResponseDoc("1", "u1", "submitted", {"verdict": verdict}))
+        assert made.put_suggestion("d", "a", SuggestionDoc("verdict", verdict, agent="m"))
+
+    def total(entity: Any, value: str) -> int:
+        return search(made, "d", question=Question(filter=Terms(Scope(entity, "verdict"), (value,)))).total
+
+    assert [total("response", "approve"), total("response", "reject")] == [0, 1]
+    assert [total("suggestion", "approve"), total("suggestion", "reject")] == [0, 1]
+    made.delete_response("1")
+    made.delete_suggestion("a", "verdict")
+    assert [total("response", "reject"), total("suggestion", "reject")] == [0, 0]
+    assert made.put_response("d", "missing", ResponseDoc("2", "u1", "submitted")) is False
+
+
+def test_a_late_write_does_not_undo_a_newer_one(tmp_path: Path) -> None:
+    made = fill(tmp_path / "s.db", [RecordDoc("a", {"prompt": ""})])
+    for moment, verdict in ((2, "approve"), (1, "reject")):
+        made.put_response("d", "a", ResponseDoc("1", "u1", "submitted", {"verdict": verdict}, moment))
+    assert search(made, "d", question=Question(filter=Terms(Scope("response", "verdict"), ("approve",)))).total == 1
+
+
+def test_what_was_written_survives_and_another_process_sees_it(tmp_path: Path) -> None:
+    fill(tmp_path / "s.db")
+    code = (
+        "import sys; from pathlib import Path; from argilla_setup.engine.index import Index;"
+        "from argilla_setup.engine.search import Question, search;"
+        "print(search(Index(Path(sys.argv[1])), 'd', question=Question(text='asthma')).total)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s.db")], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == sum(doc.fields["prompt"] == "asthma" for doc in DOCS)
+
+
+def test_writers_in_several_threads_lose_nothing(tmp_path: Path) -> None:
+    made = fill(tmp_path / "s.db", [RecordDoc(f"r{n}", {"prompt": "x"}) for n in range(20)])
+
+    def answer(user: str) -> list[int]:
+        counts = []
+        for n in range(20):
+            made.put_response("d", f"r{n}", ResponseDoc(f"{user}-{n}", user, "submitted", {"verdict": "approve"}))
+            counts.append(count_responses(made, "d", user=user)["submitted"])
+        return counts
+
+    with ThreadPoolExecutor(4) as threads:
+        # Each reads its own write at once, whatever the others do.
+        assert list(threads.map(answer, ["a", "b", "c", "d"])) == [list(range(1, 21))] * 4
+    assert made.db.execute("SELECT count(*) FROM responses").fetchone() == (80,)
+
+
+@pytest.mark.parametrize("seed", range(40 if os.environ.get("SEEDCORN_SOAK") else 2))
+def test_two_processes_see_all_of_each_others_writes(tmp_path: Path, seed: int) -> None:
+    """Each keeps its own numbers in memory; every answer must be that of the file."""
+    draw = random.Random(seed)
+    both = fill(tmp_path / "s.db", []), Index(tmp_path / "s.db")
+    held: dict[str, RecordDoc] = {}
+    for doc in make_docs(150, seed=seed):
+        writer, reader = draw.sample(both, 2)
+        if held and draw.random() < 0.2:
+            gone = draw.choice(sorted(held))
+            writer.delete_records("d", [gone])
+            del held[gone]
+        writer.put_records("d", [doc])
+        held[doc.id] = doc
+        if draw.random() < 0.3:
+            continue
+        for index in (reader, writer):
+            order = Sort(Scope("metadata", "score"), descending=draw.random() < 0.5)
+            expected = [doc.id for doc in put_in_order(list(held.values()), [order])]
+            assert ids(search(index, "d", question=Question(), sort=[order], limit=200)) == expected
+            assert sorted(ids(search(index, "d", question=Question(), user="u1", limit=200))) == sorted(held)
+            assert set(ids(search(index, "d", question=Question("-asthma"), limit=200))) == {
+                doc.id for doc in held.values() if doc.fields["prompt"] != "asthma"
+            }
+            near = search_similar(index, "d", vector="v", value=[1, 0, 0, 0], question=Question(), limit=200)
+            assert sorted(ids(near)) == sorted(doc.id for doc in held.values() if doc.vectors)
+
+
+def test_an_open_view_sees_nothing_of_what_comes_meanwhile(tmp_path: Path) -> None:
+    made = fill(tmp_path / "s.db")
+    value = [1.0, 0.0, 0.0, 0.0]
+
+    def ask() -> tuple[int, int, set[str]]:
+        page = search(made, "d", question=Question(), user="u1", limit=200)
+        near = search_similar(made, "d", vector="v", value=value, question=Question(), limit=200)
+        return page.total, near.total, set(ids(page)) | set(ids(near))
+
+    def write() -> tuple[int, int, set[str]]:
+        made.put_records("d", [RecordDoc("new", {"prompt": "x"}, vectors={"v": value})])
+        return ask()
+
+    with made.read() as db, ThreadPoolExecutor(1) as other:
+        db.execute("SELECT 1 FROM records").fetchone()
+        before = ask()
+        after = other.submit(write).result()
+        assert "new" in after[2] and "new" not in before[2]
+        assert ask() == before
+    assert ask() == after
+
+
+def test_a_record_of_another_dataset_is_not_taken_over(tmp_path: Path) -> None:
+    made = fill(tmp_path / "s.db", [RecordDoc("a", {"prompt": "first"})])
+    made.create_dataset("other", fields=["prompt"], questions={})
+    with pytest.raises(Contradiction):
+        made.put_records("other", [RecordDoc("a", {"prompt": "second"})])
+    assert search(made, "d", question=Question("first")).total == 1
+
+
+def ids(page: Any) -> list[str]:
+    return [hit.record for hit in page.hits]
+
+
+def test_deleting_a_dataset_leaves_the_other(tmp_path: Path) -> None:
+    made = fill(tmp_path / "s.db")
+    made.create_dataset("other", fields=["prompt"], questions={})
+    made.put_records("other", [RecordDoc("o", {"prompt": "asthma"})])
+    made.delete_dataset("d")
+    made.delete_dataset("d")
+    assert search(made, "d", question=Question()).total == 0
+    assert search(made, "other", question=Question(text="asthma")).total == 1
+    left = {
+        table: made.db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("records", "responses", "answers", "vectors")
+    }
+    assert left == {"records": 1, "responses": 0, "answers": 0, "vectors": 0}
+    with pytest.raises(LookupError):
+        made.put_records("d", [RecordDoc("x", {})])
+
+
+OLDER = """
+CREATE TABLE datasets (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, fields TEXT NOT NULL, questions TEXT NOT NULL);
+CREATE TABLE records (seq INTEGER PRIMARY KEY, dataset INTEGER NOT NULL, id TEXT NOT NULL UNIQUE, status TEXT NOT NULL);
+CREATE TABLE vectors (record INTEGER NOT NULL, vector TEXT NOT NULL, value BLOB NOT NULL, UNIQUE (record, vector));
+CREATE VIRTUAL TABLE text_1 USING fts5(f0, tokenize = "ascii tokenchars '_'");
+CREATE VIRTUAL TABLE text_1_words USING fts5vocab(text_1, 'row');
+INSERT INTO datasets VALUES (1, 'd', '["prompt"]', '{}');
+INSERT INTO records VALUES (1, 1, 'a', 'pending');
+INSERT INTO text_1 (rowid, f0) VALUES (1, 'e11 65')
+"""
+
+
+@pytest.mark.parametrize("version", [0, VERSION + 1])
+def test_a_file_of_another_release_becomes_one_of_this(tmp_path: Path, version: int) -> None:
+    with closing(sqlite3.connect(tmp_path / "s.db")) as db:
+        db.executescript(f"{OLDER}; PRAGMA user_version = {version}")
+    made = Index(tmp_path / "s.db")
+    assert made.db.execute("PRAGMA user_version").fetchone() == (VERSION,)
+    # Its terms were cut otherwise, so it is empty, and the check at the server's start finds the database's records missing.
+    assert made.find_dataset("d") is None
+    made = fill(tmp_path / "s.db", [RecordDoc("a", {"prompt": "E11.65"}, vectors={"v": [1, 0]})])
+    assert search(Index(tmp_path / "s.db"), "d", question=Question("E11.65")).total == 1
+
+
+def test_a_file_of_the_first_schema_keeps_all_it_holds(tmp_path: Path) -> None:
+    made = fill(tmp_path / "s.db")
+    order = [hit.record for hit in search(made, "d", question=Question(), user="u1").hits]
+    near = search_similar(made, "d", vector="v", value=[1, 0, 0, 0], question=Question())
+    with closing(sqlite3.connect(tmp_path / "s.db")) as db:
+        db.executescript(
+            "ALTER TABLE generations RENAME COLUMN name TO vector; DELETE FROM generations WHERE vector NOT LIKE '%/%';"
+            "DROP INDEX records_by_status; CREATE INDEX records_by_status ON records (dataset, status, shuffle); PRAGMA user_version = 1"
+        )
+    later = Index(tmp_path / "s.db")
+    assert later.db.execute("PRAGMA user_version").fetchone() == (VERSION,)
+    assert columns_of_indexes(later) == columns_of_indexes(Index(tmp_path / "fresh.db"))
+    assert [hit.record for hit in search(later, "d", question=Question(), user="u1").hits] == order
+    assert search_similar(later, "d", vector="v", value=[1, 0, 0, 0], question=Question()) == near
+    later.put_records("d", [RecordDoc("new", {"prompt": "x"})])
+    assert search(later, "d", question=Question()).total == len(DOCS) + 1
+
+
+def columns_of_indexes(index: Index) -> list[tuple[str, str]]:
+    sql = "SELECT m.name, c.name FROM sqlite_master m, pragma_index_info(m.name) c WHERE m.type = 'index' AND m.name LIKE '%by%'"
+    return sorted(index.db.execute(sql).fetchall())

@@ -1,0 +1,275 @@
+"""`argilla-setup backup | restore | doctor | logs` and the choice of stores, on state folders whose server is down."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from argilla_setup.errors import UserError
+from argilla_setup.server.backup import restore_backup, write_backup
+from argilla_setup.server.database import count_contents
+from argilla_setup.server.doctor import Finding, examine
+from argilla_setup.server.home import Home, open_home
+from argilla_setup.server.logs import Follower, show_logs
+from argilla_setup.server.processes import MARK, stop_processes
+from argilla_setup.server.settings import Asked, Choices, choose, hide_password, load_choices, save_choices
+from tests.support.homes import make_home
+from tests.support.supervisors import SLEEP, make_supervisor
+
+
+def answer_all_the_time(home: Home, over: threading.Event, given: list[int]) -> None:
+    with contextlib.closing(sqlite3.connect(home.database, timeout=30)) as db:
+        while not over.is_set():
+            with db:
+                number = db.execute("INSERT INTO responses (record_id) VALUES (1)").lastrowid
+            given.append(int(number or 0))
+
+
+def test_a_backup_taken_while_people_answer_holds_every_answer_given_before_it(tmp_path: Path) -> None:
+    home, given, over = make_home(tmp_path / "a", answers=2000), list[int](), threading.Event()
+    (home.users_folder / "ada.json").write_text('{"username": "ada"}')
+    writer = threading.Thread(target=answer_all_the_time, args=(home, over, given))
+    writer.start()
+    try:
+        while len(given) < 50:
+            time.sleep(0.01)
+        before = len(given)
+        made = write_backup(home, tmp_path / "b.tar.gz")
+    finally:
+        over.set()
+        writer.join()
+    assert (tmp_path / "b.tar.gz").stat().st_mode & 0o777 == 0o600
+    other = open_home(tmp_path / "b")
+    assert restore_backup(other, tmp_path / "b.tar.gz").counts == made.counts == count_contents(other)
+    with contextlib.closing(sqlite3.connect(other.database)) as db:
+        held = {number for (number,) in db.execute("SELECT id FROM responses")}
+    assert set(range(2000)) | set(given[:before]) <= held <= set(range(2000)) | set(given)
+    assert other.secrets_file.read_bytes() == home.secrets_file.read_bytes()
+    assert (other.users_folder / "ada.json").read_text() == '{"username": "ada"}'
+    assert {path.stat().st_mode & 0o777 for path in (other.database, other.secrets_file, other.users_folder / "ada.json")} == {0o600}
+    assert not list(home.folder.glob("backup-*")) and not list(other.folder.glob("restore-*"))
+
+
+def test_a_restore_sets_aside_and_never_overwrites(tmp_path: Path) -> None:
+    home = make_home(tmp_path / "a", answers=3)
+    write_backup(home, tmp_path / "b.tar.gz")
+    with contextlib.closing(sqlite3.connect(home.database)) as db, db:
+        db.execute("INSERT INTO responses (id) VALUES (99)")
+    home.index.write_bytes(b"an index of before")
+    with pytest.raises(UserError, match=r"holds a server already \(4 responses\).*--replace"):
+        restore_backup(home, tmp_path / "b.tar.gz")
+    assert count_contents(home)["responses"] == 4
+    restore_backup(home, tmp_path / "b.tar.gz", replace=True)
+    assert count_contents(home)["responses"] == 3 and not home.index.exists()
+    [aside] = home.folder.glob("before-restore-*")
+    assert count_contents(Home(aside))["responses"] == 4
+
+
+def test_a_restore_refuses_a_home_in_use(tmp_path: Path) -> None:
+    home = make_home(tmp_path / "a")
+    write_backup(home, tmp_path / "b.tar.gz")
+    keeper = make_supervisor(home, SLEEP)
+    try:
+        keeper.start()
+        with pytest.raises(UserError, match=r"is running.*argilla-setup down"):
+            restore_backup(home, tmp_path / "b.tar.gz", replace=True)
+    finally:
+        keeper.stop()
+        stop_processes(home)
+
+
+def rewrite(file: Path, change: dict[str, Any], *, name: str = "", body: bytes = b"") -> Path:
+    """The backup with a changed manifest, or one part's bytes replaced."""
+    folder = file.parent / "unpacked"
+    with tarfile.open(file) as archive:
+        archive.extractall(folder, filter="data")
+    manifest = json.loads((folder / "manifest.json").read_text()) | change
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    if name:
+        (folder / name).write_bytes(body)
+    other = file.with_name("changed.tar.gz")
+    with tarfile.open(other, "w:gz") as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.add(path, arcname=path.relative_to(folder).as_posix(), recursive=False)
+    return other
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "words"),
+    [
+        ({}, "argilla.db", "argilla.db is damaged"),
+        ({}, "secrets.json", "secrets.json is damaged"),
+        ({"version": 2}, "", "newer release"),
+        ({"format": "else"}, "", "no backup of ours"),
+        ({"sha256": {"../../evil": "0"}}, "", "that no backup of ours has"),
+        ({"sha256": {"users/../../evil.json": "0"}}, "", "that no backup of ours has"),
+        ({"sha256": {}}, "", "has no argilla.db and no secrets.json"),
+        ({"sha256": None}, "", "its manifest.json is damaged"),
+        ({"sha256": {"users/a\0b.json": "0"}}, "", "has no argilla.db and no secrets.json"),
+        ({"version": "1"}, "", "its manifest.json is damaged"),
+        ({"counts": {"responses": "many"}}, "", "its manifest.json is damaged"),
+        ({"created": None}, "", "its manifest.json is damaged"),
+    ],
+)
+def test_a_backup_that_was_touched_changes_nothing(tmp_path: Path, change: dict[str, Any], name: str, words: str) -> None:
+    write_backup(make_home(tmp_path / "a"), tmp_path / "b.tar.gz")
+    changed = rewrite(tmp_path / "b.tar.gz", change, name=name, body=b"{}")
+    other = open_home(tmp_path / "c")
+    with pytest.raises(UserError, match=words):
+        restore_backup(other, changed)
+    assert not other.database.exists() and not other.secrets_file.exists() and not (tmp_path / "evil").exists()
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"secrets.json": b"{}"}, "has no argilla.db"),
+        ({"argilla.db": b""}, "has no secrets.json"),
+        ({"argilla.db": b"", "secrets.json": b"{}"}, "its argilla.db is no database of Argilla"),
+        ({"argilla.db": b"SQLite format 3\0" + bytes(200), "secrets.json": b"{}"}, "is damaged"),
+        ({"argilla.db": bytes(300 * 2**20), "secrets.json": b"{}"}, r"expands to more than 268,435,456 bytes"),
+    ],
+)
+def test_a_backup_that_lacks_a_part_or_holds_something_else_is_refused(tmp_path: Path, parts: dict[str, bytes], words: str) -> None:
+    manifest = {
+        "format": "seedcorn-argilla-backup", "version": 1, "file": "b", "created": "now", "lock": "l", "counts": {},
+        "sha256": {name: hashlib.sha256(body).hexdigest() for name, body in parts.items()},
+    }  # fmt: skip
+    with tarfile.open(tmp_path / "b.tar.gz", "w:gz") as archive:
+        for name, body in {"manifest.json": json.dumps(manifest).encode(), **parts}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(body)
+            archive.addfile(info, io.BytesIO(body))
+    home = open_home(tmp_path / "c")
+    before = sorted(home.folder.rglob("*"))
+    with pytest.raises(UserError, match=words):
+        restore_backup(home, tmp_path / "b.tar.gz")
+    assert sorted(home.folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("body", [b"", b"not a tar", b"\x1f\x8b\x08\x00cut off"])
+def test_what_is_no_backup_is_one_sentence(tmp_path: Path, body: bytes) -> None:
+    (tmp_path / "x").write_bytes(body)
+    with pytest.raises(UserError, match="no whole backup of ours"):
+        restore_backup(open_home(tmp_path / "c"), tmp_path / "x")
+    with pytest.raises(UserError, match="does not exist"):
+        restore_backup(open_home(tmp_path / "c"), tmp_path / "y")
+
+
+def wrong(found: list[Finding], about: str) -> list[Finding]:
+    return [finding for finding in found if finding.about == about and finding.level == "wrong"]
+
+
+def test_doctor_closes_open_files(tmp_path: Path) -> None:
+    home = make_home(tmp_path / "a")
+    assert not wrong(examine(home), "files")
+    home.secrets_file.chmod(0o644)
+    home.folder.chmod(0o755)
+    found = wrong(examine(home), "files")
+    assert len(found) == 2 and f"chmod 600 {home.secrets_file}" in {finding.next_step for finding in found}
+    assert all(finding.fixed for finding in wrong(examine(home, fix=True), "files"))
+    assert not wrong(examine(home), "files") and home.secrets_file.stat().st_mode & 0o777 == 0o600
+
+
+def test_doctor_names_what_is_damaged_missing_and_left_over(tmp_path: Path) -> None:
+    home = make_home(tmp_path / "a")
+    home.secrets_file.write_text("{}")
+    home.database.write_bytes(b"SQLite format 3\0" + b"\xff" * 4000)
+    with subprocess.Popen(SLEEP, env=os.environ | {MARK: str(home.folder)}) as left:
+        try:
+            found = examine(home)
+            assert "is damaged" in wrong(found, "secrets")[0].text
+            assert "restore BACKUP" in wrong(found, "database")[0].next_step
+            assert "supervisor was killed" in wrong(found, "processes")[0].text
+            assert "upgrade" in wrong(found, "environment")[0].next_step
+            assert wrong(examine(home, fix=True), "processes")[0].fixed
+            assert not psutil.pid_exists(left.pid) and not wrong(examine(home), "processes")
+        finally:
+            left.kill()
+    command = [sys.executable, "-m", "argilla_setup", "doctor", "--home", str(home.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "Next: argilla-setup restore" in done.stdout and not done.stderr
+
+
+def test_doctor_sees_an_index_that_lacks_what_the_database_holds(tmp_path: Path) -> None:
+    home = make_home(tmp_path / "a")
+    with contextlib.closing(sqlite3.connect(home.database)) as db, db:
+        db.execute("INSERT INTO datasets VALUES (1)")
+        db.execute("INSERT INTO records VALUES (1, 1, 'pending', '2026-11-24 10:00:00.999984')")
+    [finding] = wrong(examine(home), "index")
+    assert "records" in finding.text and "builds it again" in finding.next_step
+
+
+def test_logs_stand_behind_their_process_and_are_followed(tmp_path: Path) -> None:
+    home = make_home(tmp_path / "a")
+    said: list[str] = []
+    with pytest.raises(UserError, match="has no logs yet"):
+        show_logs(home, process=None, lines=5, follow=False, say=said.append)
+    (home.logs_folder / "web.log").write_text("one\ntwo\nthree\n")
+    (home.logs_folder / "worker.log").write_text("job\n")
+    show_logs(home, process=None, lines=2, follow=False, say=said.append)
+    assert said == ["web        | two", "web        | three", "worker     | job"]
+    with pytest.raises(UserError, match="there are logs of web, worker"):
+        show_logs(home, process="postgres", lines=2, follow=False, say=said.append)
+    said.clear()
+    with Follower(home, say=said.append):
+        with (home.logs_folder / "web.log").open("a") as file:
+            file.write("four\nhalf a li")
+            file.flush()
+            time.sleep(0.5)
+            file.write("ne\n")
+        (home.logs_folder / "worker.log").rename(home.logs_folder / "worker.log.1")
+        (home.logs_folder / "worker.log").write_text("new\n")
+    assert sorted(said) == ["web        | four", "web        | half a line", "worker     | new"]
+
+
+def test_stores_by_option_then_environment_then_as_before(tmp_path: Path) -> None:
+    home = open_home(tmp_path / "a")
+    (tmp_path / "url").write_text("postgresql://u:secret@db/x\n")
+    named = choose(home, Asked(database_url=f"@{tmp_path / 'url'}", origins=("https://review.example.org",)), environment={})
+    assert named == Choices(database_url="postgresql://u:secret@db/x", origins=("https://review.example.org",))
+    save_choices(home, named)
+    assert load_choices(home) == named and home.settings_file.stat().st_mode & 0o777 == 0o600
+    told = {"ARGILLA_REDIS_URL": "redis://q:1/0", "ARGILLA_DATABASE_URL": "postgresql://other"}
+    both = choose(home, Asked(), environment=told)
+    assert (both.redis_url, both.database_url) == ("redis://q:1/0", "postgresql://other")
+    back = choose(home, Asked(database_url="local", redis_url="local"), environment=told)
+    assert (back.database_url, back.redis_url) == ("", "")
+    assert hide_password("postgresql://u:secret@db:5/x?password=y") == "postgresql://u:***@db:5/x"
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (Asked(database_url="postgresql://u:pw@h/d"), "holds a password.*@FILE"),
+        (Asked(database_url="mysql://h/d"), "must begin with postgresql://"),
+        (Asked(elasticsearch_url="h:9200"), "must begin with http://"),
+        (Asked(redis_url="@/nowhere/at/all"), "cannot be read"),
+        (Asked(origins=("*",)), "must be like https://"),
+        (Asked(origins=("https://a/b",)), "must be like https://"),
+    ],
+)
+def test_addresses_that_are_refused(tmp_path: Path, asked: Asked, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        choose(open_home(tmp_path / "a"), asked, environment={})
+
+
+def test_another_database_never_hides_answers(tmp_path: Path) -> None:
+    home = make_home(tmp_path / "a", answers=2)
+    with pytest.raises(UserError, match=r"holds 2 responses.*leave behind"):
+        choose(home, Asked(), environment={"ARGILLA_DATABASE_URL": "postgresql://db/x"})
+    assert choose(home, Asked(database_url="local"), environment={"ARGILLA_DATABASE_URL": "postgresql://db/x"}).database_url == ""

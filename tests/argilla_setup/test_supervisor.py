@@ -1,0 +1,329 @@
+"""`argilla-setup` without a server: its refusals, its secrets, its ports, and the supervisor over harmless children."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from argilla_setup.errors import UserError
+from argilla_setup.server.control import PortInUse, choose_port
+from argilla_setup.server.environment import LOCK, ensure_environment
+from argilla_setup.server.home import Home, ensure_secrets, identify, load_secrets, open_home
+from argilla_setup.server.processes import IDENTITY, MARK, Elsewhere, find_elsewhere, find_processes, read_processes, stop_processes
+from argilla_setup.server.settings import Choices
+from argilla_setup.server.supervisor import Child, Supervisor, server_environment
+from argilla_setup.users import check_name
+from tests.support.supervisors import SLEEP, make_supervisor
+
+
+def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "argilla_setup", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, check=False, timeout=120)
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 2, done
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert not done.stdout
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    made = open_home(tmp_path / "argilla")
+    try:
+        yield made
+    finally:
+        stop_processes(made)
+
+
+@pytest.fixture
+def busy_port() -> Iterator[int]:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        yield taken.getsockname()[1]
+
+
+def test_the_command_is_light() -> None:
+    code = "import argilla_setup.cli, sys; print(sorted({'argilla', 'httpx', 'psutil', 'numpy', 'platformdirs'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("verb", [["up"], ["down"], ["status"], ["secrets"], ["doctor"], ["backup"], ["restore"], ["upgrade"],
+                                  ["users", "add"], ["users", "list"], ["users", "rotate-key"], ["users", "remove"]])  # fmt: skip
+def test_each_verb_has_an_example_and_json(verb: list[str]) -> None:
+    done = run(*verb, "--help")
+    assert done.returncode == 0 and "Example: argilla-setup" in done.stdout and "--json" in done.stdout
+
+
+def test_a_port_in_use_is_one_sentence(home: Home, busy_port: int) -> None:
+    done = run("up", "--detach", "--home", home.folder, "--port", str(busy_port))
+    assert_refused(done, f"port {busy_port}", "something else listens", "--port 0")
+
+
+@pytest.mark.parametrize("port", ["70000", "-3"])
+def test_a_port_that_is_none(home: Home, port: str) -> None:
+    assert_refused(run("up", "--detach", "--home", home.folder, "--port", port), "1 to 65535")
+
+
+def test_before_the_first_start(home: Home) -> None:
+    assert_refused(run("secrets", "--home", home.folder), "holds no Argilla server", "argilla-setup up")
+    assert_refused(run("users", "add", "ada", "--workspace", "w", "--home", home.folder), "not up")
+    done = run("status", "--home", home.folder, "--json")
+    assert done.returncode == 1 and json.loads(done.stdout)["up"] is False
+    done = run("down", "--home", home.folder, "--json")
+    assert done.returncode == 0 and json.loads(done.stdout) == {"stopped": 0}
+
+
+def test_a_home_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert_refused(run("up", "--detach", "--home", tmp_path / "file"), "cannot hold the server's state", "--home")
+
+
+def test_packages_that_cannot_be_had_leave_nothing_half_built(home: Home, tmp_path: Path) -> None:
+    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_EXTRA_INDEX_URL": "", "PIP_RETRIES": "0", "PIP_NO_CACHE_DIR": "1"}
+    nowhere |= {"PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": "", "SEEDCORN_CACHE_DIR": str(tmp_path / "cache")}
+    done = run("up", "--detach", "--home", home.folder, "--port", "0", **nowhere)
+    assert done.returncode == 2
+    assert "could not be installed" in done.stderr.splitlines()[-1]
+    assert not list((tmp_path / "cache").rglob(".ready"))
+
+
+def test_a_python_the_server_does_not_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 14, 0))
+    with pytest.raises(UserError, match=r"3\.11, 3\.12 and 3\.13"):
+        ensure_environment(print)
+
+
+def test_the_chosen_port_is_kept(home: Home, busy_port: int) -> None:
+    first = choose_port(home, 0)
+    assert choose_port(home, None) == choose_port(home, 0) == first
+    with pytest.raises(PortInUse):
+        choose_port(home, busy_port)
+    assert choose_port(home, None) == first
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", first))
+        taken.listen()
+        assert choose_port(home, 0) != first
+
+
+def test_secrets_are_made_once_private_and_shown_only_when_asked(home: Home) -> None:
+    made = ensure_secrets(home)
+    assert ensure_secrets(home) == load_secrets(home) == made
+    assert home.secrets_file.stat().st_mode & 0o777 == 0o600 and home.folder.stat().st_mode & 0o777 == 0o700
+    assert made.owner_password != "1234" and len({made.owner_password, made.owner_api_key, made.auth_secret}) == 3
+    done = run("secrets", "--home", home.folder)
+    assert str(home.secrets_file) in done.stdout and made.owner_password not in done.stdout
+    done = run("secrets", "--home", home.folder, "--show", "--json")
+    assert json.loads(done.stdout)["password"] == made.owner_password
+
+
+def test_damaged_secrets_are_named(home: Home) -> None:
+    home.secrets_file.write_text("{}")
+    with pytest.raises(UserError, match="is damaged"):
+        load_secrets(home)
+
+
+def test_compose_secrets_are_private_and_kept(tmp_path: Path) -> None:
+    done = run("secrets", "--compose", tmp_path / "s", "--json")
+    files = [Path(name) for name in json.loads(done.stdout)["files"]]
+    owner = {"argilla_auth_secret", "argilla_owner_password", "argilla_owner_api_key"}
+    assert {f.name for f in files} == owner | {"postgres_password", "redis_password"}
+    assert {f.stat().st_mode & 0o777 for f in files} == {0o600}
+    before = [f.read_text() for f in files]
+    assert len(set(before)) == 5 and all(len(text) >= 24 and text.strip() == text for text in before)
+    run("secrets", "--compose", tmp_path / "s")
+    assert [f.read_text() for f in files] == before
+
+
+def test_secrets_do_not_come_from_or_go_to_the_wrong_environment(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ARGILLA_DATABASE_URL", "postgresql://somewhere/else")
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    told = server_environment(home, ensure_secrets(home), Choices(redis_url="redis://127.0.0.1:7777/1"))
+    assert "ARGILLA_DATABASE_URL" not in told and "PYTHONPATH" not in told
+    assert told["ARGILLA_REDIS_URL"] == "redis://127.0.0.1:7777/1"
+    assert told["HF_HUB_DISABLE_TELEMETRY"] == "1" and "*" not in told["ARGILLA_CORS_ORIGINS"]
+    assert load_secrets(home).owner_password not in told.values()
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "a-teachers-key")
+    assert "a-teachers-key" not in server_environment(home, ensure_secrets(home), Choices()).values()
+
+
+def test_a_redis_that_cannot_be_reached_is_named(home: Home) -> None:
+    done = run("up", "--detach", "--home", home.folder, "--port", "0", ARGILLA_REDIS_URL="redis://127.0.0.1:9/0")
+    assert_refused(done, "ARGILLA_REDIS_URL", "127.0.0.1:9", "built-in one")
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a b", "-x", "a" * 65])
+def test_names_that_are_no_file_names(name: str) -> None:
+    with pytest.raises(UserError, match="letters, digits"):
+        check_name(name)
+
+
+def test_every_line_of_the_lock_is_hashed() -> None:
+    text = LOCK.read_text()
+    pins = [line for line in text.splitlines() if "==" in line and not line.startswith((" ", "#"))]
+    assert len(pins) > 80 and text.count("--hash=sha256:") > len(pins)
+    assert any(line.startswith("argilla-server==2.8.0") for line in pins)
+
+
+FIXED_IN = {
+    "aiohttp": (3, 13, 3), "certifi": (2024, 7, 4), "cryptography": (44, 0, 1), "h11": (0, 16, 0), "idna": (3, 7), "jinja2": (3, 1, 6),
+    "pillow": (11, 3, 0), "python-jose": (3, 4, 0), "python-multipart": (0, 0, 22), "requests": (2, 32, 4), "starlette": (0, 49, 1),
+    "urllib3": (2, 6, 0),
+}  # fmt: skip
+"""The release that mended the latest vulnerability known to us (November 2026, from memory of the advisories: no database was in reach)."""
+
+
+def test_no_pin_is_older_than_the_release_that_mended_a_known_vulnerability() -> None:
+    pins = dict(re.findall(r"^([a-z0-9-]+)==([0-9.]+)", LOCK.read_text(), re.M))
+    held = {name: tuple(int(part) for part in pins[name].split(".") if part) for name in FIXED_IN}
+    assert {name: held[name] for name, fixed in FIXED_IN.items() if held[name] < fixed} == {}
+
+
+def test_a_killed_child_is_started_again_and_the_others_stay(home: Home) -> None:
+    keeper = make_supervisor(home, SLEEP, SLEEP)
+    keeper.start()
+    before = [child.process.pid for child in keeper.children if child.process]
+    assert read_processes(home) is not None and len(find_processes(home)) == 2
+    psutil.Process(before[0]).kill()
+    until = time.monotonic() + 10
+    while (time.monotonic() < until and len(find_processes(home)) < 2) or keeper.children[0].falls == 0:
+        keeper.start()
+        time.sleep(0.05)
+    after = [child.process.pid for child in keeper.children if child.process]
+    assert after[0] != before[0] and after[1] == before[1]
+    keeper.stop()
+    assert find_processes(home) == [] and read_processes(home) is None
+
+
+def test_a_child_that_keeps_falling_is_started_ever_later(home: Home) -> None:
+    keeper = make_supervisor(home, [sys.executable, "-c", "raise SystemExit(3)"])
+    waits, until = [], time.monotonic() + 20
+    while len(waits) < 3 and time.monotonic() < until:
+        keeper.start()
+        child = keeper.children[0]
+        if child.falls > len(waits):
+            waits.append(child.not_before - time.monotonic())
+        time.sleep(0.02)
+    keeper.stop()
+    assert waits == pytest.approx([0.5, 1.0, 2.0], abs=0.2)
+
+
+def test_a_child_that_was_asked_to_end_has_not_fallen(home: Home) -> None:
+    """`doctor --fix` ends the web server so that it starts anew; three repairs are no loop."""
+    keeper, until = make_supervisor(home, SLEEP), time.monotonic() + 20
+    keeper.start()
+    child, before = keeper.children[0], keeper.children[0].process
+    assert before is not None
+    before.terminate()
+    while (child.process is None or child.process is before) and time.monotonic() < until:
+        keeper.start()
+        time.sleep(0.02)
+    assert child.process is not None and child.process is not before and child.falls == 0
+    assert (read_processes(home) or {})["falls"] == {}
+    keeper.stop()
+
+
+def test_down_finds_the_children_of_a_dead_supervisor(home: Home) -> None:
+    stubborn = [sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(120)"]
+    keeper = make_supervisor(home, SLEEP, stubborn)
+    keeper.start()
+    home.processes_file.write_text(json.dumps({"supervisor": 2**22 - 1, "started": 0.0, "port": 1, "children": {}}))
+    assert read_processes(home) is None
+    time.sleep(0.5)
+    done = run("down", "--home", home.folder, "--json")
+    assert json.loads(done.stdout) == {"stopped": 2}
+    for child in keeper.children:
+        assert child.process is not None and child.process.wait(timeout=5) != 0
+    assert find_processes(home) == []
+
+
+def ended(code: int, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    done = run(*arguments)
+    assert done.returncode == code, done
+    return done
+
+
+def serving(home: Home, *, port: int = 1) -> Supervisor:
+    """A supervisor (this process) with one child that works in the folder and carries its marks, as `up` starts it."""
+    environment = dict(os.environ) | {MARK: str(home.folder), IDENTITY: identify(home)}
+    keeper = Supervisor(home, port, environment, [Child("web", SLEEP)])
+    keeper.start()
+    return keeper
+
+
+def test_a_copied_home_does_not_control_the_originals_server(home: Home, tmp_path: Path) -> None:
+    ensure_secrets(home)
+    keeper = serving(home)
+    try:
+        copy = open_home(Path(shutil.copytree(home.folder, tmp_path / "copy", copy_function=shutil.copy2)))
+        assert (copy.folder / "run" / "id").read_bytes() == (home.folder / "run" / "id").read_bytes()
+        assert read_processes(copy) is None and find_processes(copy) == []
+        assert find_elsewhere(copy) == Elsewhere("copied", str(home.folder), os.getpid()) and find_elsewhere(home) is None
+        said = f"{copy.folder}: is a copy of {home.folder}, whose server is running (process {os.getpid()})."
+        status = ended(1, "status", "--home", copy.folder)
+        assert said in status.stdout and "Argilla is down" in status.stdout
+        users = ended(2, "users", "list", "--home", copy.folder)
+        assert "is a copy of" in users.stderr
+        for verb in ("remove", "rotate-key"):  # it would change the copy's database, and not what people log in to
+            refused = ended(2, "users", verb, "ada", "--home", copy.folder)
+            assert said.removesuffix(".") in refused.stderr, verb
+        down = ended(0, "down", "--home", copy.folder)
+        assert "Argilla was not running here." in down.stdout and said in down.stdout and f"--home {home.folder}" in down.stdout
+        (child,) = keeper.children
+        assert child.process is not None and child.process.poll() is None
+        assert len(find_processes(home)) == 1 and read_processes(home) is not None
+    finally:
+        keeper.stop()
+
+
+def test_a_home_moved_while_its_server_runs_is_named_and_can_be_stopped(home: Home, tmp_path: Path) -> None:
+    keeper = serving(home)
+    (child,) = keeper.children
+    assert child.process is not None
+    before = home.folder
+    moved = open_home(before.rename(tmp_path / "moved"))
+    sleeper = psutil.Process(child.process.pid)
+    try:
+        assert read_processes(moved) is not None and [p.pid for p in find_processes(moved)] == [sleeper.pid]
+        assert find_elsewhere(moved) == Elsewhere("moved", str(before), os.getpid())
+        for arguments in (("up", "--detach"), ("users", "list")):
+            refused = ended(2, *arguments, "--home", moved.folder)
+            assert f"was moved from {before} while its server was running" in refused.stderr, arguments
+        again = open_home(before)  # another folder where the first one was
+        assert read_processes(again) is None and find_processes(again) == []
+        assert find_elsewhere(again) == Elsewhere("replaced", str(moved.folder), sleeper.pid)
+        down = ended(0, "down", "--home", again.folder)
+        assert "replaced a folder that is now" in down.stdout and str(moved.folder) in down.stdout
+        assert sleeper.is_running() and sleeper.status() != psutil.STATUS_ZOMBIE
+        # The supervisor is this process, which `down` would end: only its child is left to it.
+        moved.processes_file.unlink()
+        assert json.loads(ended(0, "down", "--home", moved.folder, "--json").stdout) == {"stopped": 1}
+        assert child.process.wait(timeout=5) != 0
+    finally:
+        keeper.stop()
+
+
+def test_a_server_started_by_an_older_release_is_known_by_its_path(home: Home, tmp_path: Path) -> None:
+    keeper = make_supervisor(home, SLEEP)
+    keeper.start()
+    try:
+        body = json.loads(home.processes_file.read_text())
+        home.processes_file.write_text(json.dumps({name: value for name, value in body.items() if name not in ("home", "identity")}))
+        copy = open_home(Path(shutil.copytree(home.folder, tmp_path / "copy")))
+        assert read_processes(copy) is None and read_processes(home) is not None
+    finally:
+        keeper.stop()

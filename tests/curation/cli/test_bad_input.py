@@ -1,0 +1,421 @@
+"""What goes wrong at a person's desk: each ends in one sentence that names the thing, the fact and the next command, with exit code 2,
+and a correct run afterwards finds everything as it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from curation import stages
+from curation.simulation import process
+from curation.snapshot import create_key
+from curation.store import records
+from curation.store.database import open_store
+from curation.template import write_template
+from tests.conftest import ROOT
+from tests.support.argilla_server import RunningArgilla
+from tests.support.command_line import PREFIX, refusal, run
+from tests.support.training_samples import run_settings, write_run_file
+
+BRIEF = "Answer gardening questions for beginners in two sentences."
+
+
+def accepted(*command: object, **environ: str) -> dict[str, object]:
+    """The summary of a command that works."""
+    done = run(*command, "--json", **environ)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+def edit(folder: Path, pattern: str, new: str) -> None:
+    path = folder / "project.yaml"
+    text, count = re.subn(pattern, new, path.read_text(), flags=re.M)
+    assert count, pattern
+    path.write_text(text)
+
+
+def snapshot_of(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder but SQLite's own side files."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and not p.name.endswith(("-wal", "-shm"))}
+
+
+@contextmanager
+def taken_port() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield int(listener.getsockname()[1])
+
+
+def closed_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.fixture
+def garden(tmp_path: Path) -> Path:
+    """A planned project with an open brief, whose teacher and judge are real models."""
+    folder = tmp_path / "garden"
+    write_template(folder, "blank", instruction=6, preference=2)
+    edit(folder, r"^(brief|intended_use): .*$", rf"\1: {BRIEF}")
+    stages.plan(folder)
+    return folder
+
+
+@pytest.fixture
+def guarded(garden: Path, tmp_path: Path) -> Iterator[Path]:
+    """The same, its models asked at a loopback server that accepts one key only."""
+    url = process.start(garden, table=None, seed=7, log=tmp_path / "log", options={"key": "right-key"})
+    try:
+        edit(garden, r"\{provider: anthropic, ", f"{{provider: anthropic, base_url: '{url}', key_env: TEACHER_KEY, ")
+        yield garden
+    finally:
+        process.stop(garden)
+
+
+def test_a_missing_key(guarded: Path) -> None:
+    line = refusal("curation", "generate", guarded)
+    assert "TEACHER_KEY: is not set" in line and "export TEACHER_KEY" in line
+    assert accepted("curation", "generate", guarded, TEACHER_KEY="right-key")["asked"] == 8
+
+
+def test_a_wrong_key_costs_nothing_and_is_never_shown(guarded: Path) -> None:
+    line = refusal("curation", "generate", guarded, TEACHER_KEY="wrong-key-7f3a")
+    assert "TEACHER_KEY" in line and "401" in line and "wrong-key" not in line
+    assert accepted("curation", "status", guarded)["cost_usd"] == 0
+    assert accepted("curation", "generate", guarded, TEACHER_KEY="right-key")["asked"] == 8
+    assert b"wrong-key" not in (guarded / "workbench.db").read_bytes()
+
+
+def test_an_unreachable_teacher(garden: Path) -> None:
+    address = closed_address()
+    edit(garden, r"\{provider: anthropic, ", f"{{provider: anthropic, base_url: '{address}', ")
+    line = refusal("curation", "generate", garden, ANTHROPIC_API_KEY="k")
+    assert address in line
+    assert accepted("curation", "status", garden)["cost_usd"] == 0
+
+
+def test_a_stand_in_that_does_not_run(garden: Path, tmp_path: Path) -> None:
+    edit(garden, "provider: anthropic", "provider: offline-stand-in")
+    assert f"curate standin start {garden}" in refusal("curation", "generate", garden)
+    process.start(garden, table=None, seed=7, log=tmp_path / "log")
+    process.stop(garden)
+    (garden / ".standin.json").write_text(json.dumps({"url": closed_address(), "pid": 2**22, "log": "x"}))  # it was killed
+    assert "stand-in" in refusal("curation", "generate", garden)
+    process.start(garden, table=None, seed=7, log=tmp_path / "log")
+    try:
+        assert accepted("curation", "generate", garden)["asked"] == 8
+    finally:
+        process.stop(garden)
+
+
+@pytest.mark.parametrize("verb", ["push", "pull"])
+def test_an_unreachable_argilla(garden: Path, tmp_path: Path, verb: str) -> None:
+    assert "ARGILLA_API_URL" in refusal("curation", verb, garden)
+    address = closed_address()
+    assert address in refusal("curation", verb, garden, ARGILLA_API_URL=address, ARGILLA_API_KEY="k")
+    assert "http" in refusal("curation", verb, garden, ARGILLA_API_URL="localhost:6900", ARGILLA_API_KEY="k")
+    edit(garden, r"^  argilla: \S+", "  argilla: ../argilla")
+    line = refusal("curation", verb, garden)
+    assert str(tmp_path / "argilla") in line and "argilla-setup up" in line
+    assert len(accepted("curation", "status", garden)["rows"]) == 2  # type: ignore[arg-type]
+
+
+@pytest.mark.argilla
+@pytest.mark.parametrize("verb", ["push", "pull"])
+def test_a_wrong_argilla_key(garden: Path, argilla_home: RunningArgilla, verb: str) -> None:
+    line = refusal("curation", verb, garden, ARGILLA_API_URL=argilla_home.url, ARGILLA_API_KEY="wrong-key-7f3a")
+    assert "wrong-key" not in line
+    accepted("curation", verb, garden, ARGILLA_API_URL=argilla_home.url, ARGILLA_API_KEY=argilla_home.api_key)
+
+
+@pytest.mark.argilla
+def test_an_annotator_whom_nobody_made(garden: Path, argilla_home: RunningArgilla) -> None:
+    edit(garden, r"^  argilla: \S+", f"  argilla: {argilla_home.home.folder}")
+    edit(garden, r"^  annotators: \[\]", "  annotators: ['Not A Name!']")
+    assert "Not A Name!" in refusal("curation", "push", garden)
+
+
+VERBS = ("plan", "generate", "score", "dedup", "screen", "push", "pull", "decide", "snapshot", "status", "report", "run")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_typo_in_the_project_file_stops_every_verb_alike(garden: Path, verb: str) -> None:
+    before = snapshot_of(garden)
+    edit(garden, "^  threshold:", "  treshold:")
+    line = refusal("curation", verb, garden)
+    assert f"{garden}/project.yaml: score.treshold: is not a known key; the nearest one is `threshold` (did you mean that?)" in line
+    edit(garden, "^  treshold:", "  threshold:")
+    assert snapshot_of(garden) == before
+
+
+@pytest.mark.parametrize("verb", ["plan", "status", "serve"])
+def test_a_folder_that_is_no_project(tmp_path: Path, verb: str) -> None:
+    assert f"{tmp_path}/project.yaml: there is no such file. Next: curate init {tmp_path}" in refusal("curation", verb, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_project_that_is_there_already(garden: Path) -> None:
+    before = snapshot_of(garden)
+    assert "already holds a project" in refusal("curation", "init", garden, "--template", "icd10")
+    assert snapshot_of(garden) == before
+
+
+def test_a_brief_that_nobody_wrote(tmp_path: Path) -> None:
+    assert run("curation", "init", tmp_path / "p", "--template", "blank").returncode == 0
+    assert "brief: is not filled in" in refusal("curation", "plan", tmp_path / "p")
+
+
+def test_a_jsonl_with_broken_lines_brings_in_the_others(garden: Path, tmp_path: Path) -> None:
+    good = [json.dumps({"prompt": f"Question {n}?", "completion": f"Answer {n}."}) for n in range(3)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join([good[0], '{"prompt": "cut off', good[1], "\x00\x01", '{"question": "other names"}', good[2]]) + "\n")
+    done = run("curation", "import", garden, file)
+    assert done.returncode == 0 and done.stderr == ""
+    assert "import: 6 in, 3 out" in done.stdout
+    assert [int(n) for n in re.findall(r"rows\.jsonl:(\d+): not imported", done.stdout)] == [2, 4, 5]
+    file.write_text("\n".join(good) + "\n")
+    assert accepted("curation", "import", garden, file)["new"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fact"),
+    [
+        ("rows.jsonl", b'{"prompt": "cut\n{"also": \n', "rows.jsonl"),
+        ("rows.jsonl", b"", "is empty"),
+        ("rows.txt", b"hello", "ends in .txt"),
+        ("rows.parquet", b"hello, I am no Parquet", "is no Parquet file"),
+        ("rows.csv", b"prompt,prompt\na,b\n", "twice"),
+    ],
+)
+def test_a_file_of_which_nothing_can_be_read(garden: Path, tmp_path: Path, name: str, content: bytes, fact: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert fact in refusal("curation", "import", garden, tmp_path / name)
+    assert "does not exist" in refusal("curation", "import", garden, tmp_path / "missing.jsonl")
+    with open_store(garden) as db:
+        assert records.list_rows(db, "instruction") == []
+
+
+def unprivileged() -> list[str]:
+    """The words before a command that must obey the permissions of files, which root does only without these capabilities."""
+    return ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner"] if os.getuid() == 0 else []
+
+
+@pytest.mark.skipif(os.getuid() == 0 and shutil.which("setpriv") is None, reason="root may write everywhere, and setpriv is not installed")
+def test_a_folder_that_may_not_be_written(garden: Path, tmp_path: Path) -> None:
+    rows, free = tmp_path / "rows.jsonl", tmp_path / "free"
+    rows.write_text('{"prompt": "a", "completion": "b"}\n')
+    free.mkdir()
+    (garden / "workbench.db").chmod(0o444)
+    environ = os.environ | {"HOME": str(free), "SEEDCORN_CONFIG_DIR": str(free / "config"), "XDG_DATA_HOME": str(free / "data")}
+    garden.chmod(0o555)
+    tmp_path.chmod(0o555)
+    try:
+        for command in (
+            ("curation", "import", garden, rows),
+            ("curation", "plan", garden),
+            ("curation", "report", garden),
+            ("curation", "init", tmp_path / "new"),
+            ("training", "init", tmp_path / "runs", "--project", garden, "--model", free),
+            ("argilla_setup", "restore", rows, "--home", tmp_path / "home"),
+        ):
+            words = [*unprivileged(), sys.executable, "-m", *map(str, command)]
+            done = subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=120)
+            assert done.returncode == 2, (command, done.stdout, done.stderr)
+            assert done.stderr.count("\n") == 1 and done.stderr.startswith(PREFIX[str(command[0])]), done.stderr
+    finally:
+        tmp_path.chmod(0o755)
+        garden.chmod(0o755)
+
+
+def test_a_path_with_a_nul_in_the_project_file(garden: Path) -> None:
+    edit(garden, r"^  protected: \{\}", r'  protected: {mine: {file: "a\\0b.jsonl", text: question}}')
+    assert "there is no file" in refusal("curation", "screen", garden)
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "what"),
+    [("seeds.jsonl", '{"instruction": ', "seeds.jsonl, line 1"), ("protected/eval.jsonl", '{"question": ', "eval.jsonl")],
+)
+def test_a_broken_line_in_a_file_of_the_project(garden: Path, file: str, line: str, what: str) -> None:
+    (garden / file).write_text(line + "\n")
+    if file != "seeds.jsonl":
+        edit(garden, r"^  protected: \{\}", "  protected: {mine: {file: protected/eval.jsonl, text: question}}")
+    assert what in refusal("curation", "generate", garden, ANTHROPIC_API_KEY="k")
+
+
+def test_a_protected_set_that_is_not_there(garden: Path) -> None:
+    edit(garden, r"^  protected: \{\}.*$", "  protected: {mine: {file: protected/eval.jsonl, text: question}}")
+    assert "screen.protected.mine: there is no file" in refusal("curation", "plan", garden)
+
+
+def test_a_port_in_use(garden: Path, tmp_path: Path) -> None:
+    with taken_port() as port:
+        assert f"port {port}" in refusal("curation", "serve", garden, "--port", port)
+        assert f"port {port}" in refusal("curation", "standin", "start", garden, "--log", tmp_path / "log", "--port", port)
+        assert str(port) in refusal("argilla_setup", "up", "--detach", "--home", tmp_path / "home", "--port", port)
+    assert not (garden / ".standin.json").exists()
+    done = run("curation", "standin", "start", garden, "--log", tmp_path / "log", "--port", port)
+    try:
+        assert done.returncode == 0 and str(port) in done.stdout
+    finally:
+        process.stop(garden)
+
+
+def test_the_truth_about_planted_flaws_has_no_place_in_the_project(garden: Path) -> None:
+    assert "inside the project" in refusal("curation", "standin", "start", garden, "--log", garden / "log")
+
+
+def test_no_space_while_answers_come_in(garden: Path, tmp_path: Path) -> None:
+    """The disk fills up in the middle of a run: what was committed stays and is not bought again, and the run goes on later."""
+    edit(garden, "provider: anthropic", "provider: offline-stand-in")
+    edit(garden, "concurrency: 8", "concurrency: 2")
+    edit(garden, "^  instruction: 6", "  instruction: 120")
+    stages.plan(garden)
+    process.start(garden, table=None, seed=7, log=tmp_path / "log")
+    try:
+        line = refusal("curation", "generate", garden, limit=(garden / "workbench.db").stat().st_size // 1024 + 400)
+        assert str(garden / "workbench.db") in line and "cannot be written" in line and "make space" in line
+        kept = accepted("curation", "status", garden)["calls"]["answered"]  # type: ignore[index]
+        assert 0 < kept < 122
+        accepted("curation", "generate", garden)
+        after = accepted("curation", "status", garden)
+        log = (tmp_path / "log" / "requests.jsonl").read_text().splitlines()
+        answered = [json.loads(entry)["body_sha"] for entry in log]
+        # Each body was answered once; but for those on their way when the disk was full, at most the concurrency.
+        assert len(answered) - len(set(answered)) <= 2
+        assert len(set(answered)) == 122 == after["calls"]["answered"] + after["calls"].get("failed", 0)  # type: ignore[index, union-attr]
+        with open_store(garden) as db:
+            assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    finally:
+        process.stop(garden)
+
+
+def test_no_space_for_the_model(tmp_path: Path) -> None:
+    line = refusal("training", "prepare-model", tmp_path / "model", limit=1000)
+    assert str(tmp_path / "model") in line and "270 MB" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_space_for_a_snapshot_or_a_report(garden: Path, tmp_path: Path) -> None:
+    approved(garden)
+    stages.decide(garden)
+    out = tmp_path / "report.html"
+    stages.report(garden, out=out)
+    limit = out.stat().st_size // 1024 - 4
+    out.unlink()
+    line = refusal("curation", "report", garden, "--out", out, limit=limit)
+    assert "could not be written" in line or "cannot be written" in line
+    assert [p.name for p in tmp_path.iterdir() if "report" in p.name] == []
+    accepted("curation", "report", garden, "--out", out)
+    line = refusal("curation", "snapshot", garden, limit=limit)
+    assert "could not be written" in line or "cannot be written" in line
+    assert not (garden / "snapshots").exists() or list((garden / "snapshots").iterdir()) == []
+    assert accepted("curation", "snapshot", garden)["validation"]
+
+
+def test_a_report_to_a_place_that_is_not_there(garden: Path) -> None:
+    out = garden / "nowhere" / "report.html"
+    assert f"{out}: could not be written" in refusal("curation", "report", garden, "--out", out)
+    assert not out.parent.exists()
+
+
+def approved(folder: Path, rows: int = 60) -> None:
+    """Rows that two people have approved, as `curate pull` leaves them."""
+    from tests.support.projects import approve, import_plain, score_by_hand
+
+    import_plain(folder, rows)
+    score_by_hand(folder)
+    approve(folder)
+
+
+@pytest.mark.parametrize(
+    ("verb", "fact"), [("preflight", "notes: holds no manifest.json"), ("sft", "nothing has been checked"), ("dpo", "kind")]
+)
+def test_training_on_a_folder_that_is_no_snapshot(tmp_path: Path, verb: str, fact: str) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "base-model.json").write_text(json.dumps({"id": "m", "licence": "MIT"}))
+    (tmp_path / "notes").mkdir()
+    create_key(tmp_path / "keys")
+    before = snapshot_of(tmp_path)
+    file = write_run_file(tmp_path, "sft.yaml", run_settings(snapshot="../notes"))
+    assert fact in refusal("training", verb, file)
+    file.unlink()
+    assert snapshot_of(tmp_path) == before
+
+
+def test_a_run_file_that_is_not_there(tmp_path: Path) -> None:
+    assert "sft.yaml" in refusal("training", "preflight", tmp_path / "sft.yaml")
+
+
+@pytest.mark.parametrize("verb", [("verify",), ("sign",), ("export", "--out", "OUT")])
+def test_a_folder_that_is_no_snapshot(garden: Path, tmp_path: Path, verb: tuple[str, ...]) -> None:
+    before = snapshot_of(garden)
+    words = [str(tmp_path / "out.jsonl") if word == "OUT" else word for word in verb[1:]]
+    assert "no finished snapshot" in refusal("curation", verb[0], garden, *words)
+    assert "does not exist" in refusal("curation", verb[0], tmp_path / "nowhere", *words)
+    assert snapshot_of(garden) == before
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_snapshot_that_was_changed_and_one_that_nobody_signed(garden: Path, tmp_path: Path) -> None:
+    approved(garden)
+    path = Path(str(accepted("curation", "snapshot", garden)["path"]))
+    unsigned = run("curation", "verify", path)
+    assert unsigned.returncode == 2 and "Traceback" not in unsigned.stderr
+    refusal("curation", "export", path, "--out", tmp_path / "out.jsonl")
+    accepted("curation", "sign", path)
+    assert run("curation", "verify", path).returncode == 0
+    copy = shutil.copytree(path, tmp_path / path.name)
+    (copy / "train.parquet").chmod(0o644)
+    body = bytearray((copy / "train.parquet").read_bytes())
+    body[len(body) // 2] ^= 1
+    (copy / "train.parquet").write_bytes(body)
+    changed = run("curation", "verify", copy)
+    assert changed.returncode == 2 and "train.parquet" in changed.stdout + changed.stderr
+    refusal("curation", "export", copy, "--out", tmp_path / "out.jsonl")
+    assert run("curation", "verify", path).returncode == 0
+
+
+def test_a_snapshot_without_validation_rows(garden: Path) -> None:
+    approved(garden)
+    edit(garden, r"^splits: \{.*?\}", "splits: {train: 1.0, validation: 0.0, test: 0.0}")
+    assert "split validation: would be empty" in refusal("curation", "snapshot", garden)
+    assert not list((garden / "snapshots").glob("*")) if (garden / "snapshots").exists() else True
+    edit(garden, r"^splits: \{.*?\}", "splits: {train: 0.7, validation: 0.2, test: 0.1}")
+    assert accepted("curation", "snapshot", garden)["validation"]
+
+
+def test_a_snapshot_of_nothing(garden: Path) -> None:
+    assert "no row is approved" in refusal("curation", "snapshot", garden)
+
+
+@pytest.mark.parametrize("verb", ["trace", "keep", "drop", "erase"])
+def test_a_row_that_is_not_there(garden: Path, verb: str) -> None:
+    reason = [] if verb == "trace" else ["--reason", "x"]
+    assert "there is no such record" in refusal("curation", verb, garden, "abcdef123456", *reason)
+    assert "hexadecimal" in refusal("curation", verb, garden, "row 7", *reason)
+
+
+def test_a_damaged_workbench_is_left_as_it_is(garden: Path) -> None:
+    (garden / "workbench.db").write_bytes(b"overwritten by mistake" * 500)
+    before = snapshot_of(garden)
+    assert "is damaged" in refusal("curation", "status", garden)
+    assert snapshot_of(garden) == before
+
+
+def test_a_stage_that_does_not_exist(garden: Path) -> None:
+    assert "--until ship: is not one of plan, generate" in refusal("curation", "run", garden, "--until", "ship")

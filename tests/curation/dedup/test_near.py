@@ -1,0 +1,321 @@
+"""Duplicates: what is paired and what is not, who is kept, and that MinHash misses next to nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from curation.dedup import DROPS, cluster_alarms, find_conflicts, find_exact, find_near, find_semantic, normalize, semantic
+from curation.dedup.lsh_index import shingle_hashes, sketches
+from curation.dedup.lsh_params import bands_for, found_at
+
+DOLLY = Path(__file__).parents[4] / "shared/data/instruction/dolly_3k_chatgpt_kept.json"
+
+
+def drops(table: pa.Table) -> list[tuple[int, int]]:
+    assert table.schema == DROPS
+    assert table["twin"] == table["kept"]
+    return list(zip(table["row"].to_pylist(), table["kept"].to_pylist(), strict=True))
+
+
+def true_jaccard(a: str, b: str, shingle: int = 5) -> float:
+    """Straight from the definition: sets of substrings."""
+    one, two = ({t[i : i + shingle] for i in range(max(1, len(t) - shingle + 1))} for t in (normalize(a), normalize(b)))
+    return len(one & two) / len(one | two)
+
+
+# What counts as the same text
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("Type 2  Diabetes\n", "type 2 diabetes"),
+        ("é", "e\u0301"),
+        ("ＩＣＤ－１０", "icd-10"),
+        ("Crohn’s disease – acute", "crohn's disease - acute"),
+        ("zero\u200bwidth\u00ad", "zerowidth"),
+        ("a\x00b", "a b"),
+        ("\u202bשלום\u202c", "שלום"),
+    ],
+)
+def test_normalization_folds_how_it_is_written(a: str, b: str) -> None:
+    assert normalize(a) == normalize(b)
+
+
+@pytest.mark.parametrize(("a", "b"), [("5²", "52"), ("½", "1/2"), ("resume", "résumé"), ("👩‍⚕️", "👩⚕️"), ("naïve", "naive"), ("H2", "H₂")])
+def test_normalization_keeps_what_it_says(a: str, b: str) -> None:
+    assert normalize(a) != normalize(b)
+
+
+# Exact and conflicts
+
+
+def test_exact_copies_point_at_the_first() -> None:
+    table = find_exact(["A cough", "fever", "a  cough", "A COUGH"])
+    assert drops(table) == [(2, 0), (3, 0)]
+    assert table["similarity"].to_pylist() == [1.0, 1.0] and table["cluster"].to_pylist() == [0, 0]
+
+
+def test_rank_decides_who_stays() -> None:
+    assert drops(find_exact(["x", "x", "x"], rank=[2, 0, 1])) == [(0, 1), (2, 1)]
+
+
+def test_same_text_under_two_labels_is_a_conflict_and_no_copy() -> None:
+    texts, labels = ["Cough", "cough", "cough", "Fever"], ["R05", "R05", "J20", "R50"]
+    assert drops(find_exact(texts, labels=labels)) == [(1, 0)]
+    assert find_conflicts(texts, labels).to_pylist() == [{"row": 2, "twin": 0, "label": "J20", "twin_label": "R05"}]
+    assert find_conflicts(texts, ["R05", None, "R05", None]).num_rows == 0
+
+
+# Near
+
+LONG = "A man of 64 came with a cough of three weeks, some fever at night and a weight loss of four kilos since spring."
+
+
+def test_near_reports_the_true_jaccard() -> None:
+    other = LONG.replace("four kilos", "five kilos")
+    table = find_near([LONG, "Something else entirely, about the care of roses.", other])
+    assert drops(table) == [(2, 0)]
+    assert table["similarity"][0].as_py() == pytest.approx(true_jaccard(LONG, other), abs=1e-12)
+
+
+def test_near_never_pairs_rows_whose_labels_differ() -> None:
+    texts = ["Burn of second degree of left hand, initial encounter", "Burn of second degree of right hand, initial encounter"]
+    assert drops(find_near(texts)) == [(1, 0)]
+    assert drops(find_near(texts, labels=["T23.202A", "T23.201A"])) == []
+
+
+def test_no_chain_drops_a_row_whose_own_twin_does_not_stay() -> None:
+    words = [f"word{i:02d}" for i in range(60)]
+    steps = [" ".join(words[i * 6 : i * 6 + 40]) for i in range(4)]
+    assert true_jaccard(steps[0], steps[1]) >= 0.7 > true_jaccard(steps[0], steps[2])
+    table = find_near(steps)
+    assert drops(table) == [(1, 0), (3, 2)]
+    assert all(true_jaccard(steps[a], steps[b]) >= 0.7 for a, b in drops(table))
+
+
+def test_short_texts_of_one_label_pair_by_edits_and_unlabelled_ones_do_not() -> None:
+    texts = ["Acute viral hepatitis", "Acute virol hepatitis"]
+    assert true_jaccard(*texts) < 0.7
+    table = find_near(texts, labels=["B17", "B17"])
+    assert drops(table) == [(1, 0)] and table["measure"].to_pylist() == ["levenshtein"]
+    assert table["similarity"][0].as_py() == pytest.approx(20 / 21)
+    assert drops(find_near(texts)) == drops(find_near(texts, labels=[None, None])) == []
+    assert drops(find_near(texts, labels=["B17", "B17"], edits=None)) == []
+
+
+def test_rows_kept_are_the_same_whatever_the_order() -> None:
+    rng = random.Random(3)
+    texts = [LONG] * 3 + [LONG.replace(str(64), str(n)) for n in range(20, 40)] + [f"{n} {rng.random()} rows" for n in range(30)]
+    rank = rng.sample(range(len(texts)), len(texts))
+    expected = {rank[row] for row in set(range(len(texts))) - {row for row, _ in drops(find_near(texts, rank=rank))}}
+    for seed in range(5):
+        order = random.Random(seed).sample(range(len(texts)), len(texts))
+        table = find_near([texts[i] for i in order], rank=[rank[i] for i in order])
+        assert {rank[order[row]] for row in range(len(texts))} - {rank[order[row]] for row, _ in drops(table)} == expected
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ("患者因发热咳嗽三天入院治疗既往有高血压病史十年", "患者因发热咳嗽三天入院治疗既往有高血压病史九年", True),
+        ("患者因发热咳嗽三天入院治疗既往有高血压病史十年", "本产品适用于所有年龄段的用户请按说明书使用", False),
+        ("e\u0301te\u0301 a\u0300 la mer, toute l'anne\u0301e", "été à la mer, toute l'année", True),
+        ("👩‍⚕️🩺💊🏥🚑🧬🦠🧪🩸🫀🫁🧠", "👩‍⚕️🩺💊🏥🚑🧬🦠🧪🩸🫀🫁🦷", True),
+        ("المريض يعاني من ارتفاع ضغط الدم منذ سنوات", "المريض يعاني من ارتفاع ضغط الدم منذ سنواتٍ", True),
+        ("ab", "ac", False),
+        ("a", "b", False),
+        ("", " ", True),
+        ("\x00", "", True),
+        ("\ud800 lone surrogate in a text of some length", "\ud800 lone surrogate in a text of some length!", True),
+    ],
+)
+def test_near_works_on_code_points(a: str, b: str, same: bool) -> None:
+    assert drops(find_near([a, b])) == ([(1, 0)] if same else [])
+
+
+def test_no_rows_and_arrow_rows() -> None:
+    assert find_near([]).num_rows == find_exact([]).num_rows == find_semantic([], np.empty((0, 4), np.float32)).num_rows == 0
+    assert drops(find_near(pa.array([LONG, None, LONG + "!"]))) == [(2, 0)]
+
+
+def test_columns_of_another_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="labels has 1 values for 2 texts"):
+        find_near(["a", "b"], labels=["x"])
+
+
+def test_thousands_of_equal_or_almost_equal_rows_stay_linear() -> None:
+    for texts in ([LONG] * 20_000, [f"{LONG} Visit {i}." for i in range(20_000)]):
+        started = time.process_time()
+        table = find_near(texts)
+        assert table.num_rows == 19_999
+        assert time.process_time() - started < 20  # all pairs would be 200 million
+        expected = {"cluster": 0, "kept": 0, "size": 20_000, "share": 1.0, "elsewhere": 0, "reason": "large"}
+        assert cluster_alarms(table, 20_000).to_pylist() == [expected]
+
+
+def test_a_small_cluster_is_no_alarm() -> None:
+    texts = [LONG] * 30 + [f"{random.Random(i).random()} other row" for i in range(970)]
+    assert cluster_alarms(find_near(texts), 1000).num_rows == 0
+    assert cluster_alarms(find_near(texts), 1000, 0.02)["size"].to_pylist() == [30]
+    assert cluster_alarms(find_near([LONG] * 5), 5).num_rows == 0
+
+
+# Sketches
+
+
+def test_sketches_are_those_of_datasketch() -> None:
+    from datasketch import MinHash
+
+    texts = [normalize(t) for t in (LONG, "ab", "患者因发热咳嗽三天入院治疗", "👩‍⚕️🩺💊🏥🚑🧬", LONG * 400)]
+    ours = sketches(texts, shingle=5, permutations=64)
+    for row, text in enumerate(texts):
+        oracle = MinHash(num_perm=64, seed=1, scheme="affine32", hashfunc=int)
+        oracle.update_batch([int(h) >> 32 for h in shingle_hashes(text, 5)])
+        assert (oracle.hashvalues == ours[row]).all()
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.6, 0.7, 0.8, 0.9, 0.95])
+def test_bands_find_pairs_at_the_threshold(threshold: float) -> None:
+    bands, rows = bands_for(threshold)
+    assert found_at(threshold, bands, rows) == 1 - (1 - threshold**rows) ** bands >= 0.995 and bands * rows <= 256
+
+
+@pytest.fixture(scope="module")
+def dolly() -> tuple[list[str], set[tuple[int, int]]]:
+    """800 real rows, half of them edited until they are hardly twins (Jaccard from 0.7 to 0.8), and all their pairs."""
+    if not DOLLY.is_file():
+        pytest.skip(f"the real rows are not here ({DOLLY.name})")
+    rows = json.loads(DOLLY.read_text())
+    texts = [t for r in rows if len(t := f"{r['instruction']} {r['input']} {r['output']}".strip()) > 80][:400]
+    texts = [text for number, original in enumerate(texts) for text in (original, barely_alike(original, random.Random(number)))]
+    return texts, exact_pairs(texts)
+
+
+def barely_alike(text: str, rng: random.Random) -> str:
+    goal, edited = 0.7 + 0.1 * rng.random(), list(text)
+    before = text
+    for _ in range(int(0.9 * len(text) * (1 - goal) / (5 * (1 + goal)))):  # an edit takes five shingles and brings five
+        edited[rng.randrange(len(edited))] = rng.choice("etaoinshrdlu")
+    while (similarity := true_jaccard(text, "".join(edited))) >= goal:
+        before = "".join(edited)
+        edited[rng.randrange(len(edited))] = rng.choice("etaoinshrdlu")
+    return "".join(edited) if similarity >= 0.7 else before
+
+
+def exact_pairs(texts: list[str], threshold: float = 0.7) -> set[tuple[int, int]]:
+    """Every pair at the threshold, by a prefix-filter join over sets of substrings: no sketch and no hash of ours.
+
+    Of two sets that alike, the rarest shingles of one (all but threshold times its size, plus one) meet those of the other.
+    """
+    normal = [normalize(text) for text in texts]
+    sets = [{text[i : i + 5] for i in range(max(1, len(text) - 4))} for text in normal]
+    count = Counter(shingle for shingles in sets for shingle in shingles)
+    holders: dict[str, list[int]] = {}
+    pairs = set()
+    for row, shingles in enumerate(sets):
+        rarest = sorted(shingles, key=lambda s: (count[s], s))[: len(shingles) - math.ceil(threshold * len(shingles)) + 1]
+        rivals = {other for shingle in rarest for other in holders.get(shingle, ())}
+        pairs |= {(other, row) for other in rivals if len(sets[other] & shingles) >= threshold * len(sets[other] | shingles)}
+        for shingle in rarest:
+            holders.setdefault(shingle, []).append(row)
+    return pairs
+
+
+def recall_and_precision(rows: tuple[list[str], set[tuple[int, int]]], bands: tuple[int, int] | None) -> tuple[float, float]:
+    """Rows dropped with a true twin, against the rows that an exact join says have one before them."""
+    texts, pairs = rows
+    found = drops(find_near(texts, bands=bands, edits=None))
+    twinned = {max(pair) for pair in pairs}
+    right = sum((kept, row) in pairs for row, kept in found)
+    return len({row for row, _ in found} & twinned) / len(twinned), right / max(1, len(found))
+
+
+def test_near_finds_what_an_exact_join_of_real_rows_finds(dolly: tuple[list[str], set[tuple[int, int]]]) -> None:
+    recall, precision = recall_and_precision(dolly, None)
+    assert precision == 1.0 and recall >= 0.995
+
+
+def test_the_recall_gate_sees_a_sketch_that_misses_pairs(dolly: tuple[list[str], set[tuple[int, int]]]) -> None:
+    """datasketch's own default for 128 permutations weighs precision too; here that is recall thrown away."""
+    recall, precision = recall_and_precision(dolly, (14, 9))
+    assert precision == 1.0 and recall < 0.995
+
+
+# Semantic
+
+
+def unit(rows: list[list[float]]) -> np.ndarray:
+    values = np.array(rows, dtype=np.float32)
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def test_semantic_keeps_the_best_and_reports_the_true_cosine() -> None:
+    vectors = unit([[1, 0, 0], [0.95, 0.2, 0], [0, 1, 0], [0, 0.9, 0.3]])
+    table = find_semantic(["a", "b", "c", "d"], vectors, threshold=0.9, rank=[1, 0, 0, 1])
+    assert drops(table) == [(0, 1), (3, 2)]
+    assert table["similarity"].to_pylist() == pytest.approx([float(vectors[0] @ vectors[1]), float(vectors[3] @ vectors[2])], abs=1e-6)
+
+
+def test_semantic_same_label_threshold_needs_the_same_label() -> None:
+    vectors = unit([[1, 0], [0.85, 0.5], [0.86, 0.5]])
+    texts = ["a", "b", "c"]
+    assert drops(find_semantic(texts, vectors, threshold=0.999, same_label_threshold=0.8, labels=["X", "X", "Y"])) == [(1, 0)]
+    assert drops(find_semantic(texts, vectors, threshold=0.999, same_label_threshold=0.8, labels=[None] * 3)) == [(2, 1)]
+    assert drops(find_semantic(texts, vectors, threshold=0.8, labels=["X", "Y", "Z"])) == []
+
+
+@pytest.fixture
+def paired(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], np.ndarray, pa.Table]:
+    """Texts, their vectors (pairs around common centres), and what the exact search finds; from here on cells are searched."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(1500, 32))
+    vectors = unit((np.repeat(centres, 2, axis=0) + 0.12 * rng.normal(size=(3000, 32))).tolist())
+    texts = [f"text {i}" for i in range(3000)]
+    exact = find_semantic(texts, vectors, threshold=0.95)
+    monkeypatch.setattr(semantic, "EXACT_UP_TO", 1000)
+    return texts, vectors, exact
+
+
+def test_semantic_by_cells_finds_what_the_exact_search_finds(paired: tuple[list[str], np.ndarray, pa.Table]) -> None:
+    texts, vectors, exact = paired
+    by_cells = find_semantic(texts, vectors, threshold=0.95)
+    assert exact.num_rows > 1000 and by_cells.schema.metadata[b"search"].startswith(b"inverted file")
+    assert len(set(drops(exact)) & set(drops(by_cells))) >= 0.99 * exact.num_rows
+    score = dict(zip(exact["row"].to_pylist(), exact["similarity"].to_pylist(), strict=True))
+    assert all(line["similarity"] == pytest.approx(score[line["row"]], abs=1e-6) for line in by_cells.to_pylist() if line["row"] in score)
+
+
+def test_cells_that_find_too_little_are_not_believed(
+    paired: tuple[list[str], np.ndarray, pa.Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts, vectors, exact = paired
+    monkeypatch.setattr(semantic, "_PROBES", (0, 1))
+    monkeypatch.setattr(semantic, "RECALL", 1.0)
+    table = find_semantic(texts, vectors + 0.0, threshold=0.95)
+    assert table.schema.metadata[b"search"].startswith(b"exact, since cells found only 0.9")
+    assert drops(table) == drops(exact)
+
+
+def test_cells_where_nearly_all_is_alike_are_walked(paired: tuple[list[str], np.ndarray, pa.Table]) -> None:
+    texts, vectors, _ = paired
+    table = find_semantic(texts, np.repeat(vectors[:6:2], 1000, axis=0), threshold=0.95)
+    assert table.schema.metadata[b"search"] == b"exact, since there are over 64 pairs a row"
+    assert table.num_rows == 2997 and set(table["kept"].to_pylist()) == {0, 1000, 2000}
+
+
+def test_semantic_cluster_of_equal_vectors_stays_linear() -> None:
+    texts = [f"text {i}" for i in range(20_000)]
+    started = time.process_time()
+    table = find_semantic(texts, unit([[1, 0, 0, 0]] * 20_000))
+    assert table.num_rows == 19_999 and set(table["kept"].to_pylist()) == {0}
+    assert time.process_time() - started < 20

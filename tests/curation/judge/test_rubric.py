@@ -1,0 +1,110 @@
+"""The judge's answers become totals that code computes; what cannot be read is a failure and never a 0."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from curation.config.project import Score
+from curation.judge import (
+    PairChoice,
+    Scores,
+    choice_from,
+    rubric_digest,
+    scores_from,
+    settle_panel,
+    total_of,
+)
+from curation.records import record_id
+from curation.requests import Failure
+from tests.support.icd_samples import answer, project
+from tests.support.judgments import PAIR, RECORD, asked, judgment, pair_requests
+
+
+def read(text: str, **message: Any) -> Scores | Failure:
+    return scores_from(answer(asked(), text, **message), project=project())
+
+
+def test_a_request_asks_for_the_reason_before_the_score_and_scores_are_an_enum() -> None:
+    schema = asked().body["output_config"]["format"]["schema"]
+    for criterion in schema["properties"]["scores"]["properties"].values():
+        assert list(criterion["properties"]) == ["rationale", "score"]
+        assert criterion["properties"]["score"]["enum"] == [1, 2, 3, 4, 5]
+    text = asked().body["system"][0]["text"] + asked().body["messages"][0]["content"]
+    assert (
+        all(question in text for question in project().score.rubric.values()) and "Wenckebach's block" in text and '"task":"phrase"' in text
+    )
+
+
+@pytest.mark.parametrize(
+    ("scores", "total"), [((5, 5, 5, 5), 10.0), ((1, 1, 1, 1), 0.0), ((3, 3, 3, 3), 5.0), ((5, 4, 4, 5), 8.75), ((1, 5, 5, 5), 7.5)]
+)
+def test_the_total_is_the_mean_on_ten(scores: tuple[int, ...], total: float) -> None:
+    found = read(judgment(*scores, overall=max(1, round(sum(scores) / 4))))
+    assert isinstance(found, Scores) and found.total == total and found.record_id == record_id(RECORD)
+    assert tuple(found.values.values()) == scores and total_of(found.values) == total
+
+
+def missing_one() -> str:
+    value = json.loads(judgment(5, 5, 5, 5))
+    del value["scores"]["clarity"]
+    return json.dumps(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "reason"),
+    [
+        ("", {"stop": "refusal"}, "refusal"),
+        (judgment(5, 5, 5, 5)[:60], {"stop": "max_tokens"}, "truncated"),
+        ("10/10", {}, "schema"),
+        ("great", {}, "not_json"),
+        (judgment(5, 5, 5, 6), {}, "schema"),
+        (judgment(5, 0, 5, 5), {}, "schema"),
+        (judgment(5, 5, 5, 5, overall=10), {}, "schema"),
+        (judgment(5, 5, 5, 5).replace('"score": 5', '"score": true', 1), {}, "schema"),
+        (judgment(5, 5, 5, 5).replace('"score": 5', '"score": "5"', 1), {}, "schema"),
+        (missing_one(), {}, "schema"),
+    ],
+)
+def test_a_judgment_that_cannot_be_read_is_a_failure_and_never_a_zero(text: str, message: dict[str, str], reason: str) -> None:
+    text = text if text != "10/10" else "10"
+    found = read(text, **message)
+    assert isinstance(found, Failure) and (found.stage, found.reason) == ("score", reason)
+
+
+def test_another_rubric_or_judge_scores_anew_and_another_threshold_does_not() -> None:
+    base = project()
+    digest = rubric_digest(base)
+    rubric = base.model_copy(update={"score": Score(rubric={"accuracy": "Is it right?"})})
+    judge = base.model_copy(update={"models": base.models.model_copy(update={"judge": base.models.teacher})})
+    cut = base.model_copy(update={"score": base.score.model_copy(update={"threshold": 9.0})})
+    assert len({digest, rubric_digest(rubric), rubric_digest(judge)}) == 3 and rubric_digest(cut) == digest
+    assert asked().slot == f"{record_id(RECORD)}:{digest}"
+
+
+def test_a_pair_is_shown_in_both_orders() -> None:
+    ab, ba = pair_requests()
+    first, second = (json.dumps(c.content, ensure_ascii=False)[1:-1] for c in PAIR.completions)
+    for request, (a, b) in ((ab, (first, second)), (ba, (second, first))):
+        user = request.body["messages"][0]["content"]
+        assert user.index(a) < user.index(b)
+    assert ab.slot.endswith(":ab") and ba.slot.endswith(":ba") and ab.key != ba.key
+
+
+@pytest.mark.parametrize(("order", "winner", "index"), [(0, "A", 0), (0, "B", 1), (1, "A", 1), (1, "B", 0), (0, "tie", None)])
+def test_a_choice_is_turned_back_to_canonical_order(order: int, winner: str, index: int | None) -> None:
+    found = choice_from(answer(pair_requests()[order], json.dumps({"rationale": "r", "winner": winner})))
+    assert found == PairChoice(record_id(PAIR), ("ab", "ba")[order], index, "r")  # type: ignore[arg-type]
+
+
+def test_an_unreadable_choice_is_a_failure() -> None:
+    found = choice_from(answer(pair_requests()[0], '{"rationale": "r", "winner": "C"}'))
+    assert isinstance(found, Failure) and found.reason == "schema"
+
+
+def test_a_pair_is_settled_only_by_the_same_choice_in_both_orders() -> None:
+    settled = [settle_panel([{"ab": ab, "ba": ba}]) for ab, ba in ((0, 0), (1, 1), (0, 1), (None, None), (1, None))]
+    assert settled == [0, 1, None, None, None]
+    assert settle_panel([{"ab": 1}]) is None

@@ -1,0 +1,311 @@
+"""Before anything is bought: the named models are looked at, their terms are held against the use, and the cost is estimated."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from curation import stages
+from curation.config.project import Models, ModelSpec
+from curation.errors import ModelUnavailable, ProjectError
+from curation.models import check_terms, find_terms, same_family
+from curation.records import make_instruction
+from curation.store import facts, records
+from curation.store.database import CallLedger
+from curation.store.records import Origin
+from curation.workspace import load_cells, open_workspace
+from tests.support.messages_server import Act, MessagesServer, error_body, messages_server
+from tests.support.model_calls import make_request
+from tests.support.prices import describe
+
+SONNET, HAIKU, OPUS = "claude-sonnet-5-5", "claude-haiku-5-5", "claude-opus-5-5"
+COUNTED = 1000
+"""What the server of these tests counts for every prompt."""
+
+
+def write_project(folder: Path, address: str | None, *, models: dict[str, Any] | None = None, **more: Any) -> Path:
+    named = {"teacher": {"model": SONNET, "max_tokens": 500}, "judge": {"model": HAIKU, "max_tokens": 200}, **(models or {})}
+    if address is not None:
+        named = {
+            role: {**spec, "base_url": address, "key_env": "TEST_KEY"} if isinstance(spec, dict) else spec for role, spec in named.items()
+        }
+    plan = {"instruction": 6, "preference": 2, "attributes": {"difficulty": {"basic": 1, "advanced": 1}}}
+    value = {
+        "version": 1,
+        "name": "tiny",
+        "brief": "Answer questions about tides for sailors, shortly.",
+        "intended_use": "A helper for sailors.",
+        "models": named,
+        "plan": plan,
+        "review": {"workspace": "tiny"},
+        **more,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "project.yaml").write_text(yaml.safe_dump(value))
+    return folder
+
+
+class Provider:
+    """Knows three models and counts every prompt as a thousand tokens."""
+
+    def __init__(self, **changes: Any) -> None:
+        able = {"batch": {"supported": True}}
+        self.models = {name: describe(id=name, capabilities=able, **changes) for name in (SONNET, HAIKU, OPUS)}
+        self.asked = Counter[str]()
+
+    def other(self, method: str, path: str, body: Any) -> Act | None:
+        self.asked[f"{method} {path}"] += 1
+        if path == "/v1/messages/count_tokens":
+            assert "max_tokens" not in body and body["messages"]
+            return Act(raw=json.dumps({"input_tokens": COUNTED}).encode())
+        if path.startswith("/v1/models?"):
+            return Act(raw=json.dumps({"data": list(self.models.values()), "has_more": False}).encode())
+        name = path.removeprefix("/v1/models/")
+        return Act(raw=json.dumps(self.models[name]).encode()) if name in self.models else None
+
+
+@pytest.fixture
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "k")
+    monkeypatch.setenv("TEST_KEY", "k")
+
+
+def test_the_plan_shows_what_each_model_can_and_until_when(tmp_path: Path, key: None) -> None:
+    provider = Provider(lifecycle="deprecated", retires_at="2027-02-03T00:00:00Z")
+    with messages_server(other=provider.other) as server:
+        folder = write_project(tmp_path, server.address, models={"leak_judge": {"model": HAIKU, "max_tokens": 200}})
+        summary = stages.plan(folder)
+    said = "200,000 tokens of context, takes batches, until 2027-02-03"
+    assert summary.counts["models"] == {"teacher": f"{SONNET}, {said}", "judge": f"{HAIKU}, {said}", "leak_judge": f"{HAIKU}, {said}"}
+    assert f"Note: {SONNET} is deprecated and will be retired on 2027-02-03." in summary.notes
+    assert any("claude family" in note for note in summary.notes)
+    assert provider.asked == {f"GET /v1/models/{SONNET}": 1, f"GET /v1/models/{HAIKU}": 1}
+
+
+def test_a_misspelt_model_stops_the_plan_with_the_right_name(tmp_path: Path, key: None) -> None:
+    with messages_server(other=Provider().other) as server:
+        judge = {"model": "claude-hiaku-5-5", "price": {"input": 1, "output": 1}}
+        with pytest.raises(ModelUnavailable, match=f"claude-hiaku-5-5: is not known at .*did you mean {HAIKU}"):
+            stages.plan(write_project(tmp_path, server.address, models={"judge": judge}))
+
+
+def test_a_model_that_takes_no_batches_stops_a_plan_that_wants_them(tmp_path: Path, key: None) -> None:
+    provider = Provider()
+    provider.models[SONNET]["capabilities"]["batch"]["supported"] = False
+    with messages_server(other=provider.other) as server:
+        with pytest.raises(ModelUnavailable, match=r"takes no batches.*take `batch: true` out"):
+            stages.plan(write_project(tmp_path, server.address, models={"teacher": {"model": SONNET, "batch": True}}))
+
+
+@pytest.mark.parametrize("act", [Act(503, error_body(503)), None])
+def test_no_network_no_provider_and_no_key_stop_no_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: None, act: Act | None
+) -> None:
+    with messages_server(other=lambda method, path, body: act) as server:
+        folder = write_project(tmp_path, server.address)
+        summary = stages.plan(folder) if act else None
+    summary = summary or stages.plan(folder)  # nobody listens there any more
+    assert summary.counts["cells"] == 8
+    assert all("not checked: cannot be" in known for known in summary.counts["models"].values())
+    monkeypatch.delenv("TEST_KEY")
+    assert stages.plan(folder).counts["models"]["teacher"] == f"{SONNET}, not checked: no key in TEST_KEY"
+
+
+def test_the_stand_in_need_not_run_to_plan(project: Path) -> None:
+    assert "not checked: the offline stand-in is not running" in stages.plan(project).counts["models"]["teacher"]
+
+
+def test_a_model_without_a_price_stops_the_plan(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match=r"model llama-4: has no price.*price: \{input"):
+        stages.plan(write_project(tmp_path, None, models={"judge": {"model": "llama-4"}}))
+
+
+def test_terms_that_forbid_the_use_stop_the_plan_and_name_their_source(tmp_path: Path) -> None:
+    folder = write_project(tmp_path, None, intended_kind="general_model")
+    with pytest.raises(ProjectError, match=r"intended_kind: is general_model, which Anthropic's terms forbid.*https://www.anthropic.com/"):
+        stages.plan(folder)
+    folder = write_project(tmp_path, None, intended_kind="assistant")
+    assert any("Anthropic's permission" in note and "https://" in note for note in stages.plan(folder).notes)
+    folder = write_project(tmp_path, None, intended_kind="classifier")
+    assert not any("Terms" in note for note in stages.plan(folder).notes)
+
+
+def test_terms_are_held_against_every_writer_before_it_is_asked(tmp_path: Path, key: None) -> None:
+    """project.yaml may have changed since the plan."""
+    with messages_server(other=Provider().other) as server:
+        folder = write_project(tmp_path, server.address)
+        stages.plan(folder)
+        write_project(tmp_path, server.address, intended_kind="general_model")
+        with pytest.raises(ProjectError, match="terms forbid"):
+            stages.generate(folder)
+        assert server.log.received == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ({"model": SONNET}, "Anthropic"),
+        ({"provider": "openai", "model": "gpt-4o"}, "OpenAI"),
+        ({"provider": "openai", "model": "meta-llama/Llama-3.1-8B", "base_url": "http://127.0.0.1:8000/v1"}, "Meta Llama"),
+        ({"provider": "transformers", "model": "models/SmolLM2"}, None),
+        ({"provider": "offline-stand-in", "model": SONNET}, None),
+    ],
+)
+def test_the_terms_are_those_of_the_maker_or_of_the_weights(spec: dict[str, Any], name: str | None) -> None:
+    terms = find_terms(ModelSpec.model_validate(spec))
+    assert (terms and terms.name) == name
+    assert terms is None or (terms.source.startswith("https://") and len(terms.date) == 10)
+
+
+def test_every_writer_and_judge_counts_for_the_family_warning() -> None:
+    claude, gpt = ModelSpec(model=SONNET), ModelSpec(provider="openai", model="gpt-4o")
+    assert same_family(Models(teacher=claude, judge=gpt)) is None
+    assert "gpt family" in str(same_family(Models(teacher=claude, judge=gpt, writers=(gpt,))))
+    assert "claude family" in str(same_family(Models(teacher=claude, judge=gpt, panel=(claude,))))
+    assert check_terms([claude, gpt], "classifier") == []
+
+
+def estimated(folder: Path, server: MessagesServer, **models: Any) -> stages.StageResult:
+    write_project(folder, server.address, models=models)
+    stages.plan(folder)
+    return stages.estimate(folder)
+
+
+def test_the_estimate_counts_prompts_and_bounds_answers_for_teacher_and_judge(tmp_path: Path, key: None) -> None:
+    with messages_server(other=Provider().other) as server:
+        summary = estimated(tmp_path, server)
+        assert server.log.received == []
+    shares = {share["stage"]: share for share in summary.counts["shares"]}
+    write, judge = shares["generate"], shares["score of what is planned"]
+    assert (write["prompt_tokens"], write["output_tokens"]) == (write["calls"] * COUNTED, write["calls"] * 500)
+    assert write["cost_usd"] == pytest.approx((write["calls"] * (COUNTED * 2 + 500 * 10)) / 1e6)
+    # Each instruction once; each pair twice, in both orders, and its two answers. What is not written yet is as long as it may be.
+    assert judge["calls"] == 6 + 2 * 4
+    assert judge["prompt_tokens"] == judge["calls"] * (COUNTED + 500)
+    assert judge["cost_usd"] == pytest.approx(judge["calls"] * ((COUNTED + 500) * 0.1 + 200 * 0.5) / 1e6)
+    assert summary.counts["cost_usd"] == pytest.approx(write["cost_usd"] + judge["cost_usd"])
+    assert summary.counts["usd_per_row"] == pytest.approx(summary.counts["cost_usd"] / 8)
+    assert any("counted by the provider" in note and "2026-11-24" in note for note in summary.notes)
+    assert any("which is enough" in note for note in summary.notes) and not any("batch" in note for note in summary.notes)
+
+
+def test_the_leak_judge_is_in_the_estimate_with_what_that_assumes(tmp_path: Path, key: None) -> None:
+    held_out = {"protected": {"held_out": {"file": "held-out.jsonl", "text": "question"}}}
+    with messages_server(other=Provider().other) as server:
+        folder = write_project(tmp_path, server.address, screen={**held_out, "judge": True})
+        questions = ["Why is it so?", "How many tides of 2 m and 3 m make 12 m? " * 40, "What is low water? " * 20]
+        (folder / "held-out.jsonl").write_text("\n".join(json.dumps({"question": text}) for text in questions))
+        stages.plan(folder)
+        asked = stages.estimate(folder)
+        bounded = next(s for s in asked.counts["shares"] if s["stage"] == "leak judge of what is planned")
+        write_project(tmp_path, server.address, screen=held_out)
+        unasked = stages.estimate(folder)
+    assert bounded["calls"] == 8, "every row may be doubtful, a pair once"
+    assert (bounded["prompt_tokens"], bounded["output_tokens"]) == (8 * (COUNTED + 500), 8 * 200)
+    assert asked.counts["cost_usd"] == pytest.approx(unasked.counts["cost_usd"] + bounded["cost_usd"]) and bounded["cost_usd"] > 0
+    assert any("leak judge of what is planned: 8 calls" in n and "if every row lies just below the screen's cut" in n for n in asked.notes)
+    assert not any("leak judge" in note for note in unasked.notes)
+
+
+def test_the_leak_judge_is_reckoned_with_the_longest_protected_item(tmp_path: Path) -> None:
+    """Where nothing counts the tokens, a longer item makes a higher bound."""
+    costs = []
+    for n, longest in enumerate(("long " * 100, "long " * 500)):
+        folder = write_project(
+            tmp_path / str(n), None, screen={"judge": True, "protected": {"held_out": {"file": "h.jsonl", "text": "question"}}}
+        )
+        (folder / "h.jsonl").write_text("\n".join(json.dumps({"question": text}) for text in ("Why?", longest)))
+        stages.plan(folder)
+        costs.append(next(s["prompt_tokens"] for s in stages.estimate(folder).counts["shares"] if s["stage"].startswith("leak judge")))
+    assert costs[1] - costs[0] == 8 * len("long " * 400)
+
+
+def test_the_refill_is_told_apart_with_what_it_assumes(tmp_path: Path, key: None) -> None:
+    with messages_server(other=Provider().other) as server:
+        plan = {"instruction": 6, "preference": 2, "attributes": {"difficulty": {"basic": 1, "advanced": 1}}}
+        folder = write_project(tmp_path, server.address, plan={**plan, "refill": {"rounds": 3}})
+        stages.plan(folder)
+        summary = stages.estimate(folder)
+        shares = {share["stage"]: share for share in summary.counts["shares"]}
+        for stage in ("generate", "score of what is planned"):
+            once, again = shares[stage], shares[f"refill, {stage}"]
+            assert (again["calls"], again["cost_usd"]) == (3 * once["calls"], pytest.approx(3 * once["cost_usd"]))
+            assert again["likely_usd"] is None
+        assert summary.counts["refill_usd"] == pytest.approx(3 * summary.counts["cost_usd"])
+        assert any("if every row fell short each of 3 times" in note for note in summary.notes)
+        between = summary.counts["cost_usd"] * 2
+        write_project(tmp_path, server.address, plan={**plan, "refill": {"rounds": 3}}, budget={"usd": between})
+        assert any("which is enough before the refill; should most rows fall" in note for note in stages.estimate(folder).notes)
+        write_project(tmp_path, server.address, plan={**plan, "refill": {"rounds": 0}}, budget={"usd": between})
+        never = stages.estimate(folder)
+    assert never.counts["refill_usd"] == 0 and any(note.endswith("left, which is enough.") for note in never.notes)
+
+
+def test_a_refill_is_likely_to_ask_for_as_many_as_fell_so_far(tmp_path: Path, key: None) -> None:
+    """Of twenty written rows five were taken out: they are asked for again, then a quarter of them, and of what is planned a quarter."""
+    with messages_server(other=Provider().other) as server:
+        folder = write_project(tmp_path, server.address, plan={"instruction": 28, "attributes": {"difficulty": {"basic": 1}}})
+        stages.plan(folder)
+        with open_workspace(folder) as workspace:
+            cells = load_cells(workspace)[:20]
+            written = [(make_instruction(f"q {c.id}", "a"), Origin("generated", c.id, 0, 0, c.id)) for c in cells]
+            records.add_records(workspace.db, written, 1)
+            for cell in cells:  # as if it had been asked for
+                asked = [(make_request(cell.id), 0)]
+                CallLedger(workspace.db).claim(asked, provider="anthropic", simulated=False, limit=1, budget_usd=5, since=0)
+            for row in records.list_rows(workspace.db, "instruction")[:5]:
+                facts.add_override(workspace.db, row.seq, action="drop", reason="no", by="me")
+        shares = [share for share in stages.estimate(folder).counts["shares"] if share["stage"] == "refill, generate"]
+    planned, fallen = sorted(shares, key=lambda share: -share["calls"])
+    assert (planned["calls"], fallen["calls"]) == (8 * 2, 5 * 2)
+    assert planned["likely_usd"] == pytest.approx(planned["cost_usd"] / 2 * (0.25 + 0.25**2))
+    assert fallen["likely_usd"] == pytest.approx(fallen["cost_usd"] / 2 * (1 + 0.25))
+
+
+def test_every_candidate_and_every_second_look_of_a_judge_is_in_the_estimate(tmp_path: Path, key: None) -> None:
+    plan = {"instruction": 6, "preference": 2, "candidates": 4, "attributes": {"difficulty": {"basic": 1}}}
+    with messages_server(other=Provider().other) as server:
+        folder = write_project(tmp_path, server.address, plan=plan, score={"repeat": 5})
+        stages.plan(folder)
+        judged = next(s for s in stages.estimate(folder).counts["shares"] if s["stage"] == "score of what is planned")
+    assert judged["calls"] == 6 + 2 * 4 + 5 + 2 * 2
+
+
+def test_batches_cost_half_and_the_wait_is_told(tmp_path: Path, key: None) -> None:
+    with messages_server(other=Provider().other) as server:
+        single = estimated(tmp_path / "a", server)
+        batch = estimated(
+            tmp_path / "b",
+            server,
+            teacher={"model": SONNET, "max_tokens": 500, "batch": True},
+            judge={"model": HAIKU, "max_tokens": 200, "batch": True},
+        )
+    assert batch.counts["cost_usd"] == pytest.approx(single.counts["cost_usd"] / 2, rel=1e-6)
+    assert any("at the latest after 24 hours" in note for note in batch.notes)
+
+
+def test_what_cannot_be_counted_is_bounded_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: None) -> None:
+    with messages_server(other=lambda method, path, body: Act(404, b"not here")) as server:
+        silent = estimated(tmp_path / "a", server)
+    assert all(
+        share["counted"] == "bounded by their bytes, since the provider did not count (http_404)" for share in silent.counts["shares"]
+    )
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    folder = write_project(tmp_path / "b", None)
+    stages.plan(folder)
+    keyless = stages.estimate(folder)
+    assert all("since ANTHROPIC_API_KEY is not set" in share["counted"] for share in keyless.counts["shares"])
+    assert keyless.counts["cost_usd"] > 0
+
+
+def test_a_budget_that_may_not_do_is_said(tmp_path: Path, key: None) -> None:
+    with messages_server(other=Provider().other) as server:
+        folder = write_project(tmp_path, server.address, budget={"usd": 0.001})
+        stages.plan(folder)
+        notes = stages.estimate(folder).notes
+    assert any("$0.00 left" in note and "may stop there, clean" in note and "budget.usd" in note for note in notes)

@@ -1,0 +1,265 @@
+"""Processes that die, are interrupted, or share the work: checked against the server's own log."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from curation.config.project import ModelSpec
+from curation.models import find_rates
+from curation.models.pricing import bound_nano
+from curation.store.calls import CallLedger
+from tests.support.batches import Provider
+from tests.support.messages_server import Act, MessagesServer, always_answer, message, messages_server
+from tests.support.model_calls import CHEAP_ANSWER_USD, MODEL, make_request, open_database
+
+CONCURRENCY = 6
+CALLS = 120
+KILLS = 30 if os.environ.get("SEEDCORN_SOAK") else 5
+CHILD = """
+import sys
+from pathlib import Path
+from curation.store.calls import CallLedger
+from tests.support.model_calls import make_request, open_database, run
+path, address, calls, concurrency = sys.argv[1:]
+database = open_database(Path(path))
+try:
+    requests = [make_request(f"cell {n}") for n in range(int(calls))]
+    summary = run(CallLedger(database), address, requests, spec={"concurrency": int(concurrency)})
+    print(summary.answered, summary.reused, summary.uncertain)
+except KeyboardInterrupt as stop:
+    print(stop)
+    sys.exit(130)
+"""
+FULL_CHILD = CHILD.replace("try:", "database.execute('PRAGMA max_page_count = 120')\ntry:", 1)
+BATCH_CHILD = """
+import sys
+from pathlib import Path
+from curation.models import ask_batch, open_model
+from curation.config.models import ModelSpec
+from curation.store.calls import CallLedger
+from tests.support.model_calls import MODEL, QUICK, make_request, open_database
+path, address, calls, _ = sys.argv[1:]
+spec = ModelSpec(model=MODEL, base_url=address, batch=True)
+model = open_model(spec, environ={"ANTHROPIC_API_KEY": "k"})
+requests = [make_request(f"cell {n}") for n in range(int(calls))]
+try:
+    ledger = CallLedger(open_database(Path(path)))
+    summary = ask_batch(requests, model=model, spec=spec, ledger=ledger, budget_usd=5, simulated=False, patience=QUICK)
+    print(summary.answered, summary.reused, summary.uncertain)
+except KeyboardInterrupt as stop:
+    print(stop)
+    sys.exit(130)
+"""
+BOUND_USD = bound_nano(make_request("cell 100"), find_rates(ModelSpec(model=MODEL))) / 1e9
+
+
+_HEARS_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+"""A test run in a shell's background inherits that Ctrl-C is ignored, and so would what it starts."""
+
+
+def start(database: Path, server: MessagesServer, *, calls: int = CALLS, child: str = CHILD) -> subprocess.Popen[str]:
+    arguments = [str(database), server.address, str(calls), str(CONCURRENCY)]
+    root = Path(__file__).parents[3]
+    command = [sys.executable, "-c", _HEARS_CTRL_C + child, *arguments]
+    return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60) -> bool:
+    """True once the condition holds, False when the process ended first."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        if process.poll() is not None:
+            return False
+        time.sleep(0.001)
+    raise AssertionError("waited too long")
+
+
+def end(*processes: subprocess.Popen[str]) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def states(path: Path) -> dict[str, str]:
+    with closing(sqlite3.connect(path)) as database:
+        return dict(database.execute("SELECT slot, state FROM calls").fetchall())
+
+
+@pytest.mark.timeout(1200)
+def test_kills_at_any_moment_lose_no_response_and_buy_none_twice(tmp_path: Path) -> None:
+    path, rng = tmp_path / "workbench.db", random.Random(20261124)
+    open_database(path).close()
+    with messages_server(lambda body, seen: replace(always_answer(body, seen), delay=rng.uniform(0.005, 0.03))) as server:
+        kills = 0
+        while kills < KILLS:
+            at, later = len(server.log.received) + rng.randrange(1, CALLS // KILLS + 2), rng.uniform(0, 0.02)
+            process = start(path, server)
+            try:
+                if not wait_for(lambda at=at: len(server.log.received) >= at, process):  # type: ignore[misc]
+                    break
+                time.sleep(later)
+                process.send_signal(signal.SIGKILL)
+            finally:
+                end(process)
+            kills += 1
+            time.sleep(0.1)  # the server finishes writing into the closed socket
+            found = Counter(states(path).values())
+            assert found["sent"] <= CONCURRENCY
+            kept = {slot for slot, state in states(path).items() if state == "answered"}
+            on_their_way = {slot for slot, state in states(path).items() if state in ("sent", "uncertain")}
+            assert set(server.log.answered) <= kept | on_their_way
+        process = start(path, server)
+        output, _ = process.communicate(timeout=120)
+        received, answered = Counter(server.log.received), Counter(server.log.answered)
+    with closing(open_database(path)) as database:
+        lost = dict(database.execute("SELECT slot, lost FROM calls").fetchall())
+        ledger = CallLedger(database)
+        assert ledger.counts() == {"reserved": 0, "sent": 0, "answered": CALLS, "failed": 0, "uncertain": 0}
+        assert [a.text for a in ledger.answers("generate")] == [f"answer to {a.request.slot}" for a in ledger.answers("generate")]
+        assert kills >= min(KILLS, 3) and sum(map(int, output.split()[:2])) == CALLS
+        # Asked again only where the ledger says that a try was lost, and each of those is charged.
+        assert all(received[slot] - 1 <= lost[slot] for slot in received)
+        assert sum(lost.values()) <= CONCURRENCY * kills
+        assert answered.total() - CALLS <= sum(lost.values())
+        assert ledger.spent_usd() == pytest.approx(CALLS * CHEAP_ANSWER_USD + sum(lost.values()) * BOUND_USD, rel=0.01)
+
+
+def test_two_processes_share_the_work_and_pay_once(tmp_path: Path) -> None:
+    path = tmp_path / "workbench.db"
+    open_database(path).close()
+    with messages_server(lambda body, seen: replace(always_answer(body, seen), delay=0.1)) as server:
+        pair = [start(path, server, calls=400), start(path, server, calls=400)]
+        try:
+            outputs = [process.communicate(timeout=120)[0].split() for process in pair]
+        finally:
+            end(*pair)
+        assert Counter(server.log.received) == Counter(f"cell {n}" for n in range(400))
+    shares = [int(answered) for answered, _, _ in outputs]
+    assert sum(shares) == 400 and min(shares) > 0
+    assert all(int(answered) + int(reused) == 400 for answered, reused, _ in outputs)
+    assert [int(uncertain) for _, _, uncertain in outputs] == [0, 0]
+
+
+def test_a_process_waits_for_one_that_then_dies_and_takes_over(tmp_path: Path) -> None:
+    """The first is killed while its calls hang; the second, waiting for them, charges them and asks again."""
+    path = tmp_path / "workbench.db"
+    open_database(path).close()
+
+    def hang_at_first(body: dict[str, object], seen: int) -> object:
+        return replace(always_answer(body, seen), delay=30.0 if seen == 0 else 0.0)
+
+    with messages_server(hang_at_first) as server:  # type: ignore[arg-type]
+        first = start(path, server, calls=4)
+        second = None
+        try:
+            assert wait_for(lambda: len(server.log.received) == 4, first)
+            second = start(path, server, calls=4)
+            time.sleep(4)
+            assert second.poll() is None and len(server.log.received) == 4
+            first.kill()
+            assert second.communicate(timeout=120)[0].split() == ["4", "0", "4"]
+        finally:
+            end(first, *([second] if second else []))
+    with closing(open_database(path)) as database:
+        assert CallLedger(database).spent_usd() == pytest.approx(4 * (CHEAP_ANSWER_USD + BOUND_USD), rel=0.01)
+
+
+def test_ctrl_c_lets_calls_come_home_and_says_where_it_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "workbench.db"
+    open_database(path).close()
+    with messages_server(lambda body, seen: replace(always_answer(body, seen), delay=0.3)) as server:
+        process = start(path, server)
+        try:
+            assert wait_for(lambda: len(server.log.received) >= 20, process)
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=120)
+        finally:
+            end(process)
+        asked = len(server.log.received)
+    assert process.returncode == 130
+    assert "answers, all kept; run the same command again to go on" in output and f"of {CALLS}" in output
+    assert Counter(states(path).values()) == {"answered": asked} and asked < CALLS
+
+
+def test_a_second_ctrl_c_leaves_calls_uncertain_and_charged(tmp_path: Path) -> None:
+    path = tmp_path / "workbench.db"
+    open_database(path).close()
+    with messages_server(lambda body, seen: replace(always_answer(body, seen), delay=5.0)) as server:
+        process = start(path, server)
+        try:
+            assert wait_for(lambda: len(server.log.received) >= CONCURRENCY, process)
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+            assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=3)
+        finally:
+            end(process)
+    assert process.returncode == 130
+    assert Counter(states(path).values()) == {"uncertain": CONCURRENCY}
+    with closing(open_database(path)) as database:
+        assert CallLedger(database).spent_usd() == pytest.approx(CONCURRENCY * BOUND_USD, rel=0.01)
+
+
+def test_ctrl_c_leaves_a_batch_at_the_provider_and_the_same_command_fetches_it(tmp_path: Path) -> None:
+    path, provider = tmp_path / "workbench.db", Provider()
+    open_database(path).close()
+    describe, is_done = provider.describe, [False]
+    provider.describe = lambda name: {**describe(name), **({} if is_done[0] else {"processing_status": "in_progress"})}  # type: ignore[method-assign]
+    with messages_server(other=provider.other) as server:
+        process = start(path, server, calls=12, child=BATCH_CHILD)
+        try:
+            assert wait_for(lambda: provider.polls["msgbatch_0"] >= 2, process)
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=120)
+            assert process.returncode == 130
+            assert "a batch on its way goes on at the provider, and the same command fetches it" in output
+            assert Counter(states(path).values()) == {"answered": 1, "sent": 11}
+            is_done[0] = True
+            process = start(path, server, calls=12, child=BATCH_CHILD)
+            assert process.communicate(timeout=120)[0].split() == ["11", "1", "0"]
+        finally:
+            end(process)
+    assert len(provider.batches) == 1 and Counter(states(path).values()) == {"answered": 12}
+
+
+def test_a_disk_that_fills_up_loses_at_most_the_calls_that_were_out(tmp_path: Path) -> None:
+    """`max_page_count` makes SQLite answer as it does on a full disk. With room again the same command buys only what was lost."""
+    path, rng = tmp_path / "workbench.db", random.Random(1)
+    open_database(path).close()
+
+    def long_answer(body: dict[str, object], seen: int) -> Act:
+        return Act(raw=json.dumps(message(rng.randbytes(4000).hex())).encode(), delay=0.02)
+
+    with messages_server(long_answer) as server:  # type: ignore[arg-type]
+        process = start(path, server, child=FULL_CHILD)
+        try:
+            _, errors = process.communicate(timeout=60)
+            assert process.returncode == 1 and "disk is full" in errors
+            asked, kept = len(server.log.received), Counter(states(path).values())["answered"]
+            assert 10 < kept < asked < CALLS and asked - kept <= CONCURRENCY
+            process = start(path, server)
+            answered, reused, _ = map(int, process.communicate(timeout=60)[0].split())
+        finally:
+            end(process)
+        assert (answered + reused, reused) == (CALLS, kept)
+        with closing(open_database(path)) as database:
+            lost = database.execute("SELECT sum(lost) FROM calls").fetchone()[0]
+        assert len(server.log.received) - CALLS == asked - kept <= lost <= CONCURRENCY

@@ -1,0 +1,152 @@
+"""What a call can cost, did cost, and what is said of a model before money is spent."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from curation.config.project import Models, ModelSpec
+from curation.errors import ModelUnavailable, ProjectError
+from curation.models import check_model, estimate_cost, family, find_rates, same_family
+from curation.models.pricing import bound_nano, bound_tokens, cost_nano, is_priced
+from tests.support.messages_server import Act, messages_server
+from tests.support.model_calls import MODEL, make_request
+from tests.support.prices import describe
+
+KEY = {"ANTHROPIC_API_KEY": "test-key"}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "usd"),
+    [
+        ({"input_tokens": 1_000_000}, 2.0),
+        ({"output_tokens": 1_000_000, "thinking_tokens": 900_000}, 10.0),
+        ({"cache_read_tokens": 1_000_000}, 0.2),
+        ({"cache_write_tokens": 1_000_000}, 2.5),
+        ({"cache_write_tokens": 1_000_000, "cache_write_1h_tokens": 400_000}, 0.6 * 2.5 + 0.4 * 4.0),
+        ({"input_tokens": 3, "output_tokens": 7, "cache_read_tokens": 11}, (3 * 2 + 7 * 10 + 11 * 0.2) / 1e6),
+        ({}, 0.0),
+    ],
+)
+def test_each_kind_of_token_has_its_price(tokens: dict[str, int], usd: float) -> None:
+    rates = find_rates(ModelSpec(model=MODEL))
+    assert cost_nano(tokens, rates) == round(usd * 1e9)
+    assert cost_nano(tokens, rates, in_batch=True) == round(usd * 1e9 / 2)
+
+
+def test_one_cached_token_of_the_cheapest_model_still_counts() -> None:
+    rates = find_rates(ModelSpec(model="claude-haiku-5-5"))
+    assert cost_nano({"cache_read_tokens": 1}, rates) == 10
+    assert cost_nano({"cache_read_tokens": 1}, rates, in_batch=True) == 5
+
+
+@pytest.mark.parametrize("text", ["plain words", "病歴 🩺 " * 50, '"\\\n' * 200, "a" * 5000])
+@pytest.mark.parametrize("ttl", [None, "5m", "1h"])
+def test_no_usage_can_pass_the_bound(text: str, ttl: str | None) -> None:
+    """A token is at least a byte; the dearest way to bill a prompt is to write all of it into the cache."""
+    cache = {"cache_control": {"type": "ephemeral", "ttl": ttl}} if ttl else {}
+    request = make_request(text, max_tokens=300, system=[{"type": "text", "text": "be exact", **cache}])
+    rates = find_rates(ModelSpec(model=MODEL))
+    most = len(text.encode()) + len("be exact")
+    written = {"cache_write_tokens": most, "cache_write_1h_tokens": most if ttl == "1h" else 0} if ttl else {"input_tokens": most}
+    assert bound_nano(request, rates) > cost_nano({**written, "output_tokens": 300}, rates)
+
+
+def test_an_estimate_sums_the_bounds() -> None:
+    requests = [make_request(f"cell {n}" * n) for n in range(1, 20)]
+    spec = ModelSpec(model=MODEL)
+    estimate = estimate_cost(iter(requests), spec)
+    assert (estimate.calls, estimate.output_tokens, estimate.model) == (19, 1900, MODEL)
+    assert estimate.prompt_tokens == sum(bound_tokens(r)[0] for r in requests)
+    assert estimate.cost_usd == pytest.approx(sum(bound_nano(r, find_rates(spec)) for r in requests) / 1e9)
+    assert estimate_cost(requests, spec, in_batch=True).cost_usd == pytest.approx(estimate.cost_usd / 2, rel=1e-3)
+
+
+def test_a_price_in_the_project_wins_and_a_missing_one_is_refused() -> None:
+    assert find_rates(ModelSpec.model_validate({"model": "mine", "price": {"input": 1, "output": 3}})).output == 3
+    assert find_rates(ModelSpec.model_validate({"model": MODEL, "price": {"input": 1, "output": 3}})).date == "project.yaml"
+    assert find_rates(ModelSpec(model=f"{MODEL}-20261001")) == find_rates(ModelSpec(model=MODEL))
+    with pytest.raises(ProjectError, match=r"mine: has no price in the list of 20\d\d-\d\d-\d\d.*claude-haiku-5-5"):
+        find_rates(ModelSpec(model="mine"))
+
+
+def test_a_list_price_ends_where_the_list_says() -> None:
+    haiku = find_rates(ModelSpec(model="claude-haiku-5-5"))
+    assert is_priced(make_request("x" * 150_000), haiku) and not is_priced(make_request("x" * 250_000), haiku)
+    assert is_priced(make_request("x" * 250_000), find_rates(ModelSpec(model=MODEL)))
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        ("claude-haiku-5-5", "claude"),
+        ("gpt-4o-mini", "gpt"),
+        ("o3", "gpt"),
+        ("meta-llama/Llama-3.1-8B-Instruct", "llama"),
+        ("Qwen/Qwen2.5-72B", "qwen"),
+        ("mistralai/Mixtral-8x7B", "mistral"),
+        ("gemma3:27b", "gemma"),
+    ],
+)
+def test_families_are_told_apart(model: str, named: str) -> None:
+    assert family(model) == named
+
+
+def test_teacher_and_judge_of_one_family_are_warned_of() -> None:
+    claude, llama = ModelSpec(model=MODEL), ModelSpec.model_validate({"model": "llama-4", "price": {"input": 1, "output": 1}})
+    assert "claude family" in str(same_family(Models(teacher=claude, judge=claude)))
+    assert same_family(Models(teacher=claude, judge=llama)) is None
+
+
+def check(address: str, **more: Any) -> Any:
+    return check_model(ModelSpec(model=MODEL, **more), environ=KEY | {"ANTHROPIC_BASE_URL": address})
+
+
+def test_a_known_model_is_described() -> None:
+    with messages_server(models={MODEL: describe()}) as server:
+        info = check(server.address)
+    assert (info.lifecycle, info.retires, info.max_input_tokens, info.warning) == ("active", None, 200_000, None)
+
+
+def test_an_end_of_life_is_told() -> None:
+    with messages_server(models={MODEL: describe(lifecycle="deprecated", retires_at="2027-02-03T00:00:00Z")}) as server:
+        assert check(server.address).warning == f"{MODEL} is deprecated and will be retired on 2027-02-03"
+    with messages_server(models={MODEL: describe(lifecycle="retired", retires_at="2026-02-03T00:00:00Z")}) as server:
+        with pytest.raises(ModelUnavailable, match="was retired on 2026-02-03"):
+            check(server.address)
+
+
+def test_an_unknown_model_a_bad_key_and_a_dead_address_are_sentences() -> None:
+    with messages_server() as server:
+        with pytest.raises(ModelUnavailable, match=f"{MODEL}: is not known at {server.address}"):
+            check(server.address)
+    with messages_server(other=lambda method, path, body: Act(401)) as server:
+        with pytest.raises(ModelUnavailable, match=r"key in ANTHROPIC_API_KEY: is refused.*export"):
+            check(server.address)
+    with pytest.raises(ModelUnavailable, match=f"cannot be reached at {server.address}"):
+        check(server.address)
+
+
+def test_more_tokens_than_the_model_writes_are_refused() -> None:
+    with messages_server(models={MODEL: describe(max_tokens=500)}) as server:
+        with pytest.raises(ModelUnavailable, match="max_tokens: is 1000; the model writes at most 500"):
+            check(server.address, max_tokens=1000)
+
+
+def test_a_server_that_does_not_describe_its_models_may_still_be_used() -> None:
+    with messages_server(other=lambda method, path, body: Act(404, raw=b"not here")) as server:
+        assert check(server.address).lifecycle == "unknown"
+
+
+def test_a_busy_server_is_asked_again() -> None:
+    seen: list[str] = []
+
+    def busy(method: str, path: str, body: Any) -> Act:
+        seen.append(path)
+        return Act(529, headers={"retry-after": "0"}) if len(seen) < 3 else Act(raw=json.dumps(describe()).encode())
+
+    with messages_server(other=busy) as server:
+        assert check(server.address).lifecycle == "active"
+    assert seen == [f"/v1/models/{MODEL}"] * 3

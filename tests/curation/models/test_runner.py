@@ -1,0 +1,462 @@
+"""Asking models: what they answer is kept once and paid once, whatever the network and the server do."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation.config.project import ModelSpec
+from curation.errors import BudgetReached, ModelUnavailable, ProjectError
+from curation.models import AskProgress, ask, find_rates, open_model
+from curation.models.base import CALLS_EACH
+from curation.models.pricing import bound_nano
+from curation.models.rate_limit import AdaptiveLimit
+from curation.models.responses import retry_after
+from curation.requests import Request
+from curation.store.calls import CallLedger
+from tests.support.messages_server import Act, always_answer, error_body, message, messages_server, prompt_of
+from tests.support.model_calls import CHEAP_ANSWER_USD, MODEL, QUICK, database, ledger, make_request, open_database, run
+
+__all__ = ["database", "ledger"]
+
+
+def test_answers_are_kept_and_not_bought_again(ledger: CallLedger) -> None:
+    requests = [make_request(f"cell {n}") for n in range(40)]
+    with messages_server() as server:
+        first = run(ledger, server.address, requests)
+        again = run(ledger, server.address, requests)
+        assert sorted(server.log.received) == sorted(prompt_of(r.body) for r in requests)
+    assert (first.answered, first.reused, again.answered, again.reused) == (40, 0, 0, 40)
+    assert first.cost_usd == pytest.approx(40 * CHEAP_ANSWER_USD) == ledger.spent_usd()
+    answers = list(ledger.answers("generate"))
+    assert [a.text for a in answers] == [f"answer to {a.request.slot}" for a in answers]
+    assert {a.request.key for a in answers} == {r.key for r in requests}
+
+
+def test_a_response_is_on_disk_before_it_is_read(ledger: CallLedger, database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading blows up, as a bug of ours would: what was paid for is kept, and read by the next run without asking again."""
+    from curation.models import responses as replies
+
+    requests = [make_request("one")]
+    with messages_server() as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(replies, "read_message", lambda raw: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                run(ledger, server.address, requests)
+        assert [tuple(r) for r in database.execute("SELECT state, settled FROM calls")] == [("answered", 0)]
+        summary = run(ledger, server.address, requests)
+        assert (summary.reused, server.log.received) == (1, ["one"])
+    assert [a.text for a in ledger.answers("generate")] == ["answer to one"]
+    assert ledger.spent_usd() == pytest.approx(CHEAP_ANSWER_USD)
+
+
+TRUNCATED = json.dumps(message("cut")).encode()
+CUT_STEP = 1 if os.environ.get("SEEDCORN_SOAK") else 9
+HOSTILE: dict[str, Act] = {
+    "refusal": Act(raw=json.dumps(message("I can't", stop_reason="refusal", stop_details={"type": "refusal", "category": "bio"})).encode()),
+    "unnamed refusal": Act(raw=json.dumps(message("no", stop_reason="refusal")).encode()),
+    "max_tokens": Act(raw=json.dumps(message('{"a": "b', stop_reason="max_tokens")).encode()),
+    "context": Act(raw=json.dumps(message("", stop_reason="model_context_window_exceeded")).encode()),
+    "unicode": Act(raw=json.dumps(message("naïve 病 🩺 \u2028 \x00 e\u0301"), ensure_ascii=False).encode()),
+    "empty content": Act(raw=json.dumps({**message(), "content": []}).encode()),
+    "null content": Act(raw=json.dumps({**message(), "content": None}).encode()),
+    "null text": Act(raw=json.dumps({**message(), "content": [{"type": "text", "text": None}]}).encode()),
+    "no usage": Act(raw=json.dumps({**message(), "usage": None}).encode()),
+    "odd usage": Act(raw=json.dumps(message(usage={"output_tokens": "many", "cache_creation": [1]})).encode()),
+    "usage of 10^18": Act(raw=json.dumps(message(usage={"input_tokens": 10**18})).encode()),
+    "usage of 10^30": Act(raw=json.dumps(message(usage={"output_tokens": 10**30})).encode()),
+    "usage is true": Act(raw=json.dumps(message(usage={"input_tokens": True})).encode()),
+    "usage below 0": Act(raw=json.dumps(message(usage={"input_tokens": -5})).encode()),
+    "usage is NaN": Act(raw=json.dumps(message(usage={"input_tokens": float("nan")})).encode()),
+    "usage of 18 USD": Act(raw=json.dumps(message(usage={"input_tokens": 9_000_000})).encode()),
+    "stop reason is a list": Act(raw=json.dumps({**message(), "stop_reason": ["end_turn"]}).encode()),
+    "a list": Act(raw=b"[1, 2]"),
+    "an error with status 200": Act(raw=error_body(529)),
+    "empty body": Act(raw=b""),
+    "not utf-8": Act(raw=b'{"type": "message", "content": "\xff\xfe"}'),
+    "lone surrogate": Act(raw=b'{"type": "message", "content": [{"type": "text", "text": "\\ud800"}]}'),
+    "html": Act(raw=b"<html>a proxy speaks</html>", headers={"content-type": "text/html"}),
+    "http 400": Act(400),
+    "http 413": Act(413),
+    "http 422 without words": Act(422, raw=b""),
+    "http 500 always": Act(500),
+    "http 529 always": Act(529, headers={"retry-after": "0"}),
+    "http 429 always": Act(429, headers={"retry-after": "0"}),
+    "dropped before": Act(drop="before"),
+    "dropped inside": Act(raw=json.dumps(message("x" * 5000)).encode(), drop="middle"),
+    "slow body": Act(raw=json.dumps(message("slow")).encode(), trickle=0.05),
+    "silence": Act(delay=3.0),
+    "drip": Act(raw=json.dumps(message("a byte now and then")).encode(), trickle=0.4),
+    "broken gzip": Act(raw=b"no gzip", headers={"content-encoding": "gzip"}),
+    "endless redirects": Act(307, raw=b"", headers={"location": "/v1/messages"}),
+}
+UNREADABLE = {"null content", "null text", "no usage", "odd usage", "a list", "an error with status 200", "empty body", "not utf-8"}
+UNREADABLE |= {"lone surrogate", "html"} | {name for name in HOSTILE if name.startswith(("usage", "stop reason"))}
+ANSWERS = {"refusal", "unnamed refusal", "max_tokens", "context", "unicode", "empty content", "slow body"}
+
+
+def test_every_hostile_response_ends_as_an_answer_or_a_counted_failure(ledger: CallLedger, database: sqlite3.Connection) -> None:
+    """Also every length at which a body may be cut. A flock of good answers keeps the circuit closed."""
+    script = {**HOSTILE, **{f"cut at {n}": Act(raw=TRUNCATED[:n]) for n in range(1, len(TRUNCATED), CUT_STEP)}}
+    good = [f"good {n}" for n in range(5 * len(script))]
+    names = [name for i, bad in enumerate(script) for name in (*good[5 * i : 5 * i + 5], bad)]
+    late = [f"late {n}" for n in range(500)]  # good too, and slow: they are still coming when the bad ones are tried for the last time
+    good, names = good + late, names + late
+
+    def behave(body: dict[str, Any], seen: int) -> Act:
+        act = script.get(prompt_of(body)) or always_answer(body, seen)
+        return dataclasses.replace(act, delay=0.1) if prompt_of(body).startswith("late") else act
+
+    with messages_server(behave) as server:
+        summary = run(ledger, server.address, [make_request(n) for n in names], spec={"concurrency": 16}, timeout_s=1.0)
+        received = server.log.received
+    answered = {a.request.slot: a for a in ledger.answers("generate")}
+    failed = {f.slot: f.reason for f in ledger.failures("generate")}
+    assert set(answered) == ANSWERS | set(good)
+    assert set(failed) == set(script) - ANSWERS
+    assert (summary.answered, summary.failed) == (len(answered), len(failed))
+    assert summary.failures == {reason: list(failed.values()).count(reason) for reason in set(failed.values())}
+    assert answered["unicode"].text == "naïve 病 🩺 \u2028 \x00 e\u0301"
+    assert summary.refusals == ledger.refusals() == {"bio": 1, "unnamed": 1}
+    assert {failed[n] for n in script if n.startswith("cut at")} == {"not_json"}
+    assert (failed["http 400"], failed["http 413"], failed["http 429 always"]) == ("http_400", "http_413", "http_429")
+    assert failed["silence"] == failed["drip"] == "timeout" and failed["dropped before"] == failed["dropped inside"] == "dropped"
+    assert received.count("http 400") == received.count("empty body") == received.count("refusal") == 1
+    assert received.count("http 500 always") == QUICK.tries
+    # What was cut, garbled or lost may have been paid for: it is charged, and what came is kept as it came.
+    kept = dict(database.execute("SELECT slot, response FROM calls WHERE reason IN ('not_json', 'not_message', 'odd_usage')").fetchall())
+    unread = {n for n in script if n.startswith("cut at")} | UNREADABLE
+    assert {name: zlib.decompress(raw) for name, raw in kept.items()} == {name: script[name].raw for name in unread}
+    assert failed["endless redirects"] == "http_307"  # a redirect is not followed: the key is for one address
+    lost = {"silence", "drip", "dropped before", "dropped inside", "broken gzip"}
+    assert summary.uncertain == len(lost) * QUICK.lost_tries
+    assert {received.count(name) for name in lost - {"endless redirects"}} == {QUICK.lost_tries}
+    assert ledger.counts() == {"reserved": 0, "sent": 0, "answered": len(answered), "failed": len(failed), "uncertain": 0}
+    assert summary.cost_usd == pytest.approx(ledger.spent_usd())
+
+
+def test_what_fails_for_a_while_is_answered_once(ledger: CallLedger) -> None:
+    def flaky(body: dict[str, Any], seen: int) -> Act:
+        status = {"a": 500, "b": 429, "c": 529}[prompt_of(body)[0]]
+        return Act(status, headers={"retry-after-ms": "10"}) if seen < 2 else always_answer(body, seen)
+
+    with messages_server(lambda body, seen: flaky(body, seen) if prompt_of(body)[0] in "abc" else always_answer(body, seen)) as server:
+        requests = [make_request(f"{kind}{n}") for n in range(6) for kind in ("a", "x", "b", "y", "c", "z", "w", "v")]
+        summary = run(ledger, server.address, requests)
+        assert (summary.answered, summary.failed, len(server.log.answered)) == (48, 0, 48)
+        assert [server.log.received.count(name) for name in ("a0", "b3", "c5", "x0")] == [3, 3, 3, 1]
+    assert ledger.spent_usd() == pytest.approx(48 * CHEAP_ANSWER_USD)
+
+
+def test_retry_after_is_kept_to_and_fewer_calls_are_sent_together(ledger: CallLedger) -> None:
+    times: list[float] = []
+
+    def throttle(body: dict[str, Any], seen: int) -> Act:
+        times.append(time.monotonic())
+        return Act(429, headers={"retry-after": "1"}) if len(times) == 1 else always_answer(body, seen)
+
+    with messages_server(throttle) as server:
+        assert run(ledger, server.address, [make_request(str(n)) for n in range(3)], spec={"concurrency": 1}).answered == 3
+    assert times[1] - times[0] >= 1.0 and times[2] - times[1] < 0.8
+
+
+def test_slots_grow_by_one_and_shrink_by_a_third() -> None:
+    """Additive increase, multiplicative decrease; one jam shrinks them once, and near a rate limit they stay as they are."""
+    now = 0.0
+
+    async def entered(limit: AdaptiveLimit, most: int) -> int:
+        tasks = [asyncio.create_task(limit.enter()) for _ in range(most)]
+        await asyncio.sleep(0)
+        found = sum(task.done() for task in tasks)
+        for task in tasks:
+            task.cancel()
+        return found
+
+    limit = AdaptiveLimit(20, clock=lambda: now)
+    assert asyncio.run(entered(limit, 30)) == 20
+    limit.in_flight, now = 0, 1.0
+    for sent in (0.5, 0.6, 0.7, 1.0):  # the last one left after the first had come back
+        limit.slow_down(sent=sent, wait=None)
+    assert limit.limit == pytest.approx(20 * 0.7 * 0.7) and asyncio.run(entered(limit, 30)) == 9
+    for _ in range(10):
+        limit.speed_up({})
+    assert 10.5 < limit.limit < 11
+    few = {f"anthropic-ratelimit-requests-{k}": v for k, v in {"limit": "50", "remaining": "4", "reset": "2026-11-24T00:00:00Z"}.items()}
+    before = limit.limit
+    limit.speed_up(few)
+    assert limit.limit == before
+    for _ in range(500):
+        limit.speed_up({**few, "anthropic-ratelimit-requests-remaining": "40"})
+    assert limit.limit == 20
+    for n in range(50):
+        limit.slow_down(sent=2.0 + n, wait=None)
+        now += 1
+    assert limit.limit == 1
+
+
+def test_a_server_that_takes_four_at_a_time_is_soon_asked_four_at_a_time(ledger: CallLedger) -> None:
+    together, refused = [0], [0]
+    lock = threading.Lock()
+
+    def crowded(body: dict[str, Any], seen: int) -> Act:
+        with lock:
+            together[0] += 1
+            is_full = together[0] > 4
+            refused[0] += is_full
+        time.sleep(0.02)
+        with lock:
+            together[0] -= 1
+        return Act(429, headers={"retry-after-ms": "10"}) if is_full else always_answer(body, seen)
+
+    with messages_server(crowded) as server:
+        patient = replace(QUICK, tries=50)
+        summary = run(ledger, server.address, [make_request(str(n)) for n in range(300)], spec={"concurrency": 24}, patience=patient)
+    assert (summary.answered, summary.failed) == (300, 0)
+    assert refused[0] < 300  # about 90 as a rule; 670 if 24 went on knocking
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "2.5"}, 2.5),
+        ({"retry-after": "2", "retry-after-ms": "250"}, 0.25),
+        ({"retry-after": "Tue, 24 Nov 2026 12:00:30 GMT"}, 30),
+        ({"retry-after": "Tue, 24 Nov 2026 11:00:00 GMT"}, 0),
+        ({"retry-after": "86400"}, 300),
+        *(({"retry-after": word}, None) for word in ("soon", "", "nan", "inf", "24 Nov 2026 12:00:30")),
+        ({}, None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_moment(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers, now=datetime(2026, 11, 24, 12, tzinfo=UTC)) == seconds
+
+
+def test_the_rate_limit_headers_hold_calls_back(ledger: CallLedger) -> None:
+    times: list[float] = []
+
+    def used_up(body: dict[str, Any], seen: int) -> Act:
+        times.append(time.monotonic())
+        reset = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
+        left = {"limit": "50", "remaining": "0" if len(times) == 1 else "40", "reset": reset}
+        return replace(always_answer(body, seen), headers={f"anthropic-ratelimit-requests-{k}": v for k, v in left.items()})
+
+    with messages_server(used_up) as server:
+        run(ledger, server.address, [make_request(str(n)) for n in range(3)], spec={"concurrency": 1})
+    assert times[1] - times[0] > 0.8 and times[2] - times[1] < 0.5
+
+
+def test_no_more_calls_are_on_their_way_than_the_project_says(ledger: CallLedger) -> None:
+    with messages_server(lambda body, seen: replace(always_answer(body, seen), delay=0.01)) as server:
+        run(ledger, server.address, [make_request(str(n)) for n in range(120)], spec={"concurrency": 6})
+        assert 2 <= server.log.most_together <= 6
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        (401, ["the key in ANTHROPIC_API_KEY", "is refused", "export"]),
+        (402, ["cannot pay", "credit"]),
+        (403, [MODEL, "may not be used"]),
+        (404, [MODEL, "is not known", "project.yaml"]),
+    ],
+)
+def test_what_no_call_can_survive_ends_the_run_in_a_sentence(ledger: CallLedger, status: int, says: list[str]) -> None:
+    with messages_server(lambda body, seen: Act(status)) as server:
+        with pytest.raises(ModelUnavailable) as caught:
+            run(ledger, server.address, [make_request(str(n)) for n in range(200)])
+        assert all(part in str(caught.value) for part in (*says, server.address))
+        assert len(server.log.received) <= 4
+    assert ledger.counts()["sent"] == ledger.counts()["reserved"] == 0 and ledger.spent_usd() == 0
+    with messages_server() as server:
+        assert run(ledger, server.address, [make_request(str(n)) for n in range(20)]).answered == 20
+
+
+def test_an_empty_account_ends_the_run(ledger: CallLedger) -> None:
+    broke = Act(400, raw=error_body(400, "Your credit balance is too low to access the Anthropic API."))
+    with messages_server(lambda body, seen: broke) as server, pytest.raises(ModelUnavailable, match=r"cannot pay.*credit balance"):
+        run(ledger, server.address, [make_request(str(n)) for n in range(50)])
+
+
+def test_an_unreachable_address_is_named(ledger: CallLedger) -> None:
+    with messages_server() as server:
+        address = server.address
+    with pytest.raises(ModelUnavailable, match=f"{MODEL}.*cannot be reached at {address}"):
+        run(ledger, address, [make_request("one")])
+    assert ledger.counts()["failed"] == 1 and ledger.spent_usd() == 0
+    spec = ModelSpec(provider="offline-stand-in", model=MODEL)
+    model = open_model(spec, environ={}, base_url=address)
+    with pytest.raises(ModelUnavailable, match=r"offline stand-in.*start it with: curate standin start"):
+        ask([make_request(str(n)) for n in range(90)], model=model, spec=spec, ledger=ledger, budget_usd=1, simulated=True, patience=QUICK)
+    assert ledger.counts()["reserved"] == ledger.counts()["sent"] == 0
+
+
+def test_the_circuit_opens_when_half_the_tries_fail(ledger: CallLedger) -> None:
+    def half(body: dict[str, Any], seen: int) -> Act:
+        return Act(500) if int(prompt_of(body)) >= 30 else always_answer(body, seen)
+
+    with messages_server(half) as server:
+        with pytest.raises(ModelUnavailable, match=r"\d+ of the last \d+ tries failed: http_500"):
+            run(ledger, server.address, [make_request(str(n)) for n in range(1000)])
+        assert len(server.log.answered) == 30 and len(server.log.received) < 90
+        before = len(server.log.received)
+        server.script = always_answer
+        again = run(ledger, server.address, [make_request(str(n)) for n in range(1000)])
+        assert (again.reused, again.answered, len(server.log.received) - before) == (30, 970, 970)
+
+
+def test_the_budget_is_never_passed_and_says_how_to_go_on(ledger: CallLedger) -> None:
+    requests = [make_request(str(n), max_tokens=500) for n in range(300)]
+    budget = 0.05
+    with messages_server() as server:
+        with pytest.raises(BudgetReached, match=r"0\.05 USD is reached.*raise budget.usd"):
+            run(ledger, server.address, requests, budget_usd=budget, spec={"concurrency": 16})
+        spent, asked = ledger.spent_usd(), len(server.log.received)
+        assert spent == pytest.approx(asked * CHEAP_ANSWER_USD) and spent <= budget
+        bound = bound_nano(requests[0], find_rates(ModelSpec(model=MODEL))) / 1e9
+        assert spent + bound > budget, "it could have bought one more"
+        assert ledger.counts() == {"reserved": 0, "sent": 0, "answered": asked, "failed": 0, "uncertain": 0}
+        assert run(ledger, server.address, requests, budget_usd=5).answered == 300 - asked
+
+
+def test_cached_and_thinking_tokens_are_charged_as_the_usage_tells(ledger: CallLedger) -> None:
+    usage = {
+        "input_tokens": 50,
+        "output_tokens": 40,
+        "output_tokens_details": {"thinking_tokens": 30},
+        "cache_creation_input_tokens": 300,
+        "cache_creation": {"ephemeral_5m_input_tokens": 200, "ephemeral_1h_input_tokens": 100},
+        "cache_read_input_tokens": 500,
+    }
+    with messages_server(lambda body, seen: Act(raw=json.dumps(message("thought over", usage=usage)).encode())) as server:
+        summary = run(ledger, server.address, [make_request("one")])
+    (row,) = ledger.costs()
+    assert (row.thinking_tokens, row.cache_write_tokens, row.cache_read_tokens) == (30, 300, 500)
+    usd = (50 * 2 + 40 * 10 + 200 * 2.5 + 100 * 4 + 500 * 0.2) / 1e6  # what is thought is part of what is written
+    assert summary.cost_usd == ledger.spent_usd() == row.cost_usd == pytest.approx(usd)
+
+
+def test_lost_tries_are_charged_and_cannot_pass_the_budget(ledger: CallLedger) -> None:
+    request = make_request("gone", max_tokens=500)
+    bound = bound_nano(request, find_rates(ModelSpec(model=MODEL))) / 1e9
+    with messages_server(lambda body, seen: Act(drop="before")) as server:
+        with pytest.raises(BudgetReached):
+            run(ledger, server.address, [request], budget_usd=bound * 2.5)
+        assert len(server.log.received) == 2
+    assert ledger.spent_usd() == pytest.approx(2 * bound) and ledger.counts()["uncertain"] == 1
+    assert [f.reason for f in ledger.failures("generate")] == ["dropped"]
+
+
+def test_simulated_and_real_calls_share_neither_answers_nor_money(ledger: CallLedger) -> None:
+    requests = [make_request(str(n)) for n in range(10)]
+    with messages_server() as server:
+        run(ledger, server.address, requests, simulated=True)
+        real = run(ledger, server.address, requests, simulated=False)
+    assert (real.answered, real.reused) == (10, 0)
+    assert ledger.spent_usd(simulated=True) == ledger.spent_usd(simulated=False) == ledger.spent_usd() / 2 > 0
+    assert len(list(ledger.answers("generate", simulated=False))) == 10
+
+
+def test_no_real_key_reaches_the_stand_in(ledger: CallLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
+        monkeypatch.setenv(name, "sk-ant-real")
+    monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "authorization: Bearer sk-ant-real\nx-api-key: sk-ant-real")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    spec = ModelSpec(provider="offline-stand-in", model=MODEL)
+    with messages_server() as server:
+        model = open_model(spec, environ={"ANTHROPIC_API_KEY": "sk-ant-real"}, base_url=server.address)
+        ask([make_request("one")], model=model, spec=spec, ledger=ledger, budget_usd=1, simulated=True, patience=QUICK)
+        assert server.log.keys == {"offline-stand-in"}
+
+
+def test_without_a_key_or_a_stand_in_the_sentence_says_what_to_do() -> None:
+    with pytest.raises(ModelUnavailable, match=r"ANTHROPIC_API_KEY: is not set.*export ANTHROPIC_API_KEY"):
+        open_model(ModelSpec(model=MODEL), environ={})
+    with pytest.raises(ModelUnavailable, match="start it with: curate standin start"):
+        open_model(ModelSpec(provider="offline-stand-in", model=MODEL), environ={})
+
+
+def test_connections_are_as_many_as_calls_on_their_way_and_are_used_again(ledger: CallLedger) -> None:
+    """There are several clients; a call goes to the first that has room."""
+    with messages_server(lambda body, seen: replace(always_answer(body, seen), delay=0.03)) as server:
+        model = open_model(ModelSpec(model=MODEL, base_url=server.address), environ={"ANTHROPIC_API_KEY": "k"})
+
+        async def send() -> None:
+            for wave in range(4):
+                bodies = [make_request(f"{wave} {n}").body for n in range(2 * CALLS_EACH + 1)]
+                replies = await asyncio.gather(*(model.send(body) for body in bodies))
+                assert [reply.status for reply in replies] == [200] * len(bodies)
+            await model.close()
+            await model.send(make_request("a closed model opens again").body)
+            await model.close()
+
+        asyncio.run(send())
+        assert len(server.log.connections) == 2 * CALLS_EACH + 1 + 1
+
+
+def test_equal_requests_are_one_call(ledger: CallLedger) -> None:
+    with messages_server(lambda body, seen: replace(always_answer(body, seen), delay=0.05)) as server:
+        summary = run(ledger, server.address, [make_request("same")] * 5 + [make_request("other")])
+        assert sorted(server.log.received) == ["other", "same"]
+    assert (summary.answered, summary.reused) == (2, 4)
+
+
+def test_progress_tells_where_it_stands(ledger: CallLedger) -> None:
+    told: list[AskProgress] = []
+    with messages_server(lambda body, seen: replace(always_answer(body, seen), delay=0.05)) as server:
+        run(ledger, server.address, [make_request(str(n)) for n in range(30)], progress=told.append)
+    last = told[-1]
+    assert (last.done, last.total, last.answered, last.in_flight) == (30, 30, 30, 0)
+    assert len(told) >= 2 and [t.done for t in told] == sorted(t.done for t in told)
+    assert last.cost_usd == pytest.approx(30 * CHEAP_ANSWER_USD)
+
+
+def test_a_bug_in_the_middle_of_a_run_loses_nothing(ledger: CallLedger) -> None:
+    def requests() -> Iterator[Request]:
+        yield from (make_request(str(n)) for n in range(20))
+        raise LookupError("the caller's own mistake")
+
+    with messages_server() as server:
+        with pytest.raises(LookupError):
+            run(ledger, server.address, requests())  # type: ignore[arg-type]
+        run(ledger, server.address, [make_request(str(n)) for n in range(20)])
+        assert len(server.log.received) == len(set(server.log.received)) == 20
+
+
+def test_what_arrives_together_is_committed_together(tmp_path: Path) -> None:
+    """Sixteen answers at a time: at two durable writes a call, far fewer transactions than calls."""
+    connection = open_database(tmp_path / "w.db")
+    commits: list[str] = []
+    connection.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
+    with messages_server(lambda body, seen: replace(always_answer(body, seen), delay=0.05)) as server:
+        run(CallLedger(connection), server.address, [make_request(str(n)) for n in range(320)], spec={"concurrency": 32})
+    connection.close()
+    assert len(commits) < 480  # 640 without grouping; how much comes together depends on the machine
+
+
+def test_a_length_without_a_price_is_a_counted_failure(ledger: CallLedger) -> None:
+    long = make_request("word " * 60_000, model="claude-haiku-5-5")
+    spec = ModelSpec(model="claude-haiku-5-5", base_url="http://127.0.0.1:9")
+    with messages_server() as server:
+        model = open_model(spec.model_copy(update={"base_url": server.address}), environ={"ANTHROPIC_API_KEY": "k"})
+        summary = ask([long], model=model, spec=spec, ledger=ledger, budget_usd=1, simulated=False)
+        assert (summary.failures, server.log.received) == ({"unpriced_length": 1}, [])
+
+
+def test_a_model_without_a_price_is_refused(ledger: CallLedger) -> None:
+    spec = ModelSpec(model="llama-4-70b", base_url="http://127.0.0.1:9")
+    model = open_model(spec, environ={"ANTHROPIC_API_KEY": "k"})
+    with pytest.raises(ProjectError, match=r"llama-4-70b: has no price.*price: \{input"):
+        ask([make_request("x", model="llama-4-70b")], model=model, spec=spec, ledger=ledger, budget_usd=1, simulated=False)

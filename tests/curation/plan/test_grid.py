@@ -1,0 +1,260 @@
+"""The plan: even, repeatable, growing without changing what stands, and blind to protected texts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+
+import pyarrow as pa
+import pytest
+
+from curation.config.project import Project, ValuesFile
+from curation.errors import ProjectError
+from curation.plan import Cell, Values, coverage, find_passages, make_plan, normalized, values_from_lines, values_from_table
+from tests.support.icd_samples import ROWS, TABLE, project
+
+
+def plan(protected: tuple[str, ...] = (), **changes: object):
+    return make_plan(project(**changes), table=TABLE, protected_texts=protected)
+
+
+def test_the_same_seed_makes_the_same_plan_and_another_seed_another() -> None:
+    first = plan()
+    assert first == plan()
+    other = project()
+    other = other.model_copy(update={"plan": other.plan.model_copy(update={"seed": 8})})
+    assert [c.key for c in make_plan(other, table=TABLE, protected_texts=())] != [c.key for c in first]
+
+
+def test_raising_a_count_only_adds_cells() -> None:
+    small, large = plan(instruction=7, preference=2), {c.id: c for c in plan(instruction=41, preference=13)}
+    assert len(large) == 54
+    assert all(large[cell.id] == cell for cell in small)
+
+
+@pytest.mark.parametrize("count", [10, 40, 240])
+def test_values_follow_their_weights_at_every_length(count: int) -> None:
+    cells = [c for c in plan(instruction=count) if c.kind == "instruction"]
+    for name, values in project().plan.attributes.items():
+        shares = {value: weight / sum(values.values()) for value, weight in values.items()}
+        seen = Counter(c.attributes[name] for c in cells)
+        assert all(abs(seen[value] - share * count) <= 1.5 for value, share in shares.items()), (name, seen)
+
+
+def test_no_attribute_predicts_another() -> None:
+    cells = plan(instruction=240, preference=0)
+    attributes = project().plan.attributes
+    for one, other in pairwise(attributes):
+        seen = Counter((c.attributes[one], c.attributes[other]) for c in cells)
+        for a, wa in attributes[one].items():
+            for b, wb in attributes[other].items():
+                expected = 240 * wa / sum(attributes[one].values()) * wb / sum(attributes[other].values())
+                assert abs(seen[a, b] - expected) <= 3, (a, b, seen[a, b], expected)
+
+
+def test_each_row_is_written_about_once_before_any_comes_again() -> None:
+    scope = {code for code, row in ROWS.items() if row["scope"]}
+    cells = plan(instruction=2 * len(scope), preference=0)
+    assert {c.key for c in cells[: len(scope)]} == scope
+    assert [c.visit for c in cells] == [0] * len(scope) + [1] * len(scope)
+    assert {c.key for c in cells[len(scope) :]} == scope
+
+
+def test_topics_take_turns() -> None:
+    cells = plan(instruction=8, preference=0)
+    assert len({c.row["chapter"] for c in cells[:4] if c.row}) == 4
+
+
+def test_the_kinds_share_rows_only_when_they_must() -> None:
+    cells = plan(instruction=4, preference=3)
+    keys = [c.key for c in cells]
+    assert len(set(keys)) == len(keys)
+
+
+def test_pairs_get_billable_siblings_and_rows_without_any_are_left_out() -> None:
+    cells = [c for c in plan(instruction=0, preference=30)]
+    assert "R99" not in {c.key for c in cells}
+    for cell in cells:
+        assert cell.key and cell.siblings
+        family = {code for code, row in ROWS.items() if row["parent"] == ROWS[cell.key]["parent"] and row["billable"]} - {cell.key}
+        assert {s["code"] for s in cell.siblings} <= family
+        assert all("scope" not in s and "parent" not in s for s in cell.siblings)
+
+
+def test_protected_texts_are_taken_out_of_lists_and_rows_so_called_are_never_shown() -> None:
+    protected = ("wenckebach’s  BLOCK", "Swyer James Syndrome", "Deuteranomaly")
+    cells = plan(protected, instruction=30, preference=30)
+    keys = {c.key for c in cells}
+    assert "H53.53" not in keys and {"I44.1", "J43.0"} <= keys
+    shown = [row for c in cells for row in (c.row, *c.siblings) if row]
+    assert "H53.53" not in {row["code"] for row in shown}
+    names = {normalized(name) for row in shown for name in (row["description"], *row["terms"])}
+    assert names.isdisjoint({"swyer james syndrome", "deuteranomaly"}) and "wenckebach s block" not in names
+    assert any("Second degree block, type I and II" in row["terms"] for row in shown if row["code"] == "I44.1")
+
+
+def test_a_name_that_holds_a_protected_text_is_not_shown_but_a_longer_word_is_no_hit() -> None:
+    cells = plan(("heart block", "Death N"), instruction=30, preference=0)
+    terms = [term for c in cells if c.row for term in c.row["terms"]]
+    assert "Complete heart block NOS" not in terms and "Death NOS" in terms
+
+
+def test_a_blank_project_has_cells_without_rows() -> None:
+    cells = make_plan(project(grounded=False, instruction=5, preference=2), table=None, protected_texts=())
+    assert [(c.key, c.row, c.siblings) for c in cells] == [(None, None, ())] * 7
+    assert [c.id for c in cells][-2:] == ["preference:00000", "preference:00001"]
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"where": "nope"}, "plan.grounding.where"),
+        ({"show": ["code", "nope"]}, "plan.grounding.show"),
+        ({"siblings": "nope"}, "plan.grounding.siblings"),
+    ],
+)
+def test_a_missing_column_is_named_with_those_there_are(change: dict[str, object], what: str) -> None:
+    base = project()
+    assert base.plan.grounding
+    grounding = base.plan.grounding.model_copy(update=change)
+    broken = base.model_copy(update={"plan": base.plan.model_copy(update={"grounding": grounding})})
+    with pytest.raises(ProjectError) as error:
+        make_plan(broken, table=TABLE, protected_texts=())
+    assert what in error.value.what and "`nope`" in error.value.fact and "description" in error.value.fact
+
+
+def test_a_filter_column_must_be_true_or_false() -> None:
+    base = project()
+    assert base.plan.grounding
+    grounding = base.plan.grounding.model_copy(update={"where": "description"})
+    broken = base.model_copy(update={"plan": base.plan.model_copy(update={"grounding": grounding})})
+    with pytest.raises(ProjectError, match=r"plan\.grounding\.where.*`description`.*string"):
+        make_plan(broken, table=TABLE, protected_texts=())
+
+
+def test_a_missing_table_and_a_weightless_attribute_are_refused() -> None:
+    with pytest.raises(ProjectError, match=r"icd10cm\.parquet"):
+        make_plan(project(), table=None, protected_texts=())
+    base = project()
+    flat = base.model_copy(update={"plan": base.plan.model_copy(update={"attributes": {"tone": {"dry": 0.0}}})})
+    with pytest.raises(ProjectError, match=r"plan\.attributes\.tone"):
+        make_plan(flat, table=TABLE, protected_texts=())
+
+
+def test_coverage_counts_what_is_reached() -> None:
+    cells = plan(instruction=10, preference=0)
+    done = {c.id for c in cells if c.attributes["task"] == "phrase"}
+    assert coverage(cells, done)["task"] == {"phrase": (6, 6), "short note": (0, 4)}
+
+
+def changed(**plan: object) -> Project:
+    """The open test project with other keys under `plan`."""
+    base = project(grounded=False, instruction=40, preference=4).model_dump(mode="json")
+    return Project.model_validate({**base, "plan": {**base["plan"], **plan}})
+
+
+def cells_of(p: Project, **given: object) -> list[Cell]:
+    return make_plan(p, table=None, protected_texts=(), **given)  # type: ignore[arg-type]
+
+
+def test_an_attribute_may_be_a_list_and_a_value_may_be_described() -> None:
+    p = changed(attributes={"topic": ["roots", "pests"], "persona": {"nurse": {"weight": 3, "says": "Works nights."}, "patient": 1}})
+    cells = [c for c in cells_of(p) if c.kind == "instruction"]
+    assert Counter(c.attributes["topic"] for c in cells) == {"roots": 20, "pests": 20}
+    assert Counter(c.attributes["persona"] for c in cells) == {"nurse": 30, "patient": 10}
+    assert {(c.attributes["persona"], c.described.get("nurse")) for c in cells} == {("nurse", "Works nights."), ("patient", None)}
+
+
+def test_values_come_from_lines_and_from_columns() -> None:
+    assert values_from_lines("# topics\nroots\n\n pests \n", "topic", ValuesFile(file="t.txt")).weights == {"roots": 1.0, "pests": 1.0}
+    table = pa.table({"n": ["2", "3", "1"], "t": ["roots", "pests", "roots"], "about": ["", "Slugs.", "Carrots."]})
+    values = values_from_table(table, "topic", ValuesFile(file="t.csv", column="t", weight="n", says="about"))
+    assert values == Values({"roots": 3.0, "pests": 3.0}, {"pests": "Slugs.", "roots": "Carrots."})
+    for source, fact in (({"column": "x"}, "has n, t, about"), ({"column": "t", "weight": "about"}, "reads the weight ''")):
+        with pytest.raises(ProjectError, match=rf"plan\.attributes\.topic.*{fact}"):
+            values_from_table(table, "topic", ValuesFile(file="t.csv", **source))
+    with pytest.raises(ProjectError, match=r"plan\.attributes\.topic.*holds no value"):
+        values_from_lines("# nothing\n", "topic", ValuesFile(file="t.txt"))
+
+
+def test_quotas_are_met_exactly_and_the_rest_keeps_out_of_them() -> None:
+    quotas = [
+        {"where": {"difficulty": "advanced", "task": "phrase"}, "cells": 9},
+        {"where": {"difficulty": "advanced", "task": "short note"}, "cells": 0},
+        {"where": {"persona": "patient", "difficulty": "basic"}, "cells": 7},
+    ]
+    cells = [c for c in cells_of(changed(quotas=quotas)) if c.kind == "instruction"]
+    seen = Counter((c.attributes["difficulty"], c.attributes["task"]) for c in cells)
+    assert len(cells) == 40 and seen["advanced", "phrase"] == 9 and seen["advanced", "short note"] == 0
+    assert sum(c.attributes["persona"] == "patient" and c.attributes["difficulty"] == "basic" for c in cells) == 7
+    longer = [c for c in cells_of(changed(quotas=quotas, instruction=60)) if c.kind == "instruction"]
+    assert longer[:40] == cells
+
+
+@pytest.mark.parametrize(
+    ("quotas", "fact"),
+    [
+        ([{"where": {"dificulty": "basic"}, "cells": 2}], "there are task, difficulty, persona"),
+        ([{"where": {"difficulty": "hard"}, "cells": 2}], "basic, intermediate, advanced"),
+        ([{"where": {"difficulty": "basic"}, "cells": 2}, {"where": {"task": "phrase"}, "cells": 1}], "can hold the same cell"),
+        ([{"where": {"difficulty": "basic"}, "cells": 41}], "ask for 41 cells, the plan for 40"),
+        ([{"where": {"task": v}, "cells": 4} for v in ("phrase", "short note")], "32 more cells are planned"),
+    ],
+)
+def test_a_quota_that_cannot_be_is_refused_with_its_place(quotas: list[dict[str, object]], fact: str) -> None:
+    with pytest.raises(ProjectError, match=rf"plan\.quotas.*{fact}"):
+        cells_of(changed(quotas=quotas))
+
+
+def test_thousands_of_values_are_spread_in_time() -> None:
+    topics = [f"topic {n}" for n in range(5000)]
+    cells = [c for c in cells_of(changed(attributes={"topic": topics, "task": ["a", "b"]}, instruction=400)) if c.kind == "instruction"]
+    assert len({c.attributes["topic"] for c in cells}) == 400
+    assert Counter(c.attributes["task"] for c in cells) == {"a": 200, "b": 200}
+
+
+def test_documents_become_passages_of_whole_paragraphs() -> None:
+    text = "# Soil\n\n" + "Dig it over. " * 20 + "\n\n" + "Rake it. " * 20 + "\n\n# Pests\n\nPick the slugs."
+    passages = find_passages({"a.md": text, "b.txt": "Water at dawn.\n"}, chunk_chars=300)
+    assert [(p["file"], text[p["start"] : p["start"] + len(p["text"])] == p["text"]) for p in passages[:-1]] == [("a.md", True)] * 2
+    assert passages[0]["text"].startswith("# Soil\n\nDig") and "# Pests\n\nPick" in passages[1]["text"]
+    assert max(len(p["text"]) for p in find_passages({"a": "word " * 900}, chunk_chars=300)) <= 300
+    assert "".join(p["text"] for p in find_passages({"a": "x" * 900}, chunk_chars=400)) == "x" * 900
+    kept = find_passages({"a": text}, chunk_chars=300, protected={normalized("Pick the slugs")})
+    assert ["slugs" in p["text"] for p in kept] == [False] and len(passages) == 3
+
+
+def test_each_cell_gets_a_passage_and_each_passage_comes_once_before_any_again() -> None:
+    passages = [{"file": f"{n % 3}.md", "start": n, "text": f"passage {n}"} for n in range(12)]
+    cells = [c for c in cells_of(changed(instruction=24, preference=0), passages=passages)]
+    assert {c.passage["text"] for c in cells[:12] if c.passage} == {p["text"] for p in passages}
+    assert [c.visit for c in cells] == [0] * 12 + [1] * 12 and all(c.key is None for c in cells)
+    assert cells[0].reference == {"document": cells[0].passage["file"], "passage": cells[0].passage["text"]}  # type: ignore[index]
+
+
+def test_a_share_of_the_cells_grows_from_earlier_ones() -> None:
+    p = changed(instruction=100, preference=0, evolve={"deeper": 0.2, "broader": 0.1})
+    cells = {c.id: c for c in cells_of(p)}
+    grown = [c for c in cells.values() if c.evolve]
+    assert Counter(c.evolve for c in grown) == {"deeper": 20, "broader": 10}
+    for cell in grown:
+        parent = cells[cell.parent or ""]
+        assert parent.evolve is None and parent.ordinal < cell.ordinal
+    assert max(Counter(c.parent for c in grown).values()) <= 2
+    longer = cells_of(changed(instruction=130, preference=0, evolve={"deeper": 0.2, "broader": 0.1}))
+    assert longer[:100] == list(cells.values())
+
+
+def test_what_grows_deeper_is_about_the_same_row() -> None:
+    base = project(instruction=20, preference=0).model_dump(mode="json")
+    p = Project.model_validate({**base, "plan": {**base["plan"], "evolve": {"deeper": 0.3, "broader": 0.1}}})
+    cells = {c.id: c for c in make_plan(p, table=TABLE, protected_texts=())}
+    same = {c.evolve: c.key == cells[c.parent].key for c in cells.values() if c.parent}
+    assert same == {"deeper": True, "broader": False}
+
+
+@pytest.mark.parametrize(("written", "expected"), [(2, {2: 10}), ("1..2", {1: 5, 2: 5}), ({1: 4, 3: 1}, {1: 8, 3: 2})])
+def test_turns_are_a_number_a_range_or_weights(written: object, expected: dict[int, int]) -> None:
+    cells = cells_of(changed(instruction=10, preference=2, turns=written))
+    assert Counter(c.turns for c in cells if c.kind == "instruction") == expected
+    assert {c.turns for c in cells if c.kind == "preference"} == {1}

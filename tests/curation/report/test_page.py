@@ -1,0 +1,329 @@
+"""The report page and the dataset card, on the facts of a believable project."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+from curation.report import Dispute, Drop, FunnelStep, ReportData, compare_selections, render_card, render_report
+from curation.report.charts import count_bins, histogram
+from curation.report.notices import find_attention
+from curation.report.page import wilson
+from curation.report.text_diff import mark_differences
+from tests.support.report_samples import attack, bare, card, described, full, review
+
+
+class Reader(HTMLParser):
+    """Collects what a browser would run or fetch, and checks that tags close in order."""
+
+    VOID = frozenset(("meta", "link", "img", "br", "input", "hr", "line", "rect", "path"))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.fetched: list[str] = []
+        self.handlers: list[str] = []
+        self.scripts = 0
+        self.broken: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.scripts += tag == "script"
+        self.handlers += [name for name in values if name.startswith("on")]
+        if values.get("id"):
+            self.ids.append(str(values["id"]))
+        if tag == "a":
+            self.links.append(str(values["href"]))
+        self.fetched += [str(values[name]) for name in ("src", "srcset", "action", "data") if name in values]
+        if tag == "link":
+            self.fetched.append(str(values["href"]))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.VOID:
+            return
+        if not self.open or self.open.pop() != tag:
+            self.broken.append(tag)
+
+
+def read(page: str) -> Reader:
+    reader = Reader()
+    reader.feed(page)
+    return reader
+
+
+@pytest.mark.parametrize("data", [full(), bare()], ids=["full", "bare"])
+def test_page_is_whole_and_fetches_nothing(data: ReportData) -> None:
+    page = render_report(data)
+    reader = read(page)
+    assert (reader.broken, reader.open) == ([], [])
+    assert len(reader.ids) == len(set(reader.ids))
+    assert {link.removeprefix("#") for link in reader.links} <= set(reader.ids)
+    assert reader.fetched == ["data:,"]
+    assert not re.findall(r"https?://|@import|url\(", page)
+
+
+def test_hostile_text_stays_text_everywhere() -> None:
+    page = render_report(attack(full()))  # type: ignore[arg-type]
+    reader = read(page)
+    assert page.count("window.hit") > 100  # the attack reached every part
+    assert (reader.scripts, reader.handlers, reader.broken) == (1, [], [])
+    assert "<img" not in page
+    assert "{{7*7}}" in page  # shown, not evaluated
+
+
+def test_policy_names_the_hash_of_the_only_script() -> None:
+    page = render_report(full())
+    named = re.search(r"script-src 'sha256-([^']+)'", page)
+    script = re.search(r"<script>(.*?)</script>", page, re.S)
+    assert named and script
+    assert base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode() == named[1]
+
+
+def test_what_did_not_run_is_said_and_what_found_nothing_is_said_differently() -> None:
+    page = render_report(bare())
+    assert "no protected set was screened against; leaks are unknown, not absent" in page
+    assert read(page).ids.count("leaks") == 0
+    ran = render_report(bare().model_copy(update={"drops": (), "conflicts": (), "failures": (), "snapshots": (), "runs": (), "scores": ()}))
+    for sentence in ("left no row out", "found none", "gave an answer that could be used", "No snapshot has been made", "No stage has run"):
+        assert sentence in ran
+    assert "no run is recorded" not in ran
+
+
+def test_simulation_cannot_be_missed_and_is_not_claimed_of_people() -> None:
+    page = render_report(full())
+    assert "The review is simulated. No person has looked at these rows." in page
+    assert page.count('<span class="tag bad">simulated</span>') == 2
+    assert "list price, not billed" in page
+    real = full(
+        review=review(simulated=False),
+        models_simulated=False,
+        cost=full().cost.model_copy(update={"simulated": False}),  # type: ignore[union-attr]
+    )
+    body = render_report(real).split("<body>")[1].replace("simulated-ada", "").replace("simulated-ben", "")
+    assert "simulated" not in body.split("<script>")[0].lower()
+
+
+def test_personal_data_in_a_row_is_masked_wherever_the_row_is_shown() -> None:
+    said = "Mail john.doe@acme.co.uk or call +1 (212) 555-2368 about it"
+    rows = full()
+    leak, conflict = (rows.leaks[0], (rows.conflicts or ())[0])
+    page = render_report(
+        full(
+            drops=(Drop(row="4" * 64, stage="dedup", reason="near copy", text=said, twin="6" * 64, twin_text=f"{said}, please"),),
+            leaks=(leak.model_copy(update={"text": said, "item_text": said, "evidence": said}),),
+            conflicts=(conflict.model_copy(update={"text": said, "twin_text": said}),),
+            review=review().model_copy(update={"disputes": (Dispute(row="7" * 64, text=said, answers={"a": "approve"}, comment=said),)}),
+        )
+    )
+    assert "john.doe" not in page and "555-23" not in page
+    assert page.count("j***@a***") > 6
+
+
+def test_what_the_rows_are_is_told_with_a_table_behind_each_picture() -> None:
+    page = render_report(full())
+    for sentence in ("What the rows are", "I&#39;m sorry, but", "Personal data and secrets", "61.2", "2.33 ×",
+                     "120 training rows and 120 real rows in two dimensions", "Real rows that are not covered"):  # fmt: skip
+        assert sentence in page
+    assert page.count('<g class="crosses"><path') == 1 and "john.doe" not in page
+    spoken = re.findall(r'<svg[^>]*aria-label="([^"]*)"', page)
+    assert spoken and all(spoken) and page.count('role="img"') == len(spoken)
+
+
+def test_notices_name_what_is_wrong_with_the_rows_as_a_whole() -> None:
+    texts = [notice.text for notice in find_attention(full())]
+    assert any(text.startswith("Personal data or secrets stand in instruction rows: email 1, phone number 1") for text in texts)
+    assert any("of real use has a training row near, where" in text for text in texts)
+    assert any("chapter classes of instruction rows are rare: chapter 13, chapter 12" in text for text in texts)
+    assert any("instruction rows refuse" in text for text in texts) == (described().refusals / described().rows > 0.01)
+
+
+def test_copy_for_a_snapshot_carries_no_text_of_real_users() -> None:
+    assert "call about a sick child" in render_report(full())
+    page = render_report(full(), protected_text=False)
+    assert "call about" not in page and "real users wrote it" in page
+
+
+def test_long_groups_are_cut_and_say_by_how_much() -> None:
+    many = tuple(Drop(row=f"{i:064x}", stage="score", reason="below the threshold", text=f"row {i}") for i in range(25))
+    other = Drop(row="f" * 64, stage="score", reason="too long", text="the only one of its reason")
+    page = render_report(bare().model_copy(update={"drops": (*many, other)}), drops_per_reason=10)
+    assert page.count('<details class="row"') == 11
+    assert "26 rows; 11 shown, 15 more are in the project" in page
+    assert 'data-key="score/below the threshold">score: below the threshold <span>25</span>' in page
+
+
+def test_copy_for_a_snapshot_carries_no_protected_text() -> None:
+    data = full()
+    leak = data.leaks[1]
+    secret = "furosemide"
+    dropped = (
+        Drop(row=leak.row, stage="screen", reason="leak", text=leak.text, evidence=f"says {secret}"),
+        Drop(row="5" * 64, stage="dedup", reason="near duplicate", text="takes furosemide daily", twin=leak.row, twin_text=leak.text),
+        Drop(row="6" * 64, stage="score", reason="below the threshold", text="an innocent row"),
+    )
+    data = data.model_copy(update={"drops": dropped})
+    assert secret in render_report(data)
+    page = render_report(data, protected_text=False)
+    assert secret not in page
+    assert "an innocent row" in page and "2 of 291 rows flagged" in page and page.count("Not shown here") >= 4
+
+
+def test_earlier_runs_are_folded_and_none_is_lost() -> None:
+    runs = full().runs or ()
+    page = render_report(full(runs=[runs[0]] * 20 + list(runs)))
+    assert "1 earlier run</summary>" in page
+    assert page.split('id="runs"')[1].split("</section>")[0].count('<th scope="row">') == 26
+
+
+def test_long_texts_are_cut_and_say_by_how_much() -> None:
+    one = Drop(row="a" * 64, stage="score", reason="too long", text="word " * 2_000, twin_text="other " * 2_000)
+    page = render_report(bare().model_copy(update={"drops": (one,)}))
+    assert "… (4,000 more characters)" in page and "… (6,000 more characters)" in page
+
+
+def test_text_html_cannot_carry_is_replaced() -> None:
+    page = render_report(bare().model_copy(update={"brief": "a\x00b\ud800c\x1bd\te"}))
+    assert "a\ufffdb\ufffdc\ufffdd\te" in page
+    page.encode()
+
+
+def test_differing_words_are_marked_and_equal_ones_are_not() -> None:
+    assert mark_differences("glucose <210>, no ketones", "glucose <211>, no ketones") == (
+        "glucose &lt;<del>210</del>&gt;, no ketones",
+        "glucose &lt;<ins>211</ins>&gt;, no ketones",
+    )
+    assert mark_differences("2型糖尿病", "2型糖尿症") == ("2型糖尿<del>病</del>", "2型糖尿<ins>症</ins>")
+    assert mark_differences("a " * 2_000, "b") == ("a " * 2_000, "b")
+
+
+def test_selections_have_one_size_and_the_numbers_of_their_rows() -> None:
+    totals, lengths = [9.0, 8.0, 3.0, 2.0], [10, 20, 30, 40]
+    chosen = compare_selections(totals, lengths, kept=[True, True, False, False], valid=[True, True, True, False], seed=4)
+    found, chance, longest = chosen
+    assert [s.rows for s in chosen] == [2, 2, 2]
+    assert (found.mean_score, found.valid_share, found.mean_length) == (8.5, 1.0, 15.0)
+    assert (longest.mean_score, longest.valid_share, longest.mean_length) == (2.5, 0.5, 35.0)
+    assert chance.mean_score == pytest.approx(5.5, abs=0.5)
+    assert chosen == compare_selections(totals, lengths, kept=[True, True, False, False], valid=[True, True, True, False], seed=4)
+    assert compare_selections(totals, lengths, kept=[False] * 4) == ()
+
+
+def test_histogram_counts_every_value_once_and_splits_the_bar_the_cut_falls_in() -> None:
+    assert count_bins([-1, 0, 0.49, 0.5, 9.99, 10, 12], low=0, high=10, bins=20) == [3, 1, *[0] * 17, 3]
+    assert sum(count_bins([i / 10 for i in range(101)], low=0, high=10, bins=20)) == 101
+    picture = histogram([7.1, 7.3], low=0, high=10, bins=20, cut=7.2, name="totals")
+    assert picture.count('class="kept"') == picture.count('class="lost"') == 1
+    assert "totals: 2 values, mean 7.20, median 7.20, 1 at or above the cut of 7.2" in picture
+
+
+def test_interval_holds_at_the_edges() -> None:
+    assert wilson(0, 0) == (0.0, 1.0)
+    low, high = wilson(0, 20)
+    assert (round(low, 3), round(high, 3)) == (0.0, 0.161)
+    assert wilson(27, 120) == pytest.approx((0.1594, 0.3075), abs=1e-3)
+
+
+def test_attention_names_the_grave_first_and_is_silent_when_all_is_well() -> None:
+    found = find_attention(full())
+    assert [n.level for n in found] == sorted((n.level for n in found), key=["stop", "look", "note"].index)
+    assert {n.section for n in found} >= {"review", "judge", "classes", "snapshots", "cost", "leaks"}
+    crowd = tuple(Drop(row=f"{i:064x}", stage="dedup", reason="near duplicate", text="x", cluster="3f9c") for i in range(30))
+    grown = find_attention(bare().model_copy(update={"drops": crowd, "funnel": (FunnelStep(stage="dedup", entered=100, left=70),)}))
+    assert [n.text.split(":")[0] for n in grown] == ["30 of 100 rows were left out as duplicates of one row (3f9c)"]
+    assert find_attention(bare()) == []
+
+
+def test_card_front_matter_is_what_the_hub_reads() -> None:
+    front = yaml.safe_load(render_card(card()).split("---\n")[1])
+    assert front["license"] == "cc-by-4.0"
+    assert front["size_categories"] == ["1K<n<10K"]
+    assert front["task_categories"] == ["text-generation"]
+    assert front["configs"][0]["data_files"] == [
+        {"split": "train", "path": "train.parquet"},
+        {"split": "validation", "path": "validation.parquet"},
+    ]
+    assert "simulated-review" in front["tags"] and "sft" in front["tags"]
+    own = yaml.safe_load(render_card(card(licence="Our Clinic: internal #1")).split("---\n")[1])
+    assert (own["license"], own["license_name"]) == ("other", "our-clinic-internal-1")
+
+
+def test_card_says_what_was_done_and_where_it_stops() -> None:
+    text = render_card(card())
+    for sentence in (
+        "> **Simulated.** The offline stand-in wrote or judged rows. Simulated reviewers answered; no person has looked at them.",
+        "470 answers by sim-ada, sim-ben (simulated), 2 asked for each row. 16 disputed rows were left out.",
+        "Agreement (Krippendorff's alpha): 0.742, tentative.",
+        "| icd10\\_eval | 120 | icd10\\_eval.jsonl | `77aa01fe77aa01fe` |",
+        "| near duplicates (Jaccard) | 0.7 |",
+        "| Near duplicates | 29 |",
+        "curate verify icd10-instruction-v1-3f9c2a1b ",
+        "> Keep &lt;b>short&lt;/b> \\| plain.",
+        "| test | 0 | none |",
+    ):
+        assert sentence in text
+    plain = render_card(card(review={}, models={"teacher": "m", "judge": "m", "simulated": False}, protected=()))
+    assert "No person has reviewed these rows." in plain and "leaks of one are unknown" in plain and "imulated" not in plain
+
+
+def test_card_takes_a_manifest_as_it_stands() -> None:
+    text = render_card(
+        card(
+            models={"teacher": "m (offline stand-in: made-up text)", "judge": "j", "simulated": True},
+            settings={"score": {"threshold": 7.0, "top_percent": None}, "splits": {"train": 0.8}},
+            protected=[{"name": "s", "file": "s.jsonl", "items": 1200, "sha256": "ab" * 32, "text": "phrase", "label": "code"}],
+        )
+    )
+    assert "| Teacher | m (offline stand-in: made-up text) |" in text and "| Judge | j (offline stand-in) |" in text
+    assert "| score.threshold | 7.0 |" in text and "| splits.train | 0.8 |" in text and "top\\_percent" not in text
+    assert "| s | 1,200 | s.jsonl |" in text
+
+
+def test_card_example_loads_the_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code in the card is run as it stands, on files of the card's name."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pytest.importorskip("datasets")
+    folder = tmp_path / "icd10-instruction-v1-3f9c2a1b"
+    folder.mkdir()
+    for split, rows in (("train", 3), ("validation", 2)):
+        pq.write_table(pa.table({"prompt": ["p"] * rows, "completion": ["c"] * rows}), folder / f"{split}.parquet")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    code = render_card(card()).split("```python\n")[1].split("```")[0]
+    names: dict[str, object] = {}
+    exec(code.replace('load_dataset("parquet", ', f'load_dataset("parquet", cache_dir={str(tmp_path)!r}, '), names)
+    assert {split: len(rows) for split, rows in names["rows"].items()} == {"train": 3, "validation": 2}  # type: ignore[attr-defined]
+
+
+def test_no_list_makes_the_page_endless() -> None:
+    page = full()
+    assert page.review is not None
+    leaks = page.leaks[:1] * 450
+    disputes = page.review.disputes[:1] * 201
+    runs = (page.runs or ())[:1] * 1_000
+    review = page.review.model_copy(update={"disputes": disputes, "edited": 3})
+    html = render_report(
+        page.model_copy(update={"leaks": leaks, "review": review, "runs": runs, "conflicts": (page.conflicts or ())[:1] * 7})
+    )
+    assert "250 more rows not shown here" in html and "1 more row not shown here" in html
+    assert "975 earlier runs, the latest 200 of them" in html
+    assert html.count("more row") == 2  # seven conflicts are all there
+    assert "3 changed by a person: the changed rows go on" in html
+
+
+def test_a_true_error_rate_has_a_column_only_where_one_is_known() -> None:
+    page = full()
+    assert page.review is not None and "True rate" in render_report(page)
+    unknown = tuple(rate.model_copy(update={"true": None}) for rate in page.review.error_rates)
+    assert "True rate" not in render_report(page.model_copy(update={"review": page.review.model_copy(update={"error_rates": unknown})}))

@@ -1,0 +1,203 @@
+"""The report in a real browser: nothing is fetched, nothing planted runs, the filter filters, it prints and reads well."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation.report import ReportData, render_report
+from tests.support.report_samples import attack, bare, drops, full
+
+pytestmark = pytest.mark.browser
+
+QUIET = ("--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync")
+SWITCHES = ["--no-sandbox", "--disable-gpu", *QUIET]
+
+CONTRAST = """() => {
+  const pen = Object.assign(document.createElement("canvas"), {width: 1, height: 1}).getContext("2d", {willReadFrequently: true});
+  const over = (colours) => {
+    pen.clearRect(0, 0, 1, 1);
+    for (const colour of colours) { pen.fillStyle = colour; pen.fillRect(0, 0, 1, 1); }
+    const part = [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3).map((c) => c / 255)
+      .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * part[0] + 0.7152 * part[1] + 0.0722 * part[2];
+  };
+  const low = [];
+  for (const node of document.querySelectorAll("body *")) {
+    const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim());
+    if (!own || node.closest("script, .quiet, .skip") || !node.checkVisibility()) continue;
+    const backs = [];
+    for (let at = node; at; at = at.parentElement) backs.unshift(getComputedStyle(at).backgroundColor);
+    const [a, b] = [over(backs), over([...backs, getComputedStyle(node).color])].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < 4.5) low.push(`${ratio.toFixed(2)} ${node.tagName}.${node.className} ${node.textContent.trim().slice(0, 30)}`);
+  }
+  return low;
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail("Chromium is missing: make system")
+        pytest.skip("Chromium is missing: make system")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        chromium = play.chromium.launch(executable_path=path, args=SWITCHES)
+        try:
+            yield chromium
+        finally:
+            chromium.close()
+
+
+class Opened:
+    """A page of the report and all that it said or asked for."""
+
+    def __init__(self, browser: Any, data: ReportData, folder: Path, **settings: Any) -> None:
+        path = folder / "report.html"
+        path.write_text(render_report(data), encoding="utf-8")
+        self.complaints: list[str] = []
+        self.asked: list[str] = []
+        self.page = browser.new_page(**settings)
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(path.as_uri())
+        self.own = path.as_uri()
+
+
+@pytest.fixture
+def report(browser: Any, tmp_path: Path) -> Iterator[Any]:
+    opened: list[Opened] = []
+
+    def start(data: ReportData, **settings: Any) -> Opened:
+        opened.append(Opened(browser, data, tmp_path, **settings))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.page.close()
+
+
+def visible(page: Any) -> int:
+    return int(page.locator("#drops .row:visible").count())
+
+
+@pytest.mark.parametrize("data", [full(), bare()], ids=["full", "bare"])
+def test_nothing_is_fetched_and_nothing_complains(report: Any, data: ReportData) -> None:
+    opened = report(data)
+    opened.page.locator("#theme").click()
+    assert opened.page.evaluate("document.documentElement.dataset.theme") == "light"
+    assert opened.complaints == []
+    assert [url for url in opened.asked if not url.startswith("data:")] == [opened.own]
+
+
+def test_hostile_rows_run_nothing(report: Any) -> None:
+    opened = report(attack(full()))
+    opened.page.locator("#drop-open").click()
+    assert opened.page.evaluate("window.hit") is None
+    assert opened.page.locator("img").count() == 0
+    assert opened.complaints == []
+
+
+HOLE = (
+    '<img src=x onerror="window.hit=1"><script>window.hit=1</script><a id=link href="javascript:window.hit=1">x</a>'
+    '<iframe srcdoc="<script>parent.hit=1</script>"></iframe>'
+)
+
+
+def test_a_hole_in_the_escaping_would_run_nothing(browser: Any, tmp_path: Path) -> None:
+    """The second guard: the page's policy allows its own script alone."""
+    file = tmp_path / "report.html"
+    file.write_text(render_report(full()).replace("</main>", f"{HOLE}</main>"))
+    assert HOLE in file.read_text()
+    page = browser.new_page()
+    page.goto(file.as_uri())
+    page.evaluate("document.getElementById('link').click()")
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.hit") is None
+    page.close()
+
+
+def test_drop_filter_by_text_reason_and_both(report: Any) -> None:
+    page = report(full()).page
+    every = len(drops())
+    assert visible(page) == every
+    page.keyboard.press("/")
+    page.keyboard.type('"GLUCOSE 21"')
+    assert visible(page) == 10  # glucose 210 to 219
+    page.locator("#drop-query").fill("glucose 221 jaccard")
+    assert visible(page) == 1
+    assert page.locator("#drop-told").inner_text() == f"1 of {every} rows"
+    assert page.locator("#drops .stage:visible").count() == 1
+    page.locator("#drop-clear").click()
+    page.get_by_role("button", name="dedup: same meaning").click()
+    assert visible(page) == 3
+    page.get_by_role("button", name="screen: not billable").click()
+    assert visible(page) == 4
+    page.locator("#drop-query").fill("nothing like it")
+    assert visible(page) == 0
+    assert page.locator("#drop-none").is_visible()
+    page.locator("#drop-clear").click()
+    assert visible(page) == every
+    assert page.locator("#drop-none").is_hidden()
+
+
+def test_drop_order_follows_the_value_and_comes_back(report: Any) -> None:
+    page = report(full()).page
+    values = "[...document.querySelector('#drops .stage').querySelectorAll('.row')].map(row => Number(row.dataset.value))"
+    first = page.evaluate(values)
+    page.select_option("#drop-order", "high")
+    assert page.evaluate(values) == sorted(first, reverse=True) != first
+    page.select_option("#drop-order", "")
+    assert page.evaluate(values) == first
+
+
+def test_rows_open_by_keyboard_and_show_what_differs(report: Any) -> None:
+    page = report(full()).page
+    row = page.locator("#drops .row").first
+    row.locator("summary").focus()
+    page.keyboard.press("Enter")
+    assert row.locator(".side").count() == 2
+    assert row.locator("del").first.inner_text() == "Pt"
+    assert row.locator("ins").first.is_visible()
+    assert row.locator("del").first.evaluate("e => getComputedStyle(e).boxShadow") != "none"  # not by colour alone
+
+
+@pytest.mark.parametrize("width", [360, 768, 1440])
+def test_page_fits_the_window(report: Any, width: int) -> None:
+    page = report(full(), viewport={"width": width, "height": 900}).page
+    page.locator("#drop-open").click()
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(report: Any, scheme: str) -> None:
+    page = report(full(), color_scheme=scheme).page
+    page.locator("#drop-open").click()
+    assert page.evaluate(CONTRAST) == []
+
+
+def test_print_opens_every_row_and_closes_them_again(report: Any) -> None:
+    page = report(full()).page
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("details:not([open])").count() == 0
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator("details[open]").count() == 0
+    page.emulate_media(media="print")
+    assert page.locator("nav").is_hidden() and page.locator("#drop-tools").is_hidden()
+
+
+def test_page_reads_without_javascript(browser: Any, report: Any) -> None:
+    page = report(full(), java_script_enabled=False).page
+    assert page.locator("#drop-tools").is_hidden() and page.locator("#theme").is_hidden()
+    page.locator("#drops .row summary").first.click()
+    assert page.locator("#drops .row .side").first.is_visible()

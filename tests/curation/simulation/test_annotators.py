@@ -1,0 +1,213 @@
+"""Simulated annotators: careful but for the errors put in at stated rates, repeatable, and open about what they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from curation.errors import ReviewError
+from curation.simulation.annotators import SAYS_SO, ReviewRates, answer_instruction, answer_preference, find_faults, true_error_rates
+from curation.simulation.code_table import Codes
+from curation.simulation.review_client import simulate_reviews
+from tests.support.icd_samples import ROWS, TABLE, answer_lines
+
+CODES = Codes(ROWS)
+NEVER = ReviewRates(wrong_approval=0, wrong_rejection=0, edit=0, quarrel=0)
+SHOWN = "Standing instruction: Assign the ICD-10-CM code.\n\n"
+GOOD = {
+    "prompt": f"{SHOWN}Seen on telemetry: second degree block, type I and II",
+    "completion": answer_lines("I44.1", "“Second degree block” decides."),
+}
+BAD = {**GOOD, "completion": answer_lines("J43.1")}
+
+
+def rows(row: dict[str, str], count: int = 1000) -> list[dict[str, str]]:
+    return [{"id": f"{n:064x}", **row} for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("completion", "faults"),
+    [
+        (answer_lines("I44.1"), ()),
+        (answer_lines("J43.1"), ("wrong",)),
+        (answer_lines("I44.0").replace("first", "second"), ("wrong",)),
+        (answer_lines("I44"), ("wrong",)),
+        (answer_lines("I44.1").replace("I44.1", "I44.9Q"), ("wrong",)),
+        ("The code is I44.1, second degree atrioventricular block.", ("wrong_format",)),
+        (f"{answer_lines('I44.1')}\nNote: ask a doctor.", ("wrong_format",)),
+    ],
+)
+def test_a_careful_annotator_sees_what_is_wrong(completion: str, faults: tuple[str, ...]) -> None:
+    assert find_faults(GOOD["prompt"], completion, CODES) == faults
+
+
+def test_an_answer_to_something_else_is_off_the_brief() -> None:
+    assert find_faults(f"{SHOWN}Write four lines about autumn.", "Leaves let go without a sound.", CODES) == ("off_brief",)
+
+
+def test_without_errors_good_is_approved_and_bad_rejected_with_a_reason() -> None:
+    good = answer_instruction({"id": "1", **GOOD}, name="simulated-one", seed=7, rates=NEVER, codes=CODES)
+    bad = answer_instruction({"id": "1", **BAD}, name="simulated-one", seed=7, rates=NEVER, codes=CODES)
+    assert good.values == {"verdict": "approve", "comment": SAYS_SO, "edited_completion": GOOD["completion"]}
+    assert bad.values["verdict"] == "reject" and bad.values["reasons"] == ["wrong"]
+    assert good.truth["error"] is None and bad.truth == {**bad.truth, "honest": "reject", "given": "reject", "error": None}
+
+
+def test_errors_come_at_their_rates_and_the_truth_names_each() -> None:
+    rates = ReviewRates(wrong_approval=0.2, wrong_rejection=0.1, edit=0.15, quarrel=0)
+    good = [answer_instruction(r, name="simulated-one", seed=7, rates=rates, codes=CODES) for r in rows(GOOD)]
+    bad = [answer_instruction(r, name="simulated-one", seed=7, rates=rates, codes=CODES) for r in rows(BAD)]
+    rejected = [a for a in good if a.values["verdict"] == "reject"]
+    approved = [a for a in bad if a.values["verdict"] == "approve"]
+    edited = [a for a in good if a.values["edited_completion"] != GOOD["completion"]]
+    assert 70 <= len(rejected) <= 130 and {a.truth["error"] for a in rejected} == {"wrong_rejection"}
+    assert 160 <= len(approved) <= 240 and {a.truth["error"] for a in approved} == {"wrong_approval"}
+    assert 100 <= len(edited) <= 175 and all(a.truth["edited"] and a.values["verdict"] == "approve" for a in edited)
+    assert all(not find_faults(GOOD["prompt"], a.values["edited_completion"], CODES) for a in edited)
+    assert {a.truth["error"] for a in good if a not in rejected} == {None}
+
+
+def test_annotators_err_apart_and_quarrel_about_the_same_rows() -> None:
+    def verdicts(name: str, rates: ReviewRates) -> list[str]:
+        return [answer_instruction(r, name=name, seed=7, rates=rates, codes=CODES).values["verdict"] for r in rows(GOOD)]
+
+    rates = ReviewRates(wrong_approval=0, wrong_rejection=0.1, edit=0, quarrel=0)
+    one, two = verdicts("simulated-one", rates), verdicts("simulated-two", rates)
+    assert one == verdicts("simulated-one", rates) and one != two
+    assert sum(a == b == "reject" for a, b in zip(one, two, strict=True)) <= 25
+    quarrels = ReviewRates(wrong_approval=0, wrong_rejection=0, edit=0, quarrel=0.2)
+    apart = sum(a != b for a, b in zip(verdicts("simulated-one", quarrels), verdicts("simulated-two", quarrels), strict=True))
+    assert 70 <= apart <= 130
+
+
+def test_the_better_response_is_found_under_either_letter() -> None:
+    right, wrong = answer_lines("I44.1"), answer_lines("I44.2")
+    for a, b, better in ((right, wrong, "A"), (wrong, right, "B")):
+        row = {"id": "1", "prompt": GOOD["prompt"], "response_a": a, "response_b": b}
+        said = answer_preference(row, name="simulated-one", seed=7, rates=NEVER, codes=CODES)
+        assert said.values == {"better": better, "comment": SAYS_SO}
+    row = {"id": "1", "prompt": GOOD["prompt"], "response_a": "Soup.", "response_b": "Rain."}
+    assert answer_preference(row, name="simulated-one", seed=7, rates=NEVER, codes=CODES).values["better"] == "both_bad"
+
+
+def test_preference_errors_come_at_their_rates() -> None:
+    row = {"prompt": GOOD["prompt"], "response_a": answer_lines("I44.1"), "response_b": answer_lines("I44.2")}
+    rates = ReviewRates(wrong_approval=0.2, wrong_rejection=0.1, edit=0, quarrel=0)
+    said = [answer_preference(r, name="simulated-one", seed=7, rates=rates, codes=CODES) for r in rows(row)]
+    given = [a.values["better"] for a in said]
+    assert 160 <= given.count("B") <= 240 and 50 <= given.count("tie") <= 110
+    assert {a.truth["error"] for a in said if a.values["better"] == "A"} == {None}
+
+
+class Argilla:
+    """Just enough of Argilla's API for one annotator, over real HTTP, so that the default tier covers the client."""
+
+    def __init__(self) -> None:
+        self.records = {
+            f"uuid-{n}": {"id": f"uuid-{n}", "external_id": f"{n:064x}", "status": "pending", "fields": dict(GOOD)} for n in range(250)
+        }
+        self.records["uuid-7"]["status"] = "completed"
+        self.answers: dict[str, Any] = {}
+        self.refused: list[str] = ["uuid-9"]
+
+    def reply(self, method: str, path: str, body: dict[str, Any], offset: int, limit: int) -> tuple[int, Any]:
+        if path == "/api/v1/me/workspaces":
+            return 200, {"items": [{"id": "w1", "name": "demo"}, {"id": "w2", "name": "other"}]}
+        if path == "/api/v1/me/datasets":
+            datasets = [
+                ("d1", "demo-instruction", "w1", "ready"),
+                ("d2", "demo-instruction", "w2", "ready"),
+                ("d3", "demo-draft", "w1", "draft"),
+            ]
+            return 200, {"items": [dict(zip(("id", "name", "workspace_id", "status"), d, strict=True)) for d in datasets]}
+        if path == "/api/v1/me/datasets/d1/records/search":
+            assert body["filters"]["and"][0]["values"] == ["pending"]
+            pending = [r for key, r in self.records.items() if key not in self.answers]
+            return 200, {"items": [{"record": r} for r in pending[offset : offset + limit]], "total": len(pending)}
+        record = path.split("/")[4]
+        if method == "POST" and path.endswith("/responses"):
+            if record in self.answers or record in self.refused:
+                self.answers.setdefault(record, None)
+                return 409, {"detail": "already answered"}
+            self.answers[record] = body
+            return 201, {"id": "r"}
+        return 404, {}
+
+
+@pytest.fixture
+def argilla() -> Iterator[tuple[Argilla, str]]:
+    state = Argilla()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do(self) -> None:
+            from urllib.parse import parse_qs, urlsplit
+
+            parts = urlsplit(self.path)
+            query = parse_qs(parts.query)
+            raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, value = 401, {}
+            if self.headers.get("X-Argilla-Api-Key") == "key-one":
+                paging = (int(query.get("offset", ["0"])[0]), int(query.get("limit", ["50"])[0]))
+                status, value = state.reply(self.command, parts.path, json.loads(raw or b"{}"), *paging)
+            body = json.dumps(value).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = do
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield state, f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def review(url: str, tmp_path: Path, **changes: Any) -> Any:
+    pq.write_table(TABLE, tmp_path / "t.parquet")
+    options: dict[str, Any] = {"workspace": "demo", "datasets": ["demo-instruction", "not-there"], "name": "simulated-one", "seed": 7}
+    options |= {"log": tmp_path / "log", "table": tmp_path / "t.parquet", "api_key": "key-one", **changes}
+    return simulate_reviews(url, options.pop("api_key"), **options)
+
+
+def test_all_that_is_pending_is_answered_once_and_nothing_on_a_second_run(argilla: tuple[Argilla, str], tmp_path: Path) -> None:
+    state, url = argilla
+    summary = review(url, tmp_path)
+    given = {key: value for key, value in state.answers.items() if value is not None}
+    assert summary.answered == len(given) == 248 and "uuid-7" not in given, "250 less one completed and one answered by another run"
+    assert all(body["status"] == "submitted" and body["values"]["comment"]["value"] == SAYS_SO for body in given.values())
+    truth = [json.loads(line) for line in (tmp_path / "log" / "review-truth.jsonl").read_text().splitlines()]
+    assert {t["record_id"] for t in truth} == {state.records[key]["external_id"] for key in given}
+    assert {t["annotator"] for t in truth} == {"simulated-one"} and sum(t["error"] is not None for t in truth) == sum(
+        summary.errors.values()
+    )
+    rates = true_error_rates(tmp_path / "log")
+    assert rates["wrong_approvals"] is None and rates["wrong_rejections"] == rates["errors"] == sum(summary.errors.values()) / 248
+    assert review(url, tmp_path).answered == 0 and len(state.answers) == 249
+
+
+def test_a_name_that_could_be_a_persons_a_wrong_key_and_a_foreign_workspace_are_refused(
+    argilla: tuple[Argilla, str], tmp_path: Path
+) -> None:
+    url = argilla[1]
+    with pytest.raises(ReviewError, match="simulated-"):
+        review(url, tmp_path, name="anna")
+    with pytest.raises(ReviewError, match="401"):
+        review(url, tmp_path, api_key="nope")
+    with pytest.raises(ReviewError, match="demo, other"):
+        review(url, tmp_path, workspace="elsewhere")
+    with pytest.raises(ReviewError, match="cannot be reached"):
+        review("http://127.0.0.1:9", tmp_path)

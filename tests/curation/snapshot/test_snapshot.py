@@ -1,0 +1,406 @@
+"""Writing, signing, loading and revoking snapshots, and agreement with the public model_signing command."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from curation.errors import SnapshotError
+from curation.snapshot import (
+    Manifest,
+    Snapshot,
+    create_key,
+    describe_signer,
+    find_snapshots,
+    load_snapshot,
+    read_manifest,
+    sign_folder,
+    sign_snapshot,
+    verify_snapshot,
+)
+from tests.conftest import ROOT
+from tests.support.snapshot_rows import FACTS, flip, instruction, pair, public_verify, splits_of, unlock, write
+
+
+@pytest.fixture(autouse=True)
+def own_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEEDCORN_CONFIG_DIR", str(tmp_path / "config"))
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return create_key(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return create_key(tmp_path_factory.mktemp("foreign"))
+
+
+@pytest.fixture
+def signed(tmp_path: Path, keys: tuple[Path, Path]) -> Path:
+    path = write(tmp_path / "snapshots")
+    sign_snapshot(path, keys[0])
+    return path
+
+
+def test_a_signed_snapshot_loads_with_its_rows_in_canonical_order(signed: Path, keys: tuple[Path, Path]) -> None:
+    loaded = load_snapshot(signed, trusted_keys=[keys[1]], kind="instruction", deep=True)
+    assert loaded == Snapshot(signed, read_manifest(signed), describe_signer(keys[1]))
+    assert loaded.manifest.folder_name == signed.name == f"demo-v1-{loaded.manifest.digest.root[:8]}"
+    expected = sorted((instruction(n) for n in range(12)), key=lambda row: row["id"])
+    assert loaded.table("train").to_pylist() == expected
+    assert {s: f.rows for s, f in loaded.manifest.splits.items()} == {"train": 12, "validation": 3, "test": 2}
+    assert (loaded.manifest.review.simulated, loaded.manifest.protected[0].label) == (True, "code")
+
+
+def test_preference_rows_are_what_trl_reads(tmp_path: Path, keys: tuple[Path, Path]) -> None:
+    path = write(tmp_path, kind="preference", splits=splits_of(pair))
+    sign_snapshot(path, keys[0])
+    table = load_snapshot(path, trusted_keys=[keys[1]], kind="preference", deep=True).table("validation")
+    assert table.column_names == ["prompt", "chosen", "rejected", "id"]
+    assert sorted(table.to_pylist(), key=lambda row: row["id"]) == sorted((pair(n) for n in range(12, 15)), key=lambda row: row["id"])
+
+
+def test_datasets_opens_the_splits(signed: Path, tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    files = {split: str(signed / f"{split}.parquet") for split in ("train", "validation", "test")}
+    loaded = load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))
+    assert {split: rows.num_rows for split, rows in loaded.items()} == {"train": 12, "validation": 3, "test": 2}
+    assert loaded["train"][0] == min((instruction(n) for n in range(12)), key=lambda row: row["id"])
+
+
+def test_an_empty_test_split_gets_no_file_because_datasets_cannot_open_one(tmp_path: Path, keys: tuple[Path, Path]) -> None:
+    path = write(tmp_path, splits={k: v for k, v in splits_of(instruction).items() if k != "test"})
+    sign_snapshot(path, keys[0])
+    loaded = load_snapshot(path, trusted_keys=[keys[1]], deep=True)
+    assert not (path / "test.parquet").exists() and "test" not in loaded.manifest.splits
+    assert loaded.table("test").num_rows == 0
+
+
+@pytest.mark.parametrize("case", ["good", "foreign key", "extra file", "flipped bit"])
+def test_the_public_command_agrees(case: str, signed: Path, keys: tuple[Path, Path], foreign: tuple[Path, Path]) -> None:
+    key = foreign[1] if case == "foreign key" else keys[1]
+    if case == "extra file":
+        (signed / "extra.txt").write_text("x")
+    if case == "flipped bit":
+        flip(signed / "train.parquet")
+    ours = verify_snapshot(signed, trusted_keys=[key])
+    expected = {"good": "verified", "foreign key": "foreign key", "extra file": "altered", "flipped bit": "altered"}
+    assert (ours.status, public_verify(signed, key)) == (expected[case], case == "good")
+
+
+def test_a_snapshot_signed_with_the_public_command_is_ours_too(tmp_path: Path, keys: tuple[Path, Path]) -> None:
+    path = write(tmp_path)
+    command = [sys.executable, "-m", "model_signing", "sign", "key", str(path), "--signature", str(path / "model.sig")]
+    subprocess.run([*command, "--private_key", str(keys[0])], check=True, capture_output=True, timeout=120)
+    assert load_snapshot(path, trusted_keys=[keys[1]], deep=True).signer == describe_signer(keys[1])
+
+
+def test_with_no_trusted_key_it_is_intact_and_the_signer_unknown(signed: Path) -> None:
+    assert verify_snapshot(signed, trusted_keys=[], deep=True).status == "intact, signer unknown"
+    with pytest.raises(SnapshotError, match=r"model\.sig: no key is trusted here.*curate verify"):
+        load_snapshot(signed, trusted_keys=[])
+
+
+def test_one_of_several_trusted_keys_is_enough(signed: Path, keys: tuple[Path, Path], foreign: tuple[Path, Path]) -> None:
+    checked = verify_snapshot(signed, trusted_keys=[foreign[1], keys[1]])
+    assert (checked.status, checked.key, checked.signer) == ("verified", keys[1], describe_signer(keys[1]))
+
+
+def resign(path: Path, key: Path) -> None:
+    sign_folder(path, key, replace=True)
+
+
+def damage_missing(path: Path, key: Path) -> None:
+    (path / "README.md").unlink()
+
+
+def damage_truncated(path: Path, key: Path) -> None:
+    os.truncate(unlock(path / "train.parquet"), 200)
+
+
+def damage_link(path: Path, key: Path) -> None:
+    outside = path.parent / "train.parquet"
+    (path / "train.parquet").rename(outside)
+    (path / "train.parquet").symlink_to(outside)
+
+
+def damage_git_file(path: Path, key: Path) -> None:
+    (path / ".gitattributes").write_text("* text\n")
+
+
+def damage_folder(path: Path, key: Path) -> None:
+    (path / "more").mkdir()
+
+
+def damage_manifest(path: Path, key: Path) -> None:
+    text = unlock(path / "manifest.json").read_text()
+    (path / "manifest.json").write_text(text.replace('"simulated": true', '"simulated": false'))
+
+
+def damage_manifest_key(path: Path, key: Path) -> None:
+    text = unlock(path / "manifest.json").read_text()
+    (path / "manifest.json").write_text(text.replace('"licence"', '"license"'))
+
+
+def damage_manifest_json(path: Path, key: Path) -> None:
+    os.truncate(unlock(path / "manifest.json"), 50)
+
+
+def damage_signature(path: Path, key: Path) -> None:
+    unlock(path / "model.sig").write_text("{}")
+
+
+def damage_unsigned(path: Path, key: Path) -> None:
+    (path / "model.sig").unlink()
+
+
+def damage_rows_signed_anew(path: Path, key: Path) -> None:
+    """A trusted signer who changes rows and the file hash, but not the digest: only the deep check can see it."""
+    rows = pq.read_table(path / "train.parquet").slice(1)
+    pq.write_table(rows, unlock(path / "train.parquet"))
+    rehash(path, "train.parquet", key)
+
+
+def damage_kind_signed_anew(path: Path, key: Path) -> None:
+    rewrite(path, key, lambda m: m.model_copy(update={"kind": "preference"}))
+
+
+def rehash(path: Path, file: str, key: Path) -> None:
+    from curation.snapshot.write import file_sha256
+
+    rewrite(path, key, lambda m: m.model_copy(update={"files": m.files | {file: file_sha256(path / file)}}))
+
+
+def rewrite(path: Path, key: Path, change: Callable[[Manifest], Manifest]) -> None:
+    body = change(read_manifest(path)).to_json()
+    unlock(path / "manifest.json").write_bytes(body)
+    resign(path, key)
+
+
+DAMAGES: list[tuple[Callable[[Path, Path], None], str, str]] = [
+    (damage_missing, "altered", r"README\.md: is missing; the manifest names it"),
+    (damage_truncated, "altered", r"train\.parquet: has sha256 \w{12}\.\.\., the manifest says"),
+    (damage_link, "altered", r"train\.parquet: is a link or no plain file"),
+    (damage_git_file, "altered", r"\.gitattributes: is not among the files of the manifest"),
+    (damage_folder, "altered", r"more: is a folder; a snapshot has none"),
+    (damage_manifest, "altered", r"manifest\.json: has sha256 \w{12}\.\.\., the signature says"),
+    (damage_manifest_key, "altered", r"manifest\.json: license: Extra inputs are not permitted"),
+    (damage_manifest_json, "altered", r"manifest\.json: content: Invalid JSON"),
+    (damage_signature, "altered", r"model\.sig: cannot be read as a signature"),
+    (damage_unsigned, "unsigned", r"model\.sig: is missing; nobody has signed this"),
+    (damage_rows_signed_anew, "altered", r"train\.parquet: has 11 rows, the manifest says 12"),
+    (damage_kind_signed_anew, "altered", r"manifest\.json: says preference, the rows are instruction"),
+]
+
+
+@pytest.mark.parametrize(("damage", "status", "fact"), DAMAGES, ids=lambda value: getattr(value, "__name__", None))
+def test_damage_is_refused_with_the_file_and_the_fact(
+    damage: Callable[[Path, Path], None], status: str, fact: str, signed: Path, keys: tuple[Path, Path]
+) -> None:
+    damage(signed, keys[0])
+    assert verify_snapshot(signed, trusted_keys=[keys[1]], deep=True).status == status
+    with pytest.raises(SnapshotError, match=rf"{signed}/{fact}(.|\n)*Next: curate verify {signed}$"):
+        load_snapshot(signed, trusted_keys=[keys[1]], deep=True)
+
+
+def test_a_signer_who_signs_what_he_changed_is_foreign(signed: Path, keys: tuple[Path, Path], foreign: tuple[Path, Path]) -> None:
+    rewrite(signed, foreign[0], lambda m: m.model_copy(update={"intended_use": "anything"}))
+    with pytest.raises(SnapshotError, match="was made with a key that is not trusted here"):
+        load_snapshot(signed, trusted_keys=[keys[1]])
+    assert load_snapshot(signed, trusted_keys=[foreign[1]]).manifest.intended_use == "anything"
+
+
+def test_another_key_s_hint_does_not_help(signed: Path, keys: tuple[Path, Path], foreign: tuple[Path, Path]) -> None:
+    from curation.snapshot.keys import load_public_key, signature_hint
+
+    resign(signed, foreign[0])
+    text = unlock(signed / "model.sig").read_text()
+    hints = [signature_hint(load_public_key(key[1])) for key in (foreign, keys)]
+    (signed / "model.sig").write_text(text.replace(*hints))
+    checked = verify_snapshot(signed, trusted_keys=[keys[1]])
+    assert (checked.status, checked.problems[0].fact) == ("altered", "does not hold: InvalidSignature")
+
+
+@pytest.mark.parametrize("where", ["nowhere", "file", "empty"])
+def test_what_is_no_snapshot_is_said_to_be_none(where: str, tmp_path: Path, keys: tuple[Path, Path]) -> None:
+    path = tmp_path / where
+    if where == "file":
+        path.write_text("x")
+    if where == "empty":
+        path.mkdir()
+    assert verify_snapshot(path, trusted_keys=[keys[1]]).status == "no snapshot"
+    with pytest.raises(SnapshotError, match={"nowhere": "does not exist", "file": "is no folder", "empty": "no finished snapshot"}[where]):
+        load_snapshot(path, trusted_keys=[keys[1]])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take on another user to be refused")
+def test_a_file_that_may_not_be_read_is_a_fact_and_no_traceback(signed: Path, keys: tuple[Path, Path]) -> None:
+    for folder in (parent for parent in signed.parents if "pytest-" in str(parent)):
+        folder.chmod(0o755)
+    (signed / "train.parquet").chmod(0o600)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(SnapshotError, match=r"train\.parquet: cannot be read \(Permission denied\)"):
+            load_snapshot(signed, trusted_keys=[keys[1]])
+    finally:
+        os.seteuid(0)
+
+
+def test_the_wrong_kind_is_refused(signed: Path, keys: tuple[Path, Path]) -> None:
+    with pytest.raises(SnapshotError, match="holds instruction rows; preference rows are needed here"):
+        load_snapshot(signed, trusted_keys=[keys[1]], kind="preference")
+
+
+def test_a_file_swapped_after_loading_is_seen_when_its_rows_are_read(signed: Path, keys: tuple[Path, Path]) -> None:
+    loaded = load_snapshot(signed, trusted_keys=[keys[1]])
+    shutil.copy(signed / "test.parquet", unlock(signed / "train.parquet"))
+    with pytest.raises(SnapshotError, match=r"train\.parquet: is not the file the manifest names"):
+        loaded.table("train")
+
+
+# What is never written
+
+
+def test_an_empty_validation_split_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    rows = splits_of(instruction) | {"validation": splits_of(instruction)["validation"].slice(0, 0)}
+    with pytest.raises(SnapshotError, match=r"split validation: would be empty.*Next: approve more"):
+        write(tmp_path / "s", splits=rows)
+    assert not (tmp_path / "s").exists()
+
+
+def bad_id(rows: list[dict[str, Any]]) -> None:
+    rows[3]["id"] = "0" * 64
+
+
+def bad_label(rows: list[dict[str, Any]]) -> None:
+    rows[3]["label"] = "B99.9"
+
+
+def bad_role(rows: list[dict[str, Any]]) -> None:
+    rows[3]["completion"][0]["role"] = "user"
+
+
+def two_answers(rows: list[dict[str, Any]]) -> None:
+    rows[3]["completion"] *= 2
+
+
+def empty_text(rows: list[dict[str, Any]]) -> None:
+    rows[3]["prompt"][1]["content"] = ""
+
+
+def no_prompt(rows: list[dict[str, Any]]) -> None:
+    rows[3]["prompt"] = None
+
+
+def twice(rows: list[dict[str, Any]]) -> None:
+    rows[3] = rows[4]
+
+
+def in_two_splits(rows: list[dict[str, Any]]) -> None:
+    rows[3] = instruction(13)
+
+
+@pytest.mark.parametrize("spoil", [bad_id, bad_label, bad_role, two_answers, empty_text, no_prompt, twice, in_two_splits])
+def test_an_invalid_row_is_never_frozen(spoil: Callable[[list[dict[str, Any]]], None], tmp_path: Path) -> None:
+    rows = [instruction(n) for n in range(12)]
+    spoil(rows)
+    with pytest.raises(SnapshotError, match=r"split (train|validation), row \d+"):
+        write(tmp_path, splits=splits_of(instruction) | {"train": pa.Table.from_pylist(rows)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_columns_and_splits_are_refused(tmp_path: Path) -> None:
+    rows = splits_of(instruction)
+    scored = rows["train"].append_column("score", pa.array([1.0] * 12))
+    with pytest.raises(SnapshotError, match=r"columns: are .*score"):
+        write(tmp_path, splits=rows | {"train": scored})
+    with pytest.raises(SnapshotError, match="'dev' is none of train, validation, test"):
+        write(tmp_path, splits=rows | {"dev": rows["train"]})
+
+
+def test_a_message_field_that_would_be_lost_is_refused(tmp_path: Path) -> None:
+    rows = [instruction(n) for n in range(12)]
+    rows[0]["prompt"][0]["name"] = "ana"
+    with pytest.raises(SnapshotError, match="column prompt: has messages with name; only role and content can be kept"):
+        write(tmp_path, splits=splits_of(instruction) | {"train": pa.Table.from_pylist(rows)})
+
+
+def test_a_version_is_written_once(signed: Path) -> None:
+    with pytest.raises(SnapshotError, match="exists already with the same rows"):
+        write(signed.parent)
+    other = splits_of(lambda n: instruction(n, "another answer"))
+    with pytest.raises(SnapshotError, match="is version 1 already, with other rows"):
+        write(signed.parent, splits=other)
+    second = write(signed.parent, version=10)
+    third = write(signed.parent, version=2)
+    assert find_snapshots(signed.parent) == [signed, third, second]
+
+
+def test_facts_with_an_unknown_or_own_key_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SnapshotError, match=r"manifest\.licens: Extra inputs"):
+        write(tmp_path, facts=FACTS | {"licens": "MIT"})
+    with pytest.raises(SnapshotError, match=r"manifest\.digest: is written by the snapshot itself"):
+        write(tmp_path, facts=FACTS | {"digest": "0"})
+
+
+def test_files_are_read_only_and_the_folder_can_be_removed(signed: Path) -> None:
+    assert {stat.S_IMODE(p.stat().st_mode) for p in signed.iterdir()} == {0o444}
+    assert stat.S_IMODE(signed.stat().st_mode) == 0o755
+    subprocess.run(["rm", "-r", "--interactive=never", str(signed)], check=True)
+    assert not signed.exists()
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+import curation.snapshot.write as w
+sys.path.insert(0, {tests!r})
+from tests.support.snapshot_rows import write
+keep = w.write_synced
+def slow(path, body):
+    print(path.name, flush=True)
+    time.sleep(60 if path.name == "manifest.json" else 0)
+    keep(path, body)
+w.write_synced = slow
+write(Path({folder!r}))
+"""
+
+
+def test_a_kill_before_the_manifest_leaves_no_snapshot_and_the_next_run_writes_it(tmp_path: Path) -> None:
+    script = WRITER.format(tests=str(ROOT), folder=str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        seen = [process.stdout.readline().strip() for _ in range(2)]
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait(30)
+    assert seen == ["README.md", "manifest.json"]
+    assert find_snapshots(tmp_path) == []
+    assert [write(tmp_path)] == find_snapshots(tmp_path)
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    script = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'tests' / 'support')!r}); from snapshot_rows import write; from pathlib import Path\n"
+    )
+    script += f"write(Path({str(tmp_path / 's')!r}), card='x' * 200_000)"
+    command = ["bash", "-c", 'ulimit -f 50; exec "$0" -c "$1"', sys.executable, script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "could not be written (File too large)" in done.stderr
+    assert list((tmp_path / "s").iterdir()) == []

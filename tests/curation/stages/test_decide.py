@@ -1,0 +1,165 @@
+"""Verdicts in the workbench: one decision after another, and the better of two twins."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from argilla_setup import forms
+from curation import judge as scoring
+from curation import stages
+from curation.cli import app
+from curation.config.project import load_project
+from curation.decide import shown_first
+from curation.errors import ProjectError
+from curation.store import facts, records, reviews
+from curation.store.database import hold_lock, open_store
+from curation.store.reviews import StoredAnswer
+from curation.views.decisions import rank_rows
+from curation.views.scores import better_candidate
+from tests.support.projects import Bed, approve, blank, import_plain, score_by_hand
+
+
+def test_a_decision_waits_for_the_one_that_is_being_written(tmp_path: Path) -> None:
+    """Of two at once the slower, which read the facts before a person's drop, would else write last and undo it."""
+    bed = Bed(blank(tmp_path / "garden"), tmp_path)
+    import_plain(bed.folder, 2)
+    score_by_hand(bed.folder)
+    stages.decide(bed.folder)
+    row = bed.rows()[0]
+    dropping = threading.Thread(target=stages.override, args=(bed.folder, row.id), kwargs={"action": "drop", "reason": "odd"})
+    with open_store(bed.folder) as db, hold_lock(db, "decide"):  # another process, which has read its facts already
+        dropping.start()
+        end = time.monotonic() + 30
+        while not facts.overrides_by_seq(db) and time.monotonic() < end:
+            time.sleep(0.02)
+        dropping.join(0.3)
+        assert dropping.is_alive()
+        facts.replace_verdicts(db, [(row.seq, "to_review", None, [])], 1)
+    dropping.join(30)
+    assert bed.verdicts()[row.seq] == "dropped"
+
+
+def test_a_lock_that_is_waited_for_is_told_of_in_the_end(tmp_path: Path) -> None:
+    with open_store(tmp_path) as db, hold_lock(db, "decide"), open_store(tmp_path) as other:
+        start = time.monotonic()
+        with pytest.raises(ProjectError, match="curate decide: is already running"), hold_lock(other, "decide", wait_s=0.3):
+            pass
+        assert time.monotonic() - start >= 0.3
+
+
+def test_among_pairs_the_one_whose_better_answer_scores_best_comes_first(tmp_path: Path) -> None:
+    folder = blank(tmp_path / "garden")
+    lines = [{"prompt": f"Prompt {n}", "chosen": f"Good {n}", "rejected": f"Bad {n}"} for n in range(3)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    stages.import_rows(folder, tmp_path / "pairs.jsonl", shape="preference")
+    with stages.open_workspace(folder) as workspace:
+        project = load_project(folder)
+        candidates = {row.id: row.seq for row in records.list_rows(workspace.db, "instruction", role="candidate")}
+        pairs = records.list_rows(workspace.db, "preference")
+        for pair, value in zip(pairs, (3, 5, 4), strict=True):
+            seq, digest = better_candidate(pair, candidates), scoring.rubric_digest(project)
+            facts.add_scores(workspace.db, [(seq, digest, c, value, "", None) for c in (*project.score.rubric, "overall")], 1)
+        ranks = rank_rows(workspace)
+        assert [ranks[pair.seq] for pair in pairs] == [2, 0, 1]
+
+
+def test_a_keep_that_annotators_are_against_says_so(tmp_path: Path) -> None:
+    bed = Bed(blank(tmp_path / "garden"), tmp_path)
+    import_plain(bed.folder, 1)
+    score_by_hand(bed.folder)
+    approve(bed.folder, says="reject")
+    row = bed.rows()[0]
+    done = stages.override(bed.folder, row.id, action="keep", reason="I like it")
+    again = f"curate keep {bed.folder} {row.id} --as approve"
+    told = f"The annotators reject this row, and keep alone outranks the gates only. To approve it all the same: {again}"
+    assert (done.counts["verdict"], list(done.notes)) == ("rejected", [told])
+    done = stages.override(bed.folder, row.id, action="keep", reason="I like it", choice="approve")
+    assert done.counts == {
+        "id": row.id,
+        "verdict": "approved",
+        "as": "approve",
+        "kind": "instruction",
+        "kept": row.id,
+        "text": row.completion,
+    }
+
+
+def test_a_choice_needs_an_answer_to_choose_from(tmp_path: Path) -> None:
+    bed = Bed(blank(tmp_path / "garden"), tmp_path)
+    import_plain(bed.folder, 1)
+    score_by_hand(bed.folder)
+    with pytest.raises(ProjectError, match="no annotator has answered this row yet"):
+        stages.override(bed.folder, bed.rows()[0].id, action="keep", reason="x", choice="approve")
+    with open_store(bed.folder) as db:
+        assert facts.overrides_by_seq(db) == {}
+
+
+ANSWERS = ("Water it \x1b[2Jevery day.", "Water it\u202e in the morning.")
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Bed:
+    """Twenty pairs: of each the maker prefers the first answer, ada the second, and bob neither."""
+    bed = Bed(blank(tmp_path / "garden"), tmp_path)
+    topics = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(20)]
+    lines = [{"prompt": f"{t}?", "chosen": f"{t}: {ANSWERS[0]}", "rejected": f"{t}: {ANSWERS[1]}"} for t in topics]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    stages.import_rows(bed.folder, tmp_path / "pairs.jsonl", shape="preference")
+    with open_store(bed.folder) as db:
+        project = load_project(bed.folder)
+        both = [row.seq for row in records.list_rows(db, "instruction", role="candidate")]
+        names = (*project.score.rubric, "overall")
+        facts.add_scores(db, [(seq, scoring.rubric_digest(project), c, 5, "", None) for seq in both for c in names], 1)
+        for row in records.list_rows(db, "preference"):
+            facts.add_choices(db, [(row.seq, scoring.pair_digest(project), order, row.better, "", None) for order in ("ab", "ba")], 1)
+    for row in bed.rows():
+        choose(bed, row, "ada", 1 - (row.better or 0))
+        choose(bed, row, "bob", None)
+    stages.decide(bed.folder)
+    return bed
+
+
+def choose(bed: Bed, row: records.Row, user: str, index: int | None, *, at: str = "t") -> None:
+    """An annotator prefers the answer with this canonical index, or neither."""
+    shown = forms.BOTH_BAD if index is None else forms.A if index == shown_first(row.id) else forms.B
+    with open_store(bed.folder) as db:
+        reviews.add_answers(db, [StoredAnswer(f"{row.id}:{user}", at, row.seq, user, "submitted", {"better": shown}, "", "", False)], 1)
+
+
+def test_keep_says_which_answer_of_a_pair_won_and_the_snapshot_follows(pairs: Bed) -> None:
+    rows = pairs.rows()
+    assert set(pairs.verdicts().values()) == {"disputed"}
+    with pytest.raises(
+        ProjectError, match=r"annotators disagree \(ada: \w+, bob: neither\), so keep needs a choice.*first\|second\|reject"
+    ):
+        stages.override(pairs.folder, rows[0].id, action="keep", reason="second is better")
+    assert pairs.verdicts()[rows[0].seq] == "disputed"
+    for place, row in enumerate(rows):
+        index = place % 2
+        name = ("first", "second")[index]
+        result = CliRunner().invoke(app, ["keep", str(pairs.folder), row.id[:12], "--as", name, "--reason", "looked it up"])
+        assert result.exit_code == 0, result.output
+        escaped = row.answers[index].replace("\x1b", "\\x1b").replace("\u202e", "\\u202e")
+        assert f"Kept: {escaped}" in result.output and "\x1b" not in result.output
+    story = stages.trace(pairs.folder, rows[1].id)
+    assert (story["override"]["choice"], story["verdict"]["verdict"], story["verdict"]["better"]) == ("second", "approved", 1)
+    assert story["verdict"]["reasons"][0] == {"stage": "override", "kind": "keep", "evidence": "as second: looked it up"}
+    path = Path(stages.snapshot(pairs.folder, "preference").counts["path"])
+    frozen = {row["id"]: row["chosen"][0]["content"] for part in path.glob("*.parquet") for row in pq.read_table(part).to_pylist()}
+    assert frozen == {row.id: row.answers[place % 2] for place, row in enumerate(rows)}
+
+
+def test_the_last_gate_checks_the_answer_that_leaves(pairs: Bed) -> None:
+    for row in pairs.rows():
+        choose(pairs, row, "bob", 1 - (row.better or 0), at="u")  # both annotators prefer the answer its maker meant to be worse
+    pairs.set(r"^  checks: .*$", "  checks: [{kind: pattern, name: morning, pattern: morning}]")
+    made = stages.snapshot(pairs.folder, "preference")
+    assert (made.rows_in, made.rows_out, made.counts["stopped_at_last_gate"]) == (20, 20, {})

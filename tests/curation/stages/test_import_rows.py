@@ -1,0 +1,266 @@
+"""`curate import`: rows, their metadata and groups, and where they came from."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation import stages
+from curation.errors import ProjectError
+from curation.stages import Provenance
+from curation.store import records, runs
+from curation.store.database import open_store
+from curation.template import write_template
+from tests.conftest import ROOT
+from tests.support.fake_hub import COMMIT, serve_hub
+
+BRIEF = "Answer gardening questions for beginners in two sentences."
+
+
+@pytest.fixture
+def garden(tmp_path: Path) -> Path:
+    """A project without a plan."""
+    folder = tmp_path / "garden"
+    write_template(folder, "blank", instruction=6, preference=2)
+    path = folder / "project.yaml"
+    path.write_text(re.sub(r"^(brief|intended_use): .*$", rf"\1: {BRIEF}", path.read_text(), flags=re.M))
+    return folder
+
+
+def jsonl(path: Path, *rows: Any) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def metadata(folder: Path) -> list[dict[str, Any] | None]:
+    """The metadata of each record of its own, in order."""
+    with open_store(folder) as db:
+        found = records.meta_by_seq(db)
+        return [found.get(row.seq) for kind in ("instruction", "preference") for row in records.list_rows(db, kind)]
+
+
+def test_every_other_column_is_kept_with_the_row(garden: Path, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "a", "completion": "b", "label": "x", "id": 7, "tags": ["t", {"u": None}], "ok": True, "score": 0.5, "note": None},
+        {"prompt": "c", "completion": "d", "ticket": "T-1"},
+    ]
+    summary = stages.import_rows(garden, jsonl(tmp_path / "rows.jsonl", *rows))
+    assert metadata(garden) == [{"id": 7, "tags": ["t", {"u": None}], "ok": True, "score": 0.5, "note": None}, {"ticket": "T-1"}]
+    assert summary.counts["metadata"] == ["id", "tags", "ok", "score", "note", "ticket"]
+
+
+def test_of_a_pair_the_row_has_the_metadata_and_not_its_candidates(garden: Path, tmp_path: Path) -> None:
+    stages.import_rows(garden, jsonl(tmp_path / "rows.jsonl", {"prompt": "a", "chosen": "b", "rejected": "c", "label": "x", "by": "ada"}))
+    assert metadata(garden) == [{"label": "x", "by": "ada"}]
+    with open_store(garden) as db:
+        assert list(records.meta_by_seq(db).values()) == [{"label": "x", "by": "ada"}]
+
+
+def test_renamed_columns_are_no_metadata_and_those_they_replace_are(garden: Path, tmp_path: Path) -> None:
+    row = {"question": "a", "answer": "b", "prompt": "kept", "system": ""}
+    stages.import_rows(garden, jsonl(tmp_path / "rows.jsonl", row), columns={"prompt": "question", "completion": "answer"})
+    assert metadata(garden) == [{"prompt": "kept"}]
+
+
+def test_metadata_that_is_too_large_is_left_out_largest_first_and_counted(garden: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"q{n}", "completion": "a", "page": "x" * 40_000, "html": "y" * 20_000, "id": n} for n in range(3)]
+    summary = stages.import_rows(garden, jsonl(tmp_path / "rows.jsonl", *rows))
+    assert metadata(garden) == [{"html": "y" * 20_000, "id": n} for n in range(3)]
+    assert "Metadata column page: not kept in 3 rows (too large, or not JSON)." in summary.notes
+
+
+def test_where_the_rows_came_from_is_recorded(garden: Path, tmp_path: Path) -> None:
+    file = jsonl(tmp_path / "rows.jsonl", {"prompt": "a", "completion": "b"})
+    stated = Provenance("dolly-15k", "cc-by-sa-3.0", "people")
+    assert stages.import_rows(garden, file, provenance=stated).notes == []
+    with open_store(garden) as db:
+        (source,) = records.list_sources(db)
+    assert (source.source, source.name, source.license, source.written_by, source.file) == (
+        hashlib.sha256(file.read_bytes()).hexdigest(), "dolly-15k", "CC-BY-SA-3.0", "people", "rows.jsonl",
+    )  # fmt: skip
+
+
+def test_what_nobody_stated_is_unknown_and_can_be_stated_later(garden: Path, tmp_path: Path) -> None:
+    file = jsonl(tmp_path / "rows.jsonl", {"prompt": "a", "completion": "b"})
+    said = "rows.jsonl: its origin is recorded as unknown. To state it, run the same import again with "
+    said += "--source NAME --license SPDX --written-by people|model."
+    assert stages.import_rows(garden, file).notes == [said]
+    assert stages.import_rows(garden, file, provenance=Provenance("forum", "MIT", "people")).notes == []
+    assert stages.import_rows(garden, file).notes == []
+    conflict = "rows.jsonl: its license was recorded as MIT by an earlier import; it is CC0-1.0 now."
+    assert stages.import_rows(garden, file, provenance=Provenance(license="cc0-1.0")).notes == [conflict]
+    with open_store(garden) as db:
+        assert [(s.name, s.license, s.written_by) for s in records.list_sources(db)] == [("forum", "CC0-1.0", "people")]
+
+
+def test_a_license_that_does_not_exist_is_refused_with_those_that_look_like_it(garden: Path, tmp_path: Path) -> None:
+    file = jsonl(tmp_path / "rows.jsonl", {"prompt": "a", "completion": "b"})
+    with pytest.raises(ProjectError, match=r"--license 'CC BY 4\.0': is not an SPDX license\. Next: did you mean CC-BY-4\.0"):
+        stages.import_rows(garden, file, provenance=Provenance(license="CC BY 4.0"))
+    with open_store(garden) as db:
+        assert records.list_sources(db) == [] and records.list_rows(db, "instruction") == []
+
+
+def groups(folder: Path) -> list[str | None]:
+    with open_store(folder) as db:
+        return [row.seed_group for row in records.list_rows(db, "instruction")]
+
+
+def test_a_group_is_a_column_and_an_empty_value_is_no_group(garden: Path, tmp_path: Path) -> None:
+    tickets = ["T-1", "T-1", "", None, 7, "T-2"]
+    rows = [{"prompt": f"q{n}", "completion": "a", "ticket": ticket} for n, ticket in enumerate(tickets)]
+    stages.import_rows(garden, jsonl(tmp_path / "rows.jsonl", *rows, {"prompt": "q6", "completion": "a"}), group="ticket")
+    assert groups(garden) == ["ticket:T-1", "ticket:T-1", None, None, "ticket:7", "ticket:T-2", None]
+    assert metadata(garden)[0] == {"ticket": "T-1"}
+
+
+def test_a_group_column_that_is_not_there_is_refused_with_those_that_are(garden: Path, tmp_path: Path) -> None:
+    file = jsonl(tmp_path / "rows.jsonl", {"prompt": "a", "completion": "b", "thread": 1})
+    with pytest.raises(ProjectError, match=r"--group ticket: rows\.jsonl has no such column; it has prompt, completion, thread"):
+        stages.import_rows(garden, file, group="ticket")
+    assert groups(garden) == []
+
+
+# Counts, files and folders
+
+
+def counts(summary: stages.StageResult) -> tuple[int, int, int, int]:
+    return (summary.rows_in, *(summary.counts[name] for name in ("new", "already_present", "failed")))
+
+
+def test_every_row_is_counted_once(garden: Path, tmp_path: Path) -> None:
+    pairs = [{"prompt": f"q{n}", "chosen": "good", "rejected": "bad"} for n in range(3)]
+    first = stages.import_rows(garden, jsonl(tmp_path / "a.jsonl", *pairs, pairs[0], "{broken"))
+    assert counts(first) == (5, 3, 1, 1) and first.counts["records"] == {"preference": 3}
+    second = stages.import_rows(garden, jsonl(tmp_path / "b.jsonl", *pairs, {"prompt": "q9", "chosen": "good", "rejected": "bad"}))
+    assert counts(second) == (4, 1, 3, 0)
+    answer = stages.import_rows(garden, jsonl(tmp_path / "c.jsonl", {"prompt": "q0", "completion": "good"}))
+    assert counts(answer) == (1, 1, 0, 0)  # until now the text was only a candidate of a pair
+
+
+def test_a_message_tree_is_one_row_whose_records_share_a_group(garden: Path, tmp_path: Path) -> None:
+    replies = [
+        {"message_id": f"m{n}", "parent_id": "m0", "role": "assistant", "text": f"answer {n}", "rank": n, "replies": []} for n in (1, 2)
+    ]
+    tree = {"message_id": "m0", "parent_id": None, "role": "prompter", "text": "Hi", "replies": replies}
+    file = jsonl(tmp_path / "a.jsonl", tree, {**tree, "text": "Hello", "message_id": "n0"})
+    summary = stages.import_rows(garden, file)
+    assert counts(summary) == (2, 2, 0, 0) and summary.counts["records"] == {"instruction": 2, "preference": 2}
+    assert counts(stages.import_rows(garden, file)) == (2, 0, 2, 0)
+    assert groups(garden) == ["tree:m0", "tree:n0"]
+    with open_store(garden) as db:
+        assert [row.seed_group for row in records.list_rows(db, "preference")] == ["tree:m0", "tree:n0"]
+
+
+def test_a_group_and_metadata_can_be_added_by_importing_again(garden: Path, tmp_path: Path) -> None:
+    file = jsonl(tmp_path / "rows.jsonl", {"prompt": "a", "completion": "b", "ticket": "T-1"})
+    stages.import_rows(garden, file)
+    with open_store(garden) as db:
+        db.execute("UPDATE origins SET meta = NULL")  # as a workbench of an earlier version has it
+    summary = stages.import_rows(garden, file, group="ticket")
+    assert "Metadata or groups were added to 1 rows that an earlier import had left without." in summary.notes
+    assert (groups(garden), metadata(garden)) == (["ticket:T-1"], [{"ticket": "T-1"}])
+
+
+def test_files_folders_and_globs_are_imported_together(garden: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    (folder / "deep").mkdir(parents=True)
+    jsonl(folder / "a.jsonl", {"prompt": "a", "completion": "x"})
+    (folder / "deep" / "b.csv").write_text("prompt;completion\nb;y\n")
+    jsonl(folder / ".hidden.jsonl", {"prompt": "hidden", "completion": "x"})
+    (folder / "README.md").write_text("about")
+    summary = stages.import_rows(garden, folder)
+    assert counts(summary) == (2, 2, 0, 0)
+    assert summary.counts["read_as"] == ["a.jsonl: JSONL, utf-8; prompt-completion", "b.csv: CSV, utf-8, semicolon; prompt-completion"]
+    assert counts(stages.import_rows(garden, f"{folder}/**/*.[jc]s*", folder / "a.jsonl")) == (2, 0, 2, 0)
+    with open_store(garden) as db:
+        assert sorted(source.file for source in records.list_sources(db)) == ["a.jsonl", "b.csv"]
+    for missing, fact in ((f"{folder}/*.parquet", "matches no file"), (garden / "protected", "has no file that can be imported")):
+        with pytest.raises(ProjectError, match=fact):
+            stages.import_rows(garden, missing)
+
+
+def test_of_several_files_none_is_imported_where_one_cannot_be_read(garden: Path, tmp_path: Path) -> None:
+    good, bad = jsonl(tmp_path / "a.jsonl", {"prompt": "a", "completion": "x"}), jsonl(tmp_path / "b.jsonl", {"text": "no shape"})
+    with pytest.raises(ProjectError, match=r"b\.jsonl: has the columns text"):
+        stages.import_rows(garden, good, bad)
+    assert groups(garden) == []
+
+
+def test_strict_refuses_a_loss_before_anything_is_written(garden: Path, tmp_path: Path) -> None:
+    row = {"prompt": "a", "completion": "x"}
+    for second, fact in (("{broken", "line 2: column 2: is no JSON"), ({**row, "page": "x" * 40_000}, "line 2: column page is too large")):
+        file = jsonl(tmp_path / "a.jsonl", row, second)
+        with pytest.raises(ProjectError, match=f"1 rows would lose something .--strict., nothing was imported; the first is {fact}"):
+            stages.import_rows(garden, file, strict=True)
+        with open_store(garden) as db:
+            assert records.list_rows(db, "instruction") == [] and runs.list_runs(db, "import") == [] and records.list_sources(db) == []
+    assert counts(stages.import_rows(garden, jsonl(tmp_path / "a.jsonl", row), strict=True)) == (1, 1, 0, 0)
+
+
+# The command
+
+
+def curate(*words: object, **environ: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "curation", *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environ, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_states_what_it_took(garden: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes("Frage;Antwort;ticket\nWie geht’s?;Gut;T-1\n".encode("cp1252"))
+    stated = ("--source", "forum", "--license", "cc-by-4.0", "--written-by", "people", "--group", "ticket")
+    done = curate("import", garden, path, "--column", "prompt=Frage", "--column", "completion=Antwort", *stated)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "import: 1 in, 1 out", "  new: 1", "  already present: 0", "  failed: 0", "  records: instruction 1", "  metadata: ticket",
+        "  read as: rows.csv: CSV, cp1252, semicolon; prompt-completion",
+    ]  # fmt: skip
+    wrong = curate("import", garden, path, "--license", "CC BY")
+    assert wrong.returncode == 2 and "--license 'CC BY': is not an SPDX license. Next: did you mean CC-BY-" in wrong.stderr
+
+
+def test_on_a_terminal_the_origin_is_asked_for(garden: Path, tmp_path: Path) -> None:
+    file = jsonl(tmp_path / "rows.jsonl", {"prompt": "a", "completion": "b"})
+    parent, child = pty.openpty()
+    started = subprocess.Popen(
+        [sys.executable, "-m", "curation", "import", str(garden), str(file), "--license", "MIT"],
+        cwd=ROOT, stdin=child, stdout=child, stderr=child, close_fds=True,
+    )  # fmt: skip
+    os.close(child)
+    os.write(parent, b"forum\npeople\n")
+    shown = b""
+    with contextlib.suppress(OSError):  # the other end closes
+        while part := os.read(parent, 4096):
+            shown += part
+    assert started.wait(timeout=60) == 0, shown
+    assert b"Name of the data set" in shown and b"Who wrote the rows" in shown and b"license (SPDX" not in shown
+    with open_store(garden) as db:
+        assert [(s.name, s.license, s.written_by) for s in records.list_sources(db)] == [("forum", "MIT", "people")]
+
+
+def test_a_data_set_of_the_hub_is_streamed_and_its_commit_recorded(garden: Path, tmp_path: Path) -> None:
+    train = [{"prompt": "a", "completion": "b", "lang": "en"}, {"prompt": "c", "completion": "d", "lang": "de"}]
+    rows = {"train.jsonl": train, "test.jsonl": train[:1]}
+    files = {name: "".join(json.dumps(row) + "\n" for row in of).encode() for name, of in rows.items()}
+    with serve_hub(files) as address:
+        own = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "cache")}
+        done = curate("import", garden, "hf://own/data", "--license", "MIT", "--json", **own)
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        assert (told["in"], told["new"], told["already_present"], told["failed"]) == (3, 2, 1, 0)
+        gone = curate("import", garden, "hf://own/none", **own)
+        assert gone.returncode == 2 and "hf://own/none: cannot be read from the Hub" in gone.stderr
+    assert metadata(garden) == [{"lang": "en", "split": "train"}, {"lang": "de", "split": "train"}]
+    with open_store(garden) as db:
+        assert [(s.file, s.license) for s in records.list_sources(db)] == [(f"hf://own/data at {COMMIT[:12]}", "MIT")]

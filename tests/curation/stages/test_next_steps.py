@@ -1,0 +1,444 @@
+"""From any state, following "Next:" ends at a trained-on snapshot or where a person has to act, and no step is proposed for nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from argilla_setup import forms
+from curation import stages
+from curation.cli import app
+from curation.errors import UserError
+from curation.store import facts, records, reviews
+from curation.store.database import open_store
+from curation.store.reviews import StoredAnswer
+from curation.template import write_template
+from tests.support.messages_server import Act, MessagesServer, message, messages_server
+from tests.support.prices import describe
+
+KEY = "TEST_KEY"
+MODELS = {"teacher": "claude-sonnet-5-5", "judge": "claude-haiku-5-5"}
+TABLES = (
+    *("records", "origins", "cells", "calls", "failures", "scores", "choices", "verdicts"),
+    *("pushed", "answers", "splits", "snapshots", "overrides"),
+)
+
+
+@dataclass
+class Provider:
+    """Answers as teacher and judge, each well or with what the test says."""
+
+    teacher: str | None = None
+    judge: str | None = None
+    asked: list[str] = field(default_factory=list)
+
+    def script(self, body: dict[str, Any], seen: int) -> Act:
+        schema = body["output_config"]["format"]["schema"]["properties"]
+        role = "judge" if "scores" in schema else "teacher"
+        self.asked.append(role)
+        said = getattr(self, role)
+        return Act(raw=json.dumps(message(said if said is not None else self.good(role, body, schema))).encode())
+
+    def good(self, role: str, body: dict[str, Any], schema: dict[str, Any]) -> str:
+        if role == "judge":
+            given = {name: {"rationale": "Good.", "score": 5} for name in schema["scores"]["properties"]}
+            return json.dumps({"scores": given, "overall": 5})
+        text = hashlib.sha256(f"{len(self.asked)}".encode()).hexdigest()
+        return json.dumps({"examples": [{"instruction": f"{text}?", "input": "", "output": f"Answer {text[:20]}."}]})
+
+    def other(self, method: str, path: str, body: Any) -> Act | None:
+        return Act(raw=json.dumps({"input_tokens": 10}).encode()) if path.endswith("count_tokens") else None
+
+
+@pytest.fixture
+def provider() -> Provider:
+    return Provider()
+
+
+@pytest.fixture
+def server(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> Iterator[MessagesServer]:
+    monkeypatch.setenv(KEY, "test-key")
+    known = {name: describe(id=name, capabilities={"batch": {"supported": True}}) for name in MODELS.values()}
+    with messages_server(provider.script, models=known, other=provider.other) as running:
+        yield running
+
+
+Make = Callable[..., Path]
+
+
+@pytest.fixture
+def make(server: MessagesServer, tmp_path: Path) -> Make:
+    """A project of the blank template whose models are the provider's."""
+
+    def make(instruction: int = 0, **changes: Any) -> Path:
+        folder = tmp_path / "my garden"
+        write_template(folder, "blank", instruction=instruction, preference=0)
+        path = folder / "project.yaml"
+        value = yaml.safe_load(path.read_text())
+        value |= {"brief": "Answer gardening questions.", "intended_use": "A helper for gardeners."}
+        for role, name in MODELS.items():
+            value["models"][role] = {"model": name, "base_url": server.address, "key_env": KEY, "concurrency": 2}
+        value["dedup"]["semantic"] = None
+        value["review"]["overlap"] = 1
+        path.write_text(yaml.safe_dump({**value, **changes}))
+        return folder
+
+    return make
+
+
+def change(folder: Path, **sections: dict[str, Any]) -> None:
+    path = folder / "project.yaml"
+    value = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**value, **{name: {**value[name], **part} for name, part in sections.items()}}))
+
+
+def import_rows(folder: Path, first: int = 0, count: int = 30) -> None:
+    texts = [hashlib.sha256(f"row {n}".encode()).hexdigest() for n in range(first, first + count)]
+    file = folder.parent / f"rows{first}.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"{text}?", "completion": f"Answer {text[:30]}."}) + "\n" for text in texts))
+    stages.import_rows(folder, file)
+
+
+def run(folder: Path, *verbs: str) -> None:
+    for verb in verbs:
+        list(stages.run(folder, until=verb)) if verb == "run" else getattr(stages, verb)(folder)
+
+
+def answer(folder: Path, says: str = "approve", *, part: int = 1, users: tuple[str, ...] = ("ada",), edited: str = "") -> None:
+    """Every PARTth instruction row is answered, as `curate pull` stores it."""
+    with open_store(folder) as db:
+        for row in records.list_rows(db, "instruction")[::part]:
+            values = {forms.VERDICT: says, forms.EDITED_COMPLETION: edited}
+            given = [StoredAnswer(f"{row.id}:{user}", "t", row.seq, user, "submitted", values, "", "", False) for user in users]
+            reviews.add_answers(db, given, 1)
+
+
+def show(folder: Path) -> None:
+    """As `curate push` leaves it; no Argilla runs here."""
+    place = reviews.Place("http://here", "d1", "garden-instruction")
+    with open_store(folder) as db:
+        verdicts = facts.verdict_by_seq(db)
+        reviews.mark_state(db, place, [seq for seq, verdict in verdicts.items() if verdict == "dropped"], "withdrawn")
+        reviews.mark_pushed(db, place, [(seq, "p") for seq, verdict in verdicts.items() if verdict in ("to_review", "in_review")])
+
+
+# The states from which we start, each with what the walk must end in.
+def fresh_with_a_plan(make: Make, provider: Provider) -> Path:
+    return make(30)
+
+
+def imported_rows(make: Make, provider: Provider) -> Path:
+    folder = make()
+    import_rows(folder)
+    return folder
+
+
+def imported_rows_and_a_plan(make: Make, provider: Provider) -> Path:
+    folder = make(6)
+    import_rows(folder)
+    return folder
+
+
+def planned(make: Make, provider: Provider) -> Path:
+    folder = make(30)
+    run(folder, "plan")
+    return folder
+
+
+def more_rows_planned_since(make: Make, provider: Provider) -> Path:
+    folder = make(20)
+    run(folder, "plan", "generate")
+    change(folder, plan={"instruction": 30})
+    return folder
+
+
+def generated_unscored(make: Make, provider: Provider) -> Path:
+    folder = planned(make, provider)
+    run(folder, "generate")
+    return folder
+
+
+def scored_undecided(make: Make, provider: Provider) -> Path:
+    folder = generated_unscored(make, provider)
+    run(folder, "score")
+    return folder
+
+
+def rows_imported_after_the_gates(make: Make, provider: Provider) -> Path:
+    folder = imported_rows(make, provider)
+    run(folder, "score", "dedup", "screen", "decide")
+    import_rows(folder, 30, 10)
+    return folder
+
+
+def settings_changed_since(make: Make, provider: Provider) -> Path:
+    folder = imported_rows(make, provider)
+    run(folder, "score", "dedup", "screen", "decide")
+    change(folder, dedup={"near": 0.9}, score={"threshold": 6.0})
+    return folder
+
+
+def pushed_unanswered(make: Make, provider: Provider) -> Path:
+    folder = imported_rows(make, provider)
+    run(folder, "score", "dedup", "screen", "decide")
+    show(folder)
+    return folder
+
+
+def partly_answered(make: Make, provider: Provider) -> Path:
+    folder = pushed_unanswered(make, provider)
+    answer(folder, part=3)
+    run(folder, "decide")
+    return folder
+
+
+def approved(make: Make, provider: Provider) -> Path:
+    folder = pushed_unanswered(make, provider)
+    answer(folder)
+    run(folder, "decide")
+    return folder
+
+
+def snapshot_unsigned(make: Make, provider: Provider) -> Path:
+    folder = approved(make, provider)
+    stages.snapshot(folder, "instruction")
+    return folder
+
+
+def a_row_kept_after_the_snapshot(make: Make, provider: Provider) -> Path:
+    folder = approved(make, provider)
+    with open_store(folder) as db:
+        first = records.list_rows(db, "instruction")[0]
+    stages.override(folder, first.id, action="drop", reason="odd")
+    stages.snapshot(folder, "instruction")
+    stages.override(folder, first.id, action="keep", reason="good after all")
+    return folder
+
+
+def fresh(make: Make, provider: Provider) -> Path:
+    return make()
+
+
+def blank_template(make: Make, provider: Provider) -> Path:
+    folder = make()
+    write_template(folder.parent / "blank", "blank")
+    return folder.parent / "blank"
+
+
+def all_teacher_calls_failed(make: Make, provider: Provider) -> Path:
+    provider.teacher = "I'd rather not."
+    folder = make(6)
+    run(folder, "plan", "generate")
+    return folder
+
+
+def teacher_answers_garbage(make: Make, provider: Provider) -> Path:
+    provider.teacher = "I'd rather not."
+    return make(30)
+
+
+def judge_answers_garbage(make: Make, provider: Provider) -> Path:
+    provider.judge = "{}"
+    return imported_rows(make, provider)
+
+
+def budget_used_up(make: Make, provider: Provider) -> Path:
+    return make(30, budget={"usd": 0.02})
+
+
+def nothing_passes(make: Make, provider: Provider) -> Path:
+    folder = imported_rows(make, provider)
+    change(folder, screen={"checks": [{"kind": "pattern", "name": "never", "pattern": "no row has this"}]})
+    return folder
+
+
+def everything_rejected(make: Make, provider: Provider) -> Path:
+    folder = pushed_unanswered(make, provider)
+    answer(folder, "reject")
+    run(folder, "decide")
+    return folder
+
+
+def disputed(make: Make, provider: Provider) -> Path:
+    folder = pushed_unanswered(make, provider)
+    answer(folder)
+    answer(folder, "reject", users=("bob",))
+    run(folder, "decide")
+    return folder
+
+
+def protected_file_missing(make: Make, provider: Provider) -> Path:
+    folder = imported_rows(make, provider)
+    (folder / "eval.jsonl").write_text(json.dumps({"question": "What is the boiling point of water at sea level?"}) + "\n")
+    change(folder, screen={"protected": {"mine": {"file": "eval.jsonl", "text": "question"}}})
+    run(folder, "score", "dedup", "screen", "decide")
+    (folder / "eval.jsonl").unlink()
+    return folder
+
+
+def intended_use_not_filled_in(make: Make, provider: Provider) -> Path:
+    folder = approved(make, provider)
+    path = folder / "project.yaml"
+    path.write_text(path.read_text().replace("A helper for gardeners.", "TODO what the fine-tuned model is for"))
+    return folder
+
+
+def too_few_approved(make: Make, provider: Provider) -> Path:
+    folder = make()
+    import_rows(folder, 0, 1)
+    run(folder, "score", "dedup", "screen", "decide")
+    show(folder)
+    answer(folder)
+    run(folder, "decide")
+    return folder
+
+
+TO_TRAINING = "train init"
+STATES: list[tuple[Callable[[Make, Provider], Path], str]] = [
+    (fresh_with_a_plan, TO_TRAINING),
+    (imported_rows, TO_TRAINING),
+    (imported_rows_and_a_plan, TO_TRAINING),
+    (planned, TO_TRAINING),
+    (more_rows_planned_since, TO_TRAINING),
+    (generated_unscored, TO_TRAINING),
+    (scored_undecided, TO_TRAINING),
+    (rows_imported_after_the_gates, TO_TRAINING),
+    (settings_changed_since, TO_TRAINING),
+    (pushed_unanswered, TO_TRAINING),
+    (partly_answered, TO_TRAINING),
+    (approved, TO_TRAINING),
+    (snapshot_unsigned, TO_TRAINING),
+    (a_row_kept_after_the_snapshot, TO_TRAINING),
+    (fresh, "FILE, or set plan.instruction or plan.preference in"),
+    (blank_template, "brief: is not filled in"),
+    (all_teacher_calls_failed, "no answer of the teacher could be used (not_json 6)"),
+    (teacher_answers_garbage, "no answer of the teacher could be used"),
+    (judge_answers_garbage, "no answer of the judge could be used"),
+    (budget_used_up, "raise budget.usd in project.yaml"),
+    (nothing_passes, "shows why no row is approved: 30 dropped (check never"),
+    (everything_rejected, "shows why no row is approved: 30 rejected"),
+    (disputed, "shows 30 disputed rows and none is approved"),
+    (protected_file_missing, "there is no file"),
+    (intended_use_not_filled_in, "fill in intended_use"),
+    (too_few_approved, "approve more instruction rows"),
+]
+
+
+@pytest.mark.parametrize(("state", "end"), STATES, ids=[state.__name__ for state, _ in STATES])
+def test_next_leads_on_until_a_person_must_act(state: Callable[[Make, Provider], Path], end: str, make: Make, provider: Provider) -> None:
+    folder = state(make, provider)
+    seen = list[tuple[str, str]]()
+    for _ in range(20):
+        try:
+            step = stages.status(folder).counts["next"]
+        except UserError as error:  # the file itself has to be written first; every command says so
+            assert end in str(error) and error.next_step
+            return
+        before = fingerprint(folder)
+        assert (step["text"], before) not in seen, f"{step['text']} is proposed again, and nothing has changed"
+        seen.append((step["text"], before))
+        if step["waits_for_person"] and not (step["command"] or "").startswith("curate pull"):
+            assert end in step["text"], step
+            return
+        words = shlex.split(step["command"])
+        if words[:2] == ["curate", "push"]:
+            show(folder)
+        elif words[:2] == ["curate", "pull"]:  # annotators answer what they see
+            answer(folder)
+            run(folder, "decide")
+        else:
+            CliRunner().invoke(app, words[1:])
+        assert fingerprint(folder) != before, f"{step['command']} changed nothing"
+    raise AssertionError(f"no end after {seen}")
+
+
+def fingerprint(folder: Path) -> str:
+    """A digest of what a person would call the state: rows, facts, the inputs of the gates' results, files of snapshots."""
+    with open_store(folder) as db:
+        tables = {table: [list(map(str, row)) for row in db.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3")] for table in TABLES}
+        ran = "SELECT stage, state, digest, watermark, json_extract(detail, '$.inputs') FROM runs WHERE stage NOT IN ('status', 'report')"
+        inputs = sorted({str(tuple(row)) for row in db.execute(ran)})
+    files = sorted(str(path) for path in (folder / "snapshots").rglob("*")) if (folder / "snapshots").is_dir() else []
+    return hashlib.sha256(json.dumps([tables, inputs, files]).encode()).hexdigest()
+
+
+def test_a_teacher_that_answers_garbage_is_paid_ten_times_and_not_sixty_two(make: Make, provider: Provider) -> None:
+    provider.teacher = "As an AI I \x1b[2J cannot do that." + "x" * 300
+    folder = make(62)
+    run(folder, "plan")
+    with pytest.raises(UserError) as caught:
+        stages.generate(folder)
+    told = str(caught.value)
+    assert told.startswith(
+        "model claude-sonnet-5-5: 10 answers in a row could not be used (not_json 10). The first: 'As an AI I \\x1b[2J cannot"
+    )
+    assert "budget.failures_in_a_row" in told and "\x1b" not in told and len(told) < 500
+    assert 10 <= len(provider.asked) <= 12
+    with open_store(folder) as db:
+        assert sum(facts.failure_counts(db)["generate"].values()) == len(provider.asked)
+        assert records.count_cells(db, waiting=True) == 62 - len(provider.asked)
+
+
+def test_rows_that_were_written_before_the_garbage_are_kept_and_running_again_goes_on(make: Make, provider: Provider) -> None:
+    folder = make(30)
+    change(folder, budget={"failures_in_a_row": 3})
+    run(folder, "plan")
+    good = provider.good
+    provider.good = lambda role, body, schema: good(role, body, schema) if len(provider.asked) <= 8 else "garbage"  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="3 answers in a row could not be used"):
+        stages.generate(folder)
+    with open_store(folder) as db:
+        first = sum(records.count_rows(db).values())
+    assert 6 <= first <= 8
+    provider.good = good  # type: ignore[method-assign]
+    stages.generate(folder)
+    with open_store(folder) as db:
+        assert records.count_cells(db, waiting=True) == 0
+        assert sum(records.count_rows(db).values()) + sum(facts.failure_counts(db)["generate"].values()) == 30
+
+
+def test_one_bad_answer_among_good_ones_stops_nothing(make: Make, provider: Provider) -> None:
+    folder = make(30)
+    change(folder, budget={"failures_in_a_row": 3})
+    run(folder, "plan")
+    good = provider.good
+    provider.good = lambda *given: "garbage" if len(provider.asked) % 5 == 0 else good(*given)  # type: ignore[method-assign]
+    done = stages.generate(folder)
+    assert (done.rows_out, done.counts["failures"]) == (24, {"not_json": 6})
+
+
+def test_a_judge_that_answers_garbage_is_stopped_too(make: Make, provider: Provider) -> None:
+    provider.judge = "{}"
+    folder = make()
+    import_rows(folder)
+    with pytest.raises(UserError, match=r"model claude-haiku-5-5: 10 answers in a row could not be used \(schema 10\)"):
+        stages.score(folder)
+    assert 10 <= len(provider.asked) <= 12
+
+
+def test_score_says_how_many_rows_it_kept(make: Make, provider: Provider) -> None:
+    folder = make()
+    import_rows(folder)
+    provider.judge = None
+    assert "Kept 30 of 30 (100.0 %)." in stages.score(folder).notes
+    change(folder, score={"top_percent": 50})
+    assert "Kept 30 of 30 (100.0 %)." in stages.score(folder).notes  # they all have one total, and ties are kept
+
+
+def test_retrying_says_how_many_cells_the_budget_covers(make: Make, provider: Provider) -> None:
+    provider.teacher = "garbage"
+    folder = make(8)
+    run(folder, "plan", "generate")
+    spent = stages.status(folder).counts["cost_usd"]
+    change(folder, budget={"usd": spent + 2.5 * spent / 8})
+    told = stages.generate(folder).notes
+    assert "What is left of budget.usd covers about 2 of them." in told

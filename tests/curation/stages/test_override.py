@@ -1,0 +1,108 @@
+"""Erasing a row: its words leave the workbench wherever they stand, and what still holds them is named with what takes them away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from argilla_setup import forms
+from curation import stages
+from curation.errors import ProjectError
+from curation.stages.pull import add_edits
+from curation.store import facts, records, reviews, runs
+from curation.store.database import open_store
+from curation.store.facts import Finding
+from curation.store.reviews import StoredAnswer
+from tests.support.projects import Bed, blank, import_plain, score_by_hand
+
+SECRET = "Zwirnbauer, Ottilie"
+
+
+@pytest.fixture
+def garden(tmp_path: Path) -> Bed:
+    """Two plain rows and one that names a person, whom judge, gate and reviewer quote."""
+    folder = blank(tmp_path / "garden")
+    import_plain(folder, 2)
+    (tmp_path / "person.jsonl").write_text(f'{{"prompt": "Who is ill in bed 7?", "completion": "{SECRET} has a cough."}}\n')
+    stages.import_rows(folder, tmp_path / "person.jsonl")
+    score_by_hand(folder)
+    return Bed(folder, tmp_path)
+
+
+def quote(bed: Bed, seq: int) -> None:
+    with open_store(bed.folder) as db:
+        facts.add_scores(db, [(seq, "rubric", "accuracy", 2, f"{SECRET} cannot be known", None)], 1)
+        with runs.record_run(db, "dedup") as run:
+            facts.add_findings(db, [Finding(seq, "dedup", "near", False, 1, evidence=f"like {SECRET}")], run.number)
+            run.detail = {"kinds": {}, "alarms": [f"A cluster is kept as '{SECRET}'."]}
+        values = {forms.VERDICT: "reject", forms.EDITED_COMPLETION: f"{SECRET} has a cough.", forms.COMMENT: f"names {SECRET}"}
+        reviews.add_answers(db, [StoredAnswer("r", "t", seq, "ada", "submitted", values, "", "", False)], 1)
+        reviews.mark_pushed(db, reviews.Place("http://here", "d1", "garden-instruction"), [(seq, "payload")])
+
+
+def test_no_word_of_it_is_left_in_the_workbench(garden: Bed) -> None:
+    row = garden.rows()[-1]
+    quote(garden, row.seq)
+    stages.decide(garden.folder)
+    stages.report(garden.folder)
+    (garden.folder / "workbench.db.v1").write_bytes(b"as it was")
+    notes = stages.erase(garden.folder, row.id, reason="asked by the person").notes
+    assert [f.name for f in garden.folder.glob("workbench.db*") if SECRET.encode() in f.read_bytes()] == []
+    assert notes == [
+        "workbench.db.v1 is a backup that still holds the text; delete it.",
+        f"Argilla still shows the row: delete record {row.id} there.",
+        f"report.html may show it until it is written again: curate report {garden.folder}",
+    ]
+    assert row.seq not in garden.verdicts() and len(garden.verdicts()) == 2
+    with open_store(garden.folder) as db:
+        assert [a.values[forms.COMMENT] for a in reviews.answers_by_seq(db)[row.seq]] == [records.ERASED]
+        assert facts.scores_by_seq(db, "rubric") == {row.seq: {"accuracy": 2}}
+
+
+def test_twice_or_without_a_reason_is_a_sentence(garden: Bed) -> None:
+    row = garden.rows()[-1]
+    with pytest.raises(ProjectError, match="--reason: is empty"):
+        stages.erase(garden.folder, row.id, reason=" ")
+    stages.erase(garden.folder, row.id, reason="asked")
+    with pytest.raises(ProjectError, match="is erased already"):
+        stages.erase(garden.folder, row.id, reason="asked again")
+
+
+def edit(bed: Bed, text: str) -> None:
+    with open_store(bed.folder) as db:
+        values = {forms.VERDICT: "approve", forms.EDITED_COMPLETION: text, forms.COMMENT: "shorter"}
+        reviews.add_answers(db, [StoredAnswer("r", "t", 1, "ada", "submitted", values, "", "", False)], 1)
+    with stages.open_workspace(bed.folder) as workspace:
+        assert add_edits(workspace, 1) == 1
+    stages.decide(bed.folder)
+
+
+def test_an_erased_change_takes_its_text_out_of_the_answer_and_is_not_made_again(garden: Bed) -> None:
+    edit(garden, f"Ask {SECRET}.")
+    child = garden.rows()[-1]
+    assert garden.verdicts()[1] == "edited"
+    stages.erase(garden.folder, child.id, reason="names a person")
+    assert garden.verdicts()[1] == "edited"  # the person did not approve it as it stood
+    with stages.open_workspace(garden.folder) as workspace:
+        assert add_edits(workspace, 2) == 0
+    with open_store(garden.folder) as db:
+        assert reviews.answers_by_seq(db)[1][0].values[forms.EDITED_COMPLETION] == records.ERASED
+
+
+def test_an_erased_row_leaves_the_change_of_it_standing_and_names_it(garden: Bed) -> None:
+    edit(garden, "A better answer.")
+    parent, child = garden.rows()[0], garden.rows()[-1]
+    before = garden.verdicts()[child.seq]
+    assert any(child.id in note and "curate trace" in note for note in stages.erase(garden.folder, parent.id, reason="x").notes)
+    assert garden.verdicts()[child.seq] == before == "in_review"
+
+
+def test_another_process_that_reads_keeps_the_log_and_that_is_said(garden: Bed) -> None:
+    row = garden.rows()[-1]
+    with open_store(garden.folder) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM records").fetchone()
+        reader.execute("PRAGMA busy_timeout = 1")
+        assert "Another process has the workbench open" in "".join(stages.erase(garden.folder, row.id, reason="x").notes)
+        reader.execute("COMMIT")

@@ -1,0 +1,211 @@
+"""Freezing again: the same rows need a new folder only where something that the manifest tells has changed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from curation import stages
+from curation.errors import SnapshotError
+from curation.snapshot import find_snapshots, own_key, read_manifest, revoke
+from curation.store import facts, reviews, runs
+from curation.store.database import open_store
+from curation.workspace import StageResult
+from tests.support.projects import Bed, approve, blank, import_plain, score_by_hand
+from tests.support.snapshot_rows import NOW, flip
+
+
+@pytest.fixture(scope="module")
+def approved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose 40 rows two people have approved."""
+    folder = blank(tmp_path_factory.mktemp("approved") / "garden")
+    import_plain(folder, 40)
+    score_by_hand(folder)
+    approve(folder)
+    return folder
+
+
+@pytest.fixture
+def garden(approved: Path, tmp_path: Path) -> Bed:
+    """A copy of it."""
+    return Bed(shutil.copytree(approved, tmp_path / "garden"), tmp_path)
+
+
+def freeze(bed: Bed) -> StageResult:
+    return stages.snapshot(bed.folder, "instruction")
+
+
+def path_of(summary: StageResult) -> Path:
+    return Path(summary.counts["path"])
+
+
+def known(bed: Bed) -> list[str]:
+    with open_store(bed.folder) as db:
+        return [s["path"] for s in reviews.list_snapshots(db)]
+
+
+def test_a_protected_set_that_came_later_gives_the_same_rows_a_next_version(garden: Bed) -> None:
+    """Or the run that is to be evaluated on it would be refused for good: the old manifest does not name it."""
+    first = freeze(garden)
+    (garden.folder / "protected" / "eval.jsonl").write_text('{"q": "What is the boiling point of tungsten at sea level?"}\n')
+    garden.set(r"^  protected: \{\}.*$", "  protected: {mine: {file: protected/eval.jsonl, text: q}}")
+    second = freeze(garden)
+    assert second.counts["digest"] == first.counts["digest"]
+    assert [read_manifest(path_of(s)).version for s in (first, second)] == [1, 2]
+    assert [p.name for p in read_manifest(path_of(second)).protected] == ["mine"]
+    assert second.notes[0] == f"The same rows as {path_of(first).name}, frozen again because there are other protected sets now."
+    third = freeze(garden)
+    assert (path_of(third), third.notes[0]) == (path_of(second), "These very rows are already frozen; nothing was written.")
+    assert known(garden) == [f"snapshots/{path_of(s).name}" for s in (first, second)]
+
+
+def test_a_real_review_after_a_simulated_one_gives_the_same_rows_a_next_version(garden: Bed) -> None:
+    with open_store(garden.folder) as db:
+        db.execute("UPDATE answers SET simulated = 1")
+    assert read_manifest(path_of(freeze(garden))).review.simulated
+    with open_store(garden.folder) as db:
+        db.execute("UPDATE answers SET simulated = 0")
+    again = freeze(garden)
+    assert not read_manifest(path_of(again)).review.simulated
+    assert read_manifest(path_of(again)).version == 2 and "other reviewers" in again.notes[0]
+
+
+def everything_in(path: Path) -> str:
+    """All that a snapshot gives away, its tables as text."""
+    tables = [json.dumps(pq.read_table(file).to_pylist()) + str(pq.read_schema(file).metadata) for file in path.glob("*.parquet")]
+    return "\n".join([*tables, *(file.read_text() for file in path.iterdir() if file.suffix != ".parquet")])
+
+
+def test_annotators_leave_the_project_under_pseudonyms_unless_it_says_real(garden: Bed) -> None:
+    with open_store(garden.folder) as db:
+        db.execute("UPDATE answers SET user = 'ada.lovelace' WHERE user = 'ada'")
+        (seq,) = db.execute("SELECT min(seq) FROM answers").fetchone()
+        said = {"verdict": "reject", "comment": "bob is wrong; see bobsled, and ada.lovelace's note"}
+        one = reviews.StoredAnswer("r1", "t2", seq, "simulated-cleo", "submitted", said, "", "", True)
+        reviews.add_answers(db, [one], 1)
+        with runs.record_run(db, "pull"):
+            pass
+    stages.decide(garden.folder)
+    first = freeze(garden)
+    review = read_manifest(path_of(first)).review
+    assert (review.names, review.simulated) == ("pseudonyms", True)
+    assert sorted(name.rpartition("-")[0] for name in review.reviewers) == ["annotator", "annotator", "simulated-annotator"]
+    text = everything_in(path_of(first))
+    assert [name for name in ("ada.lovelace", "cleo") if name in text] == [] and not re.search(r"\bbob\b", text)
+    with open_store(garden.folder) as db:
+        names = reviews.alias_annotators(db, (), simulated="simulated-")
+    assert f"{names['simulated-cleo']}: {names['bob']} is wrong; see bobsled, and {names['ada.lovelace']}&#39;s note" in text
+    assert f"by {', '.join(review.reviewers)} (pseudonyms)" in (path_of(first) / "README.md").read_text()
+    assert freeze(garden).notes[0] == "These very rows are already frozen; nothing was written."  # the names are kept
+    assert "ada.lovelace" in Path(stages.report(garden.folder).counts["file"]).read_text()  # the data lead's own page
+
+    garden.set(r"^  names: pseudonyms.*$", "  names: real")
+    named = read_manifest(path_of(freeze(garden)))
+    assert (named.version, named.review.names) == (2, "real")
+    assert named.review.reviewers == ("ada.lovelace", "bob", "simulated-cleo")
+
+
+@pytest.mark.parametrize("loss", ["deleted", "altered"])
+def test_a_folder_that_is_lost_or_altered_is_frozen_again(garden: Bed, loss: str) -> None:
+    first = path_of(freeze(garden))
+    if loss == "deleted":
+        shutil.rmtree(first)
+    else:
+        flip(first / "train.parquet")
+    again = freeze(garden)
+    assert (read_manifest(path_of(again)).version, path_of(again).is_dir()) == (2, True)
+    assert ("was altered since" in again.notes[0]) == (loss == "altered")
+    assert path_of(freeze(garden)) == path_of(again)
+    assert stages.trace(garden.folder, garden.rows()[0].id)["snapshots"][-1] == f"snapshots/{path_of(again).name}"
+
+
+def test_a_folder_whose_process_was_killed_before_it_was_noted_is_taken_up(garden: Bed) -> None:
+    first = path_of(freeze(garden))
+    with open_store(garden.folder) as db:
+        db.execute("DELETE FROM snapshots")
+    again = freeze(garden)
+    assert path_of(again) == first and "already frozen" in again.notes[0]
+    assert known(garden) == [f"snapshots/{first.name}"]
+    assert find_snapshots(garden.folder / "snapshots") == [first]
+
+
+def test_rows_that_were_revoked_are_not_frozen_again(garden: Bed) -> None:
+    summary = freeze(garden)
+    stages.sign(path_of(summary))
+    revoke(summary.counts["digest"], own_key()[0], reason="a person asked for it", at=NOW)
+    with pytest.raises(SnapshotError, match=r"was revoked on .*: a person asked for it .*; these are the same rows"):
+        freeze(garden)
+
+
+def test_the_page_tells_what_was_revoked_and_what_is_gone(garden: Bed) -> None:
+    first = freeze(garden)
+    garden.set(r"^licence: other", "licence: CC0-1.0")
+    second = freeze(garden)
+    shutil.rmtree(path_of(first))
+    stages.sign(path_of(second))
+    stages.report(garden.folder)
+    page = (garden.folder / "report.html").read_text()
+    assert "its folder is gone" in page and ">revoked<" not in page and "Not signed" not in page
+    stages.revoke(path_of(second), reason="odd")
+    stages.report(garden.folder)
+    assert ">revoked<" in (garden.folder / "report.html").read_text()
+
+
+def test_one_text_under_two_labels_leaves_only_when_a_person_says_which(garden: Bed) -> None:
+    garden.set(r"^  label_pattern: null", "  label_pattern: '^(\\\\w+)'")
+    file = garden.folder.parent / "labelled.jsonl"
+    lines = [{"prompt": "Is it a root or a stem that we eat of the potato?", "completion": f"{word} it is."} for word in ("Stem", "Root")]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    stages.import_rows(garden.folder, file)
+    score_by_hand(garden.folder)
+    approve(garden.folder)
+    first = freeze(garden)
+    assert first.counts["stopped_at_last_gate"] == {"conflict": 2} and first.rows_out == 40
+    stem = next(row for row in garden.rows() if row.record.label == "Stem")  # type: ignore[union-attr]
+    stages.override(garden.folder, stem.id, action="keep", reason="a tuber is a stem")
+    second = freeze(garden)
+    assert second.counts["stopped_at_last_gate"] == {"conflict": 1} and second.rows_out == 41
+
+
+def test_a_refused_snapshot_says_how_far_the_rows_are_and_which_verb_brings_them_on(tmp_path: Path) -> None:
+    folder = blank(tmp_path / "garden")
+    with pytest.raises(SnapshotError, match=r"no row is approved \(there are no instruction rows\)\. Next: curate status"):
+        stages.snapshot(folder, "instruction")
+    import_plain(folder, 3)
+    score_by_hand(folder)
+    stages.decide(folder)
+    with pytest.raises(SnapshotError, match=r"no row is approved \(3 to review\)\. Next: curate push"):
+        stages.snapshot(folder, "instruction")
+    approve(folder, users=("ada",))
+    stages.decide(folder)
+    with open_store(folder) as db:
+        reviews.mark_pushed(db, reviews.Place("http://here", "d1", "garden-instruction"), [(1, "payload")])
+    with pytest.raises(SnapshotError, match=r"no row is approved \(3 in review\)\. Next: curate pull"):
+        stages.snapshot(folder, "instruction")
+
+
+def test_a_snapshot_is_verified_beside_a_project_that_cannot_be_written(garden: Bed) -> None:
+    path = path_of(freeze(garden))
+    stages.sign(path)
+    with open_store(garden.folder) as db:
+        db.execute("UPDATE meta SET value = '99' WHERE key = 'schema'")
+    checked = stages.verify(path, deep=True)
+    assert checked.counts["verified"] is True
+    assert "has no record of this" in checked.notes[0] and "has schema 99" in checked.notes[0]
+
+
+def test_splits_once_frozen_stay_whatever_the_version(garden: Bed) -> None:
+    first = freeze(garden)
+    with open_store(garden.folder) as db:
+        before = facts.splits_by_seq(db)
+    garden.set(r"^licence: other", "licence: CC0-1.0")
+    garden.set(r"^splits: \{.*?\}", "splits: {train: 0.5, validation: 0.3, test: 0.2}")
+    second = freeze(garden)
+    with open_store(garden.folder) as db:
+        assert facts.splits_by_seq(db) == before
+    assert second.counts["digest"] == first.counts["digest"] and "other facts about the sources" in second.notes[0]

@@ -1,0 +1,605 @@
+"""The workbench: writing twice changes nothing, unfinished work stays out of sight, and two processes do not get in each other's way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from curation.errors import ProjectError
+from curation.records import InstructionRecord, Message, candidates_of, make_instruction, make_pair, record_id
+from curation.requests import Failure, Request
+from curation.store import database, facts, generation_inputs, records, reviews, runs
+from curation.store import records as erasing
+from curation.store.database import CallLedger, Database, hold_lock, open_store
+from curation.store.facts import Finding
+from curation.store.records import Origin, Source
+from curation.store.reviews import StoredAnswer
+from curation.store.schema import VERSION
+from tests.conftest import ROOT
+
+DATA = ROOT / "tests" / "data"
+SECRET = "Patient Ottilie Zwirnbauer has a cough"
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[Database]:
+    with open_store(tmp_path) as opened:
+        yield opened
+
+
+def row(n: int) -> tuple[InstructionRecord, Origin]:
+    return make_instruction(f"question {n}", f"answer {n}"), Origin("imported", "file", n)
+
+
+def answer(**changes: object) -> StoredAnswer:
+    values = {
+        "response": "r1",
+        "updated": "2026-11-24T10:00:00",
+        "seq": 1,
+        "user": "ada",
+        "status": "submitted",
+        "values": {"verdict": "approve"},
+        "payload": "p",
+        "form": "f",
+        "simulated": False,
+    }
+    return StoredAnswer(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_adding_the_same_rows_twice_changes_nothing(db: Database) -> None:
+    rows = [row(n) for n in range(5)]
+    assert records.add_records(db, rows, 1) == (5, 5)
+    before = list(db.iterdump())
+    assert records.add_records(db, rows, 2) == (0, 0)
+    assert list(db.iterdump()) == before
+
+
+def test_an_equal_record_from_elsewhere_is_a_second_origin(db: Database) -> None:
+    record, origin = row(1)
+    records.add_records(db, [(record, origin)], 1)
+    assert records.add_records(db, [(record, Origin("imported", "other file", 9))], 2) == (0, 1)
+    assert records.count_duplicates_by_id(db) == [(1, 1)]
+    assert [o["source"] for o in records.load_row(db, 1)["origins"]] == ["file", "other file"]
+
+
+def test_a_pair_brings_its_candidates_which_are_no_rows(db: Database) -> None:
+    pair, better = make_pair((Message(role="user", content="Hi"),), "Hello.", "Go away.")
+    made = [(pair, Origin("generated", "call", 0, better=better))]
+    made += [(c, Origin("generated", "call", 0, part)) for part, c in enumerate(candidates_of(pair), 1)]
+    assert records.add_records(db, made, 1) == (3, 1)
+    assert records.list_rows(db, "instruction") == []
+    assert [r.record for r in records.list_rows(db, "preference")] == [pair]
+    assert [r.record for r in records.list_rows(db, "instruction", role="candidate")] == list(candidates_of(pair))
+    assert records.list_rows(db, "preference")[0].better == better
+
+
+def test_a_transaction_that_fails_leaves_nothing(db: Database) -> None:
+    def rows() -> Iterator[tuple[InstructionRecord, Origin]]:
+        yield row(1)
+        raise RuntimeError("the source broke")
+
+    with pytest.raises(RuntimeError):
+        records.add_records(db, rows(), 1)
+    assert records.list_rows(db, "instruction") == []
+
+
+def test_what_an_answer_became_is_written_whole_or_not_at_all(db: Database) -> None:
+    def failures() -> Iterator[Failure]:
+        yield Failure(stage="generate", slot="instruction:1", reason="row", key="k")
+        raise RuntimeError("killed here")
+
+    with pytest.raises(RuntimeError):
+        records.add_records(db, [row(1)], 1, failures=failures())
+    assert records.list_rows(db, "instruction") == [] and facts.failure_counts(db) == {}
+    records.add_records(db, [row(1)], 1, failures=[Failure(stage="generate", slot="instruction:1", reason="row", key="k")])
+    assert len(records.list_rows(db, "instruction")) == 1 and facts.failure_counts(db) == {"generate": {"row": 1}}
+
+
+def test_ids_at_the_edge_are_hex_and_found_by_their_beginning(db: Database) -> None:
+    records.add_records(db, [row(n) for n in range(50)], 1)
+    listed = records.list_rows(db, "instruction")
+    assert [r.id for r in listed] == [record_id(r.record) for r in listed]
+    assert records.find_seq(db, listed[7].id[:12]) == records.find_seq(db, listed[7].id.upper()) == listed[7].seq
+    for wrong, fact in (("12345", "at least 6"), ("zzzzzz", "at least 6"), ("%%%%%%", "at least 6"), ("000000000000", "no such record")):
+        with pytest.raises(ProjectError, match=fact):
+            records.find_seq(db, wrong)
+
+
+def test_findings_of_unfinished_and_failed_runs_are_invisible(db: Database) -> None:
+    records.add_records(db, [row(1)], 1)
+    with runs.record_run(db, "dedup", "d1") as first:
+        facts.add_findings(db, [Finding(1, "dedup", "near", True, score=0.8)], first.number)
+        assert facts.latest_findings(db, ["dedup"]) == []
+    assert [f.score for f in facts.latest_findings(db, ["dedup"])] == [0.8]
+    with pytest.raises(RuntimeError), runs.record_run(db, "dedup", "d2") as second:
+        facts.add_findings(db, [Finding(1, "dedup", "near", True, score=0.9)], second.number)
+        raise RuntimeError("killed in the middle")
+    assert [f.score for f in facts.latest_findings(db, ["dedup"])] == [0.8]
+    assert [r["state"] for r in runs.list_runs(db)] == ["done", "failed"]
+
+
+def test_a_run_is_current_until_settings_or_rows_change(db: Database) -> None:
+    records.add_records(db, [row(1)], 1)
+    with runs.record_run(db, "screen", "digest"):
+        pass
+    assert runs.is_current(db, "screen", "digest")
+    assert not runs.is_current(db, "screen", "another")
+    assert not runs.is_current(db, "dedup", "digest")
+    records.add_records(db, [row(2)], 1)
+    assert not runs.is_current(db, "screen", "digest")
+
+
+def test_scores_are_kept_per_rubric_and_never_replaced(db: Database) -> None:
+    records.add_records(db, [row(1)], 1)
+    facts.add_scores(db, [(1, "old", "accuracy", 2, "meh", "call1")], 1)
+    facts.add_scores(db, [(1, "old", "accuracy", 5, "again", "call2"), (1, "new", "accuracy", 4, "fine", "call3")], 2)
+    assert facts.scores_by_seq(db, "old") == {1: {"accuracy": 2}}
+    assert facts.scores_by_seq(db, "new") == {1: {"accuracy": 4}}
+    assert [(s["digest"], s["value"]) for s in facts.all_scores(db, 1)] == [("old", 2), ("new", 4)]
+
+
+def test_a_failure_is_counted_once(db: Database) -> None:
+    failure = Failure(stage="generate", slot="instruction:1", reason="refusal", key="k1")
+    facts.add_failures(db, [failure, failure], 1)
+    facts.add_failures(db, [failure, Failure(stage="generate", slot="instruction:1", reason="truncated", key="k2")], 2)
+    assert facts.failure_counts(db) == {"generate": {"refusal": 1, "truncated": 1}}
+
+
+def test_answers_are_append_only_and_the_latest_state_counts(db: Database) -> None:
+    records.add_records(db, [row(1)], 1)
+    draft, final = answer(status="draft"), answer(updated="2026-11-24T11:00:00", values={"verdict": "reject"})
+    assert reviews.add_answers(db, [draft], 1) == 1
+    assert reviews.add_answers(db, [draft, final], 2) == 1
+    assert reviews.answers_by_seq(db) == {1: [final]}
+    assert db.execute("SELECT count(*) FROM answers").fetchone()[0] == 2
+
+
+def test_splits_once_written_never_change(db: Database) -> None:
+    facts.add_splits(db, [(1, "train", "c")], 1)
+    facts.add_splits(db, [(1, "test", "c")], 2)
+    assert facts.splits_by_seq(db) == {1: ("train", "c")}
+
+
+def test_the_latest_override_counts_and_earlier_ones_stay(db: Database) -> None:
+    facts.add_override(db, 1, action="drop", reason="odd", by="ada")
+    facts.add_override(db, 1, action="keep", reason="looked again", by="bob")
+    assert facts.overrides_by_seq(db)[1][2:5] == ("keep", "looked again", "bob")
+    assert db.execute("SELECT count(*) FROM overrides").fetchone()[0] == 2
+
+
+def test_vectors_are_found_by_their_text(db: Database) -> None:
+    facts.add_vectors(db, "model", {"a": b"1234", "b": b"5678"})
+    assert facts.load_vectors(db, "model", ["a", "c"]) == {"a": b"1234"}
+    assert facts.load_vectors(db, "another", ["a"]) == {}
+
+
+def test_erase_takes_the_text_and_leaves_a_tombstone(tmp_path: Path) -> None:
+    pair, better = make_pair((Message(role="user", content=SECRET),), "See a doctor.", f"{SECRET}, so what.")
+    record = make_instruction(SECRET, "See a doctor.")
+    with open_store(tmp_path) as db:
+        kept = [row(1), (record, Origin("imported", "file", 2, raw={"note": SECRET}))]
+        made = [(pair, Origin("imported", "file", 3, better=better))]
+        made += [(c, Origin("imported", "file", 3, part)) for part, c in enumerate(candidates_of(pair), 1)]
+        records.add_records(db, [*kept, *made], 1)
+        facts.add_scores(db, [(2, "r", "accuracy", 4, "fine", None)], 1)
+        for victim in (record, pair):
+            seq = records.find_seq(db, record_id(victim))
+            erasing.erase(db, seq, "asked by the person", vector_key=facts.text_key(SECRET))
+            story = records.load_row(db, seq)
+            assert (story["id"], story["record"]) == (record_id(victim), None)
+            assert json.loads(story["erased"])["reason"] == "asked by the person"
+        assert [r.record for r in records.list_rows(db, "instruction")] == [row(1)[0]]
+        assert records.list_rows(db, "preference") == records.list_rows(db, "instruction", role="candidate") == []
+        assert facts.scores_by_seq(db, "r") == {2: {"accuracy": 4}}
+        # The same file imported once more does not bring the text back.
+        assert records.add_records(db, kept, 2) == (0, 0)
+        assert records.add_records(db, [(record, Origin("imported", "again", 1))], 3)[0] == 0
+        assert records.load_row(db, 2)["record"] is None
+    assert [f.name for f in tmp_path.iterdir() if b"Zwirnbauer" in f.read_bytes()] == []
+
+
+def test_a_rival_that_is_also_a_row_of_its_own_outlives_its_pair(db: Database) -> None:
+    pair, better = make_pair((Message(role="user", content="Hi"),), "Hello.", "Go away.")
+    first, second = candidates_of(pair)
+    made = [
+        (pair, Origin("imported", "f", 1, better=better)),
+        (first, Origin("imported", "f", 1, 1)),
+        (second, Origin("imported", "f", 1, 2)),
+    ]
+    records.add_records(db, [*made, (first, Origin("imported", "g", 1))], 1)  # type: ignore[list-item]
+    erasing.erase(db, records.find_seq(db, record_id(pair)), "x", vector_key=b"")
+    assert [r.record for r in records.list_rows(db, "instruction")] == [first]
+
+
+def test_a_workbench_of_a_newer_version_is_refused_unchanged(tmp_path: Path) -> None:
+    with open_store(tmp_path) as db:
+        db.execute("UPDATE meta SET value = ? WHERE key = 'schema'", (str(VERSION + 1),))
+    before = (tmp_path / "workbench.db").read_bytes()
+    with pytest.raises(ProjectError, match=rf"has schema {VERSION + 1}; this version reads up to {VERSION}.*upgrade"), open_store(tmp_path):
+        pass
+    assert (tmp_path / "workbench.db").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"not a database at all, " * 200, b"SQLite format 3\0" + b"\xff" * 5000])
+def test_a_damaged_workbench_is_a_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "workbench.db").write_bytes(content)
+    with pytest.raises(ProjectError, match="is damaged"), open_store(tmp_path):
+        pass
+    assert (tmp_path / "workbench.db").read_bytes() == content
+
+
+def test_a_workbench_that_cannot_be_opened_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "workbench.db").mkdir()
+    with pytest.raises(ProjectError, match="cannot be opened"), open_store(tmp_path):
+        pass
+
+
+def test_a_full_disk_is_a_sentence_and_keeps_what_was_committed(tmp_path: Path) -> None:
+    """`max_page_count` makes SQLite answer as it does on a full disk."""
+    with pytest.raises(ProjectError, match=r"cannot be written.*make space"), open_store(tmp_path) as db:
+        records.add_records(db, [row(1)], 1)
+        db.execute(f"PRAGMA max_page_count = {db.execute('PRAGMA page_count').fetchone()[0]}")
+        for n in range(2, 5000):
+            records.add_records(db, [(make_instruction(f"q{n}" * 200, "a"), Origin("imported", "file", n))], 1)
+    with open_store(tmp_path) as db:
+        assert records.list_rows(db, "instruction")[0].record == row(1)[0]
+        assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+
+
+def test_a_lock_is_refused_while_its_holder_lives_however_long_it_takes(tmp_path: Path) -> None:
+    with open_store(tmp_path) as db, hold_lock(db, "dedup"):
+        db.execute("UPDATE locks SET heartbeat = 0")  # a holder that has not been able to show a sign of life for long
+        with open_store(tmp_path) as other:
+            with pytest.raises(ProjectError, match=rf"curate dedup: is already running on this project \(process {os.getpid()}\)"):
+                with hold_lock(other, "dedup"):
+                    pass
+            with hold_lock(other, "screen"):
+                pass
+    with open_store(tmp_path) as db, hold_lock(db, "dedup"):
+        pass
+
+
+def take_over(folder: Path, name: str) -> None:
+    """What another machine does once the holder has given no sign of life for too long."""
+    with open_store(folder) as other:
+        other.execute("UPDATE locks SET owner = '77@elsewhere#1', heartbeat = ? WHERE name = ?", (time.time(), name))
+
+
+def test_a_holder_that_resumes_after_its_lease_ran_out_writes_nothing(tmp_path: Path) -> None:
+    finding = Finding(1, "dedup", "near", True, evidence="late")
+    with open_store(tmp_path) as db:
+        records.add_records(db, [row(1)], 1)
+        with pytest.raises(ProjectError, match="curate dedup: was interrupted for so long that process 77 took over"):
+            with hold_lock(db, "dedup"), runs.record_run(db, "dedup") as run:
+                facts.add_findings(db, [finding], run.number)
+                take_over(tmp_path, "dedup")
+                facts.add_findings(db, [finding], run.number)
+        assert db.execute("SELECT count(*) FROM findings").fetchone()[0] == 1
+        assert [run["state"] for run in db.execute("SELECT state FROM runs")] == ["running"], "an unfinished run's facts are not seen"
+        assert db.execute("SELECT owner FROM locks").fetchone()["owner"] == "77@elsewhere#1", "the other's lock is left alone"
+        db.execute("DELETE FROM locks")
+        with hold_lock(db, "dedup"), runs.record_run(db, "dedup") as run:
+            facts.add_findings(db, [finding], run.number)
+        assert db.execute("SELECT count(*) FROM findings").fetchone()[0] == 2
+
+
+def test_the_lease_is_checked_in_the_transaction_that_writes(tmp_path: Path) -> None:
+    """A check before the transaction could pass, and the lock be lost right after it."""
+    with open_store(tmp_path) as db:
+        records.add_records(db, [row(1)], 1)
+        with pytest.raises(ProjectError, match="took over"), hold_lock(db, "decide"):
+            take_over(tmp_path, "decide")
+            with db:
+                db.execute("BEGIN IMMEDIATE")
+                for _ in range(3):
+                    db.execute("INSERT INTO verdicts VALUES (1, 'approved', NULL, '[]', 1)")
+        assert db.execute("SELECT count(*) FROM verdicts").fetchone()[0] == 0
+
+
+def test_a_paid_answer_is_kept_by_a_holder_that_lost_its_lock(tmp_path: Path) -> None:
+    from tests.support.model_calls import make_request
+
+    with open_store(tmp_path) as db:
+        ledger = CallLedger(db)
+        with hold_lock(db, "generate"):
+            claim = ledger.claim([(make_request("x"), 1000)], provider="p", simulated=False, limit=1, budget_usd=1, since=0)
+            ledger.mark_sent(claim.calls[0].seq)
+            take_over(tmp_path, "generate")
+            ledger.record_answer(claim.calls[0].seq, status=200, raw=b"{}", request_id=None)
+        assert ledger.counts()["answered"] == 1
+
+
+def test_what_was_committed_is_on_the_disk(db: Database) -> None:
+    """FULL (2): in WAL mode NORMAL and OFF return from a commit before the disk has it, and a power cut takes a paid answer back."""
+    assert db.execute("PRAGMA synchronous").fetchone()[0] == 2
+    assert db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir() if path.is_file()}
+
+
+def test_nobody_else_may_read_the_workbench(tmp_path: Path) -> None:
+    before = os.umask(0o000)
+    try:
+        with open_store(tmp_path) as db:
+            records.add_records(db, [row(1)], 1)
+            assert modes(tmp_path) == {"workbench.db": 0o600, "workbench.db-wal": 0o600, "workbench.db-shm": 0o600}
+    finally:
+        os.umask(before)
+
+
+def test_a_workbench_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
+    with open_store(tmp_path) as db:
+        records.add_records(db, [row(1)], 1)
+    (tmp_path / "workbench.db").chmod(0o644)
+    with open_store(tmp_path) as db:
+        db.execute("SELECT count(*) FROM records").fetchone()
+        assert set(modes(tmp_path).values()) == {0o600}
+
+
+def test_the_lock_of_another_machine_is_believed_while_it_beats(tmp_path: Path) -> None:
+    with open_store(tmp_path) as db:
+        db.execute("INSERT INTO locks VALUES ('dedup', '77@elsewhere#1', ?)", (time.time() - database.LOCK_SECONDS / 2,))
+        with pytest.raises(ProjectError, match="already running"), hold_lock(db, "dedup"):
+            pass
+        db.execute("UPDATE locks SET heartbeat = ?", (time.time() - 2 * database.LOCK_SECONDS,))
+        with hold_lock(db, "dedup"):
+            pass
+
+
+def test_a_held_lock_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "LOCK_SECONDS", 0.2)
+    with open_store(tmp_path) as db, hold_lock(db, "dedup"):
+        first = db.execute("SELECT heartbeat FROM locks").fetchone()[0]
+        end = time.monotonic() + 10
+        while db.execute("SELECT heartbeat FROM locks").fetchone()[0] == first and time.monotonic() < end:
+            time.sleep(0.02)
+        assert db.execute("SELECT heartbeat FROM locks").fetchone()[0] > first
+    with open_store(tmp_path) as db:
+        assert db.execute("SELECT count(*) FROM locks").fetchone()[0] == 0
+
+
+def test_a_lock_is_given_back_when_the_stage_fails(db: Database) -> None:
+    with pytest.raises(RuntimeError), hold_lock(db, "dedup"):
+        raise RuntimeError
+    with hold_lock(db, "dedup"):
+        pass
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from curation.store.database import hold_lock, open_store
+with open_store(Path(sys.argv[1])) as db, hold_lock(db, "dedup"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+WRITER = """
+import sys
+from pathlib import Path
+from curation.records import make_instruction
+from curation.store import records
+from curation.store.database import open_store
+from curation.store.records import Origin, Source
+with open_store(Path(sys.argv[1])) as db:
+    for n in range(60):
+        records.add_records(db, [(make_instruction(f"q{n}", "a"), Origin("imported", sys.argv[2], n))], 1)
+"""
+
+
+def python(code: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_the_lock_of_a_process_that_was_killed_is_free_at_once(tmp_path: Path) -> None:
+    with open_store(tmp_path):
+        pass
+    holder = python(HOLDER, tmp_path)
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        with open_store(tmp_path) as db:
+            with pytest.raises(ProjectError, match=f"process {holder.pid}"), hold_lock(db, "dedup"):
+                pass
+            holder.send_signal(signal.SIGKILL)
+            holder.wait()
+            with hold_lock(db, "dedup"):
+                pass
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def test_two_processes_write_at_once_and_no_row_is_lost_or_doubled(tmp_path: Path) -> None:
+    """Both also make the workbench: the first to come lays the tables, the other finds them."""
+    writers = [python(WRITER, tmp_path, name) for name in ("one", "two", "three")]
+    try:
+        for writer in writers:
+            _, errors = writer.communicate(timeout=120)
+            assert writer.returncode == 0, errors
+    finally:
+        for writer in writers:
+            writer.kill()
+    with open_store(tmp_path) as db:
+        assert len(records.list_rows(db, "instruction")) == 60
+        assert db.execute("SELECT count(*) FROM origins").fetchone()[0] == 180
+
+
+def test_what_was_committed_survives_a_kill(tmp_path: Path) -> None:
+    writer = python(WRITER.replace("range(60)", "range(10**6)"), tmp_path, "one")
+    try:
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            if (tmp_path / "workbench.db-wal").exists() and (tmp_path / "workbench.db-wal").stat().st_size > 1_000_000:
+                break
+            time.sleep(0.02)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+    finally:
+        writer.kill()
+        writer.communicate()
+    with open_store(tmp_path) as db:
+        rows = records.list_rows(db, "instruction")
+        assert [r.record for r in rows] == [make_instruction(f"q{n}", "a") for n in range(len(rows))]
+        assert len(rows) > 10
+        assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+
+
+def test_a_record_needs_its_origin_to_point_at_something(db: Database) -> None:
+    with pytest.raises(sqlite3.IntegrityError):
+        db.execute("INSERT INTO origins (seq, how, role, source, item, run) VALUES (99, 'imported', 'row', 'f', 1, 1)")
+
+
+def undo_version_5(db: Database) -> None:
+    db.execute("DROP TABLE sources")
+    db.execute("ALTER TABLE origins DROP COLUMN meta")
+    db.execute("ALTER TABLE overrides DROP COLUMN choice")
+    db.execute("ALTER TABLE overrides DROP COLUMN chosen")
+
+
+def test_a_workbench_of_version_4_keeps_its_rows_and_their_sources_become_unknown(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "workbench.db") as old:
+        old.executescript((DATA / "workbench-v4.sql").read_text())
+    with open_store(tmp_path) as db:
+        assert db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()["value"] == str(VERSION)
+        rows = records.list_rows(db, "instruction")
+        assert [(r.prompt, r.completion) for r in rows] == [("What is 2 + 2?", "4"), ("What is 3 + 3?", "6")]
+        ((source, started),) = [
+            (r["source"], r["started"]) for r in db.execute("SELECT DISTINCT source, started FROM origins JOIN runs USING (run)")
+        ]
+        assert records.list_sources(db) == [Source(source, "unknown", "unknown", "unknown", "rows.jsonl", started)]
+        assert records.meta_by_seq(db) == {}
+        facts.add_override(db, rows[0].seq, action="keep", reason="x", by="ada", choice="edit:bob", chosen=rows[1].seq)
+        assert facts.overrides_by_seq(db)[rows[0].seq][5:] == (facts.overrides_by_seq(db)[rows[0].seq].at, "edit:bob", rows[1].seq)
+        assert facts.kept_seqs(db) == {rows[1].seq}
+    (tmp_path / "new").mkdir()
+    with open_store(tmp_path / "new") as new, open_store(tmp_path) as db:
+        assert columns_of(db) == columns_of(new)
+
+
+def columns_of(db: Database) -> dict[str, set[str]]:
+    tables = [row["name"] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    return {table: {row["name"] for row in db.execute(f"PRAGMA table_info({table})")} for table in tables}
+
+
+def test_metadata_of_a_record_is_merged_and_goes_on_to_its_edits(db: Database) -> None:
+    origins = [
+        Origin("imported", "one", 1, meta={"ticket": "T-1", "lang": None, "tags": ["a"]}),
+        Origin("imported", "two", 1, meta={"ticket": "T-9", "lang": "en"}),
+        Origin("imported", "two", 2),
+    ]
+    records.add_records(db, [(make_instruction("q", "a"), origins[0]), (make_instruction("q", "a"), origins[1])], 1)
+    records.add_records(db, [(make_instruction("other", "a"), origins[2])], 1)
+    records.add_records(db, [(make_instruction("q", "b"), Origin("edited", "r1", 0, parent=1))], 2)
+    records.add_records(db, [(make_instruction("q", "c"), Origin("edited", "r2", 0, parent=3))], 2)
+    records.add_records(db, [(make_instruction("grown", "c"), Origin("generated", "call", 0, parent=1))], 2)
+    whole = {"ticket": "T-1", "lang": "en", "tags": ["a"]}
+    assert records.meta_by_seq(db) == {1: whole, 3: whole, 4: whole}
+    assert records.meta_by_seq(db, ["lang", "none"]) == {seq: {"lang": "en"} for seq in (1, 3, 4)}
+    erasing.erase(db, 1, "asked", vector_key=b"")
+    assert records.meta_by_seq(db) == {}
+
+
+def test_what_is_stated_of_a_source_later_replaces_what_was_unknown(db: Database) -> None:
+    first = Source("d1", "unknown", "MIT", "unknown", "a.jsonl", "2026-11-25T10:00:00+00:00")
+    assert records.add_source(db, first) is None
+    second = Source("d1", "dolly", "unknown", "people", "copy.jsonl", "2026-11-26T10:00:00+00:00")
+    assert records.add_source(db, second) == first
+    assert records.list_sources(db) == [Source("d1", "dolly", "MIT", "people", "a.jsonl", "2026-11-25T10:00:00+00:00")]
+
+
+def test_an_older_workbench_is_brought_forward_with_a_copy_beside_it(tmp_path: Path) -> None:
+    with open_store(tmp_path) as db:
+        records.refresh_cells(db, [("instruction:00000", "instruction", 0, b"one")])
+        db.execute("DROP TABLE asks")
+        undo_version_5(db)
+        db.execute("UPDATE meta SET value = '1' WHERE key = 'schema'")
+    with open_store(tmp_path) as db:
+        generation_inputs.add_asks(db, "generate", [("instruction:00000", 1, b"body")])
+        assert generation_inputs.load_asks(db, "generate") == {("instruction:00000", 1): b"body"}
+        assert list(records.list_cells(db)) == [b"one"]
+        assert db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()["value"] == str(VERSION)
+    with sqlite3.connect(tmp_path / "workbench.db.v1") as old:
+        assert old.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone() == ("1",)
+        assert old.execute("SELECT count(*) FROM cells").fetchone() == (1,)
+    assert modes(tmp_path)["workbench.db.v1"] == 0o600
+
+
+def test_snapshots_of_a_workbench_of_version_2_are_kept_and_the_same_rows_may_be_frozen_again(tmp_path: Path) -> None:
+    with open_store(tmp_path) as db:
+        db.execute("DROP TABLE snapshots")
+        db.execute(
+            "CREATE TABLE snapshots (digest TEXT PRIMARY KEY, name TEXT NOT NULL, version INTEGER NOT NULL, kind TEXT NOT NULL,"
+            " path TEXT NOT NULL, rows INTEGER NOT NULL, created TEXT NOT NULL, UNIQUE (name, version))"
+        )
+        db.execute("INSERT INTO snapshots VALUES ('d', 'garden', 1, 'instruction', 'snapshots/one', 7, '2026-11-24')")
+        undo_version_5(db)
+        db.execute("UPDATE meta SET value = '2' WHERE key = 'schema'")
+    with open_store(tmp_path) as db:
+        reviews.add_snapshot(db, digest="d", name="garden", version=2, kind="instruction", path="snapshots/two", rows=7)
+        assert [(s["version"], s["path"], s["rows"]) for s in reviews.list_snapshots(db)] == [
+            (1, "snapshots/one", 7),
+            (2, "snapshots/two", 7),
+        ]
+
+
+def test_cells_follow_the_plan_until_they_are_asked_for(db: Database) -> None:
+    def plan(*bodies: bytes) -> list[tuple[str, str, int, bytes]]:
+        return [(f"instruction:{n:05d}", "instruction", n, body) for n, body in enumerate(bodies)]
+
+    assert records.refresh_cells(db, plan(b"a", b"b", b"c", b"d")) == (4, 0, 0)
+    request = Request(stage="generate", slot="instruction:00000+00001", role="teacher", body={"model": "claude-haiku-5-5"})
+    CallLedger(db).claim([(request, 0)], provider="anthropic", simulated=False, limit=1, budget_usd=1, since=0)
+    assert records.refresh_cells(db, plan(b"A", b"b", b"C")) == (0, 1, 1)
+    assert list(records.list_cells(db)) == [b"a", b"b", b"C"]
+
+
+def test_what_was_pushed_is_reconciled_with_what_argilla_holds(db: Database) -> None:
+    here, there = reviews.Place("http://here", "d1", "garden"), reviews.Place("http://there", "d9", "garden")
+    reviews.mark_pushed(db, reviews.Place("", "", "garden"), [(1, "old"), (2, "old")])
+    assert reviews.reconcile_pushed(db, here, {1}) == {2} and reviews.held_seqs(db) == set()
+    reviews.mark_pushed(db, here, [(1, "a"), (2, "b"), (3, "c")])
+    reviews.mark_state(db, here, [3], "withdrawn")
+    assert (reviews.held_seqs(db), reviews.withdrawn_seqs(db, here)) == ({1, 2}, {3})
+    assert reviews.reconcile_pushed(db, here, {1, 3}) == {2}  # somebody deleted record 2
+    assert reviews.pushed_payloads(db, here) == {1: "a", 3: "c"}
+    assert (reviews.held_seqs(db), reviews.withdrawn_seqs(db, here)) == ({1}, {3})
+    assert reviews.reconcile_pushed(db, here, {1, 2, 3}) == set() and reviews.held_seqs(db) == {1, 2}  # and brought it back
+
+    assert reviews.reconcile_pushed(db, there, ()) == {1, 2, 3}  # moved to an empty server
+    assert reviews.held_seqs(db) == set() and reviews.pushed_seqs(db) == {1, 2, 3}
+    reviews.mark_pushed(db, there, [(1, "A")])
+    assert reviews.shown_payloads(db, there) == {1: "A", 2: "b", 3: "c"}
+    assert reviews.reconcile_pushed(db, here, {1, 2, 3}) == set()  # and back home
+    assert reviews.held_seqs(db) == {1, 2, 3} and reviews.pushed_payloads(db, there) == {}
+    other = reviews.Place("http://here", "d2", "another garden")
+    reviews.mark_pushed(db, other, [(7, "x")])
+    assert reviews.reconcile_pushed(db, here, {1, 2, 3}) == set() and 7 in reviews.held_seqs(db)
+
+
+def test_a_pseudonym_is_kept_and_tells_nothing(db: Database) -> None:
+    first = reviews.alias_annotators(db, ["ben", "ana", "simulated-x"], simulated="simulated-")
+    assert sorted(first) == ["ana", "ben", "simulated-x"]
+    assert sorted(name.rpartition("-")[2] for name in first.values()) == ["1", "2", "3"]
+    assert first["simulated-x"].startswith("simulated-annotator-") and first["ana"].startswith("annotator-")
+    again = reviews.alias_annotators(db, ["zoe", "ana"], simulated="simulated-")
+    assert again == first | {"zoe": "annotator-4"}
+
+
+def test_one_person_has_one_answer_to_a_record(db: Database) -> None:
+    def given(response: str, updated: str, verdict: str) -> reviews.StoredAnswer:
+        return reviews.StoredAnswer(response, updated, 1, "ana", "submitted", {"verdict": verdict}, "", "", False)
+
+    reviews.add_answers(db, [given("b", "2026-01-01", "reject"), given("a", "2026-01-02", "approve")], 1)
+    assert {key: answer.values for key, answer in reviews.answers_by_person(db).items()} == {(1, "ana"): {"verdict": "approve"}}

@@ -1,0 +1,264 @@
+"""Projects without a judge, and with a sampled review or none: what leaves, what is recorded, what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation import stages as pipeline
+from curation.config.project import load_project
+from curation.decide import Annotation, Facts, Reason, decide
+from curation.errors import ProjectError, SnapshotError
+from curation.sampling import allocate, clopper_pearson, draw_sample
+from curation.snapshot import read_manifest
+from curation.stages.push import rows_to_show
+from curation.store import records, reviews
+from curation.store.database import open_store
+from curation.store.reviews import StoredAnswer
+from curation.template import write_template
+from tests.support.projects import BRIEF, Bed, blank, import_plain
+from tests.support.review_settings import set_review
+
+KEY = b"0123456789abcdef"
+IDS = [f"{n:064x}" for n in range(1000)]
+
+
+def answer(bed: Bed, says: dict[int, str], *, user: str = "ada") -> None:
+    """One submitted answer on each of some rows, by seq."""
+    with open_store(bed.folder) as db:
+        ids = records.ids_of(db)
+        given = [
+            StoredAnswer(f"{ids[seq]}:{user}", "t", seq, user, "submitted", {"verdict": verdict, "edited_completion": ""}, "", "", False)
+            for seq, verdict in says.items()
+        ]  # fmt: skip
+        reviews.add_answers(db, given, 1)
+
+
+def shown(bed: Bed) -> list[int]:
+    """Seqs of the rows that push would show to people."""
+    with pipeline.open_workspace(bed.folder) as workspace:
+        return [row.seq for row in rows_to_show(workspace)["instruction"]]
+
+
+def test_a_sample_is_spread_over_the_labels_in_proportion() -> None:
+    labels = ["a"] * 500 + ["b"] * 300 + ["c"] * 199 + [None]
+    drawn = draw_sample(IDS, labels, size=100, key=KEY)
+    counts = [sum(labels[n] == name for n in drawn) for name in ("a", "b", "c", None)]
+    assert counts[:2] == [50, 30] and sorted(counts[2:]) in ([0, 20], [1, 19])
+    assert drawn == sorted(set(drawn)) and drawn != draw_sample(IDS, labels, size=100, key=b"another")
+    assert draw_sample(IDS[:7], [None] * 7, size=100, key=KEY) == list(range(7))
+    assert allocate({"x": 1, "y": 1, "z": 1}, size=2, key=KEY).total() == 2 and not draw_sample([], [], size=5, key=KEY)
+
+
+@pytest.mark.parametrize("size", [3, 7, 20, 59])
+def test_every_row_has_the_same_chance_also_with_more_labels_than_rows_to_draw(size: int) -> None:
+    """Or the rows of small labels are never looked at, and the error rate says nothing of them."""
+    labels = [f"label {n % 7 if n < 49 else n}" for n in range(60)]  # seven labels of seven rows, eleven of one
+    keys = [n.to_bytes(8) for n in range(1500)]
+    drawn = [draw_sample(IDS[:60], labels, size=size, key=key) for key in keys]
+    assert {len(places) for places in drawn} == {size}
+    of_small = sum(n >= 49 for places in drawn for n in places) / len(keys)
+    assert of_small == pytest.approx(size * 11 / 60, rel=0.12)
+    single = [sum(n in places for places in drawn) / len(keys) for n in (0, 48, 49, 59)]
+    assert single == pytest.approx([size / 60] * 4, abs=0.04)
+
+
+def test_a_sample_hardly_changes_when_rows_are_added() -> None:
+    before = {IDS[n] for n in draw_sample(IDS[:900], [None] * 900, size=90, key=KEY)}
+    after = {IDS[n] for n in draw_sample(IDS, [None] * 1000, size=100, key=KEY)}
+    assert len(before & after) >= 80
+
+
+def binomial_tail(bad: int, n: int, rate: float) -> float:
+    """The chance of at most BAD bad rows of N."""
+    return sum(math.comb(n, k) * rate**k * (1 - rate) ** (n - k) for k in range(bad + 1))
+
+
+@pytest.mark.parametrize(("bad", "n"), [(1, 10), (3, 200), (57, 200), (199, 200)])
+def test_the_interval_is_clopper_and_pearsons(bad: int, n: int) -> None:
+    """By its definition: at either end the observed count or a more extreme one has a chance of 2.5 %."""
+    low, high = clopper_pearson(bad, n)
+    assert 1 - binomial_tail(bad - 1, n, low) == pytest.approx(0.025, abs=1e-9)
+    assert binomial_tail(bad, n, high) == pytest.approx(0.025, abs=1e-9)
+
+
+def test_the_interval_of_none_and_of_all_is_one_sided() -> None:
+    edge = 0.025 ** (1 / 200)
+    assert clopper_pearson(0, 200) == pytest.approx((0, 1 - edge)) and clopper_pearson(200, 200) == pytest.approx((edge, 1))
+    assert clopper_pearson(0, 0) == (0, 1)
+
+
+def test_the_interval_covers_the_rate_at_least_as_often_as_it_says() -> None:
+    import numpy as np
+
+    rng, rate, n = np.random.default_rng(5), 0.04, 120
+    inside = [low <= rate <= high for low, high in (clopper_pearson(int(bad), n) for bad in rng.binomial(n, rate, 2000))]
+    assert sum(inside) / 2000 >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("said", "verdict"),
+    [
+        ((), "approved"),
+        (("approve",), "approved"),
+        (("reject",), "rejected"),
+        (("approve", "approve"), "approved"),
+        (("approve", "reject"), "disputed"),
+    ],
+)
+def test_what_people_object_to_counts_also_where_nobody_is_asked(said: tuple[Any, ...], verdict: str) -> None:
+    given = Facts(1, "instruction", None, opinions=[Annotation(f"u{n}", one) for n, one in enumerate(said)], needs_score=False)
+    decision = decide(given, keeps=lambda total: True, overlap=2, unseen=("approved", Reason("review", "not_reviewed")))
+    assert decision.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("review", "mode", "sample", "workspace"),
+    [
+        ("none", "none", 200, "garden"),
+        ("all", "all", 200, "garden"),
+        ("{mode: sample, sample: 30, max_error: 0.05}", "sample", 30, "garden"),
+        ("{argilla: null, workspace: mine, overlap: 3}", "all", 200, "mine"),
+    ],
+)
+def test_review_is_a_word_or_a_section_and_the_old_section_means_all(
+    tmp_path: Path, review: str, mode: str, sample: int, workspace: str
+) -> None:
+    bed = set_review(blank(tmp_path / "garden"), review)
+    settings = load_project(bed.folder)
+    assert (settings.review.mode, settings.review.sample, settings.review.workspace) == (mode, sample, workspace)
+    assert settings.score.is_off and not settings.score.rubric
+
+
+@pytest.mark.parametrize(
+    ("review", "fact"),
+    [
+        ("nobody", r"review\.mode: input should be 'none', 'sample' or 'all', found 'nobody'"),
+        ("{mode: none, sample: 30}", r"review: sample goes with mode: sample; the mode is none"),
+        ("{mode: sample, sample: 0}", r"review\.sample"),
+        ("{mode: sample, max_error: 5}", r"review\.max_error"),
+    ],
+)
+def test_a_review_that_says_nothing_clear_is_refused(tmp_path: Path, review: str, fact: str) -> None:
+    bed = set_review(blank(tmp_path / "garden"), review)
+    with pytest.raises(ProjectError, match=fact):
+        load_project(bed.folder)
+
+
+def test_an_empty_rubric_is_refused_and_names_null(tmp_path: Path) -> None:
+    with pytest.raises(ProjectError, match="write `score: null` for a project without a judge"):
+        load_project(set_review(blank(tmp_path / "garden"), "all", score="{rubric: {}}").folder)
+
+
+def test_own_rows_become_a_snapshot_without_judge_and_people(tmp_path: Path) -> None:
+    folder = tmp_path / "garden"
+    write_template(folder, "blank", import_only=True)
+    path = folder / "project.yaml"
+    text = re.sub(r"(?m)^(brief|intended_use): .*$", rf"\1: {BRIEF}", path.read_text())
+    path.write_text(re.sub(r"(?m)^  semantic: .*$", "  semantic: null", text))
+    with pytest.raises(ProjectError, match=r"has no rows, and its plan asks for none. Next: curate import \S+ FILE"):
+        list(pipeline.run(folder))
+    assert pipeline.status(folder).notes[-1].startswith(f"Next: curate import {folder} FILE, or ")
+    import_plain(folder, 40)
+    stages = list(pipeline.run(folder))
+    assert [done.stage for done in stages] == ["dedup", "screen", "decide"]
+    assert stages[-1].counts["approved"] == 40
+    assert stages[-1].notes[-1] == pipeline.status(folder).notes[-1] == f"Next: curate snapshot {folder} --kind instruction"
+    with pytest.raises(ProjectError, match="has review: none, so no row is shown to people"):
+        pipeline.push(folder)
+    snapshot = Path(pipeline.snapshot(folder, "instruction").counts["path"])
+    manifest = read_manifest(snapshot)
+    assert (manifest.review.mode, manifest.review.sample, manifest.review.answers) == ("none", None, 0)
+    assert (manifest.models.teacher, manifest.models.judge, manifest.models.simulated) == (None, None, False)
+    assert manifest.settings["score"] is None
+    card = (snapshot / "README.md").read_text()
+    assert "Review mode: none." in card and "No person has reviewed these rows." in card
+    assert pipeline.status(folder).notes == [f"Next: curate sign {snapshot}"]
+    pipeline.sign(snapshot)
+    pipeline.report(folder)
+    assert "none: no person is asked to review the rows" in (folder / "report.html").read_text()
+    assert pipeline.score(folder).notes == ["project.yaml has score: null, so no judge is asked."]
+    estimated = pipeline.estimate(folder)
+    assert (estimated.counts["calls"], list(estimated.counts["models"])) == (0, ["teacher"])
+    assert not any("judge" in note for note in estimated.notes)
+
+
+def test_of_pairs_without_a_preference_nobody_can_leave_without_people(tmp_path: Path) -> None:
+    bed = set_review(blank(tmp_path / "garden"), "none")
+    lines = [{"prompt": f"Prompt {n}", "chosen": f"Good {n}", "rejected": f"Bad {n}"} for n in range(2)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    pipeline.import_rows(bed.folder, tmp_path / "pairs.jsonl", shape="preference")
+    with open_store(bed.folder) as db:
+        first, second = (row.seq for row in records.list_rows(db, "preference"))
+        db.execute("UPDATE origins SET better = NULL WHERE seq = ?", (first,))
+    done = pipeline.decide(bed.folder)
+    assert bed.verdicts() == {first: "dropped", second: "approved"} and done.counts["dropped_for"] == {"review: no_preference": 1}
+
+
+def test_the_rest_leaves_once_the_sample_is_answered_and_the_rate_is_recorded(tmp_path: Path) -> None:
+    bed = set_review(blank(tmp_path / "garden"), "{mode: sample, sample: 10, overlap: 1}")
+    import_plain(bed.folder, 60)
+    drawn = shown(bed)
+    assert len(drawn) == 10 and shown(bed) == drawn
+    done = pipeline.decide(bed.folder)
+    assert {k: done.counts[k] for k in ("held", "to_review")} == {"held": 50, "to_review": 10}
+    with pytest.raises(SnapshotError, match=r"needs the review sample: 10 of its 10 rows are not answered. Next: curate push"):
+        pipeline.snapshot(bed.folder, "instruction")
+    answer(bed, dict.fromkeys(drawn[:9], "approve"))
+    assert pipeline.decide(bed.folder).counts["held"] == 50
+    with open_store(bed.folder) as db:
+        reviews.mark_pushed(db, reviews.Place("http://here", "d1", "garden-instruction"), [(seq, "x") for seq in drawn])
+    with pytest.raises(SnapshotError, match=r"needs the review sample: 1 of its 10 rows are not answered. Next: curate pull"):
+        pipeline.snapshot(bed.folder, "instruction")
+    answer(bed, {drawn[9]: "reject"})
+    done = pipeline.decide(bed.folder)
+    assert (done.counts["approved"], done.counts["rejected"], done.counts.get("held", 0)) == (59, 1, 0)
+    expected = {"rows": 10, "population": 60, "strata": 1, "bad": 1, "rate": 0.1, "low": 0.002529, "high": 0.445016, "max_error": None}
+    assert done.counts["review_sample"] == {"instruction": expected}
+    assert done.notes[-1] == (
+        "Review sample, instruction: 1 of 10 sampled rows are bad (10.0%, 95 % interval 0.3% to 44.5%)."
+    )  # fmt: skip
+    assert shown(bed) == drawn  # what was released is not shown to people
+    snapshot = Path(pipeline.snapshot(bed.folder, "instruction").counts["path"])
+    manifest = read_manifest(snapshot)
+    assert (manifest.review.mode, manifest.review.sample and manifest.review.sample.model_dump()) == ("sample", expected)
+    assert sum(split.rows for split in manifest.splits.values()) == 59
+    card = (snapshot / "README.md").read_text()
+    assert "Review mode: sample. People reviewed a random sample of 10 of 60 rows" in card
+    assert "10.0 %, 95 % Clopper-Pearson interval 0.3 to 44.5 %" in card
+    pipeline.report(bed.folder)
+    said = "a random sample of the rows; 1 of 10 reviewed instruction rows are bad, out of 60; 95 % interval of the rate 0.3% to 44.5%"
+    assert said in (bed.folder / "report.html").read_text()
+    croissant = json.loads((snapshot / "croissant.json").read_text())["rai:dataAnnotationProtocol"]
+    assert "A random sample of 60 rows was reviewed; 1 of 10 were bad, 95 % interval of the rate 0.3% to 44.5%." in croissant
+
+
+def test_a_rate_that_may_be_too_high_holds_the_rest_back(tmp_path: Path) -> None:
+    bed = set_review(blank(tmp_path / "garden"), "{mode: sample, sample: 10, overlap: 1, max_error: 0.3}")
+    import_plain(bed.folder, 60)
+    drawn = shown(bed)
+    answer(bed, dict.fromkeys(drawn, "approve") | {drawn[0]: "reject"})
+    done = pipeline.decide(bed.folder)
+    assert (done.counts["approved"], done.counts["held"]) == (9, 50)
+    with pytest.raises(SnapshotError, match=r"is held back by review.max_error 30.0%: 1 of 10 sampled rows are bad"):
+        pipeline.snapshot(bed.folder, "instruction")
+    bed.set(r"max_error: 0.3", "max_error: 0.5")
+    assert pipeline.decide(bed.folder).counts["approved"] == 59
+
+
+def test_a_sampled_row_that_a_data_lead_drops_counts_as_bad(tmp_path: Path) -> None:
+    """Dropping the bad rows of a sample by hand must not make the others look better than they are."""
+    bed = set_review(blank(tmp_path / "garden"), "{mode: sample, sample: 10, overlap: 1}")
+    import_plain(bed.folder, 60)
+    drawn = shown(bed)
+    ids = {row.seq: row.id for row in bed.rows()}
+    pipeline.override(bed.folder, ids[drawn[0]], action="drop", reason="wrong")
+    assert shown(bed) == drawn[1:]
+    answer(bed, dict.fromkeys(drawn[1:], "approve"))
+    found = pipeline.decide(bed.folder).counts["review_sample"]["instruction"]
+    assert (found["rows"], found["bad"]) == (10, 1)

@@ -1,0 +1,171 @@
+"""The service: healthy only while answers really come in, and it says in a sentence why not."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation.template import write_template
+from tests.conftest import ROOT
+from tests.support.argilla_server import RunningArgilla
+
+BRIEF = "Answer gardening questions for beginners in two sentences."
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    target = tmp_path / "garden"
+    write_template(target, "blank", offline=True, instruction=0, preference=0)
+    path = target / "project.yaml"
+    path.write_text(re.sub(r"(?m)^(brief|intended_use): .*$", rf"\1: {BRIEF}", path.read_text()))
+    return target
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def get(url: str, **headers: str) -> tuple[int, dict[str, Any]]:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=20) as reply:
+            return reply.status, json.loads(reply.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """`curate serve` as a process of its own; ended whatever happens."""
+    port = free_port()
+    command = [sys.executable, "-m", "curation", "serve", str(folder), "--port", str(port), "--every", "1"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield f"http://127.0.0.1:{port}", process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def status_of(url: str, folder: Path) -> tuple[int, dict[str, Any]]:
+    return get(f"{url}/status", Authorization=f"Bearer {(folder / 'serve.token').read_text().strip()}")
+
+
+def wait_until(url: str, folder: Path, wanted: Any, process: subprocess.Popen[str], seconds: float = 60) -> tuple[int, dict[str, Any]]:
+    """Ask for health and status until they are as wanted: (status code of /healthz, last pull). The last answer either way."""
+    end, seen = time.monotonic() + seconds, (0, {})
+    while time.monotonic() < end:
+        assert process.poll() is None, process.communicate()
+        try:
+            seen = (get(f"{url}/healthz")[0], status_of(url, folder)[1]["last_pull"])
+        except (urllib.error.URLError, FileNotFoundError):
+            seen = (0, {})
+        if seen[0] and wanted(*seen):
+            return seen
+        time.sleep(0.1)
+    raise AssertionError(seen)
+
+
+def test_without_argilla_it_is_up_unhealthy_and_says_why_to_whom_it_may(folder: Path) -> None:
+    with serving(folder) as (url, process):
+        status, pull = wait_until(url, folder, lambda _, p: "no pull" not in p["error"], process)
+        assert status == 503
+        assert "ARGILLA_API_URL" in pull["error"] and "argilla-setup up" in pull["error"]
+        assert get(f"{url}/healthz") == (503, {"healthy": False, "seconds_since_pull": None})
+        status, body = status_of(url, folder)
+        assert (status, body["stage"], body["project"]) == (200, "status", "garden")
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+        assert "Traceback" not in errors
+        assert f'curl --header "Authorization: Bearer $(cat {folder}/serve.token)" {url}/status' in errors
+        assert (folder / "serve.token").read_text().strip() not in errors
+        assert "The pull failed:" in errors
+
+
+def test_the_status_is_for_those_who_have_the_token(folder: Path) -> None:
+    with serving(folder) as (url, process):
+        wait_until(url, folder, lambda *_: True, process)
+        token = (folder / "serve.token").read_text().strip()
+        assert (folder / "serve.token").stat().st_mode & 0o777 == 0o600 and len(token) >= 32
+        refused = {"error": "a token is needed. Send `Authorization: Bearer TOKEN` with the token in the project's serve.token"}
+        for given in (None, "Bearer", "Bearer ", f"Bearer {token}x", f"Bearer {token[:-1]}", f"Basic {token}", token, "Bearer \xe9"):
+            assert get(f"{url}/status", **({"Authorization": given} if given else {})) == (401, refused), given
+        assert get(f"{url}/status?token={token}") == (401, refused)
+        assert get(f"{url}/status", Authorization=f"bearer {token}")[0] == 200
+
+
+def test_the_token_stays_the_same_and_one_that_others_could_read_is_replaced(folder: Path) -> None:
+    from curation.server import keep_token
+
+    token = keep_token(folder)
+    assert keep_token(folder) == token
+    (folder / "serve.token").chmod(0o640)
+    second = keep_token(folder)
+    assert second != token and (folder / "serve.token").stat().st_mode & 0o777 == 0o600
+    for bad in (b"short\n", b"", b"\xff" * 40):
+        (folder / "serve.token").write_bytes(bad)
+        assert len(keep_token(folder)) >= 32
+    (folder / "serve.token").unlink()
+    (folder / "elsewhere").write_text("t" * 40)
+    (folder / "elsewhere").chmod(0o600)
+    (folder / "serve.token").symlink_to(folder / "elsewhere")
+    assert keep_token(folder) != "t" * 40 and not (folder / "serve.token").is_symlink()
+
+
+class Nonsense(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        raw = b'{"items": 7}'
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    do_POST = do_GET
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+def test_an_argilla_that_answers_nonsense_does_not_end_the_polling(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Nonsense)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    monkeypatch.setenv("ARGILLA_API_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("ARGILLA_API_KEY", "owner.key")
+    try:
+        with serving(folder) as (url, process):
+            first = wait_until(url, folder, lambda _, p: "no pull" not in p["error"], process)
+            assert first[0] == 503 and first[1]["error"]
+            server.shutdown()
+            server.server_close()
+            # The next look finds nobody there: it did look again.
+            assert wait_until(url, folder, lambda _, p: p["error"] != first[1]["error"], process)[0] == 503
+    finally:
+        server.server_close()
+
+
+@pytest.mark.argilla
+def test_with_argilla_it_becomes_healthy(folder: Path, argilla_home: RunningArgilla) -> None:
+    path = folder / "project.yaml"
+    path.write_text(re.sub(r"(?m)^  argilla: \S+", f"  argilla: {argilla_home.home.folder}", path.read_text()))
+    with serving(folder) as (url, process):
+        _, pull = wait_until(url, folder, lambda s, _: s == 200, process)
+        status, body = get(f"{url}/healthz")
+        assert (status, body["healthy"], pull) == (200, True, {"answers": 0, "error": None})
+        assert 0 <= body["seconds_since_pull"] < 30

@@ -1,0 +1,169 @@
+"""A person changes a text, changes it again, takes the change back: which row goes on, and when a data lead must say so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation import stages
+from curation.decide import Annotation, Family, edit_families
+from curation.stages.pull import add_edits
+from curation.store import facts, reviews
+from curation.store.database import open_store
+from curation.store.records import Row
+from curation.store.reviews import StoredAnswer
+from tests.support.projects import Bed, blank, import_plain, score_by_hand
+
+FIRST, SECOND = "One changed answer that is long enough.", "Another answer, changed once more and still long enough."
+TIMES = iter(f"2026-11-24T00:00:00.{n:06}" for n in range(10**6))
+
+
+@pytest.fixture
+def bed(tmp_path: Path) -> Bed:
+    """Two imported rows with full marks; one answer is enough."""
+    bed = Bed(blank(tmp_path / "garden"), tmp_path)
+    bed.set(r"^  overlap: 2", "  overlap: 1")
+    import_plain(bed.folder, 2)
+    score_by_hand(bed.folder)
+    return bed
+
+
+def answer(bed: Bed, row: Row, user: str, text: str = "", *, verdict: str = "approve", status: str = "submitted") -> int:
+    """What somebody says of a row now, pulled; how many rows it made."""
+    values: dict[str, Any] = {"verdict": verdict, "edited_completion": text}
+    with stages.open_workspace(bed.folder) as workspace:
+        given = StoredAnswer(f"{user}-{row.seq}", next(TIMES), row.seq, user, status, values, "", "", False)
+        assert reviews.add_answers(workspace.db, [given], 1) == 1
+        made = add_edits(workspace, 1)
+    stages.decide(bed.folder)
+    return made
+
+
+def child(bed: Bed, text: str) -> Row:
+    [found] = [row for row in bed.rows() if row.how == "edited" and row.record.completion.content == text]  # type: ignore[union-attr]
+    return found
+
+
+def verdict(bed: Bed, row: Row) -> tuple[str, str]:
+    """The verdict and the kind of its first reason."""
+    with open_store(bed.folder) as db:
+        held = facts.verdicts_by_seq(db)[row.seq]
+    return held["verdict"], held["reasons"][0]["kind"] if held["reasons"] else ""
+
+
+def test_a_second_edit_makes_a_row_of_its_own_and_the_first_makes_room(bed: Bed) -> None:
+    parent = bed.rows()[0]
+    assert answer(bed, parent, "ada", FIRST) == 1
+    assert verdict(bed, child(bed, FIRST)) == ("approved", "approved")
+    assert answer(bed, parent, "ada", SECOND) == 1
+    first, second = child(bed, FIRST), child(bed, SECOND)
+    assert [verdict(bed, row) for row in (parent, first, second)] == [
+        ("edited", "edit"),
+        ("dropped", "edited_again"),
+        ("approved", "approved"),
+    ]
+    assert stages.trace(bed.folder, first.id)["verdict"]["reasons"][0]["twin"] == second.id
+    assert second.parent == parent.seq
+    # Pulling again makes nothing; going back to the first text makes no third row, and the second makes room.
+    with stages.open_workspace(bed.folder) as workspace:
+        assert add_edits(workspace, 1) == 0
+    assert answer(bed, parent, "ada", FIRST) == 0
+    assert [verdict(bed, row)[0] for row in (first, second)] == ["approved", "dropped"]
+
+
+@pytest.mark.parametrize(
+    ("change", "parents"),
+    [({"verdict": "reject"}, "rejected"), ({"text": ""}, "approved"), ({"text": SECOND, "status": "draft"}, "to_review")],
+)
+def test_an_edit_that_was_taken_back_does_not_go_on(bed: Bed, change: dict[str, str], parents: str) -> None:
+    parent = bed.rows()[0]
+    answer(bed, parent, "ada", FIRST)
+    assert answer(bed, parent, "ada", **change) == 0
+    assert verdict(bed, child(bed, FIRST)) == ("dropped", "withdrawn")
+    assert verdict(bed, parent)[0] == parents
+    answer(bed, parent, "ada", FIRST)
+    assert verdict(bed, child(bed, FIRST))[0] == "approved"
+
+
+def test_the_row_that_made_room_takes_nobody_along_as_a_copy(bed: Bed) -> None:
+    """It is older and people have seen it, so it would be the one that is kept among copies."""
+    bed.set(r"^  overlap: 1", "  overlap: 2")
+    bed.set(r"^  text: prompt ", "  text: both ")
+    bed.set(r"^  semantic: [0-9.]+", "  semantic: null")
+    parent = bed.rows()[0]
+    answer(bed, parent, "ada", FIRST)
+    with open_store(bed.folder) as db:
+        reviews.mark_pushed(db, reviews.Place("http://here", "d1", "garden-instruction"), [(child(bed, FIRST).seq, "shown")])
+    answer(bed, parent, "ada", FIRST + " Or so.")
+    stages.dedup(bed.folder)
+    stages.decide(bed.folder)
+    assert verdict(bed, child(bed, FIRST + " Or so."))[0] == "in_review"
+    assert verdict(bed, child(bed, FIRST)) == ("dropped", "edited_again")
+
+
+def test_what_others_approved_is_not_taken_away_but_waits_for_the_data_lead(bed: Bed) -> None:
+    parent = bed.rows()[0]
+    answer(bed, parent, "ada", FIRST)
+    answer(bed, child(bed, FIRST), "bob")
+    answer(bed, parent, "ada", SECOND)
+    rivals = [parent, child(bed, FIRST), child(bed, SECOND)]
+    assert [verdict(bed, row) for row in rivals] == [("disputed", "two_edits")] * 3
+    with open_store(bed.folder) as db:
+        assert "after others had approved it" in facts.verdicts_by_seq(db)[parent.seq]["reasons"][0]["evidence"]
+    stages.override(bed.folder, rivals[2].id, action="keep", reason="the newer one is right")
+    assert [verdict(bed, row)[0] for row in rivals] == ["dropped", "dropped", "approved"]
+
+
+def test_what_others_rejected_needs_no_data_lead(bed: Bed) -> None:
+    parent = bed.rows()[0]
+    answer(bed, parent, "ada", FIRST)
+    answer(bed, child(bed, FIRST), "bob", verdict="reject")
+    answer(bed, parent, "ada", SECOND)
+    assert verdict(bed, child(bed, FIRST)) == ("dropped", "edited_again")
+    assert verdict(bed, child(bed, SECOND))[0] == "approved"
+
+
+def test_what_stands_in_a_snapshot_is_not_taken_away_either(bed: Bed) -> None:
+    parent = bed.rows()[0]
+    answer(bed, parent, "ada", FIRST)
+    with open_store(bed.folder) as db:
+        facts.add_splits(db, [(child(bed, FIRST).seq, "train", "c")], 1)  # as `curate snapshot` does
+    answer(bed, parent, "ada", SECOND)
+    assert verdict(bed, child(bed, FIRST)) == ("disputed", "two_edits")
+    stages.override(bed.folder, child(bed, FIRST).id, action="keep", reason="it went out like this")
+    assert [verdict(bed, child(bed, text))[0] for text in (FIRST, SECOND)] == ["approved", "dropped"]
+
+
+def test_two_people_who_make_the_same_edit_both_stand_by_it(bed: Bed) -> None:
+    bed.set(r"^  overlap: 1", "  overlap: 2")
+    parent = bed.rows()[0]
+    assert answer(bed, parent, "ada", FIRST) == 1
+    assert verdict(bed, child(bed, FIRST))[0] == "in_review"
+    answer(bed, parent, "bob", FIRST)
+    assert verdict(bed, child(bed, FIRST)) == ("approved", "approved")
+    answer(bed, parent, "ada", verdict="reject")
+    assert verdict(bed, child(bed, FIRST)) == verdict(bed, parent) == ("disputed", "edit_and_reject")
+
+
+def test_an_edit_into_a_row_that_was_there_is_no_more_than_a_vote(bed: Bed) -> None:
+    one, other = bed.rows()
+    file = bed.folder.parent / "more.jsonl"
+    prompt = one.record.prompt[-1].content
+    file.write_text(f'{{"prompt": "{prompt}", "completion": "{FIRST}"}}\n')
+    stages.import_rows(bed.folder, file)
+    score_by_hand(bed.folder)
+    imported = next(row for row in bed.rows() if row.seq not in (one.seq, other.seq))
+    answer(bed, one, "ada", FIRST)
+    assert verdict(bed, imported)[0] == "approved"
+    answer(bed, one, "ada", verdict="reject")
+    assert verdict(bed, imported)[0] == "to_review"
+
+
+def test_a_dispute_takes_in_what_was_made_of_the_rivals() -> None:
+    said = {1: [Annotation("ada", "edit", "y")]}
+    assert edit_families({2: 1, 3: 1, 4: 2}, said, keeps={}) == {}
+    found = edit_families({2: 1, 3: 1, 4: 2}, said, keeps={}, contested={2})
+    assert {seq: family.members for seq, family in found.items()} == dict.fromkeys((1, 2, 3, 4), frozenset({1, 2, 3, 4}))
+    assert found[1] != Family(frozenset({1, 2, 3, 4}))

@@ -1,0 +1,148 @@
+"""What a snapshot says of where its rows come from: sources, authors, licences, models, the snapshots before it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation import stages as pipeline
+from curation.snapshot import read_manifest
+from curation.snapshot.manifest import Manifest
+from curation.stages import Provenance
+from curation.store import records
+from curation.store.database import open_store
+from curation.store.records import Origin
+from tests.support.projects import Bed, blank
+from tests.support.review_settings import set_review
+
+
+def rows(first: int, last: int, **columns: Any) -> list[dict[str, Any]]:
+    texts = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(first, last)]
+    return [{"prompt": f"{text}?", "completion": f"Answer to {text}.", **columns} for text in texts]
+
+
+def bring(bed: Bed, name: str, lines: list[dict[str, Any]], *stated: str, group: str | None = None) -> None:
+    file = bed.folder.parent / name
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    pipeline.import_rows(bed.folder, file, provenance=Provenance(*stated), group=group)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def bed(tmp_path: Path) -> Bed:
+    return set_review(blank(tmp_path / "garden"), "none")
+
+
+def freeze(bed: Bed) -> tuple[Manifest, Path, list[str]]:
+    done = pipeline.snapshot(bed.folder, "instruction")
+    path = Path(done.counts["path"])
+    return read_manifest(path), path, list(done.notes)
+
+
+def test_imported_rows_name_their_source_and_no_model(bed: Bed) -> None:
+    """The card of imported rows named the teacher of project.yaml and called them synthetic."""
+    bring(bed, "own.jsonl", rows(0, 40), "helpdesk", "CC-BY-4.0", "people")
+    bed.set(r"^licence: other", "licence: CC-BY-4.0")
+    manifest, path, notes = freeze(bed)
+    assert manifest.provenance is not None and manifest.provenance.model_dump(mode="json", exclude={"sources": {0: {"sha256"}}}) == {
+        "sources": [{"name": "helpdesk", "license": "CC-BY-4.0", "written_by": "people", "files": ["own.jsonl"], "rows": 40}],
+        "written_by": {"model": 0, "people": 40, "unknown": 0},
+        "edited": 0, "licence_stated": "CC-BY-4.0", "conditions": ["name the authors"], "warnings": [], "licence_table": "2026-11",
+    }  # fmt: skip
+    assert (manifest.licence, manifest.models.teacher, manifest.models.judge, manifest.models.simulated) == ("CC-BY-4.0", None, None, False)
+    card = (path / "README.md").read_text()
+    for never in ("claude", "Teacher", "Judge", "synthetic", "written by a language model"):
+        assert never not in card, never
+    assert "| helpdesk | CC-BY-4.0 | people | 40 | own.jsonl |" in card
+    assert "| people | 40 | 100.0 % |" in card and "- found" in card
+    croissant = json.loads((path / "croissant.json").read_text())
+    assert croissant["rai:dataCollection"] == "40 rows written by people."
+    assert croissant["isBasedOn"] == [
+        {"@type": "sc:Dataset", "name": "helpdesk", "license": "https://creativecommons.org/licenses/by/4.0/"}
+    ]  # fmt: skip
+    assert len(notes) == 1 and notes[0].startswith("Next: curate sign")
+    page = bed.folder / "report.html"
+    pipeline.report(bed.folder)
+    assert "helpdesk (CC-BY-4.0, written by people)" in page.read_text() and "claude" not in page.read_text()
+
+
+def test_the_strictest_licence_governs_and_a_laxer_project_is_warned(bed: Bed) -> None:
+    bring(bed, "a.jsonl", rows(0, 30), "open", "CC0-1.0", "people")
+    bring(bed, "b.jsonl", rows(30, 50), "closed", "CC-BY-NC-4.0", "model")
+    bring(bed, "c.jsonl", rows(50, 60), "found")
+    bed.set(r"^licence: other", "licence: CC0-1.0")
+    manifest, path, notes = freeze(bed)
+    assert manifest.provenance is not None
+    assert manifest.provenance.written_by == {"model": 20, "people": 30, "unknown": 10}
+    assert (manifest.licence, manifest.provenance.licence_stated) == ("unknown", "CC0-1.0")
+    warned = [
+        "project.yaml: licence CC0-1.0 is laxer than CC-BY-NC-4.0 of source closed, which also asks: name the authors, no commercial use.",
+        "The licence of 10 rows from source found is unknown; nobody may assume that they can be shared.",
+    ]
+    assert list(manifest.provenance.warnings) == warned == notes[:2]
+    card = (path / "README.md").read_text()
+    assert all(f"> **Licence.** {warning}" in card for warning in warned)
+    assert "20 of the 60 texts were written by a language model" in card
+    assert "It is not known who wrote 10 of the 60 texts." in card
+    bring(bed, "c.jsonl", rows(50, 60), "found", "MIT", "people")  # stated later, for the rows that are there
+    manifest, _, notes = freeze(bed)
+    assert (manifest.licence, manifest.version) == ("CC-BY-NC-4.0", 2)
+    assert "other facts about the sources" in notes[0] and manifest.provenance and manifest.provenance.written_by["people"] == 40
+
+
+def test_licences_that_contradict_are_on_screen_card_and_manifest(bed: Bed) -> None:
+    bring(bed, "a.jsonl", rows(0, 30), "one", "CC-BY-SA-4.0", "people")
+    bring(bed, "b.jsonl", rows(30, 60), "two", "CC-BY-NC-4.0", "people")
+    manifest, path, notes = freeze(bed)
+    warning = (
+        "Licences contradict each other: CC-BY-SA-4.0 forbids further conditions, and CC-BY-NC-4.0 adds: no commercial use."
+    )  # fmt: skip
+    assert notes[0] == warning and manifest.provenance and manifest.provenance.warnings == (warning,)
+    assert manifest.licence == "CC-BY-SA-4.0 AND CC-BY-NC-4.0" and warning in (path / "README.md").read_text()
+
+
+def test_a_row_in_two_sources_counts_in_both_and_has_one_author(bed: Bed) -> None:
+    bring(bed, "a.jsonl", rows(0, 40), "one", "CC0-1.0", "people")
+    bring(bed, "b.jsonl", rows(30, 40), "two", "CC-BY-4.0", "model")
+    manifest, _, _ = freeze(bed)
+    assert manifest.provenance is not None
+    assert [(source.name, source.rows) for source in manifest.provenance.sources] == [("one", 40), ("two", 10)]
+    assert manifest.provenance.written_by == {"model": 0, "people": 40, "unknown": 0} and manifest.licence == "CC-BY-4.0"
+
+
+def test_an_edited_row_keeps_its_source(bed: Bed) -> None:
+    bring(bed, "a.jsonl", rows(0, 40), "one", "CC0-1.0", "people")
+    with open_store(bed.folder) as db:
+        parent = records.list_rows(db, "instruction")[0]
+        edited = parent.record.model_copy(update={"completion": parent.record.completion.model_copy(update={"content": "Better."})})  # type: ignore[union-attr]
+        records.add_records(db, [(edited, Origin("edited", "response", 0, parent=parent.seq))], 1)
+        child = next(row for row in records.list_rows(db, "instruction") if row.how == "edited")
+    with pipeline.open_workspace(bed.folder) as workspace:
+        from curation.views.provenance import sources_of
+
+        found = sources_of(workspace, [child])
+    assert (found["edited"], found["written_by"]) == (1, {"model": 0, "people": 1, "unknown": 0})
+    assert [(source["name"], source["rows"]) for source in found["sources"]] == [("one", 1)]
+
+
+def test_a_snapshot_names_the_one_before_it_and_the_stages_behind_it(bed: Bed) -> None:
+    bring(bed, "a.jsonl", rows(0, 40), "one", "CC0-1.0", "people")
+    list(pipeline.run(bed.folder))
+    first, path, _ = freeze(bed)
+    bring(bed, "b.jsonl", rows(40, 60), "two", "CC0-1.0", "people")
+    list(pipeline.run(bed.folder))
+    second, _, _ = freeze(bed)
+    assert (first.parents, second.parents) == ((), (first.digest.root,))
+    stages = first.lineage["stages"] if first.lineage else []
+    assert [(stage["stage"], stage["runs"], stage["in"], stage["out"]) for stage in stages] == [
+        ("import", 1, 40, 40), ("dedup", 1, 40, 40), ("screen", 1, 40, 40), ("decide", 1, 40, 40),
+    ]  # fmt: skip
+    assert all(len(stage["digest"]) >= 16 for stage in stages)
+    shutil.rmtree(path)
+    bring(bed, "c.jsonl", rows(60, 80), "three", "CC0-1.0", "people")
+    list(pipeline.run(bed.folder))
+    assert freeze(bed)[0].parents == (second.digest.root,)

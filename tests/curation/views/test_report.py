@@ -1,0 +1,106 @@
+"""What the page is filled with, read from a project's own workbench."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from curation import stages
+from curation.report import ReportData, render_report
+from curation.requests import Failure
+from curation.store import facts, reviews, runs
+from curation.store.database import open_store
+from curation.store.facts import Finding
+from curation.store.reviews import StoredAnswer
+from curation.views.report import report_data
+from tests.support.projects import Bed, blank, import_plain, score_by_hand
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = blank(tmp_path_factory.mktemp("imported") / "garden", instruction=6)
+    import_plain(folder, 60)
+    score_by_hand(folder)
+    return folder
+
+
+@pytest.fixture
+def garden(imported: Path, tmp_path: Path) -> Bed:
+    return Bed(shutil.copytree(imported, tmp_path / "garden"), tmp_path)
+
+
+def data_of(bed: Bed) -> ReportData:
+    stages.decide(bed.folder)
+    with stages.open_workspace(bed.folder) as workspace:
+        return report_data(workspace)
+
+
+def test_an_attribute_that_came_after_some_cells_were_asked_for_does_not_stop_the_page(garden: Bed) -> None:
+    """A cell that was asked for stays as it was planned, so it lacks what was added later."""
+    stages.plan(garden.folder)
+    with open_store(garden.folder) as db:
+        db.execute("UPDATE origins SET cell = 'instruction:00000' WHERE origin = 1")
+    garden.set(r"^    topic: \{everyday", "    season: {spring: 1, autumn: 1}\n    topic: {everyday")
+    assert stages.plan(garden.folder).counts["changed"] == 5
+    coverage = data_of(garden).coverage
+    assert coverage is not None and (coverage.rows, coverage.columns) == ("season", "topic")
+    assert sum(cell.planned for cell in coverage.cells) == 5
+    assert [cell.row for cell in coverage.cells] == sorted((cell.row for cell in coverage.cells), key=["spring", "autumn"].index)
+    render_report(data_of(garden))
+
+
+def test_rows_that_all_fell_as_duplicates_of_one_are_something_to_look_at(garden: Bed) -> None:
+    from curation.report.notices import find_attention
+
+    first, *others = garden.rows()
+    with open_store(garden.folder) as db, runs.record_run(db, "dedup") as run:
+        alike = [Finding(row.seq, "dedup", "near", True, first.seq, item="0", score=0.9) for row in others[:25]]
+        facts.add_findings(db, alike, run.number)
+    data = data_of(garden)
+    assert {drop.cluster for drop in data.drops or ()} == {first.id[:12]}
+    assert [n.text for n in find_attention(data) if n.section == "drops"] == [
+        f"25 of 60 rows were left out as duplicates of one row ({first.id[:12]}): check the threshold first."
+    ]
+
+
+def test_a_dispute_is_shown_with_what_people_wrote_for_whoever_settles_it(garden: Bed) -> None:
+    row = garden.rows()[0]
+    said = (("ada", {"verdict": "approve"}), ("bob", {"verdict": "reject", "reasons": ["wrong", "unclear"], "comment": "Not that hash"}))
+    with open_store(garden.folder) as db:
+        given = [StoredAnswer(user, "t", row.seq, user, "submitted", values, "", "", False) for user, values in said]
+        reviews.add_answers(db, given, 1)
+        with runs.record_run(db, "pull"):
+            pass
+    data = data_of(garden)
+    assert data.review is not None
+    (dispute,) = data.review.disputes
+    assert dispute.answers == {"ada": "approve", "bob": "reject"}
+    assert dispute.comment == "bob: Wrong, Unclear. Not that hash"
+    assert row.record.completion.content in dispute.text  # type: ignore[union-attr]
+    assert "Not that hash" in render_report(data)
+
+
+def test_a_failure_is_shown_with_an_example_that_is_masked_and_does_not_travel_with_a_snapshot(garden: Bed) -> None:
+    with open_store(garden.folder) as db:
+        facts.add_failures(db, [Failure(stage="import", slot="f:1", reason="row", detail="is no JSON: 'call me at +1 415 555 2671")], 1)
+    data = data_of(garden)
+    assert [(f.stage, f.reason, f.count) for f in data.failures or ()] == [("import", "row", 1)]
+    assert "415 555 2671" not in render_report(data) and "is no JSON: " in render_report(data)
+    assert "is no JSON: " not in render_report(data, protected_text=False)
+
+
+def test_labels_of_both_rows_stand_beside_a_drop(garden: Bed) -> None:
+    garden.set(r"^  label_pattern: null", "  label_pattern: '^(\\\\w+)'")
+    file = garden.folder.parent / "labelled.jsonl"
+    lines = [{"prompt": f"Is a potato a root or a stem{sign}", "completion": f"Stem it is{sign}"} for sign in "?!"]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    stages.import_rows(garden.folder, file)
+    score_by_hand(garden.folder)
+    twin, row = (r for r in garden.rows() if r.record.kind == "instruction" and r.record.label == "Stem")
+    with open_store(garden.folder) as db, runs.record_run(db, "dedup") as run:
+        facts.add_findings(db, [Finding(row.seq, "dedup", "near", True, twin.seq, score=0.9)], run.number)
+    (drop,) = data_of(garden).drops or ()
+    assert (drop.row, drop.twin, drop.label, drop.twin_label) == (row.id, twin.id, "Stem", "Stem")

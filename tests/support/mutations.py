@@ -1,0 +1,58 @@
+# ruff: noqa: E501 - one line for each guard, however long
+"""Guards and the tests that hold them: each line takes one guard out, and names the test that must then fail.
+
+`make soak` runs them on a copy of the tree (tests/test_mutations.py). Add a line for every new guard. The text to replace has to be
+found exactly once; when the code around a guard changes, its line changes too.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutation(NamedTuple):
+    """One guard taken out."""
+
+    file: str
+    old: str
+    new: str
+    test: str
+    """The test that must fail, as pytest names it below tests/; a parametrized test without its parameters is run whole."""
+
+
+SNAPSHOT, STORE, MODELS = "curation/snapshot", "curation/store", "curation/models"
+MUTATIONS = [
+    Mutation(f"{SNAPSHOT}/verify.py", "{MANIFEST: hashlib.sha256(body).hexdigest(), **", "{MANIFEST: file_sha256(path / MANIFEST), **", "curation/snapshot/test_verify.py::test_files_swapped_while_a_snapshot_loads_never_yield_forged_content"),
+    Mutation(f"{SNAPSHOT}/verify.py", "find_problems(path, manifest, deep=False)", "find_problems(path, manifest, deep=deep)", "curation/snapshot/test_verify.py::test_rows_of_a_snapshot_that_is_not_verified_are_never_parsed"),
+    Mutation(f"{SNAPSHOT}/verify.py", "if fact := find_revocation(", "if fact := (lambda *a, **k: None)(", "curation/snapshot/test_keys.py::test_a_revoked_snapshot_is_refused"),
+    Mutation(f"{SNAPSHOT}/verify.py", "if refusal := _refusal(path, signature, file):", "if refusal := None:", "curation/snapshot/test_snapshot.py::test_another_key_s_hint_does_not_help"),
+    Mutation("curation/snapshot/revocation.py", "(snapshot.absolute().parent, snapshot.resolve().parent)", "(snapshot.parent,)", "curation/snapshot/test_verify.py::test_a_revocation_is_found_whatever_the_path_looks_like"),
+    Mutation("curation/snapshot/revocation.py", 'return f"may be revoked: the revocations in', 'continue\n            return f"', "curation/snapshot/test_verify.py::test_revocations_that_cannot_be_read_stop_the_snapshot"),
+    Mutation(f"{SNAPSHOT}/read.py", "if hashlib.sha256(body).hexdigest() != manifest.files.get(file.name):", "if False:", "curation/snapshot/test_snapshot.py::test_a_file_swapped_after_loading_is_seen_when_its_rows_are_read"),
+    Mutation("curation/snapshot/signature.py", "if expected is not None and (", "if False and (", "curation/snapshot/test_verify.py::test_a_snapshot_changed_while_it_is_signed_is_not_signed"),
+    Mutation(f"{SNAPSHOT}/write.py", "sync_folder(aside)", "pass", "curation/test_guards.py::test_a_snapshot_is_on_the_disk_before_it_has_its_name"),
+    Mutation(f"{SNAPSHOT}/write.py", "os.fsync(file.fileno())\n        Path(aside)", "Path(aside)", "curation/test_guards.py::test_keys_revocations_and_records_are_on_the_disk_before_they_have_their_name"),
+    Mutation("curation/store/database.py", "PRAGMA synchronous = FULL", "PRAGMA synchronous = OFF", "curation/store/test_store.py::test_what_was_committed_is_on_the_disk"),
+    Mutation("curation/store/database.py", "fence = _put_up_fence(db, name, owner)", "fence: list[str] = []", "curation/store/test_store.py::test_the_lease_is_checked_in_the_transaction_that_writes"),
+    Mutation("curation/store/database.py", "_keep_private(path)\n    with", "with", "curation/store/test_store.py::test_nobody_else_may_read_the_workbench"),
+    Mutation(f"{STORE}/calls.py", "if len(calls) == limit or hold > left:", "if len(calls) == limit:", "curation/store/test_calls.py::test_claims_stop_at_the_limit_and_at_the_budget"),
+    Mutation(f"{STORE}/calls.py", "if changed != 1:", "if False:", "curation/store/test_calls.py::test_one_process_cannot_change_what_another_holds"),
+    Mutation("curation/stages/snapshot.py", "(*leak_findings(workspace, rows, protected).findings, *check_findings(workspace, rows))", "()", "curation/test_guards.py::test_the_last_gate_stops_leaks_and_failed_checks_that_no_screen_has_seen"),
+    Mutation("curation/stages/snapshot.py", "threshold=settings.near,\n        vectors=vectors,", "threshold=bench.project.dedup.near,\n        vectors=vectors,", "curation/stages/test_split_separation.py::test_splits_have_thresholds_of_their_own"),
+    Mutation("curation/stages/screen.py", "[*leaks.findings, *check_findings(workspace, rows)]", "[*leaks.findings]", "curation/test_guards.py::test_screen_keeps_what_the_checks_find"),
+    Mutation("curation/stages/snapshot.py", "mask_values(stated)", "stated", "curation/models/test_factory.py::test_a_password_in_an_address_leaves_in_nothing_that_is_shipped_or_printed"),
+    Mutation("curation/split.py", "out[lose] = True", "pass", "curation/test_split.py::test_rows_frozen_under_other_thresholds_are_found_across_and_the_one_in_train_is_left_out"),
+    Mutation("curation/report/page.html", "default-src 'none'; ", "", "curation/test_guards.py::test_the_report_allows_its_own_script_and_nothing_else"),
+    Mutation("curation/server.py", "not hmac.compare_digest(given.strip().encode(), token.encode())", "False", "curation/test_server.py::test_the_status_is_for_those_who_have_the_token"),
+    Mutation("curation/stages/snapshot.py", 'sorted(names[user] for user in review["reviewers"])', 'sorted(review["reviewers"])', "curation/stages/test_snapshot.py::test_annotators_leave_the_project_under_pseudonyms_unless_it_says_real"),
+    Mutation("argilla_setup/server/processes.py", 'return body if body["identity"] == identify(home) else None', "return body", "argilla_setup/test_supervisor.py::test_a_copied_home_does_not_control_the_originals_server"),
+    Mutation("curation/review/__init__.py", 'html.escape(text, quote=False).replace("\\r", "&#13;")', "text", "argilla_setup/test_guidelines.py::test_only_a_page_that_inserts_html_is_sent_escaped_fields"),
+    Mutation("curation/models/factory.py", "if is_foreign(spec) and (spec.key_env is None or", "if False and (spec.key_env is None or", "curation/models/test_factory.py::test_a_project_cannot_have_the_user_s_keys_sent_to_its_server"),
+    Mutation("curation/models/factory.py", 'if has_key and parts.scheme != "https"', "if False", "curation/models/test_factory.py::test_no_key_travels_in_clear_text"),
+    Mutation("curation/models/base.py", "return ipaddress.ip_address(host).is_loopback", 'return host.startswith("127.")', "curation/models/test_factory.py::test_loopback_is_an_address_and_no_name"),
+    Mutation(f"{MODELS}/anthropic_model.py", "follow_redirects=False", "follow_redirects=True", "curation/models/test_factory.py::test_a_redirect_takes_no_key_along"),
+    Mutation("argilla_setup/shown.py", "lambda found: _written(found[0]), text)", "lambda found: found[0], text)", "curation/cli/test_output.py::test_the_text_of_a_row_reaches_the_terminal_as_text"),
+    Mutation("argilla_setup/shown.py", r'r"([\\`*_\[\]|~!])"', r'r"([`*_\[\]|~!])"', "curation/cli/test_output.py::test_quoted_markup_is_shown_and_not_obeyed"),
+    Mutation("training/checkpoints.py", "resume_from_checkpoint=str(checkpoint) if checkpoint else None", "resume_from_checkpoint=None", "curation/test_guards.py::test_a_run_goes_on_from_its_checkpoint"),
+    Mutation("training/data.py", "if snapshot.manifest.review.simulated and not run.allow_simulated_review:", "if False:", "training/test_refusals.py::test_simulated_review_is_refused_unless_the_run_file_allows_it"),
+]  # fmt: skip

@@ -1,0 +1,99 @@
+"""Small projects without a code table: blank, with imported rows, scored and approved by hand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from curation import stages
+from curation.config.project import load_project
+from curation.simulation import process
+from curation.store import facts, records, reviews
+from curation.store.database import open_store
+from curation.store.reviews import StoredAnswer
+from curation.template import write_template
+
+BRIEF = "Answer gardening questions for beginners in two sentences."
+
+
+@dataclass(frozen=True)
+class Bed:
+    """A project whose models are a running stand-in, and that stand-in's own log of requests."""
+
+    folder: Path
+    log: Path
+
+    def requests(self) -> int:
+        """How many Messages calls reached the stand-in, by its own account."""
+        lines = (self.log / "requests.jsonl").read_text().splitlines()
+        return sum(json.loads(line)["path"] == "POST /v1/messages" for line in lines)
+
+    def set(self, pattern: str, new: str) -> None:
+        """Change project.yaml as a person would."""
+        path = self.folder / "project.yaml"
+        text, count = re.subn(pattern, new, path.read_text(), count=1, flags=re.M)
+        assert count == 1, pattern
+        path.write_text(text)
+
+    def rows(self) -> list[records.Row]:
+        with open_store(self.folder) as db:
+            return [row for kind in ("instruction", "preference") for row in records.list_rows(db, kind)]  # type: ignore[arg-type]
+
+    def dump(self, *tables: str) -> dict[str, list[tuple[Any, ...]]]:
+        with open_store(self.folder) as db:
+            return {table: [tuple(row) for row in db.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3")] for table in tables}
+
+    def verdicts(self) -> dict[int, str]:
+        with open_store(self.folder) as db:
+            return {seq: v["verdict"] for seq, v in facts.verdicts_by_seq(db).items()}
+
+
+@contextmanager
+def standin(folder: Path, log: Path) -> Iterator[Bed]:
+    grounding = load_project(folder).plan.grounding
+    process.start(folder, table=folder / grounding.table if grounding else None, seed=7, log=log)
+    try:
+        yield Bed(folder, log)
+    finally:
+        process.stop(folder)
+
+
+def blank(folder: Path, **plan: int) -> Path:
+    write_template(folder, "blank", offline=True, **{"instruction": 0, "preference": 0, **plan})
+    path = folder / "project.yaml"
+    path.write_text(re.sub(r"(?m)^(brief|intended_use): .*$", rf"\1: {BRIEF}", path.read_text()))
+    return folder
+
+
+def approve(folder: Path, *, users: tuple[str, ...] = ("ada", "bob"), says: str = "approve") -> None:
+    """Answers as `curate pull` stores them."""
+    with open_store(folder) as db:
+        for row in records.list_rows(db, "instruction"):
+            values = {"verdict": says, "edited_completion": ""}
+            given = [StoredAnswer(f"{row.id}:{u}", "t", row.seq, u, "submitted", values, "", "", False) for u in users]
+            reviews.add_answers(db, given, 1)
+
+
+def import_plain(folder: Path, count: int, name: str = "rows.jsonl") -> None:
+    file = folder.parent / name
+    texts = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(count)]
+    lines = [{"prompt": f"{text}?", "completion": f"Answer to {text[:8]}."} for text in texts]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    stages.import_rows(folder, file)
+
+
+def score_by_hand(folder: Path) -> None:
+    """Full marks for every row, so that people have the last word."""
+    with open_store(folder) as db:
+        from curation import judge as scoring
+
+        project = load_project(folder)
+        digest = scoring.rubric_digest(project)
+        for row in records.list_rows(db, "instruction"):
+            facts.add_scores(db, [(row.seq, digest, c, 5, "", None) for c in (*project.score.rubric, "overall")], 1)

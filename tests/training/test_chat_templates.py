@@ -1,0 +1,74 @@
+"""Chat templates of 25 families: what is trained, where an answer ends, and what preflight refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.training_families import ANSWER, CHATS, QUESTION, SYSTEM, build_family, build_tokenizer, conversation, trained_text
+from training.chat import find_end_of_turn, merge_system, read_row
+from training.scoring import end_tokens
+
+pytestmark = pytest.mark.model
+ANSWERS = ("completion",)
+
+
+@pytest.mark.parametrize("name", [name for name, chat in CHATS.items() if not chat.fault])
+def test_answer_and_end_of_turn_are_trained_and_nothing_else(name: str, tmp_path: Path) -> None:
+    chat, row = CHATS[name], conversation()
+    tokenizer = build_tokenizer(chat)
+    found = read_row(row, tokenizer, answers=ANSWERS)
+    assert found.fault == "" and not found.merged
+    assert trained_text(tokenizer, [row], tmp_path) == [chat.trained]
+    end = find_end_of_turn(tokenizer)
+    assert tokenizer.convert_ids_to_tokens(end) == chat.end
+    assert {end, tokenizer.eos_token_id} <= end_tokens(build_family("llama"), tokenizer)
+
+
+@pytest.mark.parametrize("name", [name for name, chat in CHATS.items() if chat.fault])
+def test_rows_that_would_be_trained_wrongly_are_named(name: str) -> None:
+    chat = CHATS[name]
+    tokenizer = build_tokenizer(chat)
+    assert chat.fault in read_row(conversation(), tokenizer, answers=ANSWERS).fault
+    plain = read_row(conversation(system=False), tokenizer, answers=ANSWERS).fault
+    assert (chat.plain in plain) if chat.plain else plain == ""
+
+
+@pytest.mark.parametrize("name", ["mistral-v0.1", "mistral-v0.3", "gemma1", "alpaca"])
+def test_system_message_can_be_merged_into_the_first_user_message(name: str, tmp_path: Path) -> None:
+    tokenizer, row = build_tokenizer(CHATS[name]), conversation()
+    merged = {**row, "prompt": merge_system(row["prompt"])}
+    assert merged["prompt"] == [{"role": "user", "content": f"{SYSTEM}\n\n{QUESTION}"}]
+    assert row["prompt"][0] == {"role": "system", "content": SYSTEM}
+    assert read_row(merged, tokenizer, answers=ANSWERS).fault == ""
+    end = tokenizer.convert_ids_to_tokens(find_end_of_turn(tokenizer))
+    [text] = trained_text(tokenizer, [merged], tmp_path)
+    assert text.strip() == f"{ANSWER}{end}"
+
+
+def test_without_the_check_part_of_the_users_text_is_trained(tmp_path: Path) -> None:
+    [text] = trained_text(build_tokenizer(CHATS["mistral-v0.3"]), [conversation()], tmp_path)
+    assert QUESTION[:8] in text
+
+
+def test_answer_that_the_template_changes_is_a_fault() -> None:
+    tokenizer = build_tokenizer(CHATS["qwen3"])
+    row = conversation(answer="<think>The knee is a joint.</think>Code: A1.2")
+    assert read_row(row, tokenizer, answers=ANSWERS).fault == "the template changes the answer"
+    assert read_row(conversation(answer=" "), tokenizer, answers=ANSWERS).fault == "the answer is empty"
+
+
+def test_marker_whose_end_is_trained_is_a_fault(tmp_path: Path) -> None:
+    chat, row = CHATS["deepseek-without-its-tokens"], conversation()
+    tokenizer = build_tokenizer(chat, words=False)
+    assert trained_text(tokenizer, [row], tmp_path) == [f"Assistant|>{chat.trained}"]
+    assert "its end 'Assistant|>' would be trained as part of the answer" in read_row(row, tokenizer, answers=ANSWERS).fault
+
+
+def test_white_space_that_shares_a_token_with_the_answer_is_counted_only() -> None:
+    tokenizer = build_tokenizer(CHATS["olmo2"])
+    assert not read_row(conversation(answer="Chapter: Bones"), tokenizer, answers=ANSWERS).merged
+    tokenizer.add_tokens(["\nChapter"])
+    found = read_row(conversation(answer="Chapter: Bones"), tokenizer, answers=ANSWERS)
+    assert (found.fault, found.merged) == ("", True)

@@ -1,0 +1,298 @@
+"""Killed runs: taken up from the last whole checkpoint, to the same adapter, and never with other rows or settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.training_samples import build_project, load_run, run_settings, train_run, write_eval, write_signed
+from training.callbacks import Pace, mark_checkpoint
+from training.checkpoints import find_checkpoint, only_process, take_up, train_from
+from training.config import RunFile, TrainingError, load_run_file
+from training.run_folder import require_run
+
+pytestmark = pytest.mark.model
+EARLY = {
+    "optimizer": {"learning_rate": 0.3, "epochs": 20, "batch_size": 8, "max_length": 200, "schedule": "constant", "warmup": 0.0},
+    "stopping": {"every_steps": 2, "patience": 3},
+}
+"""A rate at which the validation loss soon rises."""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project nothing was trained in; tests copy it before they change anything."""
+    return build_project(tmp_path_factory.mktemp("training") / "project")
+
+
+@pytest.fixture
+def project(built: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(built, tmp_path / "project"))
+
+
+def wait_for_step(process: subprocess.Popen[bytes], metrics: Path, step: int) -> bool:
+    """True once the run has logged this step; False when it has ended before."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            return False
+        if metrics.exists() and any(json.loads(row)["step"] >= step for row in metrics.read_text().splitlines() if row.endswith("}")):
+            return True
+        time.sleep(0.005)
+    raise AssertionError(f"step {step} never came")
+
+
+def run_killed(project: Path, kind: str, file: Path, *, kills: int, seed: int, total: int) -> None:
+    """Run the command to its end, killed from here at seeded moments on the way."""
+    run, rng = load_run_file(file), random.Random(seed)
+    moments = sorted(rng.sample(range(2, total), kills))
+    for step in [*moments, None]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "training", kind, str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        )
+        try:
+            if step is not None and wait_for_step(process, run.output / "metrics.jsonl", step):
+                time.sleep(rng.uniform(0, 0.05))
+                os.kill(process.pid, signal.SIGKILL)
+            _, words = process.communicate(timeout=300)
+            assert process.returncode in (0, -signal.SIGKILL), words.decode()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+@pytest.mark.skipif("SEEDCORN_SOAK" not in os.environ, reason="20 kills; integration/test_kills_sft.py has some in every run")
+def test_sft_killed_and_run_again_ends_at_the_same_adapter(project: Path) -> None:
+    from training.preflight import preflight
+
+    optimizer = run_settings()["optimizer"] | {"epochs": 6}  # more steps than kills
+    whole = train_run(load_run(project, "sft.yaml", run_settings(optimizer=optimizer)))
+    run = load_run(project, "killed.yaml", run_settings(output="killed", optimizer=optimizer))
+    preflight(run)
+    run_killed(project, "sft", run.source, kills=20, seed=11, total=whole["steps"])
+    again = require_run(run.output)
+    assert again["adapter_digest"] == whole["adapter_digest"]
+    assert again["resumed_from"] is not None
+    steps = [json.loads(row)["step"] for row in (run.output / "metrics.jsonl").read_text().splitlines() if "grad_norm" in row]
+    assert steps == list(range(1, whole["steps"] + 1))
+
+
+def stop_at(trainer: Any, step: int) -> Any:
+    """End a run at a step as if it had been killed right after its checkpoint."""
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            control.should_training_stop = state.global_step >= step
+
+    trainer.args.load_best_model_at_end = False
+    trainer.add_callback(Stop())
+    return trainer
+
+
+def resume(run: RunFile, *, load_as: str | None = None) -> str:
+    """Train to step 8, then go on in a fresh trainer; the digest at the end."""
+    from training import dpo, sft
+    from training.adapter import live_digest
+    from training.preflight import preflight
+
+    checked, build = preflight(run), (sft if run.kind == "sft" else dpo).build_trainer
+    stop_at(build(run, checked=checked, say=print)[0], 8).train()
+    checkpoint = find_checkpoint(run.output)
+    assert checkpoint is not None and checkpoint.name == "checkpoint-8"
+    trainer, _ = build(run, checked=checked, say=print)
+    trainer.adapter_dtype = load_as or trainer.adapter_dtype
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    return live_digest(trainer.model, "default")
+
+
+def test_resuming_keeps_the_dtype_it_trains_in(project: Path) -> None:
+    optimizer = run_settings()["optimizer"] | {"adapter_dtype": "bfloat16"}
+    whole = train_run(load_run(project, "whole.yaml", run_settings(output="whole", optimizer=optimizer)))
+    assert resume(load_run(project, "half.yaml", run_settings(output="half", optimizer=optimizer))) == whole["adapter_digest"]
+    # What the library does by itself: the checkpoint comes back as fp32 and the run drifts.
+    drifted = resume(load_run(project, "drift.yaml", run_settings(output="drift", optimizer=optimizer)), load_as="float32")
+    assert drifted != whole["adapter_digest"]
+
+
+def test_dpo_resumed_ends_at_the_same_adapter(project: Path) -> None:
+    train_run(load_run(project, "sft.yaml", run_settings()))
+    whole = train_run(load_run(project, "dpo.yaml", run_settings("dpo")))
+    assert resume(load_run(project, "half.yaml", run_settings("dpo", output="half"))) == whole["adapter_digest"]
+
+
+def test_half_written_checkpoint_is_taken_away(project: Path) -> None:
+    home = project / "runs" / "x" / "checkpoints"
+    for name, whole in (("checkpoint-4", True), ("checkpoint-12", False), ("checkpoint-10", True)):
+        (home / name).mkdir(parents=True)
+        if whole:
+            (home / name / "complete").touch()
+    found = find_checkpoint(project / "runs" / "x")
+    assert found == home / "checkpoint-10"
+    assert sorted(p.name for p in home.iterdir()) == ["checkpoint-10", "checkpoint-4"]
+
+
+def stop_after(run: RunFile, step: int | None) -> None:
+    """Leave the folder as a kill right after this step's checkpoint would; None: after the last one, with nothing else written."""
+    from training.preflight import preflight
+    from training.sft import build_trainer
+
+    checked = preflight(run)
+    take_up(run.output, checked)
+    trainer = build_trainer(run, checked=checked, say=print)[0]
+    train_from(trainer, None) if step is None else stop_at(trainer, step).train()
+
+
+def test_patience_goes_on_through_a_kill_and_the_folder_may_be_moved(project: Path, tmp_path: Path) -> None:
+    whole = train_run(load_run(project, "whole.yaml", run_settings(output="whole", **EARLY)))
+    assert whole["early_stopped_at"] == whole["best_step"] + 6
+    stop_after(load_run(project, "half.yaml", run_settings(output="half", **EARLY)), whole["best_step"] + 2)
+    moved = project.rename(tmp_path / "elsewhere")
+    again = train_run(load_run_file(moved / "runs" / "half.yaml"))
+    assert again["resumed_from"] == whole["best_step"] + 2
+    for key in ("adapter_digest", "steps", "early_stopped_at", "best_step", "best_eval_loss"):
+        assert again[key] == whole[key], key
+    assert tokens_of(moved / "runs" / "half") == tokens_of(moved / "runs" / "whole")
+
+
+def tokens_of(folder: Path) -> list[float]:
+    rows = [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row["num_tokens"] for row in rows if "grad_norm" in row]
+
+
+def test_run_that_had_stopped_early_takes_no_more_steps_wherever_it_lies_now(project: Path, tmp_path: Path) -> None:
+    whole = train_run(load_run(project, "whole.yaml", run_settings(output="whole", **EARLY)))
+    run = load_run(project, "half.yaml", run_settings(output="half", **EARLY))
+    stop_after(run, None)
+    again = train_run(load_run_file(project.rename(tmp_path / "elsewhere") / "runs" / "half.yaml"))
+    assert again["resumed_from"] == again["steps"] == whole["steps"] == whole["early_stopped_at"]
+    assert again["adapter_digest"] == whole["adapter_digest"]
+
+
+def test_tensorboard_shows_each_step_of_a_resumed_run_once(project: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    optimizer = run_settings()["optimizer"] | {"max_steps": 10}
+    run = load_run(project, "sft.yaml", run_settings(logger="tensorboard", optimizer=optimizer))
+    stop_after(run, 8)
+    (run.output / "checkpoints" / "checkpoint-8" / "complete").unlink()  # killed while it was written: steps 5 to 8 are taken again
+    assert train_run(run)["resumed_from"] == 4
+    events = EventAccumulator(str(run.output / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 11))
+
+
+def test_checkpoints_are_never_gone_on_from_with_other_rows_or_settings(project: Path) -> None:
+    from training.preflight import preflight
+    from training.sft import train_sft
+
+    run = load_run(project, "sft.yaml", run_settings())
+    stop_after(run, 8)
+    record = (run.output / "preflight.json").read_text()
+    other = load_run(project, "sft.yaml", run_settings(optimizer=run_settings()["optimizer"] | {"learning_rate": 2e-3}))
+    with pytest.raises(TrainingError, match=r"begun with another settings; .* Next: name another output .* or delete \S+checkpoints"):
+        preflight(other)
+    sha256, later = write_eval(project), {"train": range(40, 60), "validation": range(24, 32)}
+    write_signed(project, "instruction", key=project / "keys" / "signing.pem", sha256=sha256, version=2, ranges=later)
+    same = load_run(project, "sft.yaml", run_settings())
+    with pytest.raises(TrainingError, match="begun with another snapshot"):
+        preflight(same)
+    assert (run.output / "preflight.json").read_text() == record
+    # What was begun is still gone on with: preflight.json names its snapshot.
+    assert train_sft(same, say=print)["snapshot"]["version"] == 1
+    with pytest.raises(
+        TrainingError, match=r"holds a finished run on tiny-instruction-v1-\S+; the run file now means tiny-instruction-v2-"
+    ):
+        preflight(same)
+
+
+def test_second_process_on_a_run_folder_is_refused(project: Path) -> None:
+    from training.preflight import preflight
+    from training.sft import train_sft
+
+    run = load_run(project, "sft.yaml", run_settings())
+    checked = preflight(run)
+    with only_process(run.output):
+        with pytest.raises(TrainingError, match=rf"another train process works in it \(process {os.getpid()}\)"):
+            train_sft(run)
+        with pytest.raises(TrainingError, match="another train process"):
+            preflight(run)
+    assert preflight(run) == checked
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """What `ulimit -f` does: no file of this process may become larger."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_disk_that_fills_up_is_a_sentence_and_the_run_goes_on_when_there_is_room(project: Path) -> None:
+    from training.preflight import preflight
+    from training.sft import train_sft
+
+    optimizer = run_settings()["optimizer"] | {"max_steps": 8}
+    settings = run_settings(lora={"r": 32, "alpha": 8, "dropout": 0.0}, optimizer=optimizer)
+    run = load_run(project, "sft.yaml", settings)
+    preflight(run)
+    with largest_file(400_000), pytest.raises(TrainingError, match=r"checkpoint-4: could not be written \(.*train sft \S+ goes on"):
+        train_sft(run)
+    assert not (run.output / "run.json").exists()
+    assert train_sft(run)["steps"] == 8
+    assert require_run(run.output)["kind"] == "sft"
+
+
+def test_room_for_the_checkpoints_is_asked_for_before_a_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.preflight import preflight
+
+    run = load_run(project, "sft.yaml", run_settings())
+    free = shutil.disk_usage(project)
+    assert preflight(run)["disk"]["needed"] > 0
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free._replace(free=1000))
+    with pytest.raises(TrainingError, match="checkpoints and adapter take about 1 MB and 0 MB are free"):
+        preflight(run)
+
+
+def test_older_checkpoints_go_only_when_the_new_one_is_marked(tmp_path: Path) -> None:
+    for step in (4, 8, 12):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        mark_checkpoint(tmp_path, step=step, best=str(tmp_path / "checkpoint-4"))
+    (tmp_path / "checkpoint-16").mkdir()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-12", "checkpoint-16", "checkpoint-4", "checkpoint-8"]
+    mark_checkpoint(tmp_path, step=16, best=str(tmp_path / "checkpoint-4"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-12", "checkpoint-16", "checkpoint-4"]
+    assert all((tmp_path / f"checkpoint-{step}" / "complete").is_file() for step in (4, 12, 16))
+
+
+def test_pace_counts_from_where_the_run_was_taken_up() -> None:
+    pace = Pace(step=10, tokens=1000)
+    pace.started -= 60
+    assert pace.text({"step": 20, "num_tokens": 7000.0}, 40) == "60 s  100 tokens/s  about 2 min left"
+    assert pace.text({"step": 40, "num_tokens": 7000.0}, 40) == "60 s  100 tokens/s"
+    assert pace.text({"step": 11}, 40) == "60 s"
+
+
+def test_progress_is_told_at_each_tenth_and_after_a_long_silence() -> None:
+    pace = Pace(step=0)
+    assert [step for step in range(1, 41) if pace.is_due(step, 40)] == [1, *range(4, 41, 4)]
+    assert not pace.is_due(5, 4000)
+    pace.said -= 31
+    assert pace.is_due(5, 4000) and not pace.is_due(6, 4000)

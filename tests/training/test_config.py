@@ -1,0 +1,233 @@
+"""The run file: a typo, a wrong value or two kinds in one run is a sentence with the key's path."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.training_samples import run_settings, write_run_file
+from training.config import Lora, RunFileError, TrainingError, find_warnings, load_run_file
+from training.data import resolve_snapshot
+
+
+def load(tmp_path: Path, settings: dict) -> object:
+    return load_run_file(write_run_file(tmp_path, "run.yaml", settings))
+
+
+def test_paths_are_relative_to_the_run_file(tmp_path: Path) -> None:
+    run = load_run_file(write_run_file(tmp_path, "run.yaml", run_settings()))
+    assert (run.base_model / ".").resolve() == tmp_path / "model"
+    assert run.output == tmp_path / "runs" / "sft"
+    assert run.snapshot.endswith("tiny-instruction@latest")
+    assert Path(run.snapshot).is_absolute()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"lern": 1}, "run.yaml: lern: is not a known key"),
+        ({"base_modle": "x"}, "run.yaml: base_modle: is not a known key; the nearest one is `base_model` (did you mean that?)"),
+        ({"lora": {"targets": 5}}, "run.yaml: lora.targets: must be a list, found 5"),
+        ({"trusted_keys": "x.pub"}, "run.yaml: trusted_keys: must be a list, found 'x.pub'"),
+        ({"lora": 16}, "run.yaml: lora: must hold keys of its own, found 16"),
+        ({"optimizer": {"learning_rate": "fast"}}, "run.yaml: optimizer.learning_rate: must be a number, found 'fast'"),
+        ({"lora": {"dropot": 0.1}}, "run.yaml: lora.dropot: is not a known key; the nearest one is `dropout` (did you mean that?)"),
+        ({"optimizer": {"epochs": -1}}, "run.yaml: optimizer.epochs: input should be greater than 0, found -1"),
+        ({"schema": 2}, "run.yaml: schema: input should be 1, found 2"),
+        ({"kind": "ppo"}, "run.yaml: kind: input should be 'sft' or 'dpo', found 'ppo'"),
+        ({"kind": ["sft", "dpo"]}, "asks for SFT and DPO in one run"),
+        ({"sft": {}, "dpo": {}}, "asks for SFT and DPO in one run"),
+        ({"sft_adapter": "runs/sft"}, "sft_adapter belongs to kind dpo; SFT and DPO are two runs"),
+        ({"beta": 0.1}, "beta belongs to kind dpo"),
+        ({"eval": {"file": "x", "pattern": "("}}, "run.yaml: eval.pattern: '(' is not a regular expression (missing )"),
+        ({"kind": "dpo", "lora": None}, "kind dpo needs sft_adapter"),
+    ],
+)
+def test_mistake_is_a_sentence_with_the_key_path(tmp_path: Path, change: dict, sentence: str) -> None:
+    with pytest.raises(RunFileError) as caught:
+        load(tmp_path, run_settings() | change)
+    assert sentence in str(caught.value)
+
+
+def test_dpo_refuses_what_belongs_to_sft(tmp_path: Path) -> None:
+    with pytest.raises(RunFileError, match="lora belongs to kind sft"):
+        load(tmp_path, run_settings("dpo", lora={"r": 4}))
+    with pytest.raises(RunFileError, match="bfloat16 is for kind sft"):
+        load(tmp_path, run_settings("dpo", optimizer={"adapter_dtype": "bfloat16"}))
+
+
+def test_default_rates_are_those_of_the_papers(tmp_path: Path) -> None:
+    assert load_run_file(write_run_file(tmp_path, "a.yaml", run_settings("sft", optimizer={}))).learning_rate == 2e-4
+    assert load_run_file(write_run_file(tmp_path, "b.yaml", run_settings("dpo", optimizer={}))).learning_rate == 5e-6
+
+
+@pytest.mark.parametrize(
+    ("changes", "shape"),
+    [
+        ({"lora": None}, (16, 32)),
+        ({"lora": {"r": 64}}, (64, 128)),
+        ({"lora": {"r": 64, "alpha": 16}}, (64, 16)),
+        ({"lora": {"alpha": 16}}, (16, 16)),
+        ({"purpose": "style", "lora": None}, (8, 16)),
+        ({"purpose": "knowledge", "lora": {"dropout": 0.1}}, (32, 64)),
+        ({"purpose": "knowledge", "lora": {"r": 4}}, (4, 8)),
+        ({"purpose": "style", "lora": {"alpha": 99}}, (8, 99)),
+    ],
+)
+def test_rank_follows_the_purpose_and_alpha_the_rank(tmp_path: Path, changes: dict, shape: tuple[int, int]) -> None:
+    run = load_run_file(write_run_file(tmp_path, "run.yaml", run_settings() | changes))
+    lora = run.lora or Lora()
+    assert (lora.r, lora.alpha) == shape
+    same = load_run_file(
+        write_run_file(tmp_path, "same.yaml", run_settings(lora={**lora.model_dump(mode="json"), "targets": "all-linear"}))
+    )
+    assert run.lora is None or run.digest == same.digest
+
+
+def test_purpose_belongs_to_sft(tmp_path: Path) -> None:
+    with pytest.raises(RunFileError, match="purpose belongs to kind sft"):
+        load(tmp_path, run_settings("dpo", purpose="style"))
+    with pytest.raises(RunFileError, match=r"run\.yaml: purpose: input should be 'style' or 'knowledge', found 'facts'"):
+        load(tmp_path, run_settings(purpose="facts"))
+
+
+def test_dpo_trains_one_epoch_by_default_and_sft_three(tmp_path: Path) -> None:
+    for kind, epochs in (("sft", 3), ("dpo", 1)):
+        assert load_run_file(write_run_file(tmp_path, "a.yaml", run_settings(kind, optimizer={}))).optimizer.epochs == epochs
+        settings = {key: value for key, value in run_settings(kind).items() if key != "optimizer"}
+        assert load_run_file(write_run_file(tmp_path, "b.yaml", settings)).optimizer.epochs == epochs
+        assert load_run_file(write_run_file(tmp_path, "c.yaml", run_settings(kind, optimizer={"epochs": 2}))).optimizer.epochs == 2
+    assert (
+        yaml.safe_load((Path(load_run_file.__code__.co_filename).parent / "template" / "dpo.yaml").read_text())["optimizer"]["epochs"] == 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("beta", "rate", "words"),
+    [
+        (0.1, 5e-6, []),
+        (0.5, 5e-7, []),
+        (None, None, []),
+        (0.3, 2e-5, []),
+        (0.05, 5e-6, ["beta 0.05 is outside 0.1 to 0.5"]),
+        (0.9, 5e-6, ["beta 0.9 is outside 0.1 to 0.5"]),
+        (0.1, 1e-4, ["optimizer.learning_rate 0.0001 is far from 5e-6"]),
+        (2, 1e-8, ["beta 2 is outside", "optimizer.learning_rate 1e-08 is far from 5e-6"]),
+    ],
+)
+def test_unusual_dpo_settings_are_warned_of(tmp_path: Path, beta: float | None, rate: float | None, words: list[str]) -> None:
+    optimizer = {"learning_rate": rate} if rate else {}
+    run = load_run_file(write_run_file(tmp_path, "run.yaml", run_settings("dpo", optimizer=optimizer) | ({"beta": beta} if beta else {})))
+    found = find_warnings(run)
+    assert len(found) == len(words) and all(text.startswith(word) for text, word in zip(found, words, strict=True))
+    assert find_warnings(load_run_file(write_run_file(tmp_path, "sft.yaml", run_settings()))) == []
+
+
+def test_missing_key_and_broken_yaml_are_sentences(tmp_path: Path) -> None:
+    settings = run_settings()
+    del settings["eval"]
+    with pytest.raises(RunFileError, match=r"run.yaml: eval: is missing"):
+        load(tmp_path, settings)
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("kind: [sft")
+    with pytest.raises(RunFileError, match="is not valid YAML"):
+        load_run_file(broken)
+    broken.write_text("kind: sft\nseed: 1\nseed: 2\n")
+    with pytest.raises(RunFileError, match=r"line 3: is not valid YAML \(`seed` is there twice"):
+        load_run_file(broken)
+    with pytest.raises(RunFileError, match="does not exist"):
+        load_run_file(tmp_path / "none.yaml")
+    with pytest.raises(RunFileError, match="is a folder; a run file is needed here"):
+        load_run_file(tmp_path)
+
+
+def test_digest_follows_settings_and_ignores_layout_place_and_evaluation_size(tmp_path: Path) -> None:
+    first = write_run_file(tmp_path / "a", "run.yaml", run_settings()) if (tmp_path / "a").mkdir() is None else None
+    (tmp_path / "b").mkdir()
+    settings = run_settings()
+    second = write_run_file(tmp_path / "b", "run.yaml", settings | {"eval": {**settings["eval"], "n": 99}, "logger": "tensorboard"})
+    second.write_text("# another comment\n" + second.read_text())
+    third = write_run_file(tmp_path / "b", "other.yaml", settings | {"seed": 8})
+    assert first is not None
+    other = {"eval": {"file": "other.jsonl"}, "trusted_keys": ["b.pub"], "licence_answers": {"hosted_service": True}, "purpose": "style"}
+    fourth = write_run_file(tmp_path / "b", "eval.yaml", settings | other)
+    digests = [load_run_file(file).digest for file in (first, second, third, fourth)]
+    assert digests[0] == digests[1] == digests[3] != digests[2]
+
+
+def test_shipped_templates_open_with_their_command_and_load(tmp_path: Path) -> None:
+    folder = Path(load_run_file.__code__.co_filename).parent / "template"
+    for kind in ("sft", "dpo"):
+        text = (folder / f"{kind}.yaml").read_text()
+        assert text.startswith(f"# train preflight {kind}.yaml && train {kind} {kind}.yaml")
+        assert load_run_file(folder / f"{kind}.yaml").kind == kind
+        more = {"use", "allow_simulated_review", "require", "beta", "seed", "logger", "lora", "purpose"}
+        assert set(yaml.safe_load(text)) <= set(run_settings(kind)) | more
+
+
+def test_latest_is_the_highest_version_of_that_name(tmp_path: Path) -> None:
+    for name in ("codes-v2-aaaaaaaa", "codes-v10-bbbbbbbb", "codes-more-v11-cccccccc", "codes-v12-unfinished"):
+        (tmp_path / name).mkdir()
+    assert resolve_snapshot(f"{tmp_path}/codes@latest").name == "codes-v10-bbbbbbbb"
+    assert resolve_snapshot(f"{tmp_path}/codes-v2-aaaaaaaa").name == "codes-v2-aaaaaaaa"
+    (tmp_path / "codes-v10-dddddddd").mkdir()
+    with pytest.raises(Exception, match="version 10 exists twice"):
+        resolve_snapshot(f"{tmp_path}/codes@latest")
+    with pytest.raises(Exception, match="no snapshot of that name"):
+        resolve_snapshot(f"{tmp_path}/none@latest")
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    import typer
+
+    from training.cli import _quietly
+
+    def interrupted(_: Any) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(typer.Exit) as stopped:
+        _quietly(interrupted, log=tmp_path / "log.txt", after="Run it again.")
+    assert stopped.value.exit_code == 130
+    assert capfd.readouterr().err == "Stopped. Run it again.\n"
+
+
+def test_a_run_sees_one_gpu_unless_told_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.callbacks import use_one_gpu
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    use_one_gpu()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    use_one_gpu()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+
+
+def test_runs_of_a_folder_are_shown_side_by_side(tmp_path: Path) -> None:
+    from training.runs import find_runs, overview_text
+
+    with pytest.raises(TrainingError, match="holds no run folder"):
+        find_runs(tmp_path)
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "preflight.json").write_text(json.dumps({"kind": "sft", "snapshot": {"name": "codes", "version": 2}}))
+    done = {"steps": 40, "best_eval_loss": 1.25, "best_step": 30, "early_stopped_at": 40, "adapter_digest": "a" * 64}
+    (tmp_path / "one" / "run.json").write_text(json.dumps(done))
+    (tmp_path / "two" / "metrics.jsonl").write_text("")
+    measured = {
+        "subject_digest": "a" * 64,
+        "weights": "bfloat16",
+        "metrics": {"choice": {"value": 0.5, "n": 100}, "chapter": {"value": 0.1, "n": 100}},
+    }
+    (tmp_path / "one" / "eval.json").write_text(json.dumps(measured))
+    found = find_runs(tmp_path)
+    assert [(run["name"], run["state"]) for run in found] == [("one", "finished"), ("three", "checked"), ("two", "begun")]
+    text = overview_text(found).splitlines()
+    assert text[0] == "one    sft  finished  codes v2  validation loss 1.2500 at step 30"
+    assert text[1].strip() == "choice 0.500, chapter 0.100  (n=100, bfloat16)"
+    (tmp_path / "one" / "eval.json").write_text(json.dumps(measured | {"subject_digest": "b" * 64}))
+    assert find_runs(tmp_path)[0]["metrics"] == {}

@@ -1,0 +1,239 @@
+"""The chain from an SFT run to the DPO run on top of it: everything is verified again, and nothing is believed because a file says so."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation.errors import SnapshotError
+from curation.snapshot import create_key, read_manifest, revoke
+from tests.support.training_samples import load_run, project, run_settings, train_run, trained, write_eval, write_signed
+from training.config import RunFile, TrainingError
+from training.data import file_sha256
+from training.preflight import preflight
+from training.run_folder import require_run, seal_of, write_run
+
+__all__ = ["project", "trained"]
+pytestmark = pytest.mark.model
+
+
+def next_run(project: Path, name: str = "dpo2", **changes: Any) -> RunFile:
+    """A DPO run that starts from the project's SFT run."""
+    return load_run(project, f"{name}.yaml", run_settings("dpo", output=name, **changes))
+
+
+def sft_snapshot(project: Path) -> Path:
+    return next((project / "snapshots").glob("tiny-instruction-v1-*"))
+
+
+def edit_json(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    value = json.loads(file.read_text())
+    change(value)
+    file.write_text(json.dumps(value))
+
+
+def forge_record(sft: Path, **changes: Any) -> None:
+    """Edit what run.json says of its snapshot and make every digest in the run folder agree."""
+    done = json.loads((sft / "run.json").read_text())
+    write_run(sft, {**{key: value for key, value in done.items() if key != "seal"}, "snapshot": done["snapshot"] | changes})
+
+
+def test_unchanged_chain_passes(project: Path) -> None:
+    checked = preflight(next_run(project))
+    assert checked["sft_run"]["adapter_digest"] == require_run(project / "runs" / "sft")["adapter_digest"]
+    assert (checked["sft_run"]["simulated_review"], checked["sft_run"]["licence"]) == (False, "CC0-1.0")
+    assert checked["sft_run"]["adapter_signer"] is None
+
+
+def test_overwritten_adapter_weights_are_refused(project: Path) -> None:
+    weights = (project / "runs" / name / "adapter" / "adapter_model.safetensors" for name in ("dpo", "sft"))
+    shutil.copyfile(*weights)
+    with pytest.raises(TrainingError, match=r"adapter: is not the adapter run\.json recorded; its weights or its adapter_config\.json"):
+        preflight(next_run(project))
+
+
+@pytest.mark.parametrize(
+    "change", [{"lora_alpha": 3200}, {"r": 8}, {"alpha_pattern": {"q_proj": 99}}, {"use_rslora": True}, {"target_modules": ["q_proj"]}]
+)
+def test_changed_adapter_config_is_refused(project: Path, change: dict[str, Any]) -> None:
+    from training.evaluate import evaluate_run
+    from training.merge import merge_run
+
+    edit_json(project / "runs" / "sft" / "adapter" / "adapter_config.json", lambda config: config.update(change))
+    with pytest.raises(TrainingError, match=r"is not the adapter run\.json recorded"):
+        preflight(next_run(project))
+    sft = load_run(project, "sft.yaml", run_settings())
+    with pytest.raises(TrainingError, match=r"is not the adapter run\.json recorded"):
+        evaluate_run(sft, say=print)
+    with pytest.raises(TrainingError, match=r"is not the adapter run\.json recorded"):
+        merge_run(sft, out=project / "merged")
+
+
+def test_edited_run_json_is_refused_by_its_seal(project: Path) -> None:
+    from training.adapter import folder_digest
+
+    sft = project / "runs" / "sft"
+    weights = (project / "runs" / name / "adapter" / "adapter_model.safetensors" for name in ("dpo", "sft"))
+    shutil.copyfile(*weights)
+    edit_json(sft / "run.json", lambda run: run.update(adapter_digest=folder_digest(sft / "adapter")))
+    with pytest.raises(TrainingError, match=r"run\.json: was changed after the training; its seal does not match"):
+        preflight(next_run(project))
+
+
+def test_resealed_run_json_does_not_match_its_adapter(project: Path) -> None:
+    def forge(run: dict[str, Any]) -> None:
+        run["snapshot"]["licence"] = "MIT"
+        run["seal"] = seal_of(run)
+
+    edit_json(project / "runs" / "sft" / "run.json", forge)
+    with pytest.raises(TrainingError, match=r"training\.json: is missing or does not match run\.json"):
+        preflight(next_run(project))
+
+
+def test_simulated_review_licence_and_protected_sets_come_from_the_manifest(project: Path) -> None:
+    sha256, key = write_eval(project), project / "keys" / "signing.pem"
+    write_signed(project, "instruction", key=key, sha256=sha256, simulated=True, version=2, licence="CC-BY-NC-4.0")
+    optimizer = run_settings()["optimizer"] | {"max_steps": 2}
+    train_run(load_run(project, "s.yaml", run_settings(output="s", allow_simulated_review=True, optimizer=optimizer)))
+    forge_record(project / "runs" / "s", simulated_review=False, licence="MIT")
+    with pytest.raises(TrainingError, match=r"tiny-instruction-v2-\S+: its review was simulated"):
+        preflight(next_run(project, sft_adapter="s"))
+    with pytest.raises(TrainingError, match=r"SFT snapshot tiny-instruction v2: licence CC-BY-NC-4\.0: does not allow use: commercial"):
+        preflight(next_run(project, sft_adapter="s", allow_simulated_review=True, use="commercial"))
+    checked = preflight(next_run(project, sft_adapter="s", allow_simulated_review=True))
+    assert (checked["sft_run"]["simulated_review"], checked["sft_run"]["licence"]) == (True, "CC-BY-NC-4.0")
+    assert checked["conditions"]["SFT snapshot"] == "not for commercial use"
+
+
+def test_evaluation_file_must_be_protected_for_the_sft_rows_too(project: Path) -> None:
+    protected = project / "protected" / "eval.jsonl"
+    protected.write_text(protected.read_text() + "\n")
+    sha256 = file_sha256(protected)
+    write_signed(project, "preference", key=project / "keys" / "signing.pem", sha256=sha256, version=2)
+    forge_record(project / "runs" / "sft", protected=[{"name": "eval", "sha256": sha256}])
+    with pytest.raises(TrainingError, match=r"eval\.jsonl is not among the protected sets of the SFT run's snapshot tiny-instruction v1"):
+        preflight(next_run(project))
+
+
+def test_signed_adapter_must_keep_its_signature(project: Path) -> None:
+    from training.trace import sign_run
+
+    sft = load_run(project, "sft.yaml", run_settings())
+    sign_run(sft, key=project / "keys" / "signing.pem")
+    assert preflight(next_run(project, "dpo3"))["sft_run"]["adapter_signer"].startswith("sha256:")
+    card = sft.output / "adapter" / "README.md"
+    text = card.read_text()
+    card.write_text(text + "Better than it was.\n")
+    with pytest.raises(TrainingError, match=r"adapter: its signature does not hold: README\.md: has sha256"):
+        preflight(next_run(project))
+    card.write_text(text)
+    # With every digest in the folder made to agree, only the signature is left to refuse the forged record.
+    forge_record(sft.output, licence="MIT")
+    with pytest.raises(TrainingError, match=r"adapter: its signature does not hold: training\.json: has sha256"):
+        preflight(next_run(project))
+
+
+def test_adapter_signed_with_a_key_that_is_not_trusted_is_refused(project: Path) -> None:
+    from training.trace import sign_run
+
+    foreign, _ = create_key(project / "foreign")
+    sign_run(load_run(project, "sft.yaml", run_settings()), key=foreign)
+    with pytest.raises(TrainingError, match=r"is not trusted here .* Next: add the signer's public key to trusted_keys"):
+        preflight(next_run(project))
+
+
+def test_broken_signature_of_the_sft_snapshot_is_refused(project: Path) -> None:
+    signature = sft_snapshot(project) / "model.sig"
+    signature.chmod(0o644)
+    signature.write_text(signature.read_text().replace("A", "B", 40))
+    with pytest.raises(SnapshotError, match=r"tiny-instruction-v1-"):
+        preflight(next_run(project))
+    signature.unlink()
+    with pytest.raises(SnapshotError, match="nobody has signed this"):
+        preflight(next_run(project))
+
+
+def test_revoked_sft_snapshot_is_refused_also_after_preflight(project: Path) -> None:
+    from training.dpo import train_dpo
+
+    run = next_run(project)
+    preflight(run)
+    root = read_manifest(sft_snapshot(project)).digest.root
+    now = datetime(2026, 11, 25, tzinfo=UTC)
+    revoke(root, project / "keys" / "signing.pem", reason="a leak", at=now, folder=project / "snapshots" / "revocations")
+    with pytest.raises(SnapshotError, match=r"was revoked on 2026-11-25 .* a leak"):
+        train_dpo(run, say=print)
+    with pytest.raises(SnapshotError, match=r"was revoked on 2026-11-25 .* a leak"):
+        preflight(next_run(project, "dpo3"))
+
+
+def test_adapter_of_revoked_rows_is_neither_signed_nor_merged(project: Path) -> None:
+    from training.merge import merge_run
+    from training.trace import sign_run, trace_run
+
+    root = read_manifest(sft_snapshot(project)).digest.root
+    now = datetime(2026, 11, 25, tzinfo=UTC)
+    revoke(root, project / "keys" / "signing.pem", reason="a leak", at=now, folder=project / "snapshots" / "revocations")
+    for kind in ("sft", "dpo"):
+        run = load_run(project, f"{kind}.yaml", run_settings(kind))
+        for act in (
+            lambda run: sign_run(run, key=project / "keys" / "signing.pem"),
+            lambda run: merge_run(run, out=project / "merged"),
+            trace_run,
+        ):
+            with pytest.raises(SnapshotError, match=r"was revoked on 2026-11-25 .* a leak"):
+                act(run)
+    assert not (project / "runs" / "dpo" / "adapter" / "model.sig").exists() and not (project / "merged").exists()
+
+
+def test_adapter_changed_after_it_was_signed_is_not_merged(project: Path) -> None:
+    from training.merge import merge_run
+    from training.trace import sign_run
+
+    run = load_run(project, "sft.yaml", run_settings())
+    sign_run(run, key=project / "keys" / "signing.pem")
+    (run.output / "adapter" / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.raises(TrainingError, match=r"its signature does not hold: chat_template\.jinja: has sha256"):
+        merge_run(run, out=project / "merged")
+
+
+def test_deleted_sft_snapshot_is_refused(project: Path) -> None:
+    shutil.rmtree(sft_snapshot(project))
+    with pytest.raises(TrainingError, match=r"tiny-instruction-v1-\S+: does not exist; the sft run in .* Next: restore that snapshot"):
+        preflight(next_run(project))
+
+
+def test_other_snapshot_in_the_place_of_the_recorded_one_is_refused(project: Path) -> None:
+    place, key = sft_snapshot(project), project / "keys" / "signing.pem"
+    shutil.rmtree(place)
+    ranges = {"train": range(40, 60), "validation": range(24, 32)}
+    write_signed(project, "instruction", key=key, sha256=write_eval(project), version=1, ranges=ranges).rename(place)
+    with pytest.raises(TrainingError, match=r"is not the snapshot the sft adapter was trained on"):
+        preflight(next_run(project))
+
+
+@pytest.mark.parametrize("part", ["snapshot", "sft_run", "conditions"])
+def test_edited_preflight_is_refused_before_training(project: Path, part: str) -> None:
+    from training.dpo import train_dpo
+
+    run = next_run(project)
+    preflight(run)
+
+    def forge(checked: dict[str, Any]) -> None:
+        checked[part] = checked[part] | ({"base model": "none"} if part == "conditions" else {"licence": "MIT"})
+
+    edit_json(run.output / "preflight.json", forge)
+    with pytest.raises(TrainingError, match=rf"preflight\.json: does not match what was checked now \({part}\)\. Next: train preflight"):
+        train_dpo(run, say=print)
+
+
+def test_run_folder_of_an_earlier_version_is_refused_with_the_reason(project: Path) -> None:
+    edit_json(project / "runs" / "sft" / "run.json", lambda run: run.update(schema=2))
+    with pytest.raises(TrainingError, match=r"schema 2, here 3\); its adapter digest leaves out adapter_config\.json.*train the run again"):
+        preflight(next_run(project))

@@ -1,0 +1,214 @@
+"""Model families: likelihoods are the model's own, and a step of SFT and DPO runs, mixtures of experts included."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.training_families import CHATS, FAMILIES, MIXTURES, build_family, build_tokenizer
+from tests.support.training_samples import build_project, load_run, run_settings, train_run
+
+pytestmark = pytest.mark.model
+PROMPTS = [[{"role": "user", "content": f"acute pain {'and more ' * n}"}] for n in range(3)]
+RIVALS = ["Code: A1.1\n", "Code: A1\nChapter: Bones", "no"]
+
+
+def likelihood(model: Any, tokenizer: Any, prompt: list[dict[str, str]], text: str) -> float:
+    """By the model's own logits over the whole text, nothing cached."""
+    import torch
+
+    head = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    whole = (
+        head + text
+        if text.endswith("\n")
+        else tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": text}], tokenize=False)
+    )
+    start, ids = len(tokenizer(head)["input_ids"]), tokenizer(whole, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        scores = torch.log_softmax(model(input_ids=ids).logits.float()[0, :-1], -1)
+    return float(scores.gather(1, ids[0, 1:, None])[start - 1 :].sum())
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_likelihoods_are_those_of_the_models_own_logits(name: str) -> None:
+    from training.scoring import score_rivals
+
+    model, tokenizer = build_family(name), build_tokenizer(CHATS["chatml"])
+    if not hasattr(model, model.base_model_prefix):
+        model.base_model_prefix = "model"
+    found = score_rivals(model, tokenizer, PROMPTS, [RIVALS] * len(PROMPTS), batch=2)
+    expected = [[likelihood(model, tokenizer, prompt, text) for text in RIVALS] for prompt in PROMPTS]
+    for ours, own in zip(found, expected, strict=True):
+        assert ours == pytest.approx(own, abs=2e-2)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "granite", "mistral", "qwen3_5", "llama4_text"])
+def test_written_answers_are_those_of_generate(name: str) -> None:
+    import torch
+
+    from training.scoring import write_answers
+
+    model, tokenizer = build_family(name), build_tokenizer(CHATS["chatml"])
+    if not hasattr(model, model.base_model_prefix):
+        model.base_model_prefix = "model"
+    found = write_answers(model, tokenizer, PROMPTS, max_new_tokens=12, batch=3, stop_lines=None)
+    for prompt, text in zip(PROMPTS, found, strict=True):
+        head = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+        ids = tokenizer(head, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            whole = model.generate(input_ids=ids, max_new_tokens=12, do_sample=False, pad_token_id=0, eos_token_id=tokenizer.eos_token_id)
+        assert text == tokenizer.decode(whole[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+
+TRAINED = ["gemma2", "qwen3_5", *MIXTURES]
+"""Families that failed before: attention that torch computes wrongly, recurrent layers, routers."""
+ADAPTED = {
+    "gemma2": {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
+    "mixtral": {"q_proj", "k_proj", "v_proj", "o_proj"},
+    "qwen2_moe": {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
+    "qwen3_moe": {"q_proj", "k_proj", "v_proj", "o_proj"},
+    "llama4_text": {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"},
+    "olmoe": {"q_proj", "k_proj", "v_proj", "o_proj"},
+    "gpt_oss": {"q_proj", "k_proj", "v_proj", "o_proj"},
+    "granitemoe": {"q_proj", "k_proj", "v_proj", "o_proj"},
+    "phimoe": {"q_proj", "k_proj", "v_proj", "o_proj"},
+    "deepseek_v3": {"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"},
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_project(tmp_path_factory.mktemp("families") / "project")
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_two_steps_of_sft_and_dpo(project: Path, name: str) -> None:
+    import torch
+
+    model = build_family(name, eos_token_id=2).to(torch.bfloat16)
+    model.save_pretrained(project / "model")
+    optimizer = {"learning_rate": 1e-3, "max_steps": 2, "batch_size": 2, "max_length": 200, "warmup": 0.0}
+    small = {"optimizer": optimizer, "stopping": {"every_steps": 2, "patience": 3}}
+    sft = train_run(load_run(project, f"{name}.yaml", run_settings(output=f"{name}-sft", **small)))
+    dpo = train_run(load_run(project, f"{name}-dpo.yaml", run_settings("dpo", output=f"{name}-dpo", sft_adapter=f"{name}-sft", **small)))
+    assert (sft["steps"], dpo["steps"]) == (2, 2)
+    assert dpo["first_margin"] == 0.0
+    assert dpo["adapter_digest"] != dpo["reference_digest"] == sft["adapter_digest"]
+    if name in ADAPTED:
+        settings = json.loads((project / "runs" / f"{name}-sft" / "adapter" / "adapter_config.json").read_text())
+        assert set(settings["target_modules"]) == ADAPTED[name] and not settings.get("target_parameters")
+
+
+def test_names_that_peft_takes_for_fused_experts_are_those_of_the_table() -> None:
+    from peft.utils.transformers_weight_conversion import _MODEL_TO_CONVERSION_PATTERN, _MOE_TARGET_MODULE_MAPPING
+
+    from training.targets import EXPERT_PROJECTIONS, REMAPPED_BY_PEFT, ROUTERS
+
+    assert {kind for kind, pattern in _MODEL_TO_CONVERSION_PATTERN.items() if pattern in _MOE_TARGET_MODULE_MAPPING} == REMAPPED_BY_PEFT
+    names = {name for mapping in _MOE_TARGET_MODULE_MAPPING.values() for name in mapping}
+    assert names == EXPERT_PROJECTIONS | {"gate"} and "gate" in ROUTERS
+
+
+def test_first_step_of_dpo_leaves_out_the_routers_loss_only() -> None:
+    from training.config import TrainingError
+    from training.trainers import check_first_step
+
+    check_first_step(loss=math.log(2), margin=0.0)
+    with pytest.raises(TrainingError, match="the reference is not the SFT policy"):
+        check_first_step(loss=0.6952, margin=0.0)
+
+
+def test_answers_end_where_the_template_ends_them(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, GenerationConfig
+
+    from training.merge import merge_run
+    from training.run_folder import open_run
+
+    project = build_project(tmp_path / "project")
+    # ChatML on a base model: the tokenizer's end of sequence is not the end of a turn.
+    file = project / "model" / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token": "<|endoftext|>"}))
+    done = train_run(load_run(project, "sft.yaml", run_settings(optimizer={"max_steps": 1, "batch_size": 2, "max_length": 200})))
+    tokenizer = AutoTokenizer.from_pretrained(project / "model")
+    turn, sequence = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    assert done["chat"] == {"system": "keep", "end_of_turn": {"id": turn, "token": "<|im_end|>"}}
+    adapter = project / "runs" / "sft" / "adapter"
+    assert GenerationConfig.from_pretrained(adapter).eos_token_id == sorted([turn, sequence])
+    assert f"An answer ends with the token `<|im_end|>` ({turn})" in (adapter / "README.md").read_text()
+    merge_run(open_run(project / "runs" / "sft"), out=tmp_path / "merged")
+    assert GenerationConfig.from_pretrained(tmp_path / "merged").eos_token_id == sorted([turn, sequence])
+
+
+def test_dpo_needs_the_prompts_its_sft_run_had(project: Path) -> None:
+    from training.config import TrainingError
+
+    optimizer = {"max_steps": 1, "batch_size": 2, "max_length": 200}
+    done = train_run(load_run(project, "merged.yaml", run_settings(output="merged", system="merge", optimizer=optimizer)))
+    assert done["chat"]["system"] == "merge"
+    settings = run_settings("dpo", output="merged-dpo", sft_adapter="merged", optimizer=optimizer)
+    with pytest.raises(TrainingError, match=r"system: is keep here and merge in the SFT run.*Next: set system: merge"):
+        train_run(load_run(project, "merged-dpo.yaml", settings))
+    assert train_run(load_run(project, "merged-dpo.yaml", settings | {"system": "merge"}))["first_margin"] == 0.0
+
+
+def run_python(text: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "always", "-c", text], env=os.environ | environment, capture_output=True, text=True, timeout=300, check=True
+    )
+
+
+def test_cpu_without_bfloat16_computes_in_float32() -> None:
+    text = "from training.model import compute_dtype; print(compute_dtype())"
+    assert run_python(text, ONEDNN_MAX_CPU_ISA="AVX2", CUDA_VISIBLE_DEVICES="").stdout == "float32\n"
+
+
+def test_run_goes_on_in_the_data_type_it_was_begun_with(project: Path) -> None:
+    import torch
+
+    from training.checkpoints import check_origin, take_up
+    from training.config import TrainingError
+    from training.model import compute_dtype
+    from training.preflight import preflight
+    from training.sft import build_trainer
+
+    run, said = load_run(project, "dtype.yaml", run_settings(output="dtype")), []
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[compute_dtype()]
+    checked = preflight(run) | {"dtype": other}
+    trainer, _ = build_trainer(run, checked=checked, say=said.append)
+    assert trainer.model.get_input_embeddings().weight.dtype == getattr(torch, other)
+    assert f"Computing in {other}, as preflight recorded; {compute_dtype()} is this machine's fast data type" in said
+    take_up(run.output, checked)
+    mark = run.output / "checkpoints" / "checkpoint-4"
+    mark.mkdir()
+    (mark / "complete").touch()
+    check_origin(run.output, checked)
+    with pytest.raises(TrainingError, match="begun with another data type"):
+        check_origin(run.output, checked | {"dtype": compute_dtype()})
+
+
+EVERYTHING = """
+from pathlib import Path
+from tests.support.training_samples import build_project, load_run, run_settings, train_run
+from training.evaluate import evaluate_run
+project = build_project(Path({folder!r}))
+optimizer = {{"max_steps": 2, "batch_size": 2, "max_length": 200, "gradient_checkpointing": True}}
+for kind in ("sft", "dpo"):
+    run = load_run(project, kind + ".yaml", run_settings(kind, optimizer=optimizer))
+    train_run(run)
+    evaluate_run(run, say=print)
+"""
+
+
+def test_we_use_no_name_that_transformers_will_remove(tmp_path: Path) -> None:
+    done = run_python(EVERYTHING.format(folder=str(tmp_path / "project")), PYTHONPATH=os.pathsep.join(sys.path))
+    named = {name for found in re.findall(r"(`\w+`(?:/`\w+`)*) (?:is|are) deprecated", done.stderr) for name in found.split("/")}
+    # PEFT 0.21 reads the first; TRL 1.16 calls the other two around DPO's reference.
+    assert named <= {"`is_gradient_checkpointing`", "`gradient_checkpointing_disable`", "`gradient_checkpointing_enable`"}

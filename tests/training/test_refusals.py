@@ -1,0 +1,219 @@
+"""What `train` will not touch: unsigned, altered, foreign, simulated or wrong rows, an unscreened evaluation file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation.errors import SnapshotError, UserError
+from curation.snapshot import create_key
+from tests.support.training_samples import run_settings, write_eval, write_run_file, write_signed
+from training.config import TrainingError, load_run_file
+from training.data import open_snapshot
+from training.init import write_run_files
+from training.preflight import preflight
+from training.sft import train_sft
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project whose base model is a name only: every refusal here comes before it is opened."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "base-model.json").write_text(json.dumps({"id": "m", "licence": "Apache-2.0"}))
+    create_key(tmp_path / "keys")
+    write_eval(tmp_path)
+    return tmp_path
+
+
+def sha_of(project: Path) -> str:
+    from training.data import file_sha256
+
+    return file_sha256(project / "protected" / "eval.jsonl")
+
+
+def check(project: Path, **changes: Any) -> dict[str, Any]:
+    return preflight(load_run_file(write_run_file(project, "sft.yaml", run_settings(**changes))))
+
+
+def key(project: Path) -> Path:
+    return project / "keys" / "signing.pem"
+
+
+def test_unsigned_snapshot_is_refused(project: Path) -> None:
+    write_signed(project, "instruction", key=None, sha256=sha_of(project))
+    with pytest.raises(SnapshotError, match="nobody has signed this"):
+        check(project)
+
+
+@pytest.mark.parametrize(
+    ("mode", "fact"), [("none", "no person has reviewed these rows"), ("sample", "people reviewed only a random sample of these rows")]
+)
+def test_rows_that_people_did_not_review_need_the_run_files_consent(project: Path, mode: str, fact: str) -> None:
+    path = write_signed(project, "instruction", key=key(project), sha256=sha_of(project), review=mode)
+    refusal = (
+        f"{project}/runs/../snapshots/{path.name}: review {mode}: {fact}, and the run file requires review: all. "
+        "Next: have people review all rows "
+        f"(review: all in project.yaml), or write require: {{review: {mode}}} in the run file"
+    )
+    for accepts in ({}, {"require": {"review": "all"}}):
+        with pytest.raises(TrainingError) as refused:
+            check(project, **accepts)
+        assert str(refused.value) == refusal
+
+
+def test_the_least_review_is_a_lower_bound(project: Path) -> None:
+    for version, (mode, required, is_accepted) in enumerate(
+        [("none", "none", True), ("none", "sample", False), ("sample", "sample", True), ("sample", "none", True), ("all", "none", True)], 1
+    ):
+        path = write_signed(project, "instruction", key=key(project), sha256=sha_of(project), review=mode, version=version)
+        run = load_run_file(write_run_file(project, "sft.yaml", run_settings(require={"review": required})))
+        if is_accepted:
+            assert open_snapshot(run, path, kind="instruction").manifest.review.mode == mode
+            continue
+        with pytest.raises(TrainingError, match=f"review {mode}: .*requires review: {required}"):
+            open_snapshot(run, path, kind="instruction")
+
+
+def test_altered_snapshot_is_refused(project: Path) -> None:
+    path = write_signed(project, "instruction", key=key(project), sha256=sha_of(project))
+    card = path / "README.md"
+    card.chmod(0o644)
+    card.write_text("# Another card\n")
+    with pytest.raises(SnapshotError, match=r"README\.md"):
+        check(project)
+
+
+def test_foreign_key_is_refused_and_so_is_no_key_at_all(project: Path) -> None:
+    other, _ = create_key(project / "other")
+    write_signed(project, "instruction", key=other, sha256=sha_of(project))
+    with pytest.raises(SnapshotError, match="not trusted here"):
+        check(project)
+    with pytest.raises(SnapshotError, match="no key is trusted here"):
+        check(project, trusted_keys=[])
+
+
+def test_simulated_review_is_refused_unless_the_run_file_allows_it(project: Path) -> None:
+    write_signed(project, "instruction", key=key(project), sha256=sha_of(project), simulated=True)
+    with pytest.raises(TrainingError, match=r"its review was simulated.*allow_simulated_review: true"):
+        check(project)
+    with pytest.raises(TrainingError, match=r"safetensors"):
+        # Allowed, it goes on to the next thing, the base model, which this project has only by name.
+        check(project, allow_simulated_review=True)
+
+
+def test_snapshot_of_the_other_kind_is_refused(project: Path) -> None:
+    write_signed(project, "preference", key=key(project), sha256=sha_of(project))
+    with pytest.raises(SnapshotError, match="holds preference rows; instruction rows are needed"):
+        check(project, snapshot="../snapshots/tiny-preference@latest")
+
+
+def test_evaluation_file_must_be_a_protected_set(project: Path) -> None:
+    write_signed(project, "instruction", key=key(project), sha256=sha_of(project))
+    file = project / "protected" / "eval.jsonl"
+    file.write_text(file.read_text() + "\n")
+    with pytest.raises(TrainingError, match=r"eval\.jsonl is not among the protected sets of the snapshot \(eval\)"):
+        check(project)
+
+
+def test_licence_is_checked_against_the_declared_use(project: Path) -> None:
+    write_signed(project, "instruction", key=key(project), sha256=sha_of(project))
+    (project / "model" / "base-model.json").write_text(json.dumps({"id": "m", "licence": "CC-BY-NC-4.0"}))
+    with pytest.raises(TrainingError, match="does not allow use: commercial"):
+        check(project, use="commercial")
+
+
+def test_unknown_licence_of_the_base_model_is_a_question_also_for_research(project: Path) -> None:
+    write_signed(project, "instruction", key=key(project), sha256=sha_of(project))
+    (project / "model" / "base-model.json").write_text(json.dumps({"id": "m", "licence": "house-licence"}))
+    with pytest.raises(
+        TrainingError, match=r"base model m: licence house-licence: is not in our table\. Do its terms allow use: research\?"
+    ):
+        check(project)
+    with pytest.raises(TrainingError, match="safetensors"):
+        # Answered, it continues to the next check: the base model, of which this project has only the name.
+        check(project, licence_answers={"terms_read": {"house-licence": "ann, 2026-11-25: research"}})
+
+
+def test_evaluation_table_and_pairs_are_opened_before_a_run(project: Path) -> None:
+    write_signed(project, "instruction", key=key(project), sha256=sha_of(project))
+    evaluation = run_settings()["eval"]
+    with pytest.raises(TrainingError, match=r"eval\.table: \S+eval\.jsonl cannot be read"):
+        check(project, eval=evaluation | {"table": "../protected/eval.jsonl"})
+    write_signed(project, "preference", key=None, sha256=sha_of(project))
+    with pytest.raises(SnapshotError, match="nobody has signed this"):
+        check(project, eval=evaluation | {"preference_snapshot": "../snapshots/tiny-preference@latest"})
+
+
+def test_logger_that_is_not_installed_is_said_before_the_run(project: Path) -> None:
+    write_signed(project, "instruction", key=key(project), sha256=sha_of(project))
+    with pytest.raises(TrainingError, match="the package trackio is not installed"):
+        check(project, logger="trackio")
+
+
+def test_training_needs_a_preflight_of_the_same_settings(project: Path) -> None:
+    run = load_run_file(write_run_file(project, "sft.yaml", run_settings()))
+    with pytest.raises(TrainingError, match=r"has no preflight\.json.*Next: train preflight \S+sft\.yaml"):
+        train_sft(run)
+    run.output.mkdir()
+    (run.output / "preflight.json").write_text(json.dumps({"config_digest": "0" * 64}))
+    with pytest.raises(TrainingError, match=r"was written by another version of train.*Next: train preflight"):
+        train_sft(run)
+    (run.output / "preflight.json").write_text(json.dumps({"schema": 3, "config_digest": "0" * 64}))
+    with pytest.raises(TrainingError, match=r"made for other settings than sft\.yaml has now"):
+        train_sft(run)
+
+
+def test_command_of_the_other_kind_names_the_right_one(project: Path) -> None:
+    with pytest.raises(TrainingError, match=r"Next: train dpo \S+dpo\.yaml"):
+        train_sft(load_run_file(write_run_file(project, "dpo.yaml", run_settings("dpo"))))
+
+
+def test_run_files_are_written_for_the_newest_snapshots_and_kept(project: Path) -> None:
+    for kind in ("instruction", "preference"):
+        write_signed(project, kind, key=key(project), sha256=sha_of(project))
+    args: dict[str, Any] = {
+        "project": project,
+        "model": project / "model",
+        "keys": [project / "keys" / "signing.pub"],
+        "items": 7,
+        "epochs": {"sft": 2, "dpo": 1},
+    }
+    written = write_run_files(project / "runs", **args, allow_simulated_review=True)
+    sft, dpo = (load_run_file(Path(written[kind])) for kind in ("sft", "dpo"))
+    assert (sft.optimizer.epochs, dpo.optimizer.epochs, sft.eval.n, sft.allow_simulated_review) == (2, 1, 7, True)
+    assert dpo.sft_adapter == sft.output
+    assert dpo.learning_rate > 5e-6 and "5e-6" in Path(written["dpo"]).read_text()
+    before = Path(written["sft"]).read_text()
+    write_run_files(project / "runs", **args | {"items": 99})
+    assert Path(written["sft"]).read_text() == before
+
+
+def test_run_files_of_a_project_without_a_table_name_none(project: Path) -> None:
+    for kind in ("instruction", "preference"):
+        write_signed(project, kind, key=key(project), sha256=sha_of(project))
+    shutil.rmtree(project / "tables")
+    written = write_run_files(project / "runs", project=project, model=project / "model")
+    assert [load_run_file(Path(file)).eval.table for file in written.values()] == [None, None]
+
+
+def test_run_files_need_one_snapshot_name_of_each_kind(project: Path) -> None:
+    path = write_signed(project, "instruction", key=key(project), sha256=sha_of(project))
+    with pytest.raises(UserError, match=r"holds no preference snapshot\. Next: curate snapshot \S+ --kind preference"):
+        write_run_files(project / "runs", project=project, model=project / "model")
+    shutil.rmtree(path)
+    with pytest.raises(UserError, match="holds no instruction snapshot"):
+        write_run_files(project / "runs", project=project, model=project / "model")
+
+
+def test_what_needs_a_finished_run_names_the_command_that_finishes_it(project: Path) -> None:
+    from training.run_folder import require_finished
+
+    run = load_run_file(write_run_file(project, "sft.yaml", run_settings()))
+    with pytest.raises(TrainingError, match=r"is no finished run \(no run\.json\)\. Next: train sft \S+/runs/sft\.yaml"):
+        require_finished(run)

@@ -1,0 +1,243 @@
+"""The way of the rows from a signed snapshot into the trainer: the datasets library, packing, and the loggers of a run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation.errors import SnapshotError
+from curation.snapshot import Snapshot, load_snapshot
+from tests.support.training_families import SIZE, build_family
+from tests.support.training_samples import SYSTEM, build_project, instruction, load_run, pair, run_settings, train_run
+from training.config import TrainingError
+from training.data import kept_rows, load_splits, to_dataset
+
+pytestmark = pytest.mark.model
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_project(tmp_path_factory.mktemp("rows") / "project")
+
+
+@pytest.fixture
+def project(built: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(built, tmp_path / "project"))
+
+
+def open_verified(project: Path, kind: str) -> Snapshot:
+    path = next((project / "snapshots").glob(f"tiny-{kind}-*"))
+    return load_snapshot(path, trusted_keys=[project / "keys" / "signing.pub"])
+
+
+@pytest.mark.parametrize(("kind", "make"), [("instruction", instruction), ("preference", pair)])
+def test_snapshot_is_a_dataset_dict_with_its_splits_and_features(built: Path, kind: str, make: Any) -> None:
+    from datasets import DatasetDict, Features
+
+    snapshot = open_verified(built, kind)
+    splits = load_splits(snapshot)
+    assert isinstance(splits, DatasetDict)
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 24, "validation": 8, "test": 8}
+    assert [str(rows.split) for rows in splits.values()] == ["train", "validation", "test"]
+    for split, rows in splits.items():
+        assert rows.features == Features.from_arrow_schema(snapshot.table(split).schema)  # type: ignore[arg-type]
+        assert rows.to_list() == snapshot.table(split).to_pylist()  # type: ignore[arg-type]
+        assert rows._fingerprint == snapshot.manifest.files[f"{split}.parquet"][:16]
+    turn = {"content": "string", "role": "string"}
+    assert {name: value.dtype for name, value in splits["train"].features["prompt"].feature.items()} == turn
+    wanted = make(3)
+    (row,) = splits["train"].filter(lambda row: row["id"] == wanted["id"])
+    assert {key: row[key] for key in wanted} == wanted
+
+
+def test_rows_swapped_after_the_check_are_never_loaded(project: Path) -> None:
+    snapshot = open_verified(project, "instruction")
+    file = snapshot.path / "train.parquet"
+    file.chmod(0o644)
+    shutil.copyfile(snapshot.path / "test.parquet", file)
+    with pytest.raises(SnapshotError, match=r"train\.parquet: is not the file the manifest names"):
+        load_splits(snapshot)
+
+
+def test_left_out_rows_go_and_system_messages_are_merged_in_the_dataset(built: Path) -> None:
+    rows = load_splits(open_verified(built, "instruction"))["train"]
+    gone = rows["id"][5]
+    kept = kept_rows(rows, {"left_out": [gone]}, system="merge")
+    assert len(kept) == 23 and gone not in kept["id"][:]
+    assert [turn["role"] for turn in kept[0]["prompt"]] == ["user"] and kept[0]["prompt"][0]["content"].startswith(SYSTEM)
+    assert kept_rows(rows, {"left_out": []}).to_list() == rows.to_list()
+    assert to_dataset(kept, kind="instruction").column_names == ["prompt", "completion"]
+
+
+KEEP_APART = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "granite", "olmo2", "mixtral", "qwen3_moe")
+
+
+@pytest.mark.parametrize("family", KEEP_APART)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_families_that_keep_packed_rows_apart_pass_the_two_row_check(family: str, dtype: str) -> None:
+    import torch
+
+    from training.model import MOST_LEAK, check_packing
+
+    torch.manual_seed(3)
+    left = check_packing(build_family(family).to(getattr(torch, dtype)), torch.randint(5, 500, (40,)).tolist())
+    assert left < (1e-4 if dtype == "float32" else MOST_LEAK)
+
+
+@pytest.mark.parametrize("family", ["gpt_oss", "BloomConfig", "MptConfig", "OPTConfig", "Mamba2Config", "JambaConfig", "qwen3_5"])
+def test_families_that_mix_packed_rows_are_refused(family: str) -> None:
+    import torch
+    import transformers
+
+    from training.model import check_packing
+
+    torch.manual_seed(5)
+    more: dict[str, Any] = {
+        "MptConfig": {"d_model": 64, "n_heads": 4, "n_layers": 2},
+        "OPTConfig": {"ffn_dim": 96, "word_embed_proj_dim": 64},
+        "Mamba2Config": {"num_heads": 8, "head_dim": 16},
+        "JambaConfig": {"num_hidden_layers": 4},
+    }.get(family, {})
+    if family.endswith("Config"):
+        model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, family)(**{**SIZE, **more}))
+        with torch.no_grad():
+            model.get_output_embeddings().weight.mul_(20)
+    else:
+        model = build_family(family)
+    with pytest.raises(TrainingError, match=r"optimizer\.packing: this base model .* packed row.* Next: set packing: false"):
+        check_packing(model, torch.randint(5, 500, (40,)).tolist())
+
+
+def losses_of(trainer: Any) -> tuple[float, int]:
+    """The summed token loss of the training rows, and the number of tokens."""
+    import torch
+
+    total, tokens = 0.0, 0
+    trainer.model.eval()
+    for batch in trainer.get_train_dataloader():
+        labels = batch.pop("labels")
+        with torch.no_grad():
+            logits = trainer.model(**batch, use_cache=False).logits[:, :-1].float()
+        total += float(torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels[:, 1:], ignore_index=-100, reduction="sum"))
+        tokens += int((labels[:, 1:] != -100).sum())
+    return total, tokens
+
+
+def test_packed_rows_have_the_loss_of_the_rows_alone(project: Path) -> None:
+    from training.model import load_tokenizer
+    from training.trainers import make_sft_trainer as make_trainer
+
+    found, rows = [], [instruction(n) for n in range(6)]
+    for packing in (False, True):
+        settings = run_settings(output=f"packing-{packing}", optimizer=run_settings()["optimizer"] | {"packing": packing})
+        run = load_run(project, "packing.yaml", settings | {"quantization": {"kind": "none"}})
+        tokenizer = load_tokenizer(run.base_model)
+        trainer = make_trainer(run, tokenizer, train=rows, validation=rows, say=print, dtype="float32")
+        assert (len(trainer.train_dataset) < 6) == packing
+        found.append(losses_of(trainer))
+    assert found[0][1] == found[1][1] > 0
+    assert found[0][0] / found[0][1] == pytest.approx(found[1][0] / found[1][1], rel=1e-6)
+
+
+def test_run_with_packed_rows_trains_on_a_cpu(project: Path) -> None:
+    optimizer = run_settings()["optimizer"] | {"packing": True, "max_steps": 3, "batch_size": 1}
+    done = train_run(load_run(project, "packed.yaml", run_settings(output="packed", optimizer=optimizer)))
+    assert (done["steps"], done["settings"]["packing"]) == (3, True)
+
+
+def test_tensorboard_events_are_kept(project: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    optimizer = run_settings()["optimizer"] | {"max_steps": 3}
+    done = train_run(load_run(project, "t.yaml", run_settings(output="t", optimizer=optimizer, logger="tensorboard")))
+    assert not (project / "runs" / "t" / "checkpoints").exists()
+    events = EventAccumulator(str(project / "runs" / "t" / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3]
+    assert events.Scalars("train/loss")[0].value == pytest.approx(done["first_loss"], rel=1e-5)
+
+
+WANDB = """
+import json, os
+run, __version__ = None, "0.31.0"
+def _write(kind, value):
+    with open(os.environ["FAKE_WANDB"], "a") as stream:
+        stream.write(json.dumps([kind, value], default=str) + "\\n")
+class _Run:
+    id = name = url = "x"
+    summary = {}
+    def _label(self, **more): pass
+class _Config(dict):
+    def update(self, value, **more): _write("config", value)
+config = _Config()
+def init(**settings):
+    global run
+    run = _Run()
+    _write("init", settings)
+def log(value, **more): _write("log", value)
+def define_metric(*a, **k): pass
+def termwarn(*a, **k): pass
+def finish():
+    global run
+    run = None
+    _write("finish", {})
+"""
+"""A stand-in for the package, which is not installed here: what the library's own callback calls, written down."""
+
+
+def test_wandb_run_has_name_project_and_the_digest_of_its_snapshot(project: Path, tmp_path: Path) -> None:
+    import os
+
+    package = tmp_path / "fake" / "wandb" / "sdk" / "lib"
+    package.mkdir(parents=True)
+    (tmp_path / "fake" / "wandb" / "__init__.py").write_text(WANDB)
+    for folder in (package.parent, package):
+        (folder / "__init__.py").write_text("")
+    (package / "config_util.py").write_text("class ConfigError(Exception): ...\n")
+    optimizer = run_settings()["optimizer"] | {"max_steps": 2}
+    run = load_run(project, "w.yaml", run_settings(output="w", optimizer=optimizer, logger="wandb"))
+    path = os.pathsep.join([str(tmp_path / "fake"), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": path, "FAKE_WANDB": str(tmp_path / "calls.jsonl"), "WANDB_MODE": "offline"}
+    environment.pop("WANDB_PROJECT", None)
+    for verb in ("preflight", "sft"):
+        command = [sys.executable, "-m", "training", verb, str(run.source)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr
+    calls = [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
+    snapshot = open_verified(project, "instruction").manifest
+    rehearsed, begun = (value for kind, value in calls if kind == "init")
+    assert rehearsed["project"] == "rehearsal"  # preflight's own step, which is kept on this machine
+    facts = begun.pop("config")["seedcorn"]
+    assert len(begun.pop("id")) == 16
+    assert begun == {
+        "project": "tiny",
+        "name": f"w-tiny-instruction-v1-{snapshot.digest.root[:8]}",
+        "resume": "allow",
+        "dir": str(run.output),
+    }
+    assert (facts["snapshot_digest"], facts["snapshot"]) == (snapshot.digest.root, "tiny-instruction v1")
+    assert facts["base_digest"] == json.loads((run.output / "run.json").read_text())["base"]["digest"]
+    assert any("train/loss" in value for kind, value in calls if kind == "log") and calls[-1][0] == "finish"
+
+
+def test_tracker_is_told_the_same_of_a_resumed_run_and_of_the_sft_run_below_dpo(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from training.callbacks import describe_tracking
+    from training.preflight import preflight
+
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    run = load_run(project, "sft.yaml", run_settings())
+    checked = preflight(run)
+    assert describe_tracking(run, checked) == describe_tracking(run, checked)
+    other = describe_tracking(load_run(project, "o.yaml", run_settings(output="o")), checked)
+    assert other.id != describe_tracking(run, checked).id
+    sft_run = {"adapter_digest": "a" * 64, "digest": "b" * 64}
+    facts = describe_tracking(run, checked | {"sft_run": sft_run}).config["seedcorn"]
+    assert (facts["sft_adapter_digest"], facts["sft_snapshot_digest"]) == ("a" * 64, "b" * 64)
+    monkeypatch.setenv("WANDB_PROJECT", "coding")
+    assert describe_tracking(run, checked).project == "coding"

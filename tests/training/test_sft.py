@@ -1,0 +1,347 @@
+"""Runs on a tiny model: NF4's silent defect, early stopping, the reference of DPO, and what a run refuses on the way."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation.errors import UserError
+from tests.support.training_samples import (
+    NOW,
+    build_model,
+    build_project,
+    instruction,
+    load_run,
+    project,
+    run_settings,
+    train_run,
+    trained,
+    write_eval,
+    write_signed,
+)
+from training.config import Lora, Quantization, TrainingError
+from training.run_folder import require_run
+
+__all__ = ["project", "trained"]
+pytestmark = pytest.mark.model
+
+
+def gradients(model: Any, ids: Any) -> dict[str, Any]:
+    model.train()
+    model.zero_grad()
+    model(input_ids=ids, labels=ids).loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def quantized(folder: Path) -> Any:
+    import torch
+    from peft import get_peft_model
+
+    from training.model import load_base
+    from training.targets import lora_config
+
+    torch.manual_seed(0)
+    base = load_base(folder, Quantization())
+    model = get_peft_model(base, lora_config(Lora(r=4, alpha=8, dropout=0.0), base))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            # B starts at zero, and then A has no gradient to lose.
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+def differing_after_eval(model: Any) -> tuple[int, int]:
+    import torch
+
+    ids = torch.arange(5, 69).reshape(2, 32)
+    before = gradients(model, ids)
+    model.eval()
+    with torch.no_grad():
+        model(input_ids=ids)
+    after = gradients(model, ids)
+    return sum(not torch.allclose(before[name], after[name], rtol=1e-3, atol=1e-7) for name in before), len(before)
+
+
+def test_an_evaluation_leaves_the_gradients_of_nf4_as_they_were(trained: Path) -> None:
+    assert differing_after_eval(quantized(trained / "model")) == (0, 28)
+
+
+def test_without_the_mend_an_evaluation_changes_the_gradients(trained: Path) -> None:
+    import bitsandbytes
+
+    model = quantized(trained / "model")
+    linears = [m for m in model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
+    if not type(linears[0])(64, 64).support_avx512bf16_for_cpu:
+        pytest.skip("this CPU has no AVX512_BF16, so bitsandbytes never repacks and the defect cannot be seen")
+    for module in linears:
+        module.support_avx512bf16_for_cpu = True
+    differing, total = differing_after_eval(model)
+    assert differing > total // 3
+
+
+def test_rising_validation_loss_stops_the_run_and_the_best_adapter_is_kept(project: Path) -> None:
+    optimizer = {"learning_rate": 0.3, "epochs": 20, "batch_size": 8, "max_length": 200, "schedule": "constant", "warmup": 0.0}
+    settings = run_settings(output="early", optimizer=optimizer, stopping={"every_steps": 2, "patience": 2})
+    done = train_run(load_run(project, "early.yaml", settings))
+    rows = [json.loads(row) for row in (project / "runs" / "early" / "metrics.jsonl").read_text().splitlines()]
+    losses = {row["step"]: row["eval_loss"] for row in rows if "eval_loss" in row}
+    assert done["early_stopped_at"] == max(losses) < 60
+    assert done["best_eval_loss"] == min(losses.values()) == losses[done["best_step"]]
+    assert done["best_step"] == done["early_stopped_at"] - 4
+
+
+def test_sft_record_says_what_it_is(trained: Path) -> None:
+    done = require_run(trained / "runs" / "sft")
+    assert (done["kind"], done["steps"], done["early_stopped_at"]) == ("sft", 18, None)
+    assert done["best_eval_loss"] < done["first_loss"]
+    assert done["last_loss"] < done["first_loss"]
+    assert done["base"]["licence"] == "Apache-2.0"
+    assert done["snapshot"]["name"] == "tiny-instruction"
+    assert {"torch", "trl", "peft", "bitsandbytes"} <= set(done["versions"])
+    assert not (trained / "runs" / "sft" / "checkpoints").exists()
+    template = (trained / "runs" / "sft" / "adapter" / "chat_template.jinja").read_text()
+    assert template == (trained / "model" / "chat_template.jinja").read_text()
+
+
+def test_finished_run_says_so_and_changes_nothing(trained: Path) -> None:
+    folder = trained / "runs" / "sft"
+    before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*") if p.name != "log.txt"}
+    file = trained / "runs" / "sft.yaml"
+    done = subprocess.run([sys.executable, "-m", "training", "sft", str(file), "--json"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Done already" in done.stderr
+    assert json.loads(done.stdout) == json.loads((folder / "run.json").read_text())
+    assert {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*") if p.name != "log.txt"} == before
+
+
+def test_other_settings_never_overwrite_a_finished_run(project: Path) -> None:
+    with pytest.raises(TrainingError, match="holds a finished run with other settings"):
+        train_run(load_run(project, "sft.yaml", run_settings(seed=99)))
+
+
+def test_dpo_takes_the_sft_policy_as_its_reference(trained: Path) -> None:
+    sft, dpo = (require_run(trained / "runs" / kind) for kind in ("sft", "dpo"))
+    assert dpo["reference_digest"] == sft["adapter_digest"] != dpo["adapter_digest"]
+    assert dpo["first_margin"] == 0.0
+    assert dpo["first_loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert dpo["last_margin"] > 0
+    assert not (trained / "runs" / "dpo" / "adapter" / "ref").exists()
+
+
+def dpo_trainer(project: Path, model: Any, **more: Any) -> Any:
+    from transformers import AutoTokenizer
+    from trl import DPOConfig, DPOTrainer
+
+    from tests.support.training_samples import pair
+    from training.data import to_dataset
+
+    args = DPOConfig(output_dir=str(project / "aside"), use_cpu=True, bf16=False, report_to=[], max_length=200)
+    rows = to_dataset([pair(n) for n in range(4)], kind="preference")
+    return DPOTrainer(model=model, args=args, train_dataset=rows, processing_class=AutoTokenizer.from_pretrained(project / "model"), **more)
+
+
+def test_base_as_reference_is_refused(project: Path) -> None:
+    from training.model import load_base
+    from training.targets import lora_config
+    from training.trainers import check_reference
+
+    base = load_base(project / "model", Quantization())
+    trainer = dpo_trainer(project, base, peft_config=lora_config(Lora(r=4), base))
+    with pytest.raises(TrainingError, match="the base model would be the reference"):
+        check_reference(trainer.model, require_run(project / "runs" / "sft")["adapter_digest"], when="before training")
+
+
+def test_half_trained_policy_as_reference_is_refused(project: Path) -> None:
+    from peft import PeftModel
+
+    from training.model import load_base
+    from training.trainers import check_reference
+
+    model = PeftModel.from_pretrained(load_base(project / "model", Quantization()), project / "runs" / "dpo" / "adapter", is_trainable=True)
+    trainer = dpo_trainer(project, model)
+    with pytest.raises(TrainingError, match="is not the SFT adapter before training"):
+        check_reference(trainer.model, require_run(project / "runs" / "sft")["adapter_digest"], when="before training")
+
+
+def test_first_step_must_show_no_margin() -> None:
+    from training.trainers import check_first_step
+
+    check_first_step(loss=math.log(2), margin=0.0)
+    for loss, margin in ((0.6929, 0.0005), (math.log(2), 0.01), (0.70, -0.0137)):
+        with pytest.raises(TrainingError, match="the reference is not the SFT policy"):
+            check_first_step(loss=loss, margin=margin)
+
+
+def test_sft_adapter_of_another_base_is_refused(project: Path) -> None:
+    from training.preflight import preflight
+
+    build_model(project / "model2", seed=4)
+    with pytest.raises(TrainingError, match="was trained on another base model"):
+        preflight(load_run(project, "dpo.yaml", run_settings("dpo", base_model="../model2", output="dpo2")))
+
+
+def test_changed_sft_adapter_is_refused(project: Path) -> None:
+    from training.preflight import preflight
+
+    file = project / "runs" / "sft" / "adapter" / "adapter_model.safetensors"
+    body = bytearray(file.read_bytes())
+    body[-5] ^= 1
+    file.write_bytes(bytes(body))
+    with pytest.raises(TrainingError, match=r"is not the adapter run\.json recorded"):
+        preflight(load_run(project, "dpo.yaml", run_settings("dpo", output="dpo2")))
+    with pytest.raises(TrainingError, match=r"is not the adapter run\.json recorded"):
+        preflight(load_run(project, "dpo3.yaml", run_settings("dpo", output="dpo3", sft_adapter="sft")))
+
+
+def test_snapshot_changed_after_preflight_stops_the_run(project: Path) -> None:
+    from training.preflight import preflight
+    from training.sft import train_sft
+
+    run = load_run(project, "later.yaml", run_settings(output="later"))
+    preflight(run)
+    card = next((project / "snapshots").glob("tiny-instruction-*")) / "README.md"
+    card.chmod(0o644)
+    card.write_text(f"# changed {NOW}\n")
+    with pytest.raises(UserError, match=r"README\.md"):
+        train_sft(run, say=print)
+
+
+def test_sft_adapter_trained_again_after_preflight_is_refused(project: Path) -> None:
+    from training.dpo import train_dpo
+    from training.preflight import preflight
+
+    run = load_run(project, "dpo.yaml", run_settings("dpo", output="dpo2"))
+    preflight(run)
+    train_run(load_run(project, "again.yaml", run_settings(output="again", seed=8, optimizer={"max_steps": 2, "batch_size": 4})))
+    shutil.rmtree(project / "runs" / "sft")
+    (project / "runs" / "again").rename(project / "runs" / "sft")
+    with pytest.raises(TrainingError, match="was trained again since preflight looked at it"):
+        train_dpo(run, say=print)
+
+
+def test_base_model_changed_after_preflight_is_refused(project: Path) -> None:
+    from training.evaluate import evaluate_run
+    from training.preflight import preflight
+    from training.sft import train_sft
+
+    run = load_run(project, "later.yaml", run_settings(output="later"))
+    preflight(run)
+    template = project / "model" / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<|im_end|>", "<|im_end|> "))
+    with pytest.raises(TrainingError, match="is not the base model preflight looked at"):
+        train_sft(run, say=print)
+    with pytest.raises(TrainingError, match="is not the base model preflight looked at"):
+        evaluate_run(load_run(project, "sft.yaml", run_settings()), say=print)
+
+
+def poison(folder: Path) -> None:
+    """One weight that is no number."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][3] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_loss_that_is_no_number_ends_the_run(project: Path) -> None:
+    poison(project / "model")
+    run = load_run(project, "nan.yaml", run_settings(output="nan"))
+    with pytest.raises(TrainingError, match=r"step 1: loss is nan; the run has diverged and no adapter was written\. Next: lower"):
+        train_run(run)
+    assert not (run.output / "adapter").exists() and not (run.output / "run.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_rows_longer_than_max_length_are_dropped_or_cut_as_the_run_file_says(project: Path, kind: str) -> None:
+    import importlib
+
+    from tests.support.training_samples import pair
+    from training.data import render_rows
+    from training.model import load_tokenizer
+    from training.preflight import preflight
+
+    build_trainer = importlib.import_module(f"training.{kind}").build_trainer
+    rows, make = ("instruction", instruction) if kind == "sft" else ("preference", pair)
+    train = [*range(12), *range(1_234_567, 1_234_579)]
+    key, ranges = project / "keys" / "signing.pem", {"train": train, "validation": range(24, 32)}
+    write_signed(project, rows, key=key, sha256=write_eval(project), version=2, ranges=ranges)
+    rendered = render_rows([make(n) for n in train], load_tokenizer(project / "model"), kind=rows)  # type: ignore[arg-type]
+    longest = max(row.whole for row in rendered)
+    size, longer = longest - 3, sum(row.whole > longest - 3 for row in rendered)
+    assert 2 <= longer < 24
+
+    def settings(name: str, **optimizer: Any) -> Any:
+        return load_run(project, f"{name}.yaml", run_settings(kind, output=name, optimizer=run_settings()["optimizer"] | optimizer))
+
+    with pytest.raises(
+        TrainingError, match=rf"{longer} of 24 train rows .* longer than {size} tokens .* set optimizer.max_length: {longest}"
+    ):
+        preflight(settings("refused", max_length=size))
+    for name, left_out, fate in (("drop", longer, "are left out"), ("cut", 0, "are cut")):
+        run, said = settings(name, max_length=size, too_long=name, max_left_out=1.0 if name == "drop" else 0.05), []
+        checked = preflight(run)
+        facts = checked["lengths"]["train"]
+        assert (len(facts["too_long"]), len(facts["left_out"])) == (longer, left_out)
+        trainer, _ = build_trainer(run, checked=checked, say=said.append)
+        assert len(trainer.train_dataset) == 24 - left_out
+        assert any(f"{longer} of 24 train rows {fate}, because they are longer than max_length ({size} tokens)" in line for line in said)
+    small = settings("none", max_length=min(row.prompt for row in rendered), too_long="cut", max_left_out=1.0)
+    with pytest.raises(TrainingError, match=r"24 of 24 train rows .* 24 by their prompt alone\).*Next: set optimizer.max_length"):
+        preflight(small)
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_one_row_is_enough_to_train(project: Path, kind: str) -> None:
+    sha256 = write_eval(project)
+    rows = "instruction" if kind == "sft" else "preference"
+    one = {"train": range(1), "validation": range(30, 31)}
+    write_signed(project, rows, key=project / "keys" / "signing.pem", sha256=sha256, version=2, ranges=one)
+    done = train_run(load_run(project, "one.yaml", run_settings(kind, output="one")))
+    assert (done["steps"], done["rows"]["train"]["rows"], done["rows"]["validation"]["rows"]) == (3, 1, 1)
+
+
+def test_template_that_refuses_a_role_or_is_missing_is_a_sentence(tmp_path: Path) -> None:
+    from training.preflight import preflight
+
+    project = build_project(tmp_path / "project")
+    run, template = load_run(project, "sft.yaml", run_settings()), project / "model" / "chat_template.jinja"
+    whole = template.read_text()
+    template.write_text("{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + whole)
+    with pytest.raises(TrainingError, match=r"24 of 24 train rows .*refuses it \(System role not supported\).*Next: set system: merge"):
+        preflight(run)
+    merged = load_run(project, "sft.yaml", run_settings(system="merge"))
+    assert preflight(merged)["lengths"]["train"]["left_out"] == ()
+    template.unlink()
+    with pytest.raises(TrainingError, match="its tokenizer has no chat template"):
+        preflight(run)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (project / "model" / name).unlink()
+    with pytest.raises(TrainingError, match="holds no tokenizer"):
+        preflight(run)
+
+
+def test_targets_that_the_base_model_lacks_are_named(project: Path) -> None:
+    from training.preflight import preflight
+
+    with pytest.raises(TrainingError, match=r"lora\.targets: q_prj is no module of the base model\. Next: did you mean q_proj\?"):
+        preflight(load_run(project, "t.yaml", run_settings(output="t", lora={"r": 4, "targets": ["q_prj"]})))
+
+
+def test_answers_to_the_licence_and_warnings_are_recorded_in_run_json_and_on_the_card(project: Path) -> None:
+    (project / "model" / "base-model.json").write_text(json.dumps({"id": "tiny", "licence": "llama3.1"}))
+    short = run_settings()["optimizer"] | {"max_steps": 2, "learning_rate": 1e-3}
+    answers = {"users_above_700m": False}
+    train_run(load_run(project, "s.yaml", run_settings(output="s", optimizer=short, licence_answers=answers)))
+    done = train_run(
+        load_run(project, "d.yaml", run_settings("dpo", output="d", sft_adapter="s", optimizer=short, licence_answers=answers))
+    )
+    assert done["licence_answers"] == answers and len(done["warnings"]) == 1 and "optimizer.learning_rate 0.001" in done["warnings"][0]
+    asked = "asked: do the products you offer it in have more than 700 million monthly users? answered: no"
+    assert asked in done["conditions"]["base model"] and asked in (project / "runs" / "d" / "adapter" / "README.md").read_text()
