@@ -1,4 +1,4 @@
-"""A description of a local model file for the price tests."""
+"""The description of a model as the Models API gives it."""
 
 from __future__ import annotations
 
