@@ -41,10 +41,13 @@ class StageResult:
     counts: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
     """Sentences: what to look at, what to do next."""
+    details: Sequence[str] = ()
+    """Sentences for `--verbose` and `--json`: how a figure was obtained."""
 
     def as_values(self) -> dict[str, Any]:
-        """For `--json`."""
-        return {"stage": self.stage, "in": self.rows_in, "out": self.rows_out, **self.counts, "notes": list(self.notes)}
+        """Return the value that `--json` prints."""
+        notes = [*self.notes, *self.details]
+        return {"stage": self.stage, "in": self.rows_in, "out": self.rows_out, **self.counts, "notes": notes}
 
 
 @contextmanager

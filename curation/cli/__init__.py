@@ -1,19 +1,22 @@
-"""The `curate` command: parse, call one function of the pipeline, show its summary. Nothing heavy is imported before a verb runs."""
+"""The `curate` command: parse the arguments, call one stage, print its result.
+
+Each module holds one panel of `--help`. Stages are imported inside the commands, so that `--help` loads nothing heavy.
+"""
 
 from __future__ import annotations
 
 from argilla_setup.command_line import echo
 
-from curation.cli import stages, describe, snapshots, inspect, simulate  # isort: skip  (in the order of --help)
+from curation.cli import write, gates, look, people, snapshots, simulate  # isort: skip  (the order of the panels in --help)
 from curation.cli.app import app
 from curation.errors import UserError, describe_os_error
 from curation.library_logging import quiet_libraries
 
-__all__ = ["app", "describe", "inspect", "main", "quiet_libraries", "simulate", "snapshots", "stages"]
+__all__ = ["app", "gates", "look", "main", "people", "quiet_libraries", "simulate", "snapshots", "write"]
 
 
 def main() -> None:
-    """Run the command line; an error a person can mend is one line on stderr and exit 2."""
+    """Run the command line. An error that the user can fix is printed as one line on stderr, with exit code 2."""
     quiet_libraries()
     try:
         app()

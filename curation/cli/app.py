@@ -1,4 +1,4 @@
-"""The `curate` program and what its commands share: their common options, the progress bar, quiet libraries."""
+"""The `curate` program: its root command, the options that commands share, and the progress bar."""
 
 from __future__ import annotations
 
@@ -10,33 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from argilla_setup.command_line import QuotingGroup, echo
-from argilla_setup.command_line import as_json as json_of
+from argilla_setup.command_line import QuotingGroup, as_json, echo
 from argilla_setup.shown import mask_secrets, mask_values, visible
-from curation.cli.output import show_summary
 
 if TYPE_CHECKING:
-    from curation.stages import Progress, StageResult
+    from curation.stages import Progress
 
 
 class Commands(QuotingGroup):
-    """The verbs. Ctrl-C is told here: Typer turns it into a bare exit code before `main` could."""
+    """The root group. It reports Ctrl-C itself, because Typer turns it into a bare exit code before `main` sees it."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
-            said = str(stop) or "stopped; run the same command again to go on, nothing that came back is lost"
-            echo(f"\n{said[0].upper()}{said[1:]}.", err=True)
+            message = str(stop) or "stopped. Run the same command again to continue; every response that arrived is stored"
+            echo(f"\n{message[0].upper()}{message[1:]}.", err=True)
             raise typer.Exit(130) from None
-
-
-def _tell_version(wanted: bool) -> None:
-    if wanted:
-        import importlib.metadata
-
-        typer.echo(f"seedcorn {importlib.metadata.version('seedcorn')}")
-        raise typer.Exit
 
 
 app = typer.Typer(
@@ -46,50 +36,49 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-standin = typer.Typer(help="The offline stand-in: made-up answers on this machine, for trying things out.", no_args_is_help=True)
+simulate = typer.Typer(
+    help="Run the mock provider and the simulated annotators. Example: curate simulate start my-project --log log", no_args_is_help=True
+)
+app.add_typer(simulate, name="simulate", rich_help_panel="Try out")
+app.add_typer(simulate, name="standin", hidden=True)  # the name until version 0.2
 
-app.add_typer(standin, name="standin", rich_help_panel="Try out")
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import importlib.metadata
+
+        typer.echo(f"seedcorn {importlib.metadata.version('seedcorn')}")
+        raise typer.Exit
 
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Say which version this is.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """From a brief to reviewed, signed training data. Example: curate init my-project --template icd10 && curate run my-project"""
 
 
-def tell(values: dict[str, Any], text: str, *, as_json: bool) -> None:
-    """Print what a command that is no stage came to."""
-    if as_json:
-        print(json_of(mask_values({name: str(v) if isinstance(v, Path) else v for name, v in values.items()})))
+Folder = Annotated[Path, typer.Argument(help="The project's folder.")]
+SnapshotFolder = Annotated[Path, typer.Argument(help="The snapshot's folder.")]
+RowId = Annotated[str, typer.Argument(help="A record's id, or its first characters.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print the details too.")]
+Key = Annotated[list[Path] | None, typer.Option("--key", help="A public key (PEM) to trust; repeatable.")]
+PrivateKey = Annotated[Path | None, typer.Option("--key", help="Private key (PEM); by default your own, created on first use.")]
+Reason = Annotated[str, typer.Option("--reason", help="The reason; stored with the row or the statement.")]
+
+
+def print_values(values: dict[str, Any], text: str, *, json: bool) -> None:
+    """Print the result of a command that runs no stage: `values` as JSON, or `text`."""
+    if json:
+        print(as_json(mask_values({name: str(v) if isinstance(v, Path) else v for name, v in values.items()})))
     else:
         echo(text)
 
 
-Folder = Annotated[Path, typer.Argument(help="The project's folder.")]
-
-SnapshotFolder = Annotated[Path, typer.Argument(help="A snapshot's folder.")]
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-
-Key = Annotated[list[Path] | None, typer.Option("--key", help="A public key (PEM) to trust; may be given several times.")]
-
-Reason = Annotated[str, typer.Option("--reason", help="Why; kept with the row.")]
-
-
-def run_stage(name: str, folder: Path, as_json: bool) -> None:
-    """Run a stage that takes a while, with a bar, and show what it did."""
-    from curation import stages as pipeline
-
-    stage: Any = getattr(pipeline, name)
-    with progress_bar(as_json) as progress:
-        summary: StageResult = stage(folder, progress=progress)
-    show_summary(summary, as_json)
-
-
 @contextmanager
 def progress_bar(quiet: bool) -> Iterator[Progress | None]:
-    """A bar on stderr; nothing for `--json` or where stderr is no terminal."""
+    """Yield a callback that draws a bar on stderr, or None with `--json` or where stderr is no terminal."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
@@ -106,10 +95,10 @@ def progress_bar(quiet: bool) -> Iterator[Progress | None]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         tasks: dict[str, Any] = {}
 
-        def tell(stage: str, done: int, total: int, words: str) -> None:
+        def update(stage: str, done: int, total: int, words: str) -> None:
             words = visible(mask_secrets(words), lines=False)
             if stage not in tasks:
                 tasks[stage] = bar.add_task(stage, total=total, words=words)
             bar.update(tasks[stage], completed=done, total=total, words=words)
 
-        yield tell
+        yield update

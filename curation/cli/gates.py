@@ -1,4 +1,4 @@
-"""The verbs that look at the rows as a whole: describe, compare, balance."""
+"""The commands that decide which rows pass: score, dedup, screen, balance, decide."""
 
 from __future__ import annotations
 
@@ -7,41 +7,56 @@ from typing import Annotated
 
 import typer
 
-from curation.cli.app import Folder, Json, app, progress_bar
-from curation.cli.output import show_summary
-
-Rows = Annotated[str, typer.Option("--rows", help="Which rows: standing (may still leave in a snapshot), approved, or all.")]
+from curation.cli.app import Folder, Json, Verbose, app, progress_bar
+from curation.cli.output import print_result
 
 
-@app.command(rich_help_panel="Look")
-def describe(folder: Folder, rows: Rows = "standing", as_json: Json = False) -> None:
-    """Count lengths, languages, topics, stock phrases, personal data and classes. Example: curate describe my-project"""
+@app.command(rich_help_panel="Gates")
+def score(folder: Folder, verbose: Verbose = False, as_json: Json = False) -> None:
+    """Score with the judge the rows that the current rubric has not scored. Example: curate score my-project"""
     from curation import stages
 
     with progress_bar(as_json) as progress:
-        summary = stages.describe(folder, scope=rows, progress=progress)  # type: ignore[arg-type]
-    show_summary(summary, as_json)
+        result = stages.score(folder, progress=progress)
+    print_result(result, as_json, verbose=verbose)
 
 
-@app.command(rich_help_panel="Look")
-def compare(
+@app.command(rich_help_panel="Gates")
+def dedup(
     folder: Folder,
-    real: Annotated[Path, typer.Argument(help="A sample of real use: JSONL, JSON, CSV, TSV (also .gz) or Parquet.")],
-    column: Annotated[str | None, typer.Option("--column", help="Its column of texts, or of messages.")] = None,
-    rows: Rows = "standing",
+    against: Annotated[list[Path] | None, typer.Option(help="An earlier snapshot whose rows are duplicates too; repeatable.")] = None,
+    ray: Annotated[str | None, typer.Option(help="Find near-duplicates on the Ray cluster at this address (`auto`, `local`).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare rows with real user data. Example: curate compare my-project real.jsonl --column text"""
+    """Find exact, near and semantic duplicates. Example: curate dedup my-project --against other/snapshots/support-v1-3f9c2a1b"""
     from curation import stages
 
     with progress_bar(as_json) as progress:
-        summary = stages.compare(folder, real, column=column, scope=rows, progress=progress)  # type: ignore[arg-type]
-    show_summary(summary, as_json)
+        result = stages.dedup(folder, against=against or (), ray=ray, progress=progress)
+    print_result(result, as_json)
+
+
+@app.command(rich_help_panel="Gates")
+def screen(folder: Folder, as_json: Json = False) -> None:
+    """Find leaks of protected sets, label conflicts and rows that fail a check. Example: curate screen my-project"""
+    from curation import stages
+
+    with progress_bar(as_json) as progress:
+        result = stages.screen(folder, progress=progress)
+    print_result(result, as_json)
 
 
 @app.command(rich_help_panel="Gates")
 def balance(folder: Folder, as_json: Json = False) -> None:
-    """Show the classes before and after the cap, and what the plan is asked for. Example: curate balance my-project"""
+    """Show class counts before and after the cap, and the rows to add. Example: curate balance my-project"""
     from curation import stages
 
-    show_summary(stages.balance(folder), as_json)
+    print_result(stages.balance(folder), as_json)
+
+
+@app.command(rich_help_panel="Gates")
+def decide(folder: Folder, as_json: Json = False) -> None:
+    """Compute every row's verdict from stored results. Example: curate decide my-project"""
+    from curation import stages
+
+    print_result(stages.decide(folder), as_json)

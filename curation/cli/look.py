@@ -1,85 +1,81 @@
-"""The commands that look at a project, and those by which a person overrules it."""
+"""The commands that read a project and change no row: status, report, trace, describe, compare, diversity."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from curation.cli.app import Folder, Json, Reason, app
-from curation.cli.output import show_story, show_summary
+from curation.cli.app import Folder, Json, RowId, app, progress_bar
+from curation.cli.output import print_result, print_trace
+
+# The literal `standing` is the public name of "may still enter a snapshot"; scripts use it.
+Scope = Annotated[
+    Literal["standing", "approved", "all"],
+    typer.Option("--rows", help="Which rows: standing (not dropped or rejected), approved, or all."),
+]
 
 
 @app.command(rich_help_panel="Look")
 def status(folder: Folder, as_json: Json = False) -> None:
-    """Say where a project stands and what comes next. Example: curate status my-project"""
+    """Show a project's counts, costs, stale results and next step. Example: curate status my-project"""
     from curation import stages
 
-    show_summary(stages.status(folder), as_json)
-
-
-@app.command(rich_help_panel="Look")
-def trace(
-    folder: Folder, row: Annotated[str, typer.Argument(help="A record's id, or its first characters.")], as_json: Json = False
-) -> None:
-    """Tell one row's whole story. Example: curate trace my-project 3f9c2a1b"""
-    from curation import stages
-
-    show_story(stages.trace(folder, row), as_json)
+    print_result(stages.status(folder), as_json)
 
 
 @app.command(rich_help_panel="Look")
 def report(folder: Folder, out: Annotated[Path | None, typer.Option(help="Where to write it.")] = None, as_json: Json = False) -> None:
-    """Write the project's page, one HTML file. Example: curate report my-project"""
+    """Write the project's report, one HTML file. Example: curate report my-project"""
     from curation import stages
 
-    show_summary(stages.report(folder, out=out), as_json)
+    print_result(stages.report(folder, out=out), as_json)
 
 
-@app.command(rich_help_panel="People")
-def keep(
+@app.command(rich_help_panel="Look")
+def trace(folder: Folder, row: RowId, as_json: Json = False) -> None:
+    """Show one row's history: source, scores, findings, annotations, verdict. Example: curate trace my-project 3f9c2a1b"""
+    from curation import stages
+
+    print_trace(stages.trace(folder, row), as_json)
+
+
+@app.command(rich_help_panel="Look")
+def describe(folder: Folder, rows: Scope = "standing", as_json: Json = False) -> None:
+    """Measure lengths, languages, topics, stock phrases, PII and classes. Example: curate describe my-project"""
+    from curation import stages
+
+    with progress_bar(as_json) as progress:
+        result = stages.describe(folder, scope=rows, progress=progress)
+    print_result(result, as_json)
+
+
+@app.command(rich_help_panel="Look")
+def compare(
     folder: Folder,
-    row: Annotated[str, typer.Argument(help="A record's id.")],
-    reason: Reason,
-    choice: Annotated[
-        str | None, typer.Option("--as", help="What wins where annotators disagree: first, second, approve, reject or edit:USER.")
-    ] = None,
+    real: Annotated[Path, typer.Argument(help="A sample of real user data: JSONL, JSON, CSV, TSV (also .gz) or Parquet.")],
+    column: Annotated[str | None, typer.Option("--column", help="The column of texts, or of messages.")] = None,
+    rows: Scope = "standing",
     as_json: Json = False,
 ) -> None:
-    """Keep a row whatever the gates say, or settle a dispute. Example: curate keep my-project 3f9c2a1b --as second --reason 'A is wrong'"""
+    """Compare rows with real user data. Example: curate compare my-project real.jsonl --column text"""
     from curation import stages
 
-    show_summary(stages.override(folder, row, action="keep", reason=reason, choice=choice), as_json)
+    with progress_bar(as_json) as progress:
+        result = stages.compare(folder, real, column=column, scope=rows, progress=progress)
+    print_result(result, as_json)
 
 
-@app.command(rich_help_panel="People")
-def drop(folder: Folder, row: Annotated[str, typer.Argument(help="A record's id.")], reason: Reason, as_json: Json = False) -> None:
-    """Drop a row whatever gates and annotators say. Example: curate drop my-project 3f9c2a1b --reason 'ambiguous'"""
-    from curation import stages
-
-    show_summary(stages.override(folder, row, action="drop", reason=reason), as_json)
-
-
-@app.command(rich_help_panel="People")
-def erase(folder: Folder, row: Annotated[str, typer.Argument(help="A record's id.")], reason: Reason, as_json: Json = False) -> None:
-    """Take a row's text out for good, leaving a tombstone. Example: curate erase my-project 3f9c2a1b --reason 'personal data'"""
-    from curation import stages
-
-    show_summary(stages.erase(folder, row, reason=reason), as_json)
-
-
-@app.command(rich_help_panel="People")
-def serve(
+@app.command(rich_help_panel="Look")
+def diversity(
     folder: Folder,
-    port: Annotated[int, typer.Option(help="Port of the health page.")] = 8600,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    every: Annotated[float, typer.Option(min=1, help="Seconds between two looks at Argilla.")] = 60,
+    naive: Annotated[int, typer.Option(min=0, help="Examples to generate without a plan as a baseline; 0 for none.")] = 0,
+    as_json: Json = False,
 ) -> None:
-    """Pull answers as people give them. GET /healthz is open; GET /status needs the token in my-project/serve.token.
+    """Measure the diversity of remaining rows. Example: curate diversity my-project --naive 100"""
+    from curation import stages
 
-    Example: curate serve my-project
-    """
-    from curation.server import serve_project
-
-    serve_project(folder, host=host, port=port, every=every)
+    with progress_bar(as_json) as progress:
+        result = stages.diversity(folder, naive=naive, progress=progress)
+    print_result(result, as_json)

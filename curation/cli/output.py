@@ -1,4 +1,4 @@
-"""How summaries and stories look on the screen: numbers first, one fact a line."""
+"""The text that commands print: counts first, one fact per line, then sentences."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from argilla_setup.command_line import as_json as json_of
+from argilla_setup.command_line import as_json as to_json
 from argilla_setup.command_line import echo
 from argilla_setup.shown import mask_values, visible
 
@@ -15,104 +15,121 @@ if TYPE_CHECKING:
     from curation.stages import StageResult
 
 
-SHOWN = 10
-"""Items of a list that stand on the screen; `--json` has them all."""
-LOOKING = ("status", "report", "sign", "verify")
+LIST_LIMIT = 10
+"""Items of a list that are printed; `--json` has all of them."""
+READ_ONLY = ("status", "report", "sign", "verify")
 """Stages through which no rows flow."""
+BRIEF = ("plan", "score", "pull")
+"""Stages whose nested counts are printed with `--verbose` only: their notes summarize them."""
+IN_NOTES = ("attributes", "last", "shares", "operating_point", "alarms", "text", "stale", "next")
+"""Counts that the notes state in words."""
 
 
-def show_summary(summary: StageResult, as_json: bool) -> None:
-    """Print a stage's summary."""
+def print_result(result: StageResult, as_json: bool, *, verbose: bool = False) -> None:
+    """Print a stage's result.
+
+    Args:
+        result: the stage's counts and sentences.
+        as_json: print one JSON object with everything instead.
+        verbose: print nested counts and details too.
+    """
     if as_json:
-        print(json_of(mask_values(summary.as_values())))
+        print(to_json(mask_values(result.as_values())))
         return
-    flow = f"{summary.rows_in:,} in, {summary.rows_out:,} out"
-    if summary.stage in LOOKING:
-        flow = "1 row" if summary.rows_in == 1 else f"{summary.rows_in:,} rows"
-    _line(f"{summary.stage}: {flow}")
-    for name, value in summary.counts.items():
-        if name in ("attributes", "last", "shares", "operating_point", "alarms", "text", "stale", "next"):  # the notes have them in words
+    flow = f"{result.rows_in:,} in, {result.rows_out:,} out"
+    if result.stage in READ_ONLY:
+        flow = "1 row" if result.rows_in == 1 else f"{result.rows_in:,} rows"
+    _print_line(f"{result.stage}: {flow}")
+    for name, value in result.counts.items():
+        is_nested = isinstance(value, Mapping | list)
+        if name in IN_NOTES or value is None or (is_nested and result.stage in BRIEF and not verbose):
             continue
-        if isinstance(value, Mapping):
-            inner = ", ".join(f"{k} {_number(v)}" for k, v in value.items() if v not in (0, None))
-            _line(f"  {_words(name)}: {inner or 'none'}")
-        elif isinstance(value, list):
-            more = f" and {len(value) - SHOWN:,} more" if len(value) > SHOWN else ""
-            _line(f"  {_words(name)}: {', '.join(_plain(item) for item in value[:SHOWN]) or 'none'}{more}")
-        elif value is not None:
-            _line(f"  {_words(name)}: {_number(value)}")
-    for note in summary.notes:
+        _print_line(f"  {_label(name)}: {_format_count(name, value)}")
+    for note in (*result.notes, *(result.details if verbose else ())):
         echo(note)
+    if result.details and not verbose:
+        echo(f"Details: add --verbose ({len(result.details)} more lines).")
 
 
-def show_story(story: Mapping[str, Any], as_json: bool) -> None:
-    """Print a row's whole story."""
+def print_trace(story: Mapping[str, Any], as_json: bool) -> None:
+    """Print one row's history."""
     if as_json:
-        print(json_of(story))
+        print(to_json(story))
         return
-    _quote(f"{story['kind']} {story['id']}")
+    _print_quoted(f"{story['kind']} {story['id']}")
     record = story["record"] or {}
     for message in [*record.get("prompt", ()), *([record["completion"]] if "completion" in record else record.get("completions", ()))]:
-        content = visible(message["content"]).replace("\n", "\n    ")  # no line of a row can pass for a line of ours
+        content = visible(message["content"]).replace("\n", "\n    ")  # indented, so that a row cannot imitate a line of ours
         print(f"  {visible(message['role'], lines=False)}: {content}")
     if story["erased"]:
-        _quote(f"  erased: {story['erased']}")
+        _print_quoted(f"  erased: {story['erased']}")
     for origin in story["origins"]:
-        call = f", answer {origin['call']['id']} of {origin['call']['model']}" if origin.get("call") else ""
+        call = f", response {origin['call']['id']} of {origin['call']['model']}" if origin.get("call") else ""
         cell = f", cell {origin['cell']}" if origin["cell"] else ""
-        _quote(f"{origin['how']}: {origin['source'][:12]}, item {origin['item']}{cell}{call}")
+        _print_quoted(f"{origin['how']}: {origin['source'][:12]}, item {origin['item']}{cell}{call}")
         if origin.get("meta"):
-            _quote(f"  metadata: {json.dumps(origin['meta'], ensure_ascii=False)[:2000]}")
+            _print_quoted(f"  metadata: {json.dumps(origin['meta'], ensure_ascii=False)[:2000]}")
     for score in story["scores"]:
-        old = "" if score["current"] else " (an earlier rubric)"
-        _quote(f"score {score['criterion']}: {score['value']} of 5{old}. {score['rationale'] or ''}".rstrip())
+        old = "" if score["current"] else " (earlier rubric)"
+        _print_quoted(f"score {score['criterion']}: {score['value']} of 5{old}. {score['rationale'] or ''}".rstrip())
     for choice in story["choices"]:
-        winner = "tie" if choice["winner"] is None else f"answer {choice['winner'] + 1}"
-        _quote(f"judge, shown {choice['shown']}: {winner}")
+        winner = "tie" if choice["winner"] is None else f"response {choice['winner'] + 1}"
+        _print_quoted(f"judge preference (order shown: {choice['shown']}): {winner}")
     for finding in story["findings"]:
-        twin = f", twin {finding['twin'][:12]}" if finding.get("twin") else ""
-        _quote(f"{finding['stage']}: {finding['kind']}{twin}. {finding.get('evidence', '')}")
+        twin = f", matches {finding['twin'][:12]}" if finding.get("twin") else ""
+        _print_quoted(f"{finding['stage']}: {finding['kind']}{twin}. {finding.get('evidence', '')}")
     for answer in story["answers"]:
-        said = _said(answer["values"], record.get("completion", {}).get("content"))
-        _quote(f"{answer['user']} {answer['status']}{' (simulated)' if answer['simulated'] else ''}: {said}")
+        values = _describe_response(answer["values"], record.get("completion", {}).get("content"))
+        _print_quoted(f"{answer['user']} {answer['status']}{' (simulated)' if answer['simulated'] else ''}: {values}")
     if story["override"]:
         choice = f" as {story['override']['choice']}" if story["override"].get("choice") else ""
-        _quote(f"override: {story['override']['action']}{choice} by {story['override']['by']}: {story['override']['reason']}")
+        _print_quoted(f"override: {story['override']['action']}{choice} by {story['override']['by']}: {story['override']['reason']}")
     verdict = story["verdict"]
-    _quote(f"verdict: {verdict['verdict'] if verdict else 'not decided yet (curate decide)'}")
+    _print_quoted(f"verdict: {verdict['verdict'] if verdict else 'not decided yet (curate decide)'}")
     for reason in verdict["reasons"] if verdict else ():
-        twin = f", twin {reason['twin'][:12]}" if reason.get("twin") else ""
-        _quote(f"  because of {reason['stage']}: {_words(reason['kind'])}{twin}. {reason.get('evidence', '')}".rstrip())
+        twin = f", matches {reason['twin'][:12]}" if reason.get("twin") else ""
+        _print_quoted(f"  because of {reason['stage']}: {_label(reason['kind'])}{twin}. {reason.get('evidence', '')}".rstrip())
     if story["split"]:
-        _quote(f"split: {story['split'][0]}, in {', '.join(story['snapshots']) or 'no snapshot'}")
+        _print_quoted(f"split: {story['split'][0]}, in {', '.join(story['snapshots']) or 'no snapshot'}")
 
 
-def _line(text: str) -> None:
-    """Print one line of a summary."""
+def _print_line(text: str) -> None:
     echo(visible(text, lines=False))
 
 
-def _quote(text: str) -> None:
-    """Print one line about a row as it is: an address in it is the row's own text, so nothing is masked."""
+def _print_quoted(text: str) -> None:
+    """Print a line about a row unmasked: an address in it belongs to the row's own text."""
     print(visible(text, lines=False))
 
 
-def _said(values: Mapping[str, Any], completion: str | None) -> str:
-    """An answer in words; a text that was only handed back unchanged says nothing."""
+def _describe_response(values: Mapping[str, Any], completion: str | None) -> str:
+    """Describe an annotator's response; a text that was submitted unchanged is left out."""
     shown = {name: ", ".join(value) if isinstance(value, list) else value for name, value in values.items() if value}
     if shown.get("edited_completion", "").strip() == (completion or "").strip():
         shown.pop("edited_completion", None)
     first = {name: place for place, name in enumerate(("verdict", "better", "reasons"))}
-    return "; ".join(f"{_words(name)} {shown[name]}" for name in sorted(shown, key=lambda name: (first.get(name, 9), name)))
+    return "; ".join(f"{_label(name)} {shown[name]}" for name in sorted(shown, key=lambda name: (first.get(name, 9), name)))
 
 
-def _words(name: str) -> str:
-    return name.replace("_", " ")
+def _label(name: str) -> str:
+    """Return a count's name as words: `cost_usd` is "cost", because its value has a dollar sign."""
+    return name.removesuffix("_usd").replace("_", " ")
 
 
-def _number(value: Any) -> str:
+def _format_count(name: str, value: Any) -> str:
     if isinstance(value, Mapping):
-        return f"({', '.join(f'{k} {_number(v)}' for k, v in value.items() if v not in (0, None)) or 'none'})"
+        return ", ".join(f"{_label(str(k))} {_format_number(v)}" for k, v in value.items() if v not in (0, None)) or "none"
+    if isinstance(value, list):
+        more = f" and {len(value) - LIST_LIMIT:,} more" if len(value) > LIST_LIMIT else ""
+        return f"{', '.join(_shorten(item) for item in value[:LIST_LIMIT]) or 'none'}{more}"
+    if name.endswith("_usd") and isinstance(value, int | float):
+        return f"${value:,.2f}" if value >= 0.01 or not value else f"${value:.4f}"
+    return _format_number(value)
+
+
+def _format_number(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"({', '.join(f'{k} {_format_number(v)}' for k, v in value.items() if v not in (0, None)) or 'none'})"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -120,9 +137,9 @@ def _number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _plain(item: Any) -> str:
-    """One item of a list; of an id or a digest the beginning, by which commands take it too."""
+def _shorten(item: Any) -> str:
+    """Return one item of a list; of an id or a digest the first 12 characters, which commands accept too."""
     if isinstance(item, Mapping):
-        return " ".join(_plain(value) for value in item.values())
+        return " ".join(_shorten(value) for value in item.values())
     text = str(item)
     return text[:12] if re.fullmatch("[0-9a-f]{64}", text) else text[:100]

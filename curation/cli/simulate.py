@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from curation.cli.app import Folder, Json, standin, tell
-from curation.cli.output import show_summary
+from curation.cli.app import Folder, Json, print_values, simulate
+from curation.cli.output import print_result
 
 
-@standin.command("start")
+@simulate.command("start")
 def standin_start(
     folder: Folder,
     log: Annotated[Path, typer.Option(help="Folder outside the project for its request log.")],
@@ -27,19 +27,19 @@ def standin_start(
     grounding = load_project(folder).plan.grounding
     url = start(folder, table=folder / grounding.table if grounding else None, seed=seed, log=log, port=port)
     text = f"The offline stand-in answers at {url} with made-up text. Next: {command('curate', 'generate', folder)}"
-    tell({"url": url}, text, as_json=as_json)
+    print_values({"url": url}, text, json=as_json)
 
 
-@standin.command("stop")
+@simulate.command("stop")
 def standin_stop(folder: Folder, as_json: Json = False) -> None:
     """Stop the offline stand-in. Example: curate standin stop my-project"""
     from curation.simulation.process import stop
 
     ended = stop(folder)
-    tell({"stopped": ended}, "Stopped." if ended else "It was not running.", as_json=as_json)
+    print_values({"stopped": ended}, "Stopped." if ended else "It was not running.", json=as_json)
 
 
-@standin.command("review")
+@simulate.command("review")
 def standin_review(
     folder: Folder,
     name: Annotated[str, typer.Option(help="The simulated annotator, an account made by argilla-setup users add.")],
@@ -56,4 +56,4 @@ def standin_review(
 
     done = review_as(folder, name=name, log=log, seed=seed)
     notes = [f"{name} is simulated; its answers say so and snapshots made from them are marked."]
-    show_summary(StageResult("standin review", done.answered, done.answered, {"edited": done.edited}, notes), as_json)
+    print_result(StageResult("standin review", done.answered, done.answered, {"edited": done.edited}, notes), as_json)

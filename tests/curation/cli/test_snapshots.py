@@ -129,7 +129,7 @@ def test_a_row_s_story_ends_with_the_reasons_and_names_twins_by_their_ids(tmp_pa
     stages.decide(bed.folder)
     shown = curate("trace", bed.folder, row.id[:12])
     assert "ada submitted: verdict reject; reasons wrong, unclear; comment odd\n" in shown
-    assert f"verdict: dropped\n  because of dedup: near, twin {twin.id[:12]}. jaccard 0.900\n" in shown
+    assert f"verdict: dropped\n  because of dedup: near, matches {twin.id[:12]}. jaccard 0.900\n" in shown
     assert told("trace", bed.folder, row.id)["verdict"]["reasons"][0]["twin"] == twin.id
 
 
@@ -138,6 +138,6 @@ def test_a_shape_or_a_column_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"question": "q", "completion": "a"}\n')
     done = run("curation", "import", folder, tmp_path / "rows.jsonl", "--format", "alpacca")
     assert done.returncode == 2 and "'alpacca' is not one of" in done.stderr and "Traceback" not in done.stderr
-    assert "--column question: says no column" in refusal("curation", "import", folder, tmp_path / "rows.jsonl", "--column", "question")
+    assert "--column question: names no column" in refusal("curation", "import", folder, tmp_path / "rows.jsonl", "--column", "question")
     known = ("--column", "prompt=question", "--format", "prompt-completion")
     assert told("import", folder, tmp_path / "rows.jsonl", *known)["new"] == 1
