@@ -1,9 +1,9 @@
-"""The HTTP service: pulls answers as people give them, and reports its state. No logic of its own.
+"""The HTTP service of `curate serve`: it pulls annotations at an interval and reports a project's state.
 
-GET /healthz   200 while the last pull worked and is recent, else 503; open, and without a word about the data
-GET /status    the result of `curate status --json` and of the last pull; needs `Authorization: Bearer TOKEN`
+GET /healthz   200 while the last pull worked and is recent, else 503; open; the response holds nothing about the data
+GET /status    `curate status --json` and the last pull; needs `Authorization: Bearer TOKEN`
 
-TOKEN is in PROJECT/serve.token, which is made on the first start and which only its owner can read.
+TOKEN is in PROJECT/serve.token, created on first start with mode 0600.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TOKEN, LEAST_TOKEN = "serve.token", 32
 
 @dataclass
 class PollStatus:
-    """The last pull."""
+    """Result of the last pull, and when it ended (Unix time; 0 before the first)."""
 
     at: float = 0.0
     answers: int = 0
@@ -36,7 +36,13 @@ class PollStatus:
 
 
 def serve_project(folder: Path, *, host: str, port: int, every: float) -> None:
-    """Serve until stopped.
+    """Serve a project until stopped.
+
+    Args:
+        folder: the project's folder.
+        host: address to listen on.
+        port: port to listen on.
+        every: seconds between two pulls.
 
     Raises:
         ProjectError: no such project, or the port is taken.
@@ -49,13 +55,13 @@ def serve_project(folder: Path, *, host: str, port: int, every: float) -> None:
     _check_port(host, port)
     token = keep_token(folder)
     status = f"http://{host}:{port}/status"
-    echo(f"Pulling answers every {every:g} s. Health: http://{host}:{port}/healthz", err=True)
+    echo(f"Pulling annotations every {every:g} s. Health: http://{host}:{port}/healthz", err=True)
     echo(f'Status: curl --header "Authorization: Bearer $(cat {command(folder / TOKEN)})" {status}', err=True)
     uvicorn.run(make_app(folder, every=every, token=token), host=host, port=port, log_level="warning")
 
 
 def keep_token(folder: Path) -> str:
-    """Return the token in FOLDER/serve.token; one that is missing, short or readable by others is replaced.
+    """Return the token in FOLDER/serve.token; create it, or replace one that is short or readable by others.
 
     Raises:
         ProjectError: the file cannot be written.
@@ -76,23 +82,25 @@ def keep_token(folder: Path) -> str:
 
 
 def make_app(folder: Path, *, every: float, token: str) -> Any:
-    """Return the ASGI application; it pulls from its start to its end.
+    """Return the ASGI application, which pulls from startup to shutdown.
 
     Args:
+        folder: the project's folder.
         every: seconds between two pulls.
-        token: what a caller of /status has to present.
+        token: bearer token that /status requires.
     """
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
-    pulse = PollStatus()
+    poll = PollStatus()
 
     async def healthz(_: Request) -> JSONResponse:
-        fresh = pulse.at and time.time() - pulse.at < max(3 * every, 30)
-        healthy = not pulse.error and bool(fresh)
-        body = {"healthy": healthy, "seconds_since_pull": round(time.time() - pulse.at, 1) if pulse.at else None}
+        age = time.time() - poll.at if poll.at else None
+        # Three intervals without a pull mean that the loop hangs; 30 s leave time for one slow pull at short intervals.
+        healthy = not poll.error and age is not None and age < max(3 * every, 30)
+        body = {"healthy": healthy, "seconds_since_pull": None if age is None else round(age, 1)}
         return JSONResponse(body, status_code=200 if healthy else 503)
 
     async def status(request: Request) -> JSONResponse:
@@ -100,18 +108,18 @@ def make_app(folder: Path, *, every: float, token: str) -> Any:
 
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
-            error = {"error": "a token is needed. Send `Authorization: Bearer TOKEN` with the token in the project's serve.token"}
+            error = {"error": "a token is required. Send `Authorization: Bearer TOKEN` with the token in the project's serve.token"}
             return JSONResponse(error, status_code=401, headers={"WWW-Authenticate": "Bearer"})
         try:
             values = (await asyncio.to_thread(stages.status, folder)).as_values()
         except UserError as error:
             return JSONResponse({"error": str(error)}, status_code=500)
-        pull = {"answers": pulse.answers, "error": pulse.error or None}
+        pull = {"answers": poll.answers, "error": poll.error or None}
         return JSONResponse(mask_values({**values, "last_pull": pull}), headers={"Cache-Control": "no-store"})
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        task = asyncio.create_task(_poll(folder, pulse, every))
+        task = asyncio.create_task(_pull_repeatedly(folder, poll, every))
         yield
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -120,20 +128,20 @@ def make_app(folder: Path, *, every: float, token: str) -> Any:
     return Starlette(routes=[Route("/healthz", healthz), Route("/status", status)], lifespan=lifespan)
 
 
-async def _poll(folder: Path, pulse: PollStatus, every: float) -> None:
+async def _pull_repeatedly(folder: Path, poll: PollStatus, every: float) -> None:
     from curation import stages
 
     while True:
         try:
-            summary = await asyncio.to_thread(stages.pull, folder)
-            pulse.at, pulse.answers, now = time.time(), summary.rows_in, ""
-        except UserError as error:  # Argilla is down or not set up yet: reported on /status, tried again
-            now = str(error)
-        except Exception as error:  # an Argilla that answers nonsense must not end the polling: reported on /status, tried again
-            now = f"{type(error).__name__}: {error}"
-        if now and now != pulse.error:
-            echo(f"The pull failed: {visible(now, lines=False)}", err=True)
-        pulse.error = now
+            result = await asyncio.to_thread(stages.pull, folder)
+            poll.at, poll.answers, problem = time.time(), result.rows_in, ""
+        except UserError as error:  # Argilla is down or not set up yet: report it on /status and retry
+            problem = str(error)
+        except Exception as error:  # a malformed response must not end the polling
+            problem = f"{type(error).__name__}: {error}"
+        if problem and problem != poll.error:
+            echo(f"The pull failed: {visible(problem, lines=False)}", err=True)
+        poll.error = problem
         await asyncio.sleep(every)
 
 

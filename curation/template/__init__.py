@@ -1,4 +1,7 @@
-"""What `curate init` writes: a working project (icd10) or an honest empty one (blank)."""
+"""The project folders that `curate init` writes: `icd10` works as it is, `blank` waits for a brief.
+
+Each template is a commented project.yaml in this folder. A JSON Schema next to it lets editors complete and check keys.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import unicodedata
 from pathlib import Path
 from typing import Literal
 
+from curation.config.schema import SCHEMA_FILE, project_schema
 from curation.errors import ProjectError, command
 
 Template = Literal["icd10", "blank"]
@@ -24,15 +28,20 @@ def write_template(
     annotators: tuple[str, ...] = (),
     import_only: bool = False,
 ) -> None:
-    """Write a new project into FOLDER; project.yaml goes last, so its presence means the rest is there.
+    """Write a new project. project.yaml is written last, so its presence means that the rest is complete.
 
     Args:
-        instruction: examples to plan; also `preference`.
+        folder: the project's folder; created if it does not exist.
+        template: `icd10` or `blank`.
+        offline: use the mock provider instead of Anthropic as teacher and judge.
+        instruction: number of instruction examples to plan.
+        preference: number of preference pairs to plan.
         argilla: folder of the Argilla server, relative to the project.
-        import_only: for rows that exist already: nothing is planned, no judge scores, and nobody is asked to review.
+        annotators: user names of the annotators.
+        import_only: for rows that exist already: no plan, no judge, no review.
 
     Raises:
-        ProjectError: the folder already holds a project, or cannot be a project's name.
+        ProjectError: the folder already holds a project, is a file, or cannot be written.
     """
     if (folder / "project.yaml").exists():
         raise ProjectError(str(folder), "already holds a project", command("curate", "status", folder))
@@ -40,7 +49,8 @@ def write_template(
         raise ProjectError(str(folder), "is a file", "name a folder that does not exist yet")
     text = (Path(__file__).parent / f"{template}.yaml").read_text(encoding="utf-8")
     values = {
-        "name": _as_text(name_of(folder)),
+        "schema": SCHEMA_FILE,
+        "name": _quote(name_of(folder)),
         "provider": "offline-stand-in" if offline else "anthropic",
         "instruction": str(instruction),
         "preference": str(preference),
@@ -49,7 +59,7 @@ def write_template(
     }
     if import_only:
         values |= {"instruction": "0", "preference": "0"}
-        text = _without_judge_and_people(text)
+        text = _without_judge_and_review(text)
     for key, value in values.items():
         text = text.replace("{" + key + "}", value)
     try:
@@ -59,17 +69,14 @@ def write_template(
         raise ProjectError(str(folder), fact, "make space or name another folder, and run again") from error
 
 
-def _without_judge_and_people(text: str) -> str:
-    text = re.sub(
-        r"(?m)^score:.*\n(?:[ #].*\n)*",
-        "score: null                     # no judge scores the rows; give a rubric to have them scored\n",
-        text,
-    )
+def _without_judge_and_review(text: str) -> str:
+    score = "score: null                     # no judge scores the rows; write a rubric here to use one\n"
+    text = re.sub(r"(?m)^score:.*\n(?:[ #].*\n)*", score, text)
     return re.sub(r"(?m)^  mode: all {5}", "  mode: none    ", text)
 
 
 def name_of(folder: Path) -> str:
-    """A folder's name as a project's: small letters without their accents, digits, - and _."""
+    """Return a folder's name as a project name: lower case without accents, and only letters, digits, - and _."""
     plain = unicodedata.normalize("NFKD", folder.resolve().name.casefold())
     plain = "".join(c for c in plain if not unicodedata.combining(c))
     return re.sub(r"[^a-z0-9_-]+", "-", plain).strip("-_")[:41] or "project"
@@ -84,16 +91,17 @@ def _write(folder: Path, template: Template, text: str) -> None:
         write_tables(folder)
     else:
         (folder / "seeds.jsonl").touch()
-    aside = folder / ".project.yaml.partial"
+    (folder / SCHEMA_FILE).write_text(json.dumps(project_schema(), indent=2) + "\n", encoding="utf-8")
+    partial = folder / ".project.yaml.partial"
     try:
-        aside.write_text(text, encoding="utf-8")
-        aside.rename(folder / "project.yaml")
+        partial.write_text(text, encoding="utf-8")
+        partial.rename(folder / "project.yaml")
     finally:
-        aside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
-def _as_text(name: str) -> str:
-    """A name as YAML reads it back as text: `2026`, `no` and `null` need quotes."""
+def _quote(name: str) -> str:
+    """Return a name as YAML reads it back as text: `2026`, `no` and `null` need quotes."""
     import yaml
 
     return name if yaml.safe_load(name) == name else json.dumps(name)

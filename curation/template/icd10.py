@@ -1,8 +1,7 @@
-"""The tables of the icd10 template, made from PyPI's `simple-icd-10-cm`: the ICD-10-CM release of the US CDC/NCHS, which
-is in the public domain. Everything is derived by fixed rules, so two machines write the same files.
+"""The tables of the icd10 template, derived from PyPI's `simple-icd-10-cm`: the ICD-10-CM release of the US CDC/NCHS (public domain).
 
-A protected phrase is an official inclusion term that is unlike every other name of its code. It is held out with its
-rewordings; the code's other names may be trained on.
+Everything follows from fixed rules and hashes, so any two machines write the same files. A protected phrase is an official
+inclusion term that differs from every other name of its code; the other names remain free to train on.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from curation.errors import ProjectError
 
 SYSTEM = "Assign the ICD-10-CM code."
 SCOPE, HELD_OUT, SEEDS = 360, 130, 24
-"""Codes the demo writes about, phrases held out for evaluation, and worked examples."""
+"""Numbers of codes to write about, of phrases held out for evaluation, and of seed examples."""
 
 _SCHEMA = pa.schema(
     [
@@ -37,7 +36,7 @@ _SCHEMA = pa.schema(
 
 
 def write_tables(folder: Path) -> None:
-    """Write tables/icd10cm.parquet, protected/icd10_eval.jsonl and seeds.jsonl under FOLDER."""
+    """Write tables/icd10cm.parquet, protected/icd10_eval.jsonl and seeds.jsonl into a project folder."""
     rows = _read_codes()
     siblings = _siblings(rows)
     chosen = _choose_scope(rows, siblings)
@@ -53,7 +52,7 @@ def write_tables(folder: Path) -> None:
 
 
 def format_answer(row: dict[str, Any], reason: str) -> str:
-    """The answer's four lines."""
+    """Return the four lines of an answer."""
     return f"Code: {row['code']}\nDescription: {row['description']}\nChapter: {row['chapter']}\nReason: {reason}"
 
 
@@ -83,7 +82,7 @@ def _read_codes() -> dict[str, dict[str, Any]]:
 
 
 def _siblings(rows: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
-    """For each billable code the billable codes with the same parent."""
+    """Return, for each billable code, the other billable codes with the same parent."""
     families: dict[str, list[str]] = defaultdict(list)
     for row in rows.values():
         if row["billable"]:
@@ -92,13 +91,14 @@ def _siblings(rows: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
 
 
 def _choose_scope(rows: dict[str, dict[str, Any]], siblings: dict[str, list[str]]) -> list[str]:
-    """Billable codes with official inclusion terms and three siblings, chapters taken in turn, ordered by a hash."""
+    """Return billable codes with official inclusion terms and three siblings: chapters in turn, codes ordered by hash."""
     by_chapter: dict[str, list[str]] = defaultdict(list)
     for code, row in rows.items():
+        # V to Y are external causes of morbidity, not diagnoses.
         plain = len(row["description"]) <= 90 and not row["description"].startswith("Other")
         if row["billable"] and plain and row["terms"] and len(siblings[code]) >= 3 and not code.startswith(("V", "W", "X", "Y")):
             by_chapter[row["chapter"]].append(code)
-    queues = [sorted(codes, key=_spread) for codes in by_chapter.values()]
+    queues = [sorted(codes, key=_hash) for codes in by_chapter.values()]
     chosen: list[str] = []
     while len(chosen) < SCOPE + SEEDS and any(queues):
         chosen += [queue.pop(0) for queue in queues if queue]
@@ -106,17 +106,17 @@ def _choose_scope(rows: dict[str, dict[str, Any]], siblings: dict[str, list[str]
 
 
 def _hold_out(scope: list[str], rows: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """One term for each of HELD_OUT codes: a term unlike the code's other names, so that those stay free to train on."""
+    """Return one term for each of HELD_OUT codes: a term unlike the code's other names, so that those stay free to train on."""
     from rapidfuzz import fuzz
 
     held: dict[str, str] = {}
     for code in scope:
         row = rows[code]
-        for term in sorted(row["terms"], key=_spread):
+        for term in sorted(row["terms"], key=_hash):
             others = [row["description"], *(t for t in row["terms"] if t != term)]
             distinct = all(fuzz.token_set_ratio(term.lower(), other.lower()) < 72 for other in others)
-            stands_alone = 8 <= len(term) <= 80 and not term.endswith("NOS") and not re.search(r"\b[A-Z]\d\d", term)
-            if distinct and stands_alone:
+            is_self_contained = 8 <= len(term) <= 80 and not term.endswith("NOS") and not re.search(r"\b[A-Z]\d\d", term)
+            if distinct and is_self_contained:
                 held[code] = term
                 break
         if len(held) == HELD_OUT:
@@ -125,7 +125,7 @@ def _hold_out(scope: list[str], rows: dict[str, dict[str, Any]]) -> dict[str, st
 
 
 def _eval_item(row: dict[str, Any], term: str, siblings: list[str], rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    options = sorted([row["code"], *sorted(siblings, key=_spread)[:3]], key=lambda code: _spread(term + code))
+    options = sorted([row["code"], *sorted(siblings, key=_hash)[:3]], key=lambda code: _hash(term + code))
     return {
         "phrase": term,
         "code": row["code"],
@@ -140,11 +140,11 @@ def _seed(row: dict[str, Any]) -> dict[str, str]:
     term = row["terms"][0]
     ways = ("“{0}” is an official name listed under this code.", "The term “{0}” is indexed here, not under a sibling.",
             "ICD-10-CM lists “{0}” as a term of this code.", "The words “{0}” point to this code and no other.")  # fmt: skip
-    reason = ways[int(_spread(term), 16) % len(ways)].format(term if len(term) < 60 else term[:57].rsplit(" ", 1)[0] + " …")
+    reason = ways[int(_hash(term), 16) % len(ways)].format(term if len(term) < 60 else term[:57].rsplit(" ", 1)[0] + " …")
     return {"instruction": SYSTEM, "input": term, "output": format_answer(row, reason)}
 
 
-def _spread(text: str) -> str:
+def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
