@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from curation.config.project import settings_digest
-from curation.distribution import Comparison, Description, find_topics, load_tokenizer
+from curation.distribution import Comparison, Description, find_topics
 from curation.distribution import compare as compare_rows
-from curation.distribution import describe as describe_rows
 from curation.distribution.topics import Topics
-from curation.embed import tokenizer_of
 from curation.errors import ModelUnavailable, ProjectError, command
 from curation.formats.files import read_raw
 from curation.formats.raw import RowFailure
@@ -21,9 +19,10 @@ from curation.store import facts, records, runs
 from curation.store.database import hold_lock
 from curation.store.facts import Finding
 from curation.store.records import Row
+from curation.views.description import describe_kind, in_brief
 from curation.views.staleness import SCOPE_VERDICTS, rows_inputs, stale_values
 from curation.views.vectors import vectors_of
-from curation.workspace import Progress, StageResult, Workspace, label_of, load_cells, open_workspace
+from curation.workspace import Progress, StageResult, Workspace, open_workspace
 
 Scope = Literal["standing", "approved", "all"]
 
@@ -33,8 +32,6 @@ SCOPES: dict[Scope, str] = {
     "all": "all rows, dropped ones among them",
 }
 
-LEAVING_READ = 5_000
-"""Rows of a snapshot that its card describes."""
 
 TEXT_COLUMNS = ("text", "prompt", "question", "query", "instruction", "input", "messages")
 """Columns of a real sample that are tried, in this order, when none is named."""
@@ -52,7 +49,7 @@ def describe(folder: Path, *, scope: Scope = "standing", progress: Progress | No
                 run.rows_out += len(rows)
                 if rows:
                     topics, why = _topics(workspace, rows)
-                    made.append(_description(workspace, kind, rows, SCOPES[scope], topics, why))
+                    made.append(describe_kind(workspace, kind, rows, SCOPES[scope], topics, why))
                     findings += _topic_findings(rows, topics)
             if not made:
                 raise ProjectError(str(folder), f"has no {SCOPES[scope]}", command("curate", "describe", folder, "--rows", "all"))
@@ -81,28 +78,6 @@ def compare(
             run.detail = {"comparison": found.model_dump(mode="json"), **_made_from(workspace, scope)}
         stale, warnings = stale_values(workspace, ("score", "dedup", "screen", "decide"))
         return StageResult("compare", len(texts), len(rows), {**_compared(found, unread), **stale}, [*warnings, *_meaning(found, folder)])
-
-
-def describe_leaving(workspace: Workspace, kind: Kind, rows: Sequence[Row]) -> Description:
-    """What the rows of a snapshot are made of; of more than 5,000 a sample, and without topics."""
-    ordered = sorted(rows, key=lambda row: row.id)  # an id is a hash, so the first in this order are a fair sample
-    some = ordered[:LEAVING_READ]
-    scope = "all rows of the snapshot" if len(some) == len(ordered) else f"a sample of {len(some):,} of the {len(ordered):,} rows"
-    return _description(workspace, kind, some, scope, None, "")
-
-
-def main_language(description: Description) -> str:
-    """The language of most rows (ISO 639), `und` where none was recognized."""
-    return next((share.name for share in description.languages if share.name != "und"), "und")
-
-
-def in_brief(d: Description) -> dict[str, Any]:
-    """A description as a few numbers, for the screen and for a manifest."""
-    median = {f"median {x.part} {x.unit}": x.spread.median for x in d.lengths}
-    return {
-        "rows": d.rows, **median, "languages": len(d.languages), "topics": len(d.topics), "refusals": d.refusals,
-        "stock phrases": sum(w.kind != "refusal" for w in d.wording), "personal data": sum(p.found for p in d.personal),
-    }  # fmt: skip
 
 
 def rows_in_scope(workspace: Workspace, kind: Kind, scope: Scope) -> list[Row]:
@@ -139,38 +114,6 @@ def _made_from(workspace: Workspace, scope: Scope) -> dict[str, Any]:
 def _check_scope(scope: str) -> None:
     if scope not in SCOPES:
         raise ProjectError(f"--rows {scope}", f"is not one of {', '.join(SCOPES)}", "curate describe --help")
-
-
-def _description(workspace: Workspace, kind: Kind, rows: Sequence[Row], scope: str, topics: Topics | None, why: str) -> Description:
-    answers = [(n, text) for n, row in enumerate(rows) for text in row.answers]
-    own = workspace.project.describe.tokenizer
-    path = workspace.folder / own if own else tokenizer_of(workspace.project.dedup.model)
-    return describe_rows(
-        [row.prompt for row in rows],
-        [text for _, text in answers],
-        owners=[n for n, _ in answers],
-        ids=[row.id for row in rows],
-        kind=kind,
-        scope=scope,
-        turns=[sum(message.role == "user" for message in row.record.prompt) for row in rows],
-        classes=_classes(workspace, rows),
-        topics=topics,
-        no_topics=why,
-        tokenizer=load_tokenizer(path) if path else None,
-        tokenizer_name=own or workspace.project.dedup.model,
-        region=workspace.project.describe.region,
-    )
-
-
-def _classes(workspace: Workspace, rows: Sequence[Row]) -> dict[str, list[str | None]]:
-    """Label, grounding topic and plan attributes of each row."""
-    plan, cells = workspace.project.plan, {cell.id: cell for cell in load_cells(workspace)}
-    mine = [cells.get(row.cell or "") for row in rows]
-    values: dict[str, list[str | None]] = {"label": [label_of(workspace, row) for row in rows]}
-    if plan.grounding and (topic := plan.grounding.topic):
-        values[topic] = [str(found) if cell and (found := (cell.row or {}).get(topic)) is not None else None for cell in mine]
-    values |= {name: [cell.attributes.get(name) if cell else None for cell in mine] for name in plan.attributes}
-    return {name: found for name, found in values.items() if any(found)}
 
 
 def _topics(workspace: Workspace, rows: Sequence[Row]) -> tuple[Topics | None, str]:

@@ -103,14 +103,6 @@ def rows_to_show(workspace: Workspace) -> dict[Kind, list[Row]]:
     return {kind: [row for row in records.list_rows(workspace.db, kind) if row.seq in asked] for kind in KINDS}
 
 
-def published_names(workspace: Workspace) -> dict[str, str]:
-    """Return the name of each person who answered as it appears in what leaves the project: a pseudonym, unless the project says `real`."""
-    users = reviews.list_annotators(workspace.db)
-    if workspace.project.review.names == "real":
-        return {user: user for user in users}
-    return reviews.alias_annotators(workspace.db, users, simulated=argilla.SIMULATED)
-
-
 def _push_kind(
     workspace: Workspace, review: ArgillaReview, kind: Kind, rows: Sequence[Row], *, members: Sequence[Member], progress: Progress | None
 ) -> Counter[str]:

@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from curation.alarms import gate_alarms
 from curation.config.project import settings_digest
-from curation.dedup import find_conflicts
-from curation.embed import embed, model_digest
+from curation.embed import model_digest
 from curation.errors import BudgetReached, UnusableAnswers
-from curation.leakage import LeakScreen, OperatingPoint
-from curation.leakage.features import Encoder
+from curation.leakage import OperatingPoint
 from curation.leakage.judge import STAGE, Doubt, Verdict, leak_digest, requests_for, verdict_from
-from curation.leakage.ngrams import words
 from curation.records import KINDS
 from curation.requests import Answer, Failure
 from curation.stages.model_calls import ask
 from curation.store import facts, records, runs
 from curation.store.database import CallLedger, hold_lock
 from curation.store.facts import Finding
-from curation.store.records import Row
-from curation.validate import check_rows, checks_digest, load_table
-from curation.validate.schema import TableCheck
-from curation.views.protected import ProtectedItems, load_protected
+from curation.validate import checks_digest
+from curation.views.protected import load_protected
 from curation.views.runs import is_simulated, point_in_words
-from curation.views.screen_cache import add_seen, find_seen, keys_of, screen_model, screening_digest
+from curation.views.screen_cache import screen_model
+from curation.views.screening import Leaks, check_findings, conflict_findings, leak_findings
 from curation.views.staleness import screen_inputs
-from curation.views.vectors import vectors_of
-from curation.workspace import Progress, StageResult, Workspace, checked_answer, label_of, load_cells, open_workspace
-
-__all__ = ["check_findings", "conflict_findings", "leak_findings", "screen"]
+from curation.workspace import Progress, StageResult, Workspace, label_of, open_workspace
 
 _KINDS = {"yes": "leak_judged", "unsure": "leak_unsure", "no": "leak_cleared"}
 
@@ -91,185 +80,6 @@ def _finding(seq: int, doubt: Doubt, verdict: Verdict) -> Finding:
     return Finding(seq, "screen", _KINDS[verdict.same], verdict.same == "yes", item=doubt.item, evidence=evidence)
 
 
-_BATCH = 50_000
-
-SHORT_ANSWER = 8
-"""Words from which an answer is compared with protected prompts. A label or a shorter answer equals one by chance: the class
-`pending_transfer` is also the test question "Pending transfer?". Eight words is the span that counts as copied elsewhere."""
-
-LEAST_COPIED = 4
-"""Words that a protected text needs to count as copied into an answer: "pending transfer" in an answer is its subject."""
-
-
-@dataclass(frozen=True)
-class Leaks:
-    """What the screen says of some rows."""
-
-    findings: Sequence[Finding]
-    doubts: Mapping[int, Doubt]
-    """By seq the rows just below the cut."""
-    points: Sequence[OperatingPoint]
-    """Where each suite's cut lies; empty when no row had to be looked at, or texts that may be trained on decide."""
-    digest: str
-    """Of what decides besides the rows."""
-
-
-def leak_findings(
-    workspace: Workspace,
-    rows: Sequence[Row],
-    protected: Sequence[ProtectedItems],
-    *,
-    run: int | None = None,
-    tell: Callable[[int], None] | None = None,
-) -> Leaks:
-    """Rows too close to a protected item, each with its evidence. Answers are looked through as well as prompts.
-
-    Labels and short answers are compared with protected answers only (`answer` of a set). A row that an earlier screen cleared
-    under the same sets, settings and code is not looked at again while its text is the same.
-
-    Args:
-        run: the screen's run, with which cleared rows are kept; rows just below the cut are then looked at again. Without one
-            this is the last gate, for which they are cleared too.
-        tell: called with the number of rows that are done.
-    """
-    if not rows or not protected:
-        return Leaks([], {}, (), "")
-    labels = [label_of(workspace, row) for row in rows]
-    has_labels = any(labels) and any(items.suite.label for items in protected)
-    allowed = allowed_texts(workspace)
-    digest = screening_digest(workspace, protected, allowed, has_labels=has_labels)
-    keys = keys_of(digest, rows, labels)
-    unseen = np.flatnonzero(~find_seen(workspace, digest, keys, with_doubts=run is None))
-    found, doubts, points = list[Finding](), dict[int, Doubt](), tuple[OperatingPoint, ...]()
-    if len(unseen):
-        score = _scorer(workspace, protected, allowed, has_labels=has_labels)
-        points = score.prompts.operating_points
-        for start in range(0, len(unseen), _BATCH):
-            batch = unseen[start : start + _BATCH].tolist()
-            some, doubtful = score.find([rows[n] for n in batch], [labels[n] for n in batch])
-            found, doubts = found + some, doubts | doubtful
-            if tell:
-                tell(len(rows) - len(unseen) + start + len(batch))
-    if run is not None:
-        gone = {finding.seq for finding in found}
-        clear = np.array([row.seq not in gone for row in rows])
-        doubtful_rows = np.array([row.seq in doubts for row in rows])
-        add_seen(workspace, digest, keys[clear], doubtful=doubtful_rows[clear], run=run)
-    return Leaks(found, doubts, points, digest.hex())
-
-
-def allowed_texts(workspace: Workspace) -> list[str]:
-    """What the plan may show of the rows it is about: other names of the same thing, which may lie near a protected text."""
-    texts = {value for cell in load_cells(workspace) for column in (cell.row or {}).values() for value in _texts_in(column)}
-    return sorted(texts)
-
-
-@dataclass(frozen=True)
-class _Scorer:
-    """The protected sets, indexed for each text that is compared with them."""
-
-    protected: Sequence[ProtectedItems]
-    has_labels: bool
-    prompts: LeakScreen
-    """Protected prompts for the rows' prompts, with embeddings where the project has them."""
-    copied: LeakScreen
-    """Protected prompts for the rows' answers: only copied text counts there, so nothing is embedded."""
-    answers: LeakScreen | None
-    """Protected answers, where a set names them."""
-
-    def find(self, rows: Sequence[Row], labels: Sequence[str | None]) -> tuple[list[Finding], dict[int, Doubt]]:
-        """Return the leaks among the rows, one a row and its prompt's first, and the rows just below the cut."""
-        given = labels if self.has_labels else None
-        asked, answered = zip(*(row.texts for row in rows), strict=True)
-        prompts = self.prompts.score(asked, labels=given)
-        texts: dict[str, Sequence[str]] = {items.name: items.texts for items in self.protected}
-        lines = [(line, texts, "") for line in prompts.filter(prompts["is_leak"]).to_pylist()]
-        short = [_is_short(answer, label) for answer, label in zip(answered, labels, strict=True)]
-        # An answer names what it is about, so in answers only copied text counts.
-        long = ["" if is_short else answer for answer, is_short in zip(answered, short, strict=True)]
-        lines += [(line, texts, "In the answer: ") for line in _copied(self.copied, long, given, texts)]
-        if self.answers is not None:
-            theirs: dict[str, Sequence[str]] = {items.name: items.answers for items in self.protected}
-            lines += [
-                (line, theirs, "In the answer, beside a protected answer: ")
-                for line in _copied(self.answers, answered, None, theirs)
-                if not short[line["row"]] or line["kind"] == "exact"
-            ]
-        found: dict[int, Finding] = {}
-        for line, shown, where in lines:
-            row = rows[line["row"]]
-            found.setdefault(row.seq, _leak(row, {**line, "evidence": where + line["evidence"]}, shown))
-        labelled = {items.name for items in self.protected if items.suite.label}
-        doubtful = [line for line in prompts.filter(prompts["is_uncertain"]).to_pylist() if rows[line["row"]].seq not in found]
-        doubts = {row.seq: _doubt(row, line, texts, line["suite"] in labelled) for line in doubtful for row in [rows[line["row"]]]}
-        return list(found.values()), doubts
-
-
-def _scorer(workspace: Workspace, protected: Sequence[ProtectedItems], allowed: Sequence[str], *, has_labels: bool) -> _Scorer:
-    texts = {items.name: items.texts for items in protected}
-    rate = workspace.project.screen.false_positive_rate
-    given: dict[str, Any] = {
-        "allowed": allowed,
-        "false_positive_rate": rate,
-        "protected_labels": {items.name: items.labels for items in protected} if has_labels else None,
-    }
-    encode = _encoder(workspace)
-    copied = LeakScreen(texts, **given)
-    prompts = copied if encode is None else LeakScreen(texts, encode=encode, **given)
-    answers = {items.name: _telling_answers(items) for items in protected if items.answers}
-    return _Scorer(protected, has_labels, prompts, copied, LeakScreen(answers, false_positive_rate=rate) if answers else None)
-
-
-def _telling_answers(items: ProtectedItems) -> list[str]:
-    """Return the answers that identify one item, in its place; empty text for labels, repeated and very short answers."""
-    read = [words(answer) for answer in items.answers]
-    held = Counter(read)
-    return [
-        answer if held[own] == 1 and len(own) >= LEAST_COPIED and own != words(label or "") else ""
-        for answer, own, label in zip(items.answers, read, items.labels, strict=True)
-    ]
-
-
-def _is_short(answer: str, label: str | None) -> bool:
-    own = words(answer)
-    return len(own) < SHORT_ANSWER or (label is not None and own == words(label))
-
-
-def _copied(
-    screen: LeakScreen, answered: Sequence[str], labels: Sequence[str | None] | None, texts: Mapping[str, Sequence[str]]
-) -> Iterator[dict[str, Any]]:
-    table = screen.score(answered, labels=labels, copies_only=True)
-    for line in table.filter(table["is_leak"]).to_pylist():
-        # Beside texts that may be trained on the screen names rewordings all the same.
-        if line["kind"] != "reworded" and len(words(texts[line["suite"]][line["item"]])) >= LEAST_COPIED:
-            yield line
-
-
-def _leak(row: Row, line: Mapping[str, Any], texts: Mapping[str, Sequence[str]]) -> Finding:
-    shown = json.dumps(texts[line["suite"]][line["item"]], ensure_ascii=False)
-    return Finding(
-        row.seq, "screen", f"leak_{line['kind']}", True, item=f"{line['suite']}:{line['item']}", score=line["score"],
-        evidence=f"protected: {shown}. {line['evidence']}",
-    )  # fmt: skip
-
-
-def _doubt(row: Row, line: Mapping[str, Any], texts: Mapping[str, Sequence[str]], has_label: bool) -> Doubt:
-    suite, item = line["suite"], line["item"]
-    return Doubt(row.id, f"{suite}:{item}", row.prompt, texts[suite][item], has_label)
-
-
-def _encoder(workspace: Workspace) -> Encoder | None:
-    """The kept vectors of dedup's model, or those of the screen's own; nothing where the project embeds nothing."""
-    screen, dedup = workspace.project.screen, workspace.project.dedup
-    if screen.model is not None and screen.model != dedup.model:
-        return functools.partial(embed, model=screen.model)
-    return functools.partial(vectors_of, workspace) if dedup.semantic is not None or screen.model else None
-
-
-def _texts_in(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else [v for v in value if isinstance(v, str)] if isinstance(value, list) else []
-
-
 def screen(folder: Path, *, progress: Progress | None = None) -> StageResult:
     """Find leaks of the protected sets, rows of one text and two labels, and rows that fail a check. Core: leakage, validate.py."""
     with open_workspace(folder) as workspace, hold_lock(workspace.db, "screen"):
@@ -304,42 +114,6 @@ def screen(folder: Path, *, progress: Progress | None = None) -> StageResult:
                 **_operating(workspace, leaks),
             }
         return _tell_screen(workspace, *notes)
-
-
-def conflict_findings(workspace: Workspace, rows: Sequence[Row]) -> list[Finding]:
-    """Rows of one text and two labels: for people to settle, so nothing is dropped."""
-    labels = [label_of(workspace, row) for row in rows]
-    if not any(labels):
-        return []
-    lines = find_conflicts([row.prompt for row in rows], labels).to_pylist()
-    return [
-        Finding(
-            rows[n["row"]].seq, "screen", "conflict", False, rows[n["twin"]].seq, evidence=f"{n['label']} here, {n['twin_label']} there"
-        )
-        for n in lines
-    ]
-
-
-def check_findings(workspace: Workspace, rows: Sequence[Row]) -> list[Finding]:
-    """Rows that fail one of the project's checks; of a pair, the answer meant to be better is checked."""
-    checks = workspace.project.screen.checks
-    if not rows or not checks:
-        return []
-    tables = {check.table: load_table(workspace.folder / check.table) for check in checks if isinstance(check, TableCheck)}
-    expected = {cell.id: cell.key for cell in load_cells(workspace)}
-    answers = [checked_answer(row) for row in rows]
-    lines = check_rows(
-        answers,
-        checks,
-        prompts=[row.prompt for row in rows],
-        # A person who changed an answer outranks the plan.
-        expected=[None if row.how == "edited" else expected.get(row.cell or "") for row in rows],
-        tables=tables,
-        folder=workspace.folder,
-    ).to_pylist()
-    return [
-        Finding(rows[line["row"]].seq, "screen", f"check_{line['check']}_{line['kind']}", True, evidence=line["evidence"]) for line in lines
-    ]
 
 
 def _operating(workspace: Workspace, leaks: Leaks) -> dict[str, Any]:

@@ -26,22 +26,21 @@ from curation.report import CardInput, Separation, render_card, render_croissant
 from curation.snapshot import Manifest
 from curation.snapshot.write import schema_of
 from curation.split import find_across, merge_groups, part_rows
-from curation.stages.dedup import keep_sketches
-from curation.stages.describe import describe_leaving, in_brief, main_language
-from curation.stages.push import published_names
-from curation.stages.screen import check_findings, conflict_findings, leak_findings
 from curation.store import facts, records, reviews, runs
 from curation.store.database import hold_lock
 from curation.store.records import Row
-from curation.views.annotations import review_counts
+from curation.views.annotations import published_names, review_counts
 from curation.views.classes import balance_facts, group_values, rows_past_cap
 from curation.views.decisions import decide_all
+from curation.views.description import describe_leaving, in_brief, main_language
 from curation.views.pairs import frozen_pairs
+from curation.views.prior_snapshots import keep_sketches
 from curation.views.protected import ProtectedItems, load_protected
 from curation.views.provenance import governing_licence, models_of, sources_of, stages_of
 from curation.views.report import report_data
 from curation.views.review_sample import Sample
 from curation.views.scores import judged_by
+from curation.views.screening import check_findings, conflict_findings, leak_findings
 from curation.views.staleness import find_stale
 from curation.views.vectors import vectors_of
 from curation.workspace import StageResult, Workspace, label_of, open_workspace, texts_for_dedup

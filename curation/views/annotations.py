@@ -177,3 +177,11 @@ def _connect(workspace: Workspace) -> ArgillaReview:
 def _form_digest(workspace: Workspace, kind: Kind) -> str:
     criteria, overlap = list(workspace.project.score.rubric), workspace.project.review.overlap
     return argilla.form_digest(kind, criteria=criteria, overlap=overlap, words=project_words(workspace, kind))
+
+
+def published_names(workspace: Workspace) -> dict[str, str]:
+    """Return the name of each person who answered as it appears in what leaves the project: a pseudonym, unless the project says `real`."""
+    users = reviews.list_annotators(workspace.db)
+    if workspace.project.review.names == "real":
+        return {user: user for user in users}
+    return reviews.alias_annotators(workspace.db, users, simulated=argilla.SIMULATED)

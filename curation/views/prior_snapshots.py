@@ -1,13 +1,34 @@
-"""Earlier snapshots that new rows are compared with: the folders that the project names, and their digests."""
+"""Prior snapshots that new rows are compared with: those the project names, and those it released itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from curation import snapshot as snapshots
+from curation.dedup import find_near_against
+from curation.dedup.arrow_text import Array
+from curation.dedup.lsh_index import NearIndex, add_sketches, candidate_pairs, find_candidates, open_index, sketches, sketches_for
+from curation.dedup.lsh_params import bands_for
 from curation.errors import ProjectError
-from curation.workspace import Workspace
+from curation.records import Kind, completion_text, prompt_text
+from curation.snapshot.digest import read_rows_of, record_of
+from curation.snapshot.manifest import MANIFEST
+from curation.store import facts, reviews, runs
+from curation.store.facts import Finding
+from curation.store.records import Row
+from curation.workspace import Workspace, label_of, texts_for_dedup
+
+INDEX = "index"
+"""Folder of the project that holds the sketches of earlier snapshots."""
+
+TAKEN_OUT = ("dropped", "rejected")
+"""Verdicts of a released row that was taken out since: its replacement may be near to it."""
 
 
 def find_earlier(workspace: Workspace, against: Iterable[Path]) -> list[Path]:
@@ -28,3 +49,235 @@ def find_earlier(workspace: Workspace, against: Iterable[Path]) -> list[Path]:
 def earlier_digests(paths: Sequence[Path]) -> list[str]:
     """The content digest of each snapshot."""
     return [snapshots.read_manifest(path).digest.root for path in paths]
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A snapshot's rows as dedup sees them."""
+
+    path: Path
+    digest: str
+    kind: Kind
+    ids: list[str]
+    texts: list[str]
+    labels: list[str | None]
+
+
+def earlier_findings(workspace: Workspace, rows: Sequence[Row], paths: Sequence[Path]) -> list[Finding]:
+    """Rows near to a row of an earlier snapshot, with its text; a row that *is* in the snapshot is no copy of itself."""
+    found: dict[int, Finding] = {}
+    for path in paths:
+        snapshot = _read(workspace, path)
+        known = set(snapshot.ids)
+        fresh = [row for row in rows if row.id not in known and row.seq not in found and row.kind == snapshot.kind]
+        for place, twin, score, measure in _near(workspace, fresh, snapshot):
+            row, text = fresh[place], " ".join(snapshot.texts[twin].split())
+            evidence = f"{measure} {score:.3f} with row {snapshot.ids[twin][:12]} of {path.name}: {text[:200]!r}"
+            item = f"{path.name}:{snapshot.ids[twin]}"
+            found[row.seq] = Finding(row.seq, "dedup", "earlier", True, item=item, score=score, evidence=evidence)
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class Released:
+    """Rows that this project's snapshots released, each with the first one that did."""
+
+    names: tuple[str, ...]
+    """Folder name of the snapshot that released each row."""
+    ids: tuple[str, ...]
+    watermarks: Array
+    """Highest seq in the workbench when each row was first released: rows up to it were compared by dedup then."""
+    values: Array
+    """Sketches, (rows, bands × bins) uint32."""
+
+
+def keep_sketches(workspace: Workspace, path: Path, kind: Kind, rows: Sequence[Row], *, watermark: int) -> None:
+    """Write the sketches of a snapshot's rows into the project's index, unless they are there.
+
+    Args:
+        path: the snapshot's folder, whose name the sketches carry.
+        rows: the released rows.
+        watermark: highest seq in the workbench when the snapshot was made.
+    """
+    if workspace.project.dedup.index is None:
+        return
+    file = _sketch_file(workspace, path.name, kind)
+    if file.is_file():
+        return
+    shingle, bands = workspace.project.dedup.shingle, bands_for(workspace.project.dedup.near)
+    values = sketches(texts_for_dedup(workspace, (row.texts for row in rows)), shingle=shingle, permutations=bands[0] * bands[1])
+    ids = np.frombuffer(b"".join(bytes.fromhex(row.id) for row in rows), np.uint8).reshape(-1, 32)
+    file.parent.mkdir(exist_ok=True)
+    aside = file.with_name(f".{file.name}.{os.getpid()}")
+    with aside.open("wb") as body:
+        np.savez(body, ids=ids, values=values, watermark=np.int64(watermark))
+    aside.rename(file)
+
+
+def released_findings(workspace: Workspace, kind: Kind, rows: Sequence[Row], everyone: Sequence[Row]) -> list[Finding]:
+    """Find rows that are near to a row which an earlier snapshot of this project released.
+
+    Only rows that arrived after the release are looked up, so the work follows the new rows. A released row that was taken out
+    since (dropped, rejected or erased) and the row that an edit came from stop nothing.
+
+    Args:
+        rows: the rows to check.
+        everyone: every row of the kind in the workbench, for the texts of released ones.
+
+    Returns:
+        One finding of kind "earlier" per row, with the released row as its twin.
+    """
+    if workspace.project.dedup.index is None:
+        return []
+    released = _released(workspace, kind, everyone)
+    known = set(released.ids)
+    fresh = [row for row in rows if known and row.seq > released.watermarks.min() and row.id not in known]
+    if not fresh:
+        return []
+    settings, bands = workspace.project.dedup, bands_for(workspace.project.dedup.near)
+    texts = texts_for_dedup(workspace, (row.texts for row in fresh))
+    values = sketches(texts, shingle=settings.shingle, permutations=bands[0] * bands[1])
+    by_id, by_seq = {row.id: row for row in everyone}, {row.seq: row for row in everyone}
+    gone = {seq for seq, verdict in facts.verdicts_by_seq(workspace.db).items() if verdict["verdict"] in TAKEN_OUT}
+    pairs = [
+        (a, b)
+        for a, b in candidate_pairs(values, released.values, bands=bands)
+        if (twin := by_id.get(released.ids[b])) is not None
+        and fresh[a].seq > released.watermarks[b]
+        and twin.seq not in gone
+        and twin.seq not in _ancestors(fresh[a], by_seq)
+    ]
+    if not pairs:
+        return []
+    some, olds = sorted({a for a, _ in pairs}), sorted({b for _, b in pairs})
+    twins = [by_id[released.ids[b]] for b in olds]
+    old_texts, allowed = texts_for_dedup(workspace, (row.texts for row in twins)), set(pairs)
+    table = find_near_against(
+        [texts[a] for a in some],
+        old_texts,
+        threshold=settings.near,
+        shingle=settings.shingle,
+        labels=[label_of(workspace, fresh[a]) for a in some],
+        earlier_labels=[label_of(workspace, row) for row in twins],
+    )
+    found = []
+    for line in table.to_pylist():
+        row, twin, place = fresh[some[line["row"]]], twins[line["twin"]], olds[line["twin"]]
+        if (some[line["row"]], place) in allowed:
+            said = " ".join(old_texts[line["twin"]].split())[:200]
+            evidence = f"{line['measure']} {line['similarity']:.3f} with row {twin.id[:12]} of {released.names[place]}: {said!r}"
+            item = f"{released.names[place]}:{twin.id}"
+            found.append(Finding(row.seq, "dedup", "earlier", True, twin.seq, item=item, score=line["similarity"], evidence=evidence))
+    return found
+
+
+def _released(workspace: Workspace, kind: Kind, everyone: Sequence[Row]) -> Released:
+    """Return every row that a snapshot of this project released; sketches that are missing or damaged are made again."""
+    ran = {
+        run["detail"].get("path"): run["watermark"] for run in reversed(runs.list_runs(workspace.db, "snapshot")) if run["state"] == "done"
+    }
+    by_id = {row.id: row for row in everyone}
+    names, ids, watermarks, values = list[str](), list[str](), list[int](), list[Array]()
+    seen: set[str] = set()
+    for snapshot in reviews.list_snapshots(workspace.db):
+        path = workspace.folder / snapshot["path"]
+        if snapshot["kind"] != kind:
+            continue
+        kept = _load_sketches(workspace, path, kind)
+        if kept is None and (path / MANIFEST).is_file():
+            rows = [by_id[id_] for id_ in _read(workspace, path).ids if id_ in by_id]
+            keep_sketches(workspace, path, kind, rows, watermark=ran.get(path.name, max((row.seq for row in rows), default=0)))
+            kept = _load_sketches(workspace, path, kind)
+        if kept is None:
+            continue
+        new = [place for place, id_ in enumerate(kept[0]) if id_ not in seen]
+        seen |= set(kept[0])
+        names += [path.name] * len(new)
+        ids += [kept[0][place] for place in new]
+        watermarks += [kept[2]] * len(new)
+        values.append(kept[1][new])
+    width = bands_for(workspace.project.dedup.near)
+    stacked = np.concatenate(values) if values else np.empty((0, width[0] * width[1]), np.uint32)
+    return Released(tuple(names), tuple(ids), np.array(watermarks, np.int64), stacked)
+
+
+def _load_sketches(workspace: Workspace, path: Path, kind: Kind) -> tuple[list[str], Array, int] | None:
+    """Return (ids, sketches, watermark) of a snapshot, or None where the file is missing or cannot be read."""
+    file, bands = _sketch_file(workspace, path.name, kind), bands_for(workspace.project.dedup.near)
+    try:
+        with np.load(file, allow_pickle=False) as held:
+            ids, values, watermark = held["ids"], held["values"], int(held["watermark"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        file.unlink(missing_ok=True)  # made again from the rows
+        return None
+    if values.shape != (len(ids), bands[0] * bands[1]) or ids.shape != (len(ids), 32):
+        file.unlink(missing_ok=True)
+        return None
+    return [bytes(row).hex() for row in ids], values, watermark
+
+
+def _sketch_file(workspace: Workspace, name: str, kind: Kind) -> Path:
+    settings, bands = workspace.project.dedup, bands_for(workspace.project.dedup.near)
+    return workspace.folder / INDEX / f"{name}-{kind}-{settings.text}-{settings.shingle}-{bands[0]}x{bands[1]}.npz"
+
+
+def _ancestors(row: Row, by_seq: Mapping[int, Row]) -> set[int]:
+    """Return the rows that an edited row was made from."""
+    found: set[int] = set()
+    while row.how == "edited" and row.parent is not None and row.parent not in found:
+        found.add(row.parent)
+        if row.parent not in by_seq:
+            break
+        row = by_seq[row.parent]
+    return found
+
+
+def _near(workspace: Workspace, fresh: Sequence[Row], snapshot: Earlier) -> list[tuple[int, int, float, str]]:
+    """(place among fresh, place in the snapshot, similarity, measure) of what is near."""
+    settings, texts = workspace.project.dedup, texts_for_dedup(workspace, (row.texts for row in fresh))
+    # A snapshot's pair no longer says which label its better answer was meant to have.
+    labels = [label_of(workspace, row) for row in fresh] if snapshot.kind == "instruction" else None
+    candidates = np.arange(len(snapshot.ids))
+    if settings.index is not None and fresh:
+        index = _filled(workspace, snapshot)
+        prefix = snapshot.digest[:12].encode() + b":"
+        place = {prefix + id_.encode(): n for n, id_ in enumerate(snapshot.ids)}
+        candidates = np.array(sorted({place[key] for keys in find_candidates(index, texts) for key in keys if key in place}), np.int64)
+    table = find_near_against(
+        texts,
+        [snapshot.texts[n] for n in candidates],
+        threshold=settings.near,
+        shingle=settings.shingle,
+        labels=labels,
+        earlier_labels=[snapshot.labels[n] for n in candidates] if labels is not None else None,
+    )
+    return [(n["row"], int(candidates[n["twin"]]), n["similarity"], n["measure"]) for n in table.to_pylist()]
+
+
+def _filled(workspace: Workspace, snapshot: Earlier) -> NearIndex:
+    """The project's index with this snapshot in it; in the project's own folder the sketches are made once and kept."""
+    settings = workspace.project.dedup
+    url = None if settings.index == "project" else settings.index
+    index = open_index(url, threshold=settings.near, shingle=settings.shingle, name=f"seedcorn:{workspace.project.name}")
+    kept = workspace.folder / INDEX / f"{snapshot.digest[:16]}-{settings.text}-{index.shingle}-{index.bands[0]}x{index.bands[1]}.npy"
+    if kept.is_file():
+        values = np.load(kept, allow_pickle=False)
+    else:
+        values = sketches_for(index, snapshot.texts)
+        kept.parent.mkdir(exist_ok=True)
+        aside = kept.with_suffix(".partial")
+        with aside.open("wb") as file:
+            np.save(file, values)
+        aside.rename(kept)
+    add_sketches(index, [snapshot.digest[:12].encode() + b":" + id_.encode() for id_ in snapshot.ids], values)
+    return index
+
+
+def _read(workspace: Workspace, path: Path) -> Earlier:
+    manifest = snapshots.read_manifest(path)
+    tables = [snapshots.read_split(path, split, manifest=manifest) for split in manifest.splits]
+    lines = [line for table in tables for line in read_rows_of(table, manifest.kind)]
+    made = [record_of(line, manifest.kind) for line in lines]
+    labels = [record.label if record.kind == "instruction" else None for record in made]
+    texts = texts_for_dedup(workspace, ((prompt_text(record), completion_text(record)) for record in made))
+    return Earlier(path, manifest.digest.root, manifest.kind, [str(line["id"]) for line in lines], texts, labels)

@@ -15,13 +15,13 @@ from curation import stages
 from curation.cli import app
 from curation.records import dump_record, make_instruction
 from curation.report.notices import find_attention
-from curation.stages.screen import leak_findings
 from curation.store import records
 from curation.store.database import open_store
 from curation.template import write_template
 from curation.views.protected import load_protected
 from curation.views.report import report_data
 from curation.views.screen_cache import keys_of
+from curation.views.screening import leak_findings
 from curation.workspace import Workspace, open_workspace
 
 NOUNS = ["apples", "pears", "plums", "boats", "hens", "stamps", "coins", "bricks", "lamps", "ropes", "kites", "drums", "maps", "tents"]

@@ -1,0 +1,71 @@
+"""Descriptions of rows with the classes that the plan gave them: for `curate describe`, a snapshot's card and its manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from curation.distribution import Description, load_tokenizer
+from curation.distribution import describe as describe_rows
+from curation.distribution.topics import Topics
+from curation.embed import tokenizer_of
+from curation.records import Kind
+from curation.store.records import Row
+from curation.workspace import Workspace, label_of, load_cells
+
+LEAVING_READ = 5_000
+"""Rows of a snapshot that its card describes."""
+
+
+def describe_leaving(workspace: Workspace, kind: Kind, rows: Sequence[Row]) -> Description:
+    """What the rows of a snapshot are made of; of more than 5,000 a sample, and without topics."""
+    ordered = sorted(rows, key=lambda row: row.id)  # an id is a hash, so the first in this order are a fair sample
+    some = ordered[:LEAVING_READ]
+    scope = "all rows of the snapshot" if len(some) == len(ordered) else f"a sample of {len(some):,} of the {len(ordered):,} rows"
+    return describe_kind(workspace, kind, some, scope, None, "")
+
+
+def main_language(description: Description) -> str:
+    """The language of most rows (ISO 639), `und` where none was recognized."""
+    return next((share.name for share in description.languages if share.name != "und"), "und")
+
+
+def in_brief(d: Description) -> dict[str, Any]:
+    """A description as a few numbers, for the screen and for a manifest."""
+    median = {f"median {x.part} {x.unit}": x.spread.median for x in d.lengths}
+    return {
+        "rows": d.rows, **median, "languages": len(d.languages), "topics": len(d.topics), "refusals": d.refusals,
+        "stock phrases": sum(w.kind != "refusal" for w in d.wording), "personal data": sum(p.found for p in d.personal),
+    }  # fmt: skip
+
+
+def describe_kind(workspace: Workspace, kind: Kind, rows: Sequence[Row], scope: str, topics: Topics | None, why: str) -> Description:
+    answers = [(n, text) for n, row in enumerate(rows) for text in row.answers]
+    own = workspace.project.describe.tokenizer
+    path = workspace.folder / own if own else tokenizer_of(workspace.project.dedup.model)
+    return describe_rows(
+        [row.prompt for row in rows],
+        [text for _, text in answers],
+        owners=[n for n, _ in answers],
+        ids=[row.id for row in rows],
+        kind=kind,
+        scope=scope,
+        turns=[sum(message.role == "user" for message in row.record.prompt) for row in rows],
+        classes=_classes(workspace, rows),
+        topics=topics,
+        no_topics=why,
+        tokenizer=load_tokenizer(path) if path else None,
+        tokenizer_name=own or workspace.project.dedup.model,
+        region=workspace.project.describe.region,
+    )
+
+
+def _classes(workspace: Workspace, rows: Sequence[Row]) -> dict[str, list[str | None]]:
+    """Label, grounding topic and plan attributes of each row."""
+    plan, cells = workspace.project.plan, {cell.id: cell for cell in load_cells(workspace)}
+    mine = [cells.get(row.cell or "") for row in rows]
+    values: dict[str, list[str | None]] = {"label": [label_of(workspace, row) for row in rows]}
+    if plan.grounding and (topic := plan.grounding.topic):
+        values[topic] = [str(found) if cell and (found := (cell.row or {}).get(topic)) is not None else None for cell in mine]
+    values |= {name: [cell.attributes.get(name) if cell else None for cell in mine] for name in plan.attributes}
+    return {name: found for name, found in values.items() if any(found)}
