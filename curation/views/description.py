@@ -14,11 +14,11 @@ from curation.store.records import Row
 from curation.workspace import Workspace, label_of, load_cells
 
 LEAVING_READ = 5_000
-"""Rows of a snapshot that its card describes."""
+"""Maximum number of a snapshot's rows that its card describes."""
 
 
 def describe_leaving(workspace: Workspace, kind: Kind, rows: Sequence[Row]) -> Description:
-    """What the rows of a snapshot are made of; of more than 5,000 a sample, and without topics."""
+    """Describe the rows of a snapshot, a sample of more than 5,000, without topics."""
     ordered = sorted(rows, key=lambda row: row.id)  # an id is a hash, so the first in this order are a fair sample
     some = ordered[:LEAVING_READ]
     scope = "all rows of the snapshot" if len(some) == len(ordered) else f"a sample of {len(some):,} of the {len(ordered):,} rows"
@@ -26,12 +26,12 @@ def describe_leaving(workspace: Workspace, kind: Kind, rows: Sequence[Row]) -> D
 
 
 def main_language(description: Description) -> str:
-    """The language of most rows (ISO 639), `und` where none was recognized."""
+    """Return the language of most rows (ISO 639), `und` where none was recognized."""
     return next((share.name for share in description.languages if share.name != "und"), "und")
 
 
 def in_brief(d: Description) -> dict[str, Any]:
-    """A description as a few numbers, for the screen and for a manifest."""
+    """Return a description as a few numbers, for the screen and for a manifest."""
     median = {f"median {x.part} {x.unit}": x.spread.median for x in d.lengths}
     return {
         "rows": d.rows, **median, "languages": len(d.languages), "topics": len(d.topics), "refusals": d.refusals,
@@ -40,6 +40,16 @@ def in_brief(d: Description) -> dict[str, Any]:
 
 
 def describe_kind(workspace: Workspace, kind: Kind, rows: Sequence[Row], scope: str, topics: Topics | None, why: str) -> Description:
+    """Describe rows of one kind.
+
+    Args:
+        workspace: the project.
+        kind: instruction or preference.
+        rows: the rows.
+        scope: the name of this selection of rows, for people.
+        topics: the topics found in the prompts, or None.
+        why: the reason for missing topics.
+    """
     answers = [(n, text) for n, row in enumerate(rows) for text in row.answers]
     own = workspace.project.describe.tokenizer
     path = workspace.folder / own if own else tokenizer_of(workspace.project.dedup.model)
@@ -61,7 +71,7 @@ def describe_kind(workspace: Workspace, kind: Kind, rows: Sequence[Row], scope: 
 
 
 def _classes(workspace: Workspace, rows: Sequence[Row]) -> dict[str, list[str | None]]:
-    """Label, grounding topic and plan attributes of each row."""
+    """Return the label, grounding topic and plan attributes of each row."""
     plan, cells = workspace.project.plan, {cell.id: cell for cell in load_cells(workspace)}
     mine = [cells.get(row.cell or "") for row in rows]
     values: dict[str, list[str | None]] = {"label": [label_of(workspace, row) for row in rows]}

@@ -25,17 +25,17 @@ from curation.store.records import Row
 from curation.workspace import Workspace, label_of, texts_for_dedup
 
 INDEX = "index"
-"""Folder of the project that holds the sketches of earlier snapshots."""
+"""Folder of the project that holds the sketches of prior snapshots."""
 
 TAKEN_OUT = ("dropped", "rejected")
-"""Verdicts of a released row that was taken out since: its replacement may be near to it."""
+"""Verdicts of a released row that was removed later: its replacement may be near it."""
 
 
 def find_earlier(workspace: Workspace, against: Iterable[Path]) -> list[Path]:
-    """Folders of the snapshots to look at: those the project names (patterns are allowed), then `against`.
+    """Return the folders of prior snapshots: `against`, then those the project names (glob patterns are allowed).
 
     Raises:
-        ProjectError: a name fits no folder.
+        ProjectError: a name matches no folder.
     """
     found: list[Path] = list(against)
     for pattern in workspace.project.dedup.against:
@@ -47,13 +47,13 @@ def find_earlier(workspace: Workspace, against: Iterable[Path]) -> list[Path]:
 
 
 def earlier_digests(paths: Sequence[Path]) -> list[str]:
-    """The content digest of each snapshot."""
+    """Return the content digest of each snapshot."""
     return [snapshots.read_manifest(path).digest.root for path in paths]
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """A snapshot's rows as dedup sees them."""
+    """A snapshot's rows as dedup compares them."""
 
     path: Path
     digest: str
@@ -64,7 +64,13 @@ class Earlier:
 
 
 def earlier_findings(workspace: Workspace, rows: Sequence[Row], paths: Sequence[Path]) -> list[Finding]:
-    """Rows near to a row of an earlier snapshot, with its text; a row that *is* in the snapshot is no copy of itself."""
+    """Find rows near a row of a prior snapshot. A row that is in the snapshot itself is no duplicate.
+
+    Args:
+        workspace: the project.
+        rows: the rows to check.
+        paths: the snapshots' folders.
+    """
     found: dict[int, Finding] = {}
     for path in paths:
         snapshot = _read(workspace, path)
@@ -80,7 +86,7 @@ def earlier_findings(workspace: Workspace, rows: Sequence[Row], paths: Sequence[
 
 @dataclass(frozen=True)
 class Released:
-    """Rows that this project's snapshots released, each with the first one that did."""
+    """Rows that this project's snapshots released, each with the first snapshot that did."""
 
     names: tuple[str, ...]
     """Folder name of the snapshot that released each row."""
@@ -95,7 +101,9 @@ def keep_sketches(workspace: Workspace, path: Path, kind: Kind, rows: Sequence[R
     """Write the sketches of a snapshot's rows into the project's index, unless they are there.
 
     Args:
+        workspace: the project.
         path: the snapshot's folder, whose name the sketches carry.
+        kind: kind of the rows.
         rows: the released rows.
         watermark: highest seq in the workbench when the snapshot was made.
     """
@@ -115,12 +123,14 @@ def keep_sketches(workspace: Workspace, path: Path, kind: Kind, rows: Sequence[R
 
 
 def released_findings(workspace: Workspace, kind: Kind, rows: Sequence[Row], everyone: Sequence[Row]) -> list[Finding]:
-    """Find rows that are near to a row which an earlier snapshot of this project released.
+    """Find rows that are near a row which a prior snapshot of this project released.
 
-    Only rows that arrived after the release are looked up, so the work follows the new rows. A released row that was taken out
-    since (dropped, rejected or erased) and the row that an edit came from stop nothing.
+    Only rows that arrived after the release are looked up, so the work follows the new rows. A released row that was removed
+    since (dropped, rejected or erased) and the row that an edit came from are ignored.
 
     Args:
+        workspace: the project.
+        kind: kind of the rows.
         rows: the rows to check.
         everyone: every row of the kind in the workbench, for the texts of released ones.
 
@@ -172,7 +182,7 @@ def released_findings(workspace: Workspace, kind: Kind, rows: Sequence[Row], eve
 
 
 def _released(workspace: Workspace, kind: Kind, everyone: Sequence[Row]) -> Released:
-    """Return every row that a snapshot of this project released; sketches that are missing or damaged are made again."""
+    """Return every row that a snapshot of this project released; missing or damaged sketches are rebuilt."""
     ran = {
         run["detail"].get("path"): run["watermark"] for run in reversed(runs.list_runs(workspace.db, "snapshot")) if run["state"] == "done"
     }
@@ -233,7 +243,7 @@ def _ancestors(row: Row, by_seq: Mapping[int, Row]) -> set[int]:
 
 
 def _near(workspace: Workspace, fresh: Sequence[Row], snapshot: Earlier) -> list[tuple[int, int, float, str]]:
-    """(place among fresh, place in the snapshot, similarity, measure) of what is near."""
+    """Return (place among fresh, place in the snapshot, similarity, measure) of near rows."""
     settings, texts = workspace.project.dedup, texts_for_dedup(workspace, (row.texts for row in fresh))
     # A snapshot's pair no longer says which label its better answer was meant to have.
     labels = [label_of(workspace, row) for row in fresh] if snapshot.kind == "instruction" else None
@@ -255,7 +265,7 @@ def _near(workspace: Workspace, fresh: Sequence[Row], snapshot: Earlier) -> list
 
 
 def _filled(workspace: Workspace, snapshot: Earlier) -> NearIndex:
-    """The project's index with this snapshot in it; in the project's own folder the sketches are made once and kept."""
+    """Return the project's index with this snapshot in it; sketches are computed once and kept in the project's folder."""
     settings = workspace.project.dedup
     url = None if settings.index == "project" else settings.index
     index = open_index(url, threshold=settings.near, shingle=settings.shingle, name=f"seedcorn:{workspace.project.name}")

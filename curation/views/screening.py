@@ -41,15 +41,15 @@ LEAST_COPIED = 4
 
 @dataclass(frozen=True)
 class Leaks:
-    """What the screen says of some rows."""
+    """Leak findings of some rows."""
 
     findings: Sequence[Finding]
     doubts: Mapping[int, Doubt]
-    """By seq the rows just below the cut."""
+    """Rows just below the cut, by seq."""
     points: Sequence[OperatingPoint]
-    """Where each suite's cut lies; empty when no row had to be looked at, or texts that may be trained on decide."""
+    """Cut of each suite; empty when no row had to be screened, or when texts that may be trained on decide."""
     digest: str
-    """Of what decides besides the rows."""
+    """Digest of everything besides the rows that decides."""
 
 
 def leak_findings(
@@ -60,15 +60,18 @@ def leak_findings(
     run: int | None = None,
     tell: Callable[[int], None] | None = None,
 ) -> Leaks:
-    """Rows too close to a protected item, each with its evidence. Answers are looked through as well as prompts.
+    """Find rows too close to a protected item, in prompts and in answers, each with its evidence.
 
     Labels and short answers are compared with protected answers only (`answer` of a set). A row that an earlier screen cleared
-    under the same sets, settings and code is not looked at again while its text is the same.
+    under the same sets, settings and code is skipped while its text is the same.
 
     Args:
-        run: the screen's run, with which cleared rows are kept; rows just below the cut are then looked at again. Without one
-            this is the last gate, for which they are cleared too.
-        tell: called with the number of rows that are done.
+        workspace: the project.
+        rows: the rows to screen.
+        protected: the protected sets.
+        run: the screen's run, under which cleared rows are cached; rows just below the cut are then screened again. None for the
+            last gate before a snapshot, which accepts them as cleared.
+        tell: callback that receives the number of finished rows.
     """
     if not rows or not protected:
         return Leaks([], {}, (), "")
@@ -97,7 +100,7 @@ def leak_findings(
 
 
 def allowed_texts(workspace: Workspace) -> list[str]:
-    """What the plan may show of the rows it is about: other names of the same thing, which may lie near a protected text."""
+    """Return the texts that the plan may show, such as other names of a class, which may be near a protected text."""
     texts = {value for cell in load_cells(workspace) for column in (cell.row or {}).values() for value in _texts_in(column)}
     return sorted(texts)
 
@@ -197,7 +200,7 @@ def _doubt(row: Row, line: Mapping[str, Any], texts: Mapping[str, Sequence[str]]
 
 
 def _encoder(workspace: Workspace) -> Encoder | None:
-    """The kept vectors of dedup's model, or those of the screen's own; nothing where the project embeds nothing."""
+    """Return an encoder with cached vectors of dedup's model, or of the screen's own; None where the project embeds nothing."""
     screen, dedup = workspace.project.screen, workspace.project.dedup
     if screen.model is not None and screen.model != dedup.model:
         return functools.partial(embed, model=screen.model)
@@ -209,7 +212,7 @@ def _texts_in(value: Any) -> list[str]:
 
 
 def conflict_findings(workspace: Workspace, rows: Sequence[Row]) -> list[Finding]:
-    """Rows of one text and two labels: for people to settle, so nothing is dropped."""
+    """Find rows with equal text and different labels. People settle them, so nothing is dropped."""
     labels = [label_of(workspace, row) for row in rows]
     if not any(labels):
         return []
@@ -223,7 +226,7 @@ def conflict_findings(workspace: Workspace, rows: Sequence[Row]) -> list[Finding
 
 
 def check_findings(workspace: Workspace, rows: Sequence[Row]) -> list[Finding]:
-    """Rows that fail one of the project's checks; of a pair, the answer meant to be better is checked."""
+    """Find rows that fail one of the project's checks; of a pair, the better answer is checked."""
     checks = workspace.project.screen.checks
     if not rows or not checks:
         return []
