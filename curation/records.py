@@ -59,7 +59,7 @@ class PairRecord(BaseModel):
         _check_turns(self.prompt, self.completions)
         first, second = (c.content for c in self.completions)
         if first >= second:
-            raise ValueError("the two completions must differ and stand in canonical (code point) order; use make_pair")
+            raise ValueError("the two completions must differ and be in canonical (code point) order; use make_pair")
         return self
 
 

@@ -10,6 +10,7 @@ import typer
 from argilla_setup.command_line import echo
 from curation.cli.app import Folder, Json, Key, PrivateKey, Reason, SnapshotFolder, app, print_values
 from curation.cli.output import print_result
+from curation.formats.export import EXPORT_FORMATS
 
 
 @app.command(rich_help_panel="Freeze")
@@ -115,8 +116,10 @@ def export(
     snapshot: SnapshotFolder,
     out: Annotated[str, typer.Option("--out", help="The file to write; the suffix selects the type: .jsonl, .json, .csv or .parquet.")],
     shape: Annotated[
-        Literal["alpaca", "sharegpt", "messages", "preference", "kto"] | None,
-        typer.Option("--format", help="Format of the rows; by default messages, or preference for pairs."),
+        str | None,
+        typer.Option(
+            "--format", metavar=f"[{'|'.join(EXPORT_FORMATS)}]", help="Format of the rows; by default messages, or preference for pairs."
+        ),
     ] = None,
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Which split.")] = "train",
     columns: Annotated[str | None, typer.Option("--columns", help="Metadata columns of imported rows to include, as a,b,c.")] = None,

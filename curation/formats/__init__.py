@@ -1,27 +1,6 @@
-"""Rows in and out in the shapes people have: alpaca, ShareGPT, OpenAI messages, prompt/completion, preference pairs.
+"""Rows in and out in common shapes: alpaca, ShareGPT, OpenAI messages, prompt/completion, preference pairs, KTO, OASST trees.
 
-`read.py` reads a file row by row (`files.py` opens it, `shapes.py` maps a row to a record); `export.py` writes a snapshot's
-split for people who train elsewhere. One bad row is a counted `RowFailure`; only a file that cannot be read at all raises.
+`read.py` reads a file row by row (`files.py` opens it, `shapes.py` turns a row into a record); `export.py` writes a snapshot's split.
+One bad row is a counted `RowFailure`; only a file that cannot be read at all raises. This file imports nothing, so that the command
+line can list the formats without loading the readers.
 """
-
-from curation.formats.export import ExportFormat, check_target, write_rows
-from curation.formats.raw import Detected, ReadAs, RowFailure
-from curation.formats.read import Format, OpenRows, ReadOptions, ReadRow, open_rows, read_rows
-from curation.formats.shapes import PairWithFact, Shape
-
-__all__ = [
-    "Detected",
-    "ExportFormat",
-    "Format",
-    "OpenRows",
-    "PairWithFact",
-    "ReadAs",
-    "ReadOptions",
-    "ReadRow",
-    "RowFailure",
-    "Shape",
-    "check_target",
-    "open_rows",
-    "read_rows",
-    "write_rows",
-]

@@ -1,4 +1,4 @@
-"""CSV and TSV: find the delimiter and whether quotes quote, and read the rows with the line and column of each error."""
+"""CSV and TSV: detect the delimiter and whether quotes quote, and read rows with the line and column of each error."""
 
 from __future__ import annotations
 
@@ -14,14 +14,24 @@ from curation.errors import ProjectError
 from curation.formats.raw import LONGEST_LINE, Detected, Row, RowFailure, Rows, lines_of, sample_of
 
 _MOST_REREAD = 1_000_000
-"""Lines that are read again after unclosed quotes before the rest of a CSV file is given up."""
+"""Maximum number of lines that are read again after unclosed quotes; then the rest of a CSV file is skipped."""
 UNNAMED = "column "
-"""How a column is called whose header cell is empty: with its number."""
+"""Prefix of the name of a column with an empty header cell; the column's number follows."""
 _SAMPLE = 256 * 1024
 
 
 def find_dialect(path: Path, encoding: str, usual: str, given: str | None) -> Detected:
-    """Return the delimiter under which the first rows have the most even number of fields, and whether quotes quote."""
+    """Return the delimiter under which the first rows have the most even number of fields, and whether quotes quote.
+
+    Args:
+        path: the file.
+        encoding: its encoding.
+        usual: the delimiter to prefer, from the file's ending.
+        given: the delimiter the user named, or None.
+
+    Raises:
+        ProjectError: the named delimiter is not one character.
+    """
     if given is not None and (len(given) != 1 or given in '"\r\n\0'):
         raise ProjectError(f"--delimiter {given!r}", "must be one character", "use for example --delimiter ';'")
     raw = sample_of(path, _SAMPLE)
@@ -36,7 +46,7 @@ def find_dialect(path: Path, encoding: str, usual: str, given: str | None) -> De
 
 
 def _evenness(lines: list[str], delimiter: str, *, quoting: Any = csv.QUOTE_MINIMAL, strict: bool = False) -> tuple[float, int]:
-    """Return the share of rows with as many fields as the first one, and that number; nothing where it is 1."""
+    """Return the share of rows with as many fields as the first row, and that number; zeros if it has one field."""
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
     try:
         widths = [len(fields) for fields in csv.reader(lines[:500], delimiter=delimiter, quoting=quoting, strict=strict) if fields]
@@ -48,7 +58,18 @@ def _evenness(lines: list[str], delimiter: str, *, quoting: Any = csv.QUOTE_MINI
 
 
 def read_csv(path: Path, detected: Detected, has_header: bool) -> Rows:
-    """Yield the rows with the line each begins at. A row that is no CSV, or has another number of fields, is a failure."""
+    """Yield the rows with the line each begins at.
+
+    A row that is not valid CSV, or has another number of fields than the header, is a failure.
+
+    Args:
+        path: the file.
+        detected: its encoding, delimiter and quoting.
+        has_header: False names the columns 1, 2, 3.
+
+    Raises:
+        ProjectError: the header cannot be read.
+    """
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
     delimiter = detected.delimiter
     quoting: Any = csv.QUOTE_MINIMAL if detected.quotes else csv.QUOTE_NONE
@@ -65,10 +86,10 @@ def read_csv(path: Path, detected: Detected, has_header: bool) -> Rows:
             line, column, fact = _csv_error(taken, delimiter, str(error))
             if header is None:
                 raise ProjectError(
-                    f"{path}, line {line}, column {column}", f"its header is no CSV row: {fact}", "correct the file"
+                    f"{path}, line {line}, column {column}", f"its header is not a CSV row: {fact}", "correct the file"
                 ) from error
             where = f"column {column}" if line == taken[0][0] else f"line {line}, column {column}"
-            yield taken[0][0], RowFailure(f"{where}: is no CSV row, {fact}", taken[0][1])
+            yield taken[0][0], RowFailure(f"{where}: is not a CSV row, {fact}", taken[0][1])
             # A quote that is never closed takes the lines after it along: give up the first one and read the others again.
             again.extendleft(reversed(taken[1:]))
             reread += len(taken) - 1
@@ -93,12 +114,12 @@ def read_csv(path: Path, detected: Detected, has_header: bool) -> Rows:
     yield from broken
 
 
-def _csv_error(taken: list[tuple[int, str]], delimiter: str, said: str) -> tuple[int, int, str]:
-    """Return the line, the column and the fact of a CSV error: the quote that is never closed, or the text after a closed one."""
+def _csv_error(taken: list[tuple[int, str]], delimiter: str, message: str) -> tuple[int, int, str]:
+    """Return line, column and description of a CSV error: a quote that is never closed, or text after a closed one."""
     text = "".join(line for _, line in taken)
     at, fact = _quote_error(text, delimiter)
     if at is None:
-        return taken[0][0], 1, said
+        return taken[0][0], 1, message
     return taken[0][0] + text.count("\n", 0, at), at - text.rfind("\n", 0, at), fact
 
 
@@ -122,7 +143,11 @@ def _quote_error(text: str, delimiter: str) -> tuple[int | None, str]:
 
 
 def header_of(path: Path, fields: list[str]) -> list[str]:
-    """Return the names of the columns; one without a name is called by its number."""
+    """Return the column names; a column without a name gets its number.
+
+    Raises:
+        ProjectError: two columns have the same name.
+    """
     header = [name.strip() or f"{UNNAMED}{number}" for number, name in enumerate(fields, 1)]
     if doubled := next((name for name, count in Counter(header).items() if count > 1), None):
         raise ProjectError(str(path), f"names the column {doubled[:40]!r} twice in its header", "rename one of them")
@@ -130,7 +155,7 @@ def header_of(path: Path, fields: list[str]) -> list[str]:
 
 
 def named_cells(header: list[str], cells: Sequence[Any]) -> Row:
-    """Return a row; an empty cell of a column without a name is left out (a delimiter at the end of each line makes one)."""
+    """Return a row; an empty cell of an unnamed column is dropped (a delimiter at the end of each line makes one)."""
     row = dict(zip(header, cells, strict=True))
     return (
         row
@@ -140,14 +165,14 @@ def named_cells(header: list[str], cells: Sequence[Any]) -> Row:
 
 
 def _feed(source: Iterator[tuple[int, str]], again: deque[tuple[int, str]], taken: list[tuple[int, str]]) -> Iterator[str]:
-    """Yield lines for csv.reader, those to be read again first; what it takes is remembered in `taken`."""
+    """Yield lines for csv.reader, those to be read again first; consumed lines are appended to `taken`."""
     while item := again.popleft() if again else next(source, None):
         taken.append(item)
         yield item[1]
 
 
 def _numbered_text(path: Path, encoding: str, broken: list[tuple[int, RowFailure]]) -> Iterator[tuple[int, str]]:
-    """Yield the lines as text with their numbers. Bytes that are no UTF-8 become lone surrogates, which no record accepts."""
+    """Yield the lines as text with their numbers. Bytes that are not UTF-8 become lone surrogates, which no record accepts."""
     for number, line in enumerate(lines_of(path, encoding), start=1):
         if isinstance(line, RowFailure):
             broken.append((number, line))

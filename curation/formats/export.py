@@ -1,6 +1,7 @@
-"""Write a snapshot's split as JSONL, JSON, CSV or Parquet for people who train elsewhere.
+"""Export a snapshot's split as JSONL, JSON, CSV or Parquet, in a common shape, for training elsewhere.
 
-What is written can be read back by `read_rows` as the same records; the id and the label travel along.
+`read_rows` reads an exported file back as the same records; the id and the label are kept as columns. EXPORT_FORMATS is the table of
+shapes, ENDINGS the table of file types.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ import csv
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import orjson
@@ -21,11 +23,14 @@ from curation.errors import ProjectError, RowError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ExportFormat = Literal["alpaca", "sharegpt", "messages", "preference", "kto"]
+    from curation.records import Kind
+
 _SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt"}
 _BATCH = 10_000
 
 Row = Mapping[str, Any]
+Line = dict[str, Any]
+Lines = Callable[[], Iterator[Line]]
 
 
 def check_target(target: str | Path, *, force: bool = False) -> Path:
@@ -33,10 +38,10 @@ def check_target(target: str | Path, *, force: bool = False) -> Path:
 
     Args:
         target: a path, or a file:// address.
-        force: whether a file that exists may be replaced.
+        force: allow an existing file to be replaced.
 
     Raises:
-        ProjectError: another kind of address, an ending that names no format, a folder, or a file that exists.
+        ProjectError: another kind of address, an ending that names no file type, a folder, or an existing file.
     """
     text = str(target)
     if text.startswith("file://"):
@@ -59,19 +64,19 @@ def check_target(target: str | Path, *, force: bool = False) -> Path:
 def write_rows(
     table: pa.Table,
     path: Path,
-    format: ExportFormat,
+    format: str,
     *,
     system_instruction: bool | None = False,
     columns: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> int:
-    """Write the rows of a split to `path`, aside first and then renamed; the ending decides the format. Returns their number.
+    """Write the rows of a split to `path` and return their number. The ending of the file decides its type.
 
-    Pairs can be written as preference (prompt, chosen, rejected as messages), sharegpt (conversations, chosen, rejected) or
-    alpaca (instruction, input, chosen, rejected); instructions as alpaca, sharegpt or messages. As kto (prompt, completion and label,
-    which is true for a good answer) a pair makes two lines and an instruction one; a class is then in the column `class`.
-    CSV has no lists, so there messages are JSON text.
+    The file appears under its name only when it is complete. CSV has no lists, so messages are JSON text there.
 
     Args:
+        table: rows of a snapshot's split.
+        path: the file to write; its ending is one of ENDINGS.
+        format: name of the shape, a key of EXPORT_FORMATS.
         system_instruction: alpaca's instruction is the system message and its input the user's, as in `read_rows`; None for
             yes if every row has a system message.
         columns: further columns of each record, by its id.
@@ -79,17 +84,24 @@ def write_rows(
     Raises:
         ProjectError: the rows cannot have this shape, or a further column has the name of one of the shape's.
     """
-    is_pairs = "chosen" in table.column_names
+    kind: Kind = "preference" if "chosen" in table.column_names else "instruction"
+    shape = _shape_for(format, kind)
     if system_instruction is None:
         system_instruction = all(row["prompt"][0]["role"] == "system" for row in _rows(table.select(["prompt"])))
-    convert = None if format == "kto" else _converter(format, is_pairs=is_pairs, system_instruction=system_instruction)
 
-    def lines() -> Iterator[dict[str, Any]]:
+    def lines() -> Iterator[Line]:
         for row in _rows(table):
             more = columns.get(row["id"], {}) if columns else {}
-            for line in _feedback(row) if convert is None else (_converted(row, convert, path),):
+            label = {shape.label_column: row["label"]} if row.get("label") is not None else {}
+            try:
+                converted = list(shape.convert(row, system_instruction))
+            except RowError as error:
+                fact = f"record {row['id'][:12]}: {error.what} {error.fact}"
+                raise ProjectError(str(path), fact, "export as sharegpt or messages") from error
+            for body in converted:
+                line = {**body, "id": row["id"], **label}
                 if taken := line.keys() & more.keys():
-                    fact = f"is a column of the {format} shape too"
+                    fact = f"is also a column of the {format} format"
                     raise ProjectError(f"--columns {min(taken)}", fact, "leave it out, or rename the column and import again")
                 yield {**line, **more}
 
@@ -103,7 +115,13 @@ def write_rows(
     return int(table.num_rows)
 
 
-Lines = Callable[[], Iterator[dict[str, Any]]]
+def _shape_for(name: str, kind: Kind) -> ExportFormat:
+    if name not in EXPORT_FORMATS:
+        raise ProjectError(f"--format {name}", "is not an export format", f"use one of {', '.join(EXPORT_FORMATS)}")
+    if kind not in EXPORT_FORMATS[name].kinds:
+        fitting = [other for other, shape in EXPORT_FORMATS.items() if kind in shape.kinds]
+        raise ProjectError(f"format {name}", f"cannot hold {kind} rows", f"export as one of {', '.join(fitting)}")
+    return EXPORT_FORMATS[name]
 
 
 def _write_jsonl(lines: Lines, path: Path) -> None:
@@ -149,14 +167,14 @@ def _write_parquet(lines: Lines, path: Path) -> None:
 
 
 def _as_texts(line: dict[str, Any], batch: list[dict[str, Any]]) -> dict[str, Any]:
-    """The line with every column as text whose values in this batch have more than one type."""
+    """Return the line with every column as text whose values in this batch have more than one type."""
     mixed = {name for name in line if len({type(other[name]) for other in batch} - {type(None)}) > 1}
     return {name: value if name not in mixed or value is None or isinstance(value, str) else orjson.dumps(value).decode()
             for name, value in line.items()}  # fmt: skip
 
 
 def _names(lines: Lines) -> list[str]:
-    """Every column that any line has, in the order they first appear."""
+    """Return every column that any line has, in the order of first appearance."""
     names: dict[str, None] = {}
     for line in lines():
         names |= dict.fromkeys(line)
@@ -166,17 +184,7 @@ def _names(lines: Lines) -> list[str]:
 ENDINGS: Mapping[str, Callable[[Lines, Path], None]] = {
     ".jsonl": _write_jsonl, ".json": _write_json, ".csv": _write_csv, ".parquet": _write_parquet,
 }  # fmt: skip
-"""What writes a file, by its ending."""
-
-
-def _converter(format: ExportFormat, *, is_pairs: bool, system_instruction: bool) -> Callable[[Row], dict[str, Any]]:
-    if format == "preference" and not is_pairs:
-        raise ProjectError("format preference", "needs pairs, and these are instructions", "export as alpaca, sharegpt or messages")
-    if format == "messages" and is_pairs:
-        raise ProjectError("format messages", "holds one answer, and these are pairs", "export as preference, sharegpt or alpaca")
-    if format == "alpaca":
-        return lambda row: _alpaca(row, system_instruction)
-    return {"sharegpt": _sharegpt, "messages": _messages, "preference": _preference}[format]
+"""Writer of each file type, by ending."""
 
 
 def _rows(table: pa.Table) -> Iterator[Row]:
@@ -184,45 +192,37 @@ def _rows(table: pa.Table) -> Iterator[Row]:
         yield from batch.to_pylist()
 
 
-def _converted(row: Row, convert: Callable[[Row], dict[str, Any]], path: Path) -> dict[str, Any]:
-    try:
-        body = convert(row)
-    except RowError as error:
-        raise ProjectError(str(path), f"record {row['id'][:12]}: {error.what} {error.fact}", "export as sharegpt or messages") from error
-    return body | {"id": row["id"]} | ({"label": row["label"]} if row.get("label") is not None else {})
+def _messages(row: Row, system_instruction: bool) -> Iterator[Line]:
+    yield {"messages": [*row["prompt"], *row["completion"]]}
 
 
-def _feedback(row: Row) -> Iterator[dict[str, Any]]:
-    """Yield a row's answers as TRL's KTOTrainer reads them."""
-    named = {"id": row["id"], **({"class": row["label"]} if row.get("label") is not None else {})}
+def _preference(row: Row, system_instruction: bool) -> Iterator[Line]:
+    yield {name: row[name] for name in ("prompt", "chosen", "rejected")}
+
+
+def _kto(row: Row, system_instruction: bool) -> Iterator[Line]:
+    """Yield the row's responses in the form of TRL's KTOTrainer: two lines for a pair, one for an instruction."""
     for name, good in (("chosen", True), ("rejected", False)) if "chosen" in row else (("completion", True),):
-        yield {"prompt": row["prompt"], "completion": row[name], "label": good, **named}
+        yield {"prompt": row["prompt"], "completion": row[name], "label": good}
 
 
-def _messages(row: Row) -> dict[str, Any]:
-    return {"messages": [*row["prompt"], *row["completion"]]}
-
-
-def _preference(row: Row) -> dict[str, Any]:
-    return {name: row[name] for name in ("prompt", "chosen", "rejected")}
-
-
-def _sharegpt(row: Row) -> dict[str, Any]:
+def _sharegpt(row: Row, system_instruction: bool) -> Iterator[Line]:
     def turn(message: Row) -> dict[str, str]:
         return {"from": _SHAREGPT[message["role"]], "value": message["content"]}
 
     if "chosen" in row:
         rivals = {name: turn(row[name][0]) for name in ("chosen", "rejected")}
-        return {"conversations": [turn(m) for m in row["prompt"]], **rivals}
-    return {"conversations": [turn(m) for m in (*row["prompt"], *row["completion"])]}
+        yield {"conversations": [turn(m) for m in row["prompt"]], **rivals}
+    else:
+        yield {"conversations": [turn(m) for m in (*row["prompt"], *row["completion"])]}
 
 
-def _alpaca(row: Row, system_instruction: bool) -> dict[str, Any]:
+def _alpaca(row: Row, system_instruction: bool) -> Iterator[Line]:
     turns = list(row["prompt"])
     system = turns.pop(0)["content"] if turns[0]["role"] == "system" else None
     roles = [turn["role"] for turn in turns]
     if roles != ["user", "assistant"] * (len(turns) // 2) + ["user"]:
-        raise RowError("prompt", "does not alternate between user and assistant, which alpaca cannot say")
+        raise RowError("prompt", "does not alternate between user and assistant, which alpaca cannot represent")
     history = [[turns[i]["content"], turns[i + 1]["content"]] for i in range(0, len(turns) - 1, 2)]
     asked = turns[-1]["content"]
     if system_instruction and system is None:
@@ -233,4 +233,31 @@ def _alpaca(row: Row, system_instruction: bool) -> dict[str, Any]:
     else:
         body["output"] = row["completion"][0]["content"]
     extra = {"history": history} if history else {}
-    return body | extra | ({"system": system} if system and not system_instruction else {})
+    yield body | extra | ({"system": system} if system and not system_instruction else {})
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """Shape of the rows of an exported file."""
+
+    kinds: tuple[Kind, ...]
+    """Kinds of rows that the shape can hold."""
+    convert: Callable[[Row, bool], Iterator[Line]]
+    """Yields the lines of one row; the second argument is `system_instruction`. Raises RowError where the shape cannot hold the row."""
+    label_column: str = "label"
+    """Column of the row's class."""
+
+
+EXPORT_FORMATS: Mapping[str, ExportFormat] = {
+    "alpaca": ExportFormat(("instruction", "preference"), _alpaca),
+    "sharegpt": ExportFormat(("instruction", "preference"), _sharegpt),
+    "messages": ExportFormat(("instruction",), _messages),
+    "preference": ExportFormat(("preference",), _preference),
+    # `label` is KTO's verdict on the response, so the class has a column of its own.
+    "kto": ExportFormat(("instruction", "preference"), _kto, label_column="class"),
+}
+"""Export formats by name, the only place that lists them. A new format is one entry and its `convert`; `read_rows` should read it back
+as the same records (tests/test_formats.py)."""
+
+DEFAULT_FORMATS: Mapping[Kind, str] = {"instruction": "messages", "preference": "preference"}
+"""Format of each kind of rows when none is named."""

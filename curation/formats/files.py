@@ -1,8 +1,8 @@
 """Open a file of rows and yield them as plain values: JSONL, JSON, CSV and TSV (each also as .gz), Excel, Parquet, Arrow.
 
-Encoding, delimiter and quoting are detected from the beginning of a file and stated in `Detected`. A row that cannot be read is a
-`RowFailure` with its line and its text; the reading continues after it. What a hostile file can cost is bounded: the length of a
-line, the size of a JSON array, the lines that an unclosed quote makes us read again.
+Encoding, delimiter and quoting are detected from the beginning of a file and reported in `Detected`. A row that cannot be read is a
+`RowFailure` with its line and its text; reading continues after it. The cost of a hostile file is bounded: the length of a line,
+the size of a JSON array, and the number of lines read again after an unclosed quote.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ TEXT_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 ENDINGS = (*TEXT_ENDINGS, ".parquet", ".arrow", ".xlsx")
 
 LARGEST_ARRAY = 2**30
-"""Bytes of a JSON array or object, which is read as a whole."""
+"""Maximum bytes of a JSON array or object, which is read as a whole."""
 
 _OF_ONE_ROW = {"messages", "conversations", "chosen", "rejected", "prompt", "completion", "instruction", "replies"}
 """A JSON object with one of these members is one row, not a list of rows."""
 
 _SCAN = 64 * 2**20
-"""Bytes that are looked at to tell UTF-8 from cp1252."""
+"""Bytes scanned to distinguish UTF-8 from cp1252."""
 
 _CP1252_SHARE = 0.25
-"""A Western text has fewer non-ASCII letters than this share of all; with more it is another code page (Cyrillic, Greek)."""
+"""Maximum share of non-ASCII letters in Western text; above it the text uses another code page (Cyrillic, Greek)."""
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -49,10 +49,10 @@ _BOMS = (
 
 
 def read_raw(path: Path, how: ReadAs | None = None) -> RawFile:
-    """Open a file; each row comes with its place: the line of a JSONL or CSV file, the row of a sheet, else the ordinal from 1.
+    """Open a file; each row has its place: the line of a JSONL or CSV file, the row of a sheet, else the ordinal from 1.
 
     Raises:
-        ProjectError: the file does not exist, is empty, or is of no kind that can be read.
+        ProjectError: the file does not exist, is empty, or has an unknown type.
     """
     how = how or ReadAs()
     if "\0" in str(path):
@@ -62,7 +62,7 @@ def read_raw(path: Path, how: ReadAs | None = None) -> RawFile:
     if path.is_dir():
         return tables.read_arrow_folder(path)
     if not path.is_file():
-        raise ProjectError(str(path), "is no file" if path.exists() else "does not exist", "curate import --help")
+        raise ProjectError(str(path), "is not a regular file" if path.exists() else "does not exist", "curate import --help")
     ending = Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
     if ending not in ENDINGS or (ending not in TEXT_ENDINGS and path.suffix.lower() == ".gz"):
         raise ProjectError(str(path), f"ends in {path.suffix or 'nothing'}", f"use one of {', '.join(ENDINGS)} (text also .gz)")
@@ -90,7 +90,9 @@ def _known_encoding(name: str) -> str:
     try:
         return codecs.lookup(name).name
     except (LookupError, ValueError) as error:
-        raise ProjectError(f"--encoding {name!r}", "is no known encoding", "use a name such as utf-8, cp1252, utf-16 or cp1251") from error
+        raise ProjectError(
+            f"--encoding {name!r}", "is not a known encoding", "use a name such as utf-8, cp1252, utf-16 or cp1251"
+        ) from error
 
 
 def _find_encoding(path: Path) -> str:
@@ -157,14 +159,14 @@ def _parse_line(text: bytes) -> Row | RowFailure:
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        return RowFailure(f"column {error.colno}: is no JSON ({error.msg})", text.decode(errors="replace"))
+        return RowFailure(f"column {error.colno}: is not JSON ({error.msg})", text.decode(errors="replace"))
     return _object(value)
 
 
 def _object(value: Any) -> Row | RowFailure:
     if isinstance(value, dict):
         return value
-    return RowFailure(f"is no JSON object but {type(value).__name__}", json.dumps(value, ensure_ascii=False))
+    return RowFailure(f"is not a JSON object but {type(value).__name__}", json.dumps(value, ensure_ascii=False))
 
 
 def _read_whole(path: Path, encoding: str) -> bytes:
@@ -189,7 +191,7 @@ def _read_array(path: Path, encoding: str) -> Rows:
 
 
 def _salvage_array(text: str) -> Iterator[Row | RowFailure]:
-    """Yield the items of a broken array up to the break; then one RowFailure that says where it is."""
+    """Yield the items of a broken array up to the break, then one RowFailure with its place."""
     decoder, at = json.JSONDecoder(), text.index("[") + 1
     while True:
         at = _skip(text, at)
@@ -228,7 +230,7 @@ def _is_jsonl(path: Path, encoding: str) -> bool:
 
 
 def _read_object(path: Path, encoding: str) -> Rows:
-    """Yield the rows in a JSON object: the one list of objects in it, its columns, or its members with their key."""
+    """Yield the rows of a JSON object: its only list of objects, its columns, or its members with their keys."""
     body = _read_whole(path, encoding)
     try:
         value = orjson.loads(body)
@@ -236,7 +238,9 @@ def _read_object(path: Path, encoding: str) -> Rows:
         yield from (
             _read_lines(path, encoding)
             if b"\n{" in body.replace(b"\r", b"")
-            else iter([(error.lineno, RowFailure(f"column {error.colno}: is no JSON ({error.msg})", body[:2000].decode(errors="replace")))])
+            else iter(
+                [(error.lineno, RowFailure(f"column {error.colno}: is not JSON ({error.msg})", body[:2000].decode(errors="replace")))]
+            )
         )
         return
     if not isinstance(value, dict):

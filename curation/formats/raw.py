@@ -1,4 +1,4 @@
-"""Rows of a file before they are given a meaning: what was detected, what could not be read, lines in any encoding."""
+"""Rows of a file before they are converted: what was detected, what could not be read, lines in any encoding."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 LONGEST_LINE = 64 * 2**20
-"""Bytes of one line; a longer one is a failed row."""
+"""Maximum bytes of one line; a longer one is a failed row."""
 
 MOST_EXPANSION, FREE_BYTES = 200, 512 * 2**20
-"""What a .gz file may expand to: times its size, and bytes in any case."""
+"""Maximum expanded size of a .gz file: a multiple of its size, and bytes that are always allowed."""
 
 
 @dataclass(frozen=True)
 class RowFailure:
-    """A row that did not become a record: why, and what it was."""
+    """A row that did not become a record: the reason and its text."""
 
     reason: str
     raw: str
     rows: int = 1
-    """How many rows it stands for, where a whole part of a file cannot be read."""
+    """Number of rows, where a whole part of a file cannot be read."""
 
 
 @dataclass(frozen=True)
 class ReadAs:
-    """What a person states about a file instead of having it detected."""
+    """Properties of a file that the user states, so that they are not detected."""
 
     encoding: str | None = None
     delimiter: str | None = None
     sheet: str | None = None
     header: bool = True
-    """False: the columns have no names; they are called 1, 2, 3."""
+    """False: the columns have no names and are called 1, 2, 3."""
 
 
 @dataclass(frozen=True)
 class Detected:
-    """What a file was read as."""
+    """Properties of a file as it was read."""
 
     kind: str
     """JSONL, JSON, CSV, Excel, Parquet, Arrow or Hub."""
@@ -52,7 +52,7 @@ class Detected:
     other_sheets: tuple[str, ...] = ()
     splits: tuple[str, ...] = ()
     revision: str = ""
-    """The commit of a data set of the Hub."""
+    """Commit of a data set of the Hub."""
 
     def describe(self) -> str:
         """Return what was detected, for the screen: "CSV, cp1252, semicolon"."""
@@ -70,7 +70,7 @@ Rows = Iterator[tuple[int, Row | RowFailure]]
 
 @dataclass(frozen=True)
 class RawFile:
-    """An open file: what it was detected as, and its rows, which can be read once."""
+    """An open file: what was detected, and its rows, which can be read once."""
 
     detected: Detected
     rows: Rows
@@ -93,7 +93,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def sample_of(path: Path, size: int) -> bytes:
-    """Return the first bytes of a file, uncompressed; none of a damaged archive."""
+    """Return the first bytes of a file, uncompressed; empty for a damaged archive."""
     with _open(path) as file:
         try:
             return file.read(size)
@@ -102,7 +102,7 @@ def sample_of(path: Path, size: int) -> bytes:
 
 
 def lines_of(path: Path, encoding: str) -> Iterator[bytes | RowFailure]:
-    """Yield the lines as UTF-8; a compressed file that is cut, or text that is not of the encoding, ends in a RowFailure."""
+    """Yield the lines as UTF-8; a truncated archive, or text in another encoding, ends in a RowFailure."""
     try:
         with _open(path) as file:
             if encoding in ("utf-8", "utf-8-sig"):

@@ -1,4 +1,7 @@
-"""Read a file of examples row by row into records, whatever common shape it has."""
+"""Read a file of examples row by row into records, in any of the known shapes.
+
+The first 50 readable rows decide the shape; a later row of another shape is a failure.
+"""
 
 from __future__ import annotations
 
@@ -23,39 +26,39 @@ from curation.records import InstructionRecord, Message, canonical_json, make_pa
 Format = Literal["auto", Shape, "kto", "oasst"]
 FORMATS: tuple[str, ...] = ("auto", *get_args(Shape), "kto", "oasst")
 _HEAD = 50
-"""How many readable rows decide on the shape."""
+"""Readable rows that decide the shape."""
 MOST_METADATA = 32 * 1024
-"""Bytes of JSON that the other columns of one row may take."""
+"""Maximum bytes of JSON of one row's metadata columns."""
 _YES, _NO = ("true", "yes", "1", "good"), ("false", "no", "0", "bad")
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How the rows of a file become records."""
+    """Conversion of a file's rows to records."""
 
     format: Format = "auto"
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Our name to the file's, where they differ: {"prompt": "question", "completion": "answer"}."""
+    """Our column name to the file's, where they differ: {"prompt": "question", "completion": "answer"}."""
     system_instruction: bool = False
-    """Alpaca's instruction is the system message and its input the user's; otherwise both make up the user's message."""
+    """Use alpaca's instruction as the system message and its input as the user's; otherwise both form the user's message."""
     label_column: str | None = "label"
-    """The column whose text is the row's class; a file without it has no classes."""
+    """Column whose text is the row's class; a file without it has no classes."""
     label_pattern: str | None = None
-    """A regular expression whose first group, found in the completion, is the class instead."""
+    """Regular expression whose first group, found in the completion, is the class instead."""
     group_column: str | None = None
-    """The column whose rows of one value belong together."""
+    """Column whose rows of one value stay together."""
     read_as: ReadAs = field(default_factory=ReadAs)
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One record of a row, with what else the row says."""
+    """One record of a row, with its metadata."""
 
     value: InstructionRecord | PairWithFact
     meta: Mapping[str, Any] = field(default_factory=dict)
-    """Every column that is no part of the record, as JSON values."""
+    """Every column that is not part of the record, as JSON values."""
     group: str | None = None
-    """The value of the group column; None where it is empty."""
+    """Value of the group column; None if it is empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +70,16 @@ class ReadRow:
     examples: tuple[Example, ...] = ()
     failure: RowFailure | None = None
     left_out: tuple[str, ...] = ()
-    """Columns that are not kept as metadata: too large together, or without a JSON form."""
+    """Columns not kept as metadata: too large together, or without a JSON form."""
 
 
 @dataclass(frozen=True)
 class OpenRows:
-    """A file that is being read: what it was detected as, and its rows, which can be read once."""
+    """A file that is being read: what was detected, and its rows, which can be read once."""
 
     detected: Detected
     format: str
-    """The shape of the rows: one of FORMATS."""
+    """Shape of the rows, one of FORMATS."""
     rows: Iterator[ReadRow]
 
     def __iter__(self) -> Iterator[ReadRow]:
@@ -84,7 +87,7 @@ class OpenRows:
 
     @property
     def has_one_record_per_row(self) -> bool:
-        """Whether the place of a row identifies its record."""
+        """True if the place of a row identifies its record."""
         return self.format != "oasst"
 
 
@@ -99,12 +102,11 @@ def read_rows(path: Path, **options: Any) -> Iterator[tuple[int, InstructionReco
 
 
 def open_rows(path: Path | str, options: ReadOptions | None = None) -> OpenRows:
-    """Open a file of examples. Its rows are read one by one; a bad row is a failure and does not end the reading.
-
-    The shape is decided once, by the first rows; a later row that is not of it is a failure.
+    """Open a file of examples. Rows are read one by one; a bad row is a failure and does not end the reading.
 
     Args:
         path: a file, a folder of `save_to_disk`, or hf://OWNER/NAME.
+        options: the conversion of rows to records.
 
     Raises:
         ProjectError: the file cannot be read, has no known shape, or lacks the group column.
@@ -157,10 +159,10 @@ def _with_meta(
 
 
 def _read_feedback(rows: Rows, shape: Shape, options: ReadOptions) -> Iterator[ReadRow]:
-    """Yield KTO rows: a good answer as an instruction, a bad one as a pair with a good answer to the same prompt.
+    """Yield KTO rows: a good response as an instruction, a bad one as a pair with a good response to the same prompt.
 
-    The good answers of a prompt are used in turn. A bad answer to a prompt without a good one is a failure: nothing can be
-    trained on it here.
+    The good responses of a prompt are used in turn. A bad response to a prompt without a good one is a failure, because only pairs
+    and good responses can be trained on.
     """
     good: dict[bytes, list[str]] = {}
     bad: list[tuple[int, Row, InstructionRecord]] = []
@@ -169,14 +171,14 @@ def _read_feedback(rows: Rows, shape: Shape, options: ReadOptions) -> Iterator[R
             yield ReadRow(place, failure=row)
             continue
         renamed = _renamed(row, options.columns)
-        said = True if renamed.get("label") in (None, "") else _feedback(renamed["label"])
-        if said is None:
+        is_good = True if renamed.get("label") in (None, "") else _feedback(renamed["label"])
+        if is_good is None:
             yield ReadRow(place, failure=RowFailure(f"label: must be true or false, found {str(renamed.get('label'))[:40]!r}", _raw(row)))
             continue
         value = _read_row({name: cell for name, cell in renamed.items() if name != "label"}, shape, options, None)
         if isinstance(value, RowFailure | PairWithFact):
-            yield ReadRow(place, failure=value if isinstance(value, RowFailure) else RowFailure("is a pair, not an answer", _raw(row)))
-        elif said:
+            yield ReadRow(place, failure=value if isinstance(value, RowFailure) else RowFailure("is a pair, not a response", _raw(row)))
+        elif is_good:
             good.setdefault(_prompt_key(value.prompt), []).append(value.completion.content)
             yield _with_meta(place, row, value, shape, options, also="label")
         else:
@@ -187,7 +189,7 @@ def _read_feedback(rows: Rows, shape: Shape, options: ReadOptions) -> Iterator[R
         worse = value.completion.content
         better = [answer for answer in good.get(key, ()) if answer != worse]
         if not better:
-            reason = "label: is false, and the file has no good answer to the same prompt to pair it with"
+            reason = "label: is false, and the file has no good response to the same prompt to pair it with"
             yield ReadRow(place, failure=RowFailure(reason, _raw(row)))
             continue
         pair, chosen = make_pair(value.prompt, better[turn[key] % len(better)], worse)
@@ -200,10 +202,10 @@ def _prompt_key(prompt: Sequence[Message]) -> bytes:
 
 
 def _has_feedback(rows: Sequence[Row]) -> bool:
-    """Return whether the column `label` says good or bad: truth values, or in a CSV file the words true and false."""
-    said = [row["label"] for row in rows if row.get("label") not in (None, "")]
-    words = {str(label).lower() for label in said}
-    return words == {"true", "false"} or sum(isinstance(label, bool) for label in said) * 2 > len(said)
+    """Return whether the column `label` holds feedback: truth values, or in a CSV file the words true and false."""
+    labels = [row["label"] for row in rows if row.get("label") not in (None, "")]
+    words = {str(label).lower() for label in labels}
+    return words == {"true", "false"} or sum(isinstance(label, bool) for label in labels) * 2 > len(labels)
 
 
 def _feedback(value: Any) -> bool | None:
@@ -240,8 +242,10 @@ def _group(value: Any) -> str | None:
 
 
 def metadata_of(columns: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the columns as JSON values that fit in MOST_METADATA bytes, and the names of those left out: the largest first, and
-    values that have no JSON form (bytes, text that is no Unicode)."""
+    """Return the columns as JSON values that fit in MOST_METADATA bytes, and the names of dropped columns.
+
+    The largest columns are dropped first, and those without a JSON form (bytes, text that is not Unicode).
+    """
     texts: dict[str, bytes] = {}
     left_out: list[str] = []
     for name, value in columns.items():
@@ -260,7 +264,7 @@ def metadata_of(columns: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, 
 
 
 def _plain_value(value: Any) -> Any:
-    """Return what JSON has no type for (a decimal, a duration) as text."""
+    """Return values that JSON has no type for (a decimal, a duration) as text."""
     if isinstance(value, bytes | bytearray | memoryview):
         raise TypeError("bytes")
     return str(value)
@@ -276,7 +280,7 @@ def _label_pattern(text: str | None) -> Pattern | None:
 
 
 def _renamed(row: Row, names: Mapping[str, str]) -> Row:
-    """The row under our column names; a column of ours that another one stands in for is set aside."""
+    """Return the row under our column names; a column of ours that another one replaces is dropped."""
     if not names:
         return row
     kept = {name: value for name, value in row.items() if name not in names and name not in names.values()}
@@ -304,7 +308,7 @@ def _take_head(rows: Rows) -> list[tuple[int, Row | RowFailure]]:
 
 
 def _find_shape(path: str, rows: list[Row], names: Mapping[str, str]) -> Shape:
-    """The shape most rows have. A file without one readable row gets any shape: all its rows are failures."""
+    """Return the shape of most rows. In a file without one readable row every row is a failure, so any shape will do."""
     votes = Counter(shape for row in rows if (shape := find_shape(row)))
     if votes:
         return votes.most_common(1)[0][0]
@@ -312,7 +316,7 @@ def _find_shape(path: str, rows: list[Row], names: Mapping[str, str]) -> Shape:
         return "messages"
     known = ", ".join(f"{shape} ({', '.join(need)})" for shape, need in NEEDS.items())
     found = shown(list(dict.fromkeys(n for row in rows for n in row)))
-    mapped = "".join(f"; {ours} was to be {theirs}" for ours, theirs in names.items())
+    mapped = "".join(f"; {ours}={theirs} was given" for ours, theirs in names.items())
     raise ProjectError(
         path,
         f"has the columns {found}{mapped}; known shapes are {known}",
@@ -333,7 +337,7 @@ def _read_row(row: Row, shape: Shape, options: ReadOptions, pattern: Pattern | N
 
 
 def _label(value: Any) -> str | None:
-    """A class as text; true and false are no classes but unpaired feedback."""
+    """Return a class as text; true and false are unpaired feedback, not classes."""
     if value is None or value == "" or isinstance(value, bool):
         return None
     if isinstance(value, str | int):
@@ -342,7 +346,7 @@ def _label(value: Any) -> str | None:
 
 
 def _raw(row: Row) -> str:
-    """The row as JSON, for whoever looks into the failure; text that is no Unicode is shown escaped, as Python shows it."""
+    """Return the row as JSON for the failure's report; text that is not Unicode is escaped as in Python."""
     try:
         return orjson.dumps(row, default=repr).decode()
     except orjson.JSONEncodeError:

@@ -1,4 +1,4 @@
-"""The shapes a row can have, how each is recognised, and how it becomes a record.
+"""Shapes of rows on import: how each is recognized, and how it becomes a record.
 
 | shape             | columns                                                                              |
 |-------------------|--------------------------------------------------------------------------------------|
@@ -40,7 +40,7 @@ _SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
 
 
 def turns_of(value: Any, field: str) -> list[Turn]:
-    """Turns from a list of messages (role/content or from/value) or from one message; tool calls are refused by name."""
+    """Return the turns of a list of messages (role/content or from/value) or of one message; tool calls are refused by name."""
     items = [value] if isinstance(value, Mapping) else value
     if not isinstance(items, Sequence) or isinstance(items, str):
         raise RowError(field, f"must be a list of messages, not {type(value).__name__}")
@@ -48,16 +48,16 @@ def turns_of(value: Any, field: str) -> list[Turn]:
 
 
 def transcript_turns(text: str, field: str) -> list[Turn]:
-    """Turns from Anthropic's HH form, one string with `Human:` and `Assistant:` at the start of paragraphs."""
+    """Return the turns of Anthropic's HH form: one string with `Human:` and `Assistant:` at the start of paragraphs."""
     parts = _SPEAKER.split(text.strip("\n"))
     if parts[0].strip() or len(parts) < 3:
-        raise RowError(field, "is no conversation of Human: and Assistant: paragraphs")
+        raise RowError(field, "is not a conversation of Human: and Assistant: paragraphs")
     roles = ["user" if speaker == "Human" else "assistant" for speaker in parts[1::2]]
     return [{"role": role, "content": content.strip("\n")} for role, content in zip(roles, parts[2::2], strict=True)]
 
 
 def is_transcript(value: Any) -> bool:
-    """Whether a string is in the HH form."""
+    """Return whether a string is in the HH form."""
     return isinstance(value, str) and value.lstrip("\n").startswith("Human:") and "\n\nAssistant:" in value
 
 
@@ -105,7 +105,7 @@ NEEDS: dict[Shape, tuple[str, ...]] = {
     "prompt-completion": ("prompt", "completion"),
     "alpaca": ("instruction", "output"),
 }
-"""The columns that tell a shape, in the order the shapes are tried."""
+"""Columns that identify a shape, in the order the shapes are tried."""
 
 USED: dict[Shape, tuple[str, ...]] = {
     "preference": ("chosen", "rejected", "prompt", "conversations", "instruction", "input", "system", "history"),
@@ -114,32 +114,42 @@ USED: dict[Shape, tuple[str, ...]] = {
     "prompt-completion": ("prompt", "completion", "system"),
     "alpaca": ("instruction", "output", "input", "system", "history"),
 }
-"""The columns that become part of a record; every other column is metadata."""
+"""Columns that become part of a record; every other column is metadata."""
 
 
 @dataclass(frozen=True)
 class PairWithFact:
-    """A pair, and the fact that came with it: which of its two completions (0 or 1) was chosen."""
+    """A pair, with the index (0 or 1) of its chosen completion."""
 
     record: PairRecord
     chosen: int
 
 
 def find_shape(row: Mapping[str, Any]) -> Shape | None:
-    """The first shape whose columns are all there and not null."""
+    """Return the first shape whose columns are all present and not null."""
     return next((shape for shape, names in NEEDS.items() if all(row.get(name) is not None for name in names)), None)
 
 
 def record_from(
     row: Mapping[str, Any], *, shape: Shape, system_instruction: bool = False, label: str | None = None
 ) -> InstructionRecord | PairWithFact:
-    """The record a row stands for; raises RowError that names the field and the fact."""
+    """Return the record of a row.
+
+    Args:
+        row: the row under our column names.
+        shape: its shape.
+        system_instruction: use alpaca's instruction as the system message.
+        label: the row's class.
+
+    Raises:
+        RowError: the row is not usable; names the field and the problem.
+    """
     if missing := [name for name in NEEDS[shape] if row.get(name) is None]:
         raise RowError(missing[0], f"is missing; {shape} rows have {', '.join(NEEDS[shape])}")
     if shape == "preference":
         return _pair(row, system_instruction)
     if row.get("label") is False and shape != "alpaca":
-        raise RowError("label", "is false: unpaired feedback says that this is a bad answer")
+        raise RowError("label", "is false: unpaired feedback marks this answer as bad")
     if shape == "alpaca":
         turns = [*_alpaca_prompt(row, system_instruction), _answer(text_of(row["output"], "output"))]
     elif shape == "prompt-completion":
@@ -165,9 +175,9 @@ def _alpaca_prompt(row: Mapping[str, Any], system_instruction: bool) -> list[Tur
         text = f"{instruction}\n\n{extra}" if extra else instruction
         return _with_system([*history, {"role": "user", "content": text}], row)
     if not extra:
-        raise RowError("input", "is empty, and the instruction is the system message here, so the user says nothing")
+        raise RowError("input", "is empty; the instruction is the system message here, so the user message would be empty")
     if row.get("system"):
-        raise RowError("system", "is given beside an instruction that is the system message here")
+        raise RowError("system", "is given, but the instruction is the system message here")
     return [{"role": "system", "content": instruction}, *history, {"role": "user", "content": extra}]
 
 
@@ -181,7 +191,7 @@ def _exchanges(value: Any) -> list[list[Any]]:
 def _with_system(turns: list[Turn], row: Mapping[str, Any]) -> list[Turn]:
     system = text_of(row.get("system"), "system")
     if system and turns and turns[0]["role"] == "system":
-        raise RowError("system", "is given beside a conversation that has a system message")
+        raise RowError("system", "is given, but the conversation has a system message")
     return [{"role": "system", "content": system}, *turns] if system else turns
 
 
@@ -212,7 +222,7 @@ def _pair(row: Mapping[str, Any], system_instruction: bool) -> PairWithFact:
     if before:
         prompt = _agreed(prompt, _with_system(before, row))
     if not prompt:
-        raise RowError("prompt", "is missing, and chosen and rejected are no whole conversations")
+        raise RowError("prompt", "is missing, and chosen and rejected are not whole conversations")
     parsed = parse_record({"kind": "instruction", "prompt": prompt, "completion": _answer(better)})
     messages: tuple[Message, ...] = parsed.prompt
     record, chosen = make_pair(messages, better, worse)
@@ -220,7 +230,7 @@ def _pair(row: Mapping[str, Any], system_instruction: bool) -> PairWithFact:
 
 
 def _rival(value: Any, field: str) -> tuple[list[Turn], str]:
-    """One rival as the turns before its answer (none for a bare answer) and the answer."""
+    """Return the turns before a response (none for a bare response) and the response."""
     if isinstance(value, str):
         if not is_transcript(value):
             return [], value
@@ -241,7 +251,7 @@ def _given_prompt(row: Mapping[str, Any], system_instruction: bool) -> list[Turn
 
 
 def _agreed(prompt: list[Turn], before: list[Turn]) -> list[Turn]:
-    """One prompt from the prompt column and the conversation before the answers; UltraFeedback gives both."""
+    """Return one prompt from the prompt column and the conversation before the responses; UltraFeedback has both."""
     if not prompt or prompt == before:
         return before
     users = [turn for turn in before if turn["role"] == "user"]

@@ -1,7 +1,7 @@
-"""Open tables that are not text: Parquet, Arrow files and folders, Excel sheets, and data sets of the Hugging Face Hub.
+"""Open binary tables: Parquet, Arrow files and folders, Excel sheets, and data sets of the Hugging Face Hub.
 
-`datasets` opens what its own `save_to_disk` and the Hub hold, and names the classes that their files store as numbers. Parquet and
-Excel files are checked before they are read: a few bytes can claim billions of rows.
+`datasets` opens its own `save_to_disk` folders and the Hub, and gives the names of classes stored as numbers. Parquet and Excel
+files are checked before they are read, because a few bytes can claim billions of rows.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _MOST_ROWS_PER_BYTE = 100
 _FREE_ROWS = 100_000
 _MOST_EXPANSION = 1_000
 _FREE_BYTES = 256 * 2**20
-"""What a compressed file may always hold once expanded, whatever its size."""
+"""Expanded bytes that a compressed file may always have, whatever its size."""
 _SUSPICIOUS = 20
-"""Times its size that a Parquet file may expand to before its texts are read as dictionaries."""
+"""Expansion of a Parquet file from which its texts are read as dictionaries."""
 
 
 # Parquet
 
 
 def read_parquet(path: Path) -> RawFile:
-    """Open a Parquet file; a damaged row group is one failure, a value that is no text another.
+    """Open a Parquet file; a damaged row group is one failure, a value that is not text another.
 
     Raises:
-        ProjectError: it is no Parquet file, or claims far more rows or bytes than a file of its size can hold.
+        ProjectError: it is not a Parquet file, or claims far more rows or bytes than a file of its size can hold.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -56,7 +56,7 @@ def read_parquet(path: Path) -> RawFile:
                 raise ProjectError(str(path), fact, "write the file again with less compression, if it is right")
             names = _class_names(file.schema_arrow)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise ProjectError(str(path), f"is no Parquet file ({_first_line(error)})", "curate import --help") from error
+        raise ProjectError(str(path), f"is not a Parquet file ({_first_line(error)})", "curate import --help") from error
     return RawFile(Detected("Parquet"), _parquet_rows(path, names))
 
 
@@ -84,9 +84,9 @@ def _parquet_rows(path: Path, names: Mapping[str, Sequence[str]]) -> Rows:
 
 
 def _texts_of(path: Path) -> list[str]:
-    """Return the columns to read as dictionaries: the texts of a file that expands much, whose values may be repeated without end.
+    """Return the columns to read as dictionaries: the texts of a file that expands a lot, whose values may be repeated without end.
 
-    So each value is in memory once, and what the rows would take can be computed before they are made.
+    Each value is then in memory once, and the size of the rows is known before they are built.
     """
     import pyarrow.parquet as pq
 
@@ -99,7 +99,7 @@ def _texts_of(path: Path) -> list[str]:
 
 
 def _size_of(batch: pa.RecordBatch) -> int:
-    """Return the bytes of a batch with the values of its dictionaries written out."""
+    """Return the bytes of a batch with the values of its dictionaries expanded."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -114,7 +114,7 @@ def _size_of(batch: pa.RecordBatch) -> int:
 
 
 def _rows_of(batch: pa.RecordBatch | pa.Table, names: Mapping[str, Sequence[str]]) -> Iterator[Row | RowFailure]:
-    """Yield the rows of a batch as Python values. Text that is no UTF-8 and times outside Python's range are failures of their row."""
+    """Yield the rows of a batch as Python values. Text that is not UTF-8 and times outside Python's range fail their row."""
     try:
         rows: list[Row | RowFailure] = batch.to_pylist()
     except (ValueError, OverflowError, KeyError, TypeError):
@@ -157,7 +157,7 @@ def read_arrow_file(path: Path) -> RawFile:
     """Open one .arrow file of a data set's cache or folder.
 
     Raises:
-        ProjectError: it is no Arrow file.
+        ProjectError: it is not an Arrow file.
     """
     import pyarrow as pa
     from datasets import Dataset
@@ -165,7 +165,7 @@ def read_arrow_file(path: Path) -> RawFile:
     try:
         data = Dataset.from_file(str(path))
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        raise ProjectError(str(path), f"is no Arrow file ({_first_line(error)})", "curate import --help") from error
+        raise ProjectError(str(path), f"is not an Arrow file ({_first_line(error)})", "curate import --help") from error
     return RawFile(Detected("Arrow"), _dataset_rows({"": data}))
 
 
@@ -175,13 +175,13 @@ def is_arrow_folder(path: Path) -> bool:
 
 
 def read_arrow_folder(path: Path) -> RawFile:
-    """Open a folder of `Dataset.save_to_disk` or `DatasetDict.save_to_disk`; of several splits, each row says its split.
+    """Open a folder of `Dataset.save_to_disk` or `DatasetDict.save_to_disk`; with several splits, each row has the column `split`.
 
     Raises:
         ProjectError: the folder is not one, or a file in it is missing or damaged.
     """
     if not is_arrow_folder(path):
-        raise ProjectError(str(path), "is no folder of Dataset.save_to_disk (it has no state.json or dataset_dict.json)", "name a file")
+        raise ProjectError(str(path), "is not a folder of Dataset.save_to_disk (it has no state.json or dataset_dict.json)", "name a file")
     import pyarrow as pa
     from datasets import DatasetDict, load_from_disk
 
@@ -194,16 +194,18 @@ def read_arrow_folder(path: Path) -> RawFile:
 
 
 def read_hub(address: str) -> RawFile:
-    """Stream a data set of the Hugging Face Hub: hf://OWNER/NAME, with /CONFIG, @REVISION and :SPLIT where wanted.
+    """Stream a data set of the Hugging Face Hub: hf://OWNER/NAME, with optional /CONFIG, @REVISION and :SPLIT.
 
-    Nothing is written but what `huggingface_hub` caches of the repository in the user's own cache (HF_HOME).
+    Nothing is written except what `huggingface_hub` caches in the user's own cache (HF_HOME).
 
     Raises:
-        ProjectError: the address is none, or the Hub cannot be reached, or has no such data set.
+        ProjectError: the address is invalid, or the Hub cannot be reached or has no such data set.
     """
     found = re.fullmatch(r"hf://(?:datasets/)?([\w.-]+/[\w.-]+)(?:/([\w.-]+))?(?:@([\w./-]+))?(?::([\w.-]+))?", address)
     if found is None:
-        raise ProjectError(address, "is no address of a Hub data set", "write hf://OWNER/NAME, for example hf://OpenAssistant/oasst1:train")
+        raise ProjectError(
+            address, "is not an address of a Hub data set", "write hf://OWNER/NAME, for example hf://OpenAssistant/oasst1:train"
+        )
     name, config, revision, split = found.groups()
     from datasets import load_dataset
     from huggingface_hub import HfApi
@@ -241,16 +243,16 @@ def _dataset_rows(splits: Mapping[str, Any]) -> Rows:
 
 
 def read_excel(path: Path, how: ReadAs) -> RawFile:
-    """Open the sheet that was named, or the first one with rows; the first row that is not empty names the columns.
+    """Open the named sheet, or the first one with rows; the first row that is not empty names the columns.
 
     Raises:
-        ProjectError: it is no workbook, is protected by a password, has no such sheet, or expands to far more than its size.
+        ProjectError: it is not a workbook, is protected by a password, has no such sheet, or expands to far more than its size.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             inside = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise ProjectError(str(path), f"is no .xlsx file ({_first_line(error)})", "save it as .xlsx or .csv") from error
+        raise ProjectError(str(path), f"is not an .xlsx file ({_first_line(error)})", "save it as .xlsx or .csv") from error
     if inside > max(_FREE_BYTES, 100 * path.stat().st_size):
         raise ProjectError(str(path), f"expands to {inside:,} bytes", "save it as .csv")
     from python_calamine import CalamineError, CalamineWorkbook, PasswordError
@@ -261,7 +263,7 @@ def read_excel(path: Path, how: ReadAs) -> RawFile:
     except PasswordError as error:
         raise ProjectError(str(path), "is protected by a password", "save it without one") from error
     except (CalamineError, OSError, ValueError) as error:
-        raise ProjectError(str(path), f"is no .xlsx file ({_first_line(error)})", "save it as .xlsx or .csv") from error
+        raise ProjectError(str(path), f"is not an .xlsx file ({_first_line(error)})", "save it as .xlsx or .csv") from error
     if not sheets:
         raise ProjectError(
             f"--sheet {how.sheet}", f"{path.name} has no such sheet; it has {', '.join(book.sheet_names)}", "name one of them"
@@ -291,7 +293,7 @@ def _numbers(count: int) -> list[str]:
 
 
 def _cell(value: Any) -> Any:
-    """Return a cell as text, a number or a truth value; whole numbers, which Excel stores as decimals, as whole numbers."""
+    """Return a cell as text, a number or a truth value; whole numbers, which Excel stores as decimals, as integers."""
     if isinstance(value, str):
         return value or None
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
@@ -300,6 +302,6 @@ def _cell(value: Any) -> Any:
 
 
 def _first_line(error: BaseException) -> str:
-    """Return the first line of what a library says, at most 200 characters."""
+    """Return the first line of a library's error, at most 200 characters."""
     text = str(error).strip()
     return text.splitlines()[0][:200] if text else type(error).__name__

@@ -1,7 +1,7 @@
 """OASST message trees: one row per tree with nested `replies` (oasst_ready_trees), or one row per message with its `parent_id`.
 
 Each prompt that has replies gives one instruction with the best ranked reply, and one pair for every two replies of different rank
-(0 is best). Messages that are deleted, synthetic or failed their review are left out with everything below them.
+(0 is best). Messages that are deleted, synthetic or failed their review are dropped with everything below them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from curation.records import InstructionRecord, make_pair, parse_record
 
 FLAT = ("message_id", "parent_id", "text", "role")
 NOTED = ("message_id", "message_tree_id", "lang", "rank", "review_count", "user_id", "created_date", "model_name")
-"""What is kept of the reply as metadata."""
+"""Fields of the reply that become metadata."""
 _MOST_REPLIES = 50
-"""Ranked replies of one prompt that are paired; more would make thousands of pairs of one question."""
+"""Maximum number of ranked replies of one prompt that are paired; more would make thousands of pairs of one question."""
 
 
 def is_tree(row: Mapping[str, Any]) -> bool:
@@ -29,7 +29,7 @@ def is_tree(row: Mapping[str, Any]) -> bool:
 
 
 def join_messages(rows: Rows) -> Rows:
-    """Yield whole trees: rows that are trees as they are, single messages joined by `parent_id` at the place of their root."""
+    """Yield whole trees: rows that are trees unchanged, single messages joined by `parent_id` at the place of their root."""
     alone: dict[str, tuple[int, Row]] = {}
     for place, row in rows:
         if isinstance(row, RowFailure) or not all(name in row for name in FLAT) or row.get("replies") is not None:
@@ -53,7 +53,7 @@ def tree_examples(row: Row) -> Iterator[tuple[InstructionRecord | PairWithFact, 
     """Yield each example of a tree with the metadata of its (better) reply.
 
     Raises:
-        RowError: the tree has no prompt with a usable reply, or a message of it is not usable.
+        RowError: the tree has no prompt with a usable reply, or one of its messages is not usable.
     """
     nested = isinstance(row.get("prompt"), Mapping)
     root: Mapping[str, Any] = row["prompt"] if nested else row
@@ -85,8 +85,8 @@ def _is_usable(message: Mapping[str, Any]) -> bool:
 
 def _ranked(replies: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the assistant's replies, the best first; those without a rank last."""
-    said = [reply for reply in replies if reply.get("role") == "assistant"]
-    return sorted(said, key=lambda reply: reply["rank"] if isinstance(reply.get("rank"), int | float) else float("inf"))
+    answers = [reply for reply in replies if reply.get("role") == "assistant"]
+    return sorted(answers, key=lambda reply: reply["rank"] if isinstance(reply.get("rank"), int | float) else float("inf"))
 
 
 def _examples(

@@ -1,7 +1,7 @@
-"""A snapshot: one folder of rows that never change, with a manifest, a digest of the content and a signature.
+"""Snapshots: folders of immutable rows with a manifest, a content digest and a signature.
 
-Curation writes and signs it; training loads it and trusts nothing else. Read `manifest.py` for what a folder holds,
-`digest.py` for the digest, `verify.py` for what is checked before a row is used.
+Curation writes and signs them; training loads nothing else. `manifest.py` lists what a folder holds, `digest.py` defines the
+digest, and `verify.py` lists the checks made before any row is used.
 """
 
 from curation.snapshot.diff import SnapshotDiff, diff_snapshots

@@ -1,4 +1,4 @@
-"""What changed between two snapshots, by record id."""
+"""Differences between two snapshots, by record id."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ from curation.snapshot.read import read_split
 
 @dataclass(frozen=True)
 class SnapshotDiff:
-    """Ids that came, went, or stand in another split; each tuple is sorted by id."""
+    """Rows added, removed, changed in split or flipped in preference; each tuple is sorted by id."""
 
     added: tuple[tuple[str, Split], ...]
     removed: tuple[tuple[str, Split], ...]
-    moved: tuple[tuple[str, Split, Split], ...]
-    turned: tuple[str, ...]
-    """Pairs whose chosen and rejected changed places; always empty for instructions."""
+    changed_split: tuple[tuple[str, Split, Split], ...]
+    flipped: tuple[str, ...]
+    """Pairs whose chosen and rejected responses were swapped; always empty for instructions."""
 
     @property
     def is_empty(self) -> bool:
-        return not (self.added or self.removed or self.moved or self.turned)
+        return not (self.added or self.removed or self.changed_split or self.flipped)
 
 
 def diff_snapshots(a: Path, b: Path) -> SnapshotDiff:
-    """What `b` has, lacks and holds elsewhere, compared with `a`; both must hold the same kind."""
+    """Compare snapshot `b` with snapshot `a`.
+
+    Raises:
+        SnapshotError: they hold different kinds of rows.
+    """
     kinds = [read_manifest(path).kind for path in (a, b)]
     if kinds[0] != kinds[1]:
         raise SnapshotError(str(b), f"holds {kinds[1]} rows and {a} {kinds[0]} rows", "name two snapshots of one kind")
@@ -35,13 +39,13 @@ def diff_snapshots(a: Path, b: Path) -> SnapshotDiff:
     return SnapshotDiff(
         added=tuple((i, after[i][0]) for i in sorted(set(after) - set(before))),
         removed=tuple((i, before[i][0]) for i in sorted(set(before) - set(after))),
-        moved=tuple((i, before[i][0], after[i][0]) for i in both if before[i][0] != after[i][0]),
-        turned=tuple(i for i in both if before[i][1] != after[i][1]),
+        changed_split=tuple((i, before[i][0], after[i][0]) for i in both if before[i][0] != after[i][0]),
+        flipped=tuple(i for i in both if before[i][1] != after[i][1]),
     )
 
 
 def _rows_by_id(path: Path) -> dict[str, tuple[Split, str | None]]:
-    """For each id its split and, for a pair, the chosen text."""
+    """Return for each id its split and, for a pair, the chosen text."""
     rows: dict[str, tuple[Split, str | None]] = {}
     for split in SPLITS:
         table = read_split(path, split)

@@ -2,11 +2,11 @@
 
 - A row is the RFC 8785 JSON of its columns (prompt, completion, id, label; or prompt, chosen, rejected, id).
 - Leaf = sha256(0x00 | row). Node = sha256(0x01 | left | right). A split's tree is that of RFC 6962 over its rows sorted
-  by id; the tree of no rows is sha256 of nothing. So one row's membership can be proved without the others.
+  by id; the tree of no rows is sha256 of nothing. One row's membership can therefore be proved without the others.
 - Root = sha256(0x02 | RFC 8785 JSON of {scheme, kind, splits: {name: {rows, root}}}).
 
-It says nothing about Parquet: the bytes of a Parquet file differ between pyarrow releases, the rows do not. Row order and
-column types do not count; moving a row to another split does.
+The digest is independent of Parquet, because the bytes of a Parquet file differ between pyarrow releases. Row order and column
+types do not count; moving a row to another split does.
 """
 
 from __future__ import annotations
@@ -31,27 +31,31 @@ _BATCH = 10_000
 
 
 def content_digest(tables: Mapping[str, pa.Table]) -> str:
-    """The root (hex) over the splits' rows; splits that are absent count as empty."""
+    """Return the root (hex) over the rows of all splits; a missing split counts as empty."""
     kind = kind_of(tables)
     return root_of({name: _sorted_leaves(table, kind) for name, table in tables.items()}, kind)
 
 
 def leaf_of(row: Mapping[str, Any]) -> bytes:
-    """The hash of one row as `read_rows_of` gives it."""
+    """Return the hash of one row as `read_rows_of` yields it."""
     return hashlib.sha256(b"\x00" + canonical_json(row)).digest()
 
 
 def root_of(leaves: Mapping[str, Sequence[bytes]], kind: Kind) -> str:
-    """The root (hex) over each split's leaves, which stand in the order of ids."""
+    """Return the root (hex) over each split's leaves, which must be sorted by id."""
     splits = {name: leaves.get(name, ()) for name in SPLITS}
     top = {"scheme": SCHEME, "kind": kind, "splits": {n: {"rows": len(some), "root": _tree(some).hex()} for n, some in splits.items()}}
     return hashlib.sha256(b"\x02" + canonical_json(top)).hexdigest()
 
 
 def kind_of(tables: Mapping[str, pa.Table]) -> Kind:
-    """What the rows are, by their columns; refuses unknown splits, and columns that no snapshot has."""
+    """Return the kind of rows, from their columns.
+
+    Raises:
+        SnapshotError: an unknown split, or columns that no snapshot has.
+    """
     if unknown := sorted(set(tables) - set(SPLITS)):
-        raise SnapshotError("splits", f"{unknown[0]!r} is none of {', '.join(SPLITS)}")
+        raise SnapshotError("splits", f"{unknown[0]!r} is not one of {', '.join(SPLITS)}")
     kinds = {_kind_of_columns(name, table.column_names) for name, table in tables.items()}
     if len(kinds) != 1:
         raise SnapshotError("splits", "are of two kinds, instruction and preference" if kinds else "there are none")
@@ -59,7 +63,7 @@ def kind_of(tables: Mapping[str, pa.Table]) -> Kind:
 
 
 def read_rows_of(table: pa.Table, kind: Kind) -> Iterator[dict[str, Any]]:
-    """The rows as plain values, every column of the kind present (a missing label is null)."""
+    """Yield the rows as plain values with every column of the kind (a missing label is None)."""
     columns = [name for name in COLUMNS[kind] if name in table.column_names]
     for batch in table.select(columns).to_batches(max_chunksize=_BATCH):
         for row in batch.to_pylist():
@@ -67,7 +71,11 @@ def read_rows_of(table: pa.Table, kind: Kind) -> Iterator[dict[str, Any]]:
 
 
 def record_of(row: Mapping[str, Any], kind: Kind) -> Record:
-    """The record a snapshot row stands for; raises RowError if the row is not one, or its id is another record's."""
+    """Return the record that a snapshot row holds.
+
+    Raises:
+        RowError: the row is not a record, or its id is not that of its content.
+    """
     completions = [_only(row, name) for name in (("completion",) if kind == "instruction" else ("chosen", "rejected"))]
     value: dict[str, Any] = {"kind": kind, "prompt": row["prompt"]}
     if kind == "instruction":
@@ -107,7 +115,10 @@ def _sorted_leaves(table: pa.Table, kind: Kind) -> list[bytes]:
 
 
 def _tree(level: Sequence[bytes]) -> bytes:
-    """RFC 6962's tree: pairing from the left and carrying an odd last node up gives its split at powers of two."""
+    """Return the root of RFC 6962's tree.
+
+    Pairing from the left and carrying an odd last node up gives the RFC's split at powers of two.
+    """
     if not level:
         return hashlib.sha256(b"").digest()
     while len(level) > 1:

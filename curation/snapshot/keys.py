@@ -1,8 +1,8 @@
-"""Signing keys (P-256, PEM) and the store of public keys a person trusts.
+"""Signing keys (P-256, PEM) and the trust store of public keys.
 
     CONFIG/keys/signing.pem    private, 0600        CONFIG/keys/signing.pub
-    CONFIG/trusted/*.pub       whose snapshots are accepted
-    CONFIG/revocations/*.json  signed statements that a snapshot must not be used any more
+    CONFIG/trusted/*.pub       keys whose snapshots are accepted
+    CONFIG/revocations/*.json  signed statements that a snapshot must no longer be used
 
 CONFIG is $SEEDCORN_CONFIG_DIR, or the platform's user config folder for "seedcorn".
 """
@@ -27,7 +27,7 @@ PRIVATE, PUBLIC = "signing.pem", "signing.pub"
 
 
 def config_folder() -> Path:
-    """Where this user's keys, trust store and revocations live; it need not exist."""
+    """Return the folder of this user's keys, trust store and revocations; it may not exist yet."""
     if named := os.environ.get("SEEDCORN_CONFIG_DIR"):
         return Path(named)
     import platformdirs
@@ -36,7 +36,7 @@ def config_folder() -> Path:
 
 
 def own_key() -> tuple[Path, Path]:
-    """Your key pair (private, public): made, and trusted, on first use."""
+    """Return the user's key pair (private, public), created and trusted on first use."""
     folder = config_folder() / "keys"
     if (folder / PRIVATE).is_file():
         return folder / PRIVATE, public_of(folder / PRIVATE)
@@ -47,7 +47,13 @@ def own_key() -> tuple[Path, Path]:
 
 
 def create_key(folder: Path) -> tuple[Path, Path]:
-    """Make a P-256 key pair in `folder`; returns (private, public). Never overwrites a key, and a kill leaves no half of one."""
+    """Create a P-256 key pair in `folder` and return (private, public).
+
+    A key is never overwritten, and a kill leaves no partial key.
+
+    Raises:
+        SnapshotError: the folder holds a key already, or cannot be written.
+    """
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -77,7 +83,7 @@ def create_key(folder: Path) -> tuple[Path, Path]:
 
 
 def public_of(private: Path) -> Path:
-    """The public half of a private key, in the file beside it; written there if it is missing."""
+    """Return the public key file next to a private key, written if it is missing."""
     from cryptography.hazmat.primitives import serialization
 
     public = private.with_suffix(".pub")
@@ -91,17 +97,26 @@ def public_of(private: Path) -> Path:
 
 
 def describe_signer(public_key: Path, *, short: bool = False) -> str:
-    """The key's fingerprint, `sha256:` and the hash of its DER form (`openssl pkey -pubin -outform DER | sha256sum`)."""
+    """Return the key's fingerprint: `sha256:` and the hash of its DER form (`openssl pkey -pubin -outform DER | sha256sum`)."""
     return fingerprint(load_public_key(public_key), short=short)
 
 
 def find_trusted_keys(folder: Path | None = None) -> list[Path]:
-    """The public keys in the trust store, `folder` or the user's own."""
+    """Return the public keys in the trust store: `folder`, or the user's own."""
     return sorted((folder or config_folder() / "trusted").glob("*.pub"))
 
 
 def add_trusted_key(public_key: Path, *, name: str | None = None, folder: Path | None = None) -> Path:
-    """Copy a public key into the trust store as NAME.pub; the same key again is no change."""
+    """Copy a public key into the trust store as NAME.pub; adding the same key again changes nothing.
+
+    Args:
+        public_key: the key's file.
+        name: its name in the store; the file's name if None.
+        folder: the trust store; the user's own if None.
+
+    Raises:
+        SnapshotError: the name belongs to another key.
+    """
     from cryptography.hazmat.primitives import serialization
 
     key, store = load_public_key(public_key), folder or config_folder() / "trusted"
@@ -115,7 +130,7 @@ def add_trusted_key(public_key: Path, *, name: str | None = None, folder: Path |
 
 
 def remove_trusted_key(name: str, *, folder: Path | None = None) -> Path:
-    """Take NAME.pub out of the trust store; snapshots signed with it are then refused."""
+    """Remove NAME.pub from the trust store; snapshots signed with it are then refused."""
     target = (folder or config_folder() / "trusted") / f"{_key_name(name)}.pub"
     if not target.exists():
         known = ", ".join(p.stem for p in find_trusted_keys(folder)) or "none"
@@ -126,25 +141,25 @@ def remove_trusted_key(name: str, *, folder: Path | None = None) -> Path:
 
 
 def load_public_key(path: Path) -> EllipticCurvePublicKey:
-    """A public P-256, P-384 or P-521 key from PEM."""
+    """Load a public P-256, P-384 or P-521 key from PEM."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     body = _read_key(path)
     if b"PRIVATE KEY" in body:
-        raise SnapshotError(str(path), "is a private key; trust is given to public ones", f"name the {PUBLIC} beside it")
+        raise SnapshotError(str(path), "is a private key; the trust store holds public keys", f"name the {PUBLIC} next to it")
     try:
         key = serialization.load_pem_public_key(body)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise SnapshotError(str(path), "is no public key in PEM form", "curate key --help") from error
+        raise SnapshotError(str(path), "is not a public key in PEM form", "curate key --help") from error
     if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise SnapshotError(str(path), "is no elliptic curve key", "curate key --help")
+        raise SnapshotError(str(path), "is not an elliptic curve key", "curate key --help")
     return key
 
 
 def load_private_key(path: Path) -> EllipticCurvePrivateKey:
-    """A private elliptic curve key from PEM; one that others on the machine can read is refused."""
+    """Load a private elliptic curve key from PEM; a file that other users can read is refused."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -155,14 +170,14 @@ def load_private_key(path: Path) -> EllipticCurvePrivateKey:
     try:
         key = serialization.load_pem_private_key(body, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise SnapshotError(str(path), "is no unencrypted private key in PEM form", "curate key --help") from error
+        raise SnapshotError(str(path), "is not an unencrypted private key in PEM form", "curate key --help") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise SnapshotError(str(path), "is no elliptic curve key", "curate key --help")
+        raise SnapshotError(str(path), "is not an elliptic curve key", "curate key --help")
     return key
 
 
 def fingerprint(key: EllipticCurvePublicKey, *, short: bool = False) -> str:
-    """See `describe_signer`."""
+    """Return the fingerprint of a loaded key, as `describe_signer` does for a file."""
     from cryptography.hazmat.primitives import serialization
 
     der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
@@ -171,7 +186,7 @@ def fingerprint(key: EllipticCurvePublicKey, *, short: bool = False) -> str:
 
 
 def signature_hint(key: EllipticCurvePublicKey) -> str:
-    """How model-signing names a key inside a signature: sha256 of its PEM form."""
+    """Return model-signing's name of a key inside a signature: sha256 of its PEM form."""
     from cryptography.hazmat.primitives import serialization
 
     pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)

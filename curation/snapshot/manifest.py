@@ -1,13 +1,13 @@
-"""What a snapshot folder holds, and its manifest.
+"""Files of a snapshot folder, and its manifest.
 
     icd10-instruction-v1-3f9c2a1b/
       train.parquet  validation.parquet  test.parquet
       README.md  [croissant.json]  [report.html]
-      manifest.json      written last: its presence says the folder is complete
+      manifest.json      written last: its presence marks a complete folder
       model.sig          OpenSSF Model Signing, added by `curate sign`
 
-The manifest names every file with its sha256, the digest of the content, the protected sets the rows were screened
-against, who reviewed them and which models wrote and judged them.
+The manifest names every file with its sha256, the digest of the content, the protected sets the rows were screened against,
+the reviewers, and the models that wrote and judged the rows.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _PLAIN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 
 
 class Digest(BaseModel):
-    """The digest of the content and the name of the scheme that made it (see digest.py)."""
+    """Digest of the content and the name of its scheme (see digest.py)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,7 +46,7 @@ class Digest(BaseModel):
 
 
 class SplitFile(BaseModel):
-    """One split: its file and how many rows it has."""
+    """File and row count of one split."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,7 +55,7 @@ class SplitFile(BaseModel):
 
 
 class ProtectedSet(BaseModel):
-    """An evaluation set the rows were screened against; the file itself is not part of the snapshot."""
+    """Evaluation set the rows were screened against; the file itself is not part of the snapshot."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -64,46 +64,46 @@ class ProtectedSet(BaseModel):
     sha256: str = Field(pattern=_HEX)
     items: int = Field(ge=0)
     text: str | tuple[str, ...] | None = None
-    """The field (or fields) of an item that was compared."""
+    """Field (or fields) of an item that was compared."""
     label: str | None = None
-    """The field of an item that holds its class, where it has one."""
+    """Field of an item that holds its class, if it has one."""
 
 
 class SampleFacts(BaseModel):
-    """What people found in a random sample of the rows, and what that says of the rows nobody looked at."""
+    """Result of reviewing a random sample of the rows, with the error rate it implies for the unreviewed rows."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     rows: int = Field(ge=0)
-    """Rows that were drawn and answered."""
+    """Rows that were drawn and reviewed."""
     population: int = Field(ge=0)
-    """Rows the sample was drawn from, the sample included."""
+    """Rows the sample was drawn from, including the sample."""
     strata: int = Field(default=1, ge=1)
-    """Labels the sample was spread over; 1 where rows have no label."""
+    """Labels the sample was stratified over; 1 where rows have no label."""
     bad: int = Field(ge=0)
-    """Sampled rows that people rejected, changed, disagreed on or took out."""
+    """Sampled rows that people rejected, changed, disputed or removed."""
     rate: float | None = Field(ge=0, le=1)
     """Observed error rate: bad / rows."""
     low: float = Field(ge=0, le=1)
     """Lower end of the 95 % Clopper-Pearson interval."""
     high: float = Field(ge=0, le=1)
     max_error: float | None = None
-    """The highest upper end at which the project releases the rows that nobody looked at."""
+    """Highest upper end of the interval at which the project releases the unreviewed rows."""
 
 
 class ReviewFacts(BaseModel):
-    """Who looked at the rows. `simulated` means that no person did, and training refuses it unless the run file allows it."""
+    """Review of the rows. `simulated` means that no person reviewed them; training refuses such rows unless the run file allows them."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     mode: ReviewMode = "all"
-    """Which rows people looked at: all, a random sample, or none. Training refuses sample and none unless the run file accepts them."""
+    """Reviewed rows: all, a random sample, or none. Training refuses sample and none unless the run file accepts them."""
     sample: SampleFacts | None = None
-    """In mode sample: what was found."""
+    """Result of the sample; only in mode sample."""
     simulated: bool
     reviewers: tuple[str, ...] = ()
     names: Literal["pseudonyms", "real"] = "real"
-    """What `reviewers` holds: pseudonyms that only the project's workbench.db resolves, or user names (older snapshots)."""
+    """Content of `reviewers`: pseudonyms that only the project's workbench.db resolves, or user names (older snapshots)."""
     overlap: int = 0
     agreement: float | None = None
     answers: int = 0
@@ -111,7 +111,7 @@ class ReviewFacts(BaseModel):
 
 
 class ModelFacts(BaseModel):
-    """Which models wrote and judged the rows."""
+    """Models that wrote and judged the rows."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -121,7 +121,7 @@ class ModelFacts(BaseModel):
 
 
 class SourceFacts(BaseModel):
-    """An imported data set and how many rows of the snapshot came from it."""
+    """Imported data set and the number of the snapshot's rows that came from it."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -131,12 +131,12 @@ class SourceFacts(BaseModel):
     written_by: Literal["people", "model", "unknown"]
     files: tuple[str, ...] = ()
     sha256: tuple[str, ...] = ()
-    """Of each file."""
+    """Digest of each file."""
     rows: int = Field(ge=0)
 
 
 class Provenance(BaseModel):
-    """Where the rows come from, who wrote them, and what the licences of their sources come to."""
+    """Sources and authors of the rows, and the license that follows from the sources' licenses."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -146,17 +146,17 @@ class Provenance(BaseModel):
     edited: int = 0
     """Rows whose text a person changed during review; each is also counted under its first author."""
     licence_stated: str = ""
-    """What project.yaml says; the manifest's `licence` is the one that governs."""
+    """License in project.yaml; the manifest's `licence` is the one that governs."""
     conditions: tuple[str, ...] = ()
-    """What whoever shares the data set has to keep."""
+    """Conditions on sharing the data set."""
     warnings: tuple[str, ...] = ()
-    """Sentences: licences that contradict, are unknown, or ask for more than project.yaml says."""
+    """Sentences about licenses that contradict each other, are unknown, or are stricter than project.yaml."""
     licence_table: str = ""
-    """Date of the table of licences."""
+    """Date of the license table."""
 
 
 class Manifest(BaseModel):
-    """manifest.json, checked; unknown keys are refused."""
+    """Content of manifest.json; unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -219,9 +219,13 @@ class Manifest(BaseModel):
 
 
 def plain_name(name: str) -> str:
-    """The name, if it is safe as a file name on any system; a ValueError otherwise."""
+    """Return the name if it is safe as a file name on any system.
+
+    Raises:
+        ValueError: it is not.
+    """
     if not _PLAIN_NAME.match(name) or name.endswith("."):
-        raise ValueError(f"{name!r} is no plain name; use letters, digits, '.', '_' and '-', and start with a letter or digit")
+        raise ValueError(f"{name!r} is not a plain name; use letters, digits, '.', '_' and '-', and start with a letter or digit")
     return name
 
 
@@ -234,18 +238,18 @@ def read_manifest_bytes(path: Path) -> bytes:
     """Return the bytes of manifest.json, for callers that hash what they parse.
 
     Raises:
-        SnapshotError: the folder does not exist or holds no finished snapshot.
+        SnapshotError: the folder does not exist or holds not a finished snapshot.
     """
     file = path / MANIFEST
     if not path.is_dir():
-        raise SnapshotError(str(path), "is no folder" if path.exists() else "does not exist", "curate snapshot --help")
+        raise SnapshotError(str(path), "is not a folder" if path.exists() else "does not exist", "curate snapshot --help")
     if not file.is_file() or file.is_symlink():
-        raise SnapshotError(str(path), f"holds no {MANIFEST}, so it is no finished snapshot", "curate snapshot --help")
+        raise SnapshotError(str(path), f"has no {MANIFEST}, so it is not a finished snapshot", "curate snapshot --help")
     return file.read_bytes()
 
 
 def parse_manifest(body: bytes, *, file: Path) -> Manifest:
-    """A manifest from its bytes; `file` only names it in errors."""
+    """Parse a manifest from its bytes; `file` is only used in errors."""
     try:
         return Manifest.model_validate_json(body)
     except ValidationError as error:
@@ -255,7 +259,7 @@ def parse_manifest(body: bytes, *, file: Path) -> Manifest:
 
 
 def find_snapshots(folder: Path) -> list[Path]:
-    """Every finished snapshot below `folder`, by name and version; unfinished ones (their names start with a dot) are left out."""
+    """Return every finished snapshot below `folder`, by name and version; unfinished ones (names start with a dot) are skipped."""
     if not folder.is_dir():
         return []
     found = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".") and (p / MANIFEST).is_file()]

@@ -1,4 +1,4 @@
-"""Read the rows of a snapshot, from bytes that are what its manifest names."""
+"""Read the rows of a snapshot, from bytes whose sha256 is the manifest's."""
 
 from __future__ import annotations
 
@@ -15,16 +15,22 @@ if TYPE_CHECKING:
 
 
 MOST_BYTES, MOST_FOLD = 256 * 1024**2, 200
-"""Rows may take this many bytes in memory, or this many times the size of their file where that is more. Real rows take 2 to 60
-times the size of their file; a file of 159 kB that expands to 4 GB takes 25,000 times."""
+"""Maximum size of a split in memory: this many bytes, or this multiple of the file's size if that is more. Real rows take 2 to 60
+times the size of their file; a file of 159 kB that expands to 4 GB takes 25,000 times.
+"""
 _BATCH = 64
 
 
 def read_split(path: Path, split: Split, *, manifest: Manifest | None = None) -> pa.Table:
     """Return one split's rows, parsed from bytes whose sha256 is the manifest's; a split without a file has no rows.
 
+    Args:
+        path: the snapshot's folder.
+        split: the split.
+        manifest: the manifest, if it was read already.
+
     Raises:
-        SnapshotError: the file is not the one the manifest names, is no Parquet, or expands beyond any real rows.
+        SnapshotError: the file is not the one in the manifest, is not Parquet, or expands beyond any real rows.
     """
     import hashlib
 
@@ -40,21 +46,21 @@ def read_split(path: Path, split: Split, *, manifest: Manifest | None = None) ->
     try:
         return _parse(body, most=max(MOST_BYTES, MOST_FOLD * len(body)))
     except _Expands as error:
-        fact = f"expands to more than {error.most // 1024**2:,} MiB from {len(body):,} bytes; no real rows do"
-        raise SnapshotError(str(file), fact, "take it again from where it came") from None
+        fact = f"expands to more than {error.most // 1024**2:,} MiB from {len(body):,} bytes; real rows never do"
+        raise SnapshotError(str(file), fact, "copy it again from its source") from None
     except (pa.ArrowException, OSError) as error:
-        raise SnapshotError(str(file), f"is no Parquet file ({error})", command("curate", "verify", path)) from error
+        raise SnapshotError(str(file), f"is not a Parquet file ({error})", command("curate", "verify", path)) from error
 
 
 class _Expands(Exception):
-    """A file takes more memory than any real rows of its size."""
+    """File that takes more memory than any real rows of its size."""
 
     def __init__(self, most: int) -> None:
         self.most = most
 
 
 def _parse(body: bytes, *, most: int) -> pa.Table:
-    """Parse Parquet, `most` bytes of rows at the most, a few rows at a time: one dictionary entry may be repeated without limit."""
+    """Parse Parquet into at most `most` bytes of rows, a few rows at a time: one dictionary entry may be repeated without limit."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,7 +1,7 @@
-"""Take a snapshot back after it has left: a signed statement outside its folder that names its digest.
+"""Revocations: signed statements, kept outside a snapshot's folder, that name its digest.
 
-A statement that names the digest stops the snapshot even when its own signature does not hold: whoever can write such a file
-could delete the snapshot as well, and a damaged statement must not bring a revoked snapshot back.
+A statement that names the digest stops the snapshot even when the statement's signature is invalid: whoever can write such a
+file could delete the snapshot as well, and a damaged statement must not make a revoked snapshot usable.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from curation.snapshot.write import replace_file
 
 FOLDER = "revocations"
 _CONTEXT = b"seedcorn-revocation-v1\n"
-"""Signed with the statement, so that a signature made for something else never passes for a revocation."""
+"""Prefix that is signed with the statement, so that a signature made for another purpose never passes as a revocation."""
 
 
 class Revocation(BaseModel):
-    """Who takes which snapshot back, when and why."""
+    """Statement that revokes a snapshot: its digest, the reason, the time and the signer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,12 +38,20 @@ class Revocation(BaseModel):
     """ECDSA over the other fields, base64."""
 
     def statement(self) -> bytes:
-        """The bytes that are signed."""
+        """Return the bytes that are signed."""
         return _CONTEXT + canonical_json(self.model_dump(mode="json", exclude={"signature"}))
 
 
 def revoke(digest: str, private_key: Path, *, reason: str, at: datetime, folder: Path | None = None) -> Path:
-    """Write a signed revocation of the snapshot with this digest root into `folder` (by default the user's own)."""
+    """Write a signed revocation and return its file.
+
+    Args:
+        digest: digest root of the snapshot.
+        private_key: PEM file of the signing key.
+        reason: the reason, for people.
+        at: the time of the revocation.
+        folder: folder to write to; the user's own if None.
+    """
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -61,23 +69,24 @@ def revoke(digest: str, private_key: Path, *, reason: str, at: datetime, folder:
 
 
 def read_revocation(file: Path) -> Revocation:
-    """One revocation, parsed; its signature is not checked."""
+    """Parse one revocation; its signature is not checked."""
     try:
         return Revocation.model_validate_json(file.read_bytes())
     except (ValidationError, OSError) as error:
-        fact = "cannot be read as a revocation, so what it takes back is unknown"
+        fact = "cannot be read as a revocation, so the snapshot it revokes is unknown"
         raise SnapshotError(str(file), fact, "restore the file, or remove it") from error
 
 
 def find_revocation(digest: str, *, trusted_keys: Sequence[Path], folders: Sequence[Path] | None, snapshot: Path) -> str | None:
     """Return a sentence if a revocation names the digest or cannot be read; None if no revocation applies.
 
-    A folder or a file that cannot be read counts as a revocation: what it takes back is unknown.
+    A folder or a file that cannot be read counts as a revocation, because it may name this snapshot.
 
     Args:
-        trusted_keys: keys whose statements are reported without a doubt; others stop the snapshot too.
-        folders: where to look; by default the user's own folder and the one next to the snapshot.
-        snapshot: the snapshot's folder. A relative path or a link is followed to where the folder really is.
+        digest: digest root of the snapshot.
+        trusted_keys: keys whose statements are reported without a doubt; other statements stop the snapshot too.
+        folders: folders to search; by default the user's own and the one next to the snapshot.
+        snapshot: the snapshot's folder. A relative path or a link is resolved.
     """
     # A link is looked up at both ends: the statement may have been put next to the link or next to what it names.
     parents = dict.fromkeys((snapshot.absolute().parent, snapshot.resolve().parent))

@@ -1,9 +1,9 @@
-"""Sign a folder with OpenSSF Model Signing, so that anyone can check it with the public tool:
+"""Sign a snapshot with OpenSSF Model Signing, so that anyone can verify it with the public tool:
 
     model_signing verify key FOLDER --signature FOLDER/model.sig --public_key KEY.pub
 
-The signature covers every file but itself, files named .gitignore and the like included; for a folder that has such files the
-public tool needs --no-ignore-git-paths. A snapshot never has them.
+The signature covers every file except itself, including .gitignore and similar files; a folder with such files needs
+--no-ignore-git-paths in the public tool. A snapshot never has them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,16 @@ from curation.snapshot.signature import sign_folder
 
 
 def sign_snapshot(path: Path, private_key: Path, *, replace: bool = False) -> Path:
-    """Sign a snapshot that is intact, down to the digest; what does not agree with its manifest is never signed."""
+    """Sign an intact snapshot, checked down to the digest.
+
+    Args:
+        path: the snapshot's folder.
+        private_key: PEM file of the signing key.
+        replace: also replace the signature of another key.
+
+    Raises:
+        SnapshotError: the files differ from the manifest; nothing is signed.
+    """
     from curation.snapshot.verify import find_problems
 
     body = read_manifest_bytes(path)

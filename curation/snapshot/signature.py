@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Signed:
-    """What a signature claims, before any key is asked: the key's hint and the files' hashes."""
+    """Unverified content of a signature: the key's hint and the files' hashes."""
 
     hint: str
     files: dict[str, str]
@@ -33,24 +33,26 @@ def sign_folder(path: Path, private_key: Path, *, replace: bool = False, expecte
     """Sign all files of a folder into FOLDER/model.sig. Signing again with the same key renews the signature.
 
     Args:
+        path: the folder.
+        private_key: PEM file of the signing key.
         replace: also replace the signature of another key.
-        expected: sha256 of each file as it was checked; nothing is signed if a file is another one by the time it is hashed.
+        expected: sha256 of each file as it was checked; nothing is signed if a file has changed by the time it is hashed.
 
     Raises:
-        SnapshotError: no folder, a link or device inside, another key's signature, or a file that is not the expected one.
+        SnapshotError: not a folder, a link or device inside, another key's signature, or a changed file.
     """
     import model_signing
 
     key = load_private_key(private_key)
     if not path.is_dir():
-        raise SnapshotError(str(path), "is no folder")
+        raise SnapshotError(str(path), "is not a folder")
     if odd := next((p for p in walk_files(path) if p.is_symlink() or not p.is_file()), None):
-        raise SnapshotError(str(odd), "is no plain file; it was not signed")
+        raise SnapshotError(str(odd), "is not a regular file; nothing was signed")
     _check_replaceable(path / SIGNATURE, key.public_key(), replace)
     config: Any = model_signing.signing.Config()  # type: ignore[no-untyped-call]
     config.use_elliptic_key_signer(private_key=private_key)
     config.set_hashing_config(hashing_config())
-    whole = path.resolve()  # the parent of "." is no folder outside the snapshot
+    whole = path.resolve()  # the parent of "." would not be a folder outside the snapshot
     handle, aside = tempfile.mkstemp(prefix=f".{whole.name}-", suffix=".sig", dir=whole.parent)
     try:
         config.sign(whole, aside)
@@ -68,7 +70,7 @@ def sign_folder(path: Path, private_key: Path, *, replace: bool = False, expecte
 
 
 def read_signature(path: Path) -> Signed | None:
-    """Return what a signature file claims; None if it is no such file. Nothing here is proof of anything."""
+    """Return the unverified content of a signature file; None if it cannot be read as one."""
     try:
         return parse_signature(path.read_bytes())
     except OSError:
@@ -76,7 +78,7 @@ def read_signature(path: Path) -> Signed | None:
 
 
 def parse_signature(body: bytes) -> Signed | None:
-    """Return what the bytes of a signature file claim; None if they are no signature."""
+    """Return the unverified content of a signature's bytes; None if they are not a signature."""
     try:
         bundle: Any = json.loads(body)
         payload = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"], validate=True))
@@ -87,7 +89,7 @@ def parse_signature(body: bytes) -> Signed | None:
 
 
 def hashing_config() -> Any:
-    """model-signing's hashing over all files but the signature; its default would leave out git's files."""
+    """Return model-signing's hashing of all files except the signature; its default would skip git's files."""
     import model_signing
 
     config: Any = model_signing.hashing.Config()  # type: ignore[no-untyped-call]
@@ -95,7 +97,7 @@ def hashing_config() -> Any:
 
 
 def walk_files(path: Path) -> Iterator[Path]:
-    """Everything below a folder that is not a folder itself, links to folders included, sorted."""
+    """Yield everything below a folder that is not a folder itself, including links to folders, sorted."""
     for entry in sorted(path.iterdir()):
         if entry.is_dir() and not entry.is_symlink():
             yield from walk_files(entry)

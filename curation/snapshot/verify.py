@@ -2,11 +2,11 @@
 
 1. The manifest parses. 2. The folder holds exactly the files it names, each with the named sha256; no links, no extra files.
 3. The signature lists the same files, and its sha256 of manifest.json is that of the bytes that were parsed. 4. One of the trusted
-keys made it (checked by model-signing itself). 5. No revocation names the digest. 6. With `deep`, the rows give the digest and
-every row is a valid record; the rows of an unverified snapshot are never parsed.
+keys made it (checked by model-signing). 5. No revocation names the digest. 6. With `deep`, the rows give the digest and every row
+is a valid record; the rows of an unverified snapshot are never parsed.
 
-Every file is read once and hashed as it was read, so that a file swapped between two reads is refused. Without any trusted key
-the best answer is "intact, signer unknown".
+Every file is read once and hashed as it is read, so a file swapped between two reads is refused. Without any trusted key the best
+result is "intact, signer unknown".
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Status = Literal["verified", "intact, signer unknown", "unsigned", "altered", "f
 
 @dataclass(frozen=True)
 class Problem:
-    """One file and what is wrong with it."""
+    """One file and its problem."""
 
     file: str
     fact: str
@@ -49,7 +49,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Verification:
-    """The answer of a check; only "verified" is good enough to train on."""
+    """Result of a check; only "verified" is good enough for training."""
 
     status: Status
     problems: tuple[Problem, ...] = ()
@@ -57,11 +57,11 @@ class Verification:
     """Fingerprint of the trusted key that made the signature."""
     key: Path | None = None
     digest: str | None = None
-    """Root of the content digest, as the manifest gives it."""
+    """Root of the content digest, as the manifest states it."""
     manifest: Manifest | None = None
-    """Only of a snapshot that is verified; parsed from the bytes that were signed."""
+    """Manifest of a verified snapshot, parsed from the bytes that were signed; None otherwise."""
     rows_checked: bool = False
-    """Whether every row was read and the digest was computed from them."""
+    """True if every row was read and the digest was computed from them."""
 
     @property
     def is_verified(self) -> bool:
@@ -77,10 +77,10 @@ class Snapshot:
     signer: str
     """Fingerprint (`sha256:...`) of the trusted key that signed it."""
     key: Path | None = field(default=None, compare=False)
-    """File of that key, as it was given to `load_snapshot`."""
+    """File of that key, as given to `load_snapshot`."""
 
     def table(self, split: Split) -> pa.Table:
-        """The rows of one split; the bytes are hashed again as they are read, so nothing can be swapped in between."""
+        """Return the rows of one split; the bytes are hashed again as they are read, so nothing can be swapped in between."""
         return read_split(self.path, split, manifest=self.manifest)
 
 
@@ -92,9 +92,17 @@ def load_snapshot(
     deep: bool = False,
     revocations: Sequence[Path] | None = None,
 ) -> Snapshot:
-    """The snapshot at `path`, if a trusted key signed exactly what is there and it is of the `kind` asked for.
+    """Load the snapshot at `path` if a trusted key signed exactly its files.
 
-    Raises SnapshotError otherwise, naming the file and the fact.
+    Args:
+        path: the snapshot's folder.
+        trusted_keys: public key files whose signature is accepted.
+        kind: the kind of rows needed; None for any.
+        deep: also check every row and recompute the digest.
+        revocations: folders of revocations; by default the user's own and the one next to the snapshot.
+
+    Raises:
+        SnapshotError: the snapshot is not verified or of another kind; names the file and the problem.
     """
     checked = verify_snapshot(path, trusted_keys=trusted_keys, deep=deep, revocations=revocations)
     manifest, signer = checked.manifest, checked.signer
@@ -113,9 +121,11 @@ def load_snapshot(
 def verify_snapshot(
     path: Path, *, trusted_keys: Sequence[Path], deep: bool = False, revocations: Sequence[Path] | None = None
 ) -> Verification:
-    """Check a snapshot and say what was found; never raises for a bad snapshot.
+    """Check a snapshot and return the result; a bad snapshot never raises.
 
     Args:
+        path: the snapshot's folder.
+        trusted_keys: public key files whose signature is accepted.
         deep: also read every row of a verified snapshot, check it and recompute the digest.
         revocations: folders of revocations; by default the user's own and the one next to the snapshot.
     """
@@ -126,18 +136,18 @@ def verify_snapshot(
 
 
 def verify_folder(path: Path, trusted_keys: Sequence[Path]) -> Verification:
-    """Check any signed folder (an adapter, say): the signature's files are the folder's, and a trusted key made it."""
+    """Check any signed folder, such as an adapter: the signature covers exactly its files, and a trusted key made it."""
     if not path.is_dir():
-        return Verification("no snapshot", (Problem(".", "is no folder"),))
+        return Verification("no snapshot", (Problem(".", "is not a folder"),))
     if odd := [p for p in walk_files(path) if p.is_symlink() or not p.is_file()]:
-        return Verification("altered", tuple(Problem(_below(p, path), "is no plain file") for p in odd))
+        return Verification("altered", tuple(Problem(_below(p, path), "is not a regular file") for p in odd))
     return _verify_signature(path, {_below(p, path): file_sha256(p) for p in walk_files(path) if p != path / SIGNATURE}, trusted_keys)
 
 
 def read_signer(path: Path) -> str | None:
-    """Whose signature a folder carries, for display: a known key's fingerprint, or the key's hint; None if it carries none.
+    """Return the signer of a folder for display: a known key's fingerprint, or the key's hint; None if it is unsigned.
 
-    Known are the user's own key and the trust store. The signature itself is not checked; `verify_snapshot` does that.
+    Known keys are the user's own and the trust store. The signature is not checked; `verify_snapshot` does that.
     """
     signed = read_signature(path / SIGNATURE)
     if signed is None:
@@ -150,7 +160,7 @@ def read_signer(path: Path) -> str | None:
 def find_problems(path: Path, manifest: Manifest, *, deep: bool) -> list[Problem]:
     """Compare the folder with its manifest; the signature is not checked."""
     entries = list(walk_files(path))
-    odd = [Problem(_below(p, path), "is a link or no plain file") for p in entries if p.is_symlink() or not p.is_file()]
+    odd = [Problem(_below(p, path), "is a link, or not a regular file") for p in entries if p.is_symlink() or not p.is_file()]
     empty = [Problem(p.name, "is a folder; a snapshot has none") for p in sorted(path.iterdir()) if p.is_dir() and not p.is_symlink()]
     if odd or empty:
         return odd + empty
@@ -187,7 +197,7 @@ def _verify_snapshot(path: Path, trusted_keys: Sequence[Path], deep: bool, revoc
 def _verify_signature(path: Path, here: Mapping[str, str], trusted_keys: Sequence[Path]) -> Verification:
     """Check that a trusted key signed files with exactly these hashes."""
     if not (path / SIGNATURE).exists():
-        return Verification("unsigned", (Problem(SIGNATURE, "is missing; nobody has signed this"),))
+        return Verification("unsigned", (Problem(SIGNATURE, "is missing; the folder is not signed"),))
     body = (path / SIGNATURE).read_bytes()
     signed = parse_signature(body)
     if signed is None:
@@ -200,7 +210,7 @@ def _verify_signature(path: Path, here: Mapping[str, str], trusted_keys: Sequenc
 
 
 def _named(error: OSError, path: Path) -> str:
-    """The file an OSError is about, as seen from the snapshot."""
+    """Return the file an OSError is about, relative to the snapshot."""
     named = Path(os.fsdecode(error.filename)) if error.filename is not None else path
     return _below(named, path) if named.is_relative_to(path) else str(named)
 
@@ -220,7 +230,7 @@ def _verify_signer(path: Path, signature: bytes, signed: Signed, trusted_keys: S
 
 
 def _refusal(path: Path, signature: bytes, public_key: Path) -> str | None:
-    """Return why model-signing refuses the folder under this key, or None."""
+    """Return model-signing's reason to refuse the folder under this key; None if it accepts it."""
     import model_signing
 
     config: Any = model_signing.verifying.Config()  # type: ignore[no-untyped-call]
@@ -240,7 +250,7 @@ def _compare(here: Mapping[str, str], named: Mapping[str, str], who: str) -> lis
     extra = [Problem(name, f"is not among the files of {who}") for name in sorted(set(here) - set(named))]
     missing = [Problem(name, f"is missing; {who} names it") for name in sorted(set(named) - set(here))]
     changed = [
-        Problem(name, f"has sha256 {here[name][:12]}..., {who} says {named[name][:12]}...")
+        Problem(name, f"has sha256 {here[name][:12]}..., {who} has {named[name][:12]}...")
         for name in sorted(set(here) & set(named))
         if here[name] != named[name]
     ]
@@ -251,15 +261,15 @@ def _find_deep_problems(path: Path, manifest: Manifest) -> list[Problem]:
     try:
         tables: dict[str, pa.Table] = {split: read_split(path, split, manifest=manifest) for split in SPLITS}
         if (kind := kind_of(tables)) != manifest.kind:
-            return [Problem(MANIFEST, f"says {manifest.kind}, the rows are {kind}")]
+            return [Problem(MANIFEST, f"has kind {manifest.kind}, but the rows are {kind}")]
         root = check_rows(tables, manifest.kind)
     except SnapshotError as error:
         return [Problem(MANIFEST, f"{error.what}: {error.fact}")]
     counts = {split: tables[split].num_rows for split in manifest.splits}
     wrong = [s for s in manifest.splits if counts[s] != manifest.splits[s].rows]
-    problems = [Problem(manifest.splits[s].file, f"has {counts[s]} rows, the manifest says {manifest.splits[s].rows}") for s in wrong]
+    problems = [Problem(manifest.splits[s].file, f"has {counts[s]} rows, the manifest has {manifest.splits[s].rows}") for s in wrong]
     if root != manifest.digest.root:
-        problems.append(Problem(MANIFEST, f"says digest {manifest.digest.root[:12]}..., the rows give {root[:12]}..."))
+        problems.append(Problem(MANIFEST, f"has digest {manifest.digest.root[:12]}..., the rows have {root[:12]}..."))
     return problems
 
 

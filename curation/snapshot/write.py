@@ -1,8 +1,8 @@
-"""Write a snapshot folder: every file aside and synced, the manifest last, then one rename.
+"""Write a snapshot folder: every file to a temporary folder and synced, the manifest last, then one rename.
 
-A kill leaves either the whole folder or a hidden one that nothing reads. The files are made read-only (0444) so that no
-editor changes a signed file by accident; the folder itself stays writable, so `rm -r` and `make clean` still work, and so does
-`curate sign`. Against someone who means to change it there is the signature.
+A kill leaves either the whole folder or a hidden one that nothing reads. Files are read-only (0444) so that no editor changes a
+signed file by accident; the folder stays writable, so that `rm -r`, `make clean` and `curate sign` work. Protection against
+deliberate changes is the signature's task.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def write_snapshot(
 
 
 def canonical_table(table: pa.Table | None, *, kind: Kind) -> pa.Table:
-    """The rows sorted by id, with the kind's columns in order and exactly their types; no table gives no rows."""
+    """Return the rows sorted by id, with exactly the kind's columns and types; None gives an empty table."""
     import pyarrow as pa
 
     schema = schema_of(kind)
@@ -95,13 +95,13 @@ def canonical_table(table: pa.Table | None, *, kind: Kind) -> pa.Table:
 
 
 def _message_fields(column: pa.DataType) -> set[str]:
-    """The fields of the messages in a list<struct> column; a cast would drop those it does not know without a word."""
+    """Return the fields of the messages in a list<struct> column; a cast would drop unknown ones silently."""
     item = getattr(column, "value_type", column)
     return {field.name for field in getattr(item, "fields", [])}
 
 
 def schema_of(kind: Kind) -> pa.Schema:
-    """TRL's conversational columns, then ours: id (hex), and label for instructions."""
+    """Return the Arrow schema: TRL's conversational columns, then id (hex), and label for instructions."""
     import pyarrow as pa
 
     messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -110,13 +110,13 @@ def schema_of(kind: Kind) -> pa.Schema:
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 (hex) of a file's bytes."""
+    """Return the sha256 (hex) of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_synced(path: Path, body: bytes) -> None:
-    """Write a new read-only file and wait until it is on the disk."""
+    """Write a new read-only file and wait until it is on disk."""
     with path.open("xb") as file:
         file.write(body)
         file.flush()
@@ -125,9 +125,11 @@ def write_synced(path: Path, body: bytes) -> None:
 
 
 def replace_file(path: Path, body: bytes, *, mode: int = 0o644) -> Path:
-    """Write a file so that a kill or a power cut leaves either the old content or the new, never a part of it.
+    """Write a file so that a kill or a power cut leaves either the old content or the new, never part of it.
 
     Args:
+        path: the file.
+        body: its new content.
         mode: permissions of the file from the moment it exists.
     """
     handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)  # 0600
@@ -145,7 +147,7 @@ def replace_file(path: Path, body: bytes, *, mode: int = 0o644) -> Path:
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until the folder's entries (of a file: its content) are on the disk."""
+    """Wait until the folder's entries (of a file: its content) are on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -154,7 +156,7 @@ def sync_folder(path: Path) -> None:
 
 
 def sync_tree(path: Path) -> None:
-    """Wait until every file and folder below a folder, and the folder itself, is on the disk."""
+    """Wait until every file and folder below a folder, and the folder itself, is on disk."""
     for parent, _, names in os.walk(path):
         for name in names:
             sync_folder(Path(parent, name))
@@ -162,10 +164,7 @@ def sync_tree(path: Path) -> None:
 
 
 def check_rows(tables: Mapping[str, pa.Table], kind: Kind) -> str:
-    """Every row is a record under its own id, rows stand in the order of ids, and no id stands twice, in one split or in two.
-
-    Returns the digest of the content.
-    """
+    """Check that every row is a record under its own id, rows are sorted by id, and no id occurs twice; return the content digest."""
     seen: dict[str, str] = {}
     leaves: dict[str, list[bytes]] = {split: [] for split in tables}
     for split, table in tables.items():
@@ -178,7 +177,7 @@ def check_rows(tables: Mapping[str, pa.Table], kind: Kind) -> str:
             if row["id"] in seen:
                 raise SnapshotError(f"split {split}, row {number}", f"record {row['id'][:12]} is in {seen[row['id']]} already")
             if row["id"] < last:
-                raise SnapshotError(f"split {split}, row {number}", "does not stand in the order of ids")
+                raise SnapshotError(f"split {split}, row {number}", "is not in the order of ids")
             seen[row["id"]], last = split, row["id"]
             leaves[split].append(leaf_of(row))
     return root_of(leaves, kind)
@@ -228,7 +227,7 @@ def _check_free(folder: Path, manifest: Manifest) -> None:
 
 
 def _filled(tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:
-    """The splits that get a file: `datasets.load_dataset` cannot open a Parquet file without rows."""
+    """Return the splits that get a file: `datasets.load_dataset` cannot open a Parquet file without rows."""
     return {split: table for split, table in tables.items() if table.num_rows}
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from curation.config.project import planned_rows
 from curation.errors import ProjectError, command
-from curation.formats import ReadAs
+from curation.formats.raw import ReadAs
 from curation.stages.balance import balance
 from curation.stages.decide import decide
 from curation.stages.dedup import dedup

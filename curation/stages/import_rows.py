@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from curation.errors import ProjectError
-from curation.formats import Format, OpenRows, ReadAs, ReadOptions, ReadRow, RowFailure, open_rows
 from curation.formats.files import ENDINGS
+from curation.formats.raw import ReadAs, RowFailure
+from curation.formats.read import Format, OpenRows, ReadOptions, ReadRow, open_rows
 from curation.formats.tables import HUB, is_arrow_folder
 from curation.records import InstructionRecord, Record, candidates_of, record_id
 from curation.requests import Failure
@@ -111,7 +112,7 @@ def import_rows(
                 if len(found) == 1 and not run.rows_out:
                     first = f"; the first: {counts.failures[0][:160]}" if counts.failures else ""
                     fact = f"none of its {run.rows_in:,} rows could be read{first}"
-                    raise ProjectError(str(file), fact, "correct the file, or say what it is with --format and --column")
+                    raise ProjectError(str(file), fact, "fix the file, or pass --format and --column")
         counts.check()
         return _summary(counts)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from curation import snapshot as snapshots
 from curation.errors import ProjectError, SnapshotError, command
-from curation.formats import ExportFormat, check_target, write_rows
+from curation.formats.export import DEFAULT_FORMATS, check_target, write_rows
 from curation.store import records, runs
 from curation.views.classes import meta_columns
 from curation.workspace import StageResult, open_workspace
@@ -40,7 +40,7 @@ def revoke(path: Path, *, reason: str, key: Path | None = None) -> StageResult:
     files = [snapshots.revoke(digest, private, reason=reason, at=at, folder=place) for place in places]
     counts = {"path": str(path), "digest": digest, "by": snapshots.describe_signer(public), "files": [str(file) for file in files]}
     notes = _record_beside(path, "revoke", digest, 0, counts)
-    told = f"Give {files[1].name} to whoever has a copy; it goes into the folder `{snapshots.REVOCATIONS}` beside theirs."
+    told = f"Give {files[1].name} to whoever has a copy; it belongs in a folder `{snapshots.REVOCATIONS}` next to theirs."
     return StageResult("revoke", 0, 0, counts, [*notes, told])
 
 
@@ -51,10 +51,10 @@ def diff(old: Path, new: Path) -> StageResult:
     counts = {
         "added": [{"id": i, "split": split} for i, split in found.added],
         "removed": [{"id": i, "split": split} for i, split in found.removed],
-        "moved": [{"id": i, "from": a, "to": b} for i, a, b in found.moved],
-        "turned": [{"id": i} for i in found.turned],
+        "moved": [{"id": i, "from": a, "to": b} for i, a, b in found.changed_split],
+        "turned": [{"id": i} for i in found.flipped],
     }
-    return StageResult("diff", before, after, counts, ["The same rows stand in the same splits."] if found.is_empty else [])
+    return StageResult("diff", before, after, counts, ["The rows and their splits are the same."] if found.is_empty else [])
 
 
 def verify(path: Path, *, keys: Sequence[Path] = (), deep: bool = False) -> StageResult:
@@ -82,7 +82,7 @@ def export(
     path: Path,
     target: str | Path,
     *,
-    shape: ExportFormat | None = None,
+    shape: str | None = None,
     split: str = "train",
     columns: Sequence[str] = (),
     force: bool = False,
@@ -103,10 +103,10 @@ def export(
     file = check_target(target, force=force)
     found = snapshots.load_snapshot(path, trusted_keys=[*keys, *snapshots.find_trusted_keys()])
     if file.resolve().is_relative_to(path.resolve()):
-        raise SnapshotError(str(file), "is inside the snapshot, whose signature would not hold any more", "name a file outside with --out")
+        raise SnapshotError(str(file), "is inside the snapshot; writing it would break the signature", "name a file outside with --out")
     if split not in found.manifest.splits:
-        raise SnapshotError(f"{path}: split {split}", "is not there", f"choose one of {', '.join(found.manifest.splits)}")
-    shape = shape or ("preference" if found.manifest.kind == "preference" else "messages")
+        raise SnapshotError(f"{path}: split {split}", "does not exist", f"choose one of {', '.join(found.manifest.splits)}")
+    shape = shape or DEFAULT_FORMATS[found.manifest.kind]
     table = found.table(split)  # type: ignore[arg-type]
     more = _metadata_of(path, table["id"].to_pylist(), columns) if columns else None
     written = write_rows(table, file, shape, system_instruction=None, columns=more)
@@ -126,7 +126,7 @@ def _metadata_of(path: Path, ids: Sequence[str], columns: Sequence[str]) -> dict
         known = meta_columns(workspace)
         if missing := next((name for name in columns if name not in known), None):
             there = ", ".join(known) or "no metadata columns"
-            raise ProjectError(f"--columns {missing}", f"is no column of the imported rows; there are: {there}", "name one of them")
+            raise ProjectError(f"--columns {missing}", f"is not a column of the imported rows. Columns:  {there}", "name one of them")
         values, wanted = records.meta_by_seq(workspace.db, columns), set(ids)
         by_id = {identity: values.get(seq, {}) for seq, identity in records.ids_of(workspace.db).items() if identity in wanted}
     return {identity: {name: by_id.get(identity, {}).get(name) for name in columns} for identity in ids}
@@ -145,9 +145,9 @@ def _remedy(path: Path, status: str) -> str:
         "unsigned": command("curate", "sign", path),
         "intact, signer unknown": "curate trust KEY.pub, with the public key that the signer gave you",
         "foreign key": "curate trust KEY.pub, with the public key that the signer gave you, if you trust it",
-        "revoked": "curate snapshot, for a new one without what was wrong",
+        "revoked": "curate snapshot, for a new snapshot without the faulty rows",
     }
-    return known.get(status, "take it again from where it came, or write a new one with curate snapshot")
+    return known.get(status, "copy it again from its source, or write a new one with curate snapshot")
 
 
 def _record_beside(path: Path, stage: str, digest: str, rows: int, detail: Mapping[str, Any]) -> list[str]:
@@ -160,5 +160,5 @@ def _record_beside(path: Path, stage: str, digest: str, rows: int, detail: Mappi
             run.rows_in = run.rows_out = rows
             run.detail = json.loads(json.dumps(dict(detail), default=str))
     except ProjectError as error:  # the folder is read-only, say: what was asked for is done all the same
-        return [f"The project beside it has no record of this: {error.what} {error.fact}."]
+        return [f"The run was not recorded in the project: {error.what} {error.fact}."]
     return []

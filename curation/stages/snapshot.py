@@ -50,11 +50,11 @@ PACKAGES = ("seedcorn", "argilla", "datasketch", "faiss-cpu", "pyarrow", "senten
 _PART = 20_000
 
 TOLD = {
-    "protected": "other protected sets",
-    "review": "another review or other reviewers",
-    "intended_use": "another intended use",
-    "licence": "another licence",
-    "provenance": "other facts about the sources",
+    "protected": "changed protected sets",
+    "review": "a changed review or other reviewers",
+    "intended_use": "a changed intended use",
+    "licence": "a changed license",
+    "provenance": "changed facts about the sources",
 }
 """What a manifest says beside the rows; where one of these has changed, the same rows are frozen again under the next version."""
 
@@ -108,13 +108,13 @@ def _earlier(workspace: Workspace, name: str, digest: str, said: Mapping[str, An
     for path in reversed(same):
         checked = snapshots.verify_snapshot(path, trusted_keys=())
         if checked.status == "revoked":
-            fact = f"{checked.problems[0].fact}; these are the same rows"
-            raise SnapshotError(str(path), fact, "take out with `curate drop` what is wrong with them, and run again")
+            fact = f"{checked.problems[0].fact}; the rows are the same"
+            raise SnapshotError(str(path), fact, "remove the faulty rows with `curate drop`, and run again")
         if checked.status not in ("unsigned", "intact, signer unknown"):
-            return None, f"The same rows stand in {path.name}, which was altered since; they are frozen again."
+            return None, f"The rows of {path.name} are unchanged, but its files were altered; a new version was written."
         if changed := _changed(snapshots.read_manifest(path), said):
-            return None, f"The same rows as {path.name}, frozen again because there are {' and '.join(changed)} now."
-        return path, "These very rows are already frozen; nothing was written."
+            return None, f"Same rows as {path.name}; a new version was written because of {' and '.join(changed)}."
+        return path, "A snapshot of these rows already exists; nothing was written."
     return None, ""
 
 
@@ -332,7 +332,7 @@ def _check_sample(workspace: Workspace, sample: Sample) -> None:
         return
     what = f"a snapshot of {sample.kind} rows"
     if sample.is_answered:
-        fact = f"is held back by review.max_error {sample.max_error:.1%}: {sample.sentence}"
+        fact = f"is blocked by review.max_error {sample.max_error:.1%}: {sample.sentence}"
         raise SnapshotError(what, fact, "correct the rows, raise review.sample for a narrower interval, or set review.mode: all")
     pushed = reviews.pushed_seqs(workspace.db)
     verb = "pull" if sample.drawn <= pushed else "push"

@@ -14,7 +14,8 @@ import pytest
 
 from curation import stages
 from curation.errors import ProjectError
-from curation.formats import check_target, read_rows
+from curation.formats.export import check_target
+from curation.formats.read import read_rows
 from curation.split import merge_groups
 from tests.support.projects import Bed, blank
 from tests.support.review_settings import set_review
@@ -152,7 +153,7 @@ def test_a_file_that_exists_is_replaced_only_by_force(signed: Path, tmp_path: Pa
 
 
 def test_columns_need_a_name_that_is_there_and_free_and_the_project(signed: Path, tmp_path: Path) -> None:
-    with pytest.raises(ProjectError, match=r"--columns mood: is no column of the imported rows; there are: channel, ticket"):
+    with pytest.raises(ProjectError, match=r"--columns mood: is not a column of the imported rows. Columns:  channel, ticket"):
         stages.export(signed, tmp_path / "a.jsonl", columns=("mood",))
     copy = tmp_path / "elsewhere" / "snapshots" / signed.name
     copy.parent.mkdir(parents=True)
@@ -168,7 +169,7 @@ def test_a_column_may_not_replace_one_of_the_shape(bed: Bed, tmp_path: Path) -> 
     bring(bed, 40, id=lambda n: f"own-{n}")
     path = Path(stages.snapshot(bed.folder, "instruction").counts["path"])
     stages.sign(path)
-    with pytest.raises(ProjectError, match="--columns id: is a column of the messages shape too"):
+    with pytest.raises(ProjectError, match="--columns id: is also a column of the messages format"):
         stages.export(path, tmp_path / "a.jsonl", columns=("id",))
     assert not list(tmp_path.glob("*a.jsonl*"))
 

@@ -245,7 +245,7 @@ def test_a_rate_that_may_be_too_high_holds_the_rest_back(tmp_path: Path) -> None
     answer(bed, dict.fromkeys(drawn, "approve") | {drawn[0]: "reject"})
     done = pipeline.decide(bed.folder)
     assert (done.counts["approved"], done.counts["held"]) == (9, 50)
-    with pytest.raises(SnapshotError, match=r"is held back by review.max_error 30.0%: 1 of 10 sampled rows are bad"):
+    with pytest.raises(SnapshotError, match=r"is blocked by review.max_error 30.0%: 1 of 10 sampled rows are bad"):
         pipeline.snapshot(bed.folder, "instruction")
     bed.set(r"max_error: 0.3", "max_error: 0.5")
     assert pipeline.decide(bed.folder).counts["approved"] == 59

@@ -196,7 +196,7 @@ def test_a_jsonl_with_broken_lines_brings_in_the_others(garden: Path, tmp_path: 
         ("rows.jsonl", b'{"prompt": "cut\n{"also": \n', "rows.jsonl"),
         ("rows.jsonl", b"", "is empty"),
         ("rows.txt", b"hello", "ends in .txt"),
-        ("rows.parquet", b"hello, I am no Parquet", "is no Parquet file"),
+        ("rows.parquet", b"hello, I am no Parquet", "is not a Parquet file"),
         ("rows.csv", b"prompt,prompt\na,b\n", "twice"),
     ],
 )
@@ -365,7 +365,7 @@ def test_a_run_file_that_is_not_there(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_snapshot(garden: Path, tmp_path: Path, verb: tuple[str, ...]) -> None:
     before = snapshot_of(garden)
     words = [str(tmp_path / "out.jsonl") if word == "OUT" else word for word in verb[1:]]
-    assert "no finished snapshot" in refusal("curation", verb[0], garden, *words)
+    assert "not a finished snapshot" in refusal("curation", verb[0], garden, *words)
     assert "does not exist" in refusal("curation", verb[0], tmp_path / "nowhere", *words)
     assert snapshot_of(garden) == before
     assert not (tmp_path / "out.jsonl").exists()

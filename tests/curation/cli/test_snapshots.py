@@ -56,7 +56,7 @@ def test_two_snapshots_are_compared_row_by_row(tmp_path: Path) -> None:
     one = write(tmp_path / "one")
     same = told("diff", one, one)
     assert (same["added"], same["removed"], same["moved"], same["in"]) == ([], [], [], 17)
-    assert same["notes"] == ["The same rows stand in the same splits."]
+    assert same["notes"] == ["The rows and their splits are the same."]
     other = write(tmp_path / "other", splits={**rows, "test": rows["test"].slice(1)})
     lost = rows["test"]["id"][0].as_py()
     found = told("diff", one, other)
@@ -101,7 +101,7 @@ def test_what_is_not_verified_says_what_to_do(tmp_path: Path) -> None:
     sign_snapshot(path, create_key(tmp_path / "keys")[0])
     assert "Next: curate trust KEY.pub" in stages.verify(path).notes[-1]
     (path / "more.txt").write_text("x")
-    assert "take it again from where it came" in stages.verify(path).notes[-1]
+    assert "copy it again from its source" in stages.verify(path).notes[-1]
 
 
 def test_an_export_into_the_snapshot_would_break_it_and_is_refused(tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.errors import ProjectError
-from curation.formats import PairWithFact, ReadAs, ReadOptions, RowFailure, open_rows, read_rows
+from curation.formats.raw import ReadAs, RowFailure
+from curation.formats.read import ReadOptions, open_rows, read_rows
+from curation.formats.shapes import PairWithFact
 from curation.records import InstructionRecord, Message, make_instruction, make_pair
 from tests.conftest import SHARED
 from tests.support.files import TREE, flat, workbook
@@ -65,7 +67,7 @@ def test_what_is_stated_is_not_detected(tmp_path: Path) -> None:
     path.write_bytes(table([("Где кафе?", "Здесь")], ";").encode("cp1251"))
     options = ReadOptions(read_as=ReadAs(encoding="cp1251", delimiter=";"))
     assert [e.value for row in open_rows(path, options) for e in row.examples] == [make_instruction("Где кафе?", "Здесь")]
-    with pytest.raises(ProjectError, match=r"--encoding 'klingon': is no known encoding"):
+    with pytest.raises(ProjectError, match=r"--encoding 'klingon': is not a known encoding"):
         open_rows(path, ReadOptions(read_as=ReadAs(encoding="klingon")))
     with pytest.raises(ProjectError, match=r"--delimiter ';;': must be one character"):
         open_rows(path, ReadOptions(read_as=ReadAs(delimiter=";;")))
@@ -113,10 +115,10 @@ def test_columns_without_a_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "body", "place", "reason"),
     [
-        ("a.jsonl", '{"prompt": "a", "completion": "b"}\n{"prompt": "a" "x"}\n', 2, "column 16: is no JSON"),
+        ("a.jsonl", '{"prompt": "a", "completion": "b"}\n{"prompt": "a" "x"}\n', 2, "column 16: is not JSON"),
         ("a.json", '[{"prompt": "a", "completion": "b"},\n {"prompt" "c"}]', 2, "the array is broken at line 2, column 2"),
-        ("a.csv", 'prompt,completion\na,b\nq,"x"y\n', 3, "column 6: is no CSV row, text follows a closed quote"),
-        ("b.csv", 'prompt,completion\na,b\n"two\nlines","x\n', 3, "line 4, column 8: is no CSV row, a quote is opened and never closed"),
+        ("a.csv", 'prompt,completion\na,b\nq,"x"y\n', 3, "column 6: is not a CSV row, text follows a closed quote"),
+        ("b.csv", 'prompt,completion\na,b\n"two\nlines","x\n', 3, "line 4, column 8: is not a CSV row, a quote is opened and never closed"),
         ("c.csv", "prompt,completion\na,b\nc,d,e\n", 3, "has 3 fields; the header has 2"),
     ],
 )
@@ -170,7 +172,7 @@ def test_a_file_that_is_no_workbook_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.xlsx"
     for body in (b"not a zip", b"PK\x03\x04" + bytes(60)):
         path.write_bytes(body)
-        with pytest.raises(ProjectError, match=r"is no \.xlsx file"):
+        with pytest.raises(ProjectError, match=r"is not an \.xlsx file"):
             open_rows(path)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("xl/workbook.xml", bytes(300 * 2**20))
@@ -207,7 +209,7 @@ def test_folders_of_save_to_disk_are_read_with_their_classes_and_splits(tmp_path
 
 def test_an_address_of_the_hub_that_is_none_or_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ProjectError, match="is no address of a Hub data set"):
+    with pytest.raises(ProjectError, match="is not an address of a Hub data set"):
         open_rows("hf://nobody")
     with pytest.raises(ProjectError, match="cannot be read from the Hub"):
         open_rows("hf://seedcorn-nobody/seedcorn-nothing:train")
@@ -238,7 +240,7 @@ def test_a_bad_answer_is_paired_with_a_good_one_to_the_same_prompt(tmp_path: Pat
     ]  # fmt: skip
     assert found[0].examples[0].meta == {"by": "x"}
     assert [row.failure.reason for row in found if row.failure] == [
-        "label: is false, and the file has no good answer to the same prompt to pair it with",
+        "label: is false, and the file has no good response to the same prompt to pair it with",
         "label: must be true or false, found '3'",
     ]
 

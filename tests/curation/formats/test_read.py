@@ -16,8 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from curation.errors import ProjectError
-from curation.formats import ExportFormat, PairWithFact, RowFailure, Shape, read_rows, write_rows
-from curation.formats.shapes import SHAPES
+from curation.formats.export import write_rows
+from curation.formats.raw import RowFailure
+from curation.formats.read import read_rows
+from curation.formats.shapes import SHAPES, PairWithFact, Shape
 from curation.records import InstructionRecord, Message, make_instruction, make_pair, record_id
 from tests.support.snapshot_rows import instruction, pair
 
@@ -148,8 +150,8 @@ def test_the_class_is_read_from_a_column_or_from_the_answer(tmp_path: Path) -> N
 
 
 BAD: dict[str, tuple[Any, str]] = {
-    "broken json": ('{"messages": [', "is no JSON"),
-    "a list": ([1, 2], "is no JSON object but list"),
+    "broken json": ('{"messages": [', "is not JSON"),
+    "a list": ([1, 2], "is not a JSON object but list"),
     "another shape": ({"text": "x"}, "messages: is missing; messages rows have messages"),
     "null": ({"messages": None}, "messages: is missing"),
     "tool call": (
@@ -173,7 +175,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "empty text": ({"messages": user("") + said("x")}, "prompt.0.content: String should have at least 1 character"),
     "only an answer": ({"messages": said("x")}, "the prompt must end with a user message"),
     "system in the middle": ({"messages": [*user(), *msgs(("system", "s")), *user(), *said("x")]}, "only the first message"),
-    "lone surrogate": ('{"messages": [{"role": "user", "content": "\\ud800"}, {"role": "assistant", "content": "x"}]}', "is no JSON"),
+    "lone surrogate": ('{"messages": [{"role": "user", "content": "\\ud800"}, {"role": "assistant", "content": "x"}]}', "is not JSON"),
 }
 
 
@@ -217,14 +219,14 @@ def test_csv_rows_that_are_broken_are_counted_at_their_first_line(tmp_path: Path
     reasons = {line: record for line, record in found if isinstance(record, RowFailure)}
     assert reasons[4] == RowFailure("has 3 fields; the header has 2", "b,c,d\n")
     assert reasons[5] == RowFailure("has 1 fields; the header has 2", "only\n")
-    assert "is no CSV row" in reasons[6].reason and reasons[6].raw == '"x"y,z\n'
+    assert "is not a CSV row" in reasons[6].reason and reasons[6].raw == '"x"y,z\n'
     assert "unicode" in reasons[7].reason and "udcff" in reasons[7].raw
     assert (reasons[10].raw, reasons[13].raw) == ('h,"never closed\n', 'm,"n\n')
     assert len(found) == 11
 
 
 def test_a_csv_header_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
-    for body, fact in ((b'"a"b,c\n', "its header is no CSV row"), (b"prompt,prompt\n1,2\n", "'prompt' twice")):
+    for body, fact in ((b'"a"b,c\n', "its header is not a CSV row"), (b"prompt,prompt\n1,2\n", "'prompt' twice")):
         (tmp_path / "a.csv").write_bytes(body)
         with pytest.raises(ProjectError, match=fact):
             list(read_rows(tmp_path / "a.csv"))
@@ -272,11 +274,11 @@ def test_an_unknown_shape_is_refused_with_what_was_found_and_what_is_known(tmp_p
     path = jsonl(tmp_path / "a.jsonl", {"question": "q", "answer": "a"})
     with pytest.raises(ProjectError, match=r"a\.jsonl: has the columns question, answer; known shapes are preference \(chosen.*Next"):
         list(read_rows(path))
-    with pytest.raises(ProjectError, match="prompt was to be frage"):
+    with pytest.raises(ProjectError, match="prompt=frage was given"):
         list(read_rows(path, columns={"prompt": "frage", "completion": "answer"}))
 
 
-UNREADABLE = [("a.jsonl", b"", "is empty"), ("a.txt", b"x", r"ends in \.txt"), ("a.parquet", b"x", "no Parquet")]
+UNREADABLE = [("a.jsonl", b"", "is empty"), ("a.txt", b"x", r"ends in \.txt"), ("a.parquet", b"x", "not a Parquet")]
 
 
 @pytest.mark.parametrize(("name", "body", "fact"), UNREADABLE)
@@ -348,7 +350,7 @@ def instructions(draw: st.DrawFn) -> InstructionRecord:
 
 @FEW
 @given(records=st.lists(instructions(), min_size=1, max_size=4), format=st.sampled_from(["alpaca", "sharegpt", "messages"]))
-def test_instructions_come_back_as_they_went(records: list[InstructionRecord], format: ExportFormat, tmp_path: Path) -> None:
+def test_instructions_come_back_as_they_went(records: list[InstructionRecord], format: str, tmp_path: Path) -> None:
     table, path = pa.Table.from_pylist([row_of(r) for r in records]), tmp_path / "out.jsonl"
     assert write_rows(table, path, format) == len(records)
     assert [record for _, record in read_rows(path)] == records
@@ -356,7 +358,7 @@ def test_instructions_come_back_as_they_went(records: list[InstructionRecord], f
 
 
 @pytest.mark.parametrize("format", ["alpaca", "sharegpt", "preference"])
-def test_pairs_come_back_with_their_choice(format: ExportFormat, tmp_path: Path) -> None:
+def test_pairs_come_back_with_their_choice(format: str, tmp_path: Path) -> None:
     rows = [pair(1, "a", "b"), pair(2, "b", "a")]
     write_rows(pa.Table.from_pylist(rows), tmp_path / "out.jsonl", format)
     found = [record for _, record in read_rows(tmp_path / "out.jsonl") if isinstance(record, PairWithFact)]
@@ -408,8 +410,8 @@ def test_what_a_format_cannot_say_is_refused_and_no_file_is_left(tmp_path: Path)
     path = tmp_path / "out.jsonl"
     for rows, format, fact in (
         ([row_of(PLAIN), row_of(odd)], "alpaca", "does not alternate"),
-        ([row_of(PLAIN)], "preference", "needs pairs"),
-        ([pair(1)], "messages", "holds one answer"),
+        ([row_of(PLAIN)], "preference", "cannot hold instruction rows"),
+        ([pair(1)], "messages", "cannot hold preference rows"),
     ):
         with pytest.raises(ProjectError, match=fact):
             write_rows(pa.Table.from_pylist(rows), path, format)  # type: ignore[arg-type]

@@ -144,7 +144,7 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
     private.chmod(0o640)
     with pytest.raises(SnapshotError, match=r"can be read by others \(mode 640\)\. Next: chmod 600"):
         sign_snapshot(write(tmp_path / "s"), private)
-    with pytest.raises(SnapshotError, match="is a private key; trust is given to public ones"):
+    with pytest.raises(SnapshotError, match="is a private key; the trust store holds public keys"):
         add_trusted_key(private)
     with pytest.raises(SnapshotError, match="is no unencrypted private key"):
         public.chmod(0o600)
@@ -213,7 +213,7 @@ def test_diff_names_what_came_went_moved_and_turned(tmp_path: Path) -> None:
     b = write(tmp_path, kind="preference", splits=after, version=2)
     found = diff_snapshots(a, b)
     assert (found.added, found.removed) == (((pair(99)["id"], "test"),), ((gone["id"], "train"),))
-    assert (found.moved, found.turned) == (((moved["id"], "train", "test"),), (turned["id"],))
+    assert (found.changed_split, found.flipped) == (((moved["id"], "train", "test"),), (turned["id"],))
     assert diff_snapshots(a, a).is_empty
     with pytest.raises(SnapshotError, match="Next: name two snapshots of one kind"):
         diff_snapshots(a, write(tmp_path / "other"))

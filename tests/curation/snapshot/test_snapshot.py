@@ -193,17 +193,17 @@ def rewrite(path: Path, key: Path, change: Callable[[Manifest], Manifest]) -> No
 
 DAMAGES: list[tuple[Callable[[Path, Path], None], str, str]] = [
     (damage_missing, "altered", r"README\.md: is missing; the manifest names it"),
-    (damage_truncated, "altered", r"train\.parquet: has sha256 \w{12}\.\.\., the manifest says"),
-    (damage_link, "altered", r"train\.parquet: is a link or no plain file"),
+    (damage_truncated, "altered", r"train\.parquet: has sha256 \w{12}\.\.\., the manifest has"),
+    (damage_link, "altered", r"train\.parquet: is a link, or not a regular file"),
     (damage_git_file, "altered", r"\.gitattributes: is not among the files of the manifest"),
     (damage_folder, "altered", r"more: is a folder; a snapshot has none"),
-    (damage_manifest, "altered", r"manifest\.json: has sha256 \w{12}\.\.\., the signature says"),
+    (damage_manifest, "altered", r"manifest\.json: has sha256 \w{12}\.\.\., the signature has"),
     (damage_manifest_key, "altered", r"manifest\.json: license: Extra inputs are not permitted"),
     (damage_manifest_json, "altered", r"manifest\.json: content: Invalid JSON"),
     (damage_signature, "altered", r"model\.sig: cannot be read as a signature"),
-    (damage_unsigned, "unsigned", r"model\.sig: is missing; nobody has signed this"),
-    (damage_rows_signed_anew, "altered", r"train\.parquet: has 11 rows, the manifest says 12"),
-    (damage_kind_signed_anew, "altered", r"manifest\.json: says preference, the rows are instruction"),
+    (damage_unsigned, "unsigned", r"model\.sig: is missing; the folder is not signed"),
+    (damage_rows_signed_anew, "altered", r"train\.parquet: has 11 rows, the manifest has 12"),
+    (damage_kind_signed_anew, "altered", r"manifest\.json: has kind preference, but the rows are instruction"),
 ]
 
 
@@ -243,7 +243,9 @@ def test_what_is_no_snapshot_is_said_to_be_none(where: str, tmp_path: Path, keys
     if where == "empty":
         path.mkdir()
     assert verify_snapshot(path, trusted_keys=[keys[1]]).status == "no snapshot"
-    with pytest.raises(SnapshotError, match={"nowhere": "does not exist", "file": "is no folder", "empty": "no finished snapshot"}[where]):
+    with pytest.raises(
+        SnapshotError, match={"nowhere": "does not exist", "file": "is not a folder", "empty": "not a finished snapshot"}[where]
+    ):
         load_snapshot(path, trusted_keys=[keys[1]])
 
 

@@ -280,7 +280,7 @@ def test_rows_of_a_snapshot_that_is_not_verified_are_never_parsed(tmp_path: Path
     checked = verify_snapshot(path, trusted_keys=[keys[1]], deep=True)
     assert (checked.status, checked.rows_checked) == ("foreign key", False)
     checked = verify_snapshot(path, trusted_keys=[foreign[1]], deep=True)
-    assert (checked.status, "is no Parquet file" in checked.problems[0].fact) == ("altered", True)
+    assert (checked.status, "is not a Parquet file" in checked.problems[0].fact) == ("altered", True)
 
 
 def test_many_rows_are_read_in_parts_and_come_out_whole(tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def test_of_several_files_none_is_imported_where_one_cannot_be_read(garden: Path
 
 def test_strict_refuses_a_loss_before_anything_is_written(garden: Path, tmp_path: Path) -> None:
     row = {"prompt": "a", "completion": "x"}
-    for second, fact in (("{broken", "line 2: column 2: is no JSON"), ({**row, "page": "x" * 40_000}, "line 2: column page is too large")):
+    for second, fact in (("{broken", "line 2: column 2: is not JSON"), ({**row, "page": "x" * 40_000}, "line 2: column page is too large")):
         file = jsonl(tmp_path / "a.jsonl", row, second)
         with pytest.raises(ProjectError, match=f"1 rows would lose something .--strict., nothing was imported; the first is {fact}"):
             stages.import_rows(garden, file, strict=True)

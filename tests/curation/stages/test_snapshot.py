@@ -58,9 +58,9 @@ def test_a_protected_set_that_came_later_gives_the_same_rows_a_next_version(gard
     assert second.counts["digest"] == first.counts["digest"]
     assert [read_manifest(path_of(s)).version for s in (first, second)] == [1, 2]
     assert [p.name for p in read_manifest(path_of(second)).protected] == ["mine"]
-    assert second.notes[0] == f"The same rows as {path_of(first).name}, frozen again because there are other protected sets now."
+    assert second.notes[0] == f"The same rows as {path_of(first).name}, a new version was written because of changed protected sets."
     third = freeze(garden)
-    assert (path_of(third), third.notes[0]) == (path_of(second), "These very rows are already frozen; nothing was written.")
+    assert (path_of(third), third.notes[0]) == (path_of(second), "A snapshot of these rows already exists; nothing was written.")
     assert known(garden) == [f"snapshots/{path_of(s).name}" for s in (first, second)]
 
 
@@ -101,7 +101,7 @@ def test_annotators_leave_the_project_under_pseudonyms_unless_it_says_real(garde
         names = reviews.alias_annotators(db, (), simulated="simulated-")
     assert f"{names['simulated-cleo']}: {names['bob']} is wrong; see bobsled, and {names['ada.lovelace']}&#39;s note" in text
     assert f"by {', '.join(review.reviewers)} (pseudonyms)" in (path_of(first) / "README.md").read_text()
-    assert freeze(garden).notes[0] == "These very rows are already frozen; nothing was written."  # the names are kept
+    assert freeze(garden).notes[0] == "A snapshot of these rows already exists; nothing was written."  # the names are kept
     assert "ada.lovelace" in Path(stages.report(garden.folder).counts["file"]).read_text()  # the data lead's own page
 
     garden.set(r"^  names: pseudonyms.*$", "  names: real")
@@ -138,7 +138,7 @@ def test_rows_that_were_revoked_are_not_frozen_again(garden: Bed) -> None:
     summary = freeze(garden)
     stages.sign(path_of(summary))
     revoke(summary.counts["digest"], own_key()[0], reason="a person asked for it", at=NOW)
-    with pytest.raises(SnapshotError, match=r"was revoked on .*: a person asked for it .*; these are the same rows"):
+    with pytest.raises(SnapshotError, match=r"was revoked on .*: a person asked for it .*; the rows are the same"):
         freeze(garden)
 
 
@@ -208,4 +208,4 @@ def test_splits_once_frozen_stay_whatever_the_version(garden: Bed) -> None:
     second = freeze(garden)
     with open_store(garden.folder) as db:
         assert facts.splits_by_seq(db) == before
-    assert second.counts["digest"] == first.counts["digest"] and "other facts about the sources" in second.notes[0]
+    assert second.counts["digest"] == first.counts["digest"] and "changed facts about the sources" in second.notes[0]

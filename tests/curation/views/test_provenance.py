@@ -91,7 +91,7 @@ def test_the_strictest_licence_governs_and_a_laxer_project_is_warned(bed: Bed) -
     bring(bed, "c.jsonl", rows(50, 60), "found", "MIT", "people")  # stated later, for the rows that are there
     manifest, _, notes = freeze(bed)
     assert (manifest.licence, manifest.version) == ("CC-BY-NC-4.0", 2)
-    assert "other facts about the sources" in notes[0] and manifest.provenance and manifest.provenance.written_by["people"] == 40
+    assert "changed facts about the sources" in notes[0] and manifest.provenance and manifest.provenance.written_by["people"] == 40
 
 
 def test_licences_that_contradict_are_on_screen_card_and_manifest(bed: Bed) -> None:
