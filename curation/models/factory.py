@@ -44,7 +44,7 @@ def open_model(
     if spec.provider == STAND_IN:
         address = spec.base_url or base_url
         if address is None:
-            raise ModelUnavailable("the offline stand-in", "is not running", "start it with: curate standin start")
+            raise ModelUnavailable("the offline stand-in", "is not running", "start it with: curate simulate start")
         return AnthropicModel(address=address, key=STAND_IN, is_own=False, timeout_s=timeout_s)
     if spec.provider == "transformers":
         return LocalModel(((folder or Path()) / spec.model).resolve())
@@ -112,6 +112,6 @@ def read_address(folder: Path) -> str:
     """
     path = folder / STATE
     if not path.is_file():
-        start = command("curate", "standin", "start", folder, "--log", "standin-log")
+        start = command("curate", "simulate", "start", folder, "--log", "standin-log")
         raise ModelUnavailable("the offline stand-in", "is not running for this project", start)
     return str(json.loads(path.read_text(encoding="utf-8"))["url"])

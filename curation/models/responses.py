@@ -166,7 +166,7 @@ def ends_the_run(reply: Reply, *, spec: ModelSpec, address: str) -> ModelUnavail
         return None
     said = f"HTTP {reply.status} {kind}: {text}".strip().rstrip(":")
     if spec.provider == STAND_IN and reply.status != 404:
-        return ModelUnavailable("the offline stand-in", f"refuses us at {address} ({said})", "start it with: curate standin start")
+        return ModelUnavailable("the offline stand-in", f"refuses us at {address} ({said})", "start it with: curate simulate start")
     if reply.status == 401 and is_foreign(spec) and spec.key_env is None:
         how = "put its key into an environment variable and name that as key_env in project.yaml"
         return ModelUnavailable(f"model {spec.model}", f"is asked at {address}, which wants a key ({said})", how)
@@ -185,7 +185,7 @@ def describe_unreachable(error: NoReply, *, spec: ModelSpec, address: str) -> Mo
     """A plain sentence with the address and what to do."""
     fact = f"cannot be reached at {address} ({error.detail})"
     if spec.provider == STAND_IN:
-        return ModelUnavailable("the offline stand-in", fact, "start it with: curate standin start")
+        return ModelUnavailable("the offline stand-in", fact, "start it with: curate simulate start")
     return ModelUnavailable(f"model {spec.model}", fact, "check the network and base_url in project.yaml, then run again; nothing is lost")
 
 

@@ -42,7 +42,7 @@ def test_the_readme_walks(tmp_path: Path) -> None:
             done = subprocess.run(["bash", "-euc", line], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
             assert done.returncode == 0, f"$ {line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     finally:
-        for line in ("curate standin stop coding", "argilla-setup down --home review"):
+        for line in ("curate simulate stop coding", "argilla-setup down --home review"):
             subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, timeout=60)
     assert (tmp_path / "coding" / "report.html").is_file()
     assert (tmp_path / "coding" / "runs" / "dpo" / "run.json").is_file()

@@ -109,7 +109,7 @@ def test_an_unreachable_teacher(garden: Path) -> None:
 
 def test_a_stand_in_that_does_not_run(garden: Path, tmp_path: Path) -> None:
     edit(garden, "provider: anthropic", "provider: offline-stand-in")
-    assert f"curate standin start {garden}" in refusal("curation", "generate", garden)
+    assert f"curate simulate start {garden}" in refusal("curation", "generate", garden)
     process.start(garden, table=None, seed=7, log=tmp_path / "log")
     process.stop(garden)
     (garden / ".standin.json").write_text(json.dumps({"url": closed_address(), "pid": 2**22, "log": "x"}))  # it was killed
@@ -264,10 +264,10 @@ def test_a_protected_set_that_is_not_there(garden: Path) -> None:
 def test_a_port_in_use(garden: Path, tmp_path: Path) -> None:
     with taken_port() as port:
         assert f"port {port}" in refusal("curation", "serve", garden, "--port", port)
-        assert f"port {port}" in refusal("curation", "standin", "start", garden, "--log", tmp_path / "log", "--port", port)
+        assert f"port {port}" in refusal("curation", "simulate", "start", garden, "--log", tmp_path / "log", "--port", port)
         assert str(port) in refusal("argilla_setup", "up", "--detach", "--home", tmp_path / "home", "--port", port)
     assert not (garden / ".standin.json").exists()
-    done = run("curation", "standin", "start", garden, "--log", tmp_path / "log", "--port", port)
+    done = run("curation", "simulate", "start", garden, "--log", tmp_path / "log", "--port", port)
     try:
         assert done.returncode == 0 and str(port) in done.stdout
     finally:
@@ -275,7 +275,7 @@ def test_a_port_in_use(garden: Path, tmp_path: Path) -> None:
 
 
 def test_the_truth_about_planted_flaws_has_no_place_in_the_project(garden: Path) -> None:
-    assert "inside the project" in refusal("curation", "standin", "start", garden, "--log", garden / "log")
+    assert "inside the project" in refusal("curation", "simulate", "start", garden, "--log", garden / "log")
 
 
 def test_no_space_while_answers_come_in(garden: Path, tmp_path: Path) -> None:

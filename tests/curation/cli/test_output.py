@@ -134,7 +134,7 @@ HOSTILE_NAME = "a\x1b[31m[red]b\u202e"
         ("curation", "snapshot", ".", "--kind", HOSTILE_NAME),
         ("curation", "status", ".", HOSTILE_NAME),
         ("curation", HOSTILE_NAME),
-        ("curation", "standin", HOSTILE_NAME),
+        ("curation", "simulate", HOSTILE_NAME),
         ("curation", "import", ".", HOSTILE_NAME),
         ("training", "preflight", HOSTILE_NAME),
         ("training", "sft", ".", HOSTILE_NAME),

@@ -81,7 +81,8 @@ def test_every_door_prints_one_json_object(tmp_path: Path) -> None:
         "next": f"fill in `brief` and `intended_use` in {tmp_path}/my garden/project.yaml",
     }
     assert told("key")["signer"] == describe_signer(Path(told("key")["public_key"]))
-    assert told("standin", "stop", tmp_path / "my garden") == {"stopped": False}
+    for name in ("simulate", "standin"):
+        assert told(name, "stop", tmp_path / "my garden") == {"stopped": False}
     assert curate("--version").startswith("seedcorn ")
 
 

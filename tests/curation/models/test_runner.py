@@ -298,7 +298,7 @@ def test_an_unreachable_address_is_named(ledger: CallLedger) -> None:
     assert ledger.counts()["failed"] == 1 and ledger.spent_usd() == 0
     spec = ModelSpec(provider="offline-stand-in", model=MODEL)
     model = open_model(spec, environ={}, base_url=address)
-    with pytest.raises(ModelUnavailable, match=r"offline stand-in.*start it with: curate standin start"):
+    with pytest.raises(ModelUnavailable, match=r"offline stand-in.*start it with: curate simulate start"):
         ask([make_request(str(n)) for n in range(90)], model=model, spec=spec, ledger=ledger, budget_usd=1, simulated=True, patience=QUICK)
     assert ledger.counts()["reserved"] == ledger.counts()["sent"] == 0
 
@@ -384,7 +384,7 @@ def test_no_real_key_reaches_the_stand_in(ledger: CallLedger, monkeypatch: pytes
 def test_without_a_key_or_a_stand_in_the_sentence_says_what_to_do() -> None:
     with pytest.raises(ModelUnavailable, match=r"ANTHROPIC_API_KEY: is not set.*export ANTHROPIC_API_KEY"):
         open_model(ModelSpec(model=MODEL), environ={})
-    with pytest.raises(ModelUnavailable, match="start it with: curate standin start"):
+    with pytest.raises(ModelUnavailable, match="start it with: curate simulate start"):
         open_model(ModelSpec(provider="offline-stand-in", model=MODEL), environ={})
 
 
