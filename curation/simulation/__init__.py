@@ -1,6 +1,5 @@
-"""The offline stand-in: a small server on this machine that speaks Anthropic's Messages, Models and Message Batches, so that the demo
-and the tests run the product's own code without a key. Its text is made up from tables and word lists and its flaws are planted: it is
-no model, nothing it writes is data, and every message says so.
+"""Simulation for the demo, the tests and first trials without an API key: a mock model provider that speaks Anthropic's Messages, Models
+and Message Batches API on this machine and plants known defects, and simulated annotators that answer over Argilla's API.
 
-The gates never import anything from here.
+The text comes from tables and word lists and is never training data; every message says so. The gates import nothing from here.
 """

@@ -1,4 +1,4 @@
-"""The stand-in as teacher, for requests about a row of the code table: clean rows in many wordings, and rows with a planted flaw."""
+"""Mock teacher for requests about a row of the code table: clean rows in many wordings, and rows with a planted defect."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from curation.simulation import vocabulary
-from curation.simulation.code_table import Codes, Row
-from curation.simulation.paraphrase import Reworder, fill_frame, sentence_case, slip
-from curation.simulation.request_parser import Asked, answer_fields
+from curation.simulation.code_table import CodeTable, Row
+from curation.simulation.defects import COPIES, LEAKS
+from curation.simulation.paraphrase import Paraphraser, fill_frame, misspell, sentence_case
+from curation.simulation.request_parser import ParsedRequest, answer_fields
+from curation.simulation.vocabulary import VOCABULARY
 
+# Names that restrict the sex or age of the person in a text.
 _WOMEN = re.compile(
     r"uter|vagin|ovar|vulv|cervix|menstru|menopaus|pregnan|puerper|labor|delivery|maternal|abortion|gestation|menorrh|lactat", re.I
 )
@@ -22,221 +24,180 @@ _YOUNG = re.compile(r"pediatric|child|juvenile|adolescent|infant", re.I)
 
 
 @dataclass(frozen=True)
-class Written:
-    """One example as the teacher gives it, and what is true about it."""
+class Example:
+    """One generated example, where its content comes from, and its planted defect."""
 
     fields: dict[str, str]
     source: dict[str, Any]
-    flaw: str | None = None
+    defect: str | None = None
+
+    @property
+    def question(self) -> str:
+        """The user's text."""
+        return self.fields.get("input") or self.fields.get("instruction", "")
 
 
 @dataclass(frozen=True)
-class Writer:
-    """Writes about rows of a code table. What it writes depends on the seed and the request alone."""
+class CodingWriter:
+    """Writer of examples about rows of a code table. The output depends on the seed and the request alone."""
 
-    codes: Codes
-    reworder: Reworder
+    codes: CodeTable
+    paraphraser: Paraphraser
     seed: int
 
-    def instruction(self, asked: Asked, flaw: str | None) -> Written:
-        """One instruction example with the flaw asked for, or with another where that one cannot be had (named in the result)."""
-        random_ = random.Random(f"{self.seed}:{asked.sha}")
-        row = asked.part("row")
-        if flaw in ("exact_copy", "light_edit", "paraphrase"):
-            if copied := self._copy_seed(asked, flaw, random_):
+    def instruction(self, request: ParsedRequest, defect: str | None) -> Example:
+        """Write an instruction example. If the defect is impossible for this row, plant the nearest one or none (see the result)."""
+        rng, row = random.Random(f"{self.seed}:{request.sha}"), request.part("row")
+        if defect in COPIES:
+            if copied := self._copy_seed(request, defect, rng):
                 return copied
-            flaw = None
-        if flaw in ("leak_verbatim", "leak_reworded"):
-            return self._leak(asked, row, flaw, random_)
-        if flaw == "off_brief":
-            return self._off_brief(asked, row, random_)
-        name = self._name(row, asked, random_)
-        text = self._text(name, row, asked, random_)
-        answer = self._wrong_answer(row, name, random_) if flaw == "wrong_code" else self.answer(row, name, random_)
-        return Written(self._fields(asked, text, answer), {"code": row["code"], "name": name}, flaw)
+            defect = None
+        if defect in LEAKS:
+            return self._leak(request, row, defect, rng)
+        if defect == "off_brief":
+            return self._off_brief(request, row, rng)
+        name = self._name(row, request, rng)
+        text = self._text(name, row, request, rng)
+        answer = self._wrong_answer(row, name, rng) if defect == "wrong_code" else _answer(row, name, rng)
+        return Example(_fields(request, text, answer), {"code": row["code"], "name": name}, defect)
 
-    def pair(self, asked: Asked, flaw: str | None) -> Written:
-        """One pair: the row's answer against a sibling's, of like length; with `wrong_sibling` the two change places."""
-        random_ = random.Random(f"{self.seed}:{asked.sha}")
-        row, siblings = asked.part("row"), asked.part("siblings", [])
-        name = self._name(row, asked, random_)
-        text = self._text(name, row, asked, random_)
-        better = self.answer(row, name, random_)
-        near = sorted(siblings, key=lambda other: abs(len(other["description"]) - len(row["description"])))[:2]
-        sibling = random_.choice(near or [row])
-        worse = min((self.answer(sibling, name, random_) for _ in range(8)), key=lambda a: abs(len(a) - len(better)) + (a == better) * 999)
-        if flaw == "wrong_sibling":
+    def pair(self, request: ParsedRequest, defect: str | None) -> Example:
+        """Write a pair: the row's answer and a sibling's answer of similar length. `wrong_sibling` exchanges the two."""
+        rng, row = random.Random(f"{self.seed}:{request.sha}"), request.part("row")
+        name = self._name(row, request, rng)
+        text = self._text(name, row, request, rng)
+        better = _answer(row, name, rng)
+        near = sorted(request.part("siblings", []), key=lambda other: abs(len(other["description"]) - len(row["description"])))[:2]
+        sibling = rng.choice(near or [row])
+        worse = min((_answer(sibling, name, rng) for _ in range(8)), key=lambda a: abs(len(a) - len(better)) + (a == better) * 999)
+        if defect == "wrong_sibling":
             better, worse = worse, better
         source = {"code": row["code"], "name": name, "sibling": sibling["code"]}
-        return Written({"input": text, "better": better, "worse": worse}, source, flaw)
+        return Example({"input": text, "better": better, "worse": worse}, source, defect)
 
-    def answer(self, row: Row, name: str, random_: random.Random) -> str:
-        """The four lines."""
-        reason = _reason(name, random_)
-        return f"Code: {row['code']}\nDescription: {row['description']}\nChapter: {row['chapter']}\nReason: {reason}"
-
-    def _name(self, row: Row, asked: Asked, random_: random.Random) -> str:
-        """A wording for the row from the names it shows; plainer or further from the official one as the difficulty says."""
+    def _name(self, row: Row, request: ParsedRequest, rng: random.Random) -> str:
+        """Choose a name of the row and simplify it; change it further unless the difficulty is basic."""
         names = [row["description"], *(term for term in row.get("terms", ()) if not term.startswith("Conditions classifiable"))]
-        name = _plain(random_.choice(names if len(names) < 2 or asked.number % 3 else names[1:]), random_)
-        if asked.part("attributes", {}).get("difficulty") != "basic":
-            name = self.reworder.soften(name, random_)
-        return name
+        name = _simplify(rng.choice(names if len(names) < 2 or request.number % 3 else names[1:]), rng)
+        return name if request.part("attributes", {}).get("difficulty") == "basic" else self.paraphraser.soften(name, rng)
 
-    def _text(self, name: str, row: Row, asked: Asked, random_: random.Random, *, exact: bool = False) -> str:
-        """The user's text around a name, as the attributes ask; with `exact` the name itself is never abbreviated."""
-        attributes = asked.part("attributes", {})
-        words = " ".join(map(str, attributes.values()))
-        persona = next((p for p in vocabulary.BARE if p in words), random_.choice(list(vocabulary.BARE)))
-        values = {
-            "name": sentence_case(name, self.codes),
-            "Name": name,
-            "who": self._who(row, name, random_),
-            "place": random_.choice(vocabulary.PLACES),
-        }
+    def _text(self, name: str, row: Row, request: ParsedRequest, rng: random.Random, *, exact: bool = False) -> str:
+        """Write the user's text around a name, as the attributes ask; with `exact` the name is never abbreviated."""
+        words = " ".join(map(str, request.part("attributes", {}).values()))
+        persona = next((p for p in VOCABULARY.phrases if p in words), rng.choice(list(VOCABULARY.phrases)))
+        in_sentence = sentence_case(name, self.codes)
+        values = {"name": in_sentence, "Name": name, "who": _describe_person(row, name, rng), "place": rng.choice(VOCABULARY.places)}
         if "note" in words:
-            parts = [random_.choice(vocabulary.OPENERS[persona])] if random_.random() < 0.8 else []
-            parts.append(random_.choice(vocabulary.STATEMENTS[persona]))
-            parts += [random_.choice(vocabulary.DISTRACTORS)] if "advanced" in words else []
-            parts += [random_.choice(vocabulary.CLOSERS[persona])] if random_.random() < 0.5 or len(parts) < 2 else []
-            text = " ".join(fill_frame(part, values) for part in parts)
+            parts = [rng.choice(VOCABULARY.openers[persona])] if rng.random() < 0.8 else []
+            parts.append(rng.choice(VOCABULARY.statements[persona]))
+            parts += [rng.choice(VOCABULARY.distractors)] if "advanced" in words else []
+            parts += [rng.choice(VOCABULARY.closers[persona])] if rng.random() < 0.5 or len(parts) < 2 else []
         else:
-            text = fill_frame(random_.choice(vocabulary.BARE[persona]), values)
-        return _abbreviated(text, keep=values["name"] if exact else "") if "abbreviated" in words else text
+            parts = [rng.choice(VOCABULARY.phrases[persona])]
+        text = " ".join(fill_frame(part, values) for part in parts)
+        if "abbreviated" not in words:
+            return text
+        before, kept, after = text.partition(in_sentence) if exact else (text, "", "")
+        for long, short in VOCABULARY.abbreviations:
+            before, after = (re.sub(rf"\b{long}\b", short, part) for part in (before, after))
+        return before + kept + after
 
-    def _who(self, row: Row, name: str, random_: random.Random) -> str:
-        told = f"{name} {row.get('description', '')}"
-        if _NEWBORN.search(told) or str(row.get("code", "")).startswith("P"):
-            return random_.choice(("newborn girl", "newborn boy", f"{random_.randint(2, 20)}-day-old baby"))
-        woman = bool(_WOMEN.search(told)) or str(row.get("code", "")).startswith("O") or (not _MEN.search(told) and random_.random() < 0.5)
-        low, high = (66, 91) if _OLD.search(told) else (4, 15) if _YOUNG.search(told) else (23, 41) if _WOMEN.search(told) else (24, 83)
-        age = random_.randint(low, high)
-        if age < 16:
-            return f"{age}-year-old {'girl' if woman else 'boy'}"
-        return f"{age}-year-old {'woman' if woman else 'man'}"
-
-    def _fields(self, asked: Asked, text: str, answer: str) -> dict[str, str]:
-        return {"instruction": asked.standing or "Assign the ICD-10-CM code.", "input": text, "output": answer}
-
-    def _copy_seed(self, asked: Asked, flaw: str, random_: random.Random) -> Written | None:
-        """A seed example given back: as it is, with a slip of the hand, or in other words. Its own code stays."""
-        seeds = [s for s in asked.part("worked_examples", []) if s.get("input") and s.get("output")]
-        turns = random_.sample(seeds, len(seeds))
-        if flaw == "light_edit":
-            # A slip in a phrase of two words is no light edit, so the longest of the seeds shown is taken.
-            turns.sort(key=lambda seed: len(seed["input"]), reverse=True)
-        for seed in turns:
+    def _copy_seed(self, request: ParsedRequest, defect: str, rng: random.Random) -> Example | None:
+        """Return a seed example of the prompt: unchanged, misspelled or paraphrased. Its code stays right."""
+        seeds = [s for s in request.part("worked_examples", []) if s.get("input") and s.get("output")]
+        seeds = rng.sample(seeds, len(seeds))
+        if defect == "light_edit":
+            # A misspelling in a phrase of two words is no light edit, so the longest seed is taken.
+            seeds.sort(key=lambda seed: len(seed["input"]), reverse=True)
+        for seed in seeds:
             text, output = seed["input"], seed["output"]
             code = answer_fields(output).get("code", "")
-            if flaw == "light_edit":
-                text = slip(text, random_)
-            elif flaw == "paraphrase":
-                reworded = self.reworder.reword(text, random_=random_, avoid=self.codes.names(code))
-                if reworded is None:
+            if defect == "light_edit":
+                text = misspell(text, rng)
+            elif defect == "paraphrase":
+                paraphrase = self.paraphraser.paraphrase(text, rng=rng, avoid=self.codes.names(code))
+                if paraphrase is None:
                     continue
-                text, output = reworded, f"{output.split('Reason:')[0]}Reason: {_reason(reworded, random_)}"
-            fields = {"instruction": seed.get("instruction") or self._fields(asked, "", "")["instruction"], "input": text, "output": output}
-            return Written(fields, {"code": code, "seed": seed["input"]}, flaw)
+                text, output = paraphrase, f"{output.split('Reason:')[0]}Reason: {_reason(paraphrase, rng)}"
+            fields = _fields(request, text, output)
+            return Example(
+                {**fields, "instruction": seed.get("instruction") or fields["instruction"]}, {"code": code, "seed": seed["input"]}, defect
+            )
         return None
 
-    def _leak(self, asked: Asked, row: Row, flaw: str, random_: random.Random) -> Written:
-        """A name that the request does not show, remembered: as it stands, in a note, or in other words."""
-        hidden = random_.choice(self.codes.hidden_names(row))
-        said = hidden
-        if flaw == "leak_reworded":
-            reworded = self.reworder.reword(hidden, random_=random_, avoid=self.codes.names(row["code"]))
-            said, flaw = (hidden, "leak_verbatim") if reworded is None else (reworded, flaw)
-        text = said if random_.random() < 0.4 else self._text(said, row, asked, random_, exact=True)
-        return Written(self._fields(asked, text, self.answer(row, said, random_)), {"code": row["code"], "phrase": hidden}, flaw)
+    def _leak(self, request: ParsedRequest, row: Row, defect: str, rng: random.Random) -> Example:
+        """Use a name that the request does not show: verbatim or paraphrased, alone or in a text."""
+        hidden = name = rng.choice(self.codes.hidden_names(row))
+        if defect == "leak_reworded":
+            paraphrase = self.paraphraser.paraphrase(hidden, rng=rng, avoid=self.codes.names(row["code"]))
+            name, defect = (hidden, "leak_verbatim") if paraphrase is None else (paraphrase, defect)
+        text = name if rng.random() < 0.4 else self._text(name, row, request, rng, exact=True)
+        return Example(_fields(request, text, _answer(row, name, rng)), {"code": row["code"], "phrase": hidden}, defect)
 
-    def _off_brief(self, asked: Asked, row: Row, random_: random.Random) -> Written:
-        """An answer to something else, or the right matter in another form."""
-        if random_.random() < 0.65:
-            question, answer = random_.choice(vocabulary.OFF_BRIEF)
-            return Written(self._fields(asked, question, answer), {"code": row["code"], "how": "another subject"}, "off_brief")
-        name = self._name(row, asked, random_)
-        answer = random_.choice(
+    def _off_brief(self, request: ParsedRequest, row: Row, rng: random.Random) -> Example:
+        """Answer another question, or the right question in another format."""
+        if rng.random() < 0.65:
+            question, answer = rng.choice(VOCABULARY.off_brief)
+            return Example(_fields(request, question, answer), {"code": row["code"], "how": "another subject"}, "off_brief")
+        name = self._name(row, request, rng)
+        answer = rng.choice(
             (
                 f"Thanks for your question! {name} is quite common; please talk to your doctor about what to do next.",
                 f"- This sounds like {sentence_case(name, self.codes)}.\n- I would look under {row['chapter']}.\n- Good luck with it!",
                 f"You could use {row['code']}, although I am not sure. Let me know if you need a table of all the options.",
             )
         )
-        text = self._text(name, row, asked, random_)
-        return Written(self._fields(asked, text, answer), {"code": row["code"], "how": "another format"}, "off_brief")
+        text = self._text(name, row, request, rng)
+        return Example(_fields(request, text, answer), {"code": row["code"], "how": "another format"}, "off_brief")
 
-    def _wrong_answer(self, row: Row, name: str, random_: random.Random) -> str:
-        """Four well-formed lines that are wrong: another code, its category, a code that does not exist, another description."""
+    def _wrong_answer(self, row: Row, name: str, rng: random.Random) -> str:
+        """Write four well-formed but wrong lines: another code, the category, a code that does not exist, or another description."""
         siblings = self.codes.siblings(row["code"])
-        other = random_.choice(siblings if siblings and random_.random() < 0.6 else self.codes.billable)
+        other = rng.choice(siblings if siblings and rng.random() < 0.6 else self.codes.billable)
         parent = self.codes.rows.get(self.codes.rows.get(row["code"], row).get("parent", ""))
-        invented = next(
-            c for i in range(99) if (c := f"{row['code'][:3]}.{(int(row['code'][1:2]) + i * 7) % 10}{i}Q") not in self.codes.rows
-        )
-        wrong: list[Row] = [
-            other,
-            other,
-            {**row, "code": invented},
-            {**row, "description": other["description"]},
-        ]
+        invented = (f"{row['code'][:3]}.{(int(row['code'][1:2]) + i * 7) % 10}{i}Q" for i in range(99))
+        unknown = next(code for code in invented if code not in self.codes.rows)
+        wrong: list[Row] = [other, other, {**row, "code": unknown}, {**row, "description": other["description"]}]
         if parent is not None:
             wrong.append({**row, "code": parent["code"], "description": parent["description"]})
-        return self.answer(random_.choice(wrong), name, random_)
+        return _answer(rng.choice(wrong), name, rng)
 
 
-def _plain(name: str, random_: random.Random) -> str:
-    """An official name as people write it: brackets, NOS and empty specifications are mostly left away."""
+def _fields(request: ParsedRequest, text: str, answer: str) -> dict[str, str]:
+    return {"instruction": request.system or "Assign the ICD-10-CM code.", "input": text, "output": answer}
+
+
+def _answer(row: Row, name: str, rng: random.Random) -> str:
+    """Return the four lines of an answer."""
+    return f"Code: {row['code']}\nDescription: {row['description']}\nChapter: {row['chapter']}\nReason: {_reason(name, rng)}"
+
+
+def _reason(name: str, rng: random.Random) -> str:
+    """Quote at most five words of the name, not ending with a preposition."""
+    words = name.split()
+    kept = words[:5]
+    while 1 < len(kept) < len(words) and kept[-1].lower().strip(",") in VOCABULARY.trailing_stop_words:
+        kept = kept[:-1]
+    return rng.choice(VOCABULARY.reasons).format(cite=" ".join(kept).rstrip(",;:"))
+
+
+def _simplify(name: str, rng: random.Random) -> str:
+    """Return an official name as people write it: usually without brackets, NOS and empty specifications."""
     name = re.sub(r"\s*\[[^\]]*\]", "", name)
-    if random_.random() < 0.6:
+    if rng.random() < 0.6:
         name = re.sub(r"\s*\([^)]*\)(?=\s|,|$)", "", name)
-    if random_.random() < 0.7:
+    if rng.random() < 0.7:
         name = re.sub(r",? (unspecified|not elsewhere classified|NOS|NEC)$", "", name)
     return re.sub(r"\s+", " ", name).strip(" ,")
 
 
-def _reason(name: str, random_: random.Random) -> str:
-    return random_.choice(vocabulary.REASONS).format(cite=_cite(name))
-
-
-def _cite(name: str) -> str:
-    """The words of a name that a reason quotes: at most five, and none left hanging."""
-    words = name.split()
-    kept = words if len(words) <= 5 else words[:5]
-    while len(kept) > 1 and len(kept) < len(words) and kept[-1].lower().strip(",") in _HANGING:
-        kept = kept[:-1]
-    return " ".join(kept).rstrip(",;:")
-
-
-_HANGING = frozenset(
-    [
-        "of",
-        "with",
-        "without",
-        "due",
-        "to",
-        "in",
-        "and",
-        "or",
-        "for",
-        "by",
-        "from",
-        "following",
-        "on",
-        "after",
-        "the",
-        "a",
-        "an",
-        "other",
-        "unspecified",
-        "requiring",
-        "through",
-        "involving",
-    ]
-)
-
-
-def _abbreviated(text: str, *, keep: str = "") -> str:
-    before, kept, after = text.partition(keep) if keep else (text, "", "")
-    for long, short in vocabulary.ABBREVIATIONS:
-        before, after = (re.sub(rf"\b{long}\b", short, part) for part in (before, after))
-    return before + kept + after
+def _describe_person(row: Row, name: str, rng: random.Random) -> str:
+    """Return a person whose age and sex fit the condition."""
+    text, code = f"{name} {row.get('description', '')}", str(row.get("code", ""))
+    if _NEWBORN.search(text) or code.startswith("P"):  # ICD-10-CM chapter P: perinatal conditions; O: pregnancy
+        return rng.choice(("newborn girl", "newborn boy", f"{rng.randint(2, 20)}-day-old baby"))
+    is_woman = bool(_WOMEN.search(text)) or code.startswith("O") or (not _MEN.search(text) and rng.random() < 0.5)
+    low, high = (66, 91) if _OLD.search(text) else (4, 15) if _YOUNG.search(text) else (23, 41) if _WOMEN.search(text) else (24, 83)
+    age = rng.randint(low, high)
+    noun = ("girl" if is_woman else "boy") if age < 16 else ("woman" if is_woman else "man")
+    return f"{age}-year-old {noun}"

@@ -1,5 +1,5 @@
-"""Which flaw the stand-in plants where. Rates are stated here; a draw depends on the seed and on the number that the request carries, and
-is spread evenly over the numbers, so that small runs hold some of each kind too.
+"""Rates of the planted defects and the seeded draws that decide which response gets one. Draws are functions of their arguments, so
+the same seed and request always get the same defect.
 """
 
 from __future__ import annotations
@@ -23,56 +23,63 @@ RATES: dict[str, float] = {
     "pair_truncated_json": 0.02,
     "pair_refusal": 0.02,
 }
-"""Share of the answers with each flaw. The two leaks: share among the rows that have a name which was not shown."""
+"""Share of responses with each defect. The two leaks: share of the rows that have a name which the request does not show."""
 
-INSTRUCTION = ("wrong_code", "truncated_json", "refusal", "exact_copy", "light_edit", "paraphrase", "off_brief")
 LEAKS = ("leak_verbatim", "leak_reworded")
-PAIR = ("wrong_sibling", "pair_truncated_json", "pair_refusal")
+COPIES = ("exact_copy", "light_edit", "paraphrase")
+PAIR_DEFECTS = ("wrong_sibling", "pair_truncated_json", "pair_refusal")
+INSTRUCTION_DEFECTS = tuple(name for name in RATES if name not in PAIR_DEFECTS)
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-def draw_flaw(
-    kind: str, number: int, *, seed: int, rates: Mapping[str, float], has_hidden_name: bool = False, place: float | None = None
+def draw_defect(
+    kind: str, number: int, *, seed: int, rates: Mapping[str, float], has_hidden_name: bool = False, position: float | None = None
 ) -> str | None:
-    """The flaw of an answer, or None for a clean one; PLACE (0 to 1) takes the place of the draw by number."""
-    if place is None:
-        # Multiples of the golden ratio fill the unit interval more evenly than chance at every length.
-        place = (random.Random(f"{seed}:{kind}").random() + number * _GOLDEN) % 1.0
-    names = PAIR if kind == "preference" else INSTRUCTION + LEAKS
+    """Return the defect of a response, or None for a clean one.
+
+    Args:
+        kind: "instruction" or "preference".
+        number: number of the request. Defects are spread evenly over the numbers, so that small runs have some of each kind.
+        seed: seed of the mock provider.
+        rates: share of responses by defect.
+        has_hidden_name: whether the row has an official name that the request does not show; only then can it leak.
+        position: a draw in [0, 1) that replaces the one by number.
+    """
+    if position is None:
+        # Multiples of the golden ratio fill the unit interval more evenly than random draws, at every length.
+        position = (random.Random(f"{seed}:{kind}").random() + number * _GOLDEN) % 1.0
     edge = 0.0
-    for name in names:
+    for name in PAIR_DEFECTS if kind == "preference" else INSTRUCTION_DEFECTS:
         edge += rates.get(name, 0.0)
-        if place < edge:
-            if name in LEAKS and not has_hidden_name:
-                return None
-            return name.removeprefix("pair_")
+        if position < edge:
+            return None if name in LEAKS and not has_hidden_name else name.removeprefix("pair_")
     return None
 
 
 def parse_rates(text: str) -> dict[str, float]:
-    """Rates from "wrong_code=0.1,refusal=0" laid over the defaults.
+    """Return the default rates with changes such as "wrong_code=0.1,refusal=0" applied.
 
     Raises:
-        ValueError: an unknown name, or a rate that is no share.
+        ValueError: a name is unknown, or a rate is not between 0 and 1.
     """
     rates = dict(RATES)
     for part in filter(None, (p.strip() for p in text.split(","))):
         name, _, value = part.partition("=")
         if name not in rates:
-            raise ValueError(f"{name} is no kind of flaw; known are {', '.join(rates)}")
+            raise ValueError(f"{name}: unknown defect. Use one of {', '.join(rates)}")
         rates[name] = float(value)
         if not 0 <= rates[name] <= 1:
-            raise ValueError(f"the rate of {name} must be from 0 to 1")
+            raise ValueError(f"{name}: the rate must be between 0 and 1")
     return rates
 
 
 def chance(share: float, *parts: object) -> bool:
-    """True for SHARE of all PARTS, always the same for the same parts."""
+    """Return True for a share of all parts, always the same for the same parts."""
     return fraction(*parts) < share
 
 
 def fraction(*parts: object) -> float:
-    """A number from 0 to 1 that depends on the parts alone."""
+    """Return a number in [0, 1) that depends on the parts alone."""
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

@@ -1,180 +1,127 @@
-"""The stand-in as judge. It sees the request's text and the table, compares, and is sometimes wrong: it overlooks, is harsh for no reason,
-and on a share of pairs prefers whichever answer stands first.
+"""Mock judge: scores examples, compares pairs and decides about leaks. It sees the text of the request and the code table, and it makes
+mistakes at fixed rates: it overlooks defects, scores too low without a reason, and prefers the first answer of some pairs. All draws
+depend on the seed and the request alone.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
-from curation.simulation.code_table import Codes, squeezed
+from curation.simulation.code_table import CodeTable, normalize
 from curation.simulation.defects import chance, fraction
-from curation.simulation.request_parser import Asked, answer_fields, format_fields
+from curation.simulation.request_parser import ParsedRequest, answer_fields, format_fields, user_text
+from curation.simulation.vocabulary import VOCABULARY
 
-OVERLOOKS, HARSH, FLIPS, MISTAKEN = 0.06, 0.003, 0.012, 0.004
-"""How often the judge misses a defect, marks down a sound row, follows the order of a pair, or prefers the wrong answer in both orders."""
+OVERLOOKS, TOO_LOW, POSITION_BIAS, WRONG_CHOICE = 0.06, 0.003, 0.012, 0.004
+"""Rates of the judge's mistakes: misses a defect, scores a sound row too low, prefers the first answer, prefers the worse answer."""
 
-RECKLESS = re.compile(r"for good|so that you save|no need to|twice as much|never differs|only confuses|skip the", re.IGNORECASE)
-"""Turns of phrase by which careless advice is told where there is no table to hold an answer against."""
+CARELESS = re.compile(r"for good|so that you save|no need to|twice as much|never differs|only confuses|skip the", re.IGNORECASE)
+"""Wording of careless advice; it finds bad answers where there is no code table."""
 
 
-@dataclass(frozen=True)
-class Judge:
-    """Scores examples and compares pairs by seed and request alone."""
-
-    codes: Codes
-    seed: int
-
-    def scores(self, asked: Asked) -> dict[str, Any]:
-        """A score and a rationale for each criterion of the rubric, and an overall score."""
-        example = asked.part("example", {})
-        prompt, answer = _prompt(example), str(example.get("answer", ""))
-        truth = self._accuracy(prompt, answer, asked)
-        form, said = self._form(answer, asked)
-        if form < 3 and chance(OVERLOOKS, self.seed, asked.sha, "form"):
-            form, said, truth = 5, "It looks as the brief asks.", (4, truth[1])
-        scores = {name: self._criterion(name, truth, (form, said), answer, asked) for name in asked.part("rubric", {})}
-        mean = sum(s["score"] for s in scores.values()) / max(1, len(scores))
-        overall = round(mean) if not chance(0.04, self.seed, asked.sha, "overall") else 5 if mean < 3 else 2
-        more = {"difficulty": self._difficulty(prompt, asked)} if "difficulty" in (asked.schema or {}).get("properties", {}) else {}
-        return {"scores": scores, "overall": min(5, max(1, overall)), **more}
-
-    def _difficulty(self, prompt: str, asked: Asked) -> int:
-        """1 to 5: longer prompts are taken for harder ones, with some noise; no opinion worth anything."""
-        return min(5, max(1, round(len(prompt.split()) / 8 + 2.5 * fraction(self.seed, asked.sha, "difficulty"))))
-
-    def choice(self, asked: Asked) -> dict[str, str]:
-        """Which of two answers is better."""
-        prompt = "\n".join(t.get("content", "") for t in asked.part("prompt", []) if t.get("role") == "user")
-        a, b = str(asked.part("answer_a", "")), str(asked.part("answer_b", ""))
-        both = sorted((a, b))
-        if chance(FLIPS, self.seed, prompt, *both, "flips"):
-            return {"rationale": "The first answer reads more convincingly.", "winner": "A"}
-        worth = {text: self._accuracy(prompt, text, asked, noisy=False)[0] + min(2, len(answer_fields(text)) / 2) for text in both}
-        if worth[both[0]] == worth[both[1]]:
-            worth[both[int(chance(0.5, self.seed, prompt, *both))]] += 0.1
-        winner = max(both, key=lambda text: worth[text])
-        if chance(MISTAKEN, self.seed, prompt, *both, "mistaken"):
-            winner = min(both, key=lambda text: worth[text])
-        letter = "A" if winner == a else "B"
-        code = answer_fields(winner).get("code")
-        return {
-            "rationale": f"Answer {letter} {f'gives {code}, which fits the wording' if code else 'answers the question better'}.",
-            "winner": letter,
-        }
-
-    def _criterion(self, name: str, truth: tuple[int, str], form: tuple[int, str], answer: str, asked: Asked) -> dict[str, Any]:
-        """One criterion, told apart by its name: what is true, what fits the form, and the rest from both."""
+def judge_example(request: ParsedRequest, codes: CodeTable, seed: int) -> dict[str, Any]:
+    """Return a score and a rationale for each criterion of the rubric, and an overall score."""
+    example = request.part("example", {})
+    prompt, answer = user_text(example.get("prompt", [])), str(example.get("answer", ""))
+    accuracy, why_accuracy = _accuracy(prompt, answer, request, codes)
+    if chance(OVERLOOKS, seed, request.sha, "truth"):
+        accuracy, why_accuracy = 5, "Everything stated seems right."
+    form, why_form = _form(prompt, answer, request)
+    if form < 3 and chance(OVERLOOKS, seed, request.sha, "form"):
+        form, why_form, accuracy = 5, "It looks as the brief asks.", 4
+    scores: dict[str, dict[str, Any]] = {}
+    for name in request.part("rubric", {}):
         if re.search(r"accura|correct|true|fact", name):
-            score, why = truth
+            score, why = accuracy, why_accuracy
         elif re.search(r"brief|format|follow|fit", name):
-            score, why = form
+            score, why = form, why_form
         elif re.search(r"clar|style|read|fluen", name):
-            score = 5 if len(answer) < 600 and form[0] > 2 else 3
+            score = 5 if len(answer) < 600 and form > 2 else 3
             why = "It is short and easy to read." if score == 5 else "It does not read like the answers asked for."
         else:
-            score = min(truth[0], form[0]) if min(truth[0], form[0]) > 2 else min(2, truth[0])
+            score = min(accuracy, form) if min(accuracy, form) > 2 else min(2, accuracy)
             why = "A learner gains from it." if score > 3 else "It would teach something wrong."
-        noise = fraction(self.seed, asked.sha, name)
+        noise = fraction(seed, request.sha, name)
         score += (noise > 0.96) - (noise < 0.22)
-        if chance(HARSH, self.seed, asked.sha, "harsh"):
+        if chance(TOO_LOW, seed, request.sha, "harsh"):
             score -= 2
-        return {"rationale": why, "score": min(5, max(1, score))}
+        scores[name] = {"rationale": why, "score": min(5, max(1, score))}
+    mean = sum(s["score"] for s in scores.values()) / max(1, len(scores))
+    overall = round(mean) if not chance(0.04, seed, request.sha, "overall") else 5 if mean < 3 else 2
+    result: dict[str, Any] = {"scores": scores, "overall": min(5, max(1, overall))}
+    if "difficulty" in (request.schema or {}).get("properties", {}):
+        # Longer prompts get higher values, with noise. The figure has no meaning.
+        noisy_length = len(prompt.split()) / 8 + 2.5 * fraction(seed, request.sha, "difficulty")
+        result["difficulty"] = min(5, max(1, round(noisy_length)))
+    return result
 
-    def _accuracy(self, prompt: str, answer: str, asked: Asked, *, noisy: bool = True) -> tuple[int, str]:
-        """1 to 5 for what is true, by the reference and the table."""
-        fields, reference = answer_fields(answer), asked.part("reference") or {}
-        if noisy and chance(OVERLOOKS, self.seed, asked.sha, "truth"):
-            return 5, "Everything stated seems right."
-        code = fields.get("code")
-        if code is None:
-            return (
-                (1, "It names no code.")
-                if reference.get("code") or "code" in format_fields(asked.output_format)
-                else self._open(prompt, answer)
-            )
-        row = self.codes.rows.get(code)
-        if reference.get("code") and code != reference["code"]:
-            return 1, f"The reference is {reference['code']}, the answer says {code}."
-        if self.codes.rows and (row is None or not row["billable"]):
-            return 1, f"{code} is no billable code."
-        known = reference or row or {}
-        for name in ("description", "chapter"):
-            if name in fields and known.get(name) and squeezed(fields[name]) != squeezed(str(known[name])):
-                return 2, f"The {name} of {code} is “{known[name]}”."
-        if not self._means(prompt, code, known):
-            return 4, f"The text could be plainer about {code}."
-        return 5, f"{code} is what the text describes."
 
-    def _means(self, prompt: str, code: str, known: dict[str, Any]) -> bool:
-        """Whether the text shares words with a name of the code."""
-        said = {word[:5] for word in squeezed(prompt).split()}
-        names = [*self.codes.names(code), str(known.get("description", "")), *known.get("terms", ())]
-        return any(len({w[:5] for w in squeezed(n).split()} & said) >= max(1, len(n.split()) // 3) for n in names if n)
+def judge_pair(request: ParsedRequest, codes: CodeTable, seed: int) -> dict[str, str]:
+    """Return which of two answers is better, with a rationale."""
+    prompt = user_text(request.part("prompt", []))
+    a, b = str(request.part("answer_a", "")), str(request.part("answer_b", ""))
+    both = sorted((a, b))  # all draws but the biased one must be the same in both orders
+    if chance(POSITION_BIAS, seed, prompt, *both, "flips"):
+        return {"rationale": "The first answer reads more convincingly.", "winner": "A"}
+    quality = {text: _accuracy(prompt, text, request, codes)[0] + min(2, len(answer_fields(text)) / 2) for text in both}
+    if quality[both[0]] == quality[both[1]]:
+        quality[both[int(chance(0.5, seed, prompt, *both))]] += 0.1
+    choose = min if chance(WRONG_CHOICE, seed, prompt, *both, "mistaken") else max
+    winner = choose(both, key=lambda text: quality[text])
+    letter, code = "A" if winner == a else "B", answer_fields(winner).get("code")
+    reason = f"gives {code}, which fits the wording" if code else "answers the question better"
+    return {"rationale": f"Answer {letter} {reason}.", "winner": letter}
 
-    def _open(self, prompt: str, answer: str) -> tuple[int, str]:
-        if reckless := RECKLESS.search(answer):
-            return 2, f"“{reckless[0]}” is careless advice."
-        shared = set(squeezed(prompt).split()) & set(squeezed(answer).split())
+
+def _accuracy(prompt: str, answer: str, request: ParsedRequest, codes: CodeTable) -> tuple[int, str]:
+    """Return 1 to 5 for what is true according to the reference and the table, with the reason."""
+    fields, reference = answer_fields(answer), request.part("reference") or {}
+    code = fields.get("code")
+    if code is None:
+        if reference.get("code") or "code" in format_fields(request.output_format):
+            return 1, "It names no code."
+        if careless := CARELESS.search(answer):
+            return 2, f"“{careless[0]}” is careless advice."
+        shared = set(normalize(prompt).split()) & set(normalize(answer).split())
         return (5, "It answers what was asked.") if any(len(w) > 4 for w in shared) else (3, "It hardly touches what was asked.")
+    row = codes.rows.get(code)
+    if reference.get("code") and code != reference["code"]:
+        return 1, f"The reference is {reference['code']}, the answer says {code}."
+    if codes.rows and (row is None or not row["billable"]):
+        return 1, f"{code} is no billable code."
+    known = reference or row or {}
+    for name in ("description", "chapter"):
+        if name in fields and known.get(name) and normalize(fields[name]) != normalize(str(known[name])):
+            return 2, f"The {name} of {code} is “{known[name]}”."
+    in_prompt = _stems(normalize(prompt))
+    names = filter(None, [*codes.names(code), str(known.get("description", "")), *known.get("terms", ())])
+    if not any(len(_stems(normalize(name)) & in_prompt) >= max(1, len(name.split()) // 3) for name in names):
+        return 4, f"The text could be plainer about {code}."
+    return 5, f"{code} is what the text describes."
 
-    def _form(self, answer: str, asked: Asked) -> tuple[int, str]:
-        wanted, lines = format_fields(asked.output_format), [line for line in answer.splitlines() if line.strip()]
-        if not wanted:
-            shared = set(squeezed(asked.brief).split()) & set(squeezed(f"{_prompt(asked.part('example', {}))} {answer}").split())
-            return (5, "It is within the brief.") if any(len(w) > 4 for w in shared) else (1, "It has nothing to do with the brief.")
-        if list(answer_fields(answer)) != wanted:
-            return 1, f"The answer is not in the format {', '.join(wanted)}."
-        return (5, "All lines of the format are there.") if len(lines) == len(wanted) else (3, "There are lines beside the format.")
 
-
-def _prompt(example: dict[str, Any]) -> str:
-    return "\n".join(turn.get("content", "") for turn in example.get("prompt", []) if turn.get("role") == "user")
+def _form(prompt: str, answer: str, request: ParsedRequest) -> tuple[int, str]:
+    """Return 1 to 5 for how well the answer keeps the output format, or else the brief, with the reason."""
+    required, lines = format_fields(request.output_format), [line for line in answer.splitlines() if line.strip()]
+    if not required:
+        shared = set(normalize(request.brief).split()) & set(normalize(f"{prompt} {answer}").split())
+        return (5, "It is within the brief.") if any(len(w) > 4 for w in shared) else (1, "It has nothing to do with the brief.")
+    if list(answer_fields(answer)) != required:
+        return 1, f"The answer is not in the format {', '.join(required)}."
+    return (5, "All lines of the format are there.") if len(lines) == len(required) else (3, "There are lines beside the format.")
 
 
 SURE, DOUBTFUL = 0.6, 0.4
-"""Share of the protected text's content words that the row must carry to be called the same, or to be called unclear."""
+"""Share of the protected text's content words that the row must contain for "yes", or for "unsure"."""
 
-LONGEST = 14
-"""Words of the longest name that is looked for in a row."""
+LONGEST_NAME = 14
+"""Words of the longest official name that is searched in a row."""
 
-MISTAKEN_LEAK_JUDGE = 0.03
-"""How often the judge says the opposite of what it sees."""
+WRONG_VERDICT = 0.03
+"""Rate at which the leak judge says the opposite of what it found."""
 
-SMALL = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "by",
-        "due",
-        "for",
-        "from",
-        "in",
-        "into",
-        "is",
-        "it",
-        "nos",
-        "of",
-        "on",
-        "or",
-        "other",
-        "the",
-        "to",
-        "unspecified",
-        "with",
-        "his",
-        "her",
-        "their",
-        "was",
-    ]
-)
-
-RIVALS = (
+EXCLUSIVE_WORDS = (
     {"first", "second", "third", "fourth", "1", "2", "3", "4", "i", "ii", "iii", "iv"},
     {"left", "right", "bilateral", "unilateral"},
     {"acute", "chronic", "subacute"},
@@ -182,75 +129,58 @@ RIVALS = (
     {"initial", "subsequent", "sequela"},
     {"with", "without"},
 )
-"""Words of which one excludes the others: a single one of them may make it another thing."""
+"""Words that exclude each other; one of them can make it another condition."""
 
 
-@dataclass(frozen=True)
-class LeakJudge:
-    """Compares a row with a protected item by seed and request alone."""
-
-    codes: Codes
-    seed: int
-
-    def answer(self, asked: Asked) -> dict[str, str]:
-        """Whether the two say the same: yes, no or unsure, with the words it rests on."""
-        row, item = texts_of(asked)
-        same, why = self._compare(row, item)
-        if same != "unsure" and chance(MISTAKEN_LEAK_JUDGE, self.seed, asked.sha, "leak"):
-            same = "no" if same == "yes" else "yes"
-        return {"rationale": why, "same": same}
-
-    def _compare(self, row: str, item: str) -> tuple[str, str]:
-        ours, theirs = squeezed(row), squeezed(item)
-        if not theirs:
-            return "unsure", "There is nothing to compare."
-        if f" {theirs} " in f" {ours} ":
-            return "yes", "The text stands in the row as it is."
-        if other := self._other_name(ours, theirs):
-            return "no", f"The row says “{other}”, which is a name of its own."
-        if rival := _rivals(ours, theirs):
-            return "no", f"One says {rival[0]}, the other {rival[1]}."
-        wanted = _stems(theirs)
-        shared = wanted & _stems(ours)
-        share = len(shared) / len(wanted) if wanted else 0.0
-        said = ", ".join(sorted(shared)) or "nothing"
-        verdict = "yes" if share >= SURE else "unsure" if share >= DOUBTFUL else "no"
-        return verdict, f"They share {said}: {share:.0%} of the words that matter."
-
-    def _other_name(self, ours: str, theirs: str) -> str | None:
-        """The longest official name in the row, word for word, of about the protected text's length or more and not that text."""
-        words, least = ours.split(), max(2, round(0.8 * len(theirs.split())))
-        spans = (" ".join(words[i : i + n]) for n in range(min(LONGEST, len(words)), least - 1, -1) for i in range(len(words) - n + 1))
-        return next((span for span in spans if span != theirs and self.codes.called(span)), None)
+def judge_leak(request: ParsedRequest, codes: CodeTable, seed: int) -> dict[str, str]:
+    """Return whether the row says the same as the protected item ("yes", "no" or "unsure"), with a rationale."""
+    row, item = row_and_item(request)
+    same, why = _compare(normalize(row), normalize(item), codes)
+    if same != "unsure" and chance(WRONG_VERDICT, seed, request.sha, "leak"):
+        same = "no" if same == "yes" else "yes"
+    return {"rationale": why, "same": same}
 
 
-def texts_of(asked: Asked) -> tuple[str, str]:
-    """The row and the protected item of a request: the tagged part whose name speaks of what is protected, and the other one."""
-    parts = {name: _text(value) for name, value in asked.parts.items() if name not in ("rubric", "brief", "output_format")}
+def _compare(row: str, item: str, codes: CodeTable) -> tuple[str, str]:
+    if not item:
+        return "unsure", "There is nothing to compare."
+    if f" {item} " in f" {row} ":
+        return "yes", "The text stands in the row as it is."
+    # Another official name of about the same length or more means that the row is about that name.
+    words, least = row.split(), max(2, round(0.8 * len(item.split())))
+    for length in range(min(LONGEST_NAME, len(words)), least - 1, -1):
+        for start in range(len(words) - length + 1):
+            span = " ".join(words[start : start + length])
+            if span != item and codes.is_name(span):
+                return "no", f"The row says “{span}”, which is a name of its own."
+    for group in EXCLUSIVE_WORDS:
+        a, b = set(words) & group, set(item.split()) & group
+        if a and b and not a & b:
+            return "no", f"One says {min(a)}, the other {min(b)}."
+    wanted = _stems(item, VOCABULARY.text_stop_words)
+    shared = wanted & _stems(row, VOCABULARY.text_stop_words)
+    share = len(shared) / len(wanted) if wanted else 0.0
+    verdict = "yes" if share >= SURE else "unsure" if share >= DOUBTFUL else "no"
+    return verdict, f"They share {', '.join(sorted(shared)) or 'nothing'}: {share:.0%} of the words that matter."
+
+
+def row_and_item(request: ParsedRequest) -> tuple[str, str]:
+    """Return the texts of the row and of the protected item, found by the names of their tags."""
+    parts = {name: _all_text(value) for name, value in request.parts.items() if name not in ("rubric", "brief", "output_format")}
     item = next((name for name in parts if re.search(r"protect|item|eval|held", name)), None)
     rows = [name for name in parts if name != item]
     row = next((name for name in rows if re.search(r"row|train|example|text|candidate", name)), rows[0] if rows else None)
     return parts.get(row or "", ""), parts.get(item or "", "")
 
 
-def _text(value: Any) -> str:
-    """All texts of a part, whatever its shape."""
+def _all_text(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, dict):
-        return "\n".join(map(_text, value.values()))
-    return "\n".join(map(_text, value)) if isinstance(value, list) else ""
+        return "\n".join(map(_all_text, value.values()))
+    return "\n".join(map(_all_text, value)) if isinstance(value, list) else ""
 
 
-def _stems(text: str) -> set[str]:
-    return {word[:5] for word in text.split() if word not in SMALL}
-
-
-def _rivals(ours: str, theirs: str) -> tuple[str, str] | None:
-    """A pair of words that exclude each other, one in each text and neither in both."""
-    here, there = set(ours.split()), set(theirs.split())
-    for group in RIVALS:
-        a, b = here & group, there & group
-        if a and b and not a & b:
-            return min(a), min(b)
-    return None
+def _stems(text: str, stop_words: frozenset[str] = frozenset()) -> set[str]:
+    """Return the first five letters of each word, so that endings do not matter."""
+    return {word[:5] for word in text.split() if word not in stop_words}

@@ -1,101 +1,204 @@
-"""One Messages body in, one message out: the same for the same seed and body, whenever it is asked; only a body
-that nothing tells from another is answered by how often it came before."""
+"""The mock model: one Messages body in, one message out. The response depends on the seed and the body alone; only identical repeated
+requests get different responses, by how often the body came before. As a teacher it plants defects, as a judge it makes mistakes.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from curation.simulation.code_table import Codes
-from curation.simulation.coding_writer import Writer
-from curation.simulation.defects import RATES
-from curation.simulation.generic_writer import OpenWriter
-from curation.simulation.judge import Judge, LeakJudge
-from curation.simulation.paraphrase import Reworder
-from curation.simulation.request_parser import Asked, count_tokens, read_request
-from curation.simulation.teacher import Teacher
+from curation.simulation import mode_collapse
+from curation.simulation.code_table import CodeTable
+from curation.simulation.coding_writer import CodingWriter, Example
+from curation.simulation.defects import RATES, chance, draw_defect, fraction
+from curation.simulation.generic_writer import GenericWriter
+from curation.simulation.judge import judge_example, judge_leak, judge_pair
+from curation.simulation.paraphrase import Paraphraser
+from curation.simulation.request_parser import ParsedRequest, count_tokens, parse_request
 
 ID_PREFIX = "msg_offline_"
-"""Every message id begins so: nobody can take the stand-in's text for a model's."""
+"""Start of every message id, so that nobody takes the text for a real model's."""
+
+RESPONSE_DEFECTS = ("refusal", "truncated_json")
+"""Defects of a whole response; if it has several examples, the first decides."""
 
 
 @dataclass(frozen=True)
-class Answered:
-    """A message and, for an answer of the teacher, what is true about each example in it."""
+class MockResponse:
+    """A message and, for a teacher's response, the truth about each example in it (one line of truth.jsonl each)."""
 
     message: dict[str, Any]
     truths: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
-class Answers:
-    """The stand-in's mind: the table, the seed and the rates."""
+class Lesson:
+    """Text of a teacher's response; for each example in it, the planted defect and the source of its content."""
 
-    codes: Codes
+    text: str
+    stop: str
+    truths: tuple[tuple[str | None, dict[str, Any]], ...]
+
+
+@dataclass(frozen=True)
+class MockProvider:
+    """Mock teacher and judge for one code table (which may be empty), one seed and one set of defect rates."""
+
+    codes: CodeTable
     seed: int
     rates: Mapping[str, float] = field(default_factory=lambda: RATES)
     collapses: bool = False
-    """Whether the law of collapse holds for every request (collapse.py)."""
+    """True to apply the law of mode_collapse.py to every request."""
 
     @classmethod
-    def load(cls, table: Path | None, *, seed: int, rates: Mapping[str, float] = RATES, collapses: bool = False) -> Answers:
-        """Read the table, if any."""
-        return cls(Codes.read(table), seed, rates, collapses)
+    def load(cls, table: Path | None, *, seed: int, rates: Mapping[str, float] = RATES, collapses: bool = False) -> MockProvider:
+        """Read the code table, if any.
 
-    def __post_init__(self) -> None:
-        reworder = Reworder.over(self.codes)
-        writers = Writer(self.codes, reworder, self.seed), OpenWriter(reworder, self.seed)
-        object.__setattr__(self, "_teacher", Teacher(self.codes, *writers, self.seed, self.rates, self.collapses))
-        object.__setattr__(self, "_judge", Judge(self.codes, self.seed))
+        Args:
+            table: Parquet file with the columns of code_table.py; None for a project without a table.
+            seed: seed of all draws.
+            rates: share of responses by defect.
+            collapses: apply the law of mode_collapse.py to every request.
+        """
+        return cls(CodeTable.read(table), seed, rates, collapses)
 
-    def answer(self, body: dict[str, Any], *, nth: int = 0) -> Answered:
-        """Answer a valid body. NTH counts how often it was asked before; only a request that nothing tells from another heeds it."""
-        asked = read_request(body)
-        if asked.role in ("instruction", "preference", "conversation", "answer"):
-            return self._teach(asked, body, nth)
-        judge: Judge = self._judge  # type: ignore[attr-defined]
-        if asked.role == "judge":
-            text = json.dumps(judge.scores(asked), ensure_ascii=False)
-        elif asked.role == "judge_pair":
-            text = json.dumps(judge.choice(asked), ensure_ascii=False)
-        elif asked.role == "leak_judge":
-            text = json.dumps(LeakJudge(self.codes, self.seed).answer(asked), ensure_ascii=False)
-        elif asked.schema is not None:
-            text = json.dumps(_any_value(asked.schema))
-        else:
-            text = "This is the offline stand-in. It knows no answer; it only shows that the way to a model works."
-        return Answered(self._message(asked, body, text))
+    @cached_property
+    def paraphraser(self) -> Paraphraser:
+        """Paraphrases for the names of the table."""
+        return Paraphraser.for_table(self.codes)
 
-    def _teach(self, asked: Asked, body: dict[str, Any], nth: int) -> Answered:
-        teacher: Teacher = self._teacher  # type: ignore[attr-defined]
-        nth = nth if asked.is_bare else 0
-        taught = teacher.teach(asked, nth=nth)
-        message = self._message(asked, body, taught.text, stop=taught.stop, nth=nth)
-        kind = "preference" if asked.role == "preference" else "instruction"
-        common = {"message_id": message["id"], "kind": kind, "body_sha": asked.sha}
-        truths = ({"item": n, "flaw": flaw, "source": source, **common} for n, (flaw, source) in enumerate(taught.truths))
-        return Answered(message, tuple(truths))
+    def respond(self, body: dict[str, Any], *, nth: int = 0) -> MockResponse:
+        """Answer a valid body.
 
-    def _message(self, asked: Asked, body: dict[str, Any], text: str, *, stop: str = "end_turn", nth: int = 0) -> dict[str, Any]:
+        Args:
+            body: body of a POST /v1/messages.
+            nth: how often this body was answered before; only bodies without a number depend on it.
+        """
+        request = parse_request(body)
+        if request.role in ("instruction", "preference", "conversation", "answer"):
+            nth = nth if request.is_bare else 0
+            lesson = self._teach(request, nth)
+            message = self._message(request, body, lesson.text, stop=lesson.stop, nth=nth)
+            kind = "preference" if request.role == "preference" else "instruction"
+            common = {"message_id": message["id"], "kind": kind, "body_sha": request.sha}
+            truths = ({"item": n, "flaw": defect, "source": source, **common} for n, (defect, source) in enumerate(lesson.truths))
+            return MockResponse(message, tuple(truths))
+        value: Any = "This is the offline stand-in. It knows no answer; it only shows that the way to a model works."
+        if request.role == "judge":
+            value = judge_example(request, self.codes, self.seed)
+        elif request.role == "judge_pair":
+            value = judge_pair(request, self.codes, self.seed)
+        elif request.role == "leak_judge":
+            value = judge_leak(request, self.codes, self.seed)
+        elif request.schema is not None:
+            value = _simplest_value(request.schema)
+        text = value if request.schema is None else json.dumps(value, ensure_ascii=False)
+        return MockResponse(self._message(request, body, text))
+
+    def _teach(self, request: ParsedRequest, nth: int) -> Lesson:
+        if request.role == "answer":
+            text = json.dumps({"answer": self._generic_writer.answer(request)}, ensure_ascii=False)
+            return Lesson(text, "end_turn", ((None, {}),))
+        each = _split_examples(request)
+        defects = [self._draw_defect(one, nth) for one in each]
+        if defects[0] == "refusal":
+            return Lesson("", "refusal", (("refusal", {}),))
+        written: list[Example] = []
+        for one, defect in zip(each, defects, strict=True):
+            taken = [example.question for example in written]
+            written.append(self._write(one, None if defect in RESPONSE_DEFECTS else defect, nth, taken))
+        items: list[dict[str, Any]] = [example.fields for example in written]
+        if request.role == "conversation":
+            items = [{"turns": self._turns(one, example)} for one, example in zip(each, written, strict=True)]
+        elif request.part("examples_to_write"):
+            items = [{"number": one.number, **example.fields} for one, example in zip(each, written, strict=True)]
+        elif request.candidates:
+            items = self._alternatives(request, written[0])
+        list_name = {"preference": "pairs", "conversation": "conversations"}.get(request.role, "examples")
+        text = json.dumps({list_name: items}, ensure_ascii=False)
+        if defects[0] == "truncated_json":
+            end = int(len(text) * random.Random(request.sha).uniform(0.3, 0.9))
+            return Lesson(text[:end], "max_tokens", tuple(("truncated_json", example.source) for example in written))
+        return Lesson(text, "end_turn", tuple((example.defect, example.source) for example in written))
+
+    def _draw_defect(self, request: ParsedRequest, nth: int) -> str | None:
+        kind = "preference" if request.role == "preference" else "instruction"
+        hidden = self._is_about_code(request) and bool(self.codes.hidden_names(request.part("row")))
+        # The number spreads the defects evenly. A repeated request, or one that shows what exists already, is drawn independently.
+        position = fraction(self.seed, request.sha, nth) if request.is_bare or request.part("taken") else None
+        return draw_defect(kind, request.number, seed=self.seed, rates=self.rates, has_hidden_name=hidden, position=position)
+
+    def _write(self, request: ParsedRequest, defect: str | None, nth: int, taken: list[str]) -> Example:
+        """Write one example. Under mode collapse use the first idea drawn, unless the request shows that it is taken."""
+        if not (self.collapses or request.is_bare):
+            return self._write_example(request, defect)
+        taken = [*taken, *(str(text).removesuffix(" …") for text in request.part("taken", []))]
+        for turn in range(mode_collapse.MODES):
+            mode = mode_collapse.draw_mode(self.seed, request.sha, nth, turn)
+            example = self._write_example(mode_collapse.with_idea(request, mode), defect)
+            is_taken = any(text and " ".join(example.question.split()).startswith(text) for text in taken)
+            if not is_taken or not chance(mode_collapse.AVOIDANCE, self.seed, request.sha, nth, turn):
+                break
+        return example
+
+    def _write_example(self, request: ParsedRequest, defect: str | None) -> Example:
+        is_about_code = self._is_about_code(request)
+        writer = self._coding_writer if is_about_code else self._generic_writer
+        if request.role == "preference":
+            return writer.pair(request, defect)
+        if request.part("existing_example") and not is_about_code:
+            return self._generic_writer.evolve(request, defect)
+        return writer.instruction(request, defect)
+
+    def _alternatives(self, request: ParsedRequest, first: Example) -> list[dict[str, Any]]:
+        """Return several ideas with their probabilities; the requested example with its defect comes first, as the least likely."""
+        modes = mode_collapse.draw_tails(request.candidates, self.seed, request.sha)[1:]
+        items: list[dict[str, Any]] = [{"probability": min(mode_collapse.SHARES) / 2, **first.fields}]
+        for mode in modes:
+            example = self._write_example(mode_collapse.with_idea(request, mode), None)
+            items.append({"probability": round(mode_collapse.SHARES[mode], 4), **example.fields})
+        return items
+
+    def _turns(self, request: ParsedRequest, example: Example) -> list[dict[str, str]]:
+        """Return a conversation that ends with the example."""
+        rng = random.Random(f"{self.seed}:{request.sha}:turns")
+        before = self._generic_writer.earlier_turns(request, rng, request.part("turns", 2) - 1)
+        return [*before, {"user": example.question, "assistant": example.fields["output"]}]
+
+    def _is_about_code(self, request: ParsedRequest) -> bool:
+        row = request.part("row")
+        return isinstance(row, dict) and {"code", "description", "chapter"} <= row.keys() and bool(self.codes.rows)
+
+    @cached_property
+    def _coding_writer(self) -> CodingWriter:
+        return CodingWriter(self.codes, self.paraphraser, self.seed)
+
+    @cached_property
+    def _generic_writer(self) -> GenericWriter:
+        return GenericWriter(self.paraphraser, self.seed)
+
+    def _message(self, request: ParsedRequest, body: dict[str, Any], text: str, *, stop: str = "end_turn", nth: int = 0) -> dict[str, Any]:
         limit = body["max_tokens"]
         if count_tokens(text) > limit:
             text, stop = text[: limit * 4], "max_tokens"
-        explanation = "The offline stand-in refuses some requests, as models do."
+        refusal = {"type": "refusal", "category": "bio", "explanation": "The offline stand-in refuses some requests, as models do."}
         return {
-            "id": f"{ID_PREFIX}{random.Random(f'{self.seed}:{asked.sha}{nth or str()}').getrandbits(96):024x}",
+            "id": f"{ID_PREFIX}{random.Random(f'{self.seed}:{request.sha}{nth or str()}').getrandbits(96):024x}",
             "type": "message",
             "role": "assistant",
             "model": body["model"],
             "content": [{"type": "text", "text": text}] if text else [],
             "stop_reason": stop,
             "stop_sequence": None,
-            "stop_details": {"type": "refusal", "category": "bio", "explanation": explanation} if stop == "refusal" else None,
+            "stop_details": refusal if stop == "refusal" else None,
             "usage": {
-                "input_tokens": count_tokens(asked.text),
+                "input_tokens": count_tokens(request.text),
                 "cache_creation_input_tokens": 0,
                 "cache_read_input_tokens": 0,
                 "output_tokens": limit if stop == "max_tokens" else count_tokens(text),
@@ -104,13 +207,21 @@ class Answers:
         }
 
 
-def _any_value(schema: Mapping[str, Any]) -> Any:
-    """The plainest value of a schema."""
+def _split_examples(request: ParsedRequest) -> list[ParsedRequest]:
+    """Return one request per example to write."""
+    entries = request.part("examples_to_write")
+    if not isinstance(entries, list):
+        return [request]
+    shas = [hashlib.sha256(f"{request.sha}:{n}".encode()).hexdigest() for n in range(len(entries))]
+    return [replace(request, sha=sha, parts={**request.parts, **entry}) for sha, entry in zip(shas, entries, strict=True)]
+
+
+def _simplest_value(schema: Mapping[str, Any]) -> Any:
     if "enum" in schema:
         return schema["enum"][0]
     kind = schema.get("type")
     if kind == "object":
-        return {name: _any_value(part) for name, part in schema.get("properties", {}).items()}
+        return {name: _simplest_value(part) for name, part in schema.get("properties", {}).items()}
     if kind == "array":
-        return [_any_value(schema.get("items", {}))]
+        return [_simplest_value(schema.get("items", {}))]
     return {"integer": 0, "number": 0, "boolean": False, "null": None}.get(str(kind), "offline stand-in")

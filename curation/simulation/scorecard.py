@@ -1,9 +1,7 @@
-"""The demo's summary: what was planted beside what was caught. The only reader of the stand-in's log of planted flaws, and it runs
-after the last gate.
+"""Scorecard of the demo: planted defects against findings, and everything else that summary.json promises. It is the only reader of the
+mock provider's log of planted defects, and it runs after the last gate. It refuses a demo in which a step is missing.
 
     python -m curation.simulation.scorecard build/demo
-
-Refuses to sum up a demo in which a step is missing.
 """
 
 from __future__ import annotations
@@ -13,13 +11,14 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from curation.cli import quiet_libraries
 from curation.errors import ProjectError, UserError
 from curation.simulation.annotators import true_error_rates
+from curation.simulation.defects import COPIES, LEAKS
 from curation.snapshot import find_trusted_keys, verify_snapshot
 from curation.store import facts, reviews, runs
 from curation.store.database import CallLedger
@@ -27,108 +26,23 @@ from curation.store.records import repeated_sources, sources_by_seq
 from curation.views.annotations import review_counts
 from curation.workspace import Workspace, open_workspace
 
-INSTRUCTION_KINDS = (
-    "wrong_code",
-    "truncated_json",
-    "refusal",
-    "exact_copy",
-    "light_edit",
-    "paraphrase",
-    "leak_verbatim",
-    "leak_reworded",
-    "off_brief",
-)
-
-KINDS = (*INSTRUCTION_KINDS, "wrong_sibling")
-
-DUPLICATES = ("exact_copy", "light_edit", "paraphrase")
-
-LEAKS = ("leak_verbatim", "leak_reworded")
-
-
-def score_gates(workspace: Workspace, log: Path) -> dict[str, Any]:
-    """Planted and caught by kind, and clean rows that were flagged.
-
-    A copy, an edit or a paraphrase counts as caught only when dedup saw it, a leak only when the leak screen did, a failed
-    answer when it was counted as a failure, and any other flaw when a score or a check took the row out. A clean row counts
-    as flagged when anything at all took it out.
-    """
-    planted, clean = _truth(log)
-    row_of, failed = _rows_by_message(workspace), _failed_messages(workspace)
-    findings: dict[int, set[str]] = defaultdict(set)
-    for f in filter(
-        lambda f: f.drops, facts.latest_findings(workspace.db, ("dedup", "screen"))
-    ):  # what the leak judge cleared is not caught
-        findings[f.seq].add(f.stage if f.stage == "dedup" else f.kind.split("_")[0])
-    dropped = {seq for seq, v in facts.verdicts_by_seq(workspace.db).items() if v["verdict"] == "dropped"}
-    copies = _second_origins(workspace)
-
-    def is_caught(kind: str, message: str, item: int) -> bool:
-        if kind in ("truncated_json", "refusal"):
-            return message in failed
-        seq = row_of.get((message, item))
-        if seq is None:
-            return message in failed
-        if kind in DUPLICATES:
-            return "dedup" in findings[seq] or (message, item) in copies
-        return "leak" in findings[seq] if kind in LEAKS else seq in dropped
-
-    gates: dict[str, Any] = {}
-    for kind in KINDS:
-        hits = [is_caught(kind, message, item) for message, item in planted[kind]]
-        gates[kind] = {"planted": len(hits), "caught": sum(hits)}
-    rows = [row_of[key] for key in clean if key in row_of]
-    gates["false_alarms"] = {"flagged": sum(seq in dropped for seq in rows), "clean": len(rows)}
-    return gates
-
-
-def _truth(log: Path) -> tuple[dict[str, list[tuple[str, int]]], list[tuple[str, int]]]:
-    planted: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    clean = []
-    seen = set()
-    for line in (log / "truth.jsonl").read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        key = (entry["message_id"], entry["item"])
-        if key in seen:
-            continue
-        seen.add(key)
-        if entry["flaw"]:
-            planted[entry["flaw"]].append(key)
-        else:
-            clean.append(key)
-    return planted, clean
-
-
-def _messages(workspace: Workspace) -> Iterator[tuple[str, str]]:
-    for answer in CallLedger(workspace.db).answers("generate"):
-        yield answer.request.key, str(answer.message["id"])
-
-
-def _rows_by_message(workspace: Workspace) -> dict[tuple[str, int], int]:
-    message_of = dict(_messages(workspace))
-    return {(message_of[key], item): seq for seq, key, item in sources_by_seq(workspace.db, "generated") if key in message_of}
-
-
-def _failed_messages(workspace: Workspace) -> set[str]:
-    failed = facts.failed_calls(workspace.db, "generate")
-    return {message for key, message in _messages(workspace) if key in failed}
-
-
-def _second_origins(workspace: Workspace) -> set[tuple[str, int]]:
-    """Answers that only repeated a record which was there already."""
-    message_of = dict(_messages(workspace))
-    return {(message_of[key], item) for key, item in repeated_sources(workspace.db) if key in message_of}
-
+KINDS = (
+    "wrong_code", "truncated_json", "refusal", "exact_copy", "light_edit", "paraphrase", "leak_verbatim", "leak_reworded", "off_brief",
+    "wrong_sibling",
+)  # fmt: skip
+"""Planted defects, as keys of `gates` in summary.json."""
 
 CURATE_STEPS = (
     "plan", "import", "generate", "score", "dedup", "screen", "push", "pull", "decide", "snapshot", "sign", "verify", "export",
     "report", "status",
 )  # fmt: skip
+"""Stages that must have a finished run."""
 
 OTHER_STEPS = (
     "argilla-setup up", "argilla-setup users", "curate init", "curate standin start", "curate standin review", "curate trace",
     "train prepare-model", "train init", "train preflight", "train sft", "train eval", "train dpo", "train trace",
 )  # fmt: skip
+"""Other steps of demo.sh. `curate simulate` keeps its former name here, because these are keys of summary.json."""
 
 PACKAGES = (
     "seedcorn", "argilla", "anthropic", "datasets", "datasketch", "faiss-cpu", "sentence-transformers", "torch", "transformers",
@@ -137,12 +51,12 @@ PACKAGES = (
 
 
 def write_summary(demo: Path) -> dict[str, Any]:
-    """Sum up a finished demo and write summary.json into its folder.
+    """Collect the results of a finished demo, write summary.json into its folder and return it.
 
     Raises:
-        ProjectError: a step did not run, or what it should have left is not there.
+        ProjectError: a step did not run, or its result is missing.
     """
-    steps = _steps(demo)
+    steps = _read_steps(demo)
     with open_workspace(demo / "project") as workspace:
         summary = {
             "stages": _stages(workspace, steps),
@@ -157,15 +71,51 @@ def write_summary(demo: Path) -> dict[str, Any]:
             "calibration_seconds": calibrate(),
             "versions": {"python": sys.version.split()[0], **{package: importlib.metadata.version(package) for package in PACKAGES}},
         }
-    aside = demo / ".summary.json"
-    aside.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    aside.replace(demo / "summary.json")
+    partial = demo / ".summary.json"
+    partial.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(demo / "summary.json")
     return summary
 
 
+def score_gates(workspace: Workspace, log: Path) -> dict[str, Any]:
+    """Count planted and caught defects by kind, and clean rows that were dropped.
+
+    A copy counts as caught only if dedup found it, a leak only if the leak screen did, a failed response if it was counted as a
+    failure, and any other defect if a score or a check dropped the row.
+    """
+    planted: dict[str | None, set[tuple[str, int]]] = defaultdict(set)
+    for line in (log / "truth.jsonl").read_text(encoding="utf-8").split("\n")[:-1]:
+        truth = json.loads(line)
+        planted[truth["flaw"]].add((truth["message_id"], truth["item"]))
+    message_of = {answer.request.key: str(answer.message["id"]) for answer in CallLedger(workspace.db).answers("generate")}
+    row_of = {(message_of[key], item): seq for seq, key, item in sources_by_seq(workspace.db, "generated") if key in message_of}
+    failed = {message_of[key] for key in facts.failed_calls(workspace.db, "generate") if key in message_of}
+    repeated = {(message_of[key], item) for key, item in repeated_sources(workspace.db) if key in message_of}
+    dropped = {seq for seq, verdict in facts.verdicts_by_seq(workspace.db).items() if verdict["verdict"] == "dropped"}
+    found: dict[str, set[int]] = defaultdict(set)
+    for finding in facts.latest_findings(workspace.db, ("dedup", "screen")):
+        if finding.drops:  # a leak that the leak judge cleared is not caught
+            found[finding.stage if finding.stage == "dedup" else finding.kind.split("_")[0]].add(finding.seq)
+
+    def is_caught(kind: str, key: tuple[str, int]) -> bool:
+        row = row_of.get(key)
+        if row is None or kind in ("truncated_json", "refusal"):
+            return key[0] in failed
+        if kind in COPIES:
+            return row in found["dedup"] or key in repeated
+        return row in (found["leak"] if kind in LEAKS else dropped)
+
+    gates = {kind: {"planted": len(planted[kind]), "caught": sum(is_caught(kind, key) for key in planted[kind])} for kind in KINDS}
+    clean = [row_of[key] for key in planted[None] if key in row_of]
+    return {**gates, "false_alarms": {"flagged": sum(row in dropped for row in clean), "clean": len(clean)}}
+
+
 def calibrate() -> float:
-    """Seconds for a fixed piece of work, best of three: 20 products of 1024 x 1024 float32 matrices, and ten forward and
-    backward steps of 32 rows through a 1024 x 1024 NF4 layer. Lets the demo's times be compared between machines."""
+    """Return the seconds of a fixed workload, best of three, to compare demo times between machines.
+
+    The workload: 20 products of 1024 x 1024 float32 matrices, and ten forward and backward steps of 32 rows through a
+    1024 x 1024 NF4 layer.
+    """
     import bitsandbytes
     import torch
 
@@ -186,84 +136,72 @@ def calibrate() -> float:
     return round(min(once() for _ in range(3)), 3)
 
 
-def summary_table(summary: Mapping[str, Any]) -> str:
-    """What the demo ends with, for people."""
-    lines = ["", "What was planted, and what was caught"]
-    for kind, found in summary["gates"].items():
-        if kind != "false_alarms":
-            lines.append(f"  {kind:<16}{found['caught']:>4} of {found['planted']}")
-    alarms = summary["gates"]["false_alarms"]
+def format_summary(summary: Mapping[str, Any]) -> str:
+    """Return the tables that the demo prints at its end."""
+    gates, review = dict(summary["gates"]), summary["review"]
+    alarms = gates.pop("false_alarms")
+    lines = ["", "Planted defects and findings"]
+    lines += [f"  {kind:<16}{count['caught']:>4} of {count['planted']}" for kind, count in gates.items()]
     lines.append(f"  false alarms    {alarms['flagged']:>4} of {alarms['clean']} clean rows")
-    review = summary["review"]
     agreement = "not defined" if review["agreement"] is None else f"{review['agreement']:.2f}"
-    lines += [
-        "",
-        f"Review (simulated): {review['answers']} answers on {review['records']} rows, {review['disputed']} disputed, "
-        f"agreement {agreement}",
-    ]
-    for name in ("wrong_approvals", "wrong_rejections", "errors"):
-        pair = review["error_rates"][name]
-        estimated, true = ("-" if pair[key] is None else f"{pair[key]:.3f}" for key in ("estimated", "true"))
+    counts = f"{review['answers']} answers on {review['records']} rows, {review['disputed']} disputed"
+    lines += ["", f"Review (simulated): {counts}, agreement {agreement}"]
+    for name, rates in review["error_rates"].items():
+        estimated, true = ("-" if rates[key] is None else f"{rates[key]:.3f}" for key in ("estimated", "true"))
         lines.append(f"  {name.replace('_', ' '):<18} estimated {estimated}, true {true}")
     lines.append("")
     for kind, snap in summary["snapshots"].items():
-        lines.append(
-            f"Snapshot {kind}: {snap['rows']} rows, {snap['digest'][:12]}, signature {'verified' if snap['signature_verified'] else 'BAD'}"
-        )
+        signature = "verified" if snap["signature_verified"] else "INVALID"
+        lines.append(f"Snapshot {kind}: {snap['rows']} rows, {snap['digest'][:12]}, signature {signature}")
     for kind in ("sft", "dpo"):
         run = summary[kind]
-        lines.append(
-            f"{kind.upper()}: {run['steps']} steps, loss {run['first_loss']:.3f} to {run['last_loss']:.3f}, "
-            f"adapter {run['adapter_digest'][:12]}"
-        )
+        loss = f"loss {run['first_loss']:.3f} to {run['last_loss']:.3f}"
+        lines.append(f"{kind.upper()}: {run['steps']} steps, {loss}, adapter {run['adapter_digest'][:12]}")
     lines += ["", f"  {'on held-out phrases':<18}" + "".join(f"{name:>24}" for name in summary["eval"])]
     for metric in summary["eval"]["base"]:
-        cells = [summary["eval"][name].get(metric) for name in summary["eval"]]
+        cells = [metrics.get(metric) for metrics in summary["eval"].values()]
         shown = [f"{c['value']:.3f} [{c['low']:.3f}, {c['high']:.3f}]" if c else "-" for c in cells]
         lines.append(f"  {metric:<18}" + "".join(f"{text:>24}" for text in shown))
     distinct = [summary["eval_diversity"][name].get("exact_code") for name in summary["eval"]]
     lines.append(f"  {'distinct codes':<18}" + "".join(f"{found['distinct'] if found else '-':>24}" for found in distinct))
     lines += [f"  {change}" for change in summary["eval_changes"]]
-    lines += [
-        "",
-        f"At list prices this would have cost ${summary['cost_usd']:.2f}; the stand-in costs nothing. {summary['seconds']:.0f} seconds.",
-    ]
-    return "\n".join(lines)
+    cost = f"Cost at list prices: ${summary['cost_usd']:.2f} (the mock provider costs nothing)."
+    return "\n".join([*lines, "", f"{cost} Time: {summary['seconds']:.0f} seconds."])
 
 
-def _steps(demo: Path) -> list[dict[str, Any]]:
+def _read_steps(demo: Path) -> list[dict[str, Any]]:
     path = demo / "steps.jsonl"
     steps = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     done = {step["verb"] for step in steps if step["exit"] == 0}
+    # `decide` has no step: every `pull` runs it.
     missing = [name for name in (*(f"curate {s}" for s in CURATE_STEPS if s != "decide"), *OTHER_STEPS) if name not in done]
     if missing:
-        raise ProjectError("the demo", f"is not complete: `{missing[0]}` has not run", "make demo")
+        raise ProjectError("demo", f"incomplete: `{missing[0]}` has not run", "make demo")
     return steps
 
 
 def _stages(workspace: Workspace, steps: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return rows in, rows out (of the largest run) and total seconds by stage."""
     stages: dict[str, Any] = {}
     for run in runs.list_runs(workspace.db):
         if run["state"] != "done":
             continue
-        known = stages.setdefault(run["stage"], {"in": 0, "out": 0, "seconds": 0.0})
-        if (run["rows_in"] or 0) >= known["in"]:
-            known["in"], known["out"] = run["rows_in"] or 0, run["rows_out"] or 0
-        known["seconds"] = round(known["seconds"] + (run["seconds"] or 0), 3)
-    missing = [stage for stage in CURATE_STEPS if stage not in stages]
-    if missing:
-        raise ProjectError("the demo", f"is not complete: no finished run of `{missing[0]}` is recorded", "make demo")
+        total = stages.setdefault(run["stage"], {"in": 0, "out": 0, "seconds": 0.0})
+        if (run["rows_in"] or 0) >= total["in"]:
+            total["in"], total["out"] = run["rows_in"] or 0, run["rows_out"] or 0
+        total["seconds"] = round(total["seconds"] + (run["seconds"] or 0), 3)
+    if missing := [stage for stage in CURATE_STEPS if stage not in stages]:
+        raise ProjectError("demo", f"incomplete: no finished run of `{missing[0]}` is recorded", "make demo")
     for step in steps:
         if step["verb"] in OTHER_STEPS:
-            known = stages.setdefault(step["verb"], {"in": 1, "out": 1, "seconds": 0.0})
-            known["seconds"] = round(known["seconds"] + step["seconds"], 3)
+            total = stages.setdefault(step["verb"], {"in": 1, "out": 1, "seconds": 0.0})
+            total["seconds"] = round(total["seconds"] + step["seconds"], 3)
     return stages
 
 
 def _review(workspace: Workspace, log: Path) -> dict[str, Any]:
     counts = review_counts(workspace)
-    true = true_error_rates(log)
-    # Two reviewers' disagreement tells how often they err, not in which direction.
+    # The disagreement of two annotators shows how often they err, not in which direction.
     estimated = {"errors": counts["estimated_error_rate"]}
     return {
         "records": counts["records"],
@@ -271,16 +209,14 @@ def _review(workspace: Workspace, log: Path) -> dict[str, Any]:
         "disputed": counts["disputed"],
         "agreement": counts["agreement"],
         "simulated": counts["simulated"],
-        "error_rates": {
-            name: {"estimated": estimated.get(name), "true": true[name]} for name in ("wrong_approvals", "wrong_rejections", "errors")
-        },
+        "error_rates": {name: {"estimated": estimated.get(name), "true": true} for name, true in true_error_rates(log).items()},
     }
 
 
 def _snapshot(workspace: Workspace, kind: str) -> dict[str, Any]:
     found = [s for s in reviews.list_snapshots(workspace.db) if s["kind"] == kind]
     if not found:
-        raise ProjectError("the demo", f"has no {kind} snapshot", "make demo")
+        raise ProjectError("demo", f"has no {kind} snapshot", "make demo")
     path = workspace.folder / found[-1]["path"]
     result = verify_snapshot(path, trusted_keys=find_trusted_keys(), deep=True)
     return {"path": str(path), "digest": found[-1]["digest"], "rows": found[-1]["rows"], "signature_verified": result.is_verified}
@@ -289,7 +225,7 @@ def _snapshot(workspace: Workspace, kind: str) -> dict[str, Any]:
 def _training(demo: Path, kind: str) -> dict[str, Any]:
     path = demo / "project" / "runs" / kind / "run.json"
     if not path.is_file():
-        raise ProjectError("the demo", f"has no finished {kind} run ({path} is missing)", "make demo")
+        raise ProjectError("demo", f"has no finished {kind} run ({path} is missing)", "make demo")
     run = json.loads(path.read_text())
     keys = ("steps", "first_loss", "last_loss", "best_eval_loss", "adapter", "adapter_digest")
     extra = ("reference_digest", "first_margin") if kind == "dpo" else ()
@@ -298,12 +234,12 @@ def _training(demo: Path, kind: str) -> dict[str, Any]:
 
 def _evaluation(demo: Path) -> dict[str, Any]:
     folder = demo / "project" / "runs"
-    files = {"base": max(folder.glob("base-eval-*.json"), key=lambda file: file.stat().st_mtime, default=folder / "base-eval.json"),
-             "sft": folder / "sft" / "eval.json", "dpo": folder / "dpo" / "eval.json"}  # fmt: skip
-    for name, file in files.items():
+    base = max(folder.glob("base-eval-*.json"), key=lambda file: file.stat().st_mtime, default=folder / "base-eval.json")
+    results = {}
+    for name, file in {"base": base, "sft": folder / "sft" / "eval.json", "dpo": folder / "dpo" / "eval.json"}.items():
         if not file.is_file():
-            raise ProjectError("the demo", f"has no evaluation of {name}", "make demo")
-    results = {name: json.loads(file.read_text()) for name, file in files.items()}
+            raise ProjectError("demo", f"has no evaluation of {name}", "make demo")
+        results[name] = json.loads(file.read_text())
     changes = [
         f"{metric}: {found['difference']:+.3f} from {other} to {name}, {found['verdict']}"
         + (f" ({found['reason']})" if "reason" in found else "")
@@ -319,14 +255,14 @@ def _evaluation(demo: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write summary.json and print the table."""
+    """Write summary.json and print its tables."""
     quiet_libraries()
     try:
         summary = write_summary(Path(sys.argv[1]))
     except UserError as error:
         sys.stderr.write(f"Error: {error}\n")
         raise SystemExit(2) from None
-    print(summary_table(summary))
+    print(format_summary(summary))
 
 
 if __name__ == "__main__":

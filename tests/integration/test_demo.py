@@ -1,4 +1,4 @@
-"""`make demo QUICK=1`, as a newcomer runs it, and what its summary promises to other programs."""
+"""`make demo QUICK=1` as a newcomer runs it, and the contents of its summary.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Simulated annotators as real users of a real Argilla: two of them answer, the overlap completes the rows, a third finds nothing to do."""
+"""Simulated annotators as users of a real Argilla server: two of them complete the rows, a third finds nothing to do."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from curation.simulation.annotators import Annotator, ReviewRates
+from curation.simulation.code_table import CodeTable
 from curation.simulation.review_client import simulate_reviews
 from tests.support.argilla_server import RunningArgilla
 from tests.support.icd_samples import TABLE, answer_lines
@@ -37,16 +39,10 @@ def test_two_annotators_complete_what_a_third_then_leaves_alone(argilla_home: Ru
     pq.write_table(TABLE, tmp_path / "t.parquet")
 
     def review(name: str) -> int:
-        return simulate_reviews(
-            argilla_home.url,
-            people[name].api_key,
-            workspace=WORKSPACE,
-            datasets=["sim-instruction", "sim-preference"],
-            name=name,
-            seed=7,
-            log=tmp_path / "log",
-            table=tmp_path / "t.parquet",
-        ).answered
+        annotator = Annotator(name, 7, ReviewRates(), CodeTable.read(tmp_path / "t.parquet"))
+        datasets, log = ["sim-instruction", "sim-preference"], tmp_path / "log"
+        key = people[name].api_key
+        return simulate_reviews(annotator, argilla_home.url, key, workspace=WORKSPACE, datasets=datasets, log=log).answered
 
     assert (review("simulated-one"), review("simulated-one")) == (ROWS + 20, 0)
     assert (review("simulated-two"), review("simulated-three")) == (ROWS + 20, 0)

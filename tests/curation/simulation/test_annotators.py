@@ -1,4 +1,4 @@
-"""Simulated annotators: careful but for the errors put in at stated rates, repeatable, and open about what they are."""
+"""Simulated annotators: careful except for errors at fixed rates, repeatable, and marked as simulated."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.errors import ReviewError
-from curation.simulation.annotators import SAYS_SO, ReviewRates, answer_instruction, answer_preference, find_faults, true_error_rates
-from curation.simulation.code_table import Codes
+from curation.simulation.annotators import DISCLOSURE, Annotator, ReviewRates, find_faults, true_error_rates
+from curation.simulation.code_table import CodeTable
 from curation.simulation.review_client import simulate_reviews
 from tests.support.icd_samples import ROWS, TABLE, answer_lines
 
-CODES = Codes(ROWS)
+CODES = CodeTable(ROWS)
 NEVER = ReviewRates(wrong_approval=0, wrong_rejection=0, edit=0, quarrel=0)
 SHOWN = "Standing instruction: Assign the ICD-10-CM code.\n\n"
 GOOD = {
@@ -53,17 +53,17 @@ def test_an_answer_to_something_else_is_off_the_brief() -> None:
 
 
 def test_without_errors_good_is_approved_and_bad_rejected_with_a_reason() -> None:
-    good = answer_instruction({"id": "1", **GOOD}, name="simulated-one", seed=7, rates=NEVER, codes=CODES)
-    bad = answer_instruction({"id": "1", **BAD}, name="simulated-one", seed=7, rates=NEVER, codes=CODES)
-    assert good.values == {"verdict": "approve", "comment": SAYS_SO, "edited_completion": GOOD["completion"]}
+    good = Annotator("simulated-one", 7, NEVER, CODES).answer({"id": "1", **GOOD})
+    bad = Annotator("simulated-one", 7, NEVER, CODES).answer({"id": "1", **BAD})
+    assert good.values == {"verdict": "approve", "comment": DISCLOSURE, "edited_completion": GOOD["completion"]}
     assert bad.values["verdict"] == "reject" and bad.values["reasons"] == ["wrong"]
     assert good.truth["error"] is None and bad.truth == {**bad.truth, "honest": "reject", "given": "reject", "error": None}
 
 
 def test_errors_come_at_their_rates_and_the_truth_names_each() -> None:
     rates = ReviewRates(wrong_approval=0.2, wrong_rejection=0.1, edit=0.15, quarrel=0)
-    good = [answer_instruction(r, name="simulated-one", seed=7, rates=rates, codes=CODES) for r in rows(GOOD)]
-    bad = [answer_instruction(r, name="simulated-one", seed=7, rates=rates, codes=CODES) for r in rows(BAD)]
+    good = [Annotator("simulated-one", 7, rates, CODES).answer(r) for r in rows(GOOD)]
+    bad = [Annotator("simulated-one", 7, rates, CODES).answer(r) for r in rows(BAD)]
     rejected = [a for a in good if a.values["verdict"] == "reject"]
     approved = [a for a in bad if a.values["verdict"] == "approve"]
     edited = [a for a in good if a.values["edited_completion"] != GOOD["completion"]]
@@ -76,7 +76,7 @@ def test_errors_come_at_their_rates_and_the_truth_names_each() -> None:
 
 def test_annotators_err_apart_and_quarrel_about_the_same_rows() -> None:
     def verdicts(name: str, rates: ReviewRates) -> list[str]:
-        return [answer_instruction(r, name=name, seed=7, rates=rates, codes=CODES).values["verdict"] for r in rows(GOOD)]
+        return [Annotator(name, 7, rates, CODES).answer(r).values["verdict"] for r in rows(GOOD)]
 
     rates = ReviewRates(wrong_approval=0, wrong_rejection=0.1, edit=0, quarrel=0)
     one, two = verdicts("simulated-one", rates), verdicts("simulated-two", rates)
@@ -91,16 +91,16 @@ def test_the_better_response_is_found_under_either_letter() -> None:
     right, wrong = answer_lines("I44.1"), answer_lines("I44.2")
     for a, b, better in ((right, wrong, "A"), (wrong, right, "B")):
         row = {"id": "1", "prompt": GOOD["prompt"], "response_a": a, "response_b": b}
-        said = answer_preference(row, name="simulated-one", seed=7, rates=NEVER, codes=CODES)
-        assert said.values == {"better": better, "comment": SAYS_SO}
+        said = Annotator("simulated-one", 7, NEVER, CODES).answer(row)
+        assert said.values == {"better": better, "comment": DISCLOSURE}
     row = {"id": "1", "prompt": GOOD["prompt"], "response_a": "Soup.", "response_b": "Rain."}
-    assert answer_preference(row, name="simulated-one", seed=7, rates=NEVER, codes=CODES).values["better"] == "both_bad"
+    assert Annotator("simulated-one", 7, NEVER, CODES).answer(row).values["better"] == "both_bad"
 
 
 def test_preference_errors_come_at_their_rates() -> None:
     row = {"prompt": GOOD["prompt"], "response_a": answer_lines("I44.1"), "response_b": answer_lines("I44.2")}
     rates = ReviewRates(wrong_approval=0.2, wrong_rejection=0.1, edit=0, quarrel=0)
-    said = [answer_preference(r, name="simulated-one", seed=7, rates=rates, codes=CODES) for r in rows(row)]
+    said = [Annotator("simulated-one", 7, rates, CODES).answer(r) for r in rows(row)]
     given = [a.values["better"] for a in said]
     assert 160 <= given.count("B") <= 240 and 50 <= given.count("tie") <= 110
     assert {a.truth["error"] for a in said if a.values["better"] == "A"} == {None}
@@ -178,9 +178,10 @@ def argilla() -> Iterator[tuple[Argilla, str]]:
 
 def review(url: str, tmp_path: Path, **changes: Any) -> Any:
     pq.write_table(TABLE, tmp_path / "t.parquet")
-    options: dict[str, Any] = {"workspace": "demo", "datasets": ["demo-instruction", "not-there"], "name": "simulated-one", "seed": 7}
-    options |= {"log": tmp_path / "log", "table": tmp_path / "t.parquet", "api_key": "key-one", **changes}
-    return simulate_reviews(url, options.pop("api_key"), **options)
+    options: dict[str, Any] = {"name": "simulated-one", "api_key": "key-one", "workspace": "demo", **changes}
+    annotator = Annotator(options["name"], 7, ReviewRates(), CodeTable.read(tmp_path / "t.parquet"))
+    datasets, log = ["demo-instruction", "not-there"], tmp_path / "log"
+    return simulate_reviews(annotator, url, options["api_key"], workspace=options["workspace"], datasets=datasets, log=log)
 
 
 def test_all_that_is_pending_is_answered_once_and_nothing_on_a_second_run(argilla: tuple[Argilla, str], tmp_path: Path) -> None:
@@ -188,14 +189,12 @@ def test_all_that_is_pending_is_answered_once_and_nothing_on_a_second_run(argill
     summary = review(url, tmp_path)
     given = {key: value for key, value in state.answers.items() if value is not None}
     assert summary.answered == len(given) == 248 and "uuid-7" not in given, "250 less one completed and one answered by another run"
-    assert all(body["status"] == "submitted" and body["values"]["comment"]["value"] == SAYS_SO for body in given.values())
+    assert all(body["status"] == "submitted" and body["values"]["comment"]["value"] == DISCLOSURE for body in given.values())
     truth = [json.loads(line) for line in (tmp_path / "log" / "review-truth.jsonl").read_text().splitlines()]
     assert {t["record_id"] for t in truth} == {state.records[key]["external_id"] for key in given}
-    assert {t["annotator"] for t in truth} == {"simulated-one"} and sum(t["error"] is not None for t in truth) == sum(
-        summary.errors.values()
-    )
+    assert {t["annotator"] for t in truth} == {"simulated-one"} and sum(t["error"] is not None for t in truth) == summary.errors
     rates = true_error_rates(tmp_path / "log")
-    assert rates["wrong_approvals"] is None and rates["wrong_rejections"] == rates["errors"] == sum(summary.errors.values()) / 248
+    assert rates["wrong_approvals"] is None and rates["wrong_rejections"] == rates["errors"] == summary.errors / 248
     assert review(url, tmp_path).answered == 0 and len(state.answers) == 249
 
 

@@ -1,5 +1,5 @@
-"""What the stand-in plants, on the full classification: each kind at its rate, each true to its name, and a judge that is imperfect but far
-better than chance. Nothing of it is known to the gates.
+"""Planted defects on the full classification: each kind at its rate and true to its name, and a judge that is imperfect but far better
+than chance. The gates know nothing of it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from curation.judge import requests_for as score_requests
 from curation.plan import Cell, make_plan, normalized
 from curation.records import InstructionRecord, PairRecord, completion_text, prompt_text, record_id
 from curation.requests import Answer, Failure, Request
-from curation.simulation.code_table import squeezed
-from curation.simulation.defects import RATES, draw_flaw, parse_rates
-from curation.simulation.provider import Answers
+from curation.simulation.code_table import normalize
+from curation.simulation.defects import RATES, draw_defect, parse_rates
+from curation.simulation.provider import MockProvider
 from curation.simulation.request_parser import answer_fields
 from tests.support.icd_samples import project
 
@@ -60,9 +60,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Demo:
-    """The demo's tables and what the stand-in wrote for them."""
+    """The demo's tables and the responses of the mock provider."""
 
-    answers: Answers
+    provider: MockProvider
     phrases: list[str]
     seeds: list[dict[str, str]]
     rows: list[Row]
@@ -81,16 +81,16 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     phrases = [json.loads(line)["phrase"] for line in (folder / "protected" / "icd10_eval.jsonl").read_text(encoding="utf-8").splitlines()]
     seeds = [json.loads(line) for line in (folder / "seeds.jsonl").read_text(encoding="utf-8").splitlines()]
     p = project(instruction=INSTRUCTION, preference=PREFERENCE)
-    answers = Answers.load(table, seed=7)
+    provider = MockProvider.load(table, seed=7)
     cells = make_plan(p, table=pq.read_table(table), protected_texts=phrases)
     rows = []
     for cell, request in zip(cells, requests_for(cells, project=p, seeds=seeds, protected_texts=phrases), strict=True):
-        answered = answers.answer(request.body)
+        answered = provider.respond(request.body)
         assert answered.truths
         made = records_from(Answer(request=request, message=answered.message), cell, project=p)
         assert len(made) == 1
         rows.append(Row(cell, request, made[0], answered.truths[0]))
-    return Demo(answers, phrases, seeds, rows)
+    return Demo(provider, phrases, seeds, rows)
 
 
 def test_each_kind_occurs_often_enough_and_most_rows_are_clean(demo: Demo) -> None:
@@ -108,13 +108,13 @@ def test_each_kind_occurs_often_enough_and_most_rows_are_clean(demo: Demo) -> No
 @pytest.mark.parametrize("kind", [k for k in KINDS if not k.startswith("leak")])
 def test_rates_are_near_the_stated_at_any_seed(kind: str) -> None:
     for seed in range(20):
-        drawn = sum(draw_flaw("instruction", n, seed=seed, rates=RATES) == kind for n in range(240))
+        drawn = sum(draw_defect("instruction", n, seed=seed, rates=RATES) == kind for n in range(240))
         assert abs(drawn - RATES[kind] * 240) <= 3, (seed, drawn)
 
 
 def test_leaks_occur_only_where_a_name_is_hidden() -> None:
-    flaws = [draw_flaw("instruction", n, seed=1, rates=RATES, has_hidden_name=False) for n in range(1000)]
-    hidden = [draw_flaw("instruction", n, seed=1, rates=RATES, has_hidden_name=True) for n in range(1000)]
+    flaws = [draw_defect("instruction", n, seed=1, rates=RATES, has_hidden_name=False) for n in range(1000)]
+    hidden = [draw_defect("instruction", n, seed=1, rates=RATES, has_hidden_name=True) for n in range(1000)]
     assert not {"leak_verbatim", "leak_reworded"} & set(flaws)
     assert abs(hidden.count("leak_verbatim") - 1000 * RATES["leak_verbatim"]) < 10
 
@@ -134,7 +134,7 @@ def test_refusals_and_cut_answers_are_counted_failures(demo: Demo) -> None:
 
 def test_clean_rows_are_right_in_form_and_fact(demo: Demo) -> None:
     for row in demo.of(None):
-        code = demo.answers.codes.rows[row.lines["code"]]
+        code = demo.provider.codes.rows[row.lines["code"]]
         assert list(row.lines) == ["code", "description", "chapter", "reason"] and completion_text(row.record).count("\n") == 3
         assert row.lines["code"] == row.cell.key == row.record.label and code["billable"]
         assert (row.lines["description"], row.lines["chapter"]) == (code["description"], code["chapter"])
@@ -146,7 +146,7 @@ def test_clean_rows_never_hold_a_protected_phrase(demo: Demo) -> None:
     for row in demo.of(None):
         said = f" {normalized(row.phrase)} "
         held = [p for p in demo.phrases if f" {normalized(p)} " in said]
-        # A protected phrase can be part of another code's own official description; that is not the stand-in's doing.
+        # A protected phrase can be part of another code's own official description; that is no planted leak.
         assert all(normalized(p) in normalized(json.dumps(row.cell.row)) for p in held), (held, row.phrase)
 
 
@@ -154,7 +154,7 @@ def test_clean_rows_are_no_near_duplicates_of_one_another(demo: Demo) -> None:
     def grams(text: str) -> set[str]:
         return {text[i : i + 5] for i in range(len(text) - 4)}
 
-    texts = [grams(squeezed(row.phrase)) for row in demo.of(None)]
+    texts = [grams(normalize(row.phrase)) for row in demo.of(None)]
     close = [(i, j) for i in range(len(texts)) for j in range(i) if len(texts[i] & texts[j]) >= 0.7 * len(texts[i] | texts[j])]
     assert len(close) <= 0.02 * len(texts), [(demo.of(None)[i].phrase, demo.of(None)[j].phrase) for i, j in close]
 
@@ -182,7 +182,7 @@ def test_copies_are_of_a_seed_that_was_shown_and_keep_its_code(demo: Demo) -> No
             elif flaw == "light_edit":
                 assert row.phrase != seed["input"] and alike > 0.75
             else:
-                assert squeezed(row.phrase) != squeezed(seed["input"]) and not demo.answers.codes.is_name(row.phrase)
+                assert normalize(row.phrase) != normalize(seed["input"]) and not demo.provider.codes.is_name(row.phrase)
 
 
 def test_leaks_carry_the_hidden_phrase_or_say_it_otherwise(demo: Demo) -> None:
@@ -193,13 +193,13 @@ def test_leaks_carry_the_hidden_phrase_or_say_it_otherwise(demo: Demo) -> None:
             assert normalized(hidden) in protected and hidden not in row.request.body["messages"][0]["content"]
             assert (normalized(hidden) in normalized(row.phrase)) == (flaw == "leak_verbatim"), (hidden, row.phrase)
             assert row.lines["code"] == row.cell.key
-    words = [set(squeezed(r.truth["source"]["phrase"]).split()) & set(squeezed(r.phrase).split()) for r in demo.of("leak_reworded")]
+    words = [set(normalize(r.truth["source"]["phrase"]).split()) & set(normalize(r.phrase).split()) for r in demo.of("leak_reworded")]
     assert sum(bool(shared) for shared in words) >= 0.9 * len(words)
 
 
 def test_wrong_codes_are_wrong_in_one_of_four_ways(demo: Demo) -> None:
     for row in demo.of("wrong_code"):
-        code = demo.answers.codes.rows.get(row.lines["code"])
+        code = demo.provider.codes.rows.get(row.lines["code"])
         told = code is not None and row.lines["description"] == code["description"]
         assert row.lines["code"] != row.cell.key or not told
         assert list(row.lines) == ["code", "description", "chapter", "reason"]
@@ -230,10 +230,10 @@ def test_pairs_set_the_code_against_a_sibling_at_equal_length(demo: Demo) -> Non
 def test_pairs_of_an_open_brief_differ_in_one_sentence_of_like_length() -> None:
     p = project(grounded=False, instruction=0, preference=40)
     p = p.model_copy(update={"plan": p.plan.model_copy(update={"attributes": {"format": {"short answer": 1, "list": 1}}})})
-    answers = Answers.load(None, seed=7, rates=parse_rates("wrong_sibling=0,pair_refusal=0,pair_truncated_json=0"))
+    provider = MockProvider.load(None, seed=7, rates=parse_rates("wrong_sibling=0,pair_refusal=0,pair_truncated_json=0"))
     cells = make_plan(p, table=None, protected_texts=())
     for cell, request in zip(cells, requests_for(cells, project=p, seeds=[]), strict=True):
-        made = records_from(Answer(request=request, message=answers.answer(request.body).message), cell, project=p)[0]
+        made = records_from(Answer(request=request, message=provider.respond(request.body).message), cell, project=p)[0]
         assert isinstance(made, Made)
         better, worse = made.raw["better"], made.raw["worse"]
         assert (better.count("\n"), better.count("- ")) == (worse.count("\n"), worse.count("- "))
@@ -242,7 +242,7 @@ def test_pairs_of_an_open_brief_differ_in_one_sentence_of_like_length() -> None:
 
 
 def ask(demo: Demo, request: Request) -> Answer:
-    return Answer(request=request, message=demo.answers.answer(request.body).message)
+    return Answer(request=request, message=demo.provider.respond(request.body).message)
 
 
 def test_the_judge_is_good_and_not_perfect(demo: Demo) -> None:
@@ -276,19 +276,19 @@ def test_the_judge_prefers_the_right_code_and_flips_on_a_few_pairs(demo: Demo) -
 
 
 def test_rewordings_mean_the_same_and_are_no_official_name(demo: Demo) -> None:
-    writer = demo.answers._teacher.writer  # type: ignore[attr-defined]
-    reworded = {p: writer.reworder.reword(p, random_=random.Random(p)) for p in demo.phrases}
+    paraphraser = demo.provider.paraphraser
+    reworded = {p: paraphraser.paraphrase(p, rng=random.Random(p)) for p in demo.phrases}
     done = {p: r for p, r in reworded.items() if r is not None}
     assert len(done) >= 0.6 * len(reworded)
     for phrase, other in done.items():
-        assert squeezed(other) != squeezed(phrase) and not demo.answers.codes.is_name(other)
+        assert normalize(other) != normalize(phrase) and not demo.provider.codes.is_name(other)
         assert re.search(r"\d", phrase) is None or (
             re.findall(r"\d+", phrase) and set(re.findall(r"\d+", phrase)) <= set(re.findall(r"\d+", other))
         )
 
 
-def test_nothing_outside_the_doors_imports_the_standin() -> None:
-    """Gates and core must not know how flaws are made; only commands may start it."""
+def test_only_the_commands_import_the_simulation() -> None:
+    """Gates and core must not know how defects are planted; only commands may start the simulation."""
     package = Path(curation.__file__).parent
     allowed = {"cli/simulate.py"}
     for path in package.rglob("*.py"):

@@ -1,4 +1,4 @@
-"""The stand-in as leak judge reads two texts and the table and answers in the enum; it is right mostly, and never asks what was planted."""
+"""The mock leak judge: it reads two texts and the table and is usually right; it does not know what was planted."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from collections import Counter
 
 import pytest
 
-from curation.simulation.code_table import Codes
-from curation.simulation.judge import LeakJudge
-from curation.simulation.paraphrase import Reworder
-from curation.simulation.provider import Answers
-from curation.simulation.request_parser import Asked, read_request
+from curation.simulation.code_table import CodeTable
+from curation.simulation.judge import judge_leak
+from curation.simulation.paraphrase import Paraphraser
+from curation.simulation.provider import MockProvider
+from curation.simulation.request_parser import ParsedRequest, parse_request
 from tests.support.icd_samples import ROWS
 
 SCHEMA = {"type": "object", "properties": {"rationale": {"type": "string"}, "same": {"type": "string", "enum": ["yes", "no", "unsure"]}}}
-CODES = Codes({code: dict(row) for code, row in ROWS.items()})
+CODES = CodeTable({code: dict(row) for code, row in ROWS.items()})
 
 
-def asked(row: object, item: object) -> Asked:
+def asked(row: object, item: object) -> ParsedRequest:
     user = f"<protected_item>\n{json.dumps(item)}\n</protected_item>\n\n<row>\n{json.dumps(row)}\n</row>"
     body = {"model": "claude-haiku-5-5", "max_tokens": 99, "messages": [{"role": "user", "content": user}]}
-    return read_request(body | {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}})
+    return parse_request(body | {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}})
 
 
 def says(row: object, item: object) -> str:
-    return LeakJudge(CODES, 1).answer(asked(row, item))["same"]
+    return judge_leak(asked(row, item), CODES, 1)["same"]
 
 
 @pytest.mark.parametrize(
@@ -46,26 +46,26 @@ def test_it_reads_words_and_the_table(row: object, item: object, same: str) -> N
 
 
 def test_it_is_right_mostly_and_wrong_sometimes_and_the_same_again() -> None:
-    reworder, draw, found = Reworder.over(CODES), random.Random(2), Counter[tuple[str, str]]()
+    paraphraser, rng, found = Paraphraser.for_table(CODES), random.Random(2), Counter[tuple[str, str]]()
     names = [name for code in ROWS for name in CODES.names(code)[1:] if len(name.split()) > 1]
     for n in range(40):
         for name in names:
-            if said := reworder.reword(name, random_=draw):
+            if said := paraphraser.paraphrase(name, rng=rng):
                 found["reworded", says(f"Patient {n}: {said}.", name)] += 1
-            found["other", says(f"Patient {n}: {draw.choice([x for x in names if x != name])}.", name)] += 1
+            found["other", says(f"Patient {n}: {rng.choice([x for x in names if x != name])}.", name)] += 1
     reworded = sum(n for (kind, _), n in found.items() if kind == "reworded")
     assert found["reworded", "yes"] > 0.75 * reworded
     assert found["other", "no"] > 0.75 * 40 * len(names) and found["other", "yes"] > 0
     one = asked("Patient 1: Panacinar emphysema.", "Panacinar emphysema")
-    assert LeakJudge(CODES, 1).answer(one) == LeakJudge(CODES, 1).answer(one)
+    assert judge_leak(one, CODES, 1) == judge_leak(one, CODES, 1)
 
 
-def test_the_stand_in_answers_the_leak_judges_schema() -> None:
+def test_the_provider_answers_the_leak_judges_schema() -> None:
     body = {
         "model": "claude-haiku-5-5",
         "max_tokens": 99,
         "messages": [{"role": "user", "content": '<item>"a b"</item>\n<row>"a b"</row>'}],
     }
-    answered = Answers(CODES, 1).answer(body | {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}})
+    answered = MockProvider(CODES, 1).respond(body | {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}})
     said = json.loads(answered.message["content"][0]["text"])
     assert said["same"] in ("yes", "no", "unsure") and said["rationale"] and not answered.truths

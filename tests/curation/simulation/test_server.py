@@ -1,4 +1,4 @@
-"""The offline stand-in over real HTTP: it speaks the protocol, fails where it is told to, and answers by seed and body alone."""
+"""The mock provider over real HTTP: the protocol, injected errors, and responses that depend on seed and body alone."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from curation.records import make_instruction
 from curation.requests import Answer, Request
 from curation.simulation import mode_collapse
 from curation.simulation.defects import RATES
-from curation.simulation.process import StandinError, start, status, stop
-from curation.simulation.provider import Answers
+from curation.simulation.process import SimulationError, start, status, stop
+from curation.simulation.provider import MockProvider
 from tests.support.icd_samples import ROWS, SEEDS, SYSTEM, TABLE, answer_lines, project
 
 
 class Running:
-    """A stand-in of a test."""
+    """The mock provider of a test."""
 
     def __init__(self, folder: Path, log: Path, url: str) -> None:
         self.folder, self.log, self.url = folder, log, url
@@ -252,12 +252,12 @@ def test_a_stale_state_never_stops_a_stranger(tmp_path: Path) -> None:
 
 
 def test_a_log_inside_the_project_a_missing_table_and_a_taken_port_are_refused(tmp_path: Path, standin: Running) -> None:
-    with pytest.raises(StandinError, match="outside"):
+    with pytest.raises(SimulationError, match="outside"):
         start(tmp_path, table=None, seed=7, log=tmp_path / "log")
-    with pytest.raises(StandinError, match="no such table"):
+    with pytest.raises(SimulationError, match="table not found"):
         start(tmp_path / "p", table=tmp_path / "t.parquet", seed=7, log=tmp_path / "log")
     (tmp_path / "p").mkdir()
-    with pytest.raises(StandinError, match="in use"):
+    with pytest.raises(SimulationError, match="in use"):
         start(tmp_path / "p", table=None, seed=7, log=tmp_path / "log", port=int(standin.url.rsplit(":", 1)[1]))
 
 
@@ -282,20 +282,20 @@ def bare_body(brief: str) -> dict[str, Any]:
     return next(iter(naive_requests(p, 1))).body
 
 
-def ideas(answers: Answers, body: dict[str, Any], count: int) -> Counter[str]:
-    """What a body is answered when it is asked again and again; refusals and cut answers are left out."""
+def ideas(provider: MockProvider, body: dict[str, Any], count: int) -> Counter[str]:
+    """Count the ideas in the responses to one body sent many times; refusals and truncated responses are left out."""
     texts = []
     for nth in range(count):
-        message = answers.answer(body, nth=nth).message
+        message = provider.respond(body, nth=nth).message
         if message["stop_reason"] == "end_turn":
             texts.append(json.loads(message["content"][0]["text"])["examples"][0]["instruction"])
     return Counter(texts)
 
 
 def test_the_same_prompt_repeated_is_answered_by_the_law_whatever_it_says() -> None:
-    answers = Answers.load(None, seed=7, rates=dict.fromkeys(RATES, 0.0))
+    provider = MockProvider.load(None, seed=7, rates=dict.fromkeys(RATES, 0.0))
     for brief in ("Help hobby gardeners with soil, compost and vegetables.", "Explain train timetables, tickets and delays to visitors."):
-        seen = [n for _, n in ideas(answers, bare_body(brief), 2000).most_common()]
+        seen = [n for _, n in ideas(provider, bare_body(brief), 2000).most_common()]
         assert len(seen) <= mode_collapse.MODES
         for rank in (0, 1, 2):
             assert abs(seen[rank] / 2000 - mode_collapse.SHARES[rank]) < 0.03
@@ -303,7 +303,7 @@ def test_the_same_prompt_repeated_is_answered_by_the_law_whatever_it_says() -> N
 
 
 def test_under_the_law_a_number_changes_nothing_and_what_is_taken_is_mostly_kept_away_from() -> None:
-    answers = Answers.load(None, seed=7, rates=dict.fromkeys(RATES, 0.0), collapses=True)
+    provider = MockProvider.load(None, seed=7, rates=dict.fromkeys(RATES, 0.0), collapses=True)
     p = project(grounded=False, instruction=300, preference=0)
     cells = {c.id: c for c in make_plan(p, table=None, protected_texts=())}
     same = next(iter(cells.values())).attributes
@@ -312,7 +312,7 @@ def test_under_the_law_a_number_changes_nothing_and_what_is_taken_is_mostly_kept
     def texts(taken: tuple[str, ...]) -> list[str]:
         asks = [Ask(slot=id_, taken=taken) for id_ in cells]
         bodies = [r.body for r in ask_requests(asks, cells, project=p, seeds=[])]
-        return [json.loads(answers.answer(body).message["content"][0]["text"])["examples"][0]["instruction"] for body in bodies]
+        return [json.loads(provider.respond(body).message["content"][0]["text"])["examples"][0]["instruction"] for body in bodies]
 
     free = Counter(texts(()))
     assert len(free) <= mode_collapse.MODES and 0.25 < free.most_common(1)[0][1] / 300 < 0.45
