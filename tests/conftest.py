@@ -17,7 +17,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("SEEDCORN_CACHE_DIR", str(ROOT / "build" / "cache"))
 
-pytest_plugins = ["tests.support.argilla_server"] if (ROOT / "tests" / "integration" / "argilla_server.py").exists() else []
+pytest_plugins = ["tests.support.argilla_server"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
