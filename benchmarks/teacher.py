@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import psutil
 
 from curation.config.project import ModelSpec
-from curation.models import ask, open_model
+from curation.models import CallContext, ask, open_model
 from curation.requests import Request
 from curation.store.database import CallLedger, open_store
 
@@ -143,7 +143,7 @@ def time_ours(bodies: list[dict[str, Any]], *, folder: Path, spec: ModelSpec, st
     with open_store(folder) as db:
         began = now()
         model = open_model(spec, environ={"ANTHROPIC_API_KEY": "k"})
-        summary = ask(requests, model=model, spec=spec, ledger=CallLedger(db), budget_usd=1e6, simulated=False)
+        summary = ask(requests, CallContext(model=model, spec=spec, ledger=CallLedger(db), budget_usd=1e6, simulated=False))
         seconds = since(began)
     assert summary.answered == len(bodies) and summary.failed == 0, summary
     return seconds

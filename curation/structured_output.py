@@ -78,7 +78,7 @@ def message_body(model: ModelSpec, system: str, user: str, schema: dict[str, Any
     A long system prompt is marked for the provider's cache; all requests of a stage share it.
     """
     shared: dict[str, Any] = {"type": "text", "text": system}
-    if model.provider == "anthropic" and len(system) >= CACHED_FROM:
+    if model.provider_info.caches_prompts and len(system) >= CACHED_FROM:
         shared["cache_control"] = {"type": "ephemeral", "ttl": "1h"} if model.batch else {"type": "ephemeral"}
     return {
         "model": model.model,

@@ -162,7 +162,7 @@ def _shared(project: Project, reference: Reference | None) -> dict[str, Any]:
 def _shaping(project: Project, judge: ModelSpec | None) -> tuple[Any, ...]:
     spec = judge or project.models.judge
     # The stand-in's scores never pass for those of the model in whose place it answers.
-    name = f"{spec.model} (stand-in)" if spec.provider == "offline-stand-in" else spec.model
+    name = f"{spec.model} (stand-in)" if spec.is_simulated else spec.model
     return project.score.rubric, project.brief, project.records.output_format, name
 
 

@@ -1,14 +1,13 @@
-"""Models, over HTTP or in a folder: what they cost, how they are asked, and that nothing they answer is lost or bought twice."""
+"""Calls to models, over HTTP or in a local folder: prices, terms, checks, and a ledger in which no response is lost or bought twice."""
 
-from curation.models.availability import ModelInfo, NotReached, check_model, same_family
-from curation.models.base import ChatModel, NoReply, Reply, key_name
-from curation.models.batch_runner import ask_batch
-from curation.models.factory import has_key, open_model
+from curation.models.access import has_key, key_name
+from curation.models.availability import check_model, same_family
+from curation.models.base import ChatModel, ModelInfo, NoResponse, NotReached, Response
+from curation.models.context import AnswerCheck, AskProgress, AskSummary, CallContext, RetryPolicy
+from curation.models.factory import open_model
 from curation.models.pricing import Estimate, count_tokens, estimate_cost, family, find_rates, usd_of
-from curation.models.runner import AskProgress, AskSummary
-from curation.models.sender import AnswerCheck, RetryPolicy
 from curation.models.settlement import settle_kept
-from curation.models.submit import ask
+from curation.models.submit import ask, ask_batch
 from curation.models.tracing import stage_span
 from curation.models.usage_terms import check_terms, find_terms
 
@@ -16,12 +15,13 @@ __all__ = [
     "AnswerCheck",
     "AskProgress",
     "AskSummary",
+    "CallContext",
     "ChatModel",
     "Estimate",
     "ModelInfo",
-    "NoReply",
+    "NoResponse",
     "NotReached",
-    "Reply",
+    "Response",
     "RetryPolicy",
     "ask",
     "ask_batch",

@@ -1,7 +1,7 @@
-"""One small protocol for a model, and what every implementation of it over HTTP shares.
+"""The `ChatModel` protocol that every provider module implements, and the HTTP parts those modules share.
 
-`send` gives the response as bytes, whatever its status; what it says is read elsewhere, after it is on disk. The clients' own
-retries are off, since each try must be recorded.
+`send` returns the response as bytes, whatever its status; it is parsed after it is on disk. The SDKs' own retries are off, because every
+try has to be recorded in the ledger.
 """
 
 from __future__ import annotations
@@ -19,37 +19,32 @@ from urllib.parse import urlsplit
 
 from argilla_setup.shown import mask_secrets
 from curation.config.project import ModelSpec
+from curation.errors import ModelUnavailable
 
 if TYPE_CHECKING:
-    import httpx2
+    pass
 
-STAND_IN = "offline-stand-in"
-
-MAKERS = {"anthropic": "https://api.anthropic.com", "openai": "https://api.openai.com/v1"}
-"""Where the providers' own models are; their keys (ANTHROPIC_API_KEY, OPENAI_API_KEY) go nowhere else by a project's word."""
-
-ANSWER_S = 600.0
-
-_CONNECT_S = 10.0
+RESPONSE_TIMEOUT_S = 600.0
+_CONNECT_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
-class Reply:
-    """An HTTP response, unread."""
+class Response:
+    """An HTTP response whose body has not been parsed."""
 
     status: int
     raw: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
-    """By their names in small letters."""
+    """Names in lower case."""
 
 
-class NoReply(Exception):
-    """No response came back: the address cannot be reached, or it went silent.
+class NoResponse(Exception):
+    """No response arrived: the address cannot be reached, or the connection ended first.
 
     Args:
         reason: "unreachable", "timeout" or "dropped".
-        detail: what the network said.
-        sent: the request may have arrived, so it may have been paid for.
+        detail: message of the network library; secrets in it are masked.
+        sent: the request may have arrived, so it may have been billed.
     """
 
     def __init__(self, reason: str, detail: str, *, sent: bool) -> None:
@@ -57,34 +52,55 @@ class NoReply(Exception):
         super().__init__(f"{reason}: {detail}")
 
 
+class NotReached(ModelUnavailable):
+    """The provider could not be queried; nothing is known about the model."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Properties of a model as its provider describes them."""
+
+    model: str
+    address: str
+    display_name: str
+    lifecycle: str = "unknown"
+    """ "active", "deprecated", "local", or "unknown" where the address does not describe its models."""
+    retires: str | None = None
+    """Day of the scheduled end of life (YYYY-MM-DD)."""
+    max_input_tokens: int | None = None
+    max_tokens: int | None = None
+    takes_batches: bool | None = None
+    """None where the address does not say."""
+
+    @property
+    def warning(self) -> str | None:
+        """Sentence about the model's end of life, if it is known."""
+        if self.retires is not None:
+            return f"{self.model} is {self.lifecycle} and will be retired on {self.retires}"
+        return f"{self.model} is deprecated: it has no long future" if self.lifecycle == "deprecated" else None
+
+
 class ChatModel(Protocol):
-    """A model that is asked in the Messages shape."""
+    """A model that takes requests in the format of the Messages API."""
 
     @property
     def address(self) -> str:
-        """Where it is reached, for messages to people."""
+        """Where the model is reached, for messages to people."""
 
-    async def send(self, body: dict[str, Any]) -> Reply:
-        """Ask once; raises NoReply when nothing came back."""
+    async def send(self, body: dict[str, Any]) -> Response:
+        """Send one request; raises NoResponse when nothing came back."""
 
-    async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Reply:
-        """Any other path of the same API."""
+    async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Response:
+        """Call another path of the same API."""
+
+    async def describe(self, spec: ModelSpec) -> ModelInfo:
+        """Query the model's properties; raises ModelUnavailable when it cannot be used. Nothing is billed."""
+
+    async def count_tokens(self, body: dict[str, Any]) -> int | str:
+        """Return the prompt tokens of a request, or the reason why there is no count. Nothing is billed."""
 
     async def close(self) -> None:
-        """Give back the connections; a later `send` opens new ones."""
-
-
-def key_name(spec: ModelSpec) -> str:
-    """The environment variable that holds the key of a model."""
-    return spec.key_env or ("OPENAI_API_KEY" if spec.provider == "openai" else "ANTHROPIC_API_KEY")
-
-
-def is_foreign(spec: ModelSpec) -> bool:
-    """Return whether project.yaml names another server than the provider's own."""
-    if spec.base_url is None or spec.provider not in MAKERS:
-        return False
-    # Compared as text: two parsers may disagree about an odd address, and one of them sends the key.
-    return spec.base_url.rstrip("/") not in (MAKERS[spec.provider], MAKERS[spec.provider].removesuffix("/v1"))
+        """Close the connections; a later `send` opens new ones."""
 
 
 def is_loopback(address: str) -> bool:
@@ -94,99 +110,102 @@ def is_loopback(address: str) -> bool:
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name: 127.example.com is no loopback address
+    except ValueError:  # a host name: 127.example.com is not a loopback address
         return False
 
 
-def network_of(timeout_s: float) -> dict[str, Any]:
-    """Timeout, connections and certificates for an HTTP client; calls never wait for a connection, their number is limited elsewhere."""
+def network_options(timeout_s: float) -> dict[str, Any]:
+    """Return timeout, limits and certificates for an HTTP client; the number of connections is limited by the callers."""
     import httpx2
 
-    timeout = httpx2.Timeout(timeout_s, connect=_CONNECT_S, pool=None)
+    timeout = httpx2.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S, pool=None)
     return {"timeout": timeout, "limits": httpx2.Limits(), "verify": _certificates()}
 
 
 @functools.cache
 def _certificates() -> ssl.SSLContext:
-    """Read once: it takes ten milliseconds, and every client needs them."""
+    """Load the certificates once: loading takes 10 ms, and every client needs them."""
     import httpx2
 
     return httpx2.create_ssl_context()
 
 
-def reply_of(response: httpx2.Response) -> Reply:
-    """A response whose body has been read."""
-    return Reply(response.status_code, response.content, dict(response.headers.items()))
-
-
-def no_reply(error: Exception) -> NoReply:
-    """What a connection error of either client means."""
+def classify_connection_error(error: Exception) -> NoResponse:
+    """Return the NoResponse for a connection error of either SDK."""
     import httpx2
 
     cause = error.__cause__ or error
     detail = f"{type(cause).__name__}: {cause}".rstrip(": ")
     if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.UnsupportedProtocol | httpx2.InvalidURL | httpx2.ProxyError):
-        return NoReply("unreachable", detail, sent=False)
-    return NoReply("timeout" if isinstance(cause, httpx2.TimeoutException) else "dropped", detail, sent=True)
+        return NoResponse("unreachable", detail, sent=False)
+    return NoResponse("timeout" if isinstance(cause, httpx2.TimeoutException) else "dropped", detail, sent=True)
 
 
-CALLS_EACH = 4
-"""Calls on their way by one client; there are as many clients as that needs."""
+CALLS_PER_CLIENT = 4
+"""Calls in flight on one client. With one client for all, httpx would search a pool of up to 256 connections at every call."""
 
 
 @dataclass
-class _Lent:
+class _PooledClient:
     client: Any
     calls: int = 0
 
 
 class SdkClients:
-    """The clients of one address, opened as they are needed.
+    """A pool of SDK clients for one address, which grows with the number of calls in flight.
 
     Args:
-        sdk: the module they come from, imported when the first is opened.
-        make: opens one.
+        sdk: name of the SDK's module, imported when the first client is made.
+        make: creates one client.
     """
 
     def __init__(self, sdk: str, make: Callable[[], Any]) -> None:
-        self._sdk, self._make, self._clients = sdk, make, list[_Lent]()
+        self._sdk, self._make, self._clients = sdk, make, list[_PooledClient]()
 
-    async def request(self, method: str, path: str, body: dict[str, Any] | None = None, *, within_s: float | None = None) -> Reply:
-        """One request, tried once.
+    async def request(self, method: str, path: str, body: dict[str, Any] | None = None, *, timeout_s: float | None = None) -> Response:
+        """Send one request, once; every HTTP status is a response.
 
         Args:
-            within_s: for the whole reply; the clients' own limit begins anew with every byte.
+            method: "GET" or "POST".
+            path: path below the base URL.
+            body: JSON body of a POST.
+            timeout_s: limit for the whole response. The SDK's own timeout restarts with every byte that arrives.
+
+        Raises:
+            NoResponse: nothing, or not the whole response, came back.
         """
         import httpx2
 
         sdk = importlib.import_module(self._sdk)
         with self._lend() as client:
             try:
-                async with asyncio.timeout(within_s):
+                async with asyncio.timeout(timeout_s):
                     if method == "GET":
-                        return reply_of(await client.get(path, cast_to=httpx2.Response))
-                    return reply_of(await client.post(path, body=body, cast_to=httpx2.Response))
+                        found = await client.get(path, cast_to=httpx2.Response)
+                    else:
+                        found = await client.post(path, body=body, cast_to=httpx2.Response)
             except TimeoutError as error:
-                raise NoReply("timeout", f"no whole reply within {within_s:g} s", sent=True) from error
+                raise NoResponse("timeout", f"no complete response within {timeout_s:g} s", sent=True) from error
             except sdk.APIStatusError as error:
-                return reply_of(error.response)
+                found = error.response
             except sdk.APIConnectionError as error:
-                raise no_reply(error) from error
+                raise classify_connection_error(error) from error
+            return Response(found.status_code, found.content, dict(found.headers.items()))
 
     async def close(self) -> None:
-        """Give back the connections; a later request opens new clients."""
+        """Close all connections; a later request opens new clients."""
         clients, self._clients = self._clients, []
-        await asyncio.gather(*(lent.client.close() for lent in clients))
+        await asyncio.gather(*(pooled.client.close() for pooled in clients))
 
     @contextmanager
     def _lend(self) -> Iterator[Any]:
-        """The first client with room."""
-        lent = next((lent for lent in self._clients if lent.calls < CALLS_EACH), None)
-        if lent is None:
-            lent = _Lent(self._make())
-            self._clients.append(lent)
-        lent.calls += 1
+        """Yield the first client with a free slot."""
+        pooled = next((pooled for pooled in self._clients if pooled.calls < CALLS_PER_CLIENT), None)
+        if pooled is None:
+            pooled = _PooledClient(self._make())
+            self._clients.append(pooled)
+        pooled.calls += 1
         try:
-            yield lent.client
+            yield pooled.client
         finally:
-            lent.calls -= 1
+            pooled.calls -= 1

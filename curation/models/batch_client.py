@@ -1,4 +1,4 @@
-"""The provider's side of Message Batches: make one, wait for it, fetch what came of it, list those there are."""
+"""HTTP client of the Message Batches API: create a batch, poll it, fetch its results, list the account's batches."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from typing import Any
 
 from curation.errors import ModelUnavailable
 from curation.models import responses
-from curation.models.base import ChatModel, NoReply, Reply
-from curation.models.sender import RetryPolicy
+from curation.models.base import ChatModel, NoResponse, Response
+from curation.models.context import RetryPolicy
 
 _PATH = "/v1/messages/batches"
+_CLOCK_SKEW_S = 60
+"""A batch that the provider dates up to this long before our request may be ours."""
 
 
 class BatchGone(ModelUnavailable):
@@ -22,61 +24,70 @@ class BatchGone(ModelUnavailable):
 
 
 class BatchApi:
-    """Batches of one model, with the waits of `Patience`."""
+    """Batches of one model.
 
-    def __init__(self, model: ChatModel, *, patience: RetryPolicy, tell: Callable[[], None]) -> None:
-        self._model, self._patience, self._tell = model, patience, tell
+    Args:
+        model: the client.
+        retries: waits between tries and between polls.
+        report: called after each poll.
+    """
 
-    async def make(self, requests: list[dict[str, Any]], *, known: set[str]) -> str | Reply:
-        """Ask for a batch: its id, or the reply that refuses it. After a server's error it may be there all the same, and is looked for
-        before another is made.
+    def __init__(self, model: ChatModel, *, retries: RetryPolicy, report: Callable[[], None]) -> None:
+        self._model, self._retries, self._report = model, retries, report
+
+    async def create(self, requests: list[dict[str, Any]], *, known: set[str]) -> str | Response:
+        """Create a batch; return its id, or the response that refuses it.
+
+        After a server error the batch may exist all the same, so the list is searched for it before another is created: a batch that is
+        created twice is paid twice.
 
         Args:
-            known: the ids of our earlier ones.
+            requests: each with `custom_id` and `params`.
+            known: ids of our earlier batches.
 
         Raises:
-            NoReply: whether there is one is then for a later look at the list to say, where the request was `sent`.
+            NoResponse: with `sent`, a later search of the list decides whether the batch exists.
         """
         began, keys = time.time(), {request["custom_id"] for request in requests}
         for tried in itertools.count(1):
-            reply = await self._call("POST", _PATH, {"requests": requests})
-            made = responses.as_object(reply.raw).get("id") if reply.status == 200 else None
-            if isinstance(made, str):
-                return made
-            if reply.status != 200 and (reply.status in responses.THROTTLED or not responses.is_retried(reply.status)):
-                return reply
+            response = await self._call("POST", _PATH, {"requests": requests})
+            created = responses.as_object(response.raw).get("id") if response.status == 200 else None
+            if isinstance(created, str):
+                return created
+            if response.status != 200 and (response.status in responses.THROTTLED or not responses.is_retried(response.status)):
+                return response
             try:
-                found = await self.find(keys, size=len(requests), since=began - 60, known=known)
-            except NoReply as error:
-                raise NoReply(error.reason, error.detail, sent=True) from error
-            if found is not None or tried >= self._patience.tries:
-                return found or reply
+                found = await self.find(keys, size=len(requests), created=began, known=known)
+            except NoResponse as error:
+                raise NoResponse(error.reason, error.detail, sent=True) from error
+            if found is not None or tried >= self._retries.tries:
+                return found or response
             await self._pause(tried)
         raise AssertionError("the last try returns or raises")
 
     async def wait(self, batch_id: str) -> None:
-        """Until it has ended; looked at less and less often."""
-        pause = self._patience.first_poll_s
+        """Poll a batch, at growing intervals, until it has ended."""
+        pause = self._retries.first_poll_s
         while True:
-            reply = await self._call("GET", f"{_PATH}/{batch_id}")
-            state = responses.as_object(reply.raw)
-            if reply.status != 200:
-                raise _refused(batch_id, reply)
-            self._tell()
+            response = await self._call("GET", f"{_PATH}/{batch_id}")
+            state = responses.as_object(response.raw)
+            if response.status != 200:
+                raise _refused(batch_id, response)
+            self._report()
             if state.get("processing_status") == "ended":
                 return
             await asyncio.sleep(pause)
-            pause = min(pause * 1.5, self._patience.longest_poll_s)
+            pause = min(pause * 1.5, self._retries.longest_poll_s)
 
     async def results(self, batch_id: str) -> bytes:
-        """What came of it: JSON Lines in any order."""
-        reply = await self._call("GET", f"{_PATH}/{batch_id}/results")
-        if reply.status != 200:
-            raise _refused(batch_id, reply)
-        return reply.raw
+        """Return the results: JSON Lines in any order."""
+        response = await self._call("GET", f"{_PATH}/{batch_id}/results")
+        if response.status != 200:
+            raise _refused(batch_id, response)
+        return response.raw
 
     async def list(self) -> AsyncIterator[dict[str, Any]]:
-        """Every batch of the account, the newest first."""
+        """Yield every batch of the account, newest first."""
         after = ""
         while True:
             page = responses.as_object((await self._call("GET", f"{_PATH}?limit=100{after}")).raw)
@@ -88,10 +99,19 @@ class BatchApi:
                 return
             after = f"&after_id={last}"
 
-    async def find(self, keys: set[str], *, size: int, since: float, known: set[str]) -> str | None:
-        """The batch, none of those that are known, that holds any of the keys: guessed by its size and age, and sure by its results."""
+    async def find(self, keys: set[str], *, size: int, created: float, known: set[str]) -> str | None:
+        """Return the id of the batch that holds any of the keys.
+
+        Candidates are chosen by size and age; their results, which carry the keys, decide.
+
+        Args:
+            keys: `custom_id` of its requests.
+            size: number of its requests.
+            created: when it was sent (seconds since the epoch).
+            known: ids of our other batches, which are skipped.
+        """
         async for found in self.list():
-            if found["id"] in known or _size_of(found) != size or _made_at(found) < since:
+            if found["id"] in known or _size_of(found) != size or _created_at(found) < created - _CLOCK_SKEW_S:
                 continue
             await self.wait(found["id"])
             lines = (await self.results(found["id"])).splitlines()
@@ -99,25 +119,26 @@ class BatchApi:
                 return str(found["id"])
         return None
 
-    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Reply:
+    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Response:
+        """Send a request, with retries of what may pass; a POST is repeated only where it cannot have created a batch."""
         for tried in itertools.count(1):
             try:
-                reply = await self._model.request(method, path, body)
-                passes = reply.status in responses.THROTTLED if method == "POST" else responses.is_retried(reply.status)
-                if not passes or tried >= self._patience.tries:
-                    return reply
-                wait = responses.retry_after(reply.headers)
-            except NoReply as error:
-                if tried >= self._patience.unreachable_tries or (error.sent and method == "POST"):
+                response = await self._model.request(method, path, body)
+                may_pass = response.status in responses.THROTTLED if method == "POST" else responses.is_retried(response.status)
+                if not may_pass or tried >= self._retries.tries:
+                    return response
+                wait = responses.retry_after(response.headers)
+            except NoResponse as error:
+                if tried >= self._retries.unreachable_tries or (error.sent and method == "POST"):
                     raise
                 wait = None
             await self._pause(tried, wait)
         raise AssertionError("the last try returns or raises")
 
     async def _pause(self, tried: int, wait: float | None = None) -> None:
-        """Before the next try; longer each time, or as long as the provider asks."""
-        grown: float = min(self._patience.longest_wait_s, self._patience.first_wait_s * 2.0**tried)
-        await asyncio.sleep(grown if wait is None else wait)
+        """Wait before the next try: exponential backoff, or as long as the provider asks."""
+        backoff: float = min(self._retries.longest_wait_s, self._retries.first_wait_s * 2.0**tried)
+        await asyncio.sleep(backoff if wait is None else wait)
 
 
 def _size_of(batch: dict[str, Any]) -> int:
@@ -127,16 +148,16 @@ def _size_of(batch: dict[str, Any]) -> int:
     return sum(known) if known and len(known) == len(counts or ()) else -1
 
 
-def _made_at(batch: dict[str, Any]) -> float:
-    """Return when a listed batch was made (seconds); 0 where it does not say."""
+def _created_at(batch: dict[str, Any]) -> float:
+    """Return when a listed batch was created (seconds since the epoch); 0 where it does not say."""
     try:
         return datetime.fromisoformat(str(batch.get("created_at"))).timestamp()
     except (ValueError, OverflowError, OSError):
         return 0.0
 
 
-def _refused(batch_id: str, reply: Reply) -> ModelUnavailable:
-    said = " ".join(responses.describe_failure(reply))
-    if reply.status in (404, 410):
-        return BatchGone(f"batch {batch_id}", f"is not known with this key ({said})", "use the key it was made with and run again")
-    return ModelUnavailable(f"batch {batch_id}", said, "run the same command again later")
+def _refused(batch_id: str, response: Response) -> ModelUnavailable:
+    detail = " ".join(responses.describe_failure(response))
+    if response.status in (404, 410):
+        return BatchGone(f"batch {batch_id}", f"is not known with this key ({detail})", "use the key it was created with and run again")
+    return ModelUnavailable(f"batch {batch_id}", detail, "run the same command again later")

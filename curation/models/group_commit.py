@@ -1,42 +1,47 @@
-"""Group commit: what several calls want written in one turn of the event loop goes to disk in one transaction."""
+"""Group commit: ledger writes that are requested in one turn of the event loop go to disk in one transaction."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from curation.models.ledger import Ledger, Write
 
-MOST_WRITES = 5000
-_NO_HURRY_S = 0.05
-_Waiting = tuple[Write, Callable[[Any], None], Callable[[Exception], None]]
+MAX_WRITES = 5000
+_DEFERRED_S = 0.05
+
+
+class _Pending(NamedTuple):
+    change: Write
+    then: Callable[[Any], None]
+    fail: Callable[[Exception], None]
 
 
 class GroupCommit:
-    """Writes to the ledger from the loop's own thread, in the order they are wanted.
+    """Writes to the ledger from the event loop's thread, in the order of the requests.
 
-    Nothing goes on while the disk is waited for, so what arrives meanwhile is ready together and committed together: the slower the
-    disk, the larger the groups. Waiting longer than a turn for company costs more than it saves (bursts of calls that start at once).
+    The loop blocks while a transaction is committed, so whatever arrives meanwhile is committed together in the next one: the slower the
+    disk, the larger the groups. Delaying a commit to collect more writes costs more than it saves, because calls then start in bursts.
     """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._waiting: deque[_Waiting] = deque()
-        self._soon = False
-        """The loop's next turn commits them; else a timer does."""
-        self._later: asyncio.TimerHandle | None = None
+        self._waiting: deque[_Pending] = deque()
+        self._is_scheduled = False
+        """The loop's next turn commits; otherwise a timer may be set."""
+        self._timer: asyncio.TimerHandle | None = None
         self.commits = 0
 
     async def write(self, change: Write) -> Any:
-        """The change's result, once the transaction that holds it is committed.
+        """Return the change's result after the transaction that holds it is committed.
 
-        A cancelled caller does not take its change back: what it wanted written still is.
+        A cancelled caller does not withdraw its change.
         """
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
-        def tell(result: Any) -> None:
+        def resolve(result: Any) -> None:
             if not done.done():
                 done.set_result(result)
 
@@ -44,64 +49,68 @@ class GroupCommit:
             if not done.done():
                 done.set_exception(error)
 
-        self.post(change, tell, fail)
+        self.post(change, resolve, fail)
         return await done
 
     def post(self, change: Write, then: Callable[[Any], None], fail: Callable[[Exception], None], *, hurry: bool = True) -> None:
-        """Have the change written and go on; `then` is called with its result once it is on disk.
+        """Queue a change and return.
 
         Args:
-            hurry: commit in the loop's next turn; else with the next change that is in a hurry, or after a while.
+            change: the write.
+            then: called with the change's result once it is on disk.
+            fail: called with the error if it was not written.
+            hurry: commit in the loop's next turn; otherwise with the next urgent change, or after 50 ms.
         """
-        self._waiting.append((change, then, fail))
-        if self._soon:
+        self._waiting.append(_Pending(change, then, fail))
+        if self._is_scheduled:
             return
         if hurry:
-            self._soon = True
+            self._is_scheduled = True
             asyncio.get_running_loop().call_soon(self._commit)
-        elif self._later is None:
-            self._later = asyncio.get_running_loop().call_later(_NO_HURRY_S, self._commit)
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_DEFERRED_S, self._commit)
 
     def flush(self) -> bool:
-        """Commit now what is waiting, and what comes of that; False when there was nothing."""
+        """Commit all queued changes and those that their callbacks queue; return False when there were none."""
         was_waiting = bool(self._waiting)
         while self._waiting:
             self._commit()
         return was_waiting
 
     def _commit(self) -> None:
-        if self._later is not None:
-            self._later.cancel()
-        self._soon, self._later = False, None
+        if self._timer is not None:
+            self._timer.cancel()
+        self._is_scheduled, self._timer = False, None
         if not self._waiting:
             return
-        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), MOST_WRITES))]
+        group = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_WRITES))]
         if self._waiting:
-            self._soon = True
+            self._is_scheduled = True
             asyncio.get_running_loop().call_soon(self._commit)
-        self._commit_these(batch)
+        error = self._commit_group(group)
+        if error is None:
+            return
+        if len(group) == 1:
+            group[0].fail(error)
+            return
+        # One change may be at fault, and must not take the others with it.
+        disk_error: Exception | None = None
+        for pending in group:
+            # On a full disk a call's start can still fit where an answer did not; that call must not be sent.
+            if disk_error is not None:
+                pending.fail(disk_error)
+            elif (error := self._commit_group([pending])) is not None:
+                pending.fail(error)
+                disk_error = error if self._ledger.is_refused(error) else None
 
-    def _commit_these(self, batch: Sequence[_Waiting]) -> Exception | None:
-        """The error of a disk that takes nothing more, or None; a change that fails by itself takes no other with it."""
+    def _commit_group(self, group: Sequence[_Pending]) -> Exception | None:
+        """Return the error of a group that was rolled back; None once it is committed and the callbacks have run."""
         try:
             with self._ledger.transaction():
-                results = [change() for change, _, _ in batch]
+                results = [pending.change() for pending in group]
         except Exception as error:
-            if len(batch) > 1:
-                return self._commit_singly(batch)
-            batch[0][2](error)
-            return error if self._ledger.is_refused(error) else None
+            return error
         self.commits += 1
-        for (_, then, _), result in zip(batch, results, strict=True):
-            then(result)
+        for pending, result in zip(group, results, strict=True):
+            pending.then(result)
         return None
-
-    def _commit_singly(self, batch: Sequence[_Waiting]) -> Exception | None:
-        full: Exception | None = None
-        for one in batch:
-            # On a full disk a call's start can still fit where an answer did not; that call must not go out.
-            if full is None:
-                full = self._commit_these([one])
-            else:
-                one[2](full)
-        return full

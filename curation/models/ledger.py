@@ -1,4 +1,7 @@
-"""What `ask` needs of the place where calls are kept; `curation.store.calls.CallLedger` is it."""
+"""Protocols of the ledger in which calls are kept; `curation.store.calls.CallLedger` implements them.
+
+`models` and `store` are both effects and do not import each other, so the store's methods that a run needs are listed here.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from typing import Any, Protocol
 from curation.requests import Request
 
 
-class Held(Protocol):
-    """A call that is ours to send."""
+class HeldCall(Protocol):
+    """A call that this process may send, with the amount reserved for it."""
 
     @property
     def seq(self) -> int: ...
@@ -20,11 +23,11 @@ class Held(Protocol):
     def held_nano(self) -> int: ...
 
 
-class Claimed(Protocol):
-    """What became of the requests that were offered."""
+class ClaimResult(Protocol):
+    """Result of claiming the offered requests."""
 
     @property
-    def calls(self) -> Sequence[Held]: ...
+    def calls(self) -> Sequence[HeldCall]: ...
     @property
     def looked_at(self) -> int: ...
     @property
@@ -37,8 +40,8 @@ class Claimed(Protocol):
     def over_budget(self) -> bool: ...
 
 
-class Left(Protocol):
-    """What was given back."""
+class Released(Protocol):
+    """Counts of calls that were given up."""
 
     @property
     def uncertain(self) -> int: ...
@@ -47,7 +50,7 @@ class Left(Protocol):
 
 
 class OpenBatch(Protocol):
-    """A batch that has not been read yet."""
+    """A batch whose results have not been read."""
 
     @property
     def number(self) -> int: ...
@@ -72,13 +75,13 @@ class Batches(Protocol):
 
 
 class Ledger(Protocol):
-    """Calls and their states; every method is one transaction or part of the one around it."""
+    """Calls and their states; every method is one transaction or part of the enclosing one."""
 
     def transaction(self) -> AbstractContextManager[None]: ...
     def is_refused(self, error: Exception) -> bool: ...
     def claim(
         self, offers: Sequence[tuple[Request, int]], *, provider: str, simulated: bool, limit: int, budget_usd: float, since: float
-    ) -> Claimed: ...
+    ) -> ClaimResult: ...
     def mark_sent(self, seq: int) -> None: ...
     def record_answer(self, seq: int, *, status: int, raw: bytes, request_id: str | None) -> None: ...
     def settle(
@@ -97,12 +100,12 @@ class Ledger(Protocol):
     def unsettled_models(self) -> list[tuple[str, str]]: ...
     def record_retry(self, seq: int, *, status: int | None, reason: str, detail: str, lost: bool, budget_usd: float) -> bool: ...
     def record_failure(self, seq: int, *, status: int | None, reason: str, detail: str, raw: bytes | None = None) -> None: ...
-    def release(self, seqs: Sequence[int] | None = None) -> Left: ...
+    def release(self, seqs: Sequence[int] | None = None) -> Released: ...
     def hand_over(self, seqs: Sequence[int], *, model: str, simulated: bool) -> int: ...
     @property
     def batches(self) -> Batches: ...
     def beat(self) -> None: ...
-    def recover(self) -> Left: ...
+    def recover(self) -> Released: ...
     def spent_usd(self, *, simulated: bool | None = None) -> float: ...
 
 

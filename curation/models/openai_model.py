@@ -1,56 +1,94 @@
-"""Chat completions through the `openai` client: OpenAI's own models, and any server that speaks the same (vLLM, TGI, Ollama)."""
+"""Chat completions through the `openai` SDK: OpenAI's models, and any server that speaks the same protocol (vLLM, TGI, Ollama)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curation.config.project import ModelSpec
 from curation.message_format import Limit, completion_body
-from curation.models.base import ANSWER_S, Reply, SdkClients, is_loopback, network_of
+from curation.models import responses
+from curation.models.access import find_access
+from curation.models.availability import fetch, list_ids, refuse_unusable, unknown_model
+from curation.models.base import RESPONSE_TIMEOUT_S, ModelInfo, Response, SdkClients, is_loopback, network_options
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
+
+
+def open_client(spec: ModelSpec, *, environ: Mapping[str, str], folder: Path, timeout_s: float) -> OpenAIModel:
+    """Open a model at OpenAI, or at the server that the project or the environment names.
+
+    Args:
+        spec: the model.
+        environ: source of the key and of OPENAI_BASE_URL.
+        folder: the project's folder; not used here.
+        timeout_s: limit for one response.
+    """
+    access = find_access(spec, environ)
+    is_own = access.address == spec.provider_info.address
+    return OpenAIModel(address=access.address, key=access.key, is_own=is_own, timeout_s=timeout_s)
 
 
 class OpenAIModel:
     """A model behind chat completions.
 
     Args:
-        is_own: the address is OpenAI's, not that of another server: then the limit has its new name there, and the environment's
-            organization goes along.
+        address: base URL; it usually ends in /v1.
+        key: sent as bearer token.
+        is_own: the address is OpenAI's own: the output limit has its new name there, and the environment's organization is sent.
+        timeout_s: limit for one response.
     """
 
-    def __init__(self, *, address: str, key: str, is_own: bool, timeout_s: float = ANSWER_S) -> None:
+    def __init__(self, *, address: str, key: str, is_own: bool, timeout_s: float = RESPONSE_TIMEOUT_S) -> None:
         self.address = address
         self._key, self._is_own, self._timeout_s = key, is_own, timeout_s
         self._limit: Limit = "max_completion_tokens" if is_own else "max_tokens"
         self._clients = SdkClients("openai", self._open)
+        self.close = self._clients.close
 
-    async def send(self, body: dict[str, Any]) -> Reply:
-        """One POST to chat/completions."""
-        asked = completion_body(body, limit=self._limit)
-        return await self._clients.request("POST", "/chat/completions", asked, within_s=self._timeout_s)
+    async def send(self, body: dict[str, Any]) -> Response:
+        """POST one request to chat/completions, translated from the Messages format."""
+        translated = completion_body(body, limit=self._limit)
+        return await self._clients.request("POST", "/chat/completions", translated, timeout_s=self._timeout_s)
 
-    async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Reply:
-        """One request, tried once; any status is a reply."""
+    async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Response:
+        """Send one request, once; every status is a response."""
         return await self._clients.request(method, path, body)
 
-    async def close(self) -> None:
-        """Give back the connections."""
-        await self._clients.close()
+    async def describe(self, spec: ModelSpec) -> ModelInfo:
+        """Find the model in the server's list; vLLM gives its context length there too.
+
+        Raises:
+            ModelUnavailable: the list does not have it.
+        """
+        found = await fetch(self, "/models", spec=spec)
+        refuse_unusable(found, spec=spec, address=self.address)
+        known = list_ids(found)
+        if known and spec.model not in known and f"{spec.model}:latest" not in known:  # Ollama lists a tag that requests may omit
+            raise unknown_model(spec, self.address, known)
+        entries = responses.as_object(found.raw).get("data") or ()
+        entry = next((entry for entry in entries if isinstance(entry, dict) and entry.get("id") == spec.model), {})
+        return ModelInfo(spec.model, self.address, spec.model, max_input_tokens=entry.get("max_model_len"), takes_batches=False)
+
+    async def count_tokens(self, body: dict[str, Any]) -> int | str:
+        """Return that the protocol has no token count."""
+        return "chat completions have no token count"
 
     def _open(self) -> AsyncOpenAI:
         import httpx2
         import openai
 
-        network = network_of(self._timeout_s)
+        options = network_options(self._timeout_s)
         plain, usual = partial(httpx2.AsyncClient, trust_env=False), openai.DefaultAsyncHttpxClient
-        foreign: Any = {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
+        without_organization: Any = {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
         return openai.AsyncOpenAI(
             api_key=self._key,
             base_url=self.address,
             max_retries=0,
-            timeout=network["timeout"],
-            http_client=(plain if is_loopback(self.address) else usual)(**network, follow_redirects=False),  # a key goes to one address
-            default_headers=None if self._is_own else foreign,
+            timeout=options["timeout"],
+            http_client=(plain if is_loopback(self.address) else usual)(**options, follow_redirects=False),  # a key is for one address
+            default_headers=None if self._is_own else without_organization,
         )

@@ -1,6 +1,7 @@
-"""What a call may cost before it is sent, and what it did cost after. Prices stand in a dated file with its source.
+"""Cost of a call: an upper bound before it is sent, and the exact price of its usage afterwards.
 
-Money is whole nano-dollars, rounded up. The bound before a call is one that cannot be passed: a token is at least one byte.
+Prices are in `prices.yaml`, with their date and source. Money is whole nano-dollars, rounded up: one cached token of the cheapest model
+costs ten. The bound cannot be exceeded, because a token is at least one byte of the request.
 """
 
 from __future__ import annotations
@@ -20,66 +21,58 @@ import yaml
 
 from curation.config.project import ModelSpec
 from curation.errors import ProjectError, UserError
-from curation.models import responses
-from curation.models.base import STAND_IN, ChatModel, NoReply
+from curation.models.base import NoResponse
 from curation.models.factory import open_model
 from curation.requests import Request
 
-_PATH = "/v1/messages/count_tokens"
-
-_COUNTED = ("model", "messages", "system", "output_config", "thinking", "tools", "tool_choice")
-
-_ANSWER_S = 20.0
+_COUNT_TIMEOUT_S = 20.0
 
 
 def count_tokens(
-    bodies: Sequence[dict[str, Any]],
-    spec: ModelSpec,
-    *,
-    environ: Mapping[str, str],
-    base_url: str | None = None,
-    folder: Path | None = None,
+    bodies: Sequence[dict[str, Any]], spec: ModelSpec, *, environ: Mapping[str, str], folder: Path | None = None
 ) -> list[int] | str:
-    """Prompt tokens of each request as the provider counts them; a few words where it cannot count, or not now."""
-    if spec.provider not in ("anthropic", STAND_IN):
-        return f"{spec.provider} has no count"
+    """Return the prompt tokens of each request as the provider counts them, or the reason why there is no count.
+
+    Args:
+        bodies: Messages requests.
+        spec: the model.
+        environ: source of keys and addresses.
+        folder: the project's folder.
+    """
+
+    async def count_all() -> list[int | str]:
+        slots = asyncio.Semaphore(spec.concurrency)
+
+        async def count(body: dict[str, Any]) -> int | str:
+            async with slots:
+                return await model.count_tokens(body)
+
+        try:
+            return await asyncio.gather(*(count(body) for body in bodies))
+        finally:
+            await model.close()
+
     try:
-        model = open_model(spec, environ=environ, base_url=base_url, folder=folder, timeout_s=_ANSWER_S)
-        return asyncio.run(_count_all(model, bodies, spec.concurrency))
-    except NoReply as error:
+        model = open_model(spec, environ=environ, folder=folder, timeout_s=_COUNT_TIMEOUT_S)
+        counts = asyncio.run(count_all())
+    except NoResponse as error:
         return f"the provider was not reached ({error.reason})"
     except UserError as error:
         return f"{error.what} {error.fact}"
-
-
-async def _count_all(model: ChatModel, bodies: Sequence[dict[str, Any]], concurrency: int) -> list[int] | str:
-    slots = asyncio.Semaphore(concurrency)
-
-    async def count(body: dict[str, Any]) -> int | str:
-        async with slots:
-            reply = await model.request("POST", _PATH, {name: body[name] for name in _COUNTED if name in body})
-        told = responses.as_object(reply.raw).get("input_tokens")
-        return told if reply.status == 200 and isinstance(told, int) else responses.describe_failure(reply)[0]
-
-    try:
-        counts = await asyncio.gather(*(count(body) for body in bodies))
-    finally:
-        await model.close()
-    found = [count for count in counts if isinstance(count, int)]
-    return found if len(found) == len(counts) else f"the provider did not count ({next(c for c in counts if isinstance(c, str))})"
+    return next((count for count in counts if isinstance(count, str)), [count for count in counts if isinstance(count, int)])
 
 
 NANO = 1_000_000_000
 
 _PROMPT_OVERHEAD = 600
-"""Tokens a provider may add around a prompt (roles, the note about a JSON schema)."""
+"""Tokens that a provider may add to a prompt (roles, the note about a JSON schema)."""
 
 _FAMILIES = {"o1": "gpt", "o3": "gpt", "o4": "gpt", "chatgpt": "gpt", "mixtral": "mistral", "ministral": "mistral", "qwq": "qwen"}
 
 
 @dataclass(frozen=True)
 class Rates:
-    """The price of one model, US dollars per million tokens."""
+    """Price of one model in US dollars per million tokens."""
 
     input: float
     output: float
@@ -87,44 +80,51 @@ class Rates:
     cache_write_1h: float
     cache_read: float
     batch: float
-    """Share of the price that a call in a batch costs."""
+    """Factor on the price of a call in a batch."""
     up_to_prompt_tokens: int | None
-    """The list price holds for prompts up to this long."""
+    """Longest prompt for which the list price is valid; None where there is no limit."""
     date: str
     """Day of the price list, or "project.yaml"."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The most that requests to one model can come to."""
+    """Upper bound of the cost of requests to one model."""
 
     model: str
     calls: int
     prompt_tokens: int
-    """At most; a real tokenizer counts about a quarter of it for English."""
+    """Upper bound; a tokenizer counts about a quarter of it for English."""
     output_tokens: int
     cost_usd: float
     price_date: str
     in_batch: bool
 
 
+FREE = Rates(0.0, 0.0, 0.0, 0.0, 0.0, batch=1.0, up_to_prompt_tokens=None, date="no price")
+_NO_DISCOUNTS: dict[str, Any] = {"batch": 1.0, "cache_write_5m": 1.0, "cache_write_1h": 1.0, "cache_read": 1.0, "models": {}}
+_DATED = re.compile(r"-20\d{6}$|-20\d\d-\d\d-\d\d$")
+"""Date at the end of a model's name, which has the price of the undated name."""
+
+
 def find_rates(spec: ModelSpec) -> Rates:
-    """The price of a model: the project's own where it states one, else the list's.
+    """Return the price of a model: the project's own where it states one, else the list's.
 
     Raises:
-        ProjectError: the model has no price, so no budget could hold.
+        ProjectError: the model has no price, so no budget could be enforced.
     """
-    if spec.provider == "transformers":
-        return Rates(0.0, 0.0, 0.0, 0.0, 0.0, batch=1.0, up_to_prompt_tokens=None, date="no price")
-    listed = _price_list()["openai" if spec.provider == "openai" else "anthropic"]
-    # A server that only speaks like OpenAI has prices of its own, whatever its models are called.
-    known = {} if spec.provider == "openai" and spec.base_url else listed["models"]
-    entry, date = known.get(spec.model) or known.get(re.sub(r"-20\d{6}$|-20\d\d-\d\d-\d\d$", "", spec.model)), str(listed["date"])
+    provider = spec.provider_info
+    if provider.is_free:
+        return FREE
+    listed = _price_list()[provider.price_list] if provider.price_list else _NO_DISCOUNTS
+    # Another vendor's server has its own prices, whatever its models are called.
+    known = {} if provider.any_server and spec.base_url else listed["models"]
+    entry, date = known.get(spec.model) or known.get(_DATED.sub("", spec.model)), str(listed.get("date", "project.yaml"))
     if spec.price is not None:
         entry, date = {"input": spec.price.input, "output": spec.price.output}, "project.yaml"
     if entry is None:
         fact = f"has no price in the list of {date}" + (f" (it knows {', '.join(sorted(known))})" if known else f" for {spec.base_url}")
-        zero = ", or {input: 0, output: 0} for a server of your own" if spec.provider == "openai" else ""
+        zero = ", or {input: 0, output: 0} for your own server" if provider.any_server else ""
         raise ProjectError(f"model {spec.model}", fact, f"state it in project.yaml under the model: price: {{input: 2, output: 10}}{zero}")
     cached = {name: entry["input"] * entry.get(name, listed[name]) for name in ("cache_write_5m", "cache_write_1h", "cache_read")}
     limit = entry.get("up_to_prompt_tokens")
@@ -132,7 +132,13 @@ def find_rates(spec: ModelSpec) -> Rates:
 
 
 def bound_nano(request: Request, rates: Rates, *, in_batch: bool = False) -> int:
-    """The most a request can cost: every byte of it a token, and `max_tokens` written."""
+    """Return the most a request can cost in nano-dollars: every byte is a token, and `max_tokens` are written.
+
+    Args:
+        request: the call.
+        rates: price of its model.
+        in_batch: apply the batch discount.
+    """
     prompt, output = bound_tokens(request)
     body = orjson.dumps(request.body)
     written = rates.cache_write_1h if b'"1h"' in body else rates.cache_write_5m if b'"cache_control"' in body else rates.input
@@ -140,17 +146,23 @@ def bound_nano(request: Request, rates: Rates, *, in_batch: bool = False) -> int
 
 
 def bound_tokens(request: Request) -> tuple[int, int]:
-    """(prompt, output): numbers of tokens that cannot be passed."""
+    """Return (prompt tokens, output tokens) that the request cannot exceed."""
     return len(orjson.dumps(request.body)) + _PROMPT_OVERHEAD, int(request.body["max_tokens"])
 
 
 def is_priced(request: Request, rates: Rates) -> bool:
-    """Whether the list price holds for a prompt of this length, judged at two bytes a token."""
+    """Return whether the list price is valid for a prompt of this length, at two bytes per token."""
     return rates.up_to_prompt_tokens is None or bound_tokens(request)[0] / 2 <= rates.up_to_prompt_tokens
 
 
 def cost_nano(tokens: Mapping[str, int], rates: Rates, *, in_batch: bool = False) -> int:
-    """What a call cost by its usage: input, output (thinking is part of it), cache writes of both kinds, cache reads."""
+    """Return what a call cost in nano-dollars: input, output (thinking included), cache writes of both kinds, cache reads.
+
+    Args:
+        tokens: usage by our names (see `responses.read_message`).
+        rates: price of the model.
+        in_batch: apply the batch discount.
+    """
     dollars = (
         tokens.get("input_tokens", 0) * rates.input
         + tokens.get("output_tokens", 0) * rates.output
@@ -162,7 +174,13 @@ def cost_nano(tokens: Mapping[str, int], rates: Rates, *, in_batch: bool = False
 
 
 def estimate_cost(requests: Iterable[Request], spec: ModelSpec, *, in_batch: bool = False) -> Estimate:
-    """The most that asking all of them can cost; for `--dry-run`."""
+    """Return the upper bound of the cost of all requests; for `--dry-run`.
+
+    Args:
+        requests: the calls.
+        spec: their model.
+        in_batch: apply the batch discount.
+    """
     rates = find_rates(spec)
     calls = prompt = output = nano = 0
     for request in requests:
@@ -173,13 +191,20 @@ def estimate_cost(requests: Iterable[Request], spec: ModelSpec, *, in_batch: boo
 
 
 def usd_of(prompt_tokens: int, output_tokens: int, spec: ModelSpec, *, in_batch: bool = False) -> float:
-    """What so many tokens cost, nothing cached."""
+    """Return the price of some tokens in US dollars, without caching.
+
+    Args:
+        prompt_tokens: tokens read.
+        output_tokens: tokens written.
+        spec: the model.
+        in_batch: apply the batch discount.
+    """
     rates = find_rates(spec)
     return _nano(prompt_tokens * rates.input + output_tokens * rates.output, rates.batch if in_batch else 1) / NANO
 
 
 def family(model: str) -> str:
-    """Who a model descends from ("claude", "gpt", "llama"): a judge favours the writing of its own family."""
+    """Return the family of a model ("claude", "gpt", "llama"): a judge favours text of its own family."""
     name = model.lower().rpartition("/")[2]
     first = re.split(r"[-_.:]", name)[0]
     return _FAMILIES.get(first) or re.sub(r"\d+$", "", first) or first
@@ -193,5 +218,5 @@ def _price_list() -> dict[str, Any]:
 
 
 def _nano(dollars_per_million: float, share: float) -> int:
-    # Prices have few decimals; rounding to 1e-6 first takes away what binary fractions add before the ceiling.
+    # Prices have few decimals; rounding to 1e-6 first removes the error of binary fractions, which the ceiling would round up.
     return math.ceil(round(dollars_per_million * share * 1000, 6))

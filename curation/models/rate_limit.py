@@ -1,4 +1,8 @@
-"""How many calls may be on their way, and when to give up: additive increase and multiplicative decrease, as TCP does it."""
+"""Adaptive concurrency and a circuit breaker for calls to one model.
+
+Concurrency follows TCP's congestion control: additive increase after successes, multiplicative decrease when the provider throttles
+(Chiu and Jain 1989).
+"""
 
 from __future__ import annotations
 
@@ -10,16 +14,17 @@ from collections.abc import Callable, Mapping
 from curation.models.responses import tokens_left
 
 _DECREASE = 0.7
+"""As in TCP CUBIC (RFC 9438)."""
 _LOW_SHARE = 0.1
-"""Below this share of any rate limit we no longer grow."""
+"""Remaining share of a rate limit below which concurrency no longer grows."""
 _WINDOW = 40
 _FEWEST = 20
 
 
 class AdaptiveLimit:
-    """Slots for calls on their way: one more after each limit's worth of successes, 0.7 of them after a 429 or 529.
+    """Slots for calls in flight: one more after each `limit` successes, times 0.7 after a 429 or 529.
 
-    Replies to calls that left before the last decrease do not decrease again: they tell of the same jam.
+    Responses to calls that were sent before the last decrease do not decrease again: they report the same congestion.
     """
 
     def __init__(self, most: int, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -30,7 +35,7 @@ class AdaptiveLimit:
         self._closed = False
 
     async def enter(self) -> float | None:
-        """Wait for a slot; gives the time it was taken (`slow_down` wants it back), or None once closed."""
+        """Wait for a slot; return the time at which it was taken (for `slow_down`), or None once closed."""
         loop = asyncio.get_running_loop()
         while not self._closed:
             pause = self._paused_until - self._clock()
@@ -45,26 +50,31 @@ class AdaptiveLimit:
         return None
 
     def leave(self) -> None:
-        """Give the slot back."""
+        """Free the slot."""
         self.in_flight -= 1
         self._wake()
 
     def close(self) -> None:
-        """Nobody enters any more; those who wait are told."""
+        """Admit no more calls, and wake those that wait."""
         self._closed = True
         self._wake()
 
     def speed_up(self, headers: Mapping[str, str]) -> None:
-        """A success. Near a rate limit we stay as we are; at one we wait until it is full again."""
+        """Count a success. Near a rate limit concurrency stays as it is; at the limit calls pause until it resets."""
         left = tokens_left(headers)
         if left is not None and left[0] <= 0:
             self._paused_until = max(self._paused_until, self._clock() + left[1])
         elif left is None or left[0] > _LOW_SHARE:
             self.limit = min(self.most, self.limit + 1 / self.limit)
 
-    def slow_down(self, *, sent: float, wait: float | None) -> None:
-        """The provider is throttling; `wait` is what it asked for."""
-        if sent >= self._decreased:
+    def slow_down(self, *, entered: float, wait: float | None) -> None:
+        """Reduce the concurrency because the provider throttles.
+
+        Args:
+            entered: when the throttled call took its slot.
+            wait: seconds that the provider asks to wait.
+        """
+        if entered >= self._decreased:
             self.limit = max(1.0, self.limit * _DECREASE)
             self._decreased = self._clock()
         if wait is not None:
@@ -80,17 +90,17 @@ class AdaptiveLimit:
 
 
 class Circuit:
-    """Opens when half of the latest tries failed: asking on would only fail more."""
+    """Circuit breaker: opens when half of the latest tries failed, because further calls would fail too."""
 
     def __init__(self) -> None:
         self._latest: deque[str | None] = deque(maxlen=_WINDOW)
 
     def add(self, failure: str | None) -> None:
-        """One try: None when it was answered, else the reason. A 429 is no failure but a request to slow down."""
+        """Add one try: the reason of its failure, or None when it was answered. A 429 is not a failure."""
         self._latest.append(failure)
 
     def describe_opening(self) -> str | None:
-        """The sentence, once it is open."""
+        """Return the counts of the failures once the circuit is open, else None."""
         failed = Counter(reason for reason in self._latest if reason is not None)
         if len(self._latest) < _FEWEST or failed.total() * 2 < len(self._latest):
             return None

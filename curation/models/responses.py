@@ -1,6 +1,6 @@
-"""What a response means: an answer with its usage, a failure of the call, a reason to try again, or the end of the run.
+"""Parse responses: an answer with its usage, a failure of the call, an error to retry, or the end of the run.
 
-Successes are read only after they are on disk.
+Successful responses are parsed only after they are on disk. Nothing here may raise for any bytes a server can send.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ import orjson
 from curation.config.project import ModelSpec
 from curation.errors import ModelUnavailable
 from curation.message_format import message_of
-from curation.models.base import STAND_IN, NoReply, Reply, is_foreign, key_name
+from curation.models.access import is_foreign, key_name
+from curation.models.base import NoResponse, Response
 
 THROTTLED = frozenset({429, 529})
 _RETRIED = frozenset({408, 409, 425, 429})
-_ENDS_THE_RUN = frozenset({401, 402, 403, 404})
+_FATAL = frozenset({401, 402, 403, 404})
 _LONGEST_WAIT_S = 300.0
+START_MOCK = "start it with: curate simulate start"
 _LONGEST_WORD = 100
 """Characters of a stop reason or a category that are kept."""
 _MOST_TOKENS = 20_000_000
-"""No model reads or writes so many tokens in one call (Llama 4 Scout, the longest of 2026, has a context of 10 million)."""
-_STATUS_OF = {
+"""Twice the longest context of 2026 (Llama 4 Scout, 10 million tokens): a larger usage is wrong."""
+_STATUS_OF_TYPE = {
     "invalid_request_error": 400,
     "authentication_error": 401,
     "billing_error": 402,
@@ -39,28 +41,27 @@ _STATUS_OF = {
     "rate_limit_error": 429,
     "overloaded_error": 529,
 }
-"""Batches name an error's type only."""
+"""Batch results give an error's type without its HTTP status."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A kept response, read."""
+    """A parsed response."""
 
     tokens: dict[str, int] | None
-    """Usage by our names, or None when it could not be read."""
+    """Usage by the ledger's names; None when it could not be parsed."""
     stop_reason: str | None = None
     refusal: str | None = None
     failure: tuple[str, str] | None = None
-    """(reason, detail) when it is no usable message."""
+    """(reason, detail) when it is not a usable message."""
     message: dict[str, Any] | None = None
-    """The message, where it is one."""
+    """The message, where there is no failure."""
 
 
 def read_message(raw: bytes) -> Reading:
-    """Read a response of status 200, whatever bytes it is. A refusal is an answer, with its category; a body that is no message is a
-    failure.
+    """Parse the body of a response with status 200. A refusal is an answer, with its category; any body but a message is a failure.
 
-    A response without a readable usage is charged what was held for the call.
+    A response without a valid usage is charged the amount that was reserved for the call.
     """
     try:
         message = message_of(raw)
@@ -68,19 +69,19 @@ def read_message(raw: bytes) -> Reading:
         return Reading(None, failure=("not_json", f"{error}; {len(raw)} bytes are kept"))
     usage = message.get("usage") if isinstance(message, dict) else None
     tokens = _tokens(usage) if isinstance(usage, dict) else None
-    is_told = tokens is not None or (isinstance(message, dict) and "usage" not in message)
-    if not is_told or message.get("type") != "message" or not _is_content(message.get("content")):
-        return Reading(tokens, failure=("not_message", f"the body is JSON but no message: {raw[:200].decode(errors='replace')}"))
+    has_valid_usage = tokens is not None or (isinstance(message, dict) and "usage" not in message)
+    if not has_valid_usage or message.get("type") != "message" or not _is_content(message.get("content")):
+        return Reading(tokens, failure=("not_message", f"the body is JSON but not a message: {raw[:200].decode(errors='replace')}"))
     stop, details = message.get("stop_reason"), message.get("stop_details")
     if stop is not None and not isinstance(stop, str):
-        return Reading(tokens, failure=("not_message", f"stop_reason is no text: {raw[:200].decode(errors='replace')}"))
+        return Reading(tokens, failure=("not_message", f"stop_reason is not a text: {raw[:200].decode(errors='replace')}"))
     category = details.get("category") if isinstance(details, dict) else None
     refusal = str(category or "unnamed")[:_LONGEST_WORD] if stop == "refusal" else None
     return Reading(tokens, stop_reason=stop and stop[:_LONGEST_WORD], refusal=refusal, message=message)
 
 
 class BatchLine(NamedTuple):
-    """One line of a batch's results: the message where the request succeeded, else why not."""
+    """One line of a batch's results: the message where the request succeeded, else the error."""
 
     key: str
     raw: bytes | None
@@ -90,12 +91,12 @@ class BatchLine(NamedTuple):
 
     @property
     def is_resubmitted(self) -> bool:
-        """Expired, or an error that may pass; a canceled request is not asked again, nor one that was refused as malformed."""
+        """True for an expired request and for an error that may pass; canceled and malformed requests are not sent again."""
         return self.raw is None and (self.reason == "expired" or (self.status is not None and is_retried(self.status)))
 
 
 def read_batch_line(line: bytes) -> BatchLine | None:
-    """Read one line of results; None for one that was cut or is of another kind."""
+    """Parse one line of results; None for a line that was cut or has another shape."""
     try:
         value = orjson.loads(line)
         key, result = value["custom_id"], value["result"]
@@ -105,7 +106,7 @@ def read_batch_line(line: bytes) -> BatchLine | None:
             return BatchLine(key, orjson.dumps(result["message"]), 200, "", "")
         if result["type"] == "errored":
             kind, text = _error_of(orjson.dumps(result["error"]))
-            status = _STATUS_OF.get(kind, 500)
+            status = _STATUS_OF_TYPE.get(kind, 500)
             return BatchLine(key, None, status, f"http_{status}", f"{kind}: {text}")
         return BatchLine(key, None, None, str(result["type"]), "in the batch")
     except (orjson.JSONDecodeError, KeyError, TypeError):
@@ -113,19 +114,19 @@ def read_batch_line(line: bytes) -> BatchLine | None:
 
 
 def is_retried(status: int) -> bool:
-    """Whether the same request may succeed later."""
+    """Return whether the same request may succeed later."""
     return status in _RETRIED or status >= 500
 
 
-def describe_failure(reply: Reply) -> tuple[str, str]:
-    """(reason, detail) of an error response: "http_400" and the provider's words."""
-    kind, text = _error_of(reply.raw)
-    reason = "refused_by_filter" if reply.status == 400 and kind == "content_filter" else f"http_{reply.status}"
+def describe_failure(response: Response) -> tuple[str, str]:
+    """Return (reason, detail) of an error response: "http_400" and the provider's message."""
+    kind, text = _error_of(response.raw)
+    reason = "refused_by_filter" if response.status == 400 and kind == "content_filter" else f"http_{response.status}"
     return reason, f"{kind}: {text}" if kind else text
 
 
 def retry_after(headers: Mapping[str, str], *, now: datetime | None = None) -> float | None:
-    """Seconds the provider asks to wait, at most five minutes; a proxy on the way may name the moment instead."""
+    """Return the seconds that the provider asks to wait, at most five minutes. A proxy may send a date instead."""
     for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         with contextlib.suppress(ValueError):
             if math.isfinite(seconds := float(headers.get(name, "nan")) / scale):
@@ -137,7 +138,7 @@ def retry_after(headers: Mapping[str, str], *, now: datetime | None = None) -> f
 
 
 def tokens_left(headers: Mapping[str, str], *, now: datetime | None = None) -> tuple[float, float] | None:
-    """(smallest share left of any rate limit, seconds until that one is full again), or None without such headers."""
+    """Return (smallest remaining share of any rate limit, seconds until it resets), or None without rate limit headers."""
     found = []
     if not any(name.startswith(("anthropic-ratelimit-", "x-ratelimit-")) for name in headers):
         return None
@@ -154,43 +155,55 @@ def tokens_left(headers: Mapping[str, str], *, now: datetime | None = None) -> t
     return min(found, default=None)
 
 
-def ends_the_run(reply: Reply, *, spec: ModelSpec, address: str) -> ModelUnavailable | None:
-    """The error that ends a run when no call can succeed: the key, the account, the permission or the model's name."""
-    kind, text = _error_of(reply.raw)
-    key = key_name(spec)
+def fatal_error(response: Response, *, spec: ModelSpec, address: str) -> ModelUnavailable | None:
+    """Return the error that ends a run because no call can succeed: the key, the account, the permission or the model's name.
+
+    Args:
+        response: an error response.
+        spec: the model.
+        address: base URL it was sent to, for the message.
+    """
+    kind, text = _error_of(response.raw)
+    key, what, status = key_name(spec), f"model {spec.model}", response.status
     cannot_pay = "credit balance" in text.lower() or kind in ("billing_error", "insufficient_quota")
-    if (reply.status in (400, 429) and cannot_pay) or reply.status == 402:
+    if (status in (400, 429) and cannot_pay) or status == 402:
         fact = f"cannot pay at {address} ({text or kind})"
         return ModelUnavailable(f"the account of {key}", fact, "add credit, then run again; nothing is lost")
-    if reply.status not in _ENDS_THE_RUN:
+    if status not in _FATAL:
         return None
-    said = f"HTTP {reply.status} {kind}: {text}".strip().rstrip(":")
-    if spec.provider == STAND_IN and reply.status != 404:
-        return ModelUnavailable("the offline stand-in", f"refuses us at {address} ({said})", "start it with: curate simulate start")
-    if reply.status == 401 and is_foreign(spec) and spec.key_env is None:
+    answer = f"HTTP {status} {kind}: {text}".strip().rstrip(":")
+    if spec.is_simulated and status != 404:
+        return ModelUnavailable("the mock provider", f"refuses the request at {address} ({answer})", START_MOCK)
+    if status == 401 and is_foreign(spec) and spec.key_env is None:
         how = "put its key into an environment variable and name that as key_env in project.yaml"
-        return ModelUnavailable(f"model {spec.model}", f"is asked at {address}, which wants a key ({said})", how)
-    if reply.status == 401:
-        return ModelUnavailable(f"the key in {key}", f"is refused by {address} ({said})", "export a valid key and run again")
-    what = f"model {spec.model}"
-    if reply.status == 403:
-        return ModelUnavailable(what, f"may not be used with this {key} at {address} ({said})", "use another key or another model")
+        return ModelUnavailable(what, f"needs a key at {address} ({answer})", how)
+    if status == 401:
+        return ModelUnavailable(f"the key in {key}", f"is refused by {address} ({answer})", "export a valid key and run again")
+    if status == 403:
+        return ModelUnavailable(what, f"may not be used with this {key} at {address} ({answer})", "use another key or another model")
     if kind:
-        return ModelUnavailable(what, f"is not known at {address} ({said})", "mend the model's name in project.yaml and run again")
-    speaks, mend = ("chat completions", "; it mostly ends in /v1") if spec.provider == "openai" else ("Messages API", "")
-    return ModelUnavailable(address, f"has no {speaks} ({said})", f"mend base_url in project.yaml and run again{mend}")
+        return ModelUnavailable(what, f"is not known at {address} ({answer})", "correct the model's name in project.yaml and run again")
+    hint = "; it usually ends in /v1" if (spec.provider_info.address or "").endswith("/v1") else ""
+    fact = f"does not serve {spec.provider_info.protocol} ({answer})"
+    return ModelUnavailable(address, fact, f"correct base_url in project.yaml and run again{hint}")
 
 
-def describe_unreachable(error: NoReply, *, spec: ModelSpec, address: str) -> ModelUnavailable:
-    """A plain sentence with the address and what to do."""
+def describe_unreachable(error: NoResponse, *, spec: ModelSpec, address: str) -> ModelUnavailable:
+    """Return the error for an address that cannot be reached, with the next step.
+
+    Args:
+        error: from the network.
+        spec: the model.
+        address: base URL it was sent to.
+    """
     fact = f"cannot be reached at {address} ({error.detail})"
-    if spec.provider == STAND_IN:
-        return ModelUnavailable("the offline stand-in", fact, "start it with: curate simulate start")
+    if spec.is_simulated:
+        return ModelUnavailable("the mock provider", fact, START_MOCK)
     return ModelUnavailable(f"model {spec.model}", fact, "check the network and base_url in project.yaml, then run again; nothing is lost")
 
 
 def _span_s(text: str) -> float:
-    """Seconds of "6m0s", "1.5s", "20ms"."""
+    """Return the seconds of a duration such as "6m0s", "1.5s" or "20ms"."""
     parts = re.findall(r"([0-9.]+)(ms|s|m|h|d)", text)
     if not parts:
         return float(text)
@@ -218,6 +231,7 @@ def _is_content(content: Any) -> bool:
 
 
 def _error_of(raw: bytes) -> tuple[str, str]:
+    """Return (type or code, message) of an error body in any of the formats that servers use."""
     text = raw[:500].decode(errors="replace").strip()
     try:
         body = orjson.loads(raw)
@@ -228,16 +242,16 @@ def _error_of(raw: bytes) -> tuple[str, str]:
     error = body.get("error")
     if isinstance(error, str):  # TGI and Ollama
         return str(body.get("error_type") or body.get("type") or ""), error[:500]
-    error = error if isinstance(error, dict) else body if isinstance(body.get("message"), str) else None  # the latter is older vLLM
+    error = error if isinstance(error, dict) else body if isinstance(body.get("message"), str) else None  # the latter: older vLLM
     if error is None:
         return "", text
     code = error.get("code")
-    kind = code if isinstance(code, str) and code else error.get("type")  # OpenAI's code is the finer word
+    kind = code if isinstance(code, str) and code else error.get("type")  # OpenAI's code is more specific than its type
     return str(kind or ""), str(error.get("message", ""))[:500]
 
 
 def as_object(raw: bytes) -> dict[str, Any]:
-    """The JSON object in a body; an empty one where there is none."""
+    """Return the JSON object in a body, or an empty one."""
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError:

@@ -1,5 +1,7 @@
-"""OpenTelemetry spans of stages and calls. They go where the process was told to send spans (`opentelemetry-instrument curate …`, or
-a tracer provider that was set); without one nothing is made and nothing leaves. Prompts and answers are never in them.
+"""OpenTelemetry spans of stages and calls, with the gen_ai attributes of its semantic conventions.
+
+Spans go where the process was configured to send them (`opentelemetry-instrument curate …`, or a tracer provider that was set). Without a
+provider nothing is created. Prompts and answers are never included.
 """
 
 from __future__ import annotations
@@ -11,18 +13,24 @@ from typing import Any
 
 from curation.config.project import ModelSpec
 
-_NAMES = {"input_tokens": "gen_ai.usage.input_tokens", "output_tokens": "gen_ai.usage.output_tokens"}
+_TOKEN_ATTRIBUTES = {"input_tokens": "gen_ai.usage.input_tokens", "output_tokens": "gen_ai.usage.output_tokens"}
 
 
 @contextmanager
 def stage_span(stage: str, spec: ModelSpec, *, calls: int) -> Iterator[None]:
-    """Around all calls of a stage to one model."""
-    tracer = _tracer()
+    """Open a span for all calls of a stage to one model.
+
+    Args:
+        stage: name of the stage.
+        spec: the model.
+        calls: how many requests the stage has.
+    """
+    tracer = _find_tracer()
     if tracer is None:
         yield
         return
-    asked = {"seedcorn.stage": stage, "seedcorn.calls": calls, "gen_ai.request.model": spec.model}
-    with tracer.start_as_current_span(f"seedcorn {stage}", attributes=asked):
+    attributes = {"seedcorn.stage": stage, "seedcorn.calls": calls, "gen_ai.request.model": spec.model}
+    with tracer.start_as_current_span(f"seedcorn {stage}", attributes=attributes):
         yield
 
 
@@ -35,30 +43,39 @@ def record_call(
     stop: str | None = None,
     error: str | None = None,
 ) -> None:
-    """One try of a call, told when it is over; `started` is wall time."""
-    tracer = _tracer()
+    """Record the span of one try that has ended.
+
+    Args:
+        spec: the model.
+        stage: name of the stage.
+        started: wall time in seconds.
+        tokens: usage, where it is known.
+        stop: stop reason of the response.
+        error: reason of a failure.
+    """
+    tracer = _find_tracer()
     if tracer is None:
         return
     from opentelemetry.trace import SpanKind, Status, StatusCode
 
-    known: dict[str, Any] = {
+    attributes: dict[str, Any] = {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": spec.provider,
         "gen_ai.request.model": spec.model,
         "gen_ai.request.max_tokens": spec.max_tokens,
         "seedcorn.stage": stage,
     }
-    known |= {name: tokens[ours] for ours, name in _NAMES.items() if tokens and ours in tokens}
-    known |= {"gen_ai.response.finish_reasons": [stop]} if stop else {}
-    known |= {"error.type": error} if error else {}
-    span = tracer.start_span(f"chat {spec.model}", kind=SpanKind.CLIENT, attributes=known, start_time=int(started * 1e9))
+    attributes |= {name: tokens[ours] for ours, name in _TOKEN_ATTRIBUTES.items() if tokens and ours in tokens}
+    attributes |= {"gen_ai.response.finish_reasons": [stop]} if stop else {}
+    attributes |= {"error.type": error} if error else {}
+    span = tracer.start_span(f"chat {spec.model}", kind=SpanKind.CLIENT, attributes=attributes, start_time=int(started * 1e9))
     if error:
         span.set_status(Status(StatusCode.ERROR, error))
     span.end(time.time_ns())
 
 
-def _tracer() -> Any:
-    """The tracer of the provider that was set; None where there is none."""
+def _find_tracer() -> Any:
+    """Return the tracer of the configured provider; None where there is none."""
     from opentelemetry import trace
 
     provider = trace.get_tracer_provider()

@@ -1,4 +1,7 @@
-"""What a model may be trained on: the known terms of whoever wrote the rows, from a dated file with its sources."""
+"""Terms of use of the models that write the rows: which kinds of model may be trained on them.
+
+The known terms are in `terms.yaml`, with their dates and sources.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
 
 import yaml
 
@@ -17,7 +19,7 @@ from curation.models.pricing import family
 
 @dataclass(frozen=True)
 class Terms:
-    """What one provider's terms say."""
+    """Terms of one provider, or of one family of open weights."""
 
     name: str
     clause: str
@@ -26,24 +28,24 @@ class Terms:
     date: str
     forbids: tuple[str, ...]
     asks: tuple[str, ...]
-    """Kinds for which it depends on what only the project's people know."""
+    """Kinds of model for which a person has to answer `question`."""
     question: str
 
 
 def find_terms(spec: ModelSpec) -> Terms | None:
-    """The terms under which a model writes: its provider's, or where others serve it those of its weights. None: not known here."""
-    listed = _listed()
-    is_served_by_its_maker = spec.provider == "anthropic" or (spec.provider == "openai" and spec.base_url is None)
-    if is_served_by_its_maker:
-        return listed["providers"].get(spec.provider)
-    return listed["families"].get(family(spec.model)) if spec.provider != "offline-stand-in" else None
+    """Return the terms for a model's outputs: the provider's, or those of the weights where others serve them. None: not known."""
+    provider = spec.provider_info
+    if provider.is_simulated:
+        return None
+    is_own_service = provider.address is not None and not (provider.any_server and spec.base_url)
+    return _listed()["providers"].get(spec.provider) if is_own_service else _listed()["families"].get(family(spec.model))
 
 
 def check_terms(writers: Iterable[ModelSpec], kind: IntendedKind) -> list[str]:
-    """What to think about before training on what these models write.
+    """Return notes on the terms for training a model of this kind on the writers' outputs.
 
     Raises:
-        ProjectError: the terms of one of them are known to forbid it.
+        ProjectError: the terms of one of them forbid it.
     """
     notes = dict[str, None]()
     for spec in writers:
@@ -52,8 +54,8 @@ def check_terms(writers: Iterable[ModelSpec], kind: IntendedKind) -> list[str]:
             continue
         where = f"{terms.clause}, as of {terms.date}: {terms.source}"
         if kind in terms.forbids:
-            fact = f"is {kind}, which {terms.name}'s terms forbid for what {spec.model} writes: {terms.says} ({where})"
-            raise ProjectError("project.yaml: intended_kind", fact, "name another teacher, or the kind the model really is, and run again")
+            fact = f"is {kind}, which {terms.name}'s terms forbid for outputs of {spec.model}: {terms.says} ({where})"
+            raise ProjectError("project.yaml: intended_kind", fact, "name another teacher, or correct the kind, and run again")
         if kind in terms.asks:
             notes[f"Terms of {terms.name} ({where}): {terms.question}"] = None
     return list(notes)
@@ -62,9 +64,10 @@ def check_terms(writers: Iterable[ModelSpec], kind: IntendedKind) -> list[str]:
 @functools.cache
 def _listed() -> dict[str, dict[str, Terms]]:
     text = (files("curation.models") / "terms.yaml").read_text(encoding="utf-8")
-    return {group: {name: _terms(entry) for name, entry in entries.items()} for group, entries in yaml.safe_load(text).items()}
-
-
-def _terms(entry: dict[str, Any]) -> Terms:
-    lists = {name: tuple(entry[name]) for name in ("forbids", "asks")}
-    return Terms(**{**entry, **lists, "date": str(entry["date"])})
+    return {
+        group: {
+            name: Terms(**{**entry, "forbids": tuple(entry["forbids"]), "asks": tuple(entry["asks"]), "date": str(entry["date"])})
+            for name, entry in entries.items()
+        }
+        for group, entries in yaml.safe_load(text).items()
+    }

@@ -18,9 +18,7 @@ from curation import generate as generation
 from curation import judge as scoring
 from curation import models
 from curation.config.project import ModelSpec
-from curation.errors import ModelUnavailable
 from curation.leakage.judge import STAGE, Doubt, kind_of, leak_digest, requests_for
-from curation.models import factory
 from curation.plan import Cell
 from curation.records import KINDS, make_instruction, make_pair
 from curation.requests import Request
@@ -200,11 +198,7 @@ def _share(
 def _count(workspace: Workspace, bodies: Sequence[dict[str, Any]], spec: ModelSpec) -> list[int] | str:
     if not models.has_key(spec, os.environ):
         return f"{models.key_name(spec)} is not set"
-    try:
-        base_url = spec.base_url or (factory.read_address(workspace.folder) if is_simulated(spec) else None)
-    except ModelUnavailable as error:
-        return f"{error.what} {error.fact}"
-    return models.count_tokens(bodies, spec, environ=os.environ, base_url=base_url, folder=workspace.folder)
+    return models.count_tokens(bodies, spec, environ=os.environ, folder=workspace.folder)
 
 
 def _earlier_length(workspace: Workspace, stage: str, spec: ModelSpec) -> float | None:

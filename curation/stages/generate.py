@@ -344,6 +344,6 @@ def _tell_generated(workspace: Workspace, cells: Sequence[Cell], asked: int, new
         covered = _affordable(workspace)
         if covered is not None and covered < empty:
             notes.append(f"What is left of budget.usd covers about {covered:,} of them.")
-    if workspace.project.models.teacher.provider == "offline-stand-in":
+    if workspace.project.models.teacher.is_simulated:
         notes.append("The teacher is the offline stand-in: made-up examples, for trying things out.")
     return StageResult("generate", asked, new, counts, notes)

@@ -28,7 +28,7 @@ def status(folder: Path) -> StageResult:
             "cost_usd": round(spent, 6),
             "usd_per_approved_row": spent / verdicts["approved"] if verdicts["approved"] else None,
             "budget_usd": workspace.project.budget.usd,
-            "cost_simulated": "offline-stand-in" in (workspace.project.models.teacher.provider, workspace.project.models.judge.provider),
+            "cost_simulated": workspace.project.models.teacher.is_simulated or workspace.project.models.judge.is_simulated,
             "diversity": _diversity(workspace),
             "snapshots": [{k: s[k] for k in ("path", "kind", "rows", "digest")} for s in reviews.list_snapshots(workspace.db)],
             "last": {

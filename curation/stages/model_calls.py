@@ -1,18 +1,17 @@
-"""How every stage asks a model: what has no answer yet, within the budget, each response on disk before it is read. Core: models/."""
+"""The one way a stage calls a model: requests without an answer, within the budget, each response on disk before it is parsed.
+
+The calls themselves are in `curation.models`; this module connects them with the project's configuration and its ledger.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from curation import models
 from curation.config.project import ModelSpec
-from curation.errors import ModelUnavailable
-from curation.models import factory
 from curation.requests import Answer, Failure, Request
 from curation.store.database import CallLedger
-from curation.views.runs import is_simulated
 from curation.workspace import Progress, Workspace
 
 
@@ -24,112 +23,103 @@ def ask(
     progress: Progress | None,
     read: Callable[[Answer], Failure | None],
 ) -> None:
-    """Send what has no answer yet. The model is opened only when there is something to send.
+    """Send the requests that have no answer yet. The model is opened only when there is something to send.
 
     Args:
-        bench: the project.
-        requests: what to ask.
-        spec: whom to ask.
-        progress: told how far it is.
-        read: returns why an answer cannot be used, and None where it can.
+        workspace: the open project.
+        requests: calls of one stage to one model.
+        spec: the model.
+        progress: called with the stage's progress.
+        read: returns why an answer is unusable, or None.
 
     Raises:
-        BudgetReached: the next call could pass budget.usd.
-        UnusableAnswers: budget.failures_in_a_row answers in a row could not be used.
+        BudgetReached: the next call could exceed budget.usd.
+        UnusableAnswers: budget.failures_in_a_row consecutive answers were unusable.
     """
     todo = list(requests)
     if not todo:
         return
+    project, stage = workspace.project, todo[0].stage
     if todo[0].role == "teacher":
-        models.check_terms([spec], workspace.project.intended_kind)
-    simulated = is_simulated(spec)
-    base_url = spec.base_url or (factory.read_address(workspace.folder) if simulated else None)
+        models.check_terms([spec], project.intended_kind)
 
-    def tell(at: models.AskProgress) -> None:
+    def report(at: models.AskProgress) -> None:
         if progress:
             rate = at.answered / at.seconds if at.seconds else 0.0
-            progress(todo[0].stage, at.done, at.total or len(todo), f"${at.cost_usd:.3f}, {rate:.1f}/s, {at.failed} failed")
+            progress(stage, at.done, at.total or len(todo), f"${at.cost_usd:.3f}, {rate:.1f}/s, {at.failed} failed")
 
-    send = models.ask_batch if spec.batch else models.ask
-    with models.stage_span(todo[0].stage, spec, calls=len(todo)):
-        send(
-            todo,
-            model=models.open_model(spec, environ=os.environ, base_url=base_url, folder=workspace.folder),
-            spec=spec,
-            ledger=CallLedger(workspace.db),
-            budget_usd=workspace.project.budget.usd,
-            simulated=simulated,
-            progress=tell,
-            check=models.AnswerCheck(read, workspace.project.budget.failures_in_a_row),
-        )
+    context = models.CallContext(
+        model=models.open_model(spec, environ=os.environ, folder=workspace.folder),
+        spec=spec,
+        ledger=CallLedger(workspace.db),
+        budget_usd=project.budget.usd,
+        simulated=spec.is_simulated,
+        progress=report,
+        check=models.AnswerCheck(read, project.budget.failures_in_a_row),
+    )
+    with models.stage_span(stage, spec, calls=len(todo)):
+        (models.ask_batch if spec.batch else models.ask)(todo, context)
 
 
 def settle_earlier(workspace: Workspace) -> list[str]:
-    """Read what an earlier run kept and did not live to read, whatever model it asked; notes on batches that nobody will fetch."""
+    """Settle responses that an earlier run kept and did not parse, of every model; return notes on batches that no run will fetch."""
     ledger = CallLedger(workspace.db)
     named = {spec.model: spec for _, spec in workspace.project.models.named()}
     for provider, model in ledger.unsettled_models():
         models.settle_kept(ledger, named.get(model) or ModelSpec.model_validate({"provider": provider, "model": model}))
     return [
         f"Calls to {model} ({calls:,}) wait in a batch at the provider, and project.yaml no longer names that model. "
-        "They are held in the budget; name it again and run once more to fetch them."
+        "They are held in the budget; name the model again and run once more to fetch them."
         for model, calls in ledger.batches.left_behind(list(named))
     ]
 
 
-_STAND_IN = "offline-stand-in"
-
-
 def check_before(workspace: Workspace) -> tuple[dict[str, str], list[str]]:
-    """Return what is known of the model of each role, and what to think about. Nothing is billed; an absent network stops nothing.
+    """Check the models of a project before money is spent. Nothing is billed, and a network that is down stops nothing.
 
-    Judges that no stage asks, because the project has no judge, are left out.
+    Models that this project never calls, such as judges where scoring is off, are left out.
+
+    Returns:
+        A description of the model of each role, and notes for the user.
 
     Raises:
-        ProjectError: a model has no price, or its terms forbid what the project is for.
-        ModelUnavailable: a provider says that a model is not there, is retired, or that the key is not good.
+        ProjectError: a model has no price, or its terms forbid the project's intended kind.
+        ModelUnavailable: a provider says that a model is unknown or retired, or that the key is invalid.
     """
-    named = workspace.project.models
-    notes = models.check_terms((named.teacher, *named.writers), workspace.project.intended_kind)
-    is_judged = not workspace.project.score.is_off
+    project, named = workspace.project, workspace.project.models
+    notes = models.check_terms((named.teacher, *named.writers), project.intended_kind)
+    is_judged = not project.score.is_off
     notes += [warning] if is_judged and (warning := models.same_family(named)) else []
-    asked_leaks = workspace.project.screen.judge and named.leak_judge is None
-    shown, known = dict[str, str](), dict[tuple[Any, ...], str | models.ModelInfo]()
+    judge_finds_leaks = project.screen.judge and named.leak_judge is None
+    shown, known = dict[str, str](), dict[ModelSpec, str | models.ModelInfo]()
     for role, spec in named.named():
-        if not is_judged and (role.startswith("panel") or (role == "judge" and not asked_leaks)):
+        if not is_judged and (role.startswith("panel") or (role == "judge" and not judge_finds_leaks)):
             continue
         models.find_rates(spec)
-        place = (spec.provider, spec.model, spec.base_url, spec.key_env, spec.max_tokens, spec.batch)
+        # Two roles often share a model; what differs only in price or concurrency is checked once.
+        place = spec.model_copy(update={"price": None, "concurrency": 1})
         if place not in known:
-            known[place] = _look_at(workspace, spec)
-            notes += [_last_word(known[place])] if _last_word(known[place]) else []
+            known[place] = info = _check_one(workspace, spec)
+            notes += [info.warning] if isinstance(info, models.ModelInfo) and info.warning else []
         shown[role] = _describe(spec, known[place])
     return shown, [f"Note: {note}." for note in notes]
 
 
-def _look_at(workspace: Workspace, spec: ModelSpec) -> models.ModelInfo | str:
-    """What the provider says of a model, or why it was not asked."""
+def _check_one(workspace: Workspace, spec: ModelSpec) -> models.ModelInfo | str:
+    """Return what the provider says about a model, or why it was not queried."""
     if not models.has_key(spec, os.environ):
         return f"not checked: no key in {models.key_name(spec)}"
     try:
-        base_url = spec.base_url or (factory.read_address(workspace.folder) if spec.provider == _STAND_IN else None)
-        return models.check_model(spec, environ=os.environ, base_url=base_url, folder=workspace.folder)
+        return models.check_model(spec, environ=os.environ, folder=workspace.folder)
     except models.NotReached as error:
-        return f"not checked: {error.fact}"
-    except ModelUnavailable as error:
-        if spec.provider == _STAND_IN and not (workspace.folder / factory.STATE).is_file():
-            return f"not checked: {error.what} {error.fact}"
-        raise
+        reason = error.fact if error.what == f"model {spec.model}" else f"{error.what} {error.fact}"
+        return f"not checked: {reason}"
 
 
 def _describe(spec: ModelSpec, found: models.ModelInfo | str) -> str:
     if isinstance(found, str):
         return f"{spec.model}, {found}"
-    context = f"{found.max_input_tokens:,} tokens of context" if found.max_input_tokens else "context not told"
-    batches = {True: "takes batches", False: "no batches", None: "batches not told"}[found.takes_batches]
+    context = f"{found.max_input_tokens:,} tokens of context" if found.max_input_tokens else "context length unknown"
+    batches = {True: "takes batches", False: "no batch API", None: "batch API unknown"}[found.takes_batches]
     life = f"until {found.retires}" if found.retires else "no end of life announced" if found.lifecycle == "active" else found.lifecycle
     return f"{spec.model}, {context}, {batches}, {life}"
-
-
-def _last_word(found: models.ModelInfo | str) -> str:
-    return "" if isinstance(found, str) else found.warning or ""

@@ -15,7 +15,6 @@ from curation.store.records import UNKNOWN, Row, Source, WrittenBy
 from curation.views.scores import better_candidate, judged_by
 from curation.workspace import Workspace
 
-STAND_IN = "offline-stand-in"
 SHAPING = ("plan", "import", "generate", "refill", "score", "dedup", "screen", "balance", "push", "pull", "decide")
 """The stages that decide which rows there are."""
 _UNSTATED: tuple[str, str, WrittenBy, str, str] = (UNKNOWN, UNKNOWN, UNKNOWN, "", "")
@@ -128,7 +127,7 @@ def _judges_of(workspace: Workspace, kind: Kind, rows: Sequence[Row]) -> Counter
     scored = {row.seq: row.seq if kind == "instruction" else better_candidate(row, candidates) for row in rows}
     found: Counter[Writer] = Counter()
     for judge in judged_by(workspace):
-        writer = Writer(judge.spec.provider, judge.spec.model, judge.spec.provider == STAND_IN)
+        writer = Writer(judge.spec.provider, judge.spec.model, judge.spec.is_simulated)
         found[writer] = sum(scored[row.seq] in judge.totals or row.seq in judge.choices for row in rows)
     return +found
 

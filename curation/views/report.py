@@ -161,7 +161,7 @@ def report_data(workspace: Workspace, *, names: Mapping[str, str] | None = None)
     by_seq = {row.seq: row for kind in KINDS for row in rows[kind]}
     verdicts, findings = facts.verdicts_by_seq(db), facts.latest_findings(db, GATES)
     ran = {stage for stage in SHOWN_STAGES if runs.latest_run(db, stage)}
-    standin = "offline-stand-in" in (project.models.teacher.provider, project.models.judge.provider)
+    standin = project.models.teacher.is_simulated or project.models.judge.is_simulated
     return page.ReportData(
         project=project.name,
         brief=project.brief.strip(),

@@ -17,7 +17,7 @@ from curation.workspace import Workspace
 
 def is_simulated(spec: ModelSpec) -> bool:
     """Whether the offline stand-in answers for this model; its answers and its money never mix with real ones."""
-    return spec.provider == "offline-stand-in"
+    return spec.is_simulated
 
 
 def count_failed(workspace: Workspace, stage: str) -> dict[str, int]:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from curation.config.project import ModelSpec
-from curation.models import AskSummary, ask_batch, open_model
+from curation.models import AskSummary, CallContext, ask_batch, open_model
 from curation.requests import Request
 from curation.store.calls import CallLedger
 from tests.support.messages_server import Act, MessagesServer, error_body, message, prompt_of
@@ -80,8 +80,8 @@ class Provider:
 def run_batch(ledger: CallLedger, server: MessagesServer, requests: list[Request], **more: Any) -> AskSummary:
     spec = ModelSpec(model=MODEL, base_url=server.address)
     model = open_model(spec, environ={"ANTHROPIC_API_KEY": "k"}, timeout_s=5)
-    settings = {"budget_usd": 5.0, "simulated": False, "patience": QUICK, **more}
-    return ask_batch(requests, model=model, spec=spec, ledger=ledger, **settings)
+    settings = {"budget_usd": 5.0, "simulated": False, "retries": QUICK, **more}
+    return ask_batch(requests, CallContext(model=model, spec=spec, ledger=ledger, **settings))
 
 
 def cells(count: int) -> list[Request]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from curation.config.project import ModelSpec
-from curation.models import AskSummary, RetryPolicy, ask, open_model
+from curation.models import AskSummary, CallContext, RetryPolicy, ask, open_model
 from curation.requests import Request
 from curation.store.calls import CallLedger
 from curation.store.schema import CALLS_SCHEMA
@@ -53,5 +53,5 @@ def make_request(slot: str, *, max_tokens: int = 100, model: str = MODEL, **more
 def run(ledger: CallLedger, address: str, requests: list[Request], *, timeout_s: float = 5, **more: Any) -> AskSummary:
     spec = ModelSpec(model=MODEL, **more.pop("spec", {"concurrency": 4}))
     model = open_model(spec, environ={"ANTHROPIC_API_KEY": "test-key", "ANTHROPIC_BASE_URL": address}, timeout_s=timeout_s)
-    settings = {"budget_usd": 5.0, "simulated": False, "patience": QUICK, **more}
-    return ask(requests, model=model, spec=spec, ledger=ledger, **settings)
+    settings = {"budget_usd": 5.0, "simulated": False, "retries": QUICK, **more}
+    return ask(requests, CallContext(model=model, spec=spec, ledger=ledger, **settings))

@@ -98,7 +98,7 @@ def test_a_model_that_takes_no_batches_stops_a_plan_that_wants_them(tmp_path: Pa
     provider = Provider()
     provider.models[SONNET]["capabilities"]["batch"]["supported"] = False
     with messages_server(other=provider.other) as server:
-        with pytest.raises(ModelUnavailable, match=r"takes no batches.*take `batch: true` out"):
+        with pytest.raises(ModelUnavailable, match=r"takes no batches.*remove `batch: true`"):
             stages.plan(write_project(tmp_path, server.address, models={"teacher": {"model": SONNET, "batch": True}}))
 
 
@@ -117,7 +117,7 @@ def test_no_network_no_provider_and_no_key_stop_no_plan(
 
 
 def test_the_stand_in_need_not_run_to_plan(project: Path) -> None:
-    assert "not checked: the offline stand-in is not running" in stages.plan(project).counts["models"]["teacher"]
+    assert "not checked: the mock provider is not running" in stages.plan(project).counts["models"]["teacher"]
 
 
 def test_a_model_without_a_price_stops_the_plan(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_whatever_a_batch_does_each_request_ends_and_is_paid_once(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("status", "says"), [(400, "takes no batch"), (401, "is refused"), (403, "may not be used"), (413, "takes no batch")]
+    ("status", "says"), [(400, "takes no batch"), (401, "needs a key"), (403, "may not be used"), (413, "takes no batch")]
 )
 def test_a_creation_that_is_refused_is_a_sentence_and_costs_nothing(ledger: CallLedger, status: int, says: str) -> None:
     provider = Provider(created=[Act(status)])

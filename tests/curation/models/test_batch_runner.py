@@ -11,7 +11,7 @@ import pytest
 
 from curation.config.project import ModelSpec
 from curation.errors import BudgetReached, ModelUnavailable, UnusableAnswers
-from curation.models import AnswerCheck, AskProgress, AskSummary, ask_batch, find_rates, open_model
+from curation.models import AnswerCheck, AskProgress, AskSummary, CallContext, ask_batch, find_rates, open_model
 from curation.models.pricing import bound_nano
 from curation.requests import Answer, Failure
 from curation.store.calls import CallLedger
@@ -39,10 +39,8 @@ def test_a_batch_is_not_paid_where_the_first_answers_cannot_be_used(ledger: Call
 
         def ask(most: int) -> AskSummary:
             model = open_model(spec, environ={"ANTHROPIC_API_KEY": "test-key"})
-            return ask_batch(
-                requests, model=model, spec=spec, ledger=ledger, budget_usd=5.0, simulated=False, patience=QUICK,
-                check=AnswerCheck(judge, most),
-            )  # fmt: skip
+            settings = {"budget_usd": 5.0, "simulated": False, "retries": QUICK, "check": AnswerCheck(judge, most)}
+            return ask_batch(requests, CallContext(model=model, spec=spec, ledger=ledger, **settings))
 
         with pytest.raises(UnusableAnswers, match=r"2 answers in a row could not be used \(not_json 2\). The first: 'answer to 0'"):
             ask(2)
@@ -105,7 +103,7 @@ def test_a_batch_outlives_the_process_that_made_it(tmp_path: Path, monkeypatch: 
         run(CallLedger(first), server.address, cells(1))
         with monkeypatch.context() as patch:
             patch.setattr(*spots[where], die)
-            patch.setattr(batches._BatchRun, "_probe", no_probe)
+            patch.setattr(batches.BatchRun, "_probe", no_probe)
             with pytest.raises(Died):
                 run_batch(CallLedger(first), server, cells(20))
         first.close()
@@ -183,7 +181,7 @@ def test_a_run_in_batches_shows_that_it_lives(database: sqlite3.Connection, monk
     """Else a process on another machine would take what it has on its way for lost, and buy it again."""
     from curation.models import batch_runner as batches
 
-    monkeypatch.setattr(batches, "BEAT_S", 0.01)
+    monkeypatch.setattr(batches, "HEARTBEAT_S", 0.01)
     leases = list[float]()
 
     def look(_: AskProgress) -> None:

@@ -85,7 +85,7 @@ def test_no_key_travels_in_clear_text(provider: str, address: str) -> None:
     "address", ["ftp://h", "https://", "h:8000", "https://h\\@x", "https://h:99999", "https://h /v1", "file:///etc/passwd"]
 )
 def test_an_address_that_is_none_is_refused(address: str) -> None:
-    with pytest.raises(ModelUnavailable, match="base_url: is no address"):
+    with pytest.raises(ModelUnavailable, match="base_url: is not a URL"):
         opened("openai", address)
 
 

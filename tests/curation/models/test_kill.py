@@ -48,7 +48,7 @@ FULL_CHILD = CHILD.replace("try:", "database.execute('PRAGMA max_page_count = 12
 BATCH_CHILD = """
 import sys
 from pathlib import Path
-from curation.models import ask_batch, open_model
+from curation.models import CallContext, ask_batch, open_model
 from curation.config.models import ModelSpec
 from curation.store.calls import CallLedger
 from tests.support.model_calls import MODEL, QUICK, make_request, open_database
@@ -58,7 +58,7 @@ model = open_model(spec, environ={"ANTHROPIC_API_KEY": "k"})
 requests = [make_request(f"cell {n}") for n in range(int(calls))]
 try:
     ledger = CallLedger(open_database(Path(path)))
-    summary = ask_batch(requests, model=model, spec=spec, ledger=ledger, budget_usd=5, simulated=False, patience=QUICK)
+    summary = ask_batch(requests, CallContext(model=model, spec=spec, ledger=ledger, budget_usd=5, simulated=False, retries=QUICK))
     print(summary.answered, summary.reused, summary.uncertain)
 except KeyboardInterrupt as stop:
     print(stop)
@@ -194,7 +194,7 @@ def test_ctrl_c_lets_calls_come_home_and_says_where_it_stopped(tmp_path: Path) -
             end(process)
         asked = len(server.log.received)
     assert process.returncode == 130
-    assert "answers, all kept; run the same command again to go on" in output and f"of {CALLS}" in output
+    assert "answers, all kept; run the same command again to continue" in output and f"of {CALLS}" in output
     assert Counter(states(path).values()) == {"answered": asked} and asked < CALLS
 
 
@@ -230,7 +230,7 @@ def test_ctrl_c_leaves_a_batch_at_the_provider_and_the_same_command_fetches_it(t
             process.send_signal(signal.SIGINT)
             output, _ = process.communicate(timeout=120)
             assert process.returncode == 130
-            assert "a batch on its way goes on at the provider, and the same command fetches it" in output
+            assert "the batch continues at the provider, and the same command fetches it" in output
             assert Counter(states(path).values()) == {"answered": 1, "sent": 11}
             is_done[0] = True
             process = start(path, server, calls=12, child=BATCH_CHILD)

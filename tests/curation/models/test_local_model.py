@@ -12,8 +12,8 @@ import pytest
 
 from curation.config.project import ModelSpec
 from curation.errors import ModelUnavailable
-from curation.models import ask, check_model, open_model
-from curation.models.local_model import chat_of, first_json
+from curation.models import CallContext, ask, check_model, open_model
+from curation.models.local_model import chat_turns, first_json
 from curation.requests import Request
 from curation.store.calls import CallLedger
 from tests.support.model_calls import database, ledger
@@ -40,13 +40,13 @@ def test_the_answer_is_the_first_whole_json_value(text: str, found: str) -> None
 
 def test_the_schema_is_asked_for_in_words() -> None:
     body = {"model": "m", "max_tokens": 50, "system": [{"type": "text", "text": "S"}], "messages": [{"role": "user", "content": "Hi"}]}
-    assert chat_of(body) == [{"role": "system", "content": "S"}, {"role": "user", "content": "Hi"}]
-    asked = chat_of({**body, "output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}})
+    assert chat_turns(body) == [{"role": "system", "content": "S"}, {"role": "user", "content": "Hi"}]
+    asked = chat_turns({**body, "output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}})
     assert asked[0]["content"] == "S" and asked[1]["content"].startswith("Hi\n\n") and '"required": ["name"]' in asked[1]["content"]
 
 
 def test_a_folder_without_a_model_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ModelUnavailable, match="no folder with a model"):
+    with pytest.raises(ModelUnavailable, match="is not a model's folder"):
         check_model(ModelSpec(provider="transformers", model="nowhere"), environ={}, folder=tmp_path)
 
 
@@ -75,14 +75,14 @@ def test_a_real_small_model_answers_and_costs_nothing(small_model: Path, ledger:
         make_request(spec.model, "word " * 9000),
     ]
     model = open_model(spec, environ={}, folder=small_model.parent)
-    summary = ask(requests, model=model, spec=spec, ledger=ledger, budget_usd=0.001, simulated=False)
+    summary = ask(requests, CallContext(model=model, spec=spec, ledger=ledger, budget_usd=0.001, simulated=False))
     assert (summary.answered, summary.failures, summary.cost_usd) == (2, {"http_400": 1}, 0)
     plain, shaped = ledger.answers("generate")
     assert "Paris" in plain.text and plain.message["usage"]["output_tokens"] > 3
     assert shaped.message["stop_reason"] in ("end_turn", "max_tokens")
     assert "holds 8192" in next(ledger.failures("generate")).detail
     again = open_model(spec, environ={}, folder=small_model.parent)
-    assert ask(requests[:2], model=again, spec=spec, ledger=ledger, budget_usd=0.001, simulated=False).reused == 2
+    assert ask(requests[:2], CallContext(model=again, spec=spec, ledger=ledger, budget_usd=0.001, simulated=False)).reused == 2
 
 
 @pytest.mark.model

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from curation.config.project import ModelSpec
 from curation.errors import ModelUnavailable, ProjectError
 from curation.message_format import completion_body, message_of
-from curation.models import AskSummary, ask, check_model, find_rates, open_model
+from curation.models import AskSummary, CallContext, ask, check_model, find_rates, open_model
 from curation.models.responses import tokens_left
 from curation.requests import Request
 from curation.store.calls import CallLedger
@@ -53,7 +53,7 @@ def run(ledger: CallLedger, server: MessagesServer, requests: list[Request], *, 
     """As OpenAI's own address would be asked: by its environment variables."""
     spec = ModelSpec(provider="openai", model="gpt-4o", concurrency=8)
     model = open_model(spec, environ={"OPENAI_API_KEY": "sk-test", "OPENAI_BASE_URL": f"{server.address}/v1"}, timeout_s=timeout_s)
-    return ask(requests, model=model, spec=spec, ledger=ledger, budget_usd=5.0, simulated=False, patience=QUICK, **more)
+    return ask(requests, CallContext(model=model, spec=spec, ledger=ledger, budget_usd=5.0, simulated=False, retries=QUICK, **more))
 
 
 def test_a_messages_request_is_asked_as_a_chat_completion() -> None:
@@ -168,7 +168,7 @@ def test_refusals_are_answers_counted_by_category_and_no_usage_is_charged_in_ful
         (Act(401, error("invalid_request_error", "invalid_api_key")), "the key in OPENAI_API_KEY: is refused"),
         (Act(403, error("forbidden")), "OPENAI_API_KEY"),
         (Act(404, error("invalid_request_error", "model_not_found")), "gpt-4o: is not known"),
-        (Act(404, b'{"detail": "Not Found"}'), "has no chat completions .*mend base_url .*ends in /v1"),
+        (Act(404, b'{"detail": "Not Found"}'), "does not serve chat completions .*correct base_url .*ends in /v1"),
         (Act(429, error("insufficient_quota", "insufficient_quota")), "OPENAI_API_KEY: cannot pay"),
     ],
 )
@@ -198,7 +198,7 @@ def test_another_server_gets_no_key_but_the_one_that_is_named(ledger: CallLedger
                 }
             )
             model = open_model(spec, environ=environ)
-            ask([make_request(str(key_env))], model=model, spec=spec, ledger=ledger, budget_usd=1, simulated=False)
+            ask([make_request(str(key_env))], CallContext(model=model, spec=spec, ledger=ledger, budget_usd=1, simulated=False))
         assert server.log.keys == {"none", "local-key"}
     assert [("max_tokens" in b, "max_completion_tokens" in b) for b in bodies] == [(True, False)] * 2
     assert ledger.spent_usd() == 0
@@ -209,7 +209,7 @@ def test_another_server_gets_no_key_but_the_one_that_is_named(ledger: CallLedger
 def test_prices_of_openai_are_not_those_of_a_server_that_speaks_like_it() -> None:
     own = ModelSpec(provider="openai", model="gpt-4o-2024-08-06")
     assert (find_rates(own).input, find_rates(own).cache_read, find_rates(own).batch) == (2.5, 1.25, 1.0)
-    with pytest.raises(ProjectError, match="server of your own"):
+    with pytest.raises(ProjectError, match="your own server"):
         find_rates(own.model_copy(update={"base_url": "http://127.0.0.1:8000/v1"}))
 
 

@@ -17,10 +17,10 @@ import pytest
 from curation.config.project import ModelSpec, Project
 from curation.generate import Ask, Made, ask_requests, read_answer, slot_of
 from curation.models import RetryPolicy, find_rates
-from curation.models.base import NoReply, Reply
+from curation.models.base import ModelInfo, NoResponse, Response
 from curation.models.batch_client import BatchApi
 from curation.models.pricing import cost_nano
-from curation.models.responses import as_object, describe_failure, ends_the_run, read_batch_line, read_message, retry_after, tokens_left
+from curation.models.responses import as_object, describe_failure, fatal_error, read_batch_line, read_message, retry_after, tokens_left
 from curation.models.settlement import settle_kept
 from curation.plan import make_plan
 from curation.records import dump_record
@@ -149,10 +149,10 @@ def test_any_error_body_is_a_reason_and_a_detail() -> None:
     openai = json.dumps({"error": {"message": "m", "type": "t", "param": None, "code": "c"}}).encode()
     for whole in (error_body(400), openai):
         for n, raw in enumerate(bodies(whole)):
-            reply = Reply((400, 401, 403, 404, 429, 500)[n % 6], raw)
+            reply = Response((400, 401, 403, 404, 429, 500)[n % 6], raw)
             reason, detail = describe_failure(reply)
             assert isinstance(reason, str) and isinstance(detail, str)
-            ends_the_run(reply, spec=ModelSpec(model=MODEL), address="http://a")
+            fatal_error(reply, spec=ModelSpec(model=MODEL), address="http://a")
             assert isinstance(as_object(raw), dict)
 
 
@@ -189,11 +189,17 @@ class Listing:
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
 
-    async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Reply:
-        return Reply(200, self.raw)
+    async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Response:
+        return Response(200, self.raw)
 
-    async def send(self, body: dict[str, Any]) -> Reply:
-        raise NoReply("unreachable", "not here", sent=False)
+    async def send(self, body: dict[str, Any]) -> Response:
+        raise NoResponse("unreachable", "not here", sent=False)
+
+    async def describe(self, spec: ModelSpec) -> ModelInfo:
+        return ModelInfo(spec.model, self.address, spec.model)
+
+    async def count_tokens(self, body: dict[str, Any]) -> int | str:
+        return "no count"
 
     async def close(self) -> None:
         pass
@@ -203,8 +209,8 @@ def test_any_list_of_batches_is_searched_to_its_end() -> None:
     entry = {"id": "b1", "request_counts": {"succeeded": 1, "errored": 0}, "created_at": "2020-11-25T10:00:00Z"}
     tell: Callable[[], None] = lambda: None  # noqa: E731
     for raw in bodies(json.dumps({"data": [entry, entry], "has_more": True, "last_id": "b1"}).encode(), rounds=ROUNDS // 10):
-        api = BatchApi(Listing(raw), patience=RetryPolicy(), tell=tell)
-        assert asyncio.run(api.find({"k"}, size=1, since=2e9, known=set())) is None
+        api = BatchApi(Listing(raw), retries=RetryPolicy(), report=tell)
+        assert asyncio.run(api.find({"k"}, size=1, created=2e9, known=set())) is None
 
 
 @pytest.mark.parametrize("kind", ["instruction", "preference"])

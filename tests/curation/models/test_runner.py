@@ -20,8 +20,8 @@ import pytest
 
 from curation.config.project import ModelSpec
 from curation.errors import BudgetReached, ModelUnavailable, ProjectError
-from curation.models import AskProgress, ask, find_rates, open_model
-from curation.models.base import CALLS_EACH
+from curation.models import AskProgress, CallContext, ask, find_rates, open_model
+from curation.models.base import CALLS_PER_CLIENT
 from curation.models.pricing import bound_nano
 from curation.models.rate_limit import AdaptiveLimit
 from curation.models.responses import retry_after
@@ -189,7 +189,7 @@ def test_slots_grow_by_one_and_shrink_by_a_third() -> None:
     assert asyncio.run(entered(limit, 30)) == 20
     limit.in_flight, now = 0, 1.0
     for sent in (0.5, 0.6, 0.7, 1.0):  # the last one left after the first had come back
-        limit.slow_down(sent=sent, wait=None)
+        limit.slow_down(entered=sent, wait=None)
     assert limit.limit == pytest.approx(20 * 0.7 * 0.7) and asyncio.run(entered(limit, 30)) == 9
     for _ in range(10):
         limit.speed_up({})
@@ -202,7 +202,7 @@ def test_slots_grow_by_one_and_shrink_by_a_third() -> None:
         limit.speed_up({**few, "anthropic-ratelimit-requests-remaining": "40"})
     assert limit.limit == 20
     for n in range(50):
-        limit.slow_down(sent=2.0 + n, wait=None)
+        limit.slow_down(entered=2.0 + n, wait=None)
         now += 1
     assert limit.limit == 1
 
@@ -223,7 +223,7 @@ def test_a_server_that_takes_four_at_a_time_is_soon_asked_four_at_a_time(ledger:
 
     with messages_server(crowded) as server:
         patient = replace(QUICK, tries=50)
-        summary = run(ledger, server.address, [make_request(str(n)) for n in range(300)], spec={"concurrency": 24}, patience=patient)
+        summary = run(ledger, server.address, [make_request(str(n)) for n in range(300)], spec={"concurrency": 24}, retries=patient)
     assert (summary.answered, summary.failed) == (300, 0)
     assert refused[0] < 300  # about 90 as a rule; 670 if 24 went on knocking
 
@@ -297,9 +297,13 @@ def test_an_unreachable_address_is_named(ledger: CallLedger) -> None:
         run(ledger, address, [make_request("one")])
     assert ledger.counts()["failed"] == 1 and ledger.spent_usd() == 0
     spec = ModelSpec(provider="offline-stand-in", model=MODEL)
-    model = open_model(spec, environ={}, base_url=address)
-    with pytest.raises(ModelUnavailable, match=r"offline stand-in.*start it with: curate simulate start"):
-        ask([make_request(str(n)) for n in range(90)], model=model, spec=spec, ledger=ledger, budget_usd=1, simulated=True, patience=QUICK)
+    spec = spec.model_copy(update={"base_url": address})
+    model = open_model(spec, environ={})
+    with pytest.raises(ModelUnavailable, match=r"mock provider.*start it with: curate simulate start"):
+        ask(
+            [make_request(str(n)) for n in range(90)],
+            CallContext(model=model, spec=spec, ledger=ledger, budget_usd=1, simulated=True, retries=QUICK),
+        )
     assert ledger.counts()["reserved"] == ledger.counts()["sent"] == 0
 
 
@@ -374,17 +378,17 @@ def test_no_real_key_reaches_the_stand_in(ledger: CallLedger, monkeypatch: pytes
         monkeypatch.setenv(name, "sk-ant-real")
     monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "authorization: Bearer sk-ant-real\nx-api-key: sk-ant-real")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    spec = ModelSpec(provider="offline-stand-in", model=MODEL)
     with messages_server() as server:
-        model = open_model(spec, environ={"ANTHROPIC_API_KEY": "sk-ant-real"}, base_url=server.address)
-        ask([make_request("one")], model=model, spec=spec, ledger=ledger, budget_usd=1, simulated=True, patience=QUICK)
+        spec = ModelSpec(provider="offline-stand-in", model=MODEL, base_url=server.address)
+        model = open_model(spec, environ={"ANTHROPIC_API_KEY": "sk-ant-real"})
+        ask([make_request("one")], CallContext(model=model, spec=spec, ledger=ledger, budget_usd=1, simulated=True, retries=QUICK))
         assert server.log.keys == {"offline-stand-in"}
 
 
 def test_without_a_key_or_a_stand_in_the_sentence_says_what_to_do() -> None:
     with pytest.raises(ModelUnavailable, match=r"ANTHROPIC_API_KEY: is not set.*export ANTHROPIC_API_KEY"):
         open_model(ModelSpec(model=MODEL), environ={})
-    with pytest.raises(ModelUnavailable, match="start it with: curate simulate start"):
+    with pytest.raises(ModelUnavailable, match="curate simulate start"):
         open_model(ModelSpec(provider="offline-stand-in", model=MODEL), environ={})
 
 
@@ -395,7 +399,7 @@ def test_connections_are_as_many_as_calls_on_their_way_and_are_used_again(ledger
 
         async def send() -> None:
             for wave in range(4):
-                bodies = [make_request(f"{wave} {n}").body for n in range(2 * CALLS_EACH + 1)]
+                bodies = [make_request(f"{wave} {n}").body for n in range(2 * CALLS_PER_CLIENT + 1)]
                 replies = await asyncio.gather(*(model.send(body) for body in bodies))
                 assert [reply.status for reply in replies] == [200] * len(bodies)
             await model.close()
@@ -403,7 +407,7 @@ def test_connections_are_as_many_as_calls_on_their_way_and_are_used_again(ledger
             await model.close()
 
         asyncio.run(send())
-        assert len(server.log.connections) == 2 * CALLS_EACH + 1 + 1
+        assert len(server.log.connections) == 2 * CALLS_PER_CLIENT + 1 + 1
 
 
 def test_equal_requests_are_one_call(ledger: CallLedger) -> None:
@@ -451,7 +455,7 @@ def test_a_length_without_a_price_is_a_counted_failure(ledger: CallLedger) -> No
     spec = ModelSpec(model="claude-haiku-5-5", base_url="http://127.0.0.1:9")
     with messages_server() as server:
         model = open_model(spec.model_copy(update={"base_url": server.address}), environ={"ANTHROPIC_API_KEY": "k"})
-        summary = ask([long], model=model, spec=spec, ledger=ledger, budget_usd=1, simulated=False)
+        summary = ask([long], CallContext(model=model, spec=spec, ledger=ledger, budget_usd=1, simulated=False))
         assert (summary.failures, server.log.received) == ({"unpriced_length": 1}, [])
 
 
@@ -459,4 +463,4 @@ def test_a_model_without_a_price_is_refused(ledger: CallLedger) -> None:
     spec = ModelSpec(model="llama-4-70b", base_url="http://127.0.0.1:9")
     model = open_model(spec, environ={"ANTHROPIC_API_KEY": "k"})
     with pytest.raises(ProjectError, match=r"llama-4-70b: has no price.*price: \{input"):
-        ask([make_request("x", model="llama-4-70b")], model=model, spec=spec, ledger=ledger, budget_usd=1, simulated=False)
+        ask([make_request("x", model="llama-4-70b")], CallContext(model=model, spec=spec, ledger=ledger, budget_usd=1, simulated=False))

@@ -1,0 +1,104 @@
+"""Keys and addresses of models served over HTTP: which server a model is at, and which key may be sent there.
+
+project.yaml may come from someone else, so it cannot redirect the user's keys: a server that it names as `base_url` gets the key of its
+own `key_env` variable or none, and no key travels without TLS except to this machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from curation.config.project import ModelSpec
+from curation.errors import ModelUnavailable
+from curation.models.base import is_loopback
+
+NO_KEY = "none"
+
+SERVICE_PREFIXES = (
+    "ANTHROPIC_", "ARGILLA_", "AWS_", "AZURE_", "CLAUDE_", "GEMINI_", "GH_", "GITHUB_", "GITLAB_", "GOOGLE_", "HF_", "HUGGINGFACE",
+    "HUGGING_FACE_", "OPENAI_", "SSH_", "WANDB_",
+)  # fmt: skip
+"""Prefixes of variables that hold keys of known services; a project cannot have them sent to a server that it chooses."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """Where a model is reached and with what key."""
+
+    address: str
+    key: str
+    is_own: bool
+    """project.yaml names no other server: the address is the provider's or comes from the environment."""
+
+
+def find_access(spec: ModelSpec, environ: Mapping[str, str]) -> Access:
+    """Return the address and the key of a model served over HTTP.
+
+    The address is `base_url`, else PROVIDER_BASE_URL in the environment, else the provider's own.
+
+    Raises:
+        ModelUnavailable: the key is not set or belongs to another service, or the address is malformed or would get the key in clear text.
+    """
+    address = spec.base_url or environ.get(f"{spec.provider.upper()}_BASE_URL") or spec.provider_info.address or ""
+    key = _find_key(spec, environ)
+    _check_address(spec, address, has_key=key != NO_KEY)
+    return Access(address, key, is_own=not is_foreign(spec))
+
+
+def has_key(spec: ModelSpec, environ: Mapping[str, str]) -> bool:
+    """Return whether the model can be called with the keys in the environment."""
+    return spec.provider_info.key_env is None or _needs_no_key(spec) or bool(environ.get(key_name(spec), "").strip())
+
+
+def key_name(spec: ModelSpec) -> str:
+    """Return the environment variable that holds the key of a model."""
+    return spec.key_env or spec.provider_info.key_env or "no key"
+
+
+def is_foreign(spec: ModelSpec) -> bool:
+    """Return whether project.yaml names another server than the provider's own."""
+    own = spec.provider_info.address
+    if spec.base_url is None or own is None:
+        return False
+    # Compared as text: two URL parsers may disagree about an odd address, and one of them sends the key.
+    return spec.base_url.rstrip("/") not in (own, own.removesuffix("/v1"))
+
+
+def _needs_no_key(spec: ModelSpec) -> bool:
+    """Return whether a model is called without a key: a private server for which no `key_env` is configured."""
+    return is_foreign(spec) and spec.key_env is None and (spec.provider_info.any_server or is_loopback(spec.base_url or ""))
+
+
+def _find_key(spec: ModelSpec, environ: Mapping[str, str]) -> str:
+    """Return the key to send. A server that project.yaml names is given the key of `key_env` or none.
+
+    Raises:
+        ModelUnavailable: the variable is not set, or its key is for another service.
+    """
+    if _needs_no_key(spec):
+        return NO_KEY
+    name = key_name(spec)
+    if is_foreign(spec) and (spec.key_env is None or spec.key_env.upper().startswith(SERVICE_PREFIXES)):
+        fact = f"is not sent to {spec.base_url}, which project.yaml names as base_url: that key is for another service"
+        raise ModelUnavailable(name, fact, "put this server's key into its own variable and name that variable as key_env")
+    key = environ.get(name, "").strip()
+    if not key:
+        how = f"export {name}=... and run again; `provider: offline-stand-in` in project.yaml needs none"
+        raise ModelUnavailable(name, f"is not set, and {spec.model} needs it", how)
+    return key
+
+
+def _check_address(spec: ModelSpec, address: str, *, has_key: bool) -> None:
+    """Raise ModelUnavailable for a malformed address, and for one that would get a key in clear text."""
+    try:
+        parts = urlsplit(address)
+        well_formed = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        well_formed = False
+    if not well_formed or any(sign.isspace() or sign == "\\" for sign in address):
+        raise ModelUnavailable(f"model {spec.model}: base_url", f"is not a URL ({address})", "write https://HOST/...")
+    if has_key and parts.scheme != "https" and not is_loopback(address):
+        fact = f"is {address}, and the key in {key_name(spec)} would go there in clear text"
+        raise ModelUnavailable(f"model {spec.model}: base_url", fact, "use https, or a tunnel to 127.0.0.1")
