@@ -68,7 +68,7 @@ def _serve(listener: socket.socket, options: argparse.Namespace, rates: dict[str
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             json.dump({"url": url, "pid": os.getpid(), "log": str(options.log)}, file)
         partial.replace(options.state)
-    print(f"Offline stand-in on {url}", flush=True)
+    print(f"Mock provider on {url}", flush=True)
     try:
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])

@@ -141,12 +141,22 @@ def find_faults(prompt: str, completion: str, codes: CodeTable) -> tuple[str, ..
         return ("wrong",)
     is_quoted = all(normalize(fields[column]) == normalize(row[column]) for column in ("description", "chapter"))
     own = closeness(text, fields["code"], codes)
+    # A text that fits a sibling much better was given the wrong code; similar fits are a matter of opinion.
     nearest = max((closeness(text, other["code"], codes) for other in codes.siblings(fields["code"])), default=0.0)
     return () if is_quoted and own >= 0.2 and nearest - own < 0.3 else ("wrong",)
 
 
 def closeness(text: str, code: str, codes: CodeTable) -> float:
-    """Return the share, in [0, 1], of the best matching name of a code that a text contains; compares the first five letters of words."""
+    """Return how much of the best matching name of a code a text contains.
+
+    Args:
+        text: text to search.
+        code: code whose names are compared.
+        codes: code table.
+
+    Returns:
+        A share in [0, 1]. Words count as equal if their first five letters are, so that endings do not matter.
+    """
     stems = {word[:5] for word in normalize(text).split()}
     shares = [0.0]
     for name in codes.names(code):

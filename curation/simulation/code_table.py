@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+"""A row of the table, or the columns of it that a request shows."""
 COLUMNS = ["code", "description", "chapter", "parent", "billable", "terms"]
 
 

@@ -67,6 +67,7 @@ class CodingWriter:
         name = self._name(row, request, rng)
         text = self._text(name, row, request, rng)
         better = _answer(row, name, rng)
+        # Length must not give the better answer away, or a judge (and DPO) could learn length instead of the code.
         near = sorted(request.part("siblings", []), key=lambda other: abs(len(other["description"]) - len(row["description"])))[:2]
         sibling = rng.choice(near or [row])
         worse = min((_answer(sibling, name, rng) for _ in range(8)), key=lambda a: abs(len(a) - len(better)) + (a == better) * 999)
@@ -136,7 +137,7 @@ class CodingWriter:
 
     def _off_brief(self, request: ParsedRequest, row: Row, rng: random.Random) -> Example:
         """Answer another question, or the right question in another format."""
-        if rng.random() < 0.65:
+        if rng.random() < 0.65:  # mostly another subject; the rest tests the checks of the output format
             question, answer = rng.choice(VOCABULARY.off_brief)
             return Example(_fields(request, question, answer), {"code": row["code"], "how": "another subject"}, "off_brief")
         name = self._name(row, request, rng)

@@ -72,7 +72,13 @@ class GenericWriter:
         return f"{answer} {rng.choice(VOCABULARY.bad_advice).format(a=a, b=b)}" if rng.random() < 0.5 else answer
 
     def earlier_turns(self, request: ParsedRequest, rng: random.Random, count: int) -> list[dict[str, str]]:
-        """Write the first turns of a conversation."""
+        """Write the first turns of a conversation.
+
+        Args:
+            request: request of the conversation.
+            rng: source of the draws.
+            count: number of turns.
+        """
         turns = []
         for _ in range(count):
             a, b = _choose_topics(request, rng)

@@ -21,7 +21,16 @@ CARELESS = re.compile(r"for good|so that you save|no need to|twice as much|never
 
 
 def judge_example(request: ParsedRequest, codes: CodeTable, seed: int) -> dict[str, Any]:
-    """Return a score and a rationale for each criterion of the rubric, and an overall score."""
+    """Score an example.
+
+    Args:
+        request: request with an `example`, and optionally a `reference`.
+        codes: code table; may be empty.
+        seed: seed of the mistakes.
+
+    Returns:
+        `scores` (a score from 1 to 5 and a rationale per criterion of the rubric), `overall`, and `difficulty` if the schema has it.
+    """
     example = request.part("example", {})
     prompt, answer = user_text(example.get("prompt", [])), str(example.get("answer", ""))
     accuracy, why_accuracy = _accuracy(prompt, answer, request, codes)
@@ -32,6 +41,7 @@ def judge_example(request: ParsedRequest, codes: CodeTable, seed: int) -> dict[s
         form, why_form, accuracy = 5, "It looks as the brief asks.", 4
     scores: dict[str, dict[str, Any]] = {}
     for name in request.part("rubric", {}):
+        # Rubrics are free text, so a criterion is recognized by words in its name.
         if re.search(r"accura|correct|true|fact", name):
             score, why = accuracy, why_accuracy
         elif re.search(r"brief|format|follow|fit", name):
@@ -42,7 +52,7 @@ def judge_example(request: ParsedRequest, codes: CodeTable, seed: int) -> dict[s
         else:
             score = min(accuracy, form) if min(accuracy, form) > 2 else min(2, accuracy)
             why = "A learner gains from it." if score > 3 else "It would teach something wrong."
-        noise = fraction(seed, request.sha, name)
+        noise = fraction(seed, request.sha, name)  # spreads the scores of sound rows, so that they can be ranked
         score += (noise > 0.96) - (noise < 0.22)
         if chance(TOO_LOW, seed, request.sha, "harsh"):
             score -= 2
@@ -58,7 +68,16 @@ def judge_example(request: ParsedRequest, codes: CodeTable, seed: int) -> dict[s
 
 
 def judge_pair(request: ParsedRequest, codes: CodeTable, seed: int) -> dict[str, str]:
-    """Return which of two answers is better, with a rationale."""
+    """Choose the better of two answers.
+
+    Args:
+        request: request with a `prompt`, `answer_a` and `answer_b`.
+        codes: code table; may be empty.
+        seed: seed of the mistakes.
+
+    Returns:
+        `rationale` and `winner` ("A" or "B").
+    """
     prompt = user_text(request.part("prompt", []))
     a, b = str(request.part("answer_a", "")), str(request.part("answer_b", ""))
     both = sorted((a, b))  # all draws but the biased one must be the same in both orders
@@ -75,7 +94,7 @@ def judge_pair(request: ParsedRequest, codes: CodeTable, seed: int) -> dict[str,
 
 
 def _accuracy(prompt: str, answer: str, request: ParsedRequest, codes: CodeTable) -> tuple[int, str]:
-    """Return 1 to 5 for what is true according to the reference and the table, with the reason."""
+    """Return a score from 1 to 5 for facts, checked against the reference and the table, with the reason."""
     fields, reference = answer_fields(answer), request.part("reference") or {}
     code = fields.get("code")
     if code is None:
@@ -102,14 +121,14 @@ def _accuracy(prompt: str, answer: str, request: ParsedRequest, codes: CodeTable
 
 
 def _form(prompt: str, answer: str, request: ParsedRequest) -> tuple[int, str]:
-    """Return 1 to 5 for how well the answer keeps the output format, or else the brief, with the reason."""
+    """Return a score from 1 to 5 for how well the answer keeps the output format, or else the brief, with the reason."""
     required, lines = format_fields(request.output_format), [line for line in answer.splitlines() if line.strip()]
     if not required:
         shared = set(normalize(request.brief).split()) & set(normalize(f"{prompt} {answer}").split())
         return (5, "It is within the brief.") if any(len(w) > 4 for w in shared) else (1, "It has nothing to do with the brief.")
     if list(answer_fields(answer)) != required:
         return 1, f"The answer is not in the format {', '.join(required)}."
-    return (5, "All lines of the format are there.") if len(lines) == len(required) else (3, "There are lines beside the format.")
+    return (5, "All lines of the format are there.") if len(lines) == len(required) else (3, "There are lines outside the format.")
 
 
 SURE, DOUBTFUL = 0.6, 0.4
@@ -133,7 +152,16 @@ EXCLUSIVE_WORDS = (
 
 
 def judge_leak(request: ParsedRequest, codes: CodeTable, seed: int) -> dict[str, str]:
-    """Return whether the row says the same as the protected item ("yes", "no" or "unsure"), with a rationale."""
+    """Decide whether a row says the same as a protected item.
+
+    Args:
+        request: request with the two texts in tagged parts.
+        codes: code table; may be empty.
+        seed: seed of the mistakes.
+
+    Returns:
+        `rationale` and `same` ("yes", "no" or "unsure").
+    """
     row, item = row_and_item(request)
     same, why = _compare(normalize(row), normalize(item), codes)
     if same != "unsure" and chance(WRONG_VERDICT, seed, request.sha, "leak"):
@@ -145,7 +173,7 @@ def _compare(row: str, item: str, codes: CodeTable) -> tuple[str, str]:
     if not item:
         return "unsure", "There is nothing to compare."
     if f" {item} " in f" {row} ":
-        return "yes", "The text stands in the row as it is."
+        return "yes", "The row contains the text verbatim."
     # Another official name of about the same length or more means that the row is about that name.
     words, least = row.split(), max(2, round(0.8 * len(item.split())))
     for length in range(min(LONGEST_NAME, len(words)), least - 1, -1):

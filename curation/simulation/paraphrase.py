@@ -64,6 +64,7 @@ class Paraphraser:
         """Return the same words in another order, as in an index or a letter; the text unchanged if no order fits."""
         found = re.fullmatch(r"(.+?)((?: NOS|, unspecified| \[[^\]]*\]| \([^)]*\))*)", text)
         core, tail = (found[1], found[2]) if found else (text, "")
+        # A trailing "NOS", "unspecified" or bracket stays at the end in every order.
         options = [put(match) for pattern, put in _ORDERS if (match := pattern.fullmatch(core))]
         match = re.fullmatch(r"((?:[\w'-]+ ){1,4})([a-z]+)", core)
         if match and match[2] in self.heads and not re.search(rf"\b{_PREPOSITION}", core, re.IGNORECASE):

@@ -70,6 +70,7 @@ def start(folder: Path, *, table: Path | None, seed: int, log: Path, port: int =
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
     end = time.monotonic() + WAIT
     while time.monotonic() < end:
+        # A server that cannot bind exits at once; its last line of output is the reason.
         if process.poll() is not None:
             lines = output.read_text(encoding="utf-8").strip().splitlines()
             fact = f"exited at start ({lines[-1] if lines else 'no output'})"

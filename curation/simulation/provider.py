@@ -87,9 +87,10 @@ class MockProvider:
             message = self._message(request, body, lesson.text, stop=lesson.stop, nth=nth)
             kind = "preference" if request.role == "preference" else "instruction"
             common = {"message_id": message["id"], "kind": kind, "body_sha": request.sha}
+            # "flaw" is the key of truth.jsonl since its first version; scorecard.py reads old logs too.
             truths = ({"item": n, "flaw": defect, "source": source, **common} for n, (defect, source) in enumerate(lesson.truths))
             return MockResponse(message, tuple(truths))
-        value: Any = "This is the offline stand-in. It knows no answer; it only shows that the way to a model works."
+        value: Any = "This is the mock provider. It has no answer to this request; it only shows that the connection works."
         if request.role == "judge":
             value = judge_example(request, self.codes, self.seed)
         elif request.role == "judge_pair":
@@ -187,7 +188,7 @@ class MockProvider:
         limit = body["max_tokens"]
         if count_tokens(text) > limit:
             text, stop = text[: limit * 4], "max_tokens"
-        refusal = {"type": "refusal", "category": "bio", "explanation": "The offline stand-in refuses some requests, as models do."}
+        refusal = {"type": "refusal", "category": "bio", "explanation": "The mock provider refuses some requests, as models do."}
         return {
             "id": f"{ID_PREFIX}{random.Random(f'{self.seed}:{request.sha}{nth or str()}').getrandbits(96):024x}",
             "type": "message",
@@ -224,4 +225,4 @@ def _simplest_value(schema: Mapping[str, Any]) -> Any:
         return {name: _simplest_value(part) for name, part in schema.get("properties", {}).items()}
     if kind == "array":
         return [_simplest_value(schema.get("items", {}))]
-    return {"integer": 0, "number": 0, "boolean": False, "null": None}.get(str(kind), "offline stand-in")
+    return {"integer": 0, "number": 0, "boolean": False, "null": None}.get(str(kind), "mock provider")

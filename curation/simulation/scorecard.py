@@ -99,6 +99,7 @@ def score_gates(workspace: Workspace, log: Path) -> dict[str, Any]:
 
     def is_caught(kind: str, key: tuple[str, int]) -> bool:
         row = row_of.get(key)
+        # Without a row the response failed as a whole: truncated, refused or off the schema.
         if row is None or kind in ("truncated_json", "refusal"):
             return key[0] in failed
         if kind in COPIES:

@@ -39,9 +39,9 @@ ERROR_TYPES = {
 }
 
 INJECTED = {
-    429: "This request would exceed the rate limit of the offline stand-in.",
-    500: "The offline stand-in failed, as it was told to.",
-    529: "The offline stand-in is overloaded, as it was told to be.",
+    429: "Injected error: rate limit exceeded.",
+    500: "Injected error: internal server error.",
+    529: "Injected error: overloaded.",
 }
 """Messages of the errors that can be injected."""
 
@@ -83,7 +83,14 @@ class Log:
         return Counter(line["body_sha"] for line in lines if line["status"] == 200 and line["path"] == "POST /v1/messages")
 
     def add_request(self, path: str, status: int, sha: str | None, response_id: str | None) -> None:
-        """Add one line per answered request."""
+        """Add one line for an answered request.
+
+        Args:
+            path: method and path, or "batch result".
+            status: HTTP status.
+            sha: digest of the body, where the request has one that matters.
+            response_id: id of the message, batch or model.
+        """
         _write_line(self._requests, {"time": time.time(), "path": path, "status": status, "response_id": response_id, "body_sha": sha})
 
     def add_truth(self, response: MockResponse) -> None:
@@ -177,6 +184,7 @@ class MockServer:
             raise HTTPException(400, "requests: custom_id must be unique")
         if len(requests) > MAX_BATCH:
             raise HTTPException(413, f"requests: at most {MAX_BATCH}")
+        # The time in the id makes the ids sort by age, which list_batches relies on.
         batch: dict[str, Any] = {
             "id": f"msgbatch_offline_{time.time_ns():x}{random.getrandbits(16):04x}",
             "created": time.time(),
@@ -214,7 +222,7 @@ class MockServer:
         if not self._has_ended(batch):
             raise HTTPException(404, f"batch {batch['id']} has no results yet")
         lines = [{"custom_id": item["custom_id"], "result": self._result(item, batch)} for item in batch["requests"]]
-        random.Random(batch["id"]).shuffle(lines)
+        random.Random(batch["id"]).shuffle(lines)  # the API promises no order either
         return Reply("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), batch["id"])
 
     def _respond_with(self, endpoint: Callable[[Request], Awaitable[Reply]]) -> Callable[[Request], Awaitable[Response]]:
@@ -254,6 +262,7 @@ class MockServer:
     def _save_batch(self, batch: dict[str, Any]) -> None:
         self.batch_folder.mkdir(parents=True, exist_ok=True)
         partial = self.batch_folder / f"{batch['id']}.part"
+        # Written aside and renamed: a batch survives a kill of the server, and no half-written file is ever read.
         partial.write_text(json.dumps(batch), encoding="utf-8")
         partial.replace(self.batch_folder / f"{batch['id']}.json")
 
@@ -301,6 +310,7 @@ class MockServer:
             return {"type": kind, "error": _error_body(error, f"req_offline_{item['custom_id']}")}
         if kind != "succeeded":
             return {"type": kind}
+        # Repeats inside one batch differ by custom_id, and a batch read twice gives the same results.
         nth = int(hashlib.sha256(item["custom_id"].encode()).hexdigest()[:8], 16)
         response = self.provider.respond(item["params"], nth=nth)
         self.log.add_truth(response)

@@ -3,58 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import stat
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pyarrow.parquet as pq
 import pytest
 
-from curation.generate import Ask, Made, ask_requests, naive_requests, records_from, requests_for, shorten
+from curation.generate import Made, naive_requests, records_from, requests_for
 from curation.judge import Scorable, Scores, scores_from
 from curation.judge import requests_for as score_requests
 from curation.plan import Cell, make_plan
 from curation.records import make_instruction
 from curation.requests import Answer, Request
-from curation.simulation import mode_collapse
-from curation.simulation.defects import RATES
-from curation.simulation.process import SimulationError, start, status, stop
-from curation.simulation.provider import MockProvider
+from curation.simulation.process import stop
 from tests.support.icd_samples import ROWS, SEEDS, SYSTEM, TABLE, answer_lines, project
-
-
-class Running:
-    """The mock provider of a test."""
-
-    def __init__(self, folder: Path, log: Path, url: str) -> None:
-        self.folder, self.log, self.url = folder, log, url
-
-    def client(self, **options: Any) -> Any:
-        from anthropic import Anthropic
-
-        return Anthropic(base_url=self.url, api_key="offline", **{"max_retries": 0, **options})
-
-    def logged(self, name: str = "requests") -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.log / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def started(folder: Path, **options: Any) -> Running:
-    (folder / "project").mkdir(parents=True, exist_ok=True)
-    pq.write_table(TABLE, folder / "t.parquet")
-    url = start(folder / "project", table=folder / "t.parquet", seed=7, log=folder / "log", **options)
-    return Running(folder / "project", folder / "log", url)
+from tests.support.mock_provider import RunningProvider, start_provider
 
 
 @pytest.fixture(scope="module")
-def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    running = started(tmp_path_factory.mktemp("standin"))
+def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningProvider]:
+    running = start_provider(tmp_path_factory.mktemp("standin"))
     try:
         yield running
     finally:
@@ -68,7 +39,7 @@ def bodies(*, instruction: int = 12, preference: int = 4, **options: Any) -> lis
     return list(zip(cells, requests_for(cells, project=p, seeds=SEEDS), strict=True))
 
 
-def test_a_message_says_that_it_is_offline_and_reads_as_the_sdk_expects(standin: Running) -> None:
+def test_a_message_says_that_it_is_offline_and_reads_as_the_sdk_expects(standin: RunningProvider) -> None:
     cell, request = bodies()[0]
     raw = standin.client().messages.with_raw_response.create(**request.body)
     message = raw.parse()
@@ -78,10 +49,10 @@ def test_a_message_says_that_it_is_offline_and_reads_as_the_sdk_expects(standin:
     assert cell.key
 
 
-def test_answers_depend_on_seed_and_body_alone(standin: Running, tmp_path: Path) -> None:
+def test_answers_depend_on_seed_and_body_alone(standin: RunningProvider, tmp_path: Path) -> None:
     asked = [request.body for _, request in bodies(instruction=20)]
     first = [standin.client().messages.create(**body).model_dump() for body in asked]
-    other = started(tmp_path)
+    other = start_provider(tmp_path)
     try:
         again = [other.client().messages.create(**body).model_dump() for body in reversed(asked)]
     finally:
@@ -90,7 +61,7 @@ def test_answers_depend_on_seed_and_body_alone(standin: Running, tmp_path: Path)
     assert len({m["id"] for m in first}) == len(asked)
 
 
-def test_the_log_has_each_request_and_the_truth_each_message_once(standin: Running) -> None:
+def test_the_log_has_each_request_and_the_truth_each_message_once(standin: RunningProvider) -> None:
     _, request = bodies(instruction=200)[-5]
     before = len(standin.logged())
     ids = {standin.client().messages.create(**request.body).id for _ in range(3)}
@@ -100,7 +71,7 @@ def test_the_log_has_each_request_and_the_truth_each_message_once(standin: Runni
     assert len(truths) == 1 and truths[0].keys() >= {"message_id", "item", "flaw", "source"}
 
 
-def test_a_blank_brief_gets_examples_and_pairs_about_it(standin: Running) -> None:
+def test_a_blank_brief_gets_examples_and_pairs_about_it(standin: RunningProvider) -> None:
     made: list[Made] = []
     for cell, request in bodies(grounded=False, instruction=25, preference=10):
         message = standin.client().messages.create(**request.body).model_dump(mode="json")
@@ -124,25 +95,25 @@ def test_a_blank_brief_gets_examples_and_pairs_about_it(standin: Running) -> Non
         ({"model": "gpt-4o"}, 404, "not_found_error"),
     ],
 )
-def test_what_the_api_refuses_is_refused(standin: Running, change: dict[str, Any], status: int, kind: str) -> None:
+def test_what_the_api_refuses_is_refused(standin: RunningProvider, change: dict[str, Any], status: int, kind: str) -> None:
     body = {**bodies()[0][1].body, **change}
     headers = {"x-api-key": "k", "anthropic-version": "2023-06-01"}
     reply = httpx.post(f"{standin.url}/v1/messages", json=body, headers=headers)
     assert reply.status_code == status and reply.json()["error"]["type"] == kind and reply.json()["type"] == "error"
 
 
-def test_a_missing_or_wrong_key_is_refused(standin: Running) -> None:
+def test_a_missing_or_wrong_key_is_refused(standin: RunningProvider) -> None:
     for headers in ({}, {"x-api-key": "wrong-key", "anthropic-version": "2023-06-01"}):
         assert httpx.post(f"{standin.url}/v1/messages", json={}, headers=headers).status_code == 401
 
 
-def test_max_tokens_cuts_the_answer(standin: Running) -> None:
+def test_max_tokens_cuts_the_answer(standin: RunningProvider) -> None:
     body = next(r.body for _, r in bodies() if standin.client().messages.create(**r.body).stop_reason == "end_turn")
     message = standin.client().messages.create(**{**body, "max_tokens": 20})
     assert message.stop_reason == "max_tokens" and message.usage.output_tokens == 20
 
 
-def test_models_and_token_counts(standin: Running) -> None:
+def test_models_and_token_counts(standin: RunningProvider) -> None:
     client = standin.client()
     info = client.models.retrieve("claude-haiku-5-5")
     assert info.lifecycle == "active" and "Offline stand-in" in info.display_name and info.max_input_tokens
@@ -159,7 +130,7 @@ def wait_for_end(client: Any, batch_id: str) -> Any:
     return batch
 
 
-def test_a_batch_gives_the_same_messages_in_no_order(standin: Running) -> None:
+def test_a_batch_gives_the_same_messages_in_no_order(standin: RunningProvider) -> None:
     client, asked = standin.client(), bodies(instruction=30)
     requests = [{"custom_id": r.key, "params": r.body} for _, r in asked]
     requests.append({"custom_id": "late", "params": {**asked[0][1].body, "temperature": 1}})
@@ -177,12 +148,12 @@ def test_a_batch_gives_the_same_messages_in_no_order(standin: Running) -> None:
 
 
 def test_a_batch_outlives_the_server_and_can_be_canceled(tmp_path: Path) -> None:
-    running = started(tmp_path, options={"batch-seconds": "60"})
+    running = start_provider(tmp_path, options={"batch-seconds": "60"})
     try:
         requests = [{"custom_id": "one", "params": bodies()[0][1].body}]
         batch = running.client().messages.batches.create(requests=requests)
         assert stop(running.folder)
-        running = started(tmp_path, options={"batch-seconds": "60"})
+        running = start_provider(tmp_path, options={"batch-seconds": "60"})
         client = running.client()
         assert client.messages.batches.retrieve(batch.id).processing_status == "in_progress"
         assert client.messages.batches.cancel(batch.id).processing_status == "canceling"
@@ -194,7 +165,7 @@ def test_a_batch_outlives_the_server_and_can_be_canceled(tmp_path: Path) -> None
 
 def test_errors_come_at_the_stated_rate_and_a_retry_can_pass(tmp_path: Path) -> None:
     rates = {"error-429": "0.2", "error-500": "0.1", "error-529": "0.1"}
-    running = started(tmp_path, options=rates)
+    running = start_provider(tmp_path, options=rates)
     try:
         body = bodies()[0][1].body
         headers = {"x-api-key": "k", "anthropic-version": "2023-06-01"}
@@ -208,7 +179,7 @@ def test_errors_come_at_the_stated_rate_and_a_retry_can_pass(tmp_path: Path) -> 
         stop(running.folder)
 
 
-def test_a_thousand_requests_are_quick(standin: Running) -> None:
+def test_a_thousand_requests_are_quick(standin: RunningProvider) -> None:
     asked = [r.body for _, r in bodies(instruction=1000, preference=0)]
 
     async def ask_all() -> list[Any]:
@@ -229,39 +200,7 @@ def test_a_thousand_requests_are_quick(standin: Running) -> None:
     assert time.monotonic() - began < 60, "on two quiet cores it is about ten seconds"
 
 
-def test_state_is_private_status_is_true_and_stop_is_final(tmp_path: Path) -> None:
-    running = started(tmp_path)
-    try:
-        state = running.folder / ".standin.json"
-        assert stat.S_IMODE(state.stat().st_mode) == 0o600
-        now = status(running.folder)
-        assert now.running and now.url == running.url and now.pid
-        assert start(running.folder, table=None, seed=1, log=tmp_path / "log") == running.url
-        assert stop(running.folder) and not state.exists() and not stop(running.folder)
-        with pytest.raises(ProcessLookupError):
-            os.kill(now.pid, 0)
-    finally:
-        stop(running.folder)
-
-
-def test_a_stale_state_never_stops_a_stranger(tmp_path: Path) -> None:
-    folder = tmp_path / "project"
-    folder.mkdir()
-    (folder / ".standin.json").write_text(json.dumps({"url": "http://127.0.0.1:9", "pid": os.getpid()}))
-    assert not status(folder).running and not stop(folder)
-
-
-def test_a_log_inside_the_project_a_missing_table_and_a_taken_port_are_refused(tmp_path: Path, standin: Running) -> None:
-    with pytest.raises(SimulationError, match="outside"):
-        start(tmp_path, table=None, seed=7, log=tmp_path / "log")
-    with pytest.raises(SimulationError, match="table not found"):
-        start(tmp_path / "p", table=tmp_path / "t.parquet", seed=7, log=tmp_path / "log")
-    (tmp_path / "p").mkdir()
-    with pytest.raises(SimulationError, match="in use"):
-        start(tmp_path / "p", table=None, seed=7, log=tmp_path / "log", port=int(standin.url.rsplit(":", 1)[1]))
-
-
-def test_the_judge_tells_right_from_wrong_over_http(standin: Running) -> None:
+def test_the_judge_tells_right_from_wrong_over_http(standin: RunningProvider) -> None:
     def total(output: str) -> float:
         record = make_instruction("Wenckebach's block, second degree, seen on telemetry", output, system=SYSTEM)
         reference = {k: v for k, v in ROWS["I44.1"].items() if k in ("code", "description", "chapter", "terms")}
@@ -277,57 +216,14 @@ def test_the_judge_tells_right_from_wrong_over_http(standin: Running) -> None:
     assert sum(t >= 7 for t in right) >= 17 and sum(t < 7 for t in wrong) >= 16
 
 
-def bare_body(brief: str) -> dict[str, Any]:
-    p = project(grounded=False, brief=brief)
-    return next(iter(naive_requests(p, 1))).body
-
-
-def ideas(provider: MockProvider, body: dict[str, Any], count: int) -> Counter[str]:
-    """Count the ideas in the responses to one body sent many times; refusals and truncated responses are left out."""
-    texts = []
-    for nth in range(count):
-        message = provider.respond(body, nth=nth).message
-        if message["stop_reason"] == "end_turn":
-            texts.append(json.loads(message["content"][0]["text"])["examples"][0]["instruction"])
-    return Counter(texts)
-
-
-def test_the_same_prompt_repeated_is_answered_by_the_law_whatever_it_says() -> None:
-    provider = MockProvider.load(None, seed=7, rates=dict.fromkeys(RATES, 0.0))
-    for brief in ("Help hobby gardeners with soil, compost and vegetables.", "Explain train timetables, tickets and delays to visitors."):
-        seen = [n for _, n in ideas(provider, bare_body(brief), 2000).most_common()]
-        assert len(seen) <= mode_collapse.MODES
-        for rank in (0, 1, 2):
-            assert abs(seen[rank] / 2000 - mode_collapse.SHARES[rank]) < 0.03
-        assert abs(sum(seen[:5]) / 2000 - sum(mode_collapse.SHARES[:5])) < 0.03
-
-
-def test_under_the_law_a_number_changes_nothing_and_what_is_taken_is_mostly_kept_away_from() -> None:
-    provider = MockProvider.load(None, seed=7, rates=dict.fromkeys(RATES, 0.0), collapses=True)
-    p = project(grounded=False, instruction=300, preference=0)
-    cells = {c.id: c for c in make_plan(p, table=None, protected_texts=())}
-    same = next(iter(cells.values())).attributes
-    cells = {id_: cell.model_copy(update={"attributes": same}) for id_, cell in cells.items()}
-
-    def texts(taken: tuple[str, ...]) -> list[str]:
-        asks = [Ask(slot=id_, taken=taken) for id_ in cells]
-        bodies = [r.body for r in ask_requests(asks, cells, project=p, seeds=[])]
-        return [json.loads(provider.respond(body).message["content"][0]["text"])["examples"][0]["instruction"] for body in bodies]
-
-    free = Counter(texts(()))
-    assert len(free) <= mode_collapse.MODES and 0.25 < free.most_common(1)[0][1] / 300 < 0.45
-    common = [text for text, _ in free.most_common(3)]
-    shunned = Counter(texts(tuple(map(shorten, common))))
-    assert sum(shunned[text] for text in common) < 0.35 * sum(free[text] for text in common)
-
-
 def test_the_server_counts_repeats_and_goes_on_counting_after_a_restart(tmp_path: Path) -> None:
-    body, first, second = bare_body("Help hobby gardeners with soil and compost."), [], []
-    running = started(tmp_path)
+    bare = project(grounded=False, brief="Help hobby gardeners with soil and compost.")
+    body, first, second = next(iter(naive_requests(bare, 1))).body, [], []
+    running = start_provider(tmp_path)
     for said in (first, second):
         try:
             said += [running.client().messages.create(**body).id for _ in range(4)]
         finally:
             stop(running.folder)
-        running = started(tmp_path) if said is first else running
+        running = start_provider(tmp_path) if said is first else running
     assert len(set(first + second)) == 8
