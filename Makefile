@@ -7,14 +7,14 @@ export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 .DEFAULT_GOAL := help
-.PHONY: help install system demo test soak lint lock clean
+.PHONY: help install system demo test soak lint docs lock clean
 
-help: ## show this list
+help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
-install: $(VENV)/.ready ## build the environment in .venv from the hash locks (about 2 minutes, 2.5 GB)
+install: $(VENV)/.ready ## create the environment in .venv from the hash locks (about 2 minutes, 2.5 GB)
 
-# torch stands apart from the lock: its wheel differs by machine (CPU, CUDA), so its hash would pin the wrong one.
+# torch is not in the lock: its wheel differs by machine (CPU, CUDA), so a hash would pin the wrong one.
 $(VENV)/.ready: requirements.lock models.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 14) else f"Seedcorn needs Python 3.11 to 3.13 and found {sys.version.split()[0]}. Name one: make install PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing. On Debian: apt-get install python3-venv"; exit 1; }
@@ -27,20 +27,23 @@ $(VENV)/.ready: requirements.lock models.lock pyproject.toml
 system: ## install Debian's Chromium for the browser tests (root)
 	@command -v chromium >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; }
 
-demo: install ## from a brief to an evaluated adapter, offline, in build/demo (QUICK=1 for small counts)
+demo: install ## run from a brief to an evaluated adapter, offline, in build/demo (QUICK=1: small counts)
 	@QUICK=$(QUICK) PATH="$(CURDIR)/$(BIN):$$PATH" bash curation/simulation/demo.sh build/demo
 
-test: install ## every tier with small counts
+test: install ## run all tests with small counts
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/run.sh
 
-soak: install ## the full counts: kills, tampers, loads, fuzz
+soak: install ## run all tests with full counts: kills, tampers, loads, fuzz
 	@PATH="$(CURDIR)/$(BIN):$$PATH" SEEDCORN_SOAK=1 bash tests/run.sh
 
-lint: install ## ruff and mypy
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+lint: install ## run ruff, mypy, codespell and the strict build of the documentation
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/codespell && $(BIN)/zensical build --clean --strict
 
-lock: install ## renew the hash locks of both environments
+docs: install ## write docs/configuration.md and its schemas, and build the site into build/site
+	@$(BIN)/python docs/reference.py && $(BIN)/zensical build --clean --strict
+
+lock: install ## update the hash locks of both environments
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/lock.sh
 
-clean: ## remove what the demo and the tests built
-	rm -rf build .pytest_cache .mypy_cache .ruff_cache
+clean: ## remove build outputs and caches
+	rm -rf build .cache .pytest_cache .mypy_cache .ruff_cache

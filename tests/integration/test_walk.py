@@ -1,4 +1,4 @@
-"""The README, executed: every command of its bash blocks, in order, in one scratch folder."""
+"""The commands of README.md and docs/walkthrough.md: each exists, and the walkthrough runs from start to end."""
 
 from __future__ import annotations
 
@@ -10,40 +10,58 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.demo, pytest.mark.argilla, pytest.mark.model]
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", "docs/walkthrough.md")
 
 
-def commands() -> list[str]:
-    blocks = re.findall(r"^```bash\n(.*?)^```", README.read_text(encoding="utf-8"), re.S | re.M)
+def commands(page: str) -> list[str]:
+    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.S | re.M)
     return [line for block in blocks for line in block.splitlines() if line.strip()]
 
 
-def test_the_readme_names_every_verb() -> None:
-    """The commands shown use each of the three programs, and no verb that does not exist."""
-    shown = commands()
-    assert {line.split()[0] for line in shown} == {"curate", "argilla-setup", "train"}
-    for line in shown:
-        program, verb = line.split()[:2]
-        module = {"curate": "curation", "argilla-setup": "argilla_setup", "train": "training"}[program]
-        told = subprocess.run([sys.executable, "-m", module, verb, "--help"], capture_output=True, text=True)
-        assert told.returncode == 0, line
-
-
-@pytest.mark.timeout(1500)
-def test_the_readme_walks(tmp_path: Path) -> None:
+def run_page(page: str, folder: Path) -> None:
+    """Run every command of a page in an empty folder, and stop its servers at the end."""
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "SEEDCORN_CONFIG_DIR": str(tmp_path / "config"),
+        "SEEDCORN_CONFIG_DIR": str(folder / "config"),
     }
     try:
-        for line in commands():
-            done = subprocess.run(["bash", "-euc", line], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+        for line in commands(page):
+            done = subprocess.run(["bash", "-euc", line], cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
             assert done.returncode == 0, f"$ {line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     finally:
         for line in ("curate simulate stop coding", "argilla-setup down --home review"):
-            subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, timeout=60)
+            subprocess.run(["bash", "-c", line], cwd=folder, env=environment, capture_output=True, timeout=60)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_a_page_exists(page: str) -> None:
+    shown = commands(page)
+    modules = {"curate": "curation", "argilla-setup": "argilla_setup", "train": "training"}
+    assert {line.split()[0] for line in shown} <= modules.keys() and len(shown) > 5
+    for program, verb in {tuple(line.split()[:2]) for line in shown}:
+        done = subprocess.run([sys.executable, "-m", modules[program], verb, "--help"], capture_output=True, text=True)
+        assert done.returncode == 0, (program, verb)
+
+
+def test_the_walkthrough_uses_all_three_programs() -> None:
+    assert {line.split()[0] for line in commands("docs/walkthrough.md")} == {"curate", "argilla-setup", "train"}
+
+
+@pytest.mark.demo
+@pytest.mark.timeout(600)
+def test_the_readme_runs(tmp_path: Path) -> None:
+    run_page("README.md", tmp_path)
+    assert (tmp_path / "coding" / "report.html").is_file()
+
+
+@pytest.mark.demo
+@pytest.mark.argilla
+@pytest.mark.model
+@pytest.mark.timeout(1500)
+def test_the_walkthrough_runs(tmp_path: Path) -> None:
+    run_page("docs/walkthrough.md", tmp_path)
     assert (tmp_path / "coding" / "report.html").is_file()
     assert (tmp_path / "coding" / "runs" / "dpo" / "run.json").is_file()
     assert (tmp_path / "train.jsonl").read_text().count("\n") > 5
