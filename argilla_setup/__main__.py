@@ -1,4 +1,4 @@
-"""`python -m argilla_setup` is `argilla-setup`."""
+"""Entry point of `python -m argilla_setup`, the same as `argilla-setup`."""
 
 from argilla_setup.cli import main
 

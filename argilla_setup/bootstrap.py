@@ -1,9 +1,12 @@
-"""Bring an Argilla server to the state that review needs: a workspace, people in it, a dataset with our form. All of it idempotent."""
+"""Preparation of an Argilla server for review through the SDK: the connection, the workspace, and a dataset with our form.
+
+Every function is idempotent, so that a push that was interrupted can be repeated.
+"""
 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from argilla_setup.errors import UserError
 from argilla_setup.users import TIMEOUT, ArgillaRefused, ArgillaUnreachable, open_api
@@ -23,18 +26,23 @@ __all__ = [
 
 
 class FormMismatch(UserError):
-    """A dataset of that name holds another form, whose fields and questions Argilla does not let us change."""
+    """A dataset of that name has another form. Argilla does not allow changes to the fields and questions of a published dataset."""
 
 
 def connect(url: str, api_key: str, *, timeout: int = 60) -> rg.Argilla:
-    """A client that has been seen to work; it also becomes the SDK's default client.
+    """Return a client whose connection was checked; it also becomes the SDK's default client.
+
+    Args:
+        url: address of the server.
+        api_key: key of the account that pushes and pulls.
+        timeout: seconds for each request.
 
     Raises:
-        ArgillaUnreachable: nothing answers there.
-        ArgillaRefused: the key is not known.
+        ArgillaUnreachable: nothing answers at the address.
+        ArgillaRefused: the key is unknown.
     """
     if not url.startswith(("http://", "https://")):
-        raise ArgillaUnreachable(f"Argilla's address {url!r}", "must begin with http:// or https://", "give the whole address")
+        raise ArgillaUnreachable(f"Argilla's address {url!r}", "must begin with http:// or https://", "give the full address")
     if not api_key:
         raise ArgillaRefused("Argilla's key", "is empty", "argilla-setup secrets")
     with open_api(url, api_key) as api:
@@ -45,7 +53,7 @@ def connect(url: str, api_key: str, *, timeout: int = 60) -> rg.Argilla:
 
 
 def shows_text_literally(url: str) -> bool:
-    """Return whether the page of the Argilla at this address is ours, which shows text literally, or inserts fields as HTML."""
+    """Return whether the server's page shows fields as text, as ours does. Every other Argilla inserts them as HTML."""
     import httpx
 
     from argilla_setup.engine.page import LITERAL, TEXT_HEADER
@@ -58,20 +66,29 @@ def shows_text_literally(url: str) -> bool:
 
 
 def ensure_workspace(client: rg.Argilla, name: str) -> rg.Workspace:
-    """The workspace, made if need be."""
+    """Return the workspace, created if necessary."""
     import argilla as rg
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the SDK warns when there is none, which is why we ask
+        warnings.simplefilter("ignore")  # the SDK warns about a missing workspace, which is expected here
         found = client.workspaces(name)
     return found if found is not None else rg.Workspace(name=name, client=client).create()
 
 
 def ensure_dataset(client: rg.Argilla, name: str, *, workspace: str, settings: rg.Settings) -> rg.Dataset:
-    """Return the published dataset with this form; metadata and vectors that an existing one lacks are added.
+    """Return the published dataset with this form, created or updated as necessary.
 
-    The guidelines, the overlap and what annotators see of the metadata follow the settings. When the overlap changes, Argilla's worker
-    computes the status of every answered record again.
+    An existing dataset receives missing metadata properties and vectors, and the settings' guidelines, overlap and visibility of metadata.
+    After a change of the overlap, Argilla's worker recomputes the status of every answered record.
+
+    Args:
+        client: a connected client.
+        name: name of the dataset.
+        workspace: an existing workspace.
+        settings: the form, from `argilla_setup.forms`.
+
+    Raises:
+        FormMismatch: the existing dataset has other fields, questions or vector sizes.
     """
     import argilla as rg
 
@@ -79,19 +96,26 @@ def ensure_dataset(client: rg.Argilla, name: str, *, workspace: str, settings: r
         warnings.simplefilter("ignore")
         found = client.datasets(name, workspace=workspace)
     if found is not None and found.api_model().status == "draft":
-        found.delete()  # a process died while making it; it was never open to anyone and holds no record
+        found.delete()  # left by a process that died while creating it: it was never published and has no records
         found = None
     if found is None:
         return rg.Dataset(name=name, workspace=workspace, settings=settings, client=client).create()
     found.settings.get()
     _check_form(found, settings)
-    missing = _missing_properties(found.settings, settings)
+    # Metadata properties that the form does not know stay as they are.
+    visible = {item.name: item.visible_for_annotators for item in settings.metadata}
+    switched = [
+        item for item in found.settings.metadata if item.visible_for_annotators != visible.get(item.name, item.visible_for_annotators)
+    ]
+    for item in switched:
+        item.visible_for_annotators = visible[item.name]
+    existing = {item.name for item in (*found.settings.metadata, *found.settings.vectors)}
+    missing = [item for item in (*settings.metadata, *settings.vectors) if item.name not in existing]
     for item in missing:
         found.settings.add(item)
-    opened = _follow_visibility(found.settings, settings)
     overlap = settings.distribution.min_submitted
-    changes = found.settings.guidelines != settings.guidelines or found.settings.distribution.min_submitted != overlap
-    if missing or opened or changes:
+    changed = found.settings.guidelines != settings.guidelines or found.settings.distribution.min_submitted != overlap
+    if missing or switched or changed:
         found.settings.guidelines = settings.guidelines
         found.settings.distribution = rg.TaskDistribution(min_submitted=overlap)
         found.settings.update()
@@ -104,24 +128,10 @@ def _check_form(found: rg.Dataset, settings: rg.Settings) -> None:
         held = {item.name: type(item).__name__ for item in getattr(found.settings, part)}
         wanted = {item.name: type(item).__name__ for item in getattr(settings, part)}
         if held != wanted:
-            fact = f"holds the {part} {', '.join(held)}; this form has {', '.join(wanted)}"
+            fact = f"has the {part} {', '.join(held)}; this form has {', '.join(wanted)}"
             raise FormMismatch(f"dataset {found.name}", fact, "choose another dataset name, or delete that dataset in Argilla")
     sizes = {vector.name: vector.dimensions for vector in found.settings.vectors}
     for vector in settings.vectors:
         if sizes.get(vector.name, vector.dimensions) != vector.dimensions:
-            fact = f"holds {vector.name} vectors of {sizes[vector.name]} numbers; these have {vector.dimensions}"
-            raise FormMismatch(f"dataset {found.name}", fact, "use the embedding model it was made with, or another dataset name")
-
-
-def _follow_visibility(held: rg.Settings, wanted: rg.Settings) -> bool:
-    """Show and hide metadata as the form does; what the form does not know stays as it is. True when anything changed."""
-    shown = {item.name: item.visible_for_annotators for item in wanted.metadata}
-    changed = [item for item in held.metadata if item.visible_for_annotators != shown.get(item.name, item.visible_for_annotators)]
-    for item in changed:
-        item.visible_for_annotators = shown[item.name]
-    return bool(changed)
-
-
-def _missing_properties(held: rg.Settings, wanted: rg.Settings) -> list[Any]:
-    names = {item.name for item in (*held.metadata, *held.vectors)}
-    return [item for item in (*wanted.metadata, *wanted.vectors) if item.name not in names]
+            fact = f"has {vector.name} vectors of {sizes[vector.name]} dimensions; these have {vector.dimensions}"
+            raise FormMismatch(f"dataset {found.name}", fact, "use the embedding model it was created with, or another dataset name")

@@ -1,4 +1,4 @@
-"""What the three command lines print with: texts and JSON that no terminal acts on, and usage errors that quote safely."""
+"""Output of the three command lines: text and JSON without terminal escape sequences, and usage errors that quote arguments safely."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _IN_JSON = re.compile(f"[\x7f-\x9f{FORMATS}]")  # the other controls are escaped
 
 
 def as_json(value: Any, *, indent: int | None = None) -> str:
-    """Return JSON that any parser reads back and no terminal acts on."""
+    """Return JSON without characters that a terminal interprets; parsers read the same value back."""
     text = json.dumps(value, ensure_ascii=False, indent=indent, default=str)
     return _IN_JSON.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Print a text of ours that may quote others: visible, and without secrets."""
+    """Print a text that may quote untrusted text: control characters are written out and secrets masked."""
     print(visible(mask_secrets(text)), file=sys.stderr if err else sys.stdout, flush=True)
 
 
 class QuotingGroup(TyperGroup):
-    """The root of a command line. Usage errors quote the arguments they are about; these are made visible too."""
+    """A command group whose usage errors quote arguments with control characters written out."""
 
     def make_context(self, *args: Any, **more: Any) -> Any:
         try:
@@ -44,6 +44,7 @@ class QuotingGroup(TyperGroup):
 
 
 def _make_visible(error: Any) -> None:
+    # Only click's own exceptions have this method; it builds the message when the error is printed.
     if hasattr(error, "format_message"):
         message = visible(mask_secrets(error.format_message()))
         error.format_message = lambda: message

@@ -1,4 +1,7 @@
-"""Errors a person can mend: what is wrong, the fact, and the next command. Everything else propagates as it is."""
+"""Errors that a user can fix: the thing, the problem and the next step. Every other exception propagates unchanged.
+
+Passwords and keys in messages are masked, because the command lines print them and people paste them into reports.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,22 @@ import shlex
 
 from argilla_setup.shown import mask_secrets
 
-_SPACE, _RIGHTS = "make space on the disk (what was done is kept)", "see that you may read and write there"
+_SPACE, _RIGHTS = "free some disk space (finished work is kept)", "check that you may read and write there"
 SYSTEM_ERRORS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _SPACE),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _RIGHTS),
     **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP), "check the path"),
 }
-"""Errors of the system about a file that a command reads or writes, and the next step."""
+"""The next step by `errno`, for errors about a file that a command reads or writes."""
 
 
 class UserError(Exception):
-    """A problem that the user can fix; the command lines print it as one line and exit 2. Passwords in addresses are masked.
+    """A problem that the user can fix; the command lines print it as one line and exit with code 2.
 
     Args:
-        what: the thing that is wrong, named ("project.yaml: plan.rows").
-        fact: what was found ("is -3; it must be 1 or more").
-        next_step: the command or the edit that mends it.
+        what: the thing that is wrong, such as "project.yaml: plan.rows".
+        fact: the problem, such as "is -3; it must be 1 or more".
+        next_step: the command or the edit that fixes it.
     """
 
     def __init__(self, what: str, fact: str = "", next_step: str = "") -> None:
@@ -31,12 +34,12 @@ class UserError(Exception):
 
 
 def command(*words: object) -> str:
-    """A command as a person can paste it: words with spaces or signs in them are quoted."""
+    """Return a command that can be pasted into a shell: words with spaces or special characters are quoted."""
     return " ".join(shlex.quote(str(word)) for word in words)
 
 
 def describe_os_error(error: OSError) -> str | None:
-    """Return an error of the system as one sentence, or None where a person cannot correct its cause."""
+    """Return a system error as one sentence, or None if the user cannot fix its cause."""
     if error.errno not in SYSTEM_ERRORS:
         return None
-    return f"{error.filename or 'a file that was being written'}: {error.strerror}. Next: {SYSTEM_ERRORS[error.errno]} and run again"
+    return f"{error.filename or 'a file'}: {error.strerror}. Next: {SYSTEM_ERRORS[error.errno]} and run again"

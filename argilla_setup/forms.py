@@ -1,9 +1,9 @@
-"""What annotators see and answer, for both kinds of record. The names below are the contract with whoever pushes and pulls.
+"""The annotation forms for both kinds of record. The names below are the contract between push, pull and the form.
 
-Only `edited_completion` is ever prefilled. A question that measures the human carries no suggestion: one Enter would turn the judge's
-answer into a human's. Scores are metadata that annotators are not shown.
+Only `edited_completion` is prefilled. A question that measures the annotator has no suggestion, because pressing Enter would turn the
+judge's answer into a human one. Scores are metadata that is hidden from annotators.
 
-Fields and questions want a client even to be built: call `bootstrap.connect` first.
+The SDK needs a default client to build fields and questions: call `bootstrap.connect` first.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ VERDICT = "verdict"
 APPROVE = "approve"
 REJECT = "reject"
 EDITED_COMPLETION = "edited_completion"
-"""Prefilled by a suggestion with the completion. A submitted text equal to the completion is no edit."""
+"""Prefilled with the completion. A submitted text equal to the completion is not an edit."""
 REASONS = "reasons"
 REASON_LABELS = {
     "wrong": "Wrong",
     "incomplete": "Incomplete",
     "unclear": "Unclear",
-    "off_brief": "Off the brief",
+    "off_brief": "Does not follow the brief",
     "wrong_format": "Wrong format",
     "unsafe": "Unsafe or private",
     "cannot_verify": "Cannot verify",
@@ -54,34 +54,37 @@ PREFILLED = (EDITED_COMPLETION,)
 SCORE_TOTAL = "score_total"
 SCORE_PREFIX = "score_"
 OPEN_TERMS = ("task", "difficulty")
-"""What annotators may filter by, to do one kind of work at a time."""
+"""Metadata that annotators may filter by, to work on one kind of row at a time."""
 HIDDEN_TERMS = ("topic", "source")
-"""Kept from annotators: a topic taken from a table may name the very class that an answer is judged by, and a source sways."""
+"""Metadata hidden from annotators: a topic may name the expected class, and a source may bias the verdict."""
 TERMS = (*OPEN_TERMS, *HIDDEN_TERMS)
 EMBEDDING = "embedding"
 
 LONGEST_GUIDELINES = 10_000
-"""Characters; Argilla refuses more."""
+"""Maximum number of characters in Argilla."""
 
 _CRITERION = re.compile(r"[a-z0-9][a-z0-9_-]{0,60}")
 
 
 def score_name(criterion: str) -> str:
-    """The metadata property that holds a criterion's score."""
+    """Return the name of the metadata property with a criterion's score."""
     return f"{SCORE_PREFIX}{criterion}"
 
 
 def instruction_settings(
     criteria: Sequence[str], *, vector_dimensions: int | None, overlap: int, guidelines: str | None = None, filters: Sequence[str] = ()
 ) -> rg.Settings:
-    """The form for approving, correcting or rejecting one completion.
+    """Return the form for approving, correcting or rejecting one completion.
 
     Args:
         criteria: names of the judge's criteria; each becomes a hidden metadata property.
-        vector_dimensions: size of the vector for find-similar; None for none.
-        overlap: how many people answer each record.
+        vector_dimensions: size of the embedding for "find similar"; None for no embedding.
+        overlap: number of annotators per record.
+        guidelines: the project's guidelines in Markdown, shown before ours.
         filters: metadata columns of imported rows that annotators may filter by.
-        guidelines: the project's own words; they stand above ours, which say how the form works and what is prefilled.
+
+    Raises:
+        UserError: a criterion cannot be the name of a metadata property, or the guidelines are too long.
     """
     import argilla as rg
 
@@ -94,19 +97,19 @@ def instruction_settings(
                 VERDICT,
                 labels={APPROVE: "Approve", REJECT: "Reject"},
                 title="May this be used?",
-                description="Approve what you would be glad to see the model answer, with your correction if you make one.",
+                description="Approve an answer that the model should learn, with your correction if you make one.",
             ),
             rg.TextQuestion(
                 EDITED_COMPLETION,
                 title="Edited completion",
-                description="Filled in with the completion. Change it only where it should be different.",
+                description="Contains the completion. Change it only if you want to correct it.",
                 required=False,
             ),
             rg.MultiLabelQuestion(
                 REASONS,
                 labels=REASON_LABELS,
                 title="Reasons",
-                description="What is wrong, when you reject.",
+                description="If you reject: what is wrong?",
                 required=False,
                 visible_labels=len(REASON_LABELS),
             ),
@@ -121,7 +124,15 @@ def instruction_settings(
 def preference_settings(
     criteria: Sequence[str], *, vector_dimensions: int | None, overlap: int, guidelines: str | None = None, filters: Sequence[str] = ()
 ) -> rg.Settings:
-    """The form for saying which of two responses is better. Arguments as for `instruction_settings`."""
+    """Return the form for choosing the better of two responses.
+
+    Args:
+        criteria: as for `instruction_settings`.
+        vector_dimensions: as for `instruction_settings`.
+        overlap: as for `instruction_settings`.
+        guidelines: as for `instruction_settings`.
+        filters: as for `instruction_settings`.
+    """
     import argilla as rg
 
     check_criteria(criteria)
@@ -137,7 +148,7 @@ def preference_settings(
                 BETTER,
                 labels={A: "A is better", B: "B is better", TIE: "Equally good", BOTH_BAD: "Both are bad"},
                 title="Which response is better?",
-                description="Right before complete, complete before clear, clear before short.",
+                description="In this order: correct, complete, clear, short.",
             ),
             _comment_question(),
         ],
@@ -148,32 +159,32 @@ def preference_settings(
 
 
 def guidelines_text(kind: Kind, project: str | None = None) -> str:
-    """The words annotators read: the project's own first, then how the form works."""
+    """Return the guidelines for annotators: the project's own, then how the form works."""
     shipped = (Path(__file__).parent / "guidelines" / f"{kind}.md").read_text(encoding="utf-8").strip()
     text = "\n\n".join(part for part in ((project or "").strip(), shipped) if part)
     if len(text) > LONGEST_GUIDELINES:
         room = LONGEST_GUIDELINES - len(shipped) - 2
-        fact = f"are {len((project or '').strip())} characters long, the brief included"
+        fact = f"have {len((project or '').strip())} characters, including the brief"
         raise UserError("the project's guidelines", fact, f"shorten them to {room}")
     return text
 
 
 def check_criteria(criteria: Sequence[str]) -> None:
-    """Criteria become names of metadata properties, for which Argilla has rules."""
+    """Check that every criterion can be part of the name of an Argilla metadata property."""
     for criterion in criteria:
         if not _CRITERION.fullmatch(criterion) or score_name(criterion) == SCORE_TOTAL or list(criteria).count(criterion) > 1:
-            fact = "is no usable name: small letters, digits, - and _, each name once, and not `total`"
+            fact = "is not a valid name: use lower-case letters, digits, - and _, each name once, and not `total`"
             raise UserError(f"criterion {criterion!r}", fact, "rename it in the rubric")
 
 
 def _comment_question() -> rg.TextQuestion:
     import argilla as rg
 
-    return rg.TextQuestion(COMMENT, title="Comment", description="For whoever settles a disagreement.", required=False)
+    return rg.TextQuestion(COMMENT, title="Comment", description="For the person who resolves disagreements.", required=False)
 
 
 def filter_name(column: str) -> str:
-    """Return the name of the metadata property that holds a column of imported rows; Argilla has rules for such names."""
+    """Return the name of the metadata property for a column of imported rows, in the characters that Argilla allows."""
     return f"column_{re.sub('[^a-z0-9_-]+', '-', column.lower()).strip('-')[:60]}"
 
 

@@ -1,6 +1,7 @@
-"""People's accounts on the server, and the private files that hold what they log in with.
+"""Accounts on the server and the private files with their credentials.
 
-Speaks HTTP to Argilla, so that a machine that only runs the server need not install the SDK.
+The module talks HTTP to Argilla, so that a machine that only runs the server does not need the SDK. Password and key changes run inside the
+server's environment instead, because Argilla's API offers neither.
 """
 
 from __future__ import annotations
@@ -22,40 +23,51 @@ TIMEOUT = 30.0
 
 
 class ArgillaUnreachable(UserError):
-    """No Argilla answers at the address."""
+    """No Argilla server answers at the address."""
 
 
 class ArgillaRefused(UserError):
-    """Argilla does not know the key, or the key may not do this."""
+    """Argilla refuses the key, or the key lacks the permission."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """A person who may log in."""
+    """An account that may log in."""
 
     username: str
     role: str
     workspaces: tuple[str, ...]
     api_key: str
     password: str | None
-    """None when the account was made elsewhere: Argilla does not tell passwords."""
+    """None for an account that was created elsewhere: Argilla does not return passwords."""
     id: str = ""
 
 
 def ensure_account(
     url: str, api_key: str, *, name: str, workspace: str | None, role: str = "annotator", folder: Path | None = None
 ) -> Account:
-    """The account of that name, made with a generated password if need be, a member of the workspace.
+    """Return the account of a user, created with a generated password if necessary, as a member of the workspace.
 
     Args:
-        folder: where its credentials are kept as NAME.json, readable by this user only.
+        url: address of the server.
+        api_key: key of the owner.
+        name: username.
+        workspace: workspace to join, created if necessary; None for none.
+        role: annotator, admin or owner.
+        folder: destination of the credentials, as NAME.json readable by this user only; None for none.
+
+    Raises:
+        UserError: the name or the role is invalid, or the account exists with another role.
+        ArgillaUnreachable: nothing answers at the address.
+        ArgillaRefused: the key may not do this.
     """
     check_name(name)
     if role not in ROLES:
         raise UserError("--role", f"is {role}; it must be one of {', '.join(ROLES)}", "argilla-setup users add --help")
     with open_api(url, api_key) as api:
         user = next((u for u in api.get("users") if u["username"] == name), None)
-        password = _read_password(folder, name)
+        credentials = folder / f"{name}.json" if folder is not None else None
+        password = json.loads(credentials.read_text()).get("password") if credentials is not None and credentials.exists() else None
         if user is None:
             password = secrets.token_urlsafe(12)
             user = api.post("users", {"first_name": name, "username": name, "role": role, "password": password})
@@ -65,8 +77,8 @@ def ensure_account(
             _join_workspace(api, user["id"], workspace)
         joined = tuple(w["name"] for w in api.get(f"users/{user['id']}/workspaces"))
     account = Account(name, user["role"], joined, user["api_key"], password, user["id"])
-    if folder is not None:
-        write_private(folder / f"{name}.json", json.dumps(asdict(account), indent=2) + "\n")
+    if credentials is not None:
+        write_private(credentials, json.dumps(asdict(account), indent=2) + "\n")
     return account
 
 
@@ -76,11 +88,13 @@ def admit_existing(url: str, api_key: str, names: Sequence[str], *, workspace: s
     No account is created. An account without any workspace is not added: `users remove` leaves accounts in that state.
 
     Args:
+        url: address of the server.
+        api_key: key of the owner.
         names: usernames of the annotators.
         workspace: name of an existing workspace.
 
     Raises:
-        UserError: a name is not one that an account can have.
+        UserError: a name is not a valid username.
         ArgillaRefused: the key may not read or change accounts.
     """
     left = []
@@ -99,7 +113,7 @@ def admit_existing(url: str, api_key: str, names: Sequence[str], *, workspace: s
 
 
 def list_accounts(url: str, api_key: str) -> list[dict[str, Any]]:
-    """Every account: name, role, workspaces. No keys."""
+    """Return username, role and workspaces of every account, without keys."""
     with open_api(url, api_key) as api:
         return [
             {"username": u["username"], "role": u["role"], "workspaces": [w["name"] for w in api.get(f"users/{u['id']}/workspaces")]}
@@ -108,33 +122,38 @@ def list_accounts(url: str, api_key: str) -> list[dict[str, Any]]:
 
 
 def renew_credentials(home: Home, name: str) -> Path:
-    """Give a person a new password and key; what they had is refused from now on. The server need not be up.
+    """Give an account a new password and key and return the private file with them. The server need not run.
 
-    Returns the private file that holds the new ones.
+    The old credentials are refused from then on.
     """
     return _set_credentials(home, name, verb="credentials")
 
 
 def lock_out(home: Home, name: str) -> None:
-    """Take a person out of every workspace and make what they log in with worthless. Their answers stay, under their name."""
+    """Remove an account from every workspace and replace its credentials. Its responses stay under its name."""
     if name == load_secrets(home).owner_username:
-        raise UserError(f"user {name}", "owns this server and cannot be removed", "argilla-setup users rotate-key owner renews its key")
+        raise UserError(f"user {name}", "owns this server and cannot be removed", "to renew its key, argilla-setup users rotate-key owner")
+    # The account keeps random credentials that are written nowhere.
     _set_credentials(home, name, verb="lock-out").unlink()
 
 
 def check_name(name: str) -> None:
-    """A name that is safe as a user's and as a file's."""
+    """Check that a username is valid for Argilla and safe as a file name.
+
+    Raises:
+        UserError: it is not.
+    """
     if not _NAME.fullmatch(name):
-        raise UserError(f"user name {name!r}", "may hold letters, digits, dots, dashes and underscores, at most 64", "choose such a name")
+        raise UserError(f"user name {name!r}", "is invalid", "use at most 64 letters, digits, dots, dashes and underscores")
 
 
 def open_api(url: str, api_key: str) -> Api:
-    """A connection that turns Argilla's refusals into sentences."""
+    """Return a connection to Argilla's HTTP API; use it in a `with` block."""
     return Api(url, api_key)
 
 
 class Api:
-    """Argilla's HTTP interface, version 1."""
+    """Argilla's HTTP API, version 1. Refusals are raised as `UserError`."""
 
     def __init__(self, url: str, api_key: str) -> None:
         import httpx
@@ -149,25 +168,25 @@ class Api:
         self._client.close()
 
     def get(self, path: str) -> Any:
-        """The answer to a GET; for a list, its items."""
+        """Return the body of a GET; for a list, its items."""
         return self._send("GET", path, None)
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
-        """The answer to a POST."""
+        """Return the body of a POST."""
         return self._send("POST", path, body)
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         import httpx
 
         try:
-            answer = self._client.request(method, path, json=body)
+            reply = self._client.request(method, path, json=body)
         except httpx.TransportError as error:
             raise ArgillaUnreachable(f"Argilla at {self.url}", f"cannot be reached ({error})", "argilla-setup status") from error
-        if answer.status_code in (401, 403):
+        if reply.status_code in (401, 403):
             raise ArgillaRefused(f"Argilla at {self.url}", "does not accept the key for this", "argilla-setup secrets") from None
-        if answer.is_error:
-            raise UserError(f"Argilla at {self.url}", f"answered {answer.status_code} to {method} {path}: {answer.text[:200]}")
-        value = answer.json()
+        if reply.is_error:
+            raise UserError(f"Argilla at {self.url}", f"answered {reply.status_code} to {method} {path}: {reply.text[:200]}")
+        value = reply.json()
         return value["items"] if isinstance(value, dict) and set(value) == {"items"} else value
 
 
@@ -180,29 +199,21 @@ def _join_workspace(api: Api, user: str, workspace: str) -> None:
 def _set_credentials(home: Home, name: str, *, verb: str) -> Path:
     from argilla_setup.server.environment import ensure_environment
     from argilla_setup.server.migrate import run_engine
-    from argilla_setup.server.processes import find_elsewhere
-    from argilla_setup.server.settings import load_choices
+    from argilla_setup.server.processes import find_conflict
+    from argilla_setup.server.settings import load_settings
 
     check_name(name)
-    if elsewhere := find_elsewhere(home):
-        # The change would reach this folder's database alone, while the server that people use goes on with another one.
-        raise UserError(f"{home.folder}", elsewhere.fact, elsewhere.next_step(home))
-    held = ensure_secrets(home) if name == OWNER else load_secrets(home)
+    if conflict := find_conflict(home):
+        # The change would reach only this folder's database, while the running server uses another one.
+        raise UserError(f"{home.folder}", conflict.fact, conflict.next_step(home))
+    saved = ensure_secrets(home) if name == OWNER else load_secrets(home)
     password, key = secrets.token_urlsafe(18), secrets.token_urlsafe(32)
-    told = {"SEEDCORN_NEW_PASSWORD": password, "SEEDCORN_NEW_API_KEY": key}
-    run_engine(home, load_choices(home), python=ensure_environment(print), arguments=[verb, name], extra=told)
-    if name == held.owner_username:
-        write_private(home.secrets_file, json.dumps(asdict(replace(held, owner_password=password, owner_api_key=key)), indent=2) + "\n")
+    variables = {"SEEDCORN_NEW_PASSWORD": password, "SEEDCORN_NEW_API_KEY": key}
+    run_engine(home, load_settings(home), python=ensure_environment(print), arguments=[verb, name], variables=variables)
+    if name == saved.owner_username:
+        write_private(home.secrets_file, json.dumps(asdict(replace(saved, owner_password=password, owner_api_key=key)), indent=2) + "\n")
         return home.secrets_file
     file = home.users_folder / f"{name}.json"
     before = json.loads(file.read_text()) if file.exists() else {"username": name}
     write_private(file, json.dumps(before | {"password": password, "api_key": key}, indent=2) + "\n")
     return file
-
-
-def _read_password(folder: Path | None, name: str) -> str | None:
-    path = folder / f"{name}.json" if folder is not None else None
-    if path is None or not path.exists():
-        return None
-    password = json.loads(path.read_text()).get("password")
-    return None if password is None else str(password)

@@ -31,12 +31,10 @@ if __name__ == "__main__":
 import psutil
 
 from argilla_setup import bootstrap
-from argilla_setup.server.control import any_free_port, start_detached, stop_server
-from argilla_setup.server.database import count_contents
+from argilla_setup.server.control import any_free_port, is_healthy, server_url, start_detached, stop_server
 from argilla_setup.server.environment import environment_folder
-from argilla_setup.server.home import Home, load_secrets, open_home
-from argilla_setup.server.settings import load_choices
-from argilla_setup.server.status import is_healthy, server_url
+from argilla_setup.server.home import Home, count_contents, load_secrets, open_home
+from argilla_setup.server.settings import load_settings
 from argilla_setup.server.supervisor import server_environment
 from argilla_setup.users import ensure_account
 from curation.review import ArgillaReview, Shown, form_settings, open_dataset
@@ -89,7 +87,7 @@ def time_starts() -> dict[str, Any]:
         try:
             for name in ("first", "next"):
                 used, began = os.times(), time.perf_counter()
-                status = start_detached(home, port=0, say=lambda _: None)
+                status = start_detached(home, port=0, notify=lambda _: None)
                 seconds, now = time.perf_counter() - began, os.times()
                 processes = [psutil.Process(pid).cpu_times() for pid in status.processes.values()]
                 cpu = sum(each.user + each.system for each in processes)
@@ -174,7 +172,7 @@ def running(*, stock: bool = False, people: Sequence[str] = ()) -> Iterator[tupl
     with tempfile.TemporaryDirectory(prefix="argilla-bench-") as folder:
         home = open_home(Path(folder))
         try:
-            status = start_detached(home, port=0, say=lambda _: None)
+            status = start_detached(home, port=0, notify=lambda _: None)
             url, web = start_stock(home) if stock else (status.url, psutil.Process(status.processes["web"]))
             yield home, open_review(home, url, people), web
         finally:
@@ -192,7 +190,7 @@ def open_review(home: Home, url: str, people: Sequence[str] = ()) -> ArgillaRevi
 
 def start_stock(home: Home) -> tuple[str, psutil.Process]:
     """The stock app beside ours, on the same database; ours is idle meanwhile. `stop_server` ends both."""
-    choices = load_choices(home)
+    choices = load_settings(home)
     port = any_free_port(choices.host)
     command = [str(environment_folder() / "bin" / "python"), str(Path(__file__).with_name("argilla_stock.py")), choices.host, str(port)]
     environment = server_environment(home, load_secrets(home), replace(choices, port=port))

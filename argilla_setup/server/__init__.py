@@ -1,1 +1,1 @@
-"""Argilla on one machine: its own environment, Valkey, the web server, a worker, and a supervisor that keeps them up."""
+"""Argilla on one machine: its own environment, Valkey, the web server, a worker, and a supervisor that restarts them."""

@@ -1,4 +1,7 @@
-"""Looks a server over: each finding is a sentence with the command that mends it. It mends by itself only what cannot lose anything."""
+"""Diagnosis of a server: one finding per check, each with the command that fixes it.
+
+With `fix`, only repairs that cannot lose data are made: stopping leftover processes, closing file permissions, and rebuilding the index.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +9,34 @@ import contextlib
 import shutil
 import sqlite3
 import stat
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import psutil
 
 from argilla_setup.engine.consistency import find_gaps
 from argilla_setup.errors import UserError
-from argilla_setup.server.control import is_free, listens, stop_server
+from argilla_setup.server.control import is_free, is_healthy, is_listening, stop_server
 from argilla_setup.server.environment import environment_folder, find_older_environments, lock_digest
 from argilla_setup.server.home import Home, load_secrets
 from argilla_setup.server.logs import last_line
 from argilla_setup.server.migrate import is_prepared
-from argilla_setup.server.processes import find_processes, read_processes
-from argilla_setup.server.settings import Choices, check_stores, load_choices
-from argilla_setup.server.status import is_healthy
+from argilla_setup.server.processes import ProcessState, find_processes, read_processes
+from argilla_setup.server.settings import ServerSettings, check_stores, load_settings
 
 LOW_MB = 500
-"""Less than this free and a day's answers may not fit."""
-LOOPING = 3
-"""So many falls within a minute each are no accident."""
+"""Free disk space below which a day's answers may not fit."""
+CRASH_LOOP = 3
+"""Crashes, each within a minute of the start, that make a crash loop."""
+REBUILD_SECONDS = 600
 Level = Literal["ok", "note", "wrong"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at."""
+    """The result of one check."""
 
     about: str
     level: Level
@@ -43,92 +46,107 @@ class Finding:
 
 
 def examine(home: Home, *, fix: bool = False) -> list[Finding]:
-    """Everything looked at, in the order in which it matters.
+    """Run every check and return the findings, most fundamental first.
 
     Args:
-        fix: end leftovers, close open files, and let the web server build an index that differs from the database.
+        home: the state folder.
+        fix: make the repairs that cannot lose data.
     """
-    choices = load_choices(home)
-    looks = (_secrets, _files, _environment, _stores, _processes, _port, _database, _index, _disk)
-    return [finding for look in looks for finding in look(home, choices, fix)]
+    settings = load_settings(home)
+    checks = (
+        _check_secrets,
+        _check_files,
+        _check_environment,
+        _check_stores,
+        _check_processes,
+        _check_port,
+        _check_database,
+        _check_index,
+        _check_disk,
+    )
+    return [finding for check in checks for finding in check(home, settings, fix)]
 
 
-def _secrets(home: Home, _: Choices, __: bool) -> Iterator[Finding]:
+def _check_secrets(home: Home, _: ServerSettings, __: bool) -> Iterator[Finding]:
     try:
         load_secrets(home)
-        yield Finding("secrets", "ok", f"{home.secrets_file} is whole")
+        yield Finding("secrets", "ok", f"{home.secrets_file} is complete")
     except UserError as error:
         yield Finding("secrets", "wrong", f"{error.what} {error.fact}", error.next_step)
 
 
-def _files(home: Home, _: Choices, fix: bool) -> Iterator[Finding]:
+def _check_files(home: Home, _: ServerSettings, fix: bool) -> Iterator[Finding]:
     private = [home.secrets_file, home.settings_file, home.processes_file, *home.folder.glob("*.db*"), *home.users_folder.glob("*.json")]
-    private += [*(home.folder / "backups").glob("*"), *home.logs_folder.glob("*.log*")]
-    open_ones = [path for path in private if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077]
-    open_ones += [home.folder] if stat.S_IMODE(home.folder.stat().st_mode) & 0o077 else []
-    if not open_ones:
+    private += [*(home.folder / "backups").glob("*"), *home.logs_folder.glob("*.log*"), home.folder]
+    readable = [path for path in private if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077]
+    if not readable:
         yield Finding("files", "ok", "no other user of this machine can read them")
-    for path in open_ones:
+    for path in readable:
         mode = 0o700 if path.is_dir() else 0o600
         if fix:
             path.chmod(mode)
         yield Finding("files", "wrong", f"other users of this machine can read {path}", f"chmod {mode:o} {path}", fixed=fix)
 
 
-def _environment(home: Home, choices: Choices, _: bool) -> Iterator[Finding]:
+def _check_environment(home: Home, settings: ServerSettings, _: bool) -> Iterator[Finding]:
     upgrade = f"argilla-setup upgrade --home {home.folder}"
     body = read_processes(home)
     if not (environment_folder() / ".ready").exists():
-        yield Finding("environment", "wrong", "the server's environment is not built for this release's lock", upgrade)
-    elif not is_prepared(home, choices):
-        yield Finding("environment", "wrong", "the database was not brought to this release's schema", upgrade)
+        yield Finding("environment", "wrong", "the server's environment is not built for this release's lock file", upgrade)
+    elif not is_prepared(home, settings):
+        yield Finding("environment", "wrong", "the database is not migrated to this release's schema", upgrade)
     elif body is not None and body.get("lock") != lock_digest():
         yield Finding("environment", "wrong", "the server runs from an older environment", upgrade)
     else:
-        yield Finding("environment", "ok", f"built from the shipped lock ({lock_digest()})")
+        yield Finding("environment", "ok", f"built from the shipped lock file ({lock_digest()})")
     for folder in find_older_environments():
-        if not _in_use(folder):
-            yield Finding("environment", "note", f"{folder} is of an older lock and nothing runs from it", f"rm -r {folder}")
+        in_use = False
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                in_use = in_use or str(folder) in " ".join(process.cmdline())
+        if not in_use:
+            yield Finding("environment", "note", f"{folder} belongs to an older lock file and is not in use", f"rm -r {folder}")
 
 
-def _stores(_: Home, choices: Choices, __: bool) -> Iterator[Finding]:
+def _check_stores(_: Home, settings: ServerSettings, __: bool) -> Iterator[Finding]:
     try:
-        check_stores(choices)
+        check_stores(settings)
     except UserError as error:
         yield Finding("stores", "wrong", f"{error.what} {error.fact}", error.next_step)
 
 
-def _processes(home: Home, choices: Choices, fix: bool) -> Iterator[Finding]:
+def _check_processes(home: Home, settings: ServerSettings, fix: bool) -> Iterator[Finding]:
     body = read_processes(home)
     if body is None:
         left = find_processes(home)
         if not left:
             yield Finding("processes", "note", "the server is down", f"argilla-setup up --detach --home {home.folder}")
             return
-        text = f"{len(left)} processes are left of a server whose supervisor was killed"
+        text = f"{len(left)} processes remain of a server whose supervisor was killed"
         if fix:
             stop_server(home)
         yield Finding("processes", "wrong", text, f"argilla-setup down --home {home.folder}", fixed=fix)
         return
-    wanted = {"web", "worker"} | (set() if choices.redis_url else {"valkey"})
-    missing = sorted(name for name in wanted if not psutil.pid_exists(body["children"].get(name, -1)))
-    falling = {name: count for name, count in body.get("falls", {}).items() if count >= LOOPING}
-    for name in sorted({*missing, *falling}):
-        fact = f"ended {body.get('falls', {}).get(name, 1)} times of late and is started again; it said: {last_line(home, name)}"
-        yield Finding("processes", "wrong", f"{name} {fact}", f"argilla-setup logs --home {home.folder} --process {name}")
-    if not missing and not falling:
-        yield Finding("processes", "ok", f"{', '.join(sorted(wanted))} are up under supervisor {body['supervisor']}")
+    wanted = {"web", "worker"} | (set() if settings.redis_url else {"valkey"})
+    crashes = body.get("falls", {})
+    missing = {name for name in wanted if not psutil.pid_exists(body["children"].get(name, -1))}
+    looping = {name for name, count in crashes.items() if count >= CRASH_LOOP}
+    for name in sorted(missing | looping):
+        text = f"{name} ended {crashes.get(name, 1)} times recently and is being restarted; last log line: {last_line(home, name)}"
+        yield Finding("processes", "wrong", text, f"argilla-setup logs --home {home.folder} --process {name}")
+    if not missing and not looping:
+        yield Finding("processes", "ok", f"{', '.join(sorted(wanted))} run under supervisor {body['supervisor']}")
 
 
-def _port(home: Home, choices: Choices, _: bool) -> Iterator[Finding]:
+def _check_port(home: Home, settings: ServerSettings, _: bool) -> Iterator[Finding]:
     body = read_processes(home)
     if body is None:
-        if not is_free(choices.port, choices.host):
-            text = f"something else listens on port {choices.port}"
+        if not is_free(settings.port, settings.host):
+            text = f"something else listens on port {settings.port}"
             yield Finding("port", "wrong", text, f"argilla-setup up --detach --home {home.folder} --port 0")
         return
     port = int(body["port"])
-    if not listens(body["children"].get("web"), port):
+    if not is_listening(body["children"].get("web"), port):
         yield Finding("port", "wrong", f"the web server does not listen on port {port}", f"argilla-setup logs --home {home.folder}")
     elif not is_healthy(port):
         text = f"the web server listens on port {port} and does not answer"
@@ -137,8 +155,8 @@ def _port(home: Home, choices: Choices, _: bool) -> Iterator[Finding]:
         yield Finding("port", "ok", f"the API answers on port {port}")
 
 
-def _database(home: Home, choices: Choices, _: bool) -> Iterator[Finding]:
-    if choices.database_url or not home.database.exists():
+def _check_database(home: Home, settings: ServerSettings, _: bool) -> Iterator[Finding]:
+    if settings.database_url or not home.database.exists():
         return
     with contextlib.closing(sqlite3.connect(f"{home.database.as_uri()}?mode=ro", uri=True)) as db:
         try:
@@ -147,31 +165,39 @@ def _database(home: Home, choices: Choices, _: bool) -> Iterator[Finding]:
         except sqlite3.DatabaseError as error:
             found, mode = str(error), ""
     if found != "ok":
-        yield Finding(
-            "database", "wrong", f"{home.database} is damaged: {found}", f"argilla-setup restore BACKUP --home {home.folder} --replace"
-        )
+        next_step = f"argilla-setup restore BACKUP --home {home.folder} --replace"
+        yield Finding("database", "wrong", f"{home.database} is damaged: {found}", next_step)
     elif mode != "wal":
         text = f"{home.database} is not in WAL mode, so readers and the writer block each other"
         yield Finding("database", "wrong", text, f"rm {home.folder / 'run' / 'prepared'}; argilla-setup upgrade --home {home.folder}")
     else:
-        yield Finding("database", "ok", f"{home.database} is whole")
+        yield Finding("database", "ok", f"{home.database} is intact")
 
 
-def _index(home: Home, choices: Choices, fix: bool) -> Iterator[Finding]:
-    if choices.elasticsearch_url or choices.database_url or not home.database.exists():
+def _check_index(home: Home, settings: ServerSettings, fix: bool) -> Iterator[Finding]:
+    if settings.elasticsearch_url or settings.database_url or not home.database.exists():
         return
     gaps = _find_gaps(home)
     if not gaps:
-        yield Finding("index", "ok", "holds what the database holds")
+        yield Finding("index", "ok", "matches the database")
         return
     body = read_processes(home)
     text = f"the index and the database differ in {', '.join(gaps)}"
     if body is None:
-        yield Finding("index", "wrong", text, f"argilla-setup up --detach --home {home.folder} builds it again", fixed=False)
+        yield Finding("index", "wrong", text, f"argilla-setup up --detach --home {home.folder} rebuilds it", fixed=False)
         return
     if fix:
-        _restart_web(home, int(body["children"]["web"]), until=lambda: not _find_gaps(home))
+        _rebuild_index(home, body)
     yield Finding("index", "wrong", text, f"argilla-setup doctor --fix --home {home.folder}", fixed=fix)
+
+
+def _check_disk(home: Home, _: ServerSettings, __: bool) -> Iterator[Finding]:
+    free = shutil.disk_usage(home.folder).free // 2**20
+    if free < LOW_MB:
+        next_step = "free some space, or move the folder and name it with --home"
+        yield Finding("disk", "wrong", f"{home.folder} has {free} MB free", next_step)
+    else:
+        yield Finding("disk", "ok", f"{free // 1024} GB free")
 
 
 def _find_gaps(home: Home) -> list[str]:
@@ -181,39 +207,19 @@ def _find_gaps(home: Home) -> list[str]:
         return [f"everything ({error})"]
 
 
-def _restart_web(home: Home, pid: int, *, until: Callable[[], bool]) -> None:
-    # The web server compares and rebuilds before it takes requests, so nothing is answered in between.
-    import time
-
+def _rebuild_index(home: Home, body: ProcessState) -> None:
+    """Restart the web server, which compares and rebuilds the index before it accepts requests."""
+    pid, crashes = body["children"]["web"], body.get("falls", {}).get("web", 0)
     with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(pid).terminate()
-    before, end = _falls(read_processes(home)), time.monotonic() + 600
-    while time.monotonic() < end:
-        body = read_processes(home)
-        if body is not None and body["children"].get("web") not in (None, pid) and is_healthy(int(body["port"])) and until():
-            return
-        if _falls(body) >= before + LOOPING:
-            fact = f"falls again and again while it builds the index; it said: {last_line(home, 'web')}"
-            raise UserError("the web server", fact, f"argilla-setup logs --home {home.folder} --process web")
+    until = time.monotonic() + REBUILD_SECONDS
+    while time.monotonic() < until:
+        now = read_processes(home)
+        if now is not None:
+            if now["children"].get("web") not in (None, pid) and is_healthy(int(now["port"])) and not _find_gaps(home):
+                return
+            if now.get("falls", {}).get("web", 0) >= crashes + CRASH_LOOP:
+                fact = f"crashes repeatedly while it builds the index; last log line: {last_line(home, 'web')}"
+                raise UserError("the web server", fact, f"argilla-setup logs --home {home.folder} --process web")
         time.sleep(0.3)
-    raise UserError("the index", "could not be built again in ten minutes", f"argilla-setup logs --home {home.folder} --process web")
-
-
-def _falls(body: dict[str, Any] | None) -> int:
-    return int(body.get("falls", {}).get("web", 0)) if body else 0
-
-
-def _disk(home: Home, _: Choices, __: bool) -> Iterator[Finding]:
-    free = shutil.disk_usage(home.folder).free // 2**20
-    if free < LOW_MB:
-        yield Finding("disk", "wrong", f"{home.folder} has {free} MB free", "make room, or move the folder and name it with --home")
-    else:
-        yield Finding("disk", "ok", f"{free // 1024} GB free")
-
-
-def _in_use(folder: Path) -> bool:
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if str(folder) in " ".join(process.cmdline()):
-                return True
-    return False
+    raise UserError("the index", "was not rebuilt within ten minutes", f"argilla-setup logs --home {home.folder} --process web")

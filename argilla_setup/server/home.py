@@ -1,23 +1,40 @@
-"""The state folder of one server: database, secrets, logs, process ids, search index. Everything in it is private to its user."""
+"""The state folder of one Argilla server: database, secrets, logs, process ids and search index.
+
+Everything in the folder is readable by its user only. Files with secrets are written under a temporary name and renamed, so that a crash
+leaves either the old or the new content. The secrets for docker-compose.yml are written the same way.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import secrets
+import sqlite3
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from argilla_setup.errors import UserError
 
 OWNER = "owner"
+COUNTED_TABLES = ("workspaces", "users", "datasets", "records", "responses")
+COMPOSE_SECRETS: dict[str, Callable[[], str]] = {
+    # Passwords that become part of a URL are hexadecimal, so that they need no escaping there.
+    "postgres_password": lambda: secrets.token_hex(24),
+    "redis_password": lambda: secrets.token_hex(24),
+    "argilla_auth_secret": lambda: secrets.token_hex(32),
+    "argilla_owner_password": lambda: secrets.token_urlsafe(18),
+    "argilla_owner_api_key": lambda: secrets.token_urlsafe(32),
+}
+"""File name and generator of each secret that docker-compose.yml reads."""
 
 
 @dataclass(frozen=True)
 class Secrets:
-    """What only the owner of the machine may know; generated once."""
+    """The generated secrets of one server: the owner's credentials and the key that signs sessions."""
 
     owner_username: str
     owner_password: str
@@ -27,7 +44,7 @@ class Secrets:
 
 @dataclass(frozen=True)
 class Home:
-    """Paths inside the state folder."""
+    """Paths inside a state folder."""
 
     folder: Path
 
@@ -37,12 +54,12 @@ class Home:
 
     @property
     def settings_file(self) -> Path:
-        """The port, kept so that bookmarks go on working, and the stores by address."""
+        """The port, kept so that bookmarks keep working, and the addresses of external stores."""
         return self.folder / "server.json"
 
     @property
     def processes_file(self) -> Path:
-        """The supervisor and its children, while they run."""
+        """The supervisor and its children while they run."""
         return self.folder / "run" / "processes.json"
 
     @property
@@ -63,13 +80,14 @@ class Home:
 
     @property
     def socket(self) -> Path:
-        """Valkey's socket; outside the folder, because a socket's path may have about 100 characters only."""
+        """The path of Valkey's socket."""
+        # Outside the folder: the path of a Unix socket is limited to about 100 characters.
         name = hashlib.sha256(str(self.folder).encode()).hexdigest()[:12]
         return Path(tempfile.gettempdir()) / f"seedcorn-{os.getuid()}-{name}" / "valkey.sock"
 
 
 def open_home(folder: Path | None = None) -> Home:
-    """The state folder, made if need be: the one given, or the user's data folder."""
+    """Return a state folder, created if necessary; without an argument, the one in the user's data folder."""
     if folder is None:
         from platformdirs import user_data_path
 
@@ -88,10 +106,10 @@ def open_home(folder: Path | None = None) -> Home:
 
 
 def identify(home: Home) -> str:
-    """Return what tells this folder from every other one: 16 hex characters that a rename keeps and a copy changes.
+    """Return the identity of the folder: 16 hex characters that survive a rename and differ in a copy.
 
-    They are made of a random id kept in the folder, which another folder at the same place does not have, and of the folder's inode, which
-    a copy does not have.
+    The identity combines a random id in the folder, which a new folder at the same path lacks, with the folder's inode, which a copy
+    does not share.
     """
     file = home.folder / "run" / "id"
     try:
@@ -104,7 +122,7 @@ def identify(home: Home) -> str:
 
 
 def ensure_secrets(home: Home) -> Secrets:
-    """The secrets of this server; generated when there are none yet."""
+    """Return the secrets of this server; generate them on the first call."""
     if not home.secrets_file.exists():
         made = Secrets(OWNER, secrets.token_urlsafe(18), secrets.token_urlsafe(32), secrets.token_hex(32))
         write_private(home.secrets_file, json.dumps(asdict(made), indent=2) + "\n")
@@ -112,7 +130,11 @@ def ensure_secrets(home: Home) -> Secrets:
 
 
 def load_secrets(home: Home) -> Secrets:
-    """The secrets of a server that has been up before."""
+    """Return the secrets of a server that was started before.
+
+    Raises:
+        UserError: there is no server in this folder, or its secrets.json is damaged.
+    """
     try:
         return Secrets(**json.loads(home.secrets_file.read_text()))
     except FileNotFoundError:
@@ -121,11 +143,36 @@ def load_secrets(home: Home) -> Secrets:
         raise UserError(f"{home.secrets_file}", "is damaged", "restore it from a backup; without it nobody can log in as owner") from error
 
 
+def write_compose_secrets(folder: Path) -> list[Path]:
+    """Write one private file per secret of docker-compose.yml and return the files."""
+    files = [folder / name for name in COMPOSE_SECRETS]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        for file in files:
+            # Existing files are kept: a database volume keeps the password it was created with.
+            if not file.exists():
+                write_private(file, COMPOSE_SECRETS[file.name]())
+    except OSError as error:
+        raise UserError(f"{folder}", f"cannot be written ({error.strerror})", "argilla-setup secrets --compose ANOTHER_FOLDER") from error
+    return files
+
+
+def count_contents(home: Home) -> dict[str, int]:
+    """Return the number of rows by table of the server's own database; empty when there is none. The server need not run."""
+    if not home.database.exists():
+        return {}
+    with contextlib.closing(sqlite3.connect(f"{home.database.as_uri()}?mode=ro", uri=True)) as db:
+        existing = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        return {table: db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in COUNTED_TABLES if table in existing}
+
+
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only its user can read, aside and then renamed, so that it is never half there or open to others."""
+    """Write a file that only its user can read; readers see either the old or the complete new content."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # The mode is set at creation: a chmod afterwards would leave the file open to others for a moment.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
-    aside.replace(path)
+    temporary.replace(path)

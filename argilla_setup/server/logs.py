@@ -1,4 +1,4 @@
-"""One readable log out of the logs of a server's processes: the last lines, or all that is added from now on."""
+"""The logs of a server's processes as one stream: the last lines, or every new line with the name of its process."""
 
 from __future__ import annotations
 
@@ -12,18 +12,24 @@ from types import TracebackType
 from argilla_setup.errors import UserError
 from argilla_setup.server.home import Home
 
-WIDTH = 10
-"""Of the process's name before each line."""
-PAUSE = 0.2
-LONGEST_TAIL = 2**20
+NAME_WIDTH = 10
+POLL_SECONDS = 0.2
+MAX_TAIL = 2**20
+"""Bytes at the end of a log that are read for its last lines."""
 PROCESSES = ("supervisor", "valkey", "web", "worker")
 
 
 class Follower:
-    """Says every line that is added to the logs while the `with` block lasts, each behind its process's name."""
+    """A thread that passes every new line of the logs on, for the duration of a `with` block.
 
-    def __init__(self, home: Home, *, say: Callable[[str], None], names: tuple[str, ...] = ("valkey", "web", "worker")) -> None:
-        self.say = say
+    Args:
+        home: the state folder.
+        notify: receives each line behind its process's name.
+        names: processes whose logs are followed.
+    """
+
+    def __init__(self, home: Home, *, notify: Callable[[str], None], names: tuple[str, ...] = ("valkey", "web", "worker")) -> None:
+        self.notify = notify
         self.paths = [_path(home, name) for name in names]
         self.places = {path: (path.stat().st_ino, path.stat().st_size) if path.exists() else (0, 0) for path in self.paths}
         self.over = threading.Event()
@@ -36,71 +42,84 @@ class Follower:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.over.set()
         self.thread.join()
-        self.look()
+        self.poll()
 
-    def look(self) -> None:
-        """Say what was added since the last look."""
+    def poll(self) -> None:
+        """Pass on what was added since the last poll."""
         for path in self.paths:
             for line in self._new_lines(path):
-                self.say(label(path, line))
+                self.notify(_labelled(path, line))
 
     def _run(self) -> None:
-        while not self.over.wait(PAUSE):
-            self.look()
+        while not self.over.wait(POLL_SECONDS):
+            self.poll()
 
     def _new_lines(self, path: Path) -> Iterator[str]:
         if not path.exists():
             return
-        file_number, offset = self.places[path]
+        inode, offset = self.places[path]
         with path.open("rb") as file:
-            now = os.fstat(file.fileno()).st_ino
-            file.seek(offset if now == file_number else 0)  # a large log is set aside and a new one begun
+            current = os.fstat(file.fileno()).st_ino
+            # A large log is renamed and a new one begins: another inode is read from its start.
+            file.seek(offset if current == inode else 0)
             offset, body = file.tell(), file.read()
-        whole = body[: body.rfind(b"\n") + 1]
-        self.places[path] = (now, offset + len(whole))
-        yield from whole.decode("utf-8", "replace").splitlines()
+        complete = body[: body.rfind(b"\n") + 1]
+        self.places[path] = (current, offset + len(complete))
+        yield from complete.decode("utf-8", "replace").splitlines()
 
 
-def show_logs(home: Home, *, process: str | None, lines: int, follow: bool, say: Callable[[str], None]) -> None:
-    """Say the last lines of each process's log, or of one; then, asked to, whatever is added until Ctrl-C."""
-    held = {path.stem for path in home.logs_folder.glob("*.log")}
-    if process is not None and process not in held | set(PROCESSES):
-        raise UserError("--process", f"is {process}; there are logs of {', '.join(sorted(held)) or 'nothing yet'}", "argilla-setup logs")
-    names = (process,) if process is not None else tuple(name for name in PROCESSES if name in held)
+def show_logs(home: Home, *, process: str | None, lines: int, follow: bool, notify: Callable[[str], None]) -> None:
+    """Print the last lines of each process's log.
+
+    Args:
+        home: the state folder.
+        process: name of one process; None for all.
+        lines: number of lines per process.
+        follow: keep printing new lines until Ctrl-C.
+        notify: receives each line.
+
+    Raises:
+        UserError: there are no logs, or none of that process.
+    """
+    existing = {path.stem for path in home.logs_folder.glob("*.log")}
+    if process is not None and process not in existing | set(PROCESSES):
+        raise UserError(
+            "--process", f"is {process}; there are logs of {', '.join(sorted(existing)) or 'nothing yet'}", "argilla-setup logs"
+        )
+    names = (process,) if process is not None else tuple(name for name in PROCESSES if name in existing)
     if not names:
         raise UserError(f"{home.folder}", "has no logs yet", f"argilla-setup up --home {home.folder}")
-    follower = Follower(home, say=say, names=names)
+    follower = Follower(home, notify=notify, names=names)
     for name in names:
         for line in read_tail(_path(home, name), lines):
-            say(label(_path(home, name), line))
+            notify(_labelled(_path(home, name), line))
     if not follow:
         return
     try:
         while True:
-            follower.look()
-            time.sleep(PAUSE)
+            follower.poll()
+            time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         return
 
 
 def read_tail(path: Path, lines: int) -> list[str]:
-    """The last lines of a log."""
+    """Return the last lines of a log."""
     if not path.exists() or lines <= 0:
         return []
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - LONGEST_TAIL))
+        file.seek(max(0, path.stat().st_size - MAX_TAIL))
         return file.read().decode("utf-8", "replace").splitlines()[-lines:]
 
 
 def last_line(home: Home, name: str) -> str:
-    """The last thing a process said, for an error's sentence."""
+    """Return the last line that a process logged, for an error message."""
     lines = [line for line in read_tail(_path(home, name), 50) if line.strip()]
     return lines[-1].strip()[:300] if lines else "its log is empty"
 
 
-def label(path: Path, line: str) -> str:
-    """A line behind the name of the process that said it."""
-    return f"{path.stem:<{WIDTH}} | {line}"
+def _labelled(path: Path, line: str) -> str:
+    return f"{path.stem:<{NAME_WIDTH}} | {line}"
 
 
 def _path(home: Home, name: str) -> Path:

@@ -1,4 +1,7 @@
-"""Starts Valkey, the web server and the worker, and starts again what falls, waiting longer each time it falls soon."""
+"""The supervisor of one server: it starts Valkey, the web server and the worker, and restarts a child that ended.
+
+The delay before a restart doubles with each crash, from 0.5 s to 30 s, and is reset once a child has run for a minute.
+"""
 
 from __future__ import annotations
 
@@ -18,63 +21,78 @@ from typing import IO
 from argilla_setup.errors import UserError
 from argilla_setup.server.home import Home, Secrets, identify
 from argilla_setup.server.processes import IDENTITY, MARK, write_processes
-from argilla_setup.server.settings import Choices
+from argilla_setup.server.settings import ServerSettings
 
 ENGINE = Path(__file__).resolve().parents[1] / "engine" / "__main__.py"
-LONGEST_WAIT = 30.0
+MAX_DELAY = 30.0
 STEADY = 60.0
-"""A child that ran this long is forgiven its earlier falls."""
-
-LARGEST_LOG = 10 * 2**20
-PASSED_ON = frozenset(
+"""Seconds after which a running child's earlier crashes no longer count."""
+MAX_LOG = 10 * 2**20
+INHERITED = frozenset(
     {"PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "HF_HUB_OFFLINE", "FORWARDED_ALLOW_IPS"}
 )
+"""Variables of the user's environment that the server receives; LC_* too."""
 
 
 @dataclass
 class Child:
-    """One process to keep up."""
+    """One supervised process."""
 
     name: str
     command: Sequence[str]
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
-    falls: int = 0
+    crashes: int = 0
     not_before: float = 0.0
-    after: Callable[[], bool] | None = None
-    """At the first start: wait for this, LONGEST_WAIT at most."""
+    ready: Callable[[], bool] | None = None
+    """Condition for the first start; the child starts without it after MAX_DELAY seconds."""
 
 
 @dataclass
 class Supervisor:
-    """The processes of one server, in the order in which they start; they end in the reverse order."""
+    """The processes of one server in the order in which they start; they stop in the reverse order."""
 
     home: Home
     port: int
     environment: Mapping[str, str]
     children: list[Child] = field(default_factory=list)
     stopping: bool = False
-    say: Callable[[str], None] = print
+    notify: Callable[[str], None] = print
     began: float = field(default_factory=time.monotonic)
 
     def start(self) -> None:
-        """Start each child that is not running and may be."""
+        """Start each child that does not run and is due."""
         now = time.monotonic()
         changed = False
         for child in self.children:
             if child.process is not None and child.process.poll() is not None:
-                self._note_fall(child, now)
-            if child.process is None and now >= child.not_before and not self._must_wait(child, now):
-                child.process, child.started, changed = self._spawn(child), now, True
+                self._schedule_restart(child, child.process.returncode, now)
+            waits = child.ready is not None and not child.started and now - self.began < MAX_DELAY and not child.ready()
+            if child.process is None and now >= child.not_before and not waits:
+                with open_log(self.home, child.name) as log:
+                    child.process = subprocess.Popen(
+                        child.command,
+                        env=dict(self.environment),
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        cwd=self.home.folder,
+                        umask=0o077,
+                    )
+                child.started, changed = now, True
         if changed:
             running = {child.name: child.process.pid for child in self.children if child.process is not None}
-            falls = {child.name: child.falls for child in self.children if child.falls}
-            write_processes(self.home, port=self.port, children=running, falls=falls)
+            crashes = {child.name: child.crashes for child in self.children if child.crashes}
+            write_processes(self.home, port=self.port, children=running, crashes=crashes)
 
     def run(self) -> None:
-        """Keep the children up until SIGTERM or SIGINT."""
+        """Supervise the children until SIGTERM, SIGINT or SIGHUP."""
+
+        def stop_soon(*_: object) -> None:
+            self.stopping = True
+
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._stop_soon)
+            signal.signal(number, stop_soon)
         try:
             while not self.stopping:
                 self.start()
@@ -83,7 +101,8 @@ class Supervisor:
             self.stop()
 
     def stop(self) -> None:
-        """End the children, the last started first, so that the web server never meets a dead Valkey."""
+        """Stop the children."""
+        # In reverse, so that the web server never runs without Valkey.
         for child in reversed(self.children):
             if child.process is None or child.process.poll() is not None:
                 continue
@@ -95,64 +114,67 @@ class Supervisor:
                 child.process.wait()
         self.home.processes_file.unlink(missing_ok=True)
 
-    def _must_wait(self, child: Child, now: float) -> bool:
-        return child.after is not None and not child.started and now - self.began < LONGEST_WAIT and not child.after()
-
-    def _stop_soon(self, *_: object) -> None:
-        self.stopping = True
-
-    def _note_fall(self, child: Child, now: float) -> None:
-        assert child.process is not None
-        asked = child.process.returncode == -signal.SIGTERM  # as `doctor --fix` does; no fault of the child's
-        child.falls = (0 if now - child.started > STEADY else child.falls) + (not asked)
-        wait = min(0.5 * 2 ** max(child.falls - 1, 0), LONGEST_WAIT)
-        self.say(f"{datetime.now():%Y-%m-%d %H:%M:%S} {child.name} ended with {child.process.returncode}; starting it again in {wait:g} s")
-        child.process, child.not_before = None, now + wait
-
-    def _spawn(self, child: Child) -> subprocess.Popen[bytes]:
-        with open_log(self.home, child.name) as log:
-            return subprocess.Popen(
-                child.command,
-                env=dict(self.environment),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.home.folder,
-                umask=0o077,
-            )
+    def _schedule_restart(self, child: Child, code: int, now: float) -> None:
+        # `doctor --fix` ends the web server with SIGTERM; that is not a crash.
+        crashed = code != -signal.SIGTERM
+        child.crashes = (0 if now - child.started > STEADY else child.crashes) + crashed
+        delay = min(0.5 * 2 ** max(child.crashes - 1, 0), MAX_DELAY)
+        self.notify(f"{datetime.now():%Y-%m-%d %H:%M:%S} {child.name} ended with {code}; restarting it in {delay:g} s")
+        child.process, child.not_before = None, now + delay
 
 
-def make_children(home: Home, *, python: Path, choices: Choices, valkey: Path | None) -> list[Child]:
-    """Valkey (unless an external Redis is named), the web server, the worker."""
+def make_children(home: Home, *, python: Path, settings: ServerSettings, valkey: Path | None) -> list[Child]:
+    """Return the children of a server: Valkey, the web server and the worker.
+
+    Args:
+        home: the state folder.
+        python: interpreter of the server's environment.
+        settings: host and port of the web server.
+        valkey: the Valkey binary; None with an external Redis.
+
+    Raises:
+        UserError: the folder for Valkey's socket belongs to another user.
+    """
     children = []
     if valkey is not None:
-        # A rewritten process title would wipe the mark by which `down` finds the process.
-        _make_socket_folder(home.socket.parent)
+        folder = home.socket.parent
+        folder.mkdir(mode=0o700, exist_ok=True)
+        # The name can be guessed and /tmp is open to all users, so another user may have created this folder.
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            raise UserError(f"{folder}", "belongs to another user", "set TMPDIR to a folder of your own")
+        folder.chmod(0o700)
+        # A rewritten process title would erase the environment by which `down` finds the process.
         options = ["--port", "0", "--unixsocket", str(home.socket), "--unixsocketperm", "600", "--dir", str(home.folder / "valkey")]
         children.append(Child("valkey", [str(valkey), *options, "--save", "60", "1", "--daemonize", "no", "--set-proc-title", "no"]))
-    children.append(Child("web", [str(python), str(ENGINE), "serve", choices.host, str(choices.port)]))
-    # Both import for seconds: the page is there sooner when the worker lets the web server go first.
-    children.append(Child("worker", [str(python), str(ENGINE), "worker"], after=lambda: _accepts(choices.host, choices.port)))
+    children.append(Child("web", [str(python), str(ENGINE), "serve", settings.host, str(settings.port)]))
+    # Both spend seconds on imports: the page answers sooner when the worker starts after the web server.
+    children.append(Child("worker", [str(python), str(ENGINE), "worker"], ready=lambda: _accepts(settings.host, settings.port)))
     return children
 
 
-def server_environment(home: Home, secrets: Secrets, choices: Choices) -> dict[str, str]:
-    """What the server is told. Secrets travel here and never in a command line, which every user of the machine can read.
+def server_environment(home: Home, secrets: Secrets, settings: ServerSettings) -> dict[str, str]:
+    """Return the environment variables of the server's processes.
 
-    Little is passed on: a teacher's key in the user's environment is none of Argilla's business.
+    Secrets are passed here and never as arguments, which every user of the machine can read. Of the user's environment only INHERITED is
+    passed on: Argilla does not need the API keys of model providers.
+
+    Args:
+        home: the state folder.
+        secrets: the server's secrets.
+        settings: addresses and external stores.
     """
-    kept = {name: value for name, value in os.environ.items() if name in PASSED_ON or name.startswith("LC_")}
-    stores = {"ARGILLA_DATABASE_URL": choices.database_url, "ARGILLA_ELASTICSEARCH": choices.elasticsearch_url}
-    origins = [f"http://127.0.0.1:{choices.port}", f"http://localhost:{choices.port}", *choices.origins]
+    inherited = {name: value for name, value in os.environ.items() if name in INHERITED or name.startswith("LC_")}
+    stores = {"ARGILLA_DATABASE_URL": settings.database_url, "ARGILLA_ELASTICSEARCH": settings.elasticsearch_url}
+    origins = [f"http://127.0.0.1:{settings.port}", f"http://localhost:{settings.port}", *settings.origins]
     return (
-        kept
+        inherited
         | {name: url for name, url in stores.items() if url}
         | {
             MARK: str(home.folder),
             IDENTITY: identify(home),
             "ARGILLA_HOME_PATH": str(home.folder),
-            "ARGILLA_SEARCH_ENGINE": "elasticsearch" if choices.elasticsearch_url else "sqlite",
-            "ARGILLA_REDIS_URL": choices.redis_url or f"unix://{home.socket}?db=0",
+            "ARGILLA_SEARCH_ENGINE": "elasticsearch" if settings.elasticsearch_url else "sqlite",
+            "ARGILLA_REDIS_URL": settings.redis_url or f"unix://{home.socket}?db=0",
             "ARGILLA_AUTH_SECRET_KEY": secrets.auth_secret,
             "ARGILLA_CORS_ORIGINS": json.dumps(origins),
             "ARGILLA_DATABASE_SQLITE_TIMEOUT": "30",
@@ -160,29 +182,21 @@ def server_environment(home: Home, secrets: Secrets, choices: Choices) -> dict[s
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "PYTHONUNBUFFERED": "1",
             "PYTHONNOUSERSITE": "1",
-            # Tracebacks of its command line would print local variables, secrets among them.
+            # Rich tracebacks of argilla-server's command line print local variables, secrets among them.
             "_TYPER_STANDARD_TRACEBACK": "1",
         }
     )
+
+
+def open_log(home: Home, name: str) -> IO[bytes]:
+    """Open a child's log for appending; a log above MAX_LOG bytes is renamed to NAME.log.1 first."""
+    path = home.logs_folder / f"{name}.log"
+    if path.exists() and path.stat().st_size > MAX_LOG:
+        path.replace(path.with_suffix(".log.1"))
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")
 
 
 def _accepts(host: str, port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
         return True
     return False
-
-
-def _make_socket_folder(folder: Path) -> None:
-    # Its name can be guessed and its parent is open to all, so another user's folder of that name must not be trusted.
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise UserError(f"{folder}", "belongs to another user", "set TMPDIR to a folder of your own")
-    folder.chmod(0o700)
-
-
-def open_log(home: Home, name: str) -> IO[bytes]:
-    """A child's log, opened at its end; a large one is set aside as NAME.log.1 first."""
-    path = home.logs_folder / f"{name}.log"
-    if path.exists() and path.stat().st_size > LARGEST_LOG:
-        path.replace(path.with_suffix(".log.1"))
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")

@@ -21,12 +21,11 @@ import pytest
 
 from argilla_setup.errors import UserError
 from argilla_setup.server.backup import restore_backup, write_backup
-from argilla_setup.server.database import count_contents
 from argilla_setup.server.doctor import Finding, examine
-from argilla_setup.server.home import Home, open_home
+from argilla_setup.server.home import Home, count_contents, open_home
 from argilla_setup.server.logs import Follower, show_logs
 from argilla_setup.server.processes import MARK, stop_processes
-from argilla_setup.server.settings import Asked, Choices, choose, hide_password, load_choices, save_choices
+from argilla_setup.server.settings import ServerSettings, StartOptions, hide_password, load_settings, resolve_settings, save_settings
 from tests.support.homes import make_home
 from tests.support.supervisors import SLEEP, make_supervisor
 
@@ -114,9 +113,9 @@ def rewrite(file: Path, change: dict[str, Any], *, name: str = "", body: bytes =
         ({}, "argilla.db", "argilla.db is damaged"),
         ({}, "secrets.json", "secrets.json is damaged"),
         ({"version": 2}, "", "newer release"),
-        ({"format": "else"}, "", "no backup of ours"),
-        ({"sha256": {"../../evil": "0"}}, "", "that no backup of ours has"),
-        ({"sha256": {"users/../../evil.json": "0"}}, "", "that no backup of ours has"),
+        ({"format": "else"}, "", "is not a Seedcorn backup"),
+        ({"sha256": {"../../evil": "0"}}, "", "lists an unexpected file"),
+        ({"sha256": {"users/../../evil.json": "0"}}, "", "lists an unexpected file"),
         ({"sha256": {}}, "", "has no argilla.db and no secrets.json"),
         ({"sha256": None}, "", "its manifest.json is damaged"),
         ({"sha256": {"users/a\0b.json": "0"}}, "", "has no argilla.db and no secrets.json"),
@@ -139,7 +138,7 @@ def test_a_backup_that_was_touched_changes_nothing(tmp_path: Path, change: dict[
     [
         ({"secrets.json": b"{}"}, "has no argilla.db"),
         ({"argilla.db": b""}, "has no secrets.json"),
-        ({"argilla.db": b"", "secrets.json": b"{}"}, "its argilla.db is no database of Argilla"),
+        ({"argilla.db": b"", "secrets.json": b"{}"}, "its argilla.db is not an Argilla database"),
         ({"argilla.db": b"SQLite format 3\0" + bytes(200), "secrets.json": b"{}"}, "is damaged"),
         ({"argilla.db": bytes(300 * 2**20), "secrets.json": b"{}"}, r"expands to more than 268,435,456 bytes"),
     ],
@@ -164,7 +163,7 @@ def test_a_backup_that_lacks_a_part_or_holds_something_else_is_refused(tmp_path:
 @pytest.mark.parametrize("body", [b"", b"not a tar", b"\x1f\x8b\x08\x00cut off"])
 def test_what_is_no_backup_is_one_sentence(tmp_path: Path, body: bytes) -> None:
     (tmp_path / "x").write_bytes(body)
-    with pytest.raises(UserError, match="no whole backup of ours"):
+    with pytest.raises(UserError, match="not a complete Seedcorn backup"):
         restore_backup(open_home(tmp_path / "c"), tmp_path / "x")
     with pytest.raises(UserError, match="does not exist"):
         restore_backup(open_home(tmp_path / "c"), tmp_path / "y")
@@ -211,22 +210,22 @@ def test_doctor_sees_an_index_that_lacks_what_the_database_holds(tmp_path: Path)
         db.execute("INSERT INTO datasets VALUES (1)")
         db.execute("INSERT INTO records VALUES (1, 1, 'pending', '2026-11-24 10:00:00.999984')")
     [finding] = wrong(examine(home), "index")
-    assert "records" in finding.text and "builds it again" in finding.next_step
+    assert "records" in finding.text and "rebuilds it" in finding.next_step
 
 
 def test_logs_stand_behind_their_process_and_are_followed(tmp_path: Path) -> None:
     home = make_home(tmp_path / "a")
     said: list[str] = []
     with pytest.raises(UserError, match="has no logs yet"):
-        show_logs(home, process=None, lines=5, follow=False, say=said.append)
+        show_logs(home, process=None, lines=5, follow=False, notify=said.append)
     (home.logs_folder / "web.log").write_text("one\ntwo\nthree\n")
     (home.logs_folder / "worker.log").write_text("job\n")
-    show_logs(home, process=None, lines=2, follow=False, say=said.append)
+    show_logs(home, process=None, lines=2, follow=False, notify=said.append)
     assert said == ["web        | two", "web        | three", "worker     | job"]
     with pytest.raises(UserError, match="there are logs of web, worker"):
-        show_logs(home, process="postgres", lines=2, follow=False, say=said.append)
+        show_logs(home, process="postgres", lines=2, follow=False, notify=said.append)
     said.clear()
-    with Follower(home, say=said.append):
+    with Follower(home, notify=said.append):
         with (home.logs_folder / "web.log").open("a") as file:
             file.write("four\nhalf a li")
             file.flush()
@@ -240,14 +239,16 @@ def test_logs_stand_behind_their_process_and_are_followed(tmp_path: Path) -> Non
 def test_stores_by_option_then_environment_then_as_before(tmp_path: Path) -> None:
     home = open_home(tmp_path / "a")
     (tmp_path / "url").write_text("postgresql://u:secret@db/x\n")
-    named = choose(home, Asked(database_url=f"@{tmp_path / 'url'}", origins=("https://review.example.org",)), environment={})
-    assert named == Choices(database_url="postgresql://u:secret@db/x", origins=("https://review.example.org",))
-    save_choices(home, named)
-    assert load_choices(home) == named and home.settings_file.stat().st_mode & 0o777 == 0o600
+    named = resolve_settings(
+        home, StartOptions(database_url=f"@{tmp_path / 'url'}", origins=("https://review.example.org",)), environment={}
+    )
+    assert named == ServerSettings(database_url="postgresql://u:secret@db/x", origins=("https://review.example.org",))
+    save_settings(home, named)
+    assert load_settings(home) == named and home.settings_file.stat().st_mode & 0o777 == 0o600
     told = {"ARGILLA_REDIS_URL": "redis://q:1/0", "ARGILLA_DATABASE_URL": "postgresql://other"}
-    both = choose(home, Asked(), environment=told)
+    both = resolve_settings(home, StartOptions(), environment=told)
     assert (both.redis_url, both.database_url) == ("redis://q:1/0", "postgresql://other")
-    back = choose(home, Asked(database_url="local", redis_url="local"), environment=told)
+    back = resolve_settings(home, StartOptions(database_url="local", redis_url="local"), environment=told)
     assert (back.database_url, back.redis_url) == ("", "")
     assert hide_password("postgresql://u:secret@db:5/x?password=y") == "postgresql://u:***@db:5/x"
 
@@ -255,21 +256,24 @@ def test_stores_by_option_then_environment_then_as_before(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        (Asked(database_url="postgresql://u:pw@h/d"), "holds a password.*@FILE"),
-        (Asked(database_url="mysql://h/d"), "must begin with postgresql://"),
-        (Asked(elasticsearch_url="h:9200"), "must begin with http://"),
-        (Asked(redis_url="@/nowhere/at/all"), "cannot be read"),
-        (Asked(origins=("*",)), "must be like https://"),
-        (Asked(origins=("https://a/b",)), "must be like https://"),
+        (StartOptions(database_url="postgresql://u:pw@h/d"), "contains a password.*@FILE"),
+        (StartOptions(database_url="mysql://h/d"), "must begin with postgresql://"),
+        (StartOptions(elasticsearch_url="h:9200"), "must begin with http://"),
+        (StartOptions(redis_url="@/nowhere/at/all"), "cannot be read"),
+        (StartOptions(origins=("*",)), "expected a form such as https://"),
+        (StartOptions(origins=("https://a/b",)), "expected a form such as https://"),
     ],
 )
-def test_addresses_that_are_refused(tmp_path: Path, asked: Asked, words: str) -> None:
+def test_addresses_that_are_refused(tmp_path: Path, asked: StartOptions, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        choose(open_home(tmp_path / "a"), asked, environment={})
+        resolve_settings(open_home(tmp_path / "a"), asked, environment={})
 
 
 def test_another_database_never_hides_answers(tmp_path: Path) -> None:
     home = make_home(tmp_path / "a", answers=2)
-    with pytest.raises(UserError, match=r"holds 2 responses.*leave behind"):
-        choose(home, Asked(), environment={"ARGILLA_DATABASE_URL": "postgresql://db/x"})
-    assert choose(home, Asked(database_url="local"), environment={"ARGILLA_DATABASE_URL": "postgresql://db/x"}).database_url == ""
+    with pytest.raises(UserError, match=r"holds 2 responses.*would hide"):
+        resolve_settings(home, StartOptions(), environment={"ARGILLA_DATABASE_URL": "postgresql://db/x"})
+    assert (
+        resolve_settings(home, StartOptions(database_url="local"), environment={"ARGILLA_DATABASE_URL": "postgresql://db/x"}).database_url
+        == ""
+    )

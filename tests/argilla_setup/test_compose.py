@@ -17,7 +17,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from argilla_setup.server.compose import COMPOSE_SECRETS, write_compose_secrets
+from argilla_setup.server.home import COMPOSE_SECRETS, write_compose_secrets
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))

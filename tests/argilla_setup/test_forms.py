@@ -99,7 +99,7 @@ def test_the_preference_form_asks(address: str) -> None:
 
 @pytest.mark.parametrize("criteria", [["Accuracy"], ["a b"], ["total"], ["clear", "clear"], [""]])
 def test_criteria_that_argilla_would_refuse(criteria: list[str]) -> None:
-    with pytest.raises(UserError, match="no usable name"):
+    with pytest.raises(UserError, match="not a valid name"):
         forms.check_criteria(criteria)
 
 

@@ -20,8 +20,8 @@ from argilla_setup.errors import UserError
 from argilla_setup.server.control import PortInUse, choose_port
 from argilla_setup.server.environment import LOCK, ensure_environment
 from argilla_setup.server.home import Home, ensure_secrets, identify, load_secrets, open_home
-from argilla_setup.server.processes import IDENTITY, MARK, Elsewhere, find_elsewhere, find_processes, read_processes, stop_processes
-from argilla_setup.server.settings import Choices
+from argilla_setup.server.processes import IDENTITY, MARK, ServerConflict, find_conflict, find_processes, read_processes, stop_processes
+from argilla_setup.server.settings import ServerSettings
 from argilla_setup.server.supervisor import Child, Supervisor, server_environment
 from argilla_setup.users import check_name
 from tests.support.supervisors import SLEEP, make_supervisor
@@ -152,13 +152,13 @@ def test_compose_secrets_are_private_and_kept(tmp_path: Path) -> None:
 def test_secrets_do_not_come_from_or_go_to_the_wrong_environment(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARGILLA_DATABASE_URL", "postgresql://somewhere/else")
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
-    told = server_environment(home, ensure_secrets(home), Choices(redis_url="redis://127.0.0.1:7777/1"))
+    told = server_environment(home, ensure_secrets(home), ServerSettings(redis_url="redis://127.0.0.1:7777/1"))
     assert "ARGILLA_DATABASE_URL" not in told and "PYTHONPATH" not in told
     assert told["ARGILLA_REDIS_URL"] == "redis://127.0.0.1:7777/1"
     assert told["HF_HUB_DISABLE_TELEMETRY"] == "1" and "*" not in told["ARGILLA_CORS_ORIGINS"]
     assert load_secrets(home).owner_password not in told.values()
     monkeypatch.setenv("ANTHROPIC_API_KEY", "a-teachers-key")
-    assert "a-teachers-key" not in server_environment(home, ensure_secrets(home), Choices()).values()
+    assert "a-teachers-key" not in server_environment(home, ensure_secrets(home), ServerSettings()).values()
 
 
 def test_a_redis_that_cannot_be_reached_is_named(home: Home) -> None:
@@ -200,7 +200,7 @@ def test_a_killed_child_is_started_again_and_the_others_stay(home: Home) -> None
     assert read_processes(home) is not None and len(find_processes(home)) == 2
     psutil.Process(before[0]).kill()
     until = time.monotonic() + 10
-    while (time.monotonic() < until and len(find_processes(home)) < 2) or keeper.children[0].falls == 0:
+    while (time.monotonic() < until and len(find_processes(home)) < 2) or keeper.children[0].crashes == 0:
         keeper.start()
         time.sleep(0.05)
     after = [child.process.pid for child in keeper.children if child.process]
@@ -215,7 +215,7 @@ def test_a_child_that_keeps_falling_is_started_ever_later(home: Home) -> None:
     while len(waits) < 3 and time.monotonic() < until:
         keeper.start()
         child = keeper.children[0]
-        if child.falls > len(waits):
+        if child.crashes > len(waits):
             waits.append(child.not_before - time.monotonic())
         time.sleep(0.02)
     keeper.stop()
@@ -232,7 +232,7 @@ def test_a_child_that_was_asked_to_end_has_not_fallen(home: Home) -> None:
     while (child.process is None or child.process is before) and time.monotonic() < until:
         keeper.start()
         time.sleep(0.02)
-    assert child.process is not None and child.process is not before and child.falls == 0
+    assert child.process is not None and child.process is not before and child.crashes == 0
     assert (read_processes(home) or {})["falls"] == {}
     keeper.stop()
 
@@ -272,7 +272,7 @@ def test_a_copied_home_does_not_control_the_originals_server(home: Home, tmp_pat
         copy = open_home(Path(shutil.copytree(home.folder, tmp_path / "copy", copy_function=shutil.copy2)))
         assert (copy.folder / "run" / "id").read_bytes() == (home.folder / "run" / "id").read_bytes()
         assert read_processes(copy) is None and find_processes(copy) == []
-        assert find_elsewhere(copy) == Elsewhere("copied", str(home.folder), os.getpid()) and find_elsewhere(home) is None
+        assert find_conflict(copy) == ServerConflict("copied", str(home.folder), os.getpid()) and find_conflict(home) is None
         said = f"{copy.folder}: is a copy of {home.folder}, whose server is running (process {os.getpid()})."
         status = ended(1, "status", "--home", copy.folder)
         assert said in status.stdout and "Argilla is down" in status.stdout
@@ -299,13 +299,13 @@ def test_a_home_moved_while_its_server_runs_is_named_and_can_be_stopped(home: Ho
     sleeper = psutil.Process(child.process.pid)
     try:
         assert read_processes(moved) is not None and [p.pid for p in find_processes(moved)] == [sleeper.pid]
-        assert find_elsewhere(moved) == Elsewhere("moved", str(before), os.getpid())
+        assert find_conflict(moved) == ServerConflict("moved", str(before), os.getpid())
         for arguments in (("up", "--detach"), ("users", "list")):
             refused = ended(2, *arguments, "--home", moved.folder)
             assert f"was moved from {before} while its server was running" in refused.stderr, arguments
         again = open_home(before)  # another folder where the first one was
         assert read_processes(again) is None and find_processes(again) == []
-        assert find_elsewhere(again) == Elsewhere("replaced", str(moved.folder), sleeper.pid)
+        assert find_conflict(again) == ServerConflict("replaced", str(moved.folder), sleeper.pid)
         down = ended(0, "down", "--home", again.folder)
         assert "replaced a folder that is now" in down.stdout and str(moved.folder) in down.stdout
         assert sleeper.is_running() and sleeper.status() != psutil.STATUS_ZOMBIE

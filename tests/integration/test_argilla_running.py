@@ -22,12 +22,10 @@ import psutil
 import pytest
 
 from argilla_setup.server.backup import restore_backup, write_backup
-from argilla_setup.server.control import start_detached, stop_server
+from argilla_setup.server.control import describe_server, start_detached, stop_server, upgrade_server
 from argilla_setup.server.doctor import examine
 from argilla_setup.server.home import Home, load_secrets, open_home
 from argilla_setup.server.processes import find_processes
-from argilla_setup.server.status import describe_server
-from argilla_setup.server.upgrade import upgrade_server
 from tests.support.argilla_people import as_person, dataset_of, found, person, push, submit, wait_for
 from tests.support.argilla_server import RunningArgilla, answers_in
 
@@ -204,7 +202,7 @@ def test_doctor_mends_an_index_while_people_work(argilla_home: RunningArgilla, d
         report = json.loads(cli("doctor", "--home", home.folder, "--json", code=1))
         [finding] = [f for f in report if f["level"] == "wrong"]
         assert finding["about"] == "index" and "doctor --fix" in finding["next_step"]
-        assert "mended" in cli("doctor", "--fix", "--home", home.folder)
+        assert "fixed" in cli("doctor", "--fix", "--home", home.folder)
         held = found(http, dataset, text="hiccup")
         assert {response["id"] for record in held for response in record["responses"]} == given and len(held) == 5
         # What is written from now on is found too.
@@ -261,7 +259,7 @@ def test_a_backup_restored_elsewhere_loses_no_answer(argilla_home: RunningArgill
 
     restore_backup(second_home, tmp_path / "b.tar.gz")
     began = time.monotonic()
-    status = start_detached(second_home, port=0, say=print)
+    status = start_detached(second_home, port=0, notify=print)
     assert time.monotonic() - began < 60
     with as_person(status.url, person(second_home, "bea")["api_key"]) as http:
         held = {(r["id"], response["id"]) for r in found(http, dataset_of(http)) for response in r["responses"]}
@@ -279,11 +277,11 @@ def _refusal(home: Home, file: Path) -> str:
 
 
 def _upgrade_and_foreground(home: Home, *, held: int) -> None:
-    assert not upgrade_server(home, say=print).changed
+    assert not upgrade_server(home, notify=print).changed
     # A database and processes of an older lock: backup, migration and a fresh start, on the same port with the same answers.
     before = describe_server(home)
     (home.folder / "run" / "prepared").write_text("an older lock")
-    done = upgrade_server(home, say=print)
+    done = upgrade_server(home, notify=print)
     assert done.changed and done.restarted and done.backup and Path(done.backup).exists()
     after = describe_server(home)
     assert after.healthy and after.url == before.url and after.pid != before.pid and after.counts == before.counts

@@ -455,8 +455,8 @@ def second_home(tmp_path: Path) -> Iterator[Any]:
 
 def test_a_life_up_twice_broken_and_down(argilla_home: RunningArgilla, second_home: Any) -> None:
     """One server's life, told in one test because each start costs seconds."""
-    first = start_detached(second_home, port=0, say=print)
-    assert first.healthy and start_detached(second_home, port=0, say=print).pid == first.pid
+    first = start_detached(second_home, port=0, notify=print)
+    assert first.healthy and start_detached(second_home, port=0, notify=print).pid == first.pid
     client = connect(first.url, load_secrets(second_home).owner_api_key)
     ensure_workspace(client, WORKSPACE)
     made = make_dataset(client, "kept", range(10))
@@ -469,7 +469,7 @@ def test_a_life_up_twice_broken_and_down(argilla_home: RunningArgilla, second_ho
     orphans = find_processes(second_home)
     assert orphans
     began = time.monotonic()
-    second = start_detached(second_home, port=None, say=print)
+    second = start_detached(second_home, port=None, notify=print)
     assert time.monotonic() - began < 60
     assert second.url == first.url and second.counts["records"] == 10
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in orphans)
@@ -481,7 +481,7 @@ def test_a_life_up_twice_broken_and_down(argilla_home: RunningArgilla, second_ho
         db.execute("DELETE FROM records WHERE external_id < 'r05'")
         db.execute("UPDATE suggestions SET updated_at = updated_at - 1 WHERE record = (SELECT max(seq) FROM records)")
     assert find_gaps(second_home.database, second_home.index) == ["records", "suggestions", "vectors"]
-    third = start_detached(second_home, port=None, say=print)
+    third = start_detached(second_home, port=None, notify=print)
     again = connect(third.url, load_secrets(second_home).owner_api_key).datasets("kept", workspace=WORKSPACE)
     assert len(names(again, query="case")) == 10
     assert find_gaps(second_home.database, second_home.index) == []

@@ -18,11 +18,10 @@ import pytest
 
 from argilla_setup.errors import UserError
 from argilla_setup.server.backup import write_backup
-from argilla_setup.server.control import any_free_port, start_detached, stop_server
+from argilla_setup.server.control import any_free_port, describe_server, start_detached, stop_server
 from argilla_setup.server.doctor import examine
 from argilla_setup.server.home import Home, open_home
-from argilla_setup.server.settings import Asked
-from argilla_setup.server.status import describe_server
+from argilla_setup.server.settings import StartOptions
 from tests.support.argilla_people import as_person, dataset_of, found, person, push, submit, wait_for
 from tests.support.argilla_server import answers_in
 
@@ -126,7 +125,7 @@ def test_a_server_over_postgres_and_redis(stores: Stores, home: Home, monkeypatc
     """Pushed, searched, answered and pulled; killed and up again from what was kept; nothing on this machine's own stores."""
     monkeypatch.setenv("ARGILLA_DATABASE_URL", stores.database)
     monkeypatch.setenv("ARGILLA_REDIS_URL", stores.redis)
-    status = start_detached(home, port=0, say=print)
+    status = start_detached(home, port=0, notify=print)
     assert status.healthy and set(status.processes) == {"supervisor", "web", "worker"} and not home.database.exists()
     assert status.stores["database"].startswith("postgresql://argilla:***@") and stores.password not in str(status)
     review = push(home, "moved", ["mia"], count=30, topic="mumps")
@@ -142,7 +141,7 @@ def test_a_server_over_postgres_and_redis(stores: Stores, home: Home, monkeypatc
     monkeypatch.delenv("ARGILLA_REDIS_URL")
     for file in home.folder.glob("search.db*"):
         file.unlink()
-    again = start_detached(home, port=None, say=print)
+    again = start_detached(home, port=None, notify=print)
     assert again.url == status.url and describe_server(home).stores == status.stores
     with as_person(again.url, person(home, "mia")["api_key"]) as http:
         assert len(found(http, dataset, text="mumps")) == 30
@@ -156,5 +155,5 @@ def test_a_server_over_postgres_and_redis(stores: Stores, home: Home, monkeypatc
 
 def test_a_store_that_does_not_answer_is_named_and_not_kept(home: Home) -> None:
     with pytest.raises(UserError, match=r"--database-url .*cannot be reached"):
-        start_detached(home, port=0, say=print, asked=Asked(database_url=f"postgresql://argilla@127.0.0.1:{any_free_port()}/x"))
+        start_detached(home, port=0, notify=print, asked=StartOptions(database_url=f"postgresql://argilla@127.0.0.1:{any_free_port()}/x"))
     assert "postgresql" not in home.settings_file.read_text()

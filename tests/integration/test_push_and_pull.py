@@ -197,7 +197,7 @@ def test_moved_to_another_workspace_and_another_server(bed: Path, argilla_home: 
     assert (moved.counts["sent_again"], moved.counts["restored_answers"]) == (ROWS, 1)  # ana and ben have accounts and are admitted
     second = open_home(tmp_path / "second")
     try:
-        status = start_detached(second, port=0, say=print)
+        status = start_detached(second, port=0, notify=print)
         other = RunningArgilla(second, status.url, load_secrets(second).owner_api_key)
         with_settings(bed, {f"argilla: {argilla_home.home.folder}": f"argilla: {second.folder}"})
         assert stages.pull(bed).counts["missing"] == ROWS and next_of(bed) == "push"

@@ -59,7 +59,7 @@ def argilla_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAr
     os.environ.setdefault("SEEDCORN_CACHE_DIR", str(REPOSITORY / "build" / "cache"))
     home = open_home(tmp_path_factory.mktemp("argilla"))
     try:
-        status = start_detached(home, port=0, say=print)
+        status = start_detached(home, port=0, notify=print)
         yield RunningArgilla(home, status.url, load_secrets(home).owner_api_key)
     finally:
         stop_server(home)
