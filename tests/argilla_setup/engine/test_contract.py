@@ -27,7 +27,8 @@ Plain = dict[str, Any]
 
 def ask(engine: str, folder: Path, **environment: str) -> Plain:
     home = {"ARGILLA_HOME_PATH": str(folder), "HF_HUB_DISABLE_TELEMETRY": "1", "PATH": os.environ["PATH"]}
-    command = [str(ensure_environment(print)), str(CALLS), engine]
+    # -P: the folder of the script has an argilla_server.py, which would hide the package of that name.
+    command = [str(ensure_environment(print)), "-P", str(CALLS), engine]
     done = subprocess.run(command, env=home | environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return dict(json.loads(done.stdout.splitlines()[-1]))
