@@ -37,8 +37,7 @@ from argilla_setup.server.home import Home, count_contents, load_secrets, open_h
 from argilla_setup.server.settings import load_settings
 from argilla_setup.server.supervisor import server_environment
 from argilla_setup.users import ensure_account
-from curation.review import ArgillaReview, Shown, form_settings, open_dataset
-from curation.review.records import push_records
+from curation.review import ArgillaReview, Shown, form_settings, open_dataset, push_records
 
 SIZE = 384
 WORKSPACE = "bench"

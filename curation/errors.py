@@ -1,4 +1,4 @@
-"""The errors of the curation side, all `UserError`s: what, the fact, the next command."""
+"""Errors that users can fix, all `UserError`s: the thing, the problem, the next step."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ __all__ = [
 
 
 class ProjectError(UserError):
-    """project.yaml or a file it names cannot be used as it is."""
+    """project.yaml, or a file it names, cannot be used."""
 
 
 class RowError(UserError):
-    """One row cannot become a record. Stages count it as a failure and go on; it never ends a run."""
+    """One row cannot become a record. Stages count it as a failure and continue; it never ends a run."""
 
 
 class ModelUnavailable(UserError):
-    """A model cannot be reached, or refuses us altogether (key, permission, name)."""
+    """A model cannot be reached, or refuses the request altogether (key, permission, name)."""
 
 
 class BudgetReached(UserError):
-    """The next call could pass `budget_usd`; the run stops clean with what it has."""
+    """The next call could pass `budget_usd`; the run stops and keeps finished rows."""
 
 
 class UnusableAnswers(UserError):
-    """A model's answers cannot be used, one after the other; the run stops before it pays for more of them."""
+    """A model's responses are unusable several times in a row; the run stops before it pays for more."""
 
 
 class ReviewError(UserError):
-    """Argilla cannot be reached or does not hold what we expect."""
+    """Argilla cannot be reached, or does not hold what is expected."""
 
 
 class SnapshotError(UserError):
-    """A folder is no snapshot, is damaged, is signed by someone else, or may not be used for this."""
+    """A folder is not a snapshot, is damaged, has another signer, or may not be used for this purpose."""

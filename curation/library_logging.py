@@ -1,4 +1,4 @@
-"""Quiet the libraries that print to the terminal on their own."""
+"""Silence libraries that print to the terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 
 
 def quiet_libraries() -> None:
-    """Keep other people's progress bars and notices off the screen; our own say what is going on."""
+    """Disable other libraries' progress bars and notices; this product prints its own."""
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

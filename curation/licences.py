@@ -1,8 +1,8 @@
-"""What the licences of several sources ask for together: the conditions of each, which of them governs, and which contradict.
+"""License terms: the conditions of several licenses together, the one that governs, and contradictions.
 
 Conditions are those of choosealicense.com/appendix (paper works), of creativecommons.org/faq ("If I derive or adapt material ...", chart
-of adapters' licences) and of cdla.dev/faq-resources/compatibility, read in November 2026. No legal advice: the table says what to look
-at, not what is allowed.
+of adapters' licenses) and of cdla.dev/faq-resources/compatibility, read in November 2026. Not legal advice: the table shows what to check,
+not what is allowed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import combinations
 TABLE_DATE = "2026-11"
 UNKNOWN = "unknown"
 UNSTATED = ("", "other")
-"""What a project says that states no licence of its own."""
+"""Values in project.yaml that state no license."""
 
 NOTICE, ATTRIBUTION, SHARE_ALIKE = "keep the notice", "name the authors", "share under the same licence"
 NON_COMMERCIAL, NO_DERIVATIVES = "no commercial use", "no changed versions"
@@ -36,28 +36,28 @@ CONDITIONS: Mapping[str, frozenset[str]] = {
     "CC-BY-ND-4.0": _BY | {NO_DERIVATIVES},
     "CC-BY-NC-ND-4.0": _BY | {NON_COMMERCIAL, NO_DERIVATIVES},
 }
-"""SPDX identifier to what it asks of whoever shares an adapted data set."""
+"""SPDX identifier to its conditions on sharing an adapted data set."""
 SUCCESSORS = {("CC-BY-SA-3.0", "CC-BY-SA-4.0"), ("CC-BY-NC-SA-3.0", "CC-BY-NC-SA-4.0"), ("CC-BY-SA-4.0", "GPL-3.0-only")}
-"""(share-alike licence, another one that adaptations may be put under): later versions, and Creative Commons' one declared exception."""
+"""(share-alike license, another one that adaptations may use): later versions, and Creative Commons' one declared exception."""
 _KNOWN = {name.lower(): name for name in CONDITIONS}
 
 
 @dataclass(frozen=True)
 class Together:
-    """What several licences come to."""
+    """Result of combining several licenses."""
 
     licence: str
-    """The one that governs; several joined by AND where all apply; "unknown" where a source's licence is not known."""
+    """The license that governs; several joined by AND if all apply; "unknown" if a source's license is unknown."""
     conditions: tuple[str, ...]
-    """What has to be kept, the mildest first."""
+    """Conditions to keep, the mildest first."""
     conflicts: tuple[str, ...] = ()
-    """Sentences: licences that no single licence can satisfy."""
+    """Sentences on licenses that no single license can satisfy."""
     unlisted: tuple[str, ...] = ()
-    """Licences whose terms are not in the table."""
+    """Licenses whose terms are not in the table."""
 
 
 def combine(licences: Iterable[str]) -> Together:
-    """Return which licence governs rows under all of these: the one that asks for everything the others ask for."""
+    """Return the license that governs rows under all of these: the one whose conditions include those of the others."""
     named = list(dict.fromkeys(_canonical(licence) for licence in licences if licence not in UNSTATED))
     unlisted = tuple(name for name in named if name not in CONDITIONS and name != UNKNOWN)
     known = [name for name in named if name in CONDITIONS]
@@ -69,7 +69,7 @@ def combine(licences: Iterable[str]) -> Together:
 
 
 def laxer(stated: str, licences: Iterable[str]) -> tuple[str, ...]:
-    """Return what these licences ask for and STATED does not; empty where STATED asks for as much, or states nothing."""
+    """Return the conditions of these licenses that STATED lacks; empty if STATED has them all, or is no license."""
     own = _canonical(stated)
     if stated in UNSTATED or own not in CONDITIONS:
         return ()
@@ -78,7 +78,7 @@ def laxer(stated: str, licences: Iterable[str]) -> tuple[str, ...]:
 
 
 def _covers(licence: str, other: str) -> bool:
-    """Whether whoever follows LICENCE also follows OTHER; of two that ask for the same, neither does."""
+    """Return whether complying with LICENCE also complies with OTHER; False for two with equal conditions."""
     if (other, licence) in SUCCESSORS:
         return True
     if CONDITIONS[other] & {SHARE_ALIKE, NO_DERIVATIVES}:
@@ -87,7 +87,7 @@ def _covers(licence: str, other: str) -> bool:
 
 
 def _asked(licence: str) -> frozenset[str]:
-    """The conditions; whoever names the authors keeps the notice too."""
+    """Return the conditions; attribution includes keeping the notice."""
     own = CONDITIONS[licence]
     return own | {NOTICE} if ATTRIBUTION in own else own
 

@@ -1,7 +1,7 @@
-"""The two shapes in which models are asked and answer, turned into one another: Anthropic's Messages and OpenAI's chat completions.
+"""Conversion between the two API formats: Anthropic's Messages and OpenAI's chat completions.
 
-All of the product speaks Messages. A server of the other kind is sent a translation; what it answers is kept as it came and
-translated each time it is read, so a mistake here can be mended without buying anything again.
+The product uses Messages everywhere. A server of the other kind receives a converted request; its response is stored as received
+and converted on each read, so a bug here can be fixed without paying for new responses.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ _STOPS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal
 
 
 def completion_body(body: dict[str, Any], *, limit: Limit) -> dict[str, Any]:
-    """A chat completions request that asks the same as a Messages request.
+    """Convert a Messages request to a chat completions request.
 
     Args:
-        limit: OpenAI's own models refuse the old name of the limit, most other servers know only that one.
+        body: the Messages request.
+        limit: name of the token limit; OpenAI's own models refuse the old name, most other servers know only that one.
     """
     system = _text_of(body.get("system"))
     messages = [{"role": "system", "content": system}] if system else []
@@ -35,10 +36,10 @@ def completion_body(body: dict[str, Any], *, limit: Limit) -> dict[str, Any]:
 
 
 def message_of(raw: bytes) -> Any:
-    """The JSON of a response, as a message whichever server it came from; anything else as it is.
+    """Return the JSON of a response as a message, whichever server it came from; any other JSON unchanged.
 
     Raises:
-        orjson.JSONDecodeError: it is no JSON.
+        orjson.JSONDecodeError: it is not JSON.
     """
     value = orjson.loads(raw)
     if not isinstance(value, dict) or "type" in value or not isinstance(value.get("choices"), list):
@@ -66,7 +67,7 @@ def _message(completion: dict[str, Any], choice: dict[str, Any]) -> dict[str, An
 
 
 def _usage(usage: dict[str, Any]) -> dict[str, Any]:
-    """Cached tokens are part of `prompt_tokens` there and beside `input_tokens` here."""
+    """Convert token counts. Cached tokens are part of `prompt_tokens` there and separate from `input_tokens` here."""
     read, asked = _part(usage, "prompt_tokens_details", "cached_tokens"), usage.get("prompt_tokens")
     fresh = max(asked - read, 0) if type(asked) is int else asked
     thought = _part(usage, "completion_tokens_details", "reasoning_tokens")
@@ -91,7 +92,7 @@ def _text_of(content: Any) -> str:
 
 
 def _is_strict(schema: Any) -> bool:
-    """Whether every object in it names all its keys as required and closes itself: strict mode refuses other schemas."""
+    """Return whether every object lists all its keys as required and is closed: strict mode refuses other schemas."""
     if isinstance(schema, list):
         return all(_is_strict(part) for part in schema)
     if not isinstance(schema, dict):

@@ -1,5 +1,5 @@
-"""The two kinds of record. A record never changes: its id is the hash of its content, and all that is learnt
-about it (origins, scores, findings, answers) stands beside it in rows that point at it.
+"""The two kinds of record. A record never changes: its id is the hash of its content, and all facts about it (origins, scores,
+findings, answers) are separate rows that reference the id.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class InstructionRecord(BaseModel):
     prompt: tuple[Message, ...]
     completion: Message
     label: str | None = None
-    """The class this row stands for (an ICD code, an intent), where the project has one."""
+    """Class of the row (an ICD code, an intent), if the project has classes."""
 
     @model_validator(mode="after")
     def _has_turns(self) -> InstructionRecord:
@@ -46,7 +46,7 @@ class InstructionRecord(BaseModel):
 
 
 class PairRecord(BaseModel):
-    """A prompt and two rival completions in canonical order. Which one is better is a fact, not content."""
+    """A prompt and two completions in canonical order. Which one is better is a fact, not content."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -68,7 +68,17 @@ _RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator
 
 
 def make_instruction(prompt: str, completion: str, *, system: str | None = None, label: str | None = None) -> InstructionRecord:
-    """The usual one-turn record."""
+    """Build a one-turn record.
+
+    Args:
+        prompt: the user's message.
+        completion: the assistant's response.
+        system: the system message, if any.
+        label: the row's class, if any.
+
+    Raises:
+        RowError: a text is empty or not valid Unicode.
+    """
     turns = ({"role": "system", "content": system},) if system else ()
     return _build(
         {
@@ -81,7 +91,16 @@ def make_instruction(prompt: str, completion: str, *, system: str | None = None,
 
 
 def make_pair(prompt: tuple[Message, ...], better: str, worse: str) -> tuple[PairRecord, int]:
-    """Put two completions in canonical order; the second value is the index (0 or 1) of the better one."""
+    """Build a pair with its completions in canonical order; the second value is the index (0 or 1) of the better one.
+
+    Args:
+        prompt: the conversation, ending with a user message.
+        better: the preferred response.
+        worse: the other response.
+
+    Raises:
+        RowError: the responses are equal, or a text is not usable.
+    """
     first, second = sorted((better, worse))
     record = _build(
         {
@@ -95,60 +114,64 @@ def make_pair(prompt: tuple[Message, ...], better: str, worse: str) -> tuple[Pai
 
 
 def candidates_of(pair: PairRecord) -> tuple[InstructionRecord, InstructionRecord]:
-    """The two rivals as instruction records, in canonical order, so that scores and findings apply to each."""
+    """Return both completions as instruction records, in canonical order, so that scores and findings apply to each."""
     first, second = (InstructionRecord(prompt=pair.prompt, completion=c) for c in pair.completions)
     return first, second
 
 
 def record_id(record: Record) -> str:
-    """sha256 (hex) of the canonical JSON (RFC 8785) of schema and content; text is taken as it is, unnormalized.
+    """Return the sha256 (hex) of the canonical JSON (RFC 8785) of schema and content; text is not normalized.
 
     All keys are ASCII and all values strings, null or the schema's integer; for such values orjson with sorted keys
-    writes what RFC 8785 writes (a test holds the two equal).
+    writes the bytes of RFC 8785 (a test compares the two).
     """
     return hashlib.sha256(canonical_json({"schema": SCHEMA, **record.model_dump(mode="json")})).hexdigest()
 
 
 def canonical_json(value: Any) -> bytes:
-    """RFC 8785 bytes of a value made of objects with ASCII keys, lists, strings, integers below 2^53, booleans, null."""
+    """Return the RFC 8785 bytes of objects with ASCII keys, lists, strings, integers below 2^53, booleans and null."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
 def dump_record(record: Record) -> bytes:
-    """The record as JSON, as the store keeps it."""
+    """Return the record as JSON, as the store keeps it."""
     return record.model_dump_json().encode()
 
 
 def load_record(body: bytes | str) -> Record:
-    """Read what `dump_record` wrote."""
+    """Read the output of `dump_record`."""
     return _RECORD.validate_json(body)
 
 
 def parse_record(value: dict[str, Any]) -> Record:
-    """A record from plain values; raises RowError that names the field and the fact."""
+    """Build a record from plain values.
+
+    Raises:
+        RowError: names the field and the problem.
+    """
     return _build(value)
 
 
 def prompt_text(record: Record) -> str:
-    """What the person asked: the user's turns joined; the standing system message is left out."""
+    """Return the user's turns, joined; the system message is left out."""
     return "\n\n".join(m.content for m in record.prompt if m.role == "user")
 
 
 def completion_text(record: Record) -> str:
-    """The answer; for a pair both answers, canonical order, a blank line between."""
+    """Return the response; for a pair both responses in canonical order, with a blank line between."""
     rivals = (record.completion,) if isinstance(record, InstructionRecord) else record.completions
     return "\n\n".join(m.content for m in rivals)
 
 
 def read_texts(body: bytes) -> tuple[str, tuple[str, ...]]:
-    """`prompt_text` and the answers, one or a pair's two, of what `dump_record` wrote; the record itself is not made."""
+    """Return `prompt_text` and the responses (a pair has two) from the output of `dump_record`, without building the record."""
     value = orjson.loads(body)
     rivals = value["completions"] if "completions" in value else (value["completion"],)
     return "\n\n".join(m["content"] for m in value["prompt"] if m["role"] == "user"), tuple(m["content"] for m in rivals)
 
 
 def whole_text(record: Record) -> str:
-    """What was asked and what was answered, a blank line between."""
+    """Return prompt and response with a blank line between."""
     return f"{prompt_text(record)}\n\n{completion_text(record)}"
 
 
@@ -166,7 +189,7 @@ def _build(value: dict[str, Any]) -> Record:
 
 
 def _check_unicode(record: Record) -> None:
-    """Lone surrogates have no UTF-8, and so no id."""
+    """Raise UnicodeEncodeError for lone surrogates, which have no UTF-8 and therefore no id."""
     answers = (record.completion,) if isinstance(record, InstructionRecord) else record.completions
     for text in (*(m.content for m in (*record.prompt, *answers)), getattr(record, "label", None) or ""):
         text.encode()

@@ -1,4 +1,4 @@
-"""License names: SPDX expressions, checked against the list that `packaging` carries."""
+"""License names: SPDX expressions, checked against the list in `packaging`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ USUAL = (
     "CC-BY-ND-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0", "CC0-1.0", "CDLA-Permissive-1.0", "CDLA-Permissive-2.0", "CDLA-Sharing-1.0",
     "GFDL-1.3-only", "GPL-3.0-only", "ISC", "MIT", "ODC-By-1.0", "ODbL-1.0", "OGL-UK-3.0", "PDDL-1.0", "Unlicense", "WTFPL",
 )  # fmt: skip
-"""The licenses that data sets usually have, for suggestions."""
+"""Usual licenses of data sets, for suggestions."""
 _LONGEST = 500
 
 
 def read_license(text: str, *, where: str = "--license") -> str:
-    """Return a license as a canonical SPDX expression; "unknown" is returned as it is.
+    """Return a license as a canonical SPDX expression; "unknown" is returned unchanged.
 
     Args:
         text: an SPDX identifier or expression in any case ("mit", "Apache-2.0 OR MIT"), or LicenseRef-NAME for terms without one.
-        where: what the error names.
+        where: name of the option or key, for the error.
 
     Raises:
-        ProjectError: the text is no SPDX expression; the error suggests identifiers that look like it.
+        ProjectError: the text is not an SPDX expression; the error suggests similar identifiers.
     """
     from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
@@ -43,7 +43,7 @@ def read_license(text: str, *, where: str = "--license") -> str:
 
 
 def _similar(text: str) -> list[str]:
-    """Return up to three usual identifiers that look like TEXT, the most similar first."""
+    """Return up to three usual identifiers similar to TEXT, the most similar first."""
     wanted = re.sub(r"[^a-z0-9]+", "-", text[:_LONGEST].lower()).strip("-")
     if not wanted:
         return []

@@ -1,4 +1,4 @@
-"""What people read: the report of a project (one HTML page) and the dataset card of a snapshot (README.md)."""
+"""Documents for people: the HTML report of a project, and the dataset card and Croissant metadata of a snapshot."""
 
 from curation.report.baselines import compare_selections
 from curation.report.card import render_card

@@ -1,6 +1,6 @@
-"""The keep rule beside two cheap rules that keep as many rows: a random one and the longest rows.
+"""Compare the keep rule with two simple rules that keep as many rows: random rows and the longest rows.
 
-A filter that does no better than chance, or that merely likes length, shows here.
+The comparison exposes a filter that is no better than chance, or that only prefers length.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 DRAWS = 200
-"""Random selections averaged, so that one lucky draw decides nothing."""
+"""Random selections that are averaged, so that no single draw decides."""
 
 
 def compare_selections(
@@ -31,10 +31,11 @@ def compare_selections(
     Args:
         totals: score of each scored row.
         lengths: characters of each row's completion.
-        kept: which rows the keep rule takes.
-        valid: which rows pass the validators; None when no validator ran.
-        approved: what people settled of each row, None where they have not. Only rows that people have seen count, and people
-            mostly see what was kept, so the approved share of a random selection is that of its reviewed rows.
+        kept: rows that the keep rule keeps.
+        valid: rows that pass the validators; None if no validator ran.
+        approved: settled verdict of people on each row, None if open. Only reviewed rows count, and people mostly review kept rows,
+            so the approved share of a random selection is that of its reviewed rows.
+        seed: seed of the random selections.
     """
     import numpy as np
 
@@ -63,7 +64,7 @@ def _describe(rows: np.ndarray[Any, Any], columns: dict[str, Any]) -> dict[str, 
 
 
 def _mean(values: Any) -> float | None:
-    """The mean of what is known; None where nothing is."""
+    """Return the mean of the known values; None if there are none."""
     import numpy as np
 
     known = values if isinstance(values, np.ndarray) else np.array([v for v in values if v is not None], float)

@@ -1,6 +1,6 @@
-"""The dataset card of a snapshot: README.md in the Hub's format, YAML front matter first, then what a reader must know.
+"""Dataset card of a snapshot: README.md in the Hub's format, with YAML front matter.
 
-The card says what was simulated, what was measured and where it stops; it promises nothing the manifest does not hold.
+The card states what was simulated, what was measured and the limits; it contains nothing that the manifest does not hold.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
-"""The Hub's size categories, by their upper edge."""
+"""The Hub's size categories, by their upper bound."""
 COMMONS = ("cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0")
 DATA = ("odc-by", "odbl", "cdla-permissive-2.0", "cdla-sharing-1.0")
 CODE = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-3.0", "lgpl-3.0", "mpl-2.0", "unlicense")
 _CREATORS = {"model": "machine-generated", "people": "found", "unknown": "other"}
 """The Hub's word for each kind of author."""
 LICENCES = frozenset((*COMMONS, *DATA, *CODE, "other", "unknown"))
-"""Identifiers the Hub knows; any other goes under `other` with its name."""
+"""Identifiers the Hub knows; any other license is `other` with its name."""
 
 
 def render_card(card: CardInput) -> str:
-    """README.md of a snapshot."""
+    """Render README.md of a snapshot."""
     front = yaml.safe_dump(_front_matter(card), sort_keys=False, allow_unicode=True, width=1_000)
     body = _template().render(
         card=card,
@@ -80,7 +80,7 @@ def _front_matter(card: CardInput) -> dict[str, Any]:
 
 
 def authors_of(card: CardInput) -> dict[str, int]:
-    """Rows by author (model, people, unknown); all by a model where nothing is known."""
+    """Return the rows by author (model, people, unknown); all by a model if the provenance is unknown."""
     total = sum(card.splits.values())
     return {"model": total, "people": 0, "unknown": 0} if card.provenance is None else {
         who: card.provenance.written_by.get(who, 0) for who in ("model", "people", "unknown")
@@ -92,7 +92,7 @@ def _slug(name: str) -> str:
 
 
 def _flat(settings: Mapping[str, object], path: str = "") -> Iterator[tuple[str, object]]:
-    """Nested settings by dotted path; what is not set is left out."""
+    """Yield nested settings by dotted path; unset ones are skipped."""
     for name, value in settings.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{path}{name}.")
@@ -101,18 +101,18 @@ def _flat(settings: Mapping[str, object], path: str = "") -> Iterator[tuple[str,
 
 
 def _limits(card: CardInput) -> list[str]:
-    """What follows from the facts, in sentences."""
+    """Return sentences on the limits that follow from the facts."""
     written, total = authors_of(card), sum(card.splits.values())
     found = []
     if written["model"]:
         which = "The texts" if written["model"] == total else f"{written['model']:,} of the {total:,} texts"
         found.append(f"{which} were written by a language model; they can be fluent and wrong.")
     if written["unknown"]:
-        found.append(f"It is not known who wrote {written['unknown']:,} of the {total:,} texts.")
+        found.append(f"The author is unknown for {written['unknown']:,} of the {total:,} texts.")
     if card.models.simulated:
-        found.append("The offline stand-in wrote or judged rows. The set is for trying things out, never for a real model.")
+        found.append("A mock provider wrote or judged rows. The data set is for testing only, never for a real model.")
     if card.review.simulated:
-        found.append("The review is simulated: no person has looked at the rows.")
+        found.append("The review is simulated: no person has reviewed the rows.")
     elif not card.review.answers:
         found.append("No person has reviewed the rows.")
     elif card.review.mode == "sample":
@@ -120,7 +120,7 @@ def _limits(card: CardInput) -> list[str]:
     elif card.review.mode == "none":
         found.append("Most rows were released without review.")
     if not card.protected:
-        found.append("No protected evaluation set was screened against, so leaks of one are unknown.")
+        found.append("No protected evaluation set was screened, so leaks are unknown.")
     return found
 
 
@@ -136,5 +136,5 @@ def _template() -> Template:
 
 
 def _quote(value: str) -> str:
-    """A block quote that keeps its paragraphs."""
+    """Return a block quote that keeps its paragraphs."""
     return "\n".join(f"> {plain_markdown(part)}".rstrip() for part in value.strip().splitlines())

@@ -1,5 +1,5 @@
-"""The pictures, drawn as inline SVG. Shapes stretch with the page and the labels stand beside them as HTML,
-so that text keeps its size on a narrow screen. Every picture has a text alternative.
+"""Charts as inline SVG. Shapes stretch with the page; labels are HTML, so that text keeps its size on a narrow screen.
+Every chart has a text alternative.
 """
 
 from __future__ import annotations
@@ -22,9 +22,16 @@ def histogram(
     cut: float | None = None,
     labels: Sequence[str] | None = None,
 ) -> str:
-    """Bars over [low, high]; values at or above the cut in the accent colour, and a mark at the cut.
+    """Draw bars over [low, high]; values at or above the cut use the accent colour, and a line marks the cut.
 
-    `labels` names each bar (for scores that are whole numbers) in place of the scale.
+    Args:
+        values: the values.
+        low: lower end of the scale.
+        high: upper end of the scale.
+        bins: number of bars.
+        name: name for the text alternative.
+        cut: value from which rows are kept, if any.
+        labels: name of each bar (for scores that are whole numbers), in place of the scale.
     """
     every = count_bins(values, low=low, high=high, bins=bins)
     kept = count_bins([v for v in values if cut is None or v >= cut], low=low, high=high, bins=bins)
@@ -45,7 +52,13 @@ def histogram(
 
 
 def column_chart(bars: Sequence[int], edges: Sequence[float], *, name: str) -> str:
-    """Bars that were counted already, each from one edge to the next."""
+    """Draw bars that are counted already, each from one edge to the next.
+
+    Args:
+        bars: count of each bar.
+        edges: edges of the bars, one more than bars.
+        name: name for the text alternative.
+    """
     tallest = max(bars, default=0) or 1
     shapes = "".join(_bar(i, len(bars), kept=n / tallest, every=n / tallest) for i, n in enumerate(bars))
     low, high = (edges[0], edges[-1]) if len(edges) > 1 else (0.0, 0.0)
@@ -59,7 +72,13 @@ def column_chart(bars: Sequence[int], edges: Sequence[float], *, name: str) -> s
 
 
 def share_bar(parts: Sequence[tuple[str, float, str]], *, total: float, name: str) -> str:
-    """One horizontal bar of several parts: (label, amount, css class)."""
+    """Draw one horizontal bar of several parts.
+
+    Args:
+        parts: (label, amount, css class) of each part.
+        total: amount of the full width.
+        name: name for the text alternative.
+    """
     at, shapes = 0.0, []
     for label, amount, look in parts:
         width = 100 * amount / total if total else 0.0
@@ -73,7 +92,15 @@ def share_bar(parts: Sequence[tuple[str, float, str]], *, total: float, name: st
 
 
 def gauge(value: float, marks: Sequence[tuple[float, str]], *, low: float, high: float, name: str) -> str:
-    """A value on a scale with named marks, for agreement."""
+    """Draw a value on a scale with named marks.
+
+    Args:
+        value: the value.
+        marks: (value, label) of each mark.
+        low: lower end of the scale.
+        high: upper end of the scale.
+        name: name for the text alternative.
+    """
     at = 100 * (min(max(value, low), high) - low) / (high - low)
     places = [(100 * (mark - low) / (high - low), text) for mark, text in marks]
     ticks = "".join(f'<line class="cut" x1="{x:.2f}" x2="{x:.2f}" y1="0" y2="10"/>' for x, _ in places)
@@ -89,7 +116,14 @@ def gauge(value: float, marks: Sequence[tuple[float, str]], *, low: float, high:
 
 
 def count_bins(values: Sequence[float], *, low: float, high: float, bins: int) -> list[int]:
-    """Counts in equal bins; what lies outside the range is counted in the outermost bin, so the sum stays whole."""
+    """Count values in equal bins; values outside the range count in the outermost bin, so the sum is preserved.
+
+    Args:
+        values: the values.
+        low: lower end of the range.
+        high: upper end of the range.
+        bins: number of bins.
+    """
     step = (high - low) / bins
     counts = [0] * bins
     for value in values:
@@ -105,7 +139,7 @@ def _fullest(bars: Sequence[int], edges: Sequence[float]) -> str:
 
 
 def _bar(index: int, bins: int, *, kept: float, every: float) -> str:
-    """One column: the kept part below, the rest of it above."""
+    """Draw one column: the kept part below, the rest above."""
     width = 100 / bins
     x, w = index * width + width * 0.06, width * 0.88
     parts = (("kept", 0.0, kept), ("lost", kept, every))
@@ -132,7 +166,7 @@ WIDTH, HEIGHT, EDGE, CROSS = 100.0, 56.0, 2.0, 0.55
 
 
 def scatter(comparison: Comparison) -> str:
-    """Training rows as dots, covered real rows as rings, uncovered ones as crosses, drawn last."""
+    """Draw training rows as dots, covered real rows as rings, and uncovered ones as crosses on top."""
     c = comparison
     every = [*c.training_points, *c.covered_points, *c.uncovered_points]
     if not every:
@@ -153,7 +187,7 @@ def scatter(comparison: Comparison) -> str:
 
 
 class _Scale:
-    """From the rows' places to the picture's."""
+    """Mapping from the rows' coordinates to those of the picture."""
 
     def __init__(self, xs: Sequence[float], ys: Sequence[float]):
         self.left, self.top = min(xs), max(ys)

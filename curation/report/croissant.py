@@ -1,6 +1,6 @@
-"""Croissant metadata of a snapshot: what files it has, how to check them and what their columns mean, for machines.
+"""Croissant metadata of a snapshot: its files, their hashes and the meaning of their columns, for machines.
 
-Croissant 1.0 (MLCommons), as `mlcroissant validate` reads it; a test holds the two together.
+Croissant 1.0 (MLCommons); a test validates it with `mlcroissant`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LICENCES = {
     "apache-2.0": "https://www.apache.org/licenses/LICENSE-2.0",
     "mit": "https://opensource.org/license/mit",
 }
-"""Licences with an address everyone knows; any other is given by its name."""
+"""Licenses with a well-known address; any other is given by its name."""
 COLUMNS = {
     "instruction": {"prompt": "the conversation before the answer", "completion": "the answer, one assistant message"},
     "preference": {"prompt": "the conversation before the answers", "chosen": "the better answer", "rejected": "the worse answer"},
@@ -36,11 +36,11 @@ CONTEXT: dict[str, Any] = {
     "sc": "https://schema.org/", "separator": "cr:separator", "source": "cr:source", "subField": "cr:subField",
     "transform": "cr:transform",
 }  # fmt: skip
-"""The vocabulary, as the specification gives it word for word."""
+"""Vocabulary, word for word from the specification."""
 
 
 def render_croissant(card: CardInput, hashes: Mapping[str, str]) -> str:
-    """croissant.json of a snapshot; `hashes` has the sha256 of each Parquet file by its name."""
+    """Render croissant.json of a snapshot; `hashes` has the sha256 of each Parquet file by its name."""
     text = {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
@@ -69,10 +69,10 @@ def render_croissant(card: CardInput, hashes: Mapping[str, str]) -> str:
 
 
 def _collection(card: CardInput) -> str:
-    """Who wrote the rows, with counts."""
+    """Return the authors of the rows, with counts."""
     words = {"model": "written by a language model", "people": "written by people", "unknown": "of unknown authors"}
     if card.models.simulated:
-        words["model"] += " (the offline stand-in)"
+        words["model"] += " (a mock provider)"
     said = "; ".join(f"{n:,} rows {words[who]}" for who, n in authors_of(card).items() if n)
     return f"{said[:1].upper()}{said[1:]}."
 

@@ -1,4 +1,4 @@
-"""What a data lead should look at first, found in the facts. Each notice gives the number and points at its section."""
+"""Notices: what a data lead should check first. Each has the number and the section of the page."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from curation.report.schema import Judge, JudgeQuality, ReportData
 Level = Literal["stop", "look", "note"]
 
 MISSED = 0.1
-"""Real rows that are covered less often than by their own kind by more than this share are a gap."""
+"""Gap: real rows covered less often than the baseline by more than this share."""
 
 REFUSED = 0.01
-"""A larger share of answers that refuse teaches refusing."""
+"""Share of refusals above which a model learns to refuse."""
 
 OPENED = 0.2
-"""One opening on more answers than this is a template."""
+"""Share of responses with one opening above which the opening is a template."""
 
 
 def row_notices(data: ReportData) -> Iterator[tuple[Level, str, str]]:
-    """Level, text and section of each notice."""
+    """Yield level, text and section of each notice on the rows."""
     for d in data.descriptions or ():
         if d.personal:
             kinds = ", ".join(f"{p.kind} {p.found:,}" for p in d.personal[:3]) + (" and others" if len(d.personal) > 3 else "")
-            yield "look", f"Personal data or secrets stand in {d.kind} rows: {kinds}.", "distribution"
+            yield "look", f"Personal data or secrets found in {d.kind} rows: {kinds}.", "distribution"
         if d.rows and d.refusals / d.rows > REFUSED:
-            yield "look", f"{d.refusals:,} of {d.rows:,} {d.kind} rows refuse.", "distribution"
+            yield "look", f"{d.refusals:,} of {d.rows:,} {d.kind} rows are refusals.", "distribution"
         if d.openings and d.openings[0].share > OPENED:
             opening = d.openings[0]
-            yield "note", f"{opening.share:.0%} of the answers of {d.kind} rows open with “{opening.name}”.", "distribution"
+            yield "note", f"{opening.share:.0%} of the responses in {d.kind} rows start with “{opening.name}”.", "distribution"
     if (c := data.comparison) and c.covered + MISSED < c.baseline:
-        about = f" The largest part of the others is about: {c.gaps[0].name}." if c.gaps else ""
-        yield "look", f"{c.covered:.0%} of real use has a training row near, where {c.baseline:.0%} could.{about}", "comparison"
+        about = f" Largest uncovered topic: {c.gaps[0].name}." if c.gaps else ""
+        share = f"{c.covered:.0%} of real rows have a training row nearby; {c.baseline:.0%} have another real row as near."
+        yield "look", share + about, "comparison"
     for b in data.balance or ():
         if b.after.rare:
             names = ", ".join(name for name, _ in b.after.rare[:4]) + (" and others" if len(b.after.rare) > 4 else "")
@@ -43,35 +44,35 @@ def row_notices(data: ReportData) -> Iterator[tuple[Level, str, str]]:
 
 
 RELIABLE, TENTATIVE = 0.8, 0.667
-"""Krippendorff's own limits: from .800 conclusions may rest on the data, from .667 tentative ones."""
+"""Krippendorff's limits of alpha: reliable conclusions from .800, tentative ones from .667."""
 
 FLIPS = 0.2
-"""A judge that changes its mind with the order on more pairs than this has little to say about the rest."""
+"""Share of pairs whose verdict changes with the order, above which the judge's other verdicts are doubtful."""
 
 LENGTH = 0.3
-"""Rank correlation of total and length from which length is more than a side remark (Cohen's medium effect)."""
+"""Rank correlation of total and length from which length matters (Cohen's medium effect)."""
 
 ODD = 0.02
-"""Share of readable rationales against their score up to which words misread explain it as well."""
+"""Share of rationales that contradict their score up to which misread words are as likely a reason."""
 
 CLUSTER = 0.05
-"""A duplicate cluster above this share of the rows is more often a bad threshold than bad luck."""
+"""Share of the rows above which a duplicate cluster more likely shows a bad threshold."""
 
 CROWD = 20
-"""Rows from which a duplicate cluster is large at all."""
+"""Minimum rows of a large duplicate cluster."""
 
 
 @dataclass(frozen=True)
 class Notice:
-    """One thing to look at: `stop` before using the data, `look` before trusting it, `note` for the record."""
+    """One notice: `stop` before using the data, `look` before trusting it, `note` for information."""
 
     level: Literal["stop", "look", "note"]
     text: str
     section: str
 
 
-def find_attention(data: ReportData) -> list[Notice]:
-    """All notices, the gravest first."""
+def find_notices(data: ReportData) -> list[Notice]:
+    """Return all notices, the most severe first."""
     judges = judge_notices(data.judge) if data.judge else []
     whole = [Notice(level, text, section) for level, text, section in row_notices(data)]
     stale = [Notice("look", text, "funnel") for text in data.stale]
@@ -81,7 +82,7 @@ def find_attention(data: ReportData) -> list[Notice]:
 
 
 def describe_alpha(alpha: float | None) -> str:
-    """How much weight agreement carries, in Krippendorff's terms."""
+    """Return Krippendorff's term for a value of alpha."""
     if alpha is None:
         return "cannot be computed from these answers"
     if alpha >= RELIABLE:
@@ -95,9 +96,7 @@ def _simulated(data: ReportData) -> list[Notice]:
         found.append(Notice("stop", "The review is simulated. No person has looked at these rows.", "review"))
     if data.models_simulated:
         found.append(
-            Notice(
-                "stop", "The offline stand-in wrote and judged the rows. They are for trying things out, never for a real model.", "cost"
-            )
+            Notice("stop", "The mock provider wrote and judged the rows. Use them for testing only, never for a real model.", "cost")
         )
     return found
 
@@ -112,7 +111,7 @@ def _review(data: ReportData) -> list[Notice]:
         if a.alpha is not None and a.alpha < RELIABLE
     ]
     if review.disputed:
-        how = "disputed and not approved until someone settles them (`curate keep --as`, `curate drop`)"
+        how = "disputed. Settle them with `curate keep --as` or `curate drop`"
         found.append(Notice("look", f"{_rows(review.disputed)} {how}.", "review"))
     if review.waiting:
         found.append(Notice("note", f"{_rows(review.waiting)} waiting for answers.", "review"))
@@ -120,14 +119,14 @@ def _review(data: ReportData) -> list[Notice]:
 
 
 def judge_notices(quality: JudgeQuality) -> list[Notice]:
-    """What speaks against the judges, from their own words and from people's."""
-    found = [notice for judge in quality.judges for notice in (*_one_judge(judge), *_beside_people(judge))]
+    """Return notices on the judges, from their own scores and from people's answers."""
+    found = [notice for judge in quality.judges for notice in (*_one_judge(judge), *_against_people(judge))]
     if quality.judges_apart:
         text = f"The judges differ by more than one step of the scale on {quality.judges_apart:,} rows."
         found.append(Notice("look", text, "judge"))
     if quality.apart:
-        pairs = "1 pair of rows that says" if len(quality.apart) == 1 else f"{len(quality.apart):,} pairs of rows that say"
-        text = f"{pairs} the same {'was' if len(quality.apart) == 1 else 'were'} scored more than one step apart."
+        pairs = "1 pair of semantic duplicates" if len(quality.apart) == 1 else f"{len(quality.apart):,} pairs of semantic duplicates"
+        text = f"{pairs} got scores more than one step apart."
         found.append(Notice("look", text, "judge"))
     if quality.panel:
         found.append(Notice("note", quality.panel, "judge"))
@@ -135,11 +134,11 @@ def judge_notices(quality: JudgeQuality) -> list[Notice]:
 
 
 def _one_judge(judge: Judge) -> list[Notice]:
-    """What a judge's own words show."""
+    """Return notices on the consistency of one judge."""
     found, name = [], judge.name
     if "total" in judge.constant:
         share = judge.constant["total"]
-        text = f"{name} gives {share:.0%} of {judge.scored:,} rows one and the same total: its scores tell next to nothing apart."
+        text = f"{name} gives {share:.0%} of {judge.scored:,} rows the same total: its scores hardly distinguish rows."
         found.append(Notice("stop" if share == 1 else "look", text, "judge"))
     if judge.order and judge.order.pairs and judge.order.flipped.share > FLIPS:
         share = judge.order.flipped.share
@@ -148,17 +147,18 @@ def _one_judge(judge: Judge) -> list[Notice]:
     if judge.order and judge.order.first and judge.order.first.excludes(0.5):
         first = judge.order.first
         place = "first" if first.value > 0.5 else "second"
-        text = f"{name} prefers the answer shown {place}: {_interval(first)} of its choices fall on the first."
+        text = f"{name} prefers the answer shown {place}: {_interval(first)} of its choices are the first."
         found.append(Notice("look", text, "judge"))
     if (total := judge.length.get("total")) and abs(total.value) >= LENGTH and total.excludes(0):
-        text = f"{name}'s totals go with length: rank correlation {total.value:+.2f} (95 % interval {total.low:+.2f} to {total.high:+.2f})."
+        interval = f"95 % interval {total.low:+.2f} to {total.high:+.2f}"
+        text = f"{name}'s totals correlate with length: rank correlation {total.value:+.2f} ({interval})."
         found.append(Notice("look", text, "judge"))
     if judge.overall_apart:
         do = "contradicts itself" if judge.overall_apart == 1 else "contradict themselves"
-        text = f"{judge.overall_apart:,} of {name}'s scores {do}: the overall and the criteria disagree."
+        text = f"{judge.overall_apart:,} of {name}'s scores {do}: overall score and criteria disagree."
         found.append(Notice("look", text, "judge"))
     if judge.again and judge.again.high < RELIABLE:
-        text = f"Asked twice, {name} gave the same score again in only {judge.again.share:.0%} of {judge.again.n:,} cases."
+        text = f"On repeated questions {name} gave the same score in only {judge.again.share:.0%} of {judge.again.n:,} cases."
         found.append(Notice("look", text, "judge"))
     return found + _rationales(judge)
 
@@ -168,23 +168,23 @@ def _rationales(judge: Judge) -> list[Notice]:
     if check is None or check.read < 10:
         return []
     if check.follows is None or check.follows.low <= 0:
-        text = f"{judge.name}'s scores do not follow its rationales, as far as {check.read:,} of them can be read by their words."
+        text = f"{judge.name}'s scores do not follow its rationales ({check.read:,} of them could be read by their words)."
         return [Notice("look", text, "judge")]
     if not check.contradictions:
         return []
-    text = f"{len(check.contradictions):,} of {judge.name}'s {check.read:,} readable rationales say the opposite of their score."
+    text = f"{len(check.contradictions):,} of {judge.name}'s {check.read:,} readable rationales contradict their score."
     return [Notice("look" if len(check.contradictions) > ODD * check.read else "note", text, "judge")]
 
 
-def _beside_people(judge: Judge) -> list[Notice]:
+def _against_people(judge: Judge) -> list[Notice]:
     against, found = judge.against, []
     if against is None or against.auc is None:
         return []
     if not against.auc.low > 0.5:
-        text = f"{judge.name} tells approved rows from the others no better than a coin does (AUC {_interval(against.auc)})."
+        text = f"{judge.name} does not predict approval (AUC {_interval(against.auc)})."
         found.append(Notice("look", text, "judge"))
     elif against.by_length is not None and against.by_length >= against.auc.value:
-        text = f"The answer's length alone tells approved rows as well as {judge.name} does (AUC {against.by_length:.2f})."
+        text = f"Response length alone predicts approval as well as {judge.name} (AUC {against.by_length:.2f})."
         found.append(Notice("look", text, "judge"))
     return found
 
@@ -195,11 +195,11 @@ def _pairs(data: ReportData) -> list[Notice]:
         return []
     found = []
     if pairs.after.biases:
-        text = f"Chosen answers differ from rejected ones in more than substance: {', '.join(pairs.after.biases)}."
+        text = f"Chosen and rejected responses differ in form: {', '.join(pairs.after.biases)}."
         found.append(Notice("look", text, "pairs"))
     if pairs.after.near_identical:
         count = len(pairs.after.near_identical)
-        text = f"{count:,} of {pairs.after.pairs:,} pairs {'has' if count == 1 else 'have'} two answers that hardly differ."
+        text = f"{count:,} of {pairs.after.pairs:,} pairs {'has' if count == 1 else 'have'} two near-identical responses."
         found.append(Notice("look", text, "pairs"))
     return found
 
@@ -217,7 +217,7 @@ def _gates(data: ReportData) -> list[Notice]:
     clusters = Counter(drop.cluster for drop in data.drops or () if drop.cluster is not None)
     for cluster, members in clusters.most_common(1):
         if members >= CROWD and members > CLUSTER * entered:
-            text = f"{members:,} of {entered:,} rows were left out as duplicates of one row ({cluster}): check the threshold first."
+            text = f"{members:,} of {entered:,} rows were left out as duplicates of one row ({cluster}): chained cluster; review it."
             found.append(Notice("look", text, "drops"))
     for distribution in data.distributions or ():
         emptied = [c.name for c in distribution.classes if c.before and not c.after]
@@ -238,7 +238,7 @@ def _cost(data: ReportData) -> list[Notice]:
         found.append(Notice("look", f"{cost.usd / cost.budget_usd:.0%} of the budget of ${cost.budget_usd:,.2f} is spent.", "cost"))
     if cost.uncertain_calls:
         calls = "1 call was" if cost.uncertain_calls == 1 else f"{cost.uncertain_calls:,} calls were"
-        text = f"{calls} in flight when a run was cut off; the budget counts it as spent."
+        text = f"{calls} in flight when a run was interrupted; the budget counts them as spent."
         found.append(Notice("note", text, "cost"))
     return found
 

@@ -1,7 +1,7 @@
-"""One self-contained HTML page of a project: no request leaves it, it opens from a disk, prints, and works without a mouse.
+"""The report: one self-contained HTML page that loads nothing, opens from disk, prints, and works without a mouse.
 
 Row texts come from models and files, so the template escapes everything, and the page's own policy lets no script run
-but the one whose hash it names.
+except the one whose hash it names.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from argilla_setup.shown import mask_secrets
 from curation.intervals import Rate
 from curation.report import charts
 from curation.report.charts import scatter
-from curation.report.notices import describe_alpha, find_attention
+from curation.report.notices import describe_alpha, find_notices
 from curation.report.redaction import mask_fields, mask_rows, withhold_protected
 from curation.report.schema import Distribution, Drop, ReportData
 from curation.report.text_diff import mark_differences
@@ -31,44 +31,44 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
-"""What HTML cannot carry; shown as the replacement sign."""
+"""Characters that HTML cannot hold; shown as the replacement character."""
 
 LONGEST = 6_000
-"""Characters of a row's text that the page shows; the rest is in the project."""
+"""Maximum characters of a row's text on the page; the project has the rest."""
 
 MOST_SHOWN = 200
-"""Leaks, conflicts and disputes that the page writes out."""
+"""Maximum leaks, conflicts and disputes on the page."""
 
 NOT_RUN = {
     "funnel": ("Funnel", "no stage has run yet"),
-    "scores": ("Scores", "`curate score` has not run, so no row has a judge's score"),
-    "judge": ("Judge quality", "no pair was judged in both orders and no judged row has been answered by people"),
+    "scores": ("Scores", "`curate score` has not run, so no row has a score"),
+    "judge": ("Judge quality", "no pair was judged in both orders, and no judged row was reviewed"),
     "pairs": ("Preference pairs", "there are no preference pairs, or `curate decide` has not run"),
     "drops": ("Rows left out", "no gate has run (`curate dedup`, `curate screen`)"),
-    "suites": ("Leaks", "no protected set was screened against; leaks are unknown, not absent"),
-    "conflicts": ("Label conflicts", "`curate screen` has not looked for equal texts with different labels"),
+    "suites": ("Leaks", "no protected set was screened; leaks are unknown, not absent"),
+    "conflicts": ("Label conflicts", "`curate screen` has not checked for equal texts with different labels"),
     "distributions": ("Classes", "class counts were not computed"),
-    "coverage": ("Plan coverage", "the plan has no two attributes to cross, or nothing was planned"),
+    "coverage": ("Plan coverage", "the plan has fewer than two attributes, or nothing was planned"),
     "balance": ("Balance", "`curate balance` has not run"),
-    "descriptions": ("What the rows are", "`curate describe` has not run"),
-    "comparison": ("Beside real use", "`curate compare` was not given a sample of real use; how near the rows are to it is unknown"),
+    "descriptions": ("Statistics", "`curate describe` has not run"),
+    "comparison": ("Compared with real data", "`curate compare` has not run, so the distance to real user data is unknown"),
     "diversity": ("Diversity", "`curate diversity` has not run"),
-    "review": ("Review", "nobody has been asked yet (`curate push`, `curate pull`)"),
+    "review": ("Review", "no answers yet (`curate push`, `curate pull`)"),
     "cost": ("Cost", "no model was called"),
-    "failures": ("Failures and refusals", "no call was made and no file was read that could fail"),
+    "failures": ("Failures and refusals", "no call was made and no file was imported"),
     "snapshots": ("Snapshots", "`curate snapshot` has not run"),
     "runs": ("Runs", "no run is recorded"),
 }
-"""Part to its title and why it may be missing."""
+"""Title of each part, and the reason why it may be missing."""
 
 
 def render_report(data: ReportData, *, drops_per_reason: int = 200, protected_text: bool = True) -> str:
-    """The page as one string of HTML.
+    """Render the page as one string of HTML.
 
-    With `protected_text=False`, as for the copy in a snapshot, no protected item and no row that repeats one is shown.
-
-    At most `drops_per_reason` rows of each stage and reason are written out; the page says how many it leaves to
-    `curate trace`.
+    Args:
+        data: facts of the project.
+        drops_per_reason: maximum rows of each stage and reason on the page; it states how many are only in `curate trace`.
+        protected_text: False, as for the copy in a snapshot, hides every protected item and every row that repeats one.
     """
     data = mask_rows(data if protected_text else withhold_protected(data))
     page = (
@@ -76,7 +76,7 @@ def render_report(data: ReportData, *, drops_per_reason: int = 200, protected_te
         .get_template("page.html")
         .render(
             data=data,
-            notices=find_attention(data),
+            notices=find_notices(data),
             missing=[NOT_RUN[part] for part in NOT_RUN if getattr(data, part) is None],
             drop_groups=_drop_groups(data.drops or (), drops_per_reason),
             balance=[(d, _describe_balance(d)) for d in data.distributions or ()],
@@ -114,13 +114,13 @@ def _environment() -> Environment:
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share."""
+    """Return the 95 % interval of a share."""
     rate = Rate(hits, n)
     return rate.low, rate.high
 
 
 def _drop_groups(drops: Sequence[Drop], most: int) -> list[dict[str, Any]]:
-    """Drops by stage in the order met; each stage with its reasons, the rows shown and how many are not."""
+    """Group drops by stage in the order met: reasons, the shown rows and the number of hidden ones."""
     stages = list(dict.fromkeys(drop.stage for drop in drops))
     ordered = sorted(drops, key=lambda drop: (stages.index(drop.stage), drop.reason))
     groups = []
@@ -134,7 +134,7 @@ def _drop_groups(drops: Sequence[Drop], most: int) -> list[dict[str, Any]]:
 
 
 def _describe_balance(distribution: Distribution) -> dict[str, float | None]:
-    """Largest to smallest class, and evenness: entropy over its maximum, 1 when all classes are equal."""
+    """Return the ratio of largest to smallest class, and evenness: entropy over its maximum, 1 for equal classes."""
     result: dict[str, float | None] = {}
     for when in ("before", "after"):
         counts = [getattr(c, when) for c in distribution.classes if getattr(c, when)]
@@ -147,7 +147,7 @@ def _describe_balance(distribution: Distribution) -> dict[str, float | None]:
 
 
 def _score_range(values: Iterable[float]) -> dict[str, Any]:
-    """Range and bins that suit a criterion: one bar a value where scores are whole numbers, else ten."""
+    """Return the range and bins of a criterion: one bar a value for whole numbers, else twenty."""
     known = list(values)
     if known and all(float(v).is_integer() for v in known) and max(known) - min(known) <= 10:
         low, high = (1, 5) if min(known) >= 1 and max(known) <= 5 else (0, 10)
@@ -173,12 +173,12 @@ def _clip(text: str) -> str:
 
 
 def _script_hash() -> str:
-    """sha256 of the page's script, as a content security policy wants it."""
+    """Return the sha256 of the page's script in the form of a content security policy."""
     return base64.b64encode(hashlib.sha256(FOLDER.joinpath("script.html").read_bytes()).digest()).decode()
 
 
 def _code(text: str) -> Any:
-    """Escaped text in which `backticks` become code."""
+    """Return escaped text in which `backticks` become code."""
     from markupsafe import Markup, escape
 
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
@@ -196,7 +196,7 @@ def _more_rows(hidden: int) -> Any:
     from markupsafe import Markup
 
     return Markup(
-        f'<p class="small soft">{_rows(hidden, "more row")} not shown here; <code>curate trace</code> tells each.</p>' * (hidden > 0)
+        f'<p class="small soft">{_rows(hidden, "more row")} not shown here; <code>curate trace</code> shows each.</p>' * (hidden > 0)
     )
 
 

@@ -1,5 +1,7 @@
-"""The report that travels with a snapshot must not carry the protected items along, nor the rows that repeat them:
-whoever trains on the snapshot would have the evaluation set in the same folder.
+"""Redaction of the report: personal data always, and protected items in the copy that a snapshot contains.
+
+A snapshot's report must not carry the protected items, nor the rows that repeat them: whoever trains on the snapshot would
+have the evaluation set in the same folder.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ Shown = TypeVar("Shown", bound=BaseModel)
 
 
 def mask_rows(data: ReportData) -> ReportData:
-    """The same facts with the texts of leaks, conflicts, disputes and failures masked; rows left out are masked when they are chosen."""
+    """Mask personal data in the texts of leaks, conflicts, disputes and failures; dropped rows are masked when they are selected."""
     review = data.review
     return data.model_copy(
         update={
@@ -40,17 +42,17 @@ def mask_rows(data: ReportData) -> ReportData:
 
 
 def mask_fields(value: Shown, *fields: str) -> Shown:
-    """The value with these texts masked."""
+    """Return the value with personal data masked in these fields."""
     return value.model_copy(update={name: mask_personal(text) for name in fields if (text := getattr(value, name))})
 
 
-REAL = "Not shown here: real users wrote it. The report in the project has it."
+REAL = "Not shown here: written by real users. See the report in the project."
 
-WITHHELD = "Not shown here: it would carry a protected item into the snapshot. The report in the project has it."
+WITHHELD = "Not shown here: it would put a protected item into the snapshot. See the report in the project."
 
 
 def withhold_protected(data: ReportData) -> ReportData:
-    """The same facts without the text of protected items, of leaking rows, and of what was said about them."""
+    """Remove the text of protected items and of leaking rows, and all that quotes them."""
     leaking = {leak.row for leak in data.leaks}
     hidden = {"text": WITHHELD, "evidence": ""}
     return data.model_copy(
@@ -89,7 +91,7 @@ def withhold_protected(data: ReportData) -> ReportData:
 
 
 def _withhold_real(comparison: Comparison) -> Comparison:
-    """What real users wrote stays in the project."""
+    """Remove texts of real users, which stay in the project."""
     kept = {"text": REAL, "nearest": ""}
     return comparison.model_copy(
         update={

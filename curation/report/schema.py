@@ -1,6 +1,6 @@
-"""What `render_report` and `render_card` take: frozen values that the pipeline fills from the store.
+"""Input of `render_report` and `render_card`: frozen values that curation/views/report.py builds from the store.
 
-A part that is None was not run and the page says so; an empty part was run and found nothing, which is also said.
+A part that is None was not run, and the page says so; an empty part was run and found nothing.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from curation.records import Kind
 
 
 class Closed(BaseModel):
-    """Frozen, and unknown keys are refused."""
+    """Frozen model that refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class FunnelStep(Closed):
-    """How many rows entered a stage, how many left it, and why the others stayed behind."""
+    """Rows that entered and left a stage, and the reasons for the others."""
 
     stage: str
     entered: int
@@ -41,7 +41,7 @@ class Selection(Closed):
     """One way of choosing the same number of rows, described."""
 
     name: str
-    """ "Filter", "Random" or "Longest"."""
+    """Name: "Filter", "Random" or "Longest"."""
     rows: int
     mean_score: float | None = None
     valid_share: float | None = None
@@ -51,36 +51,36 @@ class Selection(Closed):
     kept_share: float | None = None
     """Share of these rows that the filter keeps too."""
     approved_share: float | None = None
-    """Share of the reviewed rows among them that people approved as they stood."""
+    """Share of the reviewed rows among them that people approved unchanged."""
     reviewed: float = 0
-    """How many of them people have settled; for a random selection the mean."""
+    """Number of rows among them with a settled review; for a random selection the mean."""
 
 
 class ScoreSet(Closed):
-    """The scores of one kind of record and the rule that keeps."""
+    """Scores of one kind of record and the keep rule."""
 
     kind: Kind
     totals: tuple[float, ...]
-    """One total (0 to 10) a scored row."""
+    """One total (0 to 10) per scored row."""
     threshold: float | None
-    """The lowest total that is kept; for a top-N rule the total of the last row kept. None where each group has its own."""
+    """Lowest total that is kept; for a top-N rule the total of the last row kept. None if each group has its own."""
     rule: str
-    """The keep rule in words: "total of 7.0 or more", "best 40 %"."""
+    """Keep rule in words: "total of 7.0 or more", "best 40 %"."""
     kept: int
     criteria: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     """Criterion to its scores."""
     selections: tuple[Selection, ...] = ()
-    """What `compare_selections` returns."""
+    """Result of `compare_selections`."""
     groups: dict[str, tuple[int, int, float]] = Field(default_factory=dict)
-    """Where the best part is taken by group: group to rows scored, rows kept, and the lowest total kept."""
+    """If the best rows are kept by group: group to rows scored, rows kept, and the lowest total kept."""
     rubric_digest: str = ""
 
 
 class Drop(Closed):
-    """One row that did not make it, with what convinced the stage."""
+    """One dropped row, with the evidence."""
 
     row: str
-    """Id that `curate trace` takes."""
+    """Id, as `curate trace` accepts it."""
     stage: str
     reason: str
     text: str
@@ -89,17 +89,17 @@ class Drop(Closed):
     """Id of the row it was compared with."""
     twin_text: str | None = None
     measure: str = ""
-    """What the number is: "Jaccard", "cosine", "total"."""
+    """Name of the value: "Jaccard", "cosine", "total"."""
     value: float | None = None
     evidence: str = ""
     cluster: str | None = None
-    """Of a duplicate: the row that stands for all that are like it."""
+    """For a duplicate: the row that is kept for its cluster."""
     label: str | None = None
     twin_label: str | None = None
 
 
 class ProtectedSuite(Closed):
-    """A protected evaluation set and how the screen was set for it."""
+    """Protected evaluation set and the screen's operating point for it."""
 
     name: str
     file: str
@@ -111,18 +111,18 @@ class ProtectedSuite(Closed):
     """In words: "score of 0.74 or more; 1 % of clean rows expected above"."""
     threshold: float | None = None
     scores: tuple[float, ...] = ()
-    """Each screened row's score against its nearest item, where the screen keeps it."""
+    """Score of each screened row against its nearest item, if the screen keeps it."""
     digest: str = ""
 
 
 class Leak(Closed):
-    """A row that repeats or rewords a protected item."""
+    """Row that repeats or paraphrases a protected item."""
 
     row: str
     suite: str
     item: str
     method: str
-    """What found it: "exact", "shared span", "lexical and dense", "leak judge"."""
+    """Detection method: "exact", "shared span", "lexical and dense", "leak judge"."""
     text: str
     item_text: str
     score: float | None = None
@@ -130,7 +130,7 @@ class Leak(Closed):
 
 
 class Conflict(Closed):
-    """Texts that say the same under different labels."""
+    """Equal texts with different labels."""
 
     row: str
     text: str
@@ -140,7 +140,7 @@ class Conflict(Closed):
     twin_label: str
     similarity: float | None = None
     outcome: str = ""
-    """What happened to them: "both left out", "sent to review"."""
+    """Consequence: "both left out", "sent to review"."""
 
 
 class ClassCount(Closed):
@@ -153,14 +153,14 @@ class ClassCount(Closed):
 
 
 class Distribution(Closed):
-    """Counts by label, topic, difficulty or any attribute, before the gates and after."""
+    """Counts by label, topic, difficulty or any attribute, before and after the gates."""
 
     name: str
     classes: tuple[ClassCount, ...]
 
 
 class CoverageCell(Closed):
-    """Planned examples of one crossing of the plan, and those whose row is approved or may still be."""
+    """Planned examples of one combination of attributes, and those whose row is approved or may still be approved."""
 
     row: str
     column: str
@@ -169,40 +169,40 @@ class CoverageCell(Closed):
 
 
 class Coverage(Closed):
-    """How far the plan is filled, over two of its attributes."""
+    """Coverage of the plan over two of its attributes."""
 
     rows: str
-    """Name of the attribute down the side."""
+    """Name of the attribute in the rows of the table."""
     columns: str
     cells: tuple[CoverageCell, ...]
 
 
 class Judge(Closed):
-    """One judge, by what it said itself and beside people."""
+    """One judge: its own consistency and its agreement with people."""
 
     name: str
     scored: int
     simulated: bool = False
     constant: dict[str, float] = Field(default_factory=dict)
-    """Total or criterion that tells nothing apart, with the share of its commonest value."""
+    """Total or criterion with hardly any variation, with the share of its most frequent value."""
     length: dict[str, Estimate] = Field(default_factory=dict)
-    """Total and criteria to their rank correlation with the answer's length."""
+    """Rank correlation of the total and of each criterion with the response length."""
     rationales: RationaleCheck | None = None
     order: OrderBias | None = None
     own_agreement: Rate | None = None
-    """Of the pairs it settled, those whose preferred answer also has its higher total."""
+    """Share of its settled pairs whose preferred response also has its higher total."""
     again: Rate | None = None
-    """Of the scores it was asked for twice, those it gave again."""
+    """Share of repeated scores that are equal."""
     overall_apart: int = 0
     """Rows whose overall score and criteria disagree."""
     against: Against | None = None
-    """Beside what people settled of single rows."""
+    """Agreement with people on single rows."""
     pairs_against: Rate | None = None
-    """Pairs on which it and people, both settled, prefer the same answer."""
+    """Settled pairs on which judge and people prefer the same response."""
 
 
 class Apart(Closed):
-    """Two rows that say the same, scored more than a step apart."""
+    """Two semantic duplicates scored more than a step apart."""
 
     row: str
     twin: str
@@ -213,7 +213,7 @@ class Apart(Closed):
 
 
 class Odd(Closed):
-    """A rationale and the score beside it that contradict each other."""
+    """A rationale that contradicts its score."""
 
     row: str
     text: str
@@ -224,7 +224,7 @@ class Odd(Closed):
 
 
 class JudgeQuality(Closed):
-    """Whether the judge can be believed."""
+    """Reliability of the judges."""
 
     pairs: int = 0
     """Pairs judged in both orders."""
@@ -236,7 +236,7 @@ class JudgeQuality(Closed):
     contradictions: int = 0
     """Scores whose overall and criteria disagree."""
     panel: str = ""
-    """Whether the panel scored too, and why."""
+    """Decision on the panel of judges, and its reason."""
     judges: tuple[Judge, ...] = ()
     judges_apart: int = 0
     """Rows on which the judges differ by more than a step."""
@@ -245,29 +245,29 @@ class JudgeQuality(Closed):
 
 
 class PairHygiene(Closed):
-    """What the preference pairs would teach beside what they should, before the gates and after."""
+    """Differences between chosen and rejected responses other than substance, before and after the gates."""
 
     before: Hygiene
     after: Hygiene
     left_out: dict[str, int] = Field(default_factory=dict)
-    """Why pairs are no pairs: the judge's choice depends on the order, it prefers the other answer, and so on."""
+    """Reasons why pairs were left out: the judge's choice depends on the order, it prefers the other response, and so on."""
     near_identical: tuple[tuple[str, str, str], ...] = ()
-    """(id, chosen, rejected) of pairs that are left and whose answers hardly differ."""
+    """(id, chosen, rejected) of remaining pairs with near-identical responses."""
 
 
 class BalancedClass(Closed):
-    """One class before the cap and after."""
+    """One class before and after the cap."""
 
     name: str
     before: int
     after: int
     weight: float | None = None
     missing: int = 0
-    """Rows it lacks until it has as many as `balance.refill` says."""
+    """Rows missing to reach `balance.refill`."""
 
 
 class ClassBalance(Closed):
-    """The classes of one kind of row, by what the project balances."""
+    """Classes of one kind of row, by the attribute that the project balances."""
 
     kind: Kind
     by: str
@@ -277,11 +277,11 @@ class ClassBalance(Closed):
     before: Imbalance
     after: Imbalance
     without: int = 0
-    """Rows that have no class."""
+    """Rows without a class."""
 
 
 class DiversityOf(Closed):
-    """How various one set of texts is."""
+    """Diversity of one set of texts."""
 
     name: str
     rows: int
@@ -294,11 +294,11 @@ class DiversityOf(Closed):
 
 
 class DiversityFacts(Closed):
-    """The rows that stand, and beside them at equal size what the teacher writes without a plan."""
+    """Diversity of the remaining rows, compared at equal size with rows written without a plan."""
 
     whole: DiversityOf
     compared: tuple[DiversityOf, ...] = ()
-    """Planned and naive at one size; empty where no naive set was written."""
+    """Planned and naive rows at one size; empty if no naive set was written."""
     vendi_ratio: float | None = None
     cells: int = 0
     filled: int = 0
@@ -306,7 +306,7 @@ class DiversityFacts(Closed):
 
 
 class DifficultyLevel(Closed):
-    """A planned difficulty and how its rows were measured."""
+    """Planned difficulty and the measured difficulty of its rows."""
 
     name: str
     rows: int
@@ -323,14 +323,14 @@ class DifficultyCross(Closed):
     levels: tuple[DifficultyLevel, ...]
     bins: tuple[str, ...]
     correlation: tuple[float, float, float, int] | None
-    """Spearman's rank correlation, its 95 % interval, and the rows; None where it cannot be computed."""
+    """Spearman's rank correlation, its 95 % interval, and the rows; None if it cannot be computed."""
     disagreeing: int
     furthest: tuple[str, ...] = ()
-    """Ids of the rows on which plan and measure differ most."""
+    """Ids of the rows on which plan and measurement differ most."""
 
 
 class Reviewer(Closed):
-    """One person's (or simulated reviewer's) answers."""
+    """Answers of one person or simulated reviewer."""
 
     name: str
     simulated: bool
@@ -339,7 +339,7 @@ class Reviewer(Closed):
     rejected: int = 0
     edited: int = 0
     disputed: int = 0
-    """Answers on rows where the reviewers disagreed."""
+    """Answers on rows where reviewers disagreed."""
 
 
 class Agreement(Closed):
@@ -347,14 +347,14 @@ class Agreement(Closed):
 
     question: str
     alpha: float | None
-    """None where it cannot be computed (one answer a row, or all answers alike)."""
+    """None if it cannot be computed (one answer a row, or all answers alike)."""
     rows: int
     """Rows with at least two answers."""
     answers: int
 
 
 class Dispute(Closed):
-    """A row whose reviewers disagreed."""
+    """Row whose reviewers disagreed."""
 
     row: str
     text: str
@@ -364,7 +364,7 @@ class Dispute(Closed):
 
 
 class ErrorRate(Closed):
-    """How often reviewers err, estimated from their answers, beside the truth where it is known (simulated reviewers)."""
+    """Error rate of reviewers, estimated from their answers, and the true rate if known (simulated reviewers)."""
 
     name: str
     estimated: float | None
@@ -372,10 +372,10 @@ class ErrorRate(Closed):
 
 
 class Review(Closed):
-    """What people said."""
+    """Progress and agreement of the review."""
 
     simulated: bool
-    """True when any answer came from a simulated reviewer."""
+    """True if any answer came from a simulated reviewer."""
     overlap: int
     rows: int
     answers: int
@@ -404,13 +404,13 @@ class ModelCost(Closed):
 
 
 class Cost(Closed):
-    """What the project has cost."""
+    """Cost of the project."""
 
     models: tuple[ModelCost, ...]
     prices_date: str
     """Date of the price list."""
     simulated: bool
-    """True when the offline stand-in answered and nothing was billed."""
+    """True if the mock provider answered and nothing was billed."""
     approved_rows: int
     budget_usd: float | None = None
     uncertain_calls: int = 0
@@ -418,23 +418,23 @@ class Cost(Closed):
 
     @property
     def usd(self) -> float:
-        """All stages together."""
+        """Total over all stages."""
         return sum(model.usd for model in self.models)
 
 
 class FailureCount(Closed):
-    """Calls or answers that did not become rows."""
+    """Calls or responses that did not become rows."""
 
     stage: str
     reason: str
     count: int
     category: str = ""
-    """For refusals the provider's category."""
+    """The provider's category of a refusal."""
     example: str = ""
 
 
 class SnapshotFacts(Closed):
-    """A frozen data set."""
+    """A snapshot."""
 
     name: str
     version: int
@@ -444,7 +444,7 @@ class SnapshotFacts(Closed):
     created: datetime
     signed_by: str | None = None
     lost: str = ""
-    """Why it may not be used, signed or not: it was revoked, or its folder is gone."""
+    """Reason why it may not be used, signed or not: it was revoked, or its folder is missing."""
 
 
 class RunFacts(Closed):
@@ -453,14 +453,14 @@ class RunFacts(Closed):
     stage: str
     started: datetime
     seconds: float | None
-    """None while it runs, or when it was cut off."""
+    """None while it runs, or if it was interrupted."""
     state: str
     entered: int | None = None
     left: int | None = None
 
 
 class ReportData(Closed):
-    """The whole page."""
+    """Content of the page."""
 
     project: str
     brief: str
@@ -473,11 +473,11 @@ class ReportData(Closed):
     models: dict[str, str] = Field(default_factory=dict)
     """Role to model: {"teacher": …, "judge": …}; only roles that wrote or judged rows."""
     reviewed: str = ""
-    """Which rows people review, in a sentence, where that is not all of them."""
+    """Rows that people review, in a sentence, if that is not all of them."""
     sources: tuple[str, ...] = ()
     """Imported data sets, each in a few words."""
     models_simulated: bool = False
-    """True when the offline stand-in wrote or judged the rows."""
+    """True if the mock provider wrote or judged the rows."""
     funnel: tuple[FunnelStep, ...] | None = None
     scores: tuple[ScoreSet, ...] | None = None
     judge: JudgeQuality | None = None
@@ -486,14 +486,14 @@ class ReportData(Closed):
     suites: tuple[ProtectedSuite, ...] | None = None
     leaks: tuple[Leak, ...] = ()
     stale: tuple[str, ...] = ()
-    """Results that are older than what they were made from, each as a sentence with the command."""
+    """Results that are older than their inputs, each as a sentence with the command."""
     gate_alarms: tuple[str, ...] = ()
     """Sentences about gates that emptied a class or dropped more than their stated share."""
     conflicts: tuple[Conflict, ...] | None = None
     distributions: tuple[Distribution, ...] | None = None
     coverage: Coverage | None = None
     difficulty: tuple[DifficultyCross, ...] = ()
-    """Empty where the plan has no attribute `difficulty`, or no row of it was written."""
+    """Empty if the plan has no attribute `difficulty`, or no row of it was written."""
     balance: tuple[ClassBalance, ...] | None = None
     descriptions: tuple[Description, ...] | None = None
     comparison: Comparison | None = None
@@ -558,32 +558,32 @@ class CardSuite(ManifestPart):
 
 
 class Separation(Closed):
-    """What was measured between the splits of a snapshot after they were made."""
+    """Separation of the splits of a snapshot, measured after the split."""
 
     near: float | None
-    """Jaccard from which prompts have to be in one split."""
+    """Jaccard similarity from which prompts must be in one split."""
     semantic: float | None
-    """Cosine; None where prompts were not compared by meaning, for the reason in `why`."""
+    """Cosine similarity; None if prompts were not compared by meaning, for the reason in `why`."""
     model: str
     near_pairs: int | None
-    """Pairs at the threshold across splits."""
+    """Pairs across splits at or above the threshold."""
     semantic_pairs: int | None
     at_least: bool = False
-    """Whether `near_pairs` is a lower bound."""
+    """True if `near_pairs` is a lower bound."""
     why: str = ""
     left_out: int = 0
-    """Rows that have no place, being similar to rows in two splits, or to one in another split."""
+    """Rows without a split: similar to rows in two splits, or to one in another split."""
     twins_left_out: int = 0
-    """Of these, rows that are similar to a row in another split, where each was frozen before."""
+    """Of these, rows similar to a row in another split, where each was frozen before."""
     rows: int = 0
     largest: int = 0
     """Rows in the largest cluster of similar prompts."""
     is_large: bool = False
     in_cut_clusters: int = 0
-    """Rows of clusters so large that they were cut at higher thresholds; pairs across splits are all of these."""
+    """Rows of clusters so large that they were cut at higher thresholds; all pairs across splits are among these."""
 
     def notes(self) -> list[str]:
-        """Sentences for the screen and the card, where there is something to look at."""
+        """Return sentences for the screen and the card, where there is something to check."""
         found = []
         if self.is_large:
             share = f"{self.largest:,} of {self.rows:,} rows ({100 * self.largest / self.rows:.0f} %)"
@@ -632,7 +632,7 @@ class CardProvenance(ManifestPart):
 
 
 class CardInput(Closed):
-    """What the dataset card of a snapshot needs, known before its manifest is written."""
+    """Input of a snapshot's dataset card, known before its manifest is written."""
 
     name: str
     version: int
@@ -647,14 +647,14 @@ class CardInput(Closed):
     models: CardModels = CardModels()
     review: CardReview = CardReview()
     provenance: CardProvenance | None = None
-    """None where it is not known; the rows are then taken for a model's."""
+    """None if unknown; the rows then count as written by a model."""
     settings: dict[str, object] = Field(default_factory=dict)
     """Thresholds and digests of the gates; may be nested, the card names them by their path."""
     protected: tuple[CardSuite, ...] = ()
     description: Description | None = None
-    """What the rows are made of; of a sample where they are many."""
+    """Statistics of the rows, or of a sample if they are many."""
     hygiene: Hygiene | None = None
-    """For preference pairs: what tells chosen from rejected beside substance."""
+    """For preference pairs: differences between chosen and rejected responses other than substance."""
     counts: dict[str, int] = Field(default_factory=dict)
     """Rows at each step, for example generated, duplicates, leaks, approved."""
     language: str = "en"

@@ -1,4 +1,4 @@
-"""Two texts side by side with the words that differ marked. Everything is escaped here: row texts are never trusted."""
+"""Two texts with their different words marked. Everything is escaped here: row texts are never trusted."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from html import escape
 
 UNSPACED = r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
 TOKENS = re.compile(rf"{UNSPACED}|(?:(?!{UNSPACED})\w)+|\s+|[^\w\s]")
-"""Words, spaces, signs; scripts written without spaces go by the character."""
+"""Words, spaces and signs; scripts written without spaces are split by character."""
 LONGEST = 1_200
-"""Tokens above which a comparison would hold the page up; such texts are shown unmarked."""
+"""Tokens above which a comparison would delay the page; longer texts are shown unmarked."""
 
 
 def mark_differences(left: str, right: str) -> tuple[str, str]:
-    """Both texts as HTML: what only the left has in <del>, what only the right has in <ins>."""
+    """Return both texts as HTML: words only on the left in <del>, words only on the right in <ins>."""
     a, b = TOKENS.findall(left), TOKENS.findall(right)
     if len(a) > LONGEST or len(b) > LONGEST:
         return escape(left), escape(right)

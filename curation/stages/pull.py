@@ -11,8 +11,7 @@ from curation.errors import RowError
 from curation.patterns import compile_pattern
 from curation.records import KINDS, InstructionRecord, Kind, parse_record, record_id
 from curation.report.notices import describe_alpha
-from curation.review import ArgillaReview, Dataset
-from curation.review.records import Given, read_records
+from curation.review import ArgillaReview, Dataset, HeldResponse, read_records
 from curation.stages.decide import decide
 from curation.stages.push import _count_people
 from curation.store import facts, records, reviews, runs
@@ -122,6 +121,6 @@ def _read_answers(workspace: Workspace, review: ArgillaReview, kind: Kind, datas
     return answers, reviews.reconcile_pushed(workspace.db, place, found)
 
 
-def _says_the_same(before: StoredAnswer, given: Given) -> bool:
+def _says_the_same(before: StoredAnswer, given: HeldResponse) -> bool:
     said = [{name: value for name, value in values.items() if value is not None} for values in (before.values, given.values)]
     return before.status == given.status and said[0] == said[1]

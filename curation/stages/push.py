@@ -13,8 +13,19 @@ from curation import review as argilla
 from curation.config.project import settings_digest
 from curation.errors import ProjectError, command
 from curation.records import KINDS, Kind
-from curation.review import ArgillaReview, Dataset, Member, Shown
-from curation.review.records import Answered, Held, push_records, read_records, restore_records, return_records, withdraw_records
+from curation.review import (
+    ArgillaReview,
+    Dataset,
+    HeldRecord,
+    Member,
+    RestoredResponse,
+    Shown,
+    push_records,
+    read_records,
+    restore_records,
+    return_records,
+    withdraw_records,
+)
 from curation.store import facts, records, reviews, runs
 from curation.store.records import Row
 from curation.store.reviews import Place
@@ -174,23 +185,23 @@ def _open_dataset(workspace: Workspace, review: ArgillaReview, kind: Kind, rows:
     return {row.seq: item for row, item in zip(rows, shown, strict=True)}, dataset
 
 
-def _read_held(workspace: Workspace, review: ArgillaReview, dataset: Dataset, *, responses: bool) -> dict[int, Held]:
+def _read_held(workspace: Workspace, review: ArgillaReview, dataset: Dataset, *, responses: bool) -> dict[int, HeldRecord]:
     seqs = {identity: seq for seq, identity in records.ids_of(workspace.db).items()}
     found = read_records(review, dataset, responses=responses)
     return {seqs[item.id]: item for item in found if item.id in seqs}
 
 
-def _answers_to_restore(workspace: Workspace, review: ArgillaReview, seqs: Collection[int]) -> dict[str, list[Answered]]:
+def _answers_to_restore(workspace: Workspace, review: ArgillaReview, seqs: Collection[int]) -> dict[str, list[RestoredResponse]]:
     """Return the latest stored answers to these records, by record id, of everybody who has an account of the same name."""
     wanted = set(seqs)
     stored = {key: answer for key, answer in reviews.answers_by_person(workspace.db).items() if key[0] in wanted} if wanted else {}
     if not stored:
         return {}
     people, identities = {person.name: person.id for person in argilla.list_accounts(review)}, records.ids_of(workspace.db)
-    out: dict[str, list[Answered]] = {}
+    out: dict[str, list[RestoredResponse]] = {}
     for (seq, user), answer in stored.items():
         if user in people:
-            out.setdefault(identities[seq], []).append(Answered(people[user], answer.status, answer.values))
+            out.setdefault(identities[seq], []).append(RestoredResponse(people[user], answer.status, answer.values))
     return out
 
 

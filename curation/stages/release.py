@@ -24,7 +24,7 @@ def sign(path: Path, *, key: Path | None = None) -> StageResult:
     manifest = snapshots.read_manifest(path)
     rows = sum(split.rows for split in manifest.splits.values())
     counts = {"path": str(path), "signer": snapshots.describe_signer(public), "public_key": str(public)}
-    notes = _record_beside(path, "sign", manifest.digest.root, rows, counts)
+    notes = _record_in_project(path, "sign", manifest.digest.root, rows, counts)
     told = f"Others verify it with: {command('curate', 'verify', path, '--key', public)}"
     return StageResult("sign", rows, rows, counts, [*notes, told])
 
@@ -39,7 +39,7 @@ def revoke(path: Path, *, reason: str, key: Path | None = None) -> StageResult:
     places = (None, path.resolve().parent / snapshots.REVOCATIONS)
     files = [snapshots.revoke(digest, private, reason=reason, at=at, folder=place) for place in places]
     counts = {"path": str(path), "digest": digest, "by": snapshots.describe_signer(public), "files": [str(file) for file in files]}
-    notes = _record_beside(path, "revoke", digest, 0, counts)
+    notes = _record_in_project(path, "revoke", digest, 0, counts)
     told = f"Give {files[1].name} to whoever has a copy; it belongs in a folder `{snapshots.REVOCATIONS}` next to theirs."
     return StageResult("revoke", 0, 0, counts, [*notes, told])
 
@@ -74,7 +74,7 @@ def verify(path: Path, *, keys: Sequence[Path] = (), deep: bool = False) -> Stag
     }  # fmt: skip
     if (manifest := result.manifest) is not None:
         rows = sum(split.rows for split in manifest.splits.values())
-        return StageResult("verify", rows, rows, counts, _record_beside(path, "verify", manifest.digest.root, rows, counts))
+        return StageResult("verify", rows, rows, counts, _record_in_project(path, "verify", manifest.digest.root, rows, counts))
     return StageResult("verify", 0, 0, counts, [*map(str, result.problems), f"Next: {_remedy(path, result.status)}"])
 
 
@@ -111,7 +111,7 @@ def export(
     more = _metadata_of(path, table["id"].to_pylist(), columns) if columns else None
     written = write_rows(table, file, shape, system_instruction=None, columns=more)
     detail = {"file": file.name, "format": shape, **({"columns": list(columns)} if columns else {})}
-    notes = _record_beside(path, "export", found.manifest.digest.root, written, detail)
+    notes = _record_in_project(path, "export", found.manifest.digest.root, written, detail)
     counts = {"file": str(file), "format": shape, "split": split, "signer": found.signer, "trusted_by": _trusted_by(found.key, keys)}
     return StageResult("export", written, written, counts, notes)
 
@@ -150,7 +150,7 @@ def _remedy(path: Path, status: str) -> str:
     return known.get(status, "copy it again from its source, or write a new one with curate snapshot")
 
 
-def _record_beside(path: Path, stage: str, digest: str, rows: int, detail: Mapping[str, Any]) -> list[str]:
+def _record_in_project(path: Path, stage: str, digest: str, rows: int, detail: Mapping[str, Any]) -> list[str]:
     """Note in the project around a snapshot, where there is one, that a stage ran on it; says so where that cannot be written."""
     folder = path.resolve().parent.parent
     if not (folder / "workbench.db").is_file():

@@ -94,14 +94,16 @@ def stages_of(workspace: Workspace) -> dict[str, Any]:
 def _warnings(workspace: Workspace, counts: Counter[tuple[str, str, str]]) -> tuple[str, ...]:
     """Return what a person should know of the licences, in sentences."""
     stated, asked = workspace.project.licence, [license for _, license, _ in counts]
-    said = [f"Licences contradict each other: {conflict}." for conflict in licences.combine([stated, *asked]).conflicts]
+    said = [f"Licenses contradict each other: {conflict}." for conflict in licences.combine([stated, *asked]).conflicts]
     for (name, license, _), rows in counts.items():
         if license == UNKNOWN:
-            said.append(f"The licence of {rows:,} rows from source {name} is unknown; nobody may assume that they can be shared.")
+            said.append(f"The license of {rows:,} rows from source {name} is unknown; do not assume that they can be shared.")
         elif more := licences.laxer(stated, [license]):
-            said.append(f"project.yaml: licence {stated} is laxer than {license} of source {name}, which also asks: {', '.join(more)}.")
+            said.append(
+                f"project.yaml: license {stated} is less strict than {license} of source {name}, which also requires: {', '.join(more)}."
+            )
     unlisted = [name for name in licences.combine(asked).unlisted if name != stated]
-    return (*said, *(f"The terms of licence {name} are not in the table of licences and were not compared." for name in unlisted))
+    return (*said, *(f"License {name} is not in the license table, so its terms were not compared." for name in unlisted))
 
 
 def _roots(workspace: Workspace) -> dict[int, int]:
@@ -138,5 +140,5 @@ def _names(found: Counter[Writer]) -> str | None:
 
 def _name(writer: Writer) -> str:
     if writer.simulated:
-        return f"{writer.model} (offline stand-in: made-up text)"
+        return f"{writer.model} (mock provider: made-up text)"
     return f"{writer.model} ({writer.provider})" if writer.provider else writer.model

@@ -96,7 +96,7 @@ def diversity_facts(workspace: Workspace, *, simulated: bool) -> page.DiversityF
         return None
     names = {"planned": "planned, as many rows", "naive": "without a plan"}
     return page.DiversityFacts(
-        whole=_diversity_of("rows that stand", found["set"]),
+        whole=_diversity_of("remaining rows", found["set"]),
         compared=tuple(_diversity_of(label, found[name]) for name, label in names.items() if name in found),
         vendi_ratio=found.get("vendi_ratio"),
         cells=found["coverage"]["cells"],
@@ -131,18 +131,18 @@ PACKAGES = ("seedcorn", "argilla", "anthropic", "datasketch", "faiss-cpu", "sent
 
 WORDS = {
     "below_cut": "below the cut",
-    "flips": "judge flips with the order",
-    "exact": "copy",
-    "near": "near copy",
-    "semantic": "says the same",
-    "leak_exact": "protected text",
+    "flips": "judge's choice depends on the order",
+    "exact": "exact duplicate",
+    "near": "near-duplicate",
+    "semantic": "semantic duplicate",
+    "leak_exact": "equals protected text",
     "leak_contained": "contains protected text",
     "leak_span": "shares a long span",
     "leak_edited": "edited protected text",
-    "leak_reworded": "reworded protected text",
-    "leak_judged": "gives a protected item away, says the leak judge",
+    "leak_reworded": "paraphrased protected text",
+    "leak_judged": "leak, according to the leak judge",
     "over_cap": "over its class's cap",
-    "held": "outside the review sample, which is not settled",
+    "held": "outside the review sample, which is still open",
 }
 """Kinds of findings whose names need better words."""
 

@@ -18,8 +18,7 @@ from argilla_setup.server.control import start_detached, stop_server
 from argilla_setup.server.home import load_secrets, open_home
 from argilla_setup.users import Account, list_accounts, lock_out
 from curation import stages
-from curation.review import Shown, connect, find_dataset
-from curation.review.records import WITHDRAWN, Answered, restore_records
+from curation.review import WITHDRAWN, RestoredResponse, Shown, connect, find_dataset, restore_records
 from curation.store import facts, records, reviews, runs
 from curation.store.database import open_store
 from tests.support.argilla_server import RunningArgilla
@@ -248,7 +247,7 @@ def test_a_record_that_is_there_after_all_keeps_its_newer_answer(bed: Path, argi
     dataset = find_dataset(review, f"{bed.name}-instruction")
     assert dataset is not None
     shown = [Shown(name, there[name]["fields"], there[name]["metadata"], {}) for name in (a, b)]
-    stored = {name: [Answered(person.id, "submitted", {forms.VERDICT: "approve"}) for person in (ana, ben)] for name in (a, b)}
+    stored = {name: [RestoredResponse(person.id, "submitted", {forms.VERDICT: "approve"}) for person in (ana, ben)] for name in (a, b)}
     assert [(len(batch), count) for batch, count in restore_records(review, dataset, shown, stored)] == [(2, 2)]
     approved = ("submitted", {forms.VERDICT: "approve"})
     now = held(argilla_home, bed)

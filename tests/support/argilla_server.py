@@ -13,8 +13,17 @@ import pytest
 from argilla_setup.server.control import start_detached, stop_server
 from argilla_setup.server.home import Home, load_secrets, open_home
 from argilla_setup.users import Account, ensure_account
-from curation.review import ArgillaReview, Shown, connect, find_dataset, open_dataset, prepare_workspace
-from curation.review.records import Given, push_records, read_records
+from curation.review import (
+    ArgillaReview,
+    HeldResponse,
+    Shown,
+    connect,
+    find_dataset,
+    open_dataset,
+    prepare_workspace,
+    push_records,
+    read_records,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -46,7 +55,7 @@ def push_all(review: ArgillaReview, name: str, rows: Sequence[Shown], *, setting
     return sum(len(batch) for batch in push_records(review, open_dataset(review, name, settings=settings), rows))
 
 
-def answers_in(review: ArgillaReview, name: str) -> list[Given]:
+def answers_in(review: ArgillaReview, name: str) -> list[HeldResponse]:
     """Every response to a dataset, withdrawals left out."""
     dataset = find_dataset(review, name)
     held = read_records(review, dataset, responses=True) if dataset is not None else ()

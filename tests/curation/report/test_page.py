@@ -13,7 +13,7 @@ import yaml
 
 from curation.report import Dispute, Drop, FunnelStep, ReportData, compare_selections, render_card, render_report
 from curation.report.charts import count_bins, histogram
-from curation.report.notices import find_attention
+from curation.report.notices import find_notices
 from curation.report.page import wilson
 from curation.report.text_diff import mark_differences
 from tests.support.report_samples import attack, bare, card, described, full, review
@@ -91,7 +91,7 @@ def test_policy_names_the_hash_of_the_only_script() -> None:
 
 def test_what_did_not_run_is_said_and_what_found_nothing_is_said_differently() -> None:
     page = render_report(bare())
-    assert "no protected set was screened against; leaks are unknown, not absent" in page
+    assert "no protected set was screened; leaks are unknown, not absent" in page
     assert read(page).ids.count("leaks") == 0
     ran = render_report(bare().model_copy(update={"drops": (), "conflicts": (), "failures": (), "snapshots": (), "runs": (), "scores": ()}))
     for sentence in ("left no row out", "found none", "gave an answer that could be used", "No snapshot has been made", "No stage has run"):
@@ -119,7 +119,7 @@ def test_personal_data_in_a_row_is_masked_wherever_the_row_is_shown() -> None:
     leak, conflict = (rows.leaks[0], (rows.conflicts or ())[0])
     page = render_report(
         full(
-            drops=(Drop(row="4" * 64, stage="dedup", reason="near copy", text=said, twin="6" * 64, twin_text=f"{said}, please"),),
+            drops=(Drop(row="4" * 64, stage="dedup", reason="near-duplicate", text=said, twin="6" * 64, twin_text=f"{said}, please"),),
             leaks=(leak.model_copy(update={"text": said, "item_text": said, "evidence": said}),),
             conflicts=(conflict.model_copy(update={"text": said, "twin_text": said}),),
             review=review().model_copy(update={"disputes": (Dispute(row="7" * 64, text=said, answers={"a": "approve"}, comment=said),)}),
@@ -131,7 +131,7 @@ def test_personal_data_in_a_row_is_masked_wherever_the_row_is_shown() -> None:
 
 def test_what_the_rows_are_is_told_with_a_table_behind_each_picture() -> None:
     page = render_report(full())
-    for sentence in ("What the rows are", "I&#39;m sorry, but", "Personal data and secrets", "61.2", "2.33 ×",
+    for sentence in ("Statistics", "I&#39;m sorry, but", "Personal data and secrets", "61.2", "2.33 ×",
                      "120 training rows and 120 real rows in two dimensions", "Real rows that are not covered"):  # fmt: skip
         assert sentence in page
     assert page.count('<g class="crosses"><path') == 1 and "john.doe" not in page
@@ -140,7 +140,7 @@ def test_what_the_rows_are_is_told_with_a_table_behind_each_picture() -> None:
 
 
 def test_notices_name_what_is_wrong_with_the_rows_as_a_whole() -> None:
-    texts = [notice.text for notice in find_attention(full())]
+    texts = [notice.text for notice in find_notices(full())]
     assert any(text.startswith("Personal data or secrets stand in instruction rows: email 1, phone number 1") for text in texts)
     assert any("of real use has a training row near, where" in text for text in texts)
     assert any("chapter classes of instruction rows are rare: chapter 13, chapter 12" in text for text in texts)
@@ -234,13 +234,13 @@ def test_interval_holds_at_the_edges() -> None:
 
 
 def test_attention_names_the_grave_first_and_is_silent_when_all_is_well() -> None:
-    found = find_attention(full())
+    found = find_notices(full())
     assert [n.level for n in found] == sorted((n.level for n in found), key=["stop", "look", "note"].index)
     assert {n.section for n in found} >= {"review", "judge", "classes", "snapshots", "cost", "leaks"}
     crowd = tuple(Drop(row=f"{i:064x}", stage="dedup", reason="near duplicate", text="x", cluster="3f9c") for i in range(30))
-    grown = find_attention(bare().model_copy(update={"drops": crowd, "funnel": (FunnelStep(stage="dedup", entered=100, left=70),)}))
+    grown = find_notices(bare().model_copy(update={"drops": crowd, "funnel": (FunnelStep(stage="dedup", entered=100, left=70),)}))
     assert [n.text.split(":")[0] for n in grown] == ["30 of 100 rows were left out as duplicates of one row (3f9c)"]
-    assert find_attention(bare()) == []
+    assert find_notices(bare()) == []
 
 
 def test_card_front_matter_is_what_the_hub_reads() -> None:
@@ -278,12 +278,12 @@ def test_card_says_what_was_done_and_where_it_stops() -> None:
 def test_card_takes_a_manifest_as_it_stands() -> None:
     text = render_card(
         card(
-            models={"teacher": "m (offline stand-in: made-up text)", "judge": "j", "simulated": True},
+            models={"teacher": "m (mock provider: made-up text)", "judge": "j", "simulated": True},
             settings={"score": {"threshold": 7.0, "top_percent": None}, "splits": {"train": 0.8}},
             protected=[{"name": "s", "file": "s.jsonl", "items": 1200, "sha256": "ab" * 32, "text": "phrase", "label": "code"}],
         )
     )
-    assert "| Teacher | m (offline stand-in: made-up text) |" in text and "| Judge | j (offline stand-in) |" in text
+    assert "| Teacher | m (mock provider: made-up text) |" in text and "| Judge | j (offline stand-in) |" in text
     assert "| score.threshold | 7.0 |" in text and "| splits.train | 0.8 |" in text and "top\\_percent" not in text
     assert "| s | 1,200 | s.jsonl |" in text
 

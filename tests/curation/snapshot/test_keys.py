@@ -146,7 +146,7 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
         sign_snapshot(write(tmp_path / "s"), private)
     with pytest.raises(SnapshotError, match="is a private key; the trust store holds public keys"):
         add_trusted_key(private)
-    with pytest.raises(SnapshotError, match="is no unencrypted private key"):
+    with pytest.raises(SnapshotError, match="is not an unencrypted private key"):
         public.chmod(0o600)
         sign_folder(find_snapshots(tmp_path / "s")[0], public)
 
@@ -157,7 +157,7 @@ def test_the_trust_store_keeps_public_keys_by_name(tmp_path: Path, keys: tuple[P
     assert (add_trusted_key(keys[1], name="ana"), find_trusted_keys()) == (added, [tmp_path / "config" / "trusted" / "ana.pub"])
     with pytest.raises(SnapshotError, match="holds another key"):
         add_trusted_key(foreign[1], name="ana")
-    with pytest.raises(SnapshotError, match="no plain name"):
+    with pytest.raises(SnapshotError, match="not a plain name"):
         add_trusted_key(foreign[1], name="../ana")
     with pytest.raises(SnapshotError, match="is not in the trust store; it holds: ana"):
         remove_trusted_key("bo")

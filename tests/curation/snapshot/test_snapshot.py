@@ -330,7 +330,7 @@ def test_unknown_columns_and_splits_are_refused(tmp_path: Path) -> None:
     scored = rows["train"].append_column("score", pa.array([1.0] * 12))
     with pytest.raises(SnapshotError, match=r"columns: are .*score"):
         write(tmp_path, splits=rows | {"train": scored})
-    with pytest.raises(SnapshotError, match="'dev' is none of train, validation, test"):
+    with pytest.raises(SnapshotError, match="'dev' is not one of train, validation, test"):
         write(tmp_path, splits=rows | {"dev": rows["train"]})
 
 

@@ -91,7 +91,7 @@ def test_describe_keeps_what_it_found_and_the_report_shows_it(tmp_path: Path) ->
         data = stages.telling.report_data(workspace)  # type: ignore[attr-defined]
     assert [(s.name, s.rows) for s in found.classes["label"]] == [("a", 30), ("b", 9)]
     assert len(topics) == 39 and {f.item for f in topics} == {t.name for t in found.topics}
-    assert "What the rows are" in render_report(data)
+    assert "Statistics" in render_report(data)
 
 
 def test_describe_of_an_empty_project_and_of_one_row_is_a_sentence(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_what_people_approved_is_left_out_of_the_snapshot_only(tmp_path: Path) -
         told["by"] == "label" and told["cap"] == 14 and set(told["weights"]) == {"a", "b"} and told["weights"]["b"] >= told["weights"]["a"]
     )
     card = (path / "README.md").read_text()
-    assert "## What the rows are" in card and "all rows of the snapshot" in card and "| Languages | " in card
+    assert "## Statistics" in card and "all rows of the snapshot" in card and "| Languages | " in card
     assert manifest["counts"]["distribution"]["rows"] == sum(split["rows"] for split in manifest["splits"].values())
     assert labels_of(folder, "approved") == {"a": 30, "b": 12}
 

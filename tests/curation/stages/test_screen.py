@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from curation import stages
 from curation.cli import app
 from curation.records import dump_record, make_instruction
-from curation.report.notices import find_attention
+from curation.report.notices import find_notices
 from curation.store import records
 from curation.store.database import open_store
 from curation.template import write_template
@@ -202,7 +202,7 @@ def test_gate_that_empties_a_class_or_drops_too_many_rows_raises_alarms(tmp_path
     with open_workspace(tmp_path / "b") as workspace:
         data = report_data(workspace)
     assert data.gate_alarms == (large, emptied)
-    assert {(notice.level, notice.text) for notice in find_attention(data) if notice.section == "drops"} >= {
+    assert {(notice.level, notice.text) for notice in find_notices(data) if notice.section == "drops"} >= {
         ("look", large),
         ("look", emptied),
     }

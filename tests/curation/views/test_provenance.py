@@ -85,9 +85,9 @@ def test_the_strictest_licence_governs_and_a_laxer_project_is_warned(bed: Bed) -
     ]
     assert list(manifest.provenance.warnings) == warned == notes[:2]
     card = (path / "README.md").read_text()
-    assert all(f"> **Licence.** {warning}" in card for warning in warned)
+    assert all(f"> **License.** {warning}" in card for warning in warned)
     assert "20 of the 60 texts were written by a language model" in card
-    assert "It is not known who wrote 10 of the 60 texts." in card
+    assert "The author is unknown for 10 of the 60 texts." in card
     bring(bed, "c.jsonl", rows(50, 60), "found", "MIT", "people")  # stated later, for the rows that are there
     manifest, _, notes = freeze(bed)
     assert (manifest.licence, manifest.version) == ("CC-BY-NC-4.0", 2)
@@ -99,7 +99,7 @@ def test_licences_that_contradict_are_on_screen_card_and_manifest(bed: Bed) -> N
     bring(bed, "b.jsonl", rows(30, 60), "two", "CC-BY-NC-4.0", "people")
     manifest, path, notes = freeze(bed)
     warning = (
-        "Licences contradict each other: CC-BY-SA-4.0 forbids further conditions, and CC-BY-NC-4.0 adds: no commercial use."
+        "Licenses contradict each other: CC-BY-SA-4.0 forbids further conditions, and CC-BY-NC-4.0 adds: no commercial use."
     )  # fmt: skip
     assert notes[0] == warning and manifest.provenance and manifest.provenance.warnings == (warning,)
     assert manifest.licence == "CC-BY-SA-4.0 AND CC-BY-NC-4.0" and warning in (path / "README.md").read_text()

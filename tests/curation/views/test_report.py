@@ -53,7 +53,7 @@ def test_an_attribute_that_came_after_some_cells_were_asked_for_does_not_stop_th
 
 
 def test_rows_that_all_fell_as_duplicates_of_one_are_something_to_look_at(garden: Bed) -> None:
-    from curation.report.notices import find_attention
+    from curation.report.notices import find_notices
 
     first, *others = garden.rows()
     with open_store(garden.folder) as db, runs.record_run(db, "dedup") as run:
@@ -61,7 +61,7 @@ def test_rows_that_all_fell_as_duplicates_of_one_are_something_to_look_at(garden
         facts.add_findings(db, alike, run.number)
     data = data_of(garden)
     assert {drop.cluster for drop in data.drops or ()} == {first.id[:12]}
-    assert [n.text for n in find_attention(data) if n.section == "drops"] == [
+    assert [n.text for n in find_notices(data) if n.section == "drops"] == [
         f"25 of 60 rows were left out as duplicates of one row ({first.id[:12]}): check the threshold first."
     ]
 
