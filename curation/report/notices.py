@@ -93,7 +93,7 @@ def describe_alpha(alpha: float | None) -> str:
 def _simulated(data: ReportData) -> list[Notice]:
     found = []
     if data.review and data.review.simulated:
-        found.append(Notice("stop", "The review is simulated. No person has looked at these rows.", "review"))
+        found.append(Notice("stop", "The review is simulated. No person has reviewed these rows.", "review"))
     if data.models_simulated:
         found.append(
             Notice("stop", "The mock provider wrote and judged the rows. Use them for testing only, never for a real model.", "cost")
@@ -217,7 +217,7 @@ def _gates(data: ReportData) -> list[Notice]:
     clusters = Counter(drop.cluster for drop in data.drops or () if drop.cluster is not None)
     for cluster, members in clusters.most_common(1):
         if members >= CROWD and members > CLUSTER * entered:
-            text = f"{members:,} of {entered:,} rows were left out as duplicates of one row ({cluster}): chained cluster; review it."
+            text = f"{members:,} of {entered:,} rows were left out as duplicates of one row ({cluster}): check the threshold first."
             found.append(Notice("look", text, "drops"))
     for distribution in data.distributions or ():
         emptied = [c.name for c in distribution.classes if c.before and not c.after]

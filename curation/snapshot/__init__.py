@@ -16,7 +16,7 @@ from curation.snapshot.keys import (
     public_of,
     remove_trusted_key,
 )
-from curation.snapshot.manifest import Manifest, ProtectedSet, find_snapshots, read_manifest
+from curation.snapshot.manifest import Manifest, ProtectedSet, SnapshotDraft, find_snapshots, read_manifest
 from curation.snapshot.read import read_split
 from curation.snapshot.revocation import FOLDER as REVOCATIONS
 from curation.snapshot.revocation import Revocation, read_revocation, revoke
@@ -34,6 +34,7 @@ __all__ = [
     "Revocation",
     "Snapshot",
     "SnapshotDiff",
+    "SnapshotDraft",
     "Verification",
     "add_trusted_key",
     "config_folder",

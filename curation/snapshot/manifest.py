@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AliasChoices, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from curation.errors import SnapshotError, command
 from curation.records import Kind
@@ -118,6 +118,10 @@ class ModelFacts(BaseModel):
     teacher: str | None = None
     judge: str | None = None
     simulated: bool
+    rows_written: dict[str, int] = {}
+    """Rows that each model wrote."""
+    rows_judged: dict[str, int] = {}
+    """Rows that each model judged."""
 
 
 class SourceFacts(BaseModel):
@@ -155,8 +159,71 @@ class Provenance(BaseModel):
     """Date of the license table."""
 
 
-class Manifest(BaseModel):
-    """Content of manifest.json; unknown keys are refused."""
+class ScoreSettings(BaseModel):
+    """Keep rule and judges behind the scores."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    threshold: float
+    top_percent: float | None
+    top_by: str | None
+    rubric: str
+    """Digest of the rubric under the first judge."""
+    judges: dict[str, str]
+    """Judge to its rubric digest, of the judges that scored rows."""
+
+
+class LeakSettings(BaseModel):
+    """Settings of the leak screen."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    false_positive_rate: float
+
+
+class SnapshotSettings(BaseModel):
+    """Settings that decided which rows are in. Snapshots of earlier versions have other keys, or fewer."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    score: ScoreSettings | None = None
+    """None if no judge scores the rows."""
+    dedup: dict[str, object] = {}
+    """Section `dedup` of project.yaml."""
+    leaks: LeakSettings | None = None
+    splits: dict[str, object] = {}
+    """Section `splits` of project.yaml."""
+    project: str = ""
+    """Digest of the whole project.yaml, secrets masked."""
+    balance: dict[str, object] = {}
+    """Rule, evenness and weights of the classes."""
+
+
+class StageRun(BaseModel):
+    """Last finished run of a stage that shaped the rows."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    stage: str
+    digest: str
+    """Digest of the run's inputs and settings."""
+    runs: int
+    """Number of finished runs of the stage."""
+    ended: str | None
+    rows_in: int | None = Field(validation_alias=AliasChoices("in", "rows_in"), serialization_alias="in")
+    rows_out: int | None = Field(validation_alias=AliasChoices("out", "rows_out"), serialization_alias="out")
+
+
+class Lineage(BaseModel):
+    """Stages that shaped the rows, in order."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    stages: tuple[StageRun, ...] = ()
+
+
+class ManifestIdentity(BaseModel):
+    """Name and kind of a snapshot."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -165,32 +232,23 @@ class Manifest(BaseModel):
     version: int = Field(ge=1)
     kind: Kind
     created: AwareDatetime
-    digest: Digest
-    splits: dict[Split, SplitFile]
-    """train and validation always; test when it has rows."""
-    files: dict[str, str]
-    """sha256 of every file but manifest.json and model.sig."""
-    protected: tuple[ProtectedSet, ...] = ()
-    review: ReviewFacts
-    models: ModelFacts
-    provenance: Provenance | None = None
-    """None in snapshots of earlier versions."""
-    intended_use: str = ""
-    licence: str = ""
-    """The licence that governs: the project's and those of the sources taken together."""
-    settings: dict[str, Any] = {}
-    """What decided which rows are in: thresholds, rubric digest, embedding model."""
-    counts: dict[str, Any] = {}
-    versions: dict[str, str] = {}
-    parents: tuple[str, ...] = ()
-    """Digest roots of the snapshots this one continues: the version before it of the same name."""
-    lineage: dict[str, Any] | None = None
-    """The stages that shaped the rows: of each its last finished run, with the digest of what shaped that."""
 
     @field_validator("name")
     @classmethod
     def _is_plain(cls, name: str) -> str:
         return plain_name(name)
+
+
+class ManifestContent(BaseModel):
+    """Files of a snapshot and the digest of its rows, computed when it is written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    digest: Digest
+    splits: dict[Split, SplitFile]
+    """train and validation always; test if it has rows."""
+    files: dict[str, str]
+    """sha256 of every file except manifest.json and model.sig."""
 
     @field_validator("files")
     @classmethod
@@ -198,23 +256,59 @@ class Manifest(BaseModel):
         for name in files:
             plain_name(name)
             if name in (MANIFEST, SIGNATURE):
-                raise ValueError(f"{name} cannot be listed among the files it vouches for")
+                raise ValueError(f"{name} cannot be listed among the files it covers")
         return files
 
     @field_validator("splits")
     @classmethod
-    def _are_all_there(cls, splits: dict[Split, SplitFile]) -> dict[Split, SplitFile]:
+    def _has_train_and_validation(cls, splits: dict[Split, SplitFile]) -> dict[Split, SplitFile]:
         if missing := [name for name in ("train", "validation") if name not in splits]:
             raise ValueError(f"the split {missing[0]} is missing")
         return splits
 
+
+class ManifestFacts(BaseModel):
+    """Facts about the rows: protected sets, review, models, sources, settings, counts, lineage."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    protected: tuple[ProtectedSet, ...] = ()
+    review: ReviewFacts
+    models: ModelFacts
+    provenance: Provenance | None = None
+    """None in snapshots of earlier versions."""
+    intended_use: str = ""
+    licence: str = ""
+    """The license that governs: the project's and those of the sources taken together."""
+    settings: SnapshotSettings = SnapshotSettings()
+    counts: dict[str, object] = {}
+    """Rows by verdict, and measurements: separation of the splits, statistics, bias of pairs."""
+    versions: dict[str, str] = {}
+    """Package to version."""
+    parents: tuple[str, ...] = ()
+    """Digest roots of the snapshots this one continues: the previous version of the same name."""
+    lineage: Lineage | None = None
+
+
+class SnapshotDraft(ManifestFacts, ManifestIdentity):
+    """Manifest of a snapshot before its files are written."""
+
+
+class Manifest(ManifestFacts, ManifestContent, ManifestIdentity):
+    """Content of manifest.json; unknown keys are refused. Keys are in the order identity, content, facts."""
+
     @property
     def folder_name(self) -> str:
-        """NAME-vN- and the first eight digits of the digest."""
+        """Folder name: NAME-vN- and the first eight digits of the digest."""
         return f"{self.name}-v{self.version}-{self.digest.root[:8]}"
 
+    @property
+    def rows(self) -> int:
+        """Number of rows in all splits."""
+        return sum(split.rows for split in self.splits.values())
+
     def to_json(self) -> bytes:
-        """The bytes of manifest.json: indented, keys in the order of this page."""
+        """Return the bytes of manifest.json, indented."""
         return self.model_dump_json(by_alias=True, indent=2).encode() + b"\n"
 
 

@@ -12,16 +12,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING
 
 from curation.errors import RowError, SnapshotError
 from curation.records import Kind
 from curation.snapshot.digest import COLUMNS, kind_of, leaf_of, read_rows_of, record_of, root_of
-from curation.snapshot.manifest import CARD, CROISSANT, MANIFEST, REPORT, SPLITS, Manifest
+from curation.snapshot.manifest import CARD, CROISSANT, MANIFEST, REPORT, SPLITS, Manifest, SnapshotDraft
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,32 +28,35 @@ _ROW_GROUP = 20_000
 
 def write_snapshot(
     folder: Path,
-    *,
-    name: str,
-    version: int,
-    kind: Kind,
+    draft: SnapshotDraft,
     splits: Mapping[str, pa.Table],
-    facts: Mapping[str, Any],
+    *,
     card: str,
     report_html: str | None = None,
     croissant: Callable[[Mapping[str, str]], str] | None = None,
-    created: datetime,
 ) -> Path:
-    """Freeze the splits as NAME-vN-DIGEST8 below `folder`; returns that path.
+    """Write the splits as a new folder NAME-vN-DIGEST8 and return its path.
 
     Args:
+        folder: parent of the snapshot's folder.
+        draft: the manifest without digest, splits and files.
         splits: instruction rows have prompt, completion, id, label; preference rows prompt, chosen, rejected, id.
             train and validation must have rows; an empty test split gets no file.
-        facts: the other keys of the manifest: protected, review, models, intended_use, licence, settings, counts, ...
-        card: the text of README.md.
-        croissant: makes the text of croissant.json from the sha256 of each Parquet file.
+        card: text of README.md.
+        report_html: text of report.html, if it is included.
+        croissant: returns the text of croissant.json from the sha256 of each Parquet file.
+
+    Raises:
+        SnapshotError: a row is not valid, a split is empty, the version exists, or the folder cannot be written.
     """
-    tables: dict[str, pa.Table] = {split: canonical_table(splits.get(split), kind=kind) for split in SPLITS}
-    digest = _check_splits(splits, tables, kind)
-    manifest = _draft(dict(facts), name=name, version=version, kind=kind, created=created, tables=tables, digest=digest)
+    tables: dict[str, pa.Table] = {split: canonical_table(splits.get(split), kind=draft.kind) for split in SPLITS}
+    digest = _check_splits(splits, tables, draft.kind)
+    filled = {split: {"file": f"{split}.parquet", "rows": table.num_rows} for split, table in _filled(tables).items()}
+    content = {"digest": {"root": digest}, "splits": filled, "files": {}}
+    manifest = Manifest.model_validate(draft.model_dump(by_alias=True) | content)
     _check_free(folder, manifest)
     folder.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{name}-v{version}-", suffix=".partial", dir=folder))
+    aside = Path(tempfile.mkdtemp(prefix=f".{draft.name}-v{draft.version}-", suffix=".partial", dir=folder))
     try:
         _write_files(aside, tables, {CARD: card} | ({REPORT: report_html} if report_html is not None else {}))
         if croissant is not None:
@@ -194,28 +194,6 @@ def _check_splits(given: Mapping[str, pa.Table], tables: Mapping[str, pa.Table],
                 "approve more records, or raise the share of validation in project.yaml",
             )
     return check_rows(tables, kind)
-
-
-def _draft(
-    facts: dict[str, Any], *, name: str, version: int, kind: Kind, created: datetime, tables: Mapping[str, pa.Table], digest: str
-) -> Manifest:
-    own = {
-        "schema": 1,
-        "name": name,
-        "version": version,
-        "kind": kind,
-        "created": created,
-        "digest": {"root": digest},
-        "splits": {split: {"file": f"{split}.parquet", "rows": table.num_rows} for split, table in _filled(tables).items()},
-        "files": {},
-    }
-    if doubled := sorted(set(own) & set(facts)):
-        raise SnapshotError(f"manifest.{doubled[0]}", "is written by the snapshot itself and cannot be given")
-    try:
-        return Manifest.model_validate(own | facts)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise SnapshotError("manifest." + ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")) from error
 
 
 def _check_free(folder: Path, manifest: Manifest) -> None:

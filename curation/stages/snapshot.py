@@ -1,11 +1,16 @@
-"""What a snapshot's folder is made of, and whether one with the same rows serves as well. Core: snapshot/."""
+"""Freeze the approved rows of a kind as the next version of a snapshot.
+
+The last gate looks for duplicates, leaks, label conflicts and failed checks once more, on exactly the text that leaves. Rows with
+similar prompts get one split (curation/split.py). Rows that a snapshot of the same name already holds are not written again unless
+the facts about them changed.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -19,11 +24,21 @@ from argilla_setup.shown import mask_secrets, mask_values
 from curation import judge as scoring
 from curation import snapshot as snapshots
 from curation.config.project import is_open, settings_digest
+from curation.dedup import find_exact, find_near
 from curation.distribution import preference_bias
 from curation.errors import ModelUnavailable, ProjectError, SnapshotError, command
 from curation.records import KINDS, Kind
 from curation.report import CardInput, Separation, render_card, render_croissant, render_report
-from curation.snapshot import Manifest
+from curation.snapshot import Manifest, SnapshotDraft
+from curation.snapshot.manifest import (
+    LeakSettings,
+    ManifestFacts,
+    ProtectedSet,
+    ReviewFacts,
+    SampleFacts,
+    ScoreSettings,
+    SnapshotSettings,
+)
 from curation.snapshot.write import schema_of
 from curation.split import find_across, merge_groups, part_rows
 from curation.store import facts, records, reviews, runs
@@ -36,7 +51,7 @@ from curation.views.description import describe_leaving, in_brief, main_language
 from curation.views.pairs import frozen_pairs
 from curation.views.prior_snapshots import keep_sketches
 from curation.views.protected import ProtectedItems, load_protected
-from curation.views.provenance import governing_licence, models_of, sources_of, stages_of
+from curation.views.provenance import governing_license, models_of, sources_of, stages_of
 from curation.views.report import report_data
 from curation.views.review_sample import Sample
 from curation.views.scores import judged_by
@@ -46,240 +61,89 @@ from curation.views.vectors import vectors_of
 from curation.workspace import StageResult, Workspace, label_of, open_workspace, texts_for_dedup
 
 PACKAGES = ("seedcorn", "argilla", "datasketch", "faiss-cpu", "pyarrow", "sentence-transformers")
+"""Packages whose versions the manifest records."""
 
-_PART = 20_000
-
-TOLD = {
+COMPARED = {
     "protected": "changed protected sets",
     "review": "a changed review or other reviewers",
     "intended_use": "a changed intended use",
     "licence": "a changed license",
     "provenance": "changed facts about the sources",
 }
-"""What a manifest says beside the rows; where one of these has changed, the same rows are frozen again under the next version."""
+"""Facts of the manifest besides the rows, in words. If one of them changed, the same rows become a new version."""
+
+_PART = 20_000
+"""Rows converted at a time: as Python values they take several times the size of the table."""
 
 
 @dataclass(frozen=True)
-class Frozen:
-    """Where the rows stand now, and what a person should know of it."""
+class _Release:
+    """Rows that leave, by split."""
 
-    path: Path
-    note: str = ""
+    kind: Kind
+    name: str
+    splits: Mapping[str, Sequence[Row]]
+    better: Mapping[int, int | None]
+    """Canonical index of the better completion of each pair, by seq."""
+    separation: Separation
 
+    @property
+    def rows(self) -> list[Row]:
+        """Return the rows of all splits."""
+        return [row for part in self.splits.values() for row in part]
 
-def freeze(
-    workspace: Workspace,
-    kind: Kind,
-    *,
-    name: str,
-    parts: Mapping[str, Sequence[Row]],
-    better: Mapping[int, int | None],
-    protected: Sequence[ProtectedItems],
-    stopped: Mapping[int, str],
-    separation: Separation,
-    sample: Sample | None = None,
-) -> Frozen:
-    """Write the splits as the next version of NAME, unless a whole folder of that name says the same of the same rows.
+    def tables(self) -> dict[str, pa.Table]:
+        """Return the rows of each split in the columns of a snapshot."""
+        schema = schema_of(self.kind)
+        return {
+            split: pa.concat_tables([schema.empty_table(), *self._parts(rows, schema)]) for split, rows in self.splits.items()
+        }  # fmt: skip
 
-    Args:
-        better: canonical index of the better answer of each pair, by seq.
-        stopped: rows that the last gate holds back, with the reason.
-        separation: what was measured between the splits.
-        sample: what people looked at for all rows, in a project that samples.
-    """
-    tables = {split: _table(kind, rows, better) for split, rows in parts.items()}
-    digest = snapshots.content_digest({split: table for split, table in tables.items() if table.num_rows})
-    leaving = [row for rows in parts.values() for row in rows]
-    said = _manifest_facts(workspace, kind, leaving, protected, stopped, sample)
-    earlier, note = _earlier(workspace, name, digest, said)
-    if earlier is None:
-        version = 1 + max(_versions(workspace, name), default=0)
-        earlier = _write(workspace, kind, name=name, version=version, tables=tables, leaving=leaving, digest=digest, said=said,
-                         separation=separation)  # fmt: skip
-    _remember(workspace, earlier)
-    return Frozen(earlier, note)
-
-
-def _earlier(workspace: Workspace, name: str, digest: str, said: Mapping[str, Any]) -> tuple[Path | None, str]:
-    """The latest snapshot of these very rows that may stand for them, or none; and why, in a sentence."""
-    same = [
-        p for p in snapshots.find_snapshots(workspace.folder / "snapshots") if _version_of(p, name) and p.name.endswith(f"-{digest[:8]}")
-    ]
-    for path in reversed(same):
-        checked = snapshots.verify_snapshot(path, trusted_keys=())
-        if checked.status == "revoked":
-            fact = f"{checked.problems[0].fact}; the rows are the same"
-            raise SnapshotError(str(path), fact, "remove the faulty rows with `curate drop`, and run again")
-        if checked.status not in ("unsigned", "intact, signer unknown"):
-            return None, f"The rows of {path.name} are unchanged, but its files were altered; a new version was written."
-        if changed := _changed(snapshots.read_manifest(path), said):
-            return None, f"Same rows as {path.name}; a new version was written because of {' and '.join(changed)}."
-        return path, "A snapshot of these rows already exists; nothing was written."
-    return None, ""
-
-
-def _changed(manifest: Manifest, said: Mapping[str, Any]) -> list[str]:
-    """In words, what the manifest tells that is not so any more."""
-    was = manifest.model_dump(mode="json")
-    people = {"mode", "sample", "simulated", "reviewers"}
-    now = {**said, "review": {key: said["review"][key] for key in people}}
-    was["review"] = {key: was["review"][key] for key in people}
-    return [words for part, words in TOLD.items() if settings_digest(was[part]) != settings_digest(now[part])]
-
-
-def _continued(workspace: Workspace, name: str, digest: str) -> list[str]:
-    """The digest of the newest earlier version of a name that has other rows; empty for the first."""
-    earlier = [s for s in reviews.list_snapshots(workspace.db) if s["name"] == name and s["digest"] != digest]
-    return [max(earlier, key=lambda s: int(s["version"]))["digest"]] if earlier else []
-
-
-def _versions(workspace: Workspace, name: str) -> list[int]:
-    """The numbers that are taken, by folders on the disk and by those that were there once."""
-    known = [s["version"] for s in reviews.list_snapshots(workspace.db) if s["name"] == name]
-    return known + [_version_of(path, name) for path in snapshots.find_snapshots(workspace.folder / "snapshots")]
-
-
-def _version_of(path: Path, name: str) -> int:
-    """The version in a folder's name; 0 where it is of another name."""
-    found = re.fullmatch(rf"{re.escape(name)}-v(\d+)-[0-9a-f]{{8}}", path.name)
-    return int(found[1]) if found else 0
-
-
-def _remember(workspace: Workspace, path: Path) -> None:
-    """Also one whose process was killed right after the folder stood."""
-    manifest = snapshots.read_manifest(path)
-    reviews.add_snapshot(
-        workspace.db, digest=manifest.digest.root, name=manifest.name, version=manifest.version, kind=manifest.kind,
-        path=str(path.relative_to(workspace.folder)), rows=sum(split.rows for split in manifest.splits.values()),
-    )  # fmt: skip
-
-
-def _table(kind: Kind, rows: Sequence[Row], better: Mapping[int, int | None]) -> pa.Table:
-    # A part at a time: as Python's values the rows are several times the size of the table.
-    parts = [_part(kind, rows[start : start + _PART], better) for start in range(0, len(rows), _PART)]
-    return pa.concat_tables(parts) if parts else schema_of(kind).empty_table()
-
-
-def _part(kind: Kind, rows: Sequence[Row], better: Mapping[int, int | None]) -> pa.Table:
-    columns: dict[str, list[Any]] = {name: [] for name in schema_of(kind).names}
-    for row in rows:
-        content = orjson.loads(row.body)  # as it is; the snapshot checks that it is the record of this id
-        columns["id"].append(row.id)
-        columns["prompt"].append(content["prompt"])
-        if kind == "instruction":
-            columns["completion"].append([content["completion"]])
-            columns["label"].append(content["label"])
-        else:
-            chosen = better[row.seq]
-            assert chosen is not None
-            columns["chosen"].append([content["completions"][chosen]])
-            columns["rejected"].append([content["completions"][1 - chosen]])
-    return pa.table(columns, schema=schema_of(kind))
-
-
-def _write(
-    workspace: Workspace,
-    kind: Kind,
-    *,
-    name: str,
-    version: int,
-    tables: Mapping[str, pa.Table],
-    leaving: Sequence[Row],
-    digest: str,
-    said: Mapping[str, Any],
-    separation: Separation,
-) -> Path:
-    created = datetime.now(UTC).replace(microsecond=0)
-    counts = {split: table.num_rows for split, table in tables.items()}
-    clean = preference_bias.describe_pairs(frozen_pairs(tables)) if kind == "preference" else None
-    described = describe_leaving(workspace, kind, leaving)
-    card = CardInput(
-        name=name, version=version, kind=kind, created=created, splits=counts, digest=digest, licence=said["licence"],
-        intended_use=said["intended_use"], brief=mask_secrets(workspace.project.brief), models=said["models"], review=said["review"],
-        settings=said["settings"], protected=tuple(said["protected"]), counts=said["counts"], hygiene=clean, description=described,
-        language=main_language(described), separation=separation, provenance=said["provenance"],
-    )  # fmt: skip
-    measured = {
-        "splits": separation.model_dump(mode="json"),
-        "distribution": in_brief(described),
-        **({"pairs": preference_bias.as_values(clean)} if clean else {}),
-    }
-    told = {
-        **said,
-        "parents": _continued(workspace, name, digest),
-        "counts": {**said["counts"], **measured},
-        "settings": {**said["settings"], "balance": balance_facts(workspace, kind, leaving)},
-    }
-    return snapshots.write_snapshot(
-        workspace.folder / "snapshots", name=name, version=version, kind=kind, splits=tables, facts=told, card=render_card(card),
-        report_html=render_report(report_data(workspace, names=published_names(workspace)), protected_text=False),
-        croissant=partial(render_croissant, card), created=created,
-    )  # fmt: skip
-
-
-def _manifest_facts(
-    workspace: Workspace,
-    kind: Kind,
-    leaving: Sequence[Row],
-    protected: Sequence[ProtectedItems],
-    stopped: Mapping[int, str],
-    sample: Sample | None,
-) -> dict[str, Any]:
-    project, review, names = workspace.project, review_counts(workspace, (kind,)), published_names(workspace)
-    provenance = sources_of(workspace, leaving)
-    kind_of = records.kinds_by_seq(workspace.db)
-    verdicts = Counter(v["verdict"] for seq, v in facts.verdicts_by_seq(workspace.db).items() if kind_of[seq] == kind)
-    stated = {
-        "protected": [
-            {"name": p.name, "file": p.file.name, "sha256": p.sha256, "items": len(p.texts), "text": p.suite.text, "label": p.suite.label}
-            for p in protected
-        ],
-        "review": {
-            "mode": project.review.mode, "sample": sample.as_values() if sample else None,
-            "simulated": review["simulated"], "names": project.review.names,
-            "reviewers": sorted(names[user] for user in review["reviewers"]), "overlap": project.review.overlap,
-            "agreement": review["agreement"], "answers": review["opinions"], "disputed": review["disputed"],
-        },
-        "models": models_of(workspace, kind, leaving),
-        "intended_use": project.intended_use.strip(),
-        "provenance": provenance,
-        "licence": governing_licence(provenance),
-        "lineage": stages_of(workspace),
-        "settings": {
-            "score": None if project.score.is_off else {
-                "threshold": project.score.threshold, "top_percent": project.score.top_percent,
-                "top_by": project.score.top_by, "rubric": scoring.rubric_digest(project),
-                "judges": {judge.name: scoring.rubric_digest(project, judge.spec) for judge in judged_by(workspace) if judge.totals},
-            },
-            "dedup": project.dedup.model_dump(),
-            "leaks": {"false_positive_rate": project.screen.false_positive_rate},
-            "splits": project.splits.model_dump(),
-            "project": settings_digest(mask_values(project.model_dump(mode="json"))),
-        },
-        "counts": {**verdicts, "stopped_at_last_gate": len(stopped)},
-        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
-    }  # fmt: skip
-    masked: dict[str, Any] = mask_values(stated)  # a password in an address (dedup.index) must not be signed and given away
-    return masked
+    def _parts(self, rows: Sequence[Row], schema: pa.Schema) -> Iterator[pa.Table]:
+        for start in range(0, len(rows), _PART):
+            columns: dict[str, list[Any]] = {name: [] for name in schema.names}
+            for row in rows[start : start + _PART]:
+                content = orjson.loads(row.body)  # unparsed: writing checks that the row is the record of its id
+                columns["id"].append(row.id)
+                columns["prompt"].append(content["prompt"])
+                if self.kind == "instruction":
+                    columns["completion"].append([content["completion"]])
+                    columns["label"].append(content["label"])
+                else:
+                    chosen = self.better[row.seq]
+                    assert chosen is not None
+                    columns["chosen"].append([content["completions"][chosen]])
+                    columns["rejected"].append([content["completions"][1 - chosen]])
+            yield pa.table(columns, schema=schema)
 
 
 def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResult:
-    """Freeze the approved rows of a kind, after the gates have run once more on exactly the text that leaves. Core: snapshot/."""
+    """Freeze the approved rows of a kind, after the gates have run once more on exactly the text that leaves.
+
+    Args:
+        folder: the project.
+        kind: the kind of rows.
+        name: name of the snapshot; the project's name and the kind by default.
+
+    Raises:
+        SnapshotError: findings are stale, the review sample is open or too bad, no row is approved, or a split would be empty.
+        ProjectError: `intended_use` is not filled in.
+    """
     with open_workspace(folder) as workspace, hold_lock(workspace.db, "snapshot"):
         if stale := find_stale(workspace, ("dedup", "screen")):
-            raise SnapshotError(f"a snapshot of {kind} rows", f"would use old findings: {stale[0].stage} is stale ({stale[0].why})",
-                                stale[0].next_step)  # fmt: skip
+            fact = f"would use old findings: {stale[0].stage} is stale ({stale[0].why})"
+            raise SnapshotError(f"a snapshot of {kind} rows", fact, stale[0].next_step)
         decided = decide_all(workspace)
         decisions, sample = {d.seq: d for d in decided.decisions if d.verdict == "approved"}, decided.samples.get(kind)
         if sample is not None:
             _check_sample(workspace, sample)
-        # The gates read the answer that leaves as the better one, which annotators or a data lead may have chosen against its maker.
+        # The gates read the completion that leaves as the better one; annotators or a data lead may have chosen the other.
         rows = [row._replace(better=decisions[row.seq].better) for row in records.list_rows(workspace.db, kind) if row.seq in decisions]
         if not rows:
             raise _nothing_approved(workspace, kind)
         if is_open(workspace.project.intended_use):
             what = f"{folder}/project.yaml: intended_use"
-            raise ProjectError(what, "is not filled in, and every snapshot records it", "write what the model is for, and run again")
+            raise ProjectError(what, "is not filled in, and every snapshot records it", "describe the purpose of the model, and run again")
         protected = load_protected(workspace)
         with runs.record_run(workspace.db, "snapshot", settings_digest(kind, [row.id for row in rows])) as run:
             run.rows_in = len(rows)
@@ -287,47 +151,35 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResul
             past_cap = rows_past_cap(workspace, kind, [row for row in rows if row.seq not in stopped])
             stopped |= dict.fromkeys(past_cap, "over_cap")
             kept = [row for row in rows if row.seq not in stopped]
-            splits, separation, new = _split(workspace, kept)
+            splits, separation, new = _assign_splits(workspace, kept)
             _check_filled(splits, separation)
             facts.add_splits(workspace.db, new, run.number)
             better = {row.seq: decisions[row.seq].better for row in kept}
-            called = name or f"{workspace.project.name}-{kind}"
+            released = _Release(kind, name or f"{workspace.project.name}-{kind}", splits, better, separation)
             known = {Path(one["path"]).name for one in reviews.list_snapshots(workspace.db)}
-            frozen = freeze(
-                workspace, kind, name=called, parts=splits, better=better, protected=protected, stopped=stopped, separation=separation,
-                sample=sample,
-            )  # fmt: skip
-            released = [row for part in splits.values() for row in part]
-            if frozen.path.name not in known:  # of one frozen before, dedup makes missing sketches itself
-                keep_sketches(workspace, frozen.path, kind, released, watermark=records.last_seq(workspace.db))
-            run.rows_out = len(released)
-            run.detail = {"kind": kind, "path": frozen.path.name, "stopped": Counter(stopped.values()), "left_out": separation.left_out}
+            about = _manifest_facts(workspace, released, protected, sample, stopped=len(stopped))
+            path, note = _find_or_write(workspace, released, about)
+            if path.name not in known:  # dedup itself rebuilds the sketches of a snapshot that existed before
+                keep_sketches(workspace, path, kind, released.rows, watermark=records.last_seq(workspace.db))
+            run.rows_out = len(released.rows)
+            run.detail = {"kind": kind, "path": path.name, "stopped": Counter(stopped.values()), "left_out": separation.left_out}
+        manifest = snapshots.read_manifest(path)
         counts = {
-            "path": str(frozen.path), "digest": snapshots.read_manifest(frozen.path).digest.root,
+            "path": str(path), "digest": manifest.digest.root,
             **{split: len(part) for split, part in splits.items()},
             "stopped_at_last_gate": dict(Counter(stopped.values())), "left_out_of_splits": separation.left_out,
             "across_splits": {"near_pairs": separation.near_pairs, "semantic_pairs": separation.semantic_pairs},
+            **_provenance_counts(manifest),
         }  # fmt: skip
-        manifest = snapshots.read_manifest(frozen.path)
-        counts |= _provenance_counts(manifest)
-        signer = snapshots.read_signer(frozen.path)  # of rows that were frozen, and perhaps signed, before
-        told = f"It is signed by {signer}." if signer else f"Next: {command('curate', 'sign', frozen.path)}"
+        signer = snapshots.read_signer(path)  # a snapshot that existed before may be signed
+        last = f"It is signed by {signer}." if signer else f"Next: {command('curate', 'sign', path)}"
         warnings = manifest.provenance.warnings if manifest.provenance else ()
-        notes = [note for note in (*separation.notes(), frozen.note, *warnings, told) if note]
+        notes = [text for text in (*separation.notes(), note, *warnings, last) if text]
         return StageResult("snapshot", run.rows_in, run.rows_out, counts, notes)
 
 
-def _provenance_counts(manifest: Manifest) -> dict[str, Any]:
-    """Who wrote the rows, where they come from, and under which licence, for the screen."""
-    if (found := manifest.provenance) is None:
-        return {}
-    sources = {f"{source.name} ({source.license})": source.rows for source in found.sources}
-    return {"written_by": dict(found.written_by), **({"sources": sources} if sources else {}), "licence": manifest.licence,
-            "review": manifest.review.mode}  # fmt: skip
-
-
 def _check_sample(workspace: Workspace, sample: Sample) -> None:
-    """Refuse to freeze rows whose review sample is not answered, or came out worse than the project allows."""
+    """Refuse rows whose review sample is not answered yet, or has more bad rows than the project allows."""
     if sample.releases or not sample.drawn:
         return
     what = f"a snapshot of {sample.kind} rows"
@@ -336,12 +188,12 @@ def _check_sample(workspace: Workspace, sample: Sample) -> None:
         raise SnapshotError(what, fact, "correct the rows, raise review.sample for a narrower interval, or set review.mode: all")
     pushed = reviews.pushed_seqs(workspace.db)
     verb = "pull" if sample.drawn <= pushed else "push"
-    raise SnapshotError(what, f"needs the review sample: {sample.waiting:,} of its {len(sample.drawn):,} rows are not answered",
-                        command("curate", verb, workspace.folder))  # fmt: skip
+    fact = f"needs the review sample: {sample.waiting:,} of its {len(sample.drawn):,} rows are not answered"
+    raise SnapshotError(what, fact, command("curate", verb, workspace.folder))
 
 
 def _nothing_approved(workspace: Workspace, kind: Kind) -> SnapshotError:
-    """Says how far the rows are, and the verb that brings them on."""
+    """Return the error for no approved rows: the rows by verdict, and the verb that advances them."""
     seen, verdicts = reviews.pushed_seqs(workspace.db), facts.verdicts_by_seq(workspace.db)
     found = Counter(verdicts.get(row.seq, {}).get("verdict", "undecided") for row in records.list_rows(workspace.db, kind))
     waiting = found["to_review"] + found["in_review"]
@@ -352,14 +204,12 @@ def _nothing_approved(workspace: Workspace, kind: Kind) -> SnapshotError:
 
 
 def _last_gate(workspace: Workspace, rows: Sequence[Row], protected: Sequence[ProtectedItems]) -> dict[int, str]:
-    """Rows that may not leave after all, with the reason; a person's keep outranks it, as everywhere."""
-    from curation.dedup import find_exact, find_near
-
+    """Return the reason for each row that must not leave, by seq; a row that a person force-kept always passes."""
     kept = facts.kept_seqs(workspace.db)
     stopped = {
         f.seq: f.kind for f in (*leak_findings(workspace, rows, protected).findings, *check_findings(workspace, rows)) if f.seq not in kept
     }
-    # One text under two labels teaches neither, whoever approved them: both wait until a person keeps one.
+    # Equal text under two labels teaches neither, whoever approved the rows: both wait until a person keeps one.
     both = [seq for f in conflict_findings(workspace, rows) for seq in (f.seq, f.twin) if seq is not None and seq not in kept]
     stopped |= dict.fromkeys(both, "conflict")
     texts, labels = texts_for_dedup(workspace, (row.texts for row in rows)), [label_of(workspace, row) for row in rows]
@@ -372,21 +222,10 @@ def _last_gate(workspace: Workspace, rows: Sequence[Row], protected: Sequence[Pr
     return stopped
 
 
-def _check_filled(splits: Mapping[str, Sequence[Row]], separation: Separation) -> None:
-    """Before a split is stored, for a split once stored stays: a person must still be able to change the shares."""
-    for split in ("train", "validation"):
-        if not splits[split]:
-            counts = ", ".join(f"{name} {len(rows)}" for name, rows in splits.items())
-            how = f"approve more rows, or raise `splits: {split}` in project.yaml"
-            if separation.is_large:
-                how += f"; {separation.largest} rows are connected by similar prompts: raise `splits: near` or `splits: semantic`"
-            raise SnapshotError(f"split {split}", f"would be empty ({counts})", how)
+def _assign_splits(workspace: Workspace, kept: Sequence[Row]) -> tuple[dict[str, list[Row]], Separation, list[tuple[int, str, str]]]:
+    """Return the rows by split, the measured separation, and the (seq, split, cluster) of rows whose split is new.
 
-
-def _split(workspace: Workspace, kept: Sequence[Row]) -> tuple[dict[str, list[Row]], Separation, list[tuple[int, str, str]]]:
-    """Return the rows by split, what was measured between the splits, and which splits are new and to be stored.
-
-    Earlier rows of both kinds hold their clusters in place. A row that is similar to one in another split all the same is left out.
+    Frozen rows of both kinds keep their clusters in place. A row that is still similar to one in another split is left out.
     """
     frozen = facts.splits_by_seq(workspace.db)
     wanted, everyone = {row.seq for row in kept}, list(kept)
@@ -434,7 +273,7 @@ def _split(workspace: Workspace, kept: Sequence[Row]) -> tuple[dict[str, list[Ro
 
 
 def _vectors_for_splits(workspace: Workspace, prompts: Sequence[str]) -> tuple[Any, str]:
-    """Return the vectors of the prompts, or None and why they are not compared by meaning."""
+    """Return the vectors of the prompts, or None and the reason why they are not compared by meaning."""
     if workspace.project.splits.semantic is None:
         return None, "splits.semantic is off"
     if workspace.project.dedup.semantic is None:
@@ -443,3 +282,169 @@ def _vectors_for_splits(workspace: Workspace, prompts: Sequence[str]) -> tuple[A
         return vectors_of(workspace, prompts), ""
     except ModelUnavailable as error:
         return None, f"{error.what} {error.fact}"
+
+
+def _check_filled(splits: Mapping[str, Sequence[Row]], separation: Separation) -> None:
+    """Refuse empty splits before any split is stored: a stored split is final, and people must still be able to change the shares."""
+    for split in ("train", "validation"):
+        if not splits[split]:
+            counts = ", ".join(f"{name} {len(rows)}" for name, rows in splits.items())
+            how = f"approve more rows, or raise `splits: {split}` in project.yaml"
+            if separation.is_large:
+                how += f"; {separation.largest} rows are connected by similar prompts: raise `splits: near` or `splits: semantic`"
+            raise SnapshotError(f"split {split}", f"would be empty ({counts})", how)
+
+
+def _manifest_facts(
+    workspace: Workspace, released: _Release, protected: Sequence[ProtectedItems], sample: Sample | None, *, stopped: int
+) -> ManifestFacts:
+    """Return the facts about the rows, with secrets masked.
+
+    Args:
+        workspace: the project.
+        released: the rows.
+        protected: the protected sets they were screened against.
+        sample: the review sample, in a project that samples.
+        stopped: number of rows that the last gate stopped.
+    """
+    project, review, names = workspace.project, review_counts(workspace, (released.kind,)), published_names(workspace)
+    provenance, kind_of = sources_of(workspace, released.rows), records.kinds_by_seq(workspace.db)
+    verdicts = Counter(v["verdict"] for seq, v in facts.verdicts_by_seq(workspace.db).items() if kind_of[seq] == released.kind)
+    score = None if project.score.is_off else ScoreSettings(
+        threshold=project.score.threshold, top_percent=project.score.top_percent, top_by=project.score.top_by,
+        rubric=scoring.rubric_digest(project),
+        judges={judge.name: scoring.rubric_digest(project, judge.spec) for judge in judged_by(workspace) if judge.totals},
+    )  # fmt: skip
+    stated = ManifestFacts(
+        protected=tuple(
+            ProtectedSet(name=p.name, file=p.file.name, sha256=p.sha256, items=len(p.texts), text=p.suite.text, label=p.suite.label)
+            for p in protected
+        ),
+        review=ReviewFacts(
+            mode=project.review.mode, sample=SampleFacts.model_validate(sample.as_values()) if sample else None,
+            simulated=review["simulated"], names=project.review.names,
+            reviewers=tuple(sorted(names[user] for user in review["reviewers"])), overlap=project.review.overlap,
+            agreement=review["agreement"], answers=review["opinions"], disputed=review["disputed"],
+        ),
+        models=models_of(workspace, released.kind, released.rows),
+        intended_use=project.intended_use.strip(),
+        provenance=provenance,
+        licence=governing_license(provenance),
+        lineage=stages_of(workspace),
+        settings=SnapshotSettings(
+            score=score,
+            dedup=project.dedup.model_dump(),
+            leaks=LeakSettings(false_positive_rate=project.screen.false_positive_rate),
+            splits=project.splits.model_dump(),
+            project=settings_digest(mask_values(project.model_dump(mode="json"))),
+            balance=balance_facts(workspace, released.kind, released.rows),
+        ),
+        counts={**verdicts, "stopped_at_last_gate": stopped},
+        versions={package: importlib.metadata.version(package) for package in PACKAGES},
+    ).model_dump(mode="json", by_alias=True)  # fmt: skip
+    # An address such as dedup.index may contain a password, which must not be signed and shared.
+    return ManifestFacts.model_validate(mask_values(stated))
+
+
+def _find_or_write(workspace: Workspace, released: _Release, about: ManifestFacts) -> tuple[Path, str]:
+    """Return the snapshot of these rows and facts, written if there is none, and a note for people.
+
+    The folder is recorded in the workbench also if it existed: a kill may have come right after it was written.
+    """
+    tables = released.tables()
+    digest = snapshots.content_digest({split: table for split, table in tables.items() if table.num_rows})
+    folders = {
+        path: version for path in snapshots.find_snapshots(workspace.folder / "snapshots") if (version := _version_of(path, released.name))
+    }
+    path, note = _find_same([path for path in folders if path.name.endswith(f"-{digest[:8]}")], about)
+    if path is None:
+        known = [s["version"] for s in reviews.list_snapshots(workspace.db) if s["name"] == released.name]
+        path = _write(workspace, released, about, tables, digest=digest, version=1 + max((*known, *folders.values()), default=0))
+    manifest = snapshots.read_manifest(path)
+    reviews.add_snapshot(
+        workspace.db, digest=manifest.digest.root, name=manifest.name, version=manifest.version, kind=manifest.kind,
+        path=str(path.relative_to(workspace.folder)), rows=manifest.rows,
+    )  # fmt: skip
+    return path, note
+
+
+def _version_of(path: Path, name: str) -> int:
+    """Return the version in a folder's name; 0 if the folder has another name."""
+    found = re.fullmatch(rf"{re.escape(name)}-v(\d+)-[0-9a-f]{{8}}", path.name)
+    return int(found[1]) if found else 0
+
+
+def _find_same(paths: Sequence[Path], about: ManifestFacts) -> tuple[Path | None, str]:
+    """Return the latest intact snapshot with the same facts, or None, and a note for people.
+
+    Args:
+        paths: snapshots of the same rows, the latest last.
+        about: the present facts.
+
+    Raises:
+        SnapshotError: the rows were revoked.
+    """
+    for path in reversed(paths):
+        checked = snapshots.verify_snapshot(path, trusted_keys=())
+        if checked.status == "revoked":
+            fact = f"{checked.problems[0].fact}; the rows are the same"
+            raise SnapshotError(str(path), fact, "remove the faulty rows with `curate drop`, and run again")
+        if checked.status not in ("unsigned", "intact, signer unknown"):
+            return None, f"The rows of {path.name} are unchanged, but its files were altered; a new version was written."
+        if changed := _changed(snapshots.read_manifest(path), about):
+            return None, f"Same rows as {path.name}; a new version was written because of {' and '.join(changed)}."
+        return path, "A snapshot of these rows already exists; nothing was written."
+    return None, ""
+
+
+def _changed(manifest: Manifest, about: ManifestFacts) -> list[str]:
+    """Return the compared facts that differ from the manifest, in words."""
+    was, now = manifest.model_dump(mode="json"), about.model_dump(mode="json")
+    # Further answers of the same people change the counts of a review but not what it says about the rows.
+    people = ("mode", "sample", "simulated", "reviewers")
+    for values in (was, now):
+        values["review"] = {key: values["review"][key] for key in people}
+    return [words for part, words in COMPARED.items() if settings_digest(was[part]) != settings_digest(now[part])]
+
+
+def _write(
+    workspace: Workspace, released: _Release, about: ManifestFacts, tables: Mapping[str, pa.Table], *, digest: str, version: int
+) -> Path:
+    """Write the snapshot's folder with its card, report and metadata; return its path."""
+    previous = [s for s in reviews.list_snapshots(workspace.db) if s["name"] == released.name and s["digest"] != digest]
+    bias = preference_bias.describe_pairs(frozen_pairs(tables)) if released.kind == "preference" else None
+    described = describe_leaving(workspace, released.kind, released.rows)
+    measured = {
+        "splits": released.separation.model_dump(mode="json"),
+        "distribution": in_brief(described),
+        **({"pairs": preference_bias.as_values(bias)} if bias else {}),
+    }
+    draft = SnapshotDraft(
+        name=released.name, version=version, kind=released.kind, created=datetime.now(UTC).replace(microsecond=0),
+        **{name: getattr(about, name) for name in ManifestFacts.model_fields if name not in ("counts", "parents")},
+        counts={**about.counts, **measured},
+        parents=(max(previous, key=lambda s: int(s["version"]))["digest"],) if previous else (),
+    )  # fmt: skip
+    card_facts = about.model_dump(mode="json", exclude={"lineage", "versions", "parents", "settings"})
+    card = CardInput.model_validate(
+        {
+            **card_facts, "name": draft.name, "version": version, "kind": draft.kind, "created": draft.created, "digest": digest,
+            "splits": {split: table.num_rows for split, table in tables.items()}, "brief": mask_secrets(workspace.project.brief),
+            "settings": about.settings.model_dump(mode="json", exclude={"balance"}), "description": described, "hygiene": bias,
+            "language": main_language(described), "separation": released.separation,
+        }
+    )  # fmt: skip
+    return snapshots.write_snapshot(
+        workspace.folder / "snapshots", draft, tables, card=render_card(card),
+        report_html=render_report(report_data(workspace, names=published_names(workspace)), protected_text=False),
+        croissant=partial(render_croissant, card),
+    )  # fmt: skip
+
+
+def _provenance_counts(manifest: Manifest) -> dict[str, Any]:
+    """Return authors, sources and license of the rows, for the screen."""
+    if (found := manifest.provenance) is None:
+        return {}
+    sources = {f"{source.name} ({source.license})": source.rows for source in found.sources}
+    return {"written_by": dict(found.written_by), **({"sources": sources} if sources else {}), "licence": manifest.licence,
+            "review": manifest.review.mode}  # fmt: skip

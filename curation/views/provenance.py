@@ -1,14 +1,13 @@
-"""Where the rows of a snapshot come from: who wrote them, who judged them, under which licences. Core: licences.py."""
+"""Provenance of a snapshot's rows: their authors, judges, sources and licenses (curation/licences.py), and the stages that shaped them."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from curation import licences
 from curation.records import Kind
-from curation.snapshot.manifest import Provenance, SourceFacts
+from curation.snapshot.manifest import Lineage, ModelFacts, Provenance, SourceFacts, StageRun
 from curation.store import lineage, records, runs
 from curation.store.lineage import Made, Writer
 from curation.store.records import UNKNOWN, Row, Source, WrittenBy
@@ -16,28 +15,34 @@ from curation.views.scores import better_candidate, judged_by
 from curation.workspace import Workspace
 
 SHAPING = ("plan", "import", "generate", "refill", "score", "dedup", "screen", "balance", "push", "pull", "decide")
-"""The stages that decide which rows there are."""
+"""Stages that decide which rows there are."""
 _UNSTATED: tuple[str, str, WrittenBy, str, str] = (UNKNOWN, UNKNOWN, UNKNOWN, "", "")
-"""Of a file that was imported before sources were recorded."""
+"""Source of a file that was imported before sources were recorded."""
 
 
-def models_of(workspace: Workspace, kind: Kind, rows: Sequence[Row]) -> dict[str, Any]:
-    """Return which models wrote and judged these rows: None where none did."""
+def models_of(workspace: Workspace, kind: Kind, rows: Sequence[Row]) -> ModelFacts:
+    """Return the models that wrote and judged these rows; None for a role without a model.
+
+    Args:
+        workspace: the project.
+        kind: kind of the rows.
+        rows: the rows.
+    """
     writers = lineage.writers_by_seq(workspace.db)
     root = _roots(workspace)
     wrote = Counter(writer for row in rows for writer in writers.get(root.get(row.seq, row.seq), ()))
     judged = _judges_of(workspace, kind, rows)
-    return {
-        "teacher": _names(wrote),
-        "judge": _names(judged),
-        "simulated": any(writer.simulated for writer in (*wrote, *judged)),
-        "rows_written": {_name(writer): n for writer, n in wrote.most_common()},
-        "rows_judged": {_name(writer): n for writer, n in judged.most_common()},
-    }
+    return ModelFacts(
+        teacher=", ".join(_name(writer) for writer, _ in wrote.most_common()) or None,
+        judge=", ".join(_name(writer) for writer, _ in judged.most_common()) or None,
+        simulated=any(writer.simulated for writer in (*wrote, *judged)),
+        rows_written={_name(writer): n for writer, n in wrote.most_common()},
+        rows_judged={_name(writer): n for writer, n in judged.most_common()},
+    )
 
 
-def sources_of(workspace: Workspace, rows: Sequence[Row]) -> dict[str, Any]:
-    """Return where these rows come from and what the licences come to, as the manifest's `provenance`."""
+def sources_of(workspace: Workspace, rows: Sequence[Row]) -> Provenance:
+    """Return the sources and authors of these rows, and the combined license."""
     stated = {source.source: source for source in records.list_sources(workspace.db)}
     root = _roots(workspace)
     origins: dict[int, list[Made]] = {root.get(row.seq, row.seq): [] for row in rows}
@@ -68,46 +73,47 @@ def sources_of(workspace: Workspace, rows: Sequence[Row]) -> dict[str, Any]:
         conditions=licences.combine([workspace.project.licence, *(license for _, license, _ in counts)]).conditions,
         warnings=_warnings(workspace, counts),
         licence_table=licences.TABLE_DATE if counts else "",
-    ).model_dump(mode="json")  # fmt: skip
+    )  # fmt: skip
 
 
-def governing_licence(provenance: Mapping[str, Any]) -> str:
-    """Return the licence of the whole: the project's own where nothing was imported."""
-    stated, sources = provenance["licence_stated"], [source["license"] for source in provenance["sources"]]
+def governing_license(provenance: Provenance) -> str:
+    """Return the license of the whole data set: the project's own if nothing was imported."""
+    stated, sources = provenance.licence_stated, [source.license for source in provenance.sources]
     return licences.combine([stated, *sources]).licence if sources else stated
 
 
-def stages_of(workspace: Workspace) -> dict[str, Any]:
-    """Return the last finished run of each stage that shapes rows, and the files of all imports, as the manifest's `lineage`."""
+def stages_of(workspace: Workspace) -> Lineage:
+    """Return the last finished run of each stage that shapes rows."""
     finished = [run for run in runs.list_runs(workspace.db) if run["state"] == "done" and run["stage"] in SHAPING]
     latest = {run["stage"]: run for run in finished}
     number = Counter(run["stage"] for run in finished)
-    return {
-        "stages": [
-            {"stage": stage, "digest": run["digest"], "runs": number[stage], "ended": run["ended"], "in": run["rows_in"],
-             "out": run["rows_out"]}
-            for stage in SHAPING if (run := latest.get(stage))
-        ]
-    }  # fmt: skip
+    found = [(stage, run) for stage in SHAPING if (run := latest.get(stage))]
+    return Lineage(
+        stages=tuple(
+            StageRun(stage=stage, digest=run["digest"], runs=number[stage], ended=run["ended"], rows_in=run["rows_in"],
+                     rows_out=run["rows_out"])
+            for stage, run in found
+        )
+    )  # fmt: skip
 
 
 def _warnings(workspace: Workspace, counts: Counter[tuple[str, str, str]]) -> tuple[str, ...]:
-    """Return what a person should know of the licences, in sentences."""
-    stated, asked = workspace.project.licence, [license for _, license, _ in counts]
-    said = [f"Licenses contradict each other: {conflict}." for conflict in licences.combine([stated, *asked]).conflicts]
+    """Return sentences on unknown, contradictory and stricter licenses."""
+    stated, imported = workspace.project.licence, [license for _, license, _ in counts]
+    warnings = [f"Licenses contradict each other: {conflict}." for conflict in licences.combine([stated, *imported]).conflicts]
     for (name, license, _), rows in counts.items():
         if license == UNKNOWN:
-            said.append(f"The license of {rows:,} rows from source {name} is unknown; do not assume that they can be shared.")
+            warnings.append(f"The license of {rows:,} rows from source {name} is unknown; do not assume that they can be shared.")
         elif more := licences.laxer(stated, [license]):
-            said.append(
+            warnings.append(
                 f"project.yaml: license {stated} is less strict than {license} of source {name}, which also requires: {', '.join(more)}."
             )
-    unlisted = [name for name in licences.combine(asked).unlisted if name != stated]
-    return (*said, *(f"License {name} is not in the license table, so its terms were not compared." for name in unlisted))
+    unlisted = [name for name in licences.combine(imported).unlisted if name != stated]
+    return (*warnings, *(f"License {name} is not in the license table, so its terms were not compared." for name in unlisted))
 
 
 def _roots(workspace: Workspace) -> dict[int, int]:
-    """Seq of an edited row to that of the row which its text was edited from, over all edits."""
+    """Return for each edited row (by seq) the seq of the row that the first of its edits started from."""
     parents = {made.seq: made.parent for made in lineage.list_made(workspace.db) if made.how == "edited" and made.parent is not None}
 
     def root(seq: int) -> int:
@@ -132,10 +138,6 @@ def _judges_of(workspace: Workspace, kind: Kind, rows: Sequence[Row]) -> Counter
         writer = Writer(judge.spec.provider, judge.spec.model, judge.spec.is_simulated)
         found[writer] = sum(scored[row.seq] in judge.totals or row.seq in judge.choices for row in rows)
     return +found
-
-
-def _names(found: Counter[Writer]) -> str | None:
-    return ", ".join(_name(writer) for writer, _ in found.most_common()) or None
 
 
 def _name(writer: Writer) -> str:

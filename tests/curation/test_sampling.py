@@ -175,7 +175,7 @@ def test_own_rows_become_a_snapshot_without_judge_and_people(tmp_path: Path) -> 
     manifest = read_manifest(snapshot)
     assert (manifest.review.mode, manifest.review.sample, manifest.review.answers) == ("none", None, 0)
     assert (manifest.models.teacher, manifest.models.judge, manifest.models.simulated) == (None, None, False)
-    assert manifest.settings["score"] is None
+    assert manifest.settings.score is None
     card = (snapshot / "README.md").read_text()
     assert "Review mode: none." in card and "No person has reviewed these rows." in card
     assert pipeline.status(folder).notes == [f"Next: curate sign {snapshot}"]

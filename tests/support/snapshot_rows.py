@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from curation.records import Message, make_instruction, make_pair, record_id
-from curation.snapshot import write_snapshot
+from curation.snapshot import SnapshotDraft, write_snapshot
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 FACTS: dict[str, Any] = {
@@ -40,9 +40,13 @@ def splits_of(make: Callable[[int], dict[str, Any]]) -> dict[str, pa.Table]:
     return {split: pa.Table.from_pylist([make(n) for n in numbers]) for split, numbers in ranges.items()}
 
 
-def write(folder: Path, **changes: Any) -> Path:
-    given: dict[str, Any] = {"name": "demo", "version": 1, "kind": "instruction", "splits": splits_of(instruction), "facts": FACTS}
-    return write_snapshot(folder, **(given | {"card": "# Card\n", "created": NOW} | changes))
+def draft(**changes: Any) -> SnapshotDraft:
+    return SnapshotDraft.model_validate(FACTS | {"name": "demo", "version": 1, "kind": "instruction", "created": NOW} | changes)
+
+
+def write(folder: Path, *, splits: dict[str, pa.Table] | None = None, **changes: Any) -> Path:
+    files = {name: changes.pop(name) for name in ("card", "report_html", "croissant") if name in changes}
+    return write_snapshot(folder, draft(**changes), splits or splits_of(instruction), **({"card": "# Card\n"} | files))
 
 
 def public_verify(path: Path, key: Path) -> bool:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from curation.records import Message, make_instruction, make_pair, record_id
-from curation.snapshot import create_key, sign_snapshot, write_snapshot
+from curation.snapshot import SnapshotDraft, create_key, sign_snapshot, write_snapshot
 from training.config import RunFile, load_run_file
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -132,27 +132,24 @@ def write_signed(
     folder = project / "snapshots"
     folder.mkdir(parents=True, exist_ok=True)
     sets = {"eval": sha256, **also}
-    facts = {
-        "protected": [
-            {"name": name, "file": f"{name}.jsonl", "sha256": digest, "items": 12, "text": text, "label": "code"}
-            for name, digest in sets.items()
-        ],
-        "review": {"simulated": simulated, "reviewers": ["ann"], "mode": review},
-        "models": {"simulated": True},
-        "intended_use": "tests",
-        "licence": licence,
-    }
-    path = write_snapshot(
-        folder,
-        name=f"tiny-{kind}",
-        version=version,
-        kind=kind,  # type: ignore[arg-type]
-        splits={split: pa.Table.from_pylist([make(n) for n in numbers]) for split, numbers in ranges.items()},
-        facts=facts,
-        card="# Card\n",
-        report_html=None,
-        created=NOW,
+    draft = SnapshotDraft.model_validate(
+        {
+            "name": f"tiny-{kind}",
+            "version": version,
+            "kind": kind,
+            "created": NOW,
+            "protected": [
+                {"name": name, "file": f"{name}.jsonl", "sha256": digest, "items": 12, "text": text, "label": "code"}
+                for name, digest in sets.items()
+            ],
+            "review": {"simulated": simulated, "reviewers": ["ann"], "mode": review},
+            "models": {"simulated": True},
+            "intended_use": "tests",
+            "licence": licence,
+        }
     )
+    splits = {split: pa.Table.from_pylist([make(n) for n in numbers]) for split, numbers in ranges.items()}
+    path = write_snapshot(folder, draft, splits, card="# Card\n")
     if key is not None:
         sign_snapshot(path, key)
     return path

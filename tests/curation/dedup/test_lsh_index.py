@@ -28,7 +28,7 @@ from curation.store import facts, records, runs
 from curation.store.database import open_store
 from curation.template import write_template
 from tests.support.projects import approve, blank, score_by_hand
-from tests.support.snapshot_rows import FACTS, NOW, instruction, splits_of
+from tests.support.snapshot_rows import draft, instruction, splits_of
 
 WORDS = [f"{a}{b}" for a in ("fever", "cough", "rash", "pain", "acute", "knee", "heart") for b in ("", "s", "ed", "ing", "al")]
 
@@ -95,9 +95,7 @@ def test_an_index_that_cannot_be_opened_is_a_sentence() -> None:
 def test_rows_near_to_an_earlier_snapshot_are_left_out_with_its_text(tmp_path: Path, index: str, monkeypatch: pytest.MonkeyPatch) -> None:
     long = "a man of 64 with a cough of three weeks and a fever at night phrase {}"
     make = lambda n: instruction(n) | {}  # noqa: E731
-    snapshot = write_snapshot(
-        tmp_path / "old", name="old", version=1, kind="instruction", splits=splits_of(make), facts=FACTS, card="card", created=NOW
-    )
+    snapshot = write_snapshot(tmp_path / "old", draft(name="old"), splits_of(make), card="card")
     folder = tmp_path / "garden"
     write_template(folder, "blank", offline=True, instruction=2, preference=0)
     path = folder / "project.yaml"

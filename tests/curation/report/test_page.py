@@ -94,14 +94,14 @@ def test_what_did_not_run_is_said_and_what_found_nothing_is_said_differently() -
     assert "no protected set was screened; leaks are unknown, not absent" in page
     assert read(page).ids.count("leaks") == 0
     ran = render_report(bare().model_copy(update={"drops": (), "conflicts": (), "failures": (), "snapshots": (), "runs": (), "scores": ()}))
-    for sentence in ("left no row out", "found none", "gave an answer that could be used", "No snapshot has been made", "No stage has run"):
+    for sentence in ("left no row out", "found none", "returned a usable response", "No snapshot has been made", "No stage has run"):
         assert sentence in ran
     assert "no run is recorded" not in ran
 
 
 def test_simulation_cannot_be_missed_and_is_not_claimed_of_people() -> None:
     page = render_report(full())
-    assert "The review is simulated. No person has looked at these rows." in page
+    assert "The review is simulated. No person has reviewed these rows." in page
     assert page.count('<span class="tag bad">simulated</span>') == 2
     assert "list price, not billed" in page
     real = full(
@@ -141,16 +141,16 @@ def test_what_the_rows_are_is_told_with_a_table_behind_each_picture() -> None:
 
 def test_notices_name_what_is_wrong_with_the_rows_as_a_whole() -> None:
     texts = [notice.text for notice in find_notices(full())]
-    assert any(text.startswith("Personal data or secrets stand in instruction rows: email 1, phone number 1") for text in texts)
-    assert any("of real use has a training row near, where" in text for text in texts)
+    assert any(text.startswith("Personal data or secrets found in instruction rows: email 1, phone number 1") for text in texts)
+    assert any("of real rows have a training row nearby;" in text for text in texts)
     assert any("chapter classes of instruction rows are rare: chapter 13, chapter 12" in text for text in texts)
-    assert any("instruction rows refuse" in text for text in texts) == (described().refusals / described().rows > 0.01)
+    assert any("instruction rows are refusals" in text for text in texts) == (described().refusals / described().rows > 0.01)
 
 
 def test_copy_for_a_snapshot_carries_no_text_of_real_users() -> None:
     assert "call about a sick child" in render_report(full())
     page = render_report(full(), protected_text=False)
-    assert "call about" not in page and "real users wrote it" in page
+    assert "call about" not in page and "written by real users" in page
 
 
 def test_long_groups_are_cut_and_say_by_how_much() -> None:
@@ -260,7 +260,7 @@ def test_card_front_matter_is_what_the_hub_reads() -> None:
 def test_card_says_what_was_done_and_where_it_stops() -> None:
     text = render_card(card())
     for sentence in (
-        "> **Simulated.** The offline stand-in wrote or judged rows. Simulated reviewers answered; no person has looked at them.",
+        "> **Simulated.** A mock provider wrote or judged rows. Simulated reviewers answered; no person has reviewed the rows.",
         "470 answers by sim-ada, sim-ben (simulated), 2 asked for each row. 16 disputed rows were left out.",
         "Agreement (Krippendorff's alpha): 0.742, tentative.",
         "| icd10\\_eval | 120 | icd10\\_eval.jsonl | `77aa01fe77aa01fe` |",
@@ -272,7 +272,7 @@ def test_card_says_what_was_done_and_where_it_stops() -> None:
     ):
         assert sentence in text
     plain = render_card(card(review={}, models={"teacher": "m", "judge": "m", "simulated": False}, protected=()))
-    assert "No person has reviewed these rows." in plain and "leaks of one are unknown" in plain and "imulated" not in plain
+    assert "No person has reviewed these rows." in plain and "leaks are unknown" in plain and "imulated" not in plain
 
 
 def test_card_takes_a_manifest_as_it_stands() -> None:
@@ -283,7 +283,7 @@ def test_card_takes_a_manifest_as_it_stands() -> None:
             protected=[{"name": "s", "file": "s.jsonl", "items": 1200, "sha256": "ab" * 32, "text": "phrase", "label": "code"}],
         )
     )
-    assert "| Teacher | m (mock provider: made-up text) |" in text and "| Judge | j (offline stand-in) |" in text
+    assert "| Teacher | m (mock provider: made-up text) |" in text and "| Judge | j (mock provider) |" in text
     assert "| score.threshold | 7.0 |" in text and "| splits.train | 0.8 |" in text and "top\\_percent" not in text
     assert "| s | 1,200 | s.jsonl |" in text
 
@@ -319,7 +319,7 @@ def test_no_list_makes_the_page_endless() -> None:
     assert "250 more rows not shown here" in html and "1 more row not shown here" in html
     assert "975 earlier runs, the latest 200 of them" in html
     assert html.count("more row") == 2  # seven conflicts are all there
-    assert "3 changed by a person: the changed rows go on" in html
+    assert "3 changed by a person; the changed rows replace them" in html
 
 
 def test_a_true_error_rate_has_a_column_only_where_one_is_known() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from curation.errors import SnapshotError
 from curation.snapshot import (
@@ -30,7 +31,7 @@ from curation.snapshot import (
     verify_snapshot,
 )
 from tests.conftest import ROOT
-from tests.support.snapshot_rows import FACTS, flip, instruction, pair, public_verify, splits_of, unlock, write
+from tests.support.snapshot_rows import draft, flip, instruction, pair, public_verify, splits_of, unlock, write
 
 
 @pytest.fixture(autouse=True)
@@ -352,11 +353,11 @@ def test_a_version_is_written_once(signed: Path) -> None:
     assert find_snapshots(signed.parent) == [signed, third, second]
 
 
-def test_facts_with_an_unknown_or_own_key_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SnapshotError, match=r"manifest\.licens: Extra inputs"):
-        write(tmp_path, facts=FACTS | {"licens": "MIT"})
-    with pytest.raises(SnapshotError, match=r"manifest\.digest: is written by the snapshot itself"):
-        write(tmp_path, facts=FACTS | {"digest": "0"})
+def test_facts_with_an_unknown_or_own_key_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"licens\n  Extra inputs"):
+        draft(licens="MIT")
+    with pytest.raises(ValidationError, match=r"digest\n  Extra inputs"):
+        draft(digest="0")
 
 
 def test_files_are_read_only_and_the_folder_can_be_removed(signed: Path) -> None:

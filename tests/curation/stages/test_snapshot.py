@@ -58,7 +58,7 @@ def test_a_protected_set_that_came_later_gives_the_same_rows_a_next_version(gard
     assert second.counts["digest"] == first.counts["digest"]
     assert [read_manifest(path_of(s)).version for s in (first, second)] == [1, 2]
     assert [p.name for p in read_manifest(path_of(second)).protected] == ["mine"]
-    assert second.notes[0] == f"The same rows as {path_of(first).name}, a new version was written because of changed protected sets."
+    assert second.notes[0] == f"Same rows as {path_of(first).name}; a new version was written because of changed protected sets."
     third = freeze(garden)
     assert (path_of(third), third.notes[0]) == (path_of(second), "A snapshot of these rows already exists; nothing was written.")
     assert known(garden) == [f"snapshots/{path_of(s).name}" for s in (first, second)]
@@ -119,7 +119,7 @@ def test_a_folder_that_is_lost_or_altered_is_frozen_again(garden: Bed, loss: str
         flip(first / "train.parquet")
     again = freeze(garden)
     assert (read_manifest(path_of(again)).version, path_of(again).is_dir()) == (2, True)
-    assert ("was altered since" in again.notes[0]) == (loss == "altered")
+    assert ("files were altered" in again.notes[0]) == (loss == "altered")
     assert path_of(freeze(garden)) == path_of(again)
     assert stages.trace(garden.folder, garden.rows()[0].id)["snapshots"][-1] == f"snapshots/{path_of(again).name}"
 
@@ -129,7 +129,7 @@ def test_a_folder_whose_process_was_killed_before_it_was_noted_is_taken_up(garde
     with open_store(garden.folder) as db:
         db.execute("DELETE FROM snapshots")
     again = freeze(garden)
-    assert path_of(again) == first and "already frozen" in again.notes[0]
+    assert path_of(again) == first and "already exists" in again.notes[0]
     assert known(garden) == [f"snapshots/{first.name}"]
     assert find_snapshots(garden.folder / "snapshots") == [first]
 
@@ -196,7 +196,7 @@ def test_a_snapshot_is_verified_beside_a_project_that_cannot_be_written(garden: 
         db.execute("UPDATE meta SET value = '99' WHERE key = 'schema'")
     checked = stages.verify(path, deep=True)
     assert checked.counts["verified"] is True
-    assert "has no record of this" in checked.notes[0] and "has schema 99" in checked.notes[0]
+    assert "was not recorded in the project" in checked.notes[0] and "has schema 99" in checked.notes[0]
 
 
 def test_splits_once_frozen_stay_whatever_the_version(garden: Bed) -> None:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from curation.config.project import Suite
 from curation.errors import ProjectError
 from curation.records import InstructionRecord, Message, record_id
-from curation.snapshot import write_snapshot
+from curation.snapshot import SnapshotDraft, write_snapshot
 from curation.snapshot.write import schema_of
 from curation.views.protected import read_protected, read_task
 
@@ -88,12 +88,14 @@ def snapshot_in(folder: Path) -> Path:
             [row | {"completion": [record.completion.model_dump()], "label": record.label}], schema=schema_of("instruction")
         )
 
-    review = {"simulated": True}
-    return write_snapshot(
-        folder, name="old", version=1, kind="instruction", created=datetime(2026, 1, 1, tzinfo=UTC), card="# old",
-        splits={name: table(f"Is this {name}?") for name in ("train", "validation", "test")},
-        facts={"review": review, "models": {"teacher": "t", "judge": "j", "simulated": True}},
+    draft = SnapshotDraft.model_validate(
+        {
+            "name": "old", "version": 1, "kind": "instruction", "created": datetime(2026, 1, 1, tzinfo=UTC),
+            "review": {"simulated": True}, "models": {"teacher": "t", "judge": "j", "simulated": True},
+        }
     )  # fmt: skip
+    splits = {name: table(f"Is this {name}?") for name in ("train", "validation", "test")}
+    return write_snapshot(folder, draft, splits, card="# old")
 
 
 def test_the_test_split_of_an_earlier_snapshot_is_protected(tmp_path: Path) -> None:

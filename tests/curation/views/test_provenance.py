@@ -80,8 +80,9 @@ def test_the_strictest_licence_governs_and_a_laxer_project_is_warned(bed: Bed) -
     assert manifest.provenance.written_by == {"model": 20, "people": 30, "unknown": 10}
     assert (manifest.licence, manifest.provenance.licence_stated) == ("unknown", "CC0-1.0")
     warned = [
-        "project.yaml: licence CC0-1.0 is laxer than CC-BY-NC-4.0 of source closed, which also asks: name the authors, no commercial use.",
-        "The licence of 10 rows from source found is unknown; nobody may assume that they can be shared.",
+        "project.yaml: license CC0-1.0 is less strict than CC-BY-NC-4.0 of source closed, which also requires: "
+        "name the authors, no commercial use.",
+        "The license of 10 rows from source found is unknown; do not assume that they can be shared.",
     ]
     assert list(manifest.provenance.warnings) == warned == notes[:2]
     card = (path / "README.md").read_text()
@@ -125,8 +126,8 @@ def test_an_edited_row_keeps_its_source(bed: Bed) -> None:
         from curation.views.provenance import sources_of
 
         found = sources_of(workspace, [child])
-    assert (found["edited"], found["written_by"]) == (1, {"model": 0, "people": 1, "unknown": 0})
-    assert [(source["name"], source["rows"]) for source in found["sources"]] == [("one", 1)]
+    assert (found.edited, found.written_by) == (1, {"model": 0, "people": 1, "unknown": 0})
+    assert [(source.name, source.rows) for source in found.sources] == [("one", 1)]
 
 
 def test_a_snapshot_names_the_one_before_it_and_the_stages_behind_it(bed: Bed) -> None:
@@ -137,11 +138,11 @@ def test_a_snapshot_names_the_one_before_it_and_the_stages_behind_it(bed: Bed) -
     list(pipeline.run(bed.folder))
     second, _, _ = freeze(bed)
     assert (first.parents, second.parents) == ((), (first.digest.root,))
-    stages = first.lineage["stages"] if first.lineage else []
-    assert [(stage["stage"], stage["runs"], stage["in"], stage["out"]) for stage in stages] == [
+    stages = first.lineage.stages if first.lineage else ()
+    assert [(stage.stage, stage.runs, stage.rows_in, stage.rows_out) for stage in stages] == [
         ("import", 1, 40, 40), ("dedup", 1, 40, 40), ("screen", 1, 40, 40), ("decide", 1, 40, 40),
     ]  # fmt: skip
-    assert all(len(stage["digest"]) >= 16 for stage in stages)
+    assert all(len(stage.digest) >= 16 for stage in stages)
     shutil.rmtree(path)
     bring(bed, "c.jsonl", rows(60, 80), "three", "CC0-1.0", "people")
     list(pipeline.run(bed.folder))
