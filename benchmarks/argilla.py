@@ -1,10 +1,10 @@
-"""Argilla on one machine: how soon it is up, and under load: pushing beside the stock server and SDK, searching at size, twenty people at
+"""Argilla on one machine: start-up, pushing compared with the stock server and SDK, searching at size, twenty people at
 once.
 
     python benchmarks/argilla.py start | push | search | annotators [--records N] [--people N] [--answers N]
 
 Each part starts servers of its own in a temporary folder, prints one JSON object and ends them. Timings hold for the machine they were
-taken on; the ratios are what to look at. A calibration loop's seconds stand beside them.
+taken on; the ratios are what to look at. The seconds of a calibration loop are printed with them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    # The script's own folder goes: its name for this file would hide the package `argilla`.
+    # Remove the script's folder from sys.path: this file would shadow the package `argilla`.
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import psutil
@@ -45,7 +45,7 @@ DATASET = "cases"
 
 
 def main() -> None:
-    """Run one part."""
+    """Run one part of the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["start", "push", "search", "annotators"])
     parser.add_argument("--records", type=int)
@@ -69,16 +69,16 @@ def main() -> None:
 
 
 def calibrate() -> float:
-    """Seconds for a fixed loop: how quick, and how quiet, this machine is just now."""
+    """Return the seconds of a fixed loop, a measure of this machine's current speed and load."""
     began = time.perf_counter()
     sum(n * n for n in range(5_000_000))
     return round(time.perf_counter() - began, 2)
 
 
 def time_starts() -> dict[str, Any]:
-    """Seconds from the command to the page, once the environment is built: of an empty folder, and of the same one again.
+    """Return the seconds from the command to the page for an empty folder and for the same folder again; the environment is built.
 
-    CPU seconds of all that was started stand beside them: what the start would take on one quiet core.
+    CPU seconds of all started processes are included: the time that the start would take on one quiet core.
     """
     out: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="argilla-bench-") as folder:
@@ -99,7 +99,7 @@ def time_starts() -> dict[str, Any]:
 
 
 def compare_pushes(count: int) -> dict[str, Any]:
-    """The same rows to the stock server by the stock SDK, and to ours as `curate push` sends them; records a second."""
+    """Push the same rows to the stock server with the stock SDK, and to ours as `curate push` does; return records per second."""
     rows = make_rows(count, seed=1)
     out: dict[str, Any] = {"records": count}
     for name, stock in (("stock", True), ("ours", False)):
@@ -116,12 +116,12 @@ def compare_pushes(count: int) -> dict[str, Any]:
 
 
 def push(review: ArgillaReview, rows: Iterable[Shown]) -> Iterator[list[Shown]]:
-    """As `curate push` does."""
+    """Push as `curate push` does."""
     return push_records(review, open_dataset(review, DATASET, settings=form()), rows)
 
 
 def push_by_sdk(review: ArgillaReview, rows: Sequence[Shown]) -> int:
-    """As the SDK's documentation says, at its defaults."""
+    """Push as the SDK's documentation shows, with its defaults."""
     import argilla as rg
 
     target = bootstrap.ensure_dataset(review.client, DATASET, workspace=WORKSPACE, settings=form())
@@ -140,12 +140,12 @@ def push_by_sdk(review: ArgillaReview, rows: Sequence[Shown]) -> int:
 
 
 def form() -> Any:
-    """The instruction form with the default criteria."""
+    """Return the instruction form with the default criteria."""
     return form_settings("instruction", criteria=["accuracy", "clarity", "usefulness", "on_brief"], dimensions=SIZE, overlap=1)
 
 
 def make_rows(count: int, *, seed: int, first: int = 0) -> list[Shown]:
-    """Rows of about 60 words, with the metadata and the prefilled text that `curate push` sends, and a vector."""
+    """Return rows of about 60 words, with the metadata and the prefilled text that `curate push` sends, and a vector."""
     import numpy as np
 
     draw, numbers = random.Random(seed), np.random.default_rng(seed)
@@ -167,7 +167,7 @@ def make_rows(count: int, *, seed: int, first: int = 0) -> list[Shown]:
 
 @contextmanager
 def running(*, stock: bool = False, people: Sequence[str] = ()) -> Iterator[tuple[Home, ArgillaReview, psutil.Process]]:
-    """A server in a temporary folder, a connection as its owner, and its web process."""
+    """Yield a server in a temporary folder, a connection as its owner, and its web process."""
     with tempfile.TemporaryDirectory(prefix="argilla-bench-") as folder:
         home = open_home(Path(folder))
         try:
@@ -179,7 +179,7 @@ def running(*, stock: bool = False, people: Sequence[str] = ()) -> Iterator[tupl
 
 
 def open_review(home: Home, url: str, people: Sequence[str] = ()) -> ArgillaReview:
-    """The owner's connection; the people have accounts."""
+    """Return the owner's connection after creating the annotators' accounts."""
     client = bootstrap.connect(url, load_secrets(home).owner_api_key, timeout=600)
     bootstrap.ensure_workspace(client, WORKSPACE)
     for name in people:
@@ -188,7 +188,7 @@ def open_review(home: Home, url: str, people: Sequence[str] = ()) -> ArgillaRevi
 
 
 def start_stock(home: Home) -> tuple[str, psutil.Process]:
-    """The stock app beside ours, on the same database; ours is idle meanwhile. `stop_server` ends both."""
+    """Start the stock app on the same database as ours, which is idle meanwhile. `stop_server` ends both."""
     choices = load_settings(home)
     port = any_free_port(choices.host)
     command = [str(environment_folder() / "bin" / "python"), str(Path(__file__).with_name("argilla_stock.py")), choices.host, str(port)]
@@ -202,7 +202,7 @@ def start_stock(home: Home) -> tuple[str, psutil.Process]:
 
 
 def count_held(home: Home) -> int:
-    """Records in the server's database."""
+    """Return the number of records in the server's database."""
     return count_contents(home)["records"]
 
 

@@ -1,4 +1,4 @@
-"""Questions to a filled server, and many people at once: what `benchmarks/argilla.py search | annotators` measures, by HTTP."""
+"""Queries to a filled server, and many annotators at once: what `benchmarks/argilla.py search | annotators` measures, by HTTP."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from curation.review import ArgillaReview
 ROUNDS = 60
 CHUNK = 5000
 PAGE = 10
-"""Records that the page asks for at a time."""
+"""Records that the page requests at a time."""
 
 
 def measure_searches(count: int, *, browser: bool = False, rounds: int = ROUNDS) -> dict[str, Any]:
-    """p95 of each kind of question at so many records, the web server's memory, and the page's first record."""
+    """Return the p95 of each kind of query at a number of records, the web server's memory, and the time to the page's first record."""
     with bench.running(people=["ann"]) as (home, review, web):
         began = time.perf_counter()
         rows = chain.from_iterable(bench.make_rows(min(CHUNK, count - n), seed=n, first=n) for n in range(0, count, CHUNK))
@@ -49,7 +49,7 @@ def measure_searches(count: int, *, browser: bool = False, rounds: int = ROUNDS)
 
 
 def make_questions(ann: httpx.Client, owner: httpx.Client, dataset: str) -> dict[str, Callable[[int], Any]]:
-    """What is asked, by name; the number makes each asking another one."""
+    """Return the queries by name; the number makes each repetition a different query."""
     draw = random.Random(5)
     shown = search(owner, f"datasets/{dataset}", {}, limit=100)["items"]
     ids = [item["record"]["id"] for item in shown]
@@ -101,7 +101,7 @@ def near(record: str) -> dict[str, Any]:
 
 
 def search(http: httpx.Client, path: str, body: dict[str, Any], *, limit: int, offset: int = 0) -> dict[str, Any]:
-    """One page, with what the page shows beside each record."""
+    """Request one page with everything that it shows for each record."""
     params = {"limit": limit, "offset": offset, "include": ["responses", "suggestions"]}
     reply = http.post(f"{path}/records/search", params=params, json=body)
     assert reply.status_code == 200, reply.text
@@ -114,7 +114,7 @@ def submit(http: httpx.Client, record: str) -> httpx.Response:
 
 
 def measure(ask: Callable[[int], Any], rounds: int) -> dict[str, float]:
-    """Median and p95 in milliseconds; the first asking is not counted."""
+    """Return median and p95 in milliseconds; the first query is not counted."""
     ask(0)
     times = []
     for n in range(1, rounds + 1):
@@ -125,7 +125,7 @@ def measure(ask: Callable[[int], Any], rounds: int) -> dict[str, float]:
 
 
 def summary(times: Sequence[float]) -> dict[str, float]:
-    """Median, p95 and the longest."""
+    """Return median, p95 and maximum."""
     ordered = sorted(times)
     return {
         "p50": round(ordered[len(ordered) // 2], 1),
@@ -135,17 +135,17 @@ def summary(times: Sequence[float]) -> dict[str, float]:
 
 
 def answer_while_pushing(count: int, *, people: int, answers: int) -> dict[str, Any]:
-    """So many people answer so many records each while a push runs, on a server of their own."""
+    """Let a number of people annotate while a push runs, on a separate server."""
     names = [f"ann{n}" for n in range(people)]
     with bench.running(people=names) as (home, review, web):
         used = web.cpu_times()
-        found = answer_beside_push(home, review, names, count=count, answers=answers)
+        found = annotate_during_push(home, review, names, count=count, answers=answers)
         now = web.cpu_times()
         return found | {"server_cpu_s": round(now.user + now.system - used.user - used.system, 1)}
 
 
-def answer_beside_push(home: Home, review: ArgillaReview, names: Sequence[str], *, count: int, answers: int) -> dict[str, Any]:
-    """These people answer so many records each while a push runs; every response that was acknowledged must be held at the end."""
+def annotate_during_push(home: Home, review: ArgillaReview, names: Sequence[str], *, count: int, answers: int) -> dict[str, Any]:
+    """Let these people annotate while a push runs; every acknowledged response must exist at the end."""
     seed = bench.make_rows(len(names) * answers // 2 + 200, seed=3)
     assert sum(len(batch) for batch in bench.push(review, seed)) == len(seed)
     rows, started, pushed = bench.make_rows(count, seed=4, first=10**6), threading.Event(), dict[str, Any]()
@@ -176,7 +176,7 @@ def answer_beside_push(home: Home, review: ArgillaReview, names: Sequence[str], 
 
 
 def one_person(home: Home, url: str, name: str, answers: int, started: threading.Event) -> dict[str, Any]:
-    """Ask for the next record, think, submit; what was acknowledged and how long each took."""
+    """Fetch the next record, wait, submit; return acknowledged responses and their times."""
     out: dict[str, Any] = {"given": [], "statuses": [], "submit": [], "next": []}
     draw = random.Random(name)
     with person(home, url, name) as http:
@@ -198,7 +198,7 @@ def one_person(home: Home, url: str, name: str, answers: int, started: threading
 
 
 def read_responses(owner: httpx.Client, dataset: str) -> set[str]:
-    """The ids of all the responses that the server gives back."""
+    """Return the ids of all responses on the server."""
     held: set[str] = set()
     for offset in range(0, 10**7, 500):
         params = {"include": "responses", "limit": 500, "offset": offset}
@@ -210,7 +210,7 @@ def read_responses(owner: httpx.Client, dataset: str) -> set[str]:
 
 
 def time_first_record(home: Home, url: str, dataset: str) -> float:
-    """Seconds from opening the dataset's address to its first record on the screen, for a person who is logged in."""
+    """Return the seconds from opening the dataset's address to its first record on the screen, for a logged-in user."""
     from playwright.sync_api import sync_playwright
 
     account = read_account(home, "ann")

@@ -1,4 +1,4 @@
-"""Corpora with planted edits, and the truth about them: every pair at a threshold, by an exact prefix-filter join.
+"""Corpora with planted edits, and their ground truth: every pair at a threshold, by an exact prefix-filter join.
 
 Three kinds: `ascii` (made-up words, drawn as words are in text), `scripts` (nine writing systems, composed and decomposed, with
 marks and joiners) and `real` (instructions people wrote, from ../shared/data where that is). The join shares no code with the
@@ -35,7 +35,7 @@ SCRIPTS = {
 
 
 def ascii_rows(n: int, *, words: tuple[int, int] = (50, 110), planted: float = 0.1, seed: int = 0) -> pa.Array:
-    """n rows; the last share `planted` of them are copies of others with up to six edits in a hundred characters."""
+    """Return n rows; the last share `planted` of them are copies of others with up to six edits per hundred characters."""
     rng = np.random.default_rng(seed)
     sizes = rng.integers(2, 11, 40_000)
     letters = (97 + rng.choice(26, int(sizes.sum()), p=_falling(26, 0.6))).astype(np.uint8)
@@ -48,7 +48,7 @@ def ascii_rows(n: int, *, words: tuple[int, int] = (50, 110), planted: float = 0
 
 
 def script_rows(n: int, *, planted: float = 0.1, seed: int = 0) -> list[str]:
-    """n rows in nine scripts, a third of the Latin ones decomposed, with planted edits."""
+    """Return n rows in nine scripts, a third of the Latin ones decomposed, with planted edits."""
     rng = random.Random(seed)
     vocabularies = {name: ["".join(rng.choices(letters, k=rng.randint(2, 7))) for _ in range(8000)] for name, letters in SCRIPTS.items()}
     rows = []
@@ -60,7 +60,7 @@ def script_rows(n: int, *, planted: float = 0.1, seed: int = 0) -> list[str]:
 
 
 def real_rows(*, planted: float = 0.3, seed: int = 0) -> list[str] | None:
-    """The instruction sets of ../shared/data and edited copies of some; None where the data is not there."""
+    """Return the instruction sets of ../shared/data and edited copies of some; None if the data is missing."""
     folder = SHARED / "instruction"
     if not folder.is_dir():
         return None
@@ -78,7 +78,7 @@ def real_rows(*, planted: float = 0.3, seed: int = 0) -> list[str] | None:
 
 
 def real_texts(n: int) -> list[str] | None:
-    """Up to n unlike texts that people wrote: prompts, sentences of answers, names of diagnoses; None where the data is not there."""
+    """Return up to n distinct human-written texts: prompts, sentences of answers, names of diagnoses; None if the data is missing."""
     rows = real_rows(planted=0)
     if rows is None:
         return None
@@ -97,7 +97,7 @@ def real_texts(n: int) -> list[str] | None:
 
 
 def exact_pairs(texts: list[str], threshold: float, *, shingle: int = 5) -> Array:
-    """(pairs, 2): every two rows whose sets of shingles are that alike (earlier, later), equal texts among them."""
+    """Return an array (pairs, 2) of rows (earlier, later) whose shingle sets reach the threshold, equal texts included."""
     normal = [normalize(text) for text in texts]
     alphabet = {c: i + 1 for i, c in enumerate(sorted(set("".join(normal))))}
     bits = max(1, len(alphabet).bit_length())
@@ -173,7 +173,7 @@ def _sort_rows(tokens, begins):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _join(tokens, begins, order, n_tokens, threshold, out):  # type: ignore[no-untyped-def]
-    """Sets by size; each meets, through its rarest tokens, smaller ones that are long enough."""
+    """Join sets by size: each is compared, through its rarest tokens, with smaller ones that are long enough."""
     total = 0
     for row in range(len(begins) - 1):
         size = begins[row + 1] - begins[row]

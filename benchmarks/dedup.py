@@ -1,4 +1,4 @@
-"""Near copies, ours and the peers' side by side: `python -m benchmarks.dedup --rows 100000 --peers /tmp/peers`.
+"""Near-duplicates, ours and other tools side by side: `python -m benchmarks.dedup --rows 100000 --peers /tmp/peers`.
 
 Every tool runs in its own process and environment (`--make-peers` builds those from PyPI), in turn, `--rounds` times; the median counts.
 Peers that take hashes get them ready-made, so only ours pays for reading, normalizing and hashing. All are given the same bands.
@@ -45,7 +45,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
-    """Run and print a table."""
+    """Run all tools and print a table."""
     args = _arguments()
     if args.make_peers:
         make_peers(args.peers)
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def make_peers(folder: Path) -> None:
-    """An environment for each group of peers, from PyPI."""
+    """Create an environment for each group of tools, from PyPI."""
     for name, (python, packages) in ENVIRONMENTS.items():
         if Path(python).exists() and not (folder / name).exists():
             subprocess.run([python, "-m", "venv", str(folder / name)], check=True)
@@ -80,7 +80,7 @@ def make_peers(folder: Path) -> None:
 
 
 def write_input(folder: Path, texts: pa.Array, *, wants_hashes: bool) -> None:
-    """The texts as an Arrow file, and their shingles as hashes."""
+    """Write the texts as an Arrow file, and their shingles as hashes."""
     table = pa.table({"text": texts})
     with pa.OSFile(str(folder / "rows.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
@@ -97,7 +97,7 @@ def write_input(folder: Path, texts: pa.Array, *, wants_hashes: bool) -> None:
 
 
 def run_tool(tool: str, folder: Path, threshold: float, bands: tuple[int, int], peers: Path) -> dict[str, Any]:
-    """One run in a process of its own; what it printed last, or why it did not."""
+    """Run one tool in a separate process; return its last line, or the reason for its failure."""
     python = sys.executable if tool in ("ours", "one_hash") else str(peers / HOME[tool] / "bin" / "python")
     if not Path(python).exists():
         return {"tool": tool, "missing": python}
@@ -114,7 +114,7 @@ def run_tool(tool: str, folder: Path, threshold: float, bands: tuple[int, int], 
 def print_table(
     results: dict[str, list[dict[str, Any]]], flags: dict[str, np.ndarray[Any, Any]], truth: np.ndarray[Any, Any] | None
 ) -> None:
-    """One line a tool, the ratio to ours beside it."""
+    """Print one line per tool with its ratio to ours."""
     own = statistics.median(run["cpu"] for run in results["ours"])
     print(f"{'tool':12} {'CPU s':>8} {'wall s':>8} {'MB':>7} {'x ours':>7}   rows: precision recall")
     for tool, runs in results.items():
@@ -124,17 +124,17 @@ def print_table(
             continue
         cpu, wall, rss = (statistics.median(run[key] for run in good) for key in ("cpu", "wall", "rss_mb"))
         cpu = good[0].get("scaled_cpu", cpu)
-        told = ""
+        shown = ""
         if truth is not None and tool in flags and tool not in ("one_hash", "sets"):
             is_copy = np.zeros(len(flags[tool]), bool)
             is_copy[truth[:, 1]] = True
             right = (flags[tool].astype(bool) & is_copy).sum()
-            told = f"{right / max(1, flags[tool].sum()):.4f} {right / max(1, is_copy.sum()):.4f}"
-        print(f"{tool:12} {cpu:8.2f} {wall:8.2f} {rss:7.0f} {cpu / own:7.2f}   {told}")
+            shown = f"{right / max(1, flags[tool].sum()):.4f} {right / max(1, is_copy.sum()):.4f}"
+        print(f"{tool:12} {cpu:8.2f} {wall:8.2f} {rss:7.0f} {cpu / own:7.2f}   {shown}")
 
 
 def print_pairs(texts: pa.Array, truth: np.ndarray[Any, Any], threshold: float) -> None:
-    """Precision and recall of our pairs; of equal rows each with the first."""
+    """Return precision and recall of our pairs; of equal rows each is paired with the first."""
     table = find_near_pairs(texts, floor=threshold)
     found = set(zip(table["twin"].to_pylist(), table["row"].to_pylist(), strict=True))
     copies = {row: twin for row, twin, m in zip(*(table[c].to_pylist() for c in ("row", "twin", "measure")), strict=True) if m == "exact"}

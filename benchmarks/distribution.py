@@ -1,4 +1,4 @@
-"""How describe, compare and balance grow with the rows: seconds and memory at 1,000, 10,000 and 100,000 made-up rows.
+"""Growth of describe, compare and balance: seconds and memory at 1,000, 10,000 and 100,000 synthetic rows.
 
     python benchmarks/distribution.py [ROWS …]
 
@@ -23,7 +23,7 @@ WORDS = ("card", "account", "transfer", "fee", "pin", "rate", "exchange", "cash"
 
 
 def made_up(rows: int, *, seed: int) -> tuple[list[str], list[str], np.ndarray[Any, Any]]:
-    """Prompts of about 60 characters, answers of about 300 (one in 200 with an address in it), and their vectors."""
+    """Return prompts of about 60 characters, answers of about 300 (one in 200 with an address), and their vectors."""
     draw = np.random.default_rng(seed)
     words = np.array(WORDS)
     prompts = [" ".join(words[draw.integers(0, len(words), 10)]) + f" {n}?" for n in range(rows)]
@@ -34,7 +34,7 @@ def made_up(rows: int, *, seed: int) -> tuple[list[str], list[str], np.ndarray[A
 
 
 def measure(rows: int) -> dict[str, float]:
-    """Seconds of each part, and the peak memory of all."""
+    """Return the seconds of each part and the peak memory."""
     from curation.distribution import compare, describe, find_topics
     from curation.distribution.balance import count_classes, measure_balance, rows_over_cap
 
@@ -59,7 +59,7 @@ def measure(rows: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """One line of JSON a size."""
+    """Print one line of JSON per size."""
     sizes = [int(size) for size in sys.argv[1:]] or [1_000, 10_000, 100_000]
     context = multiprocessing.get_context("spawn")
     for rows in sizes:

@@ -1,11 +1,11 @@
-"""Diversity and coverage of a planned set beside the same prompt repeated:  python benchmarks/diversity.py [--rows 240] [--out FILE]
+"""Diversity and coverage of a planned set and of one prompt repeated:  python benchmarks/diversity.py [--rows 240] [--out FILE]
 
-MECHANICAL. The teacher is the offline stand-in under its law of collapse (simulation/mode_collapse.py): for whatever a request says it
+MECHANICAL. The teacher is the mock provider with its rule of mode collapse (simulation/mode_collapse.py): for whatever a request says it
 has 40 ideas and takes the k-th with a share that falls as k to the power -1.3. The law was written down before any prompt and knows
 none of ours. So the figures show that the plan, the avoid-list and the refill do what they are for; how various a real model writes
 only a real model can show.
 
-Each set-up walks plan, generate, score, dedup, screen and refill over HTTP. Then the rows that stand are measured beside as many
+Each configuration runs plan, generate, score, dedup, screen and refill over HTTP. Then the remaining rows are compared with as many
 answers to the naive prompt. Goals: Vendi at least 1.5 times the naive prompt's at equal size, coverage after refill at least .95.
 """
 
@@ -46,7 +46,7 @@ GOAL_RATIO, GOAL_COVERAGE = 1.5, 0.95
 
 @dataclass(frozen=True)
 class Measured:
-    """What one set-up came to."""
+    """Result of one configuration."""
 
     name: str
     size: int
@@ -59,12 +59,12 @@ class Measured:
 
     @property
     def holds(self) -> bool:
-        """Whether both goals are met."""
+        """Return whether both goals are met."""
         return self.ratio >= GOAL_RATIO and self.coverage >= GOAL_COVERAGE
 
 
 def measure(name: str, plan: dict[str, Any], home: Path, *, rows: int, rounds: int = 3) -> Measured:
-    """Walk one set-up against a stand-in of its own, and measure it."""
+    """Run one configuration with its own mock provider, and measure it."""
     folder, started = home / "garden", time.monotonic()
     write_template(folder, "blank", offline=True, instruction=rows, preference=0)
     path = folder / "project.yaml"
@@ -74,24 +74,24 @@ def measure(name: str, plan: dict[str, Any], home: Path, *, rows: int, rounds: i
     path.write_text(yaml.safe_dump(value, sort_keys=False), encoding="utf-8")
     process.start(folder, table=None, seed=7, log=home / "log", options={"collapse": ""})
     try:
-        told = {summary.stage: summary.counts for summary in stages.run(folder, until="refill")}
+        counts = {summary.stage: summary.counts for summary in stages.run(folder, until="refill")}
         found = stages.diversity(folder, naive=rows).counts
     finally:
         process.stop(folder)
-    before, after = told["refill"]["coverage_before"], told["refill"]["coverage"]
+    before, after = counts["refill"]["coverage_before"], counts["refill"]["coverage"]
     both = found["planned"], found["naive"]
     return Measured(name, found["compared_at"], before, after, *both, found["vendi_ratio"], time.monotonic() - started)
 
 
 def main() -> int:
-    """Measure every set-up, print a table; exit 1 where none meets both goals."""
+    """Measure every configuration and print a table; exit 1 if none meets both goals."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--rows", type=int, default=240)
     parser.add_argument("--setup", choices=list(SETUPS), action="append", help="only these")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args()
     results = []
-    print("| mechanical, offline stand-in | rows compared | coverage before, after refill | Vendi planned / naive | ratio | "
+    print("| mechanical, mock provider | rows compared | coverage before, after refill | Vendi planned / naive | ratio | "
           "effective clusters | nearest neighbour | s |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
     for name in options.setup or SETUPS:
         with tempfile.TemporaryDirectory() as home:

@@ -1,4 +1,4 @@
-"""The search engine alone: how long each kind of question takes at 50,000 and at 250,000 records, and what it holds in memory.
+"""The search engine alone: time of each kind of query at 50,000 and at 250,000 records, and its memory.
 
     python -m benchmarks.engine [--records 50000 --records 250000] [--rounds 40] [--folder build/engine]
 
@@ -34,7 +34,7 @@ VOCABULARY = 60_000
 
 
 def make_records(count: int, *, seed: int = 0) -> Iterator[list[RecordDoc]]:
-    """Batches of records as the server hands them over."""
+    """Yield batches of records as the server passes them."""
     draw = np.random.default_rng(seed)
     vocabulary = np.array([f"{'bcdfgklmnprstvz'[n % 15]}{'aeiou'[n // 15 % 5]}{n:x}" for n in range(VOCABULARY)])
     weights = 1 / np.arange(1, VOCABULARY + 1) ** 1.05
@@ -48,7 +48,7 @@ def make_records(count: int, *, seed: int = 0) -> Iterator[list[RecordDoc]]:
 
 
 def make_record(n: int, words: np.ndarray, vector: np.ndarray, scores: np.ndarray, numbers: np.ndarray) -> RecordDoc:
-    """One record; every tenth has answers."""
+    """Return one record; every tenth has responses."""
     people = USERS[: 1 + n % 3] if n % 10 == 0 else []
     verdict = ("approve", "reject")[int(numbers[0]) % 2]
     return RecordDoc(
@@ -78,7 +78,7 @@ def make_record(n: int, words: np.ndarray, vector: np.ndarray, scores: np.ndarra
 
 
 def make_questions(count: int) -> dict[str, Callable[[Index, int], object]]:
-    """What is measured, by name; the number makes each asking another one."""
+    """Return the queries by name; the number makes each repetition a different query."""
     draw = np.random.default_rng(1)
     words = [word for batch in make_records(BATCH) for record in batch for word in str(record.fields["prompt"]).split()]
     vectors = draw.standard_normal((64, DIMENSIONS)).astype(np.float32)
@@ -167,14 +167,14 @@ def make_questions(count: int) -> dict[str, Callable[[Index, int], object]]:
 
 
 def submit(index: Index, n: int, count: int) -> None:
-    """An answer as the server writes it."""
+    """Return a response as the server writes it."""
     record = f"{(n * 7919 + 1) % count:032x}"
     index.set_status(record, "pending")
     index.put_response("d", record, ResponseDoc(f"new-{n}", USERS[n % 20], "submitted", {"verdict": "approve", "stars": 3}))
 
 
 def measure(index: Index, count: int, *, rounds: int) -> list[tuple[str, float, float, float]]:
-    """Median and p95 in milliseconds of each question, and its median processor time; the first asking of each is not counted."""
+    """Return median and p95 in milliseconds of each query, and its median processor time; the first of each is not counted."""
     found = []
     for name, ask in make_questions(count).items():
         ask(index, 0)
@@ -190,7 +190,7 @@ def measure(index: Index, count: int, *, rounds: int) -> list[tuple[str, float, 
 
 
 def fill(folder: Path, count: int) -> None:
-    """Write the records; in a process of its own, so that the memory told is that of asking."""
+    """Write the records in a separate process, so that the measured memory is that of the queries."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     index = Index(folder / "search.db")

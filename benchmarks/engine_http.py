@@ -1,4 +1,4 @@
-"""A quarter of a million records asked over HTTP: database and index filled in bulk, then questions to the server that runs on them.
+"""A quarter of a million records over HTTP: database and index are filled in bulk, then the server on them is queried.
 
     python -m benchmarks.engine_http [--records 250000] [--rounds 40]
 
@@ -34,10 +34,10 @@ from curation.review import Shown
 
 PUSHED = 500
 ANSWERED = 20
-"""One record in so many has an answer."""
+"""One record in this many has a response."""
 
 Made = tuple[str, Shown, str | None, datetime]
-"""A record's id, its row, the id of its answer, and when it came."""
+"""A record's id, its row, the id of its response, and its time."""
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def measure_at(count: int, *, rounds: int) -> dict[str, Any]:
-    """The first asking, p50 and p95 of each kind of question at so many records, and what the server and its files take."""
+    """Return the first time, p50 and p95 of each kind of query, and the size of the server and its files."""
     with bench.running(people=["ann"]) as (home, review, web):
         assert sum(len(batch) for batch in bench.push(review, bench.make_rows(PUSHED, seed=0))) == PUSHED
         before, began = web.memory_info().rss, time.perf_counter()
@@ -67,14 +67,14 @@ def measure_at(count: int, *, rounds: int) -> dict[str, Any]:
 
 
 def ask_often(ask: Callable[[int], Any], rounds: int) -> dict[str, float]:
-    """The first asking apart: it may read into memory what the others find there."""
+    """Measure the first query separately: it may read into memory what later ones find there."""
     began = time.perf_counter()
     ask(0)
     return {"first": round((time.perf_counter() - began) * 1000, 1), **load.measure(ask, rounds)}
 
 
 def make_questions(ann: httpx.Client, owner: httpx.Client, dataset: str) -> dict[str, Callable[[int], Any]]:
-    """Those of `benchmarks/argilla.py search`, and those that are hard at this size."""
+    """Return the queries of `benchmarks/argilla.py search`, and those that are hard at this size."""
     mine, theirs = f"me/datasets/{dataset}", f"datasets/{dataset}"
     shown = load.search(owner, theirs, {}, limit=100)["items"]
     words = [item["record"]["fields"]["prompt"].split() for item in shown]
@@ -100,7 +100,7 @@ BY_TIME = {"scope": {"entity": "record", "property": "inserted_at"}, "order": "d
 
 
 def fill(database: Path, index: Path, count: int) -> None:
-    """Write so many more rows straight into Argilla's database and into the index."""
+    """Write more rows directly into Argilla's database and into the index."""
     with contextlib.closing(sqlite3.connect(database, timeout=60)) as db:
         names = dict(db.execute("SELECT name, id FROM questions"))
         (dataset,), (vector,) = db.execute("SELECT id FROM datasets").fetchone(), db.execute("SELECT id FROM vectors_settings").fetchone()
@@ -115,7 +115,7 @@ def fill(database: Path, index: Path, count: int) -> None:
 
 
 def make_batches(count: int) -> Iterator[list[Made]]:
-    """Rows with ids and times, some thousands at a time."""
+    """Yield rows with ids and times, some thousands at a time."""
     came = datetime.now(UTC).replace(tzinfo=None)
     for start in range(0, count, load.CHUNK):
         rows = bench.make_rows(min(load.CHUNK, count - start), seed=start + 1, first=PUSHED + start)
@@ -126,7 +126,7 @@ def make_batches(count: int) -> Iterator[list[Made]]:
 
 
 def insert(db: sqlite3.Connection, batch: Sequence[Made], *, dataset: str, questions: dict[str, str], vector: str, user: str) -> None:
-    """The rows of Argilla's tables, as argilla-server writes them."""
+    """Return the rows of Argilla's tables, as argilla-server writes them."""
     rows: dict[str, list[dict[str, Any]]] = {"records": [], "suggestions": [], "vectors": [], "responses": []}
     for id, row, answer, came in batch:
         at = came.isoformat(" ", "microseconds")
@@ -147,7 +147,7 @@ def insert(db: sqlite3.Connection, batch: Sequence[Made], *, dataset: str, quest
 
 
 def make_doc(made: Made, *, vector: str, user: str) -> RecordDoc:
-    """The record as the server would give it to the index."""
+    """Return the record as the server would pass it to the index."""
     id, row, answer, at = made
     moment = microseconds(at)
     return RecordDoc(
@@ -165,7 +165,7 @@ def make_doc(made: Made, *, vector: str, user: str) -> RecordDoc:
 
 
 def verdict(row: Shown) -> str:
-    """What the annotator answered."""
+    """Return the annotator's response."""
     return "approve" if row.metadata["score_total"] > 4 else "reject"
 
 

@@ -1,4 +1,4 @@
-"""Shingles of a corpus as 64-bit hashes, for peers that take them so."""
+"""Shingles of a corpus as 64-bit hashes, for tools that accept them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from curation.dedup.kernels.read import hash_shingles, read_row
 
 @njit
 def count_shingles(n, addresses, sizes, is_normal, table, sequences, width):  # type: ignore[no-untyped-def]
-    """Shingles of each row, repeated ones counted."""
+    """Count the shingles of each row, repetitions included."""
     codes, counts = np.empty(sizes.max() * 2 + 16, np.uint32), np.empty(n, np.int64)
     for row in range(n):
         counts[row] = max(read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes) - width + 1, 1)
@@ -19,7 +19,7 @@ def count_shingles(n, addresses, sizes, is_normal, table, sequences, width):  # 
 
 @njit
 def all_shingles(n, addresses, sizes, is_normal, table, sequences, width, offsets, out):  # type: ignore[no-untyped-def]
-    """Their hashes, row after row."""
+    """Return their hashes, row by row."""
     codes = np.empty(sizes.max() * 2 + 16, np.uint32)
     for row in range(n):
         count = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)

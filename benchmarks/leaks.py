@@ -1,7 +1,7 @@
-"""Leaks: how many rephrased items are found beside their hardest negatives, and how fast copied spans are.
+"""Leaks: recall of rephrased items against their hardest negatives, and speed of finding copied spans.
 
     python -m benchmarks.leaks quality [--no-embedding]     recall, intervals and curve on public rephrasings
-    python -m benchmarks.leaks speed --rows 100000 --peers /tmp/peers     one pass over ten suites, beside Python sets and polars
+    python -m benchmarks.leaks speed --rows 100000 --peers /tmp/peers     one pass over ten suites, compared with Python sets and polars
 
 Quality: row n says item n in other words. Positive: the score of the row with its own item. Negative: the best score of the same
 row when its own item is not among the protected ones, so the hardest other item. Weights were chosen on the even items; the odd
@@ -37,7 +37,7 @@ FAR = -60.0
 
 
 class Scores(NamedTuple):
-    """Margins over the suite's own cut, one per row that is not empty."""
+    """Margins over the suite's own threshold, one per row that is not empty."""
 
     places: Array
     own: Array
@@ -46,7 +46,7 @@ class Scores(NamedTuple):
 
 
 def main() -> None:
-    """Run one part and print it."""
+    """Run one part and print its result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
     quality = parts.add_parser("quality")
@@ -57,13 +57,13 @@ def main() -> None:
     speed.add_argument("--peers", type=Path, default=Path("/tmp/peers"))
     args = parser.parse_args()
     if args.part == "quality":
-        tell_quality(dense=not args.no_embedding)
+        print_quality(dense=not args.no_embedding)
     else:
-        tell_speed(args.rows, args.rounds, args.peers)
+        print_speed(args.rows, args.rounds, args.peers)
 
 
-def tell_quality(*, dense: bool) -> None:
-    """The tables and the curve."""
+def print_quality(*, dense: bool) -> None:
+    """Print the tables and the curve."""
     found = {name: score(items, rows, dense=dense) for name, (items, rows) in rephrasings().items()}
     places, own, other = (np.concatenate([getattr(found[n], f) for n in LANGUAGES]) for f in ("places", "own", "other"))
     found["languages, pooled"] = Scores(places, own, other, 0)
@@ -82,31 +82,31 @@ def tell_quality(*, dense: bool) -> None:
 
 
 def score(items: list[str], rows: list[str], *, dense: bool) -> Scores:
-    """Each row with its own item, and with the hardest other one."""
+    """Compare each row with its own item, and with the hardest other one."""
     screen = Rewording(items, ["suite"] * len(items), encode=partial(embed) if dense else None, known={}, rate=0.01)
     full = np.array([n for n, row in enumerate(rows) if row.strip()])
     given = readable_rows([rows[n] for n in full])
-    near, beside = screen.find(given), screen.find(given, without=full.tolist())
+    near, others = screen.find(given), screen.find(given, without=full.tolist())
     own = [near[k].margin if k in near and near[k].item == n else FAR for k, n in enumerate(full.tolist())]
-    other = [beside[k].margin if k in beside else FAR for k in range(len(full))]
+    other = [others[k].margin if k in others else FAR for k in range(len(full))]
     return Scores(full, np.array(own), np.array(other), len(rows) - len(full))
 
 
 def recall(own: Array, other: Array, rate: float) -> float:
-    """Share of own pairs above the cut that this share of the negatives passes."""
+    """Return the share of own pairs above the threshold that this share of the negatives passes."""
     return float((own > np.quantile(other, 1 - rate)).mean())
 
 
 def interval(own: Array, other: Array) -> tuple[float, float]:
-    """95 % bootstrap interval of the recall at 1 %."""
+    """Return the 95 % bootstrap interval of the recall at 1 %."""
     rng = np.random.default_rng(0)
     samples = [rng.integers(0, len(own), len(own)) for _ in range(1000)]
     low, high = np.quantile([recall(own[s], other[s], 0.01) for s in samples], (0.025, 0.975))
     return float(low), float(high)
 
 
-def tell_speed(n: int, rounds: int, peers: Path) -> None:
-    """Rows that share eight words in a row with an item: ours, Python sets, polars; then all layers without embeddings."""
+def print_speed(n: int, rounds: int, peers: Path) -> None:
+    """Time the search for rows that share eight words with an item (ours, Python sets, polars), then all layers without embeddings."""
     rows, suites = training_rows(n), ten_suites()
     items = [item for texts in suites.values() for item in texts]
     print(f"{n:,} rows ({sum(map(len, rows)) / 1e6:.0f} MB) against {len(items):,} items of {len(suites)} suites, {ANCHOR}-grams of words")
@@ -147,7 +147,7 @@ def _ours(texts: pa.Array, items: list[str], folder: Path, peers: Path) -> tuple
 
 
 def _sets(texts: pa.Array, items: list[str], folder: Path, peers: Path) -> tuple[float, float, set[int]]:
-    """As people write it: lower case, words by a regular expression, a set of tuples."""
+    """Find them the usual way: lower case, words by a regular expression, a set of tuples."""
     started, used = time.perf_counter(), time.process_time()
     grams = {gram for item in items for gram in _grams(words(item))}
     found = {n for n, text in enumerate(texts.to_pylist()) if not grams.isdisjoint(_grams(words(text)))}
@@ -159,11 +159,11 @@ def _grams(tokens: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 
 def _polars(texts: pa.Array, items: list[str], folder: Path, peers: Path) -> tuple[float, float, set[int]]:
-    """Given the words ready-made; only its own work is timed."""
+    """Find them with polars, given the words; only its own work is timed."""
     script = Path(__file__).with_name("peers") / "grams.py"
     out = subprocess.run([peers / "frames/bin/python", script, folder, str(ANCHOR)], capture_output=True, text=True, check=True).stdout
-    told = json.loads(out)
-    return float(told["seconds"]), float(told["cpu"]), set(told["rows"])
+    result = json.loads(out)
+    return float(result["seconds"]), float(result["cpu"]), set(result["rows"])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Rewordings, ours and the peers' side by side: `python -m benchmarks.semantic --rows 100000 --peers /tmp/peers --work FOLDER`.
+"""Semantic duplicates, ours and other tools side by side: `python -m benchmarks.semantic --rows 100000 --peers /tmp/peers --work FOLDER`.
 
-`--part join`: all rows against one another at a cosine, from the same vectors of real texts, ours (`find_semantic`) beside semhash with
+`--part join`: all rows against one another at a cosine, from the same vectors of real texts, ours (`find_semantic`) and semhash with
 searches of several widths; each in a process and environment of its own, in turn; ours `--rounds` times and the median counts, semhash
 once, as it takes minutes (`--all-rounds`: as often). Truth: every pair by matrix products. A row is missed when it stays though an
 earlier row that stays is alike; recall is fallen / (fallen + missed).
@@ -30,11 +30,11 @@ from curation.embed import DEFAULT_MODEL, embed
 
 ROOT = Path(__file__).parents[1]
 TOLERANCE = 1e-5
-"""Cosines this near to the threshold count as right either way: tools add numbers in another order."""
+"""Cosines this close to the threshold count as correct either way: tools add numbers in different orders."""
 
 
 def main() -> None:
-    """Run the parts asked for and print a table of each."""
+    """Run the requested parts and print a table of each."""
     args = _arguments()
     texts = real_texts(args.rows)
     if texts is None:
@@ -49,14 +49,14 @@ def main() -> None:
 
 
 def make_peer(folder: Path) -> None:
-    """semhash's environment, from PyPI."""
+    """Create semhash's environment, from PyPI."""
     if not (folder / "semhash").exists():
         subprocess.run([sys.executable, "-m", "venv", str(folder / "semhash")], check=True)
         subprocess.run([str(folder / "semhash" / "bin" / "pip"), "install", "-q", "semhash"], check=True)
 
 
 def prepare(texts: list[str], work: Path) -> Path:
-    """A folder with these texts and their vectors."""
+    """Write a folder with these texts and their vectors."""
     digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
     folder = work / f"{len(texts)}-{digest}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def prepare(texts: list[str], work: Path) -> Path:
 
 
 def race_join(folder: Path, args: argparse.Namespace) -> None:
-    """Each tool in turn, then what each found."""
+    """Run each tool in turn, then compare their results."""
     results: dict[str, list[dict[str, Any]]] = {tool: [] for tool in args.tools}
     for turn in range(args.rounds):
         for tool in args.tools:
@@ -94,7 +94,7 @@ def race_join(folder: Path, args: argparse.Namespace) -> None:
 
 
 def run_tool(tool: str, folder: Path, threshold: float, peers: Path) -> dict[str, Any]:
-    """One run in a process of its own; what it printed last, or why it did not."""
+    """Run one tool in a separate process; return its last line, or the reason for its failure."""
     python = sys.executable if tool == "ours" else str(peers / "semhash" / "bin" / "python")
     if not Path(python).exists():
         return {"tool": tool, "missing": python}
@@ -109,7 +109,7 @@ def run_tool(tool: str, folder: Path, threshold: float, peers: Path) -> dict[str
 
 
 def true_pairs(vectors: Array, threshold: float, *, block: int = 2048) -> tuple[Array, Array]:
-    """((earlier, later) of every two rows at the threshold, their cosines)."""
+    """Return (earlier, later) of every two rows at the threshold, and their cosines."""
     pairs, scores = [np.empty((0, 2), np.int32)], [np.empty(0, np.float32)]
     for start in range(0, len(vectors), block):
         cosines = vectors[: start + block] @ vectors[start : start + block].T
@@ -122,7 +122,7 @@ def true_pairs(vectors: Array, threshold: float, *, block: int = 2048) -> tuple[
 
 
 def judge(kept: Array, pairs: Array, is_sure: Array) -> tuple[int, float, float]:
-    """(rows that fell, share of them that a row that stays is alike to, recall)."""
+    """Return dropped rows, the share of them that is similar to a kept row, and recall."""
     stays = kept == np.arange(len(kept))
     behind = pairs[stays[pairs[:, 0]]]
     has_kept_twin = np.zeros(len(kept), bool)
@@ -138,7 +138,7 @@ def judge(kept: Array, pairs: Array, is_sure: Array) -> tuple[int, float, float]
 
 
 def race_embedding(texts: list[str], rounds: int) -> None:
-    """sentence-transformers' own `encode` and ours, in turn."""
+    """Time sentence-transformers' own `encode` and ours, in turn."""
     from curation.embed import _load
 
     encoder, vectors, cost = _load(DEFAULT_MODEL), dict[str, Array](), dict[str, list[tuple[float, float]]]()

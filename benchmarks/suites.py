@@ -1,4 +1,4 @@
-"""Public evaluation sets and instructions from ../shared/data, where that is: what leak screens are measured on."""
+"""Public evaluation sets and instructions from ../shared/data, on which leak screens are measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LANGUAGES = ("python", "js", "c")
 
 
 def rephrasings() -> dict[str, tuple[list[str], list[str]]]:
-    """Name to (items, rows): row n says item n in other words, or is empty where the authors' model gave nothing."""
+    """Return name to (items, rows): row n paraphrases item n, or is empty where the authors' model gave nothing."""
     questions = [row["question"] for row in _lines("protected_eval/gsm8k_test.jsonl")]
     asked = [row["text"].partition("\nAnswer:")[0].removeprefix("Question: ") for row in _lines("contamination/rephrase_gsm8k.jsonl")]
     programs = [row["text"] for row in _lines("contamination/humaneval_test_text.jsonl")]
@@ -24,7 +24,7 @@ def rephrasings() -> dict[str, tuple[list[str], list[str]]]:
 
 
 def ten_suites() -> dict[str, list[str]]:
-    """Ten protected sets of a thousand items or fewer, as a project would name them."""
+    """Return ten protected sets of a thousand items or fewer, as a project would name them."""
     with gzip.open(SHARED / "protected_eval/HumanEval.jsonl.gz", "rt") as file:
         programs = [json.loads(line) for line in file]
     boards = [
@@ -46,7 +46,7 @@ def ten_suites() -> dict[str, list[str]]:
 
 
 def training_rows(n: int, *, seed: int = 0, planted: float = 0.005) -> list[str]:
-    """n rows: public instructions, beyond their number with their sentences drawn anew; some hold a protected sentence."""
+    """Return n rows: public instructions, beyond their number with their sentences drawn again; some contain a protected sentence."""
     rng = random.Random(seed)
     real = [f"{r['instruction']}\n{r.get('context') or r.get('input') or ''}\n{r.get('response') or r.get('output') or ''}".strip()
             for r in json.loads((SHARED / "instruction/dolly_3k_chatgpt_kept.json").read_text())]  # fmt: skip

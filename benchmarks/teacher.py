@@ -1,4 +1,4 @@
-"""How much keeping every response costs: `ask` with its ledger beside a bare asyncio loop over the same client, at the same concurrency.
+"""Cost of storing every response: `ask` with its ledger compared with a bare asyncio loop over the same client, at the same concurrency.
 
     python benchmarks/teacher.py [--calls 10000] [--concurrency 8 32 64] [--rounds 5] [--delay 0.05]
 
@@ -48,7 +48,7 @@ ANSWER = {
 
 
 class Answering(asyncio.Protocol):
-    """As little HTTP as a server can speak: whole requests in, the same answer out after the delay."""
+    """Minimal HTTP server: complete requests in, the same response out after the delay."""
 
     delay = 0.05
     body = json.dumps(ANSWER).encode()
@@ -81,7 +81,7 @@ async def serve(delay: float) -> None:
 
 @contextmanager
 def serving(delay: float) -> Iterator[str]:
-    """The server in a process of its own."""
+    """Yield the server in a separate process."""
     process = subprocess.Popen([sys.executable, __file__, "--serve", "--delay", str(delay)], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -92,7 +92,7 @@ def serving(delay: float) -> Iterator[str]:
 
 
 def body_of(number: int) -> dict[str, Any]:
-    """A request of the size that a teacher is sent."""
+    """Return a request of the size that a teacher receives."""
     system = "You write training examples for sailors who learn the tides. " * 50
     wanted = {"format": {"type": "json_schema", "schema": {"type": "object"}}}
     user = f"Example {number}: difficulty basic, persona beginner, format list. " * 10
@@ -107,7 +107,7 @@ def body_of(number: int) -> dict[str, Any]:
 
 
 Seconds = tuple[float, float]
-"""By the clock, and of this process's processor time."""
+"""Wall seconds, and processor seconds of this process."""
 
 
 def now() -> Seconds:
@@ -120,7 +120,7 @@ def since(began: Seconds) -> Seconds:
 
 
 def time_bare(bodies: list[dict[str, Any]], client: Any, send: Callable[[dict[str, Any]], Awaitable[Any]], *, concurrency: int) -> Seconds:
-    """A loop that keeps nothing."""
+    """Run a loop that stores nothing."""
 
     async def run() -> None:
         waiting = iter(bodies)
@@ -138,7 +138,7 @@ def time_bare(bodies: list[dict[str, Any]], client: Any, send: Callable[[dict[st
 
 
 def time_ours(bodies: list[dict[str, Any]], *, folder: Path, spec: ModelSpec, start: int) -> Seconds:
-    """`ask`, every response committed before it is read."""
+    """Run `ask`, which commits every response before it is read."""
     requests = [Request(stage="generate", slot=f"instruction:{start + n:05d}", role="teacher", body=b) for n, b in enumerate(bodies)]
     with open_store(folder) as db:
         began = now()
@@ -150,7 +150,7 @@ def time_ours(bodies: list[dict[str, Any]], *, folder: Path, spec: ModelSpec, st
 
 
 def time_commit(folder: Path) -> float:
-    """Milliseconds of one durable commit on this disk, the median of a hundred: no call of ours can wait less."""
+    """Return the median milliseconds of a hundred durable commits on this disk, the minimum that a call of ours waits."""
     took = []
     (folder / "disk").mkdir(exist_ok=True)
     with open_store(folder / "disk") as db:
@@ -165,7 +165,7 @@ def time_commit(folder: Path) -> float:
 
 
 def compare(address: str, *, calls: int, concurrency: int, rounds: int, folder: Path) -> dict[str, Any]:
-    """All three ways in turns; the rounds' order is turned too."""
+    """Run all three ways in turns; the order rotates between rounds."""
     import anthropic
 
     spec = ModelSpec(model=MODEL, base_url=address, concurrency=concurrency)

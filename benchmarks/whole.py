@@ -1,4 +1,4 @@
-"""The whole curation of imported rows without embedding: import, exact and near copies, leaks of ten suites, split, snapshot.
+"""The complete curation of imported rows without embedding: import, exact and near-duplicates, leaks of ten suites, split, snapshot.
 
     python -m benchmarks.whole --rows 10000 100000     seconds of each stage (of processors in brackets), peak memory, and the slope
 
@@ -38,16 +38,18 @@ def main() -> None:
     totals = []
     for rows in args.rows:
         out = subprocess.run([sys.executable, "-m", "benchmarks.whole", "--one", str(rows)], capture_output=True, text=True, check=True)
-        told = json.loads(out.stdout.splitlines()[-1])
-        totals.append((rows, sum(told["cpu"].values())))
-        stages = ", ".join(f"{stage} {seconds:.1f} ({told['cpu'][stage]:.1f})" for stage, seconds in told["seconds"].items())
-        print(f"{rows:>9,} rows: {sum(told['seconds'].values()):7.1f} s ({totals[-1][1]:.1f}), {told['mb']:,.0f} MB; {stages}", flush=True)
+        result = json.loads(out.stdout.splitlines()[-1])
+        totals.append((rows, sum(result["cpu"].values())))
+        stages = ", ".join(f"{stage} {seconds:.1f} ({result['cpu'][stage]:.1f})" for stage, seconds in result["seconds"].items())
+        print(
+            f"{rows:>9,} rows: {sum(result['seconds'].values()):7.1f} s ({totals[-1][1]:.1f}), {result['mb']:,.0f} MB; {stages}", flush=True
+        )
     for (n, before), (m, after) in pairwise(totals):
         print(f"slope of processor seconds, {n:,} to {m:,}: {math.log(after / before) / math.log(m / n):.2f}")
 
 
 def run_one(n: int) -> dict[str, Any]:
-    """Make a project, run the stages, tell seconds and memory."""
+    """Create a project, run the stages, print seconds and memory."""
     from curation import stages as pipeline
 
     with tempfile.TemporaryDirectory() as name:
@@ -75,7 +77,7 @@ def run_one(n: int) -> dict[str, Any]:
 
 
 def make_project(folder: Path) -> None:
-    """A project that embeds nothing and protects ten suites."""
+    """Create a project that embeds nothing and protects ten suites."""
     from curation.template import write_template
 
     write_template(folder, "blank", offline=True, instruction=0, preference=0)
@@ -91,7 +93,7 @@ def make_project(folder: Path) -> None:
 
 
 def keep_all(folder: Path) -> None:
-    """Two people's word for every row that no gate dropped."""
+    """Write two people's approval of every row that no gate dropped."""
     from curation.store import reviews
     from curation.store.database import open_store
     from curation.store.reviews import StoredAnswer

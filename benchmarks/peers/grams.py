@@ -8,7 +8,7 @@ import polars as pl
 
 
 def grams(path: str, n: int) -> pl.LazyFrame:
-    """One line per n-gram."""
+    """Return one line per n-gram."""
     frame = pl.scan_parquet(path).with_row_index("row").with_columns(pl.col("words").str.split(" ")).explode("words")
     shifted = [pl.col("words").shift(-k).over("row").alias(f"w{k}") for k in range(n)]
     return frame.select("row", *shifted).drop_nulls().select("row", pl.concat_str([f"w{k}" for k in range(n)], separator=" ").alias("gram"))

@@ -1,6 +1,6 @@
-"""One tool over ready-made vectors, in a process of its own: `python meaning.py TOOL FOLDER THRESHOLD` prints one JSON line.
+"""One tool over given vectors, in a separate process: `python meaning.py TOOL FOLDER THRESHOLD` prints one JSON line.
 
-FOLDER has texts.json and vectors.npy (L2-normalized, row by row) and gets TOOL.npy: for each row the row that stands for it, itself
+FOLDER has texts.json and vectors.npy (L2-normalized, row by row) and gets TOOL.npy: for each row the row that represents it, itself
 where it stays. TOOL is `ours`, or `semhash:N`, N being the width of its search. Imports nothing of ours but for `ours`.
 """
 
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def ours(texts, vectors, threshold, width):
-    """Normalizing, finding equal texts, building the search, searching, deciding."""
+    """Normalize, find equal texts, build the search, search, decide."""
     import faiss  # noqa: F401
 
     from curation.dedup import find_semantic
@@ -43,7 +43,7 @@ def ours(texts, vectors, threshold, width):
 
 
 def semhash(texts, vectors, threshold, width):
-    """Its usual index (usearch); a wider search finds more."""
+    """Use its default index (usearch); a wider search finds more."""
     from semhash import SemHash
 
     def run():

@@ -1,4 +1,4 @@
-"""One peer over one corpus, in a process of its own: `python near.py TOOL FOLDER THRESHOLD BANDS WIDTH` prints one JSON line.
+"""One tool over one corpus, in a separate process: `python near.py TOOL FOLDER THRESHOLD BANDS WIDTH` prints one JSON line.
 
 FOLDER has rows.arrow (texts), hashes.npy and offsets.npy (each row's shingles as 64-bit hashes; making them is not timed) and gets
 TOOL.npy: 1 where the tool calls a row a copy of another. Runs in the peer's own environment; imports nothing of ours but for `ours`.
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def ours(folder, threshold, bands, width):
-    """Everything: reading, normalizing, hashing, sketching, verifying, deciding. The loops are compiled before."""
+    """Run everything: read, normalize, hash, sketch, verify, decide. The loops are compiled before."""
     import pyarrow as pa
 
     from curation.dedup import find_near
@@ -44,7 +44,7 @@ def ours(folder, threshold, bands, width):
 
 
 def one_hash(folder, threshold, bands, width):
-    """The yardstick: read and normalize every row, hash every shingle once, keep the least."""
+    """Run the baseline: read and normalize every row, hash every shingle once, keep the minimum."""
     from curation.dedup.arrow_text import read_rows, spread
     from curation.dedup.kernels.sketch import bin_values
 
@@ -63,7 +63,7 @@ def fastsketch(folder, threshold, bands, width):
     from FastSketchLSH import LSH, FastSimilaritySketch
 
     hashes, offsets = np.load(folder / "hashes.npy"), np.load(folder / "offsets.npy").astype(np.uint64)
-    # It takes powers of two only: of those with at least this recall the most selective.
+    # It accepts powers of two only: take the most selective of those with at least this recall.
     pairs = [(b, r) for b in (8, 16, 32, 64, 128) for r in (2, 4, 8, 16) if b * r <= 512 and (1 - threshold**r) ** b <= 0.005]
     bands, width = max(pairs, key=lambda pair: (pair[1], -pair[0]))
 
@@ -118,7 +118,7 @@ def datasketch(folder, threshold, bands, width):
 
 
 def daft(folder, threshold, bands, width):
-    """Its own tokens are words, so word five-grams; rows that share a band are copies."""
+    """Use word five-grams, since its tokens are words; rows that share a band are duplicates."""
     import daft as d
 
     texts = _texts(folder)
@@ -139,7 +139,7 @@ def daft(folder, threshold, bands, width):
 
 
 def sets(folder, threshold, bands, width):
-    """Plain Python: the sets of the first 500 rows against one another; scaled by the square to all of them."""
+    """Compare the sets of the first 500 rows in plain Python, scaled quadratically to all rows."""
     texts = _texts(folder).to_pylist()
 
     def run():
@@ -154,7 +154,7 @@ def sets(folder, threshold, bands, width):
 
 
 def text_dedup(folder, threshold, bands, width):
-    """Word n-grams of its own making, candidates checked (`check_false_positive`)."""
+    """Use its own word n-grams, with candidates checked (`check_false_positive`)."""
     import shutil
 
     import pyarrow.parquet as pq
@@ -210,7 +210,7 @@ def _table(texts):
 
 
 def _peak_mb() -> float:
-    # Not ru_maxrss: that starts from what the parent had when it forked.
+    # Not ru_maxrss: it starts from the parent's value at the fork.
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from argilla_setup.server.doctor import examine
 from benchmarks import argilla as workspace
-from benchmarks.argilla_load import answer_beside_push
+from benchmarks.argilla_load import annotate_during_push
 from tests.support.argilla_server import RunningArgilla
 
 pytestmark = pytest.mark.argilla
@@ -22,7 +22,7 @@ PEOPLE, ANSWERS, PUSHED = (20, 50, 5000) if SOAK else (5, 5, 300)
 def test_people_answer_while_a_push_runs(argilla_home: RunningArgilla) -> None:
     names = [f"ann{n}" for n in range(PEOPLE)]
     review = workspace.open_review(argilla_home.home, argilla_home.url, names)
-    found = answer_beside_push(argilla_home.home, review, names, count=PUSHED, answers=ANSWERS)
+    found = annotate_during_push(argilla_home.home, review, names, count=PUSHED, answers=ANSWERS)
     assert (found["answered"], found["lost"], found["pushed"]["sent"]) == (PEOPLE * ANSWERS, 0, PUSHED)
     assert found["statuses"] == {201: PEOPLE * ANSWERS}
     assert not [finding for finding in examine(argilla_home.home) if finding.about == "index" and finding.level == "wrong"]
