@@ -1,4 +1,7 @@
-"""What a model's answer holds: the JSON that was asked for, or the reason why it has none. Shared by the teacher and the judges."""
+"""Structured output: requests for JSON of a schema, and the JSON of an answer or the reason why it has none.
+
+Used by the teacher, the judges and the leak judge.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,61 @@ import orjson
 from curation.config.project import ModelSpec
 from curation.requests import Answer, Failure
 
+CACHED_FROM = 4096
+"""Characters from which a system prompt is marked for the cache: about the 1,024 tokens below which Anthropic caches nothing."""
+
+
+def message_body(model: ModelSpec, system: str, user: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the body of a Messages request whose answer is JSON of a schema. No temperature: current models refuse it.
+
+    Args:
+        model: the model, with its `max_tokens`.
+        system: system prompt, shared by all requests of a stage; a long one is marked for the provider's cache.
+        user: user prompt.
+        schema: JSON Schema of the answer.
+    """
+    block: dict[str, Any] = {"type": "text", "text": system}
+    if model.provider_info.caches_prompts and len(system) >= CACHED_FROM:
+        # A batch may take longer than the cache's default lifetime of five minutes.
+        block["cache_control"] = {"type": "ephemeral", "ttl": "1h"} if model.batch else {"type": "ephemeral"}
+    return {
+        "model": model.model,
+        "max_tokens": model.max_tokens,
+        "system": [block],
+        "messages": [{"role": "user", "content": user}],
+        "output_config": {"format": {"type": "json_schema", "schema": schema}},
+    }
+
+
+def object_schema(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of a closed object that requires all its properties, in their order."""
+    return {"type": "object", "properties": dict(properties), "required": list(properties), "additionalProperties": False}
+
+
+def list_schema(name: str, item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of an object with one list, NAME, of closed objects."""
+    return object_schema({name: {"type": "array", "items": object_schema(item)}})
+
 
 def read_rows(answer: Answer, name: str, fields: Sequence[str]) -> list[dict[str, str]] | Failure:
-    """The list NAME of an answer whose rows carry FIELDS as texts, or why there is none."""
+    """Return the list NAME of an answer whose items have these fields as texts, or why there is none.
+
+    Args:
+        answer: the answer.
+        name: key of the list.
+        fields: keys of each item.
+    """
     return read_items(answer, name, {key: {"type": "string"} for key in fields})
 
 
 def read_items(answer: Answer, name: str, fields: Mapping[str, Any]) -> list[dict[str, Any]] | Failure:
-    """The list NAME of an answer whose rows carry FIELDS: texts as they are, numbers where they are asked for."""
+    """Return the list NAME of an answer, each item with its texts and numbers, or why there is none.
+
+    Args:
+        answer: the answer.
+        name: key of the list.
+        fields: key of each item to its JSON Schema, of type "string", "integer" or "number".
+    """
     value = read_json(answer)
     if isinstance(value, Failure):
         return value
@@ -34,66 +84,36 @@ def read_items(answer: Answer, name: str, fields: Mapping[str, Any]) -> list[dic
 
 
 def read_json(answer: Answer) -> dict[str, Any] | Failure:
-    """The JSON object of an answer, or the reason it has none: refusal, truncated, stopped, not_json, schema."""
+    """Return the JSON object of an answer, or why it has none: refusal, truncated, stopped, not_json, schema."""
     stop = answer.message.get("stop_reason")
     if stop == "refusal":
-        details = _mapping(answer.message.get("stop_details"))
+        details = _as_mapping(answer.message.get("stop_details"))
         return fail(answer, "refusal", str(details.get("category") or "uncategorised"))
     if stop in ("max_tokens", "model_context_window_exceeded"):
-        tokens = _mapping(answer.message.get("usage")).get("output_tokens")
+        tokens = _as_mapping(answer.message.get("usage")).get("output_tokens")
         return fail(answer, "truncated", f"{stop} after {tokens} tokens")
     if stop not in ("end_turn", "stop_sequence"):
         return fail(answer, "stopped", f"stop reason {stop}")
+    text = answer.text.strip()
+    if text.startswith("```") and text.endswith("```") and "\n" in text:  # some models add a Markdown fence even to bare JSON
+        text = text.split("\n", 1)[1].removesuffix("```")
     try:
-        value = orjson.loads(_without_fence(answer.text))
+        value = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         return fail(answer, "not_json", f"{error}: {answer.text[:80]!r}")
     return value if isinstance(value, dict) else fail(answer, "schema", f"is a {type(value).__name__}, not an object")
 
 
 def fail(answer: Answer, reason: str, detail: str) -> Failure:
-    """A failure that points at the call it came from."""
+    """Return a failure that points to the call of an answer.
+
+    Args:
+        answer: the unusable answer.
+        reason: short code.
+        detail: sentence for people.
+    """
     return Failure(stage=answer.request.stage, slot=answer.request.slot, reason=reason, detail=detail, key=answer.request.key)
 
 
-def _without_fence(text: str) -> str:
-    """The text without a Markdown fence around it, which some models add even when asked for bare JSON."""
-    text = text.strip()
-    if text.startswith("```") and text.endswith("```") and "\n" in text:
-        return text.split("\n", 1)[1].removesuffix("```")
-    return text
-
-
-def _mapping(value: Any) -> dict[str, Any]:
+def _as_mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-CACHED_FROM = 4096
-"""Characters of a system prompt from which it is marked for the cache: about the 1,024 tokens below which a provider caches nothing."""
-
-
-def message_body(model: ModelSpec, system: str, user: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """Body of a Messages request whose answer is JSON of a schema. No temperature: current models refuse it.
-
-    A long system prompt is marked for the provider's cache; all requests of a stage share it.
-    """
-    shared: dict[str, Any] = {"type": "text", "text": system}
-    if model.provider_info.caches_prompts and len(system) >= CACHED_FROM:
-        shared["cache_control"] = {"type": "ephemeral", "ttl": "1h"} if model.batch else {"type": "ephemeral"}
-    return {
-        "model": model.model,
-        "max_tokens": model.max_tokens,
-        "system": [shared],
-        "messages": [{"role": "user", "content": user}],
-        "output_config": {"format": {"type": "json_schema", "schema": schema}},
-    }
-
-
-def object_schema(properties: Mapping[str, Any]) -> dict[str, Any]:
-    """A closed JSON Schema object that requires all its properties, in their order."""
-    return {"type": "object", "properties": dict(properties), "required": list(properties), "additionalProperties": False}
-
-
-def list_schema(name: str, item: Mapping[str, Any]) -> dict[str, Any]:
-    """An object that holds one list."""
-    return object_schema({name: {"type": "array", "items": object_schema(item)}})

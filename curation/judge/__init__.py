@@ -1,5 +1,5 @@
-"""The judge: what it is asked and what its answers become (judgment.py), a panel of judges (panel.py), whether a judge can be
-believed (crosscheck.py), and how far it says what people say (people.py).
+"""LLM-as-a-judge: scores on a rubric and pairwise choices (`rubric.py`), a panel of judges (`panel.py`), consistency checks of a judge
+(`diagnostics.py`), and its agreement with people (`validation.py`).
 """
 
 from curation.judge.panel import PanelDecision, combine, decide_panel, judges_of, settle_panel, spread
@@ -12,10 +12,10 @@ from curation.judge.rubric import (
     Reference,
     Scorable,
     Scores,
-    again_digest,
     choice_from,
     pair_digest,
     pair_requests_for,
+    repeat_digest,
     requests_for,
     rubric_digest,
     scores_from,
@@ -32,13 +32,13 @@ __all__ = [
     "Reference",
     "Scorable",
     "Scores",
-    "again_digest",
     "choice_from",
     "combine",
     "decide_panel",
     "judges_of",
     "pair_digest",
     "pair_requests_for",
+    "repeat_digest",
     "requests_for",
     "rubric_digest",
     "scores_from",

@@ -1,6 +1,7 @@
-"""Whether a judge can be believed, from what it said itself: no person and no second model is needed.
+"""Consistency checks of a judge from its own judgments, without people and without a second model.
 
-Each check is simple and says what it is. None of them proves a judge right; each can show that it is wrong.
+Rationale against score, position bias, length sensitivity, constant scores, unequal scores of equal rows. No check proves a judge right;
+each can show that it is wrong.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from curation.intervals import Estimate, Rate, mean, spearman
 from curation.judge.rubric import DISAGREEMENT
 
 ALL_ALIKE = 10
-"""Rows from which scores that never change are an alarm."""
+"""Rows from which constant scores raise an alarm."""
 CEILING = 0.9
-"""Share of the rows with one and the same total above which the scores tell next to nothing apart."""
+"""Share of rows with the same total from which the scores do not discriminate."""
 
 _NOT = r"(?:\b(?:no|not|never|without|nothing|hardly|barely|free of|isn't|aren't|doesn't|don't|is not|does not)\s+(?:\w+\s+){0,2}?)"
 _BAD = (
@@ -34,7 +35,7 @@ _CUE = re.compile(rf"(?P<not>{_NOT})?\b(?:(?P<bad>{_BAD})|(?P<good>{_GOOD}))\b",
 
 @dataclass(frozen=True, slots=True)
 class Contradiction:
-    """A rationale that says one thing beside a score that says another."""
+    """A rationale that contradicts its score."""
 
     row: int
     criterion: str
@@ -44,46 +45,47 @@ class Contradiction:
 
 @dataclass(frozen=True, slots=True)
 class RationaleCheck:
-    """Whether scores follow from what was written before them."""
+    """Agreement of scores with the rationales written before them."""
 
     read: int
-    """Rationales in which a cue was found."""
+    """Rationales in which a cue word was found."""
     given: int
+    """Rationales with any text."""
     follows: Estimate | None
-    """Rank correlation of cue and score over the set. Where it is not clearly above 0, single contradictions mean nothing."""
+    """Rank correlation of cue and score. Where it is not clearly above 0, single contradictions mean nothing."""
     contradictions: tuple[Contradiction, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class OrderBias:
-    """What the order of a pair does to the judge."""
+    """Effect of the order of a pair on the judge."""
 
     pairs: int
     flipped: Rate
-    """Pairs whose winner changed with the order, a tie in one of them included."""
+    """Pairs whose winner changed with the order, a tie in one order included."""
     first: Estimate | None
-    """Share of choices that fell on the answer shown first: 0.5 where the order does nothing; resampled by pair."""
+    """Share of choices of the answer shown first; 0.5 without bias. The interval is resampled by pair."""
 
 
 def polarity(rationale: str) -> int | None:
-    """1 where a rationale only praises, -1 where it only finds fault, 0 where it does both, None where no cue is found.
+    """Return 1 for a rationale with praise only, -1 with criticism only, 0 with both, None without a cue word.
 
-    A list of English words with negation before them, nothing more: it reads "no error" and "not correct", and misses irony,
-    other languages, and whatever is said in other words.
+    The method is a list of English words with preceding negations. It reads "no error" and "not correct"; it misses irony, other languages
+    and words that are not in the list.
     """
     signs = {(-1 if cue["bad"] else 1) * (-1 if cue["not"] else 1) for cue in _CUE.finditer(rationale)}
     return None if not signs else signs.pop() if len(signs) == 1 else 0
 
 
 def check_rationales(given: Iterable[tuple[int, str, int, str]], *, seed: int = 0) -> RationaleCheck:
-    """Hold rationales against their scores.
+    """Compare rationales with their scores.
 
-    A 4 or 5 after nothing but fault, or a 1 or 2 after nothing but praise, is a contradiction. It is told only where cue and
-    score go together over the whole set: if they do not, either the words are not read right here or the judge's reasons are no
-    reasons, and then one row says nothing.
+    A 4 or 5 after criticism only, or a 1 or 2 after praise only, is a contradiction. Contradictions are reported only where cues and scores
+    correlate over the whole set: otherwise either the cue words do not fit this judge, or its rationales do not explain its scores.
 
     Args:
         given: (row, criterion, score, rationale).
+        seed: of the bootstrap interval.
     """
     entries = [entry for entry in given if entry[3].strip()]
     signs = [polarity(rationale) for *_, rationale in entries]
@@ -96,59 +98,70 @@ def check_rationales(given: Iterable[tuple[int, str, int, str]], *, seed: int = 
 
 
 def length_sensitivity(columns: Mapping[str, Sequence[float]], lengths: Sequence[int], *, seed: int = 0) -> dict[str, Estimate]:
-    """Rank correlation of each column (total, criteria) with the answer's length; columns that never change are left out.
+    """Return the rank correlation of each column (total, criteria) with the answer's length; constant columns are left out.
 
-    Not a bias by itself: longer answers may be better ones. Beside what people say it becomes one.
+    A correlation alone is not a bias, because longer answers may be better; compare it with people's verdicts (`validation.py`).
+
+    Args:
+        columns: scores of each row by name.
+        lengths: characters of each row's answer.
+        seed: of the bootstrap interval.
     """
     found = {name: spearman(values, [float(n) for n in lengths], seed=seed) for name, values in columns.items()}
     return {name: estimate for name, estimate in found.items() if estimate is not None}
 
 
 def find_constant(columns: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Columns that tell nothing apart: each with the share of its commonest value."""
+    """Return the columns that do not discriminate, each with the share of its most frequent value."""
     shares = {name: Counter(values).most_common(1)[0][1] / len(values) for name, values in columns.items() if len(values) >= ALL_ALIKE}
     return {name: share for name, share in shares.items() if share >= CEILING}
 
 
-def find_apart(twins: Iterable[tuple[int, int]], totals: Mapping[int, float]) -> list[tuple[int, int, float]]:
-    """(row, twin, points) of rows that say the same and were scored more than a step apart, the widest first."""
+def find_unequal_twins(twins: Iterable[tuple[int, int]], totals: Mapping[int, float]) -> list[tuple[int, int, float]]:
+    """Return (row, duplicate, points) of duplicates whose totals differ by more than a step, the widest first."""
     pairs = {(min(pair), max(pair)) for pair in twins if pair[0] in totals and pair[1] in totals and pair[0] != pair[1]}
     apart = [(a, b, abs(totals[a] - totals[b])) for a, b in pairs]
     return sorted((line for line in apart if line[2] > DISAGREEMENT), key=lambda line: (-line[2], line))
 
 
 def order_bias(choices: Iterable[Mapping[str, int | None]], *, seed: int = 0) -> OrderBias:
-    """How often the order decides, from pairs judged in both orders. Choices as canonical indexes by order shown."""
+    """Measure how often the order decides, on pairs judged in both orders.
+
+    Args:
+        choices: for each pair, the winner (canonical index, None for a tie) by order shown.
+        seed: of the bootstrap interval.
+    """
     both = [given for given in choices if given.keys() == {"ab", "ba"}]
-    # Answer 0 stands first in "ab", answer 1 in "ba".
+    # Answer 0 is shown first in "ab", answer 1 in "ba".
     firsts = [[winner == (order == "ba") for order, winner in given.items() if winner is not None] for given in both]
     shares = [sum(first) / len(first) for first in firsts if first]
     return OrderBias(len(both), Rate(sum(len(set(given.values())) > 1 for given in both), len(both)), mean(shares, seed=seed))
 
 
-def own_agreement(choices: Iterable[tuple[int, int]], totals: Mapping[int, float]) -> Rate:
-    """Of pairs the judge settled, how often the answer it prefers also got the higher total from it; equal totals are left out.
+def self_agreement(choices: Iterable[tuple[int, int]], totals: Mapping[int, float]) -> Rate:
+    """Return how often the preferred answer of a pair also has the higher total by the same judge; equal totals are left out.
 
     Args:
         choices: (seq of the preferred candidate, seq of the other).
+        totals: the judge's total by seq.
     """
-    told = [totals[won] > totals[lost] for won, lost in choices if won in totals and lost in totals and totals[won] != totals[lost]]
-    return Rate(sum(told), len(told))
+    agrees = [totals[won] > totals[lost] for won, lost in choices if won in totals and lost in totals and totals[won] != totals[lost]]
+    return Rate(sum(agrees), len(agrees))
 
 
-def same_again(first: Mapping[int, Mapping[str, int]], second: Mapping[int, Mapping[str, int]]) -> Rate:
-    """Of the scores given twice for the same criterion of the same row, those that are equal."""
+def repeat_agreement(first: Mapping[int, Mapping[str, int]], second: Mapping[int, Mapping[str, int]]) -> Rate:
+    """Return the share of equal scores among those given twice for the same criterion of the same row."""
     twice = [first[seq][c] == value for seq, given in second.items() if seq in first for c, value in given.items() if c in first[seq]]
     return Rate(sum(twice), len(twice))
 
 
 def judge_findings(total: float, overall: int | None, totals: Sequence[float]) -> list[tuple[str, float, str]]:
-    """What is odd about the scores of one row, as (kind, points, evidence).
+    """Return findings about the scores of one row, as (kind, points, evidence).
 
     Args:
-        total: the judge's own, 0 to 10.
-        overall: its overall impression, 1 to 5.
-        totals: of all judges.
+        total: the first judge's total, 0 to 10.
+        overall: its overall score, 1 to 5.
+        totals: totals of all judges.
     """
     found = list[tuple[str, float, str]]()
     if overall is not None and (apart := abs((overall - 1) / 4 * 10 - total)) > DISAGREEMENT:
@@ -159,7 +172,7 @@ def judge_findings(total: float, overall: int | None, totals: Sequence[float]) -
 
 
 def as_values(estimate: Estimate | None) -> dict[str, Any] | None:
-    """For the store."""
+    """Return an estimate as JSON values."""
     if estimate is None:
         return None
     return {"value": round(estimate.value, 4), "low": round(estimate.low, 4), "high": round(estimate.high, 4), "n": estimate.n}

@@ -1,7 +1,7 @@
-"""A panel of judges: who sits on it, whether it may be asked at its price, and how several opinions become one.
+"""A panel of judges: its members, whether its cost is acceptable, and how several judgments are combined.
 
-Judges of one family share their blind spots, so a panel of small judges of several families is worth more than one large judge
-(Verga et al., "Replacing Judges with Juries", 2024). Each member's scores stay its own, under its own digest.
+Judges of one model family share their errors, so a panel of small judges of several families beats one large judge (Verga et al. 2024,
+"Replacing Judges with Juries", arXiv:2404.18796). The scores of each member are kept under its own digest.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from curation.config.project import ModelSpec, Project
 from curation.judge.rubric import rubric_digest
 
 SHARE = 0.1
-"""What the panel may cost, as a share of what the writing costs, before `panel: auto` leaves it out."""
+"""Cost of the panel, as a share of the cost of writing, above which `panel: auto` leaves it out."""
 
 
 @dataclass(frozen=True, slots=True)
 class PanelDecision:
-    """Whether the panel scores too, and why."""
+    """Whether the panel scores too, with the reason."""
 
     used: bool
     why: str
@@ -29,7 +29,7 @@ class PanelDecision:
 
 
 def judges_of(project: Project) -> tuple[ModelSpec, ...]:
-    """The judge, then the other members of the panel; a model named twice is one judge."""
+    """Return the judge, then the other members of the panel; a model that is named twice counts once."""
     judges = {rubric_digest(project): project.models.judge}
     if project.score.panel != "never":
         judges = {rubric_digest(project, spec): spec for spec in project.models.panel} | judges
@@ -38,40 +38,47 @@ def judges_of(project: Project) -> tuple[ModelSpec, ...]:
 
 
 def decide_panel(project: Project, *, panel_usd: float, writing_usd: float) -> PanelDecision:
-    """Whether the panel is asked. Both sums are upper bounds made in the same way, so their ratio is fair."""
+    """Decide whether the panel scores too.
+
+    Args:
+        project: its `score.panel` setting and models.
+        panel_usd: upper bound of the panel's cost.
+        writing_usd: upper bound of the cost of writing, computed in the same way.
+    """
     names = ", ".join(spec.model for spec in judges_of(project)[1:])
     if project.score.panel == "never" and project.models.panel:
         return PanelDecision(False, "Panel: off, because project.yaml says score: {panel: never}.")
     if not names:
         return PanelDecision(False, "")
-    cost = f"at most ${panel_usd:.4f} to ask {names}"
+    cost = f"at most ${panel_usd:.4f} for scores by {names}"
     if project.score.panel == "always":
         return PanelDecision(True, f"Panel: on, because project.yaml says score: {{panel: always}}; {cost}.", panel_usd, writing_usd)
+    hint = "Set score: {panel: always} to use it anyway."
     if not writing_usd and panel_usd:
-        why = f"Panel: off; {cost}, and nothing was planned to be written whose cost that could be held against."
-        return PanelDecision(False, f"{why} score: {{panel: always}} asks them all the same.", panel_usd, writing_usd)
+        return PanelDecision(False, f"Panel: off; {cost}, and no writing is planned to compare that with. {hint}", panel_usd, writing_usd)
     share = panel_usd / writing_usd if writing_usd else 0.0
     used = share <= SHARE
-    tail = "" if used else " score: {panel: always} asks them all the same."
-    why = f"Panel: {'on' if used else 'off'}; {cost} is {share:.1%} of the ${writing_usd:.4f} of the writing (auto asks up to {SHARE:.0%})."
-    return PanelDecision(used, why + tail, panel_usd, writing_usd)
+    why = f"Panel: {'on' if used else 'off'}; {cost}, {share:.1%} of the ${writing_usd:.4f} for writing (auto allows {SHARE:.0%})."
+    return PanelDecision(used, why if used else f"{why} {hint}", panel_usd, writing_usd)
 
 
 def combine(totals: Sequence[float], how: Literal["mean", "median"]) -> float:
-    """One total of several judges'."""
+    """Return one total for the totals of several judges."""
     return fmean(totals) if how == "mean" else float(median(totals))
 
 
 def spread(totals: Sequence[float]) -> float:
-    """Points between the kindest judge and the harshest."""
+    """Return the difference of the highest and the lowest total."""
     return max(totals) - min(totals)
 
 
 def settle_panel(choices: Sequence[Mapping[str, int | None]]) -> int | None:
-    """The answer that more than half of the judges prefer in both orders; a judge that flips or ties has no vote for either.
+    """Return the answer (0 or 1) that more than half of the judges prefer in both orders, or None.
+
+    A judge that ties, or whose choice changes with the order, votes for neither.
 
     Args:
-        choices: for each judge that was asked in both orders, the winner by order shown.
+        choices: for each judge, the winner by order shown.
     """
     votes = [winners.pop() if len(winners := set(by_order.values())) == 1 else None for by_order in choices if len(by_order) == 2]
     return next((side for side in (0, 1) if votes.count(side) * 2 > len(votes)), None)

@@ -1,5 +1,8 @@
-"""The judge: a rubric scored criterion by criterion, and pairs compared in both orders. The judge gives integers from an enum and
-says why first; the totals are computed here. A judgment that cannot be read is a counted failure and never a 0.
+"""Judge requests and judgments: a rubric scored criterion by criterion, and pairs compared in both orders.
+
+The judge writes a rationale before each score, and scores are integers from an enum (G-Eval, Liu et al. 2023); totals are computed here.
+Pairs are compared in both orders because judges prefer a position (Zheng et al. 2023, arXiv:2306.05685). An unreadable judgment is a
+counted failure and never a 0.
 """
 
 from __future__ import annotations
@@ -9,51 +12,51 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
 from curation.config.project import ModelSpec, Project, settings_digest
-from curation.generate import fail, message_body, object_schema, read_json
 from curation.prompts import fill, prompt_digest
 from curation.records import InstructionRecord, Message, PairRecord
 from curation.requests import Answer, Failure, Request
+from curation.structured_output import fail, message_body, object_schema, read_json
 
 SCALE = (1, 2, 3, 4, 5)
 DIFFICULTY = "difficulty"
-"""Under which the judge's rating of a row's difficulty is kept among its scores."""
+"""Key of the difficulty rating among a row's scores."""
 DISAGREEMENT = 2.5
-"""Points of 10 between the overall score and the criteria's mean (one step of the scale) above which they are said to disagree."""
+"""Points of 10 (one step of the scale) between two scores of one row above which they disagree."""
 
 Order = Literal["ab", "ba"]
 Reference = Mapping[str, Any] | str
-"""What the judge may hold an answer against: a table row, or a passage of text."""
+"""Ground truth that the judge compares an answer with: a table row, or a passage of text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scorable:
-    """A record to be scored, with the table row or the passage it is about where there is one."""
+    """A record to be scored, with the table row or the passage that it is about, if any."""
 
     id: str
     record: InstructionRecord
     reference: Reference | None = None
     attributes: Mapping[str, str] | None = None
-    """What the plan asked for; the judge of "fits the brief" needs it."""
+    """Attributes in the plan; the criterion "fits the brief" depends on them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What the judge said about a record."""
+    """A judgment of one record."""
 
     record_id: str
     values: dict[str, int]
-    """Criterion to 1..5."""
+    """Criterion to score, 1 to 5."""
     rationales: dict[str, str]
     overall: int
     total: float
-    """0 to 10, the mean of the criteria, computed here."""
+    """Mean of the criteria, 0 to 10."""
     difficulty: int | None = None
-    """1 to 5, where the project asks for it; no part of the total."""
+    """1 to 5 where the project wants it; not part of the total."""
 
 
 @dataclass(frozen=True, slots=True)
 class PairChoice:
-    """Which answer of a pair the judge preferred in one order."""
+    """The judge's choice between the answers of a pair, shown in one order."""
 
     record_id: str
     order: Order
@@ -63,26 +66,39 @@ class PairChoice:
 
 
 def rubric_digest(project: Project, judge: ModelSpec | None = None) -> str:
-    """Digest of all that shapes a score: another rubric, prompt, brief or judge adds scores beside the old ones."""
+    """Return the digest of everything that shapes a score; scores under another digest are kept separately.
+
+    Args:
+        project: rubric, brief and prompts.
+        judge: a member of the panel; the project's judge by default.
+    """
     more = (prompt_digest("judge_difficulty"),) if project.score.difficulty else ()
     return settings_digest(prompt_digest("judge"), *_shaping(project, judge), *more)
 
 
-def again_digest(project: Project, judge: ModelSpec | None = None) -> str:
-    """Where the scores of a second asking stand, apart from the first."""
+def repeat_digest(project: Project, judge: ModelSpec | None = None) -> str:
+    """Return the digest under which repeated scores of the same rows are kept."""
     return f"{rubric_digest(project, judge)}-again"
 
 
 def pair_digest(project: Project, judge: ModelSpec | None = None) -> str:
-    """Digest of all that shapes a comparison."""
+    """Return the digest of everything that shapes a pairwise choice."""
     return settings_digest(prompt_digest("judge_pair"), *_shaping(project, judge))
 
 
-def requests_for(items: Iterable[Scorable], *, project: Project, judge: ModelSpec | None = None, again: bool = False) -> Iterator[Request]:
-    """One request per record, to the judge or to another member of the panel; `again` asks the same once more."""
-    digest, schema = (again_digest if again else rubric_digest)(project, judge), _score_schema(project)
+def requests_for(items: Iterable[Scorable], *, project: Project, judge: ModelSpec | None = None, repeat: bool = False) -> Iterator[Request]:
+    """Yield one request per record.
+
+    Args:
+        items: records to score.
+        project: rubric, brief and prompts.
+        judge: a member of the panel; the project's judge by default.
+        repeat: score once more, to measure the judge's consistency.
+    """
+    digest, schema = (repeat_digest if repeat else rubric_digest)(project, judge), _score_schema(project)
     for item in items:
-        system, user = fill("judge", **_shared(project, item.reference), attributes=item.attributes, example=_example(item.record))
+        example = {"prompt": _dump(item.record.prompt), "answer": item.record.completion.content}
+        system, user = fill("judge", **_shared(project, item.reference), attributes=item.attributes, example=example)
         if project.score.difficulty:
             system = f"{system}\n\n{fill('judge_difficulty')[0]}"
         body = message_body(judge or project.models.judge, system, user, schema)
@@ -92,19 +108,25 @@ def requests_for(items: Iterable[Scorable], *, project: Project, judge: ModelSpe
 def pair_requests_for(
     items: Iterable[tuple[str, PairRecord, Reference | None]], *, project: Project, judge: ModelSpec | None = None
 ) -> Iterator[Request]:
-    """Two requests per pair, one in each order."""
+    """Yield two requests per pair, one in each order.
+
+    Args:
+        items: (record id, pair, reference).
+        project: rubric, brief and prompts.
+        judge: a member of the panel; the project's judge by default.
+    """
     digest = pair_digest(project, judge)
     schema = object_schema({"rationale": {"type": "string"}, "winner": {"type": "string", "enum": ["A", "B", "tie"]}})
     for id_, pair, reference in items:
         first, second = (c.content for c in pair.completions)
         for order, (a, b) in (("ab", (first, second)), ("ba", (second, first))):
-            system, user = fill("judge_pair", **_shared(project, reference), prompt=_turns(pair.prompt), a=a, b=b)
+            system, user = fill("judge_pair", **_shared(project, reference), prompt=_dump(pair.prompt), a=a, b=b)
             body = message_body(judge or project.models.judge, system, user, schema)
             yield Request(stage="score", slot=f"{id_}:{digest}:{order}", role="judge", body=body)
 
 
 def scores_from(answer: Answer, *, project: Project) -> Scores | Failure:
-    """The scores of a judgment, or why it has none."""
+    """Return the scores of a judgment, or why it has none."""
     value = read_json(answer)
     if isinstance(value, Failure):
         return value
@@ -117,16 +139,16 @@ def scores_from(answer: Answer, *, project: Project) -> Scores | Failure:
             return fail(answer, "schema", f"`{criterion}` has no rationale with a score from 1 to 5")
         values[criterion], rationales[criterion] = entry["score"], entry["rationale"]
     if not _is_score(overall):
-        return fail(answer, "schema", "`overall` is no score from 1 to 5")
+        return fail(answer, "schema", "`overall` is not a score from 1 to 5")
     difficulty = value.get(DIFFICULTY) if project.score.difficulty else None
     if project.score.difficulty and not _is_score(difficulty):
-        return fail(answer, "schema", "`difficulty` is no number from 1 to 5")
+        return fail(answer, "schema", "`difficulty` is not a number from 1 to 5")
     total = total_of(values)
     return Scores(answer.request.slot.split(":")[0], values, rationales, overall, total, difficulty)
 
 
 def choice_from(answer: Answer) -> PairChoice | Failure:
-    """The judge's choice, turned back from A and B to the pair's canonical order."""
+    """Return the judge's choice, mapped from A and B back to the pair's canonical order."""
     value = read_json(answer)
     if isinstance(value, Failure):
         return value
@@ -138,12 +160,12 @@ def choice_from(answer: Answer) -> PairChoice | Failure:
 
 
 def total_of(values: Mapping[str, int]) -> float:
-    """The criteria's mean on a scale from 0 to 10."""
+    """Return the criteria's mean on a scale from 0 to 10."""
     return sum((value - 1) / 4 * 10 for value in values.values()) / len(values)
 
 
 def _score_schema(project: Project) -> dict[str, Any]:
-    # Minima and maxima are not enforced by structured output; an enum is.
+    # Structured output does not enforce minimum and maximum; it enforces an enum.
     score = {"type": "integer", "enum": list(SCALE)}
     criterion = object_schema({"rationale": {"type": "string"}, "score": score})
     asked = {"scores": object_schema(dict.fromkeys(project.score.rubric, criterion)), "overall": score}
@@ -161,16 +183,12 @@ def _shared(project: Project, reference: Reference | None) -> dict[str, Any]:
 
 def _shaping(project: Project, judge: ModelSpec | None) -> tuple[Any, ...]:
     spec = judge or project.models.judge
-    # The stand-in's scores never pass for those of the model in whose place it answers.
+    # Scores of the mock provider never count as those of the model whose name it uses.
     name = f"{spec.model} (stand-in)" if spec.is_simulated else spec.model
     return project.score.rubric, project.brief, project.records.output_format, name
 
 
-def _example(record: InstructionRecord) -> dict[str, Any]:
-    return {"prompt": _turns(record.prompt), "answer": record.completion.content}
-
-
-def _turns(prompt: Sequence[Message]) -> list[dict[str, str]]:
+def _dump(prompt: Sequence[Message]) -> list[dict[str, str]]:
     return [message.model_dump() for message in prompt]
 
 

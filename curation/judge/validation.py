@@ -1,4 +1,4 @@
-"""The judge against people: does its total, or its choice, say what people settled once they had looked?"""
+"""Agreement of a judge with people: Cohen's kappa at the keep rule's cut, and the area under the ROC curve of its totals."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from dataclasses import dataclass
 from curation.intervals import DRAWS, Estimate, Rate, interval
 
 FEW = 5
-"""Approved and rejected rows below which the two cannot be told apart with any sureness."""
+"""Approved or rejected rows below which no interval is useful."""
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """What judge and people say of the same rows, at a cut."""
+class AgreementTable:
+    """Counts of the judge's and people's decisions on the same rows, at one cut."""
 
     both_keep: int
     only_judge: int
-    """The judge keeps it, people do not."""
+    """Kept by the judge, not approved by people."""
     only_people: int
-    """People approve it, the judge would not keep it."""
+    """Approved by people, not kept by the judge."""
     neither: int
 
     @property
     def n(self) -> int:
-        """All rows."""
+        """Number of rows."""
         return self.both_keep + self.only_judge + self.only_people + self.neither
 
     @property
     def agreed(self) -> Rate:
-        """How often both say the same."""
+        """Share of equal decisions."""
         return Rate(self.both_keep + self.neither, self.n)
 
     @property
     def kappa(self) -> float | None:
-        """Cohen's kappa: agreement beyond chance; None where one side always says the same."""
+        """Cohen's kappa: agreement beyond chance; None where a side always decides the same."""
         n = self.n
         judge, people = self.both_keep + self.only_judge, self.both_keep + self.only_people
         chance = (judge * people + (n - judge) * (n - people)) / (n * n) if n else 1.0
@@ -43,24 +43,24 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Against:
-    """How far one judge says what people say."""
+class JudgeValidation:
+    """Agreement of one judge with people."""
 
     judge: str
-    table: Table
+    table: AgreementTable
     kappa: Estimate | None
     auc: Estimate | None
-    """Chance that an approved row has the higher total than one that is not: 0.5 is a coin, 1 is perfect."""
+    """Probability that an approved row has a higher total than a rejected one: 0.5 is chance, 1 is perfect."""
     by_criterion: dict[str, float]
-    """The same for each criterion alone."""
+    """AUC of each criterion."""
     by_length: float | None
-    """The same for the answer's length alone: a judge that does no better only likes length."""
+    """AUC of the answer's length: a judge that is not better only rewards length."""
     best_cut: float | None
-    """The cut with the highest kappa on these very rows; on new rows it does a little worse."""
+    """Cut with the highest kappa on these rows; kappa on new rows will be a little lower."""
     best_kappa: float | None = None
 
 
-def hold_against(
+def validate_judge(
     judge: str,
     totals: Sequence[float],
     approved: Sequence[bool],
@@ -69,15 +69,21 @@ def hold_against(
     criteria: Mapping[str, Sequence[float]] | None = None,
     lengths: Sequence[int] | None = None,
     seed: int = 0,
-) -> Against:
-    """Compare a judge's totals with what people settled, row by row; rows people have not settled are not given.
+) -> JudgeValidation:
+    """Compare a judge's totals with people's verdicts on the rows that have one.
 
     Args:
+        judge: its name.
+        totals: 0 to 10, by row.
+        approved: people's verdict, by row.
         kept: whether the keep rule takes the row by the judge's total.
+        criteria: scores of each criterion, by row.
+        lengths: characters of the answer, by row.
+        seed: of the bootstrap interval.
     """
     few = min(sum(approved), len(approved) - sum(approved)) < FEW
     best = None if few else _best_cut(totals, approved)
-    return Against(
+    return JudgeValidation(
         judge,
         tabulate(kept, approved),
         None if few else _kappa_interval(kept, approved, seed),
@@ -89,14 +95,14 @@ def hold_against(
     )
 
 
-def tabulate(kept: Sequence[bool], approved: Sequence[bool]) -> Table:
-    """Count the four cases."""
+def tabulate(kept: Sequence[bool], approved: Sequence[bool]) -> AgreementTable:
+    """Count the four combinations of the two decisions."""
     pairs = list(zip(kept, approved, strict=True))
-    return Table(*(pairs.count(case) for case in ((True, True), (True, False), (False, True), (False, False))))
+    return AgreementTable(*(pairs.count(case) for case in ((True, True), (True, False), (False, True), (False, False))))
 
 
 def auc(totals: Sequence[float], approved: Sequence[bool]) -> Estimate | None:
-    """Area under the ROC curve, ties half, with DeLong's interval (1988); None where one of the two kinds is missing."""
+    """Return the area under the ROC curve, ties counted half, with the interval of DeLong et al. (1988); None where a class is missing."""
     import numpy as np
     from scipy.stats import rankdata
 
@@ -119,9 +125,9 @@ def _auc(values: Sequence[float], approved: Sequence[bool]) -> float:
 
 
 def _best_cut(totals: Sequence[float], approved: Sequence[bool]) -> tuple[float, float] | None:
-    """(cut, kappa) with the highest kappa, the lowest cut among equals."""
+    """Return (cut, kappa) with the highest kappa, and the lowest cut among equals."""
     cuts = sorted(set(totals))
-    if len(cuts) > 200:  # a finer cut than this fits the sample, not the judge
+    if len(cuts) > 200:  # a finer grid fits the sample, not the judge
         cuts = cuts[:: len(cuts) // 200]
     tried = [(tabulate([total >= cut for total in totals], approved).kappa, -cut) for cut in cuts]
     known = [(kappa, cut) for kappa, cut in tried if kappa is not None]

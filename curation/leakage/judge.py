@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from curation.config.project import ModelSpec, settings_digest
-from curation.generate import fail, message_body, object_schema, read_json
 from curation.leakage.features import is_code, values
 from curation.leakage.ngrams import words
 from curation.prompts import fill, prompt_digest
 from curation.requests import Answer, Failure, Request
+from curation.structured_output import fail, message_body, object_schema, read_json
 
 STAGE = "leak"
 Kind = Literal["instruction", "math", "code", "phrase"]

@@ -1,5 +1,6 @@
-"""What models are told, as Markdown templates beside this file. Each has a `# System` and a `# User` part; what all requests
-share stands first and what changes stands last, so that a provider can cache the long beginning.
+"""Prompts as Markdown templates (Jinja) in this folder, each with a `# System` and a `# User` part.
+
+The text that all requests share comes first and the text that changes comes last, so that a provider can cache the beginning.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ Name = Literal[
 
 
 def fill(name: Name, **values: Any) -> tuple[str, str]:
-    """The system text and the user text of a prompt. A value that is missing is an error, never an empty place."""
+    """Return the system and the user text of a prompt; a missing value raises instead of leaving a gap."""
     system, user = _templates(name)
     return system.render(values).strip(), user.render(values).strip()
 
 
 @lru_cache
 def prompt_digest(name: Name) -> str:
-    """sha256 (hex, 16 characters) of a prompt's template, recorded with what it made."""
+    """Return the sha256 (first 16 hex characters) of a prompt's template; it is stored with the rows and scores made with it."""
     return hashlib.sha256(_source(name).encode()).hexdigest()[:16]
 
 
@@ -40,7 +41,7 @@ def _templates(name: Name) -> tuple[Any, Any]:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    environment.filters["json"] = _json
+    environment.filters["json"] = _escape_json
     system, user = _source(name).removeprefix("# System\n").split("\n# User\n")
     return environment.from_string(system), environment.from_string(user)
 
@@ -50,8 +51,8 @@ def _source(name: Name) -> str:
     return files(__name__).joinpath(f"{name}.md").read_text(encoding="utf-8")
 
 
-def _json(value: Any) -> str:
+def _escape_json(value: Any) -> str:
+    """Return JSON in which "<" is escaped, so that no text of a row can close the tag that encloses it."""
     import orjson
 
-    # "<" escaped, so that no text can close the tag it stands in.
     return orjson.dumps(value).decode().replace("<", "\\u003c")

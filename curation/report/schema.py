@@ -15,7 +15,7 @@ from curation.distribution.preference_bias import Hygiene
 from curation.distribution.schema import Comparison, Description
 from curation.intervals import Estimate, Rate
 from curation.judge.diagnostics import OrderBias, RationaleCheck
-from curation.judge.validation import Against
+from curation.judge.validation import JudgeValidation
 from curation.records import Kind
 
 
@@ -195,7 +195,7 @@ class Judge(Closed):
     """Share of repeated scores that are equal."""
     overall_apart: int = 0
     """Rows whose overall score and criteria disagree."""
-    against: Against | None = None
+    against: JudgeValidation | None = None
     """Agreement with people on single rows."""
     pairs_against: Rate | None = None
     """Settled pairs on which judge and people prefer the same response."""

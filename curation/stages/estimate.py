@@ -220,7 +220,7 @@ def judgments_of(cells: Sequence[Cell], workspace: Workspace, judge: ModelSpec) 
         answers = 1 if cell.kind == "instruction" else project.plan.candidates or 2
         items += [scoring.Scorable(f"{cell.id}/{n}", example, cell.reference, cell.attributes) for n in range(answers)]
     yield from scoring.requests_for(items, project=project, judge=judge)
-    yield from scoring.requests_for(items[: project.score.repeat], project=project, judge=judge, again=True)
+    yield from scoring.requests_for(items[: project.score.repeat], project=project, judge=judge, repeat=True)
     pairs = [(cell.id, pair, cell.reference) for cell in cells if cell.kind == "preference"]
     yield from scoring.pair_requests_for(pairs, project=project, judge=judge)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from curation import generate as generation
 from curation.config.project import planned_rows
 from curation.errors import BudgetReached, ProjectError, UnusableAnswers, command
-from curation.generate import APPROACHES, Ask, Made, Neighbours, Parent, group_cells, slot_of
+from curation.generate import APPROACHES, GenerationInput, Neighbours, Parent, ParsedRecord, group_cells, slot_of
 from curation.generate.requests import writer_of
 from curation.plan import Cell, holds_any, lengths_of, normalized
 from curation.records import KINDS, InstructionRecord, Record, prompt_text
@@ -48,8 +48,8 @@ def read_generated(workspace: Workspace, cells: Sequence[Cell], run: int) -> int
         if answer.request.key in seen or len(about) != len(cells_in(answer.request.slot)):
             continue
         body = made_of.get((answer.request.slot, answer.request.attempt))
-        ask = Ask.model_validate_json(body) if body is not None else None
-        for cell, result in generation.read_answer(answer, about, project=workspace.project, ask=ask):
+        ask = GenerationInput.model_validate_json(body) if body is not None else None
+        for cell, result in generation.read_answer(answer, about, project=workspace.project, generation_input=ask):
             if isinstance(result, Failure):
                 failures.append(result)
                 continue
@@ -126,7 +126,9 @@ def _answers(workspace: Workspace) -> Iterator[Answer]:
         yield from CallLedger(workspace.db).answers("generate", simulated=simulated)
 
 
-def _produced(made: Made, cell: Cell, answer: Answer, ask: Ask | None, workspace: Workspace, seqs: Mapping[str, int]) -> Iterator[Produced]:
+def _produced(
+    made: ParsedRecord, cell: Cell, answer: Answer, ask: GenerationInput | None, workspace: Workspace, seqs: Mapping[str, int]
+) -> Iterator[Produced]:
     """A record with its origin, and a pair's two answers with theirs."""
     key = answer.request.key
     parent = seqs.get(ask.parent.id) if ask is not None and ask.parent is not None else None
@@ -213,10 +215,10 @@ def write_cells(workspace: Workspace, wanted: Wanted, *, run: int, progress: Pro
     return done
 
 
-def _begun(workspace: Workspace, wanted: Wanted) -> list[Ask]:
+def _begun(workspace: Workspace, wanted: Wanted) -> list[GenerationInput]:
     """What was sent, or about to be, and has no end."""
     todo = {cell.id for cell in wanted.todo}
-    open_ = map(Ask.model_validate_json, generation_inputs.open_asks(workspace.db, "generate"))
+    open_ = map(GenerationInput.model_validate_json, generation_inputs.open_asks(workspace.db, "generate"))
     return [begun for begun in open_ if begun.asked is None and todo.issuperset(begun.cells)]
 
 
@@ -232,13 +234,13 @@ def _waves(todo: Sequence[Cell], avoid: int) -> Iterator[list[Cell]]:
         yield grown
 
 
-def _asks_for(workspace: Workspace, some: Sequence[Cell], wanted: Wanted) -> Iterator[Ask]:
+def _asks_for(workspace: Workspace, some: Sequence[Cell], wanted: Wanted) -> Iterator[GenerationInput]:
     protected = _protected(workspace)
     written = neighbours_of(workspace, wanted.cells, protected) if wanted.avoid else Neighbours()
     parents = parents_of(workspace, protected) if any(cell.evolve for cell in some) else {}
     for group in group_cells(some, per_call=workspace.project.plan.per_call):
         taken = dict.fromkeys(text for cell in group for text in written.near(cell, limit=wanted.avoid))
-        yield Ask(
+        yield GenerationInput(
             slot=slot_of(group),
             attempt=max(wanted.attempts.get(cell.id, 0) for cell in group),
             taken=tuple(taken),
@@ -246,7 +248,7 @@ def _asks_for(workspace: Workspace, some: Sequence[Cell], wanted: Wanted) -> Ite
         )
 
 
-def _further_answers(workspace: Workspace, wanted: Wanted) -> Iterator[Ask]:
+def _further_answers(workspace: Workspace, wanted: Wanted) -> Iterator[GenerationInput]:
     """For prompts that have their first candidate, the other answers; in turns over the models that write."""
     count, project = workspace.project.plan.candidates, workspace.project
     if not count:
@@ -257,15 +259,17 @@ def _further_answers(workspace: Workspace, wanted: Wanted) -> Iterator[Ask]:
         for nth in range(1, count) if cell in wanted.cells else ():
             slot = f"{cell}#{nth}"
             if (slot, attempt) not in ended:
-                yield Ask(slot=slot, attempt=attempt, asked=asked, approach=APPROACHES[nth % len(APPROACHES)], writer=nth % writers)
+                yield GenerationInput(
+                    slot=slot, attempt=attempt, asked=asked, approach=APPROACHES[nth % len(APPROACHES)], writer=nth % writers
+                )
 
 
-def _ask_round(workspace: Workspace, wanted: Wanted, some: Sequence[Ask], progress: Progress | None, done: Writing) -> None:
+def _ask_round(workspace: Workspace, wanted: Wanted, some: Sequence[GenerationInput], progress: Progress | None, done: Writing) -> None:
     if not some:
         return
     generation_inputs.add_asks(workspace.db, "generate", ((a.slot, a.attempt, a.model_dump_json().encode()) for a in some))
     kept = generation_inputs.load_asks(workspace.db, "generate")  # one that was asked before stays as it was
-    some = [Ask.model_validate_json(kept[a.slot, a.attempt]) for a in some]
+    some = [GenerationInput.model_validate_json(kept[a.slot, a.attempt]) for a in some]
     done.asked += sum(len(a.cells) for a in some)
     protected, seeds = _protected(workspace), load_seeds(workspace.folder)
     asked_by = {(one.slot, one.attempt): one for one in some}
@@ -274,12 +278,12 @@ def _ask_round(workspace: Workspace, wanted: Wanted, some: Sequence[Ask], progre
         """Why an answer gave no cell anything."""
         about = [wanted.cells[cell] for cell in cells_in(answer.request.slot)]
         one = asked_by[answer.request.slot, answer.request.attempt]
-        results = [result for _, result in generation.read_answer(answer, about, project=workspace.project, ask=one)]
+        results = [result for _, result in generation.read_answer(answer, about, project=workspace.project, generation_input=one)]
         failures = [result for result in results if isinstance(result, Failure)]
         return failures[0] if len(failures) == len(results) and failures else None
 
     by_writer: dict[int, list[Request]] = defaultdict(list)
-    requests = generation.ask_requests(some, wanted.cells, project=workspace.project, seeds=seeds, protected_texts=protected)
+    requests = generation.build_requests(some, wanted.cells, project=workspace.project, seeds=seeds, protected_texts=protected)
     for one, request in zip(some, requests, strict=True):
         by_writer[one.writer].append(request)
     for place, requested in sorted(by_writer.items()):

@@ -107,7 +107,7 @@ def _is_answer(row: Row) -> bool:
     return row.kind == "instruction"
 
 
-DIGESTS = (scoring.rubric_digest, scoring.pair_digest, scoring.again_digest)
+DIGESTS = (scoring.rubric_digest, scoring.pair_digest, scoring.repeat_digest)
 
 SAMPLED = 100
 """Requests looked at to estimate what all of them cost."""
@@ -233,7 +233,7 @@ def judge_requests(workspace: Workspace, judge: ModelSpec) -> Iterator[Request]:
     rows = [row for row in singles if row.seq not in scored] + [row for row in pairs if len(compared.get(row.seq, ())) < 2]
     # Ids are hashes, so the first of them are a fair sample, and the same one each time.
     twice = sorted(singles, key=lambda row: row.id)[: workspace.project.score.repeat]
-    done, cells = facts.scores_by_seq(workspace.db, scoring.again_digest(workspace.project, judge)) if twice else {}, load_cells(workspace)
+    done, cells = facts.scores_by_seq(workspace.db, scoring.repeat_digest(workspace.project, judge)) if twice else {}, load_cells(workspace)
     second = _requests(workspace, [row for row in twice if row.seq not in done], judge, cells, again=True)
     return (request for request in chain(_requests(workspace, rows, judge, cells), second) if request.slot not in failed)
 
@@ -250,7 +250,7 @@ def _requests(
     )
     pairs = ((row.id, pair, references.get(row.seq)) for row in rows if isinstance(pair := row.record, PairRecord))
     return chain(
-        scoring.requests_for(singles, project=workspace.project, judge=judge, again=again),
+        scoring.requests_for(singles, project=workspace.project, judge=judge, repeat=again),
         scoring.pair_requests_for(pairs, project=workspace.project, judge=judge),
     )
 

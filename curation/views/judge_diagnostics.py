@@ -104,7 +104,9 @@ def _judge(workspace: Workspace, judge: Judged, rows: Sequence[Row], verdicts: V
     columns: dict[str, list[float]] = {"total": [judge.totals[row.seq] for row in scored]}
     columns |= {c: [float(judge.values[row.seq][c]) for row in scored] for c in workspace.project.score.rubric}
     said = facts.rationales(workspace.db, scoring.rubric_digest(workspace.project, judge.spec))
-    again = diagnostics.same_again(judge.values, facts.scores_by_seq(workspace.db, scoring.again_digest(workspace.project, judge.spec)))
+    again = diagnostics.repeat_agreement(
+        judge.values, facts.scores_by_seq(workspace.db, scoring.repeat_digest(workspace.project, judge.spec))
+    )
     findings = [diagnostics.judge_findings(total, judge.values[seq].get("overall"), ()) for seq, total in judge.totals.items()]
     return page.Judge(
         name=judge.name,
@@ -114,7 +116,7 @@ def _judge(workspace: Workspace, judge: Judged, rows: Sequence[Row], verdicts: V
         length=diagnostics.length_sensitivity(columns, [len(row.completion) for row in scored]),
         rationales=diagnostics.check_rationales(said) if said else None,
         order=diagnostics.order_bias(judge.choices.values()) if judge.choices else None,
-        own_agreement=diagnostics.own_agreement(_preferred(workspace, judge), judge.totals) if judge.choices else None,
+        own_agreement=diagnostics.self_agreement(_preferred(workspace, judge), judge.totals) if judge.choices else None,
         again=again if again.n else None,
         overall_apart=sum(map(bool, findings)),
         against=_against(workspace, judge, verdicts),
@@ -122,14 +124,14 @@ def _judge(workspace: Workspace, judge: Judged, rows: Sequence[Row], verdicts: V
     )
 
 
-def _against(workspace: Workspace, judge: Judged, verdicts: Verdicts) -> validation.Against | None:
+def _against(workspace: Workspace, judge: Judged, verdicts: Verdicts) -> validation.JudgeValidation | None:
     rows = records.list_rows(workspace.db, "instruction")
     keeps = keep_rules(workspace, rows, judge.totals)
     settled = {row.seq: people_say(verdicts.get(row.seq, {}).get("verdict")) for row in rows if row.seq in judge.totals}
     seen = [row for row in rows if settled.get(row.seq) is not None]
     if not seen:
         return None
-    return validation.hold_against(
+    return validation.validate_judge(
         judge.name,
         [judge.totals[row.seq] for row in seen],
         [bool(settled[row.seq]) for row in seen],
@@ -166,7 +168,7 @@ def _twins_apart(workspace: Workspace, rows: Mapping[int, Row], totals: Mapping[
             row=rows[a].id, twin=rows[b].id, text=whole_text(rows[a].record), twin_text=whole_text(rows[b].record),
             total=totals[a], twin_total=totals[b],
         )
-        for a, b, _ in diagnostics.find_apart(same, totals)
+        for a, b, _ in diagnostics.find_unequal_twins(same, totals)
     )  # fmt: skip
 
 

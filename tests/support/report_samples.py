@@ -14,7 +14,7 @@ from curation.distribution.balance import measure_balance
 from curation.distribution.preference_bias import Pair, describe_pairs
 from curation.intervals import Rate
 from curation.judge.diagnostics import check_rationales, length_sensitivity, order_bias
-from curation.judge.validation import hold_against
+from curation.judge.validation import validate_judge
 from curation.report import (
     Agreement,
     Apart,
@@ -203,7 +203,7 @@ def judge() -> JudgeQuality:
         order=order,
         own_agreement=Rate(80, 93),
         overall_apart=3,
-        against=hold_against("claude-haiku-5-5", totals, approved, kept=[t >= 7 for t in totals], lengths=lengths),
+        against=validate_judge("claude-haiku-5-5", totals, approved, kept=[t >= 7 for t in totals], lengths=lengths),
         pairs_against=Rate(70, 80),
     )
     other = Judge(name="gpt-5-mini", scored=400)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from curation.generate import Candidate, Made, pair_candidates, records_from, requests_for
+from curation.generate import Candidate, ParsedRecord, pair_candidates, records_from, requests_for
 from curation.plan import Cell, make_plan, normalized
 from curation.prompts import fill, prompt_digest
 from curation.records import candidates_of, make_instruction, prompt_text
@@ -104,7 +104,7 @@ def test_no_text_of_a_row_can_close_its_tag() -> None:
 def test_an_example_becomes_a_record_labelled_by_what_it_says() -> None:
     cell, request = one()
     made = records_from(answer(request, json.dumps({"examples": [example()]})), cell, project=project())
-    assert len(made) == 1 and isinstance(made[0], Made)
+    assert len(made) == 1 and isinstance(made[0], ParsedRecord)
     record = made[0].record
     assert [m.role for m in record.prompt] == ["system", "user"] and prompt_text(record) == "second degree heart block on telemetry"
     assert record.kind == "instruction" and record.label == "I44.1" and made[0].raw == example()
@@ -114,21 +114,21 @@ def test_a_copied_answer_keeps_its_own_label_whatever_was_asked() -> None:
     cell, request = one()
     other = next(seed for seed in SEEDS if cell.key not in seed["output"])
     made = records_from(answer(request, json.dumps({"examples": [other]})), cell, project=project())[0]
-    assert isinstance(made, Made) and made.record.kind == "instruction" and made.record.label != cell.key
+    assert isinstance(made, ParsedRecord) and made.record.kind == "instruction" and made.record.label != cell.key
 
 
 def test_without_a_standing_instruction_instruction_and_input_are_the_question() -> None:
     cell, request = one(grounded=False)
     row = {"instruction": "Sort these by thirst.", "input": "basil, thyme", "output": "Basil, then thyme."}
     made = records_from(answer(request, json.dumps({"examples": [row]})), cell, project=project(grounded=False))[0]
-    assert isinstance(made, Made) and prompt_text(made.record) == "Sort these by thirst.\n\nbasil, thyme"
+    assert isinstance(made, ParsedRecord) and prompt_text(made.record) == "Sort these by thirst.\n\nbasil, thyme"
 
 
 def test_a_pair_is_put_in_canonical_order_and_remembers_the_better_one() -> None:
     cell, request = one("preference")
     row = {"input": "second degree block", "better": answer_lines("I44.2"), "worse": answer_lines("I44.1")}
     made = records_from(answer(request, json.dumps({"pairs": [row]})), cell, project=project())[0]
-    assert isinstance(made, Made) and made.record.kind == "preference" and made.better == 1
+    assert isinstance(made, ParsedRecord) and made.record.kind == "preference" and made.better == 1
     assert made.record.completions[1].content == row["better"] and made.candidates == candidates_of(made.record)
 
 
@@ -170,8 +170,8 @@ def test_one_bad_row_does_not_take_the_others_with_it() -> None:
     cell, request = one()
     rows = [example(), example(output=""), example(input="Mobitz block on the monitor")]
     made = records_from(answer(request, json.dumps({"examples": rows})), cell, project=project())
-    assert [type(m).__name__ for m in made] == ["Made", "Failure", "Made"]
-    assert [m.item for m in made if isinstance(m, Made)] == [0, 2]
+    assert [type(m).__name__ for m in made] == ["ParsedRecord", "Failure", "ParsedRecord"]
+    assert [m.item for m in made if isinstance(m, ParsedRecord)] == [0, 2]
 
 
 def test_a_pair_of_equal_answers_is_no_pair() -> None:
@@ -184,7 +184,7 @@ def test_a_pair_of_equal_answers_is_no_pair() -> None:
 def test_json_in_a_fence_is_read() -> None:
     cell, request = one()
     text = f"```json\n{json.dumps({'examples': [example()]})}\n```"
-    assert isinstance(records_from(answer(request, text), cell, project=project())[0], Made)
+    assert isinstance(records_from(answer(request, text), cell, project=project())[0], ParsedRecord)
 
 
 def test_a_prompt_with_a_missing_value_is_an_error_not_an_empty_place() -> None:

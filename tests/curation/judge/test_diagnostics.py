@@ -10,15 +10,15 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from curation.intervals import Rate, mean, spearman
 from curation.judge.diagnostics import (
     check_rationales,
-    find_apart,
     find_constant,
+    find_unequal_twins,
     judge_findings,
     length_sensitivity,
     order_bias,
-    own_agreement,
     polarity,
+    self_agreement,
 )
-from curation.judge.validation import auc, hold_against, tabulate
+from curation.judge.validation import auc, tabulate, validate_judge
 
 FLIP_FIRST, FLIP_SECOND, FIRM = {"ab": 0, "ba": 1}, {"ab": 1, "ba": 0}, {"ab": 1, "ba": 1}
 
@@ -109,7 +109,7 @@ def test_a_judge_that_says_one_thing_only_is_an_alarm() -> None:
 
 def test_rows_that_say_the_same_and_were_scored_apart() -> None:
     totals = {1: 9.0, 2: 4.0, 3: 8.0, 4: 8.5}
-    assert find_apart([(1, 2), (2, 1), (3, 4), (3, 9)], totals) == [(1, 2, 5.0)]
+    assert find_unequal_twins([(1, 2), (2, 1), (3, 4), (3, 9)], totals) == [(1, 2, 5.0)]
 
 
 def test_the_order_of_a_pair_shows_by_which_side_the_choices_fall_on() -> None:
@@ -122,8 +122,8 @@ def test_the_order_of_a_pair_shows_by_which_side_the_choices_fall_on() -> None:
 
 
 def test_a_judge_is_held_against_its_own_totals() -> None:
-    assert own_agreement([(1, 2), (2, 3), (1, 3), (1, 9)], {1: 8.0, 2: 5.0, 3: 5.0}) == Rate(2, 2)
-    assert own_agreement([(2, 1)], {1: 8.0, 2: 5.0}) == Rate(0, 1)
+    assert self_agreement([(1, 2), (2, 3), (1, 3), (1, 9)], {1: 8.0, 2: 5.0, 3: 5.0}) == Rate(2, 2)
+    assert self_agreement([(2, 1)], {1: 8.0, 2: 5.0}) == Rate(0, 1)
 
 
 def test_what_is_odd_about_one_row() -> None:
@@ -135,7 +135,7 @@ def test_agreement_with_people_is_what_scikit_learn_computes(draw: np.random.Gen
     approved = [bool(x) for x in draw.random(300) < 0.7]
     totals = [round(5 + 2 * good + float(draw.normal(0, 2)), 1) for good in approved]
     kept = [total >= 7 for total in totals]
-    found = hold_against(
+    found = validate_judge(
         "j", totals, approved, kept=kept, criteria={"accuracy": totals}, lengths=[int(n) for n in draw.integers(1, 99, 300)]
     )
     assert found.auc is not None and found.auc.value == pytest.approx(roc_auc_score(approved, totals))
@@ -157,6 +157,6 @@ def test_delongs_interval_covers_the_true_area() -> None:
 
 
 def test_with_too_few_of_one_sort_only_the_table_is_told() -> None:
-    found = hold_against("j", [9.0] * 20, [True] * 18 + [False] * 2, kept=[True] * 20)
+    found = validate_judge("j", [9.0] * 20, [True] * 18 + [False] * 2, kept=[True] * 20)
     assert (found.auc, found.kappa, found.best_cut) == (None, None, None) and found.table.only_judge == 2
     assert tabulate([], []).kappa is None and tabulate([True], [True]).kappa is None

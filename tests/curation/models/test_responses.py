@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from curation.config.project import ModelSpec, Project
-from curation.generate import Ask, Made, ask_requests, read_answer, slot_of
+from curation.generate import GenerationInput, ParsedRecord, build_requests, read_answer, slot_of
 from curation.models import RetryPolicy, find_rates
 from curation.models.base import ModelInfo, NoResponse, Response
 from curation.models.batch_client import BatchApi
@@ -220,17 +220,17 @@ def test_any_text_of_a_teacher_gives_records_or_failures(kind: str, plan: dict[s
     base = project(instruction=6, preference=6).model_dump(mode="json", exclude_unset=True)
     chosen = Project.model_validate({**base, "plan": {**base["plan"], **plan}})
     some = [cell for cell in make_plan(chosen, table=TABLE, protected_texts=[]) if cell.kind == kind][: plan.get("per_call", 1)]
-    asked = Ask(slot=slot_of(some), attempt=0)
-    (request,) = ask_requests([asked], {cell.id: cell for cell in some}, project=chosen, seeds=SEEDS, protected_texts=[])
+    asked = GenerationInput(slot=slot_of(some), attempt=0)
+    (request,) = build_requests([asked], {cell.id: cell for cell in some}, project=chosen, seeds=SEEDS, protected_texts=[])
     schema = request.body["output_config"]["format"]["schema"]
     whole = json.dumps(filled(schema, count=max(len(some), some[0].turns))).encode()
     made = 0
     for raw in bodies(whole, rounds=ROUNDS // 10):
         text = raw.decode(errors="replace")
         value = {"content": [{"type": "text", "text": text}], "stop_reason": "end_turn", "usage": {}}
-        for _, result in read_answer(Answer(request=request, message=value), some, project=chosen, ask=asked):
+        for _, result in read_answer(Answer(request=request, message=value), some, project=chosen, generation_input=asked):
             made += not isinstance(result, Failure)
-            if isinstance(result, Made):
+            if isinstance(result, ParsedRecord):
                 dump_record(result.record)
     assert made
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import curation
-from curation.generate import Made, records_from, requests_for
+from curation.generate import ParsedRecord, records_from, requests_for
 from curation.judge import Scorable, Scores, choice_from, pair_requests_for, scores_from, settle_panel
 from curation.judge import requests_for as score_requests
 from curation.plan import Cell, make_plan, normalized
@@ -41,12 +41,12 @@ class Row:
 
     cell: Cell
     request: Request
-    made: Made | Failure
+    made: ParsedRecord | Failure
     truth: dict[str, Any]
 
     @property
     def record(self) -> InstructionRecord:
-        assert isinstance(self.made, Made) and isinstance(self.made.record, InstructionRecord)
+        assert isinstance(self.made, ParsedRecord) and isinstance(self.made.record, InstructionRecord)
         return self.made.record
 
     @property
@@ -210,13 +210,13 @@ def test_off_brief_answers_are_not_in_the_format(demo: Demo) -> None:
 
 
 def pairs_of(demo: Demo) -> list[tuple[Row, PairRecord]]:
-    return [(r, r.made.record) for r in demo.rows if isinstance(r.made, Made) and isinstance(r.made.record, PairRecord)]
+    return [(r, r.made.record) for r in demo.rows if isinstance(r.made, ParsedRecord) and isinstance(r.made.record, PairRecord)]
 
 
 def test_pairs_set_the_code_against_a_sibling_at_equal_length(demo: Demo) -> None:
     lengths: list[tuple[int, int]] = []
     for row, pair in pairs_of(demo):
-        assert isinstance(row.made, Made) and row.made.better is not None
+        assert isinstance(row.made, ParsedRecord) and row.made.better is not None
         better, worse = (pair.completions[i].content for i in (row.made.better, 1 - row.made.better))
         right, wrong = (worse, better) if row.truth["flaw"] == "wrong_sibling" else (better, worse)
         assert answer_fields(right)["code"] == row.cell.key
@@ -234,7 +234,7 @@ def test_pairs_of_an_open_brief_differ_in_one_sentence_of_like_length() -> None:
     cells = make_plan(p, table=None, protected_texts=())
     for cell, request in zip(cells, requests_for(cells, project=p, seeds=[]), strict=True):
         made = records_from(Answer(request=request, message=provider.respond(request.body).message), cell, project=p)[0]
-        assert isinstance(made, Made)
+        assert isinstance(made, ParsedRecord)
         better, worse = made.raw["better"], made.raw["worse"]
         assert (better.count("\n"), better.count("- ")) == (worse.count("\n"), worse.count("- "))
         assert SequenceMatcher(None, better, worse, autojunk=False).ratio() > 0.5
@@ -249,7 +249,7 @@ def test_the_judge_is_good_and_not_perfect(demo: Demo) -> None:
     p = project()
     totals: dict[str | None, list[float]] = {}
     for row in demo.rows:
-        if row.cell.kind == "instruction" and isinstance(row.made, Made):
+        if row.cell.kind == "instruction" and isinstance(row.made, ParsedRecord):
             item = Scorable(record_id(row.record), row.record, row.cell.row, row.cell.attributes)
             found = scores_from(ask(demo, next(iter(score_requests([item], project=p)))), project=p)
             assert isinstance(found, Scores)

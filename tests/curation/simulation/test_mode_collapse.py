@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from curation.generate import Ask, ask_requests, naive_requests, shorten
+from curation.generate import GenerationInput, build_requests, naive_requests, shorten
 from curation.plan import make_plan
 from curation.simulation import mode_collapse
 from curation.simulation.defects import RATES
@@ -47,8 +47,8 @@ def test_under_the_law_a_number_changes_nothing_and_what_is_taken_is_mostly_kept
     cells = {id_: cell.model_copy(update={"attributes": same}) for id_, cell in cells.items()}
 
     def texts(taken: tuple[str, ...]) -> list[str]:
-        asks = [Ask(slot=id_, taken=taken) for id_ in cells]
-        bodies = [r.body for r in ask_requests(asks, cells, project=p, seeds=[])]
+        asks = [GenerationInput(slot=id_, taken=taken) for id_ in cells]
+        bodies = [r.body for r in build_requests(asks, cells, project=p, seeds=[])]
         return [json.loads(provider.respond(body).message["content"][0]["text"])["examples"][0]["instruction"] for body in bodies]
 
     free = Counter(texts(()))

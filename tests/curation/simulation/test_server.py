@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from curation.generate import Made, naive_requests, records_from, requests_for
+from curation.generate import ParsedRecord, naive_requests, records_from, requests_for
 from curation.judge import Scorable, Scores, scores_from
 from curation.judge import requests_for as score_requests
 from curation.plan import Cell, make_plan
@@ -72,11 +72,13 @@ def test_the_log_has_each_request_and_the_truth_each_message_once(standin: Runni
 
 
 def test_a_blank_brief_gets_examples_and_pairs_about_it(standin: RunningProvider) -> None:
-    made: list[Made] = []
+    made: list[ParsedRecord] = []
     for cell, request in bodies(grounded=False, instruction=25, preference=10):
         message = standin.client().messages.create(**request.body).model_dump(mode="json")
         made += [
-            m for m in records_from(Answer(request=request, message=message), cell, project=project(grounded=False)) if isinstance(m, Made)
+            m
+            for m in records_from(Answer(request=request, message=message), cell, project=project(grounded=False))
+            if isinstance(m, ParsedRecord)
         ]
     assert len(made) > 25
     prompts = [m.record.prompt[-1].content for m in made]

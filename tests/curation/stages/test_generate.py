@@ -128,17 +128,19 @@ def test_several_examples_in_one_request_go_to_their_cells(make: Make) -> None:
 
 
 def test_an_answer_that_leaves_out_a_number_leaves_its_cell_to_be_asked_again(make: Make) -> None:
-    from curation.generate import Ask, Made, ask_requests, read_answer
+    from curation.generate import GenerationInput, ParsedRecord, build_requests, read_answer
     from curation.workspace import load_cells, open_workspace
 
     with open_workspace(make(instruction=3, per_call=3)) as workspace:
         cells = {cell.id: cell for cell in load_cells(workspace)}
-        request = next(iter(ask_requests([Ask(slot="instruction:00000+00001+00002")], cells, project=workspace.project, seeds=[])))
+        request = next(
+            iter(build_requests([GenerationInput(slot="instruction:00000+00001+00002")], cells, project=workspace.project, seeds=[]))
+        )
         item = {"instruction": "What is soil?", "input": "", "output": "Earth."}
         text = json.dumps({"examples": [{"number": 3, **item}, {"number": 1, **item, "output": " "}, {"number": 9, **item}]})
         message = {"content": [{"type": "text", "text": text}], "stop_reason": "end_turn", "usage": {}}
         read = read_answer(Answer(request=request, message=message), list(cells.values()), project=workspace.project)
-    found = [(cell.ordinal, "made" if isinstance(result, Made) else (result.slot, result.reason)) for cell, result in read]
+    found = [(cell.ordinal, "made" if isinstance(result, ParsedRecord) else (result.slot, result.reason)) for cell, result in read]
     whole = "instruction:00000+00001+00002"
     assert found == [
         (2, "made"),

@@ -137,7 +137,7 @@ def test_a_row_scored_twice_shows_whether_the_judge_agrees_with_itself(garden: P
     before = report_of(garden).judge
     assert before is not None and before.judges[0].again == Rate(20, 20)  # the stand-in answers alike each time
     with open_workspace(garden) as workspace:
-        totals, digest = totals_by_seq(workspace), scoring.again_digest(workspace.project)
+        totals, digest = totals_by_seq(workspace), scoring.repeat_digest(workspace.project)
         workspace.db.execute("UPDATE scores SET value = 6 - value WHERE digest = ? AND criterion <> 'overall'", (digest,))
         changed = workspace.db.execute("SELECT count(*) AS n FROM scores WHERE digest = ? AND value = 3", (digest,)).fetchone()["n"]
         assert totals_by_seq(workspace) == totals
