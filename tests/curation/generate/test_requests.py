@@ -214,7 +214,7 @@ def test_a_pair_is_the_best_over_the_worst_and_apart_by_the_margin() -> None:
         ([("a", 9.0), ("b", 8.5)], "0.5 points apart; the margin is 1"),
         ([("a", 6.0), ("b", 2.0)], "6.0 of 10, below the cut"),
         ([("a", 9.0), ("a", 2.0)], "fewer than two different answers"),
-        ([("a", 9.0), ("b", None)], "fewer than two of the answers were judged"),
+        ([("a", 9.0), ("b", None)], "fewer than two of the answers were scored"),
         ([("a", 9.0), ("b", 9.0)], "0.0 points apart"),
     ],
 )
