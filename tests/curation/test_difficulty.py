@@ -82,7 +82,7 @@ def test_a_rating_is_one_of_five_or_a_counted_failure(given: Any, found: int | N
         Answer(request=request, message={"content": [{"type": "text", "text": text}], "stop_reason": "end_turn", "usage": {}}), project=on
     )  # fmt: skip
     if found is None:
-        assert isinstance(result, Failure) and result.reason == "schema" and "`difficulty` is no number from 1 to 5" in result.detail
+        assert isinstance(result, Failure) and result.reason == "schema" and "`difficulty` is not a number from 1 to 5" in result.detail
     else:
         assert isinstance(result, scoring.Scores) and (result.difficulty, result.total) == (found, 10.0)
 
