@@ -77,6 +77,7 @@ def read_items(answer: Answer, name: str, fields: Mapping[str, Any]) -> list[dic
     for n, row in enumerate(rows):
         for key, schema in fields.items():
             found = row.get(key) if isinstance(row, dict) else None
+            # Checked here although the API enforces the schema: compatible servers and batches may not.
             is_text = schema["type"] == "string"
             if not isinstance(found, str if is_text else int | float) or isinstance(found, bool):
                 return fail(answer, "schema", f"item {n} has no {'text' if is_text else 'number'} `{key}`")
@@ -85,6 +86,7 @@ def read_items(answer: Answer, name: str, fields: Mapping[str, Any]) -> list[dic
 
 def read_json(answer: Answer) -> dict[str, Any] | Failure:
     """Return the JSON object of an answer, or why it has none: refusal, truncated, stopped, not_json, schema."""
+    # The stop reason first: a refusal and a truncated answer are often valid text, and must not count as bad JSON.
     stop = answer.message.get("stop_reason")
     if stop == "refusal":
         details = _as_mapping(answer.message.get("stop_details"))

@@ -47,6 +47,7 @@ def embed(texts: Sequence[str], *, model: str = DEFAULT_MODEL, backend: Backend 
     Raises:
         ModelUnavailable: the model cannot be loaded, or the forced backend cannot run it.
     """
+    # Sorted by length so that a batch needs little padding; by text too, so that batches do not depend on the order of rows.
     unique = sorted({_encodable(text) for text in texts}, key=lambda text: (len(text), text))
     if not unique:
         return np.empty((0, dimension(model)), dtype=np.float32)
@@ -128,6 +129,7 @@ def _load(model: str) -> Any:
     from sentence_transformers import SentenceTransformer
 
     try:
+        # trust_remote_code=False: a model's folder or repository must not run its own Python code here.
         encoder = SentenceTransformer(str(source), device="cuda" if _has_cuda() else "cpu", trust_remote_code=False)
     # sentence-transformers and the hub raise any of these for an unknown name and for a hub that cannot be reached.
     except (OSError, ValueError, RuntimeError) as error:

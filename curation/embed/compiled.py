@@ -145,7 +145,7 @@ def _measure(folder: Path, sample: Sequence[str], by_torch: Callable[[Sequence[s
     tokenizer, core = Tokenizer.from_file(str(folder / "tokenizer.json")), openvino.Core()
     reference, torch_rate = _timed(lambda: by_torch(sample), len(sample))
     found = Measured(None, "no precision gives the same vectors")
-    for precision in ("bf16", "f32"):
+    for precision in ("bf16", "f32"):  # the faster one first
         network = _compile(core, folder / "model.xml", precision)
         compiled = Compiled(network, tokenizer, reference.shape[1])
         vectors, rate = _timed(lambda c=compiled: np.concatenate(list(c.encode(sample))), len(sample))  # type: ignore[misc]
@@ -170,6 +170,7 @@ def _save(encoder: Any, folder: Path) -> None:
     import torch
     from transformers import AutoModel
 
+    # Eager attention, which openvino.convert_model can trace.
     name = encoder[0].auto_model.config._name_or_path
     base = AutoModel.from_pretrained(name, attn_implementation="eager", trust_remote_code=False).eval()
 
@@ -184,6 +185,7 @@ def _save(encoder: Any, folder: Path) -> None:
     example = torch.ones(2, 8, dtype=torch.int64)
     shape = ([-1, -1], openvino.Type.i64)
     network = openvino.convert_model(pooled, example_input={"ids": example, "mask": example}, input=[shape, shape])
+    # compress_to_fp16 is on by default and would change the f32 vectors.
     openvino.save_model(network, folder / "model.xml", compress_to_fp16=False)
     from tokenizers import Tokenizer
 

@@ -53,6 +53,7 @@ def pair_candidates(prompts: Iterable[Sequence[Candidate]], *, margin: float, ke
         by_people: people will decide which answer is better; they are shown the two of the most similar length.
     """
     everything = [list(candidates) for candidates in prompts]
+    # Prompts are visited from the least to the most choice; each choice moves the balance towards zero.
     options = [_list_options(c, margin=margin, keeps=keeps, by_people=by_people) for c in everything]
     chosen: dict[int, Pairing] = {}
     balance = 0  # pairs whose better answer is the longer one, minus the others
@@ -70,11 +71,12 @@ def pair_candidates(prompts: Iterable[Sequence[Candidate]], *, margin: float, ke
 
 def _list_options(candidates: Sequence[Candidate], *, margin: float, keeps: float, by_people: bool) -> list[tuple[Candidate, Candidate]]:
     """Return (better, worse) of every possible pair, the widest gap first."""
+    # Equal answers cannot form a pair; the last of equals stays, with its score.
     distinct = list({c.record.completion.content: c for c in candidates}.values())
     if by_people:
         return sorted(combinations(distinct, 2), key=lambda two: _length_ratio(*two))
     scored = sorted((c for c in distinct if c.total is not None), key=lambda c: -(c.total or 0.0))
-    least_gap = max(margin, 1e-9)
+    least_gap = max(margin, 1e-9)  # a margin of 0 still needs a difference
     return [(a, b) for a, b in combinations(scored, 2) if _gap(a, b) >= least_gap and (a.total or 0.0) >= keeps - 1e-9]
 
 

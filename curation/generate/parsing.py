@@ -82,6 +82,7 @@ def _read_numbered(answer: Answer, rows: Sequence[dict[str, Any]], cells: Sequen
     for n, row in enumerate(rows):
         cell = by_number.get(row["number"])
         if cell is None:
+            # Counted against the whole request, since the row belongs to none of its cells.
             failure = fail(answer, "row", f"item {n}: number {row['number']} was not requested")
             yield cells[0], failure.model_copy(update={"slot": answer.request.slot})
             continue
@@ -107,6 +108,7 @@ def _keep_least_likely(answer: Answer, rows: Sequence[dict[str, Any]], cell: Cel
         yield cell, result
         if kept == project.plan.sampling.keep:
             return
+    # Fewer usable candidates than wanted: report one failure, so a cell is not counted several times.
     yield from ((cell, failure) for failure in failures[:1])
 
 

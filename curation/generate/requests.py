@@ -125,6 +125,7 @@ class Neighbours:
             yield "passage", cell.passage["file"], cell.passage["start"]
         values = tuple(sorted(cell.attributes.items()))
         yield "all", cell.kind, values
+        # Cells that share all attributes but one.
         for left_out in range(len(values)):
             yield "most", cell.kind, values[:left_out] + values[left_out + 1 :]
         if values:
@@ -189,6 +190,7 @@ def build_requests(
         seeds: worked examples; those that contain a protected text are not shown.
         protected_texts: texts of evaluation items.
     """
+    # A seed example that is an evaluation item would leak it into every request.
     protected = {normalized(text) for text in protected_texts}
     usable = [dict(seed) for seed in seeds if protected.isdisjoint(normalized(v) for v in seed.values() if isinstance(v, str))]
     for one in inputs:
@@ -265,6 +267,7 @@ def _body(one: GenerationInput, cells: Sequence[Cell], project: Project, seeds: 
     }
     if one.parent is not None:
         parent = {"how": cell.evolve, "prompt": one.parent.prompt, "answer": one.parent.answer}
+        # A repeat (attempt) tries the next way.
         way = WAYS[(cell.ordinal + one.attempt) % len(WAYS)] if cell.evolve == "deeper" else "a rarer matter of the same field"
         system, user = fill("teacher_evolve", **about, parent=parent, way=f"{cell.evolve}: {way}")
         return message_body(teacher, system, user, list_schema("examples", dict.fromkeys(FIELDS["examples"], _TEXT)))

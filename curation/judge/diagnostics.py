@@ -91,7 +91,7 @@ def check_rationales(given: Iterable[tuple[int, str, int, str]], *, seed: int = 
     signs = [polarity(rationale) for *_, rationale in entries]
     known = [(entry, sign) for entry, sign in zip(entries, signs, strict=True) if sign is not None]
     follows = spearman([sign for _, sign in known], [entry[2] for entry, _ in known], seed=seed)
-    if follows is None or follows.low <= 0:
+    if follows is None or follows.low <= 0:  # the 95 % interval reaches 0
         return RationaleCheck(len(known), len(entries), follows)
     wrong = [entry for entry, sign in known if (sign < 0 and entry[2] >= 4) or (sign > 0 and entry[2] <= 2)]
     return RationaleCheck(len(known), len(entries), follows, tuple(Contradiction(*entry) for entry in wrong))
@@ -132,6 +132,7 @@ def order_bias(choices: Iterable[Mapping[str, int | None]], *, seed: int = 0) ->
         seed: of the bootstrap interval.
     """
     both = [given for given in choices if given.keys() == {"ab", "ba"}]
+    # Resampled by pair and not by choice: the two choices of a pair are not independent.
     # Answer 0 is shown first in "ab", answer 1 in "ba".
     firsts = [[winner == (order == "ba") for order, winner in given.items() if winner is not None] for given in both]
     shares = [sum(first) / len(first) for first in firsts if first]

@@ -20,7 +20,7 @@ SHARE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class PanelDecision:
-    """Whether the panel scores too, with the reason."""
+    """Decision about the panel, with the reason."""
 
     used: bool
     why: str
@@ -30,6 +30,7 @@ class PanelDecision:
 
 def judges_of(project: Project) -> tuple[ModelSpec, ...]:
     """Return the judge, then the other members of the panel; a model that is named twice counts once."""
+    # Keyed by digest: a model that is named twice, or as judge and member, has one set of scores.
     judges = {rubric_digest(project): project.models.judge}
     if project.score.panel != "never":
         judges = {rubric_digest(project, spec): spec for spec in project.models.panel} | judges
@@ -80,5 +81,6 @@ def settle_panel(choices: Sequence[Mapping[str, int | None]]) -> int | None:
     Args:
         choices: for each judge, the winner by order shown.
     """
+    # A judge votes only where its choice is the same in both orders.
     votes = [winners.pop() if len(winners := set(by_order.values())) == 1 else None for by_order in choices if len(by_order) == 2]
     return next((side for side in (0, 1) if votes.count(side) * 2 > len(votes)), None)

@@ -72,6 +72,7 @@ def rubric_digest(project: Project, judge: ModelSpec | None = None) -> str:
         project: rubric, brief and prompts.
         judge: a member of the panel; the project's judge by default.
     """
+    # Appended only where it is used, so that the digests of projects without it did not change when it was introduced.
     more = (prompt_digest("judge_difficulty"),) if project.score.difficulty else ()
     return settings_digest(prompt_digest("judge"), *_shaping(project, judge), *more)
 
@@ -155,6 +156,7 @@ def choice_from(answer: Answer) -> PairChoice | Failure:
     winner, record_id, order = value.get("winner"), answer.request.slot.split(":")[0], answer.request.slot.rsplit(":", 1)[1]
     if winner not in ("A", "B", "tie"):
         return fail(answer, "schema", "`winner` is neither A, B nor tie")
+    # In "ba" the answers were shown in reverse, so A is canonical index 1.
     index = None if winner == "tie" else int((winner == "B") != (order == "ba"))
     return PairChoice(record_id, "ba" if order == "ba" else "ab", index, str(value.get("rationale", "")))
 

@@ -110,6 +110,7 @@ def auc(totals: Sequence[float], approved: Sequence[bool]) -> Estimate | None:
     m, n = int(good.sum()), int((~good).sum())
     if not m or not n:
         return None
+    # DeLong's structural components from mid-ranks (Sun and Xu 2014): O(n log n) instead of all pairs.
     ranks = rankdata(values)
     above = (ranks[good] - rankdata(values[good])) / n
     below = 1 - (ranks[~good] - rankdata(values[~good])) / m
@@ -144,6 +145,7 @@ def _kappa_interval(kept: Sequence[bool], approved: Sequence[bool], seed: int) -
     if kappa is None:
         return None
     a, b = np.asarray(kept, bool), np.asarray(approved, bool)
+    # Percentile bootstrap over rows, all draws as one matrix.
     draws = np.random.default_rng(seed).integers(0, len(a), (DRAWS, len(a)))
     x, y = a[draws], b[draws]
     agreed, judge, people = (x == y).mean(axis=1), x.mean(axis=1), y.mean(axis=1)

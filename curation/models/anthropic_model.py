@@ -61,7 +61,13 @@ class AnthropicModel:
         return await self._clients.request("POST", "/v1/messages", body, timeout_s=self._timeout_s)
 
     async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Response:
-        """Send one request, once; every status is a response."""
+        """Send one request, once; every status is a response.
+
+        Args:
+            method: "GET" or "POST".
+            path: path below the base URL.
+            body: JSON body of a POST.
+        """
         return await self._clients.request(method, path, body)
 
     async def describe(self, spec: ModelSpec) -> ModelInfo:
@@ -72,6 +78,7 @@ class AnthropicModel:
         """
         what = f"model {spec.model}"
         found = await fetch(self, f"/v1/models/{quote(spec.model, safe='')}", spec=spec)
+        # The list is needed only to suggest the right name.
         known = list_ids(await fetch(self, "/v1/models?limit=1000", spec=spec)) if found.status == 404 else []
         refuse_unusable(found, spec=spec, address=self.address)
         if found.status != 200:
@@ -83,6 +90,7 @@ class AnthropicModel:
         if info.get("lifecycle") == "retired":
             raise ModelUnavailable(what, f"was retired on {retires or 'an unknown day'}", "name another model in project.yaml")
         limit = info.get("max_tokens")
+        # The API refuses a larger max_tokens with a 400 at the first call, which may be hours into a batch.
         if isinstance(limit, int) and spec.max_tokens > limit:
             fact = f"is {spec.max_tokens}; the model writes at most {limit}"
             raise ModelUnavailable(f"{what}: max_tokens", fact, "lower max_tokens in project.yaml and run again")
@@ -121,7 +129,7 @@ class AnthropicModel:
         return anthropic.AsyncAnthropic(
             api_key=self._key,
             base_url=self.address,
-            max_retries=0,
+            max_retries=0,  # every try must be recorded in the ledger
             timeout=options["timeout"],
             http_client=(plain if is_loopback(self.address) else usual)(**options, follow_redirects=False),  # a key is for one address
             default_headers=None if self._is_own else self._headers_without_secrets(),

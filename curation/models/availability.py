@@ -61,6 +61,11 @@ def same_family(models: Models) -> str | None:
 async def fetch(model: ChatModel, path: str, *, spec: ModelSpec) -> Response:
     """GET a path, with up to two retries of errors that may pass.
 
+    Args:
+        model: the client.
+        path: path below the base URL.
+        spec: the model, for the message.
+
     Raises:
         NotReached: no response after the last try.
     """
@@ -68,7 +73,7 @@ async def fetch(model: ChatModel, path: str, *, spec: ModelSpec) -> Response:
         try:
             response = await model.request("GET", path)
         except NoResponse as error:
-            if left == 0 or error.reason == "unreachable":
+            if left == 0 or error.reason == "unreachable":  # a plan must not wait for a network that is down
                 found = responses.describe_unreachable(error, spec=spec, address=model.address)
                 raise NotReached(found.what, found.fact, found.next_step) from error
         else:
@@ -85,7 +90,14 @@ def list_ids(response: Response) -> list[str]:
 
 
 def unknown_model(spec: ModelSpec, address: str, known: Sequence[str]) -> ModelUnavailable:
-    """Return the error for a name that the server does not list, with the closest name that it does."""
+    """Return the error for a name that the server does not list, with the closest name that it lists.
+
+    Args:
+        spec: the model.
+        address: base URL of the server.
+        known: names that it lists.
+    """
+    # Compared in lower case: "claude-Haiku" is closer to "claude-haiku" than difflib's ratio of the raw texts says.
     lower = {name.lower(): name for name in known}
     close = difflib.get_close_matches(spec.model.lower(), lower, n=1)
     hint = f"did you mean {lower[close[0]]}?" if close else f"it knows {', '.join(known[:8])}"
@@ -95,6 +107,11 @@ def unknown_model(spec: ModelSpec, address: str, known: Sequence[str]) -> ModelU
 
 def refuse_unusable(response: Response, *, spec: ModelSpec, address: str) -> None:
     """Raise for a response that is neither a description nor the 404 of a server that describes no models.
+
+    Args:
+        response: to a request for a description.
+        spec: the model.
+        address: base URL of the server.
 
     Raises:
         ModelUnavailable: the key, the account or the model is refused.

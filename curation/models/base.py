@@ -85,13 +85,13 @@ class ChatModel(Protocol):
 
     @property
     def address(self) -> str:
-        """Where the model is reached, for messages to people."""
+        """Base URL or folder, for messages to people."""
 
     async def send(self, body: dict[str, Any]) -> Response:
         """Send one request; raises NoResponse when nothing came back."""
 
     async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Response:
-        """Call another path of the same API."""
+        """Call another path of the same API; batches use it."""
 
     async def describe(self, spec: ModelSpec) -> ModelInfo:
         """Query the model's properties; raises ModelUnavailable when it cannot be used. Nothing is billed."""
@@ -118,6 +118,7 @@ def network_options(timeout_s: float) -> dict[str, Any]:
     """Return timeout, limits and certificates for an HTTP client; the number of connections is limited by the callers."""
     import httpx2
 
+    # pool=None: calls never time out while they wait for a connection; AdaptiveLimit decides how many are in flight.
     timeout = httpx2.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S, pool=None)
     return {"timeout": timeout, "limits": httpx2.Limits(), "verify": _certificates()}
 
@@ -134,6 +135,7 @@ def classify_connection_error(error: Exception) -> NoResponse:
     """Return the NoResponse for a connection error of either SDK."""
     import httpx2
 
+    # Both SDKs wrap httpx errors; the cause tells whether the request can have left this machine.
     cause = error.__cause__ or error
     detail = f"{type(cause).__name__}: {cause}".rstrip(": ")
     if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.UnsupportedProtocol | httpx2.InvalidURL | httpx2.ProxyError):
@@ -176,10 +178,12 @@ class SdkClients:
         """
         import httpx2
 
+        # Importing an SDK takes 0.7 s (openai) to 1.8 s (anthropic), so it happens with the first request only.
         sdk = importlib.import_module(self._sdk)
         with self._lend() as client:
             try:
                 async with asyncio.timeout(timeout_s):
+                    # cast_to=Response returns the raw bytes: the SDK's own parsing would raise on a body that was paid for.
                     if method == "GET":
                         found = await client.get(path, cast_to=httpx2.Response)
                     else:

@@ -56,6 +56,7 @@ class BatchApi:
                 return created
             if response.status != 200 and (response.status in responses.THROTTLED or not responses.is_retried(response.status)):
                 return response
+            # A 5xx, or a 200 without an id, says nothing about whether the batch was created.
             try:
                 found = await self.find(keys, size=len(requests), created=began, known=known)
             except NoResponse as error:
@@ -95,6 +96,7 @@ class BatchApi:
             for found in listed if isinstance(listed, list) else []:
                 if isinstance(found, dict) and isinstance(found.get("id"), str):
                     yield found
+            # A server that repeats a page must not keep us here for ever.
             if not page.get("has_more") or not isinstance(last, str) or after == f"&after_id={last}":
                 return
             after = f"&after_id={last}"
@@ -110,6 +112,7 @@ class BatchApi:
             created: when it was sent (seconds since the epoch).
             known: ids of our other batches, which are skipped.
         """
+        # The list has no custom_id, and an account may have thousands of batches, so size and age preselect.
         async for found in self.list():
             if found["id"] in known or _size_of(found) != size or _created_at(found) < created - _CLOCK_SKEW_S:
                 continue

@@ -56,6 +56,7 @@ class BatchRun:
         context = replace(self.context, check=None)
         self.sender = Sender(context, stopping=asyncio.Event(), stop=lambda error: None)  # it sends no calls here, it settles them
         try:
+            # Open batches first: what they hold must not be bought again.
             await self._finish_open()
             await self._probe(requests)
             await self._ask_all(await self._warm_cache(requests))
@@ -78,6 +79,7 @@ class BatchRun:
             self.sender.tally.failed += claim.failed - len(met & self.failed)
             todo = todo[claim.looked_at :]
             if claim.calls:
+                # Unpriced calls (prompt longer than the list price allows) are claimed at no cost, to be recorded as failures.
                 await self._submit([call for call in claim.calls if is_priced(call.request, self.rates)])
                 for call in claim.calls:
                     if not is_priced(call.request, self.rates):
@@ -162,6 +164,7 @@ class BatchRun:
         """
         if not calls:
             return
+        # On disk before the request leaves; a batch without an id is searched for by the next run.
         number = self.ledger.hand_over([call.seq for call in calls], model=self.spec.model, simulated=self.context.simulated)
         address = self.context.model.address
         try:
@@ -223,11 +226,13 @@ class BatchRun:
 
     def _keep(self, number: int, raw: bytes, waiting: dict[str, int]) -> None:
         """Write the results of waiting calls as they came, count the errors, and settle the answers."""
+        # Results may repeat a line, come in any order, or hold keys of requests that another run has read.
         results = [result for line in raw.splitlines() if (result := responses.read_batch_line(line)) is not None]
         mine = list({result.key: result for result in results if result.key in waiting}.values())
         for start in range(0, len(mine), _MAX_CALLS):
             with self.ledger.transaction():
                 self.ledger.batches.keep(number, mine[start : start + _MAX_CALLS])
+        # Everything is on disk now; parsing may fail without losing a response.
         for result in mine:
             if result.raw is not None:
                 continue

@@ -42,7 +42,7 @@ class GroupCommit:
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def resolve(result: Any) -> None:
-            if not done.done():
+            if not done.done():  # the caller may have been cancelled meanwhile
                 done.set_result(result)
 
         def fail(error: Exception) -> None:

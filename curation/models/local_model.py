@@ -52,7 +52,13 @@ class LocalModel:
         return await asyncio.get_running_loop().run_in_executor(self._threads, _generate, self._folder, body, self._ended)
 
     async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Response:
-        """Return 404: a folder has no other paths."""
+        """Return 404: a folder has no other paths.
+
+        Args:
+            method: not used.
+            path: named in the error.
+            body: not used.
+        """
         return _error(404, "not_found_error", f"a local model has no {path}")
 
     async def describe(self, spec: ModelSpec) -> ModelInfo:
@@ -133,6 +139,7 @@ def _generate(folder: Path, body: dict[str, Any], ended: threading.Event) -> Res
         text = f"{prompt_tokens} prompt tokens and {body['max_tokens']} to write; the model holds {limit}"
         return _error(400, "invalid_request_error", text)
     digest = hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).digest()
+    # Seeded by the request, so a row can be generated again a year later (on the same hardware and versions).
     torch.manual_seed(int.from_bytes(digest[:4], "big"))
     stops = StoppingCriteriaList([lambda ids, scores, **more: torch.full((ids.shape[0],), ended.is_set(), device=ids.device)])
     with torch.inference_mode():
@@ -144,6 +151,7 @@ def _generate(folder: Path, body: dict[str, Any], ended: threading.Event) -> Res
     text = tokenizer.decode(written, skip_special_tokens=True)
     wants_json = ((body.get("output_config") or {}).get("format") or {}).get("schema") is not None
     answer = first_json(text) if wants_json else text
+    # Text after a complete JSON value does not matter, even where the limit cut it.
     is_cut = len(written) >= body["max_tokens"] and not (wants_json and answer != text)
     message = {
         "id": f"local_{digest.hex()[:24]}",

@@ -28,6 +28,7 @@ def open_client(spec: ModelSpec, *, environ: Mapping[str, str], folder: Path, ti
         timeout_s: limit for one response.
     """
     access = find_access(spec, environ)
+    # Stricter than Access.is_own: a gateway named by OPENAI_BASE_URL may not know `max_completion_tokens`.
     is_own = access.address == spec.provider_info.address
     return OpenAIModel(address=access.address, key=access.key, is_own=is_own, timeout_s=timeout_s)
 
@@ -55,7 +56,13 @@ class OpenAIModel:
         return await self._clients.request("POST", "/chat/completions", translated, timeout_s=self._timeout_s)
 
     async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Response:
-        """Send one request, once; every status is a response."""
+        """Send one request, once; every status is a response.
+
+        Args:
+            method: "GET" or "POST".
+            path: path below the base URL.
+            body: JSON body of a POST.
+        """
         return await self._clients.request(method, path, body)
 
     async def describe(self, spec: ModelSpec) -> ModelInfo:
@@ -87,7 +94,7 @@ class OpenAIModel:
         return openai.AsyncOpenAI(
             api_key=self._key,
             base_url=self.address,
-            max_retries=0,
+            max_retries=0,  # every try must be recorded in the ledger
             timeout=options["timeout"],
             http_client=(plain if is_loopback(self.address) else usual)(**options, follow_redirects=False),  # a key is for one address
             default_headers=None if self._is_own else without_organization,

@@ -141,12 +141,14 @@ def bound_nano(request: Request, rates: Rates, *, in_batch: bool = False) -> int
     """
     prompt, output = bound_tokens(request)
     body = orjson.dumps(request.body)
+    # The worst case of a cached prompt is that all of it is written to the cache, at the dearer rate of its lifetime.
     written = rates.cache_write_1h if b'"1h"' in body else rates.cache_write_5m if b'"cache_control"' in body else rates.input
     return _nano(prompt * max(written, rates.input) + output * rates.output, rates.batch if in_batch else 1)
 
 
 def bound_tokens(request: Request) -> tuple[int, int]:
     """Return (prompt tokens, output tokens) that the request cannot exceed."""
+    # Byte-level tokenizers make at least one byte of a token, and JSON escapes only add bytes.
     return len(orjson.dumps(request.body)) + _PROMPT_OVERHEAD, int(request.body["max_tokens"])
 
 
@@ -163,6 +165,7 @@ def cost_nano(tokens: Mapping[str, int], rates: Rates, *, in_batch: bool = False
         rates: price of the model.
         in_batch: apply the batch discount.
     """
+    # cache_write_tokens counts both lifetimes; thinking tokens are part of output_tokens.
     dollars = (
         tokens.get("input_tokens", 0) * rates.input
         + tokens.get("output_tokens", 0) * rates.output
@@ -205,6 +208,7 @@ def usd_of(prompt_tokens: int, output_tokens: int, spec: ModelSpec, *, in_batch:
 
 def family(model: str) -> str:
     """Return the family of a model ("claude", "gpt", "llama"): a judge favours text of its own family."""
+    # "meta-llama/Llama-3.1-8B-Instruct" -> "llama", "gemma3:27b" -> "gemma"
     name = model.lower().rpartition("/")[2]
     first = re.split(r"[-_.:]", name)[0]
     return _FAMILIES.get(first) or re.sub(r"\d+$", "", first) or first

@@ -67,6 +67,7 @@ def read_message(raw: bytes) -> Reading:
         message = message_of(raw)
     except orjson.JSONDecodeError as error:
         return Reading(None, failure=("not_json", f"{error}; {len(raw)} bytes are kept"))
+    # A message without a usage is an answer (some compatible servers send none); one with a wrong usage is not.
     usage = message.get("usage") if isinstance(message, dict) else None
     tokens = _tokens(usage) if isinstance(usage, dict) else None
     has_valid_usage = tokens is not None or (isinstance(message, dict) and "usage" not in message)
@@ -127,6 +128,7 @@ def describe_failure(response: Response) -> tuple[str, str]:
 
 def retry_after(headers: Mapping[str, str], *, now: datetime | None = None) -> float | None:
     """Return the seconds that the provider asks to wait, at most five minutes. A proxy may send a date instead."""
+    # Milliseconds first, as the SDKs do: they are more precise.
     for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         with contextlib.suppress(ValueError):
             if math.isfinite(seconds := float(headers.get(name, "nan")) / scale):
@@ -143,6 +145,7 @@ def tokens_left(headers: Mapping[str, str], *, now: datetime | None = None) -> t
     if not any(name.startswith(("anthropic-ratelimit-", "x-ratelimit-")) for name in headers):
         return None
     for kind in ("requests", "input-tokens", "output-tokens", "tokens"):
+        # Anthropic gives the reset as a date, OpenAI as a duration; TypeError: a date without a time zone.
         with contextlib.suppress(ValueError, KeyError, ZeroDivisionError, TypeError, OverflowError):
             prefix = f"anthropic-ratelimit-{kind}"
             share = float(headers[f"{prefix}-remaining"]) / float(headers[f"{prefix}-limit"])
@@ -151,6 +154,7 @@ def tokens_left(headers: Mapping[str, str], *, now: datetime | None = None) -> t
         with contextlib.suppress(ValueError, KeyError, ZeroDivisionError, OverflowError):
             share = float(headers[f"x-ratelimit-remaining-{kind}"]) / float(headers[f"x-ratelimit-limit-{kind}"])
             found.append((share, _span_s(headers[f"x-ratelimit-reset-{kind}"])))
+    # NaN compares false with everything, so min() could return it, and a wait of NaN seconds never ends.
     found = [(share, min(max(wait, 0.0), _LONGEST_WAIT_S)) for share, wait in found if not math.isnan(share + wait)]
     return min(found, default=None)
 
@@ -165,6 +169,7 @@ def fatal_error(response: Response, *, spec: ModelSpec, address: str) -> ModelUn
     """
     kind, text = _error_of(response.raw)
     key, what, status = key_name(spec), f"model {spec.model}", response.status
+    # Anthropic reports an empty account as 400 with a sentence, OpenAI as 429 with the code insufficient_quota.
     cannot_pay = "credit balance" in text.lower() or kind in ("billing_error", "insufficient_quota")
     if (status in (400, 429) and cannot_pay) or status == 402:
         fact = f"cannot pay at {address} ({text or kind})"
@@ -181,6 +186,7 @@ def fatal_error(response: Response, *, spec: ModelSpec, address: str) -> ModelUn
         return ModelUnavailable(f"the key in {key}", f"is refused by {address} ({answer})", "export a valid key and run again")
     if status == 403:
         return ModelUnavailable(what, f"may not be used with this {key} at {address} ({answer})", "use another key or another model")
+    # A 404 with an error type comes from the API, so it is about the model; without one the path does not exist on this server.
     if kind:
         return ModelUnavailable(what, f"is not known at {address} ({answer})", "correct the model's name in project.yaml and run again")
     hint = "; it usually ends in /v1" if (spec.provider_info.address or "").endswith("/v1") else ""
@@ -221,6 +227,7 @@ def _tokens(usage: dict[str, Any]) -> dict[str, int] | None:
         "cache_write_1h_tokens": (created.get("ephemeral_1h_input_tokens") or 0) if isinstance(created, dict) else 0,
         "cache_read_tokens": usage.get("cache_read_input_tokens") or 0,
     }
+    # type() and not isinstance(): True is an int too, and must not count as one token.
     return found if all(type(n) is int and 0 <= n <= _MOST_TOKENS for n in found.values()) else None
 
 

@@ -58,6 +58,7 @@ class _Run:
             tasks = [asyncio.create_task(self._work()) for _ in range(self.spec.concurrency)]
             heartbeat = asyncio.create_task(self._heartbeat())
             try:
+                # Two levels: an error of the feeder stops the run in order, a cancellation (second Ctrl-C) stops it at once.
                 try:
                     await self._feed()
                 except Exception as error:  # from the caller's requests or the ledger: calls in flight are kept before the run ends
@@ -72,6 +73,7 @@ class _Run:
                 for task in (heartbeat, *tasks):
                     task.cancel()
                 await asyncio.gather(heartbeat, *tasks, return_exceptions=True)
+                # In this order: answers that wait for their commit are written before the remaining calls are given up.
                 self.sender.commit.flush()
                 self.sender.tally.uncertain += self.ledger.release().uncertain
                 await self.context.model.close()
@@ -99,13 +101,14 @@ class _Run:
                 if self.ledger.batches.open(model=self.spec.model, simulated=self.context.simulated):
                     raise ModelUnavailable(f"{len(self.elsewhere)} calls", "are in a batch of another process", "run again to wait for it")
                 self.ahead, self.elsewhere = deque(self.elsewhere), []
+            # Claim in halves of the concurrency: few transactions, and little is left reserved if the process dies.
             room = self.spec.concurrency - self.queue.qsize()
             if room * 2 < self.spec.concurrency:
                 await self._wait()
                 continue
             await self._claim(room)
             self._report()
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # let the workers start
 
     async def _claim(self, room: int) -> None:
         offers = list(self.ahead)
@@ -181,6 +184,7 @@ class _Run:
                 task.cancel()
             self._stop(KeyboardInterrupt())
 
+        # Without a handler of its own, asyncio.run cancels the main task at the first Ctrl-C and loses the responses in flight.
         loop.add_signal_handler(signal.SIGINT, interrupt)
         try:
             yield

@@ -101,6 +101,7 @@ class Sender:
         if entered is None:
             raise StopRun
         try:
+            # On disk before the request leaves: after a crash the call counts as possibly billed.
             await self.commit.write(partial(self._ledger.mark_sent, call.seq))
             started = time.time()
             try:
@@ -142,6 +143,7 @@ class Sender:
         try:
             reading, cost = price_reading(responses.read_message(response.raw), self._rates, held=call.held_nano)
             change = partial(settle, self._ledger, call.seq, reading, cost, price_date=self._rates.date)
+            # Not urgent: if the process dies first, the next run settles the response again.
             self.commit.post(change, lambda _: None, self._stop, hurry=False)
             self._count(reading, call.held_nano if cost is None else cost)
             failure = reading.failure[0] if reading.failure else None
@@ -204,7 +206,7 @@ class Sender:
         """
         change = partial(self._ledger.record_retry, call.seq, status=error.status, reason=error.reason, detail=error.detail)
         fits = await self.commit.write(partial(change, lost=error.lost, budget_usd=self._context.budget_usd))
-        if error.lost:
+        if error.lost:  # charged at its upper bound, by the ledger and here
             self.tally.uncertain += 1
             self.tally.spent_nano += call.held_nano
         if not fits:
@@ -217,7 +219,7 @@ class Sender:
         change = partial(self._ledger.record_failure, call.seq, status=error.status, reason=error.reason, detail=error.detail, raw=raw)
         await self.commit.write(change)
         self.tally.count_failure(error.reason)
-        if not error.lost:
+        if not error.lost:  # a lost response says nothing about the model
             self._count_unusable(error.reason, error.detail)
 
     def _check_circuit(self, failure: str | None, *, detail: str = "") -> None:
