@@ -1,0 +1,1 @@
+"""Argilla for human review: the form of a record, accounts, and a server on one machine."""

@@ -1,8 +1,8 @@
-"""Sanitizing of untrusted text for terminals, JSON and Markdown: control characters are written out and secrets masked.
+r"""Sanitizing of untrusted text for terminals, JSON and Markdown: control characters are written out and secrets masked.
 
 Rows, file names, replies of servers and error messages are untrusted. Terminals execute escape sequences in them: these recolor,
 overwrite and delete earlier output, set the window title, and on some terminals enter text. Such characters are shown as Python
-writes them (`\\x1b`, `\\u202e`).
+writes them (`\x1b`, `\u202e`).
 """
 
 from __future__ import annotations

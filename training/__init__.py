@@ -1,0 +1,1 @@
+"""QLoRA fine-tuning of signed snapshots: preflight, SFT, DPO, evaluation and cards."""

@@ -1,6 +1,6 @@
-"""The search box's language: Elasticsearch's `simple_query_string` with AND between words, as Argilla asks for it.
+r"""The search box's language: Elasticsearch's `simple_query_string` with AND between words, as Argilla asks for it.
 
-`+` and, `|` or, `-` not, `"a phrase"`, `prefix*`, `( )`, `word~2` for near spellings, `"a phrase"~3` for near words, `\\` takes the
+`+` and, `|` or, `-` not, `"a phrase"`, `prefix*`, `( )`, `word~2` for near spellings, `"a phrase"~3` for near words, `\` takes the
 next character literally, `*` alone is every record. Operators bind from left to right. Nothing is a syntax error: what makes no sense
 is passed over as Lucene's SimpleQueryParser passes over it, and tests/lucene holds the two side by side.
 """

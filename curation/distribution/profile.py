@@ -264,7 +264,7 @@ class _Examples:
 
     def __init__(
         self, texts: Mapping[Part, Sequence[str]], spans: Mapping[Part, Sequence[Sequence[Found]]], rows_of: Any, names: Sequence[str]
-    ):
+    ) -> None:
         self.texts, self.spans, self.rows_of, self.names = texts, spans, rows_of, names
 
     def at(self, part: Part, number: int, start: int, end: int) -> Example:

@@ -189,7 +189,7 @@ def scatter(comparison: Comparison) -> str:
 class _Scale:
     """Mapping from the rows' coordinates to those of the picture."""
 
-    def __init__(self, xs: Sequence[float], ys: Sequence[float]):
+    def __init__(self, xs: Sequence[float], ys: Sequence[float]) -> None:
         self.left, self.top = min(xs), max(ys)
         self.wide, self.high = (max(xs) - self.left) or 1.0, (self.top - min(ys)) or 1.0
 

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ SCRIPT = ROOT / "curation" / "simulation" / "demo.sh"
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished demo with small counts."""
     folder = tmp_path_factory.mktemp("demo") / "demo"
     environment = {**os.environ, "QUICK": "1", "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"}
@@ -30,7 +29,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     done = subprocess.run(["bash", str(SCRIPT), str(folder)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1500)
     (folder.parent / "log.txt").write_text(done.stdout + done.stderr)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    yield folder
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ class Undisturbed:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(icd10_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbed]:
+def undisturbed(icd10_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     root = tmp_path_factory.mktemp("batch-kills")
     planned, generated, scored = (root / name for name in ("planned", "generated", "scored"))
     copied(icd10_template, planned)
@@ -48,7 +48,7 @@ def undisturbed(icd10_template: Path, tmp_path_factory: pytest.TempPathFactory) 
         stages.generate(generated)
         copied(generated, scored)
         stages.score(scored)
-    yield Undisturbed(planned, generated, scored)
+    return Undisturbed(planned, generated, scored)
 
 
 @contextmanager

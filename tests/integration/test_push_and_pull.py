@@ -29,7 +29,7 @@ ROWS = 12
 
 
 @pytest.fixture
-def bed(tmp_path: Path, argilla_home: RunningArgilla, request: pytest.FixtureRequest) -> Iterator[Path]:
+def bed(tmp_path: Path, argilla_home: RunningArgilla, request: pytest.FixtureRequest) -> Path:
     """A scored project of 12 rows with a workspace of its own, named for the test; ana and ben may answer."""
     name = request.node.name.removeprefix("test_")[:30].strip("_").replace("_", "-")
     folder = blank(tmp_path / name)
@@ -42,7 +42,7 @@ def bed(tmp_path: Path, argilla_home: RunningArgilla, request: pytest.FixtureReq
                 pass
     for person in ("ana", "ben"):
         argilla_home.account(person, workspace=name)
-    yield folder
+    return folder
 
 
 def with_settings(folder: Path, changes: dict[str, str]) -> None:
