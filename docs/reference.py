@@ -66,7 +66,8 @@ def sections(schema: dict[str, Any], path: str) -> Iterator[str]:
             names = [name for name in referred(value) if name in definitions]
             if len(names) == 1 and isinstance(value.get("default"), dict) and len(default) > 30:
                 default = "see below"
-            meaning = value.get("description") or " ".join(first_paragraph(definitions[name].get("description", "")) for name in names)
+            only = definitions[names[0]].get("description", "") if len(names) == 1 else ""
+            meaning = value.get("description") or first_paragraph(only)
             yield f"| `{key}` | {cell(type_of(value))} | {cell(default)} | {cell(meaning)} |"
             for name in names:
                 if name not in seen:

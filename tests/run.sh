@@ -25,6 +25,7 @@ step() { echo "== $1"; shift; "$@" || failed=1; }
 step "style" ruff check .
 step "layout" ruff format --check -q .
 step "types" mypy
+step "spelling" codespell
 # Three files at a time, on two cores too: half of the time is spent waiting (servers that start, calls that are slow on purpose).
 # One thread each: trainings side by side with a thread for every core get in each other's way.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}

@@ -1,4 +1,4 @@
-"""What every section of project.yaml is: frozen, and closed to unknown keys."""
+"""Base of all sections of project.yaml: frozen models that refuse unknown keys."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Closed(BaseModel):
-    """Frozen, and unknown keys are refused."""
+    """A frozen model that refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

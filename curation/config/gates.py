@@ -1,4 +1,4 @@
-"""Sections `dedup` and `screen`: what counts as the same row, what must not leak, what every answer must satisfy."""
+"""Sections describe, balance, dedup, screen, review, splits and score of project.yaml: the settings of the gates and of review."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ FOUND_TOPIC = "found_topic"
 
 
 class Describe(Closed):
-    """How `curate describe` and `curate compare` count."""
+    """Settings of `curate describe` and `curate compare`."""
 
     topics: int | None = Field(default=None, ge=2, le=200)
-    """Topics to find; by default about the root of an eighth of the rows, at most 24."""
+    """Number of topics; default: about the square root of an eighth of the rows, at most 24."""
     region: str | None = Field(default="US", pattern=r"^[A-Z]{2}$")
-    """Country whose phone numbers are known without +; null to find only those with it."""
+    """Country whose phone numbers are recognized without +; null: only numbers with + are found."""
     tokenizer: str | None = None
-    """Folder of your base model (or a tokenizer.json) whose tokens are counted; by default the embedding model's."""
+    """Folder of your base model (or a tokenizer.json) that counts tokens; default: the embedding model's tokenizer."""
 
 
 class Balance(Closed):
-    """By what the rows are balanced, and how. Without `by` nothing is."""
+    """Class balance. Off unless `by` is set."""
 
     by: str | None = None
-    """`label`, the name of a plan attribute or of the grounding topic, `found_topic`, or a metadata column of imported rows."""
+    """Class of a row: `label`, a plan attribute, the grounding topic, `found_topic`, or a metadata column of imported rows."""
     cap: int | None = Field(default=None, ge=1)
-    """Most rows a class may have in a snapshot; further ones, worst first, are left out and not sent to review."""
+    """Maximum rows of a class in a snapshot; the lowest-scored rows above it are left out and not sent to review."""
     weight: Literal["sqrt", "inverse"] | None = None
-    """Weights for the classes, told in the snapshot's manifest; the trainer here does not read them."""
+    """Class weights, recorded in the snapshot's manifest; Seedcorn's trainer does not read them."""
     refill: int | None = Field(default=None, ge=1)
-    """Rows each class should have; what is missing is asked of the plan."""
+    """Rows that each class should have; `curate plan` adds cells for missing ones."""
 
     @model_validator(mode="after")
     def _says_by_what(self) -> Balance:
@@ -48,48 +48,51 @@ class Balance(Closed):
 
 
 class Dedup(Closed):
-    """What counts as the same row."""
+    """Duplicates: compared text and thresholds."""
 
     text: Literal["prompt", "completion", "both"] = "prompt"
+    """Compared text."""
     near: float = Field(default=0.7, ge=0.3, le=1)
-    """True Jaccard similarity of character shingles at which two rows are near duplicates."""
+    """Near-duplicate threshold: Jaccard similarity of character shingles, computed exactly."""
     shingle: int = Field(default=5, ge=2, le=9)
+    """Characters per shingle."""
     semantic: float | None = Field(default=0.9, ge=0.5, le=1)
-    """Cosine at which two rows say the same; null: nothing is embedded, neither here nor by the screen."""
+    """Semantic-duplicate threshold: cosine of embeddings; null: nothing is embedded, neither here nor in the screen."""
     same_label: float | None = Field(default=None, ge=0.5, le=1)
-    """A lower cosine for two rows of one label; rows of different labels are never duplicates."""
+    """Lower threshold for two rows with the same label; rows with different labels are then never duplicates."""
     model: str = "all-MiniLM-L6-v2"
-    """Any sentence-transformers model; also the vectors for find-similar in Argilla."""
+    """Any sentence-transformers model; its vectors also serve find-similar in Argilla."""
     backend: Literal["auto", "torch", "openvino", "openvino-f32"] = "auto"
-    """What computes the vectors; auto takes OpenVINO where it is installed, agrees with torch and is faster;
-    openvino-f32 repeats on any CPU."""
+    """Library that computes vectors. auto: OpenVINO where it is installed, agrees with torch and is faster; openvino-f32 is
+    bit-reproducible on any CPU."""
     against: tuple[str, ...] = ()
-    """Earlier snapshots (paths or patterns below the project, such as snapshots/*) whose rows are not made again."""
+    """Earlier snapshots (paths or patterns below the project, such as snapshots/*) whose rows count as duplicates."""
     alarm_share: float = Field(default=0.5, gt=0, le=1)
-    """Share of the rows from which dropped duplicates raise an alarm; a class left empty always raises one."""
+    """Share of rows dropped as duplicates that raises an alarm; an emptied class always raises one."""
     index: str | None = "project"
-    """Where sketches of released rows are kept, so that new rows are compared with every earlier snapshot: `project` (its
-    folder), or redis://… for the snapshots under `against` as well; null: only those are compared, by their texts."""
+    """Index of released rows, with which new rows are compared: `project` (in its folder), or redis://… which also covers
+    snapshots under `against`; null: only `against` is compared, by text."""
 
 
 class Suite(Closed):
     """A protected evaluation set: a file and its column, a split of an earlier snapshot, or a task of lm-eval."""
 
     file: str | None = None
-    """JSONL, JSON, CSV, TSV (each also .gz) or Parquet."""
+    """Path of a JSONL, JSON, CSV, TSV (each also .gz) or Parquet file."""
     text: str | None = None
     """Column that holds the text to protect."""
     label: str | None = None
+    """Column that holds the class."""
     answer: str | None = None
     """Column that holds the expected answer; the rows' answers are compared with it."""
     snapshot: str | None = None
     """Folder of a snapshot, of this project or of another."""
     split: Literal["train", "validation", "test"] | None = None
-    """Of a snapshot or a task; test when not given (of a task the first that it evaluates on)."""
+    """Split of a snapshot or a task; default: test, or the first split that a task evaluates on."""
     task: str | None = None
-    """A task or group of lm-eval, whose documents are protected as the harness would look for them."""
+    """Task or group of lm-eval, whose documents are protected."""
     include_path: str | None = None
-    """Folder with the task's YAML, where lm-eval does not ship it or its data is local."""
+    """Folder with the task's YAML, if lm-eval does not ship it or its data is local."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Suite:
@@ -108,48 +111,50 @@ class Suite(Closed):
 
 
 class Screen(Closed):
-    """Leaks and validators."""
+    """Leak detection and checks."""
 
     protected: dict[str, Suite] = Field(default_factory=dict)
+    """Protected evaluation sets by name."""
     false_positive_rate: float = Field(default=0.01, gt=0, lt=0.5)
-    """Share of clean rows that may be flagged, estimated against the nearest other protected items."""
+    """Share of clean rows that may be flagged, estimated from the nearest other protected items."""
     judge: bool = False
-    """Whether the leak judge is asked about rows just below the cut; each costs one call."""
+    """The leak judge checks rows just below the threshold, one call each."""
     model: str | None = None
-    """Embedding model of the screen where it is not the one of dedup: a multilingual one finds leaks across languages."""
+    """Embedding model of the screen; default: the model of dedup. A multilingual one finds leaks across languages."""
     checks: tuple[Check, ...] = ()
+    """Checks that every row must pass."""
     alarm_share: float = Field(default=0.2, gt=0, le=1)
-    """Share of the rows from which leaks and failed checks together raise an alarm; a class left empty always raises one."""
+    """Share of rows dropped as leaks or by checks that raises an alarm; an emptied class always raises one."""
 
 
 ReviewMode = Literal["none", "sample", "all"]
 
 
 class Review(Closed):
-    """Which rows people look at, and where. In project.yaml also one word: `review: none`, `sample` or `all`."""
+    """Human review: which rows, where and by whom. Also one word: `review: none`, `sample` or `all`."""
 
     mode: ReviewMode = "all"
-    """`all` rows, a random `sample` of them, or `none`; recorded in every snapshot and refused by `train` unless its run file agrees."""
+    """Reviewed rows: `all`, a random `sample`, or `none`. Recorded in snapshots; `train` refuses sample and none unless its run file
+    accepts them."""
     sample: int = Field(default=200, ge=1)
-    """With mode sample: rows of each kind that people look at, drawn at random, by label in proportion where there are labels."""
+    """With mode sample: reviewed rows of each kind, drawn at random and in proportion to the labels."""
     max_error: Share | None = None
-    """With mode sample: the other rows leave only if the upper end of the error rate's 95 % interval is at most this; null: they
-    leave once the sample is answered, whatever the rate."""
+    """With mode sample: other rows pass only if the upper end of the error rate's 95 % interval is at most this; null: they pass
+    once the sample is reviewed, whatever the rate."""
     argilla: str | None = None
-    """Folder of `argilla-setup up --home` (its secrets are read from there), or null to use ARGILLA_API_URL and ARGILLA_API_KEY."""
+    """Folder of `argilla-setup up --home`, from which the key is read; null: use ARGILLA_API_URL and ARGILLA_API_KEY."""
     workspace: str = ""
-    """By default the project's name."""
+    """Argilla workspace; default: the project's name."""
     overlap: int = Field(default=2, ge=1)
-    """How many people answer each row."""
+    """Annotators per row."""
     annotators: tuple[str, ...] = ()
+    """User names of the annotators."""
     names: Literal["pseudonyms", "real"] = "pseudonyms"
-    """How snapshots name the annotators: by pseudonyms that only workbench.db can resolve, or by their user names. Recorded in the
-    manifest."""
+    """Names of annotators in snapshots: pseudonyms that only workbench.db resolves, or user names."""
     guidelines: str | None = None
-    """A Markdown file of the project's own words for annotators; they read it after the brief and before how the form works."""
-
+    """Markdown file for annotators; they read it after the brief and before how the form works."""
     filters: tuple[str, ...] = ()
-    """Metadata columns of imported rows that annotators see in Argilla and may filter by."""
+    """Metadata columns of imported rows that annotators see in Argilla and can filter by."""
 
     @model_validator(mode="before")
     @classmethod
@@ -164,18 +169,20 @@ class Review(Closed):
 
 
 class Splits(Closed):
-    """Shares of the rows, and from which similarity on prompts have to be in one split."""
+    """Shares of the splits, and the similarity from which prompts share a split."""
 
     train: Share = 0.8
+    """Share of the training split."""
     validation: Share = 0.1
+    """Share of the validation split."""
     test: Share = 0.1
+    """Share of the test split."""
     near: float | None = Field(default=0.7, ge=0.3, le=1)
-    """Jaccard similarity of character shingles, whatever `dedup.near` is; null: only equal prompts and groups stay together."""
+    """Jaccard similarity of character shingles, independent of `dedup.near`; null: only equal prompts and groups stay together."""
     semantic: float | None = Field(default=0.9, ge=0.5, le=1)
-    """Cosine of the embeddings of `dedup.model`; null, or a project that embeds nothing: prompts are not compared by meaning."""
-
+    """Cosine of the embeddings of `dedup.model`; null, or a project without embeddings: not compared."""
     group: str | None = None
-    """A metadata column of imported rows (a customer, a document): rows of one value stay in one split."""
+    """Metadata column of imported rows (a customer, a document): rows with the same value share a split."""
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> Splits:
@@ -188,6 +195,7 @@ class Signing(Closed):
     """Unused; kept so that existing files load. A project cannot vouch for its own snapshots: trust a key with `curate trust`."""
 
     trusted_keys: tuple[str, ...] = ()
+    """Unused."""
 
 
 DEFAULT_RUBRIC = {
@@ -199,26 +207,25 @@ DEFAULT_RUBRIC = {
 
 
 class Score(Closed):
-    """The rubric and the rule that keeps."""
+    """Scoring: the rubric and the keep rule."""
 
     rubric: dict[str, str] = DEFAULT_RUBRIC
-    """Criterion to question. `score: null` in project.yaml means no criteria: no judge scores the rows."""
+    """Criterion to question; each is scored 1 to 5. `score: null` means no criteria: no judge scores the rows."""
     threshold: float = Field(default=7.0, ge=0, le=10)
-    """Keep rows whose total (0 to 10) reaches this."""
+    """Minimum total (0 to 10) of a kept row."""
     top_percent: float | None = Field(default=None, gt=0, le=100)
-    """Instead of the threshold, keep the best N % of the scored rows."""
+    """Percentage of the scored rows to keep, instead of the threshold."""
     top_by: str | None = None
-    """With top_percent: the best N % within each value of this attribute (or `topic`), so that a hard topic is not emptied."""
+    """With top_percent: attribute (or `topic`) within whose values the best rows are kept, so that a hard topic is not emptied."""
     panel: Literal["auto", "always", "never"] = "auto"
-    """Whether the judges under `models: panel` score too; `auto` asks them while they cost at most a tenth of the writing."""
+    """Use of the judges under `models: panel`; `auto` uses them while they cost at most a tenth of generation."""
     combine: Literal["mean", "median"] = "mean"
-    """How the totals of several judges become one."""
+    """Combination of the totals of several judges."""
     repeat: int = Field(default=0, ge=0, le=10_000)
-    """Rows that each judge scores a second time, to see whether it agrees with itself; the second scores decide nothing."""
-
+    """Rows that each judge scores twice, to measure its consistency; the second scores decide nothing."""
     difficulty: bool = False
-    """Whether the judge also says how hard each row is (1 to 5), which the report sets beside the plan's `difficulty`. It decides
-    nothing. Turning it on or off makes the judge score every row again."""
+    """The judge also rates each row's difficulty (1 to 5), which the report compares with the plan's. It decides nothing. A change
+    makes the judge score every row again."""
 
     @model_validator(mode="after")
     def _has_a_part_to_take(self) -> Score:
@@ -235,7 +242,7 @@ class Score(Closed):
 
     @property
     def is_off(self) -> bool:
-        """Whether no judge scores the rows (`score: null`)."""
+        """True if no judge scores the rows (`score: null`)."""
         return not self.rubric
 
     @model_validator(mode="after")

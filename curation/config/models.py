@@ -17,7 +17,9 @@ class Price(Closed):
     """US dollars per million tokens, for a model that the shipped price list does not have."""
 
     input: float = Field(ge=0, le=1e6)
+    """USD per million input tokens."""
     output: float = Field(ge=0, le=1e6)
+    """USD per million output tokens."""
 
 
 class ModelSpec(Closed):
@@ -40,6 +42,7 @@ class ModelSpec(Closed):
     batch: bool = False
     """Send calls through the Message Batches API: half the price, responses within 24 hours."""
     price: Price | None = None
+    """Price of the model; default: the shipped price list."""
 
     @property
     def provider_info(self) -> Provider:
@@ -62,7 +65,9 @@ class Models(Closed):
     """The models that write and judge."""
 
     teacher: ModelSpec
+    """Model that writes examples."""
     judge: ModelSpec
+    """Model that scores them."""
     leak_judge: ModelSpec | None = None
     """Model that decides whether a row leaks a protected item; defaults to `judge`."""
     panel: tuple[ModelSpec, ...] = ()

@@ -1,4 +1,4 @@
-"""Sections `plan` and `records`: how many examples of what, how they are asked for, and how an example becomes a record."""
+"""Sections `plan` and `records` of project.yaml: the examples to generate, the requests, and the form of records."""
 
 from __future__ import annotations
 
@@ -14,36 +14,38 @@ from curation.patterns import compile_pattern
 from curation.records import Kind
 
 VERBALIZED = 5
-"""Candidates in one answer under `sampling: verbalized`, as in Zhang et al. 2025 (arXiv:2510.01171)."""
+"""Candidates in one response under `sampling: verbalized`, as in Zhang et al. 2025 (arXiv:2510.01171)."""
 
 MOST_ROWS = 10_000_000
-"""Rows that one plan may ask for: the largest set that near-duplicates were searched in."""
+"""Maximum rows of a plan: the largest set in which near-duplicates were searched."""
 
 
 class Grounding(Closed):
-    """A table whose rows the examples are written about, one row a cell."""
+    """A table with one row per example."""
 
     table: str
+    """Path of a Parquet or CSV file, relative to the project."""
     key: str
+    """Column that identifies a row."""
     where: str | None = None
-    """Name of a true/false column: only its true rows are written about."""
+    """Boolean column: only rows where it is true are used."""
     topic: str | None = None
-    """Column whose values share the rows evenly."""
+    """Column over whose values examples are spread evenly."""
     show: tuple[str, ...] = ()
-    """Columns given to the teacher, and to the judge as the reference."""
+    """Columns shown to the teacher, and to the judge as the reference."""
     siblings: str | None = None
-    """Column whose equal value makes two rows plausible confusions of each other; needed for preference pairs."""
+    """Column whose equal value makes two rows plausible confusions; required for preference pairs."""
     sibling_where: str | None = None
-    """Name of a true/false column that a confusion must satisfy."""
+    """Boolean column that a confusion must satisfy."""
 
 
 class Documents(Closed):
-    """Texts whose passages the examples are written about, one passage a cell."""
+    """Texts with one passage per example."""
 
     files: tuple[str, ...] = Field(min_length=1)
     """File names or patterns under the project's folder, for example docs/*.md."""
     chunk_chars: int = Field(default=2000, ge=200)
-    """About how long a passage is; paragraphs are kept whole where they fit."""
+    """Approximate length of a passage in characters; paragraphs stay whole where they fit."""
 
     @field_validator("files", mode="before")
     @classmethod
@@ -52,24 +54,27 @@ class Documents(Closed):
 
 
 class ValuesFile(Closed):
-    """A file that holds the values of an attribute: one a line, or the column of a CSV or Parquet table."""
+    """A file with the values of an attribute: one per line, or a column of a CSV or Parquet table."""
 
     file: str
+    """Path, relative to the project."""
     column: str | None = None
-    """Of a table: the column of values; the first one by default."""
+    """Column of values in a table; default: the first."""
     weight: str | None = None
-    """Of a table: a column of weights; all equal by default."""
+    """Column of weights in a table; default: equal weights."""
     says: str | None = None
-    """Of a table: a column of sentences that describe the value to the teacher."""
+    """Column of sentences in a table that describe the value to the teacher."""
 
 
 class Quota(Closed):
-    """An exact number of examples with some combination of values."""
+    """An exact number of examples with a combination of values."""
 
     kind: Kind = "instruction"
+    """Kind of example."""
     where: dict[str, str] = Field(min_length=1)
-    """Attribute to value; attributes that are not named vary by their weights."""
+    """Attribute to value; other attributes vary by their weights."""
     cells: int = Field(ge=0)
+    """Number of examples."""
 
     @field_validator("where", mode="before")
     @classmethod
@@ -78,10 +83,12 @@ class Quota(Closed):
 
 
 class Sampling(Closed):
-    """How many candidates are asked for in the place of one, each with a stated probability, and how many are kept."""
+    """Candidates per example, each with a stated probability. Also one word: `plain` or `verbalized`."""
 
     candidates: int = Field(default=1, ge=1, le=20)
+    """Requested candidates."""
     keep: int = Field(default=1, ge=1)
+    """Kept candidates, the least likely first."""
 
     @model_validator(mode="before")
     @classmethod
@@ -97,12 +104,12 @@ class Sampling(Closed):
 
 
 class Evolve(Closed):
-    """Shares of the instruction examples that are made from an earlier one, in a second round."""
+    """Shares of the instruction examples that are derived from an earlier one, in a second round."""
 
     deeper: Share = 0.0
-    """The same matter, harder."""
+    """Share of harder examples of the same subject."""
     broader: Share = 0.0
-    """Another, rarer matter of the same kind."""
+    """Share of examples of a rarer subject of the same kind."""
 
     @model_validator(mode="after")
     def _leaves_parents(self) -> Evolve:
@@ -112,52 +119,56 @@ class Evolve(Closed):
 
 
 class Refill(Closed):
-    """Asking again for the cells whose row fell."""
+    """Regeneration of cells whose row was dropped."""
 
     rounds: int = Field(default=2, ge=0, le=10)
-    """How often a cell is asked again at most."""
+    """Maximum number of times that a cell is generated again."""
 
 
 class Plan(Closed):
-    """How many examples of what, and how they are asked for."""
+    """Examples to generate, and the form of the requests."""
 
     seed: int = 7
+    """Seed of the plan: the same seed gives the same plan."""
     instruction: int = Field(default=0, ge=0, le=MOST_ROWS)
-    """Instruction examples to write."""
+    """Number of instruction examples."""
     preference: int = Field(default=0, ge=0, le=MOST_ROWS)
-    """Preference pairs to write."""
+    """Number of preference pairs."""
     attributes: dict[str, dict[str, float]] = Field(default_factory=dict)
-    """For each attribute its values and their weights, for example difficulty: {basic: 5, intermediate: 3, advanced: 2}. A list
+    """Values of each attribute with weights, for example difficulty: {basic: 5, intermediate: 3, advanced: 2}. A list
     gives each value the weight 1; {weight: 2, says: a sentence} describes one; {file: topics.txt} reads them from a file."""
     attribute_files: dict[str, ValuesFile] = Field(default_factory=dict)
-    """The attributes whose values stand in files; written under `attributes` as a rule."""
+    """Attributes whose values are in files; usually written under `attributes`."""
     described: dict[str, dict[str, str]] = Field(default_factory=dict)
-    """Sentences given to the teacher with a value; written under `attributes` as `says`, as a rule."""
+    """Sentences that describe a value to the teacher; usually written under `attributes` as `says`."""
     quotas: tuple[Quota, ...] = ()
+    """Exact counts for combinations of values."""
     grounding: Grounding | None = None
+    """Table with one row per example."""
     documents: Documents | None = None
+    """Texts with one passage per example."""
     examples_shown: int = Field(default=3, ge=0, le=20)
-    """Seed examples shown to the teacher in each request."""
+    """Examples from seeds.jsonl in each request."""
     turns: dict[int, float] = Field(default={1: 1.0}, min_length=1)
-    """User turns of an instruction example, with weights; also a number, or a range as 1..3."""
+    """User turns of an instruction example, with weights; also a number, or a range such as 1..3."""
     per_call: int = Field(default=1, ge=1, le=20)
-    """Examples asked for in one request."""
+    """Examples per request."""
     avoid: int = Field(default=0, ge=0, le=50)
-    """At most so many neighbouring examples that exist already are shown as taken; the cells are then written in four waves."""
+    """Maximum number of similar existing examples shown as already used; generation then takes four rounds."""
     sampling: Sampling = Sampling()
     evolve: Evolve = Evolve()
     refill: Refill = Refill()
     candidates: int = Field(default=0, ge=0, le=12)
-    """Answers to one prompt from which a preference pair is chosen; 0: the teacher writes a better and a worse one itself."""
+    """Responses to one prompt from which a preference pair is chosen; 0: the teacher writes a better and a worse one."""
     margin: float = Field(default=1.0, ge=0, le=10)
-    """Points of 10 by which a candidate must be better than another to make a pair with it."""
+    """Minimum score difference between the two responses of a pair, in points of 10."""
     preferred_by: Literal["judge", "people"] = "judge"
-    """Who says which of two candidates is better. With `people` nobody has said so before they do."""
+    """Who prefers one of two candidates. With `people` no preference is suggested to annotators."""
 
     @model_validator(mode="before")
     @classmethod
     def _sort_attributes(cls, given: Any) -> Any:
-        """The several ways in which an attribute may be written, taken apart."""
+        """Split the forms in which an attribute may be written into three fields."""
         if not isinstance(given, Mapping) or not isinstance(given.get("attributes"), Mapping):
             return given
         parts: dict[str, dict[str, Any]] = {
@@ -194,14 +205,14 @@ class Plan(Closed):
 
 
 class RecordRules(Closed):
-    """How a generated example becomes a record."""
+    """Form of the records."""
 
     system: str | None = None
-    """Standing system message of every record."""
+    """System message of every record."""
     label_pattern: str | None = None
     """Regular expression on the completion; its first group is the record's label."""
     output_format: str = ""
-    """Told to the teacher and the judge: what an answer must look like."""
+    """Required form of an answer, sent to the teacher and the judge."""
 
     @model_validator(mode="after")
     def _compiles(self) -> RecordRules:
@@ -222,19 +233,19 @@ def _sort_attribute(name: str, values: Any, parts: dict[str, dict[str, Any]]) ->
     elif isinstance(values, Mapping) and isinstance(values.get("file"), str):
         parts["attributes"][name], parts["attribute_files"][name] = {}, values
     elif isinstance(values, Mapping):
-        told = {_text(v): w["says"] for v, w in values.items() if isinstance(w, Mapping) and "says" in w}
-        # {weight: …, says: …} and nothing else; what does not fit is left for the field to refuse by its path.
+        described = {_text(v): w["says"] for v, w in values.items() if isinstance(w, Mapping) and "says" in w}
+        # {weight: …, says: …} and nothing else; other keys are left for the field, whose error names their path.
         parts["attributes"][name] = {
             _text(v): w.get("weight", 1.0) if isinstance(w, Mapping) and w.keys() <= {"weight", "says"} else w for v, w in values.items()
         }
-        if told:
-            parts["described"][name] = {**parts["described"].get(name, {}), **told}
+        if described:
+            parts["described"][name] = {**parts["described"].get(name, {}), **described}
     else:
         parts["attributes"][name] = values
 
 
 def _text(value: Any) -> str:
-    """A value as people wrote it: YAML reads `yes` and 2024 as something else."""
+    """Return a value as it was written: YAML reads `yes` and 2024 as a boolean and a number."""
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 

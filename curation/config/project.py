@@ -1,5 +1,6 @@
-"""project.yaml: what people decide, as frozen values. A closed schema; an unknown key is a sentence with a suggestion,
-never a silent default. Secrets never stand here.
+"""project.yaml as frozen values.
+
+The schema is closed: an unknown key is an error that suggests the nearest known one, never a silent default. The file holds no secrets.
 """
 
 from __future__ import annotations
@@ -53,16 +54,20 @@ __all__ = [
 
 
 class Project(Closed):
-    """The whole file."""
+    """Configuration of a curation project."""
 
     version: Literal[1]
+    """Version of this file's schema."""
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")
+    """Name of the project, used in Argilla and in snapshot names."""
     brief: str
+    """Task of the model, for whom, in two to five sentences; the teacher and the judge read it."""
     intended_use: str
-    """What the fine-tuned model is for; recorded in every snapshot (providers' terms depend on it)."""
+    """Purpose of the fine-tuned model; recorded in every snapshot."""
     intended_kind: IntendedKind = "task_model"
-    """The same as one word, which the known terms of the named providers are held against before anything is bought."""
+    """Purpose as one word, compared with the known terms of the named providers before a paid call."""
     licence: str = "other"
+    """License of the data set, an SPDX identifier."""
     models: Models
     budget: Budget = Budget()
     plan: Plan
@@ -117,7 +122,7 @@ def load_project(folder: Path) -> Project:
         raise ProjectError(*describe_error(error, Project, path)) from error
     try:
         settings_digest(project)
-    except (TypeError, ValueError) as error:  # orjson writes integers of 64 bit, and pydantic makes one of 1e30
+    except (TypeError, ValueError) as error:  # orjson writes integers of up to 64 bits; pydantic turns 1e30 into a larger one
         raise ProjectError(str(path), f"holds a value that cannot be recorded ({error})", "use smaller numbers and plain texts") from error
     if is_open(project.brief):
         raise ProjectError(f"{path}: brief", "is not filled in", "write what the model should do under `brief:` and run again")
@@ -127,16 +132,16 @@ def load_project(folder: Path) -> Project:
 
 
 def is_open(text: str) -> bool:
-    """Whether a person still has to write this: it is empty, or stands as the template wrote it."""
+    """Return whether a text still has to be written: it is empty or the template's placeholder."""
     return not text.strip() or text.strip().startswith(("TODO", "<"))
 
 
 def settings_digest(*values: Any) -> str:
-    """sha256 (hex, 16 characters) of what shapes a result; a stage's results are reused while it stays the same."""
+    """Return a digest (16 hex characters of sha256) of the settings that shape a result; equal digests allow reuse."""
     plain = [v.model_dump(mode="json") if isinstance(v, BaseModel) else v for v in values]
     return hashlib.sha256(canonical_json(plain)).hexdigest()[:16]
 
 
 def planned_rows(project: Project) -> dict[Kind, int]:
-    """How many examples of each kind the plan asks for."""
+    """Return the number of examples of each kind in the plan."""
     return {"instruction": project.plan.instruction, "preference": project.plan.preference}
