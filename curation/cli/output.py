@@ -48,7 +48,7 @@ def print_result(result: StageResult, as_json: bool, *, verbose: bool = False) -
     for note in (*result.notes, *(result.details if verbose else ())):
         echo(note)
     if result.details and not verbose:
-        echo(f"Details: add --verbose ({len(result.details)} more lines).")
+        echo("Details: run with --verbose.")
 
 
 def print_trace(story: Mapping[str, Any], as_json: bool) -> None:

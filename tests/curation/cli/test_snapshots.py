@@ -29,7 +29,7 @@ def curate(*words: object) -> str:
     return done.stdout
 
 
-def told(*words: object) -> dict[str, Any]:
+def result_of(*words: object) -> dict[str, Any]:
     """The one JSON object that a command prints with --json."""
     (line,) = curate(*words, "--json").splitlines()
     return json.loads(line)  # type: ignore[no-any-return]
@@ -40,7 +40,7 @@ def test_a_snapshot_that_was_taken_back_is_refused_wherever_the_statement_lies(t
     private, public = own_key()
     sign_snapshot(path, private)
     assert "--reason: is empty" in refusal("curation", "revoke", path, "--reason", " ")
-    done = told("revoke", path, "--reason", "a person asked for it")
+    done = result_of("revoke", path, "--reason", "a person asked for it")
     assert (done["by"], [Path(file).is_file() for file in done["files"]]) == (describe_signer(public), [True, True])
     checked = stages.verify(path)
     assert checked.counts["status"] == "revoked" and "a person asked for it" in checked.notes[0]
@@ -54,12 +54,12 @@ def test_a_snapshot_that_was_taken_back_is_refused_wherever_the_statement_lies(t
 def test_two_snapshots_are_compared_row_by_row(tmp_path: Path) -> None:
     rows = splits_of(instruction)
     one = write(tmp_path / "one")
-    same = told("diff", one, one)
+    same = result_of("diff", one, one)
     assert (same["added"], same["removed"], same["moved"], same["in"]) == ([], [], [], 17)
     assert same["notes"] == ["The rows and their splits are the same."]
     other = write(tmp_path / "other", splits={**rows, "test": rows["test"].slice(1)})
     lost = rows["test"]["id"][0].as_py()
-    found = told("diff", one, other)
+    found = result_of("diff", one, other)
     assert (found["removed"], found["added"], found["out"]) == ([{"id": lost, "split": "test"}], [], 16)
     assert f"removed: {lost[:12]} test" in curate("diff", one, other)
 
@@ -69,20 +69,20 @@ def test_keys_are_listed_trusted_and_not_trusted_any_more(tmp_path: Path) -> Non
     _, public = create_key(tmp_path / "keys")
     (tmp_path / "alice.pub").write_bytes(public.read_bytes())
     assert describe_signer(public) in curate("trust", tmp_path / "alice.pub")
-    assert told("trust") == {"trusted": {"alice": describe_signer(public)}}
-    assert told("trust", "--remove", "alice") == {"trusted": {}}
+    assert result_of("trust") == {"trusted": {"alice": describe_signer(public)}}
+    assert result_of("trust", "--remove", "alice") == {"trusted": {}}
     assert find_trusted_keys() == []
 
 
 def test_every_door_prints_one_json_object(tmp_path: Path) -> None:
-    made = told("init", tmp_path / "my garden", "--template", "blank")
+    made = result_of("init", tmp_path / "my garden", "--template", "blank")
     assert made == {
         "project": str(tmp_path / "my garden" / "project.yaml"),
         "next": f"fill in `brief` and `intended_use` in {tmp_path}/my garden/project.yaml",
     }
-    assert told("key")["signer"] == describe_signer(Path(told("key")["public_key"]))
+    assert result_of("key")["signer"] == describe_signer(Path(result_of("key")["public_key"]))
     for name in ("simulate", "standin"):
-        assert told(name, "stop", tmp_path / "my garden") == {"stopped": False}
+        assert result_of(name, "stop", tmp_path / "my garden") == {"stopped": False}
     assert curate("--version").startswith("seedcorn ")
 
 
@@ -110,11 +110,11 @@ def test_an_export_into_the_snapshot_would_break_it_and_is_refused(tmp_path: Pat
     sign_snapshot(path, own_key()[0])
     assert "is inside the snapshot" in refusal("curation", "export", path, "--out", path / "train.jsonl")
     assert stages.verify(path).counts["verified"] is True
-    done = told("export", path, "--out", tmp_path / "train.jsonl")
+    done = result_of("export", path, "--out", tmp_path / "train.jsonl")
     assert (done["out"], done["format"]) == (12, "messages")
     pairs = write(tmp_path / "pairs", kind="preference", splits=splits_of(pair))
     sign_snapshot(pairs, own_key()[0])
-    assert told("export", pairs, "--out", tmp_path / "pairs.jsonl")["format"] == "preference"
+    assert result_of("export", pairs, "--out", tmp_path / "pairs.jsonl")["format"] == "preference"
 
 
 def test_a_row_s_story_ends_with_the_reasons_and_names_twins_by_their_ids(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_row_s_story_ends_with_the_reasons_and_names_twins_by_their_ids(tmp_pa
     shown = curate("trace", bed.folder, row.id[:12])
     assert "ada submitted: verdict reject; reasons wrong, unclear; comment odd\n" in shown
     assert f"verdict: dropped\n  because of dedup: near, matches {twin.id[:12]}. jaccard 0.900\n" in shown
-    assert told("trace", bed.folder, row.id)["verdict"]["reasons"][0]["twin"] == twin.id
+    assert result_of("trace", bed.folder, row.id)["verdict"]["reasons"][0]["twin"] == twin.id
 
 
 def test_a_shape_or_a_column_that_is_none_is_refused(tmp_path: Path) -> None:
@@ -141,4 +141,4 @@ def test_a_shape_or_a_column_that_is_none_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 2 and "'alpacca' is not one of" in done.stderr and "Traceback" not in done.stderr
     assert "--column question: names no column" in refusal("curation", "import", folder, tmp_path / "rows.jsonl", "--column", "question")
     known = ("--column", "prompt=question", "--format", "prompt-completion")
-    assert told("import", folder, tmp_path / "rows.jsonl", *known)["new"] == 1
+    assert result_of("import", folder, tmp_path / "rows.jsonl", *known)["new"] == 1

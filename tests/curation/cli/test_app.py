@@ -1,0 +1,43 @@
+"""The command line as a whole: each command has a sentence and an example, old names work, and results are short unless asked for."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from curation.cli import app
+from curation.cli.output import print_result
+from curation.stages import StageResult
+
+COMMANDS = {command.name or command.callback.__name__: command for command in app.registered_commands if command.callback}
+RESULT = StageResult(
+    "plan", 2, 2, {"cells": 2, "models": ["teacher a", "judge b"], "cost_usd": 1.5}, ["Look at this."], ["How it was counted."]
+)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_a_sentence_and_an_example(name: str) -> None:
+    text = COMMANDS[name].callback.__doc__ or ""  # type: ignore[union-attr]
+    sentence, _, example = text.partition(" Example: ")
+    assert sentence[0].isupper() and sentence.split("\n")[0].endswith(".") and example.startswith(f"curate {name} ".rstrip()), text
+
+
+def test_the_old_name_of_simulate_still_works() -> None:
+    groups = {group.name: (group.typer_instance, group.hidden) for group in app.registered_groups}
+    assert groups["standin"][0] is groups["simulate"][0] and groups["standin"][1] is True
+
+
+def test_a_short_result_names_the_option_that_shows_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    print_result(RESULT, False)
+    short = capsys.readouterr().out
+    assert short == "plan: 2 in, 2 out\n  cells: 2\n  cost: $1.50\nLook at this.\nDetails: run with --verbose.\n"
+    print_result(RESULT, False, verbose=True)
+    long = capsys.readouterr().out
+    assert "  models: teacher a, judge b\n" in long and long.endswith("Look at this.\nHow it was counted.\n")
+
+
+def test_json_has_notes_and_details(capsys: pytest.CaptureFixture[str]) -> None:
+    print_result(RESULT, True)
+    value = json.loads(capsys.readouterr().out)
+    assert value["notes"] == ["Look at this.", "How it was counted."] and value["models"] == ["teacher a", "judge b"]
