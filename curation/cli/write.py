@@ -9,6 +9,7 @@ import typer
 
 from curation.cli.app import Folder, Json, Verbose, app, print_values, progress_bar
 from curation.cli.output import print_result
+from curation.formats import ImportFormat
 
 
 @app.command(rich_help_panel="Write")
@@ -61,7 +62,7 @@ def import_rows(
         ),
     ],
     shape: Annotated[
-        Literal["auto", "alpaca", "sharegpt", "messages", "prompt-completion", "preference", "kto", "oasst"],
+        ImportFormat,
         typer.Option("--format", help="Format of the rows."),
     ] = "auto",
     column: Annotated[list[str] | None, typer.Option(help="field=column, for example prompt=question; repeatable.")] = None,

@@ -11,20 +11,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import orjson
 
 from curation.errors import ProjectError, RowError
+from curation.formats import ImportFormat, Shape
 from curation.formats.files import read_raw
 from curation.formats.raw import Detected, ReadAs, Row, RowFailure, Rows, shown
-from curation.formats.shapes import NEEDS, SHAPES, USED, PairWithFact, Shape, find_shape, record_from
+from curation.formats.shapes import NEEDS, SHAPES, USED, PairWithFact, find_shape, record_from
 from curation.formats.trees import is_tree, join_messages, tree_examples
 from curation.patterns import Pattern, compile_pattern
 from curation.records import InstructionRecord, Message, canonical_json, make_pair
 
-Format = Literal["auto", Shape, "kto", "oasst"]
-FORMATS: tuple[str, ...] = ("auto", *get_args(Shape), "kto", "oasst")
 _HEAD = 50
 """Readable rows that decide the shape."""
 MOST_METADATA = 32 * 1024
@@ -36,7 +35,7 @@ _YES, _NO = ("true", "yes", "1", "good"), ("false", "no", "0", "bad")
 class ReadOptions:
     """Conversion of a file's rows to records."""
 
-    format: Format = "auto"
+    format: ImportFormat = "auto"
     columns: Mapping[str, str] = field(default_factory=dict)
     """Our column name to the file's, where they differ: {"prompt": "question", "completion": "answer"}."""
     system_instruction: bool = False
@@ -79,7 +78,7 @@ class OpenRows:
 
     detected: Detected
     format: str
-    """Shape of the rows, one of FORMATS."""
+    """Shape of the rows, an `ImportFormat` other than auto."""
     rows: Iterator[ReadRow]
 
     def __iter__(self) -> Iterator[ReadRow]:

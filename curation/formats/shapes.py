@@ -15,9 +15,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from curation.errors import RowError
+from curation.formats import Shape
 from curation.records import InstructionRecord, Message, PairRecord, make_pair, parse_record
 
 Turn = dict[str, str]
@@ -93,8 +94,6 @@ def _content(content: Any, field: str) -> str:
             raise RowError(field, f"has a part of type {kind}; only text is supported")
     return "".join(text_of(part.get("text"), field) for part in content)
 
-
-Shape = Literal["alpaca", "sharegpt", "messages", "prompt-completion", "preference"]
 
 SHAPES: tuple[Shape, ...] = get_args(Shape)
 

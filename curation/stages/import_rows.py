@@ -1,4 +1,7 @@
-"""Import existing rows with their sources and metadata. Core: formats/."""
+"""Import existing rows with their sources and metadata. Core: formats/.
+
+Each file is one run; a row that cannot be read is counted and shown, and does not end the import.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from curation.errors import ProjectError
+from curation.formats import ImportFormat
 from curation.formats.files import ENDINGS
 from curation.formats.raw import ReadAs, RowFailure
-from curation.formats.read import Format, OpenRows, ReadOptions, ReadRow, open_rows
+from curation.formats.read import OpenRows, ReadOptions, ReadRow, open_rows
 from curation.formats.tables import HUB, is_arrow_folder
 from curation.records import InstructionRecord, Record, candidates_of, record_id
 from curation.requests import Failure
@@ -26,22 +30,22 @@ from curation.workspace import StageResult, Workspace, open_workspace
 _BATCH = 5000
 _LONGEST_NOTE = 240
 _SHOWN = 5
-"""Failed rows that the summary quotes."""
+"""Maximum failed rows in the summary."""
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What the person who imports a file says of it."""
+    """Origin of the imported files, as stated by the user."""
 
     name: str = UNKNOWN
     license: str = UNKNOWN
-    """An SPDX expression."""
+    """SPDX expression."""
     written_by: WrittenBy = UNKNOWN
 
 
 @dataclass
 class _Counts:
-    """What became of the rows of all files, each counted once."""
+    """Rows of all files by result, each counted once."""
 
     rows: int = 0
     new: int = 0
@@ -64,7 +68,7 @@ class _Counts:
 def import_rows(
     folder: Path,
     *files: Path | str,
-    shape: Format = "auto",
+    shape: ImportFormat = "auto",
     columns: Mapping[str, str] | None = None,
     group: str | None = None,
     provenance: Provenance | None = None,
@@ -74,16 +78,18 @@ def import_rows(
     """Import existing rows; a row that cannot be read is counted and shown.
 
     Args:
+        folder: the project.
         files: files, folders of files, folders of `save_to_disk`, globs, or addresses such as hf://OWNER/NAME.
+        shape: shape of the rows; detected by default.
         columns: our column name to the file's, where they differ.
-        group: the column whose rows of one value stay in one split.
-        provenance: where the files come from and under which license; recorded as unknown where it is not given.
-        read_as: encoding, delimiter and sheet where they are not to be detected.
-        strict: refuse everything where a row or a metadata value would be lost.
+        group: column whose rows of one value stay in one split.
+        provenance: origin and license of the files; recorded as unknown if None.
+        read_as: encoding, delimiter and sheet, if they are not to be detected.
+        strict: refuse the import if a row or a metadata value would be lost.
 
     Raises:
         ProjectError: a file cannot be read, has no known shape or no such group column, none of the rows can be read, something
-            would be lost (strict), or the license is no SPDX expression.
+            would be lost (strict), or the license is not an SPDX expression.
     """
     stated = provenance or Provenance()
     license = read_license(stated.license)
@@ -118,7 +124,7 @@ def import_rows(
 
 
 def _find_files(files: Sequence[Path | str]) -> list[Path | str]:
-    """Return the files that paths, globs and folders name, each once, a folder's in order of their names."""
+    """Return the files that paths, globs and folders name, each once, a folder's files sorted by name."""
     found: list[Path | str] = []
     for file in files:
         text = str(file)
@@ -199,7 +205,7 @@ def _check_whole(files: Sequence[Path | str], options: ReadOptions) -> None:
 
 
 def _import_file(workspace: Workspace, rows: OpenRows, about: Source, group: str | None, run: int, counts: _Counts) -> None:
-    """Write the rows of one file, a batch at a time, and what is known of the file."""
+    """Write the rows of one file in batches, and the facts about the file."""
     ordinal = itertools.count(1)
     while batch := list(itertools.islice(rows, _BATCH)):
         made = [one for row in batch for one in _imported(row, about.source, group, ordinal, one_each=rows.has_one_record_per_row)]
@@ -221,11 +227,13 @@ def _import_file(workspace: Workspace, rows: OpenRows, about: Source, group: str
 
 
 def _count(batch: Sequence[ReadRow], ids: Sequence[str], known: set[str], counts: _Counts) -> None:
-    """Count each row once: as failed, as new where one of its records is, else as already present.
+    """Count each row once: as failed, as new if one of its records is new, else as present.
 
     Args:
-        ids: the ids of the batch's examples, in order.
-        known: the ids that are rows of the project already.
+        batch: the rows.
+        ids: ids of the batch's examples, in order.
+        known: ids of the project's rows.
+        counts: the counts to update.
     """
     following = iter(ids)
     for row in batch:
@@ -269,37 +277,37 @@ def _detail(failure: RowFailure) -> str:
 
 
 def _storable(text: str) -> str:
-    """Return text that SQLite takes: bytes of a row or a file name that are no UTF-8 become question marks."""
+    """Return text that SQLite accepts: bytes of a row or a file name that are not UTF-8 become question marks."""
     return text.encode(errors="replace").decode()
 
 
 def _kind_of(failure: RowFailure) -> str:
-    """Return a failure's reason without what differs from row to row."""
+    """Return a failure's reason without the parts that differ from row to row."""
     return failure.reason.partition(" (")[0][:120]
 
 
-def _source_notes(said: Source, before: Source | None) -> list[str]:
-    """Return what is unknown of a source, and what this import changes of what an earlier one stated."""
+def _source_notes(now: Source, before: Source | None) -> list[str]:
+    """Return notes on unknown facts of a source, and on facts that this import changes."""
     notes = []
-    for words, was, now in (
-        ("name", before and before.name, said.name),
-        ("license", before and before.license, said.license),
-        ("author", before and before.written_by, said.written_by),
+    for words, was, is_now in (
+        ("name", before and before.name, now.name),
+        ("license", before and before.license, now.license),
+        ("author", before and before.written_by, now.written_by),
     ):
-        if was not in (None, UNKNOWN, now) and now != UNKNOWN:
-            notes.append(f"{said.file}: its {words} was recorded as {was} by an earlier import; it is {now} now.")
+        if was not in (None, UNKNOWN, is_now) and is_now != UNKNOWN:
+            notes.append(f"{now.file}: its {words} was recorded as {was} by an earlier import; it is {is_now} now.")
     unknown = [
         option
-        for option, was, now in zip(
+        for option, was, is_now in zip(
             ("--source NAME", "--license SPDX", "--written-by people|model"),
             (before.name, before.license, before.written_by) if before else (UNKNOWN,) * 3,
-            (said.name, said.license, said.written_by),
+            (now.name, now.license, now.written_by),
             strict=True,
         )
-        if UNKNOWN == was == now
+        if UNKNOWN == was == is_now
     ]
     if unknown:
-        notes.append(f"{said.file}: its origin is recorded as unknown. To state it, run the same import again with {' '.join(unknown)}.")
+        notes.append(f"{now.file}: its origin is recorded as unknown. To state it, run the same import again with {' '.join(unknown)}.")
     return notes
 
 
@@ -311,7 +319,7 @@ def _summary(counts: _Counts) -> StageResult:
         f"Metadata column {name}: not kept in {n:,} rows (too large, or not JSON)." for name, n in counts.left_out.most_common(_SHOWN)
     ]
     if counts.completed:
-        notes.append(f"Metadata or groups were added to {counts.completed:,} rows that an earlier import had left without.")
+        notes.append(f"Metadata or groups were added to {counts.completed:,} rows of an earlier import.")
     notes += counts.notes[:20] + ([f"{len(counts.notes) - 20:,} more notes of this kind."] if len(counts.notes) > 20 else [])
     return StageResult(
         "import",

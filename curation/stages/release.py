@@ -1,4 +1,4 @@
-"""The stages that freeze and prove: snapshot, sign, revoke, diff, verify, export. Core: snapshot/, split.py, formats/."""
+"""Stages on finished snapshots: sign, verify, revoke, diff and export. Core: snapshot/, formats/."""
 
 from __future__ import annotations
 
@@ -17,20 +17,37 @@ from curation.workspace import StageResult, open_workspace
 
 
 def sign(path: Path, *, key: Path | None = None) -> StageResult:
-    """Sign a snapshot with your key, made on first use. Core: snapshot/."""
-    snapshots.read_manifest(path)  # what is no snapshot makes no key
+    """Sign a snapshot with a key; the user's own key is created on first use.
+
+    Args:
+        path: the snapshot's folder.
+        key: private key (PEM); the user's own if None.
+
+    Raises:
+        SnapshotError: the folder is not an intact snapshot, or the key cannot be used.
+    """
+    snapshots.read_manifest(path)  # before a key is created
     private, public = (key, snapshots.public_of(key)) if key else snapshots.own_key()
     snapshots.sign_snapshot(path, private)
     manifest = snapshots.read_manifest(path)
-    rows = sum(split.rows for split in manifest.splits.values())
+    rows = manifest.rows
     counts = {"path": str(path), "signer": snapshots.describe_signer(public), "public_key": str(public)}
     notes = _record_in_project(path, "sign", manifest.digest.root, rows, counts)
-    told = f"Others verify it with: {command('curate', 'verify', path, '--key', public)}"
-    return StageResult("sign", rows, rows, counts, [*notes, told])
+    last = f"Others verify it with: {command('curate', 'verify', path, '--key', public)}"
+    return StageResult("sign", rows, rows, counts, [*notes, last])
 
 
 def revoke(path: Path, *, reason: str, key: Path | None = None) -> StageResult:
-    """Take a snapshot back by a signed statement, in your own folder and beside the snapshot, where it travels along. Core: snapshot/."""
+    """Revoke a snapshot with a signed statement, in the user's own folder and next to the snapshot.
+
+    Args:
+        path: the snapshot's folder.
+        reason: the reason, for people.
+        key: private key (PEM); the user's own if None.
+
+    Raises:
+        SnapshotError: the reason is empty, the folder is not a snapshot, or the key cannot be used.
+    """
     if not reason.strip():
         raise SnapshotError("--reason", "is empty", command("curate", "revoke", path, "--reason", "why"))
     digest = snapshots.read_manifest(path).digest.root
@@ -40,14 +57,14 @@ def revoke(path: Path, *, reason: str, key: Path | None = None) -> StageResult:
     files = [snapshots.revoke(digest, private, reason=reason, at=at, folder=place) for place in places]
     counts = {"path": str(path), "digest": digest, "by": snapshots.describe_signer(public), "files": [str(file) for file in files]}
     notes = _record_in_project(path, "revoke", digest, 0, counts)
-    told = f"Give {files[1].name} to whoever has a copy; it belongs in a folder `{snapshots.REVOCATIONS}` next to theirs."
-    return StageResult("revoke", 0, 0, counts, [*notes, told])
+    last = f"Send {files[1].name} to everybody with a copy; it belongs in a folder `{snapshots.REVOCATIONS}` next to theirs."
+    return StageResult("revoke", 0, 0, counts, [*notes, last])
 
 
 def diff(old: Path, new: Path) -> StageResult:
-    """Which rows came, went, moved to another split or turned between two snapshots of a kind. Core: snapshot/."""
+    """List rows added, removed, changed in split or flipped in preference between two snapshots of a kind."""
     found = snapshots.diff_snapshots(old, new)
-    before, after = (sum(split.rows for split in snapshots.read_manifest(path).splits.values()) for path in (old, new))
+    before, after = (snapshots.read_manifest(path).rows for path in (old, new))
     counts = {
         "added": [{"id": i, "split": split} for i, split in found.added],
         "removed": [{"id": i, "split": split} for i, split in found.removed],
@@ -58,12 +75,16 @@ def diff(old: Path, new: Path) -> StageResult:
 
 
 def verify(path: Path, *, keys: Sequence[Path] = (), deep: bool = False) -> StageResult:
-    """Check that a snapshot is whole, and say whose signature it has and why that key is trusted. Core: snapshot/.
+    """Verify a snapshot's integrity and signature, and report why its key is trusted.
 
     Args:
-        keys: public keys to trust in addition to the user's store. A key that lies next to the snapshot, in its project say, is
-            never trusted by itself: whoever wrote the snapshot could have written the key too.
+        path: the snapshot's folder.
+        keys: public keys to trust in addition to the user's store. A key next to the snapshot, for example in its project, is
+            never trusted automatically: whoever wrote the snapshot could have written the key too.
         deep: also recompute the digest from the rows.
+
+    Raises:
+        SnapshotError: the folder is not a snapshot.
     """
     result = snapshots.verify_snapshot(path, trusted_keys=[*keys, *snapshots.find_trusted_keys()], deep=deep)
     if result.status == "no snapshot":
@@ -73,7 +94,7 @@ def verify(path: Path, *, keys: Sequence[Path] = (), deep: bool = False) -> Stag
         "verified": result.is_verified, "deep": result.rows_checked,
     }  # fmt: skip
     if (manifest := result.manifest) is not None:
-        rows = sum(split.rows for split in manifest.splits.values())
+        rows = manifest.rows
         return StageResult("verify", rows, rows, counts, _record_in_project(path, "verify", manifest.digest.root, rows, counts))
     return StageResult("verify", 0, 0, counts, [*map(str, result.problems), f"Next: {_remedy(path, result.status)}"])
 
@@ -88,13 +109,16 @@ def export(
     force: bool = False,
     keys: Sequence[Path] = (),
 ) -> StageResult:
-    """Write a split of a verified snapshot for people who train elsewhere. Core: formats/.
+    """Export a split of a verified snapshot, for training elsewhere.
 
     Args:
-        target: a local file; its ending decides the format (.jsonl, .json, .csv, .parquet).
-        shape: of the rows; by default messages, of pairs preference.
-        columns: metadata columns of imported rows to write too, read from the project that the snapshot is in.
-        force: whether a file that exists may be replaced.
+        path: the snapshot's folder.
+        target: a local file; its ending decides the file type (.jsonl, .json, .csv, .parquet).
+        shape: name of the format; by default messages, or preference for pairs.
+        split: the split.
+        columns: metadata columns of imported rows to include, read from the snapshot's project.
+        force: allow an existing file to be replaced.
+        keys: public keys to trust in addition to the user's store.
 
     Raises:
         SnapshotError: the snapshot may not be used, or has no such split.
@@ -117,7 +141,7 @@ def export(
 
 
 def _metadata_of(path: Path, ids: Sequence[str], columns: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return the metadata columns of each record by id; every record has every column, null where it has no value."""
+    """Return the metadata columns of each record by id; every record has every column, None if it has no value."""
     folder = path.resolve().parent.parent
     if not (folder / "workbench.db").is_file():
         fact = "needs the project that the snapshot was made in: metadata is kept there, not in the snapshot"
@@ -133,14 +157,14 @@ def _metadata_of(path: Path, ids: Sequence[str], columns: Sequence[str]) -> dict
 
 
 def _trusted_by(key: Path | None, named: Sequence[Path]) -> str | None:
-    """Say in words why the key of a signature is trusted."""
+    """Return the reason why a signature's key is trusted, in words."""
     if key is None:
         return None
     return f"--key {key}" if key in named else f"your trust store ({key})"
 
 
 def _remedy(path: Path, status: str) -> str:
-    """What makes a snapshot that may not be used usable, if anything does."""
+    """Return the next step for a snapshot that may not be used."""
     known = {
         "unsigned": command("curate", "sign", path),
         "intact, signer unknown": "curate trust KEY.pub, with the public key that the signer gave you",
@@ -151,7 +175,7 @@ def _remedy(path: Path, status: str) -> str:
 
 
 def _record_in_project(path: Path, stage: str, digest: str, rows: int, detail: Mapping[str, Any]) -> list[str]:
-    """Note in the project around a snapshot, where there is one, that a stage ran on it; says so where that cannot be written."""
+    """Record a run of the stage in the snapshot's project, if there is one; return a note if the project cannot be written."""
     folder = path.resolve().parent.parent
     if not (folder / "workbench.db").is_file():
         return []
@@ -159,6 +183,6 @@ def _record_in_project(path: Path, stage: str, digest: str, rows: int, detail: M
         with open_workspace(folder) as workspace, runs.record_run(workspace.db, stage, digest) as run:
             run.rows_in = run.rows_out = rows
             run.detail = json.loads(json.dumps(dict(detail), default=str))
-    except ProjectError as error:  # the folder is read-only, say: what was asked for is done all the same
+    except ProjectError as error:  # for example a read-only folder; the stage itself is done
         return [f"The run was not recorded in the project: {error.what} {error.fact}."]
     return []

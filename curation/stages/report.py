@@ -14,7 +14,15 @@ from curation.workspace import StageResult, open_workspace
 
 
 def report(folder: Path, *, out: Path | None = None) -> StageResult:
-    """Write the project's page: one HTML file that needs nothing else. Core: report/."""
+    """Write the project's report: one HTML file that needs nothing else.
+
+    Args:
+        folder: the project.
+        out: the file to write; report.html in the project if None.
+
+    Raises:
+        ProjectError: the file cannot be written.
+    """
     with open_workspace(folder) as workspace:
         page = render_report(report_data(workspace))
         with runs.record_run(workspace.db, "report") as run:

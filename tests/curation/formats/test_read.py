@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from curation.errors import ProjectError
+from curation.formats import Shape
 from curation.formats.export import write_rows
 from curation.formats.raw import RowFailure
 from curation.formats.read import read_rows
-from curation.formats.shapes import SHAPES, PairWithFact, Shape
+from curation.formats.shapes import SHAPES, PairWithFact
 from curation.records import InstructionRecord, Message, make_instruction, make_pair, record_id
 from tests.support.snapshot_rows import instruction, pair
 

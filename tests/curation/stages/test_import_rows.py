@@ -168,7 +168,7 @@ def test_a_group_and_metadata_can_be_added_by_importing_again(garden: Path, tmp_
     with open_store(garden) as db:
         db.execute("UPDATE origins SET meta = NULL")  # as a workbench of an earlier version has it
     summary = stages.import_rows(garden, file, group="ticket")
-    assert "Metadata or groups were added to 1 rows that an earlier import had left without." in summary.notes
+    assert "Metadata or groups were added to 1 rows of an earlier import." in summary.notes
     assert (groups(garden), metadata(garden)) == (["ticket:T-1"], [{"ticket": "T-1"}])
 
 
