@@ -5,13 +5,14 @@ tests only, and each answer says so.
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
 
 from argilla_setup import forms
 from curation.simulation.code_table import CodeTable, normalize
@@ -40,14 +41,36 @@ class ReviewRates:
     """Share of the rows on which each annotator answers at random; on about half of these two of them disagree."""
 
 
+Error = Literal["wrong_approval", "wrong_rejection", "quarrel"] | None
+
+
+class ReviewTruth(BaseModel):
+    """A line of TRUTH_FILE: the truth about one answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+    record_id: str
+    annotator: str
+    kind: Literal["instruction", "preference"]
+    honest: str
+    """Verdict of a careful annotator."""
+    given: str
+    """Verdict that was submitted."""
+    error: Error
+    """The planted error, if any."""
+    edited: bool = False
+    """True if the answer came with a corrected completion."""
+    dataset: str = ""
+    """Name of the Argilla dataset."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """An answer and the truth about it."""
 
     values: dict[str, Any]
     """Question to value, as Argilla takes them."""
-    truth: dict[str, Any]
-    """Line of TRUTH_FILE: what a careful annotator answers ("honest"), what was given, and the planted error."""
+    truth: ReviewTruth
 
 
 @dataclass(frozen=True)
@@ -67,7 +90,7 @@ class Annotator:
         key, rates = (self.seed, self.name, row["id"]), self.rates
         faults = find_faults(row["prompt"], row["completion"], self.codes)
         given = honest = forms.REJECT if faults else forms.APPROVE
-        error = None
+        error: Error = None
         if chance(rates.quarrel, self.seed, row["id"], "quarrel"):
             given = forms.APPROVE if fraction(*key, "taste") < 0.5 else forms.REJECT
             error = "quarrel" if given != honest else None
@@ -81,13 +104,16 @@ class Annotator:
         edits = given == forms.APPROVE and error is None and chance(rates.edit, *key, "edit")
         completion = _edit(row["completion"], random.Random(repr(key))) if edits else row["completion"]
         values[forms.EDITED_COMPLETION] = completion
-        truth = self._truth(row, "instruction", honest, given, error)
-        return Answer(values, {**truth, "edited": completion != row["completion"]})
+        is_edited = completion != row["completion"]
+        truth = ReviewTruth(
+            record_id=row["id"], annotator=self.name, kind="instruction", honest=honest, given=given, error=error, edited=is_edited
+        )
+        return Answer(values, truth)
 
     def _answer_preference(self, row: Mapping[str, str]) -> Answer:
         key, rates = (self.seed, self.name, row["id"]), self.rates
         given = honest = self._find_better(row)
-        error = None
+        error: Error = None
         if chance(rates.quarrel, self.seed, row["id"], "quarrel"):
             given = forms.A if fraction(*key, "taste") < 0.5 else forms.B
             error = "quarrel" if given != honest else None
@@ -95,7 +121,8 @@ class Annotator:
             given, error = (forms.B if honest == forms.A else forms.A), "wrong_approval"
         elif chance(rates.wrong_rejection, *key, "tie") and honest in (forms.A, forms.B):
             given, error = forms.TIE, "wrong_rejection"
-        return Answer({forms.BETTER: given, forms.COMMENT: DISCLOSURE}, self._truth(row, "preference", honest, given, error))
+        truth = ReviewTruth(record_id=row["id"], annotator=self.name, kind="preference", honest=honest, given=given, error=error)
+        return Answer({forms.BETTER: given, forms.COMMENT: DISCLOSURE}, truth)
 
     def _find_better(self, row: Mapping[str, str]) -> str:
         texts = {forms.A: row["response_a"], forms.B: row["response_b"]}
@@ -112,9 +139,6 @@ class Annotator:
                 return max(fit, key=lambda letter: fit[letter])
         # No difference found: choose by text, not by letter, so that two annotators usually agree.
         return min(texts, key=lambda letter: fraction(self.seed, texts[letter]))
-
-    def _truth(self, row: Mapping[str, str], kind: str, honest: str, given: str, error: str | None) -> dict[str, Any]:
-        return {"record_id": row["id"], "annotator": self.name, "kind": kind, "honest": honest, "given": given, "error": error}
 
 
 def find_faults(prompt: str, completion: str, codes: CodeTable) -> tuple[str, ...]:
@@ -171,15 +195,16 @@ def true_error_rates(log: Path) -> dict[str, float | None]:
     `wrong_approvals` of the completions to reject, `wrong_rejections` of those to approve, `errors` of all answers of both kinds.
     """
     path = log / TRUTH_FILE
-    truths = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
+    truths = list(map(ReviewTruth.model_validate_json, lines))
 
-    def error_rate(belongs: Callable[[dict[str, Any]], bool]) -> float | None:
-        errors = [truth["given"] != truth["honest"] for truth in truths if belongs(truth)]
+    def error_rate(belongs: Callable[[ReviewTruth], bool]) -> float | None:
+        errors = [truth.given != truth.honest for truth in truths if belongs(truth)]
         return sum(errors) / len(errors) if errors else None
 
     return {
-        "wrong_approvals": error_rate(lambda t: t["kind"] == "instruction" and t["honest"] == forms.REJECT),
-        "wrong_rejections": error_rate(lambda t: t["kind"] == "instruction" and t["honest"] == forms.APPROVE),
+        "wrong_approvals": error_rate(lambda t: t.kind == "instruction" and t.honest == forms.REJECT),
+        "wrong_rejections": error_rate(lambda t: t.kind == "instruction" and t.honest == forms.APPROVE),
         "errors": error_rate(lambda t: True),
     }
 

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from curation.simulation import mode_collapse
 from curation.simulation.code_table import CodeTable
@@ -29,12 +31,28 @@ RESPONSE_DEFECTS = ("refusal", "truncated_json")
 """Defects of a whole response; if it has several examples, the first decides."""
 
 
+class PlantedTruth(BaseModel):
+    """A line of truth.jsonl: the truth about one example of a teacher's message."""
+
+    model_config = ConfigDict(frozen=True)
+
+    item: int
+    """Position of the example in the message, from 0."""
+    defect: str | None = Field(validation_alias=AliasChoices("flaw", "defect"), serialization_alias="flaw")
+    """The planted defect; None for a clean example. The file has named it "flaw" since its first version."""
+    source: dict[str, Any]
+    """Where the content comes from: a code, a seed example, a hidden name."""
+    message_id: str
+    kind: Literal["instruction", "preference"]
+    body_sha: str
+
+
 @dataclass(frozen=True)
 class MockResponse:
-    """A message and, for a teacher's response, the truth about each example in it (one line of truth.jsonl each)."""
+    """A message and, for a teacher's response, the truth about each example in it."""
 
     message: dict[str, Any]
-    truths: tuple[dict[str, Any], ...] = ()
+    truths: tuple[PlantedTruth, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,11 +103,18 @@ class MockProvider:
             nth = nth if request.is_bare else 0
             lesson = self._teach(request, nth)
             message = self._message(request, body, lesson.text, stop=lesson.stop, nth=nth)
-            kind = "preference" if request.role == "preference" else "instruction"
-            common = {"message_id": message["id"], "kind": kind, "body_sha": request.sha}
-            # "flaw" is the key of truth.jsonl since its first version; scorecard.py reads old logs too.
-            truths = ({"item": n, "flaw": defect, "source": source, **common} for n, (defect, source) in enumerate(lesson.truths))
-            return MockResponse(message, tuple(truths))
+            truths = tuple(
+                PlantedTruth(
+                    item=n,
+                    defect=defect,
+                    source=source,
+                    message_id=message["id"],
+                    kind="preference" if request.role == "preference" else "instruction",
+                    body_sha=request.sha,
+                )
+                for n, (defect, source) in enumerate(lesson.truths)
+            )
+            return MockResponse(message, truths)
         value: Any = "This is the mock provider. It has no answer to this request; it only shows that the connection works."
         if request.role == "judge":
             value = judge_example(request, self.codes, self.seed)

@@ -103,11 +103,11 @@ def simulate_reviews(annotator: Annotator, url: str, api_key: str, *, workspace:
                 answer = annotator.answer({"id": record.get("external_id") or record["id"], **record["fields"]})
                 if not _submit(api, record["id"], answer):
                     continue
-                truths.write(json.dumps({**answer.truth, "dataset": dataset["name"]}, ensure_ascii=False) + "\n")
+                truths.write(answer.truth.model_copy(update={"dataset": dataset["name"]}).model_dump_json() + "\n")
                 truths.flush()
                 answered += 1
-                errors += answer.truth["error"] is not None
-                edited += bool(answer.truth.get("edited"))
+                errors += answer.truth.error is not None
+                edited += answer.truth.edited
     return ReviewSummary(answered, errors, edited)
 
 

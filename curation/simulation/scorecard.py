@@ -19,6 +19,7 @@ from curation.cli import quiet_libraries
 from curation.errors import ProjectError, UserError
 from curation.simulation.annotators import true_error_rates
 from curation.simulation.defects import COPIES, LEAKS
+from curation.simulation.provider import PlantedTruth
 from curation.snapshot import find_trusted_keys, verify_snapshot
 from curation.store import facts, reviews, runs
 from curation.store.database import CallLedger
@@ -85,8 +86,8 @@ def score_gates(workspace: Workspace, log: Path) -> dict[str, Any]:
     """
     planted: dict[str | None, set[tuple[str, int]]] = defaultdict(set)
     for line in (log / "truth.jsonl").read_text(encoding="utf-8").split("\n")[:-1]:
-        truth = json.loads(line)
-        planted[truth["flaw"]].add((truth["message_id"], truth["item"]))
+        truth = PlantedTruth.model_validate_json(line)
+        planted[truth.defect].add((truth.message_id, truth.item))
     message_of = {answer.request.key: str(answer.message["id"]) for answer in CallLedger(workspace.db).answers("generate")}
     row_of = {(message_of[key], item): seq for seq, key, item in sources_by_seq(workspace.db, "generated") if key in message_of}
     failed = {message_of[key] for key in facts.failed_calls(workspace.db, "generate") if key in message_of}

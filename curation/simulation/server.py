@@ -98,7 +98,7 @@ class Log:
         if response.truths and response.message["id"] not in self._known:
             self._known.add(response.message["id"])
             for truth in response.truths:
-                _write_line(self._truth, truth)
+                _write_line(self._truth, truth.model_dump(by_alias=True))
 
     def close(self) -> None:
         """Close both files."""

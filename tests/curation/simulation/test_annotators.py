@@ -47,7 +47,7 @@ def test_without_errors_good_is_approved_and_bad_rejected_with_a_reason() -> Non
     bad = Annotator("simulated-one", 7, NEVER, CODES).answer({"id": "1", **BAD})
     assert good.values == {"verdict": "approve", "comment": DISCLOSURE, "edited_completion": GOOD["completion"]}
     assert bad.values["verdict"] == "reject" and bad.values["reasons"] == ["wrong"]
-    assert good.truth["error"] is None and bad.truth == {**bad.truth, "honest": "reject", "given": "reject", "error": None}
+    assert good.truth.error is None and (bad.truth.honest, bad.truth.given, bad.truth.error) == ("reject", "reject", None)
 
 
 def test_errors_come_at_their_rates_and_the_truth_names_each() -> None:
@@ -57,11 +57,11 @@ def test_errors_come_at_their_rates_and_the_truth_names_each() -> None:
     rejected = [a for a in good if a.values["verdict"] == "reject"]
     approved = [a for a in bad if a.values["verdict"] == "approve"]
     edited = [a for a in good if a.values["edited_completion"] != GOOD["completion"]]
-    assert 70 <= len(rejected) <= 130 and {a.truth["error"] for a in rejected} == {"wrong_rejection"}
-    assert 160 <= len(approved) <= 240 and {a.truth["error"] for a in approved} == {"wrong_approval"}
-    assert 100 <= len(edited) <= 175 and all(a.truth["edited"] and a.values["verdict"] == "approve" for a in edited)
+    assert 70 <= len(rejected) <= 130 and {a.truth.error for a in rejected} == {"wrong_rejection"}
+    assert 160 <= len(approved) <= 240 and {a.truth.error for a in approved} == {"wrong_approval"}
+    assert 100 <= len(edited) <= 175 and all(a.truth.edited and a.values["verdict"] == "approve" for a in edited)
     assert all(not find_faults(GOOD["prompt"], a.values["edited_completion"], CODES) for a in edited)
-    assert {a.truth["error"] for a in good if a not in rejected} == {None}
+    assert {a.truth.error for a in good if a not in rejected} == {None}
 
 
 def test_annotators_err_apart_and_quarrel_about_the_same_rows() -> None:
@@ -93,4 +93,4 @@ def test_preference_errors_come_at_their_rates() -> None:
     said = [Annotator("simulated-one", 7, rates, CODES).answer(r) for r in rows(row)]
     given = [a.values["better"] for a in said]
     assert 160 <= given.count("B") <= 240 and 50 <= given.count("tie") <= 110
-    assert {a.truth["error"] for a in said if a.values["better"] == "A"} == {None}
+    assert {a.truth.error for a in said if a.values["better"] == "A"} == {None}

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -27,7 +26,7 @@ from curation.records import InstructionRecord, PairRecord, completion_text, pro
 from curation.requests import Answer, Failure, Request
 from curation.simulation.code_table import normalize
 from curation.simulation.defects import RATES, draw_defect, parse_rates
-from curation.simulation.provider import MockProvider
+from curation.simulation.provider import MockProvider, PlantedTruth
 from curation.simulation.request_parser import answer_fields
 from tests.support.icd_samples import project
 
@@ -42,7 +41,7 @@ class Row:
     cell: Cell
     request: Request
     made: ParsedRecord | Failure
-    truth: dict[str, Any]
+    truth: PlantedTruth
 
     @property
     def record(self) -> InstructionRecord:
@@ -67,8 +66,8 @@ class Demo:
     seeds: list[dict[str, str]]
     rows: list[Row]
 
-    def of(self, flaw: str | None, kind: str = "instruction") -> list[Row]:
-        return [r for r in self.rows if r.truth["flaw"] == flaw and r.cell.kind == kind]
+    def of(self, defect: str | None, kind: str = "instruction") -> list[Row]:
+        return [r for r in self.rows if r.truth.defect == defect and r.cell.kind == kind]
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +93,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
 
 
 def test_each_kind_occurs_often_enough_and_most_rows_are_clean(demo: Demo) -> None:
-    counts = Counter(r.truth["flaw"] for r in demo.rows if r.cell.kind == "instruction")
+    counts = Counter(r.truth.defect for r in demo.rows if r.cell.kind == "instruction")
     assert all(counts[kind] >= 6 for kind in KINDS), counts
     assert 0.55 <= counts[None] / INSTRUCTION <= 0.7
-    pairs = Counter(r.truth["flaw"] for r in demo.rows if r.cell.kind == "preference")
+    pairs = Counter(r.truth.defect for r in demo.rows if r.cell.kind == "preference")
     assert (
         pairs["wrong_sibling"] >= 6
         and pairs[None] >= 0.7 * PREFERENCE
@@ -113,9 +112,9 @@ def test_rates_are_near_the_stated_at_any_seed(kind: str) -> None:
 
 
 def test_leaks_occur_only_where_a_name_is_hidden() -> None:
-    flaws = [draw_defect("instruction", n, seed=1, rates=RATES, has_hidden_name=False) for n in range(1000)]
+    defects = [draw_defect("instruction", n, seed=1, rates=RATES, has_hidden_name=False) for n in range(1000)]
     hidden = [draw_defect("instruction", n, seed=1, rates=RATES, has_hidden_name=True) for n in range(1000)]
-    assert not {"leak_verbatim", "leak_reworded"} & set(flaws)
+    assert not {"leak_verbatim", "leak_reworded"} & set(defects)
     assert abs(hidden.count("leak_verbatim") - 1000 * RATES["leak_verbatim"]) < 10
 
 
@@ -127,9 +126,9 @@ def test_rates_can_be_overridden_and_nonsense_is_refused() -> None:
 
 
 def test_refusals_and_cut_answers_are_counted_failures(demo: Demo) -> None:
-    for flaw, reason in (("refusal", "refusal"), ("truncated_json", "truncated")):
+    for defect, reason in (("refusal", "refusal"), ("truncated_json", "truncated")):
         for kind in ("instruction", "preference"):
-            assert all(isinstance(r.made, Failure) and r.made.reason == reason for r in demo.of(flaw, kind))
+            assert all(isinstance(r.made, Failure) and r.made.reason == reason for r in demo.of(defect, kind))
 
 
 def test_clean_rows_are_right_in_form_and_fact(demo: Demo) -> None:
@@ -167,19 +166,19 @@ def test_notes_are_notes_and_openings_vary(demo: Demo) -> None:
 
 
 def seed_of(demo: Demo, row: Row) -> dict[str, str]:
-    return next(s for s in demo.seeds if s["input"] == row.truth["source"]["seed"])
+    return next(s for s in demo.seeds if s["input"] == row.truth.source["seed"])
 
 
 def test_copies_are_of_a_seed_that_was_shown_and_keep_its_code(demo: Demo) -> None:
-    for flaw in ("exact_copy", "light_edit", "paraphrase"):
-        for row in demo.of(flaw):
+    for defect in ("exact_copy", "light_edit", "paraphrase"):
+        for row in demo.of(defect):
             seed = seed_of(demo, row)
             assert json.dumps(seed["input"], ensure_ascii=False) in row.request.body["messages"][0]["content"]
             assert row.lines["code"] == answer_fields(seed["output"])["code"]
             alike = SequenceMatcher(None, row.phrase.lower(), seed["input"].lower(), autojunk=False).ratio()
-            if flaw == "exact_copy":
+            if defect == "exact_copy":
                 assert row.phrase == seed["input"] and completion_text(row.record) == seed["output"]
-            elif flaw == "light_edit":
+            elif defect == "light_edit":
                 assert row.phrase != seed["input"] and alike > 0.75
             else:
                 assert normalize(row.phrase) != normalize(seed["input"]) and not demo.provider.codes.is_name(row.phrase)
@@ -187,13 +186,13 @@ def test_copies_are_of_a_seed_that_was_shown_and_keep_its_code(demo: Demo) -> No
 
 def test_leaks_carry_the_hidden_phrase_or_say_it_otherwise(demo: Demo) -> None:
     protected = {normalized(p) for p in demo.phrases}
-    for flaw in ("leak_verbatim", "leak_reworded"):
-        for row in demo.of(flaw):
-            hidden = row.truth["source"]["phrase"]
+    for defect in ("leak_verbatim", "leak_reworded"):
+        for row in demo.of(defect):
+            hidden = row.truth.source["phrase"]
             assert normalized(hidden) in protected and hidden not in row.request.body["messages"][0]["content"]
-            assert (normalized(hidden) in normalized(row.phrase)) == (flaw == "leak_verbatim"), (hidden, row.phrase)
+            assert (normalized(hidden) in normalized(row.phrase)) == (defect == "leak_verbatim"), (hidden, row.phrase)
             assert row.lines["code"] == row.cell.key
-    words = [set(normalize(r.truth["source"]["phrase"]).split()) & set(normalize(r.phrase).split()) for r in demo.of("leak_reworded")]
+    words = [set(normalize(r.truth.source["phrase"]).split()) & set(normalize(r.phrase).split()) for r in demo.of("leak_reworded")]
     assert sum(bool(shared) for shared in words) >= 0.9 * len(words)
 
 
@@ -218,7 +217,7 @@ def test_pairs_set_the_code_against_a_sibling_at_equal_length(demo: Demo) -> Non
     for row, pair in pairs_of(demo):
         assert isinstance(row.made, ParsedRecord) and row.made.better is not None
         better, worse = (pair.completions[i].content for i in (row.made.better, 1 - row.made.better))
-        right, wrong = (worse, better) if row.truth["flaw"] == "wrong_sibling" else (better, worse)
+        right, wrong = (worse, better) if row.truth.defect == "wrong_sibling" else (better, worse)
         assert answer_fields(right)["code"] == row.cell.key
         assert answer_fields(wrong)["code"] in {s["code"] for s in row.cell.siblings}
         assert all(answer_fields(text)["reason"] for text in (better, worse))
@@ -253,7 +252,7 @@ def test_the_judge_is_good_and_not_perfect(demo: Demo) -> None:
             item = Scorable(record_id(row.record), row.record, row.cell.row, row.cell.attributes)
             found = scores_from(ask(demo, next(iter(score_requests([item], project=p)))), project=p)
             assert isinstance(found, Scores)
-            totals.setdefault(row.truth["flaw"], []).append(found.total)
+            totals.setdefault(row.truth.defect, []).append(found.total)
     clean = totals[None]
     assert sum(t >= 7 for t in clean) >= 0.93 * len(clean) and len(set(clean)) > 3
     bad = totals["wrong_code"] + totals["off_brief"]
