@@ -42,7 +42,8 @@ def print_result(result: StageResult, as_json: bool, *, verbose: bool = False) -
     _print_line(f"{result.stage}: {flow}")
     for name, value in result.counts.items():
         is_nested = isinstance(value, Mapping | list)
-        if name in IN_NOTES or value is None or (is_nested and result.stage in BRIEF and not verbose):
+        is_hidden = is_nested and result.stage in BRIEF and name != "verdicts" and not verbose
+        if name in IN_NOTES or value is None or is_hidden:
             continue
         _print_line(f"  {_label(name)}: {_format_count(name, value)}")
     for note in (*result.notes, *(result.details if verbose else ())):
