@@ -19,12 +19,11 @@ from curation.models import responses
 from curation.models.base import NoResponse
 from curation.models.batch_client import BatchApi, BatchGone
 from curation.models.context import AskSummary, CallContext
-from curation.models.ledger import ClaimResult, HeldCall, OpenBatch
 from curation.models.pricing import bound_nano, find_rates, is_priced
 from curation.models.runner import HEARTBEAT_S, ask_async
 from curation.models.sender import Sender, budget_reached
 from curation.models.settlement import settle_kept
-from curation.requests import Request
+from curation.requests import Claim, ClaimedCall, OpenBatch, Request
 
 _MAX_CALLS = 5000
 """Per batch and per transaction; the API allows 100,000."""
@@ -133,7 +132,7 @@ class BatchRun:
         Returns:
             The requests that were not in that batch.
         """
-        calls = list[HeldCall]()
+        calls = list[ClaimedCall]()
         for alike in _group_by_cached_prefix(requests):
             offers = [(r, bound_nano(r, self.rates, in_batch=True)) for r in alike if is_priced(r, self.rates)]
             calls += self._claim(offers, limit=1).calls
@@ -145,7 +144,7 @@ class BatchRun:
         self._allow_again()  # an errored one is sent again with the others
         return [request for request in requests if request.key not in sent]
 
-    def _claim(self, offers: Sequence[tuple[Request, int]], *, limit: int) -> ClaimResult:
+    def _claim(self, offers: Sequence[tuple[Request, int]], *, limit: int) -> Claim:
         context = self.context
         return self.ledger.claim(
             offers,
@@ -156,7 +155,7 @@ class BatchRun:
             since=self.since,
         )
 
-    async def _submit(self, calls: Sequence[HeldCall]) -> None:
+    async def _submit(self, calls: Sequence[ClaimedCall]) -> None:
         """Create a batch of claimed calls and write down its id.
 
         Raises:

@@ -18,11 +18,10 @@ from functools import partial
 
 from curation.errors import ModelUnavailable
 from curation.models.context import AskSummary, CallContext
-from curation.models.ledger import ClaimResult, HeldCall
 from curation.models.pricing import bound_nano, find_rates, is_priced
 from curation.models.sender import Sender, StopRun, budget_reached
 from curation.models.settlement import settle_kept
-from curation.requests import Request
+from curation.requests import Claim, ClaimedCall, Request
 
 HEARTBEAT_S = 20.0
 _LOOK_AHEAD = 256
@@ -47,7 +46,7 @@ class _Run:
         self.elsewhere: list[tuple[Request, int]] = []
         self.pending = 0  # claimed by us and not ended
         self.stopped_by: BaseException | None = None
-        self.queue: asyncio.Queue[HeldCall | None] = asyncio.Queue()
+        self.queue: asyncio.Queue[ClaimedCall | None] = asyncio.Queue()
         self.moved, self.stopping = asyncio.Event(), asyncio.Event()
         self.sender = Sender(context, stopping=self.stopping, stop=self._stop)
 
@@ -114,7 +113,7 @@ class _Run:
         offers = list(self.ahead)
         change = partial(self.ledger.claim, offers, provider=self.spec.provider, simulated=self.context.simulated, limit=room)
         budget = self.context.budget_usd
-        claim: ClaimResult = await self.sender.commit.write(partial(change, budget_usd=budget, since=self.since))
+        claim: Claim = await self.sender.commit.write(partial(change, budget_usd=budget, since=self.since))
         self.ahead = deque(offers[claim.looked_at :])
         self.elsewhere += [offers[place] for place in claim.elsewhere]
         self.sender.tally.reused += claim.reused

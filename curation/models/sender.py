@@ -18,12 +18,11 @@ from curation.models import responses
 from curation.models.base import NoResponse, Response
 from curation.models.context import CallContext, Tally
 from curation.models.group_commit import GroupCommit
-from curation.models.ledger import HeldCall
 from curation.models.pricing import find_rates, is_priced
 from curation.models.rate_limit import AdaptiveLimit, Circuit
 from curation.models.settlement import price_reading, settle
 from curation.models.tracing import record_call
-from curation.requests import Answer
+from curation.requests import Answer, ClaimedCall
 
 _SHOWN_CHARS = 200
 """Characters of an answer that an error message shows."""
@@ -69,7 +68,7 @@ class Sender:
         self._rates, self._retries, self._check = find_rates(context.spec), context.retries, context.check
         self._stopping, self._stop = stopping, stop
 
-    async def send(self, call: HeldCall) -> None:
+    async def send(self, call: ClaimedCall) -> None:
         """Send a call until it is answered or has failed; raises StopRun when the run must end first."""
         if not is_priced(call.request, self._rates):
             limit = self._rates.up_to_prompt_tokens
@@ -96,7 +95,7 @@ class Sender:
         self._count(reading, cost or 0)
         return reading.failure is None
 
-    async def _try(self, call: HeldCall) -> None:
+    async def _try(self, call: ClaimedCall) -> None:
         entered = await self.limit.enter()
         if entered is None:
             raise StopRun
@@ -114,7 +113,7 @@ class Sender:
         finally:
             self.limit.leave()
 
-    async def _keep(self, call: HeldCall, response: Response, *, entered: float, started: float) -> None:
+    async def _keep(self, call: ClaimedCall, response: Response, *, entered: float, started: float) -> None:
         """Write a response to the ledger, then have it parsed.
 
         Nobody waits for the disk here: the next call's `sent` is committed together with this call's answer.
@@ -138,7 +137,7 @@ class Sender:
             raise StopRun(fatal)
         self._check_circuit(reason)
 
-    def _read_kept(self, call: HeldCall, response: Response, started: float, _: None) -> None:
+    def _read_kept(self, call: ClaimedCall, response: Response, started: float, _: None) -> None:
         """Parse and settle a response that is on disk; an exception from here on ends the run and loses nothing."""
         try:
             reading, cost = price_reading(responses.read_message(response.raw), self._rates, held=call.held_nano)
@@ -157,7 +156,7 @@ class Sender:
         except Exception as error:
             self._stop(error)
 
-    def _check_answer(self, call: HeldCall, reading: responses.Reading, raw: bytes) -> None:
+    def _check_answer(self, call: ClaimedCall, reading: responses.Reading, raw: bytes) -> None:
         """Count consecutive unusable answers, unreadable responses included; a usable answer resets the count.
 
         Raises:
@@ -197,7 +196,7 @@ class Sender:
         else:
             self.tally.count_failure(reading.failure[0])
 
-    async def _retry(self, call: HeldCall, error: TryAgain) -> None:
+    async def _retry(self, call: ClaimedCall, error: TryAgain) -> None:
         """Record a failed try and raise it for the next one.
 
         Raises:
@@ -215,7 +214,7 @@ class Sender:
             self._check_circuit(error.reason, detail=error.detail)
         raise error
 
-    async def _fail(self, call: HeldCall, error: TryAgain, *, raw: bytes | None = None) -> None:
+    async def _fail(self, call: ClaimedCall, error: TryAgain, *, raw: bytes | None = None) -> None:
         change = partial(self._ledger.record_failure, call.seq, status=error.status, reason=error.reason, detail=error.detail, raw=raw)
         await self.commit.write(change)
         self.tally.count_failure(error.reason)

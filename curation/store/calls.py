@@ -13,29 +13,17 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from curation.errors import ProjectError
-from curation.requests import Answer, Failure, Request
+from curation.requests import Answer, Claim, ClaimedCall, Failure, OpenBatch, Recovered, Request
 from curation.store import call_stats
 from curation.store.call_stats import NANO, CallState, CostRow
 from curation.store.lease import LEASE_S, is_alive, owner_name
 
 __all__ = ["CallLedger", "Claim", "ClaimedCall", "Recovered"]
-
-
-@dataclass(frozen=True)
-class OpenBatch:
-    """A batch that has not been read yet."""
-
-    number: int
-    batch_id: str | None
-    """The provider's id; None where a process died before it learnt it."""
-    requests: int
-    created: float
 
 
 BatchLine = tuple[str, bytes | None, int | None, str, str]
@@ -113,39 +101,6 @@ class CallBatches:
             (status, reason, detail, number),
         )
         self._db.execute("UPDATE call_batches SET ended = ? WHERE id = ?", (self._now(), number))
-
-
-@dataclass(frozen=True)
-class ClaimedCall:
-    """A call that is ours to send."""
-
-    seq: int
-    request: Request
-    held_nano: int
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What became of the first `looked_at` requests of those offered."""
-
-    calls: tuple[ClaimedCall, ...] = ()
-    looked_at: int = 0
-    reused: int = 0
-    """Already answered."""
-    failed: int = 0
-    """Failed since the run began, or failed in a way that was paid for; not asked again under this key."""
-    elsewhere: tuple[int, ...] = ()
-    """Places (in what was offered) of those already on their way, in this process or another."""
-    over_budget: bool = False
-    """The next one could pass the budget."""
-
-
-@dataclass(frozen=True)
-class Recovered:
-    """What dead processes left behind."""
-
-    uncertain: int = 0
-    freed: int = 0
 
 
 PAGE = 500

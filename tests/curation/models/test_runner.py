@@ -313,12 +313,12 @@ def test_the_circuit_opens_when_half_the_tries_fail(ledger: CallLedger) -> None:
 
     with messages_server(half) as server:
         with pytest.raises(ModelUnavailable, match=r"\d+ of the last \d+ tries failed: http_500"):
-            run(ledger, server.address, [make_request(str(n)) for n in range(1000)])
+            run(ledger, server.address, [make_request(str(n)) for n in range(300)])
         assert len(server.log.answered) == 30 and len(server.log.received) < 90
         before = len(server.log.received)
         server.script = always_answer
-        again = run(ledger, server.address, [make_request(str(n)) for n in range(1000)])
-        assert (again.reused, again.answered, len(server.log.received) - before) == (30, 970, 970)
+        again = run(ledger, server.address, [make_request(str(n)) for n in range(300)])
+        assert (again.reused, again.answered, len(server.log.received) - before) == (30, 270, 270)
 
 
 def test_the_budget_is_never_passed_and_says_how_to_go_on(ledger: CallLedger) -> None:
