@@ -45,6 +45,7 @@ def connect(url: str, api_key: str, *, timeout: int = 60) -> rg.Argilla:
         raise ArgillaUnreachable(f"Argilla's address {url!r}", "must begin with http:// or https://", "give the full address")
     if not api_key:
         raise ArgillaRefused("Argilla's key", "is empty", "argilla-setup secrets")
+    # Before the SDK, whose own errors for a wrong address or key are long tracebacks.
     with open_api(url, api_key) as api:
         api.get("me")
     import argilla as rg

@@ -109,7 +109,7 @@ def instruction_settings(
                 REASONS,
                 labels=REASON_LABELS,
                 title="Reasons",
-                description="If you reject: what is wrong?",
+                description="Select these if you reject.",
                 required=False,
                 visible_labels=len(REASON_LABELS),
             ),

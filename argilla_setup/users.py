@@ -73,6 +73,7 @@ def ensure_account(
             user = api.post("users", {"first_name": name, "username": name, "role": role, "password": password})
         elif user["role"] != role:
             raise UserError(f"user {name}", f"exists already as {user['role']}, not {role}", "choose another name")
+        # Owners see every workspace without being members.
         if workspace is not None and user["role"] != "owner":
             _join_workspace(api, user["id"], workspace)
         joined = tuple(w["name"] for w in api.get(f"users/{user['id']}/workspaces"))
@@ -105,6 +106,7 @@ def admit_existing(url: str, api_key: str, names: Sequence[str], *, workspace: s
         for name in names:
             user = accounts.get(name)
             joined = {item["name"] for item in api.get(f"users/{user['id']}/workspaces")} if user else set()
+            # An account without workspaces was locked out by `users remove`.
             if user is None or (not joined and user["role"] != "owner"):
                 left.append(name)
             elif workspace not in joined and user["role"] != "owner":

@@ -23,8 +23,7 @@ import numpy as np
 from argilla_setup.engine.documents import RecordDoc, ResponseDoc, SuggestionDoc
 from argilla_setup.engine.filters import All, Range, Scope, Terms
 from argilla_setup.engine.index import Index
-from argilla_setup.engine.search import Question, count_responses, count_statuses, count_terms, find_extent, search, search_similar
-from argilla_setup.engine.sorting import Sort
+from argilla_setup.engine.search import Query, Sort, count_responses, count_statuses, count_terms, find_extent, search, search_similar
 
 QUESTIONS = {"verdict": "label_selection", "stars": "rating", "edited": "text"}
 DIMENSIONS = 384
@@ -96,53 +95,45 @@ def make_questions(count: int) -> dict[str, Callable[[Index, int], object]]:
         return lambda index, n: make(n)(index)
 
     return {
-        "next record (pending for me, my order)": ask(lambda n: page(question=Question(filter=All((pending(n),))), user=USERS[n % 20])),
-        "page 100 of my queue": ask(lambda n: page(question=Question(filter=All((pending(n),))), user=USERS[n % 20], offset=1000)),
-        "search: one frequent word": ask(lambda n: page(question=Question(words[n % 3]))),
-        "search: one word": ask(lambda n: page(question=Question(words[(37 * n) % len(words)]))),
-        "search: two words": ask(lambda n: page(question=Question(f"{words[31 * n % len(words)]} {words[7 * n % len(words)]}"))),
-        "search: a | b -c": ask(
-            lambda n: page(question=Question(f"{words[31 * n % len(words)]} | {words[7 * n % len(words)]} -{words[n]}"))
-        ),
-        "search: phrase": ask(lambda n: page(question=Question(f'"{words[20 * n % 5000]} {words[20 * n % 5000 + 1]}"'))),
-        "search: near words ~3": ask(lambda n: page(question=Question(f'"{words[20 * n % 5000]} {words[20 * n % 5000 + 2]}"~3'))),
-        "search: a word near itself ~3": ask(lambda n: page(question=Question(f'"{words[n % 3]} {words[n % 3]}"~3'))),
-        "search: prefix": ask(lambda n: page(question=Question(f"{words[37 * n % len(words)][:3]}*"))),
-        "search: near spelling": ask(lambda n: page(question=Question(f"{words[37 * n % len(words)]}x~2"))),
-        "search, mine, pending": ask(lambda n: page(question=Question(words[37 * n % len(words)], filter=pending(n)), user=USERS[n % 20])),
-        "filter: metadata range": ask(lambda n: page(question=Question(filter=score(n)), user=USERS[n % 20])),
-        "filter: metadata range of half": ask(lambda n: page(question=Question(filter=Range(Scope("metadata", "score"), ge=5 + n / 1000)))),
-        "filter: metadata term": ask(lambda n: page(question=Question(filter=Terms(Scope("metadata", "topic"), (f"t{n % 40}",))))),
+        "next record (pending for me, my order)": ask(lambda n: page(query=Query(filter=All((pending(n),))), user=USERS[n % 20])),
+        "page 100 of my queue": ask(lambda n: page(query=Query(filter=All((pending(n),))), user=USERS[n % 20], offset=1000)),
+        "search: one frequent word": ask(lambda n: page(query=Query(words[n % 3]))),
+        "search: one word": ask(lambda n: page(query=Query(words[(37 * n) % len(words)]))),
+        "search: two words": ask(lambda n: page(query=Query(f"{words[31 * n % len(words)]} {words[7 * n % len(words)]}"))),
+        "search: a | b -c": ask(lambda n: page(query=Query(f"{words[31 * n % len(words)]} | {words[7 * n % len(words)]} -{words[n]}"))),
+        "search: phrase": ask(lambda n: page(query=Query(f'"{words[20 * n % 5000]} {words[20 * n % 5000 + 1]}"'))),
+        "search: near words ~3": ask(lambda n: page(query=Query(f'"{words[20 * n % 5000]} {words[20 * n % 5000 + 2]}"~3'))),
+        "search: a word near itself ~3": ask(lambda n: page(query=Query(f'"{words[n % 3]} {words[n % 3]}"~3'))),
+        "search: prefix": ask(lambda n: page(query=Query(f"{words[37 * n % len(words)][:3]}*"))),
+        "search: near spelling": ask(lambda n: page(query=Query(f"{words[37 * n % len(words)]}x~2"))),
+        "search, mine, pending": ask(lambda n: page(query=Query(words[37 * n % len(words)], filter=pending(n)), user=USERS[n % 20])),
+        "filter: metadata range": ask(lambda n: page(query=Query(filter=score(n)), user=USERS[n % 20])),
+        "filter: metadata range of half": ask(lambda n: page(query=Query(filter=Range(Scope("metadata", "score"), ge=5 + n / 1000)))),
+        "filter: metadata term": ask(lambda n: page(query=Query(filter=Terms(Scope("metadata", "topic"), (f"t{n % 40}",))))),
         "filter: suggestion and status": ask(
             lambda n: page(
-                question=Question(
+                query=Query(
                     filter=All((Terms(Scope("suggestion", "verdict"), ("approve",)), Terms(Scope("record", "status"), ("pending",))))
                 )
             )
         ),
-        "filter: response": ask(
-            lambda n: page(question=Question(filter=Terms(Scope("response", "verdict", user=USERS[n % 3]), ("approve",))))
-        ),
+        "filter: response": ask(lambda n: page(query=Query(filter=Terms(Scope("response", "verdict", user=USERS[n % 3]), ("approve",))))),
         "sort: metadata": ask(
-            lambda n: page(question=Question(), sort=[Sort(Scope("metadata", ("score", "clarity")[n % 2]), descending=n % 3 == 0)])
+            lambda n: page(query=Query(), sort=[Sort(Scope("metadata", ("score", "clarity")[n % 2]), descending=n % 3 == 0)])
         ),
-        "sort: metadata, filtered": ask(lambda n: page(question=Question(filter=score(n)), sort=[Sort(Scope("metadata", "clarity"))])),
+        "sort: metadata, filtered": ask(lambda n: page(query=Query(filter=score(n)), sort=[Sort(Scope("metadata", "clarity"))])),
         "sort: metadata, my pending": ask(
-            lambda n: page(question=Question(filter=pending(n)), sort=[Sort(Scope("metadata", "score"), descending=True)])
+            lambda n: page(query=Query(filter=pending(n)), sort=[Sort(Scope("metadata", "score"), descending=True)])
         ),
-        "sort: inserted at": ask(lambda n: page(question=Question(), sort=[Sort(Scope("record", "inserted_at"), descending=True)])),
-        "sort: my rating": ask(lambda n: page(question=Question(), sort=[Sort(Scope("response", "stars", user=USERS[n % 3]))])),
-        "sort: suggestion score": ask(lambda n: page(question=Question(), sort=[Sort(Scope("suggestion", "verdict", "score"))])),
-        "sort: my status": ask(lambda n: page(question=Question(), sort=[Sort(Scope("response", user=USERS[n % 3]))])),
+        "sort: inserted at": ask(lambda n: page(query=Query(), sort=[Sort(Scope("record", "inserted_at"), descending=True)])),
+        "sort: my rating": ask(lambda n: page(query=Query(), sort=[Sort(Scope("response", "stars", user=USERS[n % 3]))])),
+        "sort: suggestion score": ask(lambda n: page(query=Query(), sort=[Sort(Scope("suggestion", "verdict", "score"))])),
+        "sort: my status": ask(lambda n: page(query=Query(), sort=[Sort(Scope("response", user=USERS[n % 3]))])),
         "sort: score, then time": ask(
-            lambda n: page(
-                question=Question(), sort=[Sort(Scope("metadata", "score")), Sort(Scope("record", "inserted_at"), descending=True)]
-            )
+            lambda n: page(query=Query(), sort=[Sort(Scope("metadata", "score")), Sort(Scope("record", "inserted_at"), descending=True)])
         ),
-        "sort: metadata, of a rare word": ask(lambda n: page(question=Question(words[2000 + n]), sort=[Sort(Scope("metadata", "score"))])),
-        "similar": ask(
-            lambda n: lambda index: search_similar(index, "d", vector="v", value=vectors[n % 64], question=Question(), limit=50)
-        ),
+        "sort: metadata, of a rare word": ask(lambda n: page(query=Query(words[2000 + n]), sort=[Sort(Scope("metadata", "score"))])),
+        "similar": ask(lambda n: lambda index: search_similar(index, "d", vector="v", value=vectors[n % 64], query=Query(), limit=50)),
         "similar, filtered": ask(
             lambda n: (
                 lambda index: search_similar(
@@ -150,15 +141,13 @@ def make_questions(count: int) -> dict[str, Callable[[Index, int], object]]:
                     "d",
                     vector="v",
                     value=vectors[n % 64],
-                    question=Question(filter=Range(Scope("metadata", "score"), ge=5)),
+                    query=Query(filter=Range(Scope("metadata", "score"), ge=5)),
                     limit=50,
                 )
             )
         ),
         "similar, with text": ask(
-            lambda n: (
-                lambda index: search_similar(index, "d", vector="v", value=vectors[n % 64], question=Question(words[n % 50]), limit=50)
-            )
+            lambda n: lambda index: search_similar(index, "d", vector="v", value=vectors[n % 64], query=Query(words[n % 50]), limit=50)
         ),
         "submit (write)": ask(lambda n: lambda index: submit(index, n, count)),
         "progress": ask(lambda n: lambda index: (count_statuses(index, "d"), count_responses(index, "d", user=USERS[n % 20]))),

@@ -1,6 +1,6 @@
-"""argilla-server's `SearchEngine`, answered by our index.
+"""The implementation of argilla-server's `SearchEngine` over our index, and the conversion of its objects to plain values.
 
-Everything that touches the ORM happens before the work moves to a thread: a lazy load outside the session raises.
+Everything that touches the ORM happens before the work moves to a thread, because a lazy load outside the session raises.
 """
 
 from __future__ import annotations
@@ -9,29 +9,25 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
 from argilla_server.enums import MetadataPropertyType, SimilarityOrder, SortOrder
-from argilla_server.models import Dataset, MetadataProperty, Record, Response, Suggestion, User, VectorSettings
+from argilla_server.models import Dataset, Field, MetadataProperty, Record, Response, Suggestion, User, VectorSettings
 from argilla_server.search_engine import base
 from argilla_server.settings import settings
 
-from argilla_setup.engine.converters import (
-    moment_of,
-    plain_question,
-    plain_scope,
-    record_doc,
-    response_doc,
-    searched_fields,
-    suggestion_doc,
-)
+from argilla_setup.engine.documents import KEYWORD, RecordDoc, ResponseDoc, SuggestionDoc
+from argilla_setup.engine.filters import All, Filter, Range, Scope, Terms, microseconds
 from argilla_setup.engine.index import Index
 from argilla_setup.engine.schema import VERSION
 from argilla_setup.engine.search import (
     Page,
+    Query,
+    Sort,
     count_responses,
     count_statuses,
     count_terms,
@@ -39,46 +35,41 @@ from argilla_setup.engine.search import (
     search,
     search_similar,
 )
-from argilla_setup.engine.sorting import Sort
 
 NAME = "sqlite"
 _LOG = logging.getLogger("argilla.search_engine.sqlite")
+_THREADS = ThreadPoolExecutor(max_workers=4, thread_name_prefix="search")
 T = TypeVar("T")
 
 
 @cache
 def shared_index() -> Index:
-    """The process's one index; argilla-server makes and closes an engine for every request."""
+    """Return the index of this process, which outlives the engines that argilla-server creates for each request."""
     return Index(Path(settings.home_path) / "search.db")
 
 
-def forget_index() -> None:
-    """Remove the file; the next one who asks for the index begins it anew."""
+def remove_index() -> None:
+    """Delete the index file; the next `shared_index` creates an empty one."""
     shared_index.cache_clear()
     path = Path(settings.home_path) / "search.db"
     for ending in ("", "-wal", "-shm"):
         path.with_name(path.name + ending).unlink(missing_ok=True)
 
 
-@cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=4, thread_name_prefix="search")
-
-
 async def _run(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    return await asyncio.get_running_loop().run_in_executor(_threads(), partial(call, *args, **kwargs))
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, partial(call, *args, **kwargs))
 
 
 @base.SearchEngine.register(NAME)
 class SQLiteSearchEngine(base.SearchEngine):
-    """See argilla_server.search_engine.base for what each method must do."""
+    """The engine that argilla-server selects by ARGILLA_SEARCH_ENGINE; its base class documents the methods."""
 
     @classmethod
     async def new_instance(cls) -> SQLiteSearchEngine:
         return cls()
 
     async def close(self) -> None:
-        """Nothing: the index outlives the request."""
+        """Do nothing: the index outlives the request."""
 
     async def ping(self) -> bool:
         await _run(count_statuses, shared_index(), "")
@@ -95,16 +86,16 @@ class SQLiteSearchEngine(base.SearchEngine):
         await _run(shared_index().delete_dataset, str(dataset.id))
 
     async def configure_metadata_property(self, dataset: Dataset, metadata_property: MetadataProperty) -> None:
-        """Nothing: the index keeps every metadata value, so a new property finds the old records' values."""
+        """Do nothing: the index stores all metadata, so a new property finds the values of existing records."""
 
     async def configure_index_vectors(self, vector_settings: VectorSettings) -> None:
-        """Nothing: vectors are kept by the settings' id."""
+        """Do nothing: vectors are stored by the id of their settings."""
 
     async def index_records(self, dataset: Dataset, records: Iterable[Record]) -> None:
         await _run(shared_index().put_records, str(dataset.id), [record_doc(record) for record in records])
 
     async def partial_record_update(self, record: Record, **update: Any) -> None:
-        found = await _run(shared_index().set_status, str(record.id), str(update["status"]), updated_at=moment_of(record.updated_at))
+        found = await _run(shared_index().set_status, str(record.id), str(update["status"]), updated_at=_moment(record.updated_at))
         _warn_if_missing(found, record.id)
 
     async def delete_records(self, dataset: Dataset, records: Iterable[Record]) -> None:
@@ -140,7 +131,7 @@ class SQLiteSearchEngine(base.SearchEngine):
         sort: list[base.Order] | None = None,
         offset: int = 0,
         limit: int = 100,
-        user_id: UUID | None = None,  # passed by /me/…/records/search though the abstract signature lacks it
+        user_id: UUID | None = None,  # passed by /me/…/records/search although the abstract method lacks it
     ) -> base.SearchResponses:
         orders = [Sort(plain_scope(order.scope), descending=order.order == SortOrder.desc) for order in sort or []]
         user = None if user_id is None else str(user_id)
@@ -148,7 +139,7 @@ class SQLiteSearchEngine(base.SearchEngine):
             search,
             shared_index(),
             str(dataset.id),
-            question=plain_question(query, filter),
+            query=plain_query(query, filter),
             sort=orders,
             offset=offset,
             limit=limit,
@@ -178,8 +169,9 @@ class SQLiteSearchEngine(base.SearchEngine):
             shared_index(),
             str(dataset.id),
             vector=str(vector_settings.id),
+            # The least similar records are the nearest ones to the opposite vector.
             value=[-x for x in wanted] if order == SimilarityOrder.least_similar else wanted,
-            question=plain_question(query or None, filter),  # an empty text asks for nothing here, as in argilla-server's own engines
+            query=plain_query(query or None, filter),  # an empty text is no condition here, as in argilla-server's own engines
             excluded=str(record.id) if record is not None and not value else None,
             limit=max_results,
             threshold=threshold,
@@ -209,4 +201,90 @@ def _with_total(counts: dict[str, int]) -> dict[str, int]:
 
 def _warn_if_missing(found: bool, record: Any) -> None:
     if not found:
-        _LOG.warning("record %s is not in the index; the check at the next start will rebuild it", record)
+        _LOG.warning("record %s is not in the index; the check at the next start rebuilds it", record)
+
+
+def searched_fields(dataset: Dataset) -> list[str]:
+    """Return the searched fields of a dataset; a chat field has a second one with its roles."""
+    names = [[field.name, f"{field.name}{KEYWORD}"] if field.is_chat else [field.name] for field in dataset.fields if not field.is_image]
+    return [name for group in names for name in group]
+
+
+def record_doc(record: Record) -> RecordDoc:
+    """Convert a record whose dataset's fields, responses, suggestions and vectors are loaded."""
+    return RecordDoc(
+        id=str(record.id),
+        fields={name: value for field in record.dataset.fields for name, value in _field_texts(field, record.fields.get(field.name))},
+        status=str(record.status),
+        external_id=record.external_id,
+        inserted_at=_moment(record.inserted_at),
+        updated_at=_moment(record.updated_at),
+        metadata=dict(record.metadata_ or {}),
+        suggestions=[suggestion_doc(suggestion) for suggestion in record.suggestions],
+        responses=[response_doc(response) for response in record.responses],
+        vectors={str(vector.vector_settings_id): list(vector.value) for vector in record.vectors},
+    )
+
+
+def response_doc(response: Response) -> ResponseDoc:
+    """Convert a response, whose values are wrapped as {"value": …}."""
+    values = {question: answer.get("value") for question, answer in (response.values or {}).items()}
+    user = None if response.user_id is None else str(response.user_id)
+    return ResponseDoc(str(response.id), user, str(response.status), values, _moment(response.updated_at))
+
+
+def suggestion_doc(suggestion: Suggestion) -> SuggestionDoc:
+    """Convert a suggestion whose question is loaded."""
+    return SuggestionDoc(
+        suggestion.question.name,
+        suggestion.value,
+        score=suggestion.score,
+        agent=suggestion.agent,
+        type=None if suggestion.type is None else str(suggestion.type),
+        updated_at=_moment(suggestion.updated_at),
+    )
+
+
+def _field_texts(field: Field, value: Any) -> list[tuple[str, str | list[str]]]:
+    """Return the searched texts of a field: a text, the contents and roles of a chat, or the `str` of a custom value."""
+    if field.is_image or value is None:
+        return []
+    if field.is_chat and isinstance(value, list):
+        messages = [message for message in value if isinstance(message, dict)]
+        contents, roles = ([str(message.get(key) or "") for message in messages] for key in ("content", "role"))
+        return [(field.name, contents), (f"{field.name}{KEYWORD}", roles)]
+    return [(field.name, str(value))]
+
+
+def plain_query(query: base.TextQuery | str | None, filter: base.Filter | None) -> Query:
+    """Convert the text and the filter of a request."""
+    condition = None if filter is None else plain_filter(filter)
+    if query is None or isinstance(query, str):
+        return Query(text=query, filter=condition)
+    return Query(text=query.q, field=query.field, filter=condition)
+
+
+def plain_filter(filter: base.Filter) -> Filter:
+    """Convert a filter."""
+    if isinstance(filter, base.AndFilter):
+        return All(tuple(plain_filter(part) for part in filter.filters))
+    if isinstance(filter, base.TermsFilter):
+        return Terms(plain_scope(filter.scope), tuple(str(value) for value in filter.values))
+    return Range(plain_scope(filter.scope), ge=filter.ge, le=filter.le)
+
+
+def plain_scope(scope: base.FilterScope) -> Scope:
+    """Convert the scope of a filter or a sort."""
+    if isinstance(scope, base.MetadataFilterScope):
+        return Scope("metadata", scope.metadata_property)
+    if isinstance(scope, base.SuggestionFilterScope):
+        known = scope.property in ("value", "score", "agent", "type")
+        return Scope("suggestion", scope.question, scope.property if known else "value")
+    if isinstance(scope, base.ResponseFilterScope):
+        return Scope("response", scope.question, user=None if scope.user is None else str(scope.user.id))
+    return Scope("record", str(scope.property))
+
+
+def _moment(moment: datetime | None) -> int | None:
+    # argilla-server stores UTC without a time zone, which `microseconds` assumes.
+    return None if moment is None else microseconds(moment)

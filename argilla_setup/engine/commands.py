@@ -1,4 +1,4 @@
-"""What the server's environment is asked to do: prepare the database, serve, work, rebuild the index."""
+"""The commands inside the server's environment: prepare the database, serve, work, rebuild the index, change credentials."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import sqlite3
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from argilla_server.contexts import accounts
@@ -20,145 +19,90 @@ from argilla_server.settings import settings
 from sqlalchemy import delete
 
 from argilla_setup.engine import adapter
-from argilla_setup.engine.consistency import is_damage
-from argilla_setup.engine.index import Contradiction
+from argilla_setup.engine.consistency import find_differing, find_differing_in, is_damage
+from argilla_setup.engine.index import InconsistentIndex
 from argilla_setup.engine.page import PageChanged
 
 
 def prepare() -> None:
-    """Bring the database to the newest schema and see that the owner exists; safe to repeat."""
+    """Migrate the database to the newest schema and create the owner; safe to repeat."""
     import alembic.config
 
     if settings.database_is_sqlite:
         database = Path(settings.home_path) / "argilla.db"
         with contextlib.closing(sqlite3.connect(database)) as db:
-            db.execute("PRAGMA journal_mode = WAL")  # kept in the file; readers and the writer no longer block each other
+            db.execute("PRAGMA journal_mode = WAL")  # stored in the file; readers and the writer no longer block each other
         database.chmod(0o600)
     alembic.config.main(argv=["-c", ALEMBIC_CONFIG_FILE, "upgrade", "head"])
-    asyncio.run(_create_owner())
+
+    async def create_owner() -> None:
+        async with AsyncSessionLocal() as session:
+            name = os.environ["SEEDCORN_OWNER_USERNAME"]
+            if await accounts.get_user_by_username(session, name) is None:
+                await User.create(
+                    session,
+                    first_name=name,
+                    username=name,
+                    role=UserRole.owner,
+                    password_hash=accounts.hash_password(os.environ["SEEDCORN_OWNER_PASSWORD"]),
+                    api_key=os.environ["SEEDCORN_OWNER_API_KEY"],
+                )
+
+    asyncio.run(create_owner())
 
 
 def serve(*, host: str, port: int) -> None:
-    """The web page and the API, over an index that is whole."""
+    """Serve the web page and the API, after a check of the index."""
     import uvicorn
+    from uvicorn.config import LOGGING_CONFIG
 
     from argilla_setup.engine.app import make_app
 
-    asyncio.run(_make_index_whole())
+    async def check_index() -> None:
+        try:
+            await _retry_if_damaged(_repair_index)
+        finally:
+            await async_engine.dispose()  # its connections belong to this event loop; the web server has another
+
+    asyncio.run(check_index())
     try:
         app = make_app()
     except PageChanged as error:
         sys.exit(str(error))
-    uvicorn.run(app, host=host, port=port, access_log=False, server_header=False, timeout_graceful_shutdown=5, log_config=_timed_logs())
+    default = LOGGING_CONFIG["formatters"]["default"] | {"fmt": "%(asctime)s %(levelname)s %(message)s", "use_colors": False}
+    logging = LOGGING_CONFIG | {"formatters": LOGGING_CONFIG["formatters"] | {"default": default}}
+    uvicorn.run(app, host=host, port=port, access_log=False, server_header=False, timeout_graceful_shutdown=5, log_config=logging)
 
 
 def work() -> None:
-    """Background jobs: statuses after a change of `min_submitted`, webhooks.
-
-    One worker in this process, not argilla-server's pool: the pool starts fresh interpreters on some systems, which would not
-    know our search engine.
-    """
+    """Run background jobs: webhooks, and statuses after a change of `min_submitted`."""
     from argilla_server.jobs.queues import DEFAULT_QUEUE, HIGH_QUEUE, REDIS_CONNECTION
     from rq import Worker
 
+    # One worker in this process, because argilla-server's pool starts fresh interpreters on some systems, where our search engine is not
+    # registered.
     Worker([HIGH_QUEUE, DEFAULT_QUEUE], connection=REDIS_CONNECTION).work(logging_level="WARNING")
 
 
 async def reindex() -> None:
-    """Build the index again from the database."""
-    await _begin_anew_if_damaged(_reindex_everything)
-
-
-async def _reindex_everything() -> None:
+    """Rebuild the index from the database."""
     from argilla_server.cli.search_engine.reindex import Reindexer
 
-    async with SearchEngine.get_by_name(settings.search_engine) as engine, AsyncSessionLocal() as session:
-        async for dataset in Reindexer.reindex_datasets(session, engine):
-            async for records in Reindexer.reindex_dataset_records(session, engine, dataset):
-                print(f"{dataset.name}: {len(records)} records", flush=True)
+    async def reindex_all() -> None:
+        async with SearchEngine.get_by_name(settings.search_engine) as engine, AsyncSessionLocal() as session:
+            async for dataset in Reindexer.reindex_datasets(session, engine):
+                async for records in Reindexer.reindex_dataset_records(session, engine, dataset):
+                    print(f"{dataset.name}: {len(records)} records", flush=True)
 
-
-async def _make_index_whole() -> None:
-    try:
-        await _begin_anew_if_damaged(_mend_index)
-    finally:
-        await async_engine.dispose()  # its connections belong to this event loop; the web server has another
-
-
-async def _begin_anew_if_damaged(mend: Callable[[], Awaitable[None]]) -> None:
-    try:
-        await mend()
-    except (sqlite3.DatabaseError, Contradiction) as error:
-        if isinstance(error, sqlite3.DatabaseError) and not is_damage(error):  # whole: in use, on a full disk, or not to be written
-            raise
-        # Everything in it can be made from the database; a damaged file must not keep the web server down.
-        print(f"the index is damaged ({error}); building it anew from the database", flush=True)
-        adapter.forget_index()
-        await mend()
-
-
-async def _mend_index() -> None:
-    differing = await _find_differing()
-    gaps = [name for name, datasets in differing.items() if datasets]
-    if gaps:
-        print(f"the index and the database differ in {', '.join(gaps)}; building the index again", flush=True)
-        await _reindex(set().union(*differing.values()))
-
-
-def _timed_logs() -> dict[str, Any]:
-    from uvicorn.config import LOGGING_CONFIG
-
-    default = LOGGING_CONFIG["formatters"]["default"] | {"fmt": "%(asctime)s %(levelname)s %(message)s", "use_colors": False}
-    return LOGGING_CONFIG | {"formatters": LOGGING_CONFIG["formatters"] | {"default": default}}
-
-
-async def _find_differing() -> dict[str, set[str]]:
-    from argilla_setup.engine.consistency import find_differing, find_differing_in
-
-    if settings.search_engine != adapter.NAME:
-        return {}
-    if settings.database_is_sqlite:
-        return find_differing(Path(settings.home_path) / "argilla.db", adapter.shared_index().path)
-    async with AsyncSessionLocal() as session:
-        return await find_differing_in(session, adapter.shared_index().path)
-
-
-async def _reindex(datasets: set[str]) -> None:
-    """Build the parts of the index anew that belong to these datasets; those that the database no longer has are forgotten."""
-    from argilla_server.cli.search_engine.reindex import Reindexer
-    from argilla_server.models import Dataset
-
-    async with SearchEngine.get_by_name(settings.search_engine) as engine, AsyncSessionLocal() as session:
-        for number in map(UUID, sorted(datasets)):
-            if await Dataset.get(session, number) is None:
-                adapter.shared_index().delete_dataset(str(number))
-                continue
-            dataset = await Reindexer.reindex_dataset(session, engine, number)
-            count = 0
-            async for records in Reindexer.reindex_dataset_records(session, engine, dataset):
-                count += len(records)
-            print(f"{dataset.name}: {count} records", flush=True)
-
-
-async def _create_owner() -> None:
-    async with AsyncSessionLocal() as session:
-        name = os.environ["SEEDCORN_OWNER_USERNAME"]
-        if await accounts.get_user_by_username(session, name) is None:
-            await User.create(
-                session,
-                first_name=name,
-                username=name,
-                role=UserRole.owner,
-                password_hash=accounts.hash_password(os.environ["SEEDCORN_OWNER_PASSWORD"]),
-                api_key=os.environ["SEEDCORN_OWNER_API_KEY"],
-            )
+    await _retry_if_damaged(reindex_all)
 
 
 async def set_credentials(name: str, *, lock_out: bool) -> None:
-    """Give a person the password and the key in SEEDCORN_NEW_PASSWORD and SEEDCORN_NEW_API_KEY; prints nothing of them.
+    """Give a user the password and key in SEEDCORN_NEW_PASSWORD and SEEDCORN_NEW_API_KEY, without printing them.
 
     Args:
-        lock_out: also take them out of every workspace and make them an annotator. Their answers stay, under their name.
+        name: username.
+        lock_out: also remove the user from every workspace and make them an annotator. Their responses stay under their name.
     """
     async with AsyncSessionLocal() as session:
         user = await accounts.get_user_by_username(session, name)
@@ -172,3 +116,45 @@ async def set_credentials(name: str, *, lock_out: bool) -> None:
         session.add(user)
         await session.commit()
     print(f"{name}: {'locked out' if lock_out else 'new password and key'}", flush=True)
+
+
+async def _retry_if_damaged(repair: Callable[[], Awaitable[None]]) -> None:
+    """Run a repair of the index; if the file is damaged, delete it and run the repair again."""
+    try:
+        await repair()
+    except (sqlite3.DatabaseError, InconsistentIndex) as error:
+        # An intact file that is in use, on a full disk or not writable must not be deleted.
+        if isinstance(error, sqlite3.DatabaseError) and not is_damage(error):
+            raise
+        # The index can be rebuilt completely, so a damaged file must not keep the web server down.
+        print(f"the index is damaged ({error}); rebuilding it from the database", flush=True)
+        adapter.remove_index()
+        await repair()
+
+
+async def _repair_index() -> None:
+    """Compare the index with the database and rebuild the datasets that differ."""
+    from argilla_server.cli.search_engine.reindex import Reindexer
+    from argilla_server.models import Dataset
+
+    if settings.search_engine != adapter.NAME:
+        return
+    if settings.database_is_sqlite:
+        differing = find_differing(Path(settings.home_path) / "argilla.db", adapter.shared_index().path)
+    else:
+        async with AsyncSessionLocal() as session:
+            differing = await find_differing_in(session, adapter.shared_index().path)
+    gaps = [name for name, datasets in differing.items() if datasets]
+    if not gaps:
+        return
+    print(f"the index and the database differ in {', '.join(gaps)}; rebuilding the index", flush=True)
+    async with SearchEngine.get_by_name(settings.search_engine) as engine, AsyncSessionLocal() as session:
+        for number in map(UUID, sorted(set().union(*differing.values()))):
+            if await Dataset.get(session, number) is None:
+                adapter.shared_index().delete_dataset(str(number))
+                continue
+            dataset = await Reindexer.reindex_dataset(session, engine, number)
+            count = 0
+            async for records in Reindexer.reindex_dataset_records(session, engine, dataset):
+                count += len(records)
+            print(f"{dataset.name}: {count} records", flush=True)

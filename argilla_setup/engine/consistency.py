@@ -1,7 +1,8 @@
-"""Is the index whole? Argilla commits to its database before it updates the index, so a crash between the two leaves it short.
+"""The comparison of the index with Argilla's database.
 
-Counts tell what is missing, and the sum of all times of change tells a change that the index did not see: of microseconds less the
-multiples of a prime number, since plain ones pass 64 bits at the five-thousandth record.
+Argilla commits to its database before it updates the index, so a crash in between leaves the index incomplete. Missing rows show in counts
+by dataset and status. Missed updates show in the sum of the update times, in microseconds modulo a prime number, because plain sums exceed
+64 bits after about five thousand records.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ PASSING = frozenset(
     getattr(sqlite3, f"SQLITE_{name}")
     for name in ("BUSY", "LOCKED", "FULL", "IOERR", "READONLY", "CANTOPEN", "PERM", "AUTH", "NOMEM", "INTERRUPT")
 )
-"""What SQLite says of a whole file that is in use, on a full disk or out of reach."""
+"""SQLite's error codes for an intact file that is in use, on a full disk or not accessible."""
 PRIME = 2**31 - 1
-# SQLite's own times end at the millisecond: given the whole text, it rounds .9996 s up to the next second.
+# SQLite's date functions have milliseconds only and round .9996 s up, so seconds and microseconds are parsed separately.
 _SECONDS = "CAST(strftime('%s', substr({0}.updated_at, 1, 19)) AS INTEGER)"
 _MICROSECONDS = f"coalesce(sum(({_SECONDS} * 1000000 + CAST(substr({{0}}.updated_at, 21) AS INTEGER)) % {PRIME}), 0)"
 THEIRS = (
@@ -37,7 +38,7 @@ THEIRS = (
     "user_id",
 )
 ELSEWHERE = ("r.dataset_id = d.id", "0", "r.id = s.record_id", "0", "user_id")
-"""Another database than SQLite is asked for its counts alone."""
+"""For Postgres only counts are compared: its date functions differ."""
 
 _SUM = f"coalesce(sum({{0}}.updated_at % {PRIME}), 0)"
 OURS = ("r.dataset = d.seq", _SUM.format("r"), "r.seq = s.record", _SUM.format("s"), "user")
@@ -46,23 +47,23 @@ Counts = dict[str, set[tuple[str, str, int, int]]]
 
 
 def find_gaps(database: Path, index: Path) -> list[str]:
-    """What Argilla's SQLite database and the index hold differently, named; an empty list when they agree."""
+    """Return the tables in which Argilla's SQLite database and the index differ; empty if they agree."""
     return [name for name, datasets in find_differing(database, index).items() if datasets]
 
 
 def is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Whether the file itself is at fault: no database, torn, or with tables that do not belong together."""
+    """Return whether the index file is damaged, as opposed to in use or not writable."""
     code = getattr(error, "sqlite_errorcode", None)
     return code is not None and code & 0xFF not in PASSING
 
 
 def find_differing(database: Path, index: Path) -> dict[str, set[str]]:
-    """The datasets, as 32 hex digits, whose records, responses, suggestions or vectors differ."""
+    """Return by table the datasets that differ, as 32 hex digits."""
     return _differences(_read_counts(database, THEIRS), _read_counts(index, OURS))
 
 
 async def find_differing_in(session: Any, index: Path) -> dict[str, set[str]]:
-    """The same by counts alone for a database of any kind, through a session of argilla-server's."""
+    """Return the same as `find_differing`, by counts only, for any database that a session of argilla-server reads."""
     from sqlalchemy import text
 
     theirs = {name: _plain((await session.execute(text(sql.format(*ELSEWHERE)))).all()) for name, sql in COUNTS.items()}
@@ -80,12 +81,12 @@ def _read_counts(path: Path, parts: tuple[str, ...]) -> Counts:
         try:
             return {name: _plain(db.execute(sql.format(*parts))) for name, sql in COUNTS.items()}
         except sqlite3.OperationalError as error:
-            # An index of an older release lacks tables and columns; it holds nothing that can be used.
+            # An index of an older release lacks tables and columns and counts as empty.
             if "no such" in str(error):
                 return {}
             raise
 
 
 def _plain(rows: Iterable[Any]) -> set[tuple[str, str, int, int]]:
-    # Argilla keeps ids as 32 hex digits in SQLite and as UUIDs in Postgres; the index keeps them as it gets them, with dashes.
+    # Ids are 32 hex digits in Argilla's SQLite, UUIDs in Postgres and dashed text in the index.
     return {(str(dataset).replace("-", ""), str(status), count, int(total)) for dataset, status, count, total in rows}

@@ -1,4 +1,4 @@
-"""What the index is given: records, responses and suggestions as plain values."""
+"""The input of the index: records, responses and suggestions as plain values, without argilla-server's types."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 LONGEST_VALUE = 32_766
-"""Bytes; Lucene's limit for a keyword."""
+"""Maximum number of bytes of a keyword in Lucene."""
 
 KEYWORD = ".role"
-"""A field of this ending holds keywords: the roles of a conversation, searched whole and case for case."""
+"""Suffix of fields with keywords (the roles of a conversation), which are matched as a whole and with case."""
 
 
 @dataclass(frozen=True)
 class SuggestionDoc:
-    """A suggestion for one question, as it is filtered and sorted by."""
+    """A suggestion for one question."""
 
     question: str
     value: Any
@@ -27,23 +27,23 @@ class SuggestionDoc:
 
 @dataclass(frozen=True)
 class ResponseDoc:
-    """One person's answer to a record, as it is filtered and sorted by."""
+    """A user's response to a record."""
 
     id: str
     user: str | None
     status: str
     values: Mapping[str, Any] = field(default_factory=dict)
     updated_at: int | None = None
-    """Microseconds since 1970; of two states of one response the later one stays."""
+    """Microseconds since 1970; of two states of a response the later one is kept."""
 
 
 @dataclass(frozen=True)
 class RecordDoc:
-    """A record as it is searched: whole, so that writing it again replaces what was there."""
+    """A complete record, so that writing it again replaces everything."""
 
     id: str
     fields: Mapping[str, str | Sequence[str]]
-    """A text, or the texts of a conversation, over whose borders no phrase goes."""
+    """A text, or the messages of a conversation; no phrase matches across messages."""
     status: str = "pending"
     external_id: str | None = None
     inserted_at: int | None = None
@@ -55,13 +55,13 @@ class RecordDoc:
 
 
 def searchable_values(value: Any) -> list[str | float]:
-    """The plain values inside a metadata, suggestion or answer value; a list gives its items, an object nothing."""
+    """Return the searchable values of a metadata, suggestion or answer value: the items of a list, nothing for an object."""
     if isinstance(value, list | tuple):
         return [item for part in value for item in searchable_values(part)]
     if isinstance(value, bool):
         return ["true" if value else "false"]
     if isinstance(value, int | float):
-        # SQLite's integers end at 64 bits.
+        # As a float, because SQLite's integers are limited to 64 bits.
         return [float(value)]
     if isinstance(value, str):
         body = value.encode("utf-8", "replace")

@@ -1,7 +1,7 @@
-"""Filters as sets of records. Each is one range of an index, so its cost is that of what it finds.
+"""Filters, evaluated to sets of records. Each filter reads one range of an SQLite index, so its cost depends on what it finds.
 
-A response filter is nested: user and value must hold in the same response. `pending` means that the user (or, with none named,
-anybody) has no response. Values only ever travel as parameters.
+As in Elasticsearch's nested queries, user and value of a response filter must match in the same response. The status `pending` means that
+the user (or, without a user, anybody) has no response. Values are passed as SQL parameters only.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from argilla_setup.engine.rows import Bitmap, Rows, read_numbers
 RECORD_COLUMNS = ("id", "external_id", "status", "inserted_at", "updated_at")
 DAY = 24 * 3600 * 1_000_000
 Sql = tuple[str, list[Any]]
-"""A question or a condition, and the values for its question marks."""
+"""SQL and the values of its parameters."""
 NOTHING: Sql = ("0", [])
+"""A condition that no row meets."""
 
 
 @dataclass(frozen=True)
 class Scope:
-    """What a filter or a sort looks at."""
+    """The value that a filter or a sort reads."""
 
     entity: Literal["record", "metadata", "suggestion", "response"]
     name: str | None = None
-    """The record's column, the metadata property, or the question; None for a response's status."""
+    """The column of the record, the metadata property, or the question; None for the status of a response."""
     property: str = "value"
-    """Of a suggestion: value, score, agent or type."""
+    """For suggestions: value, score, agent or type."""
     user: str | None = None
-    """Only this user's responses."""
+    """The user whose responses are read; None for all."""
 
 
 @dataclass(frozen=True)
 class Terms:
-    """The value is one of these."""
+    """A condition: the value is one of these."""
 
     scope: Scope
     values: tuple[str, ...]
@@ -46,7 +47,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Range:
-    """The value lies between these, both included."""
+    """A condition: the value is between these bounds, inclusive."""
 
     scope: Scope
     ge: float | str | None = None
@@ -55,7 +56,7 @@ class Range:
 
 @dataclass(frozen=True)
 class All:
-    """Every filter holds."""
+    """A condition: every filter matches."""
 
     filters: tuple[Filter, ...]
 
@@ -63,12 +64,22 @@ class All:
 Filter = Terms | Range | All
 
 
-def find_holding(db: sqlite3.Connection, rows: Rows, condition: Filter, *, dataset: int) -> Bitmap:
-    """The records of a dataset for which the filter holds."""
+def find_matching(db: sqlite3.Connection, rows: Rows, condition: Filter, *, dataset: int) -> Bitmap:
+    """Return the records of a dataset that match a filter.
+
+    Args:
+        db: a connection inside a read transaction.
+        rows: the records of the dataset in the same transaction.
+        condition: the filter.
+        dataset: number of the dataset.
+
+    Returns:
+        Booleans of shape (rows.size,).
+    """
     if isinstance(condition, All):
         found = rows.everything
         for part in condition.filters:
-            found = found & find_holding(db, rows, part, dataset=dataset)
+            found = found & find_matching(db, rows, part, dataset=dataset)
         return found
     scope = condition.scope
     if scope.entity == "response" and scope.name is None:
@@ -88,27 +99,28 @@ def find_holding(db: sqlite3.Connection, rows: Rows, condition: Filter, *, datas
 
 
 def answers_of(scope: Scope, *, dataset: int) -> Sql:
-    """The answers to a question with their responses, as FROM and WHERE; of one user by way of what that user has answered."""
+    """Return FROM and WHERE for the answers to a question, joined with their responses."""
     if scope.user is None:
         return "answers v CROSS JOIN responses s ON s.seq = v.response WHERE v.dataset = ? AND v.question = ?", [dataset, scope.name]
+    # CROSS JOIN fixes the order of the join: a user's responses are fewer than all answers to a question.
     source = "responses s CROSS JOIN answers v ON v.response = s.seq WHERE s.dataset = ? AND s.user = ? AND v.question = ?"
     return source, [dataset, scope.user, scope.name]
 
 
 def responses_of(scope: Scope, *, dataset: int) -> Sql:
-    """A user's responses, or everybody's, as FROM and WHERE."""
+    """Return FROM and WHERE for a user's responses, or everybody's."""
     if scope.user is None:
         return "responses s WHERE s.dataset = ?", [dataset]
     return "responses s WHERE s.dataset = ? AND s.user = ?", [dataset, scope.user]
 
 
 def attribute_name(scope: Scope) -> str:
-    """The key under which the index keeps a metadata property or a part of a suggestion."""
+    """Return the name under which the index stores a metadata property or a property of a suggestion."""
     return f"metadata.{scope.name}" if scope.entity == "metadata" else f"suggestion.{scope.property}.{scope.name}"
 
 
 def microseconds(moment: datetime) -> int:
-    """Since 1970, exactly; a time without a zone is UTC."""
+    """Return exact microseconds since 1970; a time without a zone is UTC."""
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
@@ -145,7 +157,7 @@ def _record_test(condition: Terms | Range) -> Sql:
 
 def _value_test(value: str, condition: Terms | Range) -> Sql:
     if isinstance(condition, Terms):
-        # A filter's values arrive as text; a rating or an integer property is stored as a number.
+        # Values of filters arrive as text, but ratings and integer properties are stored as numbers.
         wanted = [*condition.values, *(n for n in map(_number, condition.values) if n is not None)]
         return f"{value} IN ({_marks(wanted)})", wanted
     bounds = [_number(b) if b is not None else None for b in (condition.ge, condition.le)]
@@ -158,7 +170,7 @@ def _value_test(value: str, condition: Terms | Range) -> Sql:
 def _range_test(value: str, ge: Any, le: Any) -> Sql:
     tests = [(f"{value} >= ?", ge), (f"{value} <= ?", le)]
     kept = [(sql, bound) for sql, bound in tests if bound is not None]
-    # Without bounds a range still asks for a value, as Elasticsearch's does.
+    # A range without bounds still requires a value, as in Elasticsearch.
     return " AND ".join([f"{value} IS NOT NULL", *(sql for sql, _ in kept)]), [bound for _, bound in kept]
 
 
@@ -174,12 +186,13 @@ def _number(value: float | str) -> float | None:
 
 
 def _timestamp(value: float | str, *, whole_day: bool = False) -> int | None:
-    """Microseconds since 1970 of an ISO date, or of a number of milliseconds as Elasticsearch reads one; of a bare day its end."""
+    """Return microseconds since 1970 of an ISO date or of a number of milliseconds (Elasticsearch's default date formats)."""
     number = _number(value)
     if number is not None:
         return round(number * 1000) if abs(number) < 1e15 else None
     try:
         moment = microseconds(datetime.fromisoformat(str(value)))
+        # A day without a time, as the upper bound of a range, includes the whole day.
         return moment + DAY - 1 if whole_day and len(str(value)) <= len("2026-01-01") else moment
     except (ValueError, OverflowError):
         return None

@@ -1,7 +1,7 @@
-"""Limits on failed log-ins: OWASP's three counters (name and address, name, address), as sliding windows in this process's memory.
+"""Limits on failed log-ins with OWASP's three counters (name and address, name, address), as sliding windows in memory.
 
-Only failures count, so a team behind one proxy is not locked out by logging in. A name's own limit does not hold for addresses at which the
-person has logged in before; guesses from elsewhere cannot lock them out there.
+Only failures count, so a team behind one proxy is not locked out by logging in. The limit of a name does not apply to addresses from which
+that user has logged in before, so that guesses from elsewhere cannot lock the user out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limit:
-    """So many failures within so many seconds."""
+    """A maximum number of failures within a number of seconds."""
 
     failures: int
     seconds: float
@@ -24,16 +24,16 @@ class Limit:
 PER_PERSON = Limit(10, 300.0)
 """One name from one address."""
 PER_NAME = Limit(50, 900.0)
-"""One name from all addresses at which that person has not logged in since the server started."""
+"""One name from all addresses from which that user has not logged in since the server started."""
 PER_ADDRESS = Limit(100, 300.0)
-"""All names from one address: twenty people who each mistype four times within five minutes are still let in."""
+"""All names from one address: allows twenty users who each mistype four times within five minutes."""
 MOST_KEYS = 20_000
-"""Counters that are kept; the least recently used one is dropped first."""
+"""Maximum number of counters; the least recently used one is dropped first."""
 LONGEST_NAME = 200
 
 
 class LoginLimiter:
-    """Counts failed log-ins and says how long the next attempt must wait."""
+    """Counters of failed log-ins, which give the time that the next attempt must wait."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -41,9 +41,9 @@ class LoginLimiter:
         self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def begin(self, name: str, address: str) -> float:
-        """Count an attempt as failed until `succeed`, or return the seconds to wait when a limit is reached.
+        """Count an attempt as failed until `succeed` is called, or return the seconds to wait if a limit is reached.
 
-        Attempts count from their beginning, so that many at once do not get past a limit while their passwords are being checked.
+        Attempts count from their start, so that many concurrent ones cannot exceed a limit while their passwords are checked.
         """
         now = self._clock()
         wait = max(self._wait(key, limit, now) for key, limit in self._counters(name, address))
@@ -53,9 +53,10 @@ class LoginLimiter:
         return max(wait, 0.0)
 
     def succeed(self, name: str, address: str) -> None:
-        """Take back the attempt that `begin` counted, forget the person's earlier failures there, and remember the address."""
+        """Remove the attempt that `begin` counted and the user's earlier failures at this address, and remember the address."""
         for key, limit in self._counters(name, address):
             window = self._window(key)
+            # The shared windows lose only this attempt: other users' failures stay.
             if limit is PER_PERSON:
                 window.clear()
             elif window:
@@ -84,7 +85,7 @@ class LoginLimiter:
 
 
 def network_of(address: str) -> str:
-    """Return the address, or the /64 network of an IPv6 address: one person is usually given all of it."""
+    """Return the address, or the /64 network of an IPv6 address, since a provider usually assigns a /64 to one customer."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:

@@ -1,14 +1,14 @@
-"""Argilla's web page as this server serves it: row text is shown as text, and only Argilla's own scripts may run.
+"""Edits to Argilla's web page: row text is shown as text, and only Argilla's own scripts may run.
 
-Argilla 2.8 inserts fields, names and messages with `innerHTML`, and puts a text that looks like HTML into a frame of the same origin. A row
-could then act with the annotator's key, and `List<String>` or a comment disappeared from the screen. Two independent layers prevent that:
+Argilla 2.8 inserts fields, names and messages with `innerHTML`, and puts text that looks like HTML into a frame of the same origin. A row
+could act with the annotator's key, and text such as `List<String>` was not displayed. Two independent layers prevent that:
 
 - `show_text_literally` edits the copy of Argilla's bundle that this process serves, so that text is assigned with `textContent`. Nothing is
-  escaped in the database, so searches, suggestions, edits and exports keep the exact text, and records that any client pushed are covered.
+  escaped in the database, so searches, suggestions, edits and exports keep the exact text, whichever client pushed the record.
 - `content_security_policy` allows scripts by origin and by the hashes of the inline scripts in the served files, and no inline handlers.
 
-Custom fields are HTML with scripts by design. `isolate_custom_fields` moves them from a frame of the page's own origin to a sandboxed one:
-their scripts run, but reach neither the key in the page nor any server.
+Custom fields are HTML with scripts by design. `isolate_custom_fields` moves them from a frame of the page's origin to a sandboxed frame:
+their scripts run, but can access neither the key in the page nor any server.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ LITERAL = "literal"
 
 _HTML_BINDING = re.compile(r"innerHTML:(\w+)\._s\(((?:[^()]|\((?:[^()]|\([^()]*\))*\))*)\)")
 _STAYS_HTML = re.compile(r"""\w+\.(markdownToHtml|path|\$t\("(home\.demoLink|home\.importFromPythonHFWarning|login\.claim)"\))""")
-"""Sanitized Markdown, icons, and constant sentences of Argilla's own."""
+"""Expressions that stay HTML: sanitized Markdown, icons, and constant sentences of Argilla."""
 _WITH_MARKUP = re.compile(r"\w+\.(title|message|recordsMessage|content|\$t\(.*\))", re.DOTALL)
-"""Sentences that Argilla writes with links and bold type around values; their markup is removed."""
+"""Sentences in which Argilla puts links and bold type around values; their markup is removed."""
 _REMOVE_MARKUP = (
     r""".replace(/<a (?:target='_blank' )?href='https:[^']*'(?: target='_blank')?>([^<]*)<\/a>|<strong>([^<]*)<\/strong>/g,"$1$2")"""
 )
 _LOOKS_LIKE_HTML = re.compile(r"isHTML:function isHTML\(\)\{return/[^}]*?/\.test\(this\.fieldText\)\}")
 _MARKDOWN = re.compile(r"(\.marked\.use\(\{)(hooks:\{preprocess:)")
 _NO_HTML_IN_MARKDOWN = r"\1tokenizer:{html:function(){},tag:function(){},def:function(){}},\2"
-"""marked then reads tags, comments and link definitions as ordinary text."""
+"""Makes the Markdown parser `marked` treat tags, comments and link definitions as text."""
 FRAME = "seedcorn-frame.html"
-"""The document in which a custom field is shown. It waits for the field's HTML, writes it, and reports its height."""
+"""The document that shows a custom field: it receives the field's HTML, writes it, and reports its height."""
 FRAME_POLICY = (
     "sandbox allow-scripts; default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline';"
     " img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' data: blob:; form-action 'none'; base-uri 'none';"
@@ -79,18 +79,18 @@ _FRAME_FILL = (
 _FOREIGN_FONT = re.compile(r"@import\s+url\(\s*[\"']?https?://fonts\.googleapis\.com[^)]*\)\s*;?")
 _INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 _FRAME_SCRIPT = re.compile(r"""concat\('\\n<script>((?:[^'\\]|\\.)*?)<\\/script>""")
-"""The script with which Argilla's frame for custom fields copies the page's style sheets."""
+"""The script by which Argilla's frame for custom fields copies the page's style sheets."""
 
 
 class PageChanged(Exception):
-    """Argilla's bundle is not the one that these edits were written for."""
+    """The bundle is not that of argilla-server 2.8, for which these edits were written."""
 
 
 def show_text_literally(folder: Path) -> None:
     """Edit the bundle in this folder so that fields, names and messages are assigned as text.
 
     Raises:
-        PageChanged: an edit found nothing to change. Serving the page would then run what rows contain.
+        PageChanged: an edit found nothing to change, so that the page would execute the content of rows.
     """
     counts = {"text fields": 0, "HTML detection": 0, "Markdown": 0}
     for path in sorted(folder.rglob("*.js")):
@@ -109,7 +109,7 @@ def show_text_literally(folder: Path) -> None:
 
 
 def edit_script(script: str) -> tuple[str, int]:
-    """Return the script with its `innerHTML` bindings turned into `textContent`, and how many of them show a text field."""
+    """Return the script with `innerHTML` bindings replaced by `textContent`, and the number of bindings that show a text field."""
     fields = 0
 
     def bind_text(found: re.Match[str]) -> str:
@@ -124,10 +124,10 @@ def edit_script(script: str) -> tuple[str, int]:
 
 
 def isolate_custom_fields(folder: Path) -> None:
-    """Show custom fields in a sandboxed document without an origin, to which the page sends their HTML.
+    """Show custom fields in a sandboxed document without an origin, to which the page posts their HTML.
 
     Raises:
-        PageChanged: the frame of this bundle is another one.
+        PageChanged: the bundle has no such frame.
     """
     count = 0
     for path in sorted(folder.rglob("*.js")):
@@ -153,21 +153,17 @@ def remove_foreign_fonts(folder: Path) -> None:
 
 
 def content_security_policy(folder: Path) -> str:
-    """Return the policy for the page in this folder, with the hashes of the inline scripts that its files contain.
+    """Return the Content-Security-Policy for the page in this folder, with the hashes of the inline scripts in its files.
 
-    Of the files as Argilla ships them, so that the policy in nginx.conf, which fits an unchanged page too, is the same.
+    Call it before the edits: nginx.conf contains the same policy, which must also fit an unchanged page.
     """
     scripts = {text for path in sorted(folder.rglob("*.html")) for text in _INLINE_SCRIPT.findall(path.read_text(encoding="utf-8"))}
     for path in sorted(folder.rglob("*.js")):
         for literal in _FRAME_SCRIPT.findall(path.read_text(encoding="utf-8")):
             scripts.add(literal.replace("\\n", "\n").replace("\\'", "'"))
-    allowed = " ".join(sorted(f"'sha256-{_digest(text)}'" for text in scripts))
+    allowed = " ".join(sorted(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts))
     return (
         f"default-src 'self'; script-src 'self' {allowed}; script-src-attr 'none'; style-src 'self' 'unsafe-inline';"
         " img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; frame-src 'self';"
         " object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
     )
-
-
-def _digest(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,8 +1,8 @@
-r"""The search box's language: Elasticsearch's `simple_query_string` with AND between words, as Argilla asks for it.
+r"""The parser of search text: Elasticsearch's `simple_query_string` with AND between words, as Argilla uses it.
 
-`+` and, `|` or, `-` not, `"a phrase"`, `prefix*`, `( )`, `word~2` for near spellings, `"a phrase"~3` for near words, `\` takes the
-next character literally, `*` alone is every record. Operators bind from left to right. Nothing is a syntax error: what makes no sense
-is passed over as Lucene's SimpleQueryParser passes over it, and tests/lucene holds the two side by side.
+`+` and, `|` or, `-` not, `"a phrase"`, `prefix*`, `( )`, `word~2` fuzzy, `"a phrase"~3` phrase with slop, `\` escapes the next character,
+`*` alone matches every record. Operators are applied from left to right. No text is a syntax error: invalid parts are ignored as in
+Lucene's SimpleQueryParser, with which the tests compare this parser.
 """
 
 from __future__ import annotations
@@ -15,64 +15,64 @@ from argilla_setup.engine.tokenizer import tokenize
 
 @dataclass(frozen=True)
 class Leaf:
-    """What one field must hold: all terms of a word, a phrase, a term that begins so, or one spelled nearly so."""
+    """A condition on one field: all terms of a word, a phrase, a prefix, or a fuzzy term."""
 
     text: str
     kind: Literal["words", "phrase", "prefix", "spelling"] = "words"
     number: int = 0
-    """A phrase's slop; a spelling's edits."""
+    """The slop of a phrase; the edits of a fuzzy term."""
 
 
 @dataclass(frozen=True)
-class Everything:
+class MatchAll:
     """Every record."""
 
 
 @dataclass(frozen=True)
 class Not:
-    """The node does not hold."""
+    """Records that do not match the node."""
 
     node: Node
 
 
 @dataclass(frozen=True)
-class Both:
-    """All of the nodes hold."""
+class And:
+    """Records that match all nodes."""
 
     nodes: tuple[Node, ...]
 
 
 @dataclass(frozen=True)
-class Either:
-    """One of the nodes holds."""
+class Or:
+    """Records that match at least one node."""
 
     nodes: tuple[Node, ...]
 
 
-Node = Leaf | Everything | Not | Both | Either
+Node = Leaf | MatchAll | Not | And | Or
 
 
 def positive_leaves(node: Node) -> list[Leaf]:
-    """The words that a match is ranked by: those not under a negation."""
+    """Return the leaves that rank a match: those outside negations."""
     found: list[Leaf] = []
     waiting = [node]
     while waiting:
         node = waiting.pop()
         if isinstance(node, Leaf):
             found.append(node)
-        elif isinstance(node, Both | Either):
+        elif isinstance(node, And | Or):
             waiting.extend(reversed(node.nodes))
     return found
 
 
 def count_leaves(node: Node) -> int:
-    """All words of a query, those under a negation too."""
+    """Return the number of leaves, including those inside negations."""
     count, waiting = 0, [node]
     while waiting:
         node = waiting.pop()
         if isinstance(node, Not):
             waiting.append(node.node)
-        elif isinstance(node, Both | Either):
+        elif isinstance(node, And | Or):
             waiting.extend(node.nodes)
         else:
             count += 1
@@ -80,38 +80,44 @@ def count_leaves(node: Node) -> int:
 
 
 MAX_LEAVES = 1024
-"""Words past this many are not looked at; Elasticsearch answers with an error there."""
+"""Further words are ignored; Elasticsearch reports an error."""
 
 MAX_DEPTH = 100
-"""Parentheses nested deeper than this are passed over."""
+"""Parentheses that are nested deeper are ignored."""
 
-MOST_EDITS = 2
+MAX_EDITS = 2
 
 _SPACE = frozenset(" \t\n\r")
 
-_ENDS_A_WORD = _SPACE | frozenset('"|+()')
+_WORD_END = _SPACE | frozenset('"|+()')
 
 
 def parse_query(text: str, *, keywords: bool = False) -> Node | None:
-    """Read what was typed. None when it asks for nothing, which matches no record.
+    """Parse a search text.
 
-    Words without a term, such as `?!`, are passed over, except where a keyword is searched too: there they are looked for as they are.
+    Args:
+        text: the text of the search box.
+        keywords: a keyword field is searched too. Words without a term, such as `?!`, are then kept instead of ignored.
+
+    Returns:
+        The query, or None if the text contains no condition; that matches no record.
     """
+    # Lone surrogates and NUL cannot be passed to SQLite.
     text = text.encode("utf-8", "replace").decode().replace("\x00", "\x01")
     if text.strip("".join(map(chr, range(33)))) == "*":
-        return Everything()
+        return MatchAll()
     return _Reader(text, keywords=keywords).read_group(0, len(text), depth=0)
 
 
 @dataclass
 class _Group:
-    """A stretch of the text being read: where we are, and the tree so far."""
+    """The state of parsing a part of the text: the position and the tree so far."""
 
     at: int
     end: int
     tree: Node | None = None
-    operator: type[Both] | type[Either] | None = None
-    """The one typed since the last clause."""
+    operator: type[And] | type[Or] | None = None
+    """The operator since the last clause."""
     negations: int = 0
 
 
@@ -126,7 +132,13 @@ class _Reader:
         self.partners = _closing_parentheses(self.text)
 
     def read_group(self, start: int, end: int, *, depth: int) -> Node | None:
-        """The clauses from start to end."""
+        """Parse the clauses of a part of the text.
+
+        Args:
+            start: index of the first character.
+            end: index after the last character.
+            depth: number of enclosing parentheses.
+        """
         group = _Group(start, end)
         while group.at < group.end and self.leaves < MAX_LEAVES:
             char = self.text[group.at]
@@ -138,15 +150,15 @@ class _Reader:
             elif char == '"':
                 self._read_phrase(group)
             elif char in "+|":
-                # The first of several counts, and none before the first clause.
+                # Of several operators the first one counts; one before the first clause is ignored.
                 if group.operator is None and group.tree is not None:
-                    group.operator = Both if char == "+" else Either
+                    group.operator = And if char == "+" else Or
                 group.at += 1
             elif char == ")" or char in _SPACE:
                 group.at += 1
             else:
                 self._read_word(group)
-            # A minus sign counts only where its word follows at once.
+            # A minus sign negates only what follows it immediately.
             group.negations = 0
         return group.tree
 
@@ -162,7 +174,10 @@ class _Reader:
             group.at = close + 1
 
     def _read_phrase(self, group: _Group) -> None:
-        start, close = group.at + 1, _closing_quote(self.text, group.at + 1, group.end)
+        start = close = group.at + 1
+        while close < group.end and self.text[close] != '"':
+            close += 2 if self.text[close] == "\\" else 1
+        close = min(close, group.end)
         if close == group.end:
             group.at = start
             return
@@ -174,7 +189,7 @@ class _Reader:
             group.operator, group.at = None, close + 1
             return
         _join(group, self._leaf(Leaf(_unescape(self.text[start:close]), "phrase", slop)))
-        # Whatever stands behind the number is passed over with it.
+        # The character after the number is ignored with it, as in Lucene.
         group.at += 1
 
     def _read_word(self, group: _Group) -> None:
@@ -188,7 +203,7 @@ class _Reader:
                 if group.at == group.end:
                     break
                 char = self.text[group.at]
-            elif char in _ENDS_A_WORD or (near := char == "~" and bool(literal)):
+            elif char in _WORD_END or (near := char == "~" and bool(literal)):
                 break
             else:
                 starred = char == "*" and bool(literal)
@@ -197,7 +212,7 @@ class _Reader:
         if not literal:
             return
         word = "".join(literal)
-        edits = min(self._read_number(group), MOST_EDITS) if near else 0
+        edits = min(self._read_number(group), MAX_EDITS) if near else 0
         if edits:
             leaf = Leaf(word, "spelling", edits)
         elif starred and not near:
@@ -207,10 +222,10 @@ class _Reader:
         _join(group, self._leaf(leaf))
 
     def _read_number(self, group: _Group) -> int:
-        """The N of ~N up to where the word ends; 2 when nothing stands there, 0 when it is no number."""
+        """Return the N of ~N; 2 if it is missing, 0 if it is not a number."""
         start = group.at + 1
         group.at = start
-        while group.at < group.end and self.text[group.at] not in _ENDS_A_WORD:
+        while group.at < group.end and self.text[group.at] not in _WORD_END:
             group.at += 1
         digits = self.text[start : group.at] or "2"
         number = int(digits) if digits.isdecimal() and len(digits) < 20 else 0
@@ -228,18 +243,18 @@ def _join(group: _Group, clause: Node | None) -> None:
         return
     if group.negations % 2:
         clause = Not(clause)
-    kind = group.operator or Both
+    kind = group.operator or And
     group.operator = None
     if group.tree is None:
         group.tree = clause
         return
-    # Only the left side is flattened: (a b) c and a b c are the same; a group on the right stays a group.
+    # Only the left side is flattened: `(a b) c` equals `a b c`, but a group on the right stays a group.
     nodes = group.tree.nodes if isinstance(group.tree, kind) else (group.tree,)
     group.tree = kind((*nodes, clause))
 
 
 def _closing_parentheses(text: str) -> dict[int, int]:
-    """Where each opening parenthesis that has a partner is closed; quotes do not matter to it."""
+    """Return the index of the closing parenthesis by that of its opening one; quotes are not considered."""
     open_at: list[int] = []
     closed: dict[int, int] = {}
     at = 0
@@ -252,12 +267,6 @@ def _closing_parentheses(text: str) -> dict[int, int]:
             closed[open_at.pop()] = at
         at += 1
     return closed
-
-
-def _closing_quote(text: str, at: int, end: int) -> int:
-    while at < end and text[at] != '"':
-        at += 2 if text[at] == "\\" else 1
-    return min(at, end)
 
 
 def _unescape(text: str) -> str:

@@ -1,7 +1,8 @@
-"""The records of a dataset as numbers: sets of them are bitmaps, one place for each record, and so is the order that each person sees.
+"""The records of a dataset as arrays of numbers in memory. Sets of records are bitmaps with one element per record number.
 
-The numbers are kept in memory, since the page asks for nearly all of them each time: what has a person not answered yet? Writes are
-numbered. A process reads the rows that were added since it last looked, and everything anew once rows have gone.
+They are cached, because the page's most frequent search (records that a user has not answered) reads nearly all of them. Every dataset
+has a generation: `changed` counts writes and `epoch` counts deletions. A process reads only new rows while the epoch stays the same, and
+all rows after a deletion.
 """
 
 from __future__ import annotations
@@ -21,61 +22,62 @@ from numpy.typing import NDArray
 PRIME = 2_147_483_647
 Numbers = NDArray[np.int64]
 Bitmap = NDArray[np.bool_]
-"""True at the `seq` of each record of a set."""
+"""A set of records: True at the `seq` of each."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A dataset's records at one moment, in the order of their coming."""
+    """The records of a dataset at one moment, in order of insertion."""
 
     seqs: Numbers
     shuffles: Numbers
-    """A fixed number for each, from which every person's own order is made."""
+    """A fixed number per record, from which the order of each user is computed."""
     changed: int = 0
     epoch: int = 0
 
     @property
     def size(self) -> int:
-        """The length of a bitmap."""
+        """The length of bitmaps."""
         return int(self.seqs[-1]) + 1 if len(self.seqs) else 0
 
     @cached_property
     def everything(self) -> Bitmap:
-        """All records; not to be changed."""
+        """All records; must not be modified."""
         return self.bitmap(self.seqs)
 
     def bitmap(self, seqs: Numbers) -> Bitmap:
-        """The set of these records; a damaged file may name some that it does not hold."""
+        """Return the set of these records."""
+        # A damaged file may name records that it does not contain.
         found = np.zeros(self.size, dtype=bool)
         found[seqs[seqs < self.size]] = True
         return found
 
     def order_for(self, user: str, among: Bitmap) -> tuple[Numbers, Numbers]:
-        """The keys that put these records into this person's order, and the records."""
+        """Return the sort keys of these records in the user's own order, and the records."""
         digest = blake2b(user.encode(), digest_size=16).digest()
         a, b, c, d = (int.from_bytes(digest[n : n + 4]) % PRIME for n in range(0, 16, 4))
         chosen = among[self.seqs]
-        # Two rounds of a quadratic hash modulo a prime; no value leaves 62 bits.
+        # Two rounds of a quadratic hash modulo a prime; no intermediate value exceeds 62 bits.
         once = (self.shuffles[chosen] * a + b) % PRIME
         return (once * once % PRIME * c + d) % PRIME, self.seqs[chosen]
 
 
 class RowCache:
-    """The rows of each dataset, as far as this process has read them."""
+    """The rows of each dataset that this process has read."""
 
     def __init__(self) -> None:
         self._rows: dict[int, Rows] = {}
         self._lock = threading.Lock()
 
     def load(self, db: sqlite3.Connection, dataset: int) -> Rows:
-        """The rows as this transaction sees them; what is read from the database with it fits them."""
+        """Return the rows as this transaction sees them."""
         changed, epoch = read_generation(db, str(dataset))
         with self._lock:
             held = self._rows.get(dataset)
             if held is not None and (held.changed, held.epoch) == (changed, epoch):
                 return held
             if held is None or held.epoch != epoch or held.changed > changed:
-                # An older view than another thread's is read whole too: it must not see what came later.
+                # A transaction older than the cached rows reads everything: it must not see later records.
                 held = Rows(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
             sql = "SELECT seq AS n, shuffle AS m FROM records WHERE dataset = ? AND seq >= ? ORDER BY seq"
             seqs, shuffles = read_pairs(db, sql, [dataset, held.size])
@@ -84,38 +86,64 @@ class RowCache:
             return rows
 
     def forget(self, dataset: int) -> None:
-        """Let go of a dataset that is no more."""
+        """Remove a deleted dataset from the cache."""
         with self._lock:
             self._rows.pop(dataset, None)
 
 
-def first_of(keys: NDArray[Any], seqs: Numbers, *, offset: int, limit: int) -> NDArray[np.intp]:
-    """Where the page's records stand when all are put in the order of the keys, then of the records."""
+def select_page(keys: NDArray[Any], seqs: Numbers, *, offset: int, limit: int) -> NDArray[np.intp]:
+    """Return the positions of a page's records in the order of their keys; ties are ordered by record number.
+
+    Args:
+        keys: sort keys of shape (n,).
+        seqs: record numbers of shape (n,).
+        offset: number of records before the page.
+        limit: maximum number of records.
+    """
     end = min(offset + limit, len(keys))
-    # All that tie with the page's last one stay, so that the cut is by the order of the records.
+    # `partition` avoids sorting all records. Ties with the last record are kept, so that the record number decides between them.
     near = np.flatnonzero(keys <= np.partition(keys, end - 1)[end - 1]) if 0 < end < len(keys) else np.arange(len(keys))
     ordered: NDArray[np.intp] = near[np.lexsort((seqs[near], keys[near]))[offset:end]]
     return ordered
 
 
 def read_numbers(db: sqlite3.Connection, sql: str, values: Sequence[Any]) -> Numbers:
-    """The column `n` of a question, in its order; a question that orders them says how many it wants.
+    """Return the column `n` of a query in its order.
 
-    It comes as one value: a process that is busy elsewhere would have this thread wait for the interpreter at every row, and a long
-    text of numbers is read several times faster than as many rows.
+    The numbers arrive as one text, which is parsed several times faster than as many rows and needs the interpreter lock once instead of at
+    every row.
+
+    Args:
+        db: a connection inside a read transaction.
+        sql: a query; an ordered one needs a LIMIT, or SQLite ignores its order.
+        values: values of the parameters.
     """
     (joined,) = db.execute(f"SELECT group_concat(n) FROM ({sql})", values).fetchone()
     return _numbers(joined)
 
 
 def read_pairs(db: sqlite3.Connection, sql: str, values: Sequence[Any]) -> tuple[Numbers, Numbers]:
-    """The columns `n` and `m` of a question, in its order; whole numbers, since SQLite takes a microsecond to write another one."""
+    """Return the integer columns `n` and `m` of a query in its order.
+
+    Args:
+        db: a connection inside a read transaction.
+        sql: a query without a LIMIT.
+        values: values of the parameters.
+    """
     joined = db.execute(f"SELECT group_concat(n), group_concat(m) FROM ({sql} LIMIT -1)", values).fetchone()
     return _numbers(joined[0]), _numbers(joined[1])
 
 
 def read_groups(db: sqlite3.Connection, sql: str, values: Sequence[Any], *, descending: bool, limit: int) -> tuple[Numbers, Numbers]:
-    """The column `n` of a question in the order of its column `value`, and beside each the number of its value; of so many values."""
+    """Return the column `n` of a query ordered by its column `value`, and the rank of each value.
+
+    Args:
+        db: a connection inside a read transaction.
+        sql: a query with the columns `n` and `value`.
+        values: values of the parameters.
+        descending: largest values first.
+        limit: maximum number of distinct values; below zero for all.
+    """
     order = f"GROUP BY value ORDER BY value {'DESC' if descending else 'ASC'} LIMIT {limit}"
     grouped = f"SELECT group_concat(n) AS ns FROM ({sql}) {order}"
     (joined,) = db.execute(f"SELECT group_concat(ns, ';') FROM ({grouped})", values).fetchone()
@@ -127,19 +155,25 @@ def read_groups(db: sqlite3.Connection, sql: str, values: Sequence[Any], *, desc
 
 
 def read_ids(db: sqlite3.Connection, seqs: Numbers) -> list[str]:
-    """The ids of these records, in the order given."""
+    """Return the ids of records in the given order."""
     sql = "SELECT json_group_array(id) FROM (SELECT r.id FROM json_each(?) j CROSS JOIN records r ON r.seq = j.value ORDER BY j.key)"
     return list(json.loads(db.execute(sql, (json.dumps(seqs.tolist()),)).fetchone()[0]))
 
 
 def read_generation(db: sqlite3.Connection, name: str) -> tuple[int, int]:
-    """The number of the last write to a dataset's records or to a vector, and of its last loss."""
+    """Return the generation of a dataset or a vector: the number of its writes and of its deletions."""
     row = db.execute("SELECT changed, epoch FROM generations WHERE name = ?", (name,)).fetchone()
     return (int(row[0]), int(row[1])) if row else (0, 0)
 
 
 def raise_generation(db: sqlite3.Connection, name: str, what: str) -> int:
-    """Count a write, or with `epoch` a loss; the new number."""
+    """Count a write or a deletion and return the new number.
+
+    Args:
+        db: a connection inside a write transaction.
+        name: a dataset's number or a vector's name.
+        what: `changed` for a write, `epoch` for a deletion.
+    """
     db.execute("INSERT OR IGNORE INTO generations VALUES (?, 0, 0)", (name,))
     db.execute(f"UPDATE generations SET {what} = {what} + 1 WHERE name = ?", (name,))
     return int(db.execute(f"SELECT {what} FROM generations WHERE name = ?", (name,)).fetchone()[0])

@@ -1,7 +1,7 @@
-"""The index file's tables and how an older file becomes a newer one.
+"""The tables of the index file and the migrations of older files.
 
-The index can always be made again from Argilla's database, and the check at the server's start does so for what is missing. So a
-migration may forget what it cannot carry over, and a file from a newer release is begun anew.
+The index can always be rebuilt from Argilla's database, and the check at the server's start does so for datasets that differ. A migration
+may therefore drop what it cannot convert, and the file of a newer release is emptied.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import sqlite3
 VERSION = 2
 _LOG = logging.getLogger("argilla.search_engine.sqlite")
 
-# Responses, answers and attributes name their dataset too, so that a filter reads one range of an index.
-# Times are whole microseconds since 1970: they are compared with the database's to the last digit.
+# Responses, answers and attributes contain their dataset too, so that a filter reads one range of an index.
+# Times are integer microseconds since 1970, because they are compared exactly with those of Argilla's database.
 TABLES = """
 CREATE TABLE datasets (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, fields TEXT NOT NULL, questions TEXT NOT NULL
@@ -54,7 +54,7 @@ CREATE TABLE generations (name TEXT PRIMARY KEY, changed INTEGER NOT NULL, epoch
 
 
 def prepare_schema(db: sqlite3.Connection) -> None:
-    """Bring the file to VERSION; the caller holds the write lock."""
+    """Migrate the file to VERSION, inside the caller's write transaction."""
     found = int(db.execute("PRAGMA user_version").fetchone()[0])
     if found == VERSION:
         return
@@ -63,8 +63,8 @@ def prepare_schema(db: sqlite3.Connection) -> None:
             step(db)
     else:
         if found > VERSION:
-            _LOG.warning("the search index was written by a newer release; it is built again from the database")
-        # Files before the first numbered schema hold terms cut by other rules, so nothing of theirs can be found by the new ones.
+            _LOG.warning("the search index was written by a newer release; it is rebuilt from the database")
+        # Files before the first numbered schema were tokenized by other rules, so their terms would not be found.
         _drop_everything(db)
         for statement in TABLES.split(";"):
             db.execute(statement)
@@ -72,14 +72,14 @@ def prepare_schema(db: sqlite3.Connection) -> None:
 
 
 def _count_writes_to_records(db: sqlite3.Connection) -> None:
-    # Records are numbered like vectors, and a person's order is read from memory: the index by status need not hold it any more.
+    # Datasets get generations as vectors have them, and a user's order is computed in memory and leaves the index by status.
     db.execute("ALTER TABLE generations RENAME COLUMN vector TO name")
     db.execute("DROP INDEX records_by_status")
     db.execute("CREATE INDEX records_by_status ON records (dataset, status)")
 
 
 def _drop_everything(db: sqlite3.Connection) -> None:
-    # A virtual table takes its shadow tables along, and a vocabulary must go before the table it reads.
+    # Dropping a virtual table drops its shadow tables, and a vocabulary must be dropped before the table that it reads.
     order = "sql NOT LIKE '%fts5vocab%', sql NOT LIKE 'CREATE VIRTUAL%'"
     sql = f"SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY {order}"
     for (name,) in db.execute(sql).fetchall():
@@ -88,4 +88,4 @@ def _drop_everything(db: sqlite3.Connection) -> None:
 
 
 MIGRATIONS = (_count_writes_to_records,)
-"""Step n, counted from one, makes a file of version n one of version n + 1."""
+"""The n-th function, counted from one, migrates version n to version n + 1."""

@@ -1,8 +1,7 @@
-"""How text becomes search terms: as Lucene's StandardAnalyzer does it, which is what Elasticsearch uses for a text field.
+"""The tokenizer: a reimplementation of Lucene's StandardAnalyzer, which Elasticsearch uses for text fields.
 
-The words are those of Unicode's word breaks (UAX #29): `E11.65`, `it's` and `a_b` are one term each, a Han or Hiragana character is a
-term of its own, Thai and its like stay in one run, an emoji is a term. Terms are lower case and accents stay. tests/lucene holds all
-of this against Lucene itself.
+Words follow Unicode's word breaks (UAX #29): `E11.65`, `it's` and `a_b` are one term each, a Han or Hiragana character is a term, a run of
+Thai is one term, an emoji is a term. Terms are lower case and keep their accents. The tests compare the tokenizer with Lucene itself.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from functools import lru_cache
 from typing import Any
 
 LONGEST_TERM = 255
-"""UTF-16 units. The analyzer cuts a longer word there and goes on with a new term."""
+"""UTF-16 units; longer words are cut into several terms."""
 
 _WINDOW = 4 * LONGEST_TERM
 
-# Where the regex package's Unicode has moved on from the 12.1 that Lucene reads by. Characters added since are left as they are: a word
-# in a script that Lucene does not know yet is found here.
+# Characters whose properties differ between Unicode 12.1, which Lucene implements, and the regex package's version. Characters that were
+# added later are left as they are, so that words in new scripts are found here.
 ONCE_OTHER = "\u00b8\u02e5-\u02eb\u055a\u058a\ua708-\ua716"
 ONCE_FORMAT = "\u0600-\u0605\u06dd\u070f\u08e2\U000110bd\U000110cd"
 ONCE_PICTURE = (
@@ -28,21 +27,21 @@ ONCE_PICTURE = (
     "\U0001f7d5-\U0001f7d8\U0001f8b0-\U0001f8b1\U0001fa00-\U0001fbca"
 )
 
-# No word begins inside a run of underscores, which also keeps a long line of them from costing its square.
+# No word begins inside a run of underscores, which also avoids quadratic time on long runs.
 _ASCII_PART = r"(?:[0-9]+(?:[.,;'][0-9]+)*|[A-Za-z]+(?:[.:'][A-Za-z]+)*)"
 _ASCII = re.compile(rf"(?:(?<!_)_++)?{_ASCII_PART}(?:_*{_ASCII_PART})*_*")
 
 
 def tokenize(text: str) -> list[str]:
-    """The terms of a text in order."""
+    """Return the terms of a text in order."""
     if text.isascii():
         return _ascii_terms(text)
-    # No word goes over a space, so that one foreign character does not make a whole text slow.
+    # Words do not contain spaces, so only the parts with other characters take the slow path.
     return [term for part in text.split() for term in (_ascii_terms(part) if part.isascii() else map(lower, _find_words(part)))]
 
 
 def lower(text: str) -> str:
-    """Lower case, one character for one as Java does it: a final sigma is a sigma, a dotted I is an i."""
+    """Return the text in lower case, character by character as in Java: a final sigma becomes a sigma, a dotted I becomes an i."""
     return text.lower() if text.isascii() else text.replace("\u03a3", "\u03c3").replace("\u0130", "i").lower()
 
 
@@ -54,12 +53,12 @@ def _ascii_terms(text: str) -> list[str]:
 
 
 def _find_words(text: str) -> Iterator[str]:
-    # Looking through a window keeps the cost even, whatever the text: no word is longer than a quarter of it.
+    # A window bounds the cost of each match: no word is longer than a quarter of it.
     anywhere, here = _word_pattern(start=r"(?<!\p{WB=ExtendNumLet})"), _word_pattern()
     at, cut = 0, False
     while at < len(text):
         window = min(at + _WINDOW, len(text))
-        # What follows a cut word may begin inside a run of underscores; nothing else does.
+        # Only the rest of a cut word may begin inside a run of underscores.
         found = (here.match(text, at, window) if cut else None) or anywhere.search(text, at, window)
         if found is None:
             at, cut = window if window == len(text) else window - LONGEST_TERM, False
@@ -74,7 +73,7 @@ def _find_words(text: str) -> Iterator[str]:
 
 
 def _end_of_units(text: str, start: int) -> int:
-    """Where LONGEST_TERM units end; a character beyond the first plane takes two."""
+    """Return the index after LONGEST_TERM UTF-16 units; a character outside the basic plane has two."""
     if text[start : start + LONGEST_TERM].isascii():
         return start + LONGEST_TERM
     units, at = 0, start
@@ -85,7 +84,7 @@ def _end_of_units(text: str, start: int) -> int:
 
 @lru_cache(maxsize=2)
 def _word_pattern(*, start: str = "") -> Any:
-    """Lucene's grammar of words; each alternative is written so that the greedy match is the longest one."""
+    """Return Lucene's grammar of words; in every alternative the greedy match is the longest one."""
     import regex
 
     ex = rf"[\p{{WB=Format}}\p{{WB=Extend}}\p{{WB=ZWJ}}{ONCE_FORMAT}]*+"
@@ -104,7 +103,7 @@ def _word_pattern(*, start: str = "") -> Any:
     keycap = r"[0-9#*][\p{WB=Format}\p{WB=Extend}\p{WB=ZWJ}--[\ufe0e\ufe0f\u20e3]]*\ufe0f?\u20e3" + mark
     emoji = rf"(?:{element}{tail}|{keycap}|(?:\p{{WB=Regional_Indicator}}{ex}){{2}})"
 
-    # A letter that is an emoji too (\u2139) begins a word unless a joiner makes it one of a sequence of pictures.
+    # A letter that is also an emoji (\u2139) begins a word unless a joiner makes it part of an emoji sequence.
     pictured = rf"(?=\p{{WB=ALetter}}){element}(?:\u200d{element})+(?<!{letter}(?={letter}|{digit}|{joint}))"
     single = rf"(?:\p{{LB=SA}}{ex})+|\p{{Script=Han}}{ex}|\p{{Script=Hiragana}}{ex}"
     return regex.compile(rf"{pictured}|{word}|{emoji}|{single}", regex.VERSION1)

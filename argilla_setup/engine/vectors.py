@@ -1,7 +1,7 @@
-"""Nearest records by cosine. Vectors are float32 rows in SQLite; a search multiplies one matrix of unit rows that is kept in memory.
+"""Exact nearest-neighbour search by cosine. Vectors are float32 blobs in SQLite; a search multiplies a matrix of unit rows in memory.
 
-Each write marks its rows with a number that only grows, so that a process reads what others have written since it last looked, and no
-more. Where rows have gone the epoch grows and the matrix is read anew.
+Every write stores a growing number with its rows, so that a process reads only what was written since its last read. After a deletion the
+epoch changes and the matrix is read again.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from argilla_setup.engine.rows import Bitmap, Numbers, first_of, raise_generation, read_generation
+from argilla_setup.engine.rows import Bitmap, Numbers, raise_generation, read_generation, select_page
 
 CHUNK = 4096
 SPARE = 1.25
-"""A matrix that is full grows by this factor, so that a push does not copy it for every batch."""
+"""Growth factor of a full matrix, so that a push does not copy it for every batch."""
 
 SCATTERED = 8
-"""Where fewer than one in so many rows are asked about, only theirs are read."""
+"""If fewer than one in this many rows are searched, only those rows are multiplied."""
 
 
 @dataclass
 class Matrix:
-    """Unit rows, and the record each belongs to; only the first `count` are in use."""
+    """Unit rows and their records; only the first `count` rows are in use."""
 
     records: Numbers
     rows: NDArray[np.float32]
@@ -35,35 +35,42 @@ class Matrix:
     epoch: int = -1
     changed: int = 0
     places: Numbers = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    """By record, its row; below zero without one."""
+    """The row of each record; negative for records without a vector."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def nearest(
         self, value: Sequence[float], *, among: Bitmap, limit: int, threshold: float | None = None
     ) -> tuple[Numbers, NDArray[np.float64], int]:
-        """The records most like the value with (1 + cosine) / 2, and how many there are; equal ones in the order of the records.
+        """Return the records whose vectors are nearest.
 
-        With a threshold those of a lower score are left out.
+        Args:
+            value: a vector of shape (dimensions,).
+            among: the records to search.
+            limit: maximum number of records.
+            threshold: minimum score.
+
+        Returns:
+            Records and scores, (1 + cosine) / 2, best first and ties by record number; and the number of records with a vector.
         """
         (unit,) = _unit_rows(np.asarray([value]))
         with self.lock:
-            # Records that came after the view of the file that is being asked are beyond the bitmap.
+            # Records that were added after this read transaction began are beyond the bitmap.
             records = self.records[: self.count]
             kept = np.flatnonzero(among[np.minimum(records, len(among) - 1)] & (records < len(among))) if len(among) else records[:0]
             records = records[kept]
             rows = self.rows[: self.count]
-            # Rows that lie apart cost more each than rows side by side. Not by BLAS, whose threads wait for each other where others work:
-            # a product that takes 0.1 ms took 8 there, and four times the processor time.
-            apart = len(kept) * SCATTERED < self.count
-            cosines = np.einsum("ij,j->i", rows[kept], unit) if apart else np.einsum("ij,j->i", rows, unit)[kept]
+            # A gathered row costs more than a contiguous one. einsum instead of BLAS, whose threads wait for each other on a busy machine:
+            # a product of 0.1 ms took 8 ms and four times the processor time.
+            scattered = len(kept) * SCATTERED < self.count
+            cosines = np.einsum("ij,j->i", rows[kept], unit) if scattered else np.einsum("ij,j->i", rows, unit)[kept]
         scores = (1.0 + np.clip(cosines.astype(np.float64), -1.0, 1.0)) / 2.0
         if threshold is not None:
             records, scores = records[scores >= threshold], scores[scores >= threshold]
-        best = first_of(-scores, records, offset=0, limit=limit)
+        best = select_page(-scores, records, offset=0, limit=limit)
         return records[best], scores[best], len(records)
 
     def put(self, records: Numbers, rows: NDArray[np.float32]) -> None:
-        """Set these records' rows."""
+        """Set the rows of records; both arrays have one element per record."""
         last = int(records.max())
         if last >= len(self.places):
             self.places = np.append(self.places, np.full(int(last * SPARE) + 1 - len(self.places), -1))
@@ -80,14 +87,20 @@ class Matrix:
 
 
 class VectorCache:
-    """The matrices in use; one for each vector name of each dataset."""
+    """The cached matrices, one per vector of a dataset."""
 
     def __init__(self) -> None:
         self._matrices: dict[str, Matrix] = {}
         self._lock = threading.Lock()
 
     def load_matrix(self, db: sqlite3.Connection, vector: str, *, dimensions: int) -> Matrix:
-        """The current matrix, brought up to what has been written."""
+        """Return the current matrix of a vector.
+
+        Args:
+            db: a connection inside a read transaction.
+            vector: name of the vector, from `DatasetRow.vector`.
+            dimensions: size of the vectors; rows of another size are ignored.
+        """
         with self._lock:
             changed, epoch = read_generation(db, vector)
             matrix = self._matrices.get(vector)
@@ -102,14 +115,20 @@ class VectorCache:
             return matrix
 
     def forget(self, vectors: Iterable[str]) -> None:
-        """Let go of the matrices of a dataset that is no more."""
+        """Remove the matrices of a deleted dataset from the cache."""
         with self._lock:
             for vector in vectors:
                 self._matrices.pop(vector, None)
 
 
 def put_vectors(db: sqlite3.Connection, dataset: int, rows: Iterable[tuple[int, Mapping[str, Sequence[float]]]]) -> None:
-    """Keep these records' vectors, by record and name."""
+    """Store vectors of records.
+
+    Args:
+        db: a connection inside a write transaction.
+        dataset: number of the dataset.
+        rows: the records, each with its vectors by name.
+    """
     rows = [(record, vectors) for record, vectors in rows if vectors]
     numbers = {vector: raise_generation(db, vector, "changed") for vector in sorted({name for _, vectors in rows for name in vectors})}
     db.executemany(
@@ -123,7 +142,7 @@ def put_vectors(db: sqlite3.Connection, dataset: int, rows: Iterable[tuple[int, 
 
 
 def delete_vectors(db: sqlite3.Connection, records: Sequence[int]) -> None:
-    """Forget these records' vectors; matrices that hold them are read anew."""
+    """Delete the vectors of records; every process then reads the affected matrices again."""
     gone: set[str] = set()
     for record in records:
         gone.update(name for (name,) in db.execute("SELECT vector FROM vectors WHERE record = ?", (record,)))
@@ -142,7 +161,7 @@ def _read_changes(db: sqlite3.Connection, matrix: Matrix, vector: str) -> None:
 
 
 def _unit_rows(rows: NDArray[Any]) -> NDArray[np.float32]:
-    """Rows of length one; what has no direction is zero, and so neither like nor unlike anything."""
+    """Return the rows scaled to length one; rows without a direction become zero, which has cosine 0 with everything."""
     norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))[:, None]
     has_direction = np.isfinite(norms) & (norms > 0)
     return np.where(has_direction, rows / np.where(has_direction, norms, 1), 0).astype(np.float32)

@@ -117,12 +117,14 @@ def start_detached(home: Home, *, port: int | None, notify: Notify, options: Sta
     path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = dict(os.environ) | {MARK: str(home.folder), IDENTITY: identify(home), "PYTHONPATH": path}
     with open_log(home, "supervisor") as log:
+        # A session of its own, so that Ctrl-C or a closed terminal does not reach the server.
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=home.folder, start_new_session=True, umask=0o077
         )
     try:
         _wait_until_healthy(home, settings.port, process, notify=notify)
     except BaseException:
+        # Ctrl-C too: a server that is starting must not stay behind.
         stop_processes(home)
         raise
     return describe_server(home)

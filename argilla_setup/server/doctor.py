@@ -129,6 +129,7 @@ def _check_processes(home: Home, settings: ServerSettings, fix: bool) -> Iterato
         return
     wanted = {"web", "worker"} | (set() if settings.redis_url else {"valkey"})
     crashes = body.get("falls", {})
+    # The supervisor writes the file at each change, so a child may have ended since.
     missing = {name for name in wanted if not psutil.pid_exists(body["children"].get(name, -1))}
     looping = {name for name, count in crashes.items() if count >= CRASH_LOOP}
     for name in sorted(missing | looping):

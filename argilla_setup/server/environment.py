@@ -70,21 +70,19 @@ def ensure_environment(notify: Callable[[str], None]) -> Path:
                     fact = f"has {free} MB free; the server's environment needs {NEEDED_MB}"
                     raise UserError(f"{folder.parent}", fact, "set SEEDCORN_CACHE_DIR to a folder on another disk")
                 notify("Building the server's environment (once, about 40 seconds)")
-                _build(folder)
+                # Left by a build that was interrupted; a complete one has the file `.ready`.
+                shutil.rmtree(folder, ignore_errors=True)
+                venv = [sys.executable, "-m", "venv", str(folder)]
+                _call(venv, "Python's venv module does not work", "on Debian: apt-get install python3-venv")
+                pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
+                # --no-deps: the lock file overrides pins of argilla-server that pip would refuse to resolve.
+                _call(
+                    [*pip, "--require-hashes", "--no-deps", "-r", str(LOCK)],
+                    "the server's packages could not be installed",
+                    "check that the package index can be reached, then run the command again",
+                )
                 ready.touch()
     return folder / "bin" / "python"
-
-
-def _build(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    _call([sys.executable, "-m", "venv", str(folder)], "Python's venv module does not work", "on Debian: apt-get install python3-venv")
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
-    # --no-deps: the lock file overrides pins of argilla-server that pip would refuse to resolve.
-    _call(
-        [*pip, "--require-hashes", "--no-deps", "-r", str(LOCK)],
-        "the server's packages could not be installed",
-        "check that the package index can be reached, then run the command again",
-    )
 
 
 def _call(command: list[str], what: str, next_step: str) -> None:

@@ -42,7 +42,7 @@ class Follower:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.over.set()
         self.thread.join()
-        self.poll()
+        self.poll()  # the last lines, which are often the reason for the end
 
     def poll(self) -> None:
         """Pass on what was added since the last poll."""
@@ -63,6 +63,7 @@ class Follower:
             # A large log is renamed and a new one begins: another inode is read from its start.
             file.seek(offset if current == inode else 0)
             offset, body = file.tell(), file.read()
+        # An incomplete last line is left for the next poll.
         complete = body[: body.rfind(b"\n") + 1]
         self.places[path] = (current, offset + len(complete))
         yield from complete.decode("utf-8", "replace").splitlines()

@@ -99,6 +99,7 @@ def read_processes(home: Home) -> ProcessState | None:
     body = _read_alive(home)
     if body is None:
         return None
+    # An older release wrote no identity; its processes carry only the path.
     if "identity" not in body:
         return body if find_processes(home) else None
     return body if body["identity"] == identify(home) else None

@@ -77,7 +77,7 @@ class Supervisor:
                         stdout=log,
                         stderr=log,
                         cwd=self.home.folder,
-                        umask=0o077,
+                        umask=0o077,  # files that the server creates are private too
                     )
                 child.started, changed = now, True
         if changed:
@@ -108,6 +108,7 @@ class Supervisor:
                 continue
             child.process.terminate()
             try:
+                # Longer than the web server's own graceful shutdown of 5 s.
                 child.process.wait(timeout=8)
             except subprocess.TimeoutExpired:
                 child.process.kill()
@@ -144,6 +145,7 @@ def make_children(home: Home, *, python: Path, settings: ServerSettings, valkey:
             raise UserError(f"{folder}", "belongs to another user", "set TMPDIR to a folder of your own")
         folder.chmod(0o700)
         # A rewritten process title would erase the environment by which `down` finds the process.
+        # --port 0: no TCP port, only the socket.
         options = ["--port", "0", "--unixsocket", str(home.socket), "--unixsocketperm", "600", "--dir", str(home.folder / "valkey")]
         children.append(Child("valkey", [str(valkey), *options, "--save", "60", "1", "--daemonize", "no", "--set-proc-title", "no"]))
     children.append(Child("web", [str(python), str(ENGINE), "serve", settings.host, str(settings.port)]))
@@ -170,16 +172,21 @@ def server_environment(home: Home, secrets: Secrets, settings: ServerSettings) -
         inherited
         | {name: url for name, url in stores.items() if url}
         | {
+            # `find_processes` looks for these two.
             MARK: str(home.folder),
             IDENTITY: identify(home),
             "ARGILLA_HOME_PATH": str(home.folder),
             "ARGILLA_SEARCH_ENGINE": "elasticsearch" if settings.elasticsearch_url else "sqlite",
             "ARGILLA_REDIS_URL": settings.redis_url or f"unix://{home.socket}?db=0",
+            # Without a fixed key argilla-server generates one per process, and every log-in ends at a restart.
             "ARGILLA_AUTH_SECRET_KEY": secrets.auth_secret,
+            # The default allows every origin.
             "ARGILLA_CORS_ORIGINS": json.dumps(origins),
+            # Seconds that a writer waits for another one; the default of 5 is too short during a push.
             "ARGILLA_DATABASE_SQLITE_TIMEOUT": "30",
             "ARGILLA_ENABLE_SHARE_YOUR_PROGRESS": "false",
             "HF_HUB_DISABLE_TELEMETRY": "1",
+            # Logs are read while the process runs, and the user's own site-packages must not be imported.
             "PYTHONUNBUFFERED": "1",
             "PYTHONNOUSERSITE": "1",
             # Rich tracebacks of argilla-server's command line print local variables, secrets among them.

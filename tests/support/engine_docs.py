@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from argilla_setup.engine.documents import RecordDoc, ResponseDoc, SuggestionDoc
 from argilla_setup.engine.filters import All, Filter, Range, Scope, Terms
 from argilla_setup.engine.index import Index
-from argilla_setup.engine.sorting import Sort
+from argilla_setup.engine.search import Sort
 
 QUESTIONS = {"verdict": "label_selection", "reasons": "multi_label_selection", "stars": "rating", "comment": "text"}
 USERS = ("u1", "u2", "u3")

@@ -16,10 +16,9 @@ import pytest
 
 from argilla_setup.engine.documents import RecordDoc, ResponseDoc, SuggestionDoc
 from argilla_setup.engine.filters import Scope, Terms
-from argilla_setup.engine.index import Contradiction, Index
+from argilla_setup.engine.index import InconsistentIndex, Index
 from argilla_setup.engine.schema import VERSION
-from argilla_setup.engine.search import Question, count_responses, search, search_similar
-from argilla_setup.engine.sorting import Sort
+from argilla_setup.engine.search import Query, Sort, count_responses, search, search_similar
 from tests.support.engine_docs import DOCS, fill, make_docs, put_in_order
 
 
@@ -29,7 +28,7 @@ def test_a_new_vector_is_seen_at_once(tmp_path: Path) -> None:
     )
 
     def first() -> str:
-        return search_similar(made, "d", vector="v", value=[1, 0], question=Question()).hits[0].record
+        return search_similar(made, "d", vector="v", value=[1, 0], query=Query()).hits[0].record
 
     assert first() == "a"
     made.put_records("d", [RecordDoc("a", {}, vectors={"v": [-1, 0]}), RecordDoc("b", {}, vectors={"v": [1, 0.1]})])
@@ -41,9 +40,9 @@ def test_a_new_vector_is_seen_at_once(tmp_path: Path) -> None:
 def test_writing_a_record_again_replaces_it(tmp_path: Path) -> None:
     made = fill(tmp_path / "s.db", [RecordDoc("a", {"prompt": "old words"}, metadata={"topic": "a"}), RecordDoc("b", {"prompt": "second"})])
     made.put_records("d", [RecordDoc("a", {"prompt": "new words"}, metadata={"topic": "b"})])
-    assert search(made, "d", question=Question(text="old")).total == 0
-    assert search(made, "d", question=Question(filter=Terms(Scope("metadata", "topic"), ("a",)))).total == 0
-    assert [hit.record for hit in search(made, "d", question=Question()).hits] == ["a", "b"]
+    assert search(made, "d", query=Query(text="old")).total == 0
+    assert search(made, "d", query=Query(filter=Terms(Scope("metadata", "topic"), ("a",)))).total == 0
+    assert [hit.record for hit in search(made, "d", query=Query()).hits] == ["a", "b"]
 
 
 def test_responses_and_suggestions_replace_by_id_and_question(tmp_path: Path) -> None:
@@ -53,7 +52,7 @@ def test_responses_and_suggestions_replace_by_id_and_question(tmp_path: Path) ->
         assert made.put_suggestion("d", "a", SuggestionDoc("verdict", verdict, agent="m"))
 
     def total(entity: Any, value: str) -> int:
-        return search(made, "d", question=Question(filter=Terms(Scope(entity, "verdict"), (value,)))).total
+        return search(made, "d", query=Query(filter=Terms(Scope(entity, "verdict"), (value,)))).total
 
     assert [total("response", "approve"), total("response", "reject")] == [0, 1]
     assert [total("suggestion", "approve"), total("suggestion", "reject")] == [0, 1]
@@ -67,15 +66,15 @@ def test_a_late_write_does_not_undo_a_newer_one(tmp_path: Path) -> None:
     made = fill(tmp_path / "s.db", [RecordDoc("a", {"prompt": ""})])
     for moment, verdict in ((2, "approve"), (1, "reject")):
         made.put_response("d", "a", ResponseDoc("1", "u1", "submitted", {"verdict": verdict}, moment))
-    assert search(made, "d", question=Question(filter=Terms(Scope("response", "verdict"), ("approve",)))).total == 1
+    assert search(made, "d", query=Query(filter=Terms(Scope("response", "verdict"), ("approve",)))).total == 1
 
 
 def test_what_was_written_survives_and_another_process_sees_it(tmp_path: Path) -> None:
     fill(tmp_path / "s.db")
     code = (
         "import sys; from pathlib import Path; from argilla_setup.engine.index import Index;"
-        "from argilla_setup.engine.search import Question, search;"
-        "print(search(Index(Path(sys.argv[1])), 'd', question=Question(text='asthma')).total)"
+        "from argilla_setup.engine.search import Query, search;"
+        "print(search(Index(Path(sys.argv[1])), 'd', query=Query(text='asthma')).total)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s.db")], capture_output=True, text=True, check=True)
     assert int(done.stdout) == sum(doc.fields["prompt"] == "asthma" for doc in DOCS)
@@ -116,12 +115,12 @@ def test_two_processes_see_all_of_each_others_writes(tmp_path: Path, seed: int) 
         for index in (reader, writer):
             order = Sort(Scope("metadata", "score"), descending=draw.random() < 0.5)
             expected = [doc.id for doc in put_in_order(list(held.values()), [order])]
-            assert ids(search(index, "d", question=Question(), sort=[order], limit=200)) == expected
-            assert sorted(ids(search(index, "d", question=Question(), user="u1", limit=200))) == sorted(held)
-            assert set(ids(search(index, "d", question=Question("-asthma"), limit=200))) == {
+            assert ids(search(index, "d", query=Query(), sort=[order], limit=200)) == expected
+            assert sorted(ids(search(index, "d", query=Query(), user="u1", limit=200))) == sorted(held)
+            assert set(ids(search(index, "d", query=Query("-asthma"), limit=200))) == {
                 doc.id for doc in held.values() if doc.fields["prompt"] != "asthma"
             }
-            near = search_similar(index, "d", vector="v", value=[1, 0, 0, 0], question=Question(), limit=200)
+            near = search_similar(index, "d", vector="v", value=[1, 0, 0, 0], query=Query(), limit=200)
             assert sorted(ids(near)) == sorted(doc.id for doc in held.values() if doc.vectors)
 
 
@@ -130,8 +129,8 @@ def test_an_open_view_sees_nothing_of_what_comes_meanwhile(tmp_path: Path) -> No
     value = [1.0, 0.0, 0.0, 0.0]
 
     def ask() -> tuple[int, int, set[str]]:
-        page = search(made, "d", question=Question(), user="u1", limit=200)
-        near = search_similar(made, "d", vector="v", value=value, question=Question(), limit=200)
+        page = search(made, "d", query=Query(), user="u1", limit=200)
+        near = search_similar(made, "d", vector="v", value=value, query=Query(), limit=200)
         return page.total, near.total, set(ids(page)) | set(ids(near))
 
     def write() -> tuple[int, int, set[str]]:
@@ -150,9 +149,9 @@ def test_an_open_view_sees_nothing_of_what_comes_meanwhile(tmp_path: Path) -> No
 def test_a_record_of_another_dataset_is_not_taken_over(tmp_path: Path) -> None:
     made = fill(tmp_path / "s.db", [RecordDoc("a", {"prompt": "first"})])
     made.create_dataset("other", fields=["prompt"], questions={})
-    with pytest.raises(Contradiction):
+    with pytest.raises(InconsistentIndex):
         made.put_records("other", [RecordDoc("a", {"prompt": "second"})])
-    assert search(made, "d", question=Question("first")).total == 1
+    assert search(made, "d", query=Query("first")).total == 1
 
 
 def ids(page: Any) -> list[str]:
@@ -165,8 +164,8 @@ def test_deleting_a_dataset_leaves_the_other(tmp_path: Path) -> None:
     made.put_records("other", [RecordDoc("o", {"prompt": "asthma"})])
     made.delete_dataset("d")
     made.delete_dataset("d")
-    assert search(made, "d", question=Question()).total == 0
-    assert search(made, "other", question=Question(text="asthma")).total == 1
+    assert search(made, "d", query=Query()).total == 0
+    assert search(made, "other", query=Query(text="asthma")).total == 1
     left = {
         table: made.db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("records", "responses", "answers", "vectors")
     }
@@ -196,13 +195,13 @@ def test_a_file_of_another_release_becomes_one_of_this(tmp_path: Path, version: 
     # Its terms were cut otherwise, so it is empty, and the check at the server's start finds the database's records missing.
     assert made.find_dataset("d") is None
     made = fill(tmp_path / "s.db", [RecordDoc("a", {"prompt": "E11.65"}, vectors={"v": [1, 0]})])
-    assert search(Index(tmp_path / "s.db"), "d", question=Question("E11.65")).total == 1
+    assert search(Index(tmp_path / "s.db"), "d", query=Query("E11.65")).total == 1
 
 
 def test_a_file_of_the_first_schema_keeps_all_it_holds(tmp_path: Path) -> None:
     made = fill(tmp_path / "s.db")
-    order = [hit.record for hit in search(made, "d", question=Question(), user="u1").hits]
-    near = search_similar(made, "d", vector="v", value=[1, 0, 0, 0], question=Question())
+    order = [hit.record for hit in search(made, "d", query=Query(), user="u1").hits]
+    near = search_similar(made, "d", vector="v", value=[1, 0, 0, 0], query=Query())
     with closing(sqlite3.connect(tmp_path / "s.db")) as db:
         db.executescript(
             "ALTER TABLE generations RENAME COLUMN name TO vector; DELETE FROM generations WHERE vector NOT LIKE '%/%';"
@@ -211,10 +210,10 @@ def test_a_file_of_the_first_schema_keeps_all_it_holds(tmp_path: Path) -> None:
     later = Index(tmp_path / "s.db")
     assert later.db.execute("PRAGMA user_version").fetchone() == (VERSION,)
     assert columns_of_indexes(later) == columns_of_indexes(Index(tmp_path / "fresh.db"))
-    assert [hit.record for hit in search(later, "d", question=Question(), user="u1").hits] == order
-    assert search_similar(later, "d", vector="v", value=[1, 0, 0, 0], question=Question()) == near
+    assert [hit.record for hit in search(later, "d", query=Query(), user="u1").hits] == order
+    assert search_similar(later, "d", vector="v", value=[1, 0, 0, 0], query=Query()) == near
     later.put_records("d", [RecordDoc("new", {"prompt": "x"})])
-    assert search(later, "d", question=Question()).total == len(DOCS) + 1
+    assert search(later, "d", query=Query()).total == len(DOCS) + 1
 
 
 def columns_of_indexes(index: Index) -> list[tuple[str, str]]:

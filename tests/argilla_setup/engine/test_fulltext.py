@@ -12,7 +12,7 @@ import pytest
 
 from argilla_setup.engine.documents import RecordDoc
 from argilla_setup.engine.index import Index
-from argilla_setup.engine.search import Question, search
+from argilla_setup.engine.search import Query, search
 from argilla_setup.engine.tokenizer import tokenize
 from tests.support.lucene.oracle import Oracle, start_oracle
 
@@ -82,7 +82,7 @@ def test_queries_find_what_lucene_finds(lucene: Oracle, tmp_path: Path) -> None:
     )
     asked = [(make_query(draw), draw.choice(list(FIELDS))) for _ in range(COUNT)]
     expected = lucene.find([(query, FIELDS[field]) for query, field in asked])
-    found = [search(index, "d", question=Question(query, field), limit=100) for query, field in asked]
+    found = [search(index, "d", query=Query(query, field), limit=100) for query, field in asked]
     assert not [
         (query, field, sorted(want ^ {int(hit.record) for hit in page.hits}))
         for (query, field), want, page in zip(asked, expected, found, strict=True)

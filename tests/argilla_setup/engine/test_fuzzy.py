@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from argilla_setup.engine.documents import RecordDoc
-from argilla_setup.engine.fuzzy import GAP, GAP_PLACES, are_near, edit_distances
+from argilla_setup.engine.fulltext import GAP, GAP_POSITIONS, are_near, edit_distances
 from argilla_setup.engine.index import Index
-from argilla_setup.engine.search import Question, search
+from argilla_setup.engine.search import Query, search
 
 FUZZ = 20_000 if os.environ.get("SEEDCORN_SOAK") else 150
 
@@ -30,7 +30,7 @@ def test_edit_distance_is_levenshtein(word: str, terms: list[str]) -> None:
 
 def is_near(text: list[str], terms: list[str], slop: int) -> bool:
     """By trying all ways: every term at a place of its own, the places less the terms' numbers within the slop."""
-    places = [at + (GAP_PLACES - 1) * text[:at].count(GAP) for at in range(len(text))]
+    places = [at + (GAP_POSITIONS - 1) * text[:at].count(GAP) for at in range(len(text))]
     ways = product(*([place for place, other in zip(places, text, strict=True) if other == term] for term in terms))
     shifted = ([place - n for n, place in enumerate(way)] for way in ways if len(set(way)) == len(way))
     return any(max(numbers) - min(numbers) <= slop for numbers in shifted)
@@ -71,7 +71,7 @@ def talks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Index, dict[str, li
 def test_the_index_finds_near_words_where_they_are_near(talks: tuple[Index, dict[str, list[str]]], terms: list[str], slop: int) -> None:
     made, texts = talks
     for field in ("prompt", "talk"):
-        page = search(made, "d", question=Question(f'"{" ".join(terms)}"~{slop}', field=field), limit=1000)
+        page = search(made, "d", query=Query(f'"{" ".join(terms)}"~{slop}', field=field), limit=1000)
         stored = {n: f" {GAP} ".join(text if field == "talk" else text[:1]).split(" ") for n, text in texts.items()}
         role = {*texts} if field == "talk" and terms == ["a", "b"] else set()
         near = {n for n, text in stored.items() if is_near(text, terms, slop)}

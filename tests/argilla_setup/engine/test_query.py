@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from argilla_setup.engine.documents import RecordDoc
 from argilla_setup.engine.index import Index
-from argilla_setup.engine.query import MAX_LEAVES, Both, Either, Everything, Leaf, Not, parse_query, positive_leaves
-from argilla_setup.engine.search import Question, search
+from argilla_setup.engine.query import MAX_LEAVES, And, Leaf, MatchAll, Not, Or, parse_query, positive_leaves
+from argilla_setup.engine.search import Query, search
 
 FUZZ = 20_000 if os.environ.get("SEEDCORN_SOAK") else 400
 WORDS = ("ada", "bee", "cat", "catalog", "dog", "E11.65")
@@ -93,7 +93,7 @@ def make_index(folder: Path) -> Index:
 
 
 def find(index: Index, text: str, *, field: str | None = None) -> set[str]:
-    page = search(index, "d", question=Question(text=text, field=field), limit=1000)
+    page = search(index, "d", query=Query(text=text, field=field), limit=1000)
     found = {hit.record for hit in page.hits}
     assert len(found) == len(page.hits) == page.total
     return found
@@ -118,29 +118,29 @@ A, B, C = Leaf("a"), Leaf("b"), Leaf("c")
 @pytest.mark.parametrize(
     ("query", "tree"),
     [
-        ("a b", Both((A, B))),
-        ("a | b c", Both((Either((A, B)), C))),  # from left to right, as Elasticsearch reads it
-        ("a b | c", Either((Both((A, B)), C))),
-        ("a | (b c)", Either((A, Both((B, C))))),
-        ("a | -b", Either((A, Not(B)))),
+        ("a b", And((A, B))),
+        ("a | b c", And((Or((A, B)), C))),  # from left to right, as Elasticsearch reads it
+        ("a b | c", Or((And((A, B)), C))),
+        ("a | (b c)", Or((A, And((B, C))))),
+        ("a | -b", Or((A, Not(B)))),
         ("a-b", Leaf("a-b")),
         ("a\\*", Leaf("a*")),
         ("a*", Leaf("a", "prefix")),
         ('"a b"~2', Leaf("a b", "phrase", 2)),
-        ('"a b"~2| c', Both((Leaf("a b", "phrase", 2), C))),  # what follows the number is passed over with it
+        ('"a b"~2| c', And((Leaf("a b", "phrase", 2), C))),  # what follows the number is passed over with it
         ("word~1", Leaf("word", "spelling", 1)),
         ("word~9", Leaf("word", "spelling", 2)),
         ("word~", Leaf("word", "spelling", 2)),
         ("word~x", Leaf("word")),
-        ('a "b', Both((A, B))),
+        ('a "b', And((A, B))),
         ("(a", A),
         ("a)", A),
         ("-a", Not(A)),
         ("- a", A),  # a minus sign belongs to what follows at once
         ("--a", A),
         ("| a", A),
-        ('a | "" b', Both((A, B))),
-        (" * ", Everything()),
+        ('a | "" b', And((A, B))),
+        (" * ", MatchAll()),
         ("?!", None),
         ("", None),
     ],
@@ -215,7 +215,7 @@ def test_a_long_query_is_no_deeper_than_a_short_one(index: Index, more: str) -> 
 
 
 def test_relevance_puts_the_record_with_more_of_the_word_first(index: Index) -> None:
-    page = search(index, "d", question=Question(text="dog"))
+    page = search(index, "d", query=Query(text="dog"))
     assert page.hits[0].record == "9"
     scores = [hit.score or 0 for hit in page.hits]
     assert scores == sorted(scores, reverse=True)

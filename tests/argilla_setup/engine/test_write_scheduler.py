@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from argilla_setup.engine.write_scheduler import TOGETHER, TakeTurns, Turns
+from argilla_setup.engine.write_scheduler import MAX_CONCURRENT, ScheduledWrites, WriteScheduler
 
 ANSWERS = [
     ("POST", "/api/v1/records/4f/responses"),
@@ -52,7 +52,7 @@ def scope(name: str, method: str, path: str) -> dict[str, Any]:
     return {"type": "http", "name": name, "method": method, "path": path}
 
 
-async def send_all(app: TakeTurns, *requests: tuple[str, tuple[str, str]]) -> None:
+async def send_all(app: ScheduledWrites, *requests: tuple[str, tuple[str, str]]) -> None:
     """Each arrives before the next one."""
     tasks = []
     for name, (method, path) in requests:
@@ -64,9 +64,9 @@ async def send_all(app: TakeTurns, *requests: tuple[str, tuple[str, str]]) -> No
 def test_people_come_before_the_push_that_was_there_first() -> None:
     inside = Inside()
     waiting = [("push2", RECORDS[0]), ("push3", RECORDS[1]), ("ada", ANSWERS[0]), ("bob", ANSWERS[1]), ("cleo", ANSWERS[3])]
-    asyncio.run(send_all(TakeTurns(inside), ("push1", RECORDS[0]), *waiting))
+    asyncio.run(send_all(ScheduledWrites(inside), ("push1", RECORDS[0]), *waiting))
     assert inside.order == ["push1", "ada", "bob", "cleo", "push2", "push3"]
-    assert inside.most == TOGETHER
+    assert inside.most == MAX_CONCURRENT
 
 
 @pytest.mark.parametrize("one", [*ANSWERS, *RECORDS])
@@ -74,7 +74,7 @@ def test_people_come_before_the_push_that_was_there_first() -> None:
 def test_a_push_is_alone(one: tuple[str, str], records: tuple[str, str]) -> None:
     for order in ((one, records), (records, one)):
         inside = Inside(0.001)
-        asyncio.run(send_all(TakeTurns(inside), ("one", order[0]), ("other", order[1])))
+        asyncio.run(send_all(ScheduledWrites(inside), ("one", order[0]), ("other", order[1])))
         assert inside.most == 1
 
 
@@ -82,14 +82,14 @@ def test_a_push_is_alone(one: tuple[str, str], records: tuple[str, str]) -> None
 @pytest.mark.parametrize("then", ANSWERS)
 def test_two_people_do_not_wait_for_one_another(first: tuple[str, str], then: tuple[str, str]) -> None:
     inside = Inside(0.001)
-    asyncio.run(send_all(TakeTurns(inside), ("one", first), ("other", then)))
+    asyncio.run(send_all(ScheduledWrites(inside), ("one", first), ("other", then)))
     assert inside.most == 2
 
 
 def test_people_go_in_in_the_order_in_which_they_came() -> None:
     inside, names = Inside(0.001), [f"person{n}" for n in range(20)]
-    asyncio.run(send_all(TakeTurns(inside), *((name, ANSWERS[0]) for name in names)))
-    assert inside.order == names and inside.most == TOGETHER
+    asyncio.run(send_all(ScheduledWrites(inside), *((name, ANSWERS[0]) for name in names)))
+    assert inside.order == names and inside.most == MAX_CONCURRENT
 
 
 def test_nobody_waits_for_a_slow_line_and_nothing_of_the_request_is_lost() -> None:
@@ -108,7 +108,7 @@ def test_nobody_waits_for_a_slow_line_and_nothing_of_the_request_is_lost() -> No
             return parts.pop(0)
 
         parts = [{"type": "http.request", "body": b"b", "more_body": False}, {"type": "http.disconnect"}]
-        taking = TakeTurns(app)
+        taking = ScheduledWrites(app)
         waiting = [asyncio.create_task(taking(scope("slow", *RECORDS[0]), slow, None))]
         await asyncio.sleep(0)
         for n in range(5):
@@ -123,20 +123,20 @@ def test_nobody_waits_for_a_slow_line_and_nothing_of_the_request_is_lost() -> No
 @pytest.mark.parametrize("free", FREE)
 def test_what_only_reads_or_is_rare_waits_for_nobody(free: tuple[str, str]) -> None:
     inside = Inside()
-    asyncio.run(send_all(TakeTurns(inside), ("push", RECORDS[0]), ("reader", free)))
+    asyncio.run(send_all(ScheduledWrites(inside), ("push", RECORDS[0]), ("reader", free)))
     assert inside.most == 2
 
 
 def test_what_is_no_request_passes() -> None:
     inside = Inside(0)
-    asyncio.run(TakeTurns(inside)({"type": "lifespan", "name": "lifespan"}, None, None))
+    asyncio.run(ScheduledWrites(inside)({"type": "lifespan", "name": "lifespan"}, None, None))
     assert inside.order == ["lifespan"]
 
 
 def test_a_push_is_not_put_off_for_ever() -> None:
     """People come and go so that there is always somebody inside."""
     inside = Inside(0.03)
-    app = TakeTurns(inside, turns=Turns(patience=0.1))
+    app = ScheduledWrites(inside, scheduler=WriteScheduler(patience=0.1))
 
     async def visit() -> None:
         tasks = [
@@ -154,7 +154,7 @@ def test_a_push_is_not_put_off_for_ever() -> None:
 
 def test_a_request_that_fails_or_is_given_up_keeps_nobody_waiting() -> None:
     inside = Inside()
-    app = TakeTurns(inside)
+    app = ScheduledWrites(inside)
 
     async def visit() -> None:
         broken = asyncio.create_task(app(scope("broken", *RECORDS[0]), whole, None))
@@ -170,7 +170,7 @@ def test_a_request_that_fails_or_is_given_up_keeps_nobody_waiting() -> None:
 
 
 def test_a_turn_that_comes_in_the_moment_of_giving_up_is_passed_on() -> None:
-    turns, order = Turns(), list[str]()
+    turns, order = WriteScheduler(), list[str]()
 
     async def take(name: str, gone: asyncio.Event | None = None) -> None:
         async with turns.turn(person=False):
