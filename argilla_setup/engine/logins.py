@@ -27,7 +27,7 @@ PER_NAME = Limit(50, 900.0)
 """One name from all addresses from which that user has not logged in since the server started."""
 PER_ADDRESS = Limit(100, 300.0)
 """All names from one address: allows twenty users who each mistype four times within five minutes."""
-MOST_KEYS = 20_000
+MAX_KEYS = 20_000
 """Maximum number of counters; the least recently used one is dropped first."""
 LONGEST_NAME = 200
 
@@ -35,8 +35,9 @@ LONGEST_NAME = 200
 class LoginLimiter:
     """Counters of failed log-ins, which give the time that the next attempt must wait."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic, max_keys: int = MAX_KEYS) -> None:
         self._clock = clock
+        self._max_keys = max_keys
         self._failures: OrderedDict[tuple[str, str], deque[float]] = OrderedDict()
         self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
 
@@ -62,7 +63,7 @@ class LoginLimiter:
             elif window:
                 window.pop()
         self._known[(name[:LONGEST_NAME], network_of(address))] = None
-        while len(self._known) > MOST_KEYS:
+        while len(self._known) > self._max_keys:
             self._known.popitem(last=False)
 
     def _counters(self, name: str, address: str) -> list[tuple[tuple[str, str], Limit]]:
@@ -79,7 +80,7 @@ class LoginLimiter:
     def _window(self, key: tuple[str, str]) -> deque[float]:
         window = self._failures.setdefault(key, deque())
         self._failures.move_to_end(key)
-        while len(self._failures) > MOST_KEYS:
+        while len(self._failures) > self._max_keys:
             self._failures.popitem(last=False)
         return window
 

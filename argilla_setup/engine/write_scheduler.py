@@ -13,7 +13,7 @@ import asyncio
 import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -28,8 +28,9 @@ PATIENCE = 0.5
 class WriteScheduler:
     """Two queues: responses of annotators run a few at a time, requests of pushes one at a time and alone."""
 
-    def __init__(self, *, patience: float = PATIENCE) -> None:
+    def __init__(self, *, patience: float = PATIENCE, clock: Callable[[], float] = time.monotonic) -> None:
         self._patience = patience
+        self._clock = clock
         self._active_people = 0
         self._active_push = False
         self._people = deque[asyncio.Future[None]]()
@@ -42,7 +43,7 @@ class WriteScheduler:
         if person:
             self._people.append(mine)
         else:
-            self._pushes.append((time.monotonic(), mine))
+            self._pushes.append((self._clock(), mine))
         self._admit()
         try:
             await mine
@@ -69,7 +70,7 @@ class WriteScheduler:
             self._pushes.popleft()
         if self._active_push:
             return
-        overdue = bool(self._pushes) and time.monotonic() - self._pushes[0][0] > self._patience
+        overdue = bool(self._pushes) and self._clock() - self._pushes[0][0] > self._patience
         if self._people and not overdue:
             while self._people and self._active_people < MAX_CONCURRENT:
                 waiting = self._people.popleft()
