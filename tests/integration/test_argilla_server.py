@@ -328,7 +328,7 @@ def test_bootstrap_is_idempotent_and_refuses_another_form(
     other = forms.preference_settings(["accuracy"], vector_dimensions=2, overlap=2)
     with pytest.raises(FormMismatch, match="response_a"):
         ensure_dataset(client, "known", workspace=WORKSPACE, settings=other)
-    with pytest.raises(FormMismatch, match="2 numbers"):
+    with pytest.raises(FormMismatch, match="2 dimensions"):
         ensure_dataset(client, "known", workspace=WORKSPACE, settings=settings(dimensions=3))
 
 
