@@ -75,7 +75,7 @@ def withhold_protected(data: ReportData) -> ReportData:
             and tuple(
                 c.model_copy(update={"text": WITHHELD, "twin_text": WITHHELD}) if {c.row, c.twin} & leaking else c for c in data.conflicts
             ),
-            # What could not be used is told by its reason alone: nothing has screened it.
+            # Failures keep only their reason, because nothing has screened their text.
             "failures": data.failures and tuple(f.model_copy(update={"example": ""}) for f in data.failures),
             "comparison": data.comparison and _withhold_real(data.comparison),
             "review": data.review

@@ -506,13 +506,13 @@ class ReportData(Closed):
 
 
 class ManifestPart(BaseModel):
-    """Part of a manifest as it stands there; what the card does not show is passed over."""
+    """Part of a manifest; keys that the card does not show are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class CardModels(ManifestPart):
-    """Who wrote and who judged."""
+    """Models that wrote and judged the rows."""
 
     teacher: str | None = None
     judge: str | None = None
@@ -520,7 +520,7 @@ class CardModels(ManifestPart):
 
 
 class CardSample(ManifestPart):
-    """What people found in the random sample that they looked at."""
+    """Result of reviewing a random sample."""
 
     rows: int
     population: int
@@ -533,14 +533,14 @@ class CardSample(ManifestPart):
 
 
 class CardReview(ManifestPart):
-    """What people (or simulated reviewers) said, in numbers."""
+    """Review in numbers."""
 
     mode: Literal["none", "sample", "all"] = "all"
     sample: CardSample | None = None
     simulated: bool = False
     reviewers: tuple[str, ...] = ()
     names: Literal["pseudonyms", "real"] = "real"
-    """What `reviewers` holds."""
+    """Content of `reviewers`."""
     overlap: int = 1
     agreement: float | None = None
     """Krippendorff's alpha."""
@@ -549,7 +549,7 @@ class CardReview(ManifestPart):
 
 
 class CardSuite(ManifestPart):
-    """A protected evaluation set the rows were screened against."""
+    """Protected evaluation set the rows were screened against."""
 
     name: str
     file: str
@@ -609,7 +609,7 @@ class Separation(Closed):
 
 
 class CardSource(ManifestPart):
-    """An imported data set."""
+    """Imported data set."""
 
     name: str
     license: str
@@ -619,7 +619,7 @@ class CardSource(ManifestPart):
 
 
 class CardProvenance(ManifestPart):
-    """Where the rows come from."""
+    """Sources and authors of the rows."""
 
     sources: tuple[CardSource, ...] = ()
     written_by: dict[str, int] = Field(default_factory=dict)

@@ -136,7 +136,7 @@ def test_drop_filter_by_text_reason_and_both(report: Any) -> None:
     assert visible(page) == 10  # glucose 210 to 219
     page.locator("#drop-query").fill("glucose 221 jaccard")
     assert visible(page) == 1
-    assert page.locator("#drop-told").inner_text() == f"1 of {every} rows"
+    assert page.locator("#drop-shown").inner_text() == f"1 of {every} rows"
     assert page.locator("#drops .stage:visible").count() == 1
     page.locator("#drop-clear").click()
     page.get_by_role("button", name="dedup: same meaning").click()
