@@ -101,6 +101,7 @@ def make_pair(prompt: tuple[Message, ...], better: str, worse: str) -> tuple[Pai
     Raises:
         RowError: the responses are equal, or a text is not usable.
     """
+    # Sorted by code point, so that a pair has one id whichever completion is better; that is a fact, not content.
     first, second = sorted((better, worse))
     record = _build(
         {

@@ -251,6 +251,7 @@ def form_digest(kind: Kind, *, criteria: Sequence[str], overlap: int, words: str
 
 def open_dataset(review: ArgillaReview, name: str, *, settings: Any) -> Dataset:
     """Return the dataset of that name with this form, created if it does not exist."""
+    # Argilla cannot change the questions of a published dataset; another form raises FormMismatch.
     found = bootstrap.ensure_dataset(review.client, name, workspace=review.workspace, settings=settings)
     return Dataset(str(found.id), name, {question.name: str(question.id) for question in found.settings.questions})
 

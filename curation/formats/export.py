@@ -106,6 +106,7 @@ def write_rows(
                 yield {**line, **more}
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    # The process id keeps two exports to one file from writing into each other.
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         ENDINGS[path.suffix.lower()](lines, aside)
@@ -139,6 +140,7 @@ def _write_json(lines: Lines, path: Path) -> None:
 
 def _write_csv(lines: Lines, path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
+        # A first pass finds the columns, because later rows may have columns that the first row lacks.
         writer = csv.DictWriter(file, _names(lines), restval="")
         writer.writeheader()
         for line in lines():

@@ -123,7 +123,7 @@ def open_rows(path: Path | str, options: ReadOptions | None = None) -> OpenRows:
     readable = [row for _, row in head if not isinstance(row, RowFailure)]
     if options.group_column is not None:
         _check_column(name, readable, options.group_column)
-    rows: Rows = chain(head, source)
+    rows: Rows = chain(head, source)  # a file is read once, so the rows that decided the shape come first again
     if options.format == "oasst" or (options.format == "auto" and readable and all(map(is_tree, readable))):
         return OpenRows(raw.detected, "oasst", _read_trees(rows, options))
     renamed = [_renamed(row, options.columns) for row in readable]

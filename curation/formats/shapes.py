@@ -50,6 +50,7 @@ def turns_of(value: Any, field: str) -> list[Turn]:
 
 def transcript_turns(text: str, field: str) -> list[Turn]:
     """Return the turns of Anthropic's HH form: one string with `Human:` and `Assistant:` at the start of paragraphs."""
+    # split() with one group gives [before, speaker, text, speaker, text, …].
     parts = _SPEAKER.split(text.strip("\n"))
     if parts[0].strip() or len(parts) < 3:
         raise RowError(field, "is not a conversation of Human: and Assistant: paragraphs")

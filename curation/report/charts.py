@@ -127,6 +127,7 @@ def count_bins(values: Sequence[float], *, low: float, high: float, bins: int) -
     step = (high - low) / bins
     counts = [0] * bins
     for value in values:
+        # 1e-9 keeps a value on an edge, such as 0.3 / 0.1, out of the bin below.
         counts[min(max(math.floor((value - low) / step + 1e-9), 0), bins - 1)] += 1
     return counts
 

@@ -84,6 +84,7 @@ def render_report(data: ReportData, *, drops_per_reason: int = 200, protected_te
             script_hash=_script_hash(),
         )
     )
+    # Last, over the whole page: a key or a password may be in any text.
     return mask_secrets(UNPRINTABLE.sub("\ufffd", page))
 
 
@@ -91,6 +92,7 @@ def render_report(data: ReportData, *, drops_per_reason: int = 200, protected_te
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    # autoescape: every text is escaped unless it is Markup, which only our own drawing functions return.
     environment = Environment(
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -20,6 +20,7 @@ def mark_differences(left: str, right: str) -> tuple[str, str]:
         return escape(left), escape(right)
     first: list[str] = []
     second: list[str] = []
+    # autojunk would ignore words that are frequent in long texts.
     for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
         first.append(_wrap("".join(a[i1:i2]), "" if tag == "equal" else "del"))
         second.append(_wrap("".join(b[j1:j2]), "" if tag == "equal" else "ins"))

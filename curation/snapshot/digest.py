@@ -38,12 +38,14 @@ def content_digest(tables: Mapping[str, pa.Table]) -> str:
 
 def leaf_of(row: Mapping[str, Any]) -> bytes:
     """Return the hash of one row as `read_rows_of` yields it."""
+    # The prefixes 0x00, 0x01 and 0x02 keep a leaf from passing as a node or a root (RFC 6962, section 2.1).
     return hashlib.sha256(b"\x00" + canonical_json(row)).digest()
 
 
 def root_of(leaves: Mapping[str, Sequence[bytes]], kind: Kind) -> str:
     """Return the root (hex) over each split's leaves, which must be sorted by id."""
     splits = {name: leaves.get(name, ()) for name in SPLITS}
+    # Row counts are part of the root, so a split cannot be cut to a subtree with the same hash.
     top = {"scheme": SCHEME, "kind": kind, "splits": {n: {"rows": len(some), "root": _tree(some).hex()} for n, some in splits.items()}}
     return hashlib.sha256(b"\x02" + canonical_json(top)).hexdigest()
 

@@ -71,7 +71,7 @@ def create_key(folder: Path) -> tuple[Path, Path]:
                 file.write(pem)
                 file.flush()
                 os.fsync(file.fileno())
-            os.link(aside, private)
+            os.link(aside, private)  # fails if the name exists, so two processes cannot overwrite each other's key
         finally:
             Path(aside).unlink()
         sync_folder(folder)
@@ -147,6 +147,7 @@ def load_public_key(path: Path) -> EllipticCurvePublicKey:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     body = _read_key(path)
+    # The most likely mistake: the store of public keys is copied around, and a private key must not be.
     if b"PRIVATE KEY" in body:
         raise SnapshotError(str(path), "is a private key; the trust store holds public keys", f"name the {PUBLIC} next to it")
     try:

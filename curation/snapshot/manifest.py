@@ -33,6 +33,7 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 ReviewMode = Literal["none", "sample", "all"]
 
 _HEX = r"^[0-9a-f]{64}$"
+# Letters, digits, dot, underscore and hyphen are safe on every file system; a leading dot would hide the file.
 _PLAIN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 
 
@@ -357,7 +358,7 @@ def find_snapshots(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     found = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".") and (p / MANIFEST).is_file()]
-    return sorted(found, key=_by_version)
+    return sorted(found, key=_by_version)  # by number: v10 comes after v9
 
 
 def _by_version(path: Path) -> tuple[str, int, str]:

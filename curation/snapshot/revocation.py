@@ -61,6 +61,7 @@ def revoke(digest: str, private_key: Path, *, reason: str, at: datetime, folder:
     except ValidationError as error:
         first = error.errors()[0]
         raise SnapshotError(f"revocation.{first['loc'][0]}", first["msg"]) from error
+    # Raw ECDSA instead of model-signing, whose signatures cover folders.
     signature = base64.b64encode(key.sign(draft.statement(), ec.ECDSA(hashes.SHA256()))).decode()
     target.mkdir(parents=True, exist_ok=True)
     file = target / f"{digest[:16]}-{draft.by.removeprefix('sha256:')[:8]}.json"

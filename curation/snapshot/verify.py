@@ -160,6 +160,7 @@ def read_signer(path: Path) -> str | None:
 def find_problems(path: Path, manifest: Manifest, *, deep: bool) -> list[Problem]:
     """Compare the folder with its manifest; the signature is not checked."""
     entries = list(walk_files(path))
+    # A link would let the content change after the check, and a device or a pipe may never end.
     odd = [Problem(_below(p, path), "is a link, or not a regular file") for p in entries if p.is_symlink() or not p.is_file()]
     empty = [Problem(p.name, "is a folder; a snapshot has none") for p in sorted(path.iterdir()) if p.is_dir() and not p.is_symlink()]
     if odd or empty:
@@ -185,6 +186,7 @@ def _verify_snapshot(path: Path, trusted_keys: Sequence[Path], deep: bool, revoc
     result = _verify_signature(path, {MANIFEST: hashlib.sha256(body).hexdigest(), **manifest.files}, trusted_keys)
     if result.status in ("unsigned", "altered"):
         return replace(result, digest=digest)
+    # Before the signer is judged: a revoked snapshot is reported as revoked to people who do not know its key, too.
     if fact := find_revocation(digest, trusted_keys=trusted_keys, folders=revocations, snapshot=path):
         return Verification("revoked", (Problem(".", fact),), digest=digest)
     if not result.is_verified:

@@ -56,14 +56,17 @@ def write_snapshot(
     manifest = Manifest.model_validate(draft.model_dump(by_alias=True) | content)
     _check_free(folder, manifest)
     folder.mkdir(parents=True, exist_ok=True)
+    # In the same parent, so that the final rename stays on one file system; the leading dot hides it from `find_snapshots`.
     aside = Path(tempfile.mkdtemp(prefix=f".{draft.name}-v{draft.version}-", suffix=".partial", dir=folder))
     try:
         _write_files(aside, tables, {CARD: card} | ({REPORT: report_html} if report_html is not None else {}))
         if croissant is not None:
             write_synced(aside / CROISSANT, croissant({p.name: file_sha256(p) for p in aside.glob("*.parquet")}).encode())
+        # The manifest goes last: it names the hashes of all other files, and its presence marks a complete folder.
         files = {p.name: file_sha256(p) for p in sorted(aside.iterdir())}
         write_synced(aside / MANIFEST, manifest.model_copy(update={"files": files}).to_json())
-        aside.chmod(0o755)
+        aside.chmod(0o755)  # mkdtemp makes it 0700
+        # Contents reach the disk before the name does: after a power cut the name never refers to missing rows.
         sync_folder(aside)
         aside.rename(folder / manifest.folder_name)
     except OSError as error:
@@ -89,6 +92,7 @@ def canonical_table(table: pa.Table | None, *, kind: Kind) -> pa.Table:
         if extra := _message_fields(table.schema.field(name).type) - {"role", "content"}:
             raise SnapshotError(f"column {name}", f"has messages with {', '.join(sorted(extra))}; only role and content can be kept")
     try:
+        # Sorted by id, because the digest's tree is over the rows in this order (digest.py).
         return table.select(schema.names).sort_by("id").cast(schema).combine_chunks()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         raise SnapshotError("columns", f"have other types than {kind} rows have ({error})") from error
@@ -148,7 +152,7 @@ def replace_file(path: Path, body: bytes, *, mode: int = 0o644) -> Path:
 
 def sync_folder(path: Path) -> None:
     """Wait until the folder's entries (of a file: its content) are on disk."""
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY)  # a folder can only be opened for reading; fsync works on it all the same
     try:
         os.fsync(handle)
     finally:
@@ -215,6 +219,7 @@ def _write_files(aside: Path, tables: Mapping[str, pa.Table], texts: Mapping[str
     for split, table in _filled(tables).items():
         path = aside / f"{split}.parquet"
         with path.open("xb") as file:
+            # Written through our own handle, because pyarrow does not fsync.
             pq.write_table(table, file, compression="zstd", row_group_size=_ROW_GROUP)
             file.flush()
             os.fsync(file.fileno())
