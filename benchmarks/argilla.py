@@ -1,5 +1,4 @@
-"""Argilla on one machine: start-up, pushing compared with the stock server and SDK, searching at size, twenty people at
-once.
+"""Argilla on one machine: start-up, pushing compared with the stock server and SDK, searching at size, twenty people at once.
 
     python benchmarks/argilla.py start | push | search | annotators [--records N] [--people N] [--answers N]
 

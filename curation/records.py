@@ -1,5 +1,7 @@
-"""The two kinds of record. A record never changes: its id is the hash of its content, and all facts about it (origins, scores,
-findings, answers) are separate rows that reference the id.
+"""The two kinds of record.
+
+A record never changes: its id is the hash of its content, and all facts about it (origins, scores, findings, answers) are separate rows
+that reference the id.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""LLM-as-a-judge: scores on a rubric and pairwise choices (`rubric.py`), a panel of judges (`panel.py`), consistency checks of a judge
-(`diagnostics.py`), and its agreement with people (`validation.py`).
+"""LLM-as-a-judge: scores on a rubric and pairwise choices, a panel of judges, and measures of a judge's quality.
+
+`rubric.py` scores, `panel.py` combines judges, `diagnostics.py` checks a judge's consistency, `validation.py` its agreement with people.
 """
 
 from curation.judge.panel import PanelDecision, combine, decide_panel, judges_of, settle_panel, spread

@@ -1,5 +1,6 @@
-"""Charts as inline SVG. Shapes stretch with the page; labels are HTML, so that text keeps its size on a narrow screen.
-Every chart has a text alternative.
+"""Charts as inline SVG.
+
+Shapes stretch with the page; labels are HTML, so that text keeps its size on a narrow screen. Every chart has a text alternative.
 """
 
 from __future__ import annotations

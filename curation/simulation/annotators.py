@@ -1,6 +1,7 @@
-"""Simulated annotators: what one answers about a row it sees, with the code table as its knowledge, and with errors, corrections and
-disagreements at fixed rates. Answers depend on the row, the annotator's name and the seed alone. They replace people in the demo and the
-tests only, and each answer says so.
+"""Simulated annotators: their answers about a row, with errors, corrections and disagreements at fixed rates.
+
+The code table is their knowledge. Answers depend on the row, the annotator's name and the seed alone. They replace people in the demo
+and the tests only, and each answer says so.
 """
 
 from __future__ import annotations

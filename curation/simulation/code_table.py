@@ -1,6 +1,4 @@
-"""The code table as the mock provider knows it: completely, including the protected names, like a model that has read the
-classification.
-"""
+"""The code table as the mock provider knows it: completely, with the protected names, like a model that has read the classification."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Rates of the planted defects and the seeded draws that decide which response gets one. Draws are functions of their arguments, so
-the same seed and request always get the same defect.
+"""Rates of the planted defects and the seeded draws that decide which response gets one.
+
+Draws are functions of their arguments, so the same seed and request always get the same defect.
 """
 
 from __future__ import annotations

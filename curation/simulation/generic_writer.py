@@ -1,5 +1,6 @@
-"""Mock teacher for projects without a code table: examples about words of the brief or values of a row. The text is made up and says
-little; it lets people try every stage without an API key.
+"""Mock teacher for projects without a code table: examples about words of the brief or values of a row.
+
+The text is made up and says little; it lets people try every stage without an API key.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Mock judge: scores examples, compares pairs and decides about leaks. It sees the text of the request and the code table, and it makes
-mistakes at fixed rates: it overlooks defects, scores too low without a reason, and prefers the first answer of some pairs. All draws
-depend on the seed and the request alone.
+"""Mock judge: scores examples, compares pairs and decides about leaks.
+
+It sees the text of the request and the code table, and it makes mistakes at fixed rates: it overlooks defects, scores too low without a
+reason, and prefers the first answer of some pairs. All draws depend on the seed and the request alone.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Paraphrases and misspellings of names: swaps of synonyms, changes of word order, and small typing
-errors. The gates know none of these rules.
+"""Paraphrases and misspellings of names: swaps of synonyms, changes of word order, and small typing errors.
+
+The gates know none of these rules.
 """
 
 from __future__ import annotations

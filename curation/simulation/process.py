@@ -1,5 +1,6 @@
-"""Start, stop and check the mock provider of a project. Its address is in `.standin.json` of the project folder (mode 0600), and only
-the process named there is ever stopped.
+"""Start, stop and check the mock provider of a project.
+
+Its address is in `.standin.json` of the project folder (mode 0600), and only the process named there is ever stopped.
 """
 
 from __future__ import annotations

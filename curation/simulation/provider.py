@@ -1,5 +1,7 @@
-"""The mock model: one Messages body in, one message out. The response depends on the seed and the body alone; only identical repeated
-requests get different responses, by how often the body came before. As a teacher it plants defects, as a judge it makes mistakes.
+"""The mock model: one Messages body in, one message out.
+
+The response depends on the seed and the body alone; only identical repeated requests get different responses, by how often the body came
+before. As a teacher it plants defects, as a judge it makes mistakes.
 """
 
 from __future__ import annotations

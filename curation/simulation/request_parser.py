@@ -1,5 +1,7 @@
-"""Parser of Messages requests. The mock provider knows only the text of a request, as a model does: it reads the role from the
-response schema and the content from the tagged parts of the prompt.
+"""Parser of Messages requests.
+
+The mock provider knows only the text of a request, as a model does: it reads the role from the response schema and the content from the
+tagged parts of the prompt.
 """
 
 from __future__ import annotations

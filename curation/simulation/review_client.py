@@ -1,5 +1,6 @@
-"""Client of the simulated annotators: logs in as a real annotator user, takes pending records over Argilla's HTTP API as its web page does,
-and submits answers. The planted errors go to a file outside the project.
+"""Client of the simulated annotators: answers pending records over Argilla's HTTP API.
+
+It logs in as a real annotator user and takes records as the web page does. The planted errors go to a file outside the project.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""Scorecard of the demo: planted defects against findings, and everything else that summary.json promises. It is the only reader of the
-mock provider's log of planted defects, and it runs after the last gate. It refuses a demo in which a step is missing.
+"""Scorecard of the demo: planted defects against findings, and everything else that summary.json promises.
+
+It is the only reader of the mock provider's log of planted defects, and it runs after the last gate. It refuses a demo in which a step is
+missing.
 
     python -m curation.simulation.scorecard build/demo
 """

@@ -1,5 +1,7 @@
-"""HTTP server of the mock provider: Anthropic's Messages, Models and Message Batches API on loopback (Starlette). It logs every request,
-and the truth about every planted defect, as JSON Lines in a folder outside the project. Errors can be injected at fixed rates.
+"""HTTP server of the mock provider: Anthropic's Messages, Models and Message Batches API on loopback (Starlette).
+
+It logs every request, and the truth about every planted defect, as JSON Lines in a folder outside the project. Errors can be injected at
+fixed rates.
 """
 
 from __future__ import annotations
