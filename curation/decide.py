@@ -102,7 +102,7 @@ class Facts:
     """Findings that take the row out."""
     notes: Sequence[Reason] = ()
     """Findings that people should look at."""
-    opinions: Sequence[Annotation] = ()
+    annotations: Sequence[Annotation] = ()
     override: Override | None = None
     edited_by: Sequence[str] = ()
     """For a row that an edit made: everybody who made that edit and stands by it."""
@@ -168,15 +168,15 @@ def decide(facts: Facts, *, keeps: Callable[[float], bool], overlap: int, unseen
         return _decision(facts, "disputed", Reason("review", family.kind, family.why, twin), *facts.notes)
     if proposal.verdict in ("dropped", "unscored") and not is_kept:
         return proposal
-    if unseen is None or len(facts.opinions) + len(facts.edited_by) >= overlap:
-        return _hear(facts, overlap)
-    heard = _hear(facts, 1)
-    return heard if heard.verdict in ("rejected", "disputed", "edited") else _decision(facts, *unseen, *facts.notes)
+    if unseen is None or len(facts.annotations) + len(facts.edited_by) >= overlap:
+        return apply_annotations(facts, overlap)
+    by_people = apply_annotations(facts, 1)
+    return by_people if by_people.verdict in ("rejected", "disputed", "edited") else _decision(facts, *unseen, *facts.notes)
 
 
 def edit_families(
     parents: Mapping[int, int],
-    opinions: Mapping[int, Sequence[Annotation]],
+    annotations: Mapping[int, Sequence[Annotation]],
     *,
     keeps: Mapping[int, Keep],
     contested: Collection[int] = (),
@@ -185,7 +185,7 @@ def edit_families(
 
     Args:
         parents: edited row to the row it was made from.
-        opinions: by row.
+        annotations: by row.
         keeps: row to the override that keeps it; in a family the latest one counts.
         contested: edited rows that were withdrawn by their annotator after others had approved them.
     """
@@ -194,7 +194,7 @@ def edit_families(
     for child, parent in sorted(parents.items()):
         children.setdefault(parent, []).append(child)
     for parent in sorted(children):
-        said = opinions.get(parent, ())
+        said = annotations.get(parent, ())
         is_rejected = {"edit", "reject"} <= {o.says for o in said}
         chosen = parent in keeps and keeps[parent].override.choice is not None
         withdrawn = bool(set(children[parent]) & set(contested))
@@ -210,25 +210,25 @@ def edit_families(
     return out
 
 
-def choices_of(kind: Kind, opinions: Iterable[Annotation]) -> list[str]:
-    """Return what `curate keep --as` takes for a row of this kind with these opinions."""
+def choices_of(kind: Kind, annotations: Iterable[Annotation]) -> list[str]:
+    """Return what `curate keep --as` takes for a row of this kind with these annotations."""
     if kind == "preference":
         return ["first", "second", "reject"]
-    return ["approve", "reject", *sorted({f"edit:{o.user}" for o in opinions if o.says == "edit" and o.edited is not None})]
+    return ["approve", "reject", *sorted({f"edit:{o.user}" for o in annotations if o.says == "edit" and o.edited is not None})]
 
 
-def needs_choice(kind: Kind, verdict: str | None, opinions: Sequence[Annotation], overlap: int) -> bool:
+def needs_choice(kind: Kind, verdict: str | None, annotations: Sequence[Annotation], overlap: int) -> bool:
     """Return whether a keep without a choice would leave the row's dispute open, or would have to guess what is meant.
 
     Args:
         kind: of the row.
         verdict: as it is now.
-        opinions: of the annotators on this row.
+        annotations: of the annotators on this row.
         overlap: how many annotators must answer a row.
     """
-    if verdict != "disputed" or not opinions:
+    if verdict != "disputed" or not annotations:
         return False
-    said = [_canonical(o) for o in opinions]
+    said = [_canonical(o) for o in annotations]
     return kind == "preference" or {"edit", "reject"} <= set(said) or said.count("reject") >= overlap
 
 
@@ -294,37 +294,37 @@ def _as_chosen(facts: Facts, override: Override) -> Decision:
     return Decision(facts.seq, "approved", better, (reason, *facts.notes))
 
 
-def _hear(facts: Facts, overlap: int) -> Decision:
-    opinions, is_kept = list(facts.opinions), facts.override is not None and facts.override.action == "keep"
+def apply_annotations(facts: Facts, overlap: int) -> Decision:
+    annotations, is_kept = list(facts.annotations), facts.override is not None and facts.override.action == "keep"
     kept = Reason("override", "keep", facts.override.evidence if facts.override else "")
-    refused = sum(_canonical(o) == "reject" for o in opinions) >= overlap
+    refused = sum(_canonical(o) == "reject" for o in annotations) >= overlap
     if facts.family is not None and facts.family.kept == facts.seq:
         if not refused:
             return _decision(facts, "approved", kept, *facts.notes)
-        opinions = [o for o in opinions if o.says != "edit"]
-    answered = {o.user for o in opinions}
-    opinions += [Annotation(user, "approve") for user in facts.edited_by if user not in answered]
-    edits = {o.edited for o in opinions if o.says == "edit"}
-    said = {_canonical(o) for o in opinions}
+        annotations = [o for o in annotations if o.says != "edit"]
+    answered = {o.user for o in annotations}
+    annotations += [Annotation(user, "approve") for user in facts.edited_by if user not in answered]
+    edits = {o.edited for o in annotations if o.says == "edit"}
+    said = {_canonical(o) for o in annotations}
     if len(edits) > 1:
         return _decision(facts, "disputed", Reason("review", "two_edits", TWO_EDITS))
     if edits and "reject" in said:
-        evidence = ", ".join(f"{o.user}: {o.says}" for o in opinions)
+        evidence = ", ".join(f"{o.user}: {o.says}" for o in annotations)
         return _decision(facts, "disputed", Reason("review", "edit_and_reject", evidence))
     if edits:
         return _decision(facts, "edited", Reason("review", "edit", "an annotator edited the text; the edited row takes its place"))
-    if len(opinions) < overlap:
-        return _decision(facts, "in_review" if opinions else "to_review", *facts.notes)
+    if len(annotations) < overlap:
+        return _decision(facts, "in_review" if annotations else "to_review", *facts.notes)
     if len(said) > 1:
         if is_kept and not refused and _as_meant(facts) in said:
             return _decision(facts, "approved", kept, *facts.notes)
-        evidence = ", ".join(f"{o.user}: {o.says}" for o in opinions)
+        evidence = ", ".join(f"{o.user}: {o.says}" for o in annotations)
         return _decision(facts, "disputed", Reason("review", "disagreement", evidence))
     verdict = said.pop()
     if verdict in ("reject", "tie"):
-        return _decision(facts, "rejected", Reason("review", verdict, ", ".join(o.user for o in opinions)))
+        return _decision(facts, "rejected", Reason("review", verdict, ", ".join(o.user for o in annotations)))
     better = {"first": 0, "second": 1}.get(verdict, facts.better)
-    return Decision(facts.seq, "approved", better, (Reason("review", "approved", ", ".join(o.user for o in opinions)), *facts.notes))
+    return Decision(facts.seq, "approved", better, (Reason("review", "approved", ", ".join(o.user for o in annotations)), *facts.notes))
 
 
 def _as_meant(facts: Facts) -> str:
@@ -332,8 +332,8 @@ def _as_meant(facts: Facts) -> str:
     return "approve" if facts.kind == "instruction" else {0: "first", 1: "second"}.get(facts.better if facts.better is not None else -1, "")
 
 
-def _canonical(opinion: Annotation) -> str:
-    return "reject" if opinion.says == "neither" else opinion.says
+def _canonical(annotation: Annotation) -> str:
+    return "reject" if annotation.says == "neither" else annotation.says
 
 
 def _decision(facts: Facts, verdict: Verdict, *reasons: Reason) -> Decision:

@@ -1,10 +1,11 @@
-"""What writing and judging what is still missing may cost, before anything is sent: tokens counted by the provider on a sample where
-it can count, bounded otherwise; answers as long as they may be.
+"""Estimate the cost of writing and judging what is missing, before anything is sent.
+
+Prompt tokens are counted by the provider on a sample where it can count, and bounded by their bytes otherwise; a response is assumed to
+be as long as it may be.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,22 +21,23 @@ from curation import models
 from curation.config.project import ModelSpec
 from curation.leakage.judge import STAGE, Doubt, kind_of, leak_digest, requests_for
 from curation.plan import Cell
-from curation.records import KINDS, make_instruction, make_pair
+from curation.records import make_instruction, make_pair
 from curation.requests import Request
-from curation.stages.generate import FELL_SHOWN
+from curation.stages.cells import EXAMPLES_SHOWN
 from curation.stages.model_calls import check_before
-from curation.stages.score import decide_panel, judge_requests
 from curation.store import records, runs
 from curation.store.database import CallLedger
-from curation.views.plan_coverage import Standing, standing
+from curation.views.judge_requests import choose_panel, judge_requests
+from curation.views.plan_coverage import PlanCoverage, cover_plan
 from curation.views.protected import load_protected
-from curation.views.runs import is_simulated
+from curation.views.runs import ScreenDetail, is_simulated
+from curation.views.state import ProjectState
 from curation.workspace import StageResult, Workspace, load_cells, load_seeds, open_workspace
 
 SAMPLED = 24
 """Requests of each kind that the provider is asked to count."""
 
-DOUBTFUL = "if every row lies just below the screen's cut"
+DOUBTFUL = "worst case: every row is just below the screen's cut"
 
 BATCH_TIME = "A batch mostly ends within an hour and at the latest after 24 hours."
 
@@ -83,8 +85,9 @@ def estimate(folder: Path) -> StageResult:
         known, notes = check_before(workspace)
         cells, made = load_cells(workspace), records.cells_made(workspace.db)
         missing = [cell for cell in cells if cell.id not in made]
-        shares = [share for share in _shares(workspace, missing) if share.calls]
-        again = [share for share in _again(workspace, missing) if share.calls]
+        state = ProjectState(workspace)
+        shares = [share for share in _shares(state, missing) if share.calls]
+        again = [share for share in _again(state, missing) if share.calls]
         total, refill = (sum(share.cost_usd for share in some) for some in (shares, again))
         spent = CallLedger(workspace.db).spent_usd(simulated=is_simulated(workspace.project.models.teacher))
         budget, rows = workspace.project.budget.usd, len(missing)
@@ -101,35 +104,36 @@ def estimate(folder: Path) -> StageResult:
             "shares": [vars(share) for share in (*shares, *again)],
         }
         said = [share.sentence for share in (*shares, *again)]
-        notes = [*said, *_advice(total, refill, budget - spent, (*shares, *again)), *notes, "Nothing was sent but questions."]
+        notes = [*said, *_advice(total, refill, budget - spent, (*shares, *again)), *notes, "Dry run: no generation requests were sent."]
         return StageResult("generate --dry-run", len(cells), rows, counts, notes)
 
 
 def _advice(total: float, refill: float, left: float, shares: Sequence[Share]) -> list[str]:
     fits = "which is enough"
     if total > left:
-        fits = "so the run may stop there, clean, with what it has; raise budget.usd to let it go on"
+        fits = "so the run may reach it: it will stop at the cap and keep finished rows. Raise budget.usd to continue"
     elif total + refill > left:
-        fits += " before the refill; should most rows fall, that may stop there, clean"
+        fits += " before the refill; a refill of most rows will stop at the cap and keep finished rows"
     notes = [f"The budget has ${max(left, 0):,.2f} left, {fits}."]
     return [*notes, BATCH_TIME] if any(share.in_batch for share in shares) else notes
 
 
-def _shares(workspace: Workspace, missing: Sequence[Cell]) -> Iterator[Share]:
-    """What is missing, and what the rows that are there still lack."""
-    for judge in _judges(workspace):
-        yield _share(workspace, "score", list(judge_requests(workspace, judge)), judge)
-    yield _leaks(workspace, "leak judge", doubts_of_rows(workspace))
-    yield from _planned(workspace, missing)
+def _shares(state: ProjectState, missing: Sequence[Cell]) -> Iterator[Share]:
+    """Yield the shares of the cells to write, and of the scores and leak verdicts that existing rows lack."""
+    workspace, judges = state.workspace, _judges(state)
+    for judge in judges:
+        yield _share(workspace, "score", list(judge_requests(state, judge)), judge)
+    yield _leaks(workspace, "leak judge", doubts_of_rows(state))
+    yield from _planned(workspace, missing, judges)
 
 
-def _planned(workspace: Workspace, cells: Sequence[Cell]) -> Iterator[Share]:
+def _planned(workspace: Workspace, cells: Sequence[Cell], judges: Sequence[ModelSpec]) -> Iterator[Share]:
     """To write these cells, judge what is written and ask the leak judge; what is written is as long as it may be."""
     project, teacher = workspace.project, workspace.project.models.teacher
     for place, requests in sorted(generation.planned_requests(cells, project=project, seeds=load_seeds(workspace.folder)).items()):
         yield _share(workspace, "generate", requests, (teacher, *project.models.writers)[place])
     longest = teacher.max_tokens * max((cell.turns for cell in cells), default=1)
-    for judge in _judges(workspace):
+    for judge in judges:
         yield _share(workspace, "score of what is planned", list(judgments_of(cells, workspace, judge)), judge, more_tokens=longest)
     yield _leaks(workspace, "leak judge of what is planned", doubts_of(cells, workspace), more_tokens=longest)
 
@@ -142,26 +146,27 @@ def _leaks(workspace: Workspace, stage: str, doubts: Sequence[Request], *, more_
     return replace(share, likely_usd=None if doubtful is None else likely * doubtful)
 
 
-def _judges(workspace: Workspace) -> Sequence[ModelSpec]:
-    if workspace.project.score.is_off:
+def _judges(state: ProjectState) -> Sequence[ModelSpec]:
+    if state.project.score.is_off:
         return ()
-    return scoring.judges_of(workspace.project) if decide_panel(workspace).used else (workspace.project.models.judge,)
+    return scoring.judges_of(state.project) if choose_panel(state).used else (state.project.models.judge,)
 
 
-def _again(workspace: Workspace, missing: Sequence[Cell]) -> Iterator[Share]:
-    """What the refill may add: all of it again, as often as a cell may be asked again; and as many of them as fell so far."""
-    plan, now = workspace.project.plan, standing(workspace)
-    shown = plan.model_copy(update={"avoid": max(plan.avoid, FELL_SHOWN)})
+def _again(state: ProjectState, missing: Sequence[Cell]) -> Iterator[Share]:
+    """Yield the shares of a refill: every cell again as often as it may be, and likely as many as were dropped so far."""
+    workspace, plan, now, judges = state.workspace, state.project.plan, cover_plan(state), _judges(state)
+    shown = plan.model_copy(update={"avoid": max(plan.avoid, EXAMPLES_SHOWN)})
     workspace = replace(workspace, project=workspace.project.model_copy(update={"plan": shown}))
-    fell = fallen_share(workspace, now, at_least=_LIKELY_FROM)
+    fell = taken_out_share(state, now, at_least=_LIKELY_FROM)
     for (times, has_fallen), cells in refills(missing, now, rounds=plan.refill.rounds).items():
-        for share in _planned(workspace, cells):
+        for share in _planned(workspace, cells, judges):
             yield _repeated(share, times, fell=fell, certain=has_fallen)
 
 
 def _repeated(share: Share, times: int, *, fell: float | None, certain: bool) -> Share:
     """A share of the refill. A row that has fallen is asked for once more for sure, and each time as many fall again."""
-    assumes = f"if every row fell {'again' if certain else 'short'} each of {times} times" if times > 1 else "if every row fell short"
+    how_often = {1: "once", 2: "twice"}.get(times, f"{times} times")
+    assumes = f"worst case: every row is refilled {how_often}"
     expected = None if fell is None else sum(fell ** (n if certain else n + 1) for n in range(times))
     once = share.cost_usd if share.likely_usd is None else share.likely_usd
     return replace(
@@ -172,7 +177,7 @@ def _repeated(share: Share, times: int, *, fell: float | None, certain: bool) ->
         output_tokens=share.output_tokens * times,
         cost_usd=share.cost_usd * times,
         likely_usd=None if expected is None else once * expected,
-        assumes=" and ".join(filter(None, (assumes, share.assumes.removeprefix("if ")))),
+        assumes=" and ".join(filter(None, (assumes, share.assumes.removeprefix("worst case: ")))),
     )
 
 
@@ -225,12 +230,13 @@ def judgments_of(cells: Sequence[Cell], workspace: Workspace, judge: ModelSpec) 
     yield from scoring.pair_requests_for(pairs, project=project, judge=judge)
 
 
-def doubts_of_rows(workspace: Workspace) -> list[Request]:
-    """What the leak judge may be asked about the rows there are: all of them, but for those it has answered on."""
+def doubts_of_rows(state: ProjectState) -> list[Request]:
+    """Return the requests that the leak judge may get about existing rows: all of them but those it has answered."""
+    workspace = state.workspace
     judge = workspace.project.models.leaks
     answers = CallLedger(workspace.db).answers(STAGE, simulated=is_simulated(judge)) if workspace.project.screen.judge else ()
     asked = {tuple(answer.request.slot.split(":", 2)[:2]) for answer in answers}
-    rows = (row for kind in KINDS for row in records.list_rows(workspace.db, kind))
+    rows = state.row_by_seq.values()
     return _doubts(workspace, ((row.id, row.prompt) for row in rows if (row.id, leak_digest(judge)) not in asked))
 
 
@@ -239,7 +245,7 @@ def doubts_of(cells: Iterable[Cell], workspace: Workspace) -> list[Request]:
     return _doubts(workspace, ((cell.id.replace(":", "-"), "-") for cell in cells))
 
 
-def refills(missing: Sequence[Cell], now: Standing, *, rounds: int) -> dict[tuple[int, bool], list[Cell]]:
+def refills(missing: Sequence[Cell], now: PlanCoverage, *, rounds: int) -> dict[tuple[int, bool], list[Cell]]:
     """By how often they may be asked again, and whether their row has fallen already: the cells to write, and those that stand empty."""
     found = defaultdict[tuple[int, bool], list[Cell]](list)
     to_write = {cell.id for cell in missing}
@@ -250,16 +256,16 @@ def refills(missing: Sequence[Cell], now: Standing, *, rounds: int) -> dict[tupl
     return found
 
 
-def fallen_share(workspace: Workspace, now: Standing, *, at_least: int) -> float | None:
-    """How many of the written rows have fallen; None where there are too few to tell."""
-    written = [row.seq for kind in KINDS for row in records.list_rows(workspace.db, kind) if row.cell is not None]
-    return sum(seq in now.fallen for seq in written) / len(written) if len(written) >= at_least else None
+def taken_out_share(state: ProjectState, now: PlanCoverage, *, at_least: int) -> float | None:
+    """Return the share of the generated rows that were taken out; None where there are fewer rows than `at_least`."""
+    written = [row.seq for row in state.row_by_seq.values() if row.cell is not None]
+    return sum(seq in now.taken_out for seq in written) / len(written) if len(written) >= at_least else None
 
 
 def doubtful_share(workspace: Workspace, *, at_least: int) -> float | None:
-    """How many of the rows the last screen was not sure of."""
+    """Return the share of the rows just below the cut of the last screen; None where it saw fewer rows than `at_least`."""
     run = runs.latest_run(workspace.db, "screen")
-    return json.loads(run["detail"]).get("doubtful", 0) / run["rows_in"] if run is not None and run["rows_in"] >= at_least else None
+    return ScreenDetail.read(run["detail"]).doubtful / run["rows_in"] if run is not None and run["rows_in"] >= at_least else None
 
 
 def _doubts(workspace: Workspace, rows: Iterable[tuple[str, str]]) -> list[Request]:

@@ -1,4 +1,4 @@
-"""The verbs that only look, and the ones by which a person overrules: status, trace, report, keep, drop, erase."""
+"""Read-only commands on the state of a project: `status` and `trace`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from curation import judge as scoring
+from curation.findings import FINDING_STAGES
 from curation.store import facts, records, reviews, runs
 from curation.store.database import CallLedger
 from curation.views.next_step import next_step
-from curation.views.runs import GATES, _snapshots_with, latest_diversity
-from curation.views.staleness import stale_values
-from curation.workspace import StageResult, Workspace, open_workspace
+from curation.views.runs import latest_diversity, snapshots_with
+from curation.views.staleness import find_stale, stale_values
+from curation.workspace import StageResult, open_workspace
 
 
 def status(folder: Path) -> StageResult:
-    """Where the project stands and what comes next."""
+    """Show the counts of a project and its next step."""
     with open_workspace(folder) as workspace:
         verdicts, rows, spent = facts.verdict_counts(workspace.db), records.count_rows(workspace.db), CallLedger(workspace.db).spent_usd()
+        diversity = latest_diversity(workspace)
         counts = {
             "project": workspace.project.name,
             "rows": rows,
@@ -29,7 +31,7 @@ def status(folder: Path) -> StageResult:
             "usd_per_approved_row": spent / verdicts["approved"] if verdicts["approved"] else None,
             "budget_usd": workspace.project.budget.usd,
             "cost_simulated": workspace.project.models.teacher.is_simulated or workspace.project.models.judge.is_simulated,
-            "diversity": _diversity(workspace),
+            "diversity": _diversity_in_brief(diversity) if diversity else None,
             "snapshots": [{k: s[k] for k in ("path", "kind", "rows", "digest")} for s in reviews.list_snapshots(workspace.db)],
             "last": {
                 stage: {"in": r["rows_in"], "out": r["rows_out"], "state": r["state"], "seconds": r["seconds"]}
@@ -39,21 +41,22 @@ def status(folder: Path) -> StageResult:
         with runs.record_run(workspace.db, "status") as run:
             run.rows_in = run.rows_out = total = sum(rows.values())
         runs.forget_earlier(workspace.db, "status", than=run.number, idle=False)
-        stale, warnings = stale_values(workspace)
-        step = next_step(workspace)
+        found = find_stale(workspace)
+        stale, warnings = stale_values(found)
+        step = next_step(workspace, found)
         return StageResult("status", total, total, {**counts, **stale, "next": step.as_values()}, [*warnings, f"Next: {step}"])
 
 
-def _diversity(workspace: Workspace) -> dict[str, Any] | None:
-    """The figures of the latest `curate diversity`, where it has run."""
-    found = latest_diversity(workspace)
-    return (
-        {"coverage": found["coverage"]["share"], "vendi": found["set"]["vendi"], "naive_ratio": found.get("vendi_ratio")} if found else None
-    )
+def _diversity_in_brief(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {"coverage": found["coverage"]["share"], "vendi": found["set"]["vendi"], "naive_ratio": found.get("vendi_ratio")}
 
 
 def trace(folder: Path, identity: str) -> dict[str, Any]:
-    """One row's whole story: how it came to be, what was measured, what people said, and where it went."""
+    """Return the history of one row: its origins, scores, findings, annotations, verdict and snapshots.
+
+    Raises:
+        ProjectError: no row, or several, have an id that starts with `identity`.
+    """
     with open_workspace(folder) as workspace:
         seq = records.find_seq(workspace.db, identity)
         story = records.load_row(workspace.db, seq)
@@ -67,12 +70,12 @@ def trace(folder: Path, identity: str) -> dict[str, Any]:
         scores = facts.all_scores(workspace.db, seq)
         story["scores"] = [{**s, "current": s["digest"] in judges, "judge": judges.get(s["digest"])} for s in scores]
         story["choices"] = facts.all_choices(workspace.db, seq)
-        story["findings"] = [_finding(f, ids) for f in facts.latest_findings(workspace.db, GATES) if f.seq == seq]
+        story["findings"] = [_finding(f, ids) for f in facts.latest_findings(workspace.db, FINDING_STAGES) if f.seq == seq]
         story["answers"] = [a._asdict() for a in reviews.answers_by_seq(workspace.db).get(seq, [])]
         story["override"] = _override(facts.overrides_by_seq(workspace.db).get(seq), ids)
-        story["verdict"] = _verdict(facts.verdicts_by_seq(workspace.db).get(seq), ids)
+        story["verdict"] = _verdict(facts.load_verdict(workspace.db, seq), ids)
         story["split"] = facts.splits_by_seq(workspace.db).get(seq)
-        story["snapshots"] = _snapshots_with(workspace, story["id"]) if story["split"] else []
+        story["snapshots"] = snapshots_with(workspace, story["id"]) if story["split"] else []
         return story
 
 
@@ -81,7 +84,7 @@ def _call(message: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _verdict(verdict: Mapping[str, Any] | None, ids: Mapping[int, str]) -> dict[str, Any] | None:
-    """A verdict whose reasons name twins by their ids."""
+    """Return a verdict whose reasons name their twins by id."""
     if verdict is None:
         return None
     reasons = [{**reason, **({"twin": ids.get(reason["twin"])} if "twin" in reason else {})} for reason in verdict["reasons"]]

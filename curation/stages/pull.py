@@ -12,30 +12,34 @@ from curation.patterns import compile_pattern
 from curation.records import KINDS, InstructionRecord, Kind, parse_record, record_id
 from curation.report.notices import describe_alpha
 from curation.review import ArgillaReview, Dataset, HeldResponse, read_records
-from curation.stages.decide import decide
-from curation.stages.push import _count_people
+from curation.stages.verdicts import update_verdicts
 from curation.store import facts, records, reviews, runs
 from curation.store.records import Origin, Row
 from curation.store.reviews import Place, StoredAnswer
-from curation.views.annotations import _connect, _form_digest, dataset_name, opinions_by_seq, review_counts
+from curation.views.annotations import connect, count_people, count_review, dataset_name, form_digest
 from curation.views.next_step import next_step
+from curation.views.runs import PeopleDetail
+from curation.views.state import ProjectState
 from curation.workspace import StageResult, Workspace, open_workspace
 
 
 def add_edits(workspace: Workspace, run: int) -> int:
-    """A record for each text a person changed, and one more for each time they change it again; its origin names the answer and the
-    record it came from. Returns how many were new."""
-    rows = {row.seq: row for row in records.list_rows(workspace.db, "instruction")}
-    answers, identities = reviews.answers_by_seq(workspace.db), records.ids_of(workspace.db)
+    """Add a record for each text that an annotator edited, and one more each time it is edited again; return how many are new.
+
+    The origin of such a record names the response and the row it was made from.
+    """
+    state = ProjectState(workspace)
+    rows = {row.seq: row for row in state.rows["instruction"]}
+    identities = records.ids_of(workspace.db)
     made, known = list[tuple[InstructionRecord, Origin]](), dict[str, set[str]]()
     for seq, response, _ in records.sources_by_seq(workspace.db, "edited"):
         known.setdefault(response, set()).add(identities[seq])
-    for seq, opinions in opinions_by_seq(workspace).items():
-        for opinion in opinions:
-            if opinion.says != "edit" or opinion.edited is None or not isinstance(rows[seq].record, InstructionRecord):
+    for seq, annotations in state.annotations.items():
+        for annotation in annotations:
+            if annotation.says != "edit" or annotation.edited is None or seq not in rows:
                 continue
-            response = next(a.response for a in answers[seq] if a.user == opinion.user)
-            child, earlier = _edited(workspace, rows[seq], opinion.edited), known.get(response, set())
+            response = next(a.response for a in state.answers[seq] if a.user == annotation.user)
+            child, earlier = _edited(workspace, rows[seq], annotation.edited), known.get(response, set())
             if child is not None and record_id(child) not in earlier:
                 origin = Origin("edited", response, len(earlier), cell=rows[seq].cell, parent=seq, seed_group=rows[seq].seed_group)
                 made.append((child, origin))
@@ -55,10 +59,10 @@ def _edited(workspace: Workspace, row: Row, text: str) -> InstructionRecord | No
 
 
 def pull(folder: Path) -> StageResult:
-    """Bring back what people said, make a record of every edit, and decide again. Core: decide.py."""
+    """Pull annotations from Argilla, make a record of every edit, and decide again."""
     with open_workspace(folder) as workspace:
         with runs.record_run(workspace.db, "pull", settings_digest(workspace.project.review)) as run:
-            review = _connect(workspace)
+            review = connect(workspace)
             new, missing, notes, is_changed = 0, set[int](), list[str](), False
             for kind in KINDS:
                 dataset = argilla.find_dataset(review, dataset_name(workspace, kind))
@@ -75,12 +79,19 @@ def pull(folder: Path) -> StageResult:
                 new += reviews.add_answers(workspace.db, answers, run.number)
             edits = add_edits(workspace, run.number)
             run.rows_out = new
-            run.detail = {"new": new, "edits": edits, "people": _count_people(workspace, argilla.list_members(review))}
+            people = count_people(workspace, argilla.list_members(review))
+            run.detail = PeopleDetail.model_validate({"new": new, "edits": edits, "people": people}).dump()
         runs.forget_earlier(workspace.db, "pull", than=run.number, idle=True)
         # `curate serve` pulls every minute; it computes nothing while nobody answers.
         is_old = is_changed or runs.latest_numbers(workspace.db).get("decide", 0) < runs.latest_with_rows(workspace.db, ("pull",))
-        verdicts = decide(folder).counts if is_old else dict(facts.verdict_counts(workspace.db))
-        counts = {"answers": run.rows_in, "new": new, "edited_records": edits, **review_counts(workspace), "verdicts": verdicts}
+        verdicts = update_verdicts(workspace).counts if is_old else dict(facts.verdict_counts(workspace.db))
+        counts = {
+            "answers": run.rows_in,
+            "new": new,
+            "edited_records": edits,
+            **count_review(ProjectState(workspace)).as_values(),
+            "verdicts": verdicts,
+        }
         waiting = facts.seqs_with_verdict(workspace.db, "to_review") | facts.seqs_with_verdict(workspace.db, "in_review")
         counts["missing"] = len(missing & waiting)
         alpha = counts["agreement"]
@@ -102,7 +113,7 @@ def _read_answers(workspace: Workspace, review: ArgillaReview, kind: Kind, datas
     """
     seqs = {identity: seq for seq, identity in records.ids_of(workspace.db).items()}
     place = Place(review.url, dataset.id, dataset.name)
-    payloads, form = reviews.shown_payloads(workspace.db, place), _form_digest(workspace, kind)
+    payloads, form = reviews.shown_payloads(workspace.db, place), form_digest(workspace, kind)
     stored = reviews.answers_by_person(workspace.db)
     answers, found = list[StoredAnswer](), set[int]()
     for held in read_records(review, dataset, responses=True):

@@ -1,4 +1,4 @@
-"""The stages around people: push rows to Argilla, pull what they said. Core: decide.py; effect: review.py."""
+"""Push the rows that passed the gates to Argilla, and withdraw rows that no longer pass (`curation.review`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from argilla_setup import forms
-from curation import judge as scoring
 from curation import review as argilla
 from curation.config.project import settings_digest
 from curation.errors import ProjectError, command
@@ -26,17 +25,19 @@ from curation.review import (
     return_records,
     withdraw_records,
 )
-from curation.store import facts, records, reviews, runs
+from curation.store import records, reviews, runs
 from curation.store.records import Row
 from curation.store.reviews import Place
-from curation.views.annotations import _connect, dataset_name, project_words
+from curation.views.annotations import connect, count_people, dataset_name, project_guidelines
 from curation.views.classes import meta_columns, meta_text
-from curation.views.decisions import decide_rows
+from curation.views.decisions import decide_all
 from curation.views.next_step import command_to_admit
 from curation.views.review_sample import is_unseen
-from curation.views.scores import better_candidate, totals_by_seq
+from curation.views.runs import PeopleDetail
+from curation.views.scores import better_candidate
+from curation.views.state import ProjectState
 from curation.views.vectors import vectors_of
-from curation.workspace import Progress, StageResult, Workspace, load_cells, open_workspace
+from curation.workspace import Progress, StageResult, Workspace, open_workspace
 
 OVERALL = "overall"
 
@@ -54,19 +55,21 @@ def push(folder: Path, *, progress: Progress | None = None) -> StageResult:
             fact = "has review: none, so no row is shown to people"
             raise ProjectError(f"{folder}/project.yaml", fact, command("curate", "snapshot", folder))
         with runs.record_run(workspace.db, "push", settings_digest(project.review, list(project.score.rubric))) as run:
-            review = _connect(workspace)
+            review = connect(workspace)
             absent = argilla.prepare_workspace(review, project.review.annotators)
             members = argilla.list_members(review)
             by_kind, totals = Counter[str](), Counter[str]()
-            for kind, rows in rows_to_show(workspace).items():
+            state = ProjectState(workspace)
+            for kind, rows in rows_to_show(state).items():
                 run.rows_in += len(rows)
-                done = _push_kind(workspace, review, kind, rows, members=members, progress=progress)
+                done = _push_kind(state, review, kind, rows, members=members, progress=progress)
                 totals.update(done)
                 if rows:
                     by_kind[kind] = done["sent"]
             run.rows_out = sum(by_kind.values())
             others = {name: n for name, n in totals.items() if n and name != "sent"}
-            run.detail = {**by_kind, **others, "people": _count_people(workspace, members)}
+            detail = {**by_kind, **others, "people": count_people(workspace, members)}
+            run.detail = PeopleDetail.model_validate(detail).dump()
         counts = {"to_show": run.rows_in, "sent": dict(by_kind), "unchanged": run.rows_in - run.rows_out}
         counts |= {name: totals[name] for name in ("sent_again", "restored_answers", "withdrawn", "returned")}
         notes = [*_what_changed(totals), *_who_is_missing(workspace, absent, members), f"Annotators answer at {review.url}"]
@@ -97,29 +100,34 @@ def _who_is_missing(workspace: Workspace, absent: Sequence[str], members: Sequen
     if absent:
         state = "has no account in Argilla, or was removed," if len(absent) == 1 else "have no account in Argilla, or were removed,"
         notes.append(f"{', '.join(absent)} {state} and cannot answer. Next: {add}")
-    if (people := _count_people(workspace, members)) < review.overlap:
+    if (people := count_people(workspace, members)) < review.overlap:
         fact = f"review.overlap asks {review.overlap} people for each row, and {people} can answer"
         notes.append(f"{fact}: rows stay in review until there are more, or the overlap is lower. Next: {add}")
     return notes
 
 
-def _count_people(workspace: Workspace, members: Sequence[Member]) -> int:
-    """Return how many people can answer here or have answered."""
-    return len({member.name for member in members} | set(reviews.list_annotators(workspace.db)))
-
-
-def rows_to_show(workspace: Workspace) -> dict[Kind, list[Row]]:
-    """Return the rows of each kind that people are asked about."""
-    asked = {d.seq for d in decide_rows(workspace) if d.verdict in REVIEWED and not is_unseen(d)}
-    return {kind: [row for row in records.list_rows(workspace.db, kind) if row.seq in asked] for kind in KINDS}
+def rows_to_show(state: ProjectState) -> dict[Kind, list[Row]]:
+    """Return the rows of each kind that annotators see."""
+    asked = {d.seq for d in decide_all(state).decisions if d.verdict in REVIEWED and not is_unseen(d)}
+    return {kind: [row for row in state.rows[kind] if row.seq in asked] for kind in KINDS}
 
 
 def _push_kind(
-    workspace: Workspace, review: ArgillaReview, kind: Kind, rows: Sequence[Row], *, members: Sequence[Member], progress: Progress | None
+    state: ProjectState, review: ArgillaReview, kind: Kind, rows: Sequence[Row], *, members: Sequence[Member], progress: Progress | None
 ) -> Counter[str]:
-    """Bring one dataset to the state that the rows ask for; the order of the steps makes it safe to be killed between any two."""
+    """Bring one dataset to the state of the rows; the order of the steps makes it safe to be killed between any two.
+
+    Args:
+        state: of the project.
+        review: the connection to Argilla.
+        kind: of the dataset.
+        rows: that annotators see.
+        members: people with access to the workspace in Argilla.
+        progress: called after each batch.
+    """
+    workspace = state.workspace
     name, done = dataset_name(workspace, kind), Counter[str]()
-    shown, dataset = _open_dataset(workspace, review, kind, rows)
+    shown, dataset = _open_dataset(state, review, kind, rows)
     if dataset is None:
         reviews.reconcile_pushed(workspace.db, Place(review.url, "", name), ())
         return done
@@ -166,18 +174,19 @@ def _push_kind(
     return done
 
 
-def _open_dataset(workspace: Workspace, review: ArgillaReview, kind: Kind, rows: Sequence[Row]) -> tuple[dict[int, Shown], Dataset | None]:
-    """Return what is to be shown, by seq, and the dataset; without rows none is created."""
+def _open_dataset(state: ProjectState, review: ArgillaReview, kind: Kind, rows: Sequence[Row]) -> tuple[dict[int, Shown], Dataset | None]:
+    """Return the content of each record by seq, and the dataset; without rows none is created."""
+    workspace = state.workspace
     if not rows:
         return {}, argilla.find_dataset(review, dataset_name(workspace, kind))
     vectors = vectors_of(workspace, [row.prompt for row in rows])
-    shown = argilla.fit_to_page(review, _shown(workspace, kind, rows, vectors))
+    shown = argilla.fit_to_page(review, _shown(state, kind, rows, vectors))
     settings = argilla.form_settings(
         kind,
         criteria=[*workspace.project.score.rubric, OVERALL],
         dimensions=vectors.shape[1],
         overlap=workspace.project.review.overlap,
-        words=project_words(workspace, kind),
+        words=project_guidelines(workspace, kind),
         literal=review.literal,
         filters=workspace.project.review.filters,
     )
@@ -205,17 +214,14 @@ def _answers_to_restore(workspace: Workspace, review: ArgillaReview, seqs: Colle
     return out
 
 
-def _shown(workspace: Workspace, kind: Kind, rows: Sequence[Row], vectors: Any) -> list[Shown]:
-    digest = scoring.rubric_digest(workspace.project)
-    values, totals = facts.scores_by_seq(workspace.db, digest), totals_by_seq(workspace)
-    candidates = (
-        {row.id: row.seq for row in records.list_rows(workspace.db, "instruction", role="candidate")} if kind == "preference" else {}
-    )
-    attributes = {cell.id: {**cell.attributes, **_topic(workspace, cell.row)} for cell in load_cells(workspace)}
+def _shown(state: ProjectState, kind: Kind, rows: Sequence[Row], vectors: Any) -> list[Shown]:
+    workspace, totals = state.workspace, state.totals
+    values = state.criteria_of(state.judges[0])
+    attributes = {cell.id: {**cell.attributes, **_topic(workspace, cell.row)} for cell in state.cells}
     columns = _filter_terms(workspace)
     out = []
     for row, vector in zip(rows, vectors, strict=True):
-        seq = row.seq if kind == "instruction" else better_candidate(row, candidates)
+        seq = row.seq if kind == "instruction" else better_candidate(row, state.candidate_seqs)
         known = {*workspace.project.score.rubric, OVERALL}
         scores = {name: float(value) for name, value in values.get(seq, {}).items() if name in known}
         if seq in totals:

@@ -9,7 +9,7 @@ from curation.errors import ProjectError
 from curation.report import render_report
 from curation.store import records, runs
 from curation.views.report import report_data
-from curation.views.staleness import stale_values
+from curation.views.staleness import find_stale, stale_values
 from curation.workspace import StageResult, open_workspace
 
 
@@ -36,5 +36,5 @@ def report(folder: Path, *, out: Path | None = None) -> StageResult:
             finally:
                 aside.unlink(missing_ok=True)
             run.rows_in = run.rows_out = sum(records.count_rows(workspace.db).values())
-        stale, warnings = stale_values(workspace)
+        stale, warnings = stale_values(find_stale(workspace))
         return StageResult("report", run.rows_in, run.rows_out, {"file": str(target), "bytes": len(page.encode()), **stale}, warnings)

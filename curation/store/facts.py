@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
+import orjson
+
+from curation.decide import Decision, Reason, reasons_as_values
 from curation.requests import Failure
 
 
@@ -48,6 +51,27 @@ def scores_by_seq(db: sqlite3.Connection, digest: str) -> dict[int, dict[str, in
     for row in db.execute("SELECT seq, criterion, value FROM scores WHERE digest = ?", (digest,)):
         out[row["seq"]][row["criterion"]] = row["value"]
     return dict(out)
+
+
+def seqs_scored(db: sqlite3.Connection, digest: str) -> set[int]:
+    """Return the records that have a score under a rubric."""
+    return {row["seq"] for row in db.execute("SELECT DISTINCT seq FROM scores WHERE digest = ?", (digest,))}
+
+
+def sum_scores(db: sqlite3.Connection, digest: str, criteria: Sequence[str]) -> tuple[dict[int, int], dict[int, int]]:
+    """Return, by seq, the sum of the criteria's scores and the overall score of the records scored under a rubric.
+
+    Args:
+        db: the workbench.
+        digest: digest of the rubric and the judge.
+        criteria: names in the rubric. A record that lacks one of them has no sum.
+    """
+    cursor = db.cursor()
+    cursor.row_factory = None
+    marks = ", ".join("?" for _ in criteria)
+    sql = f"SELECT seq, sum(value) FROM scores WHERE digest = ? AND criterion IN ({marks}) GROUP BY seq HAVING count(*) = ?"
+    sums = dict(cursor.execute(sql, (digest, *criteria, len(criteria))))
+    return sums, dict(cursor.execute("SELECT seq, value FROM scores WHERE digest = ? AND criterion = 'overall'", (digest,)))
 
 
 def rationales(db: sqlite3.Connection, digest: str) -> list[tuple[int, str, int, str]]:
@@ -229,18 +253,46 @@ def kept_seqs(db: sqlite3.Connection) -> set[int]:
     return {o.chosen or seq for seq, o in overrides_by_seq(db).items() if o.action == "keep" and o.choice != "reject"}
 
 
-def replace_verdicts(db: sqlite3.Connection, verdicts: Iterable[tuple[int, str, int | None, list[dict[str, Any]]]], run: int) -> None:
-    """Verdicts are computed, so the new ones take the place of all old ones."""
+def replace_verdicts(db: sqlite3.Connection, decisions: Iterable[Decision], run: int) -> None:
+    """Replace all verdicts in one transaction.
+
+    Args:
+        db: the workbench.
+        decisions: one for each row.
+        run: number of the run that decided; the verdicts of other runs are deleted.
+    """
+    written: dict[tuple[Reason, ...], str] = {}  # most rows share their reasons with many others
+
+    def values(decision: Decision) -> tuple[int, str, int | None, str, int]:
+        reasons = decision.reasons
+        if reasons not in written:
+            written[reasons] = json.dumps(reasons_as_values(reasons), ensure_ascii=False)
+        return decision.seq, decision.verdict, decision.better, written[reasons], run
+
     with db:
         db.execute("BEGIN IMMEDIATE")
-        db.execute("DELETE FROM verdicts")
-        rows = [(seq, verdict, better, json.dumps(reasons, ensure_ascii=False), run) for seq, verdict, better, reasons in verdicts]
-        db.executemany("INSERT INTO verdicts VALUES (?, ?, ?, ?, ?)", rows)
+        # To replace is half the work of deleting all and inserting: the triggers of `hold_lock` then check each row once.
+        db.executemany("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?, ?)", map(values, decisions))
+        db.execute("DELETE FROM verdicts WHERE run <> ?", (run,))
 
 
-def verdicts_by_seq(db: sqlite3.Connection) -> dict[int, dict[str, Any]]:
-    """Verdict, better index and reasons by seq."""
-    return {row["seq"]: {**dict(row), "reasons": json.loads(row["reasons"])} for row in db.execute("SELECT * FROM verdicts")}
+def decisions_by_seq(db: sqlite3.Connection) -> dict[int, Decision]:
+    """Return the stored decision on every row that has one."""
+    cursor = db.cursor()
+    cursor.row_factory = None
+    read: dict[str, tuple[Reason, ...]] = {}
+    found = {}
+    for seq, verdict, better, body in cursor.execute("SELECT seq, verdict, better, reasons FROM verdicts"):
+        if body not in read:
+            read[body] = tuple(Reason(**reason) for reason in orjson.loads(body))
+        found[seq] = Decision(seq, verdict, better, read[body])
+    return found
+
+
+def load_verdict(db: sqlite3.Connection, seq: int) -> dict[str, Any] | None:
+    """Return the stored verdict on one row as plain values, as `curate trace` prints it."""
+    row = db.execute("SELECT * FROM verdicts WHERE seq = ?", (seq,)).fetchone()
+    return {**dict(row), "reasons": json.loads(row["reasons"])} if row else None
 
 
 def verdict_by_seq(db: sqlite3.Connection) -> dict[int, str]:
@@ -252,6 +304,21 @@ def reason_counts(db: sqlite3.Connection, verdict: str) -> Counter[str]:
     """Return how many rows have a verdict for which first reason, by the reason's kind."""
     sql = "SELECT json_extract(reasons, '$[0].kind') AS kind, count(*) AS n FROM verdicts WHERE verdict = ? GROUP BY 1"
     return Counter({row["kind"]: row["n"] for row in db.execute(sql, (verdict,)) if row["kind"]})
+
+
+def seqs_with_reason(db: sqlite3.Connection, stage: str, kinds: Sequence[str]) -> set[int]:
+    """Return the rows whose verdict has a reason of these kinds from a stage, at any place among its reasons.
+
+    Args:
+        db: the workbench.
+        stage: that gave the reason.
+        kinds: of the reason.
+    """
+    named = " OR ".join("instr(v.reasons, ?)" for _ in kinds)  # a scan of the text; only what it finds is parsed
+    marks = ", ".join("?" for _ in kinds)
+    sql = f"""SELECT DISTINCT v.seq FROM verdicts v, json_each(v.reasons) r WHERE ({named})
+      AND json_extract(r.value, '$.stage') = ? AND json_extract(r.value, '$.kind') IN ({marks})"""
+    return {row["seq"] for row in db.execute(sql, (*(f'"{kind}"' for kind in kinds), stage, *kinds))}
 
 
 def verdict_counts(db: sqlite3.Connection) -> Counter[str]:

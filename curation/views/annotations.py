@@ -1,126 +1,93 @@
-"""Rows that people made by changing a text: how they come to be, and whether the person still stands by them.
+"""Edited rows and their annotators, and the counts of the review.
 
-A person may change a text again, or take the change back. The row that the first change made stays where it is, for rows never change;
-what it stands for is read anew from the answers at every decision.
+An annotator may edit a text again, or take the edit back. The row that the first edit made stays, since rows never change; whether
+its annotator still supports it is computed from the latest responses at every decision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
-from typing import Any
 
 from argilla_setup import forms
 from curation import annotator_agreement as agreeing
 from curation import review as argilla
-from curation.decide import Annotation, Reason, shown_first
+from curation.decide import Annotation, Reason
 from curation.errors import ProjectError
 from curation.records import KINDS, Kind
 from curation.review import ArgillaReview
-from curation.store import facts, records, reviews
+from curation.store import records, reviews
 from curation.store.records import Row
 from curation.store.reviews import StoredAnswer
+from curation.views.state import ProjectState
 from curation.workspace import Workspace
 
 
-def opinions_by_seq(workspace: Workspace, rows: Mapping[int, Row] | None = None) -> dict[int, list[Annotation]]:
-    """The submitted answers on each row; drafts and discards are no opinions.
-
-    Args:
-        rows: every row by seq, where they are at hand.
-    """
-    if rows is None:
-        rows = (
-            {row.seq: row for kind in KINDS for row in records.list_rows(workspace.db, kind)} if reviews.has_answers(workspace.db) else {}
-        )
-    out: dict[int, list[Annotation]] = {}
-    for answer in reviews.latest_answers(workspace.db):
-        if answer.seq in rows:
-            given = out.setdefault(answer.seq, [])
-            opinion = opinion_of(answer, rows[answer.seq]) if answer.status == "submitted" else None
-            if opinion is not None:
-                given.append(opinion)
-    return {seq: sorted(given, key=attrgetter("user")) for seq, given in out.items()}
-
-
-def opinion_of(answer: StoredAnswer, row: Row) -> Annotation | None:
-    """One person's opinion; None where the question that decides was left open."""
-    if row.kind == "preference":
-        return _choice_of(answer, row.id)
-    verdict = answer.values.get(forms.VERDICT)
-    edited = str(answer.values.get(forms.EDITED_COMPLETION) or "").strip()
-    if verdict == forms.REJECT:
-        return Annotation(answer.user, "reject", simulated=answer.simulated)
-    if verdict != forms.APPROVE:
-        return None
-    if edited == records.ERASED:  # that person changed the text, and the changed text is gone
-        return Annotation(answer.user, "edit", None, simulated=answer.simulated)
-    if edited and edited != row.answers[0].strip():
-        return Annotation(answer.user, "edit", edited, simulated=answer.simulated)
-    return Annotation(answer.user, "approve", simulated=answer.simulated)
-
-
-def _choice_of(answer: StoredAnswer, record_id: str) -> Annotation | None:
-    choice, first = answer.values.get(forms.BETTER), shown_first(record_id)
-    if choice == forms.BOTH_BAD:
-        return Annotation(answer.user, "neither", simulated=answer.simulated)
-    if choice == forms.TIE:
-        return Annotation(answer.user, "tie", simulated=answer.simulated)
-    if choice not in (forms.A, forms.B):
-        return None
-    index = first if choice == forms.A else 1 - first
-    return Annotation(answer.user, "first" if index == 0 else "second", simulated=answer.simulated)
-
-
 @dataclass(frozen=True)
-class Standing:
-    """Who stands by a row that an edit made."""
+class EditStatus:
+    """The annotators who support a row that an edit made."""
 
     by: tuple[str, ...] = ()
     taken_back: Reason | None = None
-    """Why nobody does any more."""
+    """The reason why nobody supports it any more."""
     contested: bool = False
-    """Its maker took it back, but others approved it or a snapshot holds it: a data lead says what goes on."""
+    """Its annotator took it back, but others approved it or a snapshot holds it: a data lead decides."""
 
 
-def edited_texts(workspace: Workspace, row: Row) -> list[tuple[int, str]]:
-    """Return (seq, completion) of every record that an edit of this row made; an edit into a record that was there already counts."""
-    responses = {answer.response for answer in reviews.answers_by_seq(workspace.db).get(row.seq, [])}
-    made = {seq for seq, response, _ in records.sources_by_seq(workspace.db, "edited") if response in responses}
-    rows = (records.load_row(workspace.db, seq)["record"] for seq in sorted(made))
-    return [(seq, body["completion"]["content"]) for seq, body in zip(sorted(made), rows, strict=True) if body]
+@dataclass(frozen=True)
+class ReviewCounts:
+    """Progress of the review and agreement of the annotators."""
+
+    records: int
+    annotations: int
+    disputed: int
+    agreement: float | None
+    """Krippendorff's alpha, computed within each kind's question."""
+    estimated_error_rate: float | None
+    simulated: bool
+    reviewers: tuple[str, ...]
+
+    def as_values(self) -> dict[str, object]:
+        """Return plain values for `--json` and the manifest, under the keys that they have always had."""
+        return {
+            "records": self.records, "opinions": self.annotations, "disputed": self.disputed, "agreement": self.agreement,
+            "estimated_error_rate": self.estimated_error_rate, "simulated": self.simulated, "reviewers": list(self.reviewers),
+        }  # fmt: skip
 
 
-def standings(workspace: Workspace, rows: Mapping[int, Row], opinions: Mapping[int, Sequence[Annotation]]) -> dict[int, Standing]:
-    """For each row that an edit made, who stands by it now."""
-    edited = records.sources_by_seq(workspace.db, "edited")
-    answers = {a.response: a for given in reviews.answers_by_seq(workspace.db).values() for a in given} if edited else {}
-    made = [(seq, source) for seq, source, _ in edited if seq in rows and source in answers]
-    child_of = {(response, _text(rows[seq])): seq for seq, response in made}
+def edit_statuses(state: ProjectState) -> dict[int, EditStatus]:
+    """Return for each row that an edit made which annotators support it now."""
+    edited = records.sources_by_seq(state.db, "edited")
+    if not edited:
+        return {}
+    answers = {answer.response: answer for given in state.answers.values() for answer in given}
+    made = [(seq, source) for seq, source, _ in edited if seq in state.row_by_seq and source in answers]
+    child_of = {(response, _text(state.row_by_seq[seq])): seq for seq, response in made}
     by, newer = dict[int, list[str]](), dict[int, int | None]()
     for seq, response in made:
-        said = _said(answers[response])
-        if said == _text(rows[seq]):
+        proposed = _proposed_text(answers[response])
+        if proposed == _text(state.row_by_seq[seq]):
             by.setdefault(seq, []).append(answers[response].user)
         else:
-            newer[seq] = child_of.get((response, said))
-    out = {seq: Standing(tuple(sorted(users))) for seq, users in by.items()}
-    return out | {seq: _taken_back(workspace, seq, twin, opinions.get(seq, ())) for seq, twin in newer.items() if seq not in by}
+            newer[seq] = child_of.get((response, proposed))
+    unsupported = {seq: twin for seq, twin in newer.items() if seq not in by}
+    also_written = records.seqs_not_only_edited(state.db, unsupported) if unsupported else set()
+    out = {seq: EditStatus(tuple(sorted(users))) for seq, users in by.items()}
+    return out | {seq: _unsupported(state, seq, twin, seq in also_written) for seq, twin in unsupported.items()}
 
 
-def _taken_back(workspace: Workspace, seq: int, newer: int | None, opinions: Sequence[Annotation]) -> Standing:
-    if any(origin["how"] != "edited" and origin["role"] == "row" for origin in records.load_row(workspace.db, seq)["origins"]):
-        return Standing()  # it was written or imported as well, and needs no editor
-    if any(opinion.says in ("approve", "edit") for opinion in opinions) or seq in facts.splits_by_seq(workspace.db):
-        return Standing(contested=True)
+def _unsupported(state: ProjectState, seq: int, newer: int | None, also_written: bool) -> EditStatus:
+    if also_written:
+        return EditStatus()  # it was generated or imported as well, so it needs no annotator
+    if any(annotation.says in ("approve", "edit") for annotation in state.annotations.get(seq, ())) or seq in state.splits:
+        return EditStatus(contested=True)
     if newer is None:
-        return Standing(taken_back=Reason("review", "withdrawn", "the person who wrote this text took the change back"))
-    return Standing(taken_back=Reason("review", "edited_again", "the person who wrote this text changed it again", newer))
+        return EditStatus(taken_back=Reason("review", "withdrawn", "the annotator who wrote this text took the edit back"))
+    return EditStatus(taken_back=Reason("review", "edited_again", "the annotator who wrote this text edited it again", newer))
 
 
-def _said(answer: StoredAnswer) -> str | None:
-    """The text that a response puts in the place of what was shown; None where it does not."""
+def _proposed_text(answer: StoredAnswer) -> str | None:
+    """Return the text that a response puts in the place of what was shown; None where it proposes none."""
     if answer.status != "submitted" or answer.values.get(forms.VERDICT) != forms.APPROVE:
         return None
     return str(answer.values.get(forms.EDITED_COMPLETION) or "").strip() or None
@@ -130,26 +97,49 @@ def _text(row: Row) -> str | None:
     return row.answers[0] if row.kind == "instruction" else None
 
 
-def review_counts(workspace: Workspace, kinds: Sequence[Kind] = KINDS) -> dict[str, Any]:
-    """How far the review of these kinds is and how well people agree (Krippendorff's alpha, each kind's question by itself)."""
-    kind_of = records.kinds_by_seq(workspace.db)
-    opinions = {seq: said for seq, said in opinions_by_seq(workspace).items() if said and kind_of[seq] in kinds}
-    disputed = facts.seqs_with_verdict(workspace.db, "disputed")
-    flat = [o for said in opinions.values() for o in said]
-    questions = [[said for seq, said in opinions.items() if kind_of[seq] == kind] for kind in kinds]
-    return {
-        "records": len(opinions),
-        "opinions": len(flat),
-        "disputed": sum(kind_of[seq] in kinds for seq in disputed),
-        "agreement": agreeing.agreement_within(questions),
-        "estimated_error_rate": agreeing.estimate_error_rate(opinions.values()),
-        "simulated": any(o.simulated for o in flat),
-        "reviewers": sorted({o.user for o in flat}),
-    }
+def edited_texts(state: ProjectState, row: Row) -> list[tuple[int, str]]:
+    """Return (seq, completion) of every record that an edit of this row made, also where the record was there before."""
+    responses = {answer.response for answer in state.answers.get(row.seq, [])}
+    made = sorted({seq for seq, response, _ in records.sources_by_seq(state.db, "edited") if response in responses})
+    return [(seq, state.row_by_seq[seq].answers[0]) for seq in made if seq in state.row_by_seq]
 
 
-def project_words(workspace: Workspace, kind: Kind) -> str:
-    """What annotators read first: the brief, the shape that an answer must have, and the project's own guidelines."""
+def count_review(state: ProjectState, kinds: Sequence[Kind] = KINDS) -> ReviewCounts:
+    """Count the review of these kinds and measure the agreement of the annotators."""
+    kind_of = {seq: row.kind for seq, row in state.row_by_seq.items()}
+    annotations = {seq: given for seq, given in state.annotations.items() if given and kind_of[seq] in kinds}
+    every = [annotation for given in annotations.values() for annotation in given]
+    questions: list[list[list[Annotation]]] = [[given for seq, given in annotations.items() if kind_of[seq] == kind] for kind in kinds]
+    return ReviewCounts(
+        records=len(annotations),
+        annotations=len(every),
+        disputed=sum(verdict == "disputed" and kind_of.get(seq) in kinds for seq, verdict in state.verdicts.items()),
+        agreement=agreeing.agreement_within(questions),
+        estimated_error_rate=agreeing.estimate_error_rate(annotations.values()),
+        simulated=any(annotation.simulated for annotation in every),
+        reviewers=tuple(sorted({annotation.user for annotation in every})),
+    )
+
+
+def count_people(workspace: Workspace, members: Sequence[argilla.Member]) -> int:
+    """Return how many people can annotate here or have annotated."""
+    return len({member.name for member in members} | set(reviews.list_annotators(workspace.db)))
+
+
+def published_names(workspace: Workspace) -> dict[str, str]:
+    """Return the published name of each annotator: a pseudonym, unless `review.names` is `real`."""
+    users = reviews.list_annotators(workspace.db)
+    if workspace.project.review.names == "real":
+        return {user: user for user in users}
+    return reviews.alias_annotators(workspace.db, users, simulated=argilla.SIMULATED)
+
+
+def project_guidelines(workspace: Workspace, kind: Kind) -> str:
+    """Return what annotators read first: the brief, the required format of a response, and the project's own guidelines.
+
+    Raises:
+        ProjectError: the file named under `review.guidelines` is missing.
+    """
     project = workspace.project
     parts = [f"# The brief\n\n{project.brief.strip()}"]
     if project.records.output_format.strip():
@@ -165,23 +155,17 @@ def project_words(workspace: Workspace, kind: Kind) -> str:
 
 
 def dataset_name(workspace: Workspace, kind: Kind) -> str:
-    """Name of the dataset in Argilla."""
+    """Return the name of the dataset in Argilla."""
     return f"{workspace.project.name}-{kind}"
 
 
-def _connect(workspace: Workspace) -> ArgillaReview:
+def connect(workspace: Workspace) -> ArgillaReview:
+    """Connect to the Argilla that project.yaml names."""
     review = workspace.project.review
     return argilla.connect(workspace.folder, argilla=review.argilla, workspace=review.workspace)
 
 
-def _form_digest(workspace: Workspace, kind: Kind) -> str:
+def form_digest(workspace: Workspace, kind: Kind) -> str:
+    """Return a digest of the form that annotators fill in."""
     criteria, overlap = list(workspace.project.score.rubric), workspace.project.review.overlap
-    return argilla.form_digest(kind, criteria=criteria, overlap=overlap, words=project_words(workspace, kind))
-
-
-def published_names(workspace: Workspace) -> dict[str, str]:
-    """Return the name of each person who answered as it appears in what leaves the project: a pseudonym, unless the project says `real`."""
-    users = reviews.list_annotators(workspace.db)
-    if workspace.project.review.names == "real":
-        return {user: user for user in users}
-    return reviews.alias_annotators(workspace.db, users, simulated=argilla.SIMULATED)
+    return argilla.form_digest(kind, criteria=criteria, overlap=overlap, words=project_guidelines(workspace, kind))

@@ -1,96 +1,115 @@
-"""A decision for every row, computed from stored facts and the rules in decide.py."""
+"""A verdict for every row, computed from the state of the project by the rules in `curation.decide`.
+
+Rows about which nothing is known but their score are decided in groups: the rules read no id, so equal facts have one decision.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from curation import decide as rules
-from curation.decide import Annotation, Decision, Facts, Family, Keep, Override, Reason
+from curation.decide import Decision, Facts, Family, Keep, Override, Reason, Verdict
+from curation.findings import FINDING_STAGES
 from curation.records import KINDS, Kind
-from curation.store import facts, records, reviews
+from curation.store import facts
 from curation.store.records import Row
-from curation.views.annotations import Standing, opinions_by_seq, standings
+from curation.views.annotations import EditStatus, edit_statuses
 from curation.views.classes import leave_out_over_cap
 from curation.views.judge_diagnostics import judge_notes
 from curation.views.review_sample import Sample, draw, release, settle, unseen_verdict
-from curation.views.runs import GATES
-from curation.views.scores import Choices, choices_by_seq, keep_rules, total_of_rows
-from curation.workspace import Workspace
+from curation.views.scores import groups_of, rules_by_group, totals_of
+from curation.views.state import ProjectState
 
 TAKEN_BACK = ("edited_again", "withdrawn")
+"""Kinds of reasons of an edited row that its annotator no longer supports."""
 
 
 @dataclass(frozen=True)
 class Decided:
-    """What was decided, and by which samples."""
+    """The decisions on all rows, and the review samples they rest on."""
 
     decisions: list[Decision]
+    """In order of kind and seq."""
     samples: Mapping[Kind, Sample]
-    """Of each kind what people were shown for all of them; empty where they look at every row, or at none."""
+    """For each kind of which annotators see a sample; empty where they see every row, or none."""
 
 
-def decide_rows(workspace: Workspace) -> list[Decision]:
-    """Return a decision for every row that stands for itself, in order."""
-    return decide_all(workspace).decisions
-
-
-def decide_all(workspace: Workspace) -> Decided:
-    """Return a decision for every row that stands for itself, in order, and the review samples behind them."""
+def decide_all(state: ProjectState) -> Decided:
+    """Decide every row from stored facts. Nothing is measured and nothing is written."""
     decisions, samples = list[Decision](), dict[Kind, Sample]()
-    rows_of = {kind: records.list_rows(workspace.db, kind) for kind in KINDS}
-    everyone = [row for rows in rows_of.values() for row in rows]
-    known = _known(workspace, everyone)
-    families = _families(known, everyone)
-    for kind, rows in rows_of.items():
-        # The best part is of the rows of this kind: a pair's worse answers are meant to score low and would fill the rest.
-        totals = total_of_rows(workspace, kind, rows)
-        keeps = keep_rules(workspace, rows, totals)
-
-        def facts_of(row: Row, totals: Mapping[int, float] = totals) -> Facts:
-            return _facts_of(known, row, total=totals.get(row.seq), family=families.get(row.seq))
-
-        sample = draw(workspace, kind, rows, lambda row, keeps=keeps: rules.passes(facts_of(row), keeps[row.seq]))  # type: ignore[misc]
-        for row in rows:
-            unseen = unseen_verdict(workspace, row, sample)
-            decisions.append(rules.decide(facts_of(row), keeps=keeps[row.seq], overlap=workspace.project.review.overlap, unseen=unseen))
+    known = _load_known(state)
+    families = _families(state, known)
+    for kind in KINDS:
+        found, sample = _decide_kind(state, kind, known, families)
+        decisions += found
         samples |= {kind: sample} if sample else {}
-    decisions = leave_out_over_cap(workspace, decisions)
+    decisions = leave_out_over_cap(state, decisions)
     if not samples:
         return Decided(decisions, samples)
     by_seq = {decision.seq: decision for decision in decisions}
     settled = {kind: settle(sample, by_seq) for kind, sample in samples.items()}
-    return Decided(release(decisions, {row.seq: row.kind for row in everyone}, settled), settled)
+    return Decided(release(decisions, {row.seq: row.kind for row in state.row_by_seq.values()}, settled), settled)
 
 
 @dataclass(frozen=True)
 class _Known:
-    """Everything that is known, by seq."""
+    """Facts that single rows have besides their score, by seq."""
 
-    choices: Mapping[int, tuple[Choices, ...]]
     drops: Mapping[int, Sequence[Reason]]
     notes: Mapping[int, Sequence[Reason]]
-    opinions: Mapping[int, Sequence[Annotation]]
-    overrides: Mapping[int, facts.StoredOverride]
-    standings: Mapping[int, Standing]
-    is_judged: bool
-    """Whether a judge scores the rows."""
+    edits: Mapping[int, EditStatus]
+    special: frozenset[int]
+    """Rows that have any fact besides their score and their kind."""
 
 
-def _known(workspace: Workspace, rows: Sequence[Row]) -> _Known:
-    drops, notes = _findings_by_seq(workspace)
-    for seq, odd in judge_notes(workspace).items():
+def _load_known(state: ProjectState) -> _Known:
+    drops: dict[int, list[Reason]] = {}
+    notes: dict[int, list[Reason]] = {}
+    for f in state.findings(*FINDING_STAGES):
+        (drops if f.drops else notes).setdefault(f.seq, []).append(Reason(f.stage, f.kind, f.evidence, f.twin, f.score))
+    for seq, odd in judge_notes(state).items():
         notes.setdefault(seq, []).extend(Reason("score", kind, evidence, score=points) for kind, points, evidence in odd)
-    by_seq, overrides = {row.seq: row for row in rows}, facts.overrides_by_seq(workspace.db)
-    opinions = opinions_by_seq(workspace, by_seq)
-    made = standings(workspace, by_seq, opinions)
-    return _Known(choices_by_seq(workspace), drops, notes, opinions, overrides, made, not workspace.project.score.is_off)
+    edits = edit_statuses(state)
+    special = frozenset().union(drops, notes, edits, state.annotations, state.overrides, state.choices)
+    return _Known(drops, notes, edits, special)
 
 
-def _facts_of(known: _Known, row: Row, *, total: float | None, family: Family | None) -> Facts:
-    override, choices = known.overrides.get(row.seq), known.choices.get(row.seq, ())
-    standing = known.standings.get(row.seq, Standing())
+def _families(state: ProjectState, known: _Known) -> dict[int, Family]:
+    parents = {row.seq: row.parent for row in state.row_by_seq.values() if row.how == "edited" and row.parent is not None}
+    keeps = {seq: Keep(o.number, _override(o), o.chosen or seq) for seq, o in state.overrides.items() if o.action == "keep"}
+    contested = {seq for seq, status in known.edits.items() if status.contested}
+    return rules.edit_families(parents, state.annotations, keeps=keeps, contested=contested)
+
+
+def _decide_kind(state: ProjectState, kind: Kind, known: _Known, families: Mapping[int, Family]) -> tuple[list[Decision], Sample | None]:
+    # The best N percent are of the rows of this kind: a pair's worse responses are meant to score low and would fill the rest.
+    totals, groups = totals_of(state, kind), groups_of(state, kind)
+    keeps, overlap = rules_by_group(state, groups, totals), state.project.review.overlap
+    alike: dict[tuple[object, ...], list[Row]] = {}
+    for row in state.rows[kind]:
+        seq = row.seq
+        is_special = seq in known.special or seq in families
+        key = (seq,) if is_special else (totals.get(seq), groups[seq], row.better, row.how == "edited")
+        alike.setdefault(key, []).append(row)
+    facts_of = {key: _facts_of(state, known, rows[0], totals.get(rows[0].seq), families) for key, rows in alike.items()}
+    passing = {row.seq for key, rows in alike.items() if rules.passes(facts_of[key], keeps[groups[rows[0].seq]]) for row in rows}
+    sample = draw(state, kind, passing)
+    decisions = []
+    for key, rows in alike.items():
+        made: dict[tuple[Verdict, Reason] | None, Decision] = {}
+        for row in rows:
+            unseen = unseen_verdict(state.project.review.mode, row, sample)
+            if unseen not in made:
+                made[unseen] = rules.decide(facts_of[key], keeps=keeps[groups[row.seq]], overlap=overlap, unseen=unseen)
+            found = made[unseen]
+            decisions.append(Decision(row.seq, found.verdict, found.better, found.reasons))
+    return sorted(decisions, key=lambda decision: decision.seq), sample
+
+
+def _facts_of(state: ProjectState, known: _Known, row: Row, total: float | None, families: Mapping[int, Family]) -> Facts:
+    override, choices = state.overrides.get(row.seq), state.choices.get(row.seq, ())
+    edit = known.edits.get(row.seq, EditStatus())
     by_people = row.kind == "preference" and row.better is None
     return Facts(
         seq=row.seq,
@@ -101,51 +120,31 @@ def _facts_of(known: _Known, row: Row, *, total: float | None, family: Family | 
         panel=choices[1:],
         drops=known.drops.get(row.seq, ()),
         notes=known.notes.get(row.seq, ()),
-        opinions=known.opinions.get(row.seq, ()),
+        annotations=state.annotations.get(row.seq, ()),
         override=_override(override) if override else None,
-        edited_by=standing.by,
-        taken_back=standing.taken_back,
-        needs_score=known.is_judged and row.how != "edited" and not by_people,
+        edited_by=edit.by,
+        taken_back=edit.taken_back,
+        needs_score=not state.project.score.is_off and row.how != "edited" and not by_people,
         by_people=by_people,
-        family=family,
+        family=families.get(row.seq),
     )
-
-
-def _families(known: _Known, rows: Sequence[Row]) -> dict[int, Family]:
-    parents = {row.seq: row.parent for row in rows if row.how == "edited" and row.parent is not None}
-    keeps = {seq: Keep(o.number, _override(o), o.chosen or seq) for seq, o in known.overrides.items() if o.action == "keep"}
-    contested = {seq for seq, standing in known.standings.items() if standing.contested}
-    return rules.edit_families(parents, known.opinions, keeps=keeps, contested=contested)
 
 
 def _override(stored: facts.StoredOverride) -> Override:
     return Override(stored.action, stored.reason, stored.choice)
 
 
-def rank_rows(workspace: Workspace) -> dict[int, int]:
-    """Who is kept among duplicates, 0 first: approved, then seen by people, then the best score, then the earliest. A row
-    that a person rewrote is out: its changed child goes on in its place."""
-    verdicts, pushed = facts.verdicts_by_seq(workspace.db), reviews.pushed_seqs(workspace.db)
-    rows_of = {kind: records.list_rows(workspace.db, kind) for kind in KINDS}
-    totals = {seq: total for kind, rows in rows_of.items() for seq, total in total_of_rows(workspace, kind, rows).items()}
-    rows = [row.seq for rows in rows_of.values() for row in rows if not _is_given_up(verdicts.get(row.seq, {}))]
+def rank_rows(state: ProjectState) -> dict[int, int]:
+    """Return the rank of each row among duplicates, 0 first: approved, then shown to annotators, then best score, then oldest.
+
+    A row whose edited version takes its place, and an edit that was taken back, have no rank: nothing may be dropped as their duplicate.
+    """
+    verdicts = state.verdicts
+    totals = {seq: total for kind in KINDS for seq, total in totals_of(state, kind).items()}
+    given_up = {seq for seq, verdict in verdicts.items() if verdict == "edited"}
+    given_up |= facts.seqs_with_reason(state.db, "review", TAKEN_BACK)
 
     def place(seq: int) -> tuple[bool, bool, float, int]:
-        return verdicts.get(seq, {}).get("verdict") != "approved", seq not in pushed, -totals.get(seq, 0.0), seq
+        return verdicts.get(seq) != "approved", seq not in state.pushed, -totals.get(seq, 0.0), seq
 
-    return {seq: n for n, seq in enumerate(sorted(rows, key=place))}
-
-
-def _findings_by_seq(workspace: Workspace) -> tuple[dict[int, list[Reason]], dict[int, list[Reason]]]:
-    drops: dict[int, list[Reason]] = {}
-    notes: dict[int, list[Reason]] = {}
-    for f in facts.latest_findings(workspace.db, GATES):
-        (drops if f.drops else notes).setdefault(f.seq, []).append(Reason(f.stage, f.kind, f.evidence, f.twin, f.score))
-    return drops, notes
-
-
-def _is_given_up(verdict: Mapping[str, Any]) -> bool:
-    """A row that went on as its changed child, or a change that was taken back: nothing may fall as its copy."""
-    return verdict.get("verdict") == "edited" or any(
-        reason["stage"] == "review" and reason["kind"] in TAKEN_BACK for reason in verdict.get("reasons", ())
-    )
+    return {seq: n for n, seq in enumerate(sorted(state.row_by_seq.keys() - given_up, key=place))}

@@ -1,12 +1,11 @@
-"""The next step of a project, read from its state. Nothing is measured.
+"""The next step of a project, read from its stored results. Nothing is measured.
 
-A step is proposed only where it changes the state; where no command would, the step says what a person has to do first.
+A step is proposed only where it changes the project; where no command would, the step says what a person has to do first.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,18 @@ from typing import Any
 from curation import generate as generation
 from curation.config.project import is_open, planned_rows, settings_digest
 from curation.errors import command
+from curation.findings import RUN_GATES, words_of
 from curation.records import KINDS, Kind
 from curation.snapshot.manifest import SIGNATURE
 from curation.store import facts, records, reviews, runs
-from curation.views.runs import count_failed
-from curation.views.staleness import find_stale
+from curation.views.runs import GenerateDetail, PeopleDetail, ScoreDetail, count_failed
+from curation.views.staleness import Stale, find_stale
 from curation.workspace import Workspace
-
-GATES = ("score", "dedup", "screen")
 
 
 @dataclass(frozen=True)
 class NextStep:
-    """What comes next in a project."""
+    """The next step of a project."""
 
     text: str
     """For the screen: the command, or a sentence."""
@@ -43,33 +41,39 @@ class NextStep:
         return {"text": self.text, "command": self.command, "waits_for_person": self.waits_for_person}
 
 
-def next_step(workspace: Workspace) -> NextStep:
-    """Return the step that brings the project on."""
+def next_step(workspace: Workspace, stale: Sequence[Stale] | None = None) -> NextStep:
+    """Return the step that advances the project.
+
+    Args:
+        workspace: the open project.
+        stale: what is stale; found here where it is None.
+    """
     ran = runs.latest_numbers(workspace.db)
-    return _write(workspace) or _gate(workspace, ran) or _review(workspace) or _freeze(workspace)
+    stale = find_stale(workspace, (*RUN_GATES, "decide")) if stale is None else stale
+    return _generate(workspace) or _gate(workspace, ran, stale) or _review(workspace) or _release(workspace)
 
 
 def generate_settings(workspace: Workspace) -> str:
-    """Return a digest of what decides whether the teacher can answer better than last time: the models, the brief and the plan."""
+    """Return a digest of the models, the brief and the plan: while it is the same, the teacher fails again as it did last time."""
     project = workspace.project
     return settings_digest(project.models, [generation.generation_digest(project, kind) for kind in KINDS])
 
 
 def _run(workspace: Workspace, verb: str, *options: object) -> NextStep:
-    said = command("curate", verb, workspace.folder, *options)
-    return NextStep(said, said)
+    line = command("curate", verb, workspace.folder, *options)
+    return NextStep(line, line)
 
 
 def _person(text: str, then: str | None = None) -> NextStep:
     return NextStep(text, then, waits_for_person=True)
 
 
-def _write(workspace: Workspace) -> NextStep | None:
-    """Plan and generate, until every cell was asked for."""
+def _generate(workspace: Workspace) -> NextStep | None:
+    """Plan and generate, until every cell was requested."""
     planned, cells = sum(planned_rows(workspace.project).values()), records.count_cells(workspace.db)
     rows = sum(records.count_rows(workspace.db).values())
     if rows and not cells:
-        return None  # a project of imported rows; the plan that a new project.yaml holds is only an offer
+        return None  # a project of imported rows; the plan of a new project.yaml is only an example
     if planned and settings_digest(workspace.project.plan) != _digest_of(workspace, "plan"):
         return _run(workspace, "plan")
     if not cells and not rows:
@@ -82,45 +86,45 @@ def _write(workspace: Workspace) -> NextStep | None:
 
 
 def _blocked(workspace: Workspace, waiting: int, rows: int) -> NextStep | None:
-    """Why another `curate generate` would bring nothing, where that is known."""
-    last = runs.latest_run(workspace.db, "generate")
-    told: dict[str, Any] = json.loads(last["detail"] or "{}") if last else {}
+    """Return what a person has to do where another `curate generate` would bring nothing; None where it may bring rows."""
+    last = GenerateDetail.latest(workspace.db, "generate") or GenerateDetail()
     again = command("curate", "generate", workspace.folder)
-    go_on = f", or go on with the {rows:,} rows there are: {command('curate', 'score', workspace.folder)}" if rows else ""
-    if told.get("stopped") == "budget" and workspace.project.budget.usd <= told["budget_usd"]:
+    otherwise = f", or continue with the {rows:,} rows there are: {command('curate', 'score', workspace.folder)}" if rows else ""
+    if last.stopped == "budget" and workspace.project.budget.usd <= last.budget_usd:
         limit = f"budget.usd in project.yaml, {workspace.project.budget.usd:.2f} USD,"
-        return _person(f"raise {limit} since {waiting:,} cells are not written yet; then {again}{go_on}", again)
-    if told.get("asked") and not told.get("records") and told.get("settings") == generate_settings(workspace):
+        return _person(f"raise {limit} since {waiting:,} cells are not written yet; then {again}{otherwise}", again)
+    if last.asked and not last.records and last.settings == generate_settings(workspace):
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in count_failed(workspace, "generate").items())
         again = again if waiting else f"{again} --retry-failed"
         return _person(
-            f"no answer of the teacher could be used ({reasons}). Change models.teacher or brief in project.yaml, then {again}", again
+            f"no response of the teacher could be used ({reasons}). Change models.teacher or brief in project.yaml, then {again}", again
         )
     return None
 
 
-def _gate(workspace: Workspace, ran: Mapping[str, int]) -> NextStep | None:
+def _gate(workspace: Workspace, ran: Mapping[str, int], found: Sequence[Stale]) -> NextStep | None:
     """Score, dedup, screen, refill and decide, where they never ran or are stale."""
-    stale = {one.stage: one for one in find_stale(workspace, (*GATES, "decide"))}
-    for gate in GATES[1:] if workspace.project.score.is_off else GATES:
+    stale = {one.stage: one for one in found}
+    for gate in RUN_GATES:
+        if gate == "score" and workspace.project.score.is_off:
+            continue
         if gate not in ran:
             return _run(workspace, gate)
         if gate in stale:
-            found, again = stale[gate], _run(workspace, gate)
-            return _person(f"{found.why}. {found.next_step}, then {again}", again.command) if found.is_blocked else again
-    score = runs.latest_run(workspace.db, "score")
-    told: dict[str, Any] = json.loads(score["detail"] or "{}") if score else {}
-    if told.get("failures") and not told.get("scored") and not workspace.project.score.is_off:
-        reasons = ", ".join(f"{reason} {n:,}" for reason, n in told["failures"].items())
+            why, again = stale[gate], _run(workspace, gate)
+            return _person(f"{why.why}. {why.next_step}, then {again}", again.command) if why.is_blocked else again
+    score = ScoreDetail.latest(workspace.db, "score") or ScoreDetail()
+    if score.failures and not score.scored and not workspace.project.score.is_off:
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in score.failures.items())
         verb = command("curate", "score", workspace.folder)
-        return _person(f"no answer of the judge could be used ({reasons}). Change models.judge in project.yaml, then {verb}", verb)
+        return _person(f"no response of the judge could be used ({reasons}). Change models.judge in project.yaml, then {verb}", verb)
     if records.count_cells(workspace.db) and max(ran.get("decide", 0), ran.get("push", 0)) < ran["screen"]:
         return _run(workspace, "refill")
     return _run(workspace, "decide") if "decide" in stale or "decide" not in ran else None
 
 
 def _review(workspace: Workspace) -> NextStep | None:
-    """Push and pull, until people have settled every row that passed."""
+    """Push and pull, until annotators have settled every row that passed."""
     verdicts, held = facts.verdict_counts(workspace.db), reviews.held_seqs(workspace.db)
     waiting = facts.seqs_with_verdict(workspace.db, "to_review") | facts.seqs_with_verdict(workspace.db, "in_review")
     if waiting - held or (waiting and facts.seqs_with_verdict(workspace.db, "dropped") & held):
@@ -156,25 +160,27 @@ def command_to_admit(workspace: Workspace, name: str) -> str:
 def _people_who_answer(workspace: Workspace) -> int | None:
     """Return how many people can answer or have answered, as the latest push or pull saw it; None before either has looked."""
     seen = [run for stage in ("push", "pull") if (run := runs.latest_run(workspace.db, stage)) is not None]
-    found = json.loads(max(seen, key=lambda run: run["run"])["detail"] or "{}").get("people") if seen else None
-    return None if found is None else int(found)
+    return PeopleDetail.read(max(seen, key=lambda run: run["run"])["detail"]).people if seen else None
 
 
 def _why_none(workspace: Workspace, verdicts: Mapping[str, int]) -> str:
     """Return in words where the rows ended, and what a person may change."""
-    parts, advice = [], ["lower score.threshold"] if facts.reason_counts(workspace.db, "dropped")["below_cut"] else []
+    dropped = facts.reason_counts(workspace.db, "dropped")
+    parts, advice = [], ["lower score.threshold"] if dropped["below_cut"] else []
     for verdict in ("dropped", "rejected", "edited", "unscored"):
         if n := verdicts.get(verdict, 0):
-            reasons = facts.reason_counts(workspace.db, verdict) if verdict == "dropped" else {}
-            if verdict == "unscored":
+            reasons: Mapping[str, int] = {}
+            if verdict == "dropped":
+                reasons = {words_of(kind): count for kind, count in dropped.items()}
+            elif verdict == "unscored":
                 reasons, advice = count_failed(workspace, "score"), [*advice, "change models.judge and run curate score"]
-            inner = ", ".join(f"{kind.replace('_', ' ')} {count:,}" for kind, count in sorted(reasons.items(), key=lambda item: -item[1]))
+            inner = ", ".join(f"{reason} {count:,}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1]))
             parts.append(f"{n:,} {verdict}" + (f" ({inner})" if inner else ""))
     return f"{', '.join(parts)}. {' or '.join([*advice, 'add rows']).capitalize()}"
 
 
-def _freeze(workspace: Workspace) -> NextStep:
-    """Snapshot what is approved and not frozen yet, sign it, train."""
+def _release(workspace: Workspace) -> NextStep:
+    """Snapshot approved rows that no snapshot holds yet, sign it, train."""
     done = [run for run in runs.list_runs(workspace.db, "snapshot") if run["state"] != "running"]
     for kind in KINDS:
         digest = _approved_digest(workspace, kind)
@@ -193,8 +199,8 @@ def _freeze(workspace: Workspace) -> NextStep:
         return step
     latest = {s["kind"]: workspace.folder / Path(s["path"]) for s in reviews.list_snapshots(workspace.db)}
     if unsigned := next((path for path in latest.values() if path.is_dir() and not (path / SIGNATURE).is_file()), None):
-        said = command("curate", "sign", unsigned)
-        return NextStep(said, said)
+        line = command("curate", "sign", unsigned)
+        return NextStep(line, line)
     return _person(f"{command('train', 'init', workspace.folder / 'runs', '--project', workspace.folder)} --model MODEL")
 
 

@@ -1,4 +1,4 @@
-"""Gather what the preference pairs would teach, as they were written and as they would leave. Read-only. Core: hygiene.py."""
+"""Properties of the preference pairs before the gates and after them (`curation.distribution.preference_bias`)."""
 
 from __future__ import annotations
 
@@ -9,29 +9,36 @@ from typing import Any
 import pyarrow as pa
 
 from curation import report as page
+from curation.decide import Decision
 from curation.distribution import preference_bias
-from curation.store import records
+from curation.findings import FindingKind
 from curation.store.records import Row
-from curation.views.classes import STANDING
-from curation.workspace import Workspace
+from curation.views.classes import ACTIVE_VERDICTS
+from curation.views.state import ProjectState
 
 SHOWN = 40
-NO_PAIRS = ("flips", "judge_prefers_other", "neither", "tie")
-"""Why two answers are no pair."""
+"""Nearly identical pairs that the page shows."""
+NO_PAIRS = (FindingKind.FLIPS, FindingKind.JUDGE_PREFERS_OTHER, "neither", "tie")
+"""Reasons for which two responses make no pair."""
 
 
-def pair_hygiene(workspace: Workspace, verdicts: Mapping[int, Mapping[str, Any]]) -> page.PairHygiene | None:
-    """The pairs before the gates and after; None where there are none."""
-    rows = [row for row in records.list_rows(workspace.db, "preference") if row.seq in verdicts]
+def pair_hygiene(state: ProjectState, decisions: Mapping[int, Decision]) -> page.PairHygiene | None:
+    """Describe the pairs before the gates and after; None where there are none.
+
+    Args:
+        state: of the project.
+        decisions: by seq.
+    """
+    rows = [row for row in state.rows["preference"] if row.seq in decisions]
     before = [(row, row.better) for row in rows if row.better is not None]
-    after = [(row, verdicts[row.seq]["better"]) for row in rows if verdicts[row.seq]["verdict"] in STANDING]
-    after = [(row, better) for row, better in after if better is not None]
+    active = [row for row in rows if decisions[row.seq].verdict in ACTIVE_VERDICTS]
+    after = [(row, better) for row in active if (better := decisions[row.seq].better) is not None]
     if not before and not after:
         return None
     left, out = preference_bias.describe_pairs(texts_of_pairs(after)), Counter[str]()
     for row in rows:
-        if verdicts[row.seq]["verdict"] not in STANDING:
-            out.update({reason["kind"] for reason in verdicts[row.seq]["reasons"] if reason["kind"] in NO_PAIRS})
+        if decisions[row.seq].verdict not in ACTIVE_VERDICTS:
+            out.update({reason.kind for reason in decisions[row.seq].reasons if reason.kind in NO_PAIRS})
     near = [after[place] for place in left.near_identical[:SHOWN]]
     return page.PairHygiene(
         before=preference_bias.describe_pairs(texts_of_pairs(before)),
@@ -42,7 +49,7 @@ def pair_hygiene(workspace: Workspace, verdicts: Mapping[int, Mapping[str, Any]]
 
 
 def texts_of_pairs(pairs: Sequence[tuple[Row, int | None]]) -> list[preference_bias.Pair]:
-    """Chosen and rejected texts, given who is better."""
+    """Return the chosen and rejected texts, given the canonical index of the better response."""
     out = []
     for row, better in pairs:
         if row.kind == "preference" and better is not None:
@@ -52,11 +59,11 @@ def texts_of_pairs(pairs: Sequence[tuple[Row, int | None]]) -> list[preference_b
 
 
 def frozen_pairs(tables: Mapping[str, pa.Table]) -> list[preference_bias.Pair]:
-    """The texts of the pairs that leave."""
+    """Return the texts of the pairs in the tables of a snapshot."""
     sides = [[turns[0]["content"] for table in tables.values() for turns in table[side].to_pylist()] for side in ("chosen", "rejected")]
     return [preference_bias.Pair(*pair) for pair in zip(*sides, strict=True)]
 
 
 def hygiene_values(found: page.PairHygiene) -> dict[str, Any]:
-    """For the store and the manifest."""
+    """Return plain values for the store and the manifest."""
     return {"before": preference_bias.as_values(found.before), "after": preference_bias.as_values(found.after), "left_out": found.left_out}

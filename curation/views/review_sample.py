@@ -1,39 +1,42 @@
-"""Who has to look at a row before it may leave: everybody's, a random sample of them, or nobody's. Core: sampling.py, decide.py."""
+"""The rows that annotators see: every row, a random sample, or none; and the result of a sample for all rows (`curation.sampling`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from curation.config.gates import ReviewMode
 from curation.decide import Decision, Reason, Verdict
+from curation.findings import NOT_REFILLED
 from curation.records import KINDS, Kind
 from curation.sampling import clopper_pearson, draw_sample
 from curation.store import reviews
 from curation.store.records import Row
-from curation.workspace import Workspace, label_of
+from curation.views.state import ProjectState
+from curation.workspace import label_of
 
-HELD = Reason("review", "outside_sample", "waits until people have answered the random sample")
+HELD = Reason("review", "outside_sample", "waits for the annotations of the random sample")
 NOT_REVIEWED = Reason("review", "not_reviewed", "project.yaml has review: none")
-NO_PREFERENCE = Reason("review", "no_preference", "nobody said which answer is better, and project.yaml has review: none")
+NO_PREFERENCE = Reason("review", "no_preference", "no preference is known, and project.yaml has review: none")
 RELEASED = "released"
-"""Kind of the reason of a row that left because the sample was answered."""
+"""Kind of the reason of a row that the sample's result approved."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The rows of one kind that people look at for all of them, and what came of it."""
+    """The sampled rows of one kind and their result."""
 
     kind: Kind
     drawn: frozenset[int]
     """Seqs."""
     population: int
-    """Rows that the machines let through, which the sample was drawn from."""
+    """Rows that pass the gates, from which the sample was drawn."""
     strata: int
     answered: int = 0
     waiting: int = 0
     bad: int = 0
-    """Of the answered rows those that people rejected, changed, disagreed on or took out."""
+    """Of the answered rows those that were rejected, edited, disputed or dropped."""
     max_error: float | None = None
 
     @property
@@ -43,12 +46,12 @@ class Sample:
 
     @property
     def is_answered(self) -> bool:
-        """Whether nobody has to answer any more."""
+        """Whether every sampled row is answered."""
         return not self.waiting
 
     @property
     def releases(self) -> bool:
-        """Whether the rows that nobody looked at may leave."""
+        """Whether the held rows may be approved."""
         return self.is_answered and bool(self.answered) and (self.max_error is None or self.interval[1] <= self.max_error)
 
     @property
@@ -62,7 +65,7 @@ class Sample:
         return f"{found} ({rate})" + (f"; {self.waiting:,} are not answered yet" if self.waiting else "")
 
     def as_values(self) -> dict[str, Any]:
-        """For the manifest and `--json`."""
+        """Return plain values for the manifest and `--json`."""
         low, high = self.interval
         return {
             "rows": self.answered, "population": self.population, "strata": self.strata, "bad": self.bad,
@@ -71,29 +74,36 @@ class Sample:
         }  # fmt: skip
 
 
-def draw(workspace: Workspace, kind: Kind, rows: Sequence[Row], passes: Callable[[Row], bool]) -> Sample | None:
-    """Draw the rows of a kind that people look at; None where the project does not sample, or has nothing to sample.
+def draw(state: ProjectState, kind: Kind, passing: Collection[int]) -> Sample | None:
+    """Draw the rows of a kind that annotators see; None where the project does not sample, or has nothing to sample.
 
-    Rows that a person changed, and pairs of which nobody has said who is better, always go to people and are not drawn from.
+    Edited rows, and pairs without a preferred response, always go to annotators and are not drawn from.
 
     Args:
-        passes: whether the machines let a row through, whatever people said of it.
+        state: of the project.
+        kind: of the rows.
+        passing: seqs of the rows that pass the gates, whatever annotators said.
     """
-    settings = workspace.project.review
+    settings = state.project.review
     if settings.mode != "sample":
         return None
-    frame = [row for row in rows if row.how != "edited" and not needs_preference(row) and passes(row)]
+    frame = [row for row in state.rows[kind] if row.seq in passing and row.how != "edited" and not needs_preference(row)]
     if not frame:
         return None
-    strata = [label_of(workspace, row) for row in frame]
-    places = draw_sample([row.id for row in frame], strata, size=settings.sample, key=reviews.sample_key(workspace.db))
+    strata = [label_of(state.workspace, row) for row in frame]
+    places = draw_sample([row.id for row in frame], strata, size=settings.sample, key=reviews.sample_key(state.db))
     drawn = frozenset(frame[place].seq for place in places)
     return Sample(kind, drawn, len(frame), len(set(strata)), waiting=len(drawn), max_error=settings.max_error)
 
 
-def unseen_verdict(workspace: Workspace, row: Row, sample: Sample | None) -> tuple[Verdict, Reason] | None:
-    """The verdict on a row that people are not asked about; None where they are."""
-    mode = workspace.project.review.mode
+def unseen_verdict(mode: ReviewMode, row: Row, sample: Sample | None) -> tuple[Verdict, Reason] | None:
+    """Return the verdict on a row that annotators do not see, with its reason; None where they see it.
+
+    Args:
+        mode: the project's `review.mode`.
+        row: any row.
+        sample: of the row's kind.
+    """
     if mode == "none":
         return ("dropped", NO_PREFERENCE) if needs_preference(row) else ("approved", NOT_REVIEWED)
     if mode == "all" or sample is None or row.seq in sample.drawn or row.how == "edited" or needs_preference(row):
@@ -102,12 +112,12 @@ def unseen_verdict(workspace: Workspace, row: Row, sample: Sample | None) -> tup
 
 
 def needs_preference(row: Row) -> bool:
-    """Whether only people can say which answer of a pair is better."""
+    """Return whether only annotators can say which response of a pair is better."""
     return row.kind == "preference" and row.better is None
 
 
 def settle(sample: Sample, verdicts: Mapping[int, Decision]) -> Sample:
-    """Count what people said of the drawn rows. A row that a cap left out says nothing of the others and is not counted."""
+    """Count the verdicts of the drawn rows. A row that a cap left out says nothing about the others and is not counted."""
     found = [verdicts[seq] for seq in sample.drawn if not _over_cap(verdicts[seq])]
     waiting = sum(decision.verdict in ("to_review", "in_review", "unscored") for decision in found)
     bad = sum(decision.verdict in ("rejected", "edited", "disputed", "dropped") for decision in found)
@@ -115,7 +125,13 @@ def settle(sample: Sample, verdicts: Mapping[int, Decision]) -> Sample:
 
 
 def release(decisions: Sequence[Decision], kinds: Mapping[int, Kind], samples: Mapping[Kind, Sample]) -> list[Decision]:
-    """Approve what was held back, of each kind whose sample was answered well enough."""
+    """Approve the held rows of each kind whose sample was annotated and has few enough errors.
+
+    Args:
+        decisions: on all rows.
+        kinds: kind of each row by seq.
+        samples: settled samples by kind.
+    """
     reasons = {kind: Reason("review", RELEASED, samples[kind].sentence) for kind in KINDS if kind in samples and samples[kind].releases}
     if not reasons:
         return list(decisions)
@@ -127,9 +143,9 @@ def release(decisions: Sequence[Decision], kinds: Mapping[int, Kind], samples: M
 
 
 def is_unseen(decision: Decision) -> bool:
-    """Whether a row was approved without anybody having looked at it."""
+    """Return whether a row was approved without an annotator having seen it."""
     return decision.verdict == "approved" and any(reason.kind in (RELEASED, NOT_REVIEWED.kind) for reason in decision.reasons[:1])
 
 
 def _over_cap(decision: Decision) -> bool:
-    return decision.verdict == "dropped" and any(reason.stage == "balance" for reason in decision.reasons)
+    return decision.verdict == "dropped" and any(reason.stage in NOT_REFILLED for reason in decision.reasons)

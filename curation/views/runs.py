@@ -1,71 +1,225 @@
-"""What the latest runs of the stages left for others to read."""
+"""Typed details of runs: what a stage leaves in `runs.detail` for later stages, the report and `status`.
+
+A field that an older version did not write has a default, and keys that this version does not know are kept, so every workbench reads.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict
 
 from curation.config.project import ModelSpec
 from curation.distribution import Comparison, Description
+from curation.distribution.balance import Imbalance
 from curation.leakage import OperatingPoint
 from curation.store import facts, reviews, runs
-from curation.store.database import CallLedger
+from curation.store.database import CallLedger, Database
 from curation.workspace import Workspace
 
 
+class RunDetail(BaseModel):
+    """The detail of one run."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    @classmethod
+    def read(cls, detail: str | None) -> Self:
+        """Read a stored detail; one that was erased has the defaults."""
+        return cls.model_validate_json(detail or "{}")
+
+    @classmethod
+    def latest(cls, db: Database, stage: str) -> Self | None:
+        """Read the detail of the latest finished run of a stage; None where it has not run."""
+        run = runs.latest_run(db, stage)
+        return cls.read(run["detail"]) if run is not None else None
+
+    def dump(self) -> dict[str, Any]:
+        """Return the fields that were set as JSON values, for `Run.detail`."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class GenerateDetail(RunDetail):
+    """What `curate generate` wrote, and why it ended early."""
+
+    asked: int = 0
+    records: int = 0
+    stopped: str = ""
+    """"budget", "failures" or empty."""
+    budget_usd: float = 0.0
+    settings: str = ""
+    """Digest of the models, the brief and the plan."""
+
+
+class ScoreDetail(RunDetail):
+    """What `curate score` asked the judges, and what came back."""
+
+    asked: int = 0
+    scored: int = 0
+    at_or_above_threshold: int = 0
+    kept: dict[str, int] = {}
+    failed: int = 0
+    failures: dict[str, int] = {}
+    """Reason to count."""
+    refusals: dict[str, int] = {}
+    scored_by: dict[str, int] = {}
+    """Rows by judge, where there are several."""
+    panel: str = ""
+    """Whether the panel was asked, and why."""
+
+
+class GateDetail(RunDetail):
+    """What every gate leaves."""
+
+    inputs: dict[str, str] | None = None
+    """Name of each setting and file that shaped the result to its digest; None in a run of a version before 0.1.8."""
+    gate_alarms: list[str] = []
+
+
+class DedupDetail(GateDetail):
+    """What `curate dedup` found."""
+
+    kinds: dict[str, int] = {}
+    second_origins: int = 0
+    """Records that were produced again, word for word."""
+    alarms: list[str] = []
+    """About clusters; they quote rows, so erasing a row removes them."""
+
+
+class OperatingDetail(RunDetail):
+    """The cuts of the screen."""
+
+    key: str = ""
+    rate: float = 0.0
+    suites: dict[str, dict[str, Any]] = {}
+    """Suite to the fields of its `OperatingPoint`."""
+    digest: str = ""
+    """Of all that decides besides the rows."""
+
+    @property
+    def points(self) -> dict[str, OperatingPoint]:
+        """The cut of each suite."""
+        return {name: OperatingPoint(name, **point) for name, point in self.suites.items()}
+
+
+class ScreenDetail(GateDetail):
+    """What `curate screen` found."""
+
+    kinds: dict[str, int] = {}
+    doubtful: int = 0
+    """Rows just below the cut."""
+    operating_point: OperatingDetail | None = None
+
+
+class DecideDetail(GateDetail):
+    """What `curate decide` decided; the counts of the verdicts are further keys."""
+
+    review_sample: dict[str, dict[str, Any]] = {}
+    pairs: dict[str, Any] | None = None
+
+
+class ScopeDetail(RunDetail):
+    """The rows that `curate describe` and `curate compare` looked at."""
+
+    scope: str = "standing"
+    inputs: dict[str, str] | None = None
+
+
+class DescribeDetail(ScopeDetail):
+    """What `curate describe` found; None once a row was erased."""
+
+    descriptions: tuple[Description, ...] | None = None
+
+
+class CompareDetail(ScopeDetail):
+    """What `curate compare` found; None once a row was erased."""
+
+    comparison: Comparison | None = None
+
+
+class KindBalance(RunDetail):
+    """The classes of one kind of row."""
+
+    counts: dict[str, tuple[int, int]] = {}
+    """Class to its rows before the cap and after it."""
+    before: Imbalance
+    after: Imbalance
+    rule: str = ""
+    without: int = 0
+    """Rows without a class."""
+    weights: dict[str, float] = {}
+    refill: dict[str, int] = {}
+    """Class to the number of rows it lacks."""
+    asked: dict[str, int] = {}
+    """Class to the number of cells that were added to the plan."""
+
+
+class BalanceDetail(RunDetail):
+    """What `curate balance` found."""
+
+    by: str = ""
+    column: str | None = None
+    instruction: KindBalance | None = None
+    preference: KindBalance | None = None
+
+    def of(self, kind: str) -> KindBalance | None:
+        """Return the classes of a kind."""
+        return self.instruction if kind == "instruction" else self.preference
+
+
+class PeopleDetail(RunDetail):
+    """What `curate push` and `curate pull` saw: the people who can annotate, and further counts."""
+
+    people: int | None = None
+
+
 def is_simulated(spec: ModelSpec) -> bool:
-    """Whether the offline stand-in answers for this model; its answers and its money never mix with real ones."""
+    """Return whether the simulation answers for this model; its responses and costs never mix with real ones."""
     return spec.is_simulated
 
 
 def count_failed(workspace: Workspace, stage: str) -> dict[str, int]:
-    """Reason to count: answers that could not be used, and calls that got none."""
+    """Return reason to count of the unusable responses of a stage and of its calls without one."""
     unanswered = Counter(failure.reason for failure in CallLedger(workspace.db).failures(stage))
     return dict(Counter(facts.failure_counts(workspace.db).get(stage, {})) + unanswered)
 
 
-GATES = ("dedup", "screen")
-"""The stages whose findings a verdict reads."""
-
-
 def load_descriptions(workspace: Workspace) -> tuple[Description, ...] | None:
-    """What the latest `curate describe` found; None when it has not run."""
-    run = runs.latest_run(workspace.db, "describe")
-    found = json.loads(run["detail"]) if run is not None else {}  # `curate erase` empties it
-    return tuple(Description.model_validate(value) for value in found["descriptions"]) if "descriptions" in found else None
+    """Return the result of the latest `curate describe`; None when it has not run, or was erased."""
+    detail = DescribeDetail.latest(workspace.db, "describe")
+    return detail.descriptions if detail else None
 
 
 def load_comparison(workspace: Workspace) -> Comparison | None:
-    """What the latest `curate compare` found; None when it has not run."""
-    run = runs.latest_run(workspace.db, "compare")
-    found = json.loads(run["detail"]) if run is not None else {}
-    return Comparison.model_validate(found["comparison"]) if "comparison" in found else None
+    """Return the result of the latest `curate compare`; None when it has not run, or was erased."""
+    detail = CompareDetail.latest(workspace.db, "compare")
+    return detail.comparison if detail else None
 
 
 def latest_diversity(workspace: Workspace) -> dict[str, Any] | None:
-    """What the latest `curate diversity` found, for a page that shows it."""
-    found = [run for run in runs.list_runs(workspace.db, "diversity") if run["state"] == "done"]
-    return dict(found[-1]["detail"]) if found else None
+    """Return the result of the latest `curate diversity` as plain values; None when it has not run."""
+    run = runs.latest_run(workspace.db, "diversity")
+    return json.loads(run["detail"] or "{}") if run else None
 
 
 def load_points(workspace: Workspace) -> dict[str, OperatingPoint]:
-    """Where the latest screen's cut of each suite lies, by suite; empty where it has none."""
-    run = runs.latest_run(workspace.db, "screen")
-    detail = json.loads(run["detail"] or "{}") if run else {}
-    return {name: OperatingPoint(name, **point) for name, point in detail.get("operating_point", {}).get("suites", {}).items()}
+    """Return the cut of each suite at the latest screen; empty where it has none."""
+    detail = ScreenDetail.latest(workspace.db, "screen")
+    return detail.operating_point.points if detail and detail.operating_point else {}
 
 
 def point_in_words(point: OperatingPoint) -> str:
-    """One suite's cut and what it was estimated on."""
+    """Return one suite's cut and the items it was estimated on, in words."""
     if not point.is_estimated:
         return f"{point.cut:.2f}, fixed ({point.items:,} items are too few to estimate on)"
     return f"{point.cut:.2f} ({point.flagged:,} of {point.items:,} items lie beyond it with their nearest other one)"
 
 
-def _snapshots_with(workspace: Workspace, identity: str) -> list[str]:
-    """The snapshots on disk that hold a record."""
+def snapshots_with(workspace: Workspace, identity: str) -> list[str]:
+    """Return the folders of the snapshots on disk that hold a record."""
     import pyarrow.parquet as pq
 
     def holds(path: Path) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,22 +21,25 @@ from curation import judge as scoring
 from curation.config.project import settings_digest
 from curation.embed import model_digest
 from curation.errors import UserError, command
+from curation.findings import FINDING_STAGES, RUN_GATES
 from curation.snapshot import read_manifest
 from curation.store import facts, records, runs
 from curation.validate import checks_digest
+from curation.views.prior_snapshots import find_earlier
 from curation.views.protected import suite_digest
+from curation.views.runs import ScopeDetail
 from curation.workspace import Workspace
 
 Inputs = dict[str, str]
 """Name of an input, as project.yaml has it where it does, to a digest of its value or content."""
-STAGES = ("score", "dedup", "screen", "decide", "describe", "compare")
+STAGES = (*RUN_GATES, "decide", "describe", "compare")
 SCOPE_VERDICTS: Mapping[str, Collection[str] | None] = {
     "standing": ("approved", "in_review", "to_review", "held", "unscored", "disputed"),
     "approved": ("approved",),
     "all": None,
 }
 """Verdicts of the rows that `describe` and `compare` look at under each scope; None for every row."""
-BRINGS_FACTS = ("score", "dedup", "screen", "pull")
+BRINGS_FACTS = (*RUN_GATES, "pull")
 """Stages whose results verdicts are computed from, besides the rows."""
 
 
@@ -76,9 +79,8 @@ def find_stale(workspace: Workspace, stages: Collection[str] = STAGES) -> list[S
     return found
 
 
-def stale_values(workspace: Workspace, stages: Collection[str] = STAGES) -> tuple[dict[str, Any], list[str]]:
+def stale_values(found: Sequence[Stale]) -> tuple[dict[str, Any], list[str]]:
     """Return what is stale as counts for a summary, and as its notes; both empty where nothing is."""
-    found = find_stale(workspace, stages)
     return ({"stale": [stale.as_values() for stale in found]} if found else {}), [str(stale) for stale in found]
 
 
@@ -88,8 +90,6 @@ def dedup_inputs(workspace: Workspace) -> Inputs:
     Raises:
         ProjectError: a pattern of dedup.against fits no folder.
     """
-    from curation.views.prior_snapshots import find_earlier
-
     settings = workspace.project.dedup
     own = (workspace.folder / "snapshots").resolve()
     # Rows that this project released are compared with the rows that came after them, whichever snapshot holds them.
@@ -160,14 +160,14 @@ def _settings(section: str, values: BaseModel, *, but: Collection[str] = ()) -> 
 
 def _why(workspace: Workspace, run: Mapping[str, Any]) -> str:
     """Return in words why a run's result is stale; empty where it is not."""
-    stage, detail = run["stage"], json.loads(run["detail"] or "{}")
-    was: Inputs | None = detail.get("inputs")
+    stage, detail = run["stage"], ScopeDetail.read(run["detail"])
+    was = detail.inputs
     now: Callable[[], Inputs] = {
         "score": lambda: {"score.rubric or models.judge": scoring.rubric_digest(workspace.project)},
         "dedup": lambda: dedup_inputs(workspace),
         "screen": lambda: screen_inputs(workspace),
         "decide": lambda: decide_inputs(workspace),
-    }.get(stage, lambda: rows_inputs(workspace, detail.get("scope", "standing")))
+    }.get(stage, lambda: rows_inputs(workspace, detail.scope))
     if stage == "score":
         was = {"score.rubric or models.judge": run["digest"]} if run["digest"] else None
     parts = []
@@ -175,14 +175,14 @@ def _why(workspace: Workspace, run: Mapping[str, Any]) -> str:
         # An input that only one side names came or went with another one (a protected set), or with a release of this package.
         changed = [name for name, digest in now().items() if name in was and digest != was[name]]
         parts += [f"{_listed(changed)} changed"] if changed else []
-    if stage in ("score", "dedup", "screen", "decide") and (new := records.count_new_rows(workspace.db, run["run"], run["watermark"])):
+    if stage in (*RUN_GATES, "decide") and (new := records.count_new_rows(workspace.db, run["run"], run["watermark"])):
         parts.append(f"{new:,} {'row' if new == 1 else 'rows'} arrived")
     if stage == "decide":
         newer = [name for name, n in runs.latest_numbers(workspace.db).items() if name in BRINGS_FACTS and n > run["run"]]
-        newer = [name for name in newer if name in ("dedup", "screen") or runs.latest_with_rows(workspace.db, (name,)) > run["run"]]
+        newer = [name for name in newer if name in FINDING_STAGES or runs.latest_with_rows(workspace.db, (name,)) > run["run"]]
         parts += [f"{_listed([f'curate {name}' for name in newer])} ran"] if newer else []
         if facts.latest_override(workspace.db) > run["started"]:
-            parts.append("a row was kept or dropped by hand")
+            parts.append("a row was force-kept or force-dropped")
     return f"{' and '.join(parts)} since curate {stage} ran" if parts else ""
 
 

@@ -1,0 +1,53 @@
+"""Recompute and store the verdicts: the step that `decide`, `pull`, `keep`, `drop`, `erase`, `balance` and `refill` share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from curation.alarms import gate_alarms
+from curation.config.project import settings_digest
+from curation.findings import RUN_GATES
+from curation.store import facts, runs
+from curation.store.database import hold_lock
+from curation.views.decisions import decide_all
+from curation.views.pairs import hygiene_values, pair_hygiene
+from curation.views.runs import DecideDetail
+from curation.views.scores import summarize_kept
+from curation.views.staleness import decide_inputs, find_stale, stale_values
+from curation.views.state import ProjectState
+from curation.workspace import StageResult, Workspace
+
+WAIT_S = 600.0
+"""Seconds to wait for another decision to end; one over a million rows takes minutes."""
+
+
+def update_verdicts(workspace: Workspace) -> StageResult:
+    """Compute every row's verdict from the facts, the thresholds and the overrides, and store it."""
+    # One after the other: of two that run at once the slower one, which has read older facts, would write last.
+    with hold_lock(workspace.db, "decide", wait_s=WAIT_S):
+        project = workspace.project
+        with runs.record_run(workspace.db, "decide", settings_digest(project.score, project.review, project.balance)) as run:
+            state = ProjectState(workspace)
+            decided = decide_all(state)
+            decisions = {decision.seq: decision for decision in decided.decisions}
+            facts.replace_verdicts(workspace.db, decisions.values(), run.number)
+            verdicts = Counter(decision.verdict for decision in decisions.values())
+            run.rows_in, run.rows_out = len(decisions), len(decisions) - verdicts["dropped"] - verdicts["rejected"]
+            below = [d.verdict == "dropped" and any(reason.stage == "score" for reason in d.reasons) for d in decisions.values()]
+            labels = [state.row_by_seq[seq].label for seq in decisions]
+            alarms = [str(alarm) for alarm in gate_alarms("score", labels, below)]
+            counts: dict[str, Any] = {name: n for name, n in verdicts.items()}
+            counts |= {"review_sample": {k: s.as_values() for k, s in decided.samples.items()}} if decided.samples else {}
+            pairs = pair_hygiene(state, decisions)
+            hygiene = {"pairs": hygiene_values(pairs)} if pairs else {}
+            run.detail = DecideDetail.model_validate(
+                {**counts, "inputs": decide_inputs(workspace), "gate_alarms": alarms, **hygiene}
+            ).dump()
+        dropped = (decision.reasons[0] for decision in decisions.values() if decision.verdict == "dropped")
+        reasons = Counter(f"{reason.stage}: {reason.kind}" for reason in dropped)
+        counts |= {"dropped_for": dict(reasons.most_common()), "alarms": alarms}
+        kept = summarize_kept(state, {seq: decision.verdict for seq, decision in decisions.items()})
+        samples = [f"Review sample, {kind}: {sample.sentence}." for kind, sample in decided.samples.items()]
+        stale, warnings = stale_values(find_stale(workspace, RUN_GATES))
+        return StageResult("decide", run.rows_in, run.rows_out, {**counts, **stale}, [*alarms, *kept.notes, *samples, *warnings])

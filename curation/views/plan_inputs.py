@@ -1,0 +1,107 @@
+"""The cells that project.yaml asks for, and what they are made from: protected texts, tables, attribute files, documents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from curation.config.project import ValuesFile
+from curation.errors import ProjectError
+from curation.plan import (
+    Asked,
+    Cell,
+    Row,
+    Values,
+    extra_cells,
+    find_passages,
+    make_plan,
+    normalized,
+    values_from_lines,
+    values_from_table,
+    written_values,
+)
+from curation.records import KINDS
+from curation.store import runs
+from curation.validate import load_table
+from curation.views.protected import load_protected
+from curation.views.runs import BalanceDetail
+from curation.workspace import Workspace, load_grounding
+
+
+def lay_out(workspace: Workspace) -> list[Cell]:
+    """Return every cell of the project as its files are now."""
+    protected = [text for items in load_protected(workspace) for text in items.texts]
+    passages = load_passages(workspace, protected)
+    given: dict[str, Any] = {
+        "table": load_grounding(workspace),
+        "protected_texts": protected,
+        "values": load_values(workspace),
+        "passages": passages,
+    }
+    return make_plan(workspace.project, **given) + extra_cells(workspace.project, load_asked(workspace), **given)
+
+
+def load_asked(workspace: Workspace) -> list[Asked]:
+    """Return the cells that `curate balance` added, as long as project.yaml still balances by the same class."""
+    settings = workspace.project.balance
+    if settings.refill is None or settings.by is None:
+        return []
+    done = [run for run in runs.list_runs(workspace.db, "balance") if run["state"] == "done"]
+    details = [(run["run"], BalanceDetail.model_validate(run["detail"])) for run in done]
+    return [
+        Asked(number, kind, settings.by, detail.column, found.asked)
+        for number, detail in details
+        if detail.by == settings.by
+        for kind in KINDS
+        if (found := detail.of(kind)) is not None and found.asked
+    ]
+
+
+def load_values(workspace: Workspace) -> dict[str, Values]:
+    """Return the values of every attribute, with those that files hold.
+
+    Raises:
+        ProjectError: a file is missing, empty, or has no such column.
+    """
+    files = workspace.project.plan.attribute_files
+    values = written_values(workspace.project)
+    return {name: _read_values(workspace, name, files[name]) if name in files else known for name, known in values.items()}
+
+
+def load_passages(workspace: Workspace, protected: list[str]) -> list[Row]:
+    """Return the passages of the project's documents that hold no protected text.
+
+    Raises:
+        ProjectError: a pattern names no file, a file is not text, or no passage is left.
+    """
+    settings = workspace.project.plan.documents
+    if settings is None:
+        return []
+    what = "project.yaml: plan.documents.files"
+    documents: dict[str, str] = {}
+    for pattern in settings.files:
+        found = sorted(path for path in workspace.folder.glob(pattern) if path.is_file())
+        if not found:
+            raise ProjectError(what, f"{pattern} names no file in {workspace.folder}", "correct the pattern, or add the files")
+        for path in found:
+            try:
+                documents[path.relative_to(workspace.folder).as_posix()] = path.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise ProjectError(what, f"{path} is not UTF-8 text (byte {error.start})", "save it as .txt or .md in UTF-8") from error
+    passages = find_passages(documents, chunk_chars=settings.chunk_chars, protected={normalized(text) for text in protected})
+    if not passages:
+        fact = f"hold no passage to write about: {len(documents)} files, empty or with protected texts in every passage"
+        raise ProjectError(what, fact, "look at the files and at screen.protected")
+    return passages
+
+
+def _read_values(workspace: Workspace, name: str, source: ValuesFile) -> Values:
+    path = workspace.folder / source.file
+    if not path.is_file():
+        raise ProjectError(f"project.yaml: plan.attributes.{name}", f"there is no file {path}", "put it there, or write the values down")
+    if path.suffix.lower() in (".csv", ".parquet"):
+        return values_from_table(load_table(path), name, source)
+    try:
+        return values_from_lines(path.read_text(encoding="utf-8"), name, source)
+    except UnicodeDecodeError as error:
+        fact = f"{path} is not UTF-8 text (byte {error.start})"
+        raise ProjectError(f"project.yaml: plan.attributes.{name}", fact, "one value a line, or a .csv or .parquet table") from error

@@ -1,0 +1,227 @@
+"""The stored state of a project: its rows, scores, findings, annotations, overrides and verdicts.
+
+A stage loads a `ProjectState` once and passes it to the views. Each table is read from the workbench on its first use and kept, so
+no table is read twice and a stage that needs only verdicts reads only verdicts. SQLite does the grouping and the joins: reading a
+sum of scores for each row costs a fifth of reading every score. A state does not change; a stage that has written loads a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from operator import attrgetter
+
+from argilla_setup import forms
+from curation import judge as judging
+from curation.config.project import ModelSpec, Project
+from curation.decide import Annotation, Decision, shown_first
+from curation.plan import Cell
+from curation.records import KINDS, Kind
+from curation.store import facts, records, reviews, runs
+from curation.store.database import Database
+from curation.store.facts import Finding, StoredOverride
+from curation.store.records import Row
+from curation.store.reviews import StoredAnswer
+from curation.workspace import Workspace, load_cells
+
+Choices = Mapping[str, int | None]
+"""Order shown ("ab" or "ba") to the winner's canonical index; None for a tie."""
+
+
+@dataclass(frozen=True)
+class JudgeScores:
+    """All results of one judge under the current rubric."""
+
+    name: str
+    """The model; with its position appended where two judges have the same model."""
+    spec: ModelSpec
+    totals: Mapping[int, float]
+    """Mean of the criteria (0 to 10) by seq, of the rows for which every criterion was scored."""
+    overall: Mapping[int, int]
+    """Overall score (1 to 5) by seq."""
+    choices: Mapping[int, Choices]
+
+
+class ProjectState:
+    """What the workbench holds about a project, read once.
+
+    Args:
+        workspace: an open workspace.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self._findings: dict[str, list[Finding]] = {}
+        self._values: dict[str, dict[int, dict[str, int]]] = {}
+
+    @property
+    def project(self) -> Project:
+        """The project's configuration."""
+        return self.workspace.project
+
+    @property
+    def db(self) -> Database:
+        """The open workbench, for tables that only one view reads."""
+        return self.workspace.db
+
+    @cached_property
+    def rows(self) -> dict[Kind, list[Row]]:
+        """The rows of each kind in order of seq, without erased rows and without the candidates of pairs."""
+        return {kind: records.list_rows(self.db, kind) for kind in KINDS}
+
+    @cached_property
+    def row_by_seq(self) -> dict[int, Row]:
+        """Every row by seq."""
+        return {row.seq: row for rows in self.rows.values() for row in rows}
+
+    @cached_property
+    def candidates(self) -> list[Row]:
+        """The responses inside preference pairs, which are records of their own."""
+        return records.list_rows(self.db, "instruction", role="candidate")
+
+    @cached_property
+    def candidate_seqs(self) -> dict[str, int]:
+        """Record id of each candidate to its seq."""
+        return {row.id: row.seq for row in self.candidates}
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """The cells of the plan."""
+        return load_cells(self.workspace)
+
+    @cached_property
+    def judges(self) -> tuple[JudgeScores, ...]:
+        """The results of every judge; the first judge first."""
+        specs = judging.judges_of(self.project)
+        models = [spec.model for spec in specs]
+        names = [model if models.index(model) == place else f"{model} ({place + 1})" for place, model in enumerate(models)]
+        return tuple(self._load_judge(name, spec) for name, spec in zip(names, specs, strict=True))
+
+    @cached_property
+    def totals_by_judge(self) -> dict[int, list[float]]:
+        """The totals of each record, one for each judge that scored it."""
+        out: dict[int, list[float]] = {}
+        for judge in self.judges:
+            for seq, total in judge.totals.items():
+                out.setdefault(seq, []).append(total)
+        return out
+
+    @cached_property
+    def totals(self) -> dict[int, float]:
+        """The total (0 to 10) of each scored record over all judges, combined as `score.combine` says."""
+        if len(self.judges) == 1:
+            return dict(self.judges[0].totals)
+        how = self.project.score.combine
+        return {seq: judging.combine(totals, how) for seq, totals in self.totals_by_judge.items()}
+
+    @cached_property
+    def choices(self) -> dict[int, tuple[Choices, ...]]:
+        """The choices of every judge that compared a pair, by seq; the first judge first."""
+        out: dict[int, list[Choices]] = {}
+        for judge in self.judges:
+            for seq, by_order in judge.choices.items():
+                out.setdefault(seq, []).append(by_order)
+        return {seq: tuple(given) for seq, given in out.items()}
+
+    @cached_property
+    def answers(self) -> dict[int, list[StoredAnswer]]:
+        """The latest state of each response in Argilla, by seq, in order of the user's name."""
+        return reviews.answers_by_seq(self.db)
+
+    @cached_property
+    def annotations(self) -> dict[int, list[Annotation]]:
+        """The submitted annotations of each answered row; drafts and discarded responses count as no annotation."""
+        found: dict[int, list[Annotation]] = {}
+        for seq, answers in self.answers.items() if reviews.has_answers(self.db) else ():
+            row = self.row_by_seq.get(seq)
+            if row is not None:
+                read = (annotation_of(answer, row) for answer in answers if answer.status == "submitted")
+                found[seq] = sorted((annotation for annotation in read if annotation is not None), key=attrgetter("user"))
+        return found
+
+    @cached_property
+    def overrides(self) -> dict[int, StoredOverride]:
+        """The latest override of each row that has one."""
+        return facts.overrides_by_seq(self.db)
+
+    @cached_property
+    def kept(self) -> set[int]:
+        """Rows that a data lead force-keeps: the row itself, or the edited version chosen in its place."""
+        return facts.kept_seqs(self.db)
+
+    @cached_property
+    def verdicts(self) -> dict[int, str]:
+        """The stored verdict of each row, without its reasons."""
+        return facts.verdict_by_seq(self.db)
+
+    @cached_property
+    def decisions(self) -> dict[int, Decision]:
+        """The stored decision on each row: its verdict with the reasons."""
+        return facts.decisions_by_seq(self.db)
+
+    @cached_property
+    def pushed(self) -> set[int]:
+        """Rows that were ever sent to Argilla."""
+        return reviews.pushed_seqs(self.db)
+
+    @cached_property
+    def splits(self) -> dict[int, tuple[str, str]]:
+        """(split, cluster) of each row that a snapshot released."""
+        return facts.splits_by_seq(self.db)
+
+    @cached_property
+    def is_screened(self) -> bool:
+        """Whether a screen has finished."""
+        return runs.latest_run(self.db, "screen") is not None
+
+    def findings(self, *stages: str) -> list[Finding]:
+        """Return the findings of the latest finished run of each stage."""
+        for stage in stages:
+            if stage not in self._findings:
+                self._findings[stage] = facts.latest_findings(self.db, (stage,))
+        return [finding for stage in stages for finding in self._findings[stage]]
+
+    def criteria_of(self, judge: JudgeScores) -> dict[int, dict[str, int]]:
+        """Return every score (1 to 5) of a judge by seq and criterion, `overall` among the criteria."""
+        digest = judging.rubric_digest(self.project, judge.spec)
+        if digest not in self._values:
+            self._values[digest] = facts.scores_by_seq(self.db, digest)
+        return self._values[digest]
+
+    def _load_judge(self, name: str, spec: ModelSpec) -> JudgeScores:
+        criteria = list(self.project.score.rubric)
+        totals, overall = facts.sum_scores(self.db, judging.rubric_digest(self.project, spec), criteria)
+        # A score s of 1 to 5 counts (s - 1) * 2.5 points. These are exact in binary, so the sum has the bits of `judge.total_of`.
+        means = {points: (points - len(criteria)) * 2.5 / len(criteria) for points in set(totals.values())} if criteria else {}
+        choices = facts.choices_by_seq(self.db, judging.pair_digest(self.project, spec))
+        return JudgeScores(name, spec, {seq: means[points] for seq, points in totals.items()}, overall, choices)
+
+
+def annotation_of(answer: StoredAnswer, row: Row) -> Annotation | None:
+    """Return one person's annotation of a row; None where the deciding question was left open."""
+    if row.kind == "preference":
+        return _preference_of(answer, row.id)
+    verdict = answer.values.get(forms.VERDICT)
+    edited = str(answer.values.get(forms.EDITED_COMPLETION) or "").strip()
+    if verdict == forms.REJECT:
+        return Annotation(answer.user, "reject", simulated=answer.simulated)
+    if verdict != forms.APPROVE:
+        return None
+    if edited == records.ERASED:  # the annotator edited the text, and the edited text was erased
+        return Annotation(answer.user, "edit", None, simulated=answer.simulated)
+    if edited and edited != row.answers[0].strip():
+        return Annotation(answer.user, "edit", edited, simulated=answer.simulated)
+    return Annotation(answer.user, "approve", simulated=answer.simulated)
+
+
+def _preference_of(answer: StoredAnswer, record_id: str) -> Annotation | None:
+    choice, first = answer.values.get(forms.BETTER), shown_first(record_id)
+    if choice == forms.BOTH_BAD:
+        return Annotation(answer.user, "neither", simulated=answer.simulated)
+    if choice == forms.TIE:
+        return Annotation(answer.user, "tie", simulated=answer.simulated)
+    if choice not in (forms.A, forms.B):
+        return None
+    index = first if choice == forms.A else 1 - first
+    return Annotation(answer.user, "first" if index == 0 else "second", simulated=answer.simulated)
