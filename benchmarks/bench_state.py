@@ -69,7 +69,9 @@ def run_copy(verb: str, project: Path, tree: Path) -> tuple[float, float]:
         copy = shutil.copytree(project, Path(name) / "project")
         environ = os.environ | {"PYTHONPATH": str(tree)}
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        subprocess.run([sys.executable, "-m", "curation", verb, str(copy), "--json"], cwd=tree, env=environ, check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "curation", verb, str(copy), "--json"], cwd=tree, env=environ, check=True, capture_output=True
+        )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, time.perf_counter() - started
 

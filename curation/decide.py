@@ -295,6 +295,7 @@ def _as_chosen(facts: Facts, override: Override) -> Decision:
 
 
 def apply_annotations(facts: Facts, overlap: int) -> Decision:
+    """Return the verdict that the annotations of a row give, once `overlap` annotators have answered it."""
     annotations, is_kept = list(facts.annotations), facts.override is not None and facts.override.action == "keep"
     kept = Reason("override", "keep", facts.override.evidence if facts.override else "")
     refused = sum(_canonical(o) == "reject" for o in annotations) >= overlap

@@ -82,12 +82,12 @@ GATES = (
     Gate(
         "screen",
         {
-            K.LEAK_EXACT: "protected text",
+            K.LEAK_EXACT: "equals protected text",
             K.LEAK_CONTAINED: "contains protected text",
-            K.LEAK_SPAN: "shares a long span with a protected text",
+            K.LEAK_SPAN: "shares a long span",
             K.LEAK_EDITED: "edited protected text",
-            K.LEAK_REWORDED: "paraphrase of a protected text",
-            K.LEAK_JUDGED: "leak confirmed by the leak judge",
+            K.LEAK_REWORDED: "paraphrased protected text",
+            K.LEAK_JUDGED: "leak, according to the leak judge",
             K.LEAK_UNSURE: "leak judge unsure",
             K.LEAK_CLEARED: "cleared by the leak judge",
             K.CONFLICT: "same text under two labels",
@@ -111,7 +111,7 @@ GATES = (
             "crashed": "crashed",
         },
     ),
-    Gate("balance", {K.OVER_CAP: "over the cap of its class"}, refills=False),
+    Gate("balance", {K.OVER_CAP: "over its class's cap"}, refills=False),
 )
 
 FINDING_STAGES = tuple(gate.stage for gate in GATES if gate.stores_findings)
@@ -125,6 +125,7 @@ NOT_REFILLED = frozenset(gate.stage for gate in GATES if not gate.refills)
 
 _LEAK, _CHECK = "leak_", "check_"
 _OTHER_REASONS = {
+    "held": "outside the review sample, which is still open",
     "drop": "force-dropped",
     "keep": "force-kept",
     "other_edit": "another edited version was kept",
@@ -141,7 +142,7 @@ _OTHER_REASONS = {
     "no_preference": "no preference known",
     "released": "released by the review sample",
 }
-"""Reasons of verdicts that no gate gives."""
+"""Reasons of verdicts that no gate gives, and verdicts whose name needs better words."""
 _WORDS = {kind: words for gate in GATES for kind, words in gate.kinds.items()} | _OTHER_REASONS
 _FAILURES = {failure: words for gate in GATES for failure, words in gate.checks.items()}
 

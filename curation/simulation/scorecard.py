@@ -26,7 +26,8 @@ from curation.snapshot import find_trusted_keys, verify_snapshot
 from curation.store import facts, reviews, runs
 from curation.store.database import CallLedger
 from curation.store.records import repeated_sources, sources_by_seq
-from curation.views.annotations import review_counts
+from curation.views.annotations import count_review
+from curation.views.state import ProjectState
 from curation.workspace import Workspace, open_workspace
 
 KINDS = (
@@ -94,7 +95,7 @@ def score_gates(workspace: Workspace, log: Path) -> dict[str, Any]:
     row_of = {(message_of[key], item): seq for seq, key, item in sources_by_seq(workspace.db, "generated") if key in message_of}
     failed = {message_of[key] for key in facts.failed_calls(workspace.db, "generate") if key in message_of}
     repeated = {(message_of[key], item) for key, item in repeated_sources(workspace.db) if key in message_of}
-    dropped = {seq for seq, verdict in facts.verdicts_by_seq(workspace.db).items() if verdict["verdict"] == "dropped"}
+    dropped = {seq for seq, verdict in facts.verdict_by_seq(workspace.db).items() if verdict == "dropped"}
     found: dict[str, set[int]] = defaultdict(set)
     for finding in facts.latest_findings(workspace.db, ("dedup", "screen")):
         if finding.drops:  # a leak that the leak judge cleared is not caught
@@ -204,15 +205,15 @@ def _stages(workspace: Workspace, steps: list[dict[str, Any]]) -> dict[str, Any]
 
 
 def _review(workspace: Workspace, log: Path) -> dict[str, Any]:
-    counts = review_counts(workspace)
+    counts = count_review(ProjectState(workspace))
     # The disagreement of two annotators shows how often they err, not in which direction.
-    estimated = {"errors": counts["estimated_error_rate"]}
+    estimated = {"errors": counts.estimated_error_rate}
     return {
-        "records": counts["records"],
-        "answers": counts["opinions"],
-        "disputed": counts["disputed"],
-        "agreement": counts["agreement"],
-        "simulated": counts["simulated"],
+        "records": counts.records,
+        "answers": counts.annotations,
+        "disputed": counts.disputed,
+        "agreement": counts.agreement,
+        "simulated": counts.simulated,
         "error_rates": {name: {"estimated": estimated.get(name), "true": true} for name, true in true_error_rates(log).items()},
     }
 

@@ -1,11 +1,8 @@
-"""The stages in order, and the only place where anything is read or written.
+"""The stages in order. Each function reads the state of a project, calls pure functions, and writes facts or records.
 
-    plan ─ import ─ generate ─ score ─ dedup ─ screen ─ refill ─ push ─▶ people ─▶ pull ─ decide ─ snapshot ─ sign
+    plan ─ import ─ generate ─ score ─ dedup ─ screen ─ refill ─ push ─▶ annotators ─▶ pull ─ decide ─ snapshot ─ sign
 
-Each verb of the command line is one function here, named in the file its stage stands in: writing.py (plan, generate),
-estimating.py (generate --dry-run), judging.py (score), importing.py (import), duplicates.py (dedup), screening.py (screen),
-refilling.py (refill), describing.py (describe, compare), balancing.py (balance), measuring.py (diversity), reviewing.py (push, pull),
-deciding.py (decide), shipping.py (snapshot, sign, revoke, diff, verify, export), telling.py (status, trace, report, keep, drop, erase).
+A command of `curate`, its function here and its file have the same name; `import` is `import_rows`, `keep` and `drop` are `override`.
 """
 
 from __future__ import annotations
@@ -17,6 +14,7 @@ from typing import Any
 
 from curation.config.project import planned_rows
 from curation.errors import ProjectError, command
+from curation.findings import RUN_GATES
 from curation.formats.raw import ReadAs
 from curation.stages.balance import balance
 from curation.stages.decide import decide
@@ -76,11 +74,12 @@ __all__ = [
     "verify",
 ]
 
-WALK = ("plan", "generate", "score", "dedup", "screen", "refill", "push")
+WALK = ("plan", "generate", *RUN_GATES, "refill", "push")
+"""The stages of `curate run` in order."""
 
 
 def run(folder: Path, *, until: str = "push", progress: Progress | None = None) -> Iterator[StageResult]:
-    """Walk the stages from the plan up to UNTIL; each asks only for what is missing.
+    """Run the stages from the plan up to `until`; each requests only what is missing.
 
     A project of imported rows, in which nothing was planned yet, skips plan, generate and refill; one without a judge skips score;
     one without people ends with decide instead of push.

@@ -55,15 +55,14 @@ def _balance_kind(state: ProjectState, kind: Kind, by: str) -> KindBalance | Non
     """Count the classes of a kind before the cap and after it; None where no row is active."""
     settings, decisions = state.project.balance, state.decisions
     over_cap = {seq for seq, decision in decisions.items() if _is_over_cap(decision)}
-    active = [row for row in state.rows[kind] if row.seq in decisions and decisions[row.seq].verdict in ACTIVE_VERDICTS]
-    rows = [
-        row for row in state.rows[kind] if row.seq in over_cap or (row.seq in decisions and decisions[row.seq].verdict in ACTIVE_VERDICTS)
-    ]
+    verdicts = {row.seq: decisions[row.seq].verdict for row in state.rows[kind] if row.seq in decisions}
+    active = [row for row in state.rows[kind] if verdicts.get(row.seq) in ACTIVE_VERDICTS]
+    rows = [row for row in state.rows[kind] if row.seq in over_cap or verdicts.get(row.seq) in ACTIVE_VERDICTS]
     if not rows:
         return None
     known, classes = planned_classes(state, kind, by), classes_of(state, rows, by)
     before = count_classes(list(classes.values()), known)
-    left_out = over_cap | set(rows_over_the_cap(state, kind, active, {row.seq: decisions[row.seq].verdict for row in active}))
+    left_out = over_cap | set(rows_over_the_cap(state, kind, active, verdicts))
     after = count_classes([name for seq, name in classes.items() if seq not in left_out], known)
     missing = refill_quota(after, target=settings.refill) if settings.refill else {}
     return KindBalance(

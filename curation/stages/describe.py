@@ -1,4 +1,4 @@
-"""The stages that look at the rows as a whole: describe, and compare with a sample of real use. Core: distribution/."""
+"""Describe the rows as a whole, and compare them with real user data (`curation.distribution`)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from curation.distribution import Comparison, Description, find_topics
 from curation.distribution import compare as compare_rows
 from curation.distribution.topics import Topics
 from curation.errors import ModelUnavailable, ProjectError, command
+from curation.findings import RUN_GATES, FindingKind
 from curation.formats.files import read_raw
 from curation.formats.raw import RowFailure
 from curation.records import KINDS, Kind
-from curation.store import facts, records, runs
+from curation.store import facts, runs
 from curation.store.database import hold_lock
 from curation.store.facts import Finding
 from curation.store.records import Row
 from curation.views.description import describe_kind, in_brief
-from curation.views.staleness import SCOPE_VERDICTS, rows_inputs, stale_values
+from curation.views.runs import CompareDetail, DescribeDetail
+from curation.views.staleness import SCOPE_VERDICTS, find_stale, rows_inputs, stale_values
+from curation.views.state import ProjectState
 from curation.views.vectors import vectors_of
 from curation.workspace import Progress, StageResult, Workspace, open_workspace
 
@@ -38,14 +41,24 @@ TEXT_COLUMNS = ("text", "prompt", "question", "query", "instruction", "input", "
 
 
 def describe(folder: Path, *, scope: Scope = "standing", progress: Progress | None = None) -> StageResult:
-    """Count lengths, languages, topics, wording, personal data and classes of the rows. Core: distribution/."""
+    """Count lengths, languages, topics, wording, personal data and classes of the rows.
+
+    Args:
+        folder: of the project.
+        scope: the rows to describe: "standing", "approved" or "all".
+        progress: not called; there so that every stage takes it.
+
+    Raises:
+        ProjectError: there are no rows in the scope.
+    """
     _check_scope(scope)
     with open_workspace(folder) as workspace, hold_lock(workspace.db, "describe"):
         with runs.record_run(workspace.db, "describe", settings_digest(workspace.project.describe, scope)) as run:
             made, findings = list[Description](), list[Finding]()
+            state = ProjectState(workspace)
             for kind in KINDS:
-                rows = rows_in_scope(workspace, kind, scope)
-                run.rows_in += len(records.list_rows(workspace.db, kind))
+                rows = rows_in_scope(state, kind, scope)
+                run.rows_in += len(state.rows[kind])
                 run.rows_out += len(rows)
                 if rows:
                     topics, why = _topics(workspace, rows)
@@ -54,8 +67,8 @@ def describe(folder: Path, *, scope: Scope = "standing", progress: Progress | No
             if not made:
                 raise ProjectError(str(folder), f"has no {SCOPES[scope]}", command("curate", "describe", folder, "--rows", "all"))
             facts.add_findings(workspace.db, findings, run.number)
-            run.detail = {"descriptions": [d.model_dump(mode="json") for d in made], **_made_from(workspace, scope)}
-        stale, warnings = stale_values(workspace, ("score", "dedup", "screen", "decide"))
+            run.detail = DescribeDetail(descriptions=tuple(made), scope=scope, inputs=rows_inputs(workspace, scope)).dump()
+        stale, warnings = stale_values(find_stale(workspace, (*RUN_GATES, "decide")))
         counts: dict[str, Any] = {**{d.kind: in_brief(d) for d in made}, **stale}
         return StageResult("describe", run.rows_in, run.rows_out, counts, [*warnings, *(note for d in made for note in _look_at(d))])
 
@@ -63,11 +76,23 @@ def describe(folder: Path, *, scope: Scope = "standing", progress: Progress | No
 def compare(
     folder: Path, file: Path, *, column: str | None = None, scope: Scope = "standing", progress: Progress | None = None
 ) -> StageResult:
-    """Compare the prompts with a sample of real user data. Core: distribution/."""
+    """Compare the prompts with a sample of real user data.
+
+    Args:
+        folder: of the project.
+        file: with the real prompts, in any format that `curate import` reads.
+        column: with the text; by default the first of `TEXT_COLUMNS` that the file has.
+        scope: the rows to compare: "standing", "approved" or "all".
+        progress: not called; there so that every stage takes it.
+
+    Raises:
+        ProjectError: the file cannot be read, or has no such column.
+    """
     _check_scope(scope)
     with open_workspace(folder) as workspace, hold_lock(workspace.db, "compare"):
         texts, named, unread = load_texts(file, column)
-        rows = [row for kind in KINDS for row in rows_in_scope(workspace, kind, scope)]
+        state = ProjectState(workspace)
+        rows = [row for kind in KINDS for row in rows_in_scope(state, kind, scope)]
         prompts = [row.prompt for row in rows]
         with runs.record_run(workspace.db, "compare", settings_digest(_digest(file), named, scope, [row.id for row in rows])) as run:
             run.rows_in, run.rows_out = len(texts), len(rows)
@@ -75,21 +100,27 @@ def compare(
                 (prompts, vectors_of(workspace, prompts)), (texts, vectors_of(workspace, texts)), ids=[row.id for row in rows],
                 file=file.name, column=named, scope=SCOPES[scope], region=workspace.project.describe.region,
             )  # fmt: skip
-            run.detail = {"comparison": found.model_dump(mode="json"), **_made_from(workspace, scope)}
-        stale, warnings = stale_values(workspace, ("score", "dedup", "screen", "decide"))
+            run.detail = CompareDetail(comparison=found, scope=scope, inputs=rows_inputs(workspace, scope)).dump()
+        stale, warnings = stale_values(find_stale(workspace, (*RUN_GATES, "decide")))
         return StageResult("compare", len(texts), len(rows), {**_compared(found, unread), **stale}, [*warnings, *_meaning(found, folder)])
 
 
-def rows_in_scope(workspace: Workspace, kind: Kind, scope: Scope) -> list[Row]:
-    """The rows of a kind that are looked at; before any verdict is computed all rows stand."""
-    rows, verdicts, wanted = records.list_rows(workspace.db, kind), facts.verdict_by_seq(workspace.db), SCOPE_VERDICTS[scope]
-    if wanted is None or (scope == "standing" and not verdicts):
+def rows_in_scope(state: ProjectState, kind: Kind, scope: Scope) -> list[Row]:
+    """Return the rows of a kind that a scope names; before any verdict is computed, every row is "standing".
+
+    Args:
+        state: of the project.
+        kind: of the rows.
+        scope: a key of `SCOPES`.
+    """
+    rows, wanted = state.rows[kind], SCOPE_VERDICTS[scope]
+    if wanted is None or (scope == "standing" and not state.verdicts):
         return rows
-    return [row for row in rows if verdicts.get(row.seq, "unscored") in wanted]
+    return [row for row in rows if state.verdicts.get(row.seq, "unscored") in wanted]
 
 
 def load_texts(file: Path, column: str | None) -> tuple[list[str], str, int]:
-    """The texts of a column, its name, and how many rows had none; a list of messages gives its user's turns.
+    """Return the texts of a column, its name, and the number of rows without one; of a list of messages the user's turns count.
 
     Raises:
         ProjectError: the file cannot be read, has no such column, or no row with a text.
@@ -107,17 +138,13 @@ def load_texts(file: Path, column: str | None) -> tuple[list[str], str, int]:
     return texts, named, len(rows) - len(texts)
 
 
-def _made_from(workspace: Workspace, scope: Scope) -> dict[str, Any]:
-    return {"scope": scope, "inputs": rows_inputs(workspace, scope)}
-
-
 def _check_scope(scope: str) -> None:
     if scope not in SCOPES:
         raise ProjectError(f"--rows {scope}", f"is not one of {', '.join(SCOPES)}", "curate describe --help")
 
 
 def _topics(workspace: Workspace, rows: Sequence[Row]) -> tuple[Topics | None, str]:
-    """Topics of the prompts, or why there are none."""
+    """Return the topics of the prompts, or the reason why there are none."""
     if len(rows) < 2:
         return None, "topics need at least two rows"
     prompts = [row.prompt for row in rows]
@@ -133,7 +160,7 @@ def _topic_findings(rows: Sequence[Row], topics: Topics | None) -> list[Finding]
         return []
     names = topics.table["name"].to_pylist()
     return [
-        Finding(row.seq, "describe", "topic", False, item=names[int(topic)], score=float(cosine))
+        Finding(row.seq, "describe", FindingKind.TOPIC, False, item=names[int(topic)], score=float(cosine))
         for row, topic, cosine in zip(rows, topics.of_row, topics.similarity, strict=True)
     ]
 
@@ -151,7 +178,7 @@ def _digest(file: Path) -> str:
 
 
 def _look_at(d: Description) -> list[str]:
-    """Sentences on what a data lead should look at."""
+    """Return sentences about what a data lead should review."""
     notes = []
     if d.personal:
         kinds = ", ".join(f"{p.kind} {p.found}" for p in d.personal[:5])
@@ -173,14 +200,14 @@ def _compared(found: Comparison, unread: int) -> dict[str, Any]:
 
 
 def _meaning(found: Comparison, folder: Path) -> list[str]:
-    differs = "differ from" if found.p_value < 0.05 else "cannot be told from"
+    differs = "differ from" if found.p_value < 0.05 else "do not differ measurably from"
     sampled = [
         f"The test and the AUC are of a seeded sample: {found.tested[0]:,} of {found.training_rows:,} training and {found.tested[1]:,} of"
         f" {found.real_rows:,} real rows."
     ]
     return [
         *(sampled if found.is_sampled else []),
-        f"The rows {differs} real use (p = {found.p_value:.3g}); a classifier's AUC is {found.auc:.2f} (.5 is chance).",
+        f"The rows {differs} real user data (p = {found.p_value:.3g}); a classifier's AUC is {found.auc:.2f} (.5 is chance).",
         f"{found.covered:.1%} of the real rows have a training row near; {found.baseline:.1%} have another real row as near.",
         f"Next: {command('curate', 'report', folder)} shows which are not covered.",
     ]

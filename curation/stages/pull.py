@@ -34,8 +34,8 @@ def add_edits(workspace: Workspace, run: int) -> int:
     made, known = list[tuple[InstructionRecord, Origin]](), dict[str, set[str]]()
     for seq, response, _ in records.sources_by_seq(workspace.db, "edited"):
         known.setdefault(response, set()).add(identities[seq])
-    for seq, annotations in state.annotations.items():
-        for annotation in annotations:
+    for seq, given in state.annotations.items():
+        for annotation in given:
             if annotation.says != "edit" or annotation.edited is None or seq not in rows:
                 continue
             response = next(a.response for a in state.answers[seq] if a.user == annotation.user)
@@ -85,16 +85,11 @@ def pull(folder: Path) -> StageResult:
         # `curate serve` pulls every minute; it computes nothing while nobody answers.
         is_old = is_changed or runs.latest_numbers(workspace.db).get("decide", 0) < runs.latest_with_rows(workspace.db, ("pull",))
         verdicts = update_verdicts(workspace).counts if is_old else dict(facts.verdict_counts(workspace.db))
-        counts = {
-            "answers": run.rows_in,
-            "new": new,
-            "edited_records": edits,
-            **count_review(ProjectState(workspace)).as_values(),
-            "verdicts": verdicts,
-        }
+        review_counts = count_review(ProjectState(workspace))
+        counts = {"answers": run.rows_in, "new": new, "edited_records": edits, **review_counts.as_values(), "verdicts": verdicts}
         waiting = facts.seqs_with_verdict(workspace.db, "to_review") | facts.seqs_with_verdict(workspace.db, "in_review")
         counts["missing"] = len(missing & waiting)
-        alpha = counts["agreement"]
+        alpha = review_counts.agreement
         notes += [f"Agreement is Krippendorff's alpha: {alpha:.2f} is {describe_alpha(alpha)}."] if alpha is not None else []
         if counts["disputed"]:
             notes.append("Disputed rows wait for an answer to be changed, or for `curate keep` or `curate drop`; the report shows them.")

@@ -44,7 +44,7 @@ from curation.split import find_across, merge_groups, part_rows
 from curation.store import facts, records, reviews, runs
 from curation.store.database import hold_lock
 from curation.store.records import Row
-from curation.views.annotations import published_names, review_counts
+from curation.views.annotations import count_review, published_names
 from curation.views.classes import balance_facts, group_values, rows_past_cap
 from curation.views.decisions import decide_all
 from curation.views.description import describe_leaving, in_brief, main_language
@@ -54,9 +54,9 @@ from curation.views.protected import ProtectedItems, load_protected
 from curation.views.provenance import governing_license, models_of, sources_of, stages_of
 from curation.views.report import report_data
 from curation.views.review_sample import Sample
-from curation.views.scores import judged_by
 from curation.views.screening import check_findings, conflict_findings, leak_findings
 from curation.views.staleness import find_stale
+from curation.views.state import ProjectState
 from curation.views.vectors import vectors_of
 from curation.workspace import StageResult, Workspace, label_of, open_workspace, texts_for_dedup
 
@@ -133,7 +133,8 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResul
         if stale := find_stale(workspace, ("dedup", "screen")):
             fact = f"would use old findings: {stale[0].stage} is stale ({stale[0].why})"
             raise SnapshotError(f"a snapshot of {kind} rows", fact, stale[0].next_step)
-        decided = decide_all(workspace)
+        state = ProjectState(workspace)
+        decided = decide_all(state)
         decisions, sample = {d.seq: d for d in decided.decisions if d.verdict == "approved"}, decided.samples.get(kind)
         if sample is not None:
             _check_sample(workspace, sample)
@@ -148,7 +149,7 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResul
         with runs.record_run(workspace.db, "snapshot", settings_digest(kind, [row.id for row in rows])) as run:
             run.rows_in = len(rows)
             stopped = _last_gate(workspace, rows, protected)
-            past_cap = rows_past_cap(workspace, kind, [row for row in rows if row.seq not in stopped])
+            past_cap = rows_past_cap(state, kind, [row for row in rows if row.seq not in stopped])
             stopped |= dict.fromkeys(past_cap, "over_cap")
             kept = [row for row in rows if row.seq not in stopped]
             splits, separation, new = _assign_splits(workspace, kept)
@@ -194,8 +195,8 @@ def _check_sample(workspace: Workspace, sample: Sample) -> None:
 
 def _nothing_approved(workspace: Workspace, kind: Kind) -> SnapshotError:
     """Return the error for no approved rows: the rows by verdict, and the verb that advances them."""
-    seen, verdicts = reviews.pushed_seqs(workspace.db), facts.verdicts_by_seq(workspace.db)
-    found = Counter(verdicts.get(row.seq, {}).get("verdict", "undecided") for row in records.list_rows(workspace.db, kind))
+    seen, verdicts = reviews.pushed_seqs(workspace.db), facts.verdict_by_seq(workspace.db)
+    found = Counter(verdicts.get(row.seq, "undecided") for row in records.list_rows(workspace.db, kind))
     waiting = found["to_review"] + found["in_review"]
     counts = ", ".join(f"{n} {verdict.replace('_', ' ')}" for verdict, n in found.most_common())
     verb = "status" if not waiting else "pull" if seen else "push"
@@ -307,13 +308,14 @@ def _manifest_facts(
         sample: the review sample, in a project that samples.
         stopped: number of rows that the last gate stopped.
     """
-    project, review, names = workspace.project, review_counts(workspace, (released.kind,)), published_names(workspace)
+    state = ProjectState(workspace)
+    project, review, names = workspace.project, count_review(state, (released.kind,)), published_names(workspace)
     provenance, kind_of = sources_of(workspace, released.rows), records.kinds_by_seq(workspace.db)
-    verdicts = Counter(v["verdict"] for seq, v in facts.verdicts_by_seq(workspace.db).items() if kind_of[seq] == released.kind)
+    verdicts = Counter(verdict for seq, verdict in state.verdicts.items() if kind_of[seq] == released.kind)
     score = None if project.score.is_off else ScoreSettings(
         threshold=project.score.threshold, top_percent=project.score.top_percent, top_by=project.score.top_by,
         rubric=scoring.rubric_digest(project),
-        judges={judge.name: scoring.rubric_digest(project, judge.spec) for judge in judged_by(workspace) if judge.totals},
+        judges={judge.name: scoring.rubric_digest(project, judge.spec) for judge in state.judges if judge.totals},
     )  # fmt: skip
     stated = ManifestFacts(
         protected=tuple(
@@ -322,9 +324,9 @@ def _manifest_facts(
         ),
         review=ReviewFacts(
             mode=project.review.mode, sample=SampleFacts.model_validate(sample.as_values()) if sample else None,
-            simulated=review["simulated"], names=project.review.names,
-            reviewers=tuple(sorted(names[user] for user in review["reviewers"])), overlap=project.review.overlap,
-            agreement=review["agreement"], answers=review["opinions"], disputed=review["disputed"],
+            simulated=review.simulated, names=project.review.names,
+            reviewers=tuple(sorted(names[user] for user in review.reviewers)), overlap=project.review.overlap,
+            agreement=review.agreement, answers=review.annotations, disputed=review.disputed,
         ),
         models=models_of(workspace, released.kind, released.rows),
         intended_use=project.intended_use.strip(),
@@ -337,7 +339,7 @@ def _manifest_facts(
             leaks=LeakSettings(false_positive_rate=project.screen.false_positive_rate),
             splits=project.splits.model_dump(),
             project=settings_digest(mask_values(project.model_dump(mode="json"))),
-            balance=balance_facts(workspace, released.kind, released.rows),
+            balance=balance_facts(state, released.rows),
         ),
         counts={**verdicts, "stopped_at_last_gate": stopped},
         versions={package: importlib.metadata.version(package) for package in PACKAGES},

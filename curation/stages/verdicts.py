@@ -41,9 +41,8 @@ def update_verdicts(workspace: Workspace) -> StageResult:
             counts |= {"review_sample": {k: s.as_values() for k, s in decided.samples.items()}} if decided.samples else {}
             pairs = pair_hygiene(state, decisions)
             hygiene = {"pairs": hygiene_values(pairs)} if pairs else {}
-            run.detail = DecideDetail.model_validate(
-                {**counts, "inputs": decide_inputs(workspace), "gate_alarms": alarms, **hygiene}
-            ).dump()
+            detail = {**counts, "inputs": decide_inputs(workspace), "gate_alarms": alarms, **hygiene}
+            run.detail = DecideDetail.model_validate(detail).dump()
         dropped = (decision.reasons[0] for decision in decisions.values() if decision.verdict == "dropped")
         reasons = Counter(f"{reason.stage}: {reason.kind}" for reason in dropped)
         counts |= {"dropped_for": dict(reasons.most_common()), "alarms": alarms}

@@ -148,7 +148,7 @@ def released_findings(workspace: Workspace, kind: Kind, rows: Sequence[Row], eve
     texts = texts_for_dedup(workspace, (row.texts for row in fresh))
     values = sketches(texts, shingle=settings.shingle, permutations=bands[0] * bands[1])
     by_id, by_seq = {row.id: row for row in everyone}, {row.seq: row for row in everyone}
-    gone = {seq for seq, verdict in facts.verdicts_by_seq(workspace.db).items() if verdict["verdict"] in TAKEN_OUT}
+    gone = {seq for seq, verdict in facts.verdict_by_seq(workspace.db).items() if verdict in TAKEN_OUT}
     pairs = [
         (a, b)
         for a, b in candidate_pairs(values, released.values, bands=bands)

@@ -11,7 +11,8 @@ from curation.snapshot.manifest import Lineage, ModelFacts, Provenance, SourceFa
 from curation.store import lineage, records, runs
 from curation.store.lineage import Made, Writer
 from curation.store.records import UNKNOWN, Row, Source, WrittenBy
-from curation.views.scores import better_candidate, judged_by
+from curation.views.scores import better_candidate
+from curation.views.state import ProjectState
 from curation.workspace import Workspace
 
 SHAPING = ("plan", "import", "generate", "refill", "score", "dedup", "screen", "balance", "push", "pull", "decide")
@@ -129,12 +130,10 @@ def _roots(workspace: Workspace) -> dict[int, int]:
 def _judges_of(workspace: Workspace, kind: Kind, rows: Sequence[Row]) -> Counter[Writer]:
     if workspace.project.score.is_off:
         return Counter()
-    candidates = (
-        {row.id: row.seq for row in records.list_rows(workspace.db, "instruction", role="candidate")} if kind == "preference" else {}
-    )
-    scored = {row.seq: row.seq if kind == "instruction" else better_candidate(row, candidates) for row in rows}
+    state = ProjectState(workspace)
+    scored = {row.seq: row.seq if kind == "instruction" else better_candidate(row, state.candidate_seqs) for row in rows}
     found: Counter[Writer] = Counter()
-    for judge in judged_by(workspace):
+    for judge in state.judges:
         writer = Writer(judge.spec.provider, judge.spec.model, judge.spec.is_simulated)
         found[writer] = sum(scored[row.seq] in judge.totals or row.seq in judge.choices for row in rows)
     return +found

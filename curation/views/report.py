@@ -17,9 +17,9 @@ from argilla_setup import forms
 from curation import annotator_agreement as agreeing
 from curation import report as page
 from curation.config.project import settings_digest
-from curation.decide import Annotation
+from curation.decide import Annotation, Decision
 from curation.difficulty import Method, count_words, cross_difficulty
-from curation.distribution.balance import Imbalance
+from curation.findings import FINDING_STAGES, is_leak, words_of
 from curation.judge import DIFFICULTY
 from curation.records import KINDS, Kind, whole_text
 from curation.snapshot import find_trusted_keys, read_signer
@@ -28,33 +28,44 @@ from curation.store import facts, records, reviews, runs
 from curation.store.database import CallLedger
 from curation.store.facts import Finding
 from curation.store.records import Row
-from curation.views.annotations import opinions_by_seq
-from curation.views.classes import STANDING, load_balance
+from curation.views.classes import ACTIVE_VERDICTS, load_balance
 from curation.views.judge_diagnostics import judge_quality, score_sets
 from curation.views.pairs import pair_hygiene
 from curation.views.protected import load_protected
-from curation.views.runs import GATES, count_failed, latest_diversity, load_comparison, load_descriptions, load_points, point_in_words
-from curation.views.scores import better_candidate, judged_by
+from curation.views.runs import (
+    DecideDetail,
+    GateDetail,
+    KindBalance,
+    count_failed,
+    latest_diversity,
+    load_comparison,
+    load_descriptions,
+    load_points,
+    point_in_words,
+)
+from curation.views.scores import better_candidate
 from curation.views.staleness import find_stale
-from curation.workspace import Workspace, label_of, load_cells
+from curation.views.state import ProjectState
+from curation.workspace import Workspace, label_of
 
 
 def balance_facts(workspace: Workspace) -> tuple[page.ClassBalance, ...] | None:
     """What the latest `curate balance` found, the largest class first; None when it has not run."""
     found = load_balance(workspace)
-    return None if found is None else tuple(_balance_of(workspace, kind, found[kind], found["by"]) for kind in KINDS if kind in found)
+    if found is None:
+        return None
+    return tuple(_balance_of(kind, line, found.by) for kind in KINDS if (line := found.of(kind)) is not None)
 
 
-def difficulty_facts(workspace: Workspace, rows_of: Mapping[Kind, Sequence[Row]]) -> tuple[page.DifficultyCross, ...]:
+def difficulty_facts(state: ProjectState) -> tuple[page.DifficultyCross, ...]:
     """How hard the written rows are beside the difficulty planned, by the judge where it was asked, else by the answer's length."""
-    order = list(workspace.project.plan.attributes.get(DIFFICULTY, ()))
-    planned = {cell.id: cell.attributes.get(DIFFICULTY) for cell in load_cells(workspace)} if len(order) > 1 else {}
-    rated = _rated_by_judges(workspace)
+    order = list(state.project.plan.attributes.get(DIFFICULTY, ()))
+    planned = {cell.id: cell.attributes.get(DIFFICULTY) for cell in state.cells} if len(order) > 1 else {}
+    rated = _rated_by_judges(state)
     found = []
     for kind in KINDS:
-        rows = [row for row in rows_of[kind] if planned.get(row.cell or "") in order]
-        candidates = {r.id: r.seq for r in records.list_rows(workspace.db, "instruction", role="candidate")} if kind == "preference" else {}
-        places = {row.seq: row.seq if kind == "instruction" else better_candidate(row, candidates) for row in rows}
+        rows = [row for row in state.rows[kind] if planned.get(row.cell or "") in order]
+        places = {row.seq: row.seq if kind == "instruction" else better_candidate(row, state.candidate_seqs) for row in rows}
         by_judge = [row for row in rows if places[row.seq] in rated]
         method: Method = "judge" if by_judge else "length"
         rows = by_judge or rows
@@ -77,13 +88,13 @@ def difficulty_facts(workspace: Workspace, rows_of: Mapping[Kind, Sequence[Row]]
     return tuple(found)
 
 
-def _rated_by_judges(workspace: Workspace) -> dict[int, float]:
+def _rated_by_judges(state: ProjectState) -> dict[int, float]:
     """Mean of the judges' difficulty of each record by seq, where they were asked for it."""
-    if not workspace.project.score.difficulty:
+    if not state.project.score.difficulty:
         return {}
     given: dict[int, list[int]] = {}
-    for judge in judged_by(workspace):
-        for seq, values in judge.values.items():
+    for judge in state.judges:
+        for seq, values in state.criteria_of(judge).items():
             if DIFFICULTY in values:
                 given.setdefault(seq, []).append(values[DIFFICULTY])
     return {seq: fmean(values) for seq, values in given.items()}
@@ -105,21 +116,21 @@ def diversity_facts(workspace: Workspace, *, simulated: bool) -> page.DiversityF
     )
 
 
-def _balance_of(workspace: Workspace, kind: Kind, line: Mapping[str, Any], by: str) -> page.ClassBalance:
+def _balance_of(kind: Kind, line: KindBalance, by: str) -> page.ClassBalance:
     classes = [
         page.BalancedClass(
-            name=name, before=before, after=after, weight=line["weights"].get(name), missing=line["refill"].get(name, 0)
+            name=name, before=before, after=after, weight=line.weights.get(name), missing=line.refill.get(name, 0)
         )
-        for name, (before, after) in line["counts"].items()
+        for name, (before, after) in line.counts.items()
     ]  # fmt: skip
     return page.ClassBalance(
         kind=kind,
         by=by,
-        rule=line["rule"],
+        rule=line.rule,
         classes=tuple(sorted(classes, key=lambda c: (-c.before, c.name))),
-        before=Imbalance.model_validate(line["before"]),
-        after=Imbalance.model_validate(line["after"]),
-        without=line["without"],
+        before=line.before,
+        after=line.after,
+        without=line.without,
     )
 
 
@@ -128,23 +139,6 @@ def _diversity_of(name: str, values: Mapping[str, Any]) -> page.DiversityOf:
 
 
 PACKAGES = ("seedcorn", "argilla", "anthropic", "datasketch", "faiss-cpu", "sentence-transformers", "pyarrow")
-
-WORDS = {
-    "below_cut": "below the cut",
-    "flips": "judge's choice depends on the order",
-    "exact": "exact duplicate",
-    "near": "near-duplicate",
-    "semantic": "semantic duplicate",
-    "leak_exact": "equals protected text",
-    "leak_contained": "contains protected text",
-    "leak_span": "shares a long span",
-    "leak_edited": "edited protected text",
-    "leak_reworded": "paraphrased protected text",
-    "leak_judged": "leak, according to the leak judge",
-    "over_cap": "over its class's cap",
-    "held": "outside the review sample, which is still open",
-}
-"""Kinds of findings whose names need better words."""
 
 SHOWN_STAGES = ("generate", "import", "score", "dedup", "screen", "push", "pull", "snapshot")
 
@@ -157,9 +151,9 @@ def report_data(workspace: Workspace, *, names: Mapping[str, str] | None = None)
         names: how the annotators appear, by user name; None for their own names, as in the data lead's report.
     """
     project, db = workspace.project, workspace.db
-    rows = {kind: records.list_rows(db, kind) for kind in KINDS}
-    by_seq = {row.seq: row for kind in KINDS for row in rows[kind]}
-    verdicts, findings = facts.verdicts_by_seq(db), facts.latest_findings(db, GATES)
+    state = ProjectState(workspace)
+    by_seq = state.row_by_seq
+    verdicts, findings = state.decisions, state.findings(*FINDING_STAGES)
     ran = {stage for stage in SHOWN_STAGES if runs.latest_run(db, stage)}
     standin = project.models.teacher.is_simulated or project.models.judge.is_simulated
     return page.ReportData(
@@ -174,23 +168,23 @@ def report_data(workspace: Workspace, *, names: Mapping[str, str] | None = None)
         sources=tuple(f"{s.name} ({s.license}, written by {s.written_by})" for s in records.list_sources(db)),
         models_simulated=standin,
         funnel=_funnel(workspace, verdicts) if verdicts else None,
-        scores=score_sets(workspace) if "score" in ran else None,
-        judge=judge_quality(workspace, verdicts) if "score" in ran else None,
-        pairs=pair_hygiene(workspace, verdicts) if verdicts else None,
+        scores=score_sets(state) if "score" in ran else None,
+        judge=judge_quality(state, verdicts) if "score" in ran else None,
+        pairs=pair_hygiene(state, verdicts) if verdicts else None,
         drops=_drops(workspace, verdicts, by_seq) if verdicts else None,
         suites=_suites(workspace, findings, len(by_seq)) if "screen" in ran else None,
         leaks=_leaks(workspace, findings, by_seq),
         gate_alarms=_gate_alarms(workspace),
         conflicts=_conflicts(workspace, findings, by_seq) if "screen" in ran else None,
-        distributions=_distributions(workspace, rows, verdicts) if by_seq else None,
-        coverage=_coverage(workspace, verdicts, rows),
-        difficulty=difficulty_facts(workspace, rows),
+        distributions=_distributions(state, verdicts) if by_seq else None,
+        coverage=_coverage(state, verdicts),
+        difficulty=difficulty_facts(state),
         balance=balance_facts(workspace),
         descriptions=load_descriptions(workspace),
         comparison=load_comparison(workspace),
         stale=tuple(map(str, find_stale(workspace))),
         diversity=diversity_facts(workspace, simulated=standin),
-        review=review_facts(workspace, verdicts, by_seq, names=names) if "pull" in ran else None,
+        review=review_facts(state, verdicts, names=names) if "pull" in ran else None,
         cost=cost_facts(workspace, verdicts, standin),
         failures=failures_facts(workspace),
         snapshots=snapshots_facts(workspace) if "snapshot" in ran else None,
@@ -204,8 +198,7 @@ def _reviewed(workspace: Workspace) -> str:
         return ""
     if mode == "none":
         return "none: no person is asked to review the rows"
-    run = runs.latest_run(workspace.db, "decide")
-    samples = json.loads(run["detail"] or "{}").get("review_sample", {}) if run else {}
+    samples = (DecideDetail.latest(workspace.db, "decide") or DecideDetail()).review_sample
     said = [
         f"{s['bad']:,} of {s['rows']:,} reviewed {kind} rows are bad, out of {s['population']:,}; 95 % interval of the rate "
         f"{s['low']:.1%} to {s['high']:.1%}"
@@ -222,60 +215,53 @@ def _models(workspace: Workspace, ran: Collection[str]) -> dict[str, str]:
 
 
 def _gate_alarms(workspace: Workspace) -> tuple[str, ...]:
-    latest = [run for stage in (*GATES, "decide") if (run := runs.latest_run(workspace.db, stage))]
-    return tuple(alarm for run in latest for alarm in json.loads(run["detail"] or "{}").get("gate_alarms", ()))
+    latest = [detail for stage in (*FINDING_STAGES, "decide") if (detail := GateDetail.latest(workspace.db, stage))]
+    return tuple(alarm for detail in latest for alarm in detail.gate_alarms)
 
 
-def in_words(kind: str) -> str:
-    """A kind of finding as people say it."""
-    return WORDS.get(kind, kind.replace("_", " "))
-
-
-def _funnel(workspace: Workspace, verdicts: Mapping[int, Mapping[str, Any]]) -> tuple[page.FunnelStep, ...]:
+def _funnel(workspace: Workspace, verdicts: Mapping[int, Decision]) -> tuple[page.FunnelStep, ...]:
     """Each row is counted at the first stage that stopped it."""
-    first = Counter(
-        (v["reasons"][0]["stage"], v["reasons"][0]["kind"]) for v in verdicts.values() if v["verdict"] == "dropped" and v["reasons"]
-    )
+    first = Counter((v.reasons[0].stage, v.reasons[0].kind) for v in verdicts.values() if v.verdict == "dropped" and v.reasons)
     left, steps = len(verdicts), []
     failed = sum(count_failed(workspace, "generate").values())
     steps.append(
         page.FunnelStep(stage="written or imported", entered=left + failed, left=left, reasons=count_failed(workspace, "generate"))
     )
     for stage in ("score", "dedup", "screen", "balance", "override"):
-        reasons = {in_words(kind): n for (at, kind), n in first.items() if at == stage}
+        reasons = {words_of(kind): n for (at, kind), n in first.items() if at == stage}
         if reasons or stage not in ("balance", "override"):
             steps.append(page.FunnelStep(stage=stage, entered=left, left=left - sum(reasons.values()), reasons=reasons))
             left -= sum(reasons.values())
-    people = Counter(v["verdict"] for v in verdicts.values())
-    waiting = {in_words(k): people[k] for k in ("unscored", "held", "to_review", "in_review") if people[k]}
+    people = Counter[str](v.verdict for v in verdicts.values())
+    waiting = {words_of(k): people[k] for k in ("unscored", "held", "to_review", "in_review") if people[k]}
     settled = {k: people[k] for k in ("rejected", "disputed", "edited") if people[k]}
     steps.append(page.FunnelStep(stage="review", entered=left, left=people["approved"], reasons={**settled, **waiting}))
     return tuple(steps)
 
 
-def _drops(workspace: Workspace, verdicts: Mapping[int, Mapping[str, Any]], by_seq: Mapping[int, Row]) -> tuple[page.Drop, ...]:
+def _drops(workspace: Workspace, verdicts: Mapping[int, Decision], by_seq: Mapping[int, Row]) -> tuple[page.Drop, ...]:
     measures = {"near": "similarity", "exact": "similarity", "semantic": "cosine", "below_cut": "total"}
     out = []
     for seq, verdict in verdicts.items():
-        if verdict["verdict"] != "dropped" or seq not in by_seq or not verdict["reasons"]:
+        if verdict.verdict != "dropped" or seq not in by_seq or not verdict.reasons:
             continue
-        row, why = by_seq[seq], verdict["reasons"][0]
-        twin = by_seq.get(why.get("twin", 0))
+        row, why = by_seq[seq], verdict.reasons[0]
+        twin = by_seq.get(why.twin or 0)
         text, twin_text = whole_text(row.record), whole_text(twin.record) if twin else None
         out.append(
             page.Drop(
-                row=row.id, stage=why["stage"], reason=in_words(why["kind"]), text=text, kind=row.kind,
-                twin=twin.id if twin else None, twin_text=twin_text, measure=measures.get(why["kind"], "score"),
-                value=why.get("score"), evidence=why.get("evidence", ""),
+                row=row.id, stage=why.stage, reason=words_of(why.kind), text=text, kind=row.kind,
+                twin=twin.id if twin else None, twin_text=twin_text, measure=measures.get(why.kind, "score"),
+                value=why.score, evidence=why.evidence,
                 label=label_of(workspace, row), twin_label=label_of(workspace, twin) if twin else None,
-                cluster=twin.id[:12] if twin and why["stage"] == "dedup" else None,
+                cluster=twin.id[:12] if twin and why.stage == "dedup" else None,
             )
         )  # fmt: skip
     return tuple(out)
 
 
 def _suites(workspace: Workspace, findings: Sequence[Finding], screened: int) -> tuple[page.ProtectedSuite, ...]:
-    flagged = Counter((f.item or "").split(":")[0] for f in findings if f.kind.startswith("leak_") and f.drops)
+    flagged = Counter((f.item or "").split(":")[0] for f in findings if is_leak(f.kind) and f.drops)
     rate, points = workspace.project.screen.false_positive_rate, load_points(workspace)
     asked = f"{rate:.1%} of clean rows may be flagged (screen.false_positive_rate), estimated against the nearest other protected items"
     return tuple(
@@ -289,7 +275,7 @@ def _suites(workspace: Workspace, findings: Sequence[Finding], screened: int) ->
 
 def _leaks(workspace: Workspace, findings: Sequence[Finding], by_seq: Mapping[int, Row]) -> tuple[page.Leak, ...]:
     """What took rows out as leaks; what the leak judge cleared or left open stays with the row and is no leak."""
-    found = [f for f in findings if f.kind.startswith("leak_") and f.drops and f.seq in by_seq]
+    found = [f for f in findings if is_leak(f.kind) and f.drops and f.seq in by_seq]
     texts = {p.name: p.texts for p in load_protected(workspace)} if found else {}
     out = []
     for f in found:
@@ -329,14 +315,12 @@ def _conflicts(workspace: Workspace, findings: Sequence[Finding], by_seq: Mappin
     return tuple(out)
 
 
-def _distributions(
-    workspace: Workspace, rows: Mapping[Kind, Sequence[Row]], verdicts: Mapping[int, Mapping[str, Any]]
-) -> tuple[page.Distribution, ...]:
-    cells = {cell.id: cell for cell in load_cells(workspace)}
-    everything = [row for kind in KINDS for row in rows[kind]]
-    good = {seq for seq, v in verdicts.items() if v["verdict"] in STANDING}
-    grounding, out = workspace.project.plan.grounding, []
-    names = ([grounding.topic] if grounding and grounding.topic else []) + list(workspace.project.plan.attributes)
+def _distributions(state: ProjectState, verdicts: Mapping[int, Decision]) -> tuple[page.Distribution, ...]:
+    plan, cells = state.project.plan, {cell.id: cell for cell in state.cells}
+    everything = state.row_by_seq.values()
+    good = {seq for seq, v in verdicts.items() if v.verdict in ACTIVE_VERDICTS}
+    grounding, out = plan.grounding, []
+    names = ([grounding.topic] if grounding and grounding.topic else []) + list(plan.attributes)
     for name in names:
 
         def value(cell: Any, name: str = name) -> str | None:
@@ -351,43 +335,42 @@ def _distributions(
     return tuple(out)
 
 
-def _coverage(workspace: Workspace, verdicts: Mapping[int, Mapping[str, Any]], rows: Mapping[Kind, Sequence[Row]]) -> page.Coverage | None:
-    names = list(workspace.project.plan.attributes)[:2]
+def _coverage(state: ProjectState, verdicts: Mapping[int, Decision]) -> page.Coverage | None:
+    names = list(state.project.plan.attributes)[:2]
     # A cell that was asked for stays as it is, so one planned before an attribute was added does not have it.
-    cells = [cell for cell in load_cells(workspace) if set(names) <= cell.attributes.keys()]
+    cells = [cell for cell in state.cells if set(names) <= cell.attributes.keys()]
     if len(names) < 2 or not cells:
         return None
-    alive = {row.cell for kind in KINDS for row in rows[kind] if verdicts.get(row.seq, {}).get("verdict") in STANDING}
+    active = {seq for seq, v in verdicts.items() if v.verdict in ACTIVE_VERDICTS}
+    alive = {row.cell for row in state.row_by_seq.values() if row.seq in active}
     planned = Counter((c.attributes[names[0]], c.attributes[names[1]]) for c in cells)
     have = Counter((c.attributes[names[0]], c.attributes[names[1]]) for c in cells if c.id in alive)
     # As the plan lists them: basic, intermediate, advanced is an order, and the alphabet is none.
-    places = [{value: n for n, value in enumerate(workspace.project.plan.attributes[name])} for name in names]
+    places = [{value: n for n, value in enumerate(state.project.plan.attributes[name])} for name in names]
     order = sorted(planned, key=lambda two: tuple((at.get(value, len(at)), value) for at, value in zip(places, two, strict=True)))
     crossed = tuple(page.CoverageCell(row=a, column=b, planned=planned[a, b], have=have[a, b]) for a, b in order)
     return page.Coverage(rows=names[0], columns=names[1], cells=crossed)
 
 
-def review_facts(
-    workspace: Workspace, verdicts: Mapping[int, Mapping[str, Any]], by_seq: Mapping[int, Row], *, names: Mapping[str, str] | None = None
-) -> page.Review:
+def review_facts(state: ProjectState, verdicts: Mapping[int, Decision], *, names: Mapping[str, str] | None = None) -> page.Review:
     """Return how far the review is, how well people agree, and what they dispute.
 
     Args:
-        bench: the project.
+        state: of the project.
         verdicts: by seq.
-        by_seq: every row.
         names: how the annotators appear, by user name; None for their own names.
     """
-    opinions = {seq: [_renamed(o, names) for o in said] for seq, said in opinions_by_seq(workspace).items() if said}
-    counts = Counter(verdicts[seq]["verdict"] for seq in opinions if seq in verdicts)
+    by_seq = state.row_by_seq
+    opinions = {seq: [_renamed(o, names) for o in said] for seq, said in state.annotations.items() if said}
+    counts = Counter[str](verdicts[seq].verdict for seq in opinions if seq in verdicts)
     flat = [o for said in opinions.values() for o in said]
-    disputed = {seq for seq in opinions if verdicts.get(seq, {}).get("verdict") == "disputed"}
-    waiting = sum(v["verdict"] in ("to_review", "in_review") for v in verdicts.values())
-    comments = _comments(workspace, disputed, names)
+    disputed = {seq for seq in opinions if seq in verdicts and verdicts[seq].verdict == "disputed"}
+    waiting = sum(v.verdict in ("to_review", "in_review") for v in verdicts.values())
+    comments = _comments(state, disputed, names)
     per_kind = {kind: {s: o for s, o in opinions.items() if s in by_seq and by_seq[s].kind == kind} for kind in KINDS}
     return page.Review(
         simulated=any(o.simulated for o in flat),
-        overlap=workspace.project.review.overlap,
+        overlap=state.project.review.overlap,
         rows=len(opinions),
         answers=len(flat),
         approved=counts["approved"],
@@ -419,13 +402,13 @@ def _renamed(opinion: Annotation, names: Mapping[str, str] | None) -> Annotation
     return opinion if names is None else replace(opinion, user=names[opinion.user])
 
 
-def _comments(workspace: Workspace, disputed: set[int], names: Mapping[str, str] | None) -> dict[int, str]:
+def _comments(state: ProjectState, disputed: set[int], names: Mapping[str, str] | None) -> dict[int, str]:
     """Return what people wrote for whoever settles their dispute: the reasons they ticked and their comments.
 
     Where annotators appear under other names, so do those that a comment mentions.
     """
     out: dict[int, str] = {}
-    for seq, answers in reviews.answers_by_seq(workspace.db).items() if disputed else ():
+    for seq, answers in state.answers.items() if disputed else ():
         said = [(a.user, _words(a.values)) for a in answers if seq in disputed and a.status == "submitted"]
         out[seq] = _rename_in(" · ".join(f"{user}: {words}" for user, words in said if words), names or {})
     return out
@@ -459,7 +442,7 @@ def _reviewer(name: str, opinions: Mapping[int, Sequence[Annotation]], disputed:
     )  # fmt: skip
 
 
-def cost_facts(workspace: Workspace, verdicts: Mapping[int, Mapping[str, Any]], simulated: bool) -> page.Cost | None:
+def cost_facts(workspace: Workspace, verdicts: Mapping[int, Decision], simulated: bool) -> page.Cost | None:
     """What the calls cost, by model and stage."""
     costs = CallLedger(workspace.db).costs()
     if not costs:
@@ -472,7 +455,7 @@ def cost_facts(workspace: Workspace, verdicts: Mapping[int, Mapping[str, Any]], 
         ),
         prices_date=max((c.price_date or "" for c in costs), default=""),
         simulated=simulated,
-        approved_rows=sum(v["verdict"] == "approved" for v in verdicts.values()),
+        approved_rows=sum(v.verdict == "approved" for v in verdicts.values()),
         budget_usd=workspace.project.budget.usd,
         uncertain_calls=sum(c.uncertain for c in costs),
     )  # fmt: skip

@@ -48,7 +48,7 @@ class KeepSummary:
 
     @property
     def sentences(self) -> list[str]:
-        """ "Kept x of y rows" with each kind's numbers where there are two kinds; empty where no row is scored."""
+        """Sentence with the kept share, with each kind's numbers where there are two kinds; empty where no row is scored."""
         words = {"instruction": "instruction rows", "preference": "pairs"}
         scored, kept = (sum(column) for column in zip(*self.counts.values(), strict=True)) if self.counts else (0, 0)
         if not scored:

@@ -16,6 +16,7 @@ import numpy as np
 
 from curation.dedup import find_conflicts
 from curation.embed import embed
+from curation.findings import FindingKind, check_kind
 from curation.leakage import LeakScreen, OperatingPoint
 from curation.leakage.features import Encoder
 from curation.leakage.judge import Doubt
@@ -219,7 +220,12 @@ def conflict_findings(workspace: Workspace, rows: Sequence[Row]) -> list[Finding
     lines = find_conflicts([row.prompt for row in rows], labels).to_pylist()
     return [
         Finding(
-            rows[n["row"]].seq, "screen", "conflict", False, rows[n["twin"]].seq, evidence=f"{n['label']} here, {n['twin_label']} there"
+            rows[n["row"]].seq,
+            "screen",
+            FindingKind.CONFLICT,
+            False,
+            rows[n["twin"]].seq,
+            evidence=f"{n['label']} here, {n['twin_label']} there",
         )
         for n in lines
     ]
@@ -243,5 +249,5 @@ def check_findings(workspace: Workspace, rows: Sequence[Row]) -> list[Finding]:
         folder=workspace.folder,
     ).to_pylist()
     return [
-        Finding(rows[line["row"]].seq, "screen", f"check_{line['check']}_{line['kind']}", True, evidence=line["evidence"]) for line in lines
+        Finding(rows[line["row"]].seq, "screen", check_kind(line["check"], line["kind"]), True, evidence=line["evidence"]) for line in lines
     ]

@@ -10,7 +10,7 @@ import pytest
 from argilla_setup import forms
 from curation.errors import ProjectError
 from curation.review import ArgillaReview, Shown, escape_html, escape_markdown, fit_to_page, form_digest
-from curation.views.annotations import project_words
+from curation.views.annotations import project_guidelines
 from curation.workspace import open_workspace
 from tests.support.projects import BRIEF, Bed, blank
 
@@ -22,7 +22,7 @@ def bed(tmp_path: Path) -> Bed:
 
 def words(bed: Bed, kind: str = "instruction") -> str:
     with open_workspace(bed.folder) as workspace:
-        return project_words(workspace, kind)  # type: ignore[arg-type]
+        return project_guidelines(workspace, kind)  # type: ignore[arg-type]
 
 
 def test_annotators_read_the_brief_first(bed: Bed) -> None:

@@ -90,7 +90,7 @@ def test_what_machines_propose(given_facts: Facts, expected: str, kinds: list[st
     ],
 )
 def test_what_people_decide(says: tuple[str, ...], expected: str, why: str | None) -> None:
-    decision = verdict(facts(opinions=said(*says)))
+    decision = verdict(facts(annotations=said(*says)))
     assert decision.verdict == expected
     assert [reason.kind for reason in decision.reasons] == ([why] if why else [])
 
@@ -108,23 +108,23 @@ def test_what_people_decide(says: tuple[str, ...], expected: str, why: str | Non
     ],
 )
 def test_what_people_decide_on_pairs(says: tuple[str, ...], expected: str, better: int) -> None:
-    decision = verdict(pair(opinions=said(*says)))
+    decision = verdict(pair(annotations=said(*says)))
     assert (decision.verdict, decision.better) == (expected, better)
 
 
 def test_one_answer_is_enough_where_the_project_asks_for_one() -> None:
-    assert verdict(facts(opinions=said("approve")), overlap=1).verdict == "approved"
+    assert verdict(facts(annotations=said("approve")), overlap=1).verdict == "approved"
 
 
 def test_an_edit_sends_the_changed_row_on_in_place_of_this_one() -> None:
     edit = Annotation("ada", "edit", "better text")
-    assert verdict(facts(opinions=[edit])).verdict == "edited"
-    assert verdict(facts(opinions=[edit, Annotation("bob", "approve")])).verdict == "edited"
-    assert verdict(facts(opinions=[edit, Annotation("bob", "edit", "better text")])).verdict == "edited"
+    assert verdict(facts(annotations=[edit])).verdict == "edited"
+    assert verdict(facts(annotations=[edit, Annotation("bob", "approve")])).verdict == "edited"
+    assert verdict(facts(annotations=[edit, Annotation("bob", "edit", "better text")])).verdict == "edited"
 
 
 def test_two_different_edits_are_a_dispute() -> None:
-    decision = verdict(facts(opinions=[Annotation("ada", "edit", "one"), Annotation("bob", "edit", "two")]))
+    decision = verdict(facts(annotations=[Annotation("ada", "edit", "one"), Annotation("bob", "edit", "two")]))
     assert (decision.verdict, decision.reasons[0].kind) == ("disputed", "two_edits")
 
 
@@ -137,12 +137,12 @@ def keep(seq: int, number: int, choice: str | None = None, chosen: int | None = 
 
 def family(kept: int | None = None) -> dict[int, Family]:
     """Row 1, which two people changed into rows 2 and 3; nothing else is in dispute."""
-    opinions = {1: [ONE, OTHER], 7: [ONE, Annotation("bob", "edit", "x")], 9: [ONE]}
-    return edit_families({2: 1, 3: 1, 8: 7}, opinions, keeps={} if kept is None else {kept: keep(kept, 1)})
+    annotations = {1: [ONE, OTHER], 7: [ONE, Annotation("bob", "edit", "x")], 9: [ONE]}
+    return edit_families({2: 1, 3: 1, 8: 7}, annotations, keeps={} if kept is None else {kept: keep(kept, 1)})
 
 
 def rival(seq: int, kept: int | None = None, **changes: Any) -> Decision:
-    given = {"seq": seq, "family": family(kept).get(seq), "opinions": [ONE, OTHER] if seq == 1 else [], **changes}
+    given = {"seq": seq, "family": family(kept).get(seq), "annotations": [ONE, OTHER] if seq == 1 else [], **changes}
     return verdict(facts(**given, override=Override("keep", "the shorter one") if seq == kept else None))
 
 
@@ -171,18 +171,18 @@ def test_keep_settles_the_dispute_and_the_rivals_fall(kept: int) -> None:
 
 
 def test_two_rejections_win_over_a_kept_edit() -> None:
-    assert rival(2, 2, opinions=said("reject"), edited_by=("ada",)).verdict == "approved"
-    assert rival(2, 2, opinions=said("reject", "reject"), edited_by=("ada",)).verdict != "approved"
+    assert rival(2, 2, annotations=said("reject"), edited_by=("ada",)).verdict == "approved"
+    assert rival(2, 2, annotations=said("reject", "reject"), edited_by=("ada",)).verdict != "approved"
 
 
 def test_the_editor_stands_behind_the_edited_row_and_a_second_person_must_agree() -> None:
     child = {"total": None, "needs_score": False, "edited_by": ("ada",)}
     assert verdict(facts(**child)).verdict == "in_review"
-    assert verdict(facts(**child, opinions=[Annotation("bob", "approve")])).verdict == "approved"
-    assert verdict(facts(**child, opinions=[Annotation("bob", "reject")])).verdict == "disputed"
+    assert verdict(facts(**child, annotations=[Annotation("bob", "approve")])).verdict == "approved"
+    assert verdict(facts(**child, annotations=[Annotation("bob", "reject")])).verdict == "disputed"
     # Her own later answer on it takes the place of the one she gave by editing, and is not counted twice.
-    assert verdict(facts(**child, opinions=[Annotation("ada", "approve")])).verdict == "in_review"
-    assert verdict(facts(**child, opinions=[Annotation("ada", "reject"), Annotation("bob", "reject")])).verdict == "rejected"
+    assert verdict(facts(**child, annotations=[Annotation("ada", "approve")])).verdict == "in_review"
+    assert verdict(facts(**child, annotations=[Annotation("ada", "reject"), Annotation("bob", "reject")])).verdict == "rejected"
 
 
 def test_a_machine_may_still_stop_an_edited_row() -> None:
@@ -190,46 +190,46 @@ def test_a_machine_may_still_stop_an_edited_row() -> None:
 
 
 def test_a_row_that_no_longer_passes_is_dropped_whatever_was_answered_before() -> None:
-    assert verdict(facts(drops=[LEAK], opinions=said("approve", "approve"))).verdict == "dropped"
+    assert verdict(facts(drops=[LEAK], annotations=said("approve", "approve"))).verdict == "dropped"
 
 
 def test_keep_takes_a_row_back_from_the_rules_but_not_from_the_people() -> None:
     kept = {"override": Override("keep", "looked at it"), "drops": [LEAK], "total": 2.0}
     assert verdict(facts(**kept)).verdict == "to_review"
-    assert verdict(facts(**kept, opinions=said("approve", "approve"))).verdict == "approved"
-    assert verdict(facts(**kept, opinions=said("reject", "reject"))).verdict == "rejected"
+    assert verdict(facts(**kept, annotations=said("approve", "approve"))).verdict == "approved"
+    assert verdict(facts(**kept, annotations=said("reject", "reject"))).verdict == "rejected"
     assert verdict(pair(override=Override("keep", "x"), choices={"ab": 0, "ba": 1})).verdict == "to_review"
     assert verdict(facts(total=None, override=Override("keep", "x"))).verdict == "to_review"
 
 
 def test_keep_settles_a_disagreement_where_somebody_agrees_with_the_row_as_it_is() -> None:
     kept = {"override": Override("keep", "looked it up")}
-    found = verdict(facts(**kept, opinions=said("approve", "reject")))
+    found = verdict(facts(**kept, annotations=said("approve", "reject")))
     assert (found.verdict, found.reasons[0]) == ("approved", Reason("override", "keep", "looked it up"))
-    assert verdict(pair(**kept, opinions=said("first", "neither"))).verdict == "approved"
-    assert verdict(pair(**kept, opinions=said("second", "tie"))).verdict == "disputed"  # nobody prefers the one meant to be better
-    assert verdict(pair(**kept, better=None, opinions=said("second", "first"))).verdict == "disputed"
-    assert verdict(facts(override=None, opinions=said("approve", "reject"))).verdict == "disputed"
+    assert verdict(pair(**kept, annotations=said("first", "neither"))).verdict == "approved"
+    assert verdict(pair(**kept, annotations=said("second", "tie"))).verdict == "disputed"  # nobody prefers the one meant to be better
+    assert verdict(pair(**kept, better=None, annotations=said("second", "first"))).verdict == "disputed"
+    assert verdict(facts(override=None, annotations=said("approve", "reject"))).verdict == "disputed"
 
 
 def test_drop_outranks_rules_and_people() -> None:
-    decision = verdict(facts(override=Override("drop", "ambiguous"), opinions=said("approve", "approve")))
+    decision = verdict(facts(override=Override("drop", "ambiguous"), annotations=said("approve", "approve")))
     assert decision == Decision(1, "dropped", None, (Reason("override", "drop", "ambiguous"),))
 
 
 KEEP_AS = [
-    (facts, {"opinions": said("approve", "reject", "reject")}, "approve", ("approved", None)),
-    (facts, {"opinions": said("approve", "reject", "reject")}, "reject", ("rejected", None)),
-    (facts, {"opinions": said("reject", "reject")}, "approve", ("approved", None)),
-    (facts, {"opinions": said("approve", "approve"), "drops": [LEAK], "total": 1.0}, "approve", ("approved", None)),
-    (pair, {"opinions": said("first", "second")}, "second", ("approved", 1)),
-    (pair, {"opinions": said("first", "second")}, "first", ("approved", 0)),
-    (pair, {"opinions": said("second", "neither")}, "second", ("approved", 1)),
-    (pair, {"opinions": said("first", "second"), "better": None, "by_people": True}, "first", ("approved", 0)),
-    (pair, {"opinions": said("first", "second"), "better": None, "by_people": True}, "second", ("approved", 1)),
-    (pair, {"opinions": said("neither", "neither", "first")}, "reject", ("rejected", 0)),
-    (pair, {"opinions": said("neither", "neither", "first")}, "first", ("approved", 0)),
-    (pair, {"opinions": said("second", "tie"), "choices": {"ab": 0, "ba": 1}}, "second", ("approved", 1)),
+    (facts, {"annotations": said("approve", "reject", "reject")}, "approve", ("approved", None)),
+    (facts, {"annotations": said("approve", "reject", "reject")}, "reject", ("rejected", None)),
+    (facts, {"annotations": said("reject", "reject")}, "approve", ("approved", None)),
+    (facts, {"annotations": said("approve", "approve"), "drops": [LEAK], "total": 1.0}, "approve", ("approved", None)),
+    (pair, {"annotations": said("first", "second")}, "second", ("approved", 1)),
+    (pair, {"annotations": said("first", "second")}, "first", ("approved", 0)),
+    (pair, {"annotations": said("second", "neither")}, "second", ("approved", 1)),
+    (pair, {"annotations": said("first", "second"), "better": None, "by_people": True}, "first", ("approved", 0)),
+    (pair, {"annotations": said("first", "second"), "better": None, "by_people": True}, "second", ("approved", 1)),
+    (pair, {"annotations": said("neither", "neither", "first")}, "reject", ("rejected", 0)),
+    (pair, {"annotations": said("neither", "neither", "first")}, "first", ("approved", 0)),
+    (pair, {"annotations": said("second", "tie"), "choices": {"ab": 0, "ba": 1}}, "second", ("approved", 1)),
 ]
 
 
@@ -248,21 +248,21 @@ EDIT = Annotation("ada", "edit", "x")
 
 def test_a_reject_beside_an_edit_is_a_dispute() -> None:
     for others in (said("reject"), said("reject", "reject"), said("approve", "reject"), said("reject", "approve", "approve")):
-        found = verdict(facts(opinions=[EDIT, *others]), overlap=3)
+        found = verdict(facts(annotations=[EDIT, *others]), overlap=3)
         assert (found.verdict, found.reasons[0].kind) == ("disputed", "edit_and_reject")
-    assert verdict(facts(opinions=[EDIT, *said("approve", "approve")]), overlap=3).verdict == "edited"
+    assert verdict(facts(annotations=[EDIT, *said("approve", "approve")]), overlap=3).verdict == "edited"
 
 
 def settled(seq: int, kept: Keep | None = None, **changes: Any) -> Decision:
     """Row 1 was rejected by one annotator and edited into row 2 by another."""
-    opinions = {1: [EDIT, *said("reject")]}
-    families = edit_families({2: 1}, opinions, keeps={} if kept is None else {1: kept})
+    annotations = {1: [EDIT, *said("reject")]}
+    families = edit_families({2: 1}, annotations, keeps={} if kept is None else {1: kept})
     own = kept.override if kept is not None and seq == 1 else None
-    return verdict(facts(**{"seq": seq, "family": families.get(seq), "opinions": opinions.get(seq, []), "override": own, **changes}))
+    return verdict(facts(**{"seq": seq, "family": families.get(seq), "annotations": annotations.get(seq, []), "override": own, **changes}))
 
 
 def test_an_edited_row_does_not_go_on_alone_while_its_parent_is_in_dispute() -> None:
-    child = {"edited_by": ("ada",), "total": None, "needs_score": False, "opinions": said("approve")}
+    child = {"edited_by": ("ada",), "total": None, "needs_score": False, "annotations": said("approve")}
     assert [(d.verdict, d.reasons[0].kind) for d in (settled(1), settled(2, **child))] == [("disputed", "edit_and_reject")] * 2
     assert settled(2, keep(1, 1), **child).verdict == "disputed"  # without a choice it is not clear what is kept
 
@@ -277,8 +277,8 @@ def test_keep_with_a_choice_settles_a_reject_beside_an_edit(choice: str, chosen:
 
 
 def test_a_choice_stays_with_the_text_that_was_kept_when_the_annotator_edits_again() -> None:
-    opinions = {1: [Annotation("ada", "edit", "y"), *said("reject")]}
-    families = edit_families({2: 1, 3: 1}, opinions, keeps={1: keep(1, 1, "edit:ada", 2)})
+    annotations = {1: [Annotation("ada", "edit", "y"), *said("reject")]}
+    families = edit_families({2: 1, 3: 1}, annotations, keeps={1: keep(1, 1, "edit:ada", 2)})
     gone = Reason("review", "edited_again", "", 3)
     assert verdict(facts(seq=2, family=families[2], taken_back=gone)).verdict == "approved"
     assert verdict(facts(seq=3, family=families[3], edited_by=("ada",))).verdict == "dropped"
@@ -297,11 +297,11 @@ def test_a_later_keep_of_the_edited_row_outranks_the_choice() -> None:
 
 
 def test_the_choice_of_an_edit_into_a_row_that_was_there_takes_this_row_out() -> None:
-    assert verdict(facts(opinions=[EDIT, *said("reject")], override=Override("keep", "x", "edit:ada"))).verdict == "edited"
+    assert verdict(facts(annotations=[EDIT, *said("reject")], override=Override("keep", "x", "edit:ada"))).verdict == "edited"
 
 
 @pytest.mark.parametrize(
-    ("kind", "found", "opinions", "expected"),
+    ("kind", "found", "annotations", "expected"),
     [
         ("instruction", "disputed", said("approve", "reject"), False),
         ("instruction", "disputed", said("approve", "reject", "reject"), True),
@@ -314,8 +314,8 @@ def test_the_choice_of_an_edit_into_a_row_that_was_there_takes_this_row_out() ->
         ("preference", "dropped", (), False),
     ],
 )
-def test_keep_needs_a_choice_where_it_would_guess(kind: Any, found: str, opinions: tuple[Annotation, ...], expected: bool) -> None:
-    assert needs_choice(kind, found, opinions, 2) is expected
+def test_keep_needs_a_choice_where_it_would_guess(kind: Any, found: str, annotations: tuple[Annotation, ...], expected: bool) -> None:
+    assert needs_choice(kind, found, annotations, 2) is expected
 
 
 def test_what_keep_can_choose() -> None:
@@ -325,7 +325,7 @@ def test_what_keep_can_choose() -> None:
 
 
 def test_a_note_goes_along_to_the_people_and_stays_with_an_approved_row() -> None:
-    decision = verdict(facts(notes=[CONFLICT], opinions=said("approve", "approve")))
+    decision = verdict(facts(notes=[CONFLICT], annotations=said("approve", "approve")))
     assert [r.kind for r in decision.reasons] == ["approved", "conflict"]
 
 

@@ -15,13 +15,14 @@ from curation import stages
 from curation.config.project import Project, load_project
 from curation.difficulty import Level, count_words, cross_difficulty
 from curation.errors import ProjectError
-from curation.records import KINDS, make_instruction
+from curation.records import make_instruction
 from curation.report import DifficultyCross
 from curation.requests import Answer, Failure
 from curation.store import facts, records
 from curation.store.database import open_store
 from curation.store.records import Origin
 from curation.views.report import difficulty_facts
+from curation.views.state import ProjectState
 from tests.support.icd_samples import project as icd_project
 from tests.support.projects import Bed, blank
 
@@ -115,7 +116,7 @@ def written(tmp_path: Path) -> Bed:
 
 def crossed(bed: Bed) -> tuple[DifficultyCross, ...]:
     with stages.open_workspace(bed.folder) as workspace:
-        return difficulty_facts(workspace, {kind: records.list_rows(workspace.db, kind) for kind in KINDS})
+        return difficulty_facts(ProjectState(workspace))
 
 
 def test_the_report_shows_where_plan_and_measure_disagree(written: Bed) -> None:
@@ -146,6 +147,4 @@ def test_the_report_shows_where_plan_and_measure_disagree(written: Bed) -> None:
     assert 'id="difficulty"' in page and odd.id[:12] in page and re.search(r"Rank correlation 0\.\d\d</b> \(Spearman, 95 % interval", page)
     assert "Rows planned to be harder are harder." in page and "1 row disagree strongly" in page
     with stages.open_workspace(written.folder) as workspace:
-        from curation.views.scores import totals_by_seq
-
-        assert set(totals_by_seq(workspace).values()) == {10.0}  # the rating decides nothing
+        assert set(ProjectState(workspace).totals.values()) == {10.0}  # the rating decides nothing

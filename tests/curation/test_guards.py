@@ -73,8 +73,8 @@ def test_screen_keeps_what_the_checks_find(garden: Bed) -> None:
     assert found == {leak: ("leak", True), failing: ("check", True)}
     with open_store(garden.folder) as db:
         stages.decide(garden.folder)
-        verdicts = facts.verdicts_by_seq(db)
-    assert {seq for seq, v in verdicts.items() if v["verdict"] == "dropped"} == {leak, failing}
+        verdicts = facts.verdict_by_seq(db)
+    assert {seq for seq, v in verdicts.items() if v == "dropped"} == {leak, failing}
 
 
 def policy(page: str) -> dict[str, list[str]]:

@@ -179,12 +179,13 @@ def test_annotators_may_filter_by_the_columns_the_project_names(bed: Bed) -> Non
 
     from curation.stages.push import _shown
     from curation.store import records as stored
+    from curation.views.state import ProjectState
 
     bring(bed, 4, ticket=lambda n: n // 2, **{"Sent By": lambda n: "mail" if n else None})
     bed.set(r"^review: none$", "review: {mode: all, filters: [Sent By, ticket]}")
     with stages.open_workspace(bed.folder) as workspace:
         rows = stored.list_rows(workspace.db, "instruction")
-        shown = _shown(workspace, "instruction", rows, np.zeros((4, 2)))
+        shown = _shown(ProjectState(workspace), "instruction", rows, np.zeros((4, 2)))
     assert [dict(item.metadata) for item in shown] == [
         {"source": "imported", "column_ticket": "0"},
         {"source": "imported", "column_sent-by": "mail", "column_ticket": "0"},
@@ -198,9 +199,10 @@ def test_a_filter_that_no_row_has_is_refused(bed: Bed) -> None:
 
     from curation.stages.push import _shown
     from curation.store import records as stored
+    from curation.views.state import ProjectState
 
     bring(bed, 2, ticket=lambda n: n, Ticket=lambda n: n)
     for names, fact in (("[mood]", "names mood, and imported rows have: Ticket, ticket"), ("[ticket, Ticket]", "differ only in capitals")):
         bed.set(r"^review: .*$", f"review: {{mode: all, filters: {names}}}")
         with stages.open_workspace(bed.folder) as workspace, pytest.raises(ProjectError, match=fact):
-            _shown(workspace, "instruction", stored.list_rows(workspace.db, "instruction"), np.zeros((2, 2)))
+            _shown(ProjectState(workspace), "instruction", stored.list_rows(workspace.db, "instruction"), np.zeros((2, 2)))

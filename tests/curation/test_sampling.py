@@ -21,6 +21,7 @@ from curation.store import records, reviews
 from curation.store.database import open_store
 from curation.store.reviews import StoredAnswer
 from curation.template import write_template
+from curation.views.state import ProjectState
 from tests.support.projects import BRIEF, Bed, blank, import_plain
 from tests.support.review_settings import set_review
 
@@ -42,7 +43,7 @@ def answer(bed: Bed, says: dict[int, str], *, user: str = "ada") -> None:
 def shown(bed: Bed) -> list[int]:
     """Seqs of the rows that push would show to people."""
     with pipeline.open_workspace(bed.folder) as workspace:
-        return [row.seq for row in rows_to_show(workspace)["instruction"]]
+        return [row.seq for row in rows_to_show(ProjectState(workspace))["instruction"]]
 
 
 def test_a_sample_is_spread_over_the_labels_in_proportion() -> None:
@@ -112,7 +113,7 @@ def test_the_interval_covers_the_rate_at_least_as_often_as_it_says() -> None:
     ],
 )
 def test_what_people_object_to_counts_also_where_nobody_is_asked(said: tuple[Any, ...], verdict: str) -> None:
-    given = Facts(1, "instruction", None, opinions=[Annotation(f"u{n}", one) for n, one in enumerate(said)], needs_score=False)
+    given = Facts(1, "instruction", None, annotations=[Annotation(f"u{n}", one) for n, one in enumerate(said)], needs_score=False)
     decision = decide(given, keeps=lambda total: True, overlap=2, unseen=("approved", Reason("review", "not_reviewed")))
     assert decision.verdict == verdict
 

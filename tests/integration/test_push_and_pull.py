@@ -101,7 +101,7 @@ def people(server: RunningArgilla, folder: Path) -> tuple[Account, Account]:
 def verdicts(folder: Path) -> dict[str, str]:
     with open_store(folder) as db:
         ids = records.ids_of(db)
-        return {ids[seq]: verdict["verdict"] for seq, verdict in facts.verdicts_by_seq(db).items()}
+        return {ids[seq]: verdict for seq, verdict in facts.verdict_by_seq(db).items()}
 
 
 def next_of(folder: Path) -> str:

@@ -14,7 +14,7 @@ import pytest
 from curation import stages
 from curation.simulation.process import start, stop
 from curation.store import facts, reviews
-from curation.views.annotations import opinions_by_seq
+from curation.views.state import ProjectState
 from curation.workspace import open_workspace
 from tests.support.argilla_server import RunningArgilla
 from tests.support.browsing import browser, fresh, log_in, opened, picture
@@ -78,9 +78,9 @@ def test_an_answer_given_in_the_page_comes_back_by_pull(pushed: Path, argilla_ho
     assert (pulled.counts["answers"], pulled.counts["new"], pulled.counts["simulated"]) == (1, 1, False)
     assert stages.pull(pushed).counts["new"] == 0
     with open_workspace(pushed) as workspace:
-        [(seq, [opinion])] = opinions_by_seq(workspace).items()
+        [(seq, [opinion])] = ProjectState(workspace).annotations.items()
         assert (opinion.user, opinion.says) == ("ada", "approve")
-        assert facts.verdicts_by_seq(workspace.db)[seq]["verdict"] == "approved"
+        assert facts.verdict_by_seq(workspace.db)[seq] == "approved"
         [answer] = reviews.answers_by_seq(workspace.db)[seq]
         assert answer.payload == reviews.shown_payloads(workspace.db, reviews.Place("", "", "page-coding-instruction"))[seq]
 

@@ -51,7 +51,7 @@ class Bed:
 
     def verdicts(self) -> dict[int, str]:
         with open_store(self.folder) as db:
-            return {seq: v["verdict"] for seq, v in facts.verdicts_by_seq(db).items()}
+            return dict(facts.verdict_by_seq(db))
 
 
 @contextmanager

@@ -208,7 +208,7 @@ def test_the_leak_judge_is_in_the_estimate_with_what_that_assumes(tmp_path: Path
     assert bounded["calls"] == 8, "every row may be doubtful, a pair once"
     assert (bounded["prompt_tokens"], bounded["output_tokens"]) == (8 * (COUNTED + 500), 8 * 200)
     assert asked.counts["cost_usd"] == pytest.approx(unasked.counts["cost_usd"] + bounded["cost_usd"]) and bounded["cost_usd"] > 0
-    assert any("leak judge of what is planned: 8 calls" in n and "if every row lies just below the screen's cut" in n for n in asked.notes)
+    assert any("leak judge of what is planned: 8 calls" in n and "every row is just below the screen's cut" in n for n in asked.notes)
     assert not any("leak judge" in note for note in unasked.notes)
 
 
@@ -237,7 +237,7 @@ def test_the_refill_is_told_apart_with_what_it_assumes(tmp_path: Path, key: None
             assert (again["calls"], again["cost_usd"]) == (3 * once["calls"], pytest.approx(3 * once["cost_usd"]))
             assert again["likely_usd"] is None
         assert summary.counts["refill_usd"] == pytest.approx(3 * summary.counts["cost_usd"])
-        assert any("if every row fell short each of 3 times" in note for note in summary.notes)
+        assert any("worst case: every row is refilled 3 times" in note for note in summary.notes)
         between = summary.counts["cost_usd"] * 2
         write_project(tmp_path, server.address, plan={**plan, "refill": {"rounds": 3}}, budget={"usd": between})
         assert any("which is enough before the refill; should most rows fall" in note for note in stages.estimate(folder).notes)
@@ -308,4 +308,4 @@ def test_a_budget_that_may_not_do_is_said(tmp_path: Path, key: None) -> None:
         folder = write_project(tmp_path, server.address, budget={"usd": 0.001})
         stages.plan(folder)
         notes = stages.estimate(folder).notes
-    assert any("$0.00 left" in note and "may stop there, clean" in note and "budget.usd" in note for note in notes)
+    assert any("$0.00 left" in note and "will stop at the cap and keep finished rows" in note and "budget.usd" in note for note in notes)

@@ -17,13 +17,14 @@ from curation import judge as scoring
 from curation import stages
 from curation.cli import app
 from curation.config.project import load_project
-from curation.decide import shown_first
+from curation.decide import Decision, shown_first
 from curation.errors import ProjectError
 from curation.store import facts, records, reviews
 from curation.store.database import hold_lock, open_store
 from curation.store.reviews import StoredAnswer
 from curation.views.decisions import rank_rows
 from curation.views.scores import better_candidate
+from curation.views.state import ProjectState
 from tests.support.projects import Bed, approve, blank, import_plain, score_by_hand
 
 
@@ -42,7 +43,7 @@ def test_a_decision_waits_for_the_one_that_is_being_written(tmp_path: Path) -> N
             time.sleep(0.02)
         dropping.join(0.3)
         assert dropping.is_alive()
-        facts.replace_verdicts(db, [(row.seq, "to_review", None, [])], 1)
+        facts.replace_verdicts(db, [Decision(row.seq, "to_review", None, ())], 1)
     dropping.join(30)
     assert bed.verdicts()[row.seq] == "dropped"
 
@@ -67,7 +68,7 @@ def test_among_pairs_the_one_whose_better_answer_scores_best_comes_first(tmp_pat
         for pair, value in zip(pairs, (3, 5, 4), strict=True):
             seq, digest = better_candidate(pair, candidates), scoring.rubric_digest(project)
             facts.add_scores(workspace.db, [(seq, digest, c, value, "", None) for c in (*project.score.rubric, "overall")], 1)
-        ranks = rank_rows(workspace)
+        ranks = rank_rows(ProjectState(workspace))
         assert [ranks[pair.seq] for pair in pairs] == [2, 0, 1]
 
 

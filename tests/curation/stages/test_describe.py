@@ -13,6 +13,7 @@ import pytest
 
 from curation import stages
 from curation.config.project import load_project
+from curation.decide import Decision
 from curation.embed import model_digest
 from curation.errors import ProjectError, SnapshotError
 from curation.plan import Asked, extra_cells, written_values
@@ -69,15 +70,15 @@ def setting(folder: Path, **values: object) -> None:
     path.write_text(f"{head}\nbalance:\n{body}\nreview:{rest.partition('review:')[2]}")
 
 
-def verdicts(folder: Path) -> dict[int, dict[str, object]]:
+def verdicts(folder: Path) -> dict[int, Decision]:
     with open_store(folder) as db:
-        return facts.verdicts_by_seq(db)
+        return facts.decisions_by_seq(db)
 
 
 def labels_of(folder: Path, verdict: str) -> Counter[str | None]:
     with open_store(folder) as db:
-        found = facts.verdicts_by_seq(db)
-        return Counter(r.record.label for r in records.list_rows(db, "instruction") if found[r.seq]["verdict"] == verdict)  # type: ignore[union-attr]
+        found = facts.decisions_by_seq(db)
+        return Counter(r.record.label for r in records.list_rows(db, "instruction") if found[r.seq].verdict == verdict)  # type: ignore[union-attr]
 
 
 def test_describe_keeps_what_it_found_and_the_report_shows_it(tmp_path: Path) -> None:

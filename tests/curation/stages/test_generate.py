@@ -272,7 +272,7 @@ def test_refill_asks_again_only_for_cells_that_fell_short(make: Make) -> None:
     again = [a for a in answers(folder) if a.request.key not in sent]
     assert len(before) == told["filled_before"] < told["filled"] == len(after)
     with open_store(folder) as db:  # a better newcomer may take the place of a row that stood, whose cell is then short too
-        displaced = {row.cell for row in first if facts.verdicts_by_seq(db)[row.seq]["verdict"] == "dropped" and row.cell in before}
+        displaced = {row.cell for row in first if facts.verdict_by_seq(db)[row.seq] == "dropped" and row.cell in before}
     assert {cell for a in again for cell in cells_in(a.request.slot)} & before <= displaced
     assert {a.request.attempt for a in again} <= {1, 2} and told["asked"] == len(again)
     assert all("<taken>" in asked(a) for a in again)
@@ -382,18 +382,18 @@ def test_the_same_prompt_repeated_repeats_itself_and_is_paid_from_the_same_budge
 
 def _verdicts(folder: Path, some: list[Row]) -> list[str]:
     with open_store(folder) as db:
-        verdicts = facts.verdicts_by_seq(db)
-    return [verdicts[row.seq]["verdict"] for row in some]
+        verdicts = facts.verdict_by_seq(db)
+    return [verdicts[row.seq] for row in some]
 
 
 def _totals(folder: Path) -> dict[int, tuple[float, float]]:
     """Of each pair the totals of the better and the worse answer."""
     from curation.records import PairRecord, candidates_of, record_id
-    from curation.views.scores import totals_by_seq
+    from curation.views.state import ProjectState
     from curation.workspace import open_workspace
 
     with open_workspace(folder) as workspace:
-        totals, seqs = totals_by_seq(workspace), {identity: seq for seq, identity in records.ids_of(workspace.db).items()}
+        totals, seqs = ProjectState(workspace).totals, {identity: seq for seq, identity in records.ids_of(workspace.db).items()}
     out = {}
     for row in rows(folder, "preference"):
         assert isinstance(row.record, PairRecord) and row.better is not None
@@ -404,9 +404,9 @@ def _totals(folder: Path) -> dict[int, tuple[float, float]]:
 
 def _standing(folder: Path) -> set[str]:
     with open_store(folder) as db:
-        verdicts = facts.verdicts_by_seq(db)
+        verdicts = facts.verdict_by_seq(db)
         made = [row for kind in ("instruction", "preference") for row in records.list_rows(db, kind)]  # type: ignore[arg-type]
-        out = {row.cell for row in made if verdicts.get(row.seq, {}).get("verdict") != "dropped"}
+        out = {row.cell for row in made if verdicts.get(row.seq) != "dropped"}
     if any(row.seq not in verdicts for row in made):  # rows of the refill: what the rules say of them now
         stages.decide(folder)
         return _standing(folder)

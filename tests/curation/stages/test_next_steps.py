@@ -320,9 +320,9 @@ STATES: list[tuple[Callable[[Make, Provider], Path], str]] = [
     (a_row_kept_after_the_snapshot, TO_TRAINING),
     (fresh, "FILE, or set plan.instruction or plan.preference in"),
     (blank_template, "brief: is not filled in"),
-    (all_teacher_calls_failed, "no answer of the teacher could be used (not_json 6)"),
-    (teacher_answers_garbage, "no answer of the teacher could be used"),
-    (judge_answers_garbage, "no answer of the judge could be used"),
+    (all_teacher_calls_failed, "no response of the teacher could be used (not_json 6)"),
+    (teacher_answers_garbage, "no response of the teacher could be used"),
+    (judge_answers_garbage, "no response of the judge could be used"),
     (budget_used_up, "raise budget.usd in project.yaml"),
     (nothing_passes, "shows why no row is approved: 30 dropped (check never"),
     (everything_rejected, "shows why no row is approved: 30 rejected"),
@@ -429,9 +429,9 @@ def test_score_says_how_many_rows_it_kept(make: Make, provider: Provider) -> Non
     folder = make()
     import_rows(folder)
     provider.judge = None
-    assert "Kept 30 of 30 (100.0 %)." in stages.score(folder).notes
+    assert "Kept 30 of 30 rows (100.0%)." in stages.score(folder).notes
     change(folder, score={"top_percent": 50})
-    assert "Kept 30 of 30 (100.0 %)." in stages.score(folder).notes  # they all have one total, and ties are kept
+    assert "Kept 30 of 30 rows (100.0%)." in stages.score(folder).notes  # they all have one total, and ties are kept
 
 
 def test_retrying_says_how_many_cells_the_budget_covers(make: Make, provider: Provider) -> None:
@@ -441,4 +441,4 @@ def test_retrying_says_how_many_cells_the_budget_covers(make: Make, provider: Pr
     spent = stages.status(folder).counts["cost_usd"]
     change(folder, budget={"usd": spent + 2.5 * spent / 8})
     told = stages.generate(folder).notes
-    assert "What is left of budget.usd covers about 2 of them." in told
+    assert "The rest of budget.usd covers about 2 of them." in told

@@ -19,5 +19,5 @@ def test_after_a_refill_every_row_has_a_verdict_and_the_next_command_asks_once_m
         assert done.counts["asked"] > 0 and done.counts["filled"] < 30
         assert set(bed.verdicts()) == {row.seq for row in bed.rows()}
         left = 30 - done.counts["filled"]
-        assert done.notes == [f"{left} cells have no row that stands. To ask for them once more: curate refill {folder} --rounds 2"]
+        assert done.notes == [f"{left} cells have no row that passes. To request them once more: curate refill {folder} --rounds 2"]
         assert stages.status(folder).counts["rows"]["instruction"] == sum(stages.status(folder).counts["verdicts"].values())

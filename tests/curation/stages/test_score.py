@@ -18,7 +18,8 @@ from curation.intervals import Rate
 from curation.report import ReportData, render_report
 from curation.store import facts, runs
 from curation.views.report import report_data
-from curation.views.scores import judged_by, kept_rows, totals_by_seq, totals_together
+from curation.views.scores import kept_rows
+from curation.views.state import ProjectState
 from curation.workspace import open_workspace
 from tests.support.icd_samples import project as sample
 from tests.support.projects import Bed, approve, blank, standin
@@ -56,15 +57,15 @@ def test_a_panel_scores_beside_the_judge_while_it_is_cheap(garden: Path, tmp_pat
         bed.set(r"^  repeat: 0", "  repeat: 3")
         assert stages.score(garden).counts["asked"] == 6 and stages.score(garden).counts["asked"] == 0
     with open_workspace(garden) as workspace:
-        judged = judged_by(workspace)
-        together, totals = totals_together(judged), totals_by_seq(workspace)
+        state = ProjectState(workspace)
+        judged, together, totals = state.judges, state.totals_by_judge, state.totals
         assert {len(given) for given in together.values()} == {2}
         assert totals == {seq: fmean(given) for seq, given in together.items()}
         assert any(a != b for a, b in together.values())
         assert {len(judge.choices) for judge in judged} == {len(judged[0].choices)} and judged[0].choices
     bed.set(r"^  panel: auto.*$", "  panel: never")
     with open_workspace(garden) as workspace:
-        assert totals_by_seq(workspace) == judged[0].totals
+        assert ProjectState(workspace).totals == judged[0].totals
 
 
 def test_a_panel_that_costs_too_much_is_left_out_and_the_summary_says_why(garden: Path, tmp_path: Path) -> None:
@@ -82,11 +83,11 @@ def test_the_best_part_is_taken_within_an_attribute_and_shown_beside_chance_and_
     with standin(garden, tmp_path / "log") as bed:
         bed.set(r"^  threshold: 7\.0.*$", "  threshold: 7.0\n  top_percent: 50\n  top_by: difficulty")
         told = stages.score(garden)
-    line = next(note for note in told.notes if note.startswith("Keep rule, instruction"))
-    assert "best 50 % of each difficulty" in line and all(name in line for name in ("filter", "random", "longest"))
-    assert "pass the validators" not in line  # they have not run yet
+    line = next(note for note in told.notes if "best 50 % of each difficulty" in note)
+    assert line.startswith("Kept ") and all(name in line for name in ("mean score", "random", "longest"))
+    assert "pass the checks" not in line  # they have not run yet
     with open_workspace(garden) as workspace:
-        found = kept_rows(workspace, "instruction")
+        found = kept_rows(ProjectState(workspace), "instruction")
         by_group = Counter(found.groups)
         for group, size in by_group.items():
             ours = [(t, k) for t, k, g in zip(found.totals, found.kept, found.groups, strict=True) if g == group]
@@ -125,7 +126,7 @@ def test_the_judges_are_held_against_what_people_settle(garden: Path, tmp_path: 
     with open_workspace(garden) as workspace:
         run = runs.latest_run(workspace.db, "decide")
         assert run is not None and '"longer_is_chosen"' in run["detail"]
-        assert facts.verdicts_by_seq(workspace.db)
+        assert facts.decisions_by_seq(workspace.db)
     page = render_report(report_of(garden))
     assert "What each judge's own words show" in page and "Preference pairs" in page
 
@@ -137,10 +138,10 @@ def test_a_row_scored_twice_shows_whether_the_judge_agrees_with_itself(garden: P
     before = report_of(garden).judge
     assert before is not None and before.judges[0].again == Rate(20, 20)  # the stand-in answers alike each time
     with open_workspace(garden) as workspace:
-        totals, digest = totals_by_seq(workspace), scoring.repeat_digest(workspace.project)
+        totals, digest = ProjectState(workspace).totals, scoring.repeat_digest(workspace.project)
         workspace.db.execute("UPDATE scores SET value = 6 - value WHERE digest = ? AND criterion <> 'overall'", (digest,))
         changed = workspace.db.execute("SELECT count(*) AS n FROM scores WHERE digest = ? AND value = 3", (digest,)).fetchone()["n"]
-        assert totals_by_seq(workspace) == totals
+        assert ProjectState(workspace).totals == totals
     after = report_of(garden).judge
     assert after is not None and after.judges[0].again is not None and after.judges[0].again.hits <= 4 + changed
 

@@ -114,8 +114,8 @@ def test_the_best_part_is_taken_of_each_kind(bed: Bed) -> None:
     with open_store(bed.folder) as db:
         for kind in ("instruction", "preference"):
             rows = records.list_rows(db, kind)  # type: ignore[arg-type]
-            verdicts = facts.verdicts_by_seq(db)
-            cut = sum(any(r["kind"] == "below_cut" for r in verdicts[row.seq]["reasons"]) for row in rows)
+            verdicts = facts.decisions_by_seq(db)
+            cut = sum(any(r.kind == "below_cut" for r in verdicts[row.seq].reasons) for row in rows)
             below.append(cut / len(rows))
     assert all(share <= 0.5 for share in below), below
     assert below[0] > 0
@@ -441,8 +441,8 @@ def test_the_gates_find_what_was_planted_and_a_second_run_measures_nothing(bed: 
     assert deduped.counts["near"] >= 1
     assert screened.rows_out < screened.rows_in
     before = bed.dump("findings", "vectors")
-    assert any("nothing has changed" in note for note in stages.dedup(bed.folder).notes)
-    assert any("nothing has changed" in note for note in stages.screen(bed.folder).notes)
+    assert any("Nothing has changed" in note for note in stages.dedup(bed.folder).notes)
+    assert any("Nothing has changed" in note for note in stages.screen(bed.folder).notes)
     assert bed.dump("findings", "vectors") == before
     stages.decide(bed.folder)
     dropped = [stages.trace(bed.folder, row.id) for row in bed.rows() if bed.verdicts()[row.seq] == "dropped"]

@@ -49,8 +49,8 @@ def child(bed: Bed, text: str) -> Row:
 def verdict(bed: Bed, row: Row) -> tuple[str, str]:
     """The verdict and the kind of its first reason."""
     with open_store(bed.folder) as db:
-        held = facts.verdicts_by_seq(db)[row.seq]
-    return held["verdict"], held["reasons"][0]["kind"] if held["reasons"] else ""
+        held = facts.decisions_by_seq(db)[row.seq]
+    return held.verdict, held.reasons[0].kind if held.reasons else ""
 
 
 def test_a_second_edit_makes_a_row_of_its_own_and_the_first_makes_room(bed: Bed) -> None:
@@ -111,7 +111,7 @@ def test_what_others_approved_is_not_taken_away_but_waits_for_the_data_lead(bed:
     rivals = [parent, child(bed, FIRST), child(bed, SECOND)]
     assert [verdict(bed, row) for row in rivals] == [("disputed", "two_edits")] * 3
     with open_store(bed.folder) as db:
-        assert "after others had approved it" in facts.verdicts_by_seq(db)[parent.seq]["reasons"][0]["evidence"]
+        assert "after others had approved it" in facts.decisions_by_seq(db)[parent.seq].reasons[0].evidence
     stages.override(bed.folder, rivals[2].id, action="keep", reason="the newer one is right")
     assert [verdict(bed, row)[0] for row in rivals] == ["dropped", "dropped", "approved"]
 
