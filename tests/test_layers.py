@@ -21,7 +21,7 @@ PACKAGES = ("argilla_setup", "curation", "training")
 VALUES = {"config", "errors", "message_format", "patterns", "records", "requests", "spdx", "structured_output"}
 """What every room may use: values, their checks, and errors."""
 PURE = {
-    "alarms", "annotator_agreement", "decide", "dedup", "difficulty", "distribution", "embed", "formats", "generate", "intervals", "judge",
+    "alarms", "annotator_agreement", "decide", "dedup", "difficulty", "distribution", "embed", "findings", "formats", "generate", "intervals", "judge",
     "leakage", "licences", "plan", "prompts", "report", "sampling", "split", "validate",
 }  # fmt: skip
 """Values in, values out."""
@@ -150,6 +150,30 @@ def test_effects_import_neither_one_another_nor_the_shell() -> None:
 def test_views_import_no_stage() -> None:
     found = [i for i in imports_from("views", "workspace") if i.name.startswith("curation.")]
     assert bad([i for i in found if part_of(i.name) in {"stages", "simulation"} | SURFACES]) == []
+
+
+STEPS = {"cells", "model_calls", "verdicts"}
+"""Modules of `stages/` that are no stage: steps that several stages share, and that write."""
+REPEATED = {"refill": {"dedup", "score", "screen"}}
+"""The one stage that runs other stages: it sends new rows through the gates, as often as the plan allows."""
+
+
+def test_no_stage_imports_a_stage() -> None:
+    folder = ROOT / "curation" / "stages"
+    stages = {path.stem for path in folder.glob("*.py")} - STEPS - {"__init__"}
+    for path in sorted(folder.glob("*.py")):
+        if path.stem != "__init__":
+            found = {i.name.split(".")[2] for i in imports_of(path) if i.name.startswith("curation.stages.")}
+            assert found & stages == REPEATED.get(path.stem, set()), path.name
+
+
+def test_the_function_of_a_stage_has_the_name_of_its_file() -> None:
+    folder = ROOT / "curation" / "stages"
+    several = {"inspect": {"status", "trace"}, "release": {"sign", "verify", "revoke", "diff", "export"}}
+    for name in sorted({path.stem for path in folder.glob("*.py")} - STEPS - {"__init__"}):
+        tree = ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))
+        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert several.get(name, {name}) <= functions, name
 
 
 def test_no_two_modules_import_one_another_by_any_way() -> None:
