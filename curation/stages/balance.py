@@ -41,7 +41,7 @@ def balance(folder: Path) -> StageResult:
                                "for example  balance: {by: label, cap: 50, refill: 20}")  # fmt: skip
         with runs.record_run(workspace.db, "balance", settings_digest(workspace.project.balance)) as run:
             state = ProjectState(workspace)
-            found = {kind: line for kind in KINDS if (line := _balance_kind(state, kind, by)) is not None}
+            found: dict[str, KindBalance] = {kind: line for kind in KINDS if (line := _balance_kind(state, kind, by)) is not None}
             run.rows_in = sum(line.before.rows for line in found.values())
             run.rows_out = sum(line.after.rows for line in found.values())
             run.detail = BalanceDetail.model_validate({"by": by, "column": column_of(workspace, by), **found}).dump()

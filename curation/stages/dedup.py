@@ -149,7 +149,7 @@ def _summarize(workspace: Workspace, *notes: str) -> StageResult:
     run = runs.latest_run(workspace.db, "dedup")
     assert run is not None
     detail = DedupDetail.read(run["detail"])
-    kinds = {step: detail.kinds.get(step, 0) for step in STEPS}
+    kinds = {str(step): detail.kinds.get(step, 0) for step in STEPS}
     if "earlier" in detail.kinds:
         kinds = {"earlier": detail.kinds["earlier"], **kinds}
     alarms = [*detail.gate_alarms, *detail.alarms]

@@ -192,7 +192,6 @@ def _attempt_key(prompt: Prompt, rule: str) -> str:
 
 def _summarize(state: ProjectState, *, asked: int) -> tuple[ScoreDetail, list[str]]:
     kept, failed = summarize_kept(state, state.verdicts), count_failed(state.workspace, "score")
-    several = {"scored_by": {judge.name: len(judge.totals) for judge in state.judges}} if len(state.judges) > 1 else {}
     detail = ScoreDetail(
         asked=asked,
         scored=len(state.totals),
@@ -201,6 +200,7 @@ def _summarize(state: ProjectState, *, asked: int) -> tuple[ScoreDetail, list[st
         failed=sum(failed.values()),
         failures=failed,
         refusals=CallLedger(state.db).refusals("score"),
-        **several,
     )
+    if len(state.judges) > 1:
+        detail = detail.model_copy(update={"scored_by": {judge.name: len(judge.totals) for judge in state.judges}})
     return detail, [*kept.sentences, *kept.notes, *judge_warnings(state)]

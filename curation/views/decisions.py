@@ -90,7 +90,7 @@ def _decide_kind(state: ProjectState, kind: Kind, known: _Known, families: Mappi
     for row in state.rows[kind]:
         seq = row.seq
         is_special = seq in known.special or seq in families
-        key = (seq,) if is_special else (totals.get(seq), groups[seq], row.better, row.how == "edited")
+        key: tuple[object, ...] = (seq,) if is_special else (totals.get(seq), groups[seq], row.better, row.how == "edited")
         alike.setdefault(key, []).append(row)
     facts_of = {key: _facts_of(state, known, rows[0], totals.get(rows[0].seq), families) for key, rows in alike.items()}
     passing = {row.seq for key, rows in alike.items() if rules.passes(facts_of[key], keeps[groups[rows[0].seq]]) for row in rows}
