@@ -21,8 +21,8 @@ PACKAGES = ("argilla_setup", "curation", "training")
 VALUES = {"config", "errors", "message_format", "patterns", "records", "requests", "spdx", "structured_output"}
 """What every room may use: values, their checks, and errors."""
 PURE = {
-    "alarms", "annotator_agreement", "decide", "dedup", "difficulty", "distribution", "embed", "findings", "formats", "generate", "intervals",
-    "judge", "leakage", "licences", "plan", "prompts", "report", "sampling", "split", "validate",
+    "alarms", "annotator_agreement", "decide", "dedup", "difficulty", "distribution", "embed", "findings", "formats", "generate",
+    "intervals", "judge", "leakage", "licences", "plan", "prompts", "report", "sampling", "split", "validate",
 }  # fmt: skip
 """Values in, values out."""
 EFFECTS = {"models", "review", "snapshot", "store"}
