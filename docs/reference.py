@@ -13,6 +13,7 @@ from typing import Any
 
 from curation.config.schema import json_schema, project_schema
 from training.config import RunFile
+from training.methods import METHODS
 
 DOCS = Path(__file__).parent
 
@@ -40,8 +41,8 @@ def run_schema(method: str) -> dict[str, Any]:
 
 def pages() -> dict[Path, str]:
     """Return every generated file and its text."""
-    project, sft, dpo = project_schema(), run_schema("sft"), run_schema("dpo")
-    schemas = {"project": project, "sft": sft, "dpo": dpo}
+    project = project_schema()
+    schemas = {"project": project, **{method: run_schema(method) for method in METHODS}}
     texts = {DOCS / "schema" / f"{name}.schema.json": json.dumps(schema, indent=2) + "\n" for name, schema in schemas.items()}
     body = [INTRO, "## project.yaml\n", *sections(project, ""), "## Run files\n", *sections(json_schema(RunFile, title=""), "")]
     texts[DOCS / "configuration.md"] = "\n".join(body)

@@ -1,29 +1,33 @@
-"""The identity of an adapter: a digest over its weights and its configuration.
+"""An adapter folder: saving it, and its identity as a digest over weights and configuration.
 
-Weights: sha256 over (name without the adapter's name, shape, fp32 bytes), sorted by name, whatever file, dtype or adapter name holds
-them. Configuration: what PEFT reads from adapter_config.json, because rank, alpha, patterns and targets decide what the weights do.
-The adapter on disk, the live one after training and the frozen reference inside a DPO trainer can be compared.
+Weights: sha256 over (name without the adapter's name, shape, fp32 bytes), sorted by name, so that file layout, data type and adapter name
+do not count. Configuration: what PEFT reads from adapter_config.json, because rank, alpha, patterns and targets change what the weights
+compute. One digest thus compares the adapter on disk, the live one after training and the frozen reference inside a DPO trainer.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import struct
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from training.chat import end_tokens
 from training.config import TrainingError
 
 if TYPE_CHECKING:
     import numpy as np
 
+ADAPTER = "adapter"
+"""Name of the adapter's folder in the run folder."""
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _NOT_IN_DIGEST = frozenset({"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "runtime_config"})
-"""Keys of adapter_config.json that change with the place or the library, not with what the adapter computes."""
+"""Keys of adapter_config.json that depend on the place or the library and not on what the adapter computes."""
 
 
 def digest_of(weights: Mapping[str, np.ndarray], settings: Mapping[str, Any]) -> str:
@@ -35,8 +39,12 @@ def digest_of(weights: Mapping[str, np.ndarray], settings: Mapping[str, Any]) ->
     """
     import numpy as np
 
-    digest = hashlib.sha256(json.dumps(_significant(settings), sort_keys=True, separators=(",", ":")).encode() + b"\n")
+    plain = {key: _plain(value) for key, value in settings.items() if key not in _NOT_IN_DIGEST}
+    # Unset keys are left out, because a later PEFT with one more option must give the same digest.
+    plain = {key: value for key, value in plain.items() if not (value is None or value is False or value in ([], {}))}
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode() + b"\n")
     for name in sorted(weights):
+        # bfloat16 and float16 fit into float32 exactly, so the data type on disk does not count.
         values = np.ascontiguousarray(weights[name], dtype="<f4")
         digest.update(json.dumps([name, list(values.shape)], separators=(",", ":")).encode() + b"\n")
         digest.update(values.tobytes())
@@ -70,30 +78,69 @@ def live_digest(model: Any, adapter: str) -> str:
     return digest_of(weights, model.peft_config[adapter].to_dict())
 
 
-def _significant(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings in plain JSON types. Unset keys are left out, so that a later PEFT with one more option gives the same digest."""
-    plain = {key: _plain(value) for key, value in settings.items() if key not in _NOT_IN_DIGEST}
-    return {key: value for key, value in plain.items() if not (value is None or value is False or value in ([], {}))}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, set | frozenset | list | tuple):
-        items = [_plain(inner) for inner in value]
-        return sorted(items) if all(isinstance(item, str) for item in items) else items
-    return value.value if isinstance(value, Enum) else value
-
-
 def adapter_tensors(model: Any, adapter: str) -> Iterable[tuple[str, Any]]:
-    """(name as in the saved file, parameter) of one adapter of a PEFT model."""
+    """Yield (name as in the saved file, parameter) for each weight of one adapter of a PEFT model."""
     for name, parameter in model.named_parameters():
         if f".{adapter}." in name and "lora_" in name:
             yield name.replace(f".{adapter}.", "."), parameter
 
 
+def require_saved(adapter: Path, model: Any) -> str:
+    """Return the digest of a saved adapter; refuse it if it differs from the weights in memory."""
+    digest = folder_digest(adapter)
+    if digest != live_digest(model, "default"):
+        raise TrainingError(str(adapter), "is not what was trained; the file on disk differs from the weights in memory", "check the disk")
+    return digest
+
+
+def save_adapter(model: Any, tokenizer: Any, *, folder: Path, base_id: str) -> Path:
+    """Write the trained adapter with tokenizer, chat template and stop tokens to FOLDER/adapter, through a folder that is renamed.
+
+    Args:
+        model: the PEFT model.
+        tokenizer: the base model's tokenizer.
+        folder: the run folder.
+        base_id: the base model's name for adapter_config.json; PEFT would write a path of this machine.
+
+    Returns:
+        The adapter folder.
+    """
+    from transformers import GenerationConfig
+
+    from curation.snapshot.write import sync_folder, sync_tree
+
+    target, aside = folder / ADAPTER, folder / f".{ADAPTER}.part"
+    shutil.rmtree(aside, ignore_errors=True)
+    model.peft_config["default"].base_model_name_or_path = base_id
+    # Leaving the embeddings out also keeps PEFT from looking the base model up on a hub.
+    model.save_pretrained(aside, selected_adapters=["default"], save_embedding_layers=False)
+    tokenizer.save_pretrained(aside)
+    # Servers stop at the tokens of generation_config.json; the end of a turn need not be the tokenizer's end of sequence.
+    stops = GenerationConfig(eos_token_id=sorted(end_tokens(model, tokenizer)), pad_token_id=tokenizer.pad_token_id)  # type: ignore[no-untyped-call]
+    stops.save_pretrained(aside)
+    sync_tree(aside)  # run.json is synced later and must not outlive the weights it names
+    shutil.rmtree(target, ignore_errors=True)
+    aside.rename(target)
+    sync_folder(target.parent)
+    return target
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of PEFT's configuration in plain JSON types."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, set | frozenset | list | tuple):
+        # PEFT keeps target_modules as a set in memory and as a list on disk.
+        items = [_plain(inner) for inner in value]
+        return sorted(items) if all(isinstance(item, str) for item in items) else items
+    return value.value if isinstance(value, Enum) else value
+
+
 def _read_safetensors(file: Path) -> Iterable[tuple[str, np.ndarray]]:
-    """(name, fp32 array) of each tensor. Read by hand: numpy has no bfloat16, and torch costs two seconds to import."""
+    """Yield (name, fp32 array) of each tensor.
+
+    The file is parsed here because numpy has no bfloat16, so safetensors' numpy reader refuses it, and importing torch takes two seconds.
+    """
     import numpy as np
 
     body = file.read_bytes()
@@ -105,6 +152,7 @@ def _read_safetensors(file: Path) -> Iterable[tuple[str, np.ndarray]]:
                 continue
             start, end = entry["data_offsets"]
             raw = np.frombuffer(body[8 + size + start : 8 + size + end], dtype=_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+            # bfloat16 is the upper half of a float32.
             yield name, (raw.astype("<u4") << 16).view("<f4") if entry["dtype"] == "BF16" else raw.astype("<f4")
     except (struct.error, ValueError, KeyError, TypeError) as error:
         raise TrainingError(str(file), "is damaged; it cannot be read as safetensors", "train the adapter again") from error

@@ -1,7 +1,7 @@
-"""What a person sees of a run: short progress on the screen, everything the libraries say in a file.
+"""Trainer callbacks, experiment trackers and the output of a run: short progress on the screen, library output in log.txt.
 
-torch, bitsandbytes and datasets write to the process's file descriptors, some of it from C, so those are redirected, not
-only Python's streams.
+torch, bitsandbytes and datasets write to the file descriptors of the process, some of it from C, so the descriptors are redirected and
+not only Python's streams.
 """
 
 from __future__ import annotations
@@ -19,30 +19,35 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from argilla_setup.shown import mask_secrets, visible
 from training.config import RunFile, TrainingError
+from training.records import PreflightReport
 from training.run_folder import MARK, METRICS
 
 Say = Callable[[str], None]
+LogEntry: TypeAlias = Mapping[str, Any]
+"""An entry of the trainer's log: step, losses, rates, tokens."""
 TENSORBOARD = "tensorboard"
 """Folder of TensorBoard's events in the run folder."""
 SILENCE = 30.0
-"""Seconds; longer without a word, and people wonder whether it still runs."""
+"""Longest time between two lines of progress, in seconds."""
 
 
 @contextlib.contextmanager
 def library_logs(file: Path) -> Iterator[Say]:
-    """Send stdout and stderr to `file`; yields a function that still reaches the screen (stderr)."""
+    """Redirect stdout and stderr to `file` and yield a function that prints to the screen (stderr)."""
     file.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
+    # The descriptors are duplicated first, so that the screen can still be reached and is restored at the end.
     kept = os.dup(1), os.dup(2)
     log = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     screen = os.fdopen(os.dup(kept[1]), "w", buffering=1)
     try:
+        # Both descriptors share one open file, so the lines of stdout and stderr stay in order.
         os.dup2(log, 1)
         os.dup2(log, 2)
         yield lambda text: print(visible(mask_secrets(text)), file=screen, flush=True)
@@ -57,28 +62,29 @@ def library_logs(file: Path) -> Iterator[Say]:
 
 
 def quiet_libraries() -> None:
-    """No telemetry, no hub, no progress bars; call before transformers is imported."""
+    """Turn off telemetry, hub access and progress bars; call before transformers is imported."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Tokenizers warn about a fork after their threads have started; torch and datasets fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TQDM_DISABLE", "1")
-    # Waiting threads sleep instead of spinning: on a busy 2-core machine an evaluation took half the CPU time.
+    # Waiting threads sleep instead of spinning; an evaluation on a busy 2-core machine then took half the processor time.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def use_one_gpu() -> None:
-    """One GPU a run, the first unless CUDA_VISIBLE_DEVICES names another; call before torch is imported.
+    """Use the first GPU unless CUDA_VISIBLE_DEVICES names others; call before torch is imported.
 
-    Where it sees more, the trainer multiplies the batch by their number, and the 4-bit model uses only one of them.
+    With more than one, the transformers trainer multiplies the batch size by their number, and the 4-bit model uses only one of them.
     """
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what torch frees, on Linux with glibc.
+    """Let glibc keep the memory that torch frees; does nothing on other systems.
 
-    By default each large tensor is mapped and unmapped again, and clearing its pages took 15 to 25 % of a training step on a CPU.
+    By default each large tensor is mapped and unmapped, and clearing its pages took 15 to 25 % of a training step on a CPU.
     """
     if sys.platform != "linux":
         return
@@ -91,48 +97,49 @@ def keep_freed_memory() -> None:
 
 @dataclass(frozen=True)
 class Tracking:
-    """What an experiment tracker is told of a run."""
+    """The description of a run for an experiment tracker."""
 
     name: str
     project: str
     id: str
-    """The same for a run that is resumed, so that it stays one run there."""
-    config: dict[str, Any]
+    """Equal for a resumed run, so that the tracker continues it."""
+    config: dict[str, dict[str, str]]
 
 
-def describe_tracking(run: RunFile, checked: Mapping[str, Any]) -> Tracking:
-    """Describe a run for Weights & Biases and trackio: the snapshot is in its name, and its digest is in the configuration.
+def describe_tracking(run: RunFile, report: PreflightReport) -> Tracking:
+    """Describe a run for Weights & Biases and trackio, with the snapshot in its name and its digest in the configuration.
 
-    WANDB_PROJECT names the project; by default it is the snapshot's name without its kind.
+    WANDB_PROJECT sets the project; by default it is the snapshot's name without its kind.
     """
-    snapshot, base = checked["snapshot"], checked["base"]
-    where = f"{run.output.resolve()} {run.digest} {snapshot['digest']}"
-    facts = {
+    snapshot, base = report.snapshot, report.base
+    # The same run folder, settings and rows give the same id, so that a tracker joins a resumed run to its beginning.
+    identity = f"{run.output.resolve()} {run.digest} {snapshot.digest}"
+    facts: dict[str, str] = {
         "kind": run.kind,
         "use": run.use,
-        "snapshot": f"{snapshot['name']} v{snapshot['version']}",
-        "snapshot_digest": snapshot["digest"],
-        "base_model": base["id"],
-        "base_digest": base["digest"],
+        "snapshot": f"{snapshot.name} v{snapshot.version}",
+        "snapshot_digest": snapshot.digest,
+        "base_model": base.id,
+        "base_digest": base.digest,
         "config_digest": run.digest,
     }
-    if sft := checked.get("sft_run"):
-        facts |= {"sft_adapter_digest": sft["adapter_digest"], "sft_snapshot_digest": sft["digest"]}
+    if sft := report.sft_run:
+        facts |= {"sft_adapter_digest": sft.adapter_digest, "sft_snapshot_digest": sft.digest}
     return Tracking(
-        name=f"{run.output.name}-{snapshot['name']}-v{snapshot['version']}-{snapshot['digest'][:8]}",
-        project=os.environ.get("WANDB_PROJECT") or snapshot["name"].removesuffix(f"-{snapshot['kind']}"),
-        id=hashlib.sha256(where.encode()).hexdigest()[:16],
+        name=f"{run.output.name}-{snapshot.name}-v{snapshot.version}-{snapshot.digest[:8]}",
+        project=os.environ.get("WANDB_PROJECT") or snapshot.name.removesuffix(f"-{snapshot.kind}"),
+        id=hashlib.sha256(identity.encode()).hexdigest()[:16],
         config={"seedcorn": facts},
     )
 
 
 def logger_callbacks(run: RunFile, tracking: Tracking | None) -> list[Any]:
-    """Return the callbacks of the run file's logger; none without `tracking`. TensorBoard's events stay in the run folder."""
+    """Return the callbacks of the run file's logger, or none without `tracking`. TensorBoard's events stay in the run folder."""
     if tracking is None or run.logger == "none":
         return []
     from transformers import integrations as library
 
-    integrations: Any = library  # its classes have no types
+    integrations: Any = library  # the classes are untyped
     if run.logger == "tensorboard":
         return [_tensorboard_callback(run.output / TENSORBOARD, integrations.TensorBoardCallback)]
     if run.logger == "trackio":
@@ -141,12 +148,12 @@ def logger_callbacks(run: RunFile, tracking: Tracking | None) -> list[Any]:
 
 
 def wandb_host() -> str:
-    """Return the host of the W&B server in use."""
+    """Return the host of the configured W&B server."""
     return urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or "api.wandb.ai"
 
 
 def has_wandb_login() -> bool:
-    """Whether W&B can start a run without asking: a key, an entry in .netrc, an identity token, or a mode that needs none."""
+    """Return whether W&B can start a run without a prompt: a key, an entry in .netrc, an identity token, or a mode without login."""
     if os.environ.get("WANDB_MODE", "").lower() in ("offline", "disabled", "dryrun", "shared"):
         return True
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
@@ -160,27 +167,27 @@ def has_wandb_login() -> bool:
 
 
 def _tensorboard_callback(folder: Path, library_callback: Any) -> Any:
-    """The library's callback, with its events in the run folder: its default lies among the checkpoints, which are deleted.
+    """Return transformers' callback with its events in the run folder; by default they are among the checkpoints, which are deleted.
 
-    A resumed run takes some steps again; the reader drops what the killed process wrote of them.
+    A resumed run takes some steps again, so the events of the killed process for those steps are purged.
     """
 
-    class Kept(library_callback):  # type: ignore[misc]
+    class RunFolderCallback(library_callback):  # type: ignore[misc]
         def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
             self.logging_dir = str(folder)
             if state.global_step:
                 self.tb_writer = self._SummaryWriter(log_dir=self.logging_dir, purge_step=state.global_step + 1)
             super().on_train_begin(args, state, control, **more)
 
-    return Kept()
+    return RunFolderCallback()
 
 
 def _wandb_callbacks(folder: Path, tracking: Tracking) -> list[Any]:
-    """Begin and end the W&B run around the library's callback, which can set neither project nor configuration."""
+    """Return callbacks that start and end the W&B run around transformers' callback, which sets neither project nor configuration."""
     import wandb
     from transformers import TrainerCallback, integrations
 
-    library: Any = integrations  # its classes have no types
+    library: Any = integrations  # the classes are untyped
 
     class Begin(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -196,10 +203,10 @@ def _wandb_callbacks(folder: Path, tracking: Tracking) -> list[Any]:
 
 
 def run_callbacks(folder: Path, say: Say) -> list[Any]:
-    """Trainer callbacks: metrics.jsonl as it happens, a short account on the screen, and the mark of a whole checkpoint."""
+    """Return the callbacks of every run: metrics.jsonl, progress on the screen, and the marks of complete checkpoints."""
     from transformers import TrainerCallback
 
-    class Account(TrainerCallback):
+    class RunCallback(TrainerCallback):
         pace = Pace()
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -207,6 +214,7 @@ def run_callbacks(folder: Path, say: Say) -> list[Any]:
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
             entry = {**(logs or {}), "step": state.global_step}
+            # Before the entry is written: a run that diverged must not resume from it.
             refuse_divergence(entry)
             with (folder / METRICS).open("a") as stream:
                 stream.write(json.dumps(entry) + "\n")
@@ -218,39 +226,39 @@ def run_callbacks(folder: Path, say: Say) -> list[Any]:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step >= state.max_steps:
-                # The steps seldom divide evenly; the last one is evaluated too, or the best checkpoint could not be it.
+                # Evaluate the last step too, although it is rarely a multiple of every_steps: it can be the best one.
                 control.should_evaluate = control.should_save = True
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             mark_checkpoint(Path(args.output_dir), step=state.global_step, best=state.best_model_checkpoint)
 
-    return [Account()]
+    return [RunCallback()]
 
 
 class Pace:
-    """How fast a run goes, counted from where this process took it up."""
+    """Speed of a run, counted from the step where this process started or resumed."""
 
     def __init__(self, *, step: int = 0, tokens: float = 0) -> None:
         self.started, self.step, self.tokens = time.monotonic(), step, tokens
-        self.said = self.started
+        self.printed = self.started
 
     def is_due(self, step: int, steps: int) -> bool:
-        """Whether to say something: at the first step, at each tenth of the run, and where those are far apart, every half minute."""
+        """Return whether to print progress: at the first step, at each tenth of the run, and after SILENCE seconds."""
         now = time.monotonic()
-        due = step == self.step + 1 or step % max(1, steps // 10) == 0 or now - self.said >= SILENCE
-        self.said = now if due else self.said
+        due = step == self.step + 1 or step % max(1, steps // 10) == 0 or now - self.printed >= SILENCE
+        self.printed = now if due else self.printed
         return due
 
-    def text(self, entry: Mapping[str, Any], steps: int) -> str:
-        """Seconds so far, tokens a second, and what is left at this pace; the first step tells too little for that."""
+    def text(self, entry: LogEntry, steps: int) -> str:
+        """Return elapsed time, tokens per second and the remaining time, which needs more than one step."""
         seconds, done = time.monotonic() - self.started, entry["step"] - self.step
         speed = f"{(entry['num_tokens'] - self.tokens) / max(seconds, 1e-9):,.0f} tokens/s" if "num_tokens" in entry else ""
         left = f"about {_clock(seconds / done * (steps - entry['step']))} left" if done > 1 and steps > entry["step"] else ""
         return "  ".join(part for part in (_clock(seconds), speed, left) if part)
 
 
-def refuse_divergence(entry: Mapping[str, Any]) -> None:
-    """End a run whose loss is no number: the weights behind it are no weights, and no later step mends them."""
+def refuse_divergence(entry: LogEntry) -> None:
+    """Stop a run whose loss is not finite: its weights are not finite either, and later steps cannot recover."""
     for key in ("loss", "grad_norm", "eval_loss"):
         if key in entry and not math.isfinite(float(entry[key])):
             raise TrainingError(
@@ -261,7 +269,14 @@ def refuse_divergence(entry: Mapping[str, Any]) -> None:
 
 
 def mark_checkpoint(home: Path, *, step: int, best: str | None) -> None:
-    """Mark a checkpoint as whole; only then take the older ones away, but for the last and the best."""
+    """Mark a checkpoint as complete, then delete the older ones except the last two and the best.
+
+    Args:
+        home: the folder of the checkpoints.
+        step: step of the checkpoint.
+        best: path of the best checkpoint so far.
+    """
+    # The mark comes first: a kill between the two lines leaves one checkpoint too many, never one too few.
     (home / f"checkpoint-{step}" / MARK).touch()
     steps = sorted(int(path.name.removeprefix("checkpoint-")) for path in home.glob("checkpoint-*"))
     kept = {f"checkpoint-{number}" for number in steps[-2:]} | {Path(best or "").name}
@@ -270,8 +285,8 @@ def mark_checkpoint(home: Path, *, step: int, best: str | None) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def last_tokens(history: Sequence[Mapping[str, Any]]) -> float:
-    """Tokens trained on so far, as the last entry that counts them says."""
+def last_tokens(history: Sequence[LogEntry]) -> float:
+    """Return the number of tokens trained on so far, from the last entry that has it."""
     return next((float(entry["num_tokens"]) for entry in reversed(history) if "num_tokens" in entry), 0.0)
 
 

@@ -1,38 +1,46 @@
-"""What a base model's chat template makes of rows: which text is trained, and where an answer ends.
+"""Rows as the trainer sees them: which text is trained, where an answer ends, and which rows are too long.
 
 TRL renders the prompt with the generation prompt, renders the whole conversation, and trains on the tokens after their common prefix.
-That is the answer and its end-of-turn token only where the first text is the beginning of the second, where the template keeps every
-message, and where it closes an answer with a token of the tokenizer. Some templates do none of these for some rows, without an error.
+That is the answer and its end-of-turn token only if the first text is the beginning of the second, the template keeps every message, and
+it closes an answer with a token of the tokenizer. Some templates violate one of these for some rows without an error (Mistral v0.3 with a
+system message trains part of the user's text, a Vicuna-like template trains no stop token), so every row is checked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
+from curation.records import Kind
+from training.methods import columns_of
+from training.records import LengthStats
+
+Row: TypeAlias = dict[str, Any]
+"""A row of a snapshot: its id, prompt and answers as messages."""
 PROBE = "cordwainer"
-"""A word that no template contains."""
+"""Text of a probe answer: a word that no chat template contains."""
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """One row as the trainer will see it."""
+    """One row as the trainer sees it."""
 
     prompt: int
-    """Tokens up to where the answer begins, as TRL finds it: where prompt and conversation differ."""
+    """Tokens before the answer: up to where prompt and conversation differ, as in TRL."""
     whole: int
-    """Tokens of the longest conversation: a pair has two."""
+    """Tokens of the longest conversation; a preference pair has two."""
     largest: int = 0
-    """The largest token id."""
+    """Largest token id."""
     merged: bool = False
     """White space at the end of the prompt shares a token with the answer, so the two differ one token early."""
     fault: str = ""
-    """Why the row cannot be trained on; empty for most rows."""
+    """Why the row cannot be trained on; empty if it can."""
 
 
 def merge_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     """Return the messages with the system message put in front of the first user message, separated by an empty line."""
+    # Copies: the rows of a snapshot are shared and must not change.
     rest = [dict(message) for message in messages if message["role"] != "system"]
     system = "\n\n".join(message["content"] for message in messages if message["role"] == "system")
     first = next((message for message in rest if message["role"] == "user"), None)
@@ -43,9 +51,9 @@ def merge_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
 
 
 def find_end_of_turn(tokenizer: Any) -> int | None:
-    """Return the token that the chat template closes an answer with; None if it closes it with none.
+    """Return the token that the chat template ends an answer with, or None.
 
-    It need not be the tokenizer's end of sequence: Gemma's is <end_of_turn>, a base model's ChatML has <|im_end|>.
+    It can differ from the tokenizer's end of sequence: Gemma's is <end_of_turn>, ChatML on a base model has <|im_end|>.
     """
     from jinja2 import TemplateError
 
@@ -59,8 +67,14 @@ def find_end_of_turn(tokenizer: Any) -> int | None:
     return _first_marker(tail, tokenizer) if found else None
 
 
-def read_row(row: Mapping[str, Any], tokenizer: Any, *, answers: Sequence[str]) -> Rendered:
-    """Render one row as the trainer does and find what is wrong with it.
+def end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """Return the tokens that end an answer: the tokenizer's, those of the model's generation config, and the template's end of turn."""
+    named = model.generation_config.eos_token_id
+    return {tokenizer.eos_token_id, find_end_of_turn(tokenizer), *(named if isinstance(named, list) else [named])} - {None}
+
+
+def read_row(row: Row, tokenizer: Any, *, answers: Sequence[str]) -> Rendered:
+    """Render one row as the trainer does and find its fault, if any.
 
     Args:
         row: prompt and answers as messages.
@@ -74,7 +88,9 @@ def read_row(row: Mapping[str, Any], tokenizer: Any, *, answers: Sequence[str]) 
         texts = [tokenizer.apply_chat_template([*row["prompt"], *row[answer]], tokenize=False) for answer in answers]
     except TemplateError as error:
         return Rendered(0, 0, fault=f"the template refuses it ({error})")
+    # add_special_tokens=False: the template writes the beginning-of-sequence token itself.
     prompt, *whole = tokenizer([prompt_text, *texts], add_special_tokens=False)["input_ids"]
+    # A pair has two common prefixes; the shorter one counts.
     shared = min(common_prefix(prompt, ids) for ids in whole)
     cut = tokenizer.decode(prompt[shared:])
     contents = [row[answer][-1]["content"] for answer in answers]
@@ -82,20 +98,85 @@ def read_row(row: Mapping[str, Any], tokenizer: Any, *, answers: Sequence[str]) 
     return Rendered(shared, max(len(ids) for ids in whole), max(max(ids) for ids in whole), merged=bool(cut), fault=fault)
 
 
+def render_rows(rows: Sequence[Row], tokenizer: Any, *, kind: Kind) -> list[Rendered]:
+    """Render every row as the trainer does.
+
+    Args:
+        rows: rows of a snapshot.
+        tokenizer: the base model's, with its chat template.
+        kind: the snapshot's kind.
+    """
+    return [read_row(row, tokenizer, answers=columns_of(kind)[1:]) for row in rows]
+
+
+def describe_lengths(rows: Sequence[Row], rendered: Sequence[Rendered], *, max_length: int, too_long: str = "drop") -> LengthStats:
+    """Count the rows that can be trained on and list the others.
+
+    Args:
+        rows: the rows of one split.
+        rendered: the same rows as the trainer sees them.
+        max_length: tokens of prompt and completion together.
+        too_long: drop leaves longer rows out; cut trains on their beginnings and leaves out only rows without room for an answer.
+    """
+    pairs = [(str(row["id"]), text) for row, text in zip(rows, rendered, strict=True)]
+    faults: dict[str, list[str]] = {}
+    for name, text in pairs:
+        if text.fault:
+            faults.setdefault(text.fault, []).append(name)
+    longer = [name for name, text in pairs if text.whole > max_length]
+    no_room = {name for name, text in pairs if text.prompt >= max_length}
+    gone = {name for names in faults.values() for name in names} | (set(longer) if too_long == "drop" else no_room)
+    ordered = sorted(text.whole for name, text in pairs if name not in gone)
+    return LengthStats(
+        rows=len(rows),
+        median=ordered[len(ordered) // 2] if ordered else 0,
+        longest=ordered[-1] if ordered else 0,
+        too_long=tuple(longer),
+        left_out=tuple(name for name, _ in pairs if name in gone),
+        faults={reason: tuple(names) for reason, names in faults.items()},
+        merged=sum(text.merged and not text.fault for text in rendered),
+    )
+
+
+def describe_left_out(lengths: Mapping[str, LengthStats], *, max_length: int) -> list[str]:
+    """Return a line for each reason why rows of a split are left out or cut."""
+    lines = []
+    for split, facts in lengths.items():
+        left_out, faulty = set(facts.left_out), {name for names in facts.faults.values() for name in names}
+        longer = [name for name in facts.too_long if name not in faulty]
+        for fate, names in (("are cut", [n for n in longer if n not in left_out]), ("are left out", [n for n in longer if n in left_out])):
+            if names:
+                reason = f"because they are longer than max_length ({max_length} tokens)"
+                lines.append(f"{len(names)} of {facts.rows} {split} rows {fate}, {reason}: {name_rows(names)}")
+        for reason, faulty_names in facts.faults.items():
+            lines.append(f"{len(faulty_names)} of {facts.rows} {split} rows are left out: {reason}: {name_rows(faulty_names)}")
+        if facts.merged:
+            lines.append(f"{facts.merged} {split} rows: white space at the end of the prompt shares a token with the answer")
+    return lines
+
+
+def name_rows(names: Sequence[str]) -> str:
+    """Return the first five ids, shortened."""
+    return ", ".join(name[:12] for name in names[:5]) + (", ..." if len(names) > 5 else "")
+
+
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """Return how many tokens two sequences share from the start."""
+    """Return the number of tokens that two sequences share from the start."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _find_fault(
     prompt: Sequence[Mapping[str, str]], prompt_text: str, wholes: Sequence[tuple[str, str]], *, cut: str, tokenizer: Any
 ) -> str:
+    """Return why a rendered row cannot be trained on, or an empty string."""
     for message in prompt:
+        # Templates may strip white space (Llama 3) but must keep the text.
         if message["content"].strip() not in prompt_text:
             return f"the template leaves out the {message['role']} message or changes it"
     for content, text in wholes:
         if not text.startswith(prompt_text):
             return "the template renders the prompt alone otherwise than in a conversation, so part of the prompt would be trained"
+        # Qwen 3's template, for example, removes <think> sections from an answer.
         trained, answer = text[len(prompt_text) :], content.strip()
         if not answer or answer not in trained:
             return "the template changes the answer" if answer else "the answer is empty"
@@ -109,7 +190,7 @@ def _find_fault(
 
 
 def _first_marker(tail: str, tokenizer: Any) -> int | None:
-    """The first token in the text after an answer that the tokenizer never splits: an end of turn or of sequence."""
+    """Return the first special token in the text after an answer: its end of turn or of sequence."""
     markers = {index for index, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
     markers |= {tokenizer.eos_token_id} - {None}
     return next((index for index in tokenizer(tail, add_special_tokens=False)["input_ids"] if index in markers), None)

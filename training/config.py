@@ -1,7 +1,8 @@
-"""The run file: one YAML page that says everything a training run depends on.
+"""The run file: pydantic models of the YAML page that a training run is made from, and its reader.
 
-Closed and versioned: a key it does not know is an error with the key's path and the nearest known one. Paths are relative to
-the run file. SFT and DPO are two runs with two files, because the second starts from the adapter of the first.
+The models are closed and versioned: an unknown key is an error with the key's path and the nearest known key. Paths are relative to the
+run file. SFT and DPO have one run file each, because DPO starts from the adapter of a finished SFT run. Names of settings are those of
+TRL and PEFT where they have one.
 """
 
 from __future__ import annotations
@@ -16,57 +17,55 @@ from curation.config.yaml import describe_error, read_yaml
 from curation.errors import ProjectError, UserError
 from curation.patterns import compile_pattern
 from curation.records import canonical_json
+from training.methods import METHODS, Method, MethodName
 
 Use = Literal["research", "internal", "commercial"]
-DPO_LEARNING_RATE, SFT_LEARNING_RATE, BETA = 5e-6, 2e-4, 0.1
-"""DPO of a LoRA (ten times the 5e-7 of full fine-tuning, since an adapter's weights start near zero), QLoRA's rate for models under
-13B, and the DPO paper's beta."""
-DPO_RATES, DPO_BETAS = (5e-7, 5e-5), (0.1, 0.5)
-"""Outside these a DPO run warns: a factor of ten around 5e-6, and the range of beta that the DPO paper and later reports tried."""
-DPO_EPOCHS = 1
 RANKS = {"style": 8, "knowledge": 32}
-"""The rank for a `purpose`: a tone or a format needs few directions, new facts need more."""
+"""LoRA rank by `purpose`: a tone or a format needs few directions, new facts need more."""
 
 
 class RunFileError(UserError):
-    """A run file that cannot be used as it is."""
+    """A run file with a missing, unknown or wrong setting."""
 
 
 class TrainingError(UserError):
-    """A run that may not start or go on: something it depends on is missing, changed or of the wrong kind."""
+    """A run that must not start or continue: something it depends on is missing, changed or of the wrong kind."""
 
 
-CLOSED = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+CLOSED = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, use_attribute_docstrings=True)
 NOT_IN_DIGEST = frozenset({"eval", "licence_answers", "logger", "purpose", "require", "trusted_keys"})
-"""Settings that cannot change the weights: a run can be resumed and a finished adapter measured with other ones. `purpose` only sets
-lora.r, which counts. `use` stays in the digest, because what was checked for one use was not checked for another."""
+"""Settings that cannot change the weights, so a run can be resumed and a finished adapter evaluated with other values. `purpose` only sets
+lora.r, which is in the digest. `use` is in the digest, because the licences were checked for that use only."""
 
 
 class EvalSet(BaseModel):
-    """What the adapter is measured on; it must be one of the snapshot's protected sets."""
+    """The evaluation set; it must be one of the snapshot's protected sets."""
 
     model_config = CLOSED
 
     file: Path
-    """JSON lines, CSV or Parquet. Codes: phrase, code, description, chapter, options (codes, the right one among them),
-    descriptions. Any other task: a question and its answer, and options where it has some."""
+    """JSON lines, CSV or Parquet. Codes: phrase, code, description, chapter, options (codes, the correct one among them),
+    descriptions. Any other task: a question and its answer, and optionally options."""
     n: int = Field(default=120, ge=1)
-    """How many lines, from the top."""
+    """Number of lines, from the top."""
     question: str | None = None
-    """The field that holds the question; default: the one the protected set was compared by, else prompt, question, instruction."""
+    """Field with the question; default: the field the protected set was compared by, else prompt, question, instruction."""
     answer: str | None = None
-    """The field that holds the reference answer; default: answer, completion, output, or the protected set's label."""
+    """Field with the reference answer; default: answer, completion, output, or the protected set's label."""
     pattern: str | None = None
-    """Regular expression of what counts in an answer, '#### (.+)' say; default: the whole answer, spaces and case aside."""
+    """Regular expression for the part of an answer that is compared, for example '#### (.+)'; default: the whole answer. Spaces and case
+    are ignored."""
     table: Path | None = None
-    """Parquet with the columns code, billable, chapter; without it the share of valid codes is not measured."""
+    """Parquet with the columns code and billable; without it the share of valid codes is not measured."""
     preference_snapshot: str | None = None
     """A preference snapshot whose test split gives the preference accuracy."""
     weights: Literal["16bit", "nf4"] = "16bit"
-    """The base model's weights while measuring. 16bit is what `train merge`, vLLM and the card's snippet serve; nf4 takes a quarter of the
-    memory and gives other answers than the served model."""
+    """The base model's weights during evaluation. 16bit is what `train merge`, vLLM and the card's snippet serve; nf4 takes a quarter of
+    the memory and gives other answers than the served model."""
     max_new_tokens: int = Field(default=64, ge=8)
+    """Largest length of a generated answer."""
     batch_size: int = Field(default=24, ge=1)
+    """Items read in one batch."""
 
     @field_validator("pattern")
     @classmethod
@@ -79,21 +78,24 @@ class EvalSet(BaseModel):
 
 
 class Lora(BaseModel):
-    """The adapter's shape."""
+    """The LoRA adapter."""
 
     model_config = CLOSED
 
     r: int = Field(default=16, ge=1, le=256)
+    """Rank."""
     alpha: int = Field(default=32, ge=1)
     """The adapter is scaled by alpha / r; default: twice r."""
     dropout: float = Field(default=0.05, ge=0, lt=1)
+    """Dropout on the adapter's input."""
     targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
-    """Names of linear modules; all-linear leaves out the output head."""
+    """Names of linear modules; all-linear adapts every one except the output head, routers and fused experts."""
 
     @model_validator(mode="before")
     @classmethod
     def _alpha_follows_r(cls, value: Any) -> Any:
         if isinstance(value, dict) and "alpha" not in value and type(r := value.get("r")) is int:
+            # A constant alpha / r keeps the scale of the updates when the rank changes.
             return {**value, "alpha": 2 * r}
         return value
 
@@ -104,11 +106,13 @@ class Quantization(BaseModel):
     model_config = CLOSED
 
     kind: Literal["nf4", "none"] = "nf4"
+    """Data type of the base model's linear weights; none keeps 16 bits."""
     double: bool = True
+    """Quantize the quantization constants too."""
 
 
 class Optimizer(BaseModel):
-    """Steps, rates and batches."""
+    """Steps, learning rate and batches."""
 
     model_config = CLOSED
 
@@ -117,50 +121,54 @@ class Optimizer(BaseModel):
     epochs: float = Field(default=3, gt=0)
     """Default: 3 for sft, 1 for dpo."""
     max_steps: int | None = Field(default=None, ge=1)
-    """Stops there, whatever the epochs say."""
+    """Largest number of steps; overrides epochs."""
     batch_size: int = Field(default=8, ge=1)
+    """Rows in one forward pass."""
     accumulation: int = Field(default=1, ge=1)
+    """Forward passes in one step."""
     max_length: int = Field(default=512, ge=16)
-    """Tokens of prompt and completion together; preflight names the rows above it."""
+    """Largest number of tokens of prompt and completion together; preflight lists the longer rows."""
     too_long: Literal["drop", "cut"] = "drop"
-    """What happens to rows above max_length: they are left out, or the ends of their answers are cut off."""
+    """drop leaves out rows above max_length; cut trains on their beginnings."""
     max_left_out: float = Field(default=0.05, ge=0, le=1)
-    """Largest share of a split's rows that may be left out, because they are too long or unusable with the chat template."""
+    """Largest share of a split that may be left out because its rows are too long or unusable with the chat template."""
     warmup: float = Field(default=0.05, ge=0, lt=1)
-    """Share of the steps over which the rate rises."""
+    """Share of the steps over which the learning rate rises."""
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    """Learning rate after the warm-up."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's weight decay."""
     adapter_dtype: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 rounds small updates away: at 5e-7 most weights of an adapter would not move at all."""
+    """Data type of the adapter. bfloat16 rounds small updates to zero: at a rate of 5e-7 most weights of an adapter would not change."""
     packing: bool = False
-    """Put several rows into one sequence of max_length, so that none is padded. A model that reads one packed row while it predicts another
-    is refused. Without FlashAttention keep batch_size at 1: the attention mask grows with the square of batch_size * max_length."""
+    """Put several rows into one sequence of max_length instead of padding. A model that lets packed rows attend to each other is refused.
+    Without FlashAttention keep batch_size at 1: the attention mask grows with the square of batch_size * max_length."""
     gradient_checkpointing: bool | None = None
-    """Default: on a GPU yes, on a CPU no (it costs a second forward)."""
+    """Recompute activations in the backward pass. Default: on a GPU yes, on a CPU no (it costs a second forward pass)."""
 
 
 class Stopping(BaseModel):
-    """How often the validation split is evaluated and a checkpoint saved, and when to stop."""
+    """Early stopping on the validation split."""
 
     model_config = CLOSED
 
     every_steps: int = Field(default=20, ge=1)
+    """Steps between two evaluations; each also saves a checkpoint."""
     patience: int = Field(default=3, ge=1)
-    """Evaluations without a better validation loss before the run stops; the best checkpoint is kept."""
+    """Evaluations without a lower validation loss before the run stops; the best checkpoint is kept."""
 
 
 class Require(BaseModel):
-    """What the snapshot must be able to show."""
+    """Requirements on the snapshot."""
 
     model_config = CLOSED
 
     review: Literal["none", "sample", "all"] = "all"
-    """The least review that is accepted: `all` (people approved every row), `sample` (people checked a random sample of them) or
-    `none`."""
+    """Least review that is accepted: `all` (people approved every row), `sample` (people checked a random sample) or `none`."""
 
 
 class LicenceAnswers(BaseModel):
-    """Your answers to what the licences ask. `train preflight` stops with the question where one is missing."""
+    """Answers to the questions of the licences. `train preflight` stops with the question if an answer is missing."""
 
     model_config = CLOSED
 
@@ -173,7 +181,7 @@ class LicenceAnswers(BaseModel):
     hosted_service: bool | None = None
     """Falcon: will others use the model over a hosted service (an API, a web site)?"""
     terms_read: dict[str, str] = {}
-    """By licence that is not in our table: who read its terms, when, and what they allow ('ann, 2026-11-25: any use')."""
+    """For a licence outside our table: who read its terms, when, and what they allow ('ann, 2026-11-25: any use')."""
 
 
 class RunFile(BaseModel):
@@ -182,117 +190,119 @@ class RunFile(BaseModel):
     model_config = CLOSED
 
     schema_version: Literal[1] = Field(alias="schema")
-    kind: Literal["sft", "dpo"]
+    """Version of the run file."""
+    kind: MethodName
+    """Training method."""
     snapshot: str
     """Folder of a signed snapshot, or PATH/NAME@latest for the newest version of that name."""
     base_model: Path
     """A local checkpoint folder; `train prepare-model` makes the demo's."""
     sft_adapter: Path | None = None
-    """dpo only: the run folder of the SFT run it starts from; that adapter is also the frozen reference."""
+    """dpo only: run folder of the SFT run to start from; its adapter is also the frozen reference."""
     output: Path
-    """The run folder to make."""
+    """The run folder that is created."""
     use: Use = "research"
-    """What the adapter is for; checked against the licences of the base model and the snapshot."""
+    """Intended use of the adapter; checked against the licences of the base model and the snapshot."""
     base_licence: str | None = None
-    """SPDX id you have checked yourself, for a base model folder that records none."""
+    """SPDX id that you checked yourself, for a base model folder without a recorded licence."""
     licence_answers: LicenceAnswers = LicenceAnswers()
-    """What you answered to the questions of the licences; recorded in run.json and on the card."""
+    """Answers to the questions of the licences; recorded in run.json and on the card."""
     trusted_keys: tuple[Path, ...] = ()
-    """Public keys whose snapshots are accepted, beside those in your trust store."""
+    """Public keys whose snapshots are accepted, in addition to your trust store."""
     allow_simulated_review: bool = False
-    """A snapshot whose review was simulated is refused unless this says so."""
+    """Accept a snapshot whose review was simulated."""
     require: Require = Require()
-    """What the snapshot must be able to show."""
+    """What the snapshot must document."""
     eval: EvalSet
+    """The evaluation set."""
     purpose: Literal["style", "knowledge"] | None = None
-    """sft only: what the adapter shall learn; sets `lora.r` to 8 or 32 unless it is given (16 without a purpose)."""
+    """sft only: sets `lora.r` to 8 (style) or 32 (knowledge) unless `lora.r` is given; 16 without a purpose."""
     system: Literal["keep", "merge"] = "keep"
-    """merge: put the system message in front of the first user message, for a chat template without a system role."""
+    """merge puts the system message in front of the first user message, for a chat template without a system role."""
     lora: Lora | None = None
-    """sft only; dpo goes on with the SFT adapter's shape."""
+    """sft only; dpo continues the SFT adapter with its shape."""
     beta: float | None = Field(default=None, gt=0)
-    """dpo only: how hard the policy is held to the reference (default 0.1)."""
+    """dpo only: strength of the constraint to the reference policy (default 0.1, as in the DPO paper)."""
     quantization: Quantization = Quantization()
+    """Quantization of the base model."""
     optimizer: Optimizer = Optimizer()
+    """Settings of the optimization."""
     stopping: Stopping = Stopping()
+    """Early stopping."""
     seed: int = Field(default=7, ge=0)
+    """Random seed of adapter weights, dropout and the order of the rows."""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads; default: what torch finds."""
+    """CPU threads; default: torch's."""
     logger: Literal["tensorboard", "wandb", "trackio", "none"] = "none"
-    """Beside metrics.jsonl, which is always written; the package must be installed."""
+    """Experiment tracker in addition to metrics.jsonl; its package must be installed."""
     _digest: str = PrivateAttr("")
     _source: Path = PrivateAttr(Path())
 
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, value: Any) -> Any:
-        """Put the defaults that depend on another key into the lora and optimizer sections."""
-        if not isinstance(value, dict):
+        """Fill in the defaults of lora and optimizer that depend on other keys."""
+        if not isinstance(value, dict) or not isinstance(kind := value.get("kind"), str) or kind not in METHODS:
             return value
-        filled, purpose = dict(value), value.get("purpose")
+        filled, method, purpose = dict(value), METHODS[kind], value.get("purpose")  # type: ignore[index]
         lora, optimizer = filled.get("lora", {}), filled.get("optimizer", {})
-        if filled.get("kind") == "sft" and isinstance(purpose, str) and purpose in RANKS and (lora is None or isinstance(lora, dict)):
+        if "lora" in method.settings and isinstance(purpose, str) and purpose in RANKS and (lora is None or isinstance(lora, dict)):
             filled["lora"] = {"r": RANKS[purpose], **(lora or {})}
-        if filled.get("kind") == "dpo" and isinstance(optimizer, dict):
-            filled["optimizer"] = {"epochs": DPO_EPOCHS, **optimizer}
+        # Written only where it differs from the model's default: a default that is written out changes the digest of older run files.
+        if method.epochs != Optimizer.model_fields["epochs"].default and isinstance(optimizer, dict):
+            filled["optimizer"] = {"epochs": method.epochs, **optimizer}
         return filled
 
     @model_validator(mode="after")
-    def _is_one_kind(self) -> RunFile:
-        if self.kind == "dpo" and self.sft_adapter is None:
-            raise ValueError("kind dpo needs sft_adapter, the run folder of a finished SFT run")
-        if self.kind == "dpo" and self.lora is not None:
-            raise ValueError("lora belongs to kind sft; dpo goes on with the SFT adapter's shape")
-        if self.kind == "dpo" and self.purpose is not None:
-            raise ValueError("purpose belongs to kind sft; dpo continues with the SFT adapter's shape")
-        for key, value in (("sft_adapter", self.sft_adapter), ("beta", self.beta)):
-            if self.kind == "sft" and value is not None:
-                raise ValueError(f"{key} belongs to kind dpo; SFT and DPO are two runs with two run files")
-        if self.optimizer.adapter_dtype == "bfloat16" and self.kind == "dpo":
-            raise ValueError("optimizer.adapter_dtype bfloat16 is for kind sft; it would round DPO's small updates and the reference")
-        if self.optimizer.packing and self.kind == "dpo":
-            raise ValueError("optimizer.packing is for kind sft; DPO compares whole completions")
+    def _fits_its_method(self) -> RunFile:
+        method = self.method
+        if method.continues and self.sft_adapter is None:
+            raise ValueError(f"kind {self.kind} needs sft_adapter, the run folder of a finished {method.continues.upper()} run")
+        for key in sorted(frozenset().union(*(other.settings for other in METHODS.values())) - method.settings):
+            if getattr(self, key) is not None:
+                owners = " or ".join(name for name, other in METHODS.items() if key in other.settings)
+                raise ValueError(f"{key} belongs to kind {owners}, and this run is of kind {self.kind}; each kind has its own run file")
+        if method.continues and self.optimizer.adapter_dtype == "bfloat16":
+            raise ValueError(f"optimizer.adapter_dtype bfloat16 rounds the reference and the small updates of {self.kind}; use float32")
+        if method.continues and self.optimizer.packing:
+            raise ValueError(f"optimizer.packing is not available for kind {self.kind}, which compares whole completions")
         return self
 
     @property
+    def method(self) -> Method:
+        """The training method."""
+        return METHODS[self.kind]
+
+    @property
     def digest(self) -> str:
-        """sha256 over what was written (paths as written, so a project can move; comments and layout do not count)."""
+        """sha256 over the settings. Paths count as written, so that a project can be moved; comments and layout do not count."""
         return self._digest
 
     @property
     def source(self) -> Path:
-        """The file this was read from."""
+        """The file it was read from."""
         return self._source
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate, defaults filled in."""
-        return self.optimizer.learning_rate or (SFT_LEARNING_RATE if self.kind == "sft" else DPO_LEARNING_RATE)
+        """The learning rate, by default the method's."""
+        return self.optimizer.learning_rate or self.method.learning_rate
 
 
-def find_warnings(run: RunFile) -> list[str]:
-    """Return a sentence for each setting that is allowed but far from what is usual; none of them stops a run."""
-    if run.kind != "dpo":
-        return []
-    found, beta = [], run.beta or BETA
-    if not DPO_BETAS[0] <= beta <= DPO_BETAS[1]:
-        effect = "the policy may leave the reference quickly" if beta < DPO_BETAS[0] else "the policy will hardly leave the reference"
-        found.append(f"beta {beta:g} is outside {DPO_BETAS[0]} to {DPO_BETAS[1]}, the usual range of DPO: {effect}")
-    rate = run.learning_rate
-    if not DPO_RATES[0] <= rate <= DPO_RATES[1]:
-        effect = "a LoRA hardly moves at it" if rate < DPO_RATES[0] else "the answers' form may be lost"
-        usual = f"{DPO_LEARNING_RATE:.0e}".replace("e-0", "e-")
-        found.append(
-            f"optimizer.learning_rate {rate:g} is far from {usual}, the usual rate for DPO of a LoRA (5e-7 for all weights): {effect}"
-        )
-    return found
+def run_file_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a run file, for the reference in docs/ and for editors that complete keys."""
+    return RunFile.model_json_schema(by_alias=True)
 
 
 def load_run_file(path: Path, *, folder: Path | None = None) -> RunFile:
-    """Read a run file; every path in the answer is absolute. Raises RunFileError with the key path and the fact.
+    """Read a run file and make its paths absolute.
 
     Args:
-        folder: what relative paths are relative to; by default the run file's folder.
+        path: the YAML file.
+        folder: the folder that relative paths start from; by default the run file's folder.
+
+    Raises:
+        RunFileError: the file is missing, is not YAML, or has a missing, unknown or wrong key; the message holds the key's path.
     """
     if not path.is_file():
         fact = "is a folder; a run file is needed here" if path.is_dir() else "does not exist"
@@ -303,7 +313,12 @@ def load_run_file(path: Path, *, folder: Path | None = None) -> RunFile:
         raise RunFileError(error.what, error.fact, error.next_step) from error
     if not isinstance(value, dict):
         raise RunFileError(str(path), "is not a mapping of keys", f"edit {path.name}")
-    _refuse_both(path, value)
+    if (isinstance(kind := value.get("kind"), list) and len(kind) > 1) or len(value.keys() & METHODS.keys()) > 1:
+        raise RunFileError(
+            f"{path.name}: kind",
+            "asks for SFT and DPO in one run; DPO starts from a finished SFT adapter and takes it as its reference",
+            "write two run files, one with kind: sft and one with kind: dpo",
+        )
     try:
         run = RunFile.model_validate(value)
     except ValidationError as error:
@@ -311,37 +326,22 @@ def load_run_file(path: Path, *, folder: Path | None = None) -> RunFile:
     try:
         canonical_json(run.model_dump(mode="json", by_alias=True))
         digest = hashlib.sha256(canonical_json(run.model_dump(mode="json", by_alias=True, exclude=set(NOT_IN_DIGEST)))).hexdigest()
-    except TypeError as error:  # orjson writes integers of 64 bit, and pydantic makes one of 1e30
+    except TypeError as error:  # orjson writes integers of 64 bits, and pydantic makes one of 1e30
         raise RunFileError(str(path), f"holds a value that cannot be recorded ({error})", "use smaller numbers") from error
-    anchored = _anchor(run, (folder or path.parent).resolve())
+    anchored = _make_absolute(run, (folder or path.parent).resolve())
     anchored._digest, anchored._source = digest, path.absolute()
     return anchored
 
 
-def _refuse_both(path: Path, value: dict[str, Any]) -> None:
-    kind = value.get("kind")
-    if (isinstance(kind, list) and len(kind) > 1) or ("sft" in value and "dpo" in value):
-        raise RunFileError(
-            f"{path.name}: kind",
-            "asks for SFT and DPO in one run; DPO starts from a finished SFT adapter and takes it as its reference",
-            "write two run files, one with kind: sft and one with kind: dpo",
-        )
+def _make_absolute(run: RunFile, folder: Path) -> RunFile:
+    """Return the run with every path joined to a folder."""
 
+    def at(value: Path | str | None) -> Path | None:
+        return None if value is None else (folder / Path(value).expanduser()).absolute()
 
-def _anchor(run: RunFile, folder: Path) -> RunFile:
-    def at(value: Path | None) -> Path | None:
-        return value if value is None else (folder / value.expanduser()).absolute()
-
-    def snapshot_at(value: str | None) -> str | None:
-        return value if value is None else str((folder / Path(value).expanduser()).absolute())
-
-    evaluation = run.eval.model_copy(
-        update={
-            "file": at(run.eval.file),
-            "table": at(run.eval.table),
-            "preference_snapshot": snapshot_at(run.eval.preference_snapshot),
-        }
-    )
-    paths = {key: at(getattr(run, key)) for key in ("base_model", "sft_adapter", "output")}
-    keys = tuple(at(key) for key in run.trusted_keys)
-    return run.model_copy(update={**paths, "snapshot": snapshot_at(run.snapshot), "trusted_keys": keys, "eval": evaluation})
+    evaluation: dict[str, Any] = {"file": at(run.eval.file), "table": at(run.eval.table)}
+    if run.eval.preference_snapshot is not None:
+        evaluation["preference_snapshot"] = str(at(run.eval.preference_snapshot))
+    changes: dict[str, Any] = {key: at(getattr(run, key)) for key in ("base_model", "sft_adapter", "output")}
+    changes |= {"snapshot": str(at(run.snapshot)), "trusted_keys": tuple(at(key) for key in run.trusted_keys)}
+    return run.model_copy(update={**changes, "eval": run.eval.model_copy(update=evaluation)})

@@ -1,17 +1,27 @@
-"""From a signed snapshot to rows a trainer takes. Nothing is trained on that did not pass `load_snapshot`."""
+"""Verified inputs of a run: snapshots, the SFT adapter and the protected set, and their rows for the trainer.
+
+Nothing is trained on that did not pass `load_snapshot` (signature, digests, revocations). What is recorded about a snapshot is read from
+its verified manifest, never from another run's run.json.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from curation.errors import command
 from curation.records import Kind
-from training.chat import Rendered, merge_system, read_row
+from training.adapter import ADAPTER
+from training.chat import Row, merge_system
 from training.config import RunFile, RunFileError, TrainingError
+from training.license import BaseModelRecord, check_use, find_base_record
+from training.methods import columns_of
+from training.records import BaseFacts, LengthStats, PreflightReport, ProtectedFacts, RunRecord, SftFacts, SnapshotFacts
+from training.run_folder import PREFLIGHT, relative, require_run
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -19,50 +29,42 @@ if TYPE_CHECKING:
     from curation.snapshot import ProtectedSet, Snapshot
 
 Split = Literal["train", "validation", "test"]
-KIND_OF: dict[str, Kind] = {"sft": "instruction", "dpo": "preference"}
-COLUMNS: dict[str, tuple[str, ...]] = {"instruction": ("prompt", "completion"), "preference": ("prompt", "chosen", "rejected")}
 LATEST = "@latest"
-Rows: TypeAlias = "Dataset | Sequence[Mapping[str, Any]]"
-"""Rows of a snapshot: a datasets.Dataset, or plain rows."""
+Rows: TypeAlias = "Dataset | Sequence[Row]"
+"""Rows of a snapshot: a datasets.Dataset or plain rows."""
 REVIEW_LEVELS = ("none", "sample", "all")
-"""How much of a snapshot people have reviewed, the least first."""
-
-
-@dataclass(frozen=True)
-class LengthStats:
-    """What can be trained on of one split. Token counts are of prompt and completion together, chat template included."""
-
-    rows: int
-    median: int
-    longest: int
-    """Of the rows that are trained on."""
-    too_long: tuple[str, ...] = ()
-    """Ids of the rows above max_length."""
-    left_out: tuple[str, ...] = ()
-    """Ids of the rows that are not trained on: too long, or with a fault."""
-    faults: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Ids by what the chat template does wrong to them."""
-    merged: int = 0
-    """Rows whose prompt ends in white space that shares a token with the answer; TRL trains that token too."""
+"""Levels of human review, the least first."""
 
 
 def resolve_snapshot(name: str) -> Path:
-    """The folder that `name` means: a path as it stands, or PATH/NAME@latest for the highest version of NAME in PATH."""
+    """Return the snapshot folder of a path, or of PATH/NAME@latest: the highest version of NAME in PATH."""
     if not name.endswith(LATEST):
         return Path(name)
     stem = Path(name.removesuffix(LATEST))
+    # A snapshot's folder is NAME-vVERSION-DIGEST; a folder without the digest is not finished.
     pattern = re.compile(re.escape(stem.name) + r"-v(\d+)-[0-9a-f]{8}")
     found = [(int(m[1]), p) for p in (stem.parent.iterdir() if stem.parent.is_dir() else ()) if (m := pattern.fullmatch(p.name))]
     if not found:
         raise TrainingError(name, f"no snapshot of that name in {stem.parent}", "curate snapshot --help")
     newest = [path for version, path in found if version == max(found)[0]]
+    # Two of one version have different rows, for example after a merge of two working copies.
     if len(newest) > 1:
         raise TrainingError(name, f"version {max(found)[0]} exists twice: {', '.join(sorted(p.name for p in newest))}", "name one of them")
     return newest[0]
 
 
 def open_snapshot(run: RunFile, path: Path, *, kind: Kind) -> Snapshot:
-    """The verified snapshot, or a refusal: unsigned, altered, foreign, of the wrong kind, or reviewed by no person."""
+    """Return a verified snapshot.
+
+    Args:
+        run: the run file; its trusted keys and its requirements on the review apply.
+        path: the snapshot folder.
+        kind: the kind of rows that is needed.
+
+    Raises:
+        SnapshotError: the snapshot is unsigned, altered, revoked, signed by an untrusted key or of another kind.
+        TrainingError: its review was simulated or is less than the run file requires.
+    """
     from curation.snapshot import find_trusted_keys, load_snapshot
 
     snapshot = load_snapshot(path, trusted_keys=[*run.trusted_keys, *find_trusted_keys()], kind=kind)
@@ -80,32 +82,32 @@ def open_snapshot(run: RunFile, path: Path, *, kind: Kind) -> Snapshot:
     return snapshot
 
 
-def open_recorded(run: RunFile, folder: Path, done: Mapping[str, Any]) -> Snapshot:
-    """Verify again the snapshot that a finished run was trained on, revocations included, and return it.
+def open_recorded(run: RunFile, folder: Path, *, kind: str, recorded: SnapshotFacts) -> Snapshot:
+    """Verify again the snapshot that a run was trained on, revocations included, and return it.
 
     Args:
         run: the run file whose trusted keys count.
-        folder: the finished run's folder, which the recorded path is relative to.
-        done: its run.json.
+        folder: the run folder, which the recorded path is relative to.
+        kind: method of the run, for the error.
+        recorded: the snapshot as preflight.json or run.json recorded it.
 
     Raises:
-        TrainingError: the snapshot is not there or is another one.
-        SnapshotError: its signature does not hold or it was revoked.
+        TrainingError: the snapshot is missing or is another one.
+        SnapshotError: its signature is not valid or it was revoked.
     """
-    recorded = done["snapshot"]
-    path = (folder / recorded["path"]).resolve()
+    path = (folder / recorded.path).resolve()
     if not path.is_dir():
-        fact = f"does not exist; the {done['kind']} run in {folder} was trained on it"
-        raise TrainingError(str(path), fact, "restore that snapshot folder, or the run folder to its place beside it")
-    snapshot = open_snapshot(run, path, kind=recorded["kind"])
-    if snapshot.manifest.digest.root != recorded["digest"]:
-        fact = f"is not the snapshot the {done['kind']} adapter was trained on (digest {recorded['digest'][:12]})"
+        fact = f"does not exist; the {kind} run in {folder} was trained on it"
+        raise TrainingError(str(path), fact, "restore that snapshot folder, or move the run folder back to its place")
+    snapshot = open_snapshot(run, path, kind=recorded.kind)
+    if snapshot.manifest.digest.root != recorded.digest:
+        fact = f"is not the snapshot the {kind} adapter was trained on (digest {recorded.digest[:12]})"
         raise TrainingError(str(snapshot.path), fact, "restore that snapshot folder")
     return snapshot
 
 
 def check_signature(run: RunFile, folder: Path) -> str | None:
-    """Return the signer of an adapter folder, None if it is not signed; refuse a signature that does not hold.
+    """Return the signer of an adapter folder, or None if it is not signed; refuse an invalid signature.
 
     Raises:
         TrainingError: the folder was changed after it was signed, or the key is not trusted here.
@@ -113,21 +115,22 @@ def check_signature(run: RunFile, folder: Path) -> str | None:
     from curation.snapshot import find_trusted_keys, verify_folder
 
     found = verify_folder(folder, [*run.trusted_keys, *find_trusted_keys()])
+    # An unsigned adapter is accepted because its digest is compared with the sealed run.json.
     if found.status in ("verified", "unsigned"):
         return found.signer
     again = "restore the adapter, or train it again"
     if found.status in ("foreign key", "intact, signer unknown"):
         again = "add the signer's public key to trusted_keys in the run file, or to your trust store"
-    raise TrainingError(str(folder), f"its signature does not hold: {'; '.join(str(p) for p in found.problems[:3])}", again)
+    raise TrainingError(str(folder), f"its signature is not valid: {'; '.join(str(p) for p in found.problems[:3])}", again)
 
 
-def read_rows(snapshot: Snapshot, split: Split, *, system: str = "keep") -> list[dict[str, Any]]:
-    """Return one split as plain rows, with their ids.
+def read_rows(snapshot: Snapshot, split: Split, *, system: str = "keep") -> list[Row]:
+    """Return one split as plain rows with their ids.
 
     Args:
         snapshot: the verified snapshot.
         split: train, validation or test.
-        system: merge puts each system message in front of the first user message.
+        system: keep, or merge to put each system message in front of the first user message.
     """
     rows = list(snapshot.table(split).to_pylist())
     return rows if system == "keep" else [{**row, "prompt": merge_system(row["prompt"])} for row in rows]
@@ -137,7 +140,7 @@ def load_splits(snapshot: Snapshot) -> DatasetDict:
     """Load the splits of a verified snapshot as a datasets.DatasetDict, with the Parquet files' schema as features.
 
     The tables are parsed from the bytes whose sha256 the signed manifest names, and that sha256 is each dataset's fingerprint. The files
-    are not opened a second time by path, so what was checked is what is trained on.
+    are not opened a second time by path, so the checked bytes are the ones that are trained on.
     """
     from datasets import Dataset, DatasetDict, DatasetInfo, Features, NamedSplit
 
@@ -151,103 +154,182 @@ def load_splits(snapshot: Snapshot) -> DatasetDict:
 
 
 def to_dataset(rows: Rows, *, kind: Kind) -> Dataset:
-    """Return the columns that TRL takes, ids and labels left out, of a dataset or of plain rows."""
+    """Return a dataset with the columns that TRL takes, without ids and labels."""
     from datasets import Dataset
 
-    wanted = list(COLUMNS[kind])
+    wanted = list(columns_of(kind))
     if isinstance(rows, Dataset):
         return rows.select_columns(wanted)
     return Dataset.from_list([{column: row[column] for column in wanted} for row in rows])
 
 
-def render_rows(rows: list[dict[str, Any]], tokenizer: Any, *, kind: Kind) -> list[Rendered]:
-    """Render every row as the trainer does."""
-    return [read_row(row, tokenizer, answers=COLUMNS[kind][1:]) for row in rows]
-
-
-def describe_lengths(rows: list[dict[str, Any]], rendered: list[Rendered], *, max_length: int, too_long: str = "drop") -> LengthStats:
-    """Count the rows that can be trained on and name the others.
-
-    Args:
-        rows: the rows of one split.
-        rendered: the same rows as the trainer sees them.
-        max_length: tokens of prompt and completion together.
-        too_long: drop leaves longer rows out; cut trains on their beginnings, so only rows without room for an answer are left out.
-    """
-    pairs = [(str(row["id"]), text) for row, text in zip(rows, rendered, strict=True)]
-    faults: dict[str, list[str]] = {}
-    for name, text in pairs:
-        if text.fault:
-            faults.setdefault(text.fault, []).append(name)
-    longer = [name for name, text in pairs if text.whole > max_length]
-    no_room = {name for name, text in pairs if text.prompt >= max_length}
-    gone = {name for names in faults.values() for name in names} | (set(longer) if too_long == "drop" else no_room)
-    ordered = sorted(text.whole for name, text in pairs if name not in gone)
-    return LengthStats(
-        rows=len(rows),
-        median=ordered[len(ordered) // 2] if ordered else 0,
-        longest=ordered[-1] if ordered else 0,
-        too_long=tuple(longer),
-        left_out=tuple(name for name, _ in pairs if name in gone),
-        faults={reason: tuple(names) for reason, names in faults.items()},
-        merged=sum(text.merged and not text.fault for text in rendered),
-    )
-
-
-def describe_left_out(lengths: Mapping[str, Mapping[str, Any]], *, max_length: int) -> list[str]:
-    """Return a line for each reason why rows of a split are left out or cut."""
-    lines = []
-    for split, facts in lengths.items():
-        gone, faulty = set(facts["left_out"]), {name for names in facts["faults"].values() for name in names}
-        longer = [name for name in facts["too_long"] if name not in faulty]
-        reasons = [
-            ("are cut, because they are longer than max_length", [name for name in longer if name not in gone]),
-            ("are left out, because they are longer than max_length", [name for name in longer if name in gone]),
-        ]
-        for fate, names in reasons:
-            if names:
-                lines.append(f"{len(names)} of {facts['rows']} {split} rows {fate} ({max_length} tokens): {name_rows(names)}")
-        for reason, names in facts["faults"].items():
-            lines.append(f"{len(names)} of {facts['rows']} {split} rows are left out: {reason}: {name_rows(names)}")
-        if facts["merged"]:
-            lines.append(f"{facts['merged']} {split} rows: white space at the end of the prompt shares a token with the answer")
-    return lines
-
-
-def name_rows(names: Sequence[str]) -> str:
-    """Return the first ids, shortened."""
-    return ", ".join(name[:12] for name in names[:5]) + (", ..." if len(names) > 5 else "")
-
-
-def kept_rows(rows: Dataset, facts: Mapping[str, Any], *, system: str = "keep") -> Dataset:
+def kept_rows(rows: Dataset, facts: LengthStats, *, system: str = "keep") -> Dataset:
     """Return the rows of a split that preflight did not leave out.
 
     Args:
         rows: the split.
-        facts: what preflight says of it.
-        system: merge puts each system message in front of the first user message.
+        facts: the split in preflight.json.
+        system: keep, or merge to put each system message in front of the first user message.
     """
-    gone = set(facts["left_out"])
+    gone = set(facts.left_out)
     kept = rows.select([number for number, name in enumerate(rows["id"]) if str(name) not in gone]) if gone else rows
     return kept if system == "keep" else kept.map(lambda row: {"prompt": merge_system(row["prompt"])})
 
 
 def check_protected(file: Path, protected: Sequence[ProtectedSet], *, of: str) -> ProtectedSet:
-    """The protected set that an evaluation file is; a file the rows were not screened against is refused."""
+    """Return the protected set of an evaluation file; refuse a file that the rows were not screened against.
+
+    Args:
+        file: the evaluation file.
+        protected: the protected sets in the snapshot's manifest.
+        of: the snapshot, for the error.
+    """
     if not file.is_file():
         raise RunFileError("eval.file", f"{file} does not exist", "name one of the project's protected sets")
+    # The bytes decide and not the name: a protected set that was edited after the screening is another set.
     digest = file_sha256(file)
     found = next((item for item in protected if item.sha256 == digest), None)
     if found is None:
         names = ", ".join(sorted(item.name for item in protected)) or "none"
-        fact = f"{file.name} is not among the protected sets of {of} ({names}), so nothing says the training rows do not contain it"
+        fact = f"{file.name} is not among the protected sets of {of} ({names}), so the training rows may contain its items"
         raise TrainingError(
             "eval.file", fact, "name it under screen: protected in project.yaml, then curate screen PROJECT and curate snapshot PROJECT"
         )
     return found
 
 
+def describe_snapshot(run: RunFile, snapshot: Snapshot) -> SnapshotFacts:
+    """Return name, digest, signer, licence and protected sets of a verified snapshot."""
+    manifest = snapshot.manifest
+    return SnapshotFacts(
+        name=manifest.name,
+        version=manifest.version,
+        kind=manifest.kind,
+        digest=manifest.digest.root,
+        path=relative(snapshot.path, run.output),
+        signer=snapshot.signer,
+        licence=manifest.licence,
+        teacher=manifest.models.teacher,
+        review=manifest.review.mode,
+        intended_use=manifest.intended_use,
+        rows={split: facts.rows for split, facts in manifest.splits.items()},
+        protected=_protected(manifest.protected),
+        simulated_review=manifest.review.simulated,
+    )
+
+
+@dataclass(frozen=True)
+class SftRun:
+    """The finished run that another method continues, verified again."""
+
+    done: RunRecord
+    snapshot: Snapshot
+    """The snapshot it was trained on; its manifest counts, and not what run.json says about it."""
+    signer: str | None
+    """Signer of the adapter; None if it is not signed."""
+
+
+def require_sft(run: RunFile, folder: Path, *, base_digest: str) -> SftRun:
+    """Verify the SFT run again: seal, adapter, signature if it has one, base model, and the snapshot it was trained on.
+
+    Args:
+        run: the run that continues it.
+        folder: the SFT run folder.
+        base_digest: digest of the run's base model.
+
+    Raises:
+        TrainingError: the run, the adapter or its signature was changed, or the base model is another one.
+        SnapshotError: the snapshot is no longer signed by a trusted key, or was revoked.
+    """
+    sft = require_run(folder, kind=run.method.continues)
+    # The signature covers training.json, which repeats the seal, so it also covers run.json.
+    signer = check_signature(run, folder / ADAPTER)
+    if sft.base.digest != base_digest:
+        fact = f"was trained on another base model ({sft.base.id}, {sft.base.digest[:12]}) than base_model ({base_digest[:12]})"
+        raise TrainingError(f"sft_adapter {folder}", fact, "name the base model of the SFT run")
+    return SftRun(sft, open_recorded(run, folder, kind=sft.kind, recorded=sft.snapshot), signer)
+
+
+def describe_sft(run: RunFile, *, base_digest: str) -> SftFacts | None:
+    """Return the SFT run that a run continues, verified again; None if it starts a fresh adapter.
+
+    The adapter was trained on the rows of the SFT run too, so the same conditions apply to them.
+    """
+    if run.sft_adapter is None:
+        return None
+    sft = require_sft(run, run.sft_adapter, base_digest=base_digest)
+    manifest = sft.snapshot.manifest
+    if (system := sft.done.chat.system) != run.system:
+        fact = f"is {run.system} here and {system} in the SFT run, so its adapter was trained on other prompts"
+        raise TrainingError("system", fact, f"set system: {system}")
+    return SftFacts(
+        path=relative(run.sft_adapter, run.output),
+        adapter_digest=sft.done.adapter_digest,
+        adapter_signer=sft.signer,
+        name=manifest.name,
+        version=manifest.version,
+        digest=manifest.digest.root,
+        licence=manifest.licence,
+        simulated_review=manifest.review.simulated,
+        review=manifest.review.mode,
+        protected=_protected(manifest.protected),
+    )
+
+
+def check_licences(run: RunFile, base: BaseModelRecord, snapshot: Snapshot | None, sft: SftFacts | None = None) -> dict[str, str]:
+    """Check every licence against the declared use and return the conditions that apply, by what they apply to.
+
+    Args:
+        run: the run file; its `use` and its answers are checked.
+        base: the base model's record.
+        snapshot: the rows; None to check the base model alone.
+        sft: the SFT run of a run that continues it.
+    """
+    # The adapter is a work derived from all three.
+    held = {"base model": (base.licence, f"base model {base.id}")}
+    if snapshot is not None and snapshot.manifest.licence:
+        held["snapshot"] = (snapshot.manifest.licence, f"snapshot {snapshot.path.name}")
+    if sft is not None and sft.licence:
+        held["SFT snapshot"] = (sft.licence, f"SFT snapshot {sft.name} v{sft.version}")
+    found = {key: check_use(licence, run.use, of=of, answers=run.licence_answers) for key, (licence, of) in held.items()}
+    return {key: text for key, text in found.items() if text}
+
+
+def confirm_preflight(run: RunFile, snapshot: Snapshot, report: PreflightReport) -> None:
+    """Refuse a preflight.json that does not match the verified manifests, the licences and the SFT run.
+
+    Its facts go into run.json and onto the card, and the file itself is not signed.
+
+    Args:
+        run: the run file.
+        snapshot: the verified snapshot.
+        report: preflight.json.
+    """
+    base = find_base_record(run.base_model, declared=run.base_licence)
+    sft = describe_sft(run, base_digest=report.base.digest)
+    again = command("train", "preflight", run.source)
+    if sft is not None and (report.sft_run is None or sft.adapter_digest != report.sft_run.adapter_digest):
+        raise TrainingError(str(run.sft_adapter), "was trained again since preflight checked it", again)
+    found = {
+        "snapshot": describe_snapshot(run, snapshot),
+        "base": describe_base(base, digest=report.base.digest),
+        "sft_run": sft,
+        "conditions": check_licences(run, base, snapshot, sft),
+    }
+    if other := [key for key, value in found.items() if value != getattr(report, key)]:
+        raise TrainingError(str(run.output / PREFLIGHT), f"does not match what was checked now ({', '.join(other)})", again)
+
+
+def describe_base(base: BaseModelRecord, *, digest: str) -> BaseFacts:
+    """Return the base model's record with the digest of its files."""
+    return BaseFacts(id=base.id, licence=base.licence, source=base.source, note=base.note, digest=digest)
+
+
+def _protected(sets: Sequence[ProtectedSet]) -> tuple[ProtectedFacts, ...]:
+    return tuple(ProtectedFacts(name=item.name, sha256=item.sha256) for item in sets)
+
+
 def file_sha256(path: Path) -> str:
-    """sha256 of a file, read in pieces."""
+    """Return the sha256 of a file, read in chunks."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

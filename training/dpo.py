@@ -1,92 +1,157 @@
-"""Direct preference optimization from a finished SFT adapter, with that SFT policy as the frozen reference.
+"""Direct preference optimization (Rafailov et al. 2023): what `training.train` does only for DPO.
 
-TRL keeps the reference as a second adapter named "ref", cloned from the one it is given. Three gates hold that it is the SFT
-adapter and stays so: "ref" exists, its digest is the SFT adapter's before and after, and before the first update the policy and
-the reference agree (margin 0, loss ln 2). A killed run is taken up by opening the SFT adapter again and then the checkpoint:
-opening a checkpoint as the model would make the half-trained policy the reference, without an error.
+The run continues a finished SFT adapter, and that SFT policy is the frozen reference. TRL keeps the reference as a second adapter named
+"ref", a copy of the adapter it is given. Three gates ensure that it is the SFT adapter and does not change: "ref" exists, its digest is
+the SFT adapter's before and after the training, and before the first update policy and reference agree (margin 0, loss ln 2). A killed run
+is resumed by opening the SFT adapter first and then the checkpoint: opening a checkpoint as the model would make the half-trained policy
+the reference, without an error.
 """
 
 from __future__ import annotations
 
-import shutil
-import time
-from pathlib import Path
+import math
+from collections.abc import Sequence
 from typing import Any
 
-from curation.errors import command
-from training.callbacks import Say, describe_tracking
-from training.card import write_card
-from training.checkpoints import explain_failures, only_process, take_up, train_from
-from training.config import RunFile, TrainingError, find_warnings
-from training.data import describe_left_out, kept_rows, load_splits, open_snapshot
-from training.preflight import confirm_preflight
-from training.run_folder import CHECKPOINTS, find_finished, relative, require_preflight, save_adapter, write_run
-from training.sft import describe_run
-from training.trainers import check_reference, count_parameters, make_dpo_trainer, parameters_text, require_saved
+from training.adapter import ADAPTER, adapter_tensors, live_digest
+from training.chat import Row
+from training.config import RunFile, TrainingError
+from training.methods import METHODS
+from training.records import PreflightReport, SftFacts
+from training.run_folder import relative
+
+BETA = 0.1
+"""Default of the DPO paper."""
+USUAL_RATES, USUAL_BETAS = (5e-7, 5e-5), (0.1, 0.5)
+"""Outside these a run warns: a factor of ten around the default rate, and the range of beta in the DPO paper and later reports."""
+POLICY, REFERENCE = "default", "ref"
+MARGIN_TOLERANCE = 1e-4
+"""Policy and reference are equal numbers of one data type at step 1, so a true difference is far above this."""
 
 
-def train_dpo(run: RunFile, *, say: Say = print) -> dict[str, Any]:
-    """Train the adapter a run file describes and return run.json; a finished run is returned as it is."""
-    if run.kind != "dpo" or run.sft_adapter is None:
-        raise TrainingError(run.source.name, f"is of kind {run.kind}", command("train", run.kind, run.source))
-    if done := find_finished(run, say=say):
-        return done
-    checked = require_preflight(run)
-    with only_process(run.output):
-        return find_finished(run, say=say) or _train(run, sft_adapter=run.sft_adapter, checked=checked, say=say)
+def find_warnings(run: RunFile) -> list[str]:
+    """Return a sentence for each setting that is allowed but far from the usual range."""
+    found, beta, rate = [], run.beta or BETA, run.learning_rate
+    if not USUAL_BETAS[0] <= beta <= USUAL_BETAS[1]:
+        effect = "the policy may leave the reference quickly" if beta < USUAL_BETAS[0] else "the policy will hardly leave the reference"
+        found.append(f"beta {beta:g} is outside {USUAL_BETAS[0]} to {USUAL_BETAS[1]}, the usual range of DPO: {effect}")
+    if not USUAL_RATES[0] <= rate <= USUAL_RATES[1]:
+        effect = "a LoRA hardly changes at it" if rate < USUAL_RATES[0] else "the answers may lose their format"
+        usual = f"{METHODS['dpo'].learning_rate:.0e}".replace("e-0", "e-")
+        found.append(
+            f"optimizer.learning_rate {rate:g} is far from {usual}, the usual rate for DPO of a LoRA (5e-7 for all weights): {effect}"
+        )
+    return found
 
 
-def _train(run: RunFile, *, sft_adapter: Path, checked: dict[str, Any], say: Say) -> dict[str, Any]:
-    started = time.monotonic()
-    checkpoint = take_up(run.output, checked)
-    trainer, tokenizer = build_trainer(run, checked=checked, say=say)
-    sft = checked["sft_run"]
-    check_reference(trainer.model, sft["adapter_digest"], when="before training")
-    if checkpoint:
-        say(f"Going on from {checkpoint.name}")
-    with explain_failures(run.output, again=command("train", "dpo", run.source)):
-        train_from(trainer, checkpoint)
-        reference = check_reference(trainer.model, sft["adapter_digest"], when="after training")
-        adapter = save_adapter(trainer.model, tokenizer, folder=run.output, base_id=checked["base"]["id"])
-        result = describe_run(run, trainer.state, checked=checked, adapter_digest=require_saved(adapter, trainer.model))
-        result |= describe_preference(trainer.state) | {
-            "reference_digest": reference,
-            "sft_run": relative(sft_adapter, run.output),
-            "sft": {key: value for key, value in sft.items() if key not in ("path", "protected")},
-            "parameters": count_parameters(trainer.model),
-            "resumed_from": int(checkpoint.name.split("-")[1]) if checkpoint else None,
-            "seconds": round(time.monotonic() - started, 1),
-        }
-        write_card(adapter, result, history=trainer.state.log_history)
-        result = write_run(run.output, result)
-    shutil.rmtree(run.output / CHECKPOINTS, ignore_errors=True)
-    return result
+def trainer_arguments(run: RunFile, base: Any, tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the base model with the SFT adapter as the policy; without `ref_model` TRL copies that adapter as the reference.
+
+    Args:
+        run: the run file.
+        base: the loaded base model.
+        tokenizer: the base model's.
+        rows: the pairs to train on.
+    """
+    from peft import PeftModel
+
+    assert run.sft_adapter is not None
+    return {"model": PeftModel.from_pretrained(base, run.sft_adapter / ADAPTER, is_trainable=True), "ref_model": None}
 
 
-def describe_preference(state: Any) -> dict[str, Any]:
-    """How far the policy prefers the chosen completions more than its reference does, at the first step and the last."""
-    margins = [entry["rewards/margins"] for entry in state.log_history if "rewards/margins" in entry]
-    return {"first_margin": margins[0], "last_margin": margins[-1]}
+def config_arguments(run: RunFile) -> dict[str, Any]:
+    """Return DPOConfig's own arguments."""
+    return {"beta": run.beta or BETA}
 
 
-def build_trainer(run: RunFile, *, checked: dict[str, Any], say: Say) -> tuple[Any, Any]:
-    """Build the DPOTrainer over the verified pairs; returns it with its tokenizer."""
-    from training.model import check_base, checked_dtype, load_tokenizer
+def config_settings(run: RunFile) -> dict[str, Any]:
+    """Return the settings for run.json beyond the shared ones."""
+    return {"beta": run.beta or BETA}
 
-    snapshot = open_snapshot(run, run.output / checked["snapshot"]["path"], kind="preference")
-    if snapshot.manifest.digest.root != checked["snapshot"]["digest"]:
-        raise TrainingError(str(snapshot.path), "is not the snapshot preflight looked at", command("train", "preflight", run.source))
-    check_base(run.base_model, checked, mend=command("train", "preflight", run.source))
-    confirm_preflight(run, snapshot, checked)
-    for line in describe_left_out(checked["lengths"], max_length=run.optimizer.max_length):
-        say(line)
-    for line in find_warnings(run):
-        say(f"Warning: {line}")
-    say(f"Loading {checked['base']['id']}")
-    tokenizer = load_tokenizer(run.base_model)
-    splits = load_splits(snapshot)
-    train, validation = (kept_rows(splits[split], checked["lengths"][split], system=run.system) for split in ("train", "validation"))
-    dtype, tracking = checked_dtype(checked, say=say), describe_tracking(run, checked)
-    trainer = make_dpo_trainer(run, tokenizer, train=train, validation=validation, say=say, tracking=tracking, dtype=dtype)
-    say(parameters_text(count_parameters(trainer.model)))
-    return trainer, tokenizer
+
+def adjust_trainer(trainer: Any) -> None:
+    """Add the gate of the first step and give the policy the reference's exact weights."""
+    trainer.add_callback(_first_step_gate(trainer))
+    start_at_reference(trainer.model)
+
+
+def start_at_reference(model: Any) -> None:
+    """Copy the reference's weights into the policy: TRL 1.16 has rounded the policy to bfloat16, and only the policy."""
+    if REFERENCE in model.peft_config:
+        reference = dict(adapter_tensors(model, REFERENCE))
+        for name, parameter in adapter_tensors(model, POLICY):
+            parameter.data.copy_(reference[name].data)
+
+
+def check_before(model: Any, report: PreflightReport) -> None:
+    """Refuse a reference other than the SFT adapter."""
+    check_reference(model, _sft(report).adapter_digest, when="before training")
+
+
+def check_reference(model: Any, sft_digest: str, *, when: str) -> str:
+    """Return the digest of the live reference weights; refuse it if it is not the SFT adapter's.
+
+    Args:
+        model: the PEFT model inside the trainer.
+        sft_digest: digest of the SFT adapter.
+        when: "before training" or "after training", for the error.
+    """
+    if REFERENCE not in model.peft_config:
+        raise TrainingError("reference", f"no adapter named {REFERENCE!r} {when}; the base model would be the reference", "report this")
+    digest = live_digest(model, REFERENCE)
+    if digest != sft_digest:
+        raise TrainingError("reference", f"is not the SFT adapter {when} ({digest[:12]}, not {sft_digest[:12]})", "train the run again")
+    return digest
+
+
+def check_first_step(*, loss: float, margin: float) -> None:
+    """Refuse a first step that shows a difference between policy and reference, which are equal before the first update.
+
+    Args:
+        loss: the preference loss without a router's auxiliary loss; it must be ln 2.
+        margin: how much more the policy prefers the chosen completion than the reference does; it must be 0.
+    """
+    if abs(margin) > MARGIN_TOLERANCE or abs(loss - math.log(2)) > MARGIN_TOLERANCE:
+        fact = (
+            f"the first step has margin {margin:.6f} and loss {loss:.6f}, not 0 and {math.log(2):.6f}: the reference is not the SFT policy"
+        )
+        raise TrainingError("reference", fact, "train the run again from the SFT run folder")
+
+
+def describe_result(trainer: Any, run: RunFile, report: PreflightReport) -> dict[str, Any]:
+    """Check the reference again and return DPO's own fields of run.json: margins, reference and SFT run.
+
+    Args:
+        trainer: the trainer after the training.
+        run: the run file.
+        report: preflight.json.
+    """
+    sft = _sft(report)
+    assert run.sft_adapter is not None
+    margins = [entry["rewards/margins"] for entry in trainer.state.log_history if "rewards/margins" in entry]
+    return {
+        "first_margin": margins[0],
+        "last_margin": margins[-1],
+        "reference_digest": check_reference(trainer.model, sft.adapter_digest, when="after training"),
+        "sft_run": relative(run.sft_adapter, run.output),
+        "sft": SftFacts.model_validate(sft.model_dump(exclude={"path", "protected"})),
+    }
+
+
+def _sft(report: PreflightReport) -> SftFacts:
+    assert report.sft_run is not None, "preflight records the SFT run of every DPO run"
+    return report.sft_run
+
+
+def _first_step_gate(trainer: Any) -> Any:
+    """Return a callback that checks the first step."""
+    from transformers import TrainerCallback
+
+    class FirstStep(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+            if state.global_step == 1 and logs and "loss" in logs:
+                # A mixture-of-experts model adds its router's load-balancing loss, which does not depend on the reference.
+                routing = trainer.router_aux_loss_coef * float(logs["aux_loss"]) if trainer.aux_loss_enabled else 0.0
+                check_first_step(loss=float(logs["loss"]) - routing, margin=float(logs["rewards/margins"]))
+
+    return FirstStep()

@@ -1,10 +1,10 @@
-"""The evaluation file (JSON lines, CSV or Parquet), in one of two forms.
+"""Read the evaluation file (JSON lines, CSV or Parquet) in one of two forms.
 
-    codes      phrase, code, description, chapter, options (codes, the right one among them), descriptions
-    answers    a question and its answer, under the names the run file or the protected set gives them; options if it has some.
-               The rows of a snapshot's split are such: their messages are asked as they stand
+    codes      phrase, code, description, chapter, options (codes, the correct one among them), descriptions
+    answers    a question and its answer, in the fields that the run file or the protected set names, and optionally options.
+               The rows of a snapshot have this form; their messages are used as the prompt
 
-A file counts only if the snapshot names its sha256 among the protected sets (`data.check_protected`).
+A file counts only if its sha256 is among the snapshot's protected sets (`data.check_protected`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import orjson
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from curation.snapshot.manifest import ProtectedSet
 
 Form = Literal["codes", "answers"]
+Line: TypeAlias = Mapping[str, Any]
+"""A line of an evaluation file as it was read: values by field name."""
 CODE_FIELDS = ("phrase", "code", "chapter", "options", "descriptions")
 QUESTION_FIELDS = ("prompt", "question", "instruction", "input", "text")
 ANSWER_FIELDS = ("answer", "completion", "output", "response", "target", "chosen")
@@ -32,25 +34,25 @@ ANSWER_FIELDS = ("answer", "completion", "output", "response", "target", "chosen
 
 @dataclass(frozen=True)
 class EvalItem:
-    """One line of an evaluation file, as the metrics use it."""
+    """One line of an evaluation file."""
 
     question: str
     answer: str
-    """The reference answer; of a code item, the code."""
+    """The reference answer; for a code item, the code."""
     options: tuple[str, ...] = ()
-    """Rival answers as their likelihoods are compared; empty where the line has none."""
+    """Answers whose likelihoods are compared; empty if the line has none."""
     right: int = 0
-    """Which of the options is the right one."""
+    """Index of the correct option."""
     rivals: tuple[str, str] | None = None
-    """The right answer written out, and a wrong one."""
+    """The correct answer, written out, and an incorrect one."""
     chapter: str | None = None
     messages: tuple[dict[str, str], ...] = ()
-    """The question as a conversation with its own system message, where the line holds one."""
+    """The question as a conversation with its own system message, if the line has one."""
 
 
 @dataclass(frozen=True)
 class Fields:
-    """What a file's lines are called: found once, in its first line, and asked of all others."""
+    """Form and field names of a file, found in its first line and required of all others."""
 
     form: Form
     question: str
@@ -58,19 +60,27 @@ class Fields:
 
 
 def read_eval_items(settings: EvalSet, *, protected: ProtectedSet | None = None) -> list[EvalItem]:
-    """The first n lines of an evaluation file; a line without what the metrics need is named."""
+    """Return the first n lines of an evaluation file; refuse a line without the fields that the metrics need."""
+    readers = {".csv": _csv_lines, ".parquet": _parquet_lines}
     items, fields = [], None
-    for number, line in _lines(settings.file, settings.n):
-        where = f"{settings.file.name} line {number}"
-        fields = fields or find_fields(line, settings, protected=protected, where=where)
-        items.append(_code_item(line, where) if fields.form == "codes" else _answer_item(line, fields, where))
+    for _, (number, line) in zip(range(settings.n), readers.get(settings.file.suffix, _json_lines)(settings.file), strict=False):
+        place = f"{settings.file.name} line {number}"
+        fields = fields or find_fields(line, settings, protected=protected, place=place)
+        items.append(_code_item(line, place) if fields.form == "codes" else _answer_item(line, fields, place))
     if not items:
         raise TrainingError(str(settings.file), "holds no lines", "name a protected set that has some")
     return items
 
 
-def find_fields(line: Mapping[str, Any], settings: EvalSet, *, protected: ProtectedSet | None, where: str) -> Fields:
-    """The form of a file and its fields' names: the run file's, else the protected set's, else the usual ones."""
+def find_fields(line: Line, settings: EvalSet, *, protected: ProtectedSet | None, place: str) -> Fields:
+    """Return the form of a file and its field names: the run file's, or else the protected set's, or else the usual ones.
+
+    Args:
+        line: the first line.
+        settings: the evaluation settings of the run file.
+        protected: the file's entry in the snapshot's manifest.
+        place: the line's place, for the error.
+    """
     if settings.answer is None and all(name in line for name in CODE_FIELDS):
         return Fields("codes", "phrase", "code")
     compared = protected.text if protected is not None and isinstance(protected.text, str) else None
@@ -80,33 +90,27 @@ def find_fields(line: Mapping[str, Any], settings: EvalSet, *, protected: Protec
     for key, name, usual in (("question", question, QUESTION_FIELDS), ("answer", answer, ANSWER_FIELDS)):
         if name is None or name not in line:
             fact = f"has no field {name}" if name else f"has no {key} ({', '.join(usual)})"
-            raise TrainingError(where, f"{fact}; its fields are {', '.join(line)}", f"name the field: eval.{key} in the run file")
+            raise TrainingError(place, f"{fact}; its fields are {', '.join(line)}", f"name the field: eval.{key} in the run file")
     assert question is not None and answer is not None
     return Fields("answers", question, answer)
 
 
-def shape_of(items: Sequence[EvalItem]) -> Form:
-    """The form the items came in."""
+def form_of(items: Sequence[EvalItem]) -> Form:
+    """Return the form of the file that the items are from."""
     return "codes" if items[0].chapter is not None else "answers"
 
 
 def extract(text: str, pattern: str | None) -> str:
-    """What is compared of an answer: the pattern's last match (its group, if it has one), or the whole text, spaces and case aside."""
+    """Return the part of an answer that is compared: the pattern's last match, or the whole text; spaces and case are normalized."""
     if pattern is not None:
         try:
             text = compile_pattern(pattern, multiline=False).find_last(text) or ""
-        except RowError:  # it backtracks for too long on this answer, which then does not count
+        except RowError:  # the pattern backtracks for too long on this answer, which then counts as incorrect
             text = ""
     return " ".join(text.split()).casefold()
 
 
-def _lines(file: Path, n: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    read = {".csv": _csv_lines, ".parquet": _parquet_lines}.get(file.suffix, _json_lines)
-    for _, numbered in zip(range(n), read(file), strict=False):
-        yield numbered
-
-
-def _json_lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_lines(file: Path) -> Iterator[tuple[int, Line]]:
     with file.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
@@ -114,39 +118,39 @@ def _json_lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 item = orjson.loads(line)
             except orjson.JSONDecodeError as error:
-                raise TrainingError(f"{file.name} line {number}", f"is not JSON ({error})", f"mend {file}") from error
+                raise TrainingError(f"{file.name} line {number}", f"is not JSON ({error})", f"correct {file}") from error
             if not isinstance(item, dict):
-                raise TrainingError(f"{file.name} line {number}", "is no JSON object", f"mend {file}")
+                raise TrainingError(f"{file.name} line {number}", "is not a JSON object", f"correct {file}")
             yield number, item
 
 
-def _csv_lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _csv_lines(file: Path) -> Iterator[tuple[int, Line]]:
     with file.open(newline="", encoding="utf-8-sig") as stream:
         rows = csv.DictReader(stream)
         for row in rows:
             yield rows.line_num, row
 
 
-def _parquet_lines(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _parquet_lines(file: Path) -> Iterator[tuple[int, Line]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         rows = pq.read_table(file, use_threads=False).to_pylist()
     except (pa.ArrowException, OSError) as error:
-        raise TrainingError(str(file), f"is no Parquet file ({error})", "name a protected set that is one") from error
+        raise TrainingError(str(file), f"is not a Parquet file ({error})", "name a protected set that is one") from error
     yield from enumerate(rows, start=1)
 
 
-def _code_item(line: Mapping[str, Any], where: str) -> EvalItem:
+def _code_item(line: Line, place: str) -> EvalItem:
     if missing := [name for name in CODE_FIELDS if name not in line]:
-        raise TrainingError(where, f"lacks {', '.join(missing)}", "mend the line, or give all lines the same fields")
-    options, descriptions = _texts(line, "options", where), _texts(line, "descriptions", where)
-    phrase, code, chapter = (_text(line, name, where) for name in ("phrase", "code", "chapter"))
+        raise TrainingError(place, f"lacks {', '.join(missing)}", "correct the line; all lines need the same fields")
+    options, descriptions = _texts(line, "options", place), _texts(line, "descriptions", place)
+    phrase, code, chapter = (_text(line, name, place) for name in ("phrase", "code", "chapter"))
     if code not in options or len(set(options)) < 2:
-        raise TrainingError(where, "options do not hold the right code and a wrong one", "mend the line")
+        raise TrainingError(place, "options must hold the correct code and an incorrect one", "correct the line")
     if len(options) != len(descriptions):
-        raise TrainingError(where, "options and descriptions differ in number", "mend the line")
+        raise TrainingError(place, "options and descriptions differ in number", "correct the line")
     described = dict(zip(options, descriptions, strict=True))
     other = next(option for option in options if option != code)
     right, wrong = (f"Code: {one}\nDescription: {described[one]}\nChapter: {chapter}\n" for one in (code, other))
@@ -154,44 +158,44 @@ def _code_item(line: Mapping[str, Any], where: str) -> EvalItem:
     return EvalItem(phrase, code, lines, options.index(code), (right, wrong), chapter)
 
 
-def _answer_item(line: Mapping[str, Any], fields: Fields, where: str) -> EvalItem:
+def _answer_item(line: Line, fields: Fields, place: str) -> EvalItem:
     for name in (fields.question, fields.answer):
         if name not in line:
-            raise TrainingError(where, f"lacks {name}", "mend the line, or give all lines the same fields")
+            raise TrainingError(place, f"lacks {name}", "correct the line; all lines need the same fields")
     messages = _messages(line[fields.question])
-    question = messages[-1]["content"] if messages else _text(line, fields.question, where)
-    answer = _text(line, fields.answer, where)
+    question = messages[-1]["content"] if messages else _text(line, fields.question, place)
+    answer = _text(line, fields.answer, place)
     if {"chosen", "rejected"} <= set(line):
-        rivals = tuple(_text(line, name, where).rstrip("\n") for name in ("chosen", "rejected"))
+        rivals = tuple(_text(line, name, place).rstrip("\n") for name in ("chosen", "rejected"))
         return EvalItem(question, answer, rivals=(rivals[0], rivals[1]), messages=messages)
     if line.get("options") is None:
         return EvalItem(question, answer, messages=messages)
-    options = _texts(line, "options", where)
+    options = _texts(line, "options", place)
     if answer not in options or len(set(options)) < 2:
-        raise TrainingError(where, "options do not hold the right answer and a wrong one", "mend the line")
+        raise TrainingError(place, "options must hold the correct answer and an incorrect one", "correct the line")
     return EvalItem(question, answer, options, options.index(answer), messages=messages)
 
 
 def _messages(value: Any) -> tuple[dict[str, str], ...]:
-    """A conversation, if the value is one."""
+    """Return a conversation, or an empty tuple if the value is not one."""
     if not isinstance(value, list) or not value or not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in value):
         return ()
     return tuple({"role": str(m["role"]), "content": str(m["content"])} for m in value)
 
 
-def _text(line: Mapping[str, Any], name: str, where: str) -> str:
+def _text(line: Line, name: str, place: str) -> str:
     value = line[name]
     if messages := _messages(value):
         value = messages[-1]["content"]
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str) or not value.strip():
-        raise TrainingError(where, f"{name} is {value!r}; it must be a text", "mend the line")
+        raise TrainingError(place, f"{name} is {value!r}; it must be a text", "correct the line")
     return value
 
 
-def _texts(line: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
+def _texts(line: Line, name: str, place: str) -> tuple[str, ...]:
     value = line[name]
     if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
-        raise TrainingError(where, f"{name} is {value!r}; it must be a list of texts", "mend the line")
+        raise TrainingError(place, f"{name} is {value!r}; it must be a list of texts", "correct the line")
     return tuple(value)

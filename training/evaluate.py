@@ -1,15 +1,19 @@
-"""Measure an adapter, or the base model, on a protected set; numbers with intervals, differences with a verdict.
+"""Evaluate an adapter or the base model on a protected set, with intervals and paired comparisons.
 
-`metrics.py` says what is measured. The base model's weights are loaded as they are served, in 16 bits, unless `eval.weights` says nf4.
-Results are kept with the digests they belong to: eval.json for the set that preflight looked at, eval-DIGEST.json for any other set, and
+`metrics.py` has the metrics. The base model's weights are loaded in 16 bits, as they are served, unless `eval.weights` is nf4. Results are
+kept with the digests they belong to: eval.json for the set that preflight checked, eval-DIGEST.json for any other set, and
 base-eval-KEY.json in the parent folder for the base model, which is measured once for all runs.
+
+Intervals are percentile bootstraps of the mean. A difference is a change only if its interval excludes 0 and a paired permutation test
+agrees: with few differing items the bootstrap alone finds a change too easily (4 of 100 items that flip in one direction are enough).
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,109 +21,143 @@ from pydantic import ValidationError
 
 from curation.errors import command
 from curation.records import canonical_json
+from training.adapter import ADAPTER
 from training.callbacks import Say
+from training.card import renew_card
+from training.chat import Row
 from training.config import EvalSet, Quantization, RunFile, RunFileError, TrainingError
-from training.data import check_protected, file_sha256, open_recorded, open_snapshot, read_rows, resolve_snapshot
+from training.data import check_protected, file_sha256, open_recorded, open_snapshot, read_rows, require_sft, resolve_snapshot
 from training.eval_items import EvalItem, read_eval_items
-from training.memory import GIB, available_memory
-from training.metrics import LEAST_DIVERSITY
-from training.preflight import free_gpu_memory, require_sft
-from training.run_folder import ADAPTER, EVAL, read_evaluations, read_json, require_finished, require_preflight, write_json
-from training.statistics import compare, measure
+from training.memory import GIB, available_memory, free_gpu_memory
+from training.metrics import (
+    LEAST_DIVERSITY,
+    Subject,
+    generate_answers,
+    measure_diversity,
+    measure_likelihoods,
+    measure_pairs,
+    read_answers,
+    read_billable,
+)
+from training.model import check_base, compute_dtype, find_weights, load_for_inference, load_tokenizer
+from training.records import DifferenceFacts, EvalFile, EvaluationResult, MetricFacts, PreflightReport, RunRecord, WrittenAnswer
+from training.run_folder import EVAL, read_evaluations, read_json, require_finished, require_preflight, validate_record, write_json
 
 if TYPE_CHECKING:
     from curation.snapshot import ProtectedSet
 
 SCHEMA = 4
-"""Since 4 the base model is measured in 16 bits by default and the answers' diversity is counted."""
+"""Version of eval*.json. Since 4 the base model is measured in 16 bits by default and distinct answers are counted."""
+RESAMPLES, SEED = 10_000, 20_261_124
+LEVEL = 0.05
+"""Significance level of a verdict."""
+BATCH = 1_000_000
+"""Numbers drawn at a time, to bound the memory of a large set."""
+FEW_ITEMS = 100
+"""Number of items below which the text mentions wide intervals."""
 
 
-def evaluate_run(run: RunFile, *, base: bool = False, say: Say = print) -> dict[str, Any]:
-    """Measure a run's adapter (or its base model) and compare it with what it started from; cached by digest."""
-    from training.card import renew_card
-    from training.model import check_base
+@dataclass(frozen=True)
+class EvalChanges:
+    """Evaluation settings of the command line; None keeps the run file's."""
 
-    checked = require_preflight(run)
+    file: Path | None = None
+    """Another protected set."""
+    n: int | None = None
+    question: str | None = None
+    answer: str | None = None
+    pattern: str | None = None
+    weights: Literal["16bit", "nf4"] | None = None
+
+
+def evaluate_run(run: RunFile, *, base: bool = False, say: Say = print) -> EvaluationResult:
+    """Measure a run's adapter, or its base model, and compare it with what it started from; results are cached by digest.
+
+    Args:
+        run: the run file.
+        base: measure the base model.
+        say: prints progress.
+
+    Raises:
+        TrainingError: the run is not finished, or run, adapter, base model or evaluation file was changed.
+        SnapshotError: a snapshot is not signed by a trusted key or was revoked.
+    """
+    report = require_preflight(run)
     done = None if base else require_finished(run)
-    protected = check_evaluation_set(run, checked, done)
-    check_base(run.base_model, checked, mend="name the base model the run had; an adapter fits no other")
-    key = evaluation_key(run, checked, sha256=protected.sha256)
-    subject = checked["base"]["digest"] if done is None else done["adapter_digest"]
-    file = base_file(run, key) if done is None else result_file(run, checked, sha256=protected.sha256)
+    protected = check_evaluation_set(run, report, done)
+    check_base(run.base_model, report, again="name the base model of the run; an adapter fits no other")
+    key = evaluation_key(run, report, sha256=protected.sha256)
+    subject = report.base.digest if done is None else done.adapter_digest
+    # The base model's file is outside the run folder: all runs on it with these settings share the measurement.
+    file = base_file(run, key) if done is None else result_file(run, report, sha256=protected.sha256)
     result = find_cached(file, key=key, subject=subject)
     if result is None:
-        result = {
-            "schema": SCHEMA,
-            "subject": "base" if base else run.kind,
-            "subject_digest": subject,
-            "key": key,
-            "file": {"name": run.eval.file.name, "sha256": protected.sha256, "set": protected.name},
-            "weights": loaded_weights(run),
-            **measure_subject(run, checked=checked, base=base, say=say),
-        }
-        write_json(file, result)
-    result["against"] = {} if base else compare_with(run, result, checked=checked)
+        result = EvaluationResult(
+            schema=SCHEMA,
+            subject="base" if base else run.kind,
+            subject_digest=subject,
+            key=key,
+            file=EvalFile(name=run.eval.file.name, sha256=protected.sha256, set=protected.name),
+            weights=loaded_weights(run),
+            **measure_subject(run, report=report, base=base, say=say),
+        )
+        write_json(file, result)  # before the comparison, so that a measurement is never lost
+    result = result.model_copy(update={"against": {} if base else compare_with(run, result, report=report)})
     write_json(file, result)
     if done is not None:
         renew_card(run.output / ADAPTER, done, evaluations=read_evaluations(run.output, subject), say=say)
     return result
 
 
-def with_set(
-    run: RunFile,
-    *,
-    file: Path | None = None,
-    items: int | None = None,
-    question: str | None = None,
-    answer: str | None = None,
-    pattern: str | None = None,
-    weights: Literal["16bit", "nf4"] | None = None,
-) -> RunFile:
+def with_set(run: RunFile, changes: EvalChanges) -> RunFile:
     """Return the run with another evaluation set, or with other settings for its own.
 
-    Args:
-        file: another protected set. The run file's question, answer, pattern and preference pairs belong to its own set and are dropped.
-        items: how many lines, from the top.
-        question: the field that holds the question.
-        answer: the field that holds the reference answer.
-        pattern: regular expression of what counts in an answer.
-        weights: the base model's weights while measuring.
+    The run file's question, answer, pattern and preference pairs belong to its own set and are dropped for another one.
     """
-    given = {"n": items, "question": question, "answer": answer, "pattern": pattern, "weights": weights}
-    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    if file is not None and file.resolve() != run.eval.file.resolve():
-        changes = {"question": None, "answer": None, "pattern": None, "preference_snapshot": None} | changes | {"file": file.absolute()}
+    given = {field.name: getattr(changes, field.name) for field in fields(changes) if field.name != "file"}
+    values: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if changes.file is not None and changes.file.resolve() != run.eval.file.resolve():
+        own = dict.fromkeys(("question", "answer", "pattern", "preference_snapshot"))
+        values = {**own, **values, "file": changes.file.absolute()}
     try:
-        # Not model_copy alone: it does not check values.
-        return run.model_copy(update={"eval": EvalSet.model_validate(run.eval.model_dump() | changes)})
+        # model_copy alone does not validate values.
+        return run.model_copy(update={"eval": EvalSet.model_validate(run.eval.model_dump() | values)})
     except ValidationError as error:
         first = error.errors()[0]
-        raise RunFileError(f"--{first['loc'][0]}", first["msg"].removeprefix("Value error, "), "train eval --help") from error
+        option = {"n": "items"}.get(str(first["loc"][0]), first["loc"][0])
+        raise RunFileError(f"--{option}", first["msg"].removeprefix("Value error, "), "train eval --help") from error
 
 
-def check_evaluation_set(run: RunFile, checked: Mapping[str, Any], done: Mapping[str, Any] | None) -> ProtectedSet:
-    """Return the protected set that the evaluation file is; every snapshot behind the adapter must have been screened against it."""
-    recorded = {"kind": run.kind, "snapshot": checked["snapshot"]} if done is None else done
-    manifest = open_recorded(run, run.output, recorded).manifest
+def check_evaluation_set(run: RunFile, report: PreflightReport, done: RunRecord | None) -> ProtectedSet:
+    """Return the protected set of the evaluation file; every snapshot behind the adapter must have been screened against it.
+
+    Args:
+        run: the run file.
+        report: preflight.json.
+        done: run.json; None for the base model.
+    """
+    recorded = report.snapshot if done is None else done.snapshot
+    manifest = open_recorded(run, run.output, kind=run.kind, recorded=recorded).manifest
     protected = check_protected(run.eval.file, manifest.protected, of=f"snapshot {manifest.name} v{manifest.version}")
-    if done is not None and run.sft_adapter is not None and done["eval"]["sha256"] != protected.sha256:
-        sft = require_sft(run, run.sft_adapter, base_digest=checked["base"]["digest"])
-        facts = sft.snapshot.manifest
-        check_protected(run.eval.file, facts.protected, of=f"the SFT run's snapshot {facts.name} v{facts.version}")
+    if done is not None and run.sft_adapter is not None and done.eval.sha256 != protected.sha256:
+        sft = require_sft(run, run.sft_adapter, base_digest=report.base.digest).snapshot.manifest
+        check_protected(run.eval.file, sft.protected, of=f"the SFT run's snapshot {sft.name} v{sft.version}")
     return protected
 
 
 def loaded_weights(run: RunFile) -> str:
-    """Return what the base model's weights are loaded as for measuring: nf4, bfloat16, or float32 on a CPU without bfloat16."""
-    from training.model import compute_dtype
-
+    """Return the data type of the base model's weights while measuring: nf4, bfloat16, or float32 on a CPU without bfloat16."""
     return "nf4" if run.eval.weights == "nf4" else compute_dtype()
 
 
-def evaluation_key(run: RunFile, checked: Mapping[str, Any], *, sha256: str) -> str:
-    """What a measurement depends on besides its subject: two results with one key may be compared."""
-    from training.model import compute_dtype
+def evaluation_key(run: RunFile, report: PreflightReport, *, sha256: str) -> str:
+    """Return the digest of everything a measurement depends on besides its subject; results with one key are comparable.
 
+    Args:
+        run: the run file.
+        report: preflight.json.
+        sha256: of the evaluation file.
+    """
     settings = run.eval
     parts = {
         "schema": SCHEMA,
@@ -129,7 +167,7 @@ def evaluation_key(run: RunFile, checked: Mapping[str, Any], *, sha256: str) -> 
         "max_new_tokens": settings.max_new_tokens,
         "table": file_sha256(settings.table) if settings.table else "",
         "preference": resolve_snapshot(settings.preference_snapshot).name if settings.preference_snapshot else "",
-        "base": checked["base"]["digest"],
+        "base": report.base.digest,
         "system": run.system,
         "weights": [loaded_weights(run), compute_dtype()],
     }
@@ -137,104 +175,135 @@ def evaluation_key(run: RunFile, checked: Mapping[str, Any], *, sha256: str) -> 
 
 
 def base_file(run: RunFile, key: str) -> Path:
-    """Where the base model's results are kept: beside the run folders, by key."""
+    """Return the file with the base model's results, which is shared by the runs of a folder."""
     return run.output.parent / f"base-eval-{key[:12]}.json"
 
 
-def result_file(run: RunFile, checked: Mapping[str, Any], *, sha256: str) -> Path:
-    """Return where an adapter's results on a set are kept."""
-    return run.output / (EVAL if sha256 == checked["eval"]["sha256"] else f"eval-{sha256[:12]}.json")
+def result_file(run: RunFile, report: PreflightReport, *, sha256: str) -> Path:
+    """Return the file with an adapter's results on a set.
+
+    Args:
+        run: the run file.
+        report: preflight.json.
+        sha256: of the evaluation file.
+    """
+    return run.output / (EVAL if sha256 == report.eval.sha256 else f"eval-{sha256[:12]}.json")
 
 
-def find_cached(file: Path, *, key: str, subject: str) -> dict[str, Any] | None:
-    """An earlier result for exactly this subject and these settings."""
+def find_cached(file: Path, *, key: str, subject: str) -> EvaluationResult | None:
+    """Return an earlier result of this subject with these settings, or None.
+
+    Args:
+        file: the result's file.
+        key: `evaluation_key` of the settings.
+        subject: digest of the adapter or the base model.
+    """
     if not file.is_file():
         return None
-    result = read_json(file)
-    return result if result.get("key") == key and result["subject_digest"] == subject else None
+    value = read_json(file)
+    # A file of an older version has another key and is measured again.
+    is_same = value.get("key") == key and value.get("subject_digest") == subject
+    return validate_record(EvaluationResult, value, file=file) if is_same else None
 
 
-def measure_subject(run: RunFile, *, checked: Mapping[str, Any], base: bool, say: Say) -> dict[str, Any]:
-    """Load the model once and take every metric; per-item values are kept, so that differences can be paired."""
+def measure_subject(run: RunFile, *, report: PreflightReport, base: bool, say: Say) -> dict[str, Any]:
+    """Load the model once, measure every metric and return the fields of `EvaluationResult` with the measurements.
+
+    Args:
+        run: the run file.
+        report: preflight.json.
+        base: measure the base model.
+        say: prints progress.
+    """
     import torch
-
-    from training.metrics import Subject, measure_diversity, measure_likelihoods, measure_pairs, read_answers, read_billable, write_out
-    from training.model import load_for_reading, load_tokenizer
 
     started = time.monotonic()
     if run.threads:
         torch.set_num_threads(run.threads)
-    items, system = load_items(run, checked)
+    items, system = load_items(run, report)
     billable, pairs = read_billable(run.eval.table), load_pairs(run)
     weights = loaded_weights(run)
     if weights != "nf4":
         refuse_large_weights(weights_bytes(run), available=available_memory() if (gpu := free_gpu_memory()) is None else gpu)
-    say(f"Loading {checked['base']['id']} with its weights in {weights}")
+    say(f"Loading {report.base.id} with its weights in {weights}")
     quantization = Quantization(kind="nf4" if weights == "nf4" else "none", double=run.quantization.double)
-    model = load_for_reading(run.base_model, quantization, adapter=None if base else run.output / ADAPTER)
+    model = load_for_inference(run.base_model, quantization, adapter=None if base else run.output / ADAPTER)
     subject = Subject(model, load_tokenizer(run.base_model), system=system, batch=run.eval.batch_size, merge=run.system == "merge")
     values = measure_likelihoods(subject, items) | measure_pairs(subject, pairs)
     say(f"  likelihoods of {len(items)} items: {time.monotonic() - started:.0f} s")
-    answers = write_out(subject, items, max_new_tokens=run.eval.max_new_tokens)
+    answers = generate_answers(subject, items, max_new_tokens=run.eval.max_new_tokens)
     say(f"  answers to {len(items)} items: {time.monotonic() - started:.0f} s")
     values |= read_answers(answers, items, billable=billable, pattern=run.eval.pattern)
     return {
-        "metrics": {name: measure(row).as_dict() for name, row in values.items()},
-        "diversity": {name: found.as_dict() for name, found in measure_diversity(answers, items, pattern=run.eval.pattern).items()},
+        # Values are kept by item, so that differences to other models can be paired.
+        "metrics": {name: measure(row) for name, row in values.items()},
+        "diversity": measure_diversity(answers, items, pattern=run.eval.pattern),
         "items": values,
-        "answers": [{"question": i.question, "reference": i.answer, "answer": text} for i, text in zip(items, answers, strict=True)],
+        "answers": tuple(
+            WrittenAnswer(question=item.question, reference=item.answer, answer=text) for item, text in zip(items, answers, strict=True)
+        ),
         "seconds": round(time.monotonic() - started, 1),
     }
 
 
-def load_items(run: RunFile, checked: Mapping[str, Any]) -> tuple[list[EvalItem], str | None]:
-    """The evaluation items, and the system message of the rows that were trained on, which the questions are asked with."""
-    snapshot = open_recorded(run, run.output, {"kind": run.kind, "snapshot": checked["snapshot"]})
+def load_items(run: RunFile, report: PreflightReport) -> tuple[list[EvalItem], str | None]:
+    """Return the evaluation items and the system message of the training rows, which the questions are asked with."""
+    snapshot = open_recorded(run, run.output, kind=run.kind, recorded=report.snapshot)
     protected = check_protected(run.eval.file, snapshot.manifest.protected, of="the snapshot")
+    # The system message of the first row is used for every question.
     first = read_rows(snapshot, "train")[0]["prompt"][0]
     return read_eval_items(run.eval, protected=protected), first["content"] if first["role"] == "system" else None
 
 
-def load_pairs(run: RunFile) -> list[dict[str, Any]]:
-    """The test split of the preference snapshot the run file names; nothing where it names none."""
+def load_pairs(run: RunFile) -> list[Row]:
+    """Return the test split of the preference snapshot in the run file, or no rows."""
     if run.eval.preference_snapshot is None:
         return []
     snapshot = open_snapshot(run, resolve_snapshot(run.eval.preference_snapshot), kind="preference")
     return read_rows(snapshot, "test", system=run.system)
 
 
-def compare_with(run: RunFile, result: Mapping[str, Any], *, checked: Mapping[str, Any]) -> dict[str, Any]:
-    """Paired differences to the base model and, for dpo, to the SFT adapter; a missing measurement is left out."""
-    key = result["key"]
-    others = {"base": ([base_file(run, key)], checked["base"]["digest"])}
-    if run.sft_adapter is not None:
+def compare_with(run: RunFile, result: EvaluationResult, *, report: PreflightReport) -> dict[str, dict[str, DifferenceFacts]]:
+    """Return paired differences to the base model and, if the run continues an adapter, to that one; a missing result is left out.
+
+    Args:
+        run: the run file.
+        result: the measurements.
+        report: preflight.json.
+    """
+    others = {"base": ([base_file(run, result.key)], report.base.digest)}
+    if run.sft_adapter is not None and report.sft_run is not None:
         files = [run.sft_adapter / EVAL, *sorted(run.sft_adapter.glob("eval-*.json"))]
-        others["sft"] = (files, checked["sft_run"]["adapter_digest"])
+        others[str(run.method.continues)] = (files, report.sft_run.adapter_digest)
     against = {}
     for name, (files, subject) in others.items():
-        if other := next((found for file in files if (found := find_cached(file, key=key, subject=subject))), None):
-            against[name] = {m: compare_metric(m, result, other) for m in result["items"] if m in other["items"]}
+        if other := next((found for file in files if (found := find_cached(file, key=result.key, subject=subject))), None):
+            against[name] = {metric: compare_metric(metric, result, other) for metric in result.items if metric in other.items}
     return against
 
 
-def compare_metric(name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the paired difference in one metric; answers that are too much alike get no verdict.
+def compare_metric(name: str, result: EvaluationResult, other: EvaluationResult) -> DifferenceFacts:
+    """Return the paired difference in one metric; answers that repeat too much get no verdict.
 
-    A correct answer is correct however often it is given, so there our own diversity counts. valid_code has no reference, so the other
-    model's counts too.
+    A correct answer is correct however often it is given, so only the diversity of `result` counts. valid_code has no reference, so the
+    other model's diversity counts too.
+
+    Args:
+        name: the metric.
+        result: the measurements.
+        other: the measurements of the model that is compared with.
     """
-    found = compare(ours["items"][name], theirs["items"][name]).as_dict()
-    sides = [ours] + ([theirs] if name == "valid_code" and theirs["metrics"][name]["value"] > 0 else [])
-    low = [side["diversity"][name] for side in sides if side["diversity"].get(name, {}).get("is_low")]
-    if low and found["verdict"] != "no change":
-        found |= {"verdict": "no verdict", "reason": f"{low[0]['distinct']} distinct answers, {low[0]['references']} distinct references"}
+    found = compare(result.items[name], other.items[name])
+    sides = [result] + ([other] if name == "valid_code" and other.metrics[name].value > 0 else [])
+    low = [diversity for side in sides if (diversity := side.diversity.get(name)) is not None and diversity.is_low]
+    if low and found.verdict != "no change":
+        reason = f"{low[0].distinct} distinct answers, {low[0].references} distinct references"
+        return found.model_copy(update={"verdict": "no verdict", "reason": reason})
     return found
 
 
 def weights_bytes(run: RunFile) -> int:
-    """Return about how much memory the base model's unquantized weights take."""
-    from training.weights import find_weights
-
+    """Return the approximate memory of the base model's unquantized weights, in bytes."""
     stored = sum(file.stat().st_size for file in find_weights(run.base_model))
     return stored * (2 if loaded_weights(run) == "float32" else 1)
 
@@ -246,40 +315,108 @@ def refuse_large_weights(needed: int, *, available: int) -> None:
         raise TrainingError("eval.weights", fact, "measure where the adapter is served, or set weights: nf4 under eval in the run file")
 
 
-def result_text(result: Mapping[str, Any], *, target: Path, sft_run: Path | None = None, options: Sequence[str] = ()) -> str:
-    """Return the result as a short table: value, interval, what changed, and how many distinct answers there are.
+def result_text(result: EvaluationResult, *, target: Path, sft_run: Path | None = None, options: Sequence[str] = ()) -> str:
+    """Return the result as a short table: value, interval, differences and distinct answers.
 
     Args:
-        result: what `evaluate_run` returned.
+        result: the measurements.
         target: the run file or folder, for the next command.
-        sft_run: dpo only: the SFT run's folder.
-        options: what chose the evaluation set on the command line.
+        sft_run: run folder that the run continues.
+        options: options that chose the evaluation set on the command line.
     """
-    lines = [f"{result['subject']}, {result['file']['name']}, base weights in {result['weights']}, {result['seconds']:.0f} s"]
-    for name, metric in result["metrics"].items():
-        text = f"  {name:<15} {metric['value']:.3f}  [{metric['low']:.3f}, {metric['high']:.3f}]  n={metric['n']}"
-        for other, differences in result["against"].items():
-            if name in differences:
-                found = differences[name]
-                reason = f" ({found['reason']})" if "reason" in found else ""
-                text += f"   {found['difference']:+.3f} on {other}: {found['verdict']}{reason}"
-        if found := result["diversity"].get(name):
-            plural = "" if found["distinct"] == 1 else "s"
-            text += f"   {found['distinct']} distinct answer{plural}, the most frequent for {found['most_frequent']:.0%} of the items"
+    lines = [f"{result.subject}, {result.file.name}, base weights in {result.weights}, {result.seconds:.0f} s"]
+    for name, metric in result.metrics.items():
+        text = f"  {name:<15} {metric.value:.3f}  [{metric.low:.3f}, {metric.high:.3f}]  n={metric.n}"
+        for other, differences in result.against.items():
+            if found := differences.get(name):
+                reason = f" ({found.reason})" if found.reason else ""
+                text += f"   {found.difference:+.3f} vs. {other}: {found.verdict}{reason}"
+        if diversity := result.diversity.get(name):
+            plural = "" if diversity.distinct == 1 else "s"
+            text += f"   {diversity.distinct} distinct answer{plural}, the most frequent for {diversity.most_frequent:.0%} of the items"
         lines.append(text)
-    if any("reason" in found for differences in result["against"].values() for found in differences.values()):
-        rule = f"fewer than {LEAST_DIVERSITY:g} distinct answers a distinct reference, or one answer for most items"
-        lines.append(f"  no verdict: {rule}")
-    if result["weights"] == "nf4":
+    if any(found.reason for differences in result.against.values() for found in differences.values()):
+        lines.append(f"  no verdict: fewer than {LEAST_DIVERSITY:g} distinct answers per distinct reference, or one answer for most items")
+    if result.weights == "nf4":
         lines.append("  measured over 4-bit weights; `train merge`, vLLM and the card's snippet serve 16 bits and can answer differently")
-    small = min(metric["n"] for name, metric in result["metrics"].items() if name != "preference_test")  # its rows are the snapshot's
-    if small < 100:
-        lines.append(f"  with {small} items the intervals are wide; 100 or more tell more (eval.n in the run file)")
+    # preference_test is left out: its rows are the snapshot's and eval.n does not change them.
+    smallest = min(metric.n for name, metric in result.metrics.items() if name != "preference_test")
+    if smallest < FEW_ITEMS:
+        lines.append(f"  with {smallest} items the intervals are wide; use {FEW_ITEMS} or more (eval.n in the run file)")
     missing: list[tuple[str, tuple[object, ...]]]
-    missing = [("The base model", (target, "--base"))] if result["subject"] != "base" and "base" not in result["against"] else []
-    if sft_run is not None and result["subject"] == "dpo" and "sft" not in result["against"]:
+    missing = [("The base model", (target, "--base"))] if result.subject != "base" and "base" not in result.against else []
+    if sft_run is not None and result.subject != "base" and "sft" not in result.against:
         missing.append(("The SFT adapter", (sft_run,)))
-    for who, words in missing:
-        following = command("train", "eval", *words, *options)
-        lines.append(f"{who} was not measured with these settings. Next: {following}, then this again")
+    for name, words in missing:
+        lines.append(f"{name} was not measured with these settings. Next: {command('train', 'eval', *words, *options)}, then repeat this")
     return "\n".join(lines)
+
+
+def measure(values: Sequence[float], *, resamples: int = RESAMPLES, seed: int = SEED) -> MetricFacts:
+    """Return the mean of values between 0 and 1 with its percentile-bootstrap interval.
+
+    If every item is correct, or every one incorrect, resampling shows no spread; Wilson's interval is returned instead.
+
+    Args:
+        values: one value an item.
+        resamples: number of resamples.
+        seed: of the random numbers.
+    """
+    if len(set(values)) == 1 and values[0] in (0, 1):
+        from scipy.stats import binomtest
+
+        wilson = binomtest(int(sum(values)), len(values)).proportion_ci(method="wilson")
+        low, high = round(float(wilson.low), 4), round(float(wilson.high), 4)
+        return MetricFacts(value=float(values[0]), n=len(values), low=low, high=high, method="wilson")
+    low, high = _percentiles(values, resamples=resamples, seed=seed)
+    return MetricFacts(value=round(sum(values) / len(values), 4), n=len(values), low=low, high=high, method="bootstrap")
+
+
+def compare(values: Sequence[float], others: Sequence[float], *, resamples: int = RESAMPLES, seed: int = SEED) -> DifferenceFacts:
+    """Return the paired difference of two models on equal items, by bootstrap and permutation test.
+
+    Args:
+        values: one value an item.
+        others: the other model's values, in the same order.
+        resamples: number of resamples.
+        seed: of the random numbers.
+    """
+    differences = [a - b for a, b in zip(values, others, strict=True)]
+    low, high = _percentiles(differences, resamples=resamples, seed=seed)
+    p = permutation_p(differences, resamples=resamples, seed=seed)
+    verdict: Literal["better", "worse", "no change"] = "no change"
+    if p <= LEVEL and (low > 0 or high < 0):
+        verdict = "better" if low > 0 else "worse"
+    mean = round(sum(differences) / len(differences), 4)
+    return DifferenceFacts(difference=mean, n=len(differences), low=low, high=high, p=round(p, 4), verdict=verdict)
+
+
+def permutation_p(differences: Sequence[float], *, resamples: int = RESAMPLES, seed: int = SEED) -> float:
+    """Return the two-sided p value of a paired permutation test; exact if there are few ways to assign the signs.
+
+    Args:
+        differences: one paired difference an item.
+        resamples: number of random signs.
+        seed: of the random numbers.
+    """
+    import numpy as np
+    from scipy.stats import permutation_test
+
+    # Items without a difference have no sign; without them fewer ways are left, and the test is exact more often.
+    moved = np.array([d for d in differences if d != 0], dtype=np.float64)
+    if len(moved) < 2:
+        return 1.0
+    tested = permutation_test((moved,), np.mean, permutation_type="samples", n_resamples=resamples, batch=BATCH // len(moved) + 1, rng=seed)
+    return float(tested.pvalue)
+
+
+def _percentiles(values: Sequence[float], *, resamples: int, seed: int) -> tuple[float, float]:
+    """Return the 95 % percentile-bootstrap interval of the mean."""
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    if len(values) < 2:
+        return round(float(values[0]), 4), round(float(values[0]), 4)
+    batch = BATCH // len(values) + 1
+    drawn = bootstrap((np.array(values, dtype=np.float64),), np.mean, n_resamples=resamples, batch=batch, method="percentile", rng=seed)
+    return round(float(drawn.confidence_interval.low), 4), round(float(drawn.confidence_interval.high), 4)

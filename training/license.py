@@ -1,7 +1,7 @@
-"""What a licence lets an adapter be used for, and where a base model's licence is recorded.
+"""Licences: the base model's record, and a table of what each licence allows an adapter to be used for.
 
-Nothing is guessed. A licence that is not recorded, is not in the table below or depends on the user is a question, for every use; the
-answer is a line in the run file and is recorded with the run.
+Nothing is guessed. A licence that is not recorded, is not in the table or depends on the user becomes a question, for every use. The
+answer is a line in the run file and is recorded with the run. The conditions are those of the licence texts.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import yaml
 from training.config import LicenceAnswers, TrainingError, Use
 
 RECORD = "base-model.json"
-"""Written beside a checkpoint by `train prepare-model`: id, licence, source, note."""
+"""File in a checkpoint folder, written by `train prepare-model`: id, licence, source, note."""
 
-# Terms of the licences themselves. A condition does not stop a run; it is repeated in preflight.json, on the screen and on the card.
+# A condition does not stop a run; it is repeated in preflight.json, on the screen and on the card.
 _OPEN = dict.fromkeys(
     (
         *("apache-2.0", "mit", "mit-0", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "isc", "zlib", "bsl-1.0", "0bsd"),
@@ -55,18 +55,18 @@ _CONDITIONAL = {
 _NOT_COMMERCIAL = ("cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "cc-by-nc-3.0", "cc-by-nc-sa-3.0")
 _RESEARCH_ONLY = ("mrl", "mnpl-0.1", "qwen-research", "tongyi-qianwen-research", "apple-amlr")
 _UNNAMED = ("other", "unknown")
-"""What a card says when the licence is named elsewhere, or not at all."""
+"""Values of a card whose licence is named elsewhere, or not at all."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """Something a licence makes depend on the user, answered by yes or no in the run file."""
+    """A question that a licence depends on, answered by yes or no in the run file."""
 
     key: str
     """The field of `licence_answers`."""
     text: str
     stops: str
-    """What the answer yes means; empty where it does not stop the run."""
+    """Why the answer yes stops the run; empty if it does not."""
 
 
 _MANY_USERS = Question(
@@ -96,7 +96,7 @@ _QUESTIONS: dict[str, tuple[Question, ...]] = {
 
 @dataclass(frozen=True)
 class BaseModelRecord:
-    """What is known about a base model, and from where."""
+    """Name and licence of a base model, and their source."""
 
     id: str
     licence: str
@@ -105,9 +105,14 @@ class BaseModelRecord:
 
 
 def find_base_record(folder: Path, *, declared: str | None = None) -> BaseModelRecord:
-    """The base model's licence: its record, else the front matter of its README.md, else what the run file declares."""
+    """Return the base model's licence from its record, or else the front matter of its README.md, or else the run file.
+
+    Args:
+        folder: the base model.
+        declared: `base_licence` of the run file.
+    """
     if not (folder / "config.json").is_file():
-        fact = "is no checkpoint folder (no config.json)" if folder.exists() else "does not exist"
+        fact = "is not a checkpoint folder (no config.json)" if folder.exists() else "does not exist"
         raise TrainingError(f"base_model {folder}", fact, f"train prepare-model {folder}")
     record, readme = folder / RECORD, folder / "README.md"
     if record.is_file():
@@ -122,17 +127,17 @@ def find_base_record(folder: Path, *, declared: str | None = None) -> BaseModelR
 
 
 def check_use(licence: str, use: Use, *, of: str, answers: LicenceAnswers = LicenceAnswers()) -> str:
-    """Return the condition that comes with using something under this licence, with the answers that were given; "" for none.
+    """Return the condition for a use under this licence, with the user's answers; an empty string for none.
 
     Args:
         licence: an SPDX identifier, a model hub's name for a licence, or an expression (A AND B: both apply; A OR B: the first that allows
             the use).
-        use: what the adapter is for.
-        of: what has the licence, for the error.
-        answers: what the run file answers to the licences' questions.
+        use: the intended use of the adapter.
+        of: the work under the licence, for the error.
+        answers: the run file's answers to the licences' questions.
 
     Raises:
-        TrainingError: the licence does not allow the use, or asks something that the run file does not answer.
+        TrainingError: the licence does not allow the use, or depends on a question that the run file does not answer.
     """
     either = re.split(r"\s+OR\s+", licence) if "(" not in licence else [licence]
     for number, one in enumerate(either, start=1):
@@ -148,6 +153,7 @@ def check_use(licence: str, use: Use, *, of: str, answers: LicenceAnswers = Lice
 
 
 def _check_one(licence: str, use: Use, *, of: str, answers: LicenceAnswers) -> str:
+    """Return the condition of a single licence."""
     key, what = licence.strip().lower().removeprefix("license:").strip(), f"{of}: licence {licence}"
     if (key in _NOT_COMMERCIAL and use == "commercial") or (key in _RESEARCH_ONLY and use != "research"):
         raise TrainingError(what, f"does not allow use: {use}", "change use in the run file, or take another one")
@@ -162,11 +168,11 @@ def _check_one(licence: str, use: Use, *, of: str, answers: LicenceAnswers) -> s
             line = f"licence_answers: {{terms_read: {{{licence}: 'NAME, DATE: what they allow'}}}}"
             raise TrainingError(what, fact, f"read them and answer in the run file: {line}")
         return f"terms read by the user: {' '.join(read.split())}"
-    return "; ".join([_CONDITIONAL[key], *(_ask(question, what, answers) for question in _QUESTIONS.get(key, ()))])
+    return "; ".join([_CONDITIONAL[key], *(_answer(question, what, answers) for question in _QUESTIONS.get(key, ()))])
 
 
-def _ask(question: Question, what: str, answers: LicenceAnswers) -> str:
-    """The question with its answer, for the record; refuses a missing answer and one that the licence does not allow."""
+def _answer(question: Question, what: str, answers: LicenceAnswers) -> str:
+    """Return the question with its answer, for the record; refuse a missing answer and one that the licence does not allow."""
     answer = getattr(answers, question.key)
     if answer is None:
         line = f"licence_answers: {{{question.key}: no}}"
@@ -177,22 +183,24 @@ def _ask(question: Question, what: str, answers: LicenceAnswers) -> str:
 
 
 def _read_record(record: Path) -> BaseModelRecord:
+    """Return a base-model.json."""
     try:
         value = json.loads(record.read_text())
         return BaseModelRecord(str(value["id"]), str(value["licence"]), str(value.get("source", "")), str(value.get("note", "")))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        fact = "is no JSON object with id and licence"
-        raise TrainingError(str(record), fact, "mend it, or delete it and set base_licence in the run file") from error
+        fact = "is not a JSON object with id and licence"
+        raise TrainingError(str(record), fact, "correct it, or delete it and set base_licence in the run file") from error
 
 
 def _card_licence(readme: Path) -> str | None:
-    """The licence a model card names; `other` with a license_name means that name, and alone it means nothing."""
+    """Return the licence in a model card's front matter; `other` with a license_name means that name, and alone it means none."""
     front = _front_matter(readme)
     named = [str(front[key]) for key in ("license", "license_name") if front.get(key)]
     return next((name for name in named if name.lower() not in _UNNAMED), None)
 
 
 def _front_matter(readme: Path) -> dict[str, object]:
+    """Return the YAML between the first two lines of dashes, or nothing."""
     parts = readme.read_text(errors="replace").split("---", 2)
     if len(parts) < 3 or parts[0].strip():
         return {}

@@ -1,26 +1,29 @@
-"""How much memory a run needs, by arithmetic, before anything is loaded.
+"""Estimate the memory and disk space of a run from the base model's config.json, before anything is loaded.
 
-Weights in NF4 with quantized constants, the adapter with its gradients and AdamW, activations with or without checkpointing,
-the output head's tile, and a dequantized matrix at a time. Activations are what autograd keeps of a Llama block with LoRA, counted to
-the byte on a CPU (`tests/training/test_memory.py`); the head's tile is read from TRL 1.16 (`kernels/chunked_logprob.py`). run.json has
-the estimate and the peak of each run. On a GPU nothing was measured.
+The sum covers weights in NF4 with quantized constants, the adapter with gradients and AdamW, activations with or without checkpointing,
+one tile of the output head, and one dequantized matrix. Activations are what autograd keeps of a Llama block with LoRA, counted to the
+byte on a CPU (`tests/training/test_memory.py` repeats the count); the tile is that of TRL 1.16 (`kernels/chunked_logprob.py`).
+preflight.json has the estimate and run.json the peak of each run. Nothing was measured on a GPU.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from training.config import RunFile, TrainingError
 
 GIB = 1024**3
-
+TOKEN_TILE, VOCABULARY_TILE = 4096, 32768
+"""TRL computes the output head in tiles of at most this many tokens and vocabulary entries; it never builds the whole logits."""
+CPU_TILE_BYTES = 32
+"""Bytes for an entry of the tile on a CPU, whose kernel works on float32 copies; measured 31.3 to 31.5 over forward and backward."""
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
-
+"""Keys of config.json with the number of experts, by family."""
 _OPTIMIZER_BYTES = {"float32": 8, "bfloat16": 4, "8bit": 2}
+"""Bytes per parameter of AdamW's two moments."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,48 @@ class Shape:
 
     @property
     def expert_parameters(self) -> int:
-        """Parameters of the experts: transformers 5 fuses them into tensors that bitsandbytes does not quantize."""
+        """Parameters of the experts. transformers 5 fuses them into tensors that bitsandbytes does not quantize."""
         return self.layers * self.experts * 3 * self.hidden * self.expert_intermediate
 
     @property
     def linear_parameters(self) -> int:
+        """Parameters of the linear modules of all blocks."""
         return self.layers * sum(a * b for a, b in self.linears.values())
+
+
+@dataclass(frozen=True)
+class LoraShape:
+    """The part of an adapter's configuration that decides its size."""
+
+    r: int
+    targets: tuple[str, ...] | str = "all-linear"
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """The settings of a training step that decide its memory."""
+
+    batch: int
+    """Rows."""
+    length: int
+    """Tokens of the longest row."""
+    sequences: int = 1
+    """Sequences per row: DPO has two, chosen and rejected."""
+    has_reference: bool = False
+    """A frozen reference adapter is loaded."""
+    quantized: bool = True
+    """The linear modules are in NF4."""
+    checkpointing: bool = True
+    """A block's activations are computed again in the backward pass."""
+    optimizer: str = "float32"
+    """float32, bfloat16 or 8bit."""
+    adapter_bytes: int = 4
+    """Bytes of an adapter's number."""
+    dtype_bytes: int = 2
+    """Bytes of a number that is not quantized."""
+    on_gpu: bool = True
+    """TRL's Triton kernels are used."""
 
 
 @dataclass(frozen=True)
@@ -77,22 +116,25 @@ class Estimate:
 
     @property
     def total(self) -> int:
+        """Sum of the parts."""
         return sum(asdict(self).values())
 
     def as_gib(self) -> dict[str, float]:
-        """The parts and the total, GiB, rounded for people."""
+        """Return the parts and the total in GiB, rounded to two decimals."""
         return {**{key: round(value / GIB, 2) for key, value in asdict(self).items()}, "total": round(self.total / GIB, 2)}
 
 
 def read_shape(folder: Path) -> Shape:
-    """The dimensions in a checkpoint's config.json."""
+    """Return the dimensions in a checkpoint's config.json."""
     value = json.loads((folder / "config.json").read_text())
+    # Multimodal families (Gemma 3, Llama 4) have the decoder in a section of its own.
     value = value.get("text_config") or value
-    asked = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
-    if missing := [key for key in asked if not isinstance(value.get(key), int)]:
-        fact = f"has no {', '.join(missing)}; only decoders shaped like Llama are known here"
-        raise TrainingError(str(folder / "config.json"), fact, "take a base model of that kind (Llama, Mistral, Qwen, Gemma, SmolLM)")
+    needed = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+    if missing := [key for key in needed if not isinstance(value.get(key), int)]:
+        fact = f"has no {', '.join(missing)}; only decoders with the structure of Llama are supported"
+        raise TrainingError(str(folder / "config.json"), fact, "take a supported base model (Llama, Mistral, Qwen, Gemma, SmolLM)")
     heads = value["num_attention_heads"]
+    # Without these keys a family has as many key-value heads as heads, and heads that share the hidden size.
     return Shape(
         layers=value["num_hidden_layers"],
         hidden=value["hidden_size"],
@@ -109,165 +151,156 @@ def read_shape(folder: Path) -> Shape:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a base model can be given, from its config.json."""
+    """Largest inputs of a base model, from its config.json."""
 
     vocabulary: int
     positions: int | None
-    """Tokens in a row; None where the configuration names no limit."""
+    """Tokens in a row; None if the configuration has no limit."""
 
 
 def read_limits(folder: Path) -> Limits:
-    """Return the vocabulary's size and the number of positions, RoPE scaling included."""
+    """Return the size of the vocabulary and the number of positions, RoPE scaling included."""
     value = json.loads((folder / "config.json").read_text())
     value = value.get("text_config") or value
     positions, scaling = value.get("max_position_embeddings"), value.get("rope_parameters") or value.get("rope_scaling") or {}
+    # A factor is at the top of rope_parameters or in one entry per layer type (Gemma 3); the largest one extends the positions.
     factors = [scaling.get("factor"), *(inner.get("factor") for inner in scaling.values() if isinstance(inner, dict))]
     factor = max([1.0, *(float(number) for number in factors if isinstance(number, int | float))])
     return Limits(vocabulary=value["vocab_size"], positions=int(positions * factor) if isinstance(positions, int) else None)
 
 
-def adapter_parameters(shape: Shape, *, r: int, targets: tuple[str, ...] | str) -> int:
-    """Parameters of a LoRA: the sum of r * (in + out) over the adapted modules."""
-    names = shape.linears if targets == "all-linear" else {name: shape.linears[name] for name in targets if name in shape.linears}
-    return shape.layers * sum(r * (a + b) for a, b in names.values())
+def adapter_parameters(shape: Shape, lora: LoraShape) -> int:
+    """Return the parameters of a LoRA: the sum of r * (in + out) over the adapted modules."""
+    return shape.layers * sum(lora.r * (a + b) for a, b in _adapted(shape, lora).values())
 
 
-def block_bytes(shape: Shape, *, r: int, targets: tuple[str, ...] | str, dropout: float, dtype: int, adapter: int, mask: int) -> int:
-    """Return the bytes autograd keeps of one block for one token.
+def _adapted(shape: Shape, lora: LoraShape) -> dict[str, tuple[int, int]]:
+    linears = shape.linears
+    return linears if lora.targets == "all-linear" else {name: linears[name] for name in lora.targets if name in linears}
 
-    Two norms keep their input in float32. Attention keeps query, key, value, output and one number a head. The MLP keeps gate, its
+
+def block_bytes(shape: Shape, lora: LoraShape, *, dtype: int, adapter: int, mask: int) -> int:
+    """Return the bytes that autograd keeps of one block for one token.
+
+    Two norms keep their input in float32. Attention keeps query, key, value, output and one number per head. The MLP keeps gate, its
     activation and up. Each adapted module keeps its input in the adapter's data type, the dropout mask, and its r numbers.
 
     Args:
         shape: the model's dimensions.
-        r: the adapter's rank.
-        targets: adapted modules.
-        dropout: the adapter's; 0 keeps no masks.
+        lora: the adapter; a dropout of 0 keeps no masks.
         dtype: bytes of a number of the base model's arithmetic.
         adapter: bytes of an adapter's number.
-        mask: bytes of a number in a dropout mask: 1 on CUDA; on a CPU the mask is kept in the adapter's data type.
+        mask: bytes of a number in a dropout mask: 1 on CUDA; on a CPU the mask has the adapter's data type.
     """
-    linears = shape.linears
-    adapted = linears if targets == "all-linear" else {name: linears[name] for name in targets if name in linears}
-    q, kv = linears["q_proj"][1], linears["k_proj"][1]
+    q, kv = shape.linears["q_proj"][1], shape.linears["k_proj"][1]
     base = 2 * (4 * shape.hidden + 4) + dtype * (2 * q + 2 * kv + 3 * shape.intermediate) + 4 * shape.heads
+    adapted = _adapted(shape, lora)
     inputs = sum(size for size, _ in adapted.values())
-    return base + inputs * (adapter + (mask if dropout > 0 else 0)) + len(adapted) * r * adapter
-
-
-TOKEN_TILE, VOCABULARY_TILE = 4096, 32768
-"""TRL's output head is computed in tiles of at most so many tokens and entries of the vocabulary; the whole logits are never built."""
-
-CPU_TILE_BYTES = 32
-"""Bytes for an entry of the tile on a CPU, whose kernel works on float32 copies; measured 31.3 to 31.5 over forward and backward."""
+    return base + inputs * (adapter + (mask if lora.dropout > 0 else 0)) + len(adapted) * lora.r * adapter
 
 
 def head_bytes(shape: Shape, *, tokens: int, dtype: int, on_gpu: bool) -> int:
-    """Return the bytes of TRL's output head: one tile, on a CPU with its float32 copies, and the gradient of the hidden states."""
+    """Return the bytes of TRL's output head: one tile, its float32 copies on a CPU, and the gradient of the hidden states.
+
+    Args:
+        shape: the model's dimensions.
+        tokens: in a step.
+        dtype: bytes of a number of the base model's arithmetic.
+        on_gpu: whether TRL's Triton kernels are used.
+    """
     columns = min(shape.vocabulary, VOCABULARY_TILE)
     tile = min(tokens, TOKEN_TILE) * columns * (dtype if on_gpu else CPU_TILE_BYTES)
     return tile + tokens * shape.hidden * 4 + (0 if on_gpu else columns * shape.hidden * 4)
 
 
-def estimate_memory(
-    shape: Shape,
-    *,
-    parameters: int,
-    batch: int,
-    length: int,
-    dpo: bool = False,
-    quantized: bool = True,
-    checkpointing: bool = True,
-    optimizer: str = "float32",
-    adapter_bytes: int = 4,
-    r: int = 16,
-    targets: tuple[str, ...] | str = "all-linear",
-    dropout: float = 0.05,
-    dtype_bytes: int = 2,
-    on_gpu: bool = True,
-) -> Estimate:
-    """Return the peak memory of a step. DPO holds the reference adapter and two sequences a row.
+def estimate_memory(shape: Shape, lora: LoraShape, step: Step) -> Estimate:
+    """Return the peak memory of a training step in bytes.
 
     Args:
-        shape: the model's dimensions.
-        parameters: of the adapter.
-        batch: rows in a step.
-        length: tokens of the longest row.
-        dpo: whether it is a DPO run.
-        quantized: whether the linear modules are in NF4.
-        checkpointing: whether a block's activations are computed again in the backward pass.
-        optimizer: float32, bfloat16 or 8bit; AdamW keeps two numbers a parameter.
-        adapter_bytes: bytes of an adapter's number.
-        r: the adapter's rank.
-        targets: adapted modules.
-        dropout: the adapter's.
-        dtype_bytes: bytes of a number that is not quantized.
-        on_gpu: whether TRL's Triton kernels are used.
+        shape: the base model's dimensions.
+        lora: the adapter.
+        step: rows, lengths and data types.
     """
-    # 4 bits, plus an 8-bit constant per 64 weights, plus a 32-bit one per 64 * 256.
-    bits = 4 + 8 / 64 + 32 / (64 * 256) if quantized else 8 * dtype_bytes
-    tokens = batch * length * (2 if dpo else 1)
-    embeddings = shape.vocabulary * shape.hidden * dtype_bytes * (1 if shape.tied else 2)
-    weights = int(shape.linear_parameters * bits / 8) + shape.expert_parameters * dtype_bytes + embeddings
-    adapter = parameters * (2 * adapter_bytes + _OPTIMIZER_BYTES[optimizer] + (adapter_bytes if dpo else 0))
-    # DPOTrainer turns dropout off.
-    mask, kept = 1 if on_gpu else adapter_bytes, 0.0 if dpo else dropout
-    block = tokens * block_bytes(shape, r=r, targets=targets, dropout=kept, dtype=dtype_bytes, adapter=adapter_bytes, mask=mask)
-    boundaries = shape.layers * tokens * shape.hidden * dtype_bytes
-    activations = boundaries + block if checkpointing else shape.layers * block
-    logits = head_bytes(shape, tokens=tokens, dtype=dtype_bytes, on_gpu=on_gpu)
-    dequantization = shape.hidden * shape.intermediate * dtype_bytes if quantized else 0
-    subtotal = weights + adapter + activations + logits + dequantization
-    return Estimate(weights, adapter, activations, logits, dequantization, int(subtotal * 0.05) + GIB)
+    # NF4 has 4 bits, an 8-bit constant per 64 weights, and a 32-bit constant per 64 * 256 weights (double quantization).
+    bits = 4 + 8 / 64 + 32 / (64 * 256) if step.quantized else 8 * step.dtype_bytes
+    tokens, parameters = step.batch * step.length * step.sequences, adapter_parameters(shape, lora)
+    embeddings = shape.vocabulary * shape.hidden * step.dtype_bytes * (1 if shape.tied else 2)
+    weights = int(shape.linear_parameters * bits / 8) + shape.expert_parameters * step.dtype_bytes + embeddings
+    # The adapter, its gradients, AdamW's two moments, and the reference adapter.
+    copies = 2 * step.adapter_bytes + _OPTIMIZER_BYTES[step.optimizer] + (step.adapter_bytes if step.has_reference else 0)
+    mask = 1 if step.on_gpu else step.adapter_bytes
+    block = tokens * block_bytes(shape, lora, dtype=step.dtype_bytes, adapter=step.adapter_bytes, mask=mask)
+    # With checkpointing only the inputs of all blocks are kept, and the activations of one block at a time.
+    boundaries = shape.layers * tokens * shape.hidden * step.dtype_bytes
+    activations = boundaries + block if step.checkpointing else shape.layers * block
+    logits = head_bytes(shape, tokens=tokens, dtype=step.dtype_bytes, on_gpu=step.on_gpu)
+    dequantization = shape.hidden * shape.intermediate * step.dtype_bytes if step.quantized else 0
+    subtotal = weights + parameters * copies + activations + logits + dequantization
+    # 5 % and 1 GiB for the allocator, kernels and libraries.
+    return Estimate(weights, parameters * copies, activations, logits, dequantization, int(subtotal * 0.05) + GIB)
 
 
-def estimate_run(run: RunFile, *, shape: Shape, lora: dict[str, Any], longest: int, on_gpu: bool, dtype: str = "bfloat16") -> Estimate:
+def estimate_run(run: RunFile, *, shape: Shape, lora: LoraShape, longest: int, on_gpu: bool, dtype: str = "bfloat16") -> Estimate:
     """Return the estimate for a run file.
 
     Args:
         run: the run file.
         shape: the base model's dimensions.
-        lora: r, targets and dropout of the adapter.
-        longest: the longest row in tokens, which max_length may cut.
+        lora: the adapter.
+        longest: tokens of the longest row, which max_length may cut.
         on_gpu: whether it runs on a GPU.
-        dtype: data type to compute in.
+        dtype: data type of the arithmetic.
     """
     settings = run.optimizer
-    checkpointing = settings.gradient_checkpointing if settings.gradient_checkpointing is not None else on_gpu
-    return estimate_memory(
-        shape,
-        parameters=adapter_parameters(shape, r=lora["r"], targets=lora["targets"]),
+    step = Step(
         batch=settings.batch_size,
         length=min(longest, settings.max_length),
-        dpo=run.kind == "dpo",
+        sequences=len(run.method.answers),
+        has_reference=run.method.continues is not None,
         quantized=run.quantization.kind == "nf4",
-        checkpointing=checkpointing,
+        checkpointing=settings.gradient_checkpointing if settings.gradient_checkpointing is not None else on_gpu,
         optimizer="8bit" if on_gpu else settings.adapter_dtype,
         adapter_bytes=4 if settings.adapter_dtype == "float32" else 2,
-        r=lora["r"],
-        targets=lora["targets"],
-        dropout=lora.get("dropout", 0.0),
         dtype_bytes=4 if dtype == "float32" else 2,
         on_gpu=on_gpu,
     )
+    # DPOTrainer turns dropout off.
+    return estimate_memory(shape, replace(lora, dropout=0.0) if run.method.continues else lora, step)
 
 
-def checkpoint_bytes(run: RunFile, *, shape: Shape, lora: dict[str, Any], on_gpu: bool) -> int:
-    """The most a run folder takes: four checkpoints (the best, the last two and the one being written), and the adapter twice."""
-    parameters = adapter_parameters(shape, r=lora["r"], targets=lora["targets"])
+def checkpoint_bytes(run: RunFile, *, shape: Shape, lora: LoraShape, on_gpu: bool) -> int:
+    """Return the largest size of a run folder: four checkpoints (best, last two, the one being written) and the adapter twice.
+
+    Args:
+        run: the run file.
+        shape: the base model's dimensions.
+        lora: the adapter.
+        on_gpu: whether it runs on a GPU.
+    """
+    parameters = adapter_parameters(shape, lora)
     one = parameters * (4 if run.optimizer.adapter_dtype == "float32" else 2)
     optimizer = parameters * _OPTIMIZER_BYTES["8bit" if on_gpu else run.optimizer.adapter_dtype]
     tokenizer = sum(path.stat().st_size for path in run.base_model.glob("token*.json"))
-    return 4 * (one * (2 if run.kind == "dpo" else 1) + optimizer + tokenizer) + 2 * (one + tokenizer)
+    # A checkpoint of a method with a reference holds both adapters.
+    return 4 * (one * (2 if run.method.continues else 1) + optimizer + tokenizer) + 2 * (one + tokenizer)
+
+
+def free_gpu_memory() -> int | None:
+    """Return the free bytes of the first CUDA device, or None without one."""
+    import torch
+
+    return int(torch.cuda.mem_get_info(0)[0]) if torch.cuda.is_available() else None
 
 
 def available_memory() -> int:
-    """Bytes this process may still take: what the machine says is free, or less where a container's limit is lower."""
+    """Return the bytes that this process can still allocate: the machine's free memory, or less if a container's limit is lower."""
+    # Without /proc (macOS) the whole memory counts as free.
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
         free = int(lines["MemAvailable"].split()[0]) * 1024
+    # cgroup v2: a container sees the memory of the host in /proc/meminfo.
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
         free = min(free, max(0, int(text) - int(used.read_text())))

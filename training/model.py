@@ -1,33 +1,51 @@
-"""Load a base model for QLoRA: data type, attention, and two silent defects of the stack corrected.
+"""The base model: its files and their digest, loading it for QLoRA, and the modules that an adapter is put on.
 
-1. bitsandbytes on a CPU with AVX512_BF16: an eval-mode forward repacks 4-bit weights, and the gradient through them is lost
-   in every later training step, without an error. `mend_linear4bit` turns that path off.
-2. Resuming loads the adapter back as fp32 whatever it was trained in, and the run drifts. `resuming` casts it back.
+Only safetensors are loaded and no code from the folder runs. A silent defect of bitsandbytes is corrected at loading: on a CPU with
+AVX512_BF16 an eval-mode forward repacks 4-bit weights for inference, and the gradient through them is lost in every later training step
+without an error (early-layer LoRA gradients about 50 times too small). `fix_linear4bit` turns that path off.
 """
 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import importlib.util
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from training.callbacks import Tracking
-from training.config import Quantization, RunFile, TrainingError
+from training.config import Lora, Quantization, RunFile, TrainingError
 from training.data import file_sha256
 from training.license import RECORD
-from training.targets import ROUTERS
-from training.weights import find_weights
+from training.records import Dtype, PreflightReport
 
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-
 _READ_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken")
-
 _READ_NAMES = ("merges.txt", "vocab.txt")
-
-_CODE_NEXT = "take a model that transformers knows by itself; code from a model folder is never run"
+ROUTERS = frozenset({"router", "gate", "shared_expert_gate", "modality_router", "router_gate"})
+"""Modules that choose experts. Some return tuples, which PEFT cannot adapt (Llama 4, Phi-3.5-MoE); in the others an adapter would route
+tokens to other experts than those the base model was trained with."""
+EXPERT_PROJECTIONS = frozenset({"gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"})
+"""Names of an expert's projections in older checkpoints."""
+REMAPPED_BY_PEFT = frozenset(
+    {
+        *("Dots3NoteTextModel", "UnlimitedOcrTextModel", "afmoe", "beam", "cohere2_moe", "deepseek_v2", "deepseek_v3"),
+        *("deepseek_v32", "dots1", "ernie4_5_moe", "exaone_moe", "flex_olmo", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm_moe_dsa"),
+        *("hunyuan_v1_moe", "longcat_flash", "mellum", "minimax", "minimax_m2", "mixtral", "olmoe", "qwen3_moe", "qwen3_next"),
+        *("qwen3_omni_moe", "qwen3_omni_moe_text", "qwen3_omni_moe_thinker", "sarvam_mla", "solar_open"),
+    }
+)
+"""Model types for which PEFT 0.21 takes the name of an expert's projection for the fused experts of transformers 5. It then multiplies the
+rank by the number of experts and refuses dropout, so `all-linear` leaves these names out and the experts are not adapted."""
+MAMBA_TYPES = frozenset({"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"})
+MAMBA_MODULES = frozenset({"out_proj", "conv1d"})
+"""Modules that PEFT refuses in models of MAMBA_TYPES: their kernels read the weights directly."""
+MOST_LEAK = 0.03
+"""Largest share of the effect of a foreign row that may remain after packing. Of 24 families of transformers 5.24 those that separate rows
+leave less than .007 (in bfloat16, by rounding), and the others .07 (RecurrentGemma) to 1 (Bloom, MPT, Mamba, gpt-oss)."""
 
 
 def base_digest(folder: Path) -> str:
@@ -40,83 +58,127 @@ def base_digest(folder: Path) -> str:
 
 
 def find_settings(folder: Path) -> list[Path]:
-    """Return the files beside the weights that transformers may read: JSON, chat templates and vocabularies; not our own record."""
-    beside = [path for path in folder.iterdir() if path.is_file() and path.name != RECORD]
-    read = [
-        path for path in beside if path.suffix in _READ_SUFFIXES or path.name in _READ_NAMES or path.name.startswith("tokenizer.model.")
-    ]
+    """Return the files other than weights that transformers may read: JSON, chat templates and vocabularies; not our own record."""
+    files = [path for path in folder.iterdir() if path.is_file() and path.name != RECORD]
+    read = [p for p in files if p.suffix in _READ_SUFFIXES or p.name in _READ_NAMES or p.name.startswith("tokenizer.model.")]
     return read + [path for path in folder.glob("additional_chat_templates/*.jinja") if path.is_file()]
+
+
+def find_weights(folder: Path) -> list[Path]:
+    """Return the weight files that transformers loads: model.safetensors, or else the shards that its index names.
+
+    Raises:
+        TrainingError: there are none, the index names a file outside the folder, or the folder would load something else.
+    """
+    again = "name a checkpoint folder with safetensors weights (train prepare-model makes one)"
+    if (folder / "adapter_config.json").exists():
+        fact = "holds an adapter_config.json; transformers would load that adapter with the base model"
+        raise TrainingError(str(folder), fact, "name the base model's own folder, or merge the adapter with train merge")
+    config = _read_object(folder / "config.json")
+    if config.get("transformers_weights") is not None:
+        raise TrainingError(str(folder / "config.json"), "sets transformers_weights, which names other weight files", "remove that key")
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if not (folder / INDEX).is_file():
+        pickled = next(iter(sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")])), None)
+        fact = f"; {pickled.name} is a pickle, which can run code and is never loaded" if pickled is not None else ""
+        raise TrainingError(str(folder), f"holds no {WEIGHTS} and no {INDEX} (safetensors){fact}", again)
+    shards = _read_object(folder / INDEX).get("weight_map")
+    if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
+        raise TrainingError(str(folder / INDEX), "has no weight_map from tensors to files", again)
+    for name in sorted(set(shards.values())):
+        path = PurePosixPath(name)
+        is_inside = not path.is_absolute() and ".." not in path.parts and "\\" not in name and bool(path.parts)
+        if not is_inside or not name.endswith(".safetensors"):
+            raise TrainingError(str(folder / INDEX), f"names {name!r}, which is not a safetensors file inside the folder", again)
+        if not (folder / name).is_file():
+            raise TrainingError(str(folder / INDEX), f"names {name}, which does not exist", "complete the download of the base model")
+    return [folder / name for name in sorted(set(shards.values()))]
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    """Return a JSON object of the base model's folder."""
+    try:
+        value = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise TrainingError(str(file), "is missing or is not valid JSON", "complete the download of the base model") from error
+    if not isinstance(value, dict):
+        raise TrainingError(str(file), "is not a JSON object", "complete the download of the base model")
+    return value
+
+
+def find_module_names(folder: Path) -> set[str]:
+    """Return the last parts of the module names (q_proj, down_proj, ...) from the headers of the weight files."""
+    from safetensors import SafetensorError, safe_open
+
+    names: set[str] = set()
+    for file in find_weights(folder):
+        try:
+            with safe_open(file, framework="numpy") as held:
+                names |= {name.split(".")[-2] for name in held.keys() if name.endswith(".weight") and name.count(".") > 1}  # noqa: SIM118
+        except SafetensorError as error:
+            raise TrainingError(str(file), f"is not a safetensors file ({error})", "complete the download of the base model") from error
+    return names
 
 
 @contextlib.contextmanager
 def refuse_code(folder: Path) -> Iterator[None]:
-    """Turn transformers' refusal of a model that needs its own code into a sentence. Every load inside passes trust_remote_code=False."""
+    """Turn transformers' refusal of a model with code of its own into a user error. Every load inside passes trust_remote_code=False."""
     try:
         yield
     except ValueError as error:
         if "trust_remote_code" not in str(error) and "custom code" not in str(error):
             raise
-        raise TrainingError(str(folder), "needs Python code from its own folder to load", _CODE_NEXT) from error
+        again = "take a model that transformers supports without extra code; code from a model folder is never run"
+        raise TrainingError(str(folder), "needs Python code from its own folder to load", again) from error
 
 
-def check_base(folder: Path, checked: Mapping[str, Any], *, mend: str) -> None:
-    """Refuse a base model that is no longer the one preflight recorded: the adapter would be traced to other weights."""
+def check_base(folder: Path, report: PreflightReport, *, again: str) -> None:
+    """Refuse a base model other than the one preflight recorded: the adapter would be traced to other weights.
+
+    Args:
+        folder: the base model.
+        report: preflight.json.
+        again: the next step, for the error.
+    """
     digest = base_digest(folder)
-    if digest != checked["base"]["digest"]:
-        fact = f"is not the base model preflight looked at (digest {digest[:12]}, not {checked['base']['digest'][:12]})"
-        raise TrainingError(str(folder), fact, mend)
+    if digest != report.base.digest:
+        fact = f"is not the base model preflight checked (digest {digest[:12]}, not {report.base.digest[:12]})"
+        raise TrainingError(str(folder), fact, again)
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer with its chat template; a base model without one cannot be trained on conversations."""
+    """Return the tokenizer; refuse one without a chat template, which cannot render conversations."""
     from transformers import AutoTokenizer
 
     if not any((folder / name).is_file() for name in TOKENIZER_FILES[:3]):
-        raise TrainingError(
-            str(folder), "holds no tokenizer (no tokenizer.json)", "put the base model's tokenizer files beside its weights"
-        )
+        raise TrainingError(str(folder), "holds no tokenizer (no tokenizer.json)", "copy the base model's tokenizer files into it")
     with refuse_code(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     if not tokenizer.chat_template:
         raise TrainingError(str(folder), "its tokenizer has no chat template", "take an instruction-tuned base model")
     if tokenizer.pad_token is None:
+        # Padding is masked, so any token will do.
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def attention_for(*, packing: bool) -> str | None:
-    """Return the attention implementation to ask for; None lets transformers choose what the model family supports.
-
-    That is torch's own attention, or eager for families that it would compute wrongly (Gemma 2's softcapping, gpt-oss's sinks). Packed
-    rows take FlashAttention where it is installed, because it never builds the mask of rows times rows that keeps them apart.
-    """
-    import torch
-
-    has_flash = torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None
-    return "flash_attention_2" if packing and has_flash else None
-
-
-MOST_LEAK = 0.03
-"""Largest share of the effect of a foreign row that may be left after packing. Of 24 families of transformers 5.24 those that keep rows
-apart leave under .007 (in bfloat16, by rounding) and those that do not leave .07 (RecurrentGemma) to 1 (Bloom, MPT, Mamba, gpt-oss)."""
-
-
 def check_packing(model: Any, ids: Sequence[int]) -> float:
-    """Refuse a model that reads one packed row while it predicts another.
+    """Refuse a model that attends to one packed row while it predicts another.
 
-    A row is packed behind a copy of itself, which tells every token in advance. Its loss must be that of the row alone.
+    A row is packed behind a copy of itself, which reveals every token. Its loss must be that of the row alone.
 
     Args:
         model: the loaded base model.
         ids: tokens of one row.
 
     Returns:
-        The share of the copy's effect that is left when rows are packed; 0 where they are kept apart.
+        The share of the copy's effect that remains when rows are packed; 0 if they are separated.
     """
     import torch
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-    row = list(ids)[:256]
+    row = list(ids)[:256]  # longer rows show nothing more and eager attention is quadratic
     collate = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
     packed = collate([{"input_ids": row * 2, "seq_lengths": [len(row)] * 2}])
     try:
@@ -134,13 +196,13 @@ def check_packing(model: Any, ids: Sequence[int]) -> float:
     effect = float((mixed - alone).abs().mean())
     left = float((kept - alone).abs().mean()) / max(effect, 1e-6)
     if left > MOST_LEAK:
-        fact = f"this base model reads one packed row while it predicts another ({left:.0%} of the effect of a foreign row is left)"
+        fact = f"this base model attends to one packed row while it predicts another ({left:.0%} of the effect of a foreign row remains)"
         raise TrainingError("optimizer.packing", fact, "set packing: false")
     return left
 
 
 def _token_losses(model: Any, batch: Mapping[str, Any]) -> Any:
-    """The loss of each token of a batch of one sequence but the first."""
+    """Return the loss of each token but the first, of a batch of one sequence."""
     import torch
 
     moved = {key: value.to(model.device) if torch.is_tensor(value) else value for key, value in batch.items()}
@@ -152,10 +214,10 @@ def _token_losses(model: Any, batch: Mapping[str, Any]) -> Any:
     return -scores.gather(1, moved["input_ids"][0, 1:, None])[:, 0]
 
 
-def compute_dtype() -> str:
-    """Return the data type this machine computes in: bfloat16, or float32 on a CPU without bfloat16 instructions.
+def compute_dtype() -> Dtype:
+    """Return this machine's fast data type: bfloat16, or float32 on a CPU without bfloat16 instructions.
 
-    There oneDNN emulates bfloat16: a step of SmolLM2-135M (NF4, batch 2) took 10.8 processor seconds in it and 1.4 in float32.
+    There oneDNN emulates bfloat16: a step of SmolLM2-135M (NF4, batch 2) took 10.8 processor seconds, and 1.4 in float32.
     """
     import torch
 
@@ -165,16 +227,16 @@ def compute_dtype() -> str:
     return "bfloat16" if supported else "float32"
 
 
-def checked_dtype(checked: Mapping[str, Any], *, say: Callable[[str], None]) -> str:
-    """Return the data type preflight recorded, so that a run that was moved goes on in the arithmetic it was begun with."""
-    recorded, own = str(checked["dtype"]), compute_dtype()
-    if recorded != own:
-        say(f"Computing in {recorded}, as preflight recorded; {own} is this machine's fast data type")
-    return recorded
+def recorded_dtype(report: PreflightReport, *, say: Callable[[str], None]) -> Dtype:
+    """Return the data type preflight recorded, so that a run that is moved to another machine resumes in the same arithmetic."""
+    own = compute_dtype()
+    if report.dtype != own:
+        say(f"Computing in {report.dtype}, as preflight recorded; {own} is this machine's fast data type")
+    return report.dtype
 
 
 def load_base(folder: Path, quantization: Quantization, *, packing: bool = False, dtype: str | None = None) -> Any:
-    """Load the base model, frozen. The GPU path has not been run on a GPU.
+    """Load the base model, frozen. The CUDA path was not measured on a GPU.
 
     Args:
         folder: the checkpoint.
@@ -188,12 +250,12 @@ def load_base(folder: Path, quantization: Quantization, *, packing: bool = False
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    chosen = getattr(torch, dtype or compute_dtype())
-    settings: dict[str, Any] = {
-        "dtype": chosen,
-        "device_map": {"": 0 if torch.cuda.is_available() else "cpu"},
-        "attn_implementation": attention_for(packing=packing),
-    }
+    chosen, on_gpu = getattr(torch, dtype or compute_dtype()), torch.cuda.is_available()
+    settings: dict[str, Any] = {"dtype": chosen, "device_map": {"": 0 if on_gpu else "cpu"}}
+    # By default transformers chooses torch's attention, or eager for families that it would compute wrongly (Gemma 2's softcapping,
+    # gpt-oss's sinks). FlashAttention separates packed rows without a mask whose size grows with the square of the sequence.
+    has_flash = on_gpu and importlib.util.find_spec("flash_attn") is not None
+    settings["attn_implementation"] = "flash_attention_2" if packing and has_flash else None
     if quantization.kind == "nf4":
         settings["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_4bit=True,
@@ -201,25 +263,32 @@ def load_base(folder: Path, quantization: Quantization, *, packing: bool = False
             bnb_4bit_use_double_quant=quantization.double,
             bnb_4bit_compute_dtype=chosen,
         )
+    # Refuses a folder from which transformers would load other files than those in the digest.
     find_weights(folder)
     with refuse_code(folder):
         model = AutoModelForCausalLM.from_pretrained(
             folder, use_safetensors=True, trust_remote_code=False, local_files_only=True, **settings
         )
-    model.config.use_cache = False
+    model.config.use_cache = False  # a training step needs no key-value cache, and checkpointing warns about it
     if not hasattr(model, model.base_model_prefix):
-        # Llama4ForCausalLM names a body it does not have; TRL and `likelihood.py` look the body up by this name.
+        # Llama4ForCausalLM names a body that it does not have; TRL and `metrics.make_reader` find the body by this name.
         model.base_model_prefix = "model"
     text = model.config.get_text_config()
     if hasattr(text, "num_local_experts") and not hasattr(text, "num_experts"):
-        text.num_experts = text.num_local_experts  # the name TRL reads for the router's auxiliary loss
-    steady_routers(model)
-    mend_linear4bit(model)
+        text.num_experts = text.num_local_experts  # TRL reads this name for the router's auxiliary loss
+    freeze_routers(model)
+    fix_linear4bit(model)
     return model
 
 
-def load_for_reading(folder: Path, quantization: Quantization, *, adapter: Path | None) -> Any:
-    """The base model, with an adapter on it or not, to be asked and never trained."""
+def load_for_inference(folder: Path, quantization: Quantization, *, adapter: Path | None) -> Any:
+    """Load the base model for inference, with an adapter or without.
+
+    Args:
+        folder: the checkpoint.
+        quantization: NF4 or none.
+        adapter: the adapter folder; None for the base model alone.
+    """
     model = load_base(folder, quantization)
     if adapter is not None:
         from peft import PeftModel
@@ -228,10 +297,10 @@ def load_for_reading(folder: Path, quantization: Quantization, *, adapter: Path 
     return model.eval()
 
 
-def steady_routers(model: Any) -> None:
-    """Let routers choose experts as they do at inference, without the noise of pretraining (Phi-3.5-MoE samples its experts).
+def freeze_routers(model: Any) -> None:
+    """Make routers choose experts as at inference, without the noise of pretraining (Phi-3.5-MoE samples its experts).
 
-    Routers are not trained here, so the noise teaches them nothing, and DPO's policy and reference would be sent to other experts.
+    Routers are not trained here, so the noise has no benefit, and DPO's policy and reference would be routed to different experts.
     """
     for name, module in model.named_modules():
         for noise in ("jitter_noise", "input_jitter_noise"):
@@ -242,11 +311,11 @@ def steady_routers(model: Any) -> None:
             module.train = lambda mode=True, module=module: module
 
 
-def mend_linear4bit(model: Any) -> int:
-    """Keep 4-bit weights in their training layout; returns how many modules were mended.
+def fix_linear4bit(model: Any) -> int:
+    """Keep 4-bit weights in their training layout and return the number of modules.
 
-    `Linear4bit.forward` repacks for inference when it is not training, the input needs no gradient and the CPU has
-    AVX512_BF16; the packed layout has no backward. A GPU never takes that path.
+    `Linear4bit.forward` (bitsandbytes 0.50) repacks the weights for inference if the module is in eval mode, the input needs no gradient
+    and the CPU has AVX512_BF16. The packed layout has no backward pass. A GPU never takes that path.
     """
     import bitsandbytes
 
@@ -257,7 +326,7 @@ def mend_linear4bit(model: Any) -> int:
 
 
 def cast_adapters(model: Any, dtype: str) -> None:
-    """Put every LoRA weight, reference included, into one dtype. TRL makes the trained one bfloat16 and leaves the other."""
+    """Cast every LoRA weight, the reference included, to one data type: TRL 1.16 casts the trained adapter to bfloat16 and no other."""
     import torch
 
     for name, parameter in model.named_parameters():
@@ -265,65 +334,37 @@ def cast_adapters(model: Any, dtype: str) -> None:
             parameter.data = parameter.data.to(getattr(torch, dtype))
 
 
-def resuming(trainer: type) -> type:
-    """The trainer class with checkpoints read back into the dtype the run trains in (silent defect 2)."""
-
-    class Resuming(trainer):  # type: ignore[misc]
-        adapter_dtype = "float32"
-
-        def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            cast_adapters(self.model, self.adapter_dtype)
-
-        def _load_best_model(self) -> None:
-            super()._load_best_model()
-            cast_adapters(self.model, self.adapter_dtype)
-
-    return Resuming
-
-
-def training_arguments(run: RunFile, *, folder: Path, tracking: Tracking | None = None) -> dict[str, Any]:
-    """Return the arguments that SFTConfig and DPOConfig share.
-
-    Args:
-        run: the run file.
-        folder: the run folder.
-        tracking: name and project of the run for its logger.
-    """
+def linear_names(model: Any) -> list[str]:
+    """Return the names of the linear modules that `all-linear` adapts: without output head, routers and fused experts."""
     import torch
 
-    on_gpu, settings = torch.cuda.is_available(), run.optimizer
-    checkpointing = settings.gradient_checkpointing if settings.gradient_checkpointing is not None else on_gpu
-    return {
-        "output_dir": str(folder / "checkpoints"),
-        "learning_rate": run.learning_rate,
-        "num_train_epochs": settings.epochs,
-        "max_steps": settings.max_steps or -1,
-        "per_device_train_batch_size": settings.batch_size,
-        "per_device_eval_batch_size": settings.batch_size,
-        "gradient_accumulation_steps": settings.accumulation,
-        "max_length": settings.max_length,
-        "warmup_steps": settings.warmup,
-        "lr_scheduler_type": settings.schedule,
-        "weight_decay": settings.weight_decay,
-        "optim": "paged_adamw_8bit" if on_gpu else "adamw_torch",
-        "bf16": on_gpu,
-        "use_cpu": not on_gpu,
-        "activation_checkpointing": checkpointing,
-        "eval_strategy": "steps",
-        "eval_steps": run.stopping.every_steps,
-        "save_strategy": "steps",
-        "save_steps": run.stopping.every_steps,
-        "load_best_model_at_end": True,
-        "restore_callback_states_from_checkpoint": True,  # or the patience of early stopping would begin anew after a kill
-        "metric_for_best_model": "eval_loss",
-        "greater_is_better": False,
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,  # by default a loss that is nan is shown as the mean of those before it
-        "disable_tqdm": True,
-        "dataloader_pin_memory": on_gpu,
-        "report_to": [],  # `progress.logger_callbacks` makes the loggers
-        **({"run_name": tracking.name, "project": tracking.project} if tracking else {}),
-        "seed": run.seed,
-        "data_seed": run.seed,
-    }
+    kind, head = model.config.get_text_config().model_type, model.get_output_embeddings()
+    left_out = (
+        ROUTERS
+        | (EXPERT_PROJECTIONS if kind in REMAPPED_BY_PEFT else frozenset())
+        | (MAMBA_MODULES if kind in MAMBA_TYPES else frozenset())
+    )
+    linears = (name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head)
+    return sorted({name.rpartition(".")[2] for name in linears} - left_out)
+
+
+def lora_config(lora: Lora, model: Any) -> Any:
+    """Return PEFT's configuration of a new adapter on a base model."""
+    from peft import LoraConfig
+
+    targets = linear_names(model) if isinstance(lora.targets, str) else list(lora.targets)
+    return LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM")
+
+
+def refuse_unknown_targets(run: RunFile) -> None:
+    """Refuse a name in lora.targets that no module of the base model has."""
+    if run.lora is None or isinstance(run.lora.targets, str):
+        return
+    known = find_module_names(run.base_model)
+    for target in run.lora.targets:
+        if target in ROUTERS:
+            raise TrainingError("lora.targets", f"{target} chooses the experts of a mixture; routers are not adapted", "leave it out")
+        if target not in known:
+            near = difflib.get_close_matches(target, sorted(known), n=1)
+            again = f"did you mean {near[0]}?" if near else "name modules that it has, or write targets: all-linear"
+            raise TrainingError("lora.targets", f"{target} is not a module of the base model", again)

@@ -1,7 +1,7 @@
-"""A rehearsal: one real training step with a small model of the base model's family, before hours are spent on the real one.
+"""Rehearse a run: one real training step with a small model of the base model's family, before hours are spent on the real one.
 
-The small model has two layers and narrow weights, made from the base model's config.json; tokenizer, chat template, targets, quantization,
-attention, lengths and logger are the run's own. What the libraries would refuse after the base model was loaded is refused here.
+The small model has two layers and narrow weights, built from the base model's config.json. Tokenizer, chat template, targets, quantization,
+attention, lengths and logger are the run's own. So errors that the libraries raise only after the base model is loaded occur here.
 """
 
 from __future__ import annotations
@@ -18,50 +18,53 @@ from pathlib import Path
 from typing import Any
 
 from curation.errors import UserError
+from training.adapter import ADAPTER, require_saved, save_adapter
 from training.callbacks import Say, Tracking
-from training.chat import Rendered
+from training.chat import Rendered, Row
 from training.checkpoints import train_from
 from training.config import RunFile, TrainingError
-from training.run_folder import ADAPTER, save_adapter
+from training.model import TOKENIZER_FILES, load_base, load_tokenizer
+from training.records import RehearsalFacts
+from training.train import Splits, make_trainer
 
 LAYERS, HEADS, EXPERTS, LONGEST = 2, 2, 4, 1024
-"""Layers, attention heads and experts of the small model, and tokens of a row in the rehearsal."""
+"""Layers, attention heads and experts of the small model, and the most tokens of a row in the rehearsal."""
 
 
-def rehearse(run: RunFile, rows: list[dict[str, Any]], *, dtype: str, say: Say = lambda text: None) -> dict[str, Any]:
-    """Take one training step with a small model and save its adapter; returns the seconds it took.
+def rehearse(run: RunFile, rows: list[Row], *, dtype: str, say: Say = lambda text: None) -> RehearsalFacts:
+    """Take one training step with a small model, save its adapter and return the seconds it took.
 
     Args:
         run: the run to rehearse.
-        rows: some of its rows; the longest ones show most.
-        dtype: data type to compute in.
+        rows: some of its rows, preferably the longest.
+        dtype: data type of the arithmetic.
         say: prints progress.
 
     Raises:
-        TrainingError: a step of this run fails, with the library's reason.
+        TrainingError: a step of this run fails; the message has the library's reason.
     """
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as aside, logger_kept_local(run.logger, Path(aside)):
         base = Path(aside) / "base"
         if (reason := write_small_model(run.base_model, base)) is not None:
             say(f"The run was not rehearsed: {reason}")
-            return {"seconds": None, "reason": reason}
+            return RehearsalFacts(seconds=None, reason=reason)
         small = _small_run(run, base, Path(aside))
         try:
-            if run.kind == "dpo":
+            if run.method.continues:
                 _write_small_adapter(run, small, dtype=dtype)
             _step(small, rows, dtype=dtype)
         except Exception as error:
-            # Whatever the libraries raise here they would raise after the base model was loaded; the kinds are many and undocumented.
+            # The libraries would raise the same after the base model is loaded; the exception types are many and undocumented.
             text = f"{error.what} {error.fact}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             text = " ".join(text.replace(f"{aside}/", "").split())[:300]
             fact = f"a training step with a small model of this family fails ({text})"
             raise TrainingError("rehearsal", fact, _advice(run, text)) from error
-    return {"seconds": round(time.monotonic() - started, 1), "reason": None}
+    return RehearsalFacts(seconds=round(time.monotonic() - started, 1), reason=None)
 
 
-def pick_rows(rows: list[dict[str, Any]], rendered: Sequence[Rendered], gone: Collection[str]) -> list[dict[str, Any]]:
-    """Return two rows to rehearse with: the longest that a small model takes in a second, or the shortest there are.
+def pick_rows(rows: list[Row], rendered: Sequence[Rendered], gone: Collection[str]) -> list[Row]:
+    """Return two rows for the rehearsal: the longest of at most LONGEST tokens, or else the shortest row.
 
     Args:
         rows: the rows of the training split.
@@ -74,20 +77,19 @@ def pick_rows(rows: list[dict[str, Any]], rendered: Sequence[Rendered], gone: Co
 
 
 def write_small_model(source: Path, target: Path) -> str | None:
-    """Write a random two-layer model of a checkpoint's family with its tokenizer; returns why it could not be built, or None.
+    """Write a random two-layer model of a checkpoint's family with its tokenizer; return why it could not be built, or None.
 
     Widths are reduced too where the family allows it, so that a rehearsal of a 70B model takes seconds.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from training.model import TOKENIZER_FILES
-
     reason = ""
+    # If narrow widths do not fit together in a family, only layers are removed.
     for shrink in (_narrow, lambda text: None):
         text = AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config()
         if hasattr(text, "quantization_config"):
-            del text.quantization_config
+            del text.quantization_config  # the small model is made in 16 bits and quantized by the run's own setting
         _two_layers(text)
         shrink(text)
         try:
@@ -95,7 +97,7 @@ def write_small_model(source: Path, target: Path) -> str | None:
             with torch.no_grad():
                 model.eval()(input_ids=torch.ones(1, 4, dtype=torch.long))
         except Exception as error:
-            # A configuration that does not fit together raises whatever the family's code happens to meet first.
+            # An inconsistent configuration raises whatever the family's code reaches first.
             reason = f"no small model of {text.model_type} could be built ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
             continue
         model.save_pretrained(target)
@@ -107,7 +109,7 @@ def write_small_model(source: Path, target: Path) -> str | None:
 
 
 def _two_layers(text: Any) -> None:
-    """Keep two layers, of two kinds where the family has more than one, in every list that has an entry a layer."""
+    """Keep two layers, of different kinds if the family has more than one, in every list with one entry per layer."""
     layers, kinds = text.num_hidden_layers, getattr(text, "layer_types", None) or []
     firsts = [kinds.index(kind) for kind in dict.fromkeys(kinds)]
     kept = sorted((firsts + [index for index in range(layers) if index not in firsts])[: min(LAYERS, layers)])
@@ -123,7 +125,7 @@ def _two_layers(text: Any) -> None:
 
 
 def _narrow(text: Any) -> None:
-    """Reduce heads, widths and experts; the size of a head stays, because rotary embeddings are laid out by it."""
+    """Reduce heads, widths and experts; the size of a head stays, because rotary embeddings depend on it."""
     heads, groups = text.num_attention_heads, getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     size = getattr(text, "head_dim", None) or text.hidden_size // heads
     if heads <= HEADS:
@@ -145,7 +147,7 @@ def _narrow(text: Any) -> None:
 
 
 def _small_run(run: RunFile, base: Path, aside: Path) -> RunFile:
-    """The run with the small model, one step and a folder that is thrown away."""
+    """Return the run with the small model, one step and a temporary output folder."""
     optimizer = run.optimizer.model_copy(
         update={
             **{"max_steps": 1, "batch_size": min(2, run.optimizer.batch_size), "accumulation": 1},
@@ -159,35 +161,31 @@ def _small_run(run: RunFile, base: Path, aside: Path) -> RunFile:
 
 
 def _write_small_adapter(run: RunFile, small: RunFile, *, dtype: str) -> None:
-    """A fresh adapter of the SFT adapter's shape for the small model."""
+    """Write a new adapter with the SFT adapter's shape for the small model."""
     from peft import LoraConfig, get_peft_model
-
-    from training.model import load_base, load_tokenizer
 
     assert run.sft_adapter is not None and small.sft_adapter is not None
     settings = LoraConfig.from_pretrained(str(run.sft_adapter / ADAPTER))
-    settings.inference_mode = False
+    settings.inference_mode = False  # PEFT saves adapters with true, which would freeze the new one
     model = get_peft_model(load_base(small.base_model, run.quantization, dtype=dtype), settings)
     small.sft_adapter.mkdir()
     save_adapter(model, load_tokenizer(small.base_model), folder=small.sft_adapter, base_id="rehearsal")
 
 
-def _step(small: RunFile, rows: list[dict[str, Any]], *, dtype: str) -> None:
-    """One step, and the adapter on disk compared with the one in memory, as in the real run."""
-    from training.model import load_tokenizer
-    from training.trainers import make_dpo_trainer, make_sft_trainer, require_saved
-
+def _step(small: RunFile, rows: list[Row], *, dtype: str) -> None:
+    """Take one step and compare the adapter on disk with the one in memory, as in the real run."""
     small.output.mkdir()
     tokenizer = load_tokenizer(small.base_model)
-    make_trainer = make_sft_trainer if small.kind == "sft" else make_dpo_trainer
     tracking = Tracking("rehearsal", "rehearsal", "rehearsal", {})
-    trainer = make_trainer(small, tokenizer, train=rows, validation=rows[:1], say=lambda text: None, dtype=dtype, tracking=tracking)
+    trainer = make_trainer(small, tokenizer, Splits(rows, rows[:1]), dtype=dtype, tracking=tracking, say=lambda text: None)
     before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
     train_from(trainer, None)
     require_saved(save_adapter(trainer.model, tokenizer, folder=small.output, base_id="rehearsal"), trainer.model)
+    # An adapter on a module that the forward pass bypasses would train nothing, without an error.
     now = dict(trainer.model.named_parameters())
     if not any((now[name] != value).any() for name, value in before.items()):
         raise TrainingError("rehearsal", "a training step changes nothing in the adapter", "name other modules in lora.targets")
+    # A NaN of the small model is a sign of the data type or the learning rate, not of its random weights.
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     if not all(math.isfinite(float(loss)) for loss in losses):
         raise TrainingError("rehearsal", f"the loss of a training step is {losses[0]}", "lower optimizer.learning_rate")
@@ -195,7 +193,7 @@ def _step(small: RunFile, rows: list[dict[str, Any]], *, dtype: str) -> None:
 
 @contextlib.contextmanager
 def logger_kept_local(logger: str, aside: Path) -> Iterator[None]:
-    """Keep a rehearsal's log out of the user's projects: in a folder that is thrown away, and nothing is sent."""
+    """Log a rehearsal to a temporary folder and send nothing, so that it does not appear in the user's projects."""
     changes = {
         "wandb": {"WANDB_MODE": "offline", "WANDB_DIR": str(aside), "WANDB_SILENT": "true"},
         "trackio": {"TRACKIO_DIR": str(aside / "trackio")},
@@ -215,6 +213,7 @@ def logger_kept_local(logger: str, aside: Path) -> Iterator[None]:
 
 
 def _advice(run: RunFile, text: str) -> str:
+    """Return the next step for a failure with this text."""
     if run.logger != "none" and run.logger in text.lower():
         return f"set {run.logger} up, or set logger: none"
     if run.lora is not None and not isinstance(run.lora.targets, str):

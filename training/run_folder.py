@@ -1,9 +1,10 @@
-"""The run folder: what a run writes. `resume.py` resumes a killed one.
+"""The run folder: reading and writing its files, and the checks that nothing in it was changed.
 
     config.yaml  preflight.json  metrics.jsonl  checkpoints/  tensorboard/  adapter/  log.txt  eval.json  run.json
 
-run.json is written last, so its presence means that the run is complete. It ends with a seal, a digest over the rest of it, which the
-adapter folder repeats in training.json: `train sign` signs that folder, so a signed adapter also vouches for its run.json.
+run.json is written last, so its presence means that the run is complete. It holds a seal, a digest over the rest of it, which the adapter
+folder repeats in training.json: `train sign` signs that folder, so the signature of an adapter covers its run.json too. Seals are computed
+over the file as it was read, because a model would drop the difference between a missing key and its default.
 """
 
 from __future__ import annotations
@@ -12,37 +13,64 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from curation.errors import command
 from curation.records import canonical_json
+from training.adapter import ADAPTER, folder_digest
 from training.config import RunFile, TrainingError, load_run_file
+from training.methods import MethodName
+from training.records import SCHEMA, EvaluationResult, PreflightReport, RunRecord, to_json
 
 RUN, PREFLIGHT, METRICS, CONFIG, EVAL, LOG = "run.json", "preflight.json", "metrics.jsonl", "config.yaml", "eval.json", "log.txt"
-ADAPTER, CHECKPOINTS, MARK = "adapter", "checkpoints", "complete"
+CHECKPOINTS, MARK = "checkpoints", "complete"
 PROVENANCE = "training.json"
 """In the adapter folder: what the adapter was trained from, and the seal of its run.json."""
-SCHEMA = 3
-"""Of run.json and preflight.json. Up to 2 the adapter's digest left out its configuration and run.json had no seal."""
 _PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "seedcorn")
+_SHOWN = ("choice", "chapter", "exact_code", "valid_code", "preference", "preference_test", "likelihood", "exact_answer")
+"""Metrics in the order in which `train runs` prints them."""
+Model = TypeVar("Model", bound=BaseModel)
 
 
-def write_json(path: Path, value: Any) -> Path:
-    """Write a JSON file that a kill or a power cut leaves either as it was or whole."""
+class RunSummary(BaseModel):
+    """One line of `train runs`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    kind: str
+    state: str
+    """checked (preflight only), begun or finished."""
+    snapshot: str
+    steps: int | None = None
+    best_eval_loss: float | None = None
+    best_step: int | None = None
+    early_stopped_at: int | None = None
+    adapter_digest: str | None = None
+    weights: str | None = None
+    metrics: dict[str, dict[str, Any]] = {}
+    """`MetricFacts` by metric; empty if the measurements belong to another adapter than the folder now holds."""
+
+
+def write_json(path: Path, value: BaseModel | Mapping[str, Any]) -> Path:
+    """Write a JSON file that a kill or a power cut leaves either unchanged or complete."""
     from curation.snapshot.write import replace_file
 
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    plain = to_json(value) if isinstance(value, BaseModel) else value
+    # allow_nan=False: NaN is not JSON, and other readers would refuse the file.
+    text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     return replace_file(path, text.encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of a run folder."""
+    """Return a JSON file of a run folder as it is."""
     try:
         value: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
@@ -50,82 +78,104 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def find_finished(run: RunFile, *, say: Callable[[str], None] = lambda text: None) -> dict[str, Any] | None:
-    """run.json of a finished run of these settings; None when there is none yet. Another run's folder is refused."""
-    file = run.output / RUN
-    if not file.is_file():
+def validate_record(model: type[Model], value: Mapping[str, Any], *, file: Path) -> Model:
+    """Return the JSON object of a file as a record.
+
+    Args:
+        model: the record's class.
+        value: the file's content.
+        file: the file, for the error.
+
+    Raises:
+        TrainingError: a key is missing or has a wrong value.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        again = "restore the file, or train the run again" if file.name == RUN else "train preflight RUN.yaml"
+        raise TrainingError(str(file), f"is damaged ({key}: {first['msg'].lower()})", again) from error
+
+
+def find_finished(run: RunFile, *, say: Callable[[str], None] = lambda text: None) -> RunRecord | None:
+    """Return run.json of a finished run with these settings, or None; refuse the folder of a run with other settings."""
+    if not (run.output / RUN).is_file():
         return None
     done = require_run(run.output)
-    if done["config_digest"] != run.digest:
+    if done.config_digest != run.digest:
         raise TrainingError(str(run.output), "holds a finished run with other settings", "name another output in the run file")
-    snapshot = f"{done['snapshot']['name']} v{done['snapshot']['version']}"
-    say(f"Done already: {run.output} (adapter {done['adapter_digest'][:12]}, trained on {snapshot}); nothing was changed")
+    snapshot = f"{done.snapshot.name} v{done.snapshot.version}"
+    say(f"Done already: {run.output} (adapter {done.adapter_digest[:12]}, trained on {snapshot}); nothing was changed")
     return done
 
 
-def require_preflight(run: RunFile) -> dict[str, Any]:
-    """preflight.json, if it was made for exactly these settings."""
+def require_preflight(run: RunFile) -> PreflightReport:
+    """Return preflight.json if it was made for exactly these settings."""
     file, again = run.output / PREFLIGHT, command("train", "preflight", run.source)
     if not file.is_file():
         raise TrainingError(str(run.output), "has no preflight.json; nothing has been checked for this run", again)
-    checked = _read_record(file)
-    if checked["config_digest"] != run.digest:
+    value = _read_current(file)
+    if value.get("config_digest") != run.digest:
         raise TrainingError(str(file), f"was made for other settings than {run.source.name} has now", again)
-    return checked
+    return validate_record(PreflightReport, value, file=file)
 
 
-def require_finished(run: RunFile) -> dict[str, Any]:
-    """run.json of this run, which must be finished; the refusal names the command that finishes it."""
-    copied = run.source == run.output / CONFIG  # paths in the copy are not relative to it, so it is no file to train from
-    return require_run(run.output, again="train sft RUN.yaml, or train dpo RUN.yaml" if copied else command("train", run.kind, run.source))
+def require_finished(run: RunFile) -> RunRecord:
+    """Return run.json of this run, which must be finished; the error names the command that finishes it."""
+    # The paths in the copy of the run file are not relative to the copy, so it cannot be trained from.
+    is_copy = run.source == run.output / CONFIG
+    return require_run(run.output, again="train sft RUN.yaml, or train dpo RUN.yaml" if is_copy else command("train", run.kind, run.source))
 
 
-def require_run(folder: Path, *, kind: str | None = None, again: str = "train sft RUN.yaml") -> dict[str, Any]:
-    """Return run.json of a finished run, if neither it nor the adapter was changed since.
+def require_run(folder: Path, *, kind: MethodName | None = None, again: str = "train sft RUN.yaml") -> RunRecord:
+    """Return run.json of a finished run if neither it nor the adapter was changed since the training.
 
     Args:
         folder: the run folder.
-        kind: the kind of run that is needed; None for any.
+        kind: the required method; None for any.
         again: the command that finishes the run, for the error.
 
     Raises:
         TrainingError: the run is not finished, is of another kind, or run.json or the adapter is not what the training wrote.
     """
-    from training.adapter import folder_digest
-
     file = folder / RUN
     if not file.is_file():
-        raise TrainingError(str(folder), "is no finished run (no run.json)", again)
-    done = _read_record(file)
-    if kind is not None and done["kind"] != kind:
-        raise TrainingError(str(folder), f"is a run of kind {done['kind']}; {kind} is needed here", "name the SFT run's folder")
-    if done.get("seal") != seal_of(done):
+        raise TrainingError(str(folder), "is not a finished run (no run.json)", again)
+    value = _read_current(file)
+    if kind is not None and value.get("kind") != kind:
+        raise TrainingError(str(folder), f"is a run of kind {value.get('kind')}; {kind} is needed here", f"name the folder of a {kind} run")
+    if value.get("seal") != seal_of(value):
         raise TrainingError(str(file), "was changed after the training; its seal does not match", f"restore {RUN}, or train the run again")
-    if folder_digest(folder / ADAPTER) != done["adapter_digest"]:
+    done = validate_record(RunRecord, value, file=file)
+    if folder_digest(folder / ADAPTER) != done.adapter_digest:
         fact = "is not the adapter run.json recorded; its weights or its adapter_config.json were changed"
         raise TrainingError(str(folder / ADAPTER), fact, "restore the adapter, or train it again")
     provenance = folder / ADAPTER / PROVENANCE
-    if not provenance.is_file() or read_json(provenance) != describe_provenance(done):
+    if not provenance.is_file() or read_json(provenance) != describe_provenance(value):
         fact = f"is missing or does not match {RUN}; adapter and {RUN} belong to different trainings"
         raise TrainingError(str(provenance), fact, "restore both, or train the run again")
     return done
 
 
-def write_run(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
-    """Seal and write run.json, which completes the run; returns what was written."""
-    sealed = {**result, "seal": seal_of(result)}
+def write_run(folder: Path, record: RunRecord) -> RunRecord:
+    """Seal and write run.json, which completes the run; return the sealed record."""
+    value = to_json(record)
+    sealed = value | {"seal": seal_of(value)}
+    # run.json comes last: its presence means that everything else is complete.
     write_json(folder / ADAPTER / PROVENANCE, describe_provenance(sealed))
     write_json(folder / RUN, sealed)
-    return sealed
+    return RunRecord.model_validate(sealed)
 
 
-def seal_of(result: Mapping[str, Any]) -> str:
+def seal_of(value: Mapping[str, Any]) -> str:
     """Return the sha256 over run.json without its seal; layout and key order do not count."""
-    return hashlib.sha256(canonical_json({key: value for key, value in result.items() if key != "seal"})).hexdigest()
+    return hashlib.sha256(canonical_json({key: item for key, item in value.items() if key != "seal"})).hexdigest()
 
 
 def describe_provenance(sealed: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of the adapter's training.json for a sealed run.json."""
+    # Read from the raw object: an older run.json must give the training.json that was written with it.
     facts = {key: sealed[key] for key in ("kind", "adapter_digest", "base", "use", "conditions", "seal")}
     keys = ("name", "version", "kind", "digest", "signer", "licence", "simulated_review")
     facts["snapshot"] = {key: sealed["snapshot"][key] for key in keys} | {"review": sealed["snapshot"].get("review", "all")}
@@ -133,62 +183,96 @@ def describe_provenance(sealed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def open_run(target: Path) -> RunFile:
-    """The settings of a run, from its run file or from its folder."""
+    """Return the settings of a run from its run file or from its folder."""
     if not target.is_dir():
         return load_run_file(target)
     if not (target / PREFLIGHT).is_file() or not (target / CONFIG).is_file():
-        raise TrainingError(str(target), "is no run folder", "train preflight RUN.yaml")
-    anchor = target / read_json(target / PREFLIGHT)["run_file_folder"]
-    return load_run_file(target / CONFIG, folder=anchor)
+        raise TrainingError(str(target), "is not a run folder", "train preflight RUN.yaml")
+    return load_run_file(target / CONFIG, folder=target / str(read_json(target / PREFLIGHT)["run_file_folder"]))
 
 
-def read_evaluations(folder: Path, adapter_digest: str) -> list[dict[str, Any]]:
-    """Return what was measured of an adapter, the run file's own set first, then the other sets by file name."""
-    files = [folder / EVAL, *sorted(folder.glob("eval-*.json"))]
-    found = [read_json(file) for file in files if file.is_file()]
-    return [result for result in found if result.get("subject_digest") == adapter_digest]
+def read_evaluations(folder: Path, adapter_digest: str) -> list[EvaluationResult]:
+    """Return the measurements of an adapter: the run file's own set first, then the other sets by file name."""
+    files = [file for file in (folder / EVAL, *sorted(folder.glob("eval-*.json"))) if file.is_file()]
+    found = [(file, read_json(file)) for file in files]
+    own = [(file, value) for file, value in found if value.get("subject_digest") == adapter_digest]
+    return [validate_record(EvaluationResult, value, file=file) for file, value in own]
 
 
-def save_adapter(model: Any, tokenizer: Any, *, folder: Path, base_id: str) -> Path:
-    """Write the trained adapter with its tokenizer, chat template and stop tokens to FOLDER/adapter; written aside, then renamed."""
-    from transformers import GenerationConfig
+def find_runs(folder: Path) -> list[RunSummary]:
+    """Return a summary of each run folder below `folder`, by name.
 
-    from curation.snapshot.write import sync_folder, sync_tree
-    from training.scoring import end_tokens
+    The files are read as they are: a list must also show runs of an older version and runs that were damaged.
+    """
+    if not folder.is_dir():
+        raise TrainingError(str(folder), "is not a folder", "name the folder that holds the run folders")
+    runs = []
+    for checked_file in sorted(folder.glob(f"*/{PREFLIGHT}")):
+        run, checked = checked_file.parent, read_json(checked_file)
+        done = read_json(run / RUN) if (run / RUN).is_file() else {}
+        measured = read_json(run / EVAL) if done and (run / EVAL).is_file() else {}
+        is_begun = (run / CHECKPOINTS).is_dir() or (run / METRICS).is_file()
+        runs.append(
+            RunSummary(
+                name=run.name,
+                kind=checked["kind"],
+                state="finished" if done else "begun" if is_begun else "checked",
+                snapshot=f"{checked['snapshot']['name']} v{checked['snapshot']['version']}",
+                **{key: done.get(key) for key in ("steps", "best_eval_loss", "best_step", "early_stopped_at", "adapter_digest")},
+                weights=measured.get("weights"),
+                metrics=measured.get("metrics", {}) if measured.get("subject_digest") == done.get("adapter_digest") else {},
+            )
+        )
+    if not runs:
+        raise TrainingError(str(folder), "holds no run folder", "train preflight RUN.yaml makes one")
+    return runs
 
-    target, aside = folder / ADAPTER, folder / f".{ADAPTER}.part"
-    shutil.rmtree(aside, ignore_errors=True)
-    model.peft_config["default"].base_model_name_or_path = base_id
-    # Not asking for embeddings also keeps PEFT from looking the base model up on a hub.
-    model.save_pretrained(aside, selected_adapters=["default"], save_embedding_layers=False)
-    tokenizer.save_pretrained(aside)
-    stops = GenerationConfig(eos_token_id=sorted(end_tokens(model, tokenizer)), pad_token_id=tokenizer.pad_token_id)  # type: ignore[no-untyped-call]
-    stops.save_pretrained(aside)
-    sync_tree(aside)  # run.json is synced later and must not outlive the weights it names
-    shutil.rmtree(target, ignore_errors=True)
-    aside.rename(target)
-    sync_folder(target.parent)
-    return target
+
+def runs_text(runs: Sequence[RunSummary]) -> str:
+    """Return one line a run, followed by its measurements."""
+    width = max(len(run.name) for run in runs)
+    lines = []
+    for run in runs:
+        loss = f"  validation loss {run.best_eval_loss:.4f} at step {run.best_step}" if run.best_eval_loss is not None else ""
+        lines.append(f"{run.name:<{width}}  {run.kind}  {run.state:<9} {run.snapshot}{loss}")
+        measured = [f"{name} {run.metrics[name]['value']:.3f}" for name in _SHOWN if name in run.metrics]
+        if measured:
+            weights = f", {run.weights}" if run.weights else ""
+            lines.append(f"{'':<{width}}  {', '.join(measured)}  (n={max(m['n'] for m in run.metrics.values())}{weights})")
+    return "\n".join(lines)
 
 
 def relative(path: Path, folder: Path) -> str:
-    """`path` as seen from the run folder, so that a project can be moved."""
+    """Return `path` relative to a folder, so that a project can be moved."""
     return Path(os.path.relpath(path, folder)).as_posix()
 
 
 def describe_environment() -> dict[str, Any]:
-    """Packages, Python and machine, for the record."""
+    """Return the fields of `RunRecord` about packages, Python, machine, device and time."""
+    import resource
+
+    import torch
+
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    host = {"machine": platform.machine(), "cpu": _cpu_name(), "cores": os.cpu_count(), "system": platform.system()} | _device()
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated()
+        device: dict[str, Any] = {"device": torch.cuda.get_device_name(0)}
+    else:
+        # ru_maxrss is in bytes on macOS and in KiB on Linux.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        device = {"device": "cpu", "threads": torch.get_num_threads()}
+    host: dict[str, Any] = {"machine": platform.machine(), "cpu": _cpu_name(), "cores": os.cpu_count(), "system": platform.system()}
+    host |= {**device, "peak_memory_gib": round(peak / 1024**3, 2)}
     return {"versions": versions, "host": host, "finished": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
-def _read_record(file: Path) -> dict[str, Any]:
+def _read_current(file: Path) -> dict[str, Any]:
+    """Return preflight.json or run.json; refuse a file of another version."""
     value = read_json(file)
     if (schema := value.get("schema")) != SCHEMA:
         fact = f"was written by another version of train (schema {schema}, here {SCHEMA})"
@@ -197,18 +281,6 @@ def _read_record(file: Path) -> dict[str, Any]:
             fact += "; its adapter digest leaves out adapter_config.json, so a change of rank or alpha cannot be detected"
         raise TrainingError(str(file), fact, again)
     return value
-
-
-def _device() -> dict[str, Any]:
-    """What the numbers came from, and the most memory it took: of the GPU where there is one, else of the process."""
-    import resource
-
-    import torch
-
-    if torch.cuda.is_available():
-        return {"device": torch.cuda.get_device_name(0), "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 1024**3, 2)}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"device": "cpu", "threads": torch.get_num_threads(), "peak_memory_gib": round(peak / 1024**3, 2)}
 
 
 def _cpu_name() -> str:

@@ -11,10 +11,10 @@ import pytest
 
 from tests.support.killing import LANDED, finish, kill_at, kills_of, moments
 from tests.support.training_samples import build_project, run_settings, write_run_file
-from training.adapter import folder_digest
+from training.adapter import ADAPTER, folder_digest
 from training.config import load_run_file
 from training.preflight import preflight
-from training.run_folder import ADAPTER, CHECKPOINTS, MARK, METRICS, RUN
+from training.run_folder import CHECKPOINTS, MARK, METRICS, RUN
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(2400)]
 LEARNED = ("loss", "eval_loss", "grad_norm", "learning_rate")

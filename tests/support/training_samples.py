@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import struct
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,12 +12,12 @@ from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
-import pytest
 import yaml
 
 from curation.records import Message, make_instruction, make_pair, record_id
 from curation.snapshot import SnapshotDraft, create_key, sign_snapshot, write_snapshot
 from training.config import RunFile, load_run_file
+from training.records import RunRecord
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 SYSTEM = "Assign the code."
@@ -87,6 +87,16 @@ def build_model(folder: Path, *, seed: int = 3) -> Path:
     record = {"id": "tiny", "licence": "Apache-2.0", "source": "built in a test", "note": ""}
     (folder / "base-model.json").write_text(json.dumps(record))
     return folder
+
+
+def write_safetensors(file: Path, tensors: dict[str, tuple[str, list[int], bytes]]) -> None:
+    """Write a file in the safetensors format: (data type, shape, bytes) by name."""
+    header, body = {}, b""
+    for name, (dtype, shape, raw) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(body), len(body) + len(raw)]}
+        body += raw
+    text = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + body)
 
 
 def write_eval(project: Path, *, n: int = 12, name: str = "eval", start: int = 200) -> str:
@@ -170,34 +180,20 @@ def load_run(project: Path, name: str, settings: dict[str, Any]) -> RunFile:
     return load_run_file(write_run_file(project, name, settings))
 
 
-def train_run(run: RunFile) -> dict[str, Any]:
-    """Preflight and training."""
-    from training.dpo import train_dpo
+def check_and_train(run: RunFile) -> RunRecord:
+    """Run preflight and the training."""
     from training.preflight import preflight
-    from training.sft import train_sft
+    from training.train import train_run
 
     preflight(run)
-    return (train_sft if run.kind == "sft" else train_dpo)(run, say=lambda text: None)
+    return train_run(run, say=lambda text: None)
 
 
-def train_both(folder: Path) -> Path:
-    """A project with finished runs of both kinds."""
-    build_project(folder)
+def train_both(project: Path) -> Path:
+    """Train an SFT and a DPO run in a project."""
     for kind in ("sft", "dpo"):
-        train_run(load_run(folder, f"{kind}.yaml", run_settings(kind)))
-    return folder
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with finished runs of both kinds, trained once; tests copy it before they change anything."""
-    return train_both(tmp_path_factory.mktemp("training") / "project")
-
-
-@pytest.fixture
-def project(trained: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
-    return Path(shutil.copytree(trained, tmp_path / "project"))
+        check_and_train(load_run(project, f"{kind}.yaml", run_settings(kind)))
+    return project
 
 
 def run_settings(kind: str = "sft", **changes: Any) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.training_samples import build_project, load_run, run_settings, train_run, write_eval, write_signed
+from tests.support.training_samples import check_and_train, load_run, run_settings, write_eval, write_signed
 from training.callbacks import Pace, mark_checkpoint
-from training.checkpoints import find_checkpoint, only_process, take_up, train_from
+from training.checkpoints import find_checkpoint, only_process, prepare_resume, train_from
 from training.config import RunFile, TrainingError, load_run_file
 from training.run_folder import require_run
 
@@ -32,15 +32,17 @@ EARLY = {
 """A rate at which the validation loss soon rises."""
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project nothing was trained in; tests copy it before they change anything."""
-    return build_project(tmp_path_factory.mktemp("training") / "project")
-
-
 @pytest.fixture
 def project(built: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(built, tmp_path / "project"))
+
+
+@pytest.fixture(scope="module")
+def stopped_early(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with the run "whole", which stopped early; tests copy it before they change anything."""
+    project = Path(shutil.copytree(built, tmp_path_factory.mktemp("early") / "project"))
+    check_and_train(load_run(project, "whole.yaml", run_settings(output="whole", **EARLY)))
+    return project
 
 
 def wait_for_step(process: subprocess.Popen[bytes], metrics: Path, step: int) -> bool:
@@ -80,15 +82,15 @@ def test_sft_killed_and_run_again_ends_at_the_same_adapter(project: Path) -> Non
     from training.preflight import preflight
 
     optimizer = run_settings()["optimizer"] | {"epochs": 6}  # more steps than kills
-    whole = train_run(load_run(project, "sft.yaml", run_settings(optimizer=optimizer)))
+    whole = check_and_train(load_run(project, "sft.yaml", run_settings(optimizer=optimizer)))
     run = load_run(project, "killed.yaml", run_settings(output="killed", optimizer=optimizer))
     preflight(run)
-    run_killed(project, "sft", run.source, kills=20, seed=11, total=whole["steps"])
+    run_killed(project, "sft", run.source, kills=20, seed=11, total=whole.steps)
     again = require_run(run.output)
-    assert again["adapter_digest"] == whole["adapter_digest"]
-    assert again["resumed_from"] is not None
+    assert again.adapter_digest == whole.adapter_digest
+    assert again.resumed_from is not None
     steps = [json.loads(row)["step"] for row in (run.output / "metrics.jsonl").read_text().splitlines() if "grad_norm" in row]
-    assert steps == list(range(1, whole["steps"] + 1))
+    assert steps == list(range(1, whole.steps + 1))
 
 
 def stop_at(trainer: Any, step: int) -> Any:
@@ -106,15 +108,15 @@ def stop_at(trainer: Any, step: int) -> Any:
 
 def resume(run: RunFile, *, load_as: str | None = None) -> str:
     """Train to step 8, then go on in a fresh trainer; the digest at the end."""
-    from training import dpo, sft
     from training.adapter import live_digest
     from training.preflight import preflight
+    from training.train import build_trainer as build
 
-    checked, build = preflight(run), (sft if run.kind == "sft" else dpo).build_trainer
-    stop_at(build(run, checked=checked, say=print)[0], 8).train()
+    checked = preflight(run)
+    stop_at(build(run, report=checked, say=print)[0], 8).train()
     checkpoint = find_checkpoint(run.output)
     assert checkpoint is not None and checkpoint.name == "checkpoint-8"
-    trainer, _ = build(run, checked=checked, say=print)
+    trainer, _ = build(run, report=checked, say=print)
     trainer.adapter_dtype = load_as or trainer.adapter_dtype
     trainer.train(resume_from_checkpoint=str(checkpoint))
     return live_digest(trainer.model, "default")
@@ -122,17 +124,17 @@ def resume(run: RunFile, *, load_as: str | None = None) -> str:
 
 def test_resuming_keeps_the_dtype_it_trains_in(project: Path) -> None:
     optimizer = run_settings()["optimizer"] | {"adapter_dtype": "bfloat16"}
-    whole = train_run(load_run(project, "whole.yaml", run_settings(output="whole", optimizer=optimizer)))
-    assert resume(load_run(project, "half.yaml", run_settings(output="half", optimizer=optimizer))) == whole["adapter_digest"]
+    whole = check_and_train(load_run(project, "whole.yaml", run_settings(output="whole", optimizer=optimizer)))
+    assert resume(load_run(project, "half.yaml", run_settings(output="half", optimizer=optimizer))) == whole.adapter_digest
     # What the library does by itself: the checkpoint comes back as fp32 and the run drifts.
     drifted = resume(load_run(project, "drift.yaml", run_settings(output="drift", optimizer=optimizer)), load_as="float32")
-    assert drifted != whole["adapter_digest"]
+    assert drifted != whole.adapter_digest
 
 
-def test_dpo_resumed_ends_at_the_same_adapter(project: Path) -> None:
-    train_run(load_run(project, "sft.yaml", run_settings()))
-    whole = train_run(load_run(project, "dpo.yaml", run_settings("dpo")))
-    assert resume(load_run(project, "half.yaml", run_settings("dpo", output="half"))) == whole["adapter_digest"]
+def test_dpo_resumed_ends_at_the_same_adapter(trained: Path, tmp_path: Path) -> None:
+    project = Path(shutil.copytree(trained, tmp_path / "project"))
+    whole = require_run(project / "runs" / "dpo")
+    assert resume(load_run(project, "half.yaml", run_settings("dpo", output="half"))) == whole.adapter_digest
 
 
 def test_half_written_checkpoint_is_taken_away(project: Path) -> None:
@@ -149,23 +151,24 @@ def test_half_written_checkpoint_is_taken_away(project: Path) -> None:
 def stop_after(run: RunFile, step: int | None) -> None:
     """Leave the folder as a kill right after this step's checkpoint would; None: after the last one, with nothing else written."""
     from training.preflight import preflight
-    from training.sft import build_trainer
+    from training.train import build_trainer
 
     checked = preflight(run)
-    take_up(run.output, checked)
-    trainer = build_trainer(run, checked=checked, say=print)[0]
+    prepare_resume(run.output, checked)
+    trainer = build_trainer(run, report=checked, say=print)[0]
     train_from(trainer, None) if step is None else stop_at(trainer, step).train()
 
 
-def test_patience_goes_on_through_a_kill_and_the_folder_may_be_moved(project: Path, tmp_path: Path) -> None:
-    whole = train_run(load_run(project, "whole.yaml", run_settings(output="whole", **EARLY)))
-    assert whole["early_stopped_at"] == whole["best_step"] + 6
-    stop_after(load_run(project, "half.yaml", run_settings(output="half", **EARLY)), whole["best_step"] + 2)
+def test_patience_goes_on_through_a_kill_and_the_folder_may_be_moved(stopped_early: Path, tmp_path: Path) -> None:
+    project = Path(shutil.copytree(stopped_early, tmp_path / "project"))
+    whole = require_run(project / "runs" / "whole")
+    assert whole.early_stopped_at == whole.best_step + 6
+    stop_after(load_run(project, "half.yaml", run_settings(output="half", **EARLY)), whole.best_step + 2)
     moved = project.rename(tmp_path / "elsewhere")
-    again = train_run(load_run_file(moved / "runs" / "half.yaml"))
-    assert again["resumed_from"] == whole["best_step"] + 2
+    again = check_and_train(load_run_file(moved / "runs" / "half.yaml"))
+    assert again.resumed_from == whole.best_step + 2
     for key in ("adapter_digest", "steps", "early_stopped_at", "best_step", "best_eval_loss"):
-        assert again[key] == whole[key], key
+        assert getattr(again, key) == getattr(whole, key), key
     assert tokens_of(moved / "runs" / "half") == tokens_of(moved / "runs" / "whole")
 
 
@@ -174,13 +177,14 @@ def tokens_of(folder: Path) -> list[float]:
     return [row["num_tokens"] for row in rows if "grad_norm" in row]
 
 
-def test_run_that_had_stopped_early_takes_no_more_steps_wherever_it_lies_now(project: Path, tmp_path: Path) -> None:
-    whole = train_run(load_run(project, "whole.yaml", run_settings(output="whole", **EARLY)))
+def test_run_that_had_stopped_early_takes_no_more_steps_wherever_it_lies_now(stopped_early: Path, tmp_path: Path) -> None:
+    project = Path(shutil.copytree(stopped_early, tmp_path / "project"))
+    whole = require_run(project / "runs" / "whole")
     run = load_run(project, "half.yaml", run_settings(output="half", **EARLY))
     stop_after(run, None)
-    again = train_run(load_run_file(project.rename(tmp_path / "elsewhere") / "runs" / "half.yaml"))
-    assert again["resumed_from"] == again["steps"] == whole["steps"] == whole["early_stopped_at"]
-    assert again["adapter_digest"] == whole["adapter_digest"]
+    again = check_and_train(load_run_file(project.rename(tmp_path / "elsewhere") / "runs" / "half.yaml"))
+    assert again.resumed_from == again.steps == whole.steps == whole.early_stopped_at
+    assert again.adapter_digest == whole.adapter_digest
 
 
 def test_tensorboard_shows_each_step_of_a_resumed_run_once(project: Path) -> None:
@@ -190,7 +194,7 @@ def test_tensorboard_shows_each_step_of_a_resumed_run_once(project: Path) -> Non
     run = load_run(project, "sft.yaml", run_settings(logger="tensorboard", optimizer=optimizer))
     stop_after(run, 8)
     (run.output / "checkpoints" / "checkpoint-8" / "complete").unlink()  # killed while it was written: steps 5 to 8 are taken again
-    assert train_run(run)["resumed_from"] == 4
+    assert check_and_train(run).resumed_from == 4
     events = EventAccumulator(str(run.output / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 11))
@@ -198,22 +202,24 @@ def test_tensorboard_shows_each_step_of_a_resumed_run_once(project: Path) -> Non
 
 def test_checkpoints_are_never_gone_on_from_with_other_rows_or_settings(project: Path) -> None:
     from training.preflight import preflight
-    from training.sft import train_sft
+    from training.train import train_run
 
     run = load_run(project, "sft.yaml", run_settings())
     stop_after(run, 8)
     record = (run.output / "preflight.json").read_text()
     other = load_run(project, "sft.yaml", run_settings(optimizer=run_settings()["optimizer"] | {"learning_rate": 2e-3}))
-    with pytest.raises(TrainingError, match=r"begun with another settings; .* Next: name another output .* or delete \S+checkpoints"):
+    with pytest.raises(
+        TrainingError, match=r"holds checkpoints of a run with another settings; .* Next: name another output .* or delete \S+checkpoints"
+    ):
         preflight(other)
     sha256, later = write_eval(project), {"train": range(40, 60), "validation": range(24, 32)}
     write_signed(project, "instruction", key=project / "keys" / "signing.pem", sha256=sha256, version=2, ranges=later)
     same = load_run(project, "sft.yaml", run_settings())
-    with pytest.raises(TrainingError, match="begun with another snapshot"):
+    with pytest.raises(TrainingError, match="of a run with another snapshot"):
         preflight(same)
     assert (run.output / "preflight.json").read_text() == record
     # What was begun is still gone on with: preflight.json names its snapshot.
-    assert train_sft(same, say=print)["snapshot"]["version"] == 1
+    assert train_run(same, say=print).snapshot.version == 1
     with pytest.raises(
         TrainingError, match=r"holds a finished run on tiny-instruction-v1-\S+; the run file now means tiny-instruction-v2-"
     ):
@@ -222,16 +228,18 @@ def test_checkpoints_are_never_gone_on_from_with_other_rows_or_settings(project:
 
 def test_second_process_on_a_run_folder_is_refused(project: Path) -> None:
     from training.preflight import preflight
-    from training.sft import train_sft
+    from training.train import train_run
 
     run = load_run(project, "sft.yaml", run_settings())
     checked = preflight(run)
     with only_process(run.output):
-        with pytest.raises(TrainingError, match=rf"another train process works in it \(process {os.getpid()}\)"):
-            train_sft(run)
+        with pytest.raises(TrainingError, match=rf"another train process is using it \(process {os.getpid()}\)"):
+            train_run(run)
         with pytest.raises(TrainingError, match="another train process"):
             preflight(run)
-    assert preflight(run) == checked
+    again = preflight(run)
+    measured = {"memory", "disk", "rehearsal"}  # free memory, free disk space and seconds differ
+    assert again.model_dump(exclude=measured) == checked.model_dump(exclude=measured)
 
 
 @contextmanager
@@ -247,17 +255,17 @@ def largest_file(size: int) -> Iterator[None]:
 
 def test_disk_that_fills_up_is_a_sentence_and_the_run_goes_on_when_there_is_room(project: Path) -> None:
     from training.preflight import preflight
-    from training.sft import train_sft
+    from training.train import train_run
 
     optimizer = run_settings()["optimizer"] | {"max_steps": 8}
     settings = run_settings(lora={"r": 32, "alpha": 8, "dropout": 0.0}, optimizer=optimizer)
     run = load_run(project, "sft.yaml", settings)
     preflight(run)
-    with largest_file(400_000), pytest.raises(TrainingError, match=r"checkpoint-4: could not be written \(.*train sft \S+ goes on"):
-        train_sft(run)
+    with largest_file(400_000), pytest.raises(TrainingError, match=r"checkpoint-4: could not be written \(.*train sft \S+ to resume"):
+        train_run(run)
     assert not (run.output / "run.json").exists()
-    assert train_sft(run)["steps"] == 8
-    assert require_run(run.output)["kind"] == "sft"
+    assert train_run(run).steps == 8
+    assert require_run(run.output).kind == "sft"
 
 
 def test_room_for_the_checkpoints_is_asked_for_before_a_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +273,7 @@ def test_room_for_the_checkpoints_is_asked_for_before_a_run(project: Path, monke
 
     run = load_run(project, "sft.yaml", run_settings())
     free = shutil.disk_usage(project)
-    assert preflight(run)["disk"]["needed"] > 0
+    assert preflight(run).disk.needed > 0
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free._replace(free=1000))
     with pytest.raises(TrainingError, match="checkpoints and adapter take about 1 MB and 0 MB are free"):
         preflight(run)
@@ -294,5 +302,5 @@ def test_progress_is_told_at_each_tenth_and_after_a_long_silence() -> None:
     pace = Pace(step=0)
     assert [step for step in range(1, 41) if pace.is_due(step, 40)] == [1, *range(4, 41, 4)]
     assert not pace.is_due(5, 4000)
-    pace.said -= 31
+    pace.printed -= 31
     assert pace.is_due(5, 4000) and not pace.is_due(6, 4000)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
 from tests.support.training_samples import run_settings, write_run_file
-from training.config import Lora, RunFileError, TrainingError, find_warnings, load_run_file
+from training.config import Lora, RunFileError, load_run_file, run_file_schema
 from training.data import resolve_snapshot
+from training.methods import METHODS
 
 
 def load(tmp_path: Path, settings: dict) -> object:
@@ -42,7 +43,7 @@ def test_paths_are_relative_to_the_run_file(tmp_path: Path) -> None:
         ({"kind": "ppo"}, "run.yaml: kind: input should be 'sft' or 'dpo', found 'ppo'"),
         ({"kind": ["sft", "dpo"]}, "asks for SFT and DPO in one run"),
         ({"sft": {}, "dpo": {}}, "asks for SFT and DPO in one run"),
-        ({"sft_adapter": "runs/sft"}, "sft_adapter belongs to kind dpo; SFT and DPO are two runs"),
+        ({"sft_adapter": "runs/sft"}, "sft_adapter belongs to kind dpo, and this run is of kind sft; each kind has its own run file"),
         ({"beta": 0.1}, "beta belongs to kind dpo"),
         ({"eval": {"file": "x", "pattern": "("}}, "run.yaml: eval.pattern: '(' is not a regular expression (missing )"),
         ({"kind": "dpo", "lora": None}, "kind dpo needs sft_adapter"),
@@ -57,7 +58,7 @@ def test_mistake_is_a_sentence_with_the_key_path(tmp_path: Path, change: dict, s
 def test_dpo_refuses_what_belongs_to_sft(tmp_path: Path) -> None:
     with pytest.raises(RunFileError, match="lora belongs to kind sft"):
         load(tmp_path, run_settings("dpo", lora={"r": 4}))
-    with pytest.raises(RunFileError, match="bfloat16 is for kind sft"):
+    with pytest.raises(RunFileError, match="bfloat16 rounds the reference"):
         load(tmp_path, run_settings("dpo", optimizer={"adapter_dtype": "bfloat16"}))
 
 
@@ -123,9 +124,10 @@ def test_dpo_trains_one_epoch_by_default_and_sft_three(tmp_path: Path) -> None:
 def test_unusual_dpo_settings_are_warned_of(tmp_path: Path, beta: float | None, rate: float | None, words: list[str]) -> None:
     optimizer = {"learning_rate": rate} if rate else {}
     run = load_run_file(write_run_file(tmp_path, "run.yaml", run_settings("dpo", optimizer=optimizer) | ({"beta": beta} if beta else {})))
-    found = find_warnings(run)
+    found = run.method.module.find_warnings(run)
     assert len(found) == len(words) and all(text.startswith(word) for text, word in zip(found, words, strict=True))
-    assert find_warnings(load_run_file(write_run_file(tmp_path, "sft.yaml", run_settings()))) == []
+    sft = load_run_file(write_run_file(tmp_path, "sft.yaml", run_settings()))
+    assert sft.method.module.find_warnings(sft) == []
 
 
 def test_missing_key_and_broken_yaml_are_sentences(tmp_path: Path) -> None:
@@ -170,6 +172,19 @@ def test_shipped_templates_open_with_their_command_and_load(tmp_path: Path) -> N
         assert set(yaml.safe_load(text)) <= set(run_settings(kind)) | more
 
 
+def test_json_schema_of_a_run_file_describes_every_key_and_accepts_the_templates() -> None:
+    schema = run_file_schema()
+    models = [schema, *schema["$defs"].values()]
+    assert [key for model in models for key, value in model["properties"].items() if not value.get("description")] == []
+    assert schema["required"] == ["schema", "kind", "snapshot", "base_model", "output", "eval"]
+    folder = Path(load_run_file.__code__.co_filename).parent / "template"
+    validator = jsonschema.Draft202012Validator(schema)
+    for name in METHODS:
+        settings = yaml.safe_load((folder / f"{name}.yaml").read_text())
+        assert [error.message for error in validator.iter_errors(settings)] == []
+        assert [error.message for error in validator.iter_errors(settings | {"lerning_rate": 1})] != []
+
+
 def test_latest_is_the_highest_version_of_that_name(tmp_path: Path) -> None:
     for name in ("codes-v2-aaaaaaaa", "codes-v10-bbbbbbbb", "codes-more-v11-cccccccc", "codes-v12-unfinished"):
         (tmp_path / name).mkdir()
@@ -185,13 +200,13 @@ def test_latest_is_the_highest_version_of_that_name(tmp_path: Path) -> None:
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     import typer
 
-    from training.cli import _quietly
+    from training.cli import _run_quietly
 
     def interrupted(_: Any) -> dict[str, Any]:
         raise KeyboardInterrupt
 
     with pytest.raises(typer.Exit) as stopped:
-        _quietly(interrupted, log=tmp_path / "log.txt", after="Run it again.")
+        _run_quietly(interrupted, log=tmp_path / "log.txt", after="Run it again.")
     assert stopped.value.exit_code == 130
     assert capfd.readouterr().err == "Stopped. Run it again.\n"
 
@@ -205,29 +220,3 @@ def test_a_run_sees_one_gpu_unless_told_which(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     use_one_gpu()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
-
-
-def test_runs_of_a_folder_are_shown_side_by_side(tmp_path: Path) -> None:
-    from training.runs import find_runs, overview_text
-
-    with pytest.raises(TrainingError, match="holds no run folder"):
-        find_runs(tmp_path)
-    for name in ("one", "two", "three"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "preflight.json").write_text(json.dumps({"kind": "sft", "snapshot": {"name": "codes", "version": 2}}))
-    done = {"steps": 40, "best_eval_loss": 1.25, "best_step": 30, "early_stopped_at": 40, "adapter_digest": "a" * 64}
-    (tmp_path / "one" / "run.json").write_text(json.dumps(done))
-    (tmp_path / "two" / "metrics.jsonl").write_text("")
-    measured = {
-        "subject_digest": "a" * 64,
-        "weights": "bfloat16",
-        "metrics": {"choice": {"value": 0.5, "n": 100}, "chapter": {"value": 0.1, "n": 100}},
-    }
-    (tmp_path / "one" / "eval.json").write_text(json.dumps(measured))
-    found = find_runs(tmp_path)
-    assert [(run["name"], run["state"]) for run in found] == [("one", "finished"), ("three", "checked"), ("two", "begun")]
-    text = overview_text(found).splitlines()
-    assert text[0] == "one    sft  finished  codes v2  validation loss 1.2500 at step 30"
-    assert text[1].strip() == "choice 0.500, chapter 0.100  (n=100, bfloat16)"
-    (tmp_path / "one" / "eval.json").write_text(json.dumps(measured | {"subject_digest": "b" * 64}))
-    assert find_runs(tmp_path)[0]["metrics"] == {}

@@ -12,7 +12,8 @@ from curation.snapshot import ProtectedSet
 from tests.support.training_samples import write_eval
 from training.config import EvalSet, TrainingError
 from training.eval_items import EvalItem, extract, read_eval_items
-from training.metrics import Diversity, measure_diversity, read_answers, read_billable
+from training.metrics import measure_diversity, read_answers, read_billable
+from training.records import Diversity, EvalFile, EvaluationResult
 
 MATHS = [{"question": "2 + 2?", "answer": "Two and two.\n#### 4"}, {"question": "3 + 3?", "answer": "Three and three.\n#### 6"}]
 
@@ -61,7 +62,7 @@ def test_csv_parquet_and_the_split_of_a_snapshot_are_read(tmp_path: Path) -> Non
     (found,) = read(tmp_path / "pairs.parquet")
     assert found.rivals == (pair(0)["chosen"][0]["content"], pair(0)["rejected"][0]["content"])
     (tmp_path / "bad.parquet").write_text("no")
-    with pytest.raises(TrainingError, match="is no Parquet file"):
+    with pytest.raises(TrainingError, match="is not a Parquet file"):
         read(tmp_path / "bad.parquet")
 
 
@@ -82,8 +83,8 @@ def test_fields_are_named_by_the_run_file_or_the_protected_set(tmp_path: Path) -
     ("line", "sentence"),
     [
         ("{", "line 2: is not JSON"),
-        ("[1]", "line 2: is no JSON object"),
-        ({"options": ["B9.9"]}, "line 2: options do not hold the right code and a wrong one"),
+        ("[1]", "line 2: is not a JSON object"),
+        ({"options": ["B9.9"]}, "line 2: options must hold the correct code and an incorrect one"),
         ({"options": "A0.0, A0.1"}, "line 2: options is 'A0.0, A0.1'; it must be a list of texts"),
         ({"descriptions": ["x"]}, "line 2: options and descriptions differ in number"),
         ({"phrase": None}, "line 2: phrase is None; it must be a text"),
@@ -145,13 +146,24 @@ def answers_of(codes: list[str]) -> list[str]:
     return [f"Code: {code}\nDescription: x\nChapter: {'Bones' if n % 2 else 'Skin'}" for n, code in enumerate(codes)]
 
 
+def diversity(distinct: int, references: int, most_frequent: float, most_frequent_reference: float, *, is_low: bool) -> Diversity:
+    """Of twenty answers."""
+    return Diversity(
+        distinct=distinct,
+        references=references,
+        most_frequent=most_frequent,
+        most_frequent_reference=most_frequent_reference,
+        items=20,
+        is_low=is_low,
+    )
+
+
 def test_distinct_answers_and_the_share_of_the_most_frequent_are_counted() -> None:
     items = code_items(CODES)
     found = measure_diversity(answers_of([*CODES[:8], *CODES[:8], *CODES[:4]]), items)
-    assert found["valid_code"] == found["exact_code"] == Diversity(8, 20, 0.15, 0.05, 20)
-    assert found["chapter"] == Diversity(2, 2, 0.5, 0.5, 20)
-    assert found["valid_code"].is_low and not found["chapter"].is_low
-    assert measure_diversity(["nothing"] * 20, items)["valid_code"] == Diversity(0, 20, 1.0, 0.05, 20)
+    assert found["valid_code"] == found["exact_code"] == diversity(8, 20, 0.15, 0.05, is_low=True)
+    assert found["chapter"] == diversity(2, 2, 0.5, 0.5, is_low=False)
+    assert measure_diversity(["nothing"] * 20, items)["valid_code"] == diversity(0, 20, 1.0, 0.05, is_low=True)
 
 
 @pytest.mark.parametrize(
@@ -175,26 +187,33 @@ def test_one_answer_for_most_items_is_no_fault_where_the_references_repeat_it() 
 
 
 def test_answers_that_are_too_much_alike_get_no_verdict() -> None:
-    from training.evaluate import compare_metric
+    from training.evaluate import compare_metric, measure
 
     items = code_items(CODES * 6)
     few, many = ["A1.0", "A2.0"] * 60, CODES * 6
 
-    def result(written: list[str], values: list[float]) -> dict[str, Any]:
-        diversity = {name: found.as_dict() for name, found in measure_diversity(answers_of(written), items).items()}
+    def result(written: list[str], values: list[float]) -> EvaluationResult:
         names = ("valid_code", "exact_code", "choice")
-        return {"items": dict.fromkeys(names, values), "metrics": {n: {"value": sum(values) / 120} for n in names}, "diversity": diversity}
+        return EvaluationResult(
+            schema=4,
+            subject="sft",
+            subject_digest="a",
+            key="k",
+            file=EvalFile(name="eval.jsonl", sha256="0", set="eval"),
+            metrics=dict.fromkeys(names, measure(values)),
+            diversity=measure_diversity(answers_of(written), items),
+            items=dict.fromkeys(names, values),
+        )
 
     collapsed, varied = result(few, [1.0] * 105 + [0.0] * 15), result(many, [1.0] * 46 + [0.0] * 74)
     nothing = result(["x"] * 120, [0.0] * 120)
     found = compare_metric("valid_code", collapsed, varied)
-    assert (found["difference"], found["verdict"], found["reason"]) == (0.4917, "no verdict", "2 distinct answers, 20 distinct references")
+    assert (found.difference, found.verdict, found.reason) == (0.4917, "no verdict", "2 distinct answers, 20 distinct references")
     # The other side's sameness spoils valid_code too, but not a metric that knows the right answer; nor does a model that writes no code.
-    assert compare_metric("valid_code", varied, collapsed)["verdict"] == "no verdict"
-    assert compare_metric("exact_code", varied, collapsed)["verdict"] == "worse"
-    assert compare_metric("exact_code", collapsed, varied)["verdict"] == "no verdict"
-    assert compare_metric("valid_code", varied, nothing)["verdict"] == "better"
-    assert compare_metric("choice", collapsed, varied)["verdict"] == "better"
-    assert (
-        "reason" not in compare_metric("valid_code", collapsed, collapsed) and compare_metric("valid_code", collapsed, collapsed)["p"] == 1
-    )
+    assert compare_metric("valid_code", varied, collapsed).verdict == "no verdict"
+    assert compare_metric("exact_code", varied, collapsed).verdict == "worse"
+    assert compare_metric("exact_code", collapsed, varied).verdict == "no verdict"
+    assert compare_metric("valid_code", varied, nothing).verdict == "better"
+    assert compare_metric("choice", collapsed, varied).verdict == "better"
+    equal = compare_metric("valid_code", collapsed, collapsed)
+    assert equal.reason is None and equal.p == 1

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.training_families import CHATS, FAMILIES, MIXTURES, build_family, build_tokenizer
-from tests.support.training_samples import build_project, load_run, run_settings, train_run
+from tests.support.training_samples import build_project, check_and_train, load_run, run_settings
 
 pytestmark = pytest.mark.model
 PROMPTS = [[{"role": "user", "content": f"acute pain {'and more ' * n}"}] for n in range(3)]
@@ -39,7 +40,7 @@ def likelihood(model: Any, tokenizer: Any, prompt: list[dict[str, str]], text: s
 
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_likelihoods_are_those_of_the_models_own_logits(name: str) -> None:
-    from training.scoring import score_rivals
+    from training.metrics import score_rivals
 
     model, tokenizer = build_family(name), build_tokenizer(CHATS["chatml"])
     if not hasattr(model, model.base_model_prefix):
@@ -54,7 +55,7 @@ def test_likelihoods_are_those_of_the_models_own_logits(name: str) -> None:
 def test_written_answers_are_those_of_generate(name: str) -> None:
     import torch
 
-    from training.scoring import write_answers
+    from training.metrics import write_answers
 
     model, tokenizer = build_family(name), build_tokenizer(CHATS["chatml"])
     if not hasattr(model, model.base_model_prefix):
@@ -85,8 +86,8 @@ ADAPTED = {
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_project(tmp_path_factory.mktemp("families") / "project")
+def project(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(built, tmp_path_factory.mktemp("families") / "project"))
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -97,11 +98,12 @@ def test_two_steps_of_sft_and_dpo(project: Path, name: str) -> None:
     model.save_pretrained(project / "model")
     optimizer = {"learning_rate": 1e-3, "max_steps": 2, "batch_size": 2, "max_length": 200, "warmup": 0.0}
     small = {"optimizer": optimizer, "stopping": {"every_steps": 2, "patience": 3}}
-    sft = train_run(load_run(project, f"{name}.yaml", run_settings(output=f"{name}-sft", **small)))
-    dpo = train_run(load_run(project, f"{name}-dpo.yaml", run_settings("dpo", output=f"{name}-dpo", sft_adapter=f"{name}-sft", **small)))
-    assert (sft["steps"], dpo["steps"]) == (2, 2)
-    assert dpo["first_margin"] == 0.0
-    assert dpo["adapter_digest"] != dpo["reference_digest"] == sft["adapter_digest"]
+    sft = check_and_train(load_run(project, f"{name}.yaml", run_settings(output=f"{name}-sft", **small)))
+    settings = run_settings("dpo", output=f"{name}-dpo", sft_adapter=f"{name}-sft", **small)
+    dpo = check_and_train(load_run(project, f"{name}-dpo.yaml", settings))
+    assert (sft.steps, dpo.steps) == (2, 2)
+    assert dpo.first_margin == 0.0
+    assert dpo.adapter_digest != dpo.reference_digest == sft.adapter_digest
     if name in ADAPTED:
         settings = json.loads((project / "runs" / f"{name}-sft" / "adapter" / "adapter_config.json").read_text())
         assert set(settings["target_modules"]) == ADAPTED[name] and not settings.get("target_parameters")
@@ -110,7 +112,7 @@ def test_two_steps_of_sft_and_dpo(project: Path, name: str) -> None:
 def test_names_that_peft_takes_for_fused_experts_are_those_of_the_table() -> None:
     from peft.utils.transformers_weight_conversion import _MODEL_TO_CONVERSION_PATTERN, _MOE_TARGET_MODULE_MAPPING
 
-    from training.targets import EXPERT_PROJECTIONS, REMAPPED_BY_PEFT, ROUTERS
+    from training.model import EXPERT_PROJECTIONS, REMAPPED_BY_PEFT, ROUTERS
 
     assert {kind for kind, pattern in _MODEL_TO_CONVERSION_PATTERN.items() if pattern in _MOE_TARGET_MODULE_MAPPING} == REMAPPED_BY_PEFT
     names = {name for mapping in _MOE_TARGET_MODULE_MAPPING.values() for name in mapping}
@@ -119,7 +121,7 @@ def test_names_that_peft_takes_for_fused_experts_are_those_of_the_table() -> Non
 
 def test_first_step_of_dpo_leaves_out_the_routers_loss_only() -> None:
     from training.config import TrainingError
-    from training.trainers import check_first_step
+    from training.dpo import check_first_step
 
     check_first_step(loss=math.log(2), margin=0.0)
     with pytest.raises(TrainingError, match="the reference is not the SFT policy"):
@@ -129,17 +131,17 @@ def test_first_step_of_dpo_leaves_out_the_routers_loss_only() -> None:
 def test_answers_end_where_the_template_ends_them(tmp_path: Path) -> None:
     from transformers import AutoTokenizer, GenerationConfig
 
-    from training.merge import merge_run
+    from training.release import merge_run
     from training.run_folder import open_run
 
     project = build_project(tmp_path / "project")
     # ChatML on a base model: the tokenizer's end of sequence is not the end of a turn.
     file = project / "model" / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token": "<|endoftext|>"}))
-    done = train_run(load_run(project, "sft.yaml", run_settings(optimizer={"max_steps": 1, "batch_size": 2, "max_length": 200})))
+    done = check_and_train(load_run(project, "sft.yaml", run_settings(optimizer={"max_steps": 1, "batch_size": 2, "max_length": 200})))
     tokenizer = AutoTokenizer.from_pretrained(project / "model")
     turn, sequence = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
-    assert done["chat"] == {"system": "keep", "end_of_turn": {"id": turn, "token": "<|im_end|>"}}
+    assert done.chat.model_dump() == {"system": "keep", "end_of_turn": {"id": turn, "token": "<|im_end|>"}}
     adapter = project / "runs" / "sft" / "adapter"
     assert GenerationConfig.from_pretrained(adapter).eos_token_id == sorted([turn, sequence])
     assert f"An answer ends with the token `<|im_end|>` ({turn})" in (adapter / "README.md").read_text()
@@ -151,12 +153,12 @@ def test_dpo_needs_the_prompts_its_sft_run_had(project: Path) -> None:
     from training.config import TrainingError
 
     optimizer = {"max_steps": 1, "batch_size": 2, "max_length": 200}
-    done = train_run(load_run(project, "merged.yaml", run_settings(output="merged", system="merge", optimizer=optimizer)))
-    assert done["chat"]["system"] == "merge"
+    done = check_and_train(load_run(project, "merged.yaml", run_settings(output="merged", system="merge", optimizer=optimizer)))
+    assert done.chat.system == "merge"
     settings = run_settings("dpo", output="merged-dpo", sft_adapter="merged", optimizer=optimizer)
     with pytest.raises(TrainingError, match=r"system: is keep here and merge in the SFT run.*Next: set system: merge"):
-        train_run(load_run(project, "merged-dpo.yaml", settings))
-    assert train_run(load_run(project, "merged-dpo.yaml", settings | {"system": "merge"}))["first_margin"] == 0.0
+        check_and_train(load_run(project, "merged-dpo.yaml", settings))
+    assert check_and_train(load_run(project, "merged-dpo.yaml", settings | {"system": "merge"})).first_margin == 0.0
 
 
 def run_python(text: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -173,36 +175,36 @@ def test_cpu_without_bfloat16_computes_in_float32() -> None:
 def test_run_goes_on_in_the_data_type_it_was_begun_with(project: Path) -> None:
     import torch
 
-    from training.checkpoints import check_origin, take_up
+    from training.checkpoints import check_origin, prepare_resume
     from training.config import TrainingError
     from training.model import compute_dtype
     from training.preflight import preflight
-    from training.sft import build_trainer
+    from training.train import build_trainer
 
     run, said = load_run(project, "dtype.yaml", run_settings(output="dtype")), []
     other = {"float32": "bfloat16", "bfloat16": "float32"}[compute_dtype()]
-    checked = preflight(run) | {"dtype": other}
-    trainer, _ = build_trainer(run, checked=checked, say=said.append)
+    checked = preflight(run).model_copy(update={"dtype": other})
+    trainer, _ = build_trainer(run, report=checked, say=said.append)
     assert trainer.model.get_input_embeddings().weight.dtype == getattr(torch, other)
     assert f"Computing in {other}, as preflight recorded; {compute_dtype()} is this machine's fast data type" in said
-    take_up(run.output, checked)
+    prepare_resume(run.output, checked)
     mark = run.output / "checkpoints" / "checkpoint-4"
     mark.mkdir()
     (mark / "complete").touch()
     check_origin(run.output, checked)
-    with pytest.raises(TrainingError, match="begun with another data type"):
-        check_origin(run.output, checked | {"dtype": compute_dtype()})
+    with pytest.raises(TrainingError, match="of a run with another data type"):
+        check_origin(run.output, checked.model_copy(update={"dtype": compute_dtype()}))
 
 
 EVERYTHING = """
 from pathlib import Path
-from tests.support.training_samples import build_project, load_run, run_settings, train_run
+from tests.support.training_samples import build_project, load_run, run_settings, check_and_train
 from training.evaluate import evaluate_run
 project = build_project(Path({folder!r}))
 optimizer = {{"max_steps": 2, "batch_size": 2, "max_length": 200, "gradient_checkpointing": True}}
 for kind in ("sft", "dpo"):
     run = load_run(project, kind + ".yaml", run_settings(kind, optimizer=optimizer))
-    train_run(run)
+    check_and_train(run)
     evaluate_run(run, say=print)
 """
 

@@ -14,9 +14,9 @@ from curation.snapshot import create_key
 from tests.support.training_samples import run_settings, write_eval, write_run_file, write_signed
 from training.config import TrainingError, load_run_file
 from training.data import open_snapshot
-from training.init import write_run_files
+from training.init import InitOptions, write_run_files
 from training.preflight import preflight
-from training.sft import train_sft
+from training.train import train_run
 
 
 @pytest.fixture
@@ -159,38 +159,32 @@ def test_logger_that_is_not_installed_is_said_before_the_run(project: Path) -> N
 def test_training_needs_a_preflight_of_the_same_settings(project: Path) -> None:
     run = load_run_file(write_run_file(project, "sft.yaml", run_settings()))
     with pytest.raises(TrainingError, match=r"has no preflight\.json.*Next: train preflight \S+sft\.yaml"):
-        train_sft(run)
+        train_run(run)
     run.output.mkdir()
     (run.output / "preflight.json").write_text(json.dumps({"config_digest": "0" * 64}))
     with pytest.raises(TrainingError, match=r"was written by another version of train.*Next: train preflight"):
-        train_sft(run)
+        train_run(run)
     (run.output / "preflight.json").write_text(json.dumps({"schema": 3, "config_digest": "0" * 64}))
     with pytest.raises(TrainingError, match=r"made for other settings than sft\.yaml has now"):
-        train_sft(run)
+        train_run(run)
 
 
 def test_command_of_the_other_kind_names_the_right_one(project: Path) -> None:
     with pytest.raises(TrainingError, match=r"Next: train dpo \S+dpo\.yaml"):
-        train_sft(load_run_file(write_run_file(project, "dpo.yaml", run_settings("dpo"))))
+        train_run(load_run_file(write_run_file(project, "dpo.yaml", run_settings("dpo"))), kind="sft")
 
 
 def test_run_files_are_written_for_the_newest_snapshots_and_kept(project: Path) -> None:
     for kind in ("instruction", "preference"):
         write_signed(project, kind, key=key(project), sha256=sha_of(project))
-    args: dict[str, Any] = {
-        "project": project,
-        "model": project / "model",
-        "keys": [project / "keys" / "signing.pub"],
-        "items": 7,
-        "epochs": {"sft": 2, "dpo": 1},
-    }
-    written = write_run_files(project / "runs", **args, allow_simulated_review=True)
+    options = InitOptions(keys=(project / "keys" / "signing.pub",), items=7, epochs={"sft": 2, "dpo": 1}, allow_simulated_review=True)
+    written = write_run_files(project / "runs", project=project, model=project / "model", options=options)
     sft, dpo = (load_run_file(Path(written[kind])) for kind in ("sft", "dpo"))
     assert (sft.optimizer.epochs, dpo.optimizer.epochs, sft.eval.n, sft.allow_simulated_review) == (2, 1, 7, True)
     assert dpo.sft_adapter == sft.output
     assert dpo.learning_rate > 5e-6 and "5e-6" in Path(written["dpo"]).read_text()
     before = Path(written["sft"]).read_text()
-    write_run_files(project / "runs", **args | {"items": 99})
+    write_run_files(project / "runs", project=project, model=project / "model", options=InitOptions(items=99))
     assert Path(written["sft"]).read_text() == before
 
 
@@ -215,5 +209,5 @@ def test_what_needs_a_finished_run_names_the_command_that_finishes_it(project: P
     from training.run_folder import require_finished
 
     run = load_run_file(write_run_file(project, "sft.yaml", run_settings()))
-    with pytest.raises(TrainingError, match=r"is no finished run \(no run\.json\)\. Next: train sft \S+/runs/sft\.yaml"):
+    with pytest.raises(TrainingError, match=r"is not a finished run \(no run\.json\)\. Next: train sft \S+/runs/sft\.yaml"):
         require_finished(run)

@@ -11,18 +11,12 @@ from typing import Any
 import pytest
 
 from tests.support.training_families import FAMILIES, SIZE, build_family
-from tests.support.training_samples import build_project, load_run, project, run_settings, trained
+from tests.support.training_samples import build_project, load_run, run_settings
 from training.config import TrainingError
 from training.preflight import preflight, refuse_missing_logger
 from training.rehearsal import write_small_model
 
-__all__ = ["project", "trained"]
 pytestmark = pytest.mark.model
-
-
-@pytest.fixture(scope="module")
-def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_project(tmp_path_factory.mktemp("rehearsal") / "project")
 
 
 def left_behind() -> set[str]:
@@ -34,7 +28,7 @@ def test_both_kinds_of_run_are_rehearsed_and_nothing_is_left(project: Path) -> N
     for kind, logger in (("sft", "tensorboard"), ("dpo", "none")):
         run = load_run(project, f"{kind}2.yaml", run_settings(kind, output=f"{kind}2", logger=logger))
         checked = preflight(run)
-        assert checked["rehearsal"]["reason"] is None and 0 < checked["rehearsal"]["seconds"] < 60
+        assert checked.rehearsal.reason is None and 0 < checked.rehearsal.seconds < 60
         assert sorted(path.name for path in run.output.iterdir()) == [".lock", "config.yaml", "preflight.json"]
     assert left_behind() <= before
 

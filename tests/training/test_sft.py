@@ -17,19 +17,16 @@ from tests.support.training_samples import (
     NOW,
     build_model,
     build_project,
+    check_and_train,
     instruction,
     load_run,
-    project,
     run_settings,
-    train_run,
-    trained,
     write_eval,
     write_signed,
 )
 from training.config import Lora, Quantization, TrainingError
 from training.run_folder import require_run
 
-__all__ = ["project", "trained"]
 pytestmark = pytest.mark.model
 
 
@@ -44,8 +41,7 @@ def quantized(folder: Path) -> Any:
     import torch
     from peft import get_peft_model
 
-    from training.model import load_base
-    from training.targets import lora_config
+    from training.model import load_base, lora_config
 
     torch.manual_seed(0)
     base = load_base(folder, Quantization())
@@ -89,22 +85,22 @@ def test_without_the_mend_an_evaluation_changes_the_gradients(trained: Path) -> 
 def test_rising_validation_loss_stops_the_run_and_the_best_adapter_is_kept(project: Path) -> None:
     optimizer = {"learning_rate": 0.3, "epochs": 20, "batch_size": 8, "max_length": 200, "schedule": "constant", "warmup": 0.0}
     settings = run_settings(output="early", optimizer=optimizer, stopping={"every_steps": 2, "patience": 2})
-    done = train_run(load_run(project, "early.yaml", settings))
+    done = check_and_train(load_run(project, "early.yaml", settings))
     rows = [json.loads(row) for row in (project / "runs" / "early" / "metrics.jsonl").read_text().splitlines()]
     losses = {row["step"]: row["eval_loss"] for row in rows if "eval_loss" in row}
-    assert done["early_stopped_at"] == max(losses) < 60
-    assert done["best_eval_loss"] == min(losses.values()) == losses[done["best_step"]]
-    assert done["best_step"] == done["early_stopped_at"] - 4
+    assert done.early_stopped_at == max(losses) < 60
+    assert done.best_eval_loss == min(losses.values()) == losses[done.best_step]
+    assert done.best_step == done.early_stopped_at - 4
 
 
 def test_sft_record_says_what_it_is(trained: Path) -> None:
     done = require_run(trained / "runs" / "sft")
-    assert (done["kind"], done["steps"], done["early_stopped_at"]) == ("sft", 18, None)
-    assert done["best_eval_loss"] < done["first_loss"]
-    assert done["last_loss"] < done["first_loss"]
-    assert done["base"]["licence"] == "Apache-2.0"
-    assert done["snapshot"]["name"] == "tiny-instruction"
-    assert {"torch", "trl", "peft", "bitsandbytes"} <= set(done["versions"])
+    assert (done.kind, done.steps, done.early_stopped_at) == ("sft", 18, None)
+    assert done.best_eval_loss < done.first_loss
+    assert done.last_loss < done.first_loss
+    assert done.base.licence == "Apache-2.0"
+    assert done.snapshot.name == "tiny-instruction"
+    assert {"torch", "trl", "peft", "bitsandbytes"} <= set(done.versions)
     assert not (trained / "runs" / "sft" / "checkpoints").exists()
     template = (trained / "runs" / "sft" / "adapter" / "chat_template.jinja").read_text()
     assert template == (trained / "model" / "chat_template.jinja").read_text()
@@ -123,15 +119,15 @@ def test_finished_run_says_so_and_changes_nothing(trained: Path) -> None:
 
 def test_other_settings_never_overwrite_a_finished_run(project: Path) -> None:
     with pytest.raises(TrainingError, match="holds a finished run with other settings"):
-        train_run(load_run(project, "sft.yaml", run_settings(seed=99)))
+        check_and_train(load_run(project, "sft.yaml", run_settings(seed=99)))
 
 
 def test_dpo_takes_the_sft_policy_as_its_reference(trained: Path) -> None:
     sft, dpo = (require_run(trained / "runs" / kind) for kind in ("sft", "dpo"))
-    assert dpo["reference_digest"] == sft["adapter_digest"] != dpo["adapter_digest"]
-    assert dpo["first_margin"] == 0.0
-    assert dpo["first_loss"] == pytest.approx(math.log(2), abs=1e-6)
-    assert dpo["last_margin"] > 0
+    assert dpo.reference_digest == sft.adapter_digest != dpo.adapter_digest
+    assert dpo.first_margin == 0.0
+    assert dpo.first_loss == pytest.approx(math.log(2), abs=1e-6)
+    assert dpo.last_margin > 0
     assert not (trained / "runs" / "dpo" / "adapter" / "ref").exists()
 
 
@@ -148,30 +144,29 @@ def dpo_trainer(project: Path, model: Any, **more: Any) -> Any:
 
 
 def test_base_as_reference_is_refused(project: Path) -> None:
-    from training.model import load_base
-    from training.targets import lora_config
-    from training.trainers import check_reference
+    from training.dpo import check_reference
+    from training.model import load_base, lora_config
 
     base = load_base(project / "model", Quantization())
     trainer = dpo_trainer(project, base, peft_config=lora_config(Lora(r=4), base))
     with pytest.raises(TrainingError, match="the base model would be the reference"):
-        check_reference(trainer.model, require_run(project / "runs" / "sft")["adapter_digest"], when="before training")
+        check_reference(trainer.model, require_run(project / "runs" / "sft").adapter_digest, when="before training")
 
 
 def test_half_trained_policy_as_reference_is_refused(project: Path) -> None:
     from peft import PeftModel
 
+    from training.dpo import check_reference
     from training.model import load_base
-    from training.trainers import check_reference
 
     model = PeftModel.from_pretrained(load_base(project / "model", Quantization()), project / "runs" / "dpo" / "adapter", is_trainable=True)
     trainer = dpo_trainer(project, model)
     with pytest.raises(TrainingError, match="is not the SFT adapter before training"):
-        check_reference(trainer.model, require_run(project / "runs" / "sft")["adapter_digest"], when="before training")
+        check_reference(trainer.model, require_run(project / "runs" / "sft").adapter_digest, when="before training")
 
 
 def test_first_step_must_show_no_margin() -> None:
-    from training.trainers import check_first_step
+    from training.dpo import check_first_step
 
     check_first_step(loss=math.log(2), margin=0.0)
     for loss, margin in ((0.6929, 0.0005), (math.log(2), 0.01), (0.70, -0.0137)):
@@ -202,7 +197,7 @@ def test_changed_sft_adapter_is_refused(project: Path) -> None:
 
 def test_snapshot_changed_after_preflight_stops_the_run(project: Path) -> None:
     from training.preflight import preflight
-    from training.sft import train_sft
+    from training.train import train_run
 
     run = load_run(project, "later.yaml", run_settings(output="later"))
     preflight(run)
@@ -210,34 +205,34 @@ def test_snapshot_changed_after_preflight_stops_the_run(project: Path) -> None:
     card.chmod(0o644)
     card.write_text(f"# changed {NOW}\n")
     with pytest.raises(UserError, match=r"README\.md"):
-        train_sft(run, say=print)
+        train_run(run, say=print)
 
 
 def test_sft_adapter_trained_again_after_preflight_is_refused(project: Path) -> None:
-    from training.dpo import train_dpo
     from training.preflight import preflight
+    from training.train import train_run
 
     run = load_run(project, "dpo.yaml", run_settings("dpo", output="dpo2"))
     preflight(run)
-    train_run(load_run(project, "again.yaml", run_settings(output="again", seed=8, optimizer={"max_steps": 2, "batch_size": 4})))
+    check_and_train(load_run(project, "again.yaml", run_settings(output="again", seed=8, optimizer={"max_steps": 2, "batch_size": 4})))
     shutil.rmtree(project / "runs" / "sft")
     (project / "runs" / "again").rename(project / "runs" / "sft")
-    with pytest.raises(TrainingError, match="was trained again since preflight looked at it"):
-        train_dpo(run, say=print)
+    with pytest.raises(TrainingError, match="was trained again since preflight checked it"):
+        train_run(run, say=print)
 
 
 def test_base_model_changed_after_preflight_is_refused(project: Path) -> None:
     from training.evaluate import evaluate_run
     from training.preflight import preflight
-    from training.sft import train_sft
+    from training.train import train_run
 
     run = load_run(project, "later.yaml", run_settings(output="later"))
     preflight(run)
     template = project / "model" / "chat_template.jinja"
     template.write_text(template.read_text().replace("<|im_end|>", "<|im_end|> "))
-    with pytest.raises(TrainingError, match="is not the base model preflight looked at"):
-        train_sft(run, say=print)
-    with pytest.raises(TrainingError, match="is not the base model preflight looked at"):
+    with pytest.raises(TrainingError, match="is not the base model preflight checked"):
+        train_run(run, say=print)
+    with pytest.raises(TrainingError, match="is not the base model preflight checked"):
         evaluate_run(load_run(project, "sft.yaml", run_settings()), say=print)
 
 
@@ -254,20 +249,18 @@ def test_loss_that_is_no_number_ends_the_run(project: Path) -> None:
     poison(project / "model")
     run = load_run(project, "nan.yaml", run_settings(output="nan"))
     with pytest.raises(TrainingError, match=r"step 1: loss is nan; the run has diverged and no adapter was written\. Next: lower"):
-        train_run(run)
+        check_and_train(run)
     assert not (run.output / "adapter").exists() and not (run.output / "run.json").exists()
 
 
 @pytest.mark.parametrize("kind", ["sft", "dpo"])
 def test_rows_longer_than_max_length_are_dropped_or_cut_as_the_run_file_says(project: Path, kind: str) -> None:
-    import importlib
-
     from tests.support.training_samples import pair
-    from training.data import render_rows
+    from training.chat import render_rows
     from training.model import load_tokenizer
     from training.preflight import preflight
+    from training.train import build_trainer
 
-    build_trainer = importlib.import_module(f"training.{kind}").build_trainer
     rows, make = ("instruction", instruction) if kind == "sft" else ("preference", pair)
     train = [*range(12), *range(1_234_567, 1_234_579)]
     key, ranges = project / "keys" / "signing.pem", {"train": train, "validation": range(24, 32)}
@@ -287,9 +280,9 @@ def test_rows_longer_than_max_length_are_dropped_or_cut_as_the_run_file_says(pro
     for name, left_out, fate in (("drop", longer, "are left out"), ("cut", 0, "are cut")):
         run, said = settings(name, max_length=size, too_long=name, max_left_out=1.0 if name == "drop" else 0.05), []
         checked = preflight(run)
-        facts = checked["lengths"]["train"]
-        assert (len(facts["too_long"]), len(facts["left_out"])) == (longer, left_out)
-        trainer, _ = build_trainer(run, checked=checked, say=said.append)
+        facts = checked.lengths["train"]
+        assert (len(facts.too_long), len(facts.left_out)) == (longer, left_out)
+        trainer, _ = build_trainer(run, report=checked, say=said.append)
         assert len(trainer.train_dataset) == 24 - left_out
         assert any(f"{longer} of 24 train rows {fate}, because they are longer than max_length ({size} tokens)" in line for line in said)
     small = settings("none", max_length=min(row.prompt for row in rendered), too_long="cut", max_left_out=1.0)
@@ -303,8 +296,8 @@ def test_one_row_is_enough_to_train(project: Path, kind: str) -> None:
     rows = "instruction" if kind == "sft" else "preference"
     one = {"train": range(1), "validation": range(30, 31)}
     write_signed(project, rows, key=project / "keys" / "signing.pem", sha256=sha256, version=2, ranges=one)
-    done = train_run(load_run(project, "one.yaml", run_settings(kind, output="one")))
-    assert (done["steps"], done["rows"]["train"]["rows"], done["rows"]["validation"]["rows"]) == (3, 1, 1)
+    done = check_and_train(load_run(project, "one.yaml", run_settings(kind, output="one")))
+    assert (done.steps, done.rows["train"].rows, done.rows["validation"].rows) == (3, 1, 1)
 
 
 def test_template_that_refuses_a_role_or_is_missing_is_a_sentence(tmp_path: Path) -> None:
@@ -317,7 +310,7 @@ def test_template_that_refuses_a_role_or_is_missing_is_a_sentence(tmp_path: Path
     with pytest.raises(TrainingError, match=r"24 of 24 train rows .*refuses it \(System role not supported\).*Next: set system: merge"):
         preflight(run)
     merged = load_run(project, "sft.yaml", run_settings(system="merge"))
-    assert preflight(merged)["lengths"]["train"]["left_out"] == ()
+    assert preflight(merged).lengths["train"].left_out == ()
     template.unlink()
     with pytest.raises(TrainingError, match="its tokenizer has no chat template"):
         preflight(run)
@@ -330,7 +323,7 @@ def test_template_that_refuses_a_role_or_is_missing_is_a_sentence(tmp_path: Path
 def test_targets_that_the_base_model_lacks_are_named(project: Path) -> None:
     from training.preflight import preflight
 
-    with pytest.raises(TrainingError, match=r"lora\.targets: q_prj is no module of the base model\. Next: did you mean q_proj\?"):
+    with pytest.raises(TrainingError, match=r"lora\.targets: q_prj is not a module of the base model\. Next: did you mean q_proj\?"):
         preflight(load_run(project, "t.yaml", run_settings(output="t", lora={"r": 4, "targets": ["q_prj"]})))
 
 
@@ -338,10 +331,10 @@ def test_answers_to_the_licence_and_warnings_are_recorded_in_run_json_and_on_the
     (project / "model" / "base-model.json").write_text(json.dumps({"id": "tiny", "licence": "llama3.1"}))
     short = run_settings()["optimizer"] | {"max_steps": 2, "learning_rate": 1e-3}
     answers = {"users_above_700m": False}
-    train_run(load_run(project, "s.yaml", run_settings(output="s", optimizer=short, licence_answers=answers)))
-    done = train_run(
+    check_and_train(load_run(project, "s.yaml", run_settings(output="s", optimizer=short, licence_answers=answers)))
+    done = check_and_train(
         load_run(project, "d.yaml", run_settings("dpo", output="d", sft_adapter="s", optimizer=short, licence_answers=answers))
     )
-    assert done["licence_answers"] == answers and len(done["warnings"]) == 1 and "optimizer.learning_rate 0.001" in done["warnings"][0]
+    assert done.licence_answers == answers and len(done.warnings) == 1 and "optimizer.learning_rate 0.001" in done.warnings[0]
     asked = "asked: do the products you offer it in have more than 700 million monthly users? answered: no"
-    assert asked in done["conditions"]["base model"] and asked in (project / "runs" / "d" / "adapter" / "README.md").read_text()
+    assert asked in done.conditions["base model"] and asked in (project / "runs" / "d" / "adapter" / "README.md").read_text()

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,6 +19,7 @@ from curation.store.database import open_store
 from curation.store.facts import Finding
 from tests.support.projects import Bed, blank, score_by_hand
 from tests.support.snapshot_rows import write
+from training.records import RunRecord
 
 ESC = "\x1b]0;owned\x07\x1b[2J\x1b[31m[red]bold[/red]\x9b31m\u202egnp.exe\r"
 SHOWN = "\\x1b]0;owned\\x07\\x1b[2J\\x1b[31m[red]bold[/red]\\x9b31m\\u202egnp.exe\\r"
@@ -179,14 +179,16 @@ def test_the_adapter_s_card_quotes_as_text() -> None:
     assert "javascript:alert(1)" in html
 
 
-def finished(text: str) -> dict[str, Any]:
-    """run.json of a finished run, with this text wherever it quotes."""
-    return {
+def finished(text: str) -> RunRecord:
+    """Return run.json of a finished run with this text wherever the card quotes."""
+    return RunRecord.model_validate({
+        "schema": 3, "config_digest": "d" * 64, "eval": {"file": text, "sha256": "e" * 64, "name": text},
         "kind": "sft", "use": text, "conditions": {text: text}, "steps": 1, "early_stopped_at": None, "first_loss": 1.0, "last_loss": 1.0,
         "best_eval_loss": 1.0, "best_step": 1, "adapter_digest": "a" * 64, "versions": {},
         "settings": {"quantization": "nf4", "schedule": text},
         "base": {"id": text, "licence": text, "digest": "b" * 64, "note": text},
-        "snapshot": {"name": text, "version": 1, "digest": "c" * 64, "signer": "sha256:x", "licence": text, "teacher": text,
+        "snapshot": {"name": text, "version": 1, "kind": "instruction", "path": text,
+                     "digest": "c" * 64, "signer": "sha256:x", "licence": text, "teacher": text,
                      "intended_use": text, "simulated_review": False},
         "rows": {"train": {"rows": 3, "left_out": 0, "too_long": 0}},
-    }  # fmt: skip
+    })  # fmt: skip

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.training_families import ANSWER, CHATS, QUESTION, SYSTEM, build_family, build_tokenizer, conversation, trained_text
-from training.chat import find_end_of_turn, merge_system, read_row
-from training.scoring import end_tokens
+from training.chat import end_tokens, find_end_of_turn, merge_system, read_row
 
 pytestmark = pytest.mark.model
 ANSWERS = ("completion",)

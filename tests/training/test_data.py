@@ -14,16 +14,12 @@ import pytest
 from curation.errors import SnapshotError
 from curation.snapshot import Snapshot, load_snapshot
 from tests.support.training_families import SIZE, build_family
-from tests.support.training_samples import SYSTEM, build_project, instruction, load_run, pair, run_settings, train_run
+from tests.support.training_samples import SYSTEM, check_and_train, instruction, load_run, pair, run_settings
 from training.config import TrainingError
 from training.data import kept_rows, load_splits, to_dataset
+from training.records import LengthStats, SftFacts
 
 pytestmark = pytest.mark.model
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_project(tmp_path_factory.mktemp("rows") / "project")
 
 
 @pytest.fixture
@@ -68,10 +64,10 @@ def test_rows_swapped_after_the_check_are_never_loaded(project: Path) -> None:
 def test_left_out_rows_go_and_system_messages_are_merged_in_the_dataset(built: Path) -> None:
     rows = load_splits(open_verified(built, "instruction"))["train"]
     gone = rows["id"][5]
-    kept = kept_rows(rows, {"left_out": [gone]}, system="merge")
+    kept = kept_rows(rows, LengthStats(rows=24, median=0, longest=0, left_out=(gone,)), system="merge")
     assert len(kept) == 23 and gone not in kept["id"][:]
     assert [turn["role"] for turn in kept[0]["prompt"]] == ["user"] and kept[0]["prompt"][0]["content"].startswith(SYSTEM)
-    assert kept_rows(rows, {"left_out": []}).to_list() == rows.to_list()
+    assert kept_rows(rows, LengthStats(rows=24, median=0, longest=0)).to_list() == rows.to_list()
     assert to_dataset(kept, kind="instruction").column_names == ["prompt", "completion"]
 
 
@@ -131,14 +127,14 @@ def losses_of(trainer: Any) -> tuple[float, int]:
 
 def test_packed_rows_have_the_loss_of_the_rows_alone(project: Path) -> None:
     from training.model import load_tokenizer
-    from training.trainers import make_sft_trainer as make_trainer
+    from training.train import Splits, make_trainer
 
     found, rows = [], [instruction(n) for n in range(6)]
     for packing in (False, True):
         settings = run_settings(output=f"packing-{packing}", optimizer=run_settings()["optimizer"] | {"packing": packing})
         run = load_run(project, "packing.yaml", settings | {"quantization": {"kind": "none"}})
         tokenizer = load_tokenizer(run.base_model)
-        trainer = make_trainer(run, tokenizer, train=rows, validation=rows, say=print, dtype="float32")
+        trainer = make_trainer(run, tokenizer, Splits(rows, rows), dtype="float32")
         assert (len(trainer.train_dataset) < 6) == packing
         found.append(losses_of(trainer))
     assert found[0][1] == found[1][1] > 0
@@ -147,20 +143,20 @@ def test_packed_rows_have_the_loss_of_the_rows_alone(project: Path) -> None:
 
 def test_run_with_packed_rows_trains_on_a_cpu(project: Path) -> None:
     optimizer = run_settings()["optimizer"] | {"packing": True, "max_steps": 3, "batch_size": 1}
-    done = train_run(load_run(project, "packed.yaml", run_settings(output="packed", optimizer=optimizer)))
-    assert (done["steps"], done["settings"]["packing"]) == (3, True)
+    done = check_and_train(load_run(project, "packed.yaml", run_settings(output="packed", optimizer=optimizer)))
+    assert (done.steps, done.settings["packing"]) == (3, True)
 
 
 def test_tensorboard_events_are_kept(project: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     optimizer = run_settings()["optimizer"] | {"max_steps": 3}
-    done = train_run(load_run(project, "t.yaml", run_settings(output="t", optimizer=optimizer, logger="tensorboard")))
+    done = check_and_train(load_run(project, "t.yaml", run_settings(output="t", optimizer=optimizer, logger="tensorboard")))
     assert not (project / "runs" / "t" / "checkpoints").exists()
     events = EventAccumulator(str(project / "runs" / "t" / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3]
-    assert events.Scalars("train/loss")[0].value == pytest.approx(done["first_loss"], rel=1e-5)
+    assert events.Scalars("train/loss")[0].value == pytest.approx(done.first_loss, rel=1e-5)
 
 
 WANDB = """
@@ -205,10 +201,11 @@ def test_wandb_run_has_name_project_and_the_digest_of_its_snapshot(project: Path
     path = os.pathsep.join([str(tmp_path / "fake"), *sys.path])
     environment = {**os.environ, "PYTHONPATH": path, "FAKE_WANDB": str(tmp_path / "calls.jsonl"), "WANDB_MODE": "offline"}
     environment.pop("WANDB_PROJECT", None)
-    for verb in ("preflight", "sft"):
-        command = [sys.executable, "-m", "training", verb, str(run.source)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr
+    # Both commands in one process, which imports the libraries once.
+    verbs = "from training.cli import app\nfor verb in ('preflight', 'sft'): app([verb, FILE], standalone_mode=False)"
+    command = [sys.executable, "-c", verbs.replace("FILE", repr(str(run.source)))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
     calls = [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
     snapshot = open_verified(project, "instruction").manifest
     rehearsed, begun = (value for kind, value in calls if kind == "init")
@@ -236,8 +233,8 @@ def test_tracker_is_told_the_same_of_a_resumed_run_and_of_the_sft_run_below_dpo(
     assert describe_tracking(run, checked) == describe_tracking(run, checked)
     other = describe_tracking(load_run(project, "o.yaml", run_settings(output="o")), checked)
     assert other.id != describe_tracking(run, checked).id
-    sft_run = {"adapter_digest": "a" * 64, "digest": "b" * 64}
-    facts = describe_tracking(run, checked | {"sft_run": sft_run}).config["seedcorn"]
+    sft_run = SftFacts(adapter_digest="a" * 64, digest="b" * 64, name="tiny", version=1)
+    facts = describe_tracking(run, checked.model_copy(update={"sft_run": sft_run})).config["seedcorn"]
     assert (facts["sft_adapter_digest"], facts["sft_snapshot_digest"]) == ("a" * 64, "b" * 64)
     monkeypatch.setenv("WANDB_PROJECT", "coding")
     assert describe_tracking(run, checked).project == "coding"

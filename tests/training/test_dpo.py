@@ -13,13 +13,13 @@ import pytest
 
 from curation.errors import SnapshotError
 from curation.snapshot import create_key, read_manifest, revoke
-from tests.support.training_samples import load_run, project, run_settings, train_run, trained, write_eval, write_signed
+from tests.support.training_samples import check_and_train, load_run, run_settings, write_eval, write_signed
 from training.config import RunFile, TrainingError
 from training.data import file_sha256
 from training.preflight import preflight
+from training.records import RunRecord
 from training.run_folder import require_run, seal_of, write_run
 
-__all__ = ["project", "trained"]
 pytestmark = pytest.mark.model
 
 
@@ -41,14 +41,14 @@ def edit_json(file: Path, change: Callable[[dict[str, Any]], None]) -> None:
 def forge_record(sft: Path, **changes: Any) -> None:
     """Edit what run.json says of its snapshot and make every digest in the run folder agree."""
     done = json.loads((sft / "run.json").read_text())
-    write_run(sft, {**{key: value for key, value in done.items() if key != "seal"}, "snapshot": done["snapshot"] | changes})
+    write_run(sft, RunRecord.model_validate(done | {"snapshot": done["snapshot"] | changes}))
 
 
 def test_unchanged_chain_passes(project: Path) -> None:
     checked = preflight(next_run(project))
-    assert checked["sft_run"]["adapter_digest"] == require_run(project / "runs" / "sft")["adapter_digest"]
-    assert (checked["sft_run"]["simulated_review"], checked["sft_run"]["licence"]) == (False, "CC0-1.0")
-    assert checked["sft_run"]["adapter_signer"] is None
+    assert checked.sft_run.adapter_digest == require_run(project / "runs" / "sft").adapter_digest
+    assert (checked.sft_run.simulated_review, checked.sft_run.licence) == (False, "CC0-1.0")
+    assert checked.sft_run.adapter_signer is None
 
 
 def test_overwritten_adapter_weights_are_refused(project: Path) -> None:
@@ -63,7 +63,7 @@ def test_overwritten_adapter_weights_are_refused(project: Path) -> None:
 )
 def test_changed_adapter_config_is_refused(project: Path, change: dict[str, Any]) -> None:
     from training.evaluate import evaluate_run
-    from training.merge import merge_run
+    from training.release import merge_run
 
     edit_json(project / "runs" / "sft" / "adapter" / "adapter_config.json", lambda config: config.update(change))
     with pytest.raises(TrainingError, match=r"is not the adapter run\.json recorded"):
@@ -100,15 +100,15 @@ def test_simulated_review_licence_and_protected_sets_come_from_the_manifest(proj
     sha256, key = write_eval(project), project / "keys" / "signing.pem"
     write_signed(project, "instruction", key=key, sha256=sha256, simulated=True, version=2, licence="CC-BY-NC-4.0")
     optimizer = run_settings()["optimizer"] | {"max_steps": 2}
-    train_run(load_run(project, "s.yaml", run_settings(output="s", allow_simulated_review=True, optimizer=optimizer)))
+    check_and_train(load_run(project, "s.yaml", run_settings(output="s", allow_simulated_review=True, optimizer=optimizer)))
     forge_record(project / "runs" / "s", simulated_review=False, licence="MIT")
     with pytest.raises(TrainingError, match=r"tiny-instruction-v2-\S+: its review was simulated"):
         preflight(next_run(project, sft_adapter="s"))
     with pytest.raises(TrainingError, match=r"SFT snapshot tiny-instruction v2: licence CC-BY-NC-4\.0: does not allow use: commercial"):
         preflight(next_run(project, sft_adapter="s", allow_simulated_review=True, use="commercial"))
     checked = preflight(next_run(project, sft_adapter="s", allow_simulated_review=True))
-    assert (checked["sft_run"]["simulated_review"], checked["sft_run"]["licence"]) == (True, "CC-BY-NC-4.0")
-    assert checked["conditions"]["SFT snapshot"] == "not for commercial use"
+    assert (checked.sft_run.simulated_review, checked.sft_run.licence) == (True, "CC-BY-NC-4.0")
+    assert checked.conditions["SFT snapshot"] == "not for commercial use"
 
 
 def test_evaluation_file_must_be_protected_for_the_sft_rows_too(project: Path) -> None:
@@ -122,25 +122,25 @@ def test_evaluation_file_must_be_protected_for_the_sft_rows_too(project: Path) -
 
 
 def test_signed_adapter_must_keep_its_signature(project: Path) -> None:
-    from training.trace import sign_run
+    from training.release import sign_run
 
     sft = load_run(project, "sft.yaml", run_settings())
     sign_run(sft, key=project / "keys" / "signing.pem")
-    assert preflight(next_run(project, "dpo3"))["sft_run"]["adapter_signer"].startswith("sha256:")
+    assert preflight(next_run(project, "dpo3")).sft_run.adapter_signer.startswith("sha256:")
     card = sft.output / "adapter" / "README.md"
     text = card.read_text()
     card.write_text(text + "Better than it was.\n")
-    with pytest.raises(TrainingError, match=r"adapter: its signature does not hold: README\.md: has sha256"):
+    with pytest.raises(TrainingError, match=r"adapter: its signature is not valid: README\.md: has sha256"):
         preflight(next_run(project))
     card.write_text(text)
     # With every digest in the folder made to agree, only the signature is left to refuse the forged record.
     forge_record(sft.output, licence="MIT")
-    with pytest.raises(TrainingError, match=r"adapter: its signature does not hold: training\.json: has sha256"):
+    with pytest.raises(TrainingError, match=r"adapter: its signature is not valid: training\.json: has sha256"):
         preflight(next_run(project))
 
 
 def test_adapter_signed_with_a_key_that_is_not_trusted_is_refused(project: Path) -> None:
-    from training.trace import sign_run
+    from training.release import sign_run
 
     foreign, _ = create_key(project / "foreign")
     sign_run(load_run(project, "sft.yaml", run_settings()), key=foreign)
@@ -160,7 +160,7 @@ def test_broken_signature_of_the_sft_snapshot_is_refused(project: Path) -> None:
 
 
 def test_revoked_sft_snapshot_is_refused_also_after_preflight(project: Path) -> None:
-    from training.dpo import train_dpo
+    from training.train import train_run
 
     run = next_run(project)
     preflight(run)
@@ -168,14 +168,13 @@ def test_revoked_sft_snapshot_is_refused_also_after_preflight(project: Path) -> 
     now = datetime(2026, 11, 25, tzinfo=UTC)
     revoke(root, project / "keys" / "signing.pem", reason="a leak", at=now, folder=project / "snapshots" / "revocations")
     with pytest.raises(SnapshotError, match=r"was revoked on 2026-11-25 .* a leak"):
-        train_dpo(run, say=print)
+        train_run(run, say=print)
     with pytest.raises(SnapshotError, match=r"was revoked on 2026-11-25 .* a leak"):
         preflight(next_run(project, "dpo3"))
 
 
 def test_adapter_of_revoked_rows_is_neither_signed_nor_merged(project: Path) -> None:
-    from training.merge import merge_run
-    from training.trace import sign_run, trace_run
+    from training.release import merge_run, sign_run, trace_run
 
     root = read_manifest(sft_snapshot(project)).digest.root
     now = datetime(2026, 11, 25, tzinfo=UTC)
@@ -193,13 +192,12 @@ def test_adapter_of_revoked_rows_is_neither_signed_nor_merged(project: Path) -> 
 
 
 def test_adapter_changed_after_it_was_signed_is_not_merged(project: Path) -> None:
-    from training.merge import merge_run
-    from training.trace import sign_run
+    from training.release import merge_run, sign_run
 
     run = load_run(project, "sft.yaml", run_settings())
     sign_run(run, key=project / "keys" / "signing.pem")
     (run.output / "adapter" / "chat_template.jinja").write_text("{{ messages }}")
-    with pytest.raises(TrainingError, match=r"its signature does not hold: chat_template\.jinja: has sha256"):
+    with pytest.raises(TrainingError, match=r"its signature is not valid: chat_template\.jinja: has sha256"):
         merge_run(run, out=project / "merged")
 
 
@@ -220,7 +218,7 @@ def test_other_snapshot_in_the_place_of_the_recorded_one_is_refused(project: Pat
 
 @pytest.mark.parametrize("part", ["snapshot", "sft_run", "conditions"])
 def test_edited_preflight_is_refused_before_training(project: Path, part: str) -> None:
-    from training.dpo import train_dpo
+    from training.train import train_run
 
     run = next_run(project)
     preflight(run)
@@ -230,7 +228,7 @@ def test_edited_preflight_is_refused_before_training(project: Path, part: str) -
 
     edit_json(run.output / "preflight.json", forge)
     with pytest.raises(TrainingError, match=rf"preflight\.json: does not match what was checked now \({part}\)\. Next: train preflight"):
-        train_dpo(run, say=print)
+        train_run(run, say=print)
 
 
 def test_run_folder_of_an_earlier_version_is_refused_with_the_reason(project: Path) -> None:

@@ -1,0 +1,52 @@
+"""Tiny projects for the training tests. Each is built once for all test processes, because a training takes seconds."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.training_samples import build_project, train_both
+
+
+def build_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
+    """Return a folder that the first process builds and the others of this session wait for."""
+    home = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        home = home.parent  # shared by the workers of one session
+    folder = home / f"training-{name}"
+    with (home / f"training-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "complete").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            build(folder / "project")
+            (folder / "complete").touch()
+    return folder / "project"
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project without runs; tests copy it before they change anything."""
+    return build_once(tmp_path_factory, "built", build_project)
+
+
+@pytest.fixture(scope="session")
+def trained(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a finished run of each method; tests copy it before they change anything."""
+    return build_once(tmp_path_factory, "trained", lambda folder: train_both(Path(shutil.copytree(built, folder))))
+
+
+@pytest.fixture
+def untrained(built: Path, tmp_path: Path) -> Path:
+    """A copy of the project without runs."""
+    return Path(shutil.copytree(built, tmp_path / "untrained"))
+
+
+@pytest.fixture
+def project(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the project with finished runs."""
+    return Path(shutil.copytree(trained, tmp_path / "project"))

@@ -1,0 +1,77 @@
+"""The model card: its sources, its measurements, its chart, and when it is left unchanged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.training_samples import (
+    load_run,
+    run_settings,
+)
+from training.card import loss_picture
+from training.run_folder import require_run
+
+
+def test_loss_curve_is_drawn_from_the_history() -> None:
+    from xml.etree import ElementTree
+
+    history = [
+        {"step": 1, "loss": 4.0},
+        {"step": 2, "loss": 2.0},
+        {"step": 2, "eval_loss": 3.0},
+        {"step": 4, "loss": 1.0},
+        {"step": 4, "eval_loss": 3.5},
+    ]
+    root = ElementTree.fromstring(loss_picture(history))
+    assert root.get("aria-label") == "Training loss 4.000 to 1.000 over 4 steps; best validation loss 3.0000 at step 2"
+    lines = [[tuple(map(float, p.split(","))) for p in e.get("points", "").split()] for e in root if e.tag.endswith("polyline")]
+    # Steps go from left (56) to right (624), the largest loss lies at the top (26) and the smallest at the bottom (224).
+    assert lines == [[(198, 26), (340, 158), (624, 224)], [(340, 92), (624, 59)]]
+    marked = [(e.get("cx"), e.get("cy")) for e in root if e.tag.endswith("circle") and e.get("r") == "5"]
+    assert marked == [("340.0", "92.0")]
+    assert ElementTree.fromstring(loss_picture([{"step": 1, "loss": 2.0}])).tag.endswith("svg")
+
+
+@pytest.mark.model
+def test_card_says_what_the_adapter_is_made_of(project: Path) -> None:
+    from training.evaluate import evaluate_run
+    from training.model import compute_dtype
+
+    run, said = load_run(project, "sft.yaml", run_settings()), []
+    card = run.output / "adapter" / "README.md"
+    before = card.read_text()
+    done = require_run(run.output)
+    for text in (
+        "base_model: tiny",
+        "license: apache-2.0",
+        "24 of snapshot tiny-instruction v1",
+        "Intended use: tests",
+        done.snapshot.digest[:16],
+    ):
+        assert text in before
+    assert "More Information Needed" not in before and str(project) not in before
+    assert "(loss.svg)" in before and (card.parent / "loss.svg").read_text().startswith("<svg ")
+    assert "None yet." in before and "Simulated" not in before
+    evaluate_run(run, base=True, say=said.append)
+    assert card.read_text() == before
+    evaluate_run(run, say=said.append)
+    text = card.read_text()
+    assert f"base model in {compute_dtype()}, as it is served." in text and "| choice |" in text and " no change |" in text
+    assert "| distinct answers |" in text
+    assert require_run(run.output) == done
+    dpo = (project / "runs" / "dpo" / "adapter" / "README.md").read_text()
+    assert f"the SFT adapter `{done.adapter_digest[:16]}` on snapshot tiny-instruction v1" in dpo
+
+
+@pytest.mark.model
+def test_signed_adapter_keeps_its_card(project: Path) -> None:
+    from training.evaluate import evaluate_run
+    from training.release import sign_run, trace_run
+
+    run, said = load_run(project, "sft.yaml", run_settings()), []
+    sign_run(run, key=project / "keys" / "signing.pem")
+    evaluate_run(run, say=said.append)
+    assert any("its card was not changed" in line for line in said)
+    assert trace_run(run).adapter_signed

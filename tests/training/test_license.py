@@ -1,0 +1,98 @@
+"""Licences: what each allows, what it asks the user, and where the base model's is recorded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from training.config import LicenceAnswers, TrainingError
+from training.license import check_use, find_base_record
+
+
+@pytest.mark.parametrize("use", ["research", "internal", "commercial"])
+def test_open_licences_allow_every_use(use: str) -> None:
+    assert check_use("Apache-2.0", use, of="m") == check_use("MIT", use, of="m") == ""  # type: ignore[arg-type]
+
+
+def test_non_commercial_licences_stop_a_commercial_run() -> None:
+    with pytest.raises(TrainingError, match=r"licence CC-BY-NC-4\.0: does not allow use: commercial"):
+        check_use("CC-BY-NC-4.0", "commercial", of="m")
+    assert check_use("CC-BY-NC-4.0", "internal", of="m") == "not for commercial use"
+    assert "use restrictions" in check_use("openrail", "commercial", of="m")
+    assert "under the same licence" in check_use("CC-BY-SA-4.0", "commercial", of="m")
+
+
+@pytest.mark.parametrize("use", ["research", "internal", "commercial"])
+@pytest.mark.parametrize("licence", ["our-own-licence", "unknown", "other", "LicenseRef-Ours"])
+def test_unknown_licence_is_a_question_for_every_use(licence: str, use: str) -> None:
+    question = (
+        rf"m: licence {licence}: is not in our table\. Do its terms allow use: {use}\?.*licence_answers: {{terms_read: {{{licence}: 'NAME"
+    )
+    with pytest.raises(TrainingError, match=question):
+        check_use(licence, use, of="m")  # type: ignore[arg-type]
+    with pytest.raises(TrainingError, match="is not in our table"):
+        check_use(licence, use, of="m", answers=LicenceAnswers(terms_read={"another": "ann", licence: " "}))  # type: ignore[arg-type]
+    answers = LicenceAnswers(terms_read={licence.upper(): "ann, 2026-11-25:\nany use"})
+    assert check_use(licence, use, of="m", answers=answers) == "terms read by the user: ann, 2026-11-25: any use"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("licence", "key", "stops"),
+    [
+        ("llama2", "users_above_700m", True),
+        ("llama3.1", "users_above_700m", True),
+        ("llama4", "users_above_700m", True),
+        ("llama4", "based_in_eu", True),
+        ("qwen", "users_above_100m", True),
+        ("falcon-llm-license", "hosted_service", False),
+        ("falcon-180b-license", "hosted_service", True),
+    ],
+)
+def test_licence_that_depends_on_the_user_asks_and_records_the_answer(licence: str, key: str, stops: bool) -> None:
+    no = LicenceAnswers(users_above_700m=False, users_above_100m=False, based_in_eu=False, hosted_service=False)
+    with pytest.raises(TrainingError, match=rf"licence {licence}: asks: .*\?\. Next: answer in the run file, .*{key}: no"):
+        check_use(licence, "research", of="m", answers=no.model_copy(update={key: None}))
+    assert "answered: no" in check_use(licence, "research", of="m", answers=no)
+    yes = no.model_copy(update={key: True})
+    if stops:
+        with pytest.raises(TrainingError, match=rf"\({key}: yes\)"):
+            check_use(licence, "research", of="m", answers=yes)
+    else:
+        assert "answered: yes" in check_use(licence, "research", of="m", answers=yes)
+
+
+def test_expression_of_licences_means_all_of_and_or_the_first_of_or() -> None:
+    assert check_use("MIT AND CC-BY-4.0", "commercial", of="m") == "its authors must be named"
+    assert check_use("CC-BY-NC-4.0 OR MIT", "commercial", of="m") == ""
+    for expression in ("MIT AND CC-BY-NC-4.0", "(MIT OR CC-BY-NC-4.0) AND CC0-1.0", "CC-BY-NC-4.0 OR CC-BY-NC-SA-4.0"):
+        with pytest.raises(TrainingError, match="does not allow use: commercial"):
+            check_use(expression, "commercial", of="m")
+
+
+def test_licence_comes_from_the_record_then_the_card_then_the_run_file(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="does not exist"):
+        find_base_record(tmp_path / "none")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(TrainingError, match="records no licence"):
+        find_base_record(tmp_path)
+    assert find_base_record(tmp_path, declared="MIT").licence == "MIT"
+    (tmp_path / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n# A model\n")
+    assert find_base_record(tmp_path, declared="MIT").licence == "cc-by-nc-4.0"
+    (tmp_path / "base-model.json").write_text(json.dumps({"id": "m", "licence": "Apache-2.0"}))
+    assert find_base_record(tmp_path).licence == "Apache-2.0"
+    (tmp_path / "base-model.json").write_text('{"id": "m"}')
+    with pytest.raises(TrainingError, match=r"base-model\.json: is not a JSON object with id and licence"):
+        find_base_record(tmp_path)
+
+
+def test_card_that_says_other_names_nothing_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    card = tmp_path / "README.md"
+    card.write_text("---\nlicense: other\nlicense_name: llama3.1\n---\n")
+    assert find_base_record(tmp_path, declared="MIT").licence == "llama3.1"
+    card.write_text("---\nlicense: other\n---\n")
+    assert find_base_record(tmp_path, declared="MIT").licence == "MIT"
+    with pytest.raises(TrainingError, match="records no licence"):
+        find_base_record(tmp_path)

@@ -1,0 +1,114 @@
+"""A finished adapter: traced to its rows, signed, merged into its base model."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from curation.errors import UserError
+from tests.support.training_samples import (
+    check_and_train,
+    instruction,
+    load_run,
+    run_settings,
+)
+from training.config import Quantization, TrainingError
+from training.run_folder import open_run, require_run
+
+pytestmark = pytest.mark.model
+
+
+def test_trace_goes_from_the_adapter_to_a_row(project: Path) -> None:
+    from training.release import sign_run, trace_run
+
+    run, row = open_run(project / "runs" / "sft"), instruction(5)
+    found = trace_run(run, row_id=row["id"][:16])
+    assert found.row["completion"] == row["completion"] and found.row["split"] == "train"
+    assert found.snapshot.digest == require_run(run.output).snapshot.digest
+    assert not found.adapter_signed
+    sign_run(run, key=project / "keys" / "signing.pem")
+    assert trace_run(run).adapter_signed
+    with pytest.raises(TrainingError, match="no row's id starts with ffff"):
+        trace_run(run, row_id="ffff")
+
+
+def test_moved_project_can_still_be_traced(project: Path, tmp_path: Path) -> None:
+    from training.release import trace_run
+
+    moved = project.rename(tmp_path / "elsewhere")
+    found = trace_run(open_run(moved / "runs" / "dpo"))
+    assert found.sft_run.adapter_digest == found.reference_digest
+    assert found.snapshot.path.startswith(str(moved))
+
+
+def test_trace_of_a_dpo_adapter_finds_the_rows_of_its_sft_run(project: Path) -> None:
+    from training.release import trace_run, trace_text
+
+    run = open_run(project / "runs" / "dpo")
+    found = trace_run(run)
+    assert {kind: {split: len(ids) for split, ids in splits.items()} for kind, splits in found.row_ids.items()} == {
+        "dpo": {"train": 24, "validation": 8},
+        "sft": {"train": 24, "validation": 8},
+    }
+    row = trace_run(run, row_id=instruction(5)["id"]).row
+    assert (row["run"], row["split"], row["completion"]) == ("sft", "train", instruction(5)["completion"])
+    assert "(train split of the sft rows)" in trace_text(trace_run(run, row_id=row["id"]))
+    check_and_train(load_run(project, "again.yaml", run_settings(output="again", seed=8, optimizer={"max_steps": 2, "batch_size": 4})))
+    shutil.rmtree(project / "runs" / "sft")
+    (project / "runs" / "again").rename(project / "runs" / "sft")
+    with pytest.raises(TrainingError, match="was trained again since"):
+        trace_run(run)
+    shutil.rmtree(project / "runs" / "sft")
+    with pytest.raises(TrainingError, match="is not a finished run"):
+        trace_run(run)
+
+
+def test_trace_believes_no_signature_it_has_not_checked(project: Path) -> None:
+    from training.release import sign_run, trace_run, trace_text
+
+    run = open_run(project / "runs" / "sft")
+    assert trace_run(run).signature.status == "unsigned"
+    signature = run.output / "adapter" / "model.sig"
+    signature.write_text("{}")
+    assert not trace_run(run).adapter_signed and "signature: altered" in trace_text(trace_run(run))
+    signature.unlink()
+    sign_run(run, key=project / "keys" / "signing.pem")
+    assert trace_run(run).adapter_signed and "signed by sha256:" in trace_text(trace_run(run))
+    card = run.output / "adapter" / "README.md"
+    card.write_text(card.read_text() + "Better than it was.\n")
+    found = trace_run(run)
+    assert not found.adapter_signed and found.signature.problems[0].startswith("README.md: has sha256")
+
+
+def test_run_folder_without_its_snapshot_says_what_is_missing(project: Path) -> None:
+    from training.release import trace_run
+
+    shutil.rmtree(project / "snapshots")
+    with pytest.raises(UserError, match="tiny-instruction-v1"):
+        trace_run(open_run(project / "runs" / "sft"))
+
+
+def test_merged_model_says_what_base_and_adapter_say_together(project: Path, tmp_path: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from training.license import find_base_record
+    from training.model import load_base
+    from training.release import merge_run
+
+    run, out, ids = open_run(project / "runs" / "dpo"), tmp_path / "merged", torch.arange(5, 105).reshape(4, 25)
+    done = merge_run(run, out=out)
+    assert done.adapter_digest == require_run(run.output).adapter_digest
+    base = load_base(project / "model", Quantization(kind="none"))
+    with torch.inference_mode():
+        alone = base(input_ids=ids).logits.float()
+        together = PeftModel.from_pretrained(base, run.output / "adapter").eval()(input_ids=ids).logits.float()
+        merged = AutoModelForCausalLM.from_pretrained(out)(input_ids=ids).logits.float()
+    assert (merged - together).abs().max() < 0.1 * (alone - together).abs().max()
+    assert find_base_record(out).licence == "Apache-2.0" and "merged into tiny" in (out / "README.md").read_text()
+    assert (out / "chat_template.jinja").read_text() == (project / "model" / "chat_template.jinja").read_text()
+    with pytest.raises(TrainingError, match="exists already; nothing was overwritten"):
+        merge_run(run, out=out)

@@ -1,0 +1,379 @@
+"""Pydantic models of the JSON files in a run folder: preflight.json, run.json, training.json and eval*.json.
+
+Later stages read these files, so each has one typed model. Keys that a file does not have yet, because an older version wrote it, have
+defaults. Keys a model does not know are kept (`extra="allow"`) and written back, so that a newer file survives reading.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from training.methods import MethodName
+
+SCHEMA: Literal[3] = 3
+"""Version of run.json and preflight.json. Up to 2 the adapter's digest left out its configuration and run.json had no seal."""
+Dtype = Literal["bfloat16", "float32"]
+# "allow" keeps the keys of a newer version: dropping them would break the comparison with the signed copy in training.json.
+RECORD = ConfigDict(frozen=True, extra="allow", populate_by_name=True, use_attribute_docstrings=True)
+
+
+class ProtectedFacts(BaseModel):
+    """A protected set that the rows were screened against."""
+
+    model_config = RECORD
+
+    name: str
+    sha256: str
+
+
+class BaseFacts(BaseModel):
+    """The base model."""
+
+    model_config = RECORD
+
+    id: str
+    licence: str
+    source: str = ""
+    note: str = ""
+    digest: str
+    """sha256 over the names and hashes of every file that loading reads."""
+
+
+class SnapshotFacts(BaseModel):
+    """The snapshot whose rows are trained on, from its verified manifest."""
+
+    model_config = RECORD
+
+    name: str
+    version: int
+    kind: Literal["instruction", "preference"]
+    digest: str
+    """Root digest of the signed manifest."""
+    path: str
+    """Relative to the run folder."""
+    signer: str
+    licence: str | None = None
+    teacher: str | None = None
+    review: str = "all"
+    intended_use: str | None = None
+    rows: dict[str, int] = {}
+    """Number of rows by split."""
+    protected: tuple[ProtectedFacts, ...] = ()
+    simulated_review: bool = False
+
+
+class SftFacts(BaseModel):
+    """The SFT run that a DPO run starts from. run.json leaves out `path` and `protected`."""
+
+    model_config = RECORD
+
+    path: str = ""
+    """Run folder of the SFT run, relative to this run folder."""
+    adapter_digest: str
+    adapter_signer: str | None = None
+    name: str
+    version: int
+    digest: str
+    licence: str | None = None
+    simulated_review: bool = False
+    review: str = "all"
+    protected: tuple[ProtectedFacts, ...] = ()
+
+
+class PairFacts(BaseModel):
+    """The preference snapshot whose test split is evaluated."""
+
+    model_config = RECORD
+
+    digest: str
+    test_rows: int
+
+
+class EvalFacts(BaseModel):
+    """The evaluation set. run.json leaves out `items`, `form` and `preference_snapshot`."""
+
+    model_config = RECORD
+
+    file: str
+    sha256: str
+    name: str
+    """Name of the protected set."""
+    weights: Literal["16bit", "nf4"] = "nf4"
+    """The base model's weights while measuring; files without the key are from when that was always nf4."""
+    items: int = 0
+    form: Literal["codes", "answers"] | None = None
+    preference_snapshot: PairFacts | None = None
+
+
+class EndOfTurn(BaseModel):
+    """The token that the chat template ends an answer with."""
+
+    model_config = RECORD
+
+    id: int
+    token: str
+
+
+class ChatFacts(BaseModel):
+    """The use of the chat template."""
+
+    model_config = RECORD
+
+    system: Literal["keep", "merge"] = "keep"
+    end_of_turn: EndOfTurn | None = None
+
+
+class LengthStats(BaseModel):
+    """The rows of one split that can be trained on. Token counts cover prompt and completion, chat template included."""
+
+    model_config = RECORD
+
+    rows: int
+    median: int
+    longest: int
+    """Of the rows that are trained on."""
+    too_long: tuple[str, ...] = ()
+    """Ids of the rows above max_length."""
+    left_out: tuple[str, ...] = ()
+    """Ids of the rows that are not trained on: too long, or with a fault."""
+    faults: dict[str, tuple[str, ...]] = {}
+    """Ids by what the chat template does wrong to them."""
+    merged: int = 0
+    """Rows whose prompt ends in white space that shares a token with the answer; TRL trains that token too."""
+
+
+class MemoryFacts(BaseModel):
+    """Estimated memory of a training step by what it holds, and free memory, in GiB."""
+
+    model_config = RECORD
+
+    device: Literal["cuda", "cpu"]
+    weights: float
+    adapter: float
+    activations: float
+    logits: float
+    dequantization: float
+    overhead: float
+    total: float
+    available: float
+
+
+class DiskFacts(BaseModel):
+    """Disk space that a run takes at most, and free space, in GiB."""
+
+    model_config = RECORD
+
+    needed: float
+    available: float
+
+
+class RehearsalFacts(BaseModel):
+    """The training step with a small model of the base model's family."""
+
+    model_config = RECORD
+
+    seconds: float | None
+    """None if no small model could be built."""
+    reason: str | None = None
+    """Why no small model could be built."""
+
+
+class PreflightReport(BaseModel):
+    """preflight.json: what was checked before training, with the digests that training and evaluation check again."""
+
+    model_config = RECORD
+
+    schema_version: Literal[3] = Field(default=SCHEMA, alias="schema")
+    kind: MethodName
+    config_digest: str
+    """Digest of the run file's settings."""
+    run_file_folder: str
+    """Relative to the run folder; the paths in config.yaml are relative to it."""
+    snapshot: SnapshotFacts
+    base: BaseFacts
+    use: str
+    conditions: dict[str, str] = {}
+    """Licence conditions by what they apply to."""
+    warnings: tuple[str, ...] = ()
+    eval: EvalFacts
+    sft_run: SftFacts | None = None
+    chat: ChatFacts = ChatFacts()
+    dtype: Dtype = "bfloat16"
+    """Data type of the arithmetic; a resumed run keeps it."""
+    lengths: dict[str, LengthStats]
+    """By split."""
+    memory: MemoryFacts
+    disk: DiskFacts
+    rehearsal: RehearsalFacts = RehearsalFacts(seconds=None)
+
+
+class RowCounts(BaseModel):
+    """Rows of one split and what became of them."""
+
+    model_config = RECORD
+
+    rows: int
+    too_long: int = 0
+    left_out: int = 0
+    cut: int = 0
+
+
+class ParameterCounts(BaseModel):
+    """Parameters of the model. 4-bit weights count as the parameters they encode."""
+
+    model_config = RECORD
+
+    trainable: int
+    total: int
+
+    def describe(self) -> str:
+        """Return the counts with the trainable share."""
+        return f"{self.trainable:,} of {self.total:,} parameters ({self.trainable / self.total:.2%})"
+
+
+class RunRecord(BaseModel):
+    """run.json: a finished run. From `first_margin` to `sft` the fields are those of DPO and are not set for SFT."""
+
+    model_config = RECORD
+
+    schema_version: Literal[3] = Field(default=SCHEMA, alias="schema")
+    kind: MethodName
+    steps: int
+    first_loss: float | None = None
+    last_loss: float | None = None
+    best_eval_loss: float | None = None
+    best_step: int | None = None
+    early_stopped_at: int | None = None
+    """Step at which the patience was used up; None if every step was taken."""
+    adapter: str = "adapter"
+    adapter_digest: str
+    snapshot: SnapshotFacts
+    base: BaseFacts
+    use: str
+    settings: dict[str, JsonValue] = {}
+    """Settings that shape the adapter, defaults included."""
+    eval: EvalFacts
+    conditions: dict[str, str] = {}
+    chat: ChatFacts = ChatFacts()
+    dtype: Dtype = "bfloat16"
+    licence_answers: dict[str, JsonValue] = {}
+    warnings: tuple[str, ...] = ()
+    rows: dict[str, RowCounts] = {}
+    config_digest: str
+    run_file: str = ""
+    versions: dict[str, str] = {}
+    """Versions of Python and the packages."""
+    host: dict[str, JsonValue] = {}
+    finished: str = ""
+    """UTC time in ISO 8601."""
+    first_margin: float | None = None
+    """Reward margin of chosen over rejected at the first step: 0, because policy and reference are equal."""
+    last_margin: float | None = None
+    reference_digest: str | None = None
+    """Digest of the frozen reference adapter."""
+    sft_run: str | None = None
+    """Run folder of the SFT run, relative to this one."""
+    sft: SftFacts | None = None
+    parameters: ParameterCounts | None = None
+    resumed_from: int | None = None
+    """Step of the checkpoint that the last process resumed from."""
+    seconds: float = 0.0
+    """Of the last process."""
+    seal: str = ""
+    """sha256 over the rest of the file."""
+
+
+class MetricFacts(BaseModel):
+    """A mean over n items with its 95 % interval."""
+
+    model_config = RECORD
+
+    value: float
+    n: int
+    low: float
+    high: float
+    method: Literal["bootstrap", "wilson"]
+
+
+class DifferenceFacts(BaseModel):
+    """The mean of paired differences, this model minus the other, with its 95 % interval."""
+
+    model_config = RECORD
+
+    difference: float
+    n: int
+    low: float
+    high: float
+    p: float
+    """Two-sided, from a paired permutation test; with few differing items of equal size it is McNemar's exact test."""
+    verdict: Literal["better", "worse", "no change", "no verdict"]
+    reason: str | None = None
+    """Why there is no verdict."""
+
+
+class Diversity(BaseModel):
+    """Number of distinct answers compared with the number of distinct references."""
+
+    model_config = RECORD
+
+    distinct: int
+    references: int
+    """Distinct reference answers."""
+    most_frequent: float
+    """Share of the items with the most frequent answer; an answer that cannot be parsed counts as one answer."""
+    most_frequent_reference: float
+    items: int
+    is_low: bool
+    """The answers repeat too much for a verdict."""
+
+
+class EvalFile(BaseModel):
+    """The evaluation file."""
+
+    model_config = RECORD
+
+    name: str
+    sha256: str
+    set: str
+    """Name of the protected set."""
+
+
+class WrittenAnswer(BaseModel):
+    """One question with its reference and the model's answer."""
+
+    model_config = RECORD
+
+    question: str
+    reference: str
+    answer: str
+
+
+class EvaluationResult(BaseModel):
+    """eval*.json: measurements of one adapter, or of the base model, on one protected set."""
+
+    model_config = RECORD
+
+    schema_version: int = Field(alias="schema")
+    subject: str
+    """base, or the method of the run."""
+    subject_digest: str
+    key: str
+    """Digest of everything a measurement depends on besides its subject; results with one key are comparable."""
+    file: EvalFile
+    weights: str = "nf4"
+    metrics: dict[str, MetricFacts]
+    diversity: dict[str, Diversity] = {}
+    """By metric of generated answers."""
+    items: dict[str, list[float]] = {}
+    """Values by metric, one an item, for paired differences."""
+    answers: tuple[WrittenAnswer, ...] = ()
+    seconds: float = 0.0
+    against: dict[str, dict[str, DifferenceFacts]] = {}
+    """Differences by the model compared with (base, sft), then by metric."""
+
+
+def to_json(record: BaseModel) -> dict[str, Any]:
+    """Return the JSON object of a record with the keys that were set, and no others: the keys that are on disk."""
+    return record.model_dump(mode="json", by_alias=True, exclude_unset=True)

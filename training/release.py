@@ -1,0 +1,304 @@
+"""Use a finished adapter: trace it back to its signed rows, sign it, or merge it into its base model.
+
+Each of the three first verifies the adapter's run and every snapshot whose rows are in it, revocations included. A merged model is for
+consumers that take whole models only, such as GGUF converters; the adapter was trained over 4-bit weights and is added to the base model's
+16-bit weights, as is usual, so its answers can differ in the last digits and a merged model is worth evaluating again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+from curation.errors import command
+from training.adapter import ADAPTER
+from training.callbacks import Say
+from training.card import PICTURE, card_text
+from training.chat import Row, end_tokens
+from training.config import Quantization, RunFile, TrainingError
+from training.data import Split, check_signature, open_recorded, read_rows
+from training.license import RECORD
+from training.model import check_base, load_base, load_tokenizer
+from training.records import BaseFacts, RunRecord, SnapshotFacts
+from training.run_folder import read_evaluations, require_finished, require_preflight, require_run
+
+if TYPE_CHECKING:
+    from curation.snapshot import Snapshot
+
+LICENCE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "USE_POLICY.md")
+"""Files of a base model that go with its weights."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A snapshot whose rows are in the adapter."""
+
+    run: str
+    """Method of the run that trained on it."""
+    snapshot: Snapshot
+
+    def rows(self) -> Iterator[Row]:
+        """Yield every row with its split, snapshot and method."""
+        for split in get_args(Split):
+            for row in read_rows(self.snapshot, split):
+                yield {"run": self.run, "snapshot": str(self.snapshot.path), "split": split, **row}
+
+
+class SignatureFacts(BaseModel):
+    """The adapter's signature."""
+
+    model_config = ConfigDict(frozen=True)
+
+    status: str
+    """verified only for a key that is trusted here."""
+    signer: str | None
+    problems: tuple[str, ...]
+
+
+class AdapterFacts(BaseModel):
+    """The SFT run behind a DPO adapter."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    adapter_digest: str
+
+
+class Trace(BaseModel):
+    """The sources of an adapter. Fields that do not apply are not set, and are left out of the JSON output."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run: str
+    kind: str
+    adapter_digest: str
+    adapter_signed: bool
+    signature: SignatureFacts
+    base: BaseFacts
+    snapshot: SnapshotFacts
+    sft_run: AdapterFacts | None = None
+    sft_snapshot: SnapshotFacts | None = None
+    reference_digest: str | None = None
+    row: Row | None = None
+    """The row that was asked for, as the trainer saw it."""
+    row_ids: dict[str, dict[str, list[str]]] | None = None
+    """Ids of the rows by method and split."""
+
+
+def trace_run(run: RunFile, *, row_id: str | None = None) -> Trace:
+    """Return the sources of a finished run, verified again, or one of its rows as the trainer saw it.
+
+    A DPO adapter continues an SFT adapter, so the rows of both are in it.
+
+    Args:
+        run: the finished run.
+        row_id: a row's id or its first characters; None lists the ids.
+    """
+    from curation.snapshot import find_trusted_keys, verify_folder
+
+    done = require_finished(run)
+    sources = verify_sources(run, done)
+    found = verify_folder(run.output / ADAPTER, [*run.trusted_keys, *find_trusted_keys()])
+    signature = SignatureFacts(status=found.status, signer=found.signer, problems=tuple(str(problem) for problem in found.problems))
+    trace = Trace(
+        run=str(run.output),
+        kind=done.kind,
+        adapter_digest=done.adapter_digest,
+        adapter_signed=signature.status == "verified",
+        signature=signature,
+        base=done.base,
+        snapshot=done.snapshot.model_copy(update={"path": str(sources[0].snapshot.path)}),
+    )
+    changes: dict[str, Any] = {}
+    if done.sft_run is not None:
+        sft = _require_reference(run, done)
+        changes["sft_run"] = AdapterFacts(path=str((run.output / done.sft_run).resolve()), adapter_digest=sft.adapter_digest)
+        changes["sft_snapshot"] = sft.snapshot.model_copy(update={"path": str(sources[1].snapshot.path)})
+        changes["reference_digest"] = done.reference_digest
+    rows = [row for source in sources for row in source.rows()]
+    if row_id is not None:
+        changes["row"] = _find_row(rows, row_id, run.output)
+    else:
+        splits = ("train", "validation")  # the rows that were trained on or used for early stopping
+        changes["row_ids"] = {
+            source.run: {split: [row["id"] for row in rows if (row["run"], row["split"]) == (source.run, split)] for split in splits}
+            for source in sources
+        }
+    return trace.model_copy(update=changes)
+
+
+def verify_sources(run: RunFile, done: RunRecord) -> list[Source]:
+    """Verify again every snapshot whose rows are in a finished adapter, revocations included; a DPO adapter has two.
+
+    Raises:
+        TrainingError: a snapshot or the SFT run is missing, or is another one.
+        SnapshotError: a snapshot's signature is not valid or it was revoked.
+    """
+    sources = [Source(done.kind, open_recorded(run, run.output, kind=done.kind, recorded=done.snapshot))]
+    if done.sft_run is not None:
+        sft, folder = _require_reference(run, done), run.output / done.sft_run
+        sources.append(Source(sft.kind, open_recorded(run, folder, kind=sft.kind, recorded=sft.snapshot)))
+    return sources
+
+
+def trace_text(trace: Trace) -> str:
+    """Return the sources as text, the adapter first."""
+    signature = trace.signature
+    words = {"verified": f"signed by {signature.signer}", "unsigned": "not signed"}
+    signed = words.get(signature.status, f"signature: {signature.status}")
+    lines = [f"adapter {trace.adapter_digest[:12]} ({trace.kind}, {signed}): unchanged since it was trained"]
+    lines += [f"  {problem}" for problem in signature.problems if signature.status not in words]
+    lines.append(f"  with {_snapshot_text(trace.snapshot)}")
+    if trace.sft_run is not None and trace.sft_snapshot is not None:
+        lines.append(f"  from the SFT adapter {trace.sft_run.adapter_digest[:12]} in {trace.sft_run.path}, its frozen reference")
+        lines.append(f"    with {_snapshot_text(trace.sft_snapshot)}")
+    lines.append(f"  on {trace.base.id} {trace.base.digest[:12]} ({trace.base.licence})")
+    if row := trace.row:
+        lines.append(f"row {row['id']} ({row['split']} split of the {row['run']} rows)")
+        turns = [turn for key in ("prompt", "completion", "chosen", "rejected") for turn in row.get(key) or ()]
+        lines += [f"  {turn['role']}: {turn['content']}" for turn in turns]
+        # The row's history is in the project that the snapshot belongs to.
+        project = Path(row["snapshot"]).resolve().parent.parent
+        name = str(project) if (project / "project.yaml").is_file() else "PROJECT"
+        return "\n".join([*lines, f"Next: {command('curate', 'trace', name, row['id'][:12])}"])
+    counts = [f"{len(ids)} {kind} {split}" for kind, splits in (trace.row_ids or {}).items() for split, ids in splits.items()]
+    return "\n".join([*lines, f"  rows: {', '.join(counts)}; ids with --json"])
+
+
+class Signed(BaseModel):
+    """The result of signing."""
+
+    model_config = ConfigDict(frozen=True)
+
+    signature: str
+    """File of the signature."""
+    adapter_digest: str
+
+
+def sign_run(run: RunFile, *, key: Path | None = None) -> Signed:
+    """Sign the adapter folder, card included, with OpenSSF Model Signing, as snapshots are signed.
+
+    The snapshots behind it are verified first, so that an adapter of revoked rows is not signed.
+
+    Args:
+        run: the finished run.
+        key: the private key; by default your own.
+    """
+    from curation.snapshot import sign_folder
+    from curation.snapshot.keys import own_key
+
+    done = require_finished(run)
+    if key is not None and not key.is_file():
+        raise TrainingError(str(key), "does not exist", "name a private key with --key, or leave it out to sign with your own")
+    verify_sources(run, done)
+    signature = sign_folder(run.output / ADAPTER, key or own_key()[0])
+    return Signed(signature=str(signature), adapter_digest=done.adapter_digest)
+
+
+class Merged(BaseModel):
+    """The result of merging."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    base: str
+    licence: str
+    adapter_digest: str
+
+
+def merge_run(run: RunFile, *, out: Path, say: Say = print) -> Merged:
+    """Write base model and adapter as one checkpoint folder, with tokenizer, card, licence record and sources.
+
+    Args:
+        run: the finished run.
+        out: the folder to create.
+        say: prints progress.
+    """
+    done, report = require_finished(run), require_preflight(run)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise TrainingError(str(out), "exists already; nothing was overwritten", "name an empty or new folder with --out")
+    check_base(run.base_model, report, again="name the base model of the run; an adapter fits no other")
+    check_signature(run, run.output / ADAPTER)
+    verify_sources(run, done)
+    _check_space(run.base_model, out)
+    say(f"Adding {done.adapter_digest[:12]} to {done.base.id}")
+    aside = out.with_name(f".{out.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        _write_merged(run, aside)
+        _write_record(run, done, aside)
+        shutil.rmtree(out, ignore_errors=True)
+        aside.rename(out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return Merged(path=str(out), base=done.base.id, licence=done.base.licence, adapter_digest=done.adapter_digest)
+
+
+def _require_reference(run: RunFile, done: RunRecord) -> RunRecord:
+    """Return the SFT run of a DPO run if its adapter is still the reference of the DPO run."""
+    folder, reference = run.output / str(done.sft_run), str(done.reference_digest)
+    sft = require_run(folder, kind=run.method.continues)
+    if sft.adapter_digest != reference:
+        fact = f"was trained again since; its adapter is {sft.adapter_digest[:12]}, the reference was {reference[:12]}"
+        raise TrainingError(str(folder), fact, "restore that SFT run")
+    return sft
+
+
+def _snapshot_text(snapshot: SnapshotFacts) -> str:
+    return f"snapshot {snapshot.name} v{snapshot.version} {snapshot.digest[:12]} in {snapshot.path}"
+
+
+def _find_row(rows: Sequence[Row], row_id: str, path: Path) -> Row:
+    """Return the one row whose id starts with `row_id`."""
+    found = [row for row in rows if str(row["id"]).startswith(row_id)]
+    if len(found) != 1:
+        fact = f"no row's id starts with {row_id}" if not found else f"{len(found)} rows' ids start with {row_id}"
+        raise TrainingError(str(path), fact, f"{command('train', 'trace', path, '--json')} lists the ids")
+    return found[0]
+
+
+def _write_merged(run: RunFile, target: Path) -> None:
+    """Write weights, configuration and tokenizer of the merged model."""
+    from peft import PeftModel
+
+    model: Any = PeftModel.from_pretrained(load_base(run.base_model, Quantization(kind="none"), dtype="bfloat16"), run.output / ADAPTER)
+    merged = model.merge_and_unload()
+    merged.config.use_cache = True  # `load_base` turned it off
+    tokenizer = load_tokenizer(run.base_model)
+    merged.generation_config.eos_token_id = sorted(end_tokens(merged, tokenizer))
+    merged.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def _write_record(run: RunFile, done: RunRecord, target: Path) -> None:
+    """Write licence files, card and the record that lets the folder be a base model itself."""
+    base, digest, snapshot = done.base, done.adapter_digest[:12], done.snapshot
+    record = {
+        "id": f"{base.id} + {done.kind} {digest}",
+        "licence": base.licence,
+        "source": f"{base.id} {base.digest[:12]} with adapter {digest} of snapshot {snapshot.name} v{snapshot.version}",
+        "note": "adapter merged into the 16-bit weights",
+    }
+    (target / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    for name in LICENCE_FILES:
+        if (run.base_model / name).is_file():
+            shutil.copyfile(run.base_model / name, target / name)
+    if (run.output / ADAPTER / PICTURE).is_file():
+        shutil.copyfile(run.output / ADAPTER / PICTURE, target / PICTURE)
+    (target / "README.md").write_text(card_text(done, evaluations=read_evaluations(run.output, done.adapter_digest), merged=True))
+
+
+def _check_space(base: Path, out: Path) -> None:
+    """Refuse a merge that would fill the disk: it needs the size of the base model's weights and a tenth more."""
+    needed = sum(path.stat().st_size for path in base.glob("*.safetensors"))
+    home = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(home).free
+    if free < needed * 1.1:
+        fact = f"the merged model needs {needed // 1_000_000} MB and {free // 1_000_000} MB are free"
+        raise TrainingError(str(out), fact, "free disk space, or name a folder elsewhere")

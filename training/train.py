@@ -1,0 +1,330 @@
+"""Train an adapter: verify the inputs again, build the TRL trainer of the method, train or resume, and write run.json.
+
+`train_run` is the whole of a run from top to bottom. The steps that only one method has are in `training/sft.py` and `training/dpo.py`.
+A run that is killed at any moment and started again resumes from the last complete checkpoint and ends at the same adapter.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from curation.errors import command
+from training.adapter import require_saved, save_adapter
+from training.callbacks import Say, Tracking, describe_tracking, logger_callbacks, run_callbacks
+from training.card import write_card
+from training.chat import Row, describe_left_out
+from training.checkpoints import explain_failures, only_process, prepare_resume, train_from
+from training.config import Lora, RunFile, TrainingError
+from training.data import Rows, confirm_preflight, kept_rows, load_splits, open_snapshot, to_dataset
+from training.methods import MethodName
+from training.model import cast_adapters, check_base, load_base, load_tokenizer, recorded_dtype
+from training.records import SCHEMA, EvalFacts, ParameterCounts, PreflightReport, RowCounts, RunRecord
+from training.run_folder import CHECKPOINTS, describe_environment, find_finished, relative, require_preflight, write_run
+
+
+class MethodModule(Protocol):
+    """The functions in the module of a training method, in the order in which they are called."""
+
+    def find_warnings(self, run: RunFile) -> list[str]:
+        """Return a sentence for each setting that is allowed but far from the usual range."""
+
+    def trainer_arguments(self, run: RunFile, base: Any, tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
+        """Return the method's own arguments of the TRL trainer: the model, and PEFT's configuration of a new adapter.
+
+        Args:
+            run: the run file.
+            base: the loaded base model.
+            tokenizer: the base model's.
+            rows: the rows to train on.
+        """
+
+    def config_arguments(self, run: RunFile) -> dict[str, Any]:
+        """Return the method's own arguments of the TRL configuration."""
+
+    def config_settings(self, run: RunFile) -> dict[str, Any]:
+        """Return the method's own settings for run.json."""
+
+    def adjust_trainer(self, trainer: Any) -> None:
+        """Change the trainer after its adapters were cast to their data type."""
+
+    def check_before(self, model: Any, report: PreflightReport) -> None:
+        """Refuse a model that must not be trained."""
+
+    def describe_result(self, trainer: Any, run: RunFile, report: PreflightReport) -> dict[str, Any]:
+        """Check the trained model and return the fields of `RunRecord` that only this method has.
+
+        Args:
+            trainer: the trainer after the training.
+            run: the run file.
+            report: preflight.json.
+        """
+
+
+class Splits(NamedTuple):
+    """The rows to train on and the rows that early stopping evaluates."""
+
+    train: Rows
+    validation: Rows
+
+
+def train_run(run: RunFile, *, kind: MethodName | None = None, say: Say = print) -> RunRecord:
+    """Train the adapter that a run file describes and return run.json; a finished run is returned unchanged.
+
+    Args:
+        run: the run file; `train preflight` must have accepted it.
+        kind: the method that was asked for; None for the run file's own.
+        say: prints progress.
+
+    Raises:
+        TrainingError: the run file is of another kind, or something it depends on is missing or changed.
+        SnapshotError: a snapshot is not signed by a trusted key or was revoked.
+    """
+    if kind not in (None, run.kind):
+        raise TrainingError(run.source.name, f"is of kind {run.kind}", command("train", run.kind, run.source))
+    if done := find_finished(run, say=say):
+        return done
+    report = require_preflight(run)
+    with only_process(run.output):
+        # Another process may have finished the run between the check above and the lock.
+        if done := find_finished(run, say=say):
+            return done
+        started = time.monotonic()
+        method: MethodModule = run.method.module
+        checkpoint = prepare_resume(run.output, report)
+        trainer, tokenizer = build_trainer(run, report=report, say=say)
+        method.check_before(trainer.model, report)
+        if checkpoint:
+            say(f"Resuming from {checkpoint.name}")
+        with explain_failures(run.output, again=command("train", run.kind, run.source)):
+            train_from(trainer, checkpoint)
+            own = method.describe_result(trainer, run, report)
+            adapter = save_adapter(trainer.model, tokenizer, folder=run.output, base_id=report.base.id)
+            result = describe_run(run, trainer.state, report=report, adapter_digest=require_saved(adapter, trainer.model))
+            changes = {**own, "parameters": count_parameters(trainer.model), "seconds": round(time.monotonic() - started, 1)}
+            changes["resumed_from"] = int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint else None
+            result = result.model_copy(update=changes)
+            write_card(adapter, result, history=trainer.state.log_history)
+            result = write_run(run.output, result)
+        # Only after run.json: until then a kill resumes from them.
+        shutil.rmtree(run.output / CHECKPOINTS, ignore_errors=True)
+        return result
+
+
+def build_trainer(run: RunFile, *, report: PreflightReport, say: Say) -> tuple[Any, Any]:
+    """Verify the inputs of a run again and build its trainer.
+
+    Args:
+        run: the run file.
+        report: its preflight.json.
+        say: prints progress.
+
+    Returns:
+        The TRL trainer and the tokenizer.
+
+    Raises:
+        TrainingError: snapshot, base model, SFT run or preflight.json changed after preflight.
+    """
+    again = command("train", "preflight", run.source)
+    snapshot = open_snapshot(run, run.output / report.snapshot.path, kind=run.method.rows)
+    if snapshot.manifest.digest.root != report.snapshot.digest:
+        raise TrainingError(str(snapshot.path), "is not the snapshot preflight checked", again)
+    check_base(run.base_model, report, again=again)
+    confirm_preflight(run, snapshot, report)
+    for line in describe_left_out(report.lengths, max_length=run.optimizer.max_length):
+        say(line)
+    for line in run.method.module.find_warnings(run):
+        say(f"Warning: {line}")
+    say(f"Loading {report.base.id}")
+    tokenizer, loaded = load_tokenizer(run.base_model), load_splits(snapshot)
+    rows = Splits(*(kept_rows(loaded[split], report.lengths[split], system=run.system) for split in Splits._fields))
+    dtype = recorded_dtype(report, say=say)
+    trainer = make_trainer(run, tokenizer, rows, dtype=dtype, tracking=describe_tracking(run, report), say=say)
+    say(f"Training {count_parameters(trainer.model).describe()}")
+    return trainer, tokenizer
+
+
+def make_trainer(
+    run: RunFile, tokenizer: Any, rows: Splits, *, dtype: str | None = None, tracking: Tracking | None = None, say: Say = print
+) -> Any:
+    """Load the base model and build the TRL trainer of the run's method.
+
+    Args:
+        run: the run file; its base model, adapter, optimizer and output are used.
+        tokenizer: the base model's.
+        rows: rows to train on and to validate on.
+        dtype: data type of the arithmetic; by default this machine's.
+        tracking: description of the run for its logger; None logs nothing there.
+        say: prints progress.
+    """
+    import torch
+    import trl
+    from transformers import EarlyStoppingCallback, set_seed
+
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    set_seed(run.seed)  # before the model is loaded: a new adapter's weights are random
+    method = run.method
+    base = load_base(run.base_model, run.quantization, packing=run.optimizer.packing, dtype=dtype)
+    trainer = _with_adapter_dtype(getattr(trl, method.trainer))(
+        **method.module.trainer_arguments(run, base, tokenizer, rows.train),
+        args=getattr(trl, method.config)(**training_arguments(run, tracking=tracking), **method.module.config_arguments(run)),
+        train_dataset=to_dataset(rows.train, kind=method.rows),
+        eval_dataset=to_dataset(rows.validation, kind=method.rows),
+        processing_class=tokenizer,
+        callbacks=[EarlyStoppingCallback(run.stopping.patience), *logger_callbacks(run, tracking), *run_callbacks(run.output, say)],
+    )
+    trainer.adapter_dtype = run.optimizer.adapter_dtype
+    cast_adapters(trainer.model, run.optimizer.adapter_dtype)
+    method.module.adjust_trainer(trainer)
+    return trainer
+
+
+def _with_adapter_dtype(trainer: type) -> type:
+    """Return the trainer class with checkpoints read back into the data type of the training.
+
+    PEFT loads an adapter as float32 whatever it was trained in, so a resumed run would drift from an undisturbed one without an error.
+    """
+
+    class AdapterDtypeTrainer(trainer):  # type: ignore[misc]
+        adapter_dtype = "float32"
+
+        def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            cast_adapters(self.model, self.adapter_dtype)
+
+        def _load_best_model(self) -> None:
+            super()._load_best_model()
+            cast_adapters(self.model, self.adapter_dtype)
+
+    return AdapterDtypeTrainer
+
+
+def training_arguments(run: RunFile, *, tracking: Tracking | None = None) -> dict[str, Any]:
+    """Return the arguments that the TRL configurations of all methods share."""
+    import torch
+
+    on_gpu, settings = torch.cuda.is_available(), run.optimizer
+    checkpointing = settings.gradient_checkpointing if settings.gradient_checkpointing is not None else on_gpu
+    return {
+        "output_dir": str(run.output / CHECKPOINTS),
+        "learning_rate": run.learning_rate,
+        "num_train_epochs": settings.epochs,
+        "max_steps": settings.max_steps or -1,
+        "per_device_train_batch_size": settings.batch_size,
+        "per_device_eval_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": settings.accumulation,
+        "max_length": settings.max_length,
+        "warmup_steps": settings.warmup,  # transformers 5 reads a value below 1 as a share
+        "lr_scheduler_type": settings.schedule,
+        "weight_decay": settings.weight_decay,
+        "optim": "paged_adamw_8bit" if on_gpu else "adamw_torch",
+        "bf16": on_gpu,
+        "use_cpu": not on_gpu,
+        "activation_checkpointing": checkpointing,
+        "eval_strategy": "steps",
+        "eval_steps": run.stopping.every_steps,
+        "save_strategy": "steps",
+        "save_steps": run.stopping.every_steps,
+        "load_best_model_at_end": True,
+        "restore_callback_states_from_checkpoint": True,  # or a resumed run would count the patience of early stopping from 0
+        "metric_for_best_model": "eval_loss",
+        "greater_is_better": False,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # by default a loss that is nan is logged as the mean of the losses before it
+        "disable_tqdm": True,
+        "dataloader_pin_memory": on_gpu,
+        "report_to": [],  # `callbacks.logger_callbacks` makes the loggers
+        **({"run_name": tracking.name, "project": tracking.project} if tracking else {}),
+        "seed": run.seed,
+        "data_seed": run.seed,
+    }
+
+
+def count_parameters(model: Any) -> ParameterCounts:
+    """Return the trained and the total parameters of a PEFT model, without DPO's frozen reference adapter."""
+    trainable, total = model.get_nb_trainable_parameters()
+    reference = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name and ".ref." in name)
+    return ParameterCounts(trainable=int(trainable), total=int(total - reference))
+
+
+def describe_settings(run: RunFile) -> dict[str, Any]:
+    """Return the settings that shape the adapter, defaults included."""
+    fresh = (run.lora or Lora()).model_dump(mode="json") if "lora" in run.method.settings else {}
+    chosen = {**fresh, **run.optimizer.model_dump(mode="json"), "learning_rate": run.learning_rate, "seed": run.seed}
+    if run.purpose is not None:
+        chosen["purpose"] = run.purpose
+    return {**chosen, "quantization": run.quantization.kind, **run.method.module.config_settings(run)}
+
+
+def describe_run(run: RunFile, state: Any, *, report: PreflightReport, adapter_digest: str) -> RunRecord:
+    """Return the fields of run.json that all methods share.
+
+    Args:
+        run: the run file.
+        state: the trainer's state after the training.
+        report: preflight.json.
+        adapter_digest: digest of the saved adapter.
+    """
+    losses = [float(entry["loss"]) for entry in state.log_history if "loss" in entry]
+    evaluations = [(entry["eval_loss"], entry["step"]) for entry in state.log_history if "eval_loss" in entry]
+    best_loss, best_step = min(evaluations, default=(None, None))
+    checked = report.eval
+    return RunRecord(
+        schema=SCHEMA,
+        kind=run.kind,
+        steps=state.global_step,
+        first_loss=losses[0] if losses else None,
+        last_loss=losses[-1] if losses else None,
+        best_eval_loss=best_loss,
+        best_step=best_step,
+        early_stopped_at=state.global_step if state.global_step < state.max_steps else None,
+        adapter="adapter",
+        adapter_digest=adapter_digest,
+        snapshot=report.snapshot,
+        base=report.base,
+        use=run.use,
+        settings=describe_settings(run),
+        eval=EvalFacts(file=checked.file, sha256=checked.sha256, name=checked.name, weights=checked.weights),
+        conditions=report.conditions,
+        chat=report.chat,
+        dtype=report.dtype,
+        licence_answers=run.licence_answers.model_dump(mode="json", exclude_defaults=True),
+        warnings=tuple(run.method.module.find_warnings(run)),
+        rows={
+            split: RowCounts(
+                rows=facts.rows,
+                too_long=len(facts.too_long),
+                left_out=len(facts.left_out),
+                cut=len(set(facts.too_long) - set(facts.left_out)),
+            )
+            for split, facts in report.lengths.items()
+        },
+        config_digest=run.digest,
+        run_file=relative(run.source, run.output),
+        **describe_environment(),
+    )
+
+
+def result_text(record: RunRecord, *, folder: Path, run_file: Path) -> str:
+    """Return the result of a training for the screen, with the next command.
+
+    Args:
+        record: run.json.
+        folder: the run folder.
+        run_file: the run file as it was named on the command line.
+    """
+    lines = [f"{record.kind}: {record.steps} steps in {record.seconds:.0f} s, loss {record.first_loss:.4f} to {record.last_loss:.4f}"]
+    if record.early_stopped_at:
+        lines.append(f"  stopped early at step {record.early_stopped_at}")
+    if record.parameters:
+        lines.append(f"  trained {record.parameters.describe()}")
+    lines.append(f"  best validation loss {record.best_eval_loss:.4f} at step {record.best_step}")
+    lines.append(f"  adapter {folder / record.adapter}  {record.adapter_digest[:12]}")
+    if record.reference_digest is not None:
+        margin = f"first margin {record.first_margin:.6f}"
+        lines.append(f"  reference {record.reference_digest[:12]} (the SFT adapter, unchanged), {margin}")
+    return "\n".join([*lines, f"Next: {command('train', 'eval', run_file)}"])
