@@ -80,7 +80,7 @@ def test_a_keep_that_annotators_are_against_says_so(tmp_path: Path) -> None:
     row = bed.rows()[0]
     done = stages.override(bed.folder, row.id, action="keep", reason="I like it")
     again = f"curate keep {bed.folder} {row.id} --as approve"
-    told = f"The annotators reject this row, and keep alone outranks the gates only. To approve it all the same: {again}"
+    told = f"Annotators reject this row, and keep alone outranks only the gates. To approve it anyway: {again}"
     assert (done.counts["verdict"], list(done.notes)) == ("rejected", [told])
     done = stages.override(bed.folder, row.id, action="keep", reason="I like it", choice="approve")
     assert done.counts == {

@@ -98,7 +98,7 @@ def test_the_best_part_is_taken_within_an_attribute_and_shown_beside_chance_and_
     below = {seq for seq, v in Bed(garden, tmp_path).verdicts().items() if v == "dropped"}
     assert below >= {row.seq for row, keep in zip(found.rows, found.kept, strict=True) if not keep}
     page = render_report(report_of(garden))
-    assert "The best part of each group" in page and "intermediate" in page
+    assert "Best rows of each group" in page and "intermediate" in page
 
 
 def test_top_by_must_name_something_that_is_planned(garden: Path) -> None:
@@ -128,7 +128,7 @@ def test_the_judges_are_held_against_what_people_settle(garden: Path, tmp_path: 
         assert run is not None and '"longer_is_chosen"' in run["detail"]
         assert facts.decisions_by_seq(workspace.db)
     page = render_report(report_of(garden))
-    assert "What each judge's own words show" in page and "Preference pairs" in page
+    assert "Consistency of each judge" in page and "Preference pairs" in page
 
 
 def test_a_row_scored_twice_shows_whether_the_judge_agrees_with_itself(garden: Path, tmp_path: Path) -> None:

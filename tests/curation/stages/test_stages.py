@@ -177,7 +177,7 @@ def test_failed_cells_are_asked_again_only_on_request(bed: Bed) -> None:
     assert failed, "the stand-in plants refusals and broken JSON at this size"
     told = stages.generate(bed.folder)
     assert told.counts["asked"] == 0
-    assert any(note.endswith(f"To ask once more: curate generate {bed.folder} --retry-failed") for note in told.notes)
+    assert any(note.endswith(f"To request them once more: curate generate {bed.folder} --retry-failed") for note in told.notes)
     assert stages.generate(bed.folder, retry_failed=True).counts["asked"] == len(failed)
     assert bed.requests() == len(failed)
 
@@ -355,7 +355,7 @@ def test_approved_rows_become_a_snapshot_that_grows_without_moving_a_row(tmp_pat
     assert sum(first.counts[split] for split in ("train", "validation", "test")) == first.rows_out
     again = stages.snapshot(folder, "instruction")
     assert again.counts["path"] == first.counts["path"]
-    assert "already frozen" in again.notes[0]
+    assert "already exists" in again.notes[0]
     bed, before = Bed(folder, tmp_path), None
     before = bed.dump("splits")["splits"]
     import_plain(folder, 90, "more.jsonl")
