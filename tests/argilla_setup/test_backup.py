@@ -1,4 +1,4 @@
-"""`argilla-setup backup | restore | doctor | logs` and the choice of stores, on state folders whose server is down."""
+"""Backup and restore: consistent, private, and never over existing data."""
 
 from __future__ import annotations
 
@@ -6,26 +6,19 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import sqlite3
-import subprocess
-import sys
 import tarfile
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from argilla_setup.errors import UserError
 from argilla_setup.server.backup import restore_backup, write_backup
-from argilla_setup.server.doctor import Finding, examine
 from argilla_setup.server.home import Home, count_contents, open_home
-from argilla_setup.server.logs import Follower, show_logs
-from argilla_setup.server.processes import MARK, stop_processes
-from argilla_setup.server.settings import ServerSettings, StartOptions, hide_password, load_settings, resolve_settings, save_settings
+from argilla_setup.server.processes import stop_processes
 from tests.support.homes import make_home
 from tests.support.supervisors import SLEEP, make_supervisor
 
@@ -167,113 +160,3 @@ def test_what_is_no_backup_is_one_sentence(tmp_path: Path, body: bytes) -> None:
         restore_backup(open_home(tmp_path / "c"), tmp_path / "x")
     with pytest.raises(UserError, match="does not exist"):
         restore_backup(open_home(tmp_path / "c"), tmp_path / "y")
-
-
-def wrong(found: list[Finding], about: str) -> list[Finding]:
-    return [finding for finding in found if finding.about == about and finding.level == "wrong"]
-
-
-def test_doctor_closes_open_files(tmp_path: Path) -> None:
-    home = make_home(tmp_path / "a")
-    assert not wrong(examine(home), "files")
-    home.secrets_file.chmod(0o644)
-    home.folder.chmod(0o755)
-    found = wrong(examine(home), "files")
-    assert len(found) == 2 and f"chmod 600 {home.secrets_file}" in {finding.next_step for finding in found}
-    assert all(finding.fixed for finding in wrong(examine(home, fix=True), "files"))
-    assert not wrong(examine(home), "files") and home.secrets_file.stat().st_mode & 0o777 == 0o600
-
-
-def test_doctor_names_what_is_damaged_missing_and_left_over(tmp_path: Path) -> None:
-    home = make_home(tmp_path / "a")
-    home.secrets_file.write_text("{}")
-    home.database.write_bytes(b"SQLite format 3\0" + b"\xff" * 4000)
-    with subprocess.Popen(SLEEP, env=os.environ | {MARK: str(home.folder)}) as left:
-        try:
-            found = examine(home)
-            assert "is damaged" in wrong(found, "secrets")[0].text
-            assert "restore BACKUP" in wrong(found, "database")[0].next_step
-            assert "supervisor was killed" in wrong(found, "processes")[0].text
-            assert "upgrade" in wrong(found, "environment")[0].next_step
-            assert wrong(examine(home, fix=True), "processes")[0].fixed
-            assert not psutil.pid_exists(left.pid) and not wrong(examine(home), "processes")
-        finally:
-            left.kill()
-    command = [sys.executable, "-m", "argilla_setup", "doctor", "--home", str(home.folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and "Next: argilla-setup restore" in done.stdout and not done.stderr
-
-
-def test_doctor_sees_an_index_that_lacks_what_the_database_holds(tmp_path: Path) -> None:
-    home = make_home(tmp_path / "a")
-    with contextlib.closing(sqlite3.connect(home.database)) as db, db:
-        db.execute("INSERT INTO datasets VALUES (1)")
-        db.execute("INSERT INTO records VALUES (1, 1, 'pending', '2026-11-24 10:00:00.999984')")
-    [finding] = wrong(examine(home), "index")
-    assert "records" in finding.text and "rebuilds it" in finding.next_step
-
-
-def test_logs_stand_behind_their_process_and_are_followed(tmp_path: Path) -> None:
-    home = make_home(tmp_path / "a")
-    said: list[str] = []
-    with pytest.raises(UserError, match="has no logs yet"):
-        show_logs(home, process=None, lines=5, follow=False, notify=said.append)
-    (home.logs_folder / "web.log").write_text("one\ntwo\nthree\n")
-    (home.logs_folder / "worker.log").write_text("job\n")
-    show_logs(home, process=None, lines=2, follow=False, notify=said.append)
-    assert said == ["web        | two", "web        | three", "worker     | job"]
-    with pytest.raises(UserError, match="there are logs of web, worker"):
-        show_logs(home, process="postgres", lines=2, follow=False, notify=said.append)
-    said.clear()
-    with Follower(home, notify=said.append):
-        with (home.logs_folder / "web.log").open("a") as file:
-            file.write("four\nhalf a li")
-            file.flush()
-            time.sleep(0.5)
-            file.write("ne\n")
-        (home.logs_folder / "worker.log").rename(home.logs_folder / "worker.log.1")
-        (home.logs_folder / "worker.log").write_text("new\n")
-    assert sorted(said) == ["web        | four", "web        | half a line", "worker     | new"]
-
-
-def test_stores_by_option_then_environment_then_as_before(tmp_path: Path) -> None:
-    home = open_home(tmp_path / "a")
-    (tmp_path / "url").write_text("postgresql://u:secret@db/x\n")
-    named = resolve_settings(
-        home, StartOptions(database_url=f"@{tmp_path / 'url'}", origins=("https://review.example.org",)), environment={}
-    )
-    assert named == ServerSettings(database_url="postgresql://u:secret@db/x", origins=("https://review.example.org",))
-    save_settings(home, named)
-    assert load_settings(home) == named and home.settings_file.stat().st_mode & 0o777 == 0o600
-    told = {"ARGILLA_REDIS_URL": "redis://q:1/0", "ARGILLA_DATABASE_URL": "postgresql://other"}
-    both = resolve_settings(home, StartOptions(), environment=told)
-    assert (both.redis_url, both.database_url) == ("redis://q:1/0", "postgresql://other")
-    back = resolve_settings(home, StartOptions(database_url="local", redis_url="local"), environment=told)
-    assert (back.database_url, back.redis_url) == ("", "")
-    assert hide_password("postgresql://u:secret@db:5/x?password=y") == "postgresql://u:***@db:5/x"
-
-
-@pytest.mark.parametrize(
-    ("asked", "words"),
-    [
-        (StartOptions(database_url="postgresql://u:pw@h/d"), "contains a password.*@FILE"),
-        (StartOptions(database_url="mysql://h/d"), "must begin with postgresql://"),
-        (StartOptions(elasticsearch_url="h:9200"), "must begin with http://"),
-        (StartOptions(redis_url="@/nowhere/at/all"), "cannot be read"),
-        (StartOptions(origins=("*",)), "expected a form such as https://"),
-        (StartOptions(origins=("https://a/b",)), "expected a form such as https://"),
-    ],
-)
-def test_addresses_that_are_refused(tmp_path: Path, asked: StartOptions, words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        resolve_settings(open_home(tmp_path / "a"), asked, environment={})
-
-
-def test_another_database_never_hides_answers(tmp_path: Path) -> None:
-    home = make_home(tmp_path / "a", answers=2)
-    with pytest.raises(UserError, match=r"holds 2 responses.*would hide"):
-        resolve_settings(home, StartOptions(), environment={"ARGILLA_DATABASE_URL": "postgresql://db/x"})
-    assert (
-        resolve_settings(home, StartOptions(database_url="local"), environment={"ARGILLA_DATABASE_URL": "postgresql://db/x"}).database_url
-        == ""
-    )

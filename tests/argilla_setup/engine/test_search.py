@@ -1,0 +1,229 @@
+"""The index against a naive reading of the same records: filters, sorts, totals, pages, similarity, counts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from argilla_setup.engine.documents import RecordDoc, ResponseDoc
+from argilla_setup.engine.filters import All, Filter, Range, Scope, Terms
+from argilla_setup.engine.index import Index
+from argilla_setup.engine.search import Query, Sort, count_responses, count_statuses, count_terms, find_extent, search, search_similar
+from tests.support.engine_docs import DOCS, FILTERS, QUESTIONS, SORTS, TEXTS, as_list, fill, holds, put_in_order, sort_value
+
+FUZZ = 20_000 if os.environ.get("SEEDCORN_SOAK") else 300
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    made = fill(tmp_path_factory.mktemp("index") / "search.db")
+    # A second dataset with the same names, whose rows must never show.
+    made.create_dataset("other", fields=["prompt"], questions=QUESTIONS)
+    made.put_records(
+        "other", [RecordDoc(f"o{n}", {"prompt": "asthma"}, metadata={"score": 5.0}, vectors={"v": [1, 0, 0, 0]}) for n in range(5)]
+    )
+    return made
+
+
+@given(
+    parts=st.lists(FILTERS, max_size=3),
+    text=st.sampled_from(list(TEXTS)),
+    orders=st.lists(st.builds(Sort, st.sampled_from(SORTS), st.booleans()), max_size=3, unique_by=lambda order: order.scope),
+    offset=st.integers(0, 40),
+    limit=st.integers(1, 90),
+)
+@settings(max_examples=FUZZ, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_page_is_what_a_naive_reading_makes_of_it(
+    index: Index, parts: list[Filter], text: str | None, orders: list[Sort], offset: int, limit: int
+) -> None:
+    """Filters, texts, sorts and pages together, in order; ties stay in the order of the records' coming."""
+    condition = All(tuple(parts))
+    page = search(index, "d", query=Query(text=text, filter=condition), sort=orders, offset=offset, limit=limit)
+    expected = [doc for doc in DOCS if holds(doc, condition) and TEXTS[text](doc)]
+    assert page.total == len(expected)
+    expected = put_in_order(expected, orders)
+    found = [hit.record for hit in page.hits]
+    if orders or text is None:
+        assert found == [doc.id for doc in expected[offset : offset + limit]]
+    else:
+        assert set(found) <= {doc.id for doc in expected} and len(set(found)) == len(expected[offset : offset + limit])
+
+
+@given(parts=st.lists(FILTERS, max_size=2), text=st.sampled_from(list(TEXTS)), sign=st.sampled_from([1, -1]), limit=st.integers(1, 80))
+@settings(max_examples=FUZZ // 3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_similar_are_those_of_a_naive_reading(index: Index, parts: list[Filter], text: str | None, sign: int, limit: int) -> None:
+    condition = All(tuple(parts))
+    asked = next(doc for doc in DOCS if doc.vectors)
+    value = sign * np.array(asked.vectors["v"])
+    page = search_similar(index, "d", vector="v", value=value.tolist(), query=Query(text, filter=condition), excluded=asked.id, limit=limit)
+    among = [doc for doc in DOCS if doc.vectors and doc is not asked and holds(doc, condition) and TEXTS[text](doc)]
+    cosine = {doc.id: float(np.dot(doc.vectors["v"], value) / np.linalg.norm(doc.vectors["v"]) / np.linalg.norm(value)) for doc in among}
+    assert [hit.record for hit in page.hits] == sorted(cosine, key=lambda name: -cosine[name])[:limit]
+    assert page.total == min(len(among), limit)
+
+
+def test_user_and_value_must_hold_in_one_response(tmp_path: Path) -> None:
+    responses = [ResponseDoc("1", "u1", "submitted", {"verdict": "approve"}), ResponseDoc("2", "u2", "submitted", {"verdict": "reject"})]
+    made = fill(tmp_path / "s.db", [RecordDoc("r", {"prompt": "x"}, responses=responses)])
+    nested = Terms(Scope("response", "verdict", user="u1"), ("reject",))
+    assert search(made, "d", query=Query(filter=nested)).total == 0
+    assert search(made, "d", query=Query(filter=Terms(Scope("response", "verdict", user="u2"), ("reject",)))).total == 1
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize(
+    "scope",
+    SORTS,
+)
+def test_sorts_put_missing_last_and_average_answers(index: Index, scope: Scope, descending: bool) -> None:
+    order = Sort(scope, descending)
+    found = [hit.record for hit in search(index, "d", query=Query(), sort=[order], limit=1000).hits]
+    keyed = [(doc, sort_value(doc, order)) for doc in DOCS]
+    have = sorted((pair for pair in keyed if pair[1] is not None), key=lambda pair: pair[1], reverse=descending)
+    by_id = {doc.id: doc for doc in DOCS}
+    assert [sort_value(by_id[r], order) for r in found[: len(have)]] == [value for _, value in have]
+    assert set(found[len(have) :]) == {doc.id for doc, value in keyed if value is None}
+
+
+def test_a_second_sort_settles_ties(index: Index) -> None:
+    orders = [Sort(Scope("metadata", "level")), Sort(Scope("record", "external_id"), descending=True)]
+    found = [hit.record for hit in search(index, "d", query=Query(), sort=orders, limit=1000).hits]
+    expected = sorted(sorted(DOCS, key=lambda d: str(d.external_id), reverse=True), key=lambda d: d.metadata["level"])
+    assert found == [doc.id for doc in expected]
+
+
+@pytest.mark.parametrize("sort", [[], [Sort(Scope("record", "status"))]])
+@pytest.mark.parametrize("user", [None, "u1"])
+def test_pages_cover_everything_once(index: Index, sort: list[Sort], user: str | None) -> None:
+    pages = [search(index, "d", query=Query(), sort=sort, offset=o, limit=7, user=user) for o in range(0, 84, 7)]
+    seen = [hit.record for page in pages for hit in page.hits]
+    assert sorted(seen) == sorted(doc.id for doc in DOCS)
+    assert {page.total for page in pages} == {len(DOCS)}
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[Index, list[RecordDoc]]:
+    """Far more records than are looked at first, with several values each or none."""
+
+    def metadata(n: int) -> dict[str, Any]:
+        end = n % 1000 == 0 or (n % 50 == 3 and 500 < n < 3500)
+        return {"end": str(end), "even": n % 2, **({"place": [n // 3, n % 7]} if n % 5 else {})}
+
+    docs = [RecordDoc(f"r{n}", {"prompt": "x"}, metadata=metadata(n)) for n in range(4000)]
+    return fill(tmp_path_factory.mktemp("many") / "s.db", docs), docs
+
+
+@pytest.mark.parametrize("offset", [0, 25, 57])
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("sorts", [1, 2])
+@pytest.mark.parametrize("far", [True, False])
+def test_a_sort_finds_those_that_match_near_or_far_in_its_order(
+    many: tuple[Index, list[RecordDoc]], far: bool, sorts: int, descending: bool, offset: int
+) -> None:
+    made, docs = many
+    question = Query(filter=Terms(Scope("metadata", "end"), ("True",) if far else ("True", "False")))
+    orders = [Sort(Scope("metadata", "place"), descending), Sort(Scope("metadata", "even"))][:sorts]
+    expected = put_in_order([doc for doc in docs if not far or doc.metadata["end"] == "True"], orders)
+    assert len(expected) == (64 if far else 4000) and sum("place" not in doc.metadata for doc in expected) == (4 if far else 800)
+    page = search(made, "d", query=question, sort=orders, offset=offset, limit=20)
+    assert [hit.record for hit in page.hits] == [doc.id for doc in expected[offset : offset + 20]]
+    assert page.total == len(expected)
+
+
+def test_a_users_order_is_theirs_and_survives_a_rebuild(index: Index, tmp_path: Path) -> None:
+    def order(of: Index, user: str) -> list[str]:
+        return [hit.record for hit in search(of, "d", query=Query(), limit=1000, user=user).hits]
+
+    assert order(index, "u1") == order(index, "u1")
+    assert order(index, "u1") != order(index, "u2")
+    rebuilt = fill(tmp_path / "again.db", list(reversed(DOCS)))
+    assert order(rebuilt, "u1") == order(index, "u1")
+
+
+def test_an_answer_does_not_move_the_others(tmp_path: Path) -> None:
+    made = fill(tmp_path / "s.db", [RecordDoc(f"r{n}", {"prompt": "x"}) for n in range(30)])
+    pending = Query(filter=Terms(Scope("response", user="u1"), ("pending",)))
+    before = [hit.record for hit in search(made, "d", query=pending, limit=100, user="u1").hits]
+    made.put_response("d", before[0], ResponseDoc("a", "u1", "submitted", {"verdict": "approve"}))
+    made.set_status(before[0], "completed")
+    after = search(made, "d", query=pending, limit=100, user="u1")
+    assert [hit.record for hit in after.hits] == before[1:]
+    assert after.total == 29
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_similarity_ranks_by_cosine(index: Index, sign: int) -> None:
+    query = next(doc for doc in DOCS if doc.vectors)
+    value = [sign * x for x in query.vectors["v"]]
+    page = search_similar(index, "d", vector="v", value=value, query=Query(), excluded=query.id, limit=10)
+    others = {doc.id: np.array(doc.vectors["v"]) for doc in DOCS if doc.vectors and doc.id != query.id}
+    q = np.array(value)
+    scores = {name: (1 + float(v @ q / np.linalg.norm(v) / np.linalg.norm(q))) / 2 for name, v in others.items()}
+    best = sorted(scores, key=lambda name: -scores[name])[:10]
+    assert [hit.record for hit in page.hits] == best
+    assert [hit.score for hit in page.hits] == pytest.approx([scores[name] for name in best], abs=1e-6)
+    assert page.total == 10
+
+
+def test_similarity_obeys_filter_text_and_threshold(index: Index) -> None:
+    question = Query(text="asthma", filter=Range(Scope("metadata", "score"), ge=5))
+    page = search_similar(index, "d", vector="v", value=[1, 0, 0, 0], query=question, limit=100, threshold=0.5)
+    expected = {
+        doc.id
+        for doc in DOCS
+        if doc.vectors and doc.fields["prompt"] == "asthma" and doc.metadata.get("score", 0) >= 5 and doc.vectors["v"][0] >= 0
+    }
+    assert {hit.record for hit in page.hits} == expected
+
+
+def test_what_has_no_direction_is_like_nothing(tmp_path: Path) -> None:
+    vectors = {"same": [2.0, 0.0], "huge": [1e30, 0.0], "none": [0.0, 0.0], "endless": [float("inf"), 1.0], "unlike": [-1e-30, 0.0]}
+    made = fill(tmp_path / "s.db", [RecordDoc(name, {"prompt": "x"}, vectors={"v": value}) for name, value in vectors.items()])
+    for value in ([1.0, 0.0], [1e30, 0.0]):
+        page = search_similar(made, "d", vector="v", value=value, query=Query())
+        assert [(hit.record, hit.score) for hit in page.hits] == [("same", 1), ("huge", 1), ("none", 0.5), ("endless", 0.5), ("unlike", 0)]
+
+
+def test_a_threshold_leaves_out_and_is_counted(index: Index) -> None:
+    scores = sorted((1 + doc.vectors["v"][0] / float(np.linalg.norm(doc.vectors["v"]))) / 2 for doc in DOCS if doc.vectors)
+    middle = (scores[30] + scores[31]) / 2
+    page = search_similar(index, "d", vector="v", value=[1, 0, 0, 0], query=Query(), limit=5, threshold=middle)
+    assert (len(page.hits), page.total) == (5, 5)
+    page = search_similar(index, "d", vector="v", value=[1, 0, 0, 0], query=Query(), limit=100, threshold=middle)
+    assert (len(page.hits), page.total) == (len(scores) - 31,) * 2
+
+
+def test_records_that_nothing_ranks_score_one(index: Index) -> None:
+    for user in (None, "someone"):
+        assert {hit.score for hit in search(index, "d", query=Query(), user=user).hits} == {1.0}
+    by_score = [Sort(Scope("metadata", "score"), descending=True)]
+    assert {hit.score for hit in search(index, "d", query=Query(), sort=by_score).hits} == {None}
+
+
+def test_counts(index: Index) -> None:
+    assert count_statuses(index, "d") == {s: sum(d.status == s for d in DOCS) for s in ("completed", "pending")}
+    mine = [r.status for d in DOCS for r in d.responses if r.user == "u1"]
+    assert count_responses(index, "d", user="u1") == {s: mine.count(s) for s in set(mine)}
+    scores = [d.metadata["score"] for d in DOCS if "score" in d.metadata]
+    assert find_extent(index, "d", metadata="score") == (min(scores), max(scores))
+    topics = [t for d in DOCS for t in as_list(d.metadata.get("topic"))]
+    assert dict(count_terms(index, "d", metadata="topic")) == {t: topics.count(t) for t in set(topics)}
+
+
+def test_dates_take_iso_and_milliseconds(index: Index) -> None:
+    for bound in ("2023-11-14T22:13:30+00:00", "2023-11-14T22:13:30", 1_700_000_010_000.0, "1700000010000"):
+        page = search(index, "d", query=Query(filter=Range(Scope("record", "inserted_at"), le=bound)))
+        assert page.total == 11, bound
+    assert search(index, "d", query=Query(filter=Range(Scope("record", "inserted_at"), ge="no date"))).total == 0
+
+
+def test_one_day_ends_at_its_end(index: Index) -> None:
+    page = search(index, "d", query=Query(filter=Range(Scope("record", "inserted_at"), le="2023-11-14")))
+    assert page.total == len(DOCS)
+    assert search(index, "d", query=Query(filter=Range(Scope("record", "inserted_at"), ge="2023-11-15"))).total == 0
