@@ -21,7 +21,8 @@ COUNTS = {
     "suggestions": "SELECT d.id, '', count(*), {3} FROM suggestions s JOIN records r ON {2} JOIN datasets d ON {0} GROUP BY 1",
     "vectors": "SELECT d.id, '', count(*), 0 FROM vectors s JOIN records r ON {2} JOIN datasets d ON {0} GROUP BY 1",
 }
-PASSING = frozenset(
+"""Queries for rows by dataset and status with the sum of their update times; `*_COLUMNS` fill in each schema's columns."""
+TRANSIENT_ERRORS = frozenset(
     getattr(sqlite3, f"SQLITE_{name}")
     for name in ("BUSY", "LOCKED", "FULL", "IOERR", "READONLY", "CANTOPEN", "PERM", "AUTH", "NOMEM", "INTERRUPT")
 )
@@ -30,19 +31,19 @@ PRIME = 2**31 - 1
 # SQLite's date functions have milliseconds only and round .9996 s up, so seconds and microseconds are parsed separately.
 _SECONDS = "CAST(strftime('%s', substr({0}.updated_at, 1, 19)) AS INTEGER)"
 _MICROSECONDS = f"coalesce(sum(({_SECONDS} * 1000000 + CAST(substr({{0}}.updated_at, 21) AS INTEGER)) % {PRIME}), 0)"
-THEIRS = (
+DATABASE_COLUMNS = (
     "r.dataset_id = d.id",
     _MICROSECONDS.format("r"),
     "r.id = s.record_id",
     _MICROSECONDS.format("s"),
     "user_id",
 )
-ELSEWHERE = ("r.dataset_id = d.id", "0", "r.id = s.record_id", "0", "user_id")
+POSTGRES_COLUMNS = ("r.dataset_id = d.id", "0", "r.id = s.record_id", "0", "user_id")
 """For Postgres only counts are compared: its date functions differ."""
 
 _SUM = f"coalesce(sum({{0}}.updated_at % {PRIME}), 0)"
-OURS = ("r.dataset = d.seq", _SUM.format("r"), "r.seq = s.record", _SUM.format("s"), "user")
-OURS_BY_COUNT = ("r.dataset = d.seq", "0", "r.seq = s.record", "0", "user")
+INDEX_COLUMNS = ("r.dataset = d.seq", _SUM.format("r"), "r.seq = s.record", _SUM.format("s"), "user")
+INDEX_COUNT_COLUMNS = ("r.dataset = d.seq", "0", "r.seq = s.record", "0", "user")
 Counts = dict[str, set[tuple[str, str, int, int]]]
 
 
@@ -54,24 +55,26 @@ def find_gaps(database: Path, index: Path) -> list[str]:
 def is_damage(error: sqlite3.DatabaseError) -> bool:
     """Return whether the index file is damaged, as opposed to in use or not writable."""
     code = getattr(error, "sqlite_errorcode", None)
-    return code is not None and code & 0xFF not in PASSING
+    return code is not None and code & 0xFF not in TRANSIENT_ERRORS
 
 
 def find_differing(database: Path, index: Path) -> dict[str, set[str]]:
     """Return by table the datasets that differ, as 32 hex digits."""
-    return _differences(_read_counts(database, THEIRS), _read_counts(index, OURS))
+    return _differences(_read_counts(database, DATABASE_COLUMNS), _read_counts(index, INDEX_COLUMNS))
 
 
 async def find_differing_in(session: Any, index: Path) -> dict[str, set[str]]:
     """Return the same as `find_differing`, by counts only, for any database that a session of argilla-server reads."""
     from sqlalchemy import text
 
-    theirs = {name: _plain((await session.execute(text(sql.format(*ELSEWHERE)))).all()) for name, sql in COUNTS.items()}
-    return _differences(theirs, _read_counts(index, OURS_BY_COUNT))
+    database_counts = {
+        name: _normalized((await session.execute(text(sql.format(*POSTGRES_COLUMNS)))).all()) for name, sql in COUNTS.items()
+    }
+    return _differences(database_counts, _read_counts(index, INDEX_COUNT_COLUMNS))
 
 
-def _differences(theirs: Counts, ours: Counts) -> dict[str, set[str]]:
-    return {name: {dataset for dataset, *_ in ours.get(name, set()) ^ theirs.get(name, set())} for name in COUNTS}
+def _differences(database_counts: Counts, index_counts: Counts) -> dict[str, set[str]]:
+    return {name: {dataset for dataset, *_ in index_counts.get(name, set()) ^ database_counts.get(name, set())} for name in COUNTS}
 
 
 def _read_counts(path: Path, parts: tuple[str, ...]) -> Counts:
@@ -79,7 +82,7 @@ def _read_counts(path: Path, parts: tuple[str, ...]) -> Counts:
         return {}
     with contextlib.closing(sqlite3.connect(path)) as db:
         try:
-            return {name: _plain(db.execute(sql.format(*parts))) for name, sql in COUNTS.items()}
+            return {name: _normalized(db.execute(sql.format(*parts))) for name, sql in COUNTS.items()}
         except sqlite3.OperationalError as error:
             # An index of an older release lacks tables and columns and counts as empty.
             if "no such" in str(error):
@@ -87,6 +90,6 @@ def _read_counts(path: Path, parts: tuple[str, ...]) -> Counts:
             raise
 
 
-def _plain(rows: Iterable[Any]) -> set[tuple[str, str, int, int]]:
+def _normalized(rows: Iterable[Any]) -> set[tuple[str, str, int, int]]:
     # Ids are 32 hex digits in Argilla's SQLite, UUIDs in Postgres and dashed text in the index.
     return {(str(dataset).replace("-", ""), str(status), count, int(total)) for dataset, status, count, total in rows}

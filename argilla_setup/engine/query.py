@@ -106,7 +106,7 @@ def parse_query(text: str, *, keywords: bool = False) -> Node | None:
     text = text.encode("utf-8", "replace").decode().replace("\x00", "\x01")
     if text.strip("".join(map(chr, range(33)))) == "*":
         return MatchAll()
-    return _Reader(text, keywords=keywords).read_group(0, len(text), depth=0)
+    return _Parser(text, keywords=keywords).parse_group(0, len(text), depth=0)
 
 
 @dataclass
@@ -122,7 +122,7 @@ class _Group:
 
 
 @dataclass
-class _Reader:
+class _Parser:
     text: str
     keywords: bool
     leaves: int = 0
@@ -131,7 +131,7 @@ class _Reader:
     def __post_init__(self) -> None:
         self.partners = _closing_parentheses(self.text)
 
-    def read_group(self, start: int, end: int, *, depth: int) -> Node | None:
+    def parse_group(self, start: int, end: int, *, depth: int) -> Node | None:
         """Parse the clauses of a part of the text.
 
         Args:
@@ -146,9 +146,9 @@ class _Reader:
                 group.at, group.negations = group.at + 1, group.negations + 1
                 continue
             if char == "(":
-                self._read_parenthesis(group, depth)
+                self._parse_parenthesis(group, depth)
             elif char == '"':
-                self._read_phrase(group)
+                self._parse_phrase(group)
             elif char in "+|":
                 # Of several operators the first one counts; one before the first clause is ignored.
                 if group.operator is None and group.tree is not None:
@@ -157,12 +157,12 @@ class _Reader:
             elif char == ")" or char in _SPACE:
                 group.at += 1
             else:
-                self._read_word(group)
+                self._parse_word(group)
             # A minus sign negates only what follows it immediately.
             group.negations = 0
         return group.tree
 
-    def _read_parenthesis(self, group: _Group, depth: int) -> None:
+    def _parse_parenthesis(self, group: _Group, depth: int) -> None:
         start = group.at + 1
         close = self.partners.get(group.at, group.end)
         if close >= group.end or depth >= MAX_DEPTH:
@@ -170,10 +170,10 @@ class _Reader:
         elif close == start:
             group.operator, group.at = None, close + 1
         else:
-            _join(group, self.read_group(start, close, depth=depth + 1))
+            _join(group, self.parse_group(start, close, depth=depth + 1))
             group.at = close + 1
 
-    def _read_phrase(self, group: _Group) -> None:
+    def _parse_phrase(self, group: _Group) -> None:
         start = close = group.at + 1
         while close < group.end and self.text[close] != '"':
             close += 2 if self.text[close] == "\\" else 1
@@ -184,7 +184,7 @@ class _Reader:
         group.at, slop = close, 0
         if self.text[close + 1 : min(close + 2, group.end)] == "~":
             group.at += 1
-            slop = self._read_number(group) if group.at + 1 < group.end else 0
+            slop = self._parse_number(group) if group.at + 1 < group.end else 0
         elif close == start:
             group.operator, group.at = None, close + 1
             return
@@ -192,7 +192,7 @@ class _Reader:
         # The character after the number is ignored with it, as in Lucene.
         group.at += 1
 
-    def _read_word(self, group: _Group) -> None:
+    def _parse_word(self, group: _Group) -> None:
         literal: list[str] = []
         starred = near = False
         while group.at < group.end:
@@ -212,7 +212,7 @@ class _Reader:
         if not literal:
             return
         word = "".join(literal)
-        edits = min(self._read_number(group), MAX_EDITS) if near else 0
+        edits = min(self._parse_number(group), MAX_EDITS) if near else 0
         if edits:
             leaf = Leaf(word, "spelling", edits)
         elif starred and not near:
@@ -221,7 +221,7 @@ class _Reader:
             leaf = Leaf(word)
         _join(group, self._leaf(leaf))
 
-    def _read_number(self, group: _Group) -> int:
+    def _parse_number(self, group: _Group) -> int:
         """Return the N of ~N; 2 if it is missing, 0 if it is not a number."""
         start = group.at + 1
         group.at = start
