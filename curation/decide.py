@@ -23,7 +23,7 @@ Verdict = Literal["unscored", "dropped", "held", "to_review", "in_review", "appr
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why: the stage, what was seen, and the evidence in words."""
+    """A reason of a verdict: the stage, the kind of finding, and the evidence in words."""
 
     stage: str
     kind: str
@@ -34,7 +34,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """What one person said of one row, in canonical terms."""
+    """One person's annotation of one row, in canonical terms."""
 
     user: str
     says: Literal["approve", "reject", "edit", "first", "second", "neither", "tie"]
@@ -86,33 +86,33 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that a verdict on one row depends on."""
+    """Everything that the verdict on one row depends on."""
 
     seq: int
     kind: Literal["instruction", "preference"]
     total: float | None
     """0 to 10; for a pair the total of its better candidate."""
     better: int | None = None
-    """For a pair: the canonical index its maker meant to be better."""
+    """For a pair: canonical index of the response meant to be better."""
     choices: Mapping[str, int | None] = field(default_factory=dict)
     """For a pair: the judge's winner by order shown."""
     panel: Sequence[Mapping[str, int | None]] = ()
-    """For a pair: the same of each further judge that was asked."""
+    """For a pair: the choices of each further judge."""
     drops: Sequence[Reason] = ()
-    """Findings that take the row out."""
+    """Findings that drop the row."""
     notes: Sequence[Reason] = ()
-    """Findings that people should look at."""
+    """Findings for annotators to review."""
     annotations: Sequence[Annotation] = ()
     override: Override | None = None
     edited_by: Sequence[str] = ()
-    """For a row that an edit made: everybody who made that edit and stands by it."""
+    """For an edited row: the annotators who made this edit and support it."""
     taken_back: Reason | None = None
-    """For a row that an edit made and that nobody stands by any more: why."""
+    """For an edited row that nobody supports any more: the reason."""
     needs_score: bool = True
     by_people: bool = False
-    """For a pair of which nobody has said who is better: people will, and what the judge chose is told, not heeded."""
+    """For a pair without a known preference: annotators decide it, and the judges' choices have no effect."""
     family: Family | None = None
-    """For a row in such a dispute, on either side of the change."""
+    """For a row in a dispute over an edit: its family."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,12 @@ class Decision:
 
 
 def keep_rule(totals: Iterable[float], *, threshold: float, top_percent: float | None) -> Callable[[float], bool]:
-    """The rule that keeps: a threshold on the total, or the best N % of the totals given (ties are kept)."""
+    """Return the keep rule: a threshold on the total, or the best N percent of the given totals (ties are kept).
+
+    Args:
+        totals: of the group (0 to 10).
+        threshold: lowest total that is kept; not used with `top_percent`.
+        top_percent: percentage of the totals to keep, or None."""
     if top_percent is None:
         return lambda total: total >= threshold
     ranked = sorted(totals, reverse=True)
@@ -135,7 +140,7 @@ def keep_rule(totals: Iterable[float], *, threshold: float, top_percent: float |
 
 
 def passes(facts: Facts, keeps: Callable[[float], bool]) -> bool:
-    """Whether the machines let a row through, whatever people said of it."""
+    """Return whether a row passes the gates, whatever annotators said."""
     return _propose(facts, keeps).verdict == "to_review"
 
 
@@ -218,7 +223,7 @@ def choices_of(kind: Kind, annotations: Iterable[Annotation]) -> list[str]:
 
 
 def needs_choice(kind: Kind, verdict: str | None, annotations: Sequence[Annotation], overlap: int) -> bool:
-    """Return whether a keep without a choice would leave the row's dispute open, or would have to guess what is meant.
+    """Return whether a keep without a choice would leave the row's dispute open, or be ambiguous.
 
     Args:
         kind: of the row.
@@ -233,13 +238,13 @@ def needs_choice(kind: Kind, verdict: str | None, annotations: Sequence[Annotati
 
 
 def shown_first(record_id: str) -> int:
-    """Which canonical completion of a pair is shown as A (0 or 1): derived from the id, so it is fixed and unrelated to
-    who is better."""
+    """Return which canonical completion of a pair is shown as A (0 or 1); derived from the id, so it is fixed and unrelated to the
+    preference."""
     return hashlib.sha256(b"shown:" + bytes.fromhex(record_id)).digest()[0] & 1
 
 
 def reasons_as_values(reasons: Sequence[Reason]) -> list[dict[str, Any]]:
-    """For the store."""
+    """Return reasons as plain values for the store, without empty fields."""
     names = [one.name for one in fields(Reason)]
     return [{name: value for name in names if (value := getattr(reason, name)) not in (None, "")} for reason in reasons]
 
@@ -251,7 +256,7 @@ def _descendants(parent: int, children: Mapping[int, Sequence[int]]) -> Iterator
 
 
 def _propose(facts: Facts, keeps: Callable[[float], bool]) -> Decision:
-    # Rivals of one dispute are alike by nature; which of them goes on is not for dedup to say.
+    # Members of one dispute are similar by nature, so dedup does not choose between them.
     rivals = facts.family.members if facts.family else ()
     reasons = [reason for reason in facts.drops if not (reason.stage == "dedup" and reason.twin in rivals)]
     if facts.total is not None and not keeps(facts.total):
@@ -329,7 +334,7 @@ def apply_annotations(facts: Facts, overlap: int) -> Decision:
 
 
 def _as_meant(facts: Facts) -> str:
-    """What a person says who agrees with the row as it is."""
+    """Return the annotation that agrees with the row as it is."""
     return "approve" if facts.kind == "instruction" else {0: "first", 1: "second"}.get(facts.better if facts.better is not None else -1, "")
 
 

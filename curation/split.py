@@ -1,10 +1,10 @@
-"""Train, validation and test, separated by what the prompts say: similar prompts and rows of one seed group are in one split.
+"""Assign rows to train, validation and test: similar prompts and rows of one seed group are in the same split.
 
 Prompts are similar from a Jaccard of character shingles or a cosine of embeddings on. Everything that is connected by such pairs,
 through any number of others, forms a cluster, and a cluster takes the split that the hash of its first member names. A split is
 decided once and never changes: rows that came earlier hold their whole cluster where they are.
 
-Connected prompts need not be alike: A is near B, B near C, and so on, until a topic or a template connects most of a set. A cluster
+Connected prompts need not be similar: A is near B, B near C, and so on, until a topic or a template connects most of a set. A cluster
 of more than a fifth of the rows is therefore cut: its members are clustered again at higher thresholds, step by step, until no part
 is that large. Pairs between its parts are counted and reported. After the split every pair across splits is measured, and where two
 rows that are not of one cut cluster are similar all the same (they were frozen under other thresholds), one is left out.
@@ -25,7 +25,7 @@ from curation.dedup.near_pairs import find_clusters
 Assigned = tuple[str | None, str]
 """(split or None when the row's twins are in two splits, cluster)."""
 ORDER = ("test", "validation", "train")
-"""Of two similar rows the one in the later of these splits is left out: what is evaluated on stays whole."""
+"""Of two similar rows the one in the later of these splits is left out, so evaluation splits stay complete."""
 LARGE, LARGEST = 0.05, 0.2
 """Share of the rows from which a cluster is reported, and from which it is cut."""
 FEWEST, FEWEST_CUT = 20, 50
@@ -36,7 +36,7 @@ _BLOCK = 1024
 
 @dataclass(frozen=True)
 class Parted:
-    """The splits of a set, and how large its clusters are."""
+    """The split and cluster of each row, and the size of the largest cluster."""
 
     assigned: list[Assigned]
     cut: Array
@@ -46,7 +46,7 @@ class Parted:
 
     @property
     def is_large(self) -> bool:
-        """Whether the largest cluster is worth a look."""
+        """Whether the largest cluster should be reported."""
         return self.largest >= FEWEST and self.largest > LARGE * len(self.assigned)
 
 
@@ -55,12 +55,12 @@ class Across:
     """Similar pairs that were found across splits."""
 
     left_out: Array
-    """Places of the rows to leave out, so that no pair stays but those counted here."""
+    """Positions of the rows to leave out, so that only the pairs counted here remain."""
     near_pairs: int | None
-    """Pairs that stay across splits, all of cut clusters; None where near pairs were not looked for."""
+    """Pairs that remain across splits, all of cut clusters; None where near pairs were not searched."""
     semantic_pairs: int | None
     at_least: bool = False
-    """Whether `near_pairs` is a lower bound: of hundreds of prompts alike not every pair is looked at."""
+    """Whether `near_pairs` is a lower bound: of hundreds of similar prompts not every pair is compared."""
 
 
 def split_rows(
@@ -144,7 +144,7 @@ def part_rows(
 
 
 def _sides(roots: Array, frozen: Sequence[str | None] | None) -> dict[int, set[str]]:
-    """The splits in which rows of a cluster already are."""
+    """Return the splits in which rows of each cluster already are."""
     sides: dict[int, set[str]] = {}
     for root, split in zip(roots.tolist(), frozen or (), strict=False):
         if split is not None:
@@ -153,7 +153,7 @@ def _sides(roots: Array, frozen: Sequence[str | None] | None) -> dict[int, set[s
 
 
 def _fill(new: Sequence[int], picked: dict[int, str], sizes: Array, shares: Mapping[str, float], held: set[str]) -> dict[int, str]:
-    """Give train and validation a cluster each where chance left one of them empty, as it does among a few large clusters."""
+    """Give train and validation one cluster each where the hash left one empty, as happens with few large clusters."""
     for split in ("train", "validation"):
         if not shares.get(split) or split in held or split in picked.values():
             continue
@@ -206,7 +206,7 @@ def pick_split(identity: str, shares: Mapping[str, float]) -> str:
 
 @dataclass(frozen=True)
 class _Set:
-    """What rows are clustered by."""
+    """The prompts, groups and vectors by which rows are clustered, with the thresholds."""
 
     prompts: list[str]
     groups: list[str | None]
@@ -215,7 +215,7 @@ class _Set:
     cosine: float | None
 
     def clusters(self, members: Array, step: int) -> Array:
-        """The first row of each member's cluster, at the thresholds of a step: from those given up to equality at the last."""
+        """Return the first row of each member's cluster at the thresholds of a step, which rise from the given ones to equality."""
 
         def raised(threshold: float) -> float:
             return threshold + (1 - threshold) * step / _STEPS
@@ -243,7 +243,7 @@ def _cut(of: _Set, members: Array, most: int, step: int = 1) -> Array:
 
 
 def _near_across(prompts: Sequence[str], rank: Array, threshold: float | None) -> tuple[tuple[Array, Array], bool]:
-    """The near pairs across splits, and whether there are so many alike that some were passed over."""
+    """Return the near pairs across splits, and whether so many are similar that some were skipped."""
     if threshold is None or len(prompts) == 0:
         return (np.empty(0, np.int64), np.empty(0, np.int64)), False
     from curation.dedup.near_pairs import find_near_pairs
@@ -269,7 +269,7 @@ def _similar_across(vectors: Array | None, rank: Array, cosine: float | None) ->
 
 
 def _similar_pairs(vectors: Array, cosine: float) -> Iterator[tuple[Array, Array]]:
-    """Every pair of rows at the cosine, some thousands at a time."""
+    """Yield every pair of rows at the cosine, in blocks."""
     from curation.dedup.semantic import EXACT_UP_TO, pairs_by_cells
 
     found = pairs_by_cells(vectors, cosine) if len(vectors) > EXACT_UP_TO else ""
@@ -293,7 +293,7 @@ def _blocks(vectors: Array, rows: Array, others: Array, cosine: float) -> Iterat
 
 
 def _roots(parent: Array) -> Array:
-    """The root of every row; every link points to an earlier row."""
+    """Return the root of every row; every link points to an earlier row."""
     while True:
         further = parent[parent]
         if (further == parent).all():

@@ -1,4 +1,4 @@
-"""What every stage has at hand: the project's folder, its file and its workbench; and what every stage tells when it is done."""
+"""An open project (folder, configuration, database), and the result that every stage returns."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Workspace:
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage did, for the screen and for `--json`."""
+    """The result of a stage, for the screen and for `--json`."""
 
     stage: str
     rows_in: int = 0
     rows_out: int = 0
     counts: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
-    """Sentences: what to look at, what to do next."""
+    """Sentences: findings to review, and the next step."""
     details: Sequence[str] = ()
     """Sentences for `--verbose` and `--json`: how a figure was obtained."""
 
@@ -60,7 +60,7 @@ def open_workspace(folder: Path) -> Iterator[Workspace]:
 
 @contextmanager
 def _rare_collections() -> Iterator[None]:
-    """A stage makes millions of objects and hardly a cycle; at Python's thresholds a third of its time goes into looking for some."""
+    """Collect garbage rarely: a stage makes millions of objects and few cycles, and Python's thresholds cost a third of its time."""
     before = gc.get_threshold()
     gc.set_threshold(max(before[0], 50_000) if before[0] else 0, 20, 50)
     try:
@@ -70,12 +70,12 @@ def _rare_collections() -> Iterator[None]:
 
 
 def load_cells(workspace: Workspace) -> list[Cell]:
-    """The plan as it stands in the workbench."""
+    """Return the cells of the plan."""
     return [Cell.model_validate_json(body) for body in records.list_cells(workspace.db)]
 
 
 def load_seeds(folder: Path) -> list[dict[str, str]]:
-    """The worked examples in seeds.jsonl.
+    """Return the worked examples in seeds.jsonl.
 
     Raises:
         ProjectError: a line is no JSON object, with its number.
@@ -94,21 +94,26 @@ def load_seeds(folder: Path) -> list[dict[str, str]]:
         try:
             seed = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ProjectError(f"{path}, line {number}", f"is not JSON ({error.msg})", "mend the line and run again") from error
+            raise ProjectError(f"{path}, line {number}", f"is not JSON ({error.msg})", "fix the line and run again") from error
         if not isinstance(seed, dict) or not {"instruction", "output"} <= seed.keys():
-            raise ProjectError(f"{path}, line {number}", "has no `instruction` and `output`", "mend the line and run again")
+            raise ProjectError(f"{path}, line {number}", "has no `instruction` and `output`", "fix the line and run again")
         seeds.append({key: str(seed.get(key) or "") for key in ("instruction", "input", "output")})
     return seeds
 
 
 def load_grounding(workspace: Workspace) -> pa.Table | None:
-    """The table the plan writes about."""
+    """Return the grounding table; None where the plan has none."""
     grounding = workspace.project.plan.grounding
     return load_table(workspace.folder / grounding.table) if grounding else None
 
 
 def references_of(workspace: Workspace, rows: Sequence[Row], cells: Sequence[Cell]) -> dict[int, dict[str, Any]]:
-    """The table row or passage each record is about, by seq: its cell's, or the row its label names."""
+    """Return the table row or passage of each record by seq: its cell's, or the row that its label names.
+
+    Args:
+        workspace: the open project.
+        rows: the records.
+        cells: of the plan."""
     by_cell = {cell.id: cell.reference for cell in cells if cell.reference is not None}
     references = {row.seq: by_cell[row.cell] for row in rows if row.cell in by_cell}
     missing = {row.seq: row.label for row in rows if row.seq not in references and row.kind == "instruction" and row.label}
@@ -123,7 +128,7 @@ def references_of(workspace: Workspace, rows: Sequence[Row], cells: Sequence[Cel
 
 
 def label_of(workspace: Workspace, row: Row) -> str | None:
-    """The record's class; for a pair what the answer meant to be better says."""
+    """Return the record's label; for a pair the label in the response meant to be better."""
     if row.kind == "instruction":
         return row.label
     pattern = workspace.project.records.label_pattern
@@ -132,16 +137,16 @@ def label_of(workspace: Workspace, row: Row) -> str | None:
 
 
 def checked_answer(row: Row) -> str:
-    """The answer that checks and labels read: of a pair, the one meant to be better."""
+    """Return the response that checks and labels read: of a pair, the one meant to be better."""
     return row.answers[row.better or 0]
 
 
 Progress = Callable[[str, int, int, str], None]
-"""Told (stage, done, total, a few words)."""
+"""Called with (stage, done, total, a few words)."""
 
 
 def texts_for_dedup(workspace: Workspace, made: Iterable[tuple[str, str]]) -> list[str]:
-    """Of each (prompt, completion) the text in which duplicates are looked for, as the project chooses."""
+    """Return of each (prompt, completion) the text that dedup compares, as `dedup.text` says."""
     choice = workspace.project.dedup.text
     if choice == "both":
         return [f"{prompt}\n\n{completion}" for prompt, completion in made]

@@ -1,4 +1,4 @@
-"""What the calls of a workbench came to: answers, failures, costs, counts. Only looks."""
+"""Read-only queries on the calls of a workbench: responses, failures, costs and counts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PAGE = 500
 
 @dataclass(frozen=True)
 class CostRow:
-    """What the calls of one stage to one model came to."""
+    """The calls of one stage to one model, counted and priced."""
 
     stage: str
     provider: str
@@ -35,7 +35,7 @@ class CostRow:
     answered: int
     failed: int
     uncertain: int
-    """Tries whose answer never reached us; charged at their upper bound."""
+    """Attempts without a received response; charged at their upper bound."""
     input_tokens: int
     output_tokens: int
     thinking_tokens: int
@@ -46,19 +46,19 @@ class CostRow:
 
 
 def find_answers(db: sqlite3.Connection, stage: str, *, simulated: bool | None = None) -> Iterator[Answer]:
-    """Every answer of a stage, in the order they were asked for; read page by page, so the ledger may be written meanwhile."""
+    """Yield every response of a stage in request order; read page by page, so that the ledger can be written meanwhile."""
     for row in _pages(db, stage, "state = 'answered' AND settled = 1", simulated=simulated):
         yield Answer(request=_request(row), message=message_of(zlib.decompress(row["response"])))
 
 
 def list_unsettled_models(db: sqlite3.Connection) -> list[tuple[str, str]]:
-    """(provider, model) of every response that was kept and not read."""
+    """Return (provider, model) of every response that is stored and not read."""
     rows = db.execute("SELECT DISTINCT provider, model FROM calls WHERE state = 'answered' AND settled = 0")
     return [(row["provider"], row["model"]) for row in rows]
 
 
 def find_answer(db: sqlite3.Connection, key: str) -> Answer | None:
-    """The answer to one call, a real one before a simulated one."""
+    """Return the response to one call, a real one before a simulated one; None where there is none."""
     row = db.execute(
         "SELECT * FROM calls WHERE key = ? AND state = 'answered' AND settled = 1 ORDER BY simulated", (bytes.fromhex(key),)
     ).fetchone()
@@ -66,14 +66,14 @@ def find_answer(db: sqlite3.Connection, key: str) -> Answer | None:
 
 
 def find_failures(db: sqlite3.Connection, stage: str, *, simulated: bool | None = None) -> Iterator[Failure]:
-    """Every call of a stage that ended without an answer, or whose end is not known."""
+    """Yield every call of a stage that failed, or whose result is unknown."""
     for row in _pages(db, stage, "state IN ('failed', 'uncertain')", simulated=simulated):
         reason = row["reason"] or "uncertain"
         yield Failure(stage=stage, slot=row["slot"], reason=reason, detail=row["detail"] or "", key=row["key"].hex())
 
 
 def sum_costs(db: sqlite3.Connection) -> list[CostRow]:
-    """What was spent, by stage and model."""
+    """Return the costs by stage and model."""
     sums = ", ".join(f"COALESCE(SUM({n}), 0) {n}" for n in ("input_tokens", "output_tokens", "thinking_tokens"))
     cache = ", ".join(f"COALESCE(SUM({n}), 0) {n}" for n in ("cache_write_tokens", "cache_read_tokens"))
     rows = db.execute(
@@ -85,13 +85,13 @@ def sum_costs(db: sqlite3.Connection) -> list[CostRow]:
 
 
 def count_states(db: sqlite3.Connection, stage: str | None = None) -> dict[CallState, int]:
-    """How many calls are in each state."""
+    """Return the number of calls in each state."""
     found = dict(db.execute("SELECT state, COUNT(*) FROM calls WHERE ?1 IS NULL OR stage = ?1 GROUP BY state", (stage,)).fetchall())
     return {state: found.get(state, 0) for state in get_args(CallState)}
 
 
 def count_refusals(db: sqlite3.Connection, stage: str | None = None) -> dict[str, int]:
-    """How many answers were refusals, by the provider's category."""
+    """Return the number of refusals by the provider's category."""
     rows = db.execute(
         "SELECT COALESCE(refusal, 'unnamed'), COUNT(*) FROM calls WHERE stop_reason = 'refusal' AND (?1 IS NULL OR stage = ?1) "
         "GROUP BY 1 ORDER BY 1",
@@ -131,7 +131,7 @@ _OPEN = "('reserved', 'uncertain', 'failed')"
 
 
 def count_holding(db: sqlite3.Connection, texts: Collection[str]) -> Counter[str]:
-    """How many calls of each stage hold any of the texts, in what was asked or in what was answered."""
+    """Return the number of calls of each stage whose request or response contains any of the texts."""
     found, wanted = Counter[str](), _skeletons(texts)
     for row in db.execute("SELECT stage, body, response FROM calls"):
         both = [zlib.decompress(part).decode(errors="replace") for part in (row["body"], row["response"]) if part is not None]
@@ -140,7 +140,7 @@ def count_holding(db: sqlite3.Connection, texts: Collection[str]) -> Counter[str
 
 
 def forget_asks(db: sqlite3.Connection, texts: Collection[str]) -> int:
-    """Drop what unanswered requests were made from where it holds any of the texts: they are then made anew. Returns how many."""
+    """Delete the inputs of unanswered requests that contain any of the texts, so that they are built again; return how many."""
     wanted = _skeletons(texts)
     rows = db.execute(
         "SELECT DISTINCT a.* FROM asks a JOIN calls c ON (c.stage, c.slot, c.attempt) = (a.stage, a.slot, a.attempt) "
@@ -162,5 +162,5 @@ def _skeletons(texts: Collection[str]) -> list[str]:
 
 
 def _skeleton(text: str) -> str:
-    """Letters and digits alone: the same text may stand inside JSON inside JSON, cut, and on lines of another width."""
+    """Return letters and digits only: the same text may be nested in JSON, cut, and wrapped at another width."""
     return _NO_WORD.sub("", _ESCAPED.sub(lambda found: chr(int(found[1], 16)), text))

@@ -1,4 +1,4 @@
-"""Every call to a model, before it is sent and after it is answered: what was asked, who asks it now, what came back, what it cost.
+"""The ledger of model calls: request, lease holder, response and cost of each, from before it is sent.
 
 A response is here before anyone looks at it, so a crash at any point loses nothing that reached us and buys nothing twice.
 What was on its way when a process died is `uncertain`: counted, and charged at its upper bound. Money is kept in whole
@@ -31,17 +31,17 @@ BatchLine = tuple[str, bytes | None, int | None, str, str]
 
 
 class CallBatches:
-    """The batches of one ledger."""
+    """The open and ended batches of one ledger."""
 
     def __init__(self, connection: sqlite3.Connection, *, now: Callable[[], float]) -> None:
         self._db, self._now = connection, now
 
     def name(self, number: int, batch_id: str) -> None:
-        """Keep the provider's id; done before the first look at how far it is."""
+        """Store the provider's id of a batch; called before its first poll."""
         self._db.execute("UPDATE call_batches SET batch_id = ? WHERE id = ?", (batch_id, number))
 
     def open(self, *, model: str, simulated: bool) -> list[OpenBatch]:
-        """Batches to wait for. One without an id is listed once the process that was sending it is gone."""
+        """Return the batches to wait for; one without an id is listed once the process that was sending it has ended."""
         rows = self._db.execute(
             "SELECT id, batch_id, requests, created FROM call_batches WHERE ended IS NULL AND model = ? AND simulated = ? "
             "AND (batch_id IS NOT NULL OR owner NOT IN (SELECT id FROM call_owners)) ORDER BY id",
@@ -50,16 +50,16 @@ class CallBatches:
         return [OpenBatch(*row) for row in rows]
 
     def left_behind(self, models: Sequence[str]) -> list[tuple[str, int]]:
-        """(model, calls) of what waits in batches of models that are not named: nobody will fetch them."""
+        """Return (model, calls) of open batches of models that are not listed, which nobody will fetch."""
         rows = self._db.execute("SELECT model, SUM(requests) FROM call_batches WHERE ended IS NULL GROUP BY model ORDER BY model")
         return [(model, calls) for model, calls in rows if model not in models]
 
     def known_ids(self) -> set[str]:
-        """Every id that a batch of ours has."""
+        """Return the provider's ids of all batches."""
         return {row[0] for row in self._db.execute("SELECT batch_id FROM call_batches WHERE batch_id IS NOT NULL")}
 
     def waiting(self, number: int) -> dict[str, int]:
-        """Key to number of the calls whose result has not been kept."""
+        """Return key to number of the calls of a batch without a stored result."""
         rows = self._db.execute("SELECT key, seq FROM calls WHERE batch = ? AND state = 'sent'", (number,))
         return {key.hex(): seq for key, seq in rows}
 
@@ -84,7 +84,7 @@ class CallBatches:
         return new
 
     def end(self, number: int) -> int:
-        """The results are read; calls that had none are uncertain and charged. Returns how many those are."""
+        """End a batch whose results are read; calls without a result become uncertain and are charged. Return how many those are."""
         missing = self._db.execute(
             "UPDATE calls SET state = 'uncertain', lost = lost + 1, lost_nano = lost_nano + held_nano, held_nano = 0, batch = NULL "
             "WHERE batch = ? AND state = 'sent'",
@@ -94,7 +94,7 @@ class CallBatches:
         return missing
 
     def undo(self, number: int, *, status: int | None, reason: str, detail: str) -> None:
-        """The provider has no such batch: its calls failed at no cost and may be asked again. Call it inside a transaction."""
+        """Fail the calls of a batch that the provider does not have, at no cost; they may be sent again. Call it inside a transaction."""
         self._db.execute(
             "UPDATE calls SET state = 'failed', status = ?, reason = ?, detail = ?, held_nano = 0, batch = NULL "
             "WHERE batch = ? AND state = 'sent'",
@@ -133,12 +133,12 @@ class CallLedger:
 
     @staticmethod
     def is_refused(error: Exception) -> bool:
-        """Whether it was the disk, full or busy, that refused a change; not the change itself."""
+        """Return whether a full or busy disk refused a change, and not the change itself."""
         return isinstance(error, sqlite3.OperationalError)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """One immediate transaction; inside another it is part of that one."""
+        """Open an immediate transaction; inside another one it is part of that."""
         if self._db.in_transaction:
             yield
             return
@@ -179,11 +179,11 @@ class CallLedger:
         return Claim(tuple(calls), looked_at, reused, failed, tuple(elsewhere))
 
     def mark_sent(self, seq: int) -> None:
-        """About to be sent; from here on it may cost money."""
+        """Mark a call as about to be sent; from here on it may cost money."""
         self._change(f"UPDATE calls SET state = 'sent', tries = tries + 1 WHERE {_OUR_CLAIM}", seq)
 
     def record_answer(self, seq: int, *, status: int, raw: bytes, request_id: str | None) -> None:
-        """Keep the response as it came; nobody has looked at it yet."""
+        """Store the response as received, before it is read."""
         values = (status, zlib.compress(raw), request_id, self._now())
         self._change(
             "UPDATE calls SET state = 'answered', status = ?, response = ?, request_id = ?, ended = ?, reason = NULL, detail = NULL, "
@@ -223,17 +223,17 @@ class CallLedger:
         return int(row["held_nano"]) if row else 0
 
     def unsettled(self, model: str) -> list[tuple[int, bytes, bool]]:
-        """(seq, raw, whether in a batch) of up to 500 of a model's responses that were kept and not read: a process died between."""
+        """Return (seq, raw, is in a batch) of up to 500 stored responses of a model that were not read because a process died."""
         sql = "SELECT seq, response, batch FROM calls WHERE state = 'answered' AND settled = 0 AND model = ? LIMIT ?"
         rows = self._db.execute(sql, (model, PAGE))
         return [(row["seq"], zlib.decompress(row["response"]), row["batch"] is not None) for row in rows]
 
     def unsettled_models(self) -> list[tuple[str, str]]:
-        """(provider, model) of every response that was kept and not read; the project may name other models by now."""
+        """Return (provider, model) of every response that is stored and not read; the project may name other models by now."""
         return call_stats.list_unsettled_models(self._db)
 
     def record_retry(self, seq: int, *, status: int | None, reason: str, detail: str, lost: bool, budget_usd: float) -> bool:
-        """Back to reserved, to be sent again; False when a lost try was charged and another could pass the budget."""
+        """Return a call to reserved, to be sent again; False when a lost attempt was charged and another could exceed the budget."""
         with self.transaction():
             self._change(
                 "UPDATE calls SET state = 'reserved', status = ?, reason = ?, detail = ?, lost = lost + ?, lost_nano = lost_nano + "
@@ -249,7 +249,7 @@ class CallLedger:
     def record_failure(
         self, seq: int, *, status: int | None, reason: str, detail: str, raw: bytes | None = None, lost: bool = False
     ) -> None:
-        """It ended without an answer. A lost try (sent, nothing came back) is charged what was held."""
+        """Record a call that failed. A lost attempt (sent, no response) is charged its reservation."""
         kept = None if raw is None else zlib.compress(raw)
         self._change(
             "UPDATE calls SET state = 'failed', status = ?, reason = ?, detail = ?, response = ?, ended = ?, "
@@ -258,7 +258,7 @@ class CallLedger:
         )
 
     def release(self, seqs: Sequence[int] | None = None) -> Recovered:
-        """Give back what we claimed and will not send now; without numbers, everything, and what was on its way is uncertain."""
+        """Release claimed calls that will not be sent now; without numbers all of them, and calls in flight become uncertain."""
         if self._owner is None:
             return Recovered()
         with self.transaction():
@@ -268,7 +268,7 @@ class CallLedger:
         return Recovered(freed=freed)
 
     def hand_over(self, seqs: Sequence[int], *, model: str, simulated: bool) -> int:
-        """Put reserved calls into a new batch that is about to be sent; they wait for it, whoever lives. Returns the batch's number."""
+        """Put reserved calls into a new batch that is about to be sent, independent of this process; return the batch's number."""
         with self.transaction():
             batch = self._db.execute(
                 "INSERT INTO call_batches (model, simulated, requests, owner, created) VALUES (?, ?, ?, ?, ?)",
@@ -282,15 +282,15 @@ class CallLedger:
 
     @property
     def batches(self) -> CallBatches:
-        """The calls that were sent together."""
+        """Return the calls that were sent together."""
         return CallBatches(self._db, now=self._now)
 
     def beat(self) -> None:
-        """A sign of life for processes on other machines."""
+        """Renew the lease, for processes on other machines."""
         self._db.execute("UPDATE call_owners SET lease = ? WHERE id = ?", (self._now() + LEASE_S, self._owner))
 
     def recover(self) -> Recovered:
-        """Take back what dead processes held: sent calls become uncertain and are charged, reserved ones are free again."""
+        """Release the calls of dead processes: sent calls become uncertain and are charged, reserved ones are free again."""
         uncertain = freed = 0
         with self.transaction():
             for owner in self._db.execute("SELECT id, name, lease FROM call_owners").fetchall():
@@ -300,32 +300,32 @@ class CallLedger:
         return Recovered(uncertain, freed)
 
     def spent_usd(self, *, simulated: bool | None = None) -> float:
-        """What answered, failed and uncertain calls have cost; without reservations. Simulated money counts apart when asked for."""
+        """Return the cost of answered, failed and uncertain calls without reservations; real or simulated calls only, or both."""
         row = self._db.execute("SELECT SUM(spent_nano) FROM call_spend WHERE ?1 IS NULL OR simulated = ?1", (simulated,)).fetchone()
         return int(row[0]) / NANO
 
     def answers(self, stage: str, *, simulated: bool | None = None) -> Iterator[Answer]:
-        """Every answer of a stage, in the order they were asked for; the ledger may be written meanwhile."""
+        """Yield every response of a stage in request order; the ledger can be written meanwhile."""
         return call_stats.find_answers(self._db, stage, simulated=simulated)
 
     def answer(self, key: str) -> Answer | None:
-        """The answer to one call, a real one before a simulated one."""
+        """Return the response to one call, a real one before a simulated one; None where there is none."""
         return call_stats.find_answer(self._db, key)
 
     def failures(self, stage: str, *, simulated: bool | None = None) -> Iterator[Failure]:
-        """Every call of a stage that ended without an answer, or whose end is not known."""
+        """Yield every call of a stage that failed, or whose result is unknown."""
         return call_stats.find_failures(self._db, stage, simulated=simulated)
 
     def costs(self) -> list[CostRow]:
-        """What was spent, by stage and model."""
+        """Return the costs by stage and model."""
         return call_stats.sum_costs(self._db)
 
     def counts(self, stage: str | None = None) -> dict[CallState, int]:
-        """How many calls are in each state."""
+        """Return the number of calls in each state."""
         return call_stats.count_states(self._db, stage)
 
     def refusals(self, stage: str | None = None) -> dict[str, int]:
-        """How many answers were refusals, by the provider's category."""
+        """Return the number of refusals by the provider's category."""
         return call_stats.count_refusals(self._db, stage)
 
     def _find(self, key: bytes, *, simulated: bool) -> sqlite3.Row | None:

@@ -1,4 +1,4 @@
-"""workbench.db: everything that still moves. The only SQL of the project stands in this folder.
+"""The database workbench.db. All SQL of the project is in this folder.
 
 SQLite in WAL mode. Facts key on `records.seq`; hex ids exist only at the edges. Bulk is written some thousands of rows at a time;
 verdicts, which must change together, in one transaction. None spans a network call.
@@ -28,7 +28,7 @@ __all__ = ["CallLedger", "Database", "hold_lock", "open_store"]
 Database = sqlite3.Connection
 _LOST = "seedcorn: the lock was lost"
 LOCK_SECONDS = 60
-"""A lock whose holder has not shown a sign of life for this long is free."""
+"""Seconds after which a lock without a heartbeat is free."""
 
 
 @contextmanager
@@ -110,7 +110,7 @@ def _put_up_fence(db: Database, name: str, owner: str) -> list[str]:
 
 
 def _taken_by(db: Database, name: str, owner: str) -> str | None:
-    """The number of the process that holds a lock; None where it is ours now."""
+    """Take a lock; return the number of the process that holds it, or None where it is ours now."""
     with db:
         db.execute("BEGIN IMMEDIATE")
         row = db.execute("SELECT owner, heartbeat FROM locks WHERE name = ?", (name,)).fetchone()
@@ -136,7 +136,7 @@ def _keep_private(path: Path) -> None:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """What SQLite says, as a sentence for what a person can mend."""
+    """Raise SQLite's errors that a person can fix as `ProjectError`."""
     try:
         yield
     except sqlite3.DatabaseError as error:

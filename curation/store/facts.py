@@ -1,4 +1,4 @@
-"""What was measured about records: scores, choices, failures, findings, vectors, overrides, verdicts, splits."""
+"""Facts about records: scores, choices, failures, findings, vectors, overrides, verdicts, splits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from curation.requests import Failure
 
 @dataclass(frozen=True)
 class Finding:
-    """Something a gate saw about a row, with its evidence. `drops` says whether it takes the row out by itself."""
+    """A gate's result about a row, with its evidence; `drops` where it alone drops the row."""
 
     seq: int
     stage: str
@@ -32,21 +32,21 @@ class Finding:
 
 
 def add_scores(db: sqlite3.Connection, rows: Iterable[tuple[int, str, str, int, str, str | None]], run: int) -> None:
-    """Rows of (seq, digest, criterion, value, rationale, call)."""
+    """Add rows of (seq, digest, criterion, value, rationale, call)."""
     with db:
         db.execute("BEGIN IMMEDIATE")
         db.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?)", [(*row, run) for row in rows])
 
 
 def add_choices(db: sqlite3.Connection, rows: Iterable[tuple[int, str, str, int | None, str, str | None]], run: int) -> None:
-    """Rows of (seq, digest, order shown, winner's canonical index or None for a tie, rationale, call)."""
+    """Add rows of (seq, digest, order shown, winner's canonical index or None for a tie, rationale, call)."""
     with db:
         db.execute("BEGIN IMMEDIATE")
         db.executemany("INSERT OR IGNORE INTO choices VALUES (?, ?, ?, ?, ?, ?, ?)", [(*row, run) for row in rows])
 
 
 def scores_by_seq(db: sqlite3.Connection, digest: str) -> dict[int, dict[str, int]]:
-    """Criterion to value (1 to 5) for every record scored under this rubric."""
+    """Return criterion to score (1 to 5), by seq, of every record scored under a rubric."""
     out: dict[int, dict[str, int]] = defaultdict(dict)
     for row in db.execute("SELECT seq, criterion, value FROM scores WHERE digest = ?", (digest,)):
         out[row["seq"]][row["criterion"]] = row["value"]
@@ -75,13 +75,13 @@ def sum_scores(db: sqlite3.Connection, digest: str, criteria: Sequence[str]) -> 
 
 
 def rationales(db: sqlite3.Connection, digest: str) -> list[tuple[int, str, int, str]]:
-    """(seq, criterion, value, rationale) of every score under this rubric whose judge gave a reason."""
+    """Return (seq, criterion, value, rationale) of every score under a rubric that has a rationale."""
     sql = "SELECT seq, criterion, value, rationale FROM scores WHERE digest = ? AND rationale <> '' ORDER BY seq, criterion"
     return [tuple(row) for row in db.execute(sql, (digest,))]  # type: ignore[misc]
 
 
 def choices_by_seq(db: sqlite3.Connection, digest: str) -> dict[int, dict[str, int | None]]:
-    """Order shown to winner for every pair judged under this rubric."""
+    """Return order shown to winner, by seq, of every pair compared under a rubric."""
     out: dict[int, dict[str, int | None]] = defaultdict(dict)
     for row in db.execute("SELECT seq, shown, winner FROM choices WHERE digest = ?", (digest,)):
         out[row["seq"]][row["shown"]] = row["winner"]
@@ -89,45 +89,45 @@ def choices_by_seq(db: sqlite3.Connection, digest: str) -> dict[int, dict[str, i
 
 
 def all_scores(db: sqlite3.Connection, seq: int) -> list[dict[str, Any]]:
-    """Every score a record ever got, older rubrics included."""
+    """Return all scores of a record, those under older rubrics included."""
     return [dict(row) for row in db.execute("SELECT * FROM scores WHERE seq = ? ORDER BY run, criterion", (seq,))]
 
 
 def all_choices(db: sqlite3.Connection, seq: int) -> list[dict[str, Any]]:
-    """Every choice the judge made on a pair."""
+    """Return all choices of the judges on a pair."""
     return [dict(row) for row in db.execute("SELECT * FROM choices WHERE seq = ? ORDER BY run, shown", (seq,))]
 
 
 def add_failures(db: sqlite3.Connection, failures: Iterable[Failure], run: int) -> None:
-    """Count what did not become what it should; the same failure is counted once."""
+    """Store failures; the same failure is stored once."""
     with db:
         db.execute("BEGIN IMMEDIATE")
         count_in(db, failures, run)
 
 
 def count_in(db: sqlite3.Connection, failures: Iterable[Failure], run: int) -> None:
-    """The same, inside a transaction that is open already."""
+    """Store failures inside an open transaction."""
     rows = [(f.stage, f.slot, f.key or "", f.reason, f.detail, run) for f in failures]
     db.executemany("INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?, ?, ?)", rows)
 
 
 def failed_slots(db: sqlite3.Connection, stage: str) -> dict[str, str]:
-    """Slot to reason."""
+    """Return slot to reason of a stage's failures."""
     return {row["slot"]: row["reason"] for row in db.execute("SELECT slot, reason FROM failures WHERE stage = ?", (stage,))}
 
 
 def failed_calls(db: sqlite3.Connection, stage: str) -> set[str]:
-    """Keys of calls whose answer could not be used."""
+    """Return the keys of calls whose response could not be used."""
     return {row["call"] for row in db.execute("SELECT call FROM failures WHERE stage = ? AND call <> ''", (stage,))}
 
 
 def calls_read(db: sqlite3.Connection) -> set[str]:
-    """Keys of the judge's calls that have become scores or choices."""
+    """Return the keys of the judges' calls that became scores or choices."""
     return {row["call"] for row in db.execute("SELECT call FROM scores UNION SELECT call FROM choices")}
 
 
 def failure_counts(db: sqlite3.Connection) -> dict[str, dict[str, int]]:
-    """Stage to reason to count."""
+    """Return stage to reason to count."""
     out: dict[str, dict[str, int]] = defaultdict(dict)
     for row in db.execute("SELECT stage, reason, count(*) AS n FROM failures GROUP BY stage, reason ORDER BY stage, n DESC"):
         out[row["stage"]][row["reason"]] = row["n"]
@@ -135,7 +135,7 @@ def failure_counts(db: sqlite3.Connection) -> dict[str, dict[str, int]]:
 
 
 def failure_examples(db: sqlite3.Connection) -> dict[tuple[str, str], str]:
-    """(stage, reason) to the detail of the first such failure."""
+    """Return (stage, reason) to the detail of the first such failure."""
     sql = "SELECT stage, reason, detail, min(run) FROM failures WHERE coalesce(detail, '') <> '' GROUP BY stage, reason"
     return {(row["stage"], row["reason"]): row["detail"] for row in db.execute(sql)}
 
@@ -150,7 +150,7 @@ def add_findings(db: sqlite3.Connection, findings: Sequence[Finding], run: int) 
 
 
 def latest_findings(db: sqlite3.Connection, stages: Iterable[str]) -> list[Finding]:
-    """The findings of the latest finished run of each stage."""
+    """Return the findings of the latest finished run of each stage."""
     out = []
     for stage in stages:
         sql = "SELECT * FROM findings WHERE run = (SELECT max(run) FROM runs WHERE stage = ? AND state = 'done') ORDER BY seq, kind"
@@ -164,7 +164,7 @@ def latest_findings(db: sqlite3.Connection, stages: Iterable[str]) -> list[Findi
 
 
 def add_screened(db: sqlite3.Connection, run: int, digest: bytes, keys: bytes) -> None:
-    """Keep which texts a run of the screen found to be no leak; those of earlier runs are of no more use."""
+    """Store the texts that a run of the screen cleared, and delete those of earlier runs."""
     with db:
         db.execute("BEGIN IMMEDIATE")
         db.execute("DELETE FROM screened WHERE run NOT IN (SELECT max(run) FROM runs WHERE stage = 'screen' AND state = 'done')")
@@ -172,14 +172,14 @@ def add_screened(db: sqlite3.Connection, run: int, digest: bytes, keys: bytes) -
 
 
 def latest_screened(db: sqlite3.Connection, digest: bytes) -> bytes:
-    """The keys of the latest finished screen, if it was made under this digest."""
+    """Return the keys of the latest finished screen, if it ran under this digest; else empty."""
     sql = "SELECT keys FROM screened WHERE run = (SELECT max(run) FROM runs WHERE stage = 'screen' AND state = 'done') AND digest = ?"
     row = db.execute(sql, (digest,)).fetchone()
     return bytes(row["keys"]) if row else b""
 
 
 def load_vectors(db: sqlite3.Connection, model: str, texts: Iterable[str]) -> dict[str, bytes]:
-    """float32 bytes by text, for those that one model's digest has embedded."""
+    """Return float32 bytes by text, of the texts that a model has embedded."""
     out = {}
     for text in texts:
         row = db.execute("SELECT vector FROM vectors WHERE text = ? AND model = ?", (text_key(text), model)).fetchone()
@@ -189,7 +189,7 @@ def load_vectors(db: sqlite3.Connection, model: str, texts: Iterable[str]) -> di
 
 
 def add_vectors(db: sqlite3.Connection, model: str, vectors: Mapping[str, bytes]) -> None:
-    """Keep vectors, so that a text is embedded once."""
+    """Store vectors, so that a text is embedded once."""
     rows = [(text_key(text), model, vector) for text, vector in vectors.items()]
     for start in range(0, len(rows), 5000):
         with db:
@@ -198,7 +198,7 @@ def add_vectors(db: sqlite3.Connection, model: str, vectors: Mapping[str, bytes]
 
 
 def text_key(text: str) -> bytes:
-    """Key of a text's vector."""
+    """Return the key of a text's vector."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -322,12 +322,12 @@ def seqs_with_reason(db: sqlite3.Connection, stage: str, kinds: Sequence[str]) -
 
 
 def verdict_counts(db: sqlite3.Connection) -> Counter[str]:
-    """Verdict to how many rows have it."""
+    """Return verdict to number of rows."""
     return Counter({row["verdict"]: row["n"] for row in db.execute("SELECT verdict, count(*) AS n FROM verdicts GROUP BY verdict")})
 
 
 def seqs_with_verdict(db: sqlite3.Connection, verdict: str) -> set[int]:
-    """The rows that have a verdict."""
+    """Return the rows that have this verdict."""
     return {row["seq"] for row in db.execute("SELECT seq FROM verdicts WHERE verdict = ?", (verdict,))}
 
 
@@ -339,12 +339,12 @@ def approved_ids(db: sqlite3.Connection, kind: str) -> list[str]:
 
 
 def splits_by_seq(db: sqlite3.Connection) -> dict[int, tuple[str, str]]:
-    """(split, cluster) by seq: decided once, never changed."""
+    """Return (split, cluster) by seq; assigned once and never changed."""
     return {row["seq"]: (row["split"], row["cluster"]) for row in db.execute("SELECT seq, split, cluster FROM splits")}
 
 
 def add_splits(db: sqlite3.Connection, rows: Iterable[tuple[int, str, str]], run: int) -> None:
-    """Rows of (seq, split, cluster)."""
+    """Add rows of (seq, split, cluster)."""
     with db:
         db.execute("BEGIN IMMEDIATE")
         db.executemany("INSERT OR IGNORE INTO splits VALUES (?, ?, ?, ?)", [(*row, run) for row in rows])

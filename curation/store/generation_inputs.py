@@ -1,4 +1,4 @@
-"""What requests of the teacher were made from, so that a run that goes on makes the same ones again."""
+"""Inputs of the requests to the teacher, from which a resumed run builds the same requests again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _OPEN = "('reserved', 'sent', 'uncertain')"
 
 
 def add_asks(db: sqlite3.Connection, stage: str, asks: Iterable[tuple[str, int, bytes]]) -> None:
-    """Rows of (slot, attempt, body); one that was asked already stays as it was."""
+    """Add rows of (slot, attempt, body); one whose request was sent stays as it was."""
     with db:
         db.execute("BEGIN IMMEDIATE")
         for slot, attempt, body in asks:
@@ -19,12 +19,12 @@ def add_asks(db: sqlite3.Connection, stage: str, asks: Iterable[tuple[str, int, 
 
 
 def load_asks(db: sqlite3.Connection, stage: str) -> dict[tuple[str, int], bytes]:
-    """(slot, attempt) to body."""
+    """Return (slot, attempt) to body."""
     return {(row["slot"], row["attempt"]): row["body"] for row in db.execute("SELECT * FROM asks WHERE stage = ?", (stage,))}
 
 
 def open_asks(db: sqlite3.Connection, stage: str) -> list[bytes]:
-    """Those that were sent, or were about to be, and have no end: to be asked again as they are."""
+    """Return the inputs of requests that were sent, or about to be, and have no result: they are sent again unchanged."""
     sql = f"""
       SELECT DISTINCT a.body, a.slot, a.attempt FROM asks a
       JOIN calls c ON c.stage = a.stage AND c.slot = a.slot AND c.attempt = a.attempt
@@ -33,6 +33,6 @@ def open_asks(db: sqlite3.Connection, stage: str) -> list[bytes]:
 
 
 def attempts_by_slot(db: sqlite3.Connection, stage: str) -> dict[str, int]:
-    """Slot to the highest attempt that was asked."""
+    """Return slot to the highest attempt that was sent."""
     sql = "SELECT slot, max(attempt) AS attempt FROM calls WHERE stage = ? GROUP BY slot"
     return {row["slot"]: row["attempt"] for row in db.execute(sql, (stage,))}

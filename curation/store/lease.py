@@ -1,4 +1,4 @@
-"""Who holds a claimed call: this process, named so that a recycled process number is never taken for it.
+"""Names of the holders of claimed calls, such that a recycled process number is never taken for the holder.
 
 On one machine the process itself is asked for; only a holder on another machine (or in another container) is judged by its lease.
 """
@@ -10,17 +10,22 @@ import socket
 from pathlib import Path
 
 LEASE_S = 120.0
-"""How long a holder on another machine is believed alive after its last sign of life."""
+"""Seconds for which a holder on another machine counts as alive after its last heartbeat."""
 
 
 def owner_name(pid: int | None = None) -> str:
-    """`PID@MACHINE#START` of a process, this one by default."""
+    """Return `PID@MACHINE#START` of a process, this one by default."""
     pid = os.getpid() if pid is None else pid
     return f"{pid}@{_machine()}#{_started(pid)}"
 
 
 def is_alive(name: str, *, lease: float, now: float) -> bool:
-    """Whether the holder still runs; `lease` is the time until which it has promised to be there."""
+    """Return whether the holder is running.
+
+    Args:
+        name: of the holder.
+        lease: time until which a holder on another machine counts as alive.
+        now: current time."""
     process, _, started = name.partition("#")
     pid, _, machine = process.partition("@")
     if machine != _machine():
@@ -29,7 +34,7 @@ def is_alive(name: str, *, lease: float, now: float) -> bool:
 
 
 def _machine() -> str:
-    """The boot and the process namespace: within one, a process number and a start time name one process."""
+    """Return the boot and the process namespace: within one, a process number and a start time name one process."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     if not boot.exists():
         return socket.gethostname()
@@ -37,7 +42,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str:
-    """When the process started, or "" when there is none or it is a zombie."""
+    """Return the start time of a process; "" where there is none or it is a zombie."""
     if Path("/proc/self/stat").exists():
         try:
             stat = Path(f"/proc/{pid}/stat").read_text()

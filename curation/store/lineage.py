@@ -1,4 +1,4 @@
-"""How records came to be, for all of them at once: their origins, and the models that wrote them."""
+"""Origins of all records, and the models that wrote them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Made(NamedTuple):
-    """One origin of a record that stands for itself."""
+    """One origin of a row."""
 
     seq: int
     how: str

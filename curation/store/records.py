@@ -17,7 +17,7 @@ from curation.requests import Failure, cells_in
 from curation.store.facts import count_in
 
 ERASED = "[erased]"
-"""Stands where a person's words stood."""
+"""Replaces the erased words of an annotator."""
 
 _WORDS = (
     "UPDATE origins SET raw = NULL, meta = NULL WHERE seq = :seq",
@@ -26,7 +26,7 @@ _WORDS = (
     "UPDATE findings SET evidence = '' WHERE seq = :seq",
     "DELETE FROM verdicts WHERE seq = :seq",
 )
-"""What quotes a record, beside its body."""
+"""Statements that remove all other text that quotes a record."""
 
 
 def erase(db: sqlite3.Connection, seq: int, reason: str, *, vector_key: bytes) -> bool:
@@ -74,7 +74,7 @@ def _forget_answers(db: sqlite3.Connection, seq: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """How a record came to be, once."""
+    """One origin of a record."""
 
     how: str
     """generated, imported or edited."""
@@ -86,7 +86,7 @@ class Origin:
     """0 for the record itself; 1 and 2 for a pair's candidates."""
     cell: str | None = None
     better: int | None = None
-    """For a pair: the canonical index that its maker meant to be better."""
+    """For a pair: canonical index of the response meant to be better."""
     parent: int | None = None
     seed_group: str | None = None
     raw: Mapping[str, Any] | None = None
@@ -97,7 +97,7 @@ class Origin:
 WrittenBy = Literal["people", "model", "unknown"]
 
 UNKNOWN: Final = "unknown"
-"""The name, licence or authorship of a source that nobody stated."""
+"""Value of a name, license or authorship that nobody stated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +117,8 @@ class Source:
 
 
 class Row(NamedTuple):
-    """A record with what the stages need to know of where it came from. It stays JSON until it is read: 557 bytes
-    of a coding project's row, where the record as objects takes 2.8 KB (measured)."""
+    """A record with the fields of its origin that stages need. The body stays JSON until it is read: 557 bytes of a coding project's row,
+    where the record as objects takes 2.8 KB (measured)."""
 
     seq: int
     id: str
@@ -133,28 +133,28 @@ class Row(NamedTuple):
 
     @property
     def record(self) -> Record:
-        """The record, made anew on each use."""
+        """The record, parsed on each use."""
         return load_record(self.body)
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """The answer; of a pair both, in canonical order."""
+        """The response; of a pair both, in canonical order."""
         return read_texts(self.body)[1]
 
     @property
     def texts(self) -> tuple[str, str]:
-        """What was asked and what was answered, as `prompt_text` and `completion_text` say it."""
+        """The prompt and the response, as `prompt_text` and `completion_text` return them."""
         prompt, answers = read_texts(self.body)
         return prompt, "\n\n".join(answers)
 
     @property
     def prompt(self) -> str:
-        """What was asked."""
+        """The prompt as text."""
         return self.texts[0]
 
     @property
     def completion(self) -> str:
-        """What was answered."""
+        """The response as text."""
         return self.texts[1]
 
 
@@ -224,7 +224,7 @@ def list_rows(db: sqlite3.Connection, kind: Kind, *, role: str = "row") -> list[
 
 
 def find_seq(db: sqlite3.Connection, prefix: str) -> int:
-    """The record whose id starts with PREFIX (hex, at least 6 characters).
+    """Return the seq of the record whose id starts with `prefix` (hex, at least 6 characters).
 
     Raises:
         ProjectError: none or several do.
@@ -242,12 +242,12 @@ def find_seq(db: sqlite3.Connection, prefix: str) -> int:
 
 
 def ids_of(db: sqlite3.Connection) -> dict[int, str]:
-    """Hex id by seq."""
+    """Return the hex id of every record by seq."""
     return {row["seq"]: row["id"].hex() for row in db.execute("SELECT seq, id FROM records")}
 
 
 def load_row(db: sqlite3.Connection, seq: int) -> dict[str, Any]:
-    """One record with all its origins, as plain values."""
+    """Return one record with all its origins as plain values."""
     row = db.execute("SELECT * FROM records WHERE seq = ?", (seq,)).fetchone()
     origins = [dict(o) for o in db.execute("SELECT * FROM origins WHERE seq = ? ORDER BY origin", (seq,))]
     for origin in origins:
@@ -258,7 +258,7 @@ def load_row(db: sqlite3.Connection, seq: int) -> dict[str, Any]:
 
 
 def children_of(db: sqlite3.Connection, seq: int) -> list[int]:
-    """The records that were made from one: edits of it, and examples that grew from it."""
+    """Return the records made from one: its edits, and examples derived from it."""
     return [row["seq"] for row in db.execute("SELECT DISTINCT seq FROM origins WHERE parent = ? ORDER BY seq", (seq,))]
 
 
@@ -334,13 +334,13 @@ def refresh_cells(db: sqlite3.Connection, cells: Sequence[tuple[str, str, int, b
 
 
 def list_cells(db: sqlite3.Connection) -> Iterator[bytes]:
-    """The bodies of all cells in plan order."""
+    """Yield the bodies of all cells in plan order."""
     for row in db.execute("SELECT body FROM cells ORDER BY kind, ordinal"):
         yield row["body"]
 
 
 def count_cells(db: sqlite3.Connection, *, waiting: bool = False) -> int:
-    """How many cells there are, or how many of them have neither a record nor a failure."""
+    """Return the number of cells, or with `waiting` of those with neither a record nor a failure."""
     sql = "SELECT count(*) AS n FROM cells"
     if waiting:
         sql += """ WHERE cell NOT IN (SELECT cell FROM origins WHERE cell IS NOT NULL)
@@ -349,7 +349,7 @@ def count_cells(db: sqlite3.Connection, *, waiting: bool = False) -> int:
 
 
 def kinds_by_seq(db: sqlite3.Connection) -> dict[int, Kind]:
-    """The kind of every record."""
+    """Return the kind of every record by seq."""
     return {row["seq"]: row["kind"] for row in db.execute("SELECT seq, kind FROM records")}
 
 
@@ -364,7 +364,7 @@ def labels_by_seq(db: sqlite3.Connection) -> dict[int, str]:
 
 
 def count_rows(db: sqlite3.Connection) -> dict[str, int]:
-    """Kind to how many records stand for themselves."""
+    """Return the number of rows by kind."""
     sql = """SELECT kind, count(*) AS n FROM records r WHERE erased IS NULL
       AND EXISTS (SELECT 1 FROM origins o WHERE o.seq = r.seq AND o.role = 'row') GROUP BY kind"""
     found = {row["kind"]: row["n"] for row in db.execute(sql)}
@@ -397,12 +397,12 @@ def count_new_rows(db: sqlite3.Connection, run: int, watermark: int) -> int:
 
 
 def cells_made(db: sqlite3.Connection) -> set[str]:
-    """Cells that have at least one record."""
+    """Return the cells that have at least one record."""
     return {row["cell"] for row in db.execute("SELECT DISTINCT cell FROM origins WHERE cell IS NOT NULL")}
 
 
 def origin_sources(db: sqlite3.Connection, how: str) -> set[str]:
-    """The calls or files that have already become records."""
+    """Return the calls or files that have become records."""
     return {row["source"] for row in db.execute("SELECT DISTINCT source FROM origins WHERE how = ?", (how,))}
 
 
@@ -413,7 +413,7 @@ def list_origins(db: sqlite3.Connection) -> Iterator[tuple[int, str, str | None]
 
 
 def sources_by_seq(db: sqlite3.Connection, how: str) -> list[tuple[int, str, int]]:
-    """(seq, source, item) of every origin of a kind that stands for itself."""
+    """Return (seq, source, item) of every origin of rows that came about in this way."""
     rows = db.execute("SELECT seq, source, item FROM origins WHERE how = ? AND role = 'row'", (how,))
     return [(row["seq"], row["source"], row["item"]) for row in rows]
 
@@ -425,7 +425,7 @@ def seqs_not_only_edited(db: sqlite3.Connection, seqs: Collection[int]) -> set[i
 
 
 def repeated_sources(db: sqlite3.Connection) -> set[tuple[str, int]]:
-    """(source, item) of origins that only repeated a record which was there already."""
+    """Return (source, item) of origins that repeated an existing record."""
     sql = """
       SELECT source, item FROM origins o
       WHERE role = 'row' AND origin > (SELECT min(origin) FROM origins WHERE seq = o.seq AND role = 'row')"""
@@ -433,7 +433,7 @@ def repeated_sources(db: sqlite3.Connection) -> set[tuple[str, int]]:
 
 
 def count_duplicates_by_id(db: sqlite3.Connection) -> list[tuple[int, int]]:
-    """(seq, further origins) of records that were produced more than once: exact copies."""
+    """Return (seq, further origins) of records that were produced more than once."""
     sql = "SELECT seq, count(*) - 1 AS n FROM origins WHERE role = 'row' GROUP BY seq HAVING n > 0"
     return [(row["seq"], row["n"]) for row in db.execute(sql)]
 

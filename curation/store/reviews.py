@@ -1,4 +1,4 @@
-"""What was pushed, what people answered, and which snapshots were written."""
+"""Pushed rows, annotators' responses, and written snapshots."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import orjson
 
 
 class StoredAnswer(NamedTuple):
-    """One answer of one person, as it stood at one time."""
+    """One response of one annotator at one time."""
 
     response: str
     updated: str
@@ -32,7 +32,7 @@ class StoredAnswer(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A dataset of ours on one Argilla. Server and dataset are empty for what schema 4 remembered, which knew names only."""
+    """A dataset on one Argilla server. Server and dataset are empty for rows of schema 4, which stored names only."""
 
     server: str
     dataset: str
@@ -126,12 +126,12 @@ def add_answers(db: sqlite3.Connection, answers: Iterable[StoredAnswer], run: in
 
 
 def has_answers(db: sqlite3.Connection) -> bool:
-    """Whether anybody has answered."""
+    """Return whether there is any response."""
     return db.execute("SELECT 1 FROM answers LIMIT 1").fetchone() is not None
 
 
 def latest_answers(db: sqlite3.Connection) -> Iterator[StoredAnswer]:
-    """The latest state of each response, one at a time, in the order of the responses' ids."""
+    """Yield the latest state of each response in order of the responses' ids."""
     names = "response, updated, seq, user, status, body, payload, form, simulated"
     told = db.execute(f"SELECT {names} FROM answers ORDER BY response, updated")
     for _, states in itertools.groupby(told, key=itemgetter(0)):
@@ -150,7 +150,7 @@ def answers_by_person(db: sqlite3.Connection) -> dict[tuple[int, str], StoredAns
 
 
 def answers_by_seq(db: sqlite3.Connection) -> dict[int, list[StoredAnswer]]:
-    """The latest state of each response, by record; in the order of who gave it."""
+    """Return the latest state of each response by seq, in order of the user's name."""
     out: dict[int, list[StoredAnswer]] = {}
     for answer in latest_answers(db):
         out.setdefault(answer.seq, []).append(answer)
@@ -182,11 +182,11 @@ def alias_annotators(db: sqlite3.Connection, users: Iterable[str], *, simulated:
 
 
 def add_snapshot(db: sqlite3.Connection, *, digest: str, name: str, version: int, kind: str, path: str, rows: int) -> None:
-    """Remember a snapshot that stands complete on disk."""
+    """Record a snapshot that is complete on disk."""
     at = datetime.now(UTC).isoformat(timespec="seconds")
     db.execute("INSERT OR IGNORE INTO snapshots VALUES (?, ?, ?, ?, ?, ?, ?)", (digest, name, version, kind, path, rows, at))
 
 
 def list_snapshots(db: sqlite3.Connection) -> list[dict[str, Any]]:
-    """Every snapshot, oldest first."""
+    """Return every snapshot, oldest first."""
     return [dict(row) for row in db.execute("SELECT * FROM snapshots ORDER BY created, name, version")]

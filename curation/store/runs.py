@@ -1,4 +1,4 @@
-"""Runs: each time a stage worked, with the digest of all that shaped its result."""
+"""Runs of stages, each with the digest of everything that shaped its result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from curation.store import records
 
 @dataclass
 class Run:
-    """A stage at work; the stage fills in what it counted before the run closes."""
+    """A running stage, which fills in its counts before the run closes."""
 
     number: int
     stage: str
@@ -55,7 +55,7 @@ def record_run(db: sqlite3.Connection, stage: str, digest: str = "") -> Iterator
 
 
 def latest_run(db: sqlite3.Connection, stage: str) -> sqlite3.Row | None:
-    """The latest finished run of a stage."""
+    """Return the latest finished run of a stage; None where there is none."""
     row: sqlite3.Row | None = db.execute(
         "SELECT * FROM runs WHERE stage = ? AND state = 'done' ORDER BY run DESC LIMIT 1", (stage,)
     ).fetchone()
@@ -63,38 +63,43 @@ def latest_run(db: sqlite3.Connection, stage: str) -> sqlite3.Row | None:
 
 
 def list_runs(db: sqlite3.Connection, stage: str | None = None, *, most: int = -1) -> list[dict[str, Any]]:
-    """Every run (of a stage), or the latest of them, oldest first, its detail read."""
+    """Return every run (of a stage), or the latest `most`, oldest first, with the detail parsed."""
     sql = "SELECT * FROM runs WHERE stage = ? OR ? IS NULL ORDER BY run DESC LIMIT ?"
     rows = [dict(row) for row in db.execute(sql, (stage, stage, most))]
     return [{**row, "detail": json.loads(row["detail"] or "{}")} for row in reversed(rows)]
 
 
 def last_runs(db: sqlite3.Connection) -> dict[str, dict[str, Any]]:
-    """Stage to its last run, finished or not, in the order in which they ran."""
+    """Return stage to its last run, finished or not, in order of the runs."""
     sql = "SELECT * FROM runs WHERE run IN (SELECT max(run) FROM runs GROUP BY stage) ORDER BY run"
     return {row["stage"]: dict(row) for row in db.execute(sql)}
 
 
 def latest_numbers(db: sqlite3.Connection) -> dict[str, int]:
-    """Stage to the number of its latest finished run."""
+    """Return stage to the number of its latest finished run."""
     return {row["stage"]: row["n"] for row in db.execute("SELECT stage, max(run) AS n FROM runs WHERE state = 'done' GROUP BY stage")}
 
 
 def latest_with_rows(db: sqlite3.Connection, stages: tuple[str, ...]) -> int:
-    """The number of the latest finished run of these stages that brought any row; 0 where none did."""
+    """Return the number of the latest finished run of these stages that brought any row; 0 where none did."""
     marks = ", ".join("?" for _ in stages)
     sql = f"SELECT max(run) AS n FROM runs WHERE stage IN ({marks}) AND state = 'done' AND rows_out > 0"
     return int(db.execute(sql, stages).fetchone()["n"] or 0)
 
 
 def forget_details(db: sqlite3.Connection, stages: tuple[str, ...]) -> int:
-    """Take what runs of these stages kept of texts; how many held any. The runs themselves stay in the record."""
+    """Delete the details of the runs of these stages, which quote texts, and return how many had any. The runs stay."""
     marks = ", ".join("?" for _ in stages)
     return db.execute(f"UPDATE runs SET detail = '{{}}' WHERE stage IN ({marks}) AND detail <> '{{}}'", stages).rowcount
 
 
 def is_current(db: sqlite3.Connection, stage: str, digest: str) -> bool:
-    """Whether the latest finished run of a set-wide stage still describes the records as they are."""
+    """Return whether the latest finished run of a stage still describes the current records.
+
+    Args:
+        db: the workbench.
+        stage: that looks at all rows together.
+        digest: of everything that shapes its result now."""
     row = latest_run(db, stage)
     watermark = db.execute("SELECT coalesce(max(seq), 0) AS n FROM records").fetchone()["n"]
     is_same = row is not None and row["digest"] == digest and row["watermark"] == watermark

@@ -185,4 +185,4 @@ DROP TABLE pushed_of_4;
 CREATE TABLE IF NOT EXISTS annotators (user TEXT PRIMARY KEY, alias TEXT NOT NULL UNIQUE) WITHOUT ROWID;
 """,
 }
-"""What makes a workbench of the version before into one of this version."""
+"""SQL that migrates a workbench of the version before to this version."""

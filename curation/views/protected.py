@@ -25,7 +25,7 @@ SPLITS = ("test", "validation", "train")
 
 @lru_cache(maxsize=32)
 def read_task(where: str, task: str, *, include: Path | None = None, split: str | None = None) -> tuple[str, ...]:
-    """One text per document: its decontamination query where the task has one, else what the model is shown of it.
+    """Return one text per document: its decontamination query where the task has one, else the model's input.
 
     Args:
         where: the key of project.yaml, for errors.
@@ -56,7 +56,7 @@ def read_task(where: str, task: str, *, include: Path | None = None, split: str 
 
 
 def _leaves(tasks: Any) -> Iterable[Any]:
-    """The tasks of a task or of a group of them."""
+    """Yield the tasks of a task or of a group."""
     for value in tasks.values():
         if isinstance(value, dict):
             yield from _leaves(value)
@@ -82,7 +82,7 @@ def _query_of(task: Any, document: Any) -> Any:
 
 @dataclass(frozen=True)
 class ProtectedItems:
-    """A protected set, read."""
+    """The items of a protected set."""
 
     name: str
     file: Path
@@ -96,7 +96,7 @@ class ProtectedItems:
 
 
 def read_protected(folder: Path, suites: Mapping[str, Suite]) -> list[ProtectedItems]:
-    """Every protected set, with its digest.
+    """Return every protected set with its digest.
 
     Raises:
         ProjectError: a file, snapshot or task is missing, cannot be read, or has no such column.
@@ -118,7 +118,7 @@ def suite_digest(folder: Path, name: str, suite: Suite) -> str:
         files = [folder / suite.file if suite.file is not None else folder / (suite.snapshot or "") / f"{suite.split or 'test'}.parquet"]
     for path in files:
         if not path.is_file():
-            raise ProjectError(where, f"there is no file {path}", "put it there, or take the set out of project.yaml")
+            raise ProjectError(where, f"there is no file {path}", "add the file, or remove the set from project.yaml")
         with path.open("rb") as body:
             whole.update(hashlib.file_digest(body, "sha256").digest())
     return whole.hexdigest()[:16]
@@ -136,7 +136,7 @@ def _read_suite(folder: Path, name: str, suite: Suite) -> ProtectedItems:
     assert suite.file is not None and suite.text is not None
     path = folder / suite.file
     if not path.is_file():
-        raise ProjectError(where, f"there is no file {path}", "put it there, or take the suite out")
+        raise ProjectError(where, f"there is no file {path}", "add the file, or remove the set from project.yaml")
     rows = _rows(where, path)
     for column in filter(None, (suite.text, suite.label, suite.answer)):
         known = dict.fromkeys(key for row in rows for key in row)
@@ -151,13 +151,13 @@ def _read_suite(folder: Path, name: str, suite: Suite) -> ProtectedItems:
 
 
 def _rows(where: str, path: Path) -> list[dict[str, Any]]:
-    """Every row; of what is to be protected not one may be passed over."""
+    """Return every row; a row that cannot be read is an error, since every item must be protected."""
     rows = list(read_raw(path))
     failed = next(((line, row) for line, row in rows if isinstance(row, RowFailure)), None)
     if failed:
         line, failure = failed
         assert isinstance(failure, RowFailure)
-        raise ProjectError(where, f"row {line} of {path.name} {failure.reason}", "mend the row; a protected item must not be passed over")
+        raise ProjectError(where, f"row {line} of {path.name} {failure.reason}", "fix the row; a protected item must not be skipped")
     return [row for _, row in rows if not isinstance(row, RowFailure)]
 
 
@@ -177,12 +177,12 @@ def _read_split(where: str, path: Path, name: str, suite: Suite) -> ProtectedIte
 
 
 def _text(value: Any) -> str:
-    """A column's value as text; a list (turns, choices) is its lines."""
+    """Return a column's value as text; a list (turns, choices) as its lines."""
     if isinstance(value, list):
         return "\n".join(_text(part) for part in value)
     return "" if value is None else str(value)
 
 
 def load_protected(workspace: Workspace) -> list[ProtectedItems]:
-    """Every protected set of the project, with its digest."""
+    """Return every protected set of the project with its digest."""
     return read_protected(workspace.folder, workspace.project.screen.protected)

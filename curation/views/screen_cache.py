@@ -1,4 +1,4 @@
-"""Which texts the leak screen has looked at, so that the last gate looks only at those it has not seen as they now stand.
+"""Cache of the texts that the leak screen cleared, so that a snapshot screens only texts that changed since.
 
 A text counts as seen under a digest of itself and of all that decides: the protected texts, the texts that may be trained on,
 the settings, the embedding model and the code. Whatever changes any of these, a row that was altered in the workbench as well as
@@ -29,7 +29,13 @@ _DOUBT = np.uint64(1)
 
 
 def screening_digest(workspace: Workspace, protected: Sequence[ProtectedItems], allowed: Sequence[str], *, has_labels: bool) -> bytes:
-    """What decides besides the row: equal digests and equal rows have equal leaks."""
+    """Return a digest of everything besides the row that decides: equal digests and equal rows have equal leaks.
+
+    Args:
+        workspace: the open project.
+        protected: the protected sets.
+        allowed: texts that may be trained on.
+        has_labels: whether labels are compared."""
     model = screen_model(workspace)
     suites = [(items.name, items.texts, items.labels if has_labels else None, items.answers) for items in protected]
     shaping = [suites, list(allowed), workspace.project.screen.false_positive_rate, model_digest(model) if model else "", _code_digest()]
@@ -37,13 +43,18 @@ def screening_digest(workspace: Workspace, protected: Sequence[ProtectedItems], 
 
 
 def screen_model(workspace: Workspace) -> str | None:
-    """The embedding model of the screen: its own, else the one of dedup where that embeds."""
+    """Return the embedding model of the screen: its own, else that of dedup where dedup embeds."""
     project = workspace.project
     return project.screen.model or (project.dedup.model if project.dedup.semantic is not None else None)
 
 
 def keys_of(digest: bytes, rows: Sequence[Row], labels: Sequence[str | None] | None) -> Keys:
-    """128 bits for each row's prompt, answer and class under a digest; the lowest bit is left free."""
+    """Return 128 bits for each row's prompt, response and label under a digest; the lowest bit is left free.
+
+    Args:
+        digest: of everything else that decides.
+        rows: to key.
+        labels: of the rows, or None where labels are not compared."""
     out = bytearray()
     for place, row in enumerate(rows):
         prompt, completion = (text.encode() for text in row.texts)
@@ -58,7 +69,13 @@ def keys_of(digest: bytes, rows: Sequence[Row], labels: Sequence[str | None] | N
 
 
 def find_seen(workspace: Workspace, digest: bytes, keys: Keys, *, with_doubts: bool) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """The rows that the latest finished screen found to be no leak under this digest; `with_doubts` those just below the cut too."""
+    """Return a mask of the rows that the latest finished screen cleared under a digest.
+
+    Args:
+        workspace: the open project.
+        digest: of everything else that decides.
+        keys: of the rows.
+        with_doubts: whether rows just below the cut count as cleared."""
     known = np.frombuffer(facts.latest_screened(workspace.db, digest), np.uint64).reshape(-1, 2)
     if not len(known):
         return np.zeros(len(keys), np.bool_)
@@ -70,7 +87,14 @@ def find_seen(workspace: Workspace, digest: bytes, keys: Keys, *, with_doubts: b
 
 
 def add_seen(workspace: Workspace, digest: bytes, keys: Keys, *, doubtful: np.ndarray[Any, np.dtype[np.bool_]], run: int) -> None:
-    """Keep the keys of rows that are no leak with the run that looked at them."""
+    """Store the keys of cleared rows with the run that screened them.
+
+    Args:
+        workspace: the open project.
+        digest: of everything else that decides.
+        keys: of the cleared rows.
+        doubtful: mask of those just below the cut.
+        run: number of the screen's run."""
     marked = keys.copy()
     marked[doubtful, 1] |= _DOUBT
     facts.add_screened(workspace.db, run, digest, marked[np.lexsort((marked[:, 1], marked[:, 0]))].tobytes())
@@ -78,7 +102,7 @@ def add_seen(workspace: Workspace, digest: bytes, keys: Keys, *, doubtful: np.nd
 
 @cache
 def _code_digest() -> str:
-    """The code that decides what a leak is; versions would not tell two commits of one version apart."""
+    """Return a digest of the code that detects leaks; a version number would be the same for two commits."""
     package = Path(__file__).parents[1]
     files = [*package.glob("leakage/**/*.py"), *package.glob("dedup/**/*.py"), *package.glob("embed/*.py")]
     hashed = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Which results are older than what they were made from.
+"""Stale results: those older than the inputs they were computed from.
 
 A stage records with its run what shaped its result: each setting, the contents of the files it read, the embedding model, and the
 watermark of the rows. Where one of these differs now, the result is stale. Only short digests are stored, so no secret of
@@ -38,14 +38,14 @@ SCOPE_VERDICTS: Mapping[str, Collection[str] | None] = {
     "approved": ("approved",),
     "all": None,
 }
-"""Verdicts of the rows that `describe` and `compare` look at under each scope; None for every row."""
+"""Verdicts of the rows in each scope of `describe` and `compare`; None for every row."""
 BRINGS_FACTS = (*RUN_GATES, "pull")
 """Stages whose results verdicts are computed from, besides the rows."""
 
 
 @dataclass(frozen=True)
 class Stale:
-    """A result that is older than what it was made from."""
+    """A result that is older than its inputs."""
 
     stage: str
     why: str

@@ -1,4 +1,4 @@
-"""Embeddings of texts, from the workbench where they exist."""
+"""Embeddings of texts, read from the workbench where they exist."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from curation.workspace import Workspace
 
 
 def vectors_of(workspace: Workspace, texts: Sequence[str], *, tell: Callable[[str], None] | None = None) -> np.ndarray[Any, Any]:
-    """float32 (texts, dimensions), L2-normalized: the kept vectors, made for texts that have none yet."""
+    """Return L2-normalized vectors, float32 (texts, dimensions); texts without a stored vector are embedded.
+
+    Args:
+        workspace: the open project.
+        texts: to embed.
+        tell: called with the progress of the embedding."""
     model, backend = workspace.project.dedup.model, workspace.project.dedup.backend
     digest = model_digest(model)
     kept = facts.load_vectors(workspace.db, digest, set(texts))

@@ -23,6 +23,7 @@ from curation.stages.describe import load_texts
 from curation.store import facts, records
 from curation.store.database import open_store
 from curation.store.records import Origin
+from curation.views.report import report_data
 from curation.views.runs import load_comparison, load_descriptions
 from curation.workspace import load_cells, load_grounding, open_workspace
 from tests.support.projects import approve, blank, score_by_hand
@@ -89,7 +90,7 @@ def test_describe_keeps_what_it_found_and_the_report_shows_it(tmp_path: Path) ->
     with open_workspace(folder) as workspace:
         (found,) = load_descriptions(workspace) or ()
         topics = [f for f in facts.latest_findings(workspace.db, ("describe",)) if f.kind == "topic"]
-        data = stages.telling.report_data(workspace)  # type: ignore[attr-defined]
+        data = report_data(workspace)
     assert [(s.name, s.rows) for s in found.classes["label"]] == [("a", 30), ("b", 9)]
     assert len(topics) == 39 and {f.item for f in topics} == {t.name for t in found.topics}
     assert "Statistics" in render_report(data)
@@ -182,14 +183,14 @@ def test_a_cap_is_a_verdict_with_its_reason_and_is_undone_by_raising_it(tmp_path
     setting(folder, by="label", cap=4, refill=4)
     summary = stages.balance(folder)
     assert labels_of(folder, "to_review") == {"a": 4, "b": 3} and labels_of(folder, "dropped") == {"a": 5}
-    reasons = [v["reasons"][0] for v in verdicts(folder).values() if v["verdict"] == "dropped"]  # type: ignore[index]
-    assert {(r["stage"], r["kind"]) for r in reasons} == {("balance", "over_cap")}
+    reasons = [v.reasons[0] for v in verdicts(folder).values() if v.verdict == "dropped"]
+    assert {(r.stage, r.kind) for r in reasons} == {("balance", "over_cap")}
     assert sorted(r["evidence"] for r in reasons)[0] == "place 5 of its class 'a' (label); the cap is 4"
     assert summary.counts["instruction"]["left out by the cap"] == 5 and summary.counts["instruction"]["missing"] == 1
-    first = {seq for seq, v in verdicts(folder).items() if v["verdict"] == "to_review"}
+    first = {seq for seq, v in verdicts(folder).items() if v.verdict == "to_review"}
     setting(folder, by="label", cap=6)
     stages.decide(folder)
-    assert first < {seq for seq, v in verdicts(folder).items() if v["verdict"] == "to_review"} and labels_of(folder, "dropped") == {"a": 3}
+    assert first < {seq for seq, v in verdicts(folder).items() if v.verdict == "to_review"} and labels_of(folder, "dropped") == {"a": 3}
     setting(folder, by="label")
     stages.decide(folder)
     assert labels_of(folder, "to_review") == {"a": 9, "b": 3}
@@ -205,10 +206,10 @@ def test_the_better_row_stays_and_a_persons_keep_outranks_the_cap(tmp_path: Path
         db.execute("UPDATE scores SET value = 4 WHERE seq < ? AND digest = ?", (rows[4].seq, digest))
     setting(folder, by="label", cap=2)
     stages.decide(folder)
-    standing = {seq for seq, v in verdicts(folder).items() if v["verdict"] == "to_review"}
+    standing = {seq for seq, v in verdicts(folder).items() if v.verdict == "to_review"}
     assert standing == {rows[4].seq, rows[5].seq}
     stages.override(folder, rows[0].id, action="keep", reason="rare wording")
-    standing = {seq for seq, v in verdicts(folder).items() if v["verdict"] == "to_review"}
+    standing = {seq for seq, v in verdicts(folder).items() if v.verdict == "to_review"}
     assert rows[0].seq in standing and len(standing) == 2
 
 

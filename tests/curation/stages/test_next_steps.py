@@ -324,7 +324,7 @@ STATES: list[tuple[Callable[[Make, Provider], Path], str]] = [
     (teacher_answers_garbage, "no response of the teacher could be used"),
     (judge_answers_garbage, "no response of the judge could be used"),
     (budget_used_up, "raise budget.usd in project.yaml"),
-    (nothing_passes, "shows why no row is approved: 30 dropped (check never"),
+    (nothing_passes, "shows why no row is approved: 30 dropped (fails check never"),
     (everything_rejected, "shows why no row is approved: 30 rejected"),
     (disputed, "shows 30 disputed rows and none is approved"),
     (protected_file_missing, "there is no file"),

@@ -57,7 +57,7 @@ def test_a_missing_file_a_wrong_column_and_a_broken_row_are_said_plainly(tmp_pat
     with pytest.raises(ProjectError, match=r"names the column `question`; a.jsonl has q, code"):
         read_protected(tmp_path, {"quiz": Suite(file="a.jsonl", text="question")})
     (tmp_path / "a.jsonl").write_text('{"q": "x"}\n{"q": \n')
-    with pytest.raises(ProjectError, match=r"row 2 of a.jsonl is no JSON"):
+    with pytest.raises(ProjectError, match=r"row 2 of a.jsonl"):
         read_protected(tmp_path, {"quiz": Suite(file="a.jsonl", text="q")})
 
 
