@@ -25,7 +25,7 @@ SERVICE_PREFIXES = (
 
 @dataclass(frozen=True)
 class Access:
-    """Where a model is reached and with what key."""
+    """Address and key of a model."""
 
     address: str
     key: str

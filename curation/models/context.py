@@ -14,7 +14,7 @@ from curation.requests import Answer, Failure
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often and after which waits one call is tried. Waits are jittered below a doubling bound; `retry-after` takes precedence."""
+    """Limits and waits for the tries of one call. Waits are jittered below a doubling bound; `retry-after` takes precedence."""
 
     tries: int = 8
     unreachable_tries: int = 4
