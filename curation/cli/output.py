@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from argilla_setup.command_line import as_json as to_json
 from argilla_setup.command_line import echo
 from argilla_setup.shown import mask_values, visible
+from curation.findings import words_of
 
 if TYPE_CHECKING:
     from curation.stages import StageResult
@@ -23,6 +24,8 @@ BRIEF = ("plan", "score", "pull")
 """Stages whose nested counts are printed with `--verbose` only: their notes summarize them."""
 IN_NOTES = ("attributes", "last", "shares", "operating_point", "alarms", "text", "stale", "next")
 """Counts that the notes state in words."""
+BY_KIND = ("findings", "dropped_for")
+"""Counts by kind of finding, which are printed in the words of `curation.findings`."""
 
 
 def print_result(result: StageResult, as_json: bool, *, verbose: bool = False) -> None:
@@ -78,7 +81,7 @@ def print_trace(story: Mapping[str, Any], as_json: bool) -> None:
         _print_quoted(f"judge preference (order shown: {choice['shown']}): {winner}")
     for finding in story["findings"]:
         twin = f", matches {finding['twin'][:12]}" if finding.get("twin") else ""
-        _print_quoted(f"{finding['stage']}: {finding['kind']}{twin}. {finding.get('evidence', '')}")
+        _print_quoted(f"{finding['stage']}: {words_of(finding['kind'])}{twin}. {finding.get('evidence', '')}")
     for answer in story["answers"]:
         values = _describe_response(answer["values"], record.get("completion", {}).get("content"))
         _print_quoted(f"{answer['user']} {answer['status']}{' (simulated)' if answer['simulated'] else ''}: {values}")
@@ -89,7 +92,7 @@ def print_trace(story: Mapping[str, Any], as_json: bool) -> None:
     _print_quoted(f"verdict: {verdict['verdict'] if verdict else 'not decided yet (curate decide)'}")
     for reason in verdict["reasons"] if verdict else ():
         twin = f", matches {reason['twin'][:12]}" if reason.get("twin") else ""
-        _print_quoted(f"  because of {reason['stage']}: {_label(reason['kind'])}{twin}. {reason.get('evidence', '')}".rstrip())
+        _print_quoted(f"  because of {reason['stage']}: {words_of(reason['kind'])}{twin}. {reason.get('evidence', '')}".rstrip())
     if story["split"]:
         _print_quoted(f"split: {story['split'][0]}, in {', '.join(story['snapshots']) or 'no snapshot'}")
 
@@ -119,13 +122,20 @@ def _label(name: str) -> str:
 
 def _format_count(name: str, value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{_label(str(k))} {_format_number(v)}" for k, v in value.items() if v not in (0, None)) or "none"
+        words = _kind_words if name in BY_KIND else _label
+        return ", ".join(f"{words(str(k))} {_format_number(v)}" for k, v in value.items() if v not in (0, None)) or "none"
     if isinstance(value, list):
         more = f" and {len(value) - LIST_LIMIT:,} more" if len(value) > LIST_LIMIT else ""
         return f"{', '.join(_shorten(item) for item in value[:LIST_LIMIT]) or 'none'}{more}"
     if name.endswith("_usd") and isinstance(value, int | float):
         return f"${value:,.2f}" if value >= 0.01 or not value else f"${value:.4f}"
     return _format_number(value)
+
+
+def _kind_words(key: str) -> str:
+    """Return a kind of finding in words; `dropped_for` puts the stage before it, as in "score: below_cut"."""
+    stage, sign, kind = key.rpartition(": ")
+    return f"{stage}{sign}{words_of(kind)}"
 
 
 def _format_number(value: Any) -> str:

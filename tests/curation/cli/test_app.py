@@ -41,3 +41,11 @@ def test_json_has_notes_and_details(capsys: pytest.CaptureFixture[str]) -> None:
     print_result(RESULT, True)
     value = json.loads(capsys.readouterr().out)
     assert value["notes"] == ["Look at this.", "How it was counted."] and value["models"] == ["teacher a", "judge b"]
+
+
+def test_findings_are_printed_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    print_result(StageResult("screen", 3, 1, {"findings": {"leak_span": 1, "check_icd10_unexpected": 2}}), False)
+    print_result(StageResult("decide", 3, 1, {"dropped_for": {"score: below_cut": 2}}), False)
+    shown = capsys.readouterr().out
+    assert "  findings: shares a long span 1, fails check icd10: not the key that was asked for 2\n" in shown
+    assert "  dropped for: score: below the cut 2\n" in shown

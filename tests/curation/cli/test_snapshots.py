@@ -130,7 +130,7 @@ def test_a_row_s_story_ends_with_the_reasons_and_names_twins_by_their_ids(tmp_pa
     stages.decide(bed.folder)
     shown = curate("trace", bed.folder, row.id[:12])
     assert "ada submitted: verdict reject; reasons wrong, unclear; comment odd\n" in shown
-    assert f"verdict: dropped\n  because of dedup: near, matches {twin.id[:12]}. jaccard 0.900\n" in shown
+    assert f"verdict: dropped\n  because of dedup: near-duplicate, matches {twin.id[:12]}. jaccard 0.900\n" in shown
     assert result_of("trace", bed.folder, row.id)["verdict"]["reasons"][0]["twin"] == twin.id
 
 
