@@ -89,9 +89,9 @@ def write_input(folder: Path, texts: pa.Array, *, wants_hashes: bool) -> None:
     from benchmarks.hashing import all_shingles, count_shingles
 
     rows = read_rows(texts)
-    offsets = np.concatenate([[0], np.cumsum(count_shingles(len(texts), *rows.arguments, 5))])
+    offsets = np.concatenate([[0], np.cumsum(count_shingles(len(texts), rows.raw, 5))])
     hashes = np.lib.format.open_memmap(folder / "hashes.npy", "w+", np.uint64, (int(offsets[-1]),))
-    all_shingles(len(texts), *rows.arguments, 5, offsets, hashes)
+    all_shingles(len(texts), rows.raw, 5, offsets, hashes)
     hashes.flush()
     np.save(folder / "offsets.npy", offsets)
 

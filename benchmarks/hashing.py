@@ -9,18 +9,18 @@ from curation.dedup.kernels.read import hash_shingles, read_row
 
 
 @njit
-def count_shingles(n, addresses, sizes, is_normal, table, sequences, width):  # type: ignore[no-untyped-def]
+def count_shingles(n, rows, width):  # type: ignore[no-untyped-def]
     """Count the shingles of each row, repetitions included."""
-    codes, counts = np.empty(sizes.max() * 2 + 16, np.uint32), np.empty(n, np.int64)
+    codes, counts = np.empty(rows.sizes.max() * 2 + 16, np.uint32), np.empty(n, np.int64)
     for row in range(n):
-        counts[row] = max(read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes) - width + 1, 1)
+        counts[row] = max(read_row(rows, row, codes) - width + 1, 1)
     return counts
 
 
 @njit
-def all_shingles(n, addresses, sizes, is_normal, table, sequences, width, offsets, out):  # type: ignore[no-untyped-def]
+def all_shingles(n, rows, width, offsets, out):  # type: ignore[no-untyped-def]
     """Return their hashes, row by row."""
-    codes = np.empty(sizes.max() * 2 + 16, np.uint32)
+    codes = np.empty(rows.sizes.max() * 2 + 16, np.uint32)
     for row in range(n):
-        count = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
+        count = read_row(rows, row, codes)
         hash_shingles(codes, count, width, out[offsets[row] : offsets[row + 1]])

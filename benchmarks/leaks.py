@@ -29,7 +29,7 @@ from benchmarks.suites import LANGUAGES, rephrasings, ten_suites, training_rows
 from curation.embed import embed
 from curation.leakage import find_leaks
 from curation.leakage.ngrams import ANCHOR, SpanScanner, readable_rows, words
-from curation.leakage.paraphrase import Rewording
+from curation.leakage.paraphrase import ParaphraseDetector
 
 Array = np.ndarray[Any, np.dtype[Any]]
 RATES = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
@@ -83,7 +83,7 @@ def print_quality(*, dense: bool) -> None:
 
 def score(items: list[str], rows: list[str], *, dense: bool) -> Scores:
     """Compare each row with its own item, and with the hardest other one."""
-    screen = Rewording(items, ["suite"] * len(items), encode=partial(embed) if dense else None, known={}, rate=0.01)
+    screen = ParaphraseDetector(items, ["suite"] * len(items), encode=partial(embed) if dense else None, known={}, rate=0.01)
     full = np.array([n for n, row in enumerate(rows) if row.strip()])
     given = readable_rows([rows[n] for n in full])
     near, others = screen.find(given), screen.find(given, without=full.tolist())

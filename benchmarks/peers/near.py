@@ -50,10 +50,10 @@ def one_hash(folder, threshold, bands, width):
 
     rows = read_rows(_texts(folder))
     values = np.empty((len(rows), 1), np.uint32)
-    spread(bin_values, 100, np.arange(len(rows)), *rows.arguments, SHINGLE, values)
+    spread(bin_values, 100, np.arange(len(rows)), rows.raw, SHINGLE, values)
 
     def run():
-        spread(bin_values, len(rows), np.arange(len(rows)), *rows.arguments, SHINGLE, values)
+        spread(bin_values, len(rows), np.arange(len(rows)), rows.raw, SHINGLE, values)
         return values[:, 0] * 0, {}
 
     return run

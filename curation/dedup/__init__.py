@@ -1,8 +1,9 @@
-"""Duplicates, explained: equal texts, near texts, texts that mean the same, and equal texts whose labels disagree.
+"""Find duplicates with their evidence: equal texts, near texts, semantically similar texts, and equal texts with different labels.
 
-Each `find_*` gives one line per dropped row and is usable alone on a list of strings. Nothing is merged through chains:
-a row is dropped only when a row that *stays* is itself similar enough, so every drop can be shown beside its reason.
-Rows whose labels differ are never paired; for label data ("Burn of left hand", "Burn of right hand") they are the data.
+Each `find_*` function takes a list of strings and returns one line per dropped row; nothing else is needed to use it. A row is dropped
+only if a *kept* row is similar enough, so every drop can be shown next to its reason; clusters are never merged through chains.
+Rows whose labels differ are never paired: in label data ("Burn of left hand", "Burn of right hand") the difference is the point.
+The method is described in docs/near-duplicates.md.
 """
 
 from curation.dedup.exact import find_conflicts, find_exact

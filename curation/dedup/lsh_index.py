@@ -1,7 +1,7 @@
-"""Sketches that outlast a run: datasketch's own LSH, in this process or in Redis, fed with sketches in datasketch's scheme.
+"""A persistent LSH index for near duplicates across snapshots: datasketch's `MinHashLSH`, in this process or in Redis.
 
-A team that shares a Redis checks new rows against what others have released without having their texts at hand for the
-search; only the candidates' texts are fetched, and they are compared truly. Keys are bytes, so nothing is ever unpickled.
+A team that shares a Redis compares new rows with the released rows of other projects without holding their texts; only the texts of
+candidates are read, and they are compared exactly. Keys are bytes and `prepickle` is off, so nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -17,67 +17,76 @@ from curation.dedup.arrow_text import Array, Texts, keyed_rows, spread
 from curation.dedup.lsh_params import bands_for
 from curation.errors import ProjectError
 
+# The multiplier of `kernels.read`: hashes here and in the compiled loops must be equal.
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
-
+# Seed of datasketch's permutations. Sketches of two runs can be compared only with the same seed.
 _SEED = 1
 
 
 def shingle_hashes(text: str, shingle: int) -> Array:
-    """The set of a text's shingles as sorted 64-bit hashes; a text shorter than one shingle is one shingle."""
-    return np.unique(_mix(_rolling(_codes(text.ljust(shingle, "\0")), shingle)))
+    """Return the set of a text's shingles as sorted 64-bit hashes; a text shorter than one shingle is one shingle."""
+    codes = np.frombuffer(text.ljust(shingle, "\0").encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    count = len(codes) - shingle + 1
+    h = np.zeros(count, dtype=np.uint64)
+    for place in range(shingle):
+        h = h * _PRIME + codes[place : place + count]
+    h = (h ^ (h >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
+    h = (h ^ (h >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
+    return np.unique(h ^ (h >> np.uint64(33)))
 
 
 def jaccard(a: Array, b: Array) -> float:
-    """Shared over all, exactly, of two sets from `shingle_hashes`."""
+    """Return the exact Jaccard similarity of two sets from `shingle_hashes`."""
     shared = np.intersect1d(a, b, assume_unique=True).size
     return float(shared / (a.size + b.size - shared))
 
 
 def sketches(texts: Texts, *, shingle: int, permutations: int, seed: int = _SEED) -> Array:
-    """(n, permutations) uint32: bit for bit what datasketch 2 (`affine32`) gives for the upper halves of the shingle hashes."""
+    """Return MinHash sketches that are bit for bit those of datasketch 2 (`affine32`) for the upper halves of the shingle hashes.
+
+    Args:
+        texts: the texts.
+        shingle: code points in a shingle.
+        permutations: values in a sketch.
+        seed: seed of datasketch's permutations.
+
+    Returns:
+        (n, permutations) uint32.
+    """
     from datasketch import MinHash
 
     from curation.dedup.kernels.sketch import minhash_rows
 
-    a, b = (np.asarray(p, dtype=np.uint32) for p in MinHash(num_perm=permutations, seed=seed, scheme="affine32").permutations)
+    multipliers, summands = (np.asarray(p, np.uint32) for p in MinHash(num_perm=permutations, seed=seed, scheme="affine32").permutations)
     rows = keyed_rows(texts).rows
     result = np.empty((len(rows), permutations), dtype=np.uint32)
-    spread(minhash_rows, len(rows), np.arange(len(rows)), *rows.arguments, shingle, a, b, result)
+    spread(minhash_rows, len(rows), np.arange(len(rows)), rows.raw, shingle, (multipliers, summands), result)
     return result
-
-
-def _codes(text: str) -> Array:
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-
-
-def _rolling(codes: Array, shingle: int) -> Array:
-    count = len(codes) - shingle + 1
-    hashes = np.zeros(count, dtype=np.uint64)
-    for place in range(shingle):
-        hashes = hashes * _PRIME + codes[place : place + count]
-    return hashes
-
-
-def _mix(h: Array) -> Array:
-    h = (h ^ (h >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
-    h = (h ^ (h >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
-    return np.asarray(h ^ (h >> np.uint64(33)))
 
 
 @dataclass(frozen=True)
 class NearIndex:
-    """An open LSH; texts put in and asked for are cut into shingles of the same length."""
+    """An open LSH index."""
 
     lsh: Any
+    """datasketch's `MinHashLSH`."""
     shingle: int
+    """Code points in a shingle, for stored texts and queries alike."""
     bands: tuple[int, int]
+    """(bands, values per band)."""
 
 
 def open_index(url: str | None, *, threshold: float, shingle: int, name: str = "seedcorn") -> NearIndex:
-    """Open the index at redis://HOST:PORT/DB, or a new one in this process where there is no url.
+    """Open the index in Redis, or a new one in this process.
+
+    Args:
+        url: redis://HOST:PORT/DB; None for an index in this process.
+        threshold: least Jaccard similarity that must be found.
+        shingle: code points in a shingle.
+        name: prefix of the keys in Redis.
 
     Raises:
-        ProjectError: no such server, or the package `redis` is missing.
+        ProjectError: no Redis answers, or the package `redis` is missing.
     """
     from datasketch import MinHashLSH
 
@@ -90,12 +99,21 @@ def open_index(url: str | None, *, threshold: float, shingle: int, name: str = "
 
 
 def sketches_for(index: NearIndex, texts: Texts) -> Array:
-    """Sketches that fit this index."""
+    """Return sketches of the size that this index needs."""
     return sketches(texts, shingle=index.shingle, permutations=index.bands[0] * index.bands[1])
 
 
 def add_sketches(index: NearIndex, keys: Sequence[bytes], values: Array) -> int:
-    """Put rows in under their keys; those already there stay. Returns how many were new."""
+    """Store rows under their keys; keys that exist are left unchanged.
+
+    Args:
+        index: an open index.
+        keys: one key per row.
+        values: sketches from `sketches_for`.
+
+    Returns:
+        The number of new keys.
+    """
     new = [place for place, key in enumerate(keys) if key not in index.lsh]
     with index.lsh.insertion_session() as session:
         for place in new:
@@ -104,14 +122,12 @@ def add_sketches(index: NearIndex, keys: Sequence[bytes], values: Array) -> int:
 
 
 def find_candidates(index: NearIndex, texts: Texts) -> list[list[bytes]]:
-    """For each text the keys of rows that may be near to it, in order."""
+    """Return, for each text, the sorted keys of stored rows that may be near duplicates."""
     return [sorted(index.lsh.query(_minhash(values))) for values in sketches_for(index, texts)]
 
 
 def candidate_pairs(new: Array, old: Array, *, bands: tuple[int, int]) -> list[tuple[int, int]]:
     """Find the rows of two sets that share a band, with datasketch's LSH in this process.
-
-    The smaller set is put in and the larger one asked for, since an insertion takes four times as long as a query (150 and 40 µs a row).
 
     Args:
         new: sketches (n, bands × bins) of the rows to look for.
@@ -124,24 +140,25 @@ def candidate_pairs(new: Array, old: Array, *, bands: tuple[int, int]) -> list[t
     from datasketch import MinHashLSH
 
     lsh = MinHashLSH(num_perm=bands[0] * bands[1], params=bands)
+    # The smaller set is stored: an insertion takes four times as long as a query (150 and 40 µs per row).
     swapped = len(new) > len(old)
-    kept, asked = (old, new) if swapped else (new, old)
-    for place, values in enumerate(kept):
+    stored, queries = (old, new) if swapped else (new, old)
+    for place, values in enumerate(stored):
         lsh.insert(place, _minhash(values), check_duplication=False)
-    found = [(place, n) for n, values in enumerate(asked) for place in lsh.query(_minhash(values))]
+    found = [(place, n) for n, values in enumerate(queries) for place in lsh.query(_minhash(values))]
     return sorted((n, place) if swapped else (place, n) for place, n in found)
 
 
 def _minhash(values: Array) -> Any:
     from datasketch import LeanMinHash
 
-    return LeanMinHash(seed=1, hashvalues=np.asarray(values), scheme="affine32")
+    return LeanMinHash(seed=_SEED, hashvalues=np.asarray(values), scheme="affine32")
 
 
 def _server(url: str) -> dict[str, Any]:
     parts = urlsplit(url)
     if parts.scheme not in ("redis", "rediss"):
-        raise ProjectError("project.yaml: dedup.index", f"is {url!r}", "write redis://HOST:PORT/0, or leave it out")
+        raise ProjectError("project.yaml: dedup.index", f"is {url!r}", "write redis://HOST:PORT/0, or remove the key")
     try:
         import redis
     except ImportError as error:
@@ -158,6 +175,6 @@ def _server(url: str) -> dict[str, Any]:
     except redis.RedisError as error:
         address = f"{found['host']}:{found['port']}"
         raise ProjectError(
-            "project.yaml: dedup.index", f"no Redis answers at {address} ({error})", "start it, or mend the address"
+            "project.yaml: dedup.index", f"no Redis answers at {address} ({error})", "start Redis, or correct the address"
         ) from error
     return found

@@ -1,4 +1,9 @@
-"""Near duplicates: texts that share most of their character shingles, and short texts a few edits apart."""
+"""Find near duplicates: texts that share most of their character shingles, and short texts a few edits apart.
+
+Rows are normalized and sketched (`kernels.sketch`); rows that share an LSH band are candidates; signatures reject most of them, and the
+rest are compared by their exact Jaccard similarity. Rows are then visited best first: each is kept, or dropped for the most
+similar kept row. MinHash: Broder 1997; banding: Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, chapter 3.
+"""
 
 from __future__ import annotations
 
@@ -7,42 +12,107 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from curation.dedup.arrow_text import Array, Keyed, Texts, read_by, read_rows, spread
-from curation.dedup.lsh_params import choose_bands, least_alike
+from curation.dedup.arrow_text import Array, Keyed, RowBytes, Texts, read_by, read_rows, spread
+from curation.dedup.lsh_params import bands_for, choose_bands, least_alike
 from curation.dedup.normalization import checked_length
-from curation.dedup.resolve import MEASURES, Decided, drop_table, first_of_equal, keeping_order, label_codes, salts_of
+from curation.dedup.resolve import MEASURES, Decided, drop_table, first_of_equal, label_codes, order_by_rank, salts_of
 
-LOOKS = 500
-"""Rivals that a row is truly compared with in vain before it is kept: where a whole corpus lies just under the threshold, this
-and not the square of the rows bounds the time. How many rows gave up stands in the table's metadata."""
+# Exact comparisons without success after which a row is kept. Where a whole corpus lies just below the threshold, this and not the
+# square of the rows bounds the time. The table's metadata counts the rows that reached it (`gave_up`).
+LIMIT = 500
+# Code points up to which a text is also compared by edits: one edit changes `shingle` shingles, which matters in a short phrase only.
+SHORT = 240
+# Short rows of one label up to which all are compared; above, those that share a band of their 3-code-point shingles.
+_ALL = 1000
+_32, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
+
+
+class BandSketch(NamedTuple):
+    """Parameters of `kernels.sketch.band_keys` and the arrays it fills, one column or row per text."""
+
+    shingle: int
+    bands: tuple[int, int]
+    salts: Array
+    """Number of the row's label; rows with different salts share no key."""
+    keys: Array
+    """(bands, rows) uint32."""
+    counts: Array
+    """Shingles of each row, repeated ones included."""
+    signatures: Array
+    """(rows, bytes) uint8."""
+
+
+class Places(NamedTuple):
+    """The distinct rows that are compared, best first, as the compiled loops take them. A place is an index into `which`."""
+
+    which: Array
+    """Row at each place."""
+    counts: Array
+    """Shingles at each place; an upper bound is enough."""
+    rows: RowBytes
+    shingle: int
+    floor: float
+    """Least Jaccard similarity of interest."""
+    signatures: tuple[Array, int]
+    """(rows, words) bytes of the bins, eight to a word, and the bytes in which two rows must agree to be compared exactly."""
+    fixed: int = 0
+    """Places below this are always kept."""
+
+
+class Buckets(NamedTuple):
+    """Groups of places to compare. The buckets of place p are members[begins[p]:begins[p + 1]]."""
+
+    begins: Array
+    members: Array
+    count: int
+
+
+class Compared(NamedTuple):
+    """Results of `kernels.keep.compare_with_first`."""
+
+    others: Array
+    scores: Array
+
+
+class Short(NamedTuple):
+    """Buckets of short places with the same label, and the normalized code points of those that are in one."""
+
+    buckets: Buckets
+    codes: Array
+    at: Array
+    """Offset of each place in `codes`."""
+    tolerance: float
+    """Edits per code point of the longer text."""
+
+
+class Decision(NamedTuple):
+    """Arrays that `kernels.keep.keep_best` fills, one entry per place."""
+
+    parent: Array
+    kept: Array
+    similarity: Array
 
 
 @dataclass(frozen=True)
 class Firsts:
-    """The first of each group of equal rows, best first, with what LSH says of them. A place is an index into `which`."""
+    """The first row of each group of equal rows, best first, with their LSH keys."""
 
     keyed: Keyed
     first: Array
-    """For each row the first of its group."""
+    """First row of each row's group."""
     order: Array
     """All rows, best first."""
-    which: Array
-    """Row at each place."""
     codes: Array
     """Label at each place."""
     bands: tuple[int, int]
     keys: Array
-    """(bands, rows) 32-bit band keys; equal ones mean an equal band, and an equal label."""
-    counts: Array
-    """Shingles at each place, repeated ones counted."""
-    shingle: int
-    signatures: tuple[Array, int]
-    """(rows, words) a byte of each bin, eight to a word, and in how many bytes two rows must agree to be looked at closer."""
+    """(bands, rows) 32-bit band keys; equal keys mean an equal band and an equal label."""
+    places: Places
 
 
 def find_near(
@@ -55,27 +125,29 @@ def find_near(
     rank: Sequence[int] | None = None,
     bands: tuple[int, int] | None = None,
 ) -> pa.Table:
-    """Pair texts whose character shingles overlap.
+    """Find texts whose character shingles overlap.
 
-    Candidates from sketches are verified, so `similarity` is the true Jaccard; texts whose labels differ are never paired.
+    Candidates are verified, so `similarity` is the exact Jaccard similarity. Texts with different labels are never paired.
 
     Args:
-        threshold: Jaccard similarity from which a row is a twin.
-        shingle: code points in a shingle (not bytes, not words).
-        edits: short texts that carry the *same label* are twins also from this normalized Levenshtein similarity on.
-            Unlabelled texts never are: "capital of Iran" and "capital of Iraq" are two questions. None turns it off.
-            At 0.85, nine in ten phrases with one or two edits are found, and one in forty other official terms of the
-            same ICD-10-CM code besides those that Jaccard pairs already.
-        labels: the class of each row.
+        texts: the texts.
+        threshold: least Jaccard similarity of a duplicate.
+        shingle: code points (not bytes, not words) in a shingle.
+        edits: least normalized Levenshtein similarity at which short texts with the *same label* are duplicates too. Texts
+            without a label are never compared by edits: "capital of Iran" and "capital of Iraq" are two questions. None turns it
+            off. At 0.85, nine in ten phrases with one or two edits are found, and one in forty other official terms of the same
+            ICD-10-CM code in addition to those that Jaccard pairs already.
+        labels: class of each row.
         rank: lower is kept; ties by position.
-        bands: (bands, bins in each) of the LSH, when the ones chosen for recall are not wanted; every candidate is then
-            compared truly, not only those whose signatures are alike.
+        bands: (bands, bins per band) of the LSH in place of the ones chosen for recall; every candidate is then compared exactly,
+            not only those with similar signatures.
 
-    Returns one line per dropped row: row, kept, twin, similarity, cluster, measure ("exact", "jaccard" or "levenshtein").
+    Returns:
+        One line per dropped row: row, kept, twin, similarity, cluster, measure ("exact", "jaccard" or "levenshtein").
     """
     firsts = read_firsts(texts, threshold=threshold, shingle=shingle, labels=labels, rank=rank, bands=bands)
-    decided, tired = _decide(firsts, threshold, edits if labels is not None else None)
-    return drop_table(firsts.first, decided, bands=firsts.bands, gave_up=tired)
+    decided, gave_up = _decide(firsts, edits if labels is not None else None)
+    return drop_table(firsts.first, decided, bands=firsts.bands, gave_up=gave_up)
 
 
 def find_near_against(
@@ -87,15 +159,28 @@ def find_near_against(
     labels: Sequence[str | None] | None = None,
     earlier_labels: Sequence[str | None] | None = None,
 ) -> pa.Table:
-    """Find the rows that are near to one of `earlier`, all of which stay, whatever they resemble among themselves.
+    """Find the rows that are near duplicates of `earlier` rows, all of which are kept even if they resemble one another.
 
-    Returns one line per such row: row, twin (place in `earlier`, of the most similar), similarity, measure.
+    Args:
+        texts: the rows to look for.
+        earlier: the rows that exist.
+        threshold: least Jaccard similarity of a duplicate.
+        shingle: code points in a shingle.
+        labels: class of each row of `texts`.
+        earlier_labels: class of each row of `earlier`.
+
+    Returns:
+        One line per duplicate: row, twin (the most similar row of `earlier`), similarity, measure.
     """
-    both = pa.chunked_array([*_chunks(earlier), *_chunks(texts)]) if not isinstance(texts, list) else [*_listed(earlier), *texts]
+    if isinstance(texts, list):
+        both: Texts = [*(earlier.to_pylist() if isinstance(earlier, pa.Array | pa.ChunkedArray) else earlier), *texts]
+    else:
+        # Both as bytes, so that strings and large strings, or texts with lone surrogates, can be chained.
+        both = pa.chunked_array([chunk.cast(pa.large_binary()) for side in (earlier, texts) for chunk in read_rows(side).owners])
     n = len(both) - len(texts)
     kinds = None if labels is None else [*(earlier_labels or [None] * n), *labels]
     firsts = read_firsts(both, threshold=threshold, shingle=shingle, labels=kinds)
-    decided, _ = _decide(firsts, threshold, None, fixed=int((firsts.which < n).sum()))
+    decided, _ = _decide(firsts, None, fixed=int((firsts.places.which < n).sum()))
     table = drop_table(firsts.first, decided)
     rows, kept = table["row"].to_numpy(), table["kept"].to_numpy()
     found = table.filter(pa.array((rows >= n) & (kept < n)))
@@ -112,107 +197,84 @@ def read_firsts(
     rank: Sequence[int] | None = None,
     bands: tuple[int, int] | None = None,
 ) -> Firsts:
-    """Normalize, group what is equal, and sketch the first of each group; empty texts have no shingles and are only equal."""
+    """Normalize the texts, group equal ones, and sketch the first row of each group.
+
+    Args:
+        texts: the texts; empty ones have no shingles and are only equal to one another.
+        threshold: least Jaccard similarity of interest.
+        shingle: code points in a shingle.
+        labels: class of each row.
+        rank: lower comes first; ties by position.
+        bands: (bands, bins per band); chosen for recall when None.
+    """
     checked_length(labels, len(texts), "labels")
     checked_length(rank, len(texts), "rank")
     from curation.dedup.kernels.sketch import band_keys
 
     rows, n = read_rows(texts), len(texts)
-    codes, order = label_codes(labels, n), keeping_order(n, rank)
-    is_given = bands is not None
-    bands = bands or choose_bands(rows, threshold=threshold, shingle=shingle, codes=codes)
-    least, size = (0, 0) if is_given else least_alike(threshold, bands)
-    keys, counts = np.empty((bands[0], n), np.uint32), np.empty(n, np.int64)
-    signatures = np.zeros((n, size), np.uint8)
-    keyed = read_by(band_keys, rows, shingle, bands, salts_of(codes), keys, counts, signatures)
+    codes, order = label_codes(labels, n), order_by_rank(n, rank)
+    least, size = 0, 0
+    if bands is None:
+        bands = choose_bands(rows, threshold=threshold, shingle=shingle, codes=codes)
+        least, size = least_alike(threshold, bands)
+    keys, counts, signatures = np.empty((bands[0], n), np.uint32), np.empty(n, np.int64), np.zeros((n, size), np.uint8)
+    keyed = read_by(band_keys, rows, BandSketch(shingle, bands, salts_of(codes), keys, counts, signatures))
     first = first_of_equal(keyed, codes, order)
     which = order[(first[order] == order) & (keyed.lengths[order] > 0)]
-    return Firsts(keyed, first, order, which, codes[which], bands, keys, counts[which], shingle, (signatures.view(np.uint64), least))
-
-
-def _decide(firsts: Firsts, threshold: float, edits: float | None, *, fixed: int = 0) -> tuple[Decided, int]:
-    """Walk the places best first; each is kept, or points at the most similar one kept before it."""
-    from curation.dedup.kernels.keep import compare_with_first, keep_best
-
-    which, counts, rows = firsts.which, firsts.counts, firsts.keyed.rows.arguments
-    buckets = buckets_of(firsts.keys, which)
-    short = label_buckets(firsts, None if edits is None else 1 - edits)
-    others, scores = np.full(len(buckets.members), -1, np.int32), np.empty(len(buckets.members))
-    common = (which, counts, rows, firsts.shingle, threshold, firsts.signatures)
-    heads = buckets.heads()
-    spread(compare_with_first, len(which), buckets.begins, buckets.members, heads, fixed, *common, others, scores)
-    parent, kept = np.arange(len(which)), np.arange(len(which))
-    similarity = np.ones(len(which))
-    tired = keep_best(
-        buckets.begins, buckets.members, buckets.count, fixed, *common, LOOKS, others, scores, short.arguments, parent, kept, similarity
-    )
-    by_edits = kept < 0
-    kept = np.where(by_edits, ~kept, kept)
-    measure = np.where(by_edits, MEASURES.index("levenshtein"), MEASURES.index("jaccard"))
-    return Decided(which, which[kept], similarity, measure, which[roots_of(parent)]), int(tired)
+    places = Places(which, counts[which], keyed.rows.raw, shingle, threshold, (signatures.view(np.uint64), least))
+    return Firsts(keyed, first, order, codes[which], bands, keys, places)
 
 
 def roots_of(parent: Array) -> Array:
-    """The last ancestor of each place."""
+    """Return the root of each place in a union-find forest."""
     while (above := parent[parent]) is not parent and (above != parent).any():
         parent = above
     return parent
 
 
-def _chunks(texts: Texts) -> list[pa.Array]:
-    return [chunk.cast(pa.large_binary()) for chunk in read_rows(texts).owners]
-
-
-def _listed(texts: Texts) -> list[str | None]:
-    return texts.to_pylist() if isinstance(texts, pa.Array | pa.ChunkedArray) else list(texts)
-
-
-SHORT = 240
-"""Code points up to which a text is also compared by edits: one edit takes `shingle` shingles with it, which a long text
-bears and a short phrase does not."""
-
-_ALL = 1000
-"""Short rows of one label up to which all are compared; above, those that share a band of their three-letter shingles."""
-
-
-@dataclass(frozen=True)
-class Buckets:
-    """The buckets of place p are members[begins[p]:begins[p + 1]]."""
-
-    begins: Array
-    members: Array
-    count: int
-
-    def heads(self) -> Array:
-        """The first place of each bucket."""
-        heads = np.full(self.count, len(self.begins), np.int64)
-        np.minimum.at(heads, self.members, np.repeat(np.arange(len(self.begins) - 1), np.diff(self.begins)))
-        return heads
-
-
-@dataclass(frozen=True)
-class Short:
-    """Buckets of short places, and the normalized code points of those that are in one."""
-
-    buckets: Buckets
-    codes: Array
-    at: Array
-    tolerance: float
-
-    @property
-    def arguments(self) -> tuple[Any, ...]:
-        """For `keep_best`."""
-        return self.buckets.begins, self.buckets.members, self.buckets.count, self.codes, self.at, self.tolerance
-
-
 def sorted_bands(keys: Array, which: Array) -> list[Array]:
-    """For each band (key, place) in one sorted 64-bit number each, of the places whose key another place has too."""
+    """Return, for each band, the sorted (key, place) of the places whose key another place has too, packed in one uint64 each."""
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return list(pool.map(partial(_shared, which), keys))
+        return list(pool.map(partial(_shared_keys, which), keys))
 
 
-def buckets_of(keys: Array, which: Array) -> Buckets:
-    """The buckets that at least two places share."""
+def _shared_keys(which: Array, keys: Array) -> Array:
+    from curation.dedup.kernels.runs import mark_repeated
+
+    # 16 slots per row keep chance collisions rare; a slot takes two bits.
+    bits = min(32, max(6, (16 * len(which)).bit_length()))
+    once, twice = np.empty((2, 1 << (bits - 6)), np.uint64)
+    packed: Array = np.empty(len(which), np.uint64)
+    packed = np.sort(packed[: mark_repeated(keys, which, np.uint32(32 - bits), once, twice, packed)])
+    if not len(packed):
+        return packed
+    high = packed >> _32
+    same = high[1:] == high[:-1]
+    return np.asarray(packed[np.concatenate([same, [False]]) | np.concatenate([[False], same])])
+
+
+def _decide(firsts: Firsts, edits: float | None, *, fixed: int = 0) -> tuple[Decided, int]:
+    """Visit the places best first; each is kept, or dropped for the most similar place kept before it."""
+    from curation.dedup.kernels.keep import compare_with_first, keep_best
+
+    places = firsts.places._replace(fixed=fixed)
+    n = len(places.which)
+    buckets = _buckets_of(firsts.keys, places.which)
+    heads = np.full(buckets.count, n + 1, np.int64)
+    np.minimum.at(heads, buckets.members, np.repeat(np.arange(n), np.diff(buckets.begins)))
+    compared = Compared(np.full(len(buckets.members), -1, np.int32), np.empty(len(buckets.members)))
+    spread(compare_with_first, n, buckets, heads, places, compared)
+    result = Decision(np.arange(n), np.arange(n), np.ones(n))
+    gave_up = keep_best(buckets, places, LIMIT, compared, _short_buckets(firsts, None if edits is None else 1 - edits), result)
+    by_edits = result.kept < 0
+    kept = np.where(by_edits, ~result.kept, result.kept)
+    measure = np.where(by_edits, MEASURES.index("levenshtein"), MEASURES.index("jaccard"))
+    which = places.which
+    return Decided(which, which[kept], result.similarity, measure, which[roots_of(result.parent)]), int(gave_up)
+
+
+def _buckets_of(keys: Array, which: Array) -> Buckets:
+    """Return one bucket for each band key that at least two places share."""
     from curation.dedup.kernels.runs import count_runs, runs_of
 
     parts, count = list[Array](), 0
@@ -221,69 +283,51 @@ def buckets_of(keys: Array, which: Array) -> Buckets:
         part = np.empty(members, np.uint64)
         runs_of(packed, count, part)
         parts, count = [*parts, part], count + runs
-    return from_pairs(np.concatenate(parts) if parts else np.empty(0, np.uint64), len(which), count)
+    return _from_pairs(np.concatenate(parts) if parts else np.empty(0, np.uint64), len(which), count)
 
 
-def from_pairs(pairs: Array, places: int, count: int) -> Buckets:
-    """Buckets of (place, bucket) numbers."""
+def _from_pairs(pairs: Array, places: int, count: int) -> Buckets:
+    """Return the buckets of packed (place, bucket) numbers."""
     pairs = np.sort(pairs)
-    sizes = np.bincount((pairs >> np.uint64(32)).astype(np.int64), minlength=places)
-    return Buckets(np.concatenate([[0], np.cumsum(sizes)]), (pairs & np.uint64(0xFFFFFFFF)).astype(np.int32), count)
+    sizes = np.bincount((pairs >> _32).astype(np.int64), minlength=places)
+    return Buckets(np.concatenate([[0], np.cumsum(sizes)]), (pairs & _LOW).astype(np.int32), count)
 
 
-def label_buckets(firsts: Firsts, tolerance: float | None) -> Short:
-    """Short places of one label together; no buckets where `tolerance` is None."""
-    n = len(firsts.which)
-    lengths = firsts.keyed.lengths[firsts.which]
-    places = np.flatnonzero((firsts.codes >= 0) & (lengths <= SHORT)) if tolerance is not None else np.empty(0, np.int64)
-    sizes = np.bincount(firsts.codes[places]) if len(places) else np.zeros(1, np.int64)
-    few, many = places[sizes[firsts.codes[places]] <= _ALL], places[sizes[firsts.codes[places]] > _ALL]
-    few = few[sizes[firsts.codes[few]] > 1]
-    pairs = (few.astype(np.uint64) << np.uint64(32)) | firsts.codes[few].astype(np.uint64)
-    count = len(sizes)
+def _short_buckets(firsts: Firsts, tolerance: float | None) -> Short:
+    """Group the short places of each label; no buckets if `tolerance` is None."""
+    from curation.dedup.kernels.read import read_rows_into
+
+    which, labels = firsts.places.which, firsts.codes
+    lengths = firsts.keyed.lengths[which]
+    places = np.flatnonzero((labels >= 0) & (lengths <= SHORT)) if tolerance is not None else np.empty(0, np.int64)
+    sizes = np.bincount(labels[places]) if len(places) else np.zeros(1, np.int64)
+    few, many = places[sizes[labels[places]] <= _ALL], places[sizes[labels[places]] > _ALL]
+    few = few[sizes[labels[few]] > 1]
+    pairs, count = (few.astype(np.uint64) << _32) | labels[few].astype(np.uint64), len(sizes)
     if len(many):
         more, added = _by_three_letters(firsts, many)
         pairs, count = np.concatenate([pairs, more + np.uint64(count)]), count + added
-    buckets = from_pairs(pairs, n, count)
-    codes, at = _codes_of(firsts, np.flatnonzero(np.diff(buckets.begins) > 0))
+    buckets = _from_pairs(pairs, len(which), count)
+    used = np.flatnonzero(np.diff(buckets.begins) > 0)
+    at = np.zeros(len(which) + 1, np.int64)
+    at[used + 1] = lengths[used]
+    at = np.cumsum(at)
+    # `read_row` writes beyond the last code point, so the last row needs room behind it.
+    codes = np.empty(at[-1] + 2 * SHORT + 16, np.uint32)
+    read_rows_into(which[used], at[used], firsts.places.rows, codes)
     return Short(buckets, codes, at, tolerance or 0.0)
 
 
 def _by_three_letters(firsts: Firsts, places: Array) -> tuple[Array, int]:
+    """Return packed (place, bucket) for the bands of 3-code-point shingles of short places, and the number of buckets."""
     from curation.dedup.kernels.sketch import band_keys
-    from curation.dedup.lsh_params import bands_for
-    from curation.dedup.resolve import salts_of
 
-    bands, n, rows = bands_for(0.5), len(firsts.first), firsts.keyed.rows
-    keys, salts, which = np.empty((bands[0], n), np.uint32), np.zeros(n, np.uint64), firsts.which[places]
+    bands, n, which = bands_for(0.5), len(firsts.first), firsts.places.which[places]
+    salts = np.zeros(n, np.uint64)
     salts[which] = salts_of(firsts.codes[places])
+    sketch = BandSketch(3, bands, salts, np.empty((bands[0], n), np.uint32), np.empty(n, np.int64), np.empty((n, 0), np.uint8))
     unused = np.empty(n, np.uint64), np.empty(n, np.int64)
-    spread(band_keys, len(which), which, *rows.arguments, *unused, 3, bands, salts, keys, np.empty(n, np.int64), np.empty((n, 0), np.uint8))
-    found = buckets_of(keys, which)
+    spread(band_keys, len(which), which, firsts.places.rows, *unused, sketch)
+    found = _buckets_of(sketch.keys, which)
     owner = places[np.repeat(np.arange(len(places)), np.diff(found.begins))]
-    return (owner.astype(np.uint64) << np.uint64(32)) | found.members.astype(np.uint64), found.count
-
-
-def _codes_of(firsts: Firsts, places: Array) -> tuple[Array, Array]:
-    from curation.dedup.kernels.read import read_rows_into
-
-    at = np.zeros(len(firsts.which) + 1, np.int64)
-    at[places + 1] = firsts.keyed.lengths[firsts.which[places]]
-    at = np.cumsum(at)
-    codes = np.empty(at[-1] + 2 * SHORT + 16, np.uint32)
-    read_rows_into(firsts.which[places], at[places], *firsts.keyed.rows.arguments, codes)
-    return codes, at
-
-
-def _shared(which: Array, keys: Array) -> Array:
-    from curation.dedup.kernels.runs import mark_repeated
-
-    bits = min(32, max(6, (16 * len(which)).bit_length()))
-    once, twice = np.empty((2, 1 << (bits - 6)), np.uint64)
-    packed: Array = np.empty(len(which), np.uint64)
-    packed = np.sort(packed[: mark_repeated(keys, which, np.uint32(32 - bits), once, twice, packed)])
-    if not len(packed):
-        return packed
-    high = packed >> np.uint64(32)
-    same = high[1:] == high[:-1]
-    return np.asarray(packed[np.concatenate([same, [False]]) | np.concatenate([[False], same])])
+    return (owner.astype(np.uint64) << _32) | found.members.astype(np.uint64), found.count

@@ -1,7 +1,7 @@
-"""The folding of `normalize` as one table over all code points, so that compiled code can apply it row by row.
+"""Normalize text for comparison, in Python and as one table over all code points for compiled code.
 
-Nearly every row needs no more than a look-up per code point. Where NFC could change something (a mark that may combine
-with what stands before it), the table says so and Python normalizes that row.
+Nearly every row needs one look-up per code point. Where NFC could change the text (a mark that may combine with the character before
+it), the table says so, and Python normalizes that row.
 """
 
 from __future__ import annotations
@@ -14,63 +14,75 @@ from typing import Any
 
 import numpy as np
 
-# NFKC would make 5² equal 52. So: canonical composition, and only the foldings below, which never join two meanings.
+# NFKC would make 5² equal to 52. So: canonical composition (NFC), and only the replacements below, which never merge two meanings.
+# Soft hyphen, zero-width space, direction marks, word joiner, byte order mark. Zero-width (non-)joiners stay: emoji, Indic and
+# Persian words need them.
 INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 def normalize(text: str) -> str:
-    """Fold case, width, quotes, dashes, spacing and invisible marks; keep every letter, digit and sign.
+    """Return the text with uniform case, width, quotes, dashes and spacing, and without invisible marks.
 
-    Joiners inside emoji and Indic or Persian words stay: they change what is read.
+    Every letter, digit and symbol is kept, and so are joiners inside emoji and inside Indic or Persian words.
     """
     if not text.isascii():
-        text = unicodedata.normalize("NFC", INVISIBLE.sub("", text).translate(foldings()))
+        text = unicodedata.normalize("NFC", INVISIBLE.sub("", text).translate(replacements()))
     return " ".join(CONTROL.sub(" ", text).casefold().split())
 
 
 def strings(texts: Iterable[Any]) -> list[str]:
-    """A list of str from a sequence of str or an Arrow string array; null reads as the empty text."""
+    """Return a list of str from a sequence of str or an Arrow string array; null is read as the empty text."""
     values = texts.to_pylist() if hasattr(texts, "to_pylist") else list(texts)
     return ["" if value is None else value for value in values]
 
 
 def checked_length(values: Sized | None, n: int, name: str) -> None:
-    """Refuse a column that does not stand beside the texts row by row."""
+    """Check that a column has one value per text.
+
+    Args:
+        values: the column; None is accepted.
+        n: number of texts.
+        name: name of the column in the error.
+
+    Raises:
+        ValueError: the lengths differ.
+    """
     if values is not None and len(values) != n:
         raise ValueError(f"{name} has {len(values)} values for {n} texts")
 
 
 @cache
-def foldings() -> dict[int, str]:
-    """Code point to what is read in its place: width, quotes, dashes, the ellipsis."""
+def replacements() -> dict[int, str]:
+    """Return the code points that are replaced (width variants, quotes, dashes, the ellipsis) with their replacement."""
     wide = {code: unicodedata.normalize("NFKC", chr(code)) for code in (*range(0xFF01, 0xFFEF), 0x3000)}
     quotes = dict.fromkeys(map(ord, "‘’‚‛′"), "'") | dict.fromkeys(map(ord, "“”„‟″"), '"')
     dashes = dict.fromkeys(map(ord, "‐‑‒–—―−"), "-")
     return wide | quotes | dashes | {ord("…"): "...", 0xA0: " "}
 
 
+# Kind of a table entry, in its bits 21 to 23: the code point in the lower bits, a space, nothing, several code points, a combining
+# mark (its class is in the highest byte), or "Python must normalize this row".
 PLAIN, SPACE, DROPPED, SEVERAL, MARK, PYTHON = range(6)
-"""What an entry says in its bits 21 to 23: the code point below, a gap, nothing, several code points, a combining mark (its
-class in the highest byte), or that Python must look."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @cache
 def folding_table() -> tuple[Array, Array]:
-    """(entry of each code point, the sequences that `SEVERAL` entries point into: a length, then that many code points)."""
+    """Return (entry of each code point, the sequences that `SEVERAL` entries point into: a length, then that many code points)."""
     table = np.arange(0x110000, dtype=np.uint32)
     table[0x2F800:0x2FA20] = PYTHON << 21  # compatibility Han, which NFC replaces
-    second, translated, sequences = _second_in_a_pair(), foldings(), [0]
-    for code in sorted({*_unlike_themselves(), *second, *translated}):
+    second, translated, sequences = _composing(), replacements(), [0]
+    for code in sorted({*_changed_by_normalization(), *second, *translated}):
         table[code] = _entry(code, second, translated, sequences)
     return table, np.array(sequences, dtype=np.uint32)
 
 
-def _unlike_themselves() -> Iterator[int]:
-    """Code points for which something is to be done; mapped in bulk, since there are a hundred thousand to ask."""
+def _changed_by_normalization() -> Iterator[int]:
+    """Yield the code points that normalization changes. Unassigned, private and CJK ranges, which it does not, are skipped."""
+    # `map` over whole ranges: a Python loop over a hundred thousand code points takes several times as long.
     for start, stop in ((0, 0x3400), (0xA000, 0xAC00), (0xF900, 0x20000)):
         chars = list(map(chr, range(start, stop)))
         yield from (ord(char) for char, folded in zip(chars, map(str.casefold, chars), strict=True) if char != folded)
@@ -96,8 +108,8 @@ def _entry(code: int, second: frozenset[int], translated: dict[int, str], sequen
     return (mark << 24) | (MARK << 21) | ord(folded) if mark else ord(folded)
 
 
-def _second_in_a_pair() -> frozenset[int]:
-    """Code points that may compose with what stands before them."""
+def _composing() -> frozenset[int]:
+    """Return the code points that may compose with the one before them."""
     codes = (*range(0xA0, 0x3400), *range(0xF900, 0x12000))
     pairs = [found.split() for found in map(unicodedata.decomposition, map(chr, codes)) if " " in found and found[0] != "<"]
     jamo = (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))

@@ -1,8 +1,8 @@
-"""Which row of a group of twins stays, and the table that says so.
+"""Decide which row of a group of duplicates is kept, and build the table of drops.
 
-Rows are taken best first (`rank`, then position). A row that resembles one already kept is dropped and points at it;
-any other row is kept. So `twin` is always the kept row itself, every similarity is direct, and the work grows with the
-rows that stay, not with the square of a cluster: a thousand equal rows cost a thousand looks at one.
+Rows are visited best first (`rank`, then position). A row that resembles a kept row is dropped and refers to it; any other row is
+kept. So `twin` is always the kept row itself, every similarity is direct, and the work grows with the kept rows, not with the square
+of a cluster: a thousand equal rows take a thousand comparisons with one.
 """
 
 from __future__ import annotations
@@ -35,23 +35,25 @@ MEASURES = ("exact", "jaccard", "levenshtein", "cosine")
 
 @dataclass(frozen=True)
 class Decided:
-    """What stands for each of some rows: `kept` is the row itself where it stays; `root` one row of all that hang together."""
+    """The decision for some rows, one entry per row."""
 
     rows: Array
     kept: Array
+    """The row it is dropped for; the row itself if it is kept."""
     similarity: Array
     measure: Array
-    """Place in MEASURES."""
+    """Index into MEASURES."""
     root: Array
+    """One row of its cluster, the same for all rows of the cluster."""
 
 
-def keeping_order(n: int, rank: Sequence[int] | None) -> Array:
-    """Rows from the one most worth keeping to the least; ties by position."""
+def order_by_rank(n: int, rank: Sequence[int] | None) -> Array:
+    """Return the rows from the best (lowest rank) to the worst; ties by position."""
     return np.arange(n) if rank is None else np.argsort(np.asarray(rank), kind="stable")
 
 
 def label_codes(labels: Sequence[str | None] | pa.Array | None, n: int) -> Array:
-    """A number for each label, -1 for none: rows whose numbers differ are never paired."""
+    """Return a number for each row's label, -1 for none: rows with different numbers are never paired."""
     if labels is None:
         return np.full(n, -1, np.int64)
     if isinstance(labels, pa.Array | pa.ChunkedArray):
@@ -63,12 +65,19 @@ def label_codes(labels: Sequence[str | None] | pa.Array | None, n: int) -> Array
 
 
 def salts_of(codes: Array) -> Array:
-    """The labels as 64-bit numbers that mix well into keys."""
+    """Return the label numbers as 64-bit salts for hash keys."""
+    # An odd multiplier with well distributed bits, so that consecutive labels get distant salts.
     return (codes.astype(np.uint64) + np.uint64(2)) * np.uint64(0xD6E8FEB86659FD93)
 
 
 def first_of_equal(keyed: Keyed, codes: Array, order: Array) -> Array:
-    """For each row the first, in keeping order, of those with its text and label; equal hashes are proven by the texts."""
+    """Return, for each row, the best row with the same text and label; equal hashes are verified by comparing the texts.
+
+    Args:
+        keyed: rows with their hashes.
+        codes: label number of each row.
+        order: rows, best first.
+    """
     from curation.dedup.kernels.sketch import equal_rows
 
     n = len(order)
@@ -76,28 +85,31 @@ def first_of_equal(keyed: Keyed, codes: Array, order: Array) -> Array:
     if n < 2:
         return first
     keys = (keyed.keys ^ salts_of(codes))[order]
+    # The place replaces the lowest bits of the key, so that one sort of numbers gives groups in order.
     bits = np.uint64(max(1, (n - 1).bit_length()))
     packed = np.sort((keys >> bits << bits) | np.arange(n, dtype=np.uint64))
     places = (packed & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.int64)
     starts = np.flatnonzero(np.concatenate([[True], np.diff(packed >> bits) != 0]))
     heads = np.repeat(places[starts], np.diff(np.append(starts, n)))
     same = keys[heads] == keys[places]
-    for place in places[~same].tolist():  # keys alike in the bits that were sorted and no others: some of a million million
+    # Keys that agree in the sorted bits only: about one in 10^12 pairs.
+    for place in places[~same].tolist():
         rivals = places[(packed >> bits) == (keys[place] >> bits)]
         heads[places == place] = rivals[keys[rivals] == keys[place]][0]
     pairs = np.stack([order[heads], order[places]], axis=1)[heads != places]
     equal = np.ones(len(pairs), np.bool_)
-    spread(equal_rows, len(pairs), pairs, *keyed.rows.arguments, equal)
+    spread(equal_rows, len(pairs), pairs, keyed.rows.raw, equal)
     first[pairs[equal, 1]] = pairs[equal, 0]
     return first
 
 
-def drop_table(first: Array, decided: Decided, **told: Any) -> pa.Table:
-    """The drops in row order: those decided among the first of each group of equal rows, and the equal rows behind each first.
+def drop_table(first: Array, decided: Decided, **metadata: Any) -> pa.Table:
+    """Return the drops in row order: those decided among the first rows of each group of equal texts, and the rows equal to them.
 
     Args:
-        first: for each row the first of its group.
-        told: noted in the table's metadata.
+        first: the first row of each row's group.
+        decided: the decision for the first rows.
+        metadata: values for the table's metadata.
     """
     n = len(first)
     kept, similarity, measure, root = np.arange(n), np.ones(n), np.zeros(n, np.int8), np.arange(n)
@@ -110,16 +122,23 @@ def drop_table(first: Array, decided: Decided, **told: Any) -> pa.Table:
     names = pa.DictionaryArray.from_arrays(pa.array(measure[rows]), pa.array(MEASURES)).cast(pa.string())
     columns = [rows, kept[rows], kept[rows], similarity[rows], smallest[root[rows]], names]
     table = pa.table([pa.array(column) for column in columns], schema=DROPS)
-    return table.replace_schema_metadata({key: str(value) for key, value in told.items()}) if told else table
+    return table.replace_schema_metadata({key: str(value) for key, value in metadata.items()}) if metadata else table
 
 
 def cluster_alarms(table: pa.Table, n_rows: int, share: float = 0.05, *, least: int = 20, disagree: float = 0.5) -> pa.Table:
-    """Clusters that a person should look at before they are believed: so large that a template or empty rows may be behind
-    them, or chains whose members mostly resemble something else than the row that stands for the cluster.
+    """Find clusters that a person should review: very large ones (a template, empty rows) and chained ones.
 
-    Returns one line per cluster of at least `least` rows and over `share` of all ("large"), or with more than `disagree` of its
-    dropped rows standing behind other kept rows ("chained"): cluster, kept (the row that stands for most of it), size (dropped
-    and kept rows together), share, elsewhere (rows that are no twins of that kept row), reason; largest first.
+    Args:
+        table: drops, as `find_near` returns them.
+        n_rows: number of all rows.
+        share: share of all rows above which a cluster is "large".
+        least: rows of the smallest cluster that is reported.
+        disagree: share of a cluster's dropped rows above which it is "chained": they were dropped for other rows than the one that
+            most of the cluster was dropped for.
+
+    Returns:
+        One line per cluster, largest first: cluster, kept (the row that most of it was dropped for), size (dropped and kept rows),
+        share, elsewhere (rows dropped for other rows), reason.
     """
     clusters, kept = table["cluster"].to_numpy(), table["kept"].to_numpy()
     pairs, counts = np.unique(np.stack([clusters, kept], axis=1), axis=0, return_counts=True) if len(kept) else (np.empty((0, 2)), [])

@@ -1,4 +1,8 @@
-"""Texts that mean the same, by the cosine of their embeddings."""
+"""Find semantic duplicates by the cosine of their embeddings.
+
+Up to `EXACT_UP_TO` rows every pair is compared. Above, an inverted file (faiss k-means cells) proposes pairs, and a sample of rows with
+known nearest neighbours measures its recall; if it is too low, every pair is compared after all.
+"""
 
 from __future__ import annotations
 
@@ -7,39 +11,51 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from curation.dedup.arrow_text import Array, Texts, keyed_rows
 from curation.dedup.normalization import checked_length
-from curation.dedup.resolve import MEASURES, Decided, drop_table, first_of_equal, keeping_order, label_codes
+from curation.dedup.resolve import MEASURES, Decided, drop_table, first_of_equal, label_codes, order_by_rank
 
+# Rows up to which every pair is compared.
+EXACT_UP_TO = 50_000
+# Least share of sampled rows with a duplicate whose nearest one must be found.
 RECALL = 0.995
-"""Least share of sampled rows with a twin whose nearest one must be found."""
-
+# Pairs per row above which visiting rows one by one is faster: then few rows are kept.
 CROWDED = 64
-"""Pairs a row from which on the rows are better walked one by one: then few of them stay."""
-
+# Cells that each row is searched in; increased until the recall is reached.
 _PROBES = (0, 2, 4, 8, 16, 32, 64)
-
 _SAMPLE = 2048
-
+# Rows in a block of a matrix product, and blocks in flight.
 _BLOCK, _AT_ONCE = 2048, 64
+_BLOCK_NEAREST = 1024
 
 
-def pairs_by_cells(vectors: Array, threshold: float) -> tuple[Array, Array, str] | str:
-    """((later, earlier) of the pairs at the threshold, sorted; their cosines; how they were searched), or why they were not."""
+class CellPairs(NamedTuple):
+    """Pairs found in the cells of an inverted file."""
+
+    pairs: Array
+    """(n, 2) later row, earlier row; sorted."""
+    cosines: Array
+    search: str
+    """Description of the search, for the table's metadata."""
+
+
+def pairs_by_cells(vectors: Array, threshold: float) -> CellPairs | str:
+    """Return the pairs at the threshold that the cells of an inverted file find, or the reason for an exact search."""
     cells = int(2 * np.sqrt(len(vectors)))
     index = _trained(vectors, cells)
     sample = np.sort(np.random.default_rng(1).permutation(len(vectors))[:_SAMPLE])
-    truth, members = _best_of_others(vectors, sample), index.search(vectors, 1)[1][:, 0]
+    truth, members = _nearest_of(vectors, sample), index.search(vectors, 1)[1][:, 0]
     packed, cosines, recall = np.empty(0, np.uint64), np.empty(0, np.float32), 0.0
     for fewer, probes in pairwise(_PROBES):
-        asked = index.search(vectors, min(probes, cells))[1][:, fewer:]
+        # Only the cells that were not searched with fewer probes.
+        probed = index.search(vectors, min(probes, cells))[1][:, fewer:]
         parts, count = [(packed, cosines)], len(packed)
-        for part in _pairs_in(vectors, members, asked, threshold):
+        for part in _pairs_in(vectors, members, probed, threshold):
             parts.append(part)
             count += len(part[0])
             if count > CROWDED * len(vectors):
@@ -49,7 +65,7 @@ def pairs_by_cells(vectors: Array, threshold: float) -> tuple[Array, Array, str]
         pairs = np.stack([packed >> np.uint64(32), packed & np.uint64(0xFFFFFFFF)], axis=1).astype(np.int64)
         recall = _recall(pairs, cosines, sample, truth, threshold)
         if recall >= RECALL:
-            return pairs, cosines, f"inverted file, {probes} of {cells} cells, sampled recall {recall:.4f}"
+            return CellPairs(pairs, cosines, f"inverted file, {probes} of {cells} cells, sampled recall {recall:.4f}")
     return f"exact, since cells found only {recall:.3f} of the sampled twins"
 
 
@@ -62,21 +78,21 @@ def _trained(vectors: Array, cells: int) -> Any:
     return clustering.index
 
 
-def _pairs_in(vectors: Array, members: Array, asked: Array, threshold: float) -> Iterator[tuple[Array, Array]]:
-    """((later << 32 | earlier), cosine) of near pairs, of which one lies in a cell that the other asks; some come twice."""
+def _pairs_in(vectors: Array, members: Array, probed: Array, threshold: float) -> Iterator[tuple[Array, Array]]:
+    """Yield (later << 32 | earlier, cosine) of the pairs of which one row is in a cell that the other probes; some come twice."""
     from threadpoolctl import threadpool_limits
 
-    cells = int(max(members.max(), asked.max())) + 1
-    lying, asking = np.argsort(members, kind="stable"), np.argsort(asked, axis=None, kind="stable")
-    ends, ask_ends = (np.searchsorted(of, np.arange(cells + 1)) for of in (members[lying], asked.ravel()[asking]))
-    asking //= asked.shape[1]
+    cells = int(max(members.max(), probed.max())) + 1
+    stored, probing = np.argsort(members, kind="stable"), np.argsort(probed, axis=None, kind="stable")
+    ends, probe_ends = (np.searchsorted(of, np.arange(cells + 1)) for of in (members[stored], probed.ravel()[probing]))
+    probing //= probed.shape[1]
     blocks = [
-        (asking[begin : min(begin + _BLOCK, ask_ends[cell + 1])], lying[start : min(start + _BLOCK, ends[cell + 1])])
+        (probing[begin : min(begin + _BLOCK, probe_ends[cell + 1])], stored[start : min(start + _BLOCK, ends[cell + 1])])
         for cell in range(cells)
         for start in range(ends[cell], ends[cell + 1], _BLOCK)
-        for begin in range(ask_ends[cell], ask_ends[cell + 1], _BLOCK)
+        for begin in range(probe_ends[cell], probe_ends[cell + 1], _BLOCK)
     ]
-    # A thread for each block: several threads in one small product mostly wait for one another.
+    # One thread per block: several threads in one small product mostly wait for one another.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for at in range(0, len(blocks), _AT_ONCE):
             yield from pool.map(partial(_pairs_of, vectors, threshold), blocks[at : at + _AT_ONCE])
@@ -91,8 +107,8 @@ def _pairs_of(vectors: Array, threshold: float, block: tuple[Array, Array]) -> t
     return packed[a != b], cosines[one, two][a != b]
 
 
-def _best_of_others(vectors: Array, sample: Array) -> Array:
-    """The highest cosine of each sampled row with any other."""
+def _nearest_of(vectors: Array, sample: Array) -> Array:
+    """Return the highest cosine of each sampled row with any other row."""
     queries, best = vectors[sample], np.full(len(sample), -2.0, np.float32)
     for start in range(0, len(vectors), 4 * _BLOCK):
         cosines = queries @ vectors[start : start + 4 * _BLOCK].T
@@ -103,6 +119,7 @@ def _best_of_others(vectors: Array, sample: Array) -> Array:
 
 
 def _recall(pairs: Array, cosines: Array, sample: Array, truth: Array, threshold: float) -> float:
+    """Return the share of sampled rows with a duplicate whose nearest one is among the pairs."""
     best = np.full(sample.max() + 1, -2.0, np.float32)
     for side in (0, 1):
         known = pairs[:, side] < len(best)
@@ -111,30 +128,25 @@ def _recall(pairs: Array, cosines: Array, sample: Array, truth: Array, threshold
     return float((best[sample[has_twin]] >= truth[has_twin] - 1e-5).mean()) if has_twin.any() else 1.0
 
 
-EXACT_UP_TO = 50_000
-"""Rows up to which every pair is looked at."""
-
-_BLOCK_NEAREST = 1024
-
-
 def nearest_kept(vectors: Array, threshold: float) -> tuple[Array, Array, str]:
-    """Walk the vectors in order; each that has a kept one at the threshold is dropped for the nearest of them.
+    """Visit the vectors in order; each with a kept vector at the threshold is dropped for the nearest of them.
 
-    Returns (the kept vector that stands for each, itself where it stays; their cosine; how it was searched).
+    Returns:
+        (the kept vector each is dropped for, itself if it is kept; their cosine; a description of the search).
     """
     found = pairs_by_cells(vectors, threshold) if len(vectors) > EXACT_UP_TO else "exact"
     if isinstance(found, str):
-        return *_walk(vectors, threshold), found
+        return *_visit_all(vectors, threshold), found
     from curation.dedup.kernels.keep import keep_nearest
 
-    pairs, cosines, told = found
-    begins = np.concatenate([[0], np.cumsum(np.bincount(pairs[:, 0], minlength=len(vectors)))])
+    begins = np.concatenate([[0], np.cumsum(np.bincount(found.pairs[:, 0], minlength=len(vectors)))])
     kept, cosine = np.arange(len(vectors)), np.ones(len(vectors))
-    keep_nearest(begins, pairs[:, 1], cosines, kept, cosine)
-    return kept, np.minimum(cosine, 1.0), told
+    keep_nearest(begins, found.pairs[:, 1], found.cosines, kept, cosine)
+    return kept, np.minimum(cosine, 1.0), found.search
 
 
-def _walk(vectors: Array, threshold: float) -> tuple[Array, Array]:
+def _visit_all(vectors: Array, threshold: float) -> tuple[Array, Array]:
+    """Compare each block of rows with all kept rows (faiss), then with the earlier rows of the block."""
     import faiss
 
     n = len(vectors)
@@ -150,25 +162,26 @@ def _walk(vectors: Array, threshold: float) -> tuple[Array, Array]:
         dropped = (twin >= 0) & (best >= threshold)
         kept[start : start + len(block)][dropped] = twin[dropped]
         cosine[start : start + len(block)][dropped] = np.minimum(best[dropped], 1.0)
-        stays = start + np.flatnonzero(~dropped)
-        if len(stays):
-            index.add(vectors[stays])
-            places = np.concatenate([places, stays])
+        survivors = start + np.flatnonzero(~dropped)
+        if len(survivors):
+            index.add(vectors[survivors])
+            places = np.concatenate([places, survivors])
     return kept, cosine
 
 
 def _within(block: Array, start: int, threshold: float, best: Array, twin: Array) -> None:
-    """Hold the rows of a block against those of the block that stay before them; only rows that have any such are walked."""
+    """Compare the rows of a block with the kept rows before them in the block; updates `best` and `twin`."""
     scores = np.tril(block @ block.T, -1)
     is_near = scores >= threshold
-    stays = best < threshold
+    is_kept = best < threshold
+    # Only rows with a similar row in the block are visited in Python.
     for row in np.flatnonzero(is_near.any(axis=1)).tolist():
-        rivals = np.flatnonzero(is_near[row, :row] & stays[:row])
+        rivals = np.flatnonzero(is_near[row, :row] & is_kept[:row])
         if len(rivals):
             nearest = int(rivals[scores[row, rivals].argmax()])
             if scores[row, nearest] > best[row]:
                 best[row], twin[row] = scores[row, nearest], start + nearest
-            stays[row] = False
+            is_kept[row] = False
 
 
 def find_semantic(
@@ -180,23 +193,24 @@ def find_semantic(
     labels: Sequence[str | None] | pa.Array | None = None,
     rank: Sequence[int] | None = None,
 ) -> pa.Table:
-    """Pair texts whose embeddings point the same way.
+    """Find texts whose embeddings have a high cosine.
 
     Args:
-        vectors: one L2-normalized row per text (`curation.embed.embed`).
-        threshold: cosine from which a row is a twin.
-        same_label_threshold: the cosine for rows that carry the same label, where agreement on the class is evidence of
-            its own; `threshold` when None.
-        labels: the class of each row; rows whose labels differ are never paired.
+        texts: the texts; equal ones are found without their vectors.
+        vectors: (n, d) L2-normalized embeddings (`curation.embed.embed`).
+        threshold: least cosine of a duplicate.
+        same_label_threshold: the same for rows with the same label, where the label is evidence too; `threshold` when None.
+        labels: class of each row; rows with different labels are never paired.
         rank: lower is kept; ties by position.
 
-    Returns one line per dropped row: row, kept, twin, similarity (true cosine), cluster, measure ("exact" or "cosine").
-    The table's metadata says how the rows were searched.
+    Returns:
+        One line per dropped row: row, kept, twin, similarity (cosine), cluster, measure ("exact" or "cosine"). The table's
+        metadata describes the search.
     """
     for column, name in ((vectors, "vectors"), (labels, "labels"), (rank, "rank")):
         checked_length(column, len(texts), name)
     keyed = keyed_rows(texts)
-    codes, order = label_codes(labels, len(texts)), keeping_order(len(texts), rank)
+    codes, order = label_codes(labels, len(texts)), order_by_rank(len(texts), rank)
     first = first_of_equal(keyed, codes, order)
     which = order[(first[order] == order) & (keyed.lengths[order] > 0)]
     kept, similarity, searches = which.copy(), np.ones(len(which)), set()

@@ -1,8 +1,9 @@
-"""Leaks of protected sets into training rows, each with its kind and the evidence a person needs to agree.
+"""Find leaks of protected sets into training rows, each with its kind and the evidence a person needs to confirm it.
 
-Layers, cheapest first: the row is the item; the item stands in the row word for word; they share a long span; the row
-holds an edited copy; the row says the item in other words. The last is a matter of degree, so it is decided against
-what is *known not to leak*: texts that may be trained on when they are given, the other protected items when not.
+The layers, cheapest first: the row is a protected item; it contains one word for word; the two share a long span; one is an edited copy
+of the other; the row paraphrases the item. Paraphrase is a matter of degree, so its threshold is calibrated on texts
+that are *known not to leak*: the reference texts that may be used for training, or else the other protected items.
+The method is described in docs/leak-detection.md.
 """
 
 from curation.leakage.calibration import OperatingPoint

@@ -1,69 +1,62 @@
-"""Words that several protected items share: a passage that many questions are asked about, a fixed instruction.
+"""Remove boilerplate: words that several protected items share, such as a passage with many questions or a fixed instruction.
 
-Such a frame says nothing of which item leaked, and it makes the items look like one another, so it is taken out of items and
-rows before their likeness is measured. Items are still found whole or by any span that is theirs alone.
+Boilerplate does not identify an item, and it makes items look similar to one another, so it is removed from items and rows before their
+similarity is measured. Items are still found whole, or by any span that is theirs alone.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 
-from curation.dedup.arrow_text import Rows, text_of
+from curation.dedup.arrow_text import Array, Rows, text_of, with_texts
 from curation.dedup.normalization import normalize
-from curation.leakage.ngrams import ANCHOR, FRAMED, SHARED_BY, WORD, SpanScanner, readable_rows, words
+from curation.leakage.ngrams import ANCHOR, HAS_BOILERPLATE, SHARED_BY, WORD, SpanScanner, readable_rows, words
 
+# Words that must remain; a text that is boilerplate almost completely is compared unchanged.
 _LEFT = 5
-"""Words that must remain; a text that is frame all through is compared as it is."""
 
 
-class Frames:
-    """The windows of words that at least `SHARED_BY` items hold."""
+class Boilerplate:
+    """The windows of `ANCHOR` words that at least `SHARED_BY` items hold."""
 
     def __init__(self, items: Sequence[str], scanner: SpanScanner | None = None) -> None:
         self.scanner = scanner or SpanScanner(items)
-        self.framed = np.flatnonzero(self.scanner.flags(readable_rows(items)) & FRAMED).tolist()
+        self.holders = np.flatnonzero(self.scanner.flags(readable_rows(items)) & HAS_BOILERPLATE).tolist()
         """The items that hold such a window."""
-        held = Counter(gram for place in self.framed for gram in set(_windows(words(items[place]))))
+        held = Counter(gram for place in self.holders for gram in set(_windows(words(items[place]))))
         self.windows = {gram for gram, n in held.items() if n >= SHARED_BY}
 
-    def without(self, text: str) -> str:
-        """The text without what several items share, normalized where something was taken out."""
+    def remove(self, text: str) -> str:
+        """Return the text without boilerplate; it is normalized if something was removed."""
         if not self.windows:
             return text
         own = normalize(text)
         found = list(WORD.finditer(own))
-        framed = np.zeros(len(found), bool)
+        shared = np.zeros(len(found), bool)
         for start, gram in enumerate(_windows(tuple(word.group() for word in found))):
             if gram in self.windows:
-                framed[start : start + ANCHOR] = True
-        if not framed.any() or len(found) - framed.sum() < _LEFT:
+                shared[start : start + ANCHOR] = True
+        if not shared.any() or len(found) - shared.sum() < _LEFT:
             return text
         kept, last = [], 0
-        for word, is_framed in zip(found, framed.tolist(), strict=True):
-            if is_framed:
+        for word, is_shared in zip(found, shared.tolist(), strict=True):
+            if is_shared:
                 kept.append(own[last : word.start()])
                 last = word.end()
         return re.sub(r"\s+", " ", "".join([*kept, own[last:]])).strip(" .,;:!?")
 
-
-def rows_with(rows: Rows, changed: Mapping[int, str]) -> Rows:
-    """The rows, some with another, normalized text."""
-    texts = {row: text for row, text in changed.items() if text != text_of(rows, row)}
-    if not texts:
-        return rows
-    which = np.array(list(texts), np.int64)
-    bodies = [normalize(text).encode("utf-8", "surrogatepass") for text in texts.values()]
-    beside = np.frombuffer(b"".join(bodies) or b"\0", np.uint8)
-    addresses, sizes, is_normal = rows.addresses.copy(), rows.sizes.copy(), rows.is_normal.copy()
-    sizes[which] = [len(body) for body in bodies]
-    addresses[which] = beside.ctypes.data + np.cumsum(sizes[which]) - sizes[which]
-    is_normal[which] = True
-    return replace(rows, addresses=addresses, sizes=sizes, is_normal=is_normal, owners=(*rows.owners, beside))
+    def remove_from(self, rows: Rows, flags: Array) -> Rows:
+        """Return the rows without boilerplate; `flags` are those of the scanner."""
+        changed = {}
+        for row in np.flatnonzero(flags & HAS_BOILERPLATE).tolist():
+            text = text_of(rows, row)
+            if (shorter := self.remove(text)) != text:
+                changed[row] = shorter
+        return with_texts(rows, changed) if changed else rows
 
 
 def _windows(tokens: tuple[str, ...]) -> list[tuple[str, ...]]:

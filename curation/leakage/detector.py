@@ -1,4 +1,8 @@
-"""Score every row against the protected items, and cut where what is known not to leak stays on the other side."""
+"""Score every row against the protected items, layer by layer.
+
+Copied words come first: they are certain and cheap. Rows without a copy are compared with the reference texts (`reference`), or
+without reference texts measured against the suite's own hard negatives (`paraphrase`).
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,13 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from curation.dedup.arrow_text import Rows, Texts, text_of
-from curation.dedup.normalization import checked_length, strings
+from curation.dedup.arrow_text import Array, Rows, Texts, text_of
+from curation.dedup.normalization import checked_length
 from curation.leakage.calibration import OperatingPoint
 from curation.leakage.edited_copies import edited_evidence
-from curation.leakage.features import Array, Encoder
+from curation.leakage.features import Encoder
 from curation.leakage.ngrams import ANCHOR, Span, SpanScanner, has_words, readable_rows, words
-from curation.leakage.paraphrase import Reworded, Rewording
+from curation.leakage.paraphrase import ParaphraseDetector, ParaphraseMatch
 from curation.leakage.reference import AllowedTexts, segments, shorten
 
 LEAKS = pa.schema(
@@ -22,8 +26,8 @@ LEAKS = pa.schema(
 )
 SCORES = LEAKS.append(pa.field("is_leak", pa.bool_())).append(pa.field("is_uncertain", pa.bool_()))
 
+# Share of a long item that a span must hold, unless it is the whole row.
 SPAN_SHARE = 0.5
-"""Part of a long item that a shared span must hold."""
 _BLOCK = 2048
 
 
@@ -37,7 +41,7 @@ class Item(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What one layer says of one row."""
+    """The result of one layer for one row."""
 
     item: int
     kind: str
@@ -48,7 +52,7 @@ class Found(NamedTuple):
 
 
 class LeakScreen:
-    """The protected items, indexed once for all layers; `score` may be called for any number of batches of rows."""
+    """The protected items, indexed once for all layers; `score` can be called for any number of batches of rows."""
 
     def __init__(
         self,
@@ -60,25 +64,37 @@ class LeakScreen:
         protected_labels: Mapping[str, Sequence[str | None]] | None = None,
         false_positive_rate: float = 0.01,
     ) -> None:
-        """`known`: vectors by text that exist already; the others as for `score_leaks`."""
+        """Index and calibrate the items; the arguments are those of `score_leaks`."""
         self.items = _items(protected, protected_labels)
         texts, suites = [item.text for item in self.items], [item.suite for item in self.items]
+        # An allowed text that equals a protected one is protected.
         tokens = {words(text) for text in texts} if allowed else set()
         may = [text for text in dict.fromkeys(allowed) if words(text) and words(text) not in tokens]
         self.texts, self.labels = texts, [item.label for item in self.items]
         self.scanner = SpanScanner(texts) if texts else None
-        self.beside = AllowedTexts(texts, self.labels, may, encode=encode, known=known or {}) if texts and may else None
-        self.rewording: Rewording | None = None
-        if self.scanner and not self.beside:
-            self.rewording = Rewording(texts, suites, scanner=self.scanner, encode=encode, known=known or {}, rate=false_positive_rate)
+        self.reference = AllowedTexts(texts, self.labels, may, encode=encode, known=known or {}) if texts and may else None
+        self.detector: ParaphraseDetector | None = None
+        if self.scanner and not self.reference:
+            self.detector = ParaphraseDetector(
+                texts, suites, scanner=self.scanner, encode=encode, known=known or {}, rate=false_positive_rate
+            )  # fmt: skip
 
     @property
     def operating_points(self) -> tuple[OperatingPoint, ...]:
-        """Where each suite's cut for rewordings lies; empty when texts that may be trained on decide, phrase by phrase."""
-        return tuple(scale.point(name) for name, _, scale in self.rewording.suites) if self.rewording else ()
+        """The paraphrase cut of each suite; empty if reference texts decide, phrase by phrase."""
+        return tuple(scale.point(name) for name, _, scale in self.detector.suites) if self.detector else ()
 
     def score(self, texts: Texts, *, labels: Sequence[str | None] | None = None, copies_only: bool = False) -> pa.Table:
-        """One line per row, as `score_leaks` gives them; with `copies_only` nothing is said of rewordings, and it takes less time."""
+        """Score a batch of rows.
+
+        Args:
+            texts: the rows.
+            labels: class of each row.
+            copies_only: skip paraphrases, which takes less time. Ignored with reference texts.
+
+        Returns:
+            One line per row, as `score_leaks` returns them.
+        """
         rows = readable_rows(texts)
         checked_length(labels, len(rows), "labels")
         if self.scanner is None or not len(rows):
@@ -86,39 +102,40 @@ class LeakScreen:
         flags = self.scanner.flags(rows)
         found = [Found(0, "none", 0.0, "", False)] * len(rows)
         for row, shared in self.scanner.spans(rows, flags).items():
-            copied = self._word_for_word(text_of(rows, row), labels[row] if labels else None, shared)
+            copied = self._copied(text_of(rows, row), labels[row] if labels else None, shared)
             found[row] = copied or found[row]
         left = [row for row, one in enumerate(found) if not one.is_leak]
-        for row, one in self._beside(rows, left, labels) if self.beside else ():
+        for row, one in self._by_reference(rows, left, labels) if self.reference else ():
             found[row] = one
-        if self.rewording:
-            near = self.rewording.find(rows, among=np.array(left, np.int64), flags=flags, copies_only=copies_only)
-            for row, said in near.items():
-                found[row] = _reworded(said, self.texts[said.item])
+        if self.detector:
+            near = self.detector.find(rows, among=np.array(left, np.int64), flags=flags, copies_only=copies_only)
+            for row, match in near.items():
+                found[row] = _paraphrased(match, self.texts[match.item])
         return _table(self.items, found)
 
-    def _beside(self, rows: Rows, left: Sequence[int], labels: Sequence[str | None] | None) -> Iterator[tuple[int, Found]]:
-        assert self.beside
+    def _by_reference(self, rows: Rows, left: Sequence[int], labels: Sequence[str | None] | None) -> Iterator[tuple[int, Found]]:
+        assert self.reference
         for start in range(0, len(left), _BLOCK):
             block = left[start : start + _BLOCK]
             own = [labels[row] if labels else None for row in block]
-            judged = self.beside.judge([text_of(rows, row) for row in block], own)
+            judged = self.reference.judge([text_of(rows, row) for row in block], own)
             yield from ((row, Found(*one)) for row, one in zip(block, judged, strict=True))
 
-    def _word_for_word(self, text: str, label: str | None, shared: Sequence[Span]) -> Found | None:
+    def _copied(self, text: str, label: str | None, shared: Sequence[Span]) -> Found | None:
         tokens, pieces = words(text), segments(text)
-        cover = self.beside.cover(tokens) if self.beside else []
+        cover = self.reference.cover(tokens) if self.reference else []
         for span in sorted(shared, key=lambda span: (-span.share, span.start - span.stop, span.item)):
-            length, said = span.stop - span.start, tokens[span.start : span.stop]
+            length, shared_words = span.stop - span.start, tokens[span.start : span.stop]
             whole = span.share == 1
             if not whole and (length < ANCHOR or (span.share < SPAN_SHARE and length < len(tokens))):
                 continue
-            if length == 1 and label != self.labels[span.item] and not any(words(piece) == said for piece in pieces):
-                continue  # one common word in passing
+            # A single word inside a sentence is a coincidence, unless the labels agree or it is a clause of its own.
+            if length == 1 and label != self.labels[span.item] and not any(words(piece) == shared_words for piece in pieces):
+                continue
             if any(_explains(other, span) for other in cover):
                 continue
             kind = "exact" if whole and length == len(tokens) else "contained" if whole else "span"
-            return Found(span.item, kind, 2 * span.share, f"shares {' '.join(said)!r}, {span.share:.0%} of the item", True)
+            return Found(span.item, kind, 2 * span.share, f"shares {' '.join(shared_words)!r}, {span.share:.0%} of the item", True)
         return None
 
 
@@ -128,28 +145,31 @@ def find_leaks(
     *,
     allowed: Sequence[str] = (),
     encode: Encoder | None = None,
-    vectors: Array | None = None,
-    protected_vectors: Mapping[str, Array] | None = None,
+    known: Mapping[str, Array] | None = None,
     labels: Sequence[str | None] | None = None,
     protected_labels: Mapping[str, Sequence[str | None]] | None = None,
     false_positive_rate: float = 0.01,
 ) -> pa.Table:
-    """Find the rows that give a protected item away. Arguments as for `score_leaks`.
+    """Find the rows that leak a protected item.
 
-    Returns one line per leaking row, its strongest match: row, suite, item (place within the suite), kind (exact,
-    contained, span, edited, reworded), score, evidence.
+    Args:
+        texts: the rows.
+        protected: texts of each suite, by suite name.
+        allowed: as for `score_leaks`, like all arguments below.
+        encode: converts texts to embeddings.
+        known: embeddings by text.
+        labels: class of each row.
+        protected_labels: classes of each suite's texts.
+        false_positive_rate: share of hard negatives that may pass.
+
+    Returns:
+        One line per leaking row, its strongest match: row, suite, item (index within the suite), kind (exact, contained, span,
+        edited, reworded), score, evidence.
     """
     scores = score_leaks(
-        texts,
-        protected,
-        allowed=allowed,
-        encode=encode,
-        vectors=vectors,
-        protected_vectors=protected_vectors,
-        labels=labels,
-        protected_labels=protected_labels,
+        texts, protected, allowed=allowed, encode=encode, known=known, labels=labels, protected_labels=protected_labels,
         false_positive_rate=false_positive_rate,
-    )
+    )  # fmt: skip
     return scores.filter(scores["is_leak"]).select(LEAKS.names)
 
 
@@ -159,33 +179,32 @@ def score_leaks(
     *,
     allowed: Sequence[str] = (),
     encode: Encoder | None = None,
-    vectors: Array | None = None,
-    protected_vectors: Mapping[str, Array] | None = None,
+    known: Mapping[str, Array] | None = None,
     labels: Sequence[str | None] | None = None,
     protected_labels: Mapping[str, Sequence[str | None]] | None = None,
     false_positive_rate: float = 0.01,
 ) -> pa.Table:
-    """Score every row against its nearest protected item, without a cut; `is_leak` says on which side of it the row falls.
+    """Score every row against its nearest protected item; `is_leak` tells whether the score passes the threshold.
 
     Args:
-        protected: suite name to its texts.
-        allowed: texts that lie as near to the protected ones as training rows may (the other official terms, the training
-            split of the same benchmark). A row is then reworded from an item only if it is nearer to it than to all of
-            these. Without them the cut is where the nearest *other* item of the suites would be flagged at
-            `false_positive_rate`, which on suites of near twins leaves little to find.
-        encode: embeds texts; adds the dense half of the last layer.
-        vectors, protected_vectors: embeddings that exist already, so that they are not computed again.
-        labels, protected_labels: classes, where rows and items have them; an item of another class needs more evidence.
+        texts: the rows.
+        protected: texts of each suite, by suite name.
+        allowed: texts that are as close to the protected ones as training rows may be (the other official terms, the training split
+            of the same benchmark). A row is then a paraphrase of an item only if it is nearer to it than to all of these. Without
+            them the cut is where the nearest *other* item of the suites would be flagged at `false_positive_rate`, which finds
+            little in suites whose items are near twins.
+        encode: converts texts to embeddings; adds the dense features.
+        known: embeddings by text that exist already and are not computed again.
+        labels: class of each row; an item of another class needs more evidence.
+        protected_labels: classes of each suite's texts, by suite name.
+        false_positive_rate: share of hard negatives that may pass.
 
-    Returns one line per row: row, suite, item, kind, score, evidence, is_leak, is_uncertain. Score is 2 for a whole item
-    word for word and otherwise how alike row and item are (0 to 2; of a rewording without `allowed`, 1 is the suite's cut), so
-    that one curve can be drawn over all. Uncertain rows are below the cut, where a judge still finds leaks.
+    Returns:
+        One line per row: row, suite, item, kind, score, evidence, is_leak, is_uncertain. The score is 2 for a whole item word for
+        word and otherwise the similarity of row and item (0 to 2; for a paraphrase without `allowed`, 1 is the suite's cut), so that
+        one curve can be drawn over all kinds. Uncertain rows are just below the cut, where a judge model still finds leaks.
     """
-    checked_length(vectors, len(texts), "vectors")
     checked_length(labels, len(texts), "labels")
-    known = dict(zip(strings(texts), vectors, strict=True)) if vectors is not None else {}
-    for suite, given in (protected_vectors or {}).items():
-        known |= dict(zip(protected[suite], given, strict=True))
     screen = LeakScreen(
         protected, allowed=allowed, encode=encode, known=known, protected_labels=protected_labels, false_positive_rate=false_positive_rate
     )  # fmt: skip
@@ -202,7 +221,7 @@ def _items(protected: Mapping[str, Sequence[str]], labels: Mapping[str, Sequence
 
 
 def _table(items: Sequence[Item], found: Sequence[Found]) -> pa.Table:
-    """One line per row; columns are built whole, since there can be millions of rows."""
+    # Columns are built whole, since there can be millions of rows.
     suites = pa.array([item.suite for item in items], pa.string())
     which = pa.array([one.item for one in found], pa.int64())
     columns = [
@@ -214,17 +233,20 @@ def _table(items: Sequence[Item], found: Sequence[Found]) -> pa.Table:
     return pa.table(columns, schema=SCORES)
 
 
-def _reworded(said: Reworded, item: str) -> Found:
-    names = ("words", "values", "meaning", "meaning beside its fellows")
-    parts = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, said.likeness, strict=False))
-    if said.ratio:
-        return Found(said.item, "edited", said.ratio / 50, edited_evidence(said.ratio), True)
-    score = 2 / (1 + float(np.exp(-np.clip(said.margin, -30, 30))))
-    evidence = f"{shorten(said.piece)!r} is like {shorten(item)!r}: {parts}; {said.margin:+.1f} standard deviations from the suite's cut"
-    return Found(said.item, "reworded", score, evidence, said.margin > 0, said.possible and said.margin <= 0)
+def _paraphrased(match: ParaphraseMatch, item: str) -> Found:
+    names = ("words", "values", "meaning", "meaning within the suite")
+    parts = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, match.similarity, strict=False))
+    if match.ratio:
+        return Found(match.item, "edited", match.ratio / 50, edited_evidence(match.ratio), True)
+    # A logistic curve maps the margin to 0..2 with the cut at 1.
+    score = 2 / (1 + float(np.exp(-np.clip(match.margin, -30, 30))))
+    evidence = (
+        f"{shorten(match.piece)!r} resembles {shorten(item)!r}: {parts}; {match.margin:+.1f} standard deviations from the suite's threshold"
+    )
+    return Found(match.item, "reworded", score, evidence, match.margin > 0, match.possible and match.margin <= 0)
 
 
 def _explains(allowed: Span, span: Span) -> bool:
-    """The shared words are part of a longer piece of a text that may be trained on."""
+    """Return True if the shared words are part of a longer span of an allowed text."""
     covers = allowed.start <= span.start and allowed.stop >= span.stop
     return covers and (allowed.stop - allowed.start > span.stop - span.start or span.share < 1)

@@ -1,8 +1,8 @@
-"""How alike a piece of a row and a protected item are, in four ways, and how crowded it is around each item.
+"""Compute four similarity features of a piece of a row and a protected item.
 
-lexical: cosine of character n-grams weighted by rarity in the suite, identifiers taken apart. values: cosine of the numbers
-and quoted strings. dense: cosine of the embeddings of what each says (`views.gist`). spread: the same after the suite's own
-directions are levelled, so that what all its items have in common ("this function takes a list") counts for little.
+lexical: cosine of character n-grams weighted by rarity in the suite, with identifiers split into words. values: cosine of the numbers and
+quoted strings. dense: cosine of the embeddings of each text's gist (`gist`: for code, its names and comments). whitened: the same
+after whitening by the suite's own covariance, so that what all of its items share ("this function takes a list") counts little.
 """
 
 from __future__ import annotations
@@ -11,17 +11,25 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from curation.dedup.arrow_text import spread
+from curation.dedup.arrow_text import Array, spread
 from curation.leakage.ngrams import readable_rows
+
+Encoder = Callable[[Sequence[str]], Array]
+"""Converts texts to L2-normalized rows, as `functools.partial(embed, model=...)` does."""
+
+# Index of each feature.
+LEXICAL, VALUES, DENSE, WHITENED = range(4)
 
 _FENCE = re.compile(r"```[^\n`]*\n?(.*?)(?:```|\Z)", re.DOTALL)
 
+# Docstrings and comments of Python, C, Java and JavaScript; preprocessor lines are no comments.
 _NOTE = re.compile(r'"""(.*?)"""|\'\'\'(.*?)\'\'\'|/\*(.*?)\*/|(?:#(?!include|define|if|endif|else)|//)([^\n]*)', re.DOTALL)
 
+# Lines that only source code has.
 _STATEMENT = re.compile(
     r"(?m)^\s*(?:def |class |import |from \w+ import|return\b|function |const |let |var |#include|int |char |float |double |void |bool "
     r"|for\b[^\n]*[({:]|while\b[^\n]*[({:]|if\b[^\n]*[({:])|[;{}]\s*$"
@@ -29,13 +37,16 @@ _STATEMENT = re.compile(
 
 _DEFINITION = re.compile(r"(?m)^\s*(?:def|function|async function|fn|func)\s+\w+\s*\(|^\s*#include\b")
 
+# Names of functions that a text defines.
 _NAME = re.compile(
     r"(?m)^\s*(?:def|fn|func|function|async function)\s+(\w+)|^[ \t]*(?:[A-Za-z_][\w<>,]*[ \t*&]+){1,4}(\w+)\s*\([^;{}]*\)\s*\{"
     r"|(?:const|let|var)\s+(\w+)\s*=\s*(?:async\s*)?(?:function|\([^)\n]*\)\s*=>)"
 )
 
+# Boundaries of the words inside an identifier.
 _JOINT = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|_|(?<=[A-Z])(?=[A-Z][a-z])")
 
+# Lines of a comment that give an example; translations of a program change them, so they are no part of its gist.
 _EXAMPLE = re.compile(
     r"^\s*(?:>>>|\*?\s*(?:input|output|example|for\b.*==|sample|print|console|assert|returns?:))|==|=>|➞|->|\w\([^)\n]*\d", re.IGNORECASE
 )
@@ -57,11 +68,16 @@ _NUMERALS = {
     b"quarter": "1/4",
 }  # fmt: skip
 
+# Lines of comments that are read of one text.
 _LINES = 2_000
+# Share of the mean variance that is added to every direction before whitening: a suite has fewer items than dimensions.
+_SHRINK = 1.0
+# Number of every value that no item holds.
+_FOREIGN = 0
 
 
 def is_code(text: str) -> bool:
-    """Whether a text is source code or holds some."""
+    """Return True if a text is or contains source code."""
     if "```" in text or _DEFINITION.search(text):
         return True
     found = len(_STATEMENT.findall(text))
@@ -69,38 +85,38 @@ def is_code(text: str) -> bool:
 
 
 def plain(text: str) -> str:
-    """The text with the words inside its identifiers apart, so that `hasClose` and `has_close` read alike."""
+    """Return the text with identifiers split into words, so that `hasClose` and `has_close` are equal."""
     return _JOINT.sub(" ", text)
 
 
 def gist(text: str) -> str:
-    """What code is for, in words: its function names and what its comments say, without examples. Prose is its own gist."""
+    """Return the purpose of code in words: function names and comments, without examples. Prose is returned unchanged."""
     if not is_code(text):
         return text
     blocks = _FENCE.findall(text)
     code, outside = ("\n".join(blocks), _FENCE.sub("\n", text)) if blocks else (text, "")
     names = [name for groups in _NAME.findall(code) for name in groups if name and name not in _KEYWORDS]
     notes = "\n".join(re.sub(r'(?m)^[\s"*]+', "", part) for groups in _NOTE.findall(code) for part in groups if part)
-    said = [line.strip() for line in f"{notes}\n{outside}".splitlines()[:_LINES] if _is_said(line)]
+    lines = [line.strip() for line in f"{notes}\n{outside}".splitlines()[:_LINES] if _is_prose(line)]
     found = ". ".join(dict.fromkeys(plain(name) for name in names))
-    return "\n".join([f"{found}.", *said]) if names or said else text
+    return "\n".join([f"{found}.", *lines]) if names or lines else text
 
 
 def values(text: str) -> Counter[str]:
-    """The numbers of a text however they are written, and the quoted strings of code."""
+    """Return the numbers of a text, in digits or words, and the quoted strings of code, with their counts."""
     code = is_code(text)
-    return Counter(chain(_numbers(text, spelt=not code), _strings(text) if code else ()))
+    return Counter(chain(_numbers(text, in_words=not code), _strings(text) if code else ()))
 
 
-def _is_said(line: str) -> bool:
+def _is_prose(line: str) -> bool:
     return len(re.findall(r"[^\W\d_]{2,}", line)) >= 3 and not _EXAMPLE.search(line)
 
 
-def _numbers(text: str, *, spelt: bool) -> Iterator[str]:
+def _numbers(text: str, *, in_words: bool) -> Iterator[str]:
     for found in _NUMBER.findall(text) if _DIGIT.search(text) else ():
         digits = found.replace(",", "").lstrip("-")
         yield f"{float(digits):g}" if digits.count(".") <= 1 and len(digits) < 300 else digits
-    if spelt:
+    if in_words:
         letters = text.lower().encode("ascii", "replace").translate(_ONLY_LETTERS)
         yield from (_NUMERALS[word] for word in letters.split() if word in _NUMERALS)
 
@@ -111,26 +127,41 @@ def _strings(text: str) -> Iterator[str]:
             yield f"'{found.lower()}'"
 
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
-Encoder = Callable[[Sequence[str]], Array]
-"""Texts to L2-normalized rows, as `functools.partial(embed, model=...)` gives."""
-
-LEXICAL, VALUES, DENSE, LEVELLED = range(4)
-
-_SHRINK = 1.0
-"""Share of the mean variance that is added to every direction before levelling; a suite has fewer items than dimensions."""
-
-_STRANGE = 0
-"""Number of every value that no item holds."""
-
-
 class Bags(NamedTuple):
-    """For each text distinct numbers (of n-grams, of values) and how often it has them (1 + log), one text after another."""
+    """Bags of n-grams or values, one text after another."""
+
+    at: Array
+    """Offset of each text, and the end."""
+    numbers: Array
+    """Distinct numbers of n-grams or values."""
+    times: Array
+    """1 + log of their count."""
+
+
+class WeightedBags(NamedTuple):
+    """The bags of items at unit length, and the weight of every number."""
 
     at: Array
     numbers: Array
-    times: Array
+    unit: Array
+    weights: Array
+    """0 stands for `unknown`, so that most pages of the array take no memory."""
+    unknown: float
+    """Weight of a number that no item holds."""
+
+    def cosines(self, bags: Bags, which: Array, candidates: Array) -> tuple[Array, Array]:
+        """Return the cosine of each text with its candidate items, and the share of the numbers in common.
+
+        Args:
+            bags: the texts.
+            which: indices of the texts to compare.
+            candidates: (len(which), k) items, -1 for none.
+        """
+        from curation.leakage.kernels.grams import cosines_into
+
+        cosine, share = np.zeros(candidates.shape), np.zeros(candidates.shape, np.float32)
+        spread(cosines_into, len(which), which, bags, self, candidates, cosine, share)
+        return cosine, share
 
 
 class Prepared(NamedTuple):
@@ -145,31 +176,29 @@ class Prepared(NamedTuple):
 
 
 class Reader:
-    """Reads texts for the features; a value has one number for all suites, and a text is embedded once."""
+    """Reads texts for the features. A value has the same number in all suites, and a text is embedded once."""
 
     def __init__(self, encode: Encoder | None, known: Mapping[str, Array]) -> None:
         self.encode, self.vectors = encode, dict(known)
         self.numbers: dict[str, int] = {}
 
     def learn(self, items: Sequence[str]) -> Prepared:
-        """The bags and vectors of a suite's items, whose values get numbers of their own."""
+        """Return the bags and vectors of a suite's items, and number their values."""
         return self._read(items, [values(item) for item in items], learn=True)
 
     def read(self, texts: Sequence[str], *, has_values: Sequence[bool]) -> Prepared:
-        """The bags and vectors of pieces of rows; of some the values, since most items hold none to compare them with."""
+        """Return the bags and vectors of pieces of rows; values only where `has_values`, since most items hold none."""
         return self._read(texts, [values(text) if wanted else {} for text, wanted in zip(texts, has_values, strict=True)], learn=False)
 
     def _read(self, texts: Sequence[str], held: Sequence[Mapping[str, int]], *, learn: bool) -> Prepared:
         dense = self._embedded([gist(text) for text in texts]) if self.encode else None
-        return Prepared(_grams([plain(text) for text in texts]), self._numbered(held, learn), dense)
-
-    def _numbered(self, texts: Sequence[Mapping[str, int]], learn: bool) -> Bags:
         at, found, counts = [0], list[int](), list[int]()
-        for held in texts:
-            found += [self.numbers.setdefault(v, len(self.numbers) + 1) if learn else self.numbers.get(v, _STRANGE) for v in held]
-            counts += held.values()
+        for own in held:
+            found += [self.numbers.setdefault(v, len(self.numbers) + 1) if learn else self.numbers.get(v, _FOREIGN) for v in own]
+            counts += own.values()
             at.append(len(found))
-        return Bags(np.array(at, np.int64), np.array(found, np.int32), 1 + np.log(np.array(counts, np.float64)))
+        bags = Bags(np.array(at, np.int64), np.array(found, np.int32), 1 + np.log(np.array(counts, np.float64)))
+        return Prepared(_grams([plain(text) for text in texts]), bags, dense)
 
     def _embedded(self, texts: Sequence[str]) -> Array:
         assert self.encode
@@ -180,88 +209,81 @@ class Reader:
 
 
 class SuiteFeatures:
-    """The items of one suite, as pieces of rows are compared with them."""
+    """The items of one suite, weighted for comparison."""
 
     def __init__(self, items: Prepared, n_values: int) -> None:
-        """`n_values`: how many values the items of all suites hold."""
+        """Weight the items' features; `n_values` is the number of values that the items of all suites hold."""
         n = len(items)
         held_by = np.bincount(items.grams.numbers, minlength=1 << 20)
-        # What no item holds ("Patient presents with ...") says nothing of which item is meant.
+        # What no item holds ("Patient presents with ...") does not identify one, so it weighs as little as the most common n-gram.
         common = np.log((1 + n) / (1 + held_by.max(initial=0))) + 1
         self.grams = _weighted(items.grams, held_by, n, unknown=common)
         held_by = np.bincount(items.values.numbers, minlength=n_values + 1)
         self.values = _weighted(items.values, held_by, n, unknown=0.3 * (np.log((1 + n) / 2) + 1))
         self.dense = items.dense
         if items.dense is not None:
-            self.mean, self.level = _levelling(items.dense)
-            self.levelled = self._levelled(items.dense)
+            self.mean, self.whitening = _whitening(items.dense)
+            self.whitened = self._whiten(items.dense)
 
     def compare(self, texts: Prepared, which: Array, candidates: Array) -> tuple[Array, Array]:
-        """Some texts beside their candidate items (-1 is none): likeness, texts × candidates × features, and the share of the
-        n-grams of the poorer of the two that the other has too."""
-        likeness = np.zeros((*candidates.shape, 4 if self.dense is not None else 2))
+        """Compare texts with their candidate items.
+
+        Args:
+            texts: prepared texts.
+            which: indices of the texts to compare.
+            candidates: (len(which), k) items, -1 for none.
+
+        Returns:
+            (similarity (len(which), k, features), share of n-grams in common over those of the text that has fewer).
+        """
+        similarity = np.zeros((*candidates.shape, 4 if self.dense is not None else 2))
         lexical, share = self.grams.cosines(texts.grams, which, candidates)
-        likeness[:, :, LEXICAL] = lexical
-        likeness[:, :, VALUES], _ = self.values.cosines(texts.values, which, candidates)
+        similarity[:, :, LEXICAL] = lexical
+        similarity[:, :, VALUES], _ = self.values.cosines(texts.values, which, candidates)
         if self.dense is not None and texts.dense is not None:
             known, dense = np.maximum(candidates, 0), texts.dense[which]
-            likeness[:, :, DENSE] = np.einsum("nd,nkd->nk", dense, self.dense[known])
-            likeness[:, :, LEVELLED] = np.einsum("nd,nkd->nk", self._levelled(dense), self.levelled[known])
-        likeness[candidates < 0] = -1.0
-        return likeness, share
+            similarity[:, :, DENSE] = np.einsum("nd,nkd->nk", dense, self.dense[known])
+            similarity[:, :, WHITENED] = np.einsum("nd,nkd->nk", self._whiten(dense), self.whitened[known])
+        similarity[candidates < 0] = -1.0
+        return similarity, share
 
     def nearest(self, dense: Array, most: int) -> Array:
-        """The items nearest by embedding, for what shares few words with them."""
+        """Return the items nearest by embedding, for texts that share few words with an item."""
         assert self.dense is not None
         most = min(most, len(self.dense))
         return np.argpartition(-(dense @ self.dense.T), most - 1, axis=1)[:, :most].astype(np.int64)
 
-    def _levelled(self, dense: Array) -> Array:
-        moved = (dense - self.mean) @ self.level
+    def _whiten(self, dense: Array) -> Array:
+        moved = (dense - self.mean) @ self.whitening
         return np.asarray(moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-9), dtype=np.float32)
 
 
-class _Weighted(NamedTuple):
-    """The bags of items at unit length, and the weight of every number; 0 stands for `unknown`, so that most of it takes no memory."""
-
-    at: Array
-    numbers: Array
-    unit: Array
-    weights: Array
-    unknown: float
-
-    def cosines(self, bags: Bags, which: Array, candidates: Array) -> tuple[Array, Array]:
-        from curation.leakage.kernels.grams import cosines_into
-
-        cosine, share = np.zeros(candidates.shape), np.zeros(candidates.shape, np.float32)
-        spread(cosines_into, len(which), which, *bags, *self[:3], candidates, self.weights, self.unknown, cosine, share)
-        return cosine, share
-
-
-def _weighted(bags: Bags, held_by: Array, n: int, *, unknown: float) -> _Weighted:
-    """Weights by rarity; `unknown` for what no item holds."""
+def _weighted(bags: Bags, held_by: Array, n: int, *, unknown: float) -> WeightedBags:
+    """Weight numbers by rarity (inverse document frequency); `unknown` is the weight of a number that no item holds."""
     weights = np.zeros(len(held_by))
     known = np.flatnonzero(held_by)
     weights[known] = np.log((1 + n) / (1 + held_by[known])) + 1
     values = bags.times * weights[bags.numbers]
     sums = np.append(0, np.cumsum(values**2))
     norms = np.sqrt(np.maximum(sums[bags.at[1:]] - sums[bags.at[:-1]], 1e-12))
-    return _Weighted(bags.at, bags.numbers, (values / np.repeat(norms, np.diff(bags.at))).astype(np.float32), weights, float(unknown))
+    return WeightedBags(bags.at, bags.numbers, (values / np.repeat(norms, np.diff(bags.at))).astype(np.float32), weights, float(unknown))
 
 
 def _grams(texts: Sequence[str]) -> Bags:
+    """Return the bags of character n-grams of the texts."""
     from curation.leakage.kernels.grams import bags_into
 
     rows = readable_rows(texts)
     at = np.append(0, np.cumsum(3 * (rows.sizes + rows.sizes // 2) + 12)).astype(np.int64)
     buckets, counts, filled = np.empty(int(at[-1]), np.int32), np.empty(int(at[-1]), np.int32), np.zeros(len(rows), np.int64)
-    spread(bags_into, len(rows), *rows.arguments, at, buckets, counts, filled)
+    spread(bags_into, len(rows), rows.raw, at, buckets, counts, filled)
     starts = np.append(0, np.cumsum(filled)).astype(np.int64)
     kept = np.repeat(at[:-1] - starts[:-1], filled) + np.arange(starts[-1])
     return Bags(starts, buckets[kept], 1 + np.log(counts[kept].astype(np.float64)))
 
 
-def _levelling(dense: Array) -> tuple[Array, Array]:
+def _whitening(dense: Array) -> tuple[Array, Array]:
+    """Return the mean of the vectors and the matrix that whitens them (shrunk towards the identity)."""
     mean = dense.mean(axis=0)
     spread_of, axes = np.linalg.eigh(np.cov((dense - mean).T, bias=True) if len(dense) > 1 else np.eye(dense.shape[1]))
     variance = np.maximum(spread_of, 0)

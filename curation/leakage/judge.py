@@ -1,5 +1,7 @@
-"""The leak judge: a model's word on the rows that likeness leaves open, just below the cut. It is asked per kind of task, since
-what makes two texts the same differs: equal solutions for math, equal behaviour for code, one thing for a phrase.
+"""Ask a model about the rows just below the paraphrase threshold ("leak judge").
+
+The question depends on the kind of task, because equality does: equal solutions for math, equal behaviour for code, the same concept
+for a phrase.
 """
 
 from __future__ import annotations
@@ -20,19 +22,22 @@ STAGE = "leak"
 Kind = Literal["instruction", "math", "code", "phrase"]
 Same = Literal["yes", "no", "unsure"]
 
+# Words up to which a text without a question mark is a phrase.
 _PHRASE = 12
-_ASKED = re.compile(r"\b(how (many|much|long|far|old)|what (is|was|are)|find|calculate|compute|solve|determine)\b", re.IGNORECASE)
+# Wording of a question with a computed answer.
+_MATH = re.compile(r"\b(how (many|much|long|far|old)|what (is|was|are)|find|calculate|compute|solve|determine)\b", re.IGNORECASE)
+# Characters of each text that are sent.
 _LONGEST = 12_000
 
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """A row and the protected item it may give away."""
+    """A row and the protected item it may leak."""
 
     row: str
     """Id of the record."""
     item: str
-    """suite:place."""
+    """suite:index."""
     row_text: str
     item_text: str
     has_label: bool = False
@@ -40,7 +45,7 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the leak judge said."""
+    """The answer of the leak judge."""
 
     row: str
     item: str
@@ -49,21 +54,21 @@ class Verdict:
 
 
 def leak_digest(judge: ModelSpec) -> str:
-    """Digest of all that shapes a verdict: the prompt and the model."""
+    """Return the digest of everything that determines a verdict: the prompt and the model."""
     return settings_digest(prompt_digest("leak_judge"), judge.provider, judge.model)
 
 
 def kind_of(doubt: Doubt) -> Kind:
-    """Which question is asked of the two texts."""
+    """Return the kind of question for the two texts."""
     if is_code(doubt.item_text):
         return "code"
-    if sum(values(doubt.item_text).values()) >= 2 and _ASKED.search(doubt.item_text):
+    if sum(values(doubt.item_text).values()) >= 2 and _MATH.search(doubt.item_text):
         return "math"
     return "phrase" if doubt.has_label or (len(words(doubt.item_text)) <= _PHRASE and "?" not in doubt.item_text) else "instruction"
 
 
 def requests_for(doubts: Iterable[Doubt], *, judge: ModelSpec) -> Iterator[Request]:
-    """One request per doubt; equal texts of two rows are asked once each, so that a verdict is never one of another row."""
+    """Yield one request per doubt; equal texts of two rows are asked separately, so that a verdict always belongs to its row."""
     schema = object_schema({"rationale": {"type": "string"}, "same": {"type": "string", "enum": list(get_args(Same))}})
     digest = leak_digest(judge)
     for doubt in doubts:
@@ -74,7 +79,7 @@ def requests_for(doubts: Iterable[Doubt], *, judge: ModelSpec) -> Iterator[Reque
 
 
 def verdict_from(answer: Answer) -> Verdict | Failure:
-    """The verdict of an answer, or the reason it has none; never a "no" for want of one."""
+    """Return the verdict of an answer, or a failure; an unreadable answer is never read as "no"."""
     value = read_json(answer)
     if isinstance(value, Failure):
         return value

@@ -1,40 +1,45 @@
-"""Rows beside texts that may be trained on: one leaks when it is nearer to a protected item than to all of those.
+"""Compare rows with reference texts that may be used for training: a row leaks if it is nearer to a protected item than to all of them.
 
-For suites whose items and allowed texts lie close together (official terms of one code): the allowed texts say where the
-cut belongs, phrase by phrase, which no rate over the suite could.
+For suites whose items are close to allowed texts (official terms of one ICD-10 code): the allowed texts place the threshold phrase by
+phrase, which no rate over the suite can.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from curation.dedup.arrow_text import Array
 from curation.dedup.normalization import normalize
 from curation.leakage.edited_copies import EDITED, LONG, edited_evidence
+from curation.leakage.features import Encoder
 from curation.leakage.ngrams import Span, SpanIndex, words
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
-Encoder = Callable[[Sequence[str]], Array]
-"""Texts to L2-normalized rows, as `functools.partial(embed, model=...)` gives."""
+# Least similarity (lexical plus dense, or lexical alone) of a paraphrase (by: has embeddings).
+FLOOR = {True: 1.0, False: 0.4}
+# Additional margin for an item with another label: the same words for another class are rarely that item.
+OTHER_LABEL = 0.3
+# Margin below the threshold within which a row is uncertain.
+_DOUBT = 0.15
 
 _HEADING = re.compile(r"(?:^|(?<=[.;!?\n]))\s*(?:[^\W\d]+[ /-]?){1,3}:\s")
 
+# A heading ends in a colon. Most texts have none, and this search is faster than that for headings.
 _COLON = re.compile(r":\s")
-"""What a heading ends in; most texts have none, and this is quicker to see."""
-
 _CLAUSE = re.compile(r"[.;:!?]+\s|[\n。！？；：]+")
 
+# Lexical similarity and margin above which the embedding is computed. On short clinical phrases lower values changed no decision, and
+# these save more than half of the embedding.
 _SHORTLIST_SIMILARITY, _SHORTLIST_MARGIN = 0.15, -0.4
 
 
 def segments(text: str) -> list[str]:
-    """The whole text, then its sentences and clauses: a short phrase drowns in the average of a long note.
+    """Return the whole text, then its sentences and clauses: a short phrase is lost in the average of a long note.
 
-    Headings ("Impression:", "Clinic note:") are left out: they stand in many rows and say nothing of any.
+    Headings ("Impression:", "Clinic note:") are left out, since many rows have the same ones.
     """
     body = _HEADING.sub("\n", text) if _COLON.search(text) else text
     parts = (part.strip(" .") for part in _CLAUSE.split(body))
@@ -42,11 +47,10 @@ def segments(text: str) -> list[str]:
 
 
 class Resemblance:
-    """Similarity of texts to the protected items and to the texts that may be trained on.
+    """Similarity of texts to the protected items and to the allowed texts.
 
-    Lexical is the cosine of character 3- to 5-grams weighted by how rare they are among items and allowed texts. Dense
-    is the cosine of embeddings; it is asked for only where the lexical one leaves a doubt, which on short clinical
-    phrases changed no decision and saved more than half of the embedding.
+    Lexical similarity is the cosine of character 3- to 5-grams weighted by rarity among items and allowed texts. Dense similarity is the
+    cosine of embeddings; it is computed only where the lexical one is not decisive.
     """
 
     def __init__(self, items: Sequence[str], allowed: Sequence[str], *, encode: Encoder | None, known: Mapping[str, Array]) -> None:
@@ -59,24 +63,24 @@ class Resemblance:
             self.item_vectors, self.allowed_vectors = self._vectors(items), self._vectors(allowed)
 
     def compare(self, texts: Sequence[str]) -> tuple[Array, Array]:
-        """Similarity to each item (texts × items) and to the nearest allowed text (texts); -1 where there is none."""
+        """Return the similarity to each item (texts × items) and to the nearest allowed text (texts); -1 if there is none."""
         own = self.lexicon.vectors(texts)
         to_items, to_allowed = _dot(own, self.items), _dot(own, self.allowed)
         nearest = to_allowed.max(axis=1, initial=-1.0)
         if not self.dense:
             return to_items, nearest
         best = to_items.max(axis=1, initial=0.0)
-        asked = np.flatnonzero((best >= _SHORTLIST_SIMILARITY) & (best - np.maximum(nearest, 0.0) >= _SHORTLIST_MARGIN)).tolist()
-        self._learn([texts[place] for place in asked])
-        if len(asked):
-            vectors = self._vectors([texts[place] for place in asked])
-            to_items[asked] += vectors @ self.item_vectors.T
+        open_ = np.flatnonzero((best >= _SHORTLIST_SIMILARITY) & (best - np.maximum(nearest, 0.0) >= _SHORTLIST_MARGIN)).tolist()
+        self._learn([texts[place] for place in open_])
+        if len(open_):
+            vectors = self._vectors([texts[place] for place in open_])
+            to_items[open_] += vectors @ self.item_vectors.T
             if self.allowed.shape[0]:
-                nearest[asked] = (to_allowed[asked] + vectors @ self.allowed_vectors.T).max(axis=1)
+                nearest[open_] = (to_allowed[open_] + vectors @ self.allowed_vectors.T).max(axis=1)
         return to_items, nearest
 
     def nearest_allowed(self, text: str) -> int:
-        """The allowed text most like this one, for the evidence."""
+        """Return the most similar allowed text, for the evidence."""
         scores = _dot(self.lexicon.vectors([text]), self.allowed)[0]
         if self.dense and text in self.known:
             scores = scores + self.known[text] @ self.allowed_vectors.T
@@ -92,7 +96,7 @@ class Resemblance:
 
 
 class _Lexicon:
-    """Weights of character n-grams learnt from the reference texts only, so a row's score does not depend on other rows."""
+    """Weights of character n-grams, learned from the reference texts only, so that a row's score does not depend on other rows."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         from sklearn.feature_extraction.text import HashingVectorizer
@@ -100,7 +104,7 @@ class _Lexicon:
         self.hashing = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 5), n_features=2**20, alternate_sign=False, norm=None)
         counts = self.hashing.transform(map(normalize, texts)).getnnz(axis=0) if len(texts) else np.zeros(2**20)
         self.weights = np.log((1 + len(texts)) / (1 + counts)) + 1
-        # What no reference text holds ("Patient presents with ...") says nothing of which item is meant.
+        # What no reference text holds ("Patient presents with ...") does not identify an item.
         self.weights[counts == 0] = self.weights[counts > 0].min(initial=1 + np.log(1 + len(texts)))
 
     def vectors(self, texts: Sequence[str]) -> Any:
@@ -118,16 +122,7 @@ def _dot(a: Any, b: Any) -> Array:
     return np.asarray((a @ b.T).toarray())
 
 
-FLOOR = {True: 1.0, False: 0.4}
-"""Least similarity (lexical plus dense, or lexical alone) at which two texts may say the same at all."""
-
-OTHER_LABEL = 0.3
-"""How much nearer than any allowed text an item of another label must be: the same words for another class are rarely it."""
-
-_DOUBT = 0.15
-
-
-class Beside(NamedTuple):
+class ReferenceMatch(NamedTuple):
     """The item a row is nearest to, compared with the allowed texts."""
 
     item: int
@@ -136,11 +131,11 @@ class Beside(NamedTuple):
     evidence: str
     is_leak: bool
     is_uncertain: bool = False
-    """No leak, but nearly as near to the item as to the nearest allowed text."""
+    """No leak, but almost as near to the item as to the nearest allowed text."""
 
 
 class AllowedTexts:
-    """Protected items and the texts that may be trained on, indexed once."""
+    """Protected items and the texts that may be used for training, indexed once."""
 
     def __init__(
         self,
@@ -157,35 +152,36 @@ class AllowedTexts:
         self.cut = FLOOR[self.resemblance.dense]
 
     def cover(self, tokens: tuple[str, ...]) -> list[Span]:
-        """What of a row stands in an allowed text."""
+        """Return the spans of a row that an allowed text contains."""
         return self.spans.spans(tokens)
 
-    def judge(self, texts: Sequence[str], labels: Sequence[str | None]) -> list[Beside]:
-        """The nearest item of each text."""
+    def judge(self, texts: Sequence[str], labels: Sequence[str | None]) -> list[ReferenceMatch]:
+        """Return the nearest item of each text."""
         pieces = [segments(text) for text in texts]
         to_items, to_allowed = self.resemblance.compare([piece for row in pieces for piece in row])
         out, stop = [], 0
         for text, label, row in zip(texts, labels, pieces, strict=True):
             start, stop = stop, stop + len(row)
             alike = to_items[start:stop]
-            out.append(self._edited(text, alike) or self._in_other_words(label, row, alike, to_allowed[start:stop]))
+            out.append(self._edited(text, alike) or self._paraphrase(label, row, alike, to_allowed[start:stop]))
         return out
 
-    def _in_other_words(self, label: str | None, pieces: Sequence[str], to_items: Array, to_allowed: Array) -> Beside:
+    def _paraphrase(self, label: str | None, pieces: Sequence[str], to_items: Array, to_allowed: Array) -> ReferenceMatch:
         demand = np.array([OTHER_LABEL if label is not None and own is not None and own != label else 0.0 for own in self.labels])
         margin = to_items - np.maximum(to_allowed, 0.0)[:, None] - demand
         ranked = np.where(to_items >= self.cut, margin, margin - 10)
-        passing = [place > 0 and len(words(piece)) == 1 for place, piece in enumerate(pieces)]  # one word is no rewording
-        ranked = np.where(np.array(passing)[:, None], -20.0, ranked)
+        # A clause of a single word is no paraphrase.
+        single = [place > 0 and len(words(piece)) == 1 for place, piece in enumerate(pieces)]
+        ranked = np.where(np.array(single)[:, None], -20.0, ranked)
         place, item = divmod(int(ranked.argmax()), ranked.shape[1])
         score = float(to_items[place, item])
-        said = f"{shorten(pieces[place])!r} is like {shorten(self.items[item])!r}: {score:.2f}, cut {self.cut:.2f}"
-        said = f"{said}; nearest allowed text {float(to_allowed[place]):.2f}" if self.allowed else said
+        evidence = f"{shorten(pieces[place])!r} resembles {shorten(self.items[item])!r}: {score:.2f}, threshold {self.cut:.2f}"
+        evidence = f"{evidence}; nearest allowed text {float(to_allowed[place]):.2f}" if self.allowed else evidence
         over = float(margin[place, item])
-        return Beside(item, "reworded", score, said, score >= self.cut and over > 0, score >= self.cut and -_DOUBT < over <= 0)
+        return ReferenceMatch(item, "reworded", score, evidence, score >= self.cut and over > 0, score >= self.cut and -_DOUBT < over <= 0)
 
-    def _edited(self, text: str, to_items: Array) -> Beside | None:
-        """An edited copy of a long item inside the row, or of a long row inside an item; short ones are too easily alike."""
+    def _edited(self, text: str, to_items: Array) -> ReferenceMatch | None:
+        """Find an edited copy of a long item in the row, or of a long row in an item; short texts resemble one another too easily."""
         from rapidfuzz.fuzz import partial_ratio
 
         own = normalize(text)
@@ -195,7 +191,7 @@ class AllowedTexts:
             ratio = partial_ratio(own, normalize(self.items[item]))
             if ratio < EDITED or self._allowed_ratio(own, text) >= ratio:
                 continue
-            return Beside(int(item), "edited", ratio / 50, edited_evidence(ratio), True)
+            return ReferenceMatch(int(item), "edited", ratio / 50, edited_evidence(ratio), True)
         return None
 
     def _allowed_ratio(self, own: str, text: str) -> float:
@@ -205,5 +201,5 @@ class AllowedTexts:
 
 
 def shorten(text: str, most: int = 100) -> str:
-    """The beginning of a text, for evidence."""
+    """Return the beginning of a text, for evidence."""
     return text if len(text) <= most else text[: most - 1] + "…"

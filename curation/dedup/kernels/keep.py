@@ -1,47 +1,78 @@
-"""Who stays: rows are taken best first, and each is kept or falls to the most similar row kept before it."""
+"""Decide which rows are kept: rows are visited best first, and each is kept or dropped for the most similar row kept before it.
+
+A *place* is an index into the list of rows that are visited, best first. Rows that share a bucket (an LSH band, or a label) are compared.
+"""
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
 from curation.dedup.kernels.compare import edits_within, fill_set, jaccard, may_be_alike, new_tables
-from curation.dedup.kernels.read import hash_shingles, read_row
+from curation.dedup.kernels.read import hash_shingles, read_row, room_for
 
-_32 = np.uint64(32)
+_32, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 _UNLIKE = -2.0
+# Signature comparisons that take as long as one exact comparison.
 _GLANCES = 16
-"""Signatures that are compared in the time of one true comparison."""
+
+
+class Scratch(NamedTuple):
+    """Working memory of exact comparisons."""
+
+    codes: Any
+    hashes: Any
+    tables: Any
+    state: Any
+    """(place whose shingles are in the tables, its distinct shingles, mask)."""
+
+
+class Members(NamedTuple):
+    """Linked lists of the kept places of each bucket."""
+
+    first: Any
+    following: Any
+    owner: Any
 
 
 @njit(nogil=True, cache=True)
-def compare_with_first(start, stop, begins, buckets, heads, fixed, which, counts, rows, width, floor, signatures, others, scores):
-    """Ahead of `keep_best`, on all cores: each place against the first of each of its buckets, which mostly decides it.
+def compare_with_first(start, stop, buckets, heads, places, compared):
+    """Compare each place with the first place of each of its buckets, which mostly decides it. Runs on all cores before `keep_best`.
 
-    others, scores: for each place, from begins[place] on, the firsts it was held against (each once; -1 ends them).
+    Args:
+        start: first place.
+        stop: end of the range.
+        buckets: `near.Buckets`.
+        heads: first place of each bucket.
+        places: `near.Places`.
+        compared: `near.Compared`; for each place the heads it was compared with (once each; -1 ends them) and the similarities; written.
     """
+    begins, members, others, scores = buckets.begins, buckets.members, compared.others, compared.scores
     longest, most = 1, 1
     for place in range(start, stop):
         for i in range(begins[place], begins[place + 1]):
-            head = heads[buckets[i]]
-            longest, most = max(longest, counts[place], counts[head]), max(most, rows[1][which[place]], rows[1][which[head]])
-    scratch, state = new_scratch(longest, most, floor)
-    for place in range(max(start, fixed), stop):
+            head = heads[members[i]]
+            longest = max(longest, places.counts[place], places.counts[head])
+            most = max(most, places.rows.sizes[places.which[place]], places.rows.sizes[places.which[head]])
+    scratch = new_scratch(longest, most, places.floor)
+    for place in range(max(start, places.fixed), stop):
         n_others, begin = 0, begins[place]
         for i in range(begin, begins[place + 1]):
-            head = heads[buckets[i]]
+            head = heads[members[i]]
             is_known = head == place
             for j in range(n_others):
                 is_known = is_known or others[begin + j] == head
             if not is_known:
                 others[begin + n_others] = head
-                scores[begin + n_others] = compare_now(place, head, which, counts, rows, width, floor, signatures, scratch, state)
+                scores[begin + n_others] = compare_now(place, head, places, scratch)
                 n_others += 1
 
 
 @njit(nogil=True, cache=True)
 def root_of(parent, place):
-    """The place that stands for all that hang together."""
+    """Return the root of a place in a union-find forest, halving the path on the way."""
     while parent[place] != place:
         parent[place] = parent[parent[place]]
         place = parent[place]
@@ -50,137 +81,195 @@ def root_of(parent, place):
 
 @njit(nogil=True, cache=True)
 def unite(parent, a, b):
-    """Two places hang together from now on."""
+    """Join the clusters of two places under the smaller root.
+
+    Args:
+        parent: union-find forest.
+        a: a place.
+        b: another place.
+    """
     a, b = root_of(parent, a), root_of(parent, b)
     parent[max(a, b)] = min(a, b)
 
 
 @njit(nogil=True, cache=True)
-def compare_now(place, other, which, counts, rows, width, floor, signatures, scratch, state):
-    """The similarity of two places; the first one's set stays in the scratch tables until another place is first."""
-    if not may_be_alike(signatures, which[place], which[other]):
+def compare_now(place, other, places, scratch):
+    """Return the similarity of two places, -1 below the floor and `_UNLIKE` if their signatures already rule it out.
+
+    Args:
+        place: a place; its shingles stay in the scratch tables until another first place is passed.
+        other: the place to compare it with.
+        places: `near.Places`.
+        scratch: `Scratch` with room for both.
+    """
+    if not may_be_alike(places.signatures, places.which[place], places.which[other]):
         return _UNLIKE
-    addresses, sizes, is_normal, table, sequences = rows
-    codes, hashes, tables = scratch
+    codes, hashes, tables, state = scratch
     if state[0] != place:
-        row = which[place]
-        n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
-        state[1], state[2] = fill_set(hashes, hash_shingles(codes, n, width, hashes), floor, tables)
+        n = read_row(places.rows, places.which[place], codes)
+        state[1], state[2] = fill_set(hashes, hash_shingles(codes, n, places.shingle, hashes), places.floor, tables)
         state[0] = place
-    if counts[other] < floor * state[1]:
+    if places.counts[other] < places.floor * state[1]:
         return -1.0
-    row = which[other]
-    n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
-    count = hash_shingles(codes, n, width, hashes)
-    return jaccard(hashes, count, tables, state[1], state[2], floor)
+    n = read_row(places.rows, places.which[other], codes)
+    count = hash_shingles(codes, n, places.shingle, hashes)
+    return jaccard(hashes, count, tables, state[1], state[2], places.floor)
 
 
 @njit(nogil=True, cache=True)
-def make_scratch(which, counts, sizes, floor, is_wanted):
-    """Scratch with room for the longest of the wanted places."""
+def scratch_for(places, begins):
+    """Allocate scratch with room for the longest place that is in a bucket."""
     longest, most = 1, 1
-    for place in range(len(which)):
-        if is_wanted[place + 1] > is_wanted[place]:
-            longest, most = max(longest, counts[place]), max(most, sizes[which[place]])
-    return new_scratch(longest, most, floor)
+    for place in range(len(places.which)):
+        if begins[place + 1] > begins[place]:
+            longest, most = max(longest, places.counts[place]), max(most, places.rows.sizes[places.which[place]])
+    return new_scratch(longest, most, places.floor)
 
 
 @njit(nogil=True, cache=True)
 def new_scratch(longest, most, floor):
-    """Buffers for rows of so many shingles and bytes, and the state of `compare_now`."""
-    codes, hashes = np.empty(most + most // 2 + 16, np.uint32), np.empty(most + most // 2 + 16, np.uint64)
-    return (codes, hashes, new_tables(longest, floor)), np.array([-1, 0, 0])
+    """Allocate scratch for exact comparisons.
+
+    Args:
+        longest: shingles of the longest row.
+        most: bytes of the longest row.
+        floor: least similarity of interest.
+    """
+    room = room_for(most)
+    return Scratch(np.empty(room, np.uint32), np.empty(room, np.uint64), new_tables(longest, floor), np.array([-1, 0, 0]))
 
 
 @njit(nogil=True, cache=True)
-def keep_best(
-    begins, buckets, n_buckets, fixed, which, counts, rows, width, floor, signatures, looks, others, scores, edits, parent, kept, similarity
-):
-    """Fill kept (the place that stands for each; itself where it stays; ~ of it where edits decided), similarity and parent.
+def new_members(buckets):
+    """Allocate empty member lists for the buckets."""
+    n = len(buckets.members)
+    return Members(np.full(buckets.count, -1, np.int64), np.full(n, -1, np.int64), np.empty(n, np.int64))
 
-    Places below `fixed` always stay. A place that has looked at `looks` rivals in vain stays; gives how many did so. A rival
-    whose signature is unlike counts as little as it costs.
+
+@njit(nogil=True, cache=True)
+def keep_best(buckets, places, limit, compared, short, decided):
+    """Decide for every place, in order, whether it is kept or dropped, and for which kept place.
+
+    Args:
+        buckets: `near.Buckets` of the LSH bands.
+        places: `near.Places`; places below `fixed` are always kept.
+        limit: exact comparisons without success after which a place is kept. A comparison that the signatures end costs a
+            `_GLANCES`-th.
+        compared: results of `compare_with_first`.
+        short: `near.Short`: buckets of short rows with the same label, which are also compared by edits.
+        decided: `near.Decision` to fill; `kept` is ~place where edits decided.
+
+    Returns:
+        The number of places that reached the limit.
     """
-    scratch, state = make_scratch(which, counts, rows[1], floor, begins)
-    first, following, owner = np.full(n_buckets, -1, np.int64), np.full(len(buckets), -1, np.int64), np.empty(len(buckets), np.int64)
-    mark, tired = np.full(len(which), -1, np.int64), 0
-    edit_begins, edit_buckets, n_edit_buckets = edits[0], edits[1], edits[2]
-    edit_first, edit_following = np.full(n_edit_buckets, -1, np.int64), np.full(len(edit_buckets), -1, np.int64)
-    edit_owner = np.empty(len(edit_buckets), np.int64)
-    for place in range(len(which)):
+    parent, kept, similarity = decided.parent, decided.kept, decided.similarity
+    begins, in_buckets = buckets.begins, buckets.members
+    first, following, owner = new_members(buckets)
+    scratch, mark, gave_up = scratch_for(places, begins), np.full(len(places.which), -1, np.int64), 0
+    short_begins, short_members = short.buckets.begins, new_members(short.buckets)
+    for place in range(len(places.which)):
         best, best_score, misses = -1, -1.0, 0
-        begin, end = (begins[place], begins[place + 1]) if place >= fixed else (0, 0)
+        is_free = place >= places.fixed
+        begin, end = (begins[place], begins[place + 1]) if is_free else (0, 0)
+        # The results that all cores computed in advance come first; only heads that were kept count.
         for i in range(begin, end):
-            rival = others[i]
+            rival = compared.others[i]
             if rival < 0:
                 break
             mark[rival] = place
             if kept[rival] == rival:
-                misses += cost_of(scores[i])
-                best, best_score = better(place, rival, scores[i], best, best_score, parent)
+                misses += cost_of(compared.scores[i])
+                best, best_score = better(place, rival, compared.scores[i], (best, best_score), parent)
         for i in range(begin, end):
-            slot = first[buckets[i]]
-            while slot >= 0 and misses <= looks * _GLANCES:
+            slot = first[in_buckets[i]]
+            while slot >= 0 and misses <= limit * _GLANCES:
                 rival = owner[slot]
                 slot = following[slot]
                 if mark[rival] == place:
                     continue
                 mark[rival] = place
-                score = compare_now(place, rival, which, counts, rows, width, floor, signatures, scratch, state)
+                score = compare_now(place, rival, places, scratch)
                 misses += cost_of(score)
-                best, best_score = better(place, rival, score, best, best_score, parent)
-        tired += misses > looks * _GLANCES
+                best, best_score = better(place, rival, score, (best, best_score), parent)
+        gave_up += misses > limit * _GLANCES
         by_edits = False
-        if best < 0 and place >= fixed and edit_begins[place + 1] > edit_begins[place]:
-            best, best_score = closest_by_edits(place, edits, edit_first, edit_following, edit_owner, mark, parent)
+        if best < 0 and is_free and short_begins[place + 1] > short_begins[place]:
+            best, best_score = closest_by_edits(place, short, short_members, mark, parent)
             by_edits = best >= 0
         if best >= 0:
             kept[place], similarity[place] = ~best if by_edits else best, best_score
         else:
-            add_kept(place, begins, buckets, first, following, owner)
-            add_kept(place, edit_begins, edit_buckets, edit_first, edit_following, edit_owner)
-    return tired
+            for i in range(begins[place], begins[place + 1]):
+                owner[i], following[i], first[in_buckets[i]] = place, first[in_buckets[i]], i
+            add_kept(place, short.buckets, short_members)
+    return gave_up
 
 
 @njit(nogil=True, cache=True)
 def cost_of(score):
-    """What a look at a rival cost, if it was in vain."""
+    """Return the cost of an unsuccessful comparison, in signature comparisons; 0 for a successful one."""
     return 1 if score == _UNLIKE else _GLANCES if score < 0 else 0
 
 
 @njit(nogil=True, cache=True)
-def better(place, rival, score, best, best_score, parent):
-    """The better of the best rival so far and this one, which hangs together with the place where it is alike."""
+def better(place, rival, score, best, parent):
+    """Return the better of two kept places, and join the place with the rival if they are alike.
+
+    Args:
+        place: the place to decide.
+        rival: a kept place.
+        score: their similarity; below 0 they are not alike.
+        best: (place, similarity) of the best so far.
+        parent: union-find forest of clusters.
+    """
     if score < 0:
-        return best, best_score
+        return best
     unite(parent, place, rival)
-    return (rival, score) if score > best_score or (score == best_score and rival < best) else (best, best_score)
+    return (rival, score) if score > best[1] or (score == best[1] and rival < best[0]) else best
 
 
 @njit(nogil=True, cache=True)
-def add_kept(place, begins, buckets, first, following, owner):
-    """Hang a place that stays into its buckets."""
-    for i in range(begins[place], begins[place + 1]):
-        owner[i], following[i], first[buckets[i]] = place, first[buckets[i]], i
+def add_kept(place, buckets, members):
+    """Add a kept place to the member lists of its buckets.
+
+    Args:
+        place: the kept place.
+        buckets: `near.Buckets`.
+        members: `Members` of these buckets.
+    """
+    for i in range(buckets.begins[place], buckets.begins[place + 1]):
+        bucket = buckets.members[i]
+        members.owner[i], members.following[i], members.first[bucket] = place, members.first[bucket], i
 
 
 @njit(nogil=True, cache=True)
-def closest_by_edits(place, edits, first, following, owner, mark, parent):
-    """The kept short row of one label with the fewest edits (and 1 - edits / length), or -1."""
-    begins, buckets, _, texts, at, tolerance = edits
+def closest_by_edits(place, short, members, mark, parent):
+    """Return (place, similarity) of the kept short row of the same label with the fewest edits, or (-1, -1).
+
+    The similarity is 1 - edits / length of the longer text.
+
+    Args:
+        place: a short row.
+        short: `near.Short`.
+        members: kept places of its buckets.
+        mark: last place each rival was compared with; updated.
+        parent: union-find forest; updated.
+    """
+    texts, at = short.codes, short.at
     best, best_score, own = -1, -1.0, texts[at[place] : at[place + 1]]
-    seen = len(mark) + place  # a mark of its own: the same rival may have been held against this place by shingles
-    for i in range(begins[place], begins[place + 1]):
-        slot = first[buckets[i]]
+    # A mark of its own: the same rival may have been compared with this place by shingles.
+    seen = len(mark) + place
+    for i in range(short.buckets.begins[place], short.buckets.begins[place + 1]):
+        slot = members.first[short.buckets.members[i]]
         while slot >= 0:
-            rival = owner[slot]
-            slot = following[slot]
+            rival = members.owner[slot]
+            slot = members.following[slot]
             if mark[rival] == seen:
                 continue
             mark[rival] = seen
             text = texts[at[rival] : at[rival + 1]]
             longer = max(len(own), len(text))
-            distance = edits_within(own, len(own), text, len(text), np.int64(tolerance * longer + 1e-9))
+            distance = edits_within(own, len(own), text, len(text), np.int64(short.tolerance * longer + 1e-9))
             if distance < 0:
                 continue
             unite(parent, place, rival)
@@ -191,32 +280,40 @@ def closest_by_edits(place, edits, first, following, owner, mark, parent):
 
 
 @njit(nogil=True, cache=True)
-def join_buckets(packed, begins, which, counts, rows, width, floor, signatures, looks, parent):
-    """Unite every two places of a bucket that are alike: sorted (bucket, place), each cluster of a bucket asked in turn."""
-    scratch, state = make_scratch(which, counts, rows[1], floor, begins)
+def join_buckets(packed, begins, places, limit, parent):
+    """Unite every two places of a bucket that are alike; of each cluster in a bucket one chain of members is searched.
+
+    Args:
+        packed: sorted (bucket, place), uint64.
+        begins: offsets that mark the places in use (`scratch_for`).
+        places: `near.Places`.
+        limit: members of a cluster that a place is compared with.
+        parent: union-find forest; updated.
+    """
+    scratch = scratch_for(places, begins)
     member, heads, start = np.empty(len(packed), np.int64), np.empty(len(packed), np.int64), 0
     for i in range(1, len(packed) + 1):
         if i < len(packed) and packed[i] >> _32 == packed[start] >> _32:
             continue
         n_heads = 0
         for j in range(start, i):
-            place = np.int64(packed[j] & np.uint64(0xFFFFFFFF))
+            place = np.int64(packed[j] & _LOW)
             member[j] = -1
             own = j
             kept_heads = 0
             for h in range(n_heads):
                 head = heads[h]
                 slot, seen = head, 0
-                joined = root_of(parent, np.int64(packed[head] & np.uint64(0xFFFFFFFF))) == root_of(parent, place)
-                while not joined and slot >= 0 and seen < looks:
-                    other = np.int64(packed[slot] & np.uint64(0xFFFFFFFF))
-                    joined = compare_now(place, other, which, counts, rows, width, floor, signatures, scratch, state) >= 0
+                joined = root_of(parent, np.int64(packed[head] & _LOW)) == root_of(parent, place)
+                while not joined and slot >= 0 and seen < limit:
+                    joined = compare_now(place, np.int64(packed[slot] & _LOW), places, scratch) >= 0
                     slot, seen = member[slot], seen + 1
                 if not joined:
                     heads[kept_heads] = head
                     kept_heads += 1
                     continue
-                unite(parent, place, np.int64(packed[head] & np.uint64(0xFFFFFFFF)))
+                unite(parent, place, np.int64(packed[head] & _LOW))
+                # Append the joined cluster to this place's chain, so that it is searched as one from now on.
                 tail = own
                 while member[tail] >= 0:
                     tail = member[tail]
@@ -228,7 +325,15 @@ def join_buckets(packed, begins, which, counts, rows, width, floor, signatures, 
 
 @njit(nogil=True, cache=True)
 def keep_nearest(begins, earlier, cosines, kept, cosine):
-    """Rows in order: each falls to the nearest row before it that stays, of those it is paired with."""
+    """Visit rows in order; each is dropped for the nearest kept row among its pairs.
+
+    Args:
+        begins: offsets into `earlier` for each row.
+        earlier: rows before it that are similar enough.
+        cosines: their cosines.
+        kept: for each row the row it is dropped for, itself if it is kept; updated.
+        cosine: the cosine with that row; updated.
+    """
     for row in range(len(begins) - 1):
         for i in range(begins[row], begins[row + 1]):
             rival = earlier[i]

@@ -1,4 +1,8 @@
-"""From the bytes of a row to normalized code points, and from those to hashes of its shingles."""
+"""Read the bytes of a row as normalized code points and hash its shingles.
+
+Normalization is a table look-up per code point (`normalization.folding_table`). ASCII text, the usual case, is read by loops that
+the compiler turns into vector instructions. Rows whose combining marks may compose are left to Python.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,20 @@ from numba.extending import intrinsic
 
 from curation.dedup.normalization import MARK, PYTHON, SEVERAL, SPACE
 
+# 2^64 divided by the golden ratio: the multiplier of Fibonacci hashing.
 PRIME = np.uint64(0x9E3779B97F4A7C15)
+# Constants of MurmurHash3's 64-bit finalizer.
 _M1, _M2, _S33 = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53), np.uint64(33)
+# The lowest 21 bits of a table entry hold a code point (or a place in the sequences).
 _CODE = np.uint32(0x1FFFFF)
 _GAP = np.uint32(32)
+# Shingles hashed together, and bytes read together: both fit the first-level cache.
 _BLOCK, _STRETCH = 512, 128
 
 
 @intrinsic
 def pointer(typing, address):
-    """An address as a pointer to bytes: rows are read where Arrow holds them, over any number of chunks, uncopied."""
+    """Convert an address to a pointer to bytes, so that rows are read from Arrow's chunks without a copy."""
 
     def build(context, builder, signature, arguments):
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)
@@ -28,7 +36,7 @@ def pointer(typing, address):
 
 @njit(nogil=True, cache=True)
 def mix(h):
-    """The 64-bit finalizer of MurmurHash3."""
+    """Mix all bits of a 64-bit value (the finalizer of MurmurHash3)."""
     h = (h ^ (h >> _S33)) * _M1
     h = (h ^ (h >> _S33)) * _M2
     return h ^ (h >> _S33)
@@ -36,7 +44,16 @@ def mix(h):
 
 @njit(nogil=True, cache=True)
 def decode(data, at, size):
-    """(code point at a place in UTF-8, bytes it takes); surrogates are read as they stand, a broken end as U+FFFD."""
+    """Decode one code point of UTF-8.
+
+    Args:
+        data: bytes of the text.
+        at: index of the first byte.
+        size: number of bytes of the text.
+
+    Returns:
+        (code point, bytes it takes). Surrogates are returned unchanged; a truncated end gives U+FFFD.
+    """
     c = np.uint32(data[at])
     if c < 0x80:
         return c, 1
@@ -55,7 +72,16 @@ def decode(data, at, size):
 
 @njit(nogil=True, cache=True)
 def read_ascii(data, size, out):
-    """`read_row` where every byte is ASCII, in loops that become vector instructions; -1 where one is not."""
+    """Write the normalized code points of ASCII bytes, in loops that compile to vector instructions.
+
+    Args:
+        data: bytes of the row.
+        size: number of bytes.
+        out: code points, uint32.
+
+    Returns:
+        The number of code points, or -1 if a byte is not ASCII.
+    """
     high, n, before = np.uint8(0), 0, _GAP
     for i in range(size):
         high |= data[i]
@@ -66,6 +92,7 @@ def read_ascii(data, size, out):
         part, to, crowded, last = data[begin : begin + count], out[n : n + count], 0, before
         for i in range(count):
             to[i] = fold_ascii(part[i])
+        # Runs of gaps are rare. Only a stretch that has one is copied code point by code point.
         for i in range(count - 1):
             crowded += (to[i] == _GAP) & (to[i + 1] == _GAP)
         before = to[count - 1]
@@ -82,13 +109,13 @@ def read_ascii(data, size, out):
 
 @njit(nogil=True, cache=True)
 def is_gap(byte):
-    """Whether an ASCII byte is a space or a control, which is read as one."""
+    """Return True for an ASCII space or control character; both are read as a space."""
     return byte <= 32 or byte == 127
 
 
 @njit(nogil=True, cache=True)
 def fold_ascii(byte):
-    """A letter in lower case, a gap as a space."""
+    """Return the byte as a code point: letters in lower case, gaps as a space."""
     code = np.uint32(byte)
     if is_gap(byte):
         return _GAP
@@ -96,12 +123,19 @@ def fold_ascii(byte):
 
 
 @njit(nogil=True, cache=True)
-def read_row(address, size, is_normal, table, sequences, out):
-    """Write the normalized code points of a row; gives their number, or -1 where Python must normalize it.
+def read_row(rows, row, out):
+    """Write the normalized code points of a row.
 
-    `out` has `room` for the row as it stands: what lies behind the last code point is overwritten too.
+    Args:
+        rows: `RowBytes` of all rows.
+        row: index of the row.
+        out: code points, uint32, with `room_for` the row. Values behind the last code point are overwritten too.
+
+    Returns:
+        The number of code points, or -1 if Python must normalize the row.
     """
-    data = carray(pointer(address), size)
+    size, is_normalized, table, sequences = rows.sizes[row], rows.is_normalized[row], rows.table, rows.sequences
+    data = carray(pointer(rows.addresses[row]), size)
     n = read_ascii(data, size, out)
     if n >= 0:
         return n
@@ -116,7 +150,7 @@ def read_row(address, size, is_normal, table, sequences, out):
             continue
         code, step = decode(data, at, size)
         at += step
-        entry = code if is_normal else table[code]
+        entry = code if is_normalized else table[code]
         if entry < 0x200000:
             out[n] = entry
             n += 1
@@ -130,6 +164,7 @@ def read_row(address, size, is_normal, table, sequences, out):
         elif kind == PYTHON:
             return -1
         elif kind == MARK:
+            # Marks in descending order of their class would be reordered by NFC.
             if entry >> np.uint32(24) < last:
                 return -1
             last, before = entry >> np.uint32(24), entry & _CODE
@@ -146,16 +181,25 @@ def read_row(address, size, is_normal, table, sequences, out):
 
 @njit(nogil=True, cache=True)
 def hash_shingles(codes, n, width, out):
-    """64-bit hashes of the windows of `width` code points, as many as there are; a shorter text is one, padded with NUL.
+    """Hash every window of `width` code points; a shorter text is one window, padded with NUL.
 
-    Shingles are computed side by side: a rolling hash would wait for itself.
+    Args:
+        codes: code points of the text, with room for the padding.
+        n: number of code points.
+        width: code points in a shingle.
+        out: 64-bit hashes.
+
+    Returns:
+        The number of shingles.
     """
+    # Shingles are computed in parallel: each step of a rolling hash would wait for the one before.
     codes[n : max(n, width)] = np.uint32(0)
     count = max(n - width + 1, 1)
     if width == 5:
         hash_fives(codes, count, out)
         return count
-    for begin in range(0, count, _BLOCK):  # one code point of all shingles after the other, in the nearest cache
+    for begin in range(0, count, _BLOCK):
+        # One code point of all shingles of a block after the other, so that the loop is a vector loop.
         size = min(_BLOCK, count - begin)
         part = out[begin : begin + size]
         part[:] = codes[begin : begin + size]
@@ -170,7 +214,13 @@ def hash_shingles(codes, n, width, out):
 
 @njit(nogil=True, cache=True)
 def hash_fives(codes, count, out):
-    """`hash_shingles` for the usual width, in registers."""
+    """Hash the shingles of the default width (5) in registers.
+
+    Args:
+        codes: code points of the text.
+        count: number of shingles.
+        out: 64-bit hashes.
+    """
     a, b, c, d, e = codes[:count], codes[1 : count + 1], codes[2 : count + 2], codes[3 : count + 3], codes[4 : count + 4]
     for i in range(count):
         h = (np.uint64(a[i]) * PRIME + np.uint64(b[i])) * PRIME + np.uint64(c[i])
@@ -178,19 +228,38 @@ def hash_fives(codes, count, out):
 
 
 @njit(nogil=True, cache=True)
-def room(sizes, which, start, stop):
-    """Code points that the longest of these rows can become: two bytes may fold to three."""
-    most = 0
-    for i in range(start, stop):
-        most = max(most, sizes[which[i]])
-    return most + most // 2 + 16
+def room_for(size):
+    """Return the number of code points that a row of `size` bytes can become: two bytes may fold to three code points."""
+    return size + size // 2 + 16
 
 
 @njit(nogil=True, cache=True)
-def read_rows_into(which, at, addresses, sizes, is_normal, table, sequences, out):
-    """Write the normalized code points of some rows, each at its place."""
-    codes = np.empty(room(sizes, which, 0, len(which)), np.uint32)
+def longest_of(sizes, which, start, stop):
+    """Return the number of bytes of the longest of the rows which[start:stop].
+
+    Args:
+        sizes: bytes of every row.
+        which: row indices.
+        start: first index into `which`.
+        stop: end of the range.
+    """
+    longest = 0
+    for i in range(start, stop):
+        longest = max(longest, sizes[which[i]])
+    return longest
+
+
+@njit(nogil=True, cache=True)
+def read_rows_into(which, at, rows, out):
+    """Write the normalized code points of some rows, each at its offset.
+
+    Args:
+        which: row indices.
+        at: offset into `out` for each of them.
+        rows: `RowBytes` of all rows.
+        out: code points, uint32.
+    """
+    codes = np.empty(room_for(longest_of(rows.sizes, which, 0, len(which))), np.uint32)
     for i in range(len(which)):
-        row = which[i]
-        n = max(read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes), 0)
+        n = max(read_row(rows, which[i], codes), 0)
         out[at[i] : at[i] + n] = codes[:n]

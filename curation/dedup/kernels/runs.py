@@ -1,4 +1,7 @@
-"""Rows that share a band: runs of equal keys in a sorted array of (key, place), both in one 64-bit number."""
+"""Find rows that share an LSH band: runs of equal keys in a sorted array of (key, place).
+
+A key and a place share one 64-bit number (key in the upper half), because sorting one array is faster than an indirect sort.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ _32 = np.uint64(32)
 
 @njit(nogil=True, cache=True)
 def count_runs(packed):
-    """(entries, runs) that `runs_of` will give."""
+    """Return (entries, runs) that `runs_of` will write, to size its output."""
     members, runs, start = 0, 0, 0
     for i in range(1, len(packed) + 1):
         if i == len(packed) or packed[i] >> _32 != packed[start] >> _32:
@@ -23,7 +26,13 @@ def count_runs(packed):
 
 @njit(nogil=True, cache=True)
 def runs_of(packed, first_bucket, out):
-    """From sorted (key, place) to (place, bucket) for every key that at least two places have."""
+    """Convert sorted (key, place) to (place, bucket) for every key that at least two places have.
+
+    Args:
+        packed: sorted (key, place), uint64.
+        first_bucket: number of the first bucket.
+        out: (place, bucket), uint64, as many as `count_runs` returned.
+    """
     at, bucket, start = 0, np.uint64(first_bucket), 0
     for i in range(1, len(packed) + 1):
         if i == len(packed) or packed[i] >> _32 != packed[start] >> _32:
@@ -37,9 +46,17 @@ def runs_of(packed, first_bucket, out):
 
 @njit(nogil=True, cache=True)
 def pairs_in_runs(packed, whole, firsts, out, write):
-    """(later place, earlier place) of each run: every pair of a run of up to `whole`, else each place with the first few.
+    """Write the candidate pairs of each run: all pairs of a run of at most `whole` places, else each place with the first few.
 
-    Gives (pairs, places in runs that were too large for every pair); writes them when asked to.
+    Args:
+        packed: sorted (key, place), uint64.
+        whole: size of the largest run that is paired completely.
+        firsts: places that each member of a larger run is paired with.
+        out: (later place, earlier place), uint64.
+        write: False to count only.
+
+    Returns:
+        (pairs, places in runs larger than `whole`).
     """
     found, crowded, start = 0, 0, 0
     for i in range(1, len(packed) + 1):
@@ -57,7 +74,21 @@ def pairs_in_runs(packed, whole, firsts, out, write):
 
 @njit(nogil=True, cache=True)
 def mark_repeated(keys, places, shift, once, twice, out):
-    """(key, place) of the keys that may occur twice, in no order: two bits a slot are cheaper than sorting them all."""
+    """Write (key, place) of the keys that may occur twice, unsorted.
+
+    A Bloom-like filter of two bits per slot: cheaper than sorting the keys of all rows, most of which are unique.
+
+    Args:
+        keys: 32-bit key of every row.
+        places: rows to look at.
+        shift: bits by which a key is shifted to its slot.
+        once: bit set, one bit per slot: a key was seen.
+        twice: bit set: a second key was seen.
+        out: (key, index into `places`), uint64.
+
+    Returns:
+        The number of entries written.
+    """
     once[:] = np.uint64(0)
     twice[:] = np.uint64(0)
     for place in places:

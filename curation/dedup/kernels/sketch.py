@@ -1,22 +1,27 @@
-"""One hash per row for equal texts, and per row the band keys of its sketch for near ones."""
+"""Hash rows for equal texts, and sketch them for near ones.
+
+The sketch is the fast similarity sketch of Dahlgaard, Knudsen and Thorup (2017): as exact as a MinHash of the same size, but
+a long text takes one or two rounds in place of one hash per bin and shingle.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
-from curation.dedup.kernels.read import PRIME, hash_shingles, mix, read_row, room
+from curation.dedup.kernels.read import PRIME, hash_shingles, longest_of, mix, read_row, room_for
 
 _EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 _LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
+# With so few empty bins left, one vector loop over all shingles per bin is faster than another round.
 _FEW = 4
-"""Empty bins that are looked for one by one: the loop over all shingles for one bin is a vector loop."""
 _BLOCK = 256
 
 
 @njit(nogil=True, cache=True)
 def hash_codes(codes, n):
-    """A 64-bit hash of a whole text, by four chains, so that no multiplication waits for the one before."""
+    """Return a 64-bit hash of a whole text of `n` code points."""
+    # Four independent chains, so that no multiplication waits for the one before.
     a, b, c, d = PRIME, PRIME ^ np.uint64(1), PRIME ^ np.uint64(2), PRIME ^ np.uint64(3)
     whole = n - n % 4
     for at in range(0, whole, 4):
@@ -32,32 +37,48 @@ def hash_codes(codes, n):
 
 
 @njit(nogil=True, cache=True)
-def exact_keys(start, stop, which, addresses, sizes, is_normal, table, sequences, keys, lengths):
-    """For each row a 64-bit hash of its normalized code points and their number (-1: Python must normalize the row)."""
-    codes = np.empty(room(sizes, which, start, stop), np.uint32)
+def exact_keys(start, stop, which, rows, keys, lengths):
+    """Hash the normalized text of the rows which[start:stop].
+
+    Args:
+        start: first index into `which`.
+        stop: end of the range.
+        which: row indices.
+        rows: `RowBytes` of all rows.
+        keys: 64-bit hash of each row; written.
+        lengths: code points of each row, -1 if Python must normalize it; written.
+    """
+    codes = np.empty(room_for(longest_of(rows.sizes, which, start, stop)), np.uint32)
     for i in range(start, stop):
         row = which[i]
-        n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
+        n = read_row(rows, row, codes)
         lengths[row] = n
         if n >= 0:
             keys[row] = hash_codes(codes, n)
 
 
 @njit(nogil=True, cache=True)
-def equal_rows(start, stop, pairs, addresses, sizes, is_normal, table, sequences, equal):
-    """For pairs of rows whether their normalized texts are the same; a hash alone is no proof."""
-    most = 16
+def equal_rows(start, stop, pairs, rows, equal):
+    """Compare the normalized texts of pairs of rows; equal hashes alone are no proof.
+
+    Args:
+        start: first pair.
+        stop: end of the range.
+        pairs: (n, 2) row indices, sorted by the first.
+        rows: `RowBytes` of all rows.
+        equal: True for each pair of equal texts; written.
+    """
+    most = 0
     for i in range(start, stop):
-        most = max(most, sizes[pairs[i, 0]], sizes[pairs[i, 1]])
-    one, two = np.empty(most + most // 2 + 16, np.uint32), np.empty(most + most // 2 + 16, np.uint32)
+        most = max(most, rows.sizes[pairs[i, 0]], rows.sizes[pairs[i, 1]])
+    one, two = np.empty(room_for(most), np.uint32), np.empty(room_for(most), np.uint32)
     last, n = -1, 0
     for i in range(start, stop):
         a, b = pairs[i, 0], pairs[i, 1]
         if a != last:
-            n = read_row(addresses[a], sizes[a], is_normal[a], table, sequences, one)
+            n = read_row(rows, a, one)
             last = a
-        m = read_row(addresses[b], sizes[b], is_normal[b], table, sequences, two)
-        same = n == m
+        same = n == read_row(rows, b, two)
         at = 0
         while same and at < n:
             same = one[at] == two[at]
@@ -67,13 +88,15 @@ def equal_rows(start, stop, pairs, addresses, sizes, is_normal, table, sequences
 
 @njit(nogil=True, cache=True)
 def fill_bins(hashes, count, bins, scratch):
-    """The fast similarity sketch (Dahlgaard, Knudsen, Thorup 2017): every shingle goes to one bin a round, each bin keeps its
-    least value, and rounds end when no bin is empty. Long texts take one or two rounds instead of a hash per bin and shingle.
+    """Fill the bins of a fast similarity sketch.
 
-    Hashing is a vector loop of its own, and no branch depends on a hash: half of those would be guessed wrong.
+    In each round every shingle goes to one bin, and a bin keeps its least value. Rounds end when no bin is empty.
 
     Args:
-        scratch: room for what `places_of` gives, from `new_scratch`.
+        hashes: 64-bit hashes of the shingles.
+        count: number of shingles.
+        bins: round and value of each bin, uint64; written.
+        scratch: buffer from `new_scratch`.
     """
     empty = len(bins)
     bins[:] = _EMPTY
@@ -81,11 +104,13 @@ def fill_bins(hashes, count, bins, scratch):
         if turn and empty <= _FEW:
             fill_last(hashes, count, turn, bins)
             return
-        if turn == 1 and count > 16 * len(bins):  # so many in so few bins: nearly all are one and the same
+        if turn == 1 and count > 16 * len(bins):
+            # So many shingles left bins empty: nearly all of them are equal (a text that repeats itself).
             hashes = np.unique(hashes[:count])
             count = len(hashes)
         for begin in range(0, count, _BLOCK):
             size = min(_BLOCK, count - begin)
+            # Hashing is a vector loop of its own, and no branch depends on a hash: half of them would be predicted wrong.
             places_of(hashes[begin : begin + size], turn, np.uint64(len(bins)), scratch)
             for i in range(size):
                 at = scratch[0, i]
@@ -97,13 +122,20 @@ def fill_bins(hashes, count, bins, scratch):
 
 @njit(nogil=True, cache=True)
 def new_scratch():
-    """Room for one block of `fill_bins`."""
+    """Allocate the buffer for one block of `fill_bins`."""
     return np.empty((2, _BLOCK), np.uint64)
 
 
 @njit(nogil=True, cache=True)
 def places_of(hashes, turn, size, scratch):
-    """The bin that each shingle goes to in a round, and its value there."""
+    """Compute the bin and the value of each shingle in one round.
+
+    Args:
+        hashes: 64-bit hashes of a block of shingles.
+        turn: number of the round.
+        size: number of bins, uint64.
+        scratch: row 0 receives the bins, row 1 the values.
+    """
     salt, high = np.uint64(turn) * PRIME, np.uint64(turn) << _32
     for i in range(len(hashes)):
         h = (hashes[i] ^ salt) * PRIME if turn else hashes[i]
@@ -114,7 +146,14 @@ def places_of(hashes, turn, size, scratch):
 
 @njit(nogil=True, cache=True)
 def fill_last(hashes, count, turn, bins):
-    """The rounds from this one on for the few bins that are empty; a bin still empty in its last round takes every shingle."""
+    """Run the remaining rounds for the bins that are still empty; in its last round a bin takes the least of all shingles.
+
+    Args:
+        hashes: 64-bit hashes of the shingles.
+        count: number of shingles.
+        turn: first round to run.
+        bins: bins of the sketch; written.
+    """
     size = len(bins)
     for at in range(size):
         later = turn
@@ -128,7 +167,15 @@ def fill_last(hashes, count, turn, bins):
 
 @njit(nogil=True, cache=True)
 def least_of(hashes, count, turn, at, size):
-    """What a round puts into one bin of `size`; of a size beyond all, every shingle's least."""
+    """Return the value that one round puts into one bin.
+
+    Args:
+        hashes: 64-bit hashes of the shingles.
+        count: number of shingles.
+        turn: number of the round.
+        at: bin, uint64.
+        size: number of bins, uint64; the largest uint64 stands for "all shingles go to this bin".
+    """
     salt, high, best = np.uint64(turn) * PRIME, np.uint64(turn) << _32, _EMPTY
     for i in range(count):
         h = (hashes[i] ^ salt) * PRIME
@@ -139,20 +186,26 @@ def least_of(hashes, count, turn, at, size):
 
 
 @njit(nogil=True, cache=True)
-def band_keys(
-    start, stop, which, addresses, sizes, is_normal, table, sequences, exact, lengths, width, bands, salts, keys, counts, signatures
-):
-    """In one reading of a row what `exact_keys` gives, `bands[0]` keys of `bands[1]` bins each, its number of shingles, and a
-    byte of each bin, as many as there is room for.
+def band_keys(start, stop, which, rows, exact, lengths, sketch):
+    """Compute, in one reading of a row, its exact key, its LSH band keys, its shingle count and its signature.
 
-    The 32-bit keys are mixed with the row's salt (its label).
+    Args:
+        start: first index into `which`.
+        stop: end of the range.
+        which: row indices.
+        rows: `RowBytes` of all rows.
+        exact: 64-bit hash of each text, as `exact_keys` computes it; written.
+        lengths: code points of each row, -1 if Python must normalize it; written.
+        sketch: `near.BandSketch`: the parameters, and the arrays to fill.
     """
-    length, few = room(sizes, which, start, stop), min(signatures.shape[1], bands[0] * bands[1])
+    bands, width, salts = sketch.bands, sketch.shingle, sketch.salts
+    keys, counts, signatures = sketch.keys, sketch.counts, sketch.signatures
+    length, few = room_for(longest_of(rows.sizes, which, start, stop)), min(signatures.shape[1], bands[0] * bands[1])
     codes, hashes = np.empty(length, np.uint32), np.empty(length, np.uint64)
     bins, mixed, scratch = np.empty(bands[0] * bands[1], np.uint64), np.empty(bands[0], np.uint64), new_scratch()
     for i in range(start, stop):
         row = which[i]
-        n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
+        n = read_row(rows, row, codes)
         lengths[row] = n
         if n < 0:
             continue
@@ -160,8 +213,10 @@ def band_keys(
         count = hash_shingles(codes, n, width, hashes)
         counts[row] = count
         fill_bins(hashes, count, bins, scratch)
+        # The salt is the row's label: rows with different labels never share a key.
         mixed[:] = salts[row]
-        for at in range(0, len(bins), bands[0]):  # a band's bins lie apart, so that all bands are mixed side by side
+        # The bins of one band are `bands[0]` apart, so that all bands are mixed in parallel.
+        for at in range(0, len(bins), bands[0]):
             part = bins[at : at + bands[0]]
             for band in range(bands[0]):
                 key = (mixed[band] ^ part[band]) * PRIME
@@ -173,22 +228,37 @@ def band_keys(
 
 
 @njit(nogil=True, cache=True)
-def bin_values(start, stop, which, addresses, sizes, is_normal, table, sequences, width, values):
-    """The low half of each row's bins: enough to see how alike two rows are."""
-    length = room(sizes, which, start, stop)
+def bin_values(start, stop, which, rows, width, values):
+    """Write the low half of each row's bins, enough to estimate the similarity of two rows.
+
+    Args:
+        start: first index into `which`.
+        stop: end of the range.
+        which: row indices.
+        rows: `RowBytes` of all rows.
+        width: code points in a shingle.
+        values: (len(which), bins) uint32; written.
+    """
+    length = room_for(longest_of(rows.sizes, which, start, stop))
     codes, hashes = np.empty(length, np.uint32), np.empty(length, np.uint64)
     bins, scratch = np.empty(values.shape[1], np.uint64), new_scratch()
     for i in range(start, stop):
-        row = which[i]
-        n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
+        n = read_row(rows, which[i], codes)
         fill_bins(hashes, hash_shingles(codes, n, width, hashes), bins, scratch)
         for at in range(len(bins)):
             values[i, at] = np.uint32(bins[at] & _LOW)
 
 
 @njit(nogil=True, cache=True)
-def count_alike(start, stop, values, found):
-    """How many pairs of rows share how many of their bins."""
+def count_shared(start, stop, values, found):
+    """Count the pairs of sketches by the number of bins they share.
+
+    Args:
+        start: first row.
+        stop: end of the range.
+        values: (rows, bins) from `bin_values`.
+        found: (rows, bins + 1) counts; written.
+    """
     for i in range(start, stop):
         for j in range(i):
             same = 0
@@ -198,15 +268,26 @@ def count_alike(start, stop, values, found):
 
 
 @njit(nogil=True, cache=True)
-def minhash_rows(start, stop, which, addresses, sizes, is_normal, table, sequences, width, a, b, out):
-    """Bit for bit datasketch's `affine32` sketches of the upper halves of the shingle hashes."""
-    length = room(sizes, which, start, stop)
+def minhash_rows(start, stop, which, rows, width, permutations, out):
+    """Write datasketch's `affine32` sketches, bit for bit, of the upper halves of the shingle hashes.
+
+    Args:
+        start: first index into `which`.
+        stop: end of the range.
+        which: row indices.
+        rows: `RowBytes` of all rows.
+        width: code points in a shingle.
+        permutations: (multipliers, summands) of datasketch, uint32.
+        out: (len(which), permutations) uint32; written.
+    """
+    a, b = permutations
+    length = room_for(longest_of(rows.sizes, which, start, stop))
     codes, hashes, mixed = np.empty(length, np.uint32), np.empty(length, np.uint64), np.empty(length, np.uint32)
     for i in range(start, stop):
-        row = which[i]
-        n = read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes)
+        n = read_row(rows, which[i], codes)
         count = hash_shingles(codes, n, width, hashes)
         for at in range(count):
+            # The 32-bit finalizer of MurmurHash3, which datasketch applies before it permutes.
             h = np.uint32(hashes[at] >> _32)
             h = np.uint32((h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B))
             h = np.uint32((h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35))

@@ -1,1 +1,1 @@
-"""Compiled loops of the leak screen. Only these files import numba at their top, so import them inside functions."""
+"""Compiled loops (numba) of the leak screen. Only these files import numba at module level, so import them inside functions."""

@@ -1,25 +1,39 @@
-"""Bags of character n-grams inside words, hashed into buckets, and the cosines of texts with their candidates."""
+"""Bags of character n-grams, hashed into buckets, and the cosines of texts with their candidate items.
+
+The n-grams are those of scikit-learn's `char_wb` analyzer (inside words, padded with a space), of 3 to 5 code points.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
-from curation.dedup.kernels.read import PRIME, mix, read_row
-from curation.leakage.kernels.words import row_room
+from curation.dedup.kernels.read import PRIME, mix, read_row, room_for
+from curation.leakage.kernels.words import longest_in
 
+# Hash buckets: with a million, two n-grams of a suite rarely share one, and the weights take 8 MB.
 BUCKETS = 1 << 20
 _SHORTEST, _LONGEST = 3, 5
 
 
 @njit(nogil=True, cache=True)
-def bags_into(start, stop, addresses, sizes, is_normal, table, sequences, at, buckets, counts, filled):
-    """Write each text's distinct buckets with their counts at its place; `filled` says how many."""
-    most = row_room(sizes, start, stop)
+def bags_into(start, stop, rows, at, buckets, counts, filled):
+    """Write the distinct buckets of each text with their counts.
+
+    Args:
+        start: first row.
+        stop: end of the range.
+        rows: `RowBytes`.
+        at: offset of each row in `buckets` and `counts`.
+        buckets: bucket numbers; written.
+        counts: occurrences of each; written.
+        filled: distinct buckets of each row; written.
+    """
+    most = room_for(longest_in(rows.sizes, start, stop))
     codes, padded, raw = np.empty(most, np.uint32), np.empty(most, np.uint32), np.empty(3 * most + 6, np.int32)
     places = np.full(_room_for(3 * most + 6), -1, np.int64)
     for row in range(start, stop):
-        n = max(read_row(addresses[row], sizes[row], is_normal[row], table, sequences, codes), 0)
+        n = max(read_row(rows, row, codes), 0)
         found, begin = 0, 0
         for i in range(n + 1):
             if i < n and codes[i] != 32:
@@ -42,7 +56,7 @@ def _room_for(n):
 
 @njit(nogil=True, cache=True)
 def _count(raw, n, places, buckets, counts):
-    """Distinct numbers and how often each is there; `places` is a table of -1 and left so."""
+    """Count the distinct numbers of raw[:n]; `places` is a hash table filled with -1, and is restored."""
     mask, kept = _room_for(n) - 1, 0
     for i in range(n):
         slot = raw[i] & mask
@@ -67,35 +81,43 @@ def _grams_of_word(word, n, out):
             out[found] = np.int32(mix(h) & np.uint64(BUCKETS - 1))
             found += 1
         if n <= width:
-            break  # a word shorter than the window is one gram
+            break  # a word shorter than the window is a single n-gram
     return found
 
 
 @njit(nogil=True, cache=True)
-def cosines_into(start, stop, which, at, numbers, values, item_at, item_numbers, item_values, candidates, weights, unknown, cosine,
-                 share):  # fmt: skip
-    """Cosine of some texts with their candidate items (-1 is none), and how many of the numbers of the poorer one both have.
+def cosines_into(start, stop, which, bags, items, candidates, cosine, share):
+    """Compute the cosine of some texts with their candidate items, and the share of the n-grams in common.
 
-    Item values are weighted and of unit length already.
+    Args:
+        start: first index into `which`.
+        stop: end of the range.
+        which: indices of texts.
+        bags: `features.Bags` of the texts.
+        items: `features.WeightedBags` of the items, of unit length.
+        candidates: (n, k) items of each text, -1 for none.
+        cosine: (n, k); written.
+        share: (n, k) n-grams in common over those of the text or item that has fewer; written.
     """
-    scratch = np.zeros(len(weights), np.float32)
+    weights, scratch = items.weights, np.zeros(len(items.weights), np.float32)
     for i in range(start, stop):
-        begin, end = at[which[i]], at[which[i] + 1]
+        begin, end = bags.at[which[i]], bags.at[which[i] + 1]
         norm = np.float64(0.0)
         for place in range(begin, end):
-            value = values[place] * (weights[numbers[place]] or unknown)
-            scratch[numbers[place]] = value
+            value = bags.times[place] * (weights[bags.numbers[place]] or items.unknown)
+            scratch[bags.numbers[place]] = value
             norm += value * value
         for k in range(candidates.shape[1] if norm > 0 else 0):
             item = candidates[i, k]
             if item < 0:
                 continue
             dot, both = np.float64(0.0), 0
-            for place in range(item_at[item], item_at[item + 1]):
-                held = scratch[item_numbers[place]]
-                dot += item_values[place] * held
+            for place in range(items.at[item], items.at[item + 1]):
+                held = scratch[items.numbers[place]]
+                dot += items.unit[place] * held
                 both += held > 0
             cosine[i, k] = dot / np.sqrt(norm)
-            share[i, k] = both / max(1, min(end - begin, item_at[item + 1] - item_at[item]))
+            share[i, k] = both / max(1, min(end - begin, items.at[item + 1] - items.at[item]))
+        # Clear only what this text set: the scratch is as long as the vocabulary.
         for place in range(begin, end):
-            scratch[numbers[place]] = 0.0
+            scratch[bags.numbers[place]] = 0.0

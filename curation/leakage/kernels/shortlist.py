@@ -1,4 +1,7 @@
-"""The few protected items whose rare words a row has most of, window by window, so that the time is linear in the row."""
+"""Find the few protected items whose rare word parts a row has most of.
+
+A row is read in overlapping windows, so the time is linear in its length and a short item inside a long row is found.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +9,39 @@ import numpy as np
 from numba import njit
 
 from curation.leakage.kernels.spans import look_up
-from curation.leakage.kernels.words import row_parts
+from curation.leakage.kernels.words import longest_in, row_parts
 
+# Word parts in a window, and from one window to the next.
 WINDOW, STRIDE = 160, 80
-"""Parts of words in a window, and from one window to the next."""
 
 
 @njit(nogil=True, cache=True)
-def shortlist_into(start, stop, addresses, sizes, is_normal, table, chars, slots, groups, rarity, unknown, holders, items, weights, n_items,
-                   best, score, begin, end):  # fmt: skip
-    """For each row its `best.shape[1]` nearest items by cosine over parts of words, with the bytes of the window that is near."""
-    most = 1
-    for row in range(start, stop):
-        most = max(most, sizes[row])
+def shortlist_into(start, stop, rows, chars, index, found):
+    """Write the nearest items of each row by cosine over word parts, with the byte range of the window that is near.
+
+    Args:
+        start: first row.
+        stop: end of the range.
+        rows: `RowBytes`.
+        chars: class of each code point (`ngrams.word_table`).
+        index: `candidates.PartIndex` of the items.
+        found: `candidates.Candidates`, best first; written.
+    """
+    rarity, unknown, holders = index.rarity, index.unknown, index.holders
+    most = max(1, longest_in(rows.sizes, start, stop))
     parts, first, last = np.empty(most + 1, np.uint64), np.empty(most + 1, np.int64), np.empty(most + 1, np.int64)
     seen, times = np.empty(WINDOW, np.int64), np.zeros(len(rarity), np.int32)
-    total, touched = np.zeros(n_items, np.float32), np.empty(n_items, np.int64)
+    total, touched = np.zeros(index.n_items, np.float32), np.empty(index.n_items, np.int64)
     for row in range(start, stop):
-        n = row_parts(addresses[row], sizes[row], is_normal[row], table, chars, parts, first, last)
-        own = best[row], score[row], begin[row], end[row]  # a view costs more than the addition it would stand beside
+        n = row_parts(rows, row, chars, parts, first, last)
+        # Views of this row's candidates: creating one per update costs more than the update.
+        own = found.item[row], found.score[row], found.begin[row], found.end[row]
         from_part, least = 0, np.float32(0.0)
         while from_part < n:
             to_part = min(from_part + WINDOW, n)
             n_seen, norm, n_touched = 0, 0.0, 0
             for i in range(from_part, to_part):
-                group = look_up(parts[i], slots, groups)
+                group = look_up(parts[i], index.slots, index.groups)
                 if group < 0:
                     norm += unknown * unknown
                     continue
@@ -44,18 +55,18 @@ def shortlist_into(start, stop, addresses, sizes, is_normal, table, chars, slots
                 times[group] = 0
                 norm += value * value
                 for at in range(holders[group], holders[group + 1]):
-                    item = items[at]
+                    item = index.items[at]
                     if total[item] == 0.0:
                         touched[n_touched] = item
                         n_touched += 1
-                    total[item] += np.float32(value * weights[at])
+                    total[item] += np.float32(value * index.weights[at])
             norm = np.sqrt(norm)
             for i in range(n_touched):
                 item = touched[i]
                 value = np.float32(total[item] / norm)
                 total[item] = 0.0
                 if value > least:
-                    _keep(*own, item, value, first[from_part], last[to_part - 1])
+                    _keep(own, item, value, first[from_part], last[to_part - 1])
                     least = own[1][-1]
             if to_part == n:
                 break
@@ -63,8 +74,9 @@ def shortlist_into(start, stop, addresses, sizes, is_normal, table, chars, slots
 
 
 @njit(nogil=True, cache=True)
-def _keep(best, score, begin, end, item, value, low, high):
-    """Insert a candidate where it belongs; an item that stands already keeps its better window."""
+def _keep(own, item, value, low, high):
+    """Insert a candidate at its place; an item that is listed keeps its better window."""
+    best, score, begin, end = own
     size = len(best)
     if value <= score[size - 1]:
         return

@@ -1,24 +1,36 @@
-"""The longest span of words that a row shares with each protected item, found by rolling hashes of word n-grams."""
+"""Find the longest span of words that a row shares with each protected item, by rolling hashes of word n-grams.
+
+A bit filter rejects most windows before the hash table is read. Only rows with a hit are walked a second time for their spans.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
-from curation.dedup.kernels.read import PRIME, mix
-from curation.leakage.kernels.words import ascii_letters, row_room, row_words
+from curation.dedup.kernels.read import PRIME, mix, room_for
+from curation.leakage.kernels.words import ascii_letters, longest_in, row_words
 
 _HALF, _WORD, _IN_WORD = np.uint64(32), np.uint64(6), np.uint64(63)
+# Diagonals (row position - item position) that are remembered, so that a span is walked once and a row that repeats itself takes
+# linear time.
 _MEMORY = 256
-"""Diagonals remembered, so that a span is walked once and a row that repeats itself stays linear."""
 
 
 @njit(nogil=True, cache=True)
 def roll(words, n, size, out):
-    """Hashes of the windows of `size` words; gives their number.
+    """Write the rolling hash of every window of `size` words.
 
-    Hashes of words are spread over all 64 bits, and so is what is added up from them: it needs no mixing of its own.
+    Args:
+        words: word hashes.
+        n: number of words.
+        size: words in a window.
+        out: 64-bit hashes; written.
+
+    Returns:
+        The number of windows.
     """
+    # Word hashes are uniform over 64 bits, and so are their polynomial sums: they need no mixing.
     if n < size:
         return 0
     h, top = np.uint64(0), np.uint64(1)
@@ -35,7 +47,19 @@ def roll(words, n, size, out):
 
 @njit(nogil=True, cache=True)
 def item_grams(words, starts, sizes, out, item, place):
-    """The windows that anchor each item, with the item and the word they begin at; gives their number."""
+    """Write the windows that anchor each item.
+
+    Args:
+        words: word hashes of all items, one item after another.
+        starts: offset of each item in `words`, and the end.
+        sizes: words in a window of each item, 0 for no windows.
+        out: hash of each window; written.
+        item: item of each window; written.
+        place: word each window begins at; written.
+
+    Returns:
+        The number of windows.
+    """
     n = 0
     for i in range(len(starts) - 1):
         count = roll(words[starts[i] : starts[i + 1]], starts[i + 1] - starts[i], sizes[i], out[n:]) if sizes[i] else 0
@@ -47,7 +71,13 @@ def item_grams(words, starts, sizes, out, item, place):
 
 @njit(nogil=True, cache=True)
 def look_up(h, slots, groups):
-    """The group of a hash, or -1."""
+    """Return the group of a hash, or -1.
+
+    Args:
+        h: 64-bit hash.
+        slots: hash in each slot of the table.
+        groups: group in each slot, -1 for a free one.
+    """
     mask = np.uint64(len(slots) - 1)
     at = h & mask
     while groups[at] >= 0:
@@ -59,7 +89,17 @@ def look_up(h, slots, groups):
 
 @njit(nogil=True, cache=True)
 def group_hashes(hashes, slots, groups, out):
-    """Open addressing: the group of each hash in the order in which they first come; gives the number of groups."""
+    """Number the distinct hashes in the order in which they first occur (open addressing).
+
+    Args:
+        hashes: 64-bit hashes.
+        slots: hash in each slot; written.
+        groups: group in each slot, -1 for a free one; written.
+        out: group of each hash; written.
+
+    Returns:
+        The number of groups.
+    """
     mask, n = np.uint64(len(slots) - 1), 0
     for i in range(len(hashes)):
         at = hashes[i] & mask
@@ -74,7 +114,13 @@ def group_hashes(hashes, slots, groups, out):
 
 @njit(nogil=True, cache=True)
 def count_holders(groups, items, n):
-    """How many items hold each group; the items stand in order."""
+    """Count the items that hold each group.
+
+    Args:
+        groups: group of each window.
+        items: item of each window, ascending.
+        n: number of groups.
+    """
     last, held = np.full(n, -1, np.int64), np.zeros(n, np.int64)
     for i in range(len(groups)):
         if last[groups[i]] != items[i]:
@@ -85,7 +131,7 @@ def count_holders(groups, items, n):
 
 @njit(nogil=True, cache=True)
 def order_by_group(groups, begins):
-    """The places of each group's members, one group after another; `begins` is where each group's are to stand."""
+    """Return the indices of the members of each group, one group after another; `begins` holds the offset of each group."""
     at, order = begins.copy(), np.empty(len(groups), np.int64)
     for i in range(len(groups)):
         order[at[groups[i]]] = i
@@ -95,13 +141,13 @@ def order_by_group(groups, begins):
 
 @njit(nogil=True, cache=True)
 def head_of(words, at):
-    """A hash of two words in a row."""
+    """Return a hash of two consecutive words."""
     return words[at] * PRIME + words[at + 1]
 
 
 @njit(nogil=True, cache=True)
 def heads_of(words, places):
-    """The heads of windows that begin at some places."""
+    """Return the hash of the first two words of the windows that begin at the given places."""
     out = np.empty(len(places), np.uint64)
     for i in range(len(places)):
         out[i] = head_of(words, places[i])
@@ -110,7 +156,7 @@ def heads_of(words, places):
 
 @njit(nogil=True, cache=True)
 def set_bits(hashes, bits):
-    """Two bits for each hash, so that most of what is not there can be told without a look at the table."""
+    """Set two bits for each hash (a Bloom filter), so that most misses are found without reading the table."""
     mask = np.uint64(64 * len(bits) - 1)
     for h in hashes:
         for at in (h & mask, (h >> _HALF) & mask):
@@ -119,7 +165,7 @@ def set_bits(hashes, bits):
 
 @njit(nogil=True, cache=True)
 def has_bits(h, bits):
-    """Whether a hash may be among those that were set."""
+    """Return True if a hash may be among those that were set."""
     mask = np.uint64(64 * len(bits) - 1)
     at = h & mask
     if not (bits[at >> _WORD] >> (at & _IN_WORD)) & np.uint64(1):
@@ -130,7 +176,13 @@ def has_bits(h, bits):
 
 @njit(nogil=True, cache=True)
 def gram(words, at, size):
-    """The hash of one window, as `roll` gives it."""
+    """Return the hash of one window, as `roll` computes it.
+
+    Args:
+        words: word hashes.
+        at: first word.
+        size: words in the window.
+    """
     h = np.uint64(0)
     for i in range(at, at + size):
         h = h * PRIME + words[i]
@@ -138,22 +190,31 @@ def gram(words, at, size):
 
 
 @njit(nogil=True, cache=True)
-def mark_rows(start, stop, addresses, sizes, is_normal, table, sequences, chars, widths, slots, groups, frames, anchor, bits, heads,
-              flags):  # fmt: skip
+def mark_rows(start, stop, rows, chars, index, flags):
     """Flag the rows that hold an anchor (bit 1) or a window of boilerplate (bit 2).
 
-    `anchor`: the width of most windows; `bits` tell which may be there. Windows of other widths are few, and are looked at where
-    their first two words (for the narrowest, all of them) stand, which `heads` tell.
+    Windows of the anchor's width are looked up one by one. Windows of other widths (whole short items, whole boilerplate items)
+    are few, and are looked up only where their first two words, or their only word, pass a filter.
+
+    Args:
+        start: first row.
+        stop: end of the range.
+        rows: `RowBytes`.
+        chars: class of each code point.
+        index: `ngrams.WindowIndex`.
+        flags: uint8 of each row; written.
     """
-    most = row_room(sizes, start, stop)
+    most, anchor, slots, groups = room_for(longest_in(rows.sizes, start, stop)), index.anchor, index.slots, index.groups
     words, grams = np.empty(most, np.uint64), np.empty(most, np.uint64)
-    letters, held = ascii_letters(table, chars), (heads[0].any(), heads[1].any(), heads[2].any())
+    letters, held = ascii_letters(rows.table, chars), (index.heads[0].any(), index.heads[1].any(), index.heads[2].any())
+    bits, boilerplate = index.bits, index.boilerplate
     top, salt = np.uint64(1), mix(np.uint64(anchor))
     for _ in range(anchor - 1):
         top *= PRIME
     for row in range(start, stop):
-        n = row_words(addresses[row], sizes[row], is_normal[row], table, sequences, chars, letters, words)
+        n = row_words(rows, row, chars, letters, words)
         h, found = np.uint64(0), np.uint8(0)
+        # `roll` and the look-up in one loop: the hashes of most rows are needed only once.
         for i in range(n):
             h = (h - words[i - anchor] * top if i >= anchor else h) * PRIME + words[i]
             if i >= anchor - 1:
@@ -161,16 +222,17 @@ def mark_rows(start, stop, addresses, sizes, is_normal, table, sequences, chars,
                 if has_bits(whole, bits):
                     group = look_up(whole, slots, groups)
                     if group >= 0:
-                        found |= np.uint8(2 if group >= frames else 1)
+                        found |= np.uint8(2 if group >= boilerplate else 1)
         if held[0] or held[1] or held[2]:
-            found |= _other_widths(words, n, widths, anchor, slots, groups, heads, held, grams)
+            found |= _other_widths(words, n, index, held, grams)
         flags[row] = found
 
 
 @njit(nogil=True, cache=True)
-def _other_widths(words, n, widths, anchor, slots, groups, heads, held, grams):
-    """1 if the words hold a window of another width than the anchors'."""
-    singles, pairs, longer = heads[0], heads[1], heads[2]  # a view costs more than the look through it
+def _other_widths(words, n, index, held, grams):
+    """Return 1 if the words hold a window of another width than the anchors'."""
+    singles, pairs, longer = index.heads[0], index.heads[1], index.heads[2]  # creating a view costs more than a look-up in it
+    widths, anchor, slots, groups = index.widths, index.anchor, index.slots, index.groups
     long = False
     for i in range(n):
         if held[0] and has_bits(words[i], singles) and look_up(gram(words, i, 1), slots, groups) >= 0:
@@ -192,27 +254,37 @@ def _other_widths(words, n, widths, anchor, slots, groups, heads, held, grams):
 
 
 @njit(nogil=True, cache=True)
-def best_spans(which, addresses, sizes, is_normal, table, sequences, chars, widths, slots, groups, frames, holders, items, places,
-               item_words, item_starts):  # fmt: skip
-    """(row, item, first word, word after the last) of the longest span that each of these rows shares with each item."""
-    most = row_room(sizes, 0, len(sizes))
+def best_spans(which, rows, chars, index):
+    """Find the longest span that each of these rows shares with each item.
+
+    Args:
+        which: rows with an anchor.
+        rows: `RowBytes`.
+        chars: class of each code point.
+        index: `ngrams.WindowIndex`.
+
+    Returns:
+        (n, 4) row, item, first word, word after the last.
+    """
+    most = room_for(longest_in(rows.sizes, 0, len(rows.sizes)))
     words, grams = np.empty(most, np.uint64), np.empty(most, np.uint64)
-    n_items, letters = len(item_starts) - 1, ascii_letters(table, chars)
+    holders, item_starts, slots, groups = index.holders, index.starts, index.slots, index.groups
+    n_items, letters = len(item_starts) - 1, ascii_letters(rows.table, chars)
     begins, lengths, touched = np.zeros(n_items, np.int64), np.zeros(n_items, np.int64), np.empty(n_items, np.int64)
     memory, until = np.full(_MEMORY, -1, np.int64), np.zeros(_MEMORY, np.int64)
     out, n_out = np.empty((1024, 4), np.int64), 0
     for row in which:
-        n = row_words(addresses[row], sizes[row], is_normal[row], table, sequences, chars, letters, words)
+        n = row_words(rows, row, chars, letters, words)
         memory[:] = -1
         n_touched = 0
-        for width in widths:
+        for width in index.widths:
             for start in range(roll(words, n, width, grams)):
                 group = look_up(grams[start], slots, groups)
-                if group < 0 or group >= frames:
+                if group < 0 or group >= index.boilerplate:
                     continue
                 for at in range(holders[group], holders[group + 1]):
-                    item, place = items[at], places[at]
-                    own = item_words[item_starts[item] : item_starts[item + 1]]
+                    item, place = index.items[at], index.places[at]
+                    own = index.words[item_starts[item] : item_starts[item + 1]]
                     key = item * np.int64(1 << 40) + start - place + (1 << 39)
                     slot = mix(np.uint64(key)) & np.uint64(_MEMORY - 1)
                     if lengths[item] == len(own) or (memory[slot] == key and start < until[slot]):

@@ -132,7 +132,7 @@ def test_two_ray_workers_find_what_this_process_finds() -> None:
     rng = random.Random(2)
     rank, labels = rng.sample(range(len(rows)), len(rows)), [rng.choice([None, "x", "y"]) for _ in rows]
     for given in ({}, {"rank": rank}, {"labels": labels, "rank": rank}):
-        found = find_near_on_ray(rows, address="local", rows_a_part=170, **given)  # type: ignore[arg-type]
+        found = find_near_on_ray(rows, address="local", rows_per_part=170, **given)  # type: ignore[arg-type]
         assert found.to_pylist() == find_near(rows, edits=None, **given).to_pylist()  # type: ignore[arg-type]
 
 

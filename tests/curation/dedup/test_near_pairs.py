@@ -56,7 +56,7 @@ def codes_of(texts: list[str]) -> list[str]:
     keyed = keyed_rows(texts)
     at = np.cumsum(keyed.lengths) - keyed.lengths
     out = np.zeros(int(keyed.lengths.sum()) + 64, np.uint32)
-    read_rows_into(np.arange(len(texts)), at, *keyed.rows.arguments, out)
+    read_rows_into(np.arange(len(texts)), at, keyed.rows.raw, out)
     return ["".join(map(chr, out[a : a + n])) for a, n in zip(at.tolist(), keyed.lengths.tolist(), strict=True)]
 
 

@@ -163,9 +163,8 @@ def test_embeddings_join_the_decision_and_known_ones_are_not_asked_for() -> None
         return np.stack([[1.0, 0.0] if "amebiasis" in t.lower() else [0.0, 1.0] for t in texts]).astype(np.float32)
 
     rows = ["amebiasis of hepatic kind"]
-    table = find_leaks(
-        rows, PROTECTED, allowed=ALLOWED, encode=encode, vectors=encode(rows), protected_vectors={"icd": encode(PROTECTED["icd"])}
-    )
+    known = dict(zip([*rows, *PROTECTED["icd"]], encode([*rows, *PROTECTED["icd"]]), strict=True))
+    table = find_leaks(rows, PROTECTED, allowed=ALLOWED, encode=encode, known=known)
     assert table["kind"].to_pylist() == ["reworded"]
     assert asked.count(rows[0]) == 1 and all(asked.count(item) == 1 for item in PROTECTED["icd"])
 
