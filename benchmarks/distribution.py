@@ -35,7 +35,7 @@ def made_up(rows: int, *, seed: int) -> tuple[list[str], list[str], np.ndarray[A
 
 def measure(rows: int) -> dict[str, float]:
     """Return the seconds of each part and the peak memory."""
-    from curation.distribution import compare, describe, find_topics
+    from curation.distribution import RowInfo, Sample, compare, describe, find_topics
     from curation.distribution.balance import count_classes, measure_balance, rows_over_cap
 
     prompts, answers, vectors = made_up(rows, seed=1)
@@ -51,8 +51,8 @@ def measure(rows: int) -> dict[str, float]:
 
     seconds: dict[str, float] = {}
     seconds["topics"], topics = timed(lambda: find_topics(prompts, vectors))
-    seconds["describe"], found = timed(lambda: describe(prompts, answers, topics=topics, classes={"label": labels}))
-    seconds["compare"], _ = timed(lambda: compare((prompts, vectors), (real, real_vectors)))
+    seconds["describe"], found = timed(lambda: describe(prompts, answers, RowInfo(classes={"label": labels}), topics=topics))
+    seconds["compare"], _ = timed(lambda: compare(Sample(prompts, vectors), Sample(real, real_vectors)))
     seconds["balance"], _ = timed(lambda: (measure_balance(count_classes(labels)), rows_over_cap(labels, range(rows), cap=50)))
     assert sum(p.found for p in found.personal) == len(range(0, rows, 200))
     return {"rows": rows, **seconds, "MB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024), "MB of the data": round(held)}

@@ -69,7 +69,7 @@ class Buckets(NamedTuple):
 
     begins: Array
     members: Array
-    count: int
+    n_buckets: int
 
 
 class Compared(NamedTuple):
@@ -260,7 +260,7 @@ def _decide(firsts: Firsts, edits: float | None, *, fixed: int = 0) -> tuple[Dec
     places = firsts.places._replace(fixed=fixed)
     n = len(places.which)
     buckets = _buckets_of(firsts.keys, places.which)
-    heads = np.full(buckets.count, n + 1, np.int64)
+    heads = np.full(buckets.n_buckets, n + 1, np.int64)
     np.minimum.at(heads, buckets.members, np.repeat(np.arange(n), np.diff(buckets.begins)))
     compared = Compared(np.full(len(buckets.members), -1, np.int32), np.empty(len(buckets.members)))
     spread(compare_with_first, n, buckets, heads, places, compared)
@@ -330,4 +330,4 @@ def _by_three_letters(firsts: Firsts, places: Array) -> tuple[Array, int]:
     spread(band_keys, len(which), which, firsts.places.rows, *unused, sketch)
     found = _buckets_of(sketch.keys, which)
     owner = places[np.repeat(np.arange(len(places)), np.diff(found.begins))]
-    return (owner.astype(np.uint64) << _32) | found.members.astype(np.uint64), found.count
+    return (owner.astype(np.uint64) << _32) | found.members.astype(np.uint64), found.n_buckets

@@ -1,28 +1,39 @@
-"""What a set of rows is made of, and how far it is from real use.
+"""Describe a set of rows and compare it with real user data.
 
-`describe` counts lengths, languages, topics, wording and personal data; `compare` holds the rows against a sample of real
-use. Each `find_` function is usable alone on texts and gives an Arrow table with the place of all it found.
+`describe` counts lengths, languages, topics, stock phrases and PII; `compare` measures the distance to a sample of real use. Each `find_`
+function can be used alone on texts and returns an Arrow table with the position of every finding.
 """
 
-from curation.distribution.drift import compare, find_uncovered, mmd_test, separability
-from curation.distribution.pii import find_personal, mask_personal
-from curation.distribution.profile import describe, find_languages, find_openings, find_phrases, load_tokenizer, measure_lengths, spread_of
+from curation.distribution.drift import Sample, compare, find_uncovered, mmd_test, separability
+from curation.distribution.pii import find_pii, mask_pii
+from curation.distribution.profile import (
+    RowInfo,
+    describe,
+    find_languages,
+    find_openings,
+    find_phrases,
+    load_tokenizer,
+    measure_lengths,
+    spread_of,
+)
 from curation.distribution.schema import Comparison, Description
 from curation.distribution.topics import find_topics
 
 __all__ = [
     "Comparison",
     "Description",
+    "RowInfo",
+    "Sample",
     "compare",
     "describe",
     "find_languages",
     "find_openings",
-    "find_personal",
     "find_phrases",
+    "find_pii",
     "find_topics",
     "find_uncovered",
     "load_tokenizer",
-    "mask_personal",
+    "mask_pii",
     "measure_lengths",
     "mmd_test",
     "separability",

@@ -1,7 +1,7 @@
-"""How evenly rows spread over classes, and what to do about it: leave rows out, weigh them, or ask for more.
+"""Measure how evenly rows are distributed over classes, and compute the remedies: caps, weights and refills.
 
-A cap leaves out the rows of a class that rank last, with the reason and the rank, and is undone by raising it. Weights are
-told, not applied: they are for a trainer that reads them. A refill says how many rows each class still lacks.
+A cap leaves out the lowest-ranked rows of a class, with reason and rank, and is undone by raising it. Weights are only reported, for a
+trainer that reads them. A refill quota is the number of rows that each class lacks.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from pydantic import BaseModel, ConfigDict
 
 from curation.errors import ProjectError
 
+# A class with less than this share of an equal part of the rows is rare.
 RARE = 0.25
-"""A class with less than this share of an equal part of the rows is rare."""
 
 
 class Imbalance(BaseModel):
-    """How uneven a set of classes is."""
+    """Imbalance of a set of classes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rows: int
     classes: int
-    """Classes that could have rows, empty ones among them."""
+    """Classes that could have rows, including empty ones."""
     effective: float
     """Effective number of classes (Hill 1973): the number of equally large classes with the same entropy."""
     gini: float
@@ -36,11 +36,11 @@ class Imbalance(BaseModel):
     """Largest to smallest class that has rows."""
     empty: tuple[str, ...] = ()
     rare: tuple[tuple[str, int], ...] = ()
-    """Classes with less than a quarter of an equal part, the smallest first; empty ones among them."""
+    """Classes with less than a quarter of an equal part, the smallest first; includes empty ones."""
 
 
 def measure_balance(counts: Mapping[str, int]) -> Imbalance:
-    """Effective number of classes, Gini coefficient, largest to smallest, and the rare classes."""
+    """Return the effective number of classes, the Gini coefficient, the ratio of largest to smallest, and the rare classes."""
     total, sizes = sum(counts.values()), sorted(counts.values())
     filled = [n for n in sizes if n]
     entropy = -sum(n / total * math.log(n / total) for n in filled)
@@ -59,16 +59,24 @@ def measure_balance(counts: Mapping[str, int]) -> Imbalance:
 
 
 def rows_over_cap(classes: Sequence[str | None] | pa.Array, ranks: Sequence[int], *, cap: int) -> pa.Table:
-    """The rows that a cap leaves out: row, class, place (1 is the best of its class), cap.
+    """Find the rows that a cap leaves out.
 
-    Of each class the `cap` rows of lowest rank stay; a row without a class is never left out. Time grows as n log n.
+    Of each class the `cap` rows with the lowest rank are kept; a row without a class is never left out. Time grows as n log n.
+
+    Args:
+        classes: class of each row, None for none.
+        ranks: rank of each row; lower is better.
+        cap: rows that a class may keep.
+
+    Returns:
+        One line per row left out: row, class, place (1 is the best of its class), cap.
 
     Raises:
-        ProjectError: the cap is below 1, or there is not one rank a row.
+        ProjectError: the cap is below 1, or the number of ranks is not the number of rows.
     """
     values = classes.to_pylist() if isinstance(classes, pa.Array | pa.ChunkedArray) else list(classes)
     if cap < 1:
-        raise ProjectError("balance.cap", f"is {cap}; a class would lose all its rows", "use a cap of 1 or more, or take the key out")
+        raise ProjectError("balance.cap", f"is {cap}; a class would lose all its rows", "use a cap of 1 or more, or remove the key")
     if len(values) != len(ranks):
         raise ProjectError("balance", f"got {len(ranks)} ranks for {len(values)} rows", "give each row a rank")
     seen: Counter[str] = Counter()
@@ -92,9 +100,9 @@ def rows_over_cap(classes: Sequence[str | None] | pa.Array, ranks: Sequence[int]
 
 
 def class_weights(counts: Mapping[str, int], *, scheme: Literal["sqrt", "inverse"]) -> dict[str, float]:
-    """A weight for each class that has rows, so that the mean over all rows is 1.
+    """Return a weight for each class that has rows; the mean over all rows is 1.
 
-    `inverse` makes every class count the same; `sqrt` goes half the way (on a log scale) and is the usual choice where rare
+    `inverse` gives every class the same total weight. `sqrt` goes half of the way (on a log scale) and is the usual choice when rare
     classes have few rows, which `inverse` would repeat too often (Mahajan et al. 2018).
     """
     power = {"sqrt": 0.5, "inverse": 1.0}[scheme]
@@ -105,13 +113,13 @@ def class_weights(counts: Mapping[str, int], *, scheme: Literal["sqrt", "inverse
 
 
 def refill_quota(counts: Mapping[str, int], *, target: int) -> dict[str, int]:
-    """How many rows each class lacks until it has `target`, the emptiest first; classes that have enough are left out."""
+    """Return the rows that each class lacks until it has `target`, the emptiest class first; complete classes are left out."""
     lacking = {name: target - n for name, n in counts.items() if n < target}
     return dict(sorted(lacking.items(), key=lambda item: (-item[1], item[0])))
 
 
 def count_classes(classes: Sequence[str | None], known: Sequence[str] = ()) -> dict[str, int]:
-    """Rows by class; `known` classes without rows count 0."""
+    """Return the number of rows of each class; `known` classes without rows count 0."""
     counts: defaultdict[str, int] = defaultdict(int, dict.fromkeys(known, 0))
     for name in classes:
         if name is not None:

@@ -1,41 +1,78 @@
-"""The rows beside a sample of real use: do they differ, how much, what of it do they not cover, and what is that about."""
+"""Compare rows with a sample of real user data: whether they differ, by how much, which real rows are not covered, and their topics.
+
+Test: squared maximum mean discrepancy with a permutation test (Gretton et al. 2012). Size of the difference: AUC of a linear classifier.
+Coverage: real rows with a training row within the radius in which most real rows have another real row.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from curation.distribution.pii import mask_personal
+from curation.distribution.pii import mask_pii
 from curation.distribution.schema import Comparison, Point, Topic, Uncovered
-from curation.distribution.topics import checked_vectors, find_topics, telling_terms
+from curation.distribution.topics import checked_vectors, distinguishing_terms, find_topics
 from curation.errors import ProjectError
 
+# Share of the real rows that must have another real row within the radius.
+BASELINE = 0.9
+# Vectors of each side in the exact test; larger sides are sampled (seeded). 3,000 vectors make a kernel of 72 MB.
+MOST = 1_500
+# With fewer vectors on a side no permutation test can reach p < .01.
+LEAST = 5
+# Real rows that coverage is computed for; larger samples are sampled (seeded).
+MOST_REAL = 10_000
+_READ_FOR_TERMS = 2_000
+# Rows of each side in the plot.
+_POINTS = 500
+_SHOWN = 400
 _BLOCK = 256
 
-BASELINE = 0.9
-"""Share of the real rows that must have another real row within the radius."""
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Texts with their embeddings."""
+
+    texts: Sequence[str]
+    vectors: Array
+    """(n, d)."""
+    ids: Sequence[str] | None = None
+    """Names of the rows; their numbers when None."""
+    file: str = ""
+    """File the texts come from."""
+    column: str = ""
+    """Column of the file."""
+    scope: str = ""
+    """The rows of the project that these are, in words."""
 
 
 class Coverage(NamedTuple):
-    """What is covered, and against what that is to be held."""
+    """Coverage of real rows by training rows."""
 
     table: pa.Table
-    """One line a real row: real, row (its nearest training row), distance (cosine), covered."""
+    """One line per real row: real, row (its nearest training row), distance (cosine), covered."""
     radius: float
+    """Cosine distance."""
     baseline: float
-    """Share of the real rows that another real row covers: equal distributions of equal size are covered about as well."""
+    """Share of the real rows that another real row covers; a training set of the same distribution and size reaches about as much."""
     covered: float
 
 
 def find_uncovered(real: Array, training: Array, *, baseline: float = BASELINE) -> Coverage:
-    """For each real vector its nearest training vector, and whether that is within the radius.
+    """Find the nearest training vector of each real vector, and whether it is within the radius.
 
-    The radius is the cosine distance within which a share `baseline` of the real vectors have another real vector; equal
-    vectors are best given once. Both are unit rows. Time grows with real × (training + real) rows, memory with a block of
-    256 real rows against the training rows.
+    Time grows with real × (training + real) rows, memory with a block of 256 real rows × training rows.
+
+    Args:
+        real: (n, d) unit rows; equal ones should be given once.
+        training: (m, d) unit rows.
+        baseline: the radius is the cosine distance within which this share of the real vectors has another real vector.
     """
     near, distance = _nearest(real, training)
     _, own = _nearest(real, real, same=True)
@@ -48,10 +85,13 @@ def find_uncovered(real: Array, training: Array, *, baseline: float = BASELINE) 
 
 
 def flatten(training: Array, real: Array) -> tuple[Array, Array, float]:
-    """Both sides in two dimensions: the first principal components of an even mix, and the share of variance they hold.
+    """Project both sides on the first two principal components of an even mix.
 
-    Deterministic: the sign of each axis is fixed by its largest weight. Nearness in the picture is only a hint; coverage
-    is decided in all dimensions.
+    Deterministic: the sign of each axis is fixed by its largest weight. Distances in the plot are only a hint; coverage is computed in
+    all dimensions.
+
+    Returns:
+        (training (n, 2), real (m, 2), share of the variance that the two axes explain).
     """
     size = min(len(training), len(real), 5_000)
     mix = np.concatenate([side[np.linspace(0, len(side) - 1, size).astype(int)] for side in (training, real)]).astype(np.float64)
@@ -64,7 +104,7 @@ def flatten(training: Array, real: Array) -> tuple[Array, Array, float]:
 
 
 def _nearest(queries: Array, base: Array, *, same: bool = False) -> tuple[Array, Array]:
-    """Index of the nearest base vector and its cosine distance; with `same` a vector is not its own neighbour."""
+    """Return the index of the nearest base vector and its cosine distance; with `same` a vector is not its own neighbour."""
     index, distance = np.zeros(len(queries), dtype=np.int64), np.ones(len(queries), dtype=np.float32)
     if same and len(base) < 2:
         return index, distance
@@ -77,28 +117,28 @@ def _nearest(queries: Array, base: Array, *, same: bool = False) -> tuple[Array,
     return index, distance
 
 
-MOST = 1_500
-"""Vectors of each side that the exact test takes; of more a seeded sample. 3,000 together make a kernel of 72 MB."""
-
-LEAST = 5
-"""With fewer on a side no permutation test can reach p < .01."""
-
-
 class TwoSample(NamedTuple):
-    """A test and the sample it was made on."""
+    """Result of the two-sample test."""
 
     mmd2: float
     p_value: float
     sizes: tuple[int, int]
+    """Vectors of each side that were tested."""
     bandwidth: float
     permutations: int
 
 
 def mmd_test(first: Array, second: Array, *, permutations: int = 500, most: int = MOST, seed: int = 0) -> TwoSample:
-    """Squared MMD, unbiased, and the share of relabelings that reach it.
+    """Test whether two sets of vectors have the same distribution: unbiased squared MMD with a permutation test.
 
-    Exact on up to `most` vectors a side, else on a seeded sample of that size: time and memory then stop growing with the
-    rows (quadratic in the sample, about 3 s and 200 MB at 1,500 + 1,500).
+    Time and memory are quadratic in the vectors tested, about 3 s and 200 MB for 1,500 + 1,500.
+
+    Args:
+        first: (n, d) vectors.
+        second: (m, d) vectors.
+        permutations: random relabelings; the p-value is the share that reach the observed value.
+        most: vectors of each side to test; a larger side is sampled.
+        seed: seed of the sample and the permutations.
 
     Raises:
         ProjectError: a side has fewer than five vectors.
@@ -119,9 +159,15 @@ def mmd_test(first: Array, second: Array, *, permutations: int = 500, most: int 
 
 
 def separability(first: Array, second: Array, *, most: int = MOST, seed: int = 0) -> float:
-    """Cross-validated AUC of a linear classifier between the two sets: .5 when it cannot tell them apart, 1 when it always can.
+    """Return the cross-validated AUC of a linear classifier of the two sets: .5 if it cannot separate them, 1 if it always can.
 
-    The size of a difference, where the p-value only says that there is one: with enough rows any difference is significant.
+    This is the size of the difference. The p-value only shows that there is one: with enough rows any difference is significant.
+
+    Args:
+        first: (n, d) vectors.
+        second: (m, d) vectors.
+        most: vectors of each side to use; a larger side is sampled.
+        seed: seed of the sample and the folds.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
@@ -141,7 +187,7 @@ def _sample(side: Array, most: int, generator: np.random.Generator) -> Array:
 
 
 def _kernel(both: Array) -> tuple[Array, float]:
-    """RBF on the median of the squared distances, its diagonal 0 so that no point counts against itself."""
+    """Return the RBF kernel and its bandwidth, the median squared distance. The diagonal is 0: the unbiased estimate leaves it out."""
     norms = (both**2).sum(axis=1)
     squared = np.maximum(norms[:, None] + norms[None, :] - 2 * both @ both.T, 0)
     middle = float(np.median(squared[np.triu_indices(len(both), 1)]))
@@ -152,7 +198,7 @@ def _kernel(both: Array) -> tuple[Array, float]:
 
 
 def _mmd2(kernel: Array, labels: Array, n: int, m: int) -> Array:
-    """For each column of 0/1 labels; one product for all relabelings."""
+    """Return the squared MMD for each column of 0/1 labels, with one matrix product for all relabelings."""
     toward = kernel @ labels
     inside = (labels * toward).sum(axis=0)
     all_first = toward.sum(axis=0)
@@ -161,47 +207,35 @@ def _mmd2(kernel: Array, labels: Array, n: int, m: int) -> Array:
     return np.asarray(inside / (n * (n - 1)) + outside / (m * (m - 1)) - 2 * across / (n * m))
 
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
-MOST_REAL = 10_000
-"""Real rows that coverage looks at; of more a seeded sample."""
-
-_READ_FOR_TERMS = 2_000
-
-_POINTS = 500
-"""Rows of each side in the picture."""
-
-_SHOWN = 400
-
-
 def compare(
-    training: tuple[Sequence[str], Array],
-    real: tuple[Sequence[str], Array],
+    training: Sample,
+    real: Sample,
     *,
-    ids: Sequence[str] | None = None,
-    file: str = "",
-    column: str = "",
-    scope: str = "",
     region: str | None = "US",
     baseline: float = BASELINE,
     shown: int = 50,
     permutations: int = 500,
     seed: int = 0,
 ) -> Comparison:
-    """Hold the training prompts against real ones, each given as texts and their vectors.
+    """Compare the training prompts with real user data.
 
-    Equal texts count once a side. The test is made on up to 1,500 rows a side and coverage on up to 10,000 real rows, both
-    seeded samples; beyond that time grows with the training rows only (one product of real × training vectors).
+    Equal texts count once per side. The test uses up to 1,500 rows per side and coverage up to 10,000 real rows, both seeded samples;
+    beyond that time grows with the training rows only.
 
     Args:
-        ids: what names the training rows; their numbers unless given.
-        shown: uncovered rows that are written out, the farthest first.
+        training: prompts of the project; its `scope` is copied to the result.
+        real: texts of real use; its `file` and `column` are copied to the result.
+        region: country for phone numbers (see `find_pii`).
+        baseline: as for `find_uncovered`.
+        shown: uncovered rows that are listed, the farthest first.
+        permutations: as for `mmd_test`.
+        seed: seed of all samples.
 
     Raises:
         ProjectError: a side has fewer than five different texts, or a vector is not finite.
     """
-    texts, vectors, names = _distinct(*training, ids)
-    real_texts, real_vectors, _ = _distinct(*real, None)
+    texts, vectors, names = _distinct(training)
+    real_texts, real_vectors, _ = _distinct(real)
     for side, found in (("the project", texts), ("the real sample", real_texts)):
         if len(found) < LEAST:
             raise ProjectError(side, f"has {len(found)} different texts; a comparison needs {LEAST}", "give more rows")
@@ -212,26 +246,34 @@ def compare(
     test = mmd_test(vectors, real_vectors, permutations=permutations, seed=seed)
     coverage = find_uncovered(real_vectors, vectors, baseline=baseline)
     some, real_some = ([_masked(side[i], region) for i in _some(len(side), _READ_FOR_TERMS, generator)] for side in (texts, real_texts))
-    more_training, more_real = telling_terms(some, real_some)
-    uncovered = _uncovered(coverage, real_texts, texts, names, region=region, shown=shown)
+    more_training, more_real = distinguishing_terms(some, real_some)
+    lines = [line for line in coverage.table.to_pylist() if not line["covered"]]
+    lines.sort(key=lambda line: (-line["distance"], line["real"]))
+    uncovered = tuple(
+        Uncovered(
+            text=_masked(real_texts[line["real"]], region), nearest=_masked(texts[line["row"]], region), row=names[line["row"]],
+            distance=line["distance"],
+        )
+        for line in lines[:shown]
+    )  # fmt: skip
     return Comparison(
-        file=file, column=column, scope=scope, training_rows=len(texts), real_rows=len(real_texts), tested=test.sizes, mmd2=test.mmd2,
-        p_value=test.p_value, permutations=permutations, auc=separability(vectors, real_vectors, seed=seed),
+        file=real.file, column=real.column, scope=training.scope, training_rows=len(texts), real_rows=len(real_texts),
+        tested=test.sizes, mmd2=test.mmd2, p_value=test.p_value, permutations=permutations, auc=separability(vectors, real_vectors, seed=seed),
         covered=coverage.covered, baseline=coverage.baseline, radius=coverage.radius, uncovered=uncovered,
         gaps=_gaps(coverage, real_texts, real_vectors, region=region, seed=seed), more_real=tuple(more_real),
-        more_training=tuple(more_training), **_picture(vectors, real_vectors, coverage, generator),
+        more_training=tuple(more_training), **_plot(vectors, real_vectors, coverage, generator),
     )  # fmt: skip
 
 
-def _distinct(texts: Sequence[str], vectors: Array, ids: Sequence[str] | None) -> tuple[list[str], Array, list[str]]:
-    """Each text once; an empty one says nothing of use and is left out."""
-    unit = checked_vectors(vectors, len(texts))
+def _distinct(sample: Sample) -> tuple[list[str], Array, list[str]]:
+    """Return each text once, without empty ones, with unit vectors and row names."""
+    unit = checked_vectors(sample.vectors, len(sample.texts))
     first: dict[str, int] = {}
-    for row, text in enumerate(texts):
+    for row, text in enumerate(sample.texts):
         if text.strip():
             first.setdefault(text, row)
     rows = list(first.values())
-    names = [ids[row] if ids is not None else str(row) for row in rows]
+    names = [sample.ids[row] if sample.ids is not None else str(row) for row in rows]
     return list(first), unit[rows] if rows else unit[:0], names
 
 
@@ -241,24 +283,8 @@ def _some(size: int, most: int, generator: np.random.Generator) -> list[int]:
     return [int(i) for i in np.sort(generator.choice(size, most, replace=False))]
 
 
-def _uncovered(
-    coverage: Coverage, real: Sequence[str], training: Sequence[str], names: Sequence[str], *, region: str | None, shown: int
-) -> tuple[Uncovered, ...]:
-    lines = [line for line in coverage.table.to_pylist() if not line["covered"]]
-    lines.sort(key=lambda line: (-line["distance"], line["real"]))
-    return tuple(
-        Uncovered(
-            text=_masked(real[line["real"]], region),
-            nearest=_masked(training[line["row"]], region),
-            row=names[line["row"]],
-            distance=line["distance"],
-        )
-        for line in lines[:shown]
-    )
-
-
 def _gaps(coverage: Coverage, texts: Sequence[str], vectors: Array, *, region: str | None, seed: int) -> tuple[Topic, ...]:
-    """What the uncovered rows are about; their share is of all real rows."""
+    """Return the topics of the uncovered rows; shares are of all real rows."""
     rows = np.flatnonzero(~coverage.table["covered"].to_numpy())
     if len(rows) < 2 * LEAST:
         return ()
@@ -273,21 +299,22 @@ def _gaps(coverage: Coverage, texts: Sequence[str], vectors: Array, *, region: s
 
 
 def _masked(text: str, region: str | None) -> str:
-    """The beginning of a text; masked before it is cut, for half a value would not be known as one."""
-    return mask_personal(text[: 4 * _SHOWN], region=region)[:_SHOWN]
+    """Return the beginning of a text with PII masked."""
+    # Masked before it is cut: half a value would not be recognized.
+    return mask_pii(text[: 4 * _SHOWN], region=region)[:_SHOWN]
 
 
-def _picture(training: Array, real: Array, coverage: Coverage, generator: np.random.Generator) -> dict[str, Any]:
+def _plot(training: Array, real: Array, coverage: Coverage, generator: np.random.Generator) -> dict[str, Any]:
     covered = coverage.table["covered"].to_numpy()
-    ours, theirs, variance = flatten(training, real)
+    training_places, real_places, variance = flatten(training, real)
 
     def points(places: Array, rows: Sequence[int]) -> tuple[Point, ...]:
         return tuple(Point(x=round(float(places[r, 0]), 3), y=round(float(places[r, 1]), 3)) for r in rows)
 
     real_rows = _some(len(real), _POINTS, generator)
     return {
-        "training_points": points(ours, _some(len(ours), _POINTS, generator)),
-        "covered_points": points(theirs, [r for r in real_rows if covered[r]]),
-        "uncovered_points": points(theirs, [r for r in real_rows if not covered[r]]),
+        "training_points": points(training_places, _some(len(training), _POINTS, generator)),
+        "covered_points": points(real_places, [r for r in real_rows if covered[r]]),
+        "uncovered_points": points(real_places, [r for r in real_rows if not covered[r]]),
         "variance": variance,
     }

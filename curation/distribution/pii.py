@@ -1,8 +1,8 @@
-"""Personal data and secrets in texts, each with its place; the value itself is never returned, only its mask.
+"""Find PII and secrets in texts, each with its position. The value itself is never returned, only a mask.
 
-Candidates are confirmed by kept libraries: phone numbers by phonenumbers (Google's libphonenumber), card numbers, IBANs and
-US social security numbers by python-stdnum, secrets by the detectors of detect-secrets and a list of providers' prefixes.
-Presidio was weighed and left: it needs spaCy and a model from a hub. So names, addresses and dates of birth are not found.
+Candidates are confirmed by maintained libraries: phone numbers by phonenumbers (Google's libphonenumber), card numbers, IBANs and
+US social security numbers by python-stdnum, secrets by detect-secrets and a list of provider prefixes. Names, postal addresses and
+dates of birth are not found: that needs a model (Presidio needs spaCy and a download).
 """
 
 from __future__ import annotations
@@ -18,34 +18,36 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import yaml
 
+# Long lines are read in overlapping pieces, so that no regular expression meets a line of megabytes.
 _WINDOW, _OVERLAP = 4_000, 300
-"""Long lines are read in overlapping pieces, so that no detector's expression meets a line of megabytes."""
 
 EMAIL = re.compile(r"(?<![\w.+-])[\w.%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![\w-])")
 CARD = re.compile(r"(?<![\w.-])(?:[2-6]\d{13,18}|[2-6]\d{3}([ -])\d{4}\1\d{4}\1\d{4}|3\d{3}([ -])\d{6}\2\d{5})(?![\w-])")
 IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?(?!\w)")
 SSN = re.compile(r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])")
 ADDRESS = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])")
+# Seven digits with little between them, the least a phone number needs. Checked first because the library is slow.
 DIALLED = re.compile(r"\+?\d(?:[ ().+/\u2010-\u2015-]{0,3}\d){6}")
-"""Seven digits with little between them: what a phone number needs at least, checked first because the library is slow."""
+# The notation of phone numbers: with + and a country code, or in groups. Ten consecutive digits, or digits in a sum, are a number.
 WRITTEN = re.compile(r"\+\d|[^/+]*\d[ ().\u2010-\u2015-]+\d[^/]*$")
-"""As a phone number is written: with + and a country, or in groups. Ten digits in a row, or in a sum, are a number."""
+# Placeholders in documentation, which are no secrets.
 PLACEHOLDER = re.compile(r"your|example|change_?me|placeholder|x{3}|[<>{}$*]", re.IGNORECASE)
-"""What stands in a manual where a secret would."""
+# Domains that RFC 2606 reserves for examples; an address there belongs to nobody.
 RESERVED = re.compile(r"(?:^|[@.])(?:example\.(?:com|org|net)|[\w-]+\.(?:example|test|invalid|localhost))$", re.IGNORECASE)
-"""Domains that RFC 2606 sets aside for examples; an address there is nobody's."""
 PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----(?:.{0,20000}?-----END [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----|.{0,200})", re.DOTALL
 )
 _SHORTEST_SECRET = 6
+# Words without which the keyword detector of detect-secrets, the slowest one, finds nothing.
 KEY_WORDS = ("pass", "pwd", "key", "secret", "token", "contrase")
-"""What detect-secrets' keyword detector, the slowest, needs in a line to find anything."""
-ROOM = re.compile(r"\S{16}|://|xox|AKC|AP[\dA-F]|pass|pwd|key|secret|token|contrase", re.IGNORECASE)
-"""What a line must have that any secret can stand in: all but passwords in addresses, Slack's and Artifactory's are 16 signs and more."""
+# A line without a match holds no secret: all but passwords in URLs and the tokens of Slack and Artifactory are 16 characters or more.
+MAY_HOLD_SECRET = re.compile(r"\S{16}|://|xox|AKC|AP[\dA-F]|pass|pwd|key|secret|token|contrase", re.IGNORECASE)
+# Of two overlapping findings the more serious one is kept.
+GRAVITY = ("secret", "iban", "card number", "social security number", "email", "ip address", "phone number")
 
 
 class Found(NamedTuple):
-    """Personal data in one text."""
+    """PII or a secret in one text."""
 
     start: int
     end: int
@@ -54,13 +56,17 @@ class Found(NamedTuple):
     found_by: str
 
 
-def find_personal(texts: Sequence[str] | pa.Array, *, region: str | None = "US") -> pa.Table:
-    """Personal data and secrets: row, kind, start, end (in characters), masked, found_by.
+def find_pii(texts: Sequence[str] | pa.Array, *, region: str | None = "US") -> pa.Table:
+    """Find PII and secrets.
 
-    Nothing leaves the machine: no detector is asked to verify what it found. Time grows with the characters.
+    Nothing leaves the machine: the detectors' online verification is not used. Time grows with the characters.
 
     Args:
-        region: country (ISO 3166) whose phone numbers may stand without +; None finds only numbers with it.
+        texts: the texts.
+        region: country (ISO 3166) whose phone numbers need no country code; None finds numbers with + only.
+
+    Returns:
+        One line per finding: row, kind, start, end (in characters), masked, found_by.
     """
     plain: list[str] = texts.to_pylist() if isinstance(texts, pa.Array | pa.ChunkedArray) else list(texts)
     found = [(row, *one) for row, text in enumerate(plain) for one in spans_of(text, region=region)]
@@ -69,13 +75,13 @@ def find_personal(texts: Sequence[str] | pa.Array, *, region: str | None = "US")
     return pa.table({name: pa.array(column, kind) for (name, kind), column in zip(names.items(), columns, strict=True)})
 
 
-def mask_personal(text: str, *, region: str | None = "US") -> str:
-    """The text with every value that `find_personal` finds replaced by its mask."""
+def mask_pii(text: str, *, region: str | None = "US") -> str:
+    """Return the text with every value that `find_pii` finds replaced by its mask."""
     return replace_spans(text, spans_of(text, region=region))
 
 
 def replace_spans(text: str, spans: Sequence[Found]) -> str:
-    """The text with these spans, which do not overlap, replaced by their masks."""
+    """Return the text with these spans, which do not overlap, replaced by their masks."""
     parts, at = [], 0
     for span in spans:
         parts += [text[at : span.start], span.masked]
@@ -84,9 +90,10 @@ def replace_spans(text: str, spans: Sequence[Found]) -> str:
 
 
 def spans_of(text: str, *, region: str | None) -> list[Found]:
-    """What is found in one text, in order and without overlaps: of two findings that overlap the graver stays."""
+    """Return the findings in one text, in order and without overlaps (see `GRAVITY`)."""
     kept: list[Found] = []
     every = {found for offset, piece in _pieces(text) for found in _find(piece, offset, region)}
+    # A private key spans lines, so it is searched in the whole text.
     if "PRIVATE KEY" in text:
         every |= {Found(*match.span(), "secret: Private Key", "-----BEGIN ***", "pattern") for match in PRIVATE_KEY.finditer(text)}
     for found in sorted(every, key=lambda f: (GRAVITY.index(f.kind.partition(":")[0]), f.start - f.end, f)):
@@ -97,11 +104,8 @@ def spans_of(text: str, *, region: str | None) -> list[Found]:
     return kept
 
 
-GRAVITY = ("secret", "iban", "card number", "social security number", "email", "ip address", "phone number")
-
-
 def _pieces(text: str) -> Iterator[tuple[int, str]]:
-    """Lines with their offsets; a long line in overlapping windows."""
+    """Yield the lines with their offsets; a long line in overlapping windows."""
     at = 0
     for line in text.splitlines(keepends=True):
         for start in range(0, max(1, len(line) - _OVERLAP), _WINDOW - _OVERLAP):
@@ -153,7 +157,7 @@ def _is_public(address: str) -> bool:
 
 
 def _secrets(text: str) -> Iterator[tuple[int, int, str, str]]:
-    if not ROOM.search(text):
+    if not MAY_HOLD_SECRET.search(text):
         return
     for name, pattern in _listed():
         for match in pattern.finditer(text):
@@ -176,7 +180,7 @@ def _secrets(text: str) -> Iterator[tuple[int, int, str, str]]:
 
 
 def _secret_span(match: re.Match[str]) -> tuple[int, int]:
-    """The group that holds the secret where one does (a password in an address), else all: a group may hold the prefix alone."""
+    """Return the span of the group that holds the secret (a password in a URL), else of the match: a group may hold only a prefix."""
     spans = [match.span(n) for n in range(1, (match.re.groups or 0) + 1)]
     longest = max(spans, key=lambda span: span[1] - span[0], default=match.span())
     return longest if longest[1] - longest[0] >= _SHORTEST_SECRET else match.span()
@@ -190,7 +194,7 @@ def _listed() -> list[tuple[str, re.Pattern[str]]]:
 
 @cache
 def _detectors() -> list[Any]:
-    """All of detect-secrets but the two that judge by entropy alone: on answers in plain words they found 1,263 and no secret."""
+    """Return all detectors of detect-secrets but the two entropy detectors: on answers in prose their 1,263 findings held no secret."""
     from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
 
     kinds = get_mapping_from_secret_type_to_class()
@@ -199,7 +203,7 @@ def _detectors() -> list[Any]:
 
 @cache
 def _regex_search() -> Any:
-    """How detect-secrets' detectors that are only expressions search; those that do more have a function of their own."""
+    """Return the search function of detectors that are only regular expressions; other detectors override it."""
     from detect_secrets.plugins.base import RegexBasedDetector
 
     return RegexBasedDetector.analyze_string

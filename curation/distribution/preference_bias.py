@@ -1,7 +1,7 @@
-"""Is the preferred answer better, or only longer, shinier, the same? What a preference set would teach beside what it should.
+"""Measure biases of preference pairs: properties other than quality that separate chosen from rejected answers.
 
-DPO takes whatever tells chosen from rejected. Length is the best known of these shortcuts (Singhal et al., "A Long Way to Go", 2023;
-Park et al., 2024), markup and stock openings are others. Everything here is counted on the texts alone; no model is asked.
+DPO learns whatever separates the two. Length is the best known of these shortcuts (Singhal et al., "A Long Way to Go", 2023; Park et al.,
+2024); markup and stock openings are others. Everything is counted on the texts; no model is called.
 """
 
 from __future__ import annotations
@@ -9,20 +9,21 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, NamedTuple
 
 from curation.intervals import Estimate, Rate, mean
 
+# Similarity of the two answers (share of characters in common order) above which a pair teaches almost nothing.
 NEAR = 0.95
-"""Similarity of the two answers (share of characters in common order) from which a pair hardly says which one is better, or why."""
-TOLD_FROM = 20
-"""Pairs that differ in a trait, below which no bias is claimed from it."""
+# Pairs that differ in a trait below which no bias is reported.
+LEAST_PAIRS = 20
 OPENING_WORDS = 3
 OPENINGS_SHOWN = 6
 
+# Surface traits that are counted in both answers of a pair.
 TRAITS: dict[str, re.Pattern[str]] = {
     "bullets": re.compile(r"(?m)^\s*[-*•]\s+\S"),
     "numbered list": re.compile(r"(?m)^\s*\d+[.)]\s+\S"),
@@ -40,7 +41,6 @@ TRAITS: dict[str, re.Pattern[str]] = {
     "stock ending": re.compile(r"(?:hope (?:this|that) helps|let me know if|feel free to ask|happy to help)[^\n]*\s*$", re.I),
     "as a model": re.compile(r"\bas an? (?:ai|large language|language) model\b|\bi(?:'m| am) (?:sorry|unable)\b|\bi can(?:'|no)t\b", re.I),
 }
-"""What an answer can wear; each is looked for in both answers of a pair."""
 
 
 class Pair(NamedTuple):
@@ -52,23 +52,23 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Trait:
-    """How often each side wears a trait."""
+    """Frequency of a trait on each side."""
 
     name: str
     chosen: Rate
     rejected: Rate
     decides: Rate
-    """Of the pairs in which only one answer wears it, those in which the chosen one does: half, where it decides nothing."""
+    """Pairs in which only the chosen answer has the trait, of those in which only one has it; half means no influence."""
 
     @property
     def is_bias(self) -> bool:
-        """Whether half lies outside the interval, on enough pairs to say so."""
-        return self.decides.n >= TOLD_FROM and not self.decides.low <= 0.5 <= self.decides.high
+        """True if the interval excludes one half and there are enough pairs."""
+        return self.decides.n >= LEAST_PAIRS and not self.decides.low <= 0.5 <= self.decides.high
 
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """The first words of answers, where the two sides differ most."""
+    """First words of answers whose frequency differs between the sides."""
 
     words: str
     chosen: int
@@ -76,60 +76,60 @@ class Opening:
 
 
 @dataclass(frozen=True, slots=True)
-class Hygiene:
-    """A set of preference pairs, described."""
+class PreferenceBias:
+    """Statistics of a set of preference pairs."""
 
     pairs: int
     longer: Rate
-    """Pairs in which the chosen answer is the longer one; answers of one length are left out."""
+    """Pairs in which the chosen answer is longer; pairs of equal length are left out."""
     difference: Estimate | None
-    """Characters of the chosen answer less those of the rejected one, on average."""
+    """Mean difference in characters, chosen minus rejected."""
     median_ratio: float | None
-    """Median of chosen length over rejected length."""
+    """Median of chosen length / rejected length."""
     similarity: float | None
     """Median similarity of the two answers."""
     near_identical: tuple[int, ...]
-    """Places of the pairs whose answers are NEAR or more alike, those that differ only in form included."""
+    """Indices of the pairs whose answers are at least NEAR similar or differ in form only."""
     only_form: int
-    """Pairs whose answers differ in case, punctuation or spacing only."""
+    """Pairs whose answers differ only in case, punctuation or spacing."""
     traits: tuple[Trait, ...]
     openings: tuple[Opening, ...] = ()
 
     @property
     def length_is_bias(self) -> bool:
-        """Whether length alone tells which answer was chosen."""
-        return self.longer.n >= TOLD_FROM and not self.longer.low <= 0.5 <= self.longer.high
+        """True if length alone predicts which answer was chosen."""
+        return self.longer.n >= LEAST_PAIRS and not self.longer.low <= 0.5 <= self.longer.high
 
     @property
     def biases(self) -> tuple[str, ...]:
-        """Everything beside substance that goes along with being chosen."""
+        """Length and the traits that are associated with being chosen."""
         length = ("longer" if self.longer.share > 0.5 else "shorter",) if self.length_is_bias else ()
         return (*length, *(trait.name for trait in self.traits if trait.is_bias))
 
 
-def describe_pairs(pairs: Sequence[Pair], *, seed: int = 0) -> Hygiene:
-    """Count what tells the chosen answers from the rejected ones."""
+def describe_pairs(pairs: Sequence[Pair], *, seed: int = 0) -> PreferenceBias:
+    """Count the properties that separate chosen from rejected answers."""
     from rapidfuzz.distance import Indel
 
     lengths = [(len(pair.chosen), len(pair.rejected)) for pair in pairs]
     apart = [(a, b) for a, b in lengths if a != b]
-    alike = [Indel.normalized_similarity(pair.chosen, pair.rejected) for pair in pairs]
+    similar = [Indel.normalized_similarity(pair.chosen, pair.rejected) for pair in pairs]
     form = [_bare(pair.chosen) == _bare(pair.rejected) for pair in pairs]
-    return Hygiene(
+    return PreferenceBias(
         pairs=len(pairs),
         longer=Rate(sum(a > b for a, b in apart), len(apart)),
         difference=mean([a - b for a, b in lengths], seed=seed),
         median_ratio=median(a / b for a, b in lengths if b) if any(b for _, b in lengths) else None,
-        similarity=median(alike) if alike else None,
-        near_identical=tuple(n for n, (share, same) in enumerate(zip(alike, form, strict=True)) if share >= NEAR or same),
+        similarity=median(similar) if similar else None,
+        near_identical=tuple(n for n, (share, same) in enumerate(zip(similar, form, strict=True)) if share >= NEAR or same),
         only_form=sum(form),
         traits=tuple(_trait(name, pattern, pairs) for name, pattern in TRAITS.items()),
         openings=_openings(pairs),
     )
 
 
-def as_values(found: Hygiene) -> dict[str, Any]:
-    """For the store and the manifest: the numbers behind the page."""
+def as_values(found: PreferenceBias) -> dict[str, Any]:
+    """Return the statistics as JSON values for the store and the manifest."""
     return {
         "pairs": found.pairs,
         "longer_is_chosen": _rate(found.longer),
@@ -139,31 +139,29 @@ def as_values(found: Hygiene) -> dict[str, Any]:
         "near_identical": len(found.near_identical),
         "differ_in_form_only": found.only_form,
         "traits": {
-            t.name: {"chosen": t.chosen.hits, "rejected": t.rejected.hits, "decides": _rate(t.decides)} for t in _worn(found.traits)
+            t.name: {"chosen": t.chosen.hits, "rejected": t.rejected.hits, "decides": _rate(t.decides)}
+            for t in found.traits
+            if t.chosen.hits or t.rejected.hits
         },
         "biases": list(found.biases),
     }
 
 
 def _trait(name: str, pattern: re.Pattern[str], pairs: Sequence[Pair]) -> Trait:
-    worn = [(bool(pattern.search(pair.chosen)), bool(pattern.search(pair.rejected))) for pair in pairs]
-    alone = [a for a, b in worn if a != b]
-    return Trait(name, Rate(sum(a for a, _ in worn), len(worn)), Rate(sum(b for _, b in worn), len(worn)), Rate(sum(alone), len(alone)))
-
-
-def _worn(traits: Iterable[Trait]) -> list[Trait]:
-    return [trait for trait in traits if trait.chosen.hits or trait.rejected.hits]
+    present = [(bool(pattern.search(pair.chosen)), bool(pattern.search(pair.rejected))) for pair in pairs]
+    alone = [a for a, b in present if a != b]
+    chosen, rejected = (Rate(sum(sides), len(pairs)) for sides in (list(zip(*present, strict=True)) or [(), ()]))
+    return Trait(name, chosen, rejected, Rate(sum(alone), len(alone)))
 
 
 def _openings(pairs: Sequence[Pair]) -> tuple[Opening, ...]:
-    chosen, rejected = (Counter(filter(None, (_opening(pair[side]) for pair in pairs))) for side in (0, 1))
+    def opening(text: str) -> str:
+        return " ".join(text.split()[:OPENING_WORDS]).casefold()
+
+    chosen, rejected = (Counter(filter(None, (opening(pair[side]) for pair in pairs))) for side in (0, 1))
     differ = sorted(chosen.keys() | rejected.keys(), key=lambda words: (-abs(chosen[words] - rejected[words]), words))
-    told = [Opening(words, chosen[words], rejected[words]) for words in differ[:OPENINGS_SHOWN]]
-    return tuple(opening for opening in told if abs(opening.chosen - opening.rejected) > 1)
-
-
-def _opening(text: str) -> str:
-    return " ".join(text.split()[:OPENING_WORDS]).casefold()
+    shown = [Opening(words, chosen[words], rejected[words]) for words in differ[:OPENINGS_SHOWN]]
+    return tuple(one for one in shown if abs(one.chosen - one.rejected) > 1)
 
 
 def _bare(text: str) -> str:

@@ -1,4 +1,7 @@
-"""Everything that is counted of a set of rows, in one value."""
+"""Describe a set of rows: lengths, languages, openings, stock phrases, PII, topics and classes.
+
+Languages by py3langid (langid.py, Lui and Baldwin 2012), stock phrases by the cited list in phrases.yaml, PII by `pii`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import re
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -15,7 +19,7 @@ import pyarrow as pa
 import yaml
 
 from curation.distribution.pii import Found, replace_spans, spans_of
-from curation.distribution.schema import Description, Example, Length, Personal, Share, Spread, Topic, Wording
+from curation.distribution.schema import Description, Example, Length, PersonalData, Share, Spread, Topic, Wording
 from curation.distribution.topics import Topics
 from curation.errors import ProjectError, UserError
 from curation.records import Kind
@@ -23,27 +27,52 @@ from curation.records import Kind
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+Part = Literal["prompt", "completion"]
+
+# ISO 639's code for undetermined: too few letters, or no language is likely enough.
 UNKNOWN = "und"
-"""ISO 639's code for undetermined: too few letters, or no language that stands out."""
-
+# Letters below which a text is not classified; `Paris, 1889` is no English.
 _LETTERS = 12
-"""A text with fewer letters of an alphabet is not judged; `Paris, 1889` is no English."""
-
 _IDEOGRAPHS = 2
-
+# Least probability of a language. At .3, of 3,076 English questions and 2,926 short answers .001 and .015 were given a wrong language
+# and .007 and .165 none.
 _CONFIDENCE = 0.3
-"""Below it a text is `und`: .001 of 3,076 English questions and .015 of 2,926 short answers were then given a wrong
-language, .007 and .165 none."""
-
+# Characters that are read of a long text.
 _READ = 2_000
-"""Characters that are read of a long text."""
+_BARS = 24
+# Texts that are tokenized at a time.
+_BATCH = 2_000
+_OPENING_WORDS = 3
+# Characters at the end of an answer in which a closing phrase is searched.
+_END = 300
+_EXAMPLES = 3
+# Characters shown on each side of a finding.
+_AROUND = 40
+_CENTRAL = 300
+
+
+@dataclass(frozen=True)
+class RowInfo:
+    """The rows that are described, apart from their texts."""
+
+    kind: Kind = "instruction"
+    scope: str = ""
+    """The rows in words, for the reader."""
+    owners: Sequence[int] | None = None
+    """Row of each completion if rows have several (a pair has two); completion i is row i's when None."""
+    ids: Sequence[str] | None = None
+    """Names of the rows in examples; their numbers when None."""
+    turns: Sequence[int] = ()
+    """User turns of each row."""
+    classes: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
+    """Value of each row, for each label or attribute."""
 
 
 def find_languages(texts: Sequence[str] | pa.Array) -> pa.Table:
-    """The language (ISO 639-1 where there is one) and its probability for each text.
+    """Return the language (ISO 639-1 if there is a code) of each text and its probability.
 
-    A text of fewer than twelve letters, or one whose best language has a probability below .3, is `und`. At most
-    2,000 characters of each are read, so time grows with the number of texts.
+    A text with fewer than twelve letters, or whose best language has a probability below .3, is `und`. At most 2,000 characters of each
+    text are read, so the time grows with the number of texts.
     """
     plain: list[str] = texts.to_pylist() if isinstance(texts, pa.Array | pa.ChunkedArray) else list(texts)
     known: dict[str, tuple[str, float]] = {}
@@ -69,28 +98,23 @@ def _identifier() -> Any:
 
     try:
         return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    except OSError as error:  # it unpacks 5 MB into a temporary file
+    except OSError as error:  # py3langid unpacks 5 MB into a temporary file
         fact = f"the language model could not be written to it ({error.strerror or error})"
         raise UserError(f"temporary folder {tempfile.gettempdir()}", fact, "make space there, or set TMPDIR to another folder") from error
 
 
-_BARS = 24
-
-_BATCH = 2_000
-
-
 def load_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a model's folder, or of one tokenizer.json, without its truncation and padding.
+    """Load the tokenizer of a model's folder, or a tokenizer.json, without truncation and padding.
 
     Raises:
-        ProjectError: there is no such file, or it is no tokenizer.
+        ProjectError: there is no such file, or it is not a tokenizer.
     """
     from tokenizers import Tokenizer
 
     file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         raise ProjectError(
-            f"tokenizer {path}", "holds no tokenizer.json", "name the folder of your base model, or leave describe.tokenizer out"
+            f"tokenizer {path}", "holds no tokenizer.json", "name the folder of your base model, or remove describe.tokenizer"
         )
     try:
         tokenizer = Tokenizer.from_file(str(file))
@@ -104,9 +128,9 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def measure_lengths(texts: Sequence[str] | pa.Array, *, tokenizer: Tokenizer | None = None) -> pa.Table:
-    """Characters (code points) and tokens of each text; tokens are null without a tokenizer.
+    """Return the characters (code points) and tokens of each text; tokens are null without a tokenizer.
 
-    Special tokens are not counted. Time and memory grow with the characters; 2,000 texts are tokenized at a time.
+    Special tokens are not counted. Time and memory grow with the characters.
     """
     plain: list[str] = texts.to_pylist() if isinstance(texts, pa.Array | pa.ChunkedArray) else list(texts)
     characters = pa.array([len(text) for text in plain], pa.int64())
@@ -120,7 +144,7 @@ def measure_lengths(texts: Sequence[str] | pa.Array, *, tokenizer: Tokenizer | N
 
 
 def spread_of(values: Sequence[float] | np.ndarray[Any, Any]) -> Spread:
-    """Mean, quantiles and bars; the bars reach to the 99th percentile, so that one huge row does not flatten them."""
+    """Return mean, quantiles and bars; the bars end at the 99th percentile, so that one very long row does not flatten them."""
     numbers = np.asarray(values, dtype=np.float64)
     if not len(numbers):
         return Spread(count=0, mean=0, low=0, p5=0, median=0, p95=0, high=0)
@@ -134,43 +158,46 @@ def spread_of(values: Sequence[float] | np.ndarray[Any, Any]) -> Spread:
     )  # fmt: skip
 
 
-_OPENING_WORDS = 3
-
-_END = 300
-"""Characters at the end of an answer that a closer may stand in."""
-
-
 class Phrase(NamedTuple):
-    """One entry of the list."""
+    """One entry of phrases.yaml, compiled."""
 
     phrase: str
     kind: str
     where: str
+    """start, end or anywhere."""
     source: str
     pattern: re.Pattern[str]
 
 
 def find_phrases(texts: Sequence[str] | pa.Array) -> pa.Table:
-    """Where each answer refuses or uses a stock phrase: row, phrase, kind, source, start, end (in characters).
+    """Find refusals and stock phrases. Each phrase is reported once per row, at its first position.
 
-    Each phrase is reported once a row, where it first stands. Time grows with the characters.
+    Returns:
+        One line per finding: row, phrase, kind, source, start, end (in characters).
     """
     plain: list[str] = texts.to_pylist() if isinstance(texts, pa.Array | pa.ChunkedArray) else list(texts)
     found = []
     for row, text in enumerate(plain):
         straight = text.replace("\u2019", "'")
         for phrase in load_phrases():
-            if span := _place(phrase, straight):
-                found.append((row, phrase.phrase, phrase.kind, phrase.source, *span))
+            begin = max(0, len(text) - _END) if phrase.where == "end" else 0
+            if match := phrase.pattern.search(straight, begin):
+                found.append((row, phrase.phrase, phrase.kind, phrase.source, *match.span("it")))
     columns = list(zip(*found, strict=True)) or [()] * 6
     names = {"row": pa.int64(), "phrase": pa.string(), "kind": pa.string(), "source": pa.string(), "start": pa.int64(), "end": pa.int64()}
     return pa.table({name: pa.array(column, kind) for (name, kind), column in zip(names.items(), columns, strict=True)})
 
 
 def find_openings(texts: Sequence[str] | pa.Array, *, least: float = 0.02, most: int = 10) -> pa.Table:
-    """The first three words that open at least `least` of the texts, the most frequent first: opening, rows.
+    """Find frequent first words. An opening shared by many answers is a template that the model will learn.
 
-    One opening on a large share of the answers is a template that the model will learn.
+    Args:
+        texts: the texts.
+        least: least share of the texts.
+        most: openings to return.
+
+    Returns:
+        One line per opening of three words, the most frequent first: opening, rows.
     """
     plain: list[str] = texts.to_pylist() if isinstance(texts, pa.Array | pa.ChunkedArray) else list(texts)
     counts = Counter(" ".join(text[:200].split()[:_OPENING_WORDS]).casefold() for text in plain)
@@ -181,7 +208,7 @@ def find_openings(texts: Sequence[str] | pa.Array, *, least: float = 0.02, most:
 
 @cache
 def load_phrases() -> tuple[Phrase, ...]:
-    """The list, compiled."""
+    """Load and compile phrases.yaml."""
     listed = yaml.safe_load(Path(__file__).with_name("phrases.yaml").read_text(encoding="utf-8"))
     anchors = {"start": (r"\A[\s\"'*#]*", r"(?!\w)"), "end": (r"(?<!\w)", r"(?!\w)"), "anywhere": (r"(?<!\w)", r"(?!\w)")}
     phrases = []
@@ -192,82 +219,83 @@ def load_phrases() -> tuple[Phrase, ...]:
     return tuple(phrases)
 
 
-def _place(phrase: Phrase, text: str) -> tuple[int, int] | None:
-    match = phrase.pattern.search(text, max(0, len(text) - _END)) if phrase.where == "end" else phrase.pattern.search(text)
-    return match.span("it") if match else None
-
-
-Part = Literal["prompt", "completion"]
-
-_EXAMPLES = 3
-
-_AROUND = 40
-"""Characters shown on each side of what was found."""
-
-_CENTRAL = 300
-
-
 def describe(
     prompts: Sequence[str],
     completions: Sequence[str],
+    info: RowInfo | None = None,
     *,
-    owners: Sequence[int] | None = None,
-    ids: Sequence[str] | None = None,
-    kind: Kind = "instruction",
-    scope: str = "",
-    turns: Sequence[int] = (),
-    classes: Mapping[str, Sequence[str | None]] | None = None,
     topics: Topics | None = None,
     no_topics: str = "",
     tokenizer: Tokenizer | None = None,
     tokenizer_name: str | None = None,
     region: str | None = "US",
 ) -> Description:
-    """Lengths, turns, languages, wording, personal data, topics and classes of rows.
+    """Compute the statistics of rows.
 
-    Time grows with the characters (most of it in finding personal data, about 0.8 s a million) and memory with the findings.
+    Time grows with the characters (most of it for PII, about 0.8 s per million), memory with the findings.
 
     Args:
-        owners: the row of each completion, where rows have several (a pair has two); otherwise completion i is row i's.
-        ids: what names the rows in examples; their numbers unless given.
-        classes: for each label or attribute its value in every row.
-        topics: what `find_topics` gave for the prompts.
+        prompts: prompt of each row.
+        completions: completions of all rows.
+        info: kind, scope, names, turns and classes of the rows.
+        topics: result of `find_topics` for the prompts.
+        no_topics: the reason if there are no topics.
+        tokenizer: counts tokens; None to count characters only.
+        tokenizer_name: name of the tokenizer.
+        region: country for phone numbers (see `find_pii`).
     """
-    rows_of: dict[Part, Sequence[int]] = {
-        "prompt": range(len(prompts)),
-        "completion": owners if owners is not None else range(len(completions)),
-    }
+    info = info or RowInfo()
+    owners = info.owners if info.owners is not None else range(len(completions))
+    rows_of: dict[Part, Sequence[int]] = {"prompt": range(len(prompts)), "completion": owners}
     texts: dict[Part, Sequence[str]] = {"prompt": prompts, "completion": completions}
     spans = {part: [spans_of(text, region=region) for text in texts[part]] for part in texts}
-    examples = _Examples(texts, spans, rows_of, ids if ids is not None else [str(row) for row in range(len(prompts))])
-    wording, refusals = _wording(completions, rows_of["completion"], len(prompts), examples)
+    examples = _Examples(texts, spans, rows_of, info.ids if info.ids is not None else [str(row) for row in range(len(prompts))])
+    wording, refusals = _wording(completions, owners, len(prompts), examples)
+    # The longer the text, the more certain its language: each prompt is read with its first completion.
+    first = [""] * len(prompts)
+    for text, row in zip(completions, owners, strict=True):
+        first[row] = first[row] or text
+    together = [f"{prompt}\n{own}" for prompt, own in zip(prompts, first, strict=True)]
+    openings = find_openings(completions).to_pylist()
     return Description(
-        kind=kind,
+        kind=info.kind,
         rows=len(prompts),
-        scope=scope,
+        scope=info.scope,
         lengths=tuple(_lengths(texts, tokenizer)),
         tokenizer=tokenizer_name if tokenizer is not None else None,
-        turns=_shares((f"{n} turn{'' if n == 1 else 's'}" for n in turns), len(prompts)),
-        languages=_shares(find_languages(_together(prompts, completions, rows_of["completion"]))["language"].to_pylist(), len(prompts)),
-        openings=_openings(completions),
+        turns=_shares((f"{n} turn{'' if n == 1 else 's'}" for n in info.turns), len(prompts)),
+        languages=_shares(find_languages(together)["language"].to_pylist(), len(prompts)),
+        openings=tuple(Share(name=o["opening"], rows=o["rows"], share=o["rows"] / len(completions)) for o in openings),
         wording=wording,
         refusals=refusals,
         personal=_personal(spans, rows_of, examples),
         topics=_topics(topics, prompts, spans["prompt"]) if topics is not None else (),
         no_topics=no_topics,
-        classes={name: _shares((v for v in values if v is not None), len(prompts)) for name, values in (classes or {}).items()},
+        classes={name: _shares((v for v in values if v is not None), len(prompts)) for name, values in info.classes.items()},
     )
 
 
 class _Examples:
-    """Shows a place in a text with every personal value in it masked."""
+    """Excerpts of texts with all PII masked."""
 
     def __init__(
-        self, texts: Mapping[Part, Sequence[str]], spans: Mapping[Part, Sequence[Sequence[Found]]], rows_of: Any, names: Sequence[str]
+        self,
+        texts: Mapping[Part, Sequence[str]],
+        spans: Mapping[Part, Sequence[Sequence[Found]]],
+        rows_of: Mapping[Part, Sequence[int]],
+        names: Sequence[str],
     ) -> None:
         self.texts, self.spans, self.rows_of, self.names = texts, spans, rows_of, names
 
     def at(self, part: Part, number: int, start: int, end: int) -> Example:
+        """Return the excerpt around characters start..end of one text.
+
+        Args:
+            part: prompt or completion.
+            number: index of the text.
+            start: first character.
+            end: character after the last.
+        """
         text, spans = self.texts[part][number], self.spans[part][number]
         low, high = max(0, start - _AROUND), min(len(text), end + _AROUND)
         # The window grows to hold whole values: half a value is not masked.
@@ -277,19 +305,6 @@ class _Examples:
         shown = replace_spans(text[low:high], inside)
         row = self.names[self.rows_of[part][number]]
         return Example(row=row, part=part, start=start, end=end, shown=f"{'…' if low else ''}{shown}{'…' if high < len(text) else ''}")
-
-
-def _together(prompts: Sequence[str], completions: Sequence[str], owners: Sequence[int]) -> list[str]:
-    """Each prompt with its first completion: the longer the text, the surer the language."""
-    first = [""] * len(prompts)
-    for text, row in zip(completions, owners, strict=True):
-        first[row] = first[row] or text
-    return [f"{prompt}\n{own}" for prompt, own in zip(prompts, first, strict=True)]
-
-
-def _openings(completions: Sequence[str]) -> tuple[Share, ...]:
-    found = find_openings(completions).to_pylist()
-    return tuple(Share(name=line["opening"], rows=line["rows"], share=line["rows"] / len(completions)) for line in found)
 
 
 def _lengths(texts: Mapping[Part, Sequence[str]], tokenizer: Tokenizer | None) -> Iterable[Length]:
@@ -328,7 +343,7 @@ def _wording(completions: Sequence[str], owners: Sequence[int], total: int, exam
 
 def _personal(
     spans: Mapping[Part, Sequence[Sequence[Found]]], rows_of: Mapping[Part, Sequence[int]], examples: _Examples
-) -> tuple[Personal, ...]:
+) -> tuple[PersonalData, ...]:
     rows: dict[tuple[str, str], set[int]] = defaultdict(set)
     shown: dict[tuple[str, str], list[Example]] = defaultdict(list)
     counts: Counter[tuple[str, str]] = Counter()
@@ -341,7 +356,7 @@ def _personal(
                 rows[key].add(row)
                 counts[key] += 1
     ordered = sorted(counts, key=lambda key: (-len(rows[key]), key))
-    return tuple(Personal(kind=k[0], rows=len(rows[k]), found=counts[k], found_by=k[1], examples=tuple(shown[k])) for k in ordered)
+    return tuple(PersonalData(kind=k[0], rows=len(rows[k]), found=counts[k], found_by=k[1], examples=tuple(shown[k])) for k in ordered)
 
 
 def _topics(topics: Topics, prompts: Sequence[str], spans: Sequence[Sequence[Found]]) -> tuple[Topic, ...]:

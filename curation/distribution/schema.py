@@ -1,6 +1,6 @@
-"""What `describe` and `compare` find, as frozen values that the workbench keeps and the report shows.
+"""Results of `describe` and `compare` as frozen values, which the workbench stores and the report shows.
 
-Shares are 0 to 1. Examples hold no personal data: what was found is masked in them.
+Shares are 0 to 1. Examples contain no PII: findings are masked in them.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from curation.records import Kind
 
 
 class Closed(BaseModel):
-    """Frozen, and unknown keys are refused."""
+    """A frozen model that rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Spread(Closed):
-    """A column of numbers in brief."""
+    """Summary of a column of numbers."""
 
     count: int
     mean: float
@@ -29,12 +29,12 @@ class Spread(Closed):
     p95: float
     high: float
     edges: tuple[float, ...] = ()
-    """Edges of the bars; the last bar takes all above the 99th percentile."""
+    """Edges of the bars; the last bar includes everything above the 99th percentile."""
     bars: tuple[int, ...] = ()
 
 
 class Length(Closed):
-    """How long one part of the rows is."""
+    """Lengths of one part of the rows."""
 
     part: Literal["prompt", "completion"]
     unit: Literal["characters", "tokens"]
@@ -42,7 +42,7 @@ class Length(Closed):
 
 
 class Example(Closed):
-    """Where something was found: the row, the part, the offsets in its characters, and the place with personal data masked."""
+    """Position of a finding: row, part and character offsets, with an excerpt in which PII is masked."""
 
     row: str
     part: Literal["prompt", "completion"]
@@ -52,7 +52,7 @@ class Example(Closed):
 
 
 class Share(Closed):
-    """A value and how many rows have it."""
+    """A value and the number of rows that have it."""
 
     name: str
     rows: int
@@ -60,14 +60,14 @@ class Share(Closed):
 
 
 class Topic(Closed):
-    """A cluster of the prompts' vectors, named by the terms that set it apart from the others."""
+    """A cluster of the prompts' embeddings, named by its distinctive terms."""
 
     name: str
     terms: tuple[str, ...]
     rows: int
     share: float
     central: str
-    """The prompt nearest the middle, masked."""
+    """The prompt nearest the centre, masked."""
 
 
 class Wording(Closed):
@@ -81,8 +81,8 @@ class Wording(Closed):
     examples: tuple[Example, ...] = ()
 
 
-class Personal(Closed):
-    """Personal data or a secret of one kind."""
+class PersonalData(Closed):
+    """PII or secrets of one kind."""
 
     kind: str
     rows: int
@@ -92,39 +92,39 @@ class Personal(Closed):
 
 
 class Description(Closed):
-    """What the rows of one kind are made of."""
+    """Statistics of the rows of one kind."""
 
     kind: Kind
     rows: int
     scope: str
-    """Which rows these are, in words."""
+    """The rows that are described, in words."""
     lengths: tuple[Length, ...]
     tokenizer: str | None
-    """Whose tokens were counted; None when there was no tokenizer."""
+    """Name of the tokenizer; None if tokens were not counted."""
     turns: tuple[Share, ...]
     languages: tuple[Share, ...]
     openings: tuple[Share, ...]
-    """The first words of the answers that open most of them."""
+    """The most frequent first words of the answers."""
     wording: tuple[Wording, ...]
     refusals: int
-    """Rows with an answer that refuses."""
-    personal: tuple[Personal, ...]
+    """Rows with a refusal."""
+    personal: tuple[PersonalData, ...]
     topics: tuple[Topic, ...] = ()
     no_topics: str = ""
-    """Why there are none, where there are none."""
+    """The reason if there are no topics."""
     classes: dict[str, tuple[Share, ...]] = {}
     """Labels and attributes, the largest class first."""
 
 
 class Point(Closed):
-    """A row in the picture."""
+    """A row in the scatter plot."""
 
     x: float
     y: float
 
 
 class Uncovered(Closed):
-    """A real row that no training row is near, with the nearest one."""
+    """A real row without a near training row, and the nearest one."""
 
     text: str
     nearest: str
@@ -135,42 +135,42 @@ class Uncovered(Closed):
 
 
 class Comparison(Closed):
-    """The rows beside a sample of real use."""
+    """Comparison of the rows with a sample of real user data."""
 
     file: str
     column: str
     scope: str
     training_rows: int
     real_rows: int
-    """Different texts; equal ones count once."""
+    """Distinct texts."""
     tested: tuple[int, int]
     """Training and real rows in the two-sample test: a seeded sample where there are more."""
     mmd2: float
-    """Squared maximum mean discrepancy, unbiased: near 0 for equal distributions, and then as often below as above."""
+    """Squared maximum mean discrepancy, unbiased: near 0 for equal distributions, and then negative half of the time."""
     p_value: float
     permutations: int
     auc: float
-    """How often a linear classifier, cross-validated, ranks a real row above a training row: .5 when it cannot tell them apart."""
+    """Cross-validated AUC of a linear classifier of real and training rows: .5 if it cannot separate them."""
     covered: float
     """Share of the real rows whose nearest training row is within `radius`."""
     baseline: float
-    """Share of the real rows that have another real row within `radius`: what coverage can be expected to reach."""
+    """Share of the real rows that have another real row within `radius`: the coverage to expect of equal distributions."""
     radius: float
     """Cosine distance."""
     uncovered: tuple[Uncovered, ...]
-    """The farthest first; at most the number asked for."""
+    """The farthest first; at most the number requested."""
     gaps: tuple[Topic, ...] = ()
-    """What the uncovered rows are about."""
+    """Topics of the uncovered rows."""
     more_real: tuple[str, ...] = ()
-    """Terms that set the real rows apart."""
+    """Terms that distinguish the real rows."""
     more_training: tuple[str, ...] = ()
     training_points: tuple[Point, ...] = ()
     covered_points: tuple[Point, ...] = ()
     uncovered_points: tuple[Point, ...] = ()
     variance: float = 0.0
-    """Share of the variance that the picture's two axes hold."""
+    """Share of the variance that the plot's two axes explain."""
 
     @property
     def is_sampled(self) -> bool:
-        """Whether the two-sample test saw a sample of the rows, not all."""
+        """True if the two-sample test used a sample of the rows."""
         return self.tested[0] < self.training_rows or self.tested[1] < self.real_rows

@@ -1,7 +1,7 @@
-"""What rows are about: clusters of their vectors, each named by the terms that set it apart (class-based TF-IDF).
+"""Find the topics of rows: clusters of their embeddings, named by their distinctive terms (class-based TF-IDF).
 
-Source of the names: Grootendorst 2022, BERTopic (c-TF-IDF): a term's share in a cluster, times log(1 + mean words of a
-cluster / the term's count everywhere). The clusters are k-means on the unit sphere (faiss), seeded.
+Names: Grootendorst 2022, BERTopic (c-TF-IDF): a term's share in a cluster times log(1 + mean words of a cluster / the term's count
+in all clusters). Clusters: spherical k-means (faiss), seeded. Terms that separate two sets: log odds with a prior (Monroe et al. 2008).
 """
 
 from __future__ import annotations
@@ -17,22 +17,38 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from curation.distribution.pii import mask_personal
+from curation.distribution.pii import mask_pii
 from curation.errors import ProjectError
 
 _WORD = re.compile(r"[^\W\d_][\w'-]*")
 
 _IDEOGRAPHS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{2,}")
 
+# Weight of the prior, relative to all terms.
 _PRIOR = 0.1
-"""Weight of the prior, as a part of all terms."""
-
+# Standard errors by which a term must differ: with thousands of terms tested, 2 would name some by chance.
 _SURE = 3.0
-"""Standard errors by which a term must differ: with thousands of terms tested, 2 would name some by chance."""
+# Rows nearest the centre whose words name a topic, and characters read of each, so that naming does not grow with the rows.
+_READ_PER_TOPIC = 400
+_READ = 1_000
+# Rows per cluster that k-means is trained on; all rows are then assigned.
+_TRAINED_PER_TOPIC = 1_000
+MOST = 24
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def telling_terms(first: Iterable[str], second: Iterable[str], *, most: int = 10) -> tuple[list[str], list[str]]:
-    """The terms surely more frequent in each of two sides, the surest first; a term counts once a text."""
+def distinguishing_terms(first: Iterable[str], second: Iterable[str], *, most: int = 10) -> tuple[list[str], list[str]]:
+    """Return the terms that are significantly more frequent in each of two sets of texts.
+
+    Args:
+        first: texts.
+        second: other texts.
+        most: terms of each set to return.
+
+    Returns:
+        (terms of the first, terms of the second), the most significant first. A term counts once per text.
+    """
     one, two = (Counter(term for text in side for term in set(_terms(text))) for side in (first, second))
     both = one + two
     total, n, m = sum(both.values()), sum(one.values()), sum(two.values())
@@ -44,15 +60,15 @@ def telling_terms(first: Iterable[str], second: Iterable[str], *, most: int = 10
         odds = math.log(a / max(n + weight - a, 0.5)) - math.log(b / max(m + weight - b, 0.5))
         scores[term] = odds / math.sqrt(1 / a + 1 / b)
     ranked = sorted(scores, key=lambda term: (-scores[term], term))
-    ours = [term for term in ranked if scores[term] >= _SURE]
-    theirs = [term for term in reversed(ranked) if scores[term] <= -_SURE]
-    return _without_repeats(ours, most), _without_repeats(theirs, most)
+    of_first = [term for term in ranked if scores[term] >= _SURE]
+    of_second = [term for term in reversed(ranked) if scores[term] <= -_SURE]
+    return _without_repeats(of_first, most), _without_repeats(of_second, most)
 
 
 def distinctive_terms(groups: Sequence[Iterable[str]], *, most: int = 6) -> list[list[str]]:
-    """For each group of texts the words and pairs of words that set it apart from the other groups (c-TF-IDF).
+    """Return, for each group of texts, the words and pairs of words that distinguish it from the other groups (c-TF-IDF).
 
-    A term counts once a text, so that one long text names nothing.
+    A term counts once per text, so that one long text cannot name a group.
     """
     counts = [Counter(term for text in group for term in set(_terms(text))) for group in groups]
     everywhere = sum(counts, Counter[str]())
@@ -67,7 +83,7 @@ def distinctive_terms(groups: Sequence[Iterable[str]], *, most: int = 6) -> list
 
 
 def _without_repeats(ranked: Sequence[str], most: int) -> list[str]:
-    """The first terms none of whose words stands in one before it."""
+    """Return the first terms that share no word with a term before them."""
     kept: list[str] = []
     for term in ranked:
         words = {_stem(word) for word in term.split()}
@@ -88,7 +104,7 @@ def _terms(text: str) -> list[str]:
     common = _common_words()
     plain = [word for word in words if word not in common]
     pairs = [f"{a} {b}" for a, b in pairwise(words) if a not in common and b not in common]
-    # Scripts written without spaces give no words: pairs of their characters carry most of the meaning.
+    # Scripts without spaces have no words to split at: pairs of their characters carry most of the meaning.
     return plain + pairs + [run[i : i + 2] for run in _IDEOGRAPHS.findall(low) for i in range(len(run) - 1)]
 
 
@@ -112,41 +128,33 @@ def _common_words() -> frozenset[str]:
     }
 
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
-_READ_PER_TOPIC = 400
-"""Rows nearest the middle whose words name a topic; so naming does not grow with the rows."""
-
-_READ = 1_000
-"""Characters read of each."""
-
-_TRAINED_PER_TOPIC = 1_000
-"""Rows k-means learns a cluster from; all rows are then assigned."""
-
-MOST = 24
-
-
 class Topics(NamedTuple):
-    """Clusters and who is in which."""
+    """Topics and the topic of each row."""
 
     table: pa.Table
-    """One line a topic, the largest first: topic, name, terms, rows, central (a row)."""
+    """One line per topic, the largest first: topic, name, terms, rows, central (a row)."""
     of_row: Array
-    """Number of the topic of each row."""
+    """Number of each row's topic."""
     similarity: Array
-    """Cosine of each row to the middle of its topic."""
+    """Cosine of each row and the centre of its topic."""
 
 
 def find_topics(
     texts: Sequence[str] | pa.Array, vectors: Array, *, topics: int | None = None, region: str | None = "US", seed: int = 0
 ) -> Topics:
-    """Cluster the texts by their vectors and name the clusters.
+    """Cluster the texts by their embeddings and name the clusters. Names contain no PII.
 
-    The number of topics is about the root of an eighth of the rows, between 2 and 24, unless given; their names hold no personal
-    data. Time grows with rows × topics × dimensions, memory with the vectors.
+    Time grows with rows × topics × dimensions, memory with the vectors.
+
+    Args:
+        texts: the texts.
+        vectors: (n, d) their embeddings.
+        topics: number of topics; the square root of an eighth of the rows, between 2 and 24, when None.
+        region: country for phone numbers (see `find_pii`).
+        seed: seed of k-means.
 
     Raises:
-        ProjectError: as many vectors as texts are needed, all finite, and at least two texts.
+        ProjectError: there are fewer than two texts, not one vector per text, or a vector is not finite.
     """
     plain: list[str] = texts.to_pylist() if isinstance(texts, pa.Array | pa.ChunkedArray) else list(texts)
     unit = checked_vectors(vectors, len(plain))
@@ -154,8 +162,11 @@ def find_topics(
         raise ProjectError("topics", f"need at least two rows; there {'is one' if plain else 'are none'}", "add rows and run again")
     wanted = topics or min(MOST, max(2, round(np.sqrt(len(plain) / 8))))
     of_row, similarity = _cluster(unit, min(wanted, len(np.unique(unit, axis=0))), seed)
-    clusters, terms = _terms_of(plain, of_row, similarity, region)
-    # Clusters that the same words name are one topic: k-means was asked for more than there are.
+    clusters = [int(c) for c in np.unique(of_row)]
+    members_of = (np.flatnonzero(of_row == cluster) for cluster in clusters)
+    nearest = (rows[np.argsort(-similarity[rows], kind="stable")][:_READ_PER_TOPIC] for rows in members_of)
+    terms = distinctive_terms([[mask_pii(plain[r][:_READ], region=region) for r in rows] for rows in nearest])
+    # Clusters with the same name are one topic: k-means was asked for more than there are.
     names = [", ".join(found[:3]) or f"topic {cluster + 1}" for cluster, found in zip(clusters, terms, strict=True)]
     members = {name: np.flatnonzero(np.isin(of_row, [c for c, n in zip(clusters, names, strict=True) if n == name])) for name in names}
     order = sorted(members, key=lambda name: (-len(members[name]), int(members[name][0])))
@@ -174,19 +185,11 @@ def find_topics(
     return Topics(table, topic_of, similarity)
 
 
-def _terms_of(texts: Sequence[str], of_row: Array, similarity: Array, region: str | None) -> tuple[list[int], list[list[str]]]:
-    """Each cluster and the terms of the rows nearest its middle."""
-    clusters = [int(c) for c in np.unique(of_row)]
-    members = (np.flatnonzero(of_row == cluster) for cluster in clusters)
-    nearest = (rows[np.argsort(-similarity[rows], kind="stable")][:_READ_PER_TOPIC] for rows in members)
-    return clusters, distinctive_terms([[mask_personal(texts[r][:_READ], region=region) for r in rows] for rows in nearest])
-
-
 def checked_vectors(vectors: Array, rows: int) -> Array:
-    """The vectors as unit rows of float32.
+    """Return the vectors as unit rows of float32.
 
     Raises:
-        ProjectError: their number is not the rows', or one holds NaN or infinity; a model that writes such is broken.
+        ProjectError: there is not one vector per row, or one holds NaN or infinity, which means that the model is broken.
     """
     if vectors.ndim != 2 or len(vectors) != rows:
         raise ProjectError("vectors", f"are {len(vectors)} for {rows} rows", "embed every text once")

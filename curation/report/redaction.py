@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from curation.distribution.pii import mask_personal
+from curation.distribution.pii import mask_pii
 from curation.distribution.schema import Comparison
 from curation.report.schema import JudgeQuality, ReportData
 
@@ -28,7 +28,7 @@ def mask_rows(data: ReportData) -> ReportData:
             "failures": data.failures and tuple(mask_fields(f, "example") for f in data.failures),
             "pairs": data.pairs
             and data.pairs.model_copy(
-                update={"near_identical": tuple((row, mask_personal(a), mask_personal(b)) for row, a, b in data.pairs.near_identical)}
+                update={"near_identical": tuple((row, mask_pii(a), mask_pii(b)) for row, a, b in data.pairs.near_identical)}
             ),
             "judge": data.judge
             and data.judge.model_copy(
@@ -43,7 +43,7 @@ def mask_rows(data: ReportData) -> ReportData:
 
 def mask_fields(value: Shown, *fields: str) -> Shown:
     """Return the value with personal data masked in these fields."""
-    return value.model_copy(update={name: mask_personal(text) for name in fields if (text := getattr(value, name))})
+    return value.model_copy(update={name: mask_pii(text) for name in fields if (text := getattr(value, name))})
 
 
 REAL = "Not shown here: written by real users. See the report in the project."

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from curation.distribution.balance import Imbalance
-from curation.distribution.preference_bias import Hygiene
+from curation.distribution.preference_bias import PreferenceBias
 from curation.distribution.schema import Comparison, Description
 from curation.intervals import Estimate, Rate
 from curation.judge.diagnostics import OrderBias, RationaleCheck
@@ -247,8 +247,8 @@ class JudgeQuality(Closed):
 class PairHygiene(Closed):
     """Differences between chosen and rejected responses other than substance, before and after the gates."""
 
-    before: Hygiene
-    after: Hygiene
+    before: PreferenceBias
+    after: PreferenceBias
     left_out: dict[str, int] = Field(default_factory=dict)
     """Reasons why pairs were left out: the judge's choice depends on the order, it prefers the other response, and so on."""
     near_identical: tuple[tuple[str, str, str], ...] = ()
@@ -653,7 +653,7 @@ class CardInput(Closed):
     protected: tuple[CardSuite, ...] = ()
     description: Description | None = None
     """Statistics of the rows, or of a sample if they are many."""
-    hygiene: Hygiene | None = None
+    hygiene: PreferenceBias | None = None
     """For preference pairs: differences between chosen and rejected responses other than substance."""
     counts: dict[str, int] = Field(default_factory=dict)
     """Rows at each step, for example generated, duplicates, leaks, approved."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from curation.config.project import settings_digest
-from curation.distribution import Comparison, Description, find_topics
+from curation.distribution import Comparison, Description, Sample, find_topics
 from curation.distribution import compare as compare_rows
 from curation.distribution.topics import Topics
 from curation.errors import ModelUnavailable, ProjectError, command
@@ -97,9 +97,10 @@ def compare(
         with runs.record_run(workspace.db, "compare", settings_digest(_digest(file), named, scope, [row.id for row in rows])) as run:
             run.rows_in, run.rows_out = len(texts), len(rows)
             found = compare_rows(
-                (prompts, vectors_of(workspace, prompts)), (texts, vectors_of(workspace, texts)), ids=[row.id for row in rows],
-                file=file.name, column=named, scope=SCOPES[scope], region=workspace.project.describe.region,
-            )  # fmt: skip
+                Sample(prompts, vectors_of(workspace, prompts), ids=[row.id for row in rows], scope=SCOPES[scope]),
+                Sample(texts, vectors_of(workspace, texts), file=file.name, column=named),
+                region=workspace.project.describe.region,
+            )
             run.detail = CompareDetail(comparison=found, scope=scope, inputs=rows_inputs(workspace, scope)).dump()
         stale, warnings = stale_values(find_stale(workspace, (*RUN_GATES, "decide")))
         return StageResult("compare", len(texts), len(rows), {**_compared(found, unread), **stale}, [*warnings, *_meaning(found, folder)])

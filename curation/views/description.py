@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from curation.distribution import Description, load_tokenizer
+from curation.distribution import Description, RowInfo, load_tokenizer
 from curation.distribution import describe as describe_rows
 from curation.distribution.topics import Topics
 from curation.embed import tokenizer_of
@@ -56,12 +56,14 @@ def describe_kind(workspace: Workspace, kind: Kind, rows: Sequence[Row], scope: 
     return describe_rows(
         [row.prompt for row in rows],
         [text for _, text in answers],
-        owners=[n for n, _ in answers],
-        ids=[row.id for row in rows],
-        kind=kind,
-        scope=scope,
-        turns=[sum(message.role == "user" for message in row.record.prompt) for row in rows],
-        classes=_classes(workspace, rows),
+        RowInfo(
+            kind=kind,
+            scope=scope,
+            owners=[n for n, _ in answers],
+            ids=[row.id for row in rows],
+            turns=[sum(message.role == "user" for message in row.record.prompt) for row in rows],
+            classes=_classes(workspace, rows),
+        ),
         topics=topics,
         no_topics=why,
         tokenizer=load_tokenizer(path) if path else None,

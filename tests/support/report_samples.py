@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 from pydantic import BaseModel
 
-from curation.distribution import Comparison, Description, compare, describe, find_topics
+from curation.distribution import Comparison, Description, RowInfo, Sample, compare, describe, find_topics
 from curation.distribution.balance import measure_balance
 from curation.distribution.preference_bias import Pair, describe_pairs
 from curation.intervals import Rate
@@ -133,8 +133,12 @@ def described() -> Description:
     answers[:3] = ["I'm sorry, but I can't help with that.", "As an AI, I delve into it. Mail john.doe@acme.co.uk", "Ring +1 212 555 2368!"]
     vectors = np.random.default_rng(1).normal(size=(3, 8))[[n % 3 for n in range(90)]] + 0.1 * np.random.default_rng(2).normal(size=(90, 8))
     return describe(
-        prompts, answers, ids=[f"{n:064x}" for n in range(90)], turns=[1 + n % 2 for n in range(90)], topics=find_topics(prompts, vectors),
-        classes={"label": ["I21.9", "N39.0", None] * 30}, scope="rows that may still leave in a snapshot",
+        prompts, answers,
+        RowInfo(
+            ids=[f"{n:064x}" for n in range(90)], turns=[1 + n % 2 for n in range(90)],
+            classes={"label": ["I21.9", "N39.0", None] * 30}, scope="rows that may still leave in a snapshot",
+        ),
+        topics=find_topics(prompts, vectors),
     )  # fmt: skip
 
 
@@ -147,8 +151,12 @@ def compared() -> Comparison:
     real = np.concatenate([middles[n] + 0.1 * draw.normal(size=(40, 12)) for n in (0, 1, 2)])
     about = ["chest pain", "a broken wrist", "a sick child"]
     return compare(
-        ([f"note on {about[n // 60]} {n}" for n in range(120)], training), ([f"call about {about[n // 40]} {n}" for n in range(120)], real),
-        ids=[f"{n:064x}" for n in range(120)], file="real.jsonl", column="text", scope="rows that may still leave in a snapshot", shown=20,
+        Sample(
+            [f"note on {about[n // 60]} {n}" for n in range(120)], training, ids=[f"{n:064x}" for n in range(120)],
+            scope="rows that may still leave in a snapshot",
+        ),
+        Sample([f"call about {about[n // 40]} {n}" for n in range(120)], real, file="real.jsonl", column="text"),
+        shown=20,
     )  # fmt: skip
 
 

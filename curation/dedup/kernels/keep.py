@@ -143,7 +143,7 @@ def new_scratch(longest, most, floor):
 def new_members(buckets):
     """Allocate empty member lists for the buckets."""
     n = len(buckets.members)
-    return Members(np.full(buckets.count, -1, np.int64), np.full(n, -1, np.int64), np.empty(n, np.int64))
+    return Members(np.full(buckets.n_buckets, -1, np.int64), np.full(n, -1, np.int64), np.empty(n, np.int64))
 
 
 @njit(nogil=True, cache=True)

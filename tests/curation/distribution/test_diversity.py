@@ -46,7 +46,7 @@ def test_clusters_are_the_planted_ones_in_whatever_order_they_come() -> None:
     rng = np.random.default_rng(1)
     centres, counts = np.eye(40, 64), [900, 300, *[10] * 38]
     rows = np.concatenate([unit(centre + rng.normal(scale=0.03, size=(n, 64))) for centre, n in zip(centres, counts, strict=True)])
-    sizes = cluster_sizes(rows[rng.permutation(len(rows))], like=0.7)
+    sizes = cluster_sizes(rows[rng.permutation(len(rows))], similar=0.7)
     assert sorted(sizes) == sorted(counts)
     assert effective_number(sizes) == pytest.approx(np.exp(-sum(n / 1580 * np.log(n / 1580) for n in counts)))
 

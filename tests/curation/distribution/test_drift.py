@@ -7,9 +7,9 @@ import csv
 import numpy as np
 import pytest
 
-from curation.distribution import compare, find_uncovered, mmd_test, separability
+from curation.distribution import Sample, compare, find_uncovered, mmd_test, separability
 from curation.distribution.drift import flatten
-from curation.distribution.topics import telling_terms
+from curation.distribution.topics import distinguishing_terms
 from curation.errors import ProjectError
 from tests.conftest import shared
 
@@ -112,9 +112,10 @@ def test_a_comparison_tells_what_is_missing_and_shows_no_personal_data() -> None
 
     ours = [rows(0, 60, 0), rows(1, 60, 0)]
     theirs = [rows(0, 30, 100), rows(1, 30, 100), rows(2, 30, 100)]
-    training = [t for texts, _ in ours for t in texts], np.concatenate([v for _, v in ours])
-    real = [t for texts, _ in theirs for t in texts], np.concatenate([v for _, v in theirs])
-    found = compare(training, real, ids=[f"id{n}" for n in range(120)], file="real.csv", column="text", shown=7)
+    ids = [f"id{n}" for n in range(120)]
+    training = Sample([t for texts, _ in ours for t in texts], np.concatenate([v for _, v in ours]), ids)
+    real = Sample([t for texts, _ in theirs for t in texts], np.concatenate([v for _, v in theirs]), file="real.csv", column="text")
+    found = compare(training, real, shown=7)
     assert found.p_value < 0.01 and found.auc > 0.6
     assert 0.55 < found.covered < 0.72 and len(found.uncovered) == 7
     assert sum(gap.rows for gap in found.gaps) == round((1 - found.covered) * 90)
@@ -124,21 +125,21 @@ def test_a_comparison_tells_what_is_missing_and_shows_no_personal_data() -> None
     assert distances == sorted(distances, reverse=True) and min(distances) > found.radius
     assert "john.doe" not in found.model_dump_json()
     assert len(found.training_points) == 120 and len(found.covered_points) + len(found.uncovered_points) == 90
-    assert found == compare(training, real, ids=[f"id{n}" for n in range(120)], file="real.csv", column="text", shown=7)
+    assert found == compare(training, real, shown=7)
     assert not found.is_sampled and found.model_copy(update={"training_rows": 1_501, "tested": (1_500, 90)}).is_sampled
 
 
 def test_terms_that_differ_for_sure_are_named_and_chance_names_none() -> None:
     first, second = (f"the card was {word}" for word in ["stolen"] * 60), (f"the card was {word}" for word in ["late"] * 60)
-    assert telling_terms(first, second) == (["stolen"], ["late"])
+    assert distinguishing_terms(first, second) == (["stolen"], ["late"])
     generator = np.random.default_rng(0)
     words = [" ".join(f"w{n}x" for n in generator.integers(0, 300, 8)) for _ in range(400)]
-    assert telling_terms(words[:200], words[200:]) == ([], [])
+    assert distinguishing_terms(words[:200], words[200:]) == ([], [])
 
 
 def test_a_set_beside_itself_is_covered_whole_and_the_same() -> None:
     texts, vectors = [f"text {n}" for n in range(200)], cloud(200)
-    found = compare((texts, vectors), (texts, vectors))
+    found = compare(Sample(texts, vectors), Sample(texts, vectors))
     assert found.covered == 1.0 and found.uncovered == () and found.p_value > 0.9 and found.gaps == ()
 
 
@@ -153,7 +154,7 @@ def test_a_set_beside_itself_is_covered_whole_and_the_same() -> None:
 )
 def test_bad_input_is_a_sentence(training: tuple, real: tuple, fact: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(ProjectError, match=fact):
-        compare(training, real)
+        compare(Sample(*training), Sample(*real))
 
 
 @pytest.mark.model
@@ -170,11 +171,11 @@ def test_bank_questions_without_some_intents_are_found_wanting_there() -> None:
     kept = set(sorted({row["category"] for row in training})[:40])
     inside = [row["text"] for row in training if row["category"] in kept]
     asked = [row["text"] for row in real]
-    found = compare((inside, embed(inside)), (asked, embed(asked)), shown=10_000)
+    found = compare(Sample(inside, embed(inside)), Sample(asked, embed(asked)), shown=10_000)
     assert found.p_value < 0.01 and found.auc > 0.6
     missing = {row["text"] for row in real if row["category"] not in kept}
     uncovered = [u.text for u in found.uncovered]
     assert sum(text in missing for text in uncovered) / len(uncovered) > 0.8
     whole = [row["text"] for row in training]
-    everything = compare((whole, embed(whole)), (asked, embed(asked)))
+    everything = compare(Sample(whole, embed(whole)), Sample(asked, embed(asked)))
     assert everything.covered > found.covered + 0.15 and everything.auc < 0.6

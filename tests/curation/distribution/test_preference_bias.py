@@ -7,7 +7,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.distribution.preference_bias import Hygiene, Pair, as_values, describe_pairs
+from curation.distribution.preference_bias import Pair, PreferenceBias, as_values, describe_pairs
 
 WORDS = ["angina", "code", "chapter", "reason", "rest", "exertion", "stable", "unstable", "spasm", "vessel", "native", "heart", "artery"]
 
@@ -17,7 +17,7 @@ def sentences(count: int, seed: int = 1) -> list[str]:
     return [" ".join(draw.choices(WORDS, k=draw.randint(8, 20))) for _ in range(count)]
 
 
-def trait(found: Hygiene, name: str) -> tuple[int, int, int, int, bool]:
+def trait(found: PreferenceBias, name: str) -> tuple[int, int, int, int, bool]:
     t = next(t for t in found.traits if t.name == name)
     return t.chosen.hits, t.rejected.hits, t.decides.hits, t.decides.n, t.is_bias
 

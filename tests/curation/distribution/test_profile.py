@@ -15,14 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curation.distribution import (
+    RowInfo,
     describe,
     find_languages,
     find_openings,
-    find_personal,
     find_phrases,
+    find_pii,
     find_topics,
     load_tokenizer,
-    mask_personal,
+    mask_pii,
     measure_lengths,
     spread_of,
 )
@@ -51,9 +52,9 @@ AROUND = {"secret: Secret Keyword": 'password = "{}"', "secret: Basic Auth Crede
 def test_personal_data_is_found_where_it_stands_and_its_value_never_returned(kind: str) -> None:
     value = SECRETS[kind]
     text = "É: " + AROUND.get(kind, "it is {}, I think.").format(value)
-    lines = find_personal([text]).to_pylist()
+    lines = find_pii([text]).to_pylist()
     assert [(line["row"], line["kind"], text[line["start"] : line["end"]]) for line in lines] == [(0, kind, value)]
-    assert value not in str(lines) and value not in mask_personal(text)
+    assert value not in str(lines) and value not in mask_pii(text)
 
 
 @pytest.mark.parametrize(
@@ -71,26 +72,26 @@ def test_personal_data_is_found_where_it_stands_and_its_value_never_returned(kin
     ],
 )
 def test_what_only_looks_personal_is_left_alone(text: str) -> None:
-    assert find_personal([text]).num_rows == 0
+    assert find_pii([text]).num_rows == 0
 
 
 def test_numbers_without_plus_are_read_in_the_named_country() -> None:
-    assert find_personal(["ring 020 7946 0018"], region="GB").num_rows == 1
-    assert find_personal(["ring 020 7946 0018"], region=None).num_rows == 0
+    assert find_pii(["ring 020 7946 0018"], region="GB").num_rows == 1
+    assert find_pii(["ring 020 7946 0018"], region=None).num_rows == 0
 
 
 def test_findings_never_overlap_and_masking_leaves_nothing_to_find() -> None:
     text = "\n".join(AROUND.get(kind, "{}").format(value) for kind, value in SECRETS.items())
-    spans = [(line["start"], line["end"]) for line in find_personal([text]).to_pylist()]
+    spans = [(line["start"], line["end"]) for line in find_pii([text]).to_pylist()]
     assert len(spans) == len(SECRETS)
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
-    assert find_personal([mask_personal(text)]).num_rows == 0
+    assert find_pii([mask_pii(text)]).num_rows == 0
 
 
 @given(st.text(st.characters(codec=None), max_size=200))
 @settings(max_examples=150, deadline=None)
 def test_any_text_at_all_is_read(text: str) -> None:
-    for table in (find_personal([text]), find_phrases([text])):
+    for table in (find_pii([text]), find_phrases([text])):
         for line in table.to_pylist():
             assert 0 <= line["start"] < line["end"] <= len(text)
     assert len(find_languages([text])) == 1
@@ -102,7 +103,7 @@ def test_a_row_of_megabytes_takes_time_in_proportion() -> None:
 
     def seconds(text: str) -> float:
         start = time.process_time()
-        find_personal([text])
+        find_pii([text])
         find_phrases([text])
         return time.process_time() - start
 
@@ -233,7 +234,9 @@ def test_a_description_counts_rows_and_masks_its_examples() -> None:
     prompts = ["Who are you, please?", "Mail john.doe@acme.co.uk about it", "Who are you, please?"]
     completions = ["As an AI, I am nobody.", "Sure! Call +1 212 555 2368 now, delve into it", "I'm sorry, but no.", "A fourth answer"]
     found = describe(
-        prompts, completions, owners=[0, 1, 2, 2], ids=["aa", "bb", "cc"], turns=[1, 1, 2], classes={"label": ["x", None, "x"]}, scope="all"
+        prompts,
+        completions,
+        RowInfo(owners=[0, 1, 2, 2], ids=["aa", "bb", "cc"], turns=[1, 1, 2], classes={"label": ["x", None, "x"]}, scope="all"),
     )
     assert found.rows == 3 and found.refusals == 1
     assert [(t.name, t.rows) for t in found.turns] == [("1 turn", 2), ("2 turns", 1)]
@@ -257,7 +260,7 @@ def test_real_answers_hold_what_was_counted_by_hand() -> None:
     """2,996 Dolly rows: the personal data in them was read by eye; nothing else may be flagged."""
     rows = json.loads(shared("instruction", "dolly_3k_chatgpt_kept.json").read_text())
     texts = [f"{row['instruction']}\n{row['input']}\n{row['output']}" for row in rows]
-    kinds = sorted(find_personal(texts)["kind"].to_pylist())
+    kinds = sorted(find_pii(texts)["kind"].to_pylist())
     assert kinds == ["email", "email", "phone number"]
     languages = find_languages(texts)["language"].to_pylist()
     assert languages.count("en") / len(texts) > 0.98
@@ -276,7 +279,7 @@ def test_models_use_the_listed_phrases_far_oftener_than_people() -> None:
 def test_numbers_in_model_written_mathematics_are_no_personal_data() -> None:
     """300 answers with much arithmetic and code, read by eye: none belongs to anyone."""
     pairs = json.loads(shared("preference", "llamafactory_dpo_en_demo.json").read_text())
-    assert find_personal([p["chosen"]["value"] for p in pairs]).num_rows == 0
+    assert find_pii([p["chosen"]["value"] for p in pairs]).num_rows == 0
 
 
 def test_bank_questions_are_english() -> None:
