@@ -1,7 +1,7 @@
-"""Alarms about a gate: classes that it leaves without rows, and a share of dropped rows that is too large to be believed.
+"""Raise alarms about a gate: classes without any remaining row, and an implausibly large share of dropped rows.
 
-A gate that works takes out a few rows of every class. One that empties a class has usually met a setting or a column that does
-not fit the data: a label that equals a protected question once dropped all 148 rows of its class.
+A gate that works drops a few rows of every class. One that empties a class usually has a wrong setting or column: a label that equals a
+protected question once dropped all 148 rows of its class.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+# Rows a class must have had to count as emptied: losing the only row is ordinary in data with many rare classes.
 LEAST = 2
-"""Rows from which a class counts as emptied: one that loses its only row is ordinary in data with many rare classes."""
 _NAMED = 5
 
 
@@ -23,9 +23,9 @@ class GateAlarm:
     rows: int
     dropped: int
     share: float | None = None
-    """The share of rows from which this gate raises an alarm; None for an alarm about classes."""
+    """The share of rows above which this gate raises an alarm; None for an alarm about classes."""
     emptied: tuple[tuple[str, int], ...] = ()
-    """Classes without a row left and how many rows each had, largest first."""
+    """Classes without a remaining row and the rows each had, largest first."""
     classes: int = 0
     """Classes of at least LEAST rows."""
 
@@ -44,10 +44,10 @@ class GateAlarm:
 
 
 def gate_alarms(gate: str, labels: Sequence[str | None], dropped: Sequence[bool], *, share: float | None = None) -> list[GateAlarm]:
-    """Find what about a gate's result needs a look before it is believed.
+    """Find what a person should check in a gate's result.
 
     Args:
-        gate: the gate's name, as it appears in the sentence.
+        gate: the gate's name in the message.
         labels: the class of each row; None where a row has none.
         dropped: whether the gate drops each row.
         share: part of the rows (0 to 1) above which an alarm is raised; None for no such alarm.

@@ -1,10 +1,9 @@
-"""How hard rows are beside the difficulty that the plan asked for.
+"""Compare measured difficulty with the planned difficulty of rows.
 
-Two measures. `judge`: the judge's own rating of each row, 1 (anyone can do it) to 5 (few experts can), asked for with
-`score: {difficulty: true}`; it is one model's opinion, and models underrate what they themselves do well. `length`: words of the
-answer, as a stand-in for the length of the needed reasoning; it costs nothing and is rough, for a long answer can be easy and a short
-one hard, and where all answers have one form it says nothing. Neither is the success rate of the model that will be trained, which is
-what difficulty means in the end; read the table as a question to the plan, not as a fact about the rows.
+Two measures. `judge`: the judge's rating of each row, 1 (anyone can do it) to 5 (few experts can), with `score: {difficulty: true}`. It
+is one model's opinion, and models underrate what they do well. `length`: words of the answer, a rough proxy for the length of the
+reasoning that costs nothing; it is useless if all answers have the same form. Neither is the success rate of the model that
+will be trained, so the table is a hint about the plan, not a fact about the rows.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from curation.intervals import Estimate, spearman
 
 Method = Literal["judge", "length"]
 BINS = 5
+# Difference of a row's two rank shares (0 to 1) above which plan and measure disagree.
 FAR = 0.5
-"""Distance of a row's two rank shares (0 to 1) from which plan and measure disagree on it."""
 SHOWN = 10
 
 
 @dataclass(frozen=True)
 class Level:
-    """A planned difficulty: how many rows were measured, their mean, and how they spread over the bins."""
+    """A planned difficulty: rows measured, their mean, and their distribution over the bins."""
 
     name: str
     rows: int
@@ -34,28 +33,28 @@ class Level:
 
 @dataclass(frozen=True)
 class DifficultyTable:
-    """Planned difficulty against measured difficulty."""
+    """Planned and measured difficulty of rows."""
 
     method: Method
     levels: tuple[Level, ...]
     """Easiest first, as the plan lists them."""
     bins: tuple[str, ...]
     correlation: Estimate | None
-    """Spearman's; None for fewer than ten rows, or where one side never varies."""
+    """Spearman correlation; None for fewer than ten rows, or if one side is constant."""
     disagreeing: int
     """Rows whose rank by plan and rank by measure are more than FAR apart."""
     furthest: tuple[int, ...]
-    """Places of the rows that are furthest apart."""
+    """Indices of the rows that differ most."""
 
 
 def cross_difficulty(planned: Sequence[str], measured: Sequence[float], *, order: Sequence[str], method: Method) -> DifficultyTable:
-    """Return how far planned and measured difficulty agree.
+    """Compare planned and measured difficulty.
 
     Args:
         planned: each row's planned difficulty.
-        measured: each row's measured difficulty; more is harder.
+        measured: each row's measured difficulty; higher is harder.
         order: the planned difficulties, easiest first.
-        method: how it was measured.
+        method: the measure.
     """
     names, places = _bins(measured, method)
     rank = {name: n for n, name in enumerate(order)}
@@ -64,22 +63,23 @@ def cross_difficulty(planned: Sequence[str], measured: Sequence[float], *, order
         own = [n for n, level in enumerate(planned) if level == name]
         counts = tuple(sum(places[n] == place for n in own) for place in range(len(names)))
         levels.append(Level(name, len(own), sum(measured[n] for n in own) / len(own) if own else None, counts))
-    asked = [rank[name] for name in planned]
-    gaps = [abs(a - b) for a, b in zip(_rank_shares(asked), _rank_shares(measured), strict=True)]
+    wanted = [rank[name] for name in planned]
+    gaps = [abs(a - b) for a, b in zip(_rank_shares(wanted), _rank_shares(measured), strict=True)]
     apart = sorted((n for n, gap in enumerate(gaps) if gap > FAR), key=lambda n: (-gaps[n], n))
-    varies = len(set(measured)) > 1 and len(set(asked)) > 1
+    varies = len(set(measured)) > 1 and len(set(wanted)) > 1
     return DifficultyTable(
-        method, tuple(levels), names, spearman(asked, measured), len(apart) if varies else 0, tuple(apart[:SHOWN]) if varies else ()
+        method, tuple(levels), names, spearman(wanted, measured), len(apart) if varies else 0, tuple(apart[:SHOWN]) if varies else ()
     )
 
 
 def count_words(text: str) -> int:
-    """Words of an answer; scripts without spaces count a word for every two characters."""
+    """Return the number of words; in scripts without spaces two characters count as one word."""
     spaceless = sum("\u3040" <= c <= "\u30ff" or "\u3400" <= c <= "\u9fff" or "\uac00" <= c <= "\ud7af" for c in text)
     return len(text.split()) + spaceless // 2
 
 
 def _bins(measured: Sequence[float], method: Method) -> tuple[tuple[str, ...], list[int]]:
+    """Return the names of the bins (ratings, or quintiles of length) and the bin of each row."""
     if method == "judge":
         return tuple(map(str, range(1, 6))), [min(5, max(1, round(value))) - 1 for value in measured]
     ranked = sorted(measured)
@@ -89,7 +89,7 @@ def _bins(measured: Sequence[float], method: Method) -> tuple[tuple[str, ...], l
 
 
 def _rank_shares(values: Sequence[float]) -> list[float]:
-    """Each value's middle rank as a share: 0 the lowest, 1 the highest, ties in the middle."""
+    """Return each value's rank as a share: 0 the lowest, 1 the highest, ties in the middle."""
     from scipy.stats import rankdata
 
     n = len(values)

@@ -1,7 +1,7 @@
-"""Regular expressions of a project, searched with a time limit.
+"""Search a project's regular expressions with a time limit.
 
-A pattern such as `(a|aa)+$` takes time that doubles with every character. The package `regex` reads the syntax of `re` and can stop;
-`re` cannot.
+A pattern such as `(a|aa)+$` takes time that doubles with every character. The package `regex` has the syntax of `re` and a timeout,
+which `re` has not.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any, NoReturn
 
 from curation.errors import ProjectError, RowError
 
+# Time limit of one search.
 SECONDS = 1.0
-"""How long one search may take."""
+# Timeouts of one pattern that count as failures of their rows; after that the pattern is refused.
 MOST_TIMEOUTS = 5
-"""Searches of one pattern that may take too long, as failures of their rows; after that the pattern is refused."""
 
 
 class Pattern:
-    """A compiled pattern; `groups` are its groups' number, `names` those that have a name."""
+    """A compiled pattern; `groups` is the number of groups, `names` are the named ones."""
 
     def __init__(self, text: str, flags: int) -> None:
         import regex
@@ -29,11 +29,11 @@ class Pattern:
         self.names: tuple[str, ...] = tuple(self._compiled.groupindex)
 
     def search(self, text: str) -> Any:
-        """Return the first match as `re.Match` has it, or None.
+        """Return the first match (like `re.Match`), or None.
 
         Raises:
-            RowError: the search took too long on this text.
-            ProjectError: it did so on several texts.
+            RowError: the search timed out on this text.
+            ProjectError: it timed out on several texts.
         """
         try:
             return self._compiled.search(text, timeout=SECONDS)
@@ -41,11 +41,11 @@ class Pattern:
             self._count_timeout(text)
 
     def find_last(self, text: str) -> str | None:
-        """Return the last match, of a pattern with groups its first group; None where there is none.
+        """Return the last match, or its first group if the pattern has groups; None without a match.
 
         Raises:
-            RowError: the search took too long on this text.
-            ProjectError: it did so on several texts.
+            RowError: the search timed out on this text.
+            ProjectError: it timed out on several texts.
         """
         try:
             found = list(self._compiled.finditer(text, timeout=SECONDS))
@@ -63,14 +63,15 @@ class Pattern:
 
 @lru_cache(maxsize=256)
 def compile_pattern(text: str, *, multiline: bool = True, where: str = "pattern") -> Pattern:
-    """Compile a pattern; the same text gives the same object, which counts its timeouts.
+    """Compile a pattern; the same text returns the same object, which counts its timeouts.
 
     Args:
+        text: the pattern.
         multiline: `^` and `$` match at each line, not only at the ends of the text.
-        where: what the error names.
+        where: subject of the error.
 
     Raises:
-        ProjectError: it is no regular expression.
+        ProjectError: the text is not a regular expression.
     """
     import regex
 

@@ -47,7 +47,7 @@ def choose_bands(rows: Rows, *, threshold: float, shingle: int, codes: Array) ->
     def cost(pair: tuple[int, int]) -> float:
         """Estimate nanoseconds: equal keys and bins per band, one signature comparison and one text comparison per candidate.
 
-        The constants were measured on one x86-64 core.
+        The constants are measured times; only their ratios matter for the choice.
         """
         bands, width = pair
         candidates = [min(1.0, bands * comb(same, width) / comb(_BINS, width)) * float(share) for same, share in enumerate(alike)]

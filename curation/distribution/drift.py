@@ -258,7 +258,8 @@ def compare(
     )  # fmt: skip
     return Comparison(
         file=real.file, column=real.column, scope=training.scope, training_rows=len(texts), real_rows=len(real_texts),
-        tested=test.sizes, mmd2=test.mmd2, p_value=test.p_value, permutations=permutations, auc=separability(vectors, real_vectors, seed=seed),
+        tested=test.sizes, mmd2=test.mmd2, p_value=test.p_value, permutations=permutations,
+        auc=separability(vectors, real_vectors, seed=seed),
         covered=coverage.covered, baseline=coverage.baseline, radius=coverage.radius, uncovered=uncovered,
         gaps=_gaps(coverage, real_texts, real_vectors, region=region, seed=seed), more_real=tuple(more_real),
         more_training=tuple(more_training), **_plot(vectors, real_vectors, coverage, generator),

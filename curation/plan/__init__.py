@@ -1,8 +1,7 @@
-"""The plan: which example is written about what. A cell names attributes (task, difficulty, persona …) and, in a grounded
-project, the table row or the passage it is written about and the rows it could be confused with.
+"""Plan the examples to write. A cell has attributes (task, difficulty, persona …) and, in a grounded project, a table row or passage.
 
-The plan depends on the seed, the table and the documents alone, and raising a count only appends cells: answers already bought
-stay good. Files: cells.py, layout.py, spread.py (attributes, quotas), values.py (attributes from files), rows.py, passages.py.
+The plan depends only on the seed, the table and the documents, and raising a count only appends cells, so responses that were paid for
+stay valid. grid.py lays out the cells; grounding.py reads table rows, passages and attribute values.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One example to write, as the plan lays it out."""
+"""Define a cell of the plan: one example to write."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ class Cell(BaseModel):
     ordinal: int
     attributes: dict[str, str]
     described: dict[str, str] = {}
-    """Value to a sentence that describes it, for the values that have one."""
+    """Description of each attribute value that has one."""
     key: str | None = None
-    """Key of the table row the example is about."""
+    """Key of the example's table row."""
     row: Row | None = None
-    """The columns of that row that the teacher may see, protected texts taken out."""
+    """The columns of that row that the teacher may see, without protected texts."""
     siblings: tuple[Row, ...] = ()
-    """Rows that could plausibly be confused with it, for preference pairs."""
+    """Rows that could be confused with it, for preference pairs."""
     passage: Row | None = None
-    """The passage of a document the example is about: file, start (in characters) and text."""
+    """The example's passage of a document: file, start (in characters) and text."""
     visit: int = 0
-    """How many earlier cells of this kind are about the same row or passage."""
+    """Number of earlier cells of this kind with the same row or passage."""
     turns: int = 1
     """User turns of the conversation."""
     evolve: Literal["deeper", "broader"] | None = None
-    """How the example grows from that of an earlier cell."""
+    """Evolution of the parent's example (Evol-Instruct): more depth, or a new topic of the same kind."""
     parent: str | None = None
-    """That cell."""
+    """Id of the cell that this one evolves."""
 
     @property
     def reference(self) -> Row | None:
-        """What the judge may take for the truth."""
+        """The source that the judge may rely on."""
         return self.row if self.passage is None else {"document": self.passage["file"], "passage": self.passage["text"]}
 
 
 def cell_id(kind: Kind, ordinal: int) -> str:
-    """For example instruction:00042."""
+    """Return the id of a cell, for example instruction:00042."""
     return f"{kind}:{ordinal:05d}"

@@ -1,4 +1,8 @@
-"""Every cell of a project: attributes, rows or passages, turns, and which cells grow from which."""
+"""Lay out the cells of a project: attributes, rows or passages, turns, and which cells evolve from which.
+
+Attributes are balanced by minimization (Pocock and Simon 1975): each cell takes the values that are furthest behind their
+weights, alone and in pairs. Everything is seeded, and a longer plan begins with the shorter one.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +25,30 @@ from curation.records import Kind
 
 Weights = Mapping[str, Mapping[str, float]]
 
+# Confusable rows that the teacher sees for one pair; more would only lengthen the request.
+SIBLINGS_SHOWN = 5
+# Earlier cells that are searched for a parent.
+PARENTS_LOOKED_AT = 500
+# Column added to the grounding table: the rows of a requested class.
+ASKED = "asked for"
+# Ordinals of requested cells start here, so that the plan can grow below.
+FIRST = 1_000_000
+
 
 def spread_attributes(attributes: Weights, count: int, *, seed: str, quotas: Sequence[Quota] = ()) -> list[dict[str, str]]:
-    """Give each cell the values that are furthest behind their weights, alone and in each pair of attributes.
+    """Choose the attribute values of each cell.
 
-    Minimization (Pocock and Simon 1975): at every length the counts stay within a cell or two of their weights' share, so a plan
-    can grow, and no attribute predicts another. The cells of quotas come first; after them no cell falls into a quota.
+    At every length the counts are within a cell or two of their weights' share, so a plan can grow, and no attribute predicts another.
+    The cells of quotas come first; no later cell matches a quota.
+
+    Args:
+        attributes: weight of each value of each attribute.
+        count: number of cells.
+        seed: seed of the ties.
+        quotas: exact numbers of cells for some combinations.
+
+    Raises:
+        ProjectError: an attribute has no weight, or a quota does not fit.
     """
     _check_quotas(attributes, quotas, count)
     spread = _Spread({name: shares_of(name, values) for name, values in attributes.items()}, random.Random(f"{seed}:attributes"))
@@ -46,19 +68,23 @@ def spread_attributes(attributes: Weights, count: int, *, seed: str, quotas: Seq
 
 
 def spread_evenly(weights: Mapping[int, float], count: int) -> list[int]:
-    """COUNT numbers, at every length as near to their weights' share as can be."""
+    """Return COUNT numbers whose frequencies are as close to their weights as possible at every length."""
     shares = shares_of("turns", {str(n): w for n, w in weights.items()})
     seen = dict.fromkeys(shares, 0)
-    spread = []
+    numbers = []
     for done in range(count):
         value = max(shares, key=lambda v: shares[v] * (done + 1) - seen[v])
         seen[value] += 1
-        spread.append(int(value))
-    return spread
+        numbers.append(int(value))
+    return numbers
 
 
 def shares_of(name: str, values: Mapping[str, float]) -> dict[str, float]:
-    """Weights as shares of 1; values without weight are left out."""
+    """Return the weights as shares of 1; values without weight are left out.
+
+    Raises:
+        ProjectError: no weight is above 0, or one is negative.
+    """
     total = sum(values.values())
     if min(values.values(), default=-1.0) < 0 or total <= 0:
         raise ProjectError(
@@ -68,7 +94,7 @@ def shares_of(name: str, values: Mapping[str, float]) -> dict[str, float]:
 
 
 class _Spread:
-    """The counts so far. Arrays, because a list of topics may have thousands of values."""
+    """The counts so far, in arrays: a list of topics can have thousands of values."""
 
     def __init__(self, shares: Mapping[str, Mapping[str, float]], random_: random.Random) -> None:
         self.names, self.random = list(shares), random_
@@ -81,7 +107,13 @@ class _Spread:
     def choose(
         self, done: int, *, given: Mapping[str, str] | None = None, without: Sequence[Mapping[str, str]] = ()
     ) -> dict[str, str] | None:
-        """The values of the next cell; None when every combination is barred."""
+        """Return the values of the next cell; None if every combination is excluded.
+
+        Args:
+            done: number of cells so far.
+            given: values that are fixed.
+            without: combinations that are excluded.
+        """
         chosen = self._extend({}, done, given or {}, without)
         if chosen is None:
             return None
@@ -94,13 +126,13 @@ class _Spread:
     def _extend(
         self, chosen: dict[str, int], done: int, given: Mapping[str, str], without: Sequence[Mapping[str, str]]
     ) -> dict[str, int] | None:
-        """One attribute after the other; where all values of one are barred, back to the next best of the one before."""
+        # Depth-first: if all values of an attribute are excluded, try the next best value of the one before.
         if len(chosen) == len(self.names):
             return chosen
         name = self.names[len(chosen)]
         for place in [self.place[name][given[name]]] if name in given else self._by_need(name, chosen, done):
             longer = {**chosen, name: place}
-            if any(self._is_within(longer, barred) for barred in without):
+            if any(self._matches(longer, excluded) for excluded in without):
                 continue
             if (found := self._extend(longer, done, given, without)) is not None:
                 return found
@@ -112,12 +144,13 @@ class _Spread:
         for other, taken in chosen.items():
             pairs = pairs + (self.shares[other][taken] * shares * (done + 1) - self.pairs[other, name][taken])
         noise = np.array([self.random.random() for _ in range(len(shares))])
+        # Pairs weigh half: an attribute's own share comes first. The noise only breaks ties.
         behind = shares * (done + 1) - self.seen[name] + 0.5 * pairs + 1e-6 * noise
         yield int(np.argmax(behind))
         yield from (int(n) for n in np.argsort(-behind, kind="stable")[1:])
 
-    def _is_within(self, chosen: Mapping[str, int], barred: Mapping[str, str]) -> bool:
-        return all(name in chosen and self.values[name][chosen[name]] == value for name, value in barred.items())
+    def _matches(self, chosen: Mapping[str, int], excluded: Mapping[str, str]) -> bool:
+        return all(name in chosen and self.values[name][chosen[name]] == value for name, value in excluded.items())
 
 
 def _check_quotas(attributes: Weights, quotas: Sequence[Quota], count: int) -> None:
@@ -125,23 +158,16 @@ def _check_quotas(attributes: Weights, quotas: Sequence[Quota], count: int) -> N
         what = f"project.yaml: plan.quotas.{place}"
         for name, value in quota.where.items():
             if name not in attributes:
-                raise ProjectError(what, f"names the attribute `{name}`; there are {', '.join(attributes) or 'none'}", "mend the name")
+                raise ProjectError(what, f"names the attribute `{name}`; there are {', '.join(attributes) or 'none'}", "correct the name")
             if attributes[name].get(value, 0) <= 0:
                 known = ", ".join(list(attributes[name])[:12])
-                raise ProjectError(what, f"names `{value}` of `{name}`, which has {known}", "mend the value, or give it a weight")
+                raise ProjectError(what, f"names `{value}` of `{name}`, which has {known}", "correct the value, or give it a weight")
         for other_place, other in enumerate(quotas[:place]):
             if all(quota.where.get(name, value) == value for name, value in other.where.items()):
                 fact = f"and plan.quotas.{other_place} can hold the same cell"
                 raise ProjectError(what, fact, "make the two differ in the value of one attribute")
     if (total := sum(quota.cells for quota in quotas)) > count:
         raise ProjectError("project.yaml: plan.quotas", f"ask for {total} cells, the plan for {count}", "raise the number of examples")
-
-
-SIBLINGS_SHOWN = 5
-"""Plausible confusions given to the teacher for one pair; more would only lengthen the request."""
-
-PARENTS_LOOKED_AT = 500
-"""How far back a cell looks for one to grow from."""
 
 
 def make_plan(
@@ -152,17 +178,20 @@ def make_plan(
     values: Mapping[str, Values] | None = None,
     passages: Sequence[Row] = (),
 ) -> list[Cell]:
-    """Every cell of the project, instructions first.
+    """Return all cells of the project, instructions first.
 
-    Rows are taken in turns over the topics, each row once before any comes again; preference cells walk each topic from
-    the other end, so that the two kinds share rows only when they must. Passages likewise, document by document.
+    Rows are taken alternately from the topics, each row once before any is repeated. Preference cells take each topic from the other end,
+    so that the two kinds share rows only if they must. Passages are taken the same way, document by document.
 
     Args:
-        values: the attributes' values, those from files read (`values_from_…`); by default what project.yaml has.
-        passages: of the documents, where the project names some.
+        project: the project's settings.
+        table: the grounding table.
+        protected_texts: texts that no cell may show.
+        values: values of the attributes, with those from files (`values_from_…`); those of project.yaml when None.
+        passages: passages of the project's documents.
 
     Raises:
-        ProjectError: a column is missing, no row is left to write about, an attribute has no weight, or a quota does not fit.
+        ProjectError: a column is missing, no row can be used, an attribute has no weight, or a quota does not fit.
     """
     given = written_values(project) if values is None else values
     pools = find_pools(project, table, {normalized(text) for text in protected_texts})
@@ -178,7 +207,7 @@ def make_plan(
 
 
 def coverage(cells: Sequence[Cell], done: Collection[str]) -> dict[str, dict[str, tuple[int, int]]]:
-    """For each attribute and value, how many cells have a record (ids in DONE) and how many were planned."""
+    """Return, for each attribute and value, the number of cells with a record (ids in DONE) and of planned cells."""
     planned: dict[str, Counter[str]] = defaultdict(Counter)
     reached: dict[str, Counter[str]] = defaultdict(Counter)
     for cell in cells:
@@ -195,14 +224,14 @@ def _cells(
     cells: list[Cell] = []
     used: Counter[str] = Counter()
     for ordinal, chosen in enumerate(attributes):
-        how = _growth(ordinal, project) if kind == "instruction" else None
-        parent = _parent(chosen, cells, used) if how else None
-        told = {value: values[name].described[value] for name, value in chosen.items() if value in values[name].described}
-        cell = Cell(id=cell_id(kind, ordinal), kind=kind, ordinal=ordinal, attributes=chosen, described=told, turns=turns[ordinal])
+        evolve = _evolution(ordinal, project) if kind == "instruction" else None
+        parent = _parent(chosen, cells, used) if evolve else None
+        described = {value: values[name].described[value] for name, value in chosen.items() if value in values[name].described}
+        cell = Cell(id=cell_id(kind, ordinal), kind=kind, ordinal=ordinal, attributes=chosen, described=described, turns=turns[ordinal])
         if parent is not None:
             used[parent.id] += 1
-            cell = cell.model_copy(update={"evolve": how, "parent": parent.id, "turns": 1})
-        if parent is not None and how == "deeper":  # the same matter
+            cell = cell.model_copy(update={"evolve": evolve, "parent": parent.id, "turns": 1})
+        if parent is not None and evolve == "deeper":  # on the same row or passage
             about = {name: getattr(parent, name) for name in ("key", "row", "passage", "visit")}
         else:
             about = _about(next(rows), kind, project.plan.seed)
@@ -211,7 +240,7 @@ def _cells(
 
 
 def _about(walked: tuple[Row, int] | None, kind: Kind, seed: int) -> Row:
-    """The part of a cell that says which row or passage it is about."""
+    """Return the fields of a cell that hold its row or passage."""
     row, visit = walked or ({}, 0)
     key = row.get("key")
     siblings = list(row.get("siblings", ())) if kind == "preference" else []
@@ -220,8 +249,8 @@ def _about(walked: tuple[Row, int] | None, kind: Kind, seed: int) -> Row:
     return {"key": key, "row": row.get("shown"), "passage": row.get("passage"), **shown}
 
 
-def _growth(ordinal: int, project: Project) -> Literal["deeper", "broader"] | None:
-    """Whether the cell of an ordinal grows from another, and how: evenly spread, and the same however long the plan gets."""
+def _evolution(ordinal: int, project: Project) -> Literal["deeper", "broader"] | None:
+    """Return how the cell of an ordinal evolves from another, or None; evenly distributed, and independent of the plan's length."""
     deeper, share = project.plan.evolve.deeper, project.plan.evolve.deeper + project.plan.evolve.broader
     nth = int((ordinal + 1) * share + 1e-9)
     if share == 0 or nth == int(ordinal * share + 1e-9):
@@ -230,34 +259,28 @@ def _growth(ordinal: int, project: Project) -> Literal["deeper", "broader"] | No
 
 
 def _parent(chosen: Mapping[str, str], cells: Sequence[Cell], used: Counter[str]) -> Cell | None:
-    """The earlier cell to grow from: one that grew from none, with the fewest children, as like as can be."""
+    """Return the earlier cell to evolve: one that has no parent, with the fewest children, then the most similar one."""
     plain = [cell for cell in cells[-PARENTS_LOOKED_AT:] if cell.evolve is None and cell.turns == 1]
 
-    def likeness(cell: Cell) -> tuple[int, int, int]:
+    def priority(cell: Cell) -> tuple[int, int, int]:
         return -used[cell.id], sum(cell.attributes.get(name) == value for name, value in chosen.items()), -cell.ordinal
 
-    return max(plain, key=likeness, default=None)
-
-
-ASKED = "asked for"
-"""Column added to the grounding table: the rows of the class."""
-
-FIRST = 1_000_000
-"""Ordinals from here on, so that the plan can grow below."""
+    return max(plain, key=priority, default=None)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Cells that were asked for once; they stay, whatever is asked for later."""
+    """A request for additional cells; it stays valid when later runs request more."""
 
     number: int
-    """Of the run that asked."""
+    """Number of the run that made the request."""
     kind: Kind
     by: str
+    """Plan attribute that holds the class."""
     column: str | None
-    """Of the grounding table, where the class stands there and not in a plan attribute."""
+    """Column of the grounding table that holds the class; None if a plan attribute does."""
     wanted: Mapping[str, int]
-    """Class to number of cells."""
+    """Number of cells for each class."""
 
 
 def extra_cells(
@@ -269,7 +292,16 @@ def extra_cells(
     values: Mapping[str, Values],
     passages: Sequence[Row] = (),
 ) -> list[Cell]:
-    """The cells of every request, the same each time; classes that the plan no longer has are left out."""
+    """Return the cells of all requests, always the same; classes that the plan no longer has are left out.
+
+    Args:
+        project: the project's settings.
+        asked: the requests.
+        table: the grounding table.
+        protected_texts: texts that no cell may show.
+        values: values of the attributes.
+        passages: passages of the project's documents.
+    """
     cells: list[Cell] = []
     for request in asked:
         made: list[Cell] = []
@@ -286,10 +318,11 @@ def extra_cells(
 
 
 def _of_class(project: Project, request: Asked, value: str, count: int, table: pa.Table | None) -> tuple[Project, pa.Table | None] | None:
-    """The project and the table by which cells of one class are planned; None where there is no such class now."""
+    """Return the project and the table that plan cells of one class; None if there is no such class."""
     plan = project.plan
     changes: dict[str, object] = {"instruction": 0, "preference": 0, request.kind: count, "quotas": (), "evolve": type(plan.evolve)()}
-    changes["seed"] = plan.seed + 7919 * request.number  # or a second request would walk the same rows in the same order
+    # Without a seed of its own a second request would take the same rows in the same order.
+    changes["seed"] = plan.seed + 7919 * request.number
     if request.column is None:
         if plan.attributes.get(request.by, {}).get(value, 0) <= 0:
             return None

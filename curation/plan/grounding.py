@@ -1,4 +1,4 @@
-"""The table rows that cells are written about: which may be, what of them may be shown, and in which order they come."""
+"""Read the sources of cells: table rows without protected texts, passages of documents, and attribute values from files."""
 
 from __future__ import annotations
 
@@ -20,23 +20,38 @@ from curation.records import Kind
 
 
 def normalized(text: str) -> str:
-    """The text without case, punctuation and spacing: how a protected text is recognised exactly."""
+    """Return the text without case, punctuation and repeated spaces, to find protected texts exactly."""
     return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
 def lengths_of(protected: Collection[str]) -> tuple[int, ...]:
-    """How many words normalized protected texts have; only runs of such lengths need be looked up."""
+    """Return the lengths in words of normalized protected texts; only runs of these lengths are looked up."""
     return tuple(sorted({text.count(" ") + 1 for text in protected if text}))
 
 
 def holds_any(text: str, protected: Collection[str], lengths: Sequence[int]) -> bool:
-    """Whether a run of a normalized text's words is a protected text; a longer name with it inside gives it away too."""
+    """Return True if a run of words is a protected text; a longer name that contains one leaks it too.
+
+    Args:
+        text: normalized text.
+        protected: normalized protected texts.
+        lengths: from `lengths_of`.
+    """
     words = text.split()
     return any(" ".join(words[i : i + n]) in protected for n in lengths for i in range(len(words) - n + 1))
 
 
 def find_pools(project: Project, table: pa.Table | None, protected: set[str]) -> dict[Kind, list[Row]]:
-    """The rows that may be written about, for each kind, with what may be shown of them and of their siblings."""
+    """Return the rows that cells of each kind may use, with their visible columns and siblings.
+
+    Args:
+        project: the project's settings.
+        table: the grounding table.
+        protected: normalized protected texts.
+
+    Raises:
+        ProjectError: the table or a column is missing, or no row can be used.
+    """
     grounding = project.plan.grounding
     if grounding is None:
         return {"instruction": [], "preference": []}
@@ -78,7 +93,7 @@ def _families(grounding: Grounding, table: pa.Table, wanted: set[Any], protected
 
 
 def _shown(row: Row, grounding: Grounding, protected: set[str], lengths: Sequence[int]) -> Row | None:
-    """What may be shown of a row, or None when what it is called is itself protected."""
+    """Return the visible part of a row, or None if one of its columns is a protected text."""
     shown: Row = {}
     for column in grounding.show or tuple(row):
         value = row[column]
@@ -91,7 +106,16 @@ def _shown(row: Row, grounding: Grounding, protected: set[str], lengths: Sequenc
 
 
 def walk_rows(pool: Sequence[Row], *, seed: int, backwards: bool) -> Iterator[tuple[Row, int] | None]:
-    """Every row once, topics in turns, then all again in another order, without end; None for ever without any."""
+    """Yield rows without end: each once, alternating over topics, then all again in another order; always None without rows.
+
+    Args:
+        pool: rows from `find_pools`.
+        seed: seed of the order.
+        backwards: take each topic from its end.
+
+    Yields:
+        (row, number of earlier rounds).
+    """
     if not pool:
         while True:
             yield None
@@ -123,7 +147,7 @@ def _check_columns(grounding: Grounding, table: pa.Table) -> None:
                 raise ProjectError(
                     f"project.yaml: plan.grounding.{field}",
                     f"names the column `{column}`; {grounding.table} has {', '.join(table.column_names)}",
-                    "mend the name in project.yaml",
+                    "correct the name in project.yaml",
                 )
     for field in ("where", "sibling_where"):
         column = named[field][0]
@@ -139,11 +163,15 @@ _SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|\n")
 
 
 def find_passages(documents: Mapping[str, str], *, chunk_chars: int, protected: Collection[str] = ()) -> list[Row]:
-    """Passages of at most CHUNK_CHARS characters, in order: file, start, text. A passage that holds a protected text is left out.
+    """Split documents into passages; passages with a protected text are left out.
 
     Args:
-        documents: name to text.
+        documents: text of each document, by name.
+        chunk_chars: characters of the longest passage.
         protected: normalized protected texts.
+
+    Returns:
+        Passages in order: file, start, text.
     """
     known, lengths = set(protected), lengths_of(protected)
     return [
@@ -155,10 +183,12 @@ def find_passages(documents: Mapping[str, str], *, chunk_chars: int, protected: 
 
 
 def _chunks(text: str, most: int) -> Iterator[tuple[int, str]]:
-    """(start, text) of passages: whole paragraphs as long as they fit."""
+    """Yield (start, text) of passages: as many whole paragraphs as fit."""
     begin = end = -1
     for start, stop in _pieces(text, most):
-        if begin >= 0 and stop - begin > most and not _ends_in_heading(text[begin:end]):
+        # A heading is never the last line of a passage: it belongs to the next paragraph.
+        ends_in_heading = text[begin:end].rstrip().rsplit("\n", 1)[-1].startswith("#")
+        if begin >= 0 and stop - begin > most and not ends_in_heading:
             yield begin, text[begin:end].rstrip()
             begin = -1
         begin, end = (start if begin < 0 else begin), stop
@@ -167,7 +197,7 @@ def _chunks(text: str, most: int) -> Iterator[tuple[int, str]]:
 
 
 def _pieces(text: str, most: int) -> Iterator[tuple[int, int]]:
-    """(start, end) of paragraphs; one that is too long is cut at ends of sentences, and where there are none at spaces."""
+    """Yield (start, end) of paragraphs; a long one is cut at sentence ends, or else at spaces."""
     for found in re.finditer(r"\S(?:.|\n(?!\s*\n))*", text):
         start, end = found.span()
         while end - start > most:
@@ -179,32 +209,36 @@ def _pieces(text: str, most: int) -> Iterator[tuple[int, int]]:
             yield start, end
 
 
-def _ends_in_heading(text: str) -> bool:
-    last = text.rstrip().rsplit("\n", 1)[-1]
-    return last.startswith("#")
-
-
 @dataclass(frozen=True)
 class Values:
-    """What an attribute may be."""
+    """The values of an attribute."""
 
     weights: dict[str, float]
     described: dict[str, str]
-    """Value to a sentence, for those that have one."""
+    """Description of each value that has one."""
 
 
 def written_values(project: Project) -> dict[str, Values]:
-    """The attributes as project.yaml has them; those that stand in a file are empty."""
+    """Return the attributes as written in project.yaml; attributes that come from a file are empty."""
     plan = project.plan
     return {name: Values(dict(values), dict(plan.described.get(name, {}))) for name, values in plan.attributes.items()}
 
 
 def values_from_lines(text: str, name: str, source: ValuesFile) -> Values:
-    """One value a line, each of weight 1; empty lines and lines that begin with # are left out."""
+    """Read one value per line, each with weight 1; empty lines and lines that begin with # are skipped.
+
+    Args:
+        text: content of the file.
+        name: name of the attribute.
+        source: the attribute's entry in project.yaml.
+
+    Raises:
+        ProjectError: the entry names a column, or the file has no value.
+    """
     for key in ("column", "weight", "says"):
         if getattr(source, key) is not None:
             raise ProjectError(
-                _what(name), f"names a {key}, and {source.file} is a list of lines", "use a CSV or Parquet file, or leave it out"
+                _what(name), f"names a {key}, and {source.file} is a list of lines", "use a CSV or Parquet file, or remove the key"
             )
     lines = [line.strip() for line in text.splitlines()]
     weights = dict.fromkeys((line for line in lines if line and not line.startswith("#")), 1.0)
@@ -214,12 +248,21 @@ def values_from_lines(text: str, name: str, source: ValuesFile) -> Values:
 
 
 def values_from_table(table: pa.Table, name: str, source: ValuesFile) -> Values:
-    """The distinct values of a column; weights of equal values add up, the first description stands."""
+    """Read the distinct values of a column; weights of equal values are added, the first description is used.
+
+    Args:
+        table: the file.
+        name: name of the attribute.
+        source: the attribute's entry in project.yaml.
+
+    Raises:
+        ProjectError: a column is missing, a weight is not a number, or there is no value.
+    """
     wanted = {"column": source.column or table.column_names[0], "weight": source.weight, "says": source.says}
     for key, column in wanted.items():
         if column is not None and column not in table.column_names:
             fact = f"names the column `{column}` as its {key}; {source.file} has {', '.join(table.column_names)}"
-            raise ProjectError(_what(name), fact, "mend the name in project.yaml")
+            raise ProjectError(_what(name), fact, "correct the name in project.yaml")
     columns = {key: table[column].to_pylist() for key, column in wanted.items() if column is not None}
     weights: dict[str, float] = {}
     described: dict[str, str] = {}
@@ -227,11 +270,10 @@ def values_from_table(table: pa.Table, name: str, source: ValuesFile) -> Values:
         text = "" if value is None else str(value).strip()
         if not text:
             continue
-        added = weights.get(text, 0.0) + _weight(columns["weight"][n], name, source, n) if "weight" in columns else 1.0
-        weights[text] = added
-        said = columns["says"][n] if "says" in columns else None
-        if said:
-            described.setdefault(text, str(said))
+        weights[text] = weights.get(text, 0.0) + _weight(columns["weight"][n], name, source, n) if "weight" in columns else 1.0
+        description = columns["says"][n] if "says" in columns else None
+        if description:
+            described.setdefault(text, str(description))
     if not weights:
         raise ProjectError(_what(name), f"reads `{wanted['column']}` of {source.file}, which holds no value", "look at the file")
     return Values(weights, described)

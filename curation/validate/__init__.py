@@ -1,5 +1,6 @@
-"""What every row must satisfy: patterns, JSON schemas, tables (rules.py), and a project's own functions (callables.py), which run in a
-process of their own with a limit on time and memory (child.py).
+"""Check rows against a project's rules: patterns, JSON schemas, tables (rules.py) and the project's own functions.
+
+Functions run in a separate process with a time and memory limit (sandbox.py, sandbox_worker.py).
 """
 
 from curation.validate.rules import FAILURES, check_rows, checks_digest, load_table

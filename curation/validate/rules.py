@@ -1,7 +1,7 @@
-"""Run a project's checks (`checks.py`) over rows: does the text fit the pattern, the schema, the table, the project's own function.
+"""Run a project's checks (`schema.py`) over rows: patterns, JSON schemas, tables and the project's own functions.
 
-A row that fails gets one finding per reason, with what was found beside what was wanted. Several checks may fail on one
-row; none of them stops the others.
+A row that fails gets one finding per reason, with the found and the expected value. Several checks can fail on one row; none stops the
+others.
 """
 
 from __future__ import annotations
@@ -23,19 +23,21 @@ from curation.validate.schema import Check, PatternCheck, PythonCheck, SchemaChe
 
 FAILURES = pa.schema({"row": pa.int64(), "check": pa.string(), "kind": pa.string(), "evidence": pa.string()})
 
+# Characters of a text that evidence shows.
 _SHOWN = 120
 
 
 class Row(NamedTuple):
-    """What a check may look at."""
+    """The values that a check can read."""
 
     completion: str
     prompt: str
     expected: str | None
+    """The planned value (label) of the row."""
 
 
 Judge = Callable[[Row], Iterator[tuple[str, str]]]
-"""Yields (kind, evidence) for each thing that is wrong with a row."""
+"""Yields (kind, evidence) for each failure of a row."""
 
 
 def check_rows(
@@ -47,20 +49,23 @@ def check_rows(
     tables: Mapping[str, pa.Table] | None = None,
     folder: Path | None = None,
 ) -> pa.Table:
-    """Hold every row against every check.
+    """Run every check on every row.
 
     Args:
-        prompts: needed by checks whose target is the prompt.
-        expected: the value the plan asked for in each row (its label), for table checks with `expected`; None is not checked.
-        tables: the tables that table checks name, loaded (`load_table`).
-        folder: the project's, where Python checks are looked for first; the working directory by default.
+        completions: completion of each row.
+        checks: the checks.
+        prompts: prompt of each row; needed by checks whose target is the prompt.
+        expected: planned value (label) of each row, for table checks with `expected`; None is not checked.
+        tables: the tables that table checks name, loaded with `load_table`.
+        folder: the project's folder, where Python checks are searched first; the working directory by default.
 
-    Returns one line per failure: row, check (its name), kind (no_match, match, not_json, schema, unreadable, unknown_key,
-    mismatch, not_required, unexpected; of a function rejected, exception, timeout, memory, crashed), evidence.
+    Returns:
+        One line per failure: row, check (its name), kind, evidence. Kinds: no_match, match, not_json, schema, unreadable,
+        unknown_key, mismatch, not_required, unexpected; for functions rejected, exception, timeout, memory, crashed.
     """
     answers = strings(completions)
-    asked = strings(prompts) if prompts is not None else [""] * len(answers)
-    checked_length(asked, len(answers), "prompts")
+    prompt_texts = strings(prompts) if prompts is not None else [""] * len(answers)
+    checked_length(prompt_texts, len(answers), "prompts")
     checked_length(expected, len(answers), "expected")
     if prompts is None and (blind := [check.name for check in checks if check.target != "completion"]):
         raise ValueError(f"checks {blind} look at prompts, and none were given")
@@ -69,7 +74,7 @@ def check_rows(
         judges = [(check.name, _judge(check, tables or {}, folder or Path(), running)) for check in checks]
         lines = [
             {"row": row, "check": name, "kind": kind, "evidence": evidence}
-            for row, values in enumerate(zip(answers, asked, wanted, strict=True))
+            for row, values in enumerate(zip(answers, prompt_texts, wanted, strict=True))
             for name, judge in judges
             for kind, evidence in judge(Row(*values))
         ]
@@ -79,7 +84,7 @@ def check_rows(
 def load_table(path: Path) -> pa.Table:
     """Read a Parquet or CSV table; every CSV column is read as text, so codes keep their leading zeros."""
     if not path.is_file():
-        raise ProjectError(f"table {path.name}", f"there is no file {path}", "put it there, or mend `table:` in project.yaml")
+        raise ProjectError(f"table {path.name}", f"there is no file {path}", "put it there, or correct `table:` in project.yaml")
     try:
         if path.suffix == ".parquet":
             import pyarrow.parquet as pq
@@ -94,7 +99,7 @@ def load_table(path: Path) -> pa.Table:
 
 
 def checks_digest(checks: Sequence[Check], folder: Path) -> str:
-    """sha256 (hex, 16 characters) of the checks and of all they read: the tables' contents and the functions' sources."""
+    """Return the sha256 (16 hex characters) of the checks and of everything they read: tables and the functions' sources."""
     whole = hashlib.sha256()
     for check in checks:
         whole.update(check.model_dump_json().encode())
@@ -108,7 +113,15 @@ def checks_digest(checks: Sequence[Check], folder: Path) -> str:
 def _judge(check: Check, tables: Mapping[str, pa.Table], folder: Path, running: ExitStack) -> Judge:
     if isinstance(check, PythonCheck):
         return _python_judge(check, folder, running)
-    judge = _text_judge(check, tables)
+    judge: Judge
+    if isinstance(check, PatternCheck):
+        judge = _pattern_judge(check)
+    elif isinstance(check, SchemaCheck):
+        judge = _schema_judge(check)
+    elif check.table in tables:
+        judge = _table_judge(check, tables[check.table])
+    else:
+        raise ValueError(f"check {check.name!r} needs table {check.table!r}, which was not given")
 
     def both(row: Row) -> Iterator[tuple[str, str]]:
         for side in ("prompt", "completion"):
@@ -129,16 +142,6 @@ def _python_judge(check: PythonCheck, folder: Path, running: ExitStack) -> Judge
     return judge
 
 
-def _text_judge(check: PatternCheck | SchemaCheck | TableCheck, tables: Mapping[str, pa.Table]) -> Judge:
-    if isinstance(check, PatternCheck):
-        return _pattern_judge(check)
-    if isinstance(check, SchemaCheck):
-        return _schema_judge(check)
-    if check.table not in tables:
-        raise ValueError(f"check {check.name!r} looks at table {check.table!r}, and it was not given")
-    return _table_judge(check, tables[check.table])
-
-
 def _pattern_judge(check: PatternCheck) -> Judge:
     pattern = compile_pattern(check.pattern)
 
@@ -152,7 +155,7 @@ def _pattern_judge(check: PatternCheck) -> Judge:
         if found and check.absent:
             yield "match", f"contains {_shorten(found.group())!r}"
         elif not found and not check.absent:
-            yield "no_match", f"does not fit {check.pattern!r}: {_shorten(text)!r}"
+            yield "no_match", f"does not match {check.pattern!r}: {_shorten(text)!r}"
 
     return judge
 
@@ -165,7 +168,7 @@ def _schema_judge(check: SchemaCheck) -> Judge:
     try:
         kind.check_schema(check.json_schema)
     except SchemaError as error:
-        raise ProjectError(f"check {check.name!r}: schema", error.message, "mend the schema in project.yaml") from error
+        raise ProjectError(f"check {check.name!r}: schema", error.message, "correct the schema in project.yaml") from error
     validator = kind(check.json_schema)
 
     def judge(row: Row) -> Iterator[tuple[str, str]]:
@@ -182,7 +185,15 @@ def _schema_judge(check: SchemaCheck) -> Judge:
 
 def _table_judge(check: TableCheck, table: pa.Table) -> Judge:
     pattern = compile_pattern(check.pattern)
-    index = _index(check, table)
+    columns = list(dict.fromkeys([check.key, *check.equals.values(), *check.require]))
+    missing = [column for column in columns if column not in table.column_names]
+    if missing:
+        raise ProjectError(
+            f"check {check.name!r}: table {check.table}",
+            f"has no column {', '.join(missing)}; it has {', '.join(table.column_names)}",
+            "correct the check in project.yaml, or name the pattern's key group after the key column",
+        )
+    index = {str(entry[check.key]): entry for entry in table.select(columns).to_pylist()}
 
     def judge(row: Row) -> Iterator[tuple[str, str]]:
         try:
@@ -204,27 +215,15 @@ def _table_judge(check: TableCheck, table: pa.Table) -> Judge:
             if not _is_true(entry[column]):
                 yield "not_required", f"{check.key} {key!r}: {column} is {entry[column]!r} in {check.table}"
         for group, column in check.equals.items():
-            said, holds = found[group] or "", str(entry[column] or "")
-            if normalize(said) != normalize(holds):
-                yield "mismatch", f"{group} {_shorten(said)!r}, {check.table} says {_shorten(holds)!r} for {key!r}"
+            given, correct = found[group] or "", str(entry[column] or "")
+            if normalize(given) != normalize(correct):
+                yield "mismatch", f"{group} {_shorten(given)!r}, {check.table} has {_shorten(correct)!r} for {key!r}"
 
     return judge
 
 
-def _index(check: TableCheck, table: pa.Table) -> dict[str, dict[str, Any]]:
-    columns = list(dict.fromkeys([check.key, *check.equals.values(), *check.require]))
-    missing = [column for column in columns if column not in table.column_names]
-    if missing:
-        raise ProjectError(
-            f"check {check.name!r}: table {check.table}",
-            f"has no column {', '.join(missing)}; it has {', '.join(table.column_names)}",
-            "mend the check in project.yaml, or name the pattern's key group after the key column",
-        )
-    return {str(entry[check.key]): entry for entry in table.select(columns).to_pylist()}
-
-
 def _is_true(value: Any) -> bool:
-    """A boolean column of Parquet, or its text in a CSV."""
+    """Return True for a true boolean of a Parquet column, or its text in a CSV."""
     return value is True or (isinstance(value, str) and value.strip().lower() in {"true", "1", "yes"})
 
 

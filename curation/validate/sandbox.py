@@ -1,7 +1,7 @@
-"""A project's own check, a Python function named in project.yaml, run in a process of its own.
+"""Run a project's own check, a Python function named in project.yaml, in a separate process.
 
-One process serves many rows. A row that takes too long ends the process and counts as failed, and the next row gets a new one. The
-limits guard a run against a slow or greedy check; they are no sandbox: the function is the project's own code and runs as the user.
+One process serves many rows. A row that takes too long ends the process and fails, and the next row starts a new one. The limits protect
+a run against a slow or memory-hungry check. They are no security boundary: the function is the project's code and runs as the user.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from typing import Any
 from curation.errors import ProjectError
 from curation.validate.schema import PythonCheck
 
+# Seconds that importing a check may take.
 START_S = 60.0
-"""Seconds a check may take to be imported."""
+# Consecutive rows that may end the process before the check is reported as broken.
 DEAD_IN_A_ROW = 20
-"""Rows that may end the process one after the other before the check is called broken."""
+# Environment variables whose names contain one of these are not passed to the check.
 _SECRETS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 
 
 class CheckProcess:
-    """A running check. Ask it row by row; close it when done."""
+    """The process of one check; started at the first row, to be closed after the last."""
 
     def __init__(self, check: PythonCheck, folder: Path) -> None:
         self._check, self._folder = check, folder.resolve()
@@ -38,24 +39,24 @@ class CheckProcess:
         self._dead = 0
 
     def ask(self, *arguments: str) -> list[tuple[str, str]]:
-        """(kind, evidence) for each thing that is wrong: rejected, exception, timeout, memory or crashed.
+        """Return (kind, evidence) for each failure; kinds are rejected, exception, timeout, memory and crashed.
 
         Raises:
-            ProjectError: the function cannot be had, or ended its process too often in a row.
+            ProjectError: the function cannot be imported, or too many consecutive rows ended its process.
         """
         process = self._running()
         try:
             assert process.stdin is not None
             process.stdin.write(json.dumps(arguments).encode() + b"\n")
             process.stdin.flush()
-            said = self._read(process, self._check.seconds)
+            reply = self._read(process, self._check.seconds)
         except (TimeoutError, BrokenPipeError) as error:
-            return [self._bury(process, timed_out=isinstance(error, TimeoutError))]
+            return [self._count_death(timed_out=isinstance(error, TimeoutError))]
         self._dead = 0
-        return [(said.get("kind", "rejected"), evidence) for evidence in said["failed"]]
+        return [(reply.get("kind", "rejected"), evidence) for evidence in reply["failed"]]
 
     def close(self) -> None:
-        """End the process, and whatever it started."""
+        """End the process and its children."""
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -70,6 +71,7 @@ class CheckProcess:
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is not None:
             return self._process
+        # -P keeps the working directory out of sys.path; the worker adds the project's folder itself.
         command = [sys.executable, "-P", str(Path(__file__).with_name("sandbox_worker.py")), self._check.callable]
         self._process = subprocess.Popen(
             [*command, str(self._check.memory_mb), str(self._folder)],
@@ -81,18 +83,18 @@ class CheckProcess:
             start_new_session=True,
         )
         try:
-            said = self._read(self._process, START_S)
+            reply = self._read(self._process, START_S)
         except (TimeoutError, BrokenPipeError) as error:
             fact = f"took more than {START_S:.0f} seconds to import" if isinstance(error, TimeoutError) else self._end()
-            said = {"refused": fact}
-        if "refused" in said:
+            reply = {"refused": fact}
+        if "refused" in reply:
             self.close()
             what = f"check {self._check.name!r}: callable {self._check.callable}"
-            raise ProjectError(what, said["refused"], "mend the name under `checks:` in project.yaml, or the function, and run again")
+            raise ProjectError(what, reply["refused"], "correct the name under `checks:` in project.yaml, or the function, and run again")
         return self._process
 
     def _read(self, process: subprocess.Popen[bytes], seconds: float) -> dict[str, Any]:
-        """The next line the process writes."""
+        """Return the next line that the process writes."""
         assert process.stdout is not None
         until = time.monotonic() + seconds
         while b"\n" not in self._unread:
@@ -105,14 +107,14 @@ class CheckProcess:
         line, self._unread = self._unread.split(b"\n", 1)
         return json.loads(line)  # type: ignore[no-any-return]
 
-    def _bury(self, process: subprocess.Popen[bytes], *, timed_out: bool) -> tuple[str, str]:
-        """What a row that ended the process counts as."""
+    def _count_death(self, *, timed_out: bool) -> tuple[str, str]:
+        """Return the failure of a row that ended the process."""
         found = ("timeout", f"took more than {self._check.seconds:g} seconds") if timed_out else ("crashed", self._end())
         self.close()
         self._dead += 1
         if self._dead >= DEAD_IN_A_ROW:
-            fact = f"ended its process on {self._dead} rows one after the other; at last it {found[1]}"
-            raise ProjectError(f"check {self._check.name!r}: callable {self._check.callable}", fact, "mend the function and run again")
+            fact = f"ended its process on {self._dead} consecutive rows; on the last it {found[1]}"
+            raise ProjectError(f"check {self._check.name!r}: callable {self._check.callable}", fact, "correct the function and run again")
         return found
 
     def _end(self) -> str:
@@ -125,8 +127,9 @@ class CheckProcess:
 
 
 def sources_of(dotted: str, folder: Path) -> list[Path]:
-    """The files whose change may change what a check says: the module, or every module of the package it stands in. Of a package
-    that is installed, the modules on the way to the function.
+    """Return the files whose change may change the result of a check.
+
+    For a project's code: the module, or all modules of its package. For an installed package: the modules on the path to the function.
     """
     parts = dotted.split(".")
     top = parts[0]

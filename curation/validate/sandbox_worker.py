@@ -1,10 +1,9 @@
-"""The process in which a project's own check runs: started by callables.py with nothing of ours imported, so that it starts fast
-and what the check does stays here.
+"""The worker process of a project's own check, started by sandbox.py. It imports nothing of this package, so that it starts fast.
 
-    python -P child.py DOTTED.NAME MEGABYTES FOLDER
+    python -P sandbox_worker.py DOTTED.NAME MEGABYTES FOLDER
 
-Reads one JSON list of arguments a line and answers one JSON object a line. What the check prints goes nowhere: the two pipes are
-kept apart from its standard input and output.
+It reads one JSON list of arguments per line and writes one JSON object per line. Output of the check is discarded: the two pipes are
+separate from its standard input and output.
 """
 
 from __future__ import annotations
@@ -16,19 +15,20 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+# Characters of one reason, and reasons of one row, that are returned.
 LONGEST, MOST = 500, 10
-"""Characters of one reason, and reasons of one row, that are handed back."""
 
 
 def main() -> None:
-    """Find the function, say so, and answer until the questions end."""
+    """Import the function, confirm it, and answer until the input ends."""
     dotted, megabytes, folder = sys.argv[1:4]
+    # Duplicates of the two pipes. The check's own input and output are then redirected to /dev/null.
     questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
 
-    def tell(value: dict[str, Any]) -> None:
+    def reply(value: dict[str, Any]) -> None:
         answers.write(json.dumps(value).encode() + b"\n")
         answers.flush()
 
@@ -36,16 +36,21 @@ def main() -> None:
     try:
         check = find(dotted)
     except BaseException as error:
-        tell({"refused": describe(error, dotted)})
+        reply({"refused": describe(error, dotted)})
         return
+    # After the import, so that the limit counts only what the check uses.
     limit_memory(int(megabytes))
-    tell({"ready": True})
+    reply({"ready": True})
     for line in questions:
-        tell(answer(check, json.loads(line)))
+        reply(answer(check, json.loads(line)))
 
 
 def find(dotted: str) -> Callable[..., Any]:
-    """The function of a dotted name: the longest part that is a module, then attributes."""
+    """Return the function of a dotted name: the longest prefix that is a module, then attributes.
+
+    Raises:
+        LookupError: there is no such function.
+    """
     parts = dotted.split(".")
     module = importlib.import_module(parts[0])
     found: Any = module
@@ -67,7 +72,7 @@ def find(dotted: str) -> Callable[..., Any]:
 
 
 def describe(error: BaseException, dotted: str) -> str:
-    """Why a function could not be had, in one sentence."""
+    """Return the reason for a failed import, in one sentence."""
     if isinstance(error, ModuleNotFoundError) and error.name == dotted.split(".")[0]:
         return f"there is no module {error.name} in the project's folder or in this environment"
     if isinstance(error, LookupError) and not isinstance(error, KeyError | IndexError):
@@ -76,7 +81,7 @@ def describe(error: BaseException, dotted: str) -> str:
 
 
 def limit_memory(megabytes: int) -> None:
-    """Allow so much beyond what the process holds once the check is imported. Not enforced where the system has no such limit."""
+    """Limit the memory beyond what the process uses now. Has no effect on systems without such a limit."""
     try:
         import resource
 
@@ -88,22 +93,22 @@ def limit_memory(megabytes: int) -> None:
 
 
 def answer(check: Callable[..., Any], arguments: list[str]) -> dict[str, Any]:
-    """What the check says of one row: {"failed": reasons}, or {"kind": "exception" or "memory", "failed": [what was raised]}."""
+    """Return the result for one row: {"failed": reasons}, or {"kind": "exception" or "memory", "failed": [the error]}."""
     try:
-        said = check(*arguments)
+        result = check(*arguments)
     except MemoryError:
-        return {"kind": "memory", "failed": ["it took more memory than it may"]}
-    except BaseException as error:  # a check may raise anything, SystemExit too: the row fails, the process goes on
+        return {"kind": "memory", "failed": ["it exceeded its memory limit"]}
+    except BaseException as error:  # a check may raise anything, even SystemExit: the row fails, the process continues
         return {"kind": "exception", "failed": [f"{type(error).__name__}: {error}"[:LONGEST]]}
-    if said is None or said is True:
+    if result is None or result is True:
         return {"failed": []}
-    if said is False:
+    if result is False:
         return {"failed": ["returned False"]}
-    if isinstance(said, str):
-        return {"failed": [said[:LONGEST]] if said else []}
-    if isinstance(said, list | tuple) and all(isinstance(reason, str) for reason in said):
-        return {"failed": [reason[:LONGEST] for reason in said[:MOST]]}
-    return {"kind": "exception", "failed": [f"returned {type(said).__name__}, not None, a truth value, a text or a list of texts"]}
+    if isinstance(result, str):
+        return {"failed": [result[:LONGEST]] if result else []}
+    if isinstance(result, list | tuple) and all(isinstance(reason, str) for reason in result):
+        return {"failed": [reason[:LONGEST] for reason in result[:MOST]]}
+    return {"kind": "exception", "failed": [f"returned {type(result).__name__}, expected None, a bool, a str or a list of str"]}
 
 
 if __name__ == "__main__":

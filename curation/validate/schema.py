@@ -1,7 +1,7 @@
-"""The checks a project may ask of each row, as written in project.yaml. Nouns only: `validate.py` runs them.
+"""The checks that a project can define for each row in project.yaml; `rules.py` runs them.
 
-Four kinds: the text fits a pattern, the text is JSON of a given schema, what the text says stands in a table (the code exists, is
-billable, carries that description), or a Python function of the project accepts it.
+Four kinds: the text matches a pattern, the text is JSON of a given schema, the values in the text agree with a table (the code exists, is
+billable, has that description), or a Python function of the project accepts the text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from curation.errors import ProjectError
 from curation.patterns import compile_pattern
 
 Target = Literal["completion", "prompt", "both"]
-"""Which text is looked at; with `both`, each of the two must pass."""
+"""The text that is checked; with `both`, each of the two must pass."""
 
 
 class PatternCheck(BaseModel):
@@ -24,13 +24,13 @@ class PatternCheck(BaseModel):
 
     kind: Literal["pattern"] = "pattern"
     name: str = "pattern"
-    """How findings of this check are called."""
+    """Name of this check in findings."""
     pattern: str
     """Python regular expression, searched for in the whole text; `^` and `$` match at each line."""
     target: Target = "completion"
-    """Which text is looked at."""
+    """The text that is checked."""
     absent: bool = False
-    """True turns the check round: the pattern must not occur."""
+    """True inverts the check: the pattern must not occur."""
 
     @field_validator("pattern")
     @classmethod
@@ -39,41 +39,41 @@ class PatternCheck(BaseModel):
 
 
 class SchemaCheck(BaseModel):
-    """The text must be JSON that a JSON Schema accepts."""
+    """The text must be JSON that is valid under a JSON Schema."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     kind: Literal["schema"] = "schema"
     name: str = "schema"
-    """How findings of this check are called."""
+    """Name of this check in findings."""
     json_schema: dict[str, Any] = Field(alias="schema")
     """A JSON Schema, draft 2020-12 unless it names another."""
     target: Target = "completion"
-    """Which text is looked at."""
+    """The text that is checked."""
 
 
 class TableCheck(BaseModel):
-    """What the text says must stand in a table: read fields by a pattern, look the key up, compare the rest."""
+    """The values in the text must agree with a table: a pattern reads the fields, the key is looked up, the rest is compared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["table"] = "table"
     name: str = "table"
-    """How findings of this check are called."""
+    """Name of this check in findings."""
     table: str
     """Path of a Parquet or CSV file, relative to the project."""
     pattern: str
     """Python regular expression with named groups; `^` and `$` match at each line."""
     key: str
-    """The group that holds the key, and the column of the same name that it is looked up in."""
+    """The group that holds the key; it is looked up in the column of the same name."""
     equals: dict[str, str] = Field(default_factory=dict)
-    """Group to column: what the text says there must be what the table says (case and spacing aside)."""
+    """Group to column: both values must be equal, apart from case and spacing."""
     require: tuple[str, ...] = ()
-    """Boolean columns that must be true in the row found (`billable`)."""
+    """Boolean columns that must be true in the row that was found (`billable`)."""
     expected: bool = False
-    """True: the key must be the value the plan asked for (the record's label)."""
+    """True if the key must be the planned value (the record's label)."""
     target: Target = "completion"
-    """Which text is looked at."""
+    """The text that is checked."""
 
     @field_validator("pattern")
     @classmethod
@@ -90,25 +90,25 @@ class TableCheck(BaseModel):
 
 
 class PythonCheck(BaseModel):
-    """A function of the project's own must accept the text. It runs in a process of its own, within limits.
+    """A function of the project must accept the text. It runs in a separate process with limits.
 
-    It gets the text as its one argument, or prompt and completion with `target: both`, and returns None or True where all is well,
-    else False, a reason, or a list of reasons. What it raises counts as a failure of that row.
+    It receives the text, or prompt and completion with `target: both`, and returns None or True if the text is valid, else False, a
+    reason, or a list of reasons. An exception counts as a failure of that row.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["python"] = "python"
     name: str = "python"
-    """How findings of this check are called."""
+    """Name of this check in findings."""
     callable: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
-    """Dotted name, for example `my_checks.is_polite` for the function in my_checks.py beside project.yaml; installed packages too."""
+    """Dotted name, for example `my_checks.is_polite` for a function in the project's my_checks.py; installed packages work too."""
     seconds: float = Field(default=2.0, gt=0, le=600)
-    """How long one row may take."""
+    """Time limit for one row."""
     memory_mb: int = Field(default=512, ge=16)
-    """How much memory it may take beyond what it holds once imported (enforced on Linux)."""
+    """Memory limit beyond what it uses after the import (enforced on Linux)."""
     target: Target = "completion"
-    """Which text is looked at."""
+    """The text that is checked."""
 
 
 Check = Annotated[PatternCheck | SchemaCheck | TableCheck | PythonCheck, Field(discriminator="kind")]

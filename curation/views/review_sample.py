@@ -9,8 +9,9 @@ from typing import Any
 from curation.config.gates import ReviewMode
 from curation.decide import Decision, Reason, Verdict
 from curation.findings import NOT_REFILLED
+from curation.intervals import clopper_pearson
 from curation.records import KINDS, Kind
-from curation.sampling import clopper_pearson, draw_sample
+from curation.sampling import draw_sample
 from curation.store import reviews
 from curation.store.records import Row
 from curation.views.state import ProjectState

@@ -14,7 +14,8 @@ from curation import stages as pipeline
 from curation.config.project import load_project
 from curation.decide import Annotation, Facts, Reason, decide
 from curation.errors import ProjectError, SnapshotError
-from curation.sampling import allocate, clopper_pearson, draw_sample
+from curation.intervals import clopper_pearson
+from curation.sampling import allocate, draw_sample
 from curation.snapshot import read_manifest
 from curation.stages.push import rows_to_show
 from curation.store import records, reviews

@@ -105,15 +105,16 @@ def compare_now(place, other, places, scratch):
     if not may_be_alike(places.signatures, places.which[place], places.which[other]):
         return _UNLIKE
     codes, hashes, tables, state = scratch
+    rows, which, floor = places.rows, places.which, places.floor
     if state[0] != place:
-        n = read_row(places.rows, places.which[place], codes)
-        state[1], state[2] = fill_set(hashes, hash_shingles(codes, n, places.shingle, hashes), places.floor, tables)
+        n = read_row(rows, which[place], codes)
+        state[1], state[2] = fill_set(hashes, hash_shingles(codes, n, places.shingle, hashes), floor, tables)
         state[0] = place
-    if places.counts[other] < places.floor * state[1]:
+    if places.counts[other] < floor * state[1]:
         return -1.0
-    n = read_row(places.rows, places.which[other], codes)
+    n = read_row(rows, which[other], codes)
     count = hash_shingles(codes, n, places.shingle, hashes)
-    return jaccard(hashes, count, tables, state[1], state[2], places.floor)
+    return jaccard(hashes, count, tables, state[1], state[2], floor)
 
 
 @njit(nogil=True, cache=True)
@@ -163,6 +164,7 @@ def keep_best(buckets, places, limit, compared, short, decided):
         The number of places that reached the limit.
     """
     parent, kept, similarity = decided.parent, decided.kept, decided.similarity
+    others, scores = compared
     begins, in_buckets = buckets.begins, buckets.members
     first, following, owner = new_members(buckets)
     scratch, mark, gave_up = scratch_for(places, begins), np.full(len(places.which), -1, np.int64), 0
@@ -173,13 +175,13 @@ def keep_best(buckets, places, limit, compared, short, decided):
         begin, end = (begins[place], begins[place + 1]) if is_free else (0, 0)
         # The results that all cores computed in advance come first; only heads that were kept count.
         for i in range(begin, end):
-            rival = compared.others[i]
+            rival = others[i]
             if rival < 0:
                 break
             mark[rival] = place
             if kept[rival] == rival:
-                misses += cost_of(compared.scores[i])
-                best, best_score = better(place, rival, compared.scores[i], (best, best_score), parent)
+                misses += cost_of(scores[i])
+                best, best_score = better(place, rival, scores[i], (best, best_score), parent)
         for i in range(begin, end):
             slot = first[in_buckets[i]]
             while slot >= 0 and misses <= limit * _GLANCES:
@@ -255,15 +257,17 @@ def closest_by_edits(place, short, members, mark, parent):
         mark: last place each rival was compared with; updated.
         parent: union-find forest; updated.
     """
-    texts, at = short.codes, short.at
+    # Unpacked outside of the loop: every access to a field of a NamedTuple changes a reference count.
+    texts, at, begins, in_buckets = short.codes, short.at, short.buckets.begins, short.buckets.members
+    first, following, owner = members
     best, best_score, own = -1, -1.0, texts[at[place] : at[place + 1]]
     # A mark of its own: the same rival may have been compared with this place by shingles.
     seen = len(mark) + place
-    for i in range(short.buckets.begins[place], short.buckets.begins[place + 1]):
-        slot = members.first[short.buckets.members[i]]
+    for i in range(begins[place], begins[place + 1]):
+        slot = first[in_buckets[i]]
         while slot >= 0:
-            rival = members.owner[slot]
-            slot = members.following[slot]
+            rival = owner[slot]
+            slot = following[slot]
             if mark[rival] == seen:
                 continue
             mark[rival] = seen

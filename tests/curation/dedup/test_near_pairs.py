@@ -115,7 +115,7 @@ def test_a_moved_threshold_gives_what_a_new_run_would(texts: list[str], data: st
     for threshold in (0.5, 0.7, 0.9):
         again = find_near(texts, threshold=threshold, labels=labels, rank=rank, edits=None)
         assert rethreshold(pairs, threshold).to_pylist() == again.to_pylist()
-    with pytest.raises(ValueError, match=r"lies under 0\.4"):
+    with pytest.raises(ValueError, match=r"is below 0\.4"):
         rethreshold(pairs, 0.3)
 
 

@@ -74,7 +74,7 @@ def test_evidence_shows_what_was_said_and_what_the_table_says() -> None:
             "row": 0,
             "check": "code",
             "kind": "mismatch",
-            "evidence": "description 'Secondary hypertension', codes says 'Essential (primary) hypertension' for 'I10'",
+            "evidence": "description 'Secondary hypertension', codes has 'Essential (primary) hypertension' for 'I10'",
         }
     ]
 
@@ -101,7 +101,7 @@ def test_json_schema_says_where_it_fails() -> None:
 
 
 def test_a_schema_that_is_none_is_the_projects_error() -> None:
-    with pytest.raises(ProjectError, match="mend the schema"):
+    with pytest.raises(ProjectError, match="correct the schema"):
         check_rows(["{}"], [SchemaCheck(json_schema={"type": "objekt"})])  # type: ignore[call-arg]
 
 

@@ -89,8 +89,8 @@ def test_a_row_that_raises_ends_or_stalls_the_process_fails_alone(folder: Path, 
         (3, "crashed", "ended its process with exit code 7"),
         (5, "crashed", "was ended by signal 11"),
         (6, "timeout", "took more than 0.4 seconds"),
-        (7, "memory", "it took more memory than it may"),
-        (8, "exception", "returned int, not None, a truth value, a text or a list of texts"),
+        (7, "memory", "it exceeded its memory limit"),
+        (8, "exception", "returned int, expected None, a bool, a str or a list of str"),
         (9, "timeout", "took more than 0.4 seconds"),
         (10, "rejected", "[]"),
     ]
@@ -117,7 +117,7 @@ def test_a_closed_check_leaves_no_process(folder: Path) -> None:
         ("broken.check", "cannot be imported (ModuleNotFoundError: No module named 'no_such_package')"),
         ("late.check", "cannot be imported (ZeroDivisionError: division by zero)"),
         ("inside.deap.check", "inside has no deap; it has no function"),
-        ("my_checks.always", "ended its process on 20 rows one after the other"),
+        ("my_checks.always", "ended its process on 20 consecutive rows"),
     ],
 )
 def test_a_function_that_cannot_be_had_is_a_sentence_with_the_name(folder: Path, name: str, fact: str) -> None:
