@@ -26,7 +26,7 @@ class Boilerplate:
     def __init__(self, items: Sequence[str], scanner: SpanScanner | None = None) -> None:
         self.scanner = scanner or SpanScanner(items)
         self.holders = np.flatnonzero(self.scanner.flags(readable_rows(items)) & HAS_BOILERPLATE).tolist()
-        """The items that hold such a window."""
+        """The items that hold one of the windows."""
         held = Counter(gram for place in self.holders for gram in set(_windows(words(items[place]))))
         self.windows = {gram for gram, n in held.items() if n >= SHARED_BY}
 

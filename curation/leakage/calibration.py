@@ -83,7 +83,7 @@ def calibrate(
         prepared: the same texts as the features read them.
         owners: item of each text; pieces of one item are no negatives of one another.
         copied: pairs of items that share a span word for word, which are left out. A paraphrase shares none, so the similarity of
-            such pairs does not tell where its cut belongs: on public rephrasings the 99th percentile of the other pairs is within
+            these pairs does not locate its cut: on public rephrasings the 99th percentile of the other pairs is within
             a fifth of the true one; with these pairs it was up to four times as high.
         rate: share of hard negatives that may pass.
     """

@@ -184,7 +184,7 @@ def score_leaks(
     protected_labels: Mapping[str, Sequence[str | None]] | None = None,
     false_positive_rate: float = 0.01,
 ) -> pa.Table:
-    """Score every row against its nearest protected item; `is_leak` tells whether the score passes the threshold.
+    """Score every row against its nearest protected item; `is_leak` is True if the score passes the threshold.
 
     Args:
         texts: the rows.
