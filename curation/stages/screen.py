@@ -24,7 +24,7 @@ from curation.validate import checks_digest
 from curation.views.protected import load_protected
 from curation.views.runs import OperatingDetail, ScreenDetail, is_simulated, point_in_words
 from curation.views.screen_cache import screen_model
-from curation.views.screening import Leaks, check_findings, conflict_findings, leak_findings
+from curation.views.screening import Leaks, conflict_findings, leak_findings, row_findings
 from curation.views.staleness import screen_inputs
 from curation.views.state import ProjectState
 from curation.workspace import Progress, StageResult, Workspace, label_of, open_workspace
@@ -47,7 +47,7 @@ def screen(folder: Path, *, progress: Progress | None = None) -> StageResult:
             run.rows_in = len(rows)
             report = partial(_report_progress, progress, len(rows)) if progress else None
             leaks = leak_findings(workspace, rows, protected, run=run.number, tell=report)
-            findings = [*leaks.findings, *check_findings(workspace, rows)]
+            findings = [*leaks.findings, *row_findings(workspace, rows)]
             notes = [] if settings.judge or not leaks.doubts else [_note_doubts(len(leaks.doubts))]
             if settings.judge:
                 judged, notes = judge_doubts(workspace, leaks.doubts, run=run.number, progress=progress)

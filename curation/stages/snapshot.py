@@ -54,7 +54,7 @@ from curation.views.protected import ProtectedItems, load_protected
 from curation.views.provenance import governing_license, models_of, sources_of, stages_of
 from curation.views.report import report_data
 from curation.views.review_sample import Sample
-from curation.views.screening import check_findings, conflict_findings, leak_findings
+from curation.views.screening import conflict_findings, leak_findings, row_findings
 from curation.views.staleness import find_stale
 from curation.views.state import ProjectState
 from curation.views.vectors import vectors_of
@@ -208,7 +208,7 @@ def _last_gate(workspace: Workspace, rows: Sequence[Row], protected: Sequence[Pr
     """Return the reason for each row that must not leave, by seq; a row that a person force-kept always passes."""
     kept = facts.kept_seqs(workspace.db)
     stopped = {
-        f.seq: f.kind for f in (*leak_findings(workspace, rows, protected).findings, *check_findings(workspace, rows)) if f.seq not in kept
+        f.seq: f.kind for f in (*leak_findings(workspace, rows, protected).findings, *row_findings(workspace, rows)) if f.seq not in kept
     }
     # Equal text under two labels teaches neither, whoever approved the rows: both wait until a person keeps one.
     both = [seq for f in conflict_findings(workspace, rows) for seq in (f.seq, f.twin) if seq is not None and seq not in kept]

@@ -231,6 +231,11 @@ def conflict_findings(workspace: Workspace, rows: Sequence[Row]) -> list[Finding
     ]
 
 
+def row_findings(workspace: Workspace, rows: Sequence[Row]) -> list[Finding]:
+    """Return the findings of every gate that reads one row at a time; a new gate of this sort is one more call here."""
+    return [*check_findings(workspace, rows)]
+
+
 def check_findings(workspace: Workspace, rows: Sequence[Row]) -> list[Finding]:
     """Find rows that fail one of the project's checks; of a pair, the better answer is checked."""
     checks = workspace.project.screen.checks
