@@ -111,7 +111,7 @@ def make_project(folder: Path, rows: int) -> Path:
             for start in range(0, len(seqs), 5_000):
                 some = seqs[start : start + 5_000]
                 values = [
-                    (seq, digest, criterion, 3 + (seq * (place + 3)) % 3, "fits the brief", f"call-{seq}")
+                    (seq, digest, criterion, 3 + seq // (place + 1) % 3, "fits the brief", f"call-{seq}")
                     for seq in some
                     for place, criterion in enumerate([*criteria, "overall"])
                 ]

@@ -43,7 +43,7 @@ def status(folder: Path) -> StageResult:
         runs.forget_earlier(workspace.db, "status", than=run.number, idle=False)
         found = find_stale(workspace)
         stale, warnings = stale_values(found)
-        step = next_step(workspace, found)
+        step = next_step(workspace, found, rows=total)
         return StageResult("status", total, total, {**counts, **stale, "next": step.as_values()}, [*warnings, f"Next: {step}"])
 
 

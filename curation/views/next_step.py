@@ -41,16 +41,18 @@ class NextStep:
         return {"text": self.text, "command": self.command, "waits_for_person": self.waits_for_person}
 
 
-def next_step(workspace: Workspace, stale: Sequence[Stale] | None = None) -> NextStep:
+def next_step(workspace: Workspace, stale: Sequence[Stale] | None = None, *, rows: int | None = None) -> NextStep:
     """Return the step that advances the project.
 
     Args:
         workspace: the open project.
-        stale: what is stale; found here where it is None.
+        stale: the stale results; found here where None.
+        rows: number of rows; counted here where None.
     """
     ran = runs.latest_numbers(workspace.db)
     stale = find_stale(workspace, (*RUN_GATES, "decide")) if stale is None else stale
-    return _generate(workspace) or _gate(workspace, ran, stale) or _review(workspace) or _release(workspace)
+    rows = sum(records.count_rows(workspace.db).values()) if rows is None else rows
+    return _generate(workspace, rows) or _gate(workspace, ran, stale) or _review(workspace) or _release(workspace)
 
 
 def generate_settings(workspace: Workspace) -> str:
@@ -68,10 +70,9 @@ def _person(text: str, then: str | None = None) -> NextStep:
     return NextStep(text, then, waits_for_person=True)
 
 
-def _generate(workspace: Workspace) -> NextStep | None:
+def _generate(workspace: Workspace, rows: int) -> NextStep | None:
     """Plan and generate, until every cell was requested."""
     planned, cells = sum(planned_rows(workspace.project).values()), records.count_cells(workspace.db)
-    rows = sum(records.count_rows(workspace.db).values())
     if rows and not cells:
         return None  # a project of imported rows; the plan of a new project.yaml is only an example
     if planned and settings_digest(workspace.project.plan) != _digest_of(workspace, "plan"):
