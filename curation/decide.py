@@ -131,7 +131,8 @@ def keep_rule(totals: Iterable[float], *, threshold: float, top_percent: float |
     Args:
         totals: of the group (0 to 10).
         threshold: lowest total that is kept; not used with `top_percent`.
-        top_percent: percentage of the totals to keep, or None."""
+        top_percent: percentage of the totals to keep, or None.
+    """
     if top_percent is None:
         return lambda total: total >= threshold
     ranked = sorted(totals, reverse=True)
@@ -238,8 +239,10 @@ def needs_choice(kind: Kind, verdict: str | None, annotations: Sequence[Annotati
 
 
 def shown_first(record_id: str) -> int:
-    """Return which canonical completion of a pair is shown as A (0 or 1); derived from the id, so it is fixed and unrelated to the
-    preference."""
+    """Return which canonical completion of a pair is shown as A (0 or 1).
+
+    It is derived from the id, so it is fixed and unrelated to the preference.
+    """
     return hashlib.sha256(b"shown:" + bytes.fromhex(record_id)).digest()[0] & 1
 
 

@@ -81,8 +81,10 @@ def split_rows(
 
 
 def merge_groups(*groupings: Sequence[str | None]) -> list[str | None]:
-    """Return one group for each row so that rows which share a group in any of the groupings share this one, through any number of
-    others; None for a row that has none."""
+    """Return one group per row that joins all groupings; None for a row without a group.
+
+    Rows that share a group in any of the groupings share the joined one, also through other rows.
+    """
     parents: dict[tuple[int, str], tuple[int, str]] = {}
 
     def root(key: tuple[int, str]) -> tuple[int, str]:
@@ -114,7 +116,9 @@ def part_rows(
     """Assign each row the split that the hash of its cluster's first member names.
 
     Args:
+        prompts: prompt of each row.
         ids: hex ids of the rows, in order of age.
+        shares: share of each split; they add up to 1.
         groups: rows of one group (a conversation, a seed) stay together, and are never cut.
         frozen: the split of rows that already have one.
         threshold: Jaccard from which prompts are similar; None: only equal ones are.
@@ -170,8 +174,12 @@ def find_across(
     """Find the similar pairs whose rows are in different splits, whatever the clusters say.
 
     Args:
-        sides: the split of each row.
+        prompts: prompt of each row.
+        sides: split of each row.
         cut: for each row the cut cluster it is from, or -1: pairs within one are counted, not resolved.
+        threshold: Jaccard similarity of similar prompts; None: only equal ones are similar.
+        vectors: float32 (rows, dimensions), L2-normalized; None where nothing is embedded.
+        cosine: cosine of similar prompts; None: vectors are not compared.
     """
     rank = np.array([ORDER.index(side) for side in sides], np.int64)
     out = np.zeros(len(prompts), bool)

@@ -113,7 +113,8 @@ def references_of(workspace: Workspace, rows: Sequence[Row], cells: Sequence[Cel
     Args:
         workspace: the open project.
         rows: the records.
-        cells: of the plan."""
+        cells: of the plan.
+    """
     by_cell = {cell.id: cell.reference for cell in cells if cell.reference is not None}
     references = {row.seq: by_cell[row.cell] for row in rows if row.cell in by_cell}
     missing = {row.seq: row.label for row in rows if row.seq not in references and row.kind == "instruction" and row.label}

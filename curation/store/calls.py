@@ -153,10 +153,15 @@ class CallLedger:
     def claim(
         self, offers: Sequence[tuple[Request, int]], *, provider: str, simulated: bool, limit: int, budget_usd: float, since: float
     ) -> Claim:
-        """Make up to `limit` of the offered requests ours, in order, each with the most it may cost (nano-dollars) held back.
+        """Claim up to `limit` of the offered requests, in order, and reserve the maximum cost of each.
 
         Args:
-            since: when this run began; what failed after that is not asked again.
+            offers: requests, each with its maximum cost in nano-dollars.
+            provider: name of the provider.
+            simulated: whether the provider is the mock provider, whose costs are counted apart.
+            limit: maximum number of claims.
+            budget_usd: cap on the cost of all calls of the project.
+            since: start of this run (Unix time); a request that failed after it is not sent again.
         """
         calls, elsewhere = list[ClaimedCall](), list[int]()
         reused = failed = looked_at = 0

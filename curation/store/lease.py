@@ -25,7 +25,8 @@ def is_alive(name: str, *, lease: float, now: float) -> bool:
     Args:
         name: of the holder.
         lease: time until which a holder on another machine counts as alive.
-        now: current time."""
+        now: current time.
+    """
     process, _, started = name.partition("#")
     pid, _, machine = process.partition("@")
     if machine != _machine():

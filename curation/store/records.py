@@ -30,9 +30,18 @@ _WORDS = (
 
 
 def erase(db: sqlite3.Connection, seq: int, reason: str, *, vector_key: bytes) -> bool:
-    """Take the body and the raw fields, a pair's rivals with them, and what was said of them in words (rationales, evidence, texts that
-    people wrote or were shown); the ids, the numbers and a tombstone stay. Returns whether the text has left the disk already: while
-    another process reads the workbench, its log is kept.
+    """Erase a record's text, that of its rivals in a pair, and every text about them; ids, numbers and a tombstone remain.
+
+    Texts about a record are rationales, evidence, and texts that people wrote or were shown.
+
+    Args:
+        db: connection to workbench.db.
+        seq: the record.
+        reason: the reason, kept in the tombstone.
+        vector_key: sha256 of the text, under which its vector is stored.
+
+    Returns:
+        Whether the text has left the disk already: while another process reads the workbench, its log is kept.
     """
     stamp = json.dumps({"reason": reason, "at": datetime.now(UTC).isoformat(timespec="seconds")})
     rivals = """
@@ -55,8 +64,10 @@ def erase(db: sqlite3.Connection, seq: int, reason: str, *, vector_key: bytes) -
 
 
 def _forget_answers(db: sqlite3.Connection, seq: int) -> None:
-    """Take what people wrote on a record, but for a change that lives on as a record of its own; and the record's own text out of
-    the answer that it was made by."""
+    """Erase annotators' texts on a record, and the record's own text in the answer that created it.
+
+    An edit that remains as a record of its own keeps its text.
+    """
     body = db.execute("SELECT body FROM records WHERE seq = ?", (seq,)).fetchone()["body"]
     record = load_record(body) if body else None
     own = record.completion.content.strip() if record is not None and record.kind == "instruction" else None
@@ -117,8 +128,10 @@ class Source:
 
 
 class Row(NamedTuple):
-    """A record with the fields of its origin that stages need. The body stays JSON until it is read: 557 bytes of a coding project's row,
-    where the record as objects takes 2.8 KB (measured)."""
+    """A record with the fields of its origin that stages need.
+
+    The body stays JSON until it is read: 557 bytes of a coding project's row, where the record as objects takes 2.8 KB (measured).
+    """
 
     seq: int
     id: str
@@ -193,7 +206,9 @@ def known_ids(db: sqlite3.Connection, ids: Iterable[str]) -> set[str]:
 
 def complete_origins(db: sqlite3.Connection, origins: Iterable[Origin]) -> int:
     """Add the metadata and the group that origins in the store lack, as when a file is imported again with more said about it.
-    Nothing that is there changes, and erased rows stay empty. Returns how many origins were completed."""
+
+    Nothing that is there changes, and erased rows stay empty. Returns how many origins were completed.
+    """
     sql = """UPDATE origins SET meta = coalesce(meta, :meta), seed_group = coalesce(seed_group, :seed_group)
       WHERE how = :how AND source = :source AND item = :item AND part = :part
       AND ((meta IS NULL AND :meta IS NOT NULL) OR (seed_group IS NULL AND :seed_group IS NOT NULL))
@@ -295,6 +310,7 @@ def meta_by_seq(db: sqlite3.Connection, keys: Collection[str] | None = None) -> 
     An edited record has the metadata of the record it was edited from. Records without metadata are left out.
 
     Args:
+        db: connection to workbench.db.
         keys: the columns wanted; None for all.
     """
     own = "SELECT seq, meta FROM origins WHERE role = 'row' AND meta IS NOT NULL ORDER BY origin"

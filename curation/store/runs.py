@@ -99,7 +99,8 @@ def is_current(db: sqlite3.Connection, stage: str, digest: str) -> bool:
     Args:
         db: the workbench.
         stage: that looks at all rows together.
-        digest: of everything that shapes its result now."""
+        digest: of everything that shapes its result now.
+    """
     row = latest_run(db, stage)
     watermark = db.execute("SELECT coalesce(max(seq), 0) AS n FROM records").fetchone()["n"]
     is_same = row is not None and row["digest"] == digest and row["watermark"] == watermark
@@ -108,7 +109,13 @@ def is_current(db: sqlite3.Connection, stage: str, digest: str) -> bool:
 
 
 def forget_earlier(db: sqlite3.Connection, stage: str, *, than: int, idle: bool) -> None:
-    """Let the earlier runs of a stage go that only looked (with `idle`: those that brought nothing); one who looks every minute makes
-    half a million in a year, and no fact hangs on any of them."""
+    """Delete earlier runs of a stage to which no facts belong: polling every minute would add half a million a year.
+
+    Args:
+        db: connection to workbench.db.
+        stage: the stage.
+        than: number of the run before which runs are deleted.
+        idle: delete only runs that wrote no rows.
+    """
     sql = "DELETE FROM runs WHERE stage = ? AND state <> 'running' AND run < ?"
     db.execute(f"{sql} AND rows_out = 0" if idle else sql, (stage, than))

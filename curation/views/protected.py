@@ -29,6 +29,7 @@ def read_task(where: str, task: str, *, include: Path | None = None, split: str 
 
     Args:
         where: the key of project.yaml, for errors.
+        task: name of the task.
         include: a folder with the task's own YAML; its data may then be a local file, and nothing is fetched.
         split: test, validation or train; by default the first of them that the task evaluates on.
 

@@ -147,7 +147,7 @@ def report_data(workspace: Workspace, *, names: Mapping[str, str] | None = None)
     """Return everything the page shows at this moment; parts that were not run are None.
 
     Args:
-        bench: the project.
+        workspace: the project.
         names: how the annotators appear, by user name; None for their own names, as in the data lead's report.
     """
     project, db = workspace.project, workspace.db

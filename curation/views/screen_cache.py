@@ -35,7 +35,8 @@ def screening_digest(workspace: Workspace, protected: Sequence[ProtectedItems], 
         workspace: the open project.
         protected: the protected sets.
         allowed: texts that may be trained on.
-        has_labels: whether labels are compared."""
+        has_labels: whether labels are compared.
+    """
     model = screen_model(workspace)
     suites = [(items.name, items.texts, items.labels if has_labels else None, items.answers) for items in protected]
     shaping = [suites, list(allowed), workspace.project.screen.false_positive_rate, model_digest(model) if model else "", _code_digest()]
@@ -54,7 +55,8 @@ def keys_of(digest: bytes, rows: Sequence[Row], labels: Sequence[str | None] | N
     Args:
         digest: of everything else that decides.
         rows: to key.
-        labels: of the rows, or None where labels are not compared."""
+        labels: of the rows, or None where labels are not compared.
+    """
     out = bytearray()
     for place, row in enumerate(rows):
         prompt, completion = (text.encode() for text in row.texts)
@@ -75,7 +77,8 @@ def find_seen(workspace: Workspace, digest: bytes, keys: Keys, *, with_doubts: b
         workspace: the open project.
         digest: of everything else that decides.
         keys: of the rows.
-        with_doubts: whether rows just below the cut count as cleared."""
+        with_doubts: whether rows just below the cut count as cleared.
+    """
     known = np.frombuffer(facts.latest_screened(workspace.db, digest), np.uint64).reshape(-1, 2)
     if not len(known):
         return np.zeros(len(keys), np.bool_)
@@ -94,7 +97,8 @@ def add_seen(workspace: Workspace, digest: bytes, keys: Keys, *, doubtful: np.nd
         digest: of everything else that decides.
         keys: of the cleared rows.
         doubtful: mask of those just below the cut.
-        run: number of the screen's run."""
+        run: number of the screen's run.
+    """
     marked = keys.copy()
     marked[doubtful, 1] |= _DOUBT
     facts.add_screened(workspace.db, run, digest, marked[np.lexsort((marked[:, 1], marked[:, 0]))].tobytes())

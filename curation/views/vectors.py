@@ -18,7 +18,8 @@ def vectors_of(workspace: Workspace, texts: Sequence[str], *, tell: Callable[[st
     Args:
         workspace: the open project.
         texts: to embed.
-        tell: called with the progress of the embedding."""
+        tell: called with the progress of the embedding.
+    """
     model, backend = workspace.project.dedup.model, workspace.project.dedup.backend
     digest = model_digest(model)
     kept = facts.load_vectors(workspace.db, digest, set(texts))
