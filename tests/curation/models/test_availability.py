@@ -240,7 +240,7 @@ def test_the_refill_is_told_apart_with_what_it_assumes(tmp_path: Path, key: None
         assert any("worst case: every row is refilled 3 times" in note for note in summary.notes)
         between = summary.counts["cost_usd"] * 2
         write_project(tmp_path, server.address, plan={**plan, "refill": {"rounds": 3}}, budget={"usd": between})
-        assert any("which is enough before the refill; should most rows fall" in note for note in stages.estimate(folder).notes)
+        assert any("which is enough before the refill; a refill of most rows" in note for note in stages.estimate(folder).notes)
         write_project(tmp_path, server.address, plan={**plan, "refill": {"rounds": 0}}, budget={"usd": between})
         never = stages.estimate(folder)
     assert never.counts["refill_usd"] == 0 and any(note.endswith("left, which is enough.") for note in never.notes)

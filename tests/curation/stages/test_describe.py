@@ -185,7 +185,7 @@ def test_a_cap_is_a_verdict_with_its_reason_and_is_undone_by_raising_it(tmp_path
     assert labels_of(folder, "to_review") == {"a": 4, "b": 3} and labels_of(folder, "dropped") == {"a": 5}
     reasons = [v.reasons[0] for v in verdicts(folder).values() if v.verdict == "dropped"]
     assert {(r.stage, r.kind) for r in reasons} == {("balance", "over_cap")}
-    assert sorted(r["evidence"] for r in reasons)[0] == "place 5 of its class 'a' (label); the cap is 4"
+    assert sorted(r.evidence for r in reasons)[0] == "place 5 of its class 'a' (label); the cap is 4"
     assert summary.counts["instruction"]["left out by the cap"] == 5 and summary.counts["instruction"]["missing"] == 1
     first = {seq for seq, v in verdicts(folder).items() if v.verdict == "to_review"}
     setting(folder, by="label", cap=6)
