@@ -17,7 +17,7 @@ from curation.errors import ProjectError
 LARGEST = 16 * 2**20
 """Bytes of a YAML file that people write."""
 MOST_VALUES = 1_000_000
-"""Values of a YAML file with its aliases expanded. Nine lines of aliases can stand for billions."""
+"""Values of a YAML file with its aliases expanded. Nine lines of aliases can expand to billions."""
 _SHAPES = {
     "tuple_type": "must be a list",
     "list_type": "must be a list",
@@ -97,7 +97,7 @@ def _inner(node: yaml.Node) -> list[yaml.Node]:
 
 
 def describe_error(error: ValidationError, model: type[BaseModel], path: Path) -> tuple[str, str, str]:
-    """The first error as (what with its key path, the fact, the next step), with the nearest known key for a typo."""
+    """Return the first error as (thing with its key path, problem, next step), with the nearest known key for a typo."""
     # A typo shows as an unknown key and a missing one: the unknown one says more.
     first = sorted(error.errors(), key=lambda e: e["type"] not in ("extra_forbidden", "invalid_key"))[0]
     # Of a value that may have several types, pydantic names the type it tried.
@@ -107,7 +107,7 @@ def describe_error(error: ValidationError, model: type[BaseModel], path: Path) -
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(keys[-1], known, n=1)
         hint = f"; the nearest one is `{near[0]}` (did you mean that?)" if near else ""
-        return what, f"is not a known key{hint}{others}", f"mend the key in {path.name} and run again"
+        return what, f"is not a known key{hint}{others}", f"correct the key in {path.name} and run again"
     if first["type"] == "invalid_key":
         return what, f"is not a text, so it is no key{others}", f"correct the key in {path.name} and run again"
     if first["type"] == "missing":
@@ -116,7 +116,7 @@ def describe_error(error: ValidationError, model: type[BaseModel], path: Path) -
     given = first.get("input")
     text = repr(given) if len(repr(given)) <= 80 else f"{repr(given)[:80]}..."
     shown = f", found {text}" if isinstance(given, str | int | float | bool) else ""
-    return what, f"{fact[:1].lower()}{fact[1:]}{shown}{others}", f"mend the value in {path.name} and run again"
+    return what, f"{fact[:1].lower()}{fact[1:]}{shown}{others}", f"correct the value in {path.name} and run again"
 
 
 class _OnceLoader(yaml.SafeLoader):
@@ -145,7 +145,7 @@ class _OnceLoader(yaml.SafeLoader):
 
 
 def _follow(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[list[str], list[str]]:
-    """The key path of an error as a person writes it, and the keys that are known where it ends."""
+    """Return the key path of an error as a person writes it, and the keys known at its end."""
     path, known, here = list[str](), list[str](), [model]
     for part in loc:
         models = [inner for inner in here if _is_model(inner)]
@@ -160,14 +160,14 @@ def _follow(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[list[str]
 
 
 def _child(annotation: Any, part: str | int) -> Any:
-    """What may stand under a key of a model, a mapping or a list."""
+    """Return the type allowed under a key of a model, a mapping or a list."""
     if _is_model(annotation):
         return next((field.annotation for name, field in annotation.model_fields.items() if part in (name, field.alias)), None)
     return next(reversed([a for a in typing.get_args(annotation) if a is not Ellipsis]), None)
 
 
 def _options(annotation: Any) -> list[Any]:
-    """The alternatives of a union, without their annotations."""
+    """Return the alternatives of a union, without their annotations."""
     if typing.get_origin(annotation) is Annotated:
         return _options(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):

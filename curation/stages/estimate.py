@@ -42,12 +42,12 @@ DOUBTFUL = "worst case: every row is just below the screen's cut"
 BATCH_TIME = "A batch mostly ends within an hour and at the latest after 24 hours."
 
 _LIKELY_FROM = 20
-"""Earlier answers, or rows, from which their mean length, or the share that fell, is worth telling."""
+"""Earlier responses, or rows, from which their mean length, or the share that was dropped, is used."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one model would be asked in one stage."""
+    """The calls of one stage to one model, with their cost."""
 
     stage: str
     model: str
@@ -57,15 +57,15 @@ class Share:
     output_tokens: int
     """At most."""
     counted: str
-    """How the prompt's tokens are known."""
+    """Source of the number of prompt tokens."""
     cost_usd: float
-    """With answers as long as they may be."""
+    """With responses of the maximum length."""
     likely_usd: float | None
-    """With answers as long as the earlier ones were, where there are enough of them."""
+    """With responses as long as the earlier ones, where there are enough of them."""
     price_date: str
     in_batch: bool
     assumes: str = ""
-    """What has to happen for it to cost so much."""
+    """The assumption behind the cost."""
 
     @property
     def sentence(self) -> str:
@@ -80,7 +80,7 @@ class Share:
 
 
 def estimate(folder: Path) -> StageResult:
-    """What `generate`, `score`, `screen` and `refill` may cost for what is missing now; the models are looked at, nothing is billed."""
+    """Estimate the cost of what `generate`, `score`, `screen` and `refill` have left to do. The models are checked, nothing is billed."""
     with open_workspace(folder) as workspace:
         known, notes = check_before(workspace)
         cells, made = load_cells(workspace), records.cells_made(workspace.db)
@@ -128,7 +128,7 @@ def _shares(state: ProjectState, missing: Sequence[Cell]) -> Iterator[Share]:
 
 
 def _planned(workspace: Workspace, cells: Sequence[Cell], judges: Sequence[ModelSpec]) -> Iterator[Share]:
-    """To write these cells, judge what is written and ask the leak judge; what is written is as long as it may be."""
+    """Yield the shares of writing these cells, scoring the rows and asking the leak judge; rows have the maximum length."""
     project, teacher = workspace.project, workspace.project.models.teacher
     for place, requests in sorted(generation.planned_requests(cells, project=project, seeds=load_seeds(workspace.folder)).items()):
         yield _share(workspace, "generate", requests, (teacher, *project.models.writers)[place])
@@ -139,7 +139,7 @@ def _planned(workspace: Workspace, cells: Sequence[Cell], judges: Sequence[Model
 
 
 def _leaks(workspace: Workspace, stage: str, doubts: Sequence[Request], *, more_tokens: int = 0) -> Share:
-    """Any row may be a doubtful one; likely are as many as at the last screen."""
+    """Return the share of the leak judge: at most every row is doubtful, likely as many as at the last screen."""
     share = _share(workspace, stage, doubts, workspace.project.models.leaks, more_tokens=more_tokens, assumes=DOUBTFUL)
     doubtful = doubtful_share(workspace, at_least=_LIKELY_FROM)
     likely = share.cost_usd if share.likely_usd is None else share.likely_usd
@@ -164,7 +164,7 @@ def _again(state: ProjectState, missing: Sequence[Cell]) -> Iterator[Share]:
 
 
 def _repeated(share: Share, times: int, *, fell: float | None, certain: bool) -> Share:
-    """A share of the refill. A row that has fallen is asked for once more for sure, and each time as many fall again."""
+    """Return a share of the refill. The cell of a dropped row is requested once more for certain; each time as many are dropped again."""
     how_often = {1: "once", 2: "twice"}.get(times, f"{times} times")
     assumes = f"worst case: every row is refilled {how_often}"
     expected = None if fell is None else sum(fell ** (n if certain else n + 1) for n in range(times))
@@ -207,7 +207,7 @@ def _count(workspace: Workspace, bodies: Sequence[dict[str, Any]], spec: ModelSp
 
 
 def _earlier_length(workspace: Workspace, stage: str, spec: ModelSpec) -> float | None:
-    """Mean tokens of the earlier answers of this stage and model."""
+    """Return the mean tokens of the earlier responses of this stage and model; None where there are too few."""
     rows = [
         row
         for row in CallLedger(workspace.db).costs()
@@ -217,7 +217,7 @@ def _earlier_length(workspace: Workspace, stage: str, spec: ModelSpec) -> float 
 
 
 def judgments_of(cells: Sequence[Cell], workspace: Workspace, judge: ModelSpec) -> Iterator[Request]:
-    """What a judge will be asked about cells that have no record yet: each answer, some of them twice, and each pair in both orders."""
+    """Yield the requests of a judge about cells without a record: each response, some of them twice, and each pair in both orders."""
     project = workspace.project
     example, (pair, _) = make_instruction("-", "-"), make_pair(make_instruction("-", "-").prompt, "-", "+")
     items = list[scoring.Scorable]()
@@ -241,12 +241,18 @@ def doubts_of_rows(state: ProjectState) -> list[Request]:
 
 
 def doubts_of(cells: Iterable[Cell], workspace: Workspace) -> list[Request]:
-    """What it may be asked about cells that have no record yet."""
+    """Return the requests that the leak judge may get about cells without a record."""
     return _doubts(workspace, ((cell.id.replace(":", "-"), "-") for cell in cells))
 
 
 def refills(missing: Sequence[Cell], now: PlanCoverage, *, rounds: int) -> dict[tuple[int, bool], list[Cell]]:
-    """By how often they may be asked again, and whether their row has fallen already: the cells to write, and those that stand empty."""
+    """Group the cells to write and the empty cells by (how often they may be requested again, whether a row of theirs was dropped).
+
+    Args:
+        missing: cells without a record.
+        now: coverage of the plan.
+        rounds: how often a cell may be requested again in all.
+    """
     found = defaultdict[tuple[int, bool], list[Cell]](list)
     to_write = {cell.id for cell in missing}
     for cell in [*missing, *(cell for cell in now.short(rounds) if cell.id not in to_write)]:
@@ -269,7 +275,7 @@ def doubtful_share(workspace: Workspace, *, at_least: int) -> float | None:
 
 
 def _doubts(workspace: Workspace, rows: Iterable[tuple[str, str]]) -> list[Request]:
-    """One request for each row, with the protected item that makes the longest."""
+    """Return one request for each row, with the protected item that makes the longest request."""
     if not workspace.project.screen.judge:
         return []
     longest: dict[str, Doubt] = {}

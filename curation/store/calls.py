@@ -208,7 +208,7 @@ class CallLedger:
         refusal: str | None = None,
         failure: tuple[str, str] | None = None,
     ) -> None:
-        """Write what reading a kept response told: its cost (None: unknown, so what was held), or why it is no answer. Idempotent."""
+        """Write the result of reading a stored response: cost (None: unknown, so the reservation), or why it is unusable. Idempotent."""
         reason, detail = failure or (None, None)
         names = ("input_tokens", "output_tokens", "thinking_tokens", "cache_write_tokens", "cache_read_tokens")
         self._db.execute(
@@ -368,7 +368,7 @@ class CallLedger:
             "WHERE owner = ? AND state = 'sent' AND batch IS NULL",
             (owner,),
         ).rowcount
-        self._db.execute("UPDATE calls SET owner = NULL WHERE owner = ?", (owner,))  # what stands in a batch waits for the batch
+        self._db.execute("UPDATE calls SET owner = NULL WHERE owner = ?", (owner,))  # calls in a batch wait for the batch
         self._db.execute("DELETE FROM call_owners WHERE id = ?", (owner,))
         self._owner = None if owner == self._owner else self._owner
         return Recovered(uncertain, freed)

@@ -173,7 +173,7 @@ def _prepare(db: Database, path: Path) -> None:
 
 
 def _migrate(db: Database, path: Path) -> None:
-    """Bring an older workbench to this version, step by step; a copy of it as it was is left beside it."""
+    """Migrate an older workbench to this version step by step; a copy of the original is kept in the same folder."""
     version = int(db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()["value"])
     backup = path.with_name(f"{path.name}.v{version}")
     if not backup.exists():

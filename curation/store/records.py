@@ -389,7 +389,7 @@ def count_rows(db: sqlite3.Connection) -> dict[str, int]:
 
 
 def row_seqs(db: sqlite3.Connection) -> list[int]:
-    """Return the seq of every row that stands for itself and is not erased, in order."""
+    """Return the seq of every row that is not erased, in order."""
     sql = """SELECT seq FROM records r WHERE erased IS NULL
       AND EXISTS (SELECT 1 FROM origins o WHERE o.seq = r.seq AND o.role = 'row') ORDER BY seq"""
     return [row["seq"] for row in db.execute(sql)]

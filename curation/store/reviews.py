@@ -133,8 +133,8 @@ def has_answers(db: sqlite3.Connection) -> bool:
 def latest_answers(db: sqlite3.Connection) -> Iterator[StoredAnswer]:
     """Yield the latest state of each response in order of the responses' ids."""
     names = "response, updated, seq, user, status, body, payload, form, simulated"
-    told = db.execute(f"SELECT {names} FROM answers ORDER BY response, updated")
-    for _, states in itertools.groupby(told, key=itemgetter(0)):
+    states_of = db.execute(f"SELECT {names} FROM answers ORDER BY response, updated")
+    for _, states in itertools.groupby(states_of, key=itemgetter(0)):
         response, updated, seq, user, status, body, payload, form, simulated = deque(states, maxlen=1).pop()
         yield StoredAnswer(response, updated, seq, user, status, orjson.loads(body), payload, form, bool(simulated))
 

@@ -133,7 +133,7 @@ class _Scorer:
         if self.answers is not None:
             theirs: dict[str, Sequence[str]] = {items.name: items.answers for items in self.protected}
             lines += [
-                (line, theirs, "In the answer, beside a protected answer: ")
+                (line, theirs, "In the answer, compared with a protected answer: ")
                 for line in _copied(self.answers, answered, None, theirs)
                 if not short[line["row"]] or line["kind"] == "exact"
             ]
