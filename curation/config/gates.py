@@ -163,7 +163,8 @@ class Review(Closed):
 
     @model_validator(mode="after")
     def _samples_where_it_says_so(self) -> Review:
-        if self.mode != "sample" and (given := sorted(self.model_fields_set & {"sample", "max_error"})):
+        fields = type(self).model_fields
+        if self.mode != "sample" and (given := [name for name in ("max_error", "sample") if getattr(self, name) != fields[name].default]):
             raise ValueError(f"{given[0]} goes with mode: sample; the mode is {self.mode}")
         return self
 

@@ -342,7 +342,7 @@ def approved(folder: Path, rows: int = 60) -> None:
 
 
 @pytest.mark.parametrize(
-    ("verb", "fact"), [("preflight", "notes: holds no manifest.json"), ("sft", "nothing has been checked"), ("dpo", "kind")]
+    ("verb", "fact"), [("preflight", "notes: has no manifest.json"), ("sft", "nothing has been checked"), ("dpo", "kind")]
 )
 def test_training_on_a_folder_that_is_no_snapshot(tmp_path: Path, verb: str, fact: str) -> None:
     (tmp_path / "model").mkdir()
