@@ -26,7 +26,7 @@ from curation.errors import command
 from curation.records import canonical_json
 from training.adapter import ADAPTER, folder_digest
 from training.config import RunFile, TrainingError, load_run_file
-from training.methods import MethodName
+from training.methods import METHODS, MethodName
 from training.records import SCHEMA, EvaluationResult, PreflightReport, RunRecord, to_json
 
 RUN, PREFLIGHT, METRICS, CONFIG, EVAL, LOG = "run.json", "preflight.json", "metrics.jsonl", "config.yaml", "eval.json", "log.txt"
@@ -125,7 +125,8 @@ def require_finished(run: RunFile) -> RunRecord:
     """Return run.json of this run, which must be finished; the error names the command that finishes it."""
     # The paths in the copy of the run file are not relative to the copy, so it cannot be trained from.
     is_copy = run.source == run.output / CONFIG
-    return require_run(run.output, again="train sft RUN.yaml, or train dpo RUN.yaml" if is_copy else command("train", run.kind, run.source))
+    commands = ", or ".join(f"train {name} RUN.yaml" for name in METHODS)
+    return require_run(run.output, again=commands if is_copy else command("train", run.kind, run.source))
 
 
 def require_run(folder: Path, *, kind: MethodName | None = None, again: str = "train sft RUN.yaml") -> RunRecord:
