@@ -145,7 +145,7 @@ class WeightedBags(NamedTuple):
     numbers: Array
     unit: Array
     weights: Array
-    """0 stands for `unknown`, so that most pages of the array take no memory."""
+    """0 means `unknown`: pages that are never written take no memory."""
     unknown: float
     """Weight of a number that no item holds."""
 

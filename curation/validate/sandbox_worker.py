@@ -81,7 +81,7 @@ def describe(error: BaseException, dotted: str) -> str:
 
 
 def limit_memory(megabytes: int) -> None:
-    """Limit the memory beyond what the process uses now. Has no effect on systems without such a limit."""
+    """Limit the memory beyond what the process uses now. Has no effect on systems that have no such limit."""
     try:
         import resource
 

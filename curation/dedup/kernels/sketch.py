@@ -174,7 +174,7 @@ def least_of(hashes, count, turn, at, size):
         count: number of shingles.
         turn: number of the round.
         at: bin, uint64.
-        size: number of bins, uint64; the largest uint64 stands for "all shingles go to this bin".
+        size: number of bins, uint64; the largest uint64 means that all shingles go to this bin.
     """
     salt, high, best = np.uint64(turn) * PRIME, np.uint64(turn) << _32, _EMPTY
     for i in range(count):
