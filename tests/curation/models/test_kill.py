@@ -201,7 +201,7 @@ def test_ctrl_c_lets_calls_come_home_and_says_where_it_stopped(tmp_path: Path) -
 def test_a_second_ctrl_c_leaves_calls_uncertain_and_charged(tmp_path: Path) -> None:
     path = tmp_path / "workbench.db"
     open_database(path).close()
-    with messages_server(lambda body, seen: replace(always_answer(body, seen), delay=5.0)) as server:
+    with messages_server(lambda body, seen: replace(always_answer(body, seen), delay=30.0)) as server:
         process = start(path, server)
         try:
             assert wait_for(lambda: len(server.log.received) >= CONCURRENCY, process)
@@ -209,7 +209,7 @@ def test_a_second_ctrl_c_leaves_calls_uncertain_and_charged(tmp_path: Path) -> N
             time.sleep(0.5)
             assert process.poll() is None
             process.send_signal(signal.SIGINT)
-            process.communicate(timeout=3)
+            process.communicate(timeout=20)
         finally:
             end(process)
     assert process.returncode == 130
