@@ -150,7 +150,7 @@ def _metadata_of(path: Path, ids: Sequence[str], columns: Sequence[str]) -> dict
         known = meta_columns(workspace)
         if missing := next((name for name in columns if name not in known), None):
             there = ", ".join(known) or "no metadata columns"
-            raise ProjectError(f"--columns {missing}", f"is not a column of the imported rows. Columns:  {there}", "name one of them")
+            raise ProjectError(f"--columns {missing}", f"is not a column of the imported rows. Columns: {there}", "name one of them")
         values, wanted = records.meta_by_seq(workspace.db, columns), set(ids)
         by_id = {identity: values.get(seq, {}) for seq, identity in records.ids_of(workspace.db).items() if identity in wanted}
     return {identity: {name: by_id.get(identity, {}).get(name) for name in columns} for identity in ids}

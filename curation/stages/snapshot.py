@@ -139,26 +139,26 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResul
         if sample is not None:
             _check_sample(workspace, sample)
         # The gates read the completion that leaves as the better one; annotators or a data lead may have chosen the other.
-        rows = [row._replace(better=decisions[row.seq].better) for row in records.list_rows(workspace.db, kind) if row.seq in decisions]
+        rows = [row._replace(better=decisions[row.seq].better) for row in state.rows[kind] if row.seq in decisions]
         if not rows:
-            raise _nothing_approved(workspace, kind)
+            raise _nothing_approved(state, kind)
         if is_open(workspace.project.intended_use):
             what = f"{folder}/project.yaml: intended_use"
             raise ProjectError(what, "is not filled in, and every snapshot records it", "describe the purpose of the model, and run again")
         protected = load_protected(workspace)
         with runs.record_run(workspace.db, "snapshot", settings_digest(kind, [row.id for row in rows])) as run:
             run.rows_in = len(rows)
-            stopped = _last_gate(workspace, rows, protected)
+            stopped = _last_gate(state, rows, protected)
             past_cap = rows_past_cap(state, kind, [row for row in rows if row.seq not in stopped])
             stopped |= dict.fromkeys(past_cap, "over_cap")
             kept = [row for row in rows if row.seq not in stopped]
-            splits, separation, new = _assign_splits(workspace, kept)
+            splits, separation, new = _assign_splits(state, kept)
             _check_filled(splits, separation)
             facts.add_splits(workspace.db, new, run.number)
             better = {row.seq: decisions[row.seq].better for row in kept}
             released = _Release(kind, name or f"{workspace.project.name}-{kind}", splits, better, separation)
             known = {Path(one["path"]).name for one in reviews.list_snapshots(workspace.db)}
-            about = _manifest_facts(workspace, released, protected, sample, stopped=len(stopped))
+            about = _manifest_facts(state, released, protected, sample, stopped=len(stopped))
             path, note = _find_or_write(workspace, released, about)
             if path.name not in known:  # dedup itself rebuilds the sketches of a snapshot that existed before
                 keep_sketches(workspace, path, kind, released.rows, watermark=records.last_seq(workspace.db))
@@ -193,20 +193,19 @@ def _check_sample(workspace: Workspace, sample: Sample) -> None:
     raise SnapshotError(what, fact, command("curate", verb, workspace.folder))
 
 
-def _nothing_approved(workspace: Workspace, kind: Kind) -> SnapshotError:
+def _nothing_approved(state: ProjectState, kind: Kind) -> SnapshotError:
     """Return the error for no approved rows: the rows by verdict, and the verb that advances them."""
-    seen, verdicts = reviews.pushed_seqs(workspace.db), facts.verdict_by_seq(workspace.db)
-    found = Counter(verdicts.get(row.seq, "undecided") for row in records.list_rows(workspace.db, kind))
+    found = Counter(state.verdicts.get(row.seq, "undecided") for row in state.rows[kind])
     waiting = found["to_review"] + found["in_review"]
     counts = ", ".join(f"{n} {verdict.replace('_', ' ')}" for verdict, n in found.most_common())
-    verb = "status" if not waiting else "pull" if seen else "push"
+    verb = "status" if not waiting else "pull" if state.pushed else "push"
     fact = f"would be empty: no row is approved ({counts or f'there are no {kind} rows'})"
-    return SnapshotError(f"a snapshot of {kind} rows", fact, command("curate", verb, workspace.folder))
+    return SnapshotError(f"a snapshot of {kind} rows", fact, command("curate", verb, state.workspace.folder))
 
 
-def _last_gate(workspace: Workspace, rows: Sequence[Row], protected: Sequence[ProtectedItems]) -> dict[int, str]:
+def _last_gate(state: ProjectState, rows: Sequence[Row], protected: Sequence[ProtectedItems]) -> dict[int, str]:
     """Return the reason for each row that must not leave, by seq; a row that a person force-kept always passes."""
-    kept = facts.kept_seqs(workspace.db)
+    workspace, kept = state.workspace, state.kept
     stopped = {
         f.seq: f.kind for f in (*leak_findings(workspace, rows, protected).findings, *row_findings(workspace, rows)) if f.seq not in kept
     }
@@ -223,15 +222,15 @@ def _last_gate(workspace: Workspace, rows: Sequence[Row], protected: Sequence[Pr
     return stopped
 
 
-def _assign_splits(workspace: Workspace, kept: Sequence[Row]) -> tuple[dict[str, list[Row]], Separation, list[tuple[int, str, str]]]:
+def _assign_splits(state: ProjectState, kept: Sequence[Row]) -> tuple[dict[str, list[Row]], Separation, list[tuple[int, str, str]]]:
     """Return the rows by split, the measured separation, and the (seq, split, cluster) of rows whose split is new.
 
     Frozen rows of both kinds keep their clusters in place. A row that is still similar to one in another split is left out.
     """
-    frozen = facts.splits_by_seq(workspace.db)
+    workspace, frozen = state.workspace, state.splits
     wanted, everyone = {row.seq for row in kept}, list(kept)
     if frozen:
-        everyone = [row for kind in KINDS for row in records.list_rows(workspace.db, kind) if row.seq in frozen or row.seq in wanted]
+        everyone = [row for kind in KINDS for row in state.rows[kind] if row.seq in frozen or row.seq in wanted]
     settings, prompts = workspace.project.splits, [row.prompt for row in everyone]
     vectors, why = _vectors_for_splits(workspace, prompts)
     parted = part_rows(
@@ -297,18 +296,18 @@ def _check_filled(splits: Mapping[str, Sequence[Row]], separation: Separation) -
 
 
 def _manifest_facts(
-    workspace: Workspace, released: _Release, protected: Sequence[ProtectedItems], sample: Sample | None, *, stopped: int
+    state: ProjectState, released: _Release, protected: Sequence[ProtectedItems], sample: Sample | None, *, stopped: int
 ) -> ManifestFacts:
     """Return the facts about the rows, with secrets masked.
 
     Args:
-        workspace: the project.
+        state: of the project.
         released: the rows.
         protected: the protected sets they were screened against.
         sample: the review sample, in a project that samples.
         stopped: number of rows that the last gate stopped.
     """
-    state = ProjectState(workspace)
+    workspace = state.workspace
     project, review, names = workspace.project, count_review(state, (released.kind,)), published_names(workspace)
     provenance, kind_of = sources_of(workspace, released.rows), records.kinds_by_seq(workspace.db)
     verdicts = Counter(verdict for seq, verdict in state.verdicts.items() if kind_of[seq] == released.kind)
@@ -328,7 +327,7 @@ def _manifest_facts(
             reviewers=tuple(sorted(names[user] for user in review.reviewers)), overlap=project.review.overlap,
             agreement=review.agreement, answers=review.annotations, disputed=review.disputed,
         ),
-        models=models_of(workspace, released.kind, released.rows),
+        models=models_of(state, released.kind, released.rows),
         intended_use=project.intended_use.strip(),
         provenance=provenance,
         licence=governing_license(provenance),

@@ -21,18 +21,18 @@ _UNSTATED: tuple[str, str, WrittenBy, str, str] = (UNKNOWN, UNKNOWN, UNKNOWN, ""
 """Source of a file that was imported before sources were recorded."""
 
 
-def models_of(workspace: Workspace, kind: Kind, rows: Sequence[Row]) -> ModelFacts:
+def models_of(state: ProjectState, kind: Kind, rows: Sequence[Row]) -> ModelFacts:
     """Return the models that wrote and judged these rows; None for a role without a model.
 
     Args:
-        workspace: the project.
+        state: of the project.
         kind: kind of the rows.
         rows: the rows.
     """
-    writers = lineage.writers_by_seq(workspace.db)
-    root = _roots(workspace)
+    writers = lineage.writers_by_seq(state.db)
+    root = _roots(state.workspace)
     wrote = Counter(writer for row in rows for writer in writers.get(root.get(row.seq, row.seq), ()))
-    judged = _judges_of(workspace, kind, rows)
+    judged = _judges_of(state, kind, rows)
     return ModelFacts(
         teacher=", ".join(_name(writer) for writer, _ in wrote.most_common()) or None,
         judge=", ".join(_name(writer) for writer, _ in judged.most_common()) or None,
@@ -127,10 +127,9 @@ def _roots(workspace: Workspace) -> dict[int, int]:
     return {seq: root(seq) for seq in parents}
 
 
-def _judges_of(workspace: Workspace, kind: Kind, rows: Sequence[Row]) -> Counter[Writer]:
-    if workspace.project.score.is_off:
+def _judges_of(state: ProjectState, kind: Kind, rows: Sequence[Row]) -> Counter[Writer]:
+    if state.project.score.is_off:
         return Counter()
-    state = ProjectState(workspace)
     scored = {row.seq: row.seq if kind == "instruction" else better_candidate(row, state.candidate_seqs) for row in rows}
     found: Counter[Writer] = Counter()
     for judge in state.judges:

@@ -1,4 +1,4 @@
-"""Gather from the workbench what the report shows. Read-only. Core: report/."""
+"""Build the report's data from the workbench. Read-only. Core: report/."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from curation.workspace import Workspace, label_of
 
 
 def balance_facts(workspace: Workspace) -> tuple[page.ClassBalance, ...] | None:
-    """What the latest `curate balance` found, the largest class first; None when it has not run."""
+    """Return the result of the latest `curate balance`, the largest class first; None if it has not run."""
     found = load_balance(workspace)
     if found is None:
         return None
@@ -58,7 +58,7 @@ def balance_facts(workspace: Workspace) -> tuple[page.ClassBalance, ...] | None:
 
 
 def difficulty_facts(state: ProjectState) -> tuple[page.DifficultyCross, ...]:
-    """How hard the written rows are beside the difficulty planned, by the judge where it was asked, else by the answer's length."""
+    """Return measured against planned difficulty: by the judge where it rated difficulty, else by the response length."""
     order = list(state.project.plan.attributes.get(DIFFICULTY, ()))
     planned = {cell.id: cell.attributes.get(DIFFICULTY) for cell in state.cells} if len(order) > 1 else {}
     rated = _rated_by_judges(state)
@@ -89,7 +89,7 @@ def difficulty_facts(state: ProjectState) -> tuple[page.DifficultyCross, ...]:
 
 
 def _rated_by_judges(state: ProjectState) -> dict[int, float]:
-    """Mean of the judges' difficulty of each record by seq, where they were asked for it."""
+    """Return the mean of the judges' difficulty of each record by seq, if they were asked for it."""
     if not state.project.score.difficulty:
         return {}
     given: dict[int, list[int]] = {}
@@ -101,7 +101,7 @@ def _rated_by_judges(state: ProjectState) -> dict[int, float]:
 
 
 def diversity_facts(workspace: Workspace, *, simulated: bool) -> page.DiversityFacts | None:
-    """What the latest `curate diversity` found; None when it has not run."""
+    """Return the result of the latest `curate diversity`; None if it has not run."""
     found = latest_diversity(workspace)
     if found is None:
         return None
@@ -155,7 +155,7 @@ def report_data(workspace: Workspace, *, names: Mapping[str, str] | None = None)
     by_seq = state.row_by_seq
     verdicts, findings = state.decisions, state.findings(*FINDING_STAGES)
     ran = {stage for stage in SHOWN_STAGES if runs.latest_run(db, stage)}
-    standin = project.models.teacher.is_simulated or project.models.judge.is_simulated
+    is_simulated = project.models.teacher.is_simulated or project.models.judge.is_simulated
     return page.ReportData(
         project=project.name,
         brief=project.brief.strip(),
@@ -166,7 +166,7 @@ def report_data(workspace: Workspace, *, names: Mapping[str, str] | None = None)
         models=_models(workspace, ran),
         reviewed=_reviewed(workspace),
         sources=tuple(f"{s.name} ({s.license}, written by {s.written_by})" for s in records.list_sources(db)),
-        models_simulated=standin,
+        models_simulated=is_simulated,
         funnel=_funnel(workspace, verdicts) if verdicts else None,
         scores=score_sets(state) if "score" in ran else None,
         judge=judge_quality(state, verdicts) if "score" in ran else None,
@@ -183,9 +183,9 @@ def report_data(workspace: Workspace, *, names: Mapping[str, str] | None = None)
         descriptions=load_descriptions(workspace),
         comparison=load_comparison(workspace),
         stale=tuple(map(str, find_stale(workspace))),
-        diversity=diversity_facts(workspace, simulated=standin),
+        diversity=diversity_facts(workspace, simulated=is_simulated),
         review=review_facts(state, verdicts, names=names) if "pull" in ran else None,
-        cost=cost_facts(workspace, verdicts, standin),
+        cost=cost_facts(workspace, verdicts, is_simulated),
         failures=failures_facts(workspace),
         snapshots=snapshots_facts(workspace) if "snapshot" in ran else None,
         runs=runs_facts(workspace),
@@ -193,22 +193,22 @@ def report_data(workspace: Workspace, *, names: Mapping[str, str] | None = None)
 
 
 def _reviewed(workspace: Workspace) -> str:
-    """Which rows people review, where that is not all of them, and what a sample came to at the latest decision."""
+    """Return the rows that people review, if that is not all of them, and the sample's result at the latest decision."""
     if (mode := workspace.project.review.mode) == "all":
         return ""
     if mode == "none":
         return "none: no person is asked to review the rows"
     samples = (DecideDetail.latest(workspace.db, "decide") or DecideDetail()).review_sample
-    said = [
+    found = [
         f"{s['bad']:,} of {s['rows']:,} reviewed {kind} rows are bad, out of {s['population']:,}; 95 % interval of the rate "
         f"{s['low']:.1%} to {s['high']:.1%}"
         for kind, s in samples.items()
     ]  # fmt: skip
-    return "; ".join(["a random sample of the rows", *said])
+    return "; ".join(["a random sample of the rows", *found])
 
 
 def _models(workspace: Workspace, ran: Collection[str]) -> dict[str, str]:
-    """The models that wrote or judged rows of the project."""
+    """Return the models that wrote or judged rows of the project."""
     models = workspace.project.models
     named = {"teacher": models.teacher.model} if records.count_cells(workspace.db) or "generate" in ran else {}
     return named | ({"judge": models.judge.model} if not workspace.project.score.is_off and "score" in ran else {})
@@ -220,7 +220,7 @@ def _gate_alarms(workspace: Workspace) -> tuple[str, ...]:
 
 
 def _funnel(workspace: Workspace, verdicts: Mapping[int, Decision]) -> tuple[page.FunnelStep, ...]:
-    """Each row is counted at the first stage that stopped it."""
+    """Return the funnel; each row is counted at the first stage that stopped it."""
     first = Counter((v.reasons[0].stage, v.reasons[0].kind) for v in verdicts.values() if v.verdict == "dropped" and v.reasons)
     left, steps = len(verdicts), []
     failed = sum(count_failed(workspace, "generate").values())
@@ -274,7 +274,7 @@ def _suites(workspace: Workspace, findings: Sequence[Finding], screened: int) ->
 
 
 def _leaks(workspace: Workspace, findings: Sequence[Finding], by_seq: Mapping[int, Row]) -> tuple[page.Leak, ...]:
-    """What took rows out as leaks; what the leak judge cleared or left open stays with the row and is no leak."""
+    """Return the rows dropped as leaks; rows that the leak judge cleared or left open are not leaks."""
     found = [f for f in findings if is_leak(f.kind) and f.drops and f.seq in by_seq]
     texts = {p.name: p.texts for p in load_protected(workspace)} if found else {}
     out = []
@@ -288,7 +288,7 @@ def _leaks(workspace: Workspace, findings: Sequence[Finding], by_seq: Mapping[in
 
 
 def _shown_item(evidence: str, texts: Sequence[str], item: str) -> tuple[str, str]:
-    """The protected text and the rest of the evidence: the text stands in the evidence, or in the suite under its number."""
+    """Return the protected text and the rest of the evidence: the text is in the evidence, or in the suite under its number."""
     if not evidence.startswith("protected: "):
         return texts[int(item)] if item.isdigit() and int(item) < len(texts) else "", evidence
     rest = evidence.removeprefix("protected: ")
@@ -337,7 +337,7 @@ def _distributions(state: ProjectState, verdicts: Mapping[int, Decision]) -> tup
 
 def _coverage(state: ProjectState, verdicts: Mapping[int, Decision]) -> page.Coverage | None:
     names = list(state.project.plan.attributes)[:2]
-    # A cell that was asked for stays as it is, so one planned before an attribute was added does not have it.
+    # Requested cells never change, so a cell planned before an attribute was added lacks it.
     cells = [cell for cell in state.cells if set(names) <= cell.attributes.keys()]
     if len(names) < 2 or not cells:
         return None
@@ -345,7 +345,7 @@ def _coverage(state: ProjectState, verdicts: Mapping[int, Decision]) -> page.Cov
     alive = {row.cell for row in state.row_by_seq.values() if row.seq in active}
     planned = Counter((c.attributes[names[0]], c.attributes[names[1]]) for c in cells)
     have = Counter((c.attributes[names[0]], c.attributes[names[1]]) for c in cells if c.id in alive)
-    # As the plan lists them: basic, intermediate, advanced is an order, and the alphabet is none.
+    # In the plan's order, because basic, intermediate, advanced is one and the alphabet is not.
     places = [{value: n for n, value in enumerate(state.project.plan.attributes[name])} for name in names]
     order = sorted(planned, key=lambda two: tuple((at.get(value, len(at)), value) for at, value in zip(places, two, strict=True)))
     crossed = tuple(page.CoverageCell(row=a, column=b, planned=planned[a, b], have=have[a, b]) for a, b in order)
@@ -353,69 +353,69 @@ def _coverage(state: ProjectState, verdicts: Mapping[int, Decision]) -> page.Cov
 
 
 def review_facts(state: ProjectState, verdicts: Mapping[int, Decision], *, names: Mapping[str, str] | None = None) -> page.Review:
-    """Return how far the review is, how well people agree, and what they dispute.
+    """Return the progress of the review, the agreement of annotators, and their disputes.
 
     Args:
         state: of the project.
-        verdicts: by seq.
+        verdicts: decisions by seq.
         names: how the annotators appear, by user name; None for their own names.
     """
     by_seq = state.row_by_seq
-    opinions = {seq: [_renamed(o, names) for o in said] for seq, said in state.annotations.items() if said}
-    counts = Counter[str](verdicts[seq].verdict for seq in opinions if seq in verdicts)
-    flat = [o for said in opinions.values() for o in said]
-    disputed = {seq for seq in opinions if seq in verdicts and verdicts[seq].verdict == "disputed"}
+    annotations = {seq: [_renamed(one, names) for one in given] for seq, given in state.annotations.items() if given}
+    counts = Counter[str](verdicts[seq].verdict for seq in annotations if seq in verdicts)
+    flat = [one for given in annotations.values() for one in given]
+    disputed = {seq for seq in annotations if seq in verdicts and verdicts[seq].verdict == "disputed"}
     waiting = sum(v.verdict in ("to_review", "in_review") for v in verdicts.values())
     comments = _comments(state, disputed, names)
-    per_kind = {kind: {s: o for s, o in opinions.items() if s in by_seq and by_seq[s].kind == kind} for kind in KINDS}
+    per_kind = {kind: {seq: given for seq, given in annotations.items() if seq in by_seq and by_seq[seq].kind == kind} for kind in KINDS}
     return page.Review(
-        simulated=any(o.simulated for o in flat),
+        simulated=any(one.simulated for one in flat),
         overlap=state.project.review.overlap,
-        rows=len(opinions),
+        rows=len(annotations),
         answers=len(flat),
         approved=counts["approved"],
         rejected=counts["rejected"],
         edited=counts["edited"],
         disputed=len(disputed),
         waiting=waiting,
-        agreements=tuple(_agreement(kind, said) for kind, said in per_kind.items() if said),
-        reviewers=tuple(_reviewer(name, opinions, disputed) for name in sorted({o.user for o in flat})),
+        agreements=tuple(_agreement(kind, given) for kind, given in per_kind.items() if given),
+        reviewers=tuple(_reviewer(name, annotations, disputed) for name in sorted({one.user for one in flat})),
         disputes=tuple(
             page.Dispute(
                 row=by_seq[seq].id,
                 text=whole_text(by_seq[seq].record),
-                answers={o.user: o.says for o in opinions[seq]},
+                answers={one.user: one.says for one in annotations[seq]},
                 comment=comments.get(seq, ""),
             )
             for seq in sorted(disputed)
             if seq in by_seq
         ),
         error_rates=tuple(
-            page.ErrorRate(name=f"each reviewer, {kind}", estimated=agreeing.estimate_error_rate(said.values()))
-            for kind, said in per_kind.items()
-            if said
+            page.ErrorRate(name=f"each reviewer, {kind}", estimated=agreeing.estimate_error_rate(given.values()))
+            for kind, given in per_kind.items()
+            if given
         ),
     )
 
 
-def _renamed(opinion: Annotation, names: Mapping[str, str] | None) -> Annotation:
-    return opinion if names is None else replace(opinion, user=names[opinion.user])
+def _renamed(annotation: Annotation, names: Mapping[str, str] | None) -> Annotation:
+    return annotation if names is None else replace(annotation, user=names[annotation.user])
 
 
 def _comments(state: ProjectState, disputed: set[int], names: Mapping[str, str] | None) -> dict[int, str]:
-    """Return what people wrote for whoever settles their dispute: the reasons they ticked and their comments.
+    """Return the reasons and comments on disputed rows, for the person who settles the dispute.
 
-    Where annotators appear under other names, so do those that a comment mentions.
+    If annotators appear under other names, user names in the comments are replaced too.
     """
     out: dict[int, str] = {}
     for seq, answers in state.answers.items() if disputed else ():
-        said = [(a.user, _words(a.values)) for a in answers if seq in disputed and a.status == "submitted"]
-        out[seq] = _rename_in(" · ".join(f"{user}: {words}" for user, words in said if words), names or {})
+        texts = [(a.user, _words(a.values)) for a in answers if seq in disputed and a.status == "submitted"]
+        out[seq] = _rename_in(" · ".join(f"{user}: {words}" for user, words in texts if words), names or {})
     return out
 
 
 def _rename_in(text: str, names: Mapping[str, str]) -> str:
-    """Replace every user name that stands in a text as a word of its own."""
+    """Replace every user name that is a word of its own in a text."""
     if not names:
         return text
     longest_first = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
@@ -427,23 +427,28 @@ def _words(values: Mapping[str, Any]) -> str:
     return ". ".join(part for part in (ticked, str(values.get(forms.COMMENT) or "").strip()) if part)
 
 
-def _agreement(kind: Kind, said: Mapping[int, Sequence[Annotation]]) -> page.Agreement:
+def _agreement(kind: Kind, annotations: Mapping[int, Sequence[Annotation]]) -> page.Agreement:
     question = "May this be used?" if kind == "instruction" else "Which response is better?"
-    twice = sum(len(o) >= 2 for o in said.values())
-    return page.Agreement(question=question, alpha=agreeing.agreement(said.values()), rows=twice, answers=sum(map(len, said.values())))
+    twice, answers = sum(len(given) >= 2 for given in annotations.values()), sum(map(len, annotations.values()))
+    return page.Agreement(question=question, alpha=agreeing.agreement(annotations.values()), rows=twice, answers=answers)
 
 
-def _reviewer(name: str, opinions: Mapping[int, Sequence[Annotation]], disputed: set[int]) -> page.Reviewer:
-    own = [(seq, o) for seq, said in opinions.items() for o in said if o.user == name]
-    says = Counter(o.says for _, o in own)
+def _reviewer(name: str, annotations: Mapping[int, Sequence[Annotation]], disputed: set[int]) -> page.Reviewer:
+    own = [(seq, one) for seq, given in annotations.items() for one in given if one.user == name]
+    says = Counter(one.says for _, one in own)
     return page.Reviewer(
-        name=name, simulated=any(o.simulated for _, o in own), answers=len(own), approved=says["approve"] + says["first"] + says["second"],
-        rejected=says["reject"] + says["neither"] + says["tie"], edited=says["edit"], disputed=sum(seq in disputed for seq, _ in own),
-    )  # fmt: skip
+        name=name,
+        simulated=any(one.simulated for _, one in own),
+        answers=len(own),
+        approved=says["approve"] + says["first"] + says["second"],
+        rejected=says["reject"] + says["neither"] + says["tie"],
+        edited=says["edit"],
+        disputed=sum(seq in disputed for seq, _ in own),
+    )
 
 
 def cost_facts(workspace: Workspace, verdicts: Mapping[int, Decision], simulated: bool) -> page.Cost | None:
-    """What the calls cost, by model and stage."""
+    """Return the cost of the calls by model and stage; None if there were none."""
     costs = CallLedger(workspace.db).costs()
     if not costs:
         return None
@@ -462,7 +467,7 @@ def cost_facts(workspace: Workspace, verdicts: Mapping[int, Decision], simulated
 
 
 def failures_facts(workspace: Workspace) -> tuple[page.FailureCount, ...] | None:
-    """What did not become a row or a score, by reason; None where nothing was asked or imported that could fail."""
+    """Return failures by stage and reason; None if nothing was called or imported that could fail."""
     ledger = CallLedger(workspace.db)
     if not any(ledger.counts().values()) and runs.latest_run(workspace.db, "import") is None:
         return None
@@ -476,7 +481,7 @@ def failures_facts(workspace: Workspace) -> tuple[page.FailureCount, ...] | None
 
 
 def snapshots_facts(workspace: Workspace) -> tuple[page.SnapshotFacts, ...]:
-    """Every snapshot with its splits and its signer."""
+    """Return every snapshot with its splits and its signer."""
     out = []
     for s in reviews.list_snapshots(workspace.db):
         splits = Counter(split for split, _ in facts.splits_by_seq(workspace.db).values())
@@ -499,7 +504,7 @@ def _lost(path: Path, digest: str) -> str:
 
 
 def runs_facts(workspace: Workspace) -> tuple[page.RunFacts, ...]:
-    """The latest runs, oldest first: `curate serve` alone makes half a million in a year."""
+    """Return the latest runs, oldest first. Limited, because `curate serve` alone makes half a million in a year."""
     return tuple(
         page.RunFacts(
             stage=r["stage"], started=r["started"], seconds=r["seconds"], state=r["state"], entered=r["rows_in"], left=r["rows_out"]

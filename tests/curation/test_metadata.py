@@ -153,7 +153,7 @@ def test_a_file_that_exists_is_replaced_only_by_force(signed: Path, tmp_path: Pa
 
 
 def test_columns_need_a_name_that_is_there_and_free_and_the_project(signed: Path, tmp_path: Path) -> None:
-    with pytest.raises(ProjectError, match=r"--columns mood: is not a column of the imported rows. Columns:  channel, ticket"):
+    with pytest.raises(ProjectError, match=r"--columns mood: is not a column of the imported rows. Columns: channel, ticket"):
         stages.export(signed, tmp_path / "a.jsonl", columns=("mood",))
     copy = tmp_path / "elsewhere" / "snapshots" / signed.name
     copy.parent.mkdir(parents=True)
