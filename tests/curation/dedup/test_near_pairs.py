@@ -265,7 +265,7 @@ def test_a_corpus_just_under_the_threshold_is_bounded_and_said(monkeypatch: pyte
     rng = np.random.default_rng(0)
     opening = " ".join(rng.bytes(4).hex() for _ in range(29))
     texts = [f"{opening} {rng.bytes(35).hex()}" for _ in range(300)]
-    monkeypatch.setattr(near, "LOOKS", 20)
+    monkeypatch.setattr(near, "LIMIT", 20)
     table = find_near(texts, threshold=0.75)
     assert table.num_rows == 0 and int(table.schema.metadata[b"gave_up"]) > 200
 
