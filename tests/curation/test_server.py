@@ -103,7 +103,7 @@ def test_the_status_is_for_those_who_have_the_token(folder: Path) -> None:
         wait_until(url, folder, lambda *_: True, process)
         token = (folder / "serve.token").read_text().strip()
         assert (folder / "serve.token").stat().st_mode & 0o777 == 0o600 and len(token) >= 32
-        refused = {"error": "a token is needed. Send `Authorization: Bearer TOKEN` with the token in the project's serve.token"}
+        refused = {"error": "a token is required. Send `Authorization: Bearer TOKEN` with the token in the project's serve.token"}
         for given in (None, "Bearer", "Bearer ", f"Bearer {token}x", f"Bearer {token[:-1]}", f"Basic {token}", token, "Bearer \xe9"):
             assert get(f"{url}/status", **({"Authorization": given} if given else {})) == (401, refused), given
         assert get(f"{url}/status?token={token}") == (401, refused)

@@ -95,11 +95,11 @@ def test_the_guidelines_are_read_beside_the_record(clinic: Clinic) -> None:
         prompt(page)
         page.get_by_text("Guidelines").first.click()
         picture(page, "guidelines", shows=["The brief", "How to review an answer", "Prompt", "Approve", "Submit"])
-        keys = page.get_by_text("go from question to question")
+        keys = page.get_by_text("move between questions")
         keys.scroll_into_view_if_needed()
         page.keyboard.press("Tab")
         press(page)
-        picture(page, "argilla-keys", shows=["Keys", "go from question to question", "When in doubt", "Approve"])
+        picture(page, "argilla-keys", shows=["Keys", "move between questions", "When in doubt", "Approve"])
 
 
 def test_reviewing_with_the_keyboard_alone(clinic: Clinic) -> None:

@@ -155,5 +155,5 @@ def test_a_server_over_postgres_and_redis(stores: Stores, home: Home, monkeypatc
 
 def test_a_store_that_does_not_answer_is_named_and_not_kept(home: Home) -> None:
     with pytest.raises(UserError, match=r"--database-url .*cannot be reached"):
-        start_detached(home, port=0, notify=print, asked=StartOptions(database_url=f"postgresql://argilla@127.0.0.1:{any_free_port()}/x"))
+        start_detached(home, port=0, notify=print, options=StartOptions(database_url=f"postgresql://argilla@127.0.0.1:{any_free_port()}/x"))
     assert "postgresql" not in home.settings_file.read_text()

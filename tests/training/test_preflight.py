@@ -60,4 +60,4 @@ def test_folder_that_is_no_snapshot_is_one_sentence_and_exit_2(tmp_path: Path) -
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
-    assert "holds no manifest.json, so it is not a finished snapshot. Next:" in done.stderr
+    assert "has no manifest.json, so it is not a finished snapshot. Next:" in done.stderr

@@ -47,7 +47,7 @@ def key(project: Path) -> Path:
 
 def test_unsigned_snapshot_is_refused(project: Path) -> None:
     write_signed(project, "instruction", key=None, sha256=sha_of(project))
-    with pytest.raises(SnapshotError, match="nobody has signed this"):
+    with pytest.raises(SnapshotError, match="the folder is not signed"):
         check(project)
 
 
@@ -146,7 +146,7 @@ def test_evaluation_table_and_pairs_are_opened_before_a_run(project: Path) -> No
     with pytest.raises(TrainingError, match=r"eval\.table: \S+eval\.jsonl cannot be read"):
         check(project, eval=evaluation | {"table": "../protected/eval.jsonl"})
     write_signed(project, "preference", key=None, sha256=sha_of(project))
-    with pytest.raises(SnapshotError, match="nobody has signed this"):
+    with pytest.raises(SnapshotError, match="the folder is not signed"):
         check(project, eval=evaluation | {"preference_snapshot": "../snapshots/tiny-preference@latest"})
 
 

@@ -182,7 +182,7 @@ def test_an_erased_row_is_quoted_in_no_new_request_and_the_calls_that_hold_it_ar
         db.execute("DELETE FROM failures WHERE call = ?", (quoting[0],))
     notes = stages.erase(folder, victim.id, reason="asked by the person").notes
     told = next(note for note in notes if note.startswith("Calls that still hold the text: generate "))
-    assert int(re.search(r"generate (\d+)", told)[1]) >= len(quoting) and "later requests that show it as taken" in told  # type: ignore[index]
+    assert int(re.search(r"generate (\d+)", told)[1]) >= len(quoting) and "later ones that show it as an example" in told  # type: ignore[index]
     assert "Requests without a response that quoted it and will be built again: 1." in notes
     before = {a.request.key for a in answers(folder)}
     stages.generate(folder)

@@ -171,7 +171,11 @@ def test_a_snapshot_refuses_old_findings(garden: Path) -> None:
 def test_a_protected_file_that_is_gone_is_said_and_stops_no_command(garden: Path) -> None:
     (garden / "eval.jsonl").unlink()
     (found,) = stages.status(garden).counts["stale"]
-    assert found["stage"] == "screen" and "there is no file" in found["why"] and found["next"].startswith("put it there")
+    assert (
+        found["stage"] == "screen"
+        and "there is no file" in found["why"]
+        and found["next"] == "add the file, or remove the set from project.yaml"
+    )
 
 
 def test_runs_of_earlier_versions_that_did_not_say_what_they_read_are_not_called_stale(garden: Path) -> None:
