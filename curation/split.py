@@ -46,7 +46,7 @@ class Parted:
 
     @property
     def is_large(self) -> bool:
-        """Whether the largest cluster should be reported."""
+        """True if the largest cluster should be reported."""
         return self.largest >= FEWEST and self.largest > LARGE * len(self.assigned)
 
 

@@ -47,12 +47,12 @@ class Sample:
 
     @property
     def is_answered(self) -> bool:
-        """Whether every sampled row is answered."""
+        """True if every sampled row is answered."""
         return not self.waiting
 
     @property
     def releases(self) -> bool:
-        """Whether the held rows may be approved."""
+        """True if the held rows may be approved."""
         return self.is_answered and bool(self.answered) and (self.max_error is None or self.interval[1] <= self.max_error)
 
     @property

@@ -172,7 +172,7 @@ class ProjectState:
 
     @cached_property
     def is_screened(self) -> bool:
-        """Whether a screen has finished."""
+        """True if a screen has finished."""
         return runs.latest_run(self.db, "screen") is not None
 
     def findings(self, *stages: str) -> list[Finding]:
