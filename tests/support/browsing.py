@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -121,8 +122,12 @@ def logged_in(browser: Any, url: str, person: Account) -> Any:
 
 def picture(page: Any, name: str, *, shows: Sequence[str]) -> None:
     """Take a picture of what is on the screen. Each of these texts must really be seen on it: inside the window, not covered."""
-    page.wait_for_timeout(PANEL_MS)
-    missing = [text for text in shows if not any(_is_seen(page, found) for found in page.get_by_text(text).all())]
+    until = time.monotonic() + PATIENCE_MS / 1000
+    while True:
+        page.wait_for_timeout(PANEL_MS)
+        missing = [text for text in shows if not any(_is_seen(page, found) for found in page.get_by_text(text).all())]
+        if not missing or time.monotonic() > until:
+            break
     assert not missing, f"{name} does not show {missing}"
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{name}.png")
