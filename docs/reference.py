@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from curation.config.schema import json_schema, project_schema
-from training.config import RunFile
+from training.config import RunFile, run_file_schema
 from training.methods import METHODS
 
 DOCS = Path(__file__).parent
@@ -26,23 +26,15 @@ nearest known key.
 - [Run files](#run-files): the configuration of one training. Schemas: [sft.schema.json](schema/sft.schema.json),
   [dpo.schema.json](schema/dpo.schema.json)
 
-`curate init` writes the schema next to project.yaml, whose first line names it for editors with a YAML language server. For run files,
-add `# yaml-language-server: $schema=PATH` as the first line yourself.
+`curate init` and `train init` write the schema next to the file, whose first line (`# yaml-language-server: $schema=FILE`) names it for
+editors with a YAML language server.
 """
-
-
-def run_schema(method: str) -> dict[str, Any]:
-    """Return the JSON Schema of a run file of one training method: its `kind` is fixed, the keys are the same."""
-    schema = json_schema(RunFile, title=f"Run file of `train {method}`")
-    schema["properties"]["kind"] = {**schema["properties"]["kind"], "const": method}
-    schema["properties"]["kind"].pop("enum", None)
-    return schema
 
 
 def pages() -> dict[Path, str]:
     """Return every generated file and its text."""
     project = project_schema()
-    schemas = {"project": project, **{method: run_schema(method) for method in METHODS}}
+    schemas = {"project": project, **{method: run_file_schema(method) for method in METHODS}}
     texts = {DOCS / "schema" / f"{name}.schema.json": json.dumps(schema, indent=2) + "\n" for name, schema in schemas.items()}
     body = [INTRO, "## project.yaml\n", *sections(project, ""), "## Run files\n", *sections(json_schema(RunFile, title=""), "")]
     texts[DOCS / "configuration.md"] = "\n".join(body)

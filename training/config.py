@@ -289,9 +289,19 @@ class RunFile(BaseModel):
         return self.optimizer.learning_rate or self.method.learning_rate
 
 
-def run_file_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a run file, for the reference in docs/ and for editors that complete keys."""
-    return RunFile.model_json_schema(by_alias=True)
+def run_file_schema(method: MethodName) -> dict[str, Any]:
+    """Return the JSON Schema of a method's run files, for docs/ and for editors: `kind` is fixed, the keys are those of every method."""
+    from curation.config.schema import json_schema
+
+    schema = json_schema(RunFile, title=f"Run file of `train {method}`")
+    schema["properties"]["kind"] = {**schema["properties"]["kind"], "const": method}
+    schema["properties"]["kind"].pop("enum", None)
+    return schema
+
+
+def schema_file(method: MethodName) -> str:
+    """Return the name of the schema that `train init` writes next to a run file, whose first line names it for editors."""
+    return f"{method}.schema.json"
 
 
 def load_run_file(path: Path, *, folder: Path | None = None) -> RunFile:

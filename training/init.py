@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 import yaml
 
 from curation.errors import command
-from training.config import TrainingError, load_run_file
+from training.config import TrainingError, load_run_file, run_file_schema, schema_file
 from training.methods import METHODS
 from training.run_folder import relative
 
@@ -42,7 +43,7 @@ def write_run_files(
     model: Path,
     options: InitOptions = InitOptions(),
 ) -> dict[str, str]:
-    """Write FOLDER/METHOD.yaml for the newest snapshots of a project; existing files are kept.
+    """Write FOLDER/METHOD.yaml for the newest snapshots of a project, and its JSON Schema; existing run files are kept.
 
     Args:
         folder: the folder for the run files.
@@ -61,6 +62,7 @@ def write_run_files(
     folder.mkdir(parents=True, exist_ok=True)
     written: dict[str, str] = {}
     for kind, method in METHODS.items():
+        (folder / schema_file(kind)).write_text(json.dumps(run_file_schema(kind), indent=2) + "\n", encoding="utf-8")
         target = folder / f"{kind}.yaml"
         written[kind] = str(target)
         if target.exists():

@@ -92,5 +92,6 @@ class Budget(Closed):
     """Hard cap on the cost of all calls of this project."""
 
     usd: float = Field(default=5.0, gt=0)
+    """Maximum cost in US dollars; a call that could exceed it is not sent."""
     failures_in_a_row: int = Field(default=10, ge=1)
     """A run stops after this many consecutive unusable answers. Calls already in flight, at most `concurrency`, are still paid."""

@@ -156,8 +156,11 @@ class Plan(Closed):
     avoid: int = Field(default=0, ge=0, le=50)
     """Maximum number of similar existing examples shown as already used; generation then takes four rounds."""
     sampling: Sampling = Sampling()
+    """Candidates per response, of which the least usual are kept; also `plain` or `verbalized`."""
     evolve: Evolve = Evolve()
+    """Shares of the examples that are written as a harder or a broader variant of an earlier one."""
     refill: Refill = Refill()
+    """Rounds in which `curate refill` replaces dropped rows."""
     candidates: int = Field(default=0, ge=0, le=12)
     """Responses to one prompt from which a preference pair is chosen; 0: the teacher writes a better and a worse one."""
     margin: float = Field(default=1.0, ge=0, le=10)

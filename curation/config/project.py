@@ -69,17 +69,29 @@ class Project(Closed):
     licence: str = "other"
     """License of the data set, an SPDX identifier."""
     models: Models
+    """Teacher, judges and other models."""
     budget: Budget = Budget()
+    """Hard cap on the cost of all model calls."""
     plan: Plan
+    """Examples to write: attributes, quotas, prompts."""
     records: RecordRules = RecordRules()
+    """Rules for every record: system message, label, output format."""
     score: Score = Score()
+    """Judge scores and the threshold; null turns the judge off."""
     dedup: Dedup = Dedup()
+    """Search for exact, near and semantic duplicates."""
     screen: Screen = Screen()
+    """Leak detection against protected sets, and checks of the text."""
     describe: Describe = Describe()
+    """Statistics, topics and PII search."""
     balance: Balance = Balance()
+    """Caps and targets by class."""
     review: Review
+    """Review in Argilla; also `none`, `sample` or `all`."""
     splits: Splits = Splits()
+    """Shares of the splits, and the similarity that keeps rows in one split."""
     signing: Signing = Signing()
+    """Public keys whose snapshots are trusted."""
 
     @model_validator(mode="before")
     @classmethod

@@ -23,6 +23,7 @@ class PatternCheck(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["pattern"] = "pattern"
+    """The kind of check."""
     name: str = "pattern"
     """Name of this check in findings."""
     pattern: str
@@ -44,6 +45,7 @@ class SchemaCheck(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     kind: Literal["schema"] = "schema"
+    """The kind of check."""
     name: str = "schema"
     """Name of this check in findings."""
     json_schema: dict[str, Any] = Field(alias="schema")
@@ -58,6 +60,7 @@ class TableCheck(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["table"] = "table"
+    """The kind of check."""
     name: str = "table"
     """Name of this check in findings."""
     table: str
@@ -99,6 +102,7 @@ class PythonCheck(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["python"] = "python"
+    """The kind of check."""
     name: str = "python"
     """Name of this check in findings."""
     callable: str = Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.support.training_samples import run_settings, write_run_file
-from training.config import Lora, RunFileError, load_run_file, run_file_schema
+from training.config import Lora, RunFileError, load_run_file, run_file_schema, schema_file
 from training.data import resolve_snapshot
 from training.methods import METHODS
 
@@ -164,25 +164,27 @@ def test_digest_follows_settings_and_ignores_layout_place_and_evaluation_size(tm
 
 def test_shipped_templates_open_with_their_command_and_load(tmp_path: Path) -> None:
     folder = Path(load_run_file.__code__.co_filename).parent / "template"
-    for kind in ("sft", "dpo"):
+    for kind in METHODS:
         text = (folder / f"{kind}.yaml").read_text()
-        assert text.startswith(f"# train preflight {kind}.yaml && train {kind} {kind}.yaml")
+        assert text.splitlines()[0] == f"# yaml-language-server: $schema={schema_file(kind)}"
+        assert text.splitlines()[2].startswith(f"# train preflight {kind}.yaml && train {kind} {kind}.yaml")
         assert load_run_file(folder / f"{kind}.yaml").kind == kind
         more = {"use", "allow_simulated_review", "require", "beta", "seed", "logger", "lora", "purpose"}
         assert set(yaml.safe_load(text)) <= set(run_settings(kind)) | more
 
 
 def test_json_schema_of_a_run_file_describes_every_key_and_accepts_the_templates() -> None:
-    schema = run_file_schema()
+    schema = run_file_schema("sft")
     models = [schema, *schema["$defs"].values()]
     assert [key for model in models for key, value in model["properties"].items() if not value.get("description")] == []
     assert schema["required"] == ["schema", "kind", "snapshot", "base_model", "output", "eval"]
     folder = Path(load_run_file.__code__.co_filename).parent / "template"
-    validator = jsonschema.Draft202012Validator(schema)
     for name in METHODS:
+        validator = jsonschema.Draft202012Validator(run_file_schema(name))
         settings = yaml.safe_load((folder / f"{name}.yaml").read_text())
         assert [error.message for error in validator.iter_errors(settings)] == []
         assert [error.message for error in validator.iter_errors(settings | {"lerning_rate": 1})] != []
+        assert [error.message for error in validator.iter_errors(settings | {"kind": "kto"})] == [f"'{name}' was expected"]
 
 
 def test_latest_is_the_highest_version_of_that_name(tmp_path: Path) -> None:

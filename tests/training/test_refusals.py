@@ -7,7 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+import yaml
 
 from curation.errors import SnapshotError, UserError
 from curation.snapshot import create_key
@@ -183,6 +185,10 @@ def test_run_files_are_written_for_the_newest_snapshots_and_kept(project: Path) 
     assert (sft.optimizer.epochs, dpo.optimizer.epochs, sft.eval.n, sft.allow_simulated_review) == (2, 1, 7, True)
     assert dpo.sft_adapter == sft.output
     assert dpo.learning_rate > 5e-6 and "5e-6" in Path(written["dpo"]).read_text()
+    for file in map(Path, written.values()):
+        named = file.read_text().splitlines()[0].removeprefix("# yaml-language-server: $schema=")
+        schema = json.loads((file.parent / named).read_text())
+        assert [error.message for error in jsonschema.Draft202012Validator(schema).iter_errors(yaml.safe_load(file.read_text()))] == []
     before = Path(written["sft"]).read_text()
     write_run_files(project / "runs", project=project, model=project / "model", options=InitOptions(items=99))
     assert Path(written["sft"]).read_text() == before

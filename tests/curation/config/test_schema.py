@@ -72,3 +72,9 @@ def test_a_misspelled_key_is_found(blank: dict[str, Any]) -> None:
 def test_field_docstrings_become_descriptions() -> None:
     near = project_schema()["$defs"]["Dedup"]["properties"]["near"]
     assert (near["type"], near["minimum"], near["default"]) == ("number", 0.3, 0.7) and "Jaccard" in near["description"]
+
+
+def test_every_key_has_a_description() -> None:
+    schema = project_schema()
+    models = [schema, *schema["$defs"].values()]
+    assert [key for model in models for key, value in model.get("properties", {}).items() if not value.get("description")] == []
