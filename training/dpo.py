@@ -71,7 +71,16 @@ def config_settings(run: RunFile) -> dict[str, Any]:
 
 def adjust_trainer(trainer: Any) -> None:
     """Add the gate of the first step and give the policy the reference's exact weights."""
-    trainer.add_callback(_first_step_gate(trainer))
+    from transformers import TrainerCallback
+
+    class FirstStepGate(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+            if state.global_step == 1 and logs and "loss" in logs:
+                # A mixture-of-experts model adds its router's load-balancing loss, which does not depend on the reference.
+                routing = trainer.router_aux_loss_coef * float(logs["aux_loss"]) if trainer.aux_loss_enabled else 0.0
+                check_first_step(loss=float(logs["loss"]) - routing, margin=float(logs["rewards/margins"]))
+
+    trainer.add_callback(FirstStepGate())
     start_at_reference(trainer.model)
 
 
@@ -141,17 +150,3 @@ def describe_result(trainer: Any, run: RunFile, report: PreflightReport) -> dict
 def _sft(report: PreflightReport) -> SftFacts:
     assert report.sft_run is not None, "preflight records the SFT run of every DPO run"
     return report.sft_run
-
-
-def _first_step_gate(trainer: Any) -> Any:
-    """Return a callback that checks the first step."""
-    from transformers import TrainerCallback
-
-    class FirstStep(TrainerCallback):
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-            if state.global_step == 1 and logs and "loss" in logs:
-                # A mixture-of-experts model adds its router's load-balancing loss, which does not depend on the reference.
-                routing = trainer.router_aux_loss_coef * float(logs["aux_loss"]) if trainer.aux_loss_enabled else 0.0
-                check_first_step(loss=float(logs["loss"]) - routing, margin=float(logs["rewards/margins"]))
-
-    return FirstStep()

@@ -116,7 +116,12 @@ def find_base_record(folder: Path, *, declared: str | None = None) -> BaseModelR
         raise TrainingError(f"base_model {folder}", fact, f"train prepare-model {folder}")
     record, readme = folder / RECORD, folder / "README.md"
     if record.is_file():
-        return _read_record(record)
+        try:
+            value = json.loads(record.read_text())
+            return BaseModelRecord(str(value["id"]), str(value["licence"]), str(value.get("source", "")), str(value.get("note", "")))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            fact = "is not a JSON object with id and licence"
+            raise TrainingError(str(record), fact, "correct it, or delete it and set base_licence in the run file") from error
     if readme.is_file() and (licence := _card_licence(readme)):
         return BaseModelRecord(folder.name, licence, "README.md of the base model")
     if declared:
@@ -168,44 +173,30 @@ def _check_one(licence: str, use: Use, *, of: str, answers: LicenceAnswers) -> s
             line = f"licence_answers: {{terms_read: {{{licence}: 'NAME, DATE: what they allow'}}}}"
             raise TrainingError(what, fact, f"read them and answer in the run file: {line}")
         return f"terms read by the user: {' '.join(read.split())}"
-    return "; ".join([_CONDITIONAL[key], *(_answer(question, what, answers) for question in _QUESTIONS.get(key, ()))])
-
-
-def _answer(question: Question, what: str, answers: LicenceAnswers) -> str:
-    """Return the question with its answer, for the record; refuse a missing answer and one that the licence does not allow."""
-    answer = getattr(answers, question.key)
-    if answer is None:
-        line = f"licence_answers: {{{question.key}: no}}"
-        raise TrainingError(what, f"asks: {question.text}", f"answer in the run file, for example {line}")
-    if answer and question.stops:
-        raise TrainingError(what, f"{question.stops} ({question.key}: yes)", "get it from the licensor, or take another base model")
-    return f"asked: {question.text} answered: {'yes' if answer else 'no'}"
-
-
-def _read_record(record: Path) -> BaseModelRecord:
-    """Return a base-model.json."""
-    try:
-        value = json.loads(record.read_text())
-        return BaseModelRecord(str(value["id"]), str(value["licence"]), str(value.get("source", "")), str(value.get("note", "")))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        fact = "is not a JSON object with id and licence"
-        raise TrainingError(str(record), fact, "correct it, or delete it and set base_licence in the run file") from error
+    conditions = [_CONDITIONAL[key]]
+    for question in _QUESTIONS.get(key, ()):
+        answer = getattr(answers, question.key)
+        if answer is None:
+            line = f"licence_answers: {{{question.key}: no}}"
+            raise TrainingError(what, f"asks: {question.text}", f"answer in the run file, for example {line}")
+        if answer and question.stops:
+            raise TrainingError(what, f"{question.stops} ({question.key}: yes)", "get it from the licensor, or take another base model")
+        # Question and answer go into run.json and onto the card, so that a reader sees what the run depended on.
+        conditions.append(f"asked: {question.text} answered: {'yes' if answer else 'no'}")
+    return "; ".join(conditions)
 
 
 def _card_licence(readme: Path) -> str | None:
     """Return the licence in a model card's front matter; `other` with a license_name means that name, and alone it means none."""
-    front = _front_matter(readme)
-    named = [str(front[key]) for key in ("license", "license_name") if front.get(key)]
-    return next((name for name in named if name.lower() not in _UNNAMED), None)
-
-
-def _front_matter(readme: Path) -> dict[str, object]:
-    """Return the YAML between the first two lines of dashes, or nothing."""
+    # The front matter is the YAML between the first two lines of dashes.
     parts = readme.read_text(errors="replace").split("---", 2)
     if len(parts) < 3 or parts[0].strip():
-        return {}
+        return None
     try:
-        value = yaml.safe_load(parts[1])
+        front = yaml.safe_load(parts[1])
     except yaml.YAMLError:
-        return {}
-    return value if isinstance(value, dict) else {}
+        return None
+    if not isinstance(front, dict):
+        return None
+    named = [str(front[key]) for key in ("license", "license_name") if front.get(key)]
+    return next((name for name in named if name.lower() not in _UNNAMED), None)

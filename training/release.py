@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -123,7 +123,11 @@ def trace_run(run: RunFile, *, row_id: str | None = None) -> Trace:
         changes["reference_digest"] = done.reference_digest
     rows = [row for source in sources for row in source.rows()]
     if row_id is not None:
-        changes["row"] = _find_row(rows, row_id, run.output)
+        found_rows = [row for row in rows if str(row["id"]).startswith(row_id)]
+        if len(found_rows) != 1:
+            fact = f"{len(found_rows)} rows' ids start with {row_id}" if found_rows else f"no row's id starts with {row_id}"
+            raise TrainingError(str(run.output), fact, f"{command('train', 'trace', run.output, '--json')} lists the ids")
+        changes["row"] = found_rows[0]
     else:
         splits = ("train", "validation")  # the rows that were trained on or used for early stopping
         changes["row_ids"] = {
@@ -226,12 +230,24 @@ def merge_run(run: RunFile, *, out: Path, say: Say = print) -> Merged:
     check_base(run.base_model, report, again="name the base model of the run; an adapter fits no other")
     check_signature(run, run.output / ADAPTER)
     verify_sources(run, done)
-    _check_space(run.base_model, out)
+    # The merged model has the size of the base model's weights; a tenth more leaves room for the tokenizer and the file system.
+    needed = sum(path.stat().st_size for path in run.base_model.glob("*.safetensors"))
+    home = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
+    if (free := shutil.disk_usage(home).free) < needed * 1.1:
+        fact = f"the merged model needs {needed // 1_000_000} MB and {free // 1_000_000} MB are free"
+        raise TrainingError(str(out), fact, "free disk space, or name a folder elsewhere")
+    from peft import PeftModel  # takes seconds, so only after the checks
+
     say(f"Adding {done.adapter_digest[:12]} to {done.base.id}")
     aside = out.with_name(f".{out.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        _write_merged(run, aside)
+        model: Any = PeftModel.from_pretrained(load_base(run.base_model, Quantization(kind="none"), dtype="bfloat16"), run.output / ADAPTER)
+        merged, tokenizer = model.merge_and_unload(), load_tokenizer(run.base_model)
+        merged.config.use_cache = True  # `load_base` turned it off
+        merged.generation_config.eos_token_id = sorted(end_tokens(merged, tokenizer))
+        merged.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
         _write_record(run, done, aside)
         shutil.rmtree(out, ignore_errors=True)
         aside.rename(out)
@@ -254,28 +270,6 @@ def _snapshot_text(snapshot: SnapshotFacts) -> str:
     return f"snapshot {snapshot.name} v{snapshot.version} {snapshot.digest[:12]} in {snapshot.path}"
 
 
-def _find_row(rows: Sequence[Row], row_id: str, path: Path) -> Row:
-    """Return the one row whose id starts with `row_id`."""
-    found = [row for row in rows if str(row["id"]).startswith(row_id)]
-    if len(found) != 1:
-        fact = f"no row's id starts with {row_id}" if not found else f"{len(found)} rows' ids start with {row_id}"
-        raise TrainingError(str(path), fact, f"{command('train', 'trace', path, '--json')} lists the ids")
-    return found[0]
-
-
-def _write_merged(run: RunFile, target: Path) -> None:
-    """Write weights, configuration and tokenizer of the merged model."""
-    from peft import PeftModel
-
-    model: Any = PeftModel.from_pretrained(load_base(run.base_model, Quantization(kind="none"), dtype="bfloat16"), run.output / ADAPTER)
-    merged = model.merge_and_unload()
-    merged.config.use_cache = True  # `load_base` turned it off
-    tokenizer = load_tokenizer(run.base_model)
-    merged.generation_config.eos_token_id = sorted(end_tokens(merged, tokenizer))
-    merged.save_pretrained(target)
-    tokenizer.save_pretrained(target)
-
-
 def _write_record(run: RunFile, done: RunRecord, target: Path) -> None:
     """Write licence files, card and the record that lets the folder be a base model itself."""
     base, digest, snapshot = done.base, done.adapter_digest[:12], done.snapshot
@@ -292,13 +286,3 @@ def _write_record(run: RunFile, done: RunRecord, target: Path) -> None:
     if (run.output / ADAPTER / PICTURE).is_file():
         shutil.copyfile(run.output / ADAPTER / PICTURE, target / PICTURE)
     (target / "README.md").write_text(card_text(done, evaluations=read_evaluations(run.output, done.adapter_digest), merged=True))
-
-
-def _check_space(base: Path, out: Path) -> None:
-    """Refuse a merge that would fill the disk: it needs the size of the base model's weights and a tenth more."""
-    needed = sum(path.stat().st_size for path in base.glob("*.safetensors"))
-    home = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
-    free = shutil.disk_usage(home).free
-    if free < needed * 1.1:
-        fact = f"the merged model needs {needed // 1_000_000} MB and {free // 1_000_000} MB are free"
-        raise TrainingError(str(out), fact, "free disk space, or name a folder elsewhere")

@@ -267,7 +267,11 @@ def describe_environment() -> dict[str, Any]:
         # ru_maxrss is in bytes on macOS and in KiB on Linux.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         device = {"device": "cpu", "threads": torch.get_num_threads()}
-    host: dict[str, Any] = {"machine": platform.machine(), "cpu": _cpu_name(), "cores": os.cpu_count(), "system": platform.system()}
+    # platform.processor() is empty on most Linux systems.
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    host: dict[str, Any] = {"machine": platform.machine(), "cpu": cpu, "cores": os.cpu_count(), "system": platform.system()}
     host |= {**device, "peak_memory_gib": round(peak / 1024**3, 2)}
     return {"versions": versions, "host": host, "finished": datetime.now(UTC).isoformat(timespec="seconds")}
 
@@ -282,12 +286,3 @@ def _read_current(file: Path) -> dict[str, Any]:
             fact += "; its adapter digest leaves out adapter_config.json, so a change of rank or alpha cannot be detected"
         raise TrainingError(str(file), fact, again)
     return value
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for text in info.read_text().splitlines():
-            if text.startswith("model name"):
-                return text.split(":", 1)[1].strip()
-    return platform.processor()

@@ -108,8 +108,12 @@ class VectorCache:
                 (count,) = db.execute("SELECT count(*) FROM vectors WHERE vector = ?", (vector,)).fetchone()
                 matrix = Matrix(np.empty(count, dtype=np.int64), np.empty((count, dimensions), dtype=np.float32), epoch=epoch)
             if matrix.changed < changed:
+                sql = "SELECT record, value FROM vectors WHERE vector = ? AND changed > ? AND length(value) = ? ORDER BY record"
                 with matrix.lock:
-                    _read_changes(db, matrix, vector)
+                    cursor = db.execute(sql, (vector, matrix.changed, 4 * dimensions))
+                    while found := cursor.fetchmany(CHUNK):
+                        rows = np.frombuffer(b"".join(value for _, value in found), dtype=np.float32).reshape(len(found), dimensions)
+                        matrix.put(np.array([record for record, _ in found]), _unit_rows(rows))
                     matrix.changed = changed
             self._matrices[vector] = matrix
             return matrix
@@ -149,15 +153,6 @@ def delete_vectors(db: sqlite3.Connection, records: Sequence[int]) -> None:
         db.execute("DELETE FROM vectors WHERE record = ?", (record,))
     for vector in sorted(gone):
         raise_generation(db, vector, "epoch")
-
-
-def _read_changes(db: sqlite3.Connection, matrix: Matrix, vector: str) -> None:
-    width = matrix.rows.shape[1]
-    sql = "SELECT record, value FROM vectors WHERE vector = ? AND changed > ? AND length(value) = ? ORDER BY record"
-    cursor = db.execute(sql, (vector, matrix.changed, 4 * width))
-    while found := cursor.fetchmany(CHUNK):
-        rows = np.frombuffer(b"".join(value for _, value in found), dtype=np.float32).reshape(len(found), width)
-        matrix.put(np.array([record for record, _ in found]), _unit_rows(rows))
 
 
 def _unit_rows(rows: NDArray[Any]) -> NDArray[np.float32]:

@@ -112,7 +112,13 @@ def restore_backup(home: Home, file: Path, *, replace: bool = False) -> Backup:
     with tempfile.TemporaryDirectory(prefix="restore-", dir=home.folder) as folder:
         made = _read_archive(file, Path(folder))
         if in_use:
-            _move_aside(home)
+            aside = home.folder / f"before-restore-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+            aside.mkdir(mode=0o700)
+            for path in (*home.folder.glob(f"{home.database.name}*"), home.secrets_file, home.users_folder):
+                if path.exists():
+                    path.rename(aside / path.name)
+            home.users_folder.mkdir(exist_ok=True)
+            write_private(aside / "README", "The contents of this folder's server before a backup was restored into it.\n")
         for path in sorted(Path(folder).rglob("*")):
             if path.is_file():
                 target = home.folder / path.relative_to(folder)
@@ -149,7 +155,14 @@ def _read_archive(file: Path, folder: Path) -> Backup:
     """Unpack an archive into an empty folder and check everything in it."""
     try:
         with tarfile.open(file) as archive:
-            _check_expanded_size(file, archive)
+            # Far more than a database compresses to, or more than the free disk space. Headers are read one at a time, so that a
+            # decompression bomb is stopped at the limit.
+            limit, total = min(max(MAX_EXPANSION * file.stat().st_size, MIN_EXPANDED), shutil.disk_usage(file.parent).free), 0
+            for count, member in enumerate(archive, 1):
+                total += member.size
+                if total > limit or count > MAX_FILES:
+                    fact = f"expands to more than {min(total, limit):,} bytes or {MAX_FILES:,} files"
+                    raise UserError(f"{file}", fact, "use another backup")
             manifest = _read_manifest(file, archive)
             for name, digest in manifest.sha256.items():
                 body, path = archive.extractfile(name), folder / name
@@ -178,17 +191,6 @@ def _read_archive(file: Path, folder: Path) -> Backup:
     except UserError as error:
         raise UserError(f"{file}", "its secrets.json is damaged", "use another backup") from error
     return Backup(str(file), manifest.created, manifest.lock, manifest.counts)
-
-
-def _check_expanded_size(file: Path, archive: tarfile.TarFile) -> None:
-    """Refuse an archive that expands far more than a database does, or beyond the free disk space."""
-    limit = min(max(MAX_EXPANSION * file.stat().st_size, MIN_EXPANDED), shutil.disk_usage(file.parent).free)
-    total = 0
-    # Headers are read one at a time, so that a decompression bomb is stopped at the limit.
-    for count, member in enumerate(archive, 1):
-        total += member.size
-        if total > limit or count > MAX_FILES:
-            raise UserError(f"{file}", f"expands to more than {min(total, limit):,} bytes or {MAX_FILES:,} files", "use another backup")
 
 
 def _read_manifest(file: Path, archive: tarfile.TarFile) -> Manifest:
@@ -220,16 +222,6 @@ def _check_integrity(path: Path) -> None:
             found = str(error)
     if found != "ok":
         raise UserError(f"{path.name}", f"is damaged ({found})", "use another backup, or an earlier one")
-
-
-def _move_aside(home: Home) -> None:
-    aside = home.folder / f"before-restore-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    aside.mkdir(mode=0o700)
-    for path in (*home.folder.glob(f"{home.database.name}*"), home.secrets_file, home.users_folder):
-        if path.exists():
-            path.rename(aside / path.name)
-    home.users_folder.mkdir(exist_ok=True)
-    write_private(aside / "README", "The contents of this folder's server before a backup was restored into it.\n")
 
 
 def _digest(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -46,27 +46,22 @@ class Follower:
 
     def poll(self) -> None:
         """Pass on what was added since the last poll."""
-        for path in self.paths:
-            for line in self._new_lines(path):
+        for path in filter(Path.exists, self.paths):
+            inode, offset = self.places[path]
+            with path.open("rb") as file:
+                current = os.fstat(file.fileno()).st_ino
+                # A large log is renamed and a new one begins: another inode is read from its start.
+                file.seek(offset if current == inode else 0)
+                offset, body = file.tell(), file.read()
+            # An incomplete last line is left for the next poll.
+            complete = body[: body.rfind(b"\n") + 1]
+            self.places[path] = (current, offset + len(complete))
+            for line in complete.decode("utf-8", "replace").splitlines():
                 self.notify(_labelled(path, line))
 
     def _run(self) -> None:
         while not self.over.wait(POLL_SECONDS):
             self.poll()
-
-    def _new_lines(self, path: Path) -> Iterator[str]:
-        if not path.exists():
-            return
-        inode, offset = self.places[path]
-        with path.open("rb") as file:
-            current = os.fstat(file.fileno()).st_ino
-            # A large log is renamed and a new one begins: another inode is read from its start.
-            file.seek(offset if current == inode else 0)
-            offset, body = file.tell(), file.read()
-        # An incomplete last line is left for the next poll.
-        complete = body[: body.rfind(b"\n") + 1]
-        self.places[path] = (current, offset + len(complete))
-        yield from complete.decode("utf-8", "replace").splitlines()
 
 
 def show_logs(home: Home, *, process: str | None, lines: int, follow: bool, notify: Callable[[str], None]) -> None:

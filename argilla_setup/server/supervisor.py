@@ -66,7 +66,12 @@ class Supervisor:
         changed = False
         for child in self.children:
             if child.process is not None and child.process.poll() is not None:
-                self._schedule_restart(child, child.process.returncode, now)
+                code = child.process.returncode
+                # `doctor --fix` ends the web server with SIGTERM; that is not a crash.
+                child.crashes = (0 if now - child.started > STEADY else child.crashes) + (code != -signal.SIGTERM)
+                delay = min(0.5 * 2 ** max(child.crashes - 1, 0), MAX_DELAY)
+                self.notify(f"{datetime.now():%Y-%m-%d %H:%M:%S} {child.name} ended with {code}; restarting it in {delay:g} s")
+                child.process, child.not_before = None, now + delay
             waits = child.ready is not None and not child.started and now - self.began < MAX_DELAY and not child.ready()
             if child.process is None and now >= child.not_before and not waits:
                 with open_log(self.home, child.name) as log:
@@ -114,14 +119,6 @@ class Supervisor:
                 child.process.kill()
                 child.process.wait()
         self.home.processes_file.unlink(missing_ok=True)
-
-    def _schedule_restart(self, child: Child, code: int, now: float) -> None:
-        # `doctor --fix` ends the web server with SIGTERM; that is not a crash.
-        crashed = code != -signal.SIGTERM
-        child.crashes = (0 if now - child.started > STEADY else child.crashes) + crashed
-        delay = min(0.5 * 2 ** max(child.crashes - 1, 0), MAX_DELAY)
-        self.notify(f"{datetime.now():%Y-%m-%d %H:%M:%S} {child.name} ended with {code}; restarting it in {delay:g} s")
-        child.process, child.not_before = None, now + delay
 
 
 def make_children(home: Home, *, python: Path, settings: ServerSettings, valkey: Path | None) -> list[Child]:

@@ -6,13 +6,13 @@ import contextlib
 import os
 import sqlite3
 import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 
 from argilla_setup.server.doctor import Finding, examine
 from argilla_setup.server.processes import MARK
+from tests.support.command_line import call
 from tests.support.homes import make_home
 from tests.support.supervisors import SLEEP
 
@@ -47,8 +47,7 @@ def test_doctor_names_what_is_damaged_missing_and_left_over(tmp_path: Path) -> N
             assert not psutil.pid_exists(left.pid) and not wrong(examine(home), "processes")
         finally:
             left.kill()
-    command = [sys.executable, "-m", "argilla_setup", "doctor", "--home", str(home.folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = call("argilla_setup", "doctor", "--home", home.folder)
     assert done.returncode == 1 and "Next: argilla-setup restore" in done.stdout and not done.stderr
 
 

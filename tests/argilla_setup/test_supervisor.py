@@ -24,12 +24,13 @@ from argilla_setup.server.processes import IDENTITY, MARK, ServerConflict, find_
 from argilla_setup.server.settings import ServerSettings
 from argilla_setup.server.supervisor import Child, Supervisor, server_environment
 from argilla_setup.users import check_name
+from tests.support import command_line
+from tests.support.command_line import call
 from tests.support.supervisors import SLEEP, make_supervisor
 
 
 def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "argilla_setup", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, check=False, timeout=120)
+    return call("argilla_setup", *arguments, **environment)
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -244,7 +245,7 @@ def test_down_finds_the_children_of_a_dead_supervisor(home: Home) -> None:
     home.processes_file.write_text(json.dumps({"supervisor": 2**22 - 1, "started": 0.0, "port": 1, "children": {}}))
     assert read_processes(home) is None
     time.sleep(0.5)
-    done = run("down", "--home", home.folder, "--json")
+    done = command_line.run("argilla_setup", "down", "--home", home.folder, "--json")
     assert json.loads(done.stdout) == {"stopped": 2}
     for child in keeper.children:
         assert child.process is not None and child.process.wait(timeout=5) != 0
@@ -252,7 +253,8 @@ def test_down_finds_the_children_of_a_dead_supervisor(home: Home) -> None:
 
 
 def ended(code: int, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    done = run(*arguments)
+    # `down` ends children of this process, which only another process may wait for.
+    done = command_line.run("argilla_setup", *arguments) if arguments[0] == "down" else run(*arguments)
     assert done.returncode == code, done
     return done
 

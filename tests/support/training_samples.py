@@ -165,6 +165,16 @@ def write_signed(
     return path
 
 
+def build_bare(folder: Path) -> Path:
+    """A project without snapshots whose base model is a name only: for what is refused before the model is opened."""
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "config.json").write_text("{}")
+    (folder / "model" / "base-model.json").write_text(json.dumps({"id": "m", "licence": "Apache-2.0"}))
+    create_key(folder / "keys")
+    write_eval(folder)
+    return folder
+
+
 def build_project(folder: Path) -> Path:
     """A project with a tiny model, a key pair, an evaluation file and a signed snapshot of each kind."""
     build_model(folder / "model")

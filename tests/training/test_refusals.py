@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
-import yaml
 
-from curation.errors import SnapshotError, UserError
+from curation.errors import SnapshotError
 from curation.snapshot import create_key
-from tests.support.training_samples import run_settings, write_eval, write_run_file, write_signed
+from tests.support.training_samples import build_bare, run_settings, write_run_file, write_signed
 from training.config import TrainingError, load_run_file
 from training.data import open_snapshot
-from training.init import InitOptions, write_run_files
 from training.preflight import preflight
 from training.train import train_run
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project whose base model is a name only: every refusal here comes before it is opened."""
-    model = tmp_path / "model"
-    model.mkdir()
-    (model / "config.json").write_text("{}")
-    (model / "base-model.json").write_text(json.dumps({"id": "m", "licence": "Apache-2.0"}))
-    create_key(tmp_path / "keys")
-    write_eval(tmp_path)
-    return tmp_path
+    return build_bare(tmp_path)
 
 
 def sha_of(project: Path) -> str:
@@ -174,41 +163,6 @@ def test_training_needs_a_preflight_of_the_same_settings(project: Path) -> None:
 def test_command_of_the_other_kind_names_the_right_one(project: Path) -> None:
     with pytest.raises(TrainingError, match=r"Next: train dpo \S+dpo\.yaml"):
         train_run(load_run_file(write_run_file(project, "dpo.yaml", run_settings("dpo"))), kind="sft")
-
-
-def test_run_files_are_written_for_the_newest_snapshots_and_kept(project: Path) -> None:
-    for kind in ("instruction", "preference"):
-        write_signed(project, kind, key=key(project), sha256=sha_of(project))
-    options = InitOptions(keys=(project / "keys" / "signing.pub",), items=7, epochs={"sft": 2, "dpo": 1}, allow_simulated_review=True)
-    written = write_run_files(project / "runs", project=project, model=project / "model", options=options)
-    sft, dpo = (load_run_file(Path(written[kind])) for kind in ("sft", "dpo"))
-    assert (sft.optimizer.epochs, dpo.optimizer.epochs, sft.eval.n, sft.allow_simulated_review) == (2, 1, 7, True)
-    assert dpo.sft_adapter == sft.output
-    assert dpo.learning_rate > 5e-6 and "5e-6" in Path(written["dpo"]).read_text()
-    for file in map(Path, written.values()):
-        named = file.read_text().splitlines()[0].removeprefix("# yaml-language-server: $schema=")
-        schema = json.loads((file.parent / named).read_text())
-        assert [error.message for error in jsonschema.Draft202012Validator(schema).iter_errors(yaml.safe_load(file.read_text()))] == []
-    before = Path(written["sft"]).read_text()
-    write_run_files(project / "runs", project=project, model=project / "model", options=InitOptions(items=99))
-    assert Path(written["sft"]).read_text() == before
-
-
-def test_run_files_of_a_project_without_a_table_name_none(project: Path) -> None:
-    for kind in ("instruction", "preference"):
-        write_signed(project, kind, key=key(project), sha256=sha_of(project))
-    shutil.rmtree(project / "tables")
-    written = write_run_files(project / "runs", project=project, model=project / "model")
-    assert [load_run_file(Path(file)).eval.table for file in written.values()] == [None, None]
-
-
-def test_run_files_need_one_snapshot_name_of_each_kind(project: Path) -> None:
-    path = write_signed(project, "instruction", key=key(project), sha256=sha_of(project))
-    with pytest.raises(UserError, match=r"holds no preference snapshot\. Next: curate snapshot \S+ --kind preference"):
-        write_run_files(project / "runs", project=project, model=project / "model")
-    shutil.rmtree(path)
-    with pytest.raises(UserError, match="holds no instruction snapshot"):
-        write_run_files(project / "runs", project=project, model=project / "model")
 
 
 def test_what_needs_a_finished_run_names_the_command_that_finishes_it(project: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_folder_without_a_model_is_a_sentence(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from training.base_model import prepare_model
+    from training.init import prepare_model
 
     folder = tmp_path_factory.mktemp("base") / "model"
     prepare_model(folder)

@@ -1,0 +1,86 @@
+"""Run files for a project's newest snapshots, and the demo's base model, which overwrites nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from curation.errors import UserError
+from tests.support.training_samples import build_bare, write_signed
+from training.config import TrainingError, load_run_file
+from training.data import file_sha256
+from training.init import InitOptions, check_space, prepare_model, write_run_files
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return build_bare(tmp_path)
+
+
+def sign_snapshots(project: Path, *kinds: str) -> list[Path]:
+    key, sha256 = project / "keys" / "signing.pem", file_sha256(project / "protected" / "eval.jsonl")
+    return [write_signed(project, kind, key=key, sha256=sha256) for kind in kinds]
+
+
+def test_run_files_are_written_for_the_newest_snapshots_and_kept(project: Path) -> None:
+    sign_snapshots(project, "instruction", "preference")
+    options = InitOptions(keys=(project / "keys" / "signing.pub",), items=7, epochs={"sft": 2, "dpo": 1}, allow_simulated_review=True)
+    written = write_run_files(project / "runs", project=project, model=project / "model", options=options)
+    sft, dpo = (load_run_file(Path(written[kind])) for kind in ("sft", "dpo"))
+    assert (sft.optimizer.epochs, dpo.optimizer.epochs, sft.eval.n, sft.allow_simulated_review) == (2, 1, 7, True)
+    assert dpo.sft_adapter == sft.output
+    assert dpo.learning_rate > 5e-6 and "5e-6" in Path(written["dpo"]).read_text()
+    for file in map(Path, written.values()):
+        named = file.read_text().splitlines()[0].removeprefix("# yaml-language-server: $schema=")
+        schema = json.loads((file.parent / named).read_text())
+        assert [error.message for error in jsonschema.Draft202012Validator(schema).iter_errors(yaml.safe_load(file.read_text()))] == []
+    before = Path(written["sft"]).read_text()
+    write_run_files(project / "runs", project=project, model=project / "model", options=InitOptions(items=99))
+    assert Path(written["sft"]).read_text() == before
+
+
+def test_run_files_of_a_project_without_a_table_name_none(project: Path) -> None:
+    sign_snapshots(project, "instruction", "preference")
+    shutil.rmtree(project / "tables")
+    written = write_run_files(project / "runs", project=project, model=project / "model")
+    assert [load_run_file(Path(file)).eval.table for file in written.values()] == [None, None]
+
+
+def test_run_files_need_one_snapshot_name_of_each_kind(project: Path) -> None:
+    (path,) = sign_snapshots(project, "instruction")
+    with pytest.raises(UserError, match=r"holds no preference snapshot\. Next: curate snapshot \S+ --kind preference"):
+        write_run_files(project / "runs", project=project, model=project / "model")
+    shutil.rmtree(path)
+    with pytest.raises(UserError, match="holds no instruction snapshot"):
+        write_run_files(project / "runs", project=project, model=project / "model")
+
+
+def test_no_room_on_the_disk_is_said_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"needs 999000000 MB and \d+ MB are free"):
+        check_space(tmp_path / "deep" / "model", needed=999_000_000 * 1_000_000)
+    check_space(tmp_path / "deep" / "model", needed=1000)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="ulimit is POSIX")
+def test_file_size_limit_of_the_shell_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    command = f"ulimit -f 100000; {sys.executable} -m training prepare-model {tmp_path / 'model'}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "one file of it has 270 MB and this shell allows 102 MB a file. Next: ulimit -f unlimited" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_with_other_files_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(TrainingError, match="nothing was overwritten"):
+        prepare_model(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
