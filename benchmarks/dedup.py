@@ -24,7 +24,7 @@ import pyarrow as pa
 from benchmarks.corpora import ascii_rows, exact_pairs, real_rows, script_rows
 from curation.dedup import find_near_pairs
 from curation.dedup.arrow_text import read_rows
-from curation.dedup.lsh_params import bands_for
+from curation.dedup.lsh import bands_for
 
 ENVIRONMENTS = {
     "sketch": (sys.executable, ("fastsketchlsh", "rensa", "datasketch", "pyarrow")),

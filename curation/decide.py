@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
-from curation.judge.panel import settle_panel
+from curation.judge.rubric import settle_panel
 from curation.records import Kind
 
 Verdict = Literal["unscored", "dropped", "held", "to_review", "in_review", "approved", "rejected", "disputed", "edited"]

@@ -1,19 +1,30 @@
-"""Requests to a model and their results, as values, and the values that the ledger of calls returns.
+"""Requests to a model and their results as values: bodies with a JSON Schema, parsed answers, and the two API formats.
 
-Pure packages build requests and parse answers; only the stages send them.
+Pure packages build requests and parse answers; only the stages send them. The product uses Anthropic's Messages format everywhere. A server
+that speaks OpenAI's chat completions receives a converted request; its response is stored as received and converted on each read, so a bug
+here can be fixed without paying for new responses.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import orjson
 from pydantic import BaseModel, ConfigDict
 
+from curation.config.project import ModelSpec
 from curation.records import canonical_json
 
 Role = Literal["teacher", "judge", "leak_judge"]
+
+CACHED_FROM = 4096
+"""Characters from which a system prompt is marked for the cache: about the 1,024 tokens below which Anthropic caches nothing."""
+
+Limit = Literal["max_tokens", "max_completion_tokens"]
+_STOPS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal", "tool_calls": "tool_use", "function_call": "tool_use"}
 
 
 class Request(BaseModel):
@@ -125,3 +136,197 @@ class OpenBatch:
     requests: int
     created: float
     """Seconds since the epoch."""
+
+
+def message_body(model: ModelSpec, system: str, user: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the body of a Messages request whose answer is JSON of a schema. No temperature: current models refuse it.
+
+    Args:
+        model: the model, with its `max_tokens`.
+        system: system prompt, shared by all requests of a stage; a long one is marked for the provider's cache.
+        user: user prompt.
+        schema: JSON Schema of the answer.
+    """
+    block: dict[str, Any] = {"type": "text", "text": system}
+    if model.provider_info.caches_prompts and len(system) >= CACHED_FROM:
+        # A batch may take longer than the cache's default lifetime of five minutes.
+        block["cache_control"] = {"type": "ephemeral", "ttl": "1h"} if model.batch else {"type": "ephemeral"}
+    return {
+        "model": model.model,
+        "max_tokens": model.max_tokens,
+        "system": [block],
+        "messages": [{"role": "user", "content": user}],
+        "output_config": {"format": {"type": "json_schema", "schema": schema}},
+    }
+
+
+def object_schema(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of a closed object that requires all its properties, in their order."""
+    return {"type": "object", "properties": dict(properties), "required": list(properties), "additionalProperties": False}
+
+
+def list_schema(name: str, item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of an object with one list, NAME, of closed objects."""
+    return object_schema({name: {"type": "array", "items": object_schema(item)}})
+
+
+def read_rows(answer: Answer, name: str, fields: Sequence[str]) -> list[dict[str, str]] | Failure:
+    """Return the list NAME of an answer whose items have these fields as texts, or why there is none.
+
+    Args:
+        answer: the answer.
+        name: key of the list.
+        fields: keys of each item.
+    """
+    return read_items(answer, name, {key: {"type": "string"} for key in fields})
+
+
+def read_items(answer: Answer, name: str, fields: Mapping[str, Any]) -> list[dict[str, Any]] | Failure:
+    """Return the list NAME of an answer, each item with its texts and numbers, or why there is none.
+
+    Args:
+        answer: the answer.
+        name: key of the list.
+        fields: key of each item to its JSON Schema, of type "string", "integer" or "number".
+    """
+    value = read_json(answer)
+    if isinstance(value, Failure):
+        return value
+    rows = value.get(name)
+    if not isinstance(rows, list) or not rows:
+        return fail(answer, "schema", f"`{name}` is {'empty' if rows == [] else 'not a list'}")
+    for n, row in enumerate(rows):
+        for key, schema in fields.items():
+            found = row.get(key) if isinstance(row, dict) else None
+            # Checked here although the API enforces the schema: compatible servers and batches may not.
+            is_text = schema["type"] == "string"
+            if not isinstance(found, str if is_text else int | float) or isinstance(found, bool):
+                return fail(answer, "schema", f"item {n} has no {'text' if is_text else 'number'} `{key}`")
+    return [{key: row[key] for key in fields} for row in rows]
+
+
+def read_json(answer: Answer) -> dict[str, Any] | Failure:
+    """Return the JSON object of an answer, or why it has none: refusal, truncated, stopped, not_json, schema."""
+    # The stop reason first: a refusal and a truncated answer are often valid text, and must not count as bad JSON.
+    stop = answer.message.get("stop_reason")
+    if stop == "refusal":
+        details = _as_mapping(answer.message.get("stop_details"))
+        return fail(answer, "refusal", str(details.get("category") or "uncategorised"))
+    if stop in ("max_tokens", "model_context_window_exceeded"):
+        tokens = _as_mapping(answer.message.get("usage")).get("output_tokens")
+        return fail(answer, "truncated", f"{stop} after {tokens} tokens")
+    if stop not in ("end_turn", "stop_sequence"):
+        return fail(answer, "stopped", f"stop reason {stop}")
+    text = answer.text.strip()
+    if text.startswith("```") and text.endswith("```") and "\n" in text:  # some models add a Markdown fence even to bare JSON
+        text = text.split("\n", 1)[1].removesuffix("```")
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        return fail(answer, "not_json", f"{error}: {answer.text[:80]!r}")
+    return value if isinstance(value, dict) else fail(answer, "schema", f"is a {type(value).__name__}, not an object")
+
+
+def fail(answer: Answer, reason: str, detail: str) -> Failure:
+    """Return a failure that points to the call of an answer.
+
+    Args:
+        answer: the unusable answer.
+        reason: short code.
+        detail: sentence for people.
+    """
+    return Failure(stage=answer.request.stage, slot=answer.request.slot, reason=reason, detail=detail, key=answer.request.key)
+
+
+def _as_mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def completion_body(body: dict[str, Any], *, limit: Limit) -> dict[str, Any]:
+    """Convert a Messages request to a chat completions request.
+
+    Args:
+        body: the Messages request.
+        limit: name of the token limit; OpenAI's own models refuse the old name, most other servers know only that one.
+    """
+    system = _text_of(body.get("system"))
+    messages = [{"role": "system", "content": system}] if system else []
+    messages += [{"role": turn["role"], "content": _text_of(turn["content"])} for turn in body["messages"]]
+    asked = {"model": body["model"], "messages": messages, limit: body["max_tokens"]}
+    wanted = body.get("output_config") or {}
+    schema = (wanted.get("format") or {}).get("schema")
+    if schema is not None:
+        named = {"name": "answer", "schema": schema, "strict": _is_strict(schema)}
+        asked["response_format"] = {"type": "json_schema", "json_schema": named}
+    if wanted.get("effort") is not None:
+        asked["reasoning_effort"] = wanted["effort"]
+    return asked
+
+
+def message_of(raw: bytes) -> Any:
+    """Return the JSON of a response as a message, whichever server it came from; any other JSON unchanged.
+
+    Raises:
+        orjson.JSONDecodeError: it is not JSON.
+    """
+    value = orjson.loads(raw)
+    if not isinstance(value, dict) or "type" in value or not isinstance(value.get("choices"), list):
+        return value
+    choices = [choice for choice in value["choices"] if isinstance(choice, dict) and isinstance(choice.get("message"), dict)]
+    return _message(value, choices[0]) if choices else value
+
+
+def _message(completion: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any]:
+    said, stop = choice["message"], choice.get("finish_reason")
+    # Of another type than text it is left as it is, and the reader refuses the message.
+    reason = _STOPS.get(stop or "stop", stop) if stop is None or isinstance(stop, str) else stop
+    message: dict[str, Any] = {"id": completion.get("id"), "type": "message", "role": "assistant", "model": completion.get("model")}
+    if isinstance(said.get("refusal"), str) and said["refusal"]:
+        reason, category, text = "refusal", "declined", said["refusal"]
+    else:
+        category, text = "content_filter", _text_of(said.get("content"))
+    thought = said.get("reasoning_content") or said.get("reasoning")
+    content = [{"type": "thinking", "thinking": thought}] if isinstance(thought, str) else []
+    message |= {"content": [*content, {"type": "text", "text": text}], "stop_reason": reason, "stop_sequence": None}
+    if reason == "refusal":
+        message["stop_details"] = {"category": category}
+    usage = completion.get("usage")
+    return {**message, "usage": _usage(usage)} if isinstance(usage, dict) else message
+
+
+def _usage(usage: dict[str, Any]) -> dict[str, Any]:
+    """Convert token counts. Cached tokens are part of `prompt_tokens` there and separate from `input_tokens` here."""
+    read, asked = _part(usage, "prompt_tokens_details", "cached_tokens"), usage.get("prompt_tokens")
+    fresh = max(asked - read, 0) if type(asked) is int else asked
+    thought = _part(usage, "completion_tokens_details", "reasoning_tokens")
+    return {
+        "input_tokens": fresh,
+        "output_tokens": usage.get("completion_tokens"),
+        "cache_read_input_tokens": read,
+        "output_tokens_details": {"thinking_tokens": thought},
+    }
+
+
+def _part(usage: dict[str, Any], group: str, name: str) -> int:
+    details = usage.get(group)
+    count = details.get(name) if isinstance(details, dict) else None
+    return count if type(count) is int and count >= 0 else 0
+
+
+def _text_of(content: Any) -> str:
+    if not isinstance(content, list):
+        return content if isinstance(content, str) else ""
+    return "\n\n".join(block["text"] for block in content if isinstance(block, dict) and isinstance(block.get("text"), str))
+
+
+def _is_strict(schema: Any) -> bool:
+    """Return whether every object lists all its keys as required and is closed: strict mode refuses other schemas."""
+    if isinstance(schema, list):
+        return all(_is_strict(part) for part in schema)
+    if not isinstance(schema, dict):
+        return True
+    if schema.get("type") == "object":
+        keys = set(schema.get("properties") or ())
+        if schema.get("additionalProperties") is not False or keys != set(schema.get("required") or ()):
+            return False
+    return all(_is_strict(part) for part in schema.values())

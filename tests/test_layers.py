@@ -18,10 +18,10 @@ import pytest
 from tests.conftest import ROOT
 
 PACKAGES = ("argilla_setup", "curation", "training")
-VALUES = {"config", "errors", "message_format", "patterns", "records", "requests", "spdx", "structured_output"}
+VALUES = {"config", "errors", "patterns", "records", "requests"}
 """What every room may use: values, their checks, and errors."""
 PURE = {
-    "alarms", "annotator_agreement", "decide", "dedup", "difficulty", "distribution", "embed", "findings", "formats", "generate",
+    "annotator_agreement", "decide", "dedup", "difficulty", "distribution", "embed", "findings", "formats", "generate",
     "intervals", "judge", "leakage", "licences", "plan", "prompts", "report", "sampling", "split", "validate",
 }  # fmt: skip
 """Values in, values out."""

@@ -80,7 +80,7 @@ def import_rows(
     """Import existing rows. Example: curate import my-project rows.jsonl --source dolly-15k --license CC-BY-SA-3.0 --written-by people"""
     from curation import stages
     from curation.errors import ProjectError
-    from curation.spdx import read_license
+    from curation.licences import read_license
 
     pairs = [entry.partition("=") for entry in column or ()]
     if wrong := next((name for name, sign, theirs in pairs if not (name and sign and theirs)), None):

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation.dedup.arrow_text import Array, Keyed, RowBytes, Texts, read_by, read_rows, spread
-from curation.dedup.lsh_params import bands_for, choose_bands, least_alike
+from curation.dedup.lsh import bands_for, choose_bands, least_alike
 from curation.dedup.normalization import checked_length
 from curation.dedup.resolve import MEASURES, Decided, drop_table, first_of_equal, label_codes, order_by_rank, salts_of
 
@@ -239,7 +239,7 @@ def sorted_bands(keys: Array, which: Array) -> list[Array]:
 
 
 def _shared_keys(which: Array, keys: Array) -> Array:
-    from curation.dedup.kernels.runs import mark_repeated
+    from curation.dedup.kernels.sketch import mark_repeated
 
     # 16 slots per row keep chance collisions rare; a slot takes two bits.
     bits = min(32, max(6, (16 * len(which)).bit_length()))
@@ -275,7 +275,7 @@ def _decide(firsts: Firsts, edits: float | None, *, fixed: int = 0) -> tuple[Dec
 
 def _buckets_of(keys: Array, which: Array) -> Buckets:
     """Return one bucket for each band key that at least two places share."""
-    from curation.dedup.kernels.runs import count_runs, runs_of
+    from curation.dedup.kernels.sketch import count_runs, runs_of
 
     parts, count = list[Array](), 0
     for packed in sorted_bands(keys, which):

@@ -1,14 +1,13 @@
 """Teacher requests from plan cells, and records from the teacher's answers. Pure: nothing here sends a request.
 
 `requests.py` builds the requests, `parsing.py` turns answers into records or counted failures, `pairing.py` makes preference pairs from
-candidates, `baseline.py` has the same task without a plan, as a baseline for `curate diversity`.
+candidates.
 """
 
 from __future__ import annotations
 
-from curation.generate.baseline import naive_requests, naive_texts
 from curation.generate.pairing import Candidate, Pairing, pair_candidates
-from curation.generate.parsing import ParsedRecord, read_answer, records_from
+from curation.generate.parsing import ParsedRecord, naive_texts, read_answer, records_from
 from curation.generate.requests import (
     APPROACHES,
     GenerationInput,
@@ -17,6 +16,7 @@ from curation.generate.requests import (
     build_requests,
     generation_digest,
     group_cells,
+    naive_requests,
     planned_requests,
     requests_for,
     shorten,

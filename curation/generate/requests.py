@@ -17,8 +17,7 @@ from curation.config.project import ModelSpec, Project, settings_digest
 from curation.plan import Cell, normalized
 from curation.prompts import Name, fill, prompt_digest
 from curation.records import Kind
-from curation.requests import Request, cells_in
-from curation.structured_output import list_schema, message_body, object_schema
+from curation.requests import Request, cells_in, list_schema, message_body, object_schema
 
 TAKEN_CHARS = 90
 """Characters of an existing example that the teacher is shown to avoid: enough to recognise it, too little to copy."""
@@ -229,6 +228,23 @@ def planned_requests(cells: Iterable[Cell], *, project: Project, seeds: Sequence
     for one, request in zip(inputs, build_requests(inputs, known, project=project, seeds=seeds), strict=True):
         by_writer.setdefault(one.writer, []).append(request)
     return by_writer
+
+
+def naive_requests(project: Project, count: int) -> Iterator[Request]:
+    """Yield COUNT equal requests, which differ in their slots only: the baseline for `curate diversity`.
+
+    The prompt is the one that somebody would write without a plan, so it shows what the plan adds.
+    """
+    system, user = fill(
+        "teacher_naive",
+        brief=project.brief.strip(),
+        intended_use=project.intended_use.strip(),
+        output_format=project.records.output_format.strip(),
+    )
+    schema = list_schema("examples", dict.fromkeys(FIELDS["examples"], _TEXT))
+    body = message_body(project.models.teacher, system, user, schema)
+    for n in range(count):
+        yield Request(stage="naive", slot=f"naive:{n:05d}", role="teacher", body=body)
 
 
 def generation_digest(project: Project, kind: Kind) -> str:

@@ -13,9 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from curation.dedup.arrow_text import Array
-from curation.leakage.candidates import Shortlist
 from curation.leakage.features import DENSE, LEXICAL, Prepared, SuiteFeatures
-from curation.leakage.ngrams import readable_rows
+from curation.leakage.ngrams import Shortlist, readable_rows
 
 # Weights of lexical, values, dense and whitened (by: has embeddings). Chosen on the even items of public rephrasings;
 # benchmarks/leaks.py reports the odd ones.

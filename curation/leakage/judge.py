@@ -15,8 +15,7 @@ from curation.config.project import ModelSpec, settings_digest
 from curation.leakage.features import is_code, values
 from curation.leakage.ngrams import words
 from curation.prompts import fill, prompt_digest
-from curation.requests import Answer, Failure, Request
-from curation.structured_output import fail, message_body, object_schema, read_json
+from curation.requests import Answer, Failure, Request, fail, message_body, object_schema, read_json
 
 STAGE = "leak"
 Kind = Literal["instruction", "math", "code", "phrase"]

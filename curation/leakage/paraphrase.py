@@ -1,23 +1,38 @@
 """Find rows that paraphrase a protected item, with thresholds calibrated on the suite's own items.
 
-Candidates come from shared word parts (`candidates`) and, with embeddings, from nearest neighbours. Each piece of a row is compared with
-its candidates by four features (`features`), and the sum is measured against the suite's hard negatives (`calibration`).
+Candidates come from shared word parts (`ngrams.Shortlist`) and, with embeddings, from nearest neighbours. Each piece of a row is compared
+with its candidates by four features (`features`), and the sum is measured against the suite's hard negatives (`calibration`).
+
+Boilerplate (words that several protected items share, such as a passage with many questions or a fixed instruction) does not identify an
+item and makes items look similar to one another, so it is removed from items and rows before they are compared.
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import NamedTuple
 
 import numpy as np
 
-from curation.dedup.arrow_text import Array, Rows, text_of
-from curation.leakage.boilerplate import Boilerplate
+from curation.dedup.arrow_text import Array, Rows, text_of, with_texts
+from curation.dedup.normalization import normalize
 from curation.leakage.calibration import Scale, calibrate, numbered, repeats
-from curation.leakage.candidates import Candidates, Shortlist
-from curation.leakage.edited_copies import EditedCopies
-from curation.leakage.features import DENSE, LEXICAL, Encoder, Prepared, Reader, SuiteFeatures
-from curation.leakage.ngrams import ANCHOR, SHARED_BY, SpanScanner, has_two_words, readable_rows, words_of
+from curation.leakage.features import DENSE, LEXICAL, EditedCopies, Encoder, Prepared, Reader, SuiteFeatures
+from curation.leakage.ngrams import (
+    ANCHOR,
+    HAS_BOILERPLATE,
+    SHARED_BY,
+    WORD,
+    Candidates,
+    Shortlist,
+    SpanScanner,
+    has_two_words,
+    readable_rows,
+    words,
+    words_of,
+)
 from curation.leakage.reference import segments
 
 # Words above which an item is compared in pieces, and words of a piece: a row may leak a part of a long passage.
@@ -33,6 +48,9 @@ _CLAUSES, _CHARACTERS = 32, 20_000
 # Candidates by embedding, per suite.
 _BY_EMBEDDING = 4
 _BLOCK = 4096
+
+# Words that must remain; a text that is boilerplate almost completely is compared unchanged.
+_LEFT = 5
 
 
 class ParaphraseMatch(NamedTuple):
@@ -258,3 +276,46 @@ def _copied_pairs(scanner: SpanScanner, items: Sequence[str]) -> set[tuple[int, 
 
 def _padded(units: Sequence[int]) -> list[int]:
     return [*units, *[-1] * (CANDIDATES - len(units))]
+
+
+class Boilerplate:
+    """The windows of `ANCHOR` words that at least `SHARED_BY` items hold."""
+
+    def __init__(self, items: Sequence[str], scanner: SpanScanner | None = None) -> None:
+        self.scanner = scanner or SpanScanner(items)
+        self.holders = np.flatnonzero(self.scanner.flags(readable_rows(items)) & HAS_BOILERPLATE).tolist()
+        """The items that hold one of the windows."""
+        held = Counter(gram for place in self.holders for gram in set(_windows(words(items[place]))))
+        self.windows = {gram for gram, n in held.items() if n >= SHARED_BY}
+
+    def remove(self, text: str) -> str:
+        """Return the text without boilerplate; it is normalized if something was removed."""
+        if not self.windows:
+            return text
+        own = normalize(text)
+        found = list(WORD.finditer(own))
+        shared = np.zeros(len(found), bool)
+        for start, gram in enumerate(_windows(tuple(word.group() for word in found))):
+            if gram in self.windows:
+                shared[start : start + ANCHOR] = True
+        if not shared.any() or len(found) - shared.sum() < _LEFT:
+            return text
+        kept, last = [], 0
+        for word, is_shared in zip(found, shared.tolist(), strict=True):
+            if is_shared:
+                kept.append(own[last : word.start()])
+                last = word.end()
+        return re.sub(r"\s+", " ", "".join([*kept, own[last:]])).strip(" .,;:!?")
+
+    def remove_from(self, rows: Rows, flags: Array) -> Rows:
+        """Return the rows without boilerplate; `flags` are those of the scanner."""
+        changed = {}
+        for row in np.flatnonzero(flags & HAS_BOILERPLATE).tolist():
+            text = text_of(rows, row)
+            if (shorter := self.remove(text)) != text:
+                changed[row] = shorter
+        return with_texts(rows, changed) if changed else rows
+
+
+def _windows(tokens: tuple[str, ...]) -> list[tuple[str, ...]]:
+    return [tokens[start : start + ANCHOR] for start in range(len(tokens) - ANCHOR + 1)]

@@ -14,8 +14,7 @@ import numpy as np
 
 from curation.dedup.arrow_text import Array
 from curation.dedup.normalization import normalize
-from curation.leakage.edited_copies import EDITED, LONG, edited_evidence
-from curation.leakage.features import Encoder
+from curation.leakage.features import EDITED, LONG, Encoder, edited_evidence
 from curation.leakage.ngrams import Span, SpanIndex, words
 
 # Least similarity (lexical plus dense, or lexical alone) of a paraphrase (by: has embeddings).

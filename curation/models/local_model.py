@@ -20,8 +20,8 @@ import orjson
 
 from curation.config.project import ModelSpec
 from curation.errors import ModelUnavailable
-from curation.message_format import completion_body
 from curation.models.base import ModelInfo, Response
+from curation.requests import completion_body
 
 _JSON_ONLY = "Answer with one JSON value that fits this JSON schema, and with nothing else:\n"
 

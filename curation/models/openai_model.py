@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation.config.project import ModelSpec
-from curation.message_format import Limit, completion_body
 from curation.models import responses
 from curation.models.access import find_access
 from curation.models.availability import fetch, list_ids, refuse_unusable, unknown_model
 from curation.models.base import RESPONSE_TIMEOUT_S, ModelInfo, Response, SdkClients, is_loopback, network_options
+from curation.requests import Limit, completion_body
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

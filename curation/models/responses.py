@@ -18,9 +18,9 @@ import orjson
 
 from curation.config.project import ModelSpec
 from curation.errors import ModelUnavailable
-from curation.message_format import message_of
 from curation.models.access import is_foreign, key_name
 from curation.models.base import NoResponse, Response
+from curation.requests import message_of
 
 THROTTLED = frozenset({429, 529})
 _RETRIED = frozenset({408, 409, 425, 429})

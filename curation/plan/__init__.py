@@ -6,9 +6,9 @@ stay valid. grid.py lays out the cells; grounding.py reads table rows, passages 
 
 from __future__ import annotations
 
-from curation.plan.cell import Cell, Row, cell_id
-from curation.plan.grid import Asked, coverage, extra_cells, make_plan
+from curation.plan.grid import Asked, Cell, cell_id, coverage, extra_cells, make_plan
 from curation.plan.grounding import (
+    Row,
     Values,
     find_passages,
     holds_any,

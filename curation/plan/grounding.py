@@ -15,8 +15,10 @@ import pyarrow.compute as pc
 
 from curation.config.project import Grounding, Project, ValuesFile, planned_rows
 from curation.errors import ProjectError
-from curation.plan.cell import Row
 from curation.records import Kind
+
+Row = dict[str, Any]
+"""A table row, or the visible part of one."""
 
 
 def normalized(text: str) -> str:

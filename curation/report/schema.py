@@ -14,8 +14,7 @@ from curation.distribution.balance import Imbalance
 from curation.distribution.preference_bias import PreferenceBias
 from curation.distribution.schema import Comparison, Description
 from curation.intervals import Estimate, Rate
-from curation.judge.diagnostics import OrderBias, RationaleCheck
-from curation.judge.validation import JudgeValidation
+from curation.judge.diagnostics import JudgeValidation, OrderBias, RationaleCheck
 from curation.records import Kind
 
 

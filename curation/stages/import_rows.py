@@ -20,9 +20,9 @@ from curation.formats.files import ENDINGS
 from curation.formats.raw import ReadAs, RowFailure
 from curation.formats.read import OpenRows, ReadOptions, ReadRow, open_rows
 from curation.formats.tables import HUB, is_arrow_folder
+from curation.licences import read_license
 from curation.records import InstructionRecord, Record, candidates_of, record_id
 from curation.requests import Failure
-from curation.spdx import read_license
 from curation.store import facts, records, runs
 from curation.store.records import UNKNOWN, Origin, Source, WrittenBy
 from curation.workspace import StageResult, Workspace, open_workspace

@@ -8,11 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from curation.alarms import gate_alarms
 from curation.config.project import settings_digest
 from curation.embed import model_digest
 from curation.errors import BudgetReached, UnusableAnswers
-from curation.findings import FindingKind
+from curation.findings import FindingKind, gate_alarms
 from curation.leakage.judge import STAGE, Doubt, Verdict, leak_digest, requests_for, verdict_from
 from curation.records import KINDS
 from curation.requests import Answer, Failure

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from curation.alarms import gate_alarms
 from curation.config.project import settings_digest
-from curation.findings import RUN_GATES
+from curation.findings import RUN_GATES, gate_alarms
 from curation.store import facts, runs
 from curation.store.database import hold_lock
 from curation.views.decisions import decide_all

@@ -12,8 +12,7 @@ from typing import Any, Literal, get_args
 
 import orjson
 
-from curation.message_format import message_of
-from curation.requests import Answer, Failure, Request
+from curation.requests import Answer, Failure, Request, message_of
 
 CallState = Literal["reserved", "sent", "answered", "failed", "uncertain"]
 

@@ -1,4 +1,4 @@
-"""Checks of the judges, from their own scores and rationales and from annotations (`curation.judge.diagnostics`, `validation`)."""
+"""Checks of the judges, from their own scores and rationales and from annotations (`curation.judge.diagnostics`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from curation import judge as scoring
 from curation import report as page
 from curation.decide import Decision
 from curation.intervals import Rate
-from curation.judge import diagnostics, validation
+from curation.judge import diagnostics
 from curation.records import KINDS, PairRecord, candidates_of, record_id, whole_text
 from curation.store import facts, runs
 from curation.store.records import Row
@@ -126,7 +126,7 @@ def _check_judge(state: ProjectState, judge: JudgeScores, rows: Sequence[Row], d
     )
 
 
-def _validate_rows(state: ProjectState, judge: JudgeScores, decisions: Mapping[int, Decision]) -> validation.JudgeValidation | None:
+def _validate_rows(state: ProjectState, judge: JudgeScores, decisions: Mapping[int, Decision]) -> diagnostics.JudgeValidation | None:
     """Compare a judge's totals with what annotators settled; None where they settled nothing."""
     totals = {row.seq: judge.totals[row.seq] for row in state.rows["instruction"] if row.seq in judge.totals}
     groups = groups_of(state, "instruction")
@@ -135,7 +135,7 @@ def _validate_rows(state: ProjectState, judge: JudgeScores, decisions: Mapping[i
     seen = [row for row in state.rows["instruction"] if settled.get(row.seq) is not None]
     if not seen:
         return None
-    return validation.validate_judge(
+    return diagnostics.validate_judge(
         judge.name,
         [totals[row.seq] for row in seen],
         [bool(settled[row.seq]) for row in seen],

@@ -13,8 +13,7 @@ import numpy as np
 from curation import snapshot as snapshots
 from curation.dedup import find_near_against
 from curation.dedup.arrow_text import Array
-from curation.dedup.lsh_index import NearIndex, add_sketches, candidate_pairs, find_candidates, open_index, sketches, sketches_for
-from curation.dedup.lsh_params import bands_for
+from curation.dedup.lsh import NearIndex, add_sketches, bands_for, candidate_pairs, find_candidates, open_index, sketches, sketches_for
 from curation.errors import ProjectError
 from curation.records import Kind, completion_text, prompt_text
 from curation.snapshot.digest import read_rows_of, record_of

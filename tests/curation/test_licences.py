@@ -7,8 +7,7 @@ import itertools
 import pytest
 
 from curation.errors import ProjectError
-from curation.licences import CONDITIONS, combine, laxer
-from curation.spdx import read_license
+from curation.licences import CONDITIONS, combine, laxer, read_license
 
 
 def test_every_listed_licence_is_an_spdx_identifier() -> None:

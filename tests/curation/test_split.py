@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.dedup.lsh_index import jaccard, shingle_hashes
+from curation.dedup.lsh import jaccard, shingle_hashes
 from curation.dedup.normalization import normalize
 from curation.split import find_across, part_rows, pick_split, split_rows
 

@@ -13,8 +13,7 @@ from curation.distribution import Comparison, Description, RowInfo, Sample, comp
 from curation.distribution.balance import measure_balance
 from curation.distribution.preference_bias import Pair, describe_pairs
 from curation.intervals import Rate
-from curation.judge.diagnostics import check_rationales, length_sensitivity, order_bias
-from curation.judge.validation import validate_judge
+from curation.judge.diagnostics import check_rationales, length_sensitivity, order_bias, validate_judge
 from curation.report import (
     Agreement,
     Apart,

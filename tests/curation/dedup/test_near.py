@@ -14,8 +14,7 @@ import pyarrow as pa
 import pytest
 
 from curation.dedup import DROPS, cluster_alarms, find_conflicts, find_exact, find_near, find_semantic, normalize, semantic
-from curation.dedup.lsh_index import shingle_hashes, sketches
-from curation.dedup.lsh_params import bands_for, found_at
+from curation.dedup.lsh import bands_for, found_at, shingle_hashes, sketches
 
 DOLLY = Path(__file__).parents[4] / "shared/data/instruction/dolly_3k_chatgpt_kept.json"
 

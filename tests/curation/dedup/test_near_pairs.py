@@ -25,7 +25,7 @@ from curation.dedup import (
     rethreshold,
 )
 from curation.dedup.arrow_text import keyed_rows, read_rows
-from curation.dedup.lsh_params import bands_for, choose_bands, least_alike
+from curation.dedup.lsh import bands_for, choose_bands, least_alike
 from tests.conftest import shared
 
 FULL = bool(os.environ.get("SEEDCORN_SOAK"))

@@ -9,6 +9,7 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from curation.intervals import Rate, mean, spearman
 from curation.judge.diagnostics import (
+    auc,
     check_rationales,
     find_constant,
     find_unequal_twins,
@@ -17,8 +18,9 @@ from curation.judge.diagnostics import (
     order_bias,
     polarity,
     self_agreement,
+    tabulate,
+    validate_judge,
 )
-from curation.judge.validation import auc, tabulate, validate_judge
 
 FLIP_FIRST, FLIP_SECOND, FIRM = {"ab": 0, "ba": 1}, {"ab": 1, "ba": 0}, {"ab": 1, "ba": 1}
 

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from curation.config.project import ModelSpec
 from curation.errors import ModelUnavailable, ProjectError
-from curation.message_format import completion_body, message_of
 from curation.models import AskSummary, CallContext, ask, check_model, find_rates, open_model
 from curation.models.responses import tokens_left
-from curation.requests import Request
+from curation.requests import Request, completion_body, message_of
 from curation.store.calls import CallLedger
 from tests.support.completions import completion
 from tests.support.messages_server import Act, MessagesServer, messages_server, prompt_of

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from curation.dedup import find_semantic
-from curation.embed import dimension, embed, model_digest
-from curation.embed.compiled import read_measured
+from curation.embed import dimension, embed, model_digest, read_measured
 from curation.errors import UserError
 
 pytestmark = pytest.mark.model
@@ -53,7 +52,7 @@ def test_openvino_gives_torchs_vectors_and_keeps_what_it_measured(tmp_path: Path
     pytest.importorskip("openvino", reason="the extra openvino is not installed")
     monkeypatch.setenv("SEEDCORN_CACHE_DIR", str(tmp_path))
     rates = iter([1.0, 2.0, 2.0])  # torch's, then each precision's: which is faster beside other tests says nothing
-    monkeypatch.setattr("curation.embed.compiled._timed", lambda call, n: (call(), next(rates)))
+    monkeypatch.setattr("curation.embed._timed", lambda call, n: (call(), next(rates)))
     texts = [f"Patient {n} with kidney failure. " * (1 + n % 5) for n in range(12)] + ["", "\ud800", "夜间发热和咳嗽"]
     reference, fast = embed(texts, backend="torch"), embed(texts, backend="openvino-f32")
     assert (reference * fast).sum(axis=1).min() >= 0.9999

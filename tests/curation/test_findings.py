@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from curation.alarms import GateAlarm, gate_alarms
+from curation.findings import GateAlarm, gate_alarms
 
 
 def test_emptied_classes_are_named_largest_first() -> None:

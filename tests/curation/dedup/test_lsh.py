@@ -19,9 +19,8 @@ import pytest
 
 from curation import stages
 from curation.dedup import find_near, find_near_pairs
-from curation.dedup.lsh_index import NearIndex, add_sketches, candidate_pairs, find_candidates, open_index, sketches, sketches_for
-from curation.dedup.lsh_params import bands_for
-from curation.dedup.near_ray import find_near_on_ray
+from curation.dedup.lsh import NearIndex, add_sketches, bands_for, candidate_pairs, find_candidates, open_index, sketches, sketches_for
+from curation.dedup.near_pairs import find_near_on_ray
 from curation.errors import ProjectError
 from curation.snapshot import write_snapshot
 from curation.store import facts, records, runs
