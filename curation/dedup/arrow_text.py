@@ -72,11 +72,26 @@ class Keyed:
 def read_rows(texts: Texts) -> Rows:
     """Return the rows of a list of str or an Arrow string array; null is read as the empty text."""
     given = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts if isinstance(texts, pa.Array) else arrow_texts(texts)]
-    chunks = [_as_strings(chunk) for chunk in given]
-    parts = [_chunk_rows(chunk) for chunk in chunks if len(chunk)]
-    addresses = np.concatenate([a for a, _ in parts]) if parts else np.empty(0, np.int64)
-    sizes = np.concatenate([s for _, s in parts]) if parts else np.empty(0, np.int64)
-    return Rows(addresses, sizes, np.zeros(len(sizes), np.bool_), tuple(chunks))
+    chunks, addresses, sizes = list[pa.Array](), [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for chunk in given:
+        kind = chunk.type
+        is_wide = pa.types.is_large_string(kind) or pa.types.is_large_binary(kind)
+        if not (is_wide or pa.types.is_string(kind) or pa.types.is_binary(kind)):
+            if not (pa.types.is_null(kind) or pa.types.is_dictionary(kind) or pa.types.is_string_view(kind)):
+                raise TypeError(f"texts are {kind}; they must be strings")
+            chunk, is_wide = chunk.cast(pa.large_string()), True
+        chunks.append(chunk)
+        if not len(chunk):
+            continue
+        _, offsets, data = chunk.buffers()
+        # A slice shares the buffers of its parent: its rows begin at `chunk.offset`.
+        ends = np.frombuffer(offsets, np.int64 if is_wide else np.int32)[chunk.offset : chunk.offset + len(chunk) + 1].astype(np.int64)
+        sizes.append(np.diff(ends))
+        if chunk.null_count:
+            sizes[-1][np.asarray(chunk.is_null())] = 0
+        addresses.append((data.address if data else 0) + ends[:-1])
+    sizes_of_all = np.concatenate(sizes)
+    return Rows(np.concatenate(addresses), sizes_of_all, np.zeros(len(sizes_of_all), np.bool_), tuple(chunks))
 
 
 def keyed_rows(texts: Texts) -> Keyed:
@@ -153,23 +168,3 @@ def arrow_texts(texts: Sequence[str | None]) -> pa.Array:
         return pa.array(texts, pa.large_string())
     except UnicodeEncodeError:
         return pa.array([None if text is None else text.encode("utf-8", "surrogatepass") for text in texts], pa.large_binary())
-
-
-def _as_strings(chunk: pa.Array) -> pa.Array:
-    kind = chunk.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return chunk
-    if not (pa.types.is_null(kind) or pa.types.is_dictionary(kind) or pa.types.is_string_view(kind)):
-        raise TypeError(f"texts are {kind}; they must be strings")
-    return chunk.cast(pa.large_string())
-
-
-def _chunk_rows(chunk: pa.Array) -> tuple[Array, Array]:
-    wide = pa.types.is_large_string(chunk.type) or pa.types.is_large_binary(chunk.type)
-    _, offsets, data = chunk.buffers()
-    # A slice shares the buffers of its parent: its rows begin at `chunk.offset`.
-    ends = np.frombuffer(offsets, np.int64 if wide else np.int32)[chunk.offset : chunk.offset + len(chunk) + 1].astype(np.int64)
-    sizes = np.diff(ends)
-    if chunk.null_count:
-        sizes[np.asarray(chunk.is_null())] = 0
-    return (data.address if data else 0) + ends[:-1], sizes

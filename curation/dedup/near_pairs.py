@@ -8,9 +8,11 @@ not compared by edits here.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -225,7 +227,7 @@ def pairs_over_parquet(parts: Sequence[Path], *, address: str, threshold: float,
     """
     starts = np.concatenate([[0], np.cumsum([pq.read_metadata(part).num_rows for part in parts])])
     bands = bands_for(threshold)
-    with _Cluster(address) as run:
+    with _connect(address) as run:
         sketch = partial(_sketch_part, shingle=shingle, bands=bands, work=work)
         keys = run(sketch, [(part, int(start)) for part, start in zip(parts, starts[:-1], strict=True)])
         exact = run(partial(_equal_places, keys), [(prefix,) for prefix in range(_PREFIXES)])
@@ -245,27 +247,22 @@ def pairs_over_parquet(parts: Sequence[Path], *, address: str, threshold: float,
     return pairs.replace_schema_metadata({"rows": str(starts[-1]), "floor": str(threshold)})
 
 
-class _Cluster:
-    """A connection to Ray: a context manager that yields run(function, [arguments of each task]) -> results in order."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-
-    def __enter__(self) -> Callable[[Callable[..., Any], list[tuple[Any, ...]]], list[Any]]:
-        try:
-            import ray
-        except ImportError as error:
-            raise ProjectError("--ray", "needs the package ray", "pip install 'seedcorn[ray]'") from error
-        try:
-            ray.init(address=None if self.address == "local" else self.address, log_to_driver=False, include_dashboard=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ProjectError(f"--ray {self.address}", f"no cluster answers ({error})", "ray start --head, then --ray auto") from error
-        task = ray.remote(_call)
-        return lambda function, tasks: ray.get([task.remote(function, *arguments) for arguments in tasks])
-
-    def __exit__(self, *_: object) -> None:
+@contextmanager
+def _connect(address: str) -> Iterator[Callable[[Callable[..., Any], list[tuple[Any, ...]]], list[Any]]]:
+    """Connect to Ray; yields run(function, [arguments of each task]) -> results in order."""
+    try:
         import ray
-
+    except ImportError as error:
+        raise ProjectError("--ray", "needs the package ray", "pip install 'seedcorn[ray]'") from error
+    try:
+        ray.init(address=None if address == "local" else address, log_to_driver=False, include_dashboard=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ProjectError(f"--ray {address}", f"no cluster answers ({error})", "ray start --head, then --ray auto") from error
+    # One remote function that calls any other: a part's task is a partial, which ray.remote does not accept.
+    task = ray.remote(_call)
+    try:
+        yield lambda function, tasks: ray.get([task.remote(function, *arguments) for arguments in tasks])
+    finally:
         ray.shutdown()
 
 
@@ -280,7 +277,11 @@ def _sketch_part(part: Path, start: int, *, shingle: int, bands: tuple[int, int]
     table = pq.read_table(part, columns=["text", "label"], use_threads=False)
     n = table.num_rows
     keys, counts = np.empty((bands[0], n), np.uint32), np.empty(n, np.int64)
-    salts = _label_salts(table["label"])
+    # A 64-bit number for each label: a hash, so that it is the same on every machine.
+    labels = table["label"].combine_chunks().dictionary_encode()
+    names = labels.dictionary.to_pylist()
+    numbers = np.array([int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) for name in names] + [0], np.uint64)
+    salts = numbers[np.asarray(labels.indices.fill_null(len(names))).astype(np.int64)]
     # No signatures: the worker that compares a pair has only the texts.
     keyed = read_by(band_keys, read_rows(table["text"]), BandSketch(shingle, bands, salts, keys, counts, np.empty((n, 0), np.uint8)))
     target = work / f"keys-{start:012d}.parquet"
@@ -367,13 +368,3 @@ def _texts_at(parts: Sequence[Path], starts: Array, places: Array) -> pa.Chunked
 
 def _group_of(files: Sequence[Path], group: int) -> pa.Table:
     return pa.concat_tables([pq.ParquetFile(file).read_row_group(group, use_threads=False) for file in files])
-
-
-def _label_salts(labels: pa.ChunkedArray) -> Array:
-    """Return a 64-bit number for each row's label, the same on every machine."""
-    import hashlib
-
-    whole = labels.combine_chunks().dictionary_encode()
-    names = whole.dictionary.to_pylist()
-    numbers = np.array([int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) for name in names] + [0], np.uint64)
-    return numbers[np.asarray(whole.indices.fill_null(len(names))).astype(np.int64)]

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -46,8 +46,13 @@ class CellPairs(NamedTuple):
 
 def pairs_by_cells(vectors: Array, threshold: float) -> CellPairs | str:
     """Return the pairs at the threshold that the cells of an inverted file find, or the reason for an exact search."""
+    import faiss
+
     cells = int(2 * np.sqrt(len(vectors)))
-    index = _trained(vectors, cells)
+    options = {"niter": 5, "spherical": True, "max_points_per_centroid": 40, "min_points_per_centroid": 8, "seed": 0}
+    clustering = faiss.Kmeans(vectors.shape[1], cells, **options)
+    clustering.train(vectors[np.random.default_rng(0).permutation(len(vectors))[: cells * 40]])
+    index = clustering.index
     sample = np.sort(np.random.default_rng(1).permutation(len(vectors))[:_SAMPLE])
     truth, members = _nearest_of(vectors, sample), index.search(vectors, 1)[1][:, 0]
     packed, cosines, recall = np.empty(0, np.uint64), np.empty(0, np.float32), 0.0
@@ -67,15 +72,6 @@ def pairs_by_cells(vectors: Array, threshold: float) -> CellPairs | str:
         if recall >= RECALL:
             return CellPairs(pairs, cosines, f"inverted file, {probes} of {cells} cells, sampled recall {recall:.4f}")
     return f"exact, since cells found only {recall:.3f} of the sampled twins"
-
-
-def _trained(vectors: Array, cells: int) -> Any:
-    import faiss
-
-    options = {"niter": 5, "spherical": True, "max_points_per_centroid": 40, "min_points_per_centroid": 8, "seed": 0}
-    clustering = faiss.Kmeans(vectors.shape[1], cells, **options)
-    clustering.train(vectors[np.random.default_rng(0).permutation(len(vectors))[: cells * 40]])
-    return clustering.index
 
 
 def _pairs_in(vectors: Array, members: Array, probed: Array, threshold: float) -> Iterator[tuple[Array, Array]]:

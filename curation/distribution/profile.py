@@ -78,18 +78,16 @@ def find_languages(texts: Sequence[str] | pa.Array) -> pa.Table:
     known: dict[str, tuple[str, float]] = {}
     for text in plain:
         head = text[:_READ]
-        if head not in known:
-            known[head] = _classify(head)
+        if head in known:
+            continue
+        is_ideographic = sum(c > "\u2e7f" and c.isalpha() for c in head) >= _IDEOGRAPHS
+        if sum(map(str.isalpha, head)) < _LETTERS and not is_ideographic:
+            known[head] = UNKNOWN, 0.0
+            continue
+        language, confidence = _identifier().classify(head)
+        known[head] = (str(language) if confidence >= _CONFIDENCE else UNKNOWN), float(confidence)
     found = [known[text[:_READ]] for text in plain]
     return pa.table({"language": pa.array([f[0] for f in found], pa.string()), "confidence": pa.array([f[1] for f in found], pa.float64())})
-
-
-def _classify(text: str) -> tuple[str, float]:
-    letters = sum(map(str.isalpha, text))
-    if letters < _LETTERS and sum(c > "\u2e7f" and c.isalpha() for c in text) < _IDEOGRAPHS:
-        return UNKNOWN, 0.0
-    language, confidence = _identifier().classify(text)
-    return (str(language), float(confidence)) if confidence >= _CONFIDENCE else (UNKNOWN, float(confidence))
 
 
 @cache
@@ -253,15 +251,21 @@ def describe(
     wording, refusals = _wording(completions, owners, len(prompts), examples)
     # The longer the text, the more certain its language: each prompt is read with its first completion.
     first = [""] * len(prompts)
-    for text, row in zip(completions, owners, strict=True):
-        first[row] = first[row] or text
-    together = [f"{prompt}\n{own}" for prompt, own in zip(prompts, first, strict=True)]
+    for completion, row in zip(completions, owners, strict=True):
+        first[row] = first[row] or completion
+    together = [f"{prompt}\n{answer}" for prompt, answer in zip(prompts, first, strict=True)]
     openings = find_openings(completions).to_pylist()
+    lengths = list[Length]()
+    for part, own in texts.items():
+        table = measure_lengths(own, tokenizer=tokenizer)
+        lengths.append(Length(part=part, unit="characters", spread=spread_of(table["characters"].to_numpy())))
+        if tokenizer is not None:
+            lengths.append(Length(part=part, unit="tokens", spread=spread_of(table["tokens"].to_numpy())))
     return Description(
         kind=info.kind,
         rows=len(prompts),
         scope=info.scope,
-        lengths=tuple(_lengths(texts, tokenizer)),
+        lengths=tuple(lengths),
         tokenizer=tokenizer_name if tokenizer is not None else None,
         turns=_shares((f"{n} turn{'' if n == 1 else 's'}" for n in info.turns), len(prompts)),
         languages=_shares(find_languages(together)["language"].to_pylist(), len(prompts)),
@@ -305,14 +309,6 @@ class _Examples:
         shown = replace_spans(text[low:high], inside)
         row = self.names[self.rows_of[part][number]]
         return Example(row=row, part=part, start=start, end=end, shown=f"{'…' if low else ''}{shown}{'…' if high < len(text) else ''}")
-
-
-def _lengths(texts: Mapping[Part, Sequence[str]], tokenizer: Tokenizer | None) -> Iterable[Length]:
-    for part, own in texts.items():
-        table = measure_lengths(own, tokenizer=tokenizer)
-        yield Length(part=part, unit="characters", spread=spread_of(table["characters"].to_numpy()))
-        if tokenizer is not None:
-            yield Length(part=part, unit="tokens", spread=spread_of(table["tokens"].to_numpy()))
 
 
 def _shares(values: Iterable[str], total: int) -> tuple[Share, ...]:

@@ -112,20 +112,8 @@ def _terms(text: str) -> list[str]:
 def _common_words() -> frozenset[str]:
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-    return frozenset(ENGLISH_STOP_WORDS) | {
-        "don't",
-        "i'm",
-        "i've",
-        "can't",
-        "it's",
-        "does",
-        "did",
-        "didn't",
-        "doesn't",
-        "isn't",
-        "what's",
-        "i'd",
-    }
+    contracted = "don't i'm i've can't it's does did didn't doesn't isn't what's i'd"
+    return frozenset([*ENGLISH_STOP_WORDS, *contracted.split()])
 
 
 class Topics(NamedTuple):

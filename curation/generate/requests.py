@@ -296,7 +296,11 @@ def _body(one: GenerationInput, cells: Sequence[Cell], project: Project, seeds: 
     if project.plan.candidates:  # a pair then begins as one example whose answer is the first candidate
         prompt, name = "teacher_instruction", "examples"
     count, candidates = len(cells), project.plan.sampling.candidates
-    entries = [_describe_entry(each) for each in cells]
+    # Each cell of several is an entry under its number, with the values that it has.
+    entries = []
+    for each in cells:
+        values = {name: value for name, value in _describe_cell(each).items() if value and name not in ("ordinal", "visit")}
+        entries.append({"number": each.ordinal + 1, **values, **({"written_about_before": each.visit} if each.visit else {})})
     system, user = fill(prompt, **about, count=count, candidates=candidates, entries=entries)
     item: dict[str, Any] = dict.fromkeys(FIELDS[name], _TEXT)
     if count > 1:
@@ -322,9 +326,3 @@ def _describe_cell(cell: Cell) -> dict[str, Any]:
         "ordinal": cell.ordinal + 1,
         "visit": cell.visit,
     }
-
-
-def _describe_entry(cell: Cell) -> dict[str, Any]:
-    """Return a cell as one of several entries: its own values, under its number."""
-    entry = {name: value for name, value in _describe_cell(cell).items() if value and name not in ("ordinal", "visit")}
-    return {"number": cell.ordinal + 1, **entry, **({"written_about_before": cell.visit} if cell.visit else {})}

@@ -100,7 +100,12 @@ def requests_for(items: Iterable[Scorable], *, project: Project, judge: ModelSpe
         judge: a member of the panel; the project's judge by default.
         repeat: score once more, to measure the judge's consistency.
     """
-    digest, schema = (repeat_digest if repeat else rubric_digest)(project, judge), _score_schema(project)
+    digest = (repeat_digest if repeat else rubric_digest)(project, judge)
+    # Structured output does not enforce minimum and maximum; it enforces an enum.
+    score = {"type": "integer", "enum": list(SCALE)}
+    criterion = object_schema({"rationale": {"type": "string"}, "score": score})
+    wanted = {"scores": object_schema(dict.fromkeys(project.score.rubric, criterion)), "overall": score}
+    schema = object_schema(wanted | ({DIFFICULTY: score} if project.score.difficulty else {}))
     for item in items:
         example = {"prompt": _dump(item.record.prompt), "answer": item.record.completion.content}
         system, user = fill("judge", **_shared(project, item.reference), attributes=item.attributes, example=example)
@@ -168,14 +173,6 @@ def choice_from(answer: Answer) -> PairChoice | Failure:
 def total_of(values: Mapping[str, int]) -> float:
     """Return the criteria's mean on a scale from 0 to 10."""
     return sum((value - 1) / 4 * 10 for value in values.values()) / len(values)
-
-
-def _score_schema(project: Project) -> dict[str, Any]:
-    # Structured output does not enforce minimum and maximum; it enforces an enum.
-    score = {"type": "integer", "enum": list(SCALE)}
-    criterion = object_schema({"rationale": {"type": "string"}, "score": score})
-    asked = {"scores": object_schema(dict.fromkeys(project.score.rubric, criterion)), "overall": score}
-    return object_schema(asked | ({DIFFICULTY: score} if project.score.difficulty else {}))
 
 
 def _shared(project: Project, reference: Reference | None) -> dict[str, Any]:

@@ -6,13 +6,13 @@ without reference texts measured against the suite's own hard negatives (`paraph
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from curation.dedup.arrow_text import Array, Rows, Texts, text_of
+from curation.dedup.arrow_text import Array, Texts, text_of
 from curation.dedup.normalization import checked_length
 from curation.leakage.calibration import OperatingPoint
 from curation.leakage.features import Encoder, edited_evidence
@@ -64,7 +64,13 @@ class LeakScreen:
         false_positive_rate: float = 0.01,
     ) -> None:
         """Index and calibrate the items; the arguments are those of `score_leaks`."""
-        self.items = _items(protected, protected_labels)
+        self.items: list[Item] = []
+        for suite, own in protected.items():
+            classes = (protected_labels or {}).get(suite)
+            checked_length(classes, len(own), f"protected_labels[{suite!r}]")
+            self.items += [
+                Item(suite, n, text, classes[n] if classes is not None else None) for n, text in enumerate(own) if has_words(text)
+            ]
         texts, suites = [item.text for item in self.items], [item.suite for item in self.items]
         # An allowed text that equals a protected one is protected.
         tokens = {words(text) for text in texts} if allowed else set()
@@ -104,23 +110,19 @@ class LeakScreen:
             copied = self._copied(text_of(rows, row), labels[row] if labels else None, shared)
             found[row] = copied or found[row]
         left = [row for row, one in enumerate(found) if not one.is_leak]
-        for row, one in self._by_reference(rows, left, labels) if self.reference else ():
-            found[row] = one
-        if self.detector:
-            near = self.detector.find(rows, among=np.array(left, np.int64), flags=flags, copies_only=copies_only)
-            for row, match in near.items():
-                found[row] = _paraphrased(match, self.texts[match.item])
-        return _table(self.items, found)
-
-    def _by_reference(self, rows: Rows, left: Sequence[int], labels: Sequence[str | None] | None) -> Iterator[tuple[int, Found]]:
-        assert self.reference
-        for start in range(0, len(left), _BLOCK):
+        for start in range(0, len(left), _BLOCK) if self.reference else ():
             block = left[start : start + _BLOCK]
             own = [labels[row] if labels else None for row in block]
-            judged = self.reference.judge([text_of(rows, row) for row in block], own)
-            yield from ((row, Found(*one)) for row, one in zip(block, judged, strict=True))
+            for row, match in zip(block, self.reference.judge([text_of(rows, row) for row in block], own), strict=True):
+                found[row] = Found(*match)
+        if self.detector:
+            near = self.detector.find(rows, among=np.array(left, np.int64), flags=flags, copies_only=copies_only)
+            for row, nearest in near.items():
+                found[row] = _paraphrased(nearest, self.texts[nearest.item])
+        return _table(self.items, found)
 
     def _copied(self, text: str, label: str | None, shared: Sequence[Span]) -> Found | None:
+        """Return the leak of the longest shared span that counts; None if all are coincidences or allowed."""
         tokens, pieces = words(text), segments(text)
         cover = self.reference.cover(tokens) if self.reference else []
         for span in sorted(shared, key=lambda span: (-span.share, span.start - span.stop, span.item)):
@@ -131,7 +133,9 @@ class LeakScreen:
             # A single word inside a sentence is a coincidence, unless the labels agree or it is a clause of its own.
             if length == 1 and label != self.labels[span.item] and not any(words(piece) == shared_words for piece in pieces):
                 continue
-            if any(_explains(other, span) for other in cover):
+            # The shared words are part of a longer span of an allowed text.
+            around = [allowed for allowed in cover if allowed.start <= span.start and allowed.stop >= span.stop]
+            if any(allowed.stop - allowed.start > length or not whole for allowed in around):
                 continue
             kind = "exact" if whole and length == len(tokens) else "contained" if whole else "span"
             return Found(span.item, kind, 2 * span.share, f"shares {' '.join(shared_words)!r}, {span.share:.0%} of the item", True)
@@ -210,15 +214,6 @@ def score_leaks(
     return screen.score(texts, labels=labels)
 
 
-def _items(protected: Mapping[str, Sequence[str]], labels: Mapping[str, Sequence[str | None]] | None) -> list[Item]:
-    items = []
-    for suite, texts in protected.items():
-        classes = (labels or {}).get(suite)
-        checked_length(classes, len(texts), f"protected_labels[{suite!r}]")
-        items += [Item(suite, n, text, classes[n] if classes is not None else None) for n, text in enumerate(texts) if has_words(text)]
-    return items
-
-
 def _table(items: Sequence[Item], found: Sequence[Found]) -> pa.Table:
     # Columns are built whole, since there can be millions of rows.
     suites = pa.array([item.suite for item in items], pa.string())
@@ -243,9 +238,3 @@ def _paraphrased(match: ParaphraseMatch, item: str) -> Found:
         f"{shorten(match.piece)!r} resembles {shorten(item)!r}: {parts}; {match.margin:+.1f} standard deviations from the suite's threshold"
     )
     return Found(match.item, "reworded", score, evidence, match.margin > 0, match.possible and match.margin <= 0)
-
-
-def _explains(allowed: Span, span: Span) -> bool:
-    """Return True if the shared words are part of a longer span of an allowed text."""
-    covers = allowed.start <= span.start and allowed.stop >= span.stop
-    return covers and (allowed.stop - allowed.start > span.stop - span.start or span.share < 1)

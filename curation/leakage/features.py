@@ -60,6 +60,8 @@ _QUOTED = re.compile(r"'([^'\n]{1,60})'|\"([^\"\n]{1,60})\"")
 
 _DIGIT = re.compile(r"\d")
 
+_LETTERS = re.compile(r"[^\W\d_]{2,}")
+
 _ONLY_LETTERS = bytes(code if 97 <= code <= 122 else 32 for code in range(256))
 
 _KEYWORDS = {"main", "if", "for", "while", "switch", "return"}
@@ -109,19 +111,22 @@ def gist(text: str) -> str:
     code, outside = ("\n".join(blocks), _FENCE.sub("\n", text)) if blocks else (text, "")
     names = [name for groups in _NAME.findall(code) for name in groups if name and name not in _KEYWORDS]
     notes = "\n".join(re.sub(r'(?m)^[\s"*]+', "", part) for groups in _NOTE.findall(code) for part in groups if part)
-    lines = [line.strip() for line in f"{notes}\n{outside}".splitlines()[:_LINES] if _is_prose(line)]
+    # Prose has three words, and an example is no part of the purpose.
+    lines = [
+        line.strip()
+        for line in f"{notes}\n{outside}".splitlines()[:_LINES]
+        if len(_LETTERS.findall(line)) >= 3 and not _EXAMPLE.search(line)
+    ]
     found = ". ".join(dict.fromkeys(plain(name) for name in names))
     return "\n".join([f"{found}.", *lines]) if names or lines else text
 
 
 def values(text: str) -> Counter[str]:
     """Return the numbers of a text, in digits or words, and the quoted strings of code, with their counts."""
-    code = is_code(text)
-    return Counter(chain(_numbers(text, in_words=not code), _strings(text) if code else ()))
-
-
-def _is_prose(line: str) -> bool:
-    return len(re.findall(r"[^\W\d_]{2,}", line)) >= 3 and not _EXAMPLE.search(line)
+    if not is_code(text):
+        return Counter(_numbers(text, in_words=True))
+    strings = ("".join(groups).strip() for groups in _QUOTED.findall(text))
+    return Counter(chain(_numbers(text, in_words=False), (f"'{found.lower()}'" for found in strings if found)))
 
 
 def _numbers(text: str, *, in_words: bool) -> Iterator[str]:
@@ -131,12 +136,6 @@ def _numbers(text: str, *, in_words: bool) -> Iterator[str]:
     if in_words:
         letters = text.lower().encode("ascii", "replace").translate(_ONLY_LETTERS)
         yield from (_NUMERALS[word] for word in letters.split() if word in _NUMERALS)
-
-
-def _strings(text: str) -> Iterator[str]:
-    for groups in _QUOTED.findall(text):
-        if found := "".join(groups).strip():
-            yield f"'{found.lower()}'"
 
 
 class Bags(NamedTuple):
@@ -234,7 +233,12 @@ class SuiteFeatures:
         self.values = _weighted(items.values, held_by, n, unknown=0.3 * (np.log((1 + n) / 2) + 1))
         self.dense = items.dense
         if items.dense is not None:
-            self.mean, self.whitening = _whitening(items.dense)
+            # Whitening by the covariance, shrunk towards the identity.
+            self.mean = items.dense.mean(axis=0)
+            covariance = np.cov((items.dense - self.mean).T, bias=True) if n > 1 else np.eye(items.dense.shape[1])
+            found, axes = np.linalg.eigh(covariance)
+            variance = np.maximum(found, 0)
+            self.whitening = np.asarray(axes * (variance + _SHRINK * variance.mean() + 1e-12) ** -0.5)
             self.whitened = self._whiten(items.dense)
 
     def compare(self, texts: Prepared, which: Array, candidates: Array) -> tuple[Array, Array]:
@@ -292,14 +296,6 @@ def _grams(texts: Sequence[str]) -> Bags:
     starts = np.append(0, np.cumsum(filled)).astype(np.int64)
     kept = np.repeat(at[:-1] - starts[:-1], filled) + np.arange(starts[-1])
     return Bags(starts, buckets[kept], 1 + np.log(counts[kept].astype(np.float64)))
-
-
-def _whitening(dense: Array) -> tuple[Array, Array]:
-    """Return the mean of the vectors and the matrix that whitens them (shrunk towards the identity)."""
-    mean = dense.mean(axis=0)
-    spread_of, axes = np.linalg.eigh(np.cov((dense - mean).T, bias=True) if len(dense) > 1 else np.eye(dense.shape[1]))
-    variance = np.maximum(spread_of, 0)
-    return mean, np.asarray(axes * (variance + _SHRINK * variance.mean() + 1e-12) ** -0.5)
 
 
 class EditedCopies:

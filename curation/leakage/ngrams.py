@@ -121,7 +121,12 @@ class SpanIndex:
             size = min(ANCHOR, len(tokens))
             for place in range(len(tokens) - size + 1) if size else ():
                 holders[tokens[place : place + size]].append((item, place))
-        self.holders = {gram: found for gram, found in holders.items() if not self._is_boilerplate(gram, found)}
+        # Short items are their own anchor, so that several holders are several copies and no boilerplate.
+        self.holders = {
+            gram: found
+            for gram, found in holders.items()
+            if len(gram) < ANCHOR or len({item for item, _ in found if len(self.items[item]) > ANCHOR}) < SHARED_BY
+        }
         self.sizes = sorted({len(gram) for gram in self.holders})
         self.whole = {tokens: item for item, tokens in reversed(list(enumerate(self.items)))}
 
@@ -148,9 +153,6 @@ class SpanIndex:
                     while start > before < place and row[start - before - 1] == tokens[place - before - 1]:
                         before += 1
                     yield item, start - before, start + length
-
-    def _is_boilerplate(self, gram: tuple[str, ...], found: Sequence[tuple[int, int]]) -> bool:
-        return len(gram) == ANCHOR and len({item for item, _ in found if len(self.items[item]) > ANCHOR}) >= SHARED_BY
 
 
 class SpanScanner:

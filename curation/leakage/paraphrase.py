@@ -111,7 +111,14 @@ class ParaphraseDetector:
         bodies = [*items]
         for place in self.boilerplate.holders:
             bodies[place] = self.boilerplate.remove(items[place])
-        units = [(owner, piece) for owner, item in enumerate(bodies) for piece in _pieces_of(item)]
+        units = list[tuple[int, str]]()
+        for owner, item in enumerate(bodies):
+            found = item.split()
+            if len(found) <= LONG_ITEM:
+                units.append((owner, item))
+                continue
+            # Pieces overlap by half, so that what one cuts the next holds whole.
+            units += [(owner, " ".join(found[at : at + PIECE])) for at in range(0, len(found) - PIECE // 2, PIECE // 2)]
         self.owners, self.texts = np.array([owner for owner, _ in units]), [piece for _, piece in units]
         self.reader, self.rate = Reader(encode, known), rate
         self.shortlist, self.copies = Shortlist(self.texts), EditedCopies(self.texts)
@@ -121,7 +128,12 @@ class ParaphraseDetector:
         self.place, self.suite = np.zeros(len(units), np.int64), np.zeros(len(units), np.int64)
         self.has_values, self.floor = np.zeros(len(units), np.bool_), np.zeros(len(units))
         self.suites: list[tuple[str, SuiteFeatures, Scale]] = []
-        self._calibrate_suites([suites[owner] for owner in self.owners.tolist()], _copied_pairs(self.boilerplate.scanner, items))
+        rows = readable_rows(items)
+        shared = self.boilerplate.scanner.table(rows, self.boilerplate.scanner.flags(rows))
+        row, other, start, stop = shared.T
+        # Pairs of items that share a span word for word.
+        copied = set(map(tuple, shared[(stop - start >= ANCHOR) & (row != other), :2].tolist()))
+        self._calibrate_suites([suites[owner] for owner in self.owners.tolist()], copied)
 
     def find(
         self,
@@ -186,7 +198,12 @@ class ParaphraseDetector:
         wanted = (self.has_values[candidates] & (candidates >= 0)).any(axis=1) | (self.reader.encode is not None)
         prepared = self.reader.read(texts, has_values=(wanted & (not copies_only)).tolist())
         if prepared.dense is not None:
-            nearest = self._nearest(prepared.dense)
+            # The nearest units of each suite by embedding.
+            by_suite = [np.flatnonzero(self.suite == number) for number in range(len(self.suites))]
+            nearest = np.concatenate(
+                [own[features.nearest(prepared.dense, _BY_EMBEDDING)] for own, (_, features, _) in zip(by_suite, self.suites, strict=True)],
+                axis=1,
+            )
             if without is not None:
                 nearest = np.where(self.owners[nearest] == np.asarray(without)[owner][:, None], -1, nearest)
             candidates = np.concatenate([candidates, nearest], axis=1)
@@ -248,30 +265,6 @@ class ParaphraseDetector:
             for clause in segments(text)[1:_CLAUSES] if short else ():
                 if has_two_words(clause):  # a single word is no paraphrase
                     yield row, clause, _padded(short)
-
-    def _nearest(self, dense: Array) -> Array:
-        """Return the nearest units of each suite by embedding."""
-        found = []
-        for number, (_, features, _) in enumerate(self.suites):
-            units = np.flatnonzero(self.suite == number)
-            found.append(units[features.nearest(dense, _BY_EMBEDDING)])
-        return np.concatenate(found, axis=1)
-
-
-def _pieces_of(item: str) -> list[str]:
-    found = item.split()
-    if len(found) <= LONG_ITEM:
-        return [item]
-    # Pieces overlap by half, so that what one cuts the next holds whole.
-    return [" ".join(found[start : start + PIECE]) for start in range(0, len(found) - PIECE // 2, PIECE // 2)]
-
-
-def _copied_pairs(scanner: SpanScanner, items: Sequence[str]) -> set[tuple[int, int]]:
-    """Return the pairs of items that share a span word for word."""
-    rows = readable_rows(items)
-    found = scanner.table(rows, scanner.flags(rows))
-    row, item, start, stop = found.T
-    return set(map(tuple, found[(stop - start >= ANCHOR) & (row != item), :2].tolist()))
 
 
 def _padded(units: Sequence[int]) -> list[int]:

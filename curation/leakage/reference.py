@@ -188,15 +188,13 @@ class AllowedTexts:
             if min(len(own), len(normalize(self.items[item]))) < LONG:
                 continue
             ratio = partial_ratio(own, normalize(self.items[item]))
-            if ratio < EDITED or self._allowed_ratio(own, text) >= ratio:
+            if ratio < EDITED:
                 continue
-            return ReferenceMatch(int(item), "edited", ratio / 50, edited_evidence(ratio), True)
+            # An allowed text that the row copies just as closely explains the copy.
+            nearest = self.allowed[self.resemblance.nearest_allowed(text)] if self.allowed else None
+            if nearest is None or partial_ratio(own, normalize(nearest)) < ratio:
+                return ReferenceMatch(int(item), "edited", ratio / 50, edited_evidence(ratio), True)
         return None
-
-    def _allowed_ratio(self, own: str, text: str) -> float:
-        from rapidfuzz.fuzz import partial_ratio
-
-        return partial_ratio(own, normalize(self.allowed[self.resemblance.nearest_allowed(text)])) if self.allowed else 0.0
 
 
 def shorten(text: str, most: int = 100) -> str:

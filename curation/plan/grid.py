@@ -172,7 +172,7 @@ class _Spread:
         name = self.names[len(chosen)]
         for place in [self.place[name][given[name]]] if name in given else self._by_need(name, chosen, done):
             longer = {**chosen, name: place}
-            if any(self._matches(longer, excluded) for excluded in without):
+            if any(all(n in longer and self.values[n][longer[n]] == v for n, v in excluded.items()) for excluded in without):
                 continue
             if (found := self._extend(longer, done, given, without)) is not None:
                 return found
@@ -188,9 +188,6 @@ class _Spread:
         behind = shares * (done + 1) - self.seen[name] + 0.5 * pairs + 1e-6 * noise
         yield int(np.argmax(behind))
         yield from (int(n) for n in np.argsort(-behind, kind="stable")[1:])
-
-    def _matches(self, chosen: Mapping[str, int], excluded: Mapping[str, str]) -> bool:
-        return all(name in chosen and self.values[name][chosen[name]] == value for name, value in excluded.items())
 
 
 def _check_quotas(attributes: Weights, quotas: Sequence[Quota], count: int) -> None:
@@ -274,19 +271,13 @@ def _cells(
         if parent is not None and evolve == "deeper":  # on the same row or passage
             about = {name: getattr(parent, name) for name in ("key", "row", "passage", "visit")}
         else:
-            about = _about(next(rows), kind, project.plan.seed)
+            row, visit = next(rows) or ({}, 0)
+            key, siblings = row.get("key"), list(row.get("siblings", ())) if kind == "preference" else []
+            random.Random(f"{project.plan.seed}:{key}:siblings").shuffle(siblings)
+            about = {"key": key, "row": row.get("shown"), "passage": row.get("passage"), "visit": visit}
+            about["siblings"] = tuple(siblings[:SIBLINGS_SHOWN])
         cells.append(cell.model_copy(update=about))
     return cells
-
-
-def _about(walked: tuple[Row, int] | None, kind: Kind, seed: int) -> Row:
-    """Return the fields of a cell that hold its row or passage."""
-    row, visit = walked or ({}, 0)
-    key = row.get("key")
-    siblings = list(row.get("siblings", ())) if kind == "preference" else []
-    random.Random(f"{seed}:{key}:siblings").shuffle(siblings)
-    shown = {"siblings": tuple(siblings[:SIBLINGS_SHOWN]), "visit": visit}
-    return {"key": key, "row": row.get("shown"), "passage": row.get("passage"), **shown}
 
 
 def _evolution(ordinal: int, project: Project) -> Literal["deeper", "broader"] | None:

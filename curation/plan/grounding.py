@@ -272,21 +272,20 @@ def values_from_table(table: pa.Table, name: str, source: ValuesFile) -> Values:
         text = "" if value is None else str(value).strip()
         if not text:
             continue
-        weights[text] = weights.get(text, 0.0) + _weight(columns["weight"][n], name, source, n) if "weight" in columns else 1.0
+        if "weight" not in columns:
+            weights[text] = 1.0
+        else:
+            try:
+                weights[text] = weights.get(text, 0.0) + float(columns["weight"][n])
+            except (TypeError, ValueError):
+                fact = f"reads the weight {columns['weight'][n]!r} in row {n + 1} of {source.file}"
+                raise ProjectError(_what(name), fact, "write a number there") from None
         description = columns["says"][n] if "says" in columns else None
         if description:
             described.setdefault(text, str(description))
     if not weights:
         raise ProjectError(_what(name), f"reads `{wanted['column']}` of {source.file}, which holds no value", "look at the file")
     return Values(weights, described)
-
-
-def _weight(value: Any, name: str, source: ValuesFile, row: int) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        fact = f"reads the weight {value!r} in row {row + 1} of {source.file}"
-        raise ProjectError(_what(name), fact, "write a number there") from None
 
 
 def _what(name: str) -> str:

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import orjson
 import pyarrow as pa
@@ -111,9 +111,16 @@ def checks_digest(checks: Sequence[Check], folder: Path) -> str:
 
 
 def _judge(check: Check, tables: Mapping[str, pa.Table], folder: Path, running: ExitStack) -> Judge:
-    if isinstance(check, PythonCheck):
-        return _python_judge(check, folder, running)
     judge: Judge
+    if isinstance(check, PythonCheck):
+        process = CheckProcess(check, folder)
+        running.callback(process.close)
+
+        def by_function(row: Row) -> Iterator[tuple[str, str]]:
+            yield from process.ask(*((row.prompt, row.completion) if check.target == "both" else (_text(row, check),)))
+
+        # With target "both" the function receives both texts at once.
+        return by_function
     if isinstance(check, PatternCheck):
         judge = _pattern_judge(check)
     elif isinstance(check, SchemaCheck):
@@ -129,17 +136,6 @@ def _judge(check: Check, tables: Mapping[str, pa.Table], folder: Path, running: 
                 yield kind, f"{side}: {evidence}"
 
     return both if check.target == "both" else judge
-
-
-def _python_judge(check: PythonCheck, folder: Path, running: ExitStack) -> Judge:
-    process = CheckProcess(check, folder)
-    running.callback(process.close)
-
-    def judge(row: Row) -> Iterator[tuple[str, str]]:
-        arguments = (row.prompt, row.completion) if check.target == "both" else (_text(row, check),)
-        yield from process.ask(*arguments)
-
-    return judge
 
 
 def _pattern_judge(check: PatternCheck) -> Judge:
@@ -212,7 +208,8 @@ def _table_judge(check: TableCheck, table: pa.Table) -> Judge:
             yield "unknown_key", f"{check.key} {_shorten(key)!r} is not in {check.table}"
             return
         for column in check.require:
-            if not _is_true(entry[column]):
+            value = entry[column]  # a boolean of a Parquet column, or its text in a CSV
+            if not (value is True or (isinstance(value, str) and value.strip().lower() in {"true", "1", "yes"})):
                 yield "not_required", f"{check.key} {key!r}: {column} is {entry[column]!r} in {check.table}"
         for group, column in check.equals.items():
             given, correct = found[group] or "", str(entry[column] or "")
@@ -220,11 +217,6 @@ def _table_judge(check: TableCheck, table: pa.Table) -> Judge:
                 yield "mismatch", f"{group} {_shorten(given)!r}, {check.table} has {_shorten(correct)!r} for {key!r}"
 
     return judge
-
-
-def _is_true(value: Any) -> bool:
-    """Return True for a true boolean of a Parquet column, or its text in a CSV."""
-    return value is True or (isinstance(value, str) and value.strip().lower() in {"true", "1", "yes"})
 
 
 def _text(row: Row, check: Check) -> str:

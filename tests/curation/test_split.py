@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from curation.dedup.lsh import jaccard, shingle_hashes
 from curation.dedup.normalization import normalize
-from curation.split import find_across, part_rows, pick_split, split_rows
+from curation.split import find_across, part_rows, pick_split
 
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 LONG = "A {} year old patient comes in with shortness of breath on exertion, swollen ankles and a dry cough since {}."
@@ -21,6 +21,11 @@ LONG = "A {} year old patient comes in with shortness of breath on exertion, swo
 
 def ids_of(count: int, salt: str = "") -> list[str]:
     return [sha256(f"{salt}{n}".encode()).hexdigest() for n in range(count)]
+
+
+def split_rows(prompts: list[str], ids: list[str], **settings: Any) -> list[tuple[str | None, str]]:
+    """(split, cluster) of each row."""
+    return part_rows(prompts, ids, **settings).assigned
 
 
 def topic(n: int) -> str:
