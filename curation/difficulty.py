@@ -66,6 +66,7 @@ def cross_difficulty(planned: Sequence[str], measured: Sequence[float], *, order
     wanted = [rank[name] for name in planned]
     gaps = [abs(a - b) for a, b in zip(_rank_shares(wanted), _rank_shares(measured), strict=True)]
     apart = sorted((n for n, gap in enumerate(gaps) if gap > FAR), key=lambda n: (-gaps[n], n))
+    # If one side is constant, every row has the same rank there and the differences mean nothing.
     varies = len(set(measured)) > 1 and len(set(wanted)) > 1
     return DifficultyTable(
         method, tuple(levels), names, spearman(wanted, measured), len(apart) if varies else 0, tuple(apart[:SHOWN]) if varies else ()

@@ -131,6 +131,7 @@ def _compiled(model: str, backend: Backend, texts: Sequence[str]) -> Compiled | 
             raise ModelUnavailable("dedup.backend: openvino", "is not installed", "pip install 'seedcorn[openvino]', or set it to auto")
         return None
     digest = model_digest(model)
+    # A conversion takes about ten seconds, so "auto" converts only for a large set, and never where torch has a GPU.
     measured = read_measured(digest)
     if measured is None and (backend != "auto" or (len(texts) >= WORTH_CONVERTING and not _has_cuda())):
         sample = texts[:: max(1, len(texts) // _SAMPLE)][:_SAMPLE]

@@ -56,11 +56,11 @@ class Gate:
     kinds: Mapping[str, str]
     """Kind of finding to words for people."""
     stores_findings: bool = False
-    """Whether the stage writes findings, which a decision reads; the others are computed by the decision itself."""
+    """True if the stage writes findings, which a decision reads; the others are computed by the decision itself."""
     in_run: bool = False
-    """Whether `curate run` and `curate status` run the stage's command as a gate."""
+    """True if `curate run` and `curate status` run the stage's command as a gate."""
     refills: bool = True
-    """Whether the plan is asked again for the cell of a row that this gate dropped. A cap drops good rows, so none are."""
+    """True if the plan is asked again for the cell of a row that this gate dropped. A cap drops good rows, so none are."""
     checks: Mapping[str, str] = field(default_factory=dict)
     """For checks, whose kinds carry their name: failure to words."""
 

@@ -88,6 +88,7 @@ def spearman(x: Sequence[float], y: Sequence[float], *, seed: int = 0) -> Estima
         middle = math.atanh(max(-0.999999, min(0.999999, rho)))
         width = Z * math.sqrt((1 + rho * rho / 2) / (n - 3))
         return Estimate(rho, math.tanh(middle - width), math.tanh(middle + width), n)
+    # Rows are resampled, not values: the two columns of a row belong together.
     draws = np.random.default_rng(seed).integers(0, n, (DRAWS, n))
     low, high = interval(_rank_correlation(a[draws], b[draws]))
     return Estimate(rho, low, high, n)

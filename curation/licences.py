@@ -1,8 +1,8 @@
 """License terms: the conditions of several licenses together, the one that governs, and contradictions.
 
 Conditions are those of choosealicense.com/appendix (paper works), of creativecommons.org/faq ("If I derive or adapt material ...", chart
-of adapters' licenses) and of cdla.dev/faq-resources/compatibility, read in November 2026. Not legal advice: the table shows what to check,
-not what is allowed.
+of adapters' licenses) and of cdla.dev/faq-resources/compatibility, read in November 2026. The table lists terms to check. It is no legal
+advice and permits nothing.
 
 Names are SPDX expressions, checked against the list in `packaging`.
 """

@@ -273,14 +273,12 @@ def message_of(raw: bytes) -> Any:
     if not isinstance(value, dict) or "type" in value or not isinstance(value.get("choices"), list):
         return value
     choices = [choice for choice in value["choices"] if isinstance(choice, dict) and isinstance(choice.get("message"), dict)]
-    return _message(value, choices[0]) if choices else value
-
-
-def _message(completion: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any]:
-    said, stop = choice["message"], choice.get("finish_reason")
+    if not choices:
+        return value
+    said, stop = choices[0]["message"], choices[0].get("finish_reason")
     # Of another type than text it is left as it is, and the reader refuses the message.
     reason = _STOPS.get(stop or "stop", stop) if stop is None or isinstance(stop, str) else stop
-    message: dict[str, Any] = {"id": completion.get("id"), "type": "message", "role": "assistant", "model": completion.get("model")}
+    message: dict[str, Any] = {"id": value.get("id"), "type": "message", "role": "assistant", "model": value.get("model")}
     if isinstance(said.get("refusal"), str) and said["refusal"]:
         reason, category, text = "refusal", "declined", said["refusal"]
     else:
@@ -290,7 +288,7 @@ def _message(completion: dict[str, Any], choice: dict[str, Any]) -> dict[str, An
     message |= {"content": [*content, {"type": "text", "text": text}], "stop_reason": reason, "stop_sequence": None}
     if reason == "refusal":
         message["stop_details"] = {"category": category}
-    usage = completion.get("usage")
+    usage = value.get("usage")
     return {**message, "usage": _usage(usage)} if isinstance(usage, dict) else message
 
 

@@ -61,7 +61,7 @@ class Across:
     """Pairs that remain across splits, all of cut clusters; None where near pairs were not searched."""
     semantic_pairs: int | None
     at_least: bool = False
-    """Whether `near_pairs` is a lower bound: of hundreds of similar prompts not every pair is compared."""
+    """True if `near_pairs` is a lower bound: of hundreds of similar prompts not every pair is compared."""
 
 
 def merge_groups(*groupings: Sequence[str | None]) -> list[str | None]:
@@ -79,6 +79,7 @@ def merge_groups(*groupings: Sequence[str | None]) -> list[str | None]:
         return key
 
     keys = [[(n, value) for n, value in enumerate(row) if value is not None] for row in zip(*groupings, strict=True)]
+    # Union-find over (grouping, group); the smaller root wins, so that the result does not depend on the order of rows.
     for own in keys:
         for first, second in pairwise(own):
             low, high = sorted((root(first), root(second)))
@@ -163,7 +164,14 @@ def find_across(
     rank = np.array([ORDER.index(side) for side in sides], np.int64)
     out = np.zeros(len(prompts), bool)
     stays: dict[str, list[tuple[Array, Array]]] = {"near": [], "semantic": []}
-    near, crowded = _near_across(prompts, rank, threshold)
+    near, crowded = (np.empty(0, np.int64), np.empty(0, np.int64)), False
+    if threshold is not None and len(prompts):
+        table = find_near_pairs(list(prompts), floor=threshold)
+        row, twin = table["row"].to_numpy(), table["twin"].to_numpy()
+        apart = rank[row] != rank[twin]
+        near = row[apart], twin[apart]
+        # So many prompts are similar that some pairs were not compared.
+        crowded = (table.schema.metadata or {}).get(b"crowded", b"0") != b"0"
     for kind, pairs in (("near", [near]), ("semantic", _similar_across(vectors, rank, cosine))):
         for a, b in pairs:
             kept = (cut[a] >= 0) & (cut[a] == cut[b])
@@ -207,6 +215,7 @@ class _Set:
         def raised(threshold: float) -> float:
             return threshold + (1 - threshold) * step / _STEPS
 
+        # At 1.0 only equal prompts are joined.
         near = 1.0 if self.threshold is None else raised(self.threshold)
         parent = np.asarray(find_clusters([self.prompts[n] for n in members.tolist()], threshold=near)).copy()
         first: dict[str, int] = {}
@@ -229,16 +238,6 @@ def _cut(of: _Set, members: Array, most: int, step: int = 1) -> Array:
             inside = roots == root
             roots[inside] = _cut(of, members[inside], most, step + 1)
     return roots
-
-
-def _near_across(prompts: Sequence[str], rank: Array, threshold: float | None) -> tuple[tuple[Array, Array], bool]:
-    """Return the near pairs across splits, and whether so many are similar that some were skipped."""
-    if threshold is None or len(prompts) == 0:
-        return (np.empty(0, np.int64), np.empty(0, np.int64)), False
-    table = find_near_pairs(list(prompts), floor=threshold)
-    a, b = table["row"].to_numpy(), table["twin"].to_numpy()
-    apart = rank[a] != rank[b]
-    return (a[apart], b[apart]), (table.schema.metadata or {}).get(b"crowded", b"0") != b"0"
 
 
 def _similar_across(vectors: Array | None, rank: Array, cosine: float | None) -> Iterator[tuple[Array, Array]]:

@@ -56,6 +56,7 @@ def choose_bands(rows: Rows, *, threshold: float, shingle: int, codes: Array) ->
     if n < _FEW:
         return bands_for(threshold)
     alike, shares = _share_by_similarity(rows, shingle), np.bincount(codes + 1) / n
+    # Only rows of one label can be candidates, so the pairs are those within labels.
     pairs, length = n * (n - 1) / 2 * float(shares @ shares), float(rows.sizes[:: n // _SAMPLE].mean())
 
     def cost(pair: tuple[int, int]) -> float:
@@ -284,6 +285,7 @@ def _server(url: str) -> dict[str, Any]:
     }
     found |= {"username": parts.username, "password": parts.password, "ssl": parts.scheme == "rediss"}
     try:
+        # Checked when the index is opened, so that no later query fails in the middle of a run.
         redis.Redis(**found).ping()
     except redis.RedisError as error:
         address = f"{found['host']}:{found['port']}"

@@ -218,8 +218,10 @@ def read_firsts(
         bands = choose_bands(rows, threshold=threshold, shingle=shingle, codes=codes)
         least, size = least_alike(threshold, bands)
     keys, counts, signatures = np.empty((bands[0], n), np.uint32), np.empty(n, np.int64), np.zeros((n, size), np.uint8)
+    # One pass reads each text once, hashes it, and fills its band keys and signature.
     keyed = read_by(band_keys, rows, BandSketch(shingle, bands, salts_of(codes), keys, counts, signatures))
     first = first_of_equal(keyed, codes, order)
+    # Empty texts have no shingles; they are equal to one another and near nothing else.
     which = order[(first[order] == order) & (keyed.lengths[order] > 0)]
     places = Places(which, counts[which], keyed.rows.raw, shingle, threshold, (signatures.view(np.uint64), least))
     return Firsts(keyed, first, order, codes[which], bands, keys, places)
@@ -260,12 +262,15 @@ def _decide(firsts: Firsts, edits: float | None, *, fixed: int = 0) -> tuple[Dec
     places = firsts.places._replace(fixed=fixed)
     n = len(places.which)
     buckets = _buckets_of(firsts.keys, places.which)
+    # The best place of each bucket is usually kept, so all others are compared with it first, on all cores; the
+    # visit itself must be sequential.
     heads = np.full(buckets.n_buckets, n + 1, np.int64)
     np.minimum.at(heads, buckets.members, np.repeat(np.arange(n), np.diff(buckets.begins)))
     compared = Compared(np.full(len(buckets.members), -1, np.int32), np.empty(len(buckets.members)))
     spread(compare_with_first, n, buckets, heads, places, compared)
     result = Decision(np.arange(n), np.arange(n), np.ones(n))
     gave_up = keep_best(buckets, places, LIMIT, compared, _short_buckets(firsts, None if edits is None else 1 - edits), result)
+    # The loop stores a place that was dropped by edits as its bitwise complement.
     by_edits = result.kept < 0
     kept = np.where(by_edits, ~result.kept, result.kept)
     measure = np.where(by_edits, MEASURES.index("levenshtein"), MEASURES.index("jaccard"))

@@ -91,10 +91,19 @@ def find_near_pairs(
         One line per pair: row, twin, similarity, measure ("exact" or "jaccard"), place.
     """
     from curation.dedup.kernels.compare import compare_pairs
+    from curation.dedup.kernels.sketch import pairs_in_runs
 
     firsts = read_firsts(texts, threshold=floor, shingle=shingle, labels=labels, rank=rank)
     which = firsts.places.which
-    pairs, crowded = _candidates(sorted_bands(firsts.keys, which))
+    # (later place, earlier place) of each pair that shares a band. The first call of the loop only counts, to size the array.
+    parts, crowded = [np.empty(0, np.uint64)], 0
+    for packed in sorted_bands(firsts.keys, which):
+        count, in_crowds = pairs_in_runs(packed, WHOLE, FIRST, packed, False)
+        parts.append(np.empty(count, np.uint64))
+        pairs_in_runs(packed, WHOLE, FIRST, parts[-1], True)
+        parts[-1], crowded = np.unique(parts[-1]), max(crowded, in_crowds)
+    merged = np.unique(np.concatenate(parts))
+    pairs = np.stack([merged >> np.uint64(32), merged & _LOW], axis=1).astype(np.int64)
     scores = np.empty(len(pairs))
     spread(compare_pairs, len(pairs), pairs, firsts.places, scores)
     pairs, scores = pairs[scores >= 0], scores[scores >= 0]
@@ -146,20 +155,6 @@ def rethreshold(pairs: pa.Table, threshold: float) -> pa.Table:
     return drop_table(first, Decided(np.arange(n), kept, similarity, measure, roots))
 
 
-def _candidates(bands: Sequence[Array]) -> tuple[Array, int]:
-    """Return the (later place, earlier place) of each pair that shares a band, sorted, and the places in crowded groups."""
-    from curation.dedup.kernels.sketch import pairs_in_runs
-
-    parts, most_crowded = list[Array](), 0
-    for packed in bands:
-        count, crowded = pairs_in_runs(packed, WHOLE, FIRST, packed, False)
-        part = np.empty(count, np.uint64)
-        pairs_in_runs(packed, WHOLE, FIRST, part, True)
-        parts, most_crowded = [*parts, np.unique(part)], max(most_crowded, crowded)
-    merged = np.unique(np.concatenate(parts)) if parts else np.empty(0, np.uint64)
-    return np.stack([merged >> np.uint64(32), merged & _LOW], axis=1).astype(np.int64), most_crowded
-
-
 def find_near_on_ray(
     texts: Texts,
     *,
@@ -198,6 +193,7 @@ def find_near_on_ray(
         if not parts:
             return DROPS.empty_table()
         pairs = pairs_over_parquet(parts, address=address, threshold=threshold, shingle=shingle, work=Path(folder))
+    # The parts were written best first, so a place is an index into `order`.
     named = [pa.array(order[pairs[name].to_numpy()]) for name in ("row", "twin")]
     return rethreshold(pairs.set_column(0, "row", named[0]).set_column(1, "twin", named[1]), threshold)
 
@@ -232,12 +228,14 @@ def pairs_over_parquet(parts: Sequence[Path], *, address: str, threshold: float,
         keys = run(sketch, [(part, int(start)) for part, start in zip(parts, starts[:-1], strict=True)])
         exact = run(partial(_equal_places, keys), [(prefix,) for prefix in range(_PREFIXES)])
         equal = np.concatenate(exact) if exact else np.empty((0, 2), np.int64)
+        # A file, which workers map into memory: an argument would be copied to every task.
         np.save(work / "equal.npy", np.sort(equal[:, 0]))
         found = run(
             partial(_shared_places, keys, starts, work), [(band, prefix) for band in range(1, bands[0] + 1) for prefix in range(_PREFIXES)]
         )
         compare = partial(_compare_part, parts, starts, found, shingle=shingle, floor=threshold)
         near = run(compare, [(place,) for place in range(len(parts))])
+    # Equal rows were paired by their hash and are not compared again.
     scored = np.concatenate([np.empty((0, 3)), *near])
     rows = np.concatenate([scored[:, 0].astype(np.int64), equal[:, 0]])
     twins = np.concatenate([scored[:, 1].astype(np.int64), equal[:, 1]])

@@ -96,11 +96,13 @@ def _entry(code: int, second: frozenset[int], translated: dict[int, str], sequen
     if code > 127 and INVISIBLE.match(char):
         return DROPPED << 21
     char = translated.get(code, char) if code > 127 else char
+    # The character may compose with the one before it, which a look-up of single code points cannot see.
     if any(ord(c) in second or not unicodedata.is_normalized("NFC", c) for c in char):
         return PYTHON << 21
     folded = CONTROL.sub(" ", char).casefold()
     if folded.isspace():
         return SPACE << 21
+    # For example ß, which casefold turns into ss.
     if len(folded) > 1:
         sequences += [len(folded), *map(ord, folded)]
         return (SEVERAL << 21) | (len(sequences) - len(folded) - 1)

@@ -143,6 +143,7 @@ def cluster_alarms(table: pa.Table, n_rows: int, share: float = 0.05, *, least: 
     clusters, kept = table["cluster"].to_numpy(), table["kept"].to_numpy()
     pairs, counts = np.unique(np.stack([clusters, kept], axis=1), axis=0, return_counts=True) if len(kept) else (np.empty((0, 2)), [])
     by_cluster: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+    # The row is negated so that of equally large groups max takes the first row.
     for (cluster, row), count in zip(np.asarray(pairs, np.int64).tolist(), np.asarray(counts).tolist(), strict=True):
         by_cluster[cluster].append((count, -row))
     lines: list[dict[str, Any]] = []

@@ -154,7 +154,17 @@ def _visit_all(vectors: Array, threshold: float) -> tuple[Array, Array]:
         if len(places):
             found, where = index.search(block, 1)
             best, twin = found[:, 0].astype(np.float64), places[where[:, 0]]
-        _within(block, start, threshold, best, twin)
+        # Then with the kept rows before it in the block; only rows with a similar row in the block are visited in Python.
+        scores = np.tril(block @ block.T, -1)
+        is_near, is_kept = scores >= threshold, best < threshold
+        for row in np.flatnonzero(is_near.any(axis=1)).tolist():
+            rivals = np.flatnonzero(is_near[row, :row] & is_kept[:row])
+            if not len(rivals):
+                continue
+            nearest = int(rivals[scores[row, rivals].argmax()])
+            if scores[row, nearest] > best[row]:
+                best[row], twin[row] = scores[row, nearest], start + nearest
+            is_kept[row] = False
         dropped = (twin >= 0) & (best >= threshold)
         kept[start : start + len(block)][dropped] = twin[dropped]
         cosine[start : start + len(block)][dropped] = np.minimum(best[dropped], 1.0)
@@ -163,21 +173,6 @@ def _visit_all(vectors: Array, threshold: float) -> tuple[Array, Array]:
             index.add(vectors[survivors])
             places = np.concatenate([places, survivors])
     return kept, cosine
-
-
-def _within(block: Array, start: int, threshold: float, best: Array, twin: Array) -> None:
-    """Compare the rows of a block with the kept rows before them in the block; updates `best` and `twin`."""
-    scores = np.tril(block @ block.T, -1)
-    is_near = scores >= threshold
-    is_kept = best < threshold
-    # Only rows with a similar row in the block are visited in Python.
-    for row in np.flatnonzero(is_near.any(axis=1)).tolist():
-        rivals = np.flatnonzero(is_near[row, :row] & is_kept[:row])
-        if len(rivals):
-            nearest = int(rivals[scores[row, rivals].argmax()])
-            if scores[row, nearest] > best[row]:
-                best[row], twin[row] = scores[row, nearest], start + nearest
-            is_kept[row] = False
 
 
 def find_semantic(
@@ -210,6 +205,7 @@ def find_semantic(
     first = first_of_equal(keyed, codes, order)
     which = order[(first[order] == order) & (keyed.lengths[order] > 0)]
     kept, similarity, searches = which.copy(), np.ones(len(which)), set()
+    # Label by label: rows with different labels are never paired, and small sets are cheaper than one large one.
     by_label = np.argsort(codes[which], kind="stable")
     cuts = np.flatnonzero(np.diff(codes[which][by_label])) + 1
     for places in np.split(by_label, cuts) if len(which) else ():

@@ -43,6 +43,7 @@ def measure_balance(counts: Mapping[str, int]) -> Imbalance:
     """Return the effective number of classes, the Gini coefficient, the ratio of largest to smallest, and the rare classes."""
     total, sizes = sum(counts.values()), sorted(counts.values())
     filled = [n for n in sizes if n]
+    # Empty classes add nothing to the entropy and are listed separately.
     entropy = -sum(n / total * math.log(n / total) for n in filled)
     ranks = sum((2 * place - len(sizes) - 1) * n for place, n in enumerate(sizes, 1))
     fair = total / len(sizes) if sizes else 0.0
@@ -81,6 +82,7 @@ def rows_over_cap(classes: Sequence[str | None] | pa.Array, ranks: Sequence[int]
         raise ProjectError("balance", f"got {len(ranks)} ranks for {len(values)} rows", "give each row a rank")
     seen: Counter[str] = Counter()
     over: list[tuple[int, str, int]] = []
+    # Best first; ties by position, so that the result does not depend on the order of equal ranks.
     for row in sorted(range(len(values)), key=lambda r: (ranks[r], r)):
         name = values[row]
         if name is None:
@@ -88,6 +90,7 @@ def rows_over_cap(classes: Sequence[str | None] | pa.Array, ranks: Sequence[int]
         seen[name] += 1
         if seen[name] > cap:
             over.append((row, name, seen[name]))
+    # In row order, as the tables of all gates.
     over.sort()
     return pa.table(
         {

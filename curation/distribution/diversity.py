@@ -58,6 +58,7 @@ def measure_diversity(texts: Sequence[str], vectors: Array, *, similar: float = 
         raise ValueError(f"{len(texts)} texts and {len(vectors)} vectors")
     if not len(texts):
         return Diversity(0, 0, 0.0, 0, 0.0, 0.0, 0.0)
+    # Texts that differ in case or spacing only are one text.
     counted = Counter(" ".join(text.split()).casefold() for text in texts)
     sample = vectors[np.linspace(0, len(vectors) - 1, min(len(vectors), MOST_COMPARED)).astype(int)].astype(np.float32)
     sizes = cluster_sizes(sample, similar=similar)
@@ -105,6 +106,7 @@ def cluster_sizes(vectors: Array, *, similar: float = SIMILAR) -> list[int]:
         known, within = block @ leaders.T, block @ block.T
         fresh: list[int] = []
         for n in range(len(block)):
+            # Leaders of earlier blocks are compared by one matrix product; those of this block are found row by row.
             old = float(known[n].max()) if len(leaders) else -1.0
             new = float(within[n, fresh].max()) if fresh else -1.0
             if max(old, new) < similar:

@@ -165,6 +165,7 @@ def _secrets(text: str) -> Iterator[tuple[int, int, str, str]]:
     low = text.lower()
     for detector in _detectors():
         name = detector.secret_type
+        # Detectors that are only a list of expressions are searched here, which keeps the position of each match.
         if type(detector).analyze_string is _regex_search():
             spans = [_secret_span(match) for pattern in detector.denylist for match in pattern.finditer(text)]
         elif any(word in low for word in KEY_WORDS) or name == "JSON Web Token":

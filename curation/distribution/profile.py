@@ -328,6 +328,7 @@ def _wording(completions: Sequence[str], owners: Sequence[int], total: int, exam
         if row not in rows[phrase] and len(shown[phrase]) < _EXAMPLES:
             shown[phrase].append(examples.at("completion", line["row"], line["start"], line["end"]))
         rows[phrase].add(row)
+        # A row with two answers is one refusal, so rows are counted and not matches.
         if line["kind"] == "refusal":
             refused.add(row)
     found = [

@@ -52,6 +52,7 @@ def distinguishing_terms(first: Iterable[str], second: Iterable[str], *, most: i
     one, two = (Counter(term for text in side for term in set(_terms(text))) for side in (first, second))
     both = one + two
     total, n, m = sum(both.values()), sum(one.values()), sum(two.values())
+    # The prior shrinks the odds of rare terms towards those of both sets together.
     weight = _PRIOR * total
     scores = {}
     for term, everywhere in both.items():

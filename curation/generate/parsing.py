@@ -58,6 +58,7 @@ def read_answer(
         generation_input: input of the request; needed where it asked for one more answer to an existing prompt.
     """
     properties = answer.request.body["output_config"]["format"]["schema"]["properties"]
+    # Each kind of request has a schema of its own, so its properties name the kind.
     if "answer" in properties:
         return [(cells[0], _read_extra_answer(answer, generation_input, project))]
     if "conversations" in properties:
@@ -138,6 +139,7 @@ def _read_conversations(answer: Answer, cell: Cell, project: Project) -> list[Pa
         try:
             results.append(_make_conversation(n, entry, cell, project))
         except RowError as error:
+            # One bad conversation loses no other.
             results.append(fail(answer, "row", f"item {n}: {error}"))
     return results
 
@@ -154,6 +156,7 @@ def _make_conversation(item: int, entry: Any, cell: Cell, project: Project) -> P
     system = project.records.system
     messages = [{"role": role, "content": turn[role].strip()} for turn in turns for role in ("user", "assistant")]
     before = [{"role": "system", "content": system}] if system else []
+    # The label is read from the last answer, which is the completion.
     label = _find_label(messages[-1]["content"], project.records.label_pattern)
     record = parse_record({"kind": "instruction", "prompt": (*before, *messages[:-1]), "completion": messages[-1], "label": label})
     assert isinstance(record, InstructionRecord)

@@ -216,6 +216,7 @@ def planned_requests(cells: Iterable[Cell], *, project: Project, seeds: Sequence
         GenerationInput(slot=slot_of(group), taken=filler * len(group), parent=_FILLER if group[0].evolve else None)
         for group in group_cells(known.values(), per_call=project.plan.per_call)
     ]
+    # Further answers to a preference cell, by the writers in turn.
     writers, count = 1 + len(project.models.writers), project.plan.candidates
     prompt = "-" * _PROMPT_CHARS
     inputs += [

@@ -143,6 +143,7 @@ def scores_from(answer: Answer, *, project: Project) -> Scores | Failure:
     given, overall = value.get("scores"), value.get("overall")
     values: dict[str, int] = {}
     rationales: dict[str, str] = {}
+    # All or nothing: a total over some of the criteria would not be comparable with other rows.
     for criterion in project.score.rubric:
         entry = given.get(criterion) if isinstance(given, dict) else None
         if not (isinstance(entry, dict) and _is_score(entry.get("score")) and isinstance(entry.get("rationale"), str)):
@@ -227,6 +228,7 @@ def decide_panel(project: Project, *, panel_usd: float, writing_usd: float) -> P
         panel_usd: upper bound of the panel's cost.
         writing_usd: upper bound of the cost of writing, computed in the same way.
     """
+    # The first is the judge itself, which scores in any case.
     names = ", ".join(spec.model for spec in judges_of(project)[1:])
     if project.score.panel == "never" and project.models.panel:
         return PanelDecision(False, "Panel: off, because project.yaml says score: {panel: never}.")

@@ -86,7 +86,13 @@ def calibrate(
             a fifth of the true one; with these pairs it was up to four times as high.
         rate: share of hard negatives that may pass.
     """
-    near = _neighbours(texts, features, prepared, owners)
+    # The nearest other items of each text, by words and by embedding; -1 where there are fewer.
+    near = Shortlist(texts).find(readable_rows(texts), most=NEIGHBOURS).item
+    if prepared.dense is not None:
+        near = np.concatenate([near, features.nearest(prepared.dense, NEIGHBOURS)], axis=1)
+    known, same_text = np.maximum(near, 0), numbered(texts)
+    is_own = (owners[known] == owners[:, None]) | (same_text[known] == same_text[:, None])
+    near = np.where(is_own | repeats(near), -1, near)
     similarity, _ = features.compare(prepared, np.arange(len(prepared)), near)
     nearest = np.sort(np.where(near[:, :, None] >= 0, similarity, 0.0), axis=1)[:, -_CROWD:]
     crowding = np.maximum(nearest, 0.0).sum(axis=1) / (2 * _CROWD)
@@ -126,17 +132,6 @@ def _sum(corrected: Array, scale: Scale) -> Array:
     if not scale.is_calibrated:
         return _STEEP * (corrected[..., LEXICAL] + (corrected[..., DENSE] if corrected.shape[-1] > DENSE else 0.0))
     return np.asarray((corrected - scale.centre) / scale.spread @ WEIGHTS[corrected.shape[-1] > DENSE])
-
-
-def _neighbours(texts: Sequence[str], features: SuiteFeatures, prepared: Prepared, owners: Array) -> Array:
-    """Return the nearest other items of each text, by words and by embedding; -1 where there are fewer."""
-    found = Shortlist(texts).find(readable_rows(texts), most=NEIGHBOURS).item
-    if prepared.dense is not None:
-        found = np.concatenate([found, features.nearest(prepared.dense, NEIGHBOURS)], axis=1)
-    same_text = numbered(texts)
-    known = np.maximum(found, 0)
-    own = (owners[known] == owners[:, None]) | (same_text[known] == same_text[:, None])
-    return np.where(own | repeats(found), -1, found)
 
 
 def _quantile(negatives: Array, rate: float) -> float:

@@ -104,6 +104,7 @@ class LeakScreen:
         checked_length(labels, len(rows), "labels")
         if self.scanner is None or not len(rows):
             return SCORES.empty_table()
+        # Copied words first: they are certain, and rows with a copy need no further layer.
         flags = self.scanner.flags(rows)
         found = [Found(0, "none", 0.0, "", False)] * len(rows)
         for row, shared in self.scanner.spans(rows, flags).items():

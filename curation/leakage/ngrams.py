@@ -316,7 +316,15 @@ class Shortlist:
     """An index of items by the parts of their words."""
 
     def __init__(self, items: Sequence[str]) -> None:
-        parts, starts = _parts_of(readable_rows(items))
+        from curation.leakage.kernels.words import parts_into
+
+        # The hashes of the word parts of all items, one item after another.
+        rows = readable_rows(items)
+        at = np.append(0, np.cumsum(rows.sizes + 1)).astype(np.int64)
+        out, counts = np.empty(int(at[-1]), np.uint64), np.zeros(len(rows), np.int64)
+        spread(parts_into, len(rows), rows.raw, word_table(), at, out, counts)
+        starts = np.append(0, np.cumsum(counts)).astype(np.int64)
+        parts = out[np.repeat(at[:-1] - starts[:-1], counts) + np.arange(starts[-1])]
         owner = np.repeat(np.arange(len(items)), np.diff(starts))
         group, n, (slots, table) = grouped(parts)
         pairs, times = np.unique(group.astype(np.int64) * (1 << 32) + owner, return_counts=True)
@@ -340,14 +348,3 @@ class Shortlist:
         found = Candidates(np.full(shape, -1, np.int64), np.zeros(shape, np.float32), np.zeros(shape, np.int64), np.zeros(shape, np.int64))
         spread(shortlist_into, len(rows), rows.raw, word_table(), self.index, found)
         return found
-
-
-def _parts_of(rows: Rows) -> tuple[Array, Array]:
-    """Return the hashes of the word parts of all rows, one row after another, and the offset of each row."""
-    from curation.leakage.kernels.words import parts_into
-
-    at = np.append(0, np.cumsum(rows.sizes + 1)).astype(np.int64)
-    out, counts = np.empty(int(at[-1]), np.uint64), np.zeros(len(rows), np.int64)
-    spread(parts_into, len(rows), rows.raw, word_table(), at, out, counts)
-    starts = np.append(0, np.cumsum(counts)).astype(np.int64)
-    return out[np.repeat(at[:-1] - starts[:-1], counts) + np.arange(starts[-1])], starts

@@ -70,6 +70,7 @@ class Resemblance:
             return to_items, nearest
         best = to_items.max(axis=1, initial=0.0)
         open_ = np.flatnonzero((best >= _SHORTLIST_SIMILARITY) & (best - np.maximum(nearest, 0.0) >= _SHORTLIST_MARGIN)).tolist()
+        # One call for all of them: an encoder is fast only in batches.
         self._learn([texts[place] for place in open_])
         if len(open_):
             vectors = self._vectors([texts[place] for place in open_])

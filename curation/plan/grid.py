@@ -92,6 +92,7 @@ def spread_attributes(attributes: Weights, count: int, *, seed: str, quotas: Seq
     """
     _check_quotas(attributes, quotas, count)
     spread = _Spread({name: shares_of(name, values) for name, values in attributes.items()}, random.Random(f"{seed}:attributes"))
+    # Quotas first; `without` then keeps all later cells out of their combinations.
     fixed = [quota.where for quota in quotas for _ in range(quota.cells)]
     chosen = [spread.choose(n, given=where) for n, where in enumerate(fixed)]
     taken = [quota.where for quota in quotas]

@@ -123,6 +123,7 @@ def walk_rows(pool: Sequence[Row], *, seed: int, backwards: bool) -> Iterator[tu
             yield None
     visit = 0
     while True:
+        # Another order in each round, so that rows that are close in one are not close in all.
         random_ = random.Random(f"{seed}:rows:{visit}")
         topics: dict[Any, deque[Row]] = defaultdict(deque)
         for row in random_.sample(pool, len(pool)):
@@ -151,6 +152,7 @@ def _check_columns(grounding: Grounding, table: pa.Table) -> None:
                     f"names the column `{column}`; {grounding.table} has {', '.join(table.column_names)}",
                     "correct the name in project.yaml",
                 )
+    # A text column of "true" and "false" cannot be compared with True.
     for field in ("where", "sibling_where"):
         column = named[field][0]
         if column is not None and not pa.types.is_boolean(table[column].type):

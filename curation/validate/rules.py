@@ -71,6 +71,7 @@ def check_rows(
         raise ValueError(f"checks {blind} look at prompts, and none were given")
     wanted = expected if expected is not None else [None] * len(answers)
     with ExitStack() as running:
+        # Patterns, schemas and tables are compiled once; processes are closed even if a row raises.
         judges = [(check.name, _judge(check, tables or {}, folder or Path(), running)) for check in checks]
         lines = [
             {"row": row, "check": name, "kind": kind, "evidence": evidence}
