@@ -27,7 +27,7 @@ PURE = {
 """Values in, values out."""
 EFFECTS = {"models", "review", "snapshot", "store"}
 GATES = {"decide", "dedup", "embed", "leakage", "split", "validate"}
-SURFACES = {"__main__", "cli", "library_logging", "server"}
+SURFACES = {"__main__", "cli", "server"}
 SHELL = {"stages", "views", "workspace"}
 
 HEAVY = {

@@ -5,14 +5,25 @@ Each module holds one panel of `--help`. Stages are imported inside the commands
 
 from __future__ import annotations
 
+import logging
+import os
+
 from argilla_setup.command_line import echo
 
 from curation.cli import write, gates, look, people, snapshots, simulate  # isort: skip  (the order of the panels in --help)
 from curation.cli.app import app
 from curation.errors import UserError, describe_os_error
-from curation.library_logging import quiet_libraries
 
 __all__ = ["app", "gates", "look", "main", "people", "quiet_libraries", "simulate", "snapshots", "write"]
+
+
+def quiet_libraries() -> None:
+    """Disable other libraries' progress bars and notices; this product prints its own."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name in ("argilla.sdk", "bitsandbytes", "httpx", "sentence_transformers", "transformers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def main() -> None:
