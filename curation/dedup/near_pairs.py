@@ -198,19 +198,6 @@ def find_near_on_ray(
     return rethreshold(pairs.set_column(0, "row", named[0]).set_column(1, "twin", named[1]), threshold)
 
 
-def near_over_parquet(parts: Sequence[Path], *, address: str, threshold: float = 0.7, shingle: int = 5, work: Path) -> pa.Table:
-    """Find near duplicates among the rows of Parquet parts.
-
-    Args:
-        parts: files with the columns `text` and `label`, best rows first; a row's number is its place over all parts.
-        address: address of the Ray cluster.
-        threshold: least Jaccard similarity of a duplicate.
-        shingle: code points in a shingle.
-        work: folder that every worker can reach.
-    """
-    return rethreshold(pairs_over_parquet(parts, address=address, threshold=threshold, shingle=shingle, work=work), threshold)
-
-
 def pairs_over_parquet(parts: Sequence[Path], *, address: str, threshold: float, shingle: int, work: Path) -> pa.Table:
     """Find the near pairs of these parts with their exact similarity, as `find_near_pairs` does.
 

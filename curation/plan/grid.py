@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from curation.config.project import Project, Quota, planned_rows
 from curation.errors import ProjectError
-from curation.plan.grounding import Row, Values, find_pools, normalized, walk_rows, written_values
+from curation.plan.grounding import Row, Source, Values, find_pools, normalized, walk_rows, written_values
 from curation.records import Kind
 
 Weights = Mapping[str, Mapping[str, float]]
@@ -233,7 +233,7 @@ def make_plan(
     """
     given = written_values(project) if values is None else values
     pools = find_pools(project, table, {normalized(text) for text in protected_texts})
-    about = [{"topic": p["file"], "passage": p} for p in passages]
+    about = [Source(topic=passage["file"], passage=passage) for passage in passages]
     cells: list[Cell] = []
     for kind, count in planned_rows(project).items():
         quotas = [quota for quota in project.plan.quotas if quota.kind == kind]
@@ -256,7 +256,11 @@ def coverage(cells: Sequence[Cell], done: Collection[str]) -> dict[str, dict[str
 
 
 def _cells(
-    kind: Kind, attributes: Sequence[dict[str, str]], rows: Iterator[tuple[Row, int] | None], project: Project, values: Mapping[str, Values]
+    kind: Kind,
+    attributes: Sequence[dict[str, str]],
+    rows: Iterator[tuple[Source, int] | None],
+    project: Project,
+    values: Mapping[str, Values],
 ) -> list[Cell]:
     turns = spread_evenly(project.plan.turns, len(attributes)) if kind == "instruction" else [1] * len(attributes)
     cells: list[Cell] = []
@@ -272,10 +276,10 @@ def _cells(
         if parent is not None and evolve == "deeper":  # on the same row or passage
             about = {name: getattr(parent, name) for name in ("key", "row", "passage", "visit")}
         else:
-            row, visit = next(rows) or ({}, 0)
-            key, siblings = row.get("key"), list(row.get("siblings", ())) if kind == "preference" else []
-            random.Random(f"{project.plan.seed}:{key}:siblings").shuffle(siblings)
-            about = {"key": key, "row": row.get("shown"), "passage": row.get("passage"), "visit": visit}
+            source, visit = next(rows) or (Source(topic=None), 0)
+            siblings = list(source.siblings) if kind == "preference" else []
+            random.Random(f"{project.plan.seed}:{source.key}:siblings").shuffle(siblings)
+            about = {"key": source.key, "row": source.shown, "passage": source.passage, "visit": visit}
             about["siblings"] = tuple(siblings[:SIBLINGS_SHOWN])
         cells.append(cell.model_copy(update=about))
     return cells

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +18,24 @@ from curation.errors import ProjectError
 from curation.records import Kind
 
 Row = dict[str, Any]
-"""A table row, or the visible part of one."""
+"""The visible columns of a table row, or a passage of a document: file, start (in characters), text."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The table row or the passage that a cell is about."""
+
+    topic: Any
+    """Rows are taken from the topics in turn; a passage's topic is its document."""
+    key: str | None = None
+    """Key of the table row."""
+    shown: Row | None = None
+    """Columns of the row that the teacher may see, without protected texts."""
+    family: Any = None
+    """Value that rows which could be confused have in common."""
+    siblings: tuple[Row, ...] = ()
+    """The other rows of the family."""
+    passage: Row | None = None
 
 
 def normalized(text: str) -> str:
@@ -43,7 +60,7 @@ def holds_any(text: str, protected: Collection[str], lengths: Sequence[int]) -> 
     return any(" ".join(words[i : i + n]) in protected for n in lengths for i in range(len(words) - n + 1))
 
 
-def find_pools(project: Project, table: pa.Table | None, protected: set[str]) -> dict[Kind, list[Row]]:
+def find_pools(project: Project, table: pa.Table | None, protected: set[str]) -> dict[Kind, list[Source]]:
     """Return the rows that cells of each kind may use, with their visible columns and siblings.
 
     Args:
@@ -65,10 +82,13 @@ def find_pools(project: Project, table: pa.Table | None, protected: set[str]) ->
     lengths = lengths_of(protected)
     inside = table.filter(pc.equal(table[grounding.where], True)) if grounding.where else table
     pool = [row for row in map(lambda r: _shown(r, grounding, protected, lengths), inside.to_pylist()) if row]
-    families = _families(grounding, table, {row["family"] for row in pool}, protected)
-    for row in pool:
-        row["siblings"] = [other["shown"] for other in families.get(row["family"], ()) if other["key"] != row["key"]]
-    pairs = [row for row in pool if row["siblings"]] if grounding.siblings else pool
+    if grounding.siblings:
+        families = _families(grounding, grounding.siblings, table, {row.family for row in pool}, protected)
+        pool = [
+            replace(row, siblings=tuple(other.shown for other in families[row.family] if other.shown is not None and other.key != row.key))
+            for row in pool
+        ]
+    pairs = [row for row in pool if row.siblings] if grounding.siblings else pool
     for kind, rows in (("instruction", pool), ("preference", pairs)):
         if not rows and planned_rows(project)[kind]:  # type: ignore[index]
             raise ProjectError(
@@ -79,22 +99,21 @@ def find_pools(project: Project, table: pa.Table | None, protected: set[str]) ->
     return {"instruction": pool, "preference": pairs}
 
 
-def _families(grounding: Grounding, table: pa.Table, wanted: set[Any], protected: set[str]) -> dict[Any, list[Row]]:
-    if grounding.siblings is None:
-        return {}
-    known = pa.array(sorted(w for w in wanted if w is not None), type=table[grounding.siblings].type)
-    mask = pc.is_in(table[grounding.siblings], value_set=known)
+def _families(grounding: Grounding, column: str, table: pa.Table, wanted: set[Any], protected: set[str]) -> defaultdict[Any, list[Source]]:
+    """Return the rows of the table that have one of the wanted values in a column, by value."""
+    known = pa.array(sorted(w for w in wanted if w is not None), type=table[column].type)
+    mask = pc.is_in(table[column], value_set=known)
     if grounding.sibling_where:
         mask = pc.and_(mask, pc.equal(table[grounding.sibling_where], True))
     lengths = lengths_of(protected)
-    families: dict[Any, list[Row]] = defaultdict(list)
+    families: defaultdict[Any, list[Source]] = defaultdict(list)
     for row in table.filter(mask).to_pylist():
         if shown := _shown(row, grounding, protected, lengths):
-            families[shown["family"]].append(shown)
+            families[shown.family].append(shown)
     return families
 
 
-def _shown(row: Row, grounding: Grounding, protected: set[str], lengths: Sequence[int]) -> Row | None:
+def _shown(row: Row, grounding: Grounding, protected: set[str], lengths: Sequence[int]) -> Source | None:
     """Return the visible part of a row, or None if one of its columns is a protected text."""
     shown: Row = {}
     for column in grounding.show or tuple(row):
@@ -104,14 +123,14 @@ def _shown(row: Row, grounding: Grounding, protected: set[str], lengths: Sequenc
         shown[column] = [v for v in value if not holds_any(normalized(str(v)), protected, lengths)] if isinstance(value, list) else value
     topic = row[grounding.topic] if grounding.topic else None
     family = row[grounding.siblings] if grounding.siblings else None
-    return {"key": str(row[grounding.key]), "shown": shown, "topic": topic, "family": family}
+    return Source(topic, key=str(row[grounding.key]), shown=shown, family=family)
 
 
-def walk_rows(pool: Sequence[Row], *, seed: int, backwards: bool) -> Iterator[tuple[Row, int] | None]:
+def walk_rows(pool: Sequence[Source], *, seed: int, backwards: bool) -> Iterator[tuple[Source, int] | None]:
     """Yield rows without end: each once, alternating over topics, then all again in another order; always None without rows.
 
     Args:
-        pool: rows from `find_pools`.
+        pool: rows from `find_pools`, or passages.
         seed: seed of the order.
         backwards: take each topic from its end.
 
@@ -125,9 +144,9 @@ def walk_rows(pool: Sequence[Row], *, seed: int, backwards: bool) -> Iterator[tu
     while True:
         # Another order in each round, so that rows that are close in one are not close in all.
         random_ = random.Random(f"{seed}:rows:{visit}")
-        topics: dict[Any, deque[Row]] = defaultdict(deque)
+        topics: dict[Any, deque[Source]] = defaultdict(deque)
         for row in random_.sample(pool, len(pool)):
-            topics[row["topic"]].append(row)
+            topics[row.topic].append(row)
         queues = [topics[topic] for topic in random_.sample(sorted(topics, key=str), len(topics))]
         while any(queues):
             for queue in filter(None, queues):
