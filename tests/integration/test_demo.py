@@ -14,6 +14,8 @@ import pytest
 
 from curation.errors import ProjectError
 from curation.simulation.scorecard import CURATE_STEPS, KINDS, OTHER_STEPS, write_summary
+from tests.support import zygote
+from tests.support.training_samples import write_small_base
 
 pytestmark = [pytest.mark.demo, pytest.mark.argilla, pytest.mark.model]
 ROOT = Path(__file__).parents[2]
@@ -22,9 +24,13 @@ SCRIPT = ROOT / "curation" / "simulation" / "demo.sh"
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished demo with small counts."""
+    """A finished demo with small counts. But for `make soak`, its base model is small and random, and its commands are forked."""
     folder = tmp_path_factory.mktemp("demo") / "demo"
-    environment = {**os.environ, "QUICK": "1", "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"}
+    path = [str(ROOT / ".venv" / "bin"), os.environ["PATH"]]
+    if not os.environ.get("SEEDCORN_SOAK"):
+        write_small_base(folder / "model")
+        path.insert(0, str(zygote.write_commands(folder.parent / "bin")))
+    environment = {**os.environ, "QUICK": "1", "PATH": ":".join(path)}
     environment.pop("SEEDCORN_CONFIG_DIR", None)
     done = subprocess.run(["bash", str(SCRIPT), str(folder)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1500)
     (folder.parent / "log.txt").write_text(done.stdout + done.stderr)

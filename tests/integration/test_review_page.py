@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from curation.simulation.process import start, stop
 from curation.store import facts, reviews
 from curation.views.state import ProjectState
 from curation.workspace import open_workspace
+from tests.support import zygote
 from tests.support.argilla_server import RunningArgilla
 from tests.support.browsing import browser, fresh, log_in, opened, picture
 
@@ -25,8 +24,8 @@ pytestmark = [pytest.mark.argilla, pytest.mark.browser, pytest.mark.model]
 
 def curate(*arguments: object) -> None:
     """In a process of its own, as people run it; the browser holds this process's event loop."""
-    done = subprocess.run([sys.executable, "-m", "curation", *map(str, arguments)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    done = zygote.run("curation", *arguments, timeout=300)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 @pytest.fixture

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import command_line, zygote
+from tests.support.training_samples import write_small_base
+
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/walkthrough.md")
 
@@ -19,11 +22,15 @@ def commands(page: str) -> list[str]:
     return [line for block in blocks for line in block.splitlines() if line.strip()]
 
 
-def run_page(page: str, folder: Path) -> None:
-    """Run every command of a page in an empty folder, and stop its servers at the end."""
+def run_page(page: str, folder: Path, *, programs: Path) -> None:
+    """Run every command of a page in an empty folder, and stop its servers at the end.
+
+    Args:
+        programs: a folder with the three commands, which comes first on PATH.
+    """
     environment = {
         **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "SEEDCORN_CONFIG_DIR": str(folder / "config"),
     }
     try:
@@ -41,7 +48,7 @@ def test_every_command_of_a_page_exists(page: str) -> None:
     modules = {"curate": "curation", "argilla-setup": "argilla_setup", "train": "training"}
     assert {line.split()[0] for line in shown} <= modules.keys() and len(shown) > 5
     for program, verb in {tuple(line.split()[:2]) for line in shown}:
-        done = subprocess.run([sys.executable, "-m", modules[program], verb, "--help"], capture_output=True, text=True)
+        done = command_line.run(modules[program], verb, "--help")
         assert done.returncode == 0, (program, verb)
 
 
@@ -52,7 +59,7 @@ def test_the_walkthrough_uses_all_three_programs() -> None:
 @pytest.mark.demo
 @pytest.mark.timeout(600)
 def test_the_readme_runs(tmp_path: Path) -> None:
-    run_page("README.md", tmp_path)
+    run_page("README.md", tmp_path, programs=Path(sys.executable).parent)
     assert (tmp_path / "coding" / "report.html").is_file()
 
 
@@ -61,7 +68,8 @@ def test_the_readme_runs(tmp_path: Path) -> None:
 @pytest.mark.model
 @pytest.mark.timeout(1500)
 def test_the_walkthrough_runs(tmp_path: Path) -> None:
-    run_page("docs/walkthrough.md", tmp_path)
+    write_small_base(tmp_path / "model")  # in place of what `train prepare-model` writes; `make demo` and `make soak` train that
+    run_page("docs/walkthrough.md", tmp_path, programs=zygote.write_commands(tmp_path / "bin"))
     assert (tmp_path / "coding" / "report.html").is_file()
     assert (tmp_path / "coding" / "runs" / "dpo" / "run.json").is_file()
     assert (tmp_path / "train.jsonl").read_text().count("\n") > 5

@@ -7,8 +7,6 @@ import os
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 import zlib
 from collections import Counter
@@ -16,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.support import zygote
 
 KILLS = {
     "generate": (6, 26), "score": (6, 26), "generate in batches": (4, 24), "score in batches": (4, 24), "push": (4, 20), "sft": (3, 15),
@@ -31,13 +31,11 @@ def kills_of(verb: str) -> int:
 
 
 @contextmanager
-def running(*command: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """`python -m COMMAND` in a session of its own; ended whatever happens. FOLDER keeps what it prints."""
+def running(module: str, *words: str, folder: Path) -> Iterator[zygote.Forked]:
+    """`python -m MODULE WORDS` in a session of its own; ended whatever happens. FOLDER keeps what it prints."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "stdout").open("w") as out, (folder / "stderr").open("w") as err:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command], stdin=subprocess.DEVNULL, stdout=out, stderr=err, text=True, start_new_session=True
-        )
+        process = zygote.start(module, words, stdout=out, stderr=err)
         try:
             yield process
         finally:
@@ -60,7 +58,7 @@ def kill_at(*command: str, folder: Path, ready: Callable[[], bool], delay: float
     return code == -signal.SIGKILL
 
 
-def wait_for(ready: Callable[[], bool], process: subprocess.Popen[str], *, timeout: float = 120) -> None:
+def wait_for(ready: Callable[[], bool], process: zygote.Forked, *, timeout: float = 120) -> None:
     """Until it is so or the process has ended."""
     end = time.monotonic() + timeout
     while process.poll() is None and not ready():

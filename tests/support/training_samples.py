@@ -89,6 +89,35 @@ def build_model(folder: Path, *, seed: int = 3) -> Path:
     return folder
 
 
+def write_small_base(folder: Path) -> Path:
+    """Write what `train prepare-model` writes, with its tokenizer and record, but two narrow layers of random weights."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    from training import base_model
+
+    folder.mkdir(parents=True)
+    source = base_model._find_gguf()
+    tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    base_model._write_record(source, folder)
+    return folder
+
+
 def write_safetensors(file: Path, tensors: dict[str, tuple[str, list[int], bytes]]) -> None:
     """Write a file in the safetensors format: (data type, shape, bytes) by name."""
     header, body = {}, b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from curation.snapshot import own_key, sign_snapshot
 from curation.store import facts, runs
 from curation.store.database import open_store
 from curation.store.facts import Finding
+from tests.support import zygote
 from tests.support.projects import Bed, blank, score_by_hand
 from tests.support.snapshot_rows import write
 from training.records import RunRecord
@@ -89,11 +91,11 @@ def test_quoted_markup_is_shown_and_not_obeyed(text: str) -> None:
 
 def run(module: str, *words: object, cwd: Path | None = None, **env: str) -> tuple[int, str]:
     """A command line's exit code and all that it printed."""
-    import os
-
-    done = subprocess.run(
-        [sys.executable, "-m", module, *map(str, words)], capture_output=True, cwd=cwd, timeout=120, env=os.environ | env
-    )  # fmt: skip
+    if env or module not in zygote.PRELOADED:  # what the environment decides at the import needs a fresh interpreter
+        command = [sys.executable, "-m", module, *map(str, words)]
+        done = subprocess.run(command, capture_output=True, cwd=cwd, timeout=120, env=os.environ | env)
+    else:
+        done = zygote.run(module, *words, cwd=cwd)
     return done.returncode, (done.stdout + done.stderr).decode("utf-8", "replace")
 
 
@@ -116,10 +118,7 @@ def test_the_text_of_a_row_reaches_the_terminal_as_text(tmp_path: Path) -> None:
     assert (code, acts(text)) == (0, [])
     assert SHOWN in text and "\nverdict: approved" not in text
     code, text = run("curation", "trace", bed.folder, row.id, "--json")
-    assert (
-        (code, acts(text)) == (0, [])
-        and ESC in json.dumps(json.loads(text), ensure_ascii=False).encode().decode("unicode_escape", "ignore")
-    ) or True
+    assert (code, acts(text)) == (0, [])
     assert json.loads(text)["record"]["completion"]["content"] == f"a {ESC}"
 
 

@@ -22,6 +22,7 @@ from curation.store import records, runs
 from curation.store.database import open_store
 from curation.template import write_template
 from tests.conftest import ROOT
+from tests.support import command_line
 from tests.support.fake_hub import COMMIT, serve_hub
 
 BRIEF = "Answer gardening questions for beginners in two sentences."
@@ -212,8 +213,7 @@ def test_strict_refuses_a_loss_before_anything_is_written(garden: Path, tmp_path
 
 
 def curate(*words: object, **environ: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "curation", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | environ, capture_output=True, text=True, timeout=120)
+    return command_line.run("curation", *words, **environ)
 
 
 def test_the_command_states_what_it_took(garden: Path, tmp_path: Path) -> None:
