@@ -47,7 +47,6 @@ def test_a_model_that_does_not_exist_is_named_with_the_way_out() -> None:
         embed(["x"], model="no-such-model-anywhere")
 
 
-@pytest.mark.soak  # converting takes some twenty seconds, and minutes on a busy machine
 def test_openvino_gives_torchs_vectors_and_keeps_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino", reason="the extra openvino is not installed")
     monkeypatch.setenv("SEEDCORN_CACHE_DIR", str(tmp_path))
