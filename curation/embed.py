@@ -3,8 +3,8 @@
 The default model, all-MiniLM-L6-v2, comes from a PyPI package, so no hub is needed. Torch computes the reference. OpenVINO runs the same
 network on a CPU, up to four times faster, where it gives the same vectors: a model is converted on first use, in about five seconds, and
 kept in the cache folder with the measurement that decides whether it is used (the lowest cosine to torch's vectors on a sample of the
-texts, and the speed of both). Later runs need no torch: 70 texts take 1.5 s of processor time instead of 12, most of it imports. sentence-transformers' own OpenVINO backend needs optimum, which holds sentence-transformers
-at 5.7.
+texts, and the speed of both). Later runs need no torch: 70 texts take 1.5 s of processor time instead of 12, most of it imports.
+sentence-transformers' own OpenVINO backend needs optimum, which holds sentence-transformers at 5.7.
 """
 
 from __future__ import annotations
