@@ -123,7 +123,7 @@ def resume(run: RunFile, *, load_as: str | None = None) -> str:
 
 
 def test_resuming_keeps_the_dtype_it_trains_in(project: Path) -> None:
-    optimizer = run_settings()["optimizer"] | {"adapter_dtype": "bfloat16"}
+    optimizer = run_settings()["optimizer"] | {"adapter_dtype": "bfloat16", "epochs": 2}
     whole = check_and_train(load_run(project, "whole.yaml", run_settings(output="whole", optimizer=optimizer)))
     assert resume(load_run(project, "half.yaml", run_settings(output="half", optimizer=optimizer))) == whole.adapter_digest
     # What the library does by itself: the checkpoint comes back as fp32 and the run drifts.
@@ -204,17 +204,18 @@ def test_checkpoints_are_never_gone_on_from_with_other_rows_or_settings(project:
     from training.preflight import preflight
     from training.train import train_run
 
-    run = load_run(project, "sft.yaml", run_settings())
+    optimizer = run_settings()["optimizer"] | {"epochs": 2}
+    run = load_run(project, "sft.yaml", run_settings(optimizer=optimizer))
     stop_after(run, 8)
     record = (run.output / "preflight.json").read_text()
-    other = load_run(project, "sft.yaml", run_settings(optimizer=run_settings()["optimizer"] | {"learning_rate": 2e-3}))
+    other = load_run(project, "sft.yaml", run_settings(optimizer=optimizer | {"learning_rate": 2e-3}))
     with pytest.raises(
         TrainingError, match=r"holds checkpoints of a run with another settings; .* Next: name another output .* or delete \S+checkpoints"
     ):
         preflight(other)
     sha256, later = write_eval(project), {"train": range(40, 60), "validation": range(24, 32)}
     write_signed(project, "instruction", key=project / "keys" / "signing.pem", sha256=sha256, version=2, ranges=later)
-    same = load_run(project, "sft.yaml", run_settings())
+    same = load_run(project, "sft.yaml", run_settings(optimizer=optimizer))
     with pytest.raises(TrainingError, match="of a run with another snapshot"):
         preflight(same)
     assert (run.output / "preflight.json").read_text() == record

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.training_families import CHATS, FAMILIES, MIXTURES, build_family, build_tokenizer
-from tests.support.training_samples import build_project, check_and_train, load_run, run_settings
+from tests.support.training_samples import check_and_train, load_run, run_settings
 
 pytestmark = pytest.mark.model
 PROMPTS = [[{"role": "user", "content": f"acute pain {'and more ' * n}"}] for n in range(3)]
@@ -128,13 +128,13 @@ def test_first_step_of_dpo_leaves_out_the_routers_loss_only() -> None:
         check_first_step(loss=0.6952, margin=0.0)
 
 
-def test_answers_end_where_the_template_ends_them(tmp_path: Path) -> None:
+def test_answers_end_where_the_template_ends_them(untrained: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer, GenerationConfig
 
     from training.release import merge_run
     from training.run_folder import open_run
 
-    project = build_project(tmp_path / "project")
+    project = untrained
     # ChatML on a base model: the tokenizer's end of sequence is not the end of a turn.
     file = project / "model" / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token": "<|endoftext|>"}))
@@ -198,9 +198,9 @@ def test_run_goes_on_in_the_data_type_it_was_begun_with(project: Path) -> None:
 
 EVERYTHING = """
 from pathlib import Path
-from tests.support.training_samples import build_project, load_run, run_settings, check_and_train
+from tests.support.training_samples import load_run, run_settings, check_and_train
 from training.evaluate import evaluate_run
-project = build_project(Path({folder!r}))
+project = Path({folder!r})
 optimizer = {{"max_steps": 2, "batch_size": 2, "max_length": 200, "gradient_checkpointing": True}}
 for kind in ("sft", "dpo"):
     run = load_run(project, kind + ".yaml", run_settings(kind, optimizer=optimizer))
@@ -209,8 +209,8 @@ for kind in ("sft", "dpo"):
 """
 
 
-def test_we_use_no_name_that_transformers_will_remove(tmp_path: Path) -> None:
-    done = run_python(EVERYTHING.format(folder=str(tmp_path / "project")), PYTHONPATH=os.pathsep.join(sys.path))
+def test_we_use_no_name_that_transformers_will_remove(untrained: Path) -> None:
+    done = run_python(EVERYTHING.format(folder=str(untrained)), PYTHONPATH=os.pathsep.join(sys.path))
     named = {name for found in re.findall(r"(`\w+`(?:/`\w+`)*) (?:is|are) deprecated", done.stderr) for name in found.split("/")}
     # PEFT 0.21 reads the first; TRL 1.16 calls the other two around DPO's reference.
     assert named <= {"`is_gradient_checkpointing`", "`gradient_checkpointing_disable`", "`gradient_checkpointing_enable`"}

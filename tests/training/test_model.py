@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.training_samples import build_model, build_project, load_run, run_settings, write_safetensors
+from tests.support.training_samples import build_model, load_run, run_settings, write_safetensors
 from training.config import Quantization, TrainingError
 from training.model import base_digest, find_module_names, load_base, load_tokenizer
 
@@ -82,11 +82,11 @@ def test_digest_ignores_what_is_not_loaded(model: Path) -> None:
     assert base_digest(model) == before
 
 
-def test_edited_shard_index_is_another_base_model(tmp_path: Path) -> None:
+def test_edited_shard_index_is_another_base_model(untrained: Path, tmp_path: Path) -> None:
     from training.preflight import preflight
     from training.train import train_run
 
-    project = build_project(tmp_path / "project")
+    project = untrained
     model = shard(project / "model")
     run = load_run(project, "sft.yaml", run_settings())
     preflight(run)
@@ -164,11 +164,10 @@ def test_code_from_the_folder_never_runs(model: Path, tmp_path: Path) -> None:
     assert not mark.exists()
 
 
-def test_answering_yes_does_not_run_code_either(tmp_path: Path) -> None:
-    project = build_project(tmp_path / "project")
+def test_answering_yes_does_not_run_code_either(untrained: Path, tmp_path: Path) -> None:
     mark = tmp_path / "ran"
-    plant_code(project / "model", mark)
-    file = load_run(project, "sft.yaml", run_settings()).source
+    plant_code(untrained / "model", mark)
+    file = load_run(untrained, "sft.yaml", run_settings()).source
     done = subprocess.run(
         [sys.executable, "-m", "training", "preflight", str(file)], input="y\ny\ny\n", capture_output=True, text=True, timeout=120
     )

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.training_families import FAMILIES, SIZE, build_family
-from tests.support.training_samples import build_project, load_run, run_settings
+from tests.support.training_samples import load_run, run_settings
 from training.config import TrainingError
 from training.preflight import preflight, refuse_missing_logger
 from training.rehearsal import write_small_model
@@ -55,23 +55,21 @@ def test_router_as_a_target_is_refused(untrained: Path, tmp_path: Path) -> None:
         preflight(load_run(untrained, "r.yaml", settings))
 
 
-def test_tokenizer_larger_than_the_vocabulary_is_refused(tmp_path: Path) -> None:
-    project = build_project(tmp_path / "project")
-    file = project / "model" / "tokenizer.json"
+def test_tokenizer_larger_than_the_vocabulary_is_refused(untrained: Path) -> None:
+    file = untrained / "model" / "tokenizer.json"
     tokenizer = json.loads(file.read_text())
     end = next(token for token in tokenizer["added_tokens"] if token["content"] == "<|im_end|>")
     end["id"] = tokenizer["model"]["vocab"]["<|im_end|>"] = 600
     file.write_text(json.dumps(tokenizer))
     with pytest.raises(TrainingError, match=r"its tokenizer gives token 600 and the model has \d+ tokens; they do not belong together"):
-        preflight(load_run(project, "sft.yaml", run_settings()))
+        preflight(load_run(untrained, "sft.yaml", run_settings()))
 
 
-def test_rows_longer_than_the_models_positions_are_refused(tmp_path: Path) -> None:
-    project = build_project(tmp_path / "project")
-    file = project / "model" / "config.json"
+def test_rows_longer_than_the_models_positions_are_refused(untrained: Path) -> None:
+    file = untrained / "model" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"max_position_embeddings": 32}))
     with pytest.raises(TrainingError, match=r"and the base model has 32 positions\. Next: set optimizer\.max_length: 32"):
-        preflight(load_run(project, "sft.yaml", run_settings()))
+        preflight(load_run(untrained, "sft.yaml", run_settings()))
 
 
 def test_wandb_without_a_login_is_refused(untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,6 @@ from curation.errors import UserError
 from tests.support.training_samples import (
     NOW,
     build_model,
-    build_project,
     check_and_train,
     instruction,
     load_run,
@@ -300,10 +299,10 @@ def test_one_row_is_enough_to_train(project: Path, kind: str) -> None:
     assert (done.steps, done.rows["train"].rows, done.rows["validation"].rows) == (3, 1, 1)
 
 
-def test_template_that_refuses_a_role_or_is_missing_is_a_sentence(tmp_path: Path) -> None:
+def test_template_that_refuses_a_role_or_is_missing_is_a_sentence(untrained: Path) -> None:
     from training.preflight import preflight
 
-    project = build_project(tmp_path / "project")
+    project = untrained
     run, template = load_run(project, "sft.yaml", run_settings()), project / "model" / "chat_template.jinja"
     whole = template.read_text()
     template.write_text("{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + whole)
