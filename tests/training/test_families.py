@@ -205,7 +205,7 @@ optimizer = {{"max_steps": 2, "batch_size": 2, "max_length": 200, "gradient_chec
 for kind in ("sft", "dpo"):
     run = load_run(project, kind + ".yaml", run_settings(kind, optimizer=optimizer))
     check_and_train(run)
-    evaluate_run(run, say=print)
+evaluate_run(run, say=print)
 """
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.command_line import call
 from tests.support.training_samples import build_model, load_run, run_settings, write_safetensors
 from training.config import Quantization, TrainingError
 from training.model import base_digest, find_module_names, load_base, load_tokenizer
@@ -21,14 +22,9 @@ pytestmark = pytest.mark.model
 ATTACK = "from pathlib import Path\nPath({mark!r}).write_text('ran')\n"
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_model(tmp_path_factory.mktemp("base") / "model")
-
-
 @pytest.fixture
 def model(built: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(built, tmp_path / "model"))
+    return Path(shutil.copytree(built / "model", tmp_path / "model"))
 
 
 def shard(model: Path) -> Path:
@@ -164,13 +160,12 @@ def test_code_from_the_folder_never_runs(model: Path, tmp_path: Path) -> None:
     assert not mark.exists()
 
 
-def test_answering_yes_does_not_run_code_either(untrained: Path, tmp_path: Path) -> None:
+def test_answering_yes_does_not_run_code_either(untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mark = tmp_path / "ran"
     plant_code(untrained / "model", mark)
     file = load_run(untrained, "sft.yaml", run_settings()).source
-    done = subprocess.run(
-        [sys.executable, "-m", "training", "preflight", str(file)], input="y\ny\ny\n", capture_output=True, text=True, timeout=120
-    )
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\ny\ny\n"))
+    done = call("training", "preflight", file)
     assert (done.returncode, done.stdout, mark.exists()) == (2, "", False)
     assert done.stderr.count("\n") == 1 and "needs Python code from its own folder" in done.stderr
 
