@@ -1,20 +1,25 @@
-"""Check a model before money is spent on it: reachable, known under its name, not retired, its limits, its batches.
+"""Check a model before money is spent on it: reachable, known under its name, not retired, its limits, its batches, its terms of use.
 
-Each provider's client reads the description in its own way (`ChatModel.describe`) with the functions below.
+Each provider's client reads the description in its own way (`ChatModel.describe`) with the functions below. The known terms of use (which
+kinds of model may be trained on a model's outputs) are in `terms.yaml`, with their dates and sources.
 """
 
 from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
-from curation.config.project import Models, ModelSpec
-from curation.errors import ModelUnavailable
+import yaml
+
+from curation.config.project import IntendedKind, Models, ModelSpec
+from curation.errors import ModelUnavailable, ProjectError
 from curation.models import responses
-from curation.models.base import ChatModel, ModelInfo, NoResponse, NotReached, Response
-from curation.models.factory import open_model
+from curation.models.base import ChatModel, ModelInfo, NoResponse, NotReached, Response, open_model
 from curation.models.pricing import family, find_rates
 
 _TRIES = 3
@@ -123,3 +128,59 @@ def refuse_unusable(response: Response, *, spec: ModelSpec, address: str) -> Non
         raise error
     detail = " ".join(responses.describe_failure(response))
     raise NotReached(f"model {spec.model}", f"cannot be queried at {address} ({detail})", "run the same command again later")
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Terms of one provider, or of one family of open weights."""
+
+    name: str
+    clause: str
+    says: str
+    source: str
+    date: str
+    forbids: tuple[str, ...]
+    asks: tuple[str, ...]
+    """Kinds of model for which a person has to answer `question`."""
+    question: str
+
+
+def find_terms(spec: ModelSpec) -> Terms | None:
+    """Return the terms for a model's outputs: the provider's, or those of the weights where others serve them. None: not known."""
+    provider = spec.provider_info
+    if provider.is_simulated:
+        return None
+    is_own_service = provider.address is not None and not (provider.any_server and spec.base_url)
+    return _listed()["providers"].get(spec.provider) if is_own_service else _listed()["families"].get(family(spec.model))
+
+
+def check_terms(writers: Iterable[ModelSpec], kind: IntendedKind) -> list[str]:
+    """Return notes on the terms for training a model of this kind on the writers' outputs.
+
+    Raises:
+        ProjectError: the terms of one of them forbid it.
+    """
+    notes = dict[str, None]()
+    for spec in writers:
+        terms = find_terms(spec)
+        if terms is None:
+            continue
+        where = f"{terms.clause}, as of {terms.date}: {terms.source}"
+        if kind in terms.forbids:
+            fact = f"is {kind}, which {terms.name}'s terms forbid for outputs of {spec.model}: {terms.says} ({where})"
+            raise ProjectError("project.yaml: intended_kind", fact, "name another teacher, or correct the kind, and run again")
+        if kind in terms.asks:
+            notes[f"Terms of {terms.name} ({where}): {terms.question}"] = None
+    return list(notes)
+
+
+@functools.cache
+def _listed() -> dict[str, dict[str, Terms]]:
+    text = (files("curation.models") / "terms.yaml").read_text(encoding="utf-8")
+    return {
+        group: {
+            name: Terms(**{**entry, "forbids": tuple(entry["forbids"]), "asks": tuple(entry["asks"]), "date": str(entry["date"])})
+            for name, entry in entries.items()
+        }
+        for group, entries in yaml.safe_load(text).items()
+    }

@@ -14,15 +14,13 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from argilla_setup.shown import mask_secrets
 from curation.config.project import ModelSpec
 from curation.errors import ModelUnavailable
-
-if TYPE_CHECKING:
-    pass
 
 RESPONSE_TIMEOUT_S = 600.0
 _CONNECT_TIMEOUT_S = 10.0
@@ -213,3 +211,22 @@ class SdkClients:
             yield pooled.client
         finally:
             pooled.calls -= 1
+
+
+def open_model(
+    spec: ModelSpec, *, environ: Mapping[str, str], folder: Path | None = None, timeout_s: float = RESPONSE_TIMEOUT_S
+) -> ChatModel:
+    """Open a model of the project; it connects, or is loaded, with the first request.
+
+    Args:
+        spec: the model.
+        environ: source of keys, and of PROVIDER_BASE_URL where the project names no `base_url`.
+        folder: the project's folder, in which a local model and the mock provider's address are found.
+        timeout_s: limit for one response.
+
+    Raises:
+        ModelUnavailable: the key is missing or must not be sent to this address, or the mock provider is not running.
+    """
+    module = importlib.import_module(spec.provider_info.client)
+    model: ChatModel = module.open_client(spec, environ=environ, folder=folder or Path(), timeout_s=timeout_s)
+    return model

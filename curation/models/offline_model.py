@@ -29,12 +29,10 @@ def open_client(spec: ModelSpec, *, environ: Mapping[str, str], folder: Path, ti
     Raises:
         NotReached: it was not started for this project.
     """
-    return AnthropicModel(address=spec.base_url or _read_address(folder), key=_KEY, is_own=False, timeout_s=timeout_s)
-
-
-def _read_address(folder: Path) -> str:
-    path = folder / STATE
-    if not path.is_file():
-        start = command("curate", "simulate", "start", folder, "--log", "standin-log")
-        raise NotReached("the mock provider", "is not running for this project", start)
-    return str(json.loads(path.read_text(encoding="utf-8"))["url"])
+    address, state = spec.base_url, folder / STATE
+    if address is None:
+        if not state.is_file():
+            start = command("curate", "simulate", "start", folder, "--log", "simulation-log")
+            raise NotReached("the mock provider", "is not running for this project", start)
+        address = str(json.loads(state.read_text(encoding="utf-8"))["url"])
+    return AnthropicModel(address=address, key=_KEY, is_own=False, timeout_s=timeout_s)

@@ -21,52 +21,13 @@ import yaml
 
 from curation.config.project import ModelSpec
 from curation.errors import ProjectError, UserError
-from curation.models.base import NoResponse
-from curation.models.factory import open_model
+from curation.models.base import NoResponse, open_model
 from curation.requests import Request
 
 _COUNT_TIMEOUT_S = 20.0
-
-
-def count_tokens(
-    bodies: Sequence[dict[str, Any]], spec: ModelSpec, *, environ: Mapping[str, str], folder: Path | None = None
-) -> list[int] | str:
-    """Return the prompt tokens of each request as the provider counts them, or the reason why there is no count.
-
-    Args:
-        bodies: Messages requests.
-        spec: the model.
-        environ: source of keys and addresses.
-        folder: the project's folder.
-    """
-
-    async def count_all() -> list[int | str]:
-        slots = asyncio.Semaphore(spec.concurrency)
-
-        async def count(body: dict[str, Any]) -> int | str:
-            async with slots:
-                return await model.count_tokens(body)
-
-        try:
-            return await asyncio.gather(*(count(body) for body in bodies))
-        finally:
-            await model.close()
-
-    try:
-        model = open_model(spec, environ=environ, folder=folder, timeout_s=_COUNT_TIMEOUT_S)
-        counts = asyncio.run(count_all())
-    except NoResponse as error:
-        return f"the provider was not reached ({error.reason})"
-    except UserError as error:
-        return f"{error.what} {error.fact}"
-    return next((count for count in counts if isinstance(count, str)), [count for count in counts if isinstance(count, int)])
-
-
 NANO = 1_000_000_000
-
 _PROMPT_OVERHEAD = 600
 """Tokens that a provider may add to a prompt (roles, the note about a JSON schema)."""
-
 _FAMILIES = {"o1": "gpt", "o3": "gpt", "o4": "gpt", "chatgpt": "gpt", "mixtral": "mistral", "ministral": "mistral", "qwq": "qwen"}
 
 
@@ -204,6 +165,40 @@ def usd_of(prompt_tokens: int, output_tokens: int, spec: ModelSpec, *, in_batch:
     """
     rates = find_rates(spec)
     return _nano(prompt_tokens * rates.input + output_tokens * rates.output, rates.batch if in_batch else 1) / NANO
+
+
+def count_tokens(
+    bodies: Sequence[dict[str, Any]], spec: ModelSpec, *, environ: Mapping[str, str], folder: Path | None = None
+) -> list[int] | str:
+    """Return the prompt tokens of each request as the provider counts them, or the reason why there is no count.
+
+    Args:
+        bodies: Messages requests.
+        spec: the model.
+        environ: source of keys and addresses.
+        folder: the project's folder.
+    """
+
+    async def count_all() -> list[int | str]:
+        slots = asyncio.Semaphore(spec.concurrency)
+
+        async def count(body: dict[str, Any]) -> int | str:
+            async with slots:
+                return await model.count_tokens(body)
+
+        try:
+            return await asyncio.gather(*(count(body) for body in bodies))
+        finally:
+            await model.close()
+
+    try:
+        model = open_model(spec, environ=environ, folder=folder, timeout_s=_COUNT_TIMEOUT_S)
+        counts = asyncio.run(count_all())
+    except NoResponse as error:
+        return f"the provider was not reached ({error.reason})"
+    except UserError as error:
+        return f"{error.what} {error.fact}"
+    return next((count for count in counts if isinstance(count, str)), [count for count in counts if isinstance(count, int)])
 
 
 def family(model: str) -> str:

@@ -18,9 +18,9 @@ from functools import partial
 
 from curation.errors import ModelUnavailable
 from curation.models.context import AskSummary, CallContext
+from curation.models.ledger import settle_kept
 from curation.models.pricing import bound_nano, find_rates, is_priced
 from curation.models.sender import Sender, StopRun, budget_reached
-from curation.models.settlement import settle_kept
 from curation.requests import Claim, ClaimedCall, Request
 
 HEARTBEAT_S = 20.0

@@ -1,31 +1,40 @@
 """One call from claim to end: sent, kept, parsed; or retried with growing, jittered waits; or counted as a failure.
 
 A response is committed to the ledger before it is parsed, so an error in our code after that point loses nothing that was paid for.
+`AdaptiveLimit` sets the concurrency as TCP's congestion control does: additive increase after successes, multiplicative decrease when
+the provider throttles (Chiu and Jain 1989). `Circuit` stops a run whose latest tries mostly failed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from curation.errors import BudgetReached, ModelUnavailable, UnusableAnswers
 from curation.models import responses
 from curation.models.base import NoResponse, Response
 from curation.models.context import CallContext, Tally
-from curation.models.group_commit import GroupCommit
+from curation.models.ledger import GroupCommit, price_reading, settle
 from curation.models.pricing import find_rates, is_priced
-from curation.models.rate_limit import AdaptiveLimit, Circuit
-from curation.models.settlement import price_reading, settle
 from curation.models.tracing import record_call
 from curation.requests import Answer, ClaimedCall
 
 _SHOWN_CHARS = 200
 """Characters of an answer that an error message shows."""
+_DECREASE = 0.7
+"""As in TCP CUBIC (RFC 9438)."""
+_LOW_SHARE = 0.1
+"""Remaining share of a rate limit below which concurrency no longer grows."""
+_WINDOW = 40
+"""Latest tries that the circuit breaker looks at."""
+_FEWEST = 20
+"""Tries from which on it may open."""
 
 
 class StopRun(Exception):
@@ -79,8 +88,16 @@ class Sender:
                 await self._try(call)
                 return
             except TryAgain as error:
-                if tried < self._tries_allowed(error):
-                    await self._sleep(self._wait_s(error, tried))
+                retries = self._retries
+                most = retries.lost_tries if error.lost else retries.unreachable_tries if error.reason == "unreachable" else retries.tries
+                if tried < most:
+                    # `retry-after` is the least to wait. Jitter keeps calls that failed together from returning together.
+                    bound: float = min(retries.longest_wait_s, retries.first_wait_s * 2.0 ** (tried - 1))
+                    after = error.after
+                    wait = random.uniform(bound / 2, bound) if after is None else after + random.uniform(0, retries.first_wait_s)
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._stopping.wait(), wait)
+                        raise StopRun from None
                     continue
                 await self._fail(call, error)
                 if error.reason == "unreachable":
@@ -236,28 +253,95 @@ class Sender:
         error = NoResponse("unreachable", detail, sent=False)
         return responses.describe_unreachable(error, spec=self._spec, address=self._model.address)
 
-    def _tries_allowed(self, error: TryAgain) -> int:
-        if error.lost:
-            return self._retries.lost_tries
-        return self._retries.unreachable_tries if error.reason == "unreachable" else self._retries.tries
-
-    def _wait_s(self, error: TryAgain, tried: int) -> float:
-        """Return the pause before the next try: the provider's `retry-after` plus jitter, or a jittered exponential backoff."""
-        if error.after is not None:
-            return error.after + random.uniform(0, self._retries.first_wait_s)
-        bound: float = min(self._retries.longest_wait_s, self._retries.first_wait_s * 2.0 ** (tried - 1))
-        return random.uniform(bound / 2, bound)
-
-    async def _sleep(self, seconds: float) -> None:
-        """Wait; raises StopRun when the run ends meanwhile."""
-        try:
-            await asyncio.wait_for(self._stopping.wait(), seconds)
-        except TimeoutError:
-            return
-        raise StopRun
-
 
 def budget_reached(budget_usd: float) -> BudgetReached:
     """Return the error of a reached budget, with the next step."""
     fact = f"of {budget_usd:.2f} USD is reached: one more call could exceed it"
     return BudgetReached("budget.usd", fact, "raise budget.usd in project.yaml and run the same command again; finished answers are kept")
+
+
+class AdaptiveLimit:
+    """Slots for calls in flight: one more after each `limit` successes, times 0.7 after a 429 or 529.
+
+    Responses to calls that were sent before the last decrease do not decrease again: they report the same congestion.
+    """
+
+    def __init__(self, most: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.most, self.limit, self.in_flight = most, float(most), 0
+        self._clock = clock
+        self._paused_until = self._decreased = 0.0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._closed = False
+
+    async def enter(self) -> float | None:
+        """Wait for a slot; return the time at which it was taken (for `slow_down`), or None once closed."""
+        loop = asyncio.get_running_loop()
+        while not self._closed:
+            pause = self._paused_until - self._clock()
+            if pause <= 0 and self.in_flight < int(self.limit):
+                self.in_flight += 1
+                return self._clock()
+            waiter = loop.create_future()
+            self._waiting.append(waiter)
+            if pause > 0:
+                loop.call_later(pause, self._wake)
+            await waiter
+        return None
+
+    def leave(self) -> None:
+        """Free the slot."""
+        self.in_flight -= 1
+        self._wake()
+
+    def close(self) -> None:
+        """Admit no more calls, and wake those that wait."""
+        self._closed = True
+        self._wake()
+
+    def speed_up(self, headers: Mapping[str, str]) -> None:
+        """Count a success. Near a rate limit concurrency stays as it is; at the limit calls pause until it resets."""
+        left = responses.tokens_left(headers)
+        if left is not None and left[0] <= 0:
+            self._paused_until = max(self._paused_until, self._clock() + left[1])
+        elif left is None or left[0] > _LOW_SHARE:
+            self.limit = min(self.most, self.limit + 1 / self.limit)
+
+    def slow_down(self, *, entered: float, wait: float | None) -> None:
+        """Reduce the concurrency because the provider throttles.
+
+        Args:
+            entered: when the throttled call took its slot.
+            wait: seconds that the provider asks to wait.
+        """
+        if entered >= self._decreased:
+            self.limit = max(1.0, self.limit * _DECREASE)
+            self._decreased = self._clock()
+        if wait is not None:
+            self._paused_until = max(self._paused_until, self._clock() + wait)
+
+    def _wake(self) -> None:
+        free = len(self._waiting) if self._closed else int(self.limit) - self.in_flight
+        while free > 0 and self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                free -= 1
+
+
+class Circuit:
+    """Circuit breaker: opens when half of the latest tries failed, because further calls would fail too."""
+
+    def __init__(self) -> None:
+        self._latest: deque[str | None] = deque(maxlen=_WINDOW)
+
+    def add(self, failure: str | None) -> None:
+        """Add one try: the reason of its failure, or None when it was answered. A 429 is not a failure."""
+        self._latest.append(failure)
+
+    def describe_opening(self) -> str | None:
+        """Return the counts of the failures once the circuit is open, else None."""
+        failed = Counter(reason for reason in self._latest if reason is not None)
+        if len(self._latest) < _FEWEST or failed.total() * 2 < len(self._latest):
+            return None
+        reasons = ", ".join(f"{reason} ({n})" for reason, n in failed.most_common(3))
+        return f"{failed.total()} of the last {len(self._latest)} tries failed: {reasons}"

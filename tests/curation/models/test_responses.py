@@ -18,10 +18,10 @@ from curation.config.project import ModelSpec, Project
 from curation.generate import GenerationInput, ParsedRecord, build_requests, read_answer, slot_of
 from curation.models import RetryPolicy, find_rates
 from curation.models.base import ModelInfo, NoResponse, Response
-from curation.models.batch_client import BatchApi
+from curation.models.batches import BatchApi
+from curation.models.ledger import settle_kept
 from curation.models.pricing import cost_nano
 from curation.models.responses import as_object, describe_failure, fatal_error, read_batch_line, read_message, retry_after, tokens_left
-from curation.models.settlement import settle_kept
 from curation.plan import make_plan
 from curation.records import dump_record
 from curation.requests import Answer, Failure

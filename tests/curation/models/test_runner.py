@@ -23,8 +23,8 @@ from curation.errors import BudgetReached, ModelUnavailable, ProjectError
 from curation.models import AskProgress, CallContext, ask, find_rates, open_model
 from curation.models.base import CALLS_PER_CLIENT
 from curation.models.pricing import bound_nano
-from curation.models.rate_limit import AdaptiveLimit
 from curation.models.responses import retry_after
+from curation.models.sender import AdaptiveLimit
 from curation.requests import Request
 from curation.store.calls import CallLedger
 from tests.support.messages_server import Act, always_answer, error_body, message, messages_server, prompt_of

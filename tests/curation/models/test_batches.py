@@ -83,13 +83,12 @@ def test_a_cut_body_of_results_is_fetched_again(ledger: CallLedger) -> None:
 
 @pytest.mark.parametrize("where", ["before the id is kept", "while it waits", "before results are kept", "before results are read"])
 def test_a_batch_outlives_the_process_that_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    from curation.models import batch_client, responses
-    from curation.models import batch_runner as batches
+    from curation.models import batches, responses
     from curation.store.calls import CallBatches
 
     spots: dict[str, tuple[Any, str]] = {
         "before the id is kept": (CallBatches, "name"),
-        "while it waits": (batch_client.BatchApi, "wait"),
+        "while it waits": (batches.BatchApi, "wait"),
         "before results are kept": (CallBatches, "keep"),
         "before results are read": (responses, "read_message"),
     }
@@ -179,7 +178,7 @@ def test_a_creation_that_is_throttled_or_fails_for_a_while_is_tried_again(ledger
 
 def test_a_run_in_batches_shows_that_it_lives(database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a process on another machine would take what it has on its way for lost, and buy it again."""
-    from curation.models import batch_runner as batches
+    from curation.models import batches
 
     monkeypatch.setattr(batches, "HEARTBEAT_S", 0.01)
     leases = list[float]()
