@@ -17,7 +17,7 @@ from curation.plan import Cell, holds_any, lengths_of, normalized
 from curation.records import InstructionRecord, Record, prompt_text
 from curation.requests import Answer, Failure, Request, cells_in
 from curation.stages.model_calls import ask
-from curation.store import facts, generation_inputs, records
+from curation.store import call_stats, facts, records
 from curation.store.database import CallLedger, hold_lock
 from curation.store.records import Origin
 from curation.views.protected import load_protected
@@ -36,7 +36,7 @@ def read_generated(workspace: Workspace, cells: Sequence[Cell], run: int) -> int
     """Turn the teacher's responses that were not read yet into records, and return the number of rows."""
     by_id = {cell.id: cell for cell in cells}
     seen = records.origin_sources(workspace.db, "generated") | facts.failed_calls(workspace.db, "generate")
-    made_of = generation_inputs.load_asks(workspace.db, "generate")
+    made_of = call_stats.load_asks(workspace.db, "generate")
     seqs = {identity: seq for seq, identity in records.ids_of(workspace.db).items()}
     made: list[Produced] = []
     failures: list[Failure] = []
@@ -220,7 +220,7 @@ def write_cells(workspace: Workspace, wanted: Wanted, *, run: int, progress: Pro
 def _begun(workspace: Workspace, wanted: Wanted) -> list[GenerationInput]:
     """Return the requests that were sent, or were about to be, and have no result."""
     todo = {cell.id for cell in wanted.todo}
-    open_ = map(GenerationInput.model_validate_json, generation_inputs.open_asks(workspace.db, "generate"))
+    open_ = map(GenerationInput.model_validate_json, call_stats.open_asks(workspace.db, "generate"))
     return [begun for begun in open_ if begun.asked is None and todo.issuperset(begun.cells)]
 
 
@@ -269,8 +269,8 @@ def _further_answers(workspace: Workspace, wanted: Wanted) -> Iterator[Generatio
 def _ask_round(workspace: Workspace, wanted: Wanted, some: Sequence[GenerationInput], progress: Progress | None, done: Writing) -> None:
     if not some:
         return
-    generation_inputs.add_asks(workspace.db, "generate", ((a.slot, a.attempt, a.model_dump_json().encode()) for a in some))
-    kept = generation_inputs.load_asks(workspace.db, "generate")  # a request that was sent before stays as it was
+    call_stats.add_asks(workspace.db, "generate", ((a.slot, a.attempt, a.model_dump_json().encode()) for a in some))
+    kept = call_stats.load_asks(workspace.db, "generate")  # a request that was sent before stays as it was
     some = [GenerationInput.model_validate_json(kept[a.slot, a.attempt]) for a in some]
     done.asked += sum(len(a.cells) for a in some)
     protected, seeds = _protected(workspace), load_seeds(workspace.folder)

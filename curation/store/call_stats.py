@@ -1,14 +1,14 @@
-"""Read-only queries on the calls of a workbench: responses, failures, costs and counts."""
+"""Queries on the calls of a workbench outside the ledger: responses, failures, costs, counts, inputs of requests, and who wrote a row."""
 
 from __future__ import annotations
 
 import re
 import sqlite3
 import zlib
-from collections import Counter
-from collections.abc import Collection, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import orjson
 
@@ -17,8 +17,9 @@ from curation.requests import Answer, Failure, Request, message_of
 CallState = Literal["reserved", "sent", "answered", "failed", "uncertain"]
 
 NANO = 1_000_000_000
-
 _PAGE = 500
+_ESCAPED = re.compile(r"\\+u([0-9a-fA-F]{4})")
+_NO_WORD = re.compile(r"\\+.|\W+", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,24 @@ class CostRow:
     cache_read_tokens: int
     cost_usd: float
     uncertain_usd: float
+
+
+class Made(NamedTuple):
+    """One origin of a row."""
+
+    seq: int
+    how: str
+    """imported, generated, paired or edited."""
+    source: str
+    parent: int | None
+
+
+class Writer(NamedTuple):
+    """A model that answered a call."""
+
+    provider: str
+    model: str
+    simulated: bool
 
 
 def find_answers(db: sqlite3.Connection, stage: str, *, simulated: bool | None = None) -> Iterator[Answer]:
@@ -80,7 +99,11 @@ def sum_costs(db: sqlite3.Connection) -> list[CostRow]:
         f"SUM(state = 'failed') failed, SUM(lost) uncertain, {sums}, {cache}, SUM(cost_nano) cost_nano, SUM(lost_nano) lost_nano "
         "FROM calls GROUP BY stage, provider, model, simulated ORDER BY stage, model, simulated"
     )
-    return [_cost_row(dict(row)) for row in rows]
+    found = []
+    for row in map(dict, rows):
+        money = {"cost_usd": row.pop("cost_nano") / NANO, "uncertain_usd": row.pop("lost_nano") / NANO}
+        found.append(CostRow(**{**row, "simulated": bool(row["simulated"])}, **money))
+    return found
 
 
 def count_states(db: sqlite3.Connection, stage: str | None = None) -> dict[CallState, int]:
@@ -117,18 +140,6 @@ def _request(row: sqlite3.Row) -> Request:
     return Request(**{name: row[name] for name in names}, body=orjson.loads(zlib.decompress(row["body"])))
 
 
-def _cost_row(row: dict[str, Any]) -> CostRow:
-    money = {"cost_usd": row.pop("cost_nano") / NANO, "uncertain_usd": row.pop("lost_nano") / NANO}
-    return CostRow(**{**row, "simulated": bool(row["simulated"])}, **money)
-
-
-_ESCAPED = re.compile(r"\\+u([0-9a-fA-F]{4})")
-
-_NO_WORD = re.compile(r"\\+.|\W+", re.DOTALL)
-
-_OPEN = "('reserved', 'uncertain', 'failed')"
-
-
 def count_holding(db: sqlite3.Connection, texts: Collection[str]) -> Counter[str]:
     """Return the number of calls of each stage whose request or response contains any of the texts."""
     found, wanted = Counter[str](), _skeletons(texts)
@@ -143,7 +154,7 @@ def forget_asks(db: sqlite3.Connection, texts: Collection[str]) -> int:
     wanted = _skeletons(texts)
     rows = db.execute(
         "SELECT DISTINCT a.* FROM asks a JOIN calls c ON (c.stage, c.slot, c.attempt) = (a.stage, a.slot, a.attempt) "
-        f"WHERE c.state IN {_OPEN} AND c.settled = 0"
+        "WHERE c.state IN ('reserved', 'uncertain', 'failed') AND c.settled = 0"
     ).fetchall()
     gone = [(row["stage"], row["slot"], row["attempt"]) for row in rows if _holds(bytes(row["body"]).decode(), wanted)]
     with db:
@@ -163,3 +174,58 @@ def _skeletons(texts: Collection[str]) -> list[str]:
 def _skeleton(text: str) -> str:
     """Return letters and digits only: the same text may be nested in JSON, cut, and wrapped at another width."""
     return _NO_WORD.sub("", _ESCAPED.sub(lambda found: chr(int(found[1], 16)), text))
+
+
+def add_asks(db: sqlite3.Connection, stage: str, asks: Iterable[tuple[str, int, bytes]]) -> None:
+    """Add rows of (slot, attempt, body); one whose request was sent stays as it was."""
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        for slot, attempt, body in asks:
+            known = db.execute("SELECT 1 FROM calls WHERE stage = ? AND slot = ? AND attempt = ?", (stage, slot, attempt)).fetchone()
+            how = "IGNORE" if known else "REPLACE"
+            db.execute(f"INSERT OR {how} INTO asks VALUES (?, ?, ?, ?)", (stage, slot, attempt, body))
+
+
+def load_asks(db: sqlite3.Connection, stage: str) -> dict[tuple[str, int], bytes]:
+    """Return (slot, attempt) to body."""
+    return {(row["slot"], row["attempt"]): row["body"] for row in db.execute("SELECT * FROM asks WHERE stage = ?", (stage,))}
+
+
+def open_asks(db: sqlite3.Connection, stage: str) -> list[bytes]:
+    """Return the inputs of requests that were sent, or about to be, and have no result: they are sent again unchanged."""
+    sql = """
+      SELECT DISTINCT a.body, a.slot, a.attempt FROM asks a
+      JOIN calls c ON c.stage = a.stage AND c.slot = a.slot AND c.attempt = a.attempt
+      WHERE a.stage = ? AND (c.state IN ('reserved', 'sent', 'uncertain') OR (c.state = 'failed' AND c.settled = 0))
+      ORDER BY a.slot, a.attempt"""
+    return [row["body"] for row in db.execute(sql, (stage,))]
+
+
+def attempts_by_slot(db: sqlite3.Connection, stage: str) -> dict[str, int]:
+    """Return slot to the highest attempt that was sent."""
+    sql = "SELECT slot, max(attempt) AS attempt FROM calls WHERE stage = ? GROUP BY slot"
+    return {row["slot"]: row["attempt"] for row in db.execute(sql, (stage,))}
+
+
+def list_made(db: sqlite3.Connection) -> Iterator[Made]:
+    """Yield every origin of the rows, a record's first origin first."""
+    for row in db.execute("SELECT seq, how, source, parent FROM origins WHERE role = 'row' ORDER BY origin"):
+        yield Made(*row)
+
+
+def writers_by_seq(db: sqlite3.Connection) -> dict[int, set[Writer]]:
+    """Return the models that wrote each generated record; of a pair made of candidates, those that wrote the candidates."""
+    calls = {
+        row["key"].hex(): Writer(row["provider"], row["model"], bool(row["simulated"]))
+        for row in db.execute("SELECT key, provider, model, simulated FROM calls WHERE stage = 'generate' ORDER BY simulated DESC")
+    }
+    found: defaultdict[int, set[Writer]] = defaultdict(set)
+    unknown = Writer("", "an unknown model", False)
+    for row in db.execute("SELECT seq, source FROM origins WHERE how = 'generated'"):
+        found[row["seq"]].add(calls.get(row["source"], unknown))
+    sql = """
+      SELECT p.seq AS pair, c.seq AS candidate FROM origins p
+      JOIN origins c ON c.how = 'paired' AND c.source = p.source AND c.part > 0 WHERE p.how = 'paired' AND p.part = 0"""
+    for row in db.execute(sql).fetchall():
+        found[row["pair"]] |= found.get(row["candidate"], set())
+    return dict(found)

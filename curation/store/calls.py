@@ -8,11 +8,14 @@ nano-dollars (a cached token of the cheapest model costs ten), so sums are exact
 from __future__ import annotations
 
 import itertools
+import os
+import socket
 import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -21,13 +24,23 @@ from curation.errors import ProjectError
 from curation.requests import Answer, Claim, ClaimedCall, Failure, OpenBatch, Recovered, Request
 from curation.store import call_stats
 from curation.store.call_stats import NANO, CallState, CostRow
-from curation.store.lease import LEASE_S, is_alive, owner_name
 
 __all__ = ["CallLedger", "Claim", "ClaimedCall", "Recovered"]
 
 
 BatchLine = tuple[str, bytes | None, int | None, str, str]
 """One line of a batch's results: key, the message where the request succeeded, else status, reason and detail."""
+LEASE_S = 120.0
+"""Seconds for which a holder on another machine counts as alive after its last heartbeat."""
+PAGE = 500
+_instances = itertools.count(1)
+_OUR_CLAIM = "seq = ? AND owner = ? AND state IN ('reserved', 'sent')"
+_RESERVED = "state = 'reserved' AND batch IS NULL"
+# A claimed call that will not be sent now: as if never claimed, unless something is already known of it.
+_FORGET = f"DELETE FROM calls WHERE {_RESERVED} AND tries = 0 AND reason IS NULL AND lost = 0 AND "
+_FREE = (
+    f"UPDATE calls SET state = CASE WHEN lost > 0 THEN 'uncertain' ELSE 'failed' END, owner = NULL, held_nano = 0 WHERE {_RESERVED} AND "
+)
 
 
 class CallBatches:
@@ -103,22 +116,6 @@ class CallBatches:
         self._db.execute("UPDATE call_batches SET ended = ? WHERE id = ?", (self._now(), number))
 
 
-PAGE = 500
-
-_instances = itertools.count(1)
-
-_OUR_CLAIM = "seq = ? AND owner = ? AND state IN ('reserved', 'sent')"
-
-_RESERVED = "state = 'reserved' AND batch IS NULL"
-
-# A claimed call that will not be sent now: as if never claimed, unless something is already known of it.
-_FORGET = f"DELETE FROM calls WHERE {_RESERVED} AND tries = 0 AND reason IS NULL AND lost = 0 AND "
-
-_FREE = (
-    f"UPDATE calls SET state = CASE WHEN lost > 0 THEN 'uncertain' ELSE 'failed' END, owner = NULL, held_nano = 0 WHERE {_RESERVED} AND "
-)
-
-
 class CallLedger:
     """The calls of one workbench. Used from one thread; several processes may each have one on the same file.
 
@@ -169,8 +166,12 @@ class CallLedger:
             left = self._left_nano(budget_usd, simulated=simulated)
             for request, hold in offers:
                 key = bytes.fromhex(request.key)
-                found = self._find(key, simulated=simulated)
-                if found is None or found["state"] == "uncertain" or (found["state"] == "failed" and not _is_final(found, since)):
+                found = self._db.execute(
+                    "SELECT seq, state, settled, ended FROM calls WHERE key = ? AND simulated = ?", (key, simulated)
+                ).fetchone()
+                # A failure is final once its response was read, or if it happened in this run.
+                is_final = found is not None and (found["settled"] or (found["ended"] is not None and found["ended"] >= since))
+                if found is None or found["state"] == "uncertain" or (found["state"] == "failed" and not is_final):
                     if len(calls) == limit or hold > left:
                         return Claim(tuple(calls), looked_at, reused, failed, tuple(elsewhere), over_budget=len(calls) < limit)
                     calls.append(self._hold(request, key, found, hold, provider=provider, simulated=simulated))
@@ -251,10 +252,8 @@ class CallLedger:
                 self.release([seq])
         return fits
 
-    def record_failure(
-        self, seq: int, *, status: int | None, reason: str, detail: str, raw: bytes | None = None, lost: bool = False
-    ) -> None:
-        """Record a call that failed. A lost attempt (sent, no response) is charged its reservation."""
+    def record_failure(self, seq: int, *, status: int | None, reason: str, detail: str, raw: bytes | None = None) -> None:
+        """Record a call that failed, with its response if there was one."""
         kept = None if raw is None else zlib.compress(raw)
         self._change(
             "UPDATE calls SET state = 'failed', status = ?, reason = ?, detail = ?, response = ?, ended = ?, "
@@ -333,12 +332,6 @@ class CallLedger:
         """Return the number of refusals by the provider's category."""
         return call_stats.count_refusals(self._db, stage)
 
-    def _find(self, key: bytes, *, simulated: bool) -> sqlite3.Row | None:
-        row: sqlite3.Row | None = self._db.execute(
-            "SELECT seq, state, settled, ended FROM calls WHERE key = ? AND simulated = ?", (key, simulated)
-        ).fetchone()
-        return row
-
     def _hold(self, request: Request, key: bytes, found: sqlite3.Row | None, hold: int, *, provider: str, simulated: bool) -> ClaimedCall:
         owner = self._own()
         if found is not None:
@@ -387,5 +380,48 @@ class CallLedger:
         return int(budget_usd * NANO) - int(row["used"])
 
 
-def _is_final(row: sqlite3.Row, since: float) -> bool:
-    return bool(row["settled"]) or (row["ended"] is not None and row["ended"] >= since)
+def owner_name(pid: int | None = None) -> str:
+    """Return `PID@MACHINE#START` of a process, this one by default."""
+    pid = os.getpid() if pid is None else pid
+    return f"{pid}@{_machine()}#{_started(pid)}"
+
+
+def is_alive(name: str, *, lease: float, now: float) -> bool:
+    """Return whether the holder is running.
+
+    Args:
+        name: of the holder.
+        lease: time until which a holder on another machine counts as alive.
+        now: current time.
+    """
+    process, _, started = name.partition("#")
+    pid, _, machine = process.partition("@")
+    if machine != _machine():
+        return lease > now
+    return _started(int(pid)) == started.partition("/")[0]
+
+
+def _machine() -> str:
+    """Return the boot and the process namespace: within one, a process number and a start time name one process."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    if not boot.exists():
+        return socket.gethostname()
+    return f"{boot.read_text().strip()}/{Path('/proc/self/ns/pid').readlink()}"
+
+
+def _started(pid: int) -> str:
+    """Return the start time of a process; "" where there is none or it is a zombie."""
+    if Path("/proc/self/stat").exists():
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
+        fields = stat.rpartition(")")[2].split()  # the name may hold spaces and brackets
+        # Ticks since boot, so that a stepped clock does not make a live holder look dead.
+        return "" if fields[0] in "ZX" else fields[19]
+    import psutil
+
+    try:
+        return str(int(psutil.Process(pid).create_time()))
+    except psutil.NoSuchProcess:
+        return ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from curation.findings import NOT_REFILLED
 from curation.plan import Cell
 from curation.requests import cells_in
-from curation.store import generation_inputs
+from curation.store import call_stats
 from curation.views.decisions import decide_all
 from curation.views.state import ProjectState
 from curation.workspace import Workspace
@@ -56,7 +56,7 @@ def cover_plan(state: ProjectState) -> PlanCoverage:
 def next_attempts(workspace: Workspace) -> dict[str, int]:
     """Return the number of the next attempt at each cell that was requested before."""
     found: dict[str, int] = {}
-    for slot, attempt in generation_inputs.attempts_by_slot(workspace.db, "generate").items():
+    for slot, attempt in call_stats.attempts_by_slot(workspace.db, "generate").items():
         for cell in cells_in(slot):
             found[cell] = max(found.get(cell, 0), attempt + 1)
     return found

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from curation import licences
 from curation.records import Kind
 from curation.snapshot.manifest import Lineage, ModelFacts, Provenance, SourceFacts, StageRun
-from curation.store import lineage, records, runs
-from curation.store.lineage import Made, Writer
+from curation.store import call_stats, records, runs
+from curation.store.call_stats import Made, Writer
 from curation.store.records import UNKNOWN, Row, Source, WrittenBy
 from curation.views.scores import better_candidate
 from curation.views.state import ProjectState
@@ -29,7 +29,7 @@ def models_of(state: ProjectState, kind: Kind, rows: Sequence[Row]) -> ModelFact
         kind: kind of the rows.
         rows: the rows.
     """
-    writers = lineage.writers_by_seq(state.db)
+    writers = call_stats.writers_by_seq(state.db)
     root = _roots(state.workspace)
     wrote = Counter(writer for row in rows for writer in writers.get(root.get(row.seq, row.seq), ()))
     judged = _judges_of(state, kind, rows)
@@ -47,7 +47,7 @@ def sources_of(workspace: Workspace, rows: Sequence[Row]) -> Provenance:
     stated = {source.source: source for source in records.list_sources(workspace.db)}
     root = _roots(workspace)
     origins: dict[int, list[Made]] = {root.get(row.seq, row.seq): [] for row in rows}
-    for made in lineage.list_made(workspace.db):
+    for made in call_stats.list_made(workspace.db):
         if made.seq in origins:
             origins[made.seq].append(made)
     found: dict[tuple[str, str, str], dict[str, str]] = {}
@@ -115,7 +115,7 @@ def _warnings(workspace: Workspace, counts: Counter[tuple[str, str, str]]) -> tu
 
 def _roots(workspace: Workspace) -> dict[int, int]:
     """Return for each edited row (by seq) the seq of the row that the first of its edits started from."""
-    parents = {made.seq: made.parent for made in lineage.list_made(workspace.db) if made.how == "edited" and made.parent is not None}
+    parents = {made.seq: made.parent for made in call_stats.list_made(workspace.db) if made.how == "edited" and made.parent is not None}
 
     def root(seq: int) -> int:
         seen = set[int]()

@@ -17,7 +17,7 @@ import pytest
 from curation.errors import ProjectError
 from curation.records import InstructionRecord, Message, candidates_of, make_instruction, make_pair, record_id
 from curation.requests import Failure, Request
-from curation.store import database, facts, generation_inputs, records, reviews, runs
+from curation.store import call_stats, database, facts, records, reviews, runs
 from curation.store import records as erasing
 from curation.store.database import CallLedger, Database, hold_lock, open_store
 from curation.store.facts import Finding
@@ -526,8 +526,8 @@ def test_an_older_workbench_is_brought_forward_with_a_copy_beside_it(tmp_path: P
         undo_version_5(db)
         db.execute("UPDATE meta SET value = '1' WHERE key = 'schema'")
     with open_store(tmp_path) as db:
-        generation_inputs.add_asks(db, "generate", [("instruction:00000", 1, b"body")])
-        assert generation_inputs.load_asks(db, "generate") == {("instruction:00000", 1): b"body"}
+        call_stats.add_asks(db, "generate", [("instruction:00000", 1, b"body")])
+        assert call_stats.load_asks(db, "generate") == {("instruction:00000", 1): b"body"}
         assert list(records.list_cells(db)) == [b"one"]
         assert db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()["value"] == str(VERSION)
     with sqlite3.connect(tmp_path / "workbench.db.v1") as old:
