@@ -4,7 +4,6 @@ Curation writes and signs them; training loads nothing else. `manifest.py` lists
 digest, and `verify.py` lists the checks made before any row is used.
 """
 
-from curation.snapshot.diff import SnapshotDiff, diff_snapshots
 from curation.snapshot.digest import SCHEME, content_digest
 from curation.snapshot.keys import (
     add_trusted_key,
@@ -17,12 +16,11 @@ from curation.snapshot.keys import (
     remove_trusted_key,
 )
 from curation.snapshot.manifest import Manifest, ProtectedSet, SnapshotDraft, find_snapshots, read_manifest
-from curation.snapshot.read import read_split
+from curation.snapshot.read import Problem, SnapshotDiff, diff_snapshots, read_split
 from curation.snapshot.revocation import FOLDER as REVOCATIONS
 from curation.snapshot.revocation import Revocation, read_revocation, revoke
-from curation.snapshot.sign import sign_snapshot
-from curation.snapshot.signature import sign_folder
-from curation.snapshot.verify import Problem, Snapshot, Verification, load_snapshot, read_signer, verify_folder, verify_snapshot
+from curation.snapshot.sign import sign_folder, sign_snapshot
+from curation.snapshot.verify import Snapshot, Verification, load_snapshot, read_signer, verify_folder, verify_snapshot
 from curation.snapshot.write import write_snapshot
 
 __all__ = [

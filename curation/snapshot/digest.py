@@ -33,7 +33,8 @@ _BATCH = 10_000
 def content_digest(tables: Mapping[str, pa.Table]) -> str:
     """Return the root (hex) over the rows of all splits; a missing split counts as empty."""
     kind = kind_of(tables)
-    return root_of({name: _sorted_leaves(table, kind) for name, table in tables.items()}, kind)
+    by_id = {name: sorted((str(row["id"]), leaf_of(row)) for row in read_rows_of(table, kind)) for name, table in tables.items()}
+    return root_of({name: [leaf for _, leaf in rows] for name, rows in by_id.items()}, kind)
 
 
 def leaf_of(row: Mapping[str, Any]) -> bytes:
@@ -110,10 +111,6 @@ def _kind_of_columns(split: str, columns: Sequence[str]) -> Kind:
         f"has the columns {', '.join(columns)}; snapshot rows have "
         + " or ".join(f"{', '.join(names)} ({kind})" for kind, names in COLUMNS.items()),
     )
-
-
-def _sorted_leaves(table: pa.Table, kind: Kind) -> list[bytes]:
-    return [leaf for _, leaf in sorted((str(row["id"]), leaf_of(row)) for row in read_rows_of(table, kind))]
 
 
 def _tree(level: Sequence[bytes]) -> bytes:

@@ -358,9 +358,9 @@ def find_snapshots(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     found = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".") and (p / MANIFEST).is_file()]
-    return sorted(found, key=_by_version)  # by number: v10 comes after v9
 
+    def by_version(path: Path) -> tuple[str, int, str]:  # by number: v10 comes after v9
+        match = re.match(r"(.+)-v(\d+)-[0-9a-f]{8}$", path.name)
+        return (match[1], int(match[2]), path.name) if match else (path.name, 0, path.name)
 
-def _by_version(path: Path) -> tuple[str, int, str]:
-    match = re.match(r"(.+)-v(\d+)-[0-9a-f]{8}$", path.name)
-    return (match[1], int(match[2]), path.name) if match else (path.name, 0, path.name)
+    return sorted(found, key=by_version)

@@ -1,18 +1,24 @@
-"""Read the rows of a snapshot, from bytes whose sha256 is the manifest's."""
+"""Read a snapshot: rows from bytes whose sha256 is the manifest's, its folder compared with the manifest, and the difference of two.
+
+Signatures are not checked here; see verify.py.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from curation.errors import SnapshotError, command
-from curation.snapshot.manifest import Manifest, Split, read_manifest
-from curation.snapshot.write import schema_of
+from curation.snapshot.digest import kind_of
+from curation.snapshot.manifest import MANIFEST, SIGNATURE, SPLITS, Manifest, Split, read_manifest
+from curation.snapshot.write import check_rows, file_sha256, schema_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
 
 MOST_BYTES, MOST_FOLD = 256 * 1024**2, 200
 """Maximum size of a split in memory: this many bytes, or this multiple of the file's size if that is more. Real rows take 2 to 60
@@ -32,8 +38,6 @@ def read_split(path: Path, split: Split, *, manifest: Manifest | None = None) ->
     Raises:
         SnapshotError: the file is not the one in the manifest, is not Parquet, or expands beyond any real rows.
     """
-    import hashlib
-
     import pyarrow as pa
 
     manifest = manifest or read_manifest(path)
@@ -79,3 +83,117 @@ def _parse(body: bytes, *, most: int) -> pa.Table:
                 batches.append(batch)
             parts.append(pa.Table.from_batches(batches, schema=file.schema_arrow).combine_chunks())
         return pa.concat_tables(parts)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One file and its problem."""
+
+    file: str
+    fact: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.fact}" if self.file != "." else f"The snapshot {self.fact}"
+
+
+def find_problems(path: Path, manifest: Manifest, *, deep: bool) -> list[Problem]:
+    """Compare the folder with its manifest; the signature is not checked."""
+    entries = list(walk_files(path))
+    # A link would let the content change after the check, and a device or a pipe may never end.
+    odd = [Problem(below(p, path), "is a link, or not a regular file") for p in entries if p.is_symlink() or not p.is_file()]
+    empty = [Problem(p.name, "is a folder; a snapshot has none") for p in sorted(path.iterdir()) if p.is_dir() and not p.is_symlink()]
+    if odd or empty:
+        return odd + empty
+    here = {below(p, path): file_sha256(p) for p in entries if p.name not in (MANIFEST, SIGNATURE)}
+    problems = compare_hashes(here, manifest.files, "the manifest")
+    unlisted = [split.file for split in manifest.splits.values() if split.file not in manifest.files]
+    problems += [Problem(MANIFEST, f"names the split file {name} without its sha256") for name in unlisted]
+    return problems or (find_deep_problems(path, manifest) if deep else [])
+
+
+def compare_hashes(here: Mapping[str, str], named: Mapping[str, str], who: str) -> list[Problem]:
+    """Return the files whose sha256 differs between a folder and a list of hashes; `who` names the list."""
+    extra = [Problem(name, f"is not among the files of {who}") for name in sorted(set(here) - set(named))]
+    missing = [Problem(name, f"is missing; {who} names it") for name in sorted(set(named) - set(here))]
+    changed = [
+        Problem(name, f"has sha256 {here[name][:12]}..., {who} has {named[name][:12]}...")
+        for name in sorted(set(here) & set(named))
+        if here[name] != named[name]
+    ]
+    return changed + missing + extra
+
+
+def find_deep_problems(path: Path, manifest: Manifest) -> list[Problem]:
+    """Read every row, check it, and compare row counts and digest with the manifest."""
+    try:
+        tables: dict[str, pa.Table] = {split: read_split(path, split, manifest=manifest) for split in SPLITS}
+        if (kind := kind_of(tables)) != manifest.kind:
+            return [Problem(MANIFEST, f"has kind {manifest.kind}, but the rows are {kind}")]
+        root = check_rows(tables, manifest.kind)
+    except SnapshotError as error:
+        return [Problem(MANIFEST, f"{error.what}: {error.fact}")]
+    counts = {split: tables[split].num_rows for split in manifest.splits}
+    wrong = [s for s in manifest.splits if counts[s] != manifest.splits[s].rows]
+    problems = [Problem(manifest.splits[s].file, f"has {counts[s]} rows, the manifest has {manifest.splits[s].rows}") for s in wrong]
+    if root != manifest.digest.root:
+        problems.append(Problem(MANIFEST, f"has digest {manifest.digest.root[:12]}..., the rows have {root[:12]}..."))
+    return problems
+
+
+def walk_files(path: Path) -> Iterator[Path]:
+    """Yield everything below a folder that is not a folder itself, including links to folders, sorted."""
+    for entry in sorted(path.iterdir()):
+        if entry.is_dir() and not entry.is_symlink():
+            yield from walk_files(entry)
+        else:
+            yield entry
+
+
+def below(path: Path, folder: Path) -> str:
+    """Return a path relative to a folder, with slashes."""
+    return path.relative_to(folder).as_posix()
+
+
+@dataclass(frozen=True)
+class SnapshotDiff:
+    """Rows added, removed, changed in split or flipped in preference; each tuple is sorted by id."""
+
+    added: tuple[tuple[str, Split], ...]
+    removed: tuple[tuple[str, Split], ...]
+    changed_split: tuple[tuple[str, Split, Split], ...]
+    flipped: tuple[str, ...]
+    """Pairs whose chosen and rejected responses were swapped; always empty for instructions."""
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.added or self.removed or self.changed_split or self.flipped)
+
+
+def diff_snapshots(a: Path, b: Path) -> SnapshotDiff:
+    """Compare snapshot `b` with snapshot `a`.
+
+    Raises:
+        SnapshotError: they hold different kinds of rows.
+    """
+    kinds = [read_manifest(path).kind for path in (a, b)]
+    if kinds[0] != kinds[1]:
+        raise SnapshotError(str(b), f"holds {kinds[1]} rows and {a} {kinds[0]} rows", "name two snapshots of one kind")
+    before, after = _rows_by_id(a), _rows_by_id(b)
+    both = sorted(set(before) & set(after))
+    return SnapshotDiff(
+        added=tuple((i, after[i][0]) for i in sorted(set(after) - set(before))),
+        removed=tuple((i, before[i][0]) for i in sorted(set(before) - set(after))),
+        changed_split=tuple((i, before[i][0], after[i][0]) for i in both if before[i][0] != after[i][0]),
+        flipped=tuple(i for i in both if before[i][1] != after[i][1]),
+    )
+
+
+def _rows_by_id(path: Path) -> dict[str, tuple[Split, str | None]]:
+    """Return for each id its split and, for a pair, the chosen text."""
+    rows: dict[str, tuple[Split, str | None]] = {}
+    for split in SPLITS:
+        table = read_split(path, split)
+        ids = table.column("id").to_pylist()
+        chosen = [m[0]["content"] for m in table.column("chosen").to_pylist()] if "chosen" in table.column_names else [None] * len(ids)
+        rows |= {i: (split, text) for i, text in zip(ids, chosen, strict=True)}
+    return rows

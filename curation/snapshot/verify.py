@@ -21,30 +21,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from curation.errors import SnapshotError, command
 from curation.records import Kind
-from curation.snapshot.digest import kind_of
 from curation.snapshot.keys import PUBLIC, config_folder, find_trusted_keys, fingerprint, load_public_key, signature_hint
-from curation.snapshot.manifest import MANIFEST, SIGNATURE, SPLITS, Manifest, Split, parse_manifest, read_manifest_bytes
-from curation.snapshot.read import read_split
+from curation.snapshot.manifest import MANIFEST, SIGNATURE, Manifest, Split, parse_manifest, read_manifest_bytes
+from curation.snapshot.read import Problem, below, compare_hashes, find_deep_problems, find_problems, read_split, walk_files
 from curation.snapshot.revocation import find_revocation
-from curation.snapshot.signature import Signed, hashing_config, parse_signature, read_signature, walk_files
-from curation.snapshot.write import check_rows, file_sha256
+from curation.snapshot.sign import hashing_config, parse_signature, read_signature
+from curation.snapshot.write import file_sha256
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 Status = Literal["verified", "intact, signer unknown", "unsigned", "altered", "foreign key", "revoked", "no snapshot"]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One file and its problem."""
-
-    file: str
-    fact: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.fact}" if self.file != "." else f"The snapshot {self.fact}"
 
 
 @dataclass(frozen=True)
@@ -132,7 +120,9 @@ def verify_snapshot(
     try:
         return _verify_snapshot(path, trusted_keys, deep, revocations)
     except OSError as error:
-        return Verification("altered", (Problem(_named(error, path), f"cannot be read ({error.strerror or error})"),))
+        named = Path(os.fsdecode(error.filename)) if error.filename is not None else path
+        file = below(named, path) if named.is_relative_to(path) else str(named)
+        return Verification("altered", (Problem(file, f"cannot be read ({error.strerror or error})"),))
 
 
 def verify_folder(path: Path, trusted_keys: Sequence[Path]) -> Verification:
@@ -140,8 +130,8 @@ def verify_folder(path: Path, trusted_keys: Sequence[Path]) -> Verification:
     if not path.is_dir():
         return Verification("no snapshot", (Problem(".", "is not a folder"),))
     if odd := [p for p in walk_files(path) if p.is_symlink() or not p.is_file()]:
-        return Verification("altered", tuple(Problem(_below(p, path), "is not a regular file") for p in odd))
-    return _verify_signature(path, {_below(p, path): file_sha256(p) for p in walk_files(path) if p != path / SIGNATURE}, trusted_keys)
+        return Verification("altered", tuple(Problem(below(p, path), "is not a regular file") for p in odd))
+    return _verify_signature(path, {below(p, path): file_sha256(p) for p in walk_files(path) if p != path / SIGNATURE}, trusted_keys)
 
 
 def read_signer(path: Path) -> str | None:
@@ -155,21 +145,6 @@ def read_signer(path: Path) -> str | None:
     own = config_folder() / "keys" / PUBLIC
     keys = [load_public_key(file) for file in (*([own] if own.is_file() else []), *find_trusted_keys())]
     return next((fingerprint(key) for key in keys if signature_hint(key) == signed.hint), f"unknown key (hint {signed.hint[:12]})")
-
-
-def find_problems(path: Path, manifest: Manifest, *, deep: bool) -> list[Problem]:
-    """Compare the folder with its manifest; the signature is not checked."""
-    entries = list(walk_files(path))
-    # A link would let the content change after the check, and a device or a pipe may never end.
-    odd = [Problem(_below(p, path), "is a link, or not a regular file") for p in entries if p.is_symlink() or not p.is_file()]
-    empty = [Problem(p.name, "is a folder; a snapshot has none") for p in sorted(path.iterdir()) if p.is_dir() and not p.is_symlink()]
-    if odd or empty:
-        return odd + empty
-    here = {_below(p, path): file_sha256(p) for p in entries if p.name not in (MANIFEST, SIGNATURE)}
-    problems = _compare(here, manifest.files, "the manifest")
-    unlisted = [split.file for split in manifest.splits.values() if split.file not in manifest.files]
-    problems += [Problem(MANIFEST, f"names the split file {name} without its sha256") for name in unlisted]
-    return problems or (_find_deep_problems(path, manifest) if deep else [])
 
 
 def _verify_snapshot(path: Path, trusted_keys: Sequence[Path], deep: bool, revocations: Sequence[Path] | None) -> Verification:
@@ -191,7 +166,7 @@ def _verify_snapshot(path: Path, trusted_keys: Sequence[Path], deep: bool, revoc
         return Verification("revoked", (Problem(".", fact),), digest=digest)
     if not result.is_verified:
         return replace(result, digest=digest)
-    if deep and (problems := _find_deep_problems(path, manifest)):
+    if deep and (problems := find_deep_problems(path, manifest)):
         return Verification("altered", tuple(problems), digest=digest)
     return replace(result, digest=digest, manifest=manifest, rows_checked=deep)
 
@@ -204,20 +179,10 @@ def _verify_signature(path: Path, here: Mapping[str, str], trusted_keys: Sequenc
     signed = parse_signature(body)
     if signed is None:
         return Verification("altered", (Problem(SIGNATURE, "cannot be read as a signature"),))
-    if problems := _compare(here, signed.files, "the signature"):
+    if problems := compare_hashes(here, signed.files, "the signature"):
         return Verification("altered", tuple(problems))
     if not trusted_keys:
         return Verification("intact, signer unknown", (Problem(SIGNATURE, "no key is trusted here, so the signer is unknown"),))
-    return _verify_signer(path, body, signed, trusted_keys)
-
-
-def _named(error: OSError, path: Path) -> str:
-    """Return the file an OSError is about, relative to the snapshot."""
-    named = Path(os.fsdecode(error.filename)) if error.filename is not None else path
-    return _below(named, path) if named.is_relative_to(path) else str(named)
-
-
-def _verify_signer(path: Path, signature: bytes, signed: Signed, trusted_keys: Sequence[Path]) -> Verification:
     keys: dict[str, tuple[Path, EllipticCurvePublicKey]] = {}
     for file in trusted_keys:  # of one key in two files the first is named: what the user gave comes before the store
         key = load_public_key(file)
@@ -226,7 +191,7 @@ def _verify_signer(path: Path, signature: bytes, signed: Signed, trusted_keys: S
         fact = f"was made with a key that is not trusted here (hint {signed.hint[:12]}; {len(keys)} trusted)"
         return Verification("foreign key", (Problem(SIGNATURE, fact),))
     file, key = keys[signed.hint]
-    if refusal := _refusal(path, signature, file):
+    if refusal := _refusal(path, body, file):
         return Verification("altered", (Problem(SIGNATURE, refusal),))
     return Verification("verified", signer=fingerprint(key), key=file)
 
@@ -246,34 +211,3 @@ def _refusal(path: Path, signature: bytes, public_key: Path) -> str | None:
         except Exception as error:  # its parsers let through whatever a damaged file makes them raise; anything means no
             return f"does not hold: {str(error).strip() or type(error).__name__}"
     return None
-
-
-def _compare(here: Mapping[str, str], named: Mapping[str, str], who: str) -> list[Problem]:
-    extra = [Problem(name, f"is not among the files of {who}") for name in sorted(set(here) - set(named))]
-    missing = [Problem(name, f"is missing; {who} names it") for name in sorted(set(named) - set(here))]
-    changed = [
-        Problem(name, f"has sha256 {here[name][:12]}..., {who} has {named[name][:12]}...")
-        for name in sorted(set(here) & set(named))
-        if here[name] != named[name]
-    ]
-    return changed + missing + extra
-
-
-def _find_deep_problems(path: Path, manifest: Manifest) -> list[Problem]:
-    try:
-        tables: dict[str, pa.Table] = {split: read_split(path, split, manifest=manifest) for split in SPLITS}
-        if (kind := kind_of(tables)) != manifest.kind:
-            return [Problem(MANIFEST, f"has kind {manifest.kind}, but the rows are {kind}")]
-        root = check_rows(tables, manifest.kind)
-    except SnapshotError as error:
-        return [Problem(MANIFEST, f"{error.what}: {error.fact}")]
-    counts = {split: tables[split].num_rows for split in manifest.splits}
-    wrong = [s for s in manifest.splits if counts[s] != manifest.splits[s].rows]
-    problems = [Problem(manifest.splits[s].file, f"has {counts[s]} rows, the manifest has {manifest.splits[s].rows}") for s in wrong]
-    if root != manifest.digest.root:
-        problems.append(Problem(MANIFEST, f"has digest {manifest.digest.root[:12]}..., the rows have {root[:12]}..."))
-    return problems
-
-
-def _below(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()

@@ -54,7 +54,10 @@ def write_snapshot(
     filled = {split: {"file": f"{split}.parquet", "rows": table.num_rows} for split, table in _filled(tables).items()}
     content = {"digest": {"root": digest}, "splits": filled, "files": {}}
     manifest = Manifest.model_validate(draft.model_dump(by_alias=True) | content)
-    _check_free(folder, manifest)
+    if taken := sorted(folder.glob(f"{manifest.name}-v{manifest.version}-{'[0-9a-f]' * 8}")):
+        same = taken[0].name == manifest.folder_name
+        fact = "exists already with the same rows" if same else f"is version {manifest.version} already, with other rows"
+        raise SnapshotError(str(taken[0]), f"{fact}; a snapshot never changes", "use the next version number")
     folder.mkdir(parents=True, exist_ok=True)
     # In the same parent, so that the final rename stays on one file system; the leading dot hides it from `find_snapshots`.
     aside = Path(tempfile.mkdtemp(prefix=f".{draft.name}-v{draft.version}-", suffix=".partial", dir=folder))
@@ -89,19 +92,16 @@ def canonical_table(table: pa.Table | None, *, kind: Kind) -> pa.Table:
     if set(table.column_names) != set(schema.names):
         raise SnapshotError("columns", f"are {', '.join(table.column_names)}; {kind} rows have {', '.join(schema.names)}")
     for name in set(schema.names) - {"id", "label"}:
-        if extra := _message_fields(table.schema.field(name).type) - {"role", "content"}:
+        column = table.schema.field(name).type
+        item = getattr(column, "value_type", column)
+        # A cast would drop unknown fields of a message without a word.
+        if extra := {field.name for field in getattr(item, "fields", [])} - {"role", "content"}:
             raise SnapshotError(f"column {name}", f"has messages with {', '.join(sorted(extra))}; only role and content can be kept")
     try:
         # Sorted by id, because the digest's tree is over the rows in this order (digest.py).
         return table.select(schema.names).sort_by("id").cast(schema).combine_chunks()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         raise SnapshotError("columns", f"have other types than {kind} rows have ({error})") from error
-
-
-def _message_fields(column: pa.DataType) -> set[str]:
-    """Return the fields of the messages in a list<struct> column; a cast would drop unknown ones silently."""
-    item = getattr(column, "value_type", column)
-    return {field.name for field in getattr(item, "fields", [])}
 
 
 def schema_of(kind: Kind) -> pa.Schema:
@@ -198,14 +198,6 @@ def _check_splits(given: Mapping[str, pa.Table], tables: Mapping[str, pa.Table],
                 "approve more records, or raise the share of validation in project.yaml",
             )
     return check_rows(tables, kind)
-
-
-def _check_free(folder: Path, manifest: Manifest) -> None:
-    taken = sorted(folder.glob(f"{manifest.name}-v{manifest.version}-{'[0-9a-f]' * 8}"))
-    if taken:
-        same = taken[0].name == manifest.folder_name
-        fact = "exists already with the same rows" if same else f"is version {manifest.version} already, with other rows"
-        raise SnapshotError(str(taken[0]), f"{fact}; a snapshot never changes", "use the next version number")
 
 
 def _filled(tables: Mapping[str, pa.Table]) -> dict[str, pa.Table]:

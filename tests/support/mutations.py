@@ -25,7 +25,7 @@ MUTATIONS = [
     Mutation(f"{SNAPSHOT}/verify.py", "{MANIFEST: hashlib.sha256(body).hexdigest(), **", "{MANIFEST: file_sha256(path / MANIFEST), **", "curation/snapshot/test_verify.py::test_files_swapped_while_a_snapshot_loads_never_yield_forged_content"),
     Mutation(f"{SNAPSHOT}/verify.py", "find_problems(path, manifest, deep=False)", "find_problems(path, manifest, deep=deep)", "curation/snapshot/test_verify.py::test_rows_of_a_snapshot_that_is_not_verified_are_never_parsed"),
     Mutation(f"{SNAPSHOT}/verify.py", "if fact := find_revocation(", "if fact := (lambda *a, **k: None)(", "curation/snapshot/test_keys.py::test_a_revoked_snapshot_is_refused"),
-    Mutation(f"{SNAPSHOT}/verify.py", "if refusal := _refusal(path, signature, file):", "if refusal := None:", "curation/snapshot/test_snapshot.py::test_another_key_s_hint_does_not_help"),
+    Mutation(f"{SNAPSHOT}/verify.py", "if refusal := _refusal(path, body, file):", "if refusal := None:", "curation/snapshot/test_snapshot.py::test_another_key_s_hint_does_not_help"),
     Mutation("curation/snapshot/revocation.py", "(snapshot.absolute().parent, snapshot.resolve().parent)", "(snapshot.parent,)", "curation/snapshot/test_verify.py::test_a_revocation_is_found_whatever_the_path_looks_like"),
     Mutation("curation/snapshot/revocation.py", 'return f"may be revoked: the revocations in', 'continue\n            return f"', "curation/snapshot/test_verify.py::test_revocations_that_cannot_be_read_stop_the_snapshot"),
     Mutation(f"{SNAPSHOT}/read.py", "if hashlib.sha256(body).hexdigest() != manifest.files.get(file.name):", "if False:", "curation/snapshot/test_snapshot.py::test_a_file_swapped_after_loading_is_seen_when_its_rows_are_read"),

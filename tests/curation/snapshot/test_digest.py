@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from curation.records import canonical_json
 from curation.snapshot import content_digest, create_key, sign_snapshot, verify_snapshot
-from curation.snapshot.signature import hashing_config
+from curation.snapshot.sign import hashing_config
 from curation.snapshot.write import schema_of
 from tests.support.snapshot_rows import instruction, pair, splits_of, unlock, write
 

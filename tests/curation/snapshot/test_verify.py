@@ -31,7 +31,7 @@ from curation.snapshot import (
     sign_snapshot,
     verify_snapshot,
 )
-from curation.snapshot.signature import read_signature
+from curation.snapshot.sign import read_signature
 from curation.snapshot.write import schema_of
 from tests.support.snapshot_rows import NOW, instruction, splits_of, unlock, write
 
