@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from curation.config.base import Closed, Share
+from curation.config.yaml import Closed, Share
 from curation.validate.schema import Check
 
 FOUND_TOPIC = "found_topic"

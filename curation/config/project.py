@@ -1,4 +1,4 @@
-"""project.yaml as frozen values.
+"""project.yaml as frozen values: the sections `plan` and `records` (examples to generate, requests, form of records), and the whole file.
 
 The schema is closed: an unknown key is an error that suggests the nearest known one, never a silent default. The file holds no secrets.
 """
@@ -6,20 +6,25 @@ The schema is closed: an unknown key is an error that suggests the nearest known
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from curation.config.base import Closed
 from curation.config.gates import DEFAULT_RUBRIC, Balance, Dedup, Describe, Review, Score, Screen, Signing, Splits, Suite
 from curation.config.models import Budget, IntendedKind, Models, ModelSpec, Price
-from curation.config.plan import Documents, Grounding, Plan, Quota, RecordRules, ValuesFile
-from curation.config.yaml import describe_error, read_yaml
+from curation.config.yaml import Closed, Share, describe_error, read_yaml
 from curation.errors import ProjectError, command
+from curation.patterns import compile_pattern
 from curation.records import Kind, canonical_json
 
 VERSION = 1
+VERBALIZED = 5
+"""Candidates in one response under `sampling: verbalized`, as in Zhang et al. 2025 (arXiv:2510.01171)."""
+MOST_ROWS = 10_000_000
+"""Maximum rows of a plan: the largest set in which near-duplicates were searched."""
 
 __all__ = [
     "DEFAULT_RUBRIC",
@@ -51,6 +56,234 @@ __all__ = [
     "planned_rows",
     "settings_digest",
 ]
+
+
+class Grounding(Closed):
+    """A table with one row per example."""
+
+    table: str
+    """Path of a Parquet or CSV file, relative to the project."""
+    key: str
+    """Column that identifies a row."""
+    where: str | None = None
+    """Boolean column: only rows where it is true are used."""
+    topic: str | None = None
+    """Column over whose values examples are spread evenly."""
+    show: tuple[str, ...] = ()
+    """Columns shown to the teacher, and to the judge as the reference."""
+    siblings: str | None = None
+    """Column whose equal value makes two rows plausible confusions; required for preference pairs."""
+    sibling_where: str | None = None
+    """Boolean column that a confusion must satisfy."""
+
+
+class Documents(Closed):
+    """Texts with one passage per example."""
+
+    files: tuple[str, ...] = Field(min_length=1)
+    """File names or patterns under the project's folder, for example docs/*.md."""
+    chunk_chars: int = Field(default=2000, ge=200)
+    """Approximate length of a passage in characters; paragraphs stay whole where they fit."""
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _one_or_many(cls, given: Any) -> Any:
+        return (given,) if isinstance(given, str) else given
+
+
+class ValuesFile(Closed):
+    """A file with the values of an attribute: one per line, or a column of a CSV or Parquet table."""
+
+    file: str
+    """Path, relative to the project."""
+    column: str | None = None
+    """Column of values in a table; default: the first."""
+    weight: str | None = None
+    """Column of weights in a table; default: equal weights."""
+    says: str | None = None
+    """Column of sentences in a table that describe the value to the teacher."""
+
+
+class Quota(Closed):
+    """An exact number of examples with a combination of values."""
+
+    kind: Kind = "instruction"
+    """Kind of example."""
+    where: dict[str, str] = Field(min_length=1)
+    """Attribute to value; other attributes vary by their weights."""
+    cells: int = Field(ge=0)
+    """Number of examples."""
+
+    @field_validator("where", mode="before")
+    @classmethod
+    def _as_texts(cls, given: Any) -> Any:
+        return {str(name): _text(value) for name, value in given.items()} if isinstance(given, Mapping) else given
+
+
+class Sampling(Closed):
+    """Candidates per example, each with a stated probability. Also one word: `plain` or `verbalized`."""
+
+    candidates: int = Field(default=1, ge=1, le=20)
+    """Requested candidates."""
+    keep: int = Field(default=1, ge=1)
+    """Kept candidates, the least likely first."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, given: Any) -> Any:
+        named = {"plain": {"candidates": 1}, "verbalized": {"candidates": VERBALIZED}}
+        return named.get(given, given) if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _keeps_some(self) -> Sampling:
+        if self.keep > self.candidates:
+            raise ValueError(f"keep ({self.keep}) is more than candidates ({self.candidates})")
+        return self
+
+
+class Evolve(Closed):
+    """Shares of the instruction examples that are derived from an earlier one, in a second round."""
+
+    deeper: Share = 0.0
+    """Share of harder examples of the same subject."""
+    broader: Share = 0.0
+    """Share of examples of a rarer subject of the same kind."""
+
+    @model_validator(mode="after")
+    def _leaves_parents(self) -> Evolve:
+        if self.deeper + self.broader > 0.8:
+            raise ValueError("deeper and broader together may be at most 0.8: the others are what they grow from")
+        return self
+
+
+class Refill(Closed):
+    """Regeneration of cells whose row was dropped."""
+
+    rounds: int = Field(default=2, ge=0, le=10)
+    """Maximum number of times that a cell is generated again."""
+
+
+class Plan(Closed):
+    """Examples to generate, and the form of the requests."""
+
+    seed: int = 7
+    """Seed of the plan: the same seed gives the same plan."""
+    instruction: int = Field(default=0, ge=0, le=MOST_ROWS)
+    """Number of instruction examples."""
+    preference: int = Field(default=0, ge=0, le=MOST_ROWS)
+    """Number of preference pairs."""
+    attributes: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Values of each attribute with weights, for example difficulty: {basic: 5, intermediate: 3, advanced: 2}. A list
+    gives each value the weight 1; {weight: 2, says: a sentence} describes one; {file: topics.txt} reads them from a file."""
+    attribute_files: dict[str, ValuesFile] = Field(default_factory=dict)
+    """Attributes whose values are in files; usually written under `attributes`."""
+    described: dict[str, dict[str, str]] = Field(default_factory=dict)
+    """Sentences that describe a value to the teacher; usually written under `attributes` as `says`."""
+    quotas: tuple[Quota, ...] = ()
+    """Exact counts for combinations of values."""
+    grounding: Grounding | None = None
+    """Table with one row per example."""
+    documents: Documents | None = None
+    """Texts with one passage per example."""
+    examples_shown: int = Field(default=3, ge=0, le=20)
+    """Examples from seeds.jsonl in each request."""
+    turns: dict[int, float] = Field(default={1: 1.0}, min_length=1)
+    """User turns of an instruction example, with weights; also a number, or a range such as 1..3."""
+    per_call: int = Field(default=1, ge=1, le=20)
+    """Examples per request."""
+    avoid: int = Field(default=0, ge=0, le=50)
+    """Maximum number of similar existing examples shown as already used; generation then takes four rounds."""
+    sampling: Sampling = Sampling()
+    """Candidates per response, of which the least usual are kept; also `plain` or `verbalized`."""
+    evolve: Evolve = Evolve()
+    """Shares of the examples that are written as a harder or a broader variant of an earlier one."""
+    refill: Refill = Refill()
+    """Rounds in which `curate refill` replaces dropped rows."""
+    candidates: int = Field(default=0, ge=0, le=12)
+    """Responses to one prompt from which a preference pair is chosen; 0: the teacher writes a better and a worse one."""
+    margin: float = Field(default=1.0, ge=0, le=10)
+    """Minimum score difference between the two responses of a pair, in points of 10."""
+    preferred_by: Literal["judge", "people"] = "judge"
+    """Who prefers one of two candidates. With `people` no preference is suggested to annotators."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sort_attributes(cls, given: Any) -> Any:
+        """Split the forms in which an attribute may be written into three fields."""
+        if not isinstance(given, Mapping) or not isinstance(given.get("attributes"), Mapping):
+            return given
+        parts: dict[str, dict[str, Any]] = {
+            "attributes": {},
+            "attribute_files": dict(given.get("attribute_files") or {}),
+            "described": dict(given.get("described") or {}),
+        }
+        for name, values in {str(key): value for key, value in given["attributes"].items()}.items():
+            parts["attributes"][name] = values
+            if isinstance(values, list | tuple):
+                parts["attributes"][name] = dict.fromkeys(map(_text, values), 1.0)
+            elif isinstance(values, Mapping) and isinstance(values.get("file"), str):
+                parts["attributes"][name], parts["attribute_files"][name] = {}, values
+            elif isinstance(values, Mapping):
+                # {weight: …, says: …} and nothing else; other keys are left for the field, whose error names their path.
+                parts["attributes"][name] = {
+                    _text(v): w.get("weight", 1.0) if isinstance(w, Mapping) and w.keys() <= {"weight", "says"} else w
+                    for v, w in values.items()
+                }
+                described = {_text(v): w["says"] for v, w in values.items() if isinstance(w, Mapping) and "says" in w}
+                if described:
+                    parts["described"][name] = {**parts["described"].get(name, {}), **described}
+        return {**given, **parts}
+
+    @field_validator("turns", mode="before")
+    @classmethod
+    def _spread_turns(cls, given: Any) -> Any:
+        if isinstance(given, int) and not isinstance(given, bool):
+            return {given: 1.0}
+        if isinstance(given, str) and (found := re.fullmatch(r"(\d+)\s*(?:\.\.|-)\s*(\d+)", given.strip())):
+            return dict.fromkeys(range(int(found[1]), int(found[2]) + 1), 1.0)
+        return given
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Plan:
+        if min(self.turns) < 1 or max(self.turns) > 12 or min(self.turns.values()) < 0 or sum(self.turns.values()) <= 0:
+            raise ValueError("turns must be from 1 to 12, for example 1, 1..3 or {1: 3, 2: 1}")
+        if self.grounding and self.documents:
+            raise ValueError("grounding and documents cannot both be given: an example is about a row or about a passage")
+        if self.per_call > 1 and self.sampling.candidates > 1:
+            raise ValueError("per_call and sampling cannot both ask for several examples in one request; leave one of them at 1")
+        if self.candidates == 1:
+            raise ValueError("candidates must be 0 or at least 2: a pair needs two")
+        if self.preferred_by == "people" and not self.candidates:
+            raise ValueError("preferred_by: people needs candidates of at least 2; a pair that the teacher writes says which is better")
+        return self
+
+
+class RecordRules(Closed):
+    """Form of the records."""
+
+    system: str | None = None
+    """System message of every record."""
+    label_pattern: str | None = None
+    """Regular expression on the completion; its first group is the record's label."""
+    output_format: str = ""
+    """Required form of an answer, sent to the teacher and the judge."""
+
+    @model_validator(mode="after")
+    def _compiles(self) -> RecordRules:
+        if self.label_pattern is None:
+            return self
+        try:
+            groups = compile_pattern(self.label_pattern).groups
+        except ProjectError as error:
+            raise ValueError(f"label_pattern {error.fact}") from error
+        if groups < 1:
+            raise ValueError("label_pattern needs one group in parentheses")
+        return self
+
+
+def _text(value: Any) -> str:
+    """Return a value as it was written: YAML reads `yes` and 2024 as a boolean and a number."""
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 class Project(Closed):

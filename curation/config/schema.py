@@ -58,15 +58,11 @@ def json_schema(model: type[BaseModel], *, title: str) -> dict[str, Any]:
             if text := described.get(field):
                 value["description"] = text
             if forms := SHORT_FORMS.get((name, field)):
-                definition["properties"][key] = _with_alternatives(value, forms)
+                about: dict[str, Any] = {word: value.pop(word) for word in ("description", "default") if word in value}
+                definition["properties"][key] = {"anyOf": [*value.pop("anyOf", [value] if value else []), *forms], **about}
         if "required" in definition:
             definition["required"] = [key for key in definition["required"] if (name, aliases[key]) not in FILLED_IN]
     return schema
-
-
-def _with_alternatives(value: dict[str, Any], forms: list[dict[str, Any]]) -> dict[str, Any]:
-    about: dict[str, Any] = {key: value.pop(key) for key in ("description", "default") if key in value}
-    return {"anyOf": [*value.pop("anyOf", [value] if value else []), *forms], **about}
 
 
 def _models_below(model: type[BaseModel]) -> set[type[BaseModel]]:

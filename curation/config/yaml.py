@@ -1,4 +1,4 @@
-"""Read a YAML file that people write, and say what does not fit in it: the line, the key path, and the nearest key for a typo."""
+"""YAML files that people write: their closed models, and a reader that names the line, the key path and the nearest key for a typo."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from curation.errors import ProjectError
 
+Share = Annotated[float, Field(ge=0, le=1)]
 LARGEST = 16 * 2**20
 """Bytes of a YAML file that people write."""
 MOST_VALUES = 1_000_000
@@ -29,7 +30,13 @@ _SHAPES = {
     "int_parsing": "must be a whole number",
     "int_from_float": "must be a whole number",
 }
-"""pydantic's words for what YAML calls otherwise."""
+"""Our words for pydantic's types of errors."""
+
+
+class Closed(BaseModel):
+    """A frozen model that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def read_yaml(path: Path) -> Any:
@@ -76,7 +83,11 @@ def _check_size(root: yaml.Node) -> None:
     waiting: list[tuple[yaml.Node, bool]] = [(root, False)]
     while waiting:
         node, is_done = waiting.pop()
-        inner = _inner(node)
+        inner = (
+            [part for pair in node.value for part in pair]
+            if isinstance(node, yaml.MappingNode)
+            else (list(node.value) if isinstance(node, yaml.SequenceNode) else [])
+        )
         if is_done:
             open_nodes.discard(id(node))
             sizes[id(node)] = 1 + sum(sizes[id(n)] for n in inner)
@@ -88,12 +99,6 @@ def _check_size(root: yaml.Node) -> None:
             open_nodes.add(id(node))
             waiting.append((node, True))
             waiting += [(n, False) for n in inner]
-
-
-def _inner(node: yaml.Node) -> list[yaml.Node]:
-    if isinstance(node, yaml.MappingNode):
-        return [part for pair in node.value for part in pair]
-    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
 def describe_error(error: ValidationError, model: type[BaseModel], path: Path) -> tuple[str, str, str]:

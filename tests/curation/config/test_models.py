@@ -10,8 +10,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from curation.config.models import ModelSpec
-from curation.config.providers import PROVIDERS, ProviderName
+from curation.config.models import PROVIDERS, ModelSpec, ProviderName
 from curation.models import open_model
 
 
