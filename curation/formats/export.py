@@ -85,7 +85,12 @@ def write_rows(
         ProjectError: the rows cannot have this shape, or a further column has the name of one of the shape's.
     """
     kind: Kind = "preference" if "chosen" in table.column_names else "instruction"
-    shape = _shape_for(format, kind)
+    if format not in EXPORT_FORMATS:
+        raise ProjectError(f"--format {format}", "is not an export format", f"use one of {', '.join(EXPORT_FORMATS)}")
+    shape = EXPORT_FORMATS[format]
+    if kind not in shape.kinds:
+        fitting = [other for other, found in EXPORT_FORMATS.items() if kind in found.kinds]
+        raise ProjectError(f"format {format}", f"cannot hold {kind} rows", f"export as one of {', '.join(fitting)}")
     if system_instruction is None:
         system_instruction = all(row["prompt"][0]["role"] == "system" for row in _rows(table.select(["prompt"])))
 
@@ -114,15 +119,6 @@ def write_rows(
     finally:
         aside.unlink(missing_ok=True)
     return int(table.num_rows)
-
-
-def _shape_for(name: str, kind: Kind) -> ExportFormat:
-    if name not in EXPORT_FORMATS:
-        raise ProjectError(f"--format {name}", "is not an export format", f"use one of {', '.join(EXPORT_FORMATS)}")
-    if kind not in EXPORT_FORMATS[name].kinds:
-        fitting = [other for other, shape in EXPORT_FORMATS.items() if kind in shape.kinds]
-        raise ProjectError(f"format {name}", f"cannot hold {kind} rows", f"export as one of {', '.join(fitting)}")
-    return EXPORT_FORMATS[name]
 
 
 def _write_jsonl(lines: Lines, path: Path) -> None:

@@ -74,7 +74,14 @@ def read_raw(path: Path, how: ReadAs | None = None) -> RawFile:
         return tables.read_arrow_file(path)
     if ending == ".xlsx":
         return tables.read_excel(path, how)
-    encoding = _known_encoding(how.encoding) if how.encoding else _find_encoding(path)
+    if how.encoding:
+        try:
+            encoding = codecs.lookup(how.encoding).name
+        except (LookupError, ValueError) as error:
+            step = "use a name such as utf-8, cp1252, utf-16 or cp1251"
+            raise ProjectError(f"--encoding {how.encoding!r}", "is not a known encoding", step) from error
+    else:
+        encoding = _find_encoding(path)
     if ending in (".csv", ".tsv"):
         detected = delimited.find_dialect(path, encoding, "\t" if ending == ".tsv" else ",", how.delimiter)
         return RawFile(detected, delimited.read_csv(path, detected, how.header))
@@ -84,15 +91,6 @@ def read_raw(path: Path, how: ReadAs | None = None) -> RawFile:
     if ending == ".json" and not _is_jsonl(path, encoding):
         return RawFile(replace(detected, kind="JSON"), _read_object(path, encoding))
     return RawFile(detected, _read_lines(path, encoding))
-
-
-def _known_encoding(name: str) -> str:
-    try:
-        return codecs.lookup(name).name
-    except (LookupError, ValueError) as error:
-        raise ProjectError(
-            f"--encoding {name!r}", "is not a known encoding", "use a name such as utf-8, cp1252, utf-16 or cp1251"
-        ) from error
 
 
 def _find_encoding(path: Path) -> str:

@@ -19,8 +19,7 @@ from curation.errors import ProjectError, RowError
 from curation.formats import ImportFormat, Shape
 from curation.formats.files import read_raw
 from curation.formats.raw import Detected, ReadAs, Row, RowFailure, Rows, shown
-from curation.formats.shapes import NEEDS, SHAPES, USED, PairWithFact, find_shape, record_from
-from curation.formats.trees import is_tree, join_messages, tree_examples
+from curation.formats.shapes import NEEDS, SHAPES, USED, PairWithFact, find_shape, is_tree, join_messages, record_from, tree_examples
 from curation.patterns import Pattern, compile_pattern
 from curation.records import InstructionRecord, Message, canonical_json, make_pair
 
@@ -111,7 +110,10 @@ def open_rows(path: Path | str, options: ReadOptions | None = None) -> OpenRows:
         ProjectError: the file cannot be read, has no known shape, or lacks the group column.
     """
     options = options or ReadOptions()
-    pattern = _label_pattern(options.label_pattern)
+    pattern = None if options.label_pattern is None else compile_pattern(options.label_pattern, where="label pattern")
+    if pattern is not None and not pattern.groups:
+        fact = f"{options.label_pattern!r} has no group; the class is what the first group finds"
+        raise ProjectError("label pattern", fact, "put a group in it")
     if isinstance(path, str):
         from curation.formats.tables import read_hub
 
@@ -119,10 +121,16 @@ def open_rows(path: Path | str, options: ReadOptions | None = None) -> OpenRows:
     else:
         raw, name = read_raw(path, options.read_as), path.name
     source = _numbers_as_text(raw.rows, options.columns) if raw.detected.kind == "Excel" else raw.rows
-    head = _take_head(source)
-    readable = [row for _, row in head if not isinstance(row, RowFailure)]
-    if options.group_column is not None:
-        _check_column(name, readable, options.group_column)
+    head: list[tuple[int, Row | RowFailure]] = []
+    readable: list[Row] = []
+    for place, row in source:
+        head.append((place, row))
+        readable += [] if isinstance(row, RowFailure) else [row]
+        if len(readable) == _HEAD:
+            break
+    there = list(dict.fromkeys(column for row in readable for column in row))
+    if options.group_column is not None and readable and options.group_column not in there:
+        raise ProjectError(f"--group {options.group_column}", f"{name} has no such column; it has {shown(there)}", "name one of them")
     rows: Rows = chain(head, source)  # a file is read once, so the rows that decided the shape come first again
     if options.format == "oasst" or (options.format == "auto" and readable and all(map(is_tree, readable))):
         return OpenRows(raw.detected, "oasst", _read_trees(rows, options))
@@ -170,14 +178,14 @@ def _read_feedback(rows: Rows, shape: Shape, options: ReadOptions) -> Iterator[R
             yield ReadRow(place, failure=row)
             continue
         renamed = _renamed(row, options.columns)
-        is_good = True if renamed.get("label") in (None, "") else _feedback(renamed["label"])
-        if is_good is None:
+        word = str(renamed["label"]).strip().lower() if renamed.get("label") not in (None, "") else _YES[0]
+        if word not in (*_YES, *_NO):
             yield ReadRow(place, failure=RowFailure(f"label: must be true or false, found {str(renamed.get('label'))[:40]!r}", _raw(row)))
             continue
         value = _read_row({name: cell for name, cell in renamed.items() if name != "label"}, shape, options, None)
         if isinstance(value, RowFailure | PairWithFact):
             yield ReadRow(place, failure=value if isinstance(value, RowFailure) else RowFailure("is a pair, not a response", _raw(row)))
-        elif is_good:
+        elif word in _YES:
             good.setdefault(_prompt_key(value.prompt), []).append(value.completion.content)
             yield _with_meta(place, row, value, shape, options, also="label")
         else:
@@ -207,11 +215,6 @@ def _has_feedback(rows: Sequence[Row]) -> bool:
     return words == {"true", "false"} or sum(isinstance(label, bool) for label in labels) * 2 > len(labels)
 
 
-def _feedback(value: Any) -> bool | None:
-    word = str(value).strip().lower()
-    return True if word in _YES else False if word in _NO else None
-
-
 def _read_trees(rows: Rows, options: ReadOptions) -> Iterator[ReadRow]:
     for place, row in join_messages(rows):
         if isinstance(row, RowFailure):
@@ -226,12 +229,6 @@ def _read_trees(rows: Rows, options: ReadOptions) -> Iterator[ReadRow]:
             yield ReadRow(place, tuple(found))
         except RowError as error:
             yield ReadRow(place, failure=RowFailure(f"{error.what}: {error.fact}", _raw(row)[:2000]))
-
-
-def _check_column(name: str, rows: Sequence[Row], wanted: str) -> None:
-    there = list(dict.fromkeys(column for row in rows for column in row))
-    if rows and wanted not in there:
-        raise ProjectError(f"--group {wanted}", f"{name} has no such column; it has {shown(there)}", "name one of them")
 
 
 def _group(value: Any) -> str | None:
@@ -269,15 +266,6 @@ def _plain_value(value: Any) -> Any:
     return str(value)
 
 
-def _label_pattern(text: str | None) -> Pattern | None:
-    if text is None:
-        return None
-    pattern = compile_pattern(text, where="label pattern")
-    if not pattern.groups:
-        raise ProjectError("label pattern", f"{text!r} has no group; the class is what the first group finds", "put a group in it")
-    return pattern
-
-
 def _renamed(row: Row, names: Mapping[str, str]) -> Row:
     """Return the row under our column names; a column of ours that another one replaces is dropped."""
     if not names:
@@ -293,17 +281,6 @@ def _numbers_as_text(rows: Rows, names: Mapping[str, str]) -> Rows:
         if not isinstance(row, RowFailure):
             row = {name: str(cell) if name in texts and type(cell) in (int, float) else cell for name, cell in row.items()}
         yield place, row
-
-
-def _take_head(rows: Rows) -> list[tuple[int, Row | RowFailure]]:
-    head: list[tuple[int, Row | RowFailure]] = []
-    readable = 0
-    for line, row in rows:
-        head.append((line, row))
-        readable += not isinstance(row, RowFailure)
-        if readable == _HEAD:
-            break
-    return head
 
 
 def _find_shape(path: str, rows: list[Row], names: Mapping[str, str]) -> Shape:
@@ -325,23 +302,19 @@ def _find_shape(path: str, rows: list[Row], names: Mapping[str, str]) -> Shape:
 
 def _read_row(row: Row, shape: Shape, options: ReadOptions, pattern: Pattern | None) -> InstructionRecord | PairWithFact | RowFailure:
     try:
-        label = _label(row.get(options.label_column)) if options.label_column and pattern is None else None
-        record = record_from(row, shape=shape, system_instruction=options.system_instruction, label=label)
+        label = row.get(options.label_column) if options.label_column and pattern is None else None
+        if label == "" or isinstance(label, bool):  # true and false are unpaired feedback, not classes
+            label = None
+        if not isinstance(label, str | int | None):
+            raise RowError("label", f"must be text or a whole number, not {type(label).__name__}")
+        text = None if label is None else str(label)
+        record = record_from(row, shape=shape, system_instruction=options.system_instruction, label=text)
         if pattern is None or isinstance(record, PairWithFact):
             return record
         match = pattern.search(record.completion.content)
     except RowError as error:
         return RowFailure(f"{error.what}: {error.fact}", _raw(row))
     return record.model_copy(update={"label": match[1]}) if match and match[1] else record
-
-
-def _label(value: Any) -> str | None:
-    """Return a class as text; true and false are unpaired feedback, not classes."""
-    if value is None or value == "" or isinstance(value, bool):
-        return None
-    if isinstance(value, str | int):
-        return str(value)
-    raise RowError("label", f"must be text or a whole number, not {type(value).__name__}")
 
 
 def _raw(row: Row) -> str:

@@ -8,17 +8,22 @@
 | prompt-completion | prompt and completion, each text or messages, and if present system                  |
 | preference        | chosen and rejected (text, a message, messages, or whole conversations) and a prompt: |
 |                   | prompt, conversations, or instruction with input; none when both are conversations   |
+
+OASST message trees are rows with nested `replies` (oasst_ready_trees), or one row per message with its `parent_id`. Each prompt that has
+replies gives one instruction with the best ranked reply, and one pair for every two replies of different rank (0 is best). Messages that
+are deleted, synthetic or failed their review are dropped with everything below them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
 from curation.errors import RowError
 from curation.formats import Shape
+from curation.formats.raw import Row, RowFailure, Rows
 from curation.records import InstructionRecord, Message, PairRecord, make_pair, parse_record
 
 Turn = dict[str, str]
@@ -38,6 +43,12 @@ _ROLES = {
 _TOOL_ROLES = {"tool", "function", "function_call", "function_response", "observation", "tool_call", "tool_response", "ipython"}
 
 _SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
+
+FLAT = ("message_id", "parent_id", "text", "role")
+NOTED = ("message_id", "message_tree_id", "lang", "rank", "review_count", "user_id", "created_date", "model_name")
+"""Fields of the reply that become metadata."""
+_MOST_REPLIES = 50
+"""Maximum number of ranked replies of one prompt that are paired; more would make thousands of pairs of one question."""
 
 
 def turns_of(value: Any, field: str) -> list[Turn]:
@@ -82,18 +93,13 @@ def _turn(item: Any, field: str) -> Turn:
         raise RowError(field, f"has the role {role}; tool calls are not supported")
     if not isinstance(role, str) or role.lower() not in _ROLES:
         raise RowError(field, f"has the role {role!r}; known are {', '.join(sorted(_ROLES))}")
-    return {"role": _ROLES[role.lower()], "content": _content(content, field)}
-
-
-def _content(content: Any, field: str) -> str:
-    """A message's text; OpenAI's list of parts is joined if all parts are text."""
-    if not isinstance(content, list):
-        return text_of(content, field)
-    for part in content:
-        if not isinstance(part, Mapping) or part.get("type") != "text":
-            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-            raise RowError(field, f"has a part of type {kind}; only text is supported")
-    return "".join(text_of(part.get("text"), field) for part in content)
+    if isinstance(content, list):  # OpenAI's list of parts
+        for part in content:
+            if not isinstance(part, Mapping) or part.get("type") != "text":
+                kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+                raise RowError(field, f"has a part of type {kind}; only text is supported")
+        content = "".join(text_of(part.get("text"), field) for part in content)
+    return {"role": _ROLES[role.lower()], "content": text_of(content, field)}
 
 
 SHAPES: tuple[Shape, ...] = get_args(Shape)
@@ -153,7 +159,11 @@ def record_from(
     if shape == "alpaca":
         turns = [*_alpaca_prompt(row, system_instruction), _answer(text_of(row["output"], "output"))]
     elif shape == "prompt-completion":
-        turns = _prompt(row["prompt"], row) + _completion(row["completion"], "completion")
+        prompt, completion = _prompt(row["prompt"], row), row["completion"]
+        answer = [_answer(completion)] if isinstance(completion, str) else turns_of(completion, "completion")
+        if len(answer) != 1:
+            raise RowError("completion", f"must be one assistant message; it has {len(answer)} messages")
+        turns = prompt + answer
     else:
         field = NEEDS[shape][0]
         turns = _with_system(turns_of(row[field], field), row)
@@ -166,9 +176,12 @@ def record_from(
 
 def _alpaca_prompt(row: Mapping[str, Any], system_instruction: bool) -> list[Turn]:
     instruction, extra = text_of(row["instruction"], "instruction"), text_of(row.get("input"), "input")
+    exchanges = row.get("history") or []
+    if not isinstance(exchanges, list) or any(not isinstance(e, list) or len(e) != 2 for e in exchanges):
+        raise RowError("history", "must be a list of [user, assistant] texts")
     history = [
         {"role": role, "content": text_of(text, "history")}
-        for exchange in _exchanges(row.get("history"))
+        for exchange in exchanges
         for role, text in zip(("user", "assistant"), exchange, strict=True)
     ]
     if not system_instruction:
@@ -179,13 +192,6 @@ def _alpaca_prompt(row: Mapping[str, Any], system_instruction: bool) -> list[Tur
     if row.get("system"):
         raise RowError("system", "is given, but the instruction is the system message here")
     return [{"role": "system", "content": instruction}, *history, {"role": "user", "content": extra}]
-
-
-def _exchanges(value: Any) -> list[list[Any]]:
-    exchanges = value or []
-    if not isinstance(exchanges, list) or any(not isinstance(e, list) or len(e) != 2 for e in exchanges):
-        raise RowError("history", "must be a list of [user, assistant] texts")
-    return exchanges
 
 
 def _with_system(turns: list[Turn], row: Mapping[str, Any]) -> list[Turn]:
@@ -203,13 +209,6 @@ def _prompt(value: Any, row: Mapping[str, Any]) -> list[Turn]:
     return _with_system(turns, row)
 
 
-def _completion(value: Any, field: str) -> list[Turn]:
-    turns = [_answer(value)] if isinstance(value, str) else turns_of(value, field)
-    if len(turns) != 1:
-        raise RowError(field, f"must be one assistant message; it has {len(turns)} messages")
-    return turns
-
-
 def _answer(text: str) -> Turn:
     return {"role": "assistant", "content": text}
 
@@ -218,9 +217,20 @@ def _pair(row: Mapping[str, Any], system_instruction: bool) -> PairWithFact:
     (before, better), (other, worse) = (_rival(row[name], name) for name in ("chosen", "rejected"))
     if before != other:
         raise RowError("rejected", "does not answer the same conversation as chosen")
-    prompt = _given_prompt(row, system_instruction)
+    prompt = list[Turn]()
+    if row.get("prompt") is not None:
+        prompt = _prompt(row["prompt"], row)
+    elif row.get("conversations") is not None:
+        prompt = _with_system(turns_of(row["conversations"], "conversations"), row)
+    elif row.get("instruction") is not None:
+        prompt = _alpaca_prompt(row, system_instruction)
     if before:
-        prompt = _agreed(prompt, _with_system(before, row))
+        before = _with_system(before, row)
+        users = [turn for turn in before if turn["role"] == "user"]
+        # UltraFeedback has the first or the last question in its prompt column, and whole conversations as responses.
+        if prompt and prompt != before and not (len(prompt) == 1 and prompt[0] in (users[:1] + users[-1:])):
+            raise RowError("prompt", "is not what chosen and rejected answer")
+        prompt = before
     if not prompt:
         raise RowError("prompt", "is missing, and chosen and rejected are not whole conversations")
     parsed = parse_record({"kind": "instruction", "prompt": prompt, "completion": _answer(better)})
@@ -242,19 +252,75 @@ def _rival(value: Any, field: str) -> tuple[list[Turn], str]:
     return turns[:-1], turns[-1]["content"]
 
 
-def _given_prompt(row: Mapping[str, Any], system_instruction: bool) -> list[Turn]:
-    if row.get("prompt") is not None:
-        return _prompt(row["prompt"], row)
-    if row.get("conversations") is not None:
-        return _with_system(turns_of(row["conversations"], "conversations"), row)
-    return _alpaca_prompt(row, system_instruction) if row.get("instruction") is not None else []
+def is_tree(row: Mapping[str, Any]) -> bool:
+    """Return whether a row is an OASST tree or one message of one."""
+    root = row.get("prompt")
+    nested = isinstance(root, Mapping) and isinstance(root.get("replies"), list) and "text" in root
+    return nested or all(name in row for name in FLAT)
 
 
-def _agreed(prompt: list[Turn], before: list[Turn]) -> list[Turn]:
-    """Return one prompt from the prompt column and the conversation before the responses; UltraFeedback has both."""
-    if not prompt or prompt == before:
-        return before
-    users = [turn for turn in before if turn["role"] == "user"]
-    if len(prompt) == 1 and prompt[0] in (users[:1] + users[-1:]):
-        return before
-    raise RowError("prompt", "is not what chosen and rejected answer")
+def join_messages(rows: Rows) -> Rows:
+    """Yield whole trees: rows that are trees unchanged, single messages joined by `parent_id` at the place of their root."""
+    alone: dict[str, tuple[int, Row]] = {}
+    for place, row in rows:
+        if isinstance(row, RowFailure) or not all(name in row for name in FLAT) or row.get("replies") is not None:
+            yield place, row
+        elif str(row["message_id"]) in alone:
+            yield place, RowFailure(f"message_id: {row['message_id']} is in the file twice", str(row["text"])[:500])
+        else:
+            alone[str(row["message_id"])] = (place, {**row, "replies": []})
+    for place, message in alone.values():
+        parent = message["parent_id"]
+        if parent in (None, ""):
+            continue
+        if str(parent) in alone:
+            alone[str(parent)][1]["replies"].append(message)
+        else:
+            yield place, RowFailure(f"parent_id: {parent} is not in the file", str(message["text"])[:500])
+    yield from ((place, message) for place, message in alone.values() if message["parent_id"] in (None, ""))
+
+
+def tree_examples(row: Row) -> Iterator[tuple[InstructionRecord | PairWithFact, dict[str, Any]]]:
+    """Yield each example of a tree with the metadata of its (better) reply.
+
+    Raises:
+        RowError: the tree has no prompt with a usable reply, or one of its messages is not usable.
+    """
+    nested = isinstance(row.get("prompt"), Mapping)
+    root: Mapping[str, Any] = row["prompt"] if nested else row
+    tree = str(row.get("message_tree_id") or root.get("message_tree_id") or root.get("message_id"))
+    found = 0
+    waiting: list[tuple[Mapping[str, Any], list[dict[str, str]]]] = [(root, [])] if _is_usable(root) else []
+    while waiting:
+        message, before = waiting.pop(0)
+        turns = [*before, *turns_of({"role": message.get("role"), "content": message.get("text")}, "message")]
+        replies = message.get("replies")
+        if replies is not None and not isinstance(replies, list):
+            raise RowError("replies", f"must be a list, not {type(replies).__name__}")
+        usable = [reply for reply in replies or () if isinstance(reply, Mapping) and _is_usable(reply)]
+        waiting += [(reply, turns) for reply in usable]
+        answers = [reply for reply in usable if reply.get("role") == "assistant"]
+        if turns[-1]["role"] != "user" or not answers:
+            continue
+        ranked = sorted((reply for reply in answers if isinstance(reply.get("rank"), int | float)), key=lambda reply: reply["rank"])
+        best = (ranked or answers)[0]
+        record = parse_record({"kind": "instruction", "prompt": turns, "completion": {"role": "assistant", "content": best["text"]}})
+        assert isinstance(record, InstructionRecord)
+        made: list[tuple[InstructionRecord | PairWithFact, Mapping[str, Any]]] = [(record, best)]
+        for n, better in enumerate(ranked[:_MOST_REPLIES]):
+            for worse in ranked[n + 1 : _MOST_REPLIES]:
+                if worse["rank"] > better["rank"] and worse["text"] != better["text"]:
+                    pair, chosen = make_pair(record.prompt, better["text"], worse["text"])
+                    made.append((PairWithFact(pair, chosen), better))
+        for value, reply in made:
+            found += 1
+            yield value, {name: reply[name] for name in NOTED if reply.get(name) is not None} | {"message_tree_id": tree}
+    if not found:
+        raise RowError("tree", "has no prompt with a usable reply")
+
+
+def _is_usable(message: Mapping[str, Any]) -> bool:
+    text = message.get("text")
+    return not (message.get("deleted") or message.get("synthetic") or message.get("review_result") is False or not text) and (
+        isinstance(text, str)
+    )

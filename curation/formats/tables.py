@@ -282,14 +282,11 @@ def _sheet_rows(path: Path, sheet: Any, *, has_header: bool) -> Rows:
         if not any(value is not None for value in values):
             continue
         if header is None:
-            header = header_of(path, ["" if value is None else str(value) for value in values]) if has_header else _numbers(len(values))
+            names = ["" if value is None else str(value) for value in values]
+            header = header_of(path, names) if has_header else [str(n) for n in range(1, len(values) + 1)]
             if has_header:
                 continue
         yield number, named_cells(header, values)
-
-
-def _numbers(count: int) -> list[str]:
-    return [str(n) for n in range(1, count + 1)]
 
 
 def _cell(value: Any) -> Any:
