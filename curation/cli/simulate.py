@@ -53,7 +53,7 @@ def simulate_review(
 
     Example: curate simulate review my-project --name simulated-one --log simulation-log
     """
-    from curation.simulation.review_client import review_as
+    from curation.simulation.annotators import review_as
     from curation.stages import StageResult
 
     done = review_as(folder, name=name, log=log, seed=seed)

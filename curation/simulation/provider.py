@@ -19,12 +19,11 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from curation.simulation import mode_collapse
 from curation.simulation.code_table import CodeTable
-from curation.simulation.coding_writer import CodingWriter, Example
 from curation.simulation.defects import RATES, chance, draw_defect, fraction
-from curation.simulation.generic_writer import GenericWriter
 from curation.simulation.judge import judge_example, judge_leak, judge_pair
 from curation.simulation.paraphrase import Paraphraser
 from curation.simulation.request_parser import ParsedRequest, count_tokens, parse_request
+from curation.simulation.writers import CodingWriter, Example, GenericWriter
 
 ID_PREFIX = "msg_offline_"
 """Start of every message id, so that nobody takes the text for a real model's."""

@@ -373,7 +373,7 @@ def _describe_model(name: str) -> dict[str, Any]:
     return {
         "type": "model",
         "id": name,
-        "display_name": f"Offline stand-in (asked for as {name})",
+        "display_name": f"Mock provider (asked for as {name})",
         "created_at": "2026-01-01T00:00:00Z",
         "lifecycle": "active",
         "deprecated_at": None,

@@ -51,7 +51,7 @@ def diversity(folder: Path, *, naive: int = 0, progress: Progress | None = None)
         run.rows_in, run.rows_out, run.detail = len(ours) + len(theirs), len(ours), counts
         notes = [stopped] if stopped else []
         if is_simulated(workspace.project.models.teacher):
-            notes.append("Simulated figures: the offline stand-in wrote the rows. Only the rows of a real teacher show its diversity.")
+            notes.append("Simulated figures: the mock provider wrote the rows. Only the rows of a real teacher show its diversity.")
         return StageResult("diversity", len(ours) + len(theirs), len(ours), counts, notes)
 
 

@@ -85,5 +85,5 @@ def _summarize(workspace: Workspace, cells: Sequence[Cell], asked: int, new: int
         if covered is not None and covered < empty:
             notes.append(f"The rest of budget.usd covers about {covered:,} of them.")
     if workspace.project.models.teacher.is_simulated:
-        notes.append("The teacher is the offline stand-in: its examples are made up, for trials.")
+        notes.append("The teacher is the mock provider: its examples are made up, for trials.")
     return StageResult("generate", asked, new, counts, notes)

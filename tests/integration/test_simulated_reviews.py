@@ -9,9 +9,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from curation.simulation.annotators import Annotator, ReviewRates
+from curation.simulation.annotators import Annotator, ReviewRates, simulate_reviews
 from curation.simulation.code_table import CodeTable
-from curation.simulation.review_client import simulate_reviews
 from tests.support.argilla_server import RunningArgilla
 from tests.support.icd_samples import TABLE, answer_lines
 

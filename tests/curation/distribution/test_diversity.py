@@ -69,7 +69,7 @@ def test_a_set_that_repeats_itself_measures_lower_on_every_scale() -> None:
 
 @pytest.mark.soak
 def test_a_planned_set_is_half_as_various_again_as_the_prompt_repeated_and_refill_fills_it(tmp_path: Path) -> None:
-    """Mechanical: on the offline stand-in, whose law of collapse knows nothing of our prompts."""
+    """Mechanical: on the mock provider, whose law of collapse knows nothing of our prompts."""
     from benchmarks.diversity import GOAL_COVERAGE, GOAL_RATIO, SETUPS, measure
 
     found = measure("with an avoid-list", SETUPS["with an avoid-list"], tmp_path, rows=240)

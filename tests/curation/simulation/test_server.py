@@ -118,7 +118,7 @@ def test_max_tokens_cuts_the_answer(standin: RunningProvider) -> None:
 def test_models_and_token_counts(standin: RunningProvider) -> None:
     client = standin.client()
     info = client.models.retrieve("claude-haiku-5-5")
-    assert info.lifecycle == "active" and "Offline stand-in" in info.display_name and info.max_input_tokens
+    assert info.lifecycle == "active" and "Mock provider" in info.display_name and info.max_input_tokens
     assert [m.id for m in client.models.list()]
     body = {k: v for k, v in bodies()[0][1].body.items() if k != "max_tokens"}
     assert client.messages.count_tokens(**body).input_tokens > 500

@@ -1,4 +1,4 @@
-"""The plan's options at work: the offline stand-in answers over HTTP, and what it is asked is read from the calls it was sent."""
+"""The plan's options at work: the mock provider answers over HTTP, and what it is asked is read from the calls it was sent."""
 
 from __future__ import annotations
 

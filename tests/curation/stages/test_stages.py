@@ -1,4 +1,4 @@
-"""The stages on a small real project, with the offline stand-in answering over HTTP as the teacher and the judge."""
+"""The stages on a small real project, with the mock provider answering over HTTP as the teacher and the judge."""
 
 from __future__ import annotations
 
