@@ -47,12 +47,19 @@ def serve_project(folder: Path, *, host: str, port: int, every: float) -> None:
     Raises:
         ProjectError: no such project, or the port is taken.
     """
+    import socket
+
     import uvicorn
 
     from curation.config.project import load_project
 
     load_project(folder)
-    _check_port(host, port)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ProjectError(f"port {port} on {host}", f"cannot be used ({error.strerror})", "choose another with --port") from error
     token = keep_token(folder)
     status = f"http://{host}:{port}/status"
     echo(f"Pulling annotations every {every:g} s. Health: http://{host}:{port}/healthz", err=True)
@@ -143,14 +150,3 @@ async def _pull_repeatedly(folder: Path, poll: PollStatus, every: float) -> None
             echo(f"The pull failed: {visible(problem, lines=False)}", err=True)
         poll.error = problem
         await asyncio.sleep(every)
-
-
-def _check_port(host: str, port: int) -> None:
-    import socket
-
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ProjectError(f"port {port} on {host}", f"cannot be used ({error.strerror})", "choose another with --port") from error

@@ -31,6 +31,7 @@ _LONGEST_WORD = 100
 """Characters of a stop reason or a category that are kept."""
 _MOST_TOKENS = 20_000_000
 """Twice the longest context of 2026 (Llama 4 Scout, 10 million tokens): a larger usage is wrong."""
+_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _STATUS_OF_TYPE = {
     "invalid_request_error": 400,
     "authentication_error": 401,
@@ -71,7 +72,11 @@ def read_message(raw: bytes) -> Reading:
     usage = message.get("usage") if isinstance(message, dict) else None
     tokens = _tokens(usage) if isinstance(usage, dict) else None
     has_valid_usage = tokens is not None or (isinstance(message, dict) and "usage" not in message)
-    if not has_valid_usage or message.get("type") != "message" or not _is_content(message.get("content")):
+    content = message.get("content") if isinstance(message, dict) else None
+    is_content = isinstance(content, list) and all(
+        isinstance(block, dict) and (block.get("type") != "text" or isinstance(block.get("text"), str)) for block in content
+    )
+    if not has_valid_usage or message.get("type") != "message" or not is_content:
         return Reading(tokens, failure=("not_message", f"the body is JSON but not a message: {raw[:200].decode(errors='replace')}"))
     stop, details = message.get("stop_reason"), message.get("stop_details")
     if stop is not None and not isinstance(stop, str):
@@ -153,7 +158,9 @@ def tokens_left(headers: Mapping[str, str], *, now: datetime | None = None) -> t
             found.append((share, (reset - (now or datetime.now(UTC))).total_seconds()))
         with contextlib.suppress(ValueError, KeyError, ZeroDivisionError, OverflowError):
             share = float(headers[f"x-ratelimit-remaining-{kind}"]) / float(headers[f"x-ratelimit-limit-{kind}"])
-            found.append((share, _span_s(headers[f"x-ratelimit-reset-{kind}"])))
+            text = headers[f"x-ratelimit-reset-{kind}"]  # "6m0s", "1.5s", "20ms", or plain seconds
+            parts = re.findall(r"([0-9.]+)(ms|s|m|h|d)", text)
+            found.append((share, sum(float(number) * _UNIT_S[unit] for number, unit in parts) if parts else float(text)))
     # NaN compares false with everything, so min() could return it, and a wait of NaN seconds never ends.
     found = [(share, min(max(wait, 0.0), _LONGEST_WAIT_S)) for share, wait in found if not math.isnan(share + wait)]
     return min(found, default=None)
@@ -208,15 +215,6 @@ def describe_unreachable(error: NoResponse, *, spec: ModelSpec, address: str) ->
     return ModelUnavailable(f"model {spec.model}", fact, "check the network and base_url in project.yaml, then run again; nothing is lost")
 
 
-def _span_s(text: str) -> float:
-    """Return the seconds of a duration such as "6m0s", "1.5s" or "20ms"."""
-    parts = re.findall(r"([0-9.]+)(ms|s|m|h|d)", text)
-    if not parts:
-        return float(text)
-    scale = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-    return sum(float(number) * scale[unit] for number, unit in parts)
-
-
 def _tokens(usage: dict[str, Any]) -> dict[str, int] | None:
     created, details = usage.get("cache_creation"), usage.get("output_tokens_details")
     found: dict[str, Any] = {
@@ -229,12 +227,6 @@ def _tokens(usage: dict[str, Any]) -> dict[str, int] | None:
     }
     # type() and not isinstance(): True is an int too, and must not count as one token.
     return found if all(type(n) is int and 0 <= n <= _MOST_TOKENS for n in found.values()) else None
-
-
-def _is_content(content: Any) -> bool:
-    return isinstance(content, list) and all(
-        isinstance(block, dict) and (block.get("type") != "text" or isinstance(block.get("text"), str)) for block in content
-    )
 
 
 def _error_of(raw: bytes) -> tuple[str, str]:

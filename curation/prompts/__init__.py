@@ -38,10 +38,12 @@ def prompt_digest(name: Name) -> str:
 
 @lru_cache
 def _templates(name: Name) -> tuple[Any, Any]:
+    import orjson
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    environment.filters["json"] = _escape_json
+    # "<" is escaped, so that no text of a row can close the tag that encloses it.
+    environment.filters["json"] = lambda value: orjson.dumps(value).decode().replace("<", "\\u003c")
     system, user = _source(name).removeprefix("# System\n").split("\n# User\n")
     return environment.from_string(system), environment.from_string(user)
 
@@ -49,10 +51,3 @@ def _templates(name: Name) -> tuple[Any, Any]:
 @lru_cache
 def _source(name: Name) -> str:
     return files(__name__).joinpath(f"{name}.md").read_text(encoding="utf-8")
-
-
-def _escape_json(value: Any) -> str:
-    """Return JSON in which "<" is escaped, so that no text of a row can close the tag that encloses it."""
-    import orjson
-
-    return orjson.dumps(value).decode().replace("<", "\\u003c")

@@ -132,7 +132,10 @@ class MockProvider:
         if request.role == "answer":
             text = json.dumps({"answer": self._generic_writer.answer(request)}, ensure_ascii=False)
             return Lesson(text, "end_turn", ((None, {}),))
-        each = _split_examples(request)
+        each, entries = [request], request.part("examples_to_write")
+        if isinstance(entries, list):  # one request per example to write
+            shas = [hashlib.sha256(f"{request.sha}:{n}".encode()).hexdigest() for n in range(len(entries))]
+            each = [replace(request, sha=sha, parts={**request.parts, **entry}) for sha, entry in zip(shas, entries, strict=True)]
         defects = [self._draw_defect(one, nth) for one in each]
         if defects[0] == "refusal":
             return Lesson("", "refusal", (("refusal", {}),))
@@ -142,7 +145,11 @@ class MockProvider:
             written.append(self._write(one, None if defect in RESPONSE_DEFECTS else defect, nth, taken))
         items: list[dict[str, Any]] = [example.fields for example in written]
         if request.role == "conversation":
-            items = [{"turns": self._turns(one, example)} for one, example in zip(each, written, strict=True)]
+            items = []
+            for one, example in zip(each, written, strict=True):
+                rng = random.Random(f"{self.seed}:{one.sha}:turns")
+                before = self._generic_writer.earlier_turns(one, rng, one.part("turns", 2) - 1)
+                items.append({"turns": [*before, {"user": example.question, "assistant": example.fields["output"]}]})
         elif request.part("examples_to_write"):
             items = [{"number": one.number, **example.fields} for one, example in zip(each, written, strict=True)]
         elif request.candidates:
@@ -176,7 +183,7 @@ class MockProvider:
 
     def _write_example(self, request: ParsedRequest, defect: str | None) -> Example:
         is_about_code = self._is_about_code(request)
-        writer = self._coding_writer if is_about_code else self._generic_writer
+        writer = CodingWriter(self.codes, self.paraphraser, self.seed) if is_about_code else self._generic_writer
         if request.role == "preference":
             return writer.pair(request, defect)
         if request.part("existing_example") and not is_about_code:
@@ -192,21 +199,11 @@ class MockProvider:
             items.append({"probability": round(mode_collapse.SHARES[mode], 4), **example.fields})
         return items
 
-    def _turns(self, request: ParsedRequest, example: Example) -> list[dict[str, str]]:
-        """Return a conversation that ends with the example."""
-        rng = random.Random(f"{self.seed}:{request.sha}:turns")
-        before = self._generic_writer.earlier_turns(request, rng, request.part("turns", 2) - 1)
-        return [*before, {"user": example.question, "assistant": example.fields["output"]}]
-
     def _is_about_code(self, request: ParsedRequest) -> bool:
         row = request.part("row")
         return isinstance(row, dict) and {"code", "description", "chapter"} <= row.keys() and bool(self.codes.rows)
 
-    @cached_property
-    def _coding_writer(self) -> CodingWriter:
-        return CodingWriter(self.codes, self.paraphraser, self.seed)
-
-    @cached_property
+    @property
     def _generic_writer(self) -> GenericWriter:
         return GenericWriter(self.paraphraser, self.seed)
 
@@ -232,15 +229,6 @@ class MockProvider:
                 "service_tier": "standard",
             },
         }
-
-
-def _split_examples(request: ParsedRequest) -> list[ParsedRequest]:
-    """Return one request per example to write."""
-    entries = request.part("examples_to_write")
-    if not isinstance(entries, list):
-        return [request]
-    shas = [hashlib.sha256(f"{request.sha}:{n}".encode()).hexdigest() for n in range(len(entries))]
-    return [replace(request, sha=sha, parts={**request.parts, **entry}) for sha, entry in zip(shas, entries, strict=True)]
 
 
 def _simplest_value(schema: Mapping[str, Any]) -> Any:

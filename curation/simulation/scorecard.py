@@ -60,14 +60,40 @@ def write_summary(demo: Path) -> dict[str, Any]:
     Raises:
         ProjectError: a step did not run, or its result is missing.
     """
-    steps = _read_steps(demo)
+    path = demo / "steps.jsonl"
+    steps = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    done = {step["verb"] for step in steps if step["exit"] == 0}
+    # `decide` has no step: every `pull` runs it.
+    missing = [name for name in (*(f"curate {s}" for s in CURATE_STEPS if s != "decide"), *OTHER_STEPS) if name not in done]
+    if missing:
+        raise ProjectError("demo", f"incomplete: `{missing[0]}` has not run", "make demo")
+    trained = {}
+    for kind in ("sft", "dpo"):
+        file = demo / "project" / "runs" / kind / "run.json"
+        if not file.is_file():
+            raise ProjectError("demo", f"has no finished {kind} run ({file} is missing)", "make demo")
+        run = json.loads(file.read_text())
+        keys = ("steps", "first_loss", "last_loss", "best_eval_loss", "adapter", "adapter_digest")
+        extra = ("reference_digest", "first_margin") if kind == "dpo" else ()
+        trained[kind] = {key: run[key] for key in (*keys, *extra)} | {"adapter": str(file.parent / run["adapter"])}
     with open_workspace(demo / "project") as workspace:
+        review = count_review(ProjectState(workspace))
+        # The disagreement of two annotators shows how often they err, not in which direction.
+        estimated = {"errors": review.estimated_error_rate}
+        rates = true_error_rates(demo / "standin")
         summary = {
             "stages": _stages(workspace, steps),
             "gates": score_gates(workspace, demo / "standin"),
-            "review": _review(workspace, demo / "standin"),
+            "review": {
+                "records": review.records,
+                "answers": review.annotations,
+                "disputed": review.disputed,
+                "agreement": review.agreement,
+                "simulated": review.simulated,
+                "error_rates": {name: {"estimated": estimated.get(name), "true": true} for name, true in rates.items()},
+            },
             "snapshots": {kind: _snapshot(workspace, kind) for kind in ("instruction", "preference")},
-            **{kind: _training(demo, kind) for kind in ("sft", "dpo")},
+            **trained,
             **_evaluation(demo),
             "cost_usd": round(CallLedger(workspace.db).spent_usd(), 6),
             "cost_simulated": True,
@@ -174,17 +200,6 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", f"{cost} Time: {summary['seconds']:.0f} seconds."])
 
 
-def _read_steps(demo: Path) -> list[dict[str, Any]]:
-    path = demo / "steps.jsonl"
-    steps = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    done = {step["verb"] for step in steps if step["exit"] == 0}
-    # `decide` has no step: every `pull` runs it.
-    missing = [name for name in (*(f"curate {s}" for s in CURATE_STEPS if s != "decide"), *OTHER_STEPS) if name not in done]
-    if missing:
-        raise ProjectError("demo", f"incomplete: `{missing[0]}` has not run", "make demo")
-    return steps
-
-
 def _stages(workspace: Workspace, steps: list[dict[str, Any]]) -> dict[str, Any]:
     """Return rows in, rows out (of the largest run) and total seconds by stage."""
     stages: dict[str, Any] = {}
@@ -204,20 +219,6 @@ def _stages(workspace: Workspace, steps: list[dict[str, Any]]) -> dict[str, Any]
     return stages
 
 
-def _review(workspace: Workspace, log: Path) -> dict[str, Any]:
-    counts = count_review(ProjectState(workspace))
-    # The disagreement of two annotators shows how often they err, not in which direction.
-    estimated = {"errors": counts.estimated_error_rate}
-    return {
-        "records": counts.records,
-        "answers": counts.annotations,
-        "disputed": counts.disputed,
-        "agreement": counts.agreement,
-        "simulated": counts.simulated,
-        "error_rates": {name: {"estimated": estimated.get(name), "true": true} for name, true in true_error_rates(log).items()},
-    }
-
-
 def _snapshot(workspace: Workspace, kind: str) -> dict[str, Any]:
     found = [s for s in reviews.list_snapshots(workspace.db) if s["kind"] == kind]
     if not found:
@@ -225,16 +226,6 @@ def _snapshot(workspace: Workspace, kind: str) -> dict[str, Any]:
     path = workspace.folder / found[-1]["path"]
     result = verify_snapshot(path, trusted_keys=find_trusted_keys(), deep=True)
     return {"path": str(path), "digest": found[-1]["digest"], "rows": found[-1]["rows"], "signature_verified": result.is_verified}
-
-
-def _training(demo: Path, kind: str) -> dict[str, Any]:
-    path = demo / "project" / "runs" / kind / "run.json"
-    if not path.is_file():
-        raise ProjectError("demo", f"has no finished {kind} run ({path} is missing)", "make demo")
-    run = json.loads(path.read_text())
-    keys = ("steps", "first_loss", "last_loss", "best_eval_loss", "adapter", "adapter_digest")
-    extra = ("reference_digest", "first_margin") if kind == "dpo" else ()
-    return {key: run[key] for key in (*keys, *extra)} | {"adapter": str(path.parent / run["adapter"])}
 
 
 def _evaluation(demo: Path) -> dict[str, Any]:

@@ -223,7 +223,20 @@ class MockServer:
         batch = self._load_batch(request.path_params["id"])
         if not self._has_ended(batch):
             raise HTTPException(404, f"batch {batch['id']} has no results yet")
-        lines = [{"custom_id": item["custom_id"], "result": self._result(item, batch)} for item in batch["requests"]]
+        lines = []
+        for item in batch["requests"]:
+            (kind, error), custom_id = self._outcome(item, batch), item["custom_id"]
+            result: dict[str, Any] = {"type": kind}
+            if error is not None:
+                result["error"] = _error_body(error, f"req_offline_{custom_id}")
+            elif kind == "succeeded":
+                # Repeats inside one batch differ by custom_id, and a batch read twice gives the same results.
+                nth = int(hashlib.sha256(custom_id.encode()).hexdigest()[:8], 16)
+                response = self.provider.respond(item["params"], nth=nth)
+                self.log.add_truth(response)
+                self.log.add_request("batch result", 200, body_sha(item["params"]), response.message["id"])
+                result["message"] = {**response.message, "usage": {**response.message["usage"], "service_tier": "batch"}}
+            lines.append({"custom_id": custom_id, "result": result})
         random.Random(batch["id"]).shuffle(lines)  # the API promises no order either
         return Reply("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), batch["id"])
 
@@ -242,7 +255,10 @@ class MockServer:
             self.log.add_request(f"{request.method} {request.url.path}", status, reply.body_sha, reply.response_id)
             if isinstance(reply.content, str):
                 return Response(reply.content, headers=headers, media_type="application/x-jsonl")
-            return JSONResponse(reply.content, status_code=status, headers=headers | _rate_limits())
+            for name, limit in (("requests", 4000), ("input-tokens", 2_000_000), ("output-tokens", 400_000)):
+                prefix, reset = f"anthropic-ratelimit-{name}", _iso(int(time.time()) + 60)
+                headers |= {f"{prefix}-limit": str(limit), f"{prefix}-remaining": str(limit - 1), f"{prefix}-reset": reset}
+            return JSONResponse(reply.content, status_code=status, headers=headers)
 
         return respond
 
@@ -305,19 +321,6 @@ class MockServer:
             return "errored", HTTPException(500, INJECTED[500])
         is_expired = chance(self.faults.batch_errors / 2, batch["id"], item["custom_id"], "expired")
         return ("expired" if is_expired else "succeeded"), None
-
-    def _result(self, item: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
-        kind, error = self._outcome(item, batch)
-        if error is not None:
-            return {"type": kind, "error": _error_body(error, f"req_offline_{item['custom_id']}")}
-        if kind != "succeeded":
-            return {"type": kind}
-        # Repeats inside one batch differ by custom_id, and a batch read twice gives the same results.
-        nth = int(hashlib.sha256(item["custom_id"].encode()).hexdigest()[:8], 16)
-        response = self.provider.respond(item["params"], nth=nth)
-        self.log.add_truth(response)
-        self.log.add_request("batch result", 200, body_sha(item["params"]), response.message["id"])
-        return {"type": kind, "message": {**response.message, "usage": {**response.message["usage"], "service_tier": "batch"}}}
 
 
 def check_key(headers: Mapping[str, str], expected: str | None) -> None:
@@ -388,14 +391,6 @@ def _describe_model(name: str) -> dict[str, Any]:
 def _error_body(error: HTTPException, request_id: str) -> dict[str, Any]:
     details = {"type": ERROR_TYPES.get(error.status_code, "api_error"), "message": error.detail}
     return {"type": "error", "error": details, "request_id": request_id}
-
-
-def _rate_limits() -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for name, limit in (("requests", 4000), ("input-tokens", 2_000_000), ("output-tokens", 400_000)):
-        prefix = f"anthropic-ratelimit-{name}"
-        headers |= {f"{prefix}-limit": str(limit), f"{prefix}-remaining": str(limit - 1), f"{prefix}-reset": _iso(int(time.time()) + 60)}
-    return headers
 
 
 async def _read_json(request: Request) -> Any:

@@ -79,7 +79,14 @@ def record_of(row: Mapping[str, Any], kind: Kind) -> Record:
     Raises:
         RowError: the row is not a record, or its id is not that of its content.
     """
-    completions = [_only(row, name) for name in (("completion",) if kind == "instruction" else ("chosen", "rejected"))]
+    completions = []
+    for column in ("completion",) if kind == "instruction" else ("chosen", "rejected"):
+        messages = row[column]
+        if not isinstance(messages, Sequence) or isinstance(messages, str) or len(messages) != 1:
+            raise RowError(column, "must hold exactly one message")
+        if not isinstance(messages[0], Mapping):
+            raise RowError(column, "its message is null")
+        completions.append(dict(messages[0]))
     value: dict[str, Any] = {"kind": kind, "prompt": row["prompt"]}
     if kind == "instruction":
         value |= {"completion": completions[0], "label": row.get("label")}
@@ -89,16 +96,6 @@ def record_of(row: Mapping[str, Any], kind: Kind) -> Record:
     if record_id(record) != row["id"]:
         raise RowError("id", f"is {row['id']!r}; the content's is {record_id(record)}")
     return record
-
-
-def _only(row: Mapping[str, Any], column: str) -> dict[str, Any]:
-    messages = row[column]
-    if not isinstance(messages, Sequence) or isinstance(messages, str) or len(messages) != 1:
-        raise RowError(column, "must hold exactly one message")
-    message = messages[0]
-    if not isinstance(message, Mapping):
-        raise RowError(column, "its message is null")
-    return dict(message)
 
 
 def _kind_of_columns(split: str, columns: Sequence[str]) -> Kind:

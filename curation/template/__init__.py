@@ -43,14 +43,17 @@ def write_template(
     Raises:
         ProjectError: the folder already holds a project, is a file, or cannot be written.
     """
+    import yaml
+
     if (folder / "project.yaml").exists():
         raise ProjectError(str(folder), "already holds a project", command("curate", "status", folder))
     if folder.exists() and not folder.is_dir():
         raise ProjectError(str(folder), "is a file", "name a folder that does not exist yet")
+    name = name_of(folder)
     text = (Path(__file__).parent / f"{template}.yaml").read_text(encoding="utf-8")
     values = {
         "schema": SCHEMA_FILE,
-        "name": _quote(name_of(folder)),
+        "name": name if yaml.safe_load(name) == name else json.dumps(name),  # `2026`, `no` and `null` need quotes
         "provider": "offline-stand-in" if offline else "anthropic",
         "instruction": str(instruction),
         "preference": str(preference),
@@ -59,20 +62,30 @@ def write_template(
     }
     if import_only:
         values |= {"instruction": "0", "preference": "0"}
-        text = _without_judge_and_review(text)
+        score = "score: null                     # no judge scores the rows; write a rubric here to use one\n"
+        text = re.sub(r"(?m)^score:.*\n(?:[ #].*\n)*", score, text)
+        text = re.sub(r"(?m)^  mode: all {5}", "  mode: none    ", text)
     for key, value in values.items():
         text = text.replace("{" + key + "}", value)
     try:
-        _write(folder, template, text)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "protected").mkdir(exist_ok=True)
+        if template == "icd10":
+            from curation.template.icd10 import write_tables
+
+            write_tables(folder)
+        else:
+            (folder / "seeds.jsonl").touch()
+        (folder / SCHEMA_FILE).write_text(json.dumps(project_schema(), indent=2) + "\n", encoding="utf-8")
+        partial = folder / ".project.yaml.partial"
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.rename(folder / "project.yaml")
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         fact = f"cannot be written ({error.strerror or error})"
         raise ProjectError(str(folder), fact, "make space or name another folder, and run again") from error
-
-
-def _without_judge_and_review(text: str) -> str:
-    score = "score: null                     # no judge scores the rows; write a rubric here to use one\n"
-    text = re.sub(r"(?m)^score:.*\n(?:[ #].*\n)*", score, text)
-    return re.sub(r"(?m)^  mode: all {5}", "  mode: none    ", text)
 
 
 def name_of(folder: Path) -> str:
@@ -80,28 +93,3 @@ def name_of(folder: Path) -> str:
     plain = unicodedata.normalize("NFKD", folder.resolve().name.casefold())
     plain = "".join(c for c in plain if not unicodedata.combining(c))
     return re.sub(r"[^a-z0-9_-]+", "-", plain).strip("-_")[:41] or "project"
-
-
-def _write(folder: Path, template: Template, text: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "protected").mkdir(exist_ok=True)
-    if template == "icd10":
-        from curation.template.icd10 import write_tables
-
-        write_tables(folder)
-    else:
-        (folder / "seeds.jsonl").touch()
-    (folder / SCHEMA_FILE).write_text(json.dumps(project_schema(), indent=2) + "\n", encoding="utf-8")
-    partial = folder / ".project.yaml.partial"
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.rename(folder / "project.yaml")
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _quote(name: str) -> str:
-    """Return a name as YAML reads it back as text: `2026`, `no` and `null` need quotes."""
-    import yaml
-
-    return name if yaml.safe_load(name) == name else json.dumps(name)

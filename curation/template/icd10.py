@@ -38,7 +38,11 @@ _SCHEMA = pa.schema(
 def write_tables(folder: Path) -> None:
     """Write tables/icd10cm.parquet, protected/icd10_eval.jsonl and seeds.jsonl into a project folder."""
     rows = _read_codes()
-    siblings = _siblings(rows)
+    families: dict[str, list[str]] = defaultdict(list)
+    for row in rows.values():
+        if row["billable"]:
+            families[row["parent"]].append(row["code"])
+    siblings = {code: [other for other in family if other != code] for family in families.values() for code in family}
     chosen = _choose_scope(rows, siblings)
     scope, examples = chosen[:SCOPE], chosen[SCOPE : SCOPE + SEEDS]
     for row in rows.values():
@@ -79,15 +83,6 @@ def _read_codes() -> dict[str, dict[str, Any]]:
             "terms": [term for term in icd.get_inclusion_term(code) if term != icd.get_description(code)],
         }
     return rows
-
-
-def _siblings(rows: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
-    """Return, for each billable code, the other billable codes with the same parent."""
-    families: dict[str, list[str]] = defaultdict(list)
-    for row in rows.values():
-        if row["billable"]:
-            families[row["parent"]].append(row["code"])
-    return {code: [other for other in family if other != code] for family in families.values() for code in family}
 
 
 def _choose_scope(rows: dict[str, dict[str, Any]], siblings: dict[str, list[str]]) -> list[str]:
