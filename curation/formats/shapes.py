@@ -131,14 +131,12 @@ class PairWithFact:
     chosen: int
 
 
-def find_shape(row: Mapping[str, Any]) -> Shape | None:
+def find_shape(row: Row) -> Shape | None:
     """Return the first shape whose columns are all present and not null."""
     return next((shape for shape, names in NEEDS.items() if all(row.get(name) is not None for name in names)), None)
 
 
-def record_from(
-    row: Mapping[str, Any], *, shape: Shape, system_instruction: bool = False, label: str | None = None
-) -> InstructionRecord | PairWithFact:
+def record_from(row: Row, *, shape: Shape, system_instruction: bool = False, label: str | None = None) -> InstructionRecord | PairWithFact:
     """Return the record of a row.
 
     Args:
@@ -174,7 +172,7 @@ def record_from(
     return record
 
 
-def _alpaca_prompt(row: Mapping[str, Any], system_instruction: bool) -> list[Turn]:
+def _alpaca_prompt(row: Row, system_instruction: bool) -> list[Turn]:
     instruction, extra = text_of(row["instruction"], "instruction"), text_of(row.get("input"), "input")
     exchanges = row.get("history") or []
     if not isinstance(exchanges, list) or any(not isinstance(e, list) or len(e) != 2 for e in exchanges):
@@ -194,14 +192,14 @@ def _alpaca_prompt(row: Mapping[str, Any], system_instruction: bool) -> list[Tur
     return [{"role": "system", "content": instruction}, *history, {"role": "user", "content": extra}]
 
 
-def _with_system(turns: list[Turn], row: Mapping[str, Any]) -> list[Turn]:
+def _with_system(turns: list[Turn], row: Row) -> list[Turn]:
     system = text_of(row.get("system"), "system")
     if system and turns and turns[0]["role"] == "system":
         raise RowError("system", "is given, but the conversation has a system message")
     return [{"role": "system", "content": system}, *turns] if system else turns
 
 
-def _prompt(value: Any, row: Mapping[str, Any]) -> list[Turn]:
+def _prompt(value: Any, row: Row) -> list[Turn]:
     if is_transcript(value):
         turns = transcript_turns(value.rstrip().removesuffix("Assistant:").rstrip("\n"), "prompt")
     else:
@@ -213,7 +211,7 @@ def _answer(text: str) -> Turn:
     return {"role": "assistant", "content": text}
 
 
-def _pair(row: Mapping[str, Any], system_instruction: bool) -> PairWithFact:
+def _pair(row: Row, system_instruction: bool) -> PairWithFact:
     (before, better), (other, worse) = (_rival(row[name], name) for name in ("chosen", "rejected"))
     if before != other:
         raise RowError("rejected", "does not answer the same conversation as chosen")
@@ -252,7 +250,7 @@ def _rival(value: Any, field: str) -> tuple[list[Turn], str]:
     return turns[:-1], turns[-1]["content"]
 
 
-def is_tree(row: Mapping[str, Any]) -> bool:
+def is_tree(row: Row) -> bool:
     """Return whether a row is an OASST tree or one message of one."""
     root = row.get("prompt")
     nested = isinstance(root, Mapping) and isinstance(root.get("replies"), list) and "text" in root
@@ -287,10 +285,10 @@ def tree_examples(row: Row) -> Iterator[tuple[InstructionRecord | PairWithFact, 
         RowError: the tree has no prompt with a usable reply, or one of its messages is not usable.
     """
     nested = isinstance(row.get("prompt"), Mapping)
-    root: Mapping[str, Any] = row["prompt"] if nested else row
+    root: Row = row["prompt"] if nested else row
     tree = str(row.get("message_tree_id") or root.get("message_tree_id") or root.get("message_id"))
     found = 0
-    waiting: list[tuple[Mapping[str, Any], list[dict[str, str]]]] = [(root, [])] if _is_usable(root) else []
+    waiting: list[tuple[Row, list[dict[str, str]]]] = [(root, [])] if _is_usable(root) else []
     while waiting:
         message, before = waiting.pop(0)
         turns = [*before, *turns_of({"role": message.get("role"), "content": message.get("text")}, "message")]
@@ -306,7 +304,7 @@ def tree_examples(row: Row) -> Iterator[tuple[InstructionRecord | PairWithFact, 
         best = (ranked or answers)[0]
         record = parse_record({"kind": "instruction", "prompt": turns, "completion": {"role": "assistant", "content": best["text"]}})
         assert isinstance(record, InstructionRecord)
-        made: list[tuple[InstructionRecord | PairWithFact, Mapping[str, Any]]] = [(record, best)]
+        made: list[tuple[InstructionRecord | PairWithFact, Row]] = [(record, best)]
         for n, better in enumerate(ranked[:_MOST_REPLIES]):
             for worse in ranked[n + 1 : _MOST_REPLIES]:
                 if worse["rank"] > better["rank"] and worse["text"] != better["text"]:
@@ -319,7 +317,7 @@ def tree_examples(row: Row) -> Iterator[tuple[InstructionRecord | PairWithFact, 
         raise RowError("tree", "has no prompt with a usable reply")
 
 
-def _is_usable(message: Mapping[str, Any]) -> bool:
+def _is_usable(message: Row) -> bool:
     text = message.get("text")
     return not (message.get("deleted") or message.get("synthetic") or message.get("review_result") is False or not text) and (
         isinstance(text, str)

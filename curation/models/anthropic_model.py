@@ -17,7 +17,7 @@ from curation.errors import ModelUnavailable
 from curation.models import responses
 from curation.models.access import find_access
 from curation.models.availability import fetch, list_ids, refuse_unusable, unknown_model
-from curation.models.base import RESPONSE_TIMEOUT_S, ModelInfo, Response, SdkClients, is_loopback, network_options
+from curation.models.base import RESPONSE_TIMEOUT_S, Body, ModelInfo, Response, SdkClients, is_loopback, network_options
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -56,11 +56,11 @@ class AnthropicModel:
         self._clients = SdkClients("anthropic", self._open)
         self.close = self._clients.close
 
-    async def send(self, body: dict[str, Any]) -> Response:
+    async def send(self, body: Body) -> Response:
         """POST one request to /v1/messages."""
         return await self._clients.request("POST", "/v1/messages", body, timeout_s=self._timeout_s)
 
-    async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Response:
+    async def request(self, method: str, path: str, body: Body | None = None) -> Response:
         """Send one request, once; every status is a response.
 
         Args:
@@ -110,7 +110,7 @@ class AnthropicModel:
             takes_batches,
         )
 
-    async def count_tokens(self, body: dict[str, Any]) -> int | str:
+    async def count_tokens(self, body: Body) -> int | str:
         """POST a request's prompt to /v1/messages/count_tokens."""
         counted = {name: body[name] for name in _COUNTED if name in body}
         response = await self._clients.request("POST", "/v1/messages/count_tokens", counted)

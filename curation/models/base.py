@@ -22,6 +22,9 @@ from argilla_setup.shown import mask_secrets
 from curation.config.project import ModelSpec
 from curation.errors import ModelUnavailable
 
+Body = dict[str, Any]
+"""JSON body of a request in the format of the Messages API."""
+
 RESPONSE_TIMEOUT_S = 600.0
 _CONNECT_TIMEOUT_S = 10.0
 
@@ -85,16 +88,16 @@ class ChatModel(Protocol):
     def address(self) -> str:
         """Base URL or folder, for messages to people."""
 
-    async def send(self, body: dict[str, Any]) -> Response:
+    async def send(self, body: Body) -> Response:
         """Send one request; raises NoResponse when nothing came back."""
 
-    async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Response:
+    async def request(self, method: str, path: str, body: Body | None = None) -> Response:
         """Call another path of the same API; batches use it."""
 
     async def describe(self, spec: ModelSpec) -> ModelInfo:
         """Query the model's properties; raises ModelUnavailable when it cannot be used. Nothing is billed."""
 
-    async def count_tokens(self, body: dict[str, Any]) -> int | str:
+    async def count_tokens(self, body: Body) -> int | str:
         """Return the prompt tokens of a request, or the reason why there is no count. Nothing is billed."""
 
     async def close(self) -> None:
@@ -162,7 +165,7 @@ class SdkClients:
     def __init__(self, sdk: str, make: Callable[[], Any]) -> None:
         self._sdk, self._make, self._clients = sdk, make, list[_PooledClient]()
 
-    async def request(self, method: str, path: str, body: dict[str, Any] | None = None, *, timeout_s: float | None = None) -> Response:
+    async def request(self, method: str, path: str, body: Body | None = None, *, timeout_s: float | None = None) -> Response:
         """Send one request, once; every HTTP status is a response.
 
         Args:

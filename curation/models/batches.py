@@ -19,7 +19,7 @@ import orjson
 
 from curation.errors import ModelUnavailable
 from curation.models import responses
-from curation.models.base import ChatModel, NoResponse, Response
+from curation.models.base import Body, ChatModel, NoResponse, Response
 from curation.models.context import AskSummary, CallContext, RetryPolicy
 from curation.models.ledger import settle_kept
 from curation.models.pricing import bound_nano, find_rates, is_priced
@@ -417,7 +417,7 @@ class BatchApi:
                 return str(found["id"])
         return None
 
-    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Response:
+    async def _call(self, method: str, path: str, body: Body | None = None) -> Response:
         """Send a request, with retries of what may pass; a POST is repeated only where it cannot have created a batch."""
         for tried in itertools.count(1):
             try:

@@ -20,7 +20,7 @@ import orjson
 
 from curation.config.project import ModelSpec
 from curation.errors import ModelUnavailable
-from curation.models.base import ModelInfo, Response
+from curation.models.base import Body, ModelInfo, Response
 from curation.requests import completion_body
 
 _JSON_ONLY = "Answer with one JSON value that fits this JSON schema, and with nothing else:\n"
@@ -45,13 +45,13 @@ class LocalModel:
         self.address = str(folder)
         self._folder, self._threads, self._ended = folder, ThreadPoolExecutor(1, thread_name_prefix="local-model"), threading.Event()
 
-    async def send(self, body: dict[str, Any]) -> Response:
+    async def send(self, body: Body) -> Response:
         """Generate one response. Equal bodies give equal responses: the sampling seed is the body's digest."""
         if self._ended.is_set():
             self._threads, self._ended = ThreadPoolExecutor(1, thread_name_prefix="local-model"), threading.Event()
         return await asyncio.get_running_loop().run_in_executor(self._threads, _generate, self._folder, body, self._ended)
 
-    async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Response:
+    async def request(self, method: str, path: str, body: Body | None = None) -> Response:
         """Return 404: a folder has no other paths.
 
         Args:
@@ -71,7 +71,7 @@ class LocalModel:
         limit = orjson.loads((self._folder / "config.json").read_bytes()).get("max_position_embeddings")
         return ModelInfo(spec.model, self.address, self._folder.name, "local", None, limit, limit, takes_batches=False)
 
-    async def count_tokens(self, body: dict[str, Any]) -> int | str:
+    async def count_tokens(self, body: Body) -> int | str:
         """Return that nothing is counted: loading the model takes longer than an estimate may."""
         return "a local model is not loaded for an estimate"
 
@@ -81,7 +81,7 @@ class LocalModel:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
 
-def chat_turns(body: dict[str, Any]) -> list[dict[str, str]]:
+def chat_turns(body: Body) -> list[dict[str, str]]:
     """Return the turns for the model's chat template, with the JSON schema written into the last one."""
     translated = completion_body(body, limit="max_tokens")
     turns: list[dict[str, str]] = translated["messages"]
@@ -127,7 +127,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
     return tokenizer, model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
-def _generate(folder: Path, body: dict[str, Any], ended: threading.Event) -> Response:
+def _generate(folder: Path, body: Body, ended: threading.Event) -> Response:
     import torch
     from transformers import StoppingCriteriaList
 

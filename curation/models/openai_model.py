@@ -11,7 +11,7 @@ from curation.config.project import ModelSpec
 from curation.models import responses
 from curation.models.access import find_access
 from curation.models.availability import fetch, list_ids, refuse_unusable, unknown_model
-from curation.models.base import RESPONSE_TIMEOUT_S, ModelInfo, Response, SdkClients, is_loopback, network_options
+from curation.models.base import RESPONSE_TIMEOUT_S, Body, ModelInfo, Response, SdkClients, is_loopback, network_options
 from curation.requests import Limit, completion_body
 
 if TYPE_CHECKING:
@@ -50,12 +50,12 @@ class OpenAIModel:
         self._clients = SdkClients("openai", self._open)
         self.close = self._clients.close
 
-    async def send(self, body: dict[str, Any]) -> Response:
+    async def send(self, body: Body) -> Response:
         """POST one request to chat/completions, translated from the Messages format."""
         translated = completion_body(body, limit=self._limit)
         return await self._clients.request("POST", "/chat/completions", translated, timeout_s=self._timeout_s)
 
-    async def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Response:
+    async def request(self, method: str, path: str, body: Body | None = None) -> Response:
         """Send one request, once; every status is a response.
 
         Args:
@@ -80,7 +80,7 @@ class OpenAIModel:
         entry = next((entry for entry in entries if isinstance(entry, dict) and entry.get("id") == spec.model), {})
         return ModelInfo(spec.model, self.address, spec.model, max_input_tokens=entry.get("max_model_len"), takes_batches=False)
 
-    async def count_tokens(self, body: dict[str, Any]) -> int | str:
+    async def count_tokens(self, body: Body) -> int | str:
         """Return that the protocol has no token count."""
         return "chat completions have no token count"
 

@@ -21,7 +21,7 @@ import yaml
 
 from curation.config.project import ModelSpec
 from curation.errors import ProjectError, UserError
-from curation.models.base import NoResponse, open_model
+from curation.models.base import Body, NoResponse, open_model
 from curation.requests import Request
 
 _COUNT_TIMEOUT_S = 20.0
@@ -167,9 +167,7 @@ def usd_of(prompt_tokens: int, output_tokens: int, spec: ModelSpec, *, in_batch:
     return _nano(prompt_tokens * rates.input + output_tokens * rates.output, rates.batch if in_batch else 1) / NANO
 
 
-def count_tokens(
-    bodies: Sequence[dict[str, Any]], spec: ModelSpec, *, environ: Mapping[str, str], folder: Path | None = None
-) -> list[int] | str:
+def count_tokens(bodies: Sequence[Body], spec: ModelSpec, *, environ: Mapping[str, str], folder: Path | None = None) -> list[int] | str:
     """Return the prompt tokens of each request as the provider counts them, or the reason why there is no count.
 
     Args:
@@ -182,7 +180,7 @@ def count_tokens(
     async def count_all() -> list[int | str]:
         slots = asyncio.Semaphore(spec.concurrency)
 
-        async def count(body: dict[str, Any]) -> int | str:
+        async def count(body: Body) -> int | str:
             async with slots:
                 return await model.count_tokens(body)
 

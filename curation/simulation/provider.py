@@ -22,7 +22,7 @@ from curation.simulation.code_table import CodeTable
 from curation.simulation.defects import RATES, chance, draw_defect, fraction
 from curation.simulation.judge import judge_example, judge_leak, judge_pair
 from curation.simulation.paraphrase import Paraphraser
-from curation.simulation.request_parser import ParsedRequest, count_tokens, parse_request
+from curation.simulation.request_parser import Body, ParsedRequest, count_tokens, parse_request
 from curation.simulation.writers import CodingWriter, Example, GenericWriter
 
 ID_PREFIX = "msg_offline_"
@@ -92,7 +92,7 @@ class MockProvider:
         """Paraphrases for the names of the table."""
         return Paraphraser.for_table(self.codes)
 
-    def respond(self, body: dict[str, Any], *, nth: int = 0) -> MockResponse:
+    def respond(self, body: Body, *, nth: int = 0) -> MockResponse:
         """Answer a valid body.
 
         Args:
@@ -207,7 +207,7 @@ class MockProvider:
     def _generic_writer(self) -> GenericWriter:
         return GenericWriter(self.paraphraser, self.seed)
 
-    def _message(self, request: ParsedRequest, body: dict[str, Any], text: str, *, stop: str = "end_turn", nth: int = 0) -> dict[str, Any]:
+    def _message(self, request: ParsedRequest, body: Body, text: str, *, stop: str = "end_turn", nth: int = 0) -> dict[str, Any]:
         limit = body["max_tokens"]
         if count_tokens(text) > limit:
             text, stop = text[: limit * 4], "max_tokens"

@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Body = dict[str, Any]
+"""JSON body of a request in the format of the Messages API."""
 Role = Literal["instruction", "preference", "conversation", "answer", "judge", "judge_pair", "leak_judge", "other"]
 
 _ROLE_BY_PROPERTY: dict[str, Role] = {
@@ -67,7 +69,7 @@ class ParsedRequest:
         return int(found[1]) if found else 0
 
 
-def parse_request(body: dict[str, Any]) -> ParsedRequest:
+def parse_request(body: Body) -> ParsedRequest:
     """Split a Messages body into its parts."""
     system, user = _text(body.get("system") or ""), "\n\n".join(_text(m.get("content", "")) for m in body.get("messages", []))
     tags = _tags(system)
@@ -86,7 +88,7 @@ def parse_request(body: dict[str, Any]) -> ParsedRequest:
     )
 
 
-def body_sha(body: dict[str, Any]) -> str:
+def body_sha(body: Body) -> str:
     """Return the SHA-256 (hex) of a body with sorted keys, so that it does not depend on how the JSON was written."""
     return hashlib.sha256(json.dumps(body, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
 

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -52,6 +52,24 @@ MODEL_NAME = re.compile(r"(claude|offline)-[a-z0-9][a-z0-9.-]*")
 
 MAX_BATCH, MAX_BYTES = 100_000, 32 * 2**20
 """Limits of the API: requests in a batch, bytes of any other request."""
+
+
+class Item(TypedDict):
+    """One request of a batch; checked only when it is answered."""
+
+    custom_id: str
+    params: Any
+
+
+class Batch(TypedDict):
+    """A batch as its file holds it."""
+
+    id: str
+    created: float
+    """Unix time."""
+    canceled: float | None
+    """Unix time; None while it was not canceled."""
+    requests: list[Item]
 
 
 @dataclass(frozen=True)
@@ -187,7 +205,7 @@ class MockServer:
         if len(requests) > MAX_BATCH:
             raise HTTPException(413, f"requests: at most {MAX_BATCH}")
         # The time in the id makes the ids sort by age, which list_batches relies on.
-        batch: dict[str, Any] = {
+        batch: Batch = {
             "id": f"msgbatch_offline_{time.time_ns():x}{random.getrandbits(16):04x}",
             "created": time.time(),
             "canceled": None,
@@ -270,26 +288,26 @@ class MockServer:
             if position < edge:
                 raise HTTPException(status, INJECTED[status])
 
-    def _load_batch(self, id_: str) -> dict[str, Any]:
+    def _load_batch(self, id_: str) -> Batch:
         path = self.batch_folder / f"{id_}.json"
         if not re.fullmatch(r"msgbatch_offline_[0-9a-f]+", id_) or not path.is_file():
             raise HTTPException(404, f"batch {id_} not found")
-        batch: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        batch: Batch = json.loads(path.read_text(encoding="utf-8"))
         return batch
 
-    def _save_batch(self, batch: dict[str, Any]) -> None:
+    def _save_batch(self, batch: Batch) -> None:
         self.batch_folder.mkdir(parents=True, exist_ok=True)
         partial = self.batch_folder / f"{batch['id']}.part"
         # Written aside and renamed: a batch survives a kill of the server, and no half-written file is ever read.
         partial.write_text(json.dumps(batch), encoding="utf-8")
         partial.replace(self.batch_folder / f"{batch['id']}.json")
 
-    def _has_ended(self, batch: dict[str, Any]) -> bool:
+    def _has_ended(self, batch: Batch) -> bool:
         """Return True after the batch's time, or half a second after it was canceled."""
         end: float = batch["created"] + self.faults.batch_seconds
         return time.time() >= (end if batch["canceled"] is None else min(end, batch["canceled"] + 0.5))
 
-    def _describe_batch(self, batch: dict[str, Any], request: Request) -> dict[str, Any]:
+    def _describe_batch(self, batch: Batch, request: Request) -> dict[str, Any]:
         """Return the batch object of the API."""
         has_ended, canceled = self._has_ended(batch), batch["canceled"]
         counts = dict.fromkeys(("processing", "succeeded", "errored", "canceled", "expired"), 0)
@@ -309,7 +327,7 @@ class MockServer:
             "results_url": f"{str(request.base_url).rstrip('/')}/v1/messages/batches/{batch['id']}/results" if has_ended else None,
         }
 
-    def _outcome(self, item: dict[str, Any], batch: dict[str, Any]) -> tuple[str, HTTPException | None]:
+    def _outcome(self, item: Item, batch: Batch) -> tuple[str, HTTPException | None]:
         """Return how one request of a batch ended, with its error."""
         if batch["canceled"] is not None:
             return "canceled", None

@@ -32,7 +32,10 @@ def status(folder: Path) -> StageResult:
             "budget_usd": workspace.project.budget.usd,
             "cost_simulated": workspace.project.models.teacher.is_simulated or workspace.project.models.judge.is_simulated,
             "diversity": _diversity_in_brief(diversity) if diversity else None,
-            "snapshots": [{k: s[k] for k in ("path", "kind", "rows", "digest")} for s in reviews.list_snapshots(workspace.db)],
+            "snapshots": [
+                {"path": s["path"], "kind": s["kind"], "rows": s["rows"], "digest": s["digest"]}
+                for s in reviews.list_snapshots(workspace.db)
+            ],
             "last": {
                 stage: {"in": r["rows_in"], "out": r["rows_out"], "state": r["state"], "seconds": r["seconds"]}
                 for stage, r in runs.last_runs(workspace.db).items()

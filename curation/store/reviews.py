@@ -10,9 +10,11 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from operator import attrgetter, itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, cast
 
 import orjson
+
+from curation.records import Kind
 
 
 class StoredAnswer(NamedTuple):
@@ -29,6 +31,19 @@ class StoredAnswer(NamedTuple):
     """Digest of exactly what was shown."""
     form: str
     simulated: bool
+
+
+class StoredSnapshot(TypedDict):
+    """A row of the table `snapshots`."""
+
+    digest: str
+    name: str
+    version: int
+    kind: Kind
+    path: str
+    """Relative to the project."""
+    rows: int
+    created: str
 
 
 class Place(NamedTuple):
@@ -187,6 +202,6 @@ def add_snapshot(db: sqlite3.Connection, *, digest: str, name: str, version: int
     db.execute("INSERT OR IGNORE INTO snapshots VALUES (?, ?, ?, ?, ?, ?, ?)", (digest, name, version, kind, path, rows, at))
 
 
-def list_snapshots(db: sqlite3.Connection) -> list[dict[str, Any]]:
+def list_snapshots(db: sqlite3.Connection) -> list[StoredSnapshot]:
     """Return every snapshot, oldest first."""
-    return [dict(row) for row in db.execute("SELECT * FROM snapshots ORDER BY created, name, version")]
+    return [cast(StoredSnapshot, dict(row)) for row in db.execute("SELECT * FROM snapshots ORDER BY created, name, version")]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from argilla_setup.shown import mask_values
 from curation.store import records
@@ -24,6 +24,25 @@ class Run:
     rows_in: int = 0
     rows_out: int = 0
     detail: dict[str, Any] = field(default_factory=dict)
+
+
+class StoredRun(TypedDict):
+    """A row of the table `runs`."""
+
+    run: int
+    stage: str
+    digest: str
+    """Of everything that shaped the result."""
+    watermark: int
+    """Highest seq when the run began."""
+    started: str
+    ended: str | None
+    state: str
+    """ "running", "done" or "failed"."""
+    rows_in: int | None
+    rows_out: int | None
+    seconds: float | None
+    detail: dict[str, Any]
 
 
 @contextmanager
@@ -62,17 +81,17 @@ def latest_run(db: sqlite3.Connection, stage: str) -> sqlite3.Row | None:
     return row
 
 
-def list_runs(db: sqlite3.Connection, stage: str | None = None, *, most: int = -1) -> list[dict[str, Any]]:
+def list_runs(db: sqlite3.Connection, stage: str | None = None, *, most: int = -1) -> list[StoredRun]:
     """Return every run (of a stage), or the latest `most`, oldest first, with the detail parsed."""
     sql = "SELECT * FROM runs WHERE stage = ? OR ? IS NULL ORDER BY run DESC LIMIT ?"
-    rows = [dict(row) for row in db.execute(sql, (stage, stage, most))]
-    return [{**row, "detail": json.loads(row["detail"] or "{}")} for row in reversed(rows)]
+    rows = db.execute(sql, (stage, stage, most)).fetchall()
+    return [cast(StoredRun, {**dict(row), "detail": json.loads(row["detail"] or "{}")}) for row in reversed(rows)]
 
 
-def last_runs(db: sqlite3.Connection) -> dict[str, dict[str, Any]]:
+def last_runs(db: sqlite3.Connection) -> dict[str, sqlite3.Row]:
     """Return stage to its last run, finished or not, in order of the runs."""
     sql = "SELECT * FROM runs WHERE run IN (SELECT max(run) FROM runs GROUP BY stage) ORDER BY run"
-    return {row["stage"]: dict(row) for row in db.execute(sql)}
+    return {row["stage"]: row for row in db.execute(sql)}
 
 
 def latest_numbers(db: sqlite3.Connection) -> dict[str, int]:
