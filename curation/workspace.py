@@ -53,18 +53,12 @@ class StageResult:
 @contextmanager
 def open_workspace(folder: Path) -> Iterator[Workspace]:
     """Open the project in FOLDER."""
-    project = load_project(folder)
-    with open_store(folder) as db, _rare_collections():
-        yield Workspace(folder, project, db)
-
-
-@contextmanager
-def _rare_collections() -> Iterator[None]:
-    """Collect garbage rarely: a stage makes millions of objects and few cycles, and Python's thresholds cost a third of its time."""
-    before = gc.get_threshold()
+    project, before = load_project(folder), gc.get_threshold()
+    # A stage makes millions of objects and few cycles; with Python's own thresholds, collections cost a third of its time.
     gc.set_threshold(max(before[0], 50_000) if before[0] else 0, 20, 50)
     try:
-        yield
+        with open_store(folder) as db:
+            yield Workspace(folder, project, db)
     finally:
         gc.set_threshold(*before)
 

@@ -102,7 +102,13 @@ def _check_size(root: yaml.Node) -> None:
 
 
 def describe_error(error: ValidationError, model: type[BaseModel], path: Path) -> tuple[str, str, str]:
-    """Return the first error as (thing with its key path, problem, next step), with the nearest known key for a typo."""
+    """Return the first error as (thing with its key path, problem, next step), with the nearest known key for a typo.
+
+    Args:
+        error: from validating the file.
+        model: model of the file.
+        path: the file.
+    """
     # A typo shows as an unknown key and a missing one: the unknown one says more.
     first = sorted(error.errors(), key=lambda e: e["type"] not in ("extra_forbidden", "invalid_key"))[0]
     # Of a value that may have several types, pydantic names the type it tried.

@@ -117,29 +117,27 @@ def read_csv(path: Path, detected: Detected, has_header: bool) -> Rows:
 def _csv_error(taken: list[tuple[int, str]], delimiter: str, message: str) -> tuple[int, int, str]:
     """Return line, column and description of a CSV error: a quote that is never closed, or text after a closed one."""
     text = "".join(line for _, line in taken)
-    at, fact = _quote_error(text, delimiter)
-    if at is None:
-        return taken[0][0], 1, message
-    return taken[0][0] + text.count("\n", 0, at), at - text.rfind("\n", 0, at), fact
-
-
-def _quote_error(text: str, delimiter: str) -> tuple[int | None, str]:
-    at, ends = 0, re.compile(f"[{re.escape(delimiter)}\r\n]")
+    # csv.Error has no position, so the quotes are followed once more.
+    at, fact, found, ends = 0, message, None, re.compile(f"[{re.escape(delimiter)}\r\n]")
     while at < len(text):
         if text[at] == '"':
             opened, at = at, at + 1
             while (close := text.find('"', at)) >= 0 and text[close + 1 : close + 2] == '"':
                 at = close + 2
             if close < 0:
-                return opened, "a quote is opened and never closed"
+                found, fact = opened, "a quote is opened and never closed"
+                break
             at = close + 1
             if at < len(text) and not ends.match(text, at):
-                return at, "text follows a closed quote"
+                found, fact = at, "text follows a closed quote"
+                break
         end = ends.search(text, at)
         if end is None:
             break
         at = end.end()
-    return None, ""
+    if found is None:
+        return taken[0][0], 1, fact
+    return taken[0][0] + text.count("\n", 0, found), found - text.rfind("\n", 0, found), fact
 
 
 def header_of(path: Path, fields: list[str]) -> list[str]:

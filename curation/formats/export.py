@@ -156,19 +156,17 @@ def _write_parquet(lines: Lines, path: Path) -> None:
         try:
             parts.append(pa.Table.from_pylist(batch))
         except (pa.ArrowInvalid, pa.ArrowTypeError):
-            parts.append(pa.Table.from_pylist([_as_texts(line, batch) for line in batch]))
+            # As text: every column whose values in this batch have more than one type.
+            mixed = {name for name in empty if len({type(line[name]) for line in batch} - {type(None)}) > 1}
+            for line in batch:
+                plain = {name for name in mixed if line[name] is not None and not isinstance(line[name], str)}
+                line |= {name: orjson.dumps(line[name]).decode() for name in plain}
+            parts.append(pa.Table.from_pylist(batch))
     try:
         table = pa.concat_tables(parts, promote_options="permissive") if parts else pa.table({})
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise ProjectError(str(path), f"its columns have several types ({error})", "export as JSONL, or with fewer --columns") from error
     pq.write_table(table, path, compression="zstd")
-
-
-def _as_texts(line: dict[str, Any], batch: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the line with every column as text whose values in this batch have more than one type."""
-    mixed = {name for name in line if len({type(other[name]) for other in batch} - {type(None)}) > 1}
-    return {name: value if name not in mixed or value is None or isinstance(value, str) else orjson.dumps(value).decode()
-            for name, value in line.items()}  # fmt: skip
 
 
 def _names(lines: Lines) -> list[str]:

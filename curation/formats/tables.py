@@ -118,23 +118,22 @@ def _rows_of(batch: pa.RecordBatch | pa.Table, names: Mapping[str, Sequence[str]
     try:
         rows: list[Row | RowFailure] = batch.to_pylist()
     except (ValueError, OverflowError, KeyError, TypeError):
-        rows = [_one_row(batch.slice(n, 1)) for n in range(batch.num_rows)]
+        rows = []
+        for n in range(batch.num_rows):
+            made: Row | RowFailure = {}
+            for name in batch.schema.names:
+                try:
+                    made[name] = batch.column(batch.schema.get_field_index(name)).slice(n, 1).to_pylist()[0]
+                except (ValueError, OverflowError, KeyError, TypeError) as error:
+                    made = RowFailure(f"column {name[:40]}: cannot be read ({_first_line(error)})", "")
+                    break
+            rows.append(made)
     for row in rows:
         if isinstance(row, dict):
             for column, classes in names.items():
                 if isinstance(row.get(column), int) and 0 <= row[column] < len(classes):
                     row[column] = classes[row[column]]
         yield row
-
-
-def _one_row(batch: pa.RecordBatch | pa.Table) -> Row | RowFailure:
-    row: Row = {}
-    for name in batch.schema.names:
-        try:
-            row[name] = batch.column(batch.schema.get_field_index(name)).to_pylist()[0]
-        except (ValueError, OverflowError, KeyError, TypeError) as error:
-            return RowFailure(f"column {name[:40]}: cannot be read ({_first_line(error)})", "")
-    return row
 
 
 def _class_names(schema: pa.Schema) -> dict[str, list[str]]:

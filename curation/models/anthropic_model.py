@@ -124,6 +124,10 @@ class AnthropicModel:
         import httpx2
 
         options = network_options(self._timeout_s)
+        # The SDK adds every header of ANTHROPIC_CUSTOM_HEADERS to each request; another server must not get them.
+        lines = os.environ.get("ANTHROPIC_CUSTOM_HEADERS", "").split("\n")
+        names = [line.partition(":")[0].strip() for line in lines if ":" in line]
+        without_secrets: Any = {name: f"Bearer {self._key}" if name.lower() == "authorization" else anthropic.Omit() for name in names}
         # The SDK's default client takes a proxy from the environment even for loopback addresses.
         plain, usual = partial(httpx2.AsyncClient, trust_env=False), anthropic.DefaultAsyncHttpxClient
         return anthropic.AsyncAnthropic(
@@ -132,13 +136,5 @@ class AnthropicModel:
             max_retries=0,  # every try must be recorded in the ledger
             timeout=options["timeout"],
             http_client=(plain if is_loopback(self.address) else usual)(**options, follow_redirects=False),  # a key is for one address
-            default_headers=None if self._is_own else self._headers_without_secrets(),
+            default_headers=None if self._is_own else without_secrets,
         )
-
-    def _headers_without_secrets(self) -> Any:
-        """Return overrides that remove every header of ANTHROPIC_CUSTOM_HEADERS, which the SDK would add to each request."""
-        import anthropic
-
-        lines = os.environ.get("ANTHROPIC_CUSTOM_HEADERS", "").split("\n")
-        names = [line.partition(":")[0].strip() for line in lines if ":" in line]
-        return {name: f"Bearer {self._key}" if name.lower() == "authorization" else anthropic.Omit() for name in names}

@@ -92,7 +92,13 @@ class ChatModel(Protocol):
         """Send one request; raises NoResponse when nothing came back."""
 
     async def request(self, method: str, path: str, body: Body | None = None) -> Response:
-        """Call another path of the same API; batches use it."""
+        """Call another path of the same API; batches use it.
+
+        Args:
+            method: "GET" or "POST".
+            path: path below the base URL.
+            body: JSON body of a POST.
+        """
 
     async def describe(self, spec: ModelSpec) -> ModelInfo:
         """Query the model's properties; raises ModelUnavailable when it cannot be used. Nothing is billed."""
@@ -136,7 +142,7 @@ def classify_connection_error(error: Exception) -> NoResponse:
     """Return the NoResponse for a connection error of either SDK."""
     import httpx2
 
-    # Both SDKs wrap httpx errors; the cause tells whether the request can have left this machine.
+    # Both SDKs wrap httpx errors; the cause shows whether the request can have left this machine.
     cause = error.__cause__ or error
     detail = f"{type(cause).__name__}: {cause}".rstrip(": ")
     if isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.UnsupportedProtocol | httpx2.InvalidURL | httpx2.ProxyError):

@@ -107,7 +107,12 @@ class BatchRun:
     async def _ask_all(self, requests: list[Request]) -> None:
         todo, by_key = requests, {request.key: request for request in requests}
         while todo:
-            fitting = _take_batch(todo)
+            fitting, size = list[Request](), 0
+            for request in todo[:_MAX_CALLS]:
+                size += len(orjson.dumps(request.body)) + 100
+                if size > _MAX_BYTES and fitting:
+                    break
+                fitting.append(request)
             offers = [(r, bound_nano(r, self.rates, in_batch=True) if is_priced(r, self.rates) else 0) for r in fitting]
             claim = self._claim(offers, limit=_MAX_CALLS)
             elsewhere = [offers[place][0] for place in claim.elsewhere]
@@ -301,17 +306,6 @@ class BatchRun:
             tally = self.sender.tally
             seconds = time.monotonic() - self.began
             self.context.progress(tally.progress(total=self.total, in_flight=self.total - tally.done, seconds=seconds))
-
-
-def _take_batch(requests: Sequence[Request]) -> list[Request]:
-    """Return as many of the first requests as one batch may hold."""
-    size, taken = 0, list[Request]()
-    for request in requests[:_MAX_CALLS]:
-        size += len(orjson.dumps(request.body)) + 100
-        if size > _MAX_BYTES and taken:
-            break
-        taken.append(request)
-    return taken
 
 
 class BatchGone(ModelUnavailable):

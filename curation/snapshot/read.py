@@ -97,7 +97,13 @@ class Problem:
 
 
 def find_problems(path: Path, manifest: Manifest, *, deep: bool) -> list[Problem]:
-    """Compare the folder with its manifest; the signature is not checked."""
+    """Compare the folder with its manifest; the signature is not checked.
+
+    Args:
+        path: the snapshot's folder.
+        manifest: its manifest.
+        deep: also read every row, if the files are intact.
+    """
     entries = list(walk_files(path))
     # A link would let the content change after the check, and a device or a pipe may never end.
     odd = [Problem(below(p, path), "is a link, or not a regular file") for p in entries if p.is_symlink() or not p.is_file()]
@@ -112,7 +118,13 @@ def find_problems(path: Path, manifest: Manifest, *, deep: bool) -> list[Problem
 
 
 def compare_hashes(here: Mapping[str, str], named: Mapping[str, str], who: str) -> list[Problem]:
-    """Return the files whose sha256 differs between a folder and a list of hashes; `who` names the list."""
+    """Return the files whose sha256 differs between a folder and a list of hashes; `who` names the list.
+
+    Args:
+        here: sha256 by file name in the folder.
+        named: sha256 by file name as it should be.
+        who: name of the list, for messages.
+    """
     extra = [Problem(name, f"is not among the files of {who}") for name in sorted(set(here) - set(named))]
     missing = [Problem(name, f"is missing; {who} names it") for name in sorted(set(named) - set(here))]
     changed = [

@@ -64,7 +64,13 @@ class Writer(NamedTuple):
 
 
 def find_answers(db: sqlite3.Connection, stage: str, *, simulated: bool | None = None) -> Iterator[Answer]:
-    """Yield every response of a stage in request order; read page by page, so that the ledger can be written meanwhile."""
+    """Yield every response of a stage in request order; read page by page, so that the ledger can be written meanwhile.
+
+    Args:
+        db: connection to workbench.db.
+        stage: stage that asked.
+        simulated: only simulated or only real responses; None for both.
+    """
     for row in _pages(db, stage, "state = 'answered' AND settled = 1", simulated=simulated):
         yield Answer(request=_request(row), message=message_of(zlib.decompress(row["response"])))
 
@@ -84,7 +90,13 @@ def find_answer(db: sqlite3.Connection, key: str) -> Answer | None:
 
 
 def find_failures(db: sqlite3.Connection, stage: str, *, simulated: bool | None = None) -> Iterator[Failure]:
-    """Yield every call of a stage that failed, or whose result is unknown."""
+    """Yield every call of a stage that failed, or whose result is unknown.
+
+    Args:
+        db: connection to workbench.db.
+        stage: stage that asked.
+        simulated: only simulated or only real calls; None for both.
+    """
     for row in _pages(db, stage, "state IN ('failed', 'uncertain')", simulated=simulated):
         reason = row["reason"] or "uncertain"
         yield Failure(stage=stage, slot=row["slot"], reason=reason, detail=row["detail"] or "", key=row["key"].hex())
@@ -177,7 +189,13 @@ def _skeleton(text: str) -> str:
 
 
 def add_asks(db: sqlite3.Connection, stage: str, asks: Iterable[tuple[str, int, bytes]]) -> None:
-    """Add rows of (slot, attempt, body); one whose request was sent stays as it was."""
+    """Add rows of (slot, attempt, body); one whose request was sent stays as it was.
+
+    Args:
+        db: connection to workbench.db.
+        stage: stage that asks.
+        asks: (slot, attempt, body) of each request.
+    """
     with db:
         db.execute("BEGIN IMMEDIATE")
         for slot, attempt, body in asks:

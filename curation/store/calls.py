@@ -107,7 +107,14 @@ class CallBatches:
         return missing
 
     def undo(self, number: int, *, status: int | None, reason: str, detail: str) -> None:
-        """Fail the calls of a batch that the provider does not have, at no cost; they may be sent again. Call it inside a transaction."""
+        """Fail the calls of a batch that the provider does not have, at no cost; they may be sent again. Call it inside a transaction.
+
+        Args:
+            number: number of the batch.
+            status: HTTP status of the refusal, if there was one.
+            reason: short code that groups failures.
+            detail: the provider's message.
+        """
         self._db.execute(
             "UPDATE calls SET state = 'failed', status = ?, reason = ?, detail = ?, held_nano = 0, batch = NULL "
             "WHERE batch = ? AND state = 'sent'",
@@ -189,7 +196,14 @@ class CallLedger:
         self._change(f"UPDATE calls SET state = 'sent', tries = tries + 1 WHERE {_OUR_CLAIM}", seq)
 
     def record_answer(self, seq: int, *, status: int, raw: bytes, request_id: str | None) -> None:
-        """Store the response as received, before it is read."""
+        """Store the response as received, before it is read.
+
+        Args:
+            seq: number of the call.
+            status: HTTP status.
+            raw: body of the response.
+            request_id: the provider's id of the request, for its support.
+        """
         values = (status, zlib.compress(raw), request_id, self._now())
         self._change(
             "UPDATE calls SET state = 'answered', status = ?, response = ?, request_id = ?, ended = ?, reason = NULL, detail = NULL, "
@@ -209,7 +223,17 @@ class CallLedger:
         refusal: str | None = None,
         failure: tuple[str, str] | None = None,
     ) -> None:
-        """Write the result of reading a stored response: cost (None: unknown, so the reservation), or why it is unusable. Idempotent."""
+        """Write the result of reading a stored response: cost (None: unknown, so the reservation), or why it is unusable. Idempotent.
+
+        Args:
+            seq: number of the call.
+            cost_nano: cost in nano-dollars; None charges the reservation.
+            tokens: usage by column name.
+            price_date: date of the price list.
+            stop_reason: as the provider states it.
+            refusal: category of a refusal.
+            failure: (reason, detail) of a response that is not usable.
+        """
         reason, detail = failure or (None, None)
         names = ("input_tokens", "output_tokens", "thinking_tokens", "cache_write_tokens", "cache_read_tokens")
         self._db.execute(
@@ -239,7 +263,16 @@ class CallLedger:
         return call_stats.list_unsettled_models(self._db)
 
     def record_retry(self, seq: int, *, status: int | None, reason: str, detail: str, lost: bool, budget_usd: float) -> bool:
-        """Return a call to reserved, to be sent again; False when a lost attempt was charged and another could exceed the budget."""
+        """Return a call to reserved, to be sent again; False when a lost attempt was charged and another could exceed the budget.
+
+        Args:
+            seq: number of the call.
+            status: HTTP status, if there was a response.
+            reason: short code that groups failures.
+            detail: message of the server or the network.
+            lost: the attempt was sent and got no response, so its reservation is charged.
+            budget_usd: cap on the cost of all calls of the project.
+        """
         with self.transaction():
             self._change(
                 "UPDATE calls SET state = 'reserved', status = ?, reason = ?, detail = ?, lost = lost + ?, lost_nano = lost_nano + "
@@ -253,7 +286,15 @@ class CallLedger:
         return fits
 
     def record_failure(self, seq: int, *, status: int | None, reason: str, detail: str, raw: bytes | None = None) -> None:
-        """Record a call that failed, with its response if there was one."""
+        """Record a call that failed, with its response if there was one.
+
+        Args:
+            seq: number of the call.
+            status: HTTP status, if there was a response.
+            reason: short code that groups failures.
+            detail: message of the server or the network.
+            raw: body of the response, if there was one.
+        """
         kept = None if raw is None else zlib.compress(raw)
         self._change(
             "UPDATE calls SET state = 'failed', status = ?, reason = ?, detail = ?, response = ?, ended = ?, "
@@ -272,7 +313,13 @@ class CallLedger:
         return Recovered(freed=freed)
 
     def hand_over(self, seqs: Sequence[int], *, model: str, simulated: bool) -> int:
-        """Put reserved calls into a new batch that is about to be sent, independent of this process; return the batch's number."""
+        """Put reserved calls into a new batch that is about to be sent, independent of this process; return the batch's number.
+
+        Args:
+            seqs: numbers of reserved calls.
+            model: name of the model.
+            simulated: the provider is the mock provider.
+        """
         with self.transaction():
             batch = self._db.execute(
                 "INSERT INTO call_batches (model, simulated, requests, owner, created) VALUES (?, ?, ?, ?, ?)",

@@ -32,14 +32,26 @@ class Finding:
 
 
 def add_scores(db: sqlite3.Connection, rows: Iterable[tuple[int, str, str, int, str, str | None]], run: int) -> None:
-    """Add rows of (seq, digest, criterion, value, rationale, call)."""
+    """Add rows of (seq, digest, criterion, value, rationale, call).
+
+    Args:
+        db: connection to workbench.db.
+        rows: a score from 1 to 5 by record, rubric digest and criterion.
+        run: number of the run.
+    """
     with db:
         db.execute("BEGIN IMMEDIATE")
         db.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?)", [(*row, run) for row in rows])
 
 
 def add_choices(db: sqlite3.Connection, rows: Iterable[tuple[int, str, str, int | None, str, str | None]], run: int) -> None:
-    """Add rows of (seq, digest, order shown, winner's canonical index or None for a tie, rationale, call)."""
+    """Add the choices of judges between the two responses of pairs.
+
+    Args:
+        db: connection to workbench.db.
+        rows: (seq, rubric digest, order shown, winner's canonical index or None for a tie, rationale, call).
+        run: number of the run.
+    """
     with db:
         db.execute("BEGIN IMMEDIATE")
         db.executemany("INSERT OR IGNORE INTO choices VALUES (?, ?, ?, ?, ?, ?, ?)", [(*row, run) for row in rows])
@@ -99,14 +111,26 @@ def all_choices(db: sqlite3.Connection, seq: int) -> list[dict[str, Any]]:
 
 
 def add_failures(db: sqlite3.Connection, failures: Iterable[Failure], run: int) -> None:
-    """Store failures; the same failure is stored once."""
+    """Store failures; the same failure is stored once.
+
+    Args:
+        db: connection to workbench.db.
+        failures: calls or rows that failed.
+        run: number of the run.
+    """
     with db:
         db.execute("BEGIN IMMEDIATE")
         count_in(db, failures, run)
 
 
 def count_in(db: sqlite3.Connection, failures: Iterable[Failure], run: int) -> None:
-    """Store failures inside an open transaction."""
+    """Store failures inside an open transaction.
+
+    Args:
+        db: connection to workbench.db.
+        failures: calls or rows that failed.
+        run: number of the run.
+    """
     rows = [(f.stage, f.slot, f.key or "", f.reason, f.detail, run) for f in failures]
     db.executemany("INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?, ?, ?)", rows)
 
@@ -141,7 +165,13 @@ def failure_examples(db: sqlite3.Connection) -> dict[tuple[str, str], str]:
 
 
 def add_findings(db: sqlite3.Connection, findings: Sequence[Finding], run: int) -> None:
-    """Write a run's findings; they become visible when the run is done."""
+    """Write a run's findings; they become visible when the run is done.
+
+    Args:
+        db: connection to workbench.db.
+        findings: results of a gate.
+        run: number of the run.
+    """
     rows = [(run, f.seq, f.stage, f.kind, int(f.drops), f.twin, f.item, f.score, f.evidence) for f in findings]
     for start in range(0, len(rows), 5000):
         with db:
@@ -164,7 +194,14 @@ def latest_findings(db: sqlite3.Connection, stages: Iterable[str]) -> list[Findi
 
 
 def add_screened(db: sqlite3.Connection, run: int, digest: bytes, keys: bytes) -> None:
-    """Store the texts that a run of the screen cleared, and delete those of earlier runs."""
+    """Store the texts that a run of the screen cleared, and delete those of earlier runs.
+
+    Args:
+        db: connection to workbench.db.
+        run: number of the run.
+        digest: digest of the settings and protected sets.
+        keys: keys of the texts, one after the other.
+    """
     with db:
         db.execute("BEGIN IMMEDIATE")
         db.execute("DELETE FROM screened WHERE run NOT IN (SELECT max(run) FROM runs WHERE stage = 'screen' AND state = 'done')")
@@ -179,7 +216,13 @@ def latest_screened(db: sqlite3.Connection, digest: bytes) -> bytes:
 
 
 def load_vectors(db: sqlite3.Connection, model: str, texts: Iterable[str]) -> dict[str, bytes]:
-    """Return float32 bytes by text, of the texts that a model has embedded."""
+    """Return float32 bytes by text, of the texts that a model has embedded.
+
+    Args:
+        db: connection to workbench.db.
+        model: name and revision of the embedding model.
+        texts: texts to look up.
+    """
     out = {}
     for text in texts:
         row = db.execute("SELECT vector FROM vectors WHERE text = ? AND model = ?", (text_key(text), model)).fetchone()
@@ -189,7 +232,13 @@ def load_vectors(db: sqlite3.Connection, model: str, texts: Iterable[str]) -> di
 
 
 def add_vectors(db: sqlite3.Connection, model: str, vectors: Mapping[str, bytes]) -> None:
-    """Store vectors, so that a text is embedded once."""
+    """Store vectors, so that a text is embedded once.
+
+    Args:
+        db: connection to workbench.db.
+        model: name and revision of the embedding model.
+        vectors: text to its vector as bytes.
+    """
     rows = [(text_key(text), model, vector) for text, vector in vectors.items()]
     for start in range(0, len(rows), 5000):
         with db:
@@ -344,7 +393,13 @@ def splits_by_seq(db: sqlite3.Connection) -> dict[int, tuple[str, str]]:
 
 
 def add_splits(db: sqlite3.Connection, rows: Iterable[tuple[int, str, str]], run: int) -> None:
-    """Add rows of (seq, split, cluster)."""
+    """Store the splits of rows.
+
+    Args:
+        db: connection to workbench.db.
+        rows: (seq, split, cluster).
+        run: number of the run.
+    """
     with db:
         db.execute("BEGIN IMMEDIATE")
         db.executemany("INSERT OR IGNORE INTO splits VALUES (?, ?, ?, ?)", [(*row, run) for row in rows])

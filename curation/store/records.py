@@ -174,9 +174,16 @@ class Row(NamedTuple):
 def add_records(
     db: sqlite3.Connection, made: Iterable[tuple[Record, Origin]], run: int, *, failures: Iterable[Failure] = ()
 ) -> tuple[int, int]:
-    """Add records and origins in one transaction, and the failures that came with them; what is already there stays.
+    """Add records and origins in one transaction, with the failures of the same run; existing rows stay unchanged.
 
-    Returns (new records, new origins); a pair's candidates count only among the records.
+    Args:
+        db: connection to workbench.db.
+        made: records with their origins.
+        run: number of the run.
+        failures: calls or rows that became no record.
+
+    Returns:
+        (new records, new origins); a pair's candidates count only among the records.
     """
     batch = [(bytes.fromhex(record_id(record)), record, origin) for record, origin in made]
     kept = [

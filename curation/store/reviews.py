@@ -91,7 +91,13 @@ def withdrawn_seqs(db: sqlite3.Connection, place: Place) -> set[int]:
 
 
 def mark_pushed(db: sqlite3.Connection, place: Place, payloads: Iterable[tuple[int, str]]) -> None:
-    """Remember what Argilla accepted."""
+    """Remember what Argilla accepted.
+
+    Args:
+        db: connection to workbench.db.
+        place: the Argilla server, workspace and dataset.
+        payloads: each row's seq with the digest of what was pushed.
+    """
     at = datetime.now(UTC).isoformat(timespec="seconds")
     rows = [(seq, *place, digest, "held", at) for seq, digest in payloads]
     with db:
@@ -100,7 +106,14 @@ def mark_pushed(db: sqlite3.Connection, place: Place, payloads: Iterable[tuple[i
 
 
 def mark_state(db: sqlite3.Connection, place: Place, seqs: Iterable[int], state: str) -> None:
-    """Remember that records are held, withdrawn from the queue, or missing."""
+    """Remember that records are held, withdrawn from the queue, or missing.
+
+    Args:
+        db: connection to workbench.db.
+        place: the Argilla server, workspace and dataset.
+        seqs: rows to mark.
+        state: their new state.
+    """
     rows = [(state, seq, place.server, place.dataset) for seq in seqs]
     with db:
         db.execute("BEGIN IMMEDIATE")
@@ -129,7 +142,13 @@ def reconcile_pushed(db: sqlite3.Connection, place: Place, found: Collection[int
 
 
 def add_answers(db: sqlite3.Connection, answers: Iterable[StoredAnswer], run: int) -> int:
-    """Append answers; one that is already there is not written twice. Returns how many were new."""
+    """Append answers; one that is already there is not written twice. Returns how many were new.
+
+    Args:
+        db: connection to workbench.db.
+        answers: responses as fetched.
+        run: number of the run of `pull`.
+    """
     rows = [
         (a.response, a.updated, a.seq, a.user, a.status, json.dumps(a.values, ensure_ascii=False, sort_keys=True), a.payload, a.form,
          int(a.simulated), run)
@@ -197,7 +216,17 @@ def alias_annotators(db: sqlite3.Connection, users: Iterable[str], *, simulated:
 
 
 def add_snapshot(db: sqlite3.Connection, *, digest: str, name: str, version: int, kind: str, path: str, rows: int) -> None:
-    """Record a snapshot that is complete on disk."""
+    """Record a snapshot that is complete on disk.
+
+    Args:
+        db: connection to workbench.db.
+        digest: digest root.
+        name: name of the snapshot.
+        version: its version.
+        kind: kind of its rows.
+        path: its folder, relative to the project.
+        rows: number of rows in all splits.
+    """
     at = datetime.now(UTC).isoformat(timespec="seconds")
     db.execute("INSERT OR IGNORE INTO snapshots VALUES (?, ?, ?, ?, ?, ?, ?)", (digest, name, version, kind, path, rows, at))
 

@@ -47,7 +47,13 @@ class StoredRun(TypedDict):
 
 @contextmanager
 def record_run(db: sqlite3.Connection, stage: str, digest: str = "") -> Iterator[Run]:
-    """Open a run and close it as done, or as failed when the stage raises. Facts of runs that are not done are invisible."""
+    """Open a run and close it as done, or as failed when the stage raises. Facts of runs that are not done are invisible.
+
+    Args:
+        db: connection to workbench.db.
+        stage: name of the stage.
+        digest: digest of everything that shapes its result.
+    """
     watermark = db.execute("SELECT coalesce(max(seq), 0) AS n FROM records").fetchone()["n"]
     cursor = db.execute(
         "INSERT INTO runs (stage, digest, watermark, started, state) VALUES (?, ?, ?, ?, 'running')",
@@ -82,7 +88,13 @@ def latest_run(db: sqlite3.Connection, stage: str) -> sqlite3.Row | None:
 
 
 def list_runs(db: sqlite3.Connection, stage: str | None = None, *, most: int = -1) -> list[StoredRun]:
-    """Return every run (of a stage), or the latest `most`, oldest first, with the detail parsed."""
+    """Return every run (of a stage), or the latest `most`, oldest first, with the detail parsed.
+
+    Args:
+        db: connection to workbench.db.
+        stage: name of a stage; None for all.
+        most: only the latest so many; -1 for all.
+    """
     sql = "SELECT * FROM runs WHERE stage = ? OR ? IS NULL ORDER BY run DESC LIMIT ?"
     rows = db.execute(sql, (stage, stage, most)).fetchall()
     return [cast(StoredRun, {**dict(row), "detail": json.loads(row["detail"] or "{}")}) for row in reversed(rows)]
