@@ -8,14 +8,11 @@ nano-dollars (a cached token of the cheapest model costs ten), so sums are exact
 from __future__ import annotations
 
 import itertools
-import os
-import socket
 import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -24,14 +21,13 @@ from curation.errors import ProjectError
 from curation.requests import Answer, Claim, ClaimedCall, Failure, OpenBatch, Recovered, Request
 from curation.store import call_stats
 from curation.store.call_stats import NANO, CallState, CostRow
+from curation.store.lease import LEASE_S, is_alive, owner_name
 
 __all__ = ["CallLedger", "Claim", "ClaimedCall", "Recovered"]
 
 
 BatchLine = tuple[str, bytes | None, int | None, str, str]
 """One line of a batch's results: key, the message where the request succeeded, else status, reason and detail."""
-LEASE_S = 120.0
-"""Seconds for which a holder on another machine counts as alive after its last heartbeat."""
 PAGE = 500
 _instances = itertools.count(1)
 _OUR_CLAIM = "seq = ? AND owner = ? AND state IN ('reserved', 'sent')"
@@ -425,50 +421,3 @@ class CallLedger:
     def _left_nano(self, budget_usd: float, *, simulated: bool) -> int:
         row = self._db.execute("SELECT held_nano + spent_nano AS used FROM call_spend WHERE simulated = ?", (simulated,)).fetchone()
         return int(budget_usd * NANO) - int(row["used"])
-
-
-def owner_name(pid: int | None = None) -> str:
-    """Return `PID@MACHINE#START` of a process, this one by default."""
-    pid = os.getpid() if pid is None else pid
-    return f"{pid}@{_machine()}#{_started(pid)}"
-
-
-def is_alive(name: str, *, lease: float, now: float) -> bool:
-    """Return whether the holder is running.
-
-    Args:
-        name: of the holder.
-        lease: time until which a holder on another machine counts as alive.
-        now: current time.
-    """
-    process, _, started = name.partition("#")
-    pid, _, machine = process.partition("@")
-    if machine != _machine():
-        return lease > now
-    return _started(int(pid)) == started.partition("/")[0]
-
-
-def _machine() -> str:
-    """Return the boot and the process namespace: within one, a process number and a start time name one process."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    if not boot.exists():
-        return socket.gethostname()
-    return f"{boot.read_text().strip()}/{Path('/proc/self/ns/pid').readlink()}"
-
-
-def _started(pid: int) -> str:
-    """Return the start time of a process; "" where there is none or it is a zombie."""
-    if Path("/proc/self/stat").exists():
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            return ""
-        fields = stat.rpartition(")")[2].split()  # the name may hold spaces and brackets
-        # Ticks since boot, so that a stepped clock does not make a live holder look dead.
-        return "" if fields[0] in "ZX" else fields[19]
-    import psutil
-
-    try:
-        return str(int(psutil.Process(pid).create_time()))
-    except psutil.NoSuchProcess:
-        return ""

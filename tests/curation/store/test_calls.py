@@ -16,7 +16,8 @@ import pytest
 from curation.errors import ProjectError
 from curation.requests import Failure, Request
 from curation.store import call_stats
-from curation.store.calls import CallLedger, Claim, is_alive, owner_name
+from curation.store.calls import CallLedger, Claim
+from curation.store.lease import is_alive, owner_name
 from tests.support.messages_server import message
 from tests.support.model_calls import make_request, open_database
 
@@ -55,7 +56,7 @@ def held(database: sqlite3.Connection) -> tuple[int, int]:
 
 def dead_owner() -> str:
     """The name of a process that has ended."""
-    script = "from curation.store.calls import owner_name; print(owner_name())"
+    script = "from curation.store.lease import owner_name; print(owner_name())"
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
 
 
