@@ -288,7 +288,7 @@ def tree_examples(row: Row) -> Iterator[tuple[InstructionRecord | PairWithFact, 
     root: Row = row["prompt"] if nested else row
     tree = str(row.get("message_tree_id") or root.get("message_tree_id") or root.get("message_id"))
     found = 0
-    waiting: list[tuple[Row, list[dict[str, str]]]] = [(root, [])] if _is_usable(root) else []
+    waiting: list[tuple[Mapping[str, Any], list[dict[str, str]]]] = [(root, [])] if _is_usable(root) else []
     while waiting:
         message, before = waiting.pop(0)
         turns = [*before, *turns_of({"role": message.get("role"), "content": message.get("text")}, "message")]
@@ -304,7 +304,7 @@ def tree_examples(row: Row) -> Iterator[tuple[InstructionRecord | PairWithFact, 
         best = (ranked or answers)[0]
         record = parse_record({"kind": "instruction", "prompt": turns, "completion": {"role": "assistant", "content": best["text"]}})
         assert isinstance(record, InstructionRecord)
-        made: list[tuple[InstructionRecord | PairWithFact, Row]] = [(record, best)]
+        made: list[tuple[InstructionRecord | PairWithFact, Mapping[str, Any]]] = [(record, best)]
         for n, better in enumerate(ranked[:_MOST_REPLIES]):
             for worse in ranked[n + 1 : _MOST_REPLIES]:
                 if worse["rank"] > better["rank"] and worse["text"] != better["text"]:
@@ -317,7 +317,7 @@ def tree_examples(row: Row) -> Iterator[tuple[InstructionRecord | PairWithFact, 
         raise RowError("tree", "has no prompt with a usable reply")
 
 
-def _is_usable(message: Row) -> bool:
+def _is_usable(message: Mapping[str, Any]) -> bool:
     text = message.get("text")
     return not (message.get("deleted") or message.get("synthetic") or message.get("review_result") is False or not text) and (
         isinstance(text, str)

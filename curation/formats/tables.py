@@ -120,14 +120,14 @@ def _rows_of(batch: pa.RecordBatch | pa.Table, names: Mapping[str, Sequence[str]
     except (ValueError, OverflowError, KeyError, TypeError):
         rows = []
         for n in range(batch.num_rows):
-            made: Row | RowFailure = {}
+            cells, failure = Row(), None
             for name in batch.schema.names:
                 try:
-                    made[name] = batch.column(batch.schema.get_field_index(name)).slice(n, 1).to_pylist()[0]
+                    cells[name] = batch.column(batch.schema.get_field_index(name)).slice(n, 1).to_pylist()[0]
                 except (ValueError, OverflowError, KeyError, TypeError) as error:
-                    made = RowFailure(f"column {name[:40]}: cannot be read ({_first_line(error)})", "")
+                    failure = RowFailure(f"column {name[:40]}: cannot be read ({_first_line(error)})", "")
                     break
-            rows.append(made)
+            rows.append(failure or cells)
     for row in rows:
         if isinstance(row, dict):
             for column, classes in names.items():

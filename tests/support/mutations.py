@@ -29,7 +29,7 @@ MUTATIONS = [
     Mutation("curation/snapshot/revocation.py", "(snapshot.absolute().parent, snapshot.resolve().parent)", "(snapshot.parent,)", "curation/snapshot/test_verify.py::test_a_revocation_is_found_whatever_the_path_looks_like"),
     Mutation("curation/snapshot/revocation.py", 'return f"may be revoked: the revocations in', 'continue\n            return f"', "curation/snapshot/test_verify.py::test_revocations_that_cannot_be_read_stop_the_snapshot"),
     Mutation(f"{SNAPSHOT}/read.py", "if hashlib.sha256(body).hexdigest() != manifest.files.get(file.name):", "if False:", "curation/snapshot/test_snapshot.py::test_a_file_swapped_after_loading_is_seen_when_its_rows_are_read"),
-    Mutation("curation/snapshot/signature.py", "if expected is not None and (", "if False and (", "curation/snapshot/test_verify.py::test_a_snapshot_changed_while_it_is_signed_is_not_signed"),
+    Mutation("curation/snapshot/sign.py", "if expected is not None and (", "if False and (", "curation/snapshot/test_verify.py::test_a_snapshot_changed_while_it_is_signed_is_not_signed"),
     Mutation(f"{SNAPSHOT}/write.py", "sync_folder(aside)", "pass", "curation/test_guards.py::test_a_snapshot_is_on_the_disk_before_it_has_its_name"),
     Mutation(f"{SNAPSHOT}/write.py", "os.fsync(file.fileno())\n        Path(aside)", "Path(aside)", "curation/test_guards.py::test_keys_revocations_and_records_are_on_the_disk_before_they_have_their_name"),
     Mutation("curation/store/database.py", "PRAGMA synchronous = FULL", "PRAGMA synchronous = OFF", "curation/store/test_store.py::test_what_was_committed_is_on_the_disk"),
