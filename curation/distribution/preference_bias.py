@@ -112,7 +112,7 @@ def describe_pairs(pairs: Sequence[Pair], *, seed: int = 0) -> PreferenceBias:
     from rapidfuzz.distance import Indel
 
     lengths = [(len(pair.chosen), len(pair.rejected)) for pair in pairs]
-    # Pairs of equal length say nothing about a preference for length.
+    # Pairs of equal length show no preference for length.
     apart = [(a, b) for a, b in lengths if a != b]
     similar = [Indel.normalized_similarity(pair.chosen, pair.rejected) for pair in pairs]
     form = [_bare(pair.chosen) == _bare(pair.rejected) for pair in pairs]

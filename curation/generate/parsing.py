@@ -183,27 +183,22 @@ def _read_extra_answer(answer: Answer, generation_input: GenerationInput | None,
 
 
 def _read_row(answer: Answer, item: int, row: dict[str, str], cell: Cell, project: Project) -> ParsedRecord | Failure:
+    """Make a pair or an instruction of one item's fields, or return that item's failure."""
+    rules = project.records
     try:
-        return _make_record(item, row, cell, project)
+        if empty := [name for name, value in row.items() if not value.strip() and name in ("output", "better", "worse")]:
+            raise RowError(empty[0], "is empty")
+        if "better" in row:
+            # Built as an instruction first, which checks the prompt: an empty input is the row's fault.
+            prompt = make_instruction(row["input"].strip(), "-", system=rules.system).prompt
+            pair, better = make_pair(prompt, row["better"].strip(), row["worse"].strip())
+            return ParsedRecord(item, pair, better, candidates_of(pair), row)
+        instruction, text, output = row["instruction"].strip(), row["input"].strip(), row["output"].strip()
+        # Under a fixed system prompt the user's message is the input alone; otherwise it is the instruction and its input.
+        question = (text or instruction) if rules.system is not None else "\n\n".join(part for part in (instruction, text) if part)
+        record = make_instruction(question, output, system=rules.system, label=_find_label(output, rules.label_pattern))
     except RowError as error:
         return fail(answer, "row", f"item {item}: {error}")
-
-
-def _make_record(item: int, row: dict[str, str], cell: Cell, project: Project) -> ParsedRecord:
-    """Make a pair or an instruction of one item's fields; raises RowError."""
-    rules = project.records
-    empty = [name for name, value in row.items() if not value.strip() and name in ("output", "better", "worse")]
-    if empty:
-        raise RowError(empty[0], "is empty")
-    if "better" in row:
-        # Built as an instruction first, which checks the prompt: an empty input is the row's fault.
-        prompt = make_instruction(row["input"].strip(), "-", system=rules.system).prompt
-        pair, better = make_pair(prompt, row["better"].strip(), row["worse"].strip())
-        return ParsedRecord(item, pair, better, candidates_of(pair), row)
-    instruction, text, output = row["instruction"].strip(), row["input"].strip(), row["output"].strip()
-    # Under a fixed system prompt the user's message is the input alone; otherwise it is the instruction and its input.
-    question = (text or instruction) if rules.system is not None else "\n\n".join(part for part in (instruction, text) if part)
-    record = make_instruction(question, output, system=rules.system, label=_find_label(output, rules.label_pattern))
     return ParsedRecord(item, record, None, (), row, is_candidate=cell.kind == "preference")
 
 

@@ -7,6 +7,6 @@ The method is described in docs/leak-detection.md.
 """
 
 from curation.leakage.calibration import OperatingPoint
-from curation.leakage.detector import LEAKS, SCORES, LeakScreen, find_leaks, score_leaks
+from curation.leakage.detector import LEAKS, SCORES, LeakScreen, find_leaks
 
-__all__ = ["LEAKS", "SCORES", "LeakScreen", "OperatingPoint", "find_leaks", "score_leaks"]
+__all__ = ["LEAKS", "SCORES", "LeakScreen", "OperatingPoint", "find_leaks"]

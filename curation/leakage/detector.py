@@ -18,7 +18,7 @@ from curation.leakage.calibration import OperatingPoint
 from curation.leakage.features import Encoder, edited_evidence
 from curation.leakage.ngrams import ANCHOR, Span, SpanScanner, has_words, readable_rows, words
 from curation.leakage.paraphrase import ParaphraseDetector, ParaphraseMatch
-from curation.leakage.reference import AllowedTexts, segments, shorten
+from curation.leakage.reference import AllowedTexts, ItemMatch, segments, shorten
 
 LEAKS = pa.schema(
     {"row": pa.int64(), "suite": pa.string(), "item": pa.int64(), "kind": pa.string(), "score": pa.float64(), "evidence": pa.string()}
@@ -39,17 +39,6 @@ class Item(NamedTuple):
     label: str | None
 
 
-class Found(NamedTuple):
-    """The result of one layer for one row."""
-
-    item: int
-    kind: str
-    score: float
-    evidence: str
-    is_leak: bool
-    is_uncertain: bool = False
-
-
 class LeakScreen:
     """The protected items, indexed once for all layers; `score` can be called for any number of batches of rows."""
 
@@ -63,7 +52,19 @@ class LeakScreen:
         protected_labels: Mapping[str, Sequence[str | None]] | None = None,
         false_positive_rate: float = 0.01,
     ) -> None:
-        """Index and calibrate the items; the arguments are those of `score_leaks`."""
+        """Index and calibrate the items.
+
+        Args:
+            protected: texts of each suite, by suite name.
+            allowed: texts that are as close to the protected ones as training rows may be (the other official terms, the training
+                split of the same benchmark). A row is then a paraphrase of an item only if it is nearer to it than to all of these.
+                Without them the cut is where the nearest *other* item of the suites would be flagged at `false_positive_rate`, which
+                finds little in suites whose items are near twins.
+            encode: converts texts to embeddings; adds the dense features.
+            known: embeddings by text that exist already and are not computed again.
+            protected_labels: classes of each suite's texts, by suite name.
+            false_positive_rate: share of hard negatives that may pass.
+        """
         self.items: list[Item] = []
         for suite, own in protected.items():
             classes = (protected_labels or {}).get(suite)
@@ -90,15 +91,17 @@ class LeakScreen:
         return tuple(scale.point(name) for name, _, scale in self.detector.suites) if self.detector else ()
 
     def score(self, texts: Texts, *, labels: Sequence[str | None] | None = None, copies_only: bool = False) -> pa.Table:
-        """Score a batch of rows.
+        """Score every row against its nearest protected item; `is_leak` is True if the score passes the threshold.
 
         Args:
             texts: the rows.
-            labels: class of each row.
+            labels: class of each row; an item of another class needs more evidence.
             copies_only: skip paraphrases, which takes less time. Ignored with reference texts.
 
         Returns:
-            One line per row, as `score_leaks` returns them.
+            One line per row: row, suite, item, kind, score, evidence, is_leak, is_uncertain. The score is 2 for a whole item word for
+            word and otherwise the similarity of row and item (0 to 2; for a paraphrase without `allowed`, 1 is the suite's cut), so that
+            one curve can be drawn over all kinds. Uncertain rows are just below the cut, where a judge model still finds leaks.
         """
         rows = readable_rows(texts)
         checked_length(labels, len(rows), "labels")
@@ -106,23 +109,24 @@ class LeakScreen:
             return SCORES.empty_table()
         # Copied words first: they are certain, and rows with a copy need no further layer.
         flags = self.scanner.flags(rows)
-        found = [Found(0, "none", 0.0, "", False)] * len(rows)
+        found = [ItemMatch(0, "none", 0.0, "", False)] * len(rows)
         for row, shared in self.scanner.spans(rows, flags).items():
             copied = self._copied(text_of(rows, row), labels[row] if labels else None, shared)
             found[row] = copied or found[row]
         left = [row for row, one in enumerate(found) if not one.is_leak]
-        for start in range(0, len(left), _BLOCK) if self.reference else ():
-            block = left[start : start + _BLOCK]
-            own = [labels[row] if labels else None for row in block]
-            for row, match in zip(block, self.reference.judge([text_of(rows, row) for row in block], own), strict=True):
-                found[row] = Found(*match)
+        if self.reference:
+            for start in range(0, len(left), _BLOCK):
+                block = left[start : start + _BLOCK]
+                own = [labels[row] if labels else None for row in block]
+                for row, match in zip(block, self.reference.judge([text_of(rows, row) for row in block], own), strict=True):
+                    found[row] = match
         if self.detector:
             near = self.detector.find(rows, among=np.array(left, np.int64), flags=flags, copies_only=copies_only)
             for row, nearest in near.items():
                 found[row] = _paraphrased(nearest, self.texts[nearest.item])
         return _table(self.items, found)
 
-    def _copied(self, text: str, label: str | None, shared: Sequence[Span]) -> Found | None:
+    def _copied(self, text: str, label: str | None, shared: Sequence[Span]) -> ItemMatch | None:
         """Return the leak of the longest shared span that counts; None if all are coincidences or allowed."""
         tokens, pieces = words(text), segments(text)
         cover = self.reference.cover(tokens) if self.reference else []
@@ -139,7 +143,7 @@ class LeakScreen:
             if any(allowed.stop - allowed.start > length or not whole for allowed in around):
                 continue
             kind = "exact" if whole and length == len(tokens) else "contained" if whole else "span"
-            return Found(span.item, kind, 2 * span.share, f"shares {' '.join(shared_words)!r}, {span.share:.0%} of the item", True)
+            return ItemMatch(span.item, kind, 2 * span.share, f"shares {' '.join(shared_words)!r}, {span.share:.0%} of the item", True)
         return None
 
 
@@ -158,8 +162,8 @@ def find_leaks(
 
     Args:
         texts: the rows.
-        protected: texts of each suite, by suite name.
-        allowed: as for `score_leaks`, like all arguments below.
+        protected: as for `LeakScreen`, like all arguments but `labels`.
+        allowed: texts that training rows may be close to.
         encode: converts texts to embeddings.
         known: embeddings by text.
         labels: class of each row.
@@ -170,52 +174,14 @@ def find_leaks(
         One line per leaking row, its strongest match: row, suite, item (index within the suite), kind (exact, contained, span,
         edited, reworded), score, evidence.
     """
-    scores = score_leaks(
-        texts, protected, allowed=allowed, encode=encode, known=known, labels=labels, protected_labels=protected_labels,
-        false_positive_rate=false_positive_rate,
-    )  # fmt: skip
-    return scores.filter(scores["is_leak"]).select(LEAKS.names)
-
-
-def score_leaks(
-    texts: Texts,
-    protected: Mapping[str, Sequence[str]],
-    *,
-    allowed: Sequence[str] = (),
-    encode: Encoder | None = None,
-    known: Mapping[str, Array] | None = None,
-    labels: Sequence[str | None] | None = None,
-    protected_labels: Mapping[str, Sequence[str | None]] | None = None,
-    false_positive_rate: float = 0.01,
-) -> pa.Table:
-    """Score every row against its nearest protected item; `is_leak` is True if the score passes the threshold.
-
-    Args:
-        texts: the rows.
-        protected: texts of each suite, by suite name.
-        allowed: texts that are as close to the protected ones as training rows may be (the other official terms, the training split
-            of the same benchmark). A row is then a paraphrase of an item only if it is nearer to it than to all of these. Without
-            them the cut is where the nearest *other* item of the suites would be flagged at `false_positive_rate`, which finds
-            little in suites whose items are near twins.
-        encode: converts texts to embeddings; adds the dense features.
-        known: embeddings by text that exist already and are not computed again.
-        labels: class of each row; an item of another class needs more evidence.
-        protected_labels: classes of each suite's texts, by suite name.
-        false_positive_rate: share of hard negatives that may pass.
-
-    Returns:
-        One line per row: row, suite, item, kind, score, evidence, is_leak, is_uncertain. The score is 2 for a whole item word for
-        word and otherwise the similarity of row and item (0 to 2; for a paraphrase without `allowed`, 1 is the suite's cut), so that
-        one curve can be drawn over all kinds. Uncertain rows are just below the cut, where a judge model still finds leaks.
-    """
-    checked_length(labels, len(texts), "labels")
     screen = LeakScreen(
         protected, allowed=allowed, encode=encode, known=known, protected_labels=protected_labels, false_positive_rate=false_positive_rate
     )  # fmt: skip
-    return screen.score(texts, labels=labels)
+    scores = screen.score(texts, labels=labels)
+    return scores.filter(scores["is_leak"]).select(LEAKS.names)
 
 
-def _table(items: Sequence[Item], found: Sequence[Found]) -> pa.Table:
+def _table(items: Sequence[Item], found: Sequence[ItemMatch]) -> pa.Table:
     # Columns are built whole, since there can be millions of rows.
     suites = pa.array([item.suite for item in items], pa.string())
     which = pa.array([one.item for one in found], pa.int64())
@@ -228,14 +194,14 @@ def _table(items: Sequence[Item], found: Sequence[Found]) -> pa.Table:
     return pa.table(columns, schema=SCORES)
 
 
-def _paraphrased(match: ParaphraseMatch, item: str) -> Found:
+def _paraphrased(match: ParaphraseMatch, item: str) -> ItemMatch:
     names = ("words", "values", "meaning", "meaning within the suite")
     parts = ", ".join(f"{name} {value:.2f}" for name, value in zip(names, match.similarity, strict=False))
     if match.ratio:
-        return Found(match.item, "edited", match.ratio / 50, edited_evidence(match.ratio), True)
+        return ItemMatch(match.item, "edited", match.ratio / 50, edited_evidence(match.ratio), True)
     # A logistic curve maps the margin to 0..2 with the cut at 1.
     score = 2 / (1 + float(np.exp(-np.clip(match.margin, -30, 30))))
     evidence = (
         f"{shorten(match.piece)!r} resembles {shorten(item)!r}: {parts}; {match.margin:+.1f} standard deviations from the suite's threshold"
     )
-    return Found(match.item, "reworded", score, evidence, match.margin > 0, match.possible and match.margin <= 0)
+    return ItemMatch(match.item, "reworded", score, evidence, match.margin > 0, match.possible and match.margin <= 0)

@@ -291,7 +291,7 @@ class Boilerplate:
         for start, gram in enumerate(_windows(tuple(word.group() for word in found))):
             if gram in self.windows:
                 shared[start : start + ANCHOR] = True
-        # Without its boilerplate such a text would be too short to identify anything.
+        # Without its boilerplate the text would be too short to identify anything.
         if not shared.any() or len(found) - shared.sum() < _LEFT:
             return text
         kept, last = [], 0

@@ -122,8 +122,8 @@ def _dot(a: Any, b: Any) -> Array:
     return np.asarray((a @ b.T).toarray())
 
 
-class ReferenceMatch(NamedTuple):
-    """The item a row is nearest to, compared with the allowed texts."""
+class ItemMatch(NamedTuple):
+    """The item that one layer found nearest to a row."""
 
     item: int
     kind: str
@@ -131,7 +131,7 @@ class ReferenceMatch(NamedTuple):
     evidence: str
     is_leak: bool
     is_uncertain: bool = False
-    """No leak, but almost as near to the item as to the nearest allowed text."""
+    """No leak, but just below the threshold."""
 
 
 class AllowedTexts:
@@ -155,7 +155,7 @@ class AllowedTexts:
         """Return the spans of a row that an allowed text contains."""
         return self.spans.spans(tokens)
 
-    def judge(self, texts: Sequence[str], labels: Sequence[str | None]) -> list[ReferenceMatch]:
+    def judge(self, texts: Sequence[str], labels: Sequence[str | None]) -> list[ItemMatch]:
         """Return the nearest item of each text."""
         pieces = [segments(text) for text in texts]
         to_items, to_allowed = self.resemblance.compare([piece for row in pieces for piece in row])
@@ -166,7 +166,7 @@ class AllowedTexts:
             out.append(self._edited(text, alike) or self._paraphrase(label, row, alike, to_allowed[start:stop]))
         return out
 
-    def _paraphrase(self, label: str | None, pieces: Sequence[str], to_items: Array, to_allowed: Array) -> ReferenceMatch:
+    def _paraphrase(self, label: str | None, pieces: Sequence[str], to_items: Array, to_allowed: Array) -> ItemMatch:
         demand = np.array([OTHER_LABEL if label is not None and own is not None and own != label else 0.0 for own in self.labels])
         margin = to_items - np.maximum(to_allowed, 0.0)[:, None] - demand
         ranked = np.where(to_items >= self.cut, margin, margin - 10)
@@ -178,9 +178,9 @@ class AllowedTexts:
         evidence = f"{shorten(pieces[place])!r} resembles {shorten(self.items[item])!r}: {score:.2f}, threshold {self.cut:.2f}"
         evidence = f"{evidence}; nearest allowed text {float(to_allowed[place]):.2f}" if self.allowed else evidence
         over = float(margin[place, item])
-        return ReferenceMatch(item, "reworded", score, evidence, score >= self.cut and over > 0, score >= self.cut and -_DOUBT < over <= 0)
+        return ItemMatch(item, "reworded", score, evidence, score >= self.cut and over > 0, score >= self.cut and -_DOUBT < over <= 0)
 
-    def _edited(self, text: str, to_items: Array) -> ReferenceMatch | None:
+    def _edited(self, text: str, to_items: Array) -> ItemMatch | None:
         """Find an edited copy of a long item in the row, or of a long row in an item; short texts resemble one another too easily."""
         from rapidfuzz.fuzz import partial_ratio
 
@@ -194,7 +194,7 @@ class AllowedTexts:
             # An allowed text that the row copies just as closely explains the copy.
             nearest = self.allowed[self.resemblance.nearest_allowed(text)] if self.allowed else None
             if nearest is None or partial_ratio(own, normalize(nearest)) < ratio:
-                return ReferenceMatch(int(item), "edited", ratio / 50, edited_evidence(ratio), True)
+                return ItemMatch(int(item), "edited", ratio / 50, edited_evidence(ratio), True)
         return None
 
 

@@ -7,10 +7,11 @@ import time
 import numpy as np
 import pytest
 
-from curation.leakage import LEAKS, SCORES, find_leaks, score_leaks
+from curation.leakage import LEAKS, SCORES, find_leaks
 from curation.leakage.features import gist, is_code, values
 from curation.leakage.ngrams import SpanIndex, SpanScanner, words
 from curation.leakage.reference import segments
+from tests.support.leaks import score_leaks
 
 PROTECTED = {"icd": ["Hepatic amebiasis", "Pneumonia due to respiratory syncytial virus", "Toxic liver disease with fibrosis of liver"]}
 ALLOWED = [

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from curation.leakage import score_leaks
+from tests.support.leaks import score_leaks
 
 GSM8K = Path(__file__).parents[4] / "shared/data"
 
