@@ -23,8 +23,8 @@ def run(*command: object, limit: int | None = None, **environ: str) -> subproces
     module, *words = map(str, command)
     if module not in zygote.PRELOADED or any(name.startswith("HF_") for name in environ):  # read at the import of their libraries
         assert limit is None
-        command = (sys.executable, "-m", module, *words)
-        return subprocess.run(command, cwd=ROOT, env=os.environ | environ, capture_output=True, text=True, timeout=120)
+        words = [sys.executable, "-m", module, *words]
+        return subprocess.run(words, cwd=ROOT, env=os.environ | environ, capture_output=True, text=True, timeout=120)
     done = zygote.run(module, *words, cwd=ROOT, env=os.environ | environ, limit=limit)
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
