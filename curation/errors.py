@@ -39,7 +39,7 @@ class UnusableAnswers(UserError):
 
 
 class ReviewError(UserError):
-    """Argilla cannot be reached, or does not hold what is expected."""
+    """Argilla cannot be reached, or lacks a dataset, question or account that the project needs."""
 
 
 class SnapshotError(UserError):

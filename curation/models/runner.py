@@ -41,6 +41,7 @@ class _Run:
     def __init__(self, requests: Iterable[Request], context: CallContext) -> None:
         self.requests, self.total = iter(requests), len(requests) if isinstance(requests, Sized) else None
         self.context, self.spec, self.ledger, self.rates = context, context.spec, context.ledger, find_rates(context.spec)
+        # Wall time for the ledger, which other processes read; monotonic time for durations.
         self.since, self.began, self.reported = time.time(), time.monotonic(), 0.0
         self.ahead: deque[tuple[Request, int]] = deque()
         self.elsewhere: list[tuple[Request, int]] = []

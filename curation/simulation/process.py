@@ -31,7 +31,7 @@ class SimulationError(UserError):
 
 @dataclass(frozen=True)
 class Status:
-    """Whether a mock provider serves the project, and where."""
+    """State and address of a project's mock provider."""
 
     running: bool
     url: str | None = None

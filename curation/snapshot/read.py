@@ -44,6 +44,7 @@ def read_split(path: Path, split: Split, *, manifest: Manifest | None = None) ->
     if split not in manifest.splits:
         return schema_of(manifest.kind).empty_table()
     file = path / manifest.splits[split].file
+    # Read once, then hashed and parsed from memory: a file swapped between two reads would pass the check.
     body = file.read_bytes() if file.is_file() else b""
     if hashlib.sha256(body).hexdigest() != manifest.files.get(file.name):
         raise SnapshotError(str(file), "is not the file the manifest names", command("curate", "verify", path))

@@ -1,7 +1,7 @@
 """Revocations: signed statements, kept outside a snapshot's folder, that name its digest.
 
-A statement that names the digest stops the snapshot even when the statement's signature is invalid: whoever can write such a
-file could delete the snapshot as well, and a damaged statement must not make a revoked snapshot usable.
+A statement that names the digest stops the snapshot even when the statement's signature is invalid: whoever can write a statement
+could delete the snapshot as well, and a damaged statement must not make a revoked snapshot usable.
 """
 
 from __future__ import annotations

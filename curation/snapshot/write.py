@@ -125,7 +125,7 @@ def write_synced(path: Path, body: bytes) -> None:
         file.write(body)
         file.flush()
         os.fsync(file.fileno())
-    path.chmod(0o444)
+    path.chmod(0o444)  # read-only, so that no editor changes a file that the manifest or a signature covers
 
 
 def replace_file(path: Path, body: bytes, *, mode: int = 0o644) -> Path:

@@ -142,6 +142,7 @@ class CallLedger:
         if self._db.in_transaction:
             yield
             return
+        # IMMEDIATE takes the write lock at once: two processes must not both read the budget before either reserves.
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -179,7 +180,7 @@ class CallLedger:
                         return Claim(tuple(calls), looked_at, reused, failed, tuple(elsewhere), over_budget=len(calls) < limit)
                     calls.append(self._hold(request, key, found, hold, provider=provider, simulated=simulated))
                     left -= hold
-                elif found["state"] in ("reserved", "sent"):
+                elif found["state"] in ("reserved", "sent"):  # in flight, here or in another process
                     elsewhere.append(looked_at)
                 else:
                     reused += found["state"] == "answered"
@@ -244,7 +245,7 @@ class CallLedger:
         )
 
     def held_nano(self, seq: int) -> int:
-        """Return what is held for a call (nano-dollars): the most it may cost."""
+        """Return the reservation of a call in nano-dollars: its maximum cost."""
         row = self._db.execute("SELECT held_nano FROM calls WHERE seq = ?", (seq,)).fetchone()
         return int(row["held_nano"]) if row else 0
 
@@ -276,6 +277,7 @@ class CallLedger:
                 *(seq, status, reason, detail, lost, lost),
             )
             row = self._db.execute("SELECT simulated FROM calls WHERE seq = ?", (seq,)).fetchone()
+            # A lost attempt was charged above, so the budget may be used up; an answered error cost nothing.
             fits = not lost or self._left_nano(budget_usd, simulated=bool(row["simulated"])) >= 0
             if not fits:
                 self.release([seq])
@@ -323,6 +325,7 @@ class CallLedger:
             ).lastrowid
             for seq in seqs:
                 self._change(f"UPDATE calls SET state = 'sent', tries = tries + 1, batch = {batch:d} WHERE {_OUR_CLAIM}", seq)
+                # Without an owner: the batch outlives this process, and the next one fetches it.
                 self._db.execute("UPDATE calls SET owner = NULL WHERE seq = ?", (seq,))
         assert batch is not None
         return batch

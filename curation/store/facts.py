@@ -173,6 +173,7 @@ def add_findings(db: sqlite3.Connection, findings: Sequence[Finding], run: int) 
         run: number of the run.
     """
     rows = [(run, f.seq, f.stage, f.kind, int(f.drops), f.twin, f.item, f.score, f.evidence) for f in findings]
+    # Short transactions, so that a process that records a paid response does not wait for a large set of findings.
     for start in range(0, len(rows), 5000):
         with db:
             db.execute("BEGIN IMMEDIATE")

@@ -193,6 +193,7 @@ def add_records(
     with db:
         db.execute("BEGIN IMMEDIATE")
         new_records = db.executemany("INSERT OR IGNORE INTO records (id, kind, label, body) VALUES (?, ?, ?, ?)", kept).rowcount
+        # Rows and candidates apart, because rowcount must count the rows only.
         new_origins = db.executemany(_ADD_ORIGIN, [_origin(*one, run) for one in batch if one[2].part == 0]).rowcount
         db.executemany(_ADD_ORIGIN, [_origin(*one, run) for one in batch if one[2].part])
         count_in(db, failures, run)
