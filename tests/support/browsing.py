@@ -31,7 +31,7 @@ SIZE = {"width": 1440, "height": 900}
 SCREENSHOTS = REPOSITORY / "build" / "screenshots"
 README = REPOSITORY / ".github" / "pictures"
 """Pictures that stand here are taken anew when SEEDCORN_PICTURES is set."""
-PATIENCE_MS = 20_000
+PATIENCE_MS = 60_000
 PANEL_MS = 900
 """Panels open and close in an animation."""
 
