@@ -78,8 +78,9 @@ def run_copy(verb: str, project: Path, tree: Path) -> tuple[float, float]:
 
 def make_project(folder: Path, rows: int) -> Path:
     """Return the folder of a project with so many rows, which is built where it is missing."""
-    from curation import judge, stages
+    from curation import api as stages
     from curation.config.project import load_project
+    from curation.judge import rubric as judge
     from curation.records import make_instruction
     from curation.store import facts, records, reviews, runs
     from curation.store.database import open_store

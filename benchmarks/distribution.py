@@ -35,8 +35,10 @@ def made_up(rows: int, *, seed: int) -> tuple[list[str], list[str], np.ndarray[A
 
 def measure(rows: int) -> dict[str, float]:
     """Return the seconds of each part and the peak memory."""
-    from curation.distribution import RowInfo, Sample, compare, describe, find_topics
     from curation.distribution.balance import count_classes, measure_balance, rows_over_cap
+    from curation.distribution.drift import Sample, compare
+    from curation.distribution.profile import RowInfo, describe
+    from curation.distribution.topics import find_topics
 
     prompts, answers, vectors = made_up(rows, seed=1)
     real, _, real_vectors = made_up(REAL, seed=2)

@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from curation import stages
+from curation import api as stages
 from curation.simulation import process
 from curation.template import write_template
 

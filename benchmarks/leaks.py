@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.suites import LANGUAGES, rephrasings, ten_suites, training_rows
 from curation.embed import embed
-from curation.leakage import find_leaks
+from curation.leakage.detector import find_leaks
 from curation.leakage.ngrams import ANCHOR, SpanScanner, readable_rows, words
 from curation.leakage.paraphrase import ParaphraseDetector
 

@@ -28,10 +28,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import psutil
 
-from curation.config.project import ModelSpec
+from curation.config.models import ModelSpec
 from curation.models import CallContext, ask, open_model
 from curation.requests import Request
-from curation.store.database import CallLedger, open_store
+from curation.store.calls import CallLedger
+from curation.store.database import open_store
 
 MODEL = "claude-sonnet-5-5"
 TEXT = json.dumps({"examples": [{"instruction": "Say how the tide turns.", "input": "", "output": "It turns twice a day. " * 30}]})

@@ -50,7 +50,7 @@ def main() -> None:
 
 def run_one(n: int) -> dict[str, Any]:
     """Create a project, run the stages, print seconds and memory."""
-    from curation import stages as pipeline
+    from curation import api as pipeline
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "whole"

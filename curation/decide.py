@@ -15,10 +15,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
-from curation.judge.rubric import settle_panel
 from curation.records import Kind
 
 Verdict = Literal["unscored", "dropped", "held", "to_review", "in_review", "approved", "rejected", "disputed", "edited"]
+ACTIVE_VERDICTS: tuple[Verdict, ...] = ("approved", "in_review", "to_review", "held")
+"""Verdicts of rows that may still leave in a snapshot; of a class over its cap the first in this order stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +237,19 @@ def needs_choice(kind: Kind, verdict: str | None, annotations: Sequence[Annotati
         return False
     said = [_canonical(o) for o in annotations]
     return kind == "preference" or {"edit", "reject"} <= set(said) or said.count("reject") >= overlap
+
+
+def settle_panel(choices: Sequence[Mapping[str, int | None]]) -> int | None:
+    """Return the answer (0 or 1) that more than half of the judges prefer in both orders, or None.
+
+    A judge that ties, or whose choice changes with the order, votes for neither.
+
+    Args:
+        choices: for each judge, the winner by order shown.
+    """
+    # A judge votes only where its choice is the same in both orders.
+    votes = [winners.pop() if len(winners := set(by_order.values())) == 1 else None for by_order in choices if len(by_order) == 2]
+    return next((side for side in (0, 1) if votes.count(side) * 2 > len(votes)), None)
 
 
 def shown_first(record_id: str) -> int:

@@ -21,16 +21,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal
 
 from curation.errors import ModelUnavailable
+
+if TYPE_CHECKING:  # `curate status` reads a model's digest and needs no arrays
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 _BATCH = 128
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Progress = Callable[[int, int], None]
 Backend = Literal["auto", "torch", "openvino", "openvino-f32"]
 
@@ -61,6 +63,8 @@ def embed(texts: Sequence[str], *, model: str = DEFAULT_MODEL, backend: Backend 
     Raises:
         ModelUnavailable: the model cannot be loaded, or the forced backend cannot run it.
     """
+    import numpy as np
+
     # Sorted by length so that a batch needs little padding; by text too, so that batches do not depend on the order of rows.
     unique = sorted({_encodable(text) for text in texts}, key=lambda text: (len(text), text))
     if not unique:
@@ -126,6 +130,8 @@ def _by_torch(texts: Sequence[str], model: str) -> Iterator[Array]:
 
 def _compiled(model: str, backend: Backend, texts: Sequence[str]) -> Compiled | None:
     """Return the model for OpenVINO where it may and should be used; it is compared with torch once, on a sample of these texts."""
+    import numpy as np
+
     if backend == "torch" or not is_installed():
         if backend.startswith("openvino"):
             raise ModelUnavailable("dedup.backend: openvino", "is not installed", "pip install 'seedcorn[openvino]', or set it to auto")
@@ -210,6 +216,8 @@ class Compiled:
     def _encode(self, texts: Sequence[str]) -> Array:
         # A ring of requests, each read before it is reused. OpenVINO's AsyncInferQueue calls Python from its own threads, where a run once
         # deadlocked.
+        import numpy as np
+
         count = self.network.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         ring = [(self.network.create_infer_request(), list[int]()) for _ in range(max(1, int(count)))]
         out = np.empty((len(texts), self.size), np.float32)
@@ -292,6 +300,7 @@ def convert(digest: str, encoder: Any, sample: Sequence[str], *, by_torch: Calla
 
 
 def _measure(folder: Path, sample: Sequence[str], by_torch: Callable[[Sequence[str]], Array]) -> Measured:
+    import numpy as np
     import openvino
     from tokenizers import Tokenizer
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict
 
-from curation.config.project import ModelSpec
+from curation.config.models import ModelSpec
 from curation.records import canonical_json
 
 Role = Literal["teacher", "judge", "leak_judge"]

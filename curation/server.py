@@ -111,14 +111,14 @@ def make_app(folder: Path, *, every: float, token: str) -> Any:
         return JSONResponse(body, status_code=200 if healthy else 503)
 
     async def status(request: Request) -> JSONResponse:
-        from curation import stages
+        from curation.stages.inspect import status as read_status
 
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
             error = {"error": "a token is required. Send `Authorization: Bearer TOKEN` with the token in the project's serve.token"}
             return JSONResponse(error, status_code=401, headers={"WWW-Authenticate": "Bearer"})
         try:
-            values = (await asyncio.to_thread(stages.status, folder)).as_values()
+            values = (await asyncio.to_thread(read_status, folder)).as_values()
         except UserError as error:
             return JSONResponse({"error": str(error)}, status_code=500)
         pull = {"answers": poll.answers, "error": poll.error or None}
@@ -136,11 +136,11 @@ def make_app(folder: Path, *, every: float, token: str) -> Any:
 
 
 async def _pull_repeatedly(folder: Path, poll: PollStatus, every: float) -> None:
-    from curation import stages
+    from curation.stages.pull import pull
 
     while True:
         try:
-            result = await asyncio.to_thread(stages.pull, folder)
+            result = await asyncio.to_thread(pull, folder)
             poll.at, poll.answers, problem = time.time(), result.rows_in, ""
         except UserError as error:  # Argilla is down or not set up yet: report it on /status and retry
             problem = str(error)

@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from curation.config.project import Project, load_project
 from curation.errors import ProjectError
@@ -19,7 +17,9 @@ from curation.plan import Cell
 from curation.store import records
 from curation.store.database import Database, open_store
 from curation.store.records import Row
-from curation.validate import load_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class StageResult:
     """Sentences: findings to review, and the next step."""
     details: Sequence[str] = ()
     """Sentences for `--verbose` and `--json`: how a figure was obtained."""
+    headline: str = ""
+    """The result in a few words, which the screen shows in place of the counts; `--verbose` shows both."""
 
     def as_values(self) -> dict[str, Any]:
         """Return the value that `--json` prints."""
@@ -95,6 +97,25 @@ def load_seeds(folder: Path) -> list[dict[str, str]]:
     return seeds
 
 
+def load_table(path: Path) -> pa.Table:
+    """Read a Parquet or CSV table; every CSV column is read as text, so codes keep their leading zeros."""
+    import pyarrow as pa
+
+    if not path.is_file():
+        raise ProjectError(f"table {path.name}", f"there is no file {path}", "put it there, or correct `table:` in project.yaml")
+    try:
+        if path.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            return pq.read_table(path, use_threads=False)
+        from pyarrow import csv
+
+        names = csv.open_csv(path).schema.names
+        return csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())))
+    except pa.ArrowInvalid as error:
+        raise ProjectError(f"table {path.name}", f"cannot be read ({error})", "save it as Parquet or as CSV with a header") from error
+
+
 def load_grounding(workspace: Workspace) -> pa.Table | None:
     """Return the grounding table; None where the plan has none."""
     grounding = workspace.project.plan.grounding
@@ -115,11 +136,27 @@ def references_of(workspace: Workspace, rows: Sequence[Row], cells: Sequence[Cel
     grounding, table = workspace.project.plan.grounding, load_grounding(workspace) if missing else None
     if grounding is None or table is None:
         return references
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     wanted = table.filter(pc.is_in(table[grounding.key].cast(pa.string()), value_set=pa.array(sorted(set(missing.values())), pa.string())))
     shown = {str(row[grounding.key]): {k: row[k] for k in (grounding.show or row)} for row in wanted.to_pylist()}
     return references | {seq: shown[label] for seq, label in missing.items() if label in shown}
+
+
+def find_earlier(workspace: Workspace, against: Iterable[Path]) -> list[Path]:
+    """Return the folders of prior snapshots: `against`, then those the project names (glob patterns are allowed).
+
+    Raises:
+        ProjectError: a name matches no folder.
+    """
+    found: list[Path] = list(against)
+    for pattern in workspace.project.dedup.against:
+        fits = [Path(pattern)] if Path(pattern).is_absolute() else sorted(workspace.folder.glob(pattern))
+        if not fits:
+            raise ProjectError("project.yaml: dedup.against", f"{pattern} fits no folder", "name snapshots, for example snapshots/*")
+        found += fits
+    return list(dict.fromkeys(path.resolve() for path in found))
 
 
 def label_of(workspace: Workspace, row: Row) -> str | None:

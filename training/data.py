@@ -26,7 +26,8 @@ from training.run_folder import PREFLIGHT, relative, require_run
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-    from curation.snapshot import ProtectedSet, Snapshot
+    from curation.snapshot.manifest import ProtectedSet
+    from curation.snapshot.verify import Snapshot
 
 Split = Literal["train", "validation", "test"]
 LATEST = "@latest"
@@ -65,7 +66,8 @@ def open_snapshot(run: RunFile, path: Path, *, kind: Kind) -> Snapshot:
         SnapshotError: the snapshot is unsigned, altered, revoked, signed by an untrusted key or of another kind.
         TrainingError: its review was simulated or is less than the run file requires.
     """
-    from curation.snapshot import find_trusted_keys, load_snapshot
+    from curation.snapshot.keys import find_trusted_keys
+    from curation.snapshot.verify import load_snapshot
 
     snapshot = load_snapshot(path, trusted_keys=[*run.trusted_keys, *find_trusted_keys()], kind=kind)
     if snapshot.manifest.review.simulated and not run.allow_simulated_review:
@@ -112,7 +114,8 @@ def check_signature(run: RunFile, folder: Path) -> str | None:
     Raises:
         TrainingError: the folder was changed after it was signed, or the key is not trusted here.
     """
-    from curation.snapshot import find_trusted_keys, verify_folder
+    from curation.snapshot.keys import find_trusted_keys
+    from curation.snapshot.verify import verify_folder
 
     found = verify_folder(folder, [*run.trusted_keys, *find_trusted_keys()])
     # An unsigned adapter is accepted because its digest is compared with the sealed run.json.

@@ -44,7 +44,7 @@ from training.records import DifferenceFacts, EvalFile, EvaluationResult, Metric
 from training.run_folder import EVAL, read_evaluations, read_json, require_finished, require_preflight, validate_record, write_json
 
 if TYPE_CHECKING:
-    from curation.snapshot import ProtectedSet
+    from curation.snapshot.manifest import ProtectedSet
 
 SCHEMA = 4
 """Version of eval*.json. Since 4 the base model is measured in 16 bits by default and distinct answers are counted."""

@@ -123,7 +123,7 @@ def fill_in(text: str, changes: Mapping[str, Any]) -> str:
 
 def find_snapshot_name(folder: Path, kind: str) -> str:
     """Return the name of a project's snapshots of one kind; refuse several names, because only the user knows which one is meant."""
-    from curation.snapshot import find_snapshots, read_manifest
+    from curation.snapshot.manifest import find_snapshots, read_manifest
 
     names = sorted({m.name for m in map(read_manifest, find_snapshots(folder)) if m.kind == kind})
     if not names:

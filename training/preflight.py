@@ -61,7 +61,7 @@ from training.rehearsal import pick_rows, rehearse
 from training.run_folder import CONFIG, PREFLIGHT, find_finished, read_json, relative, validate_record, write_json
 
 if TYPE_CHECKING:
-    from curation.snapshot import Snapshot
+    from curation.snapshot.verify import Snapshot
 
 MANY_ROWS = 20_000
 """Rows of a split from which counting the tokens takes long enough for a line of progress."""

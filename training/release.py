@@ -29,7 +29,7 @@ from training.records import BaseFacts, RunRecord, SnapshotFacts
 from training.run_folder import read_evaluations, require_finished, require_preflight, require_run
 
 if TYPE_CHECKING:
-    from curation.snapshot import Snapshot
+    from curation.snapshot.verify import Snapshot
 
 LICENCE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "USE_POLICY.md")
 """Files of a base model that go with its weights."""
@@ -100,7 +100,8 @@ def trace_run(run: RunFile, *, row_id: str | None = None) -> Trace:
         run: the finished run.
         row_id: a row's id or its first characters; None lists the ids.
     """
-    from curation.snapshot import find_trusted_keys, verify_folder
+    from curation.snapshot.keys import find_trusted_keys
+    from curation.snapshot.verify import verify_folder
 
     done = require_finished(run)
     sources = verify_sources(run, done)
@@ -194,8 +195,8 @@ def sign_run(run: RunFile, *, key: Path | None = None) -> Signed:
         run: the finished run.
         key: the private key; by default your own.
     """
-    from curation.snapshot import sign_folder
     from curation.snapshot.keys import own_key
+    from curation.snapshot.sign import sign_folder
 
     done = require_finished(run)
     if key is not None and not key.is_file():

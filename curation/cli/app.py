@@ -14,7 +14,7 @@ from argilla_setup.command_line import QuotingGroup, as_json, echo
 from argilla_setup.shown import mask_secrets, mask_values, visible
 
 if TYPE_CHECKING:
-    from curation.stages import Progress
+    from curation.workspace import Progress
 
 
 class Commands(QuotingGroup):

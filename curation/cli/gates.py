@@ -14,10 +14,10 @@ from curation.cli.output import print_result
 @app.command(rich_help_panel="Gates")
 def score(folder: Folder, verbose: Verbose = False, as_json: Json = False) -> None:
     """Score with the judge the rows that the current rubric has not scored. Example: curate score my-project"""
-    from curation import stages
+    from curation.stages.score import score as run_stage
 
     with progress_bar(as_json) as progress:
-        result = stages.score(folder, progress=progress)
+        result = run_stage(folder, progress=progress)
     print_result(result, as_json, verbose=verbose)
 
 
@@ -29,34 +29,34 @@ def dedup(
     as_json: Json = False,
 ) -> None:
     """Find exact, near and semantic duplicates. Example: curate dedup my-project --against other/snapshots/support-v1-3f9c2a1b"""
-    from curation import stages
+    from curation.stages.dedup import dedup as run_stage
 
     with progress_bar(as_json) as progress:
-        result = stages.dedup(folder, against=against or (), ray=ray, progress=progress)
+        result = run_stage(folder, against=against or (), ray=ray, progress=progress)
     print_result(result, as_json)
 
 
 @app.command(rich_help_panel="Gates")
 def screen(folder: Folder, as_json: Json = False) -> None:
     """Find leaks of protected sets, label conflicts and rows that fail a check. Example: curate screen my-project"""
-    from curation import stages
+    from curation.stages.screen import screen as run_stage
 
     with progress_bar(as_json) as progress:
-        result = stages.screen(folder, progress=progress)
+        result = run_stage(folder, progress=progress)
     print_result(result, as_json)
 
 
 @app.command(rich_help_panel="Gates")
 def balance(folder: Folder, as_json: Json = False) -> None:
     """Show class counts before and after the cap, and the rows to add. Example: curate balance my-project"""
-    from curation import stages
+    from curation.stages.balance import balance as run_stage
 
-    print_result(stages.balance(folder), as_json)
+    print_result(run_stage(folder), as_json)
 
 
 @app.command(rich_help_panel="Gates")
 def decide(folder: Folder, as_json: Json = False) -> None:
     """Compute every row's verdict from stored results. Example: curate decide my-project"""
-    from curation import stages
+    from curation.stages.decide import decide as run_stage
 
-    print_result(stages.decide(folder), as_json)
+    print_result(run_stage(folder), as_json)

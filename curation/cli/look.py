@@ -20,34 +20,34 @@ Scope = Annotated[
 @app.command(rich_help_panel="Look")
 def status(folder: Folder, as_json: Json = False) -> None:
     """Show a project's counts, costs, stale results and next step. Example: curate status my-project"""
-    from curation import stages
+    from curation.stages.inspect import status as run_stage
 
-    print_result(stages.status(folder), as_json)
+    print_result(run_stage(folder), as_json)
 
 
 @app.command(rich_help_panel="Look")
 def report(folder: Folder, out: Annotated[Path | None, typer.Option(help="Where to write it.")] = None, as_json: Json = False) -> None:
     """Write the project's report, one HTML file. Example: curate report my-project"""
-    from curation import stages
+    from curation.stages.report import report as run_stage
 
-    print_result(stages.report(folder, out=out), as_json)
+    print_result(run_stage(folder, out=out), as_json)
 
 
 @app.command(rich_help_panel="Look")
 def trace(folder: Folder, row: RowId, as_json: Json = False) -> None:
     """Show one row's history: source, scores, findings, annotations, verdict. Example: curate trace my-project 3f9c2a1b"""
-    from curation import stages
+    from curation.stages.inspect import trace as run_stage
 
-    print_trace(stages.trace(folder, row), as_json)
+    print_trace(run_stage(folder, row), as_json)
 
 
 @app.command(rich_help_panel="Look")
 def describe(folder: Folder, rows: Scope = "standing", as_json: Json = False) -> None:
     """Measure lengths, languages, topics, stock phrases, PII and classes. Example: curate describe my-project"""
-    from curation import stages
+    from curation.stages.describe import describe as run_stage
 
     with progress_bar(as_json) as progress:
-        result = stages.describe(folder, scope=rows, progress=progress)
+        result = run_stage(folder, scope=rows, progress=progress)
     print_result(result, as_json)
 
 
@@ -60,10 +60,10 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare rows with real user data. Example: curate compare my-project real.jsonl --column text"""
-    from curation import stages
+    from curation.stages.describe import compare as run_stage
 
     with progress_bar(as_json) as progress:
-        result = stages.compare(folder, real, column=column, scope=rows, progress=progress)
+        result = run_stage(folder, real, column=column, scope=rows, progress=progress)
     print_result(result, as_json)
 
 
@@ -74,8 +74,8 @@ def diversity(
     as_json: Json = False,
 ) -> None:
     """Measure the diversity of remaining rows. Example: curate diversity my-project --naive 100"""
-    from curation import stages
+    from curation.stages.diversity import diversity as run_stage
 
     with progress_bar(as_json) as progress:
-        result = stages.diversity(folder, naive=naive, progress=progress)
+        result = run_stage(folder, naive=naive, progress=progress)
     print_result(result, as_json)

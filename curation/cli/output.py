@@ -13,15 +13,13 @@ from argilla_setup.shown import mask_values, visible
 from curation.findings import words_of
 
 if TYPE_CHECKING:
-    from curation.stages import StageResult
+    from curation.workspace import StageResult
 
 
 LIST_LIMIT = 10
 """Items of a list that are printed; `--json` has all of them."""
 READ_ONLY = ("status", "report", "sign", "verify")
 """Stages through which no rows flow."""
-BRIEF = ("plan", "score", "pull")
-"""Stages whose nested counts are printed with `--verbose` only: their notes summarize them."""
 IN_NOTES = ("attributes", "last", "shares", "operating_point", "alarms", "text", "stale", "next")
 """Counts that the notes state in words."""
 BY_KIND = ("findings", "dropped_for")
@@ -34,7 +32,7 @@ def print_result(result: StageResult, as_json: bool, *, verbose: bool = False) -
     Args:
         result: the stage's counts and sentences.
         as_json: print one JSON object with everything instead.
-        verbose: print nested counts and details too.
+        verbose: print the counts of a stage with a headline, and the details, too.
     """
     if as_json:
         print(to_json(mask_values(result.as_values())))
@@ -42,16 +40,14 @@ def print_result(result: StageResult, as_json: bool, *, verbose: bool = False) -
     flow = f"{result.rows_in:,} in, {result.rows_out:,} out"
     if result.stage in READ_ONLY:
         flow = "1 row" if result.rows_in == 1 else f"{result.rows_in:,} rows"
-    _print_line(f"{result.stage}: {flow}")
-    for name, value in result.counts.items():
-        is_nested = isinstance(value, Mapping | list)
-        is_hidden = is_nested and result.stage in BRIEF and name != "verdicts" and not verbose
-        if name in IN_NOTES or value is None or is_hidden:
-            continue
-        _print_line(f"  {_label(name)}: {_format_count(name, value)}")
+    _print_line(f"{result.stage}: {result.headline or flow}")
+    if verbose or not result.headline:
+        for name, value in result.counts.items():
+            if name not in IN_NOTES and value is not None:
+                _print_line(f"  {_label(name)}: {_format_count(name, value)}")
     for note in (*result.notes, *(result.details if verbose else ())):
         echo(note)
-    if result.details and not verbose:
+    if (result.details or result.headline) and not verbose:
         echo("Details: run with --verbose.")
 
 

@@ -13,19 +13,19 @@ from curation.cli.output import print_result
 @app.command(rich_help_panel="People")
 def push(folder: Folder, as_json: Json = False) -> None:
     """Send the rows that passed the gates to Argilla. Example: curate push my-project"""
-    from curation import stages
+    from curation.stages.push import push as run_stage
 
     with progress_bar(as_json) as progress:
-        result = stages.push(folder, progress=progress)
+        result = run_stage(folder, progress=progress)
     print_result(result, as_json)
 
 
 @app.command(rich_help_panel="People")
 def pull(folder: Folder, verbose: Verbose = False, as_json: Json = False) -> None:
     """Fetch the annotations from Argilla. Example: curate pull my-project"""
-    from curation import stages
+    from curation.stages.pull import pull as run_stage
 
-    print_result(stages.pull(folder), as_json, verbose=verbose)
+    print_result(run_stage(folder), as_json, verbose=verbose)
 
 
 @app.command(rich_help_panel="People")
@@ -39,25 +39,25 @@ def keep(
     as_json: Json = False,
 ) -> None:
     """Force-keep a row, or settle a dispute. Example: curate keep my-project 3f9c2a1b --as second --reason 'A is wrong'"""
-    from curation import stages
+    from curation.stages.override import override as run_stage
 
-    print_result(stages.override(folder, row, action="keep", reason=reason, choice=choice), as_json)
+    print_result(run_stage(folder, row, action="keep", reason=reason, choice=choice), as_json)
 
 
 @app.command(rich_help_panel="People")
 def drop(folder: Folder, row: RowId, reason: Reason, as_json: Json = False) -> None:
     """Force-drop a row. Example: curate drop my-project 3f9c2a1b --reason 'ambiguous'"""
-    from curation import stages
+    from curation.stages.override import override as run_stage
 
-    print_result(stages.override(folder, row, action="drop", reason=reason), as_json)
+    print_result(run_stage(folder, row, action="drop", reason=reason), as_json)
 
 
 @app.command(rich_help_panel="People")
 def erase(folder: Folder, row: RowId, reason: Reason, as_json: Json = False) -> None:
     """Delete a row's text and leave a tombstone. Example: curate erase my-project 3f9c2a1b --reason 'personal data'"""
-    from curation import stages
+    from curation.stages.override import erase as run_stage
 
-    print_result(stages.erase(folder, row, reason=reason), as_json)
+    print_result(run_stage(folder, row, reason=reason), as_json)
 
 
 @app.command(rich_help_panel="People")

@@ -54,7 +54,7 @@ def simulate_review(
     Example: curate simulate review my-project --name simulated-one --log simulation-log
     """
     from curation.simulation.annotators import review_as
-    from curation.stages import StageResult
+    from curation.workspace import StageResult
 
     done = review_as(folder, name=name, log=log, seed=seed)
     notes = [f"{name} is a simulated annotator. Its answers say so, and snapshots made from them are marked as simulated."]

@@ -21,9 +21,9 @@ def snapshot(
     as_json: Json = False,
 ) -> None:
     """Write the approved rows as an immutable snapshot. Example: curate snapshot my-project --kind instruction"""
-    from curation import stages
+    from curation.stages.snapshot import snapshot as run_stage
 
-    print_result(stages.snapshot(folder, kind, name=name), as_json)
+    print_result(run_stage(folder, kind, name=name), as_json)
 
 
 @app.command(rich_help_panel="Freeze")
@@ -33,9 +33,9 @@ def sign(
     as_json: Json = False,
 ) -> None:
     """Sign a snapshot. Example: curate sign my-project/snapshots/my-v1-3f9c2a1b"""
-    from curation import stages
+    from curation.stages.release import sign as run_stage
 
-    print_result(stages.sign(snapshot, key=key), as_json)
+    print_result(run_stage(snapshot, key=key), as_json)
 
 
 @app.command(rich_help_panel="Freeze")
@@ -46,9 +46,9 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Verify a snapshot's integrity and signature; exit 2 if it may not be used. Example: curate verify SNAPSHOT --key me.pub"""
-    from curation import stages
+    from curation.stages.release import verify as run_stage
 
-    result = stages.verify(snapshot, keys=key or (), deep=deep)
+    result = run_stage(snapshot, keys=key or (), deep=deep)
     print_result(result, as_json)
     if not result.counts["verified"]:
         raise typer.Exit(2)
@@ -57,7 +57,7 @@ def verify(
 @app.command(rich_help_panel="Freeze")
 def key(as_json: Json = False) -> None:
     """Show your signing key; create it on first use. Example: curate key"""
-    from curation.snapshot import describe_signer, own_key
+    from curation.snapshot.keys import describe_signer, own_key
 
     private, public = own_key()
     signer = describe_signer(public)
@@ -72,7 +72,7 @@ def trust(
     as_json: Json = False,
 ) -> None:
     """Add, remove or list trusted public keys. Example: curate trust alice.pub"""
-    from curation.snapshot import add_trusted_key, describe_signer, find_trusted_keys, remove_trusted_key
+    from curation.snapshot.keys import add_trusted_key, describe_signer, find_trusted_keys, remove_trusted_key
 
     if public_key is not None:
         target = add_trusted_key(public_key)
@@ -94,9 +94,9 @@ def revoke(
     as_json: Json = False,
 ) -> None:
     """Revoke a snapshot with a signed statement; training refuses it. Example: curate revoke SNAPSHOT --reason 'leak'"""
-    from curation import stages
+    from curation.stages.release import revoke as run_stage
 
-    print_result(stages.revoke(snapshot, reason=reason, key=key), as_json)
+    print_result(run_stage(snapshot, reason=reason, key=key), as_json)
 
 
 @app.command(rich_help_panel="Freeze")
@@ -106,9 +106,9 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """List the rows added, removed, changed split or flipped preference. Example: curate diff OLD NEW"""
-    from curation import stages
+    from curation.stages.release import diff as run_stage
 
-    print_result(stages.diff(old, new), as_json)
+    print_result(run_stage(old, new), as_json)
 
 
 @app.command(rich_help_panel="Freeze")
@@ -128,7 +128,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export a split for other trainers. Example: curate export SNAPSHOT --format alpaca --out train.jsonl"""
-    from curation import stages
+    from curation.stages.release import export as run_stage
 
     named = tuple(name.strip() for name in (columns or "").split(",") if name.strip())
-    print_result(stages.export(snapshot, out, shape=shape, split=split, columns=named, force=force, keys=key or ()), as_json)
+    print_result(run_stage(snapshot, out, shape=shape, split=split, columns=named, force=force, keys=key or ()), as_json)

@@ -47,9 +47,9 @@ def init(
 @app.command(rich_help_panel="Write")
 def plan(folder: Folder, verbose: Verbose = False, as_json: Json = False) -> None:
     """Draw the plan: one cell per row to write. Example: curate plan my-project"""
-    from curation import stages
+    from curation.stages.plan import plan as run_stage
 
-    print_result(stages.plan(folder), as_json, verbose=verbose)
+    print_result(run_stage(folder), as_json, verbose=verbose)
 
 
 @app.command(name="import", rich_help_panel="Write")
@@ -78,9 +78,11 @@ def import_rows(
     as_json: Json = False,
 ) -> None:
     """Import existing rows. Example: curate import my-project rows.jsonl --source dolly-15k --license CC-BY-SA-3.0 --written-by people"""
-    from curation import stages
     from curation.errors import ProjectError
+    from curation.formats.raw import ReadAs
     from curation.licences import read_license
+    from curation.stages.import_rows import Provenance
+    from curation.stages.import_rows import import_rows as run_stage
 
     pairs = [entry.partition("=") for entry in column or ()]
     if wrong := next((name for name, sign, theirs in pairs if not (name and sign and theirs)), None):
@@ -91,14 +93,14 @@ def import_rows(
         license = read_license(license or typer.prompt("Its license (SPDX, for example CC-BY-4.0)", default="unknown"))
         while written_by not in ("people", "model", "unknown"):
             written_by = typer.prompt("Who wrote the rows (people, model or unknown)", default="unknown")
-    result = stages.import_rows(
+    result = run_stage(
         folder,
         *file,
         shape=shape,
         columns={name: theirs for name, _, theirs in pairs},
         group=group,
-        provenance=stages.Provenance(source or "unknown", license or "unknown", written_by or "unknown"),
-        read_as=stages.ReadAs(encoding, "\t" if delimiter == "\\t" else delimiter, sheet, header),
+        provenance=Provenance(source or "unknown", license or "unknown", written_by or "unknown"),
+        read_as=ReadAs(encoding, "\t" if delimiter == "\\t" else delimiter, sheet, header),
         strict=strict,
     )
     print_result(result, as_json)
@@ -112,13 +114,15 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Generate the rows that the plan still lacks. Example: curate generate my-project --dry-run"""
-    from curation import stages
-
     if dry_run:
-        print_result(stages.estimate(folder), as_json)
+        from curation.stages.estimate import estimate
+
+        print_result(estimate(folder), as_json)
         return
+    from curation.stages.generate import generate as run_stage
+
     with progress_bar(as_json) as progress:
-        result = stages.generate(folder, progress=progress, retry_failed=retry_failed)
+        result = run_stage(folder, progress=progress, retry_failed=retry_failed)
     print_result(result, as_json)
 
 
@@ -129,10 +133,10 @@ def refill(
     as_json: Json = False,
 ) -> None:
     """Generate new rows for the cells whose row a gate dropped. Example: curate refill my-project --rounds 2"""
-    from curation import stages
+    from curation.stages.run import refill as run_stage
 
     with progress_bar(as_json) as progress:
-        result = stages.refill(folder, rounds=rounds, progress=progress)
+        result = run_stage(folder, rounds=rounds, progress=progress)
     print_result(result, as_json)
 
 
@@ -143,8 +147,8 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run stages up to --until; --json prints one object per stage. Example: curate run my-project --until push"""
-    from curation import stages
+    from curation.stages.run import run as run_stage
 
     with progress_bar(as_json) as progress:
-        for result in stages.run(folder, until=until, progress=progress):
+        for result in run_stage(folder, until=until, progress=progress):
             print_result(result, as_json)

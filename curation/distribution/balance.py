@@ -12,31 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
 
+from curation.distribution.schema import Imbalance
 from curation.errors import ProjectError
 
 # A class with less than this share of an equal part of the rows is rare.
 RARE = 0.25
-
-
-class Imbalance(BaseModel):
-    """Imbalance of a set of classes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rows: int
-    classes: int
-    """Classes that could have rows, including empty ones."""
-    effective: float
-    """Effective number of classes (Hill 1973): the number of equally large classes with the same entropy."""
-    gini: float
-    """0 when all classes are equally large, towards 1 when one holds everything."""
-    ratio: float | None
-    """Largest to smallest class that has rows."""
-    empty: tuple[str, ...] = ()
-    rare: tuple[tuple[str, int], ...] = ()
-    """Classes with less than a quarter of an equal part, the smallest first; includes empty ones."""
 
 
 def measure_balance(counts: Mapping[str, int]) -> Imbalance:

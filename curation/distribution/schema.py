@@ -1,4 +1,4 @@
-"""Results of `describe` and `compare` as frozen values, which the workbench stores and the report shows.
+"""Results of `describe`, `compare` and `balance` as frozen values, which the workbench stores and the report shows.
 
 Shares are 0 to 1. Examples contain no PII: findings are masked in them.
 """
@@ -15,7 +15,7 @@ from curation.records import Kind
 class Closed(BaseModel):
     """A frozen model that rejects unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Spread(Closed):
@@ -174,3 +174,20 @@ class Comparison(Closed):
     def is_sampled(self) -> bool:
         """True if the two-sample test used a sample of the rows."""
         return self.tested[0] < self.training_rows or self.tested[1] < self.real_rows
+
+
+class Imbalance(Closed):
+    """Imbalance of a set of classes."""
+
+    rows: int
+    classes: int
+    """Classes that could have rows, including empty ones."""
+    effective: float
+    """Effective number of classes (Hill 1973): the number of equally large classes with the same entropy."""
+    gini: float
+    """0 when all classes are equally large, towards 1 when one holds everything."""
+    ratio: float | None
+    """Largest to smallest class that has rows."""
+    empty: tuple[str, ...] = ()
+    rare: tuple[tuple[str, int], ...] = ()
+    """Classes with less than a quarter of an equal part, the smallest first; includes empty ones."""

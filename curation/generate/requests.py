@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from curation.config.project import ModelSpec, Project, settings_digest
-from curation.plan import Cell, normalized
+from curation.plan import Cell
+from curation.plan.grounding import normalized
 from curation.prompts import Name, fill, prompt_digest
 from curation.records import Kind
 from curation.requests import Request, cells_in, list_schema, message_body, object_schema

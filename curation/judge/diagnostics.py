@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from curation.intervals import DRAWS, Estimate, Rate, interval, mean, spearman
-from curation.judge.rubric import DISAGREEMENT
+
+DISAGREEMENT = 2.5
+"""Points of 10 (one step of the scale) between two scores of one row above which they disagree."""
 
 ALL_ALIKE = 10
 """Rows from which constant scores raise an alarm."""

@@ -21,8 +21,8 @@ from curation.requests import Answer, Failure, Request, fail, message_body, obje
 SCALE = (1, 2, 3, 4, 5)
 DIFFICULTY = "difficulty"
 """Key of the difficulty rating among a row's scores."""
-DISAGREEMENT = 2.5
-"""Points of 10 (one step of the scale) between two scores of one row above which they disagree."""
+SHARE = 0.1
+"""Cost of the panel, as a share of the cost of writing, above which `panel: auto` leaves it out."""
 
 Order = Literal["ab", "ba"]
 Reference = Mapping[str, Any] | str
@@ -254,16 +254,3 @@ def combine(totals: Sequence[float], how: Literal["mean", "median"]) -> float:
 def spread(totals: Sequence[float]) -> float:
     """Return the difference of the highest and the lowest total."""
     return max(totals) - min(totals)
-
-
-def settle_panel(choices: Sequence[Mapping[str, int | None]]) -> int | None:
-    """Return the answer (0 or 1) that more than half of the judges prefer in both orders, or None.
-
-    A judge that ties, or whose choice changes with the order, votes for neither.
-
-    Args:
-        choices: for each judge, the winner by order shown.
-    """
-    # A judge votes only where its choice is the same in both orders.
-    votes = [winners.pop() if len(winners := set(by_order.values())) == 1 else None for by_order in choices if len(by_order) == 2]
-    return next((side for side in (0, 1) if votes.count(side) * 2 > len(votes)), None)

@@ -6,7 +6,18 @@ that are *known not to leak*: the reference texts that may be used for training,
 The method is described in docs/leak-detection.md.
 """
 
-from curation.leakage.calibration import OperatingPoint
-from curation.leakage.detector import LEAKS, SCORES, LeakScreen, find_leaks
+from typing import NamedTuple
 
-__all__ = ["LEAKS", "SCORES", "LeakScreen", "OperatingPoint", "find_leaks"]
+
+class OperatingPoint(NamedTuple):
+    """The cut of a suite and the data it was estimated on."""
+
+    suite: str
+    items: int
+    """Items it was estimated on: those with a nearest other item that shares no span with them."""
+    cut: float
+    """Evidence in standard deviations of what nearest other items reach (in an uncalibrated suite, tenths of similarity)."""
+    flagged: int
+    """Items that would be flagged as a paraphrase of their nearest other item."""
+    is_estimated: bool
+    """False if the suite is too small to calibrate and the cut is fixed."""

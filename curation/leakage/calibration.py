@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from curation.dedup.arrow_text import Array
+from curation.leakage import OperatingPoint
 from curation.leakage.features import DENSE, LEXICAL, Prepared, SuiteFeatures
 from curation.leakage.ngrams import Shortlist, readable_rows
 
@@ -29,20 +30,6 @@ NEIGHBOURS = 16
 _CROWD = 3
 # Standard deviations that a similarity difference of 1 counts for in a suite too small to calibrate.
 _STEEP = 10.0
-
-
-class OperatingPoint(NamedTuple):
-    """The cut of a suite and the data it was estimated on."""
-
-    suite: str
-    items: int
-    """Items it was estimated on: those with a nearest other item that shares no span with them."""
-    cut: float
-    """Evidence in standard deviations of what nearest other items reach (in an uncalibrated suite, tenths of similarity)."""
-    flagged: int
-    """Items that would be flagged as a paraphrase of their nearest other item."""
-    is_estimated: bool
-    """False if the suite is too small to calibrate and the cut is fixed."""
 
 
 class Scale(NamedTuple):

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from curation.dedup.arrow_text import Array, Texts, text_of
 from curation.dedup.normalization import checked_length
-from curation.leakage.calibration import OperatingPoint
+from curation.leakage import OperatingPoint
 from curation.leakage.features import Encoder, edited_evidence
 from curation.leakage.ngrams import ANCHOR, Span, SpanScanner, has_words, readable_rows, words
 from curation.leakage.paraphrase import ParaphraseDetector, ParaphraseMatch

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from curation.config.project import ModelSpec
+from curation.config.models import ModelSpec
 from curation.errors import ModelUnavailable
 from curation.models.base import is_loopback
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from curation.config.project import ModelSpec
+from curation.config.models import ModelSpec
 from curation.errors import ModelUnavailable
 from curation.models import responses
 from curation.models.access import find_access

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from curation.config.project import ModelSpec
+from curation.config.models import ModelSpec
 from curation.models.base import ChatModel
 from curation.models.ledger import Ledger
 from curation.requests import Answer, Failure

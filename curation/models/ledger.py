@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
-from curation.config.project import ModelSpec
+from curation.config.models import ModelSpec
 from curation.errors import ProjectError
 from curation.models import responses
 from curation.models.pricing import Rates, cost_nano, find_rates

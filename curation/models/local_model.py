@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from curation.config.project import ModelSpec
+from curation.config.models import ModelSpec
 from curation.errors import ModelUnavailable
 from curation.models.base import Body, ModelInfo, Response
 from curation.requests import completion_body

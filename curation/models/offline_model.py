@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from curation.config.project import ModelSpec
+from curation.config.models import ModelSpec
 from curation.errors import command
 from curation.models.anthropic_model import AnthropicModel
 from curation.models.base import NotReached

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curation.config.project import ModelSpec
+from curation.config.models import ModelSpec
 from curation.models import responses
 from curation.models.access import find_access
 from curation.models.availability import fetch, list_ids, refuse_unusable, unknown_model

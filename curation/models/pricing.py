@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 import yaml
 
-from curation.config.project import ModelSpec
+from curation.config.models import ModelSpec
 from curation.errors import ProjectError, UserError
 from curation.models.base import Body, NoResponse, open_model
 from curation.requests import Request

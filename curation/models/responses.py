@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from curation.config.project import ModelSpec
+from curation.config.models import ModelSpec
 from curation.errors import ModelUnavailable
 from curation.models.access import is_foreign, key_name
 from curation.models.base import NoResponse, Response

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from curation.config.project import ModelSpec
+from curation.config.models import ModelSpec
 
 _TOKEN_ATTRIBUTES = {"input_tokens": "gen_ai.usage.input_tokens", "output_tokens": "gen_ai.usage.output_tokens"}
 

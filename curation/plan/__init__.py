@@ -6,33 +6,51 @@ stay valid. grid.py lays out the cells; grounding.py reads table rows, passages 
 
 from __future__ import annotations
 
-from curation.plan.grid import Asked, Cell, cell_id, coverage, extra_cells, make_plan
-from curation.plan.grounding import (
-    Row,
-    Values,
-    find_passages,
-    holds_any,
-    lengths_of,
-    normalized,
-    values_from_lines,
-    values_from_table,
-    written_values,
-)
+from typing import Any, Literal
 
-__all__ = [
-    "Asked",
-    "Cell",
-    "Row",
-    "Values",
-    "cell_id",
-    "coverage",
-    "extra_cells",
-    "find_passages",
-    "holds_any",
-    "lengths_of",
-    "make_plan",
-    "normalized",
-    "values_from_lines",
-    "values_from_table",
-    "written_values",
-]
+from pydantic import BaseModel, ConfigDict
+
+from curation.records import Kind
+
+Row = dict[str, Any]
+"""The visible columns of a table row, or a passage of a document: file, start (in characters), text."""
+
+
+class Cell(BaseModel):
+    """One example to write."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    """Kind and ordinal: "instruction:00042"."""
+    kind: Kind
+    ordinal: int
+    attributes: dict[str, str]
+    described: dict[str, str] = {}
+    """Description of each attribute value that has one."""
+    key: str | None = None
+    """Key of the example's table row."""
+    row: Row | None = None
+    """The columns of that row that the teacher may see, without protected texts."""
+    siblings: tuple[Row, ...] = ()
+    """Rows that could be confused with it, for preference pairs."""
+    passage: Row | None = None
+    """The example's passage of a document: file, start (in characters) and text."""
+    visit: int = 0
+    """Number of earlier cells of this kind with the same row or passage."""
+    turns: int = 1
+    """User turns of the conversation."""
+    evolve: Literal["deeper", "broader"] | None = None
+    """Evolution of the parent's example (Evol-Instruct): more depth, or a new topic of the same kind."""
+    parent: str | None = None
+    """Id of the cell that this one evolves."""
+
+    @property
+    def reference(self) -> Row | None:
+        """The source that the judge may rely on."""
+        return self.row if self.passage is None else {"document": self.passage["file"], "passage": self.passage["text"]}
+
+
+def cell_id(kind: Kind, ordinal: int) -> str:
+    """Return the id of a cell, for example instruction:00042."""
+    return f"{kind}:{ordinal:05d}"

@@ -16,11 +16,11 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict
 
 from curation.config.project import Project, Quota, planned_rows
 from curation.errors import ProjectError
-from curation.plan.grounding import Row, Source, Values, find_pools, normalized, walk_rows, written_values
+from curation.plan import Cell, Row, cell_id
+from curation.plan.grounding import Source, Values, find_pools, normalized, walk_rows, written_values
 from curation.records import Kind
 
 Weights = Mapping[str, Mapping[str, float]]
@@ -33,46 +33,6 @@ PARENTS_LOOKED_AT = 500
 ASKED = "asked for"
 # Ordinals of requested cells start here, so that the plan can grow below.
 FIRST = 1_000_000
-
-
-class Cell(BaseModel):
-    """One example to write."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    id: str
-    """Kind and ordinal: "instruction:00042"."""
-    kind: Kind
-    ordinal: int
-    attributes: dict[str, str]
-    described: dict[str, str] = {}
-    """Description of each attribute value that has one."""
-    key: str | None = None
-    """Key of the example's table row."""
-    row: Row | None = None
-    """The columns of that row that the teacher may see, without protected texts."""
-    siblings: tuple[Row, ...] = ()
-    """Rows that could be confused with it, for preference pairs."""
-    passage: Row | None = None
-    """The example's passage of a document: file, start (in characters) and text."""
-    visit: int = 0
-    """Number of earlier cells of this kind with the same row or passage."""
-    turns: int = 1
-    """User turns of the conversation."""
-    evolve: Literal["deeper", "broader"] | None = None
-    """Evolution of the parent's example (Evol-Instruct): more depth, or a new topic of the same kind."""
-    parent: str | None = None
-    """Id of the cell that this one evolves."""
-
-    @property
-    def reference(self) -> Row | None:
-        """The source that the judge may rely on."""
-        return self.row if self.passage is None else {"document": self.passage["file"], "passage": self.passage["text"]}
-
-
-def cell_id(kind: Kind, ordinal: int) -> str:
-    """Return the id of a cell, for example instruction:00042."""
-    return f"{kind}:{ordinal:05d}"
 
 
 def spread_attributes(attributes: Weights, count: int, *, seed: str, quotas: Sequence[Quota] = ()) -> list[dict[str, str]]:

@@ -8,17 +8,15 @@ import unicodedata
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
+from typing import TYPE_CHECKING, Any
 
 from curation.config.project import Grounding, Project, ValuesFile, planned_rows
 from curation.errors import ProjectError
+from curation.plan import Row
 from curation.records import Kind
 
-Row = dict[str, Any]
-"""The visible columns of a table row, or a passage of a document: file, start (in characters), text."""
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,8 @@ def find_pools(project: Project, table: pa.Table | None, protected: set[str]) ->
     Raises:
         ProjectError: the table or a column is missing, or no row can be used.
     """
+    import pyarrow.compute as pc
+
     grounding = project.plan.grounding
     if grounding is None:
         return {"instruction": [], "preference": []}
@@ -101,6 +101,9 @@ def find_pools(project: Project, table: pa.Table | None, protected: set[str]) ->
 
 def _families(grounding: Grounding, column: str, table: pa.Table, wanted: set[Any], protected: set[str]) -> defaultdict[Any, list[Source]]:
     """Return the rows of the table that have one of the wanted values in a column, by value."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     known = pa.array(sorted(w for w in wanted if w is not None), type=table[column].type)
     mask = pc.is_in(table[column], value_set=known)
     if grounding.sibling_where:
@@ -155,6 +158,8 @@ def walk_rows(pool: Sequence[Source], *, seed: int, backwards: bool) -> Iterator
 
 
 def _check_columns(grounding: Grounding, table: pa.Table) -> None:
+    import pyarrow as pa
+
     named = {
         "key": (grounding.key,),
         "where": (grounding.where,),

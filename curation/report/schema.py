@@ -10,9 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from curation.distribution.balance import Imbalance
 from curation.distribution.preference_bias import PreferenceBias
-from curation.distribution.schema import Comparison, Description
+from curation.distribution.schema import Comparison, Description, Imbalance
 from curation.intervals import Estimate, Rate
 from curation.judge.diagnostics import JudgeValidation, OrderBias, RationaleCheck
 from curation.records import Kind
@@ -21,7 +20,7 @@ from curation.records import Kind
 class Closed(BaseModel):
     """Frozen model that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class FunnelStep(Closed):
@@ -507,7 +506,7 @@ class ReportData(Closed):
 class ManifestPart(BaseModel):
     """Part of a manifest; keys that the card does not show are ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
 class CardModels(ManifestPart):

@@ -22,9 +22,10 @@ from curation.errors import ProjectError, UserError
 from curation.simulation.annotators import true_error_rates
 from curation.simulation.defects import COPIES, LEAKS
 from curation.simulation.provider import PlantedTruth
-from curation.snapshot import find_trusted_keys, verify_snapshot
+from curation.snapshot.keys import find_trusted_keys
+from curation.snapshot.verify import verify_snapshot
 from curation.store import facts, reviews, runs
-from curation.store.database import CallLedger
+from curation.store.calls import CallLedger
 from curation.store.records import repeated_sources, sources_by_seq
 from curation.views.annotations import count_review
 from curation.views.state import ProjectState

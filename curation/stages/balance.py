@@ -7,23 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from curation.config.project import settings_digest
-from curation.decide import Decision
+from curation.decide import ACTIVE_VERDICTS, Decision
 from curation.distribution.balance import class_weights, count_classes, measure_balance, refill_quota
 from curation.errors import ProjectError, command
 from curation.findings import FindingKind
 from curation.records import KINDS, Kind
 from curation.stages.verdicts import update_verdicts
 from curation.store import facts, records, runs
-from curation.views.classes import (
-    ACTIVE_VERDICTS,
-    class_of_cell,
-    classes_of,
-    column_of,
-    known_classes,
-    planned_classes,
-    rows_over_the_cap,
-    rule_in_words,
-)
+from curation.views.classes import class_of_cell, classes_of, column_of, known_classes, planned_classes, rows_over_the_cap, rule_in_words
 from curation.views.plan_inputs import lay_out
 from curation.views.runs import BalanceDetail, KindBalance
 from curation.views.state import ProjectState

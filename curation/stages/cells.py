@@ -13,12 +13,14 @@ from curation.errors import BudgetReached, UnusableAnswers
 from curation.findings import is_leak
 from curation.generate import APPROACHES, GenerationInput, Neighbours, Parent, ParsedRecord, group_cells, slot_of
 from curation.generate.requests import writer_of
-from curation.plan import Cell, holds_any, lengths_of, normalized
+from curation.plan import Cell
+from curation.plan.grounding import holds_any, lengths_of, normalized
 from curation.records import InstructionRecord, Record, prompt_text
 from curation.requests import Answer, Failure, Request, cells_in
 from curation.stages.model_calls import ask
 from curation.store import call_stats, facts, records
-from curation.store.database import CallLedger, hold_lock
+from curation.store.calls import CallLedger
+from curation.store.database import hold_lock
 from curation.store.records import Origin
 from curation.views.protected import load_protected
 from curation.views.runs import is_simulated

@@ -22,12 +22,12 @@ from curation.store.database import hold_lock
 from curation.store.facts import Finding
 from curation.store.records import Row
 from curation.views.decisions import rank_rows
-from curation.views.prior_snapshots import earlier_digests, earlier_findings, find_earlier, released_findings
+from curation.views.prior_snapshots import earlier_digests, earlier_findings, released_findings
 from curation.views.runs import DedupDetail
 from curation.views.staleness import dedup_inputs
 from curation.views.state import ProjectState
 from curation.views.vectors import vectors_of
-from curation.workspace import Progress, StageResult, Workspace, label_of, open_workspace, texts_for_dedup
+from curation.workspace import Progress, StageResult, Workspace, find_earlier, label_of, open_workspace, texts_for_dedup
 
 STEPS = (FindingKind.EXACT, FindingKind.NEAR, FindingKind.SEMANTIC)
 """Kinds of duplicates within the project, cheapest first."""

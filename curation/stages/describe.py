@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from curation.config.project import settings_digest
-from curation.distribution import Comparison, Description, Sample, find_topics
-from curation.distribution import compare as compare_rows
-from curation.distribution.topics import Topics
+from curation.distribution.drift import Sample
+from curation.distribution.drift import compare as compare_rows
+from curation.distribution.schema import Comparison, Description
+from curation.distribution.topics import Topics, find_topics
 from curation.errors import ModelUnavailable, ProjectError, command
 from curation.findings import RUN_GATES, FindingKind
 from curation.formats.files import read_raw

@@ -14,8 +14,8 @@ from curation.generate import naive_requests, naive_texts
 from curation.requests import Answer, Failure
 from curation.stages.model_calls import ask
 from curation.store import facts, runs
-from curation.store.database import CallLedger
-from curation.views.plan_coverage import cover_plan
+from curation.store.calls import CallLedger
+from curation.views.decisions import cover_plan
 from curation.views.runs import is_simulated
 from curation.views.state import ProjectState
 from curation.views.vectors import vectors_of

@@ -16,19 +16,20 @@ from typing import Any
 import orjson
 
 from curation import generate as generation
-from curation import judge as scoring
-from curation import models
-from curation.config.project import ModelSpec
+from curation.config.models import ModelSpec
+from curation.judge import rubric as scoring
 from curation.leakage.judge import STAGE, Doubt, kind_of, leak_digest, requests_for
+from curation.models.access import has_key, key_name
+from curation.models.pricing import count_tokens, estimate_cost, usd_of
 from curation.plan import Cell
 from curation.records import make_instruction, make_pair
 from curation.requests import Request
 from curation.stages.cells import EXAMPLES_SHOWN
 from curation.stages.model_calls import check_before
 from curation.store import records, runs
-from curation.store.database import CallLedger
+from curation.store.calls import CallLedger
+from curation.views.decisions import PlanCoverage, cover_plan
 from curation.views.judge_requests import choose_panel, judge_requests
-from curation.views.plan_coverage import PlanCoverage, cover_plan
 from curation.views.protected import load_protected
 from curation.views.runs import ScreenDetail, is_simulated
 from curation.views.state import ProjectState
@@ -184,7 +185,7 @@ def _repeated(share: Share, times: int, *, fell: float | None, certain: bool) ->
 def _share(
     workspace: Workspace, stage: str, requests: Sequence[Request], spec: ModelSpec, *, more_tokens: int = 0, assumes: str = ""
 ) -> Share:
-    bound = models.estimate_cost(requests, spec, in_batch=spec.batch)
+    bound = estimate_cost(requests, spec, in_batch=spec.batch)
     prompt, output, how = bound.prompt_tokens, bound.output_tokens, "bounded by their bytes"
     sample = [request.body for request in requests[:: max(1, len(requests) // SAMPLED)]]
     counts = _count(workspace, sample, spec) if sample else "nothing to count"
@@ -194,16 +195,16 @@ def _share(
     elif sample:
         how += f", since {counts}"
     prompt += more_tokens * len(requests)
-    usd = models.usd_of(prompt, output, spec, in_batch=spec.batch)
+    usd = usd_of(prompt, output, spec, in_batch=spec.batch)
     mean = _earlier_length(workspace, stage, spec)
-    likely = None if mean is None else models.usd_of(prompt, round(mean * len(requests)), spec, in_batch=spec.batch)
+    likely = None if mean is None else usd_of(prompt, round(mean * len(requests)), spec, in_batch=spec.batch)
     return Share(stage, spec.model, spec.provider, len(requests), prompt, output, how, usd, likely, bound.price_date, spec.batch, assumes)
 
 
 def _count(workspace: Workspace, bodies: Sequence[dict[str, Any]], spec: ModelSpec) -> list[int] | str:
-    if not models.has_key(spec, os.environ):
-        return f"{models.key_name(spec)} is not set"
-    return models.count_tokens(bodies, spec, environ=os.environ, folder=workspace.folder)
+    if not has_key(spec, os.environ):
+        return f"{key_name(spec)} is not set"
+    return count_tokens(bodies, spec, environ=os.environ, folder=workspace.folder)
 
 
 def _earlier_length(workspace: Workspace, stage: str, spec: ModelSpec) -> float | None:

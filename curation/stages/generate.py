@@ -13,10 +13,9 @@ from curation.records import KINDS
 from curation.stages.cells import Wanted, only_one_writes, read_generated, write_cells
 from curation.stages.model_calls import settle_earlier
 from curation.store import facts, records, runs
-from curation.store.database import CallLedger
+from curation.store.calls import CallLedger
 from curation.views.next_step import generate_settings
-from curation.views.plan_coverage import next_attempts
-from curation.views.runs import GenerateDetail, count_failed, is_simulated
+from curation.views.runs import GenerateDetail, count_failed, is_simulated, next_attempts
 from curation.workspace import Progress, StageResult, Workspace, load_cells, open_workspace
 
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from curation import judge as scoring
 from curation.findings import FINDING_STAGES
+from curation.judge import rubric as scoring
 from curation.store import facts, records, reviews, runs
-from curation.store.database import CallLedger
+from curation.store.calls import CallLedger
 from curation.views.next_step import next_step
 from curation.views.runs import latest_diversity, snapshots_with
 from curation.views.staleness import find_stale, stale_values

@@ -8,10 +8,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 
-from curation import models
-from curation.config.project import ModelSpec
+from curation.config.models import ModelSpec
+from curation.models.access import has_key, key_name
+from curation.models.availability import check_model, check_terms, same_family
+from curation.models.base import ModelInfo, NotReached, open_model
+from curation.models.batches import ask as ask_each
+from curation.models.batches import ask_batch
+from curation.models.context import AnswerCheck, AskProgress, CallContext
+from curation.models.ledger import settle_kept
+from curation.models.pricing import find_rates
+from curation.models.tracing import stage_span
 from curation.requests import Answer, Failure, Request
-from curation.store.database import CallLedger
+from curation.store.calls import CallLedger
 from curation.workspace import Progress, Workspace
 
 
@@ -41,24 +49,24 @@ def ask(
         return
     project, stage = workspace.project, todo[0].stage
     if todo[0].role == "teacher":
-        models.check_terms([spec], project.intended_kind)
+        check_terms([spec], project.intended_kind)
 
-    def report(at: models.AskProgress) -> None:
+    def report(at: AskProgress) -> None:
         if progress:
             rate = at.answered / at.seconds if at.seconds else 0.0
             progress(stage, at.done, at.total or len(todo), f"${at.cost_usd:.3f}, {rate:.1f}/s, {at.failed} failed")
 
-    context = models.CallContext(
-        model=models.open_model(spec, environ=os.environ, folder=workspace.folder),
+    context = CallContext(
+        model=open_model(spec, environ=os.environ, folder=workspace.folder),
         spec=spec,
         ledger=CallLedger(workspace.db),
         budget_usd=project.budget.usd,
         simulated=spec.is_simulated,
         progress=report,
-        check=models.AnswerCheck(read, project.budget.failures_in_a_row),
+        check=AnswerCheck(read, project.budget.failures_in_a_row),
     )
-    with models.stage_span(stage, spec, calls=len(todo)):
-        (models.ask_batch if spec.batch else models.ask)(todo, context)
+    with stage_span(stage, spec, calls=len(todo)):
+        (ask_batch if spec.batch else ask_each)(todo, context)
 
 
 def settle_earlier(workspace: Workspace) -> list[str]:
@@ -66,7 +74,7 @@ def settle_earlier(workspace: Workspace) -> list[str]:
     ledger = CallLedger(workspace.db)
     named = {spec.model: spec for _, spec in workspace.project.models.named()}
     for provider, model in ledger.unsettled_models():
-        models.settle_kept(ledger, named.get(model) or ModelSpec.model_validate({"provider": provider, "model": model}))
+        settle_kept(ledger, named.get(model) or ModelSpec.model_validate({"provider": provider, "model": model}))
     return [
         f"Calls to {model} ({calls:,}) wait in a batch at the provider, and project.yaml no longer names that model. "
         "They are held in the budget; name the model again and run once more to fetch them."
@@ -87,36 +95,36 @@ def check_before(workspace: Workspace) -> tuple[dict[str, str], list[str]]:
         ModelUnavailable: a provider says that a model is unknown or retired, or that the key is invalid.
     """
     project, named = workspace.project, workspace.project.models
-    notes = models.check_terms((named.teacher, *named.writers), project.intended_kind)
+    notes = check_terms((named.teacher, *named.writers), project.intended_kind)
     is_judged = not project.score.is_off
-    notes += [warning] if is_judged and (warning := models.same_family(named)) else []
+    notes += [warning] if is_judged and (warning := same_family(named)) else []
     judge_finds_leaks = project.screen.judge and named.leak_judge is None
-    shown, known = dict[str, str](), dict[ModelSpec, str | models.ModelInfo]()
+    shown, known = dict[str, str](), dict[ModelSpec, str | ModelInfo]()
     for role, spec in named.named():
         if not is_judged and (role.startswith("panel") or (role == "judge" and not judge_finds_leaks)):
             continue
-        models.find_rates(spec)
+        find_rates(spec)
         # Two roles often share a model; what differs only in price or concurrency is checked once.
         place = spec.model_copy(update={"price": None, "concurrency": 1})
         if place not in known:
             known[place] = info = _check_one(workspace, spec)
-            notes += [info.warning] if isinstance(info, models.ModelInfo) and info.warning else []
+            notes += [info.warning] if isinstance(info, ModelInfo) and info.warning else []
         shown[role] = _describe(spec, known[place])
     return shown, [f"Note: {note}." for note in notes]
 
 
-def _check_one(workspace: Workspace, spec: ModelSpec) -> models.ModelInfo | str:
+def _check_one(workspace: Workspace, spec: ModelSpec) -> ModelInfo | str:
     """Return what the provider says about a model, or why it was not queried."""
-    if not models.has_key(spec, os.environ):
-        return f"not checked: no key in {models.key_name(spec)}"
+    if not has_key(spec, os.environ):
+        return f"not checked: no key in {key_name(spec)}"
     try:
-        return models.check_model(spec, environ=os.environ, folder=workspace.folder)
-    except models.NotReached as error:
+        return check_model(spec, environ=os.environ, folder=workspace.folder)
+    except NotReached as error:
         reason = error.fact if error.what == f"model {spec.model}" else f"{error.what} {error.fact}"
         return f"not checked: {reason}"
 
 
-def _describe(spec: ModelSpec, found: models.ModelInfo | str) -> str:
+def _describe(spec: ModelSpec, found: ModelInfo | str) -> str:
     if isinstance(found, str):
         return f"{spec.model}, {found}"
     context = f"{found.max_input_tokens:,} tokens of context" if found.max_input_tokens else "context length unknown"

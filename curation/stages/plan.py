@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from curation.config.project import settings_digest
-from curation.plan import coverage
+from curation.plan.grid import coverage
 from curation.records import KINDS
 from curation.stages.model_calls import check_before
 from curation.store import records, runs
@@ -28,4 +28,8 @@ def plan(folder: Path) -> StageResult:
         by_kind = dict[str, int]((kind, sum(c.kind == kind for c in cells)) for kind in KINDS)
         moved = {name: n for name, n in (("changed", changed), ("gone", gone)) if n}
         counts = {"cells": len(cells), "new": added, **moved, **by_kind, "attributes": shares}
-        return StageResult("plan", len(cells), len(cells), {**counts, "models": known}, notes)
+        kinds = " and ".join(f"{n:,} {kind}" for kind, n in by_kind.items() if n)
+        headline = f"{kinds or 'no'} rows planned; {len(cells) - len(done & {c.id for c in cells}):,} still to generate"
+        if moved:
+            notes = [f"Of the earlier plan {changed:,} cells changed and {gone:,} were removed.", *notes]
+        return StageResult("plan", len(cells), len(cells), {**counts, "models": known}, notes, headline=headline)

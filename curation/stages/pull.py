@@ -89,6 +89,12 @@ def pull(folder: Path) -> StageResult:
         counts = {"answers": run.rows_in, "new": new, "edited_records": edits, **review_counts.as_values(), "verdicts": verdicts}
         waiting = facts.seqs_with_verdict(workspace.db, "to_review") | facts.seqs_with_verdict(workspace.db, "in_review")
         counts["missing"] = len(missing & waiting)
+        headline = f"{run.rows_in:,} annotations fetched, {new:,} new" + (f"; {edits:,} edited texts became new rows" if edits else "")
+        if review_counts.records:
+            disputed = f"; {review_counts.disputed:,} rows are disputed" if review_counts.disputed else ""
+            notes.append(f"Reviewed so far: {review_counts.records:,} rows, {review_counts.annotations:,} annotations{disputed}.")
+        if counted := facts.verdict_counts(workspace.db).most_common():
+            notes.append("Verdicts: " + ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in counted) + ".")
         alpha = review_counts.agreement
         notes += [f"Agreement is Krippendorff's alpha: {alpha:.2f} is {describe_alpha(alpha)}."] if alpha is not None else []
         if counts["disputed"]:
@@ -97,7 +103,8 @@ def pull(folder: Path) -> StageResult:
             notes.append(
                 f"Rows in review that Argilla at {review.url} does not hold: {counts['missing']:,}. `curate push` sends them again."
             )
-        return StageResult("pull", run.rows_in, run.rows_out, counts, [*notes, f"Next: {next_step(workspace)}"])
+        notes.append(f"Next: {next_step(workspace)}")
+        return StageResult("pull", run.rows_in, run.rows_out, counts, notes, headline=headline)
 
 
 def _read_answers(workspace: Workspace, review: ArgillaReview, kind: Kind, dataset: Dataset) -> tuple[list[StoredAnswer], set[int]]:

@@ -34,8 +34,7 @@ from curation.views.decisions import decide_all
 from curation.views.next_step import command_to_admit
 from curation.views.review_sample import is_unseen
 from curation.views.runs import PeopleDetail
-from curation.views.scores import better_candidate
-from curation.views.state import ProjectState
+from curation.views.state import ProjectState, better_candidate
 from curation.views.vectors import vectors_of
 from curation.workspace import Progress, StageResult, Workspace, open_workspace
 

@@ -8,9 +8,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from curation import snapshot as snapshots
 from curation.errors import ProjectError, SnapshotError, command
 from curation.formats.export import DEFAULT_FORMATS, check_target, write_rows
+from curation.snapshot.keys import describe_signer, find_trusted_keys, own_key, public_of
+from curation.snapshot.manifest import read_manifest
+from curation.snapshot.read import diff_snapshots
+from curation.snapshot.revocation import FOLDER as REVOCATIONS
+from curation.snapshot.revocation import revoke as revoke_snapshot
+from curation.snapshot.sign import sign_snapshot
+from curation.snapshot.verify import load_snapshot, verify_snapshot
 from curation.store import records, runs
 from curation.views.classes import meta_columns
 from curation.workspace import StageResult, open_workspace
@@ -26,12 +32,12 @@ def sign(path: Path, *, key: Path | None = None) -> StageResult:
     Raises:
         SnapshotError: the folder is not an intact snapshot, or the key cannot be used.
     """
-    snapshots.read_manifest(path)  # before a key is created
-    private, public = (key, snapshots.public_of(key)) if key else snapshots.own_key()
-    snapshots.sign_snapshot(path, private)
-    manifest = snapshots.read_manifest(path)
+    read_manifest(path)  # before a key is created
+    private, public = (key, public_of(key)) if key else own_key()
+    sign_snapshot(path, private)
+    manifest = read_manifest(path)
     rows = manifest.rows
-    counts = {"path": str(path), "signer": snapshots.describe_signer(public), "public_key": str(public)}
+    counts = {"path": str(path), "signer": describe_signer(public), "public_key": str(public)}
     notes = _record_in_project(path, "sign", manifest.digest.root, rows, counts)
     last = f"Others verify it with: {command('curate', 'verify', path, '--key', public)}"
     return StageResult("sign", rows, rows, counts, [*notes, last])
@@ -50,21 +56,21 @@ def revoke(path: Path, *, reason: str, key: Path | None = None) -> StageResult:
     """
     if not reason.strip():
         raise SnapshotError("--reason", "is empty", command("curate", "revoke", path, "--reason", "why"))
-    digest = snapshots.read_manifest(path).digest.root
-    private, public = (key, snapshots.public_of(key)) if key else snapshots.own_key()
+    digest = read_manifest(path).digest.root
+    private, public = (key, public_of(key)) if key else own_key()
     at = datetime.now(UTC).replace(microsecond=0)
-    places = (None, path.resolve().parent / snapshots.REVOCATIONS)
-    files = [snapshots.revoke(digest, private, reason=reason, at=at, folder=place) for place in places]
-    counts = {"path": str(path), "digest": digest, "by": snapshots.describe_signer(public), "files": [str(file) for file in files]}
+    places = (None, path.resolve().parent / REVOCATIONS)
+    files = [revoke_snapshot(digest, private, reason=reason, at=at, folder=place) for place in places]
+    counts = {"path": str(path), "digest": digest, "by": describe_signer(public), "files": [str(file) for file in files]}
     notes = _record_in_project(path, "revoke", digest, 0, counts)
-    last = f"Send {files[1].name} to everybody with a copy; it belongs in a folder `{snapshots.REVOCATIONS}` next to theirs."
+    last = f"Send {files[1].name} to everybody with a copy; it belongs in a folder `{REVOCATIONS}` next to theirs."
     return StageResult("revoke", 0, 0, counts, [*notes, last])
 
 
 def diff(old: Path, new: Path) -> StageResult:
     """List rows added, removed, changed in split or flipped in preference between two snapshots of a kind."""
-    found = snapshots.diff_snapshots(old, new)
-    before, after = (snapshots.read_manifest(path).rows for path in (old, new))
+    found = diff_snapshots(old, new)
+    before, after = (read_manifest(path).rows for path in (old, new))
     counts = {
         "added": [{"id": i, "split": split} for i, split in found.added],
         "removed": [{"id": i, "split": split} for i, split in found.removed],
@@ -86,7 +92,7 @@ def verify(path: Path, *, keys: Sequence[Path] = (), deep: bool = False) -> Stag
     Raises:
         SnapshotError: the folder is not a snapshot.
     """
-    result = snapshots.verify_snapshot(path, trusted_keys=[*keys, *snapshots.find_trusted_keys()], deep=deep)
+    result = verify_snapshot(path, trusted_keys=[*keys, *find_trusted_keys()], deep=deep)
     if result.status == "no snapshot":
         raise SnapshotError(str(path), "; ".join(problem.fact for problem in result.problems), "name a folder that `curate snapshot` wrote")
     counts = {
@@ -125,7 +131,7 @@ def export(
         ProjectError: the target cannot be written, or there is no such column.
     """
     file = check_target(target, force=force)
-    found = snapshots.load_snapshot(path, trusted_keys=[*keys, *snapshots.find_trusted_keys()])
+    found = load_snapshot(path, trusted_keys=[*keys, *find_trusted_keys()])
     if file.resolve().is_relative_to(path.resolve()):
         raise SnapshotError(str(file), "is inside the snapshot; writing it would break the signature", "name a file outside with --out")
     if split not in found.manifest.splits:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from curation.errors import ProjectError
-from curation.report import render_report
+from curation.report.page import render_report
 from curation.store import records, runs
 from curation.views.report import report_data
 from curation.views.staleness import find_stale, stale_values

@@ -7,15 +7,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from curation import judge as scoring
 from curation.config.project import ModelSpec, Project
 from curation.errors import BudgetReached, UnusableAnswers
 from curation.generate import Candidate, Pairing, pair_candidates
+from curation.judge import rubric as scoring
 from curation.records import InstructionRecord, Message, Record
 from curation.requests import Answer, Failure
 from curation.stages.model_calls import ask, settle_earlier
 from curation.store import facts, records, runs
-from curation.store.database import CallLedger
+from curation.store.calls import CallLedger
 from curation.store.records import Origin, Row
 from curation.store.runs import Run
 from curation.views.judge_diagnostics import judge_warnings
@@ -64,7 +64,8 @@ def score(folder: Path, *, progress: Progress | None = None) -> StageResult:
         if unusable is not None:  # raised here, so that the run is recorded
             raise unusable
         notes = [note for note in (*left_behind, stopped, panel.why, *notes) if note]
-        return StageResult("score", run.rows_in, run.rows_out, detail.dump(), notes)
+        headline = f"{run.rows_in:,} requests to the judge, {run.rows_out:,} usable answers" if run.rows_in else "nothing new to score"
+        return StageResult("score", run.rows_in, run.rows_out, detail.dump(), notes, headline=headline)
 
 
 def _ask_judges(workspace: Workspace, judges: Sequence[ModelSpec], progress: Progress | None, run: Run) -> None:
@@ -203,4 +204,6 @@ def _summarize(state: ProjectState, *, asked: int) -> tuple[ScoreDetail, list[st
     )
     if len(state.judges) > 1:
         detail = detail.model_copy(update={"scored_by": {judge.name: len(judge.totals) for judge in state.judges}})
-    return detail, [*kept.sentences, *kept.notes, *judge_warnings(state)]
+    reasons = ", ".join(f"{reason} {n:,}" for reason, n in failed.items())
+    failures = [f"Answers that could not be used: {detail.failed:,} ({reasons})."] if failed else []
+    return detail, [*kept.sentences, *kept.notes, *failures, *judge_warnings(state)]

@@ -17,9 +17,10 @@ from curation.records import KINDS
 from curation.requests import Answer, Failure
 from curation.stages.model_calls import ask
 from curation.store import facts, runs
-from curation.store.database import CallLedger, hold_lock
+from curation.store.calls import CallLedger
+from curation.store.database import hold_lock
 from curation.store.facts import Finding
-from curation.validate import checks_digest
+from curation.validate.sandbox import checks_digest
 from curation.views.protected import load_protected
 from curation.views.runs import OperatingDetail, ScreenDetail, is_simulated, point_in_words
 from curation.views.screen_cache import screen_model

@@ -21,25 +21,32 @@ import orjson
 import pyarrow as pa
 
 from argilla_setup.shown import mask_secrets, mask_values
-from curation import judge as scoring
-from curation import snapshot as snapshots
 from curation.config.project import is_open, settings_digest
 from curation.dedup import find_exact, find_near
 from curation.distribution import preference_bias
 from curation.errors import ModelUnavailable, ProjectError, SnapshotError, command
+from curation.judge import rubric as scoring
 from curation.records import KINDS, Kind
-from curation.report import CardInput, Separation, render_card, render_croissant, render_report
-from curation.snapshot import Manifest, SnapshotDraft
+from curation.report.card import render_card
+from curation.report.croissant import render_croissant
+from curation.report.page import render_report
+from curation.report.schema import CardInput, Separation
+from curation.snapshot.digest import content_digest
 from curation.snapshot.manifest import (
     LeakSettings,
+    Manifest,
     ManifestFacts,
     ProtectedSet,
     ReviewFacts,
     SampleFacts,
     ScoreSettings,
+    SnapshotDraft,
     SnapshotSettings,
+    find_snapshots,
+    read_manifest,
 )
-from curation.snapshot.write import schema_of
+from curation.snapshot.verify import read_signer, verify_snapshot
+from curation.snapshot.write import schema_of, write_snapshot
 from curation.split import find_across, merge_groups, part_rows
 from curation.store import facts, records, reviews, runs
 from curation.store.database import hold_lock
@@ -164,7 +171,7 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResul
                 keep_sketches(workspace, path, kind, released.rows, watermark=records.last_seq(workspace.db))
             run.rows_out = len(released.rows)
             run.detail = {"kind": kind, "path": path.name, "stopped": Counter(stopped.values()), "left_out": separation.left_out}
-        manifest = snapshots.read_manifest(path)
+        manifest = read_manifest(path)
         counts = {
             "path": str(path), "digest": manifest.digest.root,
             **{split: len(part) for split, part in splits.items()},
@@ -172,7 +179,7 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResul
             "across_splits": {"near_pairs": separation.near_pairs, "semantic_pairs": separation.semantic_pairs},
             **_provenance_counts(manifest),
         }  # fmt: skip
-        signer = snapshots.read_signer(path)  # a snapshot that existed before may be signed
+        signer = read_signer(path)  # a snapshot that existed before may be signed
         last = f"It is signed by {signer}." if signer else f"Next: {command('curate', 'sign', path)}"
         warnings = manifest.provenance.warnings if manifest.provenance else ()
         notes = [text for text in (*separation.notes(), note, *warnings, last) if text]
@@ -353,15 +360,13 @@ def _find_or_write(workspace: Workspace, released: _Release, about: ManifestFact
     The folder is recorded in the workbench also if it existed: a kill may have come right after it was written.
     """
     tables = released.tables()
-    digest = snapshots.content_digest({split: table for split, table in tables.items() if table.num_rows})
-    folders = {
-        path: version for path in snapshots.find_snapshots(workspace.folder / "snapshots") if (version := _version_of(path, released.name))
-    }
+    digest = content_digest({split: table for split, table in tables.items() if table.num_rows})
+    folders = {path: version for path in find_snapshots(workspace.folder / "snapshots") if (version := _version_of(path, released.name))}
     path, note = _find_same([path for path in folders if path.name.endswith(f"-{digest[:8]}")], about)
     if path is None:
         known = [s["version"] for s in reviews.list_snapshots(workspace.db) if s["name"] == released.name]
         path = _write(workspace, released, about, tables, digest=digest, version=1 + max((*known, *folders.values()), default=0))
-    manifest = snapshots.read_manifest(path)
+    manifest = read_manifest(path)
     reviews.add_snapshot(
         workspace.db, digest=manifest.digest.root, name=manifest.name, version=manifest.version, kind=manifest.kind,
         path=str(path.relative_to(workspace.folder)), rows=manifest.rows,
@@ -386,13 +391,13 @@ def _find_same(paths: Sequence[Path], about: ManifestFacts) -> tuple[Path | None
         SnapshotError: the rows were revoked.
     """
     for path in reversed(paths):
-        checked = snapshots.verify_snapshot(path, trusted_keys=())
+        checked = verify_snapshot(path, trusted_keys=())
         if checked.status == "revoked":
             fact = f"{checked.problems[0].fact}; the rows are the same"
             raise SnapshotError(str(path), fact, "remove the faulty rows with `curate drop`, and run again")
         if checked.status not in ("unsigned", "intact, signer unknown"):
             return None, f"The rows of {path.name} are unchanged, but its files were altered; a new version was written."
-        if changed := _changed(snapshots.read_manifest(path), about):
+        if changed := _changed(read_manifest(path), about):
             return None, f"Same rows as {path.name}; a new version was written because of {' and '.join(changed)}."
         return path, "A snapshot of these rows already exists; nothing was written."
     return None, ""
@@ -435,7 +440,7 @@ def _write(
             "language": main_language(described), "separation": released.separation,
         }
     )  # fmt: skip
-    return snapshots.write_snapshot(
+    return write_snapshot(
         workspace.folder / "snapshots", draft, tables, card=render_card(card),
         report_html=render_report(report_data(workspace, names=published_names(workspace)), protected_text=False),
         croissant=partial(render_croissant, card),

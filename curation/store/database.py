@@ -19,11 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from curation.errors import ProjectError
-from curation.store.calls import CallLedger
 from curation.store.lease import is_alive, owner_name
 from curation.store.schema import CALLS_SCHEMA, MIGRATIONS, SCHEMA, VERSION
-
-__all__ = ["CallLedger", "Database", "hold_lock", "open_store"]
 
 Database = sqlite3.Connection
 _LOST = "seedcorn: the lock was lost"

@@ -15,6 +15,7 @@ import orjson
 
 from curation.decide import Decision, Reason, reasons_as_values
 from curation.requests import Failure
+from curation.store.records import store_failures
 
 
 @dataclass(frozen=True)
@@ -120,19 +121,7 @@ def add_failures(db: sqlite3.Connection, failures: Iterable[Failure], run: int) 
     """
     with db:
         db.execute("BEGIN IMMEDIATE")
-        count_in(db, failures, run)
-
-
-def count_in(db: sqlite3.Connection, failures: Iterable[Failure], run: int) -> None:
-    """Store failures inside an open transaction.
-
-    Args:
-        db: connection to workbench.db.
-        failures: calls or rows that failed.
-        run: number of the run.
-    """
-    rows = [(f.stage, f.slot, f.key or "", f.reason, f.detail, run) for f in failures]
-    db.executemany("INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?, ?, ?)", rows)
+        store_failures(db, failures, run)
 
 
 def failed_slots(db: sqlite3.Connection, stage: str) -> dict[str, str]:

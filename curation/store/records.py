@@ -14,7 +14,6 @@ import orjson
 from curation.errors import ProjectError
 from curation.records import KINDS, Kind, Record, dump_record, load_record, read_texts, record_id
 from curation.requests import Failure, cells_in
-from curation.store.facts import count_in
 
 ERASED = "[erased]"
 """Replaces the erased words of an annotator."""
@@ -196,8 +195,20 @@ def add_records(
         # Rows and candidates apart, because rowcount must count the rows only.
         new_origins = db.executemany(_ADD_ORIGIN, [_origin(*one, run) for one in batch if one[2].part == 0]).rowcount
         db.executemany(_ADD_ORIGIN, [_origin(*one, run) for one in batch if one[2].part])
-        count_in(db, failures, run)
+        store_failures(db, failures, run)
     return max(new_records, 0), max(new_origins, 0)
+
+
+def store_failures(db: sqlite3.Connection, failures: Iterable[Failure], run: int) -> None:
+    """Store failures inside an open transaction.
+
+    Args:
+        db: connection to workbench.db.
+        failures: calls or rows that failed.
+        run: number of the run.
+    """
+    rows = [(f.stage, f.slot, f.key or "", f.reason, f.detail, run) for f in failures]
+    db.executemany("INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?, ?, ?)", rows)
 
 
 def known_ids(db: sqlite3.Connection, ids: Iterable[str]) -> set[str]:

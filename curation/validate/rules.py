@@ -6,7 +6,6 @@ others.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,11 +14,11 @@ from typing import NamedTuple
 import orjson
 import pyarrow as pa
 
+from curation.config.gates import Check, PatternCheck, PythonCheck, SchemaCheck, TableCheck
 from curation.dedup.normalization import checked_length, normalize, strings
 from curation.errors import ProjectError, RowError
 from curation.patterns import compile_pattern
-from curation.validate.sandbox import CheckProcess, sources_of
-from curation.validate.schema import Check, PatternCheck, PythonCheck, SchemaCheck, TableCheck
+from curation.validate.sandbox import CheckProcess
 
 FAILURES = pa.schema({"row": pa.int64(), "check": pa.string(), "kind": pa.string(), "evidence": pa.string()})
 
@@ -80,35 +79,6 @@ def check_rows(
             for kind, evidence in judge(Row(*values))
         ]
     return pa.Table.from_pylist(lines, schema=FAILURES)
-
-
-def load_table(path: Path) -> pa.Table:
-    """Read a Parquet or CSV table; every CSV column is read as text, so codes keep their leading zeros."""
-    if not path.is_file():
-        raise ProjectError(f"table {path.name}", f"there is no file {path}", "put it there, or correct `table:` in project.yaml")
-    try:
-        if path.suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            return pq.read_table(path, use_threads=False)
-        from pyarrow import csv
-
-        names = csv.open_csv(path).schema.names
-        return csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())))
-    except pa.ArrowInvalid as error:
-        raise ProjectError(f"table {path.name}", f"cannot be read ({error})", "save it as Parquet or as CSV with a header") from error
-
-
-def checks_digest(checks: Sequence[Check], folder: Path) -> str:
-    """Return the sha256 (16 hex characters) of the checks and of everything they read: tables and the functions' sources."""
-    whole = hashlib.sha256()
-    for check in checks:
-        whole.update(check.model_dump_json().encode())
-        read = [folder / check.table] if isinstance(check, TableCheck) else []
-        read += sources_of(check.callable, folder) if isinstance(check, PythonCheck) else []
-        for path in read:
-            whole.update(path.name.encode() + (hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"missing"))
-    return whole.hexdigest()[:16]
 
 
 def _judge(check: Check, tables: Mapping[str, pa.Table], folder: Path, running: ExitStack) -> Judge:

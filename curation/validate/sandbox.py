@@ -7,6 +7,7 @@ a run against a slow or memory-hungry check. They are no security boundary: the 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import json
 import os
@@ -15,11 +16,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from curation.config.gates import Check, PythonCheck, TableCheck
 from curation.errors import ProjectError
-from curation.validate.schema import PythonCheck
 
 # Seconds that importing a check may take.
 START_S = 60.0
@@ -150,3 +152,15 @@ def sources_of(dotted: str, folder: Path) -> list[Path]:
             inside = place.joinpath(*parts[1:length])
             found += [path for path in (inside.with_suffix(".py"), inside / "__init__.py") if path.is_file()]
     return found
+
+
+def checks_digest(checks: Sequence[Check], folder: Path) -> str:
+    """Return the sha256 (16 hex characters) of the checks and of everything they read: tables and the functions' sources."""
+    whole = hashlib.sha256()
+    for check in checks:
+        whole.update(check.model_dump_json().encode())
+        read = [folder / check.table] if isinstance(check, TableCheck) else []
+        read += sources_of(check.callable, folder) if isinstance(check, PythonCheck) else []
+        for path in read:
+            whole.update(path.name.encode() + (hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"missing"))
+    return whole.hexdigest()[:16]

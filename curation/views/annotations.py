@@ -1,37 +1,23 @@
-"""Edited rows and their annotators, and the counts of the review.
-
-An annotator may edit a text again, or take the edit back. The row that the first edit made stays, since rows never change; whether
-its annotator still supports it is computed from the latest responses at every decision.
-"""
+"""The review in Argilla: counts of annotations, edited texts, published names, and the connection with its forms."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from argilla_setup import forms
 from curation import annotator_agreement as agreeing
 from curation import review as argilla
-from curation.decide import Annotation, Reason
+from curation.decide import Annotation
 from curation.errors import ProjectError
 from curation.records import KINDS, Kind
 from curation.review import ArgillaReview
 from curation.store import records, reviews
 from curation.store.records import Row
-from curation.store.reviews import StoredAnswer
-from curation.views.state import ProjectState
 from curation.workspace import Workspace
 
-
-@dataclass(frozen=True)
-class EditStatus:
-    """The annotators who support a row that an edit made."""
-
-    by: tuple[str, ...] = ()
-    taken_back: Reason | None = None
-    """The reason why nobody supports it any more."""
-    contested: bool = False
-    """Its annotator took it back, but others approved it or a snapshot holds it: a data lead decides."""
+if TYPE_CHECKING:
+    from curation.views.state import ProjectState
 
 
 @dataclass(frozen=True)
@@ -53,48 +39,6 @@ class ReviewCounts:
             "records": self.records, "opinions": self.annotations, "disputed": self.disputed, "agreement": self.agreement,
             "estimated_error_rate": self.estimated_error_rate, "simulated": self.simulated, "reviewers": list(self.reviewers),
         }  # fmt: skip
-
-
-def edit_statuses(state: ProjectState) -> dict[int, EditStatus]:
-    """Return for each row that an edit made which annotators support it now."""
-    edited = records.sources_by_seq(state.db, "edited")
-    if not edited:
-        return {}
-    answers = {answer.response: answer for given in state.answers.values() for answer in given}
-    made = [(seq, source) for seq, source, _ in edited if seq in state.row_by_seq and source in answers]
-    child_of = {(response, _text(state.row_by_seq[seq])): seq for seq, response in made}
-    by, newer = dict[int, list[str]](), dict[int, int | None]()
-    for seq, response in made:
-        proposed = _proposed_text(answers[response])
-        if proposed == _text(state.row_by_seq[seq]):
-            by.setdefault(seq, []).append(answers[response].user)
-        else:
-            newer[seq] = child_of.get((response, proposed))
-    unsupported = {seq: twin for seq, twin in newer.items() if seq not in by}
-    also_written = records.seqs_not_only_edited(state.db, unsupported) if unsupported else set()
-    out = {seq: EditStatus(tuple(sorted(users))) for seq, users in by.items()}
-    return out | {seq: _unsupported(state, seq, twin, seq in also_written) for seq, twin in unsupported.items()}
-
-
-def _unsupported(state: ProjectState, seq: int, newer: int | None, also_written: bool) -> EditStatus:
-    if also_written:
-        return EditStatus()  # it was generated or imported as well, so it needs no annotator
-    if any(annotation.says in ("approve", "edit") for annotation in state.annotations.get(seq, ())) or seq in state.splits:
-        return EditStatus(contested=True)
-    if newer is None:
-        return EditStatus(taken_back=Reason("review", "withdrawn", "the annotator who wrote this text took the edit back"))
-    return EditStatus(taken_back=Reason("review", "edited_again", "the annotator who wrote this text edited it again", newer))
-
-
-def _proposed_text(answer: StoredAnswer) -> str | None:
-    """Return the text that a response puts in the place of what was shown; None where it proposes none."""
-    if answer.status != "submitted" or answer.values.get(forms.VERDICT) != forms.APPROVE:
-        return None
-    return str(answer.values.get(forms.EDITED_COMPLETION) or "").strip() or None
-
-
-def _text(row: Row) -> str | None:
-    return row.answers[0] if row.kind == "instruction" else None
 
 
 def edited_texts(state: ProjectState, row: Row) -> list[tuple[int, str]]:

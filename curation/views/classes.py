@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from curation.config.gates import FOUND_TOPIC
-from curation.decide import Decision, Reason
+from curation.decide import ACTIVE_VERDICTS, Decision, Reason
 from curation.distribution.balance import class_weights, count_classes, measure_balance, rows_over_cap
 from curation.errors import ProjectError, command
 from curation.findings import FindingKind
@@ -17,12 +17,10 @@ from curation.records import KINDS, Kind
 from curation.store import records
 from curation.store.records import Row
 from curation.views.runs import BalanceDetail
-from curation.views.scores import totals_of
-from curation.views.state import ProjectState
 from curation.workspace import Workspace, label_of
 
-ACTIVE_VERDICTS = ("approved", "in_review", "to_review", "held")
-"""Verdicts of rows that may still leave in a snapshot; of a class over its cap the first in this order stay."""
+if TYPE_CHECKING:
+    from curation.views.state import ProjectState
 
 
 def classes_of(state: ProjectState, rows: Sequence[Row], by: str) -> dict[int, str | None]:
@@ -213,7 +211,7 @@ def rows_over_the_cap(state: ProjectState, kind: Kind, rows: Sequence[Row], verd
     settings = state.project.balance
     if settings.cap is None or settings.by is None or not rows:
         return {}
-    classes, totals = classes_of(state, rows, settings.by), totals_of(state, kind)
+    classes, totals = classes_of(state, rows, settings.by), state.totals_of(kind)
 
     def place(row: Row) -> tuple[bool, int, bool, float, int]:
         is_kept, was_shown = row.seq in state.kept, row.seq in state.pushed

@@ -1,6 +1,9 @@
 """A verdict for every row, computed from the state of the project by the rules in `curation.decide`.
 
 Rows about which nothing is known but their score are decided in groups: the rules read no id, so equal facts have one decision.
+
+An annotator may edit a text again, or take the edit back. The row that the first edit made stays, since rows never change; whether
+its annotator still supports it is computed from the latest responses at every decision.
 """
 
 from __future__ import annotations
@@ -8,19 +11,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from argilla_setup import forms
 from curation import decide as rules
 from curation.decide import Decision, Facts, Family, Keep, Override, Reason, Verdict
-from curation.findings import FINDING_STAGES
+from curation.findings import FINDING_STAGES, NOT_REFILLED
+from curation.judge import diagnostics
+from curation.plan import Cell
 from curation.records import KINDS, Kind
-from curation.store import facts
+from curation.store import facts, records
 from curation.store.records import Row
-from curation.views.annotations import EditStatus, edit_statuses
+from curation.store.reviews import StoredAnswer
 from curation.views.classes import leave_out_over_cap
-from curation.views.judge_diagnostics import judge_notes
 from curation.views.review_sample import Sample, draw, release, settle, unseen_verdict
-from curation.views.scores import groups_of, rules_by_group, totals_of
-from curation.views.state import ProjectState
+from curation.views.runs import next_attempts
+from curation.views.state import ProjectState, groups_of, rules_by_group
 
+TAKEN_OUT = ("dropped", "rejected")
+"""Verdicts after which a row no longer fills its cell."""
 TAKEN_BACK = ("edited_again", "withdrawn")
 """Kinds of reasons of an edited row that its annotator no longer supports."""
 
@@ -53,6 +60,17 @@ def decide_all(state: ProjectState) -> Decided:
 
 
 @dataclass(frozen=True)
+class EditStatus:
+    """The annotators who support a row that an edit made."""
+
+    by: tuple[str, ...] = ()
+    taken_back: Reason | None = None
+    """The reason why nobody supports it any more."""
+    contested: bool = False
+    """Its annotator took it back, but others approved it or a snapshot holds it: a data lead decides."""
+
+
+@dataclass(frozen=True)
 class _Known:
     """Facts that single rows have besides their score, by seq."""
 
@@ -68,11 +86,71 @@ def _load_known(state: ProjectState) -> _Known:
     notes: dict[int, list[Reason]] = {}
     for f in state.findings(*FINDING_STAGES):
         (drops if f.drops else notes).setdefault(f.seq, []).append(Reason(f.stage, f.kind, f.evidence, f.twin, f.score))
-    for seq, odd in judge_notes(state).items():
+    for seq, odd in _judge_notes(state).items():
         notes.setdefault(seq, []).extend(Reason("score", kind, evidence, score=points) for kind, points, evidence in odd)
     edits = edit_statuses(state)
     special = frozenset().union(drops, notes, edits, state.annotations, state.overrides, state.choices)
     return _Known(drops, notes, edits, special)
+
+
+def _judge_notes(state: ProjectState) -> dict[int, list[tuple[str, float, str]]]:
+    """Return what is odd about each row's scores, for annotators: (kind, points, evidence) by seq."""
+    first, together = state.judges[0], state.totals_by_judge if len(state.judges) > 1 else {}
+    seen: dict[tuple[float, int | None], list[tuple[str, float, str]]] = {}  # of one judge few totals and overall scores differ
+    found: dict[int, list[tuple[str, float, str]]] = {}
+    for seq, total in first.totals.items():
+        overall = first.overall.get(seq)
+        if together:
+            lines = diagnostics.judge_findings(total, overall, together[seq])
+        elif (total, overall) in seen:
+            lines = seen[total, overall]
+        else:
+            lines = seen[total, overall] = diagnostics.judge_findings(total, overall, (total,))
+        if lines:
+            found[seq] = lines
+    return found
+
+
+def edit_statuses(state: ProjectState) -> dict[int, EditStatus]:
+    """Return for each row that an edit made which annotators support it now."""
+    edited = records.sources_by_seq(state.db, "edited")
+    if not edited:
+        return {}
+    answers = {answer.response: answer for given in state.answers.values() for answer in given}
+    made = [(seq, source) for seq, source, _ in edited if seq in state.row_by_seq and source in answers]
+    child_of = {(response, _text(state.row_by_seq[seq])): seq for seq, response in made}
+    by, newer = dict[int, list[str]](), dict[int, int | None]()
+    for seq, response in made:
+        proposed = _proposed_text(answers[response])
+        if proposed == _text(state.row_by_seq[seq]):
+            by.setdefault(seq, []).append(answers[response].user)
+        else:
+            newer[seq] = child_of.get((response, proposed))
+    unsupported = {seq: twin for seq, twin in newer.items() if seq not in by}
+    also_written = records.seqs_not_only_edited(state.db, unsupported) if unsupported else set()
+    out = {seq: EditStatus(tuple(sorted(users))) for seq, users in by.items()}
+    return out | {seq: _unsupported(state, seq, twin, seq in also_written) for seq, twin in unsupported.items()}
+
+
+def _unsupported(state: ProjectState, seq: int, newer: int | None, also_written: bool) -> EditStatus:
+    if also_written:
+        return EditStatus()  # it was generated or imported as well, so it needs no annotator
+    if any(annotation.says in ("approve", "edit") for annotation in state.annotations.get(seq, ())) or seq in state.splits:
+        return EditStatus(contested=True)
+    if newer is None:
+        return EditStatus(taken_back=Reason("review", "withdrawn", "the annotator who wrote this text took the edit back"))
+    return EditStatus(taken_back=Reason("review", "edited_again", "the annotator who wrote this text edited it again", newer))
+
+
+def _proposed_text(answer: StoredAnswer) -> str | None:
+    """Return the text that a response puts in the place of what was shown; None where it proposes none."""
+    if answer.status != "submitted" or answer.values.get(forms.VERDICT) != forms.APPROVE:
+        return None
+    return str(answer.values.get(forms.EDITED_COMPLETION) or "").strip() or None
+
+
+def _text(row: Row) -> str | None:
+    return row.answers[0] if row.kind == "instruction" else None
 
 
 def _families(state: ProjectState, known: _Known) -> dict[int, Family]:
@@ -84,7 +162,7 @@ def _families(state: ProjectState, known: _Known) -> dict[int, Family]:
 
 def _decide_kind(state: ProjectState, kind: Kind, known: _Known, families: Mapping[int, Family]) -> tuple[list[Decision], Sample | None]:
     # The best N percent are of the rows of this kind: a pair's worse responses are meant to score low and would fill the rest.
-    totals, groups = totals_of(state, kind), groups_of(state, kind)
+    totals, groups = state.totals_of(kind), groups_of(state, kind)
     keeps, overlap = rules_by_group(state, groups, totals), state.project.review.overlap
     alike: dict[tuple[object, ...], list[Row]] = {}
     for row in state.rows[kind]:
@@ -140,7 +218,7 @@ def rank_rows(state: ProjectState) -> dict[int, int]:
     A row whose edited version takes its place, and an edit that was taken back, have no rank: nothing may be dropped as their duplicate.
     """
     verdicts = state.verdicts
-    totals = {seq: total for kind in KINDS for seq, total in totals_of(state, kind).items()}
+    totals = {seq: total for kind in KINDS for seq, total in state.totals_of(kind).items()}
     given_up = {seq for seq, verdict in verdicts.items() if verdict == "edited"}
     given_up |= facts.seqs_with_reason(state.db, "review", TAKEN_BACK)
 
@@ -148,3 +226,39 @@ def rank_rows(state: ProjectState) -> dict[int, int]:
         return verdicts.get(seq) != "approved", seq not in state.pushed, -totals.get(seq, 0.0), seq
 
     return {seq: n for n, seq in enumerate(sorted(state.row_by_seq.keys() - given_up, key=place))}
+
+
+@dataclass(frozen=True)
+class PlanCoverage:
+    """The cells that have a row which no gate and no annotator has taken out."""
+
+    cells: Sequence[Cell]
+    filled: frozenset[str]
+    taken_out: frozenset[int]
+    """Rows that were taken out."""
+    attempts: dict[str, int]
+    """Number of the next attempt at each cell that was requested before."""
+
+    @property
+    def share(self) -> float:
+        """Share of the cells that are filled."""
+        return round(self.filled_cells / len(self.cells), 4) if self.cells else 0.0
+
+    @property
+    def filled_cells(self) -> int:
+        """Number of filled cells of the current plan."""
+        return sum(cell.id in self.filled for cell in self.cells)
+
+    def short(self, rounds: int) -> list[Cell]:
+        """Return the empty cells that were requested before and may be requested again."""
+        return [c for c in self.cells if c.id not in self.filled and 1 <= self.attempts.get(c.id, 0) <= rounds]
+
+
+def cover_plan(state: ProjectState) -> PlanCoverage:
+    """Return the coverage of the plan by the facts known now. Nothing is measured."""
+    decisions = decide_all(state).decisions
+    taken_out = frozenset(
+        d.seq for d in decisions if d.verdict in TAKEN_OUT and all(reason.stage not in NOT_REFILLED for reason in d.reasons)
+    )
+    filled = frozenset(row.cell for row in state.row_by_seq.values() if row.cell is not None and row.seq not in taken_out)
+    return PlanCoverage(state.cells, filled, taken_out, next_attempts(state.workspace))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from curation.distribution import Description, RowInfo, load_tokenizer
-from curation.distribution import describe as describe_rows
+from curation.distribution.profile import RowInfo, load_tokenizer
+from curation.distribution.profile import describe as describe_rows
+from curation.distribution.schema import Description
 from curation.distribution.topics import Topics
 from curation.embed import tokenizer_of
 from curation.records import Kind

@@ -4,32 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from curation import judge as scoring
-from curation import report as page
-from curation.decide import Decision
+from curation.decide import Decision, settle_panel
 from curation.intervals import Rate
 from curation.judge import diagnostics
+from curation.judge import rubric as scoring
 from curation.records import KINDS, PairRecord, candidates_of, record_id, whole_text
+from curation.report import schema
+from curation.report.notices import judge_notices
 from curation.store import facts, runs
 from curation.store.records import Row
 from curation.views.runs import ScoreDetail, is_simulated
-from curation.views.scores import (
-    Kept,
-    better_candidate,
-    groups_of,
-    kept_rows,
-    rule_in_words,
-    rules_by_group,
-    selections_of,
-    settled_by_people,
-)
-from curation.views.state import JudgeScores, ProjectState
+from curation.views.scores import Kept, kept_rows, rule_in_words, selections_of, settled_by_people
+from curation.views.state import JudgeScores, ProjectState, better_candidate, groups_of, rules_by_group
 
 SHOWN = 40
 """Rows of each kind that the page shows; the counts are of all of them."""
 
 
-def score_sets(state: ProjectState) -> tuple[page.ScoreSet, ...]:
+def score_sets(state: ProjectState) -> tuple[schema.ScoreSet, ...]:
     """Return the totals of each kind, the keep rule, and the kept rows compared with random and longest rows."""
     settings, first, out = state.project.score, state.judges[0], []
     for kind in KINDS:
@@ -39,7 +31,7 @@ def score_sets(state: ProjectState) -> tuple[page.ScoreSet, ...]:
         seqs = [row.seq if kind == "instruction" else better_candidate(row, state.candidate_seqs) for row in found.rows]
         known = [state.criteria_of(first)[seq] for seq in seqs if seq in first.totals]
         out.append(
-            page.ScoreSet(
+            schema.ScoreSet(
                 kind=kind,
                 totals=found.totals,
                 threshold=settings.threshold if settings.top_percent is None else None if settings.top_by else found.cut,
@@ -54,7 +46,7 @@ def score_sets(state: ProjectState) -> tuple[page.ScoreSet, ...]:
     return tuple(out)
 
 
-def judge_quality(state: ProjectState, decisions: Mapping[int, Decision]) -> page.JudgeQuality:
+def judge_quality(state: ProjectState, decisions: Mapping[int, Decision]) -> schema.JudgeQuality:
     """Run every check on every judge.
 
     Args:
@@ -66,7 +58,7 @@ def judge_quality(state: ProjectState, decisions: Mapping[int, Decision]) -> pag
     first = judges[0]
     validated = first.against.table if first.against else None
     run = runs.latest_run(state.db, "score")
-    return page.JudgeQuality(
+    return schema.JudgeQuality(
         pairs=first.order.pairs if first.order else 0,
         flipped=first.order.flipped.hits if first.order else 0,
         compared=validated.n if validated else 0,
@@ -74,43 +66,25 @@ def judge_quality(state: ProjectState, decisions: Mapping[int, Decision]) -> pag
         contradictions=first.overall_apart,
         panel=ScoreDetail.read(run["detail"]).panel if run else "",
         judges=judges,
-        judges_apart=sum(scoring.spread(given) > scoring.DISAGREEMENT for given in state.totals_by_judge.values()),
+        judges_apart=sum(scoring.spread(given) > diagnostics.DISAGREEMENT for given in state.totals_by_judge.values()),
         apart=_duplicates_apart(state, rows, state.judges[0].totals),
         odd=tuple(_contradictions(rows, judges))[:SHOWN],
     )
 
 
-def judge_notes(state: ProjectState) -> dict[int, list[tuple[str, float, str]]]:
-    """Return what is odd about each row's scores, for annotators: (kind, points, evidence) by seq."""
-    first, together = state.judges[0], state.totals_by_judge if len(state.judges) > 1 else {}
-    seen: dict[tuple[float, int | None], list[tuple[str, float, str]]] = {}  # of one judge few totals and overall scores differ
-    found: dict[int, list[tuple[str, float, str]]] = {}
-    for seq, total in first.totals.items():
-        overall = first.overall.get(seq)
-        if together:
-            lines = diagnostics.judge_findings(total, overall, together[seq])
-        elif (total, overall) in seen:
-            lines = seen[total, overall]
-        else:
-            lines = seen[total, overall] = diagnostics.judge_findings(total, overall, (total,))
-        if lines:
-            found[seq] = lines
-    return found
-
-
 def judge_warnings(state: ProjectState) -> list[str]:
     """Return the sentences on the judges that a data lead should read right after scoring."""
-    return [notice.text for notice in page.judge_notices(judge_quality(state, {})) if notice.level != "note"]
+    return [notice.text for notice in judge_notices(judge_quality(state, {})) if notice.level != "note"]
 
 
-def _check_judge(state: ProjectState, judge: JudgeScores, rows: Sequence[Row], decisions: Mapping[int, Decision]) -> page.Judge:
+def _check_judge(state: ProjectState, judge: JudgeScores, rows: Sequence[Row], decisions: Mapping[int, Decision]) -> schema.Judge:
     scored, values = [row for row in rows if row.seq in judge.totals], state.criteria_of(judge)
     columns: dict[str, list[float]] = {"total": [judge.totals[row.seq] for row in scored]}
     columns |= {c: [float(values[row.seq][c]) for row in scored] for c in state.project.score.rubric}
     rationales = facts.rationales(state.db, scoring.rubric_digest(state.project, judge.spec))
     again = diagnostics.repeat_agreement(values, facts.scores_by_seq(state.db, scoring.repeat_digest(state.project, judge.spec)))
     odd = [diagnostics.judge_findings(total, judge.overall.get(seq), ()) for seq, total in judge.totals.items()]
-    return page.Judge(
+    return schema.Judge(
         name=judge.name,
         scored=len(scored),
         simulated=is_simulated(judge.spec),
@@ -148,7 +122,7 @@ def _validate_rows(state: ProjectState, judge: JudgeScores, decisions: Mapping[i
 def _validate_pairs(judge: JudgeScores, decisions: Mapping[int, Decision]) -> Rate | None:
     """Return of the approved pairs that the judge settled how many it settled as annotators did; None without such pairs."""
     by_people = {seq: d.better for seq, d in decisions.items() if d.verdict == "approved" and d.better is not None}
-    both = [(scoring.settle_panel([judge.choices[seq]]), better) for seq, better in by_people.items() if seq in judge.choices]
+    both = [(settle_panel([judge.choices[seq]]), better) for seq, better in by_people.items() if seq in judge.choices]
     settled = [(winner, better) for winner, better in both if winner is not None]
     return Rate(sum(winner == better for winner, better in settled), len(settled)) if settled else None
 
@@ -156,18 +130,18 @@ def _validate_pairs(judge: JudgeScores, decisions: Mapping[int, Decision]) -> Ra
 def _preferred(state: ProjectState, judge: JudgeScores) -> Iterator[tuple[int, int]]:
     """Yield (preferred, other) as seqs of the candidates, for each pair that the judge settled."""
     for row in state.rows["preference"]:
-        winner = scoring.settle_panel([judge.choices[row.seq]]) if row.seq in judge.choices else None
+        winner = settle_panel([judge.choices[row.seq]]) if row.seq in judge.choices else None
         if winner is not None and isinstance(pair := row.record, PairRecord):
             seqs = [state.candidate_seqs.get(record_id(candidate), 0) for candidate in candidates_of(pair)]
             yield seqs[winner], seqs[1 - winner]
 
 
-def _duplicates_apart(state: ProjectState, rows: Mapping[int, Row], totals: Mapping[int, float]) -> tuple[page.Apart, ...]:
+def _duplicates_apart(state: ProjectState, rows: Mapping[int, Row], totals: Mapping[int, float]) -> tuple[schema.Apart, ...]:
     """Return duplicates with nearly the same response whose totals are more than a step of the scale apart."""
     twins = [(f.seq, f.twin) for f in state.findings("dedup") if f.twin in rows and f.seq in rows]
     same = [(a, b) for a, b in twins if b is not None and _responses_alike(rows[a], rows[b])]
     return tuple(
-        page.Apart(
+        schema.Apart(
             row=rows[a].id, twin=rows[b].id, text=whole_text(rows[a].record), twin_text=whole_text(rows[b].record),
             total=totals[a], twin_total=totals[b],
         )
@@ -182,13 +156,13 @@ def _responses_alike(row: Row, twin: Row) -> bool:
     return Indel.normalized_similarity(row.completion, twin.completion) >= 0.9
 
 
-def _contradictions(rows: Mapping[int, Row], judges: Sequence[page.Judge]) -> Iterator[page.Odd]:
+def _contradictions(rows: Mapping[int, Row], judges: Sequence[schema.Judge]) -> Iterator[schema.Odd]:
     """Yield the scores that their own rationale contradicts."""
     for judge in judges:
         for line in judge.rationales.contradictions if judge.rationales else ():
             if line.row in rows:
                 row = rows[line.row]
-                yield page.Odd(
+                yield schema.Odd(
                     row=row.id, text=whole_text(row.record), judge=judge.name, criterion=line.criterion, score=line.score,
                     rationale=line.rationale,
                 )  # fmt: skip

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from curation import generate as generation
-from curation import judge as scoring
-from curation import models
-from curation.config.project import ModelSpec
+from curation.config.models import ModelSpec
+from curation.judge import rubric as scoring
+from curation.models.pricing import estimate_cost
 from curation.records import InstructionRecord, PairRecord
 from curation.requests import Request
 from curation.store import facts
@@ -32,7 +32,7 @@ def choose_panel(state: ProjectState) -> scoring.PanelDecision:
 def _judging_bound(state: ProjectState, rows: Sequence[Row], judge: ModelSpec) -> float:
     """Return the highest cost (USD) of a judge's scores of all rows, estimated from evenly spaced ones."""
     some = rows[:: max(1, len(rows) // SAMPLED)]
-    cost = models.estimate_cost(_requests(state, some, judge), judge, in_batch=judge.batch).cost_usd
+    cost = estimate_cost(_requests(state, some, judge), judge, in_batch=judge.batch).cost_usd
     return cost * len(rows) / len(some) if some else 0.0
 
 
@@ -41,7 +41,7 @@ def _writing_bound(state: ProjectState) -> float:
     project, some = state.project, state.cells[:: max(1, len(state.cells) // SAMPLED)]
     planned = generation.planned_requests(some, project=project, seeds=load_seeds(state.workspace.folder))
     writers = (project.models.teacher, *project.models.writers)
-    cost = sum(models.estimate_cost(given, writers[n], in_batch=writers[n].batch).cost_usd for n, given in planned.items())
+    cost = sum(estimate_cost(given, writers[n], in_batch=writers[n].batch).cost_usd for n, given in planned.items())
     return cost * len(state.cells) / len(some) if some else 0.0
 
 

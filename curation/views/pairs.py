@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from curation import report as page
-from curation.decide import Decision
+from curation.decide import ACTIVE_VERDICTS, Decision
 from curation.distribution import preference_bias
 from curation.findings import FindingKind
+from curation.report import schema
 from curation.store.records import Row
-from curation.views.classes import ACTIVE_VERDICTS
-from curation.views.state import ProjectState
+
+if TYPE_CHECKING:
+    from curation.views.state import ProjectState
 
 SHOWN = 40
 """Nearly identical pairs that the page shows."""
@@ -22,7 +23,7 @@ NO_PAIRS = (FindingKind.FLIPS, FindingKind.JUDGE_PREFERS_OTHER, "neither", "tie"
 """Reasons for which two responses make no pair."""
 
 
-def pair_hygiene(state: ProjectState, decisions: Mapping[int, Decision]) -> page.PairHygiene | None:
+def pair_hygiene(state: ProjectState, decisions: Mapping[int, Decision]) -> schema.PairHygiene | None:
     """Describe the pairs before the gates and after; None where there are none.
 
     Args:
@@ -40,7 +41,7 @@ def pair_hygiene(state: ProjectState, decisions: Mapping[int, Decision]) -> page
         if decisions[row.seq].verdict not in ACTIVE_VERDICTS:
             out.update({reason.kind for reason in decisions[row.seq].reasons if reason.kind in NO_PAIRS})
     near = [after[place] for place in left.near_identical[:SHOWN]]
-    return page.PairHygiene(
+    return schema.PairHygiene(
         before=preference_bias.describe_pairs(texts_of_pairs(before)),
         after=left,
         left_out=dict(out.most_common()),
@@ -64,6 +65,6 @@ def frozen_pairs(tables: Mapping[str, pa.Table]) -> list[preference_bias.Pair]:
     return [preference_bias.Pair(*pair) for pair in zip(*sides, strict=True)]
 
 
-def hygiene_values(found: page.PairHygiene) -> dict[str, Any]:
+def hygiene_values(found: schema.PairHygiene) -> dict[str, Any]:
     """Return plain values for the store and the manifest."""
     return {"before": preference_bias.as_values(found.before), "after": preference_bias.as_values(found.after), "left_out": found.left_out}

@@ -6,25 +6,14 @@ from typing import Any
 
 from curation.config.project import ValuesFile
 from curation.errors import ProjectError
-from curation.plan import (
-    Asked,
-    Cell,
-    Row,
-    Values,
-    extra_cells,
-    find_passages,
-    make_plan,
-    normalized,
-    values_from_lines,
-    values_from_table,
-    written_values,
-)
+from curation.plan import Cell, Row
+from curation.plan.grid import Asked, extra_cells, make_plan
+from curation.plan.grounding import Values, find_passages, normalized, values_from_lines, values_from_table, written_values
 from curation.records import KINDS
 from curation.store import runs
-from curation.validate import load_table
 from curation.views.protected import load_protected
 from curation.views.runs import BalanceDetail
-from curation.workspace import Workspace, load_grounding
+from curation.workspace import Workspace, load_grounding, load_table
 
 
 def lay_out(workspace: Workspace) -> list[Cell]:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from curation import snapshot as snapshots
 from curation.dedup import find_near_against
 from curation.dedup.arrow_text import Array
 from curation.dedup.lsh import NearIndex, add_sketches, bands_for, candidate_pairs, find_candidates, open_index, sketches, sketches_for
-from curation.errors import ProjectError
 from curation.records import Kind, completion_text, prompt_text
 from curation.snapshot.digest import read_rows_of, record_of
-from curation.snapshot.manifest import MANIFEST
+from curation.snapshot.manifest import MANIFEST, read_manifest
+from curation.snapshot.read import read_split
 from curation.store import facts, reviews, runs
 from curation.store.facts import Finding
 from curation.store.records import Row
@@ -30,24 +29,9 @@ TAKEN_OUT = ("dropped", "rejected")
 """Verdicts of a released row that was removed later: its replacement may be near it."""
 
 
-def find_earlier(workspace: Workspace, against: Iterable[Path]) -> list[Path]:
-    """Return the folders of prior snapshots: `against`, then those the project names (glob patterns are allowed).
-
-    Raises:
-        ProjectError: a name matches no folder.
-    """
-    found: list[Path] = list(against)
-    for pattern in workspace.project.dedup.against:
-        fits = [Path(pattern)] if Path(pattern).is_absolute() else sorted(workspace.folder.glob(pattern))
-        if not fits:
-            raise ProjectError("project.yaml: dedup.against", f"{pattern} fits no folder", "name snapshots, for example snapshots/*")
-        found += fits
-    return list(dict.fromkeys(path.resolve() for path in found))
-
-
 def earlier_digests(paths: Sequence[Path]) -> list[str]:
     """Return the content digest of each snapshot."""
-    return [snapshots.read_manifest(path).digest.root for path in paths]
+    return [read_manifest(path).digest.root for path in paths]
 
 
 @dataclass(frozen=True)
@@ -283,8 +267,8 @@ def _filled(workspace: Workspace, snapshot: Earlier) -> NearIndex:
 
 
 def _read(workspace: Workspace, path: Path) -> Earlier:
-    manifest = snapshots.read_manifest(path)
-    tables = [snapshots.read_split(path, split, manifest=manifest) for split in manifest.splits]
+    manifest = read_manifest(path)
+    tables = [read_split(path, split, manifest=manifest) for split in manifest.splits]
     lines = [line for table in tables for line in read_rows_of(table, manifest.kind)]
     made = [record_of(line, manifest.kind) for line in lines]
     labels = [record.label if record.kind == "instruction" else None for record in made]

@@ -16,8 +16,9 @@ from curation.errors import ProjectError, SnapshotError
 from curation.formats.files import read_raw
 from curation.formats.raw import RowFailure
 from curation.records import prompt_text
-from curation.snapshot import read_manifest, read_split
 from curation.snapshot.digest import read_rows_of, record_of
+from curation.snapshot.manifest import read_manifest
+from curation.snapshot.read import read_split
 from curation.workspace import Workspace
 
 SPLITS = ("test", "validation", "train")

@@ -11,8 +11,7 @@ from curation.snapshot.manifest import Lineage, ModelFacts, Provenance, SourceFa
 from curation.store import call_stats, records, runs
 from curation.store.call_stats import Made, Writer
 from curation.store.records import UNKNOWN, Row, Source, WrittenBy
-from curation.views.scores import better_candidate
-from curation.views.state import ProjectState
+from curation.views.state import ProjectState, better_candidate
 from curation.workspace import Workspace
 
 SHAPING = ("plan", "import", "generate", "refill", "score", "dedup", "screen", "balance", "push", "pull", "decide")

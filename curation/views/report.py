@@ -15,20 +15,21 @@ from typing import Any
 
 from argilla_setup import forms
 from curation import annotator_agreement as agreeing
-from curation import report as page
 from curation.config.project import settings_digest
-from curation.decide import Annotation, Decision
+from curation.decide import ACTIVE_VERDICTS, Annotation, Decision
 from curation.difficulty import Method, count_words, cross_difficulty
 from curation.findings import FINDING_STAGES, is_leak, words_of
-from curation.judge import DIFFICULTY
+from curation.judge.rubric import DIFFICULTY
 from curation.records import KINDS, Kind, whole_text
-from curation.snapshot import find_trusted_keys, read_signer
+from curation.report import schema
+from curation.snapshot.keys import find_trusted_keys
 from curation.snapshot.revocation import find_revocation
+from curation.snapshot.verify import read_signer
 from curation.store import facts, records, reviews, runs
-from curation.store.database import CallLedger
+from curation.store.calls import CallLedger
 from curation.store.facts import Finding
 from curation.store.records import Row
-from curation.views.classes import ACTIVE_VERDICTS, load_balance
+from curation.views.classes import load_balance
 from curation.views.judge_diagnostics import judge_quality, score_sets
 from curation.views.pairs import pair_hygiene
 from curation.views.protected import load_protected
@@ -43,13 +44,12 @@ from curation.views.runs import (
     load_points,
     point_in_words,
 )
-from curation.views.scores import better_candidate
 from curation.views.staleness import find_stale
-from curation.views.state import ProjectState
+from curation.views.state import ProjectState, better_candidate
 from curation.workspace import Workspace, label_of
 
 
-def balance_facts(workspace: Workspace) -> tuple[page.ClassBalance, ...] | None:
+def balance_facts(workspace: Workspace) -> tuple[schema.ClassBalance, ...] | None:
     """Return the result of the latest `curate balance`, the largest class first; None if it has not run."""
     found = load_balance(workspace)
     if found is None:
@@ -57,7 +57,7 @@ def balance_facts(workspace: Workspace) -> tuple[page.ClassBalance, ...] | None:
     return tuple(_balance_of(kind, line, found.by) for kind in KINDS if (line := found.of(kind)) is not None)
 
 
-def difficulty_facts(state: ProjectState) -> tuple[page.DifficultyCross, ...]:
+def difficulty_facts(state: ProjectState) -> tuple[schema.DifficultyCross, ...]:
     """Return measured against planned difficulty: by the judge where it rated difficulty, else by the response length."""
     order = list(state.project.plan.attributes.get(DIFFICULTY, ()))
     planned = {cell.id: cell.attributes.get(DIFFICULTY) for cell in state.cells} if len(order) > 1 else {}
@@ -75,10 +75,10 @@ def difficulty_facts(state: ProjectState) -> tuple[page.DifficultyCross, ...]:
         table = cross_difficulty([str(planned[row.cell or ""]) for row in rows], measured, order=order, method=method)
         rho = table.correlation
         found.append(
-            page.DifficultyCross(
+            schema.DifficultyCross(
                 kind=kind,
                 method=method,
-                levels=tuple(page.DifficultyLevel(**vars(level)) for level in table.levels),
+                levels=tuple(schema.DifficultyLevel(**vars(level)) for level in table.levels),
                 bins=table.bins,
                 correlation=(rho.value, rho.low, rho.high, rho.n) if rho else None,
                 disagreeing=table.disagreeing,
@@ -100,13 +100,13 @@ def _rated_by_judges(state: ProjectState) -> dict[int, float]:
     return {seq: fmean(values) for seq, values in given.items()}
 
 
-def diversity_facts(workspace: Workspace, *, simulated: bool) -> page.DiversityFacts | None:
+def diversity_facts(workspace: Workspace, *, simulated: bool) -> schema.DiversityFacts | None:
     """Return the result of the latest `curate diversity`; None if it has not run."""
     found = latest_diversity(workspace)
     if found is None:
         return None
     names = {"planned": "planned, as many rows", "naive": "without a plan"}
-    return page.DiversityFacts(
+    return schema.DiversityFacts(
         whole=_diversity_of("remaining rows", found["set"]),
         compared=tuple(_diversity_of(label, found[name]) for name, label in names.items() if name in found),
         vendi_ratio=found.get("vendi_ratio"),
@@ -116,14 +116,14 @@ def diversity_facts(workspace: Workspace, *, simulated: bool) -> page.DiversityF
     )
 
 
-def _balance_of(kind: Kind, line: KindBalance, by: str) -> page.ClassBalance:
+def _balance_of(kind: Kind, line: KindBalance, by: str) -> schema.ClassBalance:
     classes = [
-        page.BalancedClass(
+        schema.BalancedClass(
             name=name, before=before, after=after, weight=line.weights.get(name), missing=line.refill.get(name, 0)
         )
         for name, (before, after) in line.counts.items()
     ]  # fmt: skip
-    return page.ClassBalance(
+    return schema.ClassBalance(
         kind=kind,
         by=by,
         rule=line.rule,
@@ -134,8 +134,8 @@ def _balance_of(kind: Kind, line: KindBalance, by: str) -> page.ClassBalance:
     )
 
 
-def _diversity_of(name: str, values: Mapping[str, Any]) -> page.DiversityOf:
-    return page.DiversityOf(name=name, **{key: values[key] for key in ("rows", "distinct", "effective_clusters", "nearest", "vendi")})
+def _diversity_of(name: str, values: Mapping[str, Any]) -> schema.DiversityOf:
+    return schema.DiversityOf(name=name, **{key: values[key] for key in ("rows", "distinct", "effective_clusters", "nearest", "vendi")})
 
 
 PACKAGES = ("seedcorn", "argilla", "anthropic", "datasketch", "faiss-cpu", "sentence-transformers", "pyarrow")
@@ -143,7 +143,7 @@ PACKAGES = ("seedcorn", "argilla", "anthropic", "datasketch", "faiss-cpu", "sent
 SHOWN_STAGES = ("generate", "import", "score", "dedup", "screen", "push", "pull", "snapshot")
 
 
-def report_data(workspace: Workspace, *, names: Mapping[str, str] | None = None) -> page.ReportData:
+def report_data(workspace: Workspace, *, names: Mapping[str, str] | None = None) -> schema.ReportData:
     """Return everything the page shows at this moment; parts that were not run are None.
 
     Args:
@@ -156,7 +156,7 @@ def report_data(workspace: Workspace, *, names: Mapping[str, str] | None = None)
     verdicts, findings = state.decisions, state.findings(*FINDING_STAGES)
     ran = {stage for stage in SHOWN_STAGES if runs.latest_run(db, stage)}
     is_simulated = project.models.teacher.is_simulated or project.models.judge.is_simulated
-    return page.ReportData(
+    return schema.ReportData(
         project=project.name,
         brief=project.brief.strip(),
         created=datetime.now(UTC),
@@ -219,27 +219,27 @@ def _gate_alarms(workspace: Workspace) -> tuple[str, ...]:
     return tuple(alarm for detail in latest for alarm in detail.gate_alarms)
 
 
-def _funnel(workspace: Workspace, verdicts: Mapping[int, Decision]) -> tuple[page.FunnelStep, ...]:
+def _funnel(workspace: Workspace, verdicts: Mapping[int, Decision]) -> tuple[schema.FunnelStep, ...]:
     """Return the funnel; each row is counted at the first stage that stopped it."""
     first = Counter((v.reasons[0].stage, v.reasons[0].kind) for v in verdicts.values() if v.verdict == "dropped" and v.reasons)
     left, steps = len(verdicts), []
     failed = sum(count_failed(workspace, "generate").values())
     steps.append(
-        page.FunnelStep(stage="written or imported", entered=left + failed, left=left, reasons=count_failed(workspace, "generate"))
+        schema.FunnelStep(stage="written or imported", entered=left + failed, left=left, reasons=count_failed(workspace, "generate"))
     )
     for stage in ("score", "dedup", "screen", "balance", "override"):
         reasons = {words_of(kind): n for (at, kind), n in first.items() if at == stage}
         if reasons or stage not in ("balance", "override"):
-            steps.append(page.FunnelStep(stage=stage, entered=left, left=left - sum(reasons.values()), reasons=reasons))
+            steps.append(schema.FunnelStep(stage=stage, entered=left, left=left - sum(reasons.values()), reasons=reasons))
             left -= sum(reasons.values())
     people = Counter[str](v.verdict for v in verdicts.values())
     waiting = {words_of(k): people[k] for k in ("unscored", "held", "to_review", "in_review") if people[k]}
     settled = {k: people[k] for k in ("rejected", "disputed", "edited") if people[k]}
-    steps.append(page.FunnelStep(stage="review", entered=left, left=people["approved"], reasons={**settled, **waiting}))
+    steps.append(schema.FunnelStep(stage="review", entered=left, left=people["approved"], reasons={**settled, **waiting}))
     return tuple(steps)
 
 
-def _drops(workspace: Workspace, verdicts: Mapping[int, Decision], by_seq: Mapping[int, Row]) -> tuple[page.Drop, ...]:
+def _drops(workspace: Workspace, verdicts: Mapping[int, Decision], by_seq: Mapping[int, Row]) -> tuple[schema.Drop, ...]:
     measures = {"near": "similarity", "exact": "similarity", "semantic": "cosine", "below_cut": "total"}
     out = []
     for seq, verdict in verdicts.items():
@@ -249,7 +249,7 @@ def _drops(workspace: Workspace, verdicts: Mapping[int, Decision], by_seq: Mappi
         twin = by_seq.get(why.twin or 0)
         text, twin_text = whole_text(row.record), whole_text(twin.record) if twin else None
         out.append(
-            page.Drop(
+            schema.Drop(
                 row=row.id, stage=why.stage, reason=words_of(why.kind), text=text, kind=row.kind,
                 twin=twin.id if twin else None, twin_text=twin_text, measure=measures.get(why.kind, "score"),
                 value=why.score, evidence=why.evidence,
@@ -260,12 +260,12 @@ def _drops(workspace: Workspace, verdicts: Mapping[int, Decision], by_seq: Mappi
     return tuple(out)
 
 
-def _suites(workspace: Workspace, findings: Sequence[Finding], screened: int) -> tuple[page.ProtectedSuite, ...]:
+def _suites(workspace: Workspace, findings: Sequence[Finding], screened: int) -> tuple[schema.ProtectedSuite, ...]:
     flagged = Counter((f.item or "").split(":")[0] for f in findings if is_leak(f.kind) and f.drops)
     rate, points = workspace.project.screen.false_positive_rate, load_points(workspace)
     asked = f"{rate:.1%} of clean rows may be flagged (screen.false_positive_rate), estimated against the nearest other protected items"
     return tuple(
-        page.ProtectedSuite(
+        schema.ProtectedSuite(
             name=p.name, file=p.file.name, items=len(p.texts), screened=screened, flagged=flagged[p.name], digest=p.sha256,
             operating_point=f"cut at {point_in_words(points[p.name])}: {asked}" if p.name in points else asked,
         )
@@ -273,7 +273,7 @@ def _suites(workspace: Workspace, findings: Sequence[Finding], screened: int) ->
     )  # fmt: skip
 
 
-def _leaks(workspace: Workspace, findings: Sequence[Finding], by_seq: Mapping[int, Row]) -> tuple[page.Leak, ...]:
+def _leaks(workspace: Workspace, findings: Sequence[Finding], by_seq: Mapping[int, Row]) -> tuple[schema.Leak, ...]:
     """Return the rows dropped as leaks; rows that the leak judge cleared or left open are not leaks."""
     found = [f for f in findings if is_leak(f.kind) and f.drops and f.seq in by_seq]
     texts = {p.name: p.texts for p in load_protected(workspace)} if found else {}
@@ -282,7 +282,7 @@ def _leaks(workspace: Workspace, findings: Sequence[Finding], by_seq: Mapping[in
         suite, _, item = (f.item or ":").partition(":")
         shown, evidence = _shown_item(f.evidence, texts.get(suite, []), item)
         method = "leak judge" if f.kind == "leak_judged" else f.kind.removeprefix("leak_").replace("_", " ")
-        out.append(page.Leak(row=by_seq[f.seq].id, suite=suite, item=item, method=method, text=by_seq[f.seq].prompt,
+        out.append(schema.Leak(row=by_seq[f.seq].id, suite=suite, item=item, method=method, text=by_seq[f.seq].prompt,
                              item_text=shown, score=f.score, evidence=evidence))  # fmt: skip
     return tuple(out)
 
@@ -296,13 +296,13 @@ def _shown_item(evidence: str, texts: Sequence[str], item: str) -> tuple[str, st
     return shown, rest[end:].removeprefix(". ")
 
 
-def _conflicts(workspace: Workspace, findings: Sequence[Finding], by_seq: Mapping[int, Row]) -> tuple[page.Conflict, ...]:
+def _conflicts(workspace: Workspace, findings: Sequence[Finding], by_seq: Mapping[int, Row]) -> tuple[schema.Conflict, ...]:
     out = []
     for f in findings:
         row, twin = by_seq.get(f.seq), by_seq.get(f.twin or 0)
         if f.kind == "conflict" and row and twin:
             out.append(
-                page.Conflict(
+                schema.Conflict(
                     row=row.id,
                     text=row.prompt,
                     label=label_of(workspace, row) or "",
@@ -315,7 +315,7 @@ def _conflicts(workspace: Workspace, findings: Sequence[Finding], by_seq: Mappin
     return tuple(out)
 
 
-def _distributions(state: ProjectState, verdicts: Mapping[int, Decision]) -> tuple[page.Distribution, ...]:
+def _distributions(state: ProjectState, verdicts: Mapping[int, Decision]) -> tuple[schema.Distribution, ...]:
     plan, cells = state.project.plan, {cell.id: cell for cell in state.cells}
     everything = state.row_by_seq.values()
     good = {seq for seq, v in verdicts.items() if v.verdict in ACTIVE_VERDICTS}
@@ -330,12 +330,12 @@ def _distributions(state: ProjectState, verdicts: Mapping[int, Decision]) -> tup
         planned = Counter(v for c in cells.values() if (v := value(c)))
         before = Counter(v for r in everything if r.cell in cells and (v := value(cells[r.cell])))
         after = Counter(v for r in everything if r.seq in good and r.cell in cells and (v := value(cells[r.cell])))
-        classes = tuple(page.ClassCount(name=v, before=before[v], after=after[v], planned=n) for v, n in planned.most_common())
-        out.append(page.Distribution(name=name, classes=classes))
+        classes = tuple(schema.ClassCount(name=v, before=before[v], after=after[v], planned=n) for v, n in planned.most_common())
+        out.append(schema.Distribution(name=name, classes=classes))
     return tuple(out)
 
 
-def _coverage(state: ProjectState, verdicts: Mapping[int, Decision]) -> page.Coverage | None:
+def _coverage(state: ProjectState, verdicts: Mapping[int, Decision]) -> schema.Coverage | None:
     names = list(state.project.plan.attributes)[:2]
     # Requested cells never change, so a cell planned before an attribute was added lacks it.
     cells = [cell for cell in state.cells if set(names) <= cell.attributes.keys()]
@@ -348,11 +348,11 @@ def _coverage(state: ProjectState, verdicts: Mapping[int, Decision]) -> page.Cov
     # In the plan's order, because basic, intermediate, advanced is one and the alphabet is not.
     places = [{value: n for n, value in enumerate(state.project.plan.attributes[name])} for name in names]
     order = sorted(planned, key=lambda two: tuple((at.get(value, len(at)), value) for at, value in zip(places, two, strict=True)))
-    crossed = tuple(page.CoverageCell(row=a, column=b, planned=planned[a, b], have=have[a, b]) for a, b in order)
-    return page.Coverage(rows=names[0], columns=names[1], cells=crossed)
+    crossed = tuple(schema.CoverageCell(row=a, column=b, planned=planned[a, b], have=have[a, b]) for a, b in order)
+    return schema.Coverage(rows=names[0], columns=names[1], cells=crossed)
 
 
-def review_facts(state: ProjectState, verdicts: Mapping[int, Decision], *, names: Mapping[str, str] | None = None) -> page.Review:
+def review_facts(state: ProjectState, verdicts: Mapping[int, Decision], *, names: Mapping[str, str] | None = None) -> schema.Review:
     """Return the progress of the review, the agreement of annotators, and their disputes.
 
     Args:
@@ -368,7 +368,7 @@ def review_facts(state: ProjectState, verdicts: Mapping[int, Decision], *, names
     waiting = sum(v.verdict in ("to_review", "in_review") for v in verdicts.values())
     comments = _comments(state, disputed, names)
     per_kind = {kind: {seq: given for seq, given in annotations.items() if seq in by_seq and by_seq[seq].kind == kind} for kind in KINDS}
-    return page.Review(
+    return schema.Review(
         simulated=any(one.simulated for one in flat),
         overlap=state.project.review.overlap,
         rows=len(annotations),
@@ -381,7 +381,7 @@ def review_facts(state: ProjectState, verdicts: Mapping[int, Decision], *, names
         agreements=tuple(_agreement(kind, given) for kind, given in per_kind.items() if given),
         reviewers=tuple(_reviewer(name, annotations, disputed) for name in sorted({one.user for one in flat})),
         disputes=tuple(
-            page.Dispute(
+            schema.Dispute(
                 row=by_seq[seq].id,
                 text=whole_text(by_seq[seq].record),
                 answers={one.user: one.says for one in annotations[seq]},
@@ -391,7 +391,7 @@ def review_facts(state: ProjectState, verdicts: Mapping[int, Decision], *, names
             if seq in by_seq
         ),
         error_rates=tuple(
-            page.ErrorRate(name=f"each reviewer, {kind}", estimated=agreeing.estimate_error_rate(given.values()))
+            schema.ErrorRate(name=f"each reviewer, {kind}", estimated=agreeing.estimate_error_rate(given.values()))
             for kind, given in per_kind.items()
             if given
         ),
@@ -427,16 +427,16 @@ def _words(values: Mapping[str, Any]) -> str:
     return ". ".join(part for part in (ticked, str(values.get(forms.COMMENT) or "").strip()) if part)
 
 
-def _agreement(kind: Kind, annotations: Mapping[int, Sequence[Annotation]]) -> page.Agreement:
+def _agreement(kind: Kind, annotations: Mapping[int, Sequence[Annotation]]) -> schema.Agreement:
     question = "May this be used?" if kind == "instruction" else "Which response is better?"
     twice, answers = sum(len(given) >= 2 for given in annotations.values()), sum(map(len, annotations.values()))
-    return page.Agreement(question=question, alpha=agreeing.agreement(annotations.values()), rows=twice, answers=answers)
+    return schema.Agreement(question=question, alpha=agreeing.agreement(annotations.values()), rows=twice, answers=answers)
 
 
-def _reviewer(name: str, annotations: Mapping[int, Sequence[Annotation]], disputed: set[int]) -> page.Reviewer:
+def _reviewer(name: str, annotations: Mapping[int, Sequence[Annotation]], disputed: set[int]) -> schema.Reviewer:
     own = [(seq, one) for seq, given in annotations.items() for one in given if one.user == name]
     says = Counter(one.says for _, one in own)
-    return page.Reviewer(
+    return schema.Reviewer(
         name=name,
         simulated=any(one.simulated for _, one in own),
         answers=len(own),
@@ -447,14 +447,14 @@ def _reviewer(name: str, annotations: Mapping[int, Sequence[Annotation]], disput
     )
 
 
-def cost_facts(workspace: Workspace, verdicts: Mapping[int, Decision], simulated: bool) -> page.Cost | None:
+def cost_facts(workspace: Workspace, verdicts: Mapping[int, Decision], simulated: bool) -> schema.Cost | None:
     """Return the cost of the calls by model and stage; None if there were none."""
     costs = CallLedger(workspace.db).costs()
     if not costs:
         return None
-    return page.Cost(
+    return schema.Cost(
         models=tuple(
-            page.ModelCost(model=c.model, stage=c.stage, calls=c.calls, input_tokens=c.input_tokens, output_tokens=c.output_tokens,
+            schema.ModelCost(model=c.model, stage=c.stage, calls=c.calls, input_tokens=c.input_tokens, output_tokens=c.output_tokens,
                            usd=c.cost_usd + c.uncertain_usd, cached_tokens=c.cache_read_tokens)
             for c in costs
         ),
@@ -466,7 +466,7 @@ def cost_facts(workspace: Workspace, verdicts: Mapping[int, Decision], simulated
     )  # fmt: skip
 
 
-def failures_facts(workspace: Workspace) -> tuple[page.FailureCount, ...] | None:
+def failures_facts(workspace: Workspace) -> tuple[schema.FailureCount, ...] | None:
     """Return failures by stage and reason; None if nothing was called or imported that could fail."""
     ledger = CallLedger(workspace.db)
     if not any(ledger.counts().values()) and runs.latest_run(workspace.db, "import") is None:
@@ -476,11 +476,11 @@ def failures_facts(workspace: Workspace) -> tuple[page.FailureCount, ...] | None
         for reason, count in count_failed(workspace, stage).items():
             category = ", ".join(f"{name} {n}" for name, n in ledger.refusals(stage).items()) if reason == "refusal" else ""
             example = examples.get((stage, reason), "")
-            out.append(page.FailureCount(stage=stage, reason=reason, count=count, category=category, example=example))
+            out.append(schema.FailureCount(stage=stage, reason=reason, count=count, category=category, example=example))
     return tuple(out)
 
 
-def snapshots_facts(workspace: Workspace) -> tuple[page.SnapshotFacts, ...]:
+def snapshots_facts(workspace: Workspace) -> tuple[schema.SnapshotFacts, ...]:
     """Return every snapshot with its splits and its signer."""
     out = []
     for s in reviews.list_snapshots(workspace.db):
@@ -489,7 +489,7 @@ def snapshots_facts(workspace: Workspace) -> tuple[page.SnapshotFacts, ...]:
         if manifest.is_file():
             splits = Counter({name: part["rows"] for name, part in json.loads(manifest.read_text())["splits"].items()})
         out.append(
-            page.SnapshotFacts(
+            schema.SnapshotFacts(
                 name=s["name"], version=s["version"], kind=s["kind"], splits=dict(splits), digest=s["digest"], created=s["created"],
                 signed_by=read_signer(workspace.folder / s["path"]), lost=_lost(workspace.folder / s["path"], s["digest"]),
             )
@@ -503,10 +503,10 @@ def _lost(path: Path, digest: str) -> str:
     return "revoked" if find_revocation(digest, trusted_keys=find_trusted_keys(), folders=None, snapshot=path) else ""
 
 
-def runs_facts(workspace: Workspace) -> tuple[page.RunFacts, ...]:
+def runs_facts(workspace: Workspace) -> tuple[schema.RunFacts, ...]:
     """Return the latest runs, oldest first. Limited, because `curate serve` alone makes half a million in a year."""
     return tuple(
-        page.RunFacts(
+        schema.RunFacts(
             stage=r["stage"], started=r["started"], seconds=r["seconds"], state=r["state"], entered=r["rows_in"], left=r["rows_out"]
         )
         for r in runs.list_runs(workspace.db, most=1_000)

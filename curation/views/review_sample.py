@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from curation.config.gates import ReviewMode
 from curation.decide import Decision, Reason, Verdict
@@ -14,8 +14,10 @@ from curation.records import KINDS, Kind
 from curation.sampling import draw_sample
 from curation.store import reviews
 from curation.store.records import Row
-from curation.views.state import ProjectState
 from curation.workspace import label_of
+
+if TYPE_CHECKING:
+    from curation.views.state import ProjectState
 
 HELD = Reason("review", "outside_sample", "waits for the annotations of the random sample")
 NOT_REVIEWED = Reason("review", "not_reviewed", "project.yaml has review: none")

@@ -8,23 +8,26 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from curation.config.project import ModelSpec
-from curation.distribution import Comparison, Description
-from curation.distribution.balance import Imbalance
+from curation.config.models import ModelSpec
+from curation.distribution.schema import Comparison, Description, Imbalance
 from curation.leakage import OperatingPoint
-from curation.store import facts, reviews, runs
-from curation.store.database import CallLedger, Database
-from curation.workspace import Workspace
+from curation.requests import cells_in
+from curation.store import call_stats, facts, reviews, runs
+from curation.store.calls import CallLedger
+from curation.store.database import Database
+
+if TYPE_CHECKING:
+    from curation.workspace import Workspace
 
 
 class RunDetail(BaseModel):
     """The detail of one run."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
     @classmethod
     def read(cls, detail: str | None) -> Self:
@@ -185,6 +188,15 @@ def count_failed(workspace: Workspace, stage: str) -> dict[str, int]:
     """Return reason to count of the unusable responses of a stage and of its calls without one."""
     unanswered = Counter(failure.reason for failure in CallLedger(workspace.db).failures(stage))
     return dict(Counter(facts.failure_counts(workspace.db).get(stage, {})) + unanswered)
+
+
+def next_attempts(workspace: Workspace) -> dict[str, int]:
+    """Return the number of the next attempt at each cell that was requested before."""
+    found: dict[str, int] = {}
+    for slot, attempt in call_stats.attempts_by_slot(workspace.db, "generate").items():
+        for cell in cells_in(slot):
+            found[cell] = max(found.get(cell, 0), attempt + 1)
+    return found
 
 
 def load_descriptions(workspace: Workspace) -> tuple[Description, ...] | None:

@@ -5,18 +5,16 @@ The rule keeps totals from a threshold on, or the best N percent (`curation.deci
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from curation import decide as rules
 from curation.findings import is_check
-from curation.records import KINDS, Kind, PairRecord, candidates_of, record_id
-from curation.report import Selection, compare_selections
+from curation.records import KINDS, Kind
+from curation.report.baselines import compare_selections
+from curation.report.schema import Selection
 from curation.store.records import Row
-from curation.views.state import ProjectState
+from curation.views.state import ProjectState, groups_of, rules_by_group
 from curation.workspace import checked_answer
-
-Rule = Callable[[float], bool]
 
 
 @dataclass(frozen=True)
@@ -57,57 +55,9 @@ class KeepSummary:
         return [f"Kept {kept:,} of {scored:,} rows ({kept / scored:.1%})" + (f": {', '.join(parts)}." if len(parts) > 1 else ".")]
 
 
-def totals_of(state: ProjectState, kind: Kind) -> dict[int, float]:
-    """Return the total of each scored row of a kind by seq; a pair has the total of the response meant to be better."""
-    totals, rows = state.totals, state.rows[kind]
-    if kind == "instruction":
-        return {row.seq: totals[row.seq] for row in rows if row.seq in totals} if totals else {}
-    found = {row.seq: totals.get(better_candidate(row, state.candidate_seqs)) for row in rows} if totals else {}
-    return {seq: total for seq, total in found.items() if total is not None}
-
-
-def better_candidate(row: Row, candidates: Mapping[str, int]) -> int:
-    """Return the seq of a pair's candidate that was meant to be better; 0, which is no seq, where none was.
-
-    Args:
-        row: of kind preference.
-        candidates: record id to seq.
-    """
-    if row.better is None or not isinstance(pair := row.record, PairRecord):
-        return 0
-    return candidates.get(record_id(candidates_of(pair)[row.better]), 0)
-
-
-def groups_of(state: ProjectState, kind: Kind) -> dict[int, str]:
-    """Return each row's value of `score.top_by`; rows that no cell planned are one group, and without `top_by` all rows are."""
-    name, plan = state.project.score.top_by, state.project.plan
-    if name is None:
-        return {row.seq: "" for row in state.rows[kind]}
-    column = plan.grounding.topic if plan.grounding and name == "topic" and name not in plan.attributes else None
-    values = {c.id: str((c.row or {}).get(column, "")) if column else c.attributes.get(name, "") for c in state.cells}
-    return {row.seq: values.get(row.cell or "", "") for row in state.rows[kind]}
-
-
-def rules_by_group(state: ProjectState, groups: Mapping[int, str], totals: Mapping[int, float]) -> dict[str, Rule]:
-    """Return the keep rule of each group; the best N percent are taken within the group.
-
-    Args:
-        state: of the project.
-        groups: group of each row by seq.
-        totals: total (0 to 10) of each scored row by seq.
-    """
-    settings = state.project.score
-    by_group: dict[str, list[float]] = {name: [] for name in groups.values()}
-    for seq, total in totals.items():
-        by_group[groups[seq]].append(total)
-    return {
-        name: rules.keep_rule(ranked, threshold=settings.threshold, top_percent=settings.top_percent) for name, ranked in by_group.items()
-    }
-
-
 def kept_rows(state: ProjectState, kind: Kind) -> Kept:
     """Apply the keep rule to each scored row of a kind."""
-    totals, groups = totals_of(state, kind), groups_of(state, kind)
+    totals, groups = state.totals_of(kind), groups_of(state, kind)
     keeps = rules_by_group(state, groups, totals)
     rows = tuple(row for row in state.rows[kind] if row.seq in totals)
     kept = tuple(keeps[groups[row.seq]](totals[row.seq]) for row in rows)

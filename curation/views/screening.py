@@ -14,21 +14,22 @@ from typing import Any
 
 import numpy as np
 
+from curation.config.gates import TableCheck
 from curation.dedup import find_conflicts
 from curation.embed import embed
 from curation.findings import FindingKind, check_kind
-from curation.leakage import LeakScreen, OperatingPoint
+from curation.leakage import OperatingPoint
+from curation.leakage.detector import LeakScreen
 from curation.leakage.features import Encoder
 from curation.leakage.judge import Doubt
 from curation.leakage.ngrams import words
 from curation.store.facts import Finding
 from curation.store.records import Row
-from curation.validate import check_rows, load_table
-from curation.validate.schema import TableCheck
+from curation.validate.rules import check_rows
 from curation.views.protected import ProtectedItems
 from curation.views.screen_cache import add_seen, find_seen, keys_of, screening_digest
 from curation.views.vectors import vectors_of
-from curation.workspace import Workspace, checked_answer, label_of, load_cells
+from curation.workspace import Workspace, checked_answer, label_of, load_cells, load_table
 
 _BATCH = 50_000
 

@@ -17,18 +17,17 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from curation import judge as scoring
 from curation.config.project import settings_digest
 from curation.embed import model_digest
 from curation.errors import UserError, command
 from curation.findings import FINDING_STAGES, RUN_GATES
-from curation.snapshot import read_manifest
+from curation.judge import rubric as scoring
+from curation.snapshot.manifest import read_manifest
 from curation.store import facts, records, runs
-from curation.validate import checks_digest
-from curation.views.prior_snapshots import find_earlier
+from curation.validate.sandbox import checks_digest
 from curation.views.protected import suite_digest
 from curation.views.runs import ScopeDetail
-from curation.workspace import Workspace
+from curation.workspace import Workspace, find_earlier
 
 Inputs = dict[str, str]
 """Name of an input, as project.yaml has it where it does, to a digest of its value or content."""

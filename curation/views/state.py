@@ -7,17 +7,17 @@ sum of scores for each row costs a fifth of reading every score. A state does no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
 
 from argilla_setup import forms
-from curation import judge as judging
 from curation.config.project import ModelSpec, Project
-from curation.decide import Annotation, Decision, shown_first
+from curation.decide import Annotation, Decision, keep_rule, shown_first
+from curation.judge import rubric as judging
 from curation.plan import Cell
-from curation.records import KINDS, Kind
+from curation.records import KINDS, Kind, PairRecord, candidates_of, record_id
 from curation.store import facts, records, reviews, runs
 from curation.store.database import Database
 from curation.store.facts import Finding, StoredOverride
@@ -25,6 +25,8 @@ from curation.store.records import Row
 from curation.store.reviews import StoredAnswer
 from curation.workspace import Workspace, load_cells
 
+Rule = Callable[[float], bool]
+"""True for a total (0 to 10) that is kept."""
 Choices = Mapping[str, int | None]
 """Order shown ("ab" or "ba") to the winner's canonical index; None for a tie."""
 
@@ -189,6 +191,14 @@ class ProjectState:
             self._values[digest] = facts.scores_by_seq(self.db, digest)
         return self._values[digest]
 
+    def totals_of(self, kind: Kind) -> dict[int, float]:
+        """Return the total of each scored row of a kind by seq; a pair has the total of the response meant to be better."""
+        totals, rows = self.totals, self.rows[kind]
+        if kind == "instruction":
+            return {row.seq: totals[row.seq] for row in rows if row.seq in totals} if totals else {}
+        found = {row.seq: totals.get(better_candidate(row, self.candidate_seqs)) for row in rows} if totals else {}
+        return {seq: total for seq, total in found.items() if total is not None}
+
     def _load_judge(self, name: str, spec: ModelSpec) -> JudgeScores:
         criteria = list(self.project.score.rubric)
         totals, overall = facts.sum_scores(self.db, judging.rubric_digest(self.project, spec), criteria)
@@ -225,3 +235,40 @@ def _preference_of(answer: StoredAnswer, record_id: str) -> Annotation | None:
         return None
     index = first if choice == forms.A else 1 - first
     return Annotation(answer.user, "first" if index == 0 else "second", simulated=answer.simulated)
+
+
+def better_candidate(row: Row, candidates: Mapping[str, int]) -> int:
+    """Return the seq of a pair's candidate that was meant to be better; 0, which is no seq, where none was.
+
+    Args:
+        row: of kind preference.
+        candidates: record id to seq.
+    """
+    if row.better is None or not isinstance(pair := row.record, PairRecord):
+        return 0
+    return candidates.get(record_id(candidates_of(pair)[row.better]), 0)
+
+
+def groups_of(state: ProjectState, kind: Kind) -> dict[int, str]:
+    """Return each row's value of `score.top_by`; rows that no cell planned are one group, and without `top_by` all rows are."""
+    name, plan = state.project.score.top_by, state.project.plan
+    if name is None:
+        return {row.seq: "" for row in state.rows[kind]}
+    column = plan.grounding.topic if plan.grounding and name == "topic" and name not in plan.attributes else None
+    values = {c.id: str((c.row or {}).get(column, "")) if column else c.attributes.get(name, "") for c in state.cells}
+    return {row.seq: values.get(row.cell or "", "") for row in state.rows[kind]}
+
+
+def rules_by_group(state: ProjectState, groups: Mapping[int, str], totals: Mapping[int, float]) -> dict[str, Rule]:
+    """Return the keep rule of each group; the best N percent are taken within the group.
+
+    Args:
+        state: of the project.
+        groups: group of each row by seq.
+        totals: total (0 to 10) of each scored row by seq.
+    """
+    settings = state.project.score
+    by_group: dict[str, list[float]] = {name: [] for name in groups.values()}
+    for seq, total in totals.items():
+        by_group[groups[seq]].append(total)
+    return {name: keep_rule(ranked, threshold=settings.threshold, top_percent=settings.top_percent) for name, ranked in by_group.items()}

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from scipy.stats import spearmanr
 
-from curation import judge as scoring
-from curation import stages
+from curation import api as stages
 from curation.config.project import Project, load_project
 from curation.difficulty import Level, count_words, cross_difficulty
 from curation.errors import ProjectError
+from curation.judge import rubric as scoring
 from curation.records import make_instruction
-from curation.report import DifficultyCross
+from curation.report.schema import DifficultyCross
 from curation.requests import Answer, Failure
 from curation.store import facts, records
 from curation.store.database import open_store

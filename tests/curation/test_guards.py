@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from curation import stages
-from curation.report import render_report
+from curation import api as stages
+from curation.report.page import render_report
 from curation.snapshot import read_split, revoke
 from curation.snapshot.keys import create_key
 from curation.snapshot.write import replace_file

@@ -12,7 +12,7 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from curation import stages
+from curation import api as stages
 from curation.errors import ProjectError
 from curation.formats.export import check_target
 from curation.formats.read import read_rows

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from curation import stages as pipeline
+from curation import api as pipeline
 from curation.config.project import load_project
 from curation.decide import Annotation, Facts, Reason, decide
 from curation.errors import ProjectError, SnapshotError

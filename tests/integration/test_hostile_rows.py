@@ -22,10 +22,10 @@ from argilla_setup import forms
 from argilla_setup.server.environment import environment_folder
 from argilla_setup.server.home import load_secrets
 from argilla_setup.users import Account
-from curation import judge as scoring
-from curation import stages
+from curation import api as stages
+from curation.api import open_workspace
+from curation.judge import rubric as scoring
 from curation.review import ArgillaReview, Shown, fit_to_page, form_settings
-from curation.stages import open_workspace
 from curation.store import facts, records
 from tests.support.argilla_server import RunningArgilla, answers_in, open_review, push_all
 from tests.support.browsing import PATIENCE_MS, browser, logged_in, opened, picture

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from curation import stages
+from curation import api as stages
 from curation.simulation.process import start, stop
 from tests.support.killing import (
     LANDED,

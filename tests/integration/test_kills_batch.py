@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from curation import stages
+from curation import api as stages
 from curation.simulation.process import start, stop
 from curation.simulation.request_parser import body_sha
 from tests.support.killing import LANDED, RequestLog, kill_at, kills_of, query, read_calls, running

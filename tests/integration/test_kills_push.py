@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from curation import judge as scoring
-from curation import stages
-from curation.stages import open_workspace
+from curation import api as stages
+from curation.api import open_workspace
+from curation.judge import rubric as scoring
 from curation.store import facts, records
 from tests.support.argilla_server import RunningArgilla
 from tests.support.killing import LANDED, finish, kill_at, kills_of, query

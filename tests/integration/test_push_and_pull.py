@@ -17,7 +17,7 @@ from argilla_setup.bootstrap import connect as connect_sdk
 from argilla_setup.server.control import start_detached, stop_server
 from argilla_setup.server.home import load_secrets, open_home
 from argilla_setup.users import Account, list_accounts, lock_out
-from curation import stages
+from curation import api as stages
 from curation.review import WITHDRAWN, RestoredResponse, Shown, connect, find_dataset, restore_records
 from curation.store import facts, records, reviews, runs
 from curation.store.database import open_store

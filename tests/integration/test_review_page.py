@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from curation import stages
+from curation import api as stages
 from curation.simulation.process import start, stop
 from curation.store import facts, reviews
 from curation.views.state import ProjectState

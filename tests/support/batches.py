@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from curation.config.project import ModelSpec
+from curation.config.models import ModelSpec
 from curation.models import AskSummary, CallContext, ask_batch, open_model
 from curation.requests import Request
 from curation.store.calls import CallLedger

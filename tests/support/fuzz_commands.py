@@ -65,8 +65,8 @@ def main() -> None:
 
     import argilla_setup.cli
     import argilla_setup.server.backup
+    import curation.api
     import curation.cli
-    import curation.stages
     import training.cli
     import training.config
 

@@ -5,11 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from curation.judge import (
-    Scorable,
-    pair_requests_for,
-    requests_for,
-)
+from curation.judge.rubric import Scorable, pair_requests_for, requests_for
 from curation.records import make_instruction, make_pair, record_id
 from curation.requests import Request
 from tests.support.icd_samples import ROWS, SYSTEM, answer_lines, project

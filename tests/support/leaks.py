@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from curation.leakage import LeakScreen
+from curation.leakage.detector import LeakScreen
 
 
 def score_leaks(

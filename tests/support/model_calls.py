@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from curation.config.project import ModelSpec
+from curation.config.models import ModelSpec
 from curation.models import AskSummary, CallContext, RetryPolicy, ask, open_model
 from curation.requests import Request
 from curation.store.calls import CallLedger

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from curation import stages
+from curation import api as stages
 from curation.config.project import load_project
 from curation.simulation import process
 from curation.store import facts, records, reviews
@@ -91,7 +91,7 @@ def import_plain(folder: Path, count: int, name: str = "rows.jsonl") -> None:
 def score_by_hand(folder: Path) -> None:
     """Full marks for every row, so that people have the last word."""
     with open_store(folder) as db:
-        from curation import judge as scoring
+        from curation.judge import rubric as scoring
 
         project = load_project(folder)
         digest = scoring.rubric_digest(project)

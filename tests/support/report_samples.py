@@ -9,12 +9,16 @@ from functools import cache
 import numpy as np
 from pydantic import BaseModel
 
-from curation.distribution import Comparison, Description, RowInfo, Sample, compare, describe, find_topics
 from curation.distribution.balance import measure_balance
+from curation.distribution.drift import Sample, compare
 from curation.distribution.preference_bias import Pair, describe_pairs
+from curation.distribution.profile import RowInfo, describe
+from curation.distribution.schema import Comparison, Description
+from curation.distribution.topics import find_topics
 from curation.intervals import Rate
 from curation.judge.diagnostics import check_rationales, length_sensitivity, order_bias, validate_judge
-from curation.report import (
+from curation.report.baselines import compare_selections
+from curation.report.schema import (
     Agreement,
     Apart,
     BalancedClass,
@@ -46,7 +50,6 @@ from curation.report import (
     RunFacts,
     ScoreSet,
     SnapshotFacts,
-    compare_selections,
 )
 
 NOW = datetime(2026, 11, 24, 14, 30, tzinfo=UTC)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from curation.api import StageResult
 from curation.cli import app
 from curation.cli.output import print_result
-from curation.stages import StageResult
 
 COMMANDS = {command.name or command.callback.__name__: command for command in app.registered_commands if command.callback}
 RESULT = StageResult(
@@ -31,10 +32,21 @@ def test_the_old_name_of_simulate_still_works() -> None:
 def test_a_short_result_names_the_option_that_shows_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
     print_result(RESULT, False)
     short = capsys.readouterr().out
-    assert short == "plan: 2 in, 2 out\n  cells: 2\n  cost: $1.50\nLook at this.\nDetails: run with --verbose.\n"
+    assert (
+        short == "plan: 2 in, 2 out\n  cells: 2\n  models: teacher a, judge b\n  cost: $1.50\nLook at this.\nDetails: run with --verbose.\n"
+    )
     print_result(RESULT, False, verbose=True)
     long = capsys.readouterr().out
     assert "  models: teacher a, judge b\n" in long and long.endswith("Look at this.\nHow it was counted.\n")
+
+
+def test_a_headline_replaces_the_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    result = replace(RESULT, headline="2 rows planned", details=())
+    print_result(result, False)
+    assert capsys.readouterr().out == "plan: 2 rows planned\nLook at this.\nDetails: run with --verbose.\n"
+    print_result(result, False, verbose=True)
+    assert capsys.readouterr().out == ("plan: 2 rows planned\n  cells: 2\n  models: teacher a, judge b\n  cost: $1.50\nLook at this.\n")
+    assert "headline" not in result.as_values()
 
 
 def test_json_has_notes_and_details(capsys: pytest.CaptureFixture[str]) -> None:

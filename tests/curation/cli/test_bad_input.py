@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from curation import stages
+from curation import api as stages
 from curation.simulation import process
 from curation.snapshot import create_key
 from curation.store import records

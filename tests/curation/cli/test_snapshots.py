@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from curation import stages
+from curation import api as stages
 from curation.cli import app
 from curation.snapshot import create_key, describe_signer, find_trusted_keys, load_snapshot, own_key
 from curation.snapshot.sign import sign_snapshot

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from curation import stages
+from curation import api as stages
 from curation.dedup import find_near, find_near_pairs
 from curation.dedup.lsh import NearIndex, add_sketches, bands_for, candidate_pairs, find_candidates, open_index, sketches, sketches_for
 from curation.dedup.near_pairs import find_near_on_ray

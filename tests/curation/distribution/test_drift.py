@@ -7,8 +7,7 @@ import csv
 import numpy as np
 import pytest
 
-from curation.distribution import Sample, compare, find_uncovered, mmd_test, separability
-from curation.distribution.drift import flatten
+from curation.distribution.drift import Sample, compare, find_uncovered, flatten, mmd_test, separability
 from curation.distribution.topics import distinguishing_terms
 from curation.errors import ProjectError
 from tests.conftest import shared

@@ -14,19 +14,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curation.distribution import (
+from curation.distribution.pii import find_pii, mask_pii
+from curation.distribution.profile import (
     RowInfo,
     describe,
     find_languages,
     find_openings,
     find_phrases,
-    find_pii,
-    find_topics,
     load_tokenizer,
-    mask_pii,
     measure_lengths,
     spread_of,
 )
+from curation.distribution.topics import find_topics
 from curation.errors import ProjectError
 from tests.conftest import shared
 

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from curation.generate import Candidate, ParsedRecord, pair_candidates, records_from, requests_for
-from curation.plan import Cell, make_plan, normalized
+from curation.plan import Cell
+from curation.plan.grid import make_plan
+from curation.plan.grounding import normalized
 from curation.prompts import fill, prompt_digest
 from curation.records import candidates_of, make_instruction, prompt_text
 from curation.requests import Failure, Request

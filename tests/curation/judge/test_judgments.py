@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from curation.judge import SCALE, PairChoice, Scores, choice_from, scores_from, total_of
+from curation.judge.rubric import SCALE, PairChoice, Scores, choice_from, scores_from, total_of
 from curation.requests import Answer, Failure
 from tests.support.icd_samples import project
 from tests.support.judgments import asked, judgment, pair_requests

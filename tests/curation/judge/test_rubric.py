@@ -8,15 +8,8 @@ from typing import Any
 import pytest
 
 from curation.config.project import Score
-from curation.judge import (
-    PairChoice,
-    Scores,
-    choice_from,
-    rubric_digest,
-    scores_from,
-    settle_panel,
-    total_of,
-)
+from curation.decide import settle_panel
+from curation.judge.rubric import PairChoice, Scores, choice_from, rubric_digest, scores_from, total_of
 from curation.records import record_id
 from curation.requests import Failure
 from tests.support.icd_samples import answer, project

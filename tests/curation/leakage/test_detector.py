@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from curation.leakage import LEAKS, SCORES, find_leaks
+from curation.leakage.detector import LEAKS, SCORES, find_leaks
 from curation.leakage.features import gist, is_code, values
 from curation.leakage.ngrams import SpanIndex, SpanScanner, words
 from curation.leakage.reference import segments

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from curation import stages
-from curation.config.project import ModelSpec
+from curation import api as stages
+from curation.config.models import ModelSpec
 from curation.leakage.judge import Doubt, Verdict, kind_of, leak_digest, requests_for, verdict_from
 from curation.records import prompt_text
 from curation.requests import Answer, Failure
 from curation.stages.screen import judge_doubts
 from curation.store import records, runs
-from curation.store.database import CallLedger
+from curation.store.calls import CallLedger
 from curation.workspace import open_workspace
 from tests.support.projects import Bed, blank, standin
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from curation import stages
-from curation.config.project import ModelSpec
+from curation import api as stages
+from curation.config.models import ModelSpec
 from curation.errors import ModelUnavailable, UserError
 from curation.models import has_key, open_model
 from curation.models.base import is_loopback

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from curation import stages
+from curation import api as stages
 from curation.config.project import Models, ModelSpec
 from curation.errors import ModelUnavailable, ProjectError
 from curation.models import check_terms, find_terms, same_family
 from curation.records import make_instruction
 from curation.store import facts, records
-from curation.store.database import CallLedger
+from curation.store.calls import CallLedger
 from curation.store.records import Origin
 from curation.workspace import load_cells, open_workspace
 from tests.support.messages_server import Act, MessagesServer, error_body, messages_server

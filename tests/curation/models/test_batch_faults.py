@@ -177,7 +177,7 @@ def test_a_stub_that_errors_is_asked_again_with_the_others(ledger: CallLedger) -
 
 
 def test_long_system_prompts_are_marked_for_the_cache_and_short_ones_are_not() -> None:
-    from curation.config.project import ModelSpec
+    from curation.config.models import ModelSpec
     from curation.requests import CACHED_FROM, message_body
 
     def mark(spec: ModelSpec, size: int) -> Any:

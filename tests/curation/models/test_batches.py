@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from curation.config.project import ModelSpec
+from curation.config.models import ModelSpec
 from curation.errors import BudgetReached, ModelUnavailable, UnusableAnswers
 from curation.models import AnswerCheck, AskProgress, AskSummary, CallContext, ask_batch, find_rates, open_model
 from curation.models.pricing import bound_nano

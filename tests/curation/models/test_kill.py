@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from curation.config.project import ModelSpec
+from curation.config.models import ModelSpec
 from curation.models import find_rates
 from curation.models.pricing import bound_nano
 from curation.store.calls import CallLedger

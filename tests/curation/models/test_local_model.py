@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from curation.config.project import ModelSpec
+from curation.config.models import ModelSpec
 from curation.errors import ModelUnavailable
 from curation.models import CallContext, ask, check_model, open_model
 from curation.models.local_model import chat_turns, first_json

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.config.project import ModelSpec
+from curation.config.models import ModelSpec
 from curation.errors import ModelUnavailable, ProjectError
 from curation.models import AskSummary, CallContext, ask, check_model, find_rates, open_model
 from curation.models.responses import tokens_left

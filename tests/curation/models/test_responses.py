@@ -22,7 +22,7 @@ from curation.models.batches import BatchApi
 from curation.models.ledger import settle_kept
 from curation.models.pricing import cost_nano
 from curation.models.responses import as_object, describe_failure, fatal_error, read_batch_line, read_message, retry_after, tokens_left
-from curation.plan import make_plan
+from curation.plan.grid import make_plan
 from curation.records import dump_record
 from curation.requests import Answer, Failure
 from curation.store.calls import CallLedger

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from curation.config.project import ModelSpec
+from curation.config.models import ModelSpec
 from curation.errors import BudgetReached, ModelUnavailable, ProjectError
 from curation.models import AskProgress, CallContext, ask, find_rates, open_model
 from curation.models.base import CALLS_PER_CLIENT

@@ -10,7 +10,9 @@ import pytest
 
 from curation.config.project import Project, ValuesFile
 from curation.errors import ProjectError
-from curation.plan import Cell, Values, coverage, find_passages, make_plan, normalized, values_from_lines, values_from_table
+from curation.plan import Cell
+from curation.plan.grid import coverage, make_plan
+from curation.plan.grounding import Values, find_passages, normalized, values_from_lines, values_from_table
 from tests.support.icd_samples import ROWS, TABLE, project
 
 

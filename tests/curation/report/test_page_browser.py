@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from curation.report import ReportData, render_report
+from curation.report.page import render_report
+from curation.report.schema import ReportData
 from tests.support.report_samples import attack, bare, drops, full
 
 pytestmark = pytest.mark.browser

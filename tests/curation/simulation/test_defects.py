@@ -18,10 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 
 import curation
+from curation.decide import settle_panel
 from curation.generate import ParsedRecord, records_from, requests_for
-from curation.judge import Scorable, Scores, choice_from, pair_requests_for, scores_from, settle_panel
-from curation.judge import requests_for as score_requests
-from curation.plan import Cell, make_plan, normalized
+from curation.judge.rubric import Scorable, Scores, choice_from, pair_requests_for, scores_from
+from curation.judge.rubric import requests_for as score_requests
+from curation.plan import Cell
+from curation.plan.grid import make_plan
+from curation.plan.grounding import normalized
 from curation.records import InstructionRecord, PairRecord, completion_text, prompt_text, record_id
 from curation.requests import Answer, Failure, Request
 from curation.simulation.code_table import normalize

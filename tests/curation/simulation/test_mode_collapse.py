@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 from curation.generate import GenerationInput, build_requests, naive_requests, shorten
-from curation.plan import make_plan
+from curation.plan.grid import make_plan
 from curation.simulation import mode_collapse
 from curation.simulation.defects import RATES
 from curation.simulation.provider import MockProvider

@@ -13,9 +13,10 @@ import httpx
 import pytest
 
 from curation.generate import ParsedRecord, naive_requests, records_from, requests_for
-from curation.judge import Scorable, Scores, scores_from
-from curation.judge import requests_for as score_requests
-from curation.plan import Cell, make_plan
+from curation.judge.rubric import Scorable, Scores, scores_from
+from curation.judge.rubric import requests_for as score_requests
+from curation.plan import Cell
+from curation.plan.grid import make_plan
 from curation.records import make_instruction
 from curation.requests import Answer, Request
 from curation.simulation.process import stop

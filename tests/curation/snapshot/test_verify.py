@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curation import stages
+from curation import api as stages
 from curation.errors import SnapshotError
 from curation.snapshot import (
     add_trusted_key,

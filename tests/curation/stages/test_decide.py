@@ -13,18 +13,17 @@ import pytest
 from typer.testing import CliRunner
 
 from argilla_setup import forms
-from curation import judge as scoring
-from curation import stages
+from curation import api as stages
 from curation.cli import app
 from curation.config.project import load_project
 from curation.decide import Decision, shown_first
 from curation.errors import ProjectError
+from curation.judge import rubric as scoring
 from curation.store import facts, records, reviews
 from curation.store.database import hold_lock, open_store
 from curation.store.reviews import StoredAnswer
 from curation.views.decisions import rank_rows
-from curation.views.scores import better_candidate
-from curation.views.state import ProjectState
+from curation.views.state import ProjectState, better_candidate
 from tests.support.projects import Bed, approve, blank, import_plain, score_by_hand
 
 

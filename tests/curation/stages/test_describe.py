@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from curation import stages
+from curation import api as stages
 from curation.config.project import load_project
 from curation.decide import Decision
 from curation.embed import model_digest
 from curation.errors import ProjectError, SnapshotError
-from curation.plan import Asked, extra_cells, written_values
+from curation.plan.grid import Asked, extra_cells
+from curation.plan.grounding import written_values
 from curation.records import make_instruction, prompt_text
-from curation.report import render_report
+from curation.report.page import render_report
 from curation.stages.describe import load_texts
 from curation.store import facts, records
 from curation.store.database import open_store
@@ -198,7 +199,7 @@ def test_a_cap_is_a_verdict_with_its_reason_and_is_undone_by_raising_it(tmp_path
 
 def test_the_better_row_stays_and_a_persons_keep_outranks_the_cap(tmp_path: Path) -> None:
     folder = classed(tmp_path / "bank", {"a": 6})
-    from curation import judge as scoring
+    from curation.judge import rubric as scoring
 
     with open_store(folder) as db:
         rows = records.list_rows(db, "instruction")

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import yaml
 
-from curation import stages
+from curation import api as stages
 from curation.errors import ProjectError
 from curation.records import prompt_text
 from curation.requests import Answer, cells_in
 from curation.simulation import process
 from curation.store import facts, records
-from curation.store.database import CallLedger, hold_lock, open_store
+from curation.store.calls import CallLedger
+from curation.store.database import hold_lock, open_store
 from curation.store.records import Row
 from curation.template import write_template
 

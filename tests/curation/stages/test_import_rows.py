@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from curation import stages
+from curation import api as stages
+from curation.api import Provenance
 from curation.errors import ProjectError
-from curation.stages import Provenance
 from curation.store import records, runs
 from curation.store.database import open_store
 from curation.template import write_template

@@ -15,7 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from argilla_setup import forms
-from curation import stages
+from curation import api as stages
 from curation.cli import app
 from curation.errors import UserError
 from curation.store import facts, records, reviews

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from argilla_setup import forms
-from curation import stages
+from curation import api as stages
 from curation.errors import ProjectError
 from curation.stages.pull import add_edits
 from curation.store import facts, records, reviews, runs

@@ -10,12 +10,14 @@ from statistics import fmean
 
 import pytest
 
-from curation import judge as scoring
-from curation import stages
+from curation import api as stages
 from curation.config.project import Models, load_project
+from curation.decide import settle_panel
 from curation.errors import ProjectError
 from curation.intervals import Rate
-from curation.report import ReportData, render_report
+from curation.judge import rubric as scoring
+from curation.report.page import render_report
+from curation.report.schema import ReportData
 from curation.store import facts, runs
 from curation.views.report import report_data
 from curation.views.scores import kept_rows
@@ -200,7 +202,7 @@ FIRST, SECOND, FLIP = {"ab": 0, "ba": 0}, {"ab": 1, "ba": 1}, {"ab": 0, "ba": 1}
     ],
 )
 def test_more_than_half_of_the_judges_settle_a_pair(choices: list[dict[str, int | None]], winner: int | None) -> None:
-    assert scoring.settle_panel(choices) == winner
+    assert settle_panel(choices) == winner
 
 
 def test_totals_of_judges_become_one() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from curation import stages
+from curation import api as stages
 from curation.cli import app
 from curation.records import dump_record, make_instruction
 from curation.report.notices import find_notices

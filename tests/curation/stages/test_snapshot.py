@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from curation import stages
+from curation import api as stages
 from curation.errors import SnapshotError
 from curation.snapshot import find_snapshots, own_key, read_manifest, revoke
 from curation.store import facts, reviews, runs

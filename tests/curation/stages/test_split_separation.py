@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from curation import stages
+from curation import api as stages
 from curation.snapshot import read_manifest, read_split
 from curation.store import facts, records
 from curation.store.database import open_store

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from curation import stages
+from curation import api as stages
 from curation.errors import ProjectError, SnapshotError
 from curation.models.sender import Sender
 from curation.records import InstructionRecord
 from curation.store import facts, records, reviews, runs
-from curation.store.database import CallLedger, open_store
+from curation.store.calls import CallLedger
+from curation.store.database import open_store
 from curation.store.reviews import StoredAnswer
 from tests.support.projects import Bed, approve, blank, import_plain, score_by_hand, standin
 
@@ -76,7 +77,7 @@ def test_protected_phrases_are_never_shown_to_the_teacher(scored_project: Path) 
     folder = scored_project / "coding"
     protected = [json.loads(line)["phrase"].casefold() for line in (folder / "protected/icd10_eval.jsonl").read_text().splitlines()]
     with open_store(folder) as db:
-        from curation.store.database import CallLedger
+        from curation.store.calls import CallLedger
 
         bodies = [json.dumps(a.request.body, ensure_ascii=False).casefold() for a in CallLedger(db).answers("generate")]
     assert bodies

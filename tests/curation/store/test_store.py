@@ -19,7 +19,8 @@ from curation.records import InstructionRecord, Message, candidates_of, make_ins
 from curation.requests import Failure, Request
 from curation.store import call_stats, database, facts, records, reviews, runs
 from curation.store import records as erasing
-from curation.store.database import CallLedger, Database, hold_lock, open_store
+from curation.store.calls import CallLedger
+from curation.store.database import Database, hold_lock, open_store
 from curation.store.facts import Finding
 from curation.store.records import Origin, Source
 from curation.store.reviews import StoredAnswer

@@ -10,12 +10,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from curation import stages
+from curation import api as stages
+from curation.config.gates import TableCheck
 from curation.config.project import load_project
 from curation.errors import ProjectError
 from curation.template import name_of, write_template
-from curation.validate import check_rows
-from curation.validate.schema import TableCheck
+from curation.validate.rules import check_rows
 from curation.workspace import load_seeds
 
 

@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from curation.config.gates import Check, PatternCheck, SchemaCheck, TableCheck
 from curation.errors import ProjectError
-from curation.validate import check_rows, load_table
-from curation.validate.schema import Check, PatternCheck, SchemaCheck, TableCheck
+from curation.validate.rules import check_rows
+from curation.workspace import load_table
 
 CODES = pa.table(
     {

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from curation.config.gates import Check, PatternCheck, PythonCheck, SchemaCheck, TableCheck
 from curation.errors import ProjectError
-from curation.validate import CheckProcess, check_rows, checks_digest, sources_of
-from curation.validate.schema import Check, PatternCheck, PythonCheck, SchemaCheck, TableCheck
+from curation.validate.rules import check_rows
+from curation.validate.sandbox import CheckProcess, checks_digest, sources_of
 
 FUNCTIONS = """
 import os, sys, time

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from curation import stages
+from curation import api as stages
 from curation.decide import Annotation, Family, edit_families
 from curation.stages.pull import add_edits
 from curation.store import facts, reviews

@@ -6,7 +6,7 @@ import json
 import shlex
 from pathlib import Path
 
-from curation import stages as pipeline
+from curation import api as pipeline
 from curation.store import facts, records, reviews, runs
 from curation.store.database import open_store
 from tests.support.projects import Bed, approve, blank, import_plain, score_by_hand

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from curation import stages as pipeline
+from curation import api as pipeline
+from curation.api import Provenance
 from curation.snapshot import read_manifest
 from curation.snapshot.manifest import Manifest
-from curation.stages import Provenance
 from curation.store import records
 from curation.store.database import open_store
 from curation.store.records import Origin

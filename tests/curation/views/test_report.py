@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from curation import stages
-from curation.report import ReportData, render_report
+from curation import api as stages
+from curation.report.page import render_report
+from curation.report.schema import ReportData
 from curation.requests import Failure
 from curation.store import facts, reviews, runs
 from curation.store.database import open_store

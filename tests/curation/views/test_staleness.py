@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from curation import stages
+from curation import api as stages
 from curation.embed import model_digest, tokenizer_of
 from curation.errors import SnapshotError
 from curation.store import runs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from curation import stages
+from curation import api as stages
 from tests.support.projects import blank, standin
 
 

@@ -1,23 +1,81 @@
-"""Generate again for the cells whose row was dropped or rejected, and send the new rows through the same gates."""
+"""Stages that run other stages: `run` calls them in order, `refill` sends rewritten cells through the gates again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from curation.config.project import settings_digest
-from curation.errors import UnusableAnswers, command
-from curation.plan import Cell, coverage
+from curation.config.project import planned_rows, settings_digest
+from curation.errors import ProjectError, UnusableAnswers, command
+from curation.findings import RUN_GATES
+from curation.plan import Cell
+from curation.plan.grid import coverage
 from curation.stages.cells import EXAMPLES_SHOWN, Wanted, Writing, write_cells
 from curation.stages.dedup import dedup
+from curation.stages.generate import generate
+from curation.stages.plan import plan
+from curation.stages.push import push
 from curation.stages.score import score
 from curation.stages.screen import screen
 from curation.stages.verdicts import update_verdicts
-from curation.store import runs
+from curation.store import records, runs
 from curation.store.database import hold_lock
-from curation.views.plan_coverage import PlanCoverage, cover_plan
+from curation.views.decisions import PlanCoverage, cover_plan
+from curation.views.next_step import next_step
 from curation.views.state import ProjectState
 from curation.workspace import Progress, StageResult, open_workspace
+
+WALK = ("plan", "generate", *RUN_GATES, "refill", "push")
+"""The stages of `curate run` in order."""
+
+
+def run(folder: Path, *, until: str = "push", progress: Progress | None = None) -> Iterator[StageResult]:
+    """Run the stages from the plan up to `until`; each requests only what is missing.
+
+    A project of imported rows, in which nothing was planned yet, skips plan, generate and refill; one without a judge skips score;
+    one without people ends with decide instead of push.
+
+    Args:
+        folder: of the project.
+        until: the last stage, one of `WALK`.
+        progress: called by each stage.
+
+    Raises:
+        ProjectError: `until` is no stage, or the project has no rows and its plan asks for none.
+    """
+    if until not in WALK:
+        raise ProjectError(f"--until {until}", f"is not one of {', '.join(WALK)}", command("curate", "run", folder, "--until", "push"))
+    named: Mapping[str, Any] = {
+        "generate": generate, "score": score, "dedup": dedup, "screen": screen, "refill": refill, "push": push,
+    }  # fmt: skip
+    skipped, people = _not_needed(folder)
+    for name in WALK[: WALK.index(until) + 1]:
+        if name in skipped:
+            continue
+        if name == "plan":
+            yield plan(folder)
+        elif name == "push" and not people:
+            with open_workspace(folder) as workspace:
+                decided = update_verdicts(workspace)
+                yield replace(decided, notes=[*decided.notes, f"Next: {next_step(workspace)}"])
+        else:
+            yield named[name](folder, progress=progress)
+
+
+def _not_needed(folder: Path) -> tuple[set[str], bool]:
+    """Return the stages that a project has no use for, and whether people look at its rows."""
+    with open_workspace(folder) as workspace:
+        project = workspace.project
+        skipped = {"score"} if project.score.is_off else set()
+        rows = sum(records.count_rows(workspace.db).values())
+        if not records.count_cells(workspace.db) and (rows or not any(planned_rows(project).values())):
+            if not rows:
+                step = f"{command('curate', 'import', folder)} FILE, or set `plan: instruction` in project.yaml"
+                raise ProjectError(str(folder), "has no rows, and its plan asks for none", step)
+            skipped |= {"plan", "generate", "refill"}
+        return skipped, project.review.mode != "none"
 
 
 def refill(folder: Path, *, rounds: int | None = None, progress: Progress | None = None) -> StageResult:

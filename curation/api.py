@@ -1,0 +1,61 @@
+"""Every stage as a Python function: `from curation import api`, then `api.plan(folder)`.
+
+A command of `curate` imports only the module of its stage, so that `curate status` does not load what `curate screen` needs.
+"""
+
+from curation.formats.raw import ReadAs
+from curation.stages.balance import balance
+from curation.stages.decide import decide
+from curation.stages.dedup import dedup
+from curation.stages.describe import compare, describe
+from curation.stages.diversity import diversity
+from curation.stages.estimate import estimate
+from curation.stages.generate import generate
+from curation.stages.import_rows import Provenance, import_rows
+from curation.stages.inspect import status, trace
+from curation.stages.override import erase, override
+from curation.stages.plan import plan
+from curation.stages.pull import pull
+from curation.stages.push import push
+from curation.stages.release import diff, export, revoke, sign, verify
+from curation.stages.report import report
+from curation.stages.run import refill, run
+from curation.stages.score import score
+from curation.stages.screen import screen
+from curation.stages.snapshot import snapshot
+from curation.workspace import Progress, StageResult, open_workspace
+
+__all__ = [
+    "Progress",
+    "Provenance",
+    "ReadAs",
+    "StageResult",
+    "balance",
+    "compare",
+    "decide",
+    "dedup",
+    "describe",
+    "diff",
+    "diversity",
+    "erase",
+    "estimate",
+    "export",
+    "generate",
+    "import_rows",
+    "open_workspace",
+    "override",
+    "plan",
+    "pull",
+    "push",
+    "refill",
+    "report",
+    "revoke",
+    "run",
+    "score",
+    "screen",
+    "sign",
+    "snapshot",
+    "status",
+    "trace",
+    "verify",
+]
