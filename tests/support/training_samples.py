@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import struct
 from collections.abc import Mapping, Sequence
@@ -94,10 +95,12 @@ def write_small_base(folder: Path) -> Path:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from training import base_model
+    from training import init
 
     folder.mkdir(parents=True)
-    source = base_model._find_gguf()
+    spec = importlib.util.find_spec(init.MODULE)
+    assert spec is not None and spec.submodule_search_locations
+    source = Path(spec.submodule_search_locations[0]) / init.GGUF
     tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(3)
@@ -114,7 +117,7 @@ def write_small_base(folder: Path) -> Path:
         pad_token_id=tokenizer.pad_token_id,
     )
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    base_model._write_record(source, folder)
+    init._write_record(source, folder)
     return folder
 
 
