@@ -73,7 +73,7 @@ def _is_over_cap(decision: Decision) -> bool:
 
 
 def _cells_to_add(state: ProjectState, kind: Kind, by: str, missing: Mapping[str, int]) -> dict[str, int]:
-    """Return for each class the cells to add: what is missing, less the planned cells of the class that are still to be written."""
+    """Return for each class the cells to add: the missing rows, less the planned cells of the class that are still to be written."""
     column = column_of(state.workspace, by)
     if not missing or (by not in state.project.plan.attributes and column is None):
         return {}

@@ -117,7 +117,7 @@ def _find_twins(
             near = find_near if ray is None else partial(find_near_on_ray, address=ray)
             table = near(texts, threshold=settings.near, shingle=settings.shingle, **common)
         else:
-            vectors = vectors_of(workspace, [row.prompt for row in left], tell=report)
+            vectors = vectors_of(workspace, [row.prompt for row in left], notify=report)
             assert settings.semantic is not None
             table = find_semantic(texts, vectors, threshold=settings.semantic, same_label_threshold=settings.same_label, **common)
         findings += _twin_findings(table, left, step)

@@ -1,4 +1,4 @@
-"""Estimate the cost of writing and judging what is missing, before anything is sent.
+"""Estimate the cost of the missing rows and judgments, before anything is sent.
 
 Prompt tokens are counted by the provider on a sample where it can count, and bounded by their bytes otherwise; a response is assumed to
 be as long as it may be.

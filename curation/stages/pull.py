@@ -26,7 +26,7 @@ from curation.workspace import StageResult, Workspace, open_workspace
 def add_edits(workspace: Workspace, run: int) -> int:
     """Add a record for each text that an annotator edited, and one more each time it is edited again; return how many are new.
 
-    The origin of such a record names the response and the row it was made from.
+    The origin of an edited record names the response and the row it was made from.
     """
     state = ProjectState(workspace)
     rows = {row.seq: row for row in state.rows["instruction"]}

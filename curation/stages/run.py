@@ -32,7 +32,7 @@ WALK = ("plan", "generate", *RUN_GATES, "refill", "push")
 
 
 def run(folder: Path, *, until: str = "push", progress: Progress | None = None) -> Iterator[StageResult]:
-    """Run the stages from the plan up to `until`; each requests only what is missing.
+    """Run the stages from the plan up to `until`; each requests only missing results.
 
     A project of imported rows, in which nothing was planned yet, skips plan, generate and refill; one without a judge skips score;
     one without people ends with decide instead of push.

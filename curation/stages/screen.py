@@ -46,7 +46,7 @@ def screen(folder: Path, *, progress: Progress | None = None) -> StageResult:
             rows = [row for kind in KINDS for row in rows_of[kind]]
             run.rows_in = len(rows)
             report = partial(_report_progress, progress, len(rows)) if progress else None
-            leaks = leak_findings(workspace, rows, protected, run=run.number, tell=report)
+            leaks = leak_findings(workspace, rows, protected, run=run.number, notify=report)
             findings = [*leaks.findings, *row_findings(workspace, rows)]
             notes = [] if settings.judge or not leaks.doubts else [_note_doubts(len(leaks.doubts))]
             if settings.judge:

@@ -94,7 +94,7 @@ def _load_known(state: ProjectState) -> _Known:
 
 
 def _judge_notes(state: ProjectState) -> dict[int, list[tuple[str, float, str]]]:
-    """Return what is odd about each row's scores, for annotators: (kind, points, evidence) by seq."""
+    """Return oddities of each row's scores, for annotators: (kind, points, evidence) by seq."""
     first, together = state.judges[0], state.totals_by_judge if len(state.judges) > 1 else {}
     seen: dict[tuple[float, int | None], list[tuple[str, float, str]]] = {}  # of one judge few totals and overall scores differ
     found: dict[int, list[tuple[str, float, str]]] = {}

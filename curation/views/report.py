@@ -490,7 +490,8 @@ def snapshots_facts(workspace: Workspace) -> tuple[schema.SnapshotFacts, ...]:
             splits = Counter({name: part["rows"] for name, part in json.loads(manifest.read_text())["splits"].items()})
         out.append(
             schema.SnapshotFacts(
-                name=s["name"], version=s["version"], kind=s["kind"], splits=dict(splits), digest=s["digest"], created=s["created"],
+                name=s["name"], version=s["version"], kind=s["kind"], splits=dict(splits), digest=s["digest"],
+                created=datetime.fromisoformat(s["created"]),
                 signed_by=read_signer(workspace.folder / s["path"]), lost=_lost(workspace.folder / s["path"], s["digest"]),
             )
         )  # fmt: skip
@@ -507,7 +508,12 @@ def runs_facts(workspace: Workspace) -> tuple[schema.RunFacts, ...]:
     """Return the latest runs, oldest first. Limited, because `curate serve` alone makes half a million in a year."""
     return tuple(
         schema.RunFacts(
-            stage=r["stage"], started=r["started"], seconds=r["seconds"], state=r["state"], entered=r["rows_in"], left=r["rows_out"]
+            stage=r["stage"],
+            started=datetime.fromisoformat(r["started"]),
+            seconds=r["seconds"],
+            state=r["state"],
+            entered=r["rows_in"],
+            left=r["rows_out"],
         )
         for r in runs.list_runs(workspace.db, most=1_000)
         if r["stage"] not in ("status", "report")

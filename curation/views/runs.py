@@ -46,7 +46,7 @@ class RunDetail(BaseModel):
 
 
 class GenerateDetail(RunDetail):
-    """What `curate generate` wrote, and why it ended early."""
+    """Outcome of `curate generate`, with the reason if it ended early."""
 
     asked: int = 0
     records: int = 0
@@ -58,7 +58,7 @@ class GenerateDetail(RunDetail):
 
 
 class ScoreDetail(RunDetail):
-    """What `curate score` asked the judges, and what came back."""
+    """Requests of `curate score` to the judges, and their outcomes."""
 
     asked: int = 0
     scored: int = 0
@@ -75,7 +75,7 @@ class ScoreDetail(RunDetail):
 
 
 class GateDetail(RunDetail):
-    """What every gate leaves."""
+    """Outcome that every gate records."""
 
     inputs: dict[str, str] | None = None
     """Name of each setting and file that shaped the result to its digest; None in a run of a version before 0.1.8."""
@@ -83,7 +83,7 @@ class GateDetail(RunDetail):
 
 
 class DedupDetail(GateDetail):
-    """What `curate dedup` found."""
+    """Findings of `curate dedup`."""
 
     kinds: dict[str, int] = {}
     second_origins: int = 0
@@ -109,7 +109,7 @@ class OperatingDetail(RunDetail):
 
 
 class ScreenDetail(GateDetail):
-    """What `curate screen` found."""
+    """Findings of `curate screen`."""
 
     kinds: dict[str, int] = {}
     doubtful: int = 0
@@ -118,7 +118,7 @@ class ScreenDetail(GateDetail):
 
 
 class DecideDetail(GateDetail):
-    """What `curate decide` decided; the counts of the verdicts are further keys."""
+    """Outcome of `curate decide`; the counts of the verdicts are further keys."""
 
     review_sample: dict[str, dict[str, Any]] = {}
     pairs: dict[str, Any] | None = None
@@ -132,13 +132,13 @@ class ScopeDetail(RunDetail):
 
 
 class DescribeDetail(ScopeDetail):
-    """What `curate describe` found; None once a row was erased."""
+    """Statistics of `curate describe`; None once a row was erased."""
 
     descriptions: tuple[Description, ...] | None = None
 
 
 class CompareDetail(ScopeDetail):
-    """What `curate compare` found; None once a row was erased."""
+    """Result of `curate compare`; None once a row was erased."""
 
     comparison: Comparison | None = None
 
@@ -161,7 +161,7 @@ class KindBalance(RunDetail):
 
 
 class BalanceDetail(RunDetail):
-    """What `curate balance` found."""
+    """Findings of `curate balance`."""
 
     by: str = ""
     column: str | None = None
@@ -174,7 +174,7 @@ class BalanceDetail(RunDetail):
 
 
 class PeopleDetail(RunDetail):
-    """What `curate push` and `curate pull` saw: the people who can annotate, and further counts."""
+    """People who can annotate, as `curate push` and `curate pull` saw them, and further counts."""
 
     people: int | None = None
 

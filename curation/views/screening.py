@@ -60,7 +60,7 @@ def leak_findings(
     protected: Sequence[ProtectedItems],
     *,
     run: int | None = None,
-    tell: Callable[[int], None] | None = None,
+    notify: Callable[[int], None] | None = None,
 ) -> Leaks:
     """Find rows too close to a protected item, in prompts and in answers, each with its evidence.
 
@@ -73,7 +73,7 @@ def leak_findings(
         protected: the protected sets.
         run: the screen's run, under which cleared rows are cached; rows just below the cut are then screened again. None for the
             last gate before a snapshot, which accepts them as cleared.
-        tell: callback that receives the number of finished rows.
+        notify: callback that receives the number of finished rows.
     """
     if not rows or not protected:
         return Leaks([], {}, (), "")
@@ -91,8 +91,8 @@ def leak_findings(
             batch = unseen[start : start + _BATCH].tolist()
             some, doubtful = score.find([rows[n] for n in batch], [labels[n] for n in batch])
             found, doubts = found + some, doubts | doubtful
-            if tell:
-                tell(len(rows) - len(unseen) + start + len(batch))
+            if notify:
+                notify(len(rows) - len(unseen) + start + len(batch))
     if run is not None:
         gone = {finding.seq for finding in found}
         clear = np.array([row.seq not in gone for row in rows])

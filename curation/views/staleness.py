@@ -62,7 +62,7 @@ class Stale:
 
 
 def find_stale(workspace: Workspace, stages: Collection[str] = STAGES) -> list[Stale]:
-    """Return what is stale among the latest results of these stages, in the order in which to run them. What never ran is not stale."""
+    """Return the stale results of these stages, in the order in which to run them. A stage that never ran is not stale."""
     found = []
     for stage in STAGES:
         run = runs.latest_run(workspace.db, stage)
@@ -79,7 +79,7 @@ def find_stale(workspace: Workspace, stages: Collection[str] = STAGES) -> list[S
 
 
 def stale_values(found: Sequence[Stale]) -> tuple[dict[str, Any], list[str]]:
-    """Return what is stale as counts for a summary, and as its notes; both empty where nothing is."""
+    """Return stale results as counts for a summary, and as its notes; both are empty if there are none."""
     return ({"stale": [stale.as_values() for stale in found]} if found else {}), [str(stale) for stale in found]
 
 

@@ -46,7 +46,7 @@ class JudgeScores:
 
 
 class ProjectState:
-    """What the workbench holds about a project, read once.
+    """Contents of a project's workbench, each part read once.
 
     Args:
         workspace: an open workspace.

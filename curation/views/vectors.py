@@ -12,20 +12,20 @@ from curation.store import facts
 from curation.workspace import Workspace
 
 
-def vectors_of(workspace: Workspace, texts: Sequence[str], *, tell: Callable[[str], None] | None = None) -> np.ndarray[Any, Any]:
+def vectors_of(workspace: Workspace, texts: Sequence[str], *, notify: Callable[[str], None] | None = None) -> np.ndarray[Any, Any]:
     """Return L2-normalized vectors, float32 (texts, dimensions); texts without a stored vector are embedded.
 
     Args:
         workspace: the open project.
         texts: to embed.
-        tell: called with the progress of the embedding.
+        notify: called with the progress of the embedding.
     """
     model, backend = workspace.project.dedup.model, workspace.project.dedup.backend
     digest = model_digest(model)
     kept = facts.load_vectors(workspace.db, digest, set(texts))
     missing = [text for text in dict.fromkeys(texts) if text not in kept]
     if missing:
-        counted = (lambda done, total: tell(f"embedding, {done} of {total}")) if tell else None
+        counted = (lambda done, total: notify(f"embedding, {done} of {total}")) if notify else None
         made = embed(missing, model=model, backend=backend, progress=counted)
         new = {text: vector.astype(np.float32).tobytes() for text, vector in zip(missing, made, strict=True)}
         facts.add_vectors(workspace.db, digest, new)

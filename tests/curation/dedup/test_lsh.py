@@ -107,7 +107,7 @@ def test_rows_near_to_an_earlier_snapshot_are_left_out_with_its_text(tmp_path: P
         "prompt,completion,label\n" + "".join(f"{p},Code: A00.0,A00.0\n" for p in ("Phrase 3", "What ails a rose", long.format(1)))
     )
     stages.import_rows(folder, rows, shape="prompt-completion")
-    monkeypatch.setattr("curation.views.vectors.vectors_of", lambda workspace, texts, tell=None: __import__("numpy").eye(len(texts), 8))
+    monkeypatch.setattr("curation.views.vectors.vectors_of", lambda workspace, texts, notify=None: __import__("numpy").eye(len(texts), 8))
     summary = stages.dedup(folder)
     assert summary.counts["earlier"] == 1 and summary.rows_out == 2
     with open_store(folder) as db:
