@@ -22,7 +22,7 @@ VALUES = {"config", "errors", "patterns", "records", "requests"}
 """What every room may use: values, their checks, and errors."""
 PURE = {
     "annotator_agreement", "decide", "dedup", "difficulty", "distribution", "embed", "findings", "formats", "generate",
-    "intervals", "judge", "leakage", "licences", "plan", "prompts", "report", "sampling", "split", "validate",
+    "intervals", "judge", "leakage", "licences", "plan", "prompts", "quality", "report", "sampling", "split", "validate",
 }  # fmt: skip
 """Values in, values out."""
 EFFECTS = {"models", "review", "snapshot", "store"}

@@ -1,0 +1,187 @@
+"""Agreement of annotators: Krippendorff's alpha with a bootstrap interval, per question and per slice.
+
+Alpha is 1 - observed / expected disagreement (Krippendorff, Content Analysis, 2004); the package `krippendorff` computes it. Nominal values
+are equal or not; ordinal values also have a distance. The interval is the bootstrap over rows that Zapf et al. (2016) recommend, taken
+on the logarithm of 1 - alpha and by standard error, since percentiles are too short near 1. Where alpha is undefined, the reason is given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from curation.intervals import Estimate
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+Level = Literal["nominal", "ordinal"]
+DRAWS = 1_000
+# Rows with two answers that alpha needs.
+FEW = 2
+# Share of resamples without a defined alpha, above which the interval means nothing.
+UNDEFINED = 0.05
+
+
+class Rating(NamedTuple):
+    """One person's value for one row and question."""
+
+    row: str
+    user: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Alpha of one question on one slice."""
+
+    question: str
+    slice: str
+    """Name of the slice; "" for all rows."""
+    level: Level
+    rows: int
+    """Rows with at least two answers."""
+    answers: int
+    """Answers on these rows."""
+    alpha: Estimate | None
+    why_undefined: str = ""
+    """Reason, if alpha is None."""
+
+    @property
+    def sentence(self) -> str:
+        """The result in words."""
+        where = f"{self.question} ({self.slice})" if self.slice else self.question
+        if self.alpha is None:
+            return f"{where}: alpha is undefined: {self.why_undefined}"
+        return f"{where}: alpha {self.alpha.value:.2f} (95 % interval {self.alpha.low:.2f} to {self.alpha.high:.2f}, {self.rows:,} rows)"
+
+    def is_below(self, minimum: float) -> bool:
+        """Return whether alpha is below a required minimum, or undefined. The estimate counts, not an end of its interval."""
+        return self.alpha is None or self.alpha.value < minimum
+
+
+def measure(
+    question: str, ratings: Iterable[Rating], *, level: Level = "nominal", order: Sequence[str] = (), slice: str = "", seed: int = 0
+) -> Agreement:
+    """Return Krippendorff's alpha of the answers to one question.
+
+    Args:
+        question: its name.
+        ratings: one of each person and row.
+        level: nominal, or ordinal with ORDER.
+        order: ordinal values from low to high.
+        slice: name of the slice that the ratings are of.
+        seed: of the bootstrap.
+    """
+    import numpy as np
+
+    by_row: dict[str, dict[str, str]] = {}
+    for rating in ratings:
+        by_row.setdefault(rating.row, {})[rating.user] = rating.value
+    rows = [list(given.values()) for _, given in sorted(by_row.items()) if len(given) >= 2]
+    values = list(order) if level == "ordinal" else sorted({value for given in rows for value in given})
+    if unknown := sorted({value for given in rows for value in given} - set(values)):
+        raise ValueError(f"order lacks the value {unknown[0]!r}")
+    answers = sum(map(len, rows))
+
+    def without(why: str) -> Agreement:
+        return Agreement(question, slice, level, len(rows), answers, None, why)
+
+    if len(rows) < FEW:
+        return without(f"{len(rows)} rows have two answers, and it takes {FEW}")
+    used = {value for given in rows for value in given}
+    if len(used) < 2:
+        return without(f"all {answers:,} answers are {next(iter(used))!r}")
+    place = {value: at for at, value in enumerate(values)}
+    counts = np.zeros((len(rows), len(values)))
+    for at, given in enumerate(rows):
+        for value in given:
+            counts[at, place[value]] += 1
+    alpha = _estimate(counts, level, seed)
+    return Agreement(question, slice, level, len(rows), answers, alpha) if alpha else without("too few rows differ for an interval")
+
+
+def measure_slices(
+    question: str,
+    ratings: Sequence[Rating],
+    slices: Mapping[str, str],
+    *,
+    level: Level = "nominal",
+    order: Sequence[str] = (),
+    seed: int = 0,
+) -> list[Agreement]:
+    """Return alpha of all rows, and of each slice of them, by name.
+
+    Args:
+        question: its name.
+        ratings: one of each person and row.
+        slices: name of the slice of each row (a class, a source, a month); other rows are in no slice.
+        level: nominal, or ordinal with ORDER.
+        order: ordinal values from low to high.
+        seed: of the bootstrap.
+    """
+    out = [measure(question, ratings, level=level, order=order, seed=seed)]
+    for name in sorted({slices[rating.row] for rating in ratings if rating.row in slices}):
+        own = [rating for rating in ratings if slices.get(rating.row) == name]
+        out.append(measure(question, own, level=level, order=order, slice=name, seed=seed))
+    return out
+
+
+def _estimate(counts: Array, level: Level, seed: int) -> Estimate | None:
+    """Return alpha with its interval from the counts of each value (rows by values)."""
+    import krippendorff
+    import numpy as np
+    from scipy.stats import t
+
+    domain = list(range(counts.shape[1]))
+    value = float(krippendorff.alpha(value_counts=counts.astype(int), level_of_measurement=level, value_domain=domain))
+    n = len(counts)
+    # A row of m answers adds its pairs of values, each with the weight 1 / (m - 1): the coincidence matrix is a sum over rows.
+    pairs = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(counts.shape[1])
+    coincidences = (pairs / (counts.sum(axis=1) - 1)[:, None, None]).reshape(n, -1)
+    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), DRAWS).astype(float)
+    resampled = alphas((draws @ coincidences).reshape(DRAWS, *pairs.shape[1:]), level)
+    known = resampled[~np.isnan(resampled)]
+    if len(known) < (1 - UNDEFINED) * DRAWS:
+        return None
+    if value >= 1:
+        return _perfect(value, n)
+    spread = float(np.log((1 - known).clip(min=(1 - value) / 100)).std(ddof=1))
+    width = float(t.ppf(0.975, n - 1)) * spread
+    return Estimate(value, 1 - (1 - value) * math.exp(width), 1 - (1 - value) * math.exp(-width), n)
+
+
+def _perfect(value: float, n: int) -> Estimate:
+    """Return the interval of an alpha of 1, where no resample varies: none of N rows differs, so at most about 3/N of them do."""
+    from curation.quality.bounds import clopper_pearson_upper
+
+    return Estimate(value, 1 - 2 * clopper_pearson_upper(0, n, 0.025), 1.0, n)
+
+
+def alphas(coincidences: Array, level: Level) -> Array:
+    """Return alpha of each coincidence matrix; NaN where all values are equal.
+
+    Args:
+        coincidences: matrices of values by values, one for each resample (first axis).
+        level: nominal or ordinal.
+    """
+    import numpy as np
+
+    totals = coincidences.sum(axis=2)
+    n = totals.sum(axis=1)
+    size = coincidences.shape[1]
+    if level == "nominal":
+        distance = np.broadcast_to(1 - np.eye(size), coincidences.shape)
+    else:
+        # Ordinal distance: the answers between two values, each end counted half, squared.
+        reached = np.cumsum(totals, axis=1) - totals / 2
+        distance = (reached[:, :, None] - reached[:, None, :]) ** 2
+    observed = (coincidences * distance).sum(axis=(1, 2))
+    expected = (totals[:, :, None] * totals[:, None, :] * distance).sum(axis=(1, 2)) / (n - 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: Array = np.where(expected > 0, 1 - observed / expected, np.nan)
+    return found

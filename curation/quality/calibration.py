@@ -1,0 +1,380 @@
+"""Calibration of a judge: the probability that people approve a row, given its score.
+
+    from curation.quality.calibration import calibrate
+    calibrate(scores, approved)
+
+The curve is an isotonic regression (sklearn), so a higher score never means a lower probability. Its band uses only that order: the
+probability at a score is at least the mean of any rows with lower scores and at most that of any rows with higher scores, so the best
+Clopper-Pearson bound of the nearest 8, 16, 32, ... rows holds, at an error probability shared by these windows. The cut for a precision is
+found by fixed-sequence testing (Learn then Test, Angelopoulos et al. 2021), so the chosen cut keeps its confidence. Shares have Wilson
+intervals, the area under the ROC curve DeLong's (1988); drift is the Mantel-Haenszel odds ratio (Robins, Breslow and Greenland 1986).
+
+People must also see rows below the cut, or nobody knows what the judge wrongly turns down: `draw_blind_sample` draws them with known
+probabilities, and their inverses are the weights of `calibrate`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from curation.intervals import Estimate, Rate, Z
+from curation.judge.diagnostics import auc
+from curation.quality.bounds import clopper_pearson_lower, clopper_pearson_upper
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+ALPHA = 0.05
+BINS = 10
+"""Groups of rows with neighbouring scores, at most."""
+SMALLEST_BIN = 20
+"""Fewest rows of a group."""
+SMALLEST_WINDOW = 8
+STARTS = 5
+"""Cuts from which the search for a precision starts; they share the error probability."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The curve at one score."""
+
+    score: float
+    estimate: Estimate
+    """Probability that people approve a row with this score."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Rows with neighbouring scores."""
+
+    low: float
+    high: float
+    approved: Rate
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Lowest score from which rows reach a precision."""
+
+    score: float
+    precision: Estimate
+    """Share of approved rows from this score on; the lower end is a bound of the stated confidence, the upper end is 1."""
+    kept: float
+    """Share of all rows with at least this score."""
+    lost: float
+    """Share of the rows that people approve which have a lower score."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Probability of approval as a function of the score."""
+
+    rows: int
+    approved: Estimate
+    """Share of approved rows; weighted, if weights were given."""
+    points: tuple[Point, ...]
+    bins: tuple[Bin, ...]
+    auc: Estimate | None
+    """Probability that an approved row has a higher score than another; None where people approved all rows or none."""
+    weighted: bool
+
+    def probability(self, score: float) -> Estimate:
+        """Return the probability that people approve a row with this score; beyond the scores seen, that of the nearest."""
+        at = sum(point.score <= score for point in self.points)
+        if at == 0 or at == len(self.points):
+            return self.points[max(0, at - 1)].estimate
+        left, right = self.points[at - 1], self.points[at]
+        part = (score - left.score) / (right.score - left.score)
+        value = left.estimate.value + part * (right.estimate.value - left.estimate.value)
+        # Between two scores only the order is known: the band of the lower one from below, of the higher one from above.
+        return Estimate(value, left.estimate.low, left.estimate.high if part == 0 else right.estimate.high, left.estimate.n)
+
+
+@dataclass(frozen=True, slots=True)
+class SliceGap:
+    """A slice whose rows people approve more or less often than its scores predict."""
+
+    name: str
+    rows: int
+    approved: Rate
+    expected: float
+    """Mean probability of approval by the curve of all rows."""
+
+    @property
+    def gap(self) -> Estimate:
+        """Observed minus expected share, with the Wilson interval of the observed one."""
+        return Estimate(
+            self.approved.share - self.expected, self.approved.low - self.expected, self.approved.high - self.expected, self.rows
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """Difference of two calibrations."""
+
+    odds_ratio: Estimate | None
+    """Odds of approval after, divided by those before, at equal scores; None where no score occurs in both."""
+    auc_change: Estimate | None
+
+    @property
+    def is_clear(self) -> bool:
+        """True if an interval excludes no change."""
+        ratio, change = self.odds_ratio, self.auc_change
+        return bool((ratio and ratio.excludes(1.0)) or (change and change.excludes(0.0)))
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A row of a blind sample."""
+
+    place: int
+    """Index of the row."""
+    probability: float
+    """Probability with which it was drawn; the inverse is its weight."""
+
+
+def calibrate(scores: Sequence[float], approved: Sequence[bool], *, weights: Sequence[float] | None = None) -> Calibration:
+    """Return the probability of approval as a function of the score, with its band.
+
+    Args:
+        scores: of the judge, by row; higher is better.
+        approved: people's verdict, by row.
+        weights: inverse probabilities with which the rows were drawn; None if all were equal.
+
+    Raises:
+        ValueError: there is no row, or a score or weight is not a usable number.
+    """
+    import numpy as np
+    from sklearn.isotonic import IsotonicRegression
+
+    values, good = np.asarray(scores, float), np.asarray(approved, bool)
+    given = np.ones(len(values)) if weights is None else np.asarray(weights, float)
+    if not len(values) == len(good) == len(given):
+        raise ValueError(f"scores ({len(values)}), approved ({len(good)}) and weights ({len(given)}) must have the same length")
+    if not len(values):
+        raise ValueError("scores: there is no row")
+    if not np.isfinite(values).all() or not np.isfinite(given).all() or (given <= 0).any():
+        raise ValueError("scores and weights must be finite, and weights above 0")
+    order = np.argsort(values, kind="stable")
+    values, good, given = values[order], good[order], given[order]
+    curve = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(values, good.astype(float), sample_weight=given)
+    seen = np.unique(values)
+    middle = curve.predict(seen)
+    low, high = _bands(values, good, given, seen)
+    points = tuple(
+        Point(float(score), Estimate(float(p), float(min(a, p)), float(max(b, p)), len(values)))
+        for score, p, a, b in zip(seen, middle, low, high, strict=True)
+    )
+    share, n = _weighted_share(good, given)
+    rate = Rate(round(share * n), round(n)) if weights is None else None
+    overall = Estimate(share, rate.low, rate.high, len(values)) if rate else _wilson(share, n, len(values))
+    bins = tuple(Bin(float(values[a]), float(values[b - 1]), Rate(int(good[a:b].sum()), b - a)) for a, b in _bin_edges(values))
+    # Weights change how often a score occurs, not how an approved row compares with another, so the area needs none.
+    return Calibration(len(values), overall, points, bins, auc(values.tolist(), good.tolist()), weights is not None)
+
+
+def find_cut(
+    scores: Sequence[float], approved: Sequence[bool], *, precision: float, confidence: float = 0.95, weights: Sequence[float] | None = None
+) -> Cut | None:
+    """Return the lowest cut whose rows reach a precision with the stated confidence; None if no cut does.
+
+    From each of a few starting cuts, chosen by their number of rows only, the cut is lowered while the lower bound reaches the
+    precision. The sequence is fixed before the verdicts are seen, so the chosen cut's bound holds although many were tried.
+
+    Args:
+        scores: of the judge, by row.
+        approved: people's verdict, by row.
+        precision: share of approved rows to reach, 0 to 1.
+        confidence: that the precision is reached.
+        weights: inverse probabilities with which the rows were drawn. The bound is then approximate (Kish's effective number).
+    """
+    import numpy as np
+
+    values, good = np.asarray(scores, float), np.asarray(approved, bool)
+    given = np.ones(len(values)) if weights is None else np.asarray(weights, float)
+    cuts = np.unique(values)[::-1]
+    alpha = (1 - confidence) / STARTS
+    # Fewest rows that could reach the precision if people approved all of them.
+    fewest = math.ceil(math.log(alpha) / math.log(precision)) if 0 < precision < 1 else len(values)
+    rows_at = np.array([(values >= cut).sum() for cut in cuts])
+    usable = np.flatnonzero(rows_at >= fewest)
+    if not len(usable):
+        return None
+    starts = sorted({int(usable[round(part * (len(usable) - 1))]) for part in np.linspace(0, 1, STARTS)})
+    best: tuple[float, float, float] | None = None
+    for start in starts:
+        for cut in cuts[start:]:
+            kept = values >= cut
+            share, n = _weighted_share(good[kept], given[kept])
+            bound = clopper_pearson_lower(share * n, n, alpha)
+            if bound < precision:
+                break
+            if best is None or cut < best[0]:
+                best = (float(cut), share, bound)
+    if best is None:
+        return None
+    kept = values >= best[0]
+    all_good = float(given[good].sum())
+    lost = float(given[good & ~kept].sum()) / all_good if all_good else 0.0
+    return Cut(best[0], Estimate(best[1], best[2], 1.0, int(kept.sum())), float(given[kept].sum() / given.sum()), lost)
+
+
+def slice_gaps(scores: Sequence[float], approved: Sequence[bool], slices: Sequence[str], calibration: Calibration) -> list[SliceGap]:
+    """Return for each slice how often people approve its rows, and how often its scores predict.
+
+    Args:
+        scores: of the judge, by row.
+        approved: people's verdict, by row.
+        slices: name of each row's slice.
+        calibration: of all rows.
+    """
+    out = []
+    for name in sorted(set(slices)):
+        own = [place for place, other in enumerate(slices) if other == name]
+        expected = sum(calibration.probability(scores[place]).value for place in own) / len(own)
+        out.append(SliceGap(name, len(own), Rate(sum(approved[place] for place in own), len(own)), expected))
+    return out
+
+
+def drift(before: tuple[Sequence[float], Sequence[bool]], after: tuple[Sequence[float], Sequence[bool]]) -> Drift:
+    """Compare two sets of scored and reviewed rows: of another judge, rubric, prompt or plan, or of another time.
+
+    Args:
+        before: scores and people's verdicts, by row.
+        after: the same of the later rows.
+    """
+    areas = [auc(scores, approved) for scores, approved in (before, after)]
+    change = None
+    if areas[0] and areas[1]:
+        # The longer side: an interval of an area near 1 is cut off there.
+        width = math.hypot(*(max(area.value - area.low, area.high - area.value) for area in areas if area))
+        value = areas[1].value - areas[0].value
+        change = Estimate(value, value - width, value + width, areas[0].n + areas[1].n)
+    return Drift(_odds_ratio(before, after), change)
+
+
+def predict_approved(seen: Rate, future: int) -> Estimate:
+    """Return the share of FUTURE rows that people will approve, given what they approved of comparable rows, with a 95 % interval.
+
+    The interval contains both sampling errors and is exact for rows in random order (Thatcher 1964, by the hypergeometric distribution).
+
+    Args:
+        seen: approved among the rows that were reviewed.
+        future: rows still to be reviewed, at least 1.
+    """
+    import numpy as np
+    from scipy.stats import hypergeom
+
+    counts = np.arange(future + 1)
+    # Given x + y approvals among n + m rows in random order, x is hypergeometric.
+    at_most = hypergeom.cdf(seen.hits, seen.n + future, seen.hits + counts, seen.n)
+    at_least = hypergeom.sf(seen.hits - 1, seen.n + future, seen.hits + counts, seen.n)
+    possible = counts[(at_most > ALPHA / 2) & (at_least > ALPHA / 2)]
+    return Estimate(seen.share, float(possible[0]) / future, float(possible[-1]) / future, seen.n)
+
+
+def draw_blind_sample(ids: Sequence[str], scores: Sequence[float], *, size: int, cut: float, below: float, key: bytes) -> list[Drawn]:
+    """Draw rows for calibration, some of them below the cut, which people would otherwise never see.
+
+    Rows are drawn by a keyed hash of their ids; on each side of the cut every row has the same chance. A side with too few rows is taken
+    whole, and the other side gives the rest.
+
+    Args:
+        ids: of the rows.
+        scores: of the judge, by row.
+        size: rows to draw; all rows if there are fewer.
+        cut: lowest score that passes.
+        below: share of the sample below the cut, 0 to 1.
+        key: makes the draw unpredictable for whoever writes the rows.
+    """
+    sides = [[place for place, score in enumerate(scores) if (score < cut) == lower] for lower in (True, False)]
+    wanted = min(len(sides[0]), round(size * below))
+    upper = min(len(sides[1]), size - wanted)
+    shares = (min(len(sides[0]), size - upper), upper)
+    numbers = [hashlib.blake2b(row.encode(), key=key, digest_size=16).digest() for row in ids]
+    out = []
+    for side, share in zip(sides, shares, strict=True):
+        drawn = sorted(side, key=numbers.__getitem__)[:share]
+        out += [Drawn(place, share / len(side)) for place in drawn]
+    return sorted(out, key=lambda drawn: numbers[drawn.place])
+
+
+def _bands(values: Array, good: Array, weights: Array, seen: Array) -> tuple[Array, Array]:
+    """Return the lower and upper ends of the curve's 95 % band at the scores seen, for sorted values."""
+    import numpy as np
+
+    n = len(values)
+    windows = [SMALLEST_WINDOW * 2**step for step in range(32) if SMALLEST_WINDOW * 2**step < n] + [n]
+    alpha = ALPHA / 2 / len(windows)
+    low, high = np.zeros(len(seen)), np.ones(len(seen))
+    # The rows whose score is at most, or at least, the score of the curve.
+    ends, begins = np.searchsorted(values, seen, side="right"), np.searchsorted(values, seen, side="left")
+    for at in range(len(seen)):
+        for window in windows:
+            part = slice(max(0, ends[at] - window), ends[at])
+            share, size = _weighted_share(good[part], weights[part])
+            low[at] = max(low[at], clopper_pearson_lower(share * size, size, alpha))
+            part = slice(begins[at], min(n, begins[at] + window))
+            share, size = _weighted_share(good[part], weights[part])
+            high[at] = min(high[at], clopper_pearson_upper(share * size, size, alpha))
+    # The probability rises with the score, so the best bound of any lower score holds too.
+    return np.maximum.accumulate(low), np.minimum.accumulate(high[::-1])[::-1]
+
+
+def _weighted_share(good: Array, weights: Array) -> tuple[float, float]:
+    """Return the weighted share and Kish's effective number of rows, which is the number of rows under equal weights."""
+    total = float(weights.sum())
+    if not total:
+        return 0.0, 0.0
+    return float(weights[good].sum()) / total, total**2 / float((weights**2).sum())
+
+
+def _wilson(share: float, n: float, rows: int) -> Estimate:
+    middle, width = share + Z * Z / (2 * n), Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
+    scale = 1 + Z * Z / n
+    return Estimate(share, max(0.0, (middle - width) / scale), min(1.0, (middle + width) / scale), rows)
+
+
+def _bin_edges(values: Array) -> list[tuple[int, int]]:
+    """Return (first, end) of groups of sorted rows of about equal size; equal scores stay together."""
+    n = len(values)
+    groups = max(1, min(BINS, n // SMALLEST_BIN))
+    edges = [0]
+    for group in range(1, groups):
+        end = round(group * n / groups)
+        while end < n and values[end] == values[end - 1]:
+            end += 1
+        if end - edges[-1] >= SMALLEST_BIN and n - end >= SMALLEST_BIN:
+            edges.append(end)
+    return list(zip(edges, [*edges[1:], n], strict=True))
+
+
+def _odds_ratio(before: tuple[Sequence[float], Sequence[bool]], after: tuple[Sequence[float], Sequence[bool]]) -> Estimate | None:
+    """Return the Mantel-Haenszel odds ratio over groups of equal or neighbouring scores."""
+    import numpy as np
+
+    scores = np.concatenate([np.asarray(before[0], float), np.asarray(after[0], float)])
+    good = np.concatenate([np.asarray(before[1], bool), np.asarray(after[1], bool)])
+    late = np.arange(len(scores)) >= len(before[0])
+    order = np.argsort(scores, kind="stable")
+    scores, good, late = scores[order], good[order], late[order]
+    # Robins, Breslow and Greenland: R and S are the products of the two diagonals, P and Q the shares of concordant rows.
+    r, s, p, q = (np.array(column) for column in zip(*(_products(good[a:b], late[a:b]) for a, b in _bin_edges(scores)), strict=True))
+    if not r.sum() or not s.sum():
+        return None
+    ratio = float(r.sum() / s.sum())
+    variance = (p * r).sum() / (2 * r.sum() ** 2) + (p * s + q * r).sum() / (2 * r.sum() * s.sum()) + (q * s).sum() / (2 * s.sum() ** 2)
+    width = Z * math.sqrt(float(variance))
+    return Estimate(ratio, ratio * math.exp(-width), ratio * math.exp(width), len(scores))
+
+
+def _products(good: Array, late: Array) -> tuple[float, float, float, float]:
+    n = len(good)
+    a, b, c, d = (float((x & y).sum()) for x, y in ((late, good), (late, ~good), (~late, good), (~late, ~good)))
+    return a * d / n, b * c / n, (a + d) / n, (b + c) / n

@@ -1,0 +1,158 @@
+"""Resolution policies: the result of several people's answers on one row.
+
+- unanimity: all people who answered agree. More people disagree more often, so it suits an overlap of 2.
+- majority: one answer leads every other by `margin` votes. The overlap must be able to give exactly that lead (`fits_majority`); then more
+  people mean fewer disputes, never more: with two possible answers the disputes at overlap n are the even splits of a random walk.
+- adjudicated: unanimity, and an adjudicator settles the rest.
+
+Under every policy an adjudicator's answer outranks the annotators'. An edit approves a row in another wording, so a majority first decides
+whether the row is usable, then which text is used.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, get_args
+
+Rule = Literal["unanimity", "majority", "adjudicated"]
+RULES: tuple[Rule, ...] = get_args(Rule)
+Outcome = Literal["waiting", "partial", "settled", "disputed"]
+ResolutionKind = Literal[
+    "open", "agreed", "majority", "adjudicated", "disagreement", "two_edits", "edit_and_reject", "adjudicators_disagree"
+]  # fmt: skip
+
+
+class Said(Protocol):
+    """One person's answer on one row."""
+
+    @property
+    def user(self) -> str:
+        """The person."""
+
+    @property
+    def says(self) -> str:
+        """The answer: approve, reject, edit, first, second, neither or tie."""
+
+    @property
+    def edited(self) -> str | None:
+        """Text that an edit puts in the place of the row's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Rule by which answers become a result."""
+
+    rule: Rule = "unanimity"
+    overlap: int = 2
+    """People who answer a row."""
+    margin: int = 1
+    """Rule majority: votes by which an answer must lead every other."""
+    adjudicators: frozenset[str] = frozenset()
+    """People whose answer settles a row."""
+    overlap_by_stratum: Mapping[str, int] = field(default_factory=dict)
+    """Overlap of the rows of a stratum, where it differs."""
+
+    def overlap_of(self, stratum: str | None) -> int:
+        """Return how many people answer the rows of a stratum."""
+        return self.overlap if stratum is None else self.overlap_by_stratum.get(stratum, self.overlap)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """Result of the answers on one row."""
+
+    outcome: Outcome
+    kind: ResolutionKind
+    says: str | None = None
+    """Settled answer; "reject" for "neither" too."""
+    edited: str | None = None
+    """Settled answer "edit": the text that takes the row's place; None for an edit whose text was erased."""
+    votes: tuple[tuple[str, str], ...] = ()
+    """(person, answer) of the answers that decided it, by person."""
+
+    @property
+    def evidence(self) -> str:
+        """The votes in words."""
+        return ", ".join(f"{user}: {says}" for user, says in self.votes)
+
+
+def fits_majority(overlap: int, margin: int) -> bool:
+    """Return whether OVERLAP answers can give a lead of exactly MARGIN; otherwise the needed lead is one vote higher than stated."""
+    return overlap >= margin and (overlap - margin) % 2 == 0
+
+
+def resolve(answers: Iterable[Said], policy: Policy, *, stratum: str | None = None) -> Resolution:
+    """Return the result of the answers on one row.
+
+    Args:
+        answers: one of each person.
+        policy: the rule.
+        stratum: of the row, for its overlap.
+    """
+    given = sorted(answers, key=lambda answer: answer.user)
+    rulings = [answer for answer in given if answer.user in policy.adjudicators]
+    if rulings:
+        ruled = _agree(rulings)
+        if ruled is None:
+            return Resolution("disputed", "adjudicators_disagree", votes=_votes(rulings))
+        return Resolution("settled", "adjudicated", *ruled, _votes(rulings))
+    overlap = policy.overlap_of(stratum)
+    return _by_majority(given, overlap, policy.margin) if policy.rule == "majority" else _by_unanimity(given, overlap)
+
+
+def _by_unanimity(given: Sequence[Said], overlap: int) -> Resolution:
+    votes, said = _votes(given), {canonical(answer) for answer in given}
+    texts = {answer.edited for answer in given if answer.says == "edit"}
+    # An edit and its contradictions count from the first answers on: the edited row exists from then on.
+    if len(texts) > 1:
+        return Resolution("disputed", "two_edits", votes=votes)
+    if texts and "reject" in said:
+        return Resolution("disputed", "edit_and_reject", votes=votes)
+    if texts:
+        return Resolution("settled", "agreed", "edit", texts.pop(), votes)
+    if len(given) < overlap:
+        return Resolution("partial" if given else "waiting", "open", votes=votes)
+    if len(said) > 1:
+        return Resolution("disputed", "disagreement", votes=votes)
+    return Resolution("settled", "agreed", said.pop(), None, votes)
+
+
+def _by_majority(given: Sequence[Said], overlap: int, margin: int) -> Resolution:
+    votes = _votes(given)
+    if len(given) < overlap:
+        return Resolution("partial" if given else "waiting", "open", votes=votes)
+    # An edit says that the row is usable in another wording, so it votes with the approvals against a rejection.
+    usable = Counter("approve" if answer.says == "edit" else canonical(answer) for answer in given)
+    winner = _leader(usable, margin)
+    if winner is None:
+        return Resolution("disputed", "disagreement", votes=votes)
+    texts = Counter(answer.edited for answer in given if answer.says == "edit")
+    if winner != "approve" or not texts:
+        return Resolution("settled", "agreed" if len(usable) == 1 else "majority", winner, None, votes)
+    (text, most), *others = texts.most_common()
+    if others and others[0][1] == most:
+        return Resolution("disputed", "two_edits", votes=votes)
+    return Resolution("settled", "agreed" if len(usable) == 1 and not others else "majority", "edit", text, votes)
+
+
+def _agree(rulings: Sequence[Said]) -> tuple[str, str | None] | None:
+    """Return the one (answer, text) that all gave; None if they differ."""
+    found = {(canonical(answer), answer.edited if answer.says == "edit" else None) for answer in rulings}
+    return found.pop() if len(found) == 1 else None
+
+
+def _leader(votes: Counter[str], margin: int) -> str | None:
+    ranked = votes.most_common(2)
+    lead = ranked[0][1] - (ranked[1][1] if len(ranked) > 1 else 0)
+    return ranked[0][0] if lead >= margin else None
+
+
+def canonical(answer: Said) -> str:
+    """Return the answer with "neither" as the rejection that it is."""
+    return "reject" if answer.says == "neither" else answer.says
+
+
+def _votes(given: Sequence[Said]) -> tuple[tuple[str, str], ...]:
+    return tuple((answer.user, answer.says) for answer in given)

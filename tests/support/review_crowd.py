@@ -1,0 +1,145 @@
+"""Twelve simulated annotators with known error rates, three of whom make the same errors, and what follows from their answers.
+
+Everything is drawn from a seed, in memory. The true rates are those of the generator; a set's own true errors are counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from curation.intervals import Rate
+from curation.quality.agreement import Rating, measure
+from curation.quality.annotators import Answer, fit_answers, grade_controls
+from curation.quality.certificate import AcceptPolicy, Controls, Evidence, Stratum, allot, compute_bound, draw_rows
+from curation.quality.control import Control
+
+USERS = tuple(f"annotator-{n:02}" for n in range(1, 13))
+TRIO = USERS[:3]
+"""Annotators whose errors come from the same source on half of the rows."""
+SENSITIVITY = dict(zip(USERS, (0.85, 0.85, 0.85, 0.95, 0.9, 0.8, 0.97, 0.75, 0.9, 0.88, 0.93, 0.7), strict=True))
+SPECIFICITY = dict(zip(USERS, (0.93, 0.93, 0.93, 0.97, 0.9, 0.95, 0.98, 0.96, 0.85, 0.94, 0.92, 0.9), strict=True))
+SAME_SOURCE = 0.5
+"""Share of the trio's answers whose error has the common source."""
+OVERLAP = 3
+BAD_RATE = 0.2
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """Answers of the twelve on rows and control rows, with the truth."""
+
+    answers: tuple[Answer, ...]
+    controls: tuple[Control, ...]
+    bad: dict[str, bool]
+    """Truth of every row, control rows included."""
+
+    def on(self, rows: set[str]) -> list[Answer]:
+        """The answers on these rows."""
+        return [answer for answer in self.answers if answer.row in rows]
+
+
+def simulate(seed: int, *, rows: int = 400, controls: int = 60, bad_rate: float = BAD_RATE, control_bad: float = 0.5) -> Crowd:
+    """Let three random annotators answer each row and each control row."""
+    rng = np.random.default_rng(seed)
+    names = [*(f"row-{n:05}" for n in range(rows)), *(f"control-{n:04}" for n in range(controls))]
+    truth = np.concatenate([rng.random(rows) < bad_rate, np.arange(controls) < round(controls * control_bad)])
+    chosen = np.argsort(rng.random((len(names), len(USERS))), axis=1)[:, :OVERLAP]
+    says = _judge(truth, rng)
+    answers = tuple(Answer(names[row], USERS[who], bool(says[row, who])) for row in range(len(names)) for who in chosen[row])
+    known = tuple(Control(names[row], "reject" if truth[row] else "approve") for row in range(rows, len(names)))
+    return Crowd(answers, known, {name: bool(bad) for name, bad in zip(names, truth, strict=True)})
+
+
+def _judge(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Whether each of the twelve would turn each row down (rows by annotators)."""
+    chance = rng.random((len(truth), len(USERS)))
+    common = rng.random(len(truth))
+    for who in range(len(TRIO)):
+        chance[:, who] = np.where(rng.random(len(truth)) < SAME_SOURCE, common, chance[:, who])
+    sensitivity, specificity = (np.array([rates[user] for user in USERS]) for rates in (SENSITIVITY, SPECIFICITY))
+    wrong = chance < np.where(truth[:, None], 1 - sensitivity, 1 - specificity)
+    return truth[:, None] ^ wrong
+
+
+def true_alpha() -> float:
+    """Krippendorff's alpha of the generator: that of so many rows that its interval is narrower than .02."""
+    found = measure("usable", _ratings(simulate(10**6, rows=60_000, controls=0)))
+    assert found.alpha is not None and found.alpha.high - found.alpha.low < 0.02
+    return found.alpha.value
+
+
+def cover(seeds: range) -> dict[str, Rate]:
+    """How often each kind of interval and each certificate covers the truth, over the seeds."""
+    alpha = true_alpha()
+    hits: dict[str, list[bool]] = {}
+    for seed in seeds:
+        crowd = simulate(seed)
+        for name, covered in [*_rates_covered(crowd), ("alpha", _alpha_covered(crowd, alpha, seed)), *_certificates_covered(seed)]:
+            hits.setdefault(name, []).append(covered)
+    return {name: Rate(sum(found), len(found)) for name, found in hits.items()}
+
+
+def _rates_covered(crowd: Crowd) -> list[tuple[str, bool]]:
+    out: list[tuple[str, bool]] = []
+    model = fit_answers(crowd.answers, controls=crowd.controls)
+    assert model is not None
+    people = [("control rows", grade_controls(crowd.answers, crowd.controls)), ("all answers", model.people)]
+    for name, truth in (("sensitivity", SENSITIVITY), ("specificity", SPECIFICITY)):
+        for source, found in people:
+            for person in found:
+                if estimate := getattr(person, name):
+                    out.append((f"{name} by {source}", not estimate.excludes(truth[person.user])))
+    order = ("sensitivity by control rows", "specificity by control rows", "sensitivity by all answers", "specificity by all answers")
+    return [*sorted(out, key=lambda one: order.index(one[0])), ("share of bad rows", not model.bad_rate.excludes(BAD_RATE))]
+
+
+def _alpha_covered(crowd: Crowd, truth: float, seed: int) -> bool:
+    found = measure("usable", _ratings(crowd), seed=seed)
+    return found.alpha is not None and not found.alpha.excludes(truth)
+
+
+def _ratings(crowd: Crowd) -> list[Rating]:
+    known = {control.row for control in crowd.controls}
+    return [Rating(answer.row, answer.user, "bad" if answer.bad else "good") for answer in crowd.answers if answer.row not in known]
+
+
+CERTIFIED = AcceptPolicy(max_error=0.05)
+
+
+def _certificates_covered(seed: int) -> list[tuple[str, bool]]:
+    """Certify 1,500 rows of five strata from 400 read by majority of three; the certificate must not promise too little."""
+    crowd = simulate(seed, rows=1_500, controls=120, bad_rate=0.04)
+    says: dict[str, int] = {}
+    for answer in crowd.answers:
+        says[answer.row] = says.get(answer.row, 0) + answer.bad
+    flagged = {row: votes >= 2 for row, votes in says.items()}
+    known = [control.row for control in crowd.controls if control.verdict == "reject"]
+    controls = Controls(caught=sum(flagged[row] for row in known), bad=len(known))
+    rows = [row for row in crowd.bad if row.startswith("row")]
+    out = []
+    for method in ("stratified", "betting"):
+        names = [f"stratum {at % 5}" if method == "stratified" else "all rows" for at in range(len(rows))]
+        sizes = {name: names.count(name) for name in sorted(set(names))}
+        places = draw_rows(rows, names, allot(sizes, 400), key=str(seed).encode())
+        read = [flagged[rows[place]] for place in places]
+        strata = tuple(
+            Stratum(
+                name=name, rows=size, read=sum(names[place] == name for place in places),
+                bad=sum(flag for place, flag in zip(places, read, strict=True) if names[place] == name),
+            )
+            for name, size in sizes.items()
+        )  # fmt: skip
+        positions = tuple(at for at, flag in enumerate(read, 1) if flag) if method == "betting" else ()
+        bound = compute_bound(CERTIFIED, Evidence(method=method, strata=strata, controls=controls, bad_at=positions))  # type: ignore[arg-type]
+        taken_out = {rows[place] for place, flag in zip(places, read, strict=True) if flag}
+        unread = [row for at, row in enumerate(rows) if at not in set(places)]
+        left = [row for row in rows if row not in taken_out]
+        covered = _share_bad(crowd, left) <= bound.released and _share_bad(crowd, unread) <= bound.unread
+        out.append((f"certificate, {method}", covered))
+    return out
+
+
+def _share_bad(crowd: Crowd, rows: list[str]) -> float:
+    return sum(crowd.bad[row] for row in rows) / len(rows)
