@@ -18,7 +18,10 @@ __all__ = [
     "ArgillaRefused",
     "ArgillaUnreachable",
     "FormMismatch",
+    "close_other_form",
+    "closed_name",
     "connect",
+    "describe_difference",
     "ensure_dataset",
     "ensure_workspace",
     "shows_text_literally",
@@ -110,6 +113,11 @@ def ensure_dataset(client: rg.Argilla, name: str, *, workspace: str, settings: r
     ]
     for item in switched:
         item.visible_for_annotators = visible[item.name]
+    for item in settings.fields:  # Argilla allows changes to a custom field's template
+        held, template = found.settings.fields[item.name], getattr(item, "template", None)
+        if template != getattr(held, "template", None):
+            custom = {"type": "custom", "template": template, "advanced_mode": item.advanced_mode}
+            client.api.http_client.patch(f"/api/v1/fields/{held.id}", json={"settings": custom}).raise_for_status()
     existing = {item.name for item in (*found.settings.metadata, *found.settings.vectors)}
     missing = [item for item in (*settings.metadata, *settings.vectors) if item.name not in existing]
     for item in missing:
@@ -124,15 +132,60 @@ def ensure_dataset(client: rg.Argilla, name: str, *, workspace: str, settings: r
     return found
 
 
-def _check_form(found: rg.Dataset, settings: rg.Settings) -> None:
+def close_other_form(client: rg.Argilla, name: str, *, workspace: str, settings: rg.Settings) -> str | None:
+    """Rename the published dataset of this name if it has another form, so that a new one can take the name.
+
+    Args:
+        client: a connected client.
+        name: name of the dataset.
+        workspace: an existing workspace.
+        settings: the form.
+
+    Returns:
+        The dataset's new name, `NAME-closed-1` or the next number; None if it has this form or does not exist.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = client.datasets(name, workspace=workspace)
+        if found is None or found.api_model().status == "draft":
+            return None
+        found.settings.get()
+        if describe_difference(found, settings) is None:
+            return None
+        number = 1
+        while client.datasets(closed_name(name, number), workspace=workspace) is not None:
+            number += 1
+    # The SDK refuses to rename a published dataset; the server does not.
+    client.api.http_client.patch(f"/api/v1/datasets/{found.id}", json={"name": closed_name(name, number)}).raise_for_status()
+    return closed_name(name, number)
+
+
+def closed_name(name: str, number: int) -> str:
+    """Return the name of a dataset whose form was replaced; our page does not list it to annotators."""
+    return f"{name}-closed-{number}"
+
+
+def describe_difference(found: rg.Dataset, settings: rg.Settings) -> str | None:
+    """Return how the form of a published dataset differs from this one, in words; None if it does not."""
     for part in ("fields", "questions"):
-        held = {item.name: type(item).__name__ for item in getattr(found.settings, part)}
-        wanted = {item.name: type(item).__name__ for item in getattr(settings, part)}
+        # Argilla shows questions in the order in which they were made, so another order is another form.
+        held = [(item.name, type(item).__name__, *_options(item)) for item in getattr(found.settings, part)]
+        wanted = [(item.name, type(item).__name__, *_options(item)) for item in getattr(settings, part)]
         if held != wanted:
-            fact = f"has the {part} {', '.join(held)}; this form has {', '.join(wanted)}"
-            raise FormMismatch(f"dataset {found.name}", fact, "choose another dataset name, or delete that dataset in Argilla")
+            held_words, wanted_words = (", ".join("/".join(item[:1] + item[2:]) for item in items) for items in (held, wanted))
+            return f"has the {part} {held_words}; this form has {wanted_words}"
     sizes = {vector.name: vector.dimensions for vector in found.settings.vectors}
     for vector in settings.vectors:
         if sizes.get(vector.name, vector.dimensions) != vector.dimensions:
-            fact = f"has {vector.name} vectors of {sizes[vector.name]} dimensions; these have {vector.dimensions}"
-            raise FormMismatch(f"dataset {found.name}", fact, "use the embedding model it was created with, or another dataset name")
+            return f"has {vector.name} vectors of {sizes[vector.name]} dimensions; these have {vector.dimensions}"
+    return None
+
+
+def _options(item: object) -> tuple[str, ...]:
+    """Return the names of a question's labels: an answer with another one would be refused."""
+    return tuple(map(str, getattr(item, "labels", None) or ()))
+
+
+def _check_form(found: rg.Dataset, settings: rg.Settings) -> None:
+    if (difference := describe_difference(found, settings)) is not None:
+        raise FormMismatch(f"dataset {found.name}", difference, "choose another dataset name, or delete that dataset in Argilla")

@@ -9,9 +9,10 @@ The SDK needs a default client to build fields and questions: call `bootstrap.co
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from argilla_setup.errors import UserError
 
@@ -24,6 +25,8 @@ PROMPT = "prompt"
 COMPLETION = "completion"
 RESPONSE_A = "response_a"
 RESPONSE_B = "response_b"
+ROW = "row"
+"""The custom field of the rich page. The text fields stay: searches read them, and servers without our page show them."""
 
 VERDICT = "verdict"
 APPROVE = "approve"
@@ -41,6 +44,10 @@ REASON_LABELS = {
     "cannot_verify": "Cannot verify",
 }
 COMMENT = "comment"
+STRENGTH = "strength"
+STRENGTH_LABELS = {"slightly": "Slightly better", "clearly": "Clearly better", "much": "Much better"}
+CORRECTED = "corrected"
+"""The best response of a pair with the annotator's corrections. Empty if it needs none."""
 
 BETTER = "better"
 A = "A"
@@ -51,6 +58,8 @@ BOTH_BAD = "both_bad"
 PREFILLED = (EDITED_COMPLETION,)
 """The only questions for which a suggestion may be pushed."""
 
+PRIORITY = "priority"
+"""Hidden metadata that orders the queue, highest first: `review.order` of the project."""
 SCORE_TOTAL = "score_total"
 SCORE_PREFIX = "score_"
 OPEN_TERMS = ("task", "difficulty")
@@ -60,8 +69,40 @@ HIDDEN_TERMS = ("topic", "source")
 TERMS = (*OPEN_TERMS, *HIDDEN_TERMS)
 EMBEDDING = "embedding"
 
+FEWEST_VISIBLE = 3
+"""Argilla's minimum for the number of labels shown at once."""
 LONGEST_GUIDELINES = 10_000
 """Maximum number of characters in Argilla."""
+
+
+@dataclass(frozen=True)
+class ExtraQuestion:
+    """A question of the project's own."""
+
+    name: str
+    title: str
+    kind: Literal["label", "labels", "rating", "text"]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class FormOptions:
+    """The parts of a form that a project chooses."""
+
+    filters: tuple[str, ...] = ()
+    """Metadata columns of imported rows that annotators may filter by."""
+    is_rich: bool = False
+    """True shows each record in the custom field `row`; False shows text fields."""
+    reasons: Mapping[str, str] = field(default_factory=lambda: REASON_LABELS)
+    extra: tuple[ExtraQuestion, ...] = ()
+    strength: bool = False
+    """True asks how much better the chosen response of a pair is."""
+    corrected: bool = False
+    """True asks for a corrected best response of a pair."""
+
+
+DEFAULT = FormOptions()
 
 _CRITERION = re.compile(r"[a-z0-9][a-z0-9_-]{0,60}")
 
@@ -72,7 +113,7 @@ def score_name(criterion: str) -> str:
 
 
 def instruction_settings(
-    criteria: Sequence[str], *, vector_dimensions: int | None, overlap: int, guidelines: str | None = None, filters: Sequence[str] = ()
+    criteria: Sequence[str], *, vector_dimensions: int | None, overlap: int, guidelines: str | None = None, options: FormOptions = DEFAULT
 ) -> rg.Settings:
     """Return the form for approving, correcting or rejecting one completion.
 
@@ -81,7 +122,7 @@ def instruction_settings(
         vector_dimensions: size of the embedding for "find similar"; None for no embedding.
         overlap: number of annotators per record.
         guidelines: the project's guidelines in Markdown, shown before ours.
-        filters: metadata columns of imported rows that annotators may filter by.
+        options: the parts that the project chooses.
 
     Raises:
         UserError: a criterion cannot be the name of a metadata property, or the guidelines are too long.
@@ -91,7 +132,7 @@ def instruction_settings(
     check_criteria(criteria)
     return rg.Settings(
         guidelines=guidelines_text("instruction", guidelines),
-        fields=[rg.TextField(PROMPT, title="Prompt"), rg.TextField(COMPLETION, title="Completion")],
+        fields=[*_row_field(options), rg.TextField(PROMPT, title="Prompt"), rg.TextField(COMPLETION, title="Completion")],
         questions=[
             rg.LabelQuestion(
                 VERDICT,
@@ -99,30 +140,31 @@ def instruction_settings(
                 title="May this be used?",
                 description="Approve an answer that the model should learn, with your correction if you make one.",
             ),
+            rg.MultiLabelQuestion(
+                REASONS,
+                labels=dict(options.reasons),
+                title="Reasons",
+                description="Select these if you reject.",
+                required=False,
+                visible_labels=_visible(options.reasons),
+            ),
             rg.TextQuestion(
                 EDITED_COMPLETION,
                 title="Edited completion",
                 description="Contains the completion. Change it only if you want to correct it.",
                 required=False,
             ),
-            rg.MultiLabelQuestion(
-                REASONS,
-                labels=REASON_LABELS,
-                title="Reasons",
-                description="Select these if you reject.",
-                required=False,
-                visible_labels=len(REASON_LABELS),
-            ),
             _comment_question(),
+            *map(_extra_question, options.extra),
         ],
-        metadata=_metadata(criteria, filters),
+        metadata=_metadata(criteria, options.filters),
         vectors=_vectors(vector_dimensions),
         distribution=rg.TaskDistribution(min_submitted=overlap),
     )
 
 
 def preference_settings(
-    criteria: Sequence[str], *, vector_dimensions: int | None, overlap: int, guidelines: str | None = None, filters: Sequence[str] = ()
+    criteria: Sequence[str], *, vector_dimensions: int | None, overlap: int, guidelines: str | None = None, options: FormOptions = DEFAULT
 ) -> rg.Settings:
     """Return the form for choosing the better of two responses.
 
@@ -131,7 +173,7 @@ def preference_settings(
         vector_dimensions: as for `instruction_settings`.
         overlap: as for `instruction_settings`.
         guidelines: as for `instruction_settings`.
-        filters: as for `instruction_settings`.
+        options: as for `instruction_settings`.
     """
     import argilla as rg
 
@@ -139,6 +181,7 @@ def preference_settings(
     return rg.Settings(
         guidelines=guidelines_text("preference", guidelines),
         fields=[
+            *_row_field(options),
             rg.TextField(PROMPT, title="Prompt"),
             rg.TextField(RESPONSE_A, title="Response A"),
             rg.TextField(RESPONSE_B, title="Response B"),
@@ -150,9 +193,11 @@ def preference_settings(
                 title="Which response is better?",
                 description="In this order: correct, complete, clear, short.",
             ),
+            *_pair_questions(options),
             _comment_question(),
+            *map(_extra_question, options.extra),
         ],
-        metadata=_metadata(criteria, filters),
+        metadata=_metadata(criteria, options.filters),
         vectors=_vectors(vector_dimensions),
         distribution=rg.TaskDistribution(min_submitted=overlap),
     )
@@ -177,6 +222,51 @@ def check_criteria(criteria: Sequence[str]) -> None:
             raise UserError(f"criterion {criterion!r}", fact, "rename it in the rubric")
 
 
+def row_template() -> str:
+    """Return the HTML of the rich page, which Argilla keeps in the settings of the custom field."""
+    return (Path(__file__).parent / "templates" / "row.html").read_text(encoding="utf-8")
+
+
+def _row_field(options: FormOptions) -> list[rg.CustomField]:
+    import argilla as rg
+
+    # Not required: rows that were pushed under an older form do not have it.
+    return (
+        [rg.CustomField(ROW, title="Prompt and answer", template=row_template(), advanced_mode=True, required=False)]
+        if options.is_rich
+        else []
+    )
+
+
+def _pair_questions(options: FormOptions) -> list[rg.LabelQuestion | rg.TextQuestion]:
+    import argilla as rg
+
+    asked: list[rg.LabelQuestion | rg.TextQuestion] = []
+    if options.strength:
+        asked.append(rg.LabelQuestion(STRENGTH, labels=STRENGTH_LABELS, title="How much better?", required=False))
+    if options.corrected:
+        title, description = "Corrected best response", "Write it only if the better response needs a correction."
+        asked.append(rg.TextQuestion(CORRECTED, title=title, description=description, required=False))
+    return asked
+
+
+def _extra_question(extra: ExtraQuestion) -> rg.LabelQuestion | rg.MultiLabelQuestion | rg.RatingQuestion | rg.TextQuestion:
+    import argilla as rg
+
+    given: dict[str, Any] = {"name": extra.name, "title": extra.title, "required": extra.required}
+    if extra.kind == "text":
+        return rg.TextQuestion(**given)
+    if extra.kind == "rating":
+        return rg.RatingQuestion(values=[1, 2, 3, 4, 5], **given)
+    asks: Any = rg.MultiLabelQuestion if extra.kind == "labels" else rg.LabelQuestion
+    return asks(labels=dict(extra.labels), visible_labels=_visible(extra.labels), **given)
+
+
+def _visible(labels: Mapping[str, str]) -> int | None:
+    """Return the number of labels that are shown at once: all of them. Argilla accepts no number below three."""
+    return len(labels) if len(labels) >= FEWEST_VISIBLE else None
+
+
 def _comment_question() -> rg.TextQuestion:
     import argilla as rg
 
@@ -191,7 +281,7 @@ def filter_name(column: str) -> str:
 def _metadata(criteria: Sequence[str], filters: Sequence[str] = ()) -> list[rg.FloatMetadataProperty | rg.TermsMetadataProperty]:
     import argilla as rg
 
-    scores = [SCORE_TOTAL, *map(score_name, criteria)]
+    scores = [SCORE_TOTAL, *map(score_name, criteria), PRIORITY]
     return [
         *(rg.FloatMetadataProperty(name, title=_title(name), visible_for_annotators=False) for name in scores),
         *(rg.TermsMetadataProperty(name, title=_title(name), visible_for_annotators=name in OPEN_TERMS) for name in TERMS),

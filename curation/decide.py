@@ -326,7 +326,8 @@ def apply_annotations(facts: Facts, overlap: int) -> Decision:
             return _decision(facts, "approved", kept, *facts.notes)
         annotations = [o for o in annotations if o.says != "edit"]
     answered = {o.user for o in annotations}
-    annotations += [Annotation(user, "approve") for user in facts.edited_by if user not in answered]
+    # Whoever corrected a pair's better response prefers it.
+    annotations += [Annotation(user, _as_meant(facts) or "approve") for user in facts.edited_by if user not in answered]
     edits = {o.edited for o in annotations if o.says == "edit"}
     said = {_canonical(o) for o in annotations}
     if len(edits) > 1:
@@ -350,9 +351,11 @@ def apply_annotations(facts: Facts, overlap: int) -> Decision:
     return Decision(facts.seq, "approved", better, (Reason("review", "approved", ", ".join(o.user for o in annotations)), *facts.notes))
 
 
-def _as_meant(facts: Facts) -> str:
-    """Return the annotation that agrees with the row as it is."""
-    return "approve" if facts.kind == "instruction" else {0: "first", 1: "second"}.get(facts.better if facts.better is not None else -1, "")
+def _as_meant(facts: Facts) -> Literal["approve", "first", "second"] | None:
+    """Return the annotation that agrees with the row as it is; None for a pair without a better response."""
+    if facts.kind == "instruction":
+        return "approve"
+    return None if facts.better is None else "first" if facts.better == 0 else "second"
 
 
 def _canonical(annotation: Annotation) -> str:

@@ -29,6 +29,7 @@ from argilla_setup.users import admit_existing, open_api
 from curation.decide import shown_first
 from curation.errors import ReviewError
 from curation.records import InstructionRecord, Kind, Message, Record, canonical_json
+from curation.row_page import RowPage
 
 SIMULATED = "simulated-"
 """Prefix of simulated annotators' names; their answers never count as a person's."""
@@ -60,12 +61,19 @@ class Shown:
     metadata: Mapping[str, str | float]
     suggestions: Mapping[str, str]
     vector: Sequence[float] | None = None
+    page: RowPage | None = None
+    """Content of the rich page; None for text fields alone."""
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The values of all fields, as Argilla holds them."""
+        return dict(self.fields) if self.page is None else {forms.ROW: self.page.as_value(), **self.fields}
 
     @property
     def digest(self) -> str:
         """sha256 (hex, 16 characters) of all of it, including the values of the vector."""
         plain = {
-            "fields": dict(self.fields),
+            "fields": self.values,
             "suggestions": dict(self.suggestions),
             "metadata": {k: str(v) for k, v in self.metadata.items()},
         }
@@ -75,7 +83,7 @@ class Shown:
     @property
     def content(self) -> str:
         """Digest of the part that Argilla returns when records are listed, equal to `HeldRecord.content`."""
-        return content_digest(self.fields, self.metadata)
+        return content_digest(self.values, self.metadata)
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,8 @@ class Dataset:
     name: str
     questions: Mapping[str, str]
     """Question name to id."""
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The labels of each question that has some."""
 
 
 @dataclass(frozen=True)
@@ -182,13 +192,14 @@ def show(record: Record, identity: str, *, scores: Mapping[str, float], terms: M
 def fit_to_page(review: ArgillaReview, shown: Sequence[Shown]) -> list[Shown]:
     """Return the records with fields that this server's page displays as the exact text.
 
-    A page that inserts fields as HTML would run what a row contains and drop `List<String>`, so the fields are escaped for it.
+    A page that inserts fields as HTML would run what a row contains and drop `List<String>`, so the fields are escaped for it, and it is
+    sent no rich page, whose sandbox is ours.
     Suggestions are not changed: every Argilla assigns them as text, and the answers are compared with them. The digest covers what is
     sent, so rows that were pushed unescaped before are updated by the next push.
     """
     if review.literal:
         return list(shown)
-    return [replace(item, fields={name: escape_html(text) for name, text in item.fields.items()}) for item in shown]
+    return [replace(item, fields={name: escape_html(text) for name, text in item.fields.items()}, page=None) for item in shown]
 
 
 def escape_html(text: str) -> str:
@@ -219,7 +230,7 @@ def form_settings(
     overlap: int,
     words: str = "",
     literal: bool = True,
-    filters: Sequence[str] = (),
+    options: forms.FormOptions = forms.DEFAULT,
 ) -> Any:
     """Return the form for a kind of record; the project's own text precedes the description of the form.
 
@@ -229,15 +240,16 @@ def form_settings(
         dimensions: size of the vectors for find-similar; None for none.
         overlap: number of people who answer each record.
         words: the project's own text, in Markdown.
-        literal: True if the server's page shows tags in Markdown literally; False escapes them.
-        filters: metadata columns of imported rows that annotators may filter by.
+        literal: True if the server's page is ours: it shows tags in Markdown literally and has a rich page; False escapes tags.
+        options: the parts of the form that the project chooses.
     """
     make = forms.instruction_settings if kind == "instruction" else forms.preference_settings
     guidelines = words if literal else escape_markdown(words)
-    return make(list(criteria), vector_dimensions=dimensions, overlap=overlap, guidelines=guidelines, filters=filters)
+    fitting = options if literal else replace(options, is_rich=False)
+    return make(list(criteria), vector_dimensions=dimensions, overlap=overlap, guidelines=guidelines, options=fitting)
 
 
-def form_digest(kind: Kind, *, criteria: Sequence[str], overlap: int, words: str = "") -> str:
+def form_digest(kind: Kind, *, criteria: Sequence[str], overlap: int, words: str = "", options: forms.FormOptions = forms.DEFAULT) -> str:
     """Return the digest of the questions and guidelines, which is stored with each answer.
 
     Args:
@@ -245,15 +257,29 @@ def form_digest(kind: Kind, *, criteria: Sequence[str], overlap: int, words: str
         criteria: names of the judge's criteria.
         overlap: number of people who answer each record.
         words: the project's own text, in Markdown.
+        options: the parts of the form that the project chooses.
     """
-    return hashlib.sha256(canonical_json([kind, list(criteria), overlap, forms.guidelines_text(kind, words)])).hexdigest()[:16]
+    asked = repr((dict(options.reasons), options.extra, options.strength, options.corrected))
+    return hashlib.sha256(canonical_json([kind, list(criteria), overlap, forms.guidelines_text(kind, words), asked])).hexdigest()[:16]
 
 
 def open_dataset(review: ArgillaReview, name: str, *, settings: Any) -> Dataset:
     """Return the dataset of that name with this form, created if it does not exist."""
     # Argilla cannot change the questions of a published dataset; another form raises FormMismatch.
-    found = bootstrap.ensure_dataset(review.client, name, workspace=review.workspace, settings=settings)
-    return Dataset(str(found.id), name, {question.name: str(question.id) for question in found.settings.questions})
+    return _read_form(bootstrap.ensure_dataset(review.client, name, workspace=review.workspace, settings=settings), name)
+
+
+def close_other_form(review: ArgillaReview, name: str, *, settings: Any) -> str | None:
+    """Rename the dataset of this name if it has another form, and return its new name; None if nothing was renamed."""
+    return bootstrap.close_other_form(review.client, name, workspace=review.workspace, settings=settings)
+
+
+def closed_datasets(review: ArgillaReview, name: str) -> list[Dataset]:
+    """Return the datasets of this name whose form was replaced, oldest first. Their answers still count."""
+    found = list[Dataset]()
+    while (dataset := find_dataset(review, bootstrap.closed_name(name, len(found) + 1))) is not None:
+        found.append(dataset)
+    return found
 
 
 def find_dataset(review: ArgillaReview, name: str) -> Dataset | None:
@@ -265,7 +291,13 @@ def find_dataset(review: ArgillaReview, name: str) -> Dataset | None:
         found = review.client.datasets(name, workspace=review.workspace)
     if found is None or found.api_model().status == "draft":
         return None
-    return Dataset(str(found.id), name, {question.name: str(question.id) for question in found.settings.questions})
+    return _read_form(found, name)
+
+
+def _read_form(found: Any, name: str) -> Dataset:
+    questions = list(found.settings.questions)
+    labels = {question.name: tuple(map(str, question.labels)) for question in questions if getattr(question, "labels", None)}
+    return Dataset(str(found.id), name, {question.name: str(question.id) for question in questions}, labels)
 
 
 def follow_overlap(review: ArgillaReview, dataset: Dataset, overlap: int) -> int | None:
@@ -400,7 +432,7 @@ def restore_records(
     rows = iter(shown)
     with open_http(review) as http:
         while batch := list(islice(rows, BATCH)):
-            items = [_payload(item, dataset.questions) | _restored(answers.get(item.id, ()), dataset.questions) for item in batch]
+            items = [_payload(item, dataset.questions) | _restored(answers.get(item.id, ()), dataset) for item in batch]
             path, count = f"/api/v1/datasets/{dataset.id}/records/bulk", sum(len(item["responses"]) for item in items)
             reply = _send(http, "POST", path, {"items": items})
             if reply.status_code == 422:  # one of them is at fault, and the others are restored all the same
@@ -509,24 +541,30 @@ def _is_withdrawal(status: str, values: Mapping[str, Any] | None) -> bool:
     return status == "discarded" and ((values or {}).get(forms.COMMENT) or {}).get("value") == WITHDRAWN
 
 
-def _restored(answers: Sequence[RestoredResponse], questions: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        "responses": [
-            {
-                "user_id": answer.user_id,
-                "status": answer.status,
-                "values": {name: {"value": value} for name, value in answer.values.items() if name in questions and value is not None},
-            }
-            for answer in answers
-        ]
-    }
+def _restored(answers: Sequence[RestoredResponse], dataset: Dataset) -> dict[str, Any]:
+    """Return the responses with the values that the dataset's form has questions and labels for."""
+    responses = []
+    for answer in answers:
+        known = {name: _known_labels(value, dataset.labels.get(name)) for name, value in answer.values.items() if name in dataset.questions}
+        values = {name: {"value": value} for name, value in known.items() if value is not None}
+        responses.append({"user_id": answer.user_id, "status": answer.status, "values": values})
+    return {"responses": responses}
+
+
+def _known_labels(value: Any, labels: Sequence[str] | None) -> Any:
+    """Return the part of an answer that a question with these labels accepts; None for nothing."""
+    if labels is None:
+        return value
+    if isinstance(value, list):
+        return [label for label in value if label in labels] or None
+    return value if value in labels else None
 
 
 def _payload(item: Shown, questions: Mapping[str, str]) -> dict[str, Any]:
     suggestions = [{"question_id": questions[name], "value": value, "agent": "seedcorn"} for name, value in item.suggestions.items()]
     body: dict[str, Any] = {
         "external_id": item.id,
-        "fields": dict(item.fields),
+        "fields": item.values,
         "metadata": dict(item.metadata),
         "suggestions": suggestions,
     }
@@ -534,14 +572,27 @@ def _payload(item: Shown, questions: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _restore_one(http: Any, path: str, item: dict[str, Any]) -> int:
-    """Create one record with its responses and return their number; 0 if it exists, or if the form no longer accepts a response."""
+    """Create one record with its responses and return their number; 0 if it exists.
+
+    A response that the form no longer accepts becomes a draft of its author, and is left out if even that is refused.
+    """
     reply = _send(http, "POST", path, {"items": [item]})
-    if reply.status_code == 422:
-        rest = {name: value for name, value in item.items() if name != "responses"}
+    if reply.status_code != 422:
+        checked_reply(reply, "to records")
+        return len(item["responses"])
+    rest = {name: value for name, value in item.items() if name != "responses"}
+    made = _send(http, "POST", path, {"items": [rest]})
+    if made.status_code == 422:  # it exists
         checked_reply(_send(http, "PUT", path, {"items": [rest]}), "to records")
         return 0
-    checked_reply(reply, "to records")
-    return len(item["responses"])
+    checked_reply(made, "to records")
+    restored = 0
+    for response in item["responses"]:
+        for given in (response, {**response, "status": "draft"}):
+            if not _send(http, "PUT", path, {"items": [{**rest, "responses": [given]}]}).is_error:
+                restored += 1
+                break
+    return restored
 
 
 def _put(http: Any, path: str, body: Mapping[str, Any]) -> None:

@@ -35,6 +35,7 @@ from argilla_setup.engine.search import (
     search,
     search_similar,
 )
+from argilla_setup.forms import ROW
 
 NAME = "sqlite"
 _LOG = logging.getLogger("argilla.search_engine.sqlite")
@@ -205,8 +206,9 @@ def _warn_if_missing(found: bool, record: Any) -> None:
 
 
 def searched_fields(dataset: Dataset) -> list[str]:
-    """Return the searched fields of a dataset; a chat field has a second one with its roles."""
-    names = [[field.name, f"{field.name}{KEYWORD}"] if field.is_chat else [field.name] for field in dataset.fields if not field.is_image]
+    """Return the searched fields of a dataset; a chat field has a second one with its roles. The rich page repeats other fields."""
+    searched = [field for field in dataset.fields if not field.is_image and not (field.is_custom and field.name == ROW)]
+    names = [[field.name, f"{field.name}{KEYWORD}"] if field.is_chat else [field.name] for field in searched]
     return [name for group in names for name in group]
 
 
@@ -247,7 +249,7 @@ def suggestion_doc(suggestion: Suggestion) -> SuggestionDoc:
 
 def _field_texts(field: Field, value: Any) -> list[tuple[str, str | list[str]]]:
     """Return the searched texts of a field: a text, the contents and roles of a chat, or the `str` of a custom value."""
-    if field.is_image or value is None:
+    if field.is_image or value is None or (field.is_custom and field.name == ROW):
         return []
     if field.is_chat and isinstance(value, list):
         messages = [message for message in value if isinstance(message, dict)]

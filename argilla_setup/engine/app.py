@@ -26,11 +26,13 @@ from argilla_server.api.policies.v1 import RecordPolicy, authorize
 from argilla_server.api.routes import api_v1
 from argilla_server.api.schemas.v1.oauth2 import Token
 from argilla_server.api.schemas.v1.questions import QuestionSettings
+from argilla_server.api.schemas.v1.records import MetadataFilterScope, Order, SearchRecordsQuery
 from argilla_server.api.schemas.v1.records import Record as RecordSchema
 from argilla_server.bulk import records_bulk
 from argilla_server.contexts import distribution
 from argilla_server.contexts.webhooks import list_enabled_webhooks
 from argilla_server.database import get_async_db
+from argilla_server.enums import SortOrder
 from argilla_server.errors import UnauthorizedError
 from argilla_server.errors.future import UnprocessableEntityError
 from argilla_server.models import Dataset, MetadataProperty, Question, Record, Suggestion, User, Vector
@@ -58,9 +60,11 @@ from argilla_setup.engine.page import (
     content_security_policy,
     isolate_custom_fields,
     remove_foreign_fonts,
+    show_rows_and_own_pages,
     show_text_literally,
 )
 from argilla_setup.engine.write_scheduler import ScheduledWrites
+from argilla_setup.forms import PRIORITY
 
 HEADERS = {
     TEXT_HEADER: LITERAL,
@@ -101,6 +105,7 @@ def prepare_page(app: Any) -> str:
     remove_foreign_fonts(folder)
     show_text_literally(folder)
     isolate_custom_fields(folder)
+    show_rows_and_own_pages(folder)
     return policy
 
 
@@ -236,9 +241,24 @@ def _refuse_hidden_metadata() -> None:
             parts = [*(query.filters.and_ if query.filters else ()), *(query.sort or ())]
             for name in hidden & {getattr(part.scope, "metadata_property", None) for part in parts}:
                 raise UnprocessableEntityError(f"Metadata property `{name}` is not open to annotators")
+        if user is not None and settings.search_engine != adapter.NAME:
+            given["search_records_query"] = _in_queue_order(query, dataset)
         return await find(**given)
 
     search_handlers._get_search_responses = find_without_hidden
+
+
+def _in_queue_order(query: SearchRecordsQuery | None, dataset: Dataset) -> SearchRecordsQuery:
+    """Sort a person's search by the hidden priority if it has no order of its own: Elasticsearch knows no queue.
+
+    Records of equal priority have the same order for everybody there, and begun records do not come first.
+    """
+    query = query or SearchRecordsQuery()
+    asked = query.query is not None and (query.query.text or query.query.vector)
+    if query.sort or asked or PRIORITY not in {item.name for item in dataset.metadata_properties}:
+        return query
+    scope = MetadataFilterScope(entity="metadata", metadata_property=PRIORITY)
+    return query.model_copy(update={"sort": [Order(scope=scope, order=SortOrder.desc)]})
 
 
 def _speed_up_bulk_writes() -> None:

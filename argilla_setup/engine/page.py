@@ -47,13 +47,16 @@ _FRAME_PAGE = """<!doctype html>
   addEventListener("message", (event) => {
     if (event.source !== parent) return;
     const [port] = event.ports, given = event.data;
+    const page = window.argillaPage = { view: given.view, send: (message) => port.postMessage(message), onedit: () => {} };
+    port.onmessage = (message) => page.onedit(String(message.data));
     document.open();
-    document.write(given.styles + given.html);
+    document.write("<!doctype html>" + given.styles + given.html);
     document.close();
     if (given.theme) document.documentElement.setAttribute("data-theme", given.theme);
-    const report = () => port.postMessage(document.documentElement.scrollHeight);
+    const report = () => port.postMessage(Math.ceil(Math.max(document.documentElement.offsetHeight, document.body?.scrollHeight ?? 0)));
     addEventListener("load", report, true);
     new MutationObserver(report).observe(document, { childList: true, subtree: true, characterData: true });
+    new ResizeObserver(report).observe(document.documentElement);
     report();
   }, { once: true });
 </script>
@@ -68,14 +71,52 @@ _RECORD_AS_DATA = (
 """The record becomes a JavaScript literal by `String.replace`: `</script>`, `#TEMPLATE#` and `$&` in a row must stay text."""
 _FRAME_RESIZE = re.compile(r"resize:function resize\(\)\{this\.\$refs\.iframe\.style\.height=[^}]*\}")
 _FRAME_FILL = (
-    """resize:function resize(){var frame=this.$refs.iframe,channel=new MessageChannel;"""
-    """channel.port1.onmessage=function(event){frame.style.height=Number(event.data)+"px"};"""
+    """resize:function resize(){var frame=this.$refs.iframe,channel=new MessageChannel,port=channel.port1,was;"""
+    """document.addEventListener("focusin",function focused(event){"""
+    """if(!frame.isConnected)return document.removeEventListener("focusin",focused);"""
+    """if(event.target.closest(".questions-form"))was=event.target});"""
+    """port.onmessage=function(event){var said=event.data;"""
+    """if(typeof said==="number")frame.style.height=said+"px";"""
+    """else if(said==="release"&&document.activeElement===frame){frame.blur();"""
+    """var first=was&&was.isConnected?was:document.querySelector(".questions-form input");first&&first.focus()}"""
+    """else if(said&&/^(formatted|raw|differences)$/.test(said.view))sessionStorage.setItem("seedcorn-view",said.view)};"""
+    """document.addEventListener("input",function typed(event){"""
+    """if(!frame.isConnected)return document.removeEventListener("input",typed);"""
+    """if(event.target.closest('[aria-label="Question: edited_completion"]'))port.postMessage(event.target.innerText)});"""
     """var sheets=[].map.call(document.querySelectorAll('link[rel="stylesheet"]'),function(link){"""
     """return'<link rel="stylesheet" href="'+encodeURI(link.href)+'">'});"""
     """var styles=[].map.call(document.querySelectorAll("style"),function(style){return style.outerHTML});"""
     """frame.contentWindow.postMessage({html:this.template,styles:sheets.concat(styles).join(""),"""
-    """theme:document.documentElement.getAttribute("data-theme")},"*",[channel.port2])}"""
+    """view:sessionStorage.getItem("seedcorn-view"),theme:document.documentElement.getAttribute("data-theme")},"*",[channel.port2])}"""
 )
+"""Fills the frame and keeps its height. The frame may choose a view and hand back the keyboard; it is given the edited
+completion while somebody types. It cannot answer: nothing that it says reaches the form."""
+_FIELD_LIST = re.compile(r"(\w+)\._l\(\1\.fields,(?=\(function\((\w+)\)\{var \w+=\2\.id,\w+=\2\.name,\w+=\2\.title,\w+=\2\.content,)")
+_SHOWN_FIELDS = (
+    r"""\1._l(\1.fields.some(function(field){return"row"===field.name&&field.isCustomType&&field.sdkRecord&&field.sdkRecord.fields.row})"""
+    r"""?\1.fields.filter(function(field){return field.isCustomType}):\1.fields,"""
+)
+"""A record with the rich page of `forms.ROW` shows it alone; its text fields hold the same text for searches."""
+_SIDEBAR = re.compile(
+    r"""(\{key:"page-sidebar",fn:function fn\(\)\{return\[)\w+\.isAdminOrOwnerRole\?\[(\w+)\("""
+    r""".*?\$t\("home\.demoLink"\)\)\}\}\)\]\)\]\]"""
+)
+"""The home page's links to guides, a demo and example data sets on other hosts."""
+_OWN_SIDEBAR = (
+    r"""\1\2("p",{staticClass:"home__sidebar__title",domProps:{textContent:"Choose a dataset to review its rows"}}),"""
+    r"""\2("p",{staticClass:"home__sidebar__subtitle",domProps:{textContent:"Its guidelines are below each row."}})]"""
+)
+_DATASETS = re.compile(r"(datasets:)(\w+)(\.datasets\.datasets)(?=\},on:\{\"on-click-card\")")
+_OPEN_DATASETS = r"\1\2\3.filter(function(dataset){return \2.isAdminOrOwnerRole||!/-closed-[0-9]+$/.test(dataset.name)})"
+"""Datasets whose form was replaced (`bootstrap.closed_name`) are listed to owners only."""
+_OWN_PROGRESS = re.compile(r"""(\w+)\.metrics\.hasMetrics\?(\w+)\("div",\{staticClass:"my-progress__share"\},\[""")
+_WITH_OWN_PROGRESS = (
+    r"""\g<0>\2("span",{staticClass:"my-progress__own"},[\1._v(\1._s(\1.metrics.submitted)+" of "+"""
+    r"""\1._s(\1.metrics.total-\1.metrics.discarded)+" yours")]),\1._v("\\xa0"),"""
+)
+"""The number of records that the reader submitted, of those that wait for an answer of theirs; the bar before it is everybody's."""
+_STACKED_BELOW = "max-width:1099px"
+"""The width up to which Argilla puts the form below the record; 1024 pixels hold both."""
 _FOREIGN_FONT = re.compile(r"@import\s+url\(\s*[\"']?https?://fonts\.googleapis\.com[^)]*\)\s*;?")
 _INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 _FRAME_SCRIPT = re.compile(r"""concat\('\\n<script>((?:[^'\\]|\\.)*?)<\\/script>""")
@@ -141,6 +182,33 @@ def isolate_custom_fields(folder: Path) -> None:
     if not count:
         raise PageChanged("Argilla's page: no frame for custom fields found. Install the argilla-server that server.lock names.")
     (folder / FRAME).write_text(_FRAME_PAGE, encoding="utf-8")
+
+
+def show_rows_and_own_pages(folder: Path) -> None:
+    """Show the rich page of a record instead of its text fields, the reader's own progress, and no links to other hosts.
+
+    Raises:
+        PageChanged: an edit found nothing to change.
+    """
+    counts = {"list of fields": 0, "links of the home page": 0, "own progress": 0}
+    for path in sorted(folder.rglob("*.js")):
+        script = path.read_text(encoding="utf-8")
+        edited, lists = _FIELD_LIST.subn(_SHOWN_FIELDS, script)
+        edited, sidebars = _SIDEBAR.subn(_OWN_SIDEBAR, edited)
+        edited = _DATASETS.sub(_OPEN_DATASETS, edited)
+        edited, progress = _OWN_PROGRESS.subn(_WITH_OWN_PROGRESS, edited)
+        counts["list of fields"] += lists
+        counts["links of the home page"] += sidebars
+        counts["own progress"] += progress
+        if edited != script:
+            path.write_text(edited, encoding="utf-8")
+    for path in folder.rglob("*.css"):
+        css = path.read_text(encoding="utf-8")
+        if _STACKED_BELOW in css:
+            path.write_text(css.replace(_STACKED_BELOW, "max-width:979px"), encoding="utf-8")
+    missing = [name for name, count in counts.items() if not count]
+    if missing:
+        raise PageChanged(f"Argilla's page: no place found for {', '.join(missing)}. Install the argilla-server that server.lock names.")
 
 
 def remove_foreign_fonts(folder: Path) -> None:

@@ -1,8 +1,8 @@
 """Queries to the index: search, similarity and counts. Totals are exact, pages are stable, and no search text is an error.
 
-A page is ordered by the requested sorts, by a user's own shuffled order, by bm25, or by insertion. An order that an SQLite index holds is
-read only as far as the page reaches. Records without a value come last in either direction; of several values the first one in the order
-counts, and several responses to a rating count by their average. This is what Elasticsearch does with Argilla's queries.
+A page is ordered by the requested sorts, by a user's queue or own shuffled order, by bm25, or by insertion. An order that an SQLite
+index holds is read only as far as the page reaches. Records without a value come last in either direction; of several values the first
+one in the order counts, and several responses to a rating count by their average. This is what Elasticsearch does with Argilla's queries.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from argilla_setup.engine.documents import KEYWORD
 from argilla_setup.engine.filters import (
     RECORD_COLUMNS,
+    All,
     Filter,
     Scope,
     Sql,
+    Terms,
     answers_of,
     attribute_name,
     find_matching,
@@ -30,6 +32,7 @@ from argilla_setup.engine.fulltext import Column, FullText
 from argilla_setup.engine.index import DatasetRow, Index
 from argilla_setup.engine.query import Node, parse_query
 from argilla_setup.engine.rows import Bitmap, Numbers, Rows, read_groups, read_ids, read_numbers, select_page
+from argilla_setup.forms import PRIORITY
 
 MAX_SIMILAR = 1000
 MARGIN = 256
@@ -38,6 +41,8 @@ NO_LIMIT = -1
 """SQLite's LIMIT for all rows."""
 NO_VALUE = np.iinfo(np.int64).max
 """The rank of a record without a value."""
+MOST_BEGUN = 63
+"""Answers of a record above this number make no difference in the queue."""
 INDEXED_COLUMNS = ("status", "inserted_at", "updated_at")
 
 
@@ -83,7 +88,8 @@ def search(
         index: the search index.
         dataset: id of the dataset.
         query: text and filter.
-        sort: sort keys, most significant first. Without any, a user's records are in an order of their own; otherwise by relevance.
+        sort: sort keys, most significant first. Without any, a user's records are in an order of their own, in which records that need
+            this user's answer come in the order of `_order_queue`; otherwise by relevance.
         offset: number of records before the page.
         limit: maximum number of records on the page.
         user: id of the user whose order is used.
@@ -108,6 +114,8 @@ def search(
             seqs = _order_by_sorts(db, rows, found, dataset=row.seq, sorts=sort, offset=offset, limit=limit)
         elif user is not None:
             keys, records = rows.order_for(user, found)
+            if _is_queue(query.filter):
+                keys = _order_queue(db, rows, keys, records, dataset=row.seq)
             seqs = records[select_page(keys, records, offset=offset, limit=limit)]
         elif ranked is not None:
             seqs, scores = _order_by_score(found, *ranked, offset=offset, limit=limit)
@@ -228,6 +236,35 @@ def _find(texts: FullText, node: Node | None, row: DatasetRow, query: Query) -> 
 
 def _hits(db: sqlite3.Connection, seqs: Numbers, scores: Sequence[float | None]) -> tuple[Hit, ...]:
     return tuple(map(Hit, read_ids(db, seqs), scores))
+
+
+def _is_queue(condition: Filter | None) -> bool:
+    """Return whether a search asks for the records that its user has not answered."""
+    if isinstance(condition, All):
+        return any(map(_is_queue, condition.filters))
+    if not isinstance(condition, Terms):
+        return False
+    scope = condition.scope
+    return scope.entity == "response" and scope.name is None and scope.user is not None and condition.values == ("pending",)
+
+
+def _order_queue(db: sqlite3.Connection, rows: Rows, shuffled: Numbers, records: Numbers, *, dataset: int) -> Numbers:
+    """Return sort keys that put records with the most answers first, then those with the highest priority, then the user's own order.
+
+    Begun records are spread by the user's own order alone, so that people who work at the same time finish different ones.
+
+    Args:
+        db: a connection inside a read transaction.
+        rows: the records of the dataset in the same transaction.
+        shuffled: the keys of the user's own order, below 2^31, of shape (n,).
+        records: record numbers of shape (n,).
+        dataset: number of the dataset.
+    """
+    answered = read_numbers(db, "SELECT record AS n FROM responses WHERE dataset = ? AND status = 'submitted'", [dataset])
+    answers = np.bincount(answered[answered < rows.size], minlength=rows.size)[records].clip(max=MOST_BEGUN)
+    ranks = _ranks(db, rows, dataset=dataset, sort=Sort(Scope("metadata", PRIORITY), descending=True))[records].clip(max=2**20)
+    keys: Numbers = (MOST_BEGUN - answers << 52) + (np.where(answers > 0, 0, ranks) << 31) + shuffled
+    return keys
 
 
 def _order_by_sorts(

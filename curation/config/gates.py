@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from curation.config.review_form import Example, Question
 from curation.config.yaml import Closed, Share
 from curation.errors import ProjectError
 from curation.patterns import compile_pattern
@@ -268,11 +269,38 @@ class Review(Closed):
     """Markdown file for annotators; they read it after the brief and before how the form works."""
     filters: tuple[str, ...] = ()
     """Metadata columns of imported rows that annotators see in Argilla and can filter by."""
+    page: Literal["rich", "plain"] = "rich"
+    """Page of a row: `rich` shows the conversation, formatted text, differences and evidence; `plain` shows Argilla's own text fields, as
+    does every server that argilla-setup did not start."""
+    order: Literal["uncertain", "random", "plan"] = "uncertain"
+    """Order of the rows that nobody has begun: those whose score is nearest to `score.threshold` first, random, or as planned. Rows that
+    somebody has answered come before them."""
+    reasons: dict[str, str] = Field(default_factory=dict)
+    """Reasons for a rejection, value to text; default: the seven reasons of the form."""
+    questions: tuple[Question, ...] = ()
+    """More questions for annotators."""
+    strength: bool = False
+    """True asks for each pair how much better the chosen response is."""
+    corrected: bool = False
+    """True asks for each pair for a corrected best response, which becomes the better response of a new pair."""
+    examples: tuple[Example, ...] = ()
+    """Good and bad answers that the guidelines show, at most two of each."""
 
     @model_validator(mode="before")
     @classmethod
     def _by_name(cls, given: Any) -> Any:
         return {"mode": given} if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _fits_the_form(self) -> Review:
+        names = [question.name for question in self.questions]
+        if repeated := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"questions: {repeated} is there twice")
+        if len(self.reasons) == 1:
+            raise ValueError("reasons needs at least two")
+        if any(sum(example.good is good for example in self.examples) > 2 for good in (True, False)):
+            raise ValueError("examples: at most two good and two bad answers fit the guidelines")
+        return self
 
     @model_validator(mode="after")
     def _samples_where_it_says_so(self) -> Review:

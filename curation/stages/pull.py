@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from argilla_setup import forms
 from curation import review as argilla
+from curation.answer_checks import find_slips
 from curation.config.project import settings_digest
+from curation.decide import shown_first
 from curation.errors import RowError
 from curation.patterns import compile_pattern
-from curation.records import KINDS, InstructionRecord, Kind, parse_record, record_id
+from curation.records import KINDS, InstructionRecord, Kind, Record, make_pair, parse_record, record_id
 from curation.report.notices import describe_alpha
 from curation.review import ArgillaReview, Dataset, HeldResponse, read_records
 from curation.stages.verdicts import update_verdicts
@@ -29,21 +32,36 @@ def add_edits(workspace: Workspace, run: int) -> int:
     The origin of an edited record names the response and the row it was made from.
     """
     state = ProjectState(workspace)
-    rows = {row.seq: row for row in state.rows["instruction"]}
-    identities = records.ids_of(workspace.db)
-    made, known = list[tuple[InstructionRecord, Origin]](), dict[str, set[str]]()
+    rows, identities = state.row_by_seq, records.ids_of(workspace.db)
+    made, known = list[tuple[Record, Origin]](), dict[str, set[str]]()
     for seq, response, _ in records.sources_by_seq(workspace.db, "edited"):
         known.setdefault(response, set()).add(identities[seq])
     for seq, given in state.annotations.items():
         for annotation in given:
             if annotation.says != "edit" or annotation.edited is None or seq not in rows:
                 continue
-            response = next(a.response for a in state.answers[seq] if a.user == annotation.user)
-            child, earlier = _edited(workspace, rows[seq], annotation.edited), known.get(response, set())
+            row, answer = rows[seq], next(a for a in state.answers[seq] if a.user == annotation.user)
+            child, better = (
+                (_edited(workspace, row, annotation.edited), None)
+                if row.kind == "instruction"
+                else _corrected(row, annotation.edited, answer.values[forms.BETTER])
+            )
+            earlier = known.get(answer.response, set())
             if child is not None and record_id(child) not in earlier:
-                origin = Origin("edited", response, len(earlier), cell=rows[seq].cell, parent=seq, seed_group=rows[seq].seed_group)
+                origin = Origin(
+                    "edited", answer.response, len(earlier), cell=row.cell, better=better, parent=seq, seed_group=row.seed_group
+                )
                 made.append((child, origin))
     return records.add_records(workspace.db, made, run)[1]
+
+
+def _corrected(row: Row, text: str, choice: str) -> tuple[Record | None, int | None]:
+    """Return the pair of a corrected response and the response that it is better than, and the corrected one's index."""
+    other = row.answers[1 - shown_first(row.id) if choice == forms.A else shown_first(row.id)]
+    try:
+        return make_pair(row.record.prompt, text, other)
+    except RowError:
+        return None, None
 
 
 def _edited(workspace: Workspace, row: Row, text: str) -> InstructionRecord | None:
@@ -73,10 +91,12 @@ def pull(folder: Path) -> StageResult:
                 if before is not None:
                     is_changed = True
                     notes.append(f"Argilla now asks {workspace.project.review.overlap} people for each {kind} row instead of {before}.")
-                answers, lost = _read_answers(workspace, review, kind, dataset)
-                missing |= lost
+                answers, found = _read_answers(workspace, review, kind, dataset)
+                missing |= reviews.reconcile_pushed(workspace.db, Place(review.url, dataset.id, dataset.name), found)
                 run.rows_in += len(answers)
                 new += reviews.add_answers(workspace.db, answers, run.number)
+                for closed in argilla.closed_datasets(review, dataset.name):  # somebody may have had its page open
+                    new += reviews.add_answers(workspace.db, _read_answers(workspace, review, kind, closed)[0], run.number)
             edits = add_edits(workspace, run.number)
             run.rows_out = new
             people = count_people(workspace, argilla.list_members(review))
@@ -85,7 +105,8 @@ def pull(folder: Path) -> StageResult:
         # `curate serve` pulls every minute; it computes nothing while nobody answers.
         is_old = is_changed or runs.latest_numbers(workspace.db).get("decide", 0) < runs.latest_with_rows(workspace.db, ("pull",))
         verdicts = update_verdicts(workspace).counts if is_old else dict(facts.verdict_counts(workspace.db))
-        review_counts = count_review(ProjectState(workspace))
+        state = ProjectState(workspace)
+        review_counts, slips = count_review(state), find_slips(state.submitted)
         counts = {"answers": run.rows_in, "new": new, "edited_records": edits, **review_counts.as_values(), "verdicts": verdicts}
         waiting = facts.seqs_with_verdict(workspace.db, "to_review") | facts.seqs_with_verdict(workspace.db, "in_review")
         counts["missing"] = len(missing & waiting)
@@ -97,6 +118,7 @@ def pull(folder: Path) -> StageResult:
             notes.append("Verdicts: " + ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in counted) + ".")
         alpha = review_counts.agreement
         notes += [f"Agreement is Krippendorff's alpha: {alpha:.2f} is {describe_alpha(alpha)}."] if alpha is not None else []
+        notes += [slip.describe() for slip in slips]
         if counts["disputed"]:
             notes.append("Disputed rows wait for an answer to be changed, or for `curate keep` or `curate drop`; the report shows them.")
         if counts["missing"]:
@@ -108,7 +130,7 @@ def pull(folder: Path) -> StageResult:
 
 
 def _read_answers(workspace: Workspace, review: ArgillaReview, kind: Kind, dataset: Dataset) -> tuple[list[StoredAnswer], set[int]]:
-    """Return the answers in a dataset that are not stored yet, and the records pushed to it that it does not hold.
+    """Return the answers in a dataset that are not stored yet, and the records that it holds.
 
     A person has one answer to a record. It keeps the response id under which it was first seen, also where the record was sent again and
     Argilla gave the restored response a new id.
@@ -131,7 +153,7 @@ def _read_answers(workspace: Workspace, review: ArgillaReview, kind: Kind, datas
             simulated = given.user.startswith(argilla.SIMULATED)
             values, payload = dict(given.values), payloads.get(seq, "")
             answers.append(StoredAnswer(response, given.updated, seq, given.user, given.status, values, payload, form, simulated))
-    return answers, reviews.reconcile_pushed(workspace.db, place, found)
+    return answers, found
 
 
 def _says_the_same(before: StoredAnswer, given: HeldResponse) -> bool:

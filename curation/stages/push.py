@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from argilla_setup import forms
 from curation import review as argilla
 from curation.config.project import settings_digest
+from curation.decide import Decision
 from curation.errors import ProjectError, command
 from curation.records import KINDS, Kind
 from curation.review import (
@@ -28,10 +30,12 @@ from curation.review import (
 from curation.store import records, reviews, runs
 from curation.store.records import Row
 from curation.store.reviews import Place
-from curation.views.annotations import connect, count_people, dataset_name, project_guidelines
+from curation.views.annotations import connect, count_people, dataset_name, form_options, project_guidelines
 from curation.views.classes import meta_columns, meta_text
 from curation.views.decisions import decide_all
+from curation.views.evidence import pages_of
 from curation.views.next_step import command_to_admit
+from curation.views.review_order import priorities_of
 from curation.views.review_sample import is_unseen
 from curation.views.runs import PeopleDetail
 from curation.views.state import ProjectState, better_candidate
@@ -59,9 +63,10 @@ def push(folder: Path, *, progress: Progress | None = None) -> StageResult:
             members = argilla.list_members(review)
             by_kind, totals = Counter[str](), Counter[str]()
             state = ProjectState(workspace)
-            for kind, rows in rows_to_show(state).items():
+            decisions = {decision.seq: decision for decision in decide_all(state).decisions}
+            for kind, rows in rows_to_show(state, decisions.values()).items():
                 run.rows_in += len(rows)
-                done = _push_kind(state, review, kind, rows, members=members, progress=progress)
+                done = _push_kind(state, review, _show_rows(state, review, kind, rows, decisions), members=members, progress=progress)
                 totals.update(done)
                 if rows:
                     by_kind[kind] = done["sent"]
@@ -78,6 +83,11 @@ def push(folder: Path, *, progress: Progress | None = None) -> StageResult:
 def _what_changed(totals: Mapping[str, int]) -> list[str]:
     """Return what a push did beyond sending rows, in sentences."""
     notes = []
+    if totals["changed_forms"]:
+        notes.append(
+            f"The form has changed: a new dataset took the old one's name with {totals['carried']:,} rows and"
+            f" {totals['restored_answers']:,} answers and drafts. The old one is renamed to NAME-closed-N and still read by `curate pull`."
+        )
     if totals["sent_again"]:
         restored = f" with {totals['restored_answers']:,} answers given before" if totals["restored_answers"] else ""
         notes.append(
@@ -105,32 +115,41 @@ def _who_is_missing(workspace: Workspace, absent: Sequence[str], members: Sequen
     return notes
 
 
-def rows_to_show(state: ProjectState) -> dict[Kind, list[Row]]:
+def rows_to_show(state: ProjectState, decisions: Iterable[Decision]) -> dict[Kind, list[Row]]:
     """Return the rows of each kind that annotators see."""
-    asked = {d.seq for d in decide_all(state).decisions if d.verdict in REVIEWED and not is_unseen(d)}
+    asked = {d.seq for d in decisions if d.verdict in REVIEWED and not is_unseen(d)}
     return {kind: [row for row in state.rows[kind] if row.seq in asked] for kind in KINDS}
 
 
+@dataclass(frozen=True)
+class ShownRows:
+    """The rows of one kind that annotators see."""
+
+    kind: Kind
+    by_seq: Mapping[int, Shown]
+    dimensions: int | None = None
+    """Size of the vectors; None without rows."""
+
+
 def _push_kind(
-    state: ProjectState, review: ArgillaReview, kind: Kind, rows: Sequence[Row], *, members: Sequence[Member], progress: Progress | None
+    state: ProjectState, review: ArgillaReview, rows: ShownRows, *, members: Sequence[Member], progress: Progress | None
 ) -> Counter[str]:
     """Bring one dataset to the state of the rows; the order of the steps makes it safe to be killed between any two.
 
     Args:
         state: of the project.
         review: the connection to Argilla.
-        kind: of the dataset.
         rows: that annotators see.
         members: people with access to the workspace in Argilla.
         progress: called after each batch.
     """
-    workspace = state.workspace
+    workspace, kind, shown = state.workspace, rows.kind, rows.by_seq
     name, done = dataset_name(workspace, kind), Counter[str]()
-    shown, dataset = _open_dataset(state, review, kind, rows)
+    dataset = _open_dataset(workspace, review, rows, done)
     if dataset is None:
         reviews.reconcile_pushed(workspace.db, Place(review.url, "", name), ())
         return done
-    place, asked = Place(review.url, dataset.id, name), {row.seq for row in rows}
+    place, asked = Place(review.url, dataset.id, name), shown.keys()
     known, withdrawn = reviews.pushed_payloads(workspace.db, place), reviews.withdrawn_seqs(workspace.db, place)
     held = _read_held(workspace, review, dataset, responses=bool(withdrawn or known.keys() - asked))
     if held.keys() - asked and not (withdrawn or known.keys() - asked):
@@ -144,13 +163,14 @@ def _push_kind(
 
     same = {seq for seq in asked & held.keys() if seq not in known and held[seq].content == shown[seq].content}
     reviews.mark_pushed(workspace.db, place, [(seq, shown[seq].digest) for seq in same])
-    changed = [row.seq for row in rows if row.seq not in same and (row.seq not in held or known.get(row.seq) != shown[row.seq].digest)]
-    answers = _answers_to_restore(workspace, review, [seq for seq in changed if seq not in held])
+    changed = [seq for seq, item in shown.items() if seq not in same and (seq not in held or known.get(seq) != item.digest)]
+    answers = _answers_to_restore(workspace, review, name, [seq for seq in changed if seq not in held])
     seqs = {shown[seq].id: seq for seq in changed}
 
     def note(batch: Sequence[Shown]) -> None:
         reviews.mark_pushed(workspace.db, place, [(seqs[item.id], item.digest) for item in batch])
-        done.update(sent=len(batch), sent_again=sum(seqs[item.id] in missing for item in batch))
+        again = "carried" if done["changed_forms"] else "sent_again"
+        done.update({"sent": len(batch), again: sum(seqs[item.id] in missing for item in batch)})
         if progress:
             progress("push", done["sent"], len(changed), kind)
 
@@ -173,24 +193,22 @@ def _push_kind(
     return done
 
 
-def _open_dataset(state: ProjectState, review: ArgillaReview, kind: Kind, rows: Sequence[Row]) -> tuple[dict[int, Shown], Dataset | None]:
-    """Return the content of each record by seq, and the dataset; without rows none is created."""
-    workspace = state.workspace
-    if not rows:
-        return {}, argilla.find_dataset(review, dataset_name(workspace, kind))
-    vectors = vectors_of(workspace, [row.prompt for row in rows])
-    shown = argilla.fit_to_page(review, _shown(state, kind, rows, vectors))
+def _open_dataset(workspace: Workspace, review: ArgillaReview, rows: ShownRows, done: Counter[str]) -> Dataset | None:
+    """Return the dataset of these rows; without rows none is created. One with another form is closed first, and counted."""
+    name = dataset_name(workspace, rows.kind)
+    if not rows.by_seq:
+        return argilla.find_dataset(review, name)
     settings = argilla.form_settings(
-        kind,
+        rows.kind,
         criteria=[*workspace.project.score.rubric, OVERALL],
-        dimensions=vectors.shape[1],
+        dimensions=rows.dimensions,
         overlap=workspace.project.review.overlap,
-        words=project_guidelines(workspace, kind),
+        words=project_guidelines(workspace, rows.kind),
         literal=review.literal,
-        filters=workspace.project.review.filters,
+        options=form_options(workspace.project.review, rows.kind),
     )
-    dataset = argilla.open_dataset(review, dataset_name(workspace, kind), settings=settings)
-    return {row.seq: item for row, item in zip(rows, shown, strict=True)}, dataset
+    done["changed_forms"] += argilla.close_other_form(review, name, settings=settings) is not None
+    return argilla.open_dataset(review, name, settings=settings)
 
 
 def _read_held(workspace: Workspace, review: ArgillaReview, dataset: Dataset, *, responses: bool) -> dict[int, HeldRecord]:
@@ -199,25 +217,55 @@ def _read_held(workspace: Workspace, review: ArgillaReview, dataset: Dataset, *,
     return {seqs[item.id]: item for item in found if item.id in seqs}
 
 
-def _answers_to_restore(workspace: Workspace, review: ArgillaReview, seqs: Collection[int]) -> dict[str, list[RestoredResponse]]:
-    """Return the latest stored answers to these records, by record id, of everybody who has an account of the same name."""
-    wanted = set(seqs)
-    stored = {key: answer for key, answer in reviews.answers_by_person(workspace.db).items() if key[0] in wanted} if wanted else {}
-    if not stored:
-        return {}
-    people, identities = {person.name: person.id for person in argilla.list_accounts(review)}, records.ids_of(workspace.db)
+def _answers_to_restore(workspace: Workspace, review: ArgillaReview, name: str, seqs: Collection[int]) -> dict[str, list[RestoredResponse]]:
+    """Return the latest answers to records that Argilla does not hold, by record id, of everybody who has an account of the same name.
+
+    They come from the workbench and from datasets whose form was replaced, which also hold drafts and answers that were never pulled.
+
+    Args:
+        workspace: the open workspace.
+        review: the connection to Argilla.
+        name: of the dataset.
+        seqs: the records.
+    """
+    identities, wanted = records.ids_of(workspace.db), set(seqs)
+    latest = dict[tuple[str, str], tuple[str, str, Mapping[str, Any]]]()
+    for (seq, user), answer in reviews.answers_by_person(workspace.db).items() if wanted else ():
+        if seq in wanted:
+            latest[identities[seq], user] = answer.updated, answer.status, answer.values
+    wanted_ids = {identities[seq] for seq in wanted}
+    for dataset in argilla.closed_datasets(review, name) if wanted else ():
+        for held in read_records(review, dataset, responses=True):
+            for given in held.responses if held.id in wanted_ids else ():
+                if not given.withdrawn and latest.get((held.id, given.user), ("",))[0] <= given.updated:
+                    latest[held.id, given.user] = given.updated, given.status, given.values
+    people = {person.name: person.id for person in argilla.list_accounts(review)} if latest else {}
     out: dict[str, list[RestoredResponse]] = {}
-    for (seq, user), answer in stored.items():
+    for (identity, user), (_, status, values) in latest.items():
         if user in people:
-            out.setdefault(identities[seq], []).append(RestoredResponse(people[user], answer.status, answer.values))
+            out.setdefault(identity, []).append(RestoredResponse(people[user], status, values))
     return out
 
 
-def _shown(state: ProjectState, kind: Kind, rows: Sequence[Row], vectors: Any) -> list[Shown]:
+def _show_rows(state: ProjectState, review: ArgillaReview, kind: Kind, rows: Sequence[Row], decisions: Mapping[int, Decision]) -> ShownRows:
+    """Return the rows as annotators see them on this server.
+
+    Args:
+        state: of the project.
+        review: the connection, which knows whether the server's page is ours.
+        kind: of the rows.
+        rows: that annotators see.
+        decisions: by seq.
+    """
+    if not rows:
+        return ShownRows(kind, {})
     workspace, totals = state.workspace, state.totals
+    vectors = vectors_of(workspace, [row.prompt for row in rows])
     values = state.criteria_of(state.judges[0])
     attributes = {cell.id: {**cell.attributes, **_topic(workspace, cell.row)} for cell in state.cells}
-    columns = _filter_terms(workspace)
+    columns, priorities = _filter_terms(workspace), priorities_of(state, rows)
+    is_rich = review.literal and workspace.project.review.page == "rich"
+    pages = pages_of(state, rows, decisions) if is_rich else {}
     out = []
     for row, vector in zip(rows, vectors, strict=True):
         seq = row.seq if kind == "instruction" else better_candidate(row, state.candidate_seqs)
@@ -226,8 +274,11 @@ def _shown(state: ProjectState, kind: Kind, rows: Sequence[Row], vectors: Any) -
         if seq in totals:
             scores["total"] = round(totals[seq], 2)
         terms = {**attributes.get(row.cell or "", {}), "source": row.how, **columns.get(row.seq, {})}
-        out.append(argilla.show(row.record, row.id, scores=scores, terms=terms, vector=[round(float(v), 6) for v in vector]))
-    return out
+        item = argilla.show(row.record, row.id, scores=scores, terms=terms, vector=[round(float(v), 6) for v in vector])
+        priority = {forms.PRIORITY: priorities[row.seq]} if row.seq in priorities else {}
+        out.append(replace(item, metadata={**item.metadata, **priority}, page=pages.get(row.seq)))
+    shown = argilla.fit_to_page(review, out)
+    return ShownRows(kind, {row.seq: item for row, item in zip(rows, shown, strict=True)}, vectors.shape[1])
 
 
 def _filter_terms(workspace: Workspace) -> dict[int, dict[str, str]]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from argilla_setup import forms
 from curation import annotator_agreement as agreeing
 from curation import review as argilla
+from curation.config.project import Review
+from curation.config.review_form import Example
 from curation.decide import Annotation
 from curation.errors import ProjectError
 from curation.records import KINDS, Kind
@@ -95,7 +99,39 @@ def project_guidelines(workspace: Workspace, kind: Kind) -> str:
             where = f"{workspace.folder / 'project.yaml'}: review.guidelines"
             raise ProjectError(where, f"names {file}, which is not there", "write that file, or set it to null")
         parts.append(file.read_text(encoding="utf-8").strip())
+    if project.review.examples:
+        parts.append("\n\n".join(["# Examples", *map(_show_example, project.review.examples)]))
     return "\n\n".join(parts)
+
+
+def _show_example(example: Example) -> str:
+    title = "Good: approve this" if example.good else "Bad: reject this"
+    shown = "\n\n".join(f"{name}:\n\n{_fence(text)}" for name, text in (("Prompt", example.prompt), ("Answer", example.answer)))
+    return f"## {title}\n\n{shown}\n\nWhy: {example.why.strip()}"
+
+
+def _fence(text: str) -> str:
+    """Return Markdown that shows this text as it is: in a fence longer than any that it contains."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text.strip()}\n{fence}"
+
+
+def form_options(review: Review, kind: Kind) -> forms.FormOptions:
+    """Return the parts of the form for a kind of row that `review` chooses."""
+    extra = [
+        forms.ExtraQuestion(question.name, question.title, question.kind, question.labels, question.required)
+        for question in review.questions
+        if question.of in (None, kind)
+    ]
+    return forms.FormOptions(
+        filters=review.filters,
+        is_rich=review.page == "rich",
+        reasons=review.reasons or forms.REASON_LABELS,
+        extra=tuple(extra),
+        strength=review.strength,
+        corrected=review.corrected,
+    )
 
 
 def dataset_name(workspace: Workspace, kind: Kind) -> str:
@@ -112,4 +148,5 @@ def connect(workspace: Workspace) -> ArgillaReview:
 def form_digest(workspace: Workspace, kind: Kind) -> str:
     """Return a digest of the form that annotators fill in."""
     criteria, overlap = list(workspace.project.score.rubric), workspace.project.review.overlap
-    return argilla.form_digest(kind, criteria=criteria, overlap=overlap, words=project_guidelines(workspace, kind))
+    options = form_options(workspace.project.review, kind)
+    return argilla.form_digest(kind, criteria=criteria, overlap=overlap, words=project_guidelines(workspace, kind), options=options)

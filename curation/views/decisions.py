@@ -144,13 +144,20 @@ def _unsupported(state: ProjectState, seq: int, newer: int | None, also_written:
 
 def _proposed_text(answer: StoredAnswer) -> str | None:
     """Return the text that a response puts in the place of what was shown; None where it proposes none."""
-    if answer.status != "submitted" or answer.values.get(forms.VERDICT) != forms.APPROVE:
+    if answer.status != "submitted":
+        return None
+    if answer.values.get(forms.BETTER) in (forms.A, forms.B):
+        return str(answer.values.get(forms.CORRECTED) or "").strip() or None
+    if answer.values.get(forms.VERDICT) != forms.APPROVE:
         return None
     return str(answer.values.get(forms.EDITED_COMPLETION) or "").strip() or None
 
 
 def _text(row: Row) -> str | None:
-    return row.answers[0] if row.kind == "instruction" else None
+    """Return the text that an edit made: the response, or the better response of a pair."""
+    if row.kind == "instruction":
+        return row.answers[0]
+    return row.answers[row.better] if row.better is not None else None
 
 
 def _families(state: ProjectState, known: _Known) -> dict[int, Family]:

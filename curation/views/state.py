@@ -13,6 +13,7 @@ from functools import cached_property
 from operator import attrgetter
 
 from argilla_setup import forms
+from curation.answer_checks import GivenAnswer, find_bulk_edits
 from curation.config.project import ModelSpec, Project
 from curation.decide import Annotation, Decision, keep_rule, shown_first
 from curation.judge import rubric as judging
@@ -132,13 +133,26 @@ class ProjectState:
         return reviews.answers_by_seq(self.db)
 
     @cached_property
+    def submitted(self) -> list[GivenAnswer]:
+        """The submitted answers to rows that are there, with what was shown."""
+        return [
+            GivenAnswer(a.response, seq, a.user, a.updated, a.values, row.answers[0] if row.kind == "instruction" else "")
+            for seq, answers in self.answers.items()
+            if (row := self.row_by_seq.get(seq)) is not None
+            for a in answers
+            if a.status == "submitted"
+        ]
+
+    @cached_property
     def annotations(self) -> dict[int, list[Annotation]]:
         """The submitted annotations of each answered row; drafts and discarded responses count as no annotation."""
         found: dict[int, list[Annotation]] = {}
+        unused = {answer.response for answer in find_bulk_edits(self.submitted)} if reviews.has_answers(self.db) else set()
         for seq, answers in self.answers.items() if reviews.has_answers(self.db) else ():
             row = self.row_by_seq.get(seq)
             if row is not None:
-                read = (annotation_of(answer, row) for answer in answers if answer.status == "submitted")
+                counted = (answer for answer in answers if answer.status == "submitted" and answer.response not in unused)
+                read = (annotation_of(answer, row) for answer in counted)
                 found[seq] = sorted((annotation for annotation in read if annotation is not None), key=attrgetter("user"))
         return found
 
@@ -211,7 +225,7 @@ class ProjectState:
 def annotation_of(answer: StoredAnswer, row: Row) -> Annotation | None:
     """Return one person's annotation of a row; None where the deciding question was left open."""
     if row.kind == "preference":
-        return _preference_of(answer, row.id)
+        return _preference_of(answer, row)
     verdict = answer.values.get(forms.VERDICT)
     edited = str(answer.values.get(forms.EDITED_COMPLETION) or "").strip()
     if verdict == forms.REJECT:
@@ -225,8 +239,8 @@ def annotation_of(answer: StoredAnswer, row: Row) -> Annotation | None:
     return Annotation(answer.user, "approve", simulated=answer.simulated)
 
 
-def _preference_of(answer: StoredAnswer, record_id: str) -> Annotation | None:
-    choice, first = answer.values.get(forms.BETTER), shown_first(record_id)
+def _preference_of(answer: StoredAnswer, row: Row) -> Annotation | None:
+    choice, first = answer.values.get(forms.BETTER), shown_first(row.id)
     if choice == forms.BOTH_BAD:
         return Annotation(answer.user, "neither", simulated=answer.simulated)
     if choice == forms.TIE:
@@ -234,6 +248,8 @@ def _preference_of(answer: StoredAnswer, record_id: str) -> Annotation | None:
     if choice not in (forms.A, forms.B):
         return None
     index = first if choice == forms.A else 1 - first
+    if (corrected := str(answer.values.get(forms.CORRECTED) or "").strip()) and corrected != row.answers[index].strip():
+        return Annotation(answer.user, "edit", None if corrected == records.ERASED else corrected, simulated=answer.simulated)
     return Annotation(answer.user, "first" if index == 0 else "second", simulated=answer.simulated)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +14,7 @@ import pytest
 from argilla_setup import forms
 from argilla_setup.bootstrap import ArgillaRefused, ArgillaUnreachable, connect
 from argilla_setup.errors import UserError
+from argilla_setup.forms import ExtraQuestion, FormOptions
 
 KEY = "the.key"
 
@@ -54,7 +56,7 @@ def form(request: pytest.FixtureRequest, address: str) -> Any:
 
 
 def test_annotators_may_filter_by_the_kind_of_work_and_by_nothing_that_sways_them(form: Any) -> None:
-    hidden = ["score_total", "score_accuracy", "score_on_brief", "topic", "source"]
+    hidden = ["score_total", "score_accuracy", "score_on_brief", "priority", "topic", "source"]
     assert {item.name: item.visible_for_annotators for item in form.metadata} == {
         **dict.fromkeys(hidden, False),
         **dict.fromkeys(["task", "difficulty"], True),
@@ -63,7 +65,7 @@ def test_annotators_may_filter_by_the_kind_of_work_and_by_nothing_that_sways_the
 
 def test_columns_that_the_project_names_are_open_filters_with_their_own_title(address: str) -> None:
     connect(address, KEY)
-    form = forms.instruction_settings(["accuracy"], vector_dimensions=None, overlap=1, filters=["Sent By", "ticket"])
+    form = forms.instruction_settings(["accuracy"], vector_dimensions=None, overlap=1, options=FormOptions(filters=("Sent By", "ticket")))
     added = [(item.name, item.title, item.visible_for_annotators) for item in form.metadata if item.name.startswith("column_")]
     assert added == [("column_sent-by", "Sent By", True), ("column_ticket", "ticket", True)]
 
@@ -84,7 +86,7 @@ def test_the_instruction_form_asks(address: str) -> None:
     connect(address, KEY)
     form = forms.instruction_settings(["accuracy"], vector_dimensions=None, overlap=1)
     assert [field.name for field in form.fields] == ["prompt", "completion"]
-    assert [question.name for question in form.questions] == ["verdict", "edited_completion", "reasons", "comment"]
+    assert [question.name for question in form.questions] == ["verdict", "reasons", "edited_completion", "comment"]
     assert form.questions["verdict"].labels == ["approve", "reject"]
     assert list(form.vectors) == []
 
@@ -95,6 +97,27 @@ def test_the_preference_form_asks(address: str) -> None:
     assert [field.name for field in form.fields] == ["prompt", "response_a", "response_b"]
     assert [question.name for question in form.questions] == ["better", "comment"]
     assert form.questions["better"].labels == ["A", "B", "tie", "both_bad"]
+
+
+def test_a_project_chooses_reasons_questions_and_what_is_asked_about_pairs(address: str) -> None:
+    connect(address, KEY)
+    extra = (ExtraQuestion("tone", "Is the tone right?", "label", {"yes": "Yes", "no": "No"}, True), ExtraQuestion("note", "Note", "text"))
+    options = FormOptions(is_rich=True, reasons={"false": "False", "rude": "Rude"}, extra=extra, strength=True, corrected=True)
+    form = forms.instruction_settings(["accuracy"], vector_dimensions=None, overlap=1, options=options)
+    assert [field.name for field in form.fields] == ["row", "prompt", "completion"]
+    assert [question.name for question in form.questions] == ["verdict", "reasons", "edited_completion", "comment", "tone", "note"]
+    assert form.questions["reasons"].labels == ["false", "rude"]
+    assert [question.name for question in form.questions if question.required] == ["verdict", "tone"]
+    form = forms.preference_settings(["accuracy"], vector_dimensions=None, overlap=1, options=options)
+    assert [question.name for question in form.questions] == ["better", "strength", "corrected", "comment", "tone", "note"]
+
+
+def test_the_rich_page_is_one_file_that_asks_nobody_and_inserts_no_html() -> None:
+    template = forms.row_template()
+    avoided = ("http:", "https:", "src=", "href=", "innerHTML", "outerHTML", "insertAdjacentHTML", "import(", "fetch(", "eval(")
+    assert not [word for word in avoided if word in template.replace("no innerHTML", "")]
+    # Argilla puts the template into the page with String.replace, which gives these a meaning.
+    assert not re.findall(r"\$[$&`'<0-9]", template)
 
 
 @pytest.mark.parametrize("criteria", [["Accuracy"], ["a b"], ["total"], ["clear", "clear"], [""]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from html import unescape
 from pathlib import Path
 
@@ -38,6 +39,20 @@ def test_the_shape_of_an_answer_and_the_projects_own_words_follow(bed: Bed) -> N
     shape = "```\nAnswer: <two sentences>\n```"
     assert words(bed) == f"# The brief\n\n{BRIEF}\n\nEvery completion has this shape:\n\n{shape}\n\n## Plants\n\nLatin names are welcome."
     assert f"Every response has this shape:\n\n{shape}" in words(bed, "preference")
+
+
+def test_good_and_bad_examples_are_shown_as_they_are(bed: Bed) -> None:
+    examples = [{"prompt": "When?", "answer": "```\nIn **May**.\n```", "good": True, "why": "Short."},
+                {"prompt": "When?", "answer": "<b>Now</b>", "good": False, "why": "No month."}]  # fmt: skip
+    bed.set(r"^  guidelines: null.*$", f"  examples: {json.dumps(examples)}".replace("\\", r"\\"))
+    shown = words(bed).partition("# Examples\n\n")[2]
+    assert shown.startswith(
+        "## Good: approve this\n\nPrompt:\n\n```\nWhen?\n```\n\nAnswer:\n\n````\n```\nIn **May**.\n```\n````\n\nWhy: Short."
+    )
+    assert shown.endswith("## Bad: reject this\n\nPrompt:\n\n```\nWhen?\n```\n\nAnswer:\n\n```\n<b>Now</b>\n```\n\nWhy: No month.")
+    bed.set(r"^  examples: .*$", f"  examples: {json.dumps(examples[:1] * 3)}".replace("\\", r"\\"))
+    with pytest.raises(ProjectError, match="at most two good"):
+        words(bed)
 
 
 def test_guidelines_that_are_not_there_are_named(bed: Bed) -> None:

@@ -22,6 +22,7 @@ from curation.store import records, reviews
 from curation.store.database import open_store
 from curation.store.reviews import StoredAnswer
 from curation.template import write_template
+from curation.views.decisions import decide_all
 from curation.views.state import ProjectState
 from tests.support.projects import BRIEF, Bed, blank, import_plain
 from tests.support.review_settings import set_review
@@ -44,7 +45,8 @@ def answer(bed: Bed, says: dict[int, str], *, user: str = "ada") -> None:
 def shown(bed: Bed) -> list[int]:
     """Seqs of the rows that push would show to people."""
     with pipeline.open_workspace(bed.folder) as workspace:
-        return [row.seq for row in rows_to_show(ProjectState(workspace))["instruction"]]
+        state = ProjectState(workspace)
+        return [row.seq for row in rows_to_show(state, decide_all(state).decisions)["instruction"]]
 
 
 def test_a_sample_is_spread_over_the_labels_in_proportion() -> None:

@@ -26,9 +26,10 @@ from curation import api as stages
 from curation.api import open_workspace
 from curation.judge import rubric as scoring
 from curation.review import ArgillaReview, Shown, fit_to_page, form_settings
+from curation.row_page import Evidence, RowPage
 from curation.store import facts, records
 from tests.support.argilla_server import RunningArgilla, answers_in, open_review, push_all
-from tests.support.browsing import PATIENCE_MS, browser, logged_in, opened, picture
+from tests.support.browsing import PATIENCE_MS, browser, logged_in, opened, picture, row_text
 
 __all__ = ["browser"]
 pytestmark = [pytest.mark.argilla, pytest.mark.browser]
@@ -128,6 +129,10 @@ READ = """() => ({
 })"""
 
 
+READ_RAW = """() => { showView("raw"); return ["prompt", "completion"].map(name =>
+  document.querySelector(`[data-text=${name}]`).textContent); }"""
+
+
 @dataclass
 class Listener:
     """A server of the attacker: serves attack.js and remembers what was asked for."""
@@ -184,19 +189,26 @@ def review(argilla_home: RunningArgilla) -> ArgillaReview:
     return open_review(argilla_home.home, WORKSPACE, ["mallory"])
 
 
-def push(review: ArgillaReview, dataset: str, texts: Mapping[str, str], *, words: str = "Words", literal: bool = True) -> str:
+def push(review: ArgillaReview, dataset: str, texts: Mapping[str, str], *, rich: bool = False, literal: bool = True) -> str:
     """Push one row for each text, as prompt and as completion, as `curate push` does; returns the dataset's id."""
     rows = [
         Shown(name, {forms.PROMPT: text, forms.COMPLETION: f"Answer: {text}"}, {"task": text[:100].strip() or "-"},
-              {forms.EDITED_COMPLETION: f"Answer: {text}"})
+              {forms.EDITED_COMPLETION: f"Answer: {text}"}, page=hostile_page(text) if rich else None)
         for name, text in texts.items()
     ]  # fmt: skip
-    settings = form_settings("instruction", criteria=[], dimensions=None, overlap=1, words=words, literal=literal)
+    options = forms.FormOptions(is_rich=rich)
+    settings = form_settings("instruction", criteria=[], dimensions=None, overlap=1, words="Words", literal=literal, options=options)
     rows = fit_to_page(replace(review, literal=literal), rows)
     assert push_all(review, dataset, rows, settings=settings) == len(rows)
     headers = {"X-Argilla-Api-Key": review.key}
     found = httpx.get(f"{review.url}/api/v1/me/datasets", headers=headers).json()["items"]
     return str(next(item["id"] for item in found if item["name"] == dataset))
+
+
+def hostile_page(text: str) -> RowPage:
+    """The rich page of a text that is everywhere: in the conversation, a table, a passage and a finding."""
+    table = Evidence(text, columns=(text,), rows=((text,),), marks=(text,))
+    return RowPage(text, (("user", text),), (table, Evidence(text, text=text)), (text,))
 
 
 def stored(review: ArgillaReview, dataset: str) -> dict[str, dict[str, Any]]:
@@ -214,16 +226,23 @@ def written(texts: Mapping[str, str]) -> list[dict[str, Any]]:
     return [{"fields": [text, f"Answer: {text}"], "edited": f"Answer: {text}"} for text in texts.values()]
 
 
-def walk(page: Any, count: int) -> list[dict[str, Any]]:
-    """What the page shows of each record, from the first to the last."""
-    page.locator(".record .content-area").first.wait_for()
-    seen = []
+def walk(page: Any, count: int, *, rich: bool = False) -> list[dict[str, Any]]:
+    """What the page shows of each record, from the first to the last; of rich pages the raw text, after the formatted one."""
+    page.locator(".record iframe" if rich else ".record .content-area").first.wait_for()
+    seen = list[dict[str, Any]]()
     for number in range(1, count + 1):
         said = f"{number} of {count}"
         page.wait_for_function("said => document.body.textContent.replace(/\\s+/g, ' ').includes(said)", arg=said)
         page.wait_for_function("() => document.querySelector('#contentId')?.textContent.length > 1")
         page.wait_for_timeout(60)  # what a payload starts must have time to run
-        seen.append(page.evaluate(READ))
+        shown = page.evaluate(READ)
+        if rich:
+            row_text(page, "completion")
+            shown["fields"] = page.frame_locator(".record iframe").locator("#row").evaluate(READ_RAW)
+            while seen and shown["fields"] == seen[-1]["fields"]:  # the frame of the record before
+                page.wait_for_timeout(20)
+                shown["fields"] = page.frame_locator(".record iframe").locator("#row").evaluate(READ_RAW)
+        seen.append(shown)
         if number < count:
             page.keyboard.press("ArrowRight")
     return seen
@@ -238,28 +257,28 @@ def test_hostile_rows_do_nothing_and_show_every_character(
 ) -> None:
     texts = listener.texts(SCRIPTS, NETWORK, HIDDEN)
     assert len(SCRIPTS) + len(NETWORK) >= 40 and len(texts) == len(SCRIPTS) + len(NETWORK) + len(HIDDEN)
-    dataset = push(review, "hostile-rows", texts)
-    before = stored(review, dataset)
-    assert {name: item["fields"][forms.PROMPT] for name, item in before.items()} == texts
     person, owner = argilla_home.account("mallory", workspace=WORKSPACE), owner_of(argilla_home)
-    context = logged_in(browser, argilla_home.url, person)
-    with opened(context, argilla_home.url) as (page, _):  # asserts that no other host was asked and nothing was complained of
-        page.goto(f"{argilla_home.url}/dataset/{dataset}/annotation-mode")
-        assert in_order(walk(page, len(texts))) == in_order(written(texts))
-        page.goto(f"{argilla_home.url}/dataset/{dataset}/annotation-mode?_page=1")
-        picture(page, "hostile-row", shows=["May this be used?", "Answer: "])
-    context.close()
-    context = logged_in(browser, argilla_home.url, owner)
-    with opened(context, argilla_home.url) as (page, _):
-        page.goto(f"{argilla_home.url}/dataset/{dataset}/annotation-mode?page=1~100&status=pending")
-        page.locator(".record--bulk").nth(len(texts) - 1).wait_for(state="attached")
-        page.mouse.move(400, 400)
-        page.wait_for_timeout(2000)
-        shown = page.evaluate(READ)["fields"]
-        assert sorted(shown) == sorted(text for one in written(texts) for text in one["fields"])
-    context.close()
-    assert listener.asked == []
-    assert stored(review, dataset) == before
+    for who, rich in ((person, True), (owner, False)):
+        dataset = push(review, f"hostile-rows-{rich}", texts, rich=rich)
+        before = stored(review, dataset)
+        assert {name: item["fields"][forms.PROMPT] for name, item in before.items()} == texts
+        context = logged_in(browser, argilla_home.url, who)
+        with opened(context, argilla_home.url) as (page, _):  # asserts that no other host was asked and nothing was complained of
+            if rich:
+                page.goto(f"{argilla_home.url}/dataset/{dataset}/annotation-mode")
+                assert in_order(walk(page, len(texts), rich=True)) == in_order(written(texts))
+                page.goto(f"{argilla_home.url}/dataset/{dataset}/annotation-mode?_page=1")
+                picture(page, "hostile-row", shows=["May this be used?", "Answer: "])
+            else:
+                page.goto(f"{argilla_home.url}/dataset/{dataset}/annotation-mode?page=1~100&status=pending")
+                page.locator(".record--bulk").nth(len(texts) - 1).wait_for(state="attached")
+                page.mouse.move(400, 400)
+                page.wait_for_timeout(2000)
+                shown = page.evaluate(READ)["fields"]
+                assert sorted(shown) == sorted(text for one in written(texts) for text in one["fields"])
+        context.close()
+        assert listener.asked == []
+        assert stored(review, dataset) == before
 
 
 def owner_of(argilla: RunningArgilla) -> Account:
@@ -372,6 +391,7 @@ def test_an_answer_holds_the_exact_text_whether_or_not_it_is_edited(
             page.keyboard.press("1")
             if number % 2:
                 edited.add(prompt)
+                page.keyboard.press("ArrowDown")  # past the reasons
                 page.keyboard.press("Shift+Enter")
                 page.keyboard.press("Control+Home")
                 page.keyboard.type("<i>")
@@ -516,11 +536,11 @@ def test_an_imported_row_that_attacks_is_reviewed_like_any_other(
         for _ in range(answered):
             page.wait_for_function("() => document.activeElement?.id === 'verdict_approve'")
             page.wait_for_function("() => document.querySelector('#contentId')?.textContent.length > 1")
-            prompt = page.evaluate(READ)["fields"][0]
+            prompt = row_text(page, "prompt")
             page.keyboard.press("1")
             page.keyboard.press("Enter")
-            page.wait_for_function("text => document.querySelector('.record .content-area')?.firstElementChild.textContent !== text",
-                                   arg=prompt)  # fmt: skip
+            while row_text(page, "prompt") == prompt:
+                page.wait_for_timeout(20)
     context.close()
     pulled = stages.pull(project).counts
     assert (pulled["answers"], pulled["new"], pulled["edited_records"]) == (answered, answered, 0)

@@ -166,6 +166,52 @@ def test_deleted_dataset_and_records_come_back_with_answers(bed: Path, argilla_h
     assert stages.push(bed).counts["sent_again"] == 0
 
 
+def test_a_changed_form_makes_the_next_dataset_with_answers_and_drafts(bed: Path, argilla_home: RunningArgilla) -> None:
+    stages.push(bed)
+    ana, ben = people(argilla_home, bed)
+    old = held(argilla_home, bed)
+    a, b, c, d, *_ = sorted(old)
+    answer(argilla_home, old[a], ana, "approve", edited_completion="A better text")
+    assert stages.pull(bed).counts["new"] == 1
+    answer(argilla_home, old[b], ben, "reject", reasons=["wrong"])
+    answer(argilla_home, old[c], ana, "reject", status="draft", comment="not sure yet")
+    before = {identity: said(record) for identity, record in held(argilla_home, bed).items()}
+
+    # The page of an earlier release is replaced in place.
+    with as_user(argilla_home, argilla_home.api_key) as http:
+        fields = http.get(f"datasets/{dataset_id(argilla_home, bed)}/fields").json()["items"]
+        row = next(field for field in fields if field["name"] == forms.ROW)
+        http.patch(f"fields/{row['id']}", json={"settings": {**row["settings"], "template": "<p>old</p>"}}).raise_for_status()
+        assert stages.push(bed).counts["sent"] == {"instruction": 0}
+        fields = http.get(f"datasets/{dataset_id(argilla_home, bed)}/fields").json()["items"]
+        assert next(field for field in fields if field["name"] == forms.ROW)["settings"]["template"] == forms.row_template()
+
+    asks = "  questions: [{name: tone, title: Tone, labels: [good, bad]}]\n  guidelines: null"
+    with_settings(bed, {"  guidelines: null": asks})
+    done = stages.push(bed)
+    assert f"a new dataset took the old one's name with {ROWS} rows and 3 answers and drafts" in done.notes[0]
+    assert (done.counts["sent"], done.counts["sent_again"], done.counts["restored_answers"]) == ({"instruction": ROWS}, 0, 3)
+    now = held(argilla_home, bed)
+    assert {identity: said(record) for identity, record in now.items()} == before
+    assert not {record["id"] for record in now.values()} & {record["id"] for record in old.values()}
+    assert a not in queue(argilla_home, bed, ana) and a in queue(argilla_home, bed, ben)
+    again = stages.push(bed)
+    assert (again.counts["sent"], again.counts["restored_answers"]) == ({"instruction": 0}, 0) and "form" not in again.notes[0]
+    # Somebody had the old dataset's page open. Drafts and answers that were carried over are pulled from the new one.
+    answer(argilla_home, old[d], ben, "approve")
+    assert stages.pull(bed).counts["new"] == 3
+    assert stages.pull(bed).counts["new"] == 0
+    with as_user(argilla_home, argilla_home.api_key) as http:
+        names = {item["name"] for item in http.get("me/datasets").json()["items"]}
+    assert {f"{bed.name}-instruction", f"{bed.name}-instruction-closed-1"} <= names
+
+    # A required question and other reasons: what the new form does not accept becomes a draft of its author, or keeps what it can.
+    with_settings(bed, {"labels: [good, bad]}]": "labels: [good, bad], required: true}]\n  reasons: {false: False, rude: Rude}"})
+    stages.push(bed)
+    now = held(argilla_home, bed)
+    assert said(now[a])[ana.id][0] == "draft" and said(now[a])[ana.id][1]["edited_completion"] == "A better text"
+
+
 def test_an_answer_changed_after_it_was_restored_replaces_the_old_one(bed: Path, argilla_home: RunningArgilla) -> None:
     stages.push(bed)
     ana, ben = people(argilla_home, bed)

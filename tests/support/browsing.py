@@ -125,7 +125,7 @@ def picture(page: Any, name: str, *, shows: Sequence[str]) -> None:
     until = time.monotonic() + PATIENCE_MS / 1000
     while True:
         page.wait_for_timeout(PANEL_MS)
-        missing = [text for text in shows if not any(_is_seen(page, found) for found in page.get_by_text(text).all())]
+        missing = [text for text in shows if not any(_is_seen(page, frame, found) for frame in page.frames for found in _find(frame, text))]
         if not missing or time.monotonic() > until:
             break
     assert not missing, f"{name} does not show {missing}"
@@ -139,14 +139,31 @@ def picture(page: Any, name: str, *, shows: Sequence[str]) -> None:
         )
 
 
-def _is_seen(page: Any, found: Any) -> bool:
+def row_text(page: Any, name: str, record: int = 0) -> str:
+    """The text of the rich page's `prompt`, `completion`, `response_a` or `response_b`, of the first record on the screen or another."""
+    frame = page.frame_locator(".record .custom_field_component iframe, .record--bulk .custom_field_component iframe").nth(record)
+    return str(frame.locator(f"[data-text={name}]").text_content()).strip()
+
+
+def _find(frame: Any, text: str) -> list[Any]:
+    from playwright.sync_api import Error
+
+    try:
+        return list(frame.get_by_text(text).all())
+    except Error:  # the frame went away with its record
+        return []
+
+
+def _is_seen(page: Any, frame: Any, found: Any) -> bool:
     if not found.is_visible() or (box := found.bounding_box()) is None:
         return False
     x, y = box["x"] + min(box["width"] / 2, 12), box["y"] + min(box["height"] / 2, 8)
     if not (0 <= x < SIZE["width"] and 0 <= y < SIZE["height"]):
         return False
     top = "([element, x, y]) => { const top = document.elementFromPoint(x, y); return element.contains(top) || top.contains(element); }"
-    return bool(page.evaluate(top, [found.element_handle(), x, y]))
+    # Of a text in a frame, the frame has to be the topmost element.
+    shown = found.element_handle() if frame is page.main_frame else frame.frame_element()
+    return bool(page.evaluate(top, [shown, x, y]))
 
 
 def lines(page: Any) -> list[str]:

@@ -14,6 +14,7 @@ from argilla_setup import forms
 from argilla_setup.server.home import load_secrets
 from argilla_setup.users import Account
 from curation.review import Shown, form_settings
+from curation.row_page import Evidence, RowPage
 from tests.support.argilla_server import RunningArgilla, open_review, push_all
 from tests.support.browsing import Traffic, logged_in, opened
 
@@ -27,6 +28,7 @@ WORDS = (
     "# The brief\n\nGiven a clinical phrase or a short note, assign the most specific billable ICD-10-CM code and give its official "
     "description, its chapter, and one sentence that names the words that decide."
 )
+RICH = forms.FormOptions(is_rich=True, strength=True, corrected=True)
 NOTES = (
     ("Type 2 diabetes, admitted with a blood glucose of 420.", "E11.65", "Type 2 diabetes mellitus with hyperglycemia",
      "Endocrine, nutritional and metabolic diseases (E00-E89)", "“blood glucose of 420” names hyperglycemia."),
@@ -104,7 +106,7 @@ def open_clinic(argilla: RunningArgilla, browser: Any) -> Clinic:
         review = open_review(argilla.home, workspace, ["grace"] if workspace == WORKSPACE else [])
         for name in names:
             kind, rows = ("preference", pairs()) if name == PAIRS else ("instruction", notes())
-            settings = form_settings(kind, criteria=["accuracy"], dimensions=2, overlap=1, words=WORDS)  # type: ignore[arg-type]
+            settings = form_settings(kind, criteria=["accuracy"], dimensions=2, overlap=1, words=WORDS, options=RICH)  # type: ignore[arg-type]
             assert push_all(review, name, rows, settings=settings) == len(rows)
     secrets = load_secrets(argilla.home)
     owner = Account(secrets.owner_username, "owner", (), secrets.owner_api_key, secrets.owner_password)
@@ -120,7 +122,8 @@ def notes() -> list[Shown]:
     rows = []
     for n, (prompt, *rest) in enumerate(NOTES):
         text = completion(*rest)
-        rows.append(Shown(f"note{n}", {"prompt": prompt, "completion": text}, hidden(n), {forms.EDITED_COMPLETION: text}, turned(n)))
+        fields, page = {"prompt": prompt, "completion": text}, row_page(prompt, {rest[0]: "this answer"})
+        rows.append(Shown(f"note{n}", fields, hidden(n), {forms.EDITED_COMPLETION: text}, turned(n), page))
     return rows
 
 
@@ -128,9 +131,27 @@ def pairs() -> list[Shown]:
     """The first notes with a right and a vague code."""
     vague = completion("R69", "Illness, unspecified", "Symptoms, signs and abnormal findings (R00-R99)", "Nothing more is known.")
     return [
-        Shown(f"pair{n}", {"prompt": prompt, "response_a": completion(*rest), "response_b": vague}, hidden(n), {}, turned(n))
+        Shown(
+            f"pair{n}",
+            {"prompt": prompt, "response_a": completion(*rest), "response_b": vague},
+            hidden(n),
+            {},
+            turned(n),
+            row_page(prompt, {rest[0]: "A", "R69": "B"}),
+        )
         for n, (prompt, *rest) in enumerate(NOTES[:4])
     ]
+
+
+def row_page(prompt: str, claims: Mapping[str, str]) -> RowPage:
+    """The rich page of a note: the row of each claimed code."""
+    lines = [(code, description, chapter) for _, code, description, chapter, _ in NOTES] + [
+        ("R69", "Illness, unspecified", "Symptoms (R00-R99)")
+    ]
+    shown = [line for line in lines if line[0] in claims]
+    marks = tuple(claims[line[0]] for line in shown)
+    table = Evidence(f"icd10cm: {' and '.join(claims)}", columns=("code", "description", "chapter"), rows=tuple(shown), marks=marks)
+    return RowPage("icd10", (("system", "Assign the ICD-10-CM code."), ("user", prompt)), (table,))
 
 
 def completion(code: str, description: str, chapter: str, reason: str) -> str:

@@ -19,6 +19,7 @@ from argilla_setup.engine.page import (
     edit_script,
     isolate_custom_fields,
     remove_foreign_fonts,
+    show_rows_and_own_pages,
     show_text_literally,
 )
 
@@ -127,3 +128,34 @@ def test_the_page_calls_no_foreign_host_for_fonts(folder: Path) -> None:
     css.write_text('@import url("https://fonts.googleapis.com/css2?family=Inter");body{margin:0}', encoding="utf-8")
     remove_foreign_fonts(folder)
     assert css.read_text(encoding="utf-8") == "body{margin:0}"
+
+
+LIST = 't("div",{staticClass:"fields"},e._l(e.fields,(function(n){var r=n.id,o=n.name,i=n.title,s=n.content,a=n.settings})))'
+SIDEBAR = (
+    '{fn:function fn(){return[e("DatasetList",{attrs:{datasets:t.datasets.datasets},on:{"on-click-card":t.cardAction}})]}},'
+    '{key:"page-sidebar",fn:function fn(){return[t.isAdminOrOwnerRole?[e("div",[e("ImportFromHub")])]:[e("div",[e("LinkCard",{attrs:'
+    '{link:"https://docs.argilla.io/"}}),e("p",{domProps:{innerHTML:t._s(t.$t("home.demoLink"))}})])]]},proxy:!0}'
+)
+PROGRESS = 'e.metrics.hasMetrics?t("div",{staticClass:"my-progress__share"},[e.canSeeShare?t("Share"):e._e()])'
+
+
+def test_the_rich_page_replaces_the_text_fields_and_the_home_page_links_nowhere(folder: Path) -> None:
+    script, style = folder / "own.js", folder / "own.css"
+    script.write_text(f"{LIST};{SIDEBAR};{PROGRESS}", encoding="utf-8")
+    style.write_text("@media only screen and (max-width:1099px){.a{b:c}}", encoding="utf-8")
+    show_rows_and_own_pages(folder)
+    edited = script.read_text(encoding="utf-8")
+    assert '"row"===field.name' in edited and "?e.fields.filter(" in edited and "var r=n.id" in edited
+    assert not [word for word in ("https:", "ImportFromHub", "demoLink") if word in edited] and "Choose a dataset" in edited
+    assert "t.datasets.datasets.filter(function(dataset){return t.isAdminOrOwnerRole||" in edited
+    assert 'e._s(e.metrics.submitted)+" of "+e._s(e.metrics.total-e.metrics.discarded)+" yours"' in edited
+    assert "max-width:979px" in style.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("part", "named"), [("e.fields", "list of fields"), ("page-sidebar", "home page"), ("my-progress", "own progress")]
+)
+def test_a_bundle_without_these_places_is_not_served(folder: Path, part: str, named: str) -> None:
+    (folder / "own.js").write_text(f"{LIST};{SIDEBAR};{PROGRESS}".replace(part, "null"), encoding="utf-8")
+    with pytest.raises(PageChanged, match=named):
+        show_rows_and_own_pages(folder)

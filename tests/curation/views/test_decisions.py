@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from curation import api as stages
-from curation.decide import Annotation, Family, edit_families
+from curation.decide import Annotation, Family, edit_families, shown_first
+from curation.records import Message, make_pair
 from curation.stages.pull import add_edits
-from curation.store import facts, reviews
+from curation.store import facts, records, reviews
 from curation.store.database import open_store
 from curation.store.records import Row
 from curation.store.reviews import StoredAnswer
@@ -51,6 +52,41 @@ def verdict(bed: Bed, row: Row) -> tuple[str, str]:
     with open_store(bed.folder) as db:
         held = facts.decisions_by_seq(db)[row.seq]
     return held.verdict, held.reasons[0].kind if held.reasons else ""
+
+
+def test_a_corrected_best_response_makes_a_pair_that_its_annotator_prefers(bed: Bed) -> None:
+    record, _ = make_pair((Message(role="user", content="How often?"),), "Water it daily in summer.", "Never water it.")
+    with stages.open_workspace(bed.folder) as workspace:  # nobody said which is better, so that people decide
+        records.add_records(workspace.db, [(record, records.Origin("imported", "pairs", 1))], 1)
+    [pair] = [row for row in bed.rows() if row.kind == "preference"]
+    choice = {0: "A", 1: "B"}[pair.answers.index("Water it daily in summer.") ^ shown_first(pair.id)]
+    with stages.open_workspace(bed.folder) as workspace:
+        values = {"better": choice, "corrected": "Water it every evening in summer."}
+        reviews.add_answers(workspace.db, [StoredAnswer("r", next(TIMES), pair.seq, "ada", "submitted", values, "", "", False)], 1)
+        assert (add_edits(workspace, 1), add_edits(workspace, 1)) == (1, 0)
+    stages.decide(bed.folder)
+    [made] = [row for row in bed.rows() if row.how == "edited"]
+    assert made.answers[made.better or 0] == "Water it every evening in summer." and "Never water it." in made.answers
+    assert (verdict(bed, pair)[0], verdict(bed, made)[0]) == ("edited", "approved")
+    # Taken back: the corrected pair has nobody left, and the first one counts again.
+    with stages.open_workspace(bed.folder) as workspace:
+        values = {"better": choice, "corrected": ""}
+        reviews.add_answers(workspace.db, [StoredAnswer("r", next(TIMES), pair.seq, "ada", "submitted", values, "", "", False)], 1)
+    stages.decide(bed.folder)
+    assert (verdict(bed, pair)[0], verdict(bed, made)) == ("approved", ("dropped", "withdrawn"))
+
+
+def test_one_text_over_several_rows_at_once_changes_none(bed: Bed) -> None:
+    with stages.open_workspace(bed.folder) as workspace:
+        given = [
+            StoredAnswer(f"ada-{row.seq}", f"2026-11-24T00:00:0{n}.000001", row.seq, "ada", "submitted",
+                         {"verdict": "approve", "edited_completion": FIRST}, "", "", False)
+            for n, row in enumerate(bed.rows())
+        ]  # fmt: skip
+        reviews.add_answers(workspace.db, given, 1)
+        assert add_edits(workspace, 1) == 0
+    stages.decide(bed.folder)
+    assert {verdict(bed, row)[0] for row in bed.rows()} == {"to_review"}
 
 
 def test_a_second_edit_makes_a_row_of_its_own_and_the_first_makes_room(bed: Bed) -> None:

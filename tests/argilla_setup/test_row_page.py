@@ -1,0 +1,160 @@
+"""The rich page of a row in Chromium, without a server: what each view shows, and that a text never becomes anything but text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from argilla_setup import forms
+from tests.support.browsing import SCREENSHOTS, browser
+
+__all__ = ["browser"]
+pytestmark = pytest.mark.browser
+
+MARKDOWN = """## How it works
+
+Use `dict.get(key)` and **not** `dict[key]`: *KeyError*. See [the docs](https://example.org/x).
+
+1. Read
+2. Count
+   - lower-case
+   - no stop words
+
+```python
+def count(path):
+    return Counter(open(path).read().split())
+```
+
+| Method | Time |
+|---|---:|
+| Counter | `a|b` |
+
+> A quote with <b>tags</b>
+
+- [x] done
+"""
+TEXTS = {
+    "html": '<img src=x onerror="document.title=1"><script>document.title=1</script><!-- gone -->',
+    "reference": "[a]: http://example.org 'title'\n\n[a] ![image](x.png) \\*star\\* &amp; &lt;",
+    "breaks": "one\r\ntwo\rthree\n\n  two spaces  \n\ttab",
+    "fence": "```html\n<b>never closed",
+    "nesting": "> > > - > * 1. " * 30,
+    "stars": "*" * 3000 + "_" * 3000 + "`" * 3000,
+    "table": "|a|b\n|-|-|\n| c \\| d |\n||||",
+    "unseen": "zero\u200bwidth \u202eright\u202c \u2028 line \ufeff",
+}
+PAGE = "<!doctype html><script>window.argillaPage = {said: [], send(word) { this.said.push(word); }}; const record = RECORD;</script>"
+
+
+@pytest.fixture(scope="module")
+def show(browser: Any) -> Iterator[Any]:
+    page = browser.new_page(viewport={"width": 820, "height": 700})
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: errors.append(request.url) if not request.url.startswith("about:") else None)
+
+    def open_page(fields: Mapping[str, Any], **row: Any) -> Any:
+        page.goto("about:blank")
+        literal = json.dumps({"fields": {**fields, "row": {"project": "coding", **row}}}).replace("<", "\\u003c")
+        page.set_content(PAGE.replace("RECORD", literal) + forms.row_template())
+        assert not errors, errors
+        return page
+
+    yield open_page
+    page.close()
+
+
+def one_turn(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def read(page: Any, name: str) -> str:
+    return str(page.locator(f"[data-text={name}]").text_content())
+
+
+def shot(page: Any, name: str) -> None:
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+
+def test_markdown_code_and_tables_are_formatted_and_switch_to_the_raw_text(show: Any) -> None:
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        *one_turn("How?"),
+        {"role": "assistant", "content": "With `Counter`."},
+        *one_turn("Show me."),
+    ]
+    page = show({"completion": MARKDOWN}, turns=turns, decide=["The same text has another label in another row: A here, B there"])
+    assert page.locator(".role").all_inner_texts() == [
+        "Decide on this", "Standing instruction", "User", "Assistant", "User", "Completion"
+    ]  # fmt: skip
+    answer = page.locator("[data-text=completion]")
+    counts = {
+        tag: answer.locator(tag).count() for tag in ("h2", "ol > li", "ul li", "pre code", "td", "blockquote", "strong", "em", "a", "b")
+    }
+    assert counts == {
+        "h2": 1, "ol > li": 2, "ul li": 3, "pre code": 1, "td": 2, "blockquote": 1, "strong": 1, "em": 1, "a": 0, "b": 0
+    }  # fmt: skip
+    assert answer.locator("td").all_inner_texts() == ["Counter", "a|b"]
+    assert "the docs (https://example.org/x)" in answer.inner_text() and "<b>tags</b>" in answer.inner_text()
+    shot(page, "row-chat")
+    page.get_by_role("button", name="Raw text").click()
+    assert read(page, "completion") == MARKDOWN and read(page, "prompt") == "Show me."
+    page.wait_for_function("argillaPage.said.length === 2")
+    assert page.evaluate("argillaPage.said") == [{"view": "raw"}, "release"]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_text_never_becomes_anything_but_text(show: Any, name: str) -> None:
+    text = TEXTS[name]
+    page = show({"completion": text}, turns=one_turn(text))
+    assert page.title() == "" and page.locator("#row").locator("img, script, a, iframe, style").count() == 0
+    formatted = read(page, "completion")
+    if name in ("html", "reference", "unseen"):
+        assert "".join(formatted.split()) == "".join(text.split())
+    page.evaluate("showView('raw')")
+    assert (read(page, "completion"), read(page, "prompt")) == (text, text)
+    if name == "unseen":
+        assert page.get_by_text("U+200B, U+202E, U+202C, U+FEFF").count() == 2
+
+
+def test_two_answers_show_their_differing_words_and_what_each_claims(show: Any) -> None:
+    answers = {"response_a": "Code: E11.65\nReason: high glucose", "response_b": "Code: E11.8\nReason: glucose is high"}
+    table = {"title": "codes: E11.65", "columns": ["code", "description"], "marks": ["A", "", "B"],
+             "rows": [["E11.65", "hyperglycemia"], ["E11.69", "other"], ["E11.8", "unspecified"]]}  # fmt: skip
+    page = show(answers, turns=one_turn("420"), evidence=[table])
+    marks = [page.locator(f"[data-text=response_{side}] mark").all_inner_texts() for side in "ab"]
+    assert marks[0][0] == "65" and marks[1][0] == "8"
+    assert [read(page, name) for name in answers] == list(answers.values())
+    assert page.locator("tr.claimed td:first-child").all_inner_texts() == ["A", "B"]
+    boxes = [page.locator(f"[data-text=response_{side}]").bounding_box() for side in "ab"]
+    assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] < boxes[1]["x"]
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    shot(page, "row-pair-dark")
+
+
+def test_an_edit_is_compared_with_the_completion_while_it_is_typed(show: Any) -> None:
+    page = show({"completion": "The code is E11.65 today."}, turns=one_turn("?"))
+    edit = page.get_by_text("Your edit")
+    assert not edit.is_visible()
+    page.evaluate("argillaPage.onedit('The code is E11.69 now.')")
+    assert edit.is_visible()
+    assert (page.locator("del").all_inner_texts(), page.locator("ins").all_inner_texts()) == (["65", "today"], ["69", "now"])
+    page.evaluate("argillaPage.onedit('The code is E11.65 today.')")
+    assert not edit.is_visible()
+
+
+def test_long_texts_fold_and_right_to_left_text_is_set_from_the_right(show: Any) -> None:
+    long = "A sentence of a long answer. " * 700
+    page = show({"completion": long}, turns=one_turn("מהו הקוד?\n\n- ראשון"))
+    button = page.get_by_role("button", name="Show all (20,300 characters)")
+    folded = page.locator("[data-text=completion]").bounding_box()["height"]
+    assert folded < 450 and read(page, "completion").strip() == long.strip()
+    shot(page, "row-long-rtl")
+    button.click()
+    assert page.locator("[data-text=completion]").bounding_box()["height"] > 1000 and not button.is_visible()
+    direction = "name => getComputedStyle(document.querySelector(`[data-text=prompt] ${name}`)).direction"
+    assert [page.evaluate(direction, tag) for tag in ("p", "ul")] == ["rtl", "rtl"]
