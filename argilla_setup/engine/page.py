@@ -111,7 +111,7 @@ _OPEN_DATASETS = r"\1\2\3.filter(function(dataset){return \2.isAdminOrOwnerRole|
 """Datasets whose form was replaced (`bootstrap.closed_name`) are listed to owners only."""
 _OWN_PROGRESS = re.compile(r"""(\w+)\.metrics\.hasMetrics\?(\w+)\("div",\{staticClass:"my-progress__share"\},\[""")
 _WITH_OWN_PROGRESS = (
-    r"""\g<0>\2("span",{staticClass:"my-progress__own"},[\1._v(\1._s(\1.metrics.submitted)+" of "+"""
+    r"""\g<0>\2("span",{staticClass:"my-progress__own",staticStyle:{"margin-left":"12px"}},[\1._v(\1._s(\1.metrics.submitted)+" of "+"""
     r"""\1._s(\1.metrics.total-\1.metrics.discarded)+" yours")]),\1._v("\\xa0"),"""
 )
 """The number of records that the reader submitted, of those that wait for an answer of theirs; the bar before it is everybody's."""
