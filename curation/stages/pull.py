@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from argilla_setup import forms
 from curation import review as argilla
@@ -157,5 +158,15 @@ def _read_answers(workspace: Workspace, review: ArgillaReview, kind: Kind, datas
 
 
 def _says_the_same(before: StoredAnswer, given: HeldResponse) -> bool:
+    """Return whether a response under another id is the stored answer, restored by push.
+
+    A form that does not accept a submitted answer holds the part that it knows as a draft; the answer still counts.
+    """
     said = [{name: value for name, value in values.items() if value is not None} for values in (before.values, given.values)]
-    return before.status == given.status and said[0] == said[1]
+    if before.status == given.status:
+        return said[0] == said[1]
+    return (before.status, given.status) == ("submitted", "draft") and all(_is_part(v, said[0].get(name)) for name, v in said[1].items())
+
+
+def _is_part(value: Any, whole: Any) -> bool:
+    return set(value) <= set(whole) if isinstance(value, list) and isinstance(whole, list) else bool(value == whole)

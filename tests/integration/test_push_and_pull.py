@@ -210,6 +210,8 @@ def test_a_changed_form_makes_the_next_dataset_with_answers_and_drafts(bed: Path
     stages.push(bed)
     now = held(argilla_home, bed)
     assert said(now[a])[ana.id][0] == "draft" and said(now[a])[ana.id][1]["edited_completion"] == "A better text"
+    assert said(now[b])[ben.id] == ("draft", {"verdict": "reject"})
+    assert stages.pull(bed).counts["new"] == 0  # the answers that were given still count
 
 
 def test_an_answer_changed_after_it_was_restored_replaces_the_old_one(bed: Path, argilla_home: RunningArgilla) -> None:
