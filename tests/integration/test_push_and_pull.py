@@ -171,7 +171,7 @@ def test_a_changed_form_makes_the_next_dataset_with_answers_and_drafts(bed: Path
     ana, ben = people(argilla_home, bed)
     old = held(argilla_home, bed)
     a, b, c, d, *_ = sorted(old)
-    answer(argilla_home, old[a], ana, "approve", edited_completion="A better text")
+    answer(argilla_home, old[a], ana, "approve", comment="seen")
     assert stages.pull(bed).counts["new"] == 1
     answer(argilla_home, old[b], ben, "reject", reasons=["wrong"])
     answer(argilla_home, old[c], ana, "reject", status="draft", comment="not sure yet")
@@ -209,7 +209,7 @@ def test_a_changed_form_makes_the_next_dataset_with_answers_and_drafts(bed: Path
     with_settings(bed, {"labels: [good, bad]}]": "labels: [good, bad], required: true}]\n  reasons: {false: False, rude: Rude}"})
     stages.push(bed)
     now = held(argilla_home, bed)
-    assert said(now[a])[ana.id][0] == "draft" and said(now[a])[ana.id][1]["edited_completion"] == "A better text"
+    assert said(now[a])[ana.id][0] == "draft" and said(now[a])[ana.id][1]["comment"] == "seen"
     assert said(now[b])[ben.id] == ("draft", {"verdict": "reject"})
     assert stages.pull(bed).counts["new"] == 0  # the answers that were given still count
 
