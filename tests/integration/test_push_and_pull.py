@@ -206,7 +206,7 @@ def test_a_changed_form_makes_the_next_dataset_with_answers_and_drafts(bed: Path
     assert {f"{bed.name}-instruction", f"{bed.name}-instruction-closed-1"} <= names
 
     # A required question and other reasons: what the new form does not accept becomes a draft of its author, or keeps what it can.
-    with_settings(bed, {"labels: [good, bad]}]": "labels: [good, bad], required: true}]\n  reasons: {false: False, rude: Rude}"})
+    with_settings(bed, {"labels: [good, bad]}]": "labels: [good, bad], required: true}]\n  reasons: {untrue: Untrue, rude: Rude}"})
     stages.push(bed)
     now = held(argilla_home, bed)
     assert said(now[a])[ana.id][0] == "draft" and said(now[a])[ana.id][1]["comment"] == "seen"
