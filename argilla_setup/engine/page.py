@@ -83,9 +83,11 @@ _FRAME_FILL = (
     """document.addEventListener("input",function typed(event){"""
     """if(!frame.isConnected)return document.removeEventListener("input",typed);"""
     """if(event.target.closest('[aria-label="Question: edited_completion"]'))port.postMessage(event.target.innerText)});"""
-    """var sheets=[].map.call(document.querySelectorAll('link[rel="stylesheet"]'),function(link){"""
+    # The rich page has its own style; reading the page's style sheets again for each record would take most of its time.
+    """var own=this.template.indexOf("window.argillaPage")>=0;"""
+    """var sheets=own?[]:[].map.call(document.querySelectorAll('link[rel="stylesheet"]'),function(link){"""
     """return'<link rel="stylesheet" href="'+encodeURI(link.href)+'">'});"""
-    """var styles=[].map.call(document.querySelectorAll("style"),function(style){return style.outerHTML});"""
+    """var styles=own?[]:[].map.call(document.querySelectorAll("style"),function(style){return style.outerHTML});"""
     """frame.contentWindow.postMessage({html:this.template,styles:sheets.concat(styles).join(""),"""
     """view:sessionStorage.getItem("seedcorn-view"),theme:document.documentElement.getAttribute("data-theme")},"*",[channel.port2])}"""
 )
