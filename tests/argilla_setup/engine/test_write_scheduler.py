@@ -62,7 +62,7 @@ async def send_all(app: ScheduledWrites, *requests: tuple[str, tuple[str, str]])
 
 
 def test_people_come_before_the_push_that_was_there_first() -> None:
-    inside = Inside()
+    inside = Inside(0.2)  # long enough for all to arrive while the first push is in it, on a busy machine too
     waiting = [("push2", RECORDS[0]), ("push3", RECORDS[1]), ("ada", ANSWERS[0]), ("bob", ANSWERS[1]), ("cleo", ANSWERS[3])]
     asyncio.run(send_all(ScheduledWrites(inside), ("push1", RECORDS[0]), *waiting))
     assert inside.order == ["push1", "ada", "bob", "cleo", "push2", "push3"]

@@ -376,7 +376,7 @@ def test_the_same_prompt_repeated_repeats_itself_and_is_paid_from_the_same_budge
     assert told["naive"]["vendi"] < told["planned"]["vendi"] and told["naive"]["distinct"] < 0.7
     assert len({a.request.body["messages"][0]["content"] for a in answers(folder, "naive")}) == 1 and told["naive_cost_usd"] > 0
     assert len(rows(folder)) == alone["set"]["rows"], "what is written without a plan is no row of the project"
-    assert any("stand-in" in note for note in told["notes"])
+    assert any("mock provider" in note for note in told["notes"])
     shown = stages.status(folder).as_values()["diversity"]
     assert shown == {"coverage": told["coverage"]["share"], "vendi": told["set"]["vendi"], "naive_ratio": told["vendi_ratio"]}
 
