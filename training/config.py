@@ -165,6 +165,8 @@ class Require(BaseModel):
 
     review: Literal["none", "sample", "all"] = "all"
     """Least review that is accepted: `all` (people approved every row), `sample` (people checked a random sample) or `none`."""
+    max_error: float | None = Field(default=None, gt=0, lt=1)
+    """Highest error rate that the snapshot's acceptance certificate must show; null: no certificate is needed. With `review: sample`."""
 
 
 class LicenceAnswers(BaseModel):

@@ -81,7 +81,23 @@ def open_snapshot(run: RunFile, path: Path, *, kind: Kind) -> Snapshot:
         asked = {"none": "no person has reviewed these rows", "sample": "people reviewed only a random sample of these rows"}[given]
         step = f"have people review all rows (review: all in project.yaml), or write require: {{review: {given}}} in the run file"
         raise TrainingError(f"{path}: review {given}", f"{asked}, and the run file requires review: {run.require.review}", step)
+    if run.require.max_error is not None:
+        _check_certificate(snapshot, run.require.max_error)
     return snapshot
+
+
+def _check_certificate(snapshot: Snapshot, most: float) -> None:
+    """Refuse a snapshot whose certificate is missing or shows a higher error rate than the run file requires."""
+    from curation.snapshot.certificate import read_certificate
+
+    found, file = read_certificate(snapshot.path, snapshot.manifest), "certificate.json"
+    if found is None:
+        fact = f"is missing, and the run file requires max_error: {most:g}"
+        step = "set review: {mode: sample, accept: {max_error: …}} in project.yaml and write a new snapshot, or remove require.max_error"
+        raise TrainingError(str(snapshot.path / file), fact, step)
+    if max(found.bound.released, found.bound.unread) > most:
+        fact = f"shows {found.sentence}; the run file requires max_error: {most:g}"
+        raise TrainingError(str(snapshot.path / file), fact, "have people review more rows, or raise require.max_error in the run file")
 
 
 def open_recorded(run: RunFile, folder: Path, *, kind: str, recorded: SnapshotFacts) -> Snapshot:

@@ -244,6 +244,18 @@ class Screen(Closed):
 ReviewMode = Literal["none", "sample", "all"]
 
 
+class Accept(Closed):
+    """Acceptance of rows that nobody read: their error rate must be shown to be low enough (docs/acceptance.md)."""
+
+    max_error: float = Field(gt=0, lt=1)
+    """Highest error rate of the released rows."""
+    confidence: float = Field(default=0.95, ge=0.75, lt=1)
+    """Confidence with which the error rate must be at most that."""
+    looks: Literal["once", "any"] = "once"
+    """`once`: `review.sample` rows are drawn, stratified by score and class, and judged when all are answered. Do not raise the sample
+    afterwards. `any`: the result counts at every moment and the sample may grow; a clean set needs up to 15 % more rows."""
+
+
 class Review(Closed):
     """Human review: which rows, where and by whom. Also one word: `review: none`, `sample` or `all`."""
 
@@ -255,6 +267,9 @@ class Review(Closed):
     max_error: Share | None = None
     """With mode sample: other rows pass only if the upper end of the error rate's 95 % interval is at most this; null: they pass
     once the sample is reviewed, whatever the rate."""
+    accept: Accept | None = None
+    """With mode sample: other rows pass once a certificate shows that few enough of them are bad; it becomes part of the snapshot.
+    Replaces max_error."""
     argilla: str | None = None
     """Folder of `argilla-setup up --home`, from which the key is read; null: use ARGILLA_API_URL and ARGILLA_API_KEY."""
     workspace: str = ""
@@ -305,8 +320,12 @@ class Review(Closed):
     @model_validator(mode="after")
     def _samples_where_it_says_so(self) -> Review:
         fields = type(self).model_fields
-        if self.mode != "sample" and (given := [name for name in ("max_error", "sample") if getattr(self, name) != fields[name].default]):
+        if self.mode != "sample" and (
+            given := [name for name in ("max_error", "sample", "accept") if getattr(self, name) != fields[name].default]
+        ):
             raise ValueError(f"{given[0]} goes with mode: sample; the mode is {self.mode}")
+        if self.accept is not None and self.max_error is not None:
+            raise ValueError("accept replaces max_error; remove max_error")
         return self
 
 

@@ -83,11 +83,15 @@ class Evidence(_Frozen):
     """None: the bound assumes that reviewers find every bad row."""
     bad_at: tuple[int, ...] = ()
     """Method betting: positions (from 1) of the bad rows in the order of reading."""
+    kept: int | None = Field(default=None, ge=0)
+    """Rows that were released, where later gates took out more than the rows found bad."""
     seed: str = ""
     """Digest of the key by which rows were drawn; the key itself stays in the project."""
 
     @model_validator(mode="after")
     def _fits_its_method(self) -> Evidence:
+        if self.kept is not None and self.kept > self.rows - self.bad:
+            raise ValueError(f"kept ({self.kept}) must be at most the {self.rows - self.bad} rows that were not found bad")
         if self.method == "complete" and self.read < self.rows:
             raise ValueError(f"method complete: {self.rows - self.read} rows were not read")
         if self.method == "hypergeometric" and (len(self.strata) > 1 or self.controls is not None):
@@ -195,7 +199,8 @@ def compute_bound(policy: AcceptPolicy, evidence: Evidence) -> Bound:
     # Of the bad rows, those that were found are taken out. The number left is bounded also where some of the found ones were good:
     # each method's bound grows by at least one with every row found.
     left = min(_most_bad(evidence, sensitivity, alpha) - evidence.bad, evidence.rows - evidence.bad)
-    unread, kept = evidence.rows - evidence.read, evidence.rows - evidence.bad
+    unread = evidence.rows - evidence.read
+    kept = evidence.rows - evidence.bad if evidence.kept is None else evidence.kept
     return Bound(
         bad_left=left,
         unread=min(1.0, left / unread) if unread else 0.0,

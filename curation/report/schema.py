@@ -528,6 +528,8 @@ class CardSample(ManifestPart):
     low: float
     high: float
     max_error: float | None = None
+    accept: str | None = None
+    """Policy and result of the acceptance certificate."""
 
 
 class CardReview(ManifestPart):

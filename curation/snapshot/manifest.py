@@ -2,7 +2,7 @@
 
     icd10-instruction-v1-3f9c2a1b/
       train.parquet  validation.parquet  test.parquet
-      README.md  [croissant.json]  [report.html]
+      README.md  [croissant.json]  [report.html]  [certificate.json]
       manifest.json      written last: its presence marks a complete folder
       model.sig          OpenSSF Model Signing, added by `curate sign`
 
@@ -90,6 +90,8 @@ class SampleFacts(BaseModel):
     high: float = Field(ge=0, le=1)
     max_error: float | None = None
     """Highest upper end of the interval at which the project releases the unreviewed rows."""
+    accept: str | None = None
+    """Under `review.accept`: the policy and the result of certificate.json in words."""
 
 
 class ReviewFacts(BaseModel):

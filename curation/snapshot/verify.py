@@ -2,8 +2,8 @@
 
 1. The manifest parses. 2. The folder holds exactly the files it names, each with the named sha256; no links, no extra files.
 3. The signature lists the same files, and its sha256 of manifest.json is that of the bytes that were parsed. 4. One of the trusted
-keys made it (checked by model-signing). 5. No revocation names the digest. 6. With `deep`, the rows give the digest and every row
-is a valid record; the rows of an unverified snapshot are never parsed.
+keys made it (checked by model-signing). 5. No revocation names the digest. 6. The bound of an acceptance certificate follows from its
+counts. 7. With `deep`, the rows give the digest and every row is a valid record; the rows of an unverified snapshot are never parsed.
 
 Every file is read once and hashed as it is read, so a file swapped between two reads is refused. Without any trusted key the best
 result is "intact, signer unknown".
@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from curation.errors import SnapshotError, command
+from curation.quality.certificate import CERTIFICATE
 from curation.records import Kind
+from curation.snapshot.certificate import read_certificate
 from curation.snapshot.keys import PUBLIC, config_folder, find_trusted_keys, fingerprint, load_public_key, signature_hint
 from curation.snapshot.manifest import MANIFEST, SIGNATURE, Manifest, Split, parse_manifest, read_manifest_bytes
 from curation.snapshot.read import Problem, below, compare_hashes, find_deep_problems, find_problems, read_split, walk_files
@@ -166,6 +168,10 @@ def _verify_snapshot(path: Path, trusted_keys: Sequence[Path], deep: bool, revoc
         return Verification("revoked", (Problem(".", fact),), digest=digest)
     if not result.is_verified:
         return replace(result, digest=digest)
+    try:
+        read_certificate(path, manifest)
+    except SnapshotError as error:
+        return Verification("altered", (Problem(CERTIFICATE, error.fact),), digest=digest)
     if deep and (problems := find_deep_problems(path, manifest)):
         return Verification("altered", tuple(problems), digest=digest)
     return replace(result, digest=digest, manifest=manifest, rows_checked=deep)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from curation.errors import RowError, SnapshotError
 from curation.records import Kind
 from curation.snapshot.digest import COLUMNS, kind_of, leaf_of, read_rows_of, record_of, root_of
-from curation.snapshot.manifest import CARD, CROISSANT, MANIFEST, REPORT, SPLITS, Manifest, SnapshotDraft
+from curation.snapshot.manifest import CARD, CROISSANT, MANIFEST, SPLITS, Manifest, SnapshotDraft
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +32,7 @@ def write_snapshot(
     splits: Mapping[str, pa.Table],
     *,
     card: str,
-    report_html: str | None = None,
+    texts: Mapping[str, str] | None = None,
     croissant: Callable[[Mapping[str, str]], str] | None = None,
 ) -> Path:
     """Write the splits as a new folder NAME-vN-DIGEST8 and return its path.
@@ -43,7 +43,7 @@ def write_snapshot(
         splits: instruction rows have prompt, completion, id, label; preference rows prompt, chosen, rejected, id.
             train and validation must have rows; an empty test split gets no file.
         card: text of README.md.
-        report_html: text of report.html, if it is included.
+        texts: further text files by name, such as report.html and certificate.json.
         croissant: returns the text of croissant.json from the sha256 of each Parquet file.
 
     Raises:
@@ -62,7 +62,7 @@ def write_snapshot(
     # In the same parent, so that the final rename stays on one file system; the leading dot hides it from `find_snapshots`.
     aside = Path(tempfile.mkdtemp(prefix=f".{draft.name}-v{draft.version}-", suffix=".partial", dir=folder))
     try:
-        _write_files(aside, tables, {CARD: card} | ({REPORT: report_html} if report_html is not None else {}))
+        _write_files(aside, tables, {CARD: card, **(texts or {})})
         if croissant is not None:
             write_synced(aside / CROISSANT, croissant({p.name: file_sha256(p) for p in aside.glob("*.parquet")}).encode())
         # The manifest goes last: it names the hashes of all other files, and its presence marks a complete folder.

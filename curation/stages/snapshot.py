@@ -11,7 +11,7 @@ import importlib.metadata
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from curation.dedup import find_exact, find_near
 from curation.distribution import preference_bias
 from curation.errors import ModelUnavailable, ProjectError, SnapshotError, command
 from curation.judge import rubric as scoring
+from curation.quality.certificate import CERTIFICATE
 from curation.records import KINDS, Kind
 from curation.report.card import render_card
 from curation.report.croissant import render_croissant
@@ -33,6 +34,7 @@ from curation.report.page import render_report
 from curation.report.schema import CardInput, Separation
 from curation.snapshot.digest import content_digest
 from curation.snapshot.manifest import (
+    REPORT,
     LeakSettings,
     Manifest,
     ManifestFacts,
@@ -59,6 +61,7 @@ from curation.views.pairs import frozen_pairs
 from curation.views.prior_snapshots import keep_sketches
 from curation.views.protected import ProtectedItems, load_protected
 from curation.views.provenance import governing_license, models_of, sources_of, stages_of
+from curation.views.quality import Acceptance
 from curation.views.report import report_data
 from curation.views.review_sample import Sample
 from curation.views.screening import conflict_findings, leak_findings, row_findings
@@ -93,6 +96,8 @@ class _Release:
     better: Mapping[int, int | None]
     """Canonical index of the better completion of each pair, by seq."""
     separation: Separation
+    certificate: str | None = None
+    """Text of certificate.json, under `review.accept`."""
 
     @property
     def rows(self) -> list[Row]:
@@ -166,6 +171,8 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResul
             released = _Release(kind, name or f"{workspace.project.name}-{kind}", splits, better, separation)
             known = {Path(one["path"]).name for one in reviews.list_snapshots(workspace.db)}
             about = _manifest_facts(state, released, protected, sample, stopped=len(stopped))
+            if sample is not None and sample.acceptance is not None:
+                released = replace(released, certificate=_certify(released, sample.acceptance, about))
             path, note = _find_or_write(workspace, released, about)
             if path.name not in known:  # dedup itself rebuilds the sketches of a snapshot that existed before
                 keep_sketches(workspace, path, kind, released.rows, watermark=records.last_seq(workspace.db))
@@ -186,11 +193,29 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResul
         return StageResult("snapshot", run.rows_in, run.rows_out, counts, notes)
 
 
+def _certify(released: _Release, acceptance: Acceptance, about: ManifestFacts) -> str:
+    """Return the text of the certificate of the rows that leave.
+
+    Raises:
+        SnapshotError: the last gate or the splits left out so many good rows that the rest may have too many bad ones.
+    """
+    kept = sum(row.seq in acceptance.stratum_of for row in released.rows)
+    review = about.review
+    found = acceptance.certificate(released.kind, kept=kept, reviewers=review.reviewers, simulated=review.simulated)
+    if not found.accepts:
+        fact = f"is blocked by review.accept: {found.sentence}"
+        raise SnapshotError(f"a snapshot of {released.kind} rows", fact, "review more rows: raise review.sample (accept: looks: any)")
+    return found.model_dump_json(indent=2) + "\n"
+
+
 def _check_sample(workspace: Workspace, sample: Sample) -> None:
     """Refuse rows whose review sample is not answered yet, or has more bad rows than the project allows."""
     if sample.releases or not sample.drawn:
         return
     what = f"a snapshot of {sample.kind} rows"
+    if sample.is_answered and sample.acceptance is not None:
+        fact = f"is blocked by review.accept: {sample.sentence}; {sample.acceptance.needed(workspace.project.review.overlap)}"
+        raise SnapshotError(what, fact, "correct the rows, review more of them (accept: looks: any), or set review.mode: all")
     if sample.is_answered:
         fact = f"is blocked by review.max_error {sample.max_error:.1%}: {sample.sentence}"
         raise SnapshotError(what, fact, "correct the rows, raise review.sample for a narrower interval, or set review.mode: all")
@@ -442,7 +467,10 @@ def _write(
     )  # fmt: skip
     return write_snapshot(
         workspace.folder / "snapshots", draft, tables, card=render_card(card),
-        report_html=render_report(report_data(workspace, names=published_names(workspace)), protected_text=False),
+        texts={
+            REPORT: render_report(report_data(workspace, names=published_names(workspace)), protected_text=False),
+            **({CERTIFICATE: released.certificate} if released.certificate else {}),
+        },
         croissant=partial(render_croissant, card),
     )  # fmt: skip
 

@@ -46,6 +46,8 @@ def update_verdicts(workspace: Workspace) -> StageResult:
         reasons = Counter(f"{reason.stage}: {reason.kind}" for reason in dropped)
         counts |= {"dropped_for": dict(reasons.most_common()), "alarms": alarms}
         kept = summarize_kept(state, {seq: decision.verdict for seq, decision in decisions.items()})
+        overlap = workspace.project.review.overlap
         samples = [f"Review sample, {kind}: {sample.sentence}." for kind, sample in decided.samples.items()]
+        samples += [f"Acceptance, {k}: {s.acceptance.needed(overlap)}." for k, s in decided.samples.items() if s.acceptance]
         stale, warnings = stale_values(find_stale(workspace, RUN_GATES))
         return StageResult("decide", run.rows_in, run.rows_out, {**counts, **stale}, [*alarms, *kept.notes, *samples, *warnings])

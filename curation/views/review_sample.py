@@ -14,6 +14,7 @@ from curation.records import KINDS, Kind
 from curation.sampling import draw_sample
 from curation.store import reviews
 from curation.store.records import Row
+from curation.views.quality import Acceptance, draw_acceptance
 from curation.workspace import label_of
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Sample:
     bad: int = 0
     """Of the answered rows those that were rejected, edited, disputed or dropped."""
     max_error: float | None = None
+    acceptance: Acceptance | None = None
+    """Under `review.accept`: what the certificate follows from."""
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -55,6 +58,9 @@ class Sample:
     @property
     def releases(self) -> bool:
         """True if the held rows may be approved."""
+        if self.acceptance is not None:
+            # Only the method that is valid at every moment may be judged before the whole sample is answered.
+            return bool(self.answered) and (self.is_answered or self.acceptance.method == "betting") and self.acceptance.is_met
         return self.is_answered and bool(self.answered) and (self.max_error is None or self.interval[1] <= self.max_error)
 
     @property
@@ -73,7 +79,7 @@ class Sample:
         return {
             "rows": self.answered, "population": self.population, "strata": self.strata, "bad": self.bad,
             "rate": round(self.bad / self.answered, 6) if self.answered else None, "low": round(low, 6), "high": round(high, 6),
-            "max_error": self.max_error,
+            "max_error": self.max_error, **({"accept": self.acceptance.stated} if self.acceptance else {}),
         }  # fmt: skip
 
 
@@ -93,6 +99,10 @@ def draw(state: ProjectState, kind: Kind, passing: Collection[int]) -> Sample | 
     frame = [row for row in state.rows[kind] if row.seq in passing and row.how != "edited" and not needs_preference(row)]
     if not frame:
         return None
+    if settings.accept is not None:
+        acceptance = draw_acceptance(state, frame, settings.accept, size=settings.sample)
+        chosen, names = frozenset(acceptance.order), set(acceptance.stratum_of.values())
+        return Sample(kind, chosen, len(frame), len(names), waiting=len(chosen), acceptance=acceptance)
     strata = [label_of(state.workspace, row) for row in frame]
     places = draw_sample([row.id for row in frame], strata, size=settings.sample, key=reviews.sample_key(state.db))
     drawn = frozenset(frame[place].seq for place in places)
@@ -122,9 +132,10 @@ def needs_preference(row: Row) -> bool:
 def settle(sample: Sample, verdicts: Mapping[int, Decision]) -> Sample:
     """Count the verdicts of the drawn rows. A row that a cap left out says nothing about the others and is not counted."""
     found = [verdicts[seq] for seq in sample.drawn if not _over_cap(verdicts[seq])]
-    waiting = sum(decision.verdict in ("to_review", "in_review", "unscored") for decision in found)
-    bad = sum(decision.verdict in ("rejected", "edited", "disputed", "dropped") for decision in found)
-    return replace(sample, answered=len(found) - waiting, waiting=waiting, bad=bad)
+    answered = [decision for decision in found if decision.verdict not in ("to_review", "in_review", "unscored")]
+    bad = {decision.seq: decision.verdict in ("rejected", "edited", "disputed", "dropped") for decision in answered}
+    acceptance = sample.acceptance.settled(bad) if sample.acceptance else None
+    return replace(sample, answered=len(bad), waiting=len(found) - len(bad), bad=sum(bad.values()), acceptance=acceptance)
 
 
 def release(decisions: Sequence[Decision], kinds: Mapping[int, Kind], samples: Mapping[Kind, Sample]) -> list[Decision]:

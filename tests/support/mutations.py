@@ -56,5 +56,7 @@ MUTATIONS = [
     Mutation("argilla_setup/shown.py", "lambda found: _written(found[0]), text)", "lambda found: found[0], text)", "curation/cli/test_output.py::test_the_text_of_a_row_reaches_the_terminal_as_text"),
     Mutation("argilla_setup/shown.py", r'r"([\\`*_\[\]|~!])"', r'r"([`*_\[\]|~!])"', "curation/cli/test_output.py::test_quoted_markup_is_shown_and_not_obeyed"),
     Mutation("training/checkpoints.py", "resume_from_checkpoint=str(checkpoint) if checkpoint else None", "resume_from_checkpoint=None", "curation/test_guards.py::test_a_run_goes_on_from_its_checkpoint"),
+    Mutation("curation/snapshot/verify.py", "        read_certificate(path, manifest)\n", "        pass\n", "curation/views/test_quality.py::test_a_signed_certificate_with_a_better_bound_than_its_counts_give_is_refused"),
+    Mutation("training/data.py", "if run.require.max_error is not None:", "if False:", "training/test_refusals.py::test_a_required_error_rate_needs_a_certificate_that_shows_it"),
     Mutation("training/data.py", "if snapshot.manifest.review.simulated and not run.allow_simulated_review:", "if False:", "training/test_refusals.py::test_simulated_review_is_refused_unless_the_run_file_allows_it"),
 ]  # fmt: skip

@@ -168,8 +168,9 @@ def write_signed(
     licence: str = "CC0-1.0",
     review: str = "all",
     also: Mapping[str, str] = MappingProxyType({}),
+    texts: Mapping[str, str] = MappingProxyType({}),
 ) -> Path:
-    """A snapshot of the kind; unsigned without a key. `also`: more protected sets, sha256 by name."""
+    """A snapshot of the kind; unsigned without a key. `also`: more protected sets, sha256 by name. `texts`: more files."""
     make = instruction if kind == "instruction" else pair
     folder = project / "snapshots"
     folder.mkdir(parents=True, exist_ok=True)
@@ -191,7 +192,7 @@ def write_signed(
         }
     )
     splits = {split: pa.Table.from_pylist([make(n) for n in numbers]) for split, numbers in ranges.items()}
-    path = write_snapshot(folder, draft, splits, card="# Card\n")
+    path = write_snapshot(folder, draft, splits, card="# Card\n", texts=texts)
     if key is not None:
         sign_snapshot(path, key)
     return path

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from curation.errors import SnapshotError
+from curation.quality.certificate import AcceptPolicy, Evidence, Stratum, certify
 from curation.snapshot import create_key
 from tests.support.training_samples import build_bare, run_settings, write_run_file, write_signed
 from training.config import TrainingError, load_run_file
@@ -56,6 +58,33 @@ def test_rows_that_people_did_not_review_need_the_run_files_consent(project: Pat
         with pytest.raises(TrainingError) as refused:
             check(project, **accepts)
         assert str(refused.value) == refusal
+
+
+@pytest.mark.parametrize(
+    ("certificate", "fact"),
+    [
+        (None, r"certificate.json: is missing, and the run file requires max_error: 0.01"),
+        ((5_000, 100), r"certificate.json: shows at most 2.\d\d% of the released rows are bad .*; the run file requires max_error: 0.01"),
+        ((5_000, 400), ""),
+    ],
+)
+def test_a_required_error_rate_needs_a_certificate_that_shows_it(project: Path, certificate: tuple[int, int] | None, fact: str) -> None:
+    texts = {}
+    if certificate is not None:
+        stratum = Stratum(name="all rows", rows=certificate[0], read=certificate[1], bad=0)
+        found = certify(
+            AcceptPolicy(max_error=0.05), Evidence(method="hypergeometric", strata=(stratum,)), kind="instruction",
+            reviewers=["ann"], simulated=False, issued=datetime(2026, 11, 26, tzinfo=UTC),
+        )  # fmt: skip
+        texts = {"certificate.json": found.model_dump_json()}
+    write_signed(project, "instruction", key=key(project), sha256=sha_of(project), review="sample", texts=texts)
+    run = load_run_file(write_run_file(project, "sft.yaml", run_settings(require={"review": "sample", "max_error": 0.01})))
+    path = next((project / "snapshots").iterdir())
+    if fact:
+        with pytest.raises(TrainingError, match=fact):
+            open_snapshot(run, path, kind="instruction")
+    else:
+        assert open_snapshot(run, path, kind="instruction").manifest.kind == "instruction"
 
 
 def test_the_least_review_is_a_lower_bound(project: Path) -> None:
