@@ -167,5 +167,5 @@ def test_intervals_of_recorded_judges_cover_held_out_halves() -> None:
     sets = recorded()
     assert len(sets) >= 4
     for name, (scores, approved) in sets.items():
-        found = cover_halves(scores, approved, resamples=30)
+        found = cover_halves(scores, approved, resamples=400)
         assert min(found.bins, found.area) >= 0.93, (name, json.dumps(found._asdict()))

@@ -18,6 +18,7 @@ from curation.stages.push import rows_to_show
 from curation.store import records, reviews
 from curation.store.database import open_store
 from curation.store.reviews import StoredAnswer
+from curation.views.decisions import decide_all
 from curation.views.state import ProjectState
 from curation.workspace import open_workspace
 from tests.support.projects import Bed, blank, import_plain
@@ -33,7 +34,8 @@ def project(tmp_path: Path, accept: str, *, sample: int = 80, rows: int = 120) -
 def shown(bed: Bed) -> list[int]:
     """Seqs of the rows that push would show to people."""
     with open_workspace(bed.folder) as workspace:
-        return [row.seq for row in rows_to_show(ProjectState(workspace))["instruction"]]
+        state = ProjectState(workspace)
+        return [row.seq for row in rows_to_show(state, decide_all(state).decisions)["instruction"]]
 
 
 def answer(bed: Bed, seqs: list[int], says: str = "approve") -> None:
