@@ -47,6 +47,6 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert (tmp_path / "build" / "site" / "configuration" / "index.html").is_file()
 
 
-def test_the_changelog_begins_with_the_version() -> None:
+def test_the_newest_version_of_the_changelog_is_this_one() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert re.search(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.M)[1].startswith(f"{version} (20")  # type: ignore[index]
+    assert re.search(r"^## (\d.+)$", (ROOT / "CHANGELOG.md").read_text(), re.M)[1].startswith(f"{version} (20")  # type: ignore[index]
