@@ -174,19 +174,28 @@ def test_a_column_may_not_replace_one_of_the_shape(bed: Bed, tmp_path: Path) -> 
     assert not list(tmp_path.glob("*a.jsonl*"))
 
 
-def test_annotators_may_filter_by_the_columns_the_project_names(bed: Bed) -> None:
+def shown_metadata(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """Metadata of the rows as `curate push` sends them, the order of the queue left out."""
     import numpy as np
 
-    from curation.stages.push import _shown
+    from argilla_setup import forms
+    from curation.review import ArgillaReview
+    from curation.stages import push
     from curation.store import records as stored
     from curation.views.state import ProjectState
 
-    bring(bed, 4, ticket=lambda n: n // 2, **{"Sent By": lambda n: "mail" if n else None})
-    bed.set(r"^review: none$", "review: {mode: all, filters: [Sent By, ticket]}")
+    monkeypatch.setattr(push, "vectors_of", lambda workspace, texts: np.zeros((len(texts), 2)))
+    review = ArgillaReview(client=None, workspace="w", url="http://127.0.0.1:1", key="k")
     with stages.open_workspace(bed.folder) as workspace:
         rows = stored.list_rows(workspace.db, "instruction")
-        shown = _shown(ProjectState(workspace), "instruction", rows, np.zeros((4, 2)))
-    assert [dict(item.metadata) for item in shown] == [
+        shown = push._show_rows(ProjectState(workspace), review, "instruction", rows, {})
+        return [{k: v for k, v in shown.by_seq[row.seq].metadata.items() if k != forms.PRIORITY} for row in rows]
+
+
+def test_annotators_may_filter_by_the_columns_the_project_names(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    bring(bed, 4, ticket=lambda n: n // 2, **{"Sent By": lambda n: "mail" if n else None})
+    bed.set(r"^review: none$", "review: {mode: all, filters: [Sent By, ticket]}")
+    assert shown_metadata(bed, monkeypatch) == [
         {"source": "imported", "column_ticket": "0"},
         {"source": "imported", "column_sent-by": "mail", "column_ticket": "0"},
         {"source": "imported", "column_sent-by": "mail", "column_ticket": "1"},
@@ -194,15 +203,9 @@ def test_annotators_may_filter_by_the_columns_the_project_names(bed: Bed) -> Non
     ]
 
 
-def test_a_filter_that_no_row_has_is_refused(bed: Bed) -> None:
-    import numpy as np
-
-    from curation.stages.push import _shown
-    from curation.store import records as stored
-    from curation.views.state import ProjectState
-
+def test_a_filter_that_no_row_has_is_refused(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
     bring(bed, 2, ticket=lambda n: n, Ticket=lambda n: n)
     for names, fact in (("[mood]", "names mood, and imported rows have: Ticket, ticket"), ("[ticket, Ticket]", "differ only in capitals")):
         bed.set(r"^review: .*$", f"review: {{mode: all, filters: {names}}}")
-        with stages.open_workspace(bed.folder) as workspace, pytest.raises(ProjectError, match=fact):
-            _shown(ProjectState(workspace), "instruction", stored.list_rows(workspace.db, "instruction"), np.zeros((2, 2)))
+        with pytest.raises(ProjectError, match=fact):
+            shown_metadata(bed, monkeypatch)
