@@ -41,10 +41,10 @@ class Slip:
     """no_reason, reasons_of_approval or one_text."""
     seqs: tuple[int, ...]
 
-    def describe(self) -> str:
-        """Return the slip and what to do about it, in two sentences."""
+    def describe(self, ids: Mapping[int, str]) -> str:
+        """Return the slip and what to do about it, in two sentences; rows by the start of their id, which `curate trace` takes."""
         count, more = len(self.seqs), len(self.seqs) - LISTED
-        rows = ", ".join(f"#{seq}" for seq in self.seqs[:LISTED]) + (f" and {more:,} more" if more > 0 else "")
+        rows = ", ".join(ids[seq][:12] for seq in self.seqs[:LISTED]) + (f" and {more:,} more" if more > 0 else "")
         if self.kind == "no_reason":
             return f"{self.user}: {count:,} rejected without a reason or a comment ({rows}). Ask for the reason; the answers count."
         if self.kind == "reasons_of_approval":

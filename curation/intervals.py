@@ -111,12 +111,22 @@ def clopper_pearson(bad: int, n: int) -> tuple[float, float]:
 
     Exact for a simple random sample, and conservative (too wide) for a stratified sample or a large part of few rows.
     """
-    from scipy.stats import beta
-
     tail = (1 - LEVEL) / 2
-    low = float(beta.ppf(tail, bad, n - bad + 1)) if bad else 0.0
-    high = float(beta.ppf(1 - tail, bad + 1, n - bad)) if bad < n else 1.0
-    return low, high
+    return clopper_pearson_lower(bad, n, tail), clopper_pearson_upper(bad, n, tail)
+
+
+def clopper_pearson_upper(bad: float, n: float, alpha: float) -> float:
+    """Return the exact one-sided upper bound of a share of which BAD of N were observed; 1 if nothing was. Counts need not be whole."""
+    from scipy.special import betaincinv
+
+    return float(betaincinv(bad + 1, n - bad, 1 - alpha)) if bad < n else 1.0
+
+
+def clopper_pearson_lower(hits: float, n: float, alpha: float) -> float:
+    """Return the exact one-sided lower bound of a share of which HITS of N were observed; 0 if nothing was. Counts need not be whole."""
+    from scipy.special import betaincinv
+
+    return float(betaincinv(hits, n - hits + 1, alpha)) if hits > 0 else 0.0
 
 
 def interval(draws: np.ndarray[Any, Any]) -> tuple[float, float]:

@@ -157,7 +157,7 @@ def _estimate(counts: Array, level: Level, seed: int) -> Estimate | None:
 
 def _perfect(value: float, n: int) -> Estimate:
     """Return the interval of an alpha of 1, where no resample varies: none of N rows differs, so at most about 3/N of them do."""
-    from curation.quality.bounds import clopper_pearson_upper
+    from curation.intervals import clopper_pearson_upper
 
     return Estimate(value, 1 - 2 * clopper_pearson_upper(0, n, 0.025), 1.0, n)
 

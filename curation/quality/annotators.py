@@ -22,8 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from curation.intervals import Estimate
-from curation.quality.bounds import clopper_pearson_lower, clopper_pearson_upper
+from curation.intervals import Estimate, clopper_pearson_lower, clopper_pearson_upper
 from curation.quality.control import Control
 
 if TYPE_CHECKING:

@@ -1,10 +1,9 @@
 """Upper bounds on the number of bad rows in a finite set of which a random part was read.
 
-Four methods, each valid at the stated error probability for every set:
+Three methods, each valid at the stated error probability for every set:
 
 - `most_bad_hypergeometric`: a simple random sample without replacement, exact.
 - `most_bad_stratified`: any stratified random sample without replacement, also when readers miss bad rows (proof below).
-- `clopper_pearson_upper`: a share, from independent draws (Clopper and Pearson 1934). Conservative without replacement.
 - `most_bad_betting`: rows read in one random order, looked at after every row (Waudby-Smith and Ramdas 2024, "Estimating means of bounded
   random variables by betting", section 5: sampling without replacement).
 
@@ -31,20 +30,6 @@ MAX_ALPHA = 0.25
 # Beta prior of the betting bound's predicted error rate. Tuned on rates of 0 to 1 % (benchmarks/bench_review.py): a smaller first
 # number needs fewer rows where nothing is bad, and more after the first bad row.
 PRIOR = (0.15, 25.0)
-
-
-def clopper_pearson_upper(bad: float, n: float, alpha: float) -> float:
-    """Return the exact one-sided upper bound of a share of which BAD of N were observed; 1 if nothing was. Counts need not be whole."""
-    from scipy.special import betaincinv
-
-    return float(betaincinv(bad + 1, n - bad, 1 - alpha)) if bad < n else 1.0
-
-
-def clopper_pearson_lower(hits: float, n: float, alpha: float) -> float:
-    """Return the exact one-sided lower bound of a share of which HITS of N were observed; 0 if nothing was. Counts need not be whole."""
-    from scipy.special import betaincinv
-
-    return float(betaincinv(hits, n - hits + 1, alpha)) if hits > 0 else 0.0
 
 
 def most_bad_hypergeometric(bad: int, n: int, rows: int, alpha: float) -> int:

@@ -21,9 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from curation.intervals import Estimate, Rate, Z
+from curation.intervals import Estimate, Rate, Z, clopper_pearson_lower, clopper_pearson_upper
 from curation.judge.diagnostics import auc
-from curation.quality.bounds import clopper_pearson_lower, clopper_pearson_upper
 
 if TYPE_CHECKING:
     import numpy as np

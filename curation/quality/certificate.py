@@ -16,6 +16,7 @@ from typing import Literal, get_args
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from curation.errors import SnapshotError
+from curation.intervals import clopper_pearson_lower
 from curation.quality import bounds
 
 CERTIFICATE = "certificate.json"
@@ -194,7 +195,7 @@ def compute_bound(policy: AcceptPolicy, evidence: Evidence) -> Bound:
     alpha = 1 - policy.confidence
     sensitivity = 1.0
     if evidence.controls is not None:
-        sensitivity = bounds.clopper_pearson_lower(evidence.controls.caught, evidence.controls.bad, CONTROL_PART * alpha)
+        sensitivity = clopper_pearson_lower(evidence.controls.caught, evidence.controls.bad, CONTROL_PART * alpha)
         alpha *= 1 - CONTROL_PART
     # Of the bad rows, those that were found are taken out. The number left is bounded also where some of the found ones were good:
     # each method's bound grows by at least one with every row found.

@@ -119,7 +119,9 @@ def pull(folder: Path) -> StageResult:
             notes.append("Verdicts: " + ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in counted) + ".")
         alpha = review_counts.agreement
         notes += [f"Agreement is Krippendorff's alpha: {alpha:.2f} is {describe_alpha(alpha)}."] if alpha is not None else []
-        notes += [slip.describe() for slip in slips]
+        if slips:
+            ids = records.ids_of(workspace.db)
+            notes += [slip.describe(ids) for slip in slips]
         if counts["disputed"]:
             notes.append("Disputed rows wait for an answer to be changed, or for `curate keep` or `curate drop`; the report shows them.")
         if counts["missing"]:

@@ -57,7 +57,7 @@ class Acceptance:
 
     @property
     def evidence(self) -> Evidence:
-        """What the bound is computed from. Method betting counts the answered rows up to the first that is not answered."""
+        """Counts from which the bound is computed. Method betting counts the answered rows up to the first that is not answered."""
         sizes = Counter(self.stratum_of.values())
         read = Counter(self.stratum_of[seq] for seq, _ in self.read)
         bad = Counter(self.stratum_of[seq] for seq, is_bad in self.read if is_bad)
@@ -75,6 +75,8 @@ class Acceptance:
     def stated(self) -> str:
         """The policy and the result in words."""
         evidence, bound = self.evidence, compute_bound(self.policy, self.evidence)
+        if not evidence.read:
+            return f"no row was read yet; the policy allows {self.policy.max_error:.2%} bad rows (confidence {self.policy.confidence:.0%})"
         shown = f"at most {bound.released:.2%} of the released rows are bad (confidence {self.policy.confidence:.0%})"
         policy = f"the policy allows {self.policy.max_error:.2%}; reviewers are assumed to find every error"
         return f"{shown}, from {evidence.bad:,} bad of {evidence.read:,} rows read; {policy}"
@@ -107,6 +109,12 @@ class Acceptance:
             return "no sample can meet the policy any more; review all rows or correct them"
         rows = "row" if found.more == 1 else "rows"
         later = f", {found.expected:,} at the rate found so far" if found.expected and found.expected > found.more else ""
+        unread = len(self.order) - self.evidence.read
+        if found.more > unread:
+            fact = f"{found.more:,} more {rows} must be read and {unread:,} of the sample are unread"
+            if self.evidence.read and self.method != "betting":  # a sample that grew after a look would void the bound
+                return f"{fact}, so this sample cannot meet the policy; review all rows or correct them"
+            return f"{fact}, so set review.sample to at least {self.evidence.read + found.more:,} before the next push"
         time = f"{hours:.1f} hours at {SECONDS_PER_REVIEW:g} s each"
         return f"{found.more:,} more {rows} must be read if no more of them are bad{later} ({time})"
 

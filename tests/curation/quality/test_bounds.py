@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, binom, hypergeom
 
+from curation.intervals import clopper_pearson_lower, clopper_pearson_upper
 from curation.quality.bounds import (
-    clopper_pearson_lower,
-    clopper_pearson_upper,
     most_bad_betting,
     most_bad_hypergeometric,
     most_bad_stratified,

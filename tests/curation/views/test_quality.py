@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -80,11 +81,22 @@ def test_too_many_bad_rows_hold_the_rest_back_and_the_need_is_said(tmp_path: Pat
         stages.snapshot(bed.folder, "instruction")
 
 
+def test_a_sample_that_cannot_meet_the_policy_says_so_before_anybody_reads(tmp_path: Path) -> None:
+    bed = project(tmp_path, "{max_error: 0.05}", sample=20)
+    drawn = shown(bed)
+    asked = re.search(r"(\d+) more rows must be read and (\d+) of the sample are unread, so set review.sample to at least (\d+)",
+                      acceptance_note(bed))  # fmt: skip
+    assert asked and int(asked[2]) == len(drawn) and int(asked[1]) == int(asked[3]) > len(drawn)
+    bed.set(r"sample: 20", f"sample: {asked[3]}")
+    answer(bed, shown(bed))
+    assert acceptance_note(bed).endswith("no more reviews are needed.")
+
+
 def test_a_sample_that_may_be_looked_at_any_time_is_judged_before_its_end_and_may_grow(tmp_path: Path) -> None:
     bed = project(tmp_path, "{max_error: 0.05, looks: any}", sample=40)
     first = shown(bed)
     answer(bed, first)
-    assert "more rows must be read if no more of them are bad (0." in acceptance_note(bed)
+    assert "0 of the sample are unread, so set review.sample to at least" in acceptance_note(bed)
     bed.set(r"sample: 40", "sample: 100")
     more = shown(bed)
     assert len(set(more) - set(first)) == 60
