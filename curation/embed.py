@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -287,11 +288,9 @@ def convert(digest: str, encoder: Any, sample: Sequence[str], *, by_torch: Calla
     aside = Path(tempfile.mkdtemp(prefix=".converting-", dir=folder.parent))
     try:
         if measured is None:
-            from transformers import logging
-
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # tracing warns of every Python branch in transformers
-                logging.set_verbosity_error()  # which importing transformers had set back
+                logging.getLogger("transformers").setLevel(logging.ERROR)  # its import had set the level back
                 _save(encoder, aside)
             measured = _measure(aside, sample, by_torch)
         (aside / "measured.json").write_text(json.dumps(asdict(measured)))
