@@ -98,7 +98,7 @@ def test_rows_near_the_cut_come_first_unless_the_project_wants_another_order(tmp
     assert set(order()) == {1.0}  # no row has a score
     score_by_hand(bed.folder)
     assert set(order()) == {0.7}  # a total of 10 is 3 above the cut of 7
-    bed.set(r"^review:.*$", "review:\n  order: plan")
+    bed.set(r"^  order: .*$", "  order: plan")
     assert sorted(set(order())) == [-2.0, -1.0, 0.0]
-    bed.set(r"^  order: plan$", "  order: random")
+    bed.set(r"^  order: .*$", "  order: random")
     assert order() == []
