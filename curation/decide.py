@@ -146,6 +146,11 @@ def passes(facts: Facts, keeps: Callable[[float], bool]) -> bool:
     return _propose(facts, keeps).verdict == "to_review"
 
 
+def is_only_below_cut(facts: Facts, keeps: Callable[[float], bool]) -> bool:
+    """Return whether the score alone drops a row, whatever annotators and the data lead said."""
+    return [reason.kind for reason in _propose(facts, keeps).reasons] == ["below_cut"]
+
+
 def decide(facts: Facts, *, keeps: Callable[[float], bool], overlap: int, unseen: tuple[Verdict, Reason] | None = None) -> Decision:
     """Return the verdict on one row.
 

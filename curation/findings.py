@@ -135,6 +135,7 @@ NOT_REFILLED = frozenset(gate.stage for gate in GATES if not gate.refills)
 _LEAK, _CHECK = "leak_", "check_"
 _OTHER_REASONS = {
     "held": "outside the review sample, which is still open",
+    "calibration": "shown to people for the calibration of the judge",
     "drop": "force-dropped",
     "keep": "force-kept",
     "other_edit": "another edited version was kept",

@@ -270,6 +270,9 @@ class Review(Closed):
     accept: Accept | None = None
     """With mode sample: other rows pass once a certificate shows that few enough of them are bad; it becomes part of the snapshot.
     Replaces max_error."""
+    calibrate: int = Field(default=0, ge=0)
+    """Rows of each kind below the score's cut that annotators also see, drawn at random, to measure what the judge wrongly turns down.
+    They look like any other row and stay dropped, whatever is answered."""
     argilla: str | None = None
     """Folder of `argilla-setup up --home`, from which the key is read; null: use ARGILLA_API_URL and ARGILLA_API_KEY."""
     workspace: str = ""
@@ -320,10 +323,10 @@ class Review(Closed):
     @model_validator(mode="after")
     def _samples_where_it_says_so(self) -> Review:
         fields = type(self).model_fields
-        if self.mode != "sample" and (
-            given := [name for name in ("max_error", "sample", "accept") if getattr(self, name) != fields[name].default]
-        ):
-            raise ValueError(f"{given[0]} goes with mode: sample; the mode is {self.mode}")
+        for modes, names in ((("sample",), ("max_error", "sample", "accept")), (("sample", "all"), ("calibrate",))):
+            given = [name for name in names if getattr(self, name) != fields[name].default]
+            if self.mode not in modes and given:
+                raise ValueError(f"{given[0]} goes with mode: {' or '.join(modes)}; the mode is {self.mode}")
         if self.accept is not None and self.max_error is not None:
             raise ValueError("accept replaces max_error; remove max_error")
         return self

@@ -22,6 +22,7 @@ from curation.store.records import Origin, Row
 from curation.store.reviews import Place, StoredAnswer
 from curation.views.annotations import connect, count_people, count_review, dataset_name, form_digest
 from curation.views.next_step import next_step
+from curation.views.review_sample import CALIBRATION
 from curation.views.runs import PeopleDetail
 from curation.views.state import ProjectState
 from curation.workspace import StageResult, Workspace, open_workspace
@@ -33,13 +34,15 @@ def add_edits(workspace: Workspace, run: int) -> int:
     The origin of an edited record names the response and the row it was made from.
     """
     state = ProjectState(workspace)
+    # Its edited text would be a new row without a score, which could leave in a snapshot only because of the draw.
+    only_to_calibrate = facts.seqs_with_reason(workspace.db, "review", [CALIBRATION.kind])
     rows, identities = state.row_by_seq, records.ids_of(workspace.db)
     made, known = list[tuple[Record, Origin]](), dict[str, set[str]]()
     for seq, response, _ in records.sources_by_seq(workspace.db, "edited"):
         known.setdefault(response, set()).add(identities[seq])
     for seq, given in state.annotations.items():
         for annotation in given:
-            if annotation.says != "edit" or annotation.edited is None or seq not in rows:
+            if annotation.says != "edit" or annotation.edited is None or seq not in rows or seq in only_to_calibrate:
                 continue
             row, answer = rows[seq], next(a for a in state.answers[seq] if a.user == annotation.user)
             child, better = (
@@ -104,6 +107,7 @@ def pull(folder: Path) -> StageResult:
             run.detail = PeopleDetail.model_validate({"new": new, "edits": edits, "people": people}).dump()
         runs.forget_earlier(workspace.db, "pull", than=run.number, idle=True)
         # `curate serve` pulls every minute; it computes nothing while nobody answers.
+        is_changed |= edits > 0  # also of an answer that was pulled before its row passed
         is_old = is_changed or runs.latest_numbers(workspace.db).get("decide", 0) < runs.latest_with_rows(workspace.db, ("pull",))
         verdicts = update_verdicts(workspace).counts if is_old else dict(facts.verdict_counts(workspace.db))
         state = ProjectState(workspace)

@@ -36,7 +36,7 @@ from curation.views.decisions import decide_all
 from curation.views.evidence import pages_of
 from curation.views.next_step import command_to_admit
 from curation.views.review_order import priorities_of
-from curation.views.review_sample import is_unseen
+from curation.views.review_sample import is_calibration, is_unseen
 from curation.views.runs import PeopleDetail
 from curation.views.state import ProjectState, better_candidate
 from curation.views.vectors import vectors_of
@@ -117,7 +117,7 @@ def _who_is_missing(workspace: Workspace, absent: Sequence[str], members: Sequen
 
 def rows_to_show(state: ProjectState, decisions: Iterable[Decision]) -> dict[Kind, list[Row]]:
     """Return the rows of each kind that annotators see."""
-    asked = {d.seq for d in decisions if d.verdict in REVIEWED and not is_unseen(d)}
+    asked = {d.seq for d in decisions if (d.verdict in REVIEWED and not is_unseen(d)) or is_calibration(d)}
     return {kind: [row for row in state.rows[kind] if row.seq in asked] for kind in KINDS}
 
 

@@ -38,6 +38,9 @@ def update_verdicts(workspace: Workspace) -> StageResult:
             alarms = [str(alarm) for alarm in gate_alarms("score", labels, below)]
             counts: dict[str, Any] = {name: n for name, n in verdicts.items()}
             counts |= {"review_sample": {k: s.as_values() for k, s in decided.samples.items()}} if decided.samples else {}
+            drawn = {kind: sides for kind, sides in decided.scored.items() if sides.drawn}
+            calibration = {k: {"below": len(s.below), "shown": len(s.drawn), "answered": s.answered} for k, s in drawn.items()}
+            counts |= {"calibration": calibration} if calibration else {}
             pairs = pair_hygiene(state, decisions)
             hygiene = {"pairs": hygiene_values(pairs)} if pairs else {}
             detail = {**counts, "inputs": decide_inputs(workspace), "gate_alarms": alarms, **hygiene}
@@ -49,5 +52,6 @@ def update_verdicts(workspace: Workspace) -> StageResult:
         overlap = workspace.project.review.overlap
         samples = [f"Review sample, {kind}: {sample.sentence}." for kind, sample in decided.samples.items()]
         samples += [f"Acceptance, {k}: {s.acceptance.needed(overlap)}." for k, s in decided.samples.items() if s.acceptance]
+        samples += [f"Calibration, {kind}: {sides.sentence}." for kind, sides in drawn.items()]
         stale, warnings = stale_values(find_stale(workspace, RUN_GATES))
         return StageResult("decide", run.rows_in, run.rows_out, {**counts, **stale}, [*alarms, *kept.notes, *samples, *warnings])

@@ -9,7 +9,7 @@ its annotator still supports it is computed from the latest responses at every d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from argilla_setup import forms
 from curation import decide as rules
@@ -22,7 +22,7 @@ from curation.store import facts, records
 from curation.store.records import Row
 from curation.store.reviews import StoredAnswer
 from curation.views.classes import leave_out_over_cap
-from curation.views.review_sample import Sample, draw, release, settle, unseen_verdict
+from curation.views.review_sample import CALIBRATION, Sample, ScoredRows, draw, draw_below_cut, release, settle, unseen_verdict
 from curation.views.runs import next_attempts
 from curation.views.state import ProjectState, groups_of, rules_by_group
 
@@ -40,23 +40,26 @@ class Decided:
     """In order of kind and seq."""
     samples: Mapping[Kind, Sample]
     """For each kind of which annotators see a sample; empty where they see every row, or none."""
+    scored: Mapping[Kind, ScoredRows] = field(default_factory=dict)
+    """For each kind the rows on both sides of the score's cut; empty where no judge scores the rows."""
 
 
 def decide_all(state: ProjectState) -> Decided:
     """Decide every row from stored facts. Nothing is measured and nothing is written."""
-    decisions, samples = list[Decision](), dict[Kind, Sample]()
+    decisions, samples, scored = list[Decision](), dict[Kind, Sample](), dict[Kind, ScoredRows]()
     known = _load_known(state)
     families = _families(state, known)
     for kind in KINDS:
-        found, sample = _decide_kind(state, kind, known, families)
+        found, sample, sides = _decide_kind(state, kind, known, families)
         decisions += found
         samples |= {kind: sample} if sample else {}
+        scored |= {kind: sides} if sides else {}
     decisions = leave_out_over_cap(state, decisions)
     if not samples:
-        return Decided(decisions, samples)
+        return Decided(decisions, samples, scored)
     by_seq = {decision.seq: decision for decision in decisions}
     settled = {kind: settle(sample, by_seq) for kind, sample in samples.items()}
-    return Decided(release(decisions, {row.seq: row.kind for row in state.row_by_seq.values()}, settled), settled)
+    return Decided(release(decisions, {row.seq: row.kind for row in state.row_by_seq.values()}, settled), settled, scored)
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,9 @@ def _families(state: ProjectState, known: _Known) -> dict[int, Family]:
     return rules.edit_families(parents, state.annotations, keeps=keeps, contested=contested)
 
 
-def _decide_kind(state: ProjectState, kind: Kind, known: _Known, families: Mapping[int, Family]) -> tuple[list[Decision], Sample | None]:
+def _decide_kind(
+    state: ProjectState, kind: Kind, known: _Known, families: Mapping[int, Family]
+) -> tuple[list[Decision], Sample | None, ScoredRows | None]:
     # The best N percent are of the rows of this kind: a pair's worse responses are meant to score low and would fill the rest.
     totals, groups = state.totals_of(kind), groups_of(state, kind)
     keeps, overlap = rules_by_group(state, groups, totals), state.project.review.overlap
@@ -180,6 +185,9 @@ def _decide_kind(state: ProjectState, kind: Kind, known: _Known, families: Mappi
     facts_of = {key: _facts_of(state, known, rows[0], totals.get(rows[0].seq), families) for key, rows in alike.items()}
     passing = {row.seq for key, rows in alike.items() if rules.passes(facts_of[key], keeps[groups[rows[0].seq]]) for row in rows}
     sample = draw(state, kind, passing)
+    free = {row.seq for row in state.rows[kind] if row.seq in totals and row.how != "edited"} - state.overrides.keys() - families.keys()
+    only_below = {row.seq for k, rows in alike.items() if rules.is_only_below_cut(facts_of[k], keeps[groups[rows[0].seq]]) for row in rows}
+    drawn = draw_below_cut(state, kind, free & only_below)
     decisions = []
     for key, rows in alike.items():
         made: dict[tuple[Verdict, Reason] | None, Decision] = {}
@@ -188,8 +196,12 @@ def _decide_kind(state: ProjectState, kind: Kind, known: _Known, families: Mappi
             if unseen not in made:
                 made[unseen] = rules.decide(facts_of[key], keeps=keeps[groups[row.seq]], overlap=overlap, unseen=unseen)
             found = made[unseen]
-            decisions.append(Decision(row.seq, found.verdict, found.better, found.reasons))
-    return sorted(decisions, key=lambda decision: decision.seq), sample
+            reasons = (*found.reasons, CALIBRATION) if row.seq in drawn else found.reasons
+            decisions.append(Decision(row.seq, found.verdict, found.better, reasons))
+    # A row that people have answered has facts of its own.
+    said = {seq: rules.apply_annotations(facts_of[seq,], overlap).verdict for seq in drawn if seq in known.special}
+    sides = ScoredRows(frozenset(free & passing), frozenset(free & only_below), drawn, said)
+    return sorted(decisions, key=lambda decision: decision.seq), sample, None if state.project.score.is_off else sides
 
 
 def _facts_of(state: ProjectState, known: _Known, row: Row, total: float | None, families: Mapping[int, Family]) -> Facts:
@@ -228,9 +240,11 @@ def rank_rows(state: ProjectState) -> dict[int, int]:
     totals = {seq: total for kind in KINDS for seq, total in state.totals_of(kind).items()}
     given_up = {seq for seq, verdict in verdicts.items() if verdict == "edited"}
     given_up |= facts.seqs_with_reason(state.db, "review", TAKEN_BACK)
+    # A row below the cut that people see for the calibration must not displace a duplicate that passes.
+    shown = state.pushed - facts.seqs_with_reason(state.db, "review", [CALIBRATION.kind])
 
     def place(seq: int) -> tuple[bool, bool, float, int]:
-        return verdicts.get(seq) != "approved", seq not in state.pushed, -totals.get(seq, 0.0), seq
+        return verdicts.get(seq) != "approved", seq not in shown, -totals.get(seq, 0.0), seq
 
     return {seq: n for n, seq in enumerate(sorted(state.row_by_seq.keys() - given_up, key=place))}
 

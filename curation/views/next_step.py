@@ -128,7 +128,8 @@ def _review(workspace: Workspace) -> NextStep | None:
     """Push and pull, until annotators have settled every row that passed."""
     verdicts, held = facts.verdict_counts(workspace.db), reviews.held_seqs(workspace.db)
     waiting = facts.seqs_with_verdict(workspace.db, "to_review") | facts.seqs_with_verdict(workspace.db, "in_review")
-    if waiting - held or (waiting and facts.seqs_with_verdict(workspace.db, "dropped") & held):
+    shown = facts.seqs_with_reason(workspace.db, "review", ["calibration"])  # dropped rows that people see all the same
+    if (waiting | shown) - held or (waiting and (facts.seqs_with_verdict(workspace.db, "dropped") - shown) & held):
         return _run(workspace, "push")  # which also takes rows that no longer pass out of the annotators' queue
     if waiting:
         people, overlap, pull = _people_who_answer(workspace), workspace.project.review.overlap, command("curate", "pull", workspace.folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from curation.config.gates import ReviewMode
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 HELD = Reason("review", "outside_sample", "waits for the annotations of the random sample")
 NOT_REVIEWED = Reason("review", "not_reviewed", "project.yaml has review: none")
 NO_PREFERENCE = Reason("review", "no_preference", "no preference is known, and project.yaml has review: none")
+CALIBRATION = Reason("review", "calibration", "people see it to calibrate the judge; it stays dropped")
+"""Second reason of a row of `review.calibrate`; the first is its score."""
 RELEASED = "released"
 """Kind of the reason of a row that the sample's result approved."""
 
@@ -107,6 +109,57 @@ def draw(state: ProjectState, kind: Kind, passing: Collection[int]) -> Sample | 
     places = draw_sample([row.id for row in frame], strata, size=settings.sample, key=reviews.sample_key(state.db))
     drawn = frozenset(frame[place].seq for place in places)
     return Sample(kind, drawn, len(frame), len(set(strata)), waiting=len(drawn), max_error=settings.max_error)
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """The rows of one kind on both sides of the score's cut, without those that something else drops."""
+
+    above: frozenset[int]
+    """Seqs of the rows that pass the gates."""
+    below: frozenset[int]
+    """Seqs of the rows that only the score drops."""
+    drawn: frozenset[int] = frozenset()
+    """Of those below, the rows that people see (`review.calibrate`)."""
+    said: Mapping[int, Verdict] = field(default_factory=dict)
+    """The verdict that the annotations of each drawn row would give."""
+
+    @property
+    def answered(self) -> int:
+        """Drawn rows that people have settled."""
+        return sum(verdict not in ("to_review", "in_review") for verdict in self.said.values())
+
+    @property
+    def sentence(self) -> str:
+        """The rows that people see below the cut, in words."""
+        return (
+            f"people see {len(self.drawn):,} of the {len(self.below):,} rows that only the score drops and have answered"
+            f" {self.answered:,}; these rows stay dropped"
+        )
+
+
+def draw_below_cut(state: ProjectState, kind: Kind, below: Collection[int]) -> frozenset[int]:
+    """Draw the rows of `review.calibrate` from those that only the score drops, in proportion to each whole point of the score.
+
+    The draw follows from the ids and the project's key, so it is the same at every push.
+
+    Args:
+        state: of the project.
+        kind: of the rows.
+        below: seqs of the rows that only the score drops.
+    """
+    settings = state.project.review
+    if settings.mode == "none" or not settings.calibrate:
+        return frozenset()
+    totals, rows = state.totals_of(kind), [row for row in state.rows[kind] if row.seq in below]
+    strata = [str(int(totals[row.seq])) for row in rows]
+    places = draw_sample([row.id for row in rows], strata, size=settings.calibrate, key=reviews.sample_key(state.db))
+    return frozenset(rows[place].seq for place in places)
+
+
+def is_calibration(decision: Decision) -> bool:
+    """Return whether a dropped row is shown to people only to calibrate the judge."""
+    return decision.verdict == "dropped" and CALIBRATION in decision.reasons
 
 
 def unseen_verdict(mode: ReviewMode, row: Row, sample: Sample | None) -> tuple[Verdict, Reason] | None:

@@ -121,6 +121,8 @@ class DecideDetail(GateDetail):
     """Outcome of `curate decide`; the counts of the verdicts are further keys."""
 
     review_sample: dict[str, dict[str, Any]] = {}
+    calibration: dict[str, dict[str, int]] = {}
+    """Kind to the rows below the cut, and those of them that people see and have answered."""
     pairs: dict[str, Any] | None = None
 
 
