@@ -62,7 +62,7 @@ def trace(folder: Path, identity: str) -> dict[str, Any]:
     """
     with open_workspace(folder) as workspace:
         seq = records.find_seq(workspace.db, identity)
-        story = records.load_row(workspace.db, seq)
+        story: dict[str, Any] = {**records.load_row(workspace.db, seq)}
         ids = records.ids_of(workspace.db)
         ledger = CallLedger(workspace.db)
         for origin in story["origins"]:

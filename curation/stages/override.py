@@ -101,6 +101,7 @@ def _keeps_text(choice: str | None, chosen: int | None, verdict: str | None) -> 
 def _describe_kept(workspace: Workspace, seq: int, decision: Decision | None, *, is_text_kept: bool) -> dict[str, Any]:
     """Return the kind of a kept record, and its id and its text where these are kept."""
     kept = records.load_row(workspace.db, seq)
+    assert kept["record"] is not None, "an erased record cannot be kept"
     record = parse_record(kept["record"])
     found: dict[str, Any] = {"kind": kept["kind"]}
     if not is_text_kept:

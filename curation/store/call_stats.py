@@ -158,6 +158,7 @@ def count_holding(db: sqlite3.Connection, texts: Collection[str]) -> Counter[str
     for row in db.execute("SELECT stage, body, response FROM calls"):
         both = [zlib.decompress(part).decode(errors="replace") for part in (row["body"], row["response"]) if part is not None]
         found[row["stage"]] += any(_holds(text, wanted) for text in both)
+    # The unary plus leaves out stages without a match.
     return +found
 
 
@@ -235,6 +236,7 @@ def writers_by_seq(db: sqlite3.Connection) -> dict[int, set[Writer]]:
     """Return the models that wrote each generated record; of a pair made of candidates, those that wrote the candidates."""
     calls = {
         row["key"].hex(): Writer(row["provider"], row["model"], bool(row["simulated"]))
+        # Real calls come last and replace a simulated call with the same key.
         for row in db.execute("SELECT key, provider, model, simulated FROM calls WHERE stage = 'generate' ORDER BY simulated DESC")
     }
     found: defaultdict[int, set[Writer]] = defaultdict(set)

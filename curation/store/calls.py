@@ -77,6 +77,7 @@ class CallBatches:
         new = 0
         for key, raw, status, reason, detail in results:
             where = (number, bytes.fromhex(key))
+            # An answered call stays in its batch, whose price differs; a failed one leaves it and can be claimed again.
             if raw is not None:
                 changed = self._db.execute(
                     "UPDATE calls SET state = 'answered', status = 200, response = ?, ended = ?, reason = NULL, detail = NULL "
@@ -177,6 +178,7 @@ class CallLedger:
                 is_final = found is not None and (found["settled"] or (found["ended"] is not None and found["ended"] >= since))
                 if found is None or found["state"] == "uncertain" or (found["state"] == "failed" and not is_final):
                     if len(calls) == limit or hold > left:
+                        # Stop here, even if a later request is cheaper: results come in the order of the requests.
                         return Claim(tuple(calls), looked_at, reused, failed, tuple(elsewhere), over_budget=len(calls) < limit)
                     calls.append(self._hold(request, key, found, hold, provider=provider, simulated=simulated))
                     left -= hold
@@ -201,6 +203,7 @@ class CallLedger:
             raw: body of the response.
             request_id: the provider's id of the request, for its support.
         """
+        # The reservation stays until `settle` knows the cost, so that the budget counts the call meanwhile.
         values = (status, zlib.compress(raw), request_id, self._now())
         self._change(
             "UPDATE calls SET state = 'answered', status = ?, response = ?, request_id = ?, ended = ?, reason = NULL, detail = NULL, "
@@ -413,6 +416,7 @@ class CallLedger:
         return Recovered(uncertain, freed)
 
     def _free(self, where: str, *values: int) -> int:
+        # In this order: calls without a history are deleted, so that only the others remain to be marked failed or uncertain.
         return self._db.execute(_FORGET + where, values).rowcount + self._db.execute(_FREE + where, values).rowcount
 
     def _change(self, sql: str, seq: int, *values: Any) -> None:
@@ -422,5 +426,6 @@ class CallLedger:
             raise ProjectError(f"call {seq}", fact, "run the same command again; what was answered is not bought twice")
 
     def _left_nano(self, budget_usd: float, *, simulated: bool) -> int:
+        # Triggers keep the sums (store/schema.py): a sum over all calls would be taken for every claim.
         row = self._db.execute("SELECT held_nano + spent_nano AS used FROM call_spend WHERE simulated = ?", (simulated,)).fetchone()
         return int(budget_usd * NANO) - int(row["used"])

@@ -37,6 +37,8 @@ def open_store(folder: Path) -> Iterator[Database]:
     """
     path = folder / "workbench.db"
     _keep_private(path)
+    # isolation_level=None: Python begins no transaction of its own. Writers say BEGIN IMMEDIATE, which waits for the write lock; a
+    # transaction that reads first and writes later fails at once if another process has written in between.
     with _explained(path), contextlib.closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as db:
         db.row_factory = sqlite3.Row
         _prepare(db, path)
@@ -65,6 +67,7 @@ def hold_lock(db: Database, name: str, *, wait_s: float = 0.0) -> Iterator[None]
             raise ProjectError(f"curate {name}", fact, "wait for it to end and run again")
         time.sleep(0.05)
     ended = threading.Event()
+    # The thread opens the file itself: a connection of sqlite3 belongs to the thread that made it.
     file = db.execute("PRAGMA database_list").fetchone()["file"]
     beat = threading.Thread(target=_beat, args=(file, name, owner, ended), daemon=True)
     beat.start()
@@ -81,6 +84,7 @@ def hold_lock(db: Database, name: str, *, wait_s: float = 0.0) -> Iterator[None]
     finally:
         ended.set()
         beat.join()
+        # The fence first: once the lock's row is gone it would refuse every later write of this connection.
         for trigger in fence:
             db.execute(f"DROP TRIGGER IF EXISTS temp.{trigger}")
         db.execute("DELETE FROM locks WHERE name = ? AND owner = ?", (name, owner))
@@ -91,6 +95,7 @@ def _put_up_fence(db: Database, name: str, owner: str) -> list[str]:
 
     Calls are left out: they have owners of their own, and a paid answer must be kept whoever runs the stage.
     """
+    # Part of the text, because SQLite allows no parameters in a trigger.
     quoted = owner.replace("'", "''")
     tables = [row["name"] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
     made = []
@@ -99,6 +104,7 @@ def _put_up_fence(db: Database, name: str, owner: str) -> list[str]:
             continue
         for event in ("INSERT", "UPDATE", "DELETE"):
             trigger = f"fence_{name}_{table}_{event}".lower()
+            # TEMP: on this connection only, so that the process that took over can write.
             db.execute(
                 f"CREATE TEMP TRIGGER {trigger} BEFORE {event} ON main.{table} "
                 f"WHEN NOT EXISTS (SELECT 1 FROM main.locks WHERE name = '{name}' AND owner = '{quoted}') "
@@ -188,6 +194,7 @@ def _migrate(db: Database, path: Path) -> None:
     try:
         version = int(db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()["value"])
         for step in range(version + 1, VERSION + 1):
+            # One by one: executescript would commit the transaction first.
             for statement in filter(str.strip, MIGRATIONS[step].split(";")):
                 db.execute(statement)
             db.execute("UPDATE meta SET value = ? WHERE key = 'schema'", (str(step),))

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict, cast
 
 import orjson
 
@@ -42,6 +42,7 @@ def add_scores(db: sqlite3.Connection, rows: Iterable[tuple[int, str, str, int, 
     """
     with db:
         db.execute("BEGIN IMMEDIATE")
+        # OR IGNORE: an answer that is read again gives the same scores.
         db.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?)", [(*row, run) for row in rows])
 
 
@@ -101,14 +102,41 @@ def choices_by_seq(db: sqlite3.Connection, digest: str) -> dict[int, dict[str, i
     return dict(out)
 
 
-def all_scores(db: sqlite3.Connection, seq: int) -> list[dict[str, Any]]:
+class StoredScore(TypedDict):
+    """A row of the table `scores`."""
+
+    seq: int
+    digest: str
+    """Of the rubric and the judge."""
+    criterion: str
+    value: int
+    rationale: str | None
+    call: str | None
+    run: int
+
+
+class StoredChoice(TypedDict):
+    """A row of the table `choices`."""
+
+    seq: int
+    digest: str
+    shown: str
+    """Order in which the judge saw the responses."""
+    winner: int | None
+    """Canonical index; None for a tie."""
+    rationale: str | None
+    call: str | None
+    run: int
+
+
+def all_scores(db: sqlite3.Connection, seq: int) -> list[StoredScore]:
     """Return all scores of a record, those under older rubrics included."""
-    return [dict(row) for row in db.execute("SELECT * FROM scores WHERE seq = ? ORDER BY run, criterion", (seq,))]
+    return [cast(StoredScore, dict(row)) for row in db.execute("SELECT * FROM scores WHERE seq = ? ORDER BY run, criterion", (seq,))]
 
 
-def all_choices(db: sqlite3.Connection, seq: int) -> list[dict[str, Any]]:
+def all_choices(db: sqlite3.Connection, seq: int) -> list[StoredChoice]:
     """Return all choices of the judges on a pair."""
-    return [dict(row) for row in db.execute("SELECT * FROM choices WHERE seq = ? ORDER BY run, shown", (seq,))]
+    return [cast(StoredChoice, dict(row)) for row in db.execute("SELECT * FROM choices WHERE seq = ? ORDER BY run, shown", (seq,))]
 
 
 def add_failures(db: sqlite3.Connection, failures: Iterable[Failure], run: int) -> None:
@@ -194,6 +222,7 @@ def add_screened(db: sqlite3.Connection, run: int, digest: bytes, keys: bytes) -
     """
     with db:
         db.execute("BEGIN IMMEDIATE")
+        # This run is not finished yet, so the keys of the latest finished one stay in case it fails.
         db.execute("DELETE FROM screened WHERE run NOT IN (SELECT max(run) FROM runs WHERE stage = 'screen' AND state = 'done')")
         db.execute("INSERT INTO screened VALUES (?, ?, ?)", (run, digest, keys))
 
@@ -328,10 +357,21 @@ def decisions_by_seq(db: sqlite3.Connection) -> dict[int, Decision]:
     return found
 
 
-def load_verdict(db: sqlite3.Connection, seq: int) -> dict[str, Any] | None:
+class StoredVerdict(TypedDict):
+    """A row of the table `verdicts`, its reasons parsed."""
+
+    seq: int
+    verdict: str
+    better: int | None
+    reasons: list[dict[str, Any]]
+    """As `reasons_as_values` writes them."""
+    run: int
+
+
+def load_verdict(db: sqlite3.Connection, seq: int) -> StoredVerdict | None:
     """Return the stored verdict on one row as plain values, as `curate trace` prints it."""
     row = db.execute("SELECT * FROM verdicts WHERE seq = ?", (seq,)).fetchone()
-    return {**dict(row), "reasons": json.loads(row["reasons"])} if row else None
+    return cast(StoredVerdict, {**dict(row), "reasons": json.loads(row["reasons"])}) if row else None
 
 
 def verdict_by_seq(db: sqlite3.Connection) -> dict[int, str]:

@@ -31,6 +31,7 @@ def is_alive(name: str, *, lease: float, now: float) -> bool:
     pid, _, machine = process.partition("@")
     if machine != _machine():
         return lease > now
+    # A holder may append /SUFFIX to its name, which distinguishes two holders in one process.
     return _started(int(pid)) == started.partition("/")[0]
 
 

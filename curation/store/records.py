@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypedDict, cast
 
 import orjson
 
@@ -43,6 +43,7 @@ def erase(db: sqlite3.Connection, seq: int, reason: str, *, vector_key: bytes) -
         Whether the text has left the disk already: while another process reads the workbench, its log is kept.
     """
     stamp = json.dumps({"reason": reason, "at": datetime.now(UTC).isoformat(timespec="seconds")})
+    # A rival that was also imported or generated as a row of its own was not asked for, and stays.
     rivals = """
       SELECT DISTINCT c.seq FROM origins c JOIN origins p ON (c.how, c.source, c.item) = (p.how, p.source, p.item)
       WHERE p.seq = ? AND p.part = 0 AND c.part > 0 AND NOT EXISTS (SELECT 1 FROM origins r WHERE r.seq = c.seq AND r.role = 'row')"""
@@ -191,6 +192,7 @@ def add_records(
     ]
     with db:
         db.execute("BEGIN IMMEDIATE")
+        # OR IGNORE: the id is the hash of the content, so a record with this id is equal.
         new_records = db.executemany("INSERT OR IGNORE INTO records (id, kind, label, body) VALUES (?, ?, ?, ?)", kept).rowcount
         # Rows and candidates apart, because rowcount must count the rows only.
         new_origins = db.executemany(_ADD_ORIGIN, [_origin(*one, run) for one in batch if one[2].part == 0]).rowcount
@@ -214,6 +216,7 @@ def store_failures(db: sqlite3.Connection, failures: Iterable[Failure], run: int
 def known_ids(db: sqlite3.Connection, ids: Iterable[str]) -> set[str]:
     """Return those of the hex ids that are rows of the project already; a pair's candidates are none."""
     wanted, found = list(dict.fromkeys(ids)), set[str]()
+    # Below the 999 parameters of a statement that SQLite before 3.32 allows.
     for start in range(0, len(wanted), 500):
         part = [bytes.fromhex(identity) for identity in wanted[start : start + 500]]
         marks = ", ".join("?" for _ in part)
@@ -280,15 +283,48 @@ def ids_of(db: sqlite3.Connection) -> dict[int, str]:
     return {row["seq"]: row["id"].hex() for row in db.execute("SELECT seq, id FROM records")}
 
 
-def load_row(db: sqlite3.Connection, seq: int) -> dict[str, Any]:
-    """Return one record with all its origins as plain values."""
+class StoredOrigin(TypedDict):
+    """A row of the table `origins`, its JSON columns parsed (see `Origin`)."""
+
+    origin: int
+    """Counts up: a record's first origin has the lowest."""
+    seq: int
+    how: str
+    role: Literal["row", "candidate"]
+    source: str
+    item: int
+    part: int
+    cell: str | None
+    better: int | None
+    parent: int | None
+    seed_group: str | None
+    raw: dict[str, Any] | None
+    run: int
+    meta: dict[str, Any] | None
+
+
+class StoredRecord(TypedDict):
+    """One record with all its origins as plain values."""
+
+    seq: int
+    id: str
+    kind: Kind
+    record: dict[str, Any] | None
+    """What `parse_record` takes; None if the record is erased."""
+    erased: str | None
+    """JSON with the reason and the time."""
+    origins: list[StoredOrigin]
+
+
+def load_row(db: sqlite3.Connection, seq: int) -> StoredRecord:
+    """Return one record with all its origins, oldest first."""
     row = db.execute("SELECT * FROM records WHERE seq = ?", (seq,)).fetchone()
-    origins = [dict(o) for o in db.execute("SELECT * FROM origins WHERE seq = ? ORDER BY origin", (seq,))]
-    for origin in origins:
-        origin["raw"] = json.loads(origin["raw"]) if origin["raw"] else None
-        origin["meta"] = json.loads(origin["meta"]) if origin["meta"] else None
+    origins = []
+    for origin in map(dict, db.execute("SELECT * FROM origins WHERE seq = ? ORDER BY origin", (seq,))):
+        parsed = {name: json.loads(origin[name]) if origin[name] else None for name in ("raw", "meta")}
+        origins.append(cast(StoredOrigin, {**origin, **parsed}))
     body = json.loads(row["body"]) if row["body"] else None
-    return {"seq": seq, "id": row["id"].hex(), "kind": row["kind"], "record": body, "erased": row["erased"], "origins": origins}
+    return StoredRecord(seq=seq, id=row["id"].hex(), kind=row["kind"], record=body, erased=row["erased"], origins=origins)
 
 
 def children_of(db: sqlite3.Connection, seq: int) -> list[int]:
@@ -332,6 +368,7 @@ def meta_by_seq(db: sqlite3.Connection, keys: Collection[str] | None = None) -> 
         db: connection to workbench.db.
         keys: the columns wanted; None for all.
     """
+    # In order of origin: of several values for a column the first import's counts.
     own = "SELECT seq, meta FROM origins WHERE role = 'row' AND meta IS NOT NULL ORDER BY origin"
     edits = "SELECT seq, parent FROM origins WHERE role = 'row' AND how = 'edited' AND parent IS NOT NULL ORDER BY origin"
     found: dict[int, dict[str, Any]] = {}
@@ -426,6 +463,7 @@ def count_new_rows(db: sqlite3.Connection, run: int, watermark: int) -> int:
     last = db.execute(f"SELECT max(seq) AS seq, max(run) AS run FROM origins WHERE {brought}").fetchone()
     if (last["seq"] or 0) <= watermark and (last["run"] or 0) <= run:  # as a rule; one pass in place of a sort
         return 0
+    # A candidate that is imported as a row has an old seq; the run of its first row shows that it is new.
     sql = f"""SELECT count(*) AS n FROM
       (SELECT seq, min(run) AS first FROM origins WHERE {brought} GROUP BY seq) JOIN records USING (seq)
       WHERE erased IS NULL AND (seq > ? OR first > ?)"""

@@ -62,6 +62,7 @@ def pushed_payloads(db: sqlite3.Connection, place: Place) -> dict[int, str]:
 
 def shown_payloads(db: sqlite3.Connection, place: Place) -> dict[int, str]:
     """Return the payload digest by seq of what people saw here, or at the latest place of this name that showed the row."""
+    # Later lines replace earlier ones below, so the best evidence comes last: this place, then its dataset, then the latest push.
     sql = """
       SELECT seq, payload FROM pushed WHERE name = :name OR dataset = :dataset
       ORDER BY server = :server AND dataset = :dataset, dataset = :dataset, at"""
@@ -75,6 +76,7 @@ def pushed_seqs(db: sqlite3.Connection) -> set[int]:
 
 def sample_key(db: sqlite3.Connection) -> bytes:
     """Return the project's secret by which the rows of a review sample are drawn; made on first use."""
+    # Two processes may get here at once: one inserts, and both read what it wrote.
     db.execute("INSERT OR IGNORE INTO meta VALUES ('sample_key', ?)", (secrets.token_hex(16),))
     return bytes.fromhex(db.execute("SELECT value FROM meta WHERE key = 'sample_key'").fetchone()["value"])
 

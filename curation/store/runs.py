@@ -55,6 +55,7 @@ def record_run(db: sqlite3.Connection, stage: str, digest: str = "") -> Iterator
         digest: digest of everything that shapes its result.
     """
     watermark = db.execute("SELECT coalesce(max(seq), 0) AS n FROM records").fetchone()["n"]
+    # Before the stage starts: its facts carry the number, and those of a killed run stay invisible because it stays "running".
     cursor = db.execute(
         "INSERT INTO runs (stage, digest, watermark, started, state) VALUES (?, ?, ?, ?, 'running')",
         (stage, digest, watermark, datetime.now(UTC).isoformat(timespec="seconds")),
@@ -73,6 +74,7 @@ def record_run(db: sqlite3.Connection, stage: str, digest: str = "") -> Iterator
                 run.rows_in,
                 run.rows_out,
                 round(time.monotonic() - start, 3),
+                # A detail may quote an address or an error that holds a secret.
                 json.dumps(mask_values(run.detail), ensure_ascii=False),
                 run.number,
             ),
