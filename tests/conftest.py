@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import zygote
+
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -17,6 +19,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("SEEDCORN_CACHE_DIR", str(ROOT / "build" / "cache"))
 
 pytest_plugins = ["tests.support.argilla_server"]
+
+
+def pytest_configure() -> None:
+    """Share the forking processes among the workers of this session."""
+    if zygote.SHARED not in os.environ:  # the workers inherit it
+        zygote.share()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,18 +2,24 @@
 
 A fresh `python -m curation` spends 1.5 to 3 seconds of processor time on imports, and the tests start hundreds. The forked process has its
 own arguments, environment, folder and file limit, and is killed and waited for like any other; only its imports are older.
+
+The worker processes of a test session share one forking process for each program, because its imports take 5 to 9 seconds of processor
+time. It is started by the first worker that needs it and ended by the process that runs the session.
 """
 
 from __future__ import annotations
 
 import array
 import atexit
+import contextlib
+import fcntl
 import gc
 import importlib
 import json
 import os
 import resource
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,13 +32,39 @@ from pathlib import Path
 from typing import IO, Any
 
 PRELOADED = {
-    "curation": ("argilla", "curation.cli.app", "curation.stages"),
-    "training": ("torch", "trl", "peft", "bitsandbytes", "transformers.models.llama.modeling_llama", "training.cli"),
+    "curation": [
+        "argilla",
+        "anthropic.resources.messages",
+        "datasketch",
+        "detect_secrets",
+        "faiss",
+        "jinja2",
+        "model_signing.signing",
+        "numba",
+        "opentelemetry.trace",
+        "phonenumbers",
+        "rapidfuzz",
+        "scipy.stats",
+        "sklearn.cluster",
+        "tokenizers",
+        "curation.api",
+        "curation.cli.app",
+        "curation.models.anthropic_model",
+        "curation.dedup.kernels.compare",
+        "curation.dedup.kernels.keep",
+        "curation.dedup.kernels.sketch",
+        "curation.leakage.kernels.spans",
+        "curation.leakage.kernels.words",
+    ],
+    "training": ["torch", "trl", "peft", "bitsandbytes", "transformers.models.llama.modeling_llama", "training.cli"],
 }
-"""Modules imported before the first fork. The server's program is not here: it finds its processes by their first environment."""
+"""Modules imported before the first fork: what most commands import, and nothing that starts a thread of Python (openvino does). The
+server's program is not here: it finds its processes by their first environment.
+"""
 QUIET = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 """What the programs set before libraries read it at their import."""
-_started: dict[tuple[int, str], str] = {}
+SHARED = "SEEDCORN_TEST_ZYGOTES"
+"""Environment variable with the folder of the session's sockets."""
 
 
 class Forked:
@@ -128,20 +160,36 @@ def write_commands(folder: Path) -> Path:
     return folder
 
 
+def share() -> None:
+    """Make this process the owner of the forking processes: its children find them, and they end with it."""
+    folder = Path(tempfile.mkdtemp(prefix="zygote-"))
+    os.environ[SHARED] = str(folder)
+
+    def end() -> None:
+        for file in folder.glob("*.pid"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(file.read_text()), signal.SIGKILL)
+        shutil.rmtree(folder)
+
+    atexit.register(end)
+
+
 def _address(module: str) -> str:
-    """Return the socket of this process's zygote for a program; the zygote ends with the process."""
-    key = (os.getpid(), module)
-    if key not in _started:
-        address = str(Path(tempfile.mkdtemp(prefix="zygote-")) / "socket")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.zygote", module, address],
-            cwd=Path(__file__).parents[2], env=os.environ | QUIET, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        atexit.register(process.kill)
-        _started[key] = address
-    return _started[key]
+    """Return the socket of the session's forking process for a program; start the process if there is none yet."""
+    folder = Path(os.environ[SHARED])
+    address = folder / f"{module}.socket"
+    with (folder / f"{module}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not address.exists():
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.zygote", module, str(address)],
+                cwd=Path(__file__).parents[2], env=os.environ | QUIET, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                start_new_session=True,
+            )  # fmt: skip
+            (folder / f"{module}.pid").write_text(str(process.pid))
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+    return str(address)
 
 
 def _serve(address: str) -> dict[str, Any]:
