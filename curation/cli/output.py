@@ -13,8 +13,8 @@ from argilla_setup.shown import mask_values, visible
 from curation.findings import words_of
 
 if TYPE_CHECKING:
+    from curation.views.row_story import FindingStory, ReasonStory, RowStory
     from curation.workspace import StageResult
-
 
 LIST_LIMIT = 10
 """Items of a list that are printed; `--json` has all of them."""
@@ -51,46 +51,48 @@ def print_result(result: StageResult, as_json: bool, *, verbose: bool = False) -
         echo("Details: run with --verbose.")
 
 
-def print_trace(story: Mapping[str, Any], as_json: bool) -> None:
+def print_trace(story: RowStory, as_json: bool) -> None:
     """Print one row's history."""
     if as_json:
-        print(to_json(story))
+        print(to_json(story.model_dump()))
         return
-    _print_quoted(f"{story['kind']} {story['id']}")
-    record = story["record"] or {}
+    _print_quoted(f"{story.kind} {story.id}")
+    record: Mapping[str, Any] = story.record if isinstance(story.record, dict) else {}
     for message in [*record.get("prompt", ()), *([record["completion"]] if "completion" in record else record.get("completions", ()))]:
         content = visible(message["content"]).replace("\n", "\n    ")  # indented, so that a row cannot imitate a line of ours
         print(f"  {visible(message['role'], lines=False)}: {content}")
-    if story["erased"]:
-        _print_quoted(f"  erased: {story['erased']}")
-    for origin in story["origins"]:
-        call = f", response {origin['call']['id']} of {origin['call']['model']}" if origin.get("call") else ""
-        cell = f", cell {origin['cell']}" if origin["cell"] else ""
-        _print_quoted(f"{origin['how']}: {origin['source'][:12]}, item {origin['item']}{cell}{call}")
-        if origin.get("meta"):
-            _print_quoted(f"  metadata: {json.dumps(origin['meta'], ensure_ascii=False)[:2000]}")
-    for score in story["scores"]:
-        old = "" if score["current"] else " (earlier rubric)"
-        _print_quoted(f"score {score['criterion']}: {score['value']} of 5{old}. {score['rationale'] or ''}".rstrip())
-    for choice in story["choices"]:
-        winner = "tie" if choice["winner"] is None else f"response {choice['winner'] + 1}"
-        _print_quoted(f"judge preference (order shown: {choice['shown']}): {winner}")
-    for finding in story["findings"]:
-        twin = f", matches {finding['twin'][:12]}" if finding.get("twin") else ""
-        _print_quoted(f"{finding['stage']}: {words_of(finding['kind'])}{twin}. {finding.get('evidence', '')}")
-    for answer in story["answers"]:
-        values = _describe_response(answer["values"], record.get("completion", {}).get("content"))
-        _print_quoted(f"{answer['user']} {answer['status']}{' (simulated)' if answer['simulated'] else ''}: {values}")
-    if story["override"]:
-        choice = f" as {story['override']['choice']}" if story["override"].get("choice") else ""
-        _print_quoted(f"override: {story['override']['action']}{choice} by {story['override']['by']}: {story['override']['reason']}")
-    verdict = story["verdict"]
-    _print_quoted(f"verdict: {verdict['verdict'] if verdict else 'not decided yet (curate decide)'}")
-    for reason in verdict["reasons"] if verdict else ():
-        twin = f", matches {reason['twin'][:12]}" if reason.get("twin") else ""
-        _print_quoted(f"  because of {reason['stage']}: {words_of(reason['kind'])}{twin}. {reason.get('evidence', '')}".rstrip())
-    if story["split"]:
-        _print_quoted(f"split: {story['split'][0]}, in {', '.join(story['snapshots']) or 'no snapshot'}")
+    if story.erased:
+        _print_quoted(f"  erased: {story.erased}")
+    for origin in story.origins:
+        call = f", response {origin.call.id} of {origin.call.model}" if origin.call else ""
+        cell = f", cell {origin.cell}" if origin.cell else ""
+        _print_quoted(f"{origin.how}: {origin.source[:12]}, item {origin.item}{cell}{call}")
+        if origin.meta:
+            _print_quoted(f"  metadata: {json.dumps(origin.meta, ensure_ascii=False)[:2000]}")
+    for score in story.scores:
+        old = "" if score.current else " (earlier rubric)"
+        _print_quoted(f"score {score.criterion}: {score.value} of 5{old}. {score.rationale or ''}".rstrip())
+    for choice in story.choices:
+        winner = "tie" if choice.winner is None else f"response {choice.winner + 1}"
+        _print_quoted(f"judge preference (order shown: {choice.shown}): {winner}")
+    for finding in story.findings:
+        _print_quoted(f"{finding.stage}: {_evidence_of(finding)}")
+    for answer in story.answers:
+        values = _describe_response(answer.values, record.get("completion", {}).get("content"))
+        _print_quoted(f"{answer.user} {answer.status}{' (simulated)' if answer.simulated else ''}: {values}")
+    if story.override:
+        choice_made = f" as {story.override.choice}" if story.override.choice else ""
+        _print_quoted(f"override: {story.override.action}{choice_made} by {story.override.by}: {story.override.reason}")
+    _print_quoted(f"verdict: {story.verdict.verdict if story.verdict else 'not decided yet (curate decide)'}")
+    for reason in story.verdict.reasons if story.verdict else ():
+        _print_quoted(f"  because of {reason.stage}: {_evidence_of(reason)}")
+    if story.split:
+        _print_quoted(f"split: {story.split[0]}, in {', '.join(story.snapshots) or 'no snapshot'}")
+
+
+def _evidence_of(found: FindingStory | ReasonStory) -> str:
+    twin = f", matches {found.twin[:12]}" if found.twin else ""
+    return f"{words_of(found.kind)}{twin}. {found.evidence}".rstrip()
 
 
 def _print_line(text: str) -> None:

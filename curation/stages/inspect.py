@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from curation.findings import FINDING_STAGES
-from curation.judge import rubric as scoring
 from curation.store import facts, records, reviews, runs
 from curation.store.calls import CallLedger
 from curation.views.next_step import next_step
-from curation.views.runs import latest_diversity, snapshots_with
+from curation.views.row_story import RowStory, load_story
+from curation.views.runs import latest_diversity
 from curation.views.staleness import find_stale, stale_values
 from curation.workspace import StageResult, open_workspace
 
@@ -54,51 +52,11 @@ def _diversity_in_brief(found: Mapping[str, Any]) -> dict[str, Any]:
     return {"coverage": found["coverage"]["share"], "vendi": found["set"]["vendi"], "naive_ratio": found.get("vendi_ratio")}
 
 
-def trace(folder: Path, identity: str) -> dict[str, Any]:
+def trace(folder: Path, identity: str) -> RowStory:
     """Return the history of one row: its origins, scores, findings, annotations, verdict and snapshots.
 
     Raises:
         ProjectError: no row, or several, have an id that starts with `identity`.
     """
     with open_workspace(folder) as workspace:
-        seq = records.find_seq(workspace.db, identity)
-        story: dict[str, Any] = {**records.load_row(workspace.db, seq)}
-        ids = records.ids_of(workspace.db)
-        ledger = CallLedger(workspace.db)
-        for origin in story["origins"]:
-            answer = ledger.answer(origin["source"]) if origin["how"] == "generated" else None
-            origin["call"] = _call(answer.message, answer.request.body) if answer else None
-            origin["parent"] = ids.get(origin["parent"])
-        judges = {scoring.rubric_digest(workspace.project, spec): spec.model for spec in scoring.judges_of(workspace.project)}
-        scores = facts.all_scores(workspace.db, seq)
-        story["scores"] = [{**s, "current": s["digest"] in judges, "judge": judges.get(s["digest"])} for s in scores]
-        story["choices"] = facts.all_choices(workspace.db, seq)
-        story["findings"] = [_finding(f, ids) for f in facts.latest_findings(workspace.db, FINDING_STAGES) if f.seq == seq]
-        story["answers"] = [a._asdict() for a in reviews.answers_by_seq(workspace.db).get(seq, [])]
-        story["override"] = _override(facts.overrides_by_seq(workspace.db).get(seq), ids)
-        story["verdict"] = _verdict(facts.load_verdict(workspace.db, seq), ids)
-        story["split"] = facts.splits_by_seq(workspace.db).get(seq)
-        story["snapshots"] = snapshots_with(workspace, story["id"]) if story["split"] else []
-        return story
-
-
-def _call(message: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any]:
-    return {"id": message.get("id"), "model": body.get("model"), "stop_reason": message.get("stop_reason"), "usage": message.get("usage")}
-
-
-def _verdict(verdict: Mapping[str, Any] | None, ids: Mapping[int, str]) -> dict[str, Any] | None:
-    """Return a verdict whose reasons name their twins by id."""
-    if verdict is None:
-        return None
-    reasons = [{**reason, **({"twin": ids.get(reason["twin"])} if "twin" in reason else {})} for reason in verdict["reasons"]]
-    return {**verdict, "reasons": reasons}
-
-
-def _override(stored: facts.StoredOverride | None, ids: Mapping[int, str]) -> dict[str, Any] | None:
-    """Return an override as plain values; the edited record that was chosen by its id."""
-    return None if stored is None else {**stored._asdict(), "chosen": ids.get(stored.chosen) if stored.chosen else None}
-
-
-def _finding(finding: Any, ids: Mapping[int, str]) -> dict[str, Any]:
-    values = vars(finding) | {"twin": ids.get(finding.twin) if finding.twin else None}
-    return json.loads(json.dumps({k: v for k, v in values.items() if v not in (None, "") and k != "seq"}))  # type: ignore[no-any-return]
+        return load_story(workspace, records.find_seq(workspace.db, identity))

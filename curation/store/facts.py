@@ -197,12 +197,19 @@ def add_findings(db: sqlite3.Connection, findings: Sequence[Finding], run: int) 
             db.executemany("INSERT INTO findings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows[start : start + 5000])
 
 
-def latest_findings(db: sqlite3.Connection, stages: Iterable[str]) -> list[Finding]:
-    """Return the findings of the latest finished run of each stage."""
+def latest_findings(db: sqlite3.Connection, stages: Iterable[str], *, seq: int | None = None) -> list[Finding]:
+    """Return the findings of the latest finished run of each stage.
+
+    Args:
+        db: connection to workbench.db.
+        stages: of the findings.
+        seq: the only row that is wanted; None for all rows.
+    """
     out = []
     for stage in stages:
-        sql = "SELECT * FROM findings WHERE run = (SELECT max(run) FROM runs WHERE stage = ? AND state = 'done') ORDER BY seq, kind"
-        for row in db.execute(sql, (stage,)):
+        sql = "SELECT * FROM findings WHERE run = (SELECT max(run) FROM runs WHERE stage = ? AND state = 'done')"
+        wanted, parameters = (" AND seq = ?", (stage, seq)) if seq is not None else ("", (stage,))
+        for row in db.execute(f"{sql}{wanted} ORDER BY seq, kind", parameters):
             out.append(
                 Finding(
                     row["seq"], row["stage"], row["kind"], bool(row["drops"]), row["twin"], row["item"], row["score"], row["evidence"] or ""

@@ -121,7 +121,7 @@ def test_a_folder_that_is_lost_or_altered_is_frozen_again(garden: Bed, loss: str
     assert (read_manifest(path_of(again)).version, path_of(again).is_dir()) == (2, True)
     assert ("files were altered" in again.notes[0]) == (loss == "altered")
     assert path_of(freeze(garden)) == path_of(again)
-    assert stages.trace(garden.folder, garden.rows()[0].id)["snapshots"][-1] == f"snapshots/{path_of(again).name}"
+    assert stages.trace(garden.folder, garden.rows()[0].id).snapshots[-1] == f"snapshots/{path_of(again).name}"
 
 
 def test_a_folder_whose_process_was_killed_before_it_was_noted_is_taken_up(garden: Bed) -> None:

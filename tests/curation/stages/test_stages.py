@@ -19,6 +19,7 @@ from curation.store import facts, records, reviews, runs
 from curation.store.calls import CallLedger
 from curation.store.database import open_store
 from curation.store.reviews import StoredAnswer
+from curation.views.row_story import RowStory
 from tests.support.projects import Bed, approve, blank, import_plain, score_by_hand, standin
 
 
@@ -257,8 +258,8 @@ def test_keep_and_drop_outrank_the_rules_and_say_who_and_why(bed: Bed) -> None:
     assert stages.override(bed.folder, ids[low][:10], action="keep", reason="checked by hand").counts["verdict"] == "to_review"
     assert stages.override(bed.folder, ids[good], action="drop", reason="ambiguous").counts["verdict"] == "dropped"
     story = stages.trace(bed.folder, ids[good])
-    assert story["override"]["reason"] == "ambiguous" and story["override"]["by"]
-    assert story["verdict"]["reasons"][0]["kind"] == "drop"
+    assert story.override.reason == "ambiguous" and story.override.by
+    assert story.verdict.reasons[0].kind == "drop"
     stages.decide(bed.folder)
     assert (bed.verdicts()[low], bed.verdicts()[good]) == ("to_review", "dropped")
     with pytest.raises(ProjectError, match="--reason: is empty"):
@@ -269,14 +270,14 @@ def test_trace_tells_the_whole_story_of_a_row(bed: Bed) -> None:
     stages.decide(bed.folder)
     row = next(r for r in bed.rows() if r.record.kind == "instruction")
     story = stages.trace(bed.folder, row.id[:12])
-    (origin,) = story["origins"]
-    assert (story["id"], origin["how"], origin["cell"]) == (row.id, "generated", row.cell)
-    assert origin["call"]["id"].startswith("msg_") and origin["call"]["usage"]["output_tokens"] > 0
-    assert {s["criterion"] for s in story["scores"]} == {"accuracy", "clarity", "usefulness", "on_brief", "overall"}
-    assert all(s["current"] and s["call"] for s in story["scores"])
-    assert story["verdict"]["verdict"] in ("to_review", "dropped")
-    assert story["snapshots"] == [] and story["answers"] == []
-    json.dumps(story)
+    (origin,) = story.origins
+    assert (story.id, origin.how, origin.cell) == (row.id, "generated", row.cell)
+    assert origin.call.id.startswith("msg_") and origin.call.usage["output_tokens"] > 0
+    assert {s.criterion for s in story.scores} == {"accuracy", "clarity", "usefulness", "on_brief", "overall"}
+    assert all(s.current and s.call for s in story.scores)
+    assert story.verdict.verdict in ("to_review", "dropped")
+    assert story.snapshots == () and story.answers == ()
+    assert RowStory.model_validate_json(story.model_dump_json()) == story
 
 
 def test_status_says_where_the_project_stands_and_what_comes_next(bed: Bed) -> None:
@@ -366,8 +367,8 @@ def test_approved_rows_become_a_snapshot_that_grows_without_moving_a_row(tmp_pat
     assert second.counts["path"] != first.counts["path"] and second.rows_out > first.rows_out
     assert {row[:3] for row in before} <= {row[:3] for row in bed.dump("splits")["splits"]}
     newest = bed.rows()[-1]
-    assert stages.trace(folder, newest.id)["snapshots"] == [str(Path(second.counts["path"]).relative_to(folder))]
-    assert len(stages.trace(folder, bed.rows()[0].id)["snapshots"]) == 2
+    assert stages.trace(folder, newest.id).snapshots == (str(Path(second.counts["path"]).relative_to(folder)),)
+    assert len(stages.trace(folder, bed.rows()[0].id).snapshots) == 2
 
 
 def test_the_last_gate_holds_back_copies_that_were_never_screened(tmp_path: Path) -> None:
@@ -423,7 +424,7 @@ def test_erase_says_which_snapshots_still_hold_the_text(tmp_path: Path) -> None:
     victim = Bed(folder, tmp_path).rows()[0]
     summary = stages.erase(folder, victim.id, reason="asked by the person")
     assert [Path(path).name in note for note in summary.notes] == [True]
-    assert stages.trace(folder, victim.id)["record"] is None
+    assert stages.trace(folder, victim.id).record is None
     stages.decide(folder)
     stages.status(folder)
     stages.report(folder)
@@ -447,7 +448,7 @@ def test_the_gates_find_what_was_planted_and_a_second_run_measures_nothing(bed: 
     assert bed.dump("findings", "vectors") == before
     stages.decide(bed.folder)
     dropped = [stages.trace(bed.folder, row.id) for row in bed.rows() if bed.verdicts()[row.seq] == "dropped"]
-    assert all(reason["evidence"] for story in dropped for reason in story["verdict"]["reasons"])
+    assert all(reason.evidence for story in dropped for reason in story.verdict.reasons)
     stages.report(bed.folder)
 
 

@@ -100,7 +100,7 @@ def test_a_second_edit_makes_a_row_of_its_own_and_the_first_makes_room(bed: Bed)
         ("dropped", "edited_again"),
         ("approved", "approved"),
     ]
-    assert stages.trace(bed.folder, first.id)["verdict"]["reasons"][0]["twin"] == second.id
+    assert stages.trace(bed.folder, first.id).verdict.reasons[0].twin == second.id
     assert second.parent == parent.seq
     # Pulling again makes nothing; going back to the first text makes no third row, and the second makes room.
     with stages.open_workspace(bed.folder) as workspace:
