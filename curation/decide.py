@@ -3,9 +3,11 @@
 Gates propose (`to_review` or `dropped`), annotators decide (`approved`, `rejected`, `disputed`). An override to drop outranks both.
 An override to keep outranks the gates; with a choice (`curate keep --as`) it outranks the annotators too and settles any dispute.
 
+What several answers mean together is `curation.quality.policy`'s to say; an adjudicator's answer outranks the annotators'.
+
 An edit creates a new row. The row and its edited versions are in dispute (a `Family`) when two annotators edited the text differently,
-when one annotator edited it and another rejected it, or when an annotator withdrew an edit that others had approved. No member goes
-on before a data lead chooses one.
+when one annotator edited it and another rejected it, or when an annotator withdrew an edit that others had approved. No member is
+released before the policy, an adjudicator or a data lead chooses one.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
+from curation.quality.policy import Policy, Resolution, canonical, resolve
 from curation.records import Kind
 
 Verdict = Literal["unscored", "dropped", "held", "to_review", "in_review", "approved", "rejected", "disputed", "edited"]
+DisputeKind = Literal["two_edits", "edit_and_reject", "disagreement", "adjudicators_disagree"]
 ACTIVE_VERDICTS: tuple[Verdict, ...] = ("approved", "in_review", "to_review", "held")
 """Verdicts of rows that may still leave in a snapshot; of a class over its cap the first in this order stay."""
 
@@ -41,6 +45,10 @@ class Annotation:
     says: Literal["approve", "reject", "edit", "first", "second", "neither", "tie"]
     edited: str | None = None
     simulated: bool = False
+    ruling: bool = False
+    """True for an adjudicator's answer, which settles the row."""
+    on: str = ""
+    """Date of a ruling."""
 
 
 class Override(NamedTuple):
@@ -74,15 +82,20 @@ WITHDRAWN = "the annotator withdrew the edit after others had approved it"
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A row and its edited versions while they are in dispute. One of them may be kept; a data lead chooses which."""
+    """A row and its edited versions, at most one of which is released."""
 
     members: frozenset[int]
     kept: int | None = None
-    """The member that `curate keep` chose."""
+    """The member that was chosen; None while they are in dispute."""
     override: Override | None = None
-    """The override that chose it."""
+    """The override that chose it; None where the answers did."""
     why: str = TWO_EDITS
-    kind: Literal["two_edits", "edit_and_reject"] = "two_edits"
+    kind: DisputeKind = "two_edits"
+
+    @property
+    def root(self) -> int:
+        """The row that the others were made from, on whose answers the dispute rests. Rows are made after the row they come from."""
+        return min(self.members)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,21 +164,22 @@ def is_only_below_cut(facts: Facts, keeps: Callable[[float], bool]) -> bool:
     return [reason.kind for reason in _propose(facts, keeps).reasons] == ["below_cut"]
 
 
-def decide(facts: Facts, *, keeps: Callable[[float], bool], overlap: int, unseen: tuple[Verdict, Reason] | None = None) -> Decision:
+def decide(facts: Facts, *, keeps: Callable[[float], bool], policy: Policy, unseen: tuple[Verdict, Reason] | None = None) -> Decision:
     """Return the verdict on one row.
 
     Args:
         facts: all that the verdict depends on.
         keeps: the keep rule of the row's group, applied to its total (0 to 10).
-        overlap: how many annotators must answer a row.
+        policy: what the answers mean together.
         unseen: for a row that people are not asked about, its verdict and why. What people object to counts all the same.
     """
     override, family = facts.override, facts.family
     if override is not None and override.action == "drop":
         return _decision(facts, "dropped", Reason("override", "drop", override.reason))
-    if family is not None and family.kept not in (None, facts.seq):
-        return _decision(facts, "dropped", Reason("override", "other_edit", "another version of this text was kept", family.kept))
-    if family is not None and family.kept == facts.seq:
+    if family is not None and family.kept not in (None, facts.seq) and (family.override is not None or facts.seq != family.root):
+        stage = "override" if family.override is not None else "review"
+        return _decision(facts, "dropped", Reason(stage, "other_edit", "another version of this text was kept", family.kept))
+    if family is not None and family.kept == facts.seq and family.override is not None:
         override = family.override
     elif override is not None and (override.choice or "").startswith("edit:"):  # of an edit that is a row of its own already
         return _decision(facts, "edited", Reason("override", "keep", override.evidence))
@@ -180,10 +194,14 @@ def decide(facts: Facts, *, keeps: Callable[[float], bool], overlap: int, unseen
         return _decision(facts, "disputed", Reason("review", family.kind, family.why, twin), *facts.notes)
     if proposal.verdict in ("dropped", "unscored") and not is_kept:
         return proposal
-    if unseen is None or len(facts.annotations) + len(facts.edited_by) >= overlap:
-        return apply_annotations(facts, overlap)
-    by_people = apply_annotations(facts, 1)
-    return by_people if by_people.verdict in ("rejected", "disputed", "edited") else _decision(facts, *unseen, *facts.notes)
+    found = apply_annotations(facts, policy)
+    if unseen is None or found.verdict not in ("to_review", "in_review"):
+        return found
+    # Of a row that people are not asked about, one objection is enough; a majority asks the others before it counts.
+    objection = apply_annotations(facts, Policy(overlap=1))
+    if objection.verdict in ("to_review", "approved"):
+        return _decision(facts, *unseen, *facts.notes)
+    return found if policy.rule == "majority" else objection
 
 
 def edit_families(
@@ -192,12 +210,18 @@ def edit_families(
     *,
     keeps: Mapping[int, Keep],
     contested: Collection[int] = (),
+    policy: Policy = Policy(),
+    kinds: Mapping[int, Kind] | None = None,
+    texts: Mapping[int, str | None] | None = None,
 ) -> dict[int, Family]:
-    """Return the family of each row that is in a dispute over an edit, or whose dispute a data lead has settled.
+    """Return the family of each row that is in a dispute over an edit, or whose dispute was settled.
 
     Args:
         parents: edited row to the row it was made from.
-        annotations: by row.
+        annotations: by row, rulings included.
+        policy: what the answers mean together.
+        kinds: kind of each row, for its overlap.
+        texts: of each edited row, the text that an edit put in its place.
         keeps: row to the override that keeps it; in a family the latest one counts.
         contested: edited rows that were withdrawn by their annotator after others had approved them.
     """
@@ -206,20 +230,44 @@ def edit_families(
     for child, parent in sorted(parents.items()):
         children.setdefault(parent, []).append(child)
     for parent in sorted(children):
-        said = annotations.get(parent, ())
-        is_rejected = {"edit", "reject"} <= {o.says for o in said}
+        said, found = annotations.get(parent, ()), resolve(annotations.get(parent, ()), policy, stratum=(kinds or {}).get(parent))
         chosen = parent in keeps and keeps[parent].override.choice is not None
         withdrawn = bool(set(children[parent]) & set(contested))
-        if withdrawn or is_rejected or chosen or len({o.edited for o in said if o.says == "edit"}) > 1:
-            members = frozenset({parent, *_descendants(parent, children)})
-            # Without a choice it is not clear whether the row, its edit or the rejection is meant.
-            counted = [keeps[seq] for seq in members & keeps.keys() if not (seq == parent and is_rejected and not chosen)]
-            latest = max((keep for keep in counted if keep.chosen in members), key=lambda keep: keep.number, default=None)
-            kept, by = (latest.chosen, latest.override) if latest else (None, None)
-            why = WITHDRAWN if withdrawn else EDIT_AND_REJECT if is_rejected else TWO_EDITS
-            family = Family(members, kept, by, why, "edit_and_reject" if is_rejected and not withdrawn else "two_edits")
-            out |= dict.fromkeys(sorted(members), family)
+        disputed = found.outcome == "disputed" and any(one.says == "edit" for one in said)
+        settled = found.kind == "adjudicated" or (found.kind == "majority" and not withdrawn)
+        is_given_up = parent in out and out[parent].kept not in (None, parent)
+        if is_given_up or not (withdrawn or disputed or settled or chosen):
+            continue
+        members = frozenset({parent, *_descendants(parent, children)})
+        is_rejected = {"edit", "reject"} <= {canonical(one) for one in said if not one.ruling}
+        kind, why = _describe_dispute(found, withdrawn=withdrawn, is_rejected=is_rejected)
+        # Without a choice it is not clear whether the row, its edit, a rejection or the ruling is meant.
+        is_clear = not (is_rejected or settled or found.kind == "adjudicators_disagree")
+        counted = [keeps[seq] for seq in members & keeps.keys() if seq != parent or chosen or is_clear]
+        latest = max((keep for keep in counted if keep.chosen in members), key=lambda keep: keep.number, default=None)
+        if latest is not None:
+            family = Family(members, latest.chosen, latest.override, why, kind)
+        elif settled:
+            edited = [child for child in children[parent] if (texts or {}).get(child) == found.edited]
+            kept = parent if found.says != "edit" else edited[0] if edited else None
+            # What was made from the kept text later is decided by the answers on it.
+            later = () if kept in (None, parent) else _descendants(edited[0], children)
+            family = Family(members - set(later), kept, None, why, kind)
+        else:
+            family = Family(members, None, None, why, kind)
+        out |= dict.fromkeys(sorted(family.members), family)
     return out
+
+
+def _describe_dispute(found: Resolution, *, withdrawn: bool, is_rejected: bool) -> tuple[DisputeKind, str]:
+    """Return the kind of a dispute over an edit, and the reason in words."""
+    if found.kind == "adjudicators_disagree":
+        return "adjudicators_disagree", found.evidence
+    if withdrawn:
+        return "two_edits", WITHDRAWN
+    if found.kind == "disagreement":
+        return "disagreement", found.evidence
+    return ("edit_and_reject", EDIT_AND_REJECT) if is_rejected else ("two_edits", TWO_EDITS)
 
 
 def choices_of(kind: Kind, annotations: Iterable[Annotation]) -> list[str]:
@@ -235,13 +283,14 @@ def needs_choice(kind: Kind, verdict: str | None, annotations: Sequence[Annotati
     Args:
         kind: of the row.
         verdict: as it is now.
-        annotations: of the annotators on this row.
+        annotations: on this row, rulings included.
         overlap: how many annotators must answer a row.
     """
     if verdict != "disputed" or not annotations:
         return False
-    said = [_canonical(o) for o in annotations]
-    return kind == "preference" or {"edit", "reject"} <= set(said) or said.count("reject") >= overlap
+    said = [canonical(o) for o in annotations]
+    is_ruled = any(o.ruling for o in annotations)
+    return kind == "preference" or is_ruled or {"edit", "reject"} <= set(said) or said.count("reject") >= overlap
 
 
 def settle_panel(choices: Sequence[Mapping[str, int | None]]) -> int | None:
@@ -321,50 +370,54 @@ def _as_chosen(facts: Facts, override: Override) -> Decision:
     return Decision(facts.seq, "approved", better, (reason, *facts.notes))
 
 
-def apply_annotations(facts: Facts, overlap: int) -> Decision:
-    """Return the verdict that the annotations of a row give, once `overlap` annotators have answered it."""
+def apply_annotations(facts: Facts, policy: Policy) -> Decision:
+    """Return the verdict that the answers on a row give under a policy."""
     annotations, is_kept = list(facts.annotations), facts.override is not None and facts.override.action == "keep"
     kept = Reason("override", "keep", facts.override.evidence if facts.override else "")
-    refused = sum(_canonical(o) == "reject" for o in annotations) >= overlap
-    if facts.family is not None and facts.family.kept == facts.seq:
+    refused = sum(canonical(o) == "reject" for o in annotations) >= policy.overlap_of(facts.kind)
+    if facts.family is not None and facts.family.kept == facts.seq and facts.family.override is not None:
         if not refused:
             return _decision(facts, "approved", kept, *facts.notes)
         annotations = [o for o in annotations if o.says != "edit"]
     answered = {o.user for o in annotations}
     # Whoever corrected a pair's better response prefers it.
-    annotations += [Annotation(user, _as_meant(facts) or "approve") for user in facts.edited_by if user not in answered]
-    edits = {o.edited for o in annotations if o.says == "edit"}
-    said = {_canonical(o) for o in annotations}
-    if len(edits) > 1:
-        return _decision(facts, "disputed", Reason("review", "two_edits", TWO_EDITS))
-    if edits and "reject" in said:
-        evidence = ", ".join(f"{o.user}: {o.says}" for o in annotations)
-        return _decision(facts, "disputed", Reason("review", "edit_and_reject", evidence))
-    if edits:
-        return _decision(facts, "edited", Reason("review", "edit", "an annotator edited the text; the edited row takes its place"))
-    if len(annotations) < overlap:
-        return _decision(facts, "in_review" if annotations else "to_review", *facts.notes)
-    if len(said) > 1:
-        if is_kept and not refused and _as_meant(facts) in said:
+    meant = as_meant(facts.kind, facts.better)
+    annotations += [Annotation(user, meant or "approve") for user in facts.edited_by if user not in answered]
+    found = resolve(annotations, policy, stratum=facts.kind)
+    if found.outcome == "disputed":
+        if found.kind == "disagreement" and is_kept and not refused and meant in {o.says for o in annotations}:
             return _decision(facts, "approved", kept, *facts.notes)
-        evidence = ", ".join(f"{o.user}: {o.says}" for o in annotations)
-        return _decision(facts, "disputed", Reason("review", "disagreement", evidence))
-    verdict = said.pop()
-    if verdict in ("reject", "tie"):
-        return _decision(facts, "rejected", Reason("review", verdict, ", ".join(o.user for o in annotations)))
-    better = {"first": 0, "second": 1}.get(verdict, facts.better)
-    return Decision(facts.seq, "approved", better, (Reason("review", "approved", ", ".join(o.user for o in annotations)), *facts.notes))
+        return _decision(facts, "disputed", Reason("review", found.kind, TWO_EDITS if found.kind == "two_edits" else found.evidence))
+    if found.says is None:
+        return _decision(facts, "in_review" if found.outcome == "partial" else "to_review", *facts.notes)
+    people = ", ".join(user for user, _ in found.votes)
+    kinds = {"edit": "edit", "reject": "reject", "tie": "tie"}
+    why = Reason("review", kinds.get(found.says, "approved"), people)
+    if found.kind == "majority":
+        why = Reason("review", "majority", found.evidence)
+    elif found.kind == "adjudicated":
+        when = max((o.on for o in annotations if o.ruling), default="")
+        why = Reason("review", "adjudicated", f"{found.evidence}{f' on {when}' if when else ''}")
+    elif found.says == "edit":
+        why = Reason("review", "edit", "an annotator edited the text; the edited row takes its place")
+    if found.says == "edit":
+        return _decision(facts, "edited", why)
+    if found.says in ("reject", "tie"):
+        return _decision(facts, "rejected", why)
+    better = {"first": 0, "second": 1}.get(found.says, facts.better)
+    return Decision(facts.seq, "approved", better, (why, *facts.notes))
 
 
-def _as_meant(facts: Facts) -> Literal["approve", "first", "second"] | None:
-    """Return the annotation that agrees with the row as it is; None for a pair without a better response."""
-    if facts.kind == "instruction":
+def as_meant(kind: Kind, better: int | None) -> Literal["approve", "first", "second"] | None:
+    """Return the annotation that agrees with a row as it is; None for a pair without a better response.
+
+    Args:
+        kind: of the row.
+        better: for a pair: canonical index of the response meant to be better.
+    """
+    if kind == "instruction":
         return "approve"
-    return None if facts.better is None else "first" if facts.better == 0 else "second"
-
-
-def _canonical(annotation: Annotation) -> str:
-    return "reject" if annotation.says == "neither" else annotation.says
+    return None if better is None else "first" if better == 0 else "second"
 
 
 def _decision(facts: Facts, verdict: Verdict, *reasons: Reason) -> Decision:

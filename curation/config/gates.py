@@ -17,6 +17,7 @@ from curation.config.review_form import Example, Question
 from curation.config.yaml import Closed, Share
 from curation.errors import ProjectError
 from curation.patterns import compile_pattern
+from curation.records import KINDS, Kind
 
 FOUND_TOPIC = "found_topic"
 """Balance by the topics that `curate describe` finds."""
@@ -242,6 +243,14 @@ class Screen(Closed):
 
 
 ReviewMode = Literal["none", "sample", "all"]
+ReviewRule = Literal["unanimity", "majority", "adjudicated"]
+DEFAULT_OVERLAP = 2
+"""Annotators per row where a project does not say how many."""
+
+
+def fits_majority(overlap: int, margin: int) -> bool:
+    """Return whether OVERLAP answers can give a lead of exactly MARGIN; otherwise the needed lead is one vote higher than stated."""
+    return overlap >= margin and (overlap - margin) % 2 == 0
 
 
 class Accept(Closed):
@@ -277,10 +286,17 @@ class Review(Closed):
     """Folder of `argilla-setup up --home`, from which the key is read; null: use ARGILLA_API_URL and ARGILLA_API_KEY."""
     workspace: str = ""
     """Argilla workspace; default: the project's name."""
-    overlap: int = Field(default=2, ge=1)
-    """Annotators per row."""
+    policy: ReviewRule = "unanimity"
+    """When answers settle a row. `unanimity`: all agree. `majority`: one answer leads every other by `margin` votes. `adjudicated`:
+    all agree, or an adjudicator decides (docs/adjudication.md)."""
+    margin: int = Field(default=1, ge=1)
+    """With policy majority: votes by which an answer must lead. The overlap must be able to give exactly that lead: 3, 5, ... for 1."""
+    overlap: int | dict[Kind, int] = DEFAULT_OVERLAP
+    """Annotators per row, or for each kind of row: `{instruction: 2, preference: 3}`."""
     annotators: tuple[str, ...] = ()
     """User names of the annotators."""
+    adjudicators: tuple[str, ...] = ()
+    """User names of the people who settle disputed rows, under any policy. They are no annotators."""
     names: Literal["pseudonyms", "real"] = "pseudonyms"
     """Names of annotators in snapshots: pseudonyms that only workbench.db resolves, or user names."""
     guidelines: str | None = None
@@ -308,6 +324,40 @@ class Review(Closed):
     @classmethod
     def _by_name(cls, given: Any) -> Any:
         return {"mode": given} if isinstance(given, str) else given
+
+    @field_validator("overlap", mode="before")
+    @classmethod
+    def _is_a_number_of_people(cls, given: Any) -> Any:
+        by_kind = given if isinstance(given, Mapping) else {}
+        if unknown := next((name for name in by_kind if name not in KINDS), None):
+            raise ValueError(f"names {unknown}, which is no kind of row; name {' or '.join(KINDS)}")
+        if any(type(number) is not int or number < 1 for number in by_kind.values() or [given]):
+            raise ValueError("must be a whole number of at least 1, or one for each kind such as {instruction: 2, preference: 3}")
+        return given
+
+    @model_validator(mode="after")
+    def _settles_rows(self) -> Review:
+        if self.policy != "majority" and self.margin != 1:
+            raise ValueError(f"margin goes with policy: majority; the policy is {self.policy}")
+        for kind in KINDS if self.policy == "majority" else ():
+            if not fits_majority(n := self.overlap_of(kind), self.margin):
+                near = [other for other in (n - 1, n + 1, self.margin) if other > 0 and fits_majority(other, self.margin)]
+                fact = f"{n} answers to a row cannot give a lead of exactly {self.margin}"
+                raise ValueError(f"policy majority: {fact} ({kind}); set overlap to {' or '.join(map(str, sorted(set(near))))}")
+        if self.policy == "adjudicated" and not self.adjudicators:
+            raise ValueError("policy adjudicated needs adjudicators: the user names of the people who settle disputed rows")
+        if both := sorted(set(self.adjudicators) & set(self.annotators)):
+            raise ValueError(f"adjudicators: {both[0]} is an annotator too; a person who annotates does not settle the dispute")
+        return self
+
+    def overlap_of(self, kind: Kind) -> int:
+        """Return how many annotators answer a row of a kind."""
+        return self.overlap if isinstance(self.overlap, int) else self.overlap.get(kind, DEFAULT_OVERLAP)
+
+    @property
+    def largest_overlap(self) -> int:
+        """The number of annotators that the review needs at least."""
+        return max(map(self.overlap_of, KINDS))
 
     @model_validator(mode="after")
     def _fits_the_form(self) -> Review:

@@ -1,12 +1,13 @@
 """Resolution policies: the result of several people's answers on one row.
 
 - unanimity: all people who answered agree. More people disagree more often, so it suits an overlap of 2.
-- majority: one answer leads every other by `margin` votes. The overlap must be able to give exactly that lead (`fits_majority`); then more
-  people mean fewer disputes, never more: with two possible answers the disputes at overlap n are the even splits of a random walk.
+- majority: one answer leads every other by `margin` votes. The overlap must be able to give exactly that lead, which `review.margin`
+  checks; then more people mean fewer disputes, never more: with two possible answers the disputes at overlap n are the even splits of a
+  random walk.
 - adjudicated: unanimity, and an adjudicator settles the rest.
 
-Under every policy an adjudicator's answer outranks the annotators'. An edit approves a row in another wording, so a majority first decides
-whether the row is usable, then which text is used.
+Under every policy an adjudicator's answer (a ruling) outranks the annotators'. An edit approves a row in another wording, so a majority
+first decides whether the row is usable, then which text is used.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol
 
-Rule = Literal["unanimity", "majority", "adjudicated"]
-RULES: tuple[Rule, ...] = get_args(Rule)
+from curation.config.gates import ReviewRule
+
 Outcome = Literal["waiting", "partial", "settled", "disputed"]
 ResolutionKind = Literal[
     "open", "agreed", "majority", "adjudicated", "disagreement", "two_edits", "edit_and_reject", "adjudicators_disagree"
@@ -25,7 +26,7 @@ ResolutionKind = Literal[
 
 
 class Said(Protocol):
-    """One person's answer on one row."""
+    """One person's answer on one row. The same person may have given an answer as an annotator and a ruling later."""
 
     @property
     def user(self) -> str:
@@ -39,18 +40,20 @@ class Said(Protocol):
     def edited(self) -> str | None:
         """Text that an edit puts in the place of the row's."""
 
+    @property
+    def ruling(self) -> bool:
+        """True if an adjudicator gave it, having seen the annotators' answers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """Rule by which answers become a result."""
 
-    rule: Rule = "unanimity"
+    rule: ReviewRule = "unanimity"
     overlap: int = 2
     """People who answer a row."""
     margin: int = 1
     """Rule majority: votes by which an answer must lead every other."""
-    adjudicators: frozenset[str] = frozenset()
-    """People whose answer settles a row."""
     overlap_by_stratum: Mapping[str, int] = field(default_factory=dict)
     """Overlap of the rows of a stratum, where it differs."""
 
@@ -78,26 +81,21 @@ class Resolution:
         return ", ".join(f"{user}: {says}" for user, says in self.votes)
 
 
-def fits_majority(overlap: int, margin: int) -> bool:
-    """Return whether OVERLAP answers can give a lead of exactly MARGIN; otherwise the needed lead is one vote higher than stated."""
-    return overlap >= margin and (overlap - margin) % 2 == 0
-
-
 def resolve(answers: Iterable[Said], policy: Policy, *, stratum: str | None = None) -> Resolution:
     """Return the result of the answers on one row.
 
     Args:
-        answers: one of each person.
+        answers: at most one answer and one ruling of each person.
         policy: the rule.
         stratum: of the row, for its overlap.
     """
     given = sorted(answers, key=lambda answer: answer.user)
-    rulings = [answer for answer in given if answer.user in policy.adjudicators]
-    if rulings:
-        ruled = _agree(rulings)
-        if ruled is None:
+    if rulings := [answer for answer in given if answer.ruling]:
+        # (answer, text) that the adjudicators gave; the text counts only in an edit.
+        ruled = {(canonical(answer), answer.edited if answer.says == "edit" else None) for answer in rulings}
+        if len(ruled) > 1:
             return Resolution("disputed", "adjudicators_disagree", votes=_votes(rulings))
-        return Resolution("settled", "adjudicated", *ruled, _votes(rulings))
+        return Resolution("settled", "adjudicated", *ruled.pop(), _votes(rulings))
     overlap = policy.overlap_of(stratum)
     return _by_majority(given, overlap, policy.margin) if policy.rule == "majority" else _by_unanimity(given, overlap)
 
@@ -135,12 +133,6 @@ def _by_majority(given: Sequence[Said], overlap: int, margin: int) -> Resolution
     if others and others[0][1] == most:
         return Resolution("disputed", "two_edits", votes=votes)
     return Resolution("settled", "agreed" if len(usable) == 1 and not others else "majority", "edit", text, votes)
-
-
-def _agree(rulings: Sequence[Said]) -> tuple[str, str | None] | None:
-    """Return the one (answer, text) that all gave; None if they differ."""
-    found = {(canonical(answer), answer.edited if answer.says == "edit" else None) for answer in rulings}
-    return found.pop() if len(found) == 1 else None
 
 
 def _leader(votes: Counter[str], margin: int) -> str | None:

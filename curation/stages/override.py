@@ -69,13 +69,13 @@ def _check_choice(workspace: Workspace, seq: int, identity: str, choice: str | N
         raise ProjectError(
             f"record {identity}", "is not a row by itself, or is erased", command("curate", "trace", workspace.folder, identity)
         )
-    annotations = state.annotations.get(seq, [])
+    annotations = state.all_annotations.get(seq, [])
     offered = rules.choices_of(row.kind, annotations)
     given = ", ".join(f"{a.user}: {a.says}" for a in annotations)
     how = f"{command('curate', 'keep', workspace.folder, identity, '--as')} {'|'.join(offered)} --reason WHY"
     if choice is None:
         verdict = next(d.verdict for d in decide_all(state).decisions if d.seq == seq)
-        if rules.needs_choice(row.kind, verdict, annotations, workspace.project.review.overlap):
+        if rules.needs_choice(row.kind, verdict, annotations, workspace.project.review.overlap_of(row.kind)):
             raise ProjectError(f"record {identity}", f"annotators disagree ({given}), so keep needs a choice", how)
         return None
     if not annotations:

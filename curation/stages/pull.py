@@ -91,10 +91,10 @@ def pull(folder: Path) -> StageResult:
                 if dataset is None:
                     missing |= reviews.reconcile_pushed(workspace.db, Place(review.url, "", dataset_name(workspace, kind)), ())
                     continue
-                before = argilla.follow_overlap(review, dataset, workspace.project.review.overlap)
-                if before is not None:
+                overlap = workspace.project.review.overlap_of(kind)
+                if (before := argilla.follow_overlap(review, dataset, overlap)) is not None:
                     is_changed = True
-                    notes.append(f"Argilla now asks {workspace.project.review.overlap} people for each {kind} row instead of {before}.")
+                    notes.append(f"Argilla now asks {overlap} people for each {kind} row instead of {before}.")
                 answers, found = _read_answers(workspace, review, kind, dataset)
                 missing |= reviews.reconcile_pushed(workspace.db, Place(review.url, dataset.id, dataset.name), found)
                 run.rows_in += len(answers)

@@ -109,8 +109,8 @@ def _who_is_missing(workspace: Workspace, absent: Sequence[str], members: Sequen
     if absent:
         state = "has no account in Argilla, or was removed," if len(absent) == 1 else "have no account in Argilla, or were removed,"
         notes.append(f"{', '.join(absent)} {state} and cannot answer. Next: {add}")
-    if (people := count_people(workspace, members)) < review.overlap:
-        fact = f"review.overlap asks {review.overlap} people for each row, and {people} can answer"
+    if (people := count_people(workspace, members)) < review.largest_overlap:
+        fact = f"review.overlap asks {review.largest_overlap} people for each row, and {people} can answer"
         notes.append(f"{fact}: rows stay in review until there are more, or the overlap is lower. Next: {add}")
     return notes
 
@@ -202,7 +202,7 @@ def _open_dataset(workspace: Workspace, review: ArgillaReview, rows: ShownRows, 
         rows.kind,
         criteria=[*workspace.project.score.rubric, OVERALL],
         dimensions=rows.dimensions,
-        overlap=workspace.project.review.overlap,
+        overlap=workspace.project.review.overlap_of(rows.kind),
         words=project_guidelines(workspace, rows.kind),
         literal=review.literal,
         options=form_options(workspace.project.review, rows.kind),

@@ -214,7 +214,8 @@ def _check_sample(workspace: Workspace, sample: Sample) -> None:
         return
     what = f"a snapshot of {sample.kind} rows"
     if sample.is_answered and sample.acceptance is not None:
-        fact = f"is blocked by review.accept: {sample.sentence}; {sample.acceptance.needed(workspace.project.review.overlap)}"
+        overlap = workspace.project.review.overlap_of(sample.kind)
+        fact = f"is blocked by review.accept: {sample.sentence}; {sample.acceptance.needed(overlap)}"
         raise SnapshotError(what, fact, "correct the rows, review more of them (accept: looks: any), or set review.mode: all")
     if sample.is_answered:
         fact = f"is blocked by review.max_error {sample.max_error:.1%}: {sample.sentence}"
@@ -356,7 +357,7 @@ def _manifest_facts(
         review=ReviewFacts(
             mode=project.review.mode, sample=SampleFacts.model_validate(sample.as_values()) if sample else None,
             simulated=review.simulated, names=project.review.names,
-            reviewers=tuple(sorted(names[user] for user in review.reviewers)), overlap=project.review.overlap,
+            reviewers=tuple(sorted(names[user] for user in review.reviewers)), overlap=project.review.overlap_of(released.kind),
             agreement=review.agreement, answers=review.annotations, disputed=review.disputed,
         ),
         models=models_of(state, released.kind, released.rows),

@@ -49,9 +49,9 @@ def update_verdicts(workspace: Workspace) -> StageResult:
         reasons = Counter(f"{reason.stage}: {reason.kind}" for reason in dropped)
         counts |= {"dropped_for": dict(reasons.most_common()), "alarms": alarms}
         kept = summarize_kept(state, {seq: decision.verdict for seq, decision in decisions.items()})
-        overlap = workspace.project.review.overlap
+        overlap_of = workspace.project.review.overlap_of
         samples = [f"Review sample, {kind}: {sample.sentence}." for kind, sample in decided.samples.items()]
-        samples += [f"Acceptance, {k}: {s.acceptance.needed(overlap)}." for k, s in decided.samples.items() if s.acceptance]
+        samples += [f"Acceptance, {k}: {s.acceptance.needed(overlap_of(k))}." for k, s in decided.samples.items() if s.acceptance]
         samples += [f"Calibration, {kind}: {sides.sentence}." for kind, sides in drawn.items()]
         stale, warnings = stale_values(find_stale(workspace, RUN_GATES))
         return StageResult("decide", run.rows_in, run.rows_out, {**counts, **stale}, [*alarms, *kept.notes, *samples, *warnings])

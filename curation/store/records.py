@@ -73,14 +73,15 @@ def _forget_answers(db: sqlite3.Connection, seq: int) -> None:
     own = record.completion.content.strip() if record is not None and record.kind == "instruction" else None
     living = "SELECT o.source FROM origins o JOIN records r USING (seq) WHERE o.how = 'edited' AND o.parent = :seq AND r.erased IS NULL"
     made_by = "SELECT source FROM origins WHERE seq = :seq AND how = 'edited'"
-    sql = f"""SELECT *, seq = :seq AND response NOT IN ({living}) AS on_it FROM answers
-      WHERE seq = :seq OR response IN ({made_by})"""
-    for row in db.execute(sql, {"seq": seq}).fetchall():
-        values = json.loads(row["body"])
-        if row["on_it"] or str(values.get("edited_completion") or "").strip() == own:
-            values |= {name: ERASED for name in ("edited_completion", "comment") if values.get(name)}
-            kept = json.dumps(values, ensure_ascii=False, sort_keys=True)
-            db.execute("UPDATE answers SET body = ? WHERE response = ? AND updated = ?", (kept, row["response"], row["updated"]))
+    for table in ("answers", "rulings"):
+        sql = f"""SELECT *, seq = :seq AND response NOT IN ({living}) AS on_it FROM {table}
+          WHERE seq = :seq OR response IN ({made_by})"""
+        for row in db.execute(sql, {"seq": seq}).fetchall():
+            values = json.loads(row["body"])
+            if row["on_it"] or str(values.get("edited_completion") or "").strip() == own:
+                values |= {name: ERASED for name in ("edited_completion", "comment") if values.get(name)}
+                kept = json.dumps(values, ensure_ascii=False, sort_keys=True)
+                db.execute(f"UPDATE {table} SET body = ? WHERE response = ? AND updated = ?", (kept, row["response"], row["updated"]))
 
 
 @dataclass(frozen=True, slots=True)

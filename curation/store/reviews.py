@@ -10,11 +10,16 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from operator import attrgetter, itemgetter
-from typing import Any, NamedTuple, TypedDict, cast
+from typing import Any, Literal, NamedTuple, TypedDict, cast
 
 import orjson
 
 from curation.records import Kind
+
+Table = Literal["answers", "rulings"]
+"""Answers of annotators, or of adjudicators who settle disputes."""
+SETTLE = "-settle"
+"""Ending of the names of datasets in which adjudicators settle disputes."""
 
 
 class StoredAnswer(NamedTuple):
@@ -83,7 +88,13 @@ def sample_key(db: sqlite3.Connection) -> bytes:
 
 def held_seqs(db: sqlite3.Connection) -> set[int]:
     """Return the records that are in the annotators' queue, as far as the last push or pull saw."""
-    return {row["seq"] for row in db.execute("SELECT DISTINCT seq FROM pushed WHERE state = 'held'")}
+    sql = f"SELECT DISTINCT seq FROM pushed WHERE state = 'held' AND name NOT LIKE '%{SETTLE}'"
+    return {row["seq"] for row in db.execute(sql)}
+
+
+def settle_seqs(db: sqlite3.Connection) -> set[int]:
+    """Return the records that are in the adjudicators' queue, as far as the last push or pull saw."""
+    return {row["seq"] for row in db.execute(f"SELECT DISTINCT seq FROM pushed WHERE state = 'held' AND name LIKE '%{SETTLE}'")}
 
 
 def withdrawn_seqs(db: sqlite3.Connection, place: Place) -> set[int]:
@@ -143,13 +154,14 @@ def reconcile_pushed(db: sqlite3.Connection, place: Place, found: Collection[int
     return {row["seq"] for row in rows} - set(found)
 
 
-def add_answers(db: sqlite3.Connection, answers: Iterable[StoredAnswer], run: int) -> int:
+def add_answers(db: sqlite3.Connection, answers: Iterable[StoredAnswer], run: int, table: Table = "answers") -> int:
     """Append answers; one that is already there is not written twice. Returns how many were new.
 
     Args:
         db: connection to workbench.db.
         answers: responses as fetched.
         run: number of the run of `pull`.
+        table: where they belong.
     """
     rows = [
         (a.response, a.updated, a.seq, a.user, a.status, json.dumps(a.values, ensure_ascii=False, sort_keys=True), a.payload, a.form,
@@ -158,37 +170,32 @@ def add_answers(db: sqlite3.Connection, answers: Iterable[StoredAnswer], run: in
     ]  # fmt: skip
     with db:
         db.execute("BEGIN IMMEDIATE")
-        return db.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows).rowcount
+        return db.executemany(f"INSERT OR IGNORE INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows).rowcount
 
 
-def has_answers(db: sqlite3.Connection) -> bool:
-    """Return whether there is any response."""
-    return db.execute("SELECT 1 FROM answers LIMIT 1").fetchone() is not None
-
-
-def latest_answers(db: sqlite3.Connection) -> Iterator[StoredAnswer]:
+def latest_answers(db: sqlite3.Connection, table: Table = "answers") -> Iterator[StoredAnswer]:
     """Yield the latest state of each response in order of the responses' ids."""
     names = "response, updated, seq, user, status, body, payload, form, simulated"
-    states_of = db.execute(f"SELECT {names} FROM answers ORDER BY response, updated")
+    states_of = db.execute(f"SELECT {names} FROM {table} ORDER BY response, updated")
     for _, states in itertools.groupby(states_of, key=itemgetter(0)):
         response, updated, seq, user, status, body, payload, form, simulated = deque(states, maxlen=1).pop()
         yield StoredAnswer(response, updated, seq, user, status, orjson.loads(body), payload, form, bool(simulated))
 
 
-def answers_by_person(db: sqlite3.Connection) -> dict[tuple[int, str], StoredAnswer]:
+def answers_by_person(db: sqlite3.Connection, table: Table = "answers") -> dict[tuple[int, str], StoredAnswer]:
     """Return the latest answer by record and person."""
     out: dict[tuple[int, str], StoredAnswer] = {}
-    for answer in latest_answers(db):
+    for answer in latest_answers(db, table):
         before = out.get((answer.seq, answer.user))
         if before is None or before.updated <= answer.updated:
             out[answer.seq, answer.user] = answer
     return out
 
 
-def answers_by_seq(db: sqlite3.Connection) -> dict[int, list[StoredAnswer]]:
+def answers_by_seq(db: sqlite3.Connection, table: Table = "answers") -> dict[int, list[StoredAnswer]]:
     """Return the latest state of each response by seq, in order of the user's name."""
     out: dict[int, list[StoredAnswer]] = {}
-    for answer in latest_answers(db):
+    for answer in latest_answers(db, table):
         out.setdefault(answer.seq, []).append(answer)
     return {seq: sorted(answers, key=attrgetter("user")) for seq, answers in out.items()}
 

@@ -53,7 +53,7 @@ CREATE TRIGGER IF NOT EXISTS call_spend_delete AFTER DELETE ON calls BEGIN
 END;
 """
 
-VERSION = 5
+VERSION = 6
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -133,6 +133,11 @@ CREATE TABLE IF NOT EXISTS answers (
   response TEXT NOT NULL, updated TEXT NOT NULL, seq INTEGER NOT NULL, user TEXT NOT NULL, status TEXT NOT NULL, body TEXT NOT NULL,
   payload TEXT NOT NULL, form TEXT NOT NULL, simulated INTEGER NOT NULL, run INTEGER NOT NULL, PRIMARY KEY (response, updated)
 ) WITHOUT ROWID;
+-- Answers of adjudicators in the datasets for settling disputes. A table of its own, because they were not given blind.
+CREATE TABLE IF NOT EXISTS rulings (
+  response TEXT NOT NULL, updated TEXT NOT NULL, seq INTEGER NOT NULL, user TEXT NOT NULL, status TEXT NOT NULL, body TEXT NOT NULL,
+  payload TEXT NOT NULL, form TEXT NOT NULL, simulated INTEGER NOT NULL, run INTEGER NOT NULL, PRIMARY KEY (response, updated)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS verdicts (
   seq INTEGER PRIMARY KEY, verdict TEXT NOT NULL, better INTEGER, reasons TEXT NOT NULL, run INTEGER NOT NULL
 );
@@ -183,6 +188,12 @@ CREATE TABLE pushed (
 INSERT INTO pushed SELECT seq, '', '', dataset, payload, 'held', at FROM pushed_of_4;
 DROP TABLE pushed_of_4;
 CREATE TABLE IF NOT EXISTS annotators (user TEXT PRIMARY KEY, alias TEXT NOT NULL UNIQUE) WITHOUT ROWID;
+""",
+    6: """
+CREATE TABLE IF NOT EXISTS rulings (
+  response TEXT NOT NULL, updated TEXT NOT NULL, seq INTEGER NOT NULL, user TEXT NOT NULL, status TEXT NOT NULL, body TEXT NOT NULL,
+  payload TEXT NOT NULL, form TEXT NOT NULL, simulated INTEGER NOT NULL, run INTEGER NOT NULL, PRIMARY KEY (response, updated)
+) WITHOUT ROWID;
 """,
 }
 """SQL that migrates a workbench of the version before to this version."""

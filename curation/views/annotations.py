@@ -147,6 +147,6 @@ def connect(workspace: Workspace) -> ArgillaReview:
 
 def form_digest(workspace: Workspace, kind: Kind) -> str:
     """Return a digest of the form that annotators fill in."""
-    criteria, overlap = list(workspace.project.score.rubric), workspace.project.review.overlap
+    criteria, overlap = list(workspace.project.score.rubric), workspace.project.review.overlap_of(kind)
     options = form_options(workspace.project.review, kind)
     return argilla.form_digest(kind, criteria=criteria, overlap=overlap, words=project_guidelines(workspace, kind), options=options)

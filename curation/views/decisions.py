@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from argilla_setup import forms
 from curation import decide as rules
-from curation.decide import Decision, Facts, Family, Keep, Override, Reason, Verdict
+from curation.decide import Annotation, Decision, Facts, Family, Keep, Override, Reason, Verdict
 from curation.findings import FINDING_STAGES, NOT_REFILLED
 from curation.judge import diagnostics
 from curation.plan import Cell
@@ -40,6 +40,8 @@ class Decided:
     """In order of kind and seq."""
     samples: Mapping[Kind, Sample]
     """For each kind of which annotators see a sample; empty where they see every row, or none."""
+    families: Mapping[int, Family]
+    """By seq, of the rows in a dispute over an edit, or whose dispute was settled."""
     scored: Mapping[Kind, ScoredRows] = field(default_factory=dict)
     """For each kind the rows on both sides of the score's cut; empty where no judge scores the rows."""
 
@@ -56,10 +58,10 @@ def decide_all(state: ProjectState) -> Decided:
         scored |= {kind: sides} if sides else {}
     decisions = leave_out_over_cap(state, decisions)
     if not samples:
-        return Decided(decisions, samples, scored)
+        return Decided(decisions, samples, families, scored)
     by_seq = {decision.seq: decision for decision in decisions}
     settled = {kind: settle(sample, by_seq) for kind, sample in samples.items()}
-    return Decided(release(decisions, {row.seq: row.kind for row in state.row_by_seq.values()}, settled), settled, scored)
+    return Decided(release(decisions, {row.seq: row.kind for row in state.row_by_seq.values()}, settled), settled, families, scored)
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class EditStatus:
     """The annotators who support a row that an edit made."""
 
     by: tuple[str, ...] = ()
+    rulings: tuple[Annotation, ...] = ()
+    """Of the adjudicators who support it."""
     taken_back: Reason | None = None
     """The reason why nobody supports it any more."""
     contested: bool = False
@@ -92,7 +96,7 @@ def _load_known(state: ProjectState) -> _Known:
     for seq, odd in _judge_notes(state).items():
         notes.setdefault(seq, []).extend(Reason("score", kind, evidence, score=points) for kind, points, evidence in odd)
     edits = edit_statuses(state)
-    special = frozenset().union(drops, notes, edits, state.annotations, state.overrides, state.choices)
+    special = frozenset().union(drops, notes, edits, state.all_annotations, state.overrides, state.choices)
     return _Known(drops, notes, edits, special)
 
 
@@ -119,26 +123,33 @@ def edit_statuses(state: ProjectState) -> dict[int, EditStatus]:
     edited = records.sources_by_seq(state.db, "edited")
     if not edited:
         return {}
-    answers = {answer.response: answer for given in state.answers.values() for answer in given}
+    rulings = {ruling.response for given in state.stored_rulings.values() for ruling in given}
+    answers = {a.response: a for stored in (state.answers, state.stored_rulings) for given in stored.values() for a in given}
     made = [(seq, source) for seq, source, _ in edited if seq in state.row_by_seq and source in answers]
     child_of = {(response, _text(state.row_by_seq[seq])): seq for seq, response in made}
-    by, newer = dict[int, list[str]](), dict[int, int | None]()
+    by, newer = dict[int, list[StoredAnswer]](), dict[int, int | None]()
     for seq, response in made:
         proposed = _proposed_text(answers[response])
         if proposed == _text(state.row_by_seq[seq]):
-            by.setdefault(seq, []).append(answers[response].user)
+            by.setdefault(seq, []).append(answers[response])
         else:
             newer[seq] = child_of.get((response, proposed))
     unsupported = {seq: twin for seq, twin in newer.items() if seq not in by}
     also_written = records.seqs_not_only_edited(state.db, unsupported) if unsupported else set()
-    out = {seq: EditStatus(tuple(sorted(users))) for seq, users in by.items()}
+    out = dict[int, EditStatus]()
+    for seq, supporting in by.items():
+        row = state.row_by_seq[seq]
+        ruled = [answer for answer in supporting if answer.response in rulings]
+        meant = rules.as_meant(row.kind, row.better) or "approve"
+        users = sorted(answer.user for answer in supporting if answer.response not in rulings)
+        out[seq] = EditStatus(tuple(users), tuple(Annotation(a.user, meant, None, a.simulated, True, a.updated[:10]) for a in ruled))
     return out | {seq: _unsupported(state, seq, twin, seq in also_written) for seq, twin in unsupported.items()}
 
 
 def _unsupported(state: ProjectState, seq: int, newer: int | None, also_written: bool) -> EditStatus:
     if also_written:
         return EditStatus()  # it was generated or imported as well, so it needs no annotator
-    if any(annotation.says in ("approve", "edit") for annotation in state.annotations.get(seq, ())) or seq in state.splits:
+    if any(annotation.says in ("approve", "edit") for annotation in state.all_annotations.get(seq, ())) or seq in state.splits:
         return EditStatus(contested=True)
     if newer is None:
         return EditStatus(taken_back=Reason("review", "withdrawn", "the annotator who wrote this text took the edit back"))
@@ -167,7 +178,11 @@ def _families(state: ProjectState, known: _Known) -> dict[int, Family]:
     parents = {row.seq: row.parent for row in state.row_by_seq.values() if row.how == "edited" and row.parent is not None}
     keeps = {seq: Keep(o.number, _override(o), o.chosen or seq) for seq, o in state.overrides.items() if o.action == "keep"}
     contested = {seq for seq, status in known.edits.items() if status.contested}
-    return rules.edit_families(parents, state.annotations, keeps=keeps, contested=contested)
+    kinds: dict[int, Kind] = {parent: state.row_by_seq[parent].kind for parent in parents.values() if parent in state.row_by_seq}
+    texts = {seq: _text(state.row_by_seq[seq]) for seq in parents}
+    return rules.edit_families(
+        parents, state.all_annotations, keeps=keeps, contested=contested, policy=state.policy, kinds=kinds, texts=texts
+    )
 
 
 def _decide_kind(
@@ -175,7 +190,7 @@ def _decide_kind(
 ) -> tuple[list[Decision], Sample | None, ScoredRows | None]:
     # The best N percent are of the rows of this kind: a pair's worse responses are meant to score low and would fill the rest.
     totals, groups = state.totals_of(kind), groups_of(state, kind)
-    keeps, overlap = rules_by_group(state, groups, totals), state.project.review.overlap
+    keeps = rules_by_group(state, groups, totals)
     alike: dict[tuple[object, ...], list[Row]] = {}
     for row in state.rows[kind]:
         seq = row.seq
@@ -194,12 +209,12 @@ def _decide_kind(
         for row in rows:
             unseen = unseen_verdict(state.project.review.mode, row, sample)
             if unseen not in made:
-                made[unseen] = rules.decide(facts_of[key], keeps=keeps[groups[row.seq]], overlap=overlap, unseen=unseen)
+                made[unseen] = rules.decide(facts_of[key], keeps=keeps[groups[row.seq]], policy=state.policy, unseen=unseen)
             found = made[unseen]
             reasons = (*found.reasons, CALIBRATION) if row.seq in drawn else found.reasons
             decisions.append(Decision(row.seq, found.verdict, found.better, reasons))
     # A row that people have answered has facts of its own.
-    said = {seq: rules.apply_annotations(facts_of[seq,], overlap).verdict for seq in drawn if seq in known.special}
+    said = {seq: rules.apply_annotations(facts_of[seq,], state.policy).verdict for seq in drawn if seq in known.special}
     sides = ScoredRows(frozenset(free & passing), frozenset(free & only_below), drawn, said)
     return sorted(decisions, key=lambda decision: decision.seq), sample, None if state.project.score.is_off else sides
 
@@ -208,6 +223,9 @@ def _facts_of(state: ProjectState, known: _Known, row: Row, total: float | None,
     override, choices = state.overrides.get(row.seq), state.choices.get(row.seq, ())
     edit = known.edits.get(row.seq, EditStatus())
     by_people = row.kind == "preference" and row.better is None
+    annotations = state.all_annotations.get(row.seq, [])
+    # What an adjudicator says on an edited row later takes the place of the ruling that made it.
+    ruled = {annotation.user for annotation in annotations if annotation.ruling}
     return Facts(
         seq=row.seq,
         kind=row.kind,
@@ -217,7 +235,7 @@ def _facts_of(state: ProjectState, known: _Known, row: Row, total: float | None,
         panel=choices[1:],
         drops=known.drops.get(row.seq, ()),
         notes=known.notes.get(row.seq, ()),
-        annotations=state.annotations.get(row.seq, ()),
+        annotations=[*annotations, *(ruling for ruling in edit.rulings if ruling.user not in ruled)],
         override=_override(override) if override else None,
         edited_by=edit.by,
         taken_back=edit.taken_back,

@@ -132,7 +132,8 @@ def _review(workspace: Workspace) -> NextStep | None:
     if (waiting | shown) - held or (waiting and (facts.seqs_with_verdict(workspace.db, "dropped") - shown) & held):
         return _run(workspace, "push")  # which also takes rows that no longer pass out of the annotators' queue
     if waiting:
-        people, overlap, pull = _people_who_answer(workspace), workspace.project.review.overlap, command("curate", "pull", workspace.folder)
+        people, overlap = _people_who_answer(workspace), workspace.project.review.largest_overlap
+        pull = command("curate", "pull", workspace.folder)
         if people is not None and people < overlap:
             admit = command_to_admit(workspace, "NAME")
             fact = f"review.overlap asks {overlap} people for each row, and {people} can answer"

@@ -370,7 +370,7 @@ def review_facts(state: ProjectState, verdicts: Mapping[int, Decision], *, names
     per_kind = {kind: {seq: given for seq, given in annotations.items() if seq in by_seq and by_seq[seq].kind == kind} for kind in KINDS}
     return schema.Review(
         simulated=any(one.simulated for one in flat),
-        overlap=state.project.review.overlap,
+        overlap=state.project.review.largest_overlap,
         rows=len(annotations),
         answers=len(flat),
         approved=counts["approved"],

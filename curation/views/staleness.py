@@ -126,7 +126,7 @@ def decide_inputs(workspace: Workspace) -> Inputs:
     return {
         **_settings("score", project.score, but=("rubric", "panel", "repeat")),
         "score.rubric or models.judge": scoring.rubric_digest(project),
-        **_settings("review", project.review, but=("argilla", "workspace", "annotators", "guidelines")),
+        **_settings("review", project.review, but=("argilla", "workspace", "annotators", "adjudicators", "guidelines")),
         **_settings("balance", project.balance, but=("refill",)),
     }
 

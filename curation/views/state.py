@@ -7,8 +7,8 @@ sum of scores for each row costs a fifth of reading every score. A state does no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
 
@@ -18,6 +18,7 @@ from curation.config.project import ModelSpec, Project
 from curation.decide import Annotation, Decision, keep_rule, shown_first
 from curation.judge import rubric as judging
 from curation.plan import Cell
+from curation.quality.policy import Policy
 from curation.records import KINDS, Kind, PairRecord, candidates_of, record_id
 from curation.store import facts, records, reviews, runs
 from curation.store.database import Database
@@ -135,23 +136,56 @@ class ProjectState:
     @cached_property
     def submitted(self) -> list[GivenAnswer]:
         """The submitted answers to rows that are there, with what was shown."""
-        return [
-            GivenAnswer(a.response, seq, a.user, a.updated, a.values, row.answers[0] if row.kind == "instruction" else "")
-            for seq, answers in self.answers.items()
-            if (row := self.row_by_seq.get(seq)) is not None
-            for a in answers
-            if a.status == "submitted"
-        ]
+        return self._submitted(self.answers)
 
     @cached_property
     def annotations(self) -> dict[int, list[Annotation]]:
-        """The submitted annotations of each answered row; drafts and discarded responses count as no annotation."""
+        """The annotators' submitted answers to each answered row; drafts and discarded responses are none."""
+        return self._annotate(self.answers)
+
+    @cached_property
+    def stored_rulings(self) -> dict[int, list[StoredAnswer]]:
+        """The latest state of each response of an adjudicator, by seq, in order of the user's name."""
+        return reviews.answers_by_seq(self.db, "rulings")
+
+    @cached_property
+    def rulings(self) -> dict[int, list[Annotation]]:
+        """The adjudicators' submitted answers to each row that was disputed. They count in no measure of agreement or error."""
+        days = {(seq, ruling.user): ruling.updated[:10] for seq, given in self.stored_rulings.items() for ruling in given}
+        found = self._annotate(self.stored_rulings)
+        return {seq: [replace(one, ruling=True, on=days[seq, one.user]) for one in given] for seq, given in found.items() if given}
+
+    @cached_property
+    def all_annotations(self) -> dict[int, list[Annotation]]:
+        """The annotators' answers to each row, then the rulings on it."""
+        out = dict(self.annotations)
+        for seq, given in self.rulings.items():
+            out[seq] = [*out.get(seq, ()), *given]
+        return out
+
+    @cached_property
+    def policy(self) -> Policy:
+        """What several answers to a row mean together."""
+        review = self.project.review
+        by_kind: dict[str, int] = {kind: review.overlap_of(kind) for kind in KINDS}
+        return Policy(review.policy, review.largest_overlap, review.margin, by_kind)
+
+    def _submitted(self, answers: Mapping[int, Sequence[StoredAnswer]]) -> list[GivenAnswer]:
+        return [
+            GivenAnswer(a.response, seq, a.user, a.updated, a.values, row.answers[0] if row.kind == "instruction" else "")
+            for seq, given in answers.items()
+            if (row := self.row_by_seq.get(seq)) is not None
+            for a in given
+            if a.status == "submitted"
+        ]
+
+    def _annotate(self, answers: Mapping[int, Sequence[StoredAnswer]]) -> dict[int, list[Annotation]]:
         found: dict[int, list[Annotation]] = {}
-        unused = {answer.response for answer in find_bulk_edits(self.submitted)} if reviews.has_answers(self.db) else set()
-        for seq, answers in self.answers.items() if reviews.has_answers(self.db) else ():
+        unused = {answer.response for answer in find_bulk_edits(self._submitted(answers))} if answers else set()
+        for seq, given in answers.items():
             row = self.row_by_seq.get(seq)
             if row is not None:
-                counted = (answer for answer in answers if answer.status == "submitted" and answer.response not in unused)
+                counted = (answer for answer in given if answer.status == "submitted" and answer.response not in unused)
                 read = (annotation_of(answer, row) for answer in counted)
                 found[seq] = sorted((annotation for annotation in read if annotation is not None), key=attrgetter("user"))
         return found

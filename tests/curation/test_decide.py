@@ -27,6 +27,7 @@ from curation.decide import (
     reasons_as_values,
     shown_first,
 )
+from curation.quality.policy import Policy
 
 LEAK = Reason("screen", "leak_verbatim", "protected: x")
 CONFLICT = Reason("screen", "conflict", "A here, B there", twin=2)
@@ -42,7 +43,7 @@ def pair(**changes: Any) -> Facts:
 
 
 def verdict(given_facts: Facts, *, overlap: int = 2, threshold: float = 7.0) -> Decision:
-    return decide(given_facts, keeps=keep_rule([], threshold=threshold, top_percent=None), overlap=overlap)
+    return decide(given_facts, keeps=keep_rule([], threshold=threshold, top_percent=None), policy=Policy(overlap=overlap))
 
 
 def said(*says: str) -> tuple[Annotation, ...]:
@@ -440,3 +441,85 @@ def test_which_answer_is_shown_as_a_is_fixed_and_even() -> None:
     assert firsts == [shown_first(i) for i in ids]
     assert 900 < sum(firsts) < 1100
     assert [shown_first(i) for i in ids[:8]] != [int(i, 16) & 1 for i in ids[:8]]
+
+
+MAJORITY = Policy("majority", overlap=3)
+ZOE = Annotation("zoe", "approve", ruling=True, on="2026-03-01")
+
+
+def ruled(says: str, text: str | None = None, user: str = "zoe") -> Annotation:
+    return Annotation(user, says, text, ruling=True, on="2026-03-01")  # type: ignore[arg-type]
+
+
+def under(policy: Policy, given_facts: Facts) -> Decision:
+    return decide(given_facts, keeps=keep_rule([], threshold=7.0, top_percent=None), policy=policy)
+
+
+def test_a_majority_settles_a_row_and_names_the_votes() -> None:
+    found = under(MAJORITY, facts(annotations=said("approve", "reject", "approve")))
+    assert (found.verdict, found.reasons) == ("approved", (Reason("review", "majority", "user0: approve, user1: reject, user2: approve"),))
+    assert under(MAJORITY, facts(annotations=said("reject", "approve"))).verdict == "in_review"
+    assert under(MAJORITY, pair(annotations=said("second", "second", "tie"))).better == 1
+
+
+@pytest.mark.parametrize(
+    ("ruling", "verdict", "better"),
+    [(ruled("second"), "approved", 1), (ruled("first"), "approved", 0), (ruled("neither"), "rejected", 0), (ruled("tie"), "rejected", 0)],
+)
+def test_a_ruling_settles_a_pair(ruling: Annotation, verdict: str, better: int) -> None:
+    found = under(Policy(), pair(annotations=[*said("first", "neither"), ruling]))
+    assert (found.verdict, found.better, found.reasons[0].kind) == (verdict, better, "adjudicated")
+    assert found.reasons[0].evidence == f"zoe: {ruling.says} on 2026-03-01"
+
+
+def test_a_ruling_outranks_annotators_and_neither_gates_nor_a_keep_with_a_choice() -> None:
+    answers = [*said("reject", "reject"), ZOE]
+    assert under(Policy(), facts(annotations=answers)).verdict == "approved"
+    assert under(Policy(), facts(annotations=answers, drops=[LEAK])).verdict == "dropped"
+    assert under(Policy(), facts(annotations=answers, override=Override("keep", "x", "reject"))).verdict == "rejected"
+
+
+def test_two_adjudicators_who_contradict_leave_the_row_disputed_until_a_choice() -> None:
+    answers = [*said("approve", "reject"), ZOE, ruled("reject", user="yan")]
+    found = under(Policy(), facts(annotations=answers))
+    assert (found.verdict, found.reasons[0]) == ("disputed", Reason("review", "adjudicators_disagree", "yan: reject, zoe: approve"))
+    assert under(Policy(), facts(annotations=answers, override=Override("keep", "x"))).verdict == "disputed"
+    assert needs_choice("instruction", "disputed", answers, 2)
+    assert under(Policy(), facts(annotations=answers, override=Override("keep", "x", "approve"))).verdict == "approved"
+
+
+RULINGS = [
+    (ruled("approve"), 1, {1: "approved", 2: "dropped", 3: "dropped"}),
+    (ruled("reject"), 1, {1: "rejected", 2: "dropped", 3: "dropped"}),
+    (ruled("edit", "y"), 3, {1: "edited", 2: "dropped", 3: "approved"}),
+    (ruled("edit", "z"), None, {1: "disputed", 2: "disputed", 3: "disputed"}),  # until `curate pull` has made the row of z
+]
+
+
+@pytest.mark.parametrize(("ruling", "kept", "verdicts"), RULINGS)
+def test_a_ruling_settles_a_family_of_edits(ruling: Annotation, kept: int | None, verdicts: dict[int, str]) -> None:
+    annotations = {1: [ONE, OTHER, ruling]}
+    families = edit_families({2: 1, 3: 1}, annotations, keeps={}, texts={2: "x", 3: "y"})
+    assert {family.kept for family in families.values()} == {kept} and families[1].root == 1
+    edited = {2: ("ada",), 3: ("bob",)}
+    support = {kept: [Annotation("zoe", "approve", ruling=True)]} if kept != 1 else {}
+    found = {
+        seq: under(
+            Policy(),
+            facts(seq=seq, family=families[seq], annotations=annotations.get(seq, support.get(seq, ())), edited_by=edited.get(seq, ())),
+        )
+        for seq in (1, 2, 3)
+    }
+    assert {seq: decision.verdict for seq, decision in found.items()} == verdicts
+
+
+def test_the_edits_of_a_minority_go_with_the_row_that_the_majority_rejects() -> None:
+    families = edit_families({2: 1}, {1: [ONE, *said("reject", "reject")]}, keeps={}, policy=MAJORITY, texts={2: "x"})
+    assert (families[1].kept, families[1].override) == (1, None)
+    assert under(MAJORITY, facts(seq=2, family=families[2], edited_by=("ada",))).reasons[0].kind == "other_edit"
+
+
+def test_a_later_edit_of_the_kept_text_goes_its_own_way() -> None:
+    annotations = {1: [ONE, OTHER, ruled("edit", "x")], 2: [Annotation("cid", "edit", "x2")]}
+    families = edit_families({2: 1, 3: 1, 4: 2}, annotations, keeps={}, texts={2: "x", 3: "y", 4: "x2"})
+    assert families.keys() == {1, 2, 3} and families[1].kept == 2

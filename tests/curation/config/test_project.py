@@ -13,6 +13,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, TypeAdapter
 
+from curation.config.gates import Review
 from curation.config.project import DEFAULT_RUBRIC, Project, load_project, settings_digest
 from curation.errors import ProjectError
 from curation.template import write_template
@@ -318,3 +319,29 @@ def test_the_digest_of_settings_follows_every_value() -> None:
 def test_no_secret_has_a_place_in_the_file() -> None:
     assert [k for k in all_keys(Project) if re.search("key$|token$|password|secret", k)] == ["plan.grounding.key"]
     assert TypeAdapter(Project).json_schema()["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    ("review", "fact"),
+    [
+        ({"policy": "majority"}, "2 answers to a row cannot give a lead of exactly 1 (instruction); set overlap to 1 or 3"),
+        ({"policy": "majority", "overlap": {"instruction": 3}}, "exactly 1 (preference); set overlap to 1 or 3"),
+        ({"policy": "majority", "overlap": 2, "margin": 3}, "a lead of exactly 3 (instruction); set overlap to 3"),
+        ({"policy": "adjudicated"}, "policy adjudicated needs adjudicators"),
+        ({"margin": 2}, "margin goes with policy: majority; the policy is unanimity"),
+        ({"annotators": ["ana", "ben"], "adjudicators": ["ben"]}, "adjudicators: ben is an annotator too"),
+        ({"overlap": 0}, "must be a whole number of at least 1"),
+        ({"overlap": {"instruction": 2, "preference": 0}}, "must be a whole number of at least 1"),
+        ({"overlap": {"pairs": 3}}, "names pairs, which is no kind of row; name instruction or preference"),
+        ({"overlap": {}}, "must be a whole number of at least 1"),
+    ],
+)
+def test_a_policy_that_cannot_work_is_refused(review: dict[str, Any], fact: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(fact)):
+        Review.model_validate(review)
+
+
+def test_the_overlap_is_a_number_or_one_for_each_kind() -> None:
+    review = Review.model_validate({"policy": "majority", "overlap": {"preference": 5, "instruction": 3}})
+    assert (review.overlap_of("instruction"), review.overlap_of("preference"), review.largest_overlap) == (3, 5, 5)
+    assert Review.model_validate({"overlap": {"preference": 3}}).overlap_of("instruction") == 2

@@ -6,13 +6,16 @@ from itertools import pairwise, product
 from math import comb
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
+from curation.config.gates import fits_majority
 from curation.decide import Annotation, Facts, apply_annotations
-from curation.quality.policy import Policy, Resolution, fits_majority, resolve
+from curation.quality.policy import Policy, Resolution, resolve
 
 UNANIMITY = Policy()
 MAJORITY = Policy("majority", overlap=3)
-ADJUDICATED = Policy("adjudicated", adjudicators=frozenset({"zoe", "yan"}))
+ADJUDICATED = Policy("adjudicated")
 
 
 def said(*says: str) -> list[Annotation]:
@@ -22,7 +25,7 @@ def said(*says: str) -> list[Annotation]:
     for one in says:
         user, _, value = one.rpartition("=")
         verdict, _, text = value.partition(":")
-        out.append(Annotation(user or next(names), verdict, text or None))  # type: ignore[arg-type]
+        out.append(Annotation(user or next(names), verdict, text or None, ruling=bool(user)))  # type: ignore[arg-type]
     return out
 
 
@@ -93,7 +96,7 @@ def test_unanimity_gives_the_verdicts_of_decide(options: tuple[str, ...]) -> Non
             facts = Facts(1, kind, 9.0, better=0, annotations=said(*says))  # type: ignore[arg-type]
             found = resolve(said(*says), Policy(overlap=overlap))
             expected = VERDICTS.get(found.outcome) or {SETTLED[found.says or ""]}
-            assert {apply_annotations(facts, overlap).verdict} == expected, (says, overlap)
+            assert {apply_annotations(facts, Policy(overlap=overlap)).verdict} == expected, (says, overlap)
 
 
 def test_which_overlaps_fit_a_margin() -> None:
@@ -114,3 +117,19 @@ def test_more_people_do_not_mean_more_disputes(margin: int, error: float) -> Non
         disputes.append(sum(p for k, p in parts if outcomes[k] == "disputed"))
     assert all(later <= earlier + 1e-12 for earlier, later in pairwise(disputes)), disputes
     assert margin > 1 or disputes == [0] * len(disputes)
+
+
+@given(st.data(), st.sampled_from([("approve", "reject", "edit:x"), ("first", "second", "neither", "tie")]), st.integers(1, 3))
+def test_a_settled_row_stays_settled_when_one_of_two_more_people_confirms_it(
+    data: st.DataObject, options: tuple[str, ...], margin: int
+) -> None:
+    overlap = margin + 2 * data.draw(st.integers(0, 1))
+    says = data.draw(st.lists(st.sampled_from(options), min_size=overlap, max_size=overlap))
+    before = resolve(said(*says), Policy("majority", overlap=overlap, margin=margin))
+    assume(before.outcome == "settled" and before.says is not None)
+    confirming = {"edit": "edit:x", "reject": "reject" if "reject" in options else "neither"}.get(before.says or "", before.says or "")
+    more = said(*says, confirming, data.draw(st.sampled_from(options)))
+    after = resolve(more, Policy("majority", overlap=overlap + 2, margin=margin))
+    usable = {"edit": "approve"}  # a text may be added to an approval, and the row stays usable
+    assert after.outcome == "settled"
+    assert usable.get(after.says or "", after.says) == usable.get(before.says or "", before.says)
