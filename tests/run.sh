@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every tier: lint and types, then the fast tests, then real models, the real Argilla server and a real browser, then the
+# Every tier: lint, types (beside the tests), the fast tests, then real models, the real Argilla server and a real browser, then the
 # demo with small counts. With CI=true a missing browser or server is a failure; elsewhere it is a skip that says so.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -24,10 +24,21 @@ failed=0
 step() { echo "== $1"; shift; "$@" || failed=1; }
 step "style" ruff check .
 step "layout" ruff format --check -q .
-step "types" mypy
 step "spelling" codespell
+# Without its cache mypy takes a minute of one core: it runs beside the tests, and its report is printed after theirs.
+types=$(mktemp)
+nice mypy >"$types" 2>&1 &
+checking=$!
+# Compiled loops, the embedding model and Argilla's environment are built once here, not by three workers at the same time. What cannot
+# be built is reported by the tests that need it.
+export SEEDCORN_CACHE_DIR=${SEEDCORN_CACHE_DIR:-$PWD/build/cache}
+python -m tests.support.warm server &
+python -m tests.support.warm loops
+wait $!
 # Three files at a time, on two cores too: half of the time is spent waiting (servers that start, calls that are slow on purpose).
 # One thread each: trainings side by side with a thread for every core get in each other's way.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 step "tests" pytest -q -p no:cacheprovider -n 3 --dist loadfile --no-loadscope-reorder --durations=40 -m "$tiers" "$@"
+wait $checking || failed=1
+echo "== types"; cat "$types"; rm -f "$types"
 exit $failed
