@@ -71,7 +71,7 @@ def find_bulk_edits(answers: Iterable[GivenAnswer]) -> list[GivenAnswer]:
     edits = [answer for answer in answers if _edited_text(answer)]
     out = []
     for _, same in groupby(sorted(edits, key=_who_and_text), key=_who_and_text):
-        timed = sorted((moment, answer.seq, answer) for answer in same if (moment := _seconds(answer.updated)) is not None)
+        timed = sorted((moment, answer.seq, answer) for answer in same if (moment := time_of(answer.updated)) is not None)
         for place, (moment, _, answer) in enumerate(timed):
             others = timed[max(0, place - 1) : place] + timed[place + 1 : place + 2]
             if any(abs(moment - other) <= AT_ONCE and seq != answer.seq for other, seq, _ in others):
@@ -88,7 +88,7 @@ def _who_and_text(answer: GivenAnswer) -> tuple[str, str]:
     return answer.user, _edited_text(answer)
 
 
-def _seconds(updated: str) -> float | None:
+def time_of(updated: str) -> float | None:
     """Return the time of an answer in seconds; None for a text that is no time."""
     if not updated[:4].isdigit():
         return None

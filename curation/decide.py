@@ -75,6 +75,8 @@ class Keep(NamedTuple):
     """The row whose text is kept: the row itself, or its edited version."""
 
 
+KNOWN_BAD = ("reject", "neither", "tie")
+"""Known verdicts of rows that never leave in a snapshot."""
 TWO_EDITS = "two annotators edited the text differently"
 EDIT_AND_REJECT = "one annotator edited the text, another rejected the row"
 WITHDRAWN = "the annotator withdrew the edit after others had approved it"
@@ -127,6 +129,8 @@ class Facts:
     """For a pair without a known preference: annotators decide it, and the judges' choices have no effect."""
     family: Family | None = None
     """For a row in a dispute over an edit: its family."""
+    known: str | None = None
+    """For a row of the control file: its verdict there. It outranks the annotators, and a rejection outranks the data lead's keep too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +180,9 @@ def decide(facts: Facts, *, keeps: Callable[[float], bool], policy: Policy, unse
     override, family = facts.override, facts.family
     if override is not None and override.action == "drop":
         return _decision(facts, "dropped", Reason("override", "drop", override.reason))
+    if facts.known in KNOWN_BAD:
+        proposal = _propose(facts, keeps)
+        return proposal if proposal.verdict in ("dropped", "unscored") else _decision(facts, "rejected", _known_reason(facts))
     if family is not None and family.kept not in (None, facts.seq) and (family.override is not None or facts.seq != family.root):
         stage = "override" if family.override is not None else "review"
         return _decision(facts, "dropped", Reason(stage, "other_edit", "another version of this text was kept", family.kept))
@@ -194,6 +201,9 @@ def decide(facts: Facts, *, keeps: Callable[[float], bool], policy: Policy, unse
         return _decision(facts, "disputed", Reason("review", family.kind, family.why, twin), *facts.notes)
     if proposal.verdict in ("dropped", "unscored") and not is_kept:
         return proposal
+    if facts.known is not None:
+        better = {"first": 0, "second": 1}.get(facts.known, facts.better)
+        return Decision(facts.seq, "approved", better, (_known_reason(facts), *facts.notes))
     found = apply_annotations(facts, policy)
     if unseen is None or found.verdict not in ("to_review", "in_review"):
         return found
@@ -406,6 +416,10 @@ def apply_annotations(facts: Facts, policy: Policy) -> Decision:
         return _decision(facts, "rejected", why)
     better = {"first": 0, "second": 1}.get(found.says, facts.better)
     return Decision(facts.seq, "approved", better, (why, *facts.notes))
+
+
+def _known_reason(facts: Facts) -> Reason:
+    return Reason("review", "control", f"{facts.known}, according to review.control.file")
 
 
 def as_meant(kind: Kind, better: int | None) -> Literal["approve", "first", "second"] | None:

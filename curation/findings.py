@@ -154,6 +154,8 @@ _OTHER_REASONS = {
     "not_reviewed": "not reviewed",
     "no_preference": "no preference known",
     "released": "released by the review sample",
+    "control": "known verdict",
+    "excluded": "edited by a person who is excluded",
 }
 """Reasons of verdicts that no gate gives, and verdicts whose name needs better words."""
 _WORDS = {kind: words for gate in GATES for kind, words in gate.kinds.items()} | _OTHER_REASONS

@@ -21,7 +21,7 @@ PACKAGES = ("argilla_setup", "curation", "training")
 VALUES = {"config", "errors", "patterns", "records", "requests"}
 """What every room may use: values, their checks, and errors."""
 PURE = {
-    "annotator_agreement", "answer_checks", "decide", "dedup", "difficulty", "distribution", "embed", "findings", "formats", "generate",
+    "answer_checks", "decide", "dedup", "difficulty", "distribution", "embed", "findings", "formats", "generate",
     "intervals", "judge", "leakage", "licences", "plan", "prompts", "quality", "report", "row_page", "sampling", "split",
     "validate",
 }  # fmt: skip

@@ -265,6 +265,26 @@ class Accept(Closed):
     afterwards. `any`: the result counts at every moment and the sample may grow; a clean set needs up to 15 % more rows."""
 
 
+class Controls(Closed):
+    """Control rows: rows with a known verdict, which everybody reviews unseen among the others (docs/annotators.md)."""
+
+    file: str | None = None
+    """CSV or JSONL file with the columns `row` (a record's id, or its first 8 or more characters) and `verdict`: approve or reject; for
+    pairs also first, second, tie or neither. Its verdicts count instead of the annotators'."""
+    settled: bool = False
+    """True also uses the rows that an adjudicator settled."""
+    rate: float = Field(default=0.1, gt=0, le=0.5)
+    """Share of the rows of each person's queue that are control rows."""
+    per_turn: int | None = Field(default=None, ge=1)
+    """Control rows in use at one time; the next ones follow once a person has answered all of these. Null: all of them."""
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> Controls:
+        if self.file is None and not self.settled:
+            raise ValueError("needs `file`, a table of rows with known verdicts, or `settled: true`")
+        return self
+
+
 class Review(Closed):
     """Human review: which rows, where and by whom. Also one word: `review: none`, `sample` or `all`."""
 
@@ -319,6 +339,13 @@ class Review(Closed):
     """True asks for each pair for a corrected best response, which becomes the better response of a new pair."""
     examples: tuple[Example, ...] = ()
     """Good and bad answers that the guidelines show, at most two of each."""
+    control: Controls | None = None
+    """Rows with a known verdict that measure how often annotators err."""
+    exclude: tuple[str, ...] = ()
+    """User names whose answers are ignored; their rows are asked again. The answers stay in Argilla and in workbench.db."""
+    min_alpha: Annotated[float, Field(ge=-1, le=1)] | dict[Kind, Annotated[float, Field(ge=-1, le=1)]] | None = None
+    """Lowest Krippendorff's alpha of the deciding question at which a snapshot is written: one number, or one for each kind. The estimate
+    counts, not an end of its interval."""
 
     @model_validator(mode="before")
     @classmethod
@@ -380,6 +407,19 @@ class Review(Closed):
         if self.accept is not None and self.max_error is not None:
             raise ValueError("accept replaces max_error; remove max_error")
         return self
+
+    @model_validator(mode="after")
+    def _can_be_measured(self) -> Review:
+        given = [name for name in ("control", "min_alpha") if getattr(self, name) is not None]
+        if self.mode == "none" and given:
+            raise ValueError(f"{given[0]} needs annotators; the mode is none")
+        if self.min_alpha is not None and self.largest_overlap < 2:
+            raise ValueError("min_alpha compares the answers on a row, so it needs an overlap of 2 or more")
+        return self
+
+    def min_alpha_of(self, kind: Kind) -> float | None:
+        """Return the lowest alpha for a kind of row; None for no limit."""
+        return self.min_alpha.get(kind) if isinstance(self.min_alpha, dict) else self.min_alpha
 
 
 class Splits(Closed):

@@ -101,6 +101,8 @@ class AnswerModel:
     people: tuple[PersonEstimate, ...]
     bad_rate: Estimate
     """Share of bad rows among the answered ones."""
+    error_rate: Estimate
+    """Share of wrong answers among all answers."""
     probability_bad: Mapping[str, float]
     """By row: probability that it is bad, given all answers on it."""
     groups: tuple[tuple[str, ...], ...]
@@ -277,7 +279,8 @@ def _posterior(table: _Table, weights: Array, sensitivity: Array, specificity: A
 def _with_intervals(table: _Table, weights: Array, fit: _Fit, groups: Sequence[set[int]]) -> AnswerModel:
     import numpy as np
 
-    spread = _variances(table, weights, fit)
+    covariance = _covariance(table, weights, fit)
+    spread = np.diag(covariance)
     k, unknown = len(table.users), np.isnan(table.known)
     on_bad, on_good = fit.posterior @ table.given, (1 - fit.posterior) @ table.given
     people = tuple(
@@ -292,13 +295,34 @@ def _with_intervals(table: _Table, weights: Array, fit: _Fit, groups: Sequence[s
     return AnswerModel(
         people=people,
         bad_rate=_effective(fit.bad_rate, float(spread[-1]), float(unknown.sum())),
+        error_rate=_error_rate(table, fit, covariance),
         probability_bad={row: float(p) for row, p in zip(table.rows, fit.posterior, strict=True)},
         groups=tuple(tuple(table.users[at] for at in sorted(group)) for group in groups),
     )
 
 
-def _variances(table: _Table, weights: Array, fit: _Fit) -> Array:
-    """Return the variances of the estimates' log odds: the people's sensitivities, their specificities, and the share of bad rows.
+def _error_rate(table: _Table, fit: _Fit, covariance: Array) -> Estimate:
+    """Return the share of wrong answers among all answers, with the delta method's variance.
+
+    Each person's share of the answers on bad rows is taken as the expected one, since the estimates are of people, not of rows.
+    """
+    import numpy as np
+
+    given = table.given.sum(axis=0)
+    weights = given / given.sum()
+    on_bad = fit.bad_rate * weights
+    on_good = weights - on_bad
+    value = float((on_bad * (1 - fit.sensitivity) + on_good * (1 - fit.specificity)).sum())
+    slopes = np.concatenate([
+        -on_bad * fit.sensitivity * (1 - fit.sensitivity),
+        -on_good * fit.specificity * (1 - fit.specificity),
+        [float((weights * (fit.specificity - fit.sensitivity)).sum()) * fit.bad_rate * (1 - fit.bad_rate)],
+    ])  # fmt: skip
+    return _effective(value, float(slopes @ covariance @ slopes) / (value * (1 - value)) ** 2, float(given.sum()))
+
+
+def _covariance(table: _Table, weights: Array, fit: _Fit) -> Array:
+    """Return the covariance of the estimates' log odds: the people's sensitivities, their specificities, and the share of bad rows.
 
     The infinitesimal jackknife over rows, H^-1 J H^-1: J sums the products of the rows' scores, H is the derivative of the summed score.
     """
@@ -322,8 +346,8 @@ def _variances(table: _Table, weights: Array, fit: _Fit) -> Array:
     slopes = [(scores(odds + move).sum(axis=0) - scores(odds - move).sum(axis=0)) / (2 * step) for move in step * np.eye(len(odds))]
     pseudo = np.array([*[sum(PERSON_PRIOR)] * (2 * k), sum(ROW_PRIOR)]) * values * (1 - values)
     inverse = np.linalg.pinv(np.diag(pseudo) - np.array(slopes).T)
-    variances: Array = np.diag(inverse @ (own.T @ own + np.diag(pseudo)) @ inverse.T)
-    return variances
+    covariance: Array = inverse @ (own.T @ own + np.diag(pseudo)) @ inverse.T
+    return covariance
 
 
 def _effective(value: float, variance: float, n: float) -> Estimate:

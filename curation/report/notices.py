@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from curation.intervals import Estimate
-from curation.report.schema import Judge, JudgeQuality, ReportData
+from curation.report.schema import Agreement, Judge, JudgeQuality, ReportData
 
 Level = Literal["stop", "look", "note"]
 
@@ -106,16 +106,22 @@ def _review(data: ReportData) -> list[Notice]:
     if review is None:
         return []
     found = [
-        Notice("look", f"Agreement on “{a.question}” is {a.alpha:.2f} over {a.rows:,} rows: {describe_alpha(a.alpha)}.", "review")
+        Notice("look", f"Agreement on “{a.question}” is {_alpha(a)} over {a.rows:,} rows: {describe_alpha(a.alpha)}.", "review")
         for a in review.agreements
-        if a.alpha is not None and a.alpha < RELIABLE
+        if a.alpha is not None and a.alpha < RELIABLE and not a.slice
     ]
+    found += [Notice("look", f"{person.name} {warning}.", "review") for person in review.reviewers for warning in person.warnings]
     if review.disputed:
         how = "disputed. Settle them with `curate keep --as` or `curate drop`"
         found.append(Notice("look", f"{_rows(review.disputed)} {how}.", "review"))
     if review.waiting:
         found.append(Notice("note", f"{_rows(review.waiting)} waiting for answers.", "review"))
     return found
+
+
+def _alpha(agreement: Agreement) -> str:
+    interval = agreement.interval
+    return f"{agreement.alpha:.2f}" + (f" (95 % interval {interval.low:.2f} to {interval.high:.2f})" if interval else "")
 
 
 def judge_notices(quality: JudgeQuality) -> list[Notice]:

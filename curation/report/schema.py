@@ -338,6 +338,25 @@ class Reviewer(Closed):
     edited: int = 0
     disputed: int = 0
     """Answers on rows where reviewers disagreed."""
+    caught: int = 0
+    """Bad control rows turned down."""
+    bad_controls: int = 0
+    passed: int = 0
+    """Good control rows approved."""
+    good_controls: int = 0
+    control_sensitivity: Estimate | None = None
+    """caught of bad_controls."""
+    control_specificity: Estimate | None = None
+    """passed of good_controls."""
+    sensitivity: Estimate | None = None
+    """Share of bad rows turned down, from all answers."""
+    specificity: Estimate | None = None
+    """Share of good rows approved, from all answers."""
+    median_s: float | None = None
+    """Median seconds between two answers."""
+    short: Estimate | None = None
+    """Share of answers that came too soon to have read the row."""
+    warnings: tuple[str, ...] = ()
 
 
 class Agreement(Closed):
@@ -346,6 +365,12 @@ class Agreement(Closed):
     question: str
     alpha: float | None
     """None if it cannot be computed (one answer a row, or all answers alike)."""
+    interval: Estimate | None = None
+    """Alpha with its 95 % interval."""
+    slice: str = ""
+    """Label or week; empty for all rows."""
+    why: str = ""
+    """Reason, if alpha is None."""
     rows: int
     """Rows with at least two answers."""
     answers: int
@@ -366,6 +391,8 @@ class ErrorRate(Closed):
 
     name: str
     estimated: float | None
+    interval: Estimate | None = None
+    """The estimate with its 95 % interval."""
     true: float | None = None
 
 
@@ -386,6 +413,12 @@ class Review(Closed):
     reviewers: tuple[Reviewer, ...] = ()
     disputes: tuple[Dispute, ...] = ()
     error_rates: tuple[ErrorRate, ...] = ()
+    answer_alike: tuple[tuple[str, ...], ...] = ()
+    """Reviewers whose errors coincide."""
+    controls: int = 0
+    """Control rows of the project."""
+    excluded: tuple[str, ...] = ()
+    """Reviewers whose answers are ignored."""
 
 
 class ModelCost(Closed):
@@ -544,8 +577,11 @@ class CardReview(ManifestPart):
     overlap: int = 1
     agreement: float | None = None
     """Krippendorff's alpha."""
+    agreement_interval: Estimate | None = None
     answers: int = 0
     disputed: int = 0
+    error_rate: Estimate | None = None
+    """Share of wrong answers, from all answers."""
 
 
 class CardSuite(ManifestPart):

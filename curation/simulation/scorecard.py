@@ -19,6 +19,7 @@ from typing import Any
 
 from curation.cli import quiet_libraries
 from curation.errors import ProjectError, UserError
+from curation.intervals import Estimate
 from curation.simulation.annotators import true_error_rates
 from curation.simulation.defects import COPIES, LEAKS
 from curation.simulation.provider import PlantedTruth
@@ -79,8 +80,9 @@ def write_summary(demo: Path) -> dict[str, Any]:
         trained[kind] = {key: run[key] for key in (*keys, *extra)} | {"adapter": str(file.parent / run["adapter"])}
     with open_workspace(demo / "project") as workspace:
         review = count_review(ProjectState(workspace))
-        # The disagreement of two annotators shows how often they err, not in which direction.
-        estimated = {"errors": review.estimated_error_rate}
+        # The answers of two annotators show how often they err, not in which direction.
+        quality = review.quality.as_values()
+        estimated = {"errors": review.quality.error_rate}
         rates = true_error_rates(demo / "standin")
         summary = {
             "stages": _stages(workspace, steps),
@@ -91,7 +93,10 @@ def write_summary(demo: Path) -> dict[str, Any]:
                 "disputed": review.disputed,
                 "agreement": review.agreement,
                 "simulated": review.simulated,
-                "error_rates": {name: {"estimated": estimated.get(name), "true": true} for name, true in rates.items()},
+                "error_rates": {name: _beside_truth(estimated.get(name), true) for name, true in rates.items()},
+                "agreements": quality["agreements"],
+                "control": quality["control"],
+                "annotators": quality["annotators"],
             },
             "snapshots": {kind: _snapshot(workspace, kind) for kind in ("instruction", "preference")},
             **trained,
@@ -106,6 +111,13 @@ def write_summary(demo: Path) -> dict[str, Any]:
     partial.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.replace(demo / "summary.json")
     return summary
+
+
+def _beside_truth(estimated: Estimate | None, true: float | None) -> dict[str, float | None]:
+    """Return an estimated rate with its interval and the true one; without an interval where nothing estimates it."""
+    if estimated is None:
+        return {"estimated": None, "true": true}
+    return {"estimated": estimated.value, "low": estimated.low, "high": estimated.high, "true": true}
 
 
 def score_gates(workspace: Workspace, log: Path) -> dict[str, Any]:

@@ -94,6 +94,51 @@ class SampleFacts(BaseModel):
     """Under `review.accept`: the policy and the result of certificate.json in words."""
 
 
+class Interval(BaseModel):
+    """An estimate with its 95 % interval."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    value: float
+    low: float
+    high: float
+    n: int
+    """Answers or rows that it rests on."""
+
+
+class ControlFacts(BaseModel):
+    """Answers on control rows, whose verdict is known."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    caught: int = Field(ge=0)
+    """Answers that turned a bad row down."""
+    bad: int = Field(ge=0)
+    """Answers on bad rows."""
+    passed: int = Field(ge=0)
+    """Answers that approved a good row."""
+    good: int = Field(ge=0)
+    """Answers on good rows."""
+    sensitivity: Interval | None = None
+    """caught / bad."""
+    specificity: Interval | None = None
+    """passed / good."""
+
+
+class AnnotatorFacts(BaseModel):
+    """One annotator under the published name."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+    answers: int = Field(ge=0)
+    control: ControlFacts | None = None
+    sensitivity: Interval | None = None
+    """Share of bad rows turned down, estimated from all answers."""
+    specificity: Interval | None = None
+    """Share of good rows approved, estimated from all answers."""
+
+
 class ReviewFacts(BaseModel):
     """Review of the rows. `simulated` means that no person reviewed them; training refuses such rows unless the run file allows them."""
 
@@ -109,8 +154,15 @@ class ReviewFacts(BaseModel):
     """Content of `reviewers`: pseudonyms that only the project's workbench.db resolves, or user names (older snapshots)."""
     overlap: int = 0
     agreement: float | None = None
+    agreement_interval: Interval | None = None
+    """Krippendorff's alpha with its interval; `agreement` is its value."""
     answers: int = 0
     disputed: int = 0
+    error_rate: Interval | None = None
+    """Share of wrong answers, estimated from all answers (docs/annotators.md)."""
+    control: ControlFacts | None = None
+    """All answers on control rows; None without any."""
+    annotators: tuple[AnnotatorFacts, ...] = ()
 
 
 class ModelFacts(BaseModel):

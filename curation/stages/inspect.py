@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from curation.store import facts, records, reviews, runs
 from curation.store.calls import CallLedger
 from curation.views.next_step import next_step
 from curation.views.row_story import RowStory, load_story
-from curation.views.runs import latest_diversity
+from curation.views.runs import DecideDetail, latest_diversity
 from curation.views.staleness import find_stale, stale_values
 from curation.workspace import StageResult, open_workspace
 
@@ -42,10 +42,17 @@ def status(folder: Path) -> StageResult:
         with runs.record_run(workspace.db, "status") as run:
             run.rows_in = run.rows_out = total = sum(rows.values())
         runs.forget_earlier(workspace.db, "status", than=run.number, idle=False)
+        quality = (DecideDetail.latest(workspace.db, "decide") or DecideDetail()).annotators
+        counts |= {"annotators": quality.dump()} if quality else {}
+        said = [*(quality.sentences if quality else ()), *_excluded(workspace.project.review.exclude)]
         found = find_stale(workspace)
         stale, warnings = stale_values(found)
         step = next_step(workspace, found, rows=total)
-        return StageResult("status", total, total, {**counts, **stale, "next": step.as_values()}, [*warnings, f"Next: {step}"])
+        return StageResult("status", total, total, {**counts, **stale, "next": step.as_values()}, [*said, *warnings, f"Next: {step}"])
+
+
+def _excluded(names: Sequence[str]) -> list[str]:
+    return [f"Answers of {', '.join(names)} are ignored (review.exclude)."] if names else []
 
 
 def _diversity_in_brief(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from curation.store import facts, records, reviews, runs
 from curation.store.records import Origin, Row
 from curation.store.reviews import Place, StoredAnswer
 from curation.views.annotations import connect, count_people, count_review, dataset_name, form_digest
+from curation.views.annotators import QUESTIONS
 from curation.views.next_step import next_step
 from curation.views.review_sample import CALIBRATION
 from curation.views.runs import PeopleDetail
@@ -42,7 +43,10 @@ def add_edits(workspace: Workspace, run: int) -> int:
         known.setdefault(response, set()).add(identities[seq])
     for seq, given in state.annotations.items():
         for annotation in given:
-            if annotation.says != "edit" or annotation.edited is None or seq not in rows or seq in only_to_calibrate:
+            if annotation.says != "edit" or annotation.edited is None or seq not in rows:
+                continue
+            # The verdict on a control row is known, so nobody's edit takes its place.
+            if seq in only_to_calibrate or seq in state.control_file.verdicts:
                 continue
             row, answer = rows[seq], next(a for a in state.answers[seq] if a.user == annotation.user)
             child, better = (
@@ -121,8 +125,12 @@ def pull(folder: Path) -> StageResult:
             notes.append(f"Reviewed so far: {review_counts.records:,} rows, {review_counts.annotations:,} annotations{disputed}.")
         if counted := facts.verdict_counts(workspace.db).most_common():
             notes.append("Verdicts: " + ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in counted) + ".")
-        alpha = review_counts.agreement
-        notes += [f"Agreement is Krippendorff's alpha: {alpha:.2f} is {describe_alpha(alpha)}."] if alpha is not None else []
+        quality = review_counts.quality
+        deciding = [one for one in quality.agreements if one.question in QUESTIONS.values()]
+        for one in deciding:
+            rest = one.sentence.removeprefix(one.question)
+            notes.append(f"Agreement on “{one.question}”{rest}{f'; {describe_alpha(one.alpha.value)}' if one.alpha else ''}.")
+        notes += [*state.control_file.notes, *quality.warnings]
         if slips:
             ids = records.ids_of(workspace.db)
             notes += [slip.describe(ids) for slip in slips]

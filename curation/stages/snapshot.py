@@ -26,6 +26,7 @@ from curation.dedup import find_exact, find_near
 from curation.distribution import preference_bias
 from curation.errors import ModelUnavailable, ProjectError, SnapshotError, command
 from curation.judge import rubric as scoring
+from curation.quality.agreement import Agreement
 from curation.quality.certificate import CERTIFICATE
 from curation.records import KINDS, Kind
 from curation.report.card import render_card
@@ -54,6 +55,7 @@ from curation.store import facts, records, reviews, runs
 from curation.store.database import hold_lock
 from curation.store.records import Row
 from curation.views.annotations import count_review, published_names
+from curation.views.annotators import AnnotatorQuality, agreements_of, as_interval
 from curation.views.classes import balance_facts, group_values, rows_past_cap
 from curation.views.decisions import decide_all
 from curation.views.description import describe_leaving, in_brief, main_language
@@ -138,7 +140,8 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResul
         name: name of the snapshot; the project's name and the kind by default.
 
     Raises:
-        SnapshotError: findings are stale, the review sample is open or too bad, no row is approved, or a split would be empty.
+        SnapshotError: findings are stale, the review sample is open or too bad, annotators agree too little, no row is approved, or a
+            split would be empty.
         ProjectError: `intended_use` is not filled in.
     """
     with open_workspace(folder) as workspace, hold_lock(workspace.db, "snapshot"):
@@ -157,6 +160,7 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResul
         if is_open(workspace.project.intended_use):
             what = f"{folder}/project.yaml: intended_use"
             raise ProjectError(what, "is not filled in, and every snapshot records it", "describe the purpose of the model, and run again")
+        _check_agreement(workspace, kind, agreements_of(state, (kind,)))
         protected = load_protected(workspace)
         with runs.record_run(workspace.db, "snapshot", settings_digest(kind, [row.id for row in rows])) as run:
             run.rows_in = len(rows)
@@ -359,6 +363,7 @@ def _manifest_facts(
             simulated=review.simulated, names=project.review.names,
             reviewers=tuple(sorted(names[user] for user in review.reviewers)), overlap=project.review.overlap_of(released.kind),
             agreement=review.agreement, answers=review.annotations, disputed=review.disputed,
+            **_quality_facts(review.quality, names),
         ),
         models=models_of(state, released.kind, released.rows),
         intended_use=project.intended_use.strip(),
@@ -378,6 +383,32 @@ def _manifest_facts(
     ).model_dump(mode="json", by_alias=True)  # fmt: skip
     # An address such as dedup.index may contain a password, which must not be signed and shared.
     return ManifestFacts.model_validate(mask_values(stated))
+
+
+def _quality_facts(quality: AnnotatorQuality, names: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of `ReviewFacts` on the quality of the answers, with published names, those of the snapshot's kind alone."""
+    values, deciding = quality.as_values(names), quality.agreements[:1]
+    asked = quality.control.bad + quality.control.good
+    return {
+        "agreement_interval": as_interval(deciding[0].alpha) if deciding else None,
+        "error_rate": values["error_rate"],
+        "control": values["control"] if asked else None,
+        "annotators": sorted(values["annotators"], key=lambda one: str(one["name"])) if quality.people else (),
+    }
+
+
+def _check_agreement(workspace: Workspace, kind: Kind, agreements: Sequence[Agreement]) -> None:
+    """Refuse rows whose annotators agree less than the project requires."""
+    least, found = workspace.project.review.min_alpha_of(kind), agreements[:1]
+    if least is None or (found and not found[0].is_below(least)):
+        return
+    why = found[0].sentence if found else "nobody has answered"
+    fact = f"is blocked by review.min_alpha {least:g}: {why}"
+    if found and found[0].alpha is not None:
+        advice = "discuss the disputed rows (curate report), make the guidelines clearer and have the rows reviewed again"
+    else:
+        advice = "have rows answered by two people, or set review.min_alpha to null"
+    raise SnapshotError(f"a snapshot of {kind} rows", fact, advice)
 
 
 def _find_or_write(workspace: Workspace, released: _Release, about: ManifestFacts) -> tuple[Path, str]:

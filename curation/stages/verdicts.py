@@ -9,6 +9,7 @@ from curation.config.project import settings_digest
 from curation.findings import RUN_GATES, gate_alarms
 from curation.store import facts, runs
 from curation.store.database import hold_lock
+from curation.views.annotators import judge_annotators
 from curation.views.decisions import decide_all
 from curation.views.pairs import hygiene_values, pair_hygiene
 from curation.views.runs import DecideDetail
@@ -41,6 +42,8 @@ def update_verdicts(workspace: Workspace) -> StageResult:
             drawn = {kind: sides for kind, sides in decided.scored.items() if sides.drawn}
             calibration = {k: {"below": len(s.below), "shown": len(s.drawn), "answered": s.answered} for k, s in drawn.items()}
             counts |= {"calibration": calibration} if calibration else {}
+            quality = judge_annotators(state) if state.annotations else None
+            counts |= {"annotators": quality.as_values()} if quality else {}
             pairs = pair_hygiene(state, decisions)
             hygiene = {"pairs": hygiene_values(pairs)} if pairs else {}
             detail = {**counts, "inputs": decide_inputs(workspace), "gate_alarms": alarms, **hygiene}
@@ -53,5 +56,16 @@ def update_verdicts(workspace: Workspace) -> StageResult:
         samples = [f"Review sample, {kind}: {sample.sentence}." for kind, sample in decided.samples.items()]
         samples += [f"Acceptance, {k}: {s.acceptance.needed(overlap_of(k))}." for k, s in decided.samples.items() if s.acceptance]
         samples += [f"Calibration, {kind}: {sides.sentence}." for kind, sides in drawn.items()]
+        samples += [*state.control_file.notes, *_excluded(state)]
         stale, warnings = stale_values(find_stale(workspace, RUN_GATES))
+        counts.pop("annotators", None)  # `curate status` shows it, and `curate pull` what needs action
         return StageResult("decide", run.rows_in, run.rows_out, {**counts, **stale}, [*alarms, *kept.notes, *samples, *warnings])
+
+
+def _excluded(state: ProjectState) -> list[str]:
+    """Return whose answers are ignored, in a sentence; nothing where nobody is excluded."""
+    names = state.project.review.exclude
+    if not names:
+        return []
+    rows = len(state.excluded)
+    return [f"Answers of {', '.join(names)} are ignored (review.exclude): {rows:,} {'row' if rows == 1 else 'rows'}."]

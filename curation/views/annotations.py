@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from argilla_setup import forms
-from curation import annotator_agreement as agreeing
 from curation import review as argilla
 from curation.config.project import Review
 from curation.config.review_form import Example
-from curation.decide import Annotation
 from curation.errors import ProjectError
 from curation.records import KINDS, Kind
 from curation.review import ArgillaReview
 from curation.store import records, reviews
 from curation.store.records import Row
+from curation.views.annotators import QUESTIONS, AnnotatorQuality, judge_annotators
 from curation.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -31,17 +30,25 @@ class ReviewCounts:
     records: int
     annotations: int
     disputed: int
-    agreement: float | None
-    """Krippendorff's alpha, computed within each kind's question."""
-    estimated_error_rate: float | None
+    quality: AnnotatorQuality
     simulated: bool
     reviewers: tuple[str, ...]
 
+    @property
+    def agreement(self) -> float | None:
+        """Krippendorff's alpha, computed within each kind's question; the mean, weighted by answers, where there are two."""
+        deciding = set(QUESTIONS.values())
+        known = [
+            (one.alpha.value, one.answers) for one in self.quality.agreements if one.question in deciding and not one.slice and one.alpha
+        ]
+        return sum(alpha * n for alpha, n in known) / sum(n for _, n in known) if known else None
+
     def as_values(self) -> dict[str, object]:
-        """Return plain values for `--json` and the manifest, under the keys that they have always had."""
+        """Return plain values for `--json`. Estimates with their intervals are under `quality`; other keys are as they have always been."""
         return {
             "records": self.records, "opinions": self.annotations, "disputed": self.disputed, "agreement": self.agreement,
-            "estimated_error_rate": self.estimated_error_rate, "simulated": self.simulated, "reviewers": list(self.reviewers),
+            "estimated_error_rate": self.quality.error_rate.value if self.quality.error_rate else None,
+            "simulated": self.simulated, "reviewers": list(self.reviewers), "quality": self.quality.as_values(),
         }  # fmt: skip
 
 
@@ -57,13 +64,11 @@ def count_review(state: ProjectState, kinds: Sequence[Kind] = KINDS) -> ReviewCo
     kind_of = {seq: row.kind for seq, row in state.row_by_seq.items()}
     annotations = {seq: given for seq, given in state.annotations.items() if given and kind_of[seq] in kinds}
     every = [annotation for given in annotations.values() for annotation in given]
-    questions: list[list[list[Annotation]]] = [[given for seq, given in annotations.items() if kind_of[seq] == kind] for kind in kinds]
     return ReviewCounts(
         records=len(annotations),
         annotations=len(every),
         disputed=sum(verdict == "disputed" and kind_of.get(seq) in kinds for seq, verdict in state.verdicts.items()),
-        agreement=agreeing.agreement_within(questions),
-        estimated_error_rate=agreeing.estimate_error_rate(annotations.values()),
+        quality=judge_annotators(state, kinds),
         simulated=any(annotation.simulated for annotation in every),
         reviewers=tuple(sorted({annotation.user for annotation in every})),
     )

@@ -28,7 +28,7 @@ from curation.views.state import ProjectState, groups_of, rules_by_group
 
 TAKEN_OUT = ("dropped", "rejected")
 """Verdicts after which a row no longer fills its cell."""
-TAKEN_BACK = ("edited_again", "withdrawn")
+TAKEN_BACK = ("edited_again", "withdrawn", "excluded")
 """Kinds of reasons of an edited row that its annotator no longer supports."""
 
 
@@ -96,7 +96,7 @@ def _load_known(state: ProjectState) -> _Known:
     for seq, odd in _judge_notes(state).items():
         notes.setdefault(seq, []).extend(Reason("score", kind, evidence, score=points) for kind, points, evidence in odd)
     edits = edit_statuses(state)
-    special = frozenset().union(drops, notes, edits, state.all_annotations, state.overrides, state.choices)
+    special = frozenset().union(drops, notes, edits, state.all_annotations, state.overrides, state.choices, state.control_file.verdicts)
     return _Known(drops, notes, edits, special)
 
 
@@ -125,6 +125,7 @@ def edit_statuses(state: ProjectState) -> dict[int, EditStatus]:
         return {}
     rulings = {ruling.response for given in state.stored_rulings.values() for ruling in given}
     answers = {a.response: a for stored in (state.answers, state.stored_rulings) for given in stored.values() for a in given}
+    excluded = {answer.response for given in state.excluded.values() for answer in given}
     made = [(seq, source) for seq, source, _ in edited if seq in state.row_by_seq and source in answers]
     child_of = {(response, _text(state.row_by_seq[seq])): seq for seq, response in made}
     by, newer = dict[int, list[StoredAnswer]](), dict[int, int | None]()
@@ -134,7 +135,8 @@ def edit_statuses(state: ProjectState) -> dict[int, EditStatus]:
             by.setdefault(seq, []).append(answers[response])
         else:
             newer[seq] = child_of.get((response, proposed))
-    unsupported = {seq: twin for seq, twin in newer.items() if seq not in by}
+    ignored = {seq for seq, source, _ in edited if source in excluded and seq in state.row_by_seq and seq not in by}
+    unsupported = {seq: twin for seq, twin in newer.items() if seq not in by} | dict.fromkeys(ignored - newer.keys())
     also_written = records.seqs_not_only_edited(state.db, unsupported) if unsupported else set()
     out = dict[int, EditStatus]()
     for seq, supporting in by.items():
@@ -143,14 +145,25 @@ def edit_statuses(state: ProjectState) -> dict[int, EditStatus]:
         meant = rules.as_meant(row.kind, row.better) or "approve"
         users = sorted(answer.user for answer in supporting if answer.response not in rulings)
         out[seq] = EditStatus(tuple(users), tuple(Annotation(a.user, meant, None, a.simulated, True, a.updated[:10]) for a in ruled))
-    return out | {seq: _unsupported(state, seq, twin, seq in also_written) for seq, twin in unsupported.items()}
+    return out | {seq: _unsupported(state, seq, twin, seq in also_written, seq in ignored) for seq, twin in unsupported.items()}
 
 
-def _unsupported(state: ProjectState, seq: int, newer: int | None, also_written: bool) -> EditStatus:
+def _unsupported(state: ProjectState, seq: int, newer: int | None, also_written: bool, ignored: bool) -> EditStatus:
+    """Return the status of an edited row that nobody supports.
+
+    Args:
+        state: of the project.
+        seq: the row.
+        newer: the row of its annotator's later edit.
+        also_written: it was generated or imported as well.
+        ignored: it was made by a person under `review.exclude`.
+    """
     if also_written:
         return EditStatus()  # it was generated or imported as well, so it needs no annotator
     if any(annotation.says in ("approve", "edit") for annotation in state.all_annotations.get(seq, ())) or seq in state.splits:
         return EditStatus(contested=True)
+    if ignored and newer is None:
+        return EditStatus(taken_back=Reason("review", "excluded", "the annotator who wrote this text is excluded (review.exclude)"))
     if newer is None:
         return EditStatus(taken_back=Reason("review", "withdrawn", "the annotator who wrote this text took the edit back"))
     return EditStatus(taken_back=Reason("review", "edited_again", "the annotator who wrote this text edited it again", newer))
@@ -180,9 +193,8 @@ def _families(state: ProjectState, known: _Known) -> dict[int, Family]:
     contested = {seq for seq, status in known.edits.items() if status.contested}
     kinds: dict[int, Kind] = {parent: state.row_by_seq[parent].kind for parent in parents.values() if parent in state.row_by_seq}
     texts = {seq: _text(state.row_by_seq[seq]) for seq in parents}
-    return rules.edit_families(
-        parents, state.all_annotations, keeps=keeps, contested=contested, policy=state.policy, kinds=kinds, texts=texts
-    )
+    annotations = {seq: given for seq, given in state.all_annotations.items() if seq not in state.control_file.verdicts}
+    return rules.edit_families(parents, annotations, keeps=keeps, contested=contested, policy=state.policy, kinds=kinds, texts=texts)
 
 
 def _decide_kind(
@@ -242,6 +254,7 @@ def _facts_of(state: ProjectState, known: _Known, row: Row, total: float | None,
         needs_score=not state.project.score.is_off and row.how != "edited" and not by_people,
         by_people=by_people,
         family=families.get(row.seq),
+        known=state.control_file.verdicts.get(row.seq),
     )
 
 

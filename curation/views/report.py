@@ -14,12 +14,12 @@ from statistics import fmean
 from typing import Any
 
 from argilla_setup import forms
-from curation import annotator_agreement as agreeing
 from curation.config.project import settings_digest
 from curation.decide import ACTIVE_VERDICTS, Annotation, Decision
 from curation.difficulty import Method, count_words, cross_difficulty
 from curation.findings import FINDING_STAGES, is_leak, words_of
 from curation.judge.rubric import DIFFICULTY
+from curation.quality.agreement import Agreement
 from curation.records import KINDS, Kind, whole_text
 from curation.report import schema
 from curation.snapshot.keys import find_trusted_keys
@@ -29,7 +29,9 @@ from curation.store import facts, records, reviews, runs
 from curation.store.calls import CallLedger
 from curation.store.facts import Finding
 from curation.store.records import Row
+from curation.views.annotators import Annotator, judge_annotators
 from curation.views.classes import load_balance
+from curation.views.controls import known_rows
 from curation.views.judge_diagnostics import judge_quality, score_sets
 from curation.views.pairs import pair_hygiene
 from curation.views.protected import load_protected
@@ -367,7 +369,9 @@ def review_facts(state: ProjectState, verdicts: Mapping[int, Decision], *, names
     disputed = {seq for seq in annotations if seq in verdicts and verdicts[seq].verdict == "disputed"}
     waiting = sum(v.verdict in ("to_review", "in_review") for v in verdicts.values())
     comments = _comments(state, disputed, names)
-    per_kind = {kind: {seq: given for seq, given in annotations.items() if seq in by_seq and by_seq[seq].kind == kind} for kind in KINDS}
+    quality = judge_annotators(state, slices=True)
+    named = {person.user: person for person in quality.people}
+    shown = {user: names[user] if names else user for user in {one.user for given in state.annotations.values() for one in given}}
     return schema.Review(
         simulated=any(one.simulated for one in flat),
         overlap=state.project.review.largest_overlap,
@@ -378,8 +382,10 @@ def review_facts(state: ProjectState, verdicts: Mapping[int, Decision], *, names
         edited=counts["edited"],
         disputed=len(disputed),
         waiting=waiting,
-        agreements=tuple(_agreement(kind, given) for kind, given in per_kind.items() if given),
-        reviewers=tuple(_reviewer(name, annotations, disputed) for name in sorted({one.user for one in flat})),
+        agreements=tuple(map(_agreement, quality.agreements)),
+        reviewers=tuple(
+            _reviewer(name, annotations, disputed, named.get(user)) for name, user in sorted((name, user) for user, name in shown.items())
+        ),
         disputes=tuple(
             schema.Dispute(
                 row=by_seq[seq].id,
@@ -390,11 +396,14 @@ def review_facts(state: ProjectState, verdicts: Mapping[int, Decision], *, names
             for seq in sorted(disputed)
             if seq in by_seq
         ),
-        error_rates=tuple(
-            schema.ErrorRate(name=f"each reviewer, {kind}", estimated=agreeing.estimate_error_rate(given.values()))
-            for kind, given in per_kind.items()
-            if given
+        error_rates=(
+            (schema.ErrorRate(name="an answer is wrong", estimated=quality.error_rate.value, interval=quality.error_rate),)
+            if quality.error_rate
+            else ()
         ),
+        answer_alike=tuple(tuple(sorted(shown[user] for user in group)) for group in quality.groups),
+        controls=len(known_rows(state)),
+        excluded=tuple(sorted((names or {}).get(user, user) for user in state.project.review.exclude)),
     )
 
 
@@ -427,15 +436,18 @@ def _words(values: Mapping[str, Any]) -> str:
     return ". ".join(part for part in (ticked, str(values.get(forms.COMMENT) or "").strip()) if part)
 
 
-def _agreement(kind: Kind, annotations: Mapping[int, Sequence[Annotation]]) -> schema.Agreement:
-    question = "May this be used?" if kind == "instruction" else "Which response is better?"
-    twice, answers = sum(len(given) >= 2 for given in annotations.values()), sum(map(len, annotations.values()))
-    return schema.Agreement(question=question, alpha=agreeing.agreement(annotations.values()), rows=twice, answers=answers)
+def _agreement(found: Agreement) -> schema.Agreement:
+    alpha = found.alpha.value if found.alpha else None
+    return schema.Agreement(
+        question=found.question, slice=found.slice, alpha=alpha, interval=found.alpha, why=found.why_undefined, rows=found.rows,
+        answers=found.answers,
+    )  # fmt: skip
 
 
-def _reviewer(name: str, annotations: Mapping[int, Sequence[Annotation]], disputed: set[int]) -> schema.Reviewer:
+def _reviewer(name: str, annotations: Mapping[int, Sequence[Annotation]], disputed: set[int], known: Annotator | None) -> schema.Reviewer:
     own = [(seq, one) for seq, given in annotations.items() for one in given if one.user == name]
     says = Counter(one.says for _, one in own)
+    control, estimate, pace = (known.control, known.estimate, known.pace) if known else (None, None, None)
     return schema.Reviewer(
         name=name,
         simulated=any(one.simulated for _, one in own),
@@ -444,6 +456,17 @@ def _reviewer(name: str, annotations: Mapping[int, Sequence[Annotation]], disput
         rejected=says["reject"] + says["neither"] + says["tie"],
         edited=says["edit"],
         disputed=sum(seq in disputed for seq, _ in own),
+        caught=control.caught if control else 0,
+        bad_controls=control.bad if control else 0,
+        passed=control.passed if control else 0,
+        good_controls=control.good if control else 0,
+        control_sensitivity=control.sensitivity if control else None,
+        control_specificity=control.specificity if control else None,
+        sensitivity=estimate.sensitivity if estimate else None,
+        specificity=estimate.specificity if estimate else None,
+        median_s=pace.median_s if pace else None,
+        short=pace.short if pace else None,
+        warnings=tuple(known.warnings) if known else (),
     )
 
 

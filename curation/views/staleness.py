@@ -25,6 +25,7 @@ from curation.judge import rubric as scoring
 from curation.snapshot.manifest import read_manifest
 from curation.store import facts, records, runs
 from curation.validate.sandbox import checks_digest
+from curation.views.control_file import control_file_digest
 from curation.views.protected import suite_digest
 from curation.views.runs import ScopeDetail
 from curation.workspace import Workspace, find_earlier
@@ -127,6 +128,7 @@ def decide_inputs(workspace: Workspace) -> Inputs:
         **_settings("score", project.score, but=("rubric", "panel", "repeat")),
         "score.rubric or models.judge": scoring.rubric_digest(project),
         **_settings("review", project.review, but=("argilla", "workspace", "annotators", "adjudicators", "guidelines")),
+        "the content of review.control.file": control_file_digest(workspace),
         **_settings("balance", project.balance, but=("refill",)),
     }
 

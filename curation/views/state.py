@@ -25,6 +25,7 @@ from curation.store.database import Database
 from curation.store.facts import Finding, StoredOverride
 from curation.store.records import Row
 from curation.store.reviews import StoredAnswer
+from curation.views.control_file import ControlFile, read_control_file
 from curation.workspace import Workspace, load_cells
 
 Rule = Callable[[float], bool]
@@ -129,9 +130,24 @@ class ProjectState:
         return {seq: tuple(given) for seq, given in out.items()}
 
     @cached_property
+    def control_file(self) -> ControlFile:
+        """The rows with a known verdict that `review.control.file` lists."""
+        return read_control_file(self.workspace, self.row_by_seq)
+
+    @cached_property
     def answers(self) -> dict[int, list[StoredAnswer]]:
-        """The latest state of each response in Argilla, by seq, in order of the user's name."""
-        return reviews.answers_by_seq(self.db)
+        """The latest state of each response in Argilla, by seq, in order of the user's name; without those of `review.exclude`."""
+        return self._read_answers("answers", excluded=False)
+
+    @cached_property
+    def excluded(self) -> dict[int, list[StoredAnswer]]:
+        """The answers and rulings of the people under `review.exclude`, by seq."""
+        if not self.project.review.exclude:
+            return {}
+        found = self._read_answers("answers", excluded=True)
+        for seq, given in self._read_answers("rulings", excluded=True).items():
+            found.setdefault(seq, []).extend(given)
+        return found
 
     @cached_property
     def submitted(self) -> list[GivenAnswer]:
@@ -145,8 +161,8 @@ class ProjectState:
 
     @cached_property
     def stored_rulings(self) -> dict[int, list[StoredAnswer]]:
-        """The latest state of each response of an adjudicator, by seq, in order of the user's name."""
-        return reviews.answers_by_seq(self.db, "rulings")
+        """The latest state of each response of an adjudicator, by seq, in order of the user's name; without those of `review.exclude`."""
+        return self._read_answers("rulings", excluded=False)
 
     @cached_property
     def rulings(self) -> dict[int, list[Annotation]]:
@@ -169,6 +185,12 @@ class ProjectState:
         review = self.project.review
         by_kind: dict[str, int] = {kind: review.overlap_of(kind) for kind in KINDS}
         return Policy(review.policy, review.largest_overlap, review.margin, by_kind)
+
+    def _read_answers(self, table: reviews.Table, *, excluded: bool) -> dict[int, list[StoredAnswer]]:
+        found, out = reviews.answers_by_seq(self.db, table), self.project.review.exclude
+        if not out:
+            return {} if excluded else found
+        return {seq: kept for seq, given in found.items() if (kept := [one for one in given if (one.user in out) is excluded])}
 
     def _submitted(self, answers: Mapping[int, Sequence[StoredAnswer]]) -> list[GivenAnswer]:
         return [

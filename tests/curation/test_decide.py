@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curation.annotator_agreement import agreement, agreement_within, estimate_error_rate
 from curation.decide import (
     Annotation,
     Decision,
@@ -363,76 +361,6 @@ def test_the_best_part_has_at_least_its_size_and_no_better_row_is_left_out(total
     kept, left = [t for t in totals if keeps(t)], [t for t in totals if not keeps(t)]
     assert len(kept) >= max(1, round(len(totals) * percent / 100))
     assert all(worse < best for worse in left for best in kept)
-
-
-# Krippendorff (2011), Computing Krippendorff's Alpha-Reliability, examples A and B.
-EXAMPLE_A = ("0100000010", "1110010000", 0.095)
-EXAMPLE_B = ("aabbdcccedda", "babbbccceddd", 0.692)
-WORDS = dict(zip("01abcde", ("approve", "reject", "approve", "reject", "edit", "neither", "tie"), strict=True))
-
-
-@pytest.mark.parametrize(("one", "other", "alpha"), [EXAMPLE_A, EXAMPLE_B])
-def test_agreement_is_krippendorffs_alpha(one: str, other: str, alpha: float) -> None:
-    rows = [[Annotation("ada", WORDS[a], a), Annotation("bob", WORDS[b], b)] for a, b in zip(one, other, strict=True)]  # type: ignore[arg-type]
-    assert agreement(rows) == pytest.approx(alpha, abs=5e-4)
-
-
-def test_rows_answered_once_do_not_count_and_the_order_of_people_does_not_matter() -> None:
-    twice = [said("approve", "approve"), said("reject", "reject"), said("approve", "reject"), said("approve", "approve")]
-    # 8 answers, 5 approve: observed disagreement 2/8, expected 2·5·3/(8·7), so alpha = 1 - (1/4)/(15/28).
-    expected = 1 - (2 / 8) / (2 * 5 * 3 / (8 * 7))
-    assert agreement(twice) == pytest.approx(expected)
-    assert agreement([*twice, said("approve"), ()]) == pytest.approx(expected)
-    assert agreement([tuple(reversed(row)) for row in twice]) == pytest.approx(expected)
-
-
-def test_two_questions_do_not_agree_more_than_each_by_itself() -> None:
-    """Over all answers at once, words that only the other question has would count as agreement that they are not given."""
-    yes = [said("approve", "reject"), said("approve", "approve"), said("reject", "approve"), said("reject", "reject")]
-    better = [said("first", "second"), said("first", "first"), said("second", "first"), said("second", "second")]
-    one, other = agreement(yes), agreement(better)
-    assert one == other == agreement_within([yes, better]) == agreement_within([yes, []])
-    assert (agreement([*yes, *better]) or 0) > (one or 0) + 0.2
-    assert agreement_within([]) is None and agreement_within([[said("approve")]]) is None
-
-
-@pytest.mark.parametrize(
-    "rows",
-    [
-        [],
-        [said("approve")],
-        [said("approve", "reject")],
-        [said("approve", "approve"), said("approve", "approve")],
-        [said("approve", "approve"), said("approve", "approve"), said("reject")],
-    ],
-)
-def test_agreement_is_unknown_where_alpha_is_undefined(rows: list[tuple[Annotation, ...]]) -> None:
-    assert agreement(rows) is None
-
-
-def test_the_error_rate_follows_from_disagreement() -> None:
-    """At e = 0.1 two independent people disagree on 2·0.1·0.9 = 18 % of the rows."""
-    rows = [said("approve", "reject")] * 18 + [said("approve", "approve")] * 60 + [said("reject", "reject")] * 22
-    assert estimate_error_rate(rows) == pytest.approx(0.1)
-    assert estimate_error_rate([said("approve", "approve")]) == 0
-    assert estimate_error_rate([said("approve", "reject")]) == 0.5
-    assert estimate_error_rate([said("approve")]) is None
-    assert estimate_error_rate([]) is None
-
-
-@given(st.integers(0, 50), st.integers(1, 50))
-def test_the_error_rate_solves_its_equation(differ: int, agree: int) -> None:
-    rows = [said("first", "second")] * differ + [said("first", "first")] * agree
-    rate, disagreement = estimate_error_rate(rows), differ / (differ + agree)
-    assert rate is not None and 0 <= rate <= 0.5
-    if disagreement <= 0.5:
-        assert math.isclose(2 * rate * (1 - rate), disagreement, abs_tol=1e-9)
-
-
-def test_an_edit_counts_as_a_no_to_the_row_as_it_stands() -> None:
-    rows = [[Annotation("ada", "edit", "x"), Annotation("bob", "reject")], [Annotation("ada", "edit", "x"), Annotation("bob", "approve")]]
-    assert estimate_error_rate(rows) == 0.5
-    assert estimate_error_rate(rows[:1]) == 0
 
 
 def test_which_answer_is_shown_as_a_is_fixed_and_even() -> None:

@@ -24,6 +24,7 @@ SAME_SOURCE = 0.5
 """Share of the trio's answers whose error has the common source."""
 OVERLAP = 3
 BAD_RATE = 0.2
+ERROR_RATE = sum(BAD_RATE * (1 - SENSITIVITY[user]) + (1 - BAD_RATE) * (1 - SPECIFICITY[user]) for user in USERS) / len(USERS)
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ def _rates_covered(crowd: Crowd) -> list[tuple[str, bool]]:
                 if estimate := getattr(person, name):
                     out.append((f"{name} by {source}", not estimate.excludes(truth[person.user])))
     order = ("sensitivity by control rows", "specificity by control rows", "sensitivity by all answers", "specificity by all answers")
-    return [*sorted(out, key=lambda one: order.index(one[0])), ("share of bad rows", not model.bad_rate.excludes(BAD_RATE))]
+    return [*sorted(out, key=lambda one: order.index(one[0])), ("share of bad rows", not model.bad_rate.excludes(BAD_RATE)),
+            ("error rate of an answer", not model.error_rate.excludes(ERROR_RATE))]  # fmt: skip
 
 
 def _alpha_covered(crowd: Crowd, truth: float, seed: int) -> bool:

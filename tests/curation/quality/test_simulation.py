@@ -8,7 +8,7 @@ from tests.support.review_crowd import cover
 
 FAST, FULL = 60, 1_000
 NAMES = ("sensitivity by control rows", "specificity by control rows", "sensitivity by all answers", "specificity by all answers",
-         "share of bad rows", "alpha", "certificate, stratified", "certificate, betting")  # fmt: skip
+         "share of bad rows", "error rate of an answer", "alpha", "certificate, stratified", "certificate, betting")  # fmt: skip
 
 
 SEEDS = [pytest.param(range(FAST), id="fast"), pytest.param(range(FAST, FAST + FULL), id="full", marks=pytest.mark.soak)]

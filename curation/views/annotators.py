@@ -1,0 +1,332 @@
+"""How good the annotators are: control rows, error rates from all answers, agreement and speed (`curation.quality`), each with an interval.
+
+An answer is read as a judgment of the row as it is: an edit, a rejection, or the other response of a pair turns it down. Answers of
+adjudicators and of people under `review.exclude` do not count. docs/annotators.md says what each figure means.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from argilla_setup import forms
+from curation.answer_checks import time_of
+from curation.decide import KNOWN_BAD, Annotation
+from curation.intervals import Estimate
+from curation.quality.agreement import Agreement, Level, Rating, measure, measure_slices
+from curation.quality.annotators import (
+    Answer,
+    ControlResult,
+    Pace,
+    PersonEstimate,
+    exact_share,
+    fit_answers,
+    grade_controls,
+    paces,
+)
+from curation.quality.control import Control
+from curation.records import KINDS, Kind
+from curation.store.records import Row
+from curation.views.controls import known_rows
+from curation.views.state import ProjectState
+from curation.workspace import label_of
+
+QUESTIONS: Mapping[Kind, str] = {"instruction": "May this be used?", "preference": "Which response is better?"}
+"""The question that decides on a row of each kind."""
+FEWEST_OF_SLICE = 20
+"""Rows with two answers from which a slice is measured; the interval of fewer says nothing."""
+MOST_SLICES = 12
+"""Labels, and weeks, of which the agreement is measured."""
+MOST_FAILED = 0.2
+"""Share of failed control rows above which a person is named, if the lower end of its interval is above it."""
+MOST_SHORT = 0.1
+"""The same for answers that came too fast to have read the row."""
+MOST_GUESSED = 0.5
+"""The same for MACE's probability of guessing."""
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """One person's answers, and what is known about them."""
+
+    user: str
+    answers: int
+    simulated: bool
+    control: ControlResult | None = None
+    estimate: PersonEstimate | None = None
+    """From all answers; None where no row has two."""
+    pace: Pace | None = None
+
+    @property
+    def failed_controls(self) -> Estimate | None:
+        """Share of control rows answered against their known verdict."""
+        if self.control is None:
+            return None
+        asked = self.control.bad + self.control.good
+        return exact_share(asked - self.control.caught - self.control.passed, asked)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a data lead has to look at, in sentences without the name."""
+        out = []
+        failed, pace, estimate = self.failed_controls, self.pace, self.estimate
+        if failed is not None and failed.low > MOST_FAILED:
+            out.append(f"answers {in_words(failed)} of the control rows wrongly")
+        if estimate is not None and 2 - estimate.sensitivity.high - estimate.specificity.high > MOST_GUESSED:
+            found = f"finds {in_words(estimate.sensitivity)} of the bad rows and approves {in_words(estimate.specificity)} of the good ones"
+            out.append(f"answers as if guessing: {found}")
+        if pace is not None and pace.short.low > MOST_SHORT:
+            out.append(f"gives {in_words(pace.short)} of the answers within {pace.limit_s:.1f} s of the one before")
+        return out
+
+
+@dataclass(frozen=True)
+class AnnotatorQuality:
+    """The quality of the answers on rows of some kinds."""
+
+    people: tuple[Annotator, ...]
+    groups: tuple[tuple[str, ...], ...]
+    """People whose errors coincide."""
+    error_rate: Estimate | None
+    """Share of wrong answers, from all answers; None where no row has two."""
+    bad_rate: Estimate | None
+    """Share of bad rows among the answered ones."""
+    agreements: tuple[Agreement, ...]
+    """Of the deciding question of each kind first, then of the other questions, then of slices."""
+    control: ControlResult
+    """Everybody's answers on control rows together."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a data lead has to look at, in sentences."""
+        found = [f"{person.user} {warning}." for person in self.people for warning in person.warnings]
+        found = [f"{sentence} Ask them, or set review.exclude: [{sentence.split(' ', 1)[0]}] and decide again." for sentence in found]
+        alike = "make the same errors more often than independent people would; their answers on a row count as one in these estimates"
+        return found + [f"{', '.join(group)} {alike}." for group in self.groups]
+
+    def as_values(self, names: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Return plain values for `--json`, the manifest and stored details.
+
+        Args:
+            names: published name of each person; None for their own names.
+        """
+        shown = dict.fromkeys((person.user for person in self.people), None) if names is None else names
+        return {
+            "error_rate": as_interval(self.error_rate),
+            "bad_rate": as_interval(self.bad_rate),
+            "agreements": [
+                {"question": one.question, "slice": one.slice, "alpha": as_interval(one.alpha), "rows": one.rows, "why": one.why_undefined}
+                for one in self.agreements
+            ],
+            "control": _control_values(self.control),
+            "annotators": [_person_values(person, shown[person.user] or person.user) for person in self.people],
+            "answer_alike": [[shown[user] or user for user in group] for group in self.groups],
+        }
+
+
+def judge_annotators(state: ProjectState, kinds: Sequence[Kind] = KINDS, *, slices: bool = False) -> AnnotatorQuality:
+    """Measure the quality of the answers on rows of these kinds.
+
+    Args:
+        state: of the project, with stored decisions.
+        kinds: kinds of rows.
+        slices: also measure the agreement within labels and weeks.
+    """
+    answers, controls = _judgments(state, kinds), _controls(state, kinds)
+    graded = {result.user: result for result in _graded(state, kinds, controls)}
+    model = fit_answers(answers, controls=controls.values()) if answers else None
+    fitted = {person.user: person for person in model.people} if model else {}
+    timed = {pace.user: pace for pace in paces(_submits(state, kinds))}
+    counted = Counter(annotation.user for _, given in _counted(state, kinds) for annotation in given)
+    simulated = {annotation.user for _, given in _counted(state, kinds) for annotation in given if annotation.simulated}
+    people = tuple(
+        Annotator(user, n, user in simulated, graded.get(user), fitted.get(user), timed.get(user)) for user, n in sorted(counted.items())
+    )
+    return AnnotatorQuality(
+        people=people,
+        groups=model.groups if model else (),
+        error_rate=model.error_rate if model else None,
+        bad_rate=model.bad_rate if model else None,
+        agreements=tuple(agreements_of(state, kinds, slices=slices)),
+        control=_sum_results(graded.values()),
+    )
+
+
+def control_counts(state: ProjectState, kinds: Sequence[Kind] = KINDS) -> list[ControlResult]:
+    """Return each person's counts on control rows of these kinds, by user name."""
+    return _graded(state, kinds, _controls(state, kinds))
+
+
+def agreements_of(state: ProjectState, kinds: Sequence[Kind] = KINDS, *, slices: bool = False) -> list[Agreement]:
+    """Return alpha of the deciding question of each kind, then of the other questions, then of slices.
+
+    Args:
+        state: of the project.
+        kinds: kinds of rows.
+        slices: also measure the deciding question within labels and weeks.
+    """
+    first, others = list[Agreement](), list[Agreement]()
+    for kind in kinds:
+        decided = [Rating(str(row.seq), one.user, _value(one)) for row, given in _counted(state, (kind,)) for one in given]
+        if not decided:
+            continue
+        first.append(measure(QUESTIONS[kind], decided))
+        others += [measure(name, ratings, level=level, order=order) for name, (ratings, level, order) in _extra(state, kind).items()]
+        for of_row in (_labels, _weeks) if slices else ():
+            found = measure_slices(QUESTIONS[kind], decided, _large_slices(of_row(state, kind), decided))
+            others += found[1:]
+    return [*first, *others]
+
+
+def in_words(estimate: Estimate) -> str:
+    """Return a share with its interval: "12 % (95 % interval 8 % to 17 %)"."""
+    return f"{estimate.value:.0%} (95 % interval {estimate.low:.0%} to {estimate.high:.0%})".replace("%", " %").replace("95  %", "95 %")
+
+
+def as_interval(estimate: Estimate | None) -> dict[str, float] | None:
+    """Return an estimate as plain values; None for None."""
+    if estimate is None:
+        return None
+    return {"value": round(estimate.value, 6), "low": round(estimate.low, 6), "high": round(estimate.high, 6), "n": estimate.n}
+
+
+def _person_values(person: Annotator, name: str) -> dict[str, Any]:
+    estimate, pace = person.estimate, person.pace
+    return {
+        "name": name,
+        "answers": person.answers,
+        "simulated": person.simulated,
+        "control": None if person.control is None else _control_values(person.control),
+        "sensitivity": as_interval(estimate.sensitivity) if estimate else None,
+        "specificity": as_interval(estimate.specificity) if estimate else None,
+        "median_s": round(pace.median_s, 1) if pace else None,
+        "gaps": pace.gaps if pace else 0,
+        "short": as_interval(pace.short) if pace else None,
+    }
+
+
+def _control_values(result: ControlResult) -> dict[str, Any]:
+    return {
+        "caught": result.caught,
+        "bad": result.bad,
+        "passed": result.passed,
+        "good": result.good,
+        "sensitivity": as_interval(result.sensitivity),
+        "specificity": as_interval(result.specificity),
+    }
+
+
+def _counted(state: ProjectState, kinds: Sequence[Kind]) -> list[tuple[Row, list[Annotation]]]:
+    """Return the answered rows of these kinds with the annotators' answers."""
+    return [(row, given) for seq, given in state.annotations.items() if given and (row := state.row_by_seq[seq]).kind in kinds]
+
+
+def _judgments(state: ProjectState, kinds: Sequence[Kind]) -> list[Answer]:
+    """Return the answers as judgments of the row as it is. A pair without a better response is none, unless its verdict is known."""
+    known, out = state.control_file.verdicts, list[Answer]()
+    for row, given in _counted(state, kinds):
+        meant = _meant(row, known.get(row.seq))
+        out += [Answer(row.id, one.user, one.says not in meant) for one in given if meant]
+    return out
+
+
+def _meant(row: Row, known: str | None) -> tuple[str, ...]:
+    """Return the answers that approve a row as it is; empty for a pair of which nobody knows the better response."""
+    if row.kind == "instruction":
+        return ("approve",)
+    if row.better is not None:
+        return ("first",) if row.better == 0 else ("second",)
+    return ("first", "second") if known in KNOWN_BAD else (known,) if known else ()
+
+
+def _controls(state: ProjectState, kinds: Sequence[Kind]) -> dict[int, Control]:
+    """Return the control rows by seq with the verdict approve or reject on the row as it is."""
+    out = {}
+    for seq, known in known_rows(state).items():
+        row, verdict = state.row_by_seq[seq], known.control.verdict
+        if row.kind in kinds:
+            is_good = verdict == "approve" or verdict in _meant(row, verdict)
+            out[seq] = Control(row.id, "approve" if is_good and verdict not in KNOWN_BAD else "reject")
+    return out
+
+
+def _graded(state: ProjectState, kinds: Sequence[Kind], controls: Mapping[int, Control]) -> list[ControlResult]:
+    known = known_rows(state)
+    early = {
+        (state.row_by_seq[seq].id, answer.user)
+        for seq, row in known.items()
+        if row.since and seq in controls
+        for answer in state.answers.get(seq, ())
+        if answer.updated <= row.since
+    }
+    return grade_controls((one for one in _judgments(state, kinds) if (one.row, one.user) not in early), controls.values())
+
+
+def _sum_results(results: Iterable[ControlResult]) -> ControlResult:
+    found = list(results)
+    caught, bad, passed, good = (sum(getattr(one, name) for one in found) for name in ("caught", "bad", "passed", "good"))
+    return ControlResult("", caught, bad, passed, good)
+
+
+def _submits(state: ProjectState, kinds: Sequence[Kind]) -> dict[str, list[float]]:
+    """Return the times of each person's submitted answers; of a program they say nothing."""
+    out: dict[str, list[float]] = {}
+    for seq, answers in state.answers.items():
+        row = state.row_by_seq.get(seq)
+        for answer in answers if row is not None and row.kind in kinds else ():
+            at = time_of(answer.updated) if answer.status == "submitted" and not answer.simulated else None
+            if at is not None:
+                out.setdefault(answer.user, []).append(at)
+    return out
+
+
+def _value(annotation: Annotation) -> str:
+    # An edit without a change is an approval.
+    return "approve" if annotation.says == "edit" and annotation.edited is None else annotation.says
+
+
+def _extra(state: ProjectState, kind: Kind) -> dict[str, tuple[list[Rating], Level, list[str]]]:
+    """Return the answers to the questions that decide nothing and have values to compare: labels, ratings, and strength."""
+    review = state.project.review
+    asked: dict[str, tuple[list[Rating], Level, list[str]]] = {
+        question.name: ([], "ordinal", ["1", "2", "3", "4", "5"]) if question.kind == "rating" else ([], "nominal", [])
+        for question in review.questions
+        if question.of in (None, kind) and question.kind in ("label", "rating")
+    }
+    if review.strength and kind == "preference":
+        asked[forms.STRENGTH] = ([], "ordinal", list(forms.STRENGTH_LABELS))
+    for row, given in _counted(state, (kind,)) if asked else ():
+        values = {answer.user: answer.values for answer in state.answers.get(row.seq, ()) if answer.status == "submitted"}
+        for name, (ratings, _, order) in asked.items():
+            for one in given:
+                value = values.get(one.user, {}).get(name)
+                if value is not None and (not order or str(value) in order):
+                    ratings.append(Rating(str(row.seq), one.user, str(value)))
+    return {name: found for name, found in asked.items() if found[0]}
+
+
+def _labels(state: ProjectState, kind: Kind) -> dict[str, str]:
+    found = {str(row.seq): label_of(state.workspace, row) for row, _ in _counted(state, (kind,))}
+    return {seq: f"label {label}" for seq, label in found.items() if label}
+
+
+def _weeks(state: ProjectState, kind: Kind) -> dict[str, str]:
+    """Return the week in which each row got its latest answer."""
+    out = {}
+    for row, _ in _counted(state, (kind,)):
+        times = [at for answer in state.answers.get(row.seq, ()) if (at := time_of(answer.updated)) is not None]
+        if times:
+            year, week, _day = datetime.fromtimestamp(max(times), UTC).isocalendar()
+            out[str(row.seq)] = f"week {year}-W{week:02}"
+    return out
+
+
+def _large_slices(slices: Mapping[str, str], ratings: Iterable[Rating]) -> dict[str, str]:
+    """Return the slices that have enough rows with two answers, the largest ones; none where one slice has every row."""
+    twice = {row for row, n in Counter(rating.row for rating in ratings).items() if n >= 2}
+    sizes = Counter(slices[row] for row in twice if row in slices)
+    large = {name for name, n in sizes.most_common(MOST_SLICES) if n >= FEWEST_OF_SLICE}
+    return {row: name for row, name in slices.items() if name in large} if len(sizes) > 1 else {}

@@ -1,0 +1,121 @@
+"""The control file, `review.control.file`: a table of rows with known verdicts.
+
+The file states what is true of its rows, so its verdicts outrank the annotators'. What it gets wrong (an unknown row, two verdicts, an
+unreadable line) is counted and named, and the rest is used.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import get_args
+
+from curation.errors import ProjectError
+from curation.quality.control import Control, KnownVerdict, match_controls
+from curation.store.records import Row
+from curation.workspace import Workspace
+
+SHORTEST_ID = 8
+"""Characters of a record's id that name it in the file."""
+NAMED = 3
+"""Lines or rows that a sentence names."""
+
+
+@dataclass(frozen=True)
+class ControlFile:
+    """Usable rows of the control file, and the parts that cannot be used."""
+
+    verdicts: Mapping[int, KnownVerdict]
+    """By seq."""
+    name: str = ""
+    unknown: tuple[str, ...] = ()
+    """Ids of rows that the project does not have, or that more than one row begins with."""
+    contradicted: tuple[str, ...] = ()
+    """Ids of rows with two verdicts."""
+    malformed: tuple[str, ...] = ()
+    """Lines that cannot be read, in words."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What is wrong with the file, in sentences."""
+        parts = [("unreadable lines", self.malformed), ("rows that the project does not have", self.unknown),
+                 ("rows with two verdicts", self.contradicted)]  # fmt: skip
+        found = [f"{len(items):,} {words} ({_listed(items)})" for words, items in parts if items]
+        return [f"{self.name}: {'; '.join(found)} are not used. Correct them in the file."] if found else []
+
+    def as_values(self) -> dict[str, int]:
+        """Return the counts, for `--json`."""
+        return {
+            "rows": len(self.verdicts), "unknown": len(self.unknown), "contradicted": len(self.contradicted),
+            "malformed": len(self.malformed),
+        }  # fmt: skip
+
+
+def read_control_file(workspace: Workspace, rows: Mapping[int, Row]) -> ControlFile:
+    """Return the verdicts of the project's control file; none where it names no file.
+
+    Args:
+        workspace: the open project.
+        rows: the project's rows by seq.
+
+    Raises:
+        ProjectError: the file is missing, or lacks a column.
+    """
+    settings = workspace.project.review.control
+    if settings is None or settings.file is None:
+        return ControlFile({})
+    from curation.formats.files import read_raw
+    from curation.formats.raw import RowFailure
+
+    file, where = workspace.folder / settings.file, f"{workspace.folder / 'project.yaml'}: review.control.file"
+    if not file.is_file():
+        raise ProjectError(where, f"names {file}, which is not there", "write that file, or remove the setting")
+    seqs = {row.id: seq for seq, row in rows.items()}
+    ids = sorted(seqs)
+    listed, unknown, malformed = list[Control](), set[str](), list[str]()
+    for place, line in read_raw(file):
+        if isinstance(line, RowFailure):
+            malformed.append(f"line {place}: {line.reason}")
+            continue
+        given, verdict = (str(line.get(name) if line.get(name) is not None else "").strip() for name in ("row", "verdict"))
+        if not given and not verdict and not {"row", "verdict"} <= line.keys():
+            raise ProjectError(str(file), "has no columns named row and verdict", "name its columns row and verdict")
+        identity = _find_id(ids, given.lower())
+        if identity is None:
+            unknown.add(given[:80])
+        elif verdict.lower() not in (allowed := _verdicts_of(rows[seqs[identity]])):
+            malformed.append(f"line {place}: the verdict {verdict[:40]!r} is none of {', '.join(allowed)}")
+        else:
+            listed.append(Control(identity, verdict.lower()))  # type: ignore[arg-type]
+    matched = match_controls(listed, seqs.keys())
+    verdicts = {seqs[control.row]: control.verdict for control in matched.controls}
+    return ControlFile(verdicts, file.name, tuple(sorted(unknown)), matched.contradicted, tuple(malformed))
+
+
+def control_file_digest(workspace: Workspace) -> str:
+    """Return a digest of the content of the control file; empty where there is none."""
+    settings = workspace.project.review.control
+    file = workspace.folder / settings.file if settings and settings.file else None
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file is not None and file.is_file() else ""
+
+
+def _verdicts_of(row: Row) -> tuple[KnownVerdict, ...]:
+    """Return the verdicts that the file may state of a row; a pair without a better response has nothing to approve."""
+    if row.kind == "instruction":
+        return ("approve", "reject")
+    return tuple(verdict for verdict in get_args(KnownVerdict) if verdict != "approve" or row.better is not None)
+
+
+def _find_id(ids: list[str], given: str) -> str | None:
+    """Return the one id that is or begins with GIVEN; None if there is none, or more than one."""
+    at = bisect.bisect_left(ids, given)
+    if len(given) < SHORTEST_ID or at == len(ids) or not ids[at].startswith(given):
+        return None
+    return None if at + 1 < len(ids) and ids[at + 1].startswith(given) else ids[at]
+
+
+def _listed(items: tuple[str, ...]) -> str:
+    more = len(items) - NAMED
+    return ", ".join(item or "(empty)" for item in items[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
