@@ -5,6 +5,7 @@ A command of `curate` imports only the module of its stage, so that `curate stat
 
 from curation.formats.raw import ReadAs
 from curation.stages.balance import balance
+from curation.stages.calibrate import calibrate
 from curation.stages.decide import decide
 from curation.stages.dedup import dedup
 from curation.stages.describe import compare, describe
@@ -31,6 +32,7 @@ __all__ = [
     "ReadAs",
     "StageResult",
     "balance",
+    "calibrate",
     "compare",
     "decide",
     "dedup",

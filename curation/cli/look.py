@@ -1,4 +1,4 @@
-"""The commands that read a project and change no row: status, report, trace, describe, compare, diversity."""
+"""The commands that read a project and change no row: status, report, calibrate, trace, describe, compare, diversity."""
 
 from __future__ import annotations
 
@@ -31,6 +31,18 @@ def report(folder: Folder, out: Annotated[Path | None, typer.Option(help="Where 
     from curation.stages.report import report as run_stage
 
     print_result(run_stage(folder, out=out), as_json)
+
+
+@app.command(rich_help_panel="Look")
+def calibrate(
+    folder: Folder,
+    precision: Annotated[float, typer.Option(help="Share of approved rows that the proposed cut reaches.")] = 0.95,
+    as_json: Json = False,
+) -> None:
+    """Compare the judge's scores with people's verdicts, and propose a cut. Example: curate calibrate my-project --precision 0.95"""
+    from curation.stages.calibrate import calibrate as run_stage
+
+    print_result(run_stage(folder, precision=precision), as_json)
 
 
 @app.command(rich_help_panel="Look")

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from curation.intervals import DRAWS, Estimate, Rate, interval, mean, spearman
+from curation.intervals import DRAWS, LEVEL, Estimate, Rate, Z, clopper_pearson_lower, interval, mean, spearman
 
 DISAGREEMENT = 2.5
 """Points of 10 (one step of the scale) between two scores of one row above which they disagree."""
@@ -275,22 +275,40 @@ def tabulate(kept: Sequence[bool], approved: Sequence[bool]) -> AgreementTable:
     return AgreementTable(*(pairs.count(case) for case in ((True, True), (True, False), (False, True), (False, False))))
 
 
-def auc(totals: Sequence[float], approved: Sequence[bool]) -> Estimate | None:
-    """Return the area under the ROC curve, ties counted half, with the interval of DeLong et al. (1988); None where a class is missing."""
+def auc(totals: Sequence[float], approved: Sequence[bool], *, weights: Sequence[float] | None = None) -> Estimate | None:
+    """Return the area under the ROC curve, ties counted half, with the interval of DeLong et al. (1988); None where a class is missing.
+
+    Where the scores separate the rows without an error, DeLong's interval has no width; then its open end is the Clopper-Pearson bound of
+    as many rows as the smaller class has.
+
+    Args:
+        totals: of the judge, by row.
+        approved: people's verdict, by row.
+        weights: inverse probabilities with which the rows were drawn. The area is then that of the population: rows of few scores, such as
+            only those above a cut, have a smaller one.
+    """
     import numpy as np
-    from scipy.stats import rankdata
 
     values, good = np.asarray(totals, float), np.asarray(approved, bool)
+    weight = np.ones(len(values)) if weights is None else np.asarray(weights, float)
     m, n = int(good.sum()), int((~good).sum())
     if not m or not n:
         return None
-    # DeLong's structural components from mid-ranks (Sun and Xu 2014): O(n log n) instead of all pairs.
-    ranks = rankdata(values)
-    above = (ranks[good] - rankdata(values[good])) / n
-    below = 1 - (ranks[~good] - rankdata(values[~good])) / m
-    area = float(above.mean())
-    variance = (above.var(ddof=1) / m if m > 1 else 0.0) + (below.var(ddof=1) / n if n > 1 else 0.0)
-    width = 1.959964 * math.sqrt(variance)
+    seen, at = np.unique(values, return_inverse=True)
+    of_good, of_bad = (np.bincount(at[side], weight[side], len(seen)) for side in (good, ~good))
+    # DeLong's structural components: of each row the share of the other class that it is on the right side of.
+    above = ((np.cumsum(of_bad) - of_bad / 2) / of_bad.sum())[at[good]]
+    below = 1 - ((np.cumsum(of_good) - of_good / 2) / of_good.sum())[at[~good]]
+    area = float(np.average(above, weights=weight[good]))
+    if area in (0.0, 1.0):
+        side = clopper_pearson_lower(min(m, n), min(m, n), (1 - LEVEL) / 2)
+        return Estimate(area, side, 1.0, m + n) if area else Estimate(area, 0.0, 1 - side, m + n)
+    variance = sum(
+        float(((own * (part - area)) ** 2).sum()) / float(own.sum()) ** 2 * len(part) / (len(part) - 1)
+        for part, own in ((above, weight[good]), (below, weight[~good]))
+        if len(part) > 1
+    )
+    width = Z * math.sqrt(variance)
     return Estimate(area, max(0.0, area - width), min(1.0, area + width), m + n)
 
 

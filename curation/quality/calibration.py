@@ -9,20 +9,20 @@ Clopper-Pearson bound of the nearest 8, 16, 32, ... rows holds, at an error prob
 found by fixed-sequence testing (Learn then Test, Angelopoulos et al. 2021), so the chosen cut keeps its confidence. Shares have Wilson
 intervals, the area under the ROC curve DeLong's (1988); drift is the Mantel-Haenszel odds ratio (Robins, Breslow and Greenland 1986).
 
-People must also see rows below the cut, or nobody knows what the judge wrongly turns down: `draw_blind_sample` draws them with known
-probabilities, and their inverses are the weights of `calibrate`.
+People must also see rows below the cut (`review.calibrate`), or nobody knows what the judge wrongly turns down. Fewer of them are read
+than of the others, so each row is weighted by the number of rows that it represents: `population_weights`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 from curation.intervals import Estimate, Rate, Z, clopper_pearson_lower, clopper_pearson_upper
-from curation.judge.diagnostics import auc
+from curation.judge.diagnostics import FEW, auc
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,10 +30,14 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
 
 ALPHA = 0.05
+ALARM = 0.01
+"""Error probability of a drift alarm: it is looked at after every pull, and 5 % would cry wolf."""
 BINS = 10
 """Groups of rows with neighbouring scores, at most."""
 SMALLEST_BIN = 20
 """Fewest rows of a group."""
+SMALLEST_GROUP = 5
+"""Fewest rows read that represent a group of the population."""
 SMALLEST_WINDOW = 8
 STARTS = 5
 """Cuts from which the search for a precision starts; they share the error probability."""
@@ -66,8 +70,18 @@ class Cut:
     """Share of approved rows from this score on; the lower end is a bound of the stated confidence, the upper end is 1."""
     kept: float
     """Share of all rows with at least this score."""
-    lost: float
-    """Share of the rows that people approve which have a lower score."""
+    lost: Estimate | None
+    """Share of the rows that people approve which have a lower score; None if no row has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnedDown:
+    """Rows that a cut turns down although people approve them."""
+
+    good: Estimate
+    """Share of the rows below the cut that people approve."""
+    lost: Estimate
+    """Share of the rows that people approve which are below the cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +94,7 @@ class Calibration:
     points: tuple[Point, ...]
     bins: tuple[Bin, ...]
     auc: Estimate | None
-    """Probability that an approved row has a higher score than another; None where people approved all rows or none."""
+    """Probability that an approved row has a higher score than another; None where fewer than five rows were approved, or were not."""
     weighted: bool
 
     def probability(self, score: float) -> Estimate:
@@ -112,6 +126,11 @@ class SliceGap:
             self.approved.share - self.expected, self.approved.low - self.expected, self.approved.high - self.expected, self.rows
         )
 
+    def is_clear(self, slices: int) -> bool:
+        """Return whether the gap is more than chance, with an error probability of 5 % shared by this many slices."""
+        low, high = _exact(self.approved.hits, self.approved.n, ALPHA / slices)
+        return not low <= self.expected <= high
+
 
 @dataclass(frozen=True, slots=True)
 class Drift:
@@ -121,30 +140,25 @@ class Drift:
     """Odds of approval after, divided by those before, at equal scores; None where no score occurs in both."""
     auc_change: Estimate | None
 
-    @property
-    def is_clear(self) -> bool:
-        """True if an interval excludes no change."""
+    def is_clear(self, comparisons: int = 1) -> bool:
+        """Return whether a change is more than chance, with an error probability of 1 % shared by the statistics of all comparisons."""
+        # Both intervals are symmetrical (the ratio's on its logarithm), so a wider one has the same middle.
+        wider = NormalDist().inv_cdf(1 - ALARM / (4 * comparisons)) / Z
         ratio, change = self.odds_ratio, self.auc_change
-        return bool((ratio and ratio.excludes(1.0)) or (change and change.excludes(0.0)))
+        moved = ratio is not None and abs(math.log(ratio.value)) > wider * math.log(ratio.high / ratio.value)
+        return moved or (change is not None and abs(change.value) > wider * (change.high - change.value))
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """A row of a blind sample."""
-
-    place: int
-    """Index of the row."""
-    probability: float
-    """Probability with which it was drawn; the inverse is its weight."""
-
-
-def calibrate(scores: Sequence[float], approved: Sequence[bool], *, weights: Sequence[float] | None = None) -> Calibration:
+def calibrate(
+    scores: Sequence[float], approved: Sequence[bool], *, weights: Sequence[float] | None = None, cut: float | None = None
+) -> Calibration:
     """Return the probability of approval as a function of the score, with its band.
 
     Args:
         scores: of the judge, by row; higher is better.
         approved: people's verdict, by row.
         weights: inverse probabilities with which the rows were drawn; None if all were equal.
+        cut: score that no group of neighbouring scores reaches across.
 
     Raises:
         ValueError: there is no row, or a score or weight is not a usable number.
@@ -173,9 +187,14 @@ def calibrate(scores: Sequence[float], approved: Sequence[bool], *, weights: Seq
     share, n = _weighted_share(good, given)
     rate = Rate(round(share * n), round(n)) if weights is None else None
     overall = Estimate(share, rate.low, rate.high, len(values)) if rate else _wilson(share, n, len(values))
-    bins = tuple(Bin(float(values[a]), float(values[b - 1]), Rate(int(good[a:b].sum()), b - a)) for a, b in _bin_edges(values))
-    # Weights change how often a score occurs, not how an approved row compares with another, so the area needs none.
-    return Calibration(len(values), overall, points, bins, auc(values.tolist(), good.tolist()), weights is not None)
+    # Rows of one side of the cut have about equal weights, so a group's share needs none.
+    middle_row = len(values) if cut is None else int(np.searchsorted(values, cut))
+    edges = [
+        (a + start, b + start) for start, part in ((0, values[:middle_row]), (middle_row, values[middle_row:])) for a, b in _bin_edges(part)
+    ]
+    bins = tuple(Bin(float(values[a]), float(values[b - 1]), Rate(int(good[a:b].sum()), b - a)) for a, b in edges)
+    area = auc(values.tolist(), good.tolist(), weights=given.tolist()) if min(good.sum(), (~good).sum()) >= FEW else None
+    return Calibration(len(values), overall, points, bins, area, weights is not None)
 
 
 def find_cut(
@@ -219,9 +238,77 @@ def find_cut(
     if best is None:
         return None
     kept = values >= best[0]
-    all_good = float(given[good].sum())
-    lost = float(given[good & ~kept].sum()) / all_good if all_good else 0.0
-    return Cut(best[0], Estimate(best[1], best[2], 1.0, int(kept.sum())), float(given[kept].sum() / given.sum()), lost)
+    below = turned_down(approved, kept.tolist(), weights=given.tolist())
+    precision_found = Estimate(best[1], best[2], 1.0, int(kept.sum()))
+    return Cut(best[0], precision_found, float(given[kept].sum() / given.sum()), below.lost if below else None)
+
+
+def turned_down(approved: Sequence[bool], kept: Sequence[bool], *, weights: Sequence[float] | None = None) -> TurnedDown | None:
+    """Return how many good rows a cut turns down; None if people saw no row on one of its sides, or approved none.
+
+    Both intervals are Clopper-Pearson's, with Kish's effective number of rows under weights. The share of lost rows combines the two sides
+    of the cut, each at half of the error probability.
+
+    Args:
+        approved: people's verdict, by row.
+        kept: whether the row is on the upper side, by row.
+        weights: inverse probabilities with which the rows were drawn.
+    """
+    import numpy as np
+
+    good, upper = np.asarray(approved, bool), np.asarray(kept, bool)
+    given = np.ones(len(good)) if weights is None else np.asarray(weights, float)
+    if not good.any() or upper.all() or not upper.any():
+        return None
+    sides = []
+    for side in (~upper, upper):
+        share, n = _weighted_share(good[side], given[side])
+        sides.append((float(given[side].sum()), share, *_exact(share * n, n, ALPHA / 2)))
+    (rows, share, low, high), (others, other_share, other_low, other_high) = sides
+
+    def lost(share: float, other: float) -> float:
+        return rows * share / (rows * share + others * other) if share or other else 0.0
+
+    n = int((~upper).sum())
+    _, effective = _weighted_share(good[~upper], given[~upper])
+    good_below = Estimate(share, *_exact(share * effective, effective, ALPHA), n)
+    return TurnedDown(good_below, Estimate(lost(share, other_share), lost(low, other_high), lost(high, other_low), len(good)))
+
+
+def population_weights(scores: Sequence[float], kept: Sequence[bool], population: Sequence[tuple[float, bool]]) -> list[float]:
+    """Return for each row that people read the number of rows of the population that it represents (post-stratification).
+
+    Rows are grouped by whole points of the score on each side of the cut, and neighbouring groups are joined until each has enough rows
+    that were read. If all drawn rows were answered, the weight is the inverse of the probability with which the row was drawn.
+
+    Args:
+        scores: of the rows that were read.
+        kept: whether the row passes the cut, by row that was read.
+        population: (score, whether it passes) of every row, read or not.
+    """
+    weights = [1.0] * len(scores)
+    for side in (False, True):
+        places: dict[int, list[int]] = {}
+        for place, (score, passes) in enumerate(zip(scores, kept, strict=True)):
+            if passes is side:
+                places.setdefault(int(score), []).append(place)
+        sizes: dict[int, int] = {}
+        for score, passes in population:
+            if passes is side:
+                sizes[int(score)] = sizes.get(int(score), 0) + 1
+        groups, rows, size = list[tuple[list[int], int]](), list[int](), 0
+        for point in sorted(sizes.keys() | places.keys()):
+            rows, size = rows + places.get(point, []), size + sizes.get(point, 0)
+            if len(rows) >= SMALLEST_GROUP:
+                groups.append((rows, size))
+                rows, size = [], 0
+        if groups and (rows or size):
+            last = groups.pop()
+            rows, size = last[0] + rows, last[1] + size
+        for own, total in [*groups, (rows, size)]:
+            for place in own:
+                weights[place] = total / len(own)
+    return weights
 
 
 def slice_gaps(scores: Sequence[float], approved: Sequence[bool], slices: Sequence[str], calibration: Calibration) -> list[SliceGap]:
@@ -278,32 +365,6 @@ def predict_approved(seen: Rate, future: int) -> Estimate:
     return Estimate(seen.share, float(possible[0]) / future, float(possible[-1]) / future, seen.n)
 
 
-def draw_blind_sample(ids: Sequence[str], scores: Sequence[float], *, size: int, cut: float, below: float, key: bytes) -> list[Drawn]:
-    """Draw rows for calibration, some of them below the cut, which people would otherwise never see.
-
-    Rows are drawn by a keyed hash of their ids; on each side of the cut every row has the same chance. A side with too few rows is taken
-    whole, and the other side gives the rest.
-
-    Args:
-        ids: of the rows.
-        scores: of the judge, by row.
-        size: rows to draw; all rows if there are fewer.
-        cut: lowest score that passes.
-        below: share of the sample below the cut, 0 to 1.
-        key: makes the draw unpredictable for whoever writes the rows.
-    """
-    sides = [[place for place, score in enumerate(scores) if (score < cut) == lower] for lower in (True, False)]
-    wanted = min(len(sides[0]), round(size * below))
-    upper = min(len(sides[1]), size - wanted)
-    shares = (min(len(sides[0]), size - upper), upper)
-    numbers = [hashlib.blake2b(row.encode(), key=key, digest_size=16).digest() for row in ids]
-    out = []
-    for side, share in zip(sides, shares, strict=True):
-        drawn = sorted(side, key=numbers.__getitem__)[:share]
-        out += [Drawn(place, share / len(side)) for place in drawn]
-    return sorted(out, key=lambda drawn: numbers[drawn.place])
-
-
 def _bands(values: Array, good: Array, weights: Array, seen: Array) -> tuple[Array, Array]:
     """Return the lower and upper ends of the curve's 95 % band at the scores seen, for sorted values."""
     import numpy as np
@@ -326,6 +387,11 @@ def _bands(values: Array, good: Array, weights: Array, seen: Array) -> tuple[Arr
     return np.maximum.accumulate(low), np.minimum.accumulate(high[::-1])[::-1]
 
 
+def _exact(hits: float, n: float, alpha: float) -> tuple[float, float]:
+    """Return the two-sided Clopper-Pearson interval at this error probability."""
+    return clopper_pearson_lower(hits, n, alpha / 2), clopper_pearson_upper(hits, n, alpha / 2)
+
+
 def _weighted_share(good: Array, weights: Array) -> tuple[float, float]:
     """Return the weighted share and Kish's effective number of rows, which is the number of rows under equal weights."""
     total = float(weights.sum())
@@ -343,6 +409,8 @@ def _wilson(share: float, n: float, rows: int) -> Estimate:
 def _bin_edges(values: Array) -> list[tuple[int, int]]:
     """Return (first, end) of groups of sorted rows of about equal size; equal scores stay together."""
     n = len(values)
+    if not n:
+        return []
     groups = max(1, min(BINS, n // SMALLEST_BIN))
     edges = [0]
     for group in range(1, groups):

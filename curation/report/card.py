@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from argilla_setup.shown import plain_markdown
+from curation.report.card_schema import CardInput
 from curation.report.notices import describe_alpha
-from curation.report.schema import CardInput
 
 if TYPE_CHECKING:
     from jinja2 import Template

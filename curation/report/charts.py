@@ -116,6 +116,52 @@ def gauge(value: float, marks: Sequence[tuple[float, str]], *, low: float, high:
     )
 
 
+def curve_chart(
+    points: Sequence[tuple[float, float, float, float]],
+    groups: Sequence[tuple[float, float, float, float]],
+    *,
+    low: float,
+    high: float,
+    marks: Sequence[tuple[float, str]],
+    name: str,
+) -> str:
+    """Draw a share (0 to 1) over a scale, with its band, and the shares of single groups with their intervals.
+
+    Args:
+        points: (place on the scale, share, lower end, upper end) of the curve, ascending.
+        groups: the same of each group.
+        low: lower end of the scale.
+        high: upper end of the scale.
+        marks: (place, label) of vertical lines.
+        name: name for the text alternative.
+    """
+
+    def x(value: float) -> float:
+        return 100 * (min(max(value, low), high) - low) / (high - low)
+
+    def path(values: Iterable[tuple[float, float]]) -> str:
+        return " ".join(f"{x(at):.2f},{100 - 94 * share:.2f}" for at, share in values)
+
+    band = path([*((at, top) for at, _, _, top in points), *((at, bottom) for at, _, bottom, _ in reversed(points))])
+    shapes = [f'<polygon class="band" points="{band}"/>', f'<polyline class="curve" points="{path((p[0], p[1]) for p in points)}"/>']
+    for at, share, bottom, top in groups:
+        place = x(at)
+        shapes.append(f'<line class="whisker" x1="{place:.2f}" x2="{place:.2f}" y1="{100 - 94 * top:.2f}" y2="{100 - 94 * bottom:.2f}"/>')
+        shapes.append(f'<line class="dot" x1="{place:.2f}" x2="{place:.2f}" y1="{100 - 94 * share:.2f}" y2="{100 - 94 * share:.2f}"/>')
+    lines = "".join(f'<line class="cut" x1="{x(at):.2f}" x2="{x(at):.2f}" y1="0" y2="100"/>' for at, _ in marks)
+    flags = "".join(
+        f'<span class="flag{" before" if x(at) > 55 else ""}" style="left:{x(at):.2f}%;top:{1.1 * place:.1f}rem">{escape(label)}</span>'
+        for place, (at, label) in enumerate(marks)
+    )
+    ends = f"from {points[0][1]:.0%} at {points[0][0]:.3g} to {points[-1][1]:.0%} at {points[-1][0]:.3g}" if points else "no values"
+    return (
+        f'<div class="plot calibration"><div class="top" aria-hidden="true">100 %</div>{flags}'
+        f'<svg class="bars" viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{escape(f"{name}: {ends}")}">'
+        f'<line class="grid" x1="0" x2="100" y1="53" y2="53"/>{"".join(shapes)}{lines}</svg>'
+        f'<div class="axis" aria-hidden="true">{_ticks(low, high)}</div></div>'
+    )
+
+
 def count_bins(values: Sequence[float], *, low: float, high: float, bins: int) -> list[int]:
     """Count values in equal bins; values outside the range count in the outermost bin, so the sum is preserved.
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from curation.report.card import authors_of
-from curation.report.schema import CardInput
+from curation.report.card_schema import CardInput
 
 LICENCES = {
     "cc0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/",

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from argilla_setup.shown import mask_secrets
 from curation.intervals import Rate
+from curation.quality.judge_calibration import JudgeCalibration
 from curation.report import charts
 from curation.report.charts import scatter
 from curation.report.notices import describe_alpha, find_notices
@@ -103,6 +104,7 @@ def _environment() -> Environment:
         "share_bar": _safe(charts.share_bar),
         "gauge": _safe(charts.gauge),
         "column_chart": _safe(charts.column_chart),
+        "calibration_chart": _safe(_calibration_chart),
         "scatter": _safe(scatter),
         "differences": _safe_pair,
         "score_range": _score_range,
@@ -113,6 +115,16 @@ def _environment() -> Environment:
         "more_rows": _more_rows,
     }
     return environment
+
+
+def _calibration_chart(found: JudgeCalibration) -> str:
+    """Draw the curve of a calibration, its groups, the cut and the proposed cut."""
+    assert found.curve is not None
+    points = [(p.score, p.estimate.value, p.estimate.low, p.estimate.high) for p in found.curve.points]
+    groups = [((b.low + b.high) / 2, b.approved.share, b.approved.low, b.approved.high) for b in found.curve.bins]
+    marks = [] if found.cut is None else [(found.cut, f"cut {found.cut:.3g}")]
+    marks += [] if found.proposed is None else [(found.proposed.score, f"{found.precision:.0%} from {found.proposed.score:.3g}")]
+    return charts.curve_chart(points, groups, low=0, high=10, marks=marks, name=f"Approved {found.kind} rows by total")
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from curation.errors import command
 from curation.store import facts, records, reviews, runs
 from curation.store.calls import CallLedger
 from curation.views.next_step import next_step
 from curation.views.row_story import RowStory, load_story
-from curation.views.runs import DecideDetail, latest_diversity
+from curation.views.runs import CalibrateDetail, DecideDetail, latest_diversity
 from curation.views.staleness import find_stale, stale_values
-from curation.workspace import StageResult, open_workspace
+from curation.workspace import StageResult, Workspace, open_workspace
 
 
 def status(folder: Path) -> StageResult:
@@ -48,11 +49,23 @@ def status(folder: Path) -> StageResult:
         found = find_stale(workspace)
         stale, warnings = stale_values(found)
         step = next_step(workspace, found, rows=total)
-        return StageResult("status", total, total, {**counts, **stale, "next": step.as_values()}, [*said, *warnings, f"Next: {step}"])
+        notes = [*said, *_calibration_notes(workspace), *warnings, f"Next: {step}"]
+        return StageResult("status", total, total, {**counts, **stale, "next": step.as_values()}, notes)
 
 
 def _excluded(names: Sequence[str]) -> list[str]:
     return [f"Answers of {', '.join(names)} are ignored (review.exclude)."] if names else []
+
+
+def _calibration_notes(workspace: Workspace) -> list[str]:
+    """Return the first sentence of the latest `curate calibrate` on each kind, and whether answers came after it."""
+    found = CalibrateDetail.latest(workspace.db, "calibrate")
+    if found is None:
+        return []
+    numbers = runs.latest_numbers(workspace.db)
+    is_old = numbers["calibrate"] < runs.latest_with_rows(workspace.db, ("pull",))
+    old = f" (before the latest answers: {command('curate', 'calibrate', workspace.folder)})" if is_old else ""
+    return [f"Calibration, {kind}: {texts[0]}{old}." for kind, texts in found.sentences.items() if texts]
 
 
 def _diversity_in_brief(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,9 +30,9 @@ from curation.quality.agreement import Agreement
 from curation.quality.certificate import CERTIFICATE
 from curation.records import KINDS, Kind
 from curation.report.card import render_card
+from curation.report.card_schema import CardInput, Separation
 from curation.report.croissant import render_croissant
 from curation.report.page import render_report
-from curation.report.schema import CardInput, Separation
 from curation.snapshot.digest import content_digest
 from curation.snapshot.manifest import (
     REPORT,

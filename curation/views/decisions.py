@@ -212,7 +212,9 @@ def _decide_kind(
     facts_of = {key: _facts_of(state, known, rows[0], totals.get(rows[0].seq), families) for key, rows in alike.items()}
     passing = {row.seq for key, rows in alike.items() if rules.passes(facts_of[key], keeps[groups[rows[0].seq]]) for row in rows}
     sample = draw(state, kind, passing)
-    free = {row.seq for row in state.rows[kind] if row.seq in totals and row.how != "edited"} - state.overrides.keys() - families.keys()
+    # Rows that a person chose to decide are no random part of the others.
+    chosen = state.overrides.keys() | families.keys() | state.control_file.verdicts.keys()
+    free = {row.seq for row in state.rows[kind] if row.seq in totals and row.how != "edited"} - chosen
     only_below = {row.seq for k, rows in alike.items() if rules.is_only_below_cut(facts_of[k], keeps[groups[rows[0].seq]]) for row in rows}
     drawn = draw_below_cut(state, kind, free & only_below)
     decisions = []

@@ -30,8 +30,10 @@ from curation.store.calls import CallLedger
 from curation.store.facts import Finding
 from curation.store.records import Row
 from curation.views.annotators import Annotator, judge_annotators
+from curation.views.calibration import calibrate_judges
 from curation.views.classes import load_balance
 from curation.views.controls import known_rows
+from curation.views.decisions import decide_all
 from curation.views.judge_diagnostics import judge_quality, score_sets
 from curation.views.pairs import pair_hygiene
 from curation.views.protected import load_protected
@@ -172,6 +174,7 @@ def report_data(workspace: Workspace, *, names: Mapping[str, str] | None = None)
         funnel=_funnel(workspace, verdicts) if verdicts else None,
         scores=score_sets(state) if "score" in ran else None,
         judge=judge_quality(state, verdicts) if "score" in ran else None,
+        calibrations=calibrate_judges(state, decide_all(state)) if {"score", "pull"} <= ran and not project.score.is_off else (),
         pairs=pair_hygiene(state, verdicts) if verdicts else None,
         drops=_drops(workspace, verdicts, by_seq) if verdicts else None,
         suites=_suites(workspace, findings, len(by_seq)) if "screen" in ran else None,

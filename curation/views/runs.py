@@ -191,6 +191,12 @@ class DecideDetail(GateDetail):
     pairs: dict[str, Any] | None = None
 
 
+class CalibrateDetail(RunDetail):
+    """Result of `curate calibrate`: its sentences by kind of row, the most important first."""
+
+    sentences: dict[str, list[str]] = {}
+
+
 class ScopeDetail(RunDetail):
     """The rows that `curate describe` and `curate compare` looked at."""
 

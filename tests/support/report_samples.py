@@ -18,11 +18,11 @@ from curation.distribution.topics import find_topics
 from curation.intervals import Rate
 from curation.judge.diagnostics import check_rationales, length_sensitivity, order_bias, validate_judge
 from curation.report.baselines import compare_selections
+from curation.report.card_schema import CardInput
 from curation.report.schema import (
     Agreement,
     Apart,
     BalancedClass,
-    CardInput,
     ClassBalance,
     ClassCount,
     Conflict,

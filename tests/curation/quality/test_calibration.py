@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from curation.intervals import Rate
-from curation.quality.calibration import calibrate, draw_blind_sample, drift, find_cut, predict_approved, slice_gaps
+from curation.quality.calibration import calibrate, drift, find_cut, population_weights, predict_approved, slice_gaps, turned_down
+from curation.sampling import draw_sample
 
 
 def scored(seed: int, n: int, *, shift: float = 0.0) -> tuple[list[float], list[bool]]:
@@ -47,15 +48,62 @@ def test_the_band_covers_the_truth_at_each_score(n: int) -> None:
     assert np.mean(covered) >= 0.95
 
 
+def read_part(seed: int, n: int = 3_000, *, cut: float = 6.0, below: int = 150) -> tuple[list[float], list[bool], list[float]]:
+    """Scores, verdicts and weights where people read all rows above the cut and a few below; the truth is `scored(seed, n)`."""
+    scores, approved = scored(seed, n)
+    lower = [place for place, score in enumerate(scores) if score < cut]
+    strata = [str(int(scores[place])) for place in lower]
+    drawn = draw_sample([f"{place}" for place in lower], strata, size=below, key=str(seed).encode())
+    own = sorted({place for place, score in enumerate(scores) if score >= cut} | {lower[at] for at in drawn})
+    read = [scores[place] for place in own]
+    weights = population_weights(read, [score >= cut for score in read], [(score, score >= cut) for score in scores])
+    return read, [approved[place] for place in own], weights
+
+
 def test_weights_undo_the_choice_of_the_sample() -> None:
-    scores, approved = scored(1, 4_000)
-    drawn = draw_blind_sample([f"{n}" for n in range(4_000)], scores, size=600, cut=7.0, below=0.25, key=b"k")
-    own = [drawn_row.place for drawn_row in drawn]
-    values = [scores[at] for at in own], [approved[at] for at in own]
-    plain, weighted = calibrate(*values), calibrate(*values, weights=[1 / d.probability for d in drawn])
-    share = sum(approved) / 4_000
-    assert weighted.weighted and weighted.approved.low <= share <= weighted.approved.high < plain.approved.low
-    assert weighted.approved.high - weighted.approved.low > 0
+    """Over fixed seeds the weighted shares and the area cover those of all rows; unweighted ones do not."""
+    covered: dict[str, list[bool]] = {}
+    for seed in range(60):
+        scores, approved = scored(seed, 3_000)
+        read, said, weights = read_part(seed)
+        assert sum(weights) == pytest.approx(3_000)
+        plain, weighted = calibrate(read, said), calibrate(read, said, weights=weights)
+        below = turned_down(said, [score >= 6.0 for score in read], weights=weights)
+        area = calibrate(scores, approved).auc
+        assert below and weighted.auc and plain.auc and area and weighted.weighted
+        lower = [good for score, good in zip(scores, approved, strict=True) if score < 6.0]
+        lost = sum(lower) / sum(approved)
+        truths = {
+            "approved": (weighted.approved, sum(approved) / 3_000), "area": (weighted.auc, area.value), "lost": (below.lost, lost),
+            "good below": (below.good, sum(lower) / len(lower)), "plain area": (plain.auc, area.value),
+        }  # fmt: skip
+        for name, (found, truth) in truths.items():
+            covered.setdefault(name, []).append(found.low <= truth <= found.high)
+    shares = {name: np.mean(found) for name, found in covered.items()}
+    assert shares.pop("plain area") < 0.5
+    assert min(shares.values()) >= 0.93, shares
+
+
+def test_each_weight_is_the_number_of_rows_that_a_row_represents() -> None:
+    population = [(n / 100, n >= 600) for n in range(1_000)]
+    scores = [*(n / 100 for n in range(0, 600, 10)), *(n / 100 for n in range(600, 1_000))]
+    assert population_weights(scores, [score >= 6 for score in scores], population) == [10.0] * 60 + [1.0] * 400
+    few = population_weights([0.5, 8.0], [False, True], population)  # too few for groups: each stands for its side
+    assert few == [600.0, 400.0] and population_weights([], [], population) == []
+
+
+def test_nothing_is_said_of_a_side_that_nobody_saw() -> None:
+    assert turned_down([True, False], [True, True]) is None and turned_down([False, False], [True, False]) is None
+    assert turned_down([True, True], [False, False]) is None
+    found = turned_down([True] * 40 + [False] * 40, [True] * 40 + [False] * 40)
+    assert found and found.good.value == 0 < found.good.high and found.lost.value == 0 < found.lost.high < 0.15
+
+
+def test_groups_of_scores_do_not_reach_across_the_cut() -> None:
+    scores, approved = scored(7, 400)
+    bins = calibrate(scores, approved, cut=6.1).bins
+    assert sum(one.approved.n for one in bins) == 400 and not any(one.low < 6.1 <= one.high for one in bins)
+    assert len(calibrate(scores, approved, cut=0.0).bins) == len(calibrate(scores, approved, cut=99.0).bins) > 5
 
 
 def test_all_approved_and_single_rows_have_bands_and_no_area() -> None:
@@ -87,7 +135,7 @@ def test_the_cut_reaches_its_precision_with_the_stated_confidence() -> None:
         if cut is not None:
             found += 1
             short += float(truth(grid[grid >= cut.score]).mean()) < 0.9
-            assert cut.precision.low >= 0.9 and 0 < cut.kept < 1 and 0 <= cut.lost < 1
+            assert cut.precision.low >= 0.9 and 0 < cut.kept < 1 and cut.lost and cut.lost.low <= cut.lost.value <= cut.lost.high < 1
     assert found >= 80 and short <= 5
 
 
@@ -97,7 +145,7 @@ def test_no_cut_is_given_where_none_reaches_the_precision() -> None:
     rng = np.random.default_rng(0)
     assert find_cut(rng.random(500).tolist(), (rng.random(500) < 0.5).tolist(), precision=0.9) is None
     everything = find_cut([float(n % 10) for n in range(300)], [True] * 300, precision=0.9)
-    assert everything is not None and (everything.score, everything.kept, everything.lost) == (0.0, 1.0, 0.0)
+    assert everything is not None and (everything.score, everything.kept, everything.lost) == (0.0, 1.0, None)
 
 
 def test_a_slice_that_the_scores_misjudge_is_found() -> None:
@@ -111,12 +159,42 @@ def test_a_slice_that_the_scores_misjudge_is_found() -> None:
 
 def test_drift_is_found_and_its_absence_too() -> None:
     same, moved = drift(scored(3, 800), scored(4, 800)), drift(scored(3, 800), scored(4, 800, shift=-1.0))
-    assert same.odds_ratio is not None and not same.is_clear
-    assert moved.odds_ratio is not None and moved.is_clear and moved.odds_ratio.low < np.exp(-1) < moved.odds_ratio.high
+    assert same.odds_ratio is not None and not same.is_clear()
+    assert moved.odds_ratio is not None and moved.is_clear() and moved.odds_ratio.low < np.exp(-1) < moved.odds_ratio.high
     flipped = drift(scored(3, 400), (scored(4, 400)[0], [not a for a in scored(4, 400)[1]]))
     assert flipped.auc_change is not None and flipped.auc_change.high < -0.5
     apart = drift(([1.0] * 30, [True] * 30), ([9.0] * 30, [False] * 30))
-    assert apart.odds_ratio is None and apart.auc_change is None and not apart.is_clear
+    assert apart.odds_ratio is None and apart.auc_change is None and not apart.is_clear()
+
+
+def test_drift_does_not_cry_wolf() -> None:
+    """Of 150 pairs of sets without a change at most 2 % are called clear, also where two comparisons share the error probability."""
+    pairs = [(scored(seed, 250), scored(seed + 1_000, 150)) for seed in range(150)]
+    for comparisons in (1, 2):
+        assert sum(drift(before, after).is_clear(comparisons) for before, after in pairs) <= 3
+    shifted = [drift(scored(seed, 250), scored(seed + 1_000, 250, shift=1.0)).is_clear(2) for seed in range(20)]
+    assert sum(shifted) >= 14
+    # The same rows under two equal judges: nothing moved at all.
+    again = drift(pairs[0][0], pairs[0][0])
+    assert not again.is_clear() and again.odds_ratio is not None and again.odds_ratio.value == pytest.approx(1.0)
+
+
+def test_a_slice_is_called_clear_only_beyond_what_many_slices_show_by_chance() -> None:
+    scores, approved = scored(8, 1_000)
+    names = [str(n % 40) for n in range(1_000)]
+    gaps = slice_gaps(scores, approved, names, calibrate(scores, approved))
+    assert not any(gap.is_clear(len(gaps)) for gap in gaps)
+    worse = [good and not (name == "3" and n % 3) for n, (good, name) in enumerate(zip(approved, names, strict=True))]
+    found = slice_gaps(scores, worse, names, calibrate(scores, worse))
+    assert [gap.name for gap in found if gap.is_clear(len(found))] in ([], ["3"])
+
+
+def test_the_area_of_rows_that_the_scores_separate_has_an_interval() -> None:
+    found = calibrate([float(n) for n in range(40)], [n >= 20 for n in range(40)]).auc
+    assert found is not None and (found.value, found.high) == (1.0, 1.0) and 0.8 < found.low < 0.9
+    upside_down = calibrate([float(n) for n in range(40)], [n < 20 for n in range(40)]).auc
+    assert upside_down is not None and (upside_down.value, upside_down.low) == (0.0, 0.0) and 0.1 < upside_down.high < 0.2
+    assert calibrate([float(n) for n in range(40)], [n >= 37 for n in range(40)]).auc is None  # three approved rows are too few
 
 
 def test_drift_covers_the_true_odds_ratio() -> None:
@@ -133,19 +211,6 @@ def test_the_predicted_share_covers_what_comes() -> None:
         covered.append(found.low <= rng.binomial(25, p) / 25 <= found.high)
     assert np.mean(covered) >= 0.95
     assert predict_approved(Rate(0, 50), 10).low == 0 < predict_approved(Rate(0, 50), 10).high < 0.4
-
-
-def test_the_blind_sample_has_rows_below_the_cut_with_known_chances() -> None:
-    ids, scores = [f"{n}" for n in range(1_000)], [n / 100 for n in range(1_000)]
-    drawn = draw_blind_sample(ids, scores, size=100, cut=7.0, below=0.3, key=b"k")
-    assert [sum(scores[d.place] < 7 for d in drawn), len(drawn)] == [30, 100]
-    assert {d.probability for d in drawn} == {30 / 700, 70 / 300}
-    assert drawn == draw_blind_sample(ids, scores, size=100, cut=7.0, below=0.3, key=b"k")
-    assert [d.place for d in drawn] != sorted(d.place for d in drawn)  # the order of reading gives no side away
-    nobody_below = draw_blind_sample(ids, scores, size=100, cut=0.0, below=0.3, key=b"k")
-    assert len(nobody_below) == 100 and {d.probability for d in nobody_below} == {0.1}
-    assert len(draw_blind_sample(ids[:5], scores[:5], size=100, cut=0.02, below=0.3, key=b"k")) == 5
-    assert draw_blind_sample([], [], size=10, cut=7, below=0.3, key=b"k") == []
 
 
 def shared_data() -> Path:

@@ -161,3 +161,95 @@ def test_calibrate_needs_people(tmp_path: Path) -> None:
     bed = set_review(blank(tmp_path / "garden"), "{mode: none, calibrate: 5}")
     with pytest.raises(ProjectError, match="calibrate goes with mode: sample or all; the mode is none"):
         load_project(bed.folder)
+
+
+def reviewed(tmp_path: Path, *, rows: int = 200, calibrate: int = 60) -> Bed:
+    """A project in which people approve the rows with scores of 4 and 5, and every fourth of those below."""
+    bed = project(tmp_path, f"{{mode: all, overlap: 1, calibrate: {calibrate}}}", rows=rows)
+    found = decided(bed).scored["instruction"]
+    lower = sorted(found.drawn)
+    says = dict.fromkeys(found.above, "approve") | {seq: "reject" if at % 4 else "approve" for at, seq in enumerate(lower)}
+    answer(bed, says)
+    stages.decide(bed.folder)
+    return bed
+
+
+def test_calibrate_says_what_the_cut_turns_down_and_which_cut_is_enough(tmp_path: Path) -> None:
+    done = stages.calibrate(reviewed(tmp_path).folder, precision=0.9)
+    found = done.counts["instruction"]
+    assert (found["above"], found["below"], found["read_above"], found["read_below"]) == (80, 120, 80, 60)
+    assert found["good_below"]["value"] == 0.25 and found["good_below"]["low"] < 0.25 < found["good_below"]["high"] < 0.4
+    # 120 / 4 good rows below the cut and 80 above it; each of the 60 read stands for two.
+    assert found["lost"]["value"] == pytest.approx(30 / 110, abs=1e-4) and 0.15 < found["lost"]["low"] < found["lost"]["high"] < 0.4
+    assert found["proposed_cut"]["score"] == 7.5 and found["proposed_cut"]["precision"]["low"] >= 0.9
+    assert found["proposed_cut"]["kept"] == pytest.approx(0.4) and found["auc"]["value"] > 0.8
+    assert [band["approved"] for band in found["bands"] if band["low"] >= 6] and not found["drift"]
+    assert done.headline == "140 of 200 scored rows are settled by people"
+    assert done.notes[0].startswith("Instruction: from a total of 7.50 on at least 9")
+    assert "of the 120 rows that only the score drops 25% (1" in done.notes[1] and "the cut loses 27% (" in done.notes[1]
+    status = stages.status(tmp_path / "garden")
+    assert any(note.startswith("Calibration, instruction: from a total of 7.50 on") for note in status.notes)
+
+
+@pytest.mark.parametrize(
+    ("values", "calibrate", "says", "sentence"),
+    [
+        ((4, 5), 20, "approve", "no row is dropped by its score alone, so the cut turns nothing down"),
+        ((1, 2, 4, 5), 0, "approve", "people saw none of the 50 rows that only the score drops"),
+        (
+            (1, 2, 4, 5),
+            10,
+            "approve",
+            "people approved 100% (93% to 100%) of the 50 rows read, so it is not known how well the scores separate",
+        ),
+        ((1, 2, 4, 5), 10, "reject", "no cut is shown to reach 95% approved rows (95 % confidence, 50 rows)"),
+        ((1, 1, 1, 1, 1, 1, 1, 1, 1, 4), 5, "approve", "people have settled 10 of the scored instruction rows; a calibration needs 20"),
+        ((1, 2, 4, 5), 10, None, "people have settled 0 of the scored instruction rows; a calibration needs 20"),
+    ],
+)
+def test_what_is_not_known_is_a_sentence_without_a_number(
+    tmp_path: Path, values: tuple[int, ...], calibrate: int, says: str | None, sentence: str
+) -> None:
+    bed = project(tmp_path, f"{{mode: all, overlap: 1, calibrate: {calibrate}}}", values=values)
+    if says:
+        answer(bed, dict.fromkeys(decided(bed).scored["instruction"].above, says))
+    done = stages.calibrate(bed.folder)
+    assert any(sentence in note for note in done.notes), done.notes
+    found = done.counts["instruction"]
+    assert found["lost"] is None and found["good_below"] is None
+
+
+def test_another_rubric_that_means_the_same_is_no_drift_and_one_that_does_not_is(tmp_path: Path) -> None:
+    bed = reviewed(tmp_path)
+    good = {seq: 5 if decision.reasons[0].kind == "approved" else 1 for seq, decision in by_seq(bed).items()}
+    rows = {row.seq: place for place, row in enumerate(bed.rows())}
+    bed.set("Is it true", "Is it quite true")
+    score(bed, {seq: value for seq, value in zip(rows, (1, 2, 3, 4, 5) * 40, strict=True)})
+    same = stages.calibrate(bed.folder).counts["instruction"]["drift"]
+    assert [one["clear"] for one in same] == [False] and same[0]["odds_ratio"]["value"] == pytest.approx(1)
+    bed.set("Is it quite true", "Is it very true")
+    score(bed, {seq: 6 - value for seq, value in good.items()})
+    done = stages.calibrate(bed.folder)
+    assert [one["clear"] for one in done.counts["instruction"]["drift"]] == [True]
+    assert any("people's approval has changed (another judge, rubric or prompt before)" in note for note in done.notes)
+
+
+def test_the_report_draws_the_calibration_and_escapes_its_labels(tmp_path: Path) -> None:
+    bed = reviewed(tmp_path)
+    with open_store(bed.folder) as db:
+        db.execute("UPDATE records SET label = '<script>alert(1)</script>'")
+        db.commit()
+        with runs.record_run(db, "pull"):
+            pass
+    stages.report(bed.folder)
+    page = (bed.folder / "report.html").read_text()
+    assert '<section id="calibration"' in page and '<polygon class="band"' in page and ">cut 6<" in page
+    assert "<script>alert(1)" not in page and "&lt;script&gt;alert(1)" in page
+
+
+def test_without_a_judge_there_is_nothing_to_calibrate(tmp_path: Path) -> None:
+    bed = set_review(blank(tmp_path / "garden"), "{mode: all}")
+    with pytest.raises(ProjectError, match="there is no judge to calibrate"):
+        stages.calibrate(bed.folder)
+    with pytest.raises(ProjectError, match="must be between 0 and 1, got 95"):
+        stages.calibrate(bed.folder, precision=95)
