@@ -14,12 +14,13 @@ from curation.stages.estimate import estimate
 from curation.stages.generate import generate
 from curation.stages.import_rows import Provenance, import_rows
 from curation.stages.inspect import status, trace
-from curation.stages.override import erase, override
+from curation.stages.override import erase, override, override_many, undo
 from curation.stages.plan import plan
 from curation.stages.pull import pull
 from curation.stages.push import push
 from curation.stages.release import diff, export, revoke, sign, verify
 from curation.stages.report import report
+from curation.stages.rows import rows
 from curation.stages.run import refill, run
 from curation.stages.score import score
 from curation.stages.screen import screen
@@ -46,12 +47,14 @@ __all__ = [
     "import_rows",
     "open_workspace",
     "override",
+    "override_many",
     "plan",
     "pull",
     "push",
     "refill",
     "report",
     "revoke",
+    "rows",
     "run",
     "score",
     "screen",
@@ -59,5 +62,6 @@ __all__ = [
     "snapshot",
     "status",
     "trace",
+    "undo",
     "verify",
 ]

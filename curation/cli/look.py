@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from curation.cli.app import Folder, Json, RowId, app, progress_bar
-from curation.cli.output import print_result, print_trace
+from curation.cli.app import Folder, Json, RowId, app, print_values, progress_bar
+from curation.cli.output import print_result, print_rows, print_trace
 
 # The literal `standing` is the public name of "may still enter a snapshot"; scripts use it.
 Scope = Annotated[
@@ -51,6 +51,34 @@ def trace(folder: Folder, row: RowId, as_json: Json = False) -> None:
     from curation.stages.inspect import trace as run_stage
 
     print_trace(run_stage(folder, row), as_json)
+
+
+@app.command(rich_help_panel="Look")
+def rows(
+    folder: Folder,
+    where: Annotated[
+        str | None, typer.Option("--where", help="SQL condition over the columns, such as \"score < 6 AND label = 'a'\".")
+    ] = None,
+    search: Annotated[str | None, typer.Option("--search", help="Text that prompt or response contains.")] = None,
+    sort: Annotated[str | None, typer.Option("--sort", help="Column to sort by; -COLUMN in descending order.")] = None,
+    columns: Annotated[str | None, typer.Option("--columns", help="Columns, with commas between: id,score,meta.origin.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=0, help="Most rows; default 20 on the screen, and all in a file.")] = None,
+    by: Annotated[str | None, typer.Option("--by", help="Count the rows by the values of this column.")] = None,
+    histogram: Annotated[str | None, typer.Option("--histogram", help="Count the rows in intervals of this column.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the rows to a .csv, .jsonl or .parquet file.")] = None,
+    list_columns: Annotated[bool, typer.Option("--list-columns", help="List the columns and their meaning.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Search, filter and export rows. Example: curate rows my-project --where "verdict = 'dropped'" --by reason"""
+    from curation.stages.rows import rows as run_stage
+    from curation.views.row_table import COLUMNS, Query
+
+    if list_columns:
+        print_values(dict(COLUMNS), "\n".join(f"{name:16} {meaning}" for name, meaning in COLUMNS.items()), json=as_json)
+        return
+    most = limit if limit is not None or out is not None else 20
+    names = [name.strip() for name in columns.split(",") if name.strip()] if columns else None
+    print_rows(run_stage(folder, Query(where, search, sort, most), columns=names, by=by, histogram=histogram, out=out), as_json)
 
 
 @app.command(rich_help_panel="Look")

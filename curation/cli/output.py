@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from argilla_setup.command_line import as_json as to_json
@@ -13,6 +15,7 @@ from argilla_setup.shown import mask_values, visible
 from curation.findings import words_of
 
 if TYPE_CHECKING:
+    from curation.stages.rows import RowsResult
     from curation.views.row_story import FindingStory, ReasonStory, RowStory
     from curation.workspace import StageResult
 
@@ -49,6 +52,46 @@ def print_result(result: StageResult, as_json: bool, *, verbose: bool = False) -
         echo(note)
     if (result.details or result.headline) and not verbose:
         echo("Details: run with --verbose.")
+
+
+def print_rows(result: RowsResult, as_json: bool) -> None:
+    """Print rows of a project as a table, their counts by value, or a histogram."""
+    if as_json:
+        print(to_json(asdict(result) | {"written": str(result.written) if result.written else None}))
+        return
+    found = "all" if result.found == result.total else f"{result.found:,} of"
+    _print_line(f"rows: {found} {result.total:,} rows" + (f", written to {result.written}" if result.written else ""))
+    if result.groups:
+        lines = [[_cell(g.value), f"{g.rows:,}", _cell(g.mean_score), f"{g.approved:,}", f"{g.dropped:,}"] for g in result.groups]
+        _print_table(["value", "rows", "mean score", "approved", "dropped"], lines)
+    elif result.bins:
+        most = max(bar.rows for bar in result.bins)
+        for bar in result.bins:
+            print(f"  {bar.low:>10.4g} to {bar.high:<10.4g} {bar.rows:>9,} {'█' * round(40 * bar.rows / most) if most else ''}")
+    elif result.rows:
+        _print_table(
+            list(result.rows[0]),
+            [[_cell(value)[:12] if name == "id" else _cell(value) for name, value in row.items()] for row in result.rows],
+        )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return visible(", ".join(map(str, value)) if isinstance(value, list) else str(value), lines=False)
+
+
+def _print_table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """Print a table as wide as the terminal: columns whose texts are long share what the others leave."""
+    total = shutil.get_terminal_size((120, 24)).columns
+    widths = [max(len(name), *(len(line[n]) for line in lines)) for n, name in enumerate(names)]
+    while sum(widths) + 2 * len(widths) > total and max(widths) > 12:
+        widths[widths.index(max(widths))] -= 1
+    for line in (names, *lines):
+        shown = (text if len(text) <= width else f"{text[: width - 1]}…" for text, width in zip(line, widths, strict=True))
+        print("  ".join(text.ljust(width) for text, width in zip(shown, widths, strict=True)).rstrip())
 
 
 def print_trace(story: RowStory, as_json: bool) -> None:

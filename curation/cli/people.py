@@ -1,13 +1,18 @@
-"""The commands around human review: push, pull, keep, drop, erase, serve."""
+"""The commands around human review: push, pull, keep, drop, undo, erase, serve."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from curation.cli.app import Folder, Json, Reason, RowId, Verbose, app, progress_bar
 from curation.cli.output import print_result
+from curation.errors import ProjectError
+
+if TYPE_CHECKING:
+    from curation.workspace import StageResult
 
 
 @app.command(rich_help_panel="People")
@@ -28,28 +33,58 @@ def pull(folder: Folder, verbose: Verbose = False, as_json: Json = False) -> Non
     print_result(run_stage(folder), as_json, verbose=verbose)
 
 
+Rows = Annotated[str | None, typer.Argument(help="A record's id, or its first characters.")]
+Where = Annotated[str | None, typer.Option("--where", help="Every row that meets this condition, as in `curate rows`.")]
+ListFile = Annotated[Path | None, typer.Option("--file", help="Every row whose id this file lists, one per line.")]
+Yes = Annotated[bool, typer.Option("--yes", help="With --where or --file: change the rows, not only count them.")]
+
+
+def _override(folder: Path, row: str | None, where: str | None, file: Path | None, **options: Any) -> StageResult:
+    from curation.stages.override import override, override_many
+
+    if sum(given is not None for given in (row, where, file)) != 1:
+        raise ProjectError("ROW, --where, --file", "are not exactly one of them", "name a row, a condition or a file")
+    if row is not None:
+        del options["confirmed"]
+        return override(folder, row, **options)
+    if options.pop("choice", None):
+        raise ProjectError("--as", "is the outcome of one row", "name the row's id")
+    from curation.views.row_table import Query
+
+    return override_many(folder, file if file is not None else Query(where), **options)
+
+
 @app.command(rich_help_panel="People")
 def keep(
     folder: Folder,
-    row: RowId,
     reason: Reason,
+    row: Rows = None,
+    where: Where = None,
+    file: ListFile = None,
+    yes: Yes = False,
     choice: Annotated[
         str | None, typer.Option("--as", help="The outcome where annotators disagree: first, second, approve, reject or edit:USER.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Force-keep a row, or settle a dispute. Example: curate keep my-project 3f9c2a1b --as second --reason 'A is wrong'"""
-    from curation.stages.override import override as run_stage
-
-    print_result(run_stage(folder, row, action="keep", reason=reason, choice=choice), as_json)
+    """Force-keep rows, or settle a dispute. Example: curate keep my-project 3f9c2a1b --as second --reason 'A is wrong'"""
+    print_result(_override(folder, row, where, file, action="keep", reason=reason, confirmed=yes, choice=choice), as_json)
 
 
 @app.command(rich_help_panel="People")
-def drop(folder: Folder, row: RowId, reason: Reason, as_json: Json = False) -> None:
-    """Force-drop a row. Example: curate drop my-project 3f9c2a1b --reason 'ambiguous'"""
-    from curation.stages.override import override as run_stage
+def drop(
+    folder: Folder, reason: Reason, row: Rows = None, where: Where = None, file: ListFile = None, yes: Yes = False, as_json: Json = False
+) -> None:
+    """Force-drop rows. Example: curate drop my-project --where "label = 'spam'" --reason 'off topic' --yes"""
+    print_result(_override(folder, row, where, file, action="drop", reason=reason, confirmed=yes), as_json)
 
-    print_result(run_stage(folder, row, action="drop", reason=reason), as_json)
+
+@app.command(rich_help_panel="People")
+def undo(folder: Folder, as_json: Json = False) -> None:
+    """Take back the latest keep or drop. Example: curate undo my-project"""
+    from curation.stages.override import undo as run_stage
+
+    print_result(run_stage(folder), as_json)
 
 
 @app.command(rich_help_panel="People")

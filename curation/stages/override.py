@@ -1,12 +1,13 @@
-"""Force-keep or force-drop a row whatever gates and annotators say, and erase a row's text."""
+"""Force-keep or force-drop rows whatever gates and annotators say, take that back, and erase a row's text."""
 
 from __future__ import annotations
 
 import getpass
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from argilla_setup.shown import visible
 from curation import decide as rules
@@ -21,6 +22,9 @@ from curation.views.decisions import decide_all
 from curation.views.runs import snapshots_with
 from curation.views.state import ProjectState
 from curation.workspace import StageResult, Workspace, open_workspace
+
+if TYPE_CHECKING:
+    from curation.views.row_table import Query
 
 DISTINCTIVE = 20
 """Characters from which a text identifies a row in stored requests."""
@@ -46,7 +50,7 @@ def override(folder: Path, identity: str, *, action: Literal["keep", "drop"], re
     with open_workspace(folder) as workspace:
         seq = records.find_seq(workspace.db, identity)
         chosen = _check_choice(workspace, seq, identity, choice) if action == "keep" else None
-        facts.add_override(workspace.db, seq, action=action, reason=reason, by=_user_name(), choice=choice, chosen=chosen)
+        facts.add_overrides(workspace.db, [seq], action=action, reason=reason, by=_user_name(), choice=choice, chosen=chosen)
         update_verdicts(workspace)
         decision = facts.decisions_by_seq(workspace.db).get(seq)
         verdict = decision.verdict if decision else None
@@ -59,6 +63,83 @@ def override(folder: Path, identity: str, *, action: Literal["keep", "drop"], re
             again = command("curate", "keep", folder, identity, "--as", "approve" if kept["kind"] == "instruction" else "first")
             notes = [f"Annotators reject this row, and keep alone outranks only the gates. To approve it anyway: {again}"]
         return StageResult("keep", 1, 1, {**counts, **({"as": choice} if choice else {}), **kept}, notes)
+
+
+def override_many(
+    folder: Path, rows: Query | Path, *, action: Literal["keep", "drop"], reason: str, confirmed: bool = False
+) -> StageResult:
+    """Force-keep or force-drop every row of a query or a list. `undo` takes it back as a whole.
+
+    Args:
+        folder: of the project.
+        rows: a query over the table of rows, or a text file with a record's id at the start of each line.
+        action: "keep" or "drop".
+        reason: in the user's words; it is stored with every row.
+        confirmed: store it. Otherwise the rows are only counted.
+
+    Raises:
+        ProjectError: no reason, a condition or a line that cannot be used, or no row.
+    """
+    _need_reason(action, folder, "ROW", reason)
+    with open_workspace(folder) as workspace:
+        state = ProjectState(workspace)
+        seqs = _listed_seqs(rows, state) if isinstance(rows, Path) else _found_seqs(rows, state)
+        before = Counter(state.verdicts.get(seq, "undecided") for seq in seqs)
+        if not confirmed:
+            notes = ["Nothing was changed. Run the command with --yes to change them; `curate undo` takes it back."]
+            return StageResult(action, len(seqs), 0, {"verdicts": dict(before)}, notes)
+        facts.add_overrides(workspace.db, seqs, action=action, reason=reason, by=_user_name())
+        update_verdicts(workspace)
+        return StageResult(action, len(seqs), len(seqs), _changed_verdicts(workspace, seqs, before))
+
+
+def undo(folder: Path) -> StageResult:
+    """Take back the latest keep or drop: all rows of that command get the override that they had before, or none."""
+    with open_workspace(folder) as workspace:
+        before = facts.verdict_by_seq(workspace.db)
+        seqs = facts.undo_overrides(workspace.db, by=_user_name())
+        if not seqs:
+            raise ProjectError(str(folder), "has no keep or drop to take back", command("curate", "status", folder))
+        update_verdicts(workspace)
+        counts = _changed_verdicts(workspace, seqs, Counter(before.get(seq, "undecided") for seq in seqs))
+        return StageResult("undo", len(seqs), len(seqs), counts, ["Run `curate undo` again to restore them."])
+
+
+def _changed_verdicts(workspace: Workspace, seqs: Sequence[int], before: Counter[str]) -> dict[str, Any]:
+    verdicts = facts.verdict_by_seq(workspace.db)
+    return {"before": dict(before), "verdicts": dict(Counter(verdicts.get(seq, "undecided") for seq in seqs))}
+
+
+def _found_seqs(query: Query, state: ProjectState) -> list[int]:
+    from curation.views.row_table import RowTable, load_table
+
+    if not (query.where or "").strip() and not (query.search or "").strip():
+        raise ProjectError("--where", "is missing, so every row would be meant", 'write a condition, such as --where "score < 6"')
+    if seqs := RowTable(load_table(state)).seqs(query):
+        return seqs
+    raise ProjectError("--where", "no row meets the condition", f"see what there is: {command('curate', 'rows', state.workspace.folder)}")
+
+
+def _listed_seqs(file: Path, state: ProjectState) -> list[int]:
+    """Return the rows that a file lists: each line begins with a record's whole id; a CSV with a column `id` in front works too."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        fact = f"cannot be read ({error.strerror if isinstance(error, OSError) else 'it is not UTF-8 text'})"
+        raise ProjectError(str(file), fact, "name a text file with one id per line") from error
+    seq_of, seqs = {row.id: seq for seq, row in state.row_by_seq.items()}, dict[int, None]()
+    for number, line in enumerate(lines, 1):
+        identity = line.split(",")[0].strip().strip('"').lower()
+        if not identity or (number == 1 and identity == "id"):
+            continue
+        if identity not in seq_of:
+            raise ProjectError(
+                f"{file}, line {number}", f"no row of this project has the id {identity[:80]!r}", "correct the line; nothing was changed"
+            )
+        seqs[seq_of[identity]] = None
+    if not seqs:
+        raise ProjectError(str(file), "lists no row", "write one id per line, for example with `curate rows --columns id --csv FILE`")
+    return list(seqs)
 
 
 def _check_choice(workspace: Workspace, seq: int, identity: str, choice: str | None) -> int | None:

@@ -311,29 +311,71 @@ class StoredOverride(NamedTuple):
     """For "edit:USER": the edited record whose text was kept."""
 
 
-def add_override(
-    db: sqlite3.Connection, seq: int, *, action: str, reason: str, by: str, choice: str | None = None, chosen: int | None = None
+CLEAR = "clear"
+"""Action of an override that takes the record's earlier ones back."""
+
+
+def add_overrides(
+    db: sqlite3.Connection,
+    seqs: Iterable[int],
+    *,
+    action: Literal["keep", "drop"],
+    reason: str,
+    by: str,
+    choice: str | None = None,
+    chosen: int | None = None,
 ) -> None:
-    """Store a data lead's keep or drop, which outranks every gate.
+    """Store a data lead's keep or drop of records in one transaction. It outranks every gate.
 
     Args:
         db: the workbench.
-        seq: the record.
+        seqs: the records.
         action: "keep" or "drop".
         reason: in the data lead's words.
-        by: name of the data lead.
-        choice: for keep, what `--as` named.
-        chosen: for the choice of an edit, the edited record.
+        by: user name.
+        choice: what `--as` named; None leaves the verdict to the annotators.
+        chosen: for "edit:USER": the edited record.
     """
-    at = datetime.now(UTC).isoformat(timespec="seconds")
-    values = (seq, action, reason, by, at, choice, chosen)
-    db.execute("INSERT INTO overrides (seq, action, reason, by, at, choice, chosen) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        _insert_overrides(db, [(seq, action, reason, choice, chosen) for seq in seqs], by)
+
+
+def undo_overrides(db: sqlite3.Connection, *, by: str) -> list[int]:
+    """Take back the overrides that were stored last, all that one command stored, and return their records.
+
+    A record gets the override that it had before, or none. Nothing is deleted, so the history stays. Undoing again restores them.
+
+    Args:
+        db: the workbench.
+        by: user name.
+    """
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        last = db.execute("SELECT seq, override FROM overrides WHERE at = (SELECT max(at) FROM overrides)").fetchall()
+        back = []
+        for row in last:
+            sql = "SELECT action, reason, choice, chosen FROM overrides WHERE seq = ? AND override < ? ORDER BY override DESC LIMIT 1"
+            before = db.execute(sql, (row["seq"], row["override"])).fetchone()
+            back.append((row["seq"], *(before or (CLEAR, "undone", None, None))))
+        _insert_overrides(db, back, by)
+    return [row["seq"] for row in last]
+
+
+def _insert_overrides(db: sqlite3.Connection, overrides: Sequence[tuple[int, str, str, str | None, int | None]], by: str) -> None:
+    # Microseconds: the overrides of one command share their time, and those of two commands do not.
+    at = datetime.now(UTC).isoformat(timespec="microseconds")
+    db.executemany(
+        "INSERT INTO overrides (seq, action, reason, choice, chosen, by, at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [(*values, by, at) for values in overrides],
+    )
 
 
 def overrides_by_seq(db: sqlite3.Connection) -> dict[int, StoredOverride]:
     """Return the latest override of each record that has one."""
     sql = "SELECT override, seq, action, reason, by, at, choice, chosen FROM overrides ORDER BY override"
-    return {row["seq"]: StoredOverride(*row) for row in db.execute(sql)}
+    latest = {row["seq"]: StoredOverride(*row) for row in db.execute(sql)}
+    return {seq: override for seq, override in latest.items() if override.action != CLEAR}
 
 
 def latest_override(db: sqlite3.Connection) -> str:

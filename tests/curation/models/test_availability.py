@@ -259,7 +259,7 @@ def test_a_refill_is_likely_to_ask_for_as_many_as_fell_so_far(tmp_path: Path, ke
                 asked = [(make_request(cell.id), 0)]
                 CallLedger(workspace.db).claim(asked, provider="anthropic", simulated=False, limit=1, budget_usd=5, since=0)
             for row in records.list_rows(workspace.db, "instruction")[:5]:
-                facts.add_override(workspace.db, row.seq, action="drop", reason="no", by="me")
+                facts.add_overrides(workspace.db, [row.seq], action="drop", reason="no", by="me")
         shares = [share for share in stages.estimate(folder).counts["shares"] if share["stage"] == "refill, generate"]
     planned, fallen = sorted(shares, key=lambda share: -share["calls"])
     assert (planned["calls"], fallen["calls"]) == (8 * 2, 5 * 2)

@@ -171,8 +171,8 @@ def test_splits_once_written_never_change(db: Database) -> None:
 
 
 def test_the_latest_override_counts_and_earlier_ones_stay(db: Database) -> None:
-    facts.add_override(db, 1, action="drop", reason="odd", by="ada")
-    facts.add_override(db, 1, action="keep", reason="looked again", by="bob")
+    facts.add_overrides(db, [1], action="drop", reason="odd", by="ada")
+    facts.add_overrides(db, [1], action="keep", reason="looked again", by="bob")
     assert facts.overrides_by_seq(db)[1][2:5] == ("keep", "looked again", "bob")
     assert db.execute("SELECT count(*) FROM overrides").fetchone()[0] == 2
 
@@ -481,7 +481,7 @@ def test_a_workbench_of_version_4_keeps_its_rows_and_their_sources_become_unknow
         ]
         assert records.list_sources(db) == [Source(source, "unknown", "unknown", "unknown", "rows.jsonl", started)]
         assert records.meta_by_seq(db) == {}
-        facts.add_override(db, rows[0].seq, action="keep", reason="x", by="ada", choice="edit:bob", chosen=rows[1].seq)
+        facts.add_overrides(db, [rows[0].seq], action="keep", reason="x", by="ada", choice="edit:bob", chosen=rows[1].seq)
         assert facts.overrides_by_seq(db)[rows[0].seq][5:] == (facts.overrides_by_seq(db)[rows[0].seq].at, "edit:bob", rows[1].seq)
         assert facts.kept_seqs(db) == {rows[1].seq}
     (tmp_path / "new").mkdir()

@@ -1,0 +1,66 @@
+"""Search, filter, sort, group and export the rows of a project. Nothing is written to the project."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from curation.views.row_table import Bin, Group, Query, RowTable, load_table, write_table
+from curation.views.state import ProjectState
+from curation.workspace import open_workspace
+
+SHOWN = ("id", "verdict", "score", "label", "prompt", "response")
+"""Columns that are shown where none are named."""
+
+
+@dataclass(frozen=True)
+class RowsResult:
+    """Rows of a project that a query found."""
+
+    total: int
+    """Rows of the project."""
+    found: int
+    """Rows that meet the condition."""
+    rows: Sequence[dict[str, Any]] = ()
+    """The page: column to value."""
+    groups: Sequence[Group] = ()
+    bins: Sequence[Bin] = ()
+    written: Path | None = None
+    """File with the rows."""
+
+
+def rows(
+    folder: Path,
+    query: Query,
+    *,
+    columns: Sequence[str] | None = None,
+    by: str | None = None,
+    histogram: str | None = None,
+    out: Path | None = None,
+) -> RowsResult:
+    """Find rows by a condition over everything that the project knows about them (`curation.views.row_table.COLUMNS`).
+
+    Args:
+        folder: of the project.
+        query: the condition, order and page.
+        columns: columns of the page, dotted for fields; default: `SHOWN`, and all columns in a file.
+        by: count the rows by the values of this column instead.
+        histogram: count the rows in intervals of this column instead.
+        out: CSV, JSONL or Parquet file that gets the rows.
+
+    Raises:
+        ProjectError: a condition, column or file that cannot be used.
+    """
+    with open_workspace(folder) as workspace:
+        table = RowTable(load_table(ProjectState(workspace)))
+    found = table.count(query)
+    if by is not None:
+        return RowsResult(table.rows, found, groups=table.group(by, query))
+    if histogram is not None:
+        return RowsResult(table.rows, found, bins=table.histogram(histogram, query))
+    if out is not None:
+        write_table(table.select(query, columns), out)
+        return RowsResult(table.rows, found, written=out)
+    return RowsResult(table.rows, found, rows=table.select(query, columns or SHOWN).to_pylist())
