@@ -105,7 +105,8 @@ def ensure_dataset(client: rg.Argilla, name: str, *, workspace: str, settings: r
     if found is None:
         return rg.Dataset(name=name, workspace=workspace, settings=settings, client=client).create()
     found.settings.get()
-    _check_form(found, settings)
+    if (difference := describe_difference(found, settings)) is not None:
+        raise FormMismatch(f"dataset {found.name}", difference, "choose another dataset name, or delete that dataset in Argilla")
     # Metadata properties that the form does not know stay as they are.
     visible = {item.name: item.visible_for_annotators for item in settings.metadata}
     switched = [
@@ -184,8 +185,3 @@ def describe_difference(found: rg.Dataset, settings: rg.Settings) -> str | None:
 def _options(item: object) -> tuple[str, ...]:
     """Return the names of a question's labels: an answer with another one would be refused."""
     return tuple(map(str, getattr(item, "labels", None) or ()))
-
-
-def _check_form(found: rg.Dataset, settings: rg.Settings) -> None:
-    if (difference := describe_difference(found, settings)) is not None:
-        raise FormMismatch(f"dataset {found.name}", difference, "choose another dataset name, or delete that dataset in Argilla")

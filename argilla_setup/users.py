@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from argilla_setup.errors import UserError
 from argilla_setup.server.home import OWNER, Home, ensure_secrets, load_secrets, write_private
@@ -67,6 +67,7 @@ def ensure_account(
     with open_api(url, api_key) as api:
         user = next((u for u in api.get("users") if u["username"] == name), None)
         credentials = folder / f"{name}.json" if folder is not None else None
+        # Argilla returns no passwords: the file of an earlier call has the only copy.
         password = json.loads(credentials.read_text()).get("password") if credentials is not None and credentials.exists() else None
         if user is None:
             password = secrets.token_urlsafe(12)
@@ -114,8 +115,16 @@ def admit_existing(url: str, api_key: str, names: Sequence[str], *, workspace: s
     return left
 
 
-def list_accounts(url: str, api_key: str) -> list[dict[str, Any]]:
-    """Return username, role and workspaces of every account, without keys."""
+class ListedAccount(TypedDict):
+    """An account as `argilla-setup users list` shows it, without its key."""
+
+    username: str
+    role: str
+    workspaces: list[str]
+
+
+def list_accounts(url: str, api_key: str) -> list[ListedAccount]:
+    """Return every account, without keys."""
     with open_api(url, api_key) as api:
         return [
             {"username": u["username"], "role": u["role"], "workspaces": [w["name"] for w in api.get(f"users/{u['id']}/workspaces")]}

@@ -230,6 +230,7 @@ class Compiled:
 
         ids = [encoding.ids for encoding in self.tokenizer.encode_batch(texts)]
         for turn, batch in enumerate(_batches([len(row) for row in ids])):
+            # Batches are in order of length, so the last row is the longest.
             width = len(ids[batch[-1]])
             tokens, mask = np.zeros((2, len(batch), width), np.int64)
             for place, row in enumerate(batch):
@@ -245,8 +246,6 @@ class Compiled:
 
 def is_installed() -> bool:
     """Return whether OpenVINO is installed."""
-    import importlib.util
-
     return importlib.util.find_spec("openvino") is not None
 
 
@@ -293,6 +292,7 @@ def convert(digest: str, encoder: Any, sample: Sequence[str], *, by_torch: Calla
                 logging.getLogger("transformers").setLevel(logging.ERROR)  # its import had set the level back
                 _save(encoder, aside)
             measured = _measure(aside, sample, by_torch)
+        # Also of a model that OpenVINO does not fit, so that it is not converted at every start.
         (aside / "measured.json").write_text(json.dumps(asdict(measured)))
         shutil.rmtree(folder, ignore_errors=True)
         aside.rename(folder)  # another process sees either no conversion or a whole one

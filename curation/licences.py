@@ -127,6 +127,7 @@ def _conflicts(known: list[str]) -> list[str]:
 def _canonical(licence: str) -> str:
     """Return the table's spelling; of alternatives (A OR B) the one that asks for least."""
     options = [_KNOWN.get(part.strip().lower(), part.strip()) for part in licence.strip("() ").split(" OR ")]
+    # An alternative whose terms are not in the table cannot be weighed, so the expression stays as it is.
     listed = [option for option in options if option in CONDITIONS]
     return min(listed, key=lambda name: len(CONDITIONS[name])) if len(listed) == len(options) else licence
 

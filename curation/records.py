@@ -82,7 +82,7 @@ def make_instruction(prompt: str, completion: str, *, system: str | None = None,
         RowError: a text is empty or not valid Unicode.
     """
     turns = ({"role": "system", "content": system},) if system else ()
-    return _build(
+    return parse_record(
         {
             "kind": "instruction",
             "prompt": (*turns, {"role": "user", "content": prompt}),
@@ -105,7 +105,7 @@ def make_pair(prompt: tuple[Message, ...], better: str, worse: str) -> tuple[Pai
     """
     # Sorted by code point, so that a pair has one id whichever completion is better; that is a fact, not content.
     first, second = sorted((better, worse))
-    record = _build(
+    record = parse_record(
         {
             "kind": "preference",
             "prompt": prompt,
@@ -152,7 +152,20 @@ def parse_record(value: dict[str, Any]) -> Record:
     Raises:
         RowError: names the field and the problem.
     """
-    return _build(value)
+    try:
+        record = _RECORD.validate_python(value)
+        # Lone surrogates have no UTF-8 and therefore no id.
+        answers = (record.completion,) if isinstance(record, InstructionRecord) else record.completions
+        for text in (*(m.content for m in (*record.prompt, *answers)), getattr(record, "label", None) or ""):
+            text.encode()
+    except ValidationError as error:
+        first = error.errors()[0]
+        # The first part of the path is the kind, by which pydantic chose the model.
+        where = ".".join(str(part) for part in first["loc"][1:]) or "row"
+        raise RowError(where, first["msg"].removeprefix("Value error, ")) from error
+    except UnicodeEncodeError as error:
+        raise RowError("text", f"is not valid Unicode ({error})") from error
+    return record
 
 
 def prompt_text(record: Record) -> str:
@@ -176,22 +189,6 @@ def read_texts(body: bytes) -> tuple[str, tuple[str, ...]]:
 def whole_text(record: Record) -> str:
     """Return prompt and response with a blank line between."""
     return f"{prompt_text(record)}\n\n{completion_text(record)}"
-
-
-def _build(value: dict[str, Any]) -> Record:
-    try:
-        record = _RECORD.validate_python(value)
-        # Lone surrogates have no UTF-8 and therefore no id.
-        answers = (record.completion,) if isinstance(record, InstructionRecord) else record.completions
-        for text in (*(m.content for m in (*record.prompt, *answers)), getattr(record, "label", None) or ""):
-            text.encode()
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:]) or "row"
-        raise RowError(where, first["msg"].removeprefix("Value error, ")) from error
-    except UnicodeEncodeError as error:
-        raise RowError("text", f"is not valid Unicode ({error})") from error
-    return record
 
 
 def _check_turns(prompt: tuple[Message, ...], completions: tuple[Message, ...]) -> None:

@@ -24,6 +24,7 @@ CACHED_FROM = 4096
 """Characters from which a system prompt is marked for the cache: about the 1,024 tokens below which Anthropic caches nothing."""
 
 Limit = Literal["max_tokens", "max_completion_tokens"]
+# finish_reason of chat completions to stop_reason of the Messages API.
 _STOPS = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal", "tool_calls": "tool_use", "function_call": "tool_use"}
 
 
@@ -295,6 +296,7 @@ def message_of(raw: bytes) -> Any:
 def _usage(usage: dict[str, Any]) -> dict[str, Any]:
     """Convert token counts. Cached tokens are part of `prompt_tokens` there and separate from `input_tokens` here."""
     read, asked = _part(usage, "prompt_tokens_details", "cached_tokens"), usage.get("prompt_tokens")
+    # type() and not isinstance(): True is an int too.
     fresh = max(asked - read, 0) if type(asked) is int else asked
     thought = _part(usage, "completion_tokens_details", "reasoning_tokens")
     return {

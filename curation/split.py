@@ -128,6 +128,7 @@ def part_rows(
     for root, split in zip(roots.tolist(), frozen or (), strict=False):
         if split is not None:
             sides.setdefault(root, set()).add(split)
+    # A cluster that already is in two splits gets none of them: its new rows are left out.
     chosen = {root: next(iter(held)) for root, held in sides.items() if len(held) == 1}
     new = [root for root in np.unique(roots).tolist() if root not in sides]
     chosen |= _fill(new, {root: pick_split(ids[root], shares) for root in new}, np.bincount(roots), shares, set(chosen.values()))
@@ -190,12 +191,14 @@ def find_across(
 
 def pick_split(identity: str, shares: Mapping[str, float]) -> str:
     """Return the split whose share of the unit interval the id's hash falls into."""
+    # By hash and not by position, so that rows that are added later do not move the others.
     point = int.from_bytes(hashlib.sha256(b"split:" + identity.encode()).digest()[:8]) / 2**64
     reached = 0.0
     for split, share in shares.items():
         reached += share
         if point < reached:
             return split
+    # The shares may add up to a little less than 1 in binary fractions.
     return next(reversed([split for split, share in shares.items() if share > 0]))
 
 
@@ -284,4 +287,5 @@ def _join(parent: Array, pairs: Array) -> None:
             a = parent[a]
         while parent[b] != b:
             b = parent[b]
+        # The smaller root wins: a cluster is named by its first row, whatever the order of the pairs.
         parent[max(a, b)] = min(a, b)

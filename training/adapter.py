@@ -145,6 +145,7 @@ def _read_safetensors(file: Path) -> Iterable[tuple[str, np.ndarray]]:
 
     body = file.read_bytes()
     try:
+        # The format: the header's length in 8 bytes, the header as JSON, then the tensors.
         size = struct.unpack("<Q", body[:8])[0]
         header = json.loads(body[8 : 8 + size])
         for name, entry in header.items():

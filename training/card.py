@@ -180,6 +180,7 @@ def _usage(done: RunRecord) -> str:
         notes.append(f"An answer ends with the token `{end.token}` ({end.id}); generation_config.json names it as a stop token.")
     if done.chat.system == "merge":
         notes.append("The chat template has no system role: put the system message in front of the first user message, then an empty line.")
+    # The base model's name is a JSON string, which Python reads as well: a quote in the name must not end it.
     return f"""## Usage
 
 ```python
@@ -205,6 +206,7 @@ def loss_picture(history: Sequence[LogEntry]) -> str:
     if not points:
         raise ValueError("the history has no loss to draw")
     low, high = min(y for _, y in points), max(y for _, y in points)
+    # A constant loss has no spread to divide by.
     steps, spread = max(1.0, *(x for x, _ in points)), (high - low) or 1.0
 
     def at(point: tuple[float, float]) -> tuple[float, float]:

@@ -336,6 +336,7 @@ def load_run_file(path: Path, *, folder: Path | None = None) -> RunFile:
     except ValidationError as error:
         raise RunFileError(*describe_error(error, RunFile, path)) from error
     try:
+        # All settings, not only those of the digest: others go into run.json at the end, where this error would lose the run.
         canonical_json(run.model_dump(mode="json", by_alias=True))
         digest = hashlib.sha256(canonical_json(run.model_dump(mode="json", by_alias=True, exclude=set(NOT_IN_DIGEST)))).hexdigest()
     except TypeError as error:  # orjson writes integers of 64 bits, and pydantic makes one of 1e30

@@ -13,11 +13,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import JsonValue
+
 from training.adapter import ADAPTER, adapter_tensors, live_digest
 from training.chat import Row
 from training.config import RunFile, TrainingError
 from training.methods import METHODS
-from training.records import PreflightReport, SftFacts
+from training.records import MethodFields, PreflightReport, SftFacts
 from training.run_folder import relative
 
 BETA = 0.1
@@ -56,6 +58,7 @@ def trainer_arguments(run: RunFile, base: Any, tokenizer: Any, rows: Sequence[Ro
     from peft import PeftModel
 
     assert run.sft_adapter is not None
+    # is_trainable: PEFT freezes an adapter that it loads.
     return {"model": PeftModel.from_pretrained(base, run.sft_adapter / ADAPTER, is_trainable=True), "ref_model": None}
 
 
@@ -64,7 +67,7 @@ def config_arguments(run: RunFile) -> dict[str, Any]:
     return {"beta": run.beta or BETA}
 
 
-def config_settings(run: RunFile) -> dict[str, Any]:
+def config_settings(run: RunFile) -> dict[str, JsonValue]:
     """Return the settings for run.json beyond the shared ones."""
     return {"beta": run.beta or BETA}
 
@@ -127,7 +130,7 @@ def check_first_step(*, loss: float, margin: float) -> None:
         raise TrainingError("reference", fact, "train the run again from the SFT run folder")
 
 
-def describe_result(trainer: Any, run: RunFile, report: PreflightReport) -> dict[str, Any]:
+def describe_result(trainer: Any, run: RunFile, report: PreflightReport) -> MethodFields:
     """Check the reference again and return DPO's own fields of run.json: margins, reference and SFT run.
 
     Args:

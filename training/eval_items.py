@@ -63,6 +63,7 @@ def read_eval_items(settings: EvalSet, *, protected: ProtectedSet | None = None)
     """Return the first n lines of an evaluation file; refuse a line without the fields that the metrics need."""
     readers = {".csv": _csv_lines, ".parquet": _parquet_lines}
     items, fields = [], None
+    # The range comes first: zip then stops without reading line n + 1, which may be damaged.
     for _, (number, line) in zip(range(settings.n), readers.get(settings.file.suffix, _json_lines)(settings.file), strict=False):
         place = f"{settings.file.name} line {number}"
         fields = fields or find_fields(line, settings, protected=protected, place=place)
@@ -125,6 +126,7 @@ def _json_lines(file: Path) -> Iterator[tuple[int, Line]]:
 
 
 def _csv_lines(file: Path) -> Iterator[tuple[int, Line]]:
+    # utf-8-sig: Excel writes a byte order mark.
     with file.open(newline="", encoding="utf-8-sig") as stream:
         rows = csv.DictReader(stream)
         for row in rows:

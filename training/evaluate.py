@@ -40,7 +40,16 @@ from training.metrics import (
     read_billable,
 )
 from training.model import check_base, compute_dtype, find_weights, load_for_inference, load_tokenizer
-from training.records import DifferenceFacts, EvalFile, EvaluationResult, MetricFacts, PreflightReport, RunRecord, WrittenAnswer
+from training.records import (
+    DifferenceFacts,
+    EvalFile,
+    EvaluationResult,
+    Measurements,
+    MetricFacts,
+    PreflightReport,
+    RunRecord,
+    WrittenAnswer,
+)
 from training.run_folder import EVAL, read_evaluations, read_json, require_finished, require_preflight, validate_record, write_json
 
 if TYPE_CHECKING:
@@ -206,8 +215,8 @@ def find_cached(file: Path, *, key: str, subject: str) -> EvaluationResult | Non
     return validate_record(EvaluationResult, value, file=file) if is_same else None
 
 
-def measure_subject(run: RunFile, *, report: PreflightReport, base: bool, say: Say) -> dict[str, Any]:
-    """Load the model once, measure every metric and return the fields of `EvaluationResult` with the measurements.
+def measure_subject(run: RunFile, *, report: PreflightReport, base: bool, say: Say) -> Measurements:
+    """Load the model once and measure every metric.
 
     Args:
         run: the run file.

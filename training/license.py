@@ -144,6 +144,7 @@ def check_use(licence: str, use: Use, *, of: str, answers: LicenceAnswers = Lice
     Raises:
         TrainingError: the licence does not allow the use, or depends on a question that the run file does not answer.
     """
+    # With brackets an OR may be inside an AND. Then every part has to allow the use, which is stricter than the expression.
     either = re.split(r"\s+OR\s+", licence) if "(" not in licence else [licence]
     for number, one in enumerate(either, start=1):
         try:

@@ -245,6 +245,7 @@ def refuse_losses(run: RunFile, split: RenderedSplit, facts: LengthStats, *, tok
     rows, settings, lost = split.rows, run.optimizer, len(facts.left_out)
     if lost <= settings.max_left_out * len(rows) and lost < len(rows):
         return
+    # First the faults of the template: a larger max_length does not remove them.
     if facts.faults:
         reason, names = max(facts.faults.items(), key=lambda item: len(item[1]))
         row = next(row for row in rows if str(row["id"]) == names[0])

@@ -6,7 +6,7 @@ defaults. Keys a model does not know are kept (`extra="allow"`) and written back
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -209,6 +209,24 @@ class PreflightReport(BaseModel):
     rehearsal: RehearsalFacts = RehearsalFacts(seconds=None)
 
 
+class MethodFields(TypedDict, total=False):
+    """Fields of `RunRecord` that only some methods have; `MethodModule.describe_result` returns them."""
+
+    first_margin: float
+    last_margin: float
+    reference_digest: str
+    sft_run: str
+    sft: SftFacts
+
+
+class Environment(TypedDict):
+    """Fields of `RunRecord` about the machine and the time."""
+
+    versions: dict[str, str]
+    host: dict[str, JsonValue]
+    finished: str
+
+
 class RowCounts(BaseModel):
     """Rows of one split and what became of them."""
 
@@ -348,6 +366,16 @@ class WrittenAnswer(BaseModel):
     question: str
     reference: str
     answer: str
+
+
+class Measurements(TypedDict):
+    """Fields of `EvaluationResult` that one loading of the model gives."""
+
+    metrics: dict[str, MetricFacts]
+    diversity: dict[str, Diversity]
+    items: dict[str, list[float]]
+    answers: tuple[WrittenAnswer, ...]
+    seconds: float
 
 
 class EvaluationResult(BaseModel):

@@ -148,6 +148,7 @@ def _narrow(text: Any) -> None:
 
 def _small_run(run: RunFile, base: Path, aside: Path) -> RunFile:
     """Return the run with the small model, one step and a temporary output folder."""
+    # Without warm-up, which would give the only step a rate of 0.
     optimizer = run.optimizer.model_copy(
         update={
             **{"max_steps": 1, "batch_size": min(2, run.optimizer.batch_size), "accumulation": 1},

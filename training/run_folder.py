@@ -20,14 +20,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from curation.errors import command
 from curation.records import canonical_json
 from training.adapter import ADAPTER, folder_digest
 from training.config import RunFile, TrainingError, load_run_file
 from training.methods import METHODS, MethodName
-from training.records import SCHEMA, EvaluationResult, PreflightReport, RunRecord, to_json
+from training.records import SCHEMA, Environment, EvaluationResult, PreflightReport, RunRecord, to_json
 
 RUN, PREFLIGHT, METRICS, CONFIG, EVAL, LOG = "run.json", "preflight.json", "metrics.jsonl", "config.yaml", "eval.json", "log.txt"
 CHECKPOINTS, MARK = "checkpoints", "complete"
@@ -37,6 +37,15 @@ _PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate
 _SHOWN = ("choice", "chapter", "exact_code", "valid_code", "preference", "preference_test", "likelihood", "exact_answer")
 """Metrics in the order in which `train runs` prints them."""
 Model = TypeVar("Model", bound=BaseModel)
+
+
+class ShownMetric(BaseModel):
+    """What `train runs` prints of a metric. Other keys are kept as they are, whatever version wrote them."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    value: float
+    n: int
 
 
 class RunSummary(BaseModel):
@@ -55,8 +64,8 @@ class RunSummary(BaseModel):
     early_stopped_at: int | None = None
     adapter_digest: str | None = None
     weights: str | None = None
-    metrics: dict[str, dict[str, Any]] = {}
-    """`MetricFacts` by metric; empty if the measurements belong to another adapter than the folder now holds."""
+    metrics: dict[str, ShownMetric] = {}
+    """By metric; empty if the measurements belong to another adapter than the folder now holds."""
 
 
 def write_json(path: Path, value: BaseModel | Mapping[str, Any]) -> Path:
@@ -236,10 +245,10 @@ def runs_text(runs: Sequence[RunSummary]) -> str:
     for run in runs:
         loss = f"  validation loss {run.best_eval_loss:.4f} at step {run.best_step}" if run.best_eval_loss is not None else ""
         lines.append(f"{run.name:<{width}}  {run.kind}  {run.state:<9} {run.snapshot}{loss}")
-        measured = [f"{name} {run.metrics[name]['value']:.3f}" for name in _SHOWN if name in run.metrics]
+        measured = [f"{name} {run.metrics[name].value:.3f}" for name in _SHOWN if name in run.metrics]
         if measured:
             weights = f", {run.weights}" if run.weights else ""
-            lines.append(f"{'':<{width}}  {', '.join(measured)}  (n={max(m['n'] for m in run.metrics.values())}{weights})")
+            lines.append(f"{'':<{width}}  {', '.join(measured)}  (n={max(m.n for m in run.metrics.values())}{weights})")
     return "\n".join(lines)
 
 
@@ -248,8 +257,8 @@ def relative(path: Path, folder: Path) -> str:
     return Path(os.path.relpath(path, folder)).as_posix()
 
 
-def describe_environment() -> dict[str, Any]:
-    """Return the fields of `RunRecord` about packages, Python, machine, device and time."""
+def describe_environment() -> Environment:
+    """Return the versions of packages and Python, the machine with its peak memory so far, and the time."""
     import resource
 
     import torch
@@ -262,7 +271,7 @@ def describe_environment() -> dict[str, Any]:
             continue
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated()
-        device: dict[str, Any] = {"device": torch.cuda.get_device_name(0)}
+        device: dict[str, JsonValue] = {"device": torch.cuda.get_device_name(0)}
     else:
         # ru_maxrss is in bytes on macOS and in KiB on Linux.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -271,7 +280,7 @@ def describe_environment() -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    host: dict[str, Any] = {"machine": platform.machine(), "cpu": cpu, "cores": os.cpu_count(), "system": platform.system()}
+    host: dict[str, JsonValue] = {"machine": platform.machine(), "cpu": cpu, "cores": os.cpu_count(), "system": platform.system()}
     host |= {**device, "peak_memory_gib": round(peak / 1024**3, 2)}
     return {"versions": versions, "host": host, "finished": datetime.now(UTC).isoformat(timespec="seconds")}
 

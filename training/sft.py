@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import JsonValue
+
 from training.chat import Row
 from training.config import Lora, RunFile
 from training.model import check_packing, lora_config
-from training.records import PreflightReport
+from training.records import MethodFields, PreflightReport
 
 
 def find_warnings(run: RunFile) -> list[str]:
@@ -40,7 +42,7 @@ def config_arguments(run: RunFile) -> dict[str, Any]:
     return {"packing": run.optimizer.packing, "completion_only_loss": True}
 
 
-def config_settings(run: RunFile) -> dict[str, Any]:
+def config_settings(run: RunFile) -> dict[str, JsonValue]:
     """Return no settings for run.json beyond the shared ones."""
     return {}
 
@@ -53,7 +55,7 @@ def check_before(model: Any, report: PreflightReport) -> None:
     """Accept every model: a new adapter has no reference to compare with."""
 
 
-def describe_result(trainer: Any, run: RunFile, report: PreflightReport) -> dict[str, Any]:
+def describe_result(trainer: Any, run: RunFile, report: PreflightReport) -> MethodFields:
     """Return no fields of run.json beyond the shared ones.
 
     Args:

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from pydantic import JsonValue
+
 from curation.errors import command
 from training.adapter import require_saved, save_adapter
 from training.callbacks import Say, Tracking, describe_tracking, logger_callbacks, run_callbacks
@@ -22,7 +24,7 @@ from training.config import Lora, RunFile, TrainingError
 from training.data import Rows, confirm_preflight, kept_rows, load_splits, open_snapshot, to_dataset
 from training.methods import MethodName
 from training.model import cast_adapters, check_base, load_base, load_tokenizer, recorded_dtype
-from training.records import SCHEMA, EvalFacts, ParameterCounts, PreflightReport, RowCounts, RunRecord
+from training.records import SCHEMA, EvalFacts, MethodFields, ParameterCounts, PreflightReport, RowCounts, RunRecord
 from training.run_folder import CHECKPOINTS, describe_environment, find_finished, relative, require_preflight, write_run
 
 
@@ -45,7 +47,7 @@ class MethodModule(Protocol):
     def config_arguments(self, run: RunFile) -> dict[str, Any]:
         """Return the method's own arguments of the TRL configuration."""
 
-    def config_settings(self, run: RunFile) -> dict[str, Any]:
+    def config_settings(self, run: RunFile) -> dict[str, JsonValue]:
         """Return the method's own settings for run.json."""
 
     def adjust_trainer(self, trainer: Any) -> None:
@@ -54,7 +56,7 @@ class MethodModule(Protocol):
     def check_before(self, model: Any, report: PreflightReport) -> None:
         """Refuse a model that must not be trained."""
 
-    def describe_result(self, trainer: Any, run: RunFile, report: PreflightReport) -> dict[str, Any]:
+    def describe_result(self, trainer: Any, run: RunFile, report: PreflightReport) -> MethodFields:
         """Check the trained model and return the fields of `RunRecord` that only this method has.
 
         Args:
@@ -251,7 +253,7 @@ def count_parameters(model: Any) -> ParameterCounts:
     return ParameterCounts(trainable=int(trainable), total=int(total - reference))
 
 
-def describe_settings(run: RunFile) -> dict[str, Any]:
+def describe_settings(run: RunFile) -> dict[str, JsonValue]:
     """Return the settings that shape the adapter, defaults included."""
     fresh = (run.lora or Lora()).model_dump(mode="json") if "lora" in run.method.settings else {}
     chosen = {**fresh, **run.optimizer.model_dump(mode="json"), "learning_rate": run.learning_rate, "seed": run.seed}

@@ -211,6 +211,7 @@ def _cache_parsed_settings() -> None:
         def parse(body: str) -> Any:
             return shape.validate_python(json.loads(body))
 
+        # By the text of the settings, because a dict has no hash.
         return lambda self: parse(json.dumps(self.settings))
 
     for model, shape in ((Question, QuestionSettings), (MetadataProperty, MetadataPropertySettings)):

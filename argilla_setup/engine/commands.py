@@ -71,6 +71,7 @@ def serve(*, host: str, port: int) -> None:
         sys.exit(str(error))
     default = LOGGING_CONFIG["formatters"]["default"] | {"fmt": "%(asctime)s %(levelname)s %(message)s", "use_colors": False}
     logging = LOGGING_CONFIG | {"formatters": LOGGING_CONFIG["formatters"] | {"default": default}}
+    # Requests get 5 s to end; the supervisor kills the process after 8 (server/supervisor.py).
     uvicorn.run(app, host=host, port=port, access_log=False, server_header=False, timeout_graceful_shutdown=5, log_config=logging)
 
 

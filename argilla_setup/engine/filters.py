@@ -189,6 +189,7 @@ def _timestamp(value: float | str, *, whole_day: bool = False) -> int | None:
     """Return microseconds since 1970 of an ISO date or of a number of milliseconds (Elasticsearch's default date formats)."""
     number = _number(value)
     if number is not None:
+        # Microseconds must fit into the 64 bits of SQLite's integers.
         return round(number * 1000) if abs(number) < 1e15 else None
     try:
         moment = microseconds(datetime.fromisoformat(str(value)))

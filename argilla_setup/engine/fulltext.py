@@ -213,6 +213,7 @@ class FullText:
 
     def _find_spellings(self, word: str, column: Column, *, edits: int) -> list[str]:
         sql = f"SELECT term FROM {self.table}_words WHERE field = ? AND letters BETWEEN ? AND ?"
+        # An edit changes the length by one letter at most.
         given = (column.number, len(word) - edits, len(word) + edits)
         terms = json.loads(self.db.execute(f"SELECT json_group_array(term) FROM ({sql})", given).fetchone()[0])
         # The list keeps terms whose last record was deleted; they must not displace one that still occurs.

@@ -75,6 +75,7 @@ class LoginLimiter:
         window = self._window(key)
         while window and window[0] <= now - limit.seconds:
             window.popleft()
+        # The next attempt is free once the first of the last `failures` has left the window.
         return window[-limit.failures] + limit.seconds - now if len(window) >= limit.failures else 0.0
 
     def _window(self, key: tuple[str, str]) -> deque[float]:

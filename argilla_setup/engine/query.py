@@ -215,6 +215,7 @@ class _Parser:
         edits = min(self._parse_number(group), MAX_EDITS) if near else 0
         if edits:
             leaf = Leaf(word, "spelling", edits)
+        # A star makes a prefix only as the last character, and not behind a backslash.
         elif starred and not near:
             leaf = Leaf(word[:-1], "prefix")
         else:

@@ -263,6 +263,7 @@ def _order_queue(db: sqlite3.Connection, rows: Rows, shuffled: Numbers, records:
     answered = read_numbers(db, "SELECT record AS n FROM responses WHERE dataset = ? AND status = 'submitted'", [dataset])
     answers = np.bincount(answered[answered < rows.size], minlength=rows.size)[records].clip(max=MOST_BEGUN)
     ranks = _ranks(db, rows, dataset=dataset, sort=Sort(Scope("metadata", PRIORITY), descending=True))[records].clip(max=2**20)
+    # One number per record, the most significant part first: 6 bits of answers, 21 of the priority's rank, 31 of the user's order.
     keys: Numbers = (MOST_BEGUN - answers << 52) + (np.where(answers > 0, 0, ranks) << 31) + shuffled
     return keys
 
@@ -341,6 +342,7 @@ def _drop_repeats(seqs: Numbers, *, size: int) -> Numbers:
     """Return the records in order without later occurrences of the same record."""
     numbers = np.arange(len(seqs))
     first = np.empty(size, dtype=np.int64)
+    # Of several assignments to one place the last one remains, so in reverse the first occurrence does.
     first[seqs[::-1]] = numbers[::-1]
     kept: Numbers = seqs[first[seqs] == numbers]
     return kept

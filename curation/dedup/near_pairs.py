@@ -278,6 +278,7 @@ def _sketch_part(part: Path, start: int, *, shingle: int, bands: tuple[int, int]
             for wanted in range(_PREFIXES):
                 # Empty texts have no shingles: they are equal to one another and near nothing else.
                 rows = np.flatnonzero((prefix == wanted) & ((keyed.lengths > 0) | (band == 0)))
+                # One row group, whatever its size: readers find a group by its number.
                 writer.write_table(
                     pa.table([pa.array(v) for v in (values[rows], proof[rows], start + rows)], schema=_KEYS), row_group_size=2**31
                 )
@@ -315,6 +316,7 @@ def _shared_places(keys: Sequence[Path], starts: Array, work: Path, band: int, p
     with pq.ParquetWriter(target, schema) as writer:
         for wanted in range(len(starts) - 1):
             mine = part == wanted
+            # One row group, whatever its size: readers find a part by its number.
             writer.write_table(pa.table([pa.array(later[mine]), pa.array(earlier[mine])], schema=schema), row_group_size=2**31)
     return target
 

@@ -149,12 +149,14 @@ def mmd_test(first: Array, second: Array, *, permutations: int = 500, most: int 
     x, y = (_sample(side, most, generator) for side in (first, second))
     kernel, bandwidth = _kernel(np.concatenate([x, y]).astype(np.float64))
     n, m = len(x), len(y)
+    # Column 0 is the division as given, the others are permutations of it.
     labels = np.zeros((n + m, permutations + 1))
     labels[:n, 0] = 1
     for column in range(1, permutations + 1):
         labels[generator.permutation(n + m)[:n], column] = 1
     values = _mmd2(kernel, labels, n, m)
     reached = int((values[1:] >= values[0] - 1e-12).sum())
+    # The given division counts as one of them, so that p is never 0 (Phipson and Smyth 2010).
     return TwoSample(float(values[0]), (1 + reached) / (1 + permutations), (n, m), bandwidth, permutations)
 
 

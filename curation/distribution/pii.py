@@ -96,6 +96,7 @@ def spans_of(text: str, *, region: str | None) -> list[Found]:
     # A private key spans lines, so it is searched in the whole text.
     if "PRIVATE KEY" in text:
         every |= {Found(*match.span(), "secret: Private Key", "-----BEGIN ***", "pattern") for match in PRIVATE_KEY.finditer(text)}
+    # The gravest kind first, then the longest: of overlapping findings the one that masks more is kept.
     for found in sorted(every, key=lambda f: (GRAVITY.index(f.kind.partition(":")[0]), f.start - f.end, f)):
         place = bisect.bisect(kept, found)
         before, after = kept[max(0, place - 1) : place], kept[place : place + 1]
@@ -163,10 +164,12 @@ def _secrets(text: str) -> Iterator[tuple[int, int, str, str]]:
         for match in pattern.finditer(text):
             yield *match.span(), name, "list of prefixes"
     low = text.lower()
+    from detect_secrets.plugins.base import RegexBasedDetector
+
     for detector in _detectors():
         name = detector.secret_type
         # Detectors that are only a list of expressions are searched here, which keeps the position of each match.
-        if type(detector).analyze_string is _regex_search():
+        if type(detector).analyze_string is RegexBasedDetector.analyze_string:
             spans = [_secret_span(match) for pattern in detector.denylist for match in pattern.finditer(text)]
         elif any(word in low for word in KEY_WORDS) or name == "JSON Web Token":
             spans = [
@@ -200,11 +203,3 @@ def _detectors() -> list[Any]:
 
     kinds = get_mapping_from_secret_type_to_class()
     return [kinds[name]() for name in sorted(kinds) if "Entropy" not in name and name != "Private Key"]
-
-
-@cache
-def _regex_search() -> Any:
-    """Return the search function of detectors that are only regular expressions; other detectors override it."""
-    from detect_secrets.plugins.base import RegexBasedDetector
-
-    return RegexBasedDetector.analyze_string

@@ -169,5 +169,5 @@ def _bare(text: str) -> str:
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", text).casefold())
 
 
-def _rate(rate: Rate) -> dict[str, Any]:
+def _rate(rate: Rate) -> dict[str, float]:
     return {"hits": rate.hits, "of": rate.n, "share": round(rate.share, 4), "low": round(rate.low, 4), "high": round(rate.high, 4)}

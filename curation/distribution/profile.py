@@ -147,6 +147,7 @@ def spread_of(values: Sequence[float] | np.ndarray[Any, Any]) -> Spread:
     if not len(numbers):
         return Spread(count=0, mean=0, low=0, p5=0, median=0, p95=0, high=0)
     low, p5, median, p95, p99, high = (float(q) for q in np.quantile(numbers, (0, 0.05, 0.5, 0.95, 0.99, 1)))
+    # Whole steps: lengths are whole numbers, of which a fractional bar would hold more than its neighbour.
     step = max(1.0, np.ceil((p99 - low) / _BARS))
     edges = low + step * np.arange(int((p99 - low) // step) + 2)
     bars, _ = np.histogram(np.minimum(numbers, edges[-1]), bins=edges)

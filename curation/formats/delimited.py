@@ -37,16 +37,19 @@ def find_dialect(path: Path, encoding: str, usual: str, given: str | None) -> De
     raw = sample_of(path, _SAMPLE)
     text = raw.decode(encoding, errors="replace").removeprefix("\ufeff")
     lines = [f"{line}\n" for line in text.split("\n")]
+    # The sample ends within a line, whose fields would be too few.
     if len(raw) == _SAMPLE:
         lines = lines[:-1] or lines
     candidates = [given] if given else [usual, *(mark for mark in ",;\t|" if mark != usual)]
     best = max(candidates, key=lambda mark: _evenness(lines, mark))  # the first of equals
+    # In many TSV files quotes are text. They are if every row is even only when quotes are not read as such.
     plain = best == "\t" and _evenness(lines, best, quoting=csv.QUOTE_NONE)[0] == 1 > _evenness(lines, best, strict=True)[0]
     return Detected("CSV", encoding, best, quotes=not plain)
 
 
 def _evenness(lines: list[str], delimiter: str, *, quoting: Any = csv.QUOTE_MINIMAL, strict: bool = False) -> tuple[float, int]:
     """Return the share of rows with as many fields as the first row, and that number; zeros if it has one field."""
+    # The module refuses fields above 131,072 characters. The limit holds for the whole process, so it is only raised.
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
     try:
         widths = [len(fields) for fields in csv.reader(lines[:500], delimiter=delimiter, quoting=quoting, strict=strict) if fields]
@@ -111,6 +114,7 @@ def read_csv(path: Path, detected: Detected, has_header: bool) -> Rows:
             yield taken[0][0], RowFailure(f"has {len(fields):,} fields; the header has {len(header):,}", raw)
         elif fields:
             yield taken[0][0], named_cells(header, fields)
+    # Lines that could not be decoded were taken by csv.reader's input, which cannot yield rows; they are reported after the others.
     yield from broken
 
 

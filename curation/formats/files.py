@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 
 from curation.errors import ProjectError
-from curation.formats.raw import Detected, RawFile, ReadAs, Row, RowFailure, Rows, _open, lines_of, sample_of
+from curation.formats.raw import Detected, RawFile, ReadAs, Row, RowFailure, Rows, lines_of, open_bytes, sample_of
 
 TEXT_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 
@@ -102,12 +102,13 @@ def _find_encoding(path: Path) -> str:
     head = sample_of(path, 4096)
     if found := next((name for mark, name in _BOMS if head.startswith(mark)), None):
         return found
+    # ASCII text in UTF-16 has a zero in every second byte: the odd ones in little-endian order.
     if len(head) > 3 and head.count(0) > len(head) // 4:
         return "utf-16-le" if head[1::2].count(0) > head[::2].count(0) else "utf-16-be"
     high, letters, multibyte = Counter[int](), 0, 0
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     left = _SCAN
-    with _open(path) as file:
+    with open_bytes(path) as file:
         while left > 0:
             try:
                 chunk = file.read(2**20)
@@ -184,12 +185,14 @@ def _read_array(path: Path, encoding: str) -> Rows:
     try:
         values: Iterator[Row | RowFailure] = (_object(value) for value in orjson.loads(body))
     except orjson.JSONDecodeError:
+        # Not UTF-8 is one way for an array to be broken, so the bytes are kept as surrogates, which no record accepts.
         values = _salvage_array(body.decode(errors="surrogateescape"))
     yield from enumerate(values, start=1)
 
 
 def _salvage_array(text: str) -> Iterator[Row | RowFailure]:
     """Yield the items of a broken array up to the break, then one RowFailure with its place."""
+    # The json module, because orjson cannot stop at the end of a value.
     decoder, at = json.JSONDecoder(), text.index("[") + 1
     while True:
         at = _skip(text, at)

@@ -88,13 +88,14 @@ def shown(names: list[str], *, most: int = 20) -> str:
 # Bytes, encodings, lines
 
 
-def _open(path: Path) -> IO[bytes]:
+def open_bytes(path: Path) -> IO[bytes]:
+    """Open a file for reading; one that ends in .gz is expanded as it is read."""
     return cast("IO[bytes]", gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 def sample_of(path: Path, size: int) -> bytes:
     """Return the first bytes of a file, uncompressed; empty for a damaged archive."""
-    with _open(path) as file:
+    with open_bytes(path) as file:
         try:
             return file.read(size)
         except (EOFError, gzip.BadGzipFile, zlib.error):
@@ -104,7 +105,7 @@ def sample_of(path: Path, size: int) -> bytes:
 def lines_of(path: Path, encoding: str) -> Iterator[bytes | RowFailure]:
     """Yield the lines as UTF-8; a truncated archive, or text in another encoding, ends in a RowFailure."""
     try:
-        with _open(path) as file:
+        with open_bytes(path) as file:
             if encoding in ("utf-8", "utf-8-sig"):
                 most = max(FREE_BYTES, MOST_EXPANSION * path.stat().st_size) if path.suffix.lower() == ".gz" else None
                 yield from _byte_lines(file, most)
@@ -123,6 +124,7 @@ def lines_of(path: Path, encoding: str) -> Iterator[bytes | RowFailure]:
 
 def _byte_lines(file: IO[bytes], most: int | None) -> Iterator[bytes | RowFailure]:
     read = 0
+    # One byte more than is allowed, to tell a line of exactly that length from a longer one.
     while line := file.readline(LONGEST_LINE + 1):
         read += len(line)
         if most is not None and read > most:
@@ -132,6 +134,7 @@ def _byte_lines(file: IO[bytes], most: int | None) -> Iterator[bytes | RowFailur
             yield line
             continue
         start = line[:500].decode(errors="replace")
+        # Read on to the end of the long line in parts, so that the next line is read from its beginning.
         while line and not line.endswith(b"\n"):
             line = file.readline(LONGEST_LINE)
         yield RowFailure(f"the line is longer than {LONGEST_LINE // 2**20} MiB", start)

@@ -190,6 +190,7 @@ def _read_feedback(rows: Rows, shape: Shape, options: ReadOptions) -> Iterator[R
             yield _with_meta(place, row, value, shape, options, also="label")
         else:
             bad.append((place, row, value))
+    # Bad responses wait until the whole file is read: their good one may come later.
     turn = Counter[bytes]()
     for place, row, value in bad:
         key = _prompt_key(value.prompt)
@@ -249,6 +250,7 @@ def metadata_of(columns: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, 
             name.encode()
             texts[name] = orjson.dumps(value, default=_plain_value, option=orjson.OPT_NON_STR_KEYS)
         except (orjson.JSONEncodeError, UnicodeEncodeError, AttributeError):
+            # A name that is not Unicode could not be printed or stored.
             left_out.append(str(name).encode(errors="replace").decode())
     size = sum(len(name) + len(text) for name, text in texts.items())
     for name in sorted(texts, key=lambda name: len(name) + len(texts[name]), reverse=True) if size > MOST_METADATA else ():

@@ -45,6 +45,7 @@ def read_parquet(path: Path) -> RawFile:
     try:
         with pq.ParquetFile(path) as file:
             size, about = path.stat().st_size, file.metadata
+            # The number of groups is what the file claims, too.
             groups = [about.row_group(n) for n in range(min(about.num_row_groups, 100_000))]
             bytes_in = sum(group.total_byte_size for group in groups)
             if about.num_rows > max(_FREE_ROWS, _MOST_ROWS_PER_BYTE * size):
@@ -69,6 +70,7 @@ def _parquet_rows(path: Path, names: Mapping[str, Sequence[str]]) -> Rows:
         for group in range(file.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             try:
+                # Without threads: pyarrow's pool aborted one process in ten at exit after reading a small file.
                 for batch in file.iter_batches(batch_size=_BATCH, row_groups=[group], use_threads=False):
                     expanded += _size_of(batch)  # a value that is stored once can be repeated in every row
                     if expanded > most:
@@ -138,6 +140,7 @@ def _rows_of(batch: pa.RecordBatch | pa.Table, names: Mapping[str, Sequence[str]
 
 def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
     """Return the class names of each column that `datasets` stores as a number (its ClassLabel feature)."""
+    # Looked at first, because importing datasets takes longer than reading a small file.
     if b"huggingface" not in (schema.metadata or {}):
         return {}
     from datasets import ClassLabel, Features

@@ -12,7 +12,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from curation.intervals import DRAWS, LEVEL, Estimate, Rate, Z, clopper_pearson_lower, interval, mean, spearman
 
@@ -179,7 +178,7 @@ def judge_findings(total: float, overall: int | None, totals: Sequence[float]) -
     return found
 
 
-def as_values(estimate: Estimate | None) -> dict[str, Any] | None:
+def as_values(estimate: Estimate | None) -> dict[str, float] | None:
     """Return an estimate as JSON values."""
     if estimate is None:
         return None
@@ -326,6 +325,7 @@ def _best_cut(totals: Sequence[float], approved: Sequence[bool]) -> tuple[float,
     known = [(kappa, cut) for kappa, cut in tried if kappa is not None]
     if not known:
         return None
+    # The cuts are negated, so that of equal kappas max takes the lowest cut.
     kappa, cut = max(known)
     return -cut, kappa
 
@@ -342,6 +342,7 @@ def _kappa_interval(kept: Sequence[bool], approved: Sequence[bool], seed: int) -
     x, y = a[draws], b[draws]
     agreed, judge, people = (x == y).mean(axis=1), x.mean(axis=1), y.mean(axis=1)
     chance = judge * people + (1 - judge) * (1 - people)
+    # 0 / 0 where a side decides always the same in a draw; `interval` leaves NaN out.
     with np.errstate(invalid="ignore", divide="ignore"):
         low, high = interval((agreed - chance) / (1 - chance))
     return Estimate(kappa, low, high, len(a))

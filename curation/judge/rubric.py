@@ -21,8 +21,6 @@ from curation.requests import Answer, Failure, Request, fail, message_body, obje
 SCALE = (1, 2, 3, 4, 5)
 DIFFICULTY = "difficulty"
 """Key of the difficulty rating among a row's scores."""
-SHARE = 0.1
-"""Cost of the panel, as a share of the cost of writing, above which `panel: auto` leaves it out."""
 
 Order = Literal["ab", "ba"]
 Reference = Mapping[str, Any] | str

@@ -129,7 +129,8 @@ class LeakScreen:
     def _copied(self, text: str, label: str | None, shared: Sequence[Span]) -> ItemMatch | None:
         """Return the leak of the longest shared span that counts; None if all are coincidences or allowed."""
         tokens, pieces = words(text), segments(text)
-        cover = self.reference.cover(tokens) if self.reference else []
+        # The spans of the row that an allowed text contains.
+        cover = self.reference.spans.spans(tokens) if self.reference else []
         for span in sorted(shared, key=lambda span: (-span.share, span.start - span.stop, span.item)):
             length, shared_words = span.stop - span.start, tokens[span.start : span.stop]
             whole = span.share == 1

@@ -224,8 +224,10 @@ class SuiteFeatures:
 
     def __init__(self, items: Prepared, n_values: int) -> None:
         """Weight the items' features; `n_values` is the number of values that the items of all suites hold."""
+        from curation.leakage.kernels.words import BUCKETS
+
         n = len(items)
-        held_by = np.bincount(items.grams.numbers, minlength=1 << 20)
+        held_by = np.bincount(items.grams.numbers, minlength=BUCKETS)
         # What no item holds ("Patient presents with ...") does not identify one, so it weighs as little as the most common n-gram.
         common = np.log((1 + n) / (1 + held_by.max(initial=0))) + 1
         self.grams = _weighted(items.grams, held_by, n, unknown=common)

@@ -15,7 +15,7 @@ import numpy as np
 from curation.dedup.arrow_text import Array
 from curation.dedup.normalization import normalize
 from curation.leakage.features import EDITED, LONG, Encoder, edited_evidence
-from curation.leakage.ngrams import Span, SpanIndex, words
+from curation.leakage.ngrams import SpanIndex, words
 
 # Least similarity (lexical plus dense, or lexical alone) of a paraphrase (by: has embeddings).
 FLOOR = {True: 1.0, False: 0.4}
@@ -150,10 +150,6 @@ class AllowedTexts:
         self.spans = SpanIndex(allowed)
         self.resemblance = Resemblance(items, allowed, encode=encode, known=known)
         self.cut = FLOOR[self.resemblance.dense]
-
-    def cover(self, tokens: tuple[str, ...]) -> list[Span]:
-        """Return the spans of a row that an allowed text contains."""
-        return self.spans.spans(tokens)
 
     def judge(self, texts: Sequence[str], labels: Sequence[str | None]) -> list[ItemMatch]:
         """Return the nearest item of each text."""

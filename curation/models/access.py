@@ -94,9 +94,11 @@ def _check_address(spec: ModelSpec, address: str, *, has_key: bool) -> None:
     """Raise ModelUnavailable for a malformed address, and for one that would get a key in clear text."""
     try:
         parts = urlsplit(address)
+        # Reading `port` raises ValueError for a port that is not a number below 65536.
         well_formed = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         well_formed = False
+    # URL parsers read white space and backslashes differently, so the key could go to another host than the one checked here.
     if not well_formed or any(sign.isspace() or sign == "\\" for sign in address):
         raise ModelUnavailable(f"model {spec.model}: base_url", f"is not a URL ({address})", "write https://HOST/...")
     if has_key and parts.scheme != "https" and not is_loopback(address):

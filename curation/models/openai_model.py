@@ -89,7 +89,9 @@ class OpenAIModel:
         import openai
 
         options = network_options(self._timeout_s)
+        # The SDK's default client takes a proxy from the environment even for loopback addresses.
         plain, usual = partial(httpx2.AsyncClient, trust_env=False), openai.DefaultAsyncHttpxClient
+        # The SDK reads organization and project from the environment (OPENAI_ORG_ID, OPENAI_PROJECT_ID): another server must not get them.
         without_organization: Any = {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
         return openai.AsyncOpenAI(
             api_key=self._key,

@@ -196,6 +196,7 @@ def count_tokens(bodies: Sequence[Body], spec: ModelSpec, *, environ: Mapping[st
         return f"the provider was not reached ({error.reason})"
     except UserError as error:
         return f"{error.what} {error.fact}"
+    # One request without a count leaves no total, so its reason is the result.
     return next((count for count in counts if isinstance(count, str)), [count for count in counts if isinstance(count, int)])
 
 

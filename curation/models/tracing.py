@@ -68,6 +68,7 @@ def record_call(
     attributes |= {name: tokens[ours] for ours, name in _TOKEN_ATTRIBUTES.items() if tokens and ours in tokens}
     attributes |= {"gen_ai.response.finish_reasons": [stop]} if stop else {}
     attributes |= {"error.type": error} if error else {}
+    # Made when the try has ended, with its start in the past: usage and stop reason are known only now. Times are in nanoseconds.
     span = tracer.start_span(f"chat {spec.model}", kind=SpanKind.CLIENT, attributes=attributes, start_time=int(started * 1e9))
     if error:
         span.set_status(Status(StatusCode.ERROR, error))

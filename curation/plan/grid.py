@@ -147,6 +147,7 @@ class _Spread:
         noise = np.array([self.random.random() for _ in range(len(shares))])
         # Pairs weigh half: an attribute's own share comes first. The noise only breaks ties.
         behind = shares * (done + 1) - self.seen[name] + 0.5 * pairs + 1e-6 * noise
+        # The first value is nearly always taken, so the others are sorted only if it is not.
         yield int(np.argmax(behind))
         yield from (int(n) for n in np.argsort(-behind, kind="stable")[1:])
 
@@ -248,6 +249,7 @@ def _cells(
 def _evolution(ordinal: int, project: Project) -> Literal["deeper", "broader"] | None:
     """Return how the cell of an ordinal evolves from another, or None; evenly distributed, and independent of the plan's length."""
     deeper, share = project.plan.evolve.deeper, project.plan.evolve.deeper + project.plan.evolve.broader
+    # 1e-9: a product of binary fractions may be just below the whole number that it stands for, and would be rounded down.
     nth = int((ordinal + 1) * share + 1e-9)
     if share == 0 or nth == int(ordinal * share + 1e-9):
         return None

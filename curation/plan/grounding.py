@@ -226,6 +226,7 @@ def _chunks(text: str, most: int) -> Iterator[tuple[int, str]]:
 
 def _pieces(text: str, most: int) -> Iterator[tuple[int, int]]:
     """Yield (start, end) of paragraphs; a long one is cut at sentence ends, or else at spaces."""
+    # A paragraph ends at an empty line.
     for found in re.finditer(r"\S(?:.|\n(?!\s*\n))*", text):
         start, end = found.span()
         while end - start > most:

@@ -42,6 +42,7 @@ def own_key() -> tuple[Path, Path]:
         return folder / PRIVATE, public_of(folder / PRIVATE)
     private, public = create_key(folder)
     taken = config_folder() / "trusted" / "own.pub"  # of a key that is gone: what it signed stays trusted
+    # [7:15]: the first digits behind "sha256:".
     add_trusted_key(public, name=f"own-{describe_signer(public)[7:15]}" if taken.exists() else "own")
     return private, public
 

@@ -308,6 +308,7 @@ class ManifestContent(BaseModel):
     @field_validator("files")
     @classmethod
     def _are_inside(cls, files: dict[str, str]) -> dict[str, str]:
+        # Plain names only: a path could name a file outside the snapshot's folder.
         for name in files:
             plain_name(name)
             if name in (MANIFEST, SIGNATURE):
@@ -373,6 +374,7 @@ def plain_name(name: str) -> str:
     Raises:
         ValueError: it is not.
     """
+    # Windows drops a dot at the end of a name.
     if not _PLAIN_NAME.match(name) or name.endswith("."):
         raise ValueError(f"{name!r} is not a plain name; use letters, digits, '.', '_' and '-', and start with a letter or digit")
     return name

@@ -64,6 +64,7 @@ def revoke(digest: str, private_key: Path, *, reason: str, at: datetime, folder:
     # Raw ECDSA instead of model-signing, whose signatures cover folders.
     signature = base64.b64encode(key.sign(draft.statement(), ec.ECDSA(hashes.SHA256()))).decode()
     target.mkdir(parents=True, exist_ok=True)
+    # The key is part of the name: two signers may revoke one snapshot.
     file = target / f"{digest[:16]}-{draft.by.removeprefix('sha256:')[:8]}.json"
     body = draft.model_copy(update={"signature": signature}).model_dump_json(indent=2) + "\n"
     return replace_file(file, body.encode())

@@ -52,6 +52,7 @@ def write_snapshot(
     tables: dict[str, pa.Table] = {split: canonical_table(splits.get(split), kind=draft.kind) for split in SPLITS}
     digest = _check_splits(splits, tables, draft.kind)
     filled = {split: {"file": f"{split}.parquet", "rows": table.num_rows} for split, table in _filled(tables).items()}
+    # `files` is filled in once every file is written and hashed.
     content = {"digest": {"root": digest}, "splits": filled, "files": {}}
     manifest = Manifest.model_validate(draft.model_dump(by_alias=True) | content)
     if taken := sorted(folder.glob(f"{manifest.name}-v{manifest.version}-{'[0-9a-f]' * 8}")):

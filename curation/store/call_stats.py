@@ -1,4 +1,4 @@
-"""Queries on the calls of a workbench outside the ledger: responses, failures, costs, counts, inputs of requests, and who wrote a row."""
+"""Queries on the calls of a workbench outside the ledger: texts in them, inputs of requests, attempts, and who wrote a row."""
 
 from __future__ import annotations
 
@@ -7,42 +7,10 @@ import sqlite3
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
-import orjson
-
-from curation.requests import Answer, Failure, Request, message_of
-
-CallState = Literal["reserved", "sent", "answered", "failed", "uncertain"]
-
-NANO = 1_000_000_000
-_PAGE = 500
 _ESCAPED = re.compile(r"\\+u([0-9a-fA-F]{4})")
 _NO_WORD = re.compile(r"\\+.|\W+", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class CostRow:
-    """The calls of one stage to one model, counted and priced."""
-
-    stage: str
-    provider: str
-    model: str
-    simulated: bool
-    price_date: str | None
-    calls: int
-    answered: int
-    failed: int
-    uncertain: int
-    """Attempts without a received response; charged at their upper bound."""
-    input_tokens: int
-    output_tokens: int
-    thinking_tokens: int
-    cache_write_tokens: int
-    cache_read_tokens: int
-    cost_usd: float
-    uncertain_usd: float
 
 
 class Made(NamedTuple):
@@ -61,95 +29,6 @@ class Writer(NamedTuple):
     provider: str
     model: str
     simulated: bool
-
-
-def find_answers(db: sqlite3.Connection, stage: str, *, simulated: bool | None = None) -> Iterator[Answer]:
-    """Yield every response of a stage in request order; read page by page, so that the ledger can be written meanwhile.
-
-    Args:
-        db: connection to workbench.db.
-        stage: stage that asked.
-        simulated: only simulated or only real responses; None for both.
-    """
-    for row in _pages(db, stage, "state = 'answered' AND settled = 1", simulated=simulated):
-        yield Answer(request=_request(row), message=message_of(zlib.decompress(row["response"])))
-
-
-def list_unsettled_models(db: sqlite3.Connection) -> list[tuple[str, str]]:
-    """Return (provider, model) of every response that is stored and not read."""
-    rows = db.execute("SELECT DISTINCT provider, model FROM calls WHERE state = 'answered' AND settled = 0")
-    return [(row["provider"], row["model"]) for row in rows]
-
-
-def find_answer(db: sqlite3.Connection, key: str) -> Answer | None:
-    """Return the response to one call, a real one before a simulated one; None where there is none."""
-    row = db.execute(
-        "SELECT * FROM calls WHERE key = ? AND state = 'answered' AND settled = 1 ORDER BY simulated", (bytes.fromhex(key),)
-    ).fetchone()
-    return Answer(request=_request(row), message=message_of(zlib.decompress(row["response"]))) if row else None
-
-
-def find_failures(db: sqlite3.Connection, stage: str, *, simulated: bool | None = None) -> Iterator[Failure]:
-    """Yield every call of a stage that failed, or whose result is unknown.
-
-    Args:
-        db: connection to workbench.db.
-        stage: stage that asked.
-        simulated: only simulated or only real calls; None for both.
-    """
-    for row in _pages(db, stage, "state IN ('failed', 'uncertain')", simulated=simulated):
-        reason = row["reason"] or "uncertain"
-        yield Failure(stage=stage, slot=row["slot"], reason=reason, detail=row["detail"] or "", key=row["key"].hex())
-
-
-def sum_costs(db: sqlite3.Connection) -> list[CostRow]:
-    """Return the costs by stage and model."""
-    sums = ", ".join(f"COALESCE(SUM({n}), 0) {n}" for n in ("input_tokens", "output_tokens", "thinking_tokens"))
-    cache = ", ".join(f"COALESCE(SUM({n}), 0) {n}" for n in ("cache_write_tokens", "cache_read_tokens"))
-    rows = db.execute(
-        "SELECT stage, provider, model, simulated, MAX(price_date) price_date, COUNT(*) calls, SUM(state = 'answered') answered, "
-        f"SUM(state = 'failed') failed, SUM(lost) uncertain, {sums}, {cache}, SUM(cost_nano) cost_nano, SUM(lost_nano) lost_nano "
-        "FROM calls GROUP BY stage, provider, model, simulated ORDER BY stage, model, simulated"
-    )
-    found = []
-    for row in map(dict, rows):
-        money = {"cost_usd": row.pop("cost_nano") / NANO, "uncertain_usd": row.pop("lost_nano") / NANO}
-        found.append(CostRow(**{**row, "simulated": bool(row["simulated"])}, **money))
-    return found
-
-
-def count_states(db: sqlite3.Connection, stage: str | None = None) -> dict[CallState, int]:
-    """Return the number of calls in each state."""
-    found = dict(db.execute("SELECT state, COUNT(*) FROM calls WHERE ?1 IS NULL OR stage = ?1 GROUP BY state", (stage,)).fetchall())
-    return {state: found.get(state, 0) for state in get_args(CallState)}
-
-
-def count_refusals(db: sqlite3.Connection, stage: str | None = None) -> dict[str, int]:
-    """Return the number of refusals by the provider's category."""
-    rows = db.execute(
-        "SELECT COALESCE(refusal, 'unnamed'), COUNT(*) FROM calls WHERE stop_reason = 'refusal' AND (?1 IS NULL OR stage = ?1) "
-        "GROUP BY 1 ORDER BY 1",
-        (stage,),
-    )
-    return dict(rows.fetchall())
-
-
-def _pages(db: sqlite3.Connection, stage: str, where: str, *, simulated: bool | None) -> Iterator[sqlite3.Row]:
-    last = 0
-    while True:
-        rows = db.execute(
-            f"SELECT * FROM calls WHERE stage = ? AND {where} AND seq > ? AND (? IS NULL OR simulated = ?) ORDER BY seq LIMIT ?",
-            (stage, last, simulated, simulated, _PAGE),
-        ).fetchall()
-        if not rows:
-            return
-        yield from rows
-        last = rows[-1]["seq"]
-
-
-def _request(row: sqlite3.Row) -> Request:
-    names = ("stage", "slot", "attempt", "role")
-    return Request(**{name: row[name] for name in names}, body=orjson.loads(zlib.decompress(row["body"])))
 
 
 def count_holding(db: sqlite3.Connection, texts: Collection[str]) -> Counter[str]:

@@ -13,21 +13,23 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import orjson
 
 from curation.errors import ProjectError
-from curation.requests import Answer, Claim, ClaimedCall, Failure, OpenBatch, Recovered, Request
-from curation.store import call_stats
-from curation.store.call_stats import NANO, CallState, CostRow
+from curation.requests import Answer, Claim, ClaimedCall, Failure, Recovered, Request, message_of
+from curation.store.call_batches import CallBatches
 from curation.store.lease import LEASE_S, is_alive, owner_name
 
 __all__ = ["CallLedger", "Claim", "ClaimedCall", "Recovered"]
 
 
-BatchLine = tuple[str, bytes | None, int | None, str, str]
-"""One line of a batch's results: key, the message where the request succeeded, else status, reason and detail."""
+CallState = Literal["reserved", "sent", "answered", "failed", "uncertain"]
+TOKENS = ("input_tokens", "output_tokens", "thinking_tokens", "cache_write_tokens", "cache_read_tokens")
+"""Columns of a response's usage."""
+NANO = 1_000_000_000
 PAGE = 500
 _instances = itertools.count(1)
 _OUR_CLAIM = "seq = ? AND owner = ? AND state IN ('reserved', 'sent')"
@@ -39,85 +41,27 @@ _FREE = (
 )
 
 
-class CallBatches:
-    """The open and ended batches of one ledger."""
+@dataclass(frozen=True)
+class CostRow:
+    """The calls of one stage to one model, counted and priced."""
 
-    def __init__(self, connection: sqlite3.Connection, *, now: Callable[[], float]) -> None:
-        self._db, self._now = connection, now
-
-    def name(self, number: int, batch_id: str) -> None:
-        """Store the provider's id of a batch; called before its first poll."""
-        self._db.execute("UPDATE call_batches SET batch_id = ? WHERE id = ?", (batch_id, number))
-
-    def open(self, *, model: str, simulated: bool) -> list[OpenBatch]:
-        """Return the batches to wait for; one without an id is listed once the process that was sending it has ended."""
-        rows = self._db.execute(
-            "SELECT id, batch_id, requests, created FROM call_batches WHERE ended IS NULL AND model = ? AND simulated = ? "
-            "AND (batch_id IS NOT NULL OR owner NOT IN (SELECT id FROM call_owners)) ORDER BY id",
-            (model, simulated),
-        )
-        return [OpenBatch(*row) for row in rows]
-
-    def left_behind(self, models: Sequence[str]) -> list[tuple[str, int]]:
-        """Return (model, calls) of open batches of models that are not listed, which nobody will fetch."""
-        rows = self._db.execute("SELECT model, SUM(requests) FROM call_batches WHERE ended IS NULL GROUP BY model ORDER BY model")
-        return [(model, calls) for model, calls in rows if model not in models]
-
-    def known_ids(self) -> set[str]:
-        """Return the provider's ids of all batches."""
-        return {row[0] for row in self._db.execute("SELECT batch_id FROM call_batches WHERE batch_id IS NOT NULL")}
-
-    def waiting(self, number: int) -> dict[str, int]:
-        """Return key to number of the calls of a batch without a stored result."""
-        rows = self._db.execute("SELECT key, seq FROM calls WHERE batch = ? AND state = 'sent'", (number,))
-        return {key.hex(): seq for key, seq in rows}
-
-    def keep(self, number: int, results: Sequence[BatchLine]) -> int:
-        """Write results as they came, those not kept before; returns how many were new. Call it inside a transaction."""
-        new = 0
-        for key, raw, status, reason, detail in results:
-            where = (number, bytes.fromhex(key))
-            # An answered call stays in its batch, whose price differs; a failed one leaves it and can be claimed again.
-            if raw is not None:
-                changed = self._db.execute(
-                    "UPDATE calls SET state = 'answered', status = 200, response = ?, ended = ?, reason = NULL, detail = NULL "
-                    "WHERE batch = ? AND key = ? AND state = 'sent'",
-                    (zlib.compress(raw), self._now(), *where),
-                )
-            else:
-                changed = self._db.execute(
-                    "UPDATE calls SET state = 'failed', status = ?, reason = ?, detail = ?, ended = ?, held_nano = 0, batch = NULL "
-                    "WHERE batch = ? AND key = ? AND state = 'sent'",
-                    (status, reason, detail, self._now(), *where),
-                )
-            new += changed.rowcount
-        return new
-
-    def end(self, number: int) -> int:
-        """End a batch whose results are read; calls without a result become uncertain and are charged. Return how many those are."""
-        missing = self._db.execute(
-            "UPDATE calls SET state = 'uncertain', lost = lost + 1, lost_nano = lost_nano + held_nano, held_nano = 0, batch = NULL "
-            "WHERE batch = ? AND state = 'sent'",
-            (number,),
-        ).rowcount
-        self._db.execute("UPDATE call_batches SET ended = ? WHERE id = ?", (self._now(), number))
-        return missing
-
-    def undo(self, number: int, *, status: int | None, reason: str, detail: str) -> None:
-        """Fail the calls of a batch that the provider does not have, at no cost; they may be sent again. Call it inside a transaction.
-
-        Args:
-            number: number of the batch.
-            status: HTTP status of the refusal, if there was one.
-            reason: short code that groups failures.
-            detail: the provider's message.
-        """
-        self._db.execute(
-            "UPDATE calls SET state = 'failed', status = ?, reason = ?, detail = ?, held_nano = 0, batch = NULL "
-            "WHERE batch = ? AND state = 'sent'",
-            (status, reason, detail, number),
-        )
-        self._db.execute("UPDATE call_batches SET ended = ? WHERE id = ?", (self._now(), number))
+    stage: str
+    provider: str
+    model: str
+    simulated: bool
+    price_date: str | None
+    calls: int
+    answered: int
+    failed: int
+    uncertain: int
+    """Attempts without a received response; charged at their upper bound."""
+    input_tokens: int
+    output_tokens: int
+    thinking_tokens: int
+    cache_write_tokens: int
+    cache_read_tokens: int
+    cost_usd: float
+    uncertain_usd: float
 
 
 class CallLedger:
@@ -178,7 +122,7 @@ class CallLedger:
                 is_final = found is not None and (found["settled"] or (found["ended"] is not None and found["ended"] >= since))
                 if found is None or found["state"] == "uncertain" or (found["state"] == "failed" and not is_final):
                     if len(calls) == limit or hold > left:
-                        # Stop here, even if a later request is cheaper: results come in the order of the requests.
+                        # Stop here, even if a later request is cheaper: `looked_at` counts from the first one.
                         return Claim(tuple(calls), looked_at, reused, failed, tuple(elsewhere), over_budget=len(calls) < limit)
                     calls.append(self._hold(request, key, found, hold, provider=provider, simulated=simulated))
                     left -= hold
@@ -235,14 +179,13 @@ class CallLedger:
             failure: (reason, detail) of a response that is not usable.
         """
         reason, detail = failure or (None, None)
-        names = ("input_tokens", "output_tokens", "thinking_tokens", "cache_write_tokens", "cache_read_tokens")
         self._db.execute(
             "UPDATE calls SET settled = 1, cost_nano = cost_nano + COALESCE(?, held_nano), held_nano = 0, price_date = ?, stop_reason = ?, "
-            f"refusal = ?, reason = ?, detail = ?, state = ?, {', '.join(f'{name} = ?' for name in names)} "
+            f"refusal = ?, reason = ?, detail = ?, state = ?, {', '.join(f'{name} = ?' for name in TOKENS)} "
             "WHERE seq = ? AND state = 'answered' AND settled = 0",
             (
                 *(cost_nano, price_date, stop_reason, refusal, reason, detail, "failed" if failure else "answered"),
-                *(tokens.get(name, 0) for name in names),
+                *(tokens.get(name, 0) for name in TOKENS),
                 seq,
             ),
         )
@@ -260,7 +203,8 @@ class CallLedger:
 
     def unsettled_models(self) -> list[tuple[str, str]]:
         """Return (provider, model) of every response that is stored and not read; the project may name other models by now."""
-        return call_stats.list_unsettled_models(self._db)
+        rows = self._db.execute("SELECT DISTINCT provider, model FROM calls WHERE state = 'answered' AND settled = 0")
+        return [(row["provider"], row["model"]) for row in rows]
 
     def record_retry(self, seq: int, *, status: int | None, reason: str, detail: str, lost: bool, budget_usd: float) -> bool:
         """Return a call to reserved, to be sent again; False when a lost attempt was charged and another could exceed the budget.
@@ -359,27 +303,50 @@ class CallLedger:
 
     def answers(self, stage: str, *, simulated: bool | None = None) -> Iterator[Answer]:
         """Yield every response of a stage in request order; the ledger can be written meanwhile."""
-        return call_stats.find_answers(self._db, stage, simulated=simulated)
+        for row in self._pages(stage, "state = 'answered' AND settled = 1", simulated=simulated):
+            yield Answer(request=_request(row), message=message_of(zlib.decompress(row["response"])))
 
     def answer(self, key: str) -> Answer | None:
         """Return the response to one call, a real one before a simulated one; None where there is none."""
-        return call_stats.find_answer(self._db, key)
+        row = self._db.execute(
+            "SELECT * FROM calls WHERE key = ? AND state = 'answered' AND settled = 1 ORDER BY simulated", (bytes.fromhex(key),)
+        ).fetchone()
+        return Answer(request=_request(row), message=message_of(zlib.decompress(row["response"]))) if row else None
 
     def failures(self, stage: str, *, simulated: bool | None = None) -> Iterator[Failure]:
         """Yield every call of a stage that failed, or whose result is unknown."""
-        return call_stats.find_failures(self._db, stage, simulated=simulated)
+        for row in self._pages(stage, "state IN ('failed', 'uncertain')", simulated=simulated):
+            reason = row["reason"] or "uncertain"
+            yield Failure(stage=stage, slot=row["slot"], reason=reason, detail=row["detail"] or "", key=row["key"].hex())
 
     def costs(self) -> list[CostRow]:
         """Return the costs by stage and model."""
-        return call_stats.sum_costs(self._db)
+        sums = ", ".join(f"COALESCE(SUM({name}), 0) {name}" for name in TOKENS)
+        rows = self._db.execute(
+            "SELECT stage, provider, model, simulated, MAX(price_date) price_date, COUNT(*) calls, SUM(state = 'answered') answered, "
+            f"SUM(state = 'failed') failed, SUM(lost) uncertain, {sums}, SUM(cost_nano) cost_nano, SUM(lost_nano) lost_nano "
+            "FROM calls GROUP BY stage, provider, model, simulated ORDER BY stage, model, simulated"
+        )
+        found = []
+        for row in map(dict, rows):
+            money = {"cost_usd": row.pop("cost_nano") / NANO, "uncertain_usd": row.pop("lost_nano") / NANO}
+            found.append(CostRow(**{**row, "simulated": bool(row["simulated"])}, **money))
+        return found
 
     def counts(self, stage: str | None = None) -> dict[CallState, int]:
         """Return the number of calls in each state."""
-        return call_stats.count_states(self._db, stage)
+        rows = self._db.execute("SELECT state, COUNT(*) FROM calls WHERE ?1 IS NULL OR stage = ?1 GROUP BY state", (stage,))
+        found = dict(rows.fetchall())
+        return {state: found.get(state, 0) for state in get_args(CallState)}
 
     def refusals(self, stage: str | None = None) -> dict[str, int]:
         """Return the number of refusals by the provider's category."""
-        return call_stats.count_refusals(self._db, stage)
+        rows = self._db.execute(
+            "SELECT COALESCE(refusal, 'unnamed'), COUNT(*) FROM calls WHERE stop_reason = 'refusal' AND (?1 IS NULL OR stage = ?1) "
+            "GROUP BY 1 ORDER BY 1",
+            (stage,),
+        )
+        return dict(rows.fetchall())
 
     def _hold(self, request: Request, key: bytes, found: sqlite3.Row | None, hold: int, *, provider: str, simulated: bool) -> ClaimedCall:
         owner = self._own()
@@ -425,7 +392,25 @@ class CallLedger:
             fact = "was taken over by another process, because this one gave no sign of life for too long"
             raise ProjectError(f"call {seq}", fact, "run the same command again; what was answered is not bought twice")
 
+    def _pages(self, stage: str, where: str, *, simulated: bool | None) -> Iterator[sqlite3.Row]:
+        """Yield the calls of a stage that meet a condition. Page by page, so that the ledger can be written meanwhile."""
+        last = 0
+        while True:
+            rows = self._db.execute(
+                f"SELECT * FROM calls WHERE stage = ? AND {where} AND seq > ? AND (? IS NULL OR simulated = ?) ORDER BY seq LIMIT ?",
+                (stage, last, simulated, simulated, PAGE),
+            ).fetchall()
+            if not rows:
+                return
+            yield from rows
+            last = rows[-1]["seq"]
+
     def _left_nano(self, budget_usd: float, *, simulated: bool) -> int:
         # Triggers keep the sums (store/schema.py): a sum over all calls would be taken for every claim.
         row = self._db.execute("SELECT held_nano + spent_nano AS used FROM call_spend WHERE simulated = ?", (simulated,)).fetchone()
         return int(budget_usd * NANO) - int(row["used"])
+
+
+def _request(row: sqlite3.Row) -> Request:
+    names = ("stage", "slot", "attempt", "role")
+    return Request(**{name: row[name] for name in names}, body=orjson.loads(zlib.decompress(row["body"])))

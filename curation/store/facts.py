@@ -415,6 +415,7 @@ def decisions_by_seq(db: sqlite3.Connection) -> dict[int, Decision]:
     """Return the stored decision on every row that has one."""
     cursor = db.cursor()
     cursor.row_factory = None
+    # Most rows share their reasons with many others, so each text is parsed once.
     read: dict[str, tuple[Reason, ...]] = {}
     found = {}
     for seq, verdict, better, body in cursor.execute("SELECT seq, verdict, better, reasons FROM verdicts"):

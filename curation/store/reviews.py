@@ -145,6 +145,7 @@ def reconcile_pushed(db: sqlite3.Connection, place: Place, found: Collection[int
         db.execute("BEGIN IMMEDIATE")
         sql = "SELECT seq, server, dataset, state FROM pushed WHERE name = ?"
         rows = db.execute(sql, (place.name,)).fetchall()
+        # Also what is in another dataset of this name: that one was deleted or replaced.
         gone = [row for row in rows if (row["server"], row["dataset"]) != (place.server, place.dataset) or row["seq"] not in found]
         changed = [(row["seq"], row["server"], row["dataset"]) for row in gone if row["state"] != "missing"]
         db.executemany("UPDATE pushed SET state = 'missing' WHERE seq = ? AND server = ? AND dataset = ?", changed)

@@ -82,6 +82,7 @@ class CheckProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env={name: value for name, value in os.environ.items() if not any(word in name.upper() for word in _SECRETS)},
+            # A session of its own, so that `close` also ends processes that the function started.
             start_new_session=True,
         )
         try:
@@ -99,6 +100,7 @@ class CheckProcess:
         """Return the next line that the process writes."""
         assert process.stdout is not None
         until = time.monotonic() + seconds
+        # os.read and not the buffered pipe: select does not see a line that a buffer holds.
         while b"\n" not in self._unread:
             ready, _, _ = select.select([process.stdout], [], [], max(0.0, until - time.monotonic()))
             if not ready:

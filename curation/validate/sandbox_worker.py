@@ -86,7 +86,9 @@ def limit_memory(megabytes: int) -> None:
         import resource
 
         with open("/proc/self/statm", encoding="ascii") as status:
+            # The first number is the address space in pages, which is what RLIMIT_AS limits.
             held = int(status.read().split()[0]) * resource.getpagesize()
+        # Soft and hard limit, so that the check cannot raise it again.
         resource.setrlimit(resource.RLIMIT_AS, (held + megabytes * 2**20,) * 2)
     except (ImportError, OSError, ValueError):
         return

@@ -34,7 +34,7 @@ MUTATIONS = [
     Mutation(f"{SNAPSHOT}/write.py", "os.fsync(file.fileno())\n        Path(aside)", "Path(aside)", "curation/test_guards.py::test_keys_revocations_and_records_are_on_the_disk_before_they_have_their_name"),
     Mutation("curation/store/database.py", "PRAGMA synchronous = FULL", "PRAGMA synchronous = OFF", "curation/store/test_store.py::test_what_was_committed_is_on_the_disk"),
     Mutation("curation/store/database.py", "fence = _put_up_fence(db, name, owner)", "fence: list[str] = []", "curation/store/test_store.py::test_the_lease_is_checked_in_the_transaction_that_writes"),
-    Mutation("curation/store/database.py", "_keep_private(path)\n    with", "with", "curation/store/test_store.py::test_nobody_else_may_read_the_workbench"),
+    Mutation("curation/store/database.py", "_keep_private(path)\n    # isolation_level=None", "# isolation_level=None", "curation/store/test_store.py::test_nobody_else_may_read_the_workbench"),
     Mutation(f"{STORE}/calls.py", "if len(calls) == limit or hold > left:", "if len(calls) == limit:", "curation/store/test_calls.py::test_claims_stop_at_the_limit_and_at_the_budget"),
     Mutation(f"{STORE}/calls.py", "if changed != 1:", "if False:", "curation/store/test_calls.py::test_one_process_cannot_change_what_another_holds"),
     Mutation("curation/stages/snapshot.py", "(*leak_findings(workspace, rows, protected).findings, *row_findings(workspace, rows))", "()", "curation/test_guards.py::test_the_last_gate_stops_leaks_and_failed_checks_that_no_screen_has_seen"),

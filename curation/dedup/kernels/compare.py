@@ -141,6 +141,7 @@ def may_be_alike(signatures, a, b):
         differ = words[a, at] ^ words[b, at]
         sums += (~(((differ & _SEVENS) + _SEVENS) | differ | _SEVENS)) >> np.uint64(7)
     pairs = (sums & _EVEN) + ((sums >> np.uint64(8)) & _EVEN)
+    # The product adds the four 16-bit sums up in the highest one.
     return np.int64((pairs * _FOUR) >> np.uint64(48)) >= least
 
 

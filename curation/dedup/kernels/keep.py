@@ -110,6 +110,7 @@ def compare_now(place, other, places, scratch):
         n = read_row(rows, which[place], codes)
         state[1], state[2] = fill_set(hashes, hash_shingles(codes, n, places.shingle, hashes), floor, tables)
         state[0] = place
+    # The similarity is at most the size of the smaller set over that of the larger.
     if places.counts[other] < floor * state[1]:
         return -1.0
     n = read_row(rows, which[other], codes)
@@ -299,6 +300,7 @@ def join_buckets(packed, begins, places, limit, parent):
     for i in range(1, len(packed) + 1):
         if i < len(packed) and packed[i] >> _32 == packed[start] >> _32:
             continue
+        # The clusters of this bucket so far: chains of places through `member`, each begun by its latest place.
         n_heads = 0
         for j in range(start, i):
             place = np.int64(packed[j] & _LOW)
@@ -312,6 +314,7 @@ def join_buckets(packed, begins, places, limit, parent):
                 while not joined and slot >= 0 and seen < limit:
                     joined = compare_now(place, np.int64(packed[slot] & _LOW), places, scratch) >= 0
                     slot, seen = member[slot], seen + 1
+                # Clusters that are not joined move to the front of the list.
                 if not joined:
                     heads[kept_heads] = head
                     kept_heads += 1
@@ -340,6 +343,7 @@ def keep_nearest(begins, earlier, cosines, kept, cosine):
     """
     for row in range(len(begins) - 1):
         for i in range(begins[row], begins[row + 1]):
+            # It comes before this row, so it is decided.
             rival = earlier[i]
             if kept[rival] == rival and (kept[row] == row or cosines[i] > cosine[row]):
                 kept[row], cosine[row] = rival, cosines[i]

@@ -32,6 +32,7 @@ def hash_codes(codes, n):
         b = (b ^ np.uint64(codes[at + 1])) * PRIME
         c = (c ^ np.uint64(codes[at + 2])) * PRIME
         d = (d ^ np.uint64(codes[at + 3])) * PRIME
+        # A multiplication carries differences to higher bits only; mixing in between brings them back to the lower ones.
         if at % 64 == 60:
             a, b, c, d = mix(a), mix(b), mix(c), mix(d)
     for at in range(whole, n):
@@ -143,7 +144,9 @@ def places_of(hashes, turn, size, scratch):
     for i in range(len(hashes)):
         h = (hashes[i] ^ salt) * PRIME if turn else hashes[i]
         h = h ^ (h >> _32) if turn else h
+        # The upper 32 bits, scaled to the number of bins without a division (Lemire's range reduction).
         scratch[0, i] = ((h >> _32) * size) >> _32
+        # The round is the upper half of the value, so that a value of an earlier round is always less.
         scratch[1, i] = high | (h & _LOW)
 
 
@@ -162,6 +165,7 @@ def fill_last(hashes, count, turn, bins):
         later = turn
         while bins[at] == _EMPTY:
             if later >= size:
+                # Rounds from `size` on: each bin has one of its own, in which all shingles go to it.
                 bins[at] = least_of(hashes, count, size + at, np.uint64(at), _EMPTY)
             else:
                 bins[at] = least_of(hashes, count, later, np.uint64(at), np.uint64(size))

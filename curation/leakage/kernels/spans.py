@@ -43,6 +43,7 @@ def roll(words, n, size, out):
     for i in range(size):
         h = h * PRIME + words[i]
         top = top * PRIME if i else top
+    # The width is part of the hash, because windows of all widths are in one table.
     salt = mix(np.uint64(size))
     out[0] = h ^ salt
     for i in range(size, n):
@@ -291,6 +292,7 @@ def best_spans(which, rows, chars, index):
                 for at in range(holders[group], holders[group + 1]):
                     item, place = index.items[at], index.places[at]
                     own = index.words[item_starts[item] : item_starts[item + 1]]
+                    # Item and diagonal in one number; 2^39 keeps the diagonal above 0.
                     key = item * np.int64(1 << 40) + start - place + (1 << 39)
                     slot = mix(np.uint64(key)) & np.uint64(_MEMORY - 1)
                     if lengths[item] == len(own) or (memory[slot] == key and start < until[slot]):

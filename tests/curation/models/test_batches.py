@@ -84,7 +84,7 @@ def test_a_cut_body_of_results_is_fetched_again(ledger: CallLedger) -> None:
 @pytest.mark.parametrize("where", ["before the id is kept", "while it waits", "before results are kept", "before results are read"])
 def test_a_batch_outlives_the_process_that_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     from curation.models import batches, responses
-    from curation.store.calls import CallBatches
+    from curation.store.call_batches import CallBatches
 
     spots: dict[str, tuple[Any, str]] = {
         "before the id is kept": (CallBatches, "name"),
