@@ -81,6 +81,7 @@ def live_digest(model: Any, adapter: str) -> str:
 def adapter_tensors(model: Any, adapter: str) -> Iterable[tuple[str, Any]]:
     """Yield (name as in the saved file, parameter) for each weight of one adapter of a PEFT model."""
     for name, parameter in model.named_parameters():
+        # PEFT puts the adapter's name between module and weight: `q_proj.lora_A.default.weight`.
         if f".{adapter}." in name and "lora_" in name:
             yield name.replace(f".{adapter}.", "."), parameter
 
@@ -119,6 +120,7 @@ def save_adapter(model: Any, tokenizer: Any, *, folder: Path, base_id: str) -> P
     stops = GenerationConfig(eos_token_id=sorted(end_tokens(model, tokenizer)), pad_token_id=tokenizer.pad_token_id)  # type: ignore[no-untyped-call]
     stops.save_pretrained(aside)
     sync_tree(aside)  # run.json is synced later and must not outlive the weights it names
+    # A folder cannot be renamed over one that has files.
     shutil.rmtree(target, ignore_errors=True)
     aside.rename(target)
     sync_folder(target.parent)

@@ -199,6 +199,7 @@ def _wandb_callbacks(folder: Path, tracking: Tracking) -> list[Any]:
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             wandb.finish()
 
+    # In this order: transformers' callback uses a run that is open, and otherwise starts one of its own.
     return [Begin(), library.WandbCallback(), End()]
 
 

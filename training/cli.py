@@ -120,6 +120,7 @@ def _add_method(method: Method) -> None:
         _print(result, as_json, result_text(result, folder=run.output, run_file=run_file))
 
 
+# Through a function: commands that were defined in the loop itself would all train with the last method.
 for _method in METHODS.values():
     _add_method(_method)
 

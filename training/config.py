@@ -191,6 +191,7 @@ class RunFile(BaseModel):
 
     model_config = CLOSED
 
+    # Not named `schema`, which is a method of pydantic's models.
     schema_version: Literal[1] = Field(alias="schema")
     """Version of the run file."""
     kind: MethodName

@@ -115,6 +115,7 @@ def fill_in(text: str, changes: Mapping[str, Any]) -> str:
             text = re.sub(rf"(?m)^\s*{key}: .*\n", "", text, count=1)
             continue
         written = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+        # By a function, because a replacement text would read the backslashes in a value as escapes.
         text, count = re.subn(rf"(?m)^(\s*{key}: ).*$", lambda m, w=written: m[1] + w, text, count=1)  # type: ignore[misc]
         if not count:
             raise ValueError(f"the template has no key {key}")

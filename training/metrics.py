@@ -93,6 +93,7 @@ def measure_likelihoods(subject: Subject, items: Sequence[EvalItem]) -> Values:
         values["preference"] = [float(right > wrong) for right, wrong in scores]
     plain = [item for item in items if item.rivals is None]
     if plain:
+        # Without a newline at its end a text is a whole answer, and is scored with its end-of-turn token.
         answers = [(item.answer.rstrip("\n"),) for item in plain]
         scores = subject.score([subject.prompt(i) for i in plain], answers, batch=half, a_token=True)
         values["likelihood"] = [float(score) for (score,) in scores]

@@ -220,6 +220,7 @@ def describe_rows(run: RunFile, snapshot: Snapshot, *, say: Say) -> tuple[dict[s
         refuse_losses(run, read, facts, tokenizer=tokenizer)
         refuse_beyond_limits(run, read, facts, limits=limits)
         lengths[split] = facts
+        # Rows of the training split, which comes first.
         sample = sample or pick_rows(rows, read.rendered, set(facts.left_out))
     return lengths, sample
 

@@ -80,6 +80,7 @@ def read_csv(path: Path, detected: Detected, has_header: bool) -> Rows:
     source, again, taken = _numbered_text(path, detected.encoding, broken), deque[tuple[int, str]](), list[tuple[int, str]]()
     header: list[str] | None = None
     reread = 0
+    # strict: a misplaced quote is an error, with which its row fails, and not a guess.
     reader = csv.reader(_feed(source, again, taken), delimiter=delimiter, quoting=quoting, strict=True)
     while True:
         taken.clear()

@@ -46,6 +46,7 @@ def check_target(target: str | Path, *, force: bool = False) -> Path:
     text = str(target)
     if text.startswith("file://"):
         text = unquote(urlsplit(text).path)
+    # Two letters or more: `C:/` is a drive.
     elif scheme := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", text):
         fact = f"has the scheme {scheme[1]}, and export writes local files only"
         raise ProjectError(f"--out {target}", fact, "write a local file and copy it there with the tool of that store")
@@ -94,6 +95,7 @@ def write_rows(
     if system_instruction is None:
         system_instruction = all(row["prompt"][0]["role"] == "system" for row in _rows(table.select(["prompt"])))
 
+    # A function and no list: CSV and Parquet go through the lines twice, the first time for the names of the columns.
     def lines() -> Iterator[Line]:
         for row in _rows(table):
             more = columns.get(row["id"], {}) if columns else {}

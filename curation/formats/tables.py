@@ -214,6 +214,7 @@ def read_hub(address: str) -> RawFile:
 
     try:
         commit = str(HfApi().dataset_info(name, revision=revision).sha)
+        # By commit, so that the rows are those of the revision that is recorded, even if the data set changes meanwhile.
         data = load_dataset(name, config, split=split, revision=commit, streaming=True)
         splits: dict[str, Any] = dict(data) if isinstance(data, dict) else {split or "": data}
         rows = _dataset_rows(splits if len(splits) > 1 else {"": next(iter(splits.values()))})

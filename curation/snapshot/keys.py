@@ -167,6 +167,7 @@ def load_private_key(path: Path) -> EllipticCurvePrivateKey:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     body = _read_key(path)
+    # Windows has no modes for groups and others.
     if os.name == "posix" and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise SnapshotError(str(path), f"can be read by others (mode {path.stat().st_mode & 0o777:o})", f"chmod 600 {path}")
     try:
