@@ -115,13 +115,15 @@ def status(folder: Path) -> Status:
 
 
 def _is_alive(pid: int) -> bool:
+    import psutil
+
     try:
         reaped, _ = os.waitpid(pid, os.WNOHANG)  # a child of this process that has ended stays a zombie until it is reaped
         return reaped == 0
     except ChildProcessError:
         pass
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        # In a container without an init, nobody reaps an orphan: a zombie has ended.
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return False
-    return True

@@ -68,11 +68,15 @@ def test_two_projects_on_one_server_do_not_meet(argilla_home: RunningArgilla) ->
 @contextlib.contextmanager
 def watched_processes() -> Iterator[list[str]]:
     """The command lines of every process of the machine that is seen while the block lasts."""
-    seen, over = list[str](), threading.Event()
+    seen, over, known = list[str](), threading.Event(), dict[int, int]()
 
     def look() -> None:
         while not over.is_set():
-            seen.extend(" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
+            # Twice each, because a process that was just forked still has the command line of its parent.
+            for pid in [pid for pid in psutil.pids() if known.get(pid, 0) < 2]:
+                known[pid] = known.get(pid, 0) + 1
+                with contextlib.suppress(psutil.Error):
+                    seen.append(" ".join(psutil.Process(pid).cmdline()))
             time.sleep(0.02)
 
     watcher = threading.Thread(target=look)
