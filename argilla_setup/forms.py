@@ -25,6 +25,8 @@ PROMPT = "prompt"
 COMPLETION = "completion"
 RESPONSE_A = "response_a"
 RESPONSE_B = "response_b"
+ANSWERS = "answers"
+"""What the annotators answered, in the form for an adjudicator."""
 ROW = "row"
 """The custom field of the rich page. The text fields stay: searches read them, and servers without our page show them."""
 
@@ -100,6 +102,8 @@ class FormOptions:
     """True asks how much better the chosen response of a pair is."""
     corrected: bool = False
     """True asks for a corrected best response of a pair."""
+    settles: bool = False
+    """True for an adjudicator, who also sees what the annotators answered."""
 
 
 DEFAULT = FormOptions()
@@ -131,8 +135,13 @@ def instruction_settings(
 
     check_criteria(criteria)
     return rg.Settings(
-        guidelines=guidelines_text("instruction", guidelines),
-        fields=[*_row_field(options), rg.TextField(PROMPT, title="Prompt"), rg.TextField(COMPLETION, title="Completion")],
+        guidelines=guidelines_text("settle" if options.settles else "instruction", guidelines),
+        fields=[
+            *_row_field(options),
+            rg.TextField(PROMPT, title="Prompt"),
+            rg.TextField(COMPLETION, title="Completion"),
+            *_answers_field(options),
+        ],
         questions=[
             rg.LabelQuestion(
                 VERDICT,
@@ -179,12 +188,13 @@ def preference_settings(
 
     check_criteria(criteria)
     return rg.Settings(
-        guidelines=guidelines_text("preference", guidelines),
+        guidelines=guidelines_text("settle" if options.settles else "preference", guidelines),
         fields=[
             *_row_field(options),
             rg.TextField(PROMPT, title="Prompt"),
             rg.TextField(RESPONSE_A, title="Response A"),
             rg.TextField(RESPONSE_B, title="Response B"),
+            *_answers_field(options),
         ],
         questions=[
             rg.LabelQuestion(
@@ -203,8 +213,8 @@ def preference_settings(
     )
 
 
-def guidelines_text(kind: Kind, project: str | None = None) -> str:
-    """Return the guidelines for annotators: the project's own, then how the form works."""
+def guidelines_text(kind: Kind | Literal["settle"], project: str | None = None) -> str:
+    """Return the guidelines: the project's own, then how the form works, for the annotators of a kind of record or for adjudicators."""
     shipped = (Path(__file__).parent / "guidelines" / f"{kind}.md").read_text(encoding="utf-8").strip()
     text = "\n\n".join(part for part in ((project or "").strip(), shipped) if part)
     if len(text) > LONGEST_GUIDELINES:
@@ -236,6 +246,12 @@ def _row_field(options: FormOptions) -> list[rg.CustomField]:
         if options.is_rich
         else []
     )
+
+
+def _answers_field(options: FormOptions) -> list[rg.TextField]:
+    import argilla as rg
+
+    return [rg.TextField(ANSWERS, title="What the reviewers answered", required=False)] if options.settles else []
 
 
 def _pair_questions(options: FormOptions) -> list[rg.LabelQuestion | rg.TextQuestion]:

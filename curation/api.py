@@ -9,6 +9,7 @@ from curation.stages.calibrate import calibrate
 from curation.stages.decide import decide
 from curation.stages.dedup import dedup
 from curation.stages.describe import compare, describe
+from curation.stages.disputes import disputes
 from curation.stages.diversity import diversity
 from curation.stages.estimate import estimate
 from curation.stages.generate import generate
@@ -39,6 +40,7 @@ __all__ = [
     "dedup",
     "describe",
     "diff",
+    "disputes",
     "diversity",
     "erase",
     "estimate",

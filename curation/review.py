@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +158,17 @@ def list_members(review: ArgillaReview) -> list[Member]:
     return [Member(str(user["id"]), user["username"], user["api_key"]) for user in people if user["role"] != "owner"]
 
 
+def remove_members(review: ArgillaReview, members: Iterable[Member]) -> None:
+    """Remove people from the workspace. Their accounts and answers stay."""
+    with open_http(review) as http:
+        known = checked_reply(http.get("/api/v1/me/workspaces"), "when asked for workspaces").json()["items"]
+        places = [item["id"] for item in known if item["name"] == review.workspace]
+        for place, member in product(places, members):
+            reply = http.delete(f"/api/v1/workspaces/{place}/users/{member.id}")
+            if reply.status_code != 404:
+                checked_reply(reply, "to the removal of a member")
+
+
 def list_accounts(review: ArgillaReview) -> list[Member]:
     """Return everybody with an account, including people without a workspace."""
     with open_api(review.url, review.key) as api:
@@ -260,7 +271,8 @@ def form_digest(kind: Kind, *, criteria: Sequence[str], overlap: int, words: str
         options: the parts of the form that the project chooses.
     """
     asked = repr((dict(options.reasons), options.extra, options.strength, options.corrected))
-    return hashlib.sha256(canonical_json([kind, list(criteria), overlap, forms.guidelines_text(kind, words), asked])).hexdigest()[:16]
+    guidelines = forms.guidelines_text("settle" if options.settles else kind, words)
+    return hashlib.sha256(canonical_json([kind, list(criteria), overlap, guidelines, asked])).hexdigest()[:16]
 
 
 def open_dataset(review: ArgillaReview, name: str, *, settings: Any) -> Dataset:

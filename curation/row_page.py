@@ -26,6 +26,30 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class ReviewerAnswer:
+    """What one annotator answered, for the adjudicator of a disputed row."""
+
+    reviewer: str
+    says: str
+    """The answer in words."""
+    comment: str = ""
+    edited: str | None = None
+    """The text of an edit."""
+    of: str = ""
+    """The field that the edit changes."""
+
+    def __str__(self) -> str:
+        """Return the answer as text, for a server without the rich page."""
+        parts = (f"{self.reviewer}: {self.says}", self.edited and f"Edit: {self.edited}", self.comment and f"Comment: {self.comment}")
+        return "\n".join(part for part in parts if part)
+
+    def as_value(self) -> dict[str, Any]:
+        """Return the value that the page reads."""
+        edit = {} if self.edited is None else {"edited": self.edited, "of": self.of}
+        return {"reviewer": self.reviewer, "says": self.says, "comment": self.comment, **edit}
+
+
+@dataclass(frozen=True)
 class RowPage:
     """The content of a record's rich page that its text fields do not hold."""
 
@@ -35,9 +59,13 @@ class RowPage:
     evidence: tuple[Evidence, ...] = ()
     decide: tuple[str, ...] = ()
     """Findings that a person must decide on."""
+    answers: tuple[ReviewerAnswer, ...] = ()
+    """Of a disputed row: what the annotators answered."""
 
     def as_value(self) -> dict[str, Any]:
         """Return the value of the custom field."""
         turns = [{"role": role, "content": content} for role, content in self.turns]
         evidence = [item.as_value() for item in self.evidence]
-        return {"project": self.project, "turns": turns, "evidence": evidence, "decide": list(self.decide)}
+        # Without the key where there are none, or the rows of earlier pushes would count as changed.
+        answers = {"answers": [item.as_value() for item in self.answers]} if self.answers else {}
+        return {"project": self.project, "turns": turns, "evidence": evidence, "decide": list(self.decide), **answers}

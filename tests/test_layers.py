@@ -23,7 +23,7 @@ VALUES = {"config", "errors", "patterns", "records", "requests"}
 PURE = {
     "answer_checks", "decide", "dedup", "difficulty", "distribution", "embed", "findings", "formats", "generate",
     "intervals", "judge", "leakage", "licences", "plan", "prompts", "quality", "report", "row_page", "sampling", "split",
-    "validate",
+    "validate", "word_diff",
 }  # fmt: skip
 """Values in, values out."""
 EFFECTS = {"models", "review", "snapshot", "store"}

@@ -15,6 +15,7 @@ from argilla_setup.shown import mask_values, visible
 from curation.findings import words_of
 
 if TYPE_CHECKING:
+    from curation.stages.disputes import Disputes
     from curation.stages.rows import RowsResult
     from curation.views.row_story import FindingStory, ReasonStory, RowStory
     from curation.workspace import StageResult
@@ -94,6 +95,35 @@ def _print_table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
         print("  ".join(text.ljust(width) for text, width in zip(shown, widths, strict=True)).rstrip())
 
 
+def print_disputes(found: Disputes, as_json: bool) -> None:
+    """Print the disputed rows, each with what was said about it."""
+    if as_json:
+        print(to_json(found.as_values()))
+        return
+    _print_line(f"disputes: {len(found.disputes):,} rows")
+    for dispute in found.disputes:
+        print()
+        _print_quoted(f"{dispute.id[:12]} {dispute.kind}, {words_of(dispute.why)}; waits for {_an(dispute.waits_for)}")
+        named = ("first", "second") if dispute.kind == "preference" else ("completion",)
+        for name, text in (("prompt", dispute.prompt), *zip(named, dispute.texts, strict=True)):
+            _print_indented(f"  {name}: {text}")
+        for answer in dispute.answers:
+            reasons = f" ({', '.join(answer.reasons)})" if answer.reasons else ""
+            _print_indented(f"  {answer.reviewer}{', adjudicator' if answer.ruling else ''}: {answer.says}{reasons}")
+            if answer.changes:
+                _print_indented(f"    edit: {answer.changes}")
+            if answer.comment:
+                _print_indented(f"    comment: {answer.comment}")
+        if dispute.choices:
+            _print_quoted(f"  choices: {', '.join(dispute.choices)}")
+    if found.disputes:
+        print()
+    if found.file:
+        _print_line(f"Written: {found.file}")
+    for step in found.next_steps:
+        echo(step)
+
+
 def print_trace(story: RowStory, as_json: bool) -> None:
     """Print one row's history."""
     if as_json:
@@ -123,6 +153,9 @@ def print_trace(story: RowStory, as_json: bool) -> None:
     for answer in story.answers:
         values = _describe_response(answer.values, record.get("completion", {}).get("content"))
         _print_quoted(f"{answer.user} {answer.status}{' (simulated)' if answer.simulated else ''}: {values}")
+    for ruling in story.rulings:
+        values = _describe_response(ruling.values, record.get("completion", {}).get("content"))
+        _print_quoted(f"adjudicator {ruling.user} {ruling.status}{' (simulated)' if ruling.simulated else ''}: {values}")
     if story.override:
         choice_made = f" as {story.override.choice}" if story.override.choice else ""
         _print_quoted(f"override: {story.override.action}{choice_made} by {story.override.by}: {story.override.reason}")
@@ -140,6 +173,15 @@ def _evidence_of(found: FindingStory | ReasonStory) -> str:
 
 def _print_line(text: str) -> None:
     echo(visible(text, lines=False))
+
+
+def _print_indented(text: str) -> None:
+    """Print a text of a row or a person: its further lines are indented, so that it cannot imitate a line of ours."""
+    print(visible(text).replace("\n", "\n      "))
+
+
+def _an(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def _print_quoted(text: str) -> None:

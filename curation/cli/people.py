@@ -55,6 +55,20 @@ def _override(folder: Path, row: str | None, where: str | None, file: Path | Non
 
 
 @app.command(rich_help_panel="People")
+def disputes(
+    folder: Folder,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Also write a CSV file with a line for each answer.")] = None,
+    names: Annotated[bool, typer.Option("--names", help="Show the annotators' names instead of Reviewer A, B, ...")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the disputed rows with what each annotator said. Example: curate disputes my-project --csv disputes.csv"""
+    from curation.cli.output import print_disputes
+    from curation.stages.disputes import disputes as run_stage
+
+    print_disputes(run_stage(folder, csv_file=csv, names=names), as_json)
+
+
+@app.command(rich_help_panel="People")
 def keep(
     folder: Folder,
     reason: Reason,

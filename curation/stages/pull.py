@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ from curation import review as argilla
 from curation.answer_checks import find_slips
 from curation.config.project import settings_digest
 from curation.decide import shown_first
-from curation.errors import RowError
+from curation.errors import RowError, command
 from curation.patterns import compile_pattern
+from curation.quality.policy import resolve
 from curation.records import KINDS, InstructionRecord, Kind, Record, make_pair, parse_record, record_id
 from curation.report.notices import describe_alpha
 from curation.review import ArgillaReview, Dataset, HeldResponse, read_records
@@ -20,7 +23,7 @@ from curation.stages.verdicts import update_verdicts
 from curation.store import facts, records, reviews, runs
 from curation.store.records import Origin, Row
 from curation.store.reviews import Place, StoredAnswer
-from curation.views.annotations import connect, count_people, count_review, dataset_name, form_digest
+from curation.views.annotations import connect, count_people, count_review, dataset_name, form_digest, settle_name, settle_review
 from curation.views.annotators import QUESTIONS
 from curation.views.next_step import next_step
 from curation.views.review_sample import CALIBRATION
@@ -41,14 +44,17 @@ def add_edits(workspace: Workspace, run: int) -> int:
     made, known = list[tuple[Record, Origin]](), dict[str, set[str]]()
     for seq, response, _ in records.sources_by_seq(workspace.db, "edited"):
         known.setdefault(response, set()).add(identities[seq])
-    for seq, given in state.annotations.items():
+    for seq, given in state.all_annotations.items():
+        # Under a majority an edit is one vote; its text becomes a row once the votes are counted.
+        is_open = resolve(given, state.policy, stratum=rows[seq].kind).outcome == "partial"
         for annotation in given:
-            if annotation.says != "edit" or annotation.edited is None or seq not in rows:
+            if annotation.says != "edit" or annotation.edited is None or is_open:
                 continue
             # The verdict on a control row is known, so nobody's edit takes its place.
             if seq in only_to_calibrate or seq in state.control_file.verdicts:
                 continue
-            row, answer = rows[seq], next(a for a in state.answers[seq] if a.user == annotation.user)
+            stored = state.stored_rulings if annotation.ruling else state.answers
+            row, answer = rows[seq], next(a for a in stored[seq] if a.user == annotation.user)
             child, better = (
                 (_edited(workspace, row, annotation.edited), None)
                 if row.kind == "instruction"
@@ -105,6 +111,9 @@ def pull(folder: Path) -> StageResult:
                 new += reviews.add_answers(workspace.db, answers, run.number)
                 for closed in argilla.closed_datasets(review, dataset.name):  # somebody may have had its page open
                     new += reviews.add_answers(workspace.db, _read_answers(workspace, review, kind, closed)[0], run.number)
+            rulings = _pull_rulings(workspace, review, run.number, notes)
+            run.rows_in += rulings.fetched
+            new += rulings.new
             edits = add_edits(workspace, run.number)
             run.rows_out = new
             people = count_people(workspace, argilla.list_members(review))
@@ -119,6 +128,7 @@ def pull(folder: Path) -> StageResult:
         counts = {"answers": run.rows_in, "new": new, "edited_records": edits, **review_counts.as_values(), "verdicts": verdicts}
         waiting = facts.seqs_with_verdict(workspace.db, "to_review") | facts.seqs_with_verdict(workspace.db, "in_review")
         counts["missing"] = len(missing & waiting)
+        counts |= {"rulings": rulings.new} if workspace.project.review.adjudicators else {}
         headline = f"{run.rows_in:,} annotations fetched, {new:,} new" + (f"; {edits:,} edited texts became new rows" if edits else "")
         if review_counts.records:
             disputed = f"; {review_counts.disputed:,} rows are disputed" if review_counts.disputed else ""
@@ -135,7 +145,10 @@ def pull(folder: Path) -> StageResult:
             ids = records.ids_of(workspace.db)
             notes += [slip.describe(ids) for slip in slips]
         if counts["disputed"]:
-            notes.append("Disputed rows wait for an answer to be changed, or for `curate keep` or `curate drop`; the report shows them.")
+            notes.append(
+                f"Disputed rows wait for an adjudicator, for an answer to be changed, or for `curate keep`: {counts['disputed']:,}."
+                f" {command('curate', 'disputes', folder)} lists them."
+            )
         if counts["missing"]:
             notes.append(
                 f"Rows in review that Argilla at {review.url} does not hold: {counts['missing']:,}. `curate push` sends them again."
@@ -144,7 +157,43 @@ def pull(folder: Path) -> StageResult:
         return StageResult("pull", run.rows_in, run.rows_out, counts, notes, headline=headline)
 
 
-def _read_answers(workspace: Workspace, review: ArgillaReview, kind: Kind, dataset: Dataset) -> tuple[list[StoredAnswer], set[int]]:
+@dataclass(frozen=True)
+class PulledRulings:
+    """Answers of adjudicators."""
+
+    fetched: int = 0
+    new: int = 0
+
+
+def _pull_rulings(workspace: Workspace, review: ArgillaReview, run: int, notes: list[str]) -> PulledRulings:
+    """Fetch the adjudicators' answers. Those of other people who can see the datasets, such as the owner, are named and not stored."""
+    settle, names, db = settle_review(review), workspace.project.review.adjudicators, workspace.db
+    if not names and not reviews.settle_seqs(db):
+        return PulledRulings()
+    fetched = new = 0
+    uncounted, stored = Counter[str](), reviews.answers_by_person(db, "rulings")
+    for kind in KINDS:
+        name = settle_name(workspace, kind)
+        dataset = argilla.find_dataset(settle, name)
+        if dataset is None:
+            reviews.reconcile_pushed(db, Place(review.url, "", name), ())
+            continue
+        for place in (dataset, *argilla.closed_datasets(settle, name)):
+            answers, found = _read_answers(workspace, settle, kind, place, settles=True)
+            if place is dataset:
+                reviews.reconcile_pushed(db, Place(review.url, dataset.id, name), found)
+            counted = [answer for answer in answers if answer.user in names]
+            others = (a.user for a in answers if a.user not in names and a.status == "submitted" and (a.seq, a.user) not in stored)
+            uncounted.update(others)
+            fetched += len(counted)
+            new += reviews.add_answers(db, counted, run, "rulings")
+    notes += [f"{user} is not under review.adjudicators: {n:,} answers to disputed rows do not count." for user, n in uncounted.items()]
+    return PulledRulings(fetched, new)
+
+
+def _read_answers(
+    workspace: Workspace, review: ArgillaReview, kind: Kind, dataset: Dataset, *, settles: bool = False
+) -> tuple[list[StoredAnswer], set[int]]:
     """Return the answers in a dataset that are not stored yet, and the records that it holds.
 
     A person has one answer to a record. It keeps the response id under which it was first seen, also where the record was sent again and
@@ -152,8 +201,8 @@ def _read_answers(workspace: Workspace, review: ArgillaReview, kind: Kind, datas
     """
     seqs = {identity: seq for seq, identity in records.ids_of(workspace.db).items()}
     place = Place(review.url, dataset.id, dataset.name)
-    payloads, form = reviews.shown_payloads(workspace.db, place), form_digest(workspace, kind)
-    stored = reviews.answers_by_person(workspace.db)
+    payloads, form = reviews.shown_payloads(workspace.db, place), form_digest(workspace, kind, settles=settles)
+    stored = reviews.answers_by_person(workspace.db, "rulings" if settles else "answers")
     answers, found = list[StoredAnswer](), set[int]()
     for held in read_records(review, dataset, responses=True):
         seq = seqs.get(held.id)

@@ -12,7 +12,7 @@ from argilla_setup import forms
 from curation import review as argilla
 from curation.config.project import settings_digest
 from curation.decide import Decision
-from curation.errors import ProjectError, command
+from curation.errors import ProjectError, ReviewError, command
 from curation.records import KINDS, Kind
 from curation.review import (
     ArgillaReview,
@@ -29,10 +29,20 @@ from curation.review import (
 )
 from curation.store import records, reviews, runs
 from curation.store.records import Row
-from curation.store.reviews import Place
-from curation.views.annotations import connect, count_people, dataset_name, form_options, project_guidelines
+from curation.store.reviews import Place, Table
+from curation.views.annotations import (
+    connect,
+    count_people,
+    dataset_name,
+    form_options,
+    project_guidelines,
+    settle_name,
+    settle_options,
+    settle_review,
+)
 from curation.views.classes import meta_columns, meta_text
-from curation.views.decisions import decide_all
+from curation.views.decisions import Decided, decide_all
+from curation.views.disputes import Dispute, describe_dispute, list_disputes, show_answer
 from curation.views.evidence import pages_of
 from curation.views.next_step import command_to_admit
 from curation.views.review_order import priorities_of
@@ -63,7 +73,8 @@ def push(folder: Path, *, progress: Progress | None = None) -> StageResult:
             members = argilla.list_members(review)
             by_kind, totals = Counter[str](), Counter[str]()
             state = ProjectState(workspace)
-            decisions = {decision.seq: decision for decision in decide_all(state).decisions}
+            decided = decide_all(state)
+            decisions = {decision.seq: decision for decision in decided.decisions}
             for kind, rows in rows_to_show(state, decisions.values()).items():
                 run.rows_in += len(rows)
                 done = _push_kind(state, review, _show_rows(state, review, kind, rows, decisions), members=members, progress=progress)
@@ -71,12 +82,19 @@ def push(folder: Path, *, progress: Progress | None = None) -> StageResult:
                 if rows:
                     by_kind[kind] = done["sent"]
             run.rows_out = sum(by_kind.values())
+            settling = _push_disputes(state, review, decided, progress=progress)
             others = {name: n for name, n in totals.items() if n and name != "sent"}
             detail = {**by_kind, **others, "people": count_people(workspace, members)}
             run.detail = PeopleDetail.model_validate(detail).dump()
         counts = {"to_show": run.rows_in, "sent": dict(by_kind), "unchanged": run.rows_in - run.rows_out}
         counts |= {name: totals[name] for name in ("sent_again", "restored_answers", "withdrawn", "returned")}
-        notes = [*_what_changed(totals), *_who_is_missing(workspace, absent, members), f"Annotators answer at {review.url}"]
+        counts |= {"to_settle": settling.waiting} if project.review.adjudicators else {}
+        notes = [*_what_changed(totals), *_who_is_missing(workspace, absent, members), *settling.notes]
+        notes.append(f"Annotators answer at {review.url}")
+        if settling.waiting and settling.absent and not settling.people:
+            add = command_to_admit(workspace, settling.absent[0], settles=True)
+            fact = f"names nobody with an account in Argilla, and {settling.waiting:,} disputed rows wait. The annotators' rows were sent"
+            raise ReviewError(f"{folder}/project.yaml: review.adjudicators", fact, add)
         return StageResult("push", run.rows_in, run.rows_out, counts, notes)
 
 
@@ -118,6 +136,10 @@ def _who_is_missing(workspace: Workspace, absent: Sequence[str], members: Sequen
 def rows_to_show(state: ProjectState, decisions: Iterable[Decision]) -> dict[Kind, list[Row]]:
     """Return the rows of each kind that annotators see."""
     asked = {d.seq for d in decisions if (d.verdict in REVIEWED and not is_unseen(d)) or is_calibration(d)}
+    # Of a row that an adjudicator has settled, annotators whose answers are missing are no longer asked.
+    ruled = {d.seq for d in decisions if d.reasons and d.reasons[0].kind == "adjudicated"}
+    overlap_of, said = state.project.review.overlap_of, state.annotations
+    asked -= {seq for seq in ruled if len(said.get(seq, ())) < overlap_of(state.row_by_seq[seq].kind)}
     return {kind: [row for row in state.rows[kind] if row.seq in asked] for kind in KINDS}
 
 
@@ -129,6 +151,83 @@ class ShownRows:
     by_seq: Mapping[int, Shown]
     dimensions: int | None = None
     """Size of the vectors; None without rows."""
+    settles: bool = False
+    """True for the disputed rows that adjudicators see."""
+
+    def name(self, workspace: Workspace) -> str:
+        """Return the name of their dataset."""
+        return settle_name(workspace, self.kind) if self.settles else dataset_name(workspace, self.kind)
+
+
+@dataclass(frozen=True)
+class Settling:
+    """The disputed rows that adjudicators were shown."""
+
+    waiting: int = 0
+    """Rows that wait for an adjudicator's answer."""
+    people: int = 0
+    """Adjudicators who can answer."""
+    absent: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+def _push_disputes(state: ProjectState, review: ArgillaReview, decided: Decided, *, progress: Progress | None) -> Settling:
+    """Show the adjudicators every disputed row, in a workspace of their own. Rows that are no longer disputed leave their queue.
+
+    A row that an adjudicator has settled stays, so that the answer can be changed; nobody else is asked about it.
+    """
+    workspace, names = state.workspace, state.project.review.adjudicators
+    decisions = {decision.seq: decision for decision in decided.decisions}
+    disputes = [dispute for dispute in list_disputes(state, decided) if names]
+    waiting = [dispute for dispute in disputes if dispute.waits_for == "adjudicator"]
+    ruled = {seq for seq in state.rulings if names and seq in decisions and decisions[seq].verdict in REVIEWED}
+    ruled -= {dispute.seq for dispute in disputes}
+    disputes += [describe_dispute(state, state.row_by_seq[seq], decisions[seq]) for seq in sorted(ruled)]
+    if not disputes and not reviews.settle_seqs(workspace.db):
+        return Settling()
+    settle = settle_review(review)
+    absent = argilla.prepare_workspace(settle, names)
+    members = argilla.list_members(settle)
+    argilla.remove_members(settle, [member for member in members if member.name not in names])
+    members, done = [member for member in members if member.name in names], Counter[str]()
+    for kind in KINDS:
+        shown = _show_disputes(state, review, kind, [dispute for dispute in disputes if dispute.kind == kind], decisions)
+        done.update(_push_kind(state, settle, shown, members=members, progress=progress))
+    notes = []
+    if waiting:
+        who = ", ".join(name for name in names if name not in absent)
+        notes.append(f"Disputed rows that wait for an adjudicator: {len(waiting):,}, in the workspace {settle.workspace} ({who}).")
+    if done["withdrawn"]:
+        notes.append(f"Rows that are no longer disputed: {done['withdrawn']:,} left the adjudicators' queue; answers and drafts are kept.")
+    if absent and members:
+        notes.append(f"{', '.join(absent)} cannot settle disputes. Next: {command_to_admit(workspace, absent[0], settles=True)}")
+    return Settling(len(waiting), len(members), absent, notes)
+
+
+def _show_disputes(
+    state: ProjectState, review: ArgillaReview, kind: Kind, disputes: Sequence[Dispute], decisions: Mapping[int, Decision]
+) -> ShownRows:
+    """Return disputed rows of one kind as adjudicators see them on this server: the row, and what each annotator answered.
+
+    Args:
+        state: of the project.
+        review: the connection, which knows whether the server's page is ours.
+        kind: of the rows.
+        disputes: the rows.
+        decisions: by seq.
+    """
+    rows = [state.row_by_seq[dispute.seq] for dispute in disputes]
+    is_rich = review.literal and state.project.review.page == "rich"
+    pages = pages_of(state, rows, decisions) if is_rich else {}
+    shown = []
+    for row, dispute in zip(rows, disputes, strict=True):
+        item = argilla.show(row.record, row.id, scores={}, terms={}, vector=None)
+        answers = tuple(show_answer(row, answer) for answer in dispute.answers if not answer.ruling)
+        fields = {**item.fields, forms.ANSWERS: "\n\n".join(map(str, answers))}
+        page = replace(pages[row.seq], answers=answers) if is_rich else None
+        shown.append(replace(item, fields=fields, page=page))
+    fitted = argilla.fit_to_page(review, shown)
+    return ShownRows(kind, {row.seq: item for row, item in zip(rows, fitted, strict=True)}, settles=True)
 
 
 def _push_kind(
@@ -144,7 +243,7 @@ def _push_kind(
         progress: called after each batch.
     """
     workspace, kind, shown = state.workspace, rows.kind, rows.by_seq
-    name, done = dataset_name(workspace, kind), Counter[str]()
+    name, done = rows.name(workspace), Counter[str]()
     dataset = _open_dataset(workspace, review, rows, done)
     if dataset is None:
         reviews.reconcile_pushed(workspace.db, Place(review.url, "", name), ())
@@ -164,7 +263,8 @@ def _push_kind(
     same = {seq for seq in asked & held.keys() if seq not in known and held[seq].content == shown[seq].content}
     reviews.mark_pushed(workspace.db, place, [(seq, shown[seq].digest) for seq in same])
     changed = [seq for seq, item in shown.items() if seq not in same and (seq not in held or known.get(seq) != item.digest)]
-    answers = _answers_to_restore(workspace, review, name, [seq for seq in changed if seq not in held])
+    table: Table = "rulings" if rows.settles else "answers"
+    answers = _answers_to_restore(workspace, review, name, [seq for seq in changed if seq not in held], table)
     seqs = {shown[seq].id: seq for seq in changed}
 
     def note(batch: Sequence[Shown]) -> None:
@@ -195,17 +295,17 @@ def _push_kind(
 
 def _open_dataset(workspace: Workspace, review: ArgillaReview, rows: ShownRows, done: Counter[str]) -> Dataset | None:
     """Return the dataset of these rows; without rows none is created. One with another form is closed first, and counted."""
-    name = dataset_name(workspace, rows.kind)
+    name, options = rows.name(workspace), form_options(workspace.project.review, rows.kind)
     if not rows.by_seq:
         return argilla.find_dataset(review, name)
     settings = argilla.form_settings(
         rows.kind,
-        criteria=[*workspace.project.score.rubric, OVERALL],
+        criteria=[] if rows.settles else [*workspace.project.score.rubric, OVERALL],
         dimensions=rows.dimensions,
-        overlap=workspace.project.review.overlap_of(rows.kind),
+        overlap=1 if rows.settles else workspace.project.review.overlap_of(rows.kind),
         words=project_guidelines(workspace, rows.kind),
         literal=review.literal,
-        options=form_options(workspace.project.review, rows.kind),
+        options=settle_options(options) if rows.settles else options,
     )
     done["changed_forms"] += argilla.close_other_form(review, name, settings=settings) is not None
     return argilla.open_dataset(review, name, settings=settings)
@@ -217,7 +317,9 @@ def _read_held(workspace: Workspace, review: ArgillaReview, dataset: Dataset, *,
     return {seqs[item.id]: item for item in found if item.id in seqs}
 
 
-def _answers_to_restore(workspace: Workspace, review: ArgillaReview, name: str, seqs: Collection[int]) -> dict[str, list[RestoredResponse]]:
+def _answers_to_restore(
+    workspace: Workspace, review: ArgillaReview, name: str, seqs: Collection[int], table: Table
+) -> dict[str, list[RestoredResponse]]:
     """Return the latest answers to records that Argilla does not hold, by record id, of everybody who has an account of the same name.
 
     They come from the workbench and from datasets whose form was replaced, which also hold drafts and answers that were never pulled.
@@ -227,10 +329,11 @@ def _answers_to_restore(workspace: Workspace, review: ArgillaReview, name: str, 
         review: the connection to Argilla.
         name: of the dataset.
         seqs: the records.
+        table: where the answers to these records are stored.
     """
     identities, wanted = records.ids_of(workspace.db), set(seqs)
     latest = dict[tuple[str, str], tuple[str, str, Mapping[str, Any]]]()
-    for (seq, user), answer in reviews.answers_by_person(workspace.db).items() if wanted else ():
+    for (seq, user), answer in reviews.answers_by_person(workspace.db, table).items() if wanted else ():
         if seq in wanted:
             latest[identities[seq], user] = answer.updated, answer.status, answer.values
     wanted_ids = {identities[seq] for seq in wanted}

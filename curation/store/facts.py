@@ -478,6 +478,13 @@ def seqs_with_verdict(db: sqlite3.Connection, verdict: str) -> set[int]:
     return {row["seq"] for row in db.execute("SELECT seq FROM verdicts WHERE verdict = ?", (verdict,))}
 
 
+def seqs_to_settle(db: sqlite3.Connection) -> set[int]:
+    """Return the disputed rows that an adjudicator can settle. Of a row and its edited versions the row alone is one of them."""
+    sql = """SELECT seq FROM verdicts WHERE verdict = 'disputed' AND json_extract(reasons, '$[0].kind') <> 'adjudicators_disagree'
+      AND coalesce(json_extract(reasons, '$[0].twin'), seq) >= seq"""  # an edited version names the row it is of, which is older
+    return {row["seq"] for row in db.execute(sql)}
+
+
 def approved_ids(db: sqlite3.Connection, kind: str) -> list[str]:
     """Return the ids of the approved rows of a kind in the order of their seq."""
     sql = """SELECT id FROM verdicts JOIN records USING (seq)

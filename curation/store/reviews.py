@@ -201,9 +201,10 @@ def answers_by_seq(db: sqlite3.Connection, table: Table = "answers") -> dict[int
     return {seq: sorted(answers, key=attrgetter("user")) for seq, answers in out.items()}
 
 
-def list_annotators(db: sqlite3.Connection) -> list[str]:
-    """Return the user name of everybody who answered."""
-    return [row["user"] for row in db.execute("SELECT DISTINCT user FROM answers ORDER BY user")]
+def list_annotators(db: sqlite3.Connection, *, rulings: bool = False) -> list[str]:
+    """Return the user name of everybody who answered; with `rulings` of the adjudicators, too."""
+    sql = "SELECT user FROM answers" + (" UNION SELECT user FROM rulings" if rulings else "")
+    return [row["user"] for row in db.execute(f"SELECT DISTINCT user FROM ({sql}) ORDER BY user")]
 
 
 def alias_annotators(db: sqlite3.Connection, users: Iterable[str], *, simulated: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from argilla_setup import forms
@@ -54,7 +54,7 @@ class ReviewCounts:
 
 def edited_texts(state: ProjectState, row: Row) -> list[tuple[int, str]]:
     """Return (seq, completion) of every record that an edit of this row made, also where the record was there before."""
-    responses = {answer.response for answer in state.answers.get(row.seq, [])}
+    responses = {answer.response for stored in (state.answers, state.stored_rulings) for answer in stored.get(row.seq, [])}
     made = sorted({seq for seq, response, _ in records.sources_by_seq(state.db, "edited") if response in responses})
     return [(seq, state.row_by_seq[seq].answers[0]) for seq in made if seq in state.row_by_seq]
 
@@ -81,7 +81,7 @@ def count_people(workspace: Workspace, members: Sequence[argilla.Member]) -> int
 
 def published_names(workspace: Workspace) -> dict[str, str]:
     """Return the published name of each annotator: a pseudonym, unless `review.names` is `real`."""
-    users = reviews.list_annotators(workspace.db)
+    users = reviews.list_annotators(workspace.db, rulings=True)
     if workspace.project.review.names == "real":
         return {user: user for user in users}
     return reviews.alias_annotators(workspace.db, users, simulated=argilla.SIMULATED)
@@ -144,14 +144,33 @@ def dataset_name(workspace: Workspace, kind: Kind) -> str:
     return f"{workspace.project.name}-{kind}"
 
 
+def settle_options(options: forms.FormOptions) -> forms.FormOptions:
+    """Return the form for adjudicators: the questions that decide, and what the annotators answered."""
+    return replace(options, filters=(), extra=(), strength=False, settles=True)
+
+
+def settle_name(workspace: Workspace, kind: Kind) -> str:
+    """Return the name of the dataset in which adjudicators settle disputes."""
+    return f"{dataset_name(workspace, kind)}{reviews.SETTLE}"
+
+
+def settle_review(review: ArgillaReview) -> ArgillaReview:
+    """Return the workspace of the adjudicators.
+
+    Argilla shows a dataset to every member of its workspace, and annotators must not see one another's answers.
+    """
+    return replace(review, workspace=f"{review.workspace}{reviews.SETTLE}")
+
+
 def connect(workspace: Workspace) -> ArgillaReview:
     """Connect to the Argilla that project.yaml names."""
     review = workspace.project.review
     return argilla.connect(workspace.folder, argilla=review.argilla, workspace=review.workspace)
 
 
-def form_digest(workspace: Workspace, kind: Kind) -> str:
-    """Return a digest of the form that annotators fill in."""
+def form_digest(workspace: Workspace, kind: Kind, *, settles: bool = False) -> str:
+    """Return a digest of the form that annotators or adjudicators fill in."""
     criteria, overlap = list(workspace.project.score.rubric), workspace.project.review.overlap_of(kind)
     options = form_options(workspace.project.review, kind)
+    options = settle_options(options) if settles else options
     return argilla.form_digest(kind, criteria=criteria, overlap=overlap, words=project_guidelines(workspace, kind), options=options)

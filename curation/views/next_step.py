@@ -129,6 +129,11 @@ def _review(workspace: Workspace) -> NextStep | None:
     verdicts, held = facts.verdict_counts(workspace.db), reviews.held_seqs(workspace.db)
     waiting = facts.seqs_with_verdict(workspace.db, "to_review") | facts.seqs_with_verdict(workspace.db, "in_review")
     shown = facts.seqs_with_reason(workspace.db, "review", ["calibration"])  # dropped rows that people see all the same
+    review = workspace.project.review
+    to_settle = facts.seqs_to_settle(workspace.db) if review.adjudicators and review.mode != "none" else set()
+    disputed = f"{len(to_settle):,} disputed {_rows(len(to_settle))} for an adjudicator ({', '.join(review.adjudicators)})"
+    if to_settle - reviews.settle_seqs(workspace.db):
+        return _run(workspace, "push")
     if (waiting | shown) - held or (waiting and (facts.seqs_with_verdict(workspace.db, "dropped") - shown) & held):
         return _run(workspace, "push")  # which also takes rows that no longer pass out of the annotators' queue
     if waiting:
@@ -138,7 +143,11 @@ def _review(workspace: Workspace) -> NextStep | None:
             admit = command_to_admit(workspace, "NAME")
             fact = f"review.overlap asks {overlap} people for each row, and {people} can answer"
             return _person(f"{admit}, then {pull}; or lower review.overlap. {fact}", admit)
-        return _person(f"{pull} (once annotators have answered: {len(waiting):,} {_rows(len(waiting))} in Argilla)", pull)
+        also = f"; {disputed}" if to_settle else ""
+        return _person(f"{pull} (once annotators have answered: {len(waiting):,} {_rows(len(waiting))} in Argilla{also})", pull)
+    if to_settle:
+        pull = command("curate", "pull", workspace.folder)
+        return _person(f"{pull} (once an adjudicator has answered: {disputed})", pull)
     if verdicts["held"]:
         fact = "the error rate of the review sample is above review.max_error"
         return _person(f"raise review.sample, or set review.mode: all, in {workspace.folder / 'project.yaml'}: {fact}")
@@ -153,11 +162,11 @@ def _review(workspace: Workspace) -> NextStep | None:
     return _person(f"{report} shows why no row is approved: {_why_none(workspace, verdicts)}", report)
 
 
-def command_to_admit(workspace: Workspace, name: str) -> str:
-    """Return the command that gives a person an account in the project's workspace."""
+def command_to_admit(workspace: Workspace, name: str, *, settles: bool = False) -> str:
+    """Return the command that gives a person an account in the project's workspace, or in that of the adjudicators."""
     review = workspace.project.review
     home = ["--home", (workspace.folder / review.argilla).resolve()] if review.argilla is not None else []
-    return command("argilla-setup", "users", "add", name, "--workspace", review.workspace, *home)
+    return command("argilla-setup", "users", "add", name, "--workspace", f"{review.workspace}{reviews.SETTLE if settles else ''}", *home)
 
 
 def _people_who_answer(workspace: Workspace) -> int | None:

@@ -149,6 +149,8 @@ class RowStory(_Part):
     choices: tuple[ChoiceStory, ...]
     findings: tuple[FindingStory, ...]
     answers: tuple[AnswerStory, ...]
+    rulings: tuple[AnswerStory, ...]
+    """Answers of adjudicators."""
     override: OverrideStory | None
     verdict: VerdictStory | None
     split: tuple[str, str] | None
@@ -189,6 +191,7 @@ def load_story(workspace: Workspace, seq: int) -> RowStory:
         choices=tuple(map(ChoiceStory.model_validate, facts.all_choices(db, seq))),
         findings=tuple(FindingStory.model_validate(with_twin(vars(f))) for f in facts.latest_findings(db, FINDING_STAGES, seq=seq)),
         answers=tuple(AnswerStory.model_validate(answer._asdict()) for answer in reviews.answers_by_seq(db).get(seq, [])),
+        rulings=tuple(AnswerStory.model_validate(ruling._asdict()) for ruling in reviews.answers_by_seq(db, "rulings").get(seq, [])),
         override=OverrideStory.model_validate({**override._asdict(), "chosen": ids.get(override.chosen or 0)}) if override else None,
         verdict=VerdictStory.model_validate({**verdict, "reasons": [*map(with_twin, verdict["reasons"])]}) if verdict else None,
         split=split,

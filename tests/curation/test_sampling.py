@@ -15,6 +15,7 @@ from curation.config.project import load_project
 from curation.decide import Annotation, Facts, Reason, decide
 from curation.errors import ProjectError, SnapshotError
 from curation.intervals import clopper_pearson
+from curation.quality.policy import Policy
 from curation.sampling import allocate, draw_sample
 from curation.snapshot import read_manifest
 from curation.stages.push import rows_to_show
@@ -117,7 +118,7 @@ def test_the_interval_covers_the_rate_at_least_as_often_as_it_says() -> None:
 )
 def test_what_people_object_to_counts_also_where_nobody_is_asked(said: tuple[Any, ...], verdict: str) -> None:
     given = Facts(1, "instruction", None, annotations=[Annotation(f"u{n}", one) for n, one in enumerate(said)], needs_score=False)
-    decision = decide(given, keeps=lambda total: True, overlap=2, unseen=("approved", Reason("review", "not_reviewed")))
+    decision = decide(given, keeps=lambda total: True, policy=Policy(overlap=2), unseen=("approved", Reason("review", "not_reviewed")))
     assert decision.verdict == verdict
 
 

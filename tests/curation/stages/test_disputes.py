@@ -1,0 +1,184 @@
+"""Disputed rows: the list that a data lead reads, and what an adjudicator's ruling makes of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation import api as stages
+from curation.cli.output import print_disputes
+from curation.decide import shown_first
+from curation.errors import ProjectError
+from curation.records import Kind
+from curation.stages.pull import add_edits
+from curation.store import facts, records, reviews, runs
+from curation.store.database import open_store
+from curation.store.records import Row
+from curation.store.reviews import StoredAnswer, Table
+from curation.views.annotations import count_review
+from curation.views.state import ProjectState
+from curation.workspace import open_workspace
+from tests.support.projects import blank, import_plain
+from tests.support.review_settings import set_review
+
+SETTINGS = "{mode: all, policy: adjudicated, annotators: [ada, bob], adjudicators: [zoe, yan]}"
+
+
+@pytest.fixture
+def garden(tmp_path: Path) -> Path:
+    """Six rows and two pairs without a judge; ada and bob annotate, zoe and yan settle."""
+    folder = blank(tmp_path / "garden")
+    set_review(folder, SETTINGS)
+    import_plain(folder, 6)
+    file = tmp_path / "pairs.jsonl"
+    pairs = ({"prompt": f"Which plant grows at place {n}?", "chosen": f"Moss number {n}.", "rejected": f"Sand {n}."} for n in range(2))
+    file.write_text("".join(json.dumps(line) + "\n" for line in pairs))
+    stages.import_rows(folder, file)
+    return folder
+
+
+def rows(folder: Path, kind: Kind = "instruction") -> list[Row]:
+    with open_store(folder) as db:
+        return records.list_rows(db, kind)
+
+
+def say(folder: Path, row: Row, user: str, table: Table = "answers", *, updated: str = "2026-03-01T10:00:00", **values: Any) -> None:
+    """Store an answer as `curate pull` does."""
+    with open_store(folder) as db:
+        given = StoredAnswer(f"{row.id}:{user}:{table}", updated, row.seq, user, "submitted", values, "", "", False)
+        reviews.add_answers(db, [given], 1, table)
+
+
+def settle(folder: Path) -> dict[int, str]:
+    """Make the rows of edits and decide, as `curate pull` does; the verdicts by seq."""
+    with open_workspace(folder) as workspace, runs.record_run(workspace.db, "pull") as run:
+        add_edits(workspace, run.number)
+    stages.decide(folder)
+    with open_store(folder) as db:
+        return dict(facts.verdict_by_seq(db))
+
+
+def edits(folder: Path, row: Row) -> dict[str, int]:
+    """Text to seq of the rows that edits of this row made."""
+    return {found.answers[0]: found.seq for found in rows(folder) if found.parent == row.seq}
+
+
+def quarrel(folder: Path) -> list[Row]:
+    """Row 0: approve and reject; row 1: two edits; row 2: edit and reject; row 3: both approve."""
+    a, b, c, d, *_ = found = rows(folder)
+    say(folder, a, "ada", verdict="approve", comment="bob says it is wrong, I say it is right")
+    say(folder, a, "bob", verdict="reject", reasons=["wrong"], comment="=cmd()")
+    say(folder, b, "ada", verdict="approve", edited_completion=f"{b.answers[0]} Water it.")
+    say(folder, b, "bob", verdict="approve", edited_completion="Another text\nof two lines")
+    say(folder, c, "ada", verdict="approve", edited_completion=f"{c.answers[0]} Often.")
+    say(folder, c, "bob", verdict="reject", reasons=["unclear"])
+    for user in ("ada", "bob"):
+        say(folder, d, user, verdict="approve")
+    return found
+
+
+def test_the_list_names_what_is_disputed_and_nobody(garden: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b, c, *_ = quarrel(garden)
+    settle(garden)
+    found = stages.disputes(garden)
+    assert [(one.id, one.why, one.waits_for) for one in found.disputes] == [
+        (a.id, "disagreement", "adjudicator"), (b.id, "two_edits", "adjudicator"), (c.id, "edit_and_reject", "adjudicator")
+    ]  # fmt: skip
+    print_disputes(found, as_json=False)
+    text = capsys.readouterr().out
+    assert "disputes: 3 rows" in text and "Reviewer A" in text and "Reviewer B" in text and "reject (Wrong)" in text
+    assert "{+ Water it.+}" in text and "Another text\n      of two lines" in text
+    assert not re.search(r"\b(ada|bob)\b", text)  # in comments neither
+    print_disputes(stages.disputes(garden, names=True), as_json=False)
+    named = capsys.readouterr().out
+    assert "ada: approve" in named and "choices: approve, reject, edit:ada, edit:bob" in named
+    print_disputes(found, as_json=True)
+    value = json.loads(capsys.readouterr().out)
+    assert [len(one["answers"]) for one in value["disputes"]] == [2, 2, 2] and "curate push" in value["next"][0]
+
+
+def test_letters_follow_from_the_row_and_not_from_the_names(garden: Path) -> None:
+    for row in rows(garden):
+        say(garden, row, "ada", verdict="approve")
+        say(garden, row, "bob", verdict="reject")
+    settle(garden)
+    first = [one.answers[0].says for one in stages.disputes(garden).disputes]
+    assert len(first) == 6 and set(first) == {"approve", "reject"}
+    assert first == [one.answers[0].says for one in stages.disputes(garden).disputes]
+
+
+def test_the_csv_file_has_a_line_for_each_answer_and_no_formula(garden: Path, tmp_path: Path) -> None:
+    quarrel(garden)
+    settle(garden)
+    file = tmp_path / "out.csv"
+    stages.disputes(garden, csv_file=file)
+    lines = list(csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines(keepends=True)))
+    assert len(lines) == 6 and {line["reviewer"] for line in lines} == {"Reviewer A", "Reviewer B"}
+    assert {line["comment"] for line in lines} >= {"'=cmd()"}
+    with pytest.raises(ProjectError, match="there is no folder"):
+        stages.disputes(garden, csv_file=tmp_path / "none" / "out.csv")
+
+
+def test_rulings_settle_every_kind_of_dispute_and_count_in_no_agreement(garden: Path) -> None:
+    a, b, c, _, *_ = quarrel(garden)
+    pair = rows(garden, "preference")[0]
+    for user, better in (("ada", "A"), ("bob", "B")):
+        say(garden, pair, user, better=better)
+    before = settle(garden)
+    with open_workspace(garden) as workspace:
+        counts = count_review(ProjectState(workspace))
+    assert [before[row.seq] for row in (a, b, c, pair)] == ["disputed"] * 4
+    kept, other = edits(garden, b)[f"{b.answers[0]} Water it."], edits(garden, b)["Another text\nof two lines"]
+
+    say(garden, a, "zoe", "rulings", verdict="reject", reasons=["wrong"])
+    say(garden, b, "zoe", "rulings", verdict="approve", edited_completion=f"{b.answers[0]} Water it.")
+    say(garden, c, "zoe", "rulings", verdict="approve", edited_completion="A third text, by zoe.")
+    say(garden, pair, "yan", "rulings", better="A")
+    after = settle(garden)
+    mine = edits(garden, c)["A third text, by zoe."]
+    assert [after[row.seq] for row in (a, b, c, pair)] == ["rejected", "edited", "edited", "approved"]
+    assert (after[kept], after[other], after[mine]) == ("approved", "dropped", "approved")
+    assert after[edits(garden, c)[f"{c.answers[0]} Often."]] == "dropped"
+    assert stages.disputes(garden).disputes == []
+    with open_store(garden) as db:
+        reason = facts.decisions_by_seq(db)[a.seq].reasons[0]
+        assert (reason.kind, reason.evidence) == ("adjudicated", "zoe: reject on 2026-03-01")
+        assert facts.decisions_by_seq(db)[pair.seq].better == shown_first(pair.id)
+        assert reviews.list_annotators(db) == ["ada", "bob"]
+    with open_workspace(garden) as workspace:
+        again = count_review(ProjectState(workspace))
+    assert replace(again, disputed=counts.disputed) == counts and again.reviewers == ("ada", "bob")
+    story = stages.trace(garden, a.id)
+    assert [(ruling.user, ruling.values["verdict"]) for ruling in story.rulings] == [("zoe", "reject")]
+
+
+def test_adjudicators_who_contradict_leave_the_row_to_the_data_lead(garden: Path) -> None:
+    a, *_ = quarrel(garden)
+    say(garden, a, "zoe", "rulings", verdict="approve")
+    say(garden, a, "yan", "rulings", verdict="reject")
+    assert settle(garden)[a.seq] == "disputed"
+    (found,) = [one for one in stages.disputes(garden).disputes if one.id == a.id]
+    assert (found.why, found.waits_for) == ("adjudicators_disagree", "data lead")
+    assert [one.ruling for one in found.answers] == [False, False, True, True]
+    with pytest.raises(ProjectError, match="keep needs a choice"):
+        stages.override(garden, a.id, action="keep", reason="checked")
+    assert stages.override(garden, a.id, action="keep", reason="checked", choice="approve").counts["verdict"] == "approved"
+
+
+def test_an_adjudicator_who_changes_the_answer_changes_the_row(garden: Path) -> None:
+    a, b, *_ = quarrel(garden)
+    say(garden, b, "zoe", "rulings", verdict="approve", edited_completion="First thought.")
+    assert settle(garden)[edits(garden, b)["First thought."]] == "approved"
+    say(garden, b, "zoe", "rulings", updated="2026-03-02T10:00:00", verdict="approve", edited_completion="Second thought.")
+    verdicts = settle(garden)
+    assert (verdicts[edits(garden, b)["First thought."]], verdicts[edits(garden, b)["Second thought."]]) == ("dropped", "approved")
+    say(garden, b, "zoe", "rulings", updated="2026-03-03T10:00:00", verdict="reject", reasons=["wrong"])
+    verdicts = settle(garden)
+    assert verdicts[b.seq] == "rejected" and {verdicts[seq] for seq in edits(garden, b).values()} == {"dropped"}
+    assert verdicts[a.seq] == "disputed"
