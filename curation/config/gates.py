@@ -297,8 +297,8 @@ class Review(Closed):
     """With mode sample: other rows pass only if the upper end of the error rate's 95 % interval is at most this; null: they pass
     once the sample is reviewed, whatever the rate."""
     accept: Accept | None = None
-    """With mode sample: other rows pass once a certificate shows that few enough of them are bad; it becomes part of the snapshot.
-    Replaces max_error."""
+    """Certificate of the released rows' error rate, a part of the snapshot. With mode sample the other rows pass once it shows that few
+    enough of them are bad; replaces max_error. With mode all it bounds what reviewers miss; a snapshot above the bound is refused."""
     calibrate: int = Field(default=0, ge=0)
     """Rows of each kind below the score's cut that annotators also see, drawn at random, to measure what the judge wrongly turns down.
     They look like any other row and stay dropped, whatever is answered."""
@@ -400,7 +400,7 @@ class Review(Closed):
     @model_validator(mode="after")
     def _samples_where_it_says_so(self) -> Review:
         fields = type(self).model_fields
-        for modes, names in ((("sample",), ("max_error", "sample", "accept")), (("sample", "all"), ("calibrate",))):
+        for modes, names in ((("sample",), ("max_error", "sample")), (("sample", "all"), ("accept", "calibrate"))):
             given = [name for name in names if getattr(self, name) != fields[name].default]
             if self.mode not in modes and given:
                 raise ValueError(f"{given[0]} goes with mode: {' or '.join(modes)}; the mode is {self.mode}")

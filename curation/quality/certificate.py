@@ -155,14 +155,30 @@ class Certificate(_Frozen):
     @property
     def sentence(self) -> str:
         """The result in words."""
-        evidence, policy = self.evidence, self.policy
-        found = f"{evidence.bad:,} of {evidence.read:,} rows read were bad"
-        if self.evidence.controls is None:
-            share = "reviewers are assumed to find every error"
-        else:
-            share = f"reviewers find at least {self.bound.sensitivity:.0%} of the errors"
-        result = f"at most {self.bound.released:.2%} of the released rows are bad (confidence {policy.confidence:.0%})"
-        return f"{result}: {found}, of {evidence.rows:,} in all; {share}; the policy allows {policy.max_error:.2%}"
+        return state_result(self.policy, self.evidence, self.bound)
+
+
+def state_result(policy: AcceptPolicy, evidence: Evidence, bound: Bound) -> str:
+    """Return in words what a bound says of the released rows, and what it rests on.
+
+    Args:
+        policy: highest error rate and confidence.
+        evidence: design and counts.
+        bound: of the evidence.
+    """
+    allowed = f"the policy allows {policy.max_error:.2%}"
+    if not evidence.read:
+        return f"no row was read yet; {allowed} bad rows (confidence {policy.confidence:.0%})"
+    found = f"{evidence.bad:,} of {evidence.read:,} rows read were bad, of {evidence.rows:,} in all"
+    if evidence.controls is None:
+        share = "reviewers are assumed to find every error, because no control rows measure it"
+    else:
+        caught, bad = evidence.controls.caught, evidence.controls.bad
+        share = f"the review finds at least {bound.sensitivity:.0%} of the errors ({caught:,} of {bad:,} bad control rows)"
+    result = f"at most {bound.released:.2%} of the released rows are bad (confidence {policy.confidence:.0%})"
+    if evidence.method == "complete" and evidence.controls is None:
+        result = "every row was read, and those found bad are left out"  # a bound of 0 would be a promise that nobody measured
+    return f"{result}: {found}; {share}; {allowed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,6 +420,32 @@ def need(policy: AcceptPolicy, evidence: Evidence) -> ReviewNeed:
         bad = found
         expected = more(bad)
     return ReviewNeed(first, expected)
+
+
+def controls_to_read(policy: AcceptPolicy, evidence: Evidence, *, most: int = 2_000) -> int | None:
+    """Return how many more bad control rows must be read, if all are turned down, before the policy accepts; None beyond MOST.
+
+    Args:
+        policy: highest error rate and confidence.
+        evidence: design and counts.
+        most: control rows that one may ask for.
+    """
+    controls = evidence.controls
+    if controls is None:
+        return 0
+
+    def is_enough(more: int) -> bool:
+        grown = Controls(caught=controls.caught + more, bad=controls.bad + more)
+        bound = compute_bound(policy, evidence.model_copy(update={"controls": grown}))
+        return max(bound.released, bound.unread) <= policy.max_error
+
+    low, high = -1, most
+    if not is_enough(high):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
+    return high
 
 
 def _most_bad(evidence: Evidence, sensitivity: float, alpha: float) -> int:

@@ -48,6 +48,8 @@ class CardReview(ManifestPart):
 
     mode: Literal["none", "sample", "all"] = "all"
     sample: CardSample | None = None
+    accept: str | None = None
+    """Policy and result of the acceptance certificate."""
     simulated: bool = False
     reviewers: tuple[str, ...] = ()
     names: Literal["pseudonyms", "real"] = "real"

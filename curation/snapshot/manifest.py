@@ -148,6 +148,8 @@ class ReviewFacts(BaseModel):
     """Reviewed rows: all, a random sample, or none. Training refuses sample and none unless the run file accepts them."""
     sample: SampleFacts | None = None
     """Result of the sample; only in mode sample."""
+    accept: str | None = None
+    """Under `review.accept`: the policy and the result of certificate.json in words."""
     simulated: bool
     reviewers: tuple[str, ...] = ()
     names: Literal["pseudonyms", "real"] = "real"

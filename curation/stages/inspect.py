@@ -43,12 +43,14 @@ def status(folder: Path) -> StageResult:
         with runs.record_run(workspace.db, "status") as run:
             run.rows_in = run.rows_out = total = sum(rows.values())
         runs.forget_earlier(workspace.db, "status", than=run.number, idle=False)
-        quality = (DecideDetail.latest(workspace.db, "decide") or DecideDetail()).annotators
+        decided = DecideDetail.latest(workspace.db, "decide") or DecideDetail()
+        quality = decided.annotators
         counts |= {"annotators": quality.dump()} if quality else {}
         said = [*(quality.sentences if quality else ()), *_excluded(workspace.project.review.exclude)]
         found = find_stale(workspace)
         stale, warnings = stale_values(found)
         step = next_step(workspace, found, rows=total)
+        said += [f"Certificate, {kind}: {found['stated']}. {found['needed'].capitalize()}." for kind, found in decided.acceptance.items()]
         notes = [*said, *_calibration_notes(workspace), *warnings, f"Next: {step}"]
         return StageResult("status", total, total, {**counts, **stale, "next": step.as_values()}, notes)
 

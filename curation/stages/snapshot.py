@@ -151,6 +151,7 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResul
         state = ProjectState(workspace)
         decided = decide_all(state)
         decisions, sample = {d.seq: d for d in decided.decisions if d.verdict == "approved"}, decided.samples.get(kind)
+        accepted = decided.acceptances.get(kind)
         if sample is not None:
             _check_sample(workspace, sample)
         # The gates read the completion that leaves as the better one; annotators or a data lead may have chosen the other.
@@ -174,9 +175,9 @@ def snapshot(folder: Path, kind: Kind, *, name: str | None = None) -> StageResul
             better = {row.seq: decisions[row.seq].better for row in kept}
             released = _Release(kind, name or f"{workspace.project.name}-{kind}", splits, better, separation)
             known = {Path(one["path"]).name for one in reviews.list_snapshots(workspace.db)}
-            about = _manifest_facts(state, released, protected, sample, stopped=len(stopped))
-            if sample is not None and sample.acceptance is not None:
-                released = replace(released, certificate=_certify(released, sample.acceptance, about))
+            about = _manifest_facts(state, released, protected, sample, accepted, stopped=len(stopped))
+            if accepted is not None:
+                released = replace(released, certificate=_certify(released, accepted, about))
             path, note = _find_or_write(workspace, released, about)
             if path.name not in known:  # dedup itself rebuilds the sketches of a snapshot that existed before
                 keep_sketches(workspace, path, kind, released.rows, watermark=records.last_seq(workspace.db))
@@ -207,8 +208,13 @@ def _certify(released: _Release, acceptance: Acceptance, about: ManifestFacts) -
     review = about.review
     found = acceptance.certificate(released.kind, kept=kept, reviewers=review.reviewers, simulated=review.simulated)
     if not found.accepts:
-        fact = f"is blocked by review.accept: {found.sentence}"
-        raise SnapshotError(f"a snapshot of {released.kind} rows", fact, "review more rows: raise review.sample (accept: looks: any)")
+        fact = f"is blocked by review.accept: {found.sentence}; {acceptance.needed}"
+        step = (
+            "add control rows that are known to be bad (review.control)"
+            if acceptance.method == "complete"
+            else "review more rows: raise review.sample (accept: looks: any)"
+        )
+        raise SnapshotError(f"a snapshot of {released.kind} rows", fact, step)
     return found.model_dump_json(indent=2) + "\n"
 
 
@@ -218,8 +224,7 @@ def _check_sample(workspace: Workspace, sample: Sample) -> None:
         return
     what = f"a snapshot of {sample.kind} rows"
     if sample.is_answered and sample.acceptance is not None:
-        overlap = workspace.project.review.overlap_of(sample.kind)
-        fact = f"is blocked by review.accept: {sample.sentence}; {sample.acceptance.needed(overlap)}"
+        fact = f"is blocked by review.accept: {sample.sentence}; {sample.acceptance.needed}"
         raise SnapshotError(what, fact, "correct the rows, review more of them (accept: looks: any), or set review.mode: all")
     if sample.is_answered:
         fact = f"is blocked by review.max_error {sample.max_error:.1%}: {sample.sentence}"
@@ -333,7 +338,13 @@ def _check_filled(splits: Mapping[str, Sequence[Row]], separation: Separation) -
 
 
 def _manifest_facts(
-    state: ProjectState, released: _Release, protected: Sequence[ProtectedItems], sample: Sample | None, *, stopped: int
+    state: ProjectState,
+    released: _Release,
+    protected: Sequence[ProtectedItems],
+    sample: Sample | None,
+    accepted: Acceptance | None,
+    *,
+    stopped: int,
 ) -> ManifestFacts:
     """Return the facts about the rows, with secrets masked.
 
@@ -342,6 +353,7 @@ def _manifest_facts(
         released: the rows.
         protected: the protected sets they were screened against.
         sample: the review sample, in a project that samples.
+        accepted: what the certificate follows from, under `review.accept`.
         stopped: number of rows that the last gate stopped.
     """
     workspace = state.workspace
@@ -360,7 +372,7 @@ def _manifest_facts(
         ),
         review=ReviewFacts(
             mode=project.review.mode, sample=SampleFacts.model_validate(sample.as_values()) if sample else None,
-            simulated=review.simulated, names=project.review.names,
+            accept=accepted.stated if accepted else None, simulated=review.simulated, names=project.review.names,
             reviewers=tuple(sorted(names[user] for user in review.reviewers)), overlap=project.review.overlap_of(released.kind),
             agreement=review.agreement, answers=review.annotations, disputed=review.disputed,
             **_quality_facts(review.quality, names),
@@ -464,7 +476,7 @@ def _changed(manifest: Manifest, about: ManifestFacts) -> list[str]:
     """Return the compared facts that differ from the manifest, in words."""
     was, now = manifest.model_dump(mode="json"), about.model_dump(mode="json")
     # Further answers of the same people change the counts of a review but not what it says about the rows.
-    people = ("mode", "sample", "simulated", "reviewers")
+    people = ("mode", "sample", "accept", "simulated", "reviewers")
     for values in (was, now):
         values["review"] = {key: values["review"][key] for key in people}
     return [words for part, words in COMPARED.items() if settings_digest(was[part]) != settings_digest(now[part])]

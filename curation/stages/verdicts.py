@@ -42,6 +42,8 @@ def update_verdicts(workspace: Workspace) -> StageResult:
             drawn = {kind: sides for kind, sides in decided.scored.items() if sides.drawn}
             calibration = {k: {"below": len(s.below), "shown": len(s.drawn), "answered": s.answered} for k, s in drawn.items()}
             counts |= {"calibration": calibration} if calibration else {}
+            accepted = {kind: {"stated": found.stated, "needed": found.needed} for kind, found in decided.acceptances.items()}
+            counts |= {"acceptance": accepted} if accepted else {}
             quality = judge_annotators(state) if state.annotations else None
             counts |= {"annotators": quality.as_values()} if quality else {}
             pairs = pair_hygiene(state, decisions)
@@ -52,9 +54,8 @@ def update_verdicts(workspace: Workspace) -> StageResult:
         reasons = Counter(f"{reason.stage}: {reason.kind}" for reason in dropped)
         counts |= {"dropped_for": dict(reasons.most_common()), "alarms": alarms}
         kept = summarize_kept(state, {seq: decision.verdict for seq, decision in decisions.items()})
-        overlap_of = workspace.project.review.overlap_of
         samples = [f"Review sample, {kind}: {sample.sentence}." for kind, sample in decided.samples.items()]
-        samples += [f"Acceptance, {k}: {s.acceptance.needed(overlap_of(k))}." for k, s in decided.samples.items() if s.acceptance]
+        samples += [f"Acceptance, {kind}: {found.needed}." for kind, found in decided.acceptances.items()]
         samples += [f"Calibration, {kind}: {sides.sentence}." for kind, sides in drawn.items()]
         samples += [*state.control_file.notes, *_excluded(state)]
         stale, warnings = stale_values(find_stale(workspace, RUN_GATES))

@@ -6,6 +6,7 @@ adjudicators and of people under `review.exclude` do not count. docs/annotators.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,9 @@ from curation.quality.annotators import (
     grade_controls,
     paces,
 )
+from curation.quality.certificate import Controls
 from curation.quality.control import Control
+from curation.quality.policy import resolve
 from curation.records import KINDS, Kind
 from curation.store.records import Row
 from curation.views.controls import known_rows
@@ -40,6 +43,8 @@ FEWEST_OF_SLICE = 20
 """Rows with two answers from which a slice is measured; the interval of fewer says nothing."""
 MOST_SLICES = 12
 """Labels, and weeks, of which the agreement is measured."""
+FEWEST_GAPS = 20
+"""Times between two answers from which the time of a review is measured rather than assumed."""
 MOST_FAILED = 0.2
 """Share of failed control rows above which a person is named, if the lower end of its interval is above it."""
 MOST_SHORT = 0.1
@@ -158,6 +163,39 @@ def judge_annotators(state: ProjectState, kinds: Sequence[Kind] = KINDS, *, slic
 def control_counts(state: ProjectState, kinds: Sequence[Kind] = KINDS) -> list[ControlResult]:
     """Return each person's counts on control rows of these kinds, by user name."""
     return _graded(state, kinds, _controls(state, kinds))
+
+
+def team_controls(state: ProjectState, kind: Kind) -> Controls | None:
+    """Return how many control rows known to be bad the whole review turned down; None if it has read none.
+
+    A control row is answered by more people than another row. Of its answers as many as a row gets are taken, in an order that follows from
+    the ids alone, and resolved by the project's policy: so each control row is one trial of the review, whether or not people err together.
+    A dispute counts as turned down, since it is not released.
+
+    Args:
+        state: of the project, with stored decisions.
+        kind: of the rows.
+    """
+    caught = bad = 0
+    known, needed = known_rows(state), state.policy.overlap_of(kind)
+    for seq, control in _controls(state, (kind,)).items():
+        row, since = state.row_by_seq[seq], known[seq].since
+        late = {answer.user for answer in state.answers.get(seq, ()) if answer.updated > since}
+        given = [one for one in state.annotations.get(seq, ()) if one.user in late]
+        if control.verdict != "reject" or len(given) < needed:
+            continue
+        taken = sorted(given, key=lambda one, row=row: hashlib.blake2b(f"{row.id}:{one.user}".encode()).digest())[:needed]  # type: ignore[misc]
+        found = resolve(taken, state.policy, stratum=kind)
+        bad += 1
+        caught += not (found.outcome == "settled" and found.says in _meant(row, known[seq].control.verdict))
+    return Controls(caught=caught, bad=bad) if bad else None
+
+
+def seconds_per_answer(state: ProjectState, kinds: Sequence[Kind] = KINDS) -> float | None:
+    """Return the median seconds between two answers of a person, averaged over people; None with fewer than FEWEST_GAPS gaps."""
+    found = paces(_submits(state, kinds))
+    gaps = sum(pace.gaps for pace in found)
+    return sum(pace.gaps * pace.median_s for pace in found) / gaps if gaps >= FEWEST_GAPS else None
 
 
 def agreements_of(state: ProjectState, kinds: Sequence[Kind] = KINDS, *, slices: bool = False) -> list[Agreement]:

@@ -22,7 +22,18 @@ from curation.store import facts, records
 from curation.store.records import Row
 from curation.store.reviews import StoredAnswer
 from curation.views.classes import leave_out_over_cap
-from curation.views.review_sample import CALIBRATION, Sample, ScoredRows, draw, draw_below_cut, release, settle, unseen_verdict
+from curation.views.quality import Acceptance
+from curation.views.review_sample import (
+    CALIBRATION,
+    Sample,
+    ScoredRows,
+    accept_complete,
+    draw,
+    draw_below_cut,
+    release,
+    settle,
+    unseen_verdict,
+)
 from curation.views.runs import next_attempts
 from curation.views.state import ProjectState, groups_of, rules_by_group
 
@@ -44,6 +55,8 @@ class Decided:
     """By seq, of the rows in a dispute over an edit, or whose dispute was settled."""
     scored: Mapping[Kind, ScoredRows] = field(default_factory=dict)
     """For each kind the rows on both sides of the score's cut; empty where no judge scores the rows."""
+    acceptances: Mapping[Kind, Acceptance] = field(default_factory=dict)
+    """Under `review.accept`: what the certificate of each kind follows from."""
 
 
 def decide_all(state: ProjectState) -> Decided:
@@ -57,11 +70,13 @@ def decide_all(state: ProjectState) -> Decided:
         samples |= {kind: sample} if sample else {}
         scored |= {kind: sides} if sides else {}
     decisions = leave_out_over_cap(state, decisions)
-    if not samples:
-        return Decided(decisions, samples, families, scored)
     by_seq = {decision.seq: decision for decision in decisions}
-    settled = {kind: settle(sample, by_seq) for kind, sample in samples.items()}
-    return Decided(release(decisions, {row.seq: row.kind for row in state.row_by_seq.values()}, settled), settled, families, scored)
+    settled = {kind: settle(state, sample, by_seq) for kind, sample in samples.items()}
+    accepted = {kind: sample.acceptance for kind, sample in settled.items()}
+    accepted |= {kind: accept_complete(state, kind, by_seq) for kind in KINDS if kind not in settled}
+    if settled:
+        decisions = release(decisions, {row.seq: row.kind for row in state.row_by_seq.values()}, settled)
+    return Decided(decisions, settled, families, scored, {kind: found for kind, found in accepted.items() if found is not None})
 
 
 @dataclass(frozen=True)

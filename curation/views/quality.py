@@ -12,6 +12,7 @@ from curation.config.gates import Accept
 from curation.quality.certificate import (
     AcceptPolicy,
     Certificate,
+    Controls,
     Evidence,
     Method,
     Stratum,
@@ -19,14 +20,17 @@ from curation.quality.certificate import (
     certify,
     choose_design,
     compute_bound,
+    controls_to_read,
     draw_rows,
     key_digest,
     need,
+    state_result,
     stratify,
 )
 from curation.records import Kind
 from curation.store import reviews
 from curation.store.records import Row
+from curation.views.annotators import seconds_per_answer, team_controls
 from curation.workspace import label_of
 
 if TYPE_CHECKING:
@@ -37,7 +41,9 @@ SCORE_BANDS = (7.0, 8.0, 9.0)
 SMALLEST_STRATUM = 20
 """Rows below which a stratum is merged with others."""
 SECONDS_PER_REVIEW = 30.0
-"""Assumed time of one review, for the hours that are still needed."""
+"""Time of one review, for the hours that are still needed, until enough reviews were timed."""
+PLANNED_CONTROLS = Controls(caught=59, bad=60)
+"""Result of control rows that the design of a sample assumes. It must not depend on theirs, or the sample would change with each answer."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,14 @@ class Acceptance:
     """Seqs of the drawn rows in the order of reading."""
     seed: str
     """Digest of the key of the draw."""
+    overlap: int = 1
+    """People who answer a row."""
     read: tuple[tuple[int, bool], ...] = ()
     """(seq, whether it was found bad) of the drawn rows that were answered, in the order of reading."""
+    controls: Controls | None = None
+    """What the review said of control rows that are known to be bad."""
+    seconds: float | None = None
+    """Measured seconds of one review; None where too few were timed."""
 
     @property
     def evidence(self) -> Evidence:
@@ -63,7 +75,7 @@ class Acceptance:
         bad = Counter(self.stratum_of[seq] for seq, is_bad in self.read if is_bad)
         strata = tuple(Stratum(name=name, rows=sizes[name], read=read[name], bad=bad[name]) for name in sorted(sizes))
         positions = tuple(at for at, (_, is_bad) in enumerate(self.read, 1) if is_bad) if self.method == "betting" else ()
-        return Evidence(method=self.method, strata=strata, bad_at=positions, seed=self.seed)
+        return Evidence(method=self.method, strata=strata, bad_at=positions, seed=self.seed, controls=self.controls)
 
     @property
     def is_met(self) -> bool:
@@ -74,17 +86,14 @@ class Acceptance:
     @property
     def stated(self) -> str:
         """The policy and the result in words."""
-        evidence, bound = self.evidence, compute_bound(self.policy, self.evidence)
-        if not evidence.read:
-            return f"no row was read yet; the policy allows {self.policy.max_error:.2%} bad rows (confidence {self.policy.confidence:.0%})"
-        shown = f"at most {bound.released:.2%} of the released rows are bad (confidence {self.policy.confidence:.0%})"
-        policy = f"the policy allows {self.policy.max_error:.2%}; reviewers are assumed to find every error"
-        return f"{shown}, from {evidence.bad:,} bad of {evidence.read:,} rows read; {policy}"
+        return state_result(self.policy, self.evidence, compute_bound(self.policy, self.evidence))
 
-    def settled(self, bad_by_seq: Mapping[int, bool]) -> Acceptance:
-        """Return the acceptance with what people found.
+    def settled(self, state: ProjectState, kind: Kind, bad_by_seq: Mapping[int, bool]) -> Acceptance:
+        """Return the acceptance with what people found, in its rows and in control rows.
 
         Args:
+            state: of the project.
+            kind: of the rows.
             bad_by_seq: of the answered rows, whether they were found bad.
         """
         read = []
@@ -93,19 +102,22 @@ class Acceptance:
                 read.append((seq, bad_by_seq[seq]))
             elif self.method == "betting":
                 break
-        return replace(self, read=tuple(read))
+        # The exact bound of a simple random sample has no place for control rows; it is chosen only where none are set.
+        controls = team_controls(state, kind) if state.project.review.control is not None and self.method != "hypergeometric" else None
+        return replace(self, read=tuple(read), controls=controls, seconds=seconds_per_answer(state))
 
-    def needed(self, overlap: int) -> str:
-        """Return how many more rows must be read, and the hours that this takes, in words.
-
-        Args:
-            overlap: people who answer a row.
-        """
-        if self.is_met:
+    @property
+    def needed(self) -> str:
+        """The rows that must still be read, and the hours that this takes, in words."""
+        if self.method == "complete":
+            return self._needed_of_all()
+        if self.is_met and self.evidence.read:
             return "no more reviews are needed"
         found = need(self.policy, self.evidence)
-        hours = found.hours(seconds=SECONDS_PER_REVIEW, overlap=overlap)
-        if found.more is None or hours is None:
+        if found.more is None:
+            more = controls_to_read(self.policy, self.evidence)
+            if more and self.evidence.read == len(self.order):
+                return f"{self._more_controls(more)}, or all rows must be reviewed"
             return "no sample can meet the policy any more; review all rows or correct them"
         rows = "row" if found.more == 1 else "rows"
         later = f", {found.expected:,} at the rate found so far" if found.expected and found.expected > found.more else ""
@@ -115,8 +127,24 @@ class Acceptance:
             if self.evidence.read and self.method != "betting":  # a sample that grew after a look would void the bound
                 return f"{fact}, so this sample cannot meet the policy; review all rows or correct them"
             return f"{fact}, so set review.sample to at least {self.evidence.read + found.more:,} before the next push"
-        time = f"{hours:.1f} hours at {SECONDS_PER_REVIEW:g} s each"
-        return f"{found.more:,} more {rows} must be read if no more of them are bad{later} ({time})"
+        return f"{found.more:,} more {rows} must be read if no more of them are bad{later} ({self._hours(found.more)})"
+
+    def _needed_of_all(self) -> str:
+        if self.is_met:
+            return "no more reviews are needed"
+        more = controls_to_read(self.policy, self.evidence)
+        if more is None:
+            return "the review misses too many errors for this policy; correct or drop rows, or raise review.accept.max_error"
+        return self._more_controls(more)
+
+    def _more_controls(self, more: int) -> str:
+        rows = "control row that is" if more == 1 else "control rows that are"
+        return f"{more:,} more {rows} known to be bad must be read and turned down ({self._hours(more)})"
+
+    def _hours(self, rows: int) -> str:
+        seconds = self.seconds or SECONDS_PER_REVIEW
+        how = "measured" if self.seconds else "assumed"
+        return f"{rows * self.overlap * seconds / 3600:.1f} hours at {seconds:.0f} s each, {how}"
 
     def certificate(self, kind: Kind, *, kept: int, reviewers: Sequence[str], simulated: bool) -> Certificate:
         """Return the certificate of a snapshot.
@@ -127,7 +155,9 @@ class Acceptance:
             reviewers: published names.
             simulated: whether a program gave any answer.
         """
-        evidence = self.evidence.model_copy(update={"kept": kept})
+        found = self.evidence
+        # A pair whose other response people prefer counts as bad, and leaves with their preference.
+        evidence = found.model_copy(update={"kept": min(kept, found.rows - found.bad)})
         now = datetime.now(UTC).replace(microsecond=0)
         return certify(self.policy, evidence, kind=kind, reviewers=reviewers, simulated=simulated, issued=now)
 
@@ -144,10 +174,29 @@ def draw_acceptance(state: ProjectState, rows: Sequence[Row], accept: Accept, *,
     policy = AcceptPolicy(max_error=accept.max_error, confidence=accept.confidence)
     totals, labels = state.totals, [label_of(state.workspace, row) for row in rows]
     names = stratify([totals.get(row.seq) for row in rows], labels, bands=SCORE_BANDS, smallest=SMALLEST_STRATUM)
-    design = choose_design(policy, Counter(names), controls=None, sequential=accept.looks == "any")
+    controls = PLANNED_CONTROLS if state.project.review.control is not None else None
+    design = choose_design(policy, Counter(names), controls=controls, sequential=accept.looks == "any")
     if design.pooled:
         names = ["all rows"] * len(rows)
     key = reviews.sample_key(state.db)
     places = draw_rows([row.id for row in rows], names, allot(Counter(names), size), key=key)
     strata = {row.seq: name for row, name in zip(rows, names, strict=True)}
-    return Acceptance(policy, design.method, strata, tuple(rows[place].seq for place in places), key_digest(key))
+    order = tuple(rows[place].seq for place in places)
+    return Acceptance(policy, design.method, strata, order, key_digest(key), state.policy.overlap_of(rows[0].kind))
+
+
+def accept_all(state: ProjectState, kind: Kind, accept: Accept, bad_by_seq: Mapping[int, bool]) -> Acceptance | None:
+    """Return the acceptance of rows that people read all; None if they have read none. It bounds what reviewers miss.
+
+    Args:
+        state: of the project.
+        kind: of the rows.
+        accept: `review.accept`.
+        bad_by_seq: of the answered rows, whether they were found bad.
+    """
+    if not bad_by_seq:
+        return None
+    policy = AcceptPolicy(max_error=accept.max_error, confidence=accept.confidence)
+    order = tuple(sorted(bad_by_seq))
+    found = Acceptance(policy, "complete", dict.fromkeys(order, "all rows"), order, "", state.policy.overlap_of(kind))
+    return found.settled(state, kind, bad_by_seq)

@@ -199,17 +199,19 @@ def report_data(workspace: Workspace, *, names: Mapping[str, str] | None = None)
 
 def _reviewed(workspace: Workspace) -> str:
     """Return the rows that people review, if that is not all of them, and the sample's result at the latest decision."""
+    decided = DecideDetail.latest(workspace.db, "decide") or DecideDetail()
+    accepted = [f"certificate of {kind} rows: {one['stated']}" for kind, one in decided.acceptance.items()]
     if (mode := workspace.project.review.mode) == "all":
-        return ""
+        return "; ".join(["every row", *accepted]) if accepted else ""
     if mode == "none":
         return "none: no person is asked to review the rows"
-    samples = (DecideDetail.latest(workspace.db, "decide") or DecideDetail()).review_sample
+    samples = decided.review_sample
     found = [
         f"{s['bad']:,} of {s['rows']:,} reviewed {kind} rows are bad, out of {s['population']:,}; 95 % interval of the rate "
         f"{s['low']:.1%} to {s['high']:.1%}"
         for kind, s in samples.items()
     ]  # fmt: skip
-    return "; ".join(["a random sample of the rows", *found])
+    return "; ".join(["a random sample of the rows", *found, *accepted])
 
 
 def _models(workspace: Workspace, ran: Collection[str]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from curation.records import KINDS, Kind
 from curation.sampling import draw_sample
 from curation.store import reviews
 from curation.store.records import Row
-from curation.views.quality import Acceptance, draw_acceptance
+from curation.views.quality import Acceptance, accept_all, draw_acceptance
 from curation.workspace import label_of
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Sample:
     answered: int = 0
     waiting: int = 0
     bad: int = 0
-    """Of the answered rows those that were rejected, edited, disputed or dropped."""
+    """Of the answered rows those that were found bad as they are (`found_bad`)."""
     max_error: float | None = None
     acceptance: Acceptance | None = None
     """Under `review.accept`: what the certificate follows from."""
@@ -98,7 +98,7 @@ def draw(state: ProjectState, kind: Kind, passing: Collection[int]) -> Sample | 
     settings = state.project.review
     if settings.mode != "sample":
         return None
-    frame = [row for row in state.rows[kind] if row.seq in passing and row.how != "edited" and not needs_preference(row)]
+    frame = [row for row in state.rows[kind] if row.seq in passing and is_in_frame(state, row)]
     if not frame:
         return None
     if settings.accept is not None:
@@ -109,6 +109,11 @@ def draw(state: ProjectState, kind: Kind, passing: Collection[int]) -> Sample | 
     places = draw_sample([row.id for row in frame], strata, size=settings.sample, key=reviews.sample_key(state.db))
     drawn = frozenset(frame[place].seq for place in places)
     return Sample(kind, drawn, len(frame), len(set(strata)), waiting=len(drawn), max_error=settings.max_error)
+
+
+def is_in_frame(state: ProjectState, row: Row) -> bool:
+    """Return whether samples and certificates cover a row: its verdict is not known, and not people's alone to give."""
+    return row.how != "edited" and not needs_preference(row) and row.seq not in state.control_file.verdicts
 
 
 @dataclass(frozen=True)
@@ -182,13 +187,39 @@ def needs_preference(row: Row) -> bool:
     return row.kind == "preference" and row.better is None
 
 
-def settle(sample: Sample, verdicts: Mapping[int, Decision]) -> Sample:
-    """Count the verdicts of the drawn rows. A row that a cap left out says nothing about the others and is not counted."""
+def settle(state: ProjectState, sample: Sample, verdicts: Mapping[int, Decision]) -> Sample:
+    """Count the verdicts of the drawn rows. A row that a cap left out says nothing about the others and is not counted.
+
+    Args:
+        state: of the project.
+        sample: as drawn.
+        verdicts: decisions by seq.
+    """
     found = [verdicts[seq] for seq in sample.drawn if not _over_cap(verdicts[seq])]
-    answered = [decision for decision in found if decision.verdict not in ("to_review", "in_review", "unscored")]
-    bad = {decision.seq: decision.verdict in ("rejected", "edited", "disputed", "dropped") for decision in answered}
-    acceptance = sample.acceptance.settled(bad) if sample.acceptance else None
+    bad = found_bad(state, found)
+    acceptance = sample.acceptance.settled(state, sample.kind, bad) if sample.acceptance else None
     return replace(sample, answered=len(bad), waiting=len(found) - len(bad), bad=sum(bad.values()), acceptance=acceptance)
+
+
+def found_bad(state: ProjectState, decisions: Iterable[Decision]) -> dict[int, bool]:
+    """Return whether each answered row was found bad as it is: not approved, or a pair of which people prefer the other response."""
+    answered = (one for one in decisions if one.verdict not in ("to_review", "in_review", "unscored") and not _over_cap(one))
+    return {one.seq: one.verdict != "approved" or one.better != state.row_by_seq[one.seq].better for one in answered}
+
+
+def accept_complete(state: ProjectState, kind: Kind, verdicts: Mapping[int, Decision]) -> Acceptance | None:
+    """Return the acceptance of the rows of a kind where people read every row; None without `review.accept`, or without answers.
+
+    Args:
+        state: of the project.
+        kind: of the rows.
+        verdicts: decisions by seq.
+    """
+    settings = state.project.review
+    if settings.mode != "all" or settings.accept is None:
+        return None
+    read = [verdicts[row.seq] for row in state.rows[kind] if is_in_frame(state, row)]
+    return accept_all(state, kind, settings.accept, found_bad(state, (one for one in read if one.verdict != "dropped")))
 
 
 def release(decisions: Sequence[Decision], kinds: Mapping[int, Kind], samples: Mapping[Kind, Sample]) -> list[Decision]:

@@ -185,6 +185,8 @@ class DecideDetail(GateDetail):
     """Outcome of `curate decide`; the counts of the verdicts are further keys."""
 
     review_sample: dict[str, dict[str, Any]] = {}
+    acceptance: dict[str, dict[str, str]] = {}
+    """Kind to what the certificate states, and what it still needs, in words."""
     calibration: dict[str, dict[str, int]] = {}
     """Kind to the rows below the cut, and those of them that people see and have answered."""
     annotators: QualityDetail | None = None

@@ -20,6 +20,7 @@ from curation.quality.certificate import (
     certify,
     choose_design,
     compute_bound,
+    controls_to_read,
     draw_rows,
     key_digest,
     need,
@@ -47,7 +48,7 @@ def test_a_clean_sample_of_300_of_many_rows_shows_one_percent() -> None:
     assert found.bound.bad_left == most_bad_hypergeometric(0, 310, 100_000, 0.05)
     assert found.sentence == (
         "at most 0.96% of the released rows are bad (confidence 95%): 0 of 310 rows read were bad, of 100,000 in all; "
-        "reviewers are assumed to find every error; the policy allows 1.00%"
+        "reviewers are assumed to find every error, because no control rows measure it; the policy allows 1.00%"
     )
     assert not certified(Evidence(method="hypergeometric", strata=strata((100_000, 310, 2)))).accepts
 
@@ -69,6 +70,31 @@ def test_reviewers_who_miss_errors_raise_the_bound_even_of_a_complete_review() -
     assert perfect.sensitivity == 1 > 0.95 > measured.sensitivity > 0.85 > poor.sensitivity
     blind = compute_bound(ONE_PERCENT, Evidence(**evidence, controls=Controls(caught=0, bad=80)))
     assert blind.bad_left == 1_960 and blind.released == 1
+
+
+def test_a_complete_review_without_control_rows_promises_no_number() -> None:
+    """Its bound is 0 by assumption only, and the words say so."""
+    found = certified(Evidence(method="complete", strata=strata((200, 200, 7))))
+    assert found.accepts and found.sentence == (
+        "every row was read, and those found bad are left out: 7 of 200 rows read were bad, of 200 in all; "
+        "reviewers are assumed to find every error, because no control rows measure it; the policy allows 1.00%"
+    )
+    measured = certified(Evidence(method="complete", strata=strata((200, 200, 7)), controls=Controls(caught=80, bad=80)))
+    assert "of the released rows are bad" in measured.sentence
+    assert "the review finds at least 94% of the errors (80 of 80 bad control rows)" in measured.sentence
+
+
+def test_the_control_rows_that_are_still_needed_are_the_fewest_that_are_enough() -> None:
+    policy = AcceptPolicy(max_error=0.02)
+    evidence = Evidence(method="complete", strata=strata((500, 500, 20)), controls=Controls(caught=10, bad=10))
+    more = controls_to_read(policy, evidence)
+    assert more is not None and more > 0
+    grown = [evidence.model_copy(update={"controls": Controls(caught=10 + n, bad=10 + n)}) for n in (more - 1, more)]
+    assert [certified(one, policy).accepts for one in grown] == [False, True]
+    assert controls_to_read(policy, grown[1]) == 0
+    poor = evidence.model_copy(update={"controls": Controls(caught=300, bad=900)})
+    assert controls_to_read(policy, poor, most=100) is None
+    assert controls_to_read(policy, evidence.model_copy(update={"controls": None})) == 0
 
 
 def test_each_method_is_valid_and_the_sharper_ones_are_sharper() -> None:

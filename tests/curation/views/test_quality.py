@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from curation import api as stages
 from curation.config.project import load_project
 from curation.errors import ProjectError, SnapshotError
-from curation.quality.certificate import Certificate, verify_certificate
+from curation.quality.certificate import Certificate, Controls, compute_bound, verify_certificate
 from curation.snapshot.certificate import read_certificate
 from curation.snapshot.manifest import read_manifest
 from curation.stages.push import rows_to_show
@@ -108,7 +109,7 @@ def test_a_sample_that_may_be_looked_at_any_time_is_judged_before_its_end_and_ma
 @pytest.mark.parametrize(
     ("review", "message"),
     [
-        ("{mode: all, accept: {max_error: 0.05}}", "accept goes with mode: sample"),
+        ("{mode: none, accept: {max_error: 0.05}}", "accept goes with mode: sample or all"),
         ("{mode: sample, max_error: 0.1, accept: {max_error: 0.05}}", "accept replaces max_error"),
         ("{mode: sample, accept: {max_error: 0.05, confidence: 0.5}}", "confidence"),
         ("{mode: sample, accept: {max_eror: 0.05}}", "max_error"),
@@ -140,3 +141,140 @@ def test_a_signed_certificate_with_a_better_bound_than_its_counts_give_is_refuse
     found = stages.verify(path, keys=[public])
     assert found.counts["status"] == "altered"
     assert any("states released = 0.001, but its counts give" in note for note in found.notes)
+
+
+def review_all(tmp_path: Path, *, bad: int = 0, missed: int = 0, overlap: int = 2, rows: int = 60) -> Bed:
+    """A project that reviews everything: BAD rows of the control file are known to be bad, and people miss MISSED of them."""
+    control = "control: {file: controls.csv}, " if bad else ""
+    bed = set_review(blank(tmp_path / "garden"), f"{{mode: all, overlap: {overlap}, {control}accept: {{max_error: 0.05}}}}")
+    if bad:
+        (bed.folder / "controls.csv").write_text("row,verdict\n")
+    import_plain(bed.folder, rows + bad)
+    if bad:
+        with open_store(bed.folder) as db:
+            lines = [f"{identity},reject\n" for seq, identity in sorted(records.ids_of(db).items()) if seq <= bad]
+        (bed.folder / "controls.csv").write_text("row,verdict\n" + "".join(lines))
+    for user in ("ada", "bob"):
+        # Bob turns down what ada misses, except for the rows that the whole review misses.
+        misses = set(range(1, missed + 1)) if user == "bob" else set(range(1, min(bad, missed + 3) + 1))
+        said = {seq: "approve" if seq > bad or seq in misses else "reject" for seq in range(1, rows + bad + 1)}
+        answer_as(bed, user, said | {rows + bad: "reject"})
+    return bed
+
+
+def answer_as(bed: Bed, user: str, said: dict[int, str], *, every: int = 0) -> None:
+    """Store one person's answers, EVERY seconds apart; 0 for answers without a time."""
+    with open_store(bed.folder) as db:
+        ids = records.ids_of(db)
+        given = []
+        for place, (seq, says) in enumerate(said.items()):
+            at = (
+                f"2026-11-02T{8 + place * every // 3600:02}:{place * every // 60 % 60:02}:{place * every % 60:02}" if every else f"t-{says}"
+            )
+            values = {"verdict": says, "edited_completion": ""}
+            given.append(StoredAnswer(f"{ids[seq]}:{user}", at, seq, user, "submitted", values, "", "", False))
+        reviews.add_answers(db, given, 1)
+
+
+def test_a_project_that_reviews_every_row_gets_a_certificate_that_states_its_assumption(tmp_path: Path) -> None:
+    bed = review_all(tmp_path)
+    assert acceptance_note(bed) == "Acceptance, instruction: no more reviews are needed."
+    path = Path(stages.snapshot(bed.folder, "instruction").counts["path"])
+    found = read_certificate(path, read_manifest(path))
+    assert found is not None and (found.evidence.method, found.evidence.read, found.evidence.bad) == ("complete", 60, 1)
+    assumed = "reviewers are assumed to find every error, because no control rows measure it"
+    assert assumed in found.sentence and assumed in (path / "README.md").read_text() and assumed in (path / "report.html").read_text()
+    assert assumed in next(note for note in stages.status(bed.folder).notes if note.startswith("Certificate, instruction:"))
+    assert stages.verify(path).counts["status"] == "unsigned"
+
+
+def test_what_the_review_missed_of_control_rows_enters_the_bound(tmp_path: Path) -> None:
+    """A control row is caught if one of the two people turns it down; ada alone misses three more of them."""
+    bed = review_all(tmp_path, bad=40, missed=2)
+    stages.decide(bed.folder)
+    with open_workspace(bed.folder) as workspace:
+        found = decide_all(ProjectState(workspace)).acceptances["instruction"]
+    assert found.controls == Controls(caught=38, bad=40)
+    assert found.evidence.rows == 60  # the control rows themselves are not covered: their verdict is known
+    bound = compute_bound(found.policy, found.evidence)
+    assert 0.8 < bound.sensitivity < 38 / 40 and 0 < bound.released < 0.05 and found.is_met
+    assert "the review finds at least 8" in found.stated and "(38 of 40 bad control rows)" in found.stated
+
+
+def test_too_few_control_rows_block_the_snapshot_and_the_need_is_said(tmp_path: Path) -> None:
+    bed = review_all(tmp_path, bad=3)
+    note = acceptance_note(bed)
+    asked = re.search(
+        r"(\d+) more control rows that are known to be bad must be read and turned down \(\d+\.\d hours at 30 s each, assumed\)", note
+    )
+    assert asked, note
+    with pytest.raises(
+        SnapshotError, match=r"blocked by review.accept: at most .* bad control rows\); the policy allows 5.00%; \d+ more control"
+    ):
+        stages.snapshot(bed.folder, "instruction")
+
+
+def test_hours_come_from_measured_answers_once_there_are_enough(tmp_path: Path) -> None:
+    bed = project(tmp_path, "{max_error: 0.05}", sample=90)
+    order = shown(bed)
+    answer_as(bed, "ada", dict.fromkeys(order[:10], "approve"), every=12)
+    assert "at 30 s each, assumed" in stages.decide(bed.folder).notes[-1]
+    answer_as(bed, "ada", dict.fromkeys(order[:40], "approve"), every=12)
+    note = acceptance_note(bed)
+    more = re.search(r"(\d+) more rows must be read if no more of them are bad \((\d\.\d) hours at 12 s each, measured\)", note)
+    assert more and float(more[2]) == pytest.approx(int(more[1]) * 12 / 3600, abs=0.06)
+    assert any("at 12 s each, measured" in text for text in stages.status(bed.folder).notes)
+
+
+def test_a_sample_with_control_rows_keeps_its_design_as_they_are_answered(tmp_path: Path) -> None:
+    review = "{mode: sample, sample: 80, overlap: 1, control: {file: controls.csv}, accept: {max_error: 0.1}}"
+    bed = set_review(blank(tmp_path / "garden"), review)
+    (bed.folder / "controls.csv").write_text("row,verdict\n")
+    import_plain(bed.folder, 160)
+    with open_store(bed.folder) as db:
+        ids = records.ids_of(db)
+    (bed.folder / "controls.csv").write_text("row,verdict\n" + "".join(f"{ids[seq]},reject\n" for seq in range(1, 41)))
+    drawn = set(shown(bed))
+    answer(bed, sorted(drawn - set(range(1, 41))))
+    answer(bed, list(range(1, 41)), "reject")
+    with open_workspace(bed.folder) as workspace:
+        found = decide_all(ProjectState(workspace)).acceptances["instruction"]
+    assert set(found.order) <= drawn and not set(found.order) & set(range(1, 41))
+    assert (found.method, found.controls) == ("stratified", Controls(caught=40, bad=40)) and found.is_met
+
+
+def test_another_policy_or_changed_answers_make_another_certificate(tmp_path: Path) -> None:
+    bed = review_all(tmp_path)
+    first = Path(stages.snapshot(bed.folder, "instruction").counts["path"])
+    assert stages.snapshot(bed.folder, "instruction").counts["path"] == str(first)
+    bed.set(r"max_error: 0.05", "max_error: 0.03")
+    second = Path(stages.snapshot(bed.folder, "instruction").counts["path"])
+    found = [read_certificate(path, read_manifest(path)) for path in (first, second)]
+    assert [one.policy.max_error for one in found if one] == [0.05, 0.03]
+    answer_as(bed, "ada", {1: "reject"})
+    answer_as(bed, "bob", {1: "reject"})
+    third = Path(stages.snapshot(bed.folder, "instruction").counts["path"])
+    last = read_certificate(third, read_manifest(third))
+    assert last is not None and last.evidence.bad == 2 and third not in (first, second)
+
+
+@pytest.mark.parametrize(
+    ("damage", "fact"),
+    [
+        (lambda text: text[: len(text) // 2], "is not a certificate"),
+        (lambda text: text.replace('"instruction"', '"preference"', 1), "the snapshot has"),
+        (lambda text: text.replace('"complete"', '"hypergeometric"', 1), "but its counts give|is not a certificate"),
+        (lambda text: "[]", "is not a certificate"),
+    ],
+)
+def test_a_corrupted_certificate_is_refused(tmp_path: Path, damage: Callable[[str], str], fact: str) -> None:
+    bed = review_all(tmp_path, bad=40)
+    path = Path(stages.snapshot(bed.folder, "instruction").counts["path"])
+    body = damage((path / "certificate.json").read_text())
+    (path / "certificate.json").chmod(0o644)
+    (path / "certificate.json").write_text(body)
+    assert stages.verify(path).counts["status"] == "altered"
+    manifest = read_manifest(path)
+    changed = manifest.model_copy(update={"files": {**manifest.files, "certificate.json": hashlib.sha256(body.encode()).hexdigest()}})
+    with pytest.raises(SnapshotError, match=fact):
+        read_certificate(path, changed)
