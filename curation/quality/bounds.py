@@ -76,8 +76,10 @@ def most_bad_betting(bad_at: Sequence[int], n: int, rows: int, alpha: float) -> 
     """Return an upper bound on the bad rows in a set whose rows are read in a random order; valid at every moment of the reading.
 
     For each possible number D a gambler bets on every next row. If D is true, the capital is a martingale under the bets, so by Ville's
-    inequality it ever reaches 1/alpha with a probability of at most alpha; a D with such a capital is excluded. The bets follow the
-    predictive error rate under a Beta prior, and never above the rate that D implies, so only fewer bad rows than D implies earn capital.
+    inequality it ever reaches 1/alpha with a probability of at most alpha; a D with such a capital is excluded. The capital of the moment
+    counts, not the highest so far: after a clean start with many bad rows behind it, the highest would still promise a clean set. The bets
+    follow the predictive error rate under a Beta prior, and never above the rate that D implies, so only fewer bad rows than D implies
+    earn capital.
 
     Args:
         bad_at: positions (from 1) of the bad rows among the rows read.
@@ -95,17 +97,17 @@ def most_bad_betting(bad_at: Sequence[int], n: int, rows: int, alpha: float) -> 
     total, highest = len(bad_at), rows - n + len(bad_at)
 
     def is_possible(d: int) -> bool:
-        return float(_best_capital(d, found, before, predicted, rows)) < math.log(1 / alpha)
+        return _capital(d, found, before, predicted, rows) < math.log(1 / alpha)
 
-    # Above this number no bet is capped, and the best capital is a convex function of D: it crosses the limit once.
+    # Above this number no bet is capped, and the capital is a convex function of D: it crosses the limit once.
     start = min(highest, max(total, math.ceil(float(np.max(before + predicted * (rows - place), initial=0)))))
     if is_possible(start):
         return _largest(is_possible, start, highest)
     return next((d for d in range(start - 1, total, -1) if is_possible(d)), total)
 
 
-def _best_capital(d: int, found: np.ndarray[Any, Any], before: np.ndarray[Any, Any], predicted: np.ndarray[Any, Any], rows: int) -> float:
-    """Return the logarithm of the highest capital so far against D bad rows."""
+def _capital(d: int, found: np.ndarray[Any, Any], before: np.ndarray[Any, Any], predicted: np.ndarray[Any, Any], rows: int) -> float:
+    """Return the logarithm of the capital against D bad rows."""
     import numpy as np
 
     implied = (d - before) / (rows - np.arange(len(found)))
@@ -114,7 +116,7 @@ def _best_capital(d: int, found: np.ndarray[Any, Any], before: np.ndarray[Any, A
         gains = np.where(found == 1, np.log(bet / implied), np.log1p(-bet) - np.log1p(-implied))
     # A row that D rules out excludes D.
     gains[((implied <= 0) & (found == 1)) | ((implied >= 1) & (found == 0))] = np.inf
-    return float(np.max(np.cumsum(gains), initial=0.0))
+    return float(gains.sum())
 
 
 def _largest(is_possible: Callable[[int], bool], low: int, high: int) -> int:

@@ -88,7 +88,7 @@ def test_the_betting_bound_is_the_largest_number_that_no_capital_excludes(n: int
     found = np.isin(np.arange(1, n + 1), bad_at).astype(float)
     before = np.concatenate([[0.0], np.cumsum(found)])[:n]
     predicted = (bounds.PRIOR[0] + before) / (sum(bounds.PRIOR) + np.arange(n))
-    capital = {d: bounds._best_capital(d, found, before, predicted, rows) for d in range(len(bad_at), rows - n + len(bad_at) + 1)}
+    capital = {d: bounds._capital(d, found, before, predicted, rows) for d in range(len(bad_at), rows - n + len(bad_at) + 1)}
     assert most_bad_betting(bad_at, n, rows, 0.2) == max((d for d in capital if capital[d] < math.log(5)), default=len(bad_at))
 
 
@@ -107,3 +107,11 @@ def test_the_betting_bound_holds_at_every_look(bad: int) -> None:
 def test_the_betting_bound_of_a_whole_set_is_what_was_found() -> None:
     assert most_bad_betting([3, 7], 50, 50, 0.05) == 2
     assert most_bad_betting([], 0, 50, 0.05) == 50
+
+
+def test_a_clean_start_before_many_bad_rows_does_not_promise_that_none_is_left() -> None:
+    """The highest capital so far excludes every larger number of bad rows here."""
+    late = [31, 33, 39, 45, 46, 63, 64, 66, 70, 72]
+    found = most_bad_betting(late, 80, 120, 0.05)
+    assert 10 + 5 <= found <= 10 + 40  # 12 % of those read were bad, and 40 rows are unread
+    assert most_bad_betting([], 80, 120, 0.05) < 5
