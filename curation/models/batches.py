@@ -109,7 +109,7 @@ class BatchRun:
         while todo:
             fitting, size = list[Request](), 0
             for request in todo[:_MAX_CALLS]:
-                # Beside the body a request has its custom_id, a sha256 in hex, and the keys of the JSON.
+                # In addition to the body a request has its custom_id, a sha256 in hex, and the keys of the JSON.
                 size += len(orjson.dumps(request.body)) + 100
                 if size > _MAX_BYTES and fitting:
                     break
@@ -138,7 +138,7 @@ class BatchRun:
 
     def _allow_again(self) -> None:
         """Let errored and expired calls be claimed once more, although they failed in this run."""
-        # `claim` offers failures from before `since` again; those of the round that ended just now must be before it.
+        # A failure from before `since` may be claimed again; those of the round that ended just now must be before it.
         self.again, self.since = [], time.time() + 1e-3 if self.again else self.since
 
     async def _probe(self, requests: Sequence[Request]) -> None:

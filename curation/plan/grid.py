@@ -249,7 +249,7 @@ def _cells(
 def _evolution(ordinal: int, project: Project) -> Literal["deeper", "broader"] | None:
     """Return how the cell of an ordinal evolves from another, or None; evenly distributed, and independent of the plan's length."""
     deeper, share = project.plan.evolve.deeper, project.plan.evolve.deeper + project.plan.evolve.broader
-    # 1e-9: a product of binary fractions may be just below the whole number that it stands for, and would be rounded down.
+    # 1e-9: a product of binary fractions may be just below the whole number that is meant, and would be rounded down.
     nth = int((ordinal + 1) * share + 1e-9)
     if share == 0 or nth == int(ordinal * share + 1e-9):
         return None

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from curation.errors import RowError, SnapshotError
 from curation.records import Kind, Record, canonical_json, parse_record, record_id
@@ -27,6 +27,8 @@ COLUMNS: dict[Kind, tuple[str, ...]] = {
     "instruction": ("prompt", "completion", "id", "label"),
     "preference": ("prompt", "chosen", "rejected", "id"),
 }
+SnapshotRow: TypeAlias = Mapping[str, Any]
+"""A row as plain values: the columns of its kind (`COLUMNS`); prompts and answers are lists of messages."""
 _BATCH = 10_000
 
 
@@ -37,7 +39,7 @@ def content_digest(tables: Mapping[str, pa.Table]) -> str:
     return root_of({name: [leaf for _, leaf in rows] for name, rows in by_id.items()}, kind)
 
 
-def leaf_of(row: Mapping[str, Any]) -> bytes:
+def leaf_of(row: SnapshotRow) -> bytes:
     """Return the hash of one row as `read_rows_of` yields it."""
     # The prefixes 0x00, 0x01 and 0x02 keep a leaf from passing as a node or a root (RFC 6962, section 2.1).
     return hashlib.sha256(b"\x00" + canonical_json(row)).digest()
@@ -65,7 +67,7 @@ def kind_of(tables: Mapping[str, pa.Table]) -> Kind:
     return kinds.pop()
 
 
-def read_rows_of(table: pa.Table, kind: Kind) -> Iterator[dict[str, Any]]:
+def read_rows_of(table: pa.Table, kind: Kind) -> Iterator[SnapshotRow]:
     """Yield the rows as plain values with every column of the kind (a missing label is None)."""
     columns = [name for name in COLUMNS[kind] if name in table.column_names]
     for batch in table.select(columns).to_batches(max_chunksize=_BATCH):
@@ -73,7 +75,7 @@ def read_rows_of(table: pa.Table, kind: Kind) -> Iterator[dict[str, Any]]:
             yield {name: row.get(name) for name in COLUMNS[kind]}
 
 
-def record_of(row: Mapping[str, Any], kind: Kind) -> Record:
+def record_of(row: SnapshotRow, kind: Kind) -> Record:
     """Return the record that a snapshot row holds.
 
     Raises:

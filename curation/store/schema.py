@@ -85,8 +85,8 @@ CREATE TABLE IF NOT EXISTS runs (
 CREATE INDEX IF NOT EXISTS runs_stage ON runs (stage, state, run);
 
 CREATE TABLE IF NOT EXISTS cells (cell TEXT PRIMARY KEY, kind TEXT NOT NULL, ordinal INTEGER NOT NULL, body BLOB NOT NULL);
--- What a request was made from beside the plan (which cells, which texts are taken, which record it grows from): a run that goes on
--- makes the same request again, whatever has been written meanwhile.
+-- Everything besides the plan that a request was made from (its cells, the texts to avoid, its parent): a resumed run makes the same
+-- request again, whatever has been written meanwhile.
 CREATE TABLE IF NOT EXISTS asks (
   stage TEXT NOT NULL, slot TEXT NOT NULL, attempt INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (stage, slot, attempt)
 ) WITHOUT ROWID;
@@ -110,7 +110,7 @@ CREATE TABLE IF NOT EXISTS findings (
   twin INTEGER, item TEXT, score REAL, evidence TEXT
 );
 CREATE INDEX IF NOT EXISTS findings_run ON findings (run, seq);
--- Keyed by the text's sha256: a text is embedded once, whichever row or protected set it stands in.
+-- Keyed by the text's sha256: a text is embedded once, however many rows and protected sets hold it.
 CREATE TABLE IF NOT EXISTS vectors (
   text BLOB NOT NULL, model TEXT NOT NULL, vector BLOB NOT NULL, PRIMARY KEY (text, model)
 ) WITHOUT ROWID;
