@@ -168,7 +168,7 @@ def print_trace(story: RowStory, as_json: bool) -> None:
 
 def _evidence_of(found: FindingStory | ReasonStory) -> str:
     twin = f", matches {found.twin[:12]}" if found.twin else ""
-    return f"{words_of(found.kind)}{twin}. {found.evidence}".rstrip()
+    return f"{found.words}{twin}. {found.evidence}".rstrip()
 
 
 def _print_line(text: str) -> None:

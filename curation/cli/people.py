@@ -115,11 +115,13 @@ def serve(
     port: Annotated[int, typer.Option(help="Port of the HTTP service.")] = 8600,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     every: Annotated[float, typer.Option(min=1, help="Seconds between two pulls.")] = 60,
+    names: Annotated[list[str] | None, typer.Option("--name", help="Host name under which a proxy serves it; repeatable.")] = None,
+    browse: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
-    """Sync annotations continuously. Example: curate serve my-project
+    """Serve the data lead's page and sync annotations. Example: curate serve my-project --open
 
-    GET /healthz is open. GET /status needs the token in my-project/serve.token.
+    The command prints a link to the page that works once. Tokens are in my-project/serve*.token, one for each role.
     """
-    from curation.server import serve_project
+    from curation.server.app import serve_project
 
-    serve_project(folder, host=host, port=port, every=every)
+    serve_project(folder, host=host, port=port, every=every, names=names or (), browse=browse)

@@ -152,3 +152,13 @@ def forget_earlier(db: sqlite3.Connection, stage: str, *, than: int, idle: bool)
     """
     sql = "DELETE FROM runs WHERE stage = ? AND state <> 'running' AND run < ?"
     db.execute(f"{sql} AND rows_out = 0" if idle else sql, (stage, than))
+
+
+def state_version(db: sqlite3.Connection) -> str:
+    """Return a text that changes whenever something about the rows changes."""
+    # Every change of a row's facts ends in a run: keep, drop and erase decide again. Idle pulls and `curate status` change nothing.
+    row = db.execute(
+        """SELECT (SELECT max(run) FROM runs WHERE state = 'done' AND stage NOT IN ('status', 'pull')),
+          (SELECT max(run) FROM runs WHERE state = 'done' AND stage = 'pull' AND rows_out > 0), (SELECT max(override) FROM overrides)"""
+    ).fetchone()
+    return "/".join(str(value) for value in tuple(row))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, JsonValue, computed_field
 
-from curation.findings import FINDING_STAGES
+from curation.findings import FINDING_STAGES, words_of
 from curation.judge import rubric as scoring
 from curation.store import facts, records, reviews
 from curation.store.calls import CallLedger
@@ -88,6 +88,12 @@ class FindingStory(_Part):
     score: float | None = None
     evidence: str = ""
 
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def words(self) -> str:
+        """The kind in words for people."""
+        return words_of(self.kind)
+
 
 class AnswerStory(_Part):
     """One annotator's response."""
@@ -111,6 +117,12 @@ class ReasonStory(_Part):
     twin: str | None = None
     """Id of the other row."""
     score: float | None = None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def words(self) -> str:
+        """The kind in words for people."""
+        return words_of(self.kind)
 
 
 class VerdictStory(_Part):

@@ -43,7 +43,7 @@ MUTATIONS = [
     Mutation("curation/stages/snapshot.py", "mask_values(stated)", "stated", "curation/models/test_access.py::test_a_password_in_an_address_leaves_in_nothing_that_is_shipped_or_printed"),
     Mutation("curation/split.py", "out[lose] = True", "pass", "curation/test_split.py::test_rows_frozen_under_other_thresholds_are_found_across_and_the_one_in_train_is_left_out"),
     Mutation("curation/report/page.html", "default-src 'none'; ", "", "curation/test_guards.py::test_the_report_allows_its_own_script_and_nothing_else"),
-    Mutation("curation/server.py", "not hmac.compare_digest(given.strip().encode(), token.encode())", "False", "curation/test_server.py::test_the_status_is_for_those_who_have_the_token"),
+    Mutation("curation/server/app.py", "access.role_of(given.strip()) is None", "False", "curation/server/test_app.py::test_the_status_is_for_those_who_have_the_token"),
     Mutation("curation/stages/snapshot.py", 'sorted(names[user] for user in review.reviewers)', 'sorted(review.reviewers)', "curation/stages/test_snapshot.py::test_annotators_leave_the_project_under_pseudonyms_unless_it_says_real"),
     Mutation("argilla_setup/server/processes.py", 'return body if body["identity"] == identify(home) else None', "return body", "argilla_setup/test_supervisor.py::test_a_copied_home_does_not_control_the_originals_server"),
     Mutation("curation/review.py", 'html.escape(text, quote=False).replace("\\r", "&#13;")', "text", "argilla_setup/test_guidelines.py::test_only_a_page_that_inserts_html_is_sent_escaped_fields"),

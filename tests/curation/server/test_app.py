@@ -111,7 +111,7 @@ def test_the_status_is_for_those_who_have_the_token(folder: Path) -> None:
 
 
 def test_the_token_stays_the_same_and_one_that_others_could_read_is_replaced(folder: Path) -> None:
-    from curation.server import keep_token
+    from curation.server.access import keep_token
 
     token = keep_token(folder)
     assert keep_token(folder) == token

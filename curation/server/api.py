@@ -1,0 +1,281 @@
+"""The API of the curation service. The page uses nothing else; `/api/docs.json` describes it."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi.responses import FileResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.background import BackgroundTask
+
+from argilla_setup.shown import mask_values
+from curation.errors import ProjectError
+from curation.findings import words_of
+from curation.server.access import ROLES, Access, Role, Session
+from curation.server.live_rows import LiveRows
+from curation.store import records
+from curation.views.row_story import RowStory, load_story
+from curation.views.row_table import COLUMNS, Bin, Group, write_table
+from curation.views.row_table import Query as RowQuery
+from curation.workspace import open_workspace
+
+COOKIE = "seedcorn_session"
+PAGE_ROWS = 200
+"""Most rows of one page."""
+LOOK_S = 2.0
+"""Seconds between two looks for changes, for pages that listen."""
+Text = Annotated[str | None, Query(max_length=5000)]
+Name = Annotated[str, Query(max_length=300)]
+Most = Annotated[int, Query(ge=1, le=1000)]
+
+
+@dataclass
+class PollStatus:
+    """Result of the last pull, and when it ended (Unix time; 0 before the first)."""
+
+    at: float = 0.0
+    answers: int = 0
+    error: str = "no pull has ended yet"
+
+
+class Login(BaseModel):
+    """A token, or the code of the link that `curate serve` prints."""
+
+    token: str = Field(max_length=500)
+
+
+class SessionFacts(BaseModel):
+    """What the page needs to know about its session."""
+
+    role: Role
+    csrf: str
+    project: str
+
+
+class Page(BaseModel):
+    """A page of rows."""
+
+    total: int
+    """Rows of the project."""
+    found: int
+    """Rows that meet the condition."""
+    rows: list[dict[str, Any]]
+    current: bool
+    """False while a change of the project is being read; ask again soon."""
+
+
+class Column(BaseModel):
+    """A column of the table of rows."""
+
+    name: str
+    type: str
+    meaning: str
+
+
+class OverrideRequest(BaseModel):
+    """A keep or drop of many rows: those named, or all that meet a condition."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    action: Literal["keep", "drop"]
+    reason: str = Field(min_length=1, max_length=2000)
+    ids: list[str] = Field(default_factory=list, max_length=10_000)
+    where: str | None = Field(default=None, max_length=5000)
+    search: str | None = Field(default=None, max_length=5000)
+    confirmed: bool = False
+    """False: count the rows and change nothing."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the routes of a project share."""
+
+    folder: Path
+    access: Access
+    live: LiveRows
+    poll: PollStatus
+
+
+router = APIRouter(prefix="/api")
+
+
+def service_of(request: Request) -> Service:
+    """Return the service that a request reached."""
+    service: Service = request.app.state.service
+    return service
+
+
+Serving = Annotated[Service, Depends(service_of)]
+
+
+def session_of(request: Request, service: Serving) -> Session:
+    """Return the session of a request: by bearer token, or by cookie with the CSRF token where something changes."""
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and (role := service.access.role_of(given.strip())):
+        return Session(role, "", 0.0)
+    session = service.access.session(request.cookies.get(COOKIE))
+    if session is None:
+        raise HTTPException(401, "Log in: open the link that `curate serve` printed, or send a token.")
+    if request.method not in ("GET", "HEAD") and request.headers.get("x-csrf-token") != session.csrf:
+        raise HTTPException(403, "The request lacks this session's X-CSRF-Token header. Reload the page and try again.")
+    return session
+
+
+def needs(role: Role) -> Any:
+    """Return the dependency of a route that only sessions with this role, or one with more rights, may use."""
+
+    def check(session: Annotated[Session, Depends(session_of)]) -> Session:
+        if ROLES.index(session.role) < ROLES.index(role):
+            raise HTTPException(403, f"Your role is {session.role}; this needs {role}. Log in with the token of that role.")
+        return session
+
+    return Depends(check)
+
+
+Viewer = Annotated[Session, needs("viewer")]
+
+
+@router.post("/login")
+def log_in(login: Login, response: Response, service: Serving) -> SessionFacts:
+    """Open a session for a token or a one-time code."""
+    if service.access.is_blocked():
+        raise HTTPException(429, "Too many failed log-ins. Wait a minute and try again.")
+    opened = service.access.log_in(login.token.strip())
+    if opened is None:
+        raise HTTPException(401, "That token is wrong, or the link was used already. Take a token from the project's serve.token.")
+    name, session = opened
+    response.set_cookie(COOKIE, name, httponly=True, samesite="strict", path="/")
+    return SessionFacts(role=session.role, csrf=session.csrf, project=service.folder.resolve().name)
+
+
+@router.post("/logout", status_code=204)
+def log_out(request: Request, service: Serving, _: Viewer) -> None:
+    """End the session."""
+    service.access.sessions.pop(request.cookies.get(COOKIE, ""), None)
+
+
+@router.get("/session")
+def session(session: Viewer, service: Serving) -> SessionFacts:
+    """Return the role of the session and its CSRF token."""
+    return SessionFacts(role=session.role, csrf=session.csrf, project=service.folder.resolve().name)
+
+
+@router.get("/overview", dependencies=[needs("viewer")])
+def overview(service: Serving) -> dict[str, Any]:
+    """Return `curate status --json`, the reasons of dropped rows, and the latest pull."""
+    from curation.stages.inspect import status
+
+    values, table = status(service.folder).as_values(), service.live.table()
+    dropped = table.group("reason", RowQuery("verdict = 'dropped'"), most=30)
+    pull = {"answers": service.poll.answers, "error": service.poll.error or None}
+    return {
+        **mask_values({**values, "last_pull": pull}),
+        "dropped_for": [{**asdict(group), "words": words_of(str(group.value))} for group in dropped],
+        "version": service.live.version(),
+    }
+
+
+@router.get("/columns", dependencies=[needs("viewer")])
+def columns(service: Serving) -> list[Column]:
+    """List the columns of the table of rows."""
+    found = service.live.table().columns.items()
+    return [Column(name=name, type=kind, meaning=COLUMNS.get(name.split(".")[0], "")) for name, kind in found]
+
+
+@router.get("/rows", dependencies=[needs("viewer")])
+def rows(
+    service: Serving,
+    where: Text = None,
+    search: Text = None,
+    order: Text = None,
+    columns: Annotated[list[str] | None, Query(max_length=100)] = None,
+    limit: Annotated[int, Query(ge=1, le=PAGE_ROWS)] = 50,
+    offset: Annotated[int, Query(ge=0, le=100_000_000)] = 0,
+    fresh: bool = False,
+) -> Page:
+    """Return a page of the rows that meet a condition."""
+    table, query = service.live.table(fresh=fresh), RowQuery(where, search, order, limit, offset)
+    found = table.select(query, columns or ["id", "verdict", "score", "label", "prompt", "response"]).to_pylist()
+    return Page(total=table.rows, found=table.count(query), rows=found, current=service.live.is_current())
+
+
+@router.get("/groups", dependencies=[needs("viewer")])
+def groups(service: Serving, by: Name, where: Text = None, search: Text = None, most: Most = 50) -> list[Group]:
+    """Count rows by the values of a column."""
+    return service.live.table().group(by, RowQuery(where, search), most=most)
+
+
+@router.get("/histogram", dependencies=[needs("viewer")])
+def histogram(service: Serving, column: Name, where: Text = None, search: Text = None, bins: Most = 20) -> list[Bin]:
+    """Count rows in intervals of a numeric column."""
+    return service.live.table().histogram(column, RowQuery(where, search), bins=bins)
+
+
+@router.get("/export", dependencies=[needs("viewer")])
+def export(
+    service: Serving,
+    ending: Literal["csv", "jsonl", "parquet"],
+    where: Text = None,
+    search: Text = None,
+    order: Text = None,
+    columns: Annotated[list[str] | None, Query(max_length=100)] = None,
+) -> FileResponse:
+    """Return exactly the rows and columns of a query as a file."""
+    found = service.live.table(fresh=True).select(RowQuery(where, search, order), columns)
+    kept = tempfile.TemporaryDirectory()
+    file = Path(kept.name) / f"rows.{ending}"
+    write_table(found, file)
+    kinds = {"csv": "text/csv", "jsonl": "application/x-ndjson", "parquet": "application/vnd.apache.parquet"}
+    return FileResponse(file, media_type=kinds[ending], filename=file.name, background=BackgroundTask(kept.cleanup))
+
+
+@router.get("/rows/{identity}", dependencies=[needs("viewer")])
+def row(identity: str, service: Serving) -> RowStory:
+    """Return everything that is known about one row."""
+    with open_workspace(service.folder) as workspace:
+        return load_story(workspace, records.find_seq(workspace.db, identity))
+
+
+@router.post("/override", dependencies=[needs("curator")])
+def override(request: OverrideRequest, service: Serving) -> dict[str, Any]:
+    """Keep or drop rows. Each row gets an override with the reason; `undo` takes all of them back."""
+    from curation.stages.override import override_many
+
+    if bool(request.ids) == bool((request.where or "").strip() or (request.search or "").strip()):
+        raise ProjectError("ids, where, search", "must be either a list of rows or a condition", "send one of them")
+    options: dict[str, Any] = {"action": request.action, "reason": request.reason, "confirmed": request.confirmed}
+    if not request.ids:
+        return override_many(service.folder, RowQuery(request.where, request.search), **options).as_values()
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as listed:
+        listed.write("\n".join(request.ids))
+        listed.flush()
+        return override_many(service.folder, Path(listed.name), **options).as_values()
+
+
+@router.post("/undo", dependencies=[needs("curator")])
+def undo(service: Serving) -> dict[str, Any]:
+    """Take back the latest keep or drop."""
+    from curation.stages.override import undo as take_back
+
+    return take_back(service.folder).as_values()
+
+
+@router.get("/events", dependencies=[needs("viewer")])
+def events(service: Serving) -> StreamingResponse:
+    """Send the version of the project each time it changes (server-sent events)."""
+
+    async def listen() -> AsyncIterator[str]:
+        seen = None
+        while True:
+            version = await asyncio.to_thread(service.live.version)
+            yield f"data: {version}\n\n" if version != seen else ": still here\n\n"
+            seen = version
+            await asyncio.sleep(LOOK_S)
+
+    return StreamingResponse(listen(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})

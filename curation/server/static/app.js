@@ -1,0 +1,310 @@
+// The data lead's page. It uses the API and nothing else. Every text goes into the page as text: nothing here parses HTML.
+
+const main = document.getElementById("main");
+const number = new Intl.NumberFormat("en");
+const COLUMNS = ["id", "verdict", "score", "label", "prompt", "response"];
+const FACETS = ["verdict", "reason", "label", "source", "file", "split", "override"];
+const PAGE = 50;
+let session = null;
+let listener = null;
+
+// Build an element: properties that start with "on" are listeners, null children are left out, strings become text.
+function h(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value);
+  }
+  element.append(...nodes(children));
+  return element;
+}
+
+const nodes = (children) => children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false).map((child) => child instanceof Node ? child : String(child));
+const fill = (...children) => main.replaceChildren(...nodes(children));
+
+function say(text, seconds = 8) {
+  const box = document.getElementById("message");
+  box.textContent = text;
+  clearTimeout(box.timer);
+  box.timer = setTimeout(() => (box.textContent = ""), seconds * 1000);
+}
+
+async function call(path, body) {
+  const options = body === undefined ? {} : { method: "POST", headers: { "content-type": "application/json", "x-csrf-token": session?.csrf ?? "" }, body: JSON.stringify(body) };
+  let reply;
+  try {
+    reply = await fetch(`/api/${path}`, options);
+  } catch {
+    throw new Error("The service does not answer. Is `curate serve` still running?");
+  }
+  const value = reply.status === 204 ? null : await reply.json();
+  if (reply.ok) return value;
+  const detail = Array.isArray(value.detail) ? value.detail.map((one) => one.msg).join("; ") : value.detail;
+  throw Object.assign(new Error(detail ?? `The service answered ${reply.status}.`), { status: reply.status });
+}
+
+const query = (values) => new URLSearchParams(Object.entries(values).filter(([, value]) => value !== null && value !== undefined && value !== "").flatMap(([name, value]) => Array.isArray(value) ? value.map((one) => [name, one]) : [[name, value]]));
+const quote = (text) => `'${String(text).replaceAll("'", "''")}'`;
+const shown = (value) => value === null || value === undefined ? "" : typeof value === "number" ? (Number.isInteger(value) ? number.format(value) : value.toFixed(2)) : Array.isArray(value) ? value.join(", ") : typeof value === "object" ? JSON.stringify(value) : String(value);
+const words = (name) => name.replaceAll("_", " ");
+const can = (role) => ["viewer", "curator", "owner"].indexOf(session.role) >= ["viewer", "curator", "owner"].indexOf(role);
+const rowsLink = (where) => `/rows?${query({ where })}`;
+
+function go(path) {
+  history.pushState(null, "", path);
+  show();
+}
+
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[href^='/']");
+  if (link && !link.hasAttribute("download") && !event.ctrlKey && !event.metaKey && !event.shiftKey) {
+    event.preventDefault();
+    go(link.getAttribute("href"));
+  }
+});
+addEventListener("popstate", () => show());
+
+function frame() {
+  document.getElementById("project").textContent = session.project;
+  const at = location.pathname;
+  const links = [["/", "Overview", at === "/"], ["/rows", "Rows", at.startsWith("/rows")]];
+  document.getElementById("nav").replaceChildren(...links.map(([href, text, here]) => h("a", { href, "aria-current": here ? "page" : null }, text)));
+}
+
+function bars(lines, label) {
+  const most = Math.max(1, ...lines.map((line) => line.rows));
+  return h("div", { class: "bars" }, lines.map((line) => [
+    line.href ? h("a", { href: line.href, title: line.name }, line.name) : h("button", { class: "link", type: "button", title: line.name, onclick: line.onclick }, line.name),
+    h("progress", { value: line.rows, max: most, "aria-label": `${label}: ${line.name}` }),
+    h("span", { class: "n" }, number.format(line.rows)),
+  ]));
+}
+
+async function overview() {
+  const found = await call("overview");
+  const rows = Object.values(found.rows).reduce((sum, n) => sum + n, 0);
+  const verdicts = Object.entries(found.verdicts).sort((a, b) => b[1] - a[1]);
+  const card = (name, value, href) => h("a", { class: "card", href }, h("b", {}, value), h("span", {}, name));
+  const [spent, budget] = [found.cost_usd, found.budget_usd];
+  fill(
+    h("h1", {}, "Overview"),
+    h("div", { class: "cards" }, card("rows", number.format(rows), "/rows"),
+      ["to_review", "in_review", "approved", "disputed", "rejected", "dropped"].map((name) => card(words(name), number.format(found.verdicts[name] ?? 0), rowsLink(`verdict = ${quote(name)}`))),
+      h("div", { class: "card" }, h("b", {}, `$${spent.toFixed(2)}`), h("span", {}, `of $${budget.toFixed(2)} ${found.cost_simulated ? "(simulated)" : "spent"}`),
+        h("meter", { min: 0, max: Math.max(budget, 0.01), value: spent, "aria-label": "share of the budget" }))),
+    h("div", { class: "columns" },
+      h("section", {}, h("h2", {}, "Verdicts"), verdicts.length ? bars(verdicts.map(([name, n]) => ({ name: words(name), rows: n, href: rowsLink(`verdict = ${quote(name)}`) })), "rows") : h("p", { class: "soft" }, "Nothing is decided yet.")),
+      h("section", {}, h("h2", {}, "Dropped because"), found.dropped_for.length ? bars(found.dropped_for.map((one) => ({ name: one.words, rows: one.rows, href: rowsLink(`verdict = 'dropped' AND reason = ${quote(one.value)}`) })), "dropped") : h("p", { class: "soft" }, "No row was dropped."))),
+    h("h2", {}, "What needs attention"),
+    h("ul", { class: "notes" }, [...found.notes, ...(found.last_pull.error ? [`The last pull failed: ${found.last_pull.error}`] : [])].map((note) => h("li", {}, note))),
+    h("h2", {}, "Stages"),
+    h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["stage", "in", "out", "state", "seconds"].map((name) => h("th", { scope: "col", class: ["stage", "state"].includes(name) ? null : "number" }, name)))),
+      h("tbody", {}, Object.entries(found.last).map(([stage, run]) => h("tr", {}, h("td", {}, stage), h("td", { class: "number" }, shown(run.in)), h("td", { class: "number" }, shown(run.out)), h("td", {}, run.state), h("td", { class: "number" }, shown(run.seconds))))))),
+    h("h2", {}, "Snapshots"),
+    found.snapshots.length ? h("ul", {}, found.snapshots.map((one) => h("li", {}, h("code", {}, one.path), ` ${number.format(one.rows)} ${one.kind} rows`))) : h("p", { class: "soft" }, "There is none yet. Signing never happens on this page: `curate snapshot`, then `curate sign`."),
+  );
+}
+
+function state() {
+  const values = new URLSearchParams(location.search);
+  const columns = values.getAll("columns");
+  return { where: values.get("where") ?? "", search: values.get("search") ?? "", order: values.get("order") ?? "", columns: columns.length ? columns : COLUMNS, page: Math.max(1, Number(values.get("page")) || 1) };
+}
+
+function browse(change) {
+  const next = { ...state(), page: 1, ...change };
+  const columns = next.columns.join() === COLUMNS.join() ? [] : next.columns;
+  go(`/rows?${query({ where: next.where, search: next.search, order: next.order, columns, page: next.page > 1 ? next.page : null })}`);
+}
+
+const also = (where, part) => (where.trim() ? `(${where.trim()}) AND ${part}` : part);
+
+async function rows() {
+  const now = state();
+  const asked = { where: now.where, search: now.search };
+  let found, known;
+  const fail = h("p", { class: "error", role: "alert" });
+  try {
+    [found, known] = await Promise.all([call(`rows?${query({ ...asked, order: now.order, columns: ["id", ...now.columns.filter((name) => name !== "id")], limit: PAGE, offset: (now.page - 1) * PAGE })}`), call("columns")]);
+  } catch (error) {
+    if (error.status === 401) throw error;
+    fail.textContent = error.message;
+  }
+  const search = h("input", { name: "search", value: now.search, placeholder: "Text in prompt or response", "aria-label": "Text in prompt or response" });
+  const where = h("input", { name: "where", value: now.where, placeholder: "Condition, such as score < 6 AND label = 'a'", "aria-label": "Condition (SQL)", spellcheck: "false" });
+  const form = h("form", { class: "query", role: "search", onsubmit: (event) => { event.preventDefault(); browse({ search: search.value, where: where.value }); } }, search, where, h("button", { class: "main" }, "Find"));
+  if (!found) return fill(h("h1", {}, "Rows"), form, fail);
+  const chosen = new Set();
+  const all = h("input", { type: "checkbox", "aria-label": "Choose all rows of this page" });
+  const boxes = found.rows.map((row) => h("input", { type: "checkbox", value: row.id, "aria-label": `Choose row ${row.id.slice(0, 8)}` }));
+  const reason = h("input", { name: "reason", placeholder: "Reason (stored with every row)", "aria-label": "Reason" });
+  const scope = h("select", { "aria-label": "Rows to change" }, h("option", { value: "chosen" }, "0 chosen rows"), h("option", { value: "all" }, `all ${number.format(found.found)} that match`));
+  const count = () => { chosen.clear(); boxes.filter((box) => box.checked).forEach((box) => chosen.add(box.value)); scope.options[0].textContent = chosen.size === 1 ? "1 chosen row" : `${chosen.size} chosen rows`; };
+  boxes.forEach((box) => box.addEventListener("change", count));
+  all.addEventListener("change", () => { boxes.forEach((box) => (box.checked = all.checked)); count(); });
+  const change = async (action) => {
+    if (!reason.value.trim()) { say("Write a reason: it is stored with every row."); return reason.focus(); }
+    const wanted = scope.value === "all" ? { where: now.where || "true", search: now.search } : { ids: [...chosen] };
+    if (scope.value === "chosen" && !chosen.size) return say("Choose rows first, or change all that match.");
+    if (scope.value === "all" && !confirm(`${action === "drop" ? "Drop" : "Keep"} all ${number.format(found.found)} rows that match? Undo takes it back.`)) return;
+    try {
+      const done = await call("override", { action, reason: reason.value, confirmed: true, ...wanted });
+      say(`${number.format(done.out)} rows: ${Object.entries(done.verdicts).map(([name, n]) => `${number.format(n)} ${words(name)}`).join(", ")}. Undo takes it back.`);
+      await call(`rows?${query({ limit: 1, fresh: true })}`);
+      await show();
+    } catch (error) { say(error.message, 20); }
+  };
+  const undo = async () => {
+    try {
+      const done = await call("undo", {});
+      say(`Taken back for ${number.format(done.out)} rows. Undo again restores it.`);
+      await call(`rows?${query({ limit: 1, fresh: true })}`);
+      await show();
+    } catch (error) { say(error.message, 20); }
+  };
+  const sorter = (name) => {
+    const now_ = now.order === name ? "ascending" : now.order === `-${name}` ? "descending" : null;
+    return h("th", { scope: "col", "aria-sort": now_ }, h("button", { type: "button", onclick: () => browse({ order: now_ === "ascending" ? `-${name}` : now_ === "descending" ? "" : name }) }, words(name), now_ === "ascending" ? " ▲" : now_ === "descending" ? " ▼" : ""));
+  };
+  const cell = (row, name) => name === "id" ? h("td", {}, h("a", { href: `/rows/${row.id}` }, row.id.slice(0, 8)))
+    : name === "verdict" ? h("td", {}, row[name] ? h("span", { class: `verdict ${row[name]}` }, words(row[name])) : "")
+    : h("td", { class: typeof row[name] === "number" ? "number" : null }, h("div", { class: "clip", dir: "auto" }, shown(row[name])));
+  const pages = Math.max(1, Math.ceil(found.found / PAGE));
+  const picker = h("select", { "aria-label": "Add or remove a column", onchange: (event) => { const name = event.target.value; browse({ columns: now.columns.includes(name) ? now.columns.filter((one) => one !== name) : [...now.columns, name] }); } },
+    h("option", { value: "" }, "Columns…"), known.map((one) => h("option", { value: one.name, title: one.meaning }, `${now.columns.includes(one.name) ? "✓ " : ""}${one.name}`)));
+  const exported = (ending) => h("a", { href: `/api/export?${query({ ...asked, order: now.order, columns: now.columns, ending })}`, download: true }, ending.toUpperCase());
+  fill(
+    h("h1", {}, "Rows"), form,
+    h("div", { class: "browse" },
+      h("aside", { class: "facets", "aria-label": "Counts by value" }, h("section", { id: "histogram" }), FACETS.map((name) => facet(name, asked, now))),
+      h("section", {},
+        h("div", { class: "toolbar" }, h("span", { id: "found" }, found.found === found.total ? `${number.format(found.total)} rows` : `${number.format(found.found)} of ${number.format(found.total)} rows`),
+          found.current ? null : h("span", { class: "soft" }, "(a change is being read)"), picker, h("span", { class: "soft" }, "Download: ", exported("csv"), " · ", exported("jsonl"), " · ", exported("parquet"))),
+        can("curator") ? h("div", { class: "toolbar", role: "group", "aria-label": "Change rows" }, scope, reason,
+          h("button", { type: "button", onclick: () => change("keep") }, "Keep"), h("button", { type: "button", onclick: () => change("drop") }, "Drop"), h("button", { type: "button", onclick: undo }, "Undo")) : null,
+        found.rows.length ? h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, can("curator") ? h("th", { scope: "col" }, all) : null, now.columns.map(sorter))),
+          h("tbody", {}, found.rows.map((row, place) => h("tr", {}, can("curator") ? h("td", {}, boxes[place]) : null, now.columns.map((name) => cell(row, name)))))))
+          : h("p", { class: "soft" }, "No row matches. Remove a condition, or search for another text."),
+        h("div", { class: "toolbar" }, h("button", { type: "button", disabled: now.page <= 1, onclick: () => browse({ page: now.page - 1 }) }, "Previous"), `page ${number.format(now.page)} of ${number.format(pages)}`,
+          h("button", { type: "button", disabled: now.page >= pages, onclick: () => browse({ page: now.page + 1 }) }, "Next")))));
+  histogram(asked);
+}
+
+function facet(name, asked, now) {
+  const list = h("div", {}, h("p", { class: "soft" }, "Counting…"));
+  const load = async () => {
+    try {
+      const groups = await call(`groups?${query({ by: name, ...asked, most: 12 })}`);
+      const filled = groups.filter((group) => group.value !== null);
+      list.replaceChildren(filled.length ? bars(filled.map((group) => ({ name: shown(group.value), rows: group.rows, onclick: () => browse({ where: also(now.where, `${name} = ${quote(group.value)}`) }) })), name) : h("p", { class: "soft" }, "No values"));
+    } catch (error) { list.replaceChildren(h("p", { class: "error" }, error.message)); }
+  };
+  const box = h("details", { open: name === "verdict" || name === "label" }, h("summary", {}, words(name)), list);
+  let loaded = false;
+  const toggled = () => { if (box.open && !loaded) { loaded = true; load(); } };
+  box.addEventListener("toggle", toggled);
+  toggled();
+  return box;
+}
+
+// Bars of the score's distribution, drawn as SVG; a click adds the interval to the condition.
+async function histogram(asked) {
+  const place = document.getElementById("histogram");
+  try {
+    const bins = await call(`histogram?${query({ column: "score", ...asked, bins: 20 })}`);
+    if (!bins.length || !place) return;
+    const most = Math.max(...bins.map((bin) => bin.rows));
+    const svg = (tag, properties, ...children) => { const element = document.createElementNS("http://www.w3.org/2000/svg", tag); Object.entries(properties).forEach(([name, value]) => element.setAttribute(name, value)); element.append(...children); return element; };
+    const width = 240 / bins.length;
+    const picture = svg("svg", { viewBox: "0 0 240 60", width: "100%", role: "img", "aria-label": `Scores from ${bins[0].low.toFixed(1)} to ${bins.at(-1).high.toFixed(1)}` },
+      ...bins.map((bin, n) => { const height = bin.rows ? Math.max(2, (56 * bin.rows) / most) : 0; const title = svg("title", {}); title.textContent = `${bin.low.toFixed(2)} to ${bin.high.toFixed(2)}: ${number.format(bin.rows)}`; return svg("rect", { x: n * width + 0.5, y: 60 - height, width: Math.max(1, width - 1), height, fill: "var(--mark)" }, title); }));
+    place.replaceChildren(h("h2", {}, "Score"), picture, h("p", { class: "soft" }, `${bins[0].low.toFixed(1)} to ${bins.at(-1).high.toFixed(1)}`));
+  } catch { place?.replaceChildren(); }
+}
+
+async function story(identity) {
+  const row = await call(`rows/${encodeURIComponent(identity)}`);
+  const record = row.record ?? {};
+  const turns = [...(record.prompt ?? []), ...(record.completion ? [record.completion] : record.completions ?? [])];
+  const link = (id) => h("a", { href: `/rows/${id}` }, id.slice(0, 8));
+  const list = (title, items, empty) => h("section", {}, h("h2", {}, title), items.length ? h("ul", {}, items.map((item) => h("li", {}, item))) : h("p", { class: "soft" }, empty));
+  const verdict = row.verdict?.verdict;
+  fill(
+    h("p", {}, h("a", { href: "/rows", onclick: (event) => { event.preventDefault(); event.stopPropagation(); history.length > 1 ? history.back() : go("/rows"); } }, "← Back to the rows")),
+    h("h1", {}, `${row.kind} ${row.id.slice(0, 12)} `, verdict ? h("span", { class: `verdict ${verdict}` }, words(verdict)) : h("span", { class: "soft" }, "not decided yet")),
+    row.erased ? h("p", {}, "The text of this row was erased.") : null,
+    can("curator") && !row.erased ? deciding(row) : null,
+    turns.map((turn) => h("div", { class: `turn ${turn.role}`, dir: "auto" }, h("small", {}, turn.role), turn.content)),
+    h("div", { class: "columns" },
+      list("Verdict", (row.verdict?.reasons ?? []).map((one) => [`${one.stage}: ${one.words}. ${one.evidence} `, one.twin ? link(one.twin) : null]), "No reason is stored."),
+      list("Scores", row.scores.map((one) => `${one.criterion}: ${one.value} of 5${one.current ? "" : " (earlier rubric)"}. ${one.rationale ?? ""}`), "No judge has scored it."),
+      list("Judge's preference", row.choices.map((one) => `shown ${one.shown}: ${one.winner === null ? "tie" : `response ${one.winner + 1}`}. ${one.rationale ?? ""}`), "Not a pair, or not compared."),
+      list("Findings", row.findings.map((one) => [`${one.stage}: ${one.words}. ${one.evidence} `, one.twin ? link(one.twin) : null]), "No gate found anything."),
+      list("Annotations", row.answers.map((one) => `${one.user}, ${one.status}: ${Object.entries(one.values).filter(([, value]) => value !== null && value !== "" && !(Array.isArray(value) && !value.length)).map(([name, value]) => `${words(name)} ${shown(value)}`).join("; ")}`), "Nobody has answered it."),
+      list("Origin", row.origins.map((one) => [`${one.how}: ${one.source.slice(0, 12)}, item ${one.item}${one.cell ? `, cell ${one.cell}` : ""}${one.call ? `, response ${one.call.id} of ${one.call.model}` : ""} `, one.parent ? ["made from ", link(one.parent)] : null, one.meta ? h("div", {}, h("code", {}, JSON.stringify(one.meta).slice(0, 2000))) : null]), "Unknown."),
+      list("Override", row.override ? [`${row.override.action}${row.override.choice ? ` as ${row.override.choice}` : ""} by ${row.override.by} at ${row.override.at}: ${row.override.reason}`] : [], "No data lead has decided on it."),
+      list("Snapshots", row.split ? [`split: ${row.split[0]}`, ...row.snapshots] : [], "It is in no snapshot.")));
+  document.title = `${row.id.slice(0, 8)} · ${session.project}`;
+}
+
+// Keep or drop the row that is shown.
+function deciding(row) {
+  const reason = h("input", { name: "reason", placeholder: "Reason (stored with the row)", "aria-label": "Reason" });
+  const change = async (action) => {
+    if (!reason.value.trim()) { say("Write a reason: it is stored with the row."); return reason.focus(); }
+    try {
+      await call("override", { action, reason: reason.value, confirmed: true, ids: [row.id] });
+      await show();
+    } catch (error) { say(error.message, 20); }
+  };
+  return h("div", { class: "toolbar", role: "group", "aria-label": "Decide on this row" }, reason, h("button", { type: "button", onclick: () => change("keep") }, "Keep"), h("button", { type: "button", onclick: () => change("drop") }, "Drop"));
+}
+
+function login(problem) {
+  const token = h("input", { name: "token", type: "password", autocomplete: "off", "aria-label": "Token" });
+  fill(h("form", { class: "login", onsubmit: (event) => { event.preventDefault(); enter(token.value); } },
+    h("h1", {}, "Log in"), h("p", {}, "Open the link that `curate serve` printed (it works once), or enter a token from the project's serve.token, serve.curator.token or serve.viewer.token."),
+    problem ? h("p", { class: "error", role: "alert" }, problem) : null, token, h("button", { class: "main" }, "Log in")));
+  token.focus();
+}
+
+async function enter(token) {
+  try {
+    session = await call("login", { token });
+    await show();
+  } catch (error) { login(error.message); }
+}
+
+function listen() {
+  if (listener) return;
+  listener = new EventSource("/api/events");
+  let version = null;
+  const live = document.getElementById("live");
+  listener.onopen = () => (live.textContent = "live");
+  listener.onerror = () => (live.textContent = "connection lost; trying again");
+  listener.onmessage = (event) => {
+    live.textContent = "live";
+    if (version !== null && event.data !== version && !document.querySelector("input[name='reason']")?.value && location.pathname !== "/rows") show();
+    version = event.data;
+  };
+}
+
+async function show() {
+  try {
+    session ??= await call("session");
+    frame();
+    listen();
+    const at = location.pathname;
+    document.title = `${at === "/" ? "Overview" : "Rows"} · ${session.project}`;
+    await (at === "/" ? overview() : at === "/rows" ? rows() : story(decodeURIComponent(at.slice("/rows/".length))));
+  } catch (error) {
+    if (error.status === 401) { session = null; login(); } else fill(h("h1", {}, "This cannot be shown"), h("p", { class: "error", role: "alert" }, error.message), h("p", {}, h("a", { href: "/rows" }, "All rows")));
+  }
+}
+
+const code = new URLSearchParams(location.hash.slice(1)).get("code");
+if (code) {
+  history.replaceState(null, "", location.pathname);
+  enter(code);
+} else show();

@@ -1,0 +1,102 @@
+"""The data lead's page in a real browser: log in, find, decide, take back; and texts of rows that attack do nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from curation import api as stages
+from tests.conftest import ROOT
+from tests.support.browsing import browser as browser
+from tests.support.projects import Bed, blank, score_by_hand
+
+HOSTILE = [
+    "<img src=x onerror=\"document.title='owned'\">", "<script>document.title='owned'</script>", "<svg onload=document.title='owned'>",
+    "<details open ontoggle=document.title='owned'>", "<style>body{display:none}</style>", "javascript:document.title='owned'",
+    "<a href='/rows' autofocus onfocus=document.title='owned'>x</a>", "List<String> a<b && c>d <!-- gone -->", "\u202etxet desrever",
+    "'; DROP TABLE rows; --", "{{constructor.constructor('document.title=1')()}}", "<iframe srcdoc='<script>top.x=1</script>'>",
+]  # fmt: skip
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Bed, str, str]]:
+    """A project with hostile rows behind `curate serve`: the project, the service's address, and the link that works once."""
+    bed = Bed(blank(tmp_path / "garden"), tmp_path)
+    lines = [{"prompt": f"{text} {n}", "completion": text, "label": text, "origin": text} for n, text in enumerate(HOSTILE)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    stages.import_rows(bed.folder, tmp_path / "rows.jsonl")
+    score_by_hand(bed.folder)
+    stages.decide(bed.folder)
+    command = [sys.executable, "-m", "curation", "serve", str(bed.folder), "--port", "0", "--every", "3600"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        link = next(found[0] for line in process.stderr if (found := re.search(r"http://\S+#code=\S+", line)))
+        yield bed, link.partition("/#")[0], link
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.browser
+def test_a_data_lead_finds_drops_and_takes_back_on_the_page(served: tuple[Bed, str, str], browser: Any) -> None:
+    from playwright.sync_api import expect
+
+    bed, address, link = served
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.goto(link)
+    page.wait_for_selector(".cards")
+    assert page.locator(".card b").first.inner_text() == str(len(HOSTILE))
+    page.get_by_role("link", name="Rows", exact=True).click()
+    page.wait_for_selector("tbody tr")
+    shown = [page.locator("tbody tr").nth(n).locator("td .clip").last.evaluate("e => e.textContent") for n in range(len(HOSTILE))]
+    assert shown == HOSTILE  # character by character, and none of them ran
+    assert page.title() == "Rows · garden"
+
+    page.fill("[name=where]", "seq <= 3")
+    page.keyboard.press("Enter")
+    page.locator("#found", has_text="3 of 12 rows").wait_for()
+    page.select_option("select[aria-label='Rows to change']", "all")
+    page.fill("[name=reason]", "hostile")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Drop").click()
+    expect(page.locator(".verdict.dropped")).to_have_count(3, timeout=30_000)
+    assert [bed.verdicts()[n] for n in (1, 2, 3, 4)] == ["dropped", "dropped", "dropped", "to_review"]
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator(".verdict.dropped")).to_have_count(0, timeout=30_000)
+    assert set(bed.verdicts().values()) == {"to_review"}
+
+    page.locator("tbody a").nth(1).click()
+    page.wait_for_selector(".turn.assistant")
+    assert page.locator(".turn.assistant").evaluate("e => e.lastChild.textContent") == HOSTILE[1]
+    page.goto(f"{address}/rows?where=seq+%3C")
+    page.wait_for_selector("p.error")
+    assert "syntax error" in page.locator("p.error").inner_text()
+    assert page.title() == "Rows · garden" and page.locator("script").count() == 1
+    assert [error for error in errors if "400" not in error] == []
+
+
+@pytest.mark.browser
+def test_without_a_session_the_page_asks_for_a_token(served: tuple[Bed, str, str], browser: Any) -> None:
+    bed, address, _ = served
+    page = browser.new_page(viewport={"width": 400, "height": 800})
+    page.goto(f"{address}/rows?where=seq+%3D+2")
+    page.wait_for_selector("form.login")
+    page.fill("[name=token]", "wrong")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("p.error")
+    page.fill("[name=token]", (bed.folder / "serve.viewer.token").read_text().strip())
+    page.keyboard.press("Enter")
+    page.wait_for_selector("tbody tr")
+    assert page.locator("tbody tr").count() == 1 and page.get_by_role("button", name="Drop").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
