@@ -7,8 +7,9 @@ and approves every record of the dataset in the reader's name, so the listener's
 from __future__ import annotations
 
 import json
+import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,6 +35,9 @@ from tests.support.browsing import PATIENCE_MS, browser, logged_in, opened, pict
 __all__ = ["browser"]
 pytestmark = [pytest.mark.argilla, pytest.mark.browser]
 WORKSPACE = "hostile"
+SOAK = bool(os.environ.get("SEEDCORN_SOAK"))
+WALKED = 10
+"""Records that the default run opens one by one, after it has read all of them on one page."""
 ATTACK = """
 const name = new URL(import.meta.url).search.slice(1), home = new URL(import.meta.url).origin;
 const token = JSON.stringify(Object.entries(top.localStorage)) + top.document.cookie;
@@ -189,6 +193,14 @@ def review(argilla_home: RunningArgilla) -> ArgillaReview:
     return open_review(argilla_home.home, WORKSPACE, ["mallory"])
 
 
+@pytest.fixture(scope="module")
+def mallory(argilla_home: RunningArgilla, review: ArgillaReview, browser: Any) -> Iterator[Any]:
+    """A browser in which the annotator has logged in."""
+    context = logged_in(browser, argilla_home.url, argilla_home.account("mallory", workspace=WORKSPACE))
+    yield context
+    context.close()
+
+
 def push(review: ArgillaReview, dataset: str, texts: Mapping[str, str], *, rich: bool = False, literal: bool = True) -> str:
     """Push one row for each text, as prompt and as completion, as `curate push` does; returns the dataset's id."""
     rows = [
@@ -226,11 +238,27 @@ def written(texts: Mapping[str, str]) -> list[dict[str, Any]]:
     return [{"fields": [text, f"Answer: {text}"], "edited": f"Answer: {text}"} for text in texts.values()]
 
 
+def read_at_once(page: Any, address: str, count: int, *, rich: bool = False) -> list[list[str]]:
+    """What the page shows of every record when it shows them all below each other: their fields; of rich pages the raw text."""
+    page.goto(f"{address}?page=1~100&status=pending")
+    page.locator(".record--bulk").nth(count - 1).wait_for(state="attached")
+    page.mouse.move(400, 400)
+    page.wait_for_timeout(2000)  # what a payload starts must have time to run
+    if rich:
+        rows = page.frame_locator(".record--bulk .custom_field_component iframe")
+        return [list(rows.nth(number).locator("#row").evaluate(READ_RAW)) for number in range(count)]
+    shown = page.evaluate(READ)["fields"]
+    return [shown[first : first + 2] for first in range(0, len(shown), 2)]
+
+
 def walk(page: Any, count: int, *, rich: bool = False) -> list[dict[str, Any]]:
-    """What the page shows of each record, from the first to the last; of rich pages the raw text, after the formatted one."""
+    """What the page shows of each record, one by one; of rich pages the raw text, after the formatted one.
+
+    But for `make soak`, only the first WALKED are opened.
+    """
     page.locator(".record iframe" if rich else ".record .content-area").first.wait_for()
     seen = list[dict[str, Any]]()
-    for number in range(1, count + 1):
+    for number in range(1, (count if SOAK else min(count, WALKED)) + 1):
         said = f"{number} of {count}"
         page.wait_for_function("said => document.body.textContent.replace(/\\s+/g, ' ').includes(said)", arg=said)
         page.wait_for_function("() => document.querySelector('#contentId')?.textContent.length > 1")
@@ -243,42 +271,31 @@ def walk(page: Any, count: int, *, rich: bool = False) -> list[dict[str, Any]]:
                 page.wait_for_timeout(20)
                 shown["fields"] = page.frame_locator(".record iframe").locator("#row").evaluate(READ_RAW)
         seen.append(shown)
-        if number < count:
-            page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
     return seen
 
 
-def in_order(seen: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(seen, key=lambda one: one["fields"])
-
-
 def test_hostile_rows_do_nothing_and_show_every_character(
-    argilla_home: RunningArgilla, review: ArgillaReview, listener: Listener, browser: Any
+    argilla_home: RunningArgilla, review: ArgillaReview, listener: Listener, browser: Any, mallory: Any
 ) -> None:
     texts = listener.texts(SCRIPTS, NETWORK, HIDDEN)
     assert len(SCRIPTS) + len(NETWORK) >= 40 and len(texts) == len(SCRIPTS) + len(NETWORK) + len(HIDDEN)
-    person, owner = argilla_home.account("mallory", workspace=WORKSPACE), owner_of(argilla_home)
-    for who, rich in ((person, True), (owner, False)):
+    owner = logged_in(browser, argilla_home.url, owner_of(argilla_home))
+    for context, rich in ((mallory, True), (owner, False)):
         dataset = push(review, f"hostile-rows-{rich}", texts, rich=rich)
         before = stored(review, dataset)
         assert {name: item["fields"][forms.PROMPT] for name, item in before.items()} == texts
-        context = logged_in(browser, argilla_home.url, who)
         with opened(context, argilla_home.url) as (page, _):  # asserts that no other host was asked and nothing was complained of
+            address, expected = f"{argilla_home.url}/dataset/{dataset}/annotation-mode", written(texts)
+            assert sorted(read_at_once(page, address, len(texts), rich=rich)) == sorted(one["fields"] for one in expected)
             if rich:
-                page.goto(f"{argilla_home.url}/dataset/{dataset}/annotation-mode")
-                assert in_order(walk(page, len(texts), rich=True)) == in_order(written(texts))
-                page.goto(f"{argilla_home.url}/dataset/{dataset}/annotation-mode?_page=1")
+                page.goto(address)
+                assert [one for one in walk(page, len(texts), rich=True) if one not in expected] == []
+                page.goto(f"{address}?_page=1")
                 picture(page, "hostile-row", shows=["May this be used?", "Answer: "])
-            else:
-                page.goto(f"{argilla_home.url}/dataset/{dataset}/annotation-mode?page=1~100&status=pending")
-                page.locator(".record--bulk").nth(len(texts) - 1).wait_for(state="attached")
-                page.mouse.move(400, 400)
-                page.wait_for_timeout(2000)
-                shown = page.evaluate(READ)["fields"]
-                assert sorted(shown) == sorted(text for one in written(texts) for text in one["fields"])
-        context.close()
         assert listener.asked == []
         assert stored(review, dataset) == before
+    owner.close()
 
 
 def owner_of(argilla: RunningArgilla) -> Account:
@@ -323,7 +340,8 @@ def page_with(context: Any, *, policy: bool, literal: bool) -> Iterator[Any]:
         page.close()
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+# The other tests of this file run with both.
+@pytest.mark.parametrize("layer", [pytest.param(name, marks=pytest.mark.soak) if name == "both" else name for name in LAYERS])
 def test_each_layer_alone_stops_every_payload(
     argilla_home: RunningArgilla, review: ArgillaReview, listener: Listener, browser: Any, layer: str
 ) -> None:
@@ -358,7 +376,7 @@ def test_each_layer_alone_stops_every_payload(
 
 
 def test_rows_pushed_to_an_unchanged_argilla_are_escaped_and_show_every_character(
-    argilla_home: RunningArgilla, review: ArgillaReview, listener: Listener, browser: Any
+    argilla_home: RunningArgilla, review: ArgillaReview, listener: Listener, mallory: Any
 ) -> None:
     assert review.literal
     texts = listener.texts(SCRIPTS, NETWORK, HIDDEN)
@@ -366,23 +384,22 @@ def test_rows_pushed_to_an_unchanged_argilla_are_escaped_and_show_every_characte
     before = stored(review, dataset)
     assert before["generics"]["fields"][forms.PROMPT] == "Map&lt;String, List&lt;Integer&gt;&gt; m = new HashMap&lt;&gt;();"
     listener.asked.clear()
-    context = logged_in(browser, argilla_home.url, argilla_home.account("mallory", workspace=WORKSPACE))
-    with page_with(context, policy=False, literal=False) as page:
-        page.goto(f"{argilla_home.url}/dataset/{dataset}/annotation-mode")
-        assert in_order(walk(page, len(texts))) == in_order(written(texts))
-    context.close()
+    with page_with(mallory, policy=False, literal=False) as page:
+        address, expected = f"{argilla_home.url}/dataset/{dataset}/annotation-mode", written(texts)
+        assert sorted(read_at_once(page, address, len(texts))) == sorted(one["fields"] for one in expected)
+        page.goto(address)
+        assert [one for one in walk(page, len(texts)) if one not in expected] == []
     assert listener.asked == []
     assert stored(review, dataset) == before
 
 
 def test_an_answer_holds_the_exact_text_whether_or_not_it_is_edited(
-    argilla_home: RunningArgilla, review: ArgillaReview, browser: Any
+    argilla_home: RunningArgilla, review: ArgillaReview, mallory: Any
 ) -> None:
     texts = {name: text for name, text in HIDDEN.items() if name != "carriage-returns"}  # browsers type no carriage return
     dataset = push(review, "exact-answers", texts)
-    context = logged_in(browser, argilla_home.url, argilla_home.account("mallory", workspace=WORKSPACE))
     edited = set[str]()
-    with opened(context, argilla_home.url) as (page, _):
+    with opened(mallory, argilla_home.url) as (page, _):
         page.goto(f"{argilla_home.url}/dataset/{dataset}/annotation-mode")
         for number in range(len(texts)):
             page.wait_for_function("() => document.activeElement?.id === 'verdict_approve'")
@@ -400,7 +417,6 @@ def test_an_answer_holds_the_exact_text_whether_or_not_it_is_edited(
             page.wait_for_function(
                 "text => document.querySelector('.record .content-area')?.firstElementChild.textContent !== text", arg=prompt
             )
-    context.close()
     given = {answer.record: answer.values[forms.EDITED_COMPLETION] for answer in answers_in(review, "exact-answers")}
     assert given == {name: f"{'<i>' if text in edited else ''}Answer: {text}" for name, text in texts.items()}
 
@@ -502,7 +518,7 @@ def test_what_any_client_pushes_is_shown_as_text(
 
 
 def test_an_imported_row_that_attacks_is_reviewed_like_any_other(
-    project: Path, argilla_home: RunningArgilla, listener: Listener, browser: Any
+    project: Path, argilla_home: RunningArgilla, listener: Listener, mallory: Any
 ) -> None:
     """From `curate import` to `curate pull`: nobody's answer but the annotator's own, and no edit that nobody made."""
     texts = {name: text.strip() for name, text in listener.texts(SCRIPTS, HIDDEN).items() if name != "carriage-returns"}
@@ -528,9 +544,9 @@ def test_an_imported_row_that_attacks_is_reviewed_like_any_other(
         facts.add_scores(workspace.db, [(row.seq, digest, criterion, 5, "", None) for row in rows for criterion in criteria], 1)
     assert stages.push(project).counts["sent"] == {"instruction": len(texts)}
     listener.asked.clear()
-    context = logged_in(browser, argilla_home.url, argilla_home.account("mallory", workspace="attacked"))
+    argilla_home.account("mallory", workspace="attacked")
     answered = 3
-    with opened(context, argilla_home.url) as (page, _):
+    with opened(mallory, argilla_home.url) as (page, _):
         page.goto(argilla_home.url)
         page.get_by_text("attacked-instruction", exact=True).click()
         for _ in range(answered):
@@ -541,7 +557,6 @@ def test_an_imported_row_that_attacks_is_reviewed_like_any_other(
             page.keyboard.press("Enter")
             while row_text(page, "prompt") == prompt:
                 page.wait_for_timeout(20)
-    context.close()
     pulled = stages.pull(project).counts
     assert (pulled["answers"], pulled["new"], pulled["edited_records"]) == (answered, answered, 0)
     assert pulled["verdicts"]["approved"] == answered and not pulled["verdicts"].get("edited")
@@ -550,7 +565,7 @@ def test_an_imported_row_that_attacks_is_reviewed_like_any_other(
 
 
 def test_a_custom_field_runs_in_a_frame_that_reaches_nothing(
-    argilla_home: RunningArgilla, review: ArgillaReview, listener: Listener, browser: Any
+    argilla_home: RunningArgilla, review: ArgillaReview, listener: Listener, mallory: Any
 ) -> None:
     """Its template and its scripts work; a row's text is data to them, and neither finds the key or another host."""
     import argilla as rg
@@ -577,8 +592,7 @@ def test_a_custom_field_runs_in_a_frame_that_reaches_nothing(
     )
     dataset = rg.Dataset(name="custom", workspace=WORKSPACE, settings=settings, client=review.client).create()
     dataset.records.log([rg.Record(fields={"simple": {"text": text}, "advanced": {"text": text}})])
-    context = logged_in(browser, argilla_home.url, argilla_home.account("mallory", workspace=WORKSPACE))
-    with page_with(context, policy=True, literal=True) as page:
+    with page_with(mallory, policy=True, literal=True) as page:
         page.goto(f"{argilla_home.url}/dataset/{dataset.id}/annotation-mode")
         simple, advanced = (page.frame_locator(".custom_field_component iframe").nth(n) for n in (0, 1))
         simple.locator("#said").wait_for()
@@ -587,5 +601,4 @@ def test_a_custom_field_runs_in_a_frame_that_reaches_nothing(
         assert advanced.locator("#tried").text_content() == "SecurityError TypeError"
         assert page.locator(".custom_field_component iframe").first.bounding_box()["height"] > 321
         picture(page, "hostile-custom", shows=["Simple" if page.get_by_text("Simple", exact=True).count() else "simple"])
-    context.close()
     assert listener.asked == []
