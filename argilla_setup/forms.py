@@ -62,6 +62,10 @@ PREFILLED = (EDITED_COMPLETION,)
 
 PRIORITY = "priority"
 """Hidden metadata that orders the queue, highest first: `review.order` of the project."""
+CONTROL = "control"
+"""Hidden metadata of a record with a known verdict: the rate at which it is mixed into everybody's queue, or 0 while it is in no queue."""
+NEEDED = "answers_needed"
+"""Hidden metadata of a record that needs more answers than the dataset's others, because some of its answers do not count."""
 SCORE_TOTAL = "score_total"
 SCORE_PREFIX = "score_"
 OPEN_TERMS = ("task", "difficulty")
@@ -297,7 +301,7 @@ def filter_name(column: str) -> str:
 def _metadata(criteria: Sequence[str], filters: Sequence[str] = ()) -> list[rg.FloatMetadataProperty | rg.TermsMetadataProperty]:
     import argilla as rg
 
-    scores = [SCORE_TOTAL, *map(score_name, criteria), PRIORITY]
+    scores = [SCORE_TOTAL, *map(score_name, criteria), PRIORITY, CONTROL, NEEDED]
     return [
         *(rg.FloatMetadataProperty(name, title=_title(name), visible_for_annotators=False) for name in scores),
         *(rg.TermsMetadataProperty(name, title=_title(name), visible_for_annotators=name in OPEN_TERMS) for name in TERMS),

@@ -182,7 +182,8 @@ def decide(facts: Facts, *, keeps: Callable[[float], bool], policy: Policy, unse
         return _decision(facts, "dropped", Reason("override", "drop", override.reason))
     if facts.known in KNOWN_BAD:
         proposal = _propose(facts, keeps)
-        return proposal if proposal.verdict in ("dropped", "unscored") else _decision(facts, "rejected", _known_reason(facts))
+        is_shown = proposal.verdict not in ("dropped", "unscored")
+        return _decision(facts, "rejected", _known_reason(facts), *facts.notes) if is_shown else proposal
     if family is not None and family.kept not in (None, facts.seq) and (family.override is not None or facts.seq != family.root):
         stage = "override" if family.override is not None else "review"
         return _decision(facts, "dropped", Reason(stage, "other_edit", "another version of this text was kept", family.kept))

@@ -6,9 +6,11 @@ Everything that touches the ORM happens before the work moves to a thread, becau
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
@@ -18,11 +20,13 @@ from uuid import UUID
 from argilla_server.enums import MetadataPropertyType, SimilarityOrder, SortOrder
 from argilla_server.models import Dataset, Field, MetadataProperty, Record, Response, Suggestion, User, VectorSettings
 from argilla_server.search_engine import base
+from argilla_server.security.settings import settings as security_settings
 from argilla_server.settings import settings
 
 from argilla_setup.engine.documents import KEYWORD, RecordDoc, ResponseDoc, SuggestionDoc
 from argilla_setup.engine.filters import All, Filter, Range, Scope, Terms, microseconds
 from argilla_setup.engine.index import Index
+from argilla_setup.engine.queue import Reader
 from argilla_setup.engine.schema import VERSION
 from argilla_setup.engine.search import (
     Page,
@@ -31,13 +35,17 @@ from argilla_setup.engine.search import (
     count_responses,
     count_statuses,
     count_terms,
+    count_visible,
     find_extent,
+    find_shown_complete,
     search,
     search_similar,
 )
 from argilla_setup.forms import ROW
 
 NAME = "sqlite"
+SEARCHER: ContextVar[UUID | None] = ContextVar("searcher", default=None)
+"""The person whose request this is, for searches by similarity, to which argilla-server does not pass the user."""
 _LOG = logging.getLogger("argilla.search_engine.sqlite")
 _THREADS = ThreadPoolExecutor(max_workers=4, thread_name_prefix="search")
 T = TypeVar("T")
@@ -124,6 +132,14 @@ class SQLiteSearchEngine(base.SearchEngine):
     async def get_dataset_user_progress(self, dataset: Dataset, user: User) -> dict[str, int]:
         return {} if dataset.is_draft else _with_total(await _run(count_responses, shared_index(), str(dataset.id), user=str(user.id)))
 
+    async def count_for(self, dataset: Dataset, user: User) -> int:
+        """Return the number of records that a person may find."""
+        return await _run(count_visible, shared_index(), str(dataset.id), reader=_reader(dataset, user.id))
+
+    async def shown_complete(self, dataset: Dataset, user: User) -> frozenset[str]:
+        """Return the ids of the control records that a person is shown as complete."""
+        return await _run(find_shown_complete, shared_index(), str(dataset.id), reader=_reader(dataset, user.id))
+
     async def search(  # type: ignore[override, unused-ignore]
         self,
         dataset: Dataset,
@@ -135,7 +151,6 @@ class SQLiteSearchEngine(base.SearchEngine):
         user_id: UUID | None = None,  # passed by /me/…/records/search although the abstract method lacks it
     ) -> base.SearchResponses:
         orders = [Sort(plain_scope(order.scope), descending=order.order == SortOrder.desc) for order in sort or []]
-        user = None if user_id is None else str(user_id)
         page = await _run(
             search,
             shared_index(),
@@ -144,7 +159,7 @@ class SQLiteSearchEngine(base.SearchEngine):
             sort=orders,
             offset=offset,
             limit=limit,
-            user=user,
+            reader=None if user_id is None else _reader(dataset, user_id),
         )
         return _responses(page)
 
@@ -176,6 +191,7 @@ class SQLiteSearchEngine(base.SearchEngine):
             excluded=str(record.id) if record is not None and not value else None,
             limit=max_results,
             threshold=threshold,
+            reader=_reader(dataset, SEARCHER.get()) if SEARCHER.get() else None,
         )
         return _responses(page)
 
@@ -189,6 +205,12 @@ class SQLiteSearchEngine(base.SearchEngine):
         if metadata_property.type == MetadataPropertyType.integer:
             return base.IntegerMetadataMetrics(min=None if least is None else int(least), max=None if greatest is None else int(greatest))
         return base.FloatMetadataMetrics(min=least, max=greatest)
+
+
+def _reader(dataset: Dataset, user: UUID | None) -> Reader:
+    """Return a person with the server's secret; one that nobody set hides nothing from people who read the source."""
+    secret = hashlib.sha256(f"seedcorn queue {security_settings.secret_key}".encode()).hexdigest()
+    return Reader(str(user), secret, int(dataset.distribution["min_submitted"]))
 
 
 def _responses(page: Page) -> base.SearchResponses:

@@ -5,7 +5,8 @@ Functions and routes of argilla-server 2.8 are replaced at start, before the fir
 - question settings are parsed once instead of for each record and response (14.8 ms per record become 9.5);
 - bulk writes insert new suggestions and vectors in one statement and do not read them back; an event is built only if a webhook is enabled,
   instead of for each record with six queries. What is stored and returned stays the same;
-- `GET /records/{id}` loads vectors, failed log-ins are limited, and annotators cannot filter by hidden metadata.
+- `GET /records/{id}` loads vectors, failed log-ins are limited, and annotators cannot filter by hidden metadata;
+- control records (`queue`) are never complete, count as no work left, and annotators are shown nothing by which they differ from others.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from argilla_server.api.schemas.v1.questions import QuestionSettings
 from argilla_server.api.schemas.v1.records import MetadataFilterScope, Order, SearchRecordsQuery
 from argilla_server.api.schemas.v1.records import Record as RecordSchema
 from argilla_server.bulk import records_bulk
-from argilla_server.contexts import distribution
+from argilla_server.contexts import datasets, distribution
 from argilla_server.contexts.webhooks import list_enabled_webhooks
 from argilla_server.database import get_async_db
-from argilla_server.enums import SortOrder
+from argilla_server.enums import RecordSortField, RecordStatus, SortOrder
 from argilla_server.errors import UnauthorizedError
 from argilla_server.errors.future import UnprocessableEntityError
 from argilla_server.models import Dataset, MetadataProperty, Question, Record, Suggestion, User, Vector
@@ -52,6 +53,7 @@ from starlette.staticfiles import StaticFiles
 
 from argilla_setup.engine import adapter
 from argilla_setup.engine.logins import LoginLimiter
+from argilla_setup.engine.overlap import apply_to_statuses
 from argilla_setup.engine.page import (
     FRAME,
     FRAME_POLICY,
@@ -64,7 +66,7 @@ from argilla_setup.engine.page import (
     show_text_literally,
 )
 from argilla_setup.engine.write_scheduler import ScheduledWrites
-from argilla_setup.forms import PRIORITY
+from argilla_setup.forms import CONTROL, PRIORITY
 
 HEADERS = {
     TEXT_HEADER: LITERAL,
@@ -92,6 +94,8 @@ def make_app() -> Any:
     _skip_unneeded_events()
     _replace_handlers()
     _refuse_hidden_metadata()
+    _hide_control_records()
+    apply_to_statuses()
     app = argilla_server.app
     headers = HEADERS | {"Content-Security-Policy": prepare_page(app)}
     return SafeHeaders(ScheduledWrites(app) if settings.database_is_sqlite else app, headers)
@@ -156,8 +160,9 @@ async def get_record(
     parts = [dataset, selectinload(Record.suggestions), selectinload(Record.responses), vectors]
     record = await Record.get_or_raise(db, record_id, options=parts)
     await authorize(current_user, RecordPolicy.get(record))
+    metadata = await search_handlers._filter_record_metadata_for_user(record, current_user)
     shown = RecordSchema.model_validate(record)
-    shown.metadata = await search_handlers._filter_record_metadata_for_user(record, current_user)
+    shown.metadata = metadata
     # Other annotators' responses would bias this one.
     if current_user.is_annotator:
         shown.responses = [response for response in shown.responses or [] if response.user_id == current_user.id]
@@ -242,11 +247,58 @@ def _refuse_hidden_metadata() -> None:
             parts = [*(query.filters.and_ if query.filters else ()), *(query.sort or ())]
             for name in hidden & {getattr(part.scope, "metadata_property", None) for part in parts}:
                 raise UnprocessableEntityError(f"Metadata property `{name}` is not open to annotators")
+            given["search_records_query"] = _by_what_is_shown(query)
         if user is not None and settings.search_engine != adapter.NAME:
-            given["search_records_query"] = _in_queue_order(query, dataset)
+            given["search_records_query"] = _in_queue_order(given.get("search_records_query"), dataset)
+        adapter.SEARCHER.set(user.id if user is not None else None)
         return await find(**given)
 
     search_handlers._get_search_responses = find_without_hidden
+
+
+def _by_what_is_shown(query: SearchRecordsQuery) -> SearchRecordsQuery:
+    """Return an annotator's search without what would show other people's answers: the time of a record's update and its true status.
+
+    Argilla changes both when the last answer that a record needs is given, which a control record never has.
+    """
+    if any(_is_of_record(part, "updated_at") for part in (query.filters.and_ if query.filters else ())):
+        raise UnprocessableEntityError("The time of a record's update is not open to annotators")
+    kept = [order for order in query.sort or () if not _is_of_record(order, "status")]
+    sort = [
+        order.model_copy(update={"scope": order.scope.model_copy(update={"property": RecordSortField.inserted_at})})
+        if _is_of_record(order, "updated_at")
+        else order
+        for order in kept
+    ]
+    return query.model_copy(update={"sort": sort or None})
+
+
+def _is_of_record(part: Any, name: str) -> bool:
+    return getattr(part.scope, "entity", None) == "record" and getattr(part.scope, "property", None) == name
+
+
+def _hide_control_records() -> None:
+    """Show annotators a control record like any other: complete once enough people have answered, and never updated."""
+    show, metrics = search_handlers._filter_record_metadata_for_user, datasets.get_user_dataset_metrics
+
+    async def show_like_others(record: Record, user: User) -> Any:
+        metadata = await show(record, user)
+        if user.is_annotator:
+            set_committed_value(record, "updated_at", record.inserted_at)
+            if (record.metadata_ or {}).get(CONTROL) is not None and settings.search_engine == adapter.NAME:
+                complete = await adapter.SQLiteSearchEngine().shown_complete(record.dataset, user)
+                set_committed_value(record, "status", RecordStatus.completed if str(record.id) in complete else RecordStatus.pending)
+        return metadata
+
+    async def count_own_work(db: Any, engine: Any, user: User, dataset: Dataset) -> dict[str, int]:
+        found: dict[str, int] = await metrics(db, engine, user, dataset)
+        if settings.search_engine == adapter.NAME and not dataset.is_draft:
+            total = await engine.count_for(dataset, user)
+            found |= {"total": total, "pending": total - found["submitted"] - found["discarded"] - found["draft"]}
+        return found
+
+    search_handlers._filter_record_metadata_for_user = show_like_others
+    datasets.get_user_dataset_metrics = count_own_work
 
 
 def _in_queue_order(query: SearchRecordsQuery | None, dataset: Dataset) -> SearchRecordsQuery:

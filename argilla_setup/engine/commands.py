@@ -21,6 +21,7 @@ from sqlalchemy import delete
 from argilla_setup.engine import adapter
 from argilla_setup.engine.consistency import find_differing, find_differing_in, is_damage
 from argilla_setup.engine.index import InconsistentIndex
+from argilla_setup.engine.overlap import apply_to_statuses
 from argilla_setup.engine.page import PageChanged
 
 
@@ -80,6 +81,7 @@ def work() -> None:
     from argilla_server.jobs.queues import DEFAULT_QUEUE, HIGH_QUEUE, REDIS_CONNECTION
     from rq import Worker
 
+    apply_to_statuses()
     # One worker in this process, because argilla-server's pool starts fresh interpreters on some systems, where our search engine is not
     # registered.
     Worker([HIGH_QUEUE, DEFAULT_QUEUE], connection=REDIS_CONNECTION).work(logging_level="WARNING")

@@ -18,11 +18,9 @@ from numpy.typing import NDArray
 from argilla_setup.engine.documents import KEYWORD
 from argilla_setup.engine.filters import (
     RECORD_COLUMNS,
-    All,
     Filter,
     Scope,
     Sql,
-    Terms,
     answers_of,
     attribute_name,
     find_matching,
@@ -31,8 +29,9 @@ from argilla_setup.engine.filters import (
 from argilla_setup.engine.fulltext import Column, FullText
 from argilla_setup.engine.index import DatasetRow, Index
 from argilla_setup.engine.query import Node, parse_query
+from argilla_setup.engine.queue import Queue, Reader, is_queue, order_queue, read_queue, with_status
 from argilla_setup.engine.rows import Bitmap, Numbers, Rows, read_groups, read_ids, read_numbers, select_page
-from argilla_setup.forms import PRIORITY
+from argilla_setup.forms import CONTROL
 
 MAX_SIMILAR = 1000
 MARGIN = 256
@@ -41,8 +40,6 @@ NO_LIMIT = -1
 """SQLite's LIMIT for all rows."""
 NO_VALUE = np.iinfo(np.int64).max
 """The rank of a record without a value."""
-MOST_BEGUN = 63
-"""Answers of a record above this number make no difference in the queue."""
 INDEXED_COLUMNS = ("status", "inserted_at", "updated_at")
 
 
@@ -80,7 +77,15 @@ class Page:
 
 
 def search(
-    index: Index, dataset: str, *, query: Query, sort: Sequence[Sort] = (), offset: int = 0, limit: int = 100, user: str | None = None
+    index: Index,
+    dataset: str,
+    *,
+    query: Query,
+    sort: Sequence[Sort] = (),
+    offset: int = 0,
+    limit: int = 100,
+    user: str | None = None,
+    reader: Reader | None = None,
 ) -> Page:
     """Return one page of the matching records.
 
@@ -89,14 +94,17 @@ def search(
         dataset: id of the dataset.
         query: text and filter.
         sort: sort keys, most significant first. Without any, a user's records are in an order of their own, in which records that need
-            this user's answer come in the order of `_order_queue`; otherwise by relevance.
+            this user's answer come in the order of `queue.order_queue`; otherwise by relevance.
         offset: number of records before the page.
         limit: maximum number of records on the page.
         user: id of the user whose order is used.
+        reader: the user with the secret of the places of control records; None where the user is enough.
 
     Returns:
         The page; empty for an unknown dataset.
     """
+    reader = reader or (Reader(user) if user is not None else None)
+    user = reader.user if reader else None
     with index.read() as db:
         row = index.find_dataset(dataset)
         if row is None:
@@ -106,16 +114,21 @@ def search(
         # Ranking comes first, because it leaves the matching records in the cache of `texts`.
         ranked = texts.rank(node) if node is not None and not sort and user is None else None
         found = _find(texts, node, row, query)
+        queue = read_queue(db, rows, reader, dataset=row.seq) if reader else None
+        found = _as_shown(texts, node, row, query, found, queue) if queue else found
         total = int(np.count_nonzero(found))
         scores: list[float | None] = []
         if offset >= total:
             return Page((), total)
         if sort:
             seqs = _order_by_sorts(db, rows, found, dataset=row.seq, sorts=sort, offset=offset, limit=limit)
+        elif queue is not None and is_queue(query.filter):
+            first = queue.order[found[queue.order]]  # then what an unusual filter finds besides the queue
+            seqs = np.concatenate((first, np.flatnonzero(found & ~rows.bitmap(first))))[offset : offset + limit]
         elif user is not None:
             keys, records = rows.order_for(user, found)
-            if _is_queue(query.filter):
-                keys = _order_queue(db, rows, keys, records, dataset=row.seq)
+            if is_queue(query.filter):
+                keys = order_queue(db, rows, keys, records, dataset=row.seq)
             seqs = records[select_page(keys, records, offset=offset, limit=limit)]
         elif ranked is not None:
             seqs, scores = _order_by_score(found, *ranked, offset=offset, limit=limit)
@@ -135,6 +148,7 @@ def search_similar(
     excluded: str | None = None,
     limit: int = 100,
     threshold: float | None = None,
+    reader: Reader | None = None,
 ) -> Page:
     """Return the matching records whose vectors are nearest by cosine.
 
@@ -147,6 +161,7 @@ def search_similar(
         excluded: id of a record to leave out.
         limit: maximum number of records.
         threshold: minimum score; the score is (1 + cosine) / 2.
+        reader: the user, to whom some control records are hidden.
 
     Returns:
         The nearest records. As in Elasticsearch's k-nearest-neighbour search, the total counts the returned records only.
@@ -156,8 +171,11 @@ def search_similar(
         if row is None:
             return Page()
         rows = index.rows.load(db, row.seq)
+        texts, node = _parse_text(db, row, rows, query)
         # A copy, because the result may be the cached set of all records.
-        found = _find(*_parse_text(db, row, rows, query), row, query).copy()
+        found = _find(texts, node, row, query).copy()
+        if reader and (queue := read_queue(db, rows, reader, dataset=row.seq)):
+            found = _as_shown(texts, node, row, query, found, queue)
         left_out = db.execute("SELECT seq FROM records WHERE id = ? AND dataset = ?", (excluded, row.seq)).fetchone()
         if left_out is not None:
             found[left_out[0]] = False
@@ -167,10 +185,42 @@ def search_similar(
 
 
 def count_statuses(index: Index, dataset: str) -> dict[str, int]:
-    """Return the number of records by status."""
+    """Return the number of records by status, without control records, which are never complete."""
     row = index.find_dataset(dataset)
-    seq = row.seq if row else -1
-    return dict(index.db.execute("SELECT status, count(*) FROM records WHERE dataset = ? GROUP BY status", (seq,)).fetchall())
+    sql = """SELECT status, count(*) FROM records WHERE dataset = ?1
+      AND seq NOT IN (SELECT record FROM attributes WHERE dataset = ?1 AND name = ?2) GROUP BY status"""
+    return dict(index.db.execute(sql, (row.seq if row else -1, attribute_name(Scope("metadata", CONTROL)))).fetchall())
+
+
+def count_visible(index: Index, dataset: str, *, reader: Reader) -> int:
+    """Return the number of records that a person may find: control records only if they are answered, or in the queue.
+
+    Args:
+        index: the search index.
+        dataset: id of the dataset.
+        reader: the person.
+    """
+    with index.read() as db:
+        row = index.find_dataset(dataset)
+        if row is None:
+            return 0
+        rows = index.rows.load(db, row.seq)
+        queue = read_queue(db, rows, reader, dataset=row.seq)
+        return int(np.count_nonzero(queue.visible if queue else rows.everything))
+
+
+def find_shown_complete(index: Index, dataset: str, *, reader: Reader) -> frozenset[str]:
+    """Return the ids of the control records that a person is shown as complete.
+
+    Args:
+        index: the search index.
+        dataset: id of the dataset.
+        reader: the person.
+    """
+    with index.read() as db:
+        row = index.find_dataset(dataset)
+        queue = read_queue(db, index.rows.load(db, row.seq), reader, dataset=row.seq) if row else None
+        return frozenset(read_ids(db, np.flatnonzero(queue.complete))) if queue else frozenset()
 
 
 def count_responses(index: Index, dataset: str, *, user: str) -> dict[str, int]:
@@ -238,34 +288,21 @@ def _hits(db: sqlite3.Connection, seqs: Numbers, scores: Sequence[float | None])
     return tuple(map(Hit, read_ids(db, seqs), scores))
 
 
-def _is_queue(condition: Filter | None) -> bool:
-    """Return whether a search asks for the records that its user has not answered."""
-    if isinstance(condition, All):
-        return any(map(_is_queue, condition.filters))
-    if not isinstance(condition, Terms):
-        return False
-    scope = condition.scope
-    return scope.entity == "response" and scope.name is None and scope.user is not None and condition.values == ("pending",)
-
-
-def _order_queue(db: sqlite3.Connection, rows: Rows, shuffled: Numbers, records: Numbers, *, dataset: int) -> Numbers:
-    """Return sort keys that put records with the most answers first, then those with the highest priority, then the user's own order.
-
-    Begun records are spread by the user's own order alone, so that people who work at the same time finish different ones.
+def _as_shown(texts: FullText, node: Node | None, row: DatasetRow, query: Query, found: Bitmap, queue: Queue) -> Bitmap:
+    """Return what a person finds: no hidden control records, and those that are shown as complete by that status.
 
     Args:
-        db: a connection inside a read transaction.
-        rows: the records of the dataset in the same transaction.
-        shuffled: the keys of the user's own order, below 2^31, of shape (n,).
-        records: record numbers of shape (n,).
-        dataset: number of the dataset.
+        texts: the searched fields.
+        node: the parsed text.
+        row: the dataset.
+        query: text and filter.
+        found: what the index finds.
+        queue: of the person.
     """
-    answered = read_numbers(db, "SELECT record AS n FROM responses WHERE dataset = ? AND status = 'submitted'", [dataset])
-    answers = np.bincount(answered[answered < rows.size], minlength=rows.size)[records].clip(max=MOST_BEGUN)
-    ranks = _ranks(db, rows, dataset=dataset, sort=Sort(Scope("metadata", PRIORITY), descending=True))[records].clip(max=2**20)
-    # One number per record, the most significant part first: 6 bits of answers, 21 of the priority's rank, 31 of the user's order.
-    keys: Numbers = (MOST_BEGUN - answers << 52) + (np.where(answers > 0, 0, ranks) << 31) + shuffled
-    return keys
+    if query.filter is not None and queue.complete.any():
+        shown = _find(texts, node, row, Query(query.text, query.field, with_status(query.filter, "completed")))
+        found = (found & ~queue.complete) | (shown & queue.complete)
+    return found & queue.visible
 
 
 def _order_by_sorts(

@@ -41,6 +41,7 @@ from curation.views.annotations import (
     settle_review,
 )
 from curation.views.classes import meta_columns, meta_text
+from curation.views.controls import mix_rates
 from curation.views.decisions import Decided, decide_all
 from curation.views.disputes import Dispute, describe_dispute, list_disputes, show_answer
 from curation.views.evidence import pages_of
@@ -69,7 +70,7 @@ def push(folder: Path, *, progress: Progress | None = None) -> StageResult:
             raise ProjectError(f"{folder}/project.yaml", fact, command("curate", "snapshot", folder))
         with runs.record_run(workspace.db, "push", settings_digest(project.review, list(project.score.rubric))) as run:
             review = connect(workspace)
-            absent = argilla.prepare_workspace(review, project.review.annotators)
+            absent = argilla.prepare_workspace(review, [name for name in project.review.annotators if name not in project.review.exclude])
             members = argilla.list_members(review)
             by_kind, totals = Counter[str](), Counter[str]()
             state = ProjectState(workspace)
@@ -89,7 +90,7 @@ def push(folder: Path, *, progress: Progress | None = None) -> StageResult:
         counts = {"to_show": run.rows_in, "sent": dict(by_kind), "unchanged": run.rows_in - run.rows_out}
         counts |= {name: totals[name] for name in ("sent_again", "restored_answers", "withdrawn", "returned")}
         counts |= {"to_settle": settling.waiting} if project.review.adjudicators else {}
-        notes = [*_what_changed(totals), *_who_is_missing(workspace, absent, members), *settling.notes]
+        notes = [*_what_changed(totals), *state.control_file.notes, *_who_is_missing(workspace, absent, members), *settling.notes]
         notes.append(f"Annotators answer at {review.url}")
         if settling.waiting and settling.absent and not settling.people:
             add = command_to_admit(workspace, settling.absent[0], settles=True)
@@ -366,7 +367,7 @@ def _show_rows(state: ProjectState, review: ArgillaReview, kind: Kind, rows: Seq
     vectors = vectors_of(workspace, [row.prompt for row in rows])
     values = state.criteria_of(state.judges[0])
     attributes = {cell.id: {**cell.attributes, **_topic(workspace, cell.row)} for cell in state.cells}
-    columns, priorities = _filter_terms(workspace), priorities_of(state, rows)
+    columns, hidden = _filter_terms(workspace), _queue_terms(state, rows, decisions)
     is_rich = review.literal and workspace.project.review.page == "rich"
     pages = pages_of(state, rows, decisions) if is_rich else {}
     out = []
@@ -378,10 +379,27 @@ def _show_rows(state: ProjectState, review: ArgillaReview, kind: Kind, rows: Seq
             scores["total"] = round(totals[seq], 2)
         terms = {**attributes.get(row.cell or "", {}), "source": row.how, **columns.get(row.seq, {})}
         item = argilla.show(row.record, row.id, scores=scores, terms=terms, vector=[round(float(v), 6) for v in vector])
-        priority = {forms.PRIORITY: priorities[row.seq]} if row.seq in priorities else {}
-        out.append(replace(item, metadata={**item.metadata, **priority}, page=pages.get(row.seq)))
+        out.append(replace(item, metadata={**item.metadata, **hidden.get(row.seq, {})}, page=pages.get(row.seq)))
     shown = argilla.fit_to_page(review, out)
     return ShownRows(kind, {row.seq: item for row, item in zip(rows, shown, strict=True)}, vectors.shape[1])
+
+
+def _queue_terms(state: ProjectState, rows: Sequence[Row], decisions: Mapping[int, Decision]) -> dict[int, dict[str, float]]:
+    """Return the hidden metadata by seq that decides when people are asked about a row, and how many of them.
+
+    Args:
+        state: of the project.
+        rows: of one kind, which annotators see.
+        decisions: by seq.
+    """
+    out: dict[int, dict[str, float]] = {seq: {forms.PRIORITY: value} for seq, value in priorities_of(state, rows).items()}
+    for seq, rate in mix_rates(state, decisions).items():
+        out.setdefault(seq, {})[forms.CONTROL] = rate
+    overlaps = {row.seq: state.project.review.overlap_of(row.kind) for row in rows}
+    for seq, answers in state.excluded.items():
+        if seq in overlaps and (ignored := sum(answer.status == "submitted" for answer in answers)):
+            out.setdefault(seq, {})[forms.NEEDED] = float(overlaps[seq] + ignored)
+    return out
 
 
 def _filter_terms(workspace: Workspace) -> dict[int, dict[str, str]]:

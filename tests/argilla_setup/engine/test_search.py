@@ -14,7 +14,18 @@ from hypothesis import strategies as st
 from argilla_setup.engine.documents import RecordDoc, ResponseDoc
 from argilla_setup.engine.filters import All, Filter, Range, Scope, Terms
 from argilla_setup.engine.index import Index
-from argilla_setup.engine.search import Query, Sort, count_responses, count_statuses, count_terms, find_extent, search, search_similar
+from argilla_setup.engine.queue import Reader
+from argilla_setup.engine.search import (
+    Query,
+    Sort,
+    count_responses,
+    count_statuses,
+    count_terms,
+    count_visible,
+    find_extent,
+    search,
+    search_similar,
+)
 from tests.support.engine_docs import DOCS, FILTERS, QUESTIONS, SORTS, TEXTS, as_list, fill, holds, put_in_order, sort_value
 
 FUZZ = 20_000 if os.environ.get("SEEDCORN_SOAK") else 300
@@ -157,10 +168,14 @@ def test_an_answer_does_not_move_the_others(tmp_path: Path) -> None:
     assert after.total == 29
 
 
-def queue_of(made: Index, user: str, limit: int = 100) -> list[str]:
+def pending_of(user: str) -> Query:
+    """What Argilla's page searches for in a user's queue."""
+    return Query(filter=All((Terms(Scope("response", user=user), ("pending",)), Terms(Scope("record", "status"), ("pending",)))))
+
+
+def queue_of(made: Index, user: str, limit: int = 100, offset: int = 0) -> list[str]:
     """The records that Argilla's page asks this user about, in order."""
-    waits = All((Terms(Scope("response", user=user), ("pending",)), Terms(Scope("record", "status"), ("pending",))))
-    return [hit.record for hit in search(made, "d", query=Query(filter=waits), limit=limit, user=user).hits]
+    return [hit.record for hit in search(made, "d", query=pending_of(user), limit=limit, offset=offset, user=user).hits]
 
 
 def test_five_people_finish_the_records_that_they_begin(tmp_path: Path) -> None:
@@ -192,6 +207,77 @@ def test_the_queue_puts_begun_records_first_then_the_highest_priority_then_a_per
     assert one == queue_of(made, "u1") != other
     everything = [hit.record for hit in search(made, "d", query=Query(), limit=100, user="u1").hits]
     assert sorted(everything) == sorted(one) and everything != one
+
+
+def with_controls(path: Path, *, regular: int, controls: int, rate: float) -> Index:
+    known = [RecordDoc(f"k{n}", {"prompt": "x"}, metadata={"control": rate}) for n in range(controls)]
+    return fill(path, [*(RecordDoc(f"r{n}", {"prompt": "x"}) for n in range(regular)), *known])
+
+
+def submit(made: Index, record: str, user: str) -> None:
+    made.put_response("d", record, ResponseDoc(f"{user}{record}", user, "submitted", {"verdict": "approve"}))
+
+
+def test_everybody_gets_control_records_at_the_rate_at_places_of_their_own(tmp_path: Path) -> None:
+    made = with_controls(tmp_path / "s.db", regular=200, controls=30, rate=0.1)
+    queues = {user: queue_of(made, user, limit=300) for user in ("u1", "u2", "u3")}
+    places = {user: [at for at, record in enumerate(queue) if record[0] == "k"] for user, queue in queues.items()}
+    assert all(len(queue) == len(set(queue)) and len([r for r in queue if r[0] == "r"]) == 200 for queue in queues.values())
+    assert all(21 <= len(found) <= 23 for found in places.values()), places
+    assert len({tuple(found) for found in places.values()}) == 3 and queues["u1"] == queue_of(made, "u1", limit=300)
+    other = search(made, "d", query=pending_of("u1"), limit=300, reader=Reader("u1", secret="another")).hits
+    assert [hit.record for hit in other if hit.record[0] == "r"] == [record for record in queues["u1"] if record[0] == "r"]
+    assert [hit.record for hit in other] != queues["u1"]  # the places follow from the server's secret
+
+
+def test_a_queue_with_control_records_stays_the_same_while_it_is_worked_off(tmp_path: Path) -> None:
+    made = with_controls(tmp_path / "s.db", regular=40, controls=12, rate=0.2)
+    whole, done = queue_of(made, "u1"), list[str]()
+    pages = [record for offset in range(0, 60, 7) for record in queue_of(made, "u1", limit=7, offset=offset)]
+    assert pages == whole and sum(record[0] == "k" for record in whole) == pytest.approx(10, abs=1)
+    while first := queue_of(made, "u1", limit=1):
+        done += first
+        submit(made, first[0], "u1")
+    # No control record is kept for the end, and those that are left over are in no queue.
+    assert done == whole and done[-1][0] == "r"
+
+
+def test_control_records_are_answered_by_everybody_count_as_no_work_left_and_are_hidden_otherwise(tmp_path: Path) -> None:
+    """Sixty records at overlap 3: five people finish all of them, and each gets control records at the rate."""
+    made, overlap, said = with_controls(tmp_path / "s.db", regular=60, controls=20, rate=0.1), 3, dict[str, list[str]]()
+    asked = {user: list[str]() for user in "abcde"}
+    while any((first := {user: queue_of(made, user, limit=1) for user in "abcde"}).values()):
+        for user, found in first.items():
+            for record in found:
+                if user in said.get(record, []) or (record[0] == "r" and len(said.get(record, [])) == overlap):
+                    continue  # somebody else was faster
+                said.setdefault(record, []).append(user)
+                asked[user].append(record)
+                submit(made, record, user)
+                if record[0] == "r" and len(said[record]) == overlap:
+                    made.set_status(record, "completed")
+    assert all(len(said[f"r{n}"]) == overlap for n in range(60))
+    for user, records in asked.items():
+        known = sum(record[0] == "k" for record in records)
+        assert abs(known - 0.1 * len(records)) <= 1.5, (user, known, len(records))
+    assert count_statuses(made, "d") == {"completed": 60}
+    reader = Reader("a", "", overlap)
+    assert count_visible(made, "d", reader=reader) == 60 + sum(record[0] == "k" for record in asked["a"])
+    seen = {hit.record for hit in search(made, "d", query=Query(), limit=100, reader=reader).hits}
+    assert {record for record in seen if record[0] == "k"} == {record for record in asked["a"] if record[0] == "k"}
+
+
+def test_an_answered_control_record_is_found_as_complete_once_others_would_be(tmp_path: Path) -> None:
+    made = with_controls(tmp_path / "s.db", regular=10, controls=1, rate=0.5)
+    for user in "ab":
+        submit(made, "k0", user)
+    complete = Query(filter=Terms(Scope("record", "status"), ("completed",)))
+    for user, found in (("a", ["k0"]), ("z", [])):
+        assert [hit.record for hit in search(made, "d", query=complete, reader=Reader(user, "", 2)).hits] == found
+    assert "k0" in queue_of(made, "z")
+    resting = with_controls(tmp_path / "t.db", regular=10, controls=5, rate=0.0)
+    assert all(record[0] == "r" for record in queue_of(resting, "a"))
+    assert search(resting, "d", query=Query(), limit=100, reader=Reader("a")).total == 10
 
 
 @pytest.mark.parametrize("sign", [1, -1])

@@ -1,0 +1,131 @@
+"""Control rows through a real server: everybody is asked at the set rate, nobody can tell them, and the other rows are finished."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from argilla_setup import forms
+from curation import api as stages
+from curation.store import records, runs
+from curation.store.database import open_store
+from curation.views.annotators import control_counts
+from curation.views.state import ProjectState
+from tests.support.argilla_server import RunningArgilla
+from tests.support.projects import blank, import_plain, score_by_hand
+
+pytestmark = [pytest.mark.argilla, pytest.mark.timeout(300)]
+PEOPLE = ("ada", "bob", "cyd", "dee", "eve")
+ROWS, KNOWN, RATE, OVERLAP = 72, 12, 0.2, 3
+
+
+@pytest.fixture
+def bed(tmp_path: Path, argilla_home: RunningArgilla) -> Path:
+    """A scored project of 72 rows of which 12 are known, half of them bad, for five people at overlap 3."""
+    folder = blank(tmp_path / "control-rows")
+    import_plain(folder, ROWS)
+    score_by_hand(folder)
+    with open_store(folder) as db:
+        for stage in ("score", "dedup", "screen"):
+            with runs.record_run(db, stage):
+                pass
+        known = [identity for seq, identity in sorted(records.ids_of(db).items()) if seq % (ROWS // KNOWN) == 0]
+    lines = [f"{identity},{'reject' if n % 2 else 'approve'}" for n, identity in enumerate(known)]
+    (folder / "controls.csv").write_text("\n".join(["row,verdict", *lines]) + "\n")
+    file = folder / "project.yaml"
+    text = file.read_text().replace("argilla: null", f"argilla: {argilla_home.home.folder}").replace("overlap: 2", f"overlap: {OVERLAP}")
+    file.write_text(text.replace("  names: ", f"  control: {{file: controls.csv, rate: {RATE}}}\n  names: ", 1))
+    for person in PEOPLE:
+        argilla_home.account(person, workspace=folder.name)
+    return folder
+
+
+def open_api(server: RunningArgilla, key: str) -> httpx.Client:
+    return httpx.Client(base_url=f"{server.url}/api/v1/", headers={"X-Argilla-Api-Key": key}, timeout=60)
+
+
+def pending(http: httpx.Client, dataset: str, *, limit: int, offset: int = 0) -> list[dict[str, Any]]:
+    """A page of the queue, as Argilla's page asks for it."""
+    scopes = [{"entity": entity, "property": "status"} for entity in ("response", "record")]
+    where = {"filters": {"type": "and", "and": [{"type": "terms", "scope": scope, "values": ["pending"]} for scope in scopes]}}
+    params: dict[str, Any] = {"limit": limit, "offset": offset, "include": "responses"}
+    reply = http.post(f"me/datasets/{dataset}/records/search", params=params, json=where)
+    assert reply.status_code == 200, reply.text
+    return [item["record"] for item in reply.json()["items"]]
+
+
+def test_five_people_finish_the_rows_and_cannot_tell_control_rows(bed: Path, argilla_home: RunningArgilla) -> None:
+    assert stages.push(bed).counts["sent"] == {"instruction": ROWS}
+    known = {line.split(",")[0]: line.split(",")[1] for line in (bed / "controls.csv").read_text().split()[1:]}
+    clients = {person: open_api(argilla_home, argilla_home.account(person, workspace=bed.name).api_key) for person in PEOPLE}
+    with open_api(argilla_home, argilla_home.api_key) as owner:
+        dataset = next(d["id"] for d in owner.get("me/datasets").json()["items"] if d["name"] == f"{bed.name}-instruction")
+    asked: dict[str, list[str]] = {person: [] for person in PEOPLE}
+    seen: dict[bool, set[str]] = {True: set(), False: set()}
+    while waiting := {person: found for person, http in clients.items() if (found := pending(http, dataset, limit=3))}:
+        for person, page in waiting.items():
+            for record in page:
+                is_known = record["external_id"] in known
+                seen[is_known].add(shape_of(record))
+                verdict = known.get(record["external_id"], "approve")
+                if person == "eve":
+                    verdict = "approve"
+                body = {"values": {forms.VERDICT: {"value": verdict}}, "status": "submitted"}
+                assert clients[person].post(f"records/{record['id']}/responses", json=body).status_code == 201
+                asked[person].append(record["external_id"])
+    # Nothing in what the server returned differs between the two sorts of record.
+    assert seen[True] and seen[True] <= seen[False], seen[True] - seen[False]
+    for person, given in asked.items():
+        share = sum(identity in known for identity in given) / len(given)
+        assert len(set(given)) == len(given) and abs(share - RATE) < 0.07, (person, share, len(given))
+    hidden_from_searches(clients["ada"], dataset, set(known), set(asked["ada"]))
+    pulled = stages.pull(bed)
+    found = {name: n for name, n in pulled.counts["verdicts"].items() if isinstance(n, int)}
+    assert found == {"approved": ROWS - KNOWN // 2, "rejected": KNOWN // 2}
+    with stages.open_workspace(bed) as workspace:
+        counts = {one.user: one for one in control_counts(ProjectState(workspace))}
+    assert counts["ada"].caught == counts["ada"].bad > 0 and (counts["eve"].caught, counts["eve"].passed) == (0, counts["eve"].good)
+    # Rows that lack an answer once a person is excluded are asked again, though Argilla had them as complete.
+    file = bed / "project.yaml"
+    file.write_text(file.read_text().replace("  names: ", "  exclude: [eve]\n  names: ", 1))
+    stages.decide(bed)
+    stages.push(bed)
+    others = {record["external_id"] for person in PEOPLE[:4] for record in pending(clients[person], dataset, limit=100)} - set(known)
+    left = Counter(identity for person in PEOPLE[:4] for identity in asked[person])
+    assert others == {identity for identity in asked["eve"] if identity not in known and left[identity] < OVERLAP} != set()
+    for http in clients.values():
+        http.close()
+
+
+def shape_of(record: dict[str, Any]) -> str:
+    """What a record says besides its text: names of its parts, its visible metadata, its status, and whether it was ever changed."""
+    parts = sorted(record), sorted(record["metadata"]), record["status"], record["updated_at"] == record["inserted_at"]
+    return repr((*parts, len(record["responses"])))
+
+
+def hidden_from_searches(http: httpx.Client, dataset: str, known: set[str], answered: set[str]) -> None:
+    """Neither filters nor single records, properties or counts tell an annotator which of the records are known."""
+    every: dict[str, dict[str, Any]] = {}
+    for offset in range(0, ROWS, 50):
+        reply = http.post(f"me/datasets/{dataset}/records/search", params={"limit": 50, "offset": offset, "include": "responses"}, json={})
+        every |= {item["record"]["external_id"]: item["record"] for item in reply.json()["items"]}
+    assert {identity for identity in every if identity in known} == known & answered
+    assert {record["status"] for record in every.values()} == {"completed"}
+    single = http.get(f"records/{every[min(known & answered)]['id']}").json()
+    assert (single["status"], single["metadata"].keys() & {forms.CONTROL, forms.NEEDED}) == ("completed", set())
+    assert single["updated_at"] == single["inserted_at"]
+    for scope in ({"entity": "metadata", "metadata_property": forms.CONTROL}, {"entity": "record", "property": "updated_at"}):
+        given = {"filters": {"type": "and", "and": [{"type": "range", "scope": scope, "ge": 0}]}}
+        assert http.post(f"me/datasets/{dataset}/records/search", json=given).status_code == 422, scope
+    complete = {"type": "terms", "scope": {"entity": "record", "property": "status"}, "values": ["completed"]}
+    found = http.post(f"me/datasets/{dataset}/records/search", params={"limit": 100}, json={"filters": {"type": "and", "and": [complete]}})
+    assert {item["record"]["external_id"] for item in found.json()["items"]} == set(every)
+    counts = http.get(f"me/datasets/{dataset}/metrics").json()["responses"]
+    assert (counts["total"], counts["submitted"]) == (len(every), len(answered))
+    progress = http.get(f"datasets/{dataset}/progress").json()
+    assert (progress["total"], progress["completed"]) == (ROWS - len(known), ROWS - len(known))
+    assert forms.CONTROL not in http.get(f"me/datasets/{dataset}/metadata-properties").text
