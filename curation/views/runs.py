@@ -172,7 +172,7 @@ class QualityDetail(RunDetail):
     @property
     def sentences(self) -> list[str]:
         """The result in a few sentences, for `status`."""
-        out = [f"Agreement on {one.sentence}." for one in self.agreements]
+        out = [f"Agreement on {one.sentence}." for one in self.agreements if one.rows]
         if self.error_rate is not None:
             out.append(f"Wrong answers, estimated from all answers: {self.error_rate.percent}.")
         found, passed = self.control.sensitivity, self.control.specificity

@@ -105,8 +105,7 @@ def verdicts(folder: Path) -> dict[str, str]:
 
 
 def next_of(folder: Path) -> str:
-    (note,) = stages.status(folder).notes
-    return note.removeprefix("Next: ").split()[1]
+    return stages.status(folder).notes[-1].removeprefix("Next: ").split()[1]
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
