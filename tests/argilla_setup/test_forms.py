@@ -56,7 +56,7 @@ def form(request: pytest.FixtureRequest, address: str) -> Any:
 
 
 def test_annotators_may_filter_by_the_kind_of_work_and_by_nothing_that_sways_them(form: Any) -> None:
-    hidden = ["score_total", "score_accuracy", "score_on_brief", "priority", "topic", "source"]
+    hidden = ["score_total", "score_accuracy", "score_on_brief", "priority", "control", "answers_needed", "topic", "source"]
     assert {item.name: item.visible_for_annotators for item in form.metadata} == {
         **dict.fromkeys(hidden, False),
         **dict.fromkeys(["task", "difficulty"], True),
