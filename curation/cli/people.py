@@ -1,4 +1,4 @@
-"""The commands around human review: push, pull, keep, drop, undo, erase, serve."""
+"""The commands around human review: push, pull, keep, drop, undo, erase, serve, mcp."""
 
 from __future__ import annotations
 
@@ -125,3 +125,16 @@ def serve(
     from curation.server.app import serve_project
 
     serve_project(folder, host=host, port=port, every=every, names=names or (), browse=browse)
+
+
+@app.command(rich_help_panel="People")
+def mcp(
+    folder: Folder,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Let the assistant keep, drop and run stages, each after a confirmation.")
+    ] = False,
+) -> None:
+    """Offer a project to an assistant as MCP tools on standard input and output. Example: curate mcp my-project"""
+    from curation.server.mcp_tools import serve_tools
+
+    serve_tools(folder, allow_changes=allow_changes)

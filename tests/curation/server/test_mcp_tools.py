@@ -1,0 +1,99 @@
+"""The project as tools of an assistant, used by the protocol's own client."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client, StdioServerParameters
+
+from curation import api as stages
+from curation.server.mcp_tools import make_server
+from tests.conftest import ROOT
+from tests.support.projects import Bed, blank, import_plain, score_by_hand
+
+
+@pytest.fixture
+def garden(tmp_path: Path) -> Bed:
+    bed = Bed(blank(tmp_path / "garden"), tmp_path)
+    import_plain(bed.folder, 4)
+    score_by_hand(bed.folder)
+    stages.decide(bed.folder)
+    return bed
+
+
+def ask(server: Any, talk: Callable[[Client], Awaitable[None]]) -> None:
+    async def session() -> None:
+        async with Client(server) as client:
+            await talk(client)
+
+    asyncio.run(session())
+
+
+async def call(client: Client, name: str, **arguments: Any) -> Any:
+    result = await client.call_tool(name, arguments)
+    assert not result.is_error, result.content
+    values = result.structured_content
+    return values["result"] if isinstance(values, dict) and set(values) == {"result"} else values
+
+
+def test_an_assistant_reads_the_project(garden: Bed) -> None:
+    async def talk(client: Client) -> None:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+        assert set(tools) == {"get_status", "list_columns", "find_rows", "count_rows", "get_row", "estimate_cost"}
+        assert all(tool.annotations and tool.annotations.read_only_hint for tool in tools.values())
+        assert (await call(client, "get_status"))["verdicts"] == {"to_review": 4}
+        assert "verdict" in await call(client, "list_columns")
+        found = await call(client, "find_rows", where="seq > 1", order="-seq", limit=2, columns=["seq", "id"])
+        assert (found["total"], found["found"], [row["seq"] for row in found["rows"]]) == (4, 3, [4, 3])
+        assert (await call(client, "count_rows", by="verdict"))[0]["rows"] == 4
+        story = await call(client, "get_row", identity=found["rows"][0]["id"][:10])
+        assert story["verdict"]["verdict"] == "to_review" and len(story["scores"]) == 5
+
+    ask(make_server(garden.folder), talk)
+
+
+def test_what_cannot_be_answered_is_a_sentence(garden: Bed) -> None:
+    async def talk(client: Client) -> None:
+        for name, arguments, words in (
+            ("find_rows", {"where": "score <"}, "syntax error"),
+            ("find_rows", {"where": "id IN (SELECT content FROM read_text('/etc/passwd'))"}, "disabled"),
+            ("find_rows", {"limit": 1000}, "less than or equal to 50"),
+            ("get_row", {"identity": "nobody"}, "hexadecimal"),
+            ("count_rows", {"by": "colour"}, "is not in the table"),
+        ):
+            result = await client.call_tool(name, arguments)
+            assert result.is_error and words in str(result.content), (name, result.content)
+
+    ask(make_server(garden.folder), talk)
+
+
+def test_changes_are_offered_only_when_allowed_and_need_a_confirmation(garden: Bed) -> None:
+    async def talk(client: Client) -> None:
+        names = {tool.name for tool in (await client.list_tools()).tools}
+        assert names >= {"decide_on_rows", "undo", "run_stage"} and not any("sign" in name or "erase" in name for name in names)
+        wanted = {"action": "drop", "where": "seq = 1", "reason": "odd"}
+        assert (await call(client, "decide_on_rows", **wanted))["out"] == 0
+        assert set(garden.verdicts().values()) == {"to_review"}
+        assert (await call(client, "decide_on_rows", **wanted, confirmed=True))["out"] == 1
+        assert garden.verdicts()[1] == "dropped"
+        assert (await call(client, "find_rows", where="verdict = 'dropped'", columns=["override_reason"]))["rows"] == [
+            {"override_reason": "odd (by an assistant)"}
+        ]
+        assert (await call(client, "undo"))["out"] == 1 and garden.verdicts()[1] == "to_review"
+        assert (await call(client, "run_stage", stage="decide"))["started"] is False
+        assert (await call(client, "run_stage", stage="decide", confirmed=True))["started"] is True
+        assert (await client.call_tool("run_stage", {"stage": "sign", "confirmed": True})).is_error
+
+    ask(make_server(garden.folder, allow_changes=True), talk)
+
+
+def test_the_command_speaks_the_protocol(garden: Bed) -> None:
+    async def talk(client: Client) -> None:
+        assert (await call(client, "count_rows", by="verdict"))[0]["value"] == "to_review"
+
+    ask(StdioServerParameters(command=sys.executable, args=["-m", "curation", "mcp", str(garden.folder)], cwd=ROOT), talk)
