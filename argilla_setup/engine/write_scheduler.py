@@ -64,6 +64,7 @@ class WriteScheduler:
         self._admit()
 
     def _admit(self) -> None:
+        # Requests that were cancelled while they waited.
         while self._people and self._people[0].done():
             self._people.popleft()
         while self._pushes and self._pushes[0][1].done():

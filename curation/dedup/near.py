@@ -307,10 +307,12 @@ def _short_buckets(firsts: Firsts, tolerance: float | None) -> Short:
     places = np.flatnonzero((labels >= 0) & (lengths <= SHORT)) if tolerance is not None else np.empty(0, np.int64)
     sizes = np.bincount(labels[places]) if len(places) else np.zeros(1, np.int64)
     few, many = places[sizes[labels[places]] <= _ALL], places[sizes[labels[places]] > _ALL]
+    # A label with one short row has nothing to compare. The number of a label is the number of its bucket.
     few = few[sizes[labels[few]] > 1]
     pairs, count = (few.astype(np.uint64) << _32) | labels[few].astype(np.uint64), len(sizes)
     if len(many):
         more, added = _by_three_letters(firsts, many)
+        # The numbers of these buckets follow those of the labels.
         pairs, count = np.concatenate([pairs, more + np.uint64(count)]), count + added
     buckets = _from_pairs(pairs, len(which), count)
     used = np.flatnonzero(np.diff(buckets.begins) > 0)

@@ -65,6 +65,7 @@ def pairs_by_cells(vectors: Array, threshold: float) -> CellPairs | str:
             count += len(part[0])
             if count > CROWDED * len(vectors):
                 return f"exact, since there are over {CROWDED} pairs a row"
+        # A pair may be found from both of its rows.
         packed, first = np.unique(np.concatenate([part for part, _ in parts]), return_index=True)
         cosines = np.concatenate([part for _, part in parts])[first]
         pairs = np.stack([packed >> np.uint64(32), packed & np.uint64(0xFFFFFFFF)], axis=1).astype(np.int64)

@@ -292,6 +292,7 @@ def _grams(texts: Sequence[str]) -> Bags:
     from curation.leakage.kernels.words import bags_into
 
     rows = readable_rows(texts)
+    # Room for an n-gram of each of the three widths at every code point that a row can become (`kernels.read.room_for`).
     at = np.append(0, np.cumsum(3 * (rows.sizes + rows.sizes // 2) + 12)).astype(np.int64)
     buckets, counts, filled = np.empty(int(at[-1]), np.int32), np.empty(int(at[-1]), np.int32), np.zeros(len(rows), np.int64)
     spread(bags_into, len(rows), rows.raw, at, buckets, counts, filled)

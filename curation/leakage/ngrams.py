@@ -327,6 +327,7 @@ class Shortlist:
         parts = out[np.repeat(at[:-1] - starts[:-1], counts) + np.arange(starts[-1])]
         owner = np.repeat(np.arange(len(items)), np.diff(starts))
         group, n, (slots, table) = grouped(parts)
+        # Part and item in one number, so that one sort counts the parts of every item.
         pairs, times = np.unique(group.astype(np.int64) * (1 << 32) + owner, return_counts=True)
         groups, owners = pairs >> 32, pairs & 0xFFFFFFFF
         held_by = np.bincount(groups, minlength=n)
