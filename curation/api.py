@@ -26,6 +26,7 @@ from curation.stages.run import refill, run
 from curation.stages.score import score
 from curation.stages.screen import screen
 from curation.stages.snapshot import snapshot
+from curation.stages.what_if import apply_cuts, what_if
 from curation.workspace import Progress, StageResult, open_workspace
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Provenance",
     "ReadAs",
     "StageResult",
+    "apply_cuts",
     "balance",
     "calibrate",
     "compare",
@@ -66,4 +68,5 @@ __all__ = [
     "trace",
     "undo",
     "verify",
+    "what_if",
 ]

@@ -81,6 +81,32 @@ def rows(
     print_rows(run_stage(folder, Query(where, search, sort, most), columns=names, by=by, histogram=histogram, out=out), as_json)
 
 
+@app.command("what-if", rich_help_panel="Look")
+def what_if(
+    folder: Folder,
+    threshold: Annotated[float | None, typer.Option("--threshold", help="score.threshold: lowest total that is kept, 0 to 10.")] = None,
+    near: Annotated[float | None, typer.Option("--near", help="dedup.near: Jaccard similarity of near-duplicates.")] = None,
+    semantic: Annotated[float | None, typer.Option("--semantic", help="dedup.semantic: cosine of semantic duplicates.")] = None,
+    cap: Annotated[int | None, typer.Option("--cap", help="balance.cap: most rows of a class.")] = None,
+    overlap: Annotated[int | None, typer.Option("--overlap", help="review.overlap: annotators per row.")] = None,
+    write: Annotated[bool, typer.Option("--apply", help="Write the values into project.yaml and decide again.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Preview other cuts without writing. Example: curate what-if my-project --threshold 8"""
+    from dataclasses import asdict
+
+    from curation.stages.what_if import apply_cuts
+    from curation.stages.what_if import what_if as run_stage
+    from curation.views.what_if import Cuts, describe_preview
+
+    cuts = Cuts(threshold, near, semantic, cap, overlap)
+    if write:
+        print_result(apply_cuts(folder, cuts), as_json)
+        return
+    found = run_stage(folder, cuts)
+    print_values(asdict(found), "\n".join(describe_preview(found)), json=as_json)
+
+
 @app.command(rich_help_panel="Look")
 def describe(folder: Folder, rows: Scope = "standing", as_json: Json = False) -> None:
     """Measure lengths, languages, topics, stock phrases, PII and classes. Example: curate describe my-project"""

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.background import BackgroundTask
 
 from argilla_setup.shown import mask_values
+from curation.config.project import load_project
 from curation.errors import ProjectError
 from curation.findings import words_of
 from curation.server.access import ROLES, Access, Role, Session
@@ -23,6 +24,7 @@ from curation.store import records
 from curation.views.row_story import RowStory, load_story
 from curation.views.row_table import COLUMNS, Bin, Group, write_table
 from curation.views.row_table import Query as RowQuery
+from curation.views.what_if import Cuts, Preview
 from curation.workspace import open_workspace
 
 COOKIE = "seedcorn_session"
@@ -90,6 +92,18 @@ class OverrideRequest(BaseModel):
     search: str | None = Field(default=None, max_length=5000)
     confirmed: bool = False
     """False: count the rows and change nothing."""
+
+
+class CutValues(BaseModel):
+    """Values of the cuts; null keeps a setting as it is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    threshold: float | None = None
+    near: float | None = None
+    semantic: float | None = None
+    cap: int | None = None
+    overlap: int | None = None
 
 
 @dataclass(frozen=True)
@@ -264,6 +278,29 @@ def undo(service: Serving) -> dict[str, Any]:
     from curation.stages.override import undo as take_back
 
     return take_back(service.folder).as_values()
+
+
+@router.get("/cuts", dependencies=[needs("viewer")])
+def cuts(service: Serving) -> CutValues:
+    """Return the cuts of project.yaml."""
+    project = load_project(service.folder)
+    overlap = project.review.overlap if isinstance(project.review.overlap, int) else None
+    near, semantic, cap = project.dedup.near, project.dedup.semantic, project.balance.cap
+    return CutValues(threshold=project.score.threshold, near=near, semantic=semantic, cap=cap, overlap=overlap)
+
+
+@router.post("/what-if", dependencies=[needs("viewer")])
+def what_if(values: CutValues, service: Serving) -> Preview:
+    """Return what other cuts would change. Nothing is written."""
+    return service.live.preview(Cuts(**values.model_dump()))
+
+
+@router.post("/cuts", dependencies=[needs("owner")])
+def apply(values: CutValues, service: Serving) -> dict[str, Any]:
+    """Write other cuts into project.yaml and decide again."""
+    from curation.stages.what_if import apply_cuts
+
+    return apply_cuts(service.folder, Cuts(**values.model_dump())).as_values()
 
 
 @router.get("/events", dependencies=[needs("viewer")])

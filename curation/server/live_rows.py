@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from pathlib import Path
 
 from curation.store import runs
 from curation.store.database import open_store
+from curation.views.decisions import decide_all
 from curation.views.row_table import RowTable, load_table
 from curation.views.state import ProjectState
+from curation.views.what_if import Cuts, Preview, preview
 from curation.workspace import open_workspace
 
 
@@ -24,13 +27,15 @@ class LiveRows:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._table: RowTable | None = None
-        self._state = ""
+        self._state: ProjectState | None = None
+        self._verdicts: dict[int, str] = {}
+        self._version = ""
         self._building = threading.Lock()
 
     def version(self) -> str:
-        """Return a text that changes with every run, override, answer and snapshot of the project."""
+        """Return a text that changes with every run, override, answer, snapshot and setting of the project."""
         with open_store(self.folder) as db:
-            return runs.state_version(db)
+            return f"{runs.state_version(db)}/{_settings_version(self.folder)}"
 
     def table(self, *, fresh: bool = False) -> RowTable:
         """Return the table.
@@ -40,28 +45,46 @@ class LiveRows:
         """
         version = self.version()
         table = self._table
-        if table is None or (version != self._state and fresh):
+        if table is None or (version != self._version and fresh):
             with self._building:
-                if self._table is None or self._state != version:
+                if self._table is None or self._version != version:
                     self._build()
                 table = self._table
-        elif version != self._state and self._building.acquire(blocking=False):
+        elif version != self._version and self._building.acquire(blocking=False):
             threading.Thread(target=self._build_and_release, daemon=True).start()
         assert table is not None
         return table
 
     def is_current(self) -> bool:
         """Return whether the table holds everything that is stored now."""
-        return self._table is not None and self._state == self.version()
+        return self._table is not None and self._version == self.version()
+
+    def preview(self, cuts: Cuts) -> Preview:
+        """Return what other cuts would change, from the project as it was last read."""
+        self.table(fresh=True)
+        held, verdicts = self._state, self._verdicts
+        assert held is not None
+        with open_workspace(self.folder) as workspace:
+            return preview(held.under(workspace.project, workspace), cuts, verdicts)
 
     def _build(self) -> None:
         with open_workspace(self.folder) as workspace:
-            version = runs.state_version(workspace.db)  # read first: a change meanwhile builds the table again
-            table = RowTable(load_table(ProjectState(workspace)))
-        self._table, self._state = table, version
+            version = self.version()  # read first: a change meanwhile builds the table again
+            state = ProjectState(workspace)
+            table = RowTable(load_table(state))
+            verdicts = {decision.seq: decision.verdict for decision in decide_all(state).decisions}
+        self._table, self._state, self._verdicts, self._version = table, state, verdicts, version
 
     def _build_and_release(self) -> None:
         try:
             self._build()
         finally:
             self._building.release()
+
+
+def _settings_version(folder: Path) -> str:
+    """Return a digest of project.yaml; empty where it cannot be read, which the next query reports."""
+    try:
+        return hashlib.sha256((folder / "project.yaml").read_bytes()).hexdigest()[:16]
+    except OSError:
+        return ""

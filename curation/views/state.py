@@ -247,6 +247,23 @@ class ProjectState:
         """True if a screen has finished."""
         return runs.latest_run(self.db, "screen") is not None
 
+    def under(self, project: Project, workspace: Workspace | None = None) -> ProjectState:
+        """Return a state with the same contents under other cuts. Judges, rubric and excluded annotators must be the same.
+
+        Args:
+            project: the project with the other cuts.
+            workspace: for tables that were not read yet; default: this state's own.
+        """
+        other = ProjectState(replace(workspace or self.workspace, project=project))
+        # What was read stays read; the policy is computed from the settings.
+        other.__dict__.update({name: value for name, value in self.__dict__.items() if name not in ("workspace", "policy")})
+        other._findings = dict(self._findings)
+        return other
+
+    def keep_findings(self, stage: str, wanted: Callable[[Finding], bool]) -> None:
+        """Leave out the findings of a stage that are not wanted, in this state only."""
+        self._findings[stage] = [finding for finding in self.findings(stage) if wanted(finding)]
+
     def findings(self, *stages: str) -> list[Finding]:
         """Return the findings of the latest finished run of each stage."""
         for stage in stages:

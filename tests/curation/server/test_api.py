@@ -214,3 +214,18 @@ def test_the_table_follows_the_project(page: TestClient, access: Access, garden:
     assert found(fresh=True)["total"] == 9
     stages.status(garden.folder)  # which changes nothing
     assert found()["current"]
+
+
+def test_cuts_are_previewed_by_anybody_and_written_by_the_owner(page: TestClient, access: Access, garden: Bed) -> None:
+    def post(path: str, role: str = "viewer", **body: Any) -> Any:
+        return page.post(f"/api/{path}", json=body, headers=bearer(access, role))
+
+    assert page.get("/api/cuts", headers=bearer(access)).json()["threshold"] == 7.0
+    found = post("what-if", threshold=10).json()
+    assert (found["before"]["passing"], found["after"]["passing"], found["changed"]) == (6, 6, 0)
+    assert post("what-if", overlap=3).json()["after"]["answers"] == 18
+    assert post("what-if", threshold=11).status_code == 400 and post("what-if", colour=1).status_code == 422
+    assert post("cuts", "curator", overlap=3).status_code == 403
+    assert post("cuts", "owner", overlap=3).json()["written"] == {"review": {"overlap": 3}}
+    assert page.get("/api/cuts", headers=bearer(access)).json()["overlap"] == 3
+    assert post("what-if").json()["before"]["answers"] == 18  # the change is known without another stage
