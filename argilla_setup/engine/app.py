@@ -57,6 +57,7 @@ from argilla_setup.engine.overlap import apply_to_statuses
 from argilla_setup.engine.page import (
     FRAME,
     FRAME_POLICY,
+    FRAME_VERSION,
     LITERAL,
     TEXT_HEADER,
     content_security_policy,
@@ -129,6 +130,8 @@ class SafeHeaders:
                 # `setdefault` keeps a header that a handler set itself.
                 for name, value in (FRAME_HEADERS if framed else self.headers).items():
                     headers.setdefault(name, value)
+                if framed and scope["query_string"] == FRAME_VERSION.encode() and message["status"] == 200:
+                    headers["Cache-Control"] = "public, max-age=31536000, immutable"
             await send(message)
 
         await self.app(scope, receive, send_with_headers)

@@ -61,6 +61,8 @@ _FRAME_PAGE = """<!doctype html>
   }, { once: true });
 </script>
 """
+FRAME_VERSION = hashlib.sha256(_FRAME_PAGE.encode()).hexdigest()[:12]
+"""Query of the frame's address: a browser keeps the document for good and asks for it once, not for each record."""
 _FRAME_SOURCE = re.compile(r'attrs:\{srcdoc:(\w+)\.template,frameborder:"0"')
 _FRAME_HEAD = re.compile(r"""concat\('\\n<script>(?:[^'\\]|\\.)*?<\\/script>\\n<style>""")
 _RECORD = re.compile(r"=JSON\.stringify\(this\.sdkRecord\);")
@@ -175,7 +177,7 @@ def isolate_custom_fields(folder: Path) -> None:
     count = 0
     for path in sorted(folder.rglob("*.js")):
         script = path.read_text(encoding="utf-8")
-        edited, number = _FRAME_SOURCE.subn(rf'attrs:{{src:"{FRAME}",sandbox:"allow-scripts",frameborder:"0"', script)
+        edited, number = _FRAME_SOURCE.subn(rf'attrs:{{src:"{FRAME}?{FRAME_VERSION}",sandbox:"allow-scripts",frameborder:"0"', script)
         if number:
             count += number
             edited = _RECORD.sub(lambda _: _RECORD_AS_DATA, edited)

@@ -6,6 +6,7 @@ and asked no other host; an annotator's also that no score came.
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from typing import Any
@@ -13,10 +14,11 @@ from typing import Any
 import pytest
 
 from argilla_setup import forms
+from argilla_setup.engine.page import FRAME
 from tests.support import clinic as data
 from tests.support.argilla_server import RunningArgilla
 from tests.support.browsing import PATIENCE_MS, browser, fresh, lines, log_in, opened, picture, row_text
-from tests.support.clinic import ALONE, BULK, ELSEWHERE, LOOKING, NOTES, PAIRS, STRANGERS, Clinic, open_clinic
+from tests.support.clinic import ALONE, BULK, ELSEWHERE, LOOKING, NOTES, PAIRS, SPEED, STRANGERS, Clinic, open_clinic
 
 __all__ = ["browser"]
 pytestmark = [pytest.mark.argilla, pytest.mark.browser]
@@ -158,6 +160,46 @@ def test_reviewing_with_the_keyboard_alone(clinic: Clinic) -> None:
         assert clinic.ask("GET", f"me/datasets/{clinic.datasets[ALONE]}/metrics").json()["responses"] == mine
         picture(page, "argilla-progress", shows=["My progress", "Submitted", "Discarded", "Team progress", "50.00%", "4 of 8"])
     print(f"keys: approve 2, reject with a reason 3; to the next record {statistics.median(WAITS):.0f} ms, at most {max(WAITS):.0f} ms")
+
+
+WATCH = """() => {
+  window.waits = [];
+  let pressed = 0;
+  addEventListener("keydown", (event) => { if (["Enter", "ArrowRight"].includes(event.key)) pressed = performance.now(); }, true);
+  // The frame of a record has its height when its text is laid out.
+  new MutationObserver((changes) => {
+    if (!pressed || !changes.some(({target}) => target.tagName === "IFRAME" && target.style.height)) return;
+    window.waits.push(performance.now() - pressed);
+    pressed = 0;
+  }).observe(document.body, {subtree: true, attributes: true, attributeFilter: ["style"]});
+}"""
+
+
+@pytest.mark.parametrize(("keys", "limit"), [(("ArrowRight",), 250), (("1", "Enter"), 250)], ids=["next", "approve"])
+def test_the_next_record_is_readable_within_a_quarter_of_a_second(clinic: Clinic, keys: tuple[str, ...], limit: int) -> None:
+    """From the key to the next record's text, measured in the page, with nothing between the browser and the server."""
+    page = clinic.browsers[clinic.person.username].new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    page.goto(f"{clinic.argilla.url}/dataset/{clinic.datasets[SPEED]}/annotation-mode")
+    prompt(page)
+    page.evaluate(WATCH)
+    for done in range(1, 21):
+        press(page, *keys[:-1])
+        page.keyboard.press(keys[-1])
+        page.wait_for_function("done => window.waits.length === done", arg=done)
+        page.wait_for_timeout(150)
+    waits, sizes = (
+        sorted(page.evaluate("window.waits")),
+        page.evaluate(
+            "name => performance.getEntriesByType('resource').filter(one => one.name.includes(name)).map(one => one.transferSize)", FRAME
+        ),
+    )
+    page.close()
+    median, most = statistics.median(waits), waits[-2]
+    print(f"{len(keys)} key(s) a record; the next one is readable after {median:.0f} ms (median), {most:.0f} ms (95 %)")
+    assert set(sizes[1:]) == {0}, "the frame's document came from the server again"
+    busy = os.getloadavg()[0] > (os.cpu_count() or 1)
+    assert most < (10 * limit if busy else limit)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import pytest
 from argilla_setup.engine.page import (
     FRAME,
     FRAME_POLICY,
+    FRAME_VERSION,
     PageChanged,
     content_security_policy,
     edit_script,
@@ -98,7 +99,7 @@ def test_custom_fields_are_shown_in_a_frame_without_an_origin(folder: Path) -> N
     script.write_text(f"{SANDBOX};{RECORD}", encoding="utf-8")
     isolate_custom_fields(folder)
     edited = script.read_text(encoding="utf-8")
-    assert f'attrs:{{src:"{FRAME}",sandbox:"allow-scripts",frameborder:"0"' in edited and "srcdoc" not in edited
+    assert f'attrs:{{src:"{FRAME}?{FRAME_VERSION}",sandbox:"allow-scripts",frameborder:"0"' in edited and "srcdoc" not in edited
     assert "contentWindow.document" not in edited and "parent.document" not in edited and "concat('\\n<style>a</style>')" in edited
     assert (folder / FRAME).is_file()
     rules = dict(rule.strip().split(" ", 1) for rule in FRAME_POLICY.split(";"))
