@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 from curation.store import runs
@@ -28,7 +29,7 @@ class LiveRows:
         self.folder = folder
         self._table: RowTable | None = None
         self._state: ProjectState | None = None
-        self._verdicts: dict[int, str] = {}
+        self._verdicts: Mapping[int, str] = {}
         self._version = ""
         self._building = threading.Lock()
 

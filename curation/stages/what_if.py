@@ -51,8 +51,9 @@ def apply_cuts(folder: Path, cuts: Cuts) -> StageResult:
 
 
 def _write_settings(file: Path, sections: dict[str, dict[str, Any]]) -> None:
-    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml import YAML
     from ruamel.yaml.comments import CommentedMap
+    from ruamel.yaml.error import YAMLError
 
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 1_000
