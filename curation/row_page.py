@@ -27,7 +27,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class ReviewerAnswer:
-    """What one annotator answered, for the adjudicator of a disputed row."""
+    """One annotator's answer, for the adjudicator of a disputed row."""
 
     reviewer: str
     says: str

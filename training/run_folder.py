@@ -40,7 +40,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class ShownMetric(BaseModel):
-    """What `train runs` prints of a metric. Other keys are kept as they are, whatever version wrote them."""
+    """Values of a metric that `train runs` prints. Other keys are kept as they are, whatever version wrote them."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 

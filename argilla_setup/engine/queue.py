@@ -37,7 +37,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Queue:
-    """What the control records of a dataset change for one person."""
+    """One person's queue, with the control records of the dataset mixed in."""
 
     order: Numbers
     """The pending records in order, control records among them."""

@@ -124,7 +124,7 @@ def lines_of(path: Path, encoding: str) -> Iterator[bytes | RowFailure]:
 
 def _byte_lines(file: IO[bytes], most: int | None) -> Iterator[bytes | RowFailure]:
     read = 0
-    # One byte more than is allowed, to tell a line of exactly that length from a longer one.
+    # One byte more than is allowed, to distinguish a line of exactly that length from a longer one.
     while line := file.readline(LONGEST_LINE + 1):
         read += len(line)
         if most is not None and read > most:

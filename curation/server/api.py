@@ -53,7 +53,7 @@ class Login(BaseModel):
 
 
 class SessionFacts(BaseModel):
-    """What the page needs to know about its session."""
+    """A session: its role, CSRF token and project."""
 
     role: Role
     csrf: str
@@ -108,7 +108,7 @@ class CutValues(BaseModel):
 
 @dataclass(frozen=True)
 class Service:
-    """What the routes of a project share."""
+    """A project's folder, tokens, rows and latest pull, which its routes share."""
 
     folder: Path
     access: Access

@@ -45,7 +45,7 @@ def serve_project(folder: Path, *, host: str, port: int, every: float, names: Se
         host: address to listen on.
         port: port to listen on.
         every: seconds between two pulls.
-        names: host names beside the loopback ones under which people reach the service.
+        names: host names, besides the loopback ones, under which people reach the service.
         browse: open the page in a browser.
 
     Raises:
@@ -87,7 +87,7 @@ def make_app(folder: Path, *, every: float, access: Access, hosts: tuple[str, ..
         folder: the project's folder.
         every: seconds between two pulls.
         access: tokens and sessions.
-        hosts: host names beside the loopback ones under which the service is reached.
+        hosts: host names, besides the loopback ones, under which the service is reached.
     """
     poll = PollStatus()
 

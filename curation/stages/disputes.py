@@ -34,7 +34,7 @@ class Disputes:
 
     @property
     def next_steps(self) -> list[str]:
-        """What settles the rows, one sentence for each way."""
+        """Ways to settle the rows, one sentence for each."""
         waiting = sum(dispute.waits_for == "adjudicator" for dispute in self.disputes)
         left = len(self.disputes) - waiting
         steps = []
@@ -55,7 +55,7 @@ class Disputes:
 
 
 def disputes(folder: Path, *, csv_file: Path | None = None, names: bool = False) -> Disputes:
-    """Return the disputed rows, computed from what is stored now. Nothing is written to the project.
+    """Return the disputed rows, computed from the stored facts. Nothing is written to the project.
 
     Args:
         folder: of the project.

@@ -61,7 +61,7 @@ REVIEWED = ("to_review", "in_review", "approved", "rejected", "disputed", "edite
 def push(folder: Path, *, progress: Progress | None = None) -> StageResult:
     """Show people every row that passed the gates, and take rows that no longer pass out of their queue.
 
-    What Argilla holds is read first: only differences are sent, and what is missing there is sent again with the answers given so far.
+    Argilla's records are read first: only differences are sent. A missing record is sent again with the answers given so far.
     """
     with open_workspace(folder) as workspace:
         project = workspace.project
@@ -406,7 +406,7 @@ def _filter_terms(workspace: Workspace) -> dict[int, dict[str, str]]:
     """Return the values of the columns of `review.filters` of each imported row, by seq and property.
 
     Raises:
-        ProjectError: no imported row has such a column.
+        ProjectError: no imported row has one of the columns.
     """
     names = workspace.project.review.filters
     if not names:

@@ -55,7 +55,7 @@ MOST_GUESSED = 0.5
 
 @dataclass(frozen=True)
 class Annotator:
-    """One person's answers, and what is known about them."""
+    """One person's answers and the measures of their quality."""
 
     user: str
     answers: int
@@ -75,7 +75,7 @@ class Annotator:
 
     @property
     def warnings(self) -> list[str]:
-        """What a data lead has to look at, in sentences without the name."""
+        """Problems for a data lead to look at, in sentences without the name."""
         out = []
         failed, pace, estimate = self.failed_controls, self.pace, self.estimate
         if failed is not None and failed.low > MOST_FAILED:
@@ -106,7 +106,7 @@ class AnnotatorQuality:
 
     @property
     def warnings(self) -> list[str]:
-        """What a data lead has to look at, in sentences."""
+        """Problems for a data lead to look at, in sentences."""
         found = [f"{person.user} {warning}." for person in self.people for warning in person.warnings]
         found = [f"{sentence} Ask them, or set review.exclude: [{sentence.split(' ', 1)[0]}] and decide again." for sentence in found]
         alike = "make the same errors more often than independent people would; their answers on a row count as one in these estimates"

@@ -83,7 +83,7 @@ def group_values(workspace: Workspace, rows: Sequence[Row]) -> list[str | None]:
     """Return each row's value of `splits.group`, whose rows stay in one split; None where there is none.
 
     Raises:
-        ProjectError: no imported row has such a column.
+        ProjectError: no imported row has that column.
     """
     name = workspace.project.splits.group
     if name is None:

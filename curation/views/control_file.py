@@ -39,7 +39,7 @@ class ControlFile:
 
     @property
     def notes(self) -> list[str]:
-        """What is wrong with the file, in sentences."""
+        """Problems of the file, in sentences."""
         parts = [("unreadable lines", self.malformed), ("rows that the project does not have", self.unknown),
                  ("rows with two verdicts", self.contradicted)]  # fmt: skip
         found = [f"{len(items):,} {words} ({_listed(items)})" for words, items in parts if items]

@@ -13,7 +13,7 @@ from curation.views.state import ProjectState
 
 @dataclass(frozen=True)
 class KnownRow:
-    """A control row with what is known about it."""
+    """A control row with its known verdict and its time."""
 
     control: Control
     """Its record id and verdict."""

@@ -28,7 +28,7 @@ WROTE_IT = "Wrote this text as an edit of another row."
 
 @dataclass(frozen=True)
 class GivenAnswer:
-    """What one person said about a disputed row."""
+    """One person's answer on a disputed row."""
 
     reviewer: str
     """"Reviewer A", or the user name."""

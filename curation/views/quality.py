@@ -63,7 +63,7 @@ class Acceptance:
     read: tuple[tuple[int, bool], ...] = ()
     """(seq, whether it was found bad) of the drawn rows that were answered, in the order of reading."""
     controls: Controls | None = None
-    """What the review said of control rows that are known to be bad."""
+    """Counts of the review on control rows that are known to be bad."""
     seconds: float | None = None
     """Measured seconds of one review; None where too few were timed."""
 

@@ -253,7 +253,7 @@ def load_table(state: ProjectState) -> pa.Table:
     """Build the table of a project's rows, one line for each row that is not erased.
 
     Args:
-        state: of the project. 100,000 imported rows take about 2 s and 1 KB each beside their texts.
+        state: of the project. 100,000 imported rows take about 3.4 s of processor time.
     """
     import pyarrow as pa
 
@@ -368,7 +368,7 @@ def write_table(table: pa.Table, file: Path) -> None:
 
 @contextmanager
 def _replacing(file: Path) -> Iterator[Path]:
-    """Yield a file beside FILE that takes its place when everything is written."""
+    """Yield a temporary file that replaces FILE once everything is written."""
     temporary = file.with_name(f".{file.name}.part")
     try:
         yield temporary

@@ -181,7 +181,7 @@ class ProjectState:
 
     @cached_property
     def policy(self) -> Policy:
-        """What several answers to a row mean together."""
+        """Rule by which several answers to a row become one result."""
         review = self.project.review
         by_kind: dict[str, int] = {kind: review.overlap_of(kind) for kind in KINDS}
         return Policy(review.policy, review.largest_overlap, review.margin, by_kind)
