@@ -78,7 +78,7 @@ class JudgeCalibration:
         odd = [one for one in self.slices if one.is_clear(len(self.slices))]
         for one in sorted(odd, key=lambda one: one.gap.value)[:NAMED]:
             approved = f"{one.approved.share:.0%} ({one.approved.low:.0%} to {one.approved.high:.0%}) of {one.rows:,} rows"
-            out.append(f"{one.name}: people approve {approved}, and the scores predict {one.expected:.0%}")
+            out.append(f"label “{one.name}”: people approve {approved}, and the scores predict {one.expected:.0%}")
         for moved in self.drifts:
             if moved.is_clear:
                 out.append(f"at equal scores people's approval has changed ({moved.name}): {_moved(moved.drift)}. Choose the cut again")

@@ -202,6 +202,13 @@ def closeness(text: str, code: str, codes: CodeTable) -> float:
     return max(shares)
 
 
+def honest_verdicts(log: Path) -> dict[str, str]:
+    """Return the verdict of a careful annotator by record id, of every row that a simulated one answered."""
+    path = log / TRUTH_FILE
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
+    return {truth.record_id: truth.honest for truth in map(ReviewTruth.model_validate_json, lines)}
+
+
 def true_error_rates(log: Path) -> dict[str, float | None]:
     """Return the true error rates of the simulated annotators of a log folder; None where a rate has no cases.
 

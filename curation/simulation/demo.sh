@@ -52,6 +52,10 @@ if [[ ! -f $project/project.yaml ]]; then
   run "curate init" "Create a project on the real ICD-10-CM tables: brief, plan, gates and a protected evaluation set" \
     curate init "$project" --template icd10 --offline --instruction $instructions --preference $pairs \
     --argilla ../argilla --annotator simulated-reviewer-1 --annotator simulated-reviewer-2
+  echo "In project.yaml: review.accept asks for a certificate, review.calibrate shows annotators some rows below the judge's cut"
+  # A demo has few rows and few control rows, so it can show only a high bound.
+  sed -i.bak -e 's/^  # accept: .*/  accept: {max_error: 0.4}/' -e 's/^  # calibrate: [0-9]*/  calibrate: 30/' "$project/project.yaml"
+  rm "$project/project.yaml.bak"
 fi
 run "curate standin start" "Start the mock provider as teacher and judge; it plants known defects" \
   curate simulate start "$project" --log "$log"
@@ -76,6 +80,7 @@ for name in simulated-reviewer-1 simulated-reviewer-2; do
   run "curate standin review" "Answer the second round" curate simulate review "$project" --name $name --log "$log"
 done
 run "curate pull" "Fetch the annotations of the second round" curate pull "$project"
+run "curate calibrate" "Compare the judge's scores with the annotations, those of rows below its cut included" curate calibrate "$project"
 for kind in instruction preference; do
   run "curate snapshot" "Freeze the approved $kind rows after a last run of the gates" curate snapshot "$project" --kind $kind
   run "curate sign" "Sign the snapshot with your key, created on first use" curate sign "$(latest $kind)"

@@ -17,18 +17,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from argilla_setup import forms
 from curation.cli import quiet_libraries
+from curation.decide import shown_first
 from curation.errors import ProjectError, UserError
 from curation.intervals import Estimate
-from curation.simulation.annotators import true_error_rates
+from curation.records import Kind
+from curation.simulation.annotators import honest_verdicts, true_error_rates
 from curation.simulation.defects import COPIES, LEAKS
 from curation.simulation.provider import PlantedTruth
+from curation.snapshot.certificate import read_certificate
 from curation.snapshot.keys import find_trusted_keys
+from curation.snapshot.manifest import read_manifest
 from curation.snapshot.verify import verify_snapshot
 from curation.store import facts, reviews, runs
 from curation.store.calls import CallLedger
 from curation.store.records import repeated_sources, sources_by_seq
 from curation.views.annotations import count_review
+from curation.views.runs import CalibrateDetail
 from curation.views.state import ProjectState
 from curation.workspace import Workspace, open_workspace
 
@@ -39,8 +45,8 @@ KINDS = (
 """Planted defects, as keys of `gates` in summary.json."""
 
 CURATE_STEPS = (
-    "plan", "import", "generate", "score", "dedup", "screen", "push", "pull", "decide", "snapshot", "sign", "verify", "export",
-    "report", "status",
+    "plan", "import", "generate", "score", "dedup", "screen", "push", "pull", "decide", "calibrate", "snapshot", "sign", "verify",
+    "export", "report", "status",
 )  # fmt: skip
 """Stages that must have a finished run."""
 
@@ -79,7 +85,8 @@ def write_summary(demo: Path) -> dict[str, Any]:
         extra = ("reference_digest", "first_margin") if kind == "dpo" else ()
         trained[kind] = {key: run[key] for key in (*keys, *extra)} | {"adapter": str(file.parent / run["adapter"])}
     with open_workspace(demo / "project") as workspace:
-        review = count_review(ProjectState(workspace))
+        state = ProjectState(workspace)
+        review = count_review(state)
         # The answers of two annotators show how often they err, not in which direction.
         quality = review.quality.as_values()
         estimated = {"errors": review.quality.error_rate}
@@ -97,6 +104,8 @@ def write_summary(demo: Path) -> dict[str, Any]:
                 "agreements": quality["agreements"],
                 "control": quality["control"],
                 "annotators": quality["annotators"],
+                "certificates": {kind: _certificate(state, kind, demo / "standin") for kind in ("instruction", "preference")},
+                "calibration": CalibrateDetail.read(_detail(workspace, "calibrate")).sentences,
             },
             "snapshots": {kind: _snapshot(workspace, kind) for kind in ("instruction", "preference")},
             **trained,
@@ -118,6 +127,37 @@ def _beside_truth(estimated: Estimate | None, true: float | None) -> dict[str, f
     if estimated is None:
         return {"estimated": None, "true": true}
     return {"estimated": estimated.value, "low": estimated.low, "high": estimated.high, "true": true}
+
+
+def _detail(workspace: Workspace, stage: str) -> str | None:
+    run = runs.latest_run(workspace.db, stage)
+    return run["detail"] if run else None
+
+
+def _certificate(state: ProjectState, kind: Kind, log: Path) -> dict[str, Any]:
+    """Return the certificate of the latest snapshot of a kind beside the true error rate of the rows that it covers.
+
+    A released row is bad if a careful annotator would have turned it down, or preferred the other response.
+    """
+    path = state.workspace.folder / _latest(state.workspace, kind)["path"]
+    found = read_certificate(path, read_manifest(path))
+    if found is None:
+        raise ProjectError("demo", f"has no certificate of the {kind} rows", "make demo")
+    honest = honest_verdicts(log)
+    rows = [
+        (row, state.decisions[row.seq].better)
+        for row in state.rows[kind]
+        if row.seq in state.splits and row.how != "edited" and row.id in honest and state.decisions[row.seq].verdict == "approved"
+    ]
+    bad = 0
+    for row, better in rows:
+        right = forms.APPROVE if kind == "instruction" else forms.A if better == shown_first(row.id) else forms.B
+        bad += honest[row.id] != right
+    bound = None if found.evidence.method == "complete" and found.evidence.controls is None else round(found.bound.released, 6)
+    return {
+        "stated": found.sentence, "accepted": found.accepts, "bound": bound, "true": round(bad / len(rows), 6) if rows else None,
+        "bad": bad, "rows": len(rows),
+    }  # fmt: skip
 
 
 def score_gates(workspace: Workspace, log: Path) -> dict[str, Any]:
@@ -193,6 +233,11 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     for name, rates in review["error_rates"].items():
         estimated, true = ("-" if rates[key] is None else f"{rates[key]:.3f}" for key in ("estimated", "true"))
         lines.append(f"  {name.replace('_', ' '):<18} estimated {estimated}, true {true}")
+    for kind, found in review["certificates"].items():
+        stated = "no bound without control rows" if found["bound"] is None else f"at most {found['bound']:.1%} bad"
+        true = "-" if found["true"] is None else f"{found['true']:.1%}"
+        lines.append(f"  certificate, {kind}: {stated}; true {true} ({found['bad']} of {found['rows']} released rows)")
+    lines += [f"  calibration, {kind}: {text}" for kind, texts in review["calibration"].items() for text in texts[:2]]
     lines.append("")
     for kind, snap in summary["snapshots"].items():
         signature = "verified" if snap["signature_verified"] else "INVALID"
@@ -232,13 +277,18 @@ def _stages(workspace: Workspace, steps: list[dict[str, Any]]) -> dict[str, Any]
     return stages
 
 
-def _snapshot(workspace: Workspace, kind: str) -> dict[str, Any]:
+def _latest(workspace: Workspace, kind: str) -> reviews.StoredSnapshot:
     found = [s for s in reviews.list_snapshots(workspace.db) if s["kind"] == kind]
     if not found:
         raise ProjectError("demo", f"has no {kind} snapshot", "make demo")
-    path = workspace.folder / found[-1]["path"]
+    return found[-1]
+
+
+def _snapshot(workspace: Workspace, kind: str) -> dict[str, Any]:
+    found = _latest(workspace, kind)
+    path = workspace.folder / found["path"]
     result = verify_snapshot(path, trusted_keys=find_trusted_keys(), deep=True)
-    return {"path": str(path), "digest": found[-1]["digest"], "rows": found[-1]["rows"], "signature_verified": result.is_verified}
+    return {"path": str(path), "digest": found["digest"], "rows": found["rows"], "signature_verified": result.is_verified}
 
 
 def _evaluation(demo: Path) -> dict[str, Any]:

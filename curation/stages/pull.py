@@ -25,8 +25,8 @@ from curation.store.records import Origin, Row
 from curation.store.reviews import Place, StoredAnswer
 from curation.views.annotations import connect, count_people, count_review, dataset_name, form_digest, settle_name, settle_review
 from curation.views.annotators import QUESTIONS
+from curation.views.decisions import decide_all
 from curation.views.next_step import next_step
-from curation.views.review_sample import CALIBRATION
 from curation.views.runs import PeopleDetail
 from curation.views.state import ProjectState
 from curation.workspace import StageResult, Workspace, open_workspace
@@ -38,8 +38,6 @@ def add_edits(workspace: Workspace, run: int) -> int:
     The origin of an edited record names the response and the row it was made from.
     """
     state = ProjectState(workspace)
-    # Its edited text would be a new row without a score, which could leave in a snapshot only because of the draw.
-    only_to_calibrate = facts.seqs_with_reason(workspace.db, "review", [CALIBRATION.kind])
     rows, identities = state.row_by_seq, records.ids_of(workspace.db)
     made, known = list[tuple[Record, Origin]](), dict[str, set[str]]()
     for seq, response, _ in records.sources_by_seq(workspace.db, "edited"):
@@ -51,7 +49,7 @@ def add_edits(workspace: Workspace, run: int) -> int:
             if annotation.says != "edit" or annotation.edited is None or is_open:
                 continue
             # The verdict on a control row is known, so nobody's edit takes its place.
-            if seq in only_to_calibrate or seq in state.control_file.verdicts:
+            if seq in state.control_file.verdicts:
                 continue
             stored = state.stored_rulings if annotation.ruling else state.answers
             row, answer = rows[seq], next(a for a in stored[seq] if a.user == annotation.user)
@@ -66,6 +64,11 @@ def add_edits(workspace: Workspace, run: int) -> int:
                     "edited", answer.response, len(earlier), cell=row.cell, better=better, parent=seq, seed_group=row.seed_group
                 )
                 made.append((child, origin))
+    if made and workspace.project.score.rubric:
+        # An edit of a row below the cut would be a row without a score, which could leave in a snapshot only because people were shown
+        # the row to calibrate the judge.
+        below = frozenset().union(*(sides.below for sides in decide_all(state).scored.values()))
+        made = [one for one in made if one[1].parent not in below]
     return records.add_records(workspace.db, made, run)[1]
 
 

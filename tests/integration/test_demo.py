@@ -69,6 +69,15 @@ def test_the_summary_has_the_keys_that_others_rely_on(summary: dict[str, Any]) -
     assert 0 < review["error_rates"]["errors"]["true"] < 0.3 and review["error_rates"]["errors"]["estimated"] is not None
 
 
+def test_the_certificate_and_the_calibration_are_beside_the_truth(summary: dict[str, Any]) -> None:
+    for kind in ("instruction", "preference"):
+        found = summary["review"]["certificates"][kind]
+        assert found["accepted"] is True and found["rows"] > 10 and 0 <= found["true"] < 0.2
+        assert (found["bound"] is None) == ("no control rows measure it" in found["stated"])
+        assert found["bound"] is None or found["true"] <= found["bound"]
+    assert any("rows that only the score drops" in text for text in summary["review"]["calibration"]["instruction"])
+
+
 def test_dpo_started_at_the_sft_policy_and_kept_it_as_reference(summary: dict[str, Any]) -> None:
     sft, dpo = summary["sft"], summary["dpo"]
     assert sft["last_loss"] < sft["first_loss"]

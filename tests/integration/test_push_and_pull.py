@@ -165,6 +165,33 @@ def test_deleted_dataset_and_records_come_back_with_answers(bed: Path, argilla_h
     assert stages.push(bed).counts["sent_again"] == 0
 
 
+def test_rows_below_the_cut_look_like_any_other_and_stay_dropped(bed: Path, argilla_home: RunningArgilla) -> None:
+    with_settings(bed, {"  # calibrate: 60 ": "  calibrate: 2 "})
+    with open_store(bed) as db:  # the scores of three rows become the lowest
+        db.execute("UPDATE scores SET value = 1 WHERE seq IN (2, 5, 9)")
+        db.commit()
+        ids = records.ids_of(db)
+    assert stages.push(bed).counts["sent"] == {"instruction": ROWS - 1}
+    ana, ben = people(argilla_home, bed)
+    below = sorted({ids[seq] for seq in (2, 5, 9)} & held(argilla_home, bed).keys())
+    assert len(below) == 2 and set(below) <= queue(argilla_home, bed, ana)
+    seen = {}
+    with as_user(argilla_home, ana.api_key) as http:
+        items = http.post(f"me/datasets/{dataset_id(argilla_home, bed)}/records/search", params={"limit": 100}, json={}).json()["items"]
+    for item in items:
+        record = item["record"]
+        seen[record["external_id"]] = (sorted(record), sorted(record["metadata"] or {}), sorted(record["fields"]), record["status"])
+    assert len(set(map(str, seen.values()))) == 1 and len(seen) == ROWS - 1
+    assert "calibrat" not in str(items).lower()
+    for person in (ana, ben):
+        answer(argilla_home, held(argilla_home, bed)[below[0]], person, "approve")
+        answer(argilla_home, held(argilla_home, bed)[below[1]], person, "approve", edited_completion="A better text")
+    pulled = stages.pull(bed)
+    assert pulled.counts["edited_records"] == 0 and {verdicts(bed)[one] for one in below} == {"dropped"}
+    assert stages.push(bed).counts["sent"] == {"instruction": 0}  # the same rows again, and nothing is withdrawn
+    assert stages.push(bed).counts["withdrawn"] == 0
+
+
 def test_a_changed_form_makes_the_next_dataset_with_answers_and_drafts(bed: Path, argilla_home: RunningArgilla) -> None:
     stages.push(bed)
     ana, ben = people(argilla_home, bed)

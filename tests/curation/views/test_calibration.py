@@ -96,9 +96,11 @@ def test_a_row_below_the_cut_stays_dropped_whatever_people_say(tmp_path: Path) -
         zip(drawn, ("approved", "rejected", "edited"), strict=False)
     )
     assert found.scored["instruction"].answered == 3
-    stages.decide(bed.folder)
-    with open_workspace(bed.folder) as workspace:
-        assert add_edits(workspace, 1) == 0
+    for settings in ("calibrate: 12", "calibrate: 0"):  # before any decision was stored, and when the draw is over
+        bed.set(r"calibrate: \d+", settings)
+        with open_workspace(bed.folder) as workspace:
+            assert add_edits(workspace, 1) == 0
+        stages.decide(bed.folder)
     bed.set(r"threshold: 6", "threshold: 0")
     assert [by_seq(bed)[seq].verdict for seq in drawn[:3]] == ["approved", "rejected", "edited"]
     stages.decide(bed.folder)
