@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.background import BackgroundTask
@@ -19,6 +19,7 @@ from curation.config.project import load_project
 from curation.errors import ProjectError
 from curation.findings import words_of
 from curation.server.access import ROLES, Access, Role, Session
+from curation.server.jobs import Job, Jobs, Stage
 from curation.server.live_rows import LiveRows
 from curation.store import records
 from curation.views.row_story import RowStory, load_story
@@ -94,6 +95,14 @@ class OverrideRequest(BaseModel):
     """False: count the rows and change nothing."""
 
 
+class JobRequest(BaseModel):
+    """A stage to run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    stage: Stage
+
+
 class CutValues(BaseModel):
     """Values of the cuts; null keeps a setting as it is."""
 
@@ -114,6 +123,7 @@ class Service:
     access: Access
     live: LiveRows
     poll: PollStatus
+    jobs: Jobs
 
 
 router = APIRouter(prefix="/api")
@@ -301,6 +311,33 @@ def apply(values: CutValues, service: Serving) -> dict[str, Any]:
     from curation.stages.what_if import apply_cuts
 
     return apply_cuts(service.folder, Cuts(**values.model_dump())).as_values()
+
+
+@router.get("/jobs", dependencies=[needs("viewer")])
+def jobs(service: Serving) -> list[Job]:
+    """Return the stages that were started here, the newest first."""
+    return service.jobs.list()
+
+
+@router.post("/jobs", dependencies=[needs("owner")])
+def start_job(request: JobRequest, service: Serving, idempotency_key: Annotated[str | None, Header(max_length=200)] = None) -> Job:
+    """Run a stage. Requests with the same Idempotency-Key start one job."""
+    return service.jobs.start(request.stage, key=idempotency_key)
+
+
+@router.post("/jobs/{identity}/cancel", dependencies=[needs("owner")])
+def cancel_job(identity: str, service: Serving) -> Job:
+    """Stop a job. What the stage has finished is kept, and the same stage continues there."""
+    return service.jobs.cancel(identity)
+
+
+@router.get("/estimate", dependencies=[needs("viewer")])
+def estimate(service: Serving) -> dict[str, Any]:
+    """Estimate what the rest of the plan costs. Nothing is generated or billed."""
+    from curation.stages.estimate import estimate as estimate_cost
+
+    values: dict[str, Any] = mask_values(estimate_cost(service.folder).as_values())
+    return values
 
 
 @router.get("/events", dependencies=[needs("viewer")])

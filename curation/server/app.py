@@ -24,6 +24,7 @@ from argilla_setup.shown import mask_values, visible
 from curation.errors import ProjectError, UserError, command
 from curation.server.access import TOKEN_FILES, Access, load_access
 from curation.server.api import PollStatus, Service, router
+from curation.server.jobs import Jobs
 from curation.server.live_rows import LiveRows
 
 STATIC = Path(__file__).parent / "static"
@@ -89,12 +90,13 @@ def make_app(folder: Path, *, every: float, access: Access, hosts: tuple[str, ..
         access: tokens and sessions.
         hosts: host names, besides the loopback ones, under which the service is reached.
     """
-    poll = PollStatus()
+    poll, jobs = PollStatus(), Jobs(folder)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         task = asyncio.create_task(_pull_repeatedly(folder, poll, every))
         yield
+        await asyncio.to_thread(jobs.close)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
@@ -124,7 +126,7 @@ def make_app(folder: Path, *, every: float, access: Access, hosts: tuple[str, ..
             raise HTTPException(404)
         return FileResponse(STATIC / name, headers={"Cache-Control": "no-cache"})
 
-    app.state.service = Service(folder, access, LiveRows(folder), poll)
+    app.state.service = Service(folder, access, LiveRows(folder), poll, jobs)
     app.include_router(router)
 
     @app.get("/", include_in_schema=False)

@@ -380,7 +380,8 @@ def overrides_by_seq(db: sqlite3.Connection) -> dict[int, StoredOverride]:
 
 def latest_override(db: sqlite3.Connection) -> str:
     """Return the time of the latest override (ISO 8601 in UTC), or an empty text."""
-    return str(db.execute("SELECT coalesce(max(at), '') AS at FROM overrides").fetchone()["at"])
+    # To the second, as runs are: an override and the decision that follows it often share one.
+    return str(db.execute("SELECT coalesce(substr(max(at), 1, 19) || '+00:00', '') AS at FROM overrides").fetchone()["at"])
 
 
 def kept_seqs(db: sqlite3.Connection) -> set[int]:

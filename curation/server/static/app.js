@@ -81,8 +81,35 @@ function bars(lines, label) {
   ]));
 }
 
+const STAGES = ["generate", "score", "dedup", "screen", "decide", "push", "pull", "describe", "report"];
+
+// Start a stage. One that pays for model calls first says what it would cost at most.
+async function start(stage) {
+  try {
+    if (stage === "generate" || stage === "score") {
+      const cost = await call("estimate");
+      if (!confirm(`${stage}: what is left of the plan costs about $${cost.cost_usd.toFixed(2)}; $${cost.spent_usd.toFixed(2)} of $${cost.budget_usd.toFixed(2)} are spent. Start it?`)) return;
+    }
+    await call("jobs", { stage });
+    await show();
+  } catch (error) { say(error.message, 20); }
+}
+
+async function cancel(id) {
+  try { await call(`jobs/${id}/cancel`, {}); await show(); } catch (error) { say(error.message, 20); }
+}
+
+function jobList(jobs) {
+  const buttons = can("owner") ? h("div", { class: "toolbar", role: "group", "aria-label": "Run a stage" }, "Run:", STAGES.map((stage) => h("button", { type: "button", onclick: () => start(stage) }, stage))) : null;
+  const one = (job) => h("details", { open: job.state === "failed" }, h("summary", {}, `${job.stage}: ${job.state}, ${(job.ended ?? job.started ?? job.created).replace("T", " ").slice(0, 19)} UTC `,
+    can("owner") && ["waiting", "running"].includes(job.state) ? h("button", { type: "button", onclick: () => cancel(job.id) }, "Cancel") : null), h("pre", {}, job.output || "No output yet."));
+  return [buttons, jobs.map(one)];
+}
+
 async function overview() {
-  const found = await call("overview");
+  const [found, jobs] = await Promise.all([call("overview"), call("jobs")]);
+  clearTimeout(overview.timer);
+  if (jobs.some((job) => ["waiting", "running"].includes(job.state))) overview.timer = setTimeout(() => location.pathname === "/" && show(), 2000);
   const rows = Object.values(found.rows).reduce((sum, n) => sum + n, 0);
   const verdicts = Object.entries(found.verdicts).sort((a, b) => b[1] - a[1]);
   const card = (name, value, href) => h("a", { class: "card", href }, h("b", {}, value), h("span", {}, name));
@@ -101,6 +128,7 @@ async function overview() {
     h("h2", {}, "Stages"),
     h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["stage", "in", "out", "state", "seconds"].map((name) => h("th", { scope: "col", class: ["stage", "state"].includes(name) ? null : "number" }, name)))),
       h("tbody", {}, Object.entries(found.last).map(([stage, run]) => h("tr", {}, h("td", {}, stage), h("td", { class: "number" }, shown(run.in)), h("td", { class: "number" }, shown(run.out)), h("td", {}, run.state), h("td", { class: "number" }, shown(run.seconds))))))),
+    jobList(jobs),
     h("h2", {}, "Snapshots"),
     found.snapshots.length ? h("ul", {}, found.snapshots.map((one) => h("li", {}, h("code", {}, one.path), ` ${number.format(one.rows)} ${one.kind} rows`))) : h("p", { class: "soft" }, "There is none yet. Signing never happens on this page: `curate snapshot`, then `curate sign`."),
   );

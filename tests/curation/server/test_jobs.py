@@ -1,0 +1,111 @@
+"""Stages as jobs: one at a time, cancelled, failed and repeated without harm."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from curation.errors import ProjectError
+from curation.server import jobs as server_jobs
+from curation.server.access import load_access
+from curation.server.app import make_app
+from curation.server.jobs import Job, Jobs
+from tests.support.projects import Bed, blank, import_plain, score_by_hand
+
+
+@pytest.fixture
+def garden(tmp_path: Path) -> Bed:
+    bed = Bed(blank(tmp_path / "garden"), tmp_path)
+    import_plain(bed.folder, 3)
+    score_by_hand(bed.folder)
+    return bed
+
+
+@pytest.fixture
+def jobs(garden: Bed) -> Iterator[Jobs]:
+    queue = Jobs(garden.folder)
+    yield queue
+    queue.close()
+
+
+def wait(jobs: Jobs, identity: str, *states: str, seconds: float = 60) -> Job:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        job = next(job for job in jobs.list() if job.id == identity)
+        if job.state in states and (job.ended or "running" in states):
+            return job
+        time.sleep(0.05)
+    raise AssertionError(jobs.list())
+
+
+def test_stages_run_one_after_the_other_and_a_key_starts_one(garden: Bed, jobs: Jobs) -> None:
+    first, second = jobs.start("decide", key="a"), jobs.start("decide")
+    assert jobs.start("decide", key="a").id == first.id
+    done = [wait(jobs, job.id, "done") for job in (first, second)]
+    assert done[0].ended is not None and done[1].started is not None and done[0].ended <= done[1].started
+    assert "to review: 3" in done[0].output and garden.verdicts() == {1: "to_review", 2: "to_review", 3: "to_review"}
+    assert [job.id for job in jobs.list()] == [second.id, first.id]
+
+
+def test_a_stage_that_fails_says_why_and_the_next_one_runs(garden: Bed, jobs: Jobs) -> None:
+    push, decide = jobs.start("push"), jobs.start("decide")
+    failed = wait(jobs, push.id, "failed")
+    assert "ARGILLA_API_URL" in failed.output and "Traceback" not in failed.output
+    assert wait(jobs, decide.id, "done").state == "done"
+
+
+def test_a_job_is_cancelled_while_it_waits_and_while_it_runs(garden: Bed, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    (garden.folder / "slow.py").write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setattr(server_jobs.sys, "executable", str(make_sleeper(garden.folder)))
+    running, waiting = jobs.start("decide"), jobs.start("score")
+    wait(jobs, running.id, "running")
+    assert jobs.cancel(waiting.id).state == "cancelled"
+    jobs.cancel(running.id)
+    assert wait(jobs, running.id, "cancelled", seconds=10).ended
+    assert jobs.cancel(running.id).state == "cancelled"  # once more changes nothing
+    with pytest.raises(ProjectError, match="job nobody: is not known"):
+        jobs.cancel("nobody")
+
+
+def make_sleeper(folder: Path) -> Path:
+    """A program that takes the place of Python and sleeps."""
+    path = folder / "sleeper"
+    path.write_text("#!/bin/sh\nexec sleep 60\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_the_queue_is_bounded(jobs: Jobs, garden: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_jobs.sys, "executable", str(make_sleeper(garden.folder)))
+    running = jobs.start("decide")
+    wait(jobs, running.id, "running")
+    for _ in range(server_jobs.MOST_WAITING):
+        jobs.start("decide")
+    with pytest.raises(ProjectError, match="already hold 20 that wait"):
+        jobs.start("decide")
+
+
+def test_the_api_starts_jobs_for_owners_only(garden: Bed) -> None:
+    access = load_access(garden.folder)
+    with TestClient(make_app(garden.folder, every=3600, access=access), base_url="http://127.0.0.1") as page:
+
+        def post(path: str, role: str, body: dict[str, Any], **headers: str) -> Any:
+            return page.post(f"/api/{path}", json=body, headers={"Authorization": f"Bearer {access.tokens[role]}", **headers})  # type: ignore[index]
+
+        assert post("jobs", "curator", {"stage": "decide"}).status_code == 403
+        assert post("jobs", "owner", {"stage": "sign"}).status_code == 422
+        started = post("jobs", "owner", {"stage": "decide"}, **{"Idempotency-Key": "k"}).json()
+        assert post("jobs", "owner", {"stage": "decide"}, **{"Idempotency-Key": "k"}).json()["id"] == started["id"]
+        end = time.monotonic() + 60
+        headers = {"Authorization": f"Bearer {access.tokens['viewer']}"}
+        while (listed := page.get("/api/jobs", headers=headers).json())[0]["state"] != "done":
+            assert time.monotonic() < end, listed
+            time.sleep(0.1)
+        assert len(listed) == 1 and "decide:" in listed[0]["output"]
+        assert post("jobs/nobody/cancel", "owner", {}).status_code == 400
+        assert page.get("/api/estimate", headers=headers).json()["budget_usd"] > 0
