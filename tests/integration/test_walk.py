@@ -59,8 +59,11 @@ def test_the_walkthrough_uses_all_three_programs() -> None:
 @pytest.mark.demo
 @pytest.mark.timeout(600)
 def test_the_readme_runs(tmp_path: Path) -> None:
-    run_page("README.md", tmp_path, programs=Path(sys.executable).parent)
+    """Forked, but for `make soak` and the last command."""
+    installed = Path(sys.executable).parent
+    run_page("README.md", tmp_path, programs=installed if os.environ.get("SEEDCORN_SOAK") else zygote.write_commands(tmp_path / "bin"))
     assert (tmp_path / "coding" / "report.html").is_file()
+    assert subprocess.run([installed / "curate", "status", "coding"], cwd=tmp_path, check=True).returncode == 0
 
 
 @pytest.mark.demo
