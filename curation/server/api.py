@@ -316,7 +316,7 @@ def apply(values: CutValues, service: Serving) -> dict[str, Any]:
 @router.get("/jobs", dependencies=[needs("viewer")])
 def jobs(service: Serving) -> list[Job]:
     """Return the stages that were started here, the newest first."""
-    return service.jobs.list()
+    return service.jobs.listed()
 
 
 @router.post("/jobs", dependencies=[needs("owner")])

@@ -62,7 +62,7 @@ class Jobs:
         self._closed = False
         self._worker: threading.Thread | None = None
 
-    def list(self) -> list[Job]:
+    def listed(self) -> list[Job]:
         """Return the jobs, the newest first."""
         with self._change:
             return list(reversed(self._jobs.values()))

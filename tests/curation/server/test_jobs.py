@@ -36,11 +36,11 @@ def jobs(garden: Bed) -> Iterator[Jobs]:
 def wait(jobs: Jobs, identity: str, *states: str, seconds: float = 60) -> Job:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        job = next(job for job in jobs.list() if job.id == identity)
+        job = next(job for job in jobs.listed() if job.id == identity)
         if job.state in states and (job.ended or "running" in states):
             return job
         time.sleep(0.05)
-    raise AssertionError(jobs.list())
+    raise AssertionError(jobs.listed())
 
 
 def test_stages_run_one_after_the_other_and_a_key_starts_one(garden: Bed, jobs: Jobs) -> None:
@@ -49,7 +49,7 @@ def test_stages_run_one_after_the_other_and_a_key_starts_one(garden: Bed, jobs: 
     done = [wait(jobs, job.id, "done") for job in (first, second)]
     assert done[0].ended is not None and done[1].started is not None and done[0].ended <= done[1].started
     assert "to review: 3" in done[0].output and garden.verdicts() == {1: "to_review", 2: "to_review", 3: "to_review"}
-    assert [job.id for job in jobs.list()] == [second.id, first.id]
+    assert [job.id for job in jobs.listed()] == [second.id, first.id]
 
 
 def test_a_stage_that_fails_says_why_and_the_next_one_runs(garden: Bed, jobs: Jobs) -> None:
