@@ -72,9 +72,12 @@ def test_the_summary_has_the_keys_that_others_rely_on(summary: dict[str, Any]) -
 def test_the_certificate_and_the_calibration_are_beside_the_truth(summary: dict[str, Any]) -> None:
     for kind in ("instruction", "preference"):
         found = summary["review"]["certificates"][kind]
-        assert found["accepted"] is True and found["rows"] > 10 and 0 <= found["true"] < 0.2
-        assert (found["bound"] is None) == ("no control rows measure it" in found["stated"])
-        assert found["bound"] is None or found["true"] <= found["bound"]
+        assert found["rows"] > 10 and 0 <= found["true"] < 0.2
+        if found["accepted"]:
+            assert (found["bound"] is None) == ("no control rows measure it" in found["stated"])
+            assert found["bound"] is None or found["true"] <= found["bound"] <= 0.4
+        else:  # with few control rows chance decides whether the policy is met; the demo then says so and goes on
+            assert found["stated"] == "not within its policy"
     assert any("rows that only the score drops" in text for text in summary["review"]["calibration"]["instruction"])
 
 
