@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,13 +12,13 @@ from typing import Any
 from curation.errors import ProjectError, SnapshotError, command
 from curation.formats.export import DEFAULT_FORMATS, check_target, write_rows
 from curation.snapshot.keys import describe_signer, find_trusted_keys, own_key, public_of
-from curation.snapshot.manifest import read_manifest
+from curation.snapshot.manifest import Manifest, read_manifest
 from curation.snapshot.read import diff_snapshots
 from curation.snapshot.revocation import FOLDER as REVOCATIONS
 from curation.snapshot.revocation import revoke as revoke_snapshot
 from curation.snapshot.sign import sign_snapshot
 from curation.snapshot.verify import load_snapshot, verify_snapshot
-from curation.store import records, runs
+from curation.store import facts, records, runs
 from curation.views.classes import meta_columns
 from curation.workspace import StageResult, open_workspace
 
@@ -101,7 +102,8 @@ def verify(path: Path, *, keys: Sequence[Path] = (), deep: bool = False) -> Stag
     }  # fmt: skip
     if (manifest := result.manifest) is not None:
         rows = manifest.rows
-        return StageResult("verify", rows, rows, counts, _record_in_project(path, "verify", manifest.digest.root, rows, counts))
+        notes = _record_in_project(path, "verify", manifest.digest.root, rows, counts)
+        return StageResult("verify", rows, rows, counts, [*_withdrawn_since(path, manifest), *notes])
     return StageResult("verify", 0, 0, counts, [*map(str, result.problems), f"Next: {_remedy(path, result.status)}"])
 
 
@@ -178,6 +180,27 @@ def _remedy(path: Path, status: str) -> str:
         "revoked": "curate snapshot, for a new snapshot without the faulty rows",
     }
     return known.get(status, "copy it again from its source, or write a new one with curate snapshot")
+
+
+def _withdrawn_since(path: Path, manifest: Manifest) -> list[str]:
+    """Return how many rows of a snapshot its project no longer approves, in a sentence; nothing where there is none or no project."""
+    import pyarrow.parquet as pq
+
+    folder = path.resolve().parent.parent
+    if not (folder / "workbench.db").is_file():
+        return []
+    try:
+        with open_workspace(folder) as workspace:
+            verdicts, ids = facts.verdict_by_seq(workspace.db), records.ids_of(workspace.db)
+    except ProjectError:  # recording the run says why
+        return []
+    now = {ids[seq]: verdict for seq, verdict in verdicts.items()}
+    tables = [pq.read_table(path / part.file, columns=["id"], use_threads=False) for part in manifest.splits.values()]
+    changed = Counter(now[row] for table in tables for row in table["id"].to_pylist() if now.get(row, "approved") != "approved")
+    if not changed:
+        return []
+    fact = f"The project no longer approves {changed.total():,} of its rows ({', '.join(f'{n:,} {name}' for name, n in changed.items())})"
+    return [f"{fact}. The snapshot and its certificate state what was known when they were written. Next: write a new snapshot."]
 
 
 def _record_in_project(path: Path, stage: str, digest: str, rows: int, detail: Mapping[str, Any]) -> list[str]:

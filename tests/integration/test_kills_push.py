@@ -15,7 +15,10 @@ import pytest
 from curation import api as stages
 from curation.api import open_workspace
 from curation.judge import rubric as scoring
+from curation.stages.push import rows_to_show
 from curation.store import facts, records
+from curation.views.decisions import decide_all
+from curation.views.state import ProjectState
 from tests.support.argilla_server import RunningArgilla
 from tests.support.killing import LANDED, finish, kill_at, kills_of, query
 from tests.support.relay import Relay, relay_to
@@ -35,9 +38,13 @@ def relay(argilla_home: RunningArgilla, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def prepare(project: Path, *, rows: int, name: str) -> dict[str, str]:
-    """A project whose rows are scored, as `score` leaves them; id to completion."""
+    """A project whose rows are scored, as `score` leaves them; id to completion of those that people see.
+
+    A fifth is below the cut, and half of these are drawn for the calibration of the judge.
+    """
     settings = project / "project.yaml"
     settings.write_text(settings.read_text().replace(f"name: {NAME}", f"name: {name}").replace(f"workspace: {NAME}", f"workspace: {name}"))
+    settings.write_text(settings.read_text().replace("  # calibrate: 60 ", f"  calibrate: {rows // 10} "))
     file = project.with_name("rows.jsonl")
     lines = ({"prompt": f"Case {n}: pain in joint {n * 7919 % rows}", "completion": f"Code: M{n}"} for n in range(rows))
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -46,10 +53,14 @@ def prepare(project: Path, *, rows: int, name: str) -> dict[str, str]:
         held, digest = records.list_rows(workspace.db, "instruction"), scoring.rubric_digest(workspace.project)
         criteria = [*workspace.project.score.rubric, "overall"]
         facts.add_scores(
-            workspace.db, [(row.seq, digest, criterion, 4 + row.seq % 2, "", None) for row in held for criterion in criteria], 1
+            workspace.db,
+            [(row.seq, digest, name, 4 + row.seq % 2 if row.seq % 5 else 1, "", None) for row in held for name in criteria],
+            1,
         )
-    assert len(held) == rows
-    return {row.id: str(row.record.completion.content) for row in held if row.record.kind == "instruction"}
+        state = ProjectState(workspace)
+        shown = rows_to_show(state, decide_all(state).decisions)["instruction"]
+    assert len(held) == rows and len(shown) == rows * 4 // 5 + rows // 10
+    return {row.id: str(row.record.completion.content) for row in shown if row.record.kind == "instruction"}
 
 
 def dataset_of(server: RunningArgilla, name: str) -> dict[str, Any]:

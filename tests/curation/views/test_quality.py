@@ -256,6 +256,11 @@ def test_another_policy_or_changed_answers_make_another_certificate(tmp_path: Pa
     third = Path(stages.snapshot(bed.folder, "instruction").counts["path"])
     last = read_certificate(third, read_manifest(third))
     assert last is not None and last.evidence.bad == 2 and third not in (first, second)
+    stages.decide(bed.folder)
+    told = "The project no longer approves 1 of its rows (1 rejected). The snapshot and its certificate state what was known"
+    keys = [Path(stages.sign(path).counts["public_key"]) for path in (first, third)][:1]
+    assert stages.verify(first, keys=keys).notes[0].startswith(told)
+    assert stages.verify(third, keys=keys).counts["verified"] and not stages.verify(third, keys=keys).notes
 
 
 @pytest.mark.parametrize(
