@@ -95,6 +95,17 @@ class OverrideRequest(BaseModel):
     """False: count the rows and change nothing."""
 
 
+class SettleRequest(BaseModel):
+    """A data lead's answer on a disputed row."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str = Field(min_length=6, max_length=64)
+    choice: str = Field(max_length=200)
+    """first, second, approve, reject or edit:USER."""
+    reason: str = Field(min_length=1, max_length=2000)
+
+
 class JobRequest(BaseModel):
     """A stage to run."""
 
@@ -311,6 +322,22 @@ def apply(values: CutValues, service: Serving) -> dict[str, Any]:
     from curation.stages.what_if import apply_cuts
 
     return apply_cuts(service.folder, Cuts(**values.model_dump())).as_values()
+
+
+@router.get("/disputes", dependencies=[needs("curator")])
+def disputes(service: Serving, names: bool = False) -> dict[str, Any]:
+    """List the disputed rows with what was said about them; with `names` also who said it, and the edits that can be chosen."""
+    from curation.stages.disputes import disputes as find_disputes
+
+    return find_disputes(service.folder, names=names).as_values()
+
+
+@router.post("/settle", dependencies=[needs("curator")])
+def settle(request: SettleRequest, service: Serving) -> dict[str, Any]:
+    """Settle a dispute as a data lead: `curate keep --as`."""
+    from curation.stages.override import override as keep
+
+    return keep(service.folder, request.id, action="keep", reason=request.reason, choice=request.choice).as_values()
 
 
 @router.get("/jobs", dependencies=[needs("viewer")])

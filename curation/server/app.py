@@ -132,6 +132,7 @@ def make_app(folder: Path, *, every: float, access: Access, hosts: tuple[str, ..
     @app.get("/", include_in_schema=False)
     @app.get("/rows", include_in_schema=False)
     @app.get("/cuts", include_in_schema=False)
+    @app.get("/review", include_in_schema=False)
     @app.get("/rows/{identity}", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(STATIC / "index.html", media_type="text/html")

@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 
 from curation import api as stages
+from curation.store import reviews
+from curation.store.database import open_store
+from curation.store.reviews import StoredAnswer
 from tests.conftest import ROOT
 from tests.support.browsing import browser as browser
 from tests.support.projects import Bed, blank, score_by_hand
@@ -100,3 +103,40 @@ def test_without_a_session_the_page_asks_for_a_token(served: tuple[Bed, str, str
     page.wait_for_selector("tbody tr")
     assert page.locator("tbody tr").count() == 1 and page.get_by_role("button", name="Drop").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.browser
+def test_a_dispute_is_settled_and_cuts_are_previewed_on_the_page(served: tuple[Bed, str, str], browser: Any) -> None:
+    from playwright.sync_api import expect
+
+    bed, _, link = served
+    edit = f"{HOSTILE[0]} [-x-] {{+{HOSTILE[1]}+}}"
+    with open_store(bed.folder) as db:
+        for user, says, edited in (("ada", "approve", edit), ("bob", "reject", "")):
+            values = {"verdict": says, "edited_completion": edited, "comment": HOSTILE[2]}
+            reviews.add_answers(db, [StoredAnswer(f"r:{user}", "t", 1, user, "submitted", values, "", "", False)], 1)
+    stages.decide(bed.folder)
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(link)
+    page.get_by_role("link", name="Review", exact=True).click()
+    page.wait_for_selector(".dispute")
+    assert page.title() == "Review · garden" and page.locator(".dispute").count() == 1
+    assert HOSTILE[2] in page.locator(".dispute").evaluate("e => e.textContent")
+    assert page.locator(".dispute img, .dispute script, .dispute svg").count() == 0
+    page.locator(".dispute [name=reason]").fill("looked it up")
+    page.locator(".dispute").get_by_role("button", name="reject", exact=True).click()
+    expect(page.locator(".dispute")).to_have_count(0, timeout=30_000)
+    assert bed.verdicts()[1] == "rejected"
+
+    page.get_by_role("link", name="What if", exact=True).click()
+    page.wait_for_selector("input[name=overlap]")
+    page.locator("input[name=overlap]").evaluate("e => { e.value = 3; e.dispatchEvent(new Event('input')) }")
+    page.wait_for_selector("text=rows would change")
+    page.get_by_role("button", name="Apply").click()
+    expect(page.locator("input[name=overlap]")).to_have_value("3", timeout=30_000)
+    page.get_by_role("link", name="Overview", exact=True).click()
+    page.get_by_role("button", name="decide", exact=True).click()
+    page.locator("summary", has_text="decide: done").wait_for(timeout=60_000)
+    assert errors == []

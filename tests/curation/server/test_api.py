@@ -15,6 +15,9 @@ from curation import api as stages
 from curation.server import access as server_access
 from curation.server.access import Access, load_access
 from curation.server.app import make_app
+from curation.store import reviews
+from curation.store.database import open_store
+from curation.store.reviews import StoredAnswer
 from tests.support.projects import Bed, blank, import_plain, score_by_hand
 
 
@@ -229,3 +232,26 @@ def test_cuts_are_previewed_by_anybody_and_written_by_the_owner(page: TestClient
     assert post("cuts", "owner", overlap=3).json()["written"] == {"review": {"overlap": 3}}
     assert page.get("/api/cuts", headers=bearer(access)).json()["overlap"] == 3
     assert post("what-if").json()["before"]["answers"] == 18  # the change is known without another stage
+
+
+def test_a_dispute_is_settled_without_seeing_names_unless_asked(page: TestClient, access: Access, garden: Bed) -> None:
+    with open_store(garden.folder) as db:
+        row = garden.rows()[0]
+        given = [("ada", "approve", ""), ("bob", "reject", "ada is wrong here")]
+        values = [{"verdict": says, "edited_completion": "", "comment": comment} for _, says, comment in given]
+        answers = [
+            StoredAnswer(f"r:{u}", "t", row.seq, u, "submitted", v, "", "", False) for (u, _, _), v in zip(given, values, strict=True)
+        ]
+        reviews.add_answers(db, answers, 1)
+    stages.decide(garden.folder)
+    assert page.get("/api/disputes", headers=bearer(access, "viewer")).status_code == 403
+    blind = page.get("/api/disputes", headers=bearer(access, "curator"))
+    (found,) = blind.json()["disputes"]
+    assert found["id"] == row.id and {one["says"] for one in found["answers"]} == {"approve", "reject"}
+    assert "ada" not in blind.text.replace(row.id, "") and "bob" not in blind.text.replace(row.id, "")
+    named = page.get("/api/disputes", params={"names": True}, headers=bearer(access, "curator")).json()["disputes"][0]
+    assert {one["reviewer"] for one in named["answers"]} == {"ada", "bob"} and named["choices"] == ["approve", "reject"]
+    body = {"id": row.id, "choice": "approve", "reason": "looked it up"}
+    assert page.post("/api/settle", json={**body, "choice": "second"}, headers=bearer(access)).status_code == 400
+    assert page.post("/api/settle", json=body, headers=bearer(access, "curator")).json()["verdict"] == "approved"
+    assert page.get("/api/disputes", headers=bearer(access)).json()["disputes"] == []
