@@ -2,9 +2,9 @@
 
     python -m benchmarks.bench_review --seeds 200 [--shared ../shared/data]
 
-Prints how often each interval covers the truth for twelve simulated annotators, three of whom err together; the rows that each design
-must read against the best fixed design; how many rows a sequential reading takes on average; and, with recorded judges in the shared
-folder, how often calibration intervals cover held-out halves.
+Prints how often each interval covers the truth for twelve simulated annotators, three of whom err together; the same of a judge's
+calibration where few rows below the cut were read; the rows that each design must read against the best fixed design; how many rows a
+sequential reading takes on average; and, with recorded judges in the shared folder, how often calibration intervals cover held-out halves.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from curation.quality.bounds import most_bad_betting
 from curation.quality.certificate import AcceptPolicy, choose_design, rows_to_read
+from tests.support.judged_rows import cover_weighted, false_alarms
 from tests.support.recorded_judges import cover_halves, read_recorded
 from tests.support.review_crowd import cover
 
@@ -30,6 +31,11 @@ def main() -> None:
     print("| interval or certificate | covers the truth | of |\n|---|---|---|")
     for name, rate in cover(range(args.seeds)).items():
         print(f"| {name} | {rate.share:.3f} | {rate.n:,} |")
+    print("\n| calibration with few rows read below the cut | covers | of |\n|---|---|---|")
+    for name, rate in cover_weighted(range(args.seeds)).items():
+        print(f"| {name} | {rate.share:.3f} | {rate.n:,} |")
+    alarms = false_alarms(range(args.seeds))
+    print(f"drift announced where there is none: {alarms.share:.3f} of {alarms.n:,}")
     print("\n| rows | max error | best fixed | chosen design | ratio | looks: any | ratio |\n|---|---|---|---|---|---|---|")
     for rows in (300, 1_000, 5_000, 100_000):
         for most in (0.01, 0.03):

@@ -11,18 +11,7 @@ import pytest
 
 from curation.intervals import Rate
 from curation.quality.calibration import calibrate, drift, find_cut, population_weights, predict_approved, slice_gaps, turned_down
-from curation.sampling import draw_sample
-
-
-def scored(seed: int, n: int, *, shift: float = 0.0) -> tuple[list[float], list[bool]]:
-    """Scores of 0 to 10 in steps of a quarter; a row with score s is approved with the probability `truth(s)`."""
-    rng = np.random.default_rng(seed)
-    scores = rng.integers(0, 41, n) / 4
-    return scores.tolist(), (rng.random(n) < truth(scores, shift)).tolist()
-
-
-def truth(scores: np.ndarray | float, shift: float = 0.0) -> np.ndarray:
-    return 1 / (1 + np.exp(-(np.asarray(scores) - 5 + shift)))
+from tests.support.judged_rows import cover_weighted, scored, truth
 
 
 def test_the_curve_rises_and_its_band_contains_it() -> None:
@@ -48,40 +37,11 @@ def test_the_band_covers_the_truth_at_each_score(n: int) -> None:
     assert np.mean(covered) >= 0.95
 
 
-def read_part(seed: int, n: int = 3_000, *, cut: float = 6.0, below: int = 150) -> tuple[list[float], list[bool], list[float]]:
-    """Scores, verdicts and weights where people read all rows above the cut and a few below; the truth is `scored(seed, n)`."""
-    scores, approved = scored(seed, n)
-    lower = [place for place, score in enumerate(scores) if score < cut]
-    strata = [str(int(scores[place])) for place in lower]
-    drawn = draw_sample([f"{place}" for place in lower], strata, size=below, key=str(seed).encode())
-    own = sorted({place for place, score in enumerate(scores) if score >= cut} | {lower[at] for at in drawn})
-    read = [scores[place] for place in own]
-    weights = population_weights(read, [score >= cut for score in read], [(score, score >= cut) for score in scores])
-    return read, [approved[place] for place in own], weights
-
-
 def test_weights_undo_the_choice_of_the_sample() -> None:
-    """Over fixed seeds the weighted shares and the area cover those of all rows; unweighted ones do not."""
-    covered: dict[str, list[bool]] = {}
-    for seed in range(60):
-        scores, approved = scored(seed, 3_000)
-        read, said, weights = read_part(seed)
-        assert sum(weights) == pytest.approx(3_000)
-        plain, weighted = calibrate(read, said), calibrate(read, said, weights=weights)
-        below = turned_down(said, [score >= 6.0 for score in read], weights=weights)
-        area = calibrate(scores, approved).auc
-        assert below and weighted.auc and plain.auc and area and weighted.weighted
-        lower = [good for score, good in zip(scores, approved, strict=True) if score < 6.0]
-        lost = sum(lower) / sum(approved)
-        truths = {
-            "approved": (weighted.approved, sum(approved) / 3_000), "area": (weighted.auc, area.value), "lost": (below.lost, lost),
-            "good below": (below.good, sum(lower) / len(lower)), "plain area": (plain.auc, area.value),
-        }  # fmt: skip
-        for name, (found, truth) in truths.items():
-            covered.setdefault(name, []).append(found.low <= truth <= found.high)
-    shares = {name: np.mean(found) for name, found in covered.items()}
-    assert shares.pop("plain area") < 0.5
-    assert min(shares.values()) >= 0.93, shares
+    """Over fixed seeds the weighted shares and the area cover those of all rows; the unweighted area does not."""
+    found = {name: rate.share for name, rate in cover_weighted(range(60)).items()}
+    assert found.pop("area without weights") < 0.5
+    assert min(found.values()) >= 0.93, found
 
 
 def test_each_weight_is_the_number_of_rows_that_a_row_represents() -> None:
