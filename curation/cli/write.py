@@ -21,6 +21,7 @@ def init(
     preference: Annotated[int, typer.Option(min=0, help="Number of preference pairs to plan.")] = 100,
     argilla: Annotated[str | None, typer.Option(help="Folder of `argilla-setup up --home`, relative to the project.")] = None,
     annotator: Annotated[list[str] | None, typer.Option(help="User name of an annotator; repeatable.")] = None,
+    adjudicator: Annotated[list[str] | None, typer.Option(help="User name of a person who settles disputes; repeatable.")] = None,
     import_only: Annotated[
         bool,
         typer.Option("--import-only", help="For rows that exist already: no plan, no judge (score: null), no review (review: none)."),
@@ -37,7 +38,7 @@ def init(
         )
     write_template(
         folder, template, offline=offline, instruction=instruction, preference=preference, argilla=argilla,
-        annotators=tuple(annotator or ()), import_only=import_only,
+        annotators=tuple(annotator or ()), adjudicators=tuple(adjudicator or ()), import_only=import_only,
     )  # fmt: skip
     next_step = command("curate", "plan", folder) if template == "icd10" else f"fill in `brief` and `intended_use` in {folder}/project.yaml"
     text = f"Wrote {folder}/project.yaml. Next: {next_step}"

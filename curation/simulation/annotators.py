@@ -54,6 +54,9 @@ class ReviewRates:
     """Share of the rows on which each annotator answers at random; on about half of these two of them disagree."""
 
 
+ADJUDICATOR = ReviewRates(wrong_approval=0.02, wrong_rejection=0.02, edit=0.0, quarrel=0.0)
+"""Rates of a simulated adjudicator, who takes more time."""
+
 Error = Literal["wrong_approval", "wrong_rejection", "quarrel"] | None
 
 
@@ -209,14 +212,18 @@ def honest_verdicts(log: Path) -> dict[str, str]:
     return {truth.record_id: truth.honest for truth in map(ReviewTruth.model_validate_json, lines)}
 
 
-def true_error_rates(log: Path) -> dict[str, float | None]:
+def true_error_rates(log: Path, *, settles: bool = False) -> dict[str, float | None]:
     """Return the true error rates of the simulated annotators of a log folder; None where a rate has no cases.
 
     `wrong_approvals` of the completions to reject, `wrong_rejections` of those to approve, `errors` of all answers of both kinds.
+
+    Args:
+        log: the log folder.
+        settles: return the rates of the adjudicators instead.
     """
     path = log / TRUTH_FILE
     lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
-    truths = list(map(ReviewTruth.model_validate_json, lines))
+    truths = [truth for truth in map(ReviewTruth.model_validate_json, lines) if truth.dataset.endswith(forms.SETTLE) is settles]
 
     def error_rate(belongs: Callable[[ReviewTruth], bool]) -> float | None:
         errors = [truth.given != truth.honest for truth in truths if belongs(truth)]
@@ -258,7 +265,7 @@ class ReviewSummary:
 
 
 def review_as(folder: Path, *, name: str, log: Path, seed: int) -> ReviewSummary:
-    """Answer all pending records of a project as one simulated annotator.
+    """Answer all pending records of a project as one simulated annotator, or as an adjudicator if `review.adjudicators` has the name.
 
     Args:
         folder: project folder.
@@ -281,14 +288,19 @@ def review_as(folder: Path, *, name: str, log: Path, seed: int) -> ReviewSummary
     if not status.healthy:
         raise ReviewError(f"Argilla in {home.folder}", "is not running", f"argilla-setup up --detach --home {home.folder}")
     account = home.users_folder / f"{name}.json"
+    settles = name in project.review.adjudicators
+    ending = forms.SETTLE if settles else ""
+    workspace = f"{project.review.workspace}{ending}"
     if not account.is_file():
-        next_step = f"argilla-setup users add {name} --workspace {project.review.workspace} --home {home.folder}"
+        next_step = f"argilla-setup users add {name} --workspace {workspace} --home {home.folder}"
         raise ReviewError(f"annotator {name}", "has no account on this server", next_step)
     grounding = project.plan.grounding
-    annotator = Annotator(name, seed, ReviewRates(), CodeTable.read(folder / grounding.table if grounding else None))
-    datasets = [f"{project.name}-{kind}" for kind in KINDS]
+    annotator = Annotator(
+        name, seed, ADJUDICATOR if settles else ReviewRates(), CodeTable.read(folder / grounding.table if grounding else None)
+    )
+    datasets = [f"{project.name}-{kind}{ending}" for kind in KINDS]
     key = json.loads(account.read_text())["api_key"]
-    return simulate_reviews(annotator, status.url, key, workspace=project.review.workspace, datasets=datasets, log=log)
+    return simulate_reviews(annotator, status.url, key, workspace=workspace, datasets=datasets, log=log)
 
 
 def simulate_reviews(annotator: Annotator, url: str, api_key: str, *, workspace: str, datasets: Sequence[str], log: Path) -> ReviewSummary:

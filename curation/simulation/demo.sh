@@ -3,7 +3,7 @@
 #
 #     bash demo.sh FOLDER          QUICK=1 for small counts
 #
-# No API key, no GPU, no Docker. The teacher, the judge and the two annotators are simulated, and every output says so.
+# No API key, no GPU, no Docker. The teacher, the judge, two annotators and an adjudicator are simulated, and every output says so.
 # Each command is printed with its purpose before it runs. The script can be interrupted and run again: finished work is kept.
 set -euo pipefail
 
@@ -51,7 +51,8 @@ run "argilla-setup up" "Start Argilla for human review: a private server with ge
 if [[ ! -f $project/project.yaml ]]; then
   run "curate init" "Create a project on the real ICD-10-CM tables: brief, plan, gates and a protected evaluation set" \
     curate init "$project" --template icd10 --offline --instruction $instructions --preference $pairs \
-    --argilla ../argilla --annotator simulated-reviewer-1 --annotator simulated-reviewer-2
+    --argilla ../argilla --annotator simulated-reviewer-1 --annotator simulated-reviewer-2 \
+    --adjudicator simulated-adjudicator
   echo "In project.yaml: review.accept asks for a certificate, review.calibrate shows annotators some rows below the judge's cut"
   # A demo has few rows and few control rows, so it can show only a high bound.
   sed -i.bak -e 's/^  # accept: .*/  accept: {max_error: 0.4}/' -e 's/^  # calibrate: [0-9]*/  calibrate: 30/' "$project/project.yaml"
@@ -69,6 +70,8 @@ run "curate screen" "Drop rows that leak the evaluation set or fail validation" 
 for name in simulated-reviewer-1 simulated-reviewer-2; do
   run "argilla-setup users" "Create an account for a simulated annotator" argilla-setup users add $name --workspace project --home "$argilla"
 done
+run "argilla-setup users" "Create an account for a simulated adjudicator, who alone sees the disputed rows" \
+  argilla-setup users add simulated-adjudicator --workspace project-settle --home "$argilla"
 run "curate push" "Send the remaining rows to Argilla; annotators do not see judge scores" curate push "$project"
 for name in simulated-reviewer-1 simulated-reviewer-2; do
   run "curate standin review" "Answer as a simulated annotator over Argilla's API, with errors at stated rates" \
@@ -80,6 +83,10 @@ for name in simulated-reviewer-1 simulated-reviewer-2; do
   run "curate standin review" "Answer the second round" curate simulate review "$project" --name $name --log "$log"
 done
 run "curate pull" "Fetch the annotations of the second round" curate pull "$project"
+run "curate push" "Send the disputed rows to the adjudicator, with both answers and without names" curate push "$project"
+run "curate standin review" "Settle the disputes as a simulated adjudicator" \
+  curate simulate review "$project" --name simulated-adjudicator --log "$log"
+run "curate pull" "Fetch the adjudicator's answers, which settle the rows" curate pull "$project"
 run "curate calibrate" "Compare the judge's scores with the annotations, those of rows below its cut included" curate calibrate "$project"
 for kind in instruction preference; do
   if ! run "curate snapshot" "Freeze the approved $kind rows after a last run of the gates" curate snapshot "$project" --kind $kind; then

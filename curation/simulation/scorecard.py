@@ -97,7 +97,11 @@ def write_summary(demo: Path) -> dict[str, Any]:
             "review": {
                 "records": review.records,
                 "answers": review.annotations,
-                "disputed": review.disputed,
+                # Rows that were ever disputed; an adjudicator has settled some of them.
+                "disputed": review.disputed + review.adjudicated,
+                "adjudicated": review.adjudicated,
+                "still_disputed": review.disputed,
+                "adjudicator_errors": true_error_rates(demo / "standin", settles=True)["errors"],
                 "agreement": review.agreement,
                 "simulated": review.simulated,
                 "error_rates": {name: _beside_truth(estimated.get(name), true) for name, true in rates.items()},

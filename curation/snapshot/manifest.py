@@ -154,6 +154,11 @@ class ReviewFacts(BaseModel):
     reviewers: tuple[str, ...] = ()
     names: Literal["pseudonyms", "real"] = "real"
     """Content of `reviewers`: pseudonyms that only the project's workbench.db resolves, or user names (older snapshots)."""
+    policy: str = "unanimity"
+    """When answers settle a row: unanimity, majority or adjudicated."""
+    adjudicated: int = 0
+    """Rows of the project on which an adjudicator has ruled."""
+    adjudicators: tuple[str, ...] = ()
     overlap: int = 0
     agreement: float | None = None
     agreement_interval: Interval | None = None

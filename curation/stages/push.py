@@ -114,7 +114,9 @@ def _what_changed(totals: Mapping[str, int]) -> list[str]:
             "`curate drop` takes a row out for good."
         )
     if totals["withdrawn"]:
-        notes.append(f"Rows that no longer pass: {totals['withdrawn']:,} left the annotators' queue; answers and drafts are kept.")
+        notes.append(
+            f"Rows that nobody needs to answer any more: {totals['withdrawn']:,} left the annotators' queue; answers and drafts are kept."
+        )
     if totals["returned"]:
         notes.append(f"Rows that pass again: {totals['returned']:,} returned to the annotators' queue.")
     return notes
@@ -177,7 +179,8 @@ def _push_disputes(state: ProjectState, review: ArgillaReview, decided: Decided,
 
     A row that an adjudicator has settled stays, so that the answer can be changed; nobody else is asked about it.
     """
-    workspace, names = state.workspace, state.project.review.adjudicators
+    workspace, chosen = state.workspace, state.project.review
+    names = [name for name in chosen.adjudicators if name not in chosen.exclude]
     decisions = {decision.seq: decision for decision in decided.decisions}
     disputes = [dispute for dispute in list_disputes(state, decided) if names]
     waiting = [dispute for dispute in disputes if dispute.waits_for == "adjudicator"]

@@ -14,12 +14,11 @@ from typing import Any, Literal, NamedTuple, TypedDict, cast
 
 import orjson
 
+from argilla_setup.forms import SETTLE
 from curation.records import Kind
 
 Table = Literal["answers", "rulings"]
 """Answers of annotators, or of adjudicators who settle disputes."""
-SETTLE = "-settle"
-"""Ending of the names of datasets in which adjudicators settle disputes."""
 
 
 class StoredAnswer(NamedTuple):

@@ -26,6 +26,7 @@ def write_template(
     preference: int = 100,
     argilla: str | None = None,
     annotators: tuple[str, ...] = (),
+    adjudicators: tuple[str, ...] = (),
     import_only: bool = False,
 ) -> None:
     """Write a new project. project.yaml is written last, so its presence means that the rest is complete.
@@ -38,6 +39,7 @@ def write_template(
         preference: number of preference pairs to plan.
         argilla: folder of the Argilla server, relative to the project.
         annotators: user names of the annotators.
+        adjudicators: user names of the people who settle disputed rows.
         import_only: for rows that exist already: no plan, no judge, no review.
 
     Raises:
@@ -59,6 +61,7 @@ def write_template(
         "preference": str(preference),
         "argilla": json.dumps(argilla),
         "annotators": json.dumps(list(annotators)),
+        "adjudicators": json.dumps(list(adjudicators)),
     }
     if import_only:
         values |= {"instruction": "0", "preference": "0"}
@@ -68,24 +71,29 @@ def write_template(
     for key, value in values.items():
         text = text.replace("{" + key + "}", value)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "protected").mkdir(exist_ok=True)
-        if template == "icd10":
-            from curation.template.icd10 import write_tables
-
-            write_tables(folder)
-        else:
-            (folder / "seeds.jsonl").touch()
-        (folder / SCHEMA_FILE).write_text(json.dumps(project_schema(), indent=2) + "\n", encoding="utf-8")
-        partial = folder / ".project.yaml.partial"
-        try:
-            partial.write_text(text, encoding="utf-8")
-            partial.rename(folder / "project.yaml")
-        finally:
-            partial.unlink(missing_ok=True)
+        _write_files(folder, template, text)
     except OSError as error:
         fact = f"cannot be written ({error.strerror or error})"
         raise ProjectError(str(folder), fact, "make space or name another folder, and run again") from error
+
+
+def _write_files(folder: Path, template: Template, text: str) -> None:
+    """Write the files of a new project around its configuration, which comes last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "protected").mkdir(exist_ok=True)
+    if template == "icd10":
+        from curation.template.icd10 import write_tables
+
+        write_tables(folder)
+    else:
+        (folder / "seeds.jsonl").touch()
+    (folder / SCHEMA_FILE).write_text(json.dumps(project_schema(), indent=2) + "\n", encoding="utf-8")
+    partial = folder / ".project.yaml.partial"
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.rename(folder / "project.yaml")
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def name_of(folder: Path) -> str:

@@ -33,6 +33,9 @@ class ReviewCounts:
     quality: AnnotatorQuality
     simulated: bool
     reviewers: tuple[str, ...]
+    adjudicated: int = 0
+    """Rows on which an adjudicator has ruled."""
+    adjudicators: tuple[str, ...] = ()
 
     @property
     def agreement(self) -> float | None:
@@ -64,13 +67,17 @@ def count_review(state: ProjectState, kinds: Sequence[Kind] = KINDS) -> ReviewCo
     kind_of = {seq: row.kind for seq, row in state.row_by_seq.items()}
     annotations = {seq: given for seq, given in state.annotations.items() if given and kind_of[seq] in kinds}
     every = [annotation for given in annotations.values() for annotation in given]
+    ruled = {seq: given for seq, given in state.rulings.items() if kind_of[seq] in kinds}
+    rulings = [ruling for given in ruled.values() for ruling in given]
     return ReviewCounts(
         records=len(annotations),
         annotations=len(every),
         disputed=sum(verdict == "disputed" and kind_of.get(seq) in kinds for seq, verdict in state.verdicts.items()),
         quality=judge_annotators(state, kinds),
-        simulated=any(annotation.simulated for annotation in every),
+        simulated=any(answer.simulated for answer in (*every, *rulings)),
         reviewers=tuple(sorted({annotation.user for annotation in every})),
+        adjudicated=len(ruled),
+        adjudicators=tuple(sorted({ruling.user for ruling in rulings})),
     )
 
 
@@ -152,7 +159,7 @@ def settle_options(options: forms.FormOptions) -> forms.FormOptions:
 
 def settle_name(workspace: Workspace, kind: Kind) -> str:
     """Return the name of the dataset in which adjudicators settle disputes."""
-    return f"{dataset_name(workspace, kind)}{reviews.SETTLE}"
+    return f"{dataset_name(workspace, kind)}{forms.SETTLE}"
 
 
 def settle_review(review: ArgillaReview) -> ArgillaReview:
@@ -160,7 +167,7 @@ def settle_review(review: ArgillaReview) -> ArgillaReview:
 
     Argilla shows a dataset to every member of its workspace, and annotators must not see one another's answers.
     """
-    return replace(review, workspace=f"{review.workspace}{reviews.SETTLE}")
+    return replace(review, workspace=f"{review.workspace}{forms.SETTLE}")
 
 
 def connect(workspace: Workspace) -> ArgillaReview:

@@ -62,7 +62,7 @@ class Dispute:
     """The completion, or the two responses: first and second."""
     answers: tuple[GivenAnswer, ...]
     choices: tuple[str, ...]
-    """What `curate keep --as` takes for the row."""
+    """What `curate keep --as` takes for the row; the edits only where names are shown."""
 
 
 def list_disputes(state: ProjectState, decided: Decided, *, names: bool = False) -> list[Dispute]:
@@ -101,9 +101,9 @@ def describe_dispute(state: ProjectState, row: Row, decision: Decision, *, names
     is_for_adjudicators = bool(state.project.review.adjudicators) and why != "adjudicators_disagree"
     waits: Literal["adjudicator", "data lead"] = "adjudicator" if is_for_adjudicators else "data lead"
     prompt = "\n\n".join(message.content for message in row.record.prompt)
-    return Dispute(
-        row.seq, row.id, row.kind, why, waits, prompt, row.answers, tuple(given), tuple(choices_of(row.kind, annotations)) if names else ()
-    )
+    # A choice of an edit names its author.
+    choices = tuple(choice for choice in choices_of(row.kind, annotations) if names or not choice.startswith("edit:"))
+    return Dispute(row.seq, row.id, row.kind, why, waits, prompt, row.answers, tuple(given), choices)
 
 
 def _answers_on(state: ProjectState, row: Row) -> list[GivenAnswer]:

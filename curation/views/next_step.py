@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from argilla_setup.forms import SETTLE
 from curation import generate as generation
 from curation.config.project import is_open, planned_rows, settings_digest
 from curation.errors import command
@@ -166,7 +167,7 @@ def command_to_admit(workspace: Workspace, name: str, *, settles: bool = False) 
     """Return the command that gives a person an account in the project's workspace, or in that of the adjudicators."""
     review = workspace.project.review
     home = ["--home", (workspace.folder / review.argilla).resolve()] if review.argilla is not None else []
-    return command("argilla-setup", "users", "add", name, "--workspace", f"{review.workspace}{reviews.SETTLE if settles else ''}", *home)
+    return command("argilla-setup", "users", "add", name, "--workspace", f"{review.workspace}{SETTLE if settles else ''}", *home)
 
 
 def _people_who_answer(workspace: Workspace) -> int | None:

@@ -158,3 +158,30 @@ def test_long_texts_fold_and_right_to_left_text_is_set_from_the_right(show: Any)
     assert page.locator("[data-text=completion]").bounding_box()["height"] > 1000 and not button.is_visible()
     direction = "name => getComputedStyle(document.querySelector(`[data-text=prompt] ${name}`)).direction"
     assert [page.evaluate(direction, tag) for tag in ("p", "ul")] == ["rtl", "rtl"]
+
+
+def test_an_adjudicator_sees_what_each_reviewer_answered_as_text_with_the_words_of_an_edit(show: Any) -> None:
+    completion = "Water the basil every morning.\nPinch off the flowers."
+    answers = [
+        {"reviewer": "Reviewer A", "says": "Approve with an edit", "comment": TEXTS["html"], "of": "completion",
+         "edited": "Water the basil every second morning.\nPinch off the flowers."},
+        {"reviewer": "Reviewer B", "says": "Reject: Wrong, Unclear", "comment": "Basil in pots needs less.\nLook it up."},
+    ]  # fmt: skip
+    page = show({"completion": completion}, turns=one_turn("How do I keep basil alive?"), answers=answers)
+    first, second = page.locator(".reviewer").all()
+    assert (first.locator("ins").all_inner_texts(), first.locator("del").count()) == (["second "], 0)
+    assert first.locator(".comment").inner_text() == TEXTS["html"] and page.title() != "1" and first.locator("img").count() == 0
+    assert second.locator(".says").inner_text() == "Reject: Wrong, Unclear" and second.locator("ins, del").count() == 0
+    shot(page, "row-settle")
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    shot(page, "row-settle-dark")
+    pair = {"response_a": "Basil needs sun.", "response_b": "Basil needs shade."}
+    corrected = {
+        "reviewer": "Reviewer A",
+        "says": "B is better, with a correction",
+        "of": "response_b",
+        "edited": "Basil needs half shade.",
+    }
+    page = show(pair, turns=one_turn("Where?"), answers=[corrected, {"reviewer": "Reviewer B", "says": "A is better", "comment": ""}])
+    assert page.locator(".reviewer ins").all_inner_texts() == ["half "]
+    shot(page, "row-settle-pair")

@@ -66,6 +66,7 @@ def test_the_summary_has_the_keys_that_others_rely_on(summary: dict[str, Any]) -
         assert found["signature_verified"] is True and found["rows"] > 10 and Path(found["path"]).is_dir()
     review = summary["review"]
     assert review["simulated"] is True and review["answers"] >= 2 * review["records"] > 0 and review["disputed"] > 0
+    assert review["adjudicated"] > 0 and review["still_disputed"] == 0 and review["adjudicator_errors"] < 0.2
     assert 0 < review["error_rates"]["errors"]["true"] < 0.3 and review["error_rates"]["errors"]["estimated"] is not None
 
 

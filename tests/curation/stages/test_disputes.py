@@ -21,7 +21,7 @@ from curation.store import facts, records, reviews, runs
 from curation.store.database import open_store
 from curation.store.records import Row
 from curation.store.reviews import StoredAnswer, Table
-from curation.views.annotations import count_review
+from curation.views.annotations import count_review, published_names
 from curation.views.state import ProjectState
 from curation.workspace import open_workspace
 from tests.support.projects import blank, import_plain
@@ -48,10 +48,19 @@ def rows(folder: Path, kind: Kind = "instruction") -> list[Row]:
         return records.list_rows(db, kind)
 
 
-def say(folder: Path, row: Row, user: str, table: Table = "answers", *, updated: str = "2026-03-01T10:00:00", **values: Any) -> None:
+def say(
+    folder: Path,
+    row: Row,
+    user: str,
+    table: Table = "answers",
+    *,
+    updated: str = "2026-03-01T10:00:00",
+    simulated: bool = False,
+    **values: Any,
+) -> None:
     """Store an answer as `curate pull` does."""
     with open_store(folder) as db:
-        given = StoredAnswer(f"{row.id}:{user}:{table}", updated, row.seq, user, "submitted", values, "", "", False)
+        given = StoredAnswer(f"{row.id}:{user}:{table}", updated, row.seq, user, "submitted", values, "", "", user.startswith("simulated-"))
         reviews.add_answers(db, [given], 1, table)
 
 
@@ -153,7 +162,8 @@ def test_rulings_settle_every_kind_of_dispute_and_count_in_no_agreement(garden: 
         assert reviews.list_annotators(db) == ["ada", "bob"]
     with open_workspace(garden) as workspace:
         again = count_review(ProjectState(workspace))
-    assert replace(again, disputed=counts.disputed) == counts and again.reviewers == ("ada", "bob")
+    assert replace(again, disputed=counts.disputed, adjudicated=0, adjudicators=()) == counts and again.reviewers == ("ada", "bob")
+    assert (again.adjudicated, again.adjudicators) == (4, ("yan", "zoe"))
     story = stages.trace(garden, a.id)
     assert [(ruling.user, ruling.values["verdict"]) for ruling in story.rulings] == [("zoe", "reject")]
 
@@ -182,3 +192,47 @@ def test_an_adjudicator_who_changes_the_answer_changes_the_row(garden: Path) -> 
     verdicts = settle(garden)
     assert verdicts[b.seq] == "rejected" and {verdicts[seq] for seq in edits(garden, b).values()} == {"dropped"}
     assert verdicts[a.seq] == "disputed"
+
+
+def test_under_a_majority_an_edit_is_a_vote_until_all_are_counted(garden: Path) -> None:
+    set_review(garden, "{mode: all, policy: majority, overlap: 3, annotators: [ada, bob, cid]}")
+    a, b, c, *_ = rows(garden)
+    say(garden, a, "ada", verdict="approve", edited_completion="Ada's text.")
+    say(garden, a, "bob", verdict="reject", reasons=["wrong"])
+    assert settle(garden)[a.seq] == "in_review" and edits(garden, a) == {}
+    say(garden, a, "cid", verdict="approve")
+    verdicts = settle(garden)
+    assert verdicts[a.seq] == "edited" and verdicts[edits(garden, a)["Ada's text."]] == "in_review"
+    say(garden, a, "cid", updated="2026-03-02T10:00:00", verdict="reject", reasons=["wrong"])
+    verdicts = settle(garden)
+    assert (verdicts[a.seq], verdicts[edits(garden, a)["Ada's text."]]) == ("rejected", "dropped")
+
+    for user, text in (("ada", "One text."), ("bob", "One text."), ("cid", "Another text.")):
+        say(garden, b, user, verdict="approve", edited_completion=text)
+        say(garden, c, user, verdict="approve", edited_completion=f"{text} Of {user}.")
+    verdicts = settle(garden)
+    assert {text: verdicts[seq] for text, seq in edits(garden, b).items()} == {"One text.": "in_review", "Another text.": "dropped"}
+    assert verdicts[c.seq] == "disputed" and {verdicts[seq] for seq in edits(garden, c).values()} == {"disputed"}
+    (found,) = stages.disputes(garden).disputes
+    assert (found.id, found.why, found.waits_for, len(found.answers)) == (c.id, "two_edits", "data lead", 3)
+
+
+def test_an_excluded_adjudicator_decides_nothing(garden: Path) -> None:
+    a, *_ = quarrel(garden)
+    say(garden, a, "zoe", "rulings", verdict="approve")
+    assert settle(garden)[a.seq] == "approved"
+    set_review(garden, SETTINGS.replace("}", ", exclude: [zoe]}"))
+    assert settle(garden)[a.seq] == "disputed"
+
+
+def test_a_snapshot_names_the_policy_and_the_adjudicator_by_a_pseudonym(garden: Path) -> None:
+    with open_workspace(garden) as workspace:
+        for row in rows(garden):
+            say(garden, row, "ada", verdict="approve")
+            say(garden, row, "bob", verdict="reject")
+            say(garden, row, "simulated-zoe", "rulings", verdict="approve")
+        names = published_names(workspace)
+        counts = count_review(ProjectState(workspace))
+    assert names.keys() == {"ada", "bob", "simulated-zoe"} and names["simulated-zoe"].startswith("simulated-annotator-")
+    assert (counts.adjudicated, counts.adjudicators, counts.reviewers) == (6, ("simulated-zoe",), ("ada", "bob"))
+    assert counts.simulated  # although both annotators are people

@@ -1,0 +1,119 @@
+"""`push` and `pull` killed with SIGKILL while disputes go to the adjudicator and come back: nothing is lost and nothing counts twice."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from argilla_setup import forms
+from argilla_setup.users import Account
+from curation import api as stages
+from curation.store import facts, records, reviews
+from curation.store.database import open_store
+from curation.store.reviews import StoredAnswer
+from tests.support.argilla_server import RunningArgilla
+from tests.support.killing import finish, kill_at, kills_of
+from tests.support.projects import blank, import_plain
+from tests.support.relay import Relay, relay_to
+from tests.support.review_settings import set_review
+
+pytestmark = [pytest.mark.argilla, pytest.mark.timeout(1200)]
+NAME, ROWS = "killed-settle", 60
+
+
+@pytest.fixture
+def relay(argilla_home: RunningArgilla, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
+    """Argilla behind a relay, where the commands find it."""
+    with relay_to(argilla_home.url) as relay:
+        monkeypatch.setenv("ARGILLA_API_URL", relay.url)
+        monkeypatch.setenv("ARGILLA_API_KEY", argilla_home.api_key)
+        yield relay
+
+
+def as_user(server: RunningArgilla, key: str) -> httpx.Client:
+    return httpx.Client(base_url=f"{server.url}/api/v1/", headers={"X-Argilla-Api-Key": key}, timeout=60)
+
+
+def disputed_project(folder: Path) -> Path:
+    """A project in which ada and bob disagree on every row."""
+    blank(folder)
+    set_review(folder, "{mode: all, overlap: 2, annotators: [], adjudicators: [zoe]}")
+    import_plain(folder, ROWS)
+    with open_store(folder) as db:
+        for row in records.list_rows(db, "instruction"):
+            said = {"ada": "approve", "bob": "reject"}
+            given = [StoredAnswer(f"{row.id}:{u}", "t", row.seq, u, "submitted", {"verdict": v}, "", "", False) for u, v in said.items()]
+            reviews.add_answers(db, given, 1)
+    stages.decide(folder)
+    return folder
+
+
+def held(server: RunningArgilla) -> dict[str, str]:
+    """External id to Argilla's own id of each record of the adjudicator's dataset; each must be there once."""
+    with as_user(server, server.api_key) as http:
+        found = [item["id"] for item in http.get("me/datasets").json()["items"] if item["name"] == f"{NAME}-instruction-settle"]
+        items = http.get(f"datasets/{found[0]}/records", params={"limit": 500}).json()["items"] if found else []
+    assert set(Counter(item["external_id"] for item in items).values()) <= {1}
+    return {item["external_id"]: item["id"] for item in items}
+
+
+def after(relay: Relay, part: str, more: int) -> Callable[[], bool]:
+    """The moment at which so many further requests with this part in their path have passed."""
+    least = relay.count(part) + more
+    return lambda: relay.count(part) >= least
+
+
+def rule_on_all(server: RunningArgilla, zoe: Account, there: dict[str, str]) -> None:
+    with as_user(server, zoe.api_key) as http:
+        for number, identity in enumerate(sorted(there)):
+            edit = {forms.EDITED_COMPLETION: {"value": f"Text {number} by the adjudicator."}} if number % 3 == 0 else {}
+            values = {forms.VERDICT: {"value": "approve" if number % 2 == 0 or edit else "reject"}} | edit
+            assert http.post(f"records/{there[identity]}/responses", json={"values": values, "status": "submitted"}).status_code == 201
+
+
+def test_killed_at_any_moment_every_dispute_is_shown_once_and_settled_once(
+    argilla_home: RunningArgilla, relay: Relay, tmp_path: Path
+) -> None:
+    folder, draw = disputed_project(tmp_path / NAME), random.Random(5)
+    zoe = argilla_home.account("zoe", workspace=f"{NAME}-settle")
+    for number in range(kills_of("push")):
+        least = relay.count("/records/bulk") + 1 + number
+        kill_at(
+            "curation",
+            "push",
+            str(folder),
+            folder=tmp_path / f"{number}",
+            ready=lambda n=least: relay.count("/records/bulk") >= n,
+            delay=draw.uniform(0, 0.3),
+        )
+        held(argilla_home)
+    assert finish("curation", "push", str(folder), "--json", folder=tmp_path / "pushed")["to_settle"] == ROWS
+    there = held(argilla_home)
+    assert len(there) == ROWS
+
+    rule_on_all(argilla_home, zoe, there)
+    for number in range(kills_of("push")):
+        least = relay.count("/records") + 1
+        kill_at(
+            "curation",
+            "pull",
+            str(folder),
+            folder=tmp_path / f"pull{number}",
+            ready=lambda n=least: relay.count("/records") >= n,
+            delay=draw.uniform(0, 1.0),
+        )
+    finish("curation", "pull", str(folder), "--json", folder=tmp_path / "pulled")
+    with open_store(folder) as db:
+        verdicts, rows = facts.verdict_by_seq(db), records.list_rows(db, "instruction")
+        counted = Counter(verdicts[row.seq] for row in rows)
+        edits = {row.answers[0] for row in rows if row.parent is not None}
+        given = reviews.answers_by_seq(db, "rulings")
+    assert edits == {f"Text {number} by the adjudicator." for number in range(0, ROWS, 3)}
+    assert counted == {"edited": 20, "approved": 20 + 20, "rejected": 20} and {len(one) for one in given.values()} == {1}
+    again = finish("curation", "push", str(folder), "--json", folder=tmp_path / "again")
+    assert again["to_settle"] == 0 and held(argilla_home) == there
