@@ -15,6 +15,9 @@ Level = Literal["stop", "look", "note"]
 MISSED = 0.1
 """Gap: real rows covered less often than the baseline by more than this share."""
 
+LOST = 0.1
+"""Share of good rows that the cut turns down, above which it deserves another look."""
+
 REFUSED = 0.01
 """Share of refusals above which a model learns to refuse."""
 
@@ -33,6 +36,14 @@ def row_notices(data: ReportData) -> Iterator[tuple[Level, str, str]]:
         if d.openings and d.openings[0].share > OPENED:
             opening = d.openings[0]
             yield "note", f"{opening.share:.0%} of the responses in {d.kind} rows start with “{opening.name}”.", "distribution"
+    for found in data.calibrations:
+        for moved in found.drifts:
+            if moved.is_clear:
+                yield "look", f"At equal totals people approve {found.kind} rows differently than before ({moved.name}).", "calibration"
+        if found.turned_down is not None and found.turned_down.lost.low > LOST:
+            lost = found.turned_down.lost
+            share = f"{lost.value:.0%} of the good {found.kind} rows (95 % interval {lost.low:.0%} to {lost.high:.0%})"
+            yield "look", f"The score's cut turns down {share}.", "calibration"
     if (c := data.comparison) and c.covered + MISSED < c.baseline:
         about = f" Largest uncovered topic: {c.gaps[0].name}." if c.gaps else ""
         share = f"{c.covered:.0%} of real rows have a training row nearby; {c.baseline:.0%} have another real row as near."
