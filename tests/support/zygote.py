@@ -243,6 +243,7 @@ def _become(request: dict[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"] * 1024,) * 2)
     sys.argv = [request["module"], *request["words"]]
     sys.path[0] = request["cwd"]
+    sys.path[1:1] = [path for path in request["env"].get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
     code: object = 1
     try:
         runpy.run_module(request["module"], run_name="__main__", alter_sys=True)

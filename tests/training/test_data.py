@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 
 from curation.errors import SnapshotError
 from curation.snapshot import Snapshot, load_snapshot
+from tests.support import zygote
 from tests.support.training_families import SIZE, build_family
 from tests.support.training_samples import SYSTEM, check_and_train, instruction, load_run, pair, run_settings
 from training.config import TrainingError
@@ -198,14 +197,11 @@ def test_wandb_run_has_name_project_and_the_digest_of_its_snapshot(project: Path
     (package / "config_util.py").write_text("class ConfigError(Exception): ...\n")
     optimizer = run_settings()["optimizer"] | {"max_steps": 2}
     run = load_run(project, "w.yaml", run_settings(output="w", optimizer=optimizer, logger="wandb"))
-    path = os.pathsep.join([str(tmp_path / "fake"), *sys.path])
-    environment = {**os.environ, "PYTHONPATH": path, "FAKE_WANDB": str(tmp_path / "calls.jsonl"), "WANDB_MODE": "offline"}
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "fake"), "FAKE_WANDB": str(tmp_path / "calls.jsonl"), "WANDB_MODE": "offline"}
     environment.pop("WANDB_PROJECT", None)
-    # Both commands in one process, which imports the libraries once.
-    verbs = "from training.cli import app\nfor verb in ('preflight', 'sft'): app([verb, FILE], standalone_mode=False)"
-    command = [sys.executable, "-c", verbs.replace("FILE", repr(str(run.source)))]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
+    for verb in ("preflight", "sft"):
+        done = zygote.run("training", verb, run.source, env=environment)
+        assert done.returncode == 0, done.stderr
     calls = [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
     snapshot = open_verified(project, "instruction").manifest
     rehearsed, begun = (value for kind, value in calls if kind == "init")
