@@ -91,12 +91,11 @@ def _calibrate_kind(state: ProjectState, decided: Decided, kind: Kind, precision
 def _settle(state: ProjectState, decided: Decided, kind: Kind) -> _Settled:
     """Return the settled rows of a kind. A pair is approved if people prefer the response that was meant to be better."""
     sides, totals = decided.scored[kind], state.totals_of(kind)
-    verdicts: dict[int, bool | None] = {seq: settled_by_people(verdict) for seq, verdict in sides.said.items()}
-    for decision in decided.decisions:
-        answered = decision.seq in sides.above and state.annotations.get(decision.seq)  # not released by a sample, or by no review
-        if answered:
-            is_as_meant = decision.better == state.row_by_seq[decision.seq].better
-            verdicts[decision.seq] = settled_by_people(decision.verdict) and is_as_meant
+    answered = [one for one in decided.decisions if one.seq in sides.above and state.annotations.get(one.seq)]  # not released unread
+    verdicts = {
+        one.seq: settled_by_people(one.verdict) and one.better == state.row_by_seq[one.seq].better
+        for one in (*sides.said.values(), *answered)
+    }
     rows = sorted((seq, bool(verdict)) for seq, verdict in verdicts.items() if verdict is not None)
     return _Settled(tuple(seq for seq, _ in rows), tuple(totals[seq] for seq, _ in rows), tuple(good for _, good in rows))
 

@@ -243,7 +243,7 @@ def _decide_kind(
             reasons = (*found.reasons, CALIBRATION) if row.seq in drawn else found.reasons
             decisions.append(Decision(row.seq, found.verdict, found.better, reasons))
     # A row that people have answered has facts of its own.
-    said = {seq: rules.apply_annotations(facts_of[seq,], state.policy).verdict for seq in drawn if seq in known.special}
+    said = {seq: rules.apply_annotations(facts_of[seq,], state.policy) for seq in drawn if seq in known.special}
     sides = ScoredRows(frozenset(free & passing), frozenset(free & only_below), drawn, said)
     return sorted(decisions, key=lambda decision: decision.seq), sample, None if state.project.score.is_off else sides
 

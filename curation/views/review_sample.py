@@ -126,13 +126,13 @@ class ScoredRows:
     """Seqs of the rows that only the score drops."""
     drawn: frozenset[int] = frozenset()
     """Of those below, the rows that people see (`review.calibrate`)."""
-    said: Mapping[int, Verdict] = field(default_factory=dict)
-    """The verdict that the annotations of each drawn row would give."""
+    said: Mapping[int, Decision] = field(default_factory=dict)
+    """The decision that the annotations of each drawn row would give."""
 
     @property
     def answered(self) -> int:
         """Drawn rows that people have settled."""
-        return sum(verdict not in ("to_review", "in_review") for verdict in self.said.values())
+        return sum(decision.verdict not in ("to_review", "in_review") for decision in self.said.values())
 
     @property
     def sentence(self) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from curation import api as stages
 from curation.config.project import load_project
-from curation.decide import Decision
+from curation.decide import Decision, shown_first
 from curation.errors import ProjectError
 from curation.judge import rubric as scoring
 from curation.stages.pull import add_edits
@@ -19,7 +20,7 @@ from curation.store.reviews import StoredAnswer
 from curation.views.decisions import Decided, decide_all, rank_rows
 from curation.views.next_step import next_step
 from curation.views.review_sample import is_calibration
-from curation.views.state import ProjectState
+from curation.views.state import ProjectState, better_candidate
 from curation.workspace import open_workspace
 from tests.support.projects import Bed, blank, import_plain
 from tests.support.review_settings import set_review
@@ -92,7 +93,7 @@ def test_a_row_below_the_cut_stays_dropped_whatever_people_say(tmp_path: Path) -
     found = decided(bed)
     assert found.scored["instruction"].drawn == set(drawn)  # an answer does not change the draw
     assert {by_seq(bed)[seq].verdict for seq in drawn} == {"dropped"}
-    assert {seq: found.scored["instruction"].said[seq] for seq in drawn[:3]} == dict(
+    assert {seq: found.scored["instruction"].said[seq].verdict for seq in drawn[:3]} == dict(
         zip(drawn, ("approved", "rejected", "edited"), strict=False)
     )
     assert found.scored["instruction"].answered == 3
@@ -256,3 +257,37 @@ def test_without_a_judge_there_is_nothing_to_calibrate(tmp_path: Path) -> None:
         stages.calibrate(bed.folder)
     with pytest.raises(ProjectError, match="must be between 0 and 1, got 95"):
         stages.calibrate(bed.folder, precision=95)
+
+
+def test_a_pair_counts_as_approved_if_people_prefer_the_response_that_was_meant_to_be_better(tmp_path: Path) -> None:
+    bed = set_review(blank(tmp_path / "garden"), "{mode: all, overlap: 1, calibrate: 10, accept: {max_error: 0.05}}", score=SCORE)
+    file = tmp_path / "pairs.jsonl"
+    lines = [{"prompt": f"Question {n} {n * 7919}?", "chosen": f"Good answer {n}.", "rejected": f"Bad one {n}."} for n in range(60)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    stages.import_rows(bed.folder, file)
+    with open_workspace(bed.folder) as workspace:
+        state = ProjectState(workspace)
+        pairs = state.rows["preference"]
+        candidates = {row.seq: better_candidate(row, state.candidate_seqs) for row in pairs}
+        digest = scoring.pair_digest(workspace.project)
+        lines_of = [(row.seq, digest, shown, row.better, "", None) for row in pairs for shown in ("ab", "ba")]
+        facts.add_choices(workspace.db, lines_of, 1)
+    score(bed, {candidates[row.seq]: 1 + place % 5 for place, row in enumerate(pairs)})
+    found = decided(bed).scored["preference"]
+    assert (len(found.above), len(found.below), len(found.drawn)) == (24, 36, 10)
+    rows = {row.seq: row for row in pairs}
+    with open_store(bed.folder) as db:
+        given = []
+        for place, seq in enumerate(sorted(found.above | found.drawn)):
+            row = rows[seq]
+            wants = row.better if place % 6 else 1 - (row.better or 0)  # of every six people prefer the other response in one
+            letter = "A" if wants == shown_first(row.id) else "B"
+            given.append(StoredAnswer(f"{row.id}:ada", "t", seq, "ada", "submitted", {"better": letter}, "", "", False))
+        reviews.add_answers(db, given, 1)
+    done = stages.calibrate(bed.folder).counts["preference"]
+    swapped = [place for place, _ in enumerate(given) if place % 6 == 0]
+    assert (done["read_above"], done["read_below"]) == (24, 10)
+    assert sum(band["rows"] - band["approved"] for band in done["bands"]) == len(swapped)
+    accepted = decided(bed).acceptances["preference"].evidence
+    above = [place for place, seq in enumerate(sorted(found.above | found.drawn)) if seq in found.above]
+    assert (accepted.read, accepted.bad) == (24, sum(place % 6 == 0 for place in above))
