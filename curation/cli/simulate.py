@@ -59,3 +59,20 @@ def simulate_review(
     done = review_as(folder, name=name, log=log, seed=seed)
     notes = [f"{name} is a simulated annotator. Its answers say so, and snapshots made from them are marked as simulated."]
     print_result(StageResult("simulate review", done.answered, done.answered, {"edited": done.edited}, notes), as_json)
+
+
+@simulate.command("controls")
+def simulate_controls(
+    folder: Folder,
+    rows: Annotated[int, typer.Option(min=2, help="Number of control rows.")] = 12,
+    seed: Seed = 7,
+    as_json: Json = False,
+) -> None:
+    """Write controls.csv: rows with verdicts that an expert would know. Example: curate simulate controls my-project --rows 12"""
+    from curation.simulation.annotators import write_controls
+
+    done = write_controls(folder, rows=rows, seed=seed)
+    text = (
+        f"{done.file.name}: {done.good + done.bad} control rows, {done.bad} of them bad. Next: set review.control: {{file: controls.csv}}"
+    )
+    print_values({"file": str(done.file), "good": done.good, "bad": done.bad}, text, json=as_json)

@@ -67,6 +67,12 @@ run "curate generate" "Generate rows; every response is stored before it is pars
 run "curate score" "Score each row against the rubric, and each pair in both orders" curate score "$project"
 run "curate dedup" "Drop exact, near and semantic duplicates; each keeps a link to the row it duplicates" curate dedup "$project"
 run "curate screen" "Drop rows that leak the evaluation set or fail validation" curate screen "$project"
+if [[ ! -f $project/controls.csv ]]; then
+  run "curate standin controls" "List some rows whose verdict is known: control rows, which annotators answer unseen among the others" \
+    curate simulate controls "$project" --rows 12
+fi
+sed -i.bak 's/^  # control: .*/  control: {file: controls.csv, rate: 0.15}/' "$project/project.yaml"
+rm "$project/project.yaml.bak"
 for name in simulated-reviewer-1 simulated-reviewer-2; do
   run "argilla-setup users" "Create an account for a simulated annotator" argilla-setup users add $name --workspace project --home "$argilla"
 done

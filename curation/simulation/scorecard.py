@@ -51,7 +51,8 @@ CURATE_STEPS = (
 """Stages that must have a finished run."""
 
 OTHER_STEPS = (
-    "argilla-setup up", "argilla-setup users", "curate init", "curate standin start", "curate standin review", "curate trace",
+    "argilla-setup up", "argilla-setup users", "curate init", "curate standin start", "curate standin review",
+    "curate standin controls", "curate trace",
     "train prepare-model", "train init", "train preflight", "train sft", "train eval", "train dpo", "train trace",
 )  # fmt: skip
 """Other steps of demo.sh. `curate simulate` keeps its former name here, because these are keys of summary.json."""
@@ -234,8 +235,15 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     counts = f"{review['answers']} answers on {review['records']} rows, {review['disputed']} disputed"
     lines += ["", f"Review (simulated): {counts}, agreement {agreement}"]
     for name, rates in review["error_rates"].items():
-        estimated, true = ("-" if rates[key] is None else f"{rates[key]:.3f}" for key in ("estimated", "true"))
-        lines.append(f"  {name.replace('_', ' '):<18} estimated {estimated}, true {true}")
+        true = "-" if rates["true"] is None else f"{rates['true']:.3f}"
+        rate = "-" if rates["estimated"] is None else f"{rates['estimated']:.3f} [{rates['low']:.3f}, {rates['high']:.3f}]"
+        lines.append(f"  {name.replace('_', ' '):<18} estimated {rate}, true {true}")
+    lines += [f"  agreement on “{one['question']}”: {_with_interval(one['alpha'])}" for one in review["agreements"]]
+    control = review["control"]
+    lines.append(
+        f"  control rows       {control['caught']} of {control['bad']} bad ones found: {_with_interval(control['sensitivity'])};"
+        f" {control['passed']} of {control['good']} good ones approved: {_with_interval(control['specificity'])}"
+    )
     for kind, found in review["certificates"].items():
         stated = (
             f"at most {found['bound']:.1%} bad"
@@ -264,6 +272,10 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     lines += [f"  {change}" for change in summary["eval_changes"]]
     cost = f"Cost at list prices: ${summary['cost_usd']:.2f} (the mock provider costs nothing)."
     return "\n".join([*lines, "", f"{cost} Time: {summary['seconds']:.0f} seconds."])
+
+
+def _with_interval(estimate: Mapping[str, float] | None) -> str:
+    return "not defined" if estimate is None else f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
 
 
 def _stages(workspace: Workspace, steps: list[dict[str, Any]]) -> dict[str, Any]:

@@ -67,7 +67,12 @@ def test_the_summary_has_the_keys_that_others_rely_on(summary: dict[str, Any]) -
     review = summary["review"]
     assert review["simulated"] is True and review["answers"] >= 2 * review["records"] > 0 and review["disputed"] > 0
     assert review["adjudicated"] > 0 and review["still_disputed"] == 0 and review["adjudicator_errors"] < 0.2
-    assert 0 < review["error_rates"]["errors"]["true"] < 0.3 and review["error_rates"]["errors"]["estimated"] is not None
+    errors = review["error_rates"]["errors"]
+    assert 0 < errors["true"] < 0.3 and errors["low"] < errors["estimated"] < errors["high"]
+    assert all(one["alpha"]["low"] < one["alpha"]["value"] < one["alpha"]["high"] for one in review["agreements"])
+    control = review["control"]
+    assert control["good"] + control["bad"] >= 8 and control["specificity"]["low"] < control["specificity"]["value"]
+    assert len(review["annotators"]) == 2
 
 
 def test_the_certificate_and_the_calibration_are_beside_the_truth(summary: dict[str, Any]) -> None:
