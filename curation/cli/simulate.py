@@ -69,10 +69,18 @@ def simulate_controls(
     as_json: Json = False,
 ) -> None:
     """Write controls.csv: rows with verdicts that an expert would know. Example: curate simulate controls my-project --rows 12"""
-    from curation.simulation.annotators import write_controls
+    from curation.errors import ReviewError, command
+    from curation.simulation.annotators import choose_controls
+    from curation.views.controls import rows_to_know
+    from curation.workspace import open_workspace
 
-    done = write_controls(folder, rows=rows, seed=seed)
-    text = (
-        f"{done.file.name}: {done.good + done.bad} control rows, {done.bad} of them bad. Next: set review.control: {{file: controls.csv}}"
-    )
-    print_values({"file": str(done.file), "good": done.good, "bad": done.bad}, text, json=as_json)
+    with open_workspace(folder) as workspace:
+        grounding = workspace.project.plan.grounding
+        shown = rows_to_know(workspace)
+    if not shown:
+        raise ReviewError(str(folder), "has no row that waits for review", command("curate", "screen", folder))
+    known = choose_controls(shown, table=folder / grounding.table if grounding else None, count=rows, seed=seed)
+    file, bad = folder / "controls.csv", sum(verdict == "reject" for verdict in known.values())
+    file.write_text("".join(["row,verdict\n", *sorted(f"{row},{verdict}\n" for row, verdict in known.items())]), encoding="utf-8")
+    text = f"{file.name}: {len(known)} control rows, {bad} of them bad. Next: set review.control: {{file: {file.name}}} in project.yaml"
+    print_values({"file": str(file), "good": len(known) - bad, "bad": bad}, text, json=as_json)

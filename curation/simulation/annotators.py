@@ -254,53 +254,22 @@ def _user_text(prompt: str) -> str:
     return re.sub(r"\AStanding instruction: [^\n]+\n\n", "", prompt)
 
 
-@dataclass(frozen=True)
-class ControlSummary:
-    """Control rows that an expert with the code table would list."""
-
-    file: Path
-    good: int
-    bad: int
-
-
-def write_controls(folder: Path, *, rows: int, seed: int) -> ControlSummary:
-    """Write controls.csv into a project: rows that passed the gates with their true verdicts, up to half of them bad.
+def choose_controls(rows: Sequence[Mapping[str, str]], *, table: Path | None, count: int, seed: int) -> dict[str, str]:
+    """Return control rows with the verdicts that an expert with the code table knows, by id; up to half of them bad.
 
     Args:
-        folder: project folder.
-        rows: number of control rows.
+        rows: completions as a form shows them: id, prompt and completion.
+        table: file of the code table.
+        count: number of control rows.
         seed: seed of the choice.
-
-    Raises:
-        ReviewError: no instruction row has passed the gates.
     """
-    from curation.review import show
-    from curation.views.decisions import decide_all
-    from curation.views.state import ProjectState
-    from curation.workspace import open_workspace
-
-    by_verdict: dict[str, list[str]] = {forms.APPROVE: [], forms.REJECT: []}
-    with open_workspace(folder) as workspace:
-        grounding = workspace.project.plan.grounding
-        codes = CodeTable.read(folder / grounding.table if grounding else None)
-        state = ProjectState(workspace)
-        waiting = {decision.seq for decision in decide_all(state).decisions if decision.verdict == "to_review"}
-        for row in state.rows["instruction"]:
-            if row.seq in waiting:
-                fields = show(row.record, row.id, scores={}, terms={}, vector=None).fields
-                faults = find_faults(fields[forms.PROMPT], fields[forms.COMPLETION], codes)
-                by_verdict[forms.REJECT if faults else forms.APPROVE].append(row.id)
-    if not waiting:
-        raise ReviewError(str(folder), "has no row that waits for review", f"curate screen {folder}")
-    rng = random.Random(seed)
-    for ids in by_verdict.values():
-        rng.shuffle(ids)
-    bad = by_verdict[forms.REJECT][: rows // 2]
-    good = by_verdict[forms.APPROVE][: rows - len(bad)]
-    lines = [f"{identity},{verdict}\n" for verdict, ids in ((forms.REJECT, bad), (forms.APPROVE, good)) for identity in ids]
-    file = folder / "controls.csv"
-    file.write_text("row,verdict\n" + "".join(sorted(lines)), encoding="utf-8")
-    return ControlSummary(file, len(good), len(bad))
+    codes, by_verdict = CodeTable.read(table), dict[str, list[str]]()
+    for row in random.Random(seed).sample(rows, len(rows)):
+        verdict = forms.REJECT if find_faults(row["prompt"], row["completion"], codes) else forms.APPROVE
+        by_verdict.setdefault(verdict, []).append(row["id"])
+    bad = by_verdict.get(forms.REJECT, [])[: count // 2]
+    good = by_verdict.get(forms.APPROVE, [])[: count - len(bad)]
+    return {**dict.fromkeys(bad, forms.REJECT), **dict.fromkeys(good, forms.APPROVE)}
 
 
 @dataclass(frozen=True)
