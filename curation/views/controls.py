@@ -9,8 +9,8 @@ from argilla_setup import forms
 from curation.decide import Decision
 from curation.quality.control import Control, KnownVerdict, rotate_controls
 from curation.review import show
-from curation.store import facts
 from curation.store.records import Row
+from curation.views.decisions import decide_all
 from curation.views.state import ProjectState
 from curation.workspace import Workspace
 
@@ -73,8 +73,9 @@ def mix_rates(state: ProjectState, decisions: Mapping[int, Decision]) -> dict[in
 
 def rows_to_know(workspace: Workspace) -> list[dict[str, str]]:
     """Return the completions that wait for review as the form shows them: id, prompt and completion."""
-    seqs, out = facts.seqs_with_verdict(workspace.db, "to_review"), list[dict[str, str]]()
-    for row in ProjectState(workspace).rows["instruction"]:
+    state, out = ProjectState(workspace), list[dict[str, str]]()
+    seqs = {decision.seq for decision in decide_all(state).decisions if decision.verdict == "to_review"}
+    for row in state.rows["instruction"]:
         if row.seq in seqs:
             shown = show(row.record, row.id, scores={}, terms={}, vector=None).fields
             out.append({"id": row.id, "prompt": shown[forms.PROMPT], "completion": shown[forms.COMPLETION]})
