@@ -70,13 +70,17 @@ def simulate_controls(
 ) -> None:
     """Write controls.csv: rows with verdicts that an expert would know. Example: curate simulate controls my-project --rows 12"""
     from curation.errors import ReviewError, command
+    from curation.review import show
     from curation.simulation.annotators import choose_controls
-    from curation.views.controls import rows_to_know
+    from curation.views.decisions import decide_all
+    from curation.views.state import ProjectState
     from curation.workspace import open_workspace
 
     with open_workspace(folder) as workspace:
-        grounding = workspace.project.plan.grounding
-        shown = rows_to_know(workspace)
+        state, grounding = ProjectState(workspace), workspace.project.plan.grounding
+        waiting = {decision.seq for decision in decide_all(state).decisions if decision.verdict == "to_review"}
+        found = [row for row in state.rows["instruction"] if row.seq in waiting]
+        shown = [{"id": row.id, **show(row.record, row.id, scores={}, terms={}, vector=None).fields} for row in found]
     if not shown:
         raise ReviewError(str(folder), "has no row that waits for review", command("curate", "screen", folder))
     known = choose_controls(shown, table=folder / grounding.table if grounding else None, count=rows, seed=seed)

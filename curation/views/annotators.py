@@ -49,6 +49,8 @@ MOST_FAILED = 0.2
 """Share of failed control rows above which a person is named, if the lower end of its interval is above it."""
 MOST_SHORT = 0.1
 """The same for answers that came too fast to have read the row."""
+SHORTEST_LIMIT = 1.0
+"""Seconds below which a limit of speed says only that answers were stored together, as those of a bulk submission."""
 MOST_GUESSED = 0.5
 """The same for MACE's probability of guessing."""
 
@@ -83,7 +85,7 @@ class Annotator:
         if estimate is not None and 2 - estimate.sensitivity.high - estimate.specificity.high > MOST_GUESSED:
             found = f"finds {in_words(estimate.sensitivity)} of the bad rows and approves {in_words(estimate.specificity)} of the good ones"
             out.append(f"answers as if guessing: {found}")
-        if pace is not None and pace.short.low > MOST_SHORT:
+        if pace is not None and pace.limit_s >= SHORTEST_LIMIT and pace.short.low > MOST_SHORT:
             out.append(f"gives {in_words(pace.short)} of the answers within {pace.limit_s:.1f} s of the one before")
         return out
 

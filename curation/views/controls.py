@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from argilla_setup import forms
 from curation.decide import Decision
 from curation.quality.control import Control, KnownVerdict, rotate_controls
-from curation.review import show
 from curation.store.records import Row
-from curation.views.decisions import decide_all
 from curation.views.state import ProjectState
-from curation.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -69,17 +65,6 @@ def mix_rates(state: ProjectState, decisions: Mapping[int, Decision]) -> dict[in
     turn = max(answered.values(), default=0) // settings.per_turn
     used = {seqs[one.row] for one in rotate_controls(controls, size=settings.per_turn, turn=turn, seed=state.project.name)}
     return {seq: settings.rate if seq in used else 0.0 for seq in known}
-
-
-def rows_to_know(workspace: Workspace) -> list[dict[str, str]]:
-    """Return the completions that wait for review as the form shows them: id, prompt and completion."""
-    state, out = ProjectState(workspace), list[dict[str, str]]()
-    seqs = {decision.seq for decision in decide_all(state).decisions if decision.verdict == "to_review"}
-    for row in state.rows["instruction"]:
-        if row.seq in seqs:
-            shown = show(row.record, row.id, scores={}, terms={}, vector=None).fields
-            out.append({"id": row.id, "prompt": shown[forms.PROMPT], "completion": shown[forms.COMPLETION]})
-    return out
 
 
 def _settled_verdict(decision: Decision, row: Row) -> KnownVerdict | None:
