@@ -182,7 +182,8 @@ def decide(facts: Facts, *, keeps: Callable[[float], bool], policy: Policy, unse
         return _decision(facts, "dropped", Reason("override", "drop", override.reason))
     if facts.known in KNOWN_BAD:
         proposal = _propose(facts, keeps)
-        is_shown = proposal.verdict not in ("dropped", "unscored")
+        # A keep shows annotators a known-bad row that a gate dropped, so that bad control rows can be had. It still never leaves.
+        is_shown = override is not None or proposal.verdict not in ("dropped", "unscored")
         return _decision(facts, "rejected", _known_reason(facts), *facts.notes) if is_shown else proposal
     if family is not None and family.kept not in (None, facts.seq) and (family.override is not None or facts.seq != family.root):
         stage = "override" if family.override is not None else "review"

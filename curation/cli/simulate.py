@@ -70,6 +70,7 @@ def simulate_controls(
 ) -> None:
     """Write controls.csv: rows with verdicts that an expert would know. Example: curate simulate controls my-project --rows 12"""
     from curation.errors import ReviewError, command
+    from curation.findings import is_check
     from curation.review import show
     from curation.simulation.annotators import choose_controls
     from curation.views.decisions import decide_all
@@ -78,13 +79,25 @@ def simulate_controls(
 
     with open_workspace(folder) as workspace:
         state, grounding = ProjectState(workspace), workspace.project.plan.grounding
-        waiting = {decision.seq for decision in decide_all(state).decisions if decision.verdict == "to_review"}
-        found = [row for row in state.rows["instruction"] if row.seq in waiting]
-        shown = [{"id": row.id, **show(row.record, row.id, scores={}, terms={}, vector=None).fields} for row in found]
-    if not shown:
+        decisions = decide_all(state).decisions
+        waiting = {decision.seq for decision in decisions if decision.verdict == "to_review"}
+        # A duplicate or a leak is a good answer at the wrong place; what the judge or a check dropped may be bad in itself.
+        dropped = {d.seq for d in decisions if d.verdict == "dropped" and (d.reasons[0].stage == "score" or is_check(d.reasons[0].kind))}
+
+        def shown(seqs: set[int]) -> list[dict[str, str]]:
+            found = [row for row in state.rows["instruction"] if row.seq in seqs]
+            return [{"id": row.id, **show(row.record, row.id, scores={}, terms={}, vector=None).fields} for row in found]
+
+        passed, fell = shown(waiting), shown(dropped)
+    if not passed:
         raise ReviewError(str(folder), "has no row that waits for review", command("curate", "screen", folder))
-    known = choose_controls(shown, table=folder / grounding.table if grounding else None, count=rows, seed=seed)
-    file, bad = folder / "controls.csv", sum(verdict == "reject" for verdict in known.values())
+    known = choose_controls(passed, fell, table=folder / grounding.table if grounding else None, count=rows, seed=seed)
+    file, hidden, bad = folder / "controls.csv", folder / "known-bad.csv", sum(verdict == "reject" for verdict in known.values())
     file.write_text("".join(["row,verdict\n", *sorted(f"{row},{verdict}\n" for row, verdict in known.items())]), encoding="utf-8")
+    kept = sorted({row["id"] for row in fell} & known.keys())
+    hidden.write_text("".join(["id\n", *(f"{row}\n" for row in kept)]), encoding="utf-8")
     text = f"{file.name}: {len(known)} control rows, {bad} of them bad. Next: set review.control: {{file: {file.name}}} in project.yaml"
-    print_values({"file": str(file), "good": len(known) - bad, "bad": bad}, text, json=as_json)
+    if kept:
+        keep = command("curate", "keep", folder, "--file", hidden, "--reason", "control rows", "--yes")
+        text += f". A gate dropped {len(kept)} of the bad ones; {keep} shows them to annotators"
+    print_values({"file": str(file), "good": len(known) - bad, "bad": bad, "kept": len(kept)}, text, json=as_json)

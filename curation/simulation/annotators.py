@@ -254,11 +254,14 @@ def _user_text(prompt: str) -> str:
     return re.sub(r"\AStanding instruction: [^\n]+\n\n", "", prompt)
 
 
-def choose_controls(rows: Sequence[Mapping[str, str]], *, table: Path | None, count: int, seed: int) -> dict[str, str]:
+def choose_controls(
+    rows: Sequence[Mapping[str, str]], dropped: Sequence[Mapping[str, str]] = (), *, table: Path | None, count: int, seed: int
+) -> dict[str, str]:
     """Return control rows with the verdicts that an expert with the code table knows, by id; up to half of them bad.
 
     Args:
         rows: completions as a form shows them: id, prompt and completion.
+        dropped: completions that a gate dropped, for bad ones that the gates let nobody see.
         table: file of the code table.
         count: number of control rows.
         seed: seed of the choice.
@@ -267,6 +270,10 @@ def choose_controls(rows: Sequence[Mapping[str, str]], *, table: Path | None, co
     for row in random.Random(seed).sample(rows, len(rows)):
         verdict = forms.REJECT if find_faults(row["prompt"], row["completion"], codes) else forms.APPROVE
         by_verdict.setdefault(verdict, []).append(row["id"])
+    for row in random.Random(seed).sample(dropped, len(dropped)):
+        # Its format shows a malformed answer at a glance, so only wrong content measures an annotator.
+        if find_faults(row["prompt"], row["completion"], codes) == ("wrong",):
+            by_verdict.setdefault(forms.REJECT, []).append(row["id"])
     bad = by_verdict.get(forms.REJECT, [])[: count // 2]
     good = by_verdict.get(forms.APPROVE, [])[: count - len(bad)]
     return {**dict.fromkeys(bad, forms.REJECT), **dict.fromkeys(good, forms.APPROVE)}

@@ -14,7 +14,7 @@ here=$PWD
 project=$demo/project argilla=$demo/argilla log=$demo/standin
 export SEEDCORN_CONFIG_DIR=$demo/config TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
-if [[ -n ${QUICK:-} ]]; then instructions=130 pairs=48 epochs=0.5 dpo_epochs=0.5 items=24; else instructions=280 pairs=110 epochs=3 dpo_epochs=2 items=120; fi
+if [[ -n ${QUICK:-} ]]; then instructions=130 pairs=48 epochs=0.5 dpo_epochs=0.5 items=24 controls=12; else instructions=280 pairs=110 epochs=3 dpo_epochs=2 items=120 controls=24; fi
 
 short() { local text="$*"; text=${text//"$demo/"/}; echo "${text//"$here/"/}"; }
 
@@ -69,7 +69,11 @@ run "curate dedup" "Drop exact, near and semantic duplicates; each keeps a link 
 run "curate screen" "Drop rows that leak the evaluation set or fail validation" curate screen "$project"
 if [[ ! -f $project/controls.csv ]]; then
   run "curate standin controls" "List some rows whose verdict is known: control rows, which annotators answer unseen among the others" \
-    curate simulate controls "$project" --rows 12
+    curate simulate controls "$project" --rows $controls
+  if [[ $(wc -l <"$project/known-bad.csv") -gt 1 ]]; then
+    run "curate keep" "Show annotators the known-bad rows that a gate dropped; their known verdict keeps them out of every snapshot" \
+      curate keep "$project" --file "$project/known-bad.csv" --reason "control rows, known to be bad" --yes
+  fi
 fi
 sed -i.bak 's/^  # control: .*/  control: {file: controls.csv, rate: 0.15}/' "$project/project.yaml"
 rm "$project/project.yaml.bak"

@@ -52,7 +52,7 @@ CURATE_STEPS = (
 
 OTHER_STEPS = (
     "argilla-setup up", "argilla-setup users", "curate init", "curate standin start", "curate standin review",
-    "curate standin controls", "curate trace",
+    "curate standin controls", "curate keep", "curate trace",
     "train prepare-model", "train init", "train preflight", "train sft", "train eval", "train dpo", "train trace",
 )  # fmt: skip
 """Other steps of demo.sh. `curate simulate` keeps its former name here, because these are keys of summary.json."""
@@ -178,7 +178,11 @@ def score_gates(workspace: Workspace, log: Path) -> dict[str, Any]:
     row_of = {(message_of[key], item): seq for seq, key, item in sources_by_seq(workspace.db, "generated") if key in message_of}
     failed = {message_of[key] for key in facts.failed_calls(workspace.db, "generate") if key in message_of}
     repeated = {(message_of[key], item) for key, item in repeated_sources(workspace.db) if key in message_of}
-    dropped = {seq for seq, verdict in facts.verdict_by_seq(workspace.db).items() if verdict == "dropped"}
+    verdicts, overrides = facts.verdict_by_seq(workspace.db), facts.overrides_by_seq(workspace.db)
+    # A gate had dropped the control rows that the data lead keeps for annotators to see.
+    dropped = {
+        seq for seq, v in verdicts.items() if v == "dropped" or (v == "rejected" and seq in overrides and overrides[seq].action == "keep")
+    }
     found: dict[str, set[int]] = defaultdict(set)
     for finding in facts.latest_findings(workspace.db, ("dedup", "screen")):
         if finding.drops:  # a leak that the leak judge cleared is not caught

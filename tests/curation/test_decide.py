@@ -111,6 +111,15 @@ def test_what_people_decide_on_pairs(says: tuple[str, ...], expected: str, bette
     assert (decision.verdict, decision.better) == (expected, better)
 
 
+def test_a_known_bad_row_is_shown_if_the_gates_or_a_data_lead_let_it_and_never_leaves() -> None:
+    kept, chosen = Override("keep", "control row"), Override("keep", "good", "approve")
+    assert verdict(facts(total=9.0, known="reject", annotations=said("approve", "approve"))).verdict == "rejected"
+    assert verdict(facts(total=2.0, known="reject")).verdict == "dropped"
+    for override in (kept, chosen):
+        assert verdict(facts(total=2.0, known="reject", override=override, annotations=said("approve", "approve"))).verdict == "rejected"
+    assert verdict(facts(total=9.0, known="reject", override=Override("drop", "no"))).verdict == "dropped"
+
+
 def test_one_answer_is_enough_where_the_project_asks_for_one() -> None:
     assert verdict(facts(annotations=said("approve")), overlap=1).verdict == "approved"
 

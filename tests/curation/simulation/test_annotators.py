@@ -13,7 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from curation.errors import ReviewError
-from curation.simulation.annotators import DISCLOSURE, Annotator, ReviewRates, find_faults, simulate_reviews, true_error_rates
+from curation.simulation.annotators import (
+    DISCLOSURE,
+    Annotator,
+    ReviewRates,
+    choose_controls,
+    find_faults,
+    simulate_reviews,
+    true_error_rates,
+)
 from curation.simulation.code_table import CodeTable
 from tests.support.icd_samples import ROWS, TABLE, answer_lines
 
@@ -45,6 +53,16 @@ def rows(row: dict[str, str], count: int = 1000) -> list[dict[str, str]]:
 )
 def test_a_careful_annotator_sees_what_is_wrong(completion: str, faults: tuple[str, ...]) -> None:
     assert find_faults(GOOD["prompt"], completion, CODES) == faults
+
+
+def test_bad_control_rows_come_from_what_the_gates_dropped(tmp_path: Path) -> None:
+    passed, fell = rows(GOOD, 20), [{**row, "id": f"f{row['id'][1:]}"} for row in [*rows(BAD, 10), *rows({**GOOD, "completion": "x"}, 5)]]
+    table = tmp_path / "codes.parquet"
+    pq.write_table(TABLE, table)
+    chosen = choose_controls(passed, fell, table=table, count=12, seed=7)
+    assert sorted(chosen.values()) == ["approve"] * 6 + ["reject"] * 6
+    assert {row for row, verdict in chosen.items() if verdict == "reject"} <= {row["id"] for row in fell[:10]}
+    assert list(choose_controls(passed, table=table, count=12, seed=7).values()) == ["approve"] * 12
 
 
 def test_an_answer_to_something_else_is_off_the_brief() -> None:
