@@ -210,7 +210,8 @@ class SQLiteSearchEngine(base.SearchEngine):
 def _reader(dataset: Dataset, user: UUID | None) -> Reader:
     """Return a person with the server's secret; one that nobody set hides nothing from people who read the source."""
     secret = hashlib.sha256(f"seedcorn queue {security_settings.secret_key}".encode()).hexdigest()
-    return Reader(str(user), secret, int(dataset.distribution["min_submitted"]))
+    distribution = dataset.distribution or {"min_submitted": 1}  # a dataset made by an older Argilla has none
+    return Reader(str(user), secret, int(distribution["min_submitted"]))
 
 
 def _responses(page: Page) -> base.SearchResponses:

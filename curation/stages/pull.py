@@ -124,7 +124,8 @@ def pull(folder: Path) -> StageResult:
         runs.forget_earlier(workspace.db, "pull", than=run.number, idle=True)
         # `curate serve` pulls every minute; it computes nothing while nobody answers.
         is_changed |= edits > 0  # also of an answer that was pulled before its row passed
-        is_old = is_changed or runs.latest_numbers(workspace.db).get("decide", 0) < runs.latest_with_rows(workspace.db, ("pull",))
+        # A pull that was killed after it had stored answers or edits left them undecided, and this one finds nothing new.
+        is_old = is_changed or runs.latest_numbers(workspace.db).get("decide", 0) < reviews.latest_stored_run(workspace.db)
         verdicts = update_verdicts(workspace).counts if is_old else dict(facts.verdict_counts(workspace.db))
         state = ProjectState(workspace)
         review_counts, slips = count_review(state), find_slips(state.submitted)

@@ -192,6 +192,13 @@ def answers_by_person(db: sqlite3.Connection, table: Table = "answers") -> dict[
     return out
 
 
+def latest_stored_run(db: sqlite3.Connection) -> int:
+    """Return the number of the latest run that stored an answer, a ruling or an edited row, whether or not it ended; 0 for none."""
+    sql = """SELECT max(coalesce((SELECT max(run) FROM answers), 0), coalesce((SELECT max(run) FROM rulings), 0),
+      coalesce((SELECT max(run) FROM origins WHERE how = 'edited'), 0)) AS run"""
+    return int(db.execute(sql).fetchone()["run"])
+
+
 def answers_by_seq(db: sqlite3.Connection, table: Table = "answers") -> dict[int, list[StoredAnswer]]:
     """Return the latest state of each response by seq, in order of the user's name."""
     out: dict[int, list[StoredAnswer]] = {}

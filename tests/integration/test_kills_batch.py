@@ -118,7 +118,7 @@ def test_batches_outlive_every_kill_and_are_read_once(undisturbed: Undisturbed, 
         project = in_batches(source, tmp_path / f"trial-{trial}" / "project")
         with served(project, tmp_path / f"trial-{trial}" / "log") as log:
             for most in (6, 4):
-                landed += kill(verb, project, log, lines=draw.randrange(1, most), delay=draw.uniform(0, 0.4))
+                landed += kill(verb, project, log, lines=draw.randrange(1, most), delay=draw.uniform(0, 0.05))
                 assert read_calls(project, verb).in_flight <= len(read_calls(single, verb).answered)
             stage(project)
             alone = RequestLog(log / "requests.jsonl", 0).bought()

@@ -604,3 +604,14 @@ def test_one_person_has_one_answer_to_a_record(db: Database) -> None:
 
     reviews.add_answers(db, [given("b", "2026-01-01", "reject"), given("a", "2026-01-02", "approve")], 1)
     assert {key: answer.values for key, answer in reviews.answers_by_person(db).items()} == {(1, "ana"): {"verdict": "approve"}}
+
+
+def test_what_a_killed_pull_has_stored_is_known_to_the_next_one(db: Database) -> None:
+    records.add_records(db, [row(1)], 2)
+    assert reviews.latest_stored_run(db) == 0  # nothing of a review
+    reviews.add_answers(db, [StoredAnswer("r", "t", 1, "ada", "submitted", {}, "", "", False)], 4)
+    assert reviews.latest_stored_run(db) == 4
+    reviews.add_answers(db, [StoredAnswer("s", "t", 1, "zoe", "submitted", {}, "", "", False)], 5, "rulings")
+    assert reviews.latest_stored_run(db) == 5
+    records.add_records(db, [(row(2)[0], Origin("edited", "r", 0, parent=1))], 6)
+    assert reviews.latest_stored_run(db) == 6
