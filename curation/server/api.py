@@ -177,7 +177,7 @@ Viewer = Annotated[Session, needs("viewer")]
 
 
 @router.post("/login")
-def log_in(login: Login, response: Response, service: Serving) -> SessionFacts:
+def log_in(login: Login, request: Request, response: Response, service: Serving) -> SessionFacts:
     """Open a session for a token or a one-time code."""
     if service.access.is_blocked():
         raise HTTPException(429, "Too many failed log-ins. Wait a minute and try again.")
@@ -185,7 +185,7 @@ def log_in(login: Login, response: Response, service: Serving) -> SessionFacts:
     if opened is None:
         raise HTTPException(401, "That token is wrong, or the link was used already. Take a token from the project's serve.token.")
     name, session = opened
-    response.set_cookie(COOKIE, name, httponly=True, samesite="strict", path="/")
+    response.set_cookie(COOKIE, name, httponly=True, samesite="strict", secure=request.url.scheme == "https", path="/")
     return SessionFacts(role=session.role, csrf=session.csrf, project=service.folder.resolve().name)
 
 

@@ -97,6 +97,13 @@ def test_a_change_needs_the_token_that_other_sites_cannot_read(page: TestClient,
     assert page.get("/api/session").status_code == 401
 
 
+def test_behind_tls_the_cookie_travels_only_there(garden: Bed, access: Access) -> None:
+    for scheme, secure in (("http", False), ("https", True)):
+        page = TestClient(make_app(garden.folder, every=3600, access=access), base_url=f"{scheme}://127.0.0.1")
+        log_in(page, access.tokens["viewer"])
+        assert next(cookie for cookie in page.cookies.jar).secure is secure
+
+
 def test_guessing_is_slowed_down(page: TestClient, access: Access) -> None:
     seen = [page.post("/api/login", json={"token": "guess"}).status_code for _ in range(12)]
     assert seen == [401] * 10 + [429] * 2
