@@ -21,7 +21,9 @@ function h(tag, properties = {}, ...children) {
 }
 
 const nodes = (children) => children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false).map((child) => child instanceof Node ? child : String(child));
-const fill = (...children) => main.replaceChildren(...nodes(children));
+// Show a page, unless another one was opened while this one waited for its data.
+let opened = 0;
+const fill = (mine, ...children) => mine === opened && main.replaceChildren(...nodes(children));
 
 function say(text, seconds = 8) {
   const box = document.getElementById("message");
@@ -107,6 +109,7 @@ function jobList(jobs) {
 }
 
 async function overview() {
+  const mine = opened;
   const [found, jobs] = await Promise.all([call("overview"), call("jobs")]);
   clearTimeout(overview.timer);
   if (jobs.some((job) => ["waiting", "running"].includes(job.state))) overview.timer = setTimeout(() => location.pathname === "/" && show(), 2000);
@@ -114,7 +117,7 @@ async function overview() {
   const verdicts = Object.entries(found.verdicts).sort((a, b) => b[1] - a[1]);
   const card = (name, value, href) => h("a", { class: "card", href }, h("b", {}, value), h("span", {}, name));
   const [spent, budget] = [found.cost_usd, found.budget_usd];
-  fill(
+  fill(mine,
     h("h1", {}, "Overview"),
     h("div", { class: "cards" }, card("rows", number.format(rows), "/rows"),
       ["to_review", "in_review", "approved", "disputed", "rejected", "dropped"].map((name) => card(words(name), number.format(found.verdicts[name] ?? 0), rowsLink(`verdict = ${quote(name)}`))),
@@ -149,6 +152,7 @@ function browse(change) {
 const also = (where, part) => (where.trim() ? `(${where.trim()}) AND ${part}` : part);
 
 async function rows() {
+  const mine = opened;
   const now = state();
   const asked = { where: now.where, search: now.search };
   let found, known;
@@ -162,7 +166,7 @@ async function rows() {
   const search = h("input", { name: "search", value: now.search, placeholder: "Text in prompt or response", "aria-label": "Text in prompt or response" });
   const where = h("input", { name: "where", value: now.where, placeholder: "Condition, such as score < 6 AND label = 'a'", "aria-label": "Condition (SQL)", spellcheck: "false" });
   const form = h("form", { class: "query", role: "search", onsubmit: (event) => { event.preventDefault(); browse({ search: search.value, where: where.value }); } }, search, where, h("button", { class: "main" }, "Find"));
-  if (!found) return fill(h("h1", {}, "Rows"), form, fail);
+  if (!found) return fill(mine, h("h1", {}, "Rows"), form, fail);
   const chosen = new Set();
   const all = h("input", { type: "checkbox", "aria-label": "Choose all rows of this page" });
   const boxes = found.rows.map((row) => h("input", { type: "checkbox", value: row.id, "aria-label": `Choose row ${row.id.slice(0, 8)}` }));
@@ -202,7 +206,7 @@ async function rows() {
   const picker = h("select", { "aria-label": "Add or remove a column", onchange: (event) => { const name = event.target.value; browse({ columns: now.columns.includes(name) ? now.columns.filter((one) => one !== name) : [...now.columns, name] }); } },
     h("option", { value: "" }, "Columns…"), known.map((one) => h("option", { value: one.name, title: one.meaning }, `${now.columns.includes(one.name) ? "✓ " : ""}${one.name}`)));
   const exported = (ending) => h("a", { href: `/api/export?${query({ ...asked, order: now.order, columns: now.columns, ending })}`, download: true }, ending.toUpperCase());
-  fill(
+  fill(mine,
     h("h1", {}, "Rows"), form,
     h("div", { class: "browse" },
       h("aside", { class: "facets", "aria-label": "Counts by value" }, h("section", { id: "histogram" }), FACETS.map((name) => facet(name, asked, now))),
@@ -252,13 +256,14 @@ async function histogram(asked) {
 }
 
 async function story(identity) {
+  const mine = opened;
   const row = await call(`rows/${encodeURIComponent(identity)}`);
   const record = row.record ?? {};
   const turns = [...(record.prompt ?? []), ...(record.completion ? [record.completion] : record.completions ?? [])];
   const link = (id) => h("a", { href: `/rows/${id}` }, id.slice(0, 8));
   const list = (title, items, empty) => h("section", {}, h("h2", {}, title), items.length ? h("ul", {}, items.map((item) => h("li", {}, item))) : h("p", { class: "soft" }, empty));
   const verdict = row.verdict?.verdict;
-  fill(
+  fill(mine,
     h("p", {}, h("a", { href: "/rows", onclick: (event) => { event.preventDefault(); event.stopPropagation(); history.length > 1 ? history.back() : go("/rows"); } }, "← Back to the rows")),
     h("h1", {}, `${row.kind} ${row.id.slice(0, 12)} `, verdict ? h("span", { class: `verdict ${verdict}` }, words(verdict)) : h("span", { class: "soft" }, "not decided yet")),
     row.erased ? h("p", {}, "The text of this row was erased.") : null,
@@ -273,7 +278,7 @@ async function story(identity) {
       list("Origin", row.origins.map((one) => [`${one.how}: ${one.source.slice(0, 12)}, item ${one.item}${one.cell ? `, cell ${one.cell}` : ""}${one.call ? `, response ${one.call.id} of ${one.call.model}` : ""} `, one.parent ? ["made from ", link(one.parent)] : null, one.meta ? h("div", {}, h("code", {}, JSON.stringify(one.meta).slice(0, 2000))) : null]), "Unknown."),
       list("Override", row.override ? [`${row.override.action}${row.override.choice ? ` as ${row.override.choice}` : ""} by ${row.override.by} at ${row.override.at}: ${row.override.reason}`] : [], "No data lead has decided on it."),
       list("Snapshots", row.split ? [`split: ${row.split[0]}`, ...row.snapshots] : [], "It is in no snapshot.")));
-  document.title = `${row.id.slice(0, 8)} · ${session.project}`;
+  if (mine === opened) document.title = `${row.id.slice(0, 8)} · ${session.project}`;
 }
 
 // Sliders for the cuts. Each change previews the verdicts; nothing is written until "Apply".
@@ -286,6 +291,7 @@ const CUTS = [
 ];
 
 async function cuts() {
+  const mine = opened;
   const now = await call("cuts");
   const result = h("section", { "aria-live": "polite" }, h("p", { class: "soft" }, "Move a slider to see what would change."));
   const inputs = CUTS.filter(([name]) => now[name] !== null).map(([name, text, low, high, step]) => {
@@ -314,7 +320,7 @@ async function cuts() {
       await show();
     } catch (error) { say(error.message, 20); }
   };
-  fill(h("h1", {}, "What if"), h("div", { class: "columns" }, h("section", {}, inputs.map((one) => one.view), h("div", { class: "toolbar" },
+  fill(mine, h("h1", {}, "What if"), h("div", { class: "columns" }, h("section", {}, inputs.map((one) => one.view), h("div", { class: "toolbar" },
     can("owner") ? h("button", { type: "button", class: "main", onclick: apply }, "Apply") : null, h("button", { type: "button", onclick: () => show() }, "Reset"))), result));
 }
 
@@ -333,12 +339,13 @@ function outcome(found) {
 
 // Disputes with both answers and word differences, and how good the annotators are.
 async function review(names = false) {
+  const mine = opened;
   const [found, state] = await Promise.all([call(`disputes?names=${names}`), call("overview")]);
   const share = (one) => one ? `${(100 * one.value).toFixed(0)} % (${(100 * one.low).toFixed(0)} to ${(100 * one.high).toFixed(0)} %)` : "not known";
   const people = state.annotators?.annotators ?? [];
   const table = people.length ? h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["annotator", "answers", "bad rows turned down", "good rows approved", "seconds per answer"].map((name) => h("th", { scope: "col" }, name)))),
     h("tbody", {}, people.map((one) => h("tr", {}, h("td", {}, one.name), h("td", { class: "number" }, shown(one.answers)), h("td", {}, share(one.sensitivity)), h("td", {}, share(one.specificity)), h("td", { class: "number" }, shown(one.median_s))))))) : h("p", { class: "soft" }, "Nobody has answered yet, or the rows were not decided since.");
-  fill(h("h1", {}, "Review"),
+  fill(mine, h("h1", {}, "Review"),
     h("h2", {}, `Disputes (${number.format(found.disputes.length)})`),
     found.disputes.length ? h("div", { class: "toolbar" }, found.next.map((one) => h("span", { class: "soft" }, one)), h("button", { type: "button", onclick: () => review(!names) }, names ? "Hide names" : "Show names and edits to choose")) : h("p", { class: "soft" }, "No row is disputed."),
     found.disputes.slice(0, 100).map((one) => dispute(one)),
@@ -377,8 +384,9 @@ function deciding(row) {
 }
 
 function login(problem) {
+  const mine = opened;
   const token = h("input", { name: "token", type: "password", autocomplete: "off", "aria-label": "Token" });
-  fill(h("form", { class: "login", onsubmit: (event) => { event.preventDefault(); enter(token.value); } },
+  fill(mine, h("form", { class: "login", onsubmit: (event) => { event.preventDefault(); enter(token.value); } },
     h("h1", {}, "Log in"), h("p", {}, "Open the link that `curate serve` printed (it works once), or enter a token from the project's serve.token, serve.curator.token or serve.viewer.token."),
     problem ? h("p", { class: "error", role: "alert" }, problem) : null, token, h("button", { class: "main" }, "Log in")));
   token.focus();
@@ -400,12 +408,14 @@ function listen() {
   listener.onerror = () => (live.textContent = "connection lost; trying again");
   listener.onmessage = (event) => {
     live.textContent = "live";
-    if (version !== null && event.data !== version && !document.querySelector("input[name='reason']")?.value && location.pathname !== "/rows") show();
+    // Other pages may hold a choice that is not sent yet.
+    if (version !== null && event.data !== version && location.pathname === "/") show();
     version = event.data;
   };
 }
 
 async function show() {
+  const mine = ++opened;
   try {
     session ??= await call("session");
     frame();
@@ -414,7 +424,7 @@ async function show() {
     document.title = `${at === "/" ? "Overview" : at === "/cuts" ? "What if" : at === "/review" ? "Review" : "Rows"} · ${session.project}`;
     await (at === "/" ? overview() : at === "/rows" ? rows() : at === "/cuts" ? cuts() : at === "/review" ? review() : story(decodeURIComponent(at.slice("/rows/".length))));
   } catch (error) {
-    if (error.status === 401) { session = null; login(); } else fill(h("h1", {}, "This cannot be shown"), h("p", { class: "error", role: "alert" }, error.message), h("p", {}, h("a", { href: "/rows" }, "All rows")));
+    if (error.status === 401) { session = null; login(); } else fill(mine, h("h1", {}, "This cannot be shown"), h("p", { class: "error", role: "alert" }, error.message), h("p", {}, h("a", { href: "/rows" }, "All rows")));
   }
 }
 
