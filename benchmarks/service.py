@@ -23,12 +23,10 @@ import pyarrow.parquet as pq
 
 from benchmarks.bench_state import make_project
 from curation.server.live_rows import LiveRows
-from curation.views.row_table import Query, RowTable, load_table
+from curation.views.row_table import SHOWN, Query, RowTable, load_table
 from curation.views.state import ProjectState
 from curation.views.what_if import Cuts
 from curation.workspace import open_workspace
-
-SHOWN = ["id", "verdict", "score", "label", "prompt", "response"]
 
 
 @dataclass(frozen=True)

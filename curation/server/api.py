@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
@@ -23,7 +24,7 @@ from curation.server.jobs import Job, Jobs, Stage
 from curation.server.live_rows import LiveRows
 from curation.store import records
 from curation.views.row_story import RowStory, load_story
-from curation.views.row_table import COLUMNS, Bin, Group, write_table
+from curation.views.row_table import COLUMNS, SHOWN, Bin, Group, write_table
 from curation.views.row_table import Query as RowQuery
 from curation.views.what_if import Cuts, Preview
 from curation.workspace import open_workspace
@@ -157,7 +158,9 @@ def session_of(request: Request, service: Serving) -> Session:
     session = service.access.session(request.cookies.get(COOKIE))
     if session is None:
         raise HTTPException(401, "Log in: open the link that `curate serve` printed, or send a token.")
-    if request.method not in ("GET", "HEAD") and request.headers.get("x-csrf-token") != session.csrf:
+    if request.method not in ("GET", "HEAD") and not hmac.compare_digest(
+        request.headers.get("x-csrf-token", "").encode(), session.csrf.encode()
+    ):
         raise HTTPException(403, "The request lacks this session's X-CSRF-Token header. Reload the page and try again.")
     return session
 
@@ -236,7 +239,7 @@ def rows(
 ) -> Page:
     """Return a page of the rows that meet a condition."""
     table, query = service.live.table(fresh=fresh), RowQuery(where, search, order, limit, offset)
-    found = table.select(query, columns or ["id", "verdict", "score", "label", "prompt", "response"]).to_pylist()
+    found = table.select(query, columns or SHOWN).to_pylist()
     return Page(total=table.rows, found=table.count(query), rows=found, current=service.live.is_current())
 
 
@@ -285,12 +288,7 @@ def override(request: OverrideRequest, service: Serving) -> dict[str, Any]:
     if bool(request.ids) == bool((request.where or "").strip() or (request.search or "").strip()):
         raise ProjectError("ids, where, search", "must be either a list of rows or a condition", "send one of them")
     options: dict[str, Any] = {"action": request.action, "reason": request.reason, "confirmed": request.confirmed}
-    if not request.ids:
-        return override_many(service.folder, RowQuery(request.where, request.search), **options).as_values()
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as listed:
-        listed.write("\n".join(request.ids))
-        listed.flush()
-        return override_many(service.folder, Path(listed.name), **options).as_values()
+    return override_many(service.folder, request.ids or RowQuery(request.where, request.search), **options).as_values()
 
 
 @router.post("/undo", dependencies=[needs("curator")])

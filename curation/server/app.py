@@ -27,6 +27,8 @@ from curation.server.api import PollStatus, Service, router
 from curation.server.jobs import Jobs
 from curation.server.live_rows import LiveRows
 
+GRACE_S = 2
+"""Seconds that requests have to end when the service is stopped."""
 STATIC = Path(__file__).parent / "static"
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -78,7 +80,8 @@ def serve_project(folder: Path, *, host: str, port: int, every: float, names: Se
 
         webbrowser.open(link)
     app = make_app(folder, every=every, access=access, hosts=(host, *names))
-    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
+    # An open page listens for events without end, and the end of the service must not wait for it.
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_S)).run(sockets=[listening])
 
 
 def make_app(folder: Path, *, every: float, access: Access, hosts: tuple[str, ...] = ()) -> Any:

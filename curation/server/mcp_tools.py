@@ -23,7 +23,7 @@ from curation.stages.estimate import estimate
 from curation.stages.inspect import status as read_status
 from curation.store import records
 from curation.views.row_story import RowStory, load_story
-from curation.views.row_table import COLUMNS, Group, Query
+from curation.views.row_table import COLUMNS, SHOWN, Group, Query
 from curation.workspace import StageResult, open_workspace
 
 P = ParamSpec("P")
@@ -94,7 +94,7 @@ def _add_reading(server: MCPServer, folder: Path, live: LiveRows) -> None:
     ) -> dict[str, Any]:
         """Return a page of the rows that meet a condition, and how many there are."""
         table, query = live.table(fresh=True), Query(where, search, order, limit, offset)
-        rows = table.select(query, columns or ["id", "verdict", "score", "label", "prompt", "response"]).to_pylist()
+        rows = table.select(query, columns or SHOWN).to_pylist()
         return {"total": table.rows, "found": table.count(query), "rows": [_shortened(row) for row in rows]}
 
     @_tool(server, READS)

@@ -66,13 +66,13 @@ def override(folder: Path, identity: str, *, action: Literal["keep", "drop"], re
 
 
 def override_many(
-    folder: Path, rows: Query | Path, *, action: Literal["keep", "drop"], reason: str, confirmed: bool = False
+    folder: Path, rows: Query | Path | Sequence[str], *, action: Literal["keep", "drop"], reason: str, confirmed: bool = False
 ) -> StageResult:
     """Force-keep or force-drop every row of a query or a list. `undo` takes it back as a whole.
 
     Args:
         folder: of the project.
-        rows: a query over the table of rows, or a text file with a record's id at the start of each line.
+        rows: a query over the table of rows, ids of records, or a text file with a record's id at the start of each line.
         action: "keep" or "drop".
         reason: in the user's words; it is stored with every row.
         confirmed: store it. Otherwise the rows are only counted.
@@ -83,7 +83,9 @@ def override_many(
     _need_reason(action, folder, "ROW", reason)
     with open_workspace(folder) as workspace:
         state = ProjectState(workspace)
-        seqs = _listed_seqs(rows, state) if isinstance(rows, Path) else _found_seqs(rows, state)
+        if isinstance(rows, Path):
+            rows = _read_ids(rows)
+        seqs = _seqs_of(rows, state) if isinstance(rows, Sequence) else _found_seqs(rows, state)
         before = Counter(state.verdicts.get(seq, "undecided") for seq in seqs)
         if not confirmed:
             notes = ["Nothing was changed. Run the command with --yes to change them; `curate undo` takes it back."]
@@ -120,26 +122,25 @@ def _found_seqs(query: Query, state: ProjectState) -> list[int]:
     raise ProjectError("--where", "no row meets the condition", f"see what there is: {command('curate', 'rows', state.workspace.folder)}")
 
 
-def _listed_seqs(file: Path, state: ProjectState) -> list[int]:
-    """Return the rows that a file lists: each line begins with a record's whole id; a CSV with a column `id` in front works too."""
+def _read_ids(file: Path) -> list[str]:
+    """Return the ids that a file lists: each line begins with one; a CSV with a column `id` in front works too."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         fact = f"cannot be read ({error.strerror if isinstance(error, OSError) else 'it is not UTF-8 text'})"
         raise ProjectError(str(file), fact, "name a text file with one id per line") from error
-    seq_of, seqs = {row.id: seq for seq, row in state.row_by_seq.items()}, dict[int, None]()
-    for number, line in enumerate(lines, 1):
-        identity = line.split(",")[0].strip().strip('"').lower()
-        if not identity or (number == 1 and identity == "id"):
-            continue
-        if identity not in seq_of:
-            raise ProjectError(
-                f"{file}, line {number}", f"no row of this project has the id {identity[:80]!r}", "correct the line; nothing was changed"
-            )
-        seqs[seq_of[identity]] = None
-    if not seqs:
-        raise ProjectError(str(file), "lists no row", "write one id per line, for example with `curate rows --columns id --csv FILE`")
-    return list(seqs)
+    ids = [line.split(",")[0].strip().strip('"').lower() for line in lines]
+    if found := [identity for identity in ids[ids[:1] == ["id"] :] if identity]:
+        return found
+    raise ProjectError(str(file), "lists no row", "write one id per line, for example with `curate rows --columns id --out FILE.csv`")
+
+
+def _seqs_of(ids: Sequence[str], state: ProjectState) -> list[int]:
+    """Return the rows with these whole ids, each once."""
+    seq_of = {row.id: seq for seq, row in state.row_by_seq.items()}
+    if (unknown := next((identity for identity in ids if identity not in seq_of), None)) is not None:
+        raise ProjectError(f"id {unknown[:80]!r}", "belongs to no row of this project", "correct the list; nothing was changed")
+    return list(dict.fromkeys(seq_of[identity] for identity in ids))
 
 
 def _check_choice(workspace: Workspace, seq: int, identity: str, choice: str | None) -> int | None:

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from curation.views.row_table import Bin, Group, Query, RowTable, load_table, write_table
+from curation.views.row_table import SHOWN, Bin, Group, Query, RowTable, load_table, write_table
 from curation.views.state import ProjectState
 from curation.workspace import open_workspace
-
-SHOWN = ("id", "verdict", "score", "label", "prompt", "response")
-"""Columns that are shown where none are named."""
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,8 @@ COLUMNS: Mapping[str, str] = {
     "meta": "struct with every other column of imported rows",
 }
 """Column to its meaning. Fields of a struct are written with a dot: `meta.origin`."""
+SHOWN = ("id", "verdict", "score", "label", "prompt", "response")
+"""Columns that are shown where none are named."""
 SEARCHED = ("prompt", "response", "other")
 """Columns in which a text is searched."""
 

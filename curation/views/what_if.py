@@ -170,6 +170,8 @@ def describe_preview(found: Preview) -> list[str]:
     rows = "1 row" if found.changed == 1 else f"{found.changed:,} rows"
     lines = [f"{rows} would change" + (":" if found.changed else ".")]
     lines += [f"  {change.replace('_', ' ')}: {count:,}" for change, count in found.changes.items()]
+    if not found.before.passing and not found.after.passing:
+        return [*lines, "No row passes the gates, now or then. Rows without a score do not pass: curate score"]
     for name, outlook in (("now", found.before), ("then", found.after)):
         p = outlook.precision
         people = f"{p.share:.1%} approved ({p.low:.1%} to {p.high:.1%}, {p.answered:,} answered rows)" if p.answered else "nobody answered"

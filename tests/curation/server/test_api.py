@@ -182,7 +182,7 @@ def test_rows_are_changed_by_list_and_condition_and_taken_back(page: TestClient,
         ({"ids": [rows[0].id], "where": "true"}, "either a list of rows or a condition"),
         ({}, "either a list of rows or a condition"),
         ({"where": "score <"}, "syntax error"),
-        ({"ids": ["0" * 64]}, "no row of this project"),
+        ({"ids": ["0" * 64]}, "belongs to no row of this project"),
     ):
         reply = post("override", action="drop", reason="odd", confirmed=True, **wrong)
         assert reply.status_code == 400 and message in reply.json()["detail"], wrong

@@ -98,6 +98,17 @@ def test_without_argilla_it_is_up_unhealthy_and_says_why_to_whom_it_may(folder: 
         assert "The pull failed:" in errors
 
 
+def test_an_open_page_does_not_keep_the_service_from_ending(folder: Path) -> None:
+    with serving(folder) as (url, process):
+        wait_until(url, folder, lambda *_: True, process)
+        token = (folder / "serve.token").read_text().strip()
+        request = urllib.request.Request(f"{url}/api/events", headers={"Authorization": f"Bearer {token}"})
+        with urllib.request.urlopen(request, timeout=20) as events:
+            assert events.readline().startswith(b"data: ")
+            process.send_signal(signal.SIGINT)
+            process.wait(timeout=30)
+
+
 def test_the_status_is_for_those_who_have_the_token(folder: Path) -> None:
     with serving(folder) as (url, process):
         wait_until(url, folder, lambda *_: True, process)
