@@ -42,7 +42,7 @@ def as_user(server: RunningArgilla, key: str) -> httpx.Client:
 def disputed_project(folder: Path) -> Path:
     """A project in which ada and bob disagree on every row."""
     blank(folder)
-    set_review(folder, "{mode: all, overlap: 2, annotators: [], adjudicators: [zoe]}")
+    set_review(folder, "{mode: all, overlap: 2, annotators: [], adjudicators: [zelda]}")
     import_plain(folder, ROWS)
     with open_store(folder) as db:
         for row in records.list_rows(db, "instruction"):
@@ -68,8 +68,8 @@ def after(relay: Relay, part: str, more: int) -> Callable[[], bool]:
     return lambda: relay.count(part) >= least
 
 
-def rule_on_all(server: RunningArgilla, zoe: Account, there: dict[str, str]) -> None:
-    with as_user(server, zoe.api_key) as http:
+def rule_on_all(server: RunningArgilla, zelda: Account, there: dict[str, str]) -> None:
+    with as_user(server, zelda.api_key) as http:
         for number, identity in enumerate(sorted(there)):
             edit = {forms.EDITED_COMPLETION: {"value": f"Text {number} by the adjudicator."}} if number % 3 == 0 else {}
             values = {forms.VERDICT: {"value": "approve" if number % 2 == 0 or edit else "reject"}} | edit
@@ -80,7 +80,7 @@ def test_killed_at_any_moment_every_dispute_is_shown_once_and_settled_once(
     argilla_home: RunningArgilla, relay: Relay, tmp_path: Path
 ) -> None:
     folder, draw = disputed_project(tmp_path / NAME), random.Random(5)
-    zoe = argilla_home.account("zoe", workspace=f"{NAME}-settle")
+    zelda = argilla_home.account("zelda", workspace=f"{NAME}-settle")
     for number in range(kills_of("push")):
         least = relay.count("/records/bulk") + 1 + number
         kill_at(
@@ -96,7 +96,7 @@ def test_killed_at_any_moment_every_dispute_is_shown_once_and_settled_once(
     there = held(argilla_home)
     assert len(there) == ROWS
 
-    rule_on_all(argilla_home, zoe, there)
+    rule_on_all(argilla_home, zelda, there)
     for number in range(kills_of("push")):
         least = relay.count("/records") + 1
         kill_at(
