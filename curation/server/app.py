@@ -30,6 +30,8 @@ from curation.server.live_rows import LiveRows
 GRACE_S = 2
 """Seconds that requests have to end when the service is stopped."""
 STATIC = Path(__file__).parent / "static"
+PAGES = ("/", "/rows", "/rows/{identity}", "/cuts", "/review")
+"""Addresses at which the page is served; app.js shows what belongs to the address."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
@@ -123,23 +125,22 @@ def make_app(folder: Path, *, every: float, access: Access, hosts: tuple[str, ..
 
     _add_health(app, folder, every=every, access=access, poll=poll)
 
+    files = {file.name for file in STATIC.iterdir()}
+
     @app.get("/static/{name}", include_in_schema=False)
     async def static(name: str) -> FileResponse:
-        if name not in ("app.js", "style.css", "icon.svg"):
+        if name not in files:
             raise HTTPException(404)
         return FileResponse(STATIC / name, headers={"Cache-Control": "no-cache"})
 
     app.state.service = Service(folder, access, LiveRows(folder), poll, jobs)
     app.include_router(router)
 
-    @app.get("/", include_in_schema=False)
-    @app.get("/rows", include_in_schema=False)
-    @app.get("/cuts", include_in_schema=False)
-    @app.get("/review", include_in_schema=False)
-    @app.get("/rows/{identity}", include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(STATIC / "index.html", media_type="text/html")
 
+    for path in PAGES:
+        app.add_api_route(path, page, include_in_schema=False)
     return app
 
 

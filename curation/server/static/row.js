@@ -1,0 +1,42 @@
+// One row with all that is known about it.
+
+import { app, show, h, fill, say, call, shown, words, can, go } from "./dom.js";
+
+export async function story(identity) {
+  const mine = app.opened;
+  const row = await call(`rows/${encodeURIComponent(identity)}`);
+  const record = row.record ?? {};
+  const turns = [...(record.prompt ?? []), ...(record.completion ? [record.completion] : record.completions ?? [])];
+  const link = (id) => h("a", { href: `/rows/${id}` }, id.slice(0, 8));
+  const list = (title, items, empty) => h("section", {}, h("h2", {}, title), items.length ? h("ul", {}, items.map((item) => h("li", {}, item))) : h("p", { class: "soft" }, empty));
+  const verdict = row.verdict?.verdict;
+  fill(mine,
+    h("p", {}, h("a", { href: "/rows", onclick: (event) => { event.preventDefault(); event.stopPropagation(); history.length > 1 ? history.back() : go("/rows"); } }, "← Back to the rows")),
+    h("h1", {}, `${row.kind} ${row.id.slice(0, 12)} `, verdict ? h("span", { class: `verdict ${verdict}` }, words(verdict)) : h("span", { class: "soft" }, "not decided yet")),
+    row.erased ? h("p", {}, "The text of this row was erased.") : null,
+    can("curator") && !row.erased ? deciding(row) : null,
+    turns.map((turn) => h("div", { class: `turn ${turn.role}`, dir: "auto" }, h("small", {}, turn.role), turn.content)),
+    h("div", { class: "columns" },
+      list("Verdict", (row.verdict?.reasons ?? []).map((one) => [`${one.stage}: ${one.words}. ${one.evidence} `, one.twin ? link(one.twin) : null]), "No reason is stored."),
+      list("Scores", row.scores.map((one) => `${one.criterion}: ${one.value} of 5${one.current ? "" : " (earlier rubric)"}. ${one.rationale ?? ""}`), "No judge has scored it."),
+      list("Judge's preference", row.choices.map((one) => `shown ${one.shown}: ${one.winner === null ? "tie" : `response ${one.winner + 1}`}. ${one.rationale ?? ""}`), "Not a pair, or not compared."),
+      list("Findings", row.findings.map((one) => [`${one.stage}: ${one.words}. ${one.evidence} `, one.twin ? link(one.twin) : null]), "No finding is stored."),
+      list("Annotations", row.answers.map((one) => `${one.user}, ${one.status}: ${Object.entries(one.values).filter(([, value]) => value !== null && value !== "" && !(Array.isArray(value) && !value.length)).map(([name, value]) => `${words(name)} ${shown(value)}`).join("; ")}`), "Nobody has answered it."),
+      list("Origin", row.origins.map((one) => [`${one.how}: ${one.source.slice(0, 12)}, item ${one.item}${one.cell ? `, cell ${one.cell}` : ""}${one.call ? `, response ${one.call.id} of ${one.call.model}` : ""} `, one.parent ? ["made from ", link(one.parent)] : null, one.meta ? h("div", {}, h("code", {}, JSON.stringify(one.meta).slice(0, 2000))) : null]), "Unknown."),
+      list("Override", row.override ? [`${row.override.action}${row.override.choice ? ` as ${row.override.choice}` : ""} by ${row.override.by} at ${row.override.at}: ${row.override.reason}`] : [], "No data lead has decided on it."),
+      list("Snapshots", row.split ? [`split: ${row.split[0]}`, ...row.snapshots] : [], "It is in no snapshot.")));
+  if (mine === app.opened) document.title = `${row.id.slice(0, 8)} · ${app.session.project}`;
+}
+
+// Keep or drop the row that is shown.
+function deciding(row) {
+  const reason = h("input", { name: "reason", placeholder: "Reason (stored with the row)", "aria-label": "Reason" });
+  const change = async (action) => {
+    if (!reason.value.trim()) { say("Write a reason: it is stored with the row."); return reason.focus(); }
+    try {
+      await call("override", { action, reason: reason.value, confirmed: true, ids: [row.id] });
+      await show();
+    } catch (error) { say(error.message, 20); }
+  };
+  return h("div", { class: "toolbar", role: "group", "aria-label": "Decide on this row" }, reason, h("button", { type: "button", onclick: () => change("keep") }, "Keep"), h("button", { type: "button", onclick: () => change("drop") }, "Drop"));
+}

@@ -1,0 +1,124 @@
+// The table of rows: search, conditions, counts by value, changes of many rows, downloads.
+
+import { app, number, show, h, fill, say, call, query, quote, shown, words, can, go, bars, svg } from "./dom.js";
+
+const COLUMNS = ["id", "verdict", "score", "label", "prompt", "response"];
+const FACETS = ["verdict", "reason", "label", "source", "file", "split", "override"];
+const PAGE = 50;
+
+function state() {
+  const values = new URLSearchParams(location.search);
+  const columns = values.getAll("columns");
+  return { where: values.get("where") ?? "", search: values.get("search") ?? "", order: values.get("order") ?? "", columns: columns.length ? columns : COLUMNS, page: Math.max(1, Number(values.get("page")) || 1) };
+}
+
+function browse(change) {
+  const next = { ...state(), page: 1, ...change };
+  const columns = next.columns.join() === COLUMNS.join() ? [] : next.columns;
+  go(`/rows?${query({ where: next.where, search: next.search, order: next.order, columns, page: next.page > 1 ? next.page : null })}`);
+}
+
+const also = (where, part) => (where.trim() ? `(${where.trim()}) AND ${part}` : part);
+
+export async function rows() {
+  const mine = app.opened;
+  const now = state();
+  const asked = { where: now.where, search: now.search };
+  let found, known;
+  const fail = h("p", { class: "error", role: "alert" });
+  try {
+    [found, known] = await Promise.all([call(`rows?${query({ ...asked, order: now.order, columns: ["id", ...now.columns.filter((name) => name !== "id")], limit: PAGE, offset: (now.page - 1) * PAGE })}`), call("columns")]);
+  } catch (error) {
+    if (error.status === 401) throw error;
+    fail.textContent = error.message;
+  }
+  const search = h("input", { name: "search", value: now.search, placeholder: "Text in prompt or response", "aria-label": "Text in prompt or response" });
+  const where = h("input", { name: "where", value: now.where, placeholder: "Condition, such as score < 6 AND label = 'a'", "aria-label": "Condition (SQL)", spellcheck: "false" });
+  const form = h("form", { class: "query", role: "search", onsubmit: (event) => { event.preventDefault(); browse({ search: search.value, where: where.value }); } }, search, where, h("button", { class: "main" }, "Find"));
+  if (!found) return fill(mine, h("h1", {}, "Rows"), form, fail);
+  const chosen = new Set();
+  const all = h("input", { type: "checkbox", "aria-label": "Choose all rows of this page" });
+  const boxes = found.rows.map((row) => h("input", { type: "checkbox", value: row.id, "aria-label": `Choose row ${row.id.slice(0, 8)}` }));
+  const reason = h("input", { name: "reason", placeholder: "Reason (stored with every row)", "aria-label": "Reason" });
+  const scope = h("select", { "aria-label": "Rows to change" }, h("option", { value: "chosen" }, "0 chosen rows"), h("option", { value: "all" }, `all ${number.format(found.found)} that match`));
+  const count = () => { chosen.clear(); boxes.filter((box) => box.checked).forEach((box) => chosen.add(box.value)); scope.options[0].textContent = chosen.size === 1 ? "1 chosen row" : `${chosen.size} chosen rows`; };
+  boxes.forEach((box) => box.addEventListener("change", count));
+  all.addEventListener("change", () => { boxes.forEach((box) => (box.checked = all.checked)); count(); });
+  const change = async (action) => {
+    if (!reason.value.trim()) { say("Write a reason: it is stored with every row."); return reason.focus(); }
+    const wanted = scope.value === "all" ? { where: now.where || "true", search: now.search } : { ids: [...chosen] };
+    if (scope.value === "chosen" && !chosen.size) return say("Choose rows first, or change all that match.");
+    if (scope.value === "all" && !confirm(`${action === "drop" ? "Drop" : "Keep"} all ${number.format(found.found)} rows that match? Undo takes it back.`)) return;
+    try {
+      const done = await call("override", { action, reason: reason.value, confirmed: true, ...wanted });
+      say(`${number.format(done.out)} rows: ${Object.entries(done.verdicts).map(([name, n]) => `${number.format(n)} ${words(name)}`).join(", ")}. Undo takes it back.`);
+      await call(`rows?${query({ limit: 1, fresh: true })}`);
+      await show();
+    } catch (error) { say(error.message, 20); }
+  };
+  const undo = async () => {
+    try {
+      const done = await call("undo", {});
+      say(`Taken back for ${number.format(done.out)} rows. Undo again restores it.`);
+      await call(`rows?${query({ limit: 1, fresh: true })}`);
+      await show();
+    } catch (error) { say(error.message, 20); }
+  };
+  const sorter = (name) => {
+    const now_ = now.order === name ? "ascending" : now.order === `-${name}` ? "descending" : null;
+    return h("th", { scope: "col", "aria-sort": now_ }, h("button", { type: "button", onclick: () => browse({ order: now_ === "ascending" ? `-${name}` : now_ === "descending" ? "" : name }) }, words(name), now_ === "ascending" ? " ▲" : now_ === "descending" ? " ▼" : ""));
+  };
+  const cell = (row, name) => name === "id" ? h("td", {}, h("a", { href: `/rows/${row.id}` }, row.id.slice(0, 8)))
+    : name === "verdict" ? h("td", {}, row[name] ? h("span", { class: `verdict ${row[name]}` }, words(row[name])) : "")
+    : h("td", { class: typeof row[name] === "number" ? "number" : null }, h("div", { class: "clip", dir: "auto" }, shown(row[name])));
+  const pages = Math.max(1, Math.ceil(found.found / PAGE));
+  const picker = h("select", { "aria-label": "Add or remove a column", onchange: (event) => { const name = event.target.value; browse({ columns: now.columns.includes(name) ? now.columns.filter((one) => one !== name) : [...now.columns, name] }); } },
+    h("option", { value: "" }, "Columns…"), known.map((one) => h("option", { value: one.name, title: one.meaning }, `${now.columns.includes(one.name) ? "✓ " : ""}${one.name}`)));
+  const exported = (ending) => h("a", { href: `/api/export?${query({ ...asked, order: now.order, columns: now.columns, ending })}`, download: true }, ending.toUpperCase());
+  fill(mine,
+    h("h1", {}, "Rows"), form,
+    h("div", { class: "browse" },
+      h("aside", { class: "facets", "aria-label": "Counts by value" }, h("section", { id: "histogram" }), FACETS.map((name) => facet(name, asked, now))),
+      h("section", {},
+        h("div", { class: "toolbar" }, h("span", { id: "found" }, found.found === found.total ? `${number.format(found.total)} rows` : `${number.format(found.found)} of ${number.format(found.total)} rows`),
+          found.current ? null : h("span", { class: "soft" }, "(a change is being read)"), picker, h("span", { class: "soft" }, "Download: ", exported("csv"), " · ", exported("jsonl"), " · ", exported("parquet"))),
+        can("curator") ? h("div", { class: "toolbar", role: "group", "aria-label": "Change rows" }, scope, reason,
+          h("button", { type: "button", onclick: () => change("keep") }, "Keep"), h("button", { type: "button", onclick: () => change("drop") }, "Drop"), h("button", { type: "button", onclick: undo }, "Undo")) : null,
+        found.rows.length ? h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, can("curator") ? h("th", { scope: "col" }, all) : null, now.columns.map(sorter))),
+          h("tbody", {}, found.rows.map((row, place) => h("tr", {}, can("curator") ? h("td", {}, boxes[place]) : null, now.columns.map((name) => cell(row, name)))))))
+          : h("p", { class: "soft" }, "No row matches. Remove a condition, or search for another text."),
+        h("div", { class: "toolbar" }, h("button", { type: "button", disabled: now.page <= 1, onclick: () => browse({ page: now.page - 1 }) }, "Previous"), `page ${number.format(now.page)} of ${number.format(pages)}`,
+          h("button", { type: "button", disabled: now.page >= pages, onclick: () => browse({ page: now.page + 1 }) }, "Next")))));
+  histogram(asked);
+}
+
+function facet(name, asked, now) {
+  const list = h("div", {}, h("p", { class: "soft" }, "Counting…"));
+  const load = async () => {
+    try {
+      const groups = await call(`groups?${query({ by: name, ...asked, most: 12 })}`);
+      const filled = groups.filter((group) => group.value !== null);
+      list.replaceChildren(filled.length ? bars(filled.map((group) => ({ name: shown(group.value), rows: group.rows, onclick: () => browse({ where: also(now.where, `${name} = ${quote(group.value)}`) }) })), name) : h("p", { class: "soft" }, "No values"));
+    } catch (error) { list.replaceChildren(h("p", { class: "error" }, error.message)); }
+  };
+  const box = h("details", { open: name === "verdict" || name === "label" }, h("summary", {}, words(name)), list);
+  let loaded = false;
+  const toggled = () => { if (box.open && !loaded) { loaded = true; load(); } };
+  box.addEventListener("toggle", toggled);
+  toggled();
+  return box;
+}
+
+// Bars of the score's distribution, drawn as SVG; a click adds the interval to the condition.
+async function histogram(asked) {
+  const place = document.getElementById("histogram");
+  try {
+    const bins = await call(`histogram?${query({ column: "score", ...asked, bins: 20 })}`);
+    if (!bins.length || !place) return;
+    const most = Math.max(...bins.map((bin) => bin.rows));
+    const width = 240 / bins.length;
+    const picture = svg("svg", { viewBox: "0 0 240 60", width: "100%", role: "img", "aria-label": `Scores from ${bins[0].low.toFixed(1)} to ${bins.at(-1).high.toFixed(1)}` },
+      ...bins.map((bin, n) => { const height = bin.rows ? Math.max(2, (56 * bin.rows) / most) : 0; const title = svg("title", {}); title.textContent = `${bin.low.toFixed(2)} to ${bin.high.toFixed(2)}: ${number.format(bin.rows)}`; return svg("rect", { x: n * width + 0.5, y: 60 - height, width: Math.max(1, width - 1), height, fill: "var(--mark)" }, title); }));
+    place.replaceChildren(h("h2", {}, "Score"), picture, h("p", { class: "soft" }, `${bins[0].low.toFixed(1)} to ${bins.at(-1).high.toFixed(1)}`));
+  } catch { place?.replaceChildren(); }
+}
