@@ -111,20 +111,22 @@ def erase(folder: Folder, row: RowId, reason: Reason, as_json: Json = False) -> 
 
 @app.command(rich_help_panel="People")
 def serve(
-    folder: Folder,
+    folders: Annotated[list[Path] | None, typer.Argument(metavar="FOLDER...", help="The projects' folders.")] = None,
     port: Annotated[int, typer.Option(help="Port of the HTTP service.")] = 8600,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     every: Annotated[float, typer.Option(min=1, help="Seconds between two pulls.")] = 60,
     names: Annotated[list[str] | None, typer.Option("--name", help="Host name under which a proxy serves it; repeatable.")] = None,
+    root: Annotated[Path | None, typer.Option("--root", help="Serve all projects in this folder and create new ones there.")] = None,
     browse: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Serve the data lead's page and sync annotations. Example: curate serve my-project --open
 
-    The command prints a link to the page that works once. Tokens are in my-project/serve*.token, one for each role.
+    The command prints a link to the page that works once. Tokens are in my-project/serve*.token, one for each role. With several projects
+    each is at /p/NAME/, and / lists them.
     """
-    from curation.server.app import serve_project
+    from curation.server.app import serve_projects
 
-    serve_project(folder, host=host, port=port, every=every, names=names or (), browse=browse)
+    serve_projects(folders or (), host=host, port=port, every=every, names=names or (), root=root, browse=browse)
 
 
 @app.command(rich_help_panel="People")

@@ -40,6 +40,11 @@ class Session:
     ends: float
 
 
+def make_session(role: Role) -> Session:
+    """Return a new session."""
+    return Session(role, secrets.token_urlsafe(32), time.monotonic() + SESSION_S)
+
+
 @dataclass
 class Access:
     """Tokens of a project and the sessions that they opened."""
@@ -69,7 +74,7 @@ class Access:
             self.failures.append(now)
             return None
         self.sessions = {name: session for name, session in self.sessions.items() if session.ends > now}
-        name, session = secrets.token_urlsafe(32), Session(role, secrets.token_urlsafe(32), now + SESSION_S)
+        name, session = secrets.token_urlsafe(32), make_session(role)
         self.sessions[name] = session
         return name, session
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -60,6 +60,9 @@ class SessionFacts(BaseModel):
     role: Role
     csrf: str
     project: str
+    """Empty on the page of all projects."""
+    projects: list[str] = []
+    """Names of the projects that the session opens, where the service has several."""
 
 
 class Page(BaseModel):
@@ -188,20 +191,30 @@ def log_in(login: Login, request: Request, response: Response, service: Serving)
     if opened is None:
         raise HTTPException(401, "That token is wrong, or the link was used already. Take a token from the project's serve.token.")
     name, session = opened
+    if projects := getattr(request.app.state, "projects", None):
+        projects.carry(request.cookies.get(COOKIE), name)
     response.set_cookie(COOKIE, name, httponly=True, samesite="strict", secure=request.url.scheme == "https", path="/")
-    return SessionFacts(role=session.role, csrf=session.csrf, project=service.folder.resolve().name)
+    return _describe(session, service, request, name)
 
 
 @router.post("/logout", status_code=204)
 def log_out(request: Request, service: Serving, _: Viewer) -> None:
     """End the session."""
     service.access.sessions.pop(request.cookies.get(COOKIE, ""), None)
+    if projects := getattr(request.app.state, "projects", None):
+        projects.end(request.cookies.get(COOKIE, ""))
 
 
 @router.get("/session")
-def session(session: Viewer, service: Serving) -> SessionFacts:
+def session(session: Viewer, service: Serving, request: Request) -> SessionFacts:
     """Return the role of the session and its CSRF token."""
-    return SessionFacts(role=session.role, csrf=session.csrf, project=service.folder.resolve().name)
+    return _describe(session, service, request, request.cookies.get(COOKIE))
+
+
+def _describe(session: Session, service: Service, request: Request, name: str | None) -> SessionFacts:
+    projects = getattr(request.app.state, "projects", None)  # set where the service has several
+    names = list(projects.opened_by(name)) if projects else []
+    return SessionFacts(role=session.role, csrf=session.csrf, project=service.folder.resolve().name, projects=names)
 
 
 @router.get("/overview", dependencies=[needs("viewer")])
@@ -368,13 +381,18 @@ def estimate(service: Serving) -> dict[str, Any]:
 @router.get("/events", dependencies=[needs("viewer")])
 def events(service: Serving) -> StreamingResponse:
     """Send the version of the project each time it changes (server-sent events)."""
+    return send_versions(service.live.version)
+
+
+def send_versions(version: Callable[[], str]) -> StreamingResponse:
+    """Return a response without end that sends a version each time it changes."""
 
     async def listen() -> AsyncIterator[str]:
         seen = None
         while True:
-            version = await asyncio.to_thread(service.live.version)
-            yield f"data: {version}\n\n" if version != seen else ": still here\n\n"
-            seen = version
+            now = await asyncio.to_thread(version)
+            yield f"data: {now}\n\n" if now != seen else ": still here\n\n"
+            seen = now
             await asyncio.sleep(LOOK_S)
 
     return StreamingResponse(listen(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})

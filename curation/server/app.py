@@ -1,6 +1,6 @@
 """The application of `curate serve`: the page, its API, and the loop that fetches annotations.
 
-GET /          the data lead's page
+GET /          the data lead's page; with several projects their list, and each project's page at /p/NAME/
 /api/…         what the page uses (`curation.server.api`); `/api/docs.json` describes it
 GET /healthz   200 while the last pull worked and is recent, else 503; open; the response holds nothing about the data
 GET /status    `curate status --json` and the last pull; needs `Authorization: Bearer TOKEN` with the token in PROJECT/serve.token
@@ -11,21 +11,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from argilla_setup.command_line import echo
 from argilla_setup.shown import mask_values, visible
 from curation.errors import ProjectError, UserError, command
-from curation.server.access import TOKEN_FILES, Access, load_access
+from curation.server.access import TOKEN_FILES, Access, keep_token, load_access
 from curation.server.api import PollStatus, Service, router
 from curation.server.jobs import Jobs
 from curation.server.live_rows import LiveRows
+from curation.server.projects import Projects, name_projects
+from curation.server.projects import router as projects_router
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 GRACE_S = 2
 """Seconds that requests have to end when the service is stopped."""
@@ -42,27 +47,42 @@ HEADERS = {
 """Headers of every response. No inline script or style, and no other host."""
 
 
-def serve_project(folder: Path, *, host: str, port: int, every: float, names: Sequence[str] = (), browse: bool = False) -> None:
-    """Serve a project until stopped.
+def serve_projects(
+    folders: Sequence[Path],
+    *,
+    host: str,
+    port: int,
+    every: float,
+    names: Sequence[str] = (),
+    root: Path | None = None,
+    browse: bool = False,
+) -> None:
+    """Serve projects until stopped: one at /, or each of several, and all below `root`, at /p/NAME/.
 
     Args:
-        folder: the project's folder.
+        folders: the projects' folders.
         host: address to listen on.
         port: port to listen on.
         every: seconds between two pulls.
         names: host names, besides the loopback ones, under which people reach the service.
+        root: folder whose projects are served too, and in which the page may create new ones.
         browse: open the page in a browser.
 
     Raises:
-        ProjectError: no such project, or the port is taken.
+        ProjectError: no such project, two have one name, or the port is taken.
     """
     import socket
 
     import uvicorn
 
-    from curation.config.project import load_project
-
-    load_project(folder)
+    if root is not None:
+        if not root.is_dir():
+            raise ProjectError(str(root), "is not a folder", "create it, or name another with --root")
+        below = sorted(file.parent for file in root.glob("*/project.yaml"))
+        folders = [*folders, *(folder for folder in below if folder.resolve() not in {one.resolve() for one in folders})]
+    named = name_projects(folders)
+    if not named and root is None:
+        raise ProjectError("curate serve", "needs a project", "name one, or a folder for new projects with --root")
     listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -70,18 +90,25 @@ def serve_project(folder: Path, *, host: str, port: int, every: float, names: Se
         listening.listen()  # from here on a browser that opens the link waits for the service to start
     except OSError as error:
         raise ProjectError(f"port {port} on {host}", f"cannot be used ({error.strerror})", "choose another with --port") from error
-    access = load_access(folder)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+    hosts = (host, *names)
+    if root is None and len(folders) == 1:
+        access, below_address = load_access(folders[0]), ""
+        app = make_app(folders[0], every=every, access=access, hosts=hosts)
+    else:
+        projects = make_projects(named, every=every, root=root, hosts=hosts)
+        access, below_address = projects.door, f"/p/{next(iter(named))}" if named else ""
+        app = make_projects_app(projects, every=every, hosts=hosts)
     link = f"{address}/#code={access.make_code()}"
     echo(f"The page, with a link that works once: {link}", err=True)
     echo(f"Pulling annotations every {every:g} s. Health: {address}/healthz", err=True)
-    token = command(folder / TOKEN_FILES["owner"])
-    echo(f'Status: curl --header "Authorization: Bearer $(cat {token})" {address}/status', err=True)
+    if folders:
+        token = command(folders[0] / TOKEN_FILES["owner"])
+        echo(f'Status: curl --header "Authorization: Bearer $(cat {token})" {address}{below_address}/status', err=True)
     if browse:
         import webbrowser
 
         webbrowser.open(link)
-    app = make_app(folder, every=every, access=access, hosts=(host, *names))
     # An open page listens for events without end, and the end of the service must not wait for it.
     uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_S)).run(sockets=[listening])
 
@@ -107,6 +134,73 @@ def make_app(folder: Path, *, every: float, access: Access, hosts: tuple[str, ..
             await task
 
     app = FastAPI(title="Seedcorn curation service", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/api/docs.json")
+    _add_health(app, folder, every=every, access=access, poll=poll)
+    app.state.service = Service(folder, access, LiveRows(folder), poll, jobs)
+    app.include_router(router)
+    _add_pages(app, PAGES, hosts)
+    return app
+
+
+def make_projects(named: Mapping[str, Path], *, every: float, root: Path | None = None, hosts: tuple[str, ...] = ()) -> Projects:
+    """Return the projects of a service, each with an application of its own.
+
+    Args:
+        named: name in the address to folder.
+        every: seconds between two pulls of a project.
+        root: folder in which the page may create projects.
+        hosts: as in `make_app`.
+    """
+    projects = Projects(root, Access({"owner": keep_token(root)} if root else {}))
+    for name, folder in named.items():
+        projects.add(name, make_app(folder, every=every, access=load_access(folder), hosts=hosts))
+    return projects
+
+
+def make_projects_app(projects: Projects, *, every: float, hosts: tuple[str, ...] = ()) -> Any:
+    """Return the ASGI application of several projects: the list at /, and each project below /p/NAME.
+
+    Args:
+        projects: as `make_projects` returns them.
+        every: seconds between two pulls of a project.
+        hosts: as in `make_app`.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with projects.running:  # a mounted application is not started by its parent
+            for one in projects.served.values():
+                await projects.running.enter_async_context(one.app.router.lifespan_context(one.app))
+            yield
+
+    app = FastAPI(title="Seedcorn curation service", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/api/docs.json")
+    app.state.projects = projects
+
+    @app.get("/healthz", include_in_schema=False)
+    async def healthz() -> JSONResponse:
+        found = {name: read_health(one.service.poll, every) for name, one in projects.served.items()}
+        # Names of projects are for those who may open them.
+        body = {"healthy": all(one["healthy"] for one in found.values()), "projects": len(found)}
+        return JSONResponse(body, status_code=200 if body["healthy"] else 503)
+
+    app.include_router(projects_router)
+    _add_pages(app, ("/", "/start"), hosts)
+
+    async def reach(scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on to its project; projects may be added while the service runs."""
+        name, slash, _ = scope["path"].removeprefix(f"{scope['root_path']}/").partition("/")
+        found = projects.served.get(name)
+        if found is None:
+            return await JSONResponse({"detail": "There is no such project."}, status_code=404)(scope, receive, send)
+        if not slash:
+            return await RedirectResponse(f"/p/{name}/")(scope, receive, send)
+        return await found.app({**scope, "root_path": f"{scope['root_path']}/{name}"}, receive, send)
+
+    app.mount("/p", reach)
+    return app
+
+
+def _add_pages(app: FastAPI, paths: Sequence[str], hosts: tuple[str, ...]) -> None:
+    """Add the page at its addresses, its files, the headers of every response, and sentences for errors that users can fix."""
 
     @app.middleware("http")
     async def add_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -123,8 +217,6 @@ def make_app(folder: Path, *, every: float, access: Access, hosts: tuple[str, ..
     async def explain(_: Request, error: UserError) -> JSONResponse:
         return JSONResponse({"detail": str(error), "what": error.what, "fact": error.fact, "next": error.next_step}, status_code=400)
 
-    _add_health(app, folder, every=every, access=access, poll=poll)
-
     files = {file.name for file in STATIC.iterdir()}
 
     @app.get("/static/{name}", include_in_schema=False)
@@ -133,15 +225,19 @@ def make_app(folder: Path, *, every: float, access: Access, hosts: tuple[str, ..
             raise HTTPException(404)
         return FileResponse(STATIC / name, headers={"Cache-Control": "no-cache"})
 
-    app.state.service = Service(folder, access, LiveRows(folder), poll, jobs)
-    app.include_router(router)
-
     async def page() -> FileResponse:
         return FileResponse(STATIC / "index.html", media_type="text/html")
 
-    for path in PAGES:
+    for path in paths:
         app.add_api_route(path, page, include_in_schema=False)
-    return app
+
+
+def read_health(poll: PollStatus, every: float) -> dict[str, Any]:
+    """Return whether a project's last pull worked and is recent, and its age."""
+    age = time.time() - poll.at if poll.at else None
+    # Three intervals without a pull mean that the loop hangs; 30 s leave time for one slow pull at short intervals.
+    healthy = not poll.error and age is not None and age < max(3 * every, 30)
+    return {"healthy": healthy, "seconds_since_pull": None if age is None else round(age, 1)}
 
 
 def _add_health(app: FastAPI, folder: Path, *, every: float, access: Access, poll: PollStatus) -> None:
@@ -149,11 +245,8 @@ def _add_health(app: FastAPI, folder: Path, *, every: float, access: Access, pol
 
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> JSONResponse:
-        age = time.time() - poll.at if poll.at else None
-        # Three intervals without a pull mean that the loop hangs; 30 s leave time for one slow pull at short intervals.
-        healthy = not poll.error and age is not None and age < max(3 * every, 30)
-        body = {"healthy": healthy, "seconds_since_pull": None if age is None else round(age, 1)}
-        return JSONResponse(body, status_code=200 if healthy else 503)
+        body = read_health(poll, every)
+        return JSONResponse(body, status_code=200 if body["healthy"] else 503)
 
     @app.get("/status", include_in_schema=False)
     async def status(request: Request) -> JSONResponse:

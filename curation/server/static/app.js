@@ -3,6 +3,7 @@
 import { app, base, call, can, fill, go, h, here, show } from "./dom.js";
 import { cuts } from "./cuts.js";
 import { overview } from "./overview.js";
+import { projects } from "./projects.js";
 import { review } from "./review.js";
 import { rows } from "./rows.js";
 import { story } from "./row.js";
@@ -17,9 +18,22 @@ const PAGES = {
   review: ["Review", "curator", () => review()],
 };
 
+// Where the service has several projects, the pages outside of them.
+const OUTSIDE = { "": ["Projects", "viewer", () => projects()] };
+
+// The name of the project; with several, a menu of them. Each link loads the page of another project, so its address is written whole.
+function switcher() {
+  const place = document.getElementById("project");
+  const { project, projects: names } = app.session;
+  if (!names.length) return place.replaceChildren(project);
+  place.replaceChildren(h("details", { class: "switch" }, h("summary", { "aria-label": "Change the project" }, project || "Projects"),
+    h("ul", {}, [h("li", {}, h("a", { href: `${location.origin}/` }, "All projects")), names.map((name) => h("li", {}, h("a", { href: `${location.origin}/p/${name}/`, "aria-current": base === `/p/${name}` ? "page" : null }, name)))])));
+}
+
 function frame(at) {
-  document.getElementById("project").textContent = app.session.project;
-  document.getElementById("nav").replaceChildren(...Object.entries(PAGES).filter(([, [, role]]) => can(role)).map(([name, [title]]) =>
+  const pages = app.session.project ? PAGES : OUTSIDE;
+  switcher();
+  document.getElementById("nav").replaceChildren(...Object.entries(pages).filter(([, [, role]]) => can(role)).map(([name, [title]]) =>
     h("a", { href: `/${name}`, "aria-current": name === at ? "page" : null }, title)));
 }
 
@@ -61,12 +75,12 @@ async function open() {
     app.session ??= await call("session");
     frame(at);
     listen();
-    const [title, , page] = PAGES[at] ?? ["Not found"];
-    document.title = `${title} · ${app.session.project}`;
+    const [title, , page] = (app.session.project ? PAGES : OUTSIDE)[at] ?? ["Not found"];
+    document.title = app.session.project ? `${title} · ${app.session.project}` : title;
     if (!page) throw new Error("There is no such page.");
     await page(rest ? decodeURIComponent(rest) : "");
   } catch (error) {
-    if (error.status === 401) { app.session = null; login(); } else fill(mine, h("h1", {}, "This cannot be shown"), h("p", { class: "error", role: "alert" }, error.message), h("p", {}, h("a", { href: "/rows" }, "All rows")));
+    if (error.status === 401) { app.session = null; login(); } else fill(mine, h("h1", {}, "This cannot be shown"), h("p", { class: "error", role: "alert" }, error.message), h("p", {}, app.session?.project ? h("a", { href: "/rows" }, "All rows") : h("a", { href: "/" }, "Start page")));
   }
 }
 
