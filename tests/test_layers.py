@@ -18,7 +18,7 @@ import pytest
 from tests.conftest import ROOT
 
 PACKAGES = ("argilla_setup", "curation", "training")
-VALUES = {"config", "errors", "patterns", "records", "requests"}
+VALUES = {"actor", "config", "errors", "patterns", "records", "requests"}
 """What every room may use: values, their checks, and errors."""
 PURE = {
     "answer_checks", "decide", "dedup", "difficulty", "distribution", "embed", "findings", "formats", "generate",

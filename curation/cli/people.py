@@ -117,6 +117,10 @@ def serve(
     every: Annotated[float, typer.Option(min=1, help="Seconds between two pulls.")] = 60,
     names: Annotated[list[str] | None, typer.Option("--name", help="Host name under which a proxy serves it; repeatable.")] = None,
     root: Annotated[Path | None, typer.Option("--root", help="Serve all projects in this folder and create new ones there.")] = None,
+    proxy: Annotated[
+        str | None,
+        typer.Option(envvar="FORWARDED_ALLOW_IPS", help="Address of a proxy whose X-Forwarded-For and X-Forwarded-Proto are believed."),
+    ] = None,
     browse: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Serve the data lead's page and sync annotations. Example: curate serve my-project --open
@@ -126,7 +130,7 @@ def serve(
     """
     from curation.server.app import serve_projects
 
-    serve_projects(folders or (), host=host, port=port, every=every, names=names or (), root=root, browse=browse)
+    serve_projects(folders or (), host=host, port=port, every=every, names=names or (), root=root, proxy=proxy, browse=browse)
 
 
 @app.command(rich_help_panel="People")

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.background import BackgroundTask
@@ -22,6 +22,7 @@ from curation.findings import words_of
 from curation.server.access import ROLES, Access, Role, Session
 from curation.server.jobs import Job, Jobs, Stage
 from curation.server.live_rows import LiveRows
+from curation.server.recording import COOKIE
 from curation.store import records
 from curation.views.row_story import RowStory, load_story
 from curation.views.row_table import COLUMNS, SHOWN, Bin, Group, write_table
@@ -29,7 +30,6 @@ from curation.views.row_table import Query as RowQuery
 from curation.views.what_if import Cuts, Preview
 from curation.workspace import open_workspace
 
-COOKIE = "seedcorn_session"
 PAGE_ROWS = 200
 """Most rows of one page."""
 LOOK_S = 2.0
@@ -155,12 +155,11 @@ Serving = Annotated[Service, Depends(service_of)]
 
 def session_of(request: Request, service: Serving) -> Session:
     """Return the session of a request: by bearer token, or by cookie with the CSRF token where something changes."""
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and (role := service.access.role_of(given.strip())):
-        return Session(role, "", 0.0)
-    session = service.access.session(request.cookies.get(COOKIE))
+    session = service.access.identify(request.headers.get("authorization", ""), request.cookies, COOKIE)
     if session is None:
         raise HTTPException(401, "Log in: open the link that `curate serve` printed, or send a token.")
+    if session.way == "API":
+        return session
     if request.method not in ("GET", "HEAD") and not hmac.compare_digest(
         request.headers.get("x-csrf-token", "").encode(), session.csrf.encode()
     ):
@@ -185,14 +184,16 @@ Viewer = Annotated[Session, needs("viewer")]
 @router.post("/login")
 def log_in(login: Login, request: Request, response: Response, service: Serving) -> SessionFacts:
     """Open a session for a token or a one-time code."""
-    if service.access.is_blocked():
-        raise HTTPException(429, "Too many failed log-ins. Wait a minute and try again.")
-    opened = service.access.log_in(login.token.strip())
+    given, address = login.token.strip(), request.client.host if request.client else ""
+    if service.access.is_blocked(given, address):
+        raise HTTPException(429, "Too many failed log-ins from this address. Wait a minute, or open a new link.", {"Retry-After": "60"})
+    opened = service.access.log_in(given, address)
     if opened is None:
         raise HTTPException(401, "That token is wrong, or the link was used already. Take a token from the project's serve.token.")
     name, session = opened
     if projects := getattr(request.app.state, "projects", None):
         projects.carry(request.cookies.get(COOKIE), name)
+    request.state.session = session  # for the audit log
     response.set_cookie(COOKIE, name, httponly=True, samesite="strict", secure=request.url.scheme == "https", path="/")
     return _describe(session, service, request, name)
 
@@ -358,9 +359,15 @@ def jobs(service: Serving) -> list[Job]:
 
 
 @router.post("/jobs", dependencies=[needs("owner")])
-def start_job(request: JobRequest, service: Serving, idempotency_key: Annotated[str | None, Header(max_length=200)] = None) -> Job:
-    """Run a stage. Requests with the same Idempotency-Key start one job."""
-    return service.jobs.start(request.stage, key=idempotency_key)
+def start_job(request: JobRequest, service: Serving) -> Job:
+    """Queue a stage."""
+    return service.jobs.start(request.stage)
+
+
+@router.post("/jobs/{identity}/restart", dependencies=[needs("owner")])
+def restart_job(identity: str, service: Serving) -> Job:
+    """Queue the stage of an ended job once more: one that was interrupted, failed or cancelled continues where it stopped."""
+    return service.jobs.restart(identity)
 
 
 @router.post("/jobs/{identity}/cancel", dependencies=[needs("owner")])

@@ -28,6 +28,7 @@ from curation.server.jobs import Jobs
 from curation.server.live_rows import LiveRows
 from curation.server.projects import Projects, name_projects
 from curation.server.projects import router as projects_router
+from curation.server.recording import Recorder
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -55,6 +56,7 @@ def serve_projects(
     every: float,
     names: Sequence[str] = (),
     root: Path | None = None,
+    proxy: str | None = None,
     browse: bool = False,
 ) -> None:
     """Serve projects until stopped: one at /, or each of several, and all below `root`, at /p/NAME/.
@@ -66,6 +68,7 @@ def serve_projects(
         every: seconds between two pulls.
         names: host names, besides the loopback ones, under which people reach the service.
         root: folder whose projects are served too, and in which the page may create new ones.
+        proxy: address of a proxy that is believed on who the client is and whether it came over TLS; None to believe nobody.
         browse: open the page in a browser.
 
     Raises:
@@ -110,7 +113,9 @@ def serve_projects(
 
         webbrowser.open(link)
     # An open page listens for events without end, and the end of the service must not wait for it.
-    uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_S)).run(sockets=[listening])
+    forwarded: dict[str, Any] = {"proxy_headers": proxy is not None, "forwarded_allow_ips": proxy or ""}
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE_S, server_header=False, **forwarded)
+    uvicorn.Server(config).run(sockets=[listening])
 
 
 def make_app(folder: Path, *, every: float, access: Access, hosts: tuple[str, ...] = ()) -> Any:
@@ -137,6 +142,7 @@ def make_app(folder: Path, *, every: float, access: Access, hosts: tuple[str, ..
     _add_health(app, folder, every=every, access=access, poll=poll)
     app.state.service = Service(folder, access, LiveRows(folder), poll, jobs)
     app.include_router(router)
+    app.add_middleware(Recorder, folder=folder, access=access)
     _add_pages(app, PAGES, hosts)
     return app
 
@@ -183,6 +189,8 @@ def make_projects_app(projects: Projects, *, every: float, hosts: tuple[str, ...
         return JSONResponse(body, status_code=200 if body["healthy"] else 503)
 
     app.include_router(projects_router)
+    if projects.root is not None:
+        app.add_middleware(Recorder, folder=projects.root, access=projects.door)
     _add_pages(app, ("/", "/start"), hosts)
 
     async def reach(scope: Scope, receive: Receive, send: Send) -> None:

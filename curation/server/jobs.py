@@ -1,32 +1,39 @@
 """Stages that the page started, one after the other, each as a process of its own.
 
 A stage stores its work as it goes and continues where it stopped, so a job may be cancelled, or the service killed, at any moment: the same
-stage, started again, loses nothing and buys nothing twice. The list of jobs itself is kept in memory only.
+stage, started again, loses nothing and buys nothing twice. The list is stored in the project (`curation.store.service`). After the service
+was killed, its jobs are shown as interrupted, except a stage whose process still runs; nothing starts again unasked, because a stage may
+cost money.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from argilla_setup.shown import mask_secrets
+from argilla_setup.shown import mask_secrets, visible
+from curation.actor import ACTOR
 from curation.errors import ProjectError
+from curation.store import service
+from curation.store.lease import is_alive, owner_name
+from curation.store.service import State, StoredJob, open_service, service_folder
 
 Stage = Literal["generate", "score", "dedup", "screen", "decide", "push", "pull", "describe", "report"]
-State = Literal["waiting", "running", "done", "failed", "cancelled"]
-MOST_JOBS = 50
-"""Jobs that are remembered; the oldest ended ones are forgotten."""
 MOST_WAITING = 20
 STOP_S = 15.0
 """Seconds that a cancelled stage has to end in order before it is killed."""
+LOOK_S = 1.0
+"""Seconds between two looks for the end of a stage that another service runs."""
 LONGEST = 4_000
 """Characters of a stage's output that are kept, from its end."""
 
@@ -36,18 +43,20 @@ class Job:
     """One run of a stage."""
 
     id: str
-    stage: Stage
+    stage: str
     state: State
     created: str
     """ISO 8601 in UTC, as are the other times."""
     started: str | None = None
     ended: str | None = None
     output: str = ""
-    """The end of what the stage printed."""
+    """The end of what the stage has printed."""
+    by: str = ""
+    """Who started it."""
 
 
 class Jobs:
-    """The queue of a project. One stage runs at a time.
+    """The queue of a project. One stage runs at a time, also where several services share the project.
 
     Args:
         folder: of the project.
@@ -55,45 +64,50 @@ class Jobs:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._jobs: dict[str, Job] = {}
-        self._keys: dict[str, str] = {}
+        self._name = f"{owner_name()}/{uuid.uuid4().hex[:8]}"
         self._change = threading.Condition()
-        self._process: subprocess.Popen[str] | None = None
+        self._process: tuple[str, subprocess.Popen[bytes]] | None = None
         self._closed = False
         self._worker: threading.Thread | None = None
 
     def listed(self) -> list[Job]:
         """Return the jobs, the newest first."""
-        with self._change:
-            return list(reversed(self._jobs.values()))
+        with open_service(self._folder) as db:
+            return [self._shown(job) for job in service.list_jobs(db)]
 
-    def start(self, stage: Stage, *, key: str | None = None) -> Job:
-        """Queue a stage; a key that was used before returns its job.
+    def start(self, stage: str, arguments: Sequence[str] = ()) -> Job:
+        """Queue a stage.
 
         Args:
             stage: the command of `curate`.
-            key: the client's idempotency key.
+            arguments: of the command, after the folder. They must not come from a client unchecked.
 
         Raises:
             ProjectError: too many jobs are waiting.
         """
-        with self._change:
-            if key is not None and (known := self._jobs.get(self._keys.get(key, ""))):
-                return known
-            if sum(job.state == "waiting" for job in self._jobs.values()) >= MOST_WAITING:
+        with self._change, open_service(self._folder) as db:
+            by = ACTOR.get() or ""
+            job = StoredJob(uuid.uuid4().hex, stage, "waiting", _now(), by=by, arguments=tuple(arguments), server=self._name)
+            if not service.add_job(db, job, most_waiting=MOST_WAITING):
                 raise ProjectError("jobs", f"already hold {MOST_WAITING} that wait", "cancel some, or wait until they have run")
-            job = Job(uuid.uuid4().hex, stage, "waiting", _now())
-            self._jobs[job.id] = job
-            if key is not None:
-                self._keys[key] = job.id
-            ended = [name for name, one in self._jobs.items() if one.ended]
-            for name in ended[: max(0, len(self._jobs) - MOST_JOBS)]:
-                del self._jobs[name]
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, daemon=True)
                 self._worker.start()
             self._change.notify_all()
-            return job
+            return self._shown(job)
+
+    def restart(self, identity: str) -> Job:
+        """Queue the stage of an ended job once more, with its arguments.
+
+        Raises:
+            ProjectError: there is no such job, or it has not ended.
+        """
+        with open_service(self._folder) as db:
+            job = next((job for job in service.list_jobs(db) if job.id == identity), None)
+        if job is None or job.state in ("waiting", "running"):
+            fact = "is not known" if job is None else f"has not ended: it is {job.state}"
+            raise ProjectError(f"job {identity[:40]}", fact, "list the jobs")
+        return self.start(job.stage, job.arguments)
 
     def cancel(self, identity: str) -> Job:
         """Cancel a job that waits, or stop the one that runs; finished work is kept.
@@ -101,72 +115,103 @@ class Jobs:
         Raises:
             ProjectError: there is no such job.
         """
-        with self._change:
-            job = self._jobs.get(identity)
-            if job is None:
+        with self._change, open_service(self._folder) as db:
+            before = service.cancel_job(db, identity, ended=_now())
+            if before is None:
                 raise ProjectError(f"job {identity[:40]}", "is not known", "list the jobs")
-            if job.state == "waiting":
-                self._jobs[identity] = replace(job, state="cancelled", ended=_now())
-            elif job.state == "running":
-                self._jobs[identity] = replace(job, state="cancelled")
-                self._stop_process()
-            return self._jobs[identity]
+            if before.state == "running":
+                self._stop(before)
+            return self._shown(next(job for job in service.list_jobs(db) if job.id == identity))
 
     def close(self) -> None:
         """Stop the running stage and start no other."""
         with self._change:
             self._closed = True
-            self._stop_process()
+            if self._process is not None:
+                _end_process(self._process[1])
             self._change.notify_all()
+            worker = self._worker
+        if worker is not None:
+            worker.join(timeout=STOP_S + 1)
 
-    def _stop_process(self) -> None:
-        process = self._process
-        if process is None:
-            return
-        process.terminate()
-        killer = threading.Timer(STOP_S, process.kill)
-        killer.daemon = True
-        killer.start()
+    def _stop(self, job: StoredJob) -> None:
+        if self._process is not None and self._process[0] == job.id:
+            _end_process(self._process[1])
+        elif job.process is not None and is_alive(job.process, lease=0, now=1):
+            # Another service on this machine started it. The name holds the start time, so that the number is not a later process's.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(int(job.process.partition("@")[0]), signal.SIGTERM)
+
+    def _shown(self, job: StoredJob) -> Job:
+        output = job.output or ("" if job.state == "waiting" else self._tail(job.id))
+        if job.state == "interrupted":
+            output = f"{output}\nThe service ended before the stage did. What the stage has finished is kept; start it again.".lstrip()
+        return Job(job.id, job.stage, job.state, job.created, job.started, job.ended, output, job.by)
+
+    def _file(self, identity: str) -> Path:
+        return service_folder(self._folder) / "jobs" / f"{identity}.txt"
+
+    def _tail(self, identity: str) -> str:
+        """Return the end of what a stage has printed so far."""
+        try:
+            with self._file(identity).open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 4 * LONGEST))
+                text = file.read().decode(errors="replace")
+        except OSError:
+            return ""
+        # Of a line that was drawn again and again (progress), the last state.
+        lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
+        return visible(mask_secrets("\n".join(lines)[-LONGEST:]))
 
     def _work(self) -> None:
         while (job := self._next()) is not None:
-            command = [sys.executable, "-m", "curation", job.stage, str(self._folder)]
+            command = [sys.executable, "-m", "curation", job.stage, str(self._folder), *job.arguments]
             try:
                 with self._running(job, command) as process:
-                    output, _ = process.communicate()
-                    state: State = "done" if process.returncode == 0 else "failed"
+                    state: State = "done" if process.wait() == 0 else "failed"
+                output = self._tail(job.id)
             except OSError as error:
                 output, state = f"The stage could not be started: {error.strerror}", "failed"
-            with self._change:
-                if self._jobs[job.id].state == "cancelled":
-                    state = "cancelled"
-                ended = replace(self._jobs[job.id], state=state, ended=_now(), output=mask_secrets(output[-LONGEST:]))
-                self._jobs[job.id] = ended
+            with self._change, open_service(self._folder) as db:
+                closed = "interrupted" if self._closed and state == "failed" else state
+                service.end_job(db, job.id, state=closed, ended=_now(), output=output)
+            self._file(job.id).unlink(missing_ok=True)
 
-    def _next(self) -> Job | None:
+    def _next(self) -> StoredJob | None:
         """Wait for a job and mark it as running; None once the queue is closed."""
         with self._change:
-            while True:
-                if self._closed:
-                    return None
-                waiting = next((job for job in self._jobs.values() if job.state == "waiting"), None)
-                if waiting is not None:
-                    self._jobs[waiting.id] = replace(waiting, state="running", started=_now())
-                    return self._jobs[waiting.id]
-                self._change.wait()
+            while not self._closed:
+                with open_service(self._folder) as db:
+                    if (job := service.claim_job(db, self._name, started=_now())) is not None:
+                        return job
+                    is_waiting = any(job.state == "waiting" and job.server == self._name for job in service.list_jobs(db))
+                self._change.wait(LOOK_S if is_waiting else None)
+            return None
 
     @contextlib.contextmanager
-    def _running(self, job: Job, command: list[str]) -> Iterator[subprocess.Popen[str]]:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        with self._change:
-            self._process = process
-            if self._closed or self._jobs[job.id].state == "cancelled":  # cancelled while the process started
-                self._stop_process()
+    def _running(self, job: StoredJob, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+        file = self._file(job.id)
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        # A file and no pipe: a stage outlives a service that was killed, and what it prints must not stop it.
+        with open(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as out:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+        with self._change, open_service(self._folder) as db:
+            self._process = job.id, process
+            service.set_job_process(db, job.id, owner_name(process.pid))
+            if self._closed or any(one.id == job.id and one.state == "cancelled" for one in service.list_jobs(db)):
+                _end_process(process)  # cancelled while the process started
         try:
             yield process
         finally:
             with self._change:
                 self._process = None
+
+
+def _end_process(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    killer = threading.Timer(STOP_S, process.kill)
+    killer.daemon = True
+    killer.start()
 
 
 def _now() -> str:

@@ -22,7 +22,8 @@ from pydantic import BaseModel
 from curation.config.project import load_project
 from curation.errors import ProjectError, UserError
 from curation.server.access import Access, Role, Session, make_session
-from curation.server.api import COOKIE, Login, Service, SessionFacts, send_versions
+from curation.server.api import Login, Service, SessionFacts, send_versions
+from curation.server.recording import COOKIE
 
 MOST_PROJECTS = 100
 """Projects of one service; each holds its rows in memory once its pages are opened."""
@@ -69,24 +70,25 @@ class Projects:
         found = {name: one.service.access.session(cookie) for name, one in self.served.items()}
         return {name: session.role for name, session in found.items() if session}
 
-    def log_in(self, given: str, earlier: str | None) -> str | None:
+    def log_in(self, given: str, earlier: str | None, address: str = "") -> str | None:
         """Open a session with all that a token or code opens, and what the earlier session opened; return its name.
 
         Args:
             given: a project's token, the root's token, or a one-time code.
             earlier: name of the client's session until now.
+            address: of the client.
         """
         opened = self.door.log_in(given) if self._opens_all(given) else None
         name = opened[0] if opened else secrets.token_urlsafe(32)
-        roles = {key: role for key, one in self.served.items() if (role := one.service.access.role_of(given))}
-        if not opened and not roles:
-            self.door.log_in(given)  # counted as failed
+        holders = {key: found for key, one in self.served.items() if (found := one.service.access.holder_of(given))}
+        if not opened and not holders:
+            self.door.log_in(given, address)  # counted as failed
             return None
         for key, one in self.served.items():
             if opened:
                 one.service.access.sessions[name] = opened[1]
-            elif key in roles:
-                one.service.access.sessions[name] = make_session(roles[key])
+            elif key in holders:
+                one.service.access.sessions[name] = make_session(*holders[key], name)
         self.carry(earlier, name)
         return name
 
@@ -171,9 +173,10 @@ def root_owner(request: Request, projects: Several) -> Session:
 @router.post("/login")
 def log_in(login: Login, request: Request, response: Response, projects: Several) -> SessionFacts:
     """Open a session for a token or a one-time code."""
-    if projects.door.is_blocked():
-        raise HTTPException(429, "Too many failed log-ins. Wait a minute and try again.")
-    name = projects.log_in(login.token.strip(), request.cookies.get(COOKIE))
+    given, address = login.token.strip(), request.client.host if request.client else ""
+    if projects.door.is_blocked(given, address):
+        raise HTTPException(429, "Too many failed log-ins from this address. Wait a minute, or open a new link.", {"Retry-After": "60"})
+    name = projects.log_in(given, request.cookies.get(COOKIE), address)
     if name is None:
         raise HTTPException(401, "That token is wrong, or the link was used already. Take a token from a project's serve.token.")
     response.set_cookie(COOKIE, name, httponly=True, samesite="strict", secure=request.url.scheme == "https", path="/")

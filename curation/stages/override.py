@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from argilla_setup.shown import visible
 from curation import decide as rules
+from curation.actor import actor_name
 from curation.decide import Decision
 from curation.errors import ProjectError, command
 from curation.generate.requests import shorten
 from curation.records import InstructionRecord, Record, parse_record, prompt_text
 from curation.stages.verdicts import update_verdicts
 from curation.store import call_stats, facts, records, reviews, runs
+from curation.store.service import forget_texts
 from curation.views.annotations import edited_texts
 from curation.views.decisions import decide_all
 from curation.views.runs import snapshots_with
@@ -50,7 +50,7 @@ def override(folder: Path, identity: str, *, action: Literal["keep", "drop"], re
     with open_workspace(folder) as workspace:
         seq = records.find_seq(workspace.db, identity)
         chosen = _check_choice(workspace, seq, identity, choice) if action == "keep" else None
-        facts.add_overrides(workspace.db, [seq], action=action, reason=reason, by=_user_name(), choice=choice, chosen=chosen)
+        facts.add_overrides(workspace.db, [seq], action=action, reason=reason, by=actor_name(), choice=choice, chosen=chosen)
         update_verdicts(workspace)
         decision = facts.decisions_by_seq(workspace.db).get(seq)
         verdict = decision.verdict if decision else None
@@ -90,7 +90,7 @@ def override_many(
         if not confirmed:
             notes = ["Nothing was changed. Run the command with --yes to change them; `curate undo` takes it back."]
             return StageResult(action, len(seqs), 0, {"verdicts": dict(before)}, notes)
-        facts.add_overrides(workspace.db, seqs, action=action, reason=reason, by=_user_name())
+        facts.add_overrides(workspace.db, seqs, action=action, reason=reason, by=actor_name())
         update_verdicts(workspace)
         return StageResult(action, len(seqs), len(seqs), _changed_verdicts(workspace, seqs, before))
 
@@ -99,7 +99,7 @@ def undo(folder: Path) -> StageResult:
     """Take back the latest keep or drop: all rows of that command get the override that they had before, or none."""
     with open_workspace(folder) as workspace:
         before = facts.verdict_by_seq(workspace.db)
-        seqs = facts.undo_overrides(workspace.db, by=_user_name())
+        seqs = facts.undo_overrides(workspace.db, by=actor_name())
         if not seqs:
             raise ProjectError(str(folder), "has no keep or drop to take back", command("curate", "status", folder))
         update_verdicts(workspace)
@@ -196,14 +196,6 @@ def _describe_kept(workspace: Workspace, seq: int, decision: Decision | None, *,
     return found | {"kept": kept["id"], "better": ("first", "second")[better], "text": record.completions[better].content}
 
 
-def _user_name() -> str:
-    """Return the name of the current user; a container's user may have none."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return f"user {os.getuid()}"
-
-
 def erase(folder: Path, identity: str, *, reason: str) -> StageResult:
     """Remove a row's text permanently; its id, its facts and a tombstone stay, and so do snapshots already written.
 
@@ -226,6 +218,7 @@ def erase(folder: Path, identity: str, *, reason: str) -> StageResult:
         looked = runs.forget_details(workspace.db, ("describe", "compare"))  # they show single rows
         renewed = call_stats.forget_asks(workspace.db, beginnings)
         is_gone = records.erase(workspace.db, seq, reason, vector_key=facts.text_key(prompt_text(record)))
+        forget_texts(folder)
         notes = _still_held(workspace, seq, beginnings)
         update_verdicts(workspace)
     if not is_gone:

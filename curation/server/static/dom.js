@@ -35,10 +35,13 @@ export function say(text, seconds = 8) {
 }
 
 export async function call(path, body) {
-  const options = body === undefined ? {} : { method: "POST", headers: { "content-type": "application/json", "x-csrf-token": app.session?.csrf ?? "" }, body: JSON.stringify(body) };
+  // A change has a key, so that it can be sent again after a lost connection and is still made once.
+  const key = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  const options = body === undefined ? {} : { method: "POST", headers: { "content-type": "application/json", "x-csrf-token": app.session?.csrf ?? "", "idempotency-key": key() }, body: JSON.stringify(body) };
+  const send = () => fetch(`${base}/api/${path}`, options);
   let reply;
   try {
-    reply = await fetch(`${base}/api/${path}`, options);
+    reply = await send().catch(() => new Promise((resolve) => setTimeout(resolve, 1000)).then(send));
   } catch {
     throw new Error("The service does not answer. Is `curate serve` still running?");
   }

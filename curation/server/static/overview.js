@@ -16,14 +16,19 @@ async function start(stage) {
   } catch (error) { say(error.message, 20); }
 }
 
+async function restart(id) {
+  try { await call(`jobs/${id}/restart`, {}); await show(); } catch (error) { say(error.message, 20); }
+}
+
 async function cancel(id) {
   try { await call(`jobs/${id}/cancel`, {}); await show(); } catch (error) { say(error.message, 20); }
 }
 
 function jobList(jobs) {
   const buttons = can("owner") ? h("div", { class: "toolbar", role: "group", "aria-label": "Run a stage" }, "Run:", STAGES.map((stage) => h("button", { type: "button", onclick: () => start(stage) }, stage))) : null;
-  const one = (job) => h("details", { open: job.state === "failed" }, h("summary", {}, `${job.stage}: ${job.state}, ${(job.ended ?? job.started ?? job.created).replace("T", " ").slice(0, 19)} UTC `,
-    can("owner") && ["waiting", "running"].includes(job.state) ? h("button", { type: "button", onclick: () => cancel(job.id) }, "Cancel") : null), h("pre", {}, job.output || "No output yet."));
+  const one = (job) => h("details", { open: ["failed", "interrupted"].includes(job.state) }, h("summary", {}, `${job.stage}: ${job.state}, ${(job.ended ?? job.started ?? job.created).replace("T", " ").slice(0, 19)} UTC${job.by ? `, by ${job.by}` : ""} `,
+    can("owner") && ["waiting", "running"].includes(job.state) ? h("button", { type: "button", onclick: () => cancel(job.id) }, "Cancel") : null,
+    can("owner") && ["interrupted", "failed", "cancelled"].includes(job.state) ? h("button", { type: "button", onclick: () => restart(job.id) }, "Start again") : null), h("pre", {}, job.output || "No output yet."));
   return [buttons, jobs.map(one)];
 }
 

@@ -12,12 +12,14 @@ import pytest
 from starlette.testclient import TestClient
 
 from curation import api as stages
+from curation.errors import ProjectError
 from curation.server import access as server_access
 from curation.server.access import Access, load_access
 from curation.server.app import make_app
 from curation.store import reviews
 from curation.store.database import open_store
 from curation.store.reviews import StoredAnswer
+from curation.store.service import open_service
 from tests.support.projects import Bed, blank, import_plain, score_by_hand
 
 
@@ -104,10 +106,99 @@ def test_behind_tls_the_cookie_travels_only_there(garden: Bed, access: Access) -
         assert next(cookie for cookie in page.cookies.jar).secure is secure
 
 
-def test_guessing_is_slowed_down(page: TestClient, access: Access) -> None:
-    seen = [page.post("/api/login", json={"token": "guess"}).status_code for _ in range(12)]
-    assert seen == [401] * 10 + [429] * 2
-    assert page.post("/api/login", json={"token": access.tokens["owner"]}).status_code == 429
+def test_guessing_is_slowed_down_for_one_address_and_the_link_still_works(garden: Bed, access: Access) -> None:
+    def reach(address: str, token: str) -> int:
+        client = TestClient(make_app(garden.folder, every=3600, access=access), base_url="http://127.0.0.1", client=(address, 1))
+        return client.post("/api/login", json={"token": token}).status_code
+
+    code = access.make_code()
+    assert [reach("10.0.0.9", "guess") for _ in range(12)] == [401] * 10 + [429] * 2
+    assert reach("10.0.0.9", access.tokens["owner"]) == 429
+    assert reach("10.0.0.8", access.tokens["owner"]) == 200
+    assert [reach("10.0.0.9", code) for _ in range(2)] == [200, 429]
+    assert [reach(f"2001:db8::{n}", "guess") for n in range(1, 13)] == [401] * 10 + [429] * 2
+
+
+def test_a_person_has_a_token_and_the_row_names_them(page: TestClient, garden: Bed) -> None:
+    (garden.folder / "serve.curator.ana.token").touch()
+    access = load_access(garden.folder)
+    token = (garden.folder / "serve.curator.ana.token").read_text().strip()
+    assert access.people == {"ana": ("curator", token)} and len(token) >= 32
+    page = TestClient(make_app(garden.folder, every=3600, access=access), base_url="http://127.0.0.1")
+    row = garden.rows()[0]
+    body = {"action": "drop", "reason": "odd", "ids": [row.id], "confirmed": True}
+    assert page.post("/api/override", json=body, headers={"Authorization": f"Bearer {token}"}).status_code == 200
+    assert page.get(f"/api/rows/{row.id}", headers=bearer(access)).json()["override"]["by"] == "ana (API)"
+    headers = log_in(page, token)
+    assert page.get("/api/session").json()["role"] == "curator"
+    assert page.post("/api/undo", headers=headers).status_code == 200
+    assert page.post("/api/override", json=body, headers=headers).status_code == 200
+    assert page.get(f"/api/rows/{row.id}").json()["override"]["by"] == "ana (page)"
+    (garden.folder / "serve.viewer.ana.token").touch()
+    with pytest.raises(ProjectError, match="ana has a token of another role too"):
+        load_access(garden.folder)
+
+
+def test_the_audit_log_says_who_changed_what(page: TestClient, access: Access, garden: Bed) -> None:
+    page.post("/api/login", json={"token": "a guess that must not be logged"})
+    headers = log_in(page, access.tokens["curator"])
+    body = {"action": "drop", "reason": "x" * 900, "where": "seq < 3", "confirmed": True}
+    page.post("/api/override", json=body, headers=headers)
+    page.post("/api/override", json={**body, "ids": ["a" * 64] * 3}, headers={**headers, "X-CSRF-Token": "forged"})
+    page.get("/api/rows")
+    page.post("/api/what-if", json={}, headers=headers)
+    file = garden.folder / "serve" / "audit.jsonl"
+    assert file.stat().st_mode & 0o777 == 0o600 and file.parent.stat().st_mode & 0o777 == 0o700
+    raw = file.read_text()
+    assert "a guess" not in raw and not any(token in raw for token in access.tokens.values())
+    lines = [json.loads(line) for line in raw.splitlines()]
+    assert [(one["route"], one["status"], one["who"]) for one in lines] == [
+        ("/api/login", 401, None),
+        ("/api/login", 200, "curator"),
+        ("/api/override", 200, "curator"),
+        ("/api/override", 403, "curator"),
+    ]
+    changed, forged = lines[2:]
+    assert changed["result"] == {"stage": "drop", "in": 2, "out": 2, "verdicts": {"dropped": 2}} and changed["project"] == "garden"
+    assert changed["asked"] == {"action": "drop", "reason": "x" * 200, "where": "seq < 3", "confirmed": True}
+    assert (changed["way"], changed["from"], len(changed["session"])) == ("page", "testclient", 8)
+    assert forged["asked"]["ids"] == 3 and forged["session"] == changed["session"]
+
+
+def test_a_request_with_a_key_is_made_once(page: TestClient, access: Access, garden: Bed) -> None:
+    def post(path: str, key: str, role: str = "owner", **body: Any) -> Any:
+        return page.post(f"/api/{path}", json=body, headers={**bearer(access, role), "Idempotency-Key": key})
+
+    body = {"action": "drop", "reason": "odd", "where": "seq < 3", "confirmed": True}
+    first, second = post("override", "k1", **body), post("override", "k1", **body)
+    assert first.status_code == second.status_code == 200 and first.json() == second.json()
+    assert "idempotency-replayed" not in first.headers and second.headers["idempotency-replayed"] == "true"
+    assert second.headers["content-security-policy"]
+    assert post("undo", "k2").json() == post("undo", "k2").json()  # a second undo would take the first one back
+    assert set(garden.verdicts().values()) == {"to_review"}
+    assert post("override", "k1", **{**body, "where": "seq < 4"}).status_code == 422
+    assert post("override", "k1", "curator", **body).headers.get("idempotency-replayed") is None  # keys of others are others
+    assert post("override", "k3", **{**body, "where": "seq <"}).status_code == 400
+    assert post("override", "k3", **body).status_code == 200  # a refused request does not use up its key
+    assert post("undo", "x" * 300).status_code == 400
+    with open_service(garden.folder) as db:
+        db.execute("UPDATE requests SET status = NULL, server = '1@elsewhere#1'")
+    assert "service ended during" in post("undo", "k2").json()["detail"]
+    assert (garden.folder / "serve" / "state.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_body_that_is_too_large_is_refused_unread(page: TestClient, access: Access) -> None:
+    reply = page.post("/api/override", content=b" " * (3 * 2**20), headers={**bearer(access), "content-type": "application/json"})
+    assert reply.status_code == 413 and "content-security-policy" in reply.headers
+
+
+def test_erasing_a_row_removes_what_the_service_kept(page: TestClient, access: Access, garden: Bed) -> None:
+    row = garden.rows()[0]
+    body = {"action": "drop", "reason": "odd", "ids": [row.id], "confirmed": True}
+    page.post("/api/override", json=body, headers={**bearer(access), "Idempotency-Key": "k"})
+    stages.erase(garden.folder, row.id, reason="asked for")
+    with open_service(garden.folder) as db:
+        assert db.execute("SELECT count(*) FROM requests").fetchone()[0] == 0
 
 
 def test_a_session_ends(page: TestClient, access: Access, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from curation.server import jobs as server_jobs
 from curation.server.access import load_access
 from curation.server.app import make_app
 from curation.server.jobs import Job, Jobs
+from tests.conftest import ROOT
 from tests.support.projects import Bed, blank, import_plain, score_by_hand
 
 
@@ -43,9 +46,8 @@ def wait(jobs: Jobs, identity: str, *states: str, seconds: float = 60) -> Job:
     raise AssertionError(jobs.listed())
 
 
-def test_stages_run_one_after_the_other_and_a_key_starts_one(garden: Bed, jobs: Jobs) -> None:
-    first, second = jobs.start("decide", key="a"), jobs.start("decide")
-    assert jobs.start("decide", key="a").id == first.id
+def test_stages_run_one_after_the_other(garden: Bed, jobs: Jobs) -> None:
+    first, second = jobs.start("decide"), jobs.start("decide")
     done = [wait(jobs, job.id, "done") for job in (first, second)]
     assert done[0].ended is not None and done[1].started is not None and done[0].ended <= done[1].started
     assert "to review: 3" in done[0].output and garden.verdicts() == {1: "to_review", 2: "to_review", 3: "to_review"}
@@ -70,6 +72,42 @@ def test_a_job_is_cancelled_while_it_waits_and_while_it_runs(garden: Bed, jobs: 
     assert jobs.cancel(running.id).state == "cancelled"  # once more changes nothing
     with pytest.raises(ProjectError, match="job nobody: is not known"):
         jobs.cancel("nobody")
+
+
+def test_after_a_kill_a_job_is_interrupted_unless_its_process_still_runs(garden: Bed, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = f"""
+import sys
+from pathlib import Path
+from curation.server import jobs
+from curation.store.service import list_jobs, open_service
+queue = jobs.Jobs(Path({str(garden.folder)!r}))
+jobs.sys.executable = {str(make_sleeper(garden.folder))!r}
+queue.start("decide"), queue.start("score")
+with open_service(Path({str(garden.folder)!r})) as db:
+    while not list_jobs(db)[1].process: pass
+print("running", flush=True)
+sys.stdin.read()
+"""
+    service = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+    assert service.stdout is not None and service.stdin is not None
+    service.stdout.readline()
+    service.kill()
+    service.wait()
+    score, decide = jobs.listed()
+    # The stage has outlived its service: it still runs, no other starts next to it, and it can be cancelled.
+    assert (score.state, decide.state) == ("interrupted", "running")
+    again = jobs.restart(score.id)
+    time.sleep(0.2)
+    assert [job.state for job in jobs.listed()] == ["waiting", "interrupted", "running"]
+    with pytest.raises(ProjectError, match="has not ended: it is running"):
+        jobs.restart(decide.id)
+    jobs.cancel(again.id)
+    jobs.cancel(decide.id)
+    assert wait(jobs, decide.id, "cancelled", seconds=10).ended
+    assert "start it again" in wait(jobs, score.id, "interrupted").output
+    assert wait(jobs, jobs.restart(decide.id).id, "done").stage == "decide"
+    service.stdin.close()
+    service.stdout.close()
 
 
 def make_sleeper(folder: Path) -> Path:

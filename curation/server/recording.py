@@ -1,0 +1,215 @@
+"""What surrounds every request of a project's API: who makes it, idempotency keys, the audit log, and measured times.
+
+A request that changes something may carry an `Idempotency-Key`. Its response is stored, and the same request with the same key gets that
+response without being made again. The audit log, PROJECT/serve/audit.jsonl, has one line per request that changed something or was refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
+from starlette.responses import JSONResponse, Response
+
+from argilla_setup.shown import mask_values
+from curation.actor import ACTOR
+from curation.server.access import Access, Session
+from curation.store import service
+from curation.store.lease import is_alive, owner_name
+from curation.store.service import open_service, service_folder
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+COOKIE = "seedcorn_session"
+LARGEST_BODY = 2 * 2**20
+"""Bytes of a JSON body; 10,000 ids take 0.7 MB."""
+LONGEST_TEXT = 200
+"""Characters of a value in the audit log."""
+UNCHANGING = ("/api/what-if",)
+"""Routes that take a POST and change nothing."""
+COUNTED = ("in", "out", "id", "stage", "state", "verdict", "verdicts", "written")
+"""Keys of a response that the audit log keeps."""
+
+
+@dataclass
+class _Answer:
+    """What the application answered; the body only of JSON."""
+
+    status: int = 500
+    kind: str = ""
+    body: bytes = b""
+
+
+class Recorder:
+    """ASGI middleware of one project.
+
+    Args:
+        app: the application.
+        folder: of the project.
+        access: tokens and sessions.
+        observe: takes the method, the route's template, the status and the seconds of each request; of events, until they began.
+    """
+
+    def __init__(self, app: ASGIApp, folder: Path, access: Access, observe: Callable[[str, str, int, float], None] | None = None) -> None:
+        self._app, self._folder, self._access = app, folder, access
+        self._observe = observe
+        self._name = owner_name()
+        self._writing = threading.Lock()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"].removeprefix(scope.get("root_path", "")) if scope["type"] == "http" else ""
+        if scope["type"] != "http" or path.startswith("/p/"):  # a project below has a recorder of its own
+            return await self._app(scope, receive, send)
+        started, answer, headers = time.perf_counter(), _Answer(), Headers(scope=scope)
+        session = self._access.identify(headers.get("authorization", ""), cookie_parser(headers.get("cookie", "")), COOKIE)
+        changes = scope["method"] not in ("GET", "HEAD", "OPTIONS") and path not in UNCHANGING
+
+        async def keep(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answer.status = message["status"]
+                answer.kind = Headers(raw=message["headers"]).get("content-type", "")
+                if self._observe is not None:
+                    self._observe(scope["method"], _template(scope), answer.status, time.perf_counter() - started)
+            elif changes and answer.kind == "application/json":
+                answer.body += message.get("body", b"")
+            await send(message)
+
+        token = ACTOR.set(session.actor if session else None)
+        try:
+            body = b""
+            if not changes or not headers.get("content-type", "application/json").startswith("application/json"):
+                await self._app(scope, receive, keep)
+            else:
+                read = await _read(receive)
+                if read is None:
+                    detail = f"The request is larger than {LARGEST_BODY // 2**20} MB. Send fewer rows at once, or a condition."
+                    return await JSONResponse({"detail": detail}, status_code=413)(scope, receive, keep)
+                body = read
+                await self._answer(scope, body, headers, session, keep, answer)
+        finally:
+            ACTOR.reset(token)
+        if changes and (answer.status != 401 or path == "/api/login") and answer.status != 429:
+            await asyncio.to_thread(self._write, scope, path, session, body, answer)
+
+    async def _answer(self, scope: Scope, body: bytes, headers: Headers, session: Session | None, send: Send, answer: _Answer) -> None:
+        """Answer a request with a JSON body, from what is stored where its key was used before."""
+        replayed = False
+
+        async def receive() -> Message:
+            nonlocal replayed
+            if replayed:
+                return {"type": "http.disconnect"}
+            replayed = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        given = headers.get("idempotency-key", "")
+        if not given or session is None:
+            return await self._app(scope, receive, send)
+        if len(given) > LONGEST_TEXT:
+            detail = f"Idempotency-Key: has more than {LONGEST_TEXT} characters. Send a random one for each change."
+            return await JSONResponse({"detail": detail}, status_code=400)(scope, receive, send)
+        # The path belongs to the digest: a key names one request, and another one with it is a mistake of the client.
+        key = hashlib.sha256("\0".join((session.role, session.name, session.id, given)).encode()).hexdigest()
+        digest = hashlib.sha256("\0".join((scope["method"], scope["path"], "")).encode() + body).hexdigest()
+        known = await asyncio.to_thread(self._begin, key, digest)
+        if known is None:
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                await asyncio.to_thread(self._end, key, answer)
+            return
+        if known.digest != digest:
+            detail, status = "Idempotency-Key: was used for another request. Send a new key.", 422
+        elif known.status is None and is_alive(known.server, lease=0, now=1):
+            detail, status = "The first request with this Idempotency-Key is still being answered. Ask again in a moment.", 409
+        elif known.status is None:
+            detail, status = (
+                "The service ended during the first request with this key. Look whether the change was made, then send a new key.",
+                409,
+            )
+        else:
+            again = Response(known.body, known.status, {"Idempotency-Replayed": "true"}, known.kind or None)
+            return await again(scope, receive, send)
+        await JSONResponse({"detail": detail}, status_code=status)(scope, receive, send)
+
+    def _begin(self, key: str, digest: str) -> service.StoredResponse | None:
+        with open_service(self._folder) as db:
+            return service.begin_request(db, key, digest=digest, server=self._name)
+
+    def _end(self, key: str, answer: _Answer) -> None:
+        with open_service(self._folder) as db:
+            service.end_request(db, key, status=answer.status, kind=answer.kind, body=answer.body)
+
+    def _write(self, scope: Scope, path: str, session: Session | None, body: bytes, answer: _Answer) -> None:
+        """Add a line to the audit log. One write of a file opened for appending: lines of two services do not mix."""
+        asked, told = _values(body), _values(answer.body)
+        if path == "/api/login":
+            asked, session = {}, scope.get("state", {}).get("session")  # what was asked is a token
+        line = {
+            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "project": self._folder.resolve().name,
+            "who": (session.name or session.role) if session else None,
+            "role": session.role if session else None,
+            "session": session.id if session else None,
+            "way": session.way if session else None,
+            "from": scope["client"][0] if scope.get("client") else None,
+            "method": scope["method"],
+            "route": _template(scope),
+            "parts": {name: _short(value) for name, value in scope.get("path_params", {}).items()},
+            "asked": {name: _short(value) for name, value in asked.items()},
+            "status": answer.status,
+            "result": {name: told[name] for name in COUNTED if name in told},
+        }
+        raw = json.dumps(mask_values(line), ensure_ascii=True).encode() + b"\n"
+        with self._writing:
+            handle = os.open(service_folder(self._folder) / "audit.jsonl", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+            try:
+                os.write(handle, raw)
+            finally:
+                os.close(handle)
+
+
+def _template(scope: Scope) -> str:
+    """Return the template of the route that answered, such as /api/rows/{identity}; "other" where none did."""
+    return str(getattr(scope.get("route"), "path", "other"))
+
+
+async def _read(receive: Receive) -> bytes | None:
+    """Return a request's body; None where it is too large."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > LARGEST_BODY:
+            return None
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return bytes(body)
+
+
+def _values(body: bytes) -> Mapping[str, Any]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _short(value: Any) -> Any:
+    """Return a value of a request for the audit log: of a list its length, of a text its beginning."""
+    if isinstance(value, list):
+        return len(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return str(value)[:LONGEST_TEXT]

@@ -1,0 +1,198 @@
+"""What `curate serve` keeps next to the workbench: its jobs and the responses to requests with an idempotency key.
+
+A database of its own, PROJECT/serve/state.db: it can be deleted while the service is stopped, and nothing about rows depends on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from curation.store.lease import is_alive
+
+SERVICE_FOLDER = "serve"
+KEPT_S = 24 * 3600.0
+"""Seconds for which a response is kept, and for which a service on another machine counts as alive."""
+MOST_JOBS = 50
+"""Jobs that are remembered; the oldest ended ones are forgotten."""
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS jobs (
+  job TEXT PRIMARY KEY, stage TEXT NOT NULL, arguments TEXT NOT NULL, state TEXT NOT NULL, created TEXT NOT NULL, began REAL NOT NULL,
+  started TEXT, ended TEXT, output TEXT NOT NULL DEFAULT '', by TEXT NOT NULL DEFAULT '', server TEXT NOT NULL, process TEXT
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS requests (
+  key TEXT PRIMARY KEY, digest TEXT NOT NULL, server TEXT NOT NULL, began REAL NOT NULL, status INTEGER, kind TEXT, body BLOB
+) WITHOUT ROWID;
+"""
+State = Literal["waiting", "running", "done", "failed", "cancelled", "interrupted"]
+
+
+@dataclass(frozen=True)
+class StoredJob:
+    """A row of the table `jobs`."""
+
+    id: str
+    stage: str
+    state: State
+    created: str
+    """ISO 8601 in UTC, as are the other times."""
+    started: str | None = None
+    ended: str | None = None
+    output: str = ""
+    """The end of what the stage printed."""
+    by: str = ""
+    arguments: tuple[str, ...] = ()
+    server: str = ""
+    """Owner name of the service that runs it."""
+    process: str | None = None
+    """Owner name of the stage's process."""
+
+
+@dataclass(frozen=True)
+class StoredResponse:
+    """The response to a request with an idempotency key; status None while the first request is being answered."""
+
+    digest: str
+    server: str
+    status: int | None
+    kind: str
+    body: bytes
+
+
+def service_folder(folder: Path) -> Path:
+    """Return PROJECT/serve, which only the owner of the files can read; create it on first use."""
+    place = folder / SERVICE_FOLDER
+    place.mkdir(mode=0o700, exist_ok=True)
+    return place
+
+
+@contextmanager
+def open_service(folder: Path) -> Iterator[sqlite3.Connection]:
+    """Open PROJECT/serve/state.db."""
+    path = service_folder(folder) / "state.db"
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    with contextlib.closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as db:
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA secure_delete = ON")  # responses and output may quote a row that is erased later
+        db.executescript(SCHEMA)
+        yield db
+
+
+def add_job(db: sqlite3.Connection, job: StoredJob, *, most_waiting: int) -> bool:
+    """Store a waiting job and forget the oldest ended ones; False where too many wait already."""
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        jobs = list_jobs(db)
+        if sum(one.state == "waiting" for one in jobs) >= most_waiting:
+            return False
+        gone = [(one.state, one.ended, one.id) for one in jobs if one.state in ("interrupted", "cancelled")]
+        db.executemany("UPDATE jobs SET state = ?, ended = ? WHERE job = ? AND ended IS NULL", gone)
+        values = (job.id, job.stage, json.dumps(job.arguments), job.state, job.created, time.time(), job.by, job.server)
+        db.execute("INSERT INTO jobs (job, stage, arguments, state, created, began, by, server) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+        old = "SELECT job FROM jobs WHERE ended IS NOT NULL ORDER BY began DESC LIMIT -1 OFFSET ?"
+        db.execute(f"DELETE FROM jobs WHERE job IN ({old})", (MOST_JOBS,))
+    return True
+
+
+def list_jobs(db: sqlite3.Connection) -> list[StoredJob]:
+    """Return the jobs, the newest first. A job whose service and process ended before it did is interrupted."""
+    found = list[StoredJob]()
+    for row in db.execute("SELECT * FROM jobs ORDER BY began DESC, job"):
+        names = ("stage", "state", "created", "started", "ended", "output", "by", "server", "process")
+        job = StoredJob(row["job"], arguments=tuple(json.loads(row["arguments"])), **{name: row[name] for name in names})
+        if job.ended is None:
+            lease, now = row["began"] + KEPT_S, time.time()
+            if not any(owner and is_alive(owner, lease=lease, now=now) for owner in (job.server, job.process)):
+                job = replace(job, state="cancelled" if job.state == "cancelled" else "interrupted", ended=job.started or job.created)
+        found.append(job)
+    return found
+
+
+def claim_job(db: sqlite3.Connection, server: str, *, started: str) -> StoredJob | None:
+    """Mark the first job that waits for this service as running; None if none waits, or if a stage of another service runs.
+
+    Args:
+        db: the service's database.
+        server: owner name of this service.
+        started: time (ISO 8601).
+    """
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        jobs = list_jobs(db)
+        waiting = [job for job in reversed(jobs) if job.state == "waiting" and job.server == server]
+        if not waiting or any(job.state == "running" for job in jobs):
+            return None
+        db.execute("UPDATE jobs SET state = 'running', started = ? WHERE job = ?", (started, waiting[0].id))
+    return replace(waiting[0], state="running", started=started)
+
+
+def set_job_process(db: sqlite3.Connection, identity: str, process: str) -> None:
+    """Store the owner name of the process that runs a job."""
+    db.execute("UPDATE jobs SET process = ? WHERE job = ?", (process, identity))
+
+
+def cancel_job(db: sqlite3.Connection, identity: str, *, ended: str) -> StoredJob | None:
+    """Cancel a job that waits or runs and return it as it was before; None if there is no such job."""
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        before = next((job for job in list_jobs(db) if job.id == identity), None)
+        if before is not None and before.state == "waiting":
+            db.execute("UPDATE jobs SET state = 'cancelled', ended = ? WHERE job = ?", (ended, identity))
+        elif before is not None and before.state == "running":
+            db.execute("UPDATE jobs SET state = 'cancelled' WHERE job = ?", (identity,))
+    return before
+
+
+def end_job(db: sqlite3.Connection, identity: str, *, state: State, ended: str, output: str) -> None:
+    """Store how a job ended. A job that was cancelled stays so."""
+    sql = "UPDATE jobs SET state = CASE state WHEN 'cancelled' THEN state ELSE ? END, ended = ?, output = ? WHERE job = ?"
+    db.execute(sql, (state, ended, output, identity))
+
+
+def begin_request(db: sqlite3.Connection, key: str, *, digest: str, server: str) -> StoredResponse | None:
+    """Reserve an idempotency key and return None, or return what is stored for it.
+
+    Args:
+        db: the service's database.
+        key: of the client, with its session and the route.
+        digest: of the request's body.
+        server: owner name of this service.
+    """
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("DELETE FROM requests WHERE began < ?", (time.time() - KEPT_S,))
+        row = db.execute("SELECT * FROM requests WHERE key = ?", (key,)).fetchone()
+        if row is not None:
+            return StoredResponse(row["digest"], row["server"], row["status"], row["kind"] or "", row["body"] or b"")
+        db.execute("INSERT INTO requests (key, digest, server, began) VALUES (?, ?, ?, ?)", (key, digest, server, time.time()))
+    return None
+
+
+def end_request(db: sqlite3.Connection, key: str, *, status: int, kind: str, body: bytes) -> None:
+    """Store the response of a request that changed something, or free the key of one that was refused."""
+    if 200 <= status < 300:
+        db.execute("UPDATE requests SET status = ?, kind = ?, body = ? WHERE key = ?", (status, kind, body, key))
+    else:
+        db.execute("DELETE FROM requests WHERE key = ?", (key,))
+
+
+def forget_texts(folder: Path) -> None:
+    """Delete stored responses, the output of jobs and the copy of the table of rows: they may quote a row that is erased."""
+    if not (folder / SERVICE_FOLDER).is_dir():
+        return
+    with open_service(folder) as db:
+        db.execute("DELETE FROM requests WHERE status IS NOT NULL")
+        db.execute("UPDATE jobs SET output = '' WHERE ended IS NOT NULL")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    for file in (*(folder / SERVICE_FOLDER / "jobs").glob("*.txt"), *(folder / SERVICE_FOLDER).glob("rows*")):
+        file.unlink(missing_ok=True)
