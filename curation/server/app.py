@@ -24,6 +24,7 @@ from argilla_setup.shown import mask_values, visible
 from curation.errors import ProjectError, UserError, command
 from curation.server.access import TOKEN_FILES, Access, keep_token, load_access
 from curation.server.api import PollStatus, Service, router
+from curation.server.api_snapshots import router as snapshots_router
 from curation.server.jobs import Jobs
 from curation.server.live_rows import LiveRows
 from curation.server.projects import Projects, name_projects
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 GRACE_S = 2
 """Seconds that requests have to end when the service is stopped."""
 STATIC = Path(__file__).parent / "static"
-PAGES = ("/", "/rows", "/rows/{identity}", "/cuts", "/review")
+PAGES = ("/", "/rows", "/rows/{identity}", "/cuts", "/review", "/snapshots", "/snapshots/{name}")
 """Addresses at which the page is served; app.js shows what belongs to the address."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -141,7 +142,8 @@ def make_app(folder: Path, *, every: float, access: Access, hosts: tuple[str, ..
     app = FastAPI(title="Seedcorn curation service", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/api/docs.json")
     _add_health(app, folder, every=every, access=access, poll=poll)
     app.state.service = Service(folder, access, LiveRows(folder), poll, jobs)
-    app.include_router(router)
+    for routes in (router, snapshots_router):
+        app.include_router(routes)
     app.add_middleware(Recorder, folder=folder, access=access)
     _add_pages(app, PAGES, hosts)
     return app

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,13 +14,13 @@ from curation.errors import ProjectError, SnapshotError, command
 from curation.formats.export import DEFAULT_FORMATS, check_target, write_rows
 from curation.snapshot.keys import describe_signer, find_trusted_keys, own_key, public_of
 from curation.snapshot.manifest import Manifest, read_manifest
-from curation.snapshot.read import diff_snapshots
 from curation.snapshot.revocation import FOLDER as REVOCATIONS
 from curation.snapshot.revocation import revoke as revoke_snapshot
 from curation.snapshot.sign import sign_snapshot
 from curation.snapshot.verify import load_snapshot, verify_snapshot
 from curation.store import facts, records, runs
 from curation.views.classes import meta_columns
+from curation.views.snapshot_diff import compare_snapshots
 from curation.workspace import StageResult, open_workspace
 
 
@@ -69,16 +70,32 @@ def revoke(path: Path, *, reason: str, key: Path | None = None) -> StageResult:
 
 
 def diff(old: Path, new: Path) -> StageResult:
-    """List rows added, removed, changed in split or flipped in preference between two snapshots of a kind."""
-    found = diff_snapshots(old, new)
-    before, after = (read_manifest(path).rows for path in (old, new))
+    """List rows added, removed, edited, changed in split or flipped in preference, and shifts of labels, lengths and scores.
+
+    The project around the newer snapshot, if there is one, tells edits from new rows and has the scores.
+    """
+    folder = new.resolve().parent.parent
+    with contextlib.ExitStack() as stack:
+        workspace = stack.enter_context(open_workspace(folder)) if (folder / "workbench.db").is_file() else None
+        found = compare_snapshots(old, new, workspace=workspace)
+    ids = found.ids
     counts = {
-        "added": [{"id": i, "split": split} for i, split in found.added],
-        "removed": [{"id": i, "split": split} for i, split in found.removed],
-        "moved": [{"id": i, "from": a, "to": b} for i, a, b in found.changed_split],
-        "turned": [{"id": i} for i in found.flipped],
+        "added": [{"id": i, "split": split} for i, split in ids.added],
+        "removed": [{"id": i, "split": split} for i, split in ids.removed],
+        "moved": [{"id": i, "from": a, "to": b} for i, a, b in ids.changed_split],
+        "turned": [{"id": i} for i in ids.flipped],
+        "edited": [{"id": edit.new, "from": edit.old} for edit in found.edited],
+        "labels": {count.name: count.after - count.before for count in found.labels if count.after != count.before},
     }
-    return StageResult("diff", before, after, counts, ["The rows and their splits are the same."] if found.is_empty else [])
+    shifts = [("Characters of the response", found.lengths), ("Score", found.scores)]
+    notes = [
+        f"{name}: median {one.quartiles_before[1]:,.4g} before, {one.quartiles_after[1]:,.4g} after."
+        for name, one in shifts
+        if one is not None and one.quartiles_before != one.quartiles_after
+    ]
+    return StageResult(
+        "diff", found.rows_before, found.rows_after, counts, ["The rows and their splits are the same."] if ids.is_empty else notes
+    )
 
 
 def verify(path: Path, *, keys: Sequence[Path] = (), deep: bool = False) -> StageResult:

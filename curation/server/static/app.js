@@ -7,6 +7,7 @@ import { projects } from "./projects.js";
 import { review } from "./review.js";
 import { rows } from "./rows.js";
 import { story } from "./row.js";
+import { snapshots } from "./snapshots.js";
 
 let listener = null;
 
@@ -16,6 +17,7 @@ const PAGES = {
   rows: ["Rows", "viewer", (rest) => (rest ? story(rest) : rows())],
   cuts: ["What if", "viewer", () => cuts()],
   review: ["Review", "curator", () => review()],
+  snapshots: ["Snapshots", "viewer", (rest) => snapshots(rest)],
 };
 
 // Where the service has several projects, the pages outside of them.
