@@ -22,6 +22,7 @@ from curation.findings import words_of
 from curation.server.access import ROLES, Access, Role, Session
 from curation.server.jobs import Job, Jobs, Stage
 from curation.server.live_rows import LiveRows
+from curation.server.metrics import PollStatus
 from curation.server.recording import COOKIE
 from curation.store import records
 from curation.views.row_story import RowStory, load_story
@@ -37,15 +38,6 @@ LOOK_S = 2.0
 Text = Annotated[str | None, Query(max_length=5000)]
 Name = Annotated[str, Query(max_length=300)]
 Most = Annotated[int, Query(ge=1, le=1000)]
-
-
-@dataclass
-class PollStatus:
-    """Result of the last pull, and when it ended (Unix time; 0 before the first)."""
-
-    at: float = 0.0
-    answers: int = 0
-    error: str = "no pull has ended yet"
 
 
 class Login(BaseModel):

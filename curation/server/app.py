@@ -3,6 +3,7 @@
 GET /          the data lead's page; with several projects their list, and each project's page at /p/NAME/
 /api/…         what the page uses (`curation.server.api`); `/api/docs.json` describes it
 GET /healthz   200 while the last pull worked and is recent, else 503; open; the response holds nothing about the data
+GET /metrics   for Prometheus; needs a token
 GET /status    `curate status --json` and the last pull; needs `Authorization: Bearer TOKEN` with the token in PROJECT/serve.token
 """
 
@@ -23,10 +24,11 @@ from argilla_setup.command_line import echo
 from argilla_setup.shown import mask_values, visible
 from curation.errors import ProjectError, UserError, command
 from curation.server.access import TOKEN_FILES, Access, keep_token, load_access
-from curation.server.api import PollStatus, Service, router
+from curation.server.api import Service, router
 from curation.server.api_snapshots import router as snapshots_router
 from curation.server.jobs import Jobs
 from curation.server.live_rows import LiveRows
+from curation.server.metrics import Metrics, PollStatus
 from curation.server.projects import Projects, name_projects
 from curation.server.projects import router as projects_router
 from curation.server.recording import Recorder
@@ -129,10 +131,11 @@ def make_app(folder: Path, *, every: float, access: Access, hosts: tuple[str, ..
         hosts: host names, besides the loopback ones, under which the service is reached.
     """
     poll, jobs = PollStatus(), Jobs(folder)
+    metrics = Metrics(folder, poll)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        task = asyncio.create_task(_pull_repeatedly(folder, poll, every))
+        task = asyncio.create_task(_pull_repeatedly(folder, poll, every, metrics))
         yield
         await asyncio.to_thread(jobs.close)
         task.cancel()
@@ -140,11 +143,11 @@ def make_app(folder: Path, *, every: float, access: Access, hosts: tuple[str, ..
             await task
 
     app = FastAPI(title="Seedcorn curation service", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/api/docs.json")
-    _add_health(app, folder, every=every, access=access, poll=poll)
+    _add_health(app, folder, every=every, access=access, poll=poll, metrics=metrics)
     app.state.service = Service(folder, access, LiveRows(folder), poll, jobs)
     for routes in (router, snapshots_router):
         app.include_router(routes)
-    app.add_middleware(Recorder, folder=folder, access=access)
+    app.add_middleware(Recorder, folder=folder, access=access, observe=metrics.observe)
     _add_pages(app, PAGES, hosts)
     return app
 
@@ -250,8 +253,15 @@ def read_health(poll: PollStatus, every: float) -> dict[str, Any]:
     return {"healthy": healthy, "seconds_since_pull": None if age is None else round(age, 1)}
 
 
-def _add_health(app: FastAPI, folder: Path, *, every: float, access: Access, poll: PollStatus) -> None:
-    """Add /healthz, which is open, and /status, for monitors."""
+def _add_health(app: FastAPI, folder: Path, *, every: float, access: Access, poll: PollStatus, metrics: Metrics) -> None:
+    """Add /healthz, which is open, and /status and /metrics, which need a token, for monitors."""
+
+    def refuse(request: Request) -> JSONResponse | None:
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and access.role_of(given.strip()) is not None:
+            return None
+        error = {"error": "a token is required. Send `Authorization: Bearer TOKEN` with the token in the project's serve.token"}
+        return JSONResponse(error, status_code=401, headers={"WWW-Authenticate": "Bearer"})
 
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> JSONResponse:
@@ -262,10 +272,8 @@ def _add_health(app: FastAPI, folder: Path, *, every: float, access: Access, pol
     async def status(request: Request) -> JSONResponse:
         from curation.stages.inspect import status as read_status
 
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or access.role_of(given.strip()) is None:
-            error = {"error": "a token is required. Send `Authorization: Bearer TOKEN` with the token in the project's serve.token"}
-            return JSONResponse(error, status_code=401, headers={"WWW-Authenticate": "Bearer"})
+        if (refused := refuse(request)) is not None:
+            return refused
         try:
             values = (await asyncio.to_thread(read_status, folder)).as_values()
         except UserError as error:
@@ -273,8 +281,13 @@ def _add_health(app: FastAPI, folder: Path, *, every: float, access: Access, pol
         pull = {"answers": poll.answers, "error": poll.error or None}
         return JSONResponse(mask_values({**values, "last_pull": pull}))
 
+    @app.get("/metrics", include_in_schema=False)
+    async def read_metrics(request: Request) -> Response:
+        refused = refuse(request)
+        return refused if refused is not None else Response(await asyncio.to_thread(metrics.text), media_type="text/plain; version=0.0.4")
 
-async def _pull_repeatedly(folder: Path, poll: PollStatus, every: float) -> None:
+
+async def _pull_repeatedly(folder: Path, poll: PollStatus, every: float, metrics: Metrics) -> None:
     from curation.stages.pull import pull
 
     while True:
@@ -288,4 +301,5 @@ async def _pull_repeatedly(folder: Path, poll: PollStatus, every: float) -> None
         if problem and problem != poll.error:
             echo(f"The pull failed: {visible(problem, lines=False)}", err=True)
         poll.error = problem
+        metrics.count_pull(failed=bool(problem))
         await asyncio.sleep(every)

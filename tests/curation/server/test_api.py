@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from curation import api as stages
@@ -353,3 +354,28 @@ def test_a_dispute_is_settled_without_seeing_names_unless_asked(page: TestClient
     assert page.post("/api/settle", json={**body, "choice": "second"}, headers=bearer(access)).status_code == 400
     assert page.post("/api/settle", json=body, headers=bearer(access, "curator")).json()["verdict"] == "approved"
     assert page.get("/api/disputes", headers=bearer(access)).json()["disputes"] == []
+
+
+def test_prometheus_reads_the_project_without_a_text_of_it(page: TestClient, access: Access, garden: Bed) -> None:
+    row = garden.rows()[0]
+    page.get(f"/api/rows/{row.id}", headers=bearer(access))
+    page.get("/api/rows", params={"where": "nonsense ="}, headers=bearer(access))
+    page.get("/no/such/page<script>")
+    page.request("BREW", "/api/rows")
+    assert page.get("/metrics").status_code == page.get("/metrics", headers={"Authorization": "Bearer x"}).status_code == 401
+    reply = page.get("/metrics", headers=bearer(access, "viewer"))
+    assert reply.status_code == 200 and reply.headers["content-type"].startswith("text/plain")
+    found = {
+        sample.name + str(sorted(sample.labels.items())): sample
+        for one in text_string_to_metric_families(reply.text)
+        for sample in one.samples
+    }
+    value = {name: sample.value for name, sample in found.items()}
+    assert value["seedcorn_rows[('verdict', 'to_review')]"] == 6 and value["seedcorn_rows[('verdict', 'dropped')]"] == 0
+    assert value["seedcorn_project_readable[]"] == value["seedcorn_pull_failing[]"] == 1 and value["seedcorn_answers[]"] == 0
+    assert value["seedcorn_jobs[('state', 'running')]"] == 0 and value["seedcorn_budget_usd[]"] > 0
+    counted = {tuple(sorted(one.labels.values())) for one in found.values() if one.name == "seedcorn_request_seconds_count"}
+    assert {("/api/rows/{identity}", "200", "GET"), ("/api/rows", "400", "GET"), ("404", "GET", "other")} <= {
+        tuple(sorted(one, key=lambda v: (not v.startswith("/"), v))) for one in counted
+    }
+    assert row.id not in reply.text and "script" not in reply.text and "BREW" not in reply.text
