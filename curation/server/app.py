@@ -25,6 +25,7 @@ from argilla_setup.shown import mask_values, visible
 from curation.errors import ProjectError, UserError, command
 from curation.server.access import TOKEN_FILES, Access, keep_token, load_access
 from curation.server.api import Service, router
+from curation.server.api_rows import router as rows_router
 from curation.server.api_snapshots import router as snapshots_router
 from curation.server.jobs import Jobs
 from curation.server.live_rows import LiveRows
@@ -145,7 +146,7 @@ def make_app(folder: Path, *, every: float, access: Access, hosts: tuple[str, ..
     app = FastAPI(title="Seedcorn curation service", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/api/docs.json")
     _add_health(app, folder, every=every, access=access, poll=poll, metrics=metrics)
     app.state.service = Service(folder, access, LiveRows(folder), poll, jobs)
-    for routes in (router, snapshots_router):
+    for routes in (router, rows_router, snapshots_router):
         app.include_router(routes)
     app.add_middleware(Recorder, folder=folder, access=access, observe=metrics.observe)
     _add_pages(app, PAGES, hosts)

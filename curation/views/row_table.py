@@ -97,6 +97,18 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Pivot:
+    """Rows that share the values of several columns."""
+
+    values: tuple[Any, ...]
+    """One for each column."""
+    rows: int
+    mean_score: float | None
+    approved: int
+    dropped: int
+
+
+@dataclass(frozen=True)
 class Bin:
     """One bar of a histogram."""
 
@@ -159,15 +171,30 @@ class RowTable:
             query: the rows that count; its order and page do not.
             most: groups returned.
         """
+        return [Group(one.values[0], one.rows, one.mean_score, one.approved, one.dropped) for one in self.pivot([by], query, most=most)]
+
+    def pivot(self, by: Sequence[str], query: Query, *, most: int = 200) -> list[Pivot]:
+        """Count rows by the values of several columns, the largest groups first.
+
+        Args:
+            by: the columns, dotted for fields. A row with a list counts once for each item.
+            query: the rows that count; its order and page do not.
+            most: groups returned.
+        """
         condition, values = self._condition(query)
-        source = "rows"
-        value = self._reference(by)
-        if self.columns[by].startswith("list"):
-            source, value = f"(SELECT unnest({value}) AS item, * FROM rows)", "item"
-        sql = f"""SELECT {value} AS value, count(*), avg(score), count(*) FILTER (verdict = 'approved'),
-          count(*) FILTER (verdict IN ('dropped', 'rejected')) FROM {source}{condition} GROUP BY 1 ORDER BY 2 DESC, 1 NULLS LAST
+        wanted, lists = list[str](), list[str]()
+        for name in by:
+            value = self._reference(name)
+            if self.columns[name].startswith("list"):
+                lists.append(f"unnest({value}) AS item_{len(lists)}")
+                value = f"item_{len(lists) - 1}"
+            wanted.append(value)
+        source = f"(SELECT {', '.join(lists)}, * FROM rows{condition})" if lists else f"rows{condition}"
+        names = ", ".join(str(place) for place in range(1, len(by) + 1))
+        sql = f"""SELECT {", ".join(wanted)}, count(*) AS n, avg(score), count(*) FILTER (verdict = 'approved'),
+          count(*) FILTER (verdict IN ('dropped', 'rejected')) FROM {source} GROUP BY {names} ORDER BY n DESC, {names} NULLS LAST
           LIMIT {int(most)}"""
-        return [Group(*line) for line in self._fetch(sql, values)]
+        return [Pivot(line[: len(by)], *line[len(by) :]) for line in self._fetch(sql, values)]
 
     def histogram(self, column: str, query: Query, *, bins: int = 20) -> list[Bin]:
         """Count rows in equal intervals of a numeric column; rows without a value are left out.

@@ -1,6 +1,7 @@
 // The table of rows: search, conditions, counts by value, changes of many rows, downloads.
 
-import { app, number, show, h, fill, say, call, query, quote, shown, words, can, go, bars, svg } from "./dom.js";
+import { app, number, show, h, fill, say, call, query, shown, words, can, go, bars } from "./dom.js";
+import { equals, grouping, histogram, savedViews } from "./rows_more.js";
 
 const COLUMNS = ["id", "verdict", "score", "label", "prompt", "response"];
 const FACETS = ["verdict", "reason", "label", "source", "file", "split", "override"];
@@ -9,13 +10,13 @@ const PAGE = 50;
 function state() {
   const values = new URLSearchParams(location.search);
   const columns = values.getAll("columns");
-  return { where: values.get("where") ?? "", search: values.get("search") ?? "", order: values.get("order") ?? "", columns: columns.length ? columns : COLUMNS, page: Math.max(1, Number(values.get("page")) || 1) };
+  return { where: values.get("where") ?? "", search: values.get("search") ?? "", order: values.get("order") ?? "", columns: columns.length ? columns : COLUMNS, chosen: columns, group: values.getAll("group"), page: Math.max(1, Number(values.get("page")) || 1) };
 }
 
 function browse(change) {
   const next = { ...state(), page: 1, ...change };
   const columns = next.columns.join() === COLUMNS.join() ? [] : next.columns;
-  go(`/rows?${query({ where: next.where, search: next.search, order: next.order, columns, page: next.page > 1 ? next.page : null })}`);
+  go(`/rows?${query({ where: next.where, search: next.search, order: next.order, columns, group: next.group, page: next.page > 1 ? next.page : null })}`);
 }
 
 const also = (where, part) => (where.trim() ? `(${where.trim()}) AND ${part}` : part);
@@ -76,9 +77,9 @@ export async function rows() {
     h("option", { value: "" }, "Columns…"), known.map((one) => h("option", { value: one.name, title: one.meaning }, `${now.columns.includes(one.name) ? "✓ " : ""}${one.name}`)));
   const exported = (ending) => h("a", { href: `/api/export?${query({ ...asked, order: now.order, columns: now.columns, ending })}`, download: true }, ending.toUpperCase());
   fill(mine,
-    h("h1", {}, "Rows"), form,
+    h("h1", {}, "Rows"), form, savedViews(now), grouping(asked, now, known, browse, also),
     h("div", { class: "browse" },
-      h("aside", { class: "facets", "aria-label": "Counts by value" }, h("section", { id: "histogram" }), FACETS.map((name) => facet(name, asked, now))),
+      h("aside", { class: "facets", "aria-label": "Counts by value" }, histogram(asked, now, known, browse, also), FACETS.map((name) => facet(name, asked, now))),
       h("section", {},
         h("div", { class: "toolbar" }, h("span", { id: "found" }, found.found === found.total ? `${number.format(found.total)} rows` : `${number.format(found.found)} of ${number.format(found.total)} rows`),
           found.current ? null : h("span", { class: "soft" }, "(a change is being read)"), picker, h("span", { class: "soft" }, "Download: ", exported("csv"), " · ", exported("jsonl"), " · ", exported("parquet"))),
@@ -89,7 +90,6 @@ export async function rows() {
           : h("p", { class: "soft" }, "No row matches. Remove a condition, or search for another text."),
         h("div", { class: "toolbar" }, h("button", { type: "button", disabled: now.page <= 1, onclick: () => browse({ page: now.page - 1 }) }, "Previous"), `page ${number.format(now.page)} of ${number.format(pages)}`,
           h("button", { type: "button", disabled: now.page >= pages, onclick: () => browse({ page: now.page + 1 }) }, "Next")))));
-  histogram(asked);
 }
 
 function facet(name, asked, now) {
@@ -98,7 +98,7 @@ function facet(name, asked, now) {
     try {
       const groups = await call(`groups?${query({ by: name, ...asked, most: 12 })}`);
       const filled = groups.filter((group) => group.value !== null);
-      list.replaceChildren(filled.length ? bars(filled.map((group) => ({ name: shown(group.value), rows: group.rows, onclick: () => browse({ where: also(now.where, `${name} = ${quote(group.value)}`) }) })), name) : h("p", { class: "soft" }, "No values"));
+      list.replaceChildren(filled.length ? bars(filled.map((group) => ({ name: shown(group.value), rows: group.rows, onclick: () => browse({ where: also(now.where, equals(name, group.value)) }) })), name) : h("p", { class: "soft" }, "No values"));
     } catch (error) { list.replaceChildren(h("p", { class: "error" }, error.message)); }
   };
   const box = h("details", { open: name === "verdict" || name === "label" }, h("summary", {}, words(name)), list);
@@ -107,18 +107,4 @@ function facet(name, asked, now) {
   box.addEventListener("toggle", toggled);
   toggled();
   return box;
-}
-
-// Bars of the score's distribution, drawn as SVG; a click adds the interval to the condition.
-async function histogram(asked) {
-  const place = document.getElementById("histogram");
-  try {
-    const bins = await call(`histogram?${query({ column: "score", ...asked, bins: 20 })}`);
-    if (!bins.length || !place) return;
-    const most = Math.max(...bins.map((bin) => bin.rows));
-    const width = 240 / bins.length;
-    const picture = svg("svg", { viewBox: "0 0 240 60", width: "100%", role: "img", "aria-label": `Scores from ${bins[0].low.toFixed(1)} to ${bins.at(-1).high.toFixed(1)}` },
-      ...bins.map((bin, n) => { const height = bin.rows ? Math.max(2, (56 * bin.rows) / most) : 0; const title = svg("title", {}); title.textContent = `${bin.low.toFixed(2)} to ${bin.high.toFixed(2)}: ${number.format(bin.rows)}`; return svg("rect", { x: n * width + 0.5, y: 60 - height, width: Math.max(1, width - 1), height, fill: "var(--mark)" }, title); }));
-    place.replaceChildren(h("h2", {}, "Score"), picture, h("p", { class: "soft" }, `${bins[0].low.toFixed(1)} to ${bins.at(-1).high.toFixed(1)}`));
-  } catch { place?.replaceChildren(); }
 }

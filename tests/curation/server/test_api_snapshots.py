@@ -65,6 +65,21 @@ def test_the_difference_of_two(page: TestClient, frozen: tuple[Bed, list[str]]) 
     assert sum(found["found"]["scores"]["before"]) == 40 and found["found"]["scores"]["quartiles_after"] == [10.0, 10.0, 10.0]
 
 
+def test_a_row_names_the_adapters_that_were_trained_on_it(page: TestClient, frozen: tuple[Bed, list[str]]) -> None:
+    bed, (_, new) = frozen
+    digest = get(page, f"/{new}")["manifest"]["digest"]["root"]
+    for name, body in (("sft", json.dumps({"kind": "sft", "adapter_digest": "ab" * 32, "snapshot": {"digest": digest}})), ("torn", "{")):
+        (bed.folder / "runs" / name).mkdir(parents=True)
+        (bed.folder / "runs" / name / "run.json").write_text(body)
+    seen = []
+    for row in bed.rows():
+        story = page.get(f"/api/rows/{row.id}").json()
+        adapters = page.get(f"/api/rows/{row.id}/context").json()["adapters"]
+        assert bool(adapters) == (story["split"][0] == "train" and f"snapshots/{new}" in story["snapshots"])
+        seen += adapters
+    assert seen[0] == {"run": "runs/sft", "kind": "sft", "snapshot": new, "adapter_digest": "ab" * 32, "finished": ""}
+
+
 @pytest.mark.parametrize("name", ["..", ".hidden", "garden", "%2e%2e%2fgarden", "no-v1-00000000"])
 def test_only_folders_of_snapshots_are_read(page: TestClient, frozen: tuple[Bed, list[str]], name: str) -> None:
     reply = page.get(f"/api/snapshots/{name}")

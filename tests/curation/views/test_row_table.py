@@ -142,3 +142,14 @@ def test_a_file_that_cannot_be_written_is_a_sentence(garden: Path, tmp_path: Pat
         write_table(rows, tmp_path / "out.xls")
     with pytest.raises(ProjectError, match="cannot be written"):
         write_table(rows, tmp_path / "absent" / "out.csv")
+
+
+def test_rows_are_counted_by_several_columns(garden: Path) -> None:
+    stages.decide(garden)
+    table = table_of(garden)
+    found = table.pivot(["meta.origin", "verdict"], Query())
+    assert [(one.values, one.rows, one.mean_score) for one in found] == [(("forum", "unscored"), 2, None), (("mail", "unscored"), 1, None)]
+    assert table.pivot(["meta.origin"], Query(where="meta.votes > 5"), most=1)[0].rows == 1
+    assert table.pivot(["findings", "verdict"], Query()) == []  # no row has one
+    with pytest.raises(ProjectError, match="column colour"):
+        table.pivot(["verdict", "colour"], Query())

@@ -1,0 +1,93 @@
+"""The page of rows over HTTP: counts by several columns, saved views, and what surrounds one row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from curation import api as stages
+from curation.server.access import Access, load_access
+from curation.server.app import make_app
+from curation.store import facts, runs
+from curation.store.database import open_store
+from curation.store.facts import Finding
+from tests.support.projects import Bed, blank, standin
+
+
+@pytest.fixture(scope="module")
+def garden(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
+    """A project with two generated and scored rows, the second a twin of the first, and two imported ones."""
+    place = tmp_path_factory.mktemp("rows")
+    with standin(blank(place / "garden", instruction=2), place) as bed:
+        stages.plan(bed.folder)
+        stages.generate(bed.folder)
+        stages.score(bed.folder)
+        lines = [{"prompt": f"{n}? <script>alert(1)</script>", "completion": f"Answer {n}.", "origin": "forum"} for n in (1, 2)]
+        (place / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        stages.import_rows(bed.folder, place / "rows.jsonl")
+        with open_store(bed.folder) as db, runs.record_run(db, "dedup") as run:
+            seqs = [row.seq for row in bed.rows()]
+            facts.add_findings(db, [Finding(seqs[-1], "dedup", "near", True, seqs[-2], evidence="0.9 alike")], run.number)
+        stages.decide(bed.folder)
+        yield bed
+
+
+@pytest.fixture(scope="module")
+def access(garden: Bed) -> Access:
+    return load_access(garden.folder)
+
+
+@pytest.fixture(scope="module")
+def page(garden: Bed, access: Access) -> TestClient:
+    return TestClient(make_app(garden.folder, every=3600, access=access), base_url="http://127.0.0.1")
+
+
+def ask(page: TestClient, access: Access, path: str, role: str = "viewer", body: Any = None, **query: Any) -> Any:
+    headers = {"Authorization": f"Bearer {access.tokens[role]}"}  # type: ignore[index]
+    return page.request("GET" if body is None else "POST", f"/api/{path}", params=query, json=body, headers=headers)
+
+
+def test_counts_by_two_columns(page: TestClient, access: Access) -> None:
+    found = ask(page, access, "pivot", by=["source", "verdict"]).json()
+    assert {(*one["values"], one["rows"]) for one in found} >= {("imported", "dropped", 1), ("imported", "unscored", 1)}
+    assert ask(page, access, "pivot", by=["source", "colour"]).status_code == 400
+    assert ask(page, access, "pivot").status_code == ask(page, access, "pivot", by=["id"] * 5).status_code == 422
+
+
+def test_views_are_saved_by_a_curator_and_seen_by_all(page: TestClient, access: Access, garden: Bed) -> None:
+    view = {"name": " low <b>", "where": "score < 6", "order": "-score", "columns": ["id", "score"], "group": ["label"]}
+    assert ask(page, access, "views", "viewer", view).status_code == 403
+    (saved,) = ask(page, access, "views", "curator", view).json()
+    assert saved == {**view, "name": "low <b>", "search": "", "by": saved["by"], "at": saved["at"]} and saved["at"] and saved["by"]
+    assert [one["where"] for one in ask(page, access, "views", "curator", {**view, "name": "low <b>", "where": "score < 5"}).json()] == [
+        "score < 5"
+    ]
+    assert [one["name"] for one in ask(page, access, "views").json()] == ["low <b>"]
+    for wrong in ({"where": "score <"}, {"columns": ["colour"]}, {"group": ["colour"]}, {"order": "colour"}, {"name": "   "}):
+        assert ask(page, access, "views", "curator", {**view, **wrong}).status_code == 400, wrong
+    assert ask(page, access, "views/delete", "curator", {"name": "other"}).status_code == 400
+    assert ask(page, access, "views/delete", "curator", {"name": "low <b>"}).json() == []
+    (garden.folder / "views.json").write_text("{")
+    assert "views.json: cannot be read as saved views" in ask(page, access, "views").json()["detail"]
+    (garden.folder / "views.json").unlink()
+
+
+def test_a_generated_row_shows_what_was_sent_and_what_came(page: TestClient, access: Access, garden: Bed) -> None:
+    row = next(row for row in garden.rows() if row.how == "generated")
+    found = ask(page, access, f"rows/{row.id}/context").json()
+    written, *judged = found["calls"]
+    assert (written["stage"], written["purpose"]) == ("generate", "wrote the row") and judged[0]["stage"] == "score"
+    assert json.loads(written["request"])["messages"] and row.answers[0][:20] in json.dumps(json.loads(written["response"]))
+    assert "accuracy" in judged[0]["purpose"] and found["adapters"] == [] and found["twins"] == []
+
+
+def test_twins_are_compared_word_by_word(page: TestClient, access: Access, garden: Bed) -> None:
+    first, second = [row for row in garden.rows() if row.how == "imported"]
+    reply = ask(page, access, f"rows/{second.id}/context")
+    (twin,) = reply.json()["twins"]
+    assert (twin["id"], twin["same"]) == (first.id, False) and twin["response"] == "Answer [-2-]{+1+}."
+    assert "[-2-]{+1+}? <script>" in twin["prompt"]
