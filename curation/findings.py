@@ -41,6 +41,8 @@ class FindingKind(StrEnum):
     LEAK_UNSURE = "leak_unsure"
     LEAK_CLEARED = "leak_cleared"
     CONFLICT = "conflict"
+    LABEL_NEIGHBOURS = "label_neighbours"
+    LABEL_PAIR = "label_pair"
     OVER_CAP = "over_cap"
     TOPIC = "topic"
 
@@ -100,6 +102,8 @@ GATES = (
             K.LEAK_UNSURE: "leak judge unsure",
             K.LEAK_CLEARED: "cleared by the leak judge",
             K.CONFLICT: "same text under two labels",
+            K.LABEL_NEIGHBOURS: "label differs from its neighbours",
+            K.LABEL_PAIR: "near-equal text under another label",
         },
         stores_findings=True,
         in_run=True,
@@ -160,6 +164,10 @@ _OTHER_REASONS = {
 """Reasons of verdicts that no gate gives, and verdicts whose name needs better words."""
 _WORDS = {kind: words for gate in GATES for kind, words in gate.kinds.items()} | _OTHER_REASONS
 _FAILURES = {failure: words for gate in GATES for failure, words in gate.checks.items()}
+
+
+LABEL_KINDS = (FindingKind.LABEL_NEIGHBOURS, FindingKind.LABEL_PAIR)
+"""Findings that say that a label is probably wrong."""
 
 
 def is_leak(kind: str) -> bool:

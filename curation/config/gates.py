@@ -225,6 +225,23 @@ class Suite(Closed):
         return self
 
 
+LabelAction = Literal["off", "flag", "review", "drop"]
+
+
+class LabelErrors(Closed):
+    """Search for rows whose label is probably wrong (docs/label-errors.md). It needs the vectors of dedup or of `screen.model`."""
+
+    action: LabelAction = "flag"
+    """What a suspected row gets: `flag` a finding, `review` also the annotators' look in mode sample, `drop` the verdict dropped; `off`
+    searches nothing."""
+    neighbours: int = Field(default=10, ge=3, le=50)
+    """Nearest rows that vote."""
+    probability: float = Field(default=0.02, gt=0, lt=0.5)
+    """A label is suspected below this probability, estimated from the other rows. Higher finds more errors and flags more right labels."""
+    pair: float = Field(default=0.95, ge=0.5, le=1)
+    """Least cosine of two texts that are nearly equal, so that different labels are suspected."""
+
+
 class Screen(Closed):
     """Leak detection and checks."""
 
@@ -238,6 +255,8 @@ class Screen(Closed):
     """Embedding model of the screen; default: the model of dedup. A multilingual one finds leaks across languages."""
     checks: tuple[Check, ...] = ()
     """Checks that every row must pass."""
+    labels: LabelErrors = LabelErrors()
+    """Labels that are probably wrong."""
     alarm_share: float = Field(default=0.2, gt=0, le=1)
     """Share of rows dropped as leaks or by checks that raises an alarm; an emptied class always raises one."""
 

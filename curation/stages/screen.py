@@ -1,4 +1,7 @@
-"""Find leaks of the protected sets, texts with conflicting labels, and rows that fail a check (`curation.leakage`, `curation.validate`)."""
+"""Find leaks of the protected sets, labels that conflict or are probably wrong, and rows that fail a check.
+
+The methods are in `curation.leakage` and `curation.validate`.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ from curation.validate.sandbox import checks_digest
 from curation.views.protected import load_protected
 from curation.views.runs import OperatingDetail, ScreenDetail, is_simulated, point_in_words
 from curation.views.screen_cache import screen_model
-from curation.views.screening import Leaks, conflict_findings, leak_findings, row_findings
+from curation.views.screening import Leaks, conflict_findings, label_findings, leak_findings, row_findings
 from curation.views.staleness import screen_inputs
 from curation.views.state import ProjectState
 from curation.workspace import Progress, StageResult, Workspace, label_of, open_workspace
@@ -33,7 +36,7 @@ _KINDS = {"yes": FindingKind.LEAK_JUDGED, "unsure": FindingKind.LEAK_UNSURE, "no
 
 
 def screen(folder: Path, *, progress: Progress | None = None) -> StageResult:
-    """Record leaks of the protected sets, texts with conflicting labels, and rows that fail a check."""
+    """Record leaks of the protected sets, labels that conflict or are probably wrong, and rows that fail a check."""
     with open_workspace(folder) as workspace, hold_lock(workspace.db, "screen"):
         settings, protected = workspace.project.screen, load_protected(workspace)
         read = [*(items.sha256 for items in protected), checks_digest(settings.checks, workspace.folder)]
@@ -46,14 +49,20 @@ def screen(folder: Path, *, progress: Progress | None = None) -> StageResult:
             rows = [row for kind in KINDS for row in rows_of[kind]]
             run.rows_in = len(rows)
             report = partial(_report_progress, progress, len(rows)) if progress else None
+            label_notes = list[str]()
             leaks = leak_findings(workspace, rows, protected, run=run.number, notify=report)
             findings = [*leaks.findings, *row_findings(workspace, rows)]
             notes = [] if settings.judge or not leaks.doubts else [_note_doubts(len(leaks.doubts))]
             if settings.judge:
                 judged, notes = judge_doubts(workspace, leaks.doubts, run=run.number, progress=progress)
                 findings += judged
+            given_up = facts.replaced_seqs(workspace.db)
             for kind in KINDS:
-                findings += conflict_findings(workspace, rows_of[kind])
+                conflicts = conflict_findings(workspace, rows_of[kind])
+                in_conflict = {seq for f in conflicts for seq in (f.seq, f.twin) if seq is not None}
+                labels_found = label_findings(workspace, rows_of[kind], given_up, conflicts=in_conflict)
+                findings += [*conflicts, *labels_found.findings]
+                label_notes += [labels_found.note] if labels_found.note else []
             facts.add_findings(workspace.db, findings, run.number)
             gone = {f.seq for f in findings if f.drops}
             run.rows_out = run.rows_in - len(gone)
@@ -63,6 +72,7 @@ def screen(folder: Path, *, progress: Progress | None = None) -> StageResult:
                 inputs=inputs,
                 kinds=Counter(f.kind for f in findings),
                 doubtful=len(leaks.doubts),
+                labels=label_notes,
                 gate_alarms=[str(alarm) for alarm in alarms],
                 **({"operating_point": _operating_point(workspace, leaks)} if leaks.digest else {}),
             )
@@ -159,7 +169,7 @@ def _summarize(workspace: Workspace, notes: Sequence[str]) -> StageResult:
     if detail.operating_point is not None:
         counts["operating_point"] = {name: value for name, value in detail.operating_point.dump().items() if name != "digest"}
         operating = [_operating_note(detail.operating_point)]
-    return StageResult("screen", run["rows_in"], run["rows_out"], counts, [*detail.gate_alarms, *operating, *notes])
+    return StageResult("screen", run["rows_in"], run["rows_out"], counts, [*detail.gate_alarms, *operating, *detail.labels, *notes])
 
 
 def _operating_note(operating: OperatingDetail) -> str:

@@ -479,6 +479,12 @@ def seqs_with_verdict(db: sqlite3.Connection, verdict: str) -> set[int]:
     return {row["seq"] for row in db.execute("SELECT seq FROM verdicts WHERE verdict = ?", (verdict,))}
 
 
+def replaced_seqs(db: sqlite3.Connection) -> set[int]:
+    """Return the rows that an edited version has replaced or a data lead has dropped: what they say counts for nothing."""
+    dropped = {seq for seq, override in overrides_by_seq(db).items() if override.action == "drop"}
+    return dropped | {row["seq"] for row in db.execute("SELECT seq FROM verdicts WHERE verdict = 'edited'")}
+
+
 def seqs_to_settle(db: sqlite3.Connection) -> set[int]:
     """Return the disputed rows that an adjudicator can settle. Of a row and its edited versions the row alone is one of them."""
     sql = """SELECT seq FROM verdicts WHERE verdict = 'disputed' AND json_extract(reasons, '$[0].kind') <> 'adjudicators_disagree'

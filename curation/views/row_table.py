@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import orjson
 
 from curation.errors import ProjectError
-from curation.findings import FINDING_STAGES, words_of
+from curation.findings import FINDING_STAGES, FindingKind, words_of
 from curation.records import KINDS
 from curation.store import records
 from curation.views.state import ProjectState
@@ -59,6 +59,8 @@ COLUMNS: Mapping[str, str] = {
     "override": "keep or drop, where a data lead decided",
     "override_reason": "the data lead's reason",
     "findings": "list of the kinds of all findings",
+    "suggested": "label that similar rows carry, where the row's own is probably wrong (curate screen)",
+    "label_probability": "probability of the row's own label by its text, where it is suspected",
     "twin": "id of the row that the first reason names",
     "scores": "struct with each criterion's score by the first judge, 1 to 5",
     "plan": "struct with the attributes of the planned cell",
@@ -290,8 +292,12 @@ def load_table(state: ProjectState) -> pa.Table:
     rows = sorted((row for kind in KINDS for row in state.rows[kind]), key=lambda row: row.seq)
     totals = {seq: total for kind in KINDS for seq, total in state.totals_of(kind).items()}
     findings: dict[int, list[str]] = {}
+    suspected: dict[int, tuple[str | None, float | None]] = {}
     for finding in state.findings(*FINDING_STAGES):
         findings.setdefault(finding.seq, []).append(finding.kind)
+        if finding.kind == FindingKind.LABEL_NEIGHBOURS or (finding.kind == FindingKind.LABEL_PAIR and finding.item):
+            probability = finding.score if finding.kind == FindingKind.LABEL_NEIGHBOURS else None
+            suspected.setdefault(finding.seq, (finding.item, probability))
     sources = {source.source: source for source in records.list_sources(state.db)}
     imported = {seq: sources.get(source) for seq, source, _ in records.sources_by_seq(state.db, "imported")}
     decisions, pushed, splits, ids = state.decisions, state.pushed, state.splits, records.ids_of(state.db)
@@ -310,13 +316,14 @@ def load_table(state: ProjectState) -> pa.Table:
             origin.written_by if origin else None, row.cell, splits[seq][0] if seq in splits else None, seq in pushed,
             len(said), sum(says in ("approve", "first", "second") for says in said), sum(says in ("reject", "neither") for says in said),
             said.count("edit"), override.action if override else None, override.reason if override else None, findings.get(seq, []),
-            ids.get(first.twin) if first and first.twin else None,
+            *suspected.get(seq, (None, None)), ids.get(first.twin) if first and first.twin else None,
         )  # fmt: skip
         for column, value in zip(columns.values(), values, strict=True):
             column.append(value)
     types = {
         "seq": pa.int64(), "score": pa.float64(), "characters": pa.int64(), "pushed": pa.bool_(), "answers": pa.int32(),
         "approvals": pa.int32(), "rejections": pa.int32(), "edits": pa.int32(), "findings": pa.list_(pa.string()),
+        "label_probability": pa.float64(),
     }  # fmt: skip
     arrays = {name: pa.array(values, types.get(name, pa.string())) for name, values in columns.items()}
     seqs = [row.seq for row in rows]

@@ -115,6 +115,8 @@ class ScreenDetail(GateDetail):
     doubtful: int = 0
     """Rows just below the cut."""
     operating_point: OperatingDetail | None = None
+    labels: list[str] = []
+    """What was judged of the labels, in sentences."""
 
 
 class IntervalDetail(RunDetail):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from curation.leakage.judge import Doubt
 from curation.leakage.ngrams import words
 from curation.store.facts import Finding
 from curation.store.records import Row
+from curation.validate.label_errors import Suspect, find_label_errors, reason_to_skip
 from curation.validate.rules import check_rows
 from curation.views.protected import ProtectedItems
 from curation.views.screen_cache import add_seen, find_seen, keys_of, screening_digest
@@ -230,6 +231,71 @@ def conflict_findings(workspace: Workspace, rows: Sequence[Row]) -> list[Finding
         )
         for n in lines
     ]
+
+
+@dataclass(frozen=True)
+class LabelFindings:
+    """Rows whose label is probably wrong."""
+
+    findings: Sequence[Finding]
+    note: str
+    """What was judged, or why nothing was; empty where the search is off or no row has a label."""
+
+
+def label_findings(workspace: Workspace, rows: Sequence[Row], given_up: Container[int], *, conflicts: Container[int] = ()) -> LabelFindings:
+    """Find rows whose label their text and their neighbours speak against, and nearly equal texts with different labels.
+
+    Args:
+        workspace: the open project.
+        rows: of one kind.
+        given_up: seqs of rows that another version has replaced; their labels count for nothing.
+        conflicts: seqs of rows whose equal text has another label, which needs no second finding.
+    """
+    settings = workspace.project.screen.labels
+    kept = [row for row in rows if row.seq not in given_up]
+    labels = [label_of(workspace, row) for row in kept]
+    if settings.action == "off" or not any(labels):
+        return LabelFindings([], "")
+    if why := reason_to_skip(labels):
+        return LabelFindings([], f"Labels were not judged: {why}.")
+    encode = _encoder(workspace)
+    if encode is None:
+        return LabelFindings([], "Labels were not judged: the project embeds nothing (dedup.semantic and screen.model are null).")
+    found = find_label_errors(
+        encode([row.prompt for row in kept]), labels, neighbours=settings.neighbours, probability=settings.probability, pair=settings.pair
+    )
+    if found.skipped:
+        return LabelFindings([], f"Labels were not judged: {found.skipped}.")
+    drops = settings.action == "drop"
+    findings = [_suspected(kept, labels, one, drops=drops) for one in found.suspects]
+    for pair in found.pairs:
+        for this, other in ((pair.row, pair.twin), (pair.twin, pair.row)):
+            row, twin, is_less_likely = kept[this], kept[other], this == pair.row
+            if row.seq not in conflicts:
+                evidence = f"cosine {pair.cosine:.3f}; {labels[this]} here, {labels[other]} in {twin.id[:8]}"
+                suggested = labels[other] if is_less_likely else None
+                findings.append(
+                    Finding(row.seq, "screen", FindingKind.LABEL_PAIR, drops and is_less_likely, twin.seq, suggested, pair.cosine, evidence)
+                )
+    suspects = "1 label is" if len(found.suspects) == 1 else f"{len(found.suspects):,} labels are"
+    note = (
+        f"Labels: {found.judged:,} judged; {suspects} suspected, and {len(found.pairs):,} pairs of nearly equal texts have different"
+        f" labels. The texts alone predict {found.agreement:.0%} of the labels."
+    )
+    return LabelFindings(findings, note)
+
+
+def _suspected(rows: Sequence[Row], labels: Sequence[str | None], found: Suspect, *, drops: bool) -> Finding:
+    """Return the finding of a suspected label, with the votes and the nearest rows as evidence."""
+    nearest = zip(found.neighbours[:3], found.cosines, strict=False)
+    shown = ", ".join(f"{rows[n].id[:8]} {labels[n]} ({cosine:.2f})" for n, cosine in nearest)
+    voters, row = len(found.neighbours), rows[found.row]
+    evidence = (
+        f"{labels[found.row]} has probability {found.probability:.3f}, {found.suggested} {found.suggested_probability:.2f};"
+        f" {round(found.share * voters)} and {round(found.suggested_share * voters)} of {voters} neighbours carry them. Nearest: {shown}"
+    )
+    twin = next((rows[n].seq for n in found.neighbours if labels[n] == found.suggested), None)
+    return Finding(row.seq, "screen", FindingKind.LABEL_NEIGHBOURS, drops, twin, found.suggested, found.probability, evidence)
 
 
 def row_findings(workspace: Workspace, rows: Sequence[Row]) -> list[Finding]:

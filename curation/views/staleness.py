@@ -117,6 +117,7 @@ def screen_inputs(workspace: Workspace) -> Inputs:
         **suites,
         "what screen.checks reads": checks_digest(settings.checks, workspace.folder),
         "screen.model": model_key(model) if model and settings.protected else "",
+        **({"the model of screen.labels": model_key(model)} if model and settings.labels.action != "off" else {}),
         **({"models.leak_judge": settings_digest(project.models.leaks)} if settings.judge else {}),
     }
 

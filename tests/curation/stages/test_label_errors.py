@@ -1,0 +1,86 @@
+"""Suspected labels as findings of the screen, and what becomes of the rows."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from curation import api as stages
+from curation.store import facts
+from curation.store.database import open_store
+from curation.views.row_table import Query
+from tests.support.labelled import LABELS, WRONG, labelled_project
+from tests.support.projects import Bed
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return labelled_project(tmp_path_factory.mktemp("built") / "desk").folder
+
+
+@pytest.fixture
+def desk(built: Path, tmp_path: Path) -> Bed:
+    return Bed(shutil.copytree(built, tmp_path / "desk"), tmp_path)
+
+
+def label_findings_of(bed: Bed) -> list[facts.Finding]:
+    with open_store(bed.folder) as db:
+        return [f for f in facts.latest_findings(db, ("screen",)) if f.kind == "label_neighbours"]
+
+
+def test_a_suspected_label_is_a_finding_with_its_evidence_and_drops_nothing(desk: Bed) -> None:
+    result = stages.screen(desk.folder)
+    rows, found = desk.rows(), label_findings_of(desk)
+    assert [(f.seq, f.item, f.drops) for f in found] == [(rows[3].seq, LABELS[0], False), (rows[30].seq, LABELS[1], False)]
+    neighbour = next(row for row in rows if row.seq == found[0].twin)
+    assert neighbour.label == LABELS[0] and neighbour.id[:8] in found[0].evidence
+    assert "0 and 10 of 10 neighbours carry them" in found[0].evidence
+    assert "Labels: 75 judged; 2 labels are suspected" in "\n".join(result.notes)
+    assert result.rows_out == 75 and set(desk.verdicts().values()) <= {"to_review"}
+    again = stages.screen(desk.folder)
+    assert "Nothing has changed" in again.notes[-1] and any(note.startswith("Labels: 75 judged") for note in again.notes)
+
+
+def test_drop_drops_the_rows(desk: Bed) -> None:
+    desk.set("^    action: flag.*$", "    action: drop")
+    assert stages.screen(desk.folder).rows_out == 73
+    stages.decide(desk.folder)
+    assert {n for n, verdict in enumerate(desk.verdicts().values()) if verdict == "dropped"} == set(WRONG)
+
+
+def test_review_shows_the_rows_to_annotators_besides_the_sample(desk: Bed) -> None:
+    desk.set("^  mode: .*$", "  mode: sample\n  sample: 5")
+    stages.screen(desk.folder)
+    stages.decide(desk.folder)
+    shown = {seq for seq, verdict in desk.verdicts().items() if verdict == "to_review"}
+    desk.set("^    action: flag.*$", "    action: review")
+    stages.screen(desk.folder)
+    stages.decide(desk.folder)
+    rows = desk.rows()
+    assert len(shown) == 5
+    assert {seq for seq, verdict in desk.verdicts().items() if verdict == "to_review"} == shown | {rows[n].seq for n in WRONG}
+
+
+def test_off_and_a_project_without_vectors_judge_nothing(desk: Bed) -> None:
+    desk.set("^    action: flag.*$", '    action: "off"')
+    assert not any("Labels" in note for note in stages.screen(desk.folder).notes)
+    desk.set('^    action: "off".*$', "    action: flag")
+    desk.set("^  semantic: .*$", "  semantic: null")
+    assert "the project embeds nothing" in "\n".join(stages.screen(desk.folder).notes)
+    assert label_findings_of(desk) == []
+
+
+def test_a_row_that_a_data_lead_dropped_is_neither_suspect_nor_neighbour(desk: Bed) -> None:
+    stages.override(desk.folder, desk.rows()[3].id, action="drop", reason="nonsense")
+    stages.screen(desk.folder)
+    assert [f.seq for f in label_findings_of(desk)] == [desk.rows()[30].seq]
+
+
+def test_the_table_of_rows_has_the_suggested_label(desk: Bed) -> None:
+    stages.screen(desk.folder)
+    query = Query("suggested IS NOT NULL")
+    rows = stages.rows(desk.folder, query, columns=["label", "suggested", "label_probability"]).rows
+    assert [(row["label"], row["suggested"]) for row in rows] == [(LABELS[1], LABELS[0]), (LABELS[2], LABELS[1])]
+    assert all(row["label_probability"] < 0.02 for row in rows)
