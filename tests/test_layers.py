@@ -29,7 +29,7 @@ PURE = {
 EFFECTS = {"models", "review", "snapshot", "store"}
 GATES = {"decide", "dedup", "embed", "leakage", "split", "validate"}
 SURFACES = {"__main__", "api", "cli", "server"}
-SHELL = {"stages", "views", "workspace"}
+SHELL = {"settings_file", "stages", "views", "workspace"}
 
 HEAVY = {
     "accelerate", "anthropic", "argilla", "bitsandbytes", "datasets", "datasketch", "faiss", "fastapi", "krippendorff", "model_signing",

@@ -112,6 +112,7 @@ def generate(
     folder: Folder,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate tokens and cost; send no generation requests.")] = False,
     retry_failed: Annotated[bool, typer.Option(help="Retry the cells whose response could not be used.")] = False,
+    most: Annotated[int | None, typer.Option(min=1, help="Write at most so many rows, spread over the plan: a preview.")] = None,
     as_json: Json = False,
 ) -> None:
     """Generate the rows that the plan still lacks. Example: curate generate my-project --dry-run"""
@@ -123,7 +124,7 @@ def generate(
     from curation.stages.generate import generate as run_stage
 
     with progress_bar(as_json) as progress:
-        result = run_stage(folder, progress=progress, retry_failed=retry_failed)
+        result = run_stage(folder, progress=progress, retry_failed=retry_failed, most=most)
     print_result(result, as_json)
 
 

@@ -208,6 +208,11 @@ def family(model: str) -> str:
     return _FAMILIES.get(first) or re.sub(r"\d+$", "", first) or first
 
 
+def list_prices(section: str | None) -> list[str]:
+    """Return the models of a section of prices.yaml; none without a section."""
+    return list(_price_list()[section]["models"]) if section else []
+
+
 @functools.cache
 def _price_list() -> dict[str, Any]:
     text = (files("curation.models") / "prices.yaml").read_text(encoding="utf-8")

@@ -25,8 +25,11 @@ from argilla_setup.shown import mask_values, visible
 from curation.errors import ProjectError, UserError, command
 from curation.server.access import TOKEN_FILES, Access, keep_token, load_access
 from curation.server.api import Service, router
+from curation.server.api_imports import router as imports_router
 from curation.server.api_rows import router as rows_router
 from curation.server.api_snapshots import router as snapshots_router
+from curation.server.api_start import outside as start_router
+from curation.server.api_start import router as plan_router
 from curation.server.jobs import Jobs
 from curation.server.live_rows import LiveRows
 from curation.server.metrics import Metrics, PollStatus
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
 GRACE_S = 2
 """Seconds that requests have to end when the service is stopped."""
 STATIC = Path(__file__).parent / "static"
-PAGES = ("/", "/rows", "/rows/{identity}", "/cuts", "/review", "/snapshots", "/snapshots/{name}")
+PAGES = ("/", "/rows", "/rows/{identity}", "/cuts", "/review", "/snapshots", "/snapshots/{name}", "/plan", "/import", "/start")
 """Addresses at which the page is served; app.js shows what belongs to the address."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -146,7 +149,7 @@ def make_app(folder: Path, *, every: float, access: Access, hosts: tuple[str, ..
     app = FastAPI(title="Seedcorn curation service", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/api/docs.json")
     _add_health(app, folder, every=every, access=access, poll=poll, metrics=metrics)
     app.state.service = Service(folder, access, LiveRows(folder), poll, jobs)
-    for routes in (router, rows_router, snapshots_router):
+    for routes in (router, rows_router, snapshots_router, imports_router, plan_router):
         app.include_router(routes)
     app.add_middleware(Recorder, folder=folder, access=access, observe=metrics.observe)
     _add_pages(app, PAGES, hosts)
@@ -162,9 +165,14 @@ def make_projects(named: Mapping[str, Path], *, every: float, root: Path | None 
         root: folder in which the page may create projects.
         hosts: as in `make_app`.
     """
-    projects = Projects(root, Access({"owner": keep_token(root)} if root else {}))
+
+    def build(folder: Path) -> FastAPI:
+        app: FastAPI = make_app(folder, every=every, access=load_access(folder), hosts=hosts)
+        return app
+
+    projects = Projects(root, Access({"owner": keep_token(root)} if root else {}), build)
     for name, folder in named.items():
-        projects.add(name, make_app(folder, every=every, access=load_access(folder), hosts=hosts))
+        projects.add(name, build(folder))
     return projects
 
 
@@ -182,6 +190,7 @@ def make_projects_app(projects: Projects, *, every: float, hosts: tuple[str, ...
         async with projects.running:  # a mounted application is not started by its parent
             for one in projects.served.values():
                 await projects.running.enter_async_context(one.app.router.lifespan_context(one.app))
+            projects.is_running = True
             yield
 
     app = FastAPI(title="Seedcorn curation service", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/api/docs.json")
@@ -195,6 +204,7 @@ def make_projects_app(projects: Projects, *, every: float, hosts: tuple[str, ...
         return JSONResponse(body, status_code=200 if body["healthy"] else 503)
 
     app.include_router(projects_router)
+    app.include_router(start_router)
     if projects.root is not None:
         app.add_middleware(Recorder, folder=projects.root, access=projects.door)
     _add_pages(app, ("/", "/start"), hosts)

@@ -10,7 +10,7 @@ import contextlib
 import hmac
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,8 +54,11 @@ class Projects:
     root: Path | None = None
     door: Access = field(default_factory=lambda: Access({}))
     """Sessions and tokens that open every project."""
+    build: Callable[[Path], FastAPI] | None = None
+    """Makes the application of a project that is added while the service runs."""
     served: dict[str, Served] = field(default_factory=dict)
     running: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+    is_running: bool = False
 
     def add(self, name: str, app: FastAPI) -> None:
         """Serve a project; whoever has a session that opens all projects opens it too."""
@@ -64,6 +67,14 @@ class Projects:
         for session, facts in self.door.sessions.items():
             access.sessions[session] = facts
         self.served = {**self.served, name: Served(name, app)}
+
+    async def open(self, name: str, folder: Path) -> None:
+        """Serve a project that was created while the service runs."""
+        assert self.build is not None
+        app = self.build(folder)
+        self.add(name, app)
+        if self.is_running:
+            await self.running.enter_async_context(app.router.lifespan_context(app))
 
     def opened_by(self, cookie: str | None) -> dict[str, Role]:
         """Return the projects that a session opens, with its role in each."""

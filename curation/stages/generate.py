@@ -19,13 +19,14 @@ from curation.views.runs import GenerateDetail, count_failed, is_simulated, next
 from curation.workspace import Progress, StageResult, Workspace, load_cells, open_workspace
 
 
-def generate(folder: Path, *, progress: Progress | None = None, retry_failed: bool = False) -> StageResult:
+def generate(folder: Path, *, progress: Progress | None = None, retry_failed: bool = False, most: int | None = None) -> StageResult:
     """Have the teacher write the cells that have no record yet.
 
     Args:
         folder: of the project.
         progress: called after each response.
         retry_failed: whether cells whose request failed are requested again.
+        most: write at most so many of them, spread over the plan, for a look before the rest is paid for.
 
     Raises:
         ProjectError: the project has no plan.
@@ -40,6 +41,8 @@ def generate(folder: Path, *, progress: Progress | None = None, retry_failed: bo
             read_generated(workspace, cells, run.number)
             made, failed = records.cells_made(workspace.db), facts.failed_slots(workspace.db, "generate")
             missing = [c for c in cells if c.id not in made and (retry_failed or c.id not in failed)]
+            if most is not None and most < len(missing):
+                missing = [missing[place * len(missing) // most] for place in range(most)]
             run.rows_in = len(missing)
             attempts = {cell: n for cell, n in next_attempts(workspace).items() if cell in failed}
             wanted = Wanted(missing, {cell.id: cell for cell in cells}, attempts, workspace.project.plan.avoid)

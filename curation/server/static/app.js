@@ -2,12 +2,15 @@
 
 import { app, base, call, can, fill, go, h, here, show } from "./dom.js";
 import { cuts } from "./cuts.js";
+import { imports } from "./imports.js";
 import { overview } from "./overview.js";
+import { plan } from "./plan.js";
 import { projects } from "./projects.js";
 import { review } from "./review.js";
 import { rows } from "./rows.js";
 import { story } from "./row.js";
 import { snapshots } from "./snapshots.js";
+import { start } from "./start.js";
 
 let listener = null;
 
@@ -15,13 +18,16 @@ let listener = null;
 const PAGES = {
   "": ["Overview", "viewer", () => overview()],
   rows: ["Rows", "viewer", (rest) => (rest ? story(rest) : rows())],
+  plan: ["Plan", "viewer", () => plan()],
+  import: ["Add data", "owner", () => imports()],
   cuts: ["What if", "viewer", () => cuts()],
   review: ["Review", "curator", () => review()],
   snapshots: ["Snapshots", "viewer", (rest) => snapshots(rest)],
+  start: [null, "owner", () => start()],
 };
 
 // Where the service has several projects, the pages outside of them.
-const OUTSIDE = { "": ["Projects", "viewer", () => projects()] };
+const OUTSIDE = { "": ["Projects", "viewer", () => projects()], start: ["New project", "owner", () => start()] };
 
 // The name of the project; with several, a menu of them. Each link loads the page of another project, so its address is written whole.
 function switcher() {
@@ -35,7 +41,7 @@ function switcher() {
 function frame(at) {
   const pages = app.session.project ? PAGES : OUTSIDE;
   switcher();
-  document.getElementById("nav").replaceChildren(...Object.entries(pages).filter(([, [, role]]) => can(role)).map(([name, [title]]) =>
+  document.getElementById("nav").replaceChildren(...Object.entries(pages).filter(([, [title, role]]) => title && can(role)).map(([name, [title]]) =>
     h("a", { href: `/${name}`, "aria-current": name === at ? "page" : null }, title)));
 }
 
@@ -78,7 +84,7 @@ async function open() {
     frame(at);
     listen();
     const [title, , page] = (app.session.project ? PAGES : OUTSIDE)[at] ?? ["Not found"];
-    document.title = app.session.project ? `${title} · ${app.session.project}` : title;
+    document.title = app.session.project ? `${title ?? "New project"} · ${app.session.project}` : title;
     if (!page) throw new Error("There is no such page.");
     await page(rest ? decodeURIComponent(rest) : "");
   } catch (error) {
