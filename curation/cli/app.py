@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +19,10 @@ from argilla_setup.shown import mask_secrets, mask_values, visible
 
 if TYPE_CHECKING:
     from curation.workspace import Progress
+
+
+WRITE_EVERY_S = 0.5
+"""Shortest time between two writes of the progress of a job."""
 
 
 class Commands(QuotingGroup):
@@ -78,7 +86,13 @@ def print_values(values: dict[str, Any], text: str, *, json: bool) -> None:
 
 @contextmanager
 def progress_bar(quiet: bool) -> Iterator[Progress | None]:
-    """Yield a callback that draws a bar on stderr, or None with `--json` or where stderr is no terminal."""
+    """Yield a callback that draws a bar on stderr, or None with `--json` or where stderr is no terminal.
+
+    Where the environment names a file in SEEDCORN_PROGRESS, as the service does for its jobs, the progress is written there instead.
+    """
+    if named := os.environ.get("SEEDCORN_PROGRESS"):
+        yield _write_progress(Path(named))
+        return
     if quiet or not sys.stderr.isatty():
         yield None
         return
@@ -102,3 +116,24 @@ def progress_bar(quiet: bool) -> Iterator[Progress | None]:
             bar.update(tasks[stage], completed=done, total=total, words=words)
 
         yield update
+
+
+def _write_progress(file: Path) -> Progress:
+    """Return a callback that keeps the latest progress, and where it began, in a JSON file."""
+    began: dict[str, tuple[float, int]] = {}
+    written = [0.0]
+
+    def update(stage: str, done: int, total: int, words: str) -> None:
+        now = time.time()
+        at, first = began.setdefault(stage, (now, done))
+        if done < total and now - written[0] < WRITE_EVERY_S:
+            return
+        written[0] = now
+        words = visible(mask_secrets(words), lines=False)
+        values = {"stage": stage, "done": done, "total": total, "words": words, "at": now, "began": at, "first": first}
+        partial = file.with_name(f"{file.name}.{os.getpid()}")
+        with contextlib.suppress(OSError):  # a full disk must not end the stage for its progress
+            partial.write_text(json.dumps(values), encoding="utf-8")
+            partial.replace(file)
+
+    return update

@@ -9,11 +9,13 @@ cost money.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -39,6 +41,17 @@ LONGEST = 4_000
 
 
 @dataclass(frozen=True)
+class JobProgress:
+    """How far a running stage is."""
+
+    done: int
+    total: int
+    words: str
+    seconds_left: float | None
+    """At the rate since the stage began; None before anything is done."""
+
+
+@dataclass(frozen=True)
 class Job:
     """One run of a stage."""
 
@@ -53,6 +66,7 @@ class Job:
     """The end of what the stage has printed."""
     by: str = ""
     """Who started it."""
+    progress: JobProgress | None = None
 
 
 class Jobs:
@@ -146,7 +160,19 @@ class Jobs:
         output = job.output or ("" if job.state == "waiting" else self._tail(job.id))
         if job.state == "interrupted":
             output = f"{output}\nThe service ended before the stage did. What the stage has finished is kept; start it again.".lstrip()
-        return Job(job.id, job.stage, job.state, job.created, job.started, job.ended, output, job.by)
+        progress = self._progress(job.id) if job.state == "running" else None
+        return Job(job.id, job.stage, job.state, job.created, job.started, job.ended, output, job.by, progress)
+
+    def _progress(self, identity: str) -> JobProgress | None:
+        """Return what a running stage last wrote about its progress (`curation.cli.app.progress_bar`)."""
+        try:
+            told = json.loads(self._file(identity).with_suffix(".json").read_bytes())
+            done, total, words = int(told["done"]), int(told["total"]), str(told["words"])[:300]
+            gone, since = done - int(told["first"]), float(told["at"]) - float(told["began"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        left = since / gone * (total - done) - (time.time() - float(told["at"])) if gone > 0 and since > 0 else None
+        return JobProgress(done, total, visible(words, lines=False), None if left is None else max(0.0, left))
 
     def _file(self, identity: str) -> Path:
         return service_folder(self._folder) / "jobs" / f"{identity}.txt"
@@ -175,7 +201,8 @@ class Jobs:
             with self._change, open_service(self._folder) as db:
                 closed = "interrupted" if self._closed and state == "failed" else state
                 service.end_job(db, job.id, state=closed, ended=_now(), output=output)
-            self._file(job.id).unlink(missing_ok=True)
+            for file in (self._file(job.id), self._file(job.id).with_suffix(".json")):
+                file.unlink(missing_ok=True)
 
     def _next(self) -> StoredJob | None:
         """Wait for a job and mark it as running; None once the queue is closed."""
@@ -194,7 +221,8 @@ class Jobs:
         file.parent.mkdir(mode=0o700, exist_ok=True)
         # A file and no pipe: a stage outlives a service that was killed, and what it prints must not stop it.
         with open(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as out:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+            environ = {**os.environ, "SEEDCORN_PROGRESS": str(file.with_suffix(".json").absolute())}
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=environ)
         with self._change, open_service(self._folder) as db:
             self._process = job.id, process
             service.set_job_process(db, job.id, owner_name(process.pid))

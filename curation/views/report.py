@@ -171,7 +171,7 @@ def report_data(workspace: Workspace, *, names: Mapping[str, str] | None = None)
         reviewed=_reviewed(workspace),
         sources=tuple(f"{s.name} ({s.license}, written by {s.written_by})" for s in records.list_sources(db)),
         models_simulated=is_simulated,
-        funnel=_funnel(workspace, verdicts) if verdicts else None,
+        funnel=funnel_of(workspace, verdicts) if verdicts else None,
         scores=score_sets(state) if "score" in ran else None,
         judge=judge_quality(state, verdicts) if "score" in ran else None,
         calibrations=calibrate_judges(state, decide_all(state)) if {"score", "pull"} <= ran and not project.score.is_off else (),
@@ -226,7 +226,7 @@ def _gate_alarms(workspace: Workspace) -> tuple[str, ...]:
     return tuple(alarm for detail in latest for alarm in detail.gate_alarms)
 
 
-def _funnel(workspace: Workspace, verdicts: Mapping[int, Decision]) -> tuple[schema.FunnelStep, ...]:
+def funnel_of(workspace: Workspace, verdicts: Mapping[int, Decision]) -> tuple[schema.FunnelStep, ...]:
     """Return the funnel; each row is counted at the first stage that stopped it."""
     first = Counter((v.reasons[0].stage, v.reasons[0].kind) for v in verdicts.values() if v.verdict == "dropped" and v.reasons)
     left, steps = len(verdicts), []

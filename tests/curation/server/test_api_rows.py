@@ -91,3 +91,34 @@ def test_twins_are_compared_word_by_word(page: TestClient, access: Access, garde
     (twin,) = reply.json()["twins"]
     assert (twin["id"], twin["same"]) == (first.id, False) and twin["response"] == "Answer [-2-]{+1+}."
     assert "[-2-]{+1+}? <script>" in twin["prompt"]
+
+
+def test_the_overview_says_where_the_project_is_and_what_resolves_it(page: TestClient, access: Access) -> None:
+    found = ask(page, access, "progress").json()
+    assert (found["cells"], found["filled"], found["queue"], found["answers_left"]) == (2, 2, 2, 4)
+    steps = {step["stage"]: (step["entered"], step["left"]) for step in found["funnel"]}
+    assert steps["written or imported"] == (4, 4) and steps["dedup"][0] - steps["dedup"][1] == 1
+    assert {one["stage"] for one in found["actions"]} <= {"score", "dedup", "screen", "decide", None} and found["actions"]
+    assert all(one["text"] for one in found["actions"])
+
+
+def test_a_running_stage_tells_how_far_it_is(garden: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import import_module
+
+    from curation.server.jobs import Jobs
+
+    command_line = import_module("curation.cli.app")
+    jobs, folder = Jobs(garden.folder), garden.folder / "serve" / "jobs"
+    folder.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setenv("SEEDCORN_PROGRESS", str(folder / "one.json"))
+    monkeypatch.setattr(command_line, "WRITE_EVERY_S", 0.0)
+    assert jobs._progress("one") is None
+    with command_line.progress_bar(quiet=True) as update:
+        assert update is not None
+        update("score", 0, 200, "asking")
+        update("score", 50, 200, "asking <b>")
+    told = jobs._progress("one")
+    assert told is not None and (told.done, told.total, told.words) == (50, 200, "asking <b>") and told.seconds_left is not None
+    for torn in ("", "[]", '{"done": 1}', '{"done": "x", "total": 1, "words": ""}'):
+        (folder / "one.json").write_text(torn)
+        assert jobs._progress("one") is None
