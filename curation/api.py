@@ -15,7 +15,7 @@ from curation.stages.estimate import estimate
 from curation.stages.generate import generate
 from curation.stages.import_rows import Provenance, import_rows
 from curation.stages.inspect import status, trace
-from curation.stages.override import erase, override, override_many, undo
+from curation.stages.override import erase, override, override_many, relabel, undo
 from curation.stages.plan import plan
 from curation.stages.pull import pull
 from curation.stages.push import push
@@ -56,6 +56,7 @@ __all__ = [
     "pull",
     "push",
     "refill",
+    "relabel",
     "report",
     "revoke",
     "rows",

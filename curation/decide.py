@@ -51,13 +51,23 @@ class Annotation:
     """Date of a ruling."""
 
 
+Action = Literal["keep", "drop", "review", "relabel", "again"]
+"""What a data lead decides: keep or drop a row; have people review it whatever gates and samples say; replace it by a row with another
+label; or have its cell generated again."""
+TAKEN_AWAY: Mapping[Action, str] = {"drop": "drop", "relabel": "relabelled", "again": "asked_again"}
+"""Actions that drop the row, with the kind of the verdict's reason."""
+
+
 class Override(NamedTuple):
     """A data lead's decision on one row."""
 
-    action: Literal["keep", "drop"]
+    action: Action
     reason: str
     choice: str | None = None
-    """For keep: "first", "second", "approve", "reject" or "edit:USER"; None leaves the verdict to the annotators."""
+    """For keep: "first", "second", "approve", "reject" or "edit:USER"; None leaves the verdict to the annotators. For relabel:
+    the label."""
+    chosen: int | None = None
+    """For relabel: the row with the new label."""
 
     @property
     def evidence(self) -> str:
@@ -178,8 +188,9 @@ def decide(facts: Facts, *, keeps: Callable[[float], bool], policy: Policy, unse
         unseen: for a row that people are not asked about, its verdict and why. What people object to counts all the same.
     """
     override, family = facts.override, facts.family
-    if override is not None and override.action == "drop":
-        return _decision(facts, "dropped", Reason("override", "drop", override.reason))
+    if override is not None and override.action in TAKEN_AWAY:
+        why = f"now {override.choice}: {override.reason}" if override.action == "relabel" else override.reason
+        return _decision(facts, "dropped", Reason("override", TAKEN_AWAY[override.action], why, override.chosen))
     if facts.known in KNOWN_BAD:
         proposal = _propose(facts, keeps)
         # A keep shows annotators a known-bad row that a gate dropped, so that bad control rows can be had. It still never leaves.

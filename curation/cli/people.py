@@ -54,6 +54,24 @@ def _override(folder: Path, row: str | None, where: str | None, file: Path | Non
     return override_many(folder, file if file is not None else Query(where), **options)
 
 
+def _decide(folder: Path, row: str | None, where: str | None, file: Path | None, *, yes: bool, **options: Any) -> StageResult:
+    from curation.stages.override import override_many
+
+    rows, confirmed = _listed(folder, row, where, file, yes)
+    return override_many(folder, rows, confirmed=confirmed, **options)
+
+
+def _listed(folder: Path, row: str | None, where: str | None, file: Path | None, yes: bool) -> tuple[Any, bool]:
+    """Return the rows that an option names, and whether they are to be changed: a single row needs no --yes."""
+    if sum(given is not None for given in (row, where, file)) != 1:
+        raise ProjectError("ROW, --where, --file", "are not exactly one of them", "name a row, a condition or a file")
+    from curation.views.row_table import Query
+
+    if row is not None:
+        return [row], True
+    return (file if file is not None else Query(where)), yes
+
+
 @app.command(rich_help_panel="People")
 def disputes(
     folder: Folder,
@@ -94,8 +112,45 @@ def drop(
 
 
 @app.command(rich_help_panel="People")
+def review(
+    folder: Folder, reason: Reason, row: Rows = None, where: Where = None, file: ListFile = None, yes: Yes = False, as_json: Json = False
+) -> None:
+    """Have people review rows, whatever machines say. Example: curate review my-project --where "score < 8" --reason close --yes"""
+    print_result(_decide(folder, row, where, file, action="review", reason=reason, yes=yes), as_json)
+
+
+@app.command("ask-again", rich_help_panel="People")
+def ask_again(
+    folder: Folder, reason: Reason, row: Rows = None, where: Where = None, file: ListFile = None, yes: Yes = False, as_json: Json = False
+) -> None:
+    """Drop rows whose cells the teacher shall fill again. Example: curate ask-again my-project 3f9c2a1b --reason 'stiff'"""
+    print_result(_decide(folder, row, where, file, action="again", reason=reason, yes=yes), as_json)
+
+
+@app.command(rich_help_panel="People")
+def relabel(
+    folder: Folder,
+    reason: Reason,
+    row: Rows = None,
+    where: Where = None,
+    file: ListFile = None,
+    to: Annotated[str | None, typer.Option("--to", help="The new label.")] = None,
+    suggested: Annotated[bool, typer.Option("--suggested", help="Give each row the label that `curate screen` suggests.")] = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Give rows another label. Example: curate relabel my-project --where "label = 'a b'" --to a_b --reason 'one name' --yes"""
+    from curation.stages.override import relabel as run_stage
+
+    if (to is None) is not suggested:
+        raise ProjectError("--to, --suggested", "are not exactly one of them", "name the label, or use the suggested ones")
+    rows, confirmed = _listed(folder, row, where, file, yes)
+    print_result(run_stage(folder, rows, to=to, reason=reason, confirmed=confirmed), as_json)
+
+
+@app.command(rich_help_panel="People")
 def undo(folder: Folder, as_json: Json = False) -> None:
-    """Take back the latest keep or drop. Example: curate undo my-project"""
+    """Take back the latest keep, drop, review, relabel or ask-again. Example: curate undo my-project"""
     from curation.stages.override import undo as run_stage
 
     print_result(run_stage(folder), as_json)

@@ -78,11 +78,14 @@ class Column(BaseModel):
 
 
 class OverrideRequest(BaseModel):
-    """A keep or drop of many rows: those named, or all that meet a condition."""
+    """A decision on many rows: those named, or all that meet a condition."""
 
     model_config = ConfigDict(extra="forbid")
 
-    action: Literal["keep", "drop"]
+    action: Literal["keep", "drop", "review", "again", "relabel"]
+    """review: people see the rows whatever gates and the sample say; again: their cells are generated again by the next refill."""
+    label: str | None = Field(default=None, min_length=1, max_length=1000)
+    """For relabel: the new label; null for the one that the screen suggests for each row."""
     reason: str = Field(min_length=1, max_length=2000)
     ids: list[str] = Field(default_factory=list, max_length=10_000)
     where: str | None = Field(default=None, max_length=5000)
@@ -288,18 +291,24 @@ def row(identity: str, service: Serving) -> RowStory:
 
 @router.post("/override", dependencies=[needs("curator")])
 def override(request: OverrideRequest, service: Serving) -> dict[str, Any]:
-    """Keep or drop rows. Each row gets an override with the reason; `undo` takes all of them back."""
-    from curation.stages.override import override_many
+    """Decide on rows. Each row gets an override with the reason; `undo` takes all of them back."""
+    from curation.stages.override import override_many, relabel
 
+    if request.label is not None and request.action != "relabel":
+        raise ProjectError("label", "belongs to the action relabel", "leave it out")
     if bool(request.ids) == bool((request.where or "").strip() or (request.search or "").strip()):
         raise ProjectError("ids, where, search", "must be either a list of rows or a condition", "send one of them")
-    options: dict[str, Any] = {"action": request.action, "reason": request.reason, "confirmed": request.confirmed}
-    return override_many(service.folder, request.ids or RowQuery(request.where, request.search), **options).as_values()
+    rows: list[str] | RowQuery = request.ids or RowQuery(request.where, request.search)
+    if request.action == "relabel":
+        result = relabel(service.folder, rows, to=request.label, reason=request.reason, confirmed=request.confirmed)
+    else:
+        result = override_many(service.folder, rows, action=request.action, reason=request.reason, confirmed=request.confirmed)
+    return result.as_values()
 
 
 @router.post("/undo", dependencies=[needs("curator")])
 def undo(service: Serving) -> dict[str, Any]:
-    """Take back the latest keep or drop."""
+    """Take back the latest decision."""
     from curation.stages.override import undo as take_back
 
     return take_back(service.folder).as_values()

@@ -1,24 +1,32 @@
-"""Force-keep or force-drop rows whatever gates and annotators say, take that back, and erase a row's text."""
+"""What a data lead decides on rows, whatever gates and annotators say: keep, drop, review, another label, generate again; undo; erase.
+
+A record never changes, so another label makes a new record, whose origin names the old one. The old one is dropped for as long as the
+override that replaced it counts, and the new one counts for as long: `undo` swaps them back.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 from argilla_setup.shown import visible
 from curation import decide as rules
 from curation.actor import actor_name
 from curation.decide import Decision
-from curation.errors import ProjectError, command
+from curation.errors import ProjectError, RowError, command
 from curation.generate.requests import shorten
-from curation.records import InstructionRecord, Record, parse_record, prompt_text
+from curation.patterns import compile_pattern
+from curation.records import InstructionRecord, Record, parse_record, prompt_text, record_id
 from curation.stages.verdicts import update_verdicts
 from curation.store import call_stats, facts, records, reviews, runs
+from curation.store.records import Origin, Row
 from curation.store.service import forget_texts
 from curation.views.annotations import edited_texts
 from curation.views.decisions import decide_all
+from curation.views.next_step import next_step
+from curation.views.row_table import suggested_labels
 from curation.views.runs import snapshots_with
 from curation.views.state import ProjectState
 from curation.workspace import StageResult, Workspace, open_workspace
@@ -26,6 +34,9 @@ from curation.workspace import StageResult, Workspace, open_workspace
 if TYPE_CHECKING:
     from curation.views.row_table import Query
 
+Listed = Union["Query", Path, Sequence[str]]
+"""Rows as a query, a file with ids, or ids."""
+_NOT_CONFIRMED = "Nothing was changed. Run the command with --yes to change them; `curate undo` takes it back."
 DISTINCTIVE = 20
 """Characters from which a text identifies a row in stored requests."""
 
@@ -66,14 +77,15 @@ def override(folder: Path, identity: str, *, action: Literal["keep", "drop"], re
 
 
 def override_many(
-    folder: Path, rows: Query | Path | Sequence[str], *, action: Literal["keep", "drop"], reason: str, confirmed: bool = False
+    folder: Path, rows: Listed, *, action: Literal["keep", "drop", "review", "again"], reason: str, confirmed: bool = False
 ) -> StageResult:
-    """Force-keep or force-drop every row of a query or a list. `undo` takes it back as a whole.
+    """Decide on every row of a query or a list. `undo` takes it back as a whole.
 
     Args:
         folder: of the project.
         rows: a query over the table of rows, ids of records, or a text file with a record's id at the start of each line.
-        action: "keep" or "drop".
+        action: "keep"; "drop"; "review": annotators see the row, whatever gates and the sample say; "again": the row is dropped and the
+            teacher is asked for its cell again by the next `curate refill`.
         reason: in the user's words; it is stored with every row.
         confirmed: store it. Otherwise the rows are only counted.
 
@@ -83,20 +95,109 @@ def override_many(
     _need_reason(action, folder, "ROW", reason)
     with open_workspace(folder) as workspace:
         state = ProjectState(workspace)
-        if isinstance(rows, Path):
-            rows = _read_ids(rows)
-        seqs = _seqs_of(rows, state) if isinstance(rows, Sequence) else _found_seqs(rows, state)
-        before = Counter(state.verdicts.get(seq, "undecided") for seq in seqs)
+        seqs = _listed_seqs(rows, state)
+        before, notes = Counter(state.verdicts.get(seq, "undecided") for seq in seqs), list[str]()
+        if action == "again":
+            planned = {cell.id for cell in state.cells}
+            askable = [seq for seq in seqs if state.row_by_seq[seq].cell in planned]
+            if not askable:
+                raise ProjectError("rows", "are of no cell of the plan, so the teacher cannot be asked again", "drop them instead")
+            notes += (
+                [f"{len(seqs) - len(askable):,} rows are of no cell of the plan and stay as they are."] if len(askable) < len(seqs) else []
+            )
+            seqs = askable
         if not confirmed:
-            notes = ["Nothing was changed. Run the command with --yes to change them; `curate undo` takes it back."]
-            return StageResult(action, len(seqs), 0, {"verdicts": dict(before)}, notes)
+            return StageResult(action, len(seqs), 0, {"verdicts": dict(before)}, [*notes, _NOT_CONFIRMED])
         facts.add_overrides(workspace.db, seqs, action=action, reason=reason, by=actor_name())
         update_verdicts(workspace)
-        return StageResult(action, len(seqs), len(seqs), _changed_verdicts(workspace, seqs, before))
+        if action == "again":
+            notes.append(f"To ask the teacher for these cells: {command('curate', 'refill', folder)}")
+        if action == "review":
+            notes.append(f"To show the rows to annotators: {command('curate', 'push', folder)}")
+        return StageResult(action, len(seqs), len(seqs), _changed_verdicts(workspace, seqs, before), notes)
+
+
+def relabel(folder: Path, rows: Listed, *, to: str | None, reason: str, confirmed: bool = False) -> StageResult:
+    """Give rows another label. Each becomes a new row, and the old one is dropped; `undo` takes it back as a whole.
+
+    A response that is the label itself is replaced too. A new row has no score yet, and gates compare it with the others when they run.
+
+    Args:
+        folder: of the project.
+        rows: as in `override_many`.
+        to: the label; None for the one that `curate screen` suggests for each row.
+        reason: in the user's words; it is stored with every row.
+        confirmed: store it. Otherwise the rows are only counted.
+
+    Raises:
+        ProjectError: no reason, no usable label, or no row that can get it.
+    """
+    _need_reason("relabel", folder, "ROW", reason)
+    with open_workspace(folder) as workspace:
+        state = ProjectState(workspace)
+        seqs = _listed_seqs(rows, state)
+        suggested = {} if to is not None else suggested_labels(state)
+        made: dict[int, tuple[InstructionRecord, str]] = {}
+        left = Counter[str]()
+        for seq in seqs:
+            try:
+                made[seq] = _with_label(workspace, state.row_by_seq[seq], to if to is not None else suggested.get(seq))
+            except RowError as error:
+                left[error.fact] += 1
+        notes = [f"{n:,} rows keep their label: {why}." for why, n in left.most_common()]
+        if not made:
+            raise ProjectError("relabel", f"no row can get the label ({'; '.join(left)})", "name other rows or another label")
+        labels = Counter(label for _, label in made.values())
+        known = {row.label for row in state.rows["instruction"]}
+        notes += [f"No row had the label {visible(label, lines=False)} before." for label in labels if label not in known]
+        before = Counter(state.verdicts.get(seq, "undecided") for seq in made)
+        if not confirmed:
+            return StageResult("relabel", len(made), 0, {"verdicts": dict(before), "labels": dict(labels)}, [*notes, _NOT_CONFIRMED])
+        with runs.record_run(workspace.db, "relabel") as run:
+            run.rows_in = len(made)
+            origins = []
+            for seq, (record, label) in made.items():
+                row = state.row_by_seq[seq]
+                source = f"{row.id}:{label}"
+                origins.append((record, Origin(records.RELABELLED, source, 0, cell=row.cell, parent=seq, seed_group=row.seed_group)))
+            run.rows_out = records.add_records(workspace.db, origins, run.number)[0]
+        seq_of = {identity: seq for seq, identity in records.ids_of(workspace.db).items()}
+        given = [(seq, label, seq_of[record_id(record)]) for seq, (record, label) in made.items()]
+        facts.add_relabels(workspace.db, given, reason=reason, by=actor_name())
+        update_verdicts(workspace)
+        counts = _changed_verdicts(workspace, [child for _, _, child in given], before)
+        return StageResult("relabel", len(made), len(made), {**counts, "labels": dict(labels)}, [*notes, f"Next: {next_step(workspace)}"])
+
+
+def _with_label(workspace: Workspace, row: Row, label: str | None) -> tuple[InstructionRecord, str]:
+    """Return a row's record with another label.
+
+    Raises:
+        RowError: the row cannot get it; the fact says why, without the row's own texts.
+    """
+    record = row.record
+    if not isinstance(record, InstructionRecord):
+        raise RowError("label", "a pair's label is part of its responses")
+    if label is None or not label.strip():
+        raise RowError("label", "no label is suggested for it" if label is None else "the label is empty")
+    if label == record.label:
+        raise RowError("label", "it has this label already")
+    answer = record.completion.content
+    pattern = workspace.project.records.label_pattern
+    stated = compile_pattern(pattern, multiline=False).search(answer) if pattern else None
+    if answer.strip() == record.label:
+        answer = label
+    elif stated and stated.group(1) == record.label:
+        raise RowError("label", "its response states the label, so the response must be edited")
+    values = record.model_dump(mode="json") | {"label": label}
+    values["completion"] = {**values["completion"], "content": answer}
+    made = parse_record(values)
+    assert isinstance(made, InstructionRecord)
+    return made, label
 
 
 def undo(folder: Path) -> StageResult:
-    """Take back the latest keep or drop: all rows of that command get the override that they had before, or none."""
+    """Take back the latest decision: all rows of that command get the override that they had before, or none."""
     with open_workspace(folder) as workspace:
         before = facts.verdict_by_seq(workspace.db)
         seqs = facts.undo_overrides(workspace.db, by=actor_name())
@@ -110,6 +211,12 @@ def undo(folder: Path) -> StageResult:
 def _changed_verdicts(workspace: Workspace, seqs: Sequence[int], before: Counter[str]) -> dict[str, Any]:
     verdicts = facts.verdict_by_seq(workspace.db)
     return {"before": dict(before), "verdicts": dict(Counter(verdicts.get(seq, "undecided") for seq in seqs))}
+
+
+def _listed_seqs(rows: Listed, state: ProjectState) -> list[int]:
+    if isinstance(rows, Path):
+        rows = _read_ids(rows)
+    return _seqs_of(rows, state) if isinstance(rows, Sequence) else _found_seqs(rows, state)
 
 
 def _found_seqs(query: Query, state: ProjectState) -> list[int]:
@@ -136,8 +243,10 @@ def _read_ids(file: Path) -> list[str]:
 
 
 def _seqs_of(ids: Sequence[str], state: ProjectState) -> list[int]:
-    """Return the rows with these whole ids, each once."""
+    """Return the rows with these ids, each once; a list of one may hold an id's first characters."""
     seq_of = {row.id: seq for seq, row in state.row_by_seq.items()}
+    if len(ids) == 1 and len(ids[0]) < len(next(iter(seq_of), "")):
+        ids = [records.ids_of(state.db)[records.find_seq(state.db, ids[0])]]
     if (unknown := next((identity for identity in ids if identity not in seq_of), None)) is not None:
         raise ProjectError(f"id {unknown[:80]!r}", "belongs to no row of this project", "correct the list; nothing was changed")
     return list(dict.fromkeys(seq_of[identity] for identity in ids))

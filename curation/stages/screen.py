@@ -58,7 +58,7 @@ def screen(folder: Path, *, progress: Progress | None = None) -> StageResult:
                 findings += judged
             given_up = facts.replaced_seqs(workspace.db)
             for kind in KINDS:
-                conflicts = conflict_findings(workspace, rows_of[kind])
+                conflicts = conflict_findings(workspace, [row for row in rows_of[kind] if row.seq not in given_up])
                 in_conflict = {seq for f in conflicts for seq in (f.seq, f.twin) if seq is not None}
                 labels_found = label_findings(workspace, rows_of[kind], given_up, conflicts=in_conflict)
                 findings += [*conflicts, *labels_found.findings]
@@ -148,7 +148,10 @@ def _shaping(workspace: Workspace) -> list[Any]:
     """Return what decides besides the section `screen`: the embedding model, and the leak judge with its budget."""
     project, model = workspace.project, screen_model(workspace)
     judge = project.models.leak_judge or project.models.judge
-    return [model_digest(model) if model else "", *([leak_digest(judge), project.budget.usd] if project.screen.judge else [])]
+    # A label that was given or taken back changes what the other labels are compared with.
+    relabelled = sorted(facts.relabelled_seqs(workspace.db))
+    judging = [leak_digest(judge), project.budget.usd] if project.screen.judge else []
+    return [model_digest(model) if model else "", *([relabelled] if relabelled else []), *judging]
 
 
 def _note_doubts(n: int) -> str:

@@ -9,13 +9,13 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple, TypedDict, cast
+from typing import Any, NamedTuple, TypedDict, cast
 
 import orjson
 
-from curation.decide import Decision, Reason, reasons_as_values
+from curation.decide import TAKEN_AWAY, Action, Decision, Reason, reasons_as_values
 from curation.requests import Failure
-from curation.store.records import store_failures
+from curation.store.records import RELABELLED, sources_by_seq, store_failures
 
 
 @dataclass(frozen=True)
@@ -296,19 +296,19 @@ def text_key(text: str) -> bytes:
 
 
 class StoredOverride(NamedTuple):
-    """A data lead's keep or drop of one record."""
+    """A data lead's decision on one record."""
 
     number: int
     """Counts up; the latest override of a record counts."""
     seq: int
-    action: Literal["keep", "drop"]
+    action: Action
     reason: str
     by: str
     at: str
     choice: str | None = None
-    """What `--as` named: "first", "second", "approve", "reject" or "edit:USER"."""
+    """What `--as` named: "first", "second", "approve", "reject" or "edit:USER". For relabel: the new label."""
     chosen: int | None = None
-    """For "edit:USER": the edited record whose text was kept."""
+    """For "edit:USER": the edited record whose text was kept. For relabel: the record with the new label."""
 
 
 CLEAR = "clear"
@@ -319,18 +319,18 @@ def add_overrides(
     db: sqlite3.Connection,
     seqs: Iterable[int],
     *,
-    action: Literal["keep", "drop"],
+    action: Action,
     reason: str,
     by: str,
     choice: str | None = None,
     chosen: int | None = None,
 ) -> None:
-    """Store a data lead's keep or drop of records in one transaction. It outranks every gate.
+    """Store a data lead's decision on records in one transaction. It outranks every gate.
 
     Args:
         db: the workbench.
         seqs: the records.
-        action: "keep" or "drop".
+        action: keep, drop, review or again; for relabel see `add_relabels`.
         reason: in the data lead's words.
         by: user name.
         choice: what `--as` named; None leaves the verdict to the annotators.
@@ -339,6 +339,25 @@ def add_overrides(
     with db:
         db.execute("BEGIN IMMEDIATE")
         _insert_overrides(db, [(seq, action, reason, choice, chosen) for seq in seqs], by)
+
+
+def add_relabels(db: sqlite3.Connection, made: Sequence[tuple[int, str, int]], *, reason: str, by: str) -> None:
+    """Store in one transaction that rows are replaced by rows with other labels.
+
+    A replacing row that was itself replaced or dropped before counts again.
+
+    Args:
+        db: the workbench.
+        made: (seq, new label, seq of the row with the new label).
+        reason: in the data lead's words.
+        by: user name.
+    """
+    gone = {seq for seq, override in overrides_by_seq(db).items() if override.action in TAKEN_AWAY}
+    back = sorted({child for _, _, child in made if child in gone} - {seq for seq, _, _ in made})
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        given = [(seq, "relabel", reason, label, child) for seq, label, child in made]
+        _insert_overrides(db, [*given, *((seq, CLEAR, reason, None, None) for seq in back)], by)
 
 
 def undo_overrides(db: sqlite3.Connection, *, by: str) -> list[int]:
@@ -479,10 +498,16 @@ def seqs_with_verdict(db: sqlite3.Connection, verdict: str) -> set[int]:
     return {row["seq"] for row in db.execute("SELECT seq FROM verdicts WHERE verdict = ?", (verdict,))}
 
 
+def relabelled_seqs(db: sqlite3.Connection) -> set[int]:
+    """Return the rows that a data lead put in the place of a row with another label."""
+    return {o.chosen for o in overrides_by_seq(db).values() if o.action == "relabel" and o.chosen is not None}
+
+
 def replaced_seqs(db: sqlite3.Connection) -> set[int]:
     """Return the rows that an edited version has replaced or a data lead has dropped: what they say counts for nothing."""
-    dropped = {seq for seq, override in overrides_by_seq(db).items() if override.action == "drop"}
-    return dropped | {row["seq"] for row in db.execute("SELECT seq FROM verdicts WHERE verdict = 'edited'")}
+    gone = {seq for seq, override in overrides_by_seq(db).items() if override.action in TAKEN_AWAY}
+    gone |= {seq for seq, _, _ in sources_by_seq(db, RELABELLED)} - relabelled_seqs(db)
+    return gone | {row["seq"] for row in db.execute("SELECT seq FROM verdicts WHERE verdict = 'edited'")}
 
 
 def seqs_to_settle(db: sqlite3.Connection) -> set[int]:

@@ -15,6 +15,10 @@ from curation.errors import ProjectError
 from curation.records import KINDS, Kind, Record, dump_record, load_record, read_texts, record_id
 from curation.requests import Failure, cells_in
 
+RELABELLED = "relabelled"
+"""`how` of the origin of a row that a data lead made from another one with another label."""
+DERIVED = ("edited", RELABELLED)
+"""`how` of the origins of rows that were made from another row, of which they have the sources and metadata."""
 ERASED = "[erased]"
 """Replaces the erased words of an annotator."""
 
@@ -89,9 +93,9 @@ class Origin:
     """One origin of a record."""
 
     how: str
-    """generated, imported or edited."""
+    """generated, imported, edited or relabelled."""
     source: str
-    """Key of the call, digest of the file, or id of the response that edited."""
+    """Key of the call, digest of the file, id of the response that edited, or id of the row that was relabelled with the label."""
     item: int
     """Ordinal in the answer, or line in the file."""
     part: int = 0
@@ -364,7 +368,7 @@ def meta_by_seq(db: sqlite3.Connection, keys: Collection[str] | None = None) -> 
     """Return the metadata of each record by seq: every other column of the rows it was imported from.
 
     A record that was imported several times has the columns of all its rows; of one column the first value that is not null counts.
-    An edited record has the metadata of the record it was edited from. Records without metadata are left out.
+    An edited or relabelled record has the metadata of the record it was made from. Records without metadata are left out.
 
     Args:
         db: connection to workbench.db.
@@ -372,7 +376,7 @@ def meta_by_seq(db: sqlite3.Connection, keys: Collection[str] | None = None) -> 
     """
     # In order of origin: of several values for a column the first import's counts.
     own = "SELECT seq, meta FROM origins WHERE role = 'row' AND meta IS NOT NULL ORDER BY origin"
-    edits = "SELECT seq, parent FROM origins WHERE role = 'row' AND how = 'edited' AND parent IS NOT NULL ORDER BY origin"
+    edits = "SELECT seq, parent FROM origins WHERE role = 'row' AND how IN ('edited', 'relabelled') AND parent IS NOT NULL ORDER BY origin"
     found: dict[int, dict[str, Any]] = {}
 
     def add(seq: int, values: Mapping[str, Any]) -> None:

@@ -116,9 +116,22 @@ def _load_known(state: ProjectState) -> _Known:
             asked.add(f.seq)
     for seq, odd in _judge_notes(state).items():
         notes.setdefault(seq, []).extend(Reason("score", kind, evidence, score=points) for kind, points, evidence in odd)
-    edits = edit_statuses(state)
+    asked |= {seq for seq, override in state.overrides.items() if override.action == "review"}
+    edits = edit_statuses(state) | _unlabelled(state)
     special = frozenset().union(drops, notes, edits, state.all_annotations, state.overrides, state.choices, state.control_file.verdicts)
     return _Known(drops, notes, edits, special, frozenset(asked))
+
+
+def _unlabelled(state: ProjectState) -> dict[int, EditStatus]:
+    """Return the status of rows that a data lead made with another label and then took back."""
+    made = {seq: state.row_by_seq[seq] for seq, _, _ in records.sources_by_seq(state.db, records.RELABELLED) if seq in state.row_by_seq}
+    in_use = {override.chosen for override in state.overrides.values() if override.action == "relabel"}
+    # A record that was also generated or imported is a row of its own; its first origin says so.
+    gone = {seq: row for seq, row in made.items() if row.how == records.RELABELLED and seq not in in_use}
+    return {
+        seq: EditStatus(taken_back=Reason("override", "relabel_undone", "the old label counts again", row.parent))
+        for seq, row in gone.items()
+    }
 
 
 def _judge_notes(state: ProjectState) -> dict[int, list[tuple[str, float, str]]]:
@@ -282,7 +295,7 @@ def _facts_of(state: ProjectState, known: _Known, row: Row, total: float | None,
 
 
 def _override(stored: facts.StoredOverride) -> Override:
-    return Override(stored.action, stored.reason, stored.choice)
+    return Override(stored.action, stored.reason, stored.choice, stored.chosen)
 
 
 def rank_rows(state: ProjectState) -> dict[int, int]:

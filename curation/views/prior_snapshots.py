@@ -17,7 +17,7 @@ from curation.records import Kind, completion_text, prompt_text
 from curation.snapshot.digest import read_rows_of, record_of
 from curation.snapshot.manifest import MANIFEST, read_manifest
 from curation.snapshot.read import read_split
-from curation.store import facts, reviews, runs
+from curation.store import facts, records, reviews, runs
 from curation.store.facts import Finding
 from curation.store.records import Row
 from curation.workspace import Workspace, label_of, texts_for_dedup
@@ -215,9 +215,9 @@ def _sketch_file(workspace: Workspace, name: str, kind: Kind) -> Path:
 
 
 def _ancestors(row: Row, by_seq: Mapping[int, Row]) -> set[int]:
-    """Return the rows that an edited row was made from."""
+    """Return the rows that an edited or relabelled row was made from."""
     found: set[int] = set()
-    while row.how == "edited" and row.parent is not None and row.parent not in found:
+    while row.how in records.DERIVED and row.parent is not None and row.parent not in found:
         found.add(row.parent)
         if row.parent not in by_seq:
             break

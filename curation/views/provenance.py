@@ -52,7 +52,7 @@ def sources_of(workspace: Workspace, rows: Sequence[Row]) -> Provenance:
     found: dict[tuple[str, str, str], dict[str, str]] = {}
     counts, authors = Counter[tuple[str, str, str]](), Counter[str]()
     for row in rows:
-        ways = [way for way in origins[root.get(row.seq, row.seq)] if way.how != "edited"]
+        ways = [way for way in origins[root.get(row.seq, row.seq)] if way.how not in records.DERIVED]
         named = {way.source: stated.get(way.source) or Source(way.source, *_UNSTATED) for way in ways if way.how == "imported"}
         kinds = {(source.name, source.license, source.written_by) for source in named.values()}
         counts.update(kinds)
@@ -113,8 +113,10 @@ def _warnings(workspace: Workspace, counts: Counter[tuple[str, str, str]]) -> tu
 
 
 def _roots(workspace: Workspace) -> dict[int, int]:
-    """Return for each edited row (by seq) the seq of the row that the first of its edits started from."""
-    parents = {made.seq: made.parent for made in call_stats.list_made(workspace.db) if made.how == "edited" and made.parent is not None}
+    """Return for each edited or relabelled row (by seq) the seq of the row that the first of its changes started from."""
+    parents = {
+        made.seq: made.parent for made in call_stats.list_made(workspace.db) if made.how in records.DERIVED and made.parent is not None
+    }
 
     def root(seq: int) -> int:
         seen = set[int]()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, JsonValue, computed_field
 
+from curation.decide import Action
 from curation.findings import FINDING_STAGES, words_of
 from curation.judge import rubric as scoring
 from curation.store import facts, records, reviews
@@ -138,13 +139,13 @@ class OverrideStory(_Part):
     """A data lead's decision."""
 
     number: int
-    action: Literal["keep", "drop"]
+    action: Action
     reason: str
     by: str
     at: str
     choice: str | None = None
     chosen: str | None = None
-    """Id of the edited row whose text was kept."""
+    """Id of the edited row whose text was kept, or of the row with the new label."""
 
 
 class RowStory(_Part):

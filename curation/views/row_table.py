@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import orjson
 
 from curation.errors import ProjectError
-from curation.findings import FINDING_STAGES, FindingKind, words_of
+from curation.findings import FINDING_STAGES, LABEL_KINDS, FindingKind, words_of
 from curation.records import KINDS
 from curation.store import records
 from curation.views.state import ProjectState
@@ -45,7 +45,7 @@ COLUMNS: Mapping[str, str] = {
     "response": "the response; of a pair the one meant to be better, or the first",
     "other": "of a pair the other response",
     "characters": "length of the response",
-    "source": "generated, imported or edited",
+    "source": "generated, imported, edited or relabelled",
     "file": "name of the imported file's source",
     "license": "license of the imported file",
     "written_by": "people, model or unknown, for imported rows",
@@ -56,7 +56,7 @@ COLUMNS: Mapping[str, str] = {
     "approvals": "annotations that approve the row or prefer one of its responses",
     "rejections": "annotations that reject the row",
     "edits": "annotations that edit the text",
-    "override": "keep or drop, where a data lead decided",
+    "override": "keep, drop, review, relabel or again, where a data lead decided",
     "override_reason": "the data lead's reason",
     "findings": "list of the kinds of all findings",
     "suggested": "label that similar rows carry, where the row's own is probably wrong (curate screen)",
@@ -292,12 +292,10 @@ def load_table(state: ProjectState) -> pa.Table:
     rows = sorted((row for kind in KINDS for row in state.rows[kind]), key=lambda row: row.seq)
     totals = {seq: total for kind in KINDS for seq, total in state.totals_of(kind).items()}
     findings: dict[int, list[str]] = {}
-    suspected: dict[int, tuple[str | None, float | None]] = {}
     for finding in state.findings(*FINDING_STAGES):
         findings.setdefault(finding.seq, []).append(finding.kind)
-        if finding.kind == FindingKind.LABEL_NEIGHBOURS or (finding.kind == FindingKind.LABEL_PAIR and finding.item):
-            probability = finding.score if finding.kind == FindingKind.LABEL_NEIGHBOURS else None
-            suspected.setdefault(finding.seq, (finding.item, probability))
+    suggested, suspected = suggested_labels(state), (f for f in state.findings("screen") if f.kind == FindingKind.LABEL_NEIGHBOURS)
+    probabilities = {finding.seq: finding.score for finding in suspected}
     sources = {source.source: source for source in records.list_sources(state.db)}
     imported = {seq: sources.get(source) for seq, source, _ in records.sources_by_seq(state.db, "imported")}
     decisions, pushed, splits, ids = state.decisions, state.pushed, state.splits, records.ids_of(state.db)
@@ -316,7 +314,7 @@ def load_table(state: ProjectState) -> pa.Table:
             origin.written_by if origin else None, row.cell, splits[seq][0] if seq in splits else None, seq in pushed,
             len(said), sum(says in ("approve", "first", "second") for says in said), sum(says in ("reject", "neither") for says in said),
             said.count("edit"), override.action if override else None, override.reason if override else None, findings.get(seq, []),
-            *suspected.get(seq, (None, None)), ids.get(first.twin) if first and first.twin else None,
+            suggested.get(seq), probabilities.get(seq), ids.get(first.twin) if first and first.twin else None,
         )  # fmt: skip
         for column, value in zip(columns.values(), values, strict=True):
             column.append(value)
@@ -332,6 +330,16 @@ def load_table(state: ProjectState) -> pa.Table:
     arrays["plan"] = _struct(seqs, {row.seq: cells.get(row.cell or "", {}) for row in rows if row.cell}, None)
     arrays["meta"] = _struct(seqs, records.meta_by_seq(state.db), None)
     return pa.table({name: array for name, array in arrays.items() if array is not None})
+
+
+def suggested_labels(state: ProjectState) -> dict[int, str]:
+    """Return the label that the screen suggests for each row whose own is probably wrong; that of the row's neighbours first."""
+    found: dict[int, str] = {}
+    for kind in LABEL_KINDS:
+        for finding in state.findings("screen"):
+            if finding.kind == kind and finding.item:
+                found.setdefault(finding.seq, finding.item)
+    return found
 
 
 def _struct(seqs: Sequence[int], values: Mapping[int, Mapping[str, Any]], names: Collection[str] | None) -> pa.Array | None:

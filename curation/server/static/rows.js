@@ -45,14 +45,16 @@ export async function rows() {
   const count = () => { chosen.clear(); boxes.filter((box) => box.checked).forEach((box) => chosen.add(box.value)); scope.options[0].textContent = chosen.size === 1 ? "1 chosen row" : `${chosen.size} chosen rows`; };
   boxes.forEach((box) => box.addEventListener("change", count));
   all.addEventListener("change", () => { boxes.forEach((box) => (box.checked = all.checked)); count(); });
-  const change = async (action) => {
+  const label = h("input", { name: "label", placeholder: "New label", "aria-label": "New label" });
+  const change = async (action, more = {}) => {
+    if ("label" in more && !more.label.trim()) { say("Write the new label."); return label.focus(); }
     if (!reason.value.trim()) { say("Write a reason: it is stored with every row."); return reason.focus(); }
     const wanted = scope.value === "all" ? { where: now.where || "true", search: now.search } : { ids: [...chosen] };
     if (scope.value === "chosen" && !chosen.size) return say("Choose rows first, or change all that match.");
-    if (scope.value === "all" && !confirm(`${action === "drop" ? "Drop" : "Keep"} all ${number.format(found.found)} rows that match? Undo takes it back.`)) return;
+    if (scope.value === "all" && !confirm(`${{ keep: "Keep", drop: "Drop", review: "Send to review:", again: "Drop and ask the teacher again for", relabel: "Give another label to" }[action]} all ${number.format(found.found)} rows that match? Undo takes it back.`)) return;
     try {
-      const done = await call("override", { action, reason: reason.value, confirmed: true, ...wanted });
-      say(`${number.format(done.out)} rows: ${Object.entries(done.verdicts).map(([name, n]) => `${number.format(n)} ${words(name)}`).join(", ")}. Undo takes it back.`);
+      const done = await call("override", { action, reason: reason.value, confirmed: true, ...wanted, ...more });
+      say(`${number.format(done.out)} rows: ${Object.entries(done.verdicts).map(([name, n]) => `${number.format(n)} ${words(name)}`).join(", ")}. Undo takes it back. ${done.notes.join(" ")}`, 15);
       await call(`rows?${query({ limit: 1, fresh: true })}`);
       await show();
     } catch (error) { say(error.message, 20); }
@@ -84,7 +86,9 @@ export async function rows() {
         h("div", { class: "toolbar" }, h("span", { id: "found" }, found.found === found.total ? `${number.format(found.total)} rows` : `${number.format(found.found)} of ${number.format(found.total)} rows`),
           found.current ? null : h("span", { class: "soft" }, "(a change is being read)"), picker, h("span", { class: "soft" }, "Download: ", exported("csv"), " · ", exported("jsonl"), " · ", exported("parquet"))),
         can("curator") ? h("div", { class: "toolbar", role: "group", "aria-label": "Change rows" }, scope, reason,
-          h("button", { type: "button", onclick: () => change("keep") }, "Keep"), h("button", { type: "button", onclick: () => change("drop") }, "Drop"), h("button", { type: "button", onclick: undo }, "Undo")) : null,
+          h("button", { type: "button", onclick: () => change("keep") }, "Keep"), h("button", { type: "button", onclick: () => change("drop") }, "Drop"), h("button", { type: "button", title: "People see these rows, whatever gates and the sample say", onclick: () => change("review") }, "Review"),
+          h("button", { type: "button", title: "Drop these rows and generate their cells again at the next refill", onclick: () => change("again") }, "Ask again"), label, h("button", { type: "button", onclick: () => change("relabel", { label: label.value }) }, "Relabel"),
+          h("button", { type: "button", title: "Give each row the label that the screen suggests", onclick: () => change("relabel") }, "Use suggested labels"), h("button", { type: "button", onclick: undo }, "Undo")) : null,
         found.rows.length ? h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, can("curator") ? h("th", { scope: "col" }, all) : null, now.columns.map(sorter))),
           h("tbody", {}, found.rows.map((row, place) => h("tr", {}, can("curator") ? h("td", {}, boxes[place]) : null, now.columns.map((name) => cell(row, name)))))))
           : h("p", { class: "soft" }, "No row matches. Remove a condition, or search for another text."),
