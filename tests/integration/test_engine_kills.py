@@ -17,9 +17,9 @@ from argilla_setup.engine.consistency import find_gaps
 from argilla_setup.server.control import describe_server
 from tests.support.argilla_records import WORKSPACE, as_person, make_dataset, search, wait_for
 from tests.support.argilla_server import RunningArgilla
+from tests.support.killing import kills_of
 
-pytestmark = pytest.mark.argilla
-KILLS = 30 if os.environ.get("SEEDCORN_SOAK") else 3
+pytestmark = [pytest.mark.argilla, pytest.mark.timeout(2400)]
 TARGETS = ("web", "valkey", "worker")
 
 
@@ -64,8 +64,8 @@ def test_no_answer_is_lost_and_search_agrees_after_kills(argilla_home: RunningAr
         answering = Answering(http, records)
         answering.start()
         try:
-            for n in range(KILLS):
-                time.sleep(draw.uniform(0.3, 2.5))
+            for n in range(kills_of("server")):
+                time.sleep(draw.uniform(0.2, 1.2))
                 kill(argilla_home, TARGETS[n % len(TARGETS)])
         finally:
             answering.ending.set()
@@ -79,8 +79,8 @@ def kill(argilla: RunningArgilla, name: str) -> None:
     """End one of the server's processes and wait until the supervisor has it up again."""
     before = describe_server(argilla.home).processes[name]
     psutil.Process(before).kill()
-    wait_for(lambda: describe_server(argilla.home).processes.get(name) not in (None, before))
-    wait_for(lambda: describe_server(argilla.home).healthy)
+    wait_for(lambda: describe_server(argilla.home).processes.get(name) not in (None, before), seconds=240)
+    wait_for(lambda: describe_server(argilla.home).healthy, seconds=240)
 
 
 def compare(argilla: RunningArgilla, http: httpx.Client, made: Any, answering: Answering) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -17,13 +17,13 @@ from curation.store import facts, records, reviews
 from curation.store.database import open_store
 from curation.store.reviews import StoredAnswer
 from tests.support.argilla_server import RunningArgilla
-from tests.support.killing import finish, kill_at, kills_of
+from tests.support.killing import LANDED, finish, kill_at, kills_of
 from tests.support.projects import blank, import_plain
 from tests.support.relay import Relay, relay_to
 from tests.support.review_settings import set_review
 
-pytestmark = [pytest.mark.argilla, pytest.mark.timeout(1200)]
-NAME, ROWS = "killed-settle", 60
+pytestmark = [pytest.mark.argilla, pytest.mark.timeout(2400)]
+NAME, ROWS = "killed-settle", 20 * max(kills_of("settle"), kills_of("pull"))
 
 
 @pytest.fixture
@@ -55,22 +55,19 @@ def disputed_project(folder: Path) -> Path:
 
 def held(server: RunningArgilla) -> dict[str, str]:
     """External id to Argilla's own id of each record of the adjudicator's dataset; each must be there once."""
+    items = list[dict[str, str]]()
     with as_user(server, server.api_key) as http:
         found = [item["id"] for item in http.get("me/datasets").json()["items"] if item["name"] == f"{NAME}-instruction-settle"]
-        items = http.get(f"datasets/{found[0]}/records", params={"limit": 500}).json()["items"] if found else []
+        while found and (page := http.get(f"datasets/{found[0]}/records", params={"limit": 500, "offset": len(items)}).json()["items"]):
+            items += page
     assert set(Counter(item["external_id"] for item in items).values()) <= {1}
     return {item["external_id"]: item["id"] for item in items}
 
 
-def after(relay: Relay, part: str, more: int) -> Callable[[], bool]:
-    """The moment at which so many further requests with this part in their path have passed."""
-    least = relay.count(part) + more
-    return lambda: relay.count(part) >= least
-
-
-def rule_on_all(server: RunningArgilla, zelda: Account, there: dict[str, str]) -> None:
+def rule(server: RunningArgilla, zelda: Account, there: dict[str, str], places: range) -> None:
+    """Approve, edit or reject the rows at these places in the order of their ids."""
     with as_user(server, zelda.api_key) as http:
-        for number, identity in enumerate(sorted(there)):
+        for number, identity in ((place, sorted(there)[place]) for place in places):
             edit = {forms.EDITED_COMPLETION: {"value": f"Text {number} by the adjudicator."}} if number % 3 == 0 else {}
             values = {forms.VERDICT: {"value": "approve" if number % 2 == 0 or edit else "reject"}} | edit
             assert http.post(f"records/{there[identity]}/responses", json={"values": values, "status": "submitted"}).status_code == 201
@@ -79,34 +76,26 @@ def rule_on_all(server: RunningArgilla, zelda: Account, there: dict[str, str]) -
 def test_killed_at_any_moment_every_dispute_is_shown_once_and_settled_once(
     argilla_home: RunningArgilla, relay: Relay, tmp_path: Path
 ) -> None:
-    folder, draw = disputed_project(tmp_path / NAME), random.Random(5)
+    folder, draw, landed = disputed_project(tmp_path / NAME), random.Random(5), 0
     zelda = argilla_home.account("zelda", workspace=f"{NAME}-settle")
-    for number in range(kills_of("push")):
-        least = relay.count("/records/bulk") + 1 + number
-        kill_at(
-            "curation",
-            "push",
-            str(folder),
-            folder=tmp_path / f"{number}",
-            ready=lambda n=least: relay.count("/records/bulk") >= n,
-            delay=draw.uniform(0, 0.3),
-        )
+    for number in range(kills := kills_of("settle")):
+        # Every kill lets about one batch of 25 rows through, so that some are left for the next.
+        least, delay = relay.count("/records/bulk") + 1, draw.uniform(0, 0.1)
+        kill = {"folder": tmp_path / f"{number}", "ready": lambda n=least: relay.count("/records/bulk") >= n, "delay": delay}
+        landed += kill_at("curation", "push", str(folder), **kill)
         held(argilla_home)
+    assert landed >= LANDED * kills
     assert finish("curation", "push", str(folder), "--json", folder=tmp_path / "pushed")["to_settle"] == ROWS
     there = held(argilla_home)
     assert len(there) == ROWS
 
-    rule_on_all(argilla_home, zelda, there)
-    for number in range(kills_of("push")):
-        least = relay.count("/records") + 1
-        kill_at(
-            "curation",
-            "pull",
-            str(folder),
-            folder=tmp_path / f"pull{number}",
-            ready=lambda n=least: relay.count("/records") >= n,
-            delay=draw.uniform(0, 1.0),
-        )
+    landed, kills = 0, kills_of("pull")
+    for number in range(kills):
+        rule(argilla_home, zelda, there, range(ROWS * number // kills, ROWS * (number + 1) // kills))
+        least, delay = relay.count("/records") + 1, draw.uniform(0, 1.0)
+        kill = {"folder": tmp_path / f"pull{number}", "ready": lambda n=least: relay.count("/records") >= n, "delay": delay}
+        landed += kill_at("curation", "pull", str(folder), **kill)
+    assert landed >= LANDED * kills
     finish("curation", "pull", str(folder), "--json", folder=tmp_path / "pulled")
     with open_store(folder) as db:
         verdicts, rows = facts.verdict_by_seq(db), records.list_rows(db, "instruction")
@@ -114,6 +103,8 @@ def test_killed_at_any_moment_every_dispute_is_shown_once_and_settled_once(
         edits = {row.answers[0] for row in rows if row.parent is not None}
         given = reviews.answers_by_seq(db, "rulings")
     assert edits == {f"Text {number} by the adjudicator." for number in range(0, ROWS, 3)}
-    assert counted == {"edited": 20, "approved": 20 + 20, "rejected": 20} and {len(one) for one in given.values()} == {1}
+    edited, approved = len(edits), sum(number % 2 == 0 for number in range(ROWS) if number % 3)
+    assert counted == {"edited": edited, "approved": edited + approved, "rejected": ROWS - edited - approved}
+    assert len(given) == ROWS and {len(one) for one in given.values()} == {1}
     again = finish("curation", "push", str(folder), "--json", folder=tmp_path / "again")
     assert again["to_settle"] == 0 and held(argilla_home) == there
