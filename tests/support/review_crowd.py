@@ -5,6 +5,7 @@ Everything is drawn from a seed, in memory. The true rates are those of the gene
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,13 +48,13 @@ def simulate(seed: int, *, rows: int = 400, controls: int = 60, bad_rate: float 
     names = [*(f"row-{n:05}" for n in range(rows)), *(f"control-{n:04}" for n in range(controls))]
     truth = np.concatenate([rng.random(rows) < bad_rate, np.arange(controls) < round(controls * control_bad)])
     chosen = np.argsort(rng.random((len(names), len(USERS))), axis=1)[:, :OVERLAP]
-    says = _judge(truth, rng)
+    says = judge(truth, rng)
     answers = tuple(Answer(names[row], USERS[who], bool(says[row, who])) for row in range(len(names)) for who in chosen[row])
     known = tuple(Control(names[row], "reject" if truth[row] else "approve") for row in range(rows, len(names)))
     return Crowd(answers, known, {name: bool(bad) for name, bad in zip(names, truth, strict=True)})
 
 
-def _judge(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def judge(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Whether each of the twelve would turn each row down (rows by annotators)."""
     chance = rng.random((len(truth), len(USERS)))
     common = rng.random(len(truth))
@@ -64,16 +65,31 @@ def _judge(truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return truth[:, None] ^ wrong
 
 
-def true_alpha() -> float:
-    """Krippendorff's alpha of the generator: that of so many rows that its interval is narrower than .02."""
-    found = measure("usable", _ratings(simulate(10**6, rows=60_000, controls=0)))
-    assert found.alpha is not None and found.alpha.high - found.alpha.low < 0.02
-    return found.alpha.value
+def expected_alpha(parts: dict[float, int]) -> float:
+    """Krippendorff's alpha of so many rows that chance does not matter, each answered by random people.
+
+    PARTS: share of bad rows to the number of answers on rows of that share.
+    """
+    total, says_bad, differ = sum(parts.values()), 0.0, 0.0
+    for share, answers in parts.items():
+        for is_bad, weight in ((True, share), (False, 1 - share)):
+            wrong = [1 - (SENSITIVITY if is_bad else SPECIFICITY)[user] for user in USERS]
+            part = weight * answers / total
+            says_bad += part * sum(1 - one if is_bad else one for one in wrong) / len(USERS)
+            pairs = [(a, b) for a in range(len(USERS)) for b in range(a)]
+            same = [SAME_SOURCE**2 if max(pair) < len(TRIO) else 0.0 for pair in pairs]
+            differ += part * sum(_differ(wrong[a], wrong[b], same=one) for (a, b), one in zip(pairs, same, strict=True)) / len(pairs)
+    return 1 - differ / (2 * says_bad * (1 - says_bad))
+
+
+def _differ(first: float, second: float, *, same: float) -> float:
+    """How likely two people answer differently whose errors have one source on the share SAME of the rows."""
+    return (1 - same) * (first * (1 - second) + second * (1 - first)) + same * abs(first - second)
 
 
 def cover(seeds: range) -> dict[str, Rate]:
     """How often each kind of interval and each certificate covers the truth, over the seeds."""
-    alpha = true_alpha()
+    alpha = expected_alpha({BAD_RATE: 1})
     hits: dict[str, list[bool]] = {}
     for seed in seeds:
         crowd = simulate(seed)
@@ -138,10 +154,11 @@ def _certificates_covered(seed: int) -> list[tuple[str, bool]]:
         taken_out = {rows[place] for place, flag in zip(places, read, strict=True) if flag}
         unread = [row for at, row in enumerate(rows) if at not in set(places)]
         left = [row for row in rows if row not in taken_out]
-        covered = _share_bad(crowd, left) <= bound.released and _share_bad(crowd, unread) <= bound.unread
+        covered = share_bad(crowd.bad, left) <= bound.released and share_bad(crowd.bad, unread) <= bound.unread
         out.append((f"certificate, {method}", covered))
     return out
 
 
-def _share_bad(crowd: Crowd, rows: list[str]) -> float:
-    return sum(crowd.bad[row] for row in rows) / len(rows)
+def share_bad(bad: Mapping[str, bool], rows: Sequence[str]) -> float:
+    """The share of these rows that are bad; 0 of none."""
+    return sum(bad[row] for row in rows) / len(rows) if rows else 0.0
