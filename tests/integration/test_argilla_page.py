@@ -224,8 +224,17 @@ def test_searching_for_words(looking: Clinic) -> None:
         page.keyboard.press("Enter")
         counted(page, "1 of 1")
         assert prompt(page) == NOTES[5][0]
+        # A finding is shown on the rows that a person must decide on, and on no other.
+        frame = page.frame_locator(".record .custom_field_component iframe")
+        assert frame.locator(".decide").all_inner_texts() == [f"Decide on this\n\n{data.DECIDE[5]}"]
+        assert frame.locator("b").count() == 0
+        picture(page, "argilla-decide", shows=["Decide on this", "May copy a protected item", "System", QUESTION])
         page.locator(".search-area__icon.--close").click()
         counted(page, "1 of 4")
+        for _ in range(3):
+            has_finding = prompt(page) in {NOTES[n][0] for n in data.DECIDE}
+            assert frame.locator(".decide").count() == has_finding
+            go_on(page, "ArrowRight")
 
 
 def test_filtering_by_what_was_answered(looking: Clinic) -> None:

@@ -24,6 +24,9 @@ SIGN = "77123"
 """What every score contains and nothing else does."""
 NEVER = ("score_total", "score_accuracy", "Score total", "Score accuracy", SIGN, "secret-topic", "secret-source")
 """What no annotator's page or answer from the server may contain."""
+DECIDE = {5: "May copy a protected item, and the leak judge was unsure: “acute cystitis” <b>0.81</b>",
+          6: "The same text has another label in another row: D50.0 here, D50.9 there"}  # fmt: skip
+"""The notes on which a person must decide, with the finding."""
 WORDS = (
     "# The brief\n\nGiven a clinical phrase or a short note, assign the most specific billable ICD-10-CM code and give its official "
     "description, its chapter, and one sentence that names the words that decide."
@@ -122,7 +125,8 @@ def notes(times: int = 1) -> list[Shown]:
     rows = []
     for n, (prompt, *rest) in enumerate(NOTES * times):
         text = completion(*rest)
-        fields, page = {"prompt": prompt, "completion": text}, row_page(prompt, {rest[0]: "this answer"})
+        decide = (DECIDE[n],) if n in DECIDE else ()
+        fields, page = {"prompt": prompt, "completion": text}, row_page(prompt, {rest[0]: "this answer"}, decide)
         rows.append(Shown(f"note{n}", fields, hidden(n), {forms.EDITED_COMPLETION: text}, turned(n), page))
     return rows
 
@@ -143,7 +147,7 @@ def pairs() -> list[Shown]:
     ]
 
 
-def row_page(prompt: str, claims: Mapping[str, str]) -> RowPage:
+def row_page(prompt: str, claims: Mapping[str, str], decide: tuple[str, ...] = ()) -> RowPage:
     """The rich page of a note: the row of each claimed code."""
     lines = [(code, description, chapter) for _, code, description, chapter, _ in NOTES] + [
         ("R69", "Illness, unspecified", "Symptoms (R00-R99)")
@@ -151,7 +155,7 @@ def row_page(prompt: str, claims: Mapping[str, str]) -> RowPage:
     shown = [line for line in lines if line[0] in claims]
     marks = tuple(claims[line[0]] for line in shown)
     table = Evidence(f"icd10cm: {' and '.join(claims)}", columns=("code", "description", "chapter"), rows=tuple(shown), marks=marks)
-    return RowPage("icd10", (("system", "Assign the ICD-10-CM code."), ("user", prompt)), (table,))
+    return RowPage("icd10", (("system", "Assign the ICD-10-CM code."), ("user", prompt)), (table,), decide)
 
 
 def completion(code: str, description: str, chapter: str, reason: str) -> str:
