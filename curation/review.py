@@ -45,6 +45,10 @@ READS = 3
 """Maximum reads of a dataset before records count as missing."""
 WITHDRAWN = "Withdrawn: this row is no longer part of the set. Nothing is to be done."
 """Comment of our discarded responses, which distinguishes them from people's own. Servers hold this text, so it must not change."""
+SYSTEM = "System"
+"""Name of the system message in the text field of a prompt."""
+_EARLIER_SYSTEM = "Standing instruction"
+"""The name in version 0.2. Digests are computed with it, so a record that was pushed under it does not count as changed."""
 _MARKDOWN_CODE = re.compile(
     r"^ {0,3}(?P<fence>`{3,}|~{3,})[^\n]*\n.*?(?:^ {0,3}(?P=fence)[`~]*[ \t]*$|\Z)|(?<!`)(?P<ticks>`+)(?!`).+?(?<!`)(?P=ticks)(?!`)",
     re.MULTILINE | re.DOTALL,
@@ -73,7 +77,7 @@ class Shown:
     def digest(self) -> str:
         """sha256 (hex, 16 characters) of all of it, including the values of the vector."""
         plain = {
-            "fields": self.values,
+            "fields": _with_earlier_name(self.values),
             "suggestions": dict(self.suggestions),
             "metadata": {k: str(v) for k, v in self.metadata.items()},
         }
@@ -230,7 +234,13 @@ def escape_markdown(text: str) -> str:
 def content_digest(fields: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     """Return the digest of a record's fields and metadata; 4 and 4.0 give the same digest, because Argilla returns either."""
     numbers = {name: str(float(value) if isinstance(value, int | float) else value) for name, value in metadata.items()}
-    return hashlib.sha256(canonical_json({"fields": dict(fields), "metadata": numbers})).hexdigest()[:16]
+    return hashlib.sha256(canonical_json({"fields": _with_earlier_name(fields), "metadata": numbers})).hexdigest()[:16]
+
+
+def _with_earlier_name(fields: Mapping[str, Any]) -> dict[str, Any]:
+    prompt = fields.get(forms.PROMPT)
+    renamed = {forms.PROMPT: prompt.replace(SYSTEM, _EARLIER_SYSTEM, 1)} if prompt and prompt.startswith(f"{SYSTEM}: ") else {}
+    return {**fields, **renamed}
 
 
 def form_settings(
@@ -364,8 +374,8 @@ def _conversation(prompt: Sequence[Message]) -> str:
     if len(prompt) == 1:
         return prompt[0].content
     if len(prompt) == 2 and prompt[0].role == "system":
-        return f"Standing instruction: {prompt[0].content}\n\n{prompt[1].content}"
-    names = {"system": "Standing instruction", "user": "User", "assistant": "Assistant"}
+        return f"{SYSTEM}: {prompt[0].content}\n\n{prompt[1].content}"
+    names = {"system": SYSTEM, "user": "User", "assistant": "Assistant"}
     return "\n\n".join(f"{names[m.role]}: {m.content}" for m in prompt)
 
 
@@ -384,6 +394,8 @@ class HeldResponse:
     values: Mapping[str, Any]
     withdrawn: bool = False
     """True for a discarded response that `withdraw_records` made in the person's name: not an answer of theirs."""
+    account: str = ""
+    """Argilla's id of the person's account, which a new name does not change; empty if the account was deleted."""
 
 
 @dataclass(frozen=True)
@@ -543,9 +555,10 @@ def _read_record(item: Mapping[str, Any], names: Mapping[str, str]) -> HeldRecor
     identity, given = str(item["external_id"]), []
     for response in item.get("responses") or []:
         values = {name: value.get("value") for name, value in (response.get("values") or {}).items()}
-        user = names.get(str(response["user_id"]), str(response["user_id"]))
+        account = str(response["user_id"])
+        user, known = names.get(account, account), account if account in names else ""
         is_ours = _is_withdrawal(response["status"], response.get("values"))
-        given.append(HeldResponse(str(response["id"]), identity, user, response["status"], response["updated_at"], values, is_ours))
+        given.append(HeldResponse(str(response["id"]), identity, user, response["status"], response["updated_at"], values, is_ours, known))
     return HeldRecord(str(item["id"]), identity, content_digest(item["fields"], item.get("metadata") or {}), tuple(given))
 
 

@@ -251,7 +251,7 @@ def _edit(completion: str, rng: random.Random) -> str:
 
 def _user_text(prompt: str) -> str:
     """Return the user's turn of a prompt; the form shows the system message before it."""
-    return re.sub(r"\AStanding instruction: [^\n]+\n\n", "", prompt)
+    return re.sub(r"\A(?:System|Standing instruction): [^\n]+\n\n", "", prompt)
 
 
 def choose_controls(

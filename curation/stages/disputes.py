@@ -45,7 +45,8 @@ class Disputes:
             )
         if left:
             keep = command("curate", "keep", self.folder, "ID", "--as")
-            steps.append(f"Waiting for a data lead: {left:,}. {keep} CHOICE --reason WHY")
+            why = "adjudicators disagree on them, every adjudicator has annotated them, or there is none"
+            steps.append(f"Waiting for a data lead: {left:,} ({why}). {keep} CHOICE --reason WHY")
         return steps
 
     def as_values(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from curation.errors import command
 from curation.store import facts, records, reviews, runs
 from curation.store.calls import CallLedger
-from curation.views.next_step import next_step
+from curation.views.next_step import lags_behind, next_step
 from curation.views.row_story import RowStory, load_story
 from curation.views.runs import CalibrateDetail, DecideDetail, latest_diversity
 from curation.views.staleness import find_stale, stale_values
@@ -51,6 +51,9 @@ def status(folder: Path) -> StageResult:
         stale, warnings = stale_values(found)
         step = next_step(workspace, found, rows=total)
         said += [f"Certificate, {kind}: {found['stated']}. {found['needed'].capitalize()}." for kind, found in decided.acceptance.items()]
+        if (changed := facts.unapproved_releases(workspace.db)) and lags_behind(workspace):
+            now = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in changed.most_common())
+            said.append(f"Rows of written snapshots that are no longer approved: {now}. A new snapshot leaves them out.")
         notes = [*said, *_calibration_notes(workspace), *warnings, f"Next: {step}"]
         return StageResult("status", total, total, {**counts, **stale, "next": step.as_values()}, notes)
 

@@ -98,7 +98,7 @@ def pull(folder: Path) -> StageResult:
     with open_workspace(folder) as workspace:
         with runs.record_run(workspace.db, "pull", settings_digest(workspace.project.review)) as run:
             review = connect(workspace)
-            new, missing, notes, is_changed = 0, set[int](), list[str](), False
+            new, missing, notes, is_changed, renamed = 0, set[int](), list[str](), False, dict[str, str]()
             for kind in KINDS:
                 dataset = argilla.find_dataset(review, dataset_name(workspace, kind))
                 if dataset is None:
@@ -108,13 +108,13 @@ def pull(folder: Path) -> StageResult:
                 if (before := argilla.follow_overlap(review, dataset, overlap)) is not None:
                     is_changed = True
                     notes.append(f"Argilla now asks {overlap} people for each {kind} row instead of {before}.")
-                answers, found = _read_answers(workspace, review, kind, dataset)
+                answers, found = _read_answers(workspace, review, kind, dataset, renamed)
                 missing |= reviews.reconcile_pushed(workspace.db, Place(review.url, dataset.id, dataset.name), found)
                 run.rows_in += len(answers)
                 new += reviews.add_answers(workspace.db, answers, run.number)
                 for closed in argilla.closed_datasets(review, dataset.name):  # somebody may have had its page open
-                    new += reviews.add_answers(workspace.db, _read_answers(workspace, review, kind, closed)[0], run.number)
-            rulings = _pull_rulings(workspace, review, run.number, notes)
+                    new += reviews.add_answers(workspace.db, _read_answers(workspace, review, kind, closed, renamed)[0], run.number)
+            rulings = _pull_rulings(workspace, review, run.number, renamed, notes)
             run.rows_in += rulings.fetched
             new += rulings.new
             edits = add_edits(workspace, run.number)
@@ -123,6 +123,8 @@ def pull(folder: Path) -> StageResult:
             run.detail = PeopleDetail.model_validate({"new": new, "edits": edits, "people": people}).dump()
         runs.forget_earlier(workspace.db, "pull", than=run.number, idle=True)
         # `curate serve` pulls every minute; it computes nothing while nobody answers.
+        is_changed |= bool(renamed)
+        notes += [_describe_rename(workspace, former, name) for former, name in renamed.items()]
         is_changed |= edits > 0  # also of an answer that was pulled before its row passed
         # A pull that was killed after it had stored answers or edits left them undecided, and this one finds nothing new.
         is_old = is_changed or runs.latest_numbers(workspace.db).get("decide", 0) < reviews.latest_stored_run(workspace.db)
@@ -145,6 +147,8 @@ def pull(folder: Path) -> StageResult:
             rest = one.sentence.removeprefix(one.question)
             notes.append(f"Agreement on “{one.question}”{rest}{f'; {describe_alpha(one.alpha.value)}' if one.alpha else ''}.")
         notes += [*state.control_file.notes, *quality.warnings]
+        own = Counter(ruling.user for given in state.own_rulings.values() for ruling in given)
+        notes += [f"{user} settled {n:,} disputed rows that {user} had annotated. These rulings do not count." for user, n in own.items()]
         if slips:
             ids = records.ids_of(workspace.db)
             notes += [slip.describe(ids) for slip in slips]
@@ -169,13 +173,21 @@ class PulledRulings:
     new: int = 0
 
 
-def _pull_rulings(workspace: Workspace, review: ArgillaReview, run: int, notes: list[str]) -> PulledRulings:
+def _describe_rename(workspace: Workspace, former: str, name: str) -> str:
+    settings = workspace.project.review
+    listed = [key for key in ("annotators", "adjudicators", "exclude") if former in getattr(settings, key)]
+    todo = f" Next: write {name} for {former} under review.{' and review.'.join(listed)}." if listed else ""
+    return f"{former} is called {name} in Argilla now. The answers under both names are one person's.{todo}"
+
+
+def _pull_rulings(workspace: Workspace, review: ArgillaReview, run: int, renamed: dict[str, str], notes: list[str]) -> PulledRulings:
     """Fetch the adjudicators' answers. Those of other people who can see the datasets, such as the owner, are named and not stored."""
-    settle, names, db = settle_review(review), workspace.project.review.adjudicators, workspace.db
+    settle, db = settle_review(review), workspace.db
+    names = reviews.present_names(db, workspace.project.review.adjudicators)
     if not names and not reviews.settle_seqs(db):
         return PulledRulings()
     fetched = new = 0
-    uncounted, stored = Counter[str](), reviews.answers_by_person(db, "rulings")
+    uncounted = Counter[str]()
     for kind in KINDS:
         name = settle_name(workspace, kind)
         dataset = argilla.find_dataset(settle, name)
@@ -183,7 +195,8 @@ def _pull_rulings(workspace: Workspace, review: ArgillaReview, run: int, notes: 
             reviews.reconcile_pushed(db, Place(review.url, "", name), ())
             continue
         for place in (dataset, *argilla.closed_datasets(settle, name)):
-            answers, found = _read_answers(workspace, settle, kind, place, settles=True)
+            answers, found = _read_answers(workspace, settle, kind, place, renamed, settles=True)
+            names, stored = reviews.present_names(db, names), reviews.answers_by_person(db, "rulings")
             if place is dataset:
                 reviews.reconcile_pushed(db, Place(review.url, dataset.id, name), found)
             counted = [answer for answer in answers if answer.user in names]
@@ -196,19 +209,35 @@ def _pull_rulings(workspace: Workspace, review: ArgillaReview, run: int, notes: 
 
 
 def _read_answers(
-    workspace: Workspace, review: ArgillaReview, kind: Kind, dataset: Dataset, *, settles: bool = False
+    workspace: Workspace, review: ArgillaReview, kind: Kind, dataset: Dataset, renamed: dict[str, str], *, settles: bool = False
 ) -> tuple[list[StoredAnswer], set[int]]:
     """Return the answers in a dataset that are not stored yet, and the records that it holds.
 
     A person has one answer to a record. It keeps the response id under which it was first seen, also where the record was sent again and
     Argilla gave the restored response a new id.
+
+    Args:
+        workspace: the open workspace.
+        review: the connection to Argilla.
+        kind: of the rows.
+        dataset: to read.
+        renamed: gets the present name of each account that was renamed since the last pull, by the former name.
+        settles: the answers are those of adjudicators.
     """
     seqs = {identity: seq for seq, identity in records.ids_of(workspace.db).items()}
     place = Place(review.url, dataset.id, dataset.name)
     payloads, form = reviews.shown_payloads(workspace.db, place), form_digest(workspace, kind, settles=settles)
-    stored = reviews.answers_by_person(workspace.db, "rulings" if settles else "answers")
+    table: reviews.Table = "rulings" if settles else "answers"
+    by_response = {answer.response: answer.user for answer in reviews.latest_answers(workspace.db, table)}
+    records_held = list(read_records(review, dataset, responses=True))
+    given_by = {given.account: given for held in records_held for given in held.responses if given.account}
+    earlier = {
+        given.account: by_response[given.response] for held in records_held for given in held.responses if given.response in by_response
+    }
+    renamed |= reviews.follow_accounts(workspace.db, {account: given.user for account, given in given_by.items()}, earlier)
+    stored = reviews.answers_by_person(workspace.db, table)
     answers, found = list[StoredAnswer](), set[int]()
-    for held in read_records(review, dataset, responses=True):
+    for held in records_held:
         seq = seqs.get(held.id)
         if seq is None:
             continue

@@ -70,7 +70,9 @@ def push(folder: Path, *, progress: Progress | None = None) -> StageResult:
             raise ProjectError(f"{folder}/project.yaml", fact, command("curate", "snapshot", folder))
         with runs.record_run(workspace.db, "push", settings_digest(project.review, list(project.score.rubric))) as run:
             review = connect(workspace)
-            absent = argilla.prepare_workspace(review, [name for name in project.review.annotators if name not in project.review.exclude])
+            excluded = reviews.present_names(workspace.db, project.review.exclude)
+            wanted = reviews.present_names(workspace.db, project.review.annotators)
+            absent = argilla.prepare_workspace(review, [name for name in wanted if name not in excluded])
             members = argilla.list_members(review)
             by_kind, totals = Counter[str](), Counter[str]()
             state = ProjectState(workspace)
@@ -179,16 +181,22 @@ def _push_disputes(state: ProjectState, review: ArgillaReview, decided: Decided,
 
     A row that an adjudicator has settled stays, so that the answer can be changed; nobody else is asked about it.
     """
-    workspace, chosen = state.workspace, state.project.review
-    names = [name for name in chosen.adjudicators if name not in chosen.exclude]
+    workspace, names = state.workspace, state.adjudicators
     decisions = {decision.seq: decision for decision in decided.decisions}
     disputes = [dispute for dispute in list_disputes(state, decided) if names]
     waiting = [dispute for dispute in disputes if dispute.waits_for == "adjudicator"]
     ruled = {seq for seq in state.rulings if names and seq in decisions and decisions[seq].verdict in REVIEWED}
     ruled -= {dispute.seq for dispute in disputes}
+    own = [dispute for dispute in disputes if not state.can_settle(dispute.seq)]
+    disputes = [dispute for dispute in disputes if state.can_settle(dispute.seq)]
     disputes += [describe_dispute(state, state.row_by_seq[seq], decisions[seq]) for seq in sorted(ruled)]
+    notes = []
+    if own:
+        keep = command("curate", "keep", workspace.folder, "ID", "--as", "CHOICE")
+        fact = f"Disputed rows that every adjudicator ({', '.join(names)}) has annotated: {len(own):,}"
+        notes.append(f"{fact}. Nobody settles a dispute over their own answer. Next: name another adjudicator, or {keep} --reason WHY")
     if not disputes and not reviews.settle_seqs(workspace.db):
-        return Settling()
+        return Settling(notes=notes)
     settle = settle_review(review)
     absent = argilla.prepare_workspace(settle, names)
     members = argilla.list_members(settle)
@@ -197,7 +205,6 @@ def _push_disputes(state: ProjectState, review: ArgillaReview, decided: Decided,
     for kind in KINDS:
         shown = _show_disputes(state, review, kind, [dispute for dispute in disputes if dispute.kind == kind], decisions)
         done.update(_push_kind(state, settle, shown, members=members, progress=progress))
-    notes = []
     if waiting:
         who = ", ".join(name for name in names if name not in absent)
         notes.append(f"Disputed rows that wait for an adjudicator: {len(waiting):,}, in the workspace {settle.workspace} ({who}).")

@@ -529,6 +529,12 @@ def splits_by_seq(db: sqlite3.Connection) -> dict[int, tuple[str, str]]:
     return {row["seq"]: (row["split"], row["cluster"]) for row in db.execute("SELECT seq, split, cluster FROM splits")}
 
 
+def unapproved_releases(db: sqlite3.Connection) -> Counter[str]:
+    """Return the verdicts of the rows that a snapshot released and that are no longer approved."""
+    sql = "SELECT verdict, count(*) AS n FROM splits JOIN verdicts USING (seq) WHERE verdict <> 'approved' GROUP BY verdict"
+    return Counter({row["verdict"]: row["n"] for row in db.execute(sql)})
+
+
 def add_splits(db: sqlite3.Connection, rows: Iterable[tuple[int, str, str]], run: int) -> None:
     """Store the splits of rows.
 

@@ -7,7 +7,7 @@ import json
 import secrets
 import sqlite3
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from operator import attrgetter, itemgetter
 from typing import Any, Literal, NamedTuple, TypedDict, cast
@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, TypedDict, cast
 import orjson
 
 from argilla_setup.forms import SETTLE
+from curation.errors import ReviewError
 from curation.records import Kind
 
 Table = Literal["answers", "rulings"]
@@ -173,13 +174,57 @@ def add_answers(db: sqlite3.Connection, answers: Iterable[StoredAnswer], run: in
         return db.executemany(f"INSERT OR IGNORE INTO {table} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows).rowcount
 
 
+def renamed_annotators(db: sqlite3.Connection) -> dict[str, str]:
+    """Return the present name of each account by every name that it had before."""
+    found = db.execute("SELECT value FROM meta WHERE key = 'renamed'").fetchone()
+    return dict(json.loads(found["value"])) if found else {}
+
+
+def present_names(db: sqlite3.Connection, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the user names of project.yaml as the accounts are called now."""
+    renamed = renamed_annotators(db)
+    return tuple(dict.fromkeys(renamed.get(name, name) for name in names))
+
+
+def follow_accounts(db: sqlite3.Connection, accounts: Mapping[str, str], earlier: Mapping[str, str]) -> dict[str, str]:
+    """Remember the name of each account, and return the present names of those that had another one, by the former name.
+
+    The stored answers keep the name under which they were given; readers replace it (`latest_answers`).
+
+    Args:
+        db: connection to workbench.db.
+        accounts: Argilla's id of each account to its name now.
+        earlier: the name under which an answer of the account is stored, for accounts that are not remembered yet.
+
+    Raises:
+        ReviewError: an account has the former name of another one, so that the answers of the two cannot be told apart.
+    """
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        row = db.execute("SELECT value FROM meta WHERE key = 'accounts'").fetchone()
+        known, renamed, found = dict[str, str](json.loads(row["value"]) if row else {}), renamed_annotators(db), dict[str, str]()
+        for account, name in accounts.items():
+            before = known.get(account, earlier.get(account, name))
+            if before != name:
+                renamed = {old: name if new == before else new for old, new in renamed.items() if old != name} | {before: name}
+                found[before] = name
+            elif (other := renamed.get(name)) is not None:
+                fact = f"has the name that {other} had before, so their answers cannot be told apart"
+                raise ReviewError(f"Argilla's account {name}", fact, "give that account a name that nobody had")
+            known[account] = name
+        values = [("accounts", json.dumps(known)), ("renamed", json.dumps(renamed))]
+        db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values)
+    return found
+
+
 def latest_answers(db: sqlite3.Connection, table: Table = "answers") -> Iterator[StoredAnswer]:
-    """Yield the latest state of each response in order of the responses' ids."""
+    """Yield the latest state of each response in order of the responses' ids, under the present name of the account."""
+    renamed = renamed_annotators(db)
     names = "response, updated, seq, user, status, body, payload, form, simulated"
     states_of = db.execute(f"SELECT {names} FROM {table} ORDER BY response, updated")
     for _, states in itertools.groupby(states_of, key=itemgetter(0)):
         response, updated, seq, user, status, body, payload, form, simulated = deque(states, maxlen=1).pop()
-        yield StoredAnswer(response, updated, seq, user, status, orjson.loads(body), payload, form, bool(simulated))
+        yield StoredAnswer(response, updated, seq, renamed.get(user, user), status, orjson.loads(body), payload, form, bool(simulated))
 
 
 def answers_by_person(db: sqlite3.Connection, table: Table = "answers") -> dict[tuple[int, str], StoredAnswer]:
@@ -207,17 +252,39 @@ def latest_stored_run(db: sqlite3.Connection) -> int:
 
 
 def answers_by_seq(db: sqlite3.Connection, table: Table = "answers") -> dict[int, list[StoredAnswer]]:
-    """Return the latest state of each response by seq, in order of the user's name."""
+    """Return each person's latest answer by seq, in order of the user's name."""
     out: dict[int, list[StoredAnswer]] = {}
-    for answer in latest_answers(db, table):
+    for answer in answers_by_person(db, table).values():
         out.setdefault(answer.seq, []).append(answer)
     return {seq: sorted(answers, key=attrgetter("user")) for seq, answers in out.items()}
+
+
+def answered_versions(db: sqlite3.Connection, users: Iterable[str]) -> dict[int, set[str]]:
+    """Return by seq which of these people have answered a row as annotators, or another edited version of it."""
+    wanted, renamed = set(users), renamed_annotators(db)
+    if not wanted:
+        return {}
+    edits = db.execute("SELECT seq, parent FROM origins WHERE how = 'edited' AND parent IS NOT NULL ORDER BY seq")
+    root: dict[int, int] = {}
+    for edit in edits:  # a row is made after the row that it is an edit of
+        root[edit["seq"]] = root.get(edit["parent"], edit["parent"])
+    members: dict[int, set[int]] = {}
+    for seq, first in root.items():
+        members.setdefault(first, {first}).add(seq)
+    names = sorted(wanted | {old for old, new in renamed.items() if new in wanted})
+    sql = f"SELECT DISTINCT seq, user FROM answers WHERE status = 'submitted' AND user IN ({', '.join('?' * len(names))})"
+    out: dict[int, set[str]] = {}
+    for row in db.execute(sql, names):
+        first = root.get(row["seq"], row["seq"])
+        for seq in members.get(first, {first}):
+            out.setdefault(seq, set()).add(renamed.get(row["user"], row["user"]))
+    return out
 
 
 def list_annotators(db: sqlite3.Connection, *, rulings: bool = False) -> list[str]:
     """Return the user name of everybody who answered; with `rulings` of the adjudicators, too."""
     sql = "SELECT user FROM answers" + (" UNION SELECT user FROM rulings" if rulings else "")
-    return [row["user"] for row in db.execute(f"SELECT DISTINCT user FROM ({sql}) ORDER BY user")]
+    return sorted(present_names(db, (row["user"] for row in db.execute(f"SELECT DISTINCT user FROM ({sql})"))))
 
 
 def alias_annotators(db: sqlite3.Connection, users: Iterable[str], *, simulated: str) -> dict[str, str]:
@@ -231,9 +298,11 @@ def alias_annotators(db: sqlite3.Connection, users: Iterable[str], *, simulated:
     with db:
         db.execute("BEGIN IMMEDIATE")
         known = {row["user"]: row["alias"] for row in db.execute("SELECT user, alias FROM annotators")}
+        count = len(known)
+        known |= {new: known[old] for old, new in renamed_annotators(db).items() if old in known and new not in known}
         new = sorted(set(users) - known.keys())
         secrets.SystemRandom().shuffle(new)
-        for number, user in enumerate(new, len(known) + 1):
+        for number, user in enumerate(new, count + 1):
             known[user] = f"{simulated if user.startswith(simulated) else ''}annotator-{number}"
             db.execute("INSERT INTO annotators VALUES (?, ?)", (user, known[user]))
     return known

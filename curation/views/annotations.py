@@ -84,7 +84,7 @@ def count_review(state: ProjectState, kinds: Sequence[Kind] = KINDS) -> ReviewCo
 def count_people(workspace: Workspace, members: Sequence[argilla.Member]) -> int:
     """Return how many people can annotate here or have annotated, without those under `review.exclude`."""
     people = {member.name for member in members} | set(reviews.list_annotators(workspace.db))
-    return len(people - set(workspace.project.review.exclude))
+    return len(people - set(reviews.present_names(workspace.db, workspace.project.review.exclude)))
 
 
 def published_names(workspace: Workspace) -> dict[str, str]:

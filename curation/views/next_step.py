@@ -132,7 +132,11 @@ def _review(workspace: Workspace) -> NextStep | None:
     shown = facts.seqs_with_reason(workspace.db, "review", ["calibration"])  # dropped rows that people see all the same
     review = workspace.project.review
     to_settle = facts.seqs_to_settle(workspace.db) if review.adjudicators and review.mode != "none" else set()
-    disputed = f"{len(to_settle):,} disputed {_rows(len(to_settle))} for an adjudicator ({', '.join(review.adjudicators)})"
+    adjudicators = reviews.present_names(workspace.db, review.adjudicators)
+    # Nobody settles a dispute over their own answer, so these rows wait for the data lead.
+    own = reviews.answered_versions(workspace.db, adjudicators if to_settle else ())
+    to_settle = {seq for seq in to_settle if set(adjudicators) - own.get(seq, set())}
+    disputed = f"{len(to_settle):,} disputed {_rows(len(to_settle))} for an adjudicator ({', '.join(adjudicators)})"
     if to_settle - reviews.settle_seqs(workspace.db):
         return _run(workspace, "push")
     if (waiting | shown) - held or (waiting and (facts.seqs_with_verdict(workspace.db, "dropped") - shown) & held):
@@ -215,6 +219,12 @@ def _release(workspace: Workspace) -> NextStep:
         line = command("curate", "sign", unsigned)
         return NextStep(line, line)
     return _person(f"{command('train', 'init', workspace.folder / 'runs', '--project', workspace.folder)} --model MODEL")
+
+
+def lags_behind(workspace: Workspace) -> bool:
+    """Return whether the latest snapshot of a kind holds other rows than those that are approved now."""
+    latest = {run["detail"].get("kind"): run["digest"] for run in runs.list_runs(workspace.db, "snapshot") if run["state"] == "done"}
+    return any(kind in latest and latest[kind] != _approved_digest(workspace, kind) for kind in KINDS)
 
 
 def _approved_digest(workspace: Workspace, kind: Kind) -> str | None:

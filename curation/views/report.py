@@ -408,7 +408,7 @@ def review_facts(state: ProjectState, verdicts: Mapping[int, Decision], *, names
         ),
         answer_alike=tuple(tuple(sorted(shown[user] for user in group)) for group in quality.groups),
         controls=len(known_rows(state)),
-        excluded=tuple(sorted((names or {}).get(user, user) for user in state.project.review.exclude)),
+        excluded=tuple(sorted((names or {}).get(user, user) for user in reviews.present_names(state.db, state.project.review.exclude))),
     )
 
 

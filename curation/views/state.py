@@ -161,8 +161,37 @@ class ProjectState:
 
     @cached_property
     def stored_rulings(self) -> dict[int, list[StoredAnswer]]:
-        """The latest state of each response of an adjudicator, by seq, in order of the user's name; without those of `review.exclude`."""
-        return self._read_answers("rulings", excluded=False)
+        """The latest state of each response of an adjudicator, by seq, in order of the user's name.
+
+        Without those of `review.exclude`, and without rulings of people on rows that they annotated (`own_rulings`).
+        """
+        own, found = self.answered_versions, self._read_answers("rulings", excluded=False)
+        kept = {seq: [ruling for ruling in given if ruling.user not in own.get(seq, ())] for seq, given in found.items()}
+        return {seq: given for seq, given in kept.items() if given}
+
+    @cached_property
+    def own_rulings(self) -> dict[int, list[StoredAnswer]]:
+        """The submitted rulings that do not count, by seq: a person does not settle a dispute over their own answer."""
+        own, found = self.answered_versions, self._read_answers("rulings", excluded=False)
+        mine = {seq: [one for one in given if one.status == "submitted" and one.user in own.get(seq, ())] for seq, given in found.items()}
+        return {seq: given for seq, given in mine.items() if given}
+
+    @cached_property
+    def answered_versions(self) -> dict[int, set[str]]:
+        """The adjudicators who have answered a row, or another edited version of it, as annotators; by seq."""
+        ruled = {ruling.user for given in reviews.answers_by_seq(self.db, "rulings").values() for ruling in given}
+        return reviews.answered_versions(self.db, ruled.union(self.adjudicators))
+
+    @cached_property
+    def adjudicators(self) -> tuple[str, ...]:
+        """The people under `review.adjudicators` without those under `review.exclude`, by the present names of their accounts."""
+        review = self.project.review
+        excluded = reviews.present_names(self.db, review.exclude)
+        return tuple(name for name in reviews.present_names(self.db, review.adjudicators) if name not in excluded)
+
+    def can_settle(self, seq: int) -> tuple[str, ...]:
+        """Return the adjudicators who may settle a row: those who have not annotated it."""
+        return tuple(name for name in self.adjudicators if name not in self.answered_versions.get(seq, ()))
 
     @cached_property
     def rulings(self) -> dict[int, list[Annotation]]:
@@ -187,7 +216,7 @@ class ProjectState:
         return Policy(review.policy, review.largest_overlap, review.margin, by_kind)
 
     def _read_answers(self, table: reviews.Table, *, excluded: bool) -> dict[int, list[StoredAnswer]]:
-        found, out = reviews.answers_by_seq(self.db, table), self.project.review.exclude
+        found, out = reviews.answers_by_seq(self.db, table), reviews.present_names(self.db, self.project.review.exclude)
         if not out:
             return {} if excluded else found
         return {seq: kept for seq, given in found.items() if (kept := [one for one in given if (one.user in out) is excluded])}

@@ -89,7 +89,7 @@ def test_markdown_code_and_tables_are_formatted_and_switch_to_the_raw_text(show:
     ]
     page = show({"completion": MARKDOWN}, turns=turns, decide=["The same text has another label in another row: A here, B there"])
     assert page.locator(".role").all_inner_texts() == [
-        "Decide on this", "Standing instruction", "User", "Assistant", "User", "Completion"
+        "Decide on this", "System", "User", "Assistant", "User", "Completion"
     ]  # fmt: skip
     answer = page.locator("[data-text=completion]")
     counts = {

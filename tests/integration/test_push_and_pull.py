@@ -257,6 +257,26 @@ def test_an_answer_changed_after_it_was_restored_replaces_the_old_one(bed: Path,
     assert stages.pull(bed).counts["new"] == 1
     assert verdicts(bed)[a] == "disputed"
 
+    # A renamed account is the same person, whichever name project.yaml has.
+    with as_user(argilla_home, argilla_home.api_key) as http:
+        assert http.patch(f"users/{ana.id}", json={"username": "ana.lee"}).status_code == 200
+    try:
+        with as_user(argilla_home, ana.api_key) as http:
+            body["values"] = {forms.VERDICT: {"value": "approve"}}
+            assert http.put(f"responses/{mine['id']}", json=body).status_code == 200
+        notes = stages.pull(bed).notes
+        told = "ana is called ana.lee in Argilla now. The answers under both names are one person's. Next: write ana.lee for ana under"
+        assert told in " ".join(notes) and verdicts(bed)[a] == "approved"
+        with open_store(bed) as db:
+            assert reviews.list_annotators(db) == ["ana.lee", "ben"]
+        assert told not in " ".join(stages.pull(bed).notes) and "no account" not in " ".join(stages.push(bed).notes)
+        with_settings(bed, {"  names: ": "  exclude: [ana]\n  names: "})
+        stages.decide(bed)
+        assert verdicts(bed)[a] == "in_review"
+    finally:  # the other tests know ana
+        with as_user(argilla_home, argilla_home.api_key) as http:
+            http.patch(f"users/{ana.id}", json={"username": "ana"})
+
 
 def test_moved_to_another_workspace_and_another_server(bed: Path, argilla_home: RunningArgilla, tmp_path: Path) -> None:
     stages.push(bed)

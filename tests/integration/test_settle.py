@@ -207,7 +207,12 @@ def test_a_row_that_is_no_longer_disputed_leaves_the_queue_and_a_draft_stays(bed
 def test_missing_adjudicators_deleted_datasets_and_other_people(bed: Path, argilla_home: RunningArgilla) -> None:
     a, *_ = quarrel(argilla_home, bed)
     settle = f"{bed.name}-instruction-settle"
-    change(bed, "adjudicators: [zoe, yan]", "adjudicators: [nobody-yet]")
+    change(bed, "adjudicators: [zoe, yan]", "adjudicators: [ana]")
+    change(bed, "annotators: [ana, ben]", "annotators: [ben]")  # ana is promoted, and has annotated all of them
+    assert "Disputed rows that every adjudicator (ana) has annotated: 3. Nobody settles" in " ".join(stages.push(bed).notes)
+    assert settle not in datasets(argilla_home, argilla_home.api_key) and "for an adjudicator" not in next_of(bed)
+    change(bed, "annotators: [ben]", "annotators: [ana, ben]")
+    change(bed, "adjudicators: [ana]", "adjudicators: [nobody-yet]")
     with pytest.raises(ReviewError, match="names nobody with an account") as caught:
         stages.push(bed)
     assert f"users add nobody-yet --workspace {bed.name}-settle" in caught.value.next_step

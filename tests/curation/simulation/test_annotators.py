@@ -27,7 +27,7 @@ from tests.support.icd_samples import ROWS, TABLE, answer_lines
 
 CODES = CodeTable(ROWS)
 NEVER = ReviewRates(wrong_approval=0, wrong_rejection=0, edit=0, quarrel=0)
-SHOWN = "Standing instruction: Assign the ICD-10-CM code.\n\n"
+SHOWN = "System: Assign the ICD-10-CM code.\n\n"
 GOOD = {
     "prompt": f"{SHOWN}Seen on telemetry: second degree block, type I and II",
     "completion": answer_lines("I44.1", "“Second degree block” decides."),

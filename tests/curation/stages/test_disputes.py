@@ -236,3 +236,28 @@ def test_a_snapshot_names_the_policy_and_the_adjudicator_by_a_pseudonym(garden: 
     assert names.keys() == {"ada", "bob", "simulated-zoe"} and names["simulated-zoe"].startswith("simulated-annotator-")
     assert (counts.adjudicated, counts.adjudicators, counts.reviewers) == (6, ("simulated-zoe",), ("ada", "bob"))
     assert counts.simulated  # although both annotators are people
+
+
+def test_nobody_settles_a_dispute_over_their_own_answer(garden: Path) -> None:
+    a, b, *_ = quarrel(garden)
+    set_review(garden, "{mode: all, policy: adjudicated, annotators: [bob], adjudicators: [ada, zoe]}")  # ada was promoted
+    say(garden, a, "ada", "rulings", verdict="approve")
+    say(garden, b, "ada", "rulings", verdict="approve", edited_completion="A text of Ada's ruling.")
+    verdicts = settle(garden)
+    assert (verdicts[a.seq], verdicts[b.seq]) == ("disputed", "disputed")
+    assert "A text of Ada's ruling." not in edits(garden, b)
+    with open_workspace(garden) as workspace:
+        state = ProjectState(workspace)
+        assert sorted(state.own_rulings) == [a.seq, b.seq] and state.rulings == {}
+        # An edited version is the same dispute.
+        assert state.can_settle(a.seq) == ("zoe",) == state.can_settle(min(edits(garden, b).values()))
+        assert state.can_settle(99) == ("ada", "zoe")
+    assert {one.waits_for for one in stages.disputes(garden).disputes} == {"adjudicator"}
+    say(garden, a, "zoe", "rulings", verdict="reject")
+    assert settle(garden)[a.seq] == "rejected"
+    set_review(garden, "{mode: all, policy: adjudicated, annotators: [bob], adjudicators: [ada]}")
+    settle(garden)
+    found = stages.disputes(garden)
+    assert {one.waits_for for one in found.disputes} == {"data lead"} and len(found.disputes) == 2
+    assert "every adjudicator has annotated" in " ".join(found.next_steps)
+    assert "for an adjudicator" not in str(stages.status(garden).counts["next"]["text"])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from curation.errors import ProjectError
+from curation.errors import ProjectError, ReviewError
 from curation.records import InstructionRecord, Message, candidates_of, make_instruction, make_pair, record_id
 from curation.requests import Failure, Request
 from curation.store import call_stats, database, facts, records, reviews, runs
@@ -615,3 +615,29 @@ def test_what_a_killed_pull_has_stored_is_known_to_the_next_one(db: Database) ->
     assert reviews.latest_stored_run(db) == 5
     records.add_records(db, [(row(2)[0], Origin("edited", "r", 0, parent=1))], 6)
     assert reviews.latest_stored_run(db) == 6
+
+
+def test_a_renamed_account_is_one_person(db: Database) -> None:
+    def given(response: str, seq: int, user: str, updated: str = "2026-01-01") -> StoredAnswer:
+        return StoredAnswer(response, updated, seq, user, "submitted", {"verdict": "approve"}, "", "", False)
+
+    reviews.add_answers(db, [given("a", 1, "ana"), given("b", 1, "ben")], 1)
+    alias = reviews.alias_annotators(db, ["ana", "ben"], simulated="simulated-")
+    # Projects of earlier versions know no accounts; a response that is stored under another name shows that it is the same one.
+    assert reviews.follow_accounts(db, {"id-ana": "ana.lee", "id-ben": "ben"}, {"id-ana": "ana"}) == {"ana": "ana.lee"}
+    reviews.add_answers(db, [given("c", 1, "ana.lee", "2026-01-02"), given("d", 2, "ana.lee")], 2)
+    assert reviews.list_annotators(db) == ["ana.lee", "ben"]
+    assert {seq: [one.user for one in found] for seq, found in reviews.answers_by_seq(db).items()} == {
+        1: ["ana.lee", "ben"],
+        2: ["ana.lee"],
+    }
+    assert reviews.answers_by_seq(db)[1][0].response == "c"  # the later of the two
+    assert reviews.alias_annotators(db, ["ana.lee", "zoe"], simulated="simulated-")["ana.lee"] == alias["ana"]
+    assert reviews.present_names(db, ["ana", "ana.lee", "zoe"]) == ("ana.lee", "zoe")
+    assert reviews.answered_versions(db, ["ana.lee"]) == {1: {"ana.lee"}, 2: {"ana.lee"}}
+    assert reviews.follow_accounts(db, {"id-ana": "lee"}, {}) == {"ana.lee": "lee"}
+    assert reviews.present_names(db, ["ana"]) == ("lee",) and reviews.follow_accounts(db, {"id-ana": "lee"}, {}) == {}
+    with pytest.raises(ReviewError, match="Argilla's account ana: has the name that lee had before"):
+        reviews.follow_accounts(db, {"id-new": "ana"}, {})
+    assert reviews.follow_accounts(db, {"id-ana": "ana"}, {}) == {"lee": "ana"}  # and back
+    assert reviews.list_annotators(db) == ["ana", "ben"]

@@ -244,6 +244,45 @@ def test_an_answer_that_changed_after_the_snapshot_changes_the_figures_and_not_t
     with stages.open_workspace(bed.folder) as workspace:
         (found,) = judge_annotators(ProjectState(workspace)).agreements
     assert found.alpha is not None and found.alpha.value < json.loads(before)["review"]["agreement"] == 1.0
+    told = "Rows of written snapshots that are no longer approved: 1 disputed. A new snapshot leaves them out."
+    assert told in stages.status(bed.folder).notes
+    keys = [Path(stages.sign(path).counts["public_key"])]
+    assert "no longer approves 1 of its rows (1 disputed)" in " ".join(stages.verify(path, keys=keys).notes)
+    newer = Path(stages.snapshot(bed.folder, "instruction").counts["path"])
+    manifests = [json.loads((one / "manifest.json").read_text()) for one in (path, newer)]
+    assert [sum(part["rows"] for part in one["splits"].values()) for one in manifests] == [ROWS - 4, ROWS - 5]
+    stages.sign(newer)
+    assert told not in stages.status(bed.folder).notes and not stages.verify(newer, keys=keys).notes
+
+
+def test_rows_that_an_adjudicator_settled_become_control_rows_for_later_answers(bed: Bed) -> None:
+    setting(bed, control={"settled": True, "rate": 0.25})
+    bed.set(r"^  adjudicators: \[\]", "  adjudicators: [zoe]")
+    for seq in (1, 2, 3):
+        answer(bed, seq, "ada", "approve", at=60)
+        answer(bed, seq, "bob", "reject", at=60)
+    with open_store(bed.folder) as db:
+        for seq, says in ((1, "reject"), (2, "approve")):
+            given = {forms.VERDICT: says, forms.EDITED_COMPLETION: ""}
+            ruling = StoredAnswer(f"zoe:{seq}", "2026-11-02T08:02:00", seq, "zoe", "submitted", given, "", "", False)
+            reviews.add_answers(db, [ruling], 2, "rulings")
+    stages.decide(bed.folder)
+    assert [bed.verdicts()[seq] for seq in (1, 2, 3)] == ["rejected", "approved", "disputed"]
+    answer(bed, 1, "eve", "approve", at=300)
+    answer(bed, 2, "eve", "approve", at=300)
+    answer(bed, 3, "eve", "approve", at=300)
+    answer(bed, 1, "bob", "reject", at=400)  # submitted again after the ruling
+    stages.decide(bed.folder)
+    with stages.open_workspace(bed.folder) as workspace:
+        state = ProjectState(workspace)
+        assert mix_rates(state, state.decisions) == {1: 0.25, 2: 0.25}
+        counts = {one.user: (one.caught, one.bad, one.passed, one.good) for one in control_counts(state)}
+    # Ada's and Bob's first answers led to the dispute, so they are no test of either.
+    assert {user: found for user, found in counts.items() if sum(found)} == {"bob": (1, 1, 0, 0), "eve": (0, 1, 1, 1)}
+    bed.set(r'"settled": true', '"settled": true, "file": "controls.csv"')
+    controls(bed, {ids(bed)[1]: "approve"})
+    stages.decide(bed.folder)
+    assert bed.verdicts()[1] == "approved"  # the file states what is true
 
 
 def test_names_are_published_and_escaped_as_the_project_says(bed: Bed) -> None:
