@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from argilla_setup import forms
 from curation import decide as rules
 from curation.decide import Annotation, Decision, Facts, Family, Keep, Override, Reason, Verdict
-from curation.findings import FINDING_STAGES, LABEL_KINDS, NOT_REFILLED
+from curation.findings import FINDING_STAGES, NOT_REFILLED
 from curation.judge import diagnostics
 from curation.plan import Cell
 from curation.records import KINDS, Kind
@@ -101,25 +101,18 @@ class _Known:
     edits: Mapping[int, EditStatus]
     special: frozenset[int]
     """Rows that have any fact besides their score and their kind."""
-    asked: frozenset[int] = frozenset()
-    """Rows that annotators see whatever the sample is."""
 
 
 def _load_known(state: ProjectState) -> _Known:
     drops: dict[int, list[Reason]] = {}
     notes: dict[int, list[Reason]] = {}
-    asked = set[int]()
-    asks_about_labels = state.project.screen.labels.action == "review" and state.project.review.mode == "sample"
     for f in state.findings(*FINDING_STAGES):
         (drops if f.drops else notes).setdefault(f.seq, []).append(Reason(f.stage, f.kind, f.evidence, f.twin, f.score))
-        if asks_about_labels and f.kind in LABEL_KINDS:
-            asked.add(f.seq)
     for seq, odd in _judge_notes(state).items():
         notes.setdefault(seq, []).extend(Reason("score", kind, evidence, score=points) for kind, points, evidence in odd)
-    asked |= {seq for seq, override in state.overrides.items() if override.action == "review"}
     edits = edit_statuses(state) | _unlabelled(state)
     special = frozenset().union(drops, notes, edits, state.all_annotations, state.overrides, state.choices, state.control_file.verdicts)
-    return _Known(drops, notes, edits, special, frozenset(asked))
+    return _Known(drops, notes, edits, special)
 
 
 def _unlabelled(state: ProjectState) -> dict[int, EditStatus]:
@@ -255,7 +248,7 @@ def _decide_kind(
     for key, rows in alike.items():
         made: dict[tuple[Verdict, Reason] | None, Decision] = {}
         for row in rows:
-            unseen = None if row.seq in known.asked else unseen_verdict(state.project.review.mode, row, sample)
+            unseen = None if row.seq in state.asked else unseen_verdict(state.project.review.mode, row, sample)
             if unseen not in made:
                 made[unseen] = rules.decide(facts_of[key], keeps=keeps[groups[row.seq]], policy=state.policy, unseen=unseen)
             found = made[unseen]

@@ -88,7 +88,7 @@ class Sample:
 def draw(state: ProjectState, kind: Kind, passing: Collection[int]) -> Sample | None:
     """Draw the rows of a kind that annotators see; None where the project does not sample, or has nothing to sample.
 
-    Edited rows, and pairs without a preferred response, always go to annotators and are not drawn from.
+    Edited rows, pairs without a preferred response and rows that people are asked about anyway are not drawn from.
 
     Args:
         state: of the project.
@@ -113,7 +113,8 @@ def draw(state: ProjectState, kind: Kind, passing: Collection[int]) -> Sample | 
 
 def is_in_frame(state: ProjectState, row: Row) -> bool:
     """Return whether samples and certificates cover a row: its verdict is not known, and not people's alone to give."""
-    return row.how != "edited" and not needs_preference(row) and row.seq not in state.control_file.verdicts
+    is_asked = state.project.review.mode == "sample" and row.seq in state.asked
+    return row.how != "edited" and not needs_preference(row) and not is_asked and row.seq not in state.control_file.verdicts
 
 
 @dataclass(frozen=True)

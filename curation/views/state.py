@@ -16,6 +16,7 @@ from argilla_setup import forms
 from curation.answer_checks import GivenAnswer, find_bulk_edits
 from curation.config.project import ModelSpec, Project
 from curation.decide import Annotation, Decision, keep_rule, shown_first
+from curation.findings import LABEL_KINDS
 from curation.judge import rubric as judging
 from curation.plan import Cell
 from curation.quality.policy import Policy
@@ -133,6 +134,14 @@ class ProjectState:
     def control_file(self) -> ControlFile:
         """The rows with a known verdict that `review.control.file` lists."""
         return read_control_file(self.workspace, self.row_by_seq)
+
+    @cached_property
+    def asked(self) -> frozenset[int]:
+        """The rows that people see whatever the sample is: those that a data lead sends, and under mode sample suspected labels."""
+        sent = {seq for seq, override in self.overrides.items() if override.action == "review"}
+        if self.project.screen.labels.action == "review" and self.project.review.mode == "sample":
+            sent |= {found.seq for found in self.findings("screen") if found.kind in LABEL_KINDS}
+        return frozenset(sent)
 
     @cached_property
     def answers(self) -> dict[int, list[StoredAnswer]]:

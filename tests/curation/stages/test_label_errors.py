@@ -63,6 +63,18 @@ def test_review_shows_the_rows_to_annotators_besides_the_sample(desk: Bed) -> No
     assert {seq for seq, verdict in desk.verdicts().items() if verdict == "to_review"} == shown | {rows[n].seq for n in WRONG}
 
 
+def test_suspected_rows_are_no_part_of_the_sample_that_speaks_for_the_others(desk: Bed) -> None:
+    """Most of them are bad, and people read each one: counted in the sample they would make the others look bad."""
+    desk.set("^  mode: .*$", "  mode: sample\n  sample: 70")
+    stages.screen(desk.folder)
+    assert stages.decide(desk.folder).counts["review_sample"]["instruction"]["population"] == 75
+    desk.set("^    action: flag.*$", "    action: review")
+    stages.screen(desk.folder)
+    assert stages.decide(desk.folder).counts["review_sample"]["instruction"]["population"] == 73
+    stages.override_many(desk.folder, [desk.rows()[0].id], action="review", reason="odd", confirmed=True)
+    assert stages.decide(desk.folder).counts["review_sample"]["instruction"]["population"] == 72
+
+
 def test_off_and_a_project_without_vectors_judge_nothing(desk: Bed) -> None:
     desk.set("^    action: flag.*$", '    action: "off"')
     assert not any("Labels" in note for note in stages.screen(desk.folder).notes)

@@ -122,7 +122,7 @@ def test_another_embedding_model_makes_duplicates_stale(garden: Path) -> None:
     assert stale(garden) == {}
     append(garden.parent / "model", "tokenizer.json", " ")  # the same name, other content
     model_digest.cache_clear()  # as in another process
-    assert stale(garden) == {"screen": "screen.model changed since curate screen ran"}
+    assert stale(garden) == {"screen": "screen.model and the model of screen.labels changed since curate screen ran"}
 
 
 def test_an_edit_makes_no_gate_stale(garden: Path) -> None:
