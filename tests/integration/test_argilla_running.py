@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
-import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -270,7 +268,7 @@ def test_a_backup_restored_elsewhere_loses_no_answer(argilla_home: RunningArgill
         assert set(before) <= held <= set(given)
         assert len(found(http, dataset_of(http), text="bruise")) == 60
         assert http.get("me").json()["username"] == "bea"
-    _upgrade_and_foreground(second_home, held=len(held))
+    _upgrade(second_home, held=len(held))
 
 
 def _refusal(home: Home, file: Path) -> str:
@@ -280,7 +278,7 @@ def _refusal(home: Home, file: Path) -> str:
     return done.stderr
 
 
-def _upgrade_and_foreground(home: Home, *, held: int) -> None:
+def _upgrade(home: Home, *, held: int) -> None:
     assert not upgrade_server(home, notify=print).changed
     # A database and processes of an older lock: backup, migration and a fresh start, on the same port with the same answers.
     before = describe_server(home)
@@ -289,24 +287,7 @@ def _upgrade_and_foreground(home: Home, *, held: int) -> None:
     assert done.changed and done.restarted and done.backup and Path(done.backup).exists()
     after = describe_server(home)
     assert after.healthy and after.url == before.url and after.pid != before.pid and after.counts == before.counts
-    stop_server(home)
-
-    command = [sys.executable, "-m", "argilla_setup", "up", "--home", str(home.folder)]
-    began = time.monotonic()
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}) as foreground:
-        try:
-            wait_for(lambda: describe_server(home).healthy)
-            assert time.monotonic() - began < 60
-            wait_for(lambda: "worker" in describe_server(home).processes)
-            killed = describe_server(home).processes["worker"]
-            psutil.Process(killed).kill()
-            wait_for(lambda: describe_server(home).processes.get("worker", killed) != killed)
-            foreground.send_signal(signal.SIGINT)
-            _, said = foreground.communicate(timeout=30)
-        finally:
-            foreground.kill()
-    assert foreground.returncode == 0 and not find_processes(home)
-    assert "valkey     | " in said and "web        | " in said and "Uvicorn running" in said and "worker ended with -9" in said
+    assert stop_server(home) >= 4 and not find_processes(home)
 
 
 def test_the_page_of_another_origin_gets_no_leave_to_call(argilla_home: RunningArgilla) -> None:

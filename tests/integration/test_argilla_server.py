@@ -204,7 +204,7 @@ def test_log_ins_are_limited_and_say_when_to_try_again(argilla_home: RunningArgi
     wait = int(refused.headers["retry-after"])
     assert refused.status_code == 429 and 0 < wait <= PER_PERSON.seconds
     assert refused.json() == {"detail": f"Too many failed log-ins. Try again in {wait} seconds."}
-    assert [log_in("ada", people["ada"].password).status_code for _ in range(2 * PER_PERSON.failures)] == [201] * 2 * PER_PERSON.failures
+    assert [log_in("ada", people["ada"].password).status_code for _ in range(PER_PERSON.failures + 1)] == [201] * (PER_PERSON.failures + 1)
 
 
 def test_the_text_of_a_conversation_is_searched(client: Any) -> None:
@@ -467,41 +467,36 @@ def test_a_life_up_twice_broken_and_down(argilla_home: RunningArgilla, second_ho
     made = make_dataset(client, "kept", range(10))
     assert len(names(made, query="case")) == 10
 
-    # The supervisor dies; its children are found by their mark, ended, and the port and the data are the same again.
+    # A crash between Argilla's commit and the index's write, in which the supervisor dies too: the next start ends the children that are
+    # left, which it finds by their mark, sees the gap and rebuilds the index. Port and data are the same again.
+    with contextlib.closing(sqlite3.connect(second_home.index)) as db, db:
+        db.execute("DELETE FROM records WHERE external_id < 'r05'")
+        db.execute("UPDATE suggestions SET updated_at = updated_at - 1 WHERE record = (SELECT max(seq) FROM records)")
+    assert find_gaps(second_home.database, second_home.index) == ["records", "suggestions", "vectors"]
     supervisor = psutil.Process(first.pid)
     supervisor.kill()
     psutil.wait_procs([supervisor], timeout=10)
     orphans = find_processes(second_home)
     assert orphans
+    # In the foreground: a child that ended is started again, and Ctrl-C ends all of it.
+    command, environment = [sys.executable, "-m", "argilla_setup", "up", "--home", str(second_home.folder)], {"PYTHONUNBUFFERED": "1"}
     began = time.monotonic()
-    second = start_detached(second_home, port=None, notify=print)
-    assert time.monotonic() - began < 60
-    assert second.url == first.url and second.counts["records"] == 10
-    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in orphans)
-
-    # A crash between Argilla's commit and the index's write: the next start sees the gap and rebuilds.
-    stop_server(second_home)
-    assert not find_processes(second_home) and not second_home.socket.exists()
-    with contextlib.closing(sqlite3.connect(second_home.index)) as db, db:
-        db.execute("DELETE FROM records WHERE external_id < 'r05'")
-        db.execute("UPDATE suggestions SET updated_at = updated_at - 1 WHERE record = (SELECT max(seq) FROM records)")
-    assert find_gaps(second_home.database, second_home.index) == ["records", "suggestions", "vectors"]
-    third = start_detached(second_home, port=None, notify=print)
-    again = connect(third.url, load_secrets(second_home).owner_api_key).datasets("kept", workspace=WORKSPACE)
-    assert len(names(again, query="case")) == 10
-    assert find_gaps(second_home.database, second_home.index) == []
-
-    assert stop_server(second_home) >= 4
-    assert not find_processes(second_home) and not describe_server(second_home).up
-    assert stop_server(second_home) == 0
-
-    # In the foreground: Ctrl-C ends all of it.
-    command = [sys.executable, "-m", "argilla_setup", "up", "--home", str(second_home.folder)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as foreground:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment) as foreground:
         try:
-            wait_for(lambda: describe_server(second_home).healthy, seconds=60)
+            wait_for(lambda: (status := describe_server(second_home)).healthy and "worker" in status.processes, seconds=60)
+            second = describe_server(second_home)
+            assert time.monotonic() - began < 60 and second.url == first.url and second.counts["records"] == 10
+            assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in orphans)
+            again = connect(second.url, load_secrets(second_home).owner_api_key).datasets("kept", workspace=WORKSPACE)
+            assert len(names(again, query="case")) == 10
+            assert find_gaps(second_home.database, second_home.index) == []
+            killed = second.processes["worker"]
+            psutil.Process(killed).kill()
+            wait_for(lambda: describe_server(second_home).processes.get("worker", killed) != killed)
             foreground.send_signal(signal.SIGINT)
-            assert foreground.wait(timeout=30) == 0
+            _, said = foreground.communicate(timeout=30)
         finally:
             foreground.kill()
-    assert not find_processes(second_home)
+    assert foreground.returncode == 0 and not find_processes(second_home) and not second_home.socket.exists()
+    assert "valkey     | " in said and "web        | " in said and "Uvicorn running" in said and "worker ended with -9" in said
+    assert not describe_server(second_home).up and stop_server(second_home) == 0

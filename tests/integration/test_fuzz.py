@@ -31,7 +31,7 @@ from tests.support.homes import make_home
 from tests.support.snapshot_rows import unlock, write
 from tests.support.training_samples import run_settings
 
-COUNT = 60
+COUNT = 40
 LONG = 1_000
 SIZES = [pytest.param(COUNT, id="short"), pytest.param(LONG, id="long", marks=[pytest.mark.soak, pytest.mark.timeout(3600)])]
 SEED = os.environ.get("FUZZ_SEED", "20261125")

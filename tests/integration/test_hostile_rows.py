@@ -354,14 +354,14 @@ def test_each_layer_alone_stops_every_payload(
     with page_with(context, policy=policy, literal=literal) as page:
         page.goto(f"{argilla_home.url}/dataset/{dataset}/annotation-mode?page=1~100&status=pending")
         if layer == "neither":  # The payloads approve the records, which then leave the page: wait for them instead.
-            for _ in range(40):
-                page.wait_for_timeout(500)
+            for _ in range(100):
+                page.wait_for_timeout(200)
                 if len(listener.ran()) >= 15 and any(item["responses"] for item in stored(review, dataset).values()):
                     break
         else:
             page.locator(".record--bulk").first.wait_for(state="attached")
-        page.mouse.move(400, 400)
-        page.wait_for_timeout(4000)
+            page.mouse.move(400, 400)
+            page.wait_for_timeout(4000 if SOAK else 2000)
         served = page.evaluate("() => [document.querySelectorAll('.record--bulk').length, document.querySelectorAll('iframe').length]")
     context.close()
     if layer == "neither":

@@ -165,7 +165,7 @@ def covered_by(folder: Path, truth: dict[str, bool]) -> list[tuple[str, bool]]:
     crowd = {ids[seq]: truth[ids[seq]] for seq in acceptance.stratum_of}
     left = [ids[seq] for seq in acceptance.stratum_of if seq not in found_bad]
     unread = [ids[seq] for seq in acceptance.stratum_of if seq not in set(acceptance.order)]
-    assert acceptance.controls is not None and acceptance.controls.bad == CONTROLS // 2
+    assert acceptance.controls is not None and acceptance.controls.bad >= CONTROLS // 4  # those with the answers of three people
     out.append(("certificate, released rows", share_bad(crowd, left) <= bound.released))
     out.append(("certificate, unread rows", share_bad(crowd, unread) <= bound.unread))
     return out
