@@ -121,6 +121,9 @@ _WITH_OWN_PROGRESS = (
 """The number of records that the reader submitted, of those that wait for an answer of theirs; the bar before it is everybody's."""
 _STACKED_BELOW = "max-width:1099px"
 """The width up to which Argilla puts the form below the record; 1024 pixels hold both."""
+_EMPTY_BAR = "background:var(--bg-solid-grey-3);display:flex;height:14px"
+"""The empty part of a progress bar, which is white: it cannot be seen in the light theme and looks full in the dark one."""
+_SEEN_BAR = "background:rgb(128 136 148/25%);display:flex;height:14px"
 _FOREIGN_FONT = re.compile(r"@import\s+url\(\s*[\"']?https?://fonts\.googleapis\.com[^)]*\)\s*;?")
 _INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 _FRAME_SCRIPT = re.compile(r"""concat\('\\n<script>((?:[^'\\]|\\.)*?)<\\/script>""")
@@ -208,8 +211,9 @@ def show_rows_and_own_pages(folder: Path) -> None:
             path.write_text(edited, encoding="utf-8")
     for path in folder.rglob("*.css"):
         css = path.read_text(encoding="utf-8")
-        if _STACKED_BELOW in css:
-            path.write_text(css.replace(_STACKED_BELOW, "max-width:979px"), encoding="utf-8")
+        edited = css.replace(_STACKED_BELOW, "max-width:979px").replace(_EMPTY_BAR, _SEEN_BAR)
+        if edited != css:
+            path.write_text(edited, encoding="utf-8")
     missing = [name for name, count in counts.items() if not count]
     if missing:
         raise PageChanged(f"Argilla's page: no place found for {', '.join(missing)}. Install the argilla-server that server.lock names.")

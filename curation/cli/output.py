@@ -24,7 +24,7 @@ LIST_LIMIT = 10
 """Items of a list that are printed; `--json` has all of them."""
 READ_ONLY = ("status", "report", "sign", "verify")
 """Stages through which no rows flow."""
-IN_NOTES = ("attributes", "last", "shares", "operating_point", "alarms", "text", "stale", "next", "annotators", "quality")
+IN_NOTES = ("attributes", "last", "shares", "operating_point", "alarms", "text", "stale", "next", "annotators", "quality", "acceptance")
 """Counts that the notes state in words."""
 BY_KIND = ("findings", "dropped_for")
 """Counts by kind of finding, which are printed in the words of `curation.findings`."""

@@ -169,7 +169,9 @@ def state_result(policy: AcceptPolicy, evidence: Evidence, bound: Bound) -> str:
     allowed = f"the policy allows {policy.max_error:.2%}"
     if not evidence.read:
         return f"no row was read yet; {allowed} bad rows (confidence {policy.confidence:.0%})"
-    found = f"{evidence.bad:,} of {evidence.read:,} rows read were bad, of {evidence.rows:,} in all"
+    found = f"{evidence.bad:,} of {evidence.read:,} rows read were bad"
+    if evidence.read < evidence.rows:
+        found += f", of {evidence.rows:,} in all"
     if evidence.controls is None:
         share = "reviewers are assumed to find every error, because no control rows measure it"
     else:

@@ -415,8 +415,8 @@ def _check_agreement(workspace: Workspace, kind: Kind, agreements: Sequence[Agre
     least, found = workspace.project.review.min_alpha_of(kind), agreements[:1]
     if least is None or (found and not found[0].is_below(least)):
         return
-    why = found[0].sentence if found else "nobody has answered"
-    fact = f"is blocked by review.min_alpha {least:g}: {why}"
+    why = found[0].sentence.replace(found[0].question, f"“{found[0].question}”", 1) if found else "no question, because nobody has answered"
+    fact = f"is blocked by review.min_alpha {least:g}: agreement on {why}"
     if found and found[0].alpha is not None:
         advice = "discuss the disputed rows (curate report), make the guidelines clearer and have the rows reviewed again"
     else:

@@ -40,10 +40,10 @@ class ControlFile:
     @property
     def notes(self) -> list[str]:
         """Problems of the file, in sentences."""
-        parts = [("unreadable lines", self.malformed), ("rows that the project does not have", self.unknown),
-                 ("rows with two verdicts", self.contradicted)]  # fmt: skip
-        found = [f"{len(items):,} {words} ({_listed(items)})" for words, items in parts if items]
-        return [f"{self.name}: {'; '.join(found)} are not used. Correct them in the file."] if found else []
+        parts = [("unreadable line", "", self.malformed), ("row", " that the project does not have", self.unknown),
+                 ("row", " with two verdicts", self.contradicted)]  # fmt: skip
+        found = [f"{len(items):,} {noun}{'s' if len(items) > 1 else ''}{words} ({_listed(items)})" for noun, words, items in parts if items]
+        return [f"{self.name}: not used: {'; '.join(found)}. Correct the file."] if found else []
 
     def as_values(self) -> dict[str, int]:
         """Return the counts, for `--json`."""

@@ -144,7 +144,9 @@ class Acceptance:
     def _hours(self, rows: int) -> str:
         seconds = self.seconds or SECONDS_PER_REVIEW
         how = "measured" if self.seconds else "assumed"
-        return f"{rows * self.overlap * seconds / 3600:.1f} hours at {seconds:.0f} s each, {how}"
+        hours = rows * self.overlap * seconds / 3600
+        time = f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(60 * hours))} min"
+        return f"{time} at {seconds:.0f} s each, {how}"
 
     def certificate(self, kind: Kind, *, kept: int, reviewers: Sequence[str], simulated: bool) -> Certificate:
         """Return the certificate of a snapshot.

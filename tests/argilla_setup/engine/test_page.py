@@ -143,14 +143,16 @@ PROGRESS = 'e.metrics.hasMetrics?t("div",{staticClass:"my-progress__share"},[e.c
 def test_the_rich_page_replaces_the_text_fields_and_the_home_page_links_nowhere(folder: Path) -> None:
     script, style = folder / "own.js", folder / "own.css"
     script.write_text(f"{LIST};{SIDEBAR};{PROGRESS}", encoding="utf-8")
-    style.write_text("@media only screen and (max-width:1099px){.a{b:c}}", encoding="utf-8")
+    style.write_text(
+        "@media only screen and (max-width:1099px){.a{b:c}}.d{background:var(--bg-solid-grey-3);display:flex;height:14px}", encoding="utf-8"
+    )
     show_rows_and_own_pages(folder)
     edited = script.read_text(encoding="utf-8")
     assert '"row"===field.name' in edited and "?e.fields.filter(" in edited and "var r=n.id" in edited
     assert not [word for word in ("https:", "ImportFromHub", "demoLink") if word in edited] and "Choose a dataset" in edited
     assert "t.datasets.datasets.filter(function(dataset){return t.isAdminOrOwnerRole||" in edited
     assert 'e._s(e.metrics.submitted)+" of "+e._s(e.metrics.total-e.metrics.discarded)+" yours"' in edited
-    assert "max-width:979px" in style.read_text(encoding="utf-8")
+    assert "max-width:979px" in style.read_text(encoding="utf-8") and "rgb(128 136 148/25%)" in style.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

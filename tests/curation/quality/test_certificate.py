@@ -76,7 +76,7 @@ def test_a_complete_review_without_control_rows_promises_no_number() -> None:
     """Its bound is 0 by assumption only, and the words say so."""
     found = certified(Evidence(method="complete", strata=strata((200, 200, 7))))
     assert found.accepts and found.sentence == (
-        "every row was read, and those found bad are left out: 7 of 200 rows read were bad, of 200 in all; "
+        "every row was read, and those found bad are left out: 7 of 200 rows read were bad; "
         "reviewers are assumed to find every error, because no control rows measure it; the policy allows 1.00%"
     )
     measured = certified(Evidence(method="complete", strata=strata((200, 200, 7)), controls=Controls(caught=80, bad=80)))

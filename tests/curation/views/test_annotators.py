@@ -86,8 +86,8 @@ def test_what_is_wrong_with_the_file_is_counted_and_named(bed: Bed) -> None:
     (bed.folder / "controls.csv").write_text(text + f"{known[4]},reject\n")
     setting(bed, control={"file": "controls.csv"})
     notes = " ".join(stages.decide(bed.folder).notes)
-    assert "1 unreadable lines (line 6: the verdict 'maybe' is none of approve, reject)" in notes
-    assert "3 rows that the project does not have" in notes and "1 rows with two verdicts" in notes
+    assert "1 unreadable line (line 6: the verdict 'maybe' is none of approve, reject)" in notes
+    assert "3 rows that the project does not have" in notes and "1 row with two verdicts" in notes
     assert bed.verdicts()[4] == "rejected" and bed.verdicts()[1] == "to_review"
     (bed.folder / "controls.csv").write_text("id,answer\nx,y\n")
     with pytest.raises(ProjectError, match=r"has no columns named row and verdict"):
@@ -165,7 +165,9 @@ def test_a_snapshot_needs_the_agreement_that_the_project_asks_for(bed: Bed) -> N
     stages.decide(bed.folder)
     setting(bed, min_alpha=0.95)
     stages.decide(bed.folder)
-    with pytest.raises(SnapshotError, match=r"is blocked by review.min_alpha 0.95: May this be used\?: alpha 0.\d\d \(95 % interval"):
+    with pytest.raises(
+        SnapshotError, match=r"is blocked by review.min_alpha 0.95: agreement on “May this be used\?”: alpha 0.\d\d \(95 % interval"
+    ):
         stages.snapshot(bed.folder, "instruction")
     bed.set(r"^  min_alpha: 0.95", "  min_alpha: {preference: 0.95}")
     stages.decide(bed.folder)
