@@ -37,7 +37,7 @@ UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 LONGEST = 6_000
 """Maximum characters of a row's text on the page; the project has the rest."""
 
-MOST_SHOWN = 200
+MOST_SHOWN = 10
 """Maximum leaks, conflicts and disputes on the page."""
 
 NOT_RUN = {
@@ -63,12 +63,16 @@ NOT_RUN = {
 """Title of each part, and the reason why it may be missing."""
 
 
-def render_report(data: ReportData, *, drops_per_reason: int = 200, protected_text: bool = True) -> str:
+EXAMPLES = 5
+"""Rows of each stage and reason that are shown: the page is one that is sent around, and `curate rows` lists all."""
+
+
+def render_report(data: ReportData, *, drops_per_reason: int = EXAMPLES, protected_text: bool = True) -> str:
     """Render the page as one string of HTML.
 
     Args:
         data: facts of the project.
-        drops_per_reason: maximum rows of each stage and reason on the page; it states how many are only in `curate trace`.
+        drops_per_reason: rows of each stage and reason on the page, as examples; `curate rows` lists all.
         protected_text: False, as for the copy in a snapshot, hides every protected item and every row that repeats one.
     """
     data = mask_rows(data if protected_text else withhold_protected(data))
@@ -210,7 +214,7 @@ def _more_rows(hidden: int) -> Any:
     from markupsafe import Markup
 
     return Markup(
-        f'<p class="small soft">{_rows(hidden, "more row")} not shown here; <code>curate trace</code> shows each.</p>' * (hidden > 0)
+        f'<p class="small soft">{_rows(hidden, "more row")} not shown here; <code>curate rows</code> lists all.</p>' * (hidden > 0)
     )
 
 

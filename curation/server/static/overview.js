@@ -84,7 +84,7 @@ function attention(found, now) {
 // Each stage with the rows that reached it, those that went on, and why the others did not.
 function funnel(steps) {
   const most = Math.max(1, ...steps.map((step) => step.entered));
-  return h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["stage", "in", "on", "", "stopped because"].map((name, n) => h("th", { scope: "col", class: n === 1 || n === 2 ? "number" : null }, name || h("span", { class: "hidden" }, "share"))))),
+  return h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["stage", "in", "out", "", "stopped because"].map((name, n) => h("th", { scope: "col", class: n === 1 || n === 2 ? "number" : null }, name || h("span", { class: "hidden" }, "share"))))),
     h("tbody", {}, steps.map((step) => h("tr", {}, h("th", { scope: "row" }, step.stage), h("td", { class: "number" }, number.format(step.entered)), h("td", { class: "number" }, number.format(step.left)),
       h("td", { class: "wide" }, h("progress", { value: step.left, max: most, "aria-label": `rows after ${step.stage}` })), h("td", {}, Object.entries(step.reasons).sort((a, b) => b[1] - a[1]).map(([name, n]) => `${words(name)} ${number.format(n)}`).join(", ")))))));
 }

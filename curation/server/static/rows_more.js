@@ -46,7 +46,7 @@ export function grouping(asked, now, known, browse, also) {
     const share = (n, rows) => `${number.format(n)} (${((100 * n) / rows).toFixed(0)} %)`;
     place.replaceChildren(lines.length ? h("div", { class: "scroll" }, h("table", {}, h("caption", { class: "soft" }, `Rows by ${now.group.map(words).join(" and ")}${lines.length === 200 ? ", the 200 largest groups" : ""}`),
       h("thead", {}, h("tr", {}, [...now.group, "rows", "mean score", "approved", "dropped or rejected"].map((name, n) => h("th", { scope: "col", class: n < now.group.length ? null : "number" }, words(name))))),
-      h("tbody", {}, lines.map((line) => h("tr", {}, line.values.map((value) => h("td", {}, value === null ? h("span", { class: "soft" }, "none") : h("div", { class: "clip" }, shown(value)))),
+      h("tbody", {}, lines.map((line) => h("tr", {}, line.values.map((value) => h("td", {}, value === null ? h("span", { class: "soft" }, "none") : shown(value))),
         h("td", { class: "number" }, h("button", { type: "button", class: "link", onclick: () => browse({ where: where(line), group: [] }) }, number.format(line.rows))), h("td", { class: "number" }, line.mean_score === null ? "" : line.mean_score.toFixed(2)), h("td", { class: "number" }, share(line.approved, line.rows)), h("td", { class: "number" }, share(line.dropped, line.rows))))))) : h("p", { class: "soft" }, "No row matches."));
   }, (error) => place.replaceChildren(h("p", { class: "error", role: "alert" }, error.message)));
   return [bar, place];

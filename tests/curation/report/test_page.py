@@ -160,8 +160,9 @@ def test_long_groups_are_cut_and_say_by_how_much() -> None:
     other = Drop(row="f" * 64, stage="score", reason="too long", text="the only one of its reason")
     page = render_report(bare().model_copy(update={"drops": (*many, other)}), drops_per_reason=10)
     assert page.count('<details class="row"') == 11
-    assert "26 rows; 11 shown, 15 more are in the project" in page
+    assert "26 rows; 11 shown as examples" in page and "curate rows PROJECT --where" in page
     assert 'data-key="score/below the threshold">score: below the threshold <span>25</span>' in page
+    assert render_report(bare().model_copy(update={"drops": many})).count('<details class="row"') == 5
 
 
 def test_copy_for_a_snapshot_carries_no_protected_text() -> None:
@@ -318,9 +319,9 @@ def test_no_list_makes_the_page_endless() -> None:
     html = render_report(
         page.model_copy(update={"leaks": leaks, "review": review, "runs": runs, "conflicts": (page.conflicts or ())[:1] * 7})
     )
-    assert "250 more rows not shown here" in html and "1 more row not shown here" in html
+    assert "440 more rows not shown here" in html and "191 more rows not shown here" in html
     assert "975 earlier runs, the latest 200 of them" in html
-    assert html.count("more row") == 2  # seven conflicts are all there
+    assert html.count("more rows") == 2  # seven conflicts are all there
     assert "3 changed by a person; the changed rows replace them" in html
 
 

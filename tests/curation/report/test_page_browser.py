@@ -64,7 +64,7 @@ class Opened:
 
     def __init__(self, browser: Any, data: ReportData, folder: Path, **settings: Any) -> None:
         path = folder / "report.html"
-        path.write_text(render_report(data), encoding="utf-8")
+        path.write_text(render_report(data, drops_per_reason=200), encoding="utf-8")
         self.complaints: list[str] = []
         self.asked: list[str] = []
         self.page = browser.new_page(**settings)
