@@ -28,6 +28,7 @@ from curation.server.api import Service, router
 from curation.server.api_imports import router as imports_router
 from curation.server.api_overview import router as overview_router
 from curation.server.api_rows import router as rows_router
+from curation.server.api_settings import router as settings_router
 from curation.server.api_snapshots import router as snapshots_router
 from curation.server.api_start import outside as start_router
 from curation.server.api_start import router as plan_router
@@ -150,7 +151,7 @@ def make_app(folder: Path, *, every: float, access: Access, hosts: tuple[str, ..
     app = FastAPI(title="Seedcorn curation service", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/api/docs.json")
     _add_health(app, folder, every=every, access=access, poll=poll, metrics=metrics)
     app.state.service = Service(folder, access, LiveRows(folder), poll, jobs)
-    for routes in (router, rows_router, snapshots_router, imports_router, plan_router, overview_router):
+    for routes in (router, rows_router, snapshots_router, imports_router, plan_router, overview_router, settings_router):
         app.include_router(routes)
     app.add_middleware(Recorder, folder=folder, access=access, observe=metrics.observe)
     _add_pages(app, PAGES, hosts)
