@@ -18,7 +18,7 @@ from curation.findings import RUN_GATES, words_of
 from curation.records import KINDS, Kind
 from curation.snapshot.manifest import SIGNATURE
 from curation.store import facts, records, reviews, runs
-from curation.views.runs import GenerateDetail, PeopleDetail, ScoreDetail, count_failed
+from curation.views.runs import NO_MORE_REVIEWS, DecideDetail, GenerateDetail, PeopleDetail, ScoreDetail, count_failed
 from curation.views.staleness import Stale, find_stale
 from curation.workspace import Workspace
 
@@ -207,6 +207,10 @@ def _release(workspace: Workspace) -> NextStep:
         if frozen and frozen[-1]["digest"] == digest:
             continue
         step = _run(workspace, "snapshot", "--kind", kind)
+        decided = DecideDetail.latest(workspace.db, "decide") or DecideDetail()
+        needed = decided.acceptance.get(kind, {}).get("needed", NO_MORE_REVIEWS)
+        if workspace.project.review.mode == "all" and workspace.project.review.accept is not None and needed != NO_MORE_REVIEWS:
+            return _person(f"a snapshot of {kind} rows needs the certificate of review.accept: {needed}. Then {step}", step.command)
         if is_open(workspace.project.intended_use):
             return _person(
                 f"fill in intended_use in {workspace.folder / 'project.yaml'}, which every snapshot records, then {step}", step.command

@@ -31,6 +31,7 @@ from curation.records import Kind
 from curation.store import reviews
 from curation.store.records import Row
 from curation.views.annotators import seconds_per_answer, team_controls
+from curation.views.runs import NO_MORE_REVIEWS
 from curation.workspace import label_of
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class Acceptance:
     """Counts of the review on control rows that are known to be bad."""
     seconds: float | None = None
     """Measured seconds of one review; None where too few were timed."""
+    waiting: int = 0
+    """Method complete: rows that people have not settled yet."""
 
     @property
     def evidence(self) -> Evidence:
@@ -112,7 +115,7 @@ class Acceptance:
         if self.method == "complete":
             return self._needed_of_all()
         if self.is_met and self.evidence.read:
-            return "no more reviews are needed"
+            return NO_MORE_REVIEWS
         found = need(self.policy, self.evidence)
         if found.more is None:
             more = controls_to_read(self.policy, self.evidence)
@@ -130,8 +133,11 @@ class Acceptance:
         return f"{found.more:,} more {rows} must be read if no more of them are bad{later} ({self._hours(found.more)})"
 
     def _needed_of_all(self) -> str:
+        if self.waiting:
+            rows = "row is" if self.waiting == 1 else "rows are"
+            return f"{self.waiting:,} {rows} still to be reviewed ({self._hours(self.waiting)})"
         if self.is_met:
-            return "no more reviews are needed"
+            return NO_MORE_REVIEWS
         more = controls_to_read(self.policy, self.evidence)
         if more is None:
             return "the review misses too many errors for this policy; correct or drop rows, or raise review.accept.max_error"
@@ -187,7 +193,7 @@ def draw_acceptance(state: ProjectState, rows: Sequence[Row], accept: Accept, *,
     return Acceptance(policy, design.method, strata, order, key_digest(key), state.policy.overlap_of(rows[0].kind))
 
 
-def accept_all(state: ProjectState, kind: Kind, accept: Accept, bad_by_seq: Mapping[int, bool]) -> Acceptance | None:
+def accept_all(state: ProjectState, kind: Kind, accept: Accept, bad_by_seq: Mapping[int, bool], *, waiting: int = 0) -> Acceptance | None:
     """Return the acceptance of rows that people read all; None if they have read none. It bounds what reviewers miss.
 
     Args:
@@ -195,10 +201,11 @@ def accept_all(state: ProjectState, kind: Kind, accept: Accept, bad_by_seq: Mapp
         kind: of the rows.
         accept: `review.accept`.
         bad_by_seq: of the answered rows, whether they were found bad.
+        waiting: rows that people have not settled yet.
     """
     if not bad_by_seq:
         return None
     policy = AcceptPolicy(max_error=accept.max_error, confidence=accept.confidence)
     order = tuple(sorted(bad_by_seq))
-    found = Acceptance(policy, "complete", dict.fromkeys(order, "all rows"), order, "", state.policy.overlap_of(kind))
+    found = Acceptance(policy, "complete", dict.fromkeys(order, "all rows"), order, "", state.policy.overlap_of(kind), waiting=waiting)
     return found.settled(state, kind, bad_by_seq)

@@ -220,7 +220,9 @@ def accept_complete(state: ProjectState, kind: Kind, verdicts: Mapping[int, Deci
     if settings.mode != "all" or settings.accept is None:
         return None
     read = [verdicts[row.seq] for row in state.rows[kind] if is_in_frame(state, row)]
-    return accept_all(state, kind, settings.accept, found_bad(state, (one for one in read if one.verdict != "dropped")))
+    waiting = sum(one.verdict in ("to_review", "in_review") for one in read)
+    bad = found_bad(state, (one for one in read if one.verdict != "dropped"))
+    return accept_all(state, kind, settings.accept, bad, waiting=waiting)
 
 
 def release(decisions: Sequence[Decision], kinds: Mapping[int, Kind], samples: Mapping[Kind, Sample]) -> list[Decision]:

@@ -23,6 +23,9 @@ from curation.store.database import Database
 if TYPE_CHECKING:
     from curation.workspace import Workspace
 
+NO_MORE_REVIEWS = "no more reviews are needed"
+"""What a certificate needs whose bound is within the policy."""
+
 
 class RunDetail(BaseModel):
     """The detail of one run."""

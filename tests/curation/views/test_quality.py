@@ -17,7 +17,7 @@ from curation.quality.certificate import Certificate, Controls, compute_bound, v
 from curation.snapshot.certificate import read_certificate
 from curation.snapshot.manifest import read_manifest
 from curation.stages.push import rows_to_show
-from curation.store import records, reviews
+from curation.store import records, reviews, runs
 from curation.store.database import open_store
 from curation.store.reviews import StoredAnswer
 from curation.views.decisions import decide_all
@@ -213,6 +213,21 @@ def test_too_few_control_rows_block_the_snapshot_and_the_need_is_said(tmp_path: 
         SnapshotError, match=r"blocked by review.accept: at most .* bad control rows\); the policy allows 5.00%; \d+ more control"
     ):
         stages.snapshot(bed.folder, "instruction")
+    with open_store(bed.folder) as db:
+        for stage in ("dedup", "screen"):
+            with runs.record_run(db, stage):
+                pass
+    stages.decide(bed.folder)
+    said = str(stages.status(bed.folder).counts["next"]["text"])
+    assert said.startswith("a snapshot of instruction rows needs the certificate of review.accept") and "more control rows" in said
+
+
+def test_rows_that_wait_are_needed_before_a_certificate_of_all(tmp_path: Path) -> None:
+    bed = review_all(tmp_path, bad=40)
+    import_plain(bed.folder, 105, "more.jsonl")  # the same rows and five more
+    assert re.search(
+        r"^Acceptance, instruction: 5 rows are still to be reviewed \(\d+ min at 30 s each, assumed\)\.$", acceptance_note(bed)
+    )
 
 
 def test_hours_come_from_measured_answers_once_there_are_enough(tmp_path: Path) -> None:
