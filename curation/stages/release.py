@@ -216,8 +216,8 @@ def _withdrawn_since(path: Path, manifest: Manifest) -> list[str]:
     changed = Counter(now[row] for table in tables for row in table["id"].to_pylist() if now.get(row, "approved") != "approved")
     if not changed:
         return []
-    verdicts = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in changed.items())
-    fact = f"The project no longer approves {changed.total():,} of its rows ({verdicts})"
+    words = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in changed.items())
+    fact = f"The project no longer approves {changed.total():,} of its rows ({words})"
     return [f"{fact}. The snapshot and its certificate state what was known when they were written. Next: write a new snapshot."]
 
 
