@@ -228,7 +228,7 @@ def _read_answers(
     place = Place(review.url, dataset.id, dataset.name)
     payloads, form = reviews.shown_payloads(workspace.db, place), form_digest(workspace, kind, settles=settles)
     table: reviews.Table = "rulings" if settles else "answers"
-    by_response = {answer.response: answer.user for answer in reviews.latest_answers(workspace.db, table)}
+    by_response = reviews.users_by_response(workspace.db, table)
     records_held = list(read_records(review, dataset, responses=True))
     given_by = {given.account: given for held in records_held for given in held.responses if given.account}
     earlier = {

@@ -227,6 +227,14 @@ def latest_answers(db: sqlite3.Connection, table: Table = "answers") -> Iterator
         yield StoredAnswer(response, updated, seq, renamed.get(user, user), status, orjson.loads(body), payload, form, bool(simulated))
 
 
+def users_by_response(db: sqlite3.Connection, table: Table = "answers") -> dict[str, str]:
+    """Return the present name of the person who gave each response."""
+    renamed = renamed_annotators(db)
+    # SQLite takes the user from the row that holds the maximum.
+    found = db.execute(f"SELECT response, user, max(updated) FROM {table} GROUP BY response")
+    return {row["response"]: renamed.get(row["user"], row["user"]) for row in found}
+
+
 def answers_by_person(db: sqlite3.Connection, table: Table = "answers") -> dict[tuple[int, str], StoredAnswer]:
     """Return the latest answer by record and person."""
     out: dict[tuple[int, str], StoredAnswer] = {}

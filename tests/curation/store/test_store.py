@@ -627,6 +627,7 @@ def test_a_renamed_account_is_one_person(db: Database) -> None:
     assert reviews.follow_accounts(db, {"id-ana": "ana.lee", "id-ben": "ben"}, {"id-ana": "ana"}) == {"ana": "ana.lee"}
     reviews.add_answers(db, [given("c", 1, "ana.lee", "2026-01-02"), given("d", 2, "ana.lee")], 2)
     assert reviews.list_annotators(db) == ["ana.lee", "ben"]
+    assert reviews.users_by_response(db) == {"a": "ana.lee", "b": "ben", "c": "ana.lee", "d": "ana.lee"}
     assert {seq: [one.user for one in found] for seq, found in reviews.answers_by_seq(db).items()} == {
         1: ["ana.lee", "ben"],
         2: ["ana.lee"],
