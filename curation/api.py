@@ -15,6 +15,7 @@ from curation.stages.estimate import estimate
 from curation.stages.generate import generate
 from curation.stages.import_rows import Provenance, import_rows
 from curation.stages.inspect import status, trace
+from curation.stages.map_rows import map_rows
 from curation.stages.override import erase, override, override_many, relabel, undo
 from curation.stages.plan import plan
 from curation.stages.pull import pull
@@ -49,6 +50,7 @@ __all__ = [
     "export",
     "generate",
     "import_rows",
+    "map_rows",
     "open_workspace",
     "override",
     "override_many",

@@ -34,7 +34,7 @@ SHELL = {"settings_file", "stages", "views", "workspace"}
 HEAVY = {
     "accelerate", "anthropic", "argilla", "bitsandbytes", "datasets", "datasketch", "faiss", "fastapi", "krippendorff", "model_signing",
     "numba", "openai", "openvino", "peft", "phonenumbers", "py3langid", "sentence_transformers", "simple_icd_10_cm", "sklearn",
-    "tensorboard", "torch", "transformers", "trl",
+    "tensorboard", "torch", "transformers", "trl", "umap",
 }  # fmt: skip
 FORBIDDEN_IN_HELP = ("torch", "argilla", "datasets", "numba", "transformers", "sentence_transformers")
 
@@ -375,7 +375,9 @@ def test_a_pipeline_function_stands_behind_every_verb() -> None:
     from curation.stages.run import WALK
 
     verbs = {command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback}
-    behind = {"import": "import_rows", "what-if": "what_if"} | dict.fromkeys(("keep", "drop", "review", "ask-again"), "override")
+    behind = {"import": "import_rows", "what-if": "what_if", "map": "map_rows"} | dict.fromkeys(
+        ("keep", "drop", "review", "ask-again"), "override"
+    )
     doors = {"init", "key", "trust", "serve", "mcp"}  # these have nothing to do with the stages
     assert [verb for verb in sorted(verbs - doors) if not hasattr(api, behind.get(verb, verb))] == []
     assert set(WALK) <= verbs

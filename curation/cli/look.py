@@ -33,6 +33,20 @@ def report(folder: Folder, out: Annotated[Path | None, typer.Option(help="Where 
     print_result(run_stage(folder, out=out), as_json)
 
 
+@app.command("map", rich_help_panel="Look")
+def map_rows(
+    folder: Folder,
+    method: Annotated[Literal["umap", "pca"] | None, typer.Option(help="UMAP where umap-learn is installed, else pca.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compute the map of the rows that `curate serve` shows. Example: curate map my-project"""
+    from curation.stages.map_rows import map_rows as run_stage
+
+    with progress_bar(as_json) as progress:
+        result = run_stage(folder, method=method, progress=progress)
+    print_result(result, as_json)
+
+
 @app.command(rich_help_panel="Look")
 def calibrate(
     folder: Folder,

@@ -26,6 +26,7 @@ from curation.errors import ProjectError, UserError, command
 from curation.server.access import TOKEN_FILES, Access, keep_token, load_access
 from curation.server.api import Service, router
 from curation.server.api_imports import router as imports_router
+from curation.server.api_map import router as map_router
 from curation.server.api_overview import router as overview_router
 from curation.server.api_rows import router as rows_router
 from curation.server.api_settings import router as settings_router
@@ -45,7 +46,20 @@ if TYPE_CHECKING:
 GRACE_S = 2
 """Seconds that requests have to end when the service is stopped."""
 STATIC = Path(__file__).parent / "static"
-PAGES = ("/", "/rows", "/rows/{identity}", "/cuts", "/review", "/snapshots", "/snapshots/{name}", "/plan", "/import", "/start")
+PAGES = (
+    "/",
+    "/rows",
+    "/rows/{identity}",
+    "/cuts",
+    "/map",
+    "/labels",
+    "/review",
+    "/snapshots",
+    "/snapshots/{name}",
+    "/plan",
+    "/import",
+    "/start",
+)
 """Addresses at which the page is served; app.js shows what belongs to the address."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -151,7 +165,7 @@ def make_app(folder: Path, *, every: float, access: Access, hosts: tuple[str, ..
     app = FastAPI(title="Seedcorn curation service", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/api/docs.json")
     _add_health(app, folder, every=every, access=access, poll=poll, metrics=metrics)
     app.state.service = Service(folder, access, LiveRows(folder), poll, jobs)
-    for routes in (router, rows_router, snapshots_router, imports_router, plan_router, overview_router, settings_router):
+    for routes in (router, rows_router, snapshots_router, imports_router, plan_router, overview_router, settings_router, map_router):
         app.include_router(routes)
     app.add_middleware(Recorder, folder=folder, access=access, observe=metrics.observe)
     _add_pages(app, PAGES, hosts)

@@ -30,7 +30,7 @@ from curation.store import service
 from curation.store.lease import is_alive, owner_name
 from curation.store.service import State, StoredJob, open_service, service_folder
 
-Stage = Literal["plan", "generate", "score", "dedup", "screen", "decide", "push", "pull", "describe", "report"]
+Stage = Literal["plan", "generate", "score", "dedup", "screen", "decide", "push", "pull", "describe", "map", "report"]
 MOST_WAITING = 20
 STOP_S = 15.0
 """Seconds that a cancelled stage has to end in order before it is killed."""

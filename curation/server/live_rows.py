@@ -11,6 +11,7 @@ from curation.store import runs
 from curation.store.database import open_store
 from curation.views.decisions import decide_all
 from curation.views.row_table import RowTable, load_table
+from curation.views.selections import load_selections
 from curation.views.state import ProjectState
 from curation.views.what_if import Cuts, Preview, preview
 from curation.workspace import open_workspace
@@ -72,7 +73,7 @@ class LiveRows:
         with open_workspace(self.folder) as workspace:
             version = self.version()  # read first: a change meanwhile builds the table again
             state = ProjectState(workspace)
-            table = RowTable(load_table(state))
+            table = RowTable(load_table(state), load_selections(self.folder))
             verdicts = {decision.seq: decision.verdict for decision in decide_all(state).decisions}
         self._table, self._state, self._verdicts, self._version = table, state, verdicts, version
 

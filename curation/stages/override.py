@@ -28,6 +28,7 @@ from curation.views.decisions import decide_all
 from curation.views.next_step import next_step
 from curation.views.row_table import suggested_labels
 from curation.views.runs import snapshots_with
+from curation.views.selections import load_selections
 from curation.views.state import ProjectState
 from curation.workspace import StageResult, Workspace, open_workspace
 
@@ -224,7 +225,7 @@ def _found_seqs(query: Query, state: ProjectState) -> list[int]:
 
     if not (query.where or "").strip() and not (query.search or "").strip():
         raise ProjectError("--where", "is missing, so every row would be meant", 'write a condition, such as --where "score < 6"')
-    if seqs := RowTable(load_table(state)).seqs(query):
+    if seqs := RowTable(load_table(state), load_selections(state.workspace.folder)).seqs(query):
         return seqs
     raise ProjectError("--where", "no row meets the condition", f"see what there is: {command('curate', 'rows', state.workspace.folder)}")
 

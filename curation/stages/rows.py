@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from curation.views.row_table import SHOWN, Bin, Group, Query, RowTable, load_table, write_table
+from curation.views.selections import load_selections
 from curation.views.state import ProjectState
 from curation.workspace import open_workspace
 
@@ -51,7 +52,7 @@ def rows(
         ProjectError: a condition, column or file that cannot be used.
     """
     with open_workspace(folder) as workspace:
-        table = RowTable(load_table(ProjectState(workspace)))
+        table = RowTable(load_table(ProjectState(workspace)), load_selections(folder))
     found = table.count(query)
     if by is not None:
         return RowsResult(table.rows, found, groups=table.group(by, query))

@@ -26,7 +26,7 @@ def labelled_project(folder: Path) -> Bed:
     bed.set("^  semantic: .*$", "  semantic: 0.999")
     true = [label for label in LABELS for _ in range(EACH)]
     given = [LABELS[(LABELS.index(label) + 1) % 3] if place in WRONG else label for place, label in enumerate(true)]
-    prompts = [f"question {place} of a customer" for place in range(len(true))]
+    prompts = [f"{label}: question {place} of a customer" for place, label in enumerate(true)]
     lines = [{"prompt": p, "completion": label, "label": label} for p, label in zip(prompts, given, strict=True)]
     file = folder.parent / "labelled.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))

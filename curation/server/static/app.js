@@ -3,6 +3,8 @@
 import { app, base, call, can, fill, go, h, here, show } from "./dom.js";
 import { cuts } from "./cuts.js";
 import { imports } from "./imports.js";
+import { labels } from "./labels.js";
+import { map } from "./map.js";
 import { overview } from "./overview.js";
 import { plan } from "./plan.js";
 import { projects } from "./projects.js";
@@ -21,6 +23,8 @@ const PAGES = {
   plan: ["Plan", "viewer", () => plan()],
   import: ["Add data", "owner", () => imports()],
   cuts: ["What if", "viewer", () => cuts()],
+  map: ["Map", "viewer", () => map()],
+  labels: ["Labels", "curator", () => labels()],
   review: ["Review", "curator", () => review()],
   snapshots: ["Snapshots", "viewer", (rest) => snapshots(rest)],
   start: [null, "owner", () => start()],

@@ -1,0 +1,87 @@
+"""The map, selections, the queue of suspected labels and decisions on many rows over HTTP."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from curation import api as stages
+from curation.server.access import load_access
+from curation.server.app import make_app
+from tests.support.labelled import LABELS, labelled_project
+from tests.support.projects import Bed
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = labelled_project(tmp_path_factory.mktemp("built") / "desk").folder
+    stages.screen(folder)
+    stages.decide(folder)
+    return folder
+
+
+@pytest.fixture
+def desk(built: Path, tmp_path: Path) -> Bed:
+    return Bed(shutil.copytree(built, tmp_path / "desk"), tmp_path)
+
+
+class Page:
+    """A client with a role."""
+
+    def __init__(self, folder: Path) -> None:
+        self.access = load_access(folder)
+        self.client = TestClient(make_app(folder, every=3600, access=self.access), base_url="http://127.0.0.1")
+
+    def __call__(self, path: str, body: Mapping[str, Any] | None = None, *, role: str = "curator", code: int = 200) -> Any:
+        headers = {"Authorization": f"Bearer {self.access.tokens[role]}"}  # type: ignore[index]
+        reply = (
+            self.client.get(f"/api/{path}", headers=headers)
+            if body is None
+            else self.client.post(f"/api/{path}", json=body, headers=headers)
+        )
+        assert reply.status_code == code, reply.text
+        return reply.json()
+
+
+@pytest.fixture
+def page(desk: Bed) -> Page:
+    return Page(desk.folder)
+
+
+def test_the_map_has_a_point_for_each_row_and_a_selection_is_a_condition(page: Page, desk: Bed) -> None:
+    found = page("map", role="viewer")
+    assert (found["method"], found["missing"], len(found["seqs"])) == ("pca", 0, 75)
+    assert {len(found[name]) for name in ("x", "y")} == {75} and 0 <= min(found["x"]) <= max(found["x"]) <= 65_535
+    assert sorted(found["colours"]["label"]["names"]) == sorted(LABELS) and found["colours"]["verdict"]["names"] == ["to_review"]
+    some = found["seqs"][:7]
+    selection = page("selections", {"seqs": [*some, some[0]]}, role="viewer")
+    assert selection["rows"] == 7
+    assert {row["seq"] for row in page(f"rows?where={selection['where']}&columns=seq")["rows"]} == set(some)
+    done = page("override", {"action": "drop", "reason": "cluster", "confirmed": True, "where": selection["where"]})
+    assert done["verdicts"] == {"dropped": 7}
+    assert page("rows?fresh=true&where=" + selection["where"])["found"] == 7  # in the new table too
+    text = page(f"map/text/{some[0]}")
+    assert (text["verdict"], text["id"]) == ("dropped", desk.rows()[0].id)
+    assert page("map/text/999999") == {}
+    page("selections", {"seqs": []}, code=422)
+
+
+def test_the_queue_shows_suspects_with_their_neighbours_until_somebody_decides(page: Page, desk: Bed) -> None:
+    found = page("labels", role="viewer")
+    assert (found["left"], found["decided"], len(found["rows"]), set(found["labels"])) == (2, 0, 2, set(LABELS))
+    first, second = found["rows"]
+    assert first["suggested"] in LABELS and first["label"] != first["suggested"] and first["probability"] < 0.02
+    assert {one["label"] for one in first["near"]} == {first["suggested"]} and first["id"] not in {one["id"] for one in first["near"]}
+    done = page("override", {"action": "relabel", "label": first["suggested"], "ids": [first["id"]], "reason": "r", "confirmed": True})
+    assert done["labels"] == {first["suggested"]: 1}
+    page("override", {"action": "keep", "ids": [second["id"]], "reason": "r", "confirmed": True})
+    assert page("labels")["left"] == 0
+    page("undo", {})
+    assert page("labels")["left"] == 1
+    page("override", {"action": "drop", "label": "x", "ids": [second["id"]], "reason": "r"}, code=400)
+    page("override", {"action": "relabel", "ids": [second["id"]], "reason": "r"}, role="viewer", code=403)
