@@ -1,7 +1,7 @@
 """Place rows on a plane so that rows with similar texts lie near each other, and find chains among near-duplicates.
 
-UMAP (McInnes, Healy and Melville 2018) on the first 50 principal components, where umap-learn is installed; else the first two principal
-components. Both are seeded, so the same vectors give the same map.
+UMAP (McInnes, Healy and Melville 2018) on the first 50 principal components, or the first two principal components. Both are seeded, so the
+same vectors give the same map.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def project(unit: Array, *, method: Method | None = None, notify: Callable[[str]
     if chosen == "pca":
         return Projection(components, "pca")
     if notify:
-        notify("UMAP; 10,000 rows take about half a minute")
+        notify("UMAP; 50,000 rows take about a minute")
     with warnings.catch_warnings():
         # It says that a seed allows one thread only, which is meant so.
         warnings.simplefilter("ignore")

@@ -17,7 +17,7 @@ def map_rows(folder: Path, *, method: Method | None = None, progress: Progress |
 
     Args:
         folder: of the project.
-        method: "umap" or "pca"; None for UMAP where umap-learn is installed.
+        method: "umap" or "pca"; None for UMAP, below 30 rows for principal components.
         progress: called before each long step.
 
     Raises:
@@ -29,6 +29,4 @@ def map_rows(folder: Path, *, method: Method | None = None, progress: Progress |
         made = make_map(state, method=method, notify=partial(progress, "map", 0, total) if progress else None)
     counts = {"method": made.method, "topics": len(made.names), "chained_clusters": len(made.chains)}
     notes = [f"Chained cluster of {len(chain.rows):,} rows: its ends have a cosine of {chain.cosine:.2f}." for chain in made.chains[:3]]
-    if made.method == "pca" and method is None and total:
-        notes.append("Principal components only. UMAP separates the topics better: pip install umap-learn")
     return StageResult("map", total, total, counts, [*notes, "`curate serve` shows it under Map."])
