@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training.chat import end_tokens
-from training.config import TrainingError
+from training.errors import TrainingError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,7 +83,9 @@ def adapter_tensors(model: Any, adapter: str) -> Iterable[tuple[str, Any]]:
     for name, parameter in model.named_parameters():
         # PEFT puts the adapter's name between module and weight: `q_proj.lora_A.default.weight`.
         if f".{adapter}." in name and "lora_" in name:
-            yield name.replace(f".{adapter}.", "."), parameter
+            saved = name.replace(f".{adapter}.", ".")
+            # DoRA's magnitude is a module in memory and one tensor in the file.
+            yield saved.removesuffix(".weight") if "lora_magnitude_vector" in saved else saved, parameter
 
 
 def require_saved(adapter: Path, model: Any) -> str:

@@ -7,7 +7,6 @@ not only Python's streams.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import json
 import math
@@ -23,7 +22,8 @@ from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from argilla_setup.shown import mask_secrets, visible
-from training.config import RunFile, TrainingError
+from training.config import RunFile
+from training.errors import TrainingError
 from training.records import PreflightReport
 from training.run_folder import MARK, METRICS
 
@@ -59,40 +59,6 @@ def library_logs(file: Path) -> Iterator[Say]:
             os.close(source)
         os.close(log)
         screen.close()
-
-
-def quiet_libraries() -> None:
-    """Turn off telemetry, hub access and progress bars; call before transformers is imported."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    # Tokenizers warn about a fork after their threads have started; torch and datasets fork.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    # Waiting threads sleep instead of spinning; an evaluation on a busy 2-core machine then took half the processor time.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def use_one_gpu() -> None:
-    """Use the first GPU unless CUDA_VISIBLE_DEVICES names others; call before torch is imported.
-
-    With more than one, the transformers trainer multiplies the batch size by their number, and the 4-bit model uses only one of them.
-    """
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep the memory that torch frees; does nothing on other systems.
-
-    By default each large tensor is mapped and unmapped, and clearing its pages took 15 to 25 % of a training step on a CPU.
-    """
-    if sys.platform != "linux":
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "gnu_get_libc_version") and hasattr(libc, "mallopt"):
-        mmap_max, trim_threshold = -4, -1  # malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD
-        libc.mallopt(mmap_max, 0)
-        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 @dataclass(frozen=True)
@@ -265,7 +231,7 @@ def refuse_divergence(entry: LogEntry) -> None:
             raise TrainingError(
                 f"step {entry['step']}",
                 f"{key} is {float(entry[key])}; the run has diverged and no adapter was written",
-                "lower optimizer.learning_rate in the run file and name another output",
+                "lower learning_rate in the run file and name another output",
             )
 
 

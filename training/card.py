@@ -21,10 +21,11 @@ WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 640, 260, 56, 26, 16, 36
 """Size and margins of the chart, in pixels."""
 CARD, PICTURE, SIGNATURE = "README.md", "loss.svg", "model.sig"
 _SHOWN = (
-    *("purpose", "r", "alpha", "dropout", "learning_rate", "schedule", "epochs", "max_steps", "batch_size", "accumulation"),
-    *("max_length", "beta", "quantization", "seed"),
+    *("purpose", "r", "lora_alpha", "alpha", "lora_dropout", "dropout", "learning_rate", "lr_scheduler_type", "schedule"),
+    *("num_train_epochs", "epochs", "max_steps", "per_device_train_batch_size", "batch_size"),
+    *("gradient_accumulation_steps", "accumulation", "max_length", "beta", "quantization", "seed"),
 )
-"""Settings on the card, in this order."""
+"""Settings on the card, in this order; runs of before schema 2 have the shorter names."""
 
 Points = Sequence[tuple[float, float]]
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from training.adapter import ADAPTER, folder_digest, live_digest
 from training.callbacks import last_tokens
-from training.config import TrainingError
+from training.errors import TrainingError
 from training.records import PreflightReport
 from training.run_folder import CHECKPOINTS, MARK, METRICS, read_json, write_json
 
@@ -148,7 +148,7 @@ def explain_failures(folder: Path, *, again: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:  # before RuntimeError, which it is derived from
         fact = f"the device has too little memory for a step ({str(error).split('.')[0]})"
-        next_step = "lower optimizer.batch_size or optimizer.max_length in the run file and name another output"
+        next_step = "lower per_device_train_batch_size or max_length in the run file and name another output"
         raise TrainingError("memory", fact, next_step) from error
     except (OSError, RuntimeError, SafetensorError) as error:
         # torch and safetensors replace the OSError by errors of their own, so an incomplete file is the evidence.

@@ -103,7 +103,26 @@ def preflight(run_file: RunFileArg, as_json: Json = False) -> None:
     run = load_run_file(run_file)
     report = _run_quietly(lambda say: check(run, say=say), log=None)
     is_finished = (run.output / RUN).is_file()
-    _print(report, as_json, report_text(report, run_file, max_length=run.optimizer.max_length, is_finished=is_finished))
+    _print(report, as_json, report_text(report, run_file, max_length=run.settings.max_length, is_finished=is_finished))
+
+
+@app.command()
+def migrate(
+    run_file: RunFileArg,
+    write: Annotated[bool, typer.Option("--write", help="Rewrite the file; by default it is printed.")] = False,
+) -> None:
+    """Rewrite a run file of schema 1 with the names of TRL and PEFT; comments stay. Example: train migrate sft.yaml --write"""
+    from curation.snapshot.write import replace_file
+    from training.config import load_run_file
+    from training.migrate import rewrite
+
+    before, text = load_run_file(run_file), rewrite(run_file)
+    if not write:
+        echo(text)
+        return
+    replace_file(run_file, text.encode())
+    assert load_run_file(run_file).digest == before.digest, "the digest covers the settings and not their names"
+    echo(f"{run_file}: rewritten; its settings and its digest are the same, so its runs resume")
 
 
 def _add_method(method: Method) -> None:
@@ -206,7 +225,8 @@ def _run_quietly(work: Callable[[Callable[[str], None]], Result], *, log: Path |
         log: the log file; None, or a folder that does not exist, discards the output.
         after: printed after Ctrl-C: what remains, and the next step.
     """
-    from training.callbacks import keep_freed_memory, library_logs, quiet_libraries, use_one_gpu
+    from training.callbacks import library_logs
+    from training.libraries import keep_freed_memory, quiet_libraries, use_one_gpu
 
     quiet_libraries()
     use_one_gpu()

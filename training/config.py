@@ -1,35 +1,30 @@
 """The run file: pydantic models of the YAML page that a training run is made from, and its reader.
 
 The models are closed and versioned: an unknown key is an error with the key's path and the nearest known key. Paths are relative to the
-run file. SFT and DPO have one run file each, because DPO starts from the adapter of a finished SFT run. Names of settings are those of
-TRL and PEFT where they have one.
+run file. Each method has a run file of its own, because DPO starts from the adapter of a finished SFT run. The section of the method takes
+the arguments of its TRL configuration and `lora` those of peft.LoraConfig, under the libraries' names. `training.migrate` reads files of
+schema 1, which had other names.
 """
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from curation.config.yaml import describe_error, read_yaml
-from curation.errors import ProjectError, UserError
+from curation.errors import ProjectError, command
 from curation.patterns import compile_pattern
 from curation.records import canonical_json
-from training.methods import METHODS, Method, MethodName
+from training.errors import RunFileError
+from training.libraries import LORA_CONFIG, check_arguments
+from training.methods import METHODS, OPEN, DpoSettings, Method, MethodName, SftSettings, TrainerSettings
+from training.migrate import old_path, refuse_old_names, settings_digest, to_schema_2
 
 Use = Literal["research", "internal", "commercial"]
 RANKS = {"style": 8, "knowledge": 32}
 """LoRA rank by `purpose`: a tone or a format needs few directions, new facts need more."""
-
-
-class RunFileError(UserError):
-    """A run file with a missing, unknown or wrong setting."""
-
-
-class TrainingError(UserError):
-    """A run that must not start or continue: something it depends on is missing, changed or of the wrong kind."""
 
 
 CLOSED = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, use_attribute_docstrings=True)
@@ -78,25 +73,25 @@ class EvalSet(BaseModel):
 
 
 class Lora(BaseModel):
-    """The LoRA adapter."""
+    """The LoRA adapter: arguments of peft.LoraConfig under PEFT's names. Others are passed on, for example `use_rslora`."""
 
-    model_config = CLOSED
+    model_config = OPEN
 
     r: int = Field(default=16, ge=1, le=256)
     """Rank."""
-    alpha: int = Field(default=32, ge=1)
-    """The adapter is scaled by alpha / r; default: twice r."""
-    dropout: float = Field(default=0.05, ge=0, lt=1)
+    lora_alpha: int = Field(default=32, ge=1)
+    """The adapter is scaled by lora_alpha / r; default: twice r."""
+    lora_dropout: float = Field(default=0.05, ge=0, lt=1)
     """Dropout on the adapter's input."""
-    targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
     """Names of linear modules; all-linear adapts every one except the output head, routers and fused experts."""
 
     @model_validator(mode="before")
     @classmethod
     def _alpha_follows_r(cls, value: Any) -> Any:
-        if isinstance(value, dict) and "alpha" not in value and type(r := value.get("r")) is int:
-            # A constant alpha / r keeps the scale of the updates when the rank changes.
-            return {**value, "alpha": 2 * r}
+        if isinstance(value, dict) and "lora_alpha" not in value and type(r := value.get("r")) is int:
+            # A constant lora_alpha / r keeps the scale of the updates when the rank changes.
+            return {**value, "lora_alpha": 2 * r}
         return value
 
 
@@ -111,40 +106,15 @@ class Quantization(BaseModel):
     """Quantize the quantization constants too."""
 
 
-class Optimizer(BaseModel):
-    """Steps, learning rate and batches."""
+class RowRules(BaseModel):
+    """Rows that the trainer cannot use as they are."""
 
     model_config = CLOSED
 
-    learning_rate: float | None = Field(default=None, gt=0, le=1)
-    """Default: 2e-4 for sft, 5e-6 for dpo."""
-    epochs: float = Field(default=3, gt=0)
-    """Default: 3 for sft, 1 for dpo."""
-    max_steps: int | None = Field(default=None, ge=1)
-    """Largest number of steps; overrides epochs."""
-    batch_size: int = Field(default=8, ge=1)
-    """Rows in one forward pass."""
-    accumulation: int = Field(default=1, ge=1)
-    """Forward passes in one step."""
-    max_length: int = Field(default=512, ge=16)
-    """Largest number of tokens of prompt and completion together; preflight lists the longer rows."""
     too_long: Literal["drop", "cut"] = "drop"
     """drop leaves out rows above max_length; cut trains on their beginnings."""
     max_left_out: float = Field(default=0.05, ge=0, le=1)
     """Largest share of a split that may be left out because its rows are too long or unusable with the chat template."""
-    warmup: float = Field(default=0.05, ge=0, lt=1)
-    """Share of the steps over which the learning rate rises."""
-    schedule: Literal["linear", "cosine", "constant"] = "cosine"
-    """Learning rate after the warm-up."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """AdamW's weight decay."""
-    adapter_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Data type of the adapter. bfloat16 rounds small updates to zero: at a rate of 5e-7 most weights of an adapter would not change."""
-    packing: bool = False
-    """Put several rows into one sequence of max_length instead of padding. A model that lets packed rows attend to each other is refused.
-    Without FlashAttention keep batch_size at 1: the attention mask grows with the square of batch_size * max_length."""
-    gradient_checkpointing: bool | None = None
-    """Recompute activations in the backward pass. Default: on a GPU yes, on a CPU no (it costs a second forward pass)."""
 
 
 class Stopping(BaseModel):
@@ -192,8 +162,8 @@ class RunFile(BaseModel):
     model_config = CLOSED
 
     # Not named `schema`, which is a method of pydantic's models.
-    schema_version: Literal[1] = Field(alias="schema")
-    """Version of the run file."""
+    schema_version: Literal[2] = Field(alias="schema")
+    """Version of the run file; files of version 1 are read too (`train migrate` rewrites them)."""
     kind: MethodName
     """Training method."""
     snapshot: str
@@ -222,14 +192,20 @@ class RunFile(BaseModel):
     """sft only: sets `lora.r` to 8 (style) or 32 (knowledge) unless `lora.r` is given; 16 without a purpose."""
     system: Literal["keep", "merge"] = "keep"
     """merge puts the system message in front of the first user message, for a chat template without a system role."""
+    chat_template_kwargs: dict[str, str | int | float | bool] = {}
+    """Variables of the chat template, for example {enable_thinking: false}; used in training and evaluation."""
+    rows: RowRules = RowRules()
+    """Rows that are too long or unusable."""
     lora: Lora | None = None
     """sft only; dpo continues the SFT adapter with its shape."""
-    beta: float | None = Field(default=None, gt=0)
-    """dpo only: strength of the constraint to the reference policy (default 0.1, as in the DPO paper)."""
+    sft: SftSettings | None = None
+    """sft only: arguments of trl.SFTConfig."""
+    dpo: DpoSettings | None = None
+    """dpo only: arguments of trl.DPOConfig."""
+    adapter_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Data type of the adapter. bfloat16 rounds small updates to zero: at a rate of 5e-7 most weights of an adapter would not change."""
     quantization: Quantization = Quantization()
     """Quantization of the base model."""
-    optimizer: Optimizer = Optimizer()
-    """Settings of the optimization."""
     stopping: Stopping = Stopping()
     """Early stopping."""
     seed: int = Field(default=7, ge=0)
@@ -240,41 +216,60 @@ class RunFile(BaseModel):
     """Experiment tracker in addition to metrics.jsonl; its package must be installed."""
     _digest: str = PrivateAttr("")
     _source: Path = PrivateAttr(Path())
+    _is_old: bool = PrivateAttr(False)
 
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, value: Any) -> Any:
-        """Fill in the defaults of lora and optimizer that depend on other keys."""
+        """Fill in the method's own section and the rank of the purpose."""
         if not isinstance(value, dict) or not isinstance(kind := value.get("kind"), str) or kind not in METHODS:
             return value
         filled, method, purpose = dict(value), METHODS[kind], value.get("purpose")  # type: ignore[index]
-        lora, optimizer = filled.get("lora", {}), filled.get("optimizer", {})
+        if filled.get(kind) is None:
+            filled[kind] = {}
+        lora = filled.get("lora", {})
         if "lora" in method.settings and isinstance(purpose, str) and purpose in RANKS and (lora is None or isinstance(lora, dict)):
             filled["lora"] = {"r": RANKS[purpose], **(lora or {})}
-        # Written only where it differs from the model's default: a default that is written out changes the digest of older run files.
-        if method.epochs != Optimizer.model_fields["epochs"].default and isinstance(optimizer, dict):
-            filled["optimizer"] = {"epochs": method.epochs, **optimizer}
         return filled
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _are_variables(cls, given: dict[str, Any]) -> dict[str, Any]:
+        taken = ("messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token")
+        for name in given:
+            if not name.isidentifier() or not name.isascii() or name in taken:
+                raise ValueError(f"`{name}` is no variable that a run may set in a chat template")
+        return given
 
     @model_validator(mode="after")
     def _fits_its_method(self) -> RunFile:
         method = self.method
         if method.continues and self.sft_adapter is None:
             raise ValueError(f"kind {self.kind} needs sft_adapter, the run folder of a finished {method.continues.upper()} run")
-        for key in sorted(frozenset().union(*(other.settings for other in METHODS.values())) - method.settings):
+        owned = {name: other.settings | {name} for name, other in METHODS.items()}
+        for key in sorted(frozenset().union(*owned.values()) - owned[self.kind]):
             if getattr(self, key) is not None:
-                owners = " or ".join(name for name, other in METHODS.items() if key in other.settings)
+                owners = " or ".join(name for name, keys in owned.items() if key in keys)
                 raise ValueError(f"{key} belongs to kind {owners}, and this run is of kind {self.kind}; each kind has its own run file")
-        if method.continues and self.optimizer.adapter_dtype == "bfloat16":
-            raise ValueError(f"optimizer.adapter_dtype bfloat16 rounds the reference and the small updates of {self.kind}; use float32")
-        if method.continues and self.optimizer.packing:
-            raise ValueError(f"optimizer.packing is not available for kind {self.kind}, which compares whole completions")
+        if method.continues and self.adapter_dtype == "bfloat16":
+            raise ValueError(f"adapter_dtype bfloat16 rounds the reference and the small updates of {self.kind}; use float32")
         return self
 
     @property
     def method(self) -> Method:
         """The training method."""
         return METHODS[self.kind]
+
+    @property
+    def settings(self) -> TrainerSettings:
+        """The section of the run's method."""
+        found: TrainerSettings = getattr(self, self.kind)
+        return found
+
+    @property
+    def packing(self) -> bool:
+        """Whether several rows share a sequence."""
+        return self.sft is not None and self.sft.packing
 
     @property
     def digest(self) -> str:
@@ -287,9 +282,15 @@ class RunFile(BaseModel):
         return self._source
 
     @property
+    def note(self) -> str:
+        """A line about a file of schema 1; empty for others."""
+        step = command("train", "migrate", self.source)
+        return f"{self.source.name} has the names of schema 1; `{step}` shows it with those of TRL and PEFT" if self._is_old else ""
+
+    @property
     def learning_rate(self) -> float:
         """The learning rate, by default the method's."""
-        return self.optimizer.learning_rate or self.method.learning_rate
+        return self.settings.learning_rate or self.method.learning_rate
 
 
 def run_file_schema(method: MethodName) -> dict[str, Any]:
@@ -332,18 +333,32 @@ def load_run_file(path: Path, *, folder: Path | None = None) -> RunFile:
             "asks for SFT and DPO in one run; DPO starts from a finished SFT adapter and takes it as its reference",
             "write two run files, one with kind: sft and one with kind: dpo",
         )
+    is_old = value.get("schema") == 1
+    if is_old:
+        value = to_schema_2(value, name=path.name)
+    elif value.get("schema") == 2:
+        refuse_old_names(value, name=path.name)
     try:
         run = RunFile.model_validate(value)
     except ValidationError as error:
-        raise RunFileError(*describe_error(error, RunFile, path)) from error
+        what, fact, step = describe_error(error, RunFile, path)
+        if is_old:
+            name, _, key = what.partition(": ")
+            what = f"{name}: {old_path(key, str(value.get('kind')))}" if key else what
+        raise RunFileError(what, fact, step) from error
+    for section, model, config in ((run.kind, run.settings, run.method.config), ("lora", run.lora, LORA_CONFIG)):
+        if model is not None:
+            known = type(model).model_fields
+            check_arguments(model.model_extra or {}, known=known, config=config, section=section, name=path.name)
     try:
         # All settings, not only those of the digest: others go into run.json at the end, where this error would lose the run.
-        canonical_json(run.model_dump(mode="json", by_alias=True))
-        digest = hashlib.sha256(canonical_json(run.model_dump(mode="json", by_alias=True, exclude=set(NOT_IN_DIGEST)))).hexdigest()
+        plain = run.model_dump(mode="json", by_alias=True)
+        canonical_json(plain)
+        digest = settings_digest(plain, leave_out=NOT_IN_DIGEST)
     except TypeError as error:  # orjson writes integers of 64 bits, and pydantic makes one of 1e30
         raise RunFileError(str(path), f"holds a value that cannot be recorded ({error})", "use smaller numbers") from error
     anchored = _make_absolute(run, (folder or path.parent).resolve())
-    anchored._digest, anchored._source = digest, path.absolute()
+    anchored._digest, anchored._source, anchored._is_old = digest, path.absolute(), is_old
     return anchored
 
 

@@ -17,9 +17,10 @@ from curation.errors import command
 from curation.records import Kind
 from training.adapter import ADAPTER
 from training.chat import Row, merge_system
-from training.config import RunFile, RunFileError, TrainingError
+from training.config import RunFile
+from training.errors import RunFileError, TrainingError
 from training.license import BaseModelRecord, check_use, find_base_record
-from training.methods import columns_of
+from training.methods import Method
 from training.records import BaseFacts, LengthStats, PreflightReport, ProtectedFacts, RunRecord, SftFacts, SnapshotFacts
 from training.run_folder import PREFLIGHT, relative, require_run
 
@@ -172,11 +173,11 @@ def load_splits(snapshot: Snapshot) -> DatasetDict:
     return DatasetDict(loaded)
 
 
-def to_dataset(rows: Rows, *, kind: Kind) -> Dataset:
+def to_dataset(rows: Rows, method: Method) -> Dataset:
     """Return a dataset with the columns that TRL takes, without ids and labels."""
     from datasets import Dataset
 
-    wanted = list(columns_of(kind))
+    wanted = list(method.columns)
     if isinstance(rows, Dataset):
         return rows.select_columns(wanted)
     return Dataset.from_list([{column: row[column] for column in wanted} for row in rows])
@@ -281,6 +282,9 @@ def describe_sft(run: RunFile, *, base_digest: str) -> SftFacts | None:
     if (system := sft.done.chat.system) != run.system:
         fact = f"is {run.system} here and {system} in the SFT run, so its adapter was trained on other prompts"
         raise TrainingError("system", fact, f"set system: {system}")
+    if (variables := sft.done.chat.template_kwargs) != run.chat_template_kwargs:
+        fact = f"is {run.chat_template_kwargs} here and {variables} in the SFT run, so its adapter was trained on other prompts"
+        raise TrainingError("chat_template_kwargs", fact, f"set chat_template_kwargs: {variables}")
     return SftFacts(
         path=relative(run.sft_adapter, run.output),
         adapter_digest=sft.done.adapter_digest,

@@ -17,7 +17,8 @@ from pydantic import JsonValue
 
 from training.adapter import ADAPTER, adapter_tensors, live_digest
 from training.chat import Row
-from training.config import RunFile, TrainingError
+from training.config import RunFile
+from training.errors import TrainingError
 from training.methods import METHODS
 from training.records import MethodFields, PreflightReport, SftFacts
 from training.run_folder import relative
@@ -33,17 +34,21 @@ MARGIN_TOLERANCE = 1e-4
 
 def find_warnings(run: RunFile) -> list[str]:
     """Return a sentence for each setting that is allowed but far from the usual range."""
-    found, beta, rate = [], run.beta or BETA, run.learning_rate
+    found, beta, rate = [], beta_of(run), run.learning_rate
     if not USUAL_BETAS[0] <= beta <= USUAL_BETAS[1]:
         effect = "the policy may leave the reference quickly" if beta < USUAL_BETAS[0] else "the policy will hardly leave the reference"
         found.append(f"beta {beta:g} is outside {USUAL_BETAS[0]} to {USUAL_BETAS[1]}, the usual range of DPO: {effect}")
     if not USUAL_RATES[0] <= rate <= USUAL_RATES[1]:
         effect = "a LoRA hardly changes at it" if rate < USUAL_RATES[0] else "the answers may lose their format"
         usual = f"{METHODS['dpo'].learning_rate:.0e}".replace("e-0", "e-")
-        found.append(
-            f"optimizer.learning_rate {rate:g} is far from {usual}, the usual rate for DPO of a LoRA (5e-7 for all weights): {effect}"
-        )
+        found.append(f"dpo.learning_rate {rate:g} is far from {usual}, the usual rate for DPO of a LoRA (5e-7 for all weights): {effect}")
     return found
+
+
+def beta_of(run: RunFile) -> float:
+    """Return the run's beta, by default the paper's."""
+    assert run.dpo is not None
+    return run.dpo.beta or BETA
 
 
 def trainer_arguments(run: RunFile, base: Any, tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
@@ -64,12 +69,12 @@ def trainer_arguments(run: RunFile, base: Any, tokenizer: Any, rows: Sequence[Ro
 
 def config_arguments(run: RunFile) -> dict[str, Any]:
     """Return DPOConfig's own arguments."""
-    return {"beta": run.beta or BETA}
+    return {"beta": beta_of(run)}
 
 
 def config_settings(run: RunFile) -> dict[str, JsonValue]:
     """Return the settings for run.json beyond the shared ones."""
-    return {"beta": run.beta or BETA}
+    return {"beta": beta_of(run)}
 
 
 def adjust_trainer(trainer: Any) -> None:

@@ -19,7 +19,8 @@ import orjson
 
 from curation.errors import RowError
 from curation.patterns import compile_pattern
-from training.config import EvalSet, TrainingError
+from training.config import EvalSet
+from training.errors import TrainingError
 
 if TYPE_CHECKING:
     from curation.snapshot.manifest import ProtectedSet

@@ -25,8 +25,9 @@ from training.adapter import ADAPTER
 from training.callbacks import Say
 from training.card import renew_card
 from training.chat import Row
-from training.config import EvalSet, Quantization, RunFile, RunFileError, TrainingError
+from training.config import EvalSet, Quantization, RunFile
 from training.data import check_protected, file_sha256, open_recorded, open_snapshot, read_rows, require_sft, resolve_snapshot
+from training.errors import RunFileError, TrainingError
 from training.eval_items import EvalItem, read_eval_items
 from training.memory import GIB, available_memory, free_gpu_memory
 from training.metrics import (
@@ -178,6 +179,8 @@ def evaluation_key(run: RunFile, report: PreflightReport, *, sha256: str) -> str
         "preference": resolve_snapshot(settings.preference_snapshot).name if settings.preference_snapshot else "",
         "base": report.base.digest,
         "system": run.system,
+        # Only where it is set, so that earlier results keep their key.
+        **({"template_kwargs": run.chat_template_kwargs} if run.chat_template_kwargs else {}),
         "weights": [loaded_weights(run), compute_dtype()],
     }
     return hashlib.sha256(canonical_json(parts)).hexdigest()
@@ -237,7 +240,13 @@ def measure_subject(run: RunFile, *, report: PreflightReport, base: bool, say: S
     say(f"Loading {report.base.id} with its weights in {weights}")
     quantization = Quantization(kind="nf4" if weights == "nf4" else "none", double=run.quantization.double)
     model = load_for_inference(run.base_model, quantization, adapter=None if base else run.output / ADAPTER)
-    subject = Subject(model, load_tokenizer(run.base_model), system=system, batch=run.eval.batch_size, merge=run.system == "merge")
+    subject = Subject(
+        model,
+        load_tokenizer(run.base_model, run.chat_template_kwargs),
+        system=system,
+        batch=run.eval.batch_size,
+        merge=run.system == "merge",
+    )
     values = measure_likelihoods(subject, items) | measure_pairs(subject, pairs)
     say(f"  likelihoods of {len(items)} items: {time.monotonic() - started:.0f} s")
     answers = generate_answers(subject, items, max_new_tokens=run.eval.max_new_tokens)

@@ -23,8 +23,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from curation.errors import command
-from training.config import TrainingError, load_run_file, run_file_schema, schema_file
+from training.config import load_run_file, run_file_schema, schema_file
 from training.data import file_sha256
+from training.errors import TrainingError
 from training.license import RECORD, find_base_record
 from training.methods import METHODS
 from training.run_folder import relative
@@ -99,7 +100,7 @@ def write_run_files(
             "trusted_keys": [relative(key, folder) for key in options.keys],
             "allow_simulated_review": options.allow_simulated_review,
             "n": options.items,
-            "epochs": options.epochs.get(kind),
+            "num_train_epochs": options.epochs.get(kind),
         }
         target.write_text(fill_in(files("training").joinpath(f"template/{kind}.yaml").read_text(), changes))
         load_run_file(target)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import yaml
 
-from training.config import LicenceAnswers, TrainingError, Use
+from training.config import LicenceAnswers, Use
+from training.errors import TrainingError
 
 RECORD = "base-model.json"
 """File in a checkpoint folder, written by `train prepare-model`: id, licence, source, note."""

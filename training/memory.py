@@ -13,7 +13,8 @@ import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from training.config import RunFile, TrainingError
+from training.config import RunFile
+from training.errors import TrainingError
 
 GIB = 1024**3
 TOKEN_TILE, VOCABULARY_TILE = 4096, 32768
@@ -251,16 +252,16 @@ def estimate_run(run: RunFile, *, shape: Shape, lora: LoraShape, longest: int, o
         on_gpu: whether it runs on a GPU.
         dtype: data type of the arithmetic.
     """
-    settings = run.optimizer
+    settings = run.settings
     step = Step(
-        batch=settings.batch_size,
+        batch=settings.per_device_train_batch_size,
         length=min(longest, settings.max_length),
         sequences=len(run.method.answers),
         has_reference=run.method.continues is not None,
         quantized=run.quantization.kind == "nf4",
-        checkpointing=settings.gradient_checkpointing if settings.gradient_checkpointing is not None else on_gpu,
-        optimizer="8bit" if on_gpu else settings.adapter_dtype,
-        adapter_bytes=4 if settings.adapter_dtype == "float32" else 2,
+        checkpointing=settings.activation_checkpointing if settings.activation_checkpointing is not None else on_gpu,
+        optimizer="8bit" if on_gpu else run.adapter_dtype,
+        adapter_bytes=4 if run.adapter_dtype == "float32" else 2,
         dtype_bytes=4 if dtype == "float32" else 2,
         on_gpu=on_gpu,
     )
@@ -278,8 +279,8 @@ def checkpoint_bytes(run: RunFile, *, shape: Shape, lora: LoraShape, on_gpu: boo
         on_gpu: whether it runs on a GPU.
     """
     parameters = adapter_parameters(shape, lora)
-    one = parameters * (4 if run.optimizer.adapter_dtype == "float32" else 2)
-    optimizer = parameters * _OPTIMIZER_BYTES["8bit" if on_gpu else run.optimizer.adapter_dtype]
+    one = parameters * (4 if run.adapter_dtype == "float32" else 2)
+    optimizer = parameters * _OPTIMIZER_BYTES["8bit" if on_gpu else run.adapter_dtype]
     tokenizer = sum(path.stat().st_size for path in run.base_model.glob("token*.json"))
     # A checkpoint of a method with a reference holds both adapters.
     return 4 * (one * (2 if run.method.continues else 1) + optimizer + tokenizer) + 2 * (one + tokenizer)

@@ -1,4 +1,4 @@
-"""The table of training methods: what a method trains on, which TRL classes it uses and its defaults.
+"""The table of training methods: what a method trains on, which TRL classes it uses, and its section of the run file.
 
 A method is one entry here and one module of the same name (`training/sft.py`, `training/dpo.py`) with the functions of
 `training.train.MethodModule`. The table imports neither torch nor TRL, so the run file and the command line can read it.
@@ -10,9 +10,75 @@ import importlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
 from curation.records import Kind
 
 MethodName = Literal["sft", "dpo"]
+Scheduler = Literal[
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
+    "warmup_stable_decay",
+]
+"""Of transformers.SchedulerType. reduce_lr_on_plateau is left out: its steps depend on evaluations, which a resumed run may repeat."""
+OPEN = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+"""Sections that pass keys on to a library's class; `training.libraries` checks the keys that the model does not name."""
+
+
+class TrainerSettings(BaseModel):
+    """Arguments of a TRL trainer under TRL's names. Any other argument of the method's TRL configuration is passed on."""
+
+    model_config = OPEN
+
+    learning_rate: float | None = Field(default=None, gt=0, le=1)
+    """Default: 2e-4 for sft, 5e-6 for the other methods."""
+    num_train_epochs: float = Field(default=1, gt=0)
+    """Passes over the training rows."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Largest number of steps; overrides num_train_epochs."""
+    per_device_train_batch_size: int = Field(default=8, ge=1)
+    """Rows in one forward pass."""
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    """Forward passes in one step."""
+    max_length: int = Field(default=512, ge=16)
+    """Largest number of tokens of prompt and completion together; preflight lists the longer rows."""
+    warmup_steps: float = Field(default=0.05, ge=0)
+    """Steps over which the learning rate rises; a value below 1 is a share of the steps."""
+    lr_scheduler_type: Scheduler = "cosine"
+    """Learning rate after the warm-up."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's weight decay."""
+    activation_checkpointing: bool | None = None
+    """Recompute activations in the backward pass. Default: on a GPU yes, on a CPU no (it costs a second forward pass)."""
+
+    @field_validator("max_steps", mode="before")
+    @classmethod
+    def _no_limit(cls, value: Any) -> Any:
+        return None if value == -1 and not isinstance(value, bool) else value  # TRL writes "no limit" as -1
+
+
+class SftSettings(TrainerSettings):
+    """Arguments of trl.SFTConfig."""
+
+    num_train_epochs: float = Field(default=3, gt=0)
+    """Passes over the training rows."""
+    packing: bool = False
+    """Put several rows into one sequence of max_length instead of padding. A model that lets packed rows attend to each other is refused.
+    Without FlashAttention keep the batch size at 1: the attention mask grows with the square of batch size * max_length."""
+
+
+class DpoSettings(TrainerSettings):
+    """Arguments of trl.DPOConfig."""
+
+    beta: float | None = Field(default=None, gt=0)
+    """Strength of the constraint to the reference policy (default 0.1, as in the DPO paper)."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +93,18 @@ class Method:
     answers: tuple[str, ...]
     """Columns that hold an answer and enter the loss."""
     trainer: str
-    """Trainer class in `trl`."""
+    """Trainer class, as MODULE:CLASS."""
     config: str
-    """Configuration class in `trl`."""
+    """Configuration class, as MODULE:CLASS."""
+    section: type[TrainerSettings]
+    """Section of the run file with the method's name."""
     learning_rate: float
-    epochs: float
     settings: frozenset[str]
     """Keys of the run file that only this method, or a method that lists them too, accepts."""
     continues: MethodName | None = None
     """Method whose finished adapter it starts from; that adapter is also the frozen reference. None starts a fresh adapter."""
+    unpaired: bool = False
+    """Whether a pair is two rows for the trainer, each with a label: chosen is desirable, rejected is not."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -47,6 +116,16 @@ class Method:
         """The module with the method's own steps (`training.train.MethodModule`), imported on first use."""
         return importlib.import_module(f"training.{self.name}")
 
+    @property
+    def trainer_class(self) -> Any:
+        """The trainer class of TRL, imported on first use."""
+        return load_class(self.trainer)
+
+    @property
+    def config_class(self) -> Any:
+        """The configuration class of TRL, imported on first use."""
+        return load_class(self.config)
+
 
 METHODS: dict[MethodName, Method] = {
     "sft": Method(
@@ -54,10 +133,10 @@ METHODS: dict[MethodName, Method] = {
         summary="Train an adapter on an instruction snapshot; run the command again to resume. Example: train sft sft.yaml",
         rows="instruction",
         answers=("completion",),
-        trainer="SFTTrainer",
-        config="SFTConfig",
+        trainer="trl:SFTTrainer",
+        config="trl:SFTConfig",
+        section=SftSettings,
         learning_rate=2e-4,  # QLoRA (Dettmers et al. 2023) for models below 13B
-        epochs=3,
         settings=frozenset({"lora", "purpose"}),
     ),
     "dpo": Method(
@@ -65,15 +144,21 @@ METHODS: dict[MethodName, Method] = {
         summary="Continue an SFT adapter with preference pairs; run the command again to resume. Example: train dpo dpo.yaml",
         rows="preference",
         answers=("chosen", "rejected"),
-        trainer="DPOTrainer",
-        config="DPOConfig",
+        trainer="trl:DPOTrainer",
+        config="trl:DPOConfig",
+        section=DpoSettings,
         # Ten times the 5e-7 of full fine-tuning: only the small adapter is trained, so its weights must move further.
         learning_rate=5e-6,
-        epochs=1,
-        settings=frozenset({"sft_adapter", "beta"}),
+        settings=frozenset({"sft_adapter"}),
         continues="sft",
     ),
 }
+
+
+def load_class(name: str) -> Any:
+    """Return the class named MODULE:CLASS."""
+    module, _, member = name.partition(":")
+    return getattr(importlib.import_module(module), member)
 
 
 def columns_of(rows: Kind) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from training.chat import Row, common_prefix, end_tokens, merge_system
-from training.config import TrainingError
+from training.errors import TrainingError
 from training.eval_items import EvalItem, extract
 from training.records import Diversity
 

@@ -14,10 +14,13 @@ import importlib.util
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
-from training.config import Lora, Quantization, RunFile, TrainingError
+from training.config import Lora, Quantization, RunFile
 from training.data import file_sha256
+from training.errors import TrainingError
+from training.libraries import LORA_CONFIG, check_arguments
 from training.license import RECORD
 from training.records import Dtype, PreflightReport
 
@@ -147,8 +150,14 @@ def check_base(folder: Path, report: PreflightReport, *, again: str) -> None:
         raise TrainingError(str(folder), fact, again)
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """Return the tokenizer; refuse one without a chat template, which cannot render conversations."""
+def load_tokenizer(folder: Path, variables: Mapping[str, str | int | float | bool] = MappingProxyType({})) -> Any:
+    """Return the tokenizer; refuse one without a chat template, which cannot render conversations.
+
+    Args:
+        folder: the base model.
+        variables: variables of the chat template. They are set at its top, so that training, evaluation and a server that reads the
+            template from the adapter's folder render alike.
+    """
     from transformers import AutoTokenizer
 
     if not any((folder / name).is_file() for name in TOKENIZER_FILES[:3]):
@@ -160,6 +169,9 @@ def load_tokenizer(folder: Path) -> Any:
     if tokenizer.pad_token is None:
         # Padding is masked, so any token will do.
         tokenizer.pad_token = tokenizer.eos_token
+    if head := "".join(f"{{%- set {name} = {json.dumps(value, ensure_ascii=False)} -%}}" for name, value in variables.items()):
+        given = tokenizer.chat_template
+        tokenizer.chat_template = {key: head + text for key, text in given.items()} if isinstance(given, dict) else head + given
     return tokenizer
 
 
@@ -192,12 +204,12 @@ def check_packing(model: Any, ids: Sequence[int]) -> float:
         )
     except (ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise TrainingError("optimizer.packing", f"this base model cannot read packed rows ({reason})", "set packing: false") from error
+        raise TrainingError("sft.packing", f"this base model cannot read packed rows ({reason})", "set packing: false") from error
     effect = float((mixed - alone).abs().mean())
     left = float((kept - alone).abs().mean()) / max(effect, 1e-6)
     if left > MOST_LEAK:
         fact = f"this base model attends to one packed row while it predicts another ({left:.0%} of the effect of a foreign row remains)"
-        raise TrainingError("optimizer.packing", fact, "set packing: false")
+        raise TrainingError("sft.packing", fact, "set packing: false")
     return left
 
 
@@ -352,19 +364,24 @@ def lora_config(lora: Lora, model: Any) -> Any:
     """Return PEFT's configuration of a new adapter on a base model."""
     from peft import LoraConfig
 
-    targets = linear_names(model) if isinstance(lora.targets, str) else list(lora.targets)
-    return LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM")
+    targets = linear_names(model) if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    more = check_arguments(lora.model_extra or {}, known=Lora.model_fields, config=LORA_CONFIG, section="lora", name="run file")
+    return LoraConfig(
+        r=lora.r, lora_alpha=lora.lora_alpha, lora_dropout=lora.lora_dropout, target_modules=targets, task_type="CAUSAL_LM", **more
+    )
 
 
 def refuse_unknown_targets(run: RunFile) -> None:
-    """Refuse a name in lora.targets that no module of the base model has."""
-    if run.lora is None or isinstance(run.lora.targets, str):
+    """Refuse a name in lora.target_modules that no module of the base model has."""
+    if run.lora is None or isinstance(run.lora.target_modules, str):
         return
     known = find_module_names(run.base_model)
-    for target in run.lora.targets:
+    for target in run.lora.target_modules:
         if target in ROUTERS:
-            raise TrainingError("lora.targets", f"{target} chooses the experts of a mixture; routers are not adapted", "leave it out")
+            raise TrainingError(
+                "lora.target_modules", f"{target} chooses the experts of a mixture; routers are not adapted", "leave it out"
+            )
         if target not in known:
             near = difflib.get_close_matches(target, sorted(known), n=1)
-            again = f"did you mean {near[0]}?" if near else "name modules that it has, or write targets: all-linear"
-            raise TrainingError("lora.targets", f"{target} is not a module of the base model", again)
+            again = f"did you mean {near[0]}?" if near else "name modules that it has, or write target_modules: all-linear"
+            raise TrainingError("lora.target_modules", f"{target} is not a module of the base model", again)

@@ -18,7 +18,7 @@ from training.adapter import ADAPTER, read_settings
 from training.callbacks import Say, has_wandb_login, wandb_host
 from training.chat import Rendered, Row, describe_left_out, describe_lengths, find_end_of_turn, merge_system, name_rows, render_rows
 from training.checkpoints import check_origin, only_process
-from training.config import Lora, RunFile, TrainingError
+from training.config import Lora, RunFile
 from training.data import (
     Split,
     check_licences,
@@ -30,6 +30,7 @@ from training.data import (
     read_rows,
     resolve_snapshot,
 )
+from training.errors import TrainingError
 from training.eval_items import form_of, read_eval_items
 from training.license import find_base_record
 from training.memory import (
@@ -74,6 +75,8 @@ def preflight(run: RunFile, *, say: Say = print) -> PreflightReport:
         TrainingError: the first check that fails, with the next step.
         SnapshotError: a snapshot is not signed by a trusted key, was altered or was revoked.
     """
+    if run.note:
+        say(run.note)
     if done := find_finished(run):
         refuse_newer_snapshot(run, done)
         file = run.output / PREFLIGHT
@@ -96,7 +99,7 @@ def preflight(run: RunFile, *, say: Say = print) -> PreflightReport:
     refuse_unknown_targets(run)
     lengths, sample = describe_rows(run, snapshot, say=say)
     # A packed sequence is always max_length long.
-    longest = run.optimizer.max_length if run.optimizer.packing else max(split.longest for split in lengths.values())
+    longest = run.settings.max_length if run.packing else max(split.longest for split in lengths.values())
     dtype = compute_dtype()
     report = PreflightReport(
         schema=SCHEMA,
@@ -183,10 +186,11 @@ def check_sft_protected(run: RunFile, sft: SftFacts, *, sha256: str) -> None:
 
 def describe_chat(run: RunFile) -> ChatFacts:
     """Return how the chat template is used: the system message, and the token that ends an answer."""
-    tokenizer = load_tokenizer(run.base_model)
+    tokenizer = load_tokenizer(run.base_model, run.chat_template_kwargs)
     end = find_end_of_turn(tokenizer)
     found = None if end is None else EndOfTurn(id=end, token=tokenizer.convert_ids_to_tokens(end))
-    return ChatFacts(system=run.system, end_of_turn=found)
+    facts = ChatFacts(system=run.system, end_of_turn=found)
+    return facts.model_copy(update={"template_kwargs": run.chat_template_kwargs}) if run.chat_template_kwargs else facts
 
 
 def describe_rows(run: RunFile, snapshot: Snapshot, *, say: Say) -> tuple[dict[str, LengthStats], list[Row]]:
@@ -207,7 +211,7 @@ def describe_rows(run: RunFile, snapshot: Snapshot, *, say: Say) -> tuple[dict[s
     limits = read_limits(run.base_model)
     lengths: dict[str, LengthStats] = {}
     sample: list[Row] = []
-    tokenizer = load_tokenizer(run.base_model)
+    tokenizer = load_tokenizer(run.base_model, run.chat_template_kwargs)
     splits: tuple[Split, ...] = ("train", "validation")
     for split in splits:
         rows = read_rows(snapshot, split, system=run.system)
@@ -216,7 +220,7 @@ def describe_rows(run: RunFile, snapshot: Snapshot, *, say: Say) -> tuple[dict[s
         if len(rows) > MANY_ROWS:
             say(f"Counting the tokens of {len(rows):,} {split} rows")
         read = RenderedSplit(split, rows, render_rows(rows, tokenizer, kind=run.method.rows))
-        facts = describe_lengths(rows, read.rendered, max_length=run.optimizer.max_length, too_long=run.optimizer.too_long)
+        facts = describe_lengths(rows, read.rendered, max_length=run.settings.max_length, too_long=run.rows.too_long)
         refuse_losses(run, read, facts, tokenizer=tokenizer)
         refuse_beyond_limits(run, read, facts, limits=limits)
         lengths[split] = facts
@@ -235,7 +239,7 @@ class RenderedSplit:
 
 
 def refuse_losses(run: RunFile, split: RenderedSplit, facts: LengthStats, *, tokenizer: Any) -> None:
-    """Refuse a split that loses more than `optimizer.max_left_out` of its rows, or all of them.
+    """Refuse a split that loses more than `rows.max_left_out` of its rows, or all of them.
 
     Args:
         run: the run file.
@@ -243,8 +247,8 @@ def refuse_losses(run: RunFile, split: RenderedSplit, facts: LengthStats, *, tok
         facts: its lengths.
         tokenizer: the base model's.
     """
-    rows, settings, lost = split.rows, run.optimizer, len(facts.left_out)
-    if lost <= settings.max_left_out * len(rows) and lost < len(rows):
+    rows, settings, lost = split.rows, run.settings, len(facts.left_out)
+    if lost <= run.rows.max_left_out * len(rows) and lost < len(rows):
         return
     # First the faults of the template: a larger max_length does not remove them.
     if facts.faults:
@@ -262,10 +266,10 @@ def refuse_losses(run: RunFile, split: RenderedSplit, facts: LengthStats, *, tok
         f"{lost} of {len(rows)} {split.name} rows ({lost / len(rows):.0%}) would be left out: longer than "
         f"{settings.max_length} tokens (longest {longest}; {prompts} by their prompt alone): {name_rows(facts.left_out)}"
     )
-    again = f"set optimizer.max_length: {longest}"
+    again = f"set {run.kind}.max_length: {longest}"
     if lost < len(rows):
-        again += ", or accept the loss with optimizer.max_left_out, or train on their beginnings with optimizer.too_long: cut"
-    raise TrainingError("optimizer.max_length", fact, again)
+        again += ", or accept the loss with rows.max_left_out, or train on their beginnings with rows.too_long: cut"
+    raise TrainingError(f"{run.kind}.max_length", fact, again)
 
 
 def refuse_beyond_limits(run: RunFile, split: RenderedSplit, facts: LengthStats, *, limits: Limits) -> None:
@@ -280,10 +284,10 @@ def refuse_beyond_limits(run: RunFile, split: RenderedSplit, facts: LengthStats,
     if (largest := max(text.largest for text in split.rendered)) >= limits.vocabulary:
         fact = f"its tokenizer gives token {largest} and the model has {limits.vocabulary} tokens; they do not belong together"
         raise TrainingError(f"base_model {run.base_model}", fact, "copy the tokenizer files of the same checkpoint into the folder")
-    longest = min(facts.longest, run.optimizer.max_length)
+    longest = min(facts.longest, run.settings.max_length)
     if limits.positions is not None and longest > limits.positions:
         fact = f"{longest} tokens in a row of the {split.name} split, and the base model has {limits.positions} positions"
-        raise TrainingError("optimizer.max_length", fact, f"set optimizer.max_length: {limits.positions}")
+        raise TrainingError(f"{run.kind}.max_length", fact, f"set {run.kind}.max_length: {limits.positions}")
 
 
 def describe_memory(run: RunFile, *, longest: int, dtype: str) -> MemoryFacts:
@@ -300,7 +304,7 @@ def describe_memory(run: RunFile, *, longest: int, dtype: str) -> MemoryFacts:
     facts = MemoryFacts(device="cpu" if gpu is None else "cuda", **estimate.as_gib(), available=round(available / GIB, 2))
     if estimate.total > available:
         fact = f"needs about {facts.total} GiB and {facts.available} GiB are free"
-        raise TrainingError("memory", fact, "lower optimizer.batch_size or optimizer.max_length in the run file")
+        raise TrainingError("memory", fact, f"lower {run.kind}.per_device_train_batch_size or {run.kind}.max_length in the run file")
     return facts
 
 
@@ -319,7 +323,7 @@ def _lora_shape(run: RunFile) -> LoraShape:
     """Return the shape of a new adapter, or of the SFT adapter that the run continues."""
     if run.sft_adapter is None:
         lora = run.lora or Lora()
-        return LoraShape(lora.r, lora.targets, lora.dropout)
+        return LoraShape(lora.r, lora.target_modules, lora.lora_dropout)
     settings = read_settings(run.sft_adapter / ADAPTER)
     return LoraShape(int(settings["r"]), tuple(settings["target_modules"]))
 
@@ -330,7 +334,7 @@ def report_text(report: PreflightReport, run_file: Path, *, max_length: int, is_
     Args:
         report: preflight.json.
         run_file: the run file as it was named on the command line, for the next command.
-        max_length: `optimizer.max_length` of the run file.
+        max_length: `max_length` of the run file.
         is_finished: whether the run is finished.
     """
     snapshot, lengths = report.snapshot, report.lengths["train"]

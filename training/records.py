@@ -122,6 +122,8 @@ class ChatFacts(BaseModel):
     model_config = RECORD
 
     system: Literal["keep", "merge"] = "keep"
+    template_kwargs: dict[str, str | int | float | bool] = {}
+    """Variables of the chat template."""
     end_of_turn: EndOfTurn | None = None
 
 

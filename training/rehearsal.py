@@ -22,7 +22,8 @@ from training.adapter import ADAPTER, require_saved, save_adapter
 from training.callbacks import Say, Tracking
 from training.chat import Rendered, Row
 from training.checkpoints import train_from
-from training.config import RunFile, TrainingError
+from training.config import RunFile
+from training.errors import TrainingError
 from training.model import TOKENIZER_FILES, load_base, load_tokenizer
 from training.records import RehearsalFacts
 from training.train import Splits, make_trainer
@@ -149,16 +150,13 @@ def _narrow(text: Any) -> None:
 def _small_run(run: RunFile, base: Path, aside: Path) -> RunFile:
     """Return the run with the small model, one step and a temporary output folder."""
     # Without warm-up, which would give the only step a rate of 0.
-    optimizer = run.optimizer.model_copy(
-        update={
-            **{"max_steps": 1, "batch_size": min(2, run.optimizer.batch_size), "accumulation": 1},
-            **{"warmup": 0.0, "schedule": "constant"},
-        }
-    )
+    batch = min(2, run.settings.per_device_train_batch_size)
+    changes = {"max_steps": 1, "per_device_train_batch_size": batch, "gradient_accumulation_steps": 1}
+    settings = run.settings.model_copy(update={**changes, "warmup_steps": 0.0, "lr_scheduler_type": "constant"})
     stopping = run.stopping.model_copy(update={"every_steps": 1})
     sft = None if run.sft_adapter is None else aside / "sft"
-    changes = {"base_model": base, "output": aside / "run", "optimizer": optimizer, "stopping": stopping, "sft_adapter": sft}
-    return run.model_copy(update=changes)
+    paths = {"base_model": base, "output": aside / "run", "sft_adapter": sft}
+    return run.model_copy(update={**paths, run.kind: settings, "stopping": stopping})
 
 
 def _write_small_adapter(run: RunFile, small: RunFile, *, dtype: str) -> None:
@@ -170,13 +168,13 @@ def _write_small_adapter(run: RunFile, small: RunFile, *, dtype: str) -> None:
     settings.inference_mode = False  # PEFT saves adapters with true, which would freeze the new one
     model = get_peft_model(load_base(small.base_model, run.quantization, dtype=dtype), settings)
     small.sft_adapter.mkdir()
-    save_adapter(model, load_tokenizer(small.base_model), folder=small.sft_adapter, base_id="rehearsal")
+    save_adapter(model, load_tokenizer(small.base_model, small.chat_template_kwargs), folder=small.sft_adapter, base_id="rehearsal")
 
 
 def _step(small: RunFile, rows: list[Row], *, dtype: str) -> None:
     """Take one step and compare the adapter on disk with the one in memory, as in the real run."""
     small.output.mkdir()
-    tokenizer = load_tokenizer(small.base_model)
+    tokenizer = load_tokenizer(small.base_model, small.chat_template_kwargs)
     tracking = Tracking("rehearsal", "rehearsal", "rehearsal", {})
     trainer = make_trainer(small, tokenizer, Splits(rows, rows[:1]), dtype=dtype, tracking=tracking, say=lambda text: None)
     before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
@@ -185,11 +183,11 @@ def _step(small: RunFile, rows: list[Row], *, dtype: str) -> None:
     # An adapter on a module that the forward pass bypasses would train nothing, without an error.
     now = dict(trainer.model.named_parameters())
     if not any((now[name] != value).any() for name, value in before.items()):
-        raise TrainingError("rehearsal", "a training step changes nothing in the adapter", "name other modules in lora.targets")
+        raise TrainingError("rehearsal", "a training step changes nothing in the adapter", "name other modules in lora.target_modules")
     # A NaN of the small model is a sign of the data type or the learning rate, not of its random weights.
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     if not all(math.isfinite(float(loss)) for loss in losses):
-        raise TrainingError("rehearsal", f"the loss of a training step is {losses[0]}", "lower optimizer.learning_rate")
+        raise TrainingError("rehearsal", f"the loss of a training step is {losses[0]}", "lower learning_rate")
 
 
 @contextlib.contextmanager
@@ -217,6 +215,6 @@ def _advice(run: RunFile, text: str) -> str:
     """Return the next step for a failure with this text."""
     if run.logger != "none" and run.logger in text.lower():
         return f"set {run.logger} up, or set logger: none"
-    if run.lora is not None and not isinstance(run.lora.targets, str):
-        return "write lora.targets: all-linear, or name linear modules only"
+    if run.lora is not None and not isinstance(run.lora.target_modules, str):
+        return "write lora.target_modules: all-linear, or name linear modules only"
     return "take another base model, or set quantization: {kind: none} to see whether the 4-bit weights are the cause"

@@ -21,8 +21,9 @@ from training.adapter import ADAPTER
 from training.callbacks import Say
 from training.card import PICTURE, card_text
 from training.chat import Row, end_tokens
-from training.config import Quantization, RunFile, TrainingError
+from training.config import Quantization, RunFile
 from training.data import Split, check_signature, open_recorded, read_rows
+from training.errors import TrainingError
 from training.license import RECORD
 from training.model import check_base, load_base, load_tokenizer
 from training.records import BaseFacts, RunRecord, SnapshotFacts
@@ -244,7 +245,7 @@ def merge_run(run: RunFile, *, out: Path, say: Say = print) -> Merged:
     shutil.rmtree(aside, ignore_errors=True)
     try:
         model: Any = PeftModel.from_pretrained(load_base(run.base_model, Quantization(kind="none"), dtype="bfloat16"), run.output / ADAPTER)
-        merged, tokenizer = model.merge_and_unload(), load_tokenizer(run.base_model)
+        merged, tokenizer = model.merge_and_unload(), load_tokenizer(run.base_model, run.chat_template_kwargs)
         merged.config.use_cache = True  # `load_base` turned it off
         merged.generation_config.eos_token_id = sorted(end_tokens(merged, tokenizer))
         merged.save_pretrained(aside)

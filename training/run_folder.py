@@ -25,7 +25,8 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from curation.errors import command
 from curation.records import canonical_json
 from training.adapter import ADAPTER, folder_digest
-from training.config import RunFile, TrainingError, load_run_file
+from training.config import RunFile, load_run_file
+from training.errors import TrainingError
 from training.methods import METHODS, MethodName
 from training.records import SCHEMA, Environment, EvaluationResult, PreflightReport, RunRecord, to_json
 

@@ -31,7 +31,7 @@ def trainer_arguments(run: RunFile, base: Any, tokenizer: Any, rows: Sequence[Ro
         tokenizer: the base model's.
         rows: the rows to train on; the first one tests packing.
     """
-    if run.optimizer.packing:
+    if run.packing:
         text = tokenizer.apply_chat_template([*rows[0]["prompt"], *rows[0]["completion"]], tokenize=False)
         check_packing(base, tokenizer(text, add_special_tokens=False)["input_ids"])
     return {"model": base, "peft_config": lora_config(run.lora or Lora(), base)}
@@ -39,7 +39,7 @@ def trainer_arguments(run: RunFile, base: Any, tokenizer: Any, rows: Sequence[Ro
 
 def config_arguments(run: RunFile) -> dict[str, Any]:
     """Return SFTConfig's own arguments."""
-    return {"packing": run.optimizer.packing, "completion_only_loss": True}
+    return {"packing": run.packing, "completion_only_loss": True}
 
 
 def config_settings(run: RunFile) -> dict[str, JsonValue]:

@@ -20,8 +20,10 @@ from training.callbacks import Say, Tracking, describe_tracking, logger_callback
 from training.card import write_card
 from training.chat import Row, describe_left_out
 from training.checkpoints import explain_failures, only_process, prepare_resume, train_from
-from training.config import Lora, RunFile, TrainingError
+from training.config import Lora, RunFile
 from training.data import Rows, confirm_preflight, kept_rows, load_splits, open_snapshot, to_dataset
+from training.errors import TrainingError
+from training.libraries import check_arguments
 from training.methods import MethodName
 from training.model import cast_adapters, check_base, load_base, load_tokenizer, recorded_dtype
 from training.records import SCHEMA, EvalFacts, MethodFields, ParameterCounts, PreflightReport, RowCounts, RunRecord
@@ -136,12 +138,12 @@ def build_trainer(run: RunFile, *, report: PreflightReport, say: Say) -> tuple[A
         raise TrainingError(str(snapshot.path), "is not the snapshot preflight checked", again)
     check_base(run.base_model, report, again=again)
     confirm_preflight(run, snapshot, report)
-    for line in describe_left_out(report.lengths, max_length=run.optimizer.max_length):
+    for line in describe_left_out(report.lengths, max_length=run.settings.max_length):
         say(line)
     for line in run.method.module.find_warnings(run):
         say(f"Warning: {line}")
     say(f"Loading {report.base.id}")
-    tokenizer, loaded = load_tokenizer(run.base_model), load_splits(snapshot)
+    tokenizer, loaded = load_tokenizer(run.base_model, run.chat_template_kwargs), load_splits(snapshot)
     rows = Splits(*(kept_rows(loaded[split], report.lengths[split], system=run.system) for split in Splits._fields))
     dtype = recorded_dtype(report, say=say)
     trainer = make_trainer(run, tokenizer, rows, dtype=dtype, tracking=describe_tracking(run, report), say=say)
@@ -155,7 +157,7 @@ def make_trainer(
     """Load the base model and build the TRL trainer of the run's method.
 
     Args:
-        run: the run file; its base model, adapter, optimizer and output are used.
+        run: the run file; its base model, adapter, trainer settings and output are used.
         tokenizer: the base model's.
         rows: rows to train on and to validate on.
         dtype: data type of the arithmetic; by default this machine's.
@@ -163,24 +165,23 @@ def make_trainer(
         say: prints progress.
     """
     import torch
-    import trl
     from transformers import EarlyStoppingCallback, set_seed
 
     if run.threads:
         torch.set_num_threads(run.threads)
     set_seed(run.seed)  # before the model is loaded: a new adapter's weights are random
     method = run.method
-    base = load_base(run.base_model, run.quantization, packing=run.optimizer.packing, dtype=dtype)
-    trainer = _with_adapter_dtype(getattr(trl, method.trainer))(
+    base = load_base(run.base_model, run.quantization, packing=run.packing, dtype=dtype)
+    trainer = _with_adapter_dtype(method.trainer_class)(
         **method.module.trainer_arguments(run, base, tokenizer, rows.train),
-        args=getattr(trl, method.config)(**training_arguments(run, tracking=tracking), **method.module.config_arguments(run)),
-        train_dataset=to_dataset(rows.train, kind=method.rows),
-        eval_dataset=to_dataset(rows.validation, kind=method.rows),
+        args=method.config_class(**{**training_arguments(run, tracking=tracking), **method.module.config_arguments(run), **passed_on(run)}),
+        train_dataset=to_dataset(rows.train, method),
+        eval_dataset=to_dataset(rows.validation, method),
         processing_class=tokenizer,
         callbacks=[EarlyStoppingCallback(run.stopping.patience), *logger_callbacks(run, tracking), *run_callbacks(run.output, say)],
     )
-    trainer.adapter_dtype = run.optimizer.adapter_dtype
-    cast_adapters(trainer.model, run.optimizer.adapter_dtype)
+    trainer.adapter_dtype = run.adapter_dtype
+    cast_adapters(trainer.model, run.adapter_dtype)
     method.module.adjust_trainer(trainer)
     return trainer
 
@@ -209,19 +210,19 @@ def training_arguments(run: RunFile, *, tracking: Tracking | None = None) -> dic
     """Return the arguments that the TRL configurations of all methods share."""
     import torch
 
-    on_gpu, settings = torch.cuda.is_available(), run.optimizer
-    checkpointing = settings.gradient_checkpointing if settings.gradient_checkpointing is not None else on_gpu
+    on_gpu, settings = torch.cuda.is_available(), run.settings
+    checkpointing = settings.activation_checkpointing if settings.activation_checkpointing is not None else on_gpu
     return {
         "output_dir": str(run.output / CHECKPOINTS),
         "learning_rate": run.learning_rate,
-        "num_train_epochs": settings.epochs,
+        "num_train_epochs": settings.num_train_epochs,
         "max_steps": settings.max_steps or -1,
-        "per_device_train_batch_size": settings.batch_size,
-        "per_device_eval_batch_size": settings.batch_size,
-        "gradient_accumulation_steps": settings.accumulation,
+        "per_device_train_batch_size": settings.per_device_train_batch_size,
+        "per_device_eval_batch_size": settings.per_device_train_batch_size,
+        "gradient_accumulation_steps": settings.gradient_accumulation_steps,
         "max_length": settings.max_length,
-        "warmup_steps": settings.warmup,  # transformers 5 reads a value below 1 as a share
-        "lr_scheduler_type": settings.schedule,
+        "warmup_steps": settings.warmup_steps,  # transformers 5 reads a value below 1 as a share
+        "lr_scheduler_type": settings.lr_scheduler_type,
         "weight_decay": settings.weight_decay,
         "optim": "paged_adamw_8bit" if on_gpu else "adamw_torch",
         "bf16": on_gpu,
@@ -246,6 +247,12 @@ def training_arguments(run: RunFile, *, tracking: Tracking | None = None) -> dic
     }
 
 
+def passed_on(run: RunFile) -> dict[str, Any]:
+    """Return the arguments of the TRL configuration that the run file gives beyond the keys of our models."""
+    given, method = run.settings.model_extra or {}, run.method
+    return check_arguments(given, known=method.section.model_fields, config=method.config, section=run.kind, name=run.source.name)
+
+
 def count_parameters(model: Any) -> ParameterCounts:
     """Return the trained and the total parameters of a PEFT model, without DPO's frozen reference adapter."""
     trainable, total = model.get_nb_trainable_parameters()
@@ -256,9 +263,12 @@ def count_parameters(model: Any) -> ParameterCounts:
 def describe_settings(run: RunFile) -> dict[str, JsonValue]:
     """Return the settings that shape the adapter, defaults included."""
     fresh = (run.lora or Lora()).model_dump(mode="json") if "lora" in run.method.settings else {}
-    chosen = {**fresh, **run.optimizer.model_dump(mode="json"), "learning_rate": run.learning_rate, "seed": run.seed}
+    chosen = {**fresh, **run.settings.model_dump(mode="json"), "learning_rate": run.learning_rate, "seed": run.seed}
+    chosen |= {**run.rows.model_dump(mode="json"), "adapter_dtype": run.adapter_dtype}
     if run.purpose is not None:
         chosen["purpose"] = run.purpose
+    if run.chat_template_kwargs:
+        chosen["chat_template_kwargs"] = run.chat_template_kwargs
     return {**chosen, "quantization": run.quantization.kind, **run.method.module.config_settings(run)}
 
 

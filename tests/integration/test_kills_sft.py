@@ -24,7 +24,7 @@ def checked_run(project: Path, name: str) -> tuple[Path, Path]:
     """Run file and run folder of a run of some seconds that preflight has looked at."""
     settings = run_settings("sft", output=name, stopping={"every_steps": 4, "patience": 100})
     # Six steps an epoch and at least an epoch between two kills: half a second, longer than a kill needs to land.
-    settings["optimizer"] = {**settings["optimizer"], "epochs": max(6, kills_of("sft"))}
+    settings["sft"] = {**settings["sft"], "num_train_epochs": max(6, kills_of("sft"))}
     file = write_run_file(project, f"{name}.yaml", settings)
     run = load_run_file(file)
     preflight(run)

@@ -285,12 +285,13 @@ def trained_text(tokenizer: Any, rows: Sequence[Mapping[str, Any]], folder: Path
     from trl import SFTConfig, SFTTrainer
 
     from training.data import to_dataset
+    from training.methods import METHODS
 
     args = SFTConfig(output_dir=str(folder), use_cpu=True, bf16=False, report_to=[], max_length=None, completion_only_loss=True)
     trainer = SFTTrainer(
         model=build_family("llama", vocab_size=len(tokenizer)),
         args=args,
-        train_dataset=to_dataset([dict(row) for row in rows], kind="instruction"),
+        train_dataset=to_dataset([dict(row) for row in rows], METHODS["sft"]),
         processing_class=tokenizer,
     )
     return [tokenizer.decode([token for token in row["labels"] if token != -100]) for row in trainer.train_dataset]

@@ -239,25 +239,30 @@ def train_both(project: Path) -> Path:
     return project
 
 
+TRAINER = {"learning_rate": 1e-3, "num_train_epochs": 3, "per_device_train_batch_size": 4, "max_length": 200}
+
+
 def run_settings(kind: str = "sft", **changes: Any) -> dict[str, Any]:
-    """The settings of a small run in PROJECT/runs; `changes` replace whole keys."""
+    """The settings of a small run in PROJECT/runs; `changes` replace whole keys, and `trainer` the method's section."""
+    if (trainer := changes.pop("trainer", None)) is not None:
+        changes[kind] = trainer
     rows = "instruction" if kind == "sft" else "preference"
     settings: dict[str, Any] = {
-        "schema": 1,
+        "schema": 2,
         "kind": kind,
         "snapshot": f"../snapshots/tiny-{rows}@latest",
         "base_model": "../model",
         "output": kind,
         "trusted_keys": ["../keys/signing.pub"],
         "eval": {"file": "../protected/eval.jsonl", "n": 12, "table": "../tables/codes.parquet", "max_new_tokens": 12},
-        "optimizer": {"learning_rate": 1e-3, "epochs": 3, "batch_size": 4, "max_length": 200},
+        kind: dict(TRAINER),
         "stopping": {"every_steps": 4, "patience": 3},
         "threads": 1,
     }
     if kind == "dpo":
         settings["sft_adapter"] = "sft"
     else:
-        settings["lora"] = {"r": 4, "alpha": 8, "dropout": 0.1}
+        settings["lora"] = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1}
     return settings | changes
 
 

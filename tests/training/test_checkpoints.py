@@ -18,15 +18,23 @@ from typing import Any
 
 import pytest
 
-from tests.support.training_samples import check_and_train, load_run, run_settings, write_eval, write_signed
+from tests.support.training_samples import TRAINER, check_and_train, load_run, run_settings, write_eval, write_signed
 from training.callbacks import Pace, mark_checkpoint
 from training.checkpoints import find_checkpoint, only_process, prepare_resume, train_from
-from training.config import RunFile, TrainingError, load_run_file
+from training.config import RunFile, load_run_file
+from training.errors import TrainingError
 from training.run_folder import require_run
 
 pytestmark = pytest.mark.model
 EARLY = {
-    "optimizer": {"learning_rate": 0.3, "epochs": 20, "batch_size": 8, "max_length": 200, "schedule": "constant", "warmup": 0.0},
+    "sft": {
+        "learning_rate": 0.3,
+        "num_train_epochs": 20,
+        "per_device_train_batch_size": 8,
+        "max_length": 200,
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0.0,
+    },
     "stopping": {"every_steps": 2, "patience": 3},
 }
 """A rate at which the validation loss soon rises."""
@@ -81,9 +89,9 @@ def run_killed(project: Path, kind: str, file: Path, *, kills: int, seed: int, t
 def test_sft_killed_and_run_again_ends_at_the_same_adapter(project: Path) -> None:
     from training.preflight import preflight
 
-    optimizer = run_settings()["optimizer"] | {"epochs": 6}  # more steps than kills
-    whole = check_and_train(load_run(project, "sft.yaml", run_settings(optimizer=optimizer)))
-    run = load_run(project, "killed.yaml", run_settings(output="killed", optimizer=optimizer))
+    trainer = TRAINER | {"num_train_epochs": 6}  # more steps than kills
+    whole = check_and_train(load_run(project, "sft.yaml", run_settings(trainer=trainer)))
+    run = load_run(project, "killed.yaml", run_settings(output="killed", trainer=trainer))
     preflight(run)
     run_killed(project, "sft", run.source, kills=20, seed=11, total=whole.steps)
     again = require_run(run.output)
@@ -123,11 +131,11 @@ def resume(run: RunFile, *, load_as: str | None = None) -> str:
 
 
 def test_resuming_keeps_the_dtype_it_trains_in(project: Path) -> None:
-    optimizer = run_settings()["optimizer"] | {"adapter_dtype": "bfloat16", "epochs": 2}
-    whole = check_and_train(load_run(project, "whole.yaml", run_settings(output="whole", optimizer=optimizer)))
-    assert resume(load_run(project, "half.yaml", run_settings(output="half", optimizer=optimizer))) == whole.adapter_digest
+    changes: dict[str, Any] = {"adapter_dtype": "bfloat16", "trainer": TRAINER | {"num_train_epochs": 2}}
+    whole = check_and_train(load_run(project, "whole.yaml", run_settings(output="whole", **changes)))
+    assert resume(load_run(project, "half.yaml", run_settings(output="half", **changes))) == whole.adapter_digest
     # What the library does by itself: the checkpoint comes back as fp32 and the run drifts.
-    drifted = resume(load_run(project, "drift.yaml", run_settings(output="drift", optimizer=optimizer)), load_as="float32")
+    drifted = resume(load_run(project, "drift.yaml", run_settings(output="drift", **changes)), load_as="float32")
     assert drifted != whole.adapter_digest
 
 
@@ -190,8 +198,8 @@ def test_run_that_had_stopped_early_takes_no_more_steps_wherever_it_lies_now(sto
 def test_tensorboard_shows_each_step_of_a_resumed_run_once(project: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    optimizer = run_settings()["optimizer"] | {"max_steps": 10}
-    run = load_run(project, "sft.yaml", run_settings(logger="tensorboard", optimizer=optimizer))
+    trainer = TRAINER | {"max_steps": 10}
+    run = load_run(project, "sft.yaml", run_settings(logger="tensorboard", trainer=trainer))
     stop_after(run, 8)
     (run.output / "checkpoints" / "checkpoint-8" / "complete").unlink()  # killed while it was written: steps 5 to 8 are taken again
     assert check_and_train(run).resumed_from == 4
@@ -204,18 +212,18 @@ def test_checkpoints_are_never_gone_on_from_with_other_rows_or_settings(project:
     from training.preflight import preflight
     from training.train import train_run
 
-    optimizer = run_settings()["optimizer"] | {"epochs": 2}
-    run = load_run(project, "sft.yaml", run_settings(optimizer=optimizer))
+    trainer = TRAINER | {"num_train_epochs": 2}
+    run = load_run(project, "sft.yaml", run_settings(trainer=trainer))
     stop_after(run, 8)
     record = (run.output / "preflight.json").read_text()
-    other = load_run(project, "sft.yaml", run_settings(optimizer=optimizer | {"learning_rate": 2e-3}))
+    other = load_run(project, "sft.yaml", run_settings(trainer=trainer | {"learning_rate": 2e-3}))
     with pytest.raises(
         TrainingError, match=r"holds checkpoints of a run with another settings; .* Next: name another output .* or delete \S+checkpoints"
     ):
         preflight(other)
     sha256, later = write_eval(project), {"train": range(40, 60), "validation": range(24, 32)}
     write_signed(project, "instruction", key=project / "keys" / "signing.pem", sha256=sha256, version=2, ranges=later)
-    same = load_run(project, "sft.yaml", run_settings(optimizer=optimizer))
+    same = load_run(project, "sft.yaml", run_settings(trainer=trainer))
     with pytest.raises(TrainingError, match="of a run with another snapshot"):
         preflight(same)
     assert (run.output / "preflight.json").read_text() == record
@@ -258,8 +266,8 @@ def test_disk_that_fills_up_is_a_sentence_and_the_run_goes_on_when_there_is_room
     from training.preflight import preflight
     from training.train import train_run
 
-    optimizer = run_settings()["optimizer"] | {"max_steps": 8}
-    settings = run_settings(lora={"r": 32, "alpha": 8, "dropout": 0.0}, optimizer=optimizer)
+    trainer = TRAINER | {"max_steps": 8}
+    settings = run_settings(lora={"r": 32, "lora_alpha": 8, "lora_dropout": 0.0}, trainer=trainer)
     run = load_run(project, "sft.yaml", settings)
     preflight(run)
     with largest_file(400_000), pytest.raises(TrainingError, match=r"checkpoint-4: could not be written \(.*train sft \S+ to resume"):

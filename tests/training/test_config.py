@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ import pytest
 import yaml
 
 from tests.support.training_samples import run_settings, write_run_file
-from training.config import Lora, RunFileError, load_run_file, run_file_schema, schema_file
+from training.config import Lora, load_run_file, run_file_schema, schema_file
 from training.data import resolve_snapshot
+from training.errors import RunFileError
 from training.methods import METHODS
 
 
@@ -33,18 +36,31 @@ def test_paths_are_relative_to_the_run_file(tmp_path: Path) -> None:
     [
         ({"lern": 1}, "run.yaml: lern: is not a known key"),
         ({"base_modle": "x"}, "run.yaml: base_modle: is not a known key; the nearest one is `base_model` (did you mean that?)"),
-        ({"lora": {"targets": 5}}, "run.yaml: lora.targets: must be a list, found 5"),
+        ({"lora": {"target_modules": 5}}, "run.yaml: lora.target_modules: must be a list, found 5"),
         ({"trusted_keys": "x.pub"}, "run.yaml: trusted_keys: must be a list, found 'x.pub'"),
         ({"lora": 16}, "run.yaml: lora: must hold keys of its own, found 16"),
-        ({"optimizer": {"learning_rate": "fast"}}, "run.yaml: optimizer.learning_rate: must be a number, found 'fast'"),
-        ({"lora": {"dropot": 0.1}}, "run.yaml: lora.dropot: is not a known key; the nearest one is `dropout` (did you mean that?)"),
-        ({"optimizer": {"epochs": -1}}, "run.yaml: optimizer.epochs: input should be greater than 0, found -1"),
-        ({"schema": 2}, "run.yaml: schema: input should be 1, found 2"),
+        ({"sft": {"learning_rate": "fast"}}, "run.yaml: sft.learning_rate: must be a number, found 'fast'"),
+        ({"sft": {"num_train_epochs": -1}}, "run.yaml: sft.num_train_epochs: input should be greater than 0, found -1"),
+        ({"schema": 3}, "run.yaml: schema: input should be 2, found 3"),
         ({"kind": "ppo"}, "run.yaml: kind: input should be 'sft' or 'dpo', found 'ppo'"),
         ({"kind": ["sft", "dpo"]}, "asks for SFT and DPO in one run"),
         ({"sft": {}, "dpo": {}}, "asks for SFT and DPO in one run"),
         ({"sft_adapter": "runs/sft"}, "sft_adapter belongs to kind dpo, and this run is of kind sft; each kind has its own run file"),
-        ({"beta": 0.1}, "beta belongs to kind dpo"),
+        ({"beta": 0.1}, "run.yaml: beta: is `dpo.beta` in a run file"),
+        ({"optimizer": {"lr": 1e-4}}, "run.yaml: optimizer.lr: is `sft.learning_rate` in a run file. Next: correct the key in run.yaml"),
+        ({"optimizer": {"max_left_out": 1}}, "run.yaml: optimizer.max_left_out: is `rows.max_left_out` in a run file"),
+        ({"lora": {"rank": 8}}, "run.yaml: lora.rank: is `lora.r` in a run file"),
+        ({"sft": {"epochs": 2}}, "run.yaml: sft.epochs: is `sft.num_train_epochs` in a run file"),
+        ({"sft": {"warmup_ratio": 0.1}}, "is `sft.warmup_steps` in a run file, where a value below 1 is a share of the steps"),
+        ({"batch_size": 4}, "run.yaml: batch_size: is `sft.per_device_train_batch_size` in a run file"),
+        ({"sft": {"output_dir": "x"}}, "run.yaml: sft.output_dir: is set by another key of the run file. Next: use output"),
+        ({"sft": {"hub_model_id": "x"}}, "run.yaml: sft.hub_model_id: cannot be set: nothing is uploaded during a training"),
+        ({"lora": {"bias": "all"}}, "run.yaml: lora.bias: cannot be set: only LoRA weights are saved"),
+        (
+            {"lora": {"init_lora_weights": "pissa"}},
+            "run.yaml: lora.init_lora_weights: cannot be 'pissa': the base model's weights must stay",
+        ),
+        ({"chat_template_kwargs": {"messages": 1}}, "`messages` is no variable that a run may set in a chat template"),
         ({"eval": {"file": "x", "pattern": "("}}, "run.yaml: eval.pattern: '(' is not a regular expression (missing )"),
         ({"kind": "dpo", "lora": None}, "kind dpo needs sft_adapter"),
     ],
@@ -59,12 +75,12 @@ def test_dpo_refuses_what_belongs_to_sft(tmp_path: Path) -> None:
     with pytest.raises(RunFileError, match="lora belongs to kind sft"):
         load(tmp_path, run_settings("dpo", lora={"r": 4}))
     with pytest.raises(RunFileError, match="bfloat16 rounds the reference"):
-        load(tmp_path, run_settings("dpo", optimizer={"adapter_dtype": "bfloat16"}))
+        load(tmp_path, run_settings("dpo", adapter_dtype="bfloat16"))
 
 
 def test_default_rates_are_those_of_the_papers(tmp_path: Path) -> None:
-    assert load_run_file(write_run_file(tmp_path, "a.yaml", run_settings("sft", optimizer={}))).learning_rate == 2e-4
-    assert load_run_file(write_run_file(tmp_path, "b.yaml", run_settings("dpo", optimizer={}))).learning_rate == 5e-6
+    assert load_run_file(write_run_file(tmp_path, "a.yaml", run_settings("sft", trainer={}))).learning_rate == 2e-4
+    assert load_run_file(write_run_file(tmp_path, "b.yaml", run_settings("dpo", trainer={}))).learning_rate == 5e-6
 
 
 @pytest.mark.parametrize(
@@ -72,20 +88,20 @@ def test_default_rates_are_those_of_the_papers(tmp_path: Path) -> None:
     [
         ({"lora": None}, (16, 32)),
         ({"lora": {"r": 64}}, (64, 128)),
-        ({"lora": {"r": 64, "alpha": 16}}, (64, 16)),
-        ({"lora": {"alpha": 16}}, (16, 16)),
+        ({"lora": {"r": 64, "lora_alpha": 16}}, (64, 16)),
+        ({"lora": {"lora_alpha": 16}}, (16, 16)),
         ({"purpose": "style", "lora": None}, (8, 16)),
-        ({"purpose": "knowledge", "lora": {"dropout": 0.1}}, (32, 64)),
+        ({"purpose": "knowledge", "lora": {"lora_dropout": 0.1}}, (32, 64)),
         ({"purpose": "knowledge", "lora": {"r": 4}}, (4, 8)),
-        ({"purpose": "style", "lora": {"alpha": 99}}, (8, 99)),
+        ({"purpose": "style", "lora": {"lora_alpha": 99}}, (8, 99)),
     ],
 )
 def test_rank_follows_the_purpose_and_alpha_the_rank(tmp_path: Path, changes: dict, shape: tuple[int, int]) -> None:
     run = load_run_file(write_run_file(tmp_path, "run.yaml", run_settings() | changes))
     lora = run.lora or Lora()
-    assert (lora.r, lora.alpha) == shape
+    assert (lora.r, lora.lora_alpha) == shape
     same = load_run_file(
-        write_run_file(tmp_path, "same.yaml", run_settings(lora={**lora.model_dump(mode="json"), "targets": "all-linear"}))
+        write_run_file(tmp_path, "same.yaml", run_settings(lora={**lora.model_dump(mode="json"), "target_modules": "all-linear"}))
     )
     assert run.lora is None or run.digest == same.digest
 
@@ -99,12 +115,16 @@ def test_purpose_belongs_to_sft(tmp_path: Path) -> None:
 
 def test_dpo_trains_one_epoch_by_default_and_sft_three(tmp_path: Path) -> None:
     for kind, epochs in (("sft", 3), ("dpo", 1)):
-        assert load_run_file(write_run_file(tmp_path, "a.yaml", run_settings(kind, optimizer={}))).optimizer.epochs == epochs
-        settings = {key: value for key, value in run_settings(kind).items() if key != "optimizer"}
-        assert load_run_file(write_run_file(tmp_path, "b.yaml", settings)).optimizer.epochs == epochs
-        assert load_run_file(write_run_file(tmp_path, "c.yaml", run_settings(kind, optimizer={"epochs": 2}))).optimizer.epochs == 2
+        assert load_run_file(write_run_file(tmp_path, "a.yaml", run_settings(kind, trainer={}))).settings.num_train_epochs == epochs
+        settings = {key: value for key, value in run_settings(kind).items() if key != kind}
+        assert load_run_file(write_run_file(tmp_path, "b.yaml", settings)).settings.num_train_epochs == epochs
+        assert (
+            load_run_file(write_run_file(tmp_path, "c.yaml", run_settings(kind, trainer={"num_train_epochs": 2}))).settings.num_train_epochs
+            == 2
+        )
     assert (
-        yaml.safe_load((Path(load_run_file.__code__.co_filename).parent / "template" / "dpo.yaml").read_text())["optimizer"]["epochs"] == 1
+        yaml.safe_load((Path(load_run_file.__code__.co_filename).parent / "template" / "dpo.yaml").read_text())["dpo"]["num_train_epochs"]
+        == 1
     )
 
 
@@ -117,13 +137,13 @@ def test_dpo_trains_one_epoch_by_default_and_sft_three(tmp_path: Path) -> None:
         (0.3, 2e-5, []),
         (0.05, 5e-6, ["beta 0.05 is outside 0.1 to 0.5"]),
         (0.9, 5e-6, ["beta 0.9 is outside 0.1 to 0.5"]),
-        (0.1, 1e-4, ["optimizer.learning_rate 0.0001 is far from 5e-6"]),
-        (2, 1e-8, ["beta 2 is outside", "optimizer.learning_rate 1e-08 is far from 5e-6"]),
+        (0.1, 1e-4, ["dpo.learning_rate 0.0001 is far from 5e-6"]),
+        (2, 1e-8, ["beta 2 is outside", "dpo.learning_rate 1e-08 is far from 5e-6"]),
     ],
 )
 def test_unusual_dpo_settings_are_warned_of(tmp_path: Path, beta: float | None, rate: float | None, words: list[str]) -> None:
-    optimizer = {"learning_rate": rate} if rate else {}
-    run = load_run_file(write_run_file(tmp_path, "run.yaml", run_settings("dpo", optimizer=optimizer) | ({"beta": beta} if beta else {})))
+    trainer = ({"learning_rate": rate} if rate else {}) | ({"beta": beta} if beta else {})
+    run = load_run_file(write_run_file(tmp_path, "run.yaml", run_settings("dpo", trainer=trainer)))
     found = run.method.module.find_warnings(run)
     assert len(found) == len(words) and all(text.startswith(word) for text, word in zip(found, words, strict=True))
     sft = load_run_file(write_run_file(tmp_path, "sft.yaml", run_settings()))
@@ -169,7 +189,7 @@ def test_shipped_templates_open_with_their_command_and_load(tmp_path: Path) -> N
         assert text.splitlines()[0] == f"# yaml-language-server: $schema={schema_file(kind)}"
         assert text.splitlines()[2].startswith(f"# train preflight {kind}.yaml && train {kind} {kind}.yaml")
         assert load_run_file(folder / f"{kind}.yaml").kind == kind
-        more = {"use", "allow_simulated_review", "require", "beta", "seed", "logger", "lora", "purpose"}
+        more = {"use", "allow_simulated_review", "require", "seed", "logger", "lora", "purpose"}
         assert set(yaml.safe_load(text)) <= set(run_settings(kind)) | more
 
 
@@ -214,7 +234,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, capfd: pytest.CaptureFixture[s
 
 
 def test_a_run_sees_one_gpu_unless_told_which(monkeypatch: pytest.MonkeyPatch) -> None:
-    from training.callbacks import use_one_gpu
+    from training.libraries import use_one_gpu
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     use_one_gpu()
@@ -222,3 +242,46 @@ def test_a_run_sees_one_gpu_unless_told_which(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     use_one_gpu()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+
+
+def test_arguments_of_the_libraries_pass_through_and_are_in_the_digest(tmp_path: Path) -> None:
+    sft = {"max_grad_norm": 0.3, "neftune_noise_alpha": 5, "loss_type": "dft", "label_smoothing_factor": 0.1, "lr_scheduler_kwargs": {}}
+    lora = {"r": 8, "use_rslora": True, "rank_pattern": {"q_proj": 4}, "exclude_modules": ["lm_head"]}
+    run = load_run_file(write_run_file(tmp_path, "run.yaml", run_settings(trainer=sft, lora=lora)))
+    assert run.settings.model_extra == sft and run.lora is not None and run.lora.model_extra == {k: lora[k] for k in list(lora)[1:]}
+    plain = load_run_file(write_run_file(tmp_path, "plain.yaml", run_settings(trainer={}, lora={"r": 8})))
+    others = [run_settings(trainer={key: value}, lora={"r": 8}) for key, value in sft.items() if value]
+    others += [run_settings(trainer={}, lora={"r": 8, key: value}) for key, value in lora.items() if key != "r"]
+    others.append(run_settings(trainer={}, lora={"r": 8}, chat_template_kwargs={"enable_thinking": False}))
+    digests = {load_run_file(write_run_file(tmp_path, "other.yaml", settings)).digest for settings in others}
+    assert len(digests) == len(others) and plain.digest not in digests
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"sft": {"max_grad_nrm": 1}},
+            "sft.max_grad_nrm: is not a known key, and trl.SFTConfig has no such argument; the nearest",
+        ),
+        ({"sft": {"lerning_rate": 1}}, "the nearest one is `learning_rate` (did you mean that?)"),
+        ({"sft": {"max_grad_norm": "big"}}, "run.yaml: sft.max_grad_norm: input should be a valid number, unable to parse"),
+        (
+            {"lora": {"lora_dropot": 0.1}},
+            "lora.lora_dropot: is not a known key, and peft.LoraConfig has no such argument; the n",
+        ),
+        ({"lora": {"use_dora": "perhaps"}}, "run.yaml: lora.use_dora: input should be a valid boolean"),
+    ],
+)
+def test_argument_that_a_library_does_not_have_is_a_sentence(tmp_path: Path, change: dict, sentence: str) -> None:
+    with pytest.raises(RunFileError) as caught:
+        load(tmp_path, run_settings() | change)
+    assert sentence in str(caught.value)
+
+
+def test_plain_run_file_is_read_without_the_libraries(tmp_path: Path) -> None:
+    file = write_run_file(tmp_path, "run.yaml", run_settings())
+    code = f"import sys, pathlib; from training.config import load_run_file as load; load(pathlib.Path({str(file)!r})); "
+    code += "print([name for name in ('torch', 'transformers', 'trl', 'peft') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n"

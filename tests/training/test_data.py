@@ -13,9 +13,10 @@ from curation.errors import SnapshotError
 from curation.snapshot import Snapshot, load_snapshot
 from tests.support import zygote
 from tests.support.training_families import SIZE, build_family
-from tests.support.training_samples import SYSTEM, check_and_train, instruction, load_run, pair, run_settings
-from training.config import TrainingError
+from tests.support.training_samples import SYSTEM, TRAINER, check_and_train, instruction, load_run, pair, run_settings
 from training.data import kept_rows, load_splits, to_dataset
+from training.errors import TrainingError
+from training.methods import METHODS
 from training.records import LengthStats, SftFacts
 
 pytestmark = pytest.mark.model
@@ -67,7 +68,7 @@ def test_left_out_rows_go_and_system_messages_are_merged_in_the_dataset(built: P
     assert len(kept) == 23 and gone not in kept["id"][:]
     assert [turn["role"] for turn in kept[0]["prompt"]] == ["user"] and kept[0]["prompt"][0]["content"].startswith(SYSTEM)
     assert kept_rows(rows, LengthStats(rows=24, median=0, longest=0)).to_list() == rows.to_list()
-    assert to_dataset(kept, kind="instruction").column_names == ["prompt", "completion"]
+    assert to_dataset(kept, METHODS["sft"]).column_names == ["prompt", "completion"]
 
 
 KEEP_APART = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "granite", "olmo2", "mixtral", "qwen3_moe")
@@ -105,7 +106,7 @@ def test_families_that_mix_packed_rows_are_refused(family: str) -> None:
             model.get_output_embeddings().weight.mul_(20)
     else:
         model = build_family(family)
-    with pytest.raises(TrainingError, match=r"optimizer\.packing: this base model .* packed row.* Next: set packing: false"):
+    with pytest.raises(TrainingError, match=r"sft\.packing: this base model .* packed row.* Next: set packing: false"):
         check_packing(model, torch.randint(5, 500, (40,)).tolist())
 
 
@@ -130,7 +131,7 @@ def test_packed_rows_have_the_loss_of_the_rows_alone(project: Path) -> None:
 
     found, rows = [], [instruction(n) for n in range(6)]
     for packing in (False, True):
-        settings = run_settings(output=f"packing-{packing}", optimizer=run_settings()["optimizer"] | {"packing": packing})
+        settings = run_settings(output=f"packing-{packing}", trainer=TRAINER | {"packing": packing})
         run = load_run(project, "packing.yaml", settings | {"quantization": {"kind": "none"}})
         tokenizer = load_tokenizer(run.base_model)
         trainer = make_trainer(run, tokenizer, Splits(rows, rows), dtype="float32")
@@ -141,16 +142,16 @@ def test_packed_rows_have_the_loss_of_the_rows_alone(project: Path) -> None:
 
 
 def test_run_with_packed_rows_trains_on_a_cpu(project: Path) -> None:
-    optimizer = run_settings()["optimizer"] | {"packing": True, "max_steps": 3, "batch_size": 1}
-    done = check_and_train(load_run(project, "packed.yaml", run_settings(output="packed", optimizer=optimizer)))
+    trainer = TRAINER | {"packing": True, "max_steps": 3, "per_device_train_batch_size": 1}
+    done = check_and_train(load_run(project, "packed.yaml", run_settings(output="packed", trainer=trainer)))
     assert (done.steps, done.settings["packing"]) == (3, True)
 
 
 def test_tensorboard_events_are_kept(project: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    optimizer = run_settings()["optimizer"] | {"max_steps": 3}
-    done = check_and_train(load_run(project, "t.yaml", run_settings(output="t", optimizer=optimizer, logger="tensorboard")))
+    trainer = TRAINER | {"max_steps": 3}
+    done = check_and_train(load_run(project, "t.yaml", run_settings(output="t", trainer=trainer, logger="tensorboard")))
     assert not (project / "runs" / "t" / "checkpoints").exists()
     events = EventAccumulator(str(project / "runs" / "t" / "tensorboard"))
     events.Reload()
@@ -195,8 +196,8 @@ def test_wandb_run_has_name_project_and_the_digest_of_its_snapshot(project: Path
     for folder in (package.parent, package):
         (folder / "__init__.py").write_text("")
     (package / "config_util.py").write_text("class ConfigError(Exception): ...\n")
-    optimizer = run_settings()["optimizer"] | {"max_steps": 2}
-    run = load_run(project, "w.yaml", run_settings(output="w", optimizer=optimizer, logger="wandb"))
+    trainer = TRAINER | {"max_steps": 2}
+    run = load_run(project, "w.yaml", run_settings(output="w", trainer=trainer, logger="wandb"))
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "fake"), "FAKE_WANDB": str(tmp_path / "calls.jsonl"), "WANDB_MODE": "offline"}
     environment.pop("WANDB_PROJECT", None)
     for verb in ("preflight", "sft"):

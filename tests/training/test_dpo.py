@@ -13,9 +13,10 @@ import pytest
 
 from curation.errors import SnapshotError
 from curation.snapshot import create_key, read_manifest, revoke
-from tests.support.training_samples import check_and_train, load_run, run_settings, write_eval, write_signed
-from training.config import RunFile, TrainingError
+from tests.support.training_samples import TRAINER, check_and_train, load_run, run_settings, write_eval, write_signed
+from training.config import RunFile
 from training.data import file_sha256
+from training.errors import TrainingError
 from training.preflight import preflight
 from training.records import RunRecord
 from training.run_folder import require_run, seal_of, write_run
@@ -99,8 +100,8 @@ def test_resealed_run_json_does_not_match_its_adapter(project: Path) -> None:
 def test_simulated_review_licence_and_protected_sets_come_from_the_manifest(project: Path) -> None:
     sha256, key = write_eval(project), project / "keys" / "signing.pem"
     write_signed(project, "instruction", key=key, sha256=sha256, simulated=True, version=2, licence="CC-BY-NC-4.0")
-    optimizer = run_settings()["optimizer"] | {"max_steps": 2}
-    check_and_train(load_run(project, "s.yaml", run_settings(output="s", allow_simulated_review=True, optimizer=optimizer)))
+    trainer = TRAINER | {"max_steps": 2}
+    check_and_train(load_run(project, "s.yaml", run_settings(output="s", allow_simulated_review=True, trainer=trainer)))
     forge_record(project / "runs" / "s", simulated_review=False, licence="MIT")
     with pytest.raises(TrainingError, match=r"tiny-instruction-v2-\S+: its review was simulated"):
         preflight(next_run(project, sft_adapter="s"))

@@ -10,7 +10,8 @@ import pytest
 
 from curation.snapshot import ProtectedSet
 from tests.support.training_samples import write_eval
-from training.config import EvalSet, TrainingError
+from training.config import EvalSet
+from training.errors import TrainingError
 from training.eval_items import EvalItem, extract, read_eval_items
 from training.metrics import measure_diversity, read_answers, read_billable
 from training.records import Diversity, EvalFile, EvaluationResult

@@ -10,6 +10,7 @@ import pytest
 
 from curation.errors import UserError
 from tests.support.training_samples import (
+    TRAINER,
     check_and_train,
     instruction,
     load_run,
@@ -18,7 +19,8 @@ from tests.support.training_samples import (
     write_eval,
     write_signed,
 )
-from training.config import Quantization, RunFile, TrainingError
+from training.config import Quantization, RunFile
+from training.errors import TrainingError
 from training.run_folder import open_run, require_run
 
 pytestmark = pytest.mark.model
@@ -64,8 +66,8 @@ def questions(project: Path) -> RunFile:
         ranges={"train": range(24), "validation": range(24, 30)},
     )
     evaluation = {"file": "../protected/questions.jsonl", "n": 8, "pattern": "Chapter: (.+)", "max_new_tokens": 60}
-    optimizer = {"learning_rate": 2e-2, "epochs": 5, "batch_size": 4, "max_length": 200}
-    return load_run(project, "questions.yaml", run_settings(output="questions", eval=evaluation, optimizer=optimizer))
+    trainer = {"learning_rate": 2e-2, "num_train_epochs": 5, "per_device_train_batch_size": 4, "max_length": 200}
+    return load_run(project, "questions.yaml", run_settings(output="questions", eval=evaluation, trainer=trainer))
 
 
 def test_any_task_is_measured_by_its_answers(project: Path) -> None:
@@ -164,9 +166,9 @@ def train_on_two_sets(project: Path, *, sft_too: bool = True) -> Path:
 
 
 def load_two_sets(project: Path) -> list[RunFile]:
-    short = run_settings()["optimizer"] | {"max_steps": 2}
+    short = TRAINER | {"max_steps": 2}
     more = {"sft": {"output": "s"}, "dpo": {"output": "d", "sft_adapter": "s"}}
-    return [load_run(project, f"{kind}.yaml", run_settings(kind, optimizer=short, **changes)) for kind, changes in more.items()]
+    return [load_run(project, f"{kind}.yaml", run_settings(kind, trainer=short, **changes)) for kind, changes in more.items()]
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +230,7 @@ def test_other_evaluation_settings_do_not_stop_a_finished_or_begun_run(two_sets:
 
     project = two_sets
     sft, _ = load_two_sets(project)
-    settings = run_settings(output="s", optimizer=run_settings()["optimizer"] | {"max_steps": 2})
+    settings = run_settings(output="s", trainer=TRAINER | {"max_steps": 2})
     settings["eval"] = {"file": "../protected/second.jsonl", "n": 5, "weights": "nf4", "max_new_tokens": 9}
     run = load_run(project, "sft.yaml", settings)
     assert run.digest == sft.digest

@@ -98,8 +98,8 @@ def test_two_steps_of_sft_and_dpo(project: Path, name: str) -> None:
 
     model = build_family(name, eos_token_id=2).to(torch.bfloat16)
     model.save_pretrained(project / "model")
-    optimizer = {"learning_rate": 1e-3, "max_steps": 2, "batch_size": 2, "max_length": 200, "warmup": 0.0}
-    small = {"optimizer": optimizer, "stopping": {"every_steps": 2, "patience": 3}}
+    trainer = {"learning_rate": 1e-3, "max_steps": 2, "per_device_train_batch_size": 2, "max_length": 200, "warmup_steps": 0.0}
+    small = {"trainer": trainer, "stopping": {"every_steps": 2, "patience": 3}}
     sft = check_and_train(load_run(project, f"{name}.yaml", run_settings(output=f"{name}-sft", **small)))
     settings = run_settings("dpo", output=f"{name}-dpo", sft_adapter=f"{name}-sft", **small)
     dpo = check_and_train(load_run(project, f"{name}-dpo.yaml", settings))
@@ -122,8 +122,8 @@ def test_names_that_peft_takes_for_fused_experts_are_those_of_the_table() -> Non
 
 
 def test_first_step_of_dpo_leaves_out_the_routers_loss_only() -> None:
-    from training.config import TrainingError
     from training.dpo import check_first_step
+    from training.errors import TrainingError
 
     check_first_step(loss=math.log(2), margin=0.0)
     with pytest.raises(TrainingError, match="the reference is not the SFT policy"):
@@ -140,7 +140,9 @@ def test_answers_end_where_the_template_ends_them(untrained: Path, tmp_path: Pat
     # ChatML on a base model: the tokenizer's end of sequence is not the end of a turn.
     file = project / "model" / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token": "<|endoftext|>"}))
-    done = check_and_train(load_run(project, "sft.yaml", run_settings(optimizer={"max_steps": 1, "batch_size": 2, "max_length": 200})))
+    done = check_and_train(
+        load_run(project, "sft.yaml", run_settings(trainer={"max_steps": 1, "per_device_train_batch_size": 2, "max_length": 200}))
+    )
     tokenizer = AutoTokenizer.from_pretrained(project / "model")
     turn, sequence = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     assert done.chat.model_dump() == {"system": "keep", "end_of_turn": {"id": turn, "token": "<|im_end|>"}}
@@ -152,12 +154,12 @@ def test_answers_end_where_the_template_ends_them(untrained: Path, tmp_path: Pat
 
 
 def test_dpo_needs_the_prompts_its_sft_run_had(project: Path) -> None:
-    from training.config import TrainingError
+    from training.errors import TrainingError
 
-    optimizer = {"max_steps": 1, "batch_size": 2, "max_length": 200}
-    done = check_and_train(load_run(project, "merged.yaml", run_settings(output="merged", system="merge", optimizer=optimizer)))
+    trainer = {"max_steps": 1, "per_device_train_batch_size": 2, "max_length": 200}
+    done = check_and_train(load_run(project, "merged.yaml", run_settings(output="merged", system="merge", trainer=trainer)))
     assert done.chat.system == "merge"
-    settings = run_settings("dpo", output="merged-dpo", sft_adapter="merged", optimizer=optimizer)
+    settings = run_settings("dpo", output="merged-dpo", sft_adapter="merged", trainer=trainer)
     with pytest.raises(TrainingError, match=r"system: is keep here and merge in the SFT run.*Next: set system: merge"):
         check_and_train(load_run(project, "merged-dpo.yaml", settings))
     assert check_and_train(load_run(project, "merged-dpo.yaml", settings | {"system": "merge"})).first_margin == 0.0
@@ -178,7 +180,7 @@ def test_run_goes_on_in_the_data_type_it_was_begun_with(project: Path) -> None:
     import torch
 
     from training.checkpoints import check_origin, prepare_resume
-    from training.config import TrainingError
+    from training.errors import TrainingError
     from training.model import compute_dtype
     from training.preflight import preflight
     from training.train import build_trainer
@@ -203,9 +205,9 @@ from pathlib import Path
 from tests.support.training_samples import load_run, run_settings, check_and_train
 from training.evaluate import evaluate_run
 project = Path({folder!r})
-optimizer = {{"max_steps": 2, "batch_size": 2, "max_length": 200, "gradient_checkpointing": True}}
+trainer = {{"max_steps": 2, "per_device_train_batch_size": 2, "max_length": 200, "activation_checkpointing": True}}
 for kind in ("sft", "dpo"):
-    run = load_run(project, kind + ".yaml", run_settings(kind, optimizer=optimizer))
+    run = load_run(project, kind + ".yaml", run_settings(kind, trainer=trainer))
     check_and_train(run)
 evaluate_run(run, say=print)
 """

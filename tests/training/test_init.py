@@ -15,8 +15,9 @@ import yaml
 
 from curation.errors import UserError
 from tests.support.training_samples import build_bare, write_signed
-from training.config import TrainingError, load_run_file
+from training.config import load_run_file
 from training.data import file_sha256
+from training.errors import TrainingError
 from training.init import InitOptions, check_space, prepare_model, write_run_files
 
 
@@ -35,7 +36,7 @@ def test_run_files_are_written_for_the_newest_snapshots_and_kept(project: Path) 
     options = InitOptions(keys=(project / "keys" / "signing.pub",), items=7, epochs={"sft": 2, "dpo": 1}, allow_simulated_review=True)
     written = write_run_files(project / "runs", project=project, model=project / "model", options=options)
     sft, dpo = (load_run_file(Path(written[kind])) for kind in ("sft", "dpo"))
-    assert (sft.optimizer.epochs, dpo.optimizer.epochs, sft.eval.n, sft.allow_simulated_review) == (2, 1, 7, True)
+    assert (sft.settings.num_train_epochs, dpo.settings.num_train_epochs, sft.eval.n, sft.allow_simulated_review) == (2, 1, 7, True)
     assert dpo.sft_adapter == sft.output
     assert dpo.learning_rate > 5e-6 and "5e-6" in Path(written["dpo"]).read_text()
     for file in map(Path, written.values()):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from training.config import LicenceAnswers, TrainingError
+from training.config import LicenceAnswers
+from training.errors import TrainingError
 from training.license import check_use, find_base_record
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from training.config import TrainingError
+from training.errors import TrainingError
 from training.memory import GIB, LoraShape, Shape, Step, adapter_parameters, block_bytes, estimate_memory, head_bytes, read_shape
 
 LLAMA_8B = Shape(layers=32, hidden=4096, intermediate=14336, heads=32, kv_heads=8, head_dim=128, vocabulary=128256, tied=False)
@@ -50,7 +50,7 @@ def test_block_keeps_what_the_formula_says(tmp_path: Path, dropout: float, targe
         )
         LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / str(layers))
         base = load_base(tmp_path / str(layers), Quantization(), dtype="bfloat16")
-        model = get_peft_model(base, lora_config(Lora(r=8, dropout=dropout, targets=targets), base)).train()
+        model = get_peft_model(base, lora_config(Lora(r=8, lora_dropout=dropout, target_modules=targets), base)).train()
         model.enable_input_require_grads()
         cast_adapters(model, "float32")
         kept[layers] = kept_by_autograd(model, ids)

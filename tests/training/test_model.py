@@ -15,7 +15,8 @@ import pytest
 
 from tests.support.command_line import call
 from tests.support.training_samples import build_model, load_run, run_settings, write_safetensors
-from training.config import Quantization, TrainingError
+from training.config import Quantization
+from training.errors import TrainingError
 from training.model import base_digest, find_module_names, load_base, load_tokenizer
 
 pytestmark = pytest.mark.model

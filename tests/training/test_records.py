@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from training.config import TrainingError
+from training.errors import TrainingError
 from training.records import EvaluationResult, PreflightReport, RunRecord, to_json
 from training.run_folder import describe_provenance, read_evaluations, seal_of, validate_record, write_json
 

@@ -13,8 +13,9 @@ from curation.errors import SnapshotError
 from curation.quality.certificate import AcceptPolicy, Evidence, Stratum, certify
 from curation.snapshot import create_key
 from tests.support.training_samples import build_bare, run_settings, write_run_file, write_signed
-from training.config import TrainingError, load_run_file
+from training.config import load_run_file
 from training.data import open_snapshot
+from training.errors import TrainingError
 from training.preflight import preflight
 from training.train import train_run
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.training_families import FAMILIES, SIZE, build_family
 from tests.support.training_samples import load_run, run_settings
-from training.config import TrainingError
+from training.errors import TrainingError
 from training.preflight import preflight, refuse_missing_logger
 from training.rehearsal import write_small_model
 
@@ -36,12 +36,12 @@ def test_both_kinds_of_run_are_rehearsed_and_nothing_is_left(project: Path, tmp_
 
 @pytest.mark.parametrize("target", ["embed_tokens", "input_layernorm"])
 def test_targets_that_cannot_be_trained_are_refused_before_the_run(untrained: Path, target: str) -> None:
-    run = load_run(untrained, "t.yaml", run_settings(output="t", lora={"r": 4, "targets": ["q_proj", target]}))
+    run = load_run(untrained, "t.yaml", run_settings(output="t", lora={"r": 4, "target_modules": ["q_proj", target]}))
     with pytest.raises(TrainingError) as refused:
         preflight(run)
     assert str(refused.value).startswith("rehearsal: a training step with a small model of this family fails (")
     assert "\n" not in str(refused.value) and tempfile.gettempdir() not in str(refused.value).replace(str(untrained), "")
-    assert "Next: write lora.targets: all-linear" in str(refused.value)
+    assert "Next: write lora.target_modules: all-linear" in str(refused.value)
     assert not (run.output / "preflight.json").exists()
 
 
@@ -50,7 +50,7 @@ def test_router_as_a_target_is_refused(untrained: Path, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "llama4")
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "base-model.json"):
         (tmp_path / "llama4" / name).write_bytes((untrained / "model" / name).read_bytes())
-    settings = run_settings(output="r", base_model=str(tmp_path / "llama4"), lora={"r": 4, "targets": ["q_proj", "router"]})
+    settings = run_settings(output="r", base_model=str(tmp_path / "llama4"), lora={"r": 4, "target_modules": ["q_proj", "router"]})
     with pytest.raises(TrainingError, match=r"lora\.targets: router chooses the experts of a mixture"):
         preflight(load_run(untrained, "r.yaml", settings))
 
@@ -68,7 +68,7 @@ def test_tokenizer_larger_than_the_vocabulary_is_refused(untrained: Path) -> Non
 def test_rows_longer_than_the_models_positions_are_refused(untrained: Path) -> None:
     file = untrained / "model" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"max_position_embeddings": 32}))
-    with pytest.raises(TrainingError, match=r"and the base model has 32 positions\. Next: set optimizer\.max_length: 32"):
+    with pytest.raises(TrainingError, match=r"and the base model has 32 positions\. Next: set sft\.max_length: 32"):
         preflight(load_run(untrained, "sft.yaml", run_settings()))
 
 

@@ -14,7 +14,8 @@ from tests.support.training_samples import (
     load_run,
     run_settings,
 )
-from training.config import Quantization, TrainingError
+from training.config import Quantization
+from training.errors import TrainingError
 from training.run_folder import open_run, require_run
 
 pytestmark = pytest.mark.model
@@ -55,7 +56,9 @@ def test_trace_of_a_dpo_adapter_finds_the_rows_of_its_sft_run(project: Path) -> 
     row = trace_run(run, row_id=instruction(5)["id"]).row
     assert (row["run"], row["split"], row["completion"]) == ("sft", "train", instruction(5)["completion"])
     assert "(train split of the sft rows)" in trace_text(trace_run(run, row_id=row["id"]))
-    check_and_train(load_run(project, "again.yaml", run_settings(output="again", seed=8, optimizer={"max_steps": 2, "batch_size": 4})))
+    check_and_train(
+        load_run(project, "again.yaml", run_settings(output="again", seed=8, trainer={"max_steps": 2, "per_device_train_batch_size": 4}))
+    )
     shutil.rmtree(project / "runs" / "sft")
     (project / "runs" / "again").rename(project / "runs" / "sft")
     with pytest.raises(TrainingError, match="was trained again since"):

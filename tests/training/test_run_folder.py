@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from training.config import TrainingError
+from training.errors import TrainingError
 
 
 def test_runs_of_a_folder_are_shown_side_by_side(tmp_path: Path) -> None:

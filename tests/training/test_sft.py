@@ -15,6 +15,7 @@ import pytest
 from curation.errors import UserError
 from tests.support.training_samples import (
     NOW,
+    TRAINER,
     build_model,
     check_and_train,
     instruction,
@@ -23,7 +24,8 @@ from tests.support.training_samples import (
     write_eval,
     write_signed,
 )
-from training.config import Lora, Quantization, TrainingError
+from training.config import Lora, Quantization
+from training.errors import TrainingError
 from training.run_folder import require_run
 
 pytestmark = pytest.mark.model
@@ -44,7 +46,7 @@ def quantized(folder: Path) -> Any:
 
     torch.manual_seed(0)
     base = load_base(folder, Quantization())
-    model = get_peft_model(base, lora_config(Lora(r=4, alpha=8, dropout=0.0), base))
+    model = get_peft_model(base, lora_config(Lora(r=4, lora_alpha=8, lora_dropout=0.0), base))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             # B starts at zero, and then A has no gradient to lose.
@@ -82,8 +84,15 @@ def test_without_the_mend_an_evaluation_changes_the_gradients(trained: Path) -> 
 
 
 def test_rising_validation_loss_stops_the_run_and_the_best_adapter_is_kept(project: Path) -> None:
-    optimizer = {"learning_rate": 0.3, "epochs": 20, "batch_size": 8, "max_length": 200, "schedule": "constant", "warmup": 0.0}
-    settings = run_settings(output="early", optimizer=optimizer, stopping={"every_steps": 2, "patience": 2})
+    trainer = {
+        "learning_rate": 0.3,
+        "num_train_epochs": 20,
+        "per_device_train_batch_size": 8,
+        "max_length": 200,
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0.0,
+    }
+    settings = run_settings(output="early", trainer=trainer, stopping={"every_steps": 2, "patience": 2})
     done = check_and_train(load_run(project, "early.yaml", settings))
     rows = [json.loads(row) for row in (project / "runs" / "early" / "metrics.jsonl").read_text().splitlines()]
     losses = {row["step"]: row["eval_loss"] for row in rows if "eval_loss" in row}
@@ -136,9 +145,10 @@ def dpo_trainer(project: Path, model: Any, **more: Any) -> Any:
 
     from tests.support.training_samples import pair
     from training.data import to_dataset
+    from training.methods import METHODS
 
     args = DPOConfig(output_dir=str(project / "aside"), use_cpu=True, bf16=False, report_to=[], max_length=200)
-    rows = to_dataset([pair(n) for n in range(4)], kind="preference")
+    rows = to_dataset([pair(n) for n in range(4)], METHODS["dpo"])
     return DPOTrainer(model=model, args=args, train_dataset=rows, processing_class=AutoTokenizer.from_pretrained(project / "model"), **more)
 
 
@@ -213,7 +223,9 @@ def test_sft_adapter_trained_again_after_preflight_is_refused(project: Path) -> 
 
     run = load_run(project, "dpo.yaml", run_settings("dpo", output="dpo2"))
     preflight(run)
-    check_and_train(load_run(project, "again.yaml", run_settings(output="again", seed=8, optimizer={"max_steps": 2, "batch_size": 4})))
+    check_and_train(
+        load_run(project, "again.yaml", run_settings(output="again", seed=8, trainer={"max_steps": 2, "per_device_train_batch_size": 4}))
+    )
     shutil.rmtree(project / "runs" / "sft")
     (project / "runs" / "again").rename(project / "runs" / "sft")
     with pytest.raises(TrainingError, match="was trained again since preflight checked it"):
@@ -269,12 +281,11 @@ def test_rows_longer_than_max_length_are_dropped_or_cut_as_the_run_file_says(pro
     size, longer = longest - 3, sum(row.whole > longest - 3 for row in rendered)
     assert 2 <= longer < 24
 
-    def settings(name: str, **optimizer: Any) -> Any:
-        return load_run(project, f"{name}.yaml", run_settings(kind, output=name, optimizer=run_settings()["optimizer"] | optimizer))
+    def settings(name: str, *, max_length: int, **rules: Any) -> Any:
+        trainer = TRAINER | {"max_length": max_length}
+        return load_run(project, f"{name}.yaml", run_settings(kind, output=name, trainer=trainer, rows=rules))
 
-    with pytest.raises(
-        TrainingError, match=rf"{longer} of 24 train rows .* longer than {size} tokens .* set optimizer.max_length: {longest}"
-    ):
+    with pytest.raises(TrainingError, match=rf"{longer} of 24 train rows .* longer than {size} tokens .* set {kind}.max_length: {longest}"):
         preflight(settings("refused", max_length=size))
     for name, left_out, fate in (("drop", longer, "are left out"), ("cut", 0, "are cut")):
         run, said = settings(name, max_length=size, too_long=name, max_left_out=1.0 if name == "drop" else 0.05), []
@@ -285,7 +296,7 @@ def test_rows_longer_than_max_length_are_dropped_or_cut_as_the_run_file_says(pro
         assert len(trainer.train_dataset) == 24 - left_out
         assert any(f"{longer} of 24 train rows {fate}, because they are longer than max_length ({size} tokens)" in line for line in said)
     small = settings("none", max_length=min(row.prompt for row in rendered), too_long="cut", max_left_out=1.0)
-    with pytest.raises(TrainingError, match=r"24 of 24 train rows .* 24 by their prompt alone\).*Next: set optimizer.max_length"):
+    with pytest.raises(TrainingError, match=r"24 of 24 train rows .* 24 by their prompt alone\).*Next: set (sft|dpo).max_length"):
         preflight(small)
 
 
@@ -323,17 +334,17 @@ def test_targets_that_the_base_model_lacks_are_named(project: Path) -> None:
     from training.preflight import preflight
 
     with pytest.raises(TrainingError, match=r"lora\.targets: q_prj is not a module of the base model\. Next: did you mean q_proj\?"):
-        preflight(load_run(project, "t.yaml", run_settings(output="t", lora={"r": 4, "targets": ["q_prj"]})))
+        preflight(load_run(project, "t.yaml", run_settings(output="t", lora={"r": 4, "target_modules": ["q_prj"]})))
 
 
 def test_answers_to_the_licence_and_warnings_are_recorded_in_run_json_and_on_the_card(project: Path) -> None:
     (project / "model" / "base-model.json").write_text(json.dumps({"id": "tiny", "licence": "llama3.1"}))
-    short = run_settings()["optimizer"] | {"max_steps": 2, "learning_rate": 1e-3}
+    short = TRAINER | {"max_steps": 2, "learning_rate": 1e-3}
     answers = {"users_above_700m": False}
-    check_and_train(load_run(project, "s.yaml", run_settings(output="s", optimizer=short, licence_answers=answers)))
+    check_and_train(load_run(project, "s.yaml", run_settings(output="s", trainer=short, licence_answers=answers)))
     done = check_and_train(
-        load_run(project, "d.yaml", run_settings("dpo", output="d", sft_adapter="s", optimizer=short, licence_answers=answers))
+        load_run(project, "d.yaml", run_settings("dpo", output="d", sft_adapter="s", trainer=short, licence_answers=answers))
     )
-    assert done.licence_answers == answers and len(done.warnings) == 1 and "optimizer.learning_rate 0.001" in done.warnings[0]
+    assert done.licence_answers == answers and len(done.warnings) == 1 and "dpo.learning_rate 0.001" in done.warnings[0]
     asked = "asked: do the products you offer it in have more than 700 million monthly users? answered: no"
     assert asked in done.conditions["base model"] and asked in (project / "runs" / "d" / "adapter" / "README.md").read_text()

@@ -1,0 +1,156 @@
+"""The libraries of a training: their environment, and the arguments that a run file passes on to their configuration classes.
+
+A run file may give any argument of peft.LoraConfig and of the method's TRL configuration. Names and types are checked against the
+dataclass of the installed library, which is imported only if a file has such an argument.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import difflib
+import io
+import os
+import sys
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from training.errors import RunFileError
+from training.methods import load_class
+
+LORA_CONFIG = "peft:LoraConfig"
+_CHECKPOINTS = "checkpoints are saved at each evaluation (stopping.every_steps)"
+_BEST = "the checkpoint with the lowest validation loss is kept (stopping)"
+_TYPE = "preflight chooses the data type of this machine and records it"
+_ONLY_LORA = "only LoRA weights are saved, digested and compared, so no other weights may be trained"
+_UNCHANGED = "the base model's weights must stay as they are, because the adapter is recorded with their digest"
+OURS = {
+    **{"output_dir": "output", "seed": "seed", "data_seed": "seed", "report_to": "logger"},
+    **{"run_name": "output (it names the run for the logger)", "project": "WANDB_PROJECT in the environment"},
+    **dict.fromkeys(("eval_strategy", "eval_steps", "eval_delay", "eval_on_start"), "stopping.every_steps"),
+    **dict.fromkeys(("save_strategy", "save_steps"), "stopping.every_steps"),
+    **{
+        "per_device_eval_batch_size": "per_device_train_batch_size (the same for both)",
+        "use_cpu": "CUDA_VISIBLE_DEVICES in the environment",
+    },
+    **{"chat_template_kwargs": "chat_template_kwargs at the top of the file", "gradient_checkpointing": "activation_checkpointing"},
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
+}
+"""Arguments that another setting sets."""
+REFUSED = {
+    **dict.fromkeys(("save_total_limit", "save_only_model", "enable_jit_checkpoint", "ignore_data_skip"), _CHECKPOINTS),
+    **dict.fromkeys(("load_best_model_at_end", "metric_for_best_model", "greater_is_better"), _BEST),
+    "restore_callback_states_from_checkpoint": _CHECKPOINTS,
+    **dict.fromkeys(("bf16", "fp16", "bf16_full_eval", "fp16_full_eval"), _TYPE),
+    **dict.fromkeys(("do_train", "do_eval", "do_predict", "local_rank", "disable_tqdm"), "it is no setting of a run"),
+    "resume_from_checkpoint": "the same command resumes from the last complete checkpoint",
+    **dict.fromkeys(
+        ("logging_strategy", "logging_steps", "logging_nan_inf_filter"), "every step is logged, and a loss that is nan stops the run"
+    ),
+    **dict.fromkeys(("push_to_hub", "hub_token", "hub_model_id"), "nothing is uploaded during a training"),
+    **dict.fromkeys(
+        ("trust_remote_code", "model_init_kwargs"), "the base model is loaded by its own settings, and its folder's code is never run"
+    ),
+    **dict.fromkeys(("deepspeed", "fsdp", "fsdp_config", "parallelism_config"), "a run uses one process"),
+    **dict.fromkeys(("completion_only_loss", "assistant_only_loss"), "the completion is trained and the prompt is not"),
+    **dict.fromkeys(("chat_template_path", "eos_token", "pad_token"), "the base model's own chat template and tokens are used"),
+    **dict.fromkeys(("dataset_kwargs", "dataset_text_field", "remove_unused_columns", "label_names"), "the rows come from the snapshot"),
+    **dict.fromkeys(
+        ("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"), "the reference is the SFT adapter and must not change"
+    ),
+    "auto_find_batch_size": "a resumed run could not repeat it",
+    # LoraConfig
+    **dict.fromkeys(("bias", "modules_to_save", "trainable_token_indices", "ensure_weight_tying"), _ONLY_LORA),
+    **dict.fromkeys(("layer_replication", "loftq_config"), _UNCHANGED),
+    **dict.fromkeys(("task_type", "peft_type", "peft_version", "auto_mapping"), "it is set by train"),
+    **dict.fromkeys(("base_model_name_or_path", "revision", "inference_mode", "runtime_config"), "it is set by train"),
+}
+"""Arguments that no run may set, with the reason."""
+INITIAL = ("gaussian", "orthogonal")
+"""Values of init_lora_weights besides true and false that leave the base model's weights as they are and need no data."""
+
+
+def check_arguments(given: Mapping[str, Any], *, known: Mapping[str, Any], config: str, section: str, name: str) -> dict[str, Any]:
+    """Return arguments of a library's dataclass in its types.
+
+    Args:
+        given: the arguments that our model of the section does not name.
+        known: the fields of our model, for the nearest name.
+        config: the dataclass, as MODULE:CLASS.
+        section: the section of the run file.
+        name: the run file's name.
+
+    Raises:
+        RunFileError: an argument is unknown, has the wrong type, or is set by another key of the run file.
+    """
+    if not given:
+        return {}
+    for key, value in given.items():
+        what = f"{name}: {section}.{key}"
+        if key in OURS:
+            raise RunFileError(what, "is set by another key of the run file", f"use {OURS[key]}")
+        if (reason := REFUSED.get(key)) or key.startswith("hub_") or key.startswith("push_to_hub"):
+            raise RunFileError(what, f"cannot be set: {reason or REFUSED['push_to_hub']}", f"remove the key from {name}")
+        if key == "init_lora_weights" and not isinstance(value, bool) and value not in INITIAL:
+            raise RunFileError(what, f"cannot be {value!r}: {_UNCHANGED}", f"use true, {' or '.join(INITIAL)}")
+    quiet_libraries()
+    use_one_gpu()
+    # Some libraries print to stderr while they are imported.
+    with contextlib.redirect_stderr(io.StringIO()):
+        found = load_class(config)
+        hints = typing.get_type_hints(found)
+    fields = {field.name for field in dataclasses.fields(found) if field.init}
+    checked: dict[str, Any] = {}
+    for key, value in given.items():
+        what, owner = f"{name}: {section}.{key}", config.replace(":", ".")
+        if key not in fields:
+            near = difflib.get_close_matches(key, {*known, *fields} - OURS.keys() - REFUSED.keys(), n=1)
+            hint = f"; the nearest one is `{near[0]}` (did you mean that?)" if near else ""
+            raise RunFileError(
+                what, f"is not a known key, and {owner} has no such argument{hint}", f"correct the key in {name} and run again"
+            )
+        try:
+            checked[key] = TypeAdapter(hints[key], config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        except ValidationError as error:
+            text = error.errors()[0]["msg"]
+            fact = f"{text[:1].lower()}{text[1:]}, found {str(value)[:80]!r} ({owner})"
+            raise RunFileError(what, fact, f"correct the value in {name} and run again") from error
+    return checked
+
+
+def quiet_libraries() -> None:
+    """Turn off telemetry, hub access and progress bars; call before transformers is imported."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Tokenizers warn about a fork after their threads have started; torch and datasets fork.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    # Waiting threads sleep instead of spinning; an evaluation on a busy 2-core machine then took half the processor time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def use_one_gpu() -> None:
+    """Use the first GPU unless CUDA_VISIBLE_DEVICES names others; call before torch is imported.
+
+    With more than one, the transformers trainer multiplies the batch size by their number, and the 4-bit model uses only one of them.
+    """
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep the memory that torch frees; does nothing on other systems.
+
+    By default each large tensor is mapped and unmapped, and clearing its pages took 15 to 25 % of a training step on a CPU.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "gnu_get_libc_version") and hasattr(libc, "mallopt"):
+        mmap_max, trim_threshold = -4, -1  # malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
