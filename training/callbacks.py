@@ -1,4 +1,4 @@
-"""Trainer callbacks, experiment trackers and the output of a run: short progress on the screen, library output in log.txt.
+"""Trainer callbacks and the output of a run: short progress on the screen, library output in log.txt.
 
 torch, bitsandbytes and datasets write to the file descriptors of the process, some of it from C, so the descriptors are redirected and
 not only Python's streams.
@@ -7,31 +7,23 @@ not only Python's streams.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
-import netrc
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
 
 from argilla_setup.shown import mask_secrets, visible
-from training.config import RunFile
 from training.errors import TrainingError
-from training.records import PreflightReport
 from training.run_folder import MARK, METRICS
 
 Say = Callable[[str], None]
 LogEntry: TypeAlias = Mapping[str, Any]
 """An entry of the trainer's log: step, losses, rates, tokens."""
-TENSORBOARD = "tensorboard"
-"""Folder of TensorBoard's events in the run folder."""
 SILENCE = 30.0
 """Longest time between two lines of progress, in seconds."""
 
@@ -59,114 +51,6 @@ def library_logs(file: Path) -> Iterator[Say]:
             os.close(source)
         os.close(log)
         screen.close()
-
-
-@dataclass(frozen=True)
-class Tracking:
-    """The description of a run for an experiment tracker."""
-
-    name: str
-    project: str
-    id: str
-    """Equal for a resumed run, so that the tracker continues it."""
-    config: dict[str, dict[str, str]]
-
-
-def describe_tracking(run: RunFile, report: PreflightReport) -> Tracking:
-    """Describe a run for Weights & Biases and trackio, with the snapshot in its name and its digest in the configuration.
-
-    WANDB_PROJECT sets the project; by default it is the snapshot's name without its kind.
-    """
-    snapshot, base = report.snapshot, report.base
-    # The same run folder, settings and rows give the same id, so that a tracker joins a resumed run to its beginning.
-    identity = f"{run.output.resolve()} {run.digest} {snapshot.digest}"
-    facts: dict[str, str] = {
-        "kind": run.kind,
-        "use": run.use,
-        "snapshot": f"{snapshot.name} v{snapshot.version}",
-        "snapshot_digest": snapshot.digest,
-        "base_model": base.id,
-        "base_digest": base.digest,
-        "config_digest": run.digest,
-    }
-    if sft := report.sft_run:
-        facts |= {"sft_adapter_digest": sft.adapter_digest, "sft_snapshot_digest": sft.digest}
-    return Tracking(
-        name=f"{run.output.name}-{snapshot.name}-v{snapshot.version}-{snapshot.digest[:8]}",
-        project=os.environ.get("WANDB_PROJECT") or snapshot.name.removesuffix(f"-{snapshot.kind}"),
-        id=hashlib.sha256(identity.encode()).hexdigest()[:16],
-        config={"seedcorn": facts},
-    )
-
-
-def logger_callbacks(run: RunFile, tracking: Tracking | None) -> list[Any]:
-    """Return the callbacks of the run file's logger, or none without `tracking`. TensorBoard's events stay in the run folder."""
-    if tracking is None or run.logger == "none":
-        return []
-    from transformers import integrations as library
-
-    integrations: Any = library  # the classes are untyped
-    if run.logger == "tensorboard":
-        return [_tensorboard_callback(run.output / TENSORBOARD, integrations.TensorBoardCallback)]
-    if run.logger == "trackio":
-        return [integrations.TrackioCallback()]
-    return _wandb_callbacks(run.output, tracking)
-
-
-def wandb_host() -> str:
-    """Return the host of the configured W&B server."""
-    return urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or "api.wandb.ai"
-
-
-def has_wandb_login() -> bool:
-    """Return whether W&B can start a run without a prompt: a key, an entry in .netrc, an identity token, or a mode without login."""
-    if os.environ.get("WANDB_MODE", "").lower() in ("offline", "disabled", "dryrun", "shared"):
-        return True
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    homes = [os.environ["NETRC"]] if os.environ.get("NETRC") else ["~/.netrc", "~/_netrc"]
-    files = [path for path in (Path(home).expanduser() for home in homes) if path.is_file()]
-    try:
-        return any(netrc.netrc(str(path)).authenticators(wandb_host()) for path in files)
-    except netrc.NetrcParseError:
-        return False
-
-
-def _tensorboard_callback(folder: Path, library_callback: Any) -> Any:
-    """Return transformers' callback with its events in the run folder; by default they are among the checkpoints, which are deleted.
-
-    A resumed run takes some steps again, so the events of the killed process for those steps are purged.
-    """
-
-    class RunFolderCallback(library_callback):  # type: ignore[misc]
-        def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-            self.logging_dir = str(folder)
-            if state.global_step:
-                self.tb_writer = self._SummaryWriter(log_dir=self.logging_dir, purge_step=state.global_step + 1)
-            super().on_train_begin(args, state, control, **more)
-
-    return RunFolderCallback()
-
-
-def _wandb_callbacks(folder: Path, tracking: Tracking) -> list[Any]:
-    """Return callbacks that start and end the W&B run around transformers' callback, which sets neither project nor configuration."""
-    import wandb
-    from transformers import TrainerCallback, integrations
-
-    library: Any = integrations  # the classes are untyped
-
-    class Begin(TrainerCallback):
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if wandb.run is None:
-                named = {"project": tracking.project, "name": tracking.name, "id": tracking.id, "config": tracking.config}
-                wandb.init(**named, resume="allow", dir=str(folder))
-
-    class End(TrainerCallback):
-        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            wandb.finish()
-
-    # In this order: transformers' callback uses a run that is open, and otherwise starts one of its own.
-    return [Begin(), library.WandbCallback(), End()]
 
 
 def run_callbacks(folder: Path, say: Say) -> list[Any]:
@@ -220,8 +104,8 @@ class Pace:
         """Return elapsed time, tokens per second and the remaining time, which needs more than one step."""
         seconds, done = time.monotonic() - self.started, entry["step"] - self.step
         speed = f"{(entry['num_tokens'] - self.tokens) / max(seconds, 1e-9):,.0f} tokens/s" if "num_tokens" in entry else ""
-        left = f"about {_clock(seconds / done * (steps - entry['step']))} left" if done > 1 and steps > entry["step"] else ""
-        return "  ".join(part for part in (_clock(seconds), speed, left) if part)
+        left = f"about {clock(seconds / done * (steps - entry['step']))} left" if done > 1 and steps > entry["step"] else ""
+        return "  ".join(part for part in (clock(seconds), speed, left) if part)
 
 
 def refuse_divergence(entry: LogEntry) -> None:
@@ -257,7 +141,8 @@ def last_tokens(history: Sequence[LogEntry]) -> float:
     return next((float(entry["num_tokens"]) for entry in reversed(history) if "num_tokens" in entry), 0.0)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Return a time in the unit that suits its size."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -138,6 +138,13 @@ def _sources(done: RunRecord) -> str:
             f"- Starts from: the SFT adapter `{sft.adapter_digest[:16]}` on snapshot {plain(sft.name)} v{sft.version}, "
             f"which is also {done.kind.upper()}'s frozen reference"
         )
+    if weights := snapshot.class_weights:
+        spread = f"{min(weights.values()):g} to {max(weights.values()):g}"
+        lines.append(
+            f"- Class weights: the training loss of a row is multiplied by the weight of its class ({len(weights)} classes, {spread})"
+        )
+    if sft and sft.not_converged:
+        lines.append(f"- The validation loss of the SFT run was still falling: {plain(sft.not_converged)}")
     lines.append(f"- Licences checked for use: {plain(done.use)}")
     lines += [f"- Condition ({plain(of)}): {plain(text)}" for of, text in done.conditions.items()]
     return "\n".join(["## Sources", "", *lines])

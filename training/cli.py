@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -29,7 +30,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 RunFileArg = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run file.")]
 RunArg = Annotated[Path, typer.Argument(metavar="RUN", help="A run file or a run folder.")]
 RESUME = "Run the same command again to resume from the last checkpoint."
-Result = TypeVar("Result", bound=BaseModel)
+Result = TypeVar("Result", bound=BaseModel | str)
 
 
 class Weights(StrEnum):
@@ -76,9 +77,13 @@ def init(
     allow_simulated_review: Annotated[
         bool, typer.Option("--allow-simulated-review", help="Accept rows that no person has approved.")
     ] = False,
+    method: Annotated[list[str] | None, typer.Option(help="Method to write a run file for; can be repeated. Default: sft and dpo.")] = None,
+    sft_not_converged: Annotated[
+        str | None, typer.Option("--sft-not-converged", help="Why DPO may start before the SFT run's validation loss stopped falling.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write sft.yaml and dpo.yaml for a project's newest snapshots. Example: train init runs --project . --model models/smollm2"""
+    """Write run files for a project's newest snapshots. Example: train init runs --project . --model models/smollm2"""
     from training.init import InitOptions, write_run_files
 
     options = InitOptions(
@@ -87,23 +92,53 @@ def init(
         evaluation=evaluation,
         items=items,
         allow_simulated_review=allow_simulated_review,
+        methods=tuple(method or ("sft", "dpo")),
+        sft_not_converged=sft_not_converged,
     )
     written = write_run_files(folder, project=project, model=model, options=options)
     _print(written, as_json, "\n".join([*written.values(), f"Next: {command('train', 'preflight', next(iter(written.values())))}"]))
 
 
 @app.command()
-def preflight(run_file: RunFileArg, as_json: Json = False) -> None:
-    """Check everything a run depends on before it starts. Example: train preflight sft.yaml"""
+def preflight(
+    run_file: RunFileArg,
+    show: Annotated[bool, typer.Option("--show", help="Show two rows with the text that is trained and the text that is not.")] = False,
+    time: Annotated[bool, typer.Option("--time", help="Load the base model, measure steps, and estimate the time of the run.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check everything a run depends on before it starts. Example: train preflight sft.yaml --show"""
     from training.config import load_run_file
     from training.preflight import preflight as check
     from training.preflight import report_text
     from training.run_folder import RUN
 
     run = load_run_file(run_file)
-    report = _run_quietly(lambda say: check(run, say=say), log=None)
+    report = _run_quietly(lambda say: check(run, measure=time, say=say), log=None)
     is_finished = (run.output / RUN).is_file()
+    if show and not as_json:
+        from training.show import show_rows
+
+        colors = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        # Not by `echo`: the text is escaped already, and the colors must stay.
+        print(_run_quietly(lambda say: show_rows(run, report, colors=colors), log=None))
     _print(report, as_json, report_text(report, run_file, max_length=run.settings.max_length, is_finished=is_finished))
+
+
+@app.command()
+def memory(
+    model_config: Annotated[Path, typer.Option(help="config.json of the base model, or its folder; no weights are needed.")],
+    card: Annotated[str, typer.Option(help="Card, for example a100-80gb.")] = "a100-80gb",
+    length: Annotated[int, typer.Option(help="Tokens of a row.", min=16)] = 2048,
+    rank: Annotated[int, typer.Option(help="Rank of the adapter.", min=1)] = 16,
+    devices: Annotated[int, typer.Option(help="Number of cards; with several, ZeRO stages 1 to 3 are listed.", min=1)] = 1,
+    as_json: Json = False,
+) -> None:
+    """Estimate the memory of each way to train a model. Example: train memory --model-config config.json --card a100-80gb"""
+    from training.memory import read_shape
+    from training.memory_plan import plan_memory, plan_text
+
+    plan = plan_memory(read_shape(model_config), card=card, rank=rank, length=length, devices=devices)
+    _print(plan, as_json, plan_text(plan))
 
 
 @app.command()

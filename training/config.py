@@ -19,7 +19,7 @@ from curation.patterns import compile_pattern
 from curation.records import canonical_json
 from training.errors import RunFileError
 from training.libraries import LORA_CONFIG, check_arguments
-from training.methods import METHODS, OPEN, DpoSettings, Method, MethodName, SftSettings, TrainerSettings
+from training.methods import METHODS, OPEN, DpoSettings, KtoSettings, Method, MethodName, SftSettings, TrainerSettings
 from training.migrate import old_path, refuse_old_names, settings_digest, to_schema_2
 
 Use = Literal["research", "internal", "commercial"]
@@ -28,7 +28,7 @@ RANKS = {"style": 8, "knowledge": 32}
 
 
 CLOSED = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, use_attribute_docstrings=True)
-NOT_IN_DIGEST = frozenset({"eval", "licence_answers", "logger", "purpose", "require", "trusted_keys"})
+NOT_IN_DIGEST = frozenset({"eval", "licence_answers", "logger", "purpose", "require", "sft_not_converged", "trusted_keys"})
 """Settings that cannot change the weights, so a run can be resumed and a finished adapter evaluated with other values. `purpose` only sets
 lora.r, which is in the digest. `use` is in the digest, because the licences were checked for that use only."""
 
@@ -152,6 +152,9 @@ class LicenceAnswers(BaseModel):
     """Llama 4: is the user domiciled, or the company's principal place of business, in the European Union?"""
     hosted_service: bool | None = None
     """Falcon: will others use the model over a hosted service (an API, a web site)?"""
+    teacher_terms: dict[str, str] = {}
+    """For the provider of a model that wrote the rows: who read its terms, when, and the answer to their question
+    ('ann, 2026-11-25: stays in the company')."""
     terms_read: dict[str, str] = {}
     """For a licence outside our table: who read its terms, when, and what they allow ('ann, 2026-11-25: any use')."""
 
@@ -171,7 +174,9 @@ class RunFile(BaseModel):
     base_model: Path
     """A local checkpoint folder; `train prepare-model` makes the demo's."""
     sft_adapter: Path | None = None
-    """dpo only: run folder of the SFT run to start from; its adapter is also the frozen reference."""
+    """dpo and kto: run folder of the SFT run to start from; its adapter is also the frozen reference."""
+    sft_not_converged: str | None = Field(default=None, min_length=10)
+    """dpo and kto: why the run starts from an SFT run whose validation loss was still falling; recorded in run.json and on the card."""
     output: Path
     """The run folder that is created."""
     use: Use = "research"
@@ -196,12 +201,16 @@ class RunFile(BaseModel):
     """Variables of the chat template, for example {enable_thinking: false}; used in training and evaluation."""
     rows: RowRules = RowRules()
     """Rows that are too long or unusable."""
+    class_weights: Literal["snapshot", "none"] | None = None
+    """sft only: `none` ignores the class weights in the snapshot's manifest; by default they multiply the training loss of their rows."""
     lora: Lora | None = None
-    """sft only; dpo continues the SFT adapter with its shape."""
+    """sft only; dpo and kto continue the SFT adapter with its shape."""
     sft: SftSettings | None = None
     """sft only: arguments of trl.SFTConfig."""
     dpo: DpoSettings | None = None
     """dpo only: arguments of trl.DPOConfig."""
+    kto: KtoSettings | None = None
+    """kto only: arguments of trl.KTOConfig."""
     adapter_dtype: Literal["float32", "bfloat16"] = "float32"
     """Data type of the adapter. bfloat16 rounds small updates to zero: at a rate of 5e-7 most weights of an adapter would not change."""
     quantization: Quantization = Quantization()
@@ -330,8 +339,8 @@ def load_run_file(path: Path, *, folder: Path | None = None) -> RunFile:
     if (isinstance(kind := value.get("kind"), list) and len(kind) > 1) or len(value.keys() & METHODS.keys()) > 1:
         raise RunFileError(
             f"{path.name}: kind",
-            "asks for SFT and DPO in one run; DPO starts from a finished SFT adapter and takes it as its reference",
-            "write two run files, one with kind: sft and one with kind: dpo",
+            "asks for two methods in one run; DPO and KTO start from a finished SFT adapter and take it as their reference",
+            "write a run file for each method",
         )
     is_old = value.get("schema") == 1
     if is_old:

@@ -7,10 +7,12 @@ its verified manifest, never from another run's run.json.
 from __future__ import annotations
 
 import hashlib
+import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from curation.errors import command
@@ -19,7 +21,7 @@ from training.adapter import ADAPTER
 from training.chat import Row, merge_system
 from training.config import RunFile
 from training.errors import RunFileError, TrainingError
-from training.license import BaseModelRecord, check_use, find_base_record
+from training.license import BaseModelRecord, check_teachers, check_use, find_base_record
 from training.methods import Method
 from training.records import BaseFacts, LengthStats, PreflightReport, ProtectedFacts, RunRecord, SftFacts, SnapshotFacts
 from training.run_folder import PREFLIGHT, relative, require_run
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "validation", "test"]
 LATEST = "@latest"
+WEIGHT = "row_weight"
+"""Column with the weight of a row in the training loss."""
+STILL_FALLING = 0.01
+"""A validation loss that fell by more than this share at the last evaluation had not stopped improving."""
 Rows: TypeAlias = "Dataset | Sequence[Row]"
 """Rows of a snapshot: a datasets.Dataset or plain rows."""
 REVIEW_LEVELS = ("none", "sample", "all")
@@ -173,14 +179,63 @@ def load_splits(snapshot: Snapshot) -> DatasetDict:
     return DatasetDict(loaded)
 
 
-def to_dataset(rows: Rows, method: Method) -> Dataset:
-    """Return a dataset with the columns that TRL takes, without ids and labels."""
+def to_dataset(rows: Rows, method: Method, *, weights: Mapping[str, float] = MappingProxyType({}), seed: int = 0) -> Dataset:
+    """Return a dataset with the columns that TRL takes, without ids and labels.
+
+    Args:
+        rows: rows of a snapshot.
+        method: the training method.
+        weights: weight of each class; if there are any, the column WEIGHT has the weight of each row. Rows without a class have 1.
+        seed: of the order of unpaired rows, which the trainer does not shuffle.
+    """
     from datasets import Dataset
 
     wanted = list(method.columns)
+    if method.unpaired:
+        return Dataset.from_list(unpair(rows, seed=seed))
     if isinstance(rows, Dataset):
-        return rows.select_columns(wanted)
-    return Dataset.from_list([{column: row[column] for column in wanted} for row in rows])
+        found = rows.select_columns(wanted)
+    else:
+        found = Dataset.from_list([{column: row[column] for column in wanted} for row in rows])
+    if not weights:
+        return found
+    labels = rows["label"] if isinstance(rows, Dataset) else [row.get("label") for row in rows]
+    return found.add_column(WEIGHT, [float(weights.get(str(label), 1.0)) for label in labels])  # type: ignore[call-arg]
+
+
+def unpair(rows: Iterable[Row], *, seed: int) -> list[Row]:
+    """Return two rows for each pair, the chosen answer with label true and the rejected one with false, in random order.
+
+    KTOTrainer reads its rows in order, because it estimates the distance to the reference from the other answers of a batch. TRL's own
+    function puts all good rows before the bad ones.
+    """
+    found = [
+        {"prompt": row["prompt"], "completion": row[answer], "label": answer == "chosen"}
+        for row in rows
+        for answer in ("chosen", "rejected")
+    ]
+    random.Random(seed).shuffle(found)
+    return found
+
+
+def class_weights(run: RunFile, snapshot: Snapshot) -> dict[str, float]:
+    """Return the class weights of a snapshot's manifest that apply to the run; empty if the rows count alike.
+
+    Raises:
+        TrainingError: the weights belong to a class that the rows do not carry, or cannot be used with the run's settings.
+    """
+    balance = snapshot.manifest.settings.balance
+    found = balance.get("weights")
+    if run.sft is None or run.class_weights == "none" or not isinstance(found, dict) or not found:
+        return {}
+    again, more = "set class_weights: none in the run file", run.sft.model_extra or {}
+    if (by := balance.get("by")) != "label":
+        raise TrainingError("class weights", f"are weights of {by}, and the rows of a snapshot carry only their label", again)
+    if run.packing or more.get("padding_free"):
+        raise TrainingError("class weights", "cannot be used with packing, which joins rows of several classes", again)
+    if more.get("loss_type", "nll") != "nll" or more.get("label_smoothing_factor"):
+        raise TrainingError("class weights", "can only be used with loss_type nll and without label smoothing", again)
+    return {str(name): float(weight) for name, weight in found.items()}
 
 
 def kept_rows(rows: Dataset, facts: LengthStats, *, system: str = "keep") -> Dataset:
@@ -220,8 +275,8 @@ def check_protected(file: Path, protected: Sequence[ProtectedSet], *, of: str) -
 
 def describe_snapshot(run: RunFile, snapshot: Snapshot) -> SnapshotFacts:
     """Return name, digest, signer, licence and protected sets of a verified snapshot."""
-    manifest = snapshot.manifest
-    return SnapshotFacts(
+    manifest, weights = snapshot.manifest, class_weights(run, snapshot)
+    facts = SnapshotFacts(
         name=manifest.name,
         version=manifest.version,
         kind=manifest.kind,
@@ -236,6 +291,7 @@ def describe_snapshot(run: RunFile, snapshot: Snapshot) -> SnapshotFacts:
         protected=_protected(manifest.protected),
         simulated_review=manifest.review.simulated,
     )
+    return facts.model_copy(update={"class_weights": weights}) if weights else facts
 
 
 @dataclass(frozen=True)
@@ -285,7 +341,7 @@ def describe_sft(run: RunFile, *, base_digest: str) -> SftFacts | None:
     if (variables := sft.done.chat.template_kwargs) != run.chat_template_kwargs:
         fact = f"is {run.chat_template_kwargs} here and {variables} in the SFT run, so its adapter was trained on other prompts"
         raise TrainingError("chat_template_kwargs", fact, f"set chat_template_kwargs: {variables}")
-    return SftFacts(
+    facts = SftFacts(
         path=relative(run.sft_adapter, run.output),
         adapter_digest=sft.done.adapter_digest,
         adapter_signer=sft.signer,
@@ -297,6 +353,27 @@ def describe_sft(run: RunFile, *, base_digest: str) -> SftFacts | None:
         review=manifest.review.mode,
         protected=_protected(manifest.protected),
     )
+    if (falling := still_falling(sft.done)) is None:
+        return facts
+    if run.sft_not_converged is None:
+        step = "train the SFT run longer, or say why not with sft_not_converged: REASON in the run file"
+        raise TrainingError(f"sft_adapter {run.sft_adapter}", falling, step)
+    return facts.model_copy(update={"not_converged": " ".join(run.sft_not_converged.split())})
+
+
+def still_falling(done: RunRecord) -> str | None:
+    """Return how the validation loss of a finished run fell until its last step; None if it had stopped improving.
+
+    It had stopped if patience was used up, if an earlier evaluation was the best, or if the last one was lower by less than STILL_FALLING.
+    """
+    if done.early_stopped_at is not None or done.best_step != done.steps:
+        return None
+    earlier = [loss for step, loss in done.eval_losses if step < done.steps]
+    if not earlier or done.best_eval_loss is None:
+        return f"its validation loss was measured only at its last step ({done.steps}), so it may still have been falling"
+    if done.best_eval_loss > (1 - STILL_FALLING) * min(earlier):
+        return None
+    return f"its validation loss was still falling at its last step ({min(earlier):.4f} to {done.best_eval_loss:.4f} at step {done.steps})"
 
 
 def check_licences(run: RunFile, base: BaseModelRecord, snapshot: Snapshot | None, sft: SftFacts | None = None) -> dict[str, str]:
@@ -314,8 +391,9 @@ def check_licences(run: RunFile, base: BaseModelRecord, snapshot: Snapshot | Non
         held["snapshot"] = (snapshot.manifest.licence, f"snapshot {snapshot.path.name}")
     if sft is not None and sft.licence:
         held["SFT snapshot"] = (sft.licence, f"SFT snapshot {sft.name} v{sft.version}")
+    terms = {} if snapshot is None else check_teachers(snapshot.manifest.models.terms, of=snapshot.path.name, answers=run.licence_answers)
     found = {key: check_use(licence, run.use, of=of, answers=run.licence_answers) for key, (licence, of) in held.items()}
-    return {key: text for key, text in found.items() if text}
+    return {key: text for key, text in found.items() if text} | terms
 
 
 def confirm_preflight(run: RunFile, snapshot: Snapshot, report: PreflightReport) -> None:

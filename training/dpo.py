@@ -42,6 +42,8 @@ def find_warnings(run: RunFile) -> list[str]:
         effect = "a LoRA hardly changes at it" if rate < USUAL_RATES[0] else "the answers may lose their format"
         usual = f"{METHODS['dpo'].learning_rate:.0e}".replace("e-0", "e-")
         found.append(f"dpo.learning_rate {rate:g} is far from {usual}, the usual rate for DPO of a LoRA (5e-7 for all weights): {effect}")
+    if run.settings.max_steps is None and run.settings.num_train_epochs > 1:
+        found.append(f"dpo.num_train_epochs {run.settings.num_train_epochs:g}: more than one epoch over the same pairs tends to over-fit")
     return found
 
 
@@ -121,17 +123,16 @@ def check_reference(model: Any, sft_digest: str, *, when: str) -> str:
     return digest
 
 
-def check_first_step(*, loss: float, margin: float) -> None:
+def check_first_step(*, loss: float, margin: float, expected: float = math.log(2)) -> None:
     """Refuse a first step that shows a difference between policy and reference, which are equal before the first update.
 
     Args:
-        loss: the preference loss without a router's auxiliary loss; it must be ln 2.
+        loss: the preference loss without a router's auxiliary loss.
         margin: how much more the policy prefers the chosen completion than the reference does; it must be 0.
+        expected: the loss of equal models; ln 2 for DPO.
     """
-    if abs(margin) > MARGIN_TOLERANCE or abs(loss - math.log(2)) > MARGIN_TOLERANCE:
-        fact = (
-            f"the first step has margin {margin:.6f} and loss {loss:.6f}, not 0 and {math.log(2):.6f}: the reference is not the SFT policy"
-        )
+    if abs(margin) > MARGIN_TOLERANCE or abs(loss - expected) > MARGIN_TOLERANCE:
+        fact = f"the first step has margin {margin:.6f} and loss {loss:.6f}, not 0 and {expected:.6f}: the reference is not the SFT policy"
         raise TrainingError("reference", fact, "train the run again from the SFT run folder")
 
 

@@ -52,6 +52,7 @@ from training.records import (
     WrittenAnswer,
 )
 from training.run_folder import EVAL, read_evaluations, read_json, require_finished, require_preflight, validate_record, write_json
+from training.tracking import log_evaluation
 
 if TYPE_CHECKING:
     from curation.snapshot.manifest import ProtectedSet
@@ -101,6 +102,7 @@ def evaluate_run(run: RunFile, *, base: bool = False, say: Say = print) -> Evalu
     # The base model's file is outside the run folder: all runs on it with these settings share the measurement.
     file = base_file(run, key) if done is None else result_file(run, report, sha256=protected.sha256)
     result = find_cached(file, key=key, subject=subject)
+    is_new = result is None
     if result is None:
         result = EvaluationResult(
             schema=SCHEMA,
@@ -115,6 +117,9 @@ def evaluate_run(run: RunFile, *, base: bool = False, say: Say = print) -> Evalu
     result = result.model_copy(update={"against": {} if base else compare_with(run, result, report=report)})
     write_json(file, result)
     if done is not None:
+        if is_new and run.logger != "none":
+            say(f"Adding the evaluation to {run.logger}")
+            log_evaluation(run, report, done, result)
         renew_card(run.output / ADAPTER, done, evaluations=read_evaluations(run.output, subject), say=say)
     return result
 

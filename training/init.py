@@ -51,6 +51,10 @@ class InitOptions:
     items: int | None = None
     """Number of lines of it."""
     allow_simulated_review: bool = False
+    methods: Sequence[str] = ("sft", "dpo")
+    """Methods to write run files for."""
+    sft_not_converged: str | None = None
+    """Why DPO may start from an SFT run whose validation loss was still falling."""
 
 
 def write_run_files(
@@ -71,9 +75,14 @@ def write_run_files(
     Returns:
         The file of each method.
     """
+    if unknown := set(options.methods) - METHODS.keys():
+        raise TrainingError(f"--method {sorted(unknown)[0]}", "is not a training method", f"name one of {', '.join(METHODS)}")
     if not project.is_dir():
         raise TrainingError(f"project {project}", "does not exist", "name the folder that curate init made")
-    names = {kind: find_snapshot_name(project / "snapshots", kind) for kind in sorted({m.rows for m in METHODS.values()})}
+    names = {
+        kind: find_snapshot_name(project / "snapshots", kind)
+        for kind in sorted({"preference", *(m.rows for m in METHODS.values() if m.name in options.methods)})
+    }
     evaluation = options.evaluation
     if evaluation is None:
         found = sorted((project / "protected").glob("*.jsonl")) if (project / "protected").is_dir() else []
@@ -85,6 +94,8 @@ def write_run_files(
     folder.mkdir(parents=True, exist_ok=True)
     written: dict[str, str] = {}
     for kind, method in METHODS.items():
+        if kind not in options.methods:
+            continue
         (folder / schema_file(kind)).write_text(json.dumps(run_file_schema(kind), indent=2) + "\n", encoding="utf-8")
         target = folder / f"{kind}.yaml"
         written[kind] = str(target)
@@ -101,6 +112,7 @@ def write_run_files(
             "allow_simulated_review": options.allow_simulated_review,
             "n": options.items,
             "num_train_epochs": options.epochs.get(kind),
+            **({"sft_not_converged": options.sft_not_converged} if method.continues else {}),
         }
         target.write_text(fill_in(files("training").joinpath(f"template/{kind}.yaml").read_text(), changes))
         load_run_file(target)

@@ -1,4 +1,4 @@
-"""Licences: the base model's record, and a table of what each licence allows an adapter to be used for.
+"""Licences: the base model's record, and what each licence allows an adapter to be used for (`licences.yaml`, a dated table with sources).
 
 Nothing is guessed. A licence that is not recorded, is not in the table or depends on the user becomes a question, for every use. The
 answer is a line in the run file and is recorded with the run. The conditions are those of the licence texts.
@@ -6,93 +6,79 @@ answer is a line in the run file and is recorded with the run. The conditions ar
 
 from __future__ import annotations
 
+import datetime
+import functools
 import json
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import yaml
+from pydantic import BaseModel, ConfigDict
 
+from curation.snapshot.manifest import TeacherTerms
 from training.config import LicenceAnswers, Use
 from training.errors import TrainingError
 
 RECORD = "base-model.json"
 """File in a checkpoint folder, written by `train prepare-model`: id, licence, source, note."""
 
-# A condition does not stop a run; it is repeated in preflight.json, on the screen and on the card.
-_OPEN = dict.fromkeys(
-    (
-        *("apache-2.0", "mit", "mit-0", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "isc", "zlib", "bsl-1.0", "0bsd"),
-        *("wtfpl", "cc0-1.0", "pddl-1.0", "unlicense", "cdla-permissive-1.0", "cdla-permissive-2.0"),
-    ),
-    "",
-)
-_META = "Meta's acceptable-use policy applies, and above 700 million monthly users a licence from Meta is needed"
-_NAMED, _SAME = "its authors must be named", "what is adapted from it must be shared under the same licence"
-_CONDITIONAL = {
-    "llama2": _META,
-    "llama3": f"the adapter's name must start with 'Llama 3' and 'Built with Meta Llama 3' be shown; {_META}",
-    **dict.fromkeys(
-        ("llama3.1", "llama3.2", "llama3.3", "llama4"),
-        f"the adapter's name must start with 'Llama' and 'Built with Llama' be shown; {_META}",
-    ),
-    **dict.fromkeys(("qwen", "tongyi-qianwen"), "the licence agreement must be passed on and 'Improved using Qwen' be shown"),
-    **dict.fromkeys(
-        ("falcon-llm-license", "falcon-180b-license", "falcon-180b-tii-license", "falcon-mamba-license", "falcon-mamba-7b-license"),
-        "TII's acceptable-use policy must be passed on with the adapter",
-    ),
-    "gemma": "Gemma's prohibited-use policy must be passed on with the adapter",
-    **dict.fromkeys(
-        ("openrail", "openrail++", "creativeml-openrail-m", "bigcode-openrail-m", "bigscience-bloom-rail-1.0"),
-        "the licence's use restrictions must be passed on with the adapter",
-    ),
-    **dict.fromkeys(("cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "odc-by", "odc-by-1.0", "ogl-uk-3.0"), _NAMED),
-    "cc-by-nd-4.0": f"{_NAMED}, and changed versions must not be shared; ask the licensor whether an adapter is one",
-    **dict.fromkeys(("cc-by-sa-3.0", "cc-by-sa-4.0"), f"{_NAMED}, and {_SAME}"),
-    **dict.fromkeys(("odbl-1.0", "cdla-sharing-1.0", "gfdl-1.3-only", "gfdl-1.3-or-later"), f"{_NAMED}, and {_SAME}"),
-    **dict.fromkeys(("gpl-3.0-only", "gpl-3.0-or-later", "gpl-2.0-only", "gpl-2.0-or-later", "mpl-2.0"), _SAME),
-    **dict.fromkeys(("agpl-3.0-only", "agpl-3.0-or-later"), f"{_SAME}, also with those who use it over a network"),
-}
-_NOT_COMMERCIAL = ("cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "cc-by-nc-3.0", "cc-by-nc-sa-3.0")
-_RESEARCH_ONLY = ("mrl", "mnpl-0.1", "qwen-research", "tongyi-qianwen-research", "apple-amlr")
+TABLE = "licences.yaml"
+"""Dated data file of this package: what each licence asks, with its source."""
+LICENCE_FILES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE")
 _UNNAMED = ("other", "unknown")
 """Values of a card whose licence is named elsewhere, or not at all."""
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(BaseModel):
     """A question that a licence depends on, answered by yes or no in the run file."""
 
-    key: str
-    """The field of `licence_answers`."""
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     text: str
-    stops: str
+    stops: str = ""
     """Why the answer yes stops the run; empty if it does not."""
+    answer: str = ""
+    """The field of `licence_answers`; by default the question's own name."""
 
 
-_MANY_USERS = Question(
-    "users_above_700m", "do the products you offer it in have more than 700 million monthly users?", "a licence from Meta is needed"
-)
-_QWEN_USERS = Question(
-    "users_above_100m",
-    "do the products you offer it in have more than 100 million monthly users?",
-    "a licence from Alibaba Cloud is needed",
-)
-_IN_EU = Question(
-    "based_in_eu",
-    "are you domiciled, or is your company's principal place of business, in the European Union?",
-    "the licence grants no rights to the multimodal models of Llama 4 there",
-)
-_HOSTED = Question("hosted_service", "will others use it over a hosted service (an API, a web site)?", "")
-_QUESTIONS: dict[str, tuple[Question, ...]] = {
-    **dict.fromkeys(("llama2", "llama3", "llama3.1", "llama3.2", "llama3.3"), (_MANY_USERS,)),
-    "llama4": (_MANY_USERS, _IN_EU),
-    **dict.fromkeys(("qwen", "tongyi-qianwen"), (_QWEN_USERS,)),
-    **dict.fromkeys(("falcon-llm-license", "falcon-mamba-license", "falcon-mamba-7b-license"), (_HOSTED,)),
-    **dict.fromkeys(
-        ("falcon-180b-license", "falcon-180b-tii-license"), (replace(_HOSTED, stops="hosting needs TII's written permission"),)
-    ),
-}
+class Licence(BaseModel):
+    """One licence of the table, with what it asks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    names: tuple[str, ...]
+    source: str
+    condition: str = ""
+    stops: dict[Use, str] = {}
+    """Uses that it does not allow, with the reason."""
+    questions: tuple[str, ...] = ()
+    found_by: tuple[str, ...] = ()
+    """Beginnings of its LICENSE file."""
+    note: str = ""
+    """Models under it."""
+
+
+class LicenceTable(BaseModel):
+    """The data file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    date: datetime.date
+    questions: dict[str, Question]
+    licences: tuple[Licence, ...]
+
+    def find(self, name: str) -> Licence | None:
+        """Return the licence of this name."""
+        return next((licence for licence in self.licences if name in licence.names), None)
+
+
+@functools.cache
+def licence_table() -> LicenceTable:
+    """Return the table, read once."""
+    return LicenceTable.model_validate(yaml.safe_load(files("training").joinpath(TABLE).read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True)
@@ -106,7 +92,9 @@ class BaseModelRecord:
 
 
 def find_base_record(folder: Path, *, declared: str | None = None) -> BaseModelRecord:
-    """Return the base model's licence from its record, or else the front matter of its README.md, or else the run file.
+    """Return the base model's licence: from its record, its card, its LICENSE file, a GGUF file's metadata, or the run file.
+
+    A card and a LICENSE file that name different licences are a question, which `base_licence` answers.
 
     Args:
         folder: the base model.
@@ -123,13 +111,43 @@ def find_base_record(folder: Path, *, declared: str | None = None) -> BaseModelR
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             fact = "is not a JSON object with id and licence"
             raise TrainingError(str(record), fact, "correct it, or delete it and set base_licence in the run file") from error
-    if readme.is_file() and (licence := _card_licence(readme)):
-        return BaseModelRecord(folder.name, licence, "README.md of the base model")
+    card = _card_licence(readme) if readme.is_file() else None
+    texts = ((name, recognize_licence(folder / name)) for name in LICENCE_FILES if (folder / name).is_file())
+    name, text = next(((name, found) for name, found in texts if found), ("", None))
+    if card and text and (table := licence_table()).find(card.lower()) not in (None, table.find(text)):
+        if declared is None:
+            fact = f"its card says {card}, and its {name} is the text of {text}"
+            raise TrainingError(f"base_model {folder}", fact, "read both, then add base_licence: SPDX-ID to the run file")
+        return BaseModelRecord(folder.name, declared, f"base_licence in the run file; card {card}, {name} {text}")
+    if card:
+        return BaseModelRecord(folder.name, card, "README.md of the base model")
+    if text:
+        return BaseModelRecord(folder.name, text, f"{name} of the base model")
+    for file in sorted(folder.glob("*.gguf")):
+        if found := read_gguf_licence(file):
+            return BaseModelRecord(folder.name, found, f"metadata of {file.name}")
     if declared:
         return BaseModelRecord(folder.name, declared, "base_licence in the run file")
     raise TrainingError(
         f"base_model {folder}", "records no licence", "read the model's licence, then add base_licence: SPDX-ID to the run file"
     )
+
+
+def recognize_licence(file: Path) -> str | None:
+    """Return the name of the licence whose text a file begins with, or None; an MIT text may begin with a copyright line."""
+    with file.open("rb") as stream:
+        head = " ".join(stream.read(4096).decode(errors="replace").lower().split())
+    found = [(head.find(text), -len(text), licence.names[0]) for licence in licence_table().licences for text in licence.found_by]
+    # The first title counts: a longer licence may quote another one further down.
+    return min((hit for hit in found if 0 <= hit[0] < 400), default=(0, 0, None))[2]
+
+
+def read_gguf_licence(file: Path) -> str | None:
+    """Return the licence in a GGUF file's metadata (`general.license`), or None."""
+    import gguf
+
+    field = gguf.GGUFReader(file).fields.get("general.license")
+    return None if field is None else str(field.contents())
 
 
 def check_use(licence: str, use: Use, *, of: str, answers: LicenceAnswers = LicenceAnswers()) -> str:
@@ -162,30 +180,57 @@ def check_use(licence: str, use: Use, *, of: str, answers: LicenceAnswers = Lice
 def _check_one(licence: str, use: Use, *, of: str, answers: LicenceAnswers) -> str:
     """Return the condition of a single licence."""
     key, what = licence.strip().lower().removeprefix("license:").strip(), f"{of}: licence {licence}"
-    if (key in _NOT_COMMERCIAL and use == "commercial") or (key in _RESEARCH_ONLY and use != "research"):
-        raise TrainingError(what, f"does not allow use: {use}", "change use in the run file, or take another one")
-    if key in _NOT_COMMERCIAL or key in _RESEARCH_ONLY:
-        return f"not for {'commercial' if key in _NOT_COMMERCIAL else 'any but research'} use"
-    if key in _OPEN:
-        return _OPEN[key]
-    if key not in _CONDITIONAL:
+    table = licence_table()
+    found = table.find(key)
+    if found is None:
         read = next((text for name, text in answers.terms_read.items() if name.strip().lower() == key and text.strip()), None)
         if read is None:
             fact = f"is not in our table. Do its terms allow use: {use}?"
             line = f"licence_answers: {{terms_read: {{{licence}: 'NAME, DATE: what they allow'}}}}"
             raise TrainingError(what, fact, f"read them and answer in the run file: {line}")
         return f"terms read by the user: {' '.join(read.split())}"
-    conditions = [_CONDITIONAL[key]]
-    for question in _QUESTIONS.get(key, ()):
-        answer = getattr(answers, question.key)
+    if reason := found.stops.get(use):
+        step = f"read {found.source} (table of {table.date}), then change use in the run file, or take another one"
+        raise TrainingError(what, f"does not allow use: {use}; {reason}", step)
+    conditions = [found.condition] if found.condition else []
+    for name in found.questions:
+        question = table.questions[name]
+        field = question.answer or name
+        answer = getattr(answers, field)
         if answer is None:
-            line = f"licence_answers: {{{question.key}: no}}"
-            raise TrainingError(what, f"asks: {question.text}", f"answer in the run file, for example {line}")
+            line = f"licence_answers: {{{field}: no}}"
+            raise TrainingError(what, f"asks: {question.text}", f"answer in the run file, for example {line} ({found.source})")
         if answer and question.stops:
-            raise TrainingError(what, f"{question.stops} ({question.key}: yes)", "get it from the licensor, or take another base model")
+            raise TrainingError(what, f"{question.stops} ({field}: yes)", "get it from the licensor, or take another base model")
         # Question and answer go into run.json and onto the card, so that a reader sees what the run depended on.
         conditions.append(f"asked: {question.text} answered: {'yes' if answer else 'no'}")
     return "; ".join(conditions)
+
+
+def check_teachers(terms: Sequence[TeacherTerms], *, of: str, answers: LicenceAnswers) -> dict[str, str]:
+    """Check the terms of the models that wrote the rows and return the conditions, by what they apply to.
+
+    Args:
+        terms: of the snapshot's manifest.
+        of: the snapshot, for the error.
+        answers: the run file's answers.
+
+    Raises:
+        TrainingError: the terms forbid the kind of model, or depend on a question that the run file does not answer.
+    """
+    conditions: dict[str, str] = {}
+    for found in terms:
+        what, where = f"{of}: rows written by {found.model}", f"{found.clause}, as of {found.date}: {found.source}"
+        if found.forbidden:
+            raise TrainingError(what, f"{found.name}'s terms forbid to train {found.kind} on them: {found.says}", f"read {where}")
+        if not found.question:
+            continue
+        answer = next((text for name, text in answers.teacher_terms.items() if name.strip().lower() == found.name.lower()), None)
+        if answer is None or not answer.strip():
+            line = f"licence_answers: {{teacher_terms: {{{found.name}: 'NAME, DATE: the answer'}}}}"
+            raise TrainingError(what, f"{found.name}'s terms ask: {found.question}", f"read {where}, and answer in the run file: {line}")
+        conditions[f"teacher {found.model}"] = f"{found.says} ({where}); asked: {found.question} answered: {' '.join(answer.split())}"
+    return conditions
 
 
 def _card_licence(readme: Path) -> str | None:

@@ -126,14 +126,20 @@ class Estimate:
 
 
 def read_shape(folder: Path) -> Shape:
-    """Return the dimensions in a checkpoint's config.json."""
-    value = json.loads((folder / "config.json").read_text())
+    """Return the dimensions in a checkpoint's config.json, or in a file with that content."""
+    file = folder if folder.is_file() else folder / "config.json"
+    try:
+        value = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise TrainingError(str(file), "is missing or is not valid JSON", "name the config.json of a model") from error
+    if not isinstance(value, dict):
+        raise TrainingError(str(file), "is not a JSON object", "name the config.json of a model")
     # Multimodal families (Gemma 3, Llama 4) have the decoder in a section of its own.
     value = value.get("text_config") or value
     needed = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
     if missing := [key for key in needed if not isinstance(value.get(key), int)]:
         fact = f"has no {', '.join(missing)}; only decoders with the structure of Llama are supported"
-        raise TrainingError(str(folder / "config.json"), fact, "take a supported base model (Llama, Mistral, Qwen, Gemma, SmolLM)")
+        raise TrainingError(str(file), fact, "take a supported base model (Llama, Mistral, Qwen, Gemma, SmolLM)")
     heads = value["num_attention_heads"]
     # Without these keys a family has as many key-value heads as heads, and heads that share the hidden size.
     return Shape(

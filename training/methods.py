@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from curation.records import Kind
 
-MethodName = Literal["sft", "dpo"]
+MethodName = Literal["sft", "dpo", "kto"]
 Scheduler = Literal[
     "linear",
     "cosine",
@@ -81,6 +81,13 @@ class DpoSettings(TrainerSettings):
     """Strength of the constraint to the reference policy (default 0.1, as in the DPO paper)."""
 
 
+class KtoSettings(TrainerSettings):
+    """Arguments of trl.KTOConfig."""
+
+    beta: float | None = Field(default=None, gt=0)
+    """Strength of the constraint to the reference policy (default 0.1, as in the KTO paper)."""
+
+
 @dataclass(frozen=True)
 class Method:
     """One training method."""
@@ -137,7 +144,7 @@ METHODS: dict[MethodName, Method] = {
         config="trl:SFTConfig",
         section=SftSettings,
         learning_rate=2e-4,  # QLoRA (Dettmers et al. 2023) for models below 13B
-        settings=frozenset({"lora", "purpose"}),
+        settings=frozenset({"lora", "purpose", "class_weights"}),
     ),
     "dpo": Method(
         name="dpo",
@@ -149,8 +156,21 @@ METHODS: dict[MethodName, Method] = {
         section=DpoSettings,
         # Ten times the 5e-7 of full fine-tuning: only the small adapter is trained, so its weights must move further.
         learning_rate=5e-6,
-        settings=frozenset({"sft_adapter"}),
+        settings=frozenset({"sft_adapter", "sft_not_converged"}),
         continues="sft",
+    ),
+    "kto": Method(
+        name="kto",
+        summary="Continue an SFT adapter with good and bad answers; run the command again to resume. Example: train kto kto.yaml",
+        rows="preference",
+        answers=("chosen", "rejected"),
+        trainer="trl:KTOTrainer",
+        config="trl:KTOConfig",
+        section=KtoSettings,
+        learning_rate=5e-6,  # 5e-7 to 5e-6 in the KTO paper (Ethayarajh et al. 2024) for all weights; the upper end for an adapter
+        settings=frozenset({"sft_adapter", "sft_not_converged"}),
+        continues="sft",
+        unpaired=True,
     ),
 }
 

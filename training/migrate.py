@@ -174,7 +174,7 @@ def settings_digest(plain: Mapping[str, Any], *, leave_out: frozenset[str]) -> s
     old["beta"] = section.pop("beta", None)
     old["optimizer"] = {name: section.pop(new, False) for name, new in TRAINER.items()}
     old["optimizer"] |= {**plain["rows"], "adapter_dtype": plain["adapter_dtype"]}
-    passed = {"lora": {}}
+    passed: dict[str, Any] = {"lora": {}}
     if lora is not None:
         old["lora"] = {name: lora[new] for name, new in LORA.items()}
         passed["lora"] = {key: item for key, item in lora.items() if key not in LORA.values()}

@@ -7,15 +7,17 @@ and evaluation check the digests again. The last check is a rehearsal: one train
 from __future__ import annotations
 
 import importlib.util
+import math
+import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curation.errors import command
 from training.adapter import ADAPTER, read_settings
-from training.callbacks import Say, has_wandb_login, wandb_host
+from training.callbacks import Say, clock
 from training.chat import Rendered, Row, describe_left_out, describe_lengths, find_end_of_turn, merge_system, name_rows, render_rows
 from training.checkpoints import check_origin, only_process
 from training.config import Lora, RunFile
@@ -56,10 +58,12 @@ from training.records import (
     PairFacts,
     PreflightReport,
     RunRecord,
+    ScheduleFacts,
     SftFacts,
 )
-from training.rehearsal import pick_rows, rehearse
+from training.rehearsal import measure_steps, pick_rows, rehearse
 from training.run_folder import CONFIG, PREFLIGHT, find_finished, read_json, relative, validate_record, write_json
+from training.tracking import has_wandb_login, wandb_host
 
 if TYPE_CHECKING:
     from curation.snapshot.verify import Snapshot
@@ -68,8 +72,13 @@ MANY_ROWS = 20_000
 """Rows of a split from which counting the tokens takes long enough for a line of progress."""
 
 
-def preflight(run: RunFile, *, say: Say = print) -> PreflightReport:
+def preflight(run: RunFile, *, measure: bool = False, say: Say = print) -> PreflightReport:
     """Check a run and write its preflight.json.
+
+    Args:
+        run: the run file.
+        measure: load the base model and measure steps, for an estimate of the time.
+        say: prints progress.
 
     Raises:
         TrainingError: the first check that fails, with the next step.
@@ -101,12 +110,13 @@ def preflight(run: RunFile, *, say: Say = print) -> PreflightReport:
     # A packed sequence is always max_length long.
     longest = run.settings.max_length if run.packing else max(split.longest for split in lengths.values())
     dtype = compute_dtype()
+    facts = describe_snapshot(run, snapshot)
     report = PreflightReport(
         schema=SCHEMA,
         kind=run.kind,
         config_digest=run.digest,
         run_file_folder=relative(run.source.parent, run.output),
-        snapshot=describe_snapshot(run, snapshot),
+        snapshot=facts,
         base=base_facts,
         use=run.use,
         conditions=conditions,
@@ -118,8 +128,11 @@ def preflight(run: RunFile, *, say: Say = print) -> PreflightReport:
         lengths=lengths,
         memory=describe_memory(run, longest=longest, dtype=dtype),
         disk=describe_disk(run),
-        rehearsal=rehearse(run, sample, dtype=dtype, say=say),
+        schedule=describe_schedule(run, lengths),
+        rehearsal=rehearse(run, sample, dtype=dtype, weights=facts.class_weights, say=say),
     )
+    if measure:
+        report = report.model_copy(update={"schedule": time_schedule(run, report, snapshot, say=say)})
     # Nothing was written up to here, so a refused preflight leaves no folder behind.
     with only_process(run.output):
         check_origin(run.output, report)
@@ -290,6 +303,57 @@ def refuse_beyond_limits(run: RunFile, split: RenderedSplit, facts: LengthStats,
         raise TrainingError(f"{run.kind}.max_length", fact, f"set {run.kind}.max_length: {limits.positions}")
 
 
+def describe_schedule(run: RunFile, lengths: Mapping[str, LengthStats]) -> ScheduleFacts:
+    """Return the steps that the trainer will take.
+
+    Args:
+        run: the run file.
+        lengths: the rows of each split.
+    """
+    settings, train = run.settings, lengths["train"]
+    rows = train.rows - len(train.left_out)
+    if run.packing:
+        # TRL fills sequences of max_length almost completely (best fit decreasing).
+        rows = max(1, -(-rows * train.median // settings.max_length))
+    rows *= 2 if run.method.unpaired else 1
+    batches = -(-rows // settings.per_device_train_batch_size)
+    an_epoch = -(-batches // settings.gradient_accumulation_steps)
+    steps = settings.max_steps or math.ceil(settings.num_train_epochs * an_epoch)
+    warmup = settings.warmup_steps
+    return ScheduleFacts(
+        rows=rows,
+        rows_a_step=settings.per_device_train_batch_size * settings.gradient_accumulation_steps,
+        steps=steps,
+        is_estimate=run.packing,
+        warmup_steps=math.ceil(warmup * steps) if warmup < 1 else int(warmup),
+        evaluations=-(-steps // run.stopping.every_steps),
+        learning_rate=run.learning_rate,
+        lr_scheduler_type=settings.lr_scheduler_type,
+    )
+
+
+def time_schedule(run: RunFile, report: PreflightReport, snapshot: Snapshot, *, say: Say) -> ScheduleFacts:
+    """Return the schedule with the time of its steps, measured with the base model.
+
+    Args:
+        run: the run file.
+        report: what was checked.
+        snapshot: the verified snapshot.
+        say: prints progress.
+    """
+    found, counts = report.schedule, report.lengths["validation"]
+    assert found is not None
+    say(f"Loading {report.base.id} to measure steps")
+    gone = set(report.lengths["train"].left_out)
+    rows = [row for row in read_rows(snapshot, "train", system=run.system) if str(row["id"]) not in gone]
+    random.Random(run.seed).shuffle(rows)
+    step, row = measure_steps(run, rows, dtype=report.dtype, weights=report.snapshot.class_weights)
+    evaluation = row * (counts.rows - len(counts.left_out))
+    whole = found.steps * step + found.evaluations * evaluation
+    times = {"seconds_a_step": round(step, 3), "seconds_an_evaluation": round(evaluation, 2), "seconds": round(whole, 1)}
+    return found.model_copy(update=times)
+
+
 def describe_memory(run: RunFile, *, longest: int, dtype: str) -> MemoryFacts:
     """Return the estimated and the free memory; refuse a run that does not fit.
 
@@ -345,6 +409,7 @@ def report_text(report: PreflightReport, run_file: Path, *, max_length: int, is_
         f"tokens a row: median {lengths.median}, longest {lengths.longest}",
         f"memory on {report.memory.device}: about {report.memory.total} GiB needed, {report.memory.available} GiB free",
         f"disk: at most {report.disk.needed} GiB needed, {report.disk.available} GiB free",
+        *([schedule_text(report.schedule)] if report.schedule else []),
         f"evaluation {report.eval.file}: {report.eval.items} items, a protected set of the snapshot",
     ]
     if end := report.chat.end_of_turn:
@@ -358,6 +423,12 @@ def report_text(report: PreflightReport, run_file: Path, *, max_length: int, is_
     lines += [f"condition ({key}): {text}" for key, text in report.conditions.items()]
     lines += describe_left_out(report.lengths, max_length=max_length)
     lines += [f"Warning: {text}" for text in report.warnings]
+    if weights := snapshot.class_weights:
+        lines.append(
+            f"class weights of {len(weights)} classes, {min(weights.values()):g} to {max(weights.values()):g}, multiply the training loss"
+        )
+    if sft and sft.not_converged:
+        lines.append(f"the SFT run's validation loss was still falling; the run file says: {sft.not_converged}")
     if snapshot.simulated_review:
         lines.append("its review was simulated; no person approved these rows")
     if snapshot.review != "all":
@@ -365,3 +436,16 @@ def report_text(report: PreflightReport, run_file: Path, *, max_length: int, is_
     if is_finished:
         return "\n".join([*lines, f"The run is finished. Next: {command('train', 'eval', run_file)}"])
     return "\n".join([*lines, f"Next: {command('train', report.kind, run_file)}"])
+
+
+def schedule_text(schedule: ScheduleFacts) -> str:
+    """Return the schedule in one line, with the time if steps were measured."""
+    about = "about " if schedule.is_estimate else ""
+    text = (
+        f"schedule: {about}{schedule.steps} steps of {schedule.rows_a_step} rows, {schedule.warmup_steps} of them warm-up to "
+        f"{schedule.learning_rate:g}, then {schedule.lr_scheduler_type}; {schedule.evaluations} evaluations"
+    )
+    if schedule.seconds is None or schedule.seconds_a_step is None or schedule.seconds_an_evaluation is None:
+        return f"{text} (--time measures a step)"
+    step, evaluation = schedule.seconds_a_step, schedule.seconds_an_evaluation
+    return f"{text}; at most about {clock(schedule.seconds)}: measured {step:.2f} s a step, {evaluation:.1f} s an evaluation"

@@ -62,6 +62,8 @@ class SnapshotFacts(BaseModel):
     """Number of rows by split."""
     protected: tuple[ProtectedFacts, ...] = ()
     simulated_review: bool = False
+    class_weights: dict[str, float] = {}
+    """Weight of each class in the training loss; empty where rows count alike."""
 
 
 class SftFacts(BaseModel):
@@ -80,6 +82,8 @@ class SftFacts(BaseModel):
     simulated_review: bool = False
     review: str = "all"
     protected: tuple[ProtectedFacts, ...] = ()
+    not_converged: str | None = None
+    """Why the run starts from an SFT run whose validation loss was still falling, in the words of the run file."""
 
 
 class PairFacts(BaseModel):
@@ -171,6 +175,29 @@ class DiskFacts(BaseModel):
     available: float
 
 
+class ScheduleFacts(BaseModel):
+    """Steps of a run and, where steps were measured, its time."""
+
+    model_config = RECORD
+
+    rows: int
+    """Rows of an epoch."""
+    rows_a_step: int
+    steps: int
+    is_estimate: bool = False
+    """With packing the number of sequences is estimated from the tokens."""
+    warmup_steps: int
+    evaluations: int
+    """On the validation split; each also saves a checkpoint."""
+    learning_rate: float
+    lr_scheduler_type: str
+    seconds_a_step: float | None = None
+    """Measured with the base model on this machine."""
+    seconds_an_evaluation: float | None = None
+    seconds: float | None = None
+    """Of all steps and evaluations, if none is stopped early."""
+
+
 class RehearsalFacts(BaseModel):
     """The training step with a small model of the base model's family."""
 
@@ -209,6 +236,8 @@ class PreflightReport(BaseModel):
     memory: MemoryFacts
     disk: DiskFacts
     rehearsal: RehearsalFacts = RehearsalFacts(seconds=None)
+    schedule: ScheduleFacts | None = None
+    """None in files of an older version."""
 
 
 class MethodFields(TypedDict, total=False):
@@ -265,6 +294,8 @@ class RunRecord(BaseModel):
     last_loss: float | None = None
     best_eval_loss: float | None = None
     best_step: int | None = None
+    eval_losses: tuple[tuple[int, float], ...] = ()
+    """(step, validation loss) of each evaluation."""
     early_stopped_at: int | None = None
     """Step at which the patience was used up; None if every step was taken."""
     adapter: str = "adapter"

@@ -10,35 +10,46 @@ import contextlib
 import math
 import os
 import shutil
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from curation.errors import UserError
 from training.adapter import ADAPTER, require_saved, save_adapter
-from training.callbacks import Say, Tracking
+from training.callbacks import Say
 from training.chat import Rendered, Row
 from training.checkpoints import train_from
 from training.config import RunFile
 from training.errors import TrainingError
 from training.model import TOKENIZER_FILES, load_base, load_tokenizer
 from training.records import RehearsalFacts
+from training.tracking import Tracking
 from training.train import Splits, make_trainer
 
 LAYERS, HEADS, EXPERTS, LONGEST = 2, 2, 4, 1024
 """Layers, attention heads and experts of the small model, and the most tokens of a row in the rehearsal."""
 
 
-def rehearse(run: RunFile, rows: list[Row], *, dtype: str, say: Say = lambda text: None) -> RehearsalFacts:
+def rehearse(
+    run: RunFile,
+    rows: list[Row],
+    *,
+    dtype: str,
+    weights: Mapping[str, float] = MappingProxyType({}),
+    say: Say = lambda text: None,
+) -> RehearsalFacts:
     """Take one training step with a small model, save its adapter and return the seconds it took.
 
     Args:
         run: the run to rehearse.
         rows: some of its rows, preferably the longest.
         dtype: data type of the arithmetic.
+        weights: weight of each class in the training loss.
         say: prints progress.
 
     Raises:
@@ -54,7 +65,7 @@ def rehearse(run: RunFile, rows: list[Row], *, dtype: str, say: Say = lambda tex
         try:
             if run.method.continues:
                 _write_small_adapter(run, small, dtype=dtype)
-            _step(small, rows, dtype=dtype)
+            _step(small, rows, dtype=dtype, weights=weights)
         except Exception as error:
             # The libraries would raise the same after the base model is loaded; the exception types are many and undocumented.
             text = f"{error.what} {error.fact}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
@@ -62,6 +73,45 @@ def rehearse(run: RunFile, rows: list[Row], *, dtype: str, say: Say = lambda tex
             fact = f"a training step with a small model of this family fails ({text})"
             raise TrainingError("rehearsal", fact, _advice(run, text)) from error
     return RehearsalFacts(seconds=round(time.monotonic() - started, 1), reason=None)
+
+
+MEASURED = 4
+"""Steps of a measurement. The first one is left out, because it includes the start of threads and kernels."""
+
+
+def measure_steps(run: RunFile, rows: list[Row], *, dtype: str, weights: Mapping[str, float]) -> tuple[float, float]:
+    """Return the seconds of a training step and of one validation row, measured with the base model in a temporary folder.
+
+    Args:
+        run: the run file.
+        rows: rows of the training split, repeated as needed.
+        dtype: data type of the arithmetic.
+        weights: weight of each class in the training loss.
+    """
+    from transformers import TrainerCallback
+
+    times: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            times.append(-time.monotonic())
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            times[-1] += time.monotonic()
+
+    settings = run.settings
+    needed = settings.per_device_train_batch_size * settings.gradient_accumulation_steps * MEASURED
+    some = (rows * -(-needed // len(rows)))[:needed]
+    with tempfile.TemporaryDirectory(prefix="measure-") as aside:
+        changes = {"output": Path(aside), run.kind: settings.model_copy(update={"max_steps": MEASURED}), "logger": "none"}
+        short = run.model_copy(update={**changes, "stopping": run.stopping.model_copy(update={"every_steps": MEASURED})})
+        tokenizer = load_tokenizer(run.base_model, run.chat_template_kwargs)
+        checked = some[: 2 * settings.per_device_train_batch_size]
+        trainer = make_trainer(short, tokenizer, Splits(some, checked), dtype=dtype, weights=weights, say=lambda text: None)
+        trainer.add_callback(Clock())
+        trainer.train()
+        evaluated = [float(entry["eval_runtime"]) for entry in trainer.state.log_history if "eval_runtime" in entry]
+    return statistics.median(times[1:]), evaluated[-1] / len(checked)
 
 
 def pick_rows(rows: list[Row], rendered: Sequence[Rendered], gone: Collection[str]) -> list[Row]:
@@ -171,12 +221,12 @@ def _write_small_adapter(run: RunFile, small: RunFile, *, dtype: str) -> None:
     save_adapter(model, load_tokenizer(small.base_model, small.chat_template_kwargs), folder=small.sft_adapter, base_id="rehearsal")
 
 
-def _step(small: RunFile, rows: list[Row], *, dtype: str) -> None:
+def _step(small: RunFile, rows: list[Row], *, dtype: str, weights: Mapping[str, float]) -> None:
     """Take one step and compare the adapter on disk with the one in memory, as in the real run."""
     small.output.mkdir()
     tokenizer = load_tokenizer(small.base_model, small.chat_template_kwargs)
     tracking = Tracking("rehearsal", "rehearsal", "rehearsal", {})
-    trainer = make_trainer(small, tokenizer, Splits(rows, rows[:1]), dtype=dtype, tracking=tracking, say=lambda text: None)
+    trainer = make_trainer(small, tokenizer, Splits(rows, rows[:1]), dtype=dtype, tracking=tracking, weights=weights, say=lambda text: None)
     before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
     train_from(trainer, None)
     require_saved(save_adapter(trainer.model, tokenizer, folder=small.output, base_id="rehearsal"), trainer.model)

@@ -13,13 +13,28 @@ from pydantic import JsonValue
 
 from training.chat import Row
 from training.config import Lora, RunFile
+from training.data import WEIGHT
 from training.model import check_packing, lora_config
 from training.records import MethodFields, PreflightReport
 
+USUAL_RATES, USUAL_SCALES, MOST_EPOCHS = (1e-5, 2e-3), (0.5, 4.0), 10
+"""Outside these a run warns. Rates: ten times 2e-4, the rate of QLoRA, and the 1e-5 of full fine-tuning. lora_alpha / r: 1 and
+2 are usual. Epochs: instruction tuning takes 1 to 5."""
+
 
 def find_warnings(run: RunFile) -> list[str]:
-    """Return no warnings: SFT has no setting with a narrow usual range."""
-    return []
+    """Return a sentence for each setting that is allowed but far from the usual range."""
+    found, rate, lora = [], run.learning_rate, run.lora or Lora()
+    if not USUAL_RATES[0] <= rate <= USUAL_RATES[1]:
+        effect = "a LoRA hardly changes at it" if rate < USUAL_RATES[0] else "the training may diverge"
+        found.append(f"sft.learning_rate {rate:g} is outside 1e-5 to 2e-3, the usual range for a LoRA: {effect}")
+    if not USUAL_SCALES[0] <= (scale := lora.lora_alpha / lora.r) <= USUAL_SCALES[1]:
+        found.append(f"lora.lora_alpha is {scale:g} times lora.r; 2 is usual, and the scale multiplies the learning rate")
+    if run.settings.max_steps is None and run.settings.num_train_epochs > MOST_EPOCHS:
+        found.append(
+            f"sft.num_train_epochs {run.settings.num_train_epochs:g} is above {MOST_EPOCHS}: the model may learn the rows by heart"
+        )
+    return found
 
 
 def trainer_arguments(run: RunFile, base: Any, tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
@@ -48,7 +63,37 @@ def config_settings(run: RunFile) -> dict[str, JsonValue]:
 
 
 def adjust_trainer(trainer: Any) -> None:
-    """Leave the trainer as it was built."""
+    """Multiply the training loss of each row by its weight, if the rows have any; the validation loss is not weighted."""
+    import torch
+
+    if WEIGHT not in trainer.train_dataset.column_names:
+        return
+    collate, plain_loss = trainer.data_collator, trainer.compute_loss
+
+    def with_weights(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = collate(rows)
+        return batch | ({WEIGHT: torch.tensor([row[WEIGHT] for row in rows])} if WEIGHT in rows[0] else {})
+
+    def weighted_loss(model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        weights = inputs.pop(WEIGHT, None)
+        if weights is None:
+            return plain_loss(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
+        # TRL returns no log-probabilities of the tokens, so they are taken from the forward pass that it makes.
+        outputs: list[Any] = []
+        hook = model.register_forward_hook(lambda module, given, output: outputs.append(output))
+        try:
+            loss = plain_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+        finally:
+            hook.remove()
+        [output] = outputs
+        # TRL's loss is -sum(log_probs) / tokens. Only the difference is added, so that a router's auxiliary loss stays as it is.
+        tokens = output.label_mask.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+        loss = loss - ((weights - 1)[:, None] * output.log_probs).sum() / tokens.clamp(min=1)
+        return (loss, output) if return_outputs else loss
+
+    trainer.data_collator, trainer.compute_loss = with_weights, weighted_loss
+    # TRL keeps these columns and no others, unless the list exists.
+    trainer._signature_columns = ["input_ids", "labels", "seq_lengths", WEIGHT]
 
 
 def check_before(model: Any, report: PreflightReport) -> None:

@@ -1,6 +1,6 @@
 """Train an adapter: verify the inputs again, build the TRL trainer of the method, train or resume, and write run.json.
 
-`train_run` is the whole of a run from top to bottom. The steps that only one method has are in `training/sft.py` and `training/dpo.py`.
+`train_run` is the whole of a run from top to bottom. The steps that only one method has are in the module of its name (`training/sft.py`).
 A run that is killed at any moment and started again resumes from the last complete checkpoint and ends at the same adapter.
 """
 
@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from pydantic import JsonValue
 
 from curation.errors import command
 from training.adapter import require_saved, save_adapter
-from training.callbacks import Say, Tracking, describe_tracking, logger_callbacks, run_callbacks
+from training.callbacks import Say, run_callbacks
 from training.card import write_card
 from training.chat import Row, describe_left_out
 from training.checkpoints import explain_failures, only_process, prepare_resume, train_from
@@ -28,6 +29,7 @@ from training.methods import MethodName
 from training.model import cast_adapters, check_base, load_base, load_tokenizer, recorded_dtype
 from training.records import SCHEMA, EvalFacts, MethodFields, ParameterCounts, PreflightReport, RowCounts, RunRecord
 from training.run_folder import CHECKPOINTS, describe_environment, find_finished, relative, require_preflight, write_run
+from training.tracking import Tracking, describe_tracking, logger_callbacks
 
 
 class MethodModule(Protocol):
@@ -146,13 +148,22 @@ def build_trainer(run: RunFile, *, report: PreflightReport, say: Say) -> tuple[A
     tokenizer, loaded = load_tokenizer(run.base_model, run.chat_template_kwargs), load_splits(snapshot)
     rows = Splits(*(kept_rows(loaded[split], report.lengths[split], system=run.system) for split in Splits._fields))
     dtype = recorded_dtype(report, say=say)
-    trainer = make_trainer(run, tokenizer, rows, dtype=dtype, tracking=describe_tracking(run, report), say=say)
+    trainer = make_trainer(
+        run, tokenizer, rows, dtype=dtype, tracking=describe_tracking(run, report), weights=report.snapshot.class_weights, say=say
+    )
     say(f"Training {count_parameters(trainer.model).describe()}")
     return trainer, tokenizer
 
 
 def make_trainer(
-    run: RunFile, tokenizer: Any, rows: Splits, *, dtype: str | None = None, tracking: Tracking | None = None, say: Say = print
+    run: RunFile,
+    tokenizer: Any,
+    rows: Splits,
+    *,
+    dtype: str | None = None,
+    tracking: Tracking | None = None,
+    weights: Mapping[str, float] = MappingProxyType({}),
+    say: Say = print,
 ) -> Any:
     """Load the base model and build the TRL trainer of the run's method.
 
@@ -162,6 +173,7 @@ def make_trainer(
         rows: rows to train on and to validate on.
         dtype: data type of the arithmetic; by default this machine's.
         tracking: description of the run for its logger; None logs nothing there.
+        weights: weight of each class in the training loss.
         say: prints progress.
     """
     import torch
@@ -175,8 +187,8 @@ def make_trainer(
     trainer = _with_adapter_dtype(method.trainer_class)(
         **method.module.trainer_arguments(run, base, tokenizer, rows.train),
         args=method.config_class(**{**training_arguments(run, tracking=tracking), **method.module.config_arguments(run), **passed_on(run)}),
-        train_dataset=to_dataset(rows.train, method),
-        eval_dataset=to_dataset(rows.validation, method),
+        train_dataset=to_dataset(rows.train, method, weights=weights, seed=run.seed),
+        eval_dataset=to_dataset(rows.validation, method, seed=run.seed),
         processing_class=tokenizer,
         callbacks=[EarlyStoppingCallback(run.stopping.patience), *logger_callbacks(run, tracking), *run_callbacks(run.output, say)],
     )
@@ -241,7 +253,7 @@ def training_arguments(run: RunFile, *, tracking: Tracking | None = None) -> dic
         "disable_tqdm": True,
         "dataloader_pin_memory": on_gpu,
         "report_to": [],  # `callbacks.logger_callbacks` makes the loggers
-        **({"run_name": tracking.name, "project": tracking.project} if tracking else {}),
+        **({"run_name": tracking.name, "project": tracking.project, "trackio_static_space_id": False} if tracking else {}),
         "seed": run.seed,
         "data_seed": run.seed,
     }
@@ -293,6 +305,7 @@ def describe_run(run: RunFile, state: Any, *, report: PreflightReport, adapter_d
         last_loss=losses[-1] if losses else None,
         best_eval_loss=best_loss,
         best_step=best_step,
+        eval_losses=tuple((int(step), float(loss)) for loss, step in evaluations),
         early_stopped_at=state.global_step if state.global_step < state.max_steps else None,
         adapter="adapter",
         adapter_digest=adapter_digest,

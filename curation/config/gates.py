@@ -149,7 +149,7 @@ class Balance(Closed):
     cap: int | None = Field(default=None, ge=1)
     """Maximum rows of a class in a snapshot; the lowest-scored rows above it are left out and not sent to review."""
     weight: Literal["sqrt", "inverse"] | None = None
-    """Class weights, recorded in the snapshot's manifest; Seedcorn's trainer does not read them."""
+    """Class weights, recorded in the snapshot's manifest; with `by: label` they multiply the training loss of `train sft`."""
     refill: int | None = Field(default=None, ge=1)
     """Rows that each class should have; `curate plan` adds cells for missing ones."""
 

@@ -174,6 +174,18 @@ def check_terms(writers: Iterable[ModelSpec], kind: IntendedKind) -> list[str]:
     return list(notes)
 
 
+def terms_for(provider: str, model: str, specs: Iterable[ModelSpec]) -> Terms | None:
+    """Return the terms for a model that wrote rows, whether or not the project still names it.
+
+    Args:
+        provider: of the model.
+        model: its name.
+        specs: the project's models; one of them may have an address of its own.
+    """
+    spec = next((spec for spec in specs if (spec.provider, spec.model) == (provider, model)), None)
+    return find_terms(spec) if spec is not None else _listed()["providers"].get(provider) or _listed()["families"].get(family(model))
+
+
 @functools.cache
 def _listed() -> dict[str, dict[str, Terms]]:
     text = (files("curation.models") / "terms.yaml").read_text(encoding="utf-8")

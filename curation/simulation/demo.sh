@@ -113,7 +113,7 @@ run "curate report" "Write one page: what was dropped, why, and the cost" curate
 
 run "train prepare-model" "Unpack a small base model, SmolLM2-135M-Instruct" train prepare-model "$demo/model"
 run "train init" "Write the run files: SFT first, then DPO, never both in one run" \
-  train init "$project/runs" --project "$project" --model "$demo/model" --key "$demo/config/keys/signing.pub" --epochs $epochs --dpo-epochs $dpo_epochs --items $items --allow-simulated-review
+  train init "$project/runs" --project "$project" --model "$demo/model" --key "$demo/config/keys/signing.pub" --epochs $epochs --dpo-epochs $dpo_epochs --items $items --allow-simulated-review --sft-not-converged "the SFT run of the demo takes minutes and is stopped early"
 run "train preflight" "Check snapshot, signature, license, memory and evaluation set before training" train preflight "$project/runs/sft.yaml"
 run "train sft" "Train with QLoRA on the approved examples; stop when the validation loss stops falling" train sft "$project/runs/sft.yaml"
 run "train eval" "Evaluate the base model on held-out phrases" train eval "$project/runs/sft.yaml" --base

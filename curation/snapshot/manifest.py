@@ -172,6 +172,25 @@ class ReviewFacts(BaseModel):
     annotators: tuple[AnnotatorFacts, ...] = ()
 
 
+class TeacherTerms(BaseModel):
+    """Terms of the provider of a model that wrote rows, as they were known when the snapshot was written."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    model: str
+    name: str
+    """The provider, or the family of open weights."""
+    clause: str
+    says: str
+    source: str
+    date: str
+    kind: str
+    """Kind of model that the rows are for: `intended_kind` of the project."""
+    forbidden: bool = False
+    question: str = ""
+    """What a person has to answer for this kind of model; empty if nothing."""
+
+
 class ModelFacts(BaseModel):
     """Models that wrote and judged the rows."""
 
@@ -184,6 +203,8 @@ class ModelFacts(BaseModel):
     """Rows that each model wrote."""
     rows_judged: dict[str, int] = {}
     """Rows that each model judged."""
+    terms: tuple[TeacherTerms, ...] = ()
+    """Terms of the models that wrote rows; training checks them."""
 
 
 class SourceFacts(BaseModel):

@@ -103,7 +103,7 @@ def _notes(workspace: Workspace, by: str, found: Mapping[str, KindBalance]) -> l
         if line.refill:
             notes.append(f"{sum(line.refill.values()):,} {kind} rows are missing in {len(line.refill)} classes.")
         if line.weights:
-            notes.append("Weights go into the snapshot's manifest; the trainer here does not read them.")
+            notes.append("Weights go into the snapshot's manifest; with `by: label`, `train sft` multiplies the loss of each row by them.")
     if added := sum(sum(line.asked.values()) for line in found.values()):
         notes.append(f"{added:,} cells were added to the plan. Next: {generate}")
     elif any(line.refill for line in found.values()):

@@ -26,6 +26,7 @@ from curation.dedup import find_exact, find_near
 from curation.distribution import preference_bias
 from curation.errors import ModelUnavailable, ProjectError, SnapshotError, command
 from curation.judge import rubric as scoring
+from curation.models.availability import terms_for
 from curation.quality.agreement import Agreement
 from curation.quality.certificate import CERTIFICATE
 from curation.records import KINDS, Kind
@@ -45,6 +46,7 @@ from curation.snapshot.manifest import (
     ScoreSettings,
     SnapshotDraft,
     SnapshotSettings,
+    TeacherTerms,
     find_snapshots,
     read_manifest,
 )
@@ -62,7 +64,7 @@ from curation.views.description import describe_leaving, in_brief, main_language
 from curation.views.pairs import frozen_pairs
 from curation.views.prior_snapshots import keep_sketches
 from curation.views.protected import ProtectedItems, load_protected
-from curation.views.provenance import governing_license, models_of, sources_of, stages_of
+from curation.views.provenance import governing_license, models_of, sources_of, stages_of, teachers_of
 from curation.views.quality import Acceptance
 from curation.views.report import report_data
 from curation.views.review_sample import Sample
@@ -378,7 +380,7 @@ def _manifest_facts(
             adjudicated=review.adjudicated, adjudicators=tuple(sorted(names[user] for user in review.adjudicators)),
             **_quality_facts(review.quality, names),
         ),
-        models=models_of(state, released.kind, released.rows),
+        models=models_of(state, released.kind, released.rows).model_copy(update={"terms": _teacher_terms(state, released.rows)}),
         intended_use=project.intended_use.strip(),
         provenance=provenance,
         licence=governing_license(provenance),
@@ -396,6 +398,22 @@ def _manifest_facts(
     ).model_dump(mode="json", by_alias=True)  # fmt: skip
     # An address such as dedup.index may contain a password, which must not be signed and shared.
     return ManifestFacts.model_validate(mask_values(stated))
+
+
+def _teacher_terms(state: ProjectState, rows: Sequence[Row]) -> tuple[TeacherTerms, ...]:
+    """Return the terms of the models that wrote rows, for the project's kind of model; training checks them again."""
+    specs, kind = [spec for _, spec in state.project.models.named()], state.project.intended_kind
+    found = [(writer.model, terms) for writer in teachers_of(state, rows) if (terms := terms_for(writer.provider, writer.model, specs))]
+    return tuple(
+        TeacherTerms(
+            model=model,
+            **{key: getattr(terms, key) for key in ("name", "clause", "says", "source", "date")},
+            kind=kind,
+            forbidden=kind in terms.forbids,
+            question=terms.question if kind in terms.asks else "",
+        )
+        for model, terms in found
+    )
 
 
 def _quality_facts(quality: AnnotatorQuality, names: Mapping[str, str]) -> dict[str, Any]:

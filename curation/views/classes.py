@@ -180,7 +180,7 @@ def rows_past_cap(state: ProjectState, kind: Kind, rows: Sequence[Row]) -> dict[
 def balance_facts(state: ProjectState, rows: Sequence[Row]) -> dict[str, Any]:
     """Return for a manifest the balance rule, the evenness of its rows, and the class weights where any are wanted.
 
-    The weights are recorded and not applied: neither the rows nor the trainer here carry them.
+    The weights are recorded and not applied to the rows; `train sft` reads those of `by: label`.
     """
     settings = state.project.balance
     found: dict[str, Any] = {name: value for name, value in settings.model_dump().items() if value is not None}

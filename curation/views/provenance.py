@@ -41,6 +41,13 @@ def models_of(state: ProjectState, kind: Kind, rows: Sequence[Row]) -> ModelFact
     )
 
 
+def teachers_of(state: ProjectState, rows: Sequence[Row]) -> list[Writer]:
+    """Return the models that wrote any of these rows and are not simulated."""
+    writers, root = call_stats.writers_by_seq(state.db), _roots(state.workspace)
+    found = {writer for row in rows for writer in writers.get(root.get(row.seq, row.seq), ())}
+    return sorted(writer for writer in found if not writer.simulated)
+
+
 def sources_of(workspace: Workspace, rows: Sequence[Row]) -> Provenance:
     """Return the sources and authors of these rows, and the combined license."""
     stated = {source.source: source for source in records.list_sources(workspace.db)}

@@ -169,8 +169,12 @@ def write_signed(
     review: str = "all",
     also: Mapping[str, str] = MappingProxyType({}),
     texts: Mapping[str, str] = MappingProxyType({}),
+    balance: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
-    """A snapshot of the kind; unsigned without a key. `also`: more protected sets, sha256 by name. `texts`: more files."""
+    """A snapshot of the kind; unsigned without a key. `also`: more protected sets, sha256 by name. `texts`: more files.
+
+    `balance`: rule and weights of the classes.
+    """
     make = instruction if kind == "instruction" else pair
     folder = project / "snapshots"
     folder.mkdir(parents=True, exist_ok=True)
@@ -189,6 +193,7 @@ def write_signed(
             "models": {"simulated": True},
             "intended_use": "tests",
             "licence": licence,
+            "settings": {"balance": dict(balance)},
         }
     )
     splits = {split: pa.Table.from_pylist([make(n) for n in numbers]) for split, numbers in ranges.items()}
@@ -259,8 +264,8 @@ def run_settings(kind: str = "sft", **changes: Any) -> dict[str, Any]:
         "stopping": {"every_steps": 4, "patience": 3},
         "threads": 1,
     }
-    if kind == "dpo":
-        settings["sft_adapter"] = "sft"
+    if kind != "sft":
+        settings |= {"sft_adapter": "sft", "sft_not_converged": "the runs of the tests take a few steps"}
     else:
         settings["lora"] = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1}
     return settings | changes

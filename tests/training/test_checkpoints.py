@@ -313,3 +313,15 @@ def test_progress_is_told_at_each_tenth_and_after_a_long_silence() -> None:
     assert not pace.is_due(5, 4000)
     pace.printed -= 31
     assert pace.is_due(5, 4000) and not pace.is_due(6, 4000)
+
+
+def test_dpo_with_a_reference_that_is_computed_once_resumes_to_the_same_adapter(trained: Path, tmp_path: Path) -> None:
+    project = Path(shutil.copytree(trained, tmp_path / "trained"))
+
+    def settings(output: str) -> dict[str, Any]:
+        more = {"precompute_ref_log_probs": True, "max_steps": 12}
+        return run_settings("dpo", output=output, trainer=TRAINER | more, stopping={"every_steps": 4, "patience": 9})
+
+    whole = check_and_train(load_run(project, "whole.yaml", settings("whole")))
+    assert whole.first_margin == pytest.approx(0.0, abs=1e-4)
+    assert resume(load_run(project, "half.yaml", settings("half"))) == whole.adapter_digest

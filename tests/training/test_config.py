@@ -42,10 +42,13 @@ def test_paths_are_relative_to_the_run_file(tmp_path: Path) -> None:
         ({"sft": {"learning_rate": "fast"}}, "run.yaml: sft.learning_rate: must be a number, found 'fast'"),
         ({"sft": {"num_train_epochs": -1}}, "run.yaml: sft.num_train_epochs: input should be greater than 0, found -1"),
         ({"schema": 3}, "run.yaml: schema: input should be 2, found 3"),
-        ({"kind": "ppo"}, "run.yaml: kind: input should be 'sft' or 'dpo', found 'ppo'"),
-        ({"kind": ["sft", "dpo"]}, "asks for SFT and DPO in one run"),
-        ({"sft": {}, "dpo": {}}, "asks for SFT and DPO in one run"),
-        ({"sft_adapter": "runs/sft"}, "sft_adapter belongs to kind dpo, and this run is of kind sft; each kind has its own run file"),
+        ({"kind": "ppo"}, "run.yaml: kind: input should be 'sft', 'dpo' or 'kto', found 'ppo'"),
+        ({"kind": ["sft", "dpo"]}, "asks for two methods in one run"),
+        ({"sft": {}, "dpo": {}}, "asks for two methods in one run"),
+        (
+            {"sft_adapter": "runs/sft"},
+            "sft_adapter belongs to kind dpo or kto, and this run is of kind sft; each kind has its own run file",
+        ),
         ({"beta": 0.1}, "run.yaml: beta: is `dpo.beta` in a run file"),
         ({"optimizer": {"lr": 1e-4}}, "run.yaml: optimizer.lr: is `sft.learning_rate` in a run file. Next: correct the key in run.yaml"),
         ({"optimizer": {"max_left_out": 1}}, "run.yaml: optimizer.max_left_out: is `rows.max_left_out` in a run file"),
@@ -204,7 +207,7 @@ def test_json_schema_of_a_run_file_describes_every_key_and_accepts_the_templates
         settings = yaml.safe_load((folder / f"{name}.yaml").read_text())
         assert [error.message for error in validator.iter_errors(settings)] == []
         assert [error.message for error in validator.iter_errors(settings | {"lerning_rate": 1})] != []
-        assert [error.message for error in validator.iter_errors(settings | {"kind": "kto"})] == [f"'{name}' was expected"]
+        assert [error.message for error in validator.iter_errors(settings | {"kind": "ppo"})] == [f"'{name}' was expected"]
 
 
 def test_latest_is_the_highest_version_of_that_name(tmp_path: Path) -> None:
@@ -285,3 +288,12 @@ def test_plain_run_file_is_read_without_the_libraries(tmp_path: Path) -> None:
     code += "print([name for name in ('torch', 'transformers', 'trl', 'peft') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "[]\n"
+
+
+def test_unusual_sft_settings_are_warned_of(tmp_path: Path) -> None:
+    run = load_run_file(write_run_file(tmp_path, "run.yaml", run_settings(trainer={"learning_rate": 0.1, "num_train_epochs": 40})))
+    assert [text.split()[0] for text in run.method.module.find_warnings(run)] == ["sft.learning_rate", "sft.num_train_epochs"]
+    run = load_run_file(write_run_file(tmp_path, "run.yaml", run_settings(lora={"r": 8, "lora_alpha": 256})))
+    assert run.method.module.find_warnings(run) == [
+        "lora.lora_alpha is 32 times lora.r; 2 is usual, and the scale multiplies the learning rate"
+    ]

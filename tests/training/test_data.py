@@ -179,6 +179,10 @@ def init(**settings):
 def log(value, **more): _write("log", value)
 def define_metric(*a, **k): pass
 def termwarn(*a, **k): pass
+class Artifact:
+    def __init__(self, **facts): self.facts, self.files = facts, []
+    def add_file(self, path): self.files.append(os.path.basename(path))
+def log_artifact(artifact): _write("artifact", {**artifact.facts, "files": artifact.files})
 def finish():
     global run
     run = None
@@ -217,12 +221,15 @@ def test_wandb_run_has_name_project_and_the_digest_of_its_snapshot(project: Path
     }
     assert (facts["snapshot_digest"], facts["snapshot"]) == (snapshot.digest.root, "tiny-instruction v1")
     assert facts["base_digest"] == json.loads((run.output / "run.json").read_text())["base"]["digest"]
+    [artifact] = [value for kind, value in calls if kind == "artifact"]  # none for the rehearsal
+    assert (artifact["name"], artifact["type"], artifact["files"]) == ("tiny-instruction-v1", "dataset", ["manifest.json", "model.sig"])
+    assert artifact["metadata"]["snapshot_digest"] == snapshot.digest.root
     assert any("train/loss" in value for kind, value in calls if kind == "log") and calls[-1][0] == "finish"
 
 
 def test_tracker_is_told_the_same_of_a_resumed_run_and_of_the_sft_run_below_dpo(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from training.callbacks import describe_tracking
     from training.preflight import preflight
+    from training.tracking import describe_tracking
 
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
     run = load_run(project, "sft.yaml", run_settings())

@@ -145,7 +145,10 @@ def test_answers_end_where_the_template_ends_them(untrained: Path, tmp_path: Pat
     )
     tokenizer = AutoTokenizer.from_pretrained(project / "model")
     turn, sequence = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
-    assert done.chat.model_dump() == {"system": "keep", "end_of_turn": {"id": turn, "token": "<|im_end|>"}}
+    assert done.chat.model_dump(exclude_defaults=True) | {"system": done.chat.system} == {
+        "system": "keep",
+        "end_of_turn": {"id": turn, "token": "<|im_end|>"},
+    }
     adapter = project / "runs" / "sft" / "adapter"
     assert GenerationConfig.from_pretrained(adapter).eos_token_id == sorted([turn, sequence])
     assert f"An answer ends with the token `<|im_end|>` ({turn})" in (adapter / "README.md").read_text()

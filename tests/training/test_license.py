@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from pathlib import Path
 
 import pytest
 
+from curation.snapshot.manifest import TeacherTerms
 from training.config import LicenceAnswers
 from training.errors import TrainingError
-from training.license import check_use, find_base_record
+from training.license import check_teachers, check_use, find_base_record, licence_table, recognize_licence
 
 
 @pytest.mark.parametrize("use", ["research", "internal", "commercial"])
@@ -97,3 +99,89 @@ def test_card_that_says_other_names_nothing_by_itself(tmp_path: Path) -> None:
     assert find_base_record(tmp_path, declared="MIT").licence == "MIT"
     with pytest.raises(TrainingError, match="records no licence"):
         find_base_record(tmp_path)
+
+
+def test_table_is_dated_and_each_licence_has_a_source_and_known_questions() -> None:
+    table = licence_table()
+    assert table.date <= datetime.date.today()
+    names = [name for licence in table.licences for name in licence.names]
+    assert len(set(names)) == len(names) and all(name == name.lower() for name in names)
+    assert all(licence.source.startswith("https://") for licence in table.licences)
+    asked = {name for licence in table.licences for name in licence.questions}
+    assert asked == set(table.questions)
+    assert {table.questions[name].answer or name for name in asked} <= set(LicenceAnswers.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("                  Apache License\n      Version 2.0, January 2004", "apache-2.0"),
+        ("MIT License\n\nCopyright (c) Microsoft", "mit"),
+        ("Copyright (c) 2024 Someone\n\nPermission is hereby granted, free of charge, to any person", "mit"),
+        ("LLAMA 3.1 COMMUNITY LICENSE AGREEMENT\nLlama 3.1 Version Release Date: July 23, 2024", "llama3.1"),
+        ("META LLAMA 3 COMMUNITY LICENSE AGREEMENT", "llama3"),
+        ("Llama 4 Community License Agreement", "llama4"),
+        ("Gemma Terms of Use\nLast modified", "gemma"),
+        ("Qwen RESEARCH LICENSE AGREEMENT", "qwen-research"),
+        ("Qwen LICENSE AGREEMENT", "qwen"),
+        ("Mistral AI Research License", "mrl"),
+        ("Falcon 180B TII License Version 1.0", "falcon-180b-license"),
+        ("All rights reserved.", None),
+        ("x" * 5000 + " mit license", None),
+    ],
+)
+def test_text_of_a_licence_file_is_recognized_by_its_beginning(tmp_path: Path, text: str, name: str | None) -> None:
+    (tmp_path / "LICENSE").write_text(text)
+    assert recognize_licence(tmp_path / "LICENSE") == name
+    (tmp_path / "config.json").write_text("{}")
+    if name is not None:
+        record = find_base_record(tmp_path, declared="MIT")
+        assert (record.licence, record.source) == (name, "LICENSE of the base model")
+
+
+def test_card_and_licence_file_that_differ_are_a_question(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    (tmp_path / "LICENSE").write_text("Llama 4 Community License Agreement")
+    with pytest.raises(TrainingError, match=r"its card says apache-2\.0, and its LICENSE is the text of llama4\. Next: read both"):
+        find_base_record(tmp_path)
+    record = find_base_record(tmp_path, declared="llama4")
+    assert record.licence == "llama4" and "card apache-2.0, LICENSE llama4" in record.source
+    (tmp_path / "LICENSE").write_text("Apache License\nVersion 2.0")
+    assert find_base_record(tmp_path).licence == "apache-2.0"
+
+
+def test_licence_of_a_gguf_file_is_read_from_its_metadata(tmp_path: Path) -> None:
+    import gguf
+    import numpy as np
+
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    writer.add_license("llama3.2")
+    writer.add_tensor("t", np.zeros(4, dtype=np.float32))
+    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+        step()
+    (tmp_path / "config.json").write_text("{}")
+    record = find_base_record(tmp_path, declared="MIT")
+    assert (record.licence, record.source) == ("llama3.2", "metadata of model.gguf")
+
+
+def terms(**changes: object) -> TeacherTerms:
+    facts = {"model": "gpt-5", "name": "OpenAI", "clause": "Services Agreement", "says": "no competing models", "source": "https://x"}
+    return TeacherTerms.model_validate({**facts, "date": "2026-06-30", "kind": "task_model", **changes})
+
+
+def test_terms_of_the_teacher_are_checked_and_their_answer_is_recorded() -> None:
+    assert check_teachers([], of="s", answers=LicenceAnswers()) == {}
+    assert check_teachers([terms()], of="s", answers=LicenceAnswers()) == {}
+    asks = terms(question="does the model stay with you?")
+    with pytest.raises(
+        TrainingError, match=r"s: rows written by gpt-5: OpenAI's terms ask: does the model stay.*teacher_terms: \{OpenAI: 'NA"
+    ):
+        check_teachers([asks], of="s", answers=LicenceAnswers())
+    found = check_teachers([asks], of="s", answers=LicenceAnswers(teacher_terms={"openai": "ann, 2026-11-25: yes"}))
+    assert found == {
+        "teacher gpt-5": "no competing models (Services Agreement, as of 2026-06-30: https://x); asked: does the model stay with you? "
+        "answered: ann, 2026-11-25: yes"
+    }
+    with pytest.raises(TrainingError, match="OpenAI's terms forbid to train general_model on them: no competing models"):
+        check_teachers([terms(forbidden=True, kind="general_model")], of="s", answers=LicenceAnswers())

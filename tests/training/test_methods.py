@@ -19,7 +19,7 @@ FUNCTIONS = [name for name, value in vars(MethodModule).items() if callable(valu
 def test_method_has_a_module_a_template_and_keys_of_the_run_file(method: Method) -> None:
     assert METHODS[method.name] is method
     assert (FOLDER / "template" / f"{method.name}.yaml").is_file()
-    assert method.settings <= set(RunFile.model_fields)
+    assert method.settings | {method.name} <= set(RunFile.model_fields)
     assert FUNCTIONS and all(callable(getattr(method.module, name)) for name in FUNCTIONS)
 
 
@@ -34,7 +34,6 @@ def test_every_method_has_a_command_with_an_example() -> None:
 @pytest.mark.model
 @pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
 def test_trainer_and_configuration_are_those_of_trl(method: Method) -> None:
-    import trl
     from transformers import Trainer, TrainingArguments
 
-    assert issubclass(getattr(trl, method.trainer), Trainer) and issubclass(getattr(trl, method.config), TrainingArguments)
+    assert issubclass(method.trainer_class, Trainer) and issubclass(method.config_class, TrainingArguments)

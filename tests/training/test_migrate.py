@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.support.command_line import call
+from tests.support.training_samples import run_settings, write_run_file
 from training.config import load_run_file
 from training.errors import RunFileError
 from training.migrate import rewrite
+from training.run_folder import open_run
 
 FULL = """\
 # train preflight b.yaml
@@ -128,3 +131,38 @@ def test_mistake_in_an_old_file_is_named_in_its_own_words(tmp_path: Path, line: 
     with pytest.raises(RunFileError) as caught:
         load_run_file(file)
     assert sentence in str(caught.value)
+
+
+@pytest.mark.model
+def test_run_begun_under_an_old_file_resumes_under_the_rewritten_one(untrained: Path) -> None:
+    from training.preflight import preflight
+    from training.run_folder import find_finished
+    from training.train import build_trainer, train_run
+
+    settings = run_settings(schema=1, lora={"r": 4, "alpha": 8, "dropout": 0.0})
+    del settings["sft"]
+    settings["optimizer"] = {"learning_rate": 1e-3, "epochs": 1, "batch_size": 4, "max_length": 200}
+    settings["stopping"] = {"every_steps": 2, "patience": 3}
+    file = write_run_file(untrained, "sft.yaml", settings)
+    said: list[str] = []
+    report = preflight(load_run_file(file), say=said.append)
+    assert any("has the names of schema 1" in line for line in said)
+    trainer, _ = build_trainer(load_run_file(file), report=report, say=said.append)
+    trainer.train()  # as if killed before run.json: its checkpoints are complete
+    file.write_text(rewrite(file))
+    (untrained / "runs/sft/checkpoints/origin.json").write_text(
+        json.dumps(
+            {
+                "settings": report.config_digest,
+                "snapshot": report.snapshot.digest,
+                "base model": report.base.digest,
+                "data type": report.dtype,
+            }
+        )
+    )
+    run = load_run_file(file)
+    done = train_run(run, say=said.append)
+    assert done.resumed_from == 6 and done.config_digest == report.config_digest
+    assert find_finished(run) == done
+    # The copy in the run folder keeps the names of schema 1.
+    assert open_run(untrained / "runs" / "sft").digest == run.digest

@@ -51,7 +51,7 @@ def test_router_as_a_target_is_refused(untrained: Path, tmp_path: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "base-model.json"):
         (tmp_path / "llama4" / name).write_bytes((untrained / "model" / name).read_bytes())
     settings = run_settings(output="r", base_model=str(tmp_path / "llama4"), lora={"r": 4, "target_modules": ["q_proj", "router"]})
-    with pytest.raises(TrainingError, match=r"lora\.targets: router chooses the experts of a mixture"):
+    with pytest.raises(TrainingError, match=r"lora\.target_modules: router chooses the experts of a mixture"):
         preflight(load_run(untrained, "r.yaml", settings))
 
 

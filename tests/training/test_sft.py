@@ -333,7 +333,7 @@ def test_template_that_refuses_a_role_or_is_missing_is_a_sentence(untrained: Pat
 def test_targets_that_the_base_model_lacks_are_named(project: Path) -> None:
     from training.preflight import preflight
 
-    with pytest.raises(TrainingError, match=r"lora\.targets: q_prj is not a module of the base model\. Next: did you mean q_proj\?"):
+    with pytest.raises(TrainingError, match=r"lora\.target_modules: q_prj is not a module of the base model\. Next: did you mean q_proj\?"):
         preflight(load_run(project, "t.yaml", run_settings(output="t", lora={"r": 4, "target_modules": ["q_prj"]})))
 
 
@@ -348,3 +348,97 @@ def test_answers_to_the_licence_and_warnings_are_recorded_in_run_json_and_on_the
     assert done.licence_answers == answers and len(done.warnings) == 1 and "dpo.learning_rate 0.001" in done.warnings[0]
     asked = "asked: do the products you offer it in have more than 700 million monthly users? answered: no"
     assert asked in done.conditions["base model"] and asked in (project / "runs" / "d" / "adapter" / "README.md").read_text()
+
+
+def test_arguments_that_pass_through_reach_trainer_and_adapter(untrained: Path) -> None:
+    more = {"max_grad_norm": 0.25, "neftune_noise_alpha": 5.0, "loss_type": "dft", "optim": "sgd", "max_steps": 2}
+    settings = run_settings(
+        trainer=TRAINER | more, lora={"r": 4, "use_dora": True, "use_rslora": True}, chat_template_kwargs={"tone": "dry"}
+    )
+    done = check_and_train(load_run(untrained, "sft.yaml", settings))
+    assert {key: done.settings[key] for key in more} == more and done.settings["use_dora"] is True
+    kept = json.loads((untrained / "runs/sft/adapter/adapter_config.json").read_text())
+    assert (kept["use_dora"], kept["use_rslora"], kept["r"], kept["lora_alpha"]) == (True, True, 4, 8)
+    assert '{%- set tone = "dry" -%}' in (untrained / "runs/sft/adapter/chat_template.jinja").read_text()
+    assert done.chat.template_kwargs == {"tone": "dry"} and require_run(untrained / "runs/sft") == done
+    pairs = run_settings("dpo", trainer={"max_steps": 2, "label_smoothing": 0.1})
+    with pytest.raises(TrainingError, match=r"chat_template_kwargs: is \{\} here and \{'tone': 'dry'\} in the SFT run"):
+        check_and_train(load_run(untrained, "dpo.yaml", pairs))
+    # DPO continues a DoRA, whose magnitudes have other names in memory than in the file.
+    dpo = check_and_train(load_run(untrained, "dpo.yaml", pairs | {"chat_template_kwargs": {"tone": "dry"}}))
+    assert dpo.settings["label_smoothing"] == 0.1 and dpo.reference_digest == done.adapter_digest
+
+
+def test_chat_template_variables_change_what_is_rendered(built: Path) -> None:
+    from training.model import load_tokenizer
+
+    folder = built / "model"
+    tokenizer = load_tokenizer(folder, {"think": False, "name": 'a "b"', "n": 3})
+    plain = load_tokenizer(folder)
+    rows = [{"role": "user", "content": "Hi"}]
+    assert tokenizer.apply_chat_template(rows, tokenize=False) == plain.apply_chat_template(rows, tokenize=False)
+    tokenizer.chat_template = tokenizer.chat_template.replace("{% for", "{{ think }} {{ name }} {{ n }}{% for", 1)
+    assert tokenizer.apply_chat_template(rows, tokenize=False).startswith('False a "b" 3<|im_start|>')
+
+
+def test_class_weights_of_the_snapshot_multiply_the_training_loss(untrained: Path) -> None:
+    import torch
+
+    from training.preflight import preflight, report_text
+    from training.train import build_trainer
+
+    weights = {"A0": 3.0, "A1": 0.25, "A2": 0.25}
+    key = untrained / "keys" / "signing.pem"
+    sha256 = write_eval(untrained)
+    write_signed(
+        untrained, "instruction", key=key, sha256=sha256, version=2, balance={"by": "label", "weight": "inverse", "weights": weights}
+    )
+    run = load_run(untrained, "sft.yaml", run_settings(trainer=TRAINER | {"max_steps": 2}))
+    report = preflight(run)
+    assert report.snapshot.class_weights == weights
+    assert "class weights of 3 classes, 0.25 to 3, multiply the training loss" in report_text(
+        report, run.source, max_length=200, is_finished=False
+    )
+    trainer, _ = build_trainer(run, report=report, say=lambda text: None)
+    rows = [trainer.train_dataset[n] for n in range(4)]
+    batch = trainer.data_collator(rows)
+    given = [row["row_weight"] for row in rows]
+    trainer.model.train(False)
+    with torch.no_grad():
+        scores = torch.log_softmax(trainer.model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].float(), -1)
+        labels = batch["labels"][:, 1:]
+        losses = -scores.gather(2, labels.clamp(min=0)[..., None])[..., 0] * (labels != -100)
+        expected = (losses * torch.tensor(given)[:, None]).sum() / (labels != -100).sum()
+        found = trainer.compute_loss(trainer.model, {k: v.clone() for k, v in batch.items()})
+        same = trainer.compute_loss(trainer.model, batch | {"row_weight": torch.ones(4)})
+        unweighted = trainer.compute_loss(trainer.model, {k: v for k, v in batch.items() if k != "row_weight"})
+    assert set(given) <= {3.0, 0.25} and len(set(given)) == 2
+    assert float(found) == pytest.approx(float(expected), rel=1e-2) and float(found) != pytest.approx(float(unweighted), rel=0.05)
+    assert float(same) == float(unweighted)
+    done = check_and_train(run)
+    assert done.snapshot.class_weights == weights
+    card = (untrained / "runs/sft/adapter/README.md").read_text()
+    assert "multiplied by the weight of its class (3 classes, 0.25 to 3)" in card
+    ignored = preflight(load_run(untrained, "no.yaml", run_settings(output="no", class_weights="none")))
+    assert ignored.snapshot.class_weights == {}
+    for more, reason in (({"packing": True}, "with packing"), ({"loss_type": "dft"}, "only be used with loss_type nll")):
+        with pytest.raises(TrainingError, match=reason):
+            preflight(load_run(untrained, "bad.yaml", run_settings(output="bad", trainer=TRAINER | more)))
+
+
+def test_dpo_needs_an_sft_run_whose_validation_loss_stopped_falling_or_a_reason(trained: Path, tmp_path: Path) -> None:
+    from training.data import still_falling
+
+    done = require_run(trained / "runs" / "sft")
+    assert len(done.eval_losses) > 1 and done.eval_losses[-1][0] == done.steps
+
+    def with_losses(*losses: float, stopped: int | None = None) -> str | None:
+        steps = [4 * n for n in range(1, len(losses) + 1)]
+        best, at = min(zip(losses, steps, strict=True))
+        changes = {"eval_losses": tuple(zip(steps, losses, strict=True)), "best_eval_loss": best, "best_step": at, "steps": steps[-1]}
+        return still_falling(done.model_copy(update={**changes, "early_stopped_at": stopped}))
+
+    assert with_losses(2.0, 1.0, 1.1) is None and with_losses(2.0, 1.0, 0.995) is None and with_losses(2.0, 1.0, stopped=8) is None
+    assert with_losses(2.0, 1.0, 0.9) == "its validation loss was still falling at its last step (1.0000 to 0.9000 at step 12)"
+    assert "was measured only at its last step (4)" in str(with_losses(2.0))
+    assert "was measured only at" in str(still_falling(done.model_copy(update={"eval_losses": (), "best_step": done.steps})))

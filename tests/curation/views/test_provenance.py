@@ -147,3 +147,23 @@ def test_a_snapshot_names_the_one_before_it_and_the_stages_behind_it(bed: Bed) -
     bring(bed, "c.jsonl", rows(60, 80), "three", "CC0-1.0", "people")
     list(pipeline.run(bed.folder))
     assert freeze(bed)[0].parents == (second.digest.root,)
+
+
+def test_terms_of_the_models_that_wrote_rows_travel_in_the_manifest(bed: Bed) -> None:
+    bring(bed, "own.jsonl", rows(0, 40), "helpdesk", "CC-BY-4.0", "people")
+    bed.set(r"^licence: other", "licence: CC-BY-4.0")
+    with open_store(bed.folder) as db:
+        for key, provider, model in ((b"a", "openai", "gpt-5"), (b"b", "transformers", "meta-llama/Llama-3.1-8B"), (b"c", "own", "x-1")):
+            columns = "key, simulated, stage, slot, attempt, role, provider, model, body, state, created"
+            db.execute(
+                f"INSERT INTO calls ({columns}) VALUES (?, 0, 'generate', ?, 0, '', ?, ?, '', 'answered', 0)", (key, model, provider, model)
+            )
+        wrote = "UPDATE origins SET how = 'generated', source = ? WHERE origin % 3 = ?"
+        db.executemany(wrote, [(key.hex(), place) for place, key in enumerate((b"a", b"b", b"c"))])
+        db.commit()
+    manifest, _, _ = freeze(bed)
+    found = {terms.model: terms for terms in manifest.models.terms}
+    assert set(found) == {"gpt-5", "meta-llama/Llama-3.1-8B"}  # nothing is known of the third
+    assert (found["gpt-5"].name, found["gpt-5"].kind, found["gpt-5"].forbidden) == ("OpenAI", "task_model", False)
+    assert found["gpt-5"].question.endswith("compete with OpenAI's own?") and found["gpt-5"].source.startswith("https://")
+    assert found["meta-llama/Llama-3.1-8B"].name == "Meta Llama"
